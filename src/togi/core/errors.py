@@ -1,0 +1,51 @@
+"""Every error that togi raises on purpose.
+
+    TogiError                     exit code
+      RecipeError                 2   a recipe, a key, a reference or a command line that cannot be used
+      InputError                  3   data, a file or a model that does not fit
+      StageError                  4   a stage that cannot go on (loss not finite, no sample passes a gate, disk full)
+      WorkerDied                  5   the worker process ended without saying why (out of memory, killed)
+      Interrupted                 130 stopped by Ctrl-C or SIGTERM; everything finished is saved
+
+A message says where (file:line or dotted key), what was found, what is allowed and what to do. Any other exception is
+a fault of togi's own: it ends with exit code 1 and a traceback in the log.
+"""
+
+
+class TogiError(Exception):
+    """Root of the errors that are shown to the user without a traceback."""
+
+    exit_code = 1
+
+
+class RecipeError(TogiError):
+    """A recipe, a setting, a reference or a command line that cannot be used."""
+
+    exit_code = 2
+
+
+class InputError(TogiError):
+    """Data, a file or a model that does not fit what reads it."""
+
+    exit_code = 3
+
+
+class StageError(TogiError):
+    """A stage that cannot go on; what it finished is saved."""
+
+    exit_code = 4
+
+
+class WorkerDied(TogiError):
+    """The worker process ended without a message."""
+
+    exit_code = 5
+
+
+class Interrupted(TogiError):
+    """Stopped by a signal at a point from which the same command goes on."""
+
+    exit_code = 130
+
+
+ERRORS = {cls.__name__: cls for cls in (RecipeError, InputError, StageError, WorkerDied, Interrupted)}

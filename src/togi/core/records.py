@@ -1,0 +1,142 @@
+"""The vocabulary of togi: what flows between stages.
+
+Every record is a frozen value. `id` names it, `parents` are the ids it was made from, `source` says where it came from
+and `extra` holds columns that togi keeps and never reads.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Stop = Literal["terminator", "stop_string", "length", "error"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where a record came from: the dataset's name, its revision and its licence."""
+
+    dataset: str
+    revision: str = ""
+    licence: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation. `train=False` keeps an assistant turn out of the loss."""
+
+    role: str
+    content: str
+    train: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What all records share."""
+
+    id: str
+    parents: tuple[str, ...] = ()
+    source: Source | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt(Record):
+    """A conversation that waits for the assistant's answer. `answer` is a reference answer, if there is one."""
+
+    messages: tuple[Message, ...]
+    answer: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The last user message: what a reader calls the question."""
+        return next(m.content for m in reversed(self.messages) if m.role == "user")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """What a model answered: the sampled ids and how they ended.
+
+    `text` runs up to and including the terminator. `logprobs` are in nats, one per token, under temperature only over
+    the whole vocabulary; `sampled_logprobs` are under all sampling settings.
+    """
+
+    text: str
+    stop: Stop
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    sampled_logprobs: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample(Record):
+    """A prompt with one completion and its scores by component name (None: the component was not asked)."""
+
+    prompt: Prompt
+    completion: Completion
+    scores: Mapping[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair(Record):
+    """A preference: under `prompt`, `chosen` is better than `rejected`, by `margin` where it is known."""
+
+    prompt: tuple[Message, ...]
+    chosen: tuple[Message, ...]
+    rejected: tuple[Message, ...]
+    margin: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chat(Record):
+    """A whole conversation."""
+
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document(Record):
+    """Plain text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drop:
+    """A record that left the road, where and why. `reason` is a short constant: it becomes a counter."""
+
+    id: str
+    stage: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How to sample. `top_k=0`, `top_p=1`, `min_p=0` and `repetition_penalty=1` switch their filter off;
+    `temperature=0` is greedy. `stop` are strings that end an answer besides the terminator."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    max_tokens: int = 128
+    n: int = 1
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """All samples of one prompt at one step."""
+
+    prompt: Prompt
+    samples: tuple[Sample, ...]
+
+
+KINDS: dict[str, type[Record]] = {
+    "prompts": Prompt,
+    "samples": Sample,
+    "pairs": Pair,
+    "chats": Chat,
+    "documents": Document,
+}
