@@ -1,0 +1,138 @@
+"""What settings are made of: strict models, references to other stages, paths, and settings that only say where.
+
+A reference is a value of a `Ref` type; a text field that happens to begin with `$` stays text. A path is resolved
+against the file that names it. A field marked with `place` says where or how fast, never what: it stays out of
+fingerprints.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+_NAME = re.compile(r"\$[A-Za-z_][A-Za-z0-9_-]*$")
+
+
+class Located(str):
+    """A string of a recipe that remembers the folder of the file that it was read from."""
+
+    __slots__ = ("folder",)
+    folder: Path
+
+    def __new__(cls, text: str, folder: Path) -> Self:
+        self = super().__new__(cls, text)
+        self.folder = folder
+        return self
+
+
+class Ref(str):
+    """A reference `$name` to something that yields one of `kinds`."""
+
+    kinds: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def name(self) -> str:
+        return self[1:]
+
+    @classmethod
+    def check(cls, value: Any) -> Self:
+        if not isinstance(value, str) or not _NAME.match(value):
+            raise ValueError(f"expected a reference like $name to {' or '.join(cls.kinds)}, found {value!r}")
+        return cls(value)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            cls.check, serialization=core_schema.plain_serializer_function_ser_schema(str)
+        )
+
+
+class ModelRef(Ref):
+    """A causal language model: declared under `models:` or trained by a stage."""
+
+    kinds = ("model",)
+
+
+class ScorerRef(Ref):
+    """A reward model."""
+
+    kinds = ("scorer",)
+
+
+class PromptsRef(Ref):
+    kinds = ("prompts",)
+
+
+class PairsRef(Ref):
+    kinds = ("pairs",)
+
+
+class SamplesRef(Ref):
+    kinds = ("samples",)
+
+
+class ScoresRef(Ref):
+    kinds = ("scores",)
+
+
+class RecordsRef(Ref):
+    """Any kind of records that has text to compare."""
+
+    kinds = ("prompts", "chats", "documents", "samples", "pairs")
+
+
+class RecipePath(str):
+    """A path, absolute once it is read: relative paths start at the file that names them."""
+
+    @classmethod
+    def check(cls, value: Any) -> Self:
+        if not isinstance(value, str) or not value:
+            raise ValueError(f"expected a path, found {value!r}")
+        folder = value.folder if isinstance(value, Located) else Path.cwd()
+        return cls((folder / Path(value).expanduser()).resolve())
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            cls.check, serialization=core_schema.plain_serializer_function_ser_schema(str)
+        )
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, unknown keys refused, no silent conversion of numbers to text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def place(default: Any, description: str, **limits: Any) -> Any:
+    """A field that says where or how fast, never what: it does not enter the fingerprint."""
+    return Field(default=default, description=description, json_schema_extra={"place": True}, **limits)
+
+
+def is_place(settings: BaseModel, name: str) -> bool:
+    """Whether a field was declared with `place`."""
+    extra = type(settings).model_fields[name].json_schema_extra
+    return isinstance(extra, dict) and extra.get("place") is True
+
+
+def walk(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """All leaves of a settings tree with their paths; references and paths among them."""
+    if isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from walk(getattr(value, name), (*path, name))
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from walk(item, (*path, key))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from walk(item, (*path, index))
+    else:
+        yield path, value
+
+
+def references(value: Any) -> list[tuple[tuple[str | int, ...], Ref]]:
+    """All references inside a settings tree, in order, with their paths."""
+    return [(path, leaf) for path, leaf in walk(value) if isinstance(leaf, Ref)]
