@@ -1,0 +1,177 @@
+"""What a stage is, and what it is given to work with.
+
+A stage is two files: `stages/x.py` declares its settings, what it yields and where its work lives; `stages/x_work.py`
+does the work and may import anything heavy. Work is cut into *units* whose members follow from settings and data alone;
+a finished unit is written once and never done again, an unfinished one is done again whole.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from togi.core.codec import read_records, write_records
+from togi.core.errors import InputError, Interrupted
+from togi.core.files import append_line, cut_torn_line, read_json, read_lines, write_json
+from togi.core.records import Drop, Record
+from togi.core.settings import Ref, Settings
+from togi.core.sources import ModelSource
+
+RECORDS_FILE = "output/records.parquet"
+MODEL_FOLDER = "output/model"
+
+
+class StageSettings(Settings):
+    """Settings that every stage has."""
+
+    type: str
+    seed: int | None = Field(default=None, ge=0, description="seed of this stage; the recipe's when absent")
+
+
+@dataclass(frozen=True, slots=True)
+class StageType:
+    """A kind of stage. `version` goes up when the same settings give other bytes; `work` is a module with
+    `run(settings, context)`; `yields` is what a reference to it means."""
+
+    name: str
+    settings: type[StageSettings]
+    yields: str
+    work: str
+    version: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a reference stands for: a model from outside, or the folder of a finished stage."""
+
+    kind: str
+    source: ModelSource | None = None
+    folder: Path | None = None
+
+
+@dataclass(slots=True)
+class Control:
+    """How a stage speaks to whoever runs it: events go out, a wish to stop comes in."""
+
+    send: Callable[[dict[str, Any]], None]
+    stop: bool = False
+
+
+@dataclass(slots=True)
+class Context:
+    """A running stage's folder, seed, inputs and voice."""
+
+    name: str
+    folder: Path
+    cache: Path
+    seed: int
+    inputs: dict[str, Resolved]
+    control: Control
+    counts: dict[str, int] = field(default_factory=dict)
+    drops: list[Drop] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+
+    # --- inputs -----------------------------------------------------------------------------------------------
+
+    def records(self, ref: Ref) -> list[Any]:
+        """The records that `ref` stands for. Raises InputError if there are none."""
+        folder = self.inputs[ref].folder
+        assert folder is not None, f"{ref} is not a stage"
+        _, records = read_records(folder / RECORDS_FILE)
+        if not records:
+            raise InputError(f"stage {self.name}: {ref} holds no records; see its drops with `togi show`")
+        self.counts["in"] = self.counts.get("in", 0) + len(records)
+        return records
+
+    def model(self, ref: Ref) -> ModelSource:
+        """Where the weights that `ref` stands for lie."""
+        target = self.inputs[ref]
+        if target.source is not None:
+            return target.source
+        assert target.folder is not None
+        return ModelSource(kind="path", name=str(target.folder / MODEL_FOLDER))
+
+    # --- voice ------------------------------------------------------------------------------------------------
+
+    def log(self, message: str) -> None:
+        """One line for the reader of the run."""
+        self.control.send({"event": "log", "stage": self.name, "message": message})
+
+    def progress(self, done: int, total: int, what: str, note: str = "") -> None:
+        """How far the work is: `done` of `total` in units of `what`."""
+        event = {"event": "progress", "stage": self.name, "done": done, "total": total, "what": what, "note": note}
+        self.control.send(event)
+
+    def alarm(self, name: str, message: str, **fields: Any) -> None:
+        """Something that a person should see: in the log, in the report, kept in the stage's folder."""
+        alarm = {"name": name, "message": message, **fields}
+        append_line(self.folder / "alarms.jsonl", alarm)
+        self.control.send({"event": "alarm", "stage": self.name, **alarm})
+
+    def check_stop(self) -> None:
+        """Raises Interrupted if someone asked to stop. Called where everything finished is saved."""
+        if self.control.stop:
+            raise Interrupted(f"stage {self.name}: stopped; everything finished is saved")
+
+    # --- work -------------------------------------------------------------------------------------------------
+
+    def units(self, count: int, make: Callable[[int], Any], what: str = "batches") -> list[Any]:
+        """Does units 0..count-1 once each, across kills, and returns their values (JSON-like) in order.
+
+        A unit is committed by renaming its file, then by a line in the journal with the file's hash; a unit whose
+        line is missing, or whose file does not match it, is done again.
+        """
+        journal = self.folder / "journal.jsonl"
+        cut_torn_line(journal)
+        committed = {line["unit"]: line["sha256"] for line in read_lines(journal) if "unit" in line}
+        values = []
+        for unit in range(count):
+            path = self.folder / "units" / f"{unit:06d}.json"
+            if unit not in committed or not path.exists() or file_hash(path) != committed[unit]:
+                self.check_stop()
+                write_json(path, make(unit))
+                if unit not in committed:
+                    append_line(journal, {"unit": unit, "of": count, "sha256": file_hash(path)})
+            values.append(read_json(path))
+            self.progress(unit + 1, count, what)
+        return values
+
+    def drop(self, record: Record, reason: str) -> None:
+        """Counts a record that leaves the road here."""
+        self.drops.append(Drop(id=record.id, stage=self.name, reason=reason))
+
+    def write(self, kind: str, records: Sequence[Record]) -> None:
+        """Writes the stage's records: its output."""
+        self.counts["out"] = len(records)
+        write_records(self.folder / RECORDS_FILE, kind, records)
+
+    def finish(self) -> None:
+        """Writes what the report reads: counts, drops by reason, and the stage's own summary."""
+        reasons: dict[str, int] = {}
+        for item in self.drops:
+            reasons[item.reason] = reasons.get(item.reason, 0) + 1
+        if self.drops:
+            rows = [{"id": item.id, "reason": item.reason} for item in self.drops]
+            write_json(self.folder / "drops.json", rows)
+        write_json(self.folder / "summary.json", {"counts": self.counts, "drops": reasons, **self.summary})
+
+
+def file_hash(path: Path) -> str:
+    """sha256 (hex) of a file."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+@contextmanager
+def timed(times: dict[str, float], phase: str) -> Iterator[None]:
+    """Adds the seconds of the block to `times[phase]`."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        times[phase] = times.get(phase, 0.0) + time.perf_counter() - start
