@@ -1,0 +1,50 @@
+"""How often a scorer puts the better answer first, and the control that shows what chance looks like."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from togi.core.errors import InputError
+from togi.evaluate.statistics import Bootstrap, Interval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accuracy:
+    """The share of pairs whose chosen answer scored strictly higher; a tie is not correct, and is counted."""
+
+    interval: Interval
+    ties: int
+
+
+def pair_accuracy(chosen_P: ArrayLike, rejected_P: ArrayLike, bootstrap: Bootstrap) -> Accuracy:
+    """Accuracy over pairs; InputError for lengths that differ, fewer than two pairs, or scores not finite."""
+    chosen_P, rejected_P = np.asarray(chosen_P, dtype=np.float64), np.asarray(rejected_P, dtype=np.float64)
+    if chosen_P.shape != rejected_P.shape:
+        raise InputError(f"pair accuracy: {chosen_P.shape} chosen scores but {rejected_P.shape} rejected ones")
+    broken = int((~np.isfinite(chosen_P) | ~np.isfinite(rejected_P)).sum())
+    if broken:
+        raise InputError(f"pair accuracy: {broken} of {chosen_P.size} pairs have a score that is not finite")
+    return Accuracy(
+        interval=bootstrap.mean((chosen_P > rejected_P).astype(np.float64)), ties=int((chosen_P == rejected_P).sum())
+    )
+
+
+def shuffled_labels(count: int, seed: int) -> NDArray[np.bool_]:
+    """For each pair, whether to exchange chosen and rejected: exactly half of them, drawn by `seed`.
+
+    A reward model trained on pairs exchanged so knows nothing of the labels; its accuracy on held-out pairs is the
+    control. Half exactly, so that nothing of the label is left on average.
+    """
+    flips_P = np.zeros(count, dtype=np.bool_)
+    flips_P[np.random.default_rng(seed).permutation(count)[: count // 2]] = True
+    return flips_P
+
+
+def shuffled_accuracy(chosen_P: ArrayLike, rejected_P: ArrayLike, bootstrap: Bootstrap) -> Accuracy:
+    """Accuracy against labels shuffled by the bootstrap's seed: near one half, whatever the scorer."""
+    chosen_P, rejected_P = np.asarray(chosen_P, dtype=np.float64), np.asarray(rejected_P, dtype=np.float64)
+    if chosen_P.shape != rejected_P.shape:
+        raise InputError(f"pair accuracy: {chosen_P.shape} chosen scores but {rejected_P.shape} rejected ones")
+    flips_P = shuffled_labels(len(chosen_P), bootstrap.seed)
+    return pair_accuracy(np.where(flips_P, rejected_P, chosen_P), np.where(flips_P, chosen_P, rejected_P), bootstrap)

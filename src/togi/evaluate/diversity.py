@@ -1,0 +1,218 @@
+"""How different a model's answers are from each other: distinct-n, self-BLEU, and dispersion of embeddings.
+
+One answer per prompt, prompts in the same order for both models. All three depend on length, so compare `Texts.cut()`:
+a model that never closes its answers repeats itself more than one that does.
+
+Names: `_P` one value per prompt, `_PQ` prompt by prompt, `_PD` one vector per prompt, `_N` n-gram order.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
+from sacrebleu.tokenizers.tokenizer_char import TokenizerChar
+
+from togi.core.errors import InputError
+from togi.evaluate.lengths import cut_characters
+from togi.evaluate.statistics import Bootstrap, Floats, Jackknife
+from togi.evaluate.table import Metric, Row, compare_jackknife
+
+Units = Literal["words", "characters"]
+ORDERS = 4  # n-gram orders of BLEU
+WITHOUT_SPACES = ("ja", "zh", "th", "lo", "km", "my")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Texts:
+    """The answers of base and policy to the same prompts, terminators already removed."""
+
+    base: Sequence[str]
+    policy: Sequence[str]
+    one_length: bool = False  # whether both answers of each prompt were cut to the shorter one's length
+
+    def __post_init__(self) -> None:
+        if len(self.base) != len(self.policy):
+            raise InputError(f"diversity: {len(self.base)} base and {len(self.policy)} policy answers cannot be paired")
+
+    def cut(self, *, share: float = 1.0) -> "Texts":
+        """Both answers of each prompt cut to `share` of the shorter one's length, at word borders."""
+        pairs = [cut_characters(*pair, share=share) for pair in zip(self.base, self.policy, strict=True)]
+        return Texts(base=[pair[0] for pair in pairs], policy=[pair[1] for pair in pairs], one_length=True)
+
+
+def units_of(language: str) -> Units:
+    """Characters for languages written without spaces, words otherwise; `language` is an ISO 639-1 code."""
+    return "characters" if language in WITHOUT_SPACES else "words"
+
+
+def distinct(texts_P: Sequence[str], n: int, units: Units) -> Jackknife:
+    """distinct-n (Li et al., arXiv 1510.03055): different n-grams over all n-grams of the list, 0 if it has none."""
+    _enough(texts_P)
+    grams_P = [Counter(_ngrams(_split(text, units), n)) for text in texts_P]
+    owners: Counter[tuple[str, ...]] = Counter()
+    for grams in grams_P:
+        owners.update(grams.keys())
+    own_P = np.array([sum(owners[gram] == 1 for gram in grams) for grams in grams_P])
+    total_P = np.array([grams.total() for grams in grams_P])
+    total = int(total_P.sum())
+    left_P = np.maximum(total - total_P, 1)
+    return Jackknife(value=len(owners) / max(total, 1), without_P=(len(owners) - own_P) / left_P)
+
+
+def self_bleu(texts_P: Sequence[str], language: str) -> Jackknife:
+    """Mean BLEU of each answer against all the others (Zhu et al., arXiv 1802.01886), 0 to 100; low is diverse.
+
+    Sentence BLEU as sacrebleu computes it by default (13a tokens, characters where there are no spaces; exponential
+    smoothing, effective order). Every value with one answer left out comes from the same pass over the n-grams: only
+    the answer with the highest count of an n-gram matters, and the second highest when that one is gone.
+    """
+    _enough(texts_P)
+    tokenize = _tokenizer(language)
+    words_P = [tokenize(text.rstrip()).split() for text in texts_P]
+    length_P = np.array([len(words) for words in words_P])
+    matches_NPQ = np.stack([_matches(words_P, n) for n in range(1, ORDERS + 1)])
+    possible_NP = np.stack([np.maximum(length_P - n + 1, 0) for n in range(1, ORDERS + 1)])
+    bleu_PQ = _bleu(matches_NPQ, possible_NP[:, :, None], length_P[:, None], _closest_lengths(length_P))
+    # Column q of row p is p's score without q as a reference; the diagonal is p's score against all the others.
+    count = len(texts_P)
+    full_P = np.diagonal(bleu_PQ)
+    without_P = (bleu_PQ.sum(axis=0) - full_P) / (count - 1)
+    return Jackknife(value=float(full_P.mean()), without_P=without_P)
+
+
+def dispersion(vectors_PD: ArrayLike) -> Jackknife:
+    """Mean cosine distance between two answers' embeddings, 0 (all alike) to 2; InputError for a vector of length 0."""
+    vectors_PD = np.asarray(vectors_PD, dtype=np.float64)
+    if vectors_PD.ndim != 2:
+        raise InputError(f"dispersion: vectors of shape {vectors_PD.shape}; one row an answer is needed")
+    _enough(vectors_PD)
+    norm_P = np.linalg.norm(vectors_PD, axis=1)
+    if not np.all(np.isfinite(norm_P) & (norm_P > 0)):
+        raise InputError("dispersion: an embedding is zero or not finite; is there an empty answer?")
+    unit_PD = vectors_PD / norm_P[:, None]
+    count = len(unit_PD)
+    # Row sums of distances to all others; the distance to itself is exactly 1 - |unit|^2 and is taken out.
+    away_P = (count - unit_PD @ unit_PD.sum(axis=0)) - (1 - (unit_PD**2).sum(axis=1))
+    total = away_P.sum()
+    without_P = (total - 2 * away_P) / ((count - 1) * (count - 2))
+    return Jackknife(value=float(total / (count * (count - 1))), without_P=without_P)
+
+
+def diversity_rows(
+    texts: Texts,
+    language: str,
+    bootstrap: Bootstrap,
+    vectors: tuple[ArrayLike, ArrayLike] | None = None,
+    cap: int = 512,
+) -> list[Row]:
+    """Rows of distinct-1, -2, -3, self-BLEU and, where `vectors` (base, policy) are given, embedding dispersion.
+
+    Beyond `cap` prompts, self-BLEU takes as many drawn by the bootstrap's seed, the same for both models.
+    """
+    units = units_of(language)
+    cut = ", answers cut to one length" if texts.one_length else ""
+    rows = []
+    for n in (1, 2, 3):
+        metric = Metric(name=f"distinct-{n}", higher_is_better=True, note=f"different {n}-grams of {units}{cut}")
+        base, policy = distinct(texts.base, n, units), distinct(texts.policy, n, units)
+        rows.append(compare_jackknife(metric, base, policy, bootstrap))
+    chosen = _drawn(len(texts.base), cap, bootstrap.seed)
+    metric = Metric(
+        name="self-BLEU", higher_is_better=False, note=f"each of {len(chosen)} answers against the others{cut}"
+    )
+    base, policy = (self_bleu([side[i] for i in chosen], language) for side in (texts.base, texts.policy))
+    rows.append(compare_jackknife(metric, base, policy, bootstrap))
+    if vectors is not None:
+        rows.append(_dispersion_row(*vectors, bootstrap))
+    return rows
+
+
+def _dispersion_row(base: ArrayLike, policy: ArrayLike, bootstrap: Bootstrap) -> Row:
+    """An empty answer has no embedding: its prompt is left out on both sides, and the note counts it."""
+    base_PD, policy_PD = np.asarray(base, dtype=np.float64), np.asarray(policy, dtype=np.float64)
+    if len(base_PD) != len(policy_PD):
+        raise InputError(f"diversity: {len(base_PD)} base and {len(policy_PD)} policy vectors cannot be paired")
+    full_P = base_PD.any(axis=1) & policy_PD.any(axis=1)
+    left_out = int((~full_P).sum())
+    note = "mean cosine distance" + (f", {left_out} prompts with an empty answer left out" if left_out else "")
+    metric = Metric(name="embedding dispersion", higher_is_better=True, note=note)
+    return compare_jackknife(metric, dispersion(base_PD[full_P]), dispersion(policy_PD[full_P]), bootstrap)
+
+
+def _enough(items: Sequence[str] | Floats) -> None:
+    if len(items) < 3:
+        raise InputError(f"diversity: {len(items)} answers; at least 3 are needed to compare them with each other")
+
+
+def _drawn(count: int, cap: int, seed: int) -> list[int]:
+    if count <= cap:
+        return list(range(count))
+    return sorted(np.random.default_rng(seed).permutation(count)[:cap].tolist())
+
+
+def _split(text: str, units: Units) -> list[str]:
+    if units == "characters":
+        return [character for character in text if not character.isspace()]
+    return text.lower().split()
+
+
+def _ngrams(items: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    return [tuple(items[i : i + n]) for i in range(len(items) - n + 1)]
+
+
+def _tokenizer(language: str) -> Callable[[str], str]:
+    return TokenizerChar() if units_of(language) == "characters" else Tokenizer13a()
+
+
+def _matches(words_P: Sequence[Sequence[str]], n: int) -> Floats:
+    """[p, q]: n-grams of answer p found in the others without q, clipped as BLEU does; [p, p]: in all the others."""
+    grams_P = [Counter(_ngrams(words, n)) for words in words_P]
+    holders: dict[tuple[str, ...], list[tuple[int, int]]] = {}
+    for q, grams in enumerate(grams_P):
+        for gram, count in grams.items():
+            holders.setdefault(gram, []).append((count, q))
+    top = {gram: sorted(found, reverse=True)[:3] for gram, found in holders.items()}
+    found_PQ = np.zeros((len(words_P), len(words_P)))
+    for p, grams in enumerate(grams_P):
+        for gram, count in grams.items():
+            others = [holder for holder in top[gram] if holder[1] != p]
+            if others:
+                best = min(count, others[0][0])
+                second = min(count, others[1][0]) if len(others) > 1 else 0
+                found_PQ[p] += best
+                found_PQ[p, others[0][1]] += second - best
+    return found_PQ
+
+
+def _closest_lengths(length_P: np.ndarray) -> np.ndarray:
+    """[p, q]: the length nearest to p's among the others without q, the shorter of two equally near."""
+    count = len(length_P)
+    closest_PQ = np.empty((count, count), dtype=np.int64)
+    for p in range(count):
+        others = np.delete(np.arange(count), p)
+        order = others[np.lexsort((length_P[others], np.abs(length_P[others] - length_P[p])))]
+        closest_PQ[p] = length_P[order[0]]
+        closest_PQ[p, order[0]] = length_P[order[1]]
+    return closest_PQ
+
+
+def _bleu(matches_NPQ: Floats, possible_NP1: np.ndarray, length_P1: np.ndarray, closest_PQ: np.ndarray) -> Floats:
+    """Sentence BLEU, 0 to 100, with sacrebleu's exponential smoothing and effective order."""
+    smooth_PQ = np.ones(closest_PQ.shape)
+    logs_PQ = np.zeros(closest_PQ.shape)
+    order_P1 = (possible_NP1 > 0).sum(axis=0)
+    for matches_PQ, possible_P1 in zip(matches_NPQ, possible_NP1, strict=True):
+        counted_PQ = np.broadcast_to(possible_P1 > 0, closest_PQ.shape)
+        missed_PQ = counted_PQ & (matches_PQ == 0)
+        smooth_PQ = np.where(missed_PQ, 2 * smooth_PQ, smooth_PQ)
+        share_PQ = np.where(missed_PQ, 1 / smooth_PQ, matches_PQ) / np.maximum(possible_P1, 1)
+        logs_PQ += np.log(np.where(counted_PQ, share_PQ, 1.0))
+    short_PQ = length_P1 < closest_PQ
+    penalty_PQ = np.where(short_PQ, np.exp(1 - closest_PQ / np.maximum(length_P1, 1)), 1.0)
+    bleu_PQ = 100 * penalty_PQ * np.exp(logs_PQ / np.maximum(order_P1, 1))
+    nothing_PQ = matches_NPQ.sum(axis=0) == 0
+    return np.where(nothing_PQ, 0.0, bleu_PQ)

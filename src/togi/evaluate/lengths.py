@@ -1,0 +1,55 @@
+"""Cutting two answers to one length, so that neither closing nor shortening an answer raises its score.
+
+`share` below 1 cuts both answers: then neither ends where its writer ended it, and a finished last sentence is no
+advantage either.
+"""
+
+import unicodedata
+from collections.abc import Sequence
+
+from togi.core.errors import InputError
+
+
+def cut_tokens(base: Sequence[int], policy: Sequence[int], *, share: float = 1.0) -> tuple[list[int], list[int]]:
+    """The first tokens of both answers, as many as `share` of the shorter one's count, terminators already removed."""
+    limit = _limit(len(base), len(policy), share)
+    return list(base[:limit]), list(policy[:limit])
+
+
+def cut_characters(base: str, policy: str, *, share: float = 1.0) -> tuple[str, str]:
+    """The beginnings of both answers, at most `share` of the shorter one's characters, each ending at a word border."""
+    base, policy = base.strip(), policy.strip()
+    limit = _limit(len(base), len(policy), share)
+    return cut_at_border(base, limit), cut_at_border(policy, limit)
+
+
+def cut_at_border(text: str, limit: int) -> str:
+    """At most `limit` characters of `text`, cut at the last border between words.
+
+    In scripts written without spaces every character ends a word. A first word longer than `limit` is cut inside.
+    """
+    if len(text) <= limit:
+        return text
+    place = limit
+    while place > 0 and _joined(text[place - 1], text[place]):
+        place -= 1
+    return text[: place or limit].rstrip()
+
+
+def _limit(base: int, policy: int, share: float) -> int:
+    if not 0 < share <= 1:
+        raise InputError(f"cut: share is {share}; it must be above 0 and at most 1")
+    return int(min(base, policy) * share)
+
+
+def _joined(left: str, right: str) -> bool:
+    """Whether two neighbouring characters belong to one word or to one visible character."""
+    if unicodedata.category(right).startswith("M") or "\u200d" in (left, right):
+        return True
+    return _in_word(left) and _in_word(right)
+
+
+def _in_word(character: str) -> bool:
+    if unicodedata.east_asian_width(character) in "WF":
+        return False
+    return character.isalnum() or character in "'’_" or unicodedata.category(character).startswith("M")

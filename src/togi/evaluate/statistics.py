@@ -1,0 +1,152 @@
+"""Intervals by resampling prompts: what an evaluation may claim, and how surely.
+
+Names: `_P` one value per prompt, `_R` one per resample. All intervals are two-sided. Values of several answers to one
+prompt are first averaged (`by_prompt`), since answers to one prompt are not independent of each other.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import NormalDist
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from togi.core.errors import InputError
+
+Floats = NDArray[np.float64]
+CHUNK_VALUES = 1 << 20  # resampled values held at once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """A mean over `n` prompts and the bounds that hold it with confidence `level`."""
+
+    mean: float
+    low: float
+    high: float
+    level: float
+    n: int
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the whole interval lies on one side of zero."""
+        return self.low > 0 or self.high < 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The interval as JSON-like values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Reads what `to_json` made; KeyError if a field is missing."""
+        return cls(**{key: value[key] for key in ("mean", "low", "high", "level", "n")})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Jackknife:
+    """A statistic of all prompts (`value`) and the same statistic with each prompt left out in turn.
+
+    Diversity is no mean over prompts: drawing a prompt twice makes a sample less diverse by itself. So its intervals
+    come from the jackknife's pseudo-values, one per prompt (Tukey 1958; Efron and Tibshirani 1993, chapter 11), which
+    are then resampled like any value per prompt. For a mean they are the values themselves.
+    """
+
+    value: float
+    without_P: Floats
+
+    @property
+    def pseudo_P(self) -> Floats:
+        """One value per prompt, shifted so that their mean is `value`."""
+        count = len(self.without_P)
+        influence_P = (count - 1) * (self.without_P.mean() - self.without_P)
+        return self.value + influence_P
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bootstrap:
+    """How to resample. `bca` corrects for bias and skew (Efron 1987), `percentile` reads the quantiles as they are."""
+
+    seed: int
+    level: float = 0.95
+    resamples: int = 10_000
+    method: Literal["bca", "percentile"] = "bca"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.level < 1:
+            raise InputError(f"bootstrap: level is {self.level}; it must lie between 0 and 1, such as 0.95")
+        if self.resamples < 100:
+            raise InputError(f"bootstrap: resamples is {self.resamples}; at least 100 are needed for an interval")
+
+    def mean(self, values_P: ArrayLike) -> Interval:
+        """The mean over prompts with its interval; InputError for fewer than two prompts or values not finite."""
+        return self._interval(_checked(values_P))
+
+    def difference(self, base_P: ArrayLike, policy_P: ArrayLike) -> Interval:
+        """Mean of policy minus base, prompt by prompt: both sides of a prompt are drawn together."""
+        base_P, policy_P = _checked(base_P), _checked(policy_P)
+        if len(base_P) != len(policy_P):
+            raise InputError(f"bootstrap: {len(base_P)} base and {len(policy_P)} policy values cannot be paired")
+        return self._interval(policy_P - base_P)
+
+    def _interval(self, values_P: Floats) -> Interval:
+        mean = float(values_P.mean())
+        deviation_P = values_P - mean
+        low = high = mean
+        # Below rounding error there is no spread to resample.
+        if np.abs(deviation_P).max() > 1e-12 * max(1.0, abs(mean)):
+            shift_R = self._resampled_means(deviation_P)
+            low, high = (mean + float(shift) for shift in np.quantile(shift_R, self._tails(deviation_P, shift_R)))
+        return Interval(mean=mean, low=low, high=high, level=self.level, n=len(values_P))
+
+    def _resampled_means(self, values_P: Floats) -> Floats:
+        generator = np.random.default_rng(self.seed)
+        count = len(values_P)
+        rows = max(1, CHUNK_VALUES // count)
+        chunks = []
+        for start in range(0, self.resamples, rows):
+            drawn = generator.integers(count, size=(min(rows, self.resamples - start), count))
+            chunks.append(values_P[drawn].mean(axis=1))
+        return np.concatenate(chunks)
+
+    def _tails(self, deviation_P: Floats, shift_R: Floats) -> tuple[float, float]:
+        """The two quantiles to read; `deviation_P` and `shift_R` are taken from the mean."""
+        alpha = (1 - self.level) / 2
+        if self.method == "percentile":
+            return alpha, 1 - alpha
+        normal = NormalDist()
+        below = (np.mean(shift_R < 0) + np.mean(shift_R <= 0)) / 2
+        edge = 0.5 / self.resamples
+        bias = normal.inv_cdf(min(max(float(below), edge), 1 - edge))
+        # The acceleration of a mean: its jackknife values are the deviations, scaled.
+        skew = float((deviation_P**3).sum() / (6 * (deviation_P**2).sum() ** 1.5))
+
+        def corrected(tail: float) -> float:
+            reach = bias + normal.inv_cdf(tail)
+            return normal.cdf(bias + reach / (1 - skew * reach))
+
+        return corrected(alpha), corrected(1 - alpha)
+
+
+def by_prompt(values: Sequence[float], prompt_ids: Sequence[Hashable]) -> Floats:
+    """The mean value of each prompt, in the order in which prompts first appear."""
+    if len(values) != len(prompt_ids):
+        raise InputError(f"by_prompt: {len(values)} values but {len(prompt_ids)} prompt ids")
+    groups: dict[Hashable, list[float]] = {}
+    for value, prompt_id in zip(values, prompt_ids, strict=True):
+        groups.setdefault(prompt_id, []).append(value)
+    return np.array([np.mean(group) for group in groups.values()], dtype=np.float64)
+
+
+def _checked(values: ArrayLike) -> Floats:
+    values_P = np.asarray(values, dtype=np.float64)
+    if values_P.ndim != 1 or len(values_P) < 2:
+        raise InputError(
+            f"bootstrap: values of shape {values_P.shape}; one value for each of 2 prompts or more is needed"
+        )
+    broken = int((~np.isfinite(values_P)).sum())
+    if broken:
+        raise InputError(
+            f"bootstrap: {broken} of {len(values_P)} values are not finite; leave those prompts out by name"
+        )
+    return values_P

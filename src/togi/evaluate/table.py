@@ -1,0 +1,93 @@
+"""The before/after table: one row a metric, each number with its interval."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from numpy.typing import ArrayLike
+
+from togi.core.errors import InputError
+from togi.evaluate.statistics import Bootstrap, Interval, Jackknife
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One metric of the base and of the policy on the same prompts, and their paired difference (policy - base).
+
+    `base` and `difference` are None for a value that has no counterpart, such as the accuracy of a scorer.
+    `higher_is_better` is None where neither direction is good by itself, such as for the length.
+    """
+
+    metric: str
+    policy: Interval
+    base: Interval | None = None
+    difference: Interval | None = None
+    higher_is_better: bool | None = None
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as JSON-like values."""
+        return {
+            "metric": self.metric,
+            "base": self.base.to_json() if self.base else None,
+            "policy": self.policy.to_json(),
+            "difference": self.difference.to_json() if self.difference else None,
+            "higher_is_better": self.higher_is_better,
+            "note": self.note,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Reads what `to_json` made; InputError names the missing field."""
+        try:
+            return cls(
+                metric=value["metric"],
+                base=Interval.from_json(value["base"]) if value["base"] else None,
+                policy=Interval.from_json(value["policy"]),
+                difference=Interval.from_json(value["difference"]) if value["difference"] else None,
+                higher_is_better=value["higher_is_better"],
+                note=value["note"],
+            )
+        except KeyError as error:
+            raise InputError(f"evaluation table: a row has no {error}; found {sorted(value)}") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """What a row is about: its name, its good direction, and what a reader should know about it."""
+
+    name: str
+    higher_is_better: bool | None = None
+    note: str = ""
+
+
+def compare(metric: Metric, base_P: ArrayLike, policy_P: ArrayLike, bootstrap: Bootstrap) -> Row:
+    """A row from one value per prompt of each model, prompts in the same order."""
+    return Row(
+        metric=metric.name,
+        base=bootstrap.mean(base_P),
+        policy=bootstrap.mean(policy_P),
+        difference=bootstrap.difference(base_P, policy_P),
+        higher_is_better=metric.higher_is_better,
+        note=metric.note,
+    )
+
+
+def compare_jackknife(metric: Metric, base: Jackknife, policy: Jackknife, bootstrap: Bootstrap) -> Row:
+    """A row from a statistic that is no mean over prompts."""
+    return compare(metric, base.pseudo_P, policy.pseudo_P, bootstrap)
+
+
+def single(metric: Metric, interval: Interval) -> Row:
+    """A row for a value without a counterpart."""
+    return Row(metric=metric.name, policy=interval, higher_is_better=metric.higher_is_better, note=metric.note)
+
+
+def rows_to_json(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """The table as it stands in a stage's summary."""
+    return [row.to_json() for row in rows]
+
+
+def rows_from_json(values: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """Reads what `rows_to_json` made."""
+    return [Row.from_json(value) for value in values]

@@ -1,0 +1,116 @@
+"""Intervals: against scipy's bootstrap, coverage, constant data, pairing."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from togi.core.errors import InputError
+from togi.evaluate.accuracy import pair_accuracy, shuffled_accuracy, shuffled_labels
+from togi.evaluate.statistics import Bootstrap, Interval, Jackknife, by_prompt
+
+
+@pytest.mark.parametrize("method", ["bca", "percentile"])
+def test_interval_agrees_with_scipy(method):
+    values = np.random.default_rng(3).lognormal(sigma=1.0, size=60)
+    ours = Bootstrap(seed=5, method=method).mean(values)
+    theirs = stats.bootstrap(
+        (values,), np.mean, method={"bca": "BCa", "percentile": "percentile"}[method], n_resamples=10_000, rng=7
+    ).confidence_interval
+    spread = theirs.high - theirs.low
+    assert ours.mean == pytest.approx(values.mean())
+    assert abs(ours.low - theirs.low) < 0.04 * spread
+    assert abs(ours.high - theirs.high) < 0.04 * spread
+
+
+def test_bca_leans_towards_the_long_tail_and_percentile_less():
+    values = np.random.default_rng(0).exponential(size=40)
+    bca, plain = (Bootstrap(seed=1, method=method).mean(values) for method in ("bca", "percentile"))
+    assert bca.high - bca.mean > plain.high - plain.mean
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say():
+    generator = np.random.default_rng(11)
+    covered = 0
+    for trial in range(200):
+        interval = Bootstrap(seed=trial, resamples=1000, level=0.9).mean(generator.normal(2.0, 1.0, size=50))
+        covered += interval.low <= 2.0 <= interval.high
+    assert 0.83 <= covered / 200 <= 0.96
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.1, -3.7e8])
+@pytest.mark.parametrize("method", ["bca", "percentile"])
+def test_constant_values_give_an_interval_without_width(value, method):
+    interval = Bootstrap(seed=0, method=method).mean([value] * 30)
+    assert interval.low == interval.mean == interval.high == pytest.approx(value)
+
+
+def test_one_value_apart_from_the_rest_is_no_error():
+    interval = Bootstrap(seed=0).mean([1.0] * 99 + [0.0])
+    assert interval.low < interval.mean <= interval.high <= 1.0
+
+
+def test_the_paired_difference_is_narrower_than_two_unpaired_intervals():
+    generator = np.random.default_rng(2)
+    prompt = generator.normal(size=80) * 5
+    base, policy = prompt + generator.normal(size=80), prompt + 1 + generator.normal(size=80)
+    bootstrap = Bootstrap(seed=4)
+    difference = bootstrap.difference(base, policy)
+    assert difference.excludes_zero
+    assert difference.high - difference.low < 0.5 * (bootstrap.mean(base).high - bootstrap.mean(base).low)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others():
+    values = np.random.default_rng(0).normal(size=300)
+    assert Bootstrap(seed=9).mean(values) == Bootstrap(seed=9).mean(values)
+    assert Bootstrap(seed=9).mean(values) != Bootstrap(seed=10).mean(values)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda b: b.mean([1.0]), "2 prompts"),
+        (lambda b: b.mean([1.0, float("nan")]), "not finite"),
+        (lambda b: b.difference([1.0, 2.0], [1.0, 2.0, 3.0]), "cannot be paired"),
+    ],
+)
+def test_values_that_give_no_interval_are_refused(call, message):
+    with pytest.raises(InputError, match=message):
+        call(Bootstrap(seed=0))
+
+
+@pytest.mark.parametrize("settings", [{"level": 95}, {"resamples": 3}])
+def test_settings_out_of_range_are_refused(settings):
+    with pytest.raises(InputError, match="bootstrap"):
+        Bootstrap(seed=0, **settings)
+
+
+def test_pseudo_values_of_a_mean_are_the_values():
+    values = np.random.default_rng(0).normal(size=20)
+    jackknife = Jackknife(value=values.mean(), without_P=(values.sum() - values) / 19)
+    np.testing.assert_allclose(jackknife.pseudo_P, values, atol=1e-12)
+
+
+def test_several_answers_to_a_prompt_count_once():
+    assert by_prompt([1.0, 3.0, 10.0], ["a", "a", "b"]).tolist() == [2.0, 10.0]
+
+
+def test_an_interval_survives_json():
+    interval = Interval(mean=0.5, low=0.25, high=0.75, level=0.95, n=8)
+    assert Interval.from_json(interval.to_json()) == interval
+
+
+def test_a_tie_is_not_correct_and_is_counted():
+    accuracy = pair_accuracy([1.0, 2.0, 3.0, 0.0], [0.0, 2.0, 1.0, 1.0], Bootstrap(seed=0))
+    assert accuracy.interval.mean == 0.5
+    assert accuracy.ties == 1
+
+
+def test_shuffled_labels_are_half_and_bring_a_perfect_scorer_to_chance():
+    assert shuffled_labels(101, seed=3).sum() == 50
+    chosen = np.ones(200)
+    assert shuffled_accuracy(chosen, -chosen, Bootstrap(seed=3)).interval.mean == 0.5
+
+
+def test_a_score_that_is_not_finite_is_refused():
+    with pytest.raises(InputError, match="1 of 2 pairs"):
+        pair_accuracy([1.0, float("inf")], [0.0, 0.0], Bootstrap(seed=0))

@@ -1,0 +1,24 @@
+"""The before/after table."""
+
+import pytest
+
+from togi.core.errors import InputError
+from togi.evaluate.statistics import Bootstrap
+from togi.evaluate.table import Metric, compare, rows_from_json, rows_to_json, single
+
+
+def test_rows_survive_json_with_and_without_a_counterpart():
+    bootstrap = Bootstrap(seed=1)
+    rows = [
+        compare(Metric(name="terminator rate", higher_is_better=True), [0, 0, 1, 0], [1, 1, 1, 0], bootstrap),
+        single(Metric(name="scorer accuracy", note="held-out pairs"), bootstrap.mean([1, 1, 0])),
+    ]
+    assert rows_from_json(rows_to_json(rows)) == rows
+    assert rows[0].difference.mean == 0.5
+
+
+def test_a_row_with_a_missing_field_is_refused_by_name():
+    row = rows_to_json([single(Metric(name="x"), Bootstrap(seed=1).mean([1, 2]))])[0]
+    del row["note"]
+    with pytest.raises(InputError, match="note"):
+        rows_from_json([row])
