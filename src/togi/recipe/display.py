@@ -1,0 +1,114 @@
+"""What `togi run` shows: a live line in a terminal, a quiet log elsewhere, JSON lines on demand."""
+
+import json
+import sys
+import time
+from typing import Any, Protocol, TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+
+class Display(Protocol):
+    """Hears about stages and their events."""
+
+    def start(self, stage: str, kind: str) -> None: ...
+    def cached(self, stage: str, kind: str) -> None: ...
+    def event(self, event: dict[str, Any]) -> None: ...
+    def done(self, stage: str, seconds: float) -> None: ...
+    def note(self, message: str) -> None: ...
+
+
+def rate_and_rest(done: int, total: int, seconds: float) -> str:
+    """ "3.1/s, 0:12 left" for work that took `seconds` so far; empty before anything is known."""
+    if not done or seconds <= 0:
+        return ""
+    rate = done / seconds
+    rest = int((total - done) / rate)
+    return f"{rate:.3g}/s, {rest // 60}:{rest % 60:02d} left"
+
+
+class Human:
+    """Lines for people. In a terminal the running stage has one line that is redrawn; in a log a line every 15 s."""
+
+    EVERY_SECONDS = 15.0
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self.live: Live | None = None
+        self.began = self.last = 0.0
+        self.first_done: int | None = None
+
+    def start(self, stage: str, kind: str) -> None:
+        self.began = self.last = time.monotonic()
+        self.first_done = None
+        self.console.print(f"[bold]{stage}[/] [dim]({kind})[/]")
+        if self.console.is_terminal:
+            self.live = Live(Text(""), console=self.console, transient=True, refresh_per_second=4)
+            self.live.start()
+
+    def cached(self, stage: str, kind: str) -> None:
+        self.console.print(f"[bold]{stage}[/] [dim]({kind})[/] finished before, not done again")
+
+    def event(self, event: dict[str, Any]) -> None:
+        if event["event"] == "log":
+            self.console.print(f"  {event['message']}", markup=False)
+        elif event["event"] == "alarm":
+            self.console.print(Text(f"  ALARM {event['name']}: {event['message']}", style="bold yellow"))
+        elif event["event"] == "progress":
+            self._progress(event)
+
+    def _progress(self, event: dict[str, Any]) -> None:
+        now = time.monotonic()
+        if self.first_done is None:  # what an earlier run did says nothing about this run's rate
+            self.first_done, self.began = event["done"], now if event["done"] > 1 else self.began
+        fresh = event["done"] - (self.first_done if event["done"] > 1 and self.first_done > 1 else 0)
+        rest = rate_and_rest(fresh, fresh + event["total"] - event["done"], now - self.began)
+        parts = [f"{event['done']}/{event['total']} {event['what']}", rest, event["note"]]
+        line = "  " + "  ".join(part for part in parts if part)
+        if self.live is not None:
+            self.live.update(Text(line, style="dim"))
+        elif now - self.last >= self.EVERY_SECONDS:
+            self.last = now
+            self.console.print(line, markup=False)
+
+    def done(self, stage: str, seconds: float) -> None:
+        self._close()
+        self.console.print(f"  [green]done[/] in {seconds:.1f} s")
+
+    def note(self, message: str) -> None:
+        self._close()
+        self.console.print(f"  {message}", markup=False)
+
+    def _close(self) -> None:
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
+
+
+class JsonLines:
+    """Every event as one JSON line on standard output."""
+
+    def __init__(self, out: TextIO = sys.stdout) -> None:
+        self.out = out
+
+    def _line(self, **value: Any) -> None:
+        self.out.write(json.dumps(value, ensure_ascii=False) + "\n")
+        self.out.flush()
+
+    def start(self, stage: str, kind: str) -> None:
+        self._line(event="start", stage=stage, type=kind)
+
+    def cached(self, stage: str, kind: str) -> None:
+        self._line(event="cached", stage=stage, type=kind)
+
+    def event(self, event: dict[str, Any]) -> None:
+        if event["event"] not in ("done",):
+            self._line(**event)
+
+    def done(self, stage: str, seconds: float) -> None:
+        self._line(event="done", stage=stage, seconds=round(seconds, 3))
+
+    def note(self, message: str) -> None:
+        self._line(event="note", message=message)

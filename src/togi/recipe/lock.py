@@ -1,0 +1,31 @@
+"""recipe.lock.yaml: the recipe as it was understood, with every default written out, and each stage's fingerprint."""
+
+from io import StringIO
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from togi import __version__
+from togi.recipe.graph import Graph
+
+
+def lock_text(graph: Graph) -> str:
+    """The resolved recipe as YAML."""
+    recipe = graph.recipe
+    value: dict[str, Any] = {
+        "name": recipe.name,
+        "seed": recipe.seed,
+        "togi": __version__,
+        "models": {name: spec.model_dump(mode="json", exclude_none=True) for name, spec in recipe.models.items()},
+        "data": {name: spec.model_dump(mode="json", exclude_none=True) for name, spec in recipe.data.items()},
+        "stages": {
+            name: {**node.settings.model_dump(mode="json"), "fingerprint": node.fingerprint}
+            for name, node in graph.nodes.items()
+        },
+    }
+    yaml = YAML()
+    yaml.default_flow_style = False
+    yaml.width = 120
+    out = StringIO()
+    yaml.dump(value, out)
+    return out.getvalue()

@@ -1,0 +1,190 @@
+"""The recipe as strict values, and errors that name the file, the line and the key.
+
+Stages are validated one by one against the settings class of their `type`, so that a message never speaks of the other
+members of a union.
+"""
+
+import difflib
+import types
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from togi.core.errors import RecipeError
+from togi.core.settings import RecipePath, Settings
+from togi.recipe.source import KeyPath, Tree
+from togi.stages.base import StageSettings
+from togi.stages.table import STAGES
+from togi.text.template import get_template
+
+S = TypeVar("S", bound=Settings)
+NAME = r"^[A-Za-z_][A-Za-z0-9_-]*$"
+
+
+class ModelSpec(Settings):
+    """A model from outside: exactly one of package, hub and path."""
+
+    package: str | None = Field(default=None, description="a Python package that holds the weights (GGUF)")
+    hub: str | None = Field(default=None, description="a model hub's id")
+    path: RecipePath | None = Field(default=None, description="a model folder")
+    revision: str = Field(default="main", description="hub: commit, tag or branch")
+    file: str = Field(default="*.gguf", description="package: pattern of the weights file")
+    template: str | None = Field(default=None, description="chat template by name; the model's own when absent")
+    licence: str = Field(default="", description="licence of the weights, shown before they are used")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "ModelSpec":
+        _exactly_one(self, ("package", "hub", "path"))
+        if self.template is not None:
+            get_template(self.template)
+        return self
+
+
+class DataSpec(Settings):
+    """Records from outside: exactly one of path and hub."""
+
+    path: RecipePath | None = Field(default=None, description="a .jsonl, .parquet or .csv file, or a folder of them")
+    hub: str | None = Field(default=None, description="a data set's id on a model hub")
+    revision: str = Field(default="main", description="hub: commit, tag or branch")
+    split: str = Field(default="train", description="hub: which split")
+    columns: dict[str, str] = Field(default_factory=dict, description="our name: the column's name in the file")
+    licence: str = Field(default="", description="licence of the data, kept with every record")
+    on_bad_row: Literal["error", "drop"] = Field(default="error", description="what a row that does not fit does")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "DataSpec":
+        _exactly_one(self, ("path", "hub"))
+        return self
+
+
+def _exactly_one(spec: BaseModel, names: tuple[str, ...]) -> None:
+    given = [name for name in names if getattr(spec, name) is not None]
+    if len(given) != 1:
+        found = " and ".join(given) or "none of them"
+        raise ValueError(f"exactly one of {', '.join(names)} says where it comes from, found {found}")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A whole recipe, validated; `tree` still knows where each value was set."""
+
+    name: str
+    seed: int
+    models: dict[str, ModelSpec]
+    data: dict[str, DataSpec]
+    stages: dict[str, StageSettings]
+    tree: Tree
+
+
+class _Head(Settings):
+    name: str = Field(pattern=NAME)
+    seed: int = Field(default=17, ge=0)
+    models: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    data: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    stages: dict[str, dict[str, Any]] = Field(min_length=1)
+
+
+def validate(tree: Tree) -> Recipe:
+    """Turns a merged tree into a recipe. Raises RecipeError listing every problem that one reading can find."""
+    problems: list[str] = []
+    head = _validate(_Head, tree.values, (), tree, problems)
+    if head is None:
+        raise RecipeError("\n".join(problems))
+    models = _section(ModelSpec, "models", tree, problems)
+    data = _section(DataSpec, "data", tree, problems)
+    stages = {name: _stage(name, tree, problems) for name in tree.values["stages"]}
+    seen: dict[str, str] = {}
+    for section in ("models", "data", "stages"):
+        for name in tree.values.get(section) or {}:
+            if name in seen:
+                problems.append(f"{tree.where((section, name))}: {section}.{name}: {seen[name]} has this name already")
+            seen[name] = section
+    if problems:
+        raise RecipeError("\n".join(problems))
+    return Recipe(head.name, head.seed, models, data, {k: v for k, v in stages.items() if v is not None}, tree)
+
+
+def _section(cls: type[S], section: str, tree: Tree, problems: list[str]) -> dict[str, S]:
+    values = tree.values.get(section) or {}
+    found = {name: _validate(cls, value, (section, name), tree, problems) for name, value in values.items()}
+    return {name: spec for name, spec in found.items() if spec is not None}
+
+
+def _stage(name: str, tree: Tree, problems: list[str]) -> StageSettings | None:
+    path = ("stages", name)
+    values = tree.values["stages"][name]
+    kind = values.get("type")
+    if kind not in STAGES:
+        where = tree.where((*path, "type"))
+        problems.append(f"{where}: stages.{name}.type: found {kind!r}{_suggest(str(kind), list(STAGES))}")
+        return None
+    return _validate(STAGES[kind].settings, values, path, tree, problems)
+
+
+def _validate(cls: type[S], values: Any, path: KeyPath, tree: Tree, problems: list[str]) -> S | None:
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        for item in error.errors(include_url=False):
+            problems.append(_message(cls, values, path, item, tree))
+        return None
+
+
+def _message(cls: type[BaseModel], values: Any, path: KeyPath, error: Any, tree: Tree) -> str:
+    inside = _present(values, error["loc"])
+    full = (*path, *inside)
+    key = ".".join(map(str, full)) or "recipe"
+    where = tree.where(full)
+    if error["type"] == "extra_forbidden":
+        allowed = _fields(cls, error["loc"][:-1])
+        return f"{where}: {key}: unknown key{_suggest(str(inside[-1]), allowed)}"
+    if error["type"] == "missing":
+        key = ".".join(map(str, (*full, error["loc"][-1])))
+        return f"{where}: {key}: this key is required"
+    text = error["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
+    found = error.get("input")
+    if error["type"] != "value_error" and not isinstance(found, dict | list):
+        text += f", found {found!r}"
+    return f"{where}: {key}: {text}"
+
+
+def _present(values: Any, loc: tuple[Any, ...]) -> KeyPath:
+    """The part of an error's location that is really in the recipe (without the tags of unions)."""
+    path: list[str | int] = []
+    here = values
+    for part in loc:
+        if (isinstance(here, dict) and part in here) or (isinstance(here, list) and isinstance(part, int)):
+            here = here[part]
+            path.append(part)
+    return tuple(path)
+
+
+def _suggest(found: str, allowed: list[str]) -> str:
+    close = difflib.get_close_matches(found, allowed, n=1, cutoff=0.6)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"{hint} (allowed: {', '.join(allowed)})"
+
+
+def _fields(annotation: Any, loc: tuple[Any, ...]) -> list[str]:
+    """Names of the settings that are allowed at `loc` below `annotation`."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _fields(get_args(annotation)[0], loc)
+    if origin in (Union, types.UnionType):
+        names = [name for member in get_args(annotation) for name in _fields(member, loc)]
+        return list(dict.fromkeys(names))
+    if origin in (list, tuple):
+        return _fields(get_args(annotation)[0], loc[1:])
+    if origin is dict:
+        return _fields(get_args(annotation)[1], loc[1:])
+    if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        return []
+    if not loc:
+        return list(annotation.model_fields)
+    if loc[0] in annotation.model_fields:
+        return _fields(annotation.model_fields[loc[0]].annotation, loc[1:])
+    tag = annotation.model_fields.get("type")  # a union's location carries the tag of the chosen member
+    if tag is not None and loc[0] in get_args(tag.annotation):
+        return _fields(annotation, loc[1:])
+    return []

@@ -1,0 +1,61 @@
+"""The store: one folder per finished or unfinished stage, named by its fingerprint, shared by all recipes."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from togi.core.errors import StageError
+from togi.core.files import read_json, write_json
+from togi.stages.base import file_hash
+
+VOLATILE = ("log.txt", "lock", "DONE", "numerics.json")
+
+
+def home() -> Path:
+    """$TOGI_HOME, or ./runs."""
+    return Path(os.environ.get("TOGI_HOME", "runs")).resolve()
+
+
+def store_folder() -> Path:
+    return home() / "store"
+
+
+def run_folder(recipe: str) -> Path:
+    return home() / "runs" / recipe
+
+
+def is_done(folder: Path) -> bool:
+    """Whether a stage's folder holds finished work."""
+    return (folder / "DONE").exists()
+
+
+def mark_done(folder: Path, fingerprint: str, seconds: float) -> None:
+    """Writes the manifest with the hashes of everything under output/ and of the metrics; it comes last."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and _is_result(path, folder)]
+    hashes = {str(path.relative_to(folder)): file_hash(path) for path in files}
+    write_json(folder / "DONE", {"fingerprint": fingerprint, "seconds": seconds, "files": hashes})
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    """The DONE manifest of a finished stage."""
+    return read_json(folder / "DONE")
+
+
+def _is_result(path: Path, folder: Path) -> bool:
+    relative = path.relative_to(folder)
+    return relative.parts[0] == "output" and not path.name.startswith(".")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds a stage's folder against other runs. Raises StageError if another process works there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StageError(f"{folder.name}: another run is working on this stage; wait for it, or stop it") from None
+        yield

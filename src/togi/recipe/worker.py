@@ -1,0 +1,158 @@
+"""The worker process: does stages, one after the other, in the environment that training needs.
+
+It is told what to do by JSON lines on standard input and answers with JSON lines on the descriptor that standard output
+had at its start; anything that a library prints goes to standard error instead. When standard input closes, because the
+parent died, it ends at once: everything finished is on disk.
+"""
+
+import errno
+import importlib
+import json
+import os
+import platform
+import queue
+import shutil
+import signal
+import sys
+import threading
+import time
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TextIO
+
+from togi import __version__
+from togi.core.errors import StageError, TogiError
+from togi.core.files import install_fault, read_json, write_json
+from togi.core.sources import ModelSource
+from togi.recipe.store import is_done, locked, mark_done
+from togi.stages.base import Context, Control, Resolved
+from togi.stages.table import STAGES
+
+LIBRARIES = ("torch", "transformers", "numpy", "peft")
+
+
+def main() -> None:
+    """Reads commands until standard input closes."""
+    if "TOGI_CRASH_AT" in os.environ:
+        install_fault(os.environ["TOGI_CRASH_AT"])
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+    control = Control(send=lambda event: _send(answers, event))
+    signal.signal(signal.SIGTERM, lambda *_: setattr(control, "stop", True))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the parent, which tells us
+    commands: queue.Queue[dict[str, Any]] = queue.Queue()
+    threading.Thread(target=_listen, args=(commands,), daemon=True).start()
+    while True:
+        command = commands.get()
+        try:
+            _do(command, control)
+            control.send({"event": "done", "stage": command["name"]})
+        except TogiError as error:
+            _fail(control, command, type(error).__name__, str(error))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            message = f"stage {command['name']}: the disk is full ({error.filename or 'while writing'}); nothing finished "
+            _fail(control, command, "StageError", message + "is lost: free some space and run the same command again")
+
+
+def _listen(commands: "queue.Queue[dict[str, Any]]") -> None:
+    for line in sys.stdin:
+        commands.put(json.loads(line))
+    os._exit(0)  # the parent is gone
+
+
+def _send(answers: TextIO, event: dict[str, Any]) -> None:
+    answers.write(json.dumps(event, ensure_ascii=False) + "\n")
+
+
+def _fail(control: Control, command: dict[str, Any], kind: str, message: str) -> None:
+    control.send({"event": "failed", "stage": command["name"], "kind": kind, "message": message})
+
+
+def _do(command: dict[str, Any], control: Control) -> None:
+    folder = Path(command["folder"])
+    stage = STAGES[command["settings"]["type"]]
+    settings = stage.settings.model_validate(command["settings"])
+    with locked(folder):
+        if is_done(folder):
+            return
+        inputs = {ref: _resolved(value) for ref, value in command["inputs"].items()}
+        context = Context(
+            name=command["name"],
+            folder=folder,
+            cache=Path(command["cache"]),
+            seed=command["seed"],
+            inputs=inputs,
+            control=control,
+        )
+        start = time.perf_counter()
+        work = importlib.import_module(stage.work)
+        _check_numerics(folder, command["threads"], command["accept_numerics"])
+        if not (folder / "settings.json").exists():
+            write_json(folder / "settings.json", command["settings"])
+        before = _spent(folder)
+        try:
+            work.run(settings, context)
+            context.finish()
+            mark_done(folder, command["fingerprint"], before + time.perf_counter() - start)
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        finally:
+            write_json(folder / "spent.json", before + time.perf_counter() - start)
+
+
+def _spent(folder: Path) -> float:
+    """Seconds that earlier, interrupted runs of this stage took."""
+    path = folder / "spent.json"
+    return float(read_json(path)) if path.exists() else 0.0
+
+
+def _resolved(value: dict[str, Any]) -> Resolved:
+    source = ModelSource(**value["source"]) if value["source"] else None
+    return Resolved(value["kind"], source, Path(value["folder"]) if value["folder"] else None)
+
+
+def resolved_to_json(value: Resolved) -> dict[str, Any]:
+    """What `_resolved` reads."""
+    source = asdict(value.source) if value.source else None
+    return {"kind": value.kind, "source": source, "folder": str(value.folder) if value.folder else None}
+
+
+def _check_numerics(folder: Path, threads: int, accept: bool) -> None:
+    """An unfinished stage goes on only under the numerics it began with: other libraries give other bits."""
+    now = numerics(threads)
+    path = folder / "numerics.json"
+    if path.exists() and not accept:
+        before = read_json(path)
+        other = [f"{key}: {before.get(key)} then, {now[key]} now" for key in now if before.get(key) != now[key]]
+        if other:
+            raise StageError(
+                f"{folder.name}: this stage was begun under other numerics ({'; '.join(other)}), so it would not end with "
+                "the same bits; restore them, or go on all the same with --accept-numerics"
+            )
+    write_json(path, now)
+
+
+def numerics(threads: int) -> dict[str, Any]:
+    """What bits depend on besides settings and data."""
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "absent"
+    return {"togi": __version__, **versions, "machine": platform.machine(), "cpu": _cpu(), "threads": threads}
+
+
+def _cpu() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    flags = next((line for line in lines if line.startswith("flags")), "").split()
+    known = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
+    return f"{model} ({' '.join(known)})"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""The stages that a recipe can name. A new one is a settings file, a work file and one line here."""
+
+from togi.stages import contrast, curate, diversify, evaluate, imported, select, synthesize, train_grpo, train_reward
+
+STAGES = {
+    stage.name: stage
+    for stage in (
+        imported.STAGE,
+        synthesize.STAGE,
+        curate.STAGE,
+        diversify.STAGE,
+        select.STAGE,
+        contrast.STAGE,
+        train_reward.STAGE,
+        train_grpo.STAGE,
+        evaluate.STAGE,
+    )
+}
