@@ -1,0 +1,237 @@
+"""GRPO and its relatives as values of one objective.
+
+    loss_type   surrogate            a token's weight in the loss
+    grpo        clipped ratio        1 / (length of its answer x answers)       arXiv 2402.03300
+    bnpo, dapo  clipped ratio        1 / tokens                                 arXiv 2503.14476
+    dr_grpo     clipped ratio        1 / (answers x max_tokens)                 arXiv 2503.20783
+    cispo       capped, detached     1 / tokens                                 arXiv 2506.13585
+
+`level="sequence"` is GSPO (arXiv 2507.18071). Answers and tokens are counted over the whole step; elsewhere bnpo
+divides by the tokens of the micro-batch, so that its result depends on the cut: here it is the same as dapo.
+
+Letters: N scored tokens of a micro-batch, laid end to end; S its sequences (answers).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from togi.core.errors import RecipeError
+from togi.objectives.base import (
+    Batch,
+    Metrics,
+    Output,
+    given,
+    mean_of,
+    segment_length,
+    segment_mean,
+    segment_sum,
+)
+
+LossType = Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo"]
+Level = Literal["token", "sequence"]
+Surrogate = tuple[Tensor, Tensor, Tensor]  # loss_N, clipped below, clipped above
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplerCorrection:
+    """Weights p_trainer / p_sampler, for a sampler that does not compute exactly what the trainer does.
+
+    `truncate` clamps them to [floor, cap]; `mask` gives weight 0 outside. A token whose sampler log-probability is NaN
+    counts as exact. The KL term is not weighted.
+    """
+
+    level: Level = "sequence"
+    mode: Literal["truncate", "mask"] = "mask"
+    cap: float = 3.0
+    floor: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_choice("correction.level", self.level, ("token", "sequence"))
+        _check_choice("correction.mode", self.mode, ("truncate", "mask"))
+        if not 0 <= (self.floor or 0.0) < self.cap:
+            raise RecipeError(f"correction: needs 0 <= floor < cap, found floor {self.floor} and cap {self.cap}")
+
+    def weights(self, old_logp_N: Tensor, batch: Batch) -> Tensor:
+        """One weight a token, without a graph: (N,)."""
+        difference_N = sampler_difference(old_logp_N, batch)
+        if self.level == "sequence":
+            difference_N = segment_sum(difference_N, batch.sequence_N, batch.num_sequences)[batch.sequence_N]
+        weight_N = difference_N.exp()
+        if self.mode == "truncate":
+            return weight_N.clamp(min=self.floor, max=self.cap)
+        outside_N = (weight_N > self.cap) | (weight_N < (self.floor or 0.0))
+        return weight_N.masked_fill(outside_N, 0.0)
+
+
+def sampler_difference(old_logp_N: Tensor, batch: Batch) -> Tensor:
+    """log p_trainer - log p_sampler of the sampled tokens, 0 where the sampler reported none: (N,), no graph."""
+    return (old_logp_N - given(batch.sampler_logp_N, "sampler_logp_N")).detach().nan_to_num(nan=0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GRPO:
+    """The clipped policy gradient over groups of answers. Raises RecipeError for a setting that it cannot keep."""
+
+    loss_type: LossType = "dapo"
+    level: Level = "token"
+    eps: float = 0.2  # the ratio is clipped to [1 - eps, 1 + eps_high]
+    eps_high: float | None = None  # eps when None
+    delta: float | None = None  # two-sided clip: the largest ratio of a token with negative advantage
+    max_weight: float | None = None  # cispo: the largest ratio; 5 when None
+    beta: float = 0.0  # weight of the KL to the initial model; 0 needs no reference
+    use_bias_correction_kl: bool = True  # the KL term is weighted by the ratio, as an estimate off policy must be
+    max_tokens: int | None = None  # dr_grpo: the answer budget that it divides by
+    correction: SamplerCorrection | None = None
+
+    def __post_init__(self) -> None:
+        _check_choice("loss_type", self.loss_type, tuple(VARIANTS))
+        _check_choice("level", self.level, ("token", "sequence"))
+        _check_ranges(self)
+        _check_unread(self)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Optional batch fields that these settings read."""
+        wanted = {"advantage_S": True, "ref_logp_N": self.beta > 0, "sampler_logp_N": self.correction is not None}
+        return frozenset(name for name, read in wanted.items() if read)
+
+    def counts(self, batch: Batch) -> dict[str, float]:
+        """Answers and scored tokens."""
+        return {"sequences": float(batch.num_sequences), "tokens": float(batch.sequence_N.numel())}
+
+    def loss(self, output: Output, batch: Batch, totals: Mapping[str, float]) -> tuple[Tensor, Metrics]:
+        """The step's loss over this micro-batch: sum over tokens of weight x (surrogate + beta KL)."""
+        logp_N = given(output.logp_N, "logp_N")
+        old_N = logp_N.detach() if batch.old_logp_N is None else batch.old_logp_N
+        ratio_N = _ratio(logp_N - old_N, batch, self.level)
+        variant = VARIANTS[self.loss_type]
+        advantage_N = given(batch.advantage_S, "advantage_S")[batch.sequence_N]
+        loss_N, low_N, high_N = variant.surrogate(self, ratio_N, logp_N, advantage_N)
+        metrics: Metrics = {"clip_low": mean_of(low_N), "clip_high": mean_of(high_N), "ratio": mean_of(ratio_N)}
+        if self.correction is not None:
+            correction_N = self.correction.weights(old_N, batch)
+            loss_N = loss_N * correction_N
+            metrics["sampler_weight"] = mean_of(correction_N)
+        if self.beta > 0:
+            kl_N = _k3(logp_N, given(batch.ref_logp_N, "ref_logp_N"))
+            metrics["kl"] = mean_of(kl_N)
+            loss_N = loss_N + self.beta * (kl_N * ratio_N if self.use_bias_correction_kl else kl_N)
+        weight_N = variant.weight(self, logp_N.detach(), batch, totals)
+        return (loss_N * weight_N).sum(), metrics | _observed(output, old_N, batch)
+
+
+def _ratio(difference_N: Tensor, batch: Batch, level: Level) -> Tensor:
+    """p / p_old of each token, or of its whole answer's geometric mean (GSPO): (N,)."""
+    if level == "sequence":
+        difference_N = segment_mean(difference_N, batch.sequence_N, batch.num_sequences)[batch.sequence_N]
+    return difference_N.exp()
+
+
+def _k3(logp_N: Tensor, ref_logp_N: Tensor) -> Tensor:
+    """The low-variance, never negative estimate of KL(policy || reference) at the sampled tokens: (N,)."""
+    difference_N = ref_logp_N - logp_N
+    return difference_N.exp() - difference_N - 1
+
+
+def _observed(output: Output, old_N: Tensor, batch: Batch) -> Metrics:
+    """What is logged whether or not the loss reads it: entropy, length, and the distance to the sampler."""
+    metrics: Metrics = {"length": (float(batch.sequence_N.numel()), float(batch.num_sequences))}
+    if output.entropy_N is not None:
+        metrics["entropy"] = mean_of(output.entropy_N)
+    if batch.sampler_logp_N is not None:
+        metrics["sampler_mismatch"] = mean_of(sampler_difference(old_N, batch).abs())
+    return metrics
+
+
+# --- the two surrogates: what is minimised at a token -----------------------------------------------------------------
+
+
+def _clipped(settings: GRPO, ratio_N: Tensor, logp_N: Tensor, advantage_N: Tensor) -> Surrogate:
+    """-min(ratio A, clip(ratio) A); `delta` bounds what a token with negative advantage may weigh."""
+    low, high = 1 - settings.eps, 1 + (settings.eps if settings.eps_high is None else settings.eps_high)
+    inside_N = ratio_N.clamp(low, high)
+    free_N = ratio_N if settings.delta is None else ratio_N.clamp(max=settings.delta)
+    loss_N = -torch.minimum(free_N * advantage_N, inside_N * advantage_N)
+    return loss_N, (ratio_N < low) & (advantage_N < 0), (ratio_N > high) & (advantage_N > 0)
+
+
+def _capped(settings: GRPO, ratio_N: Tensor, logp_N: Tensor, advantage_N: Tensor) -> Surrogate:
+    """-sg[min(ratio, max_weight)] A logp: every token keeps a gradient (CISPO)."""
+    cap = 5.0 if settings.max_weight is None else settings.max_weight
+    loss_N = -ratio_N.clamp(max=cap).detach() * advantage_N * logp_N
+    high_N = (ratio_N > cap) & (advantage_N > 0)
+    return loss_N, torch.zeros_like(high_N), high_N
+
+
+# --- the three weights of a token; each is (N,), without a graph -----------------------------------------------------
+
+
+def _per_answer(settings: GRPO, logp_N: Tensor, batch: Batch, totals: Mapping[str, float]) -> Tensor:
+    length_S = segment_length(logp_N, batch.sequence_N, batch.num_sequences)
+    return 1 / (length_S[batch.sequence_N] * max(totals["sequences"], 1.0))
+
+
+def _per_token(settings: GRPO, logp_N: Tensor, batch: Batch, totals: Mapping[str, float]) -> Tensor:
+    return torch.full_like(logp_N, 1 / max(totals["tokens"], 1.0))
+
+
+def _per_budget(settings: GRPO, logp_N: Tensor, batch: Batch, totals: Mapping[str, float]) -> Tensor:
+    assert settings.max_tokens is not None  # checked when the settings were made
+    return torch.full_like(logp_N, 1 / (max(totals["sequences"], 1.0) * settings.max_tokens))
+
+
+@dataclass(frozen=True, slots=True)
+class _Variant:
+    surrogate: Callable[[GRPO, Tensor, Tensor, Tensor], Surrogate]
+    weight: Callable[[GRPO, Tensor, Batch, Mapping[str, float]], Tensor]
+
+
+VARIANTS: dict[str, _Variant] = {
+    "grpo": _Variant(_clipped, _per_answer),
+    "bnpo": _Variant(_clipped, _per_token),
+    "dapo": _Variant(_clipped, _per_token),
+    "dr_grpo": _Variant(_clipped, _per_budget),
+    "cispo": _Variant(_capped, _per_token),
+}
+
+
+# --- settings that cannot be kept -------------------------------------------------------------------------------------
+
+
+def _check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise RecipeError(f"objective.{key}: {value!r} is not available; allowed: {', '.join(allowed)}")
+
+
+def _check_ranges(settings: GRPO) -> None:
+    """Ranges outside which the clip turns round or the KL pushes away."""
+    fits = {
+        "eps": 0 < settings.eps < 1,
+        "eps_high": settings.eps_high is None or settings.eps_high > 0,
+        "delta": settings.delta is None or settings.delta > 1,
+        "max_weight": settings.max_weight is None or settings.max_weight > 0,
+        "beta": settings.beta >= 0,
+        "max_tokens": settings.max_tokens is None or settings.max_tokens > 0,
+    }
+    wrong = [name for name, fine in fits.items() if not fine]
+    if wrong:
+        allowed = "0 < eps < 1, eps_high > 0, delta > 1, max_weight > 0, beta >= 0, max_tokens > 0"
+        raise RecipeError(f"objective: {', '.join(wrong)} out of range; allowed: {allowed}")
+
+
+def _check_unread(settings: GRPO) -> None:
+    """A setting that its loss type does not read is a mistake in the recipe, so it is refused."""
+    capped = settings.loss_type == "cispo"
+    if capped and (settings.eps_high is not None or settings.delta is not None):
+        raise RecipeError("objective: cispo does not clip; it reads max_weight in place of eps_high and delta")
+    if settings.max_weight is not None and not capped:
+        raise RecipeError(f"objective.max_weight: only cispo reads it, found loss_type {settings.loss_type}")
+    if (settings.max_tokens is not None) != (settings.loss_type == "dr_grpo"):
+        raise RecipeError(
+            "objective.max_tokens: dr_grpo needs it (the longest answer in tokens) and no other loss type reads it; "
+            f"found {settings.max_tokens} with loss_type {settings.loss_type}"
+        )

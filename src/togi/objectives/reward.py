@@ -1,0 +1,63 @@
+"""The reward model's objective: Bradley-Terry with optional margin and centring.
+
+Letters: S sequences of a micro-batch; P its preference pairs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from togi.core.errors import RecipeError, StageError
+from togi.objectives.base import Batch, Metrics, Output, given, mean_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BradleyTerry:
+    """mean over pairs of -log sigmoid(chosen - rejected - margin) + centring x (chosen + rejected)^2.
+
+    Centring keeps the scores near zero, which the loss alone leaves free. An equal pair counts as wrong in `accuracy`.
+    """
+
+    centring: float = 0.0
+    margin: bool = False  # subtract the batch's margin_P
+
+    def __post_init__(self) -> None:
+        if self.centring < 0:
+            raise RecipeError(f"objective.centring: found {self.centring}; allowed: 0 or more")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Optional batch fields that these settings read."""
+        return frozenset({"margin_P"}) if self.margin else frozenset()
+
+    def counts(self, batch: Batch) -> dict[str, float]:
+        """Pairs."""
+        return {"pairs": float(pairs(batch)[0].numel())}
+
+    def loss(self, output: Output, batch: Batch, totals: Mapping[str, float]) -> tuple[Tensor, Metrics]:
+        """The step's loss over the pairs of this micro-batch."""
+        score_S = given(output.score_S, "score_S")
+        chosen_index_P, rejected_index_P = (index_P.to(score_S.device) for index_P in pairs(batch))
+        chosen_P, rejected_P = score_S[chosen_index_P], score_S[rejected_index_P]
+        difference_P = chosen_P - rejected_P
+        target_P = given(batch.margin_P, "margin_P") if self.margin else 0.0
+        loss_P = -logsigmoid(difference_P - target_P) + self.centring * (chosen_P + rejected_P) ** 2
+        metrics: Metrics = {
+            "accuracy": mean_of(difference_P > 0),
+            "margin": mean_of(difference_P),
+            "score_chosen": mean_of(chosen_P),
+            "score_rejected": mean_of(rejected_P),
+        }
+        return loss_P.sum() / max(totals["pairs"], 1.0), metrics
+
+
+def pairs(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Indices of the chosen and of the rejected sequences: given, or the even and the odd ones. Raises StageError."""
+    if batch.chosen_P is not None and batch.rejected_P is not None:
+        return batch.chosen_P, batch.rejected_P
+    if batch.num_sequences % 2:
+        raise StageError(f"preference pairs need an even number of sequences, found {batch.num_sequences}")
+    return torch.arange(0, batch.num_sequences, 2), torch.arange(1, batch.num_sequences, 2)
