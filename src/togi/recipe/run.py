@@ -60,6 +60,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 env=environment,
+                start_new_session=True,
                 text=True,
                 encoding="utf-8",
             )

@@ -9,14 +9,14 @@ import types
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from togi.core.errors import RecipeError
 from togi.core.settings import RecipePath, Settings
 from togi.recipe.source import KeyPath, Tree
 from togi.stages.base import StageSettings
 from togi.stages.table import STAGES
-from togi.text.template import get_template
+from togi.text.template import TEMPLATE_NAMES
 
 S = TypeVar("S", bound=Settings)
 NAME = r"^[A-Za-z_][A-Za-z0-9_-]*$"
@@ -33,11 +33,16 @@ class ModelSpec(Settings):
     template: str | None = Field(default=None, description="chat template by name; the model's own when absent")
     licence: str = Field(default="", description="licence of the weights, shown before they are used")
 
+    @field_validator("template")
+    @classmethod
+    def _known_template(cls, name: str | None) -> str | None:
+        if name is not None and name not in TEMPLATE_NAMES:
+            raise ValueError(f"no template is called {name!r}{_suggest(name, list(TEMPLATE_NAMES))}")
+        return name
+
     @model_validator(mode="after")
     def _one_place(self) -> "ModelSpec":
         _exactly_one(self, ("package", "hub", "path"))
-        if self.template is not None:
-            get_template(self.template)
         return self
 
 

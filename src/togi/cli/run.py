@@ -1,0 +1,53 @@
+"""`togi run`."""
+
+import os
+from pathlib import Path
+
+import click
+
+from togi.cli.common import json_option, load_graph, recipe_arguments
+from togi.core.errors import Interrupted, TogiError
+from togi.recipe.display import Display, Human, JsonLines
+from togi.recipe.graph import Graph
+from togi.recipe.run import Options, Run
+
+
+@click.command()
+@recipe_arguments
+@click.option("--until", metavar="STAGE", help="Stop after this stage and what it stands on.")
+@click.option("--redo", metavar="STAGE", multiple=True, help="Forget this stage's work first, and do it again.")
+@click.option("--threads", type=click.IntRange(1), help="Threads of the worker; all of the machine by default.")
+@click.option("--accept-numerics", is_flag=True, help="Go on with a stage that was begun under other library versions.")
+@json_option
+def command(
+    recipe: Path,
+    overrides: tuple[str, ...],
+    until: str | None,
+    redo: tuple[str, ...],
+    threads: int | None,
+    accept_numerics: bool,
+    as_json: bool,
+) -> None:
+    """Do everything in a recipe that is not done yet.
+
+    Kill it at any moment and run the same command again: it goes on, and ends with the same bits. KEY=VALUE changes a
+    setting for this run, for example stages.policy.steps=40; only what depends on it is done again.
+    """
+    graph = load_graph(recipe, overrides)
+    display: Display = JsonLines() if as_json else Human()
+    run = Run(graph, Options(until, redo, accept_numerics, threads or len(os.sched_getaffinity(0))), display)
+    try:
+        run.run()
+    except Interrupted as stopped:
+        raise Interrupted(f"{stopped}. To go on: togi run {' '.join([str(recipe), *overrides])}") from None
+    except TogiError:
+        display.note(f"report: {run.folder / 'report.html'}")
+        raise
+    _closing(graph, run, recipe, display)
+
+
+def _closing(graph: Graph, run: Run, recipe: Path, display: Display) -> None:
+    display.note(f"report: {run.folder / 'report.html'}")
+    trained = [name for name, node in graph.nodes.items() if node.settings.type == "train.grpo"]
+    for name in trained:
+        display.note(f"chat:   togi chat {recipe} {name}")

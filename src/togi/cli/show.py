@@ -1,0 +1,85 @@
+"""`togi show`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from togi.cli.common import json_option, load_graph, print_json
+from togi.core.codec import read_records, to_row
+from togi.core.errors import InputError, RecipeError
+from togi.core.files import read_json, read_lines
+from togi.core.records import Chat, Document, Message, Pair, Prompt, Record, Sample
+from togi.recipe.store import store_folder
+from togi.stages.base import RECORDS_FILE
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("stage")
+@click.option("-n", "count", type=click.IntRange(0), default=5, show_default=True, help="How many records or steps.")
+@json_option
+def command(recipe: Path, stage: str, count: int, as_json: bool) -> None:
+    """Show what a stage made: records, metrics or a model."""
+    graph = load_graph(recipe)
+    if stage not in graph.nodes:
+        raise RecipeError(f"{recipe}: there is no stage {stage!r}; there are: {', '.join(graph.nodes)}")
+    folder = store_folder() / graph.nodes[stage].folder_name
+    if not (folder / "settings.json").exists():
+        raise InputError(f"{recipe}: stage {stage} has not begun; do it with `togi run {recipe} --until {stage}`")
+    if as_json:
+        print_json(_as_json(folder, count))
+    else:
+        _as_text(folder, count)
+
+
+def _records(folder: Path) -> list[Any]:
+    path = folder / RECORDS_FILE
+    return read_records(path)[1] if path.exists() else []
+
+
+def _as_json(folder: Path, count: int) -> dict[str, Any]:
+    summary = folder / "summary.json"
+    return {
+        "folder": str(folder),
+        "summary": read_json(summary) if summary.exists() else None,
+        "records": [to_row(record) for record in _records(folder)[:count]],
+        "metrics": read_lines(folder / "metrics.jsonl")[-count:] if count else [],
+    }
+
+
+def _as_text(folder: Path, count: int) -> None:
+    click.echo(str(folder))
+    summary = read_json(folder / "summary.json") if (folder / "summary.json").exists() else {}
+    for key, value in summary.items():
+        if key not in ("answers", "table"):
+            click.echo(f"{key}: {value}")
+    for row in summary.get("table", []):
+        click.echo(f"  {row['metric']}: base {_mean(row['base'])}, policy {_mean(row['policy'])}, difference {_mean(row['difference'])}")
+    for record in _records(folder)[:count]:
+        click.echo(f"\n[{record.id}]\n{_readable(record)}")
+    for line in read_lines(folder / "metrics.jsonl")[-count:] if count else []:
+        click.echo("  ".join(f"{key} {value:.4g}" for key, value in line.items() if isinstance(value, int | float)))
+
+
+def _mean(interval: dict[str, float] | None) -> str:
+    return "-" if interval is None else f"{interval['mean']:.3g} [{interval['low']:.3g}, {interval['high']:.3g}]"
+
+
+def _turns(messages: tuple[Message, ...]) -> str:
+    return "\n".join(f"  {m.role}: {m.content}" for m in messages)
+
+
+def _readable(record: Record) -> str:
+    match record:
+        case Prompt():
+            return _turns(record.messages) + (f"\n  (answer: {record.answer})" if record.answer else "")
+        case Pair():
+            return f"{_turns(record.prompt)}\n + {record.chosen[-1].content}\n - {record.rejected[-1].content}"
+        case Sample():
+            return f"{_turns(record.prompt.messages)}\n  -> {record.completion.text}\n  {dict(record.scores)}"
+        case Chat():
+            return _turns(record.messages)
+        case Document():
+            return f"  {record.text[:400]}"
+    raise TypeError(type(record).__name__)

@@ -1,0 +1,36 @@
+"""`togi status`."""
+
+from pathlib import Path
+
+import click
+
+from togi.cli.common import json_option, load_graph, print_json
+from togi.core.errors import InputError
+from togi.core.files import read_json, read_lines
+from togi.recipe.store import run_folder
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@json_option
+def command(recipe: Path, as_json: bool) -> None:
+    """Show how far a recipe's last run came."""
+    name = load_graph(recipe).recipe.name
+    path = run_folder(name) / "state.json"
+    if not path.exists():
+        raise InputError(f"{recipe}: has not been run here ({path.parent} is not there); start it with `togi run {recipe}`")
+    state = read_json(path)
+    if as_json:
+        print_json(state)
+        return
+    click.echo(f"{state['name']}: {state['state']}" + (f" ({state['error']})" if state["error"] else ""))
+    for stage in state["stages"]:
+        took = f"{stage['seconds']:.1f} s" if stage["seconds"] is not None else _progress(Path(stage["folder"]))
+        click.echo(f"  {stage['name']:<16} {stage['state']:<8} {took}")
+    click.echo(f"report: {path.parent / 'report.html'}")
+
+
+def _progress(folder: Path) -> str:
+    steps = len(read_lines(folder / "metrics.jsonl"))
+    units = len(read_lines(folder / "journal.jsonl"))
+    return f"{steps} steps" if steps else f"{units} units" if units else ""
