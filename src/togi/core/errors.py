@@ -4,6 +4,7 @@
       RecipeError                 2   a recipe, a key, a reference or a command line that cannot be used
       InputError                  3   data, a file or a model that does not fit
       StageError                  4   a stage that cannot go on (loss not finite, no sample passes a gate, disk full)
+        GraderError               4   one answer that could not be graded; a reward counts it instead of ending
       WorkerDied                  5   the worker process ended without saying why (out of memory, killed)
       Interrupted                 130 stopped by Ctrl-C or SIGTERM; everything finished is saved
 
@@ -36,6 +37,10 @@ class StageError(TogiError):
     exit_code = 4
 
 
+class GraderError(StageError):
+    """One answer could not be graded. A failure, never a zero: the sample leaves its group and is counted."""
+
+
 class WorkerDied(TogiError):
     """The worker process ended without a message."""
 
@@ -48,4 +53,4 @@ class Interrupted(TogiError):
     exit_code = 130
 
 
-ERRORS = {cls.__name__: cls for cls in (RecipeError, InputError, StageError, WorkerDied, Interrupted)}
+ERRORS = {cls.__name__: cls for cls in (RecipeError, InputError, StageError, GraderError, WorkerDied, Interrupted)}

@@ -42,7 +42,7 @@ class Batch:
 
     `sequence_N` (int64) says which sequence a scored token belongs to. `old_logp_N` are of the policy that the step
     began with (absent: of the policy itself), `ref_logp_N` of the stage's initial model, `sampler_logp_N` those that
-    the sampler reported (NaN where it did not). Pair p is (2p, 2p + 1) unless `chosen_P` and `rejected_P` say otherwise.
+    the sampler reported (NaN where it did not). Pair p is (2p, 2p + 1) unless `chosen_P` and `rejected_P` are given.
     """
 
     num_sequences: int

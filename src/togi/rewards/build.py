@@ -1,0 +1,109 @@
+"""From settings to a reward and to guards; what they need from elsewhere is handed in."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from togi.core.errors import RecipeError
+from togi.core.protocols import Scorer
+from togi.rewards.base import Check, Gate, Grader, Term
+from togi.rewards.combine import Reward
+from togi.rewards.function import FunctionGrader, load_function
+from togi.rewards.guards import Guard, Watch
+from togi.rewards.language import Detector, LanguageCheck
+from togi.rewards.length import LengthCheck
+from togi.rewards.model import ModelGrader
+from togi.rewards.repetition import RepetitionCheck
+from togi.rewards.settings import (
+    AnyGate,
+    AnyTerm,
+    GuardSettings,
+    LanguageGate,
+    LengthGate,
+    ModelTerm,
+    RewardSettings,
+    TerminatorGate,
+    gate_name,
+    term_name,
+)
+from togi.rewards.terminator import TerminatorCheck
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What a reward needs and does not own: the policy's template, loaded scorers by reference, a language detector."""
+
+    terminator: str
+    turn_starts: tuple[str, ...] = ()
+    scorers: Mapping[str, Scorer] = field(default_factory=dict)
+    detect: Detector | None = None
+
+
+def build_reward(settings: RewardSettings, around: Surroundings) -> Reward:
+    """The reward that the settings describe. Raises RecipeError or InputError for what is missing."""
+    return Reward(
+        gates=tuple(_gate(gate, around) for gate in settings.gates),
+        terms=tuple(_term(term, around) for term in settings.terms),
+        terminator=around.terminator,
+        floor=settings.floor,
+        max_failed_share=settings.max_failed_share,
+    )
+
+
+def build_watch(settings: Iterable[GuardSettings]) -> Watch:
+    """The guards that the settings describe."""
+    return Watch(
+        [
+            Guard(metric=item.metric, min=item.min, max=item.max, patience=item.patience, stop=item.action == "stop")
+            for item in settings
+        ]
+    )
+
+
+def _gate(settings: AnyGate, around: Surroundings) -> Gate:
+    check = _check(settings, around)
+    return Gate(name=gate_name(settings), check=check, bonus=settings.bonus, fail_value=settings.fail_value)
+
+
+def _check(settings: AnyGate, around: Surroundings) -> Check:
+    if isinstance(settings, TerminatorGate):
+        return TerminatorCheck(terminator=around.terminator, turn_starts=around.turn_starts)
+    if isinstance(settings, LengthGate):
+        return LengthCheck(unit=settings.unit, min=settings.min, max=settings.max)
+    if isinstance(settings, LanguageGate):
+        return _language(settings, around.detect)
+    return RepetitionCheck(
+        unit=settings.unit,
+        size=settings.size,
+        max_share=settings.max_share,
+        max_line_share=settings.max_line_share,
+    )
+
+
+def _language(settings: LanguageGate, detect: Detector | None) -> LanguageCheck:
+    if detect is None:
+        raise RecipeError("a language gate needs a language detector: install togi[data]")
+    return LanguageCheck(
+        detect=detect,
+        allowed=settings.allowed,
+        min_confidence=settings.min_confidence,
+        min_chars=settings.min_chars,
+    )
+
+
+def _term(settings: AnyTerm, around: Surroundings) -> Term:
+    return Term(
+        name=term_name(settings),
+        grader=_grader(settings, around),
+        weight=settings.weight,
+        cap=settings.cap,
+        negative_scale=settings.negative_scale,
+    )
+
+
+def _grader(settings: AnyTerm, around: Surroundings) -> Grader:
+    if not isinstance(settings, ModelTerm):
+        return FunctionGrader(function=load_function(Path(settings.file), settings.name), name=settings.name)
+    if settings.scorer not in around.scorers:
+        raise RecipeError(f"reward term {term_name(settings)}: no scorer was loaded for {settings.scorer}")
+    return ModelGrader(scorer=around.scorers[settings.scorer], name=term_name(settings))

@@ -1,0 +1,151 @@
+"""Gates and terms combined into one reward an answer.
+
+    reward = fail_value of the gate that fails + bonuses of those passed before it     the first that fails ends it
+           = bonuses of all gates + sum of weight x shaped(score) over the terms      where every gate is passed
+
+No term is asked about an answer that a gate has stopped. A grader that fails is a failure, never a zero: the answer has
+no reward and leaves its group.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from togi.core.errors import GraderError, StageError
+from togi.core.records import Completion, Prompt
+from togi.rewards.base import Attempt, Gate, Grade, Term
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graded:
+    """What an answer is worth, and why.
+
+    `total` is None where a grader failed, and `failed` says which and how. `components` holds for each gate 1 or 0, for
+    each term its raw score, None for what was not asked. `gate` is "name/reason" of the gate that stopped the answer.
+    `below_fail`: it passed every gate and its terms still put it below what a failed answer can get.
+    """
+
+    total: float | None
+    components: dict[str, float | None]
+    gate: str | None = None
+    failed: str | None = None
+    below_fail: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reward:
+    """Grades answers.
+
+    `terminator` is cut off, with all that follows, before any term reads the text. `floor` lifts an answer that passes
+    to what the best failing one can get. Raises StageError when more than `max_failed_share` of the answers of one call
+    cannot be graded.
+    """
+
+    gates: tuple[Gate, ...]
+    terms: tuple[Term, ...]
+    terminator: str
+    floor: bool = False
+    max_failed_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        names = self.names
+        if len(set(names)) != len(names) or not names:
+            raise ValueError(f"a reward needs gates or terms with different names, found {names}")
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all components, in order."""
+        return [part.name for part in (*self.gates, *self.terms)]
+
+    @property
+    def best_fail(self) -> float:
+        """The most that an answer stopped by a gate can get; minus infinity without gates."""
+        bonuses = [sum(gate.bonus for gate in self.gates[:k]) for k in range(len(self.gates))]
+        values = [gate.fail_value + bonus for gate, bonus in zip(self.gates, bonuses, strict=True)]
+        return max(values, default=-math.inf)
+
+    def grade(self, prompt: Prompt, completions: Sequence[Completion]) -> list[Graded]:
+        """Grades the answers to one prompt, in order."""
+        return self.grade_groups([(prompt, completions)])[0]
+
+    def grade_groups(self, groups: Sequence[tuple[Prompt, Sequence[Completion]]]) -> list[list[Graded]]:
+        """Grades the answers to several prompts; every term is asked once, about all of them."""
+        states = [[self._begin(prompt, completion) for completion in completions] for prompt, completions in groups]
+        everything = [state for group in states for state in group]
+        for state in everything:
+            self._pass_gates(state)
+        for term in self.terms:
+            _ask(term, [state for state in everything if state.open])
+        self._check_failures([state.failed for state in everything])
+        return [[self._end(state) for state in group] for group in states]
+
+    def _begin(self, prompt: Prompt, completion: Completion) -> "_State":
+        answer = completion.text.partition(self.terminator)[0]
+        return _State(Attempt(prompt=prompt, completion=completion, answer=answer), dict.fromkeys(self.names))
+
+    def _pass_gates(self, state: "_State") -> None:
+        for gate in self.gates:
+            try:
+                reason = gate.check(state.attempt)
+            except GraderError as error:
+                state.failed = f"{gate.name}: {error}"
+                return
+            state.components[gate.name] = float(reason is None)
+            if reason is not None:
+                state.total += gate.fail_value
+                state.gate = f"{gate.name}/{reason}"
+                return
+            state.total += gate.bonus
+
+    def _end(self, state: "_State") -> Graded:
+        below = state.open and state.total < self.best_fail
+        total = self.best_fail if below and self.floor else state.total
+        return Graded(
+            total=total if state.failed is None else None,
+            components=state.components,
+            gate=state.gate,
+            failed=state.failed,
+            below_fail=below,
+        )
+
+    def _check_failures(self, failures: Sequence[str | None]) -> None:
+        messages = [message for message in failures if message is not None]
+        if len(messages) > self.max_failed_share * len(failures):
+            raise StageError(
+                f"{len(messages)} of {len(failures)} answers could not be graded (allowed: a share of "
+                f"{self.max_failed_share:g}); the first: {messages[0]}"
+            )
+
+
+@dataclass(slots=True)
+class _State:
+    """An answer on its way through gates and terms."""
+
+    attempt: Attempt
+    components: dict[str, float | None] = field(default_factory=dict)
+    total: float = 0.0
+    gate: str | None = None
+    failed: str | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether terms are still to be asked about it."""
+        return self.gate is None and self.failed is None
+
+
+def _ask(term: Term, states: Sequence[_State]) -> None:
+    """Adds one term to the answers that are still open; a grader is never called with none."""
+    if not states:
+        return
+    for state, grade in zip(states, term.grader([state.attempt for state in states]), strict=True):
+        _add(term, state, grade)
+
+
+def _add(term: Term, state: _State, grade: Grade) -> None:
+    if isinstance(grade, GraderError):
+        state.failed = f"{term.name}: {grade}"
+    elif not math.isfinite(grade):
+        state.failed = f"{term.name}: prompt {state.attempt.prompt.id}: a score of {grade}"
+    else:
+        state.components[term.name] = float(grade)
+        state.total += term.contribution(grade)

@@ -1,0 +1,61 @@
+"""Term: a user's own function `f(prompt, completion) -> number`, from a Python file."""
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from numbers import Real
+from pathlib import Path
+from typing import Any, cast
+
+from togi.core.errors import GraderError, InputError
+from togi.core.records import Completion, Prompt
+from togi.rewards.base import Attempt, Grade
+
+RewardFunction = Callable[[Prompt, Completion], float]
+
+
+def load_function(file: Path, name: str) -> RewardFunction:
+    """The function `name` of the Python file `file`, which is run once. Raises InputError."""
+    spec = importlib.util.spec_from_file_location(f"togi_user_{file.stem}", file)
+    if not file.is_file() or spec is None or spec.loader is None:
+        raise InputError(f"reward function: {file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # a stranger's file may raise anything; the reader needs to know which file it was
+        raise InputError(f"reward function: {file} does not load: {type(error).__name__}: {error}") from error
+    function = vars(module).get(name)
+    if not callable(function):
+        known = sorted(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
+        raise InputError(f"reward function: {file} has no function {name!r}; it has {', '.join(known) or 'none'}")
+    return cast(RewardFunction, function)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionGrader:
+    """Asks the function answer by answer. It sees the completion with its text cut before the terminator.
+
+    What it raises, and anything but a number, is a failure of that answer alone.
+    """
+
+    function: RewardFunction
+    name: str
+
+    def __call__(self, attempts: Sequence[Attempt]) -> list[Grade]:
+        return [self._grade(attempt) for attempt in attempts]
+
+    def _grade(self, attempt: Attempt) -> Grade:
+        try:
+            return self._call(attempt)
+        except GraderError as error:
+            return error
+
+    def _call(self, attempt: Attempt) -> float:
+        try:
+            value: Any = self.function(attempt.prompt, replace(attempt.completion, text=attempt.answer))
+        except Exception as error:  # a stranger's code may raise anything; it becomes a counted failure, never a zero
+            message = f"{self.name}: prompt {attempt.prompt.id}: {type(error).__name__}: {error}"
+            raise GraderError(message) from error
+        if isinstance(value, Real):
+            return float(value)
+        raise GraderError(f"{self.name}: prompt {attempt.prompt.id}: expected a number, got {type(value).__name__}")

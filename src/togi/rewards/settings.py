@@ -1,0 +1,142 @@
+"""How a recipe writes gates, terms and guards. Variants are told apart by `type`; unknown keys are refused."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from togi.core.settings import RecipePath, ScorerRef, Settings
+
+
+class GateSettings(Settings):
+    """What every gate has."""
+
+    name: str | None = Field(default=None, min_length=1, description="name in the logs; the type when absent")
+    bonus: float = Field(default=0.0, description="added when the gate is passed")
+    fail_value: float = Field(default=0.0, description="the reward of an answer that this gate stops")
+
+
+class TerminatorGate(GateSettings):
+    """The answer is one turn of the template, closed by its terminator."""
+
+    type: Literal["terminator"] = "terminator"
+
+
+class LanguageGate(GateSettings):
+    """The answer is written in an allowed language."""
+
+    type: Literal["language"] = "language"
+    allowed: tuple[str, ...] = Field(min_length=1, description="language codes, like en or ja")
+    min_confidence: float = Field(default=0.5, ge=0, le=1)
+    min_chars: int = Field(default=20, ge=0, description="shorter answers pass: detectors guess there")
+
+
+class LengthGate(GateSettings):
+    """The answer is neither too short nor too long."""
+
+    type: Literal["length"] = "length"
+    unit: Literal["chars", "tokens"] = "chars"
+    min: int = Field(default=1, ge=0)
+    max: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.max is not None and self.max < self.min:
+            raise ValueError(f"min is {self.min} and max is {self.max}: nothing could pass")
+        return self
+
+
+class RepetitionGate(GateSettings):
+    """The answer does not repeat itself."""
+
+    type: Literal["repetition"] = "repetition"
+    unit: Literal["chars", "words"] = "chars"
+    size: int = Field(default=16, ge=1, description="characters or words of an n-gram")
+    max_share: float = Field(default=0.3, ge=0, le=1, description="of n-grams that repeat an earlier one")
+    max_line_share: float = Field(default=0.3, ge=0, le=1, description="of lines that repeat an earlier one")
+
+
+class TermSettings(Settings):
+    """What every term has."""
+
+    weight: float = 1.0
+    cap: float | None = Field(default=None, ge=0, description="the largest score that counts")
+    negative_scale: float = Field(default=1.0, ge=0, description="what negative scores are multiplied by")
+
+
+class ModelTerm(TermSettings):
+    """A reward model."""
+
+    type: Literal["model"] = "model"
+    scorer: ScorerRef
+    name: str | None = Field(default=None, min_length=1, description="name in the logs; the scorer's when absent")
+
+
+class FunctionTerm(TermSettings):
+    """A function `f(prompt, completion) -> number` of a Python file."""
+
+    type: Literal["function"] = "function"
+    file: RecipePath
+    name: str = Field(min_length=1, description="the function, and its name in the logs")
+
+
+AnyGate = Annotated[TerminatorGate | LanguageGate | LengthGate | RepetitionGate, Field(discriminator="type")]
+AnyTerm = Annotated[ModelTerm | FunctionTerm, Field(discriminator="type")]
+
+
+def gate_name(gate: AnyGate) -> str:
+    """The gate's name in the logs."""
+    return gate.name or gate.type
+
+
+def term_name(term: AnyTerm) -> str:
+    """The term's name in the logs."""
+    return term.name or term.scorer.name if isinstance(term, ModelTerm) else term.name
+
+
+class RewardSettings(Settings):
+    """Gates in order, then terms."""
+
+    gates: tuple[AnyGate, ...] = ()
+    terms: tuple[AnyTerm, ...] = ()
+    floor: bool = Field(default=False, description="an answer that passes never gets less than one that fails")
+    max_failed_share: float = Field(default=0.1, ge=0, le=1, description="of answers that graders may fail on")
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [*map(gate_name, self.gates), *map(term_name, self.terms)]
+        if not names:
+            raise ValueError("a reward needs at least one gate or term")
+        twice = sorted(name for name in dict.fromkeys(names) if names.count(name) > 1 or name == "total")
+        if twice:
+            raise ValueError(f"components are logged by name, and {', '.join(twice)} is taken: give another `name`")
+        return self
+
+
+class GuardSettings(Settings):
+    """A threshold on one metric of the run.
+
+    `no_spread_share` is the share of groups that teach nothing, `kl` the distance to the stage's initial model in nats
+    a token, `diversity` that of the answers divided by the base model's, `held_out_reward` the change of a reward that
+    is never optimised.
+    """
+
+    metric: Literal[
+        "gate_pass_rate",
+        "no_spread_share",
+        "length",
+        "kl",
+        "diversity",
+        "held_out_reward",
+        "failed_share",
+        "below_fail_share",
+    ]
+    min: float | None = None
+    max: float | None = None
+    patience: int = Field(default=1, ge=1, description="measurements in a row outside before it is an alarm")
+    action: Literal["warn", "stop"] = "warn"
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if self.min is None and self.max is None:
+            raise ValueError("a guard needs min, max or both")
+        return self
