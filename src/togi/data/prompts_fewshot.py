@@ -1,0 +1,97 @@
+"""Few-shot prompts with which a base model writes new questions, and what is read out of its drafts (SPEC 8.1)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from togi.core.errors import InputError
+from togi.core.records import Prompt
+from togi.core.seeds import derive
+
+Style = Literal["question", "question_answer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """The words in front of a question and of an answer."""
+
+    question: str
+    answer: str
+
+
+LABELS = {
+    "en": Labels("Question:", "Answer:"),
+    "ja": Labels("質問:", "回答:"),
+    "ru": Labels("Вопрос:", "Ответ:"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A question read out of a completion, with its answer in the style question_answer."""
+
+    question: str
+    answer: str | None = None
+
+
+def choose_shots(examples: Sequence[Prompt], shots: int, *parts: int | str) -> list[Prompt]:
+    """`shots` different examples in random order (all, shuffled, where there are fewer), drawn from `parts`."""
+    order = np.random.default_rng(derive("shots", *parts)).permutation(len(examples))
+    return [examples[i] for i in order[:shots]]
+
+
+def fewshot_text(examples: Sequence[Prompt], language: str, style: Style) -> str:
+    """The examples as labelled blocks, then an open question; it ends with the label, without a space.
+
+    Raises InputError where an example has no answer in the style question_answer.
+    """
+    labels = LABELS[language]
+    blocks = [_block(example, labels, style) for example in examples]
+    return "\n\n".join([*blocks, labels.question])
+
+
+def _block(example: Prompt, labels: Labels, style: Style) -> str:
+    question = f"{labels.question} {_one_line(example.text)}"
+    if style == "question":
+        return question
+    if example.answer is None:
+        raise InputError(
+            f"example {example.id} has no answer, which the style question_answer shows: add a column `answer` to the "
+            "examples, or set style: question"
+        )
+    return f"{question}\n{labels.answer} {_one_line(example.answer)}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def stop_strings(language: str, style: Style) -> tuple[str, ...]:
+    """What ends a draft: the end of the line; with answers a blank line or the next question's label."""
+    if style == "question":
+        return ("\n",)
+    return ("\n\n", f"\n{LABELS[language].question}")
+
+
+def parse_draft(text: str, language: str, style: Style, ended: bool = True) -> Draft | str:
+    """The draft in a completion of `fewshot_text`, or the reason why there is none.
+
+    Reasons: no_end (`ended` is False: the length limit cut it), empty, no_answer, label_inside.
+    """
+    labels = LABELS[language]
+    for stop in stop_strings(language, style):
+        head, found, _ = text.lstrip().partition(stop)
+        text, ended = head, ended or bool(found)
+    if not ended:
+        return "no_end"
+    question, _, answer = text.partition(labels.answer)
+    question, answer = _one_line(question), _one_line(answer)
+    if not question:
+        return "empty"
+    if style == "question_answer" and not answer:
+        return "no_answer"
+    if labels.question in question + answer or labels.answer in answer or (style == "question" and answer):
+        return "label_inside"
+    return Draft(question, answer or None)

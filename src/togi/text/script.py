@@ -1,0 +1,63 @@
+"""Cheap looks at a text's writing system: no model, no dictionary, deterministic."""
+
+import unicodedata
+from typing import Literal
+
+Script = Literal["latin", "cyrillic", "kana", "kanji", "hangul", "other"]
+
+_RANGES: tuple[tuple[int, int, Script], ...] = (
+    (0x0041, 0x024F, "latin"),
+    (0x0400, 0x052F, "cyrillic"),
+    (0x1E00, 0x1EFF, "latin"),
+    (0x3040, 0x30FF, "kana"),
+    (0x31F0, 0x31FF, "kana"),
+    (0x3400, 0x4DBF, "kanji"),
+    (0x4E00, 0x9FFF, "kanji"),
+    (0xAC00, 0xD7AF, "hangul"),
+    (0xF900, 0xFAFF, "kanji"),
+    (0xFF66, 0xFF9F, "kana"),
+    (0x20000, 0x3134F, "kanji"),
+)
+_EXPECTED: dict[str, tuple[Script, ...]] = {
+    "en": ("latin",),
+    "ru": ("cyrillic",),
+    "ja": ("kana", "kanji"),
+    "zh": ("kanji",),
+    "ko": ("hangul",),
+}
+
+
+def script_of(char: str) -> Script:
+    """The writing system of one letter."""
+    code = ord(char)
+    for low, high, name in _RANGES:
+        if low <= code <= high:
+            return name
+    return "other"
+
+
+def script_shares(text: str) -> dict[Script, float]:
+    """Share of each writing system among the letters of `text`; empty if there are no letters."""
+    letters = [c for c in text if unicodedata.category(c)[0] == "L"]
+    counts: dict[Script, int] = {}
+    for letter in letters:
+        script = script_of(letter)
+        counts[script] = counts.get(script, 0) + 1
+    return {script: count / len(letters) for script, count in counts.items()}
+
+
+def script_share(text: str, language: str) -> float:
+    """Share of letters in the writing system of `language` (en, ru, ja, zh, ko); 0 if there are no letters.
+
+    Japanese must show kana: a text of Chinese characters alone counts 0.
+    """
+    shares = script_shares(text)
+    if language == "ja" and "kana" not in shares:
+        return 0.0
+    return sum(shares.get(script, 0.0) for script in _EXPECTED[language])
+
+
+def is_spaced(text: str) -> bool:
+    """Whether the text puts spaces between words, as far as its letters tell."""
+    shares = script_shares(text)
+    return shares.get("kana", 0.0) + shares.get("kanji", 0.0) < 0.3
