@@ -1,0 +1,164 @@
+"""Small inline SVG plots. Colours are CSS classes of the page; numbers are in user units, about a pixel each."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+from togi.report.view import RowView
+from togi.report.words import number
+
+WIDTH, HEIGHT = 340, 176
+LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 24
+COLOURS = 6
+
+Points = Sequence[tuple[float, float | None]]  # (step, value); None breaks the line
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """A curve; `style` is "" or one of the page's classes: faint, dashed."""
+
+    points: Points
+    colour: int = 0
+    style: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Band:
+    """The area between two curves over the same steps."""
+
+    low: Points
+    high: Points
+    colour: int = 0
+    style: str = "band"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axes:
+    """Maps steps and values to the picture."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """Picture coordinates of (step, value)."""
+        across = (x - self.x[0]) / ((self.x[1] - self.x[0]) or 1.0)
+        up = (y - self.y[0]) / ((self.y[1] - self.y[0]) or 1.0)
+        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
+
+
+def plot(
+    title: str, lines: Sequence[Line], bands: Sequence[Band], floor: tuple[float, ...], marks: Sequence[float]
+) -> Markup:
+    """One panel. The value axis covers all finite values and those of `floor`; `marks` are steps with an alarm."""
+    shown = [points for line in lines for points in line.points] + [
+        point for band in bands for side in (band.low, band.high) for point in side
+    ]
+    values = [value for _, value in shown if value is not None] + list(floor)
+    steps = [step for step, _ in shown]
+    if not values or not steps:
+        return Markup("")
+    ticks = nice_ticks(min(values), max(values))
+    axes = Axes(x=(min(steps), max(steps)), y=(min(ticks[0], *values), max(ticks[-1], *values)))
+    parts = [_frame(axes, ticks)]
+    parts += [_area(axes, band) for band in bands]
+    parts += [_mark(axes, step) for step in marks if axes.x[0] <= step <= axes.x[1]]
+    parts += [_curve(axes, line) for line in lines]
+    head = f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">'
+    return Markup(head + "".join(parts) + "</svg>")
+
+
+def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """About `count` round values that cover low..high."""
+    if high - low <= 1e-12 * max(1.0, abs(high), abs(low)):
+        pad = abs(high) * 0.1 or 1.0
+        low, high = low - pad, high + pad
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, last + 1)]
+
+
+def whisker(row: RowView) -> Markup:
+    """A difference and its interval around zero; each row has its own scale."""
+    if row.difference is None:
+        return Markup("")
+    half, middle = 56.0, 60.0
+    reach = max(abs(row.difference.low), abs(row.difference.high)) or 1.0
+    low, mean, high = (
+        middle + half * v / reach for v in (row.difference.low, row.difference.mean, row.difference.high)
+    )
+    return Markup(
+        f'<svg class="whisker {row.verdict}" viewBox="0 0 120 18" aria-hidden="true">'
+        f'<path class="zero" d="M60 1V17"/><path class="reach" d="M{low:.1f} 9H{high:.1f}"/>'
+        f'<circle cx="{mean:.1f}" cy="9" r="4"/></svg>'
+    )
+
+
+def _frame(axes: Axes, ticks: Sequence[float]) -> str:
+    parts = []
+    for tick in ticks:
+        x, y = axes.at(axes.x[0], tick)
+        parts.append(f'<path class="grid" d="M{x:.0f} {y:.1f}H{WIDTH - RIGHT}"/>')
+        parts.append(f'<text x="{x - 6:.0f}" y="{y + 3.5:.1f}" text-anchor="end">{_tick_text(tick, ticks)}</text>')
+    for step, anchor in ((axes.x[0], "start"), (axes.x[1], "end")):
+        x, _ = axes.at(step, axes.y[0])
+        words = f"step {step:,.0f}" if anchor == "start" else f"{step:,.0f}"
+        if anchor == "start" or axes.x[0] != axes.x[1]:
+            parts.append(f'<text x="{x:.0f}" y="{HEIGHT - 7}" text-anchor="{anchor}">{words}</text>')
+    return "".join(parts)
+
+
+def _tick_text(tick: float, ticks: Sequence[float]) -> str:
+    step = ticks[1] - ticks[0]
+    largest = max(abs(t) for t in ticks)
+    if largest >= 1e5 or step < 1e-3:
+        return number(tick) if tick else "0"
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    if abs(step * 10**digits - round(step * 10**digits)) > 1e-6:  # steps of 2.5
+        digits += 1
+    return f"{tick:,.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _curve(axes: Axes, line: Line) -> str:
+    colour = f"c{line.colour % COLOURS}"
+    parts = []
+    for run in _runs(line.points):
+        places = [axes.at(x, y) for x, y in run]
+        if len(places) == 1:
+            parts.append(f'<circle class="dot {colour}" cx="{places[0][0]:.1f}" cy="{places[0][1]:.1f}" r="2.5"/>')
+        else:
+            path = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
+            parts.append(f'<path class="line {line.style} {colour}" d="M{path}"/>')
+    return "".join(parts)
+
+
+def _area(axes: Axes, band: Band) -> str:
+    both = [(x, low, high) for (x, low), (_, high) in zip(band.low, band.high, strict=True)]
+    upper = [(x, high if low is not None else None) for x, low, high in both]
+    lower = [(x, low if high is not None else None) for x, low, high in both]
+    parts = []
+    for over, under in zip(_runs(upper), _runs(lower), strict=True):
+        outline = [axes.at(*point) for point in over] + [axes.at(*point) for point in reversed(under)]
+        path = "L".join(f"{x:.1f} {y:.1f}" for x, y in outline)
+        parts.append(f'<path class="{band.style} c{band.colour % COLOURS}" d="M{path}Z"/>')
+    return "".join(parts)
+
+
+def _mark(axes: Axes, step: float) -> str:
+    x, _ = axes.at(step, axes.y[0])
+    return f'<path class="alarm-mark" d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}"/>'
+
+
+def _runs(points: Points) -> list[list[tuple[float, float]]]:
+    """The stretches of a curve between its gaps."""
+    runs: list[list[tuple[float, float]]] = [[]]
+    for x, y in points:
+        if y is None:
+            runs.append([])
+        else:
+            runs[-1].append((x, y))
+    return [run for run in runs if run]

@@ -1,0 +1,113 @@
+"""The values that describe a run to its readers. Times are in seconds, `started` in seconds since 1970 (UTC)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+StageState = Literal["waiting", "running", "done", "failed", "interrupted"]
+RunState = Literal["running", "done", "failed", "interrupted"]
+Verdict = Literal["better", "worse", "changed", "unclear"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntervalView:
+    """A mean over `n` prompts with the bounds of its interval at confidence `level`."""
+
+    mean: float
+    low: float
+    high: float
+    level: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowView:
+    """One metric before and after; `base` and `difference` are None for a value without counterpart."""
+
+    metric: str
+    policy: IntervalView
+    base: IntervalView | None = None
+    difference: IntervalView | None = None
+    higher_is_better: bool | None = None
+    note: str = ""
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What the difference's interval allows to say; None without a difference."""
+        if self.difference is None:
+            return None
+        if self.difference.low <= 0 <= self.difference.high:
+            return "unclear"
+        if self.higher_is_better is None:
+            return "changed"
+        return "better" if (self.difference.mean > 0) is self.higher_is_better else "worse"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerView:
+    """One question with the answers of base and policy, and their scores where there are any."""
+
+    question: str
+    base: str
+    policy: str
+    base_score: float | None = None
+    policy_score: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlarmView:
+    """A guard that crossed its threshold."""
+
+    name: str
+    message: str
+    step: int | None = None
+    value: float | None = None
+    threshold: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageView:
+    """One stage: its place in the graph, its records in and out, what it measured and what it was told."""
+
+    name: str
+    type: str
+    state: StageState
+    seconds: float | None = None
+    cached: bool = False
+    fingerprint: str = ""
+    inputs: Sequence[str] = ()
+    counts_in: int | None = None
+    counts_out: int | None = None
+    drops: Mapping[str, int] = field(default_factory=dict)
+    metrics: Sequence[Mapping[str, Any]] = ()
+    alarms: Sequence[AlarmView] = ()
+    rows: Sequence[RowView] = ()
+    answers: Sequence[AnswerView] = ()
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    numerics: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunView:
+    """One run of a recipe."""
+
+    name: str
+    state: RunState
+    stages: Sequence[StageView]
+    started: float | None = None
+    seconds: float | None = None
+    error: str | None = None
+    versions: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> list[RowView]:
+        """The before/after rows of all stages."""
+        return [row for stage in self.stages for row in stage.rows]
+
+    @property
+    def alarms(self) -> list[tuple[StageView, AlarmView]]:
+        """All alarms, each with its stage."""
+        return [(stage, alarm) for stage in self.stages for alarm in stage.alarms]

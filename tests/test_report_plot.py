@@ -1,0 +1,99 @@
+"""Plots: ticks, gaps, smoothing, stacking, and the rail of the graph."""
+
+import re
+
+import pytest
+
+from togi.report.curves import panels
+from togi.report.plot import Line, nice_ticks, plot, whisker
+from togi.report.rail import LANE, rail
+from togi.report.view import IntervalView, RowView, StageView
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.0, 1.0, [0, 0.25, 0.5, 0.75, 1]),
+        (0.0, 63.0, [0, 20, 40, 60, 80]),
+        (-0.031, 0.044, [-0.04, -0.02, 0, 0.02, 0.04, 0.06]),
+        (5.0, 5.0, [4.5, 4.75, 5, 5.25, 5.5]),
+    ],
+)
+def test_ticks_are_round_and_cover_the_values(low, high, expected):
+    assert nice_ticks(low, high) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-9, -3e12, 1e300])
+def test_any_constant_has_ticks(value):
+    ticks = nice_ticks(value, value)
+    assert ticks[0] <= value <= ticks[-1]
+    assert 2 <= len(ticks) <= 8
+
+
+def test_a_value_that_is_not_finite_is_a_gap_and_is_counted():
+    metrics = [{"step": i, "loss": float("nan") if i == 3 else float(i)} for i in range(1, 7)]
+    (panel,) = panels(StageView(name="a", type="train", state="done", metrics=metrics))
+    assert len(re.findall(r'class="line', panel.svg)) == 2
+    assert panel.note == "1 value not finite"
+    assert "nan" not in panel.svg
+
+
+def test_one_step_is_a_dot_and_no_finite_value_is_no_panel():
+    one = [{"step": 1, "loss": 0.5, "kl": None}]
+    made = panels(StageView(name="a", type="train", state="done", metrics=one))
+    assert [panel.title for panel in made] == ["Loss"]
+    assert 'class="dot' in made[0].svg
+
+
+def test_known_panels_come_first_and_unforeseen_ones_are_kept():
+    line = {"my/own": 1.0, "time/b": 1.0, "time/a": 2.0, "gate/x/pass": 0.5}
+    reward = {"reward/total/mean": 1.0, "reward/total/p10": 0.0, "reward/total/p90": 2.0}
+    metrics = [{"step": step, **line, **reward} for step in range(3)]
+    made = panels(StageView(name="a", type="train", state="done", metrics=metrics))
+    assert [(panel.title, panel.known) for panel in made] == [
+        ("Reward", True),
+        ("Gate pass rate", True),
+        ("Time by phase", True),
+        ("my / own", False),
+    ]
+    assert 'class="band' in made[0].svg
+    assert [entry[1:] for entry in made[2].legend] == [("b", "3.0 s"), ("a", "6.0 s")]
+
+
+def test_a_metric_that_begins_late_is_no_error():
+    metrics = [{"step": 1, "time/a": 1.0}, {"step": 2, "time/a": 1.0, "time/save": 4.0}]
+    (panel,) = panels(StageView(name="a", type="train", state="done", metrics=metrics))
+    assert [entry[1] for entry in panel.legend] == ["a", "save"]
+
+
+def test_long_curves_are_thinned_and_alarms_marked():
+    metrics = [{"step": s, "kl": s * 1e-5} for s in range(5000)]
+    (panel,) = panels(StageView(name="a", type="train", state="done", metrics=metrics))
+    assert len(panel.svg) < 12_000
+    svg = plot("x", [Line(points=[(0, 0.0), (10, 1.0)])], [], (), [5])
+    assert svg.count("alarm-mark") == 1
+
+
+def test_titles_are_escaped():
+    assert 'aria-label="&#34;&lt;' in plot('"<', [Line(points=[(0, 1.0)])], [], (), [])
+
+
+def test_the_whisker_has_zero_in_the_middle():
+    value = IntervalView(mean=-1.0, low=-2.0, high=0.5, level=0.95, n=9)
+    assert 'd="M4.0 9H74.0"' in whisker(RowView(metric="x", policy=value, difference=value))
+    assert whisker(RowView(metric="x", policy=value)) == ""
+
+
+def _stages(**inputs):
+    return [StageView(name=name, type="t", state="done", inputs=found) for name, found in inputs.items()]
+
+
+def test_neighbours_need_no_lane_and_overlapping_reaches_need_one_each():
+    chain = rail(_stages(a=[], b=["a"], c=["b"]))
+    crossed = rail(_stages(a=[], b=["a"], c=["a"], d=["b"], e=["c", "a"]))
+    assert crossed.width == chain.width + 3 * LANE
+    assert rail(_stages(a=[], b=[], c=["a"], d=[], e=["c"])).width == chain.width + LANE
+
+
+def test_inputs_that_are_no_stage_of_the_run_are_left_out():
+    assert "edge" not in rail(_stages(a=["somewhere"], b=["else"])).svg
