@@ -120,8 +120,9 @@ class Context:
 
     # --- work -------------------------------------------------------------------------------------------------
 
-    def units(self, count: int, make: Callable[[int], Any], what: str = "batches") -> list[Any]:
-        """Does units 0..count-1 once each, across kills, and returns their values (JSON-like) in order.
+    def units(self, count: int, make: Callable[[int], Any], name: str = "batch") -> list[Any]:
+        """Does units 0..count-1 once each, across kills, and returns their values (JSON-like) in order. `name` tells the
+        units of one stage's phases apart.
 
         A unit is committed by renaming its file, then by a line in the journal with the file's hash; a unit whose
         line is missing, or whose file does not match it, is done again.
@@ -130,15 +131,16 @@ class Context:
         cut_torn_line(journal)
         committed = {line["unit"]: line["sha256"] for line in read_lines(journal) if "unit" in line}
         values = []
-        for unit in range(count):
-            path = self.folder / "units" / f"{unit:06d}.json"
+        for number in range(count):
+            unit = f"{name}-{number:06d}"
+            path = self.folder / "units" / f"{unit}.json"
             if unit not in committed or not path.exists() or file_hash(path) != committed[unit]:
                 self.check_stop()
-                write_json(path, make(unit))
+                write_json(path, make(number))
                 if unit not in committed:
                     append_line(journal, {"unit": unit, "of": count, "sha256": file_hash(path)})
             values.append(read_json(path))
-            self.progress(unit + 1, count, what)
+            self.progress(number + 1, count, name)
         return values
 
     def drop(self, record: Record, reason: str) -> None:

@@ -20,9 +20,6 @@ class Contrast(StageSettings):
     model: ModelRef
     helpful: str = "You are a helpful assistant. Answer the question clearly, correctly and to the point."
     careless: str = "You are a careless assistant. Give a vague answer that does not help."
-    format: Literal["chat", "plain"] = Field(
-        default="chat", description="chat: the instruction is the system turn; plain: few-shot free text for base models"
-    )
     max_tokens: int = Field(default=64, ge=1)
     temperature: float = Field(default=0.8, ge=0, le=2)
     top_p: float = Field(default=0.95, gt=0, le=1)

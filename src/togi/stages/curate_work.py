@@ -1,0 +1,193 @@
+"""The work of `curate`: rules, then a model's judgement, then (where asked for) a rewrite."""
+
+from dataclasses import replace
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from togi.core.errors import RecipeError, StageError
+from togi.core.records import Message, Prompt, SamplingParams
+from togi.core.seeds import make_id
+from togi.data.filters import (
+    Filter,
+    contains,
+    first_failure,
+    not_a_question,
+    repeated_ngrams,
+    run_filters,
+    too_long,
+    too_short,
+    wrong_script,
+)
+from togi.model.forest import Sequence, plant
+from togi.model.load import LoadedModel
+from togi.model.logprobs import Policy
+from togi.rollout.generator import ModelGenerator
+from togi.stages.base import Context
+from togi.stages.curate import Curate
+from togi.stages.models import load_model
+from togi.text.render import render_answer, render_prompt
+
+JSON_QUESTION = (
+    "Judge this draft of a question to an assistant.\n\n{text}\n\nAnswer with one JSON object and nothing else: "
+    '{{"keep": true or false, "reason": "...", "question": "the question, corrected", "answer": ""}}'
+)
+
+RETRY = "That was not one JSON object. Write the JSON object and nothing else."
+
+
+class JsonVerdict(BaseModel):
+    """What the JSON form asks for (SPEC 8.2)."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+    keep: bool
+    reason: str = ""
+    question: str = ""
+    answer: str = ""
+
+
+def run(settings: Curate, context: Context) -> None:
+    prompts: list[Prompt] = context.records(settings.input)
+    kept, drops = run_filters(prompts, _rules(settings), stage=context.name)
+    context.drops += drops
+    if settings.method != "rules" and kept:
+        if settings.model is None:
+            raise RecipeError(f"stage {context.name}: method {settings.method} asks a model: set `model`")
+        model = load_model(context, settings.model)
+        judge = _by_logprob if settings.method == "logprob" else _by_json
+        kept = judge(settings, context, model, kept)
+        if settings.rewrite and kept:
+            kept = _rewrite(settings, context, model, kept)
+    share = len(kept) / len(prompts)
+    if share < settings.alarm_below:
+        context.alarm(
+            "kept_share",
+            f"only {len(kept)} of {len(prompts)} drafts are kept ({share:.1%}); look at the drops with `togi show`",
+            value=share,
+            threshold=settings.alarm_below,
+        )
+    if not kept:
+        raise StageError(f"stage {context.name}: no draft was kept of {len(prompts)}; reasons: {_reasons(context)}")
+    context.write("prompts", kept)
+
+
+def _rules(settings: Curate) -> list[Filter]:
+    return [
+        too_short(settings.min_chars),
+        too_long(settings.max_chars),
+        repeated_ngrams(settings.max_repeated_ngrams),
+        wrong_script(settings.language),
+        contains(("http://", "https://", "<|", "_____"), "not_plain_text"),
+        not_a_question(settings.language),
+    ]
+
+
+def _reasons(context: Context) -> str:
+    counts: dict[str, int] = {}
+    for drop in context.drops:
+        counts[drop.reason] = counts.get(drop.reason, 0) + 1
+    return ", ".join(f"{reason} {count}" for reason, count in counts.items())
+
+
+def _asked(question: str, prompt: Prompt) -> tuple[Message, ...]:
+    return (Message("user", question.format(text=prompt.text)),)
+
+
+def _batches(settings: Curate, prompts: list[Prompt]) -> list[list[Prompt]]:
+    size = settings.batch_prompts
+    return [prompts[start : start + size] for start in range(0, len(prompts), size)]
+
+
+def _by_logprob(settings: Curate, context: Context, model: LoadedModel, prompts: list[Prompt]) -> list[Prompt]:
+    """Keeps the share with the largest log p(yes) - log p(no); both answers stand on one trunk."""
+    policy = Policy(model.net)
+    batches = _batches(settings, prompts)
+
+    def judge(unit: int) -> list[float]:
+        forest = plant([_yes_and_no(settings, model, prompt) for prompt in batches[unit]])
+        with torch.inference_mode():
+            logp_N = policy(forest).logp_N
+        sums_S = torch.zeros(forest.num_sequences).index_add(0, forest.sequence_N, logp_N.float())
+        return (sums_S[0::2] - sums_S[1::2]).tolist()
+
+    scores = [score for unit in context.units(len(batches), judge, "judge") for score in unit]
+    order = sorted(range(len(prompts)), key=lambda i: (-scores[i], i))
+    chosen = sorted(order[: max(1, round(settings.keep_share * len(prompts)))])
+    for i in sorted(order[len(chosen) :]):
+        context.drop(prompts[i], "judged_low")
+    margins = {"kept_min": min(scores[i] for i in chosen), "best": max(scores), "worst": min(scores)}
+    context.summary["judge_margin"] = margins
+    return [prompts[i] for i in chosen]
+
+
+def _yes_and_no(settings: Curate, model: LoadedModel, prompt: Prompt) -> list[Sequence]:
+    messages = _asked(settings.question, prompt)
+    head = render_prompt(model.template, model.tokenizer, messages)
+    group = []
+    for word in (settings.yes, settings.no):
+        tail = render_answer(model.template, model.tokenizer, messages, word)
+        group.append(Sequence(tuple(head + tail), (False,) * len(head) + (True,) * len(tail)))
+    return group
+
+
+def _by_json(settings: Curate, context: Context, model: LoadedModel, prompts: list[Prompt]) -> list[Prompt]:
+    """One JSON verdict a draft; a broken one is asked for once more, then the draft is rejected."""
+    texts = _ask(settings, context, model, prompts, JSON_QUESTION, "verdict")
+    kept = []
+    for prompt, text in zip(prompts, texts, strict=True):
+        verdict = read_verdict(text)
+        if verdict is None or not verdict.keep:
+            context.drop(prompt, "broken_json" if verdict is None else "judged_low")
+            continue
+        kept.append(_rewritten(context, prompt, verdict.question) if verdict.question.strip() else prompt)
+    return kept
+
+
+def _rewrite(settings: Curate, context: Context, model: LoadedModel, prompts: list[Prompt]) -> list[Prompt]:
+    """Each draft once more, as plain text; a rewrite that breaks a rule leaves the draft as it was."""
+    texts = _ask(settings, context, model, prompts, settings.rewrite_prompt, "rewrite")
+    rules = _rules(settings)
+    good = [text if first_failure(text, rules) is None else "" for text in texts]
+    context.summary["rewritten"] = sum(bool(text) for text in good)
+    return [_rewritten(context, p, text) if text else p for p, text in zip(prompts, good, strict=True)]
+
+
+def _rewritten(context: Context, prompt: Prompt, text: str) -> Prompt:
+    name = make_id(context.folder.name, (prompt.id,), 0)
+    return replace(prompt, id=name, parents=(prompt.id,), messages=(Message("user", text.strip()),))
+
+
+def read_verdict(text: str) -> JsonVerdict | None:
+    """The JSON object in an answer, between its first and last brace; None where there is none that fits."""
+    start, end = text.find("{"), text.rfind("}")
+    try:
+        return JsonVerdict.model_validate_json(text[start : end + 1]) if 0 <= start < end else None
+    except ValidationError:
+        return None
+
+
+def _ask(
+    settings: Curate, context: Context, model: LoadedModel, prompts: list[Prompt], question: str, name: str
+) -> list[str]:
+    """One greedy answer to `question` about each draft; a broken verdict is asked for once more."""
+    generator = ModelGenerator(model.net, model.tokenizer, model.template, batch_rows=settings.batch_prompts)
+    batches = _batches(settings, prompts)
+    params = SamplingParams(temperature=0.0, max_tokens=settings.max_tokens, seed=context.seed)
+
+    def generate(asked: list[Prompt]) -> list[str]:
+        found = generator.generate(asked, params)
+        return [answers[0].text.partition(model.template.terminator)[0].strip() for answers in found]
+
+    def answer(unit: int) -> list[str]:
+        asked = [replace(prompt, messages=_asked(question, prompt)) for prompt in batches[unit]]
+        texts = generate(asked)
+        broken = [i for i, text in enumerate(texts) if name == "verdict" and read_verdict(text) is None]
+        again = [
+            replace(asked[i], messages=(*asked[i].messages, Message("assistant", texts[i]), Message("user", RETRY)))
+            for i in broken
+        ]
+        for i, text in zip(broken, generate(again) if again else [], strict=True):
+            texts[i] = text
+        return texts
+
+    return [text for unit in context.units(len(batches), answer, name) for text in unit]

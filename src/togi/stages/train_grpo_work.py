@@ -1,0 +1,320 @@
+"""The work of `train.grpo`: each step samples groups, grades them and makes one update.
+
+Everything random in a step follows from (seed, step, prompt id, sample index), so a step can be done again after a kill
+and gives the same bits. A checkpoint holds weights, optimiser, step and the length of every append-only file.
+"""
+
+import copy
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from togi.core.errors import StageError
+from togi.core.files import append_line
+from togi.core.records import Completion, Prompt, SamplingParams
+from togi.core.seeds import derive
+from togi.model import forest as forests
+from togi.model.load import LoadedModel, save_model
+from togi.model.logprobs import Policy
+from togi.objectives.advantages import Advantages, compute_advantages
+from togi.objectives.base import Batch, Output
+from togi.objectives.grpo import GRPO
+from togi.rewards.build import Surroundings, build_reward, build_watch
+from togi.rewards.combine import Graded, Reward
+from togi.rewards.guards import Watch, stop_on
+from togi.rewards.statistics import reward_statistics
+from togi.rollout.local import Sampler
+from togi.stages.base import MODEL_FOLDER, Context, timed
+from togi.stages.models import load_scorer, load_trainable
+from togi.stages.train_grpo import TrainGrpo
+from togi.stages.training import Trainer
+from togi.text.language import detect
+from togi.text.render import render_prompt
+from togi.train.loop import MicroBatch
+from togi.train.optimizer import AdamWSettings, Schedule, Update, build_adamw, trained
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One sampled answer with what it is worth and where its group's mean lies."""
+
+    prompt: Prompt
+    prompt_ids: tuple[int, ...]
+    completion: Completion
+    graded: Graded
+    advantage: float | None
+
+
+@dataclass(slots=True)
+class Step:
+    """What one step sampled, and what is logged of it besides the loss."""
+
+    answers: list[Answer]
+    micro_batches: list[MicroBatch[forests.Forest]]
+    metrics: dict[str, float]
+    times: dict[str, float] = field(default_factory=dict)
+
+
+def run(settings: TrainGrpo, context: Context) -> None:
+    prompts: list[Prompt] = context.records(settings.prompts)
+    model = load_trainable(context, settings.init, settings.lora)
+    source = Rollouts(settings, context, model, prompts)
+    params = trained(model.net.named_parameters())
+    trainer = Trainer(
+        context=context,
+        params=params,
+        update=Update(
+            optimizer=build_adamw(
+                params,
+                AdamWSettings(
+                    learning_rate=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
+                ),
+            ),
+            schedule=Schedule(
+                kind=settings.schedule, total_steps=settings.steps, warmup_steps=settings.warmup_steps
+            ),
+            max_grad_norm=settings.max_grad_norm,
+        ),
+        total_steps=settings.steps,
+        save_every=settings.save_every,
+        keep=settings.keep,
+        progress=source,
+    )
+    trainer.resume()
+    if trainer.step == 0:
+        _warn_biased_sampling(settings, context)
+    for info in trainer.run(source.forward, source.objective(), source.steps(trainer.step)):
+        step = source.made
+        trainer.log(info, step.metrics, step.times, _note(step.metrics))
+        _keep_samples(context, trainer.step, step.answers)
+        source.guard(trainer.step, {**step.metrics, **info.metrics})
+    context.summary["steps"] = settings.steps
+    save_model(model, context.folder / MODEL_FOLDER)
+
+
+class Rollouts:
+    """The batch source of on-policy training: an iterator of batches that looks at the policy."""
+
+    def __init__(self, settings: TrainGrpo, context: Context, model: LoadedModel, prompts: list[Prompt]) -> None:
+        self.settings = settings
+        self.context = context
+        self.model = model
+        self.prompts = prompts
+        self.policy = Policy(model.net)
+        self.reference = _reference(settings, model)
+        self.sampler = Sampler(
+            model.net,
+            model.tokenizer,
+            model.template.terminator,
+            batch_rows=settings.prompts_per_step * settings.group_size,
+        )
+        self.reward = _reward(settings, context, model)
+        self.watch: Watch = build_watch(settings.guards)
+        self.prompt_ids = {p.id: tuple(render_prompt(model.template, model.tokenizer, p.messages)) for p in prompts}
+        self.made = Step([], [], {})
+        self.dead = 0
+
+    # --- state that a checkpoint keeps ------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        return {"dead": self.dead, "crossed": list(self.watch.crossed)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.dead, self.watch.crossed = state["dead"], list(state["crossed"])
+
+    # --- the model's side -------------------------------------------------------------------------------------
+
+    def objective(self) -> GRPO:
+        loss = self.settings.loss
+        return GRPO(
+            loss_type=loss.type,
+            level=loss.level,
+            eps=loss.eps,
+            eps_high=loss.eps_high,
+            delta=loss.delta,
+            max_weight=loss.max_weight,
+            beta=loss.beta,
+            max_tokens=self.settings.sampling.max_tokens if loss.type == "dr_grpo" else None,
+        )
+
+    def forward(self, forest: forests.Forest) -> Output:
+        found = self.policy(forest, temperature=self.settings.sampling.temperature, entropy=True)
+        return Output(logp_N=found.logp_N, entropy_N=found.entropy_N)
+
+    # --- a step -----------------------------------------------------------------------------------------------
+
+    def steps(self, first: int) -> Iterator[list[MicroBatch[forests.Forest]]]:
+        """The micro-batches of each step from `first` on, made when they are asked for."""
+        for number in range(first, self.settings.steps):
+            self.made = self._step(number)
+            yield self.made.micro_batches
+
+    def _step(self, number: int) -> Step:
+        times: dict[str, float] = {}
+        chosen = self._choose(number)
+        with timed(times, "sample"):
+            completions = self._sample(number, chosen)
+        with timed(times, "reward"):
+            graded = self.reward.grade_groups(list(zip(chosen, completions, strict=True)))
+        found = compute_advantages([[g.total for g in group] for group in graded], self.settings.scale_rewards)
+        answers = [
+            Answer(prompt, self.prompt_ids[prompt.id], completion, grade, value)
+            for prompt, group, grades, values in zip(chosen, completions, graded, found.values, strict=True)
+            for completion, grade, value in zip(group, grades, values, strict=True)
+        ]
+        with timed(times, "prepare"):
+            micro_batches = self._micro_batches(answers)
+        return Step(answers, micro_batches, _metrics(answers, found), times)
+
+    def _choose(self, number: int) -> list[Prompt]:
+        """The prompts of a step: the shuffled epochs laid end to end, cut into steps."""
+        size, count = self.settings.prompts_per_step, len(self.prompts)
+        return [self._epoch(place // count)[place % count] for place in range(number * size, (number + 1) * size)]
+
+    def _epoch(self, epoch: int) -> list[Prompt]:
+        order = list(self.prompts)
+        random.Random(derive(self.context.seed, "epoch", epoch)).shuffle(order)
+        return order
+
+    def _sample(self, number: int, prompts: Sequence[Prompt]) -> list[list[Completion]]:
+        sampling, size = self.settings.sampling, self.settings.group_size
+        params = SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            min_p=sampling.min_p,
+            max_tokens=sampling.max_tokens,
+            n=size,
+        )
+        seeds = [[derive(self.context.seed, number, place, p.id, i) for i in range(size)] for place, p in enumerate(prompts)]
+        return self.sampler.generate([self.prompt_ids[p.id] for p in prompts], params, seeds)
+
+    def _micro_batches(self, answers: Sequence[Answer]) -> list[MicroBatch[forests.Forest]]:
+        groups: list[list[forests.Sequence]] = []
+        kept: list[Answer] = []
+        previous: Prompt | None = None
+        for answer in answers:
+            if not self._learns(answer):
+                continue
+            if answer.prompt is not previous:
+                groups.append([])
+                previous = answer.prompt
+            groups[-1].append(_sequence(answer))
+            kept.append(answer)
+        cuts = forests.split_by_tokens(groups, self.settings.micro_batch_tokens) if groups else []
+        return [self._batch(cut, [kept[i] for i in cut.index_S]) for cut in cuts]
+
+    def _learns(self, answer: Answer) -> bool:
+        """Whether an answer belongs to the loss: it was graded, and is not masked for being cut off."""
+        cut_off = self.settings.mask_truncated and answer.completion.stop == "length"
+        return answer.advantage is not None and not cut_off
+
+    def _batch(self, cut: forests.MicroBatch, answers: Sequence[Answer]) -> MicroBatch[forests.Forest]:
+        forest = forests.plant(cut.groups)
+        reference_N: Tensor | None = None
+        if self.reference is not None:
+            with torch.no_grad():
+                reference_N = self.reference(forest, temperature=self.settings.sampling.temperature).logp_N
+        sampler = [value for answer in answers for value in answer.completion.logprobs]
+        batch = Batch(
+            num_sequences=forest.num_sequences,
+            sequence_N=forest.sequence_N,
+            advantage_S=torch.tensor([answer.advantage for answer in answers], dtype=torch.float32),
+            sampler_logp_N=torch.tensor(sampler, dtype=torch.float32),
+            ref_logp_N=reference_N,
+        )
+        rows = tuple(answer.prompt.id for answer in answers)
+        return MicroBatch(inputs=forest, batch=batch, rows=rows, num_tokens=len(forest.ids_T))
+
+    # --- guards -----------------------------------------------------------------------------------------------
+
+    def guard(self, step: int, metrics: dict[str, float]) -> None:
+        """Alarms where a guard's threshold is crossed. Raises StageError where the recipe wants that to end the run,
+        and where nothing passed a gate for as many steps as it allows."""
+        alarms = self.watch.observe(step, metrics)
+        for alarm in alarms:
+            self.context.alarm(alarm.name, alarm.message, step=step, value=alarm.value, threshold=alarm.threshold)
+        stop_on(alarms)
+        limit = self.settings.dead_steps
+        self.dead = self.dead + 1 if metrics["gate_pass_rate"] == 0 and self.dead == step - 1 else self.dead
+        if limit and self.dead == step == limit:
+            raise StageError(
+                f"stage {self.context.name}: in its first {limit} steps not one of "
+                f"{limit * self.settings.prompts_per_step * self.settings.group_size} answers passed the gates, so there "
+                "is nothing to learn from. Show the terminator in the prompt (a template whose turns end with it), raise "
+                "sampling.max_tokens, lower the temperature, or loosen the gate"
+            )
+
+
+def _reference(settings: TrainGrpo, model: LoadedModel) -> Policy | None:
+    """A frozen copy of the initial model, only if the recipe asks for KL."""
+    if settings.loss.beta == 0:
+        return None
+    net = copy.deepcopy(model.net).requires_grad_(False)
+    return Policy(net, check=False)
+
+
+def _reward(settings: TrainGrpo, context: Context, model: LoadedModel) -> Reward:
+    scorers = {ref: load_scorer(context, ref) for ref in context.inputs if context.inputs[ref].kind == "scorer"}
+    around = Surroundings(
+        terminator=model.template.terminator,
+        turn_starts=model.template.turn_starts,
+        scorers=scorers,
+        detect=detect,
+    )
+    return build_reward(settings.reward, around)
+
+
+def _sequence(answer: Answer) -> forests.Sequence:
+    """A prompt with one answer: every sampled token is scored."""
+    prompt, ids = answer.prompt_ids, answer.completion.token_ids
+    return forests.Sequence(prompt + ids, (False,) * len(prompt) + (True,) * len(ids))
+
+
+def _metrics(answers: Sequence[Answer], found: Advantages) -> dict[str, float]:
+    lengths = [len(answer.completion.token_ids) for answer in answers]
+    closed = [answer.completion.stop == "terminator" for answer in answers]
+    return {
+        **reward_statistics([answer.graded for answer in answers]).metrics(),
+        "no_spread_share": found.idle_share,
+        "closed_share": sum(closed) / len(closed),
+        "length": sum(lengths) / len(lengths),
+        "num_tokens": float(sum(lengths)),
+    }
+
+
+def _note(metrics: dict[str, float]) -> str:
+    return f"gates passed {metrics['gate_pass_rate']:.0%}, reward {metrics['total/mean']:.2f}"
+
+
+def _keep_samples(context: Context, step: int, answers: Sequence[Answer]) -> None:
+    """The best and the worst answer of each step, for the report."""
+    graded = [answer for answer in answers if answer.graded.total is not None]
+    if not graded:
+        return
+    best = max(graded, key=lambda a: a.graded.total or 0.0)
+    worst = min(graded, key=lambda a: a.graded.total or 0.0)
+    for kind, answer in (("best", best), ("worst", worst)):
+        row = {
+            "step": step,
+            "kind": kind,
+            "question": answer.prompt.text,
+            "answer": answer.completion.text,
+            "reward": answer.graded.total,
+        }
+        append_line(context.folder / "samples.jsonl", row)
+
+
+def _warn_biased_sampling(settings: TrainGrpo, context: Context) -> None:
+    sampling = settings.sampling
+    used = [n for n, on in (("top_p", sampling.top_p < 1), ("top_k", sampling.top_k > 0), ("min_p", sampling.min_p > 0)) if on]
+    if used:
+        context.alarm(
+            "biased_sampling",
+            f"{', '.join(used)} cuts the sampled distribution, which the trainer's log-probabilities do not know of: the "
+            "policy gradient is biased; sample with temperature alone",
+        )
