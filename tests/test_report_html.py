@@ -155,7 +155,7 @@ frame.onload = () => {
   document.body.textContent = JSON.stringify({
     client: root.clientWidth, scroll: root.scrollWidth, title: page.title, scripts: page.scripts.length,
     beyond: beyond.slice(0, 5).map(e => e.tagName + "." + (e.getAttribute("class") || "")),
-    text: Math.min(...[...page.querySelectorAll("p, dd, .said, td")].map(e => parseFloat(getComputedStyle(e).fontSize))),
+    text: Math.min(...[...page.querySelectorAll("p, dd, td")].map(e => parseFloat(getComputedStyle(e).fontSize))),
     plots: page.querySelectorAll("svg.plot").length,
   });
 };

@@ -33,6 +33,7 @@ KNOWN: tuple[tuple[str, str, tuple[float, ...]], ...] = (
     (r"groups/no_spread", "Groups without spread", (0.0, 1.0)),
     (r"loss", "Loss", ()),
     (r"grad_norm", "Gradient norm", (0.0,)),
+    (r"learning_rate", "Learning rate", (0.0,)),
     (r"time/.+", "Time by phase", (0.0,)),
 )
 
