@@ -1,0 +1,339 @@
+"""Attention over forests, plugged into transformers' attention interface under the name `togi_tree`.
+
+Shapes: H query heads, K key heads, R = H / K, T rows, D width of a head. Rows are those of a `Forest`.
+
+The forest travels as the keyword argument `togi_forest` of the forward. Without it `togi_tree` is the library's own
+SDPA, so that one model serves both. On CPU a tree is computed as dense blocks: each trunk and branch to itself, then
+all branches to their trunk; the parts are joined by their log-sum-exp, and no mask over a whole tree is ever made.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from togi.core.errors import InputError
+from togi.model.forest import Forest, Layout, Tree
+
+TREE_ATTENTION = "togi_tree"
+
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a layer attends: window in rows (None: all), scale of the scores, soft cap of the scores (None: none)."""
+
+    window: int | None
+    scale: float
+    softcap: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Query rows [q0, q1) against key rows [k0, k1), both consecutive in position.
+
+    `shift` is position(q0) - position(k0) - (a query at shift 0 sees exactly its own key and earlier ones). `see`: all
+    keys, earlier ones, or earlier ones inside the window. `merge`: the rows have been visited by another block before.
+    """
+
+    q0: int
+    q1: int
+    k0: int
+    k1: int
+    see: str
+    shift: int = 0
+    merge: bool = False
+
+
+def _own_blocks(start: int, stop: int, window: int | None) -> list[Block]:
+    """A run of rows to itself; with a window shorter than the run in strips, so that the cost is linear."""
+    if window is None or stop - start <= window:
+        return [Block(start, stop, start, stop, "earlier")]
+    blocks = []
+    for q0 in range(start, stop, window):
+        k0 = max(start, q0 - window + 1)
+        blocks.append(Block(q0, min(stop, q0 + window), k0, min(stop, q0 + window), "window", q0 - k0))
+    return blocks
+
+
+def _trunk_blocks(tree: Tree, window: int | None) -> list[Block]:
+    """The branches of a tree to its trunk."""
+    trunk = tree.trunk_stop - tree.start
+    if not tree.branches:
+        return []
+    if window is None or trunk + max(stop - start for start, stop in tree.branches) <= window:
+        return [Block(tree.branches[0][0], tree.branches[-1][1], tree.start, tree.trunk_stop, "all", merge=True)]
+    k0 = max(tree.start, tree.trunk_stop - window + 1)
+    return [  # only the first window - 1 rows of a branch see any trunk
+        Block(start, min(stop, start + window - 1), k0, tree.trunk_stop, "window", tree.trunk_stop - k0, merge=True)
+        for start, stop in tree.branches
+        if window > 1
+    ]
+
+
+@lru_cache(maxsize=64)
+def plan(layout: Layout, window: int | None) -> tuple[Block, ...]:
+    """The dense blocks that make up the attention of a forest; blocks that set rows come before those that merge."""
+    blocks: list[Block] = []
+    for tree in layout.trees:
+        for start, stop in ((tree.start, tree.trunk_stop), *tree.branches):
+            blocks += _own_blocks(start, stop, window)
+        blocks += _trunk_blocks(tree, window)
+    return tuple(blocks)
+
+
+def _mask(block: Block, options: Options, like: Tensor) -> Tensor | None:
+    """Additive mask (rows, keys) of a windowed block; None for the others."""
+    if block.see != "window" or options.window is None:
+        return None
+    query_Q = torch.arange(block.q1 - block.q0, device=like.device) + block.shift
+    distance_QK = query_Q[:, None] - torch.arange(block.k1 - block.k0, device=like.device)
+    unseen_QK = (distance_QK < 0) | (distance_QK >= options.window)
+    return torch.zeros(unseen_QK.shape, dtype=like.dtype, device=like.device).masked_fill_(unseen_QK, -torch.inf)
+
+
+class _BlockAttention(torch.autograd.Function):
+    """Attention as a sum of dense blocks. The backward of a block needs only the joined output and log-sum-exp of its
+    rows, so nothing of size rows x keys is kept."""
+
+    @staticmethod
+    def forward(  # the signature of autograd functions: context, then tensors, then the rest
+        ctx: Any, query_KRTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, blocks: tuple[Block, ...], options: Options
+    ) -> Tensor:
+        out_KRTD = torch.empty_like(query_KRTD, memory_format=torch.contiguous_format)
+        wide = torch.promote_types(query_KRTD.dtype, torch.float32)
+        lse_KRT = query_KRTD.new_empty(query_KRTD.shape[:3], dtype=wide)
+        for block in blocks:
+            part, part_lse = _flash(
+                *_inputs(block, query_KRTD, key_KTD, value_KTD),
+                is_causal=block.see == "earlier",
+                attn_mask=_mask(block, options, query_KRTD),
+                scale=options.scale,
+            )
+            shape = (*query_KRTD.shape[:2], block.q1 - block.q0)
+            part, part_lse = part.reshape(*shape, -1), part_lse.reshape(shape)
+            rows = (slice(None), slice(None), slice(block.q0, block.q1))
+            if block.merge:
+                joined = torch.logaddexp(lse_KRT[rows], part_lse)
+                weight, part_weight = (lse_KRT[rows] - joined).exp_(), (part_lse - joined).exp_()
+                out_KRTD[rows] = out_KRTD[rows] * weight[..., None] + part * part_weight[..., None]
+                lse_KRT[rows] = joined
+            else:
+                out_KRTD[rows], lse_KRT[rows] = part, part_lse
+        ctx.save_for_backward(query_KRTD, key_KTD, value_KTD, out_KRTD, lse_KRT)
+        ctx.blocks, ctx.options = blocks, options
+        return out_KRTD
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        query_KRTD, key_KTD, value_KTD, out_KRTD, lse_KRT = ctx.saved_tensors
+        blocks, options = ctx.blocks, ctx.options
+        grad_query, grad_key, grad_value = (torch.zeros_like(x) for x in (query_KRTD, key_KTD, value_KTD))
+        for block in blocks:
+            query, key, value = _inputs(block, query_KRTD, key_KTD, value_KTD)
+            rows = (slice(None), slice(None), slice(block.q0, block.q1))
+            part_query, part_key, part_value = _flash_backward(
+                grads[0][rows].reshape(query.shape),
+                query,
+                key,
+                value,
+                out_KRTD[rows].reshape(query.shape),
+                lse_KRT[rows].reshape(query.shape[:3]),
+                0.0,
+                block.see == "earlier",
+                attn_mask=_mask(block, options, query_KRTD),
+                scale=options.scale,
+            )
+            grad_query[rows] += part_query.reshape(grad_query[rows].shape)
+            grad_key[:, block.k0 : block.k1] += part_key.sum(1)
+            grad_value[:, block.k0 : block.k1] += part_value.sum(1)
+        return grad_query, grad_key, grad_value, None, None
+
+
+def _inputs(block: Block, query_KRTD: Tensor, key_KTD: Tensor, value_KTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value of a block, (K, heads, rows, D). Where all rows see all keys, the heads that share a key
+    become one long list of queries, and the keys are read once."""
+    num_keys, num_shared, _, width = query_KRTD.shape
+    query = query_KRTD[:, :, block.q0 : block.q1]
+    key, value = key_KTD[:, None, block.k0 : block.k1], value_KTD[:, None, block.k0 : block.k1]
+    if block.see == "all":
+        return query.reshape(num_keys, 1, -1, width), key, value
+    return query, key.expand(-1, num_shared, -1, -1), value.expand(-1, num_shared, -1, -1)
+
+
+def _softmax_attention(query: Tensor, key: Tensor, value: Tensor, unseen: Tensor, options: Options) -> Tensor:
+    """Attention written out: softmax(cap(q k / scale)) v, with a soft cap if the model has one."""
+    scores = query @ key.transpose(-1, -2) * options.scale
+    if options.softcap is not None:
+        scores = options.softcap * torch.tanh(scores / options.softcap)
+    scores = scores.masked_fill(unseen, -torch.inf)
+    return torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype) @ value
+
+
+def _explicit(forest: Forest, query_KRTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, options: Options) -> Tensor:
+    """Run by run with the scores written out: for soft caps, for values of another width and for other devices."""
+    outs = []
+    for tree in forest.layout.trees:
+        trunk = range(tree.start, tree.trunk_stop)
+        for q0, q1, keys in (
+            (tree.start, tree.trunk_stop, [*trunk]),
+            *((start, stop, [*trunk, *range(start, stop)]) for start, stop in tree.branches),
+        ):
+            distance_QK = forest.position_T[q0:q1, None] - forest.position_T[keys]
+            unseen_QK = distance_QK < 0
+            if options.window is not None:
+                unseen_QK |= distance_QK >= options.window
+            query, key, value = query_KRTD[:, :, q0:q1], key_KTD[:, None, keys], value_KTD[:, None, keys]
+            outs.append(_softmax_attention(query, key, value, unseen_QK, options))
+    return torch.cat(outs, dim=2)
+
+
+_compiled_flex: list[Callable[..., Any]] = []  # compiled on first use: importing this file must not start a compiler
+
+
+def block_mask(forest: Forest, window: int | None) -> Any:
+    """The block mask of FlexAttention for a forest, made once per forest and window. Rows that pad see themselves."""
+    if window not in forest.cache:
+        tree_T, branch_T, position_T = forest.tree_T, forest.branch_T, forest.position_T
+
+        def sees(batch: Any, head: Any, q: Tensor, k: Tensor) -> Tensor:
+            distance = position_T[q] - position_T[k]
+            on_path = (branch_T[k] == 0) | (branch_T[k] == branch_T[q])
+            seen = (tree_T[q] == tree_T[k]) & on_path & (distance >= 0)
+            return seen if window is None else seen & (distance < window)
+
+        size = len(tree_T)
+        forest.cache[window] = create_block_mask(sees, None, None, size, size, device=str(tree_T.device))
+    return forest.cache[window]
+
+
+@lru_cache(maxsize=8)
+def _capped(softcap: float) -> Callable[..., Tensor]:
+    """A score function for FlexAttention; the same object for the same cap, so that nothing is compiled twice."""
+
+    def capped(score: Tensor, batch: Any, head: Any, q: Any, k: Any) -> Tensor:
+        return softcap * torch.tanh(score / softcap)
+
+    return capped
+
+
+def _flex(forest: Forest, query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, options: Options) -> Tensor:
+    """One fused kernel over the packed row, on CUDA."""
+    if not _compiled_flex:
+        _compiled_flex.append(torch.compile(flex_attention, dynamic=False) if query_HTD.is_cuda else flex_attention)
+    return _compiled_flex[0](
+        query_HTD[None],
+        key_KTD[None],
+        value_KTD[None],
+        score_mod=None if options.softcap is None else _capped(options.softcap),
+        block_mask=block_mask(forest, options.window),
+        scale=options.scale,
+        enable_gqa=query_HTD.shape[0] != key_KTD.shape[0],
+    )[0]
+
+
+def attend(forest: Forest, query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, options: Options) -> Tensor:
+    """Attention of a forest, (H, T, D of the values)."""
+    if query_HTD.is_cuda:
+        return _flex(forest, query_HTD, key_KTD, value_KTD, options)
+    query_KRTD = query_HTD.unflatten(0, (key_KTD.shape[0], -1))
+    same_width = value_KTD.shape[-1] == key_KTD.shape[-1]
+    if options.softcap is None and same_width and query_HTD.device.type == "cpu":
+        blocks = plan(forest.layout, options.window)
+        out_KRTD: Tensor = _BlockAttention.apply(query_KRTD, key_KTD, value_KTD, blocks, options)  # type: ignore
+    else:
+        out_KRTD = _explicit(forest, query_KRTD, key_KTD, value_KTD, options)
+    return out_KRTD.flatten(0, 1)
+
+
+def _options(query: Tensor, kwargs: dict[str, Any]) -> Options:
+    """The options that a layer of the library states among its keyword arguments."""
+    scale = kwargs.get("scaling")
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    return Options(window=kwargs.get("sliding_window"), scale=scale, softcap=kwargs.get("softcap"))
+
+
+def _plain(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """The library's SDPA, and with a soft cap, which SDPA would drop without a word, the same written out."""
+    if kwargs.get("softcap") is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    num_shared, length = query.shape[1] // key.shape[1], query.shape[2]
+    if attention_mask is None:
+        unseen = torch.ones(length, key.shape[2], dtype=torch.bool, device=query.device).triu(1)
+    else:
+        unseen = ~attention_mask[..., : key.shape[2]]
+    key, value = key.repeat_interleave(num_shared, 1), value.repeat_interleave(num_shared, 1)
+    out = _softmax_attention(query, key, value, unseen, _options(query, kwargs))
+    return out.transpose(1, 2).contiguous(), None
+
+
+def tree_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """The function that transformers calls in each layer; query is (1, H, T, D), the result (1, T, H, D).
+
+    Raises InputError where a layer asks for something that is not computed here.
+    """
+    for name in ("s_aux", "position_bias"):
+        if kwargs.get(name) is not None:
+            raise InputError(
+                f"{type(module).__name__} has {name} (attention sinks or position bias), which is not supported; "
+                "use another model"
+            )
+    forest: Forest | None = kwargs.pop("togi_forest", None)
+    if forest is None:
+        return _plain(module, query, key, value, attention_mask, **kwargs)
+    if kwargs.get("dropout"):
+        raise InputError("attention dropout is on, but the rows of a trunk are shared by all branches; call net.eval()")
+    dtype = value.dtype  # under autocast rotated queries and keys may be wider than values
+    out_HTD = attend(forest, query[0].to(dtype), key[0].to(dtype), value[0], _options(query, kwargs))
+    return out_HTD.transpose(0, 1).contiguous()[None], None
+
+
+ALL_ATTENTION_FUNCTIONS.register(TREE_ATTENTION, tree_attention)
+ALL_MASK_ATTENTION_FUNCTIONS.register(TREE_ATTENTION, sdpa_mask)
+
+
+def forest_arguments(forest: Forest) -> dict[str, Any]:
+    """Keyword arguments of the model body's forward for a forest. A mask of 4 dimensions is handed through as it is,
+    so the empty one here keeps the library from building a T x T square."""
+    return {
+        "input_ids": forest.ids_T[None],
+        "position_ids": forest.position_T[None],
+        "attention_mask": torch.empty(1, 1, 0, 0, dtype=torch.bool, device=forest.ids_T.device),
+        "use_cache": False,
+        "togi_forest": forest,
+    }
+
+
+def refuse_unsupported(config: Any) -> None:
+    """Raises InputError for what would make a token depend on more than its own tree: rotary schemes that look at the
+    longest position of a batch, chunked attention, attention in both directions."""
+    text = config.get_text_config()
+    rope = text.to_dict().get("rope_parameters") or {}
+    for scheme in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
+        if scheme.get("rope_type") in ("dynamic", "longrope"):
+            raise InputError(
+                f"{text.model_type}: rotary scheme {scheme['rope_type']!r} depends on the longest position of a batch, "
+                "so scores would change with their neighbours; set rope_type to default, linear, yarn or llama3"
+            )
+    known = text.to_dict()
+    for name in ("attention_chunk_size", "use_bidirectional_attention", "alibi"):
+        if known.get(name):
+            raise InputError(f"{text.model_type}: {name}={known[name]!r} is not supported by tree attention")

@@ -1,0 +1,203 @@
+"""Log-probabilities from hidden states without ever holding all logits.
+
+Shapes: N scored tokens, C tokens of one chunk, H width, V vocabulary.
+
+A plain linear head has its own backward: only the hidden states and one log-sum-exp per token are kept, and the logits
+of a chunk are made again. Any other head (with an adapter, say) runs the same chunks under checkpointing.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from togi.core.errors import InputError
+
+LOGITS_PER_CHUNK = 2**25  # 128 MiB in fp32, whatever the vocabulary
+
+
+class TokenLogp(NamedTuple):
+    """`logp_N` in nats, differentiable; `entropy_N` of the whole distribution in nats, without a graph, if asked for.
+
+    A plain tuple type, because sharding looks for tensors inside what a forward returns.
+    """
+
+    logp_N: Tensor
+    entropy_N: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A model's own output head: its module, then logits * scale, then the soft cap."""
+
+    module: nn.Module
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def shape(self, logits: Tensor) -> Tensor:
+        """Logits as the model states them, in fp32 or wider."""
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        if self.softcap is not None:
+            logits = self.softcap * torch.tanh(logits / self.softcap)
+        return logits
+
+    def __call__(self, hidden_NH: Tensor) -> Tensor:
+        """Logits (N, V)."""
+        return self.shape(self.module(hidden_NH))
+
+
+def find_head(model: PreTrainedModel) -> Head:
+    """The output head of a causal language model, from its modules and its configuration.
+
+    Raises InputError if the model has none. `check_head` proves that it is the right one.
+    """
+    module = model.get_output_embeddings()
+    if module is None:
+        raise InputError(f"{type(model).__name__} has no output head; a causal language model is needed")
+    known: dict[str, Any] = model.config.get_text_config().to_dict()
+    scale = float(known.get("logit_scale") or 1.0) / float(known.get("logits_scaling") or 1.0)  # Cohere, Granite
+    return Head(module, scale=scale, softcap=known.get("final_logit_softcapping"))
+
+
+def _chunks(num_tokens: int, width: int, chunk: int | None) -> Iterator[slice]:
+    size = chunk or max(16, min(1024, LOGITS_PER_CHUNK // width))
+    for start in range(0, num_tokens, size):
+        yield slice(start, min(num_tokens, start + size))
+
+
+def _entropy(logits_CV: Tensor, lse_C: Tensor) -> Tensor:
+    """Entropy in nats: log-sum-exp minus the expected logit. A logit of minus infinity adds nothing."""
+    share_CV = (logits_CV - lse_C[:, None]).exp_()
+    return lse_C - (share_CV * logits_CV.clamp_min(torch.finfo(logits_CV.dtype).min)).sum(-1)
+
+
+class _LinearLogp(torch.autograd.Function):
+    """log softmax(cap(scale * (h W' + b)) / temperature)[target] and the entropy, chunk by chunk."""
+
+    @staticmethod
+    def forward(  # the signature of autograd functions: context, then tensors, then the rest
+        ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, target_N: Tensor, task: "_Task"
+    ) -> tuple[Tensor, Tensor | None]:
+        wide = torch.promote_types(hidden_NH.dtype, torch.float32)
+        logp_N, lse_N = (hidden_NH.new_empty(len(target_N), dtype=wide) for _ in range(2))
+        entropy_N = torch.empty_like(lse_N) if task.entropy else None
+        for part in _chunks(len(target_N), len(weight_VH), task.chunk):
+            logits_CV = task.head.shape(F.linear(hidden_NH[part], weight_VH, bias_V)) / task.temperature
+            lse_N[part] = logits_CV.logsumexp(-1)
+            logp_N[part] = logits_CV.gather(1, target_N[part, None])[:, 0] - lse_N[part]
+            if entropy_N is not None:
+                entropy_N[part] = _entropy(logits_CV, lse_N[part])
+        ctx.save_for_backward(hidden_NH, weight_VH, bias_V, target_N, lse_N)
+        ctx.task = task
+        if entropy_N is not None:
+            ctx.mark_non_differentiable(entropy_N)
+        return logp_N, entropy_N
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_NH, weight_VH, bias_V, target_N, lse_N = ctx.saved_tensors
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        grad_hidden = torch.empty_like(hidden_NH) if needs_hidden else None
+        wide = torch.promote_types(weight_VH.dtype, torch.float32)  # chunks are summed, so not in bf16
+        grad_weight = torch.zeros_like(weight_VH, dtype=wide) if needs_weight else None
+        grad_bias = torch.zeros_like(bias_V, dtype=wide) if needs_bias else None
+        for part in _chunks(len(target_N), len(weight_VH), ctx.task.chunk):
+            with ctx.task.autocast(hidden_NH.device):
+                raw_CV = F.linear(hidden_NH[part], weight_VH, bias_V)
+            grad_CV = _logit_gradient(raw_CV, target_N[part], lse_N[part], grads[0][part], ctx.task).to(raw_CV.dtype)
+            if grad_hidden is not None:
+                grad_hidden[part] = (grad_CV @ weight_VH.to(grad_CV.dtype)).to(grad_hidden.dtype)
+            if grad_weight is not None:
+                if grad_CV.dtype == grad_weight.dtype == hidden_NH.dtype:
+                    grad_weight.addmm_(grad_CV.T, hidden_NH[part])
+                else:
+                    grad_weight += grad_CV.T @ hidden_NH[part].to(grad_CV.dtype)
+            if grad_bias is not None:
+                grad_bias += grad_CV.sum(0)
+        if grad_weight is not None:
+            grad_weight = grad_weight.to(weight_VH.dtype)
+        if grad_bias is not None:
+            grad_bias = grad_bias.to(bias_V.dtype)
+        return grad_hidden, grad_weight, grad_bias, None, None
+
+
+def _logit_gradient(raw_CV: Tensor, target_C: Tensor, lse_C: Tensor, grad_C: Tensor, task: "_Task") -> Tensor:
+    """Gradient of the log-probabilities with respect to the raw output of the linear map, (C, V)."""
+    shaped_CV = task.head.shape(raw_CV)
+    grad_CV = (shaped_CV / task.temperature).sub_(lse_C[:, None]).exp_().mul_(-grad_C[:, None])
+    grad_CV.scatter_add_(1, target_C[:, None], grad_C[:, None].to(grad_CV.dtype))
+    if task.head.softcap is not None:
+        grad_CV.mul_(1 - (shaped_CV / task.head.softcap).square())
+    if (factor := task.head.scale / task.temperature) != 1.0:
+        grad_CV.mul_(factor)
+    return grad_CV
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What is asked of the chunks, and the autocast state that the backward must repeat."""
+
+    head: Head
+    temperature: float
+    entropy: bool
+    chunk: int | None
+    autocast_dtype: torch.dtype | None
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        dtype = self.autocast_dtype
+        return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None, cache_enabled=False)
+
+
+def _generic_chunk(hidden_CH: Tensor, target_C: Tensor, task: _Task) -> tuple[Tensor, Tensor | None]:
+    logits_CV = task.head(hidden_CH) / task.temperature
+    lse_C = logits_CV.logsumexp(-1)
+    logp_C = logits_CV.gather(1, target_C[:, None])[:, 0] - lse_C
+    return logp_C, _entropy(logits_CV.detach(), lse_C.detach()) if task.entropy else None
+
+
+def _generic(hidden_NH: Tensor, target_N: Tensor, task: _Task, width: int) -> tuple[Tensor, Tensor | None]:
+    """Chunks of any head module, each computed again in the backward."""
+    parts = []
+    for part in _chunks(len(target_N), width, task.chunk):
+        inputs = (hidden_NH[part], target_N[part], task)
+        if torch.is_grad_enabled():
+            parts.append(checkpoint(_generic_chunk, *inputs, use_reentrant=False, preserve_rng_state=False))
+        else:
+            parts.append(_generic_chunk(*inputs))
+    entropy_N = torch.cat([part[1] for part in parts]) if task.entropy else None
+    return torch.cat([part[0] for part in parts]), entropy_N
+
+
+def token_logp(
+    head: Head,
+    hidden_NH: Tensor,
+    target_N: Tensor,
+    *,
+    temperature: float = 1.0,
+    entropy: bool = False,
+    chunk: int | None = None,
+) -> TokenLogp:
+    """log p(target | hidden) under `temperature`, over the whole vocabulary, `chunk` tokens at a time (None: by size).
+
+    Raises InputError if the temperature is not positive.
+    """
+    if not temperature > 0:
+        raise InputError(f"temperature {temperature}: log-probabilities need a temperature above 0")
+    if len(target_N) == 0:
+        empty = hidden_NH.sum() * torch.zeros(0, device=hidden_NH.device)  # keeps the graph: ranks stay in step
+        return TokenLogp(empty, empty.detach() if entropy else None)
+    kind = hidden_NH.device.type
+    autocast_dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    task = _Task(head, temperature, entropy, chunk, autocast_dtype)
+    module = head.module
+    if type(module) is nn.Linear:  # a subclass or an adapter computes something else
+        return TokenLogp(*_LinearLogp.apply(hidden_NH, module.weight, module.bias, target_N, task))  # type: ignore
+    width = head(hidden_NH[:1].detach()).shape[-1]
+    return TokenLogp(*_generic(hidden_NH, target_N, task, width))

@@ -1,0 +1,195 @@
+"""From a model and a forest to log-probabilities of the scored tokens.
+
+Shapes: T rows, N scored tokens, H width, V vocabulary; see `forest`.
+"""
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from togi.core.errors import InputError
+from togi.model.attention import TREE_ATTENTION, forest_arguments, refuse_unsupported
+from togi.model.forest import Forest, Sequence, move, plant
+from togi.model.head import Head, TokenLogp, find_head, token_logp
+
+log = logging.getLogger(__name__)
+
+# proved equal to the plain computation by the tests; others are probed when they are loaded
+TESTED = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "mixtral")
+
+
+def unwrapped(net: nn.Module) -> PreTrainedModel:
+    """The model of the library beneath an adapter; its layers hold the adapter's weights.
+
+    Raises InputError for anything else than a model of the library.
+    """
+    model = net.get_base_model() if isinstance(net, PeftModel) else net
+    if not isinstance(model, PreTrainedModel):
+        raise InputError(f"{type(net).__name__} is not a model of the transformers library")
+    return model
+
+
+def body_of(model: PreTrainedModel) -> nn.Module:
+    """The decoder without its head."""
+    return model.get_decoder()
+
+
+def use_tree_attention(net: nn.Module) -> bool:
+    """Plugs tree attention into `net`; False if its layers do not go through the library's attention interface.
+
+    Raises InputError for models whose tokens depend on more than their own sequence.
+    """
+    model = unwrapped(net)
+    refuse_unsupported(model.config)
+    if not model._can_set_attn_implementation():
+        return False
+    model.set_attn_implementation(TREE_ATTENTION)
+    return True
+
+
+def hidden_states(net: nn.Module, forest: Forest, *, apart: bool = False) -> Tensor:
+    """Last hidden states (T, H) of a forest; `apart` runs each sequence in a forward of its own."""
+    body = body_of(unwrapped(net))
+    if not apart:
+        return body(**forest_arguments(forest)).last_hidden_state[0]
+    pieces = []
+    for tree in forest.layout.trees:
+        trunk_T = forest.ids_T[tree.start : tree.trunk_stop]
+        for number, (start, stop) in enumerate(tree.branches or ((tree.trunk_stop, tree.trunk_stop),)):
+            ids_T = torch.cat([trunk_T, forest.ids_T[start:stop]])
+            hidden_TH = body(input_ids=ids_T[None], use_cache=False).last_hidden_state[0]
+            # every sequence computes the same trunk; the first one's is kept
+            pieces.append(hidden_TH if number == 0 else hidden_TH[len(trunk_T) :])
+    return torch.cat(pieces)
+
+
+def score_tokens(
+    net: nn.Module,
+    forest: Forest,
+    *,
+    temperature: float = 1.0,
+    entropy: bool = False,
+    chunk: int | None = None,
+    apart: bool = False,
+) -> TokenLogp:
+    """Log-probabilities (N,) of the scored tokens, differentiable; logits are made for those tokens only, in chunks.
+
+    `net` must have been given to `use_tree_attention` (a `Policy` has) unless `apart`.
+    """
+    hidden_NH = hidden_states(net, forest, apart=apart)[forest.source_N]
+    head = find_head(unwrapped(net))
+    return token_logp(head, hidden_NH, forest.target_N, temperature=temperature, entropy=entropy, chunk=chunk)
+
+
+def plain_logprobs(net: nn.Module, sequences: Iterable[Sequence], *, temperature: float = 1.0) -> Tensor:
+    """The plain computation: one sequence at a time, all logits; (N,) in the order of a forest. For proofs."""
+    parts = []
+    for sequence in sequences:
+        ids_T = torch.tensor(sequence.ids, device=next(net.parameters()).device)
+        logits_TV: Tensor = net(input_ids=ids_T[None], use_cache=False).logits[0]
+        logp_TV = torch.log_softmax(logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32)) / temperature, -1)
+        scored_T = torch.tensor(sequence.scored, device=ids_T.device)[1:]
+        parts.append(logp_TV[:-1].gather(1, ids_T[1:, None])[:, 0][scored_T])
+    return torch.cat(parts)
+
+
+def _probe_ids(model: PreTrainedModel, length: int) -> list[int]:
+    """Token ids spread over the vocabulary, the same for every run."""
+    width = model.config.get_text_config().vocab_size
+    return [(7919 * (i + 1)) % width for i in range(length)]
+
+
+def _close(found: Tensor, expected: Tensor) -> bool:
+    """Whether two results are the same up to rounding, relative to the largest entry."""
+    tolerance = 5e-2 if expected.dtype in (torch.bfloat16, torch.float16) else 1e-3
+    return bool((found - expected).abs().max() <= tolerance * expected.abs().max())
+
+
+@torch.no_grad()
+def check_head(net: nn.Module) -> None:
+    """Compares our reading of the output head with the model's own logits on a probe.
+
+    Raises InputError if they differ: the model does something to its logits that is not known here.
+    """
+    model = unwrapped(net)
+    device = next(model.parameters()).device
+    ids = torch.tensor([_probe_ids(model, 8)], device=device)
+    expected = model(input_ids=ids, use_cache=False).logits[0]
+    found = find_head(model)(body_of(model)(input_ids=ids, use_cache=False).last_hidden_state[0])
+    if not _close(found.to(expected.dtype), expected):
+        raise InputError(
+            f"{type(model).__name__}: logits computed from its hidden states and output head differ from its own by "
+            f"{(found - expected).abs().max():.3g}; its head does something unknown, so it cannot be trained or scored"
+        )
+
+
+@torch.no_grad()
+def check_tree(net: nn.Module) -> bool:
+    """Whether a probe tree gives what its sequences give one at a time."""
+    model = unwrapped(net)
+    ids = _probe_ids(model, 20)
+    scored = (False,) * 8 + (True,) * 4
+    group = [Sequence(tuple(ids[:8] + ids[8:12]), scored), Sequence(tuple(ids[:8] + ids[12:16]), scored)]
+    forest = move(plant([group, [Sequence(tuple(ids[8:20]), scored)]]), next(model.parameters()).device)
+    found_TH, expected_TH = hidden_states(net, forest), hidden_states(net, forest, apart=True)
+    return _close(found_TH[: len(expected_TH)], expected_TH)
+
+
+class Policy(nn.Module):
+    """A causal language model that scores forests: body and chunked head inside one forward, which is what sharding
+    wraps as root.
+
+    With `check` the head is compared with the model's own logits, and an architecture outside `TESTED` runs a probe
+    tree; where that fails, `apart` is set, aloud, and sequences are computed one at a time.
+    Raises InputError for a model that cannot be scored exactly.
+    """
+
+    def __init__(self, net: nn.Module, *, check: bool = True, chunk: int | None = None) -> None:
+        super().__init__()
+        self.net = net
+        self.chunk = chunk
+        net.eval()  # dropout off: a shared trunk would share its mask
+        self.apart = not use_tree_attention(net)
+        if check:
+            check_head(net)
+            kind = unwrapped(net).config.get_text_config().model_type
+            self.apart = self.apart or (kind not in TESTED and not check_tree(net))
+            if self.apart:
+                log.warning("%s: a shared prompt changes its results, so each sequence is computed apart, slower", kind)
+
+    def train(self, mode: bool = True) -> "Policy":
+        """Does nothing: the model stays in evaluation mode, in which it is trained too."""
+        return self
+
+    def checkpoint_layers(self) -> None:
+        """Keeps only the input of each layer, which is then computed again in the backward."""
+        model = unwrapped(self.net)
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        for module in model.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module.training = True  # the library's condition; the parts of the layer stay without dropout
+
+    @property
+    def head(self) -> Head:
+        """The model's own output head."""
+        return find_head(unwrapped(self.net))
+
+    def forward(self, forest: Forest, temperature: float = 1.0, entropy: bool = False) -> TokenLogp:
+        """Log-probabilities of the scored tokens of a forest on the model's device."""
+        return score_tokens(
+            self.net, forest, temperature=temperature, entropy=entropy, chunk=self.chunk, apart=self.apart
+        )
+
+    def num_parameters(self) -> dict[str, int]:
+        """Counts of all and of trainable parameters."""
+        counts: dict[str, Any] = {"total": 0, "trainable": 0}
+        for parameter in self.parameters():
+            counts["total"] += parameter.numel()
+            counts["trainable"] += parameter.numel() * parameter.requires_grad
+        return counts

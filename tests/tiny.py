@@ -1,0 +1,64 @@
+"""Tiny random models with the parts that the tests of `model` need; float64 unless another type is asked for."""
+
+import torch
+from torch.overrides import TorchFunctionMode
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    LlamaConfig,
+    MistralConfig,
+    MixtralConfig,
+    PreTrainedModel,
+    Qwen3Config,
+)
+
+VOCABULARY = 96
+SHAPE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.3,  # large, so that a wrong row or key cannot hide
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+WINDOW = {"sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"]}
+CONFIGS = {
+    "llama": lambda: LlamaConfig(**SHAPE),
+    "qwen3": lambda: Qwen3Config(**SHAPE),
+    "gemma3": lambda: Gemma3TextConfig(**SHAPE, **WINDOW, query_pre_attn_scalar=8, final_logit_softcapping=3.0),
+    "gemma2": lambda: Gemma2Config(**SHAPE, **WINDOW, query_pre_attn_scalar=8, attn_logit_softcapping=2.0),
+    "mistral": lambda: MistralConfig(**SHAPE, sliding_window=5),
+    "mixtral": lambda: MixtralConfig(**SHAPE, num_local_experts=4, num_experts_per_tok=2),
+}
+
+
+class TrueFloat64(TorchFunctionMode):
+    """Keeps float64 where the library rounds to fp32 on the way (norms, softmax, routers), so that what remains of a
+    difference is a difference of method."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        wide = args and isinstance(args[0], torch.Tensor) and args[0].dtype == torch.float64
+        if wide and (func is torch.Tensor.float or (func is torch.Tensor.to and torch.float32 in args)):
+            return args[0]
+        if wide and kwargs.get("dtype") is torch.float32:
+            kwargs["dtype"] = torch.float64
+        return func(*args, **kwargs)
+
+
+def tiny_model(
+    kind: str, dtype: torch.dtype = torch.float64, seed: int = 0, attention: str = "eager"
+) -> PreTrainedModel:
+    """A random model; its attention is the library's plainest, the only one that knows soft caps."""
+    torch.manual_seed(seed)
+    options = {"experts_implementation": "eager"} if kind == "mixtral" and dtype == torch.float64 else {}
+    config = CONFIGS[kind]()
+    net = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype, **options)
+    return net.eval()
