@@ -158,19 +158,24 @@ def _short(key: str) -> str:
 def _smoothed(points: Points, colour: int) -> tuple[list[Line], str]:
     if len(points) < SMOOTH_FROM:
         return [Line(points=points, colour=colour)], ""
-    reach = max(1, len(points) // 30)
-    smooth = [(step, _mean(points[max(0, i - reach) : i + reach + 1])) for i, (step, _) in enumerate(points)]
-    lines = [Line(points=_thin(points), colour=colour, style="faint"), Line(points=_thin(smooth), colour=colour)]
-    return lines, f"strong line: mean of {2 * reach + 1} steps"
+    thin = _thin(points)
+    reach = max(1, len(thin) // 30)
+    smooth = [(step, _mean(thin[max(0, i - reach) : i + reach + 1])) for i, (step, _) in enumerate(thin)]
+    lines = [Line(points=thin, colour=colour, style="faint"), Line(points=smooth, colour=colour)]
+    return lines, f"strong line: mean of {(2 * reach + 1) * _thinning(points)} steps"
 
 
 def _thin(points: Points) -> Points:
     """At most MOST_POINTS points: longer curves become means of neighbours."""
-    size = math.ceil(len(points) / MOST_POINTS)
+    size = _thinning(points)
     if size <= 1:
         return points
     parts = [points[i : i + size] for i in range(0, len(points), size)]
     return [(part[len(part) // 2][0], _mean(part)) for part in parts]
+
+
+def _thinning(points: Points) -> int:
+    return math.ceil(len(points) / MOST_POINTS)
 
 
 def _mean(points: Points) -> float | None:
