@@ -1,0 +1,138 @@
+"""AdamW, its learning-rate schedules, and one update of the weights.
+
+Weights are kept in float32 and are their own masters; computing in bfloat16 is a matter of the forward (`precision`).
+The rate of a step is a function of the step alone, so a resumed run needs no schedule state.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from togi.core.errors import RecipeError, StageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdamWSettings:
+    """AdamW (arXiv 1711.05101). `learning_rate` is the peak of the schedule."""
+
+    learning_rate: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """The share of the peak learning rate at each step: a linear warm-up, then constant, linear or cosine decay to
+    `final`. No step has rate 0, neither the first nor, with `final` 0, the last."""
+
+    kind: Literal["constant", "linear", "cosine"] = "constant"
+    total_steps: int = 1
+    warmup_steps: int = 0
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in SHAPES:
+            raise RecipeError(f"schedule: {self.kind!r} is not available; allowed: {', '.join(SHAPES)}")
+
+    def share(self, step: int) -> float:
+        """The share at `step`, counted from 0."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        progress = (step - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1)
+        return self.final + (1 - self.final) * SHAPES[self.kind](min(progress, 1.0))
+
+
+SHAPES = {
+    "constant": lambda progress: 1.0,
+    "linear": lambda progress: 1 - progress,
+    "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Update:
+    """How gradients become new weights: clipped by their norm, at the schedule's rate."""
+
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    max_grad_norm: float
+
+    @property
+    def params(self) -> list[Parameter]:
+        """All parameters that are trained."""
+        return [param for group in self.optimizer.param_groups for param in group["params"]]
+
+    def apply(self, step: int, rows: str = "") -> tuple[float, float]:
+        """Steps and clears the gradients; gives their norm before clipping, and the (largest) learning rate.
+
+        Raises StageError, with `rows` in the message, before anything changes when the norm is not finite.
+        """
+        norm = self._clip(step, rows)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * self.schedule.share(step)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm, max(group["lr"] for group in self.optimizer.param_groups)
+
+    def _clip(self, step: int, rows: str) -> float:
+        params = [param for param in self.params if param.grad is not None]
+        norm = get_total_norm([param.grad for param in params if param.grad is not None])
+        if not norm.isfinite():
+            self.optimizer.zero_grad(set_to_none=True)
+            raise StageError(
+                f"step {step}: the norm of the gradient is {norm.item()}; the weights are those of the step before. "
+                f"{rows}. Try a lower learning rate"
+            )
+        clip_grads_with_norm_(params, self.max_grad_norm, norm)
+        return norm.item()
+
+
+def build_adamw(
+    params: Mapping[str, Parameter], settings: AdamWSettings, rates: Mapping[str, float] | None = None
+) -> torch.optim.AdamW:
+    """AdamW over named parameters. Vectors (norms, biases) are not decayed.
+
+    `rates` gives other peak rates to the parameters whose name begins with a key. Raises RecipeError when nothing is
+    to be trained, or when a key of `rates` fits no name.
+    """
+    if not params:
+        raise RecipeError("there is no parameter to train")
+    unused = [prefix for prefix in rates or {} if not any(name.startswith(prefix) for name in params)]
+    if unused:
+        raise RecipeError(f"learning rate for {', '.join(unused)}: no trained parameter's name begins so")
+    groups = _groups(params, settings, rates or {})
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.eps, fused=True)
+
+
+def _groups(params: Mapping[str, Parameter], settings: AdamWSettings, rates: Mapping[str, float]) -> list[dict]:
+    """Parameters with the same rate and decay together, in order of first appearance."""
+    groups: dict[tuple[float, float], list[Parameter]] = {}
+    for name, param in params.items():
+        rate = next((rate for prefix, rate in rates.items() if name.startswith(prefix)), settings.learning_rate)
+        groups.setdefault((rate, _decay(param, settings.weight_decay)), []).append(param)
+    return [
+        {"params": members, "lr": rate, "peak": rate, "weight_decay": decay}
+        for (rate, decay), members in groups.items()
+    ]
+
+
+def _decay(param: Tensor, weight_decay: float) -> float:
+    return weight_decay if param.ndim >= 2 else 0.0
+
+
+def trained(named_params: Iterable[tuple[str, Parameter]]) -> dict[str, Parameter]:
+    """The parameters that want a gradient, by name: `trained(net.named_parameters())`."""
+    return {name: param for name, param in named_params if param.requires_grad}
+
+
+def order_of(optimizer: torch.optim.Optimizer, params: Mapping[str, Parameter]) -> Sequence[str]:
+    """Names of the optimiser's parameters in its own order, which its state is numbered by."""
+    names = {id(param): name for name, param in params.items()}
+    return [names[id(param)] for group in optimizer.param_groups for param in group["params"]]

@@ -1,0 +1,20 @@
+"""Computing in bfloat16 with float32 weights."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from togi.objectives.base import Output
+
+Inputs = TypeVar("Inputs")
+
+
+def in_bfloat16(forward: Callable[[Inputs], Output], device_type: str) -> Callable[[Inputs], Output]:
+    """`forward` under autocast: its products run in bfloat16, the weights and their gradients stay float32."""
+
+    def cast_forward(inputs: Inputs) -> Output:
+        with torch.autocast(device_type, dtype=torch.bfloat16):
+            return forward(inputs)
+
+    return cast_forward

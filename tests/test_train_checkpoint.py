@@ -1,0 +1,161 @@
+"""Checkpoints: resumed runs end with the same bytes; kills, damage and full disks lose nothing."""
+
+import os
+import resource
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from togi.core.errors import StageError
+from togi.core.files import append_line, install_fault
+from togi.objectives.base import Batch, Output
+from togi.objectives.grpo import GRPO
+from togi.train.checkpoint import State, capture, newest_complete, restore, resume, save
+from togi.train.loop import MicroBatch, train_steps
+from togi.train.optimizer import AdamWSettings, Schedule, Update, build_adamw, trained
+
+
+class Run:
+    """A small training that saves every second step and draws its batches from torch's own generator."""
+
+    def __init__(self, folder: Path) -> None:
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Embedding(7, 8), nn.LayerNorm(8), nn.Linear(8, 7))
+        self.params = trained(self.net.named_parameters())
+        optimizer = build_adamw(self.params, AdamWSettings(learning_rate=0.01, weight_decay=0.1))
+        schedule = Schedule(kind="cosine", total_steps=8, warmup_steps=2)
+        self.update = Update(optimizer=optimizer, schedule=schedule, max_grad_norm=1.0)
+        self.folder, self.metrics, self.first = folder / "checkpoints", folder / "metrics.jsonl", 0
+        folder.mkdir(exist_ok=True)
+
+    def forward(self, ids: torch.Tensor) -> Output:
+        logp = self.net(ids).log_softmax(-1)
+        return Output(logp_N=logp.gather(1, ids.roll(-1)[:, None])[:, 0])
+
+    def batches(self, last: int):
+        for _ in range(self.first, last):
+            ids = torch.randint(7, (12,))
+            batch = Batch(num_sequences=3, sequence_N=torch.arange(12) // 4, advantage_S=torch.randn(3))
+            yield [MicroBatch(inputs=ids, batch=batch)]
+
+    def resume(self) -> "Run":
+        state = resume(self.folder, self.params, self.update.optimizer, [self.metrics])
+        self.first = 0 if state is None else state.step
+        return self
+
+    def go(self, last: int) -> "Run":
+        steps = train_steps(self.forward, self.update, GRPO(), self.batches(last), first_step=self.first)
+        for info in steps:
+            append_line(self.metrics, {"step": info.step, "loss": info.loss, "rate": info.learning_rate})
+            if info.step % 2:
+                self.save(info.step + 1)
+        return self
+
+    def save(self, step: int) -> Path:
+        state = capture(step, self.params, self.update.optimizer, {"cursor": step, "samples": 3 * step})
+        return save(self.folder, state, files=[self.metrics])
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("stopped_after", [1, 2, 3, 5, 7])
+def test_a_resumed_run_ends_with_the_same_bytes(tmp_path, stopped_after):
+    Run(tmp_path / "whole").go(8)
+    Run(tmp_path / "parts").go(stopped_after)
+    resumed = Run(tmp_path / "parts").resume()
+    assert resumed.first == stopped_after // 2 * 2
+    resumed.go(8)
+    assert bytes_of(tmp_path / "parts") == bytes_of(tmp_path / "whole")
+    assert sorted(path.name for path in resumed.folder.iterdir()) == ["step-00000006", "step-00000008"]
+
+
+@pytest.mark.parametrize(
+    "fault", [f"{p}:{n}" for p in ("before_sync", "before_rename", "after_rename") for n in (1, 3)]
+)
+def test_a_kill_while_saving_loses_nothing(tmp_path, fault):
+    Run(tmp_path / "whole").go(6)
+    run = Run(tmp_path / "parts").go(4)
+    state = capture(6, run.params, run.update.optimizer, {})
+    child = os.fork()
+    if child == 0:  # the checkpoint of step 6 is never finished, or just so
+        install_fault(fault)
+        save(run.folder, state, files=[run.metrics])
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    found = newest_complete(run.folder)
+    assert found is not None and found.name in {"step-00000004", "step-00000006"}
+    if found.name == "step-00000004":
+        Run(tmp_path / "parts").resume().go(6)
+        assert bytes_of(tmp_path / "parts") == bytes_of(tmp_path / "whole")
+
+
+def test_the_state_comes_back_whole(tmp_path):
+    run = Run(tmp_path).go(2)
+    expected = torch.rand(3)
+    state = restore(run.folder / "step-00000002", run.params, run.update.optimizer)
+    assert state.step == 2 and state.progress == {"cursor": 2, "samples": 6}
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.safetensors", "progress.json", "manifest.json"])
+def test_a_damaged_checkpoint_is_passed_over_and_written_anew(tmp_path, name, caplog):
+    run = Run(tmp_path / "run").go(4)
+    reference = bytes_of(tmp_path / "run")
+    victim = run.folder / "step-00000004" / name
+    if name == "manifest.json":
+        victim.unlink()
+    else:
+        victim.write_bytes(victim.read_bytes()[:-1] + b"?")
+    assert newest_complete(run.folder) == run.folder / "step-00000002"
+    assert "step-00000004 is passed over" in caplog.text
+    Run(tmp_path / "run").resume().go(4)
+    assert bytes_of(tmp_path / "run") == reference
+
+
+def test_there_may_be_no_checkpoint(tmp_path):
+    assert newest_complete(tmp_path / "absent") is None
+
+
+def test_append_only_files_are_cut_back_and_never_grown(tmp_path):
+    run = Run(tmp_path).go(2)
+    length = run.metrics.stat().st_size
+    append_line(run.metrics, {"step": 99})
+    run.resume()
+    assert run.metrics.stat().st_size == length
+    os.truncate(run.metrics, length - 1)
+    with pytest.raises(StageError, match=f"has {length - 1} bytes, but had {length}"):
+        run.resume()
+
+
+def test_another_model_is_refused(tmp_path):
+    run = Run(tmp_path).go(2)
+    run.params["2.weight"] = nn.Parameter(torch.zeros(3, 3))
+    with pytest.raises(StageError, match=r"2\.weight is \(7, 8\) there and \(3, 3\) here"):
+        run.resume()
+
+
+def test_a_full_disk_ends_with_a_message_and_keeps_what_was_saved(tmp_path):
+    run = Run(tmp_path).go(2)
+    before = bytes_of(run.folder)
+    big = State(step=4, weights={"w": torch.zeros(100_000)}, optimizer={}, random={}, progress={})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(StageError, match=r"checkpoint of step 4 could not be written.*Free some space"):
+            save(run.folder, big)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert bytes_of(run.folder) == before
+
+
+def test_only_the_newest_are_kept(tmp_path):
+    run = Run(tmp_path)
+    for step in range(1, 5):
+        state = capture(step, run.params, run.update.optimizer, {})
+        save(run.folder, state, keep=1)
+    assert [path.name for path in run.folder.iterdir()] == ["step-00000004"]
