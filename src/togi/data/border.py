@@ -13,7 +13,7 @@ from togi.core.records import KINDS, Chat, Document, Drop, Pair, Prompt, Record,
 from togi.core.seeds import content_id, digest
 from togi.data.hub import download
 from togi.data.rows import BadRow, Row, find_files, read_rows
-from togi.data.shapes import NEEDS, Shape, understand
+from togi.data.shapes import NEEDS, SPOKEN, Shape, understand
 
 STAGE = "import"
 
@@ -111,6 +111,9 @@ def _check_kind(shape: Shape, kind: str, values: Mapping[str, Any]) -> None:
     fits = shape.kinds()
     if kind in fits:
         return
+    empty = [name for name, value in values.items() if value is None and name in SPOKEN]
+    if empty and not fits:
+        raise BadRow("empty_text", f"column {empty[0]!r} holds nothing")
     found = (
         f"the row has the columns {', '.join(values) or '(none)'}, which do not make {kind}: that needs {NEEDS[kind]}"
     )

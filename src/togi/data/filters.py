@@ -15,9 +15,9 @@ CHARS_IN_A_ROW = 6
 ENDS = ".?!。？！…．"
 CLOSERS = "\"'”’»)]）」』】*`"
 _EN = """
-what why how who whom whose when where which can could would should is are was were do does did will may explain describe
-write give list name compare summarize summarise tell suggest create find show define translate discuss identify outline
-provide calculate draw make help please imagine rewrite recommend
+what why how who whom whose when where which can could would should is are was were do does did will may explain
+describe write give list name compare summarize summarise tell suggest create find show define translate discuss
+identify outline provide calculate draw make help please imagine rewrite recommend
 """
 _RU = """
 что кто как почему зачем где когда куда откуда какой какая какое какие сколько чем чей можно можешь является объясни

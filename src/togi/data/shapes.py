@@ -16,6 +16,7 @@ ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "as
 CONVERSATIONS = ("messages", "conversations", "conversation")
 QUESTIONS = ("prompt", "question", "instruction", "query")
 ANSWERS = ("completion", "answer", "output", "response")
+SPOKEN = (*CONVERSATIONS, *QUESTIONS, *ANSWERS, "chosen", "rejected", "text")
 NEEDS = {
     "prompts": "messages, or prompt, question or instruction",
     "chats": "messages that end with the assistant, or prompt and completion, or instruction and output",
@@ -147,6 +148,8 @@ def _said(value: Any, column: str, role: str) -> tuple[Message, ...]:
         if value.startswith(HUMAN):
             return _transcript(value)
         return (Message(role, _text(value, column)),)
+    if not isinstance(value, str | list):
+        raise BadRow("wrong_type", f"column {column!r}: found {kind_of(value)}, wanted text or a list of turns")
     return _turns(value, column)
 
 

@@ -1,0 +1,1 @@
+"""Text and tokens: chat templates as data, rendering to ids with a loss mask, languages and writing systems."""

@@ -1,0 +1,45 @@
+import pytest
+
+from togi.text.compare import jaccard, normalise, shingles
+from togi.text.language import detect, is_language
+from togi.text.script import is_spaced, script_share, script_shares
+
+ENGLISH = "How do I bake bread at home?"
+JAPANESE = "家でパンを焼くにはどうすればいいですか。"
+RUSSIAN = "Как испечь хлеб дома?"
+
+
+@pytest.mark.parametrize(("text", "language"), [(ENGLISH, "en"), (JAPANESE, "ja"), (RUSSIAN, "ru")])
+def test_detects(text: str, language: str) -> None:
+    found, confidence = detect(text)
+    assert found == language and 0.5 < confidence <= 1
+    assert is_language(text, language) and not is_language(text, "de")
+
+
+def test_line_ends_do_not_matter() -> None:
+    assert detect(JAPANESE.replace("。", "。\n\n") * 2)[0] == "ja"
+
+
+@pytest.mark.parametrize("text", ["", " \n", "12345", "?!", "🙂"])
+def test_nothing_to_go_by(text: str) -> None:
+    assert detect(text) == ("", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "share"),
+    [(ENGLISH, "en", 1.0), (JAPANESE, "ja", 1.0), (RUSSIAN, "ru", 1.0), ("机械学习", "ja", 0.0), ("", "en", 0.0)],
+)
+def test_script_share(text: str, language: str, share: float) -> None:
+    assert script_share(text, language) == share
+
+
+def test_mixed_scripts() -> None:
+    assert script_shares("abか字") == {"latin": 0.5, "kana": 0.25, "kanji": 0.25}
+    assert is_spaced(ENGLISH) and is_spaced(RUSSIAN) and not is_spaced(JAPANESE)
+
+
+def test_compare() -> None:
+    assert normalise("  Ｈello,\nWORLD! 12 ") == "hello world 12"
+    assert shingles("ab", 4) == frozenset(["ab"])
+    assert jaccard(shingles("abcd", 2), shingles("bcde", 2)) == 0.5
+    assert jaccard(shingles("", 3), shingles("", 3)) == 1.0
