@@ -1,6 +1,9 @@
 """Tiny random models with the parts that the tests of `model` need; float64 unless another type is asked for."""
 
+from typing import Any
+
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch.overrides import TorchFunctionMode
 from transformers import (
     AutoModelForCausalLM,
@@ -10,6 +13,7 @@ from transformers import (
     MistralConfig,
     MixtralConfig,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
     Qwen3Config,
 )
 
@@ -30,12 +34,12 @@ SHAPE = {
 }
 WINDOW = {"sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"]}
 CONFIGS = {
-    "llama": lambda: LlamaConfig(**SHAPE),
-    "qwen3": lambda: Qwen3Config(**SHAPE),
-    "gemma3": lambda: Gemma3TextConfig(**SHAPE, **WINDOW, query_pre_attn_scalar=8, final_logit_softcapping=3.0),
-    "gemma2": lambda: Gemma2Config(**SHAPE, **WINDOW, query_pre_attn_scalar=8, attn_logit_softcapping=2.0),
-    "mistral": lambda: MistralConfig(**SHAPE, sliding_window=5),
-    "mixtral": lambda: MixtralConfig(**SHAPE, num_local_experts=4, num_experts_per_tok=2),
+    "llama": (LlamaConfig, {}),
+    "qwen3": (Qwen3Config, {}),
+    "gemma3": (Gemma3TextConfig, {**WINDOW, "query_pre_attn_scalar": 8, "final_logit_softcapping": 3.0}),
+    "gemma2": (Gemma2Config, {**WINDOW, "query_pre_attn_scalar": 8, "attn_logit_softcapping": 2.0}),
+    "mistral": (MistralConfig, {"sliding_window": 5}),
+    "mixtral": (MixtralConfig, {"num_local_experts": 4, "num_experts_per_tok": 2}),
 }
 
 
@@ -54,11 +58,27 @@ class TrueFloat64(TorchFunctionMode):
 
 
 def tiny_model(
-    kind: str, dtype: torch.dtype = torch.float64, seed: int = 0, attention: str = "eager"
+    kind: str, dtype: torch.dtype = torch.float64, seed: int = 0, attention: str = "eager", **changes: Any
 ) -> PreTrainedModel:
-    """A random model; its attention is the library's plainest, the only one that knows soft caps."""
+    """A random model; its attention is the library's plainest, the only one that knows soft caps. `changes` go into its
+    configuration."""
     torch.manual_seed(seed)
     options = {"experts_implementation": "eager"} if kind == "mixtral" and dtype == torch.float64 else {}
-    config = CONFIGS[kind]()
+    config_class, extra = CONFIGS[kind]
+    config = config_class(**{**SHAPE, **extra, **changes})
     net = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype, **options)
     return net.eval()
+
+
+BYTES = 264  # vocabulary of the tokenizer below
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per byte, after pad, bos and eos."""
+    specials = ["<pad>", "<bos>", "<eos>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    table = {piece: i for i, piece in enumerate([*specials, *alphabet])}
+    core = Tokenizer(models.BPE(vocab=table, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>")

@@ -1,0 +1,47 @@
+"""Model folders that are whole or absent."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from togi.core.files import crash_point, sync_folder
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb+") as handle:
+                os.fsync(handle.fileno())
+        else:
+            sync_folder(path)
+    sync_folder(folder)
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yields a temporary folder beside `folder`; at the end it takes the place of `folder`, or nothing changes.
+
+    An older `folder` is moved aside first and removed last, so that a kill leaves one whole folder under one of the two
+    names. Raises OSError (disk full, permissions).
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        crash_point("before_sync", folder)
+        _sync_tree(temporary)
+        crash_point("before_rename", folder)
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            os.rename(folder, old)
+        os.rename(temporary, folder)
+        crash_point("after_rename", folder)
+        sync_folder(folder.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,225 @@
+"""Models in and out: from a package, a hub or a folder to a network, its tokenizer and its chat template, and back.
+
+A folder saved by togi also holds `togi.json`: the template, and whether it is a causal model or a scorer.
+"""
+
+import copy
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
+from transformers.utils import logging as library_logging
+
+from togi.core.errors import InputError, StageError
+from togi.core.files import read_json, write_json
+from togi.core.records import Message
+from togi.core.sources import ModelSource
+from togi.model.folders import atomic_folder
+from togi.model.packages import package_folder
+from togi.text.render import render_chat
+from togi.text.template import OWN, TEMPLATE_NAMES, Template, get_template
+
+log = logging.getLogger(__name__)
+library_logging.disable_progress_bar()
+
+CARD = "togi.json"
+CLASSES = {"causal": AutoModelForCausalLM, "scorer": AutoModelForSequenceClassification}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A network of transformers (or one with an adapter around it), its fast tokenizer, its template and its name."""
+
+    net: Any
+    tokenizer: Any
+    template: Template
+    name: str
+
+    @property
+    def kind(self) -> str:
+        """`causal`, or `scorer` for a network with a scalar head."""
+        net = self.net.get_base_model() if isinstance(self.net, PeftModel) else self.net
+        return "scorer" if type(net).__name__.endswith("ForSequenceClassification") else "causal"
+
+
+def load(
+    source: ModelSource,
+    cache: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    kind: str = "causal",
+) -> LoadedModel:
+    """Loads the model that `source` names; what has to be converted is kept in `cache`.
+
+    An adapter's folder is loaded onto its base and merged. Raises InputError, with what to do, for a missing folder,
+    configuration, tokenizer or template, for weights that are pickles, and for a model of another kind.
+    """
+    place = _place(source, cache)
+    revision = source.revision if source.kind == "hub" else "main"
+    if isinstance(place, Path) and (place / "adapter_config.json").exists():
+        net, base_place = _with_adapter(place, cache, dtype, kind)
+        tokenizer_place = place if (place / "tokenizer_config.json").exists() else base_place
+    else:
+        net, tokenizer_place = _network(place, revision, dtype, kind), place
+    tokenizer = _tokenizer(tokenizer_place, revision)
+    template = _template(source, place, tokenizer)
+    net = net.to(device).eval()
+    return LoadedModel(net=net, tokenizer=tokenizer, template=template, name=source.name)
+
+
+def _place(source: ModelSource, cache: Path) -> Path | str:
+    """The folder of a model, or its id on the hub."""
+    if source.kind == "package":
+        return package_folder(source, cache)
+    return source.name if source.kind == "hub" else check_folder(Path(source.name))
+
+
+def check_folder(folder: Path) -> Path:
+    """The folder, if it can be loaded from. Raises InputError, with what to do, if it cannot."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such model folder")
+    if (folder / "adapter_config.json").exists():
+        return folder
+    if not (folder / "config.json").exists():
+        raise InputError(f"{folder}: no config.json in it, so it is not a model folder of transformers")
+    if not any(folder.glob("*.safetensors")):
+        pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in folder.glob(pattern))
+        found = f"only {pickles[0]}, a pickle, which can run any code when it is read" if pickles else "no weights"
+        raise InputError(f"{folder}: {found}; togi reads *.safetensors: convert it with save_pretrained first")
+    return folder
+
+
+def _network(place: Path | str, revision: str, dtype: torch.dtype, kind: str) -> Any:
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
+    try:
+        config = AutoConfig.from_pretrained(place, **options)
+        _check_kind(place, config, kind)
+        return CLASSES[kind].from_pretrained(place, config=config, dtype=dtype, use_safetensors=True, **options)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{place} (revision {revision}): the model cannot be loaded: {error}") from error
+
+
+def _check_kind(place: Path | str, config: Any, kind: str) -> None:
+    """Raises InputError where a causal model is asked of a scorer's weights or the other way round: the library would
+    fill the missing head with random numbers."""
+    names = config.architectures or []
+    scorer = any(name.endswith("ForSequenceClassification") for name in names)
+    if names and scorer != (kind == "scorer"):
+        raise InputError(
+            f"{place}: holds {names[0]}, which is {'a' if scorer else 'no'} scorer; a {kind} model is needed"
+        )
+    if scorer and config.num_labels != 1:
+        raise InputError(f"{place}: its head gives {config.num_labels} numbers; a scorer gives one")
+
+
+def _with_adapter(place: Path, cache: Path, dtype: torch.dtype, kind: str) -> tuple[Any, Path | str]:
+    """The base of an adapter's folder with the adapter merged, and where the base lies."""
+    base = str(read_json(place / "adapter_config.json").get("base_model_name_or_path"))
+    beside = next((path for path in (Path(base), place / base) if path.is_dir()), None)
+    source = ModelSource(kind="hub", name=base) if beside is None else ModelSource(kind="path", name=str(beside))
+    if not any(place.glob("adapter_model.safetensors")):
+        raise InputError(f"{place}: an adapter_config.json without adapter_model.safetensors; save the adapter again")
+    base_place = _place(source, cache)
+    net = _network(base_place, source.revision, dtype, kind)
+    return PeftModel.from_pretrained(net, str(place)).merge_and_unload(), base_place  # type: ignore[operator]
+
+
+def _tokenizer(place: Path | str, revision: str) -> Any:
+    if isinstance(place, Path) and not any(
+        (place / name).exists() for name in ("tokenizer.json", "tokenizer_config.json")
+    ):
+        raise InputError(f"{place}: no tokenizer in it; save the tokenizer of the model into the same folder")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{place} (revision {revision}): the tokenizer cannot be loaded: {error}") from error
+    if not tokenizer.is_fast:
+        raise InputError(f"{place}: its tokenizer has no fast version (tokenizer.json), which togi needs for offsets")
+    return tokenizer
+
+
+def _template(source: ModelSource, place: Path | str, tokenizer: Any) -> Template:
+    """The template that is asked for by name, else the one saved with the model, else the tokenizer's own."""
+    if source.template is not None:
+        return get_template(source.template, tokenizer)
+    card = place / CARD if isinstance(place, Path) else None
+    if card is not None and card.exists():
+        return Template.from_json(read_json(card)["template"])
+    if tokenizer.chat_template:
+        return get_template(OWN, tokenizer)
+    raise InputError(
+        f"{source.name}: no chat template comes with it; name one of {', '.join(TEMPLATE_NAMES)}: `template:`"
+    )
+
+
+def save_model(model: LoadedModel, folder: Path) -> LoadedModel:
+    """Saves the network, its tokenizer and its template, whole or not at all, and reads them back to compare.
+
+    An adapter is merged into the network first, for good: use the model that is returned. Raises StageError if what was
+    read back computes something else than what was to be saved, OSError if the disk is full.
+    """
+    if isinstance(model.net, PeftModel):
+        model = replace(model, net=model.net.merge_and_unload())  # type: ignore[operator]
+    if model.kind == "scorer":
+        _keep_last_token(model)
+    tokenizer = copy.deepcopy(model.tokenizer)
+    tokenizer.chat_template = model.template.bind(tokenizer).to_jinja()
+    with atomic_folder(folder) as temporary:
+        model.net.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        card = {"format": 1, "kind": model.kind, "name": model.name, "template": model.template.to_json()}
+        write_json(temporary / CARD, card)
+        check_saved(model, temporary)
+    return model
+
+
+def _keep_last_token(model: LoadedModel) -> None:
+    """Removes the pad id from a scorer's configuration where its conversations end with that very token: the library
+    would read the token before. Without a pad id it reads the right one, and refuses to pad."""
+    config = model.net.config.get_text_config()
+    turns = [Message("user", "a"), Message("assistant", "b")]
+    if (
+        config.pad_token_id is not None
+        and render_chat(model.template, model.tokenizer, turns).ids[-1] == config.pad_token_id
+    ):
+        log.warning("%s: conversations end with the pad token, so the saved scorer has no pad token", model.name)
+        config.pad_token_id = model.net.config.pad_token_id = None
+
+
+def _outputs(net: Any, ids: Tensor) -> Tensor:
+    """What the network gives for ids (1, T): logits, or the score of a scorer."""
+    with torch.no_grad():
+        return net(input_ids=ids.to(net.device)).logits.detach().cpu()
+
+
+def check_saved(model: LoadedModel, folder: Path) -> None:
+    """Reads a saved network back and compares every weight, and the outputs on a probe.
+
+    Raises StageError if they differ.
+    """
+    again = CLASSES[model.kind].from_pretrained(folder, dtype=model.net.dtype, use_safetensors=True).eval()
+    stored = dict(again.named_parameters())
+    for name, weight in model.net.named_parameters():
+        if name not in stored or not torch.equal(stored[name], weight.detach().to(stored[name].device)):
+            raise StageError(
+                f"{folder}: weight {name} is not what was saved; the model would not load as it was trained"
+            )
+    width = model.net.config.get_text_config().vocab_size
+    ids = torch.tensor([[(7919 * (i + 1)) % width for i in range(24)]])
+    trained, read = _outputs(model.net, ids), _outputs(again.to(model.net.device), ids)
+    if not torch.allclose(trained, read, rtol=1e-4, atol=1e-4 * float(trained.abs().max())):
+        raise StageError(
+            f"{folder}: after saving and loading, outputs on a probe differ by {(trained - read).abs().max():.3g}; the "
+            "configuration does not describe the network that was trained"
+        )

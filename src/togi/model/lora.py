@@ -1,0 +1,113 @@
+"""Low-rank adapters (LoRA, arXiv 2106.09685; rsLoRA, arXiv 2312.03732) on any linear layers, through peft."""
+
+import logging
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel
+
+from togi.core.errors import InputError
+from togi.model.folders import atomic_folder
+
+log = logging.getLogger(__name__)
+
+ALL_LINEAR = "all-linear"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraSettings:
+    """`targets` are names of linear layers (the last part of their path, or more of it), or "all-linear": all but the
+    heads. The adapter is scaled by alpha / rank, with `rslora` by alpha / sqrt(rank). `full` are modules that are
+    trained whole, such as a scalar head ("score")."""
+
+    rank: int = 16
+    alpha: float = 32.0
+    targets: tuple[str, ...] = (ALL_LINEAR,)
+    rslora: bool = False
+    full: tuple[str, ...] = ()
+
+
+def linear_names(net: nn.Module) -> list[str]:
+    """Full names of the linear layers of a network, its output head included."""
+    return [name for name, module in net.named_modules() if isinstance(module, nn.Linear)]
+
+
+def _matches(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")
+
+
+def _targets(net: PreTrainedModel, settings: LoraSettings) -> list[str]:
+    """Full names of the layers that get an adapter. Raises InputError for a target that no layer has."""
+    known = linear_names(net)
+    if ALL_LINEAR in settings.targets:
+        heads = ("score", "lm_head", *settings.full)
+        named = [t for t in settings.targets if t != ALL_LINEAR]
+        rest = [n for n in known if not any(_matches(n, h) for h in heads) and n != _head_name(net)]
+    else:
+        named, rest = [*settings.targets], []
+    for target in named:
+        if not any(_matches(name, target) for name in known):
+            short = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in known))
+            raise InputError(f"no linear layer is called {target!r}; this model has {short}, or use {ALL_LINEAR!r}")
+    chosen = {name: None for name in known if name in rest or any(_matches(name, target) for target in named)}
+    return list(chosen)
+
+
+def _head_name(net: PreTrainedModel) -> str:
+    head = net.get_output_embeddings()
+    return next((name for name, module in net.named_modules() if head is not None and module is head), "")
+
+
+def _untie(net: PreTrainedModel) -> None:
+    """Gives the output head weights of its own, so that an adapter on it cannot reach the input embeddings."""
+    head = net.get_output_embeddings()
+    assert isinstance(head, nn.Linear)
+    head.weight = nn.Parameter(head.weight.detach().clone())
+    net.config.get_text_config().tie_word_embeddings = False
+    net.config.tie_word_embeddings = False
+    net.all_tied_weights_keys = {}
+    log.warning("the output head gets an adapter, so it no longer shares its weights with the input embeddings")
+
+
+def add_lora(net: Any, settings: LoraSettings, *, seed: int) -> PeftModel:
+    """Freezes `net` and puts an adapter on it that changes nothing yet. An adapter it already has is merged first, so
+    that switching the new one off gives exactly the model that came in.
+
+    Raises InputError for a rank below 1 or a target that no layer has.
+    """
+    if settings.rank < 1:
+        raise InputError(f"rank {settings.rank}: an adapter has at least rank 1")
+    if isinstance(net, PeftModel):
+        net = net.merge_and_unload()  # type: ignore[operator]
+    targets = _targets(net, settings)
+    tied = net.config.get_text_config().tie_word_embeddings
+    if tied and _head_name(net) in targets:
+        _untie(net)
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]
+        target_modules=targets,
+        lora_dropout=0.0,  # a shared trunk would share its mask
+        use_rslora=settings.rslora,
+        modules_to_save=list(settings.full) or None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        adapted: Any = get_peft_model(net, config, autocast_adapter_dtype=False)
+    return adapted.eval()
+
+
+def without_adapter(net: PeftModel) -> AbstractContextManager[None]:
+    """A context in which `net` is exactly the model that the adapter was put on."""
+    return net.disable_adapter()
+
+
+def save_adapter(net: PeftModel, folder: Path) -> None:
+    """Saves the adapter alone, in peft's layout, whole or not at all."""
+    with atomic_folder(folder) as temporary:
+        net.save_pretrained(str(temporary))

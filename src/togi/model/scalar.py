@@ -1,0 +1,138 @@
+"""Reward models: a decoder with a scalar head, read at each sequence's last token, wherever that is.
+
+Shapes: T rows, S sequences, H width. The last row comes from lengths, never from a pad id: with pad equal to eos the
+library reads the token before the last.
+
+Folders are in the library's own layout (`...ForSequenceClassification` with `score.weight`), so it loads what is saved
+here and the other way round.
+"""
+
+from collections.abc import Iterator
+from collections.abc import Sequence as Seq
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification
+
+from togi.core.errors import InputError
+from togi.core.records import Message
+from togi.core.sources import ModelSource
+from togi.model.forest import Forest, MicroBatch, Sequence, move, plant, split_by_tokens
+from togi.model.load import LoadedModel, load
+from togi.model.logprobs import TESTED, check_tree, hidden_states, unwrapped, use_tree_attention
+from togi.text.render import render_chat
+
+Item = tuple[tuple[Message, ...], str]
+
+
+def add_scalar_head(model: LoadedModel, *, seed: int) -> LoadedModel:
+    """A scorer with the body of a causal model (shared, not copied) and a new head, random from `seed`.
+
+    Raises InputError if the library has no such class for the architecture.
+    """
+    causal = unwrapped(model.net)
+    config = type(causal.config).from_dict({**causal.config.to_dict(), "num_labels": 1})
+    try:
+        with torch.device("meta"):
+            net: Any = AutoModelForSequenceClassification.from_config(config, dtype=causal.dtype)
+    except ValueError as error:
+        raise InputError(f"{model.name}: {config.model_type} models have no scalar head in transformers") from error
+    setattr(net, net.base_model_prefix, getattr(causal, causal.base_model_prefix))
+    width = config.get_text_config().hidden_size
+    head = nn.Linear(width, 1, bias=False, dtype=causal.dtype)
+    with torch.no_grad():
+        weight = torch.randn(1, width, generator=torch.Generator().manual_seed(seed)) / (width + 1) ** 0.5
+        head.weight.copy_(weight)
+    net.score = head.to(causal.device)
+    net.config._attn_implementation = causal.config._attn_implementation
+    return LoadedModel(net=net.eval(), tokenizer=model.tokenizer, template=model.template, name=model.name)
+
+
+def load_reward_model(
+    source: ModelSource, cache: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> LoadedModel:
+    """Loads a scorer; see `load`. Raises InputError if it is a causal model, or its head gives more than one number."""
+    return load(source, cache, dtype=dtype, device=device, kind="scorer")
+
+
+class RewardModel(nn.Module):
+    """A network with a scalar head that scores forests: higher is better.
+
+    An architecture that is not proved by the tests runs a probe tree when `check`; where that fails, sequences are
+    computed one at a time (`apart`).
+    """
+
+    def __init__(self, net: nn.Module, *, check: bool = True) -> None:
+        super().__init__()
+        self.net = net
+        net.eval()
+        self.apart = not use_tree_attention(net)
+        kind = unwrapped(net).config.get_text_config().model_type
+        self.apart = self.apart or (check and kind not in TESTED and not check_tree(net))
+
+    def train(self, mode: bool = True) -> "RewardModel":
+        """Does nothing: the model stays in evaluation mode, in which it is trained too."""
+        return self
+
+    def forward(self, forest: Forest) -> Tensor:
+        """Scores (S,) of the forest's sequences, in fp32 or wider."""
+        hidden_SH = hidden_states(self.net, forest, apart=self.apart)[forest.last_S]
+        head: Any = unwrapped(self.net).score
+        score_S = head(hidden_SH)[:, 0]
+        return score_S.to(torch.promote_types(score_S.dtype, torch.float32))
+
+
+def batches_by_length(sequences: Seq[Sequence], prompts: Seq[Any], budget: int) -> Iterator[MicroBatch]:
+    """Micro-batches in which sequences of one prompt stand together and lengths rise; `index_S` leads back."""
+    together: dict[Any, list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        together.setdefault(prompt, []).append(i)
+    groups = [sorted(places, key=lambda i: len(sequences[i].ids)) for places in together.values()]
+    groups.sort(key=lambda places: len(sequences[places[-1]].ids))
+    order = [i for places in groups for i in places]
+    for batch in split_by_tokens([[sequences[i] for i in places] for places in groups], budget):
+        yield MicroBatch(groups=batch.groups, index_S=tuple(order[i] for i in batch.index_S))
+
+
+class ModelScorer:
+    """A `Scorer` made of a reward model: it renders with its own template and tokenizer, shares prompts, never pads.
+
+    `tokens` is the size of a micro-batch and changes speed alone. `max_tokens` refuses longer conversations: nothing is
+    ever cut off, because a cut answer would be scored at another token.
+    """
+
+    def __init__(self, model: LoadedModel, *, tokens: int = 8192, max_tokens: int | None = None) -> None:
+        if model.kind != "scorer":
+            raise InputError(f"{model.name} is a {model.kind} model; a scorer needs a scalar head")
+        self.model = model
+        self.tokens = tokens
+        self.limit = max_tokens or model.net.config.get_text_config().max_position_embeddings
+        self.reward = RewardModel(model.net)
+
+    def sequence(self, messages: tuple[Message, ...], answer: str) -> Sequence:
+        """The conversation as ids, ending as the template ends an answer.
+
+        Raises InputError if it is longer than the model's context.
+        """
+        turns = (*messages, Message("assistant", answer))
+        ids = render_chat(self.model.template, self.model.tokenizer, turns).ids
+        if len(ids) > self.limit:
+            raise InputError(f"{self.model.name}: a conversation has {len(ids)} tokens; it reads at most {self.limit}")
+        return Sequence(tuple(ids), (False,) * len(ids))
+
+    def score(self, items: Seq[Item]) -> list[float]:
+        """Scores in the order of `items` (messages, answer without terminator)."""
+        sequences = [self.sequence(messages, answer) for messages, answer in items]
+        return self.score_sequences(sequences, [messages for messages, _ in items])
+
+    @torch.inference_mode()
+    def score_sequences(self, sequences: Seq[Sequence], prompts: Seq[Any]) -> list[float]:
+        """Scores of token ids; sequences with equal `prompts` are computed in one tree."""
+        scores = [0.0] * len(sequences)
+        for batch in batches_by_length(sequences, prompts, self.tokens):
+            found_S = self.reward(move(plant(batch.groups), unwrapped(self.model.net).device)).tolist()
+            for place, score in zip(batch.index_S, found_S, strict=True):
+                scores[place] = score
+        return scores

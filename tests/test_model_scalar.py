@@ -1,0 +1,164 @@
+"""Reward models: read at the last token, whatever stands around it; saved so that the library loads the same."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import BYTES, CONFIGS, TrueFloat64, tiny_model, tiny_tokenizer
+from transformers import AutoModelForSequenceClassification
+
+from togi.core.errors import InputError
+from togi.core.records import Message
+from togi.core.sources import ModelSource
+from togi.model.forest import Sequence, num_tokens, plant
+from togi.model.load import LoadedModel, load, save_model
+from togi.model.lora import LoraSettings, add_lora
+from togi.model.scalar import ModelScorer, RewardModel, add_scalar_head, batches_by_length, load_reward_model
+from togi.text.template import get_template
+
+POOLING = json.loads((Path(__file__).parent / "vectors" / "rm_pooling.json").read_text())["cases"]
+
+
+def loaded(kind: str = "llama", dtype=torch.float64, template: str = "chatml-nobos") -> LoadedModel:
+    net = tiny_model(kind, dtype, vocab_size=BYTES)
+    return LoadedModel(net=net, tokenizer=tiny_tokenizer(), template=get_template(template), name="tiny")
+
+
+def scorer(kind: str = "llama", dtype=torch.float64, template: str = "chatml-nobos") -> LoadedModel:
+    return add_scalar_head(loaded(kind, dtype, template), seed=4)
+
+
+def unscored(*ids: int) -> Sequence:
+    return Sequence(ids, (False,) * len(ids))
+
+
+@pytest.mark.parametrize("case", POOLING)
+def test_the_last_token_is_read_where_the_library_looks_for_a_pad_id(case):
+    stored = POOLING[case]
+    net = scorer().net
+    net.config.pad_token_id = pad = stored.get("pad_id", 0)
+    ids = stored["ids"]
+    with torch.no_grad(), TrueFloat64():
+        hidden = net.model(torch.tensor([ids])).last_hidden_state[0]
+        library = net(torch.tensor([ids])).logits[0, 0]
+        torch.testing.assert_close(library, net.score(hidden[stored["pooled_index"]])[0], rtol=0, atol=1e-10)
+        ours = RewardModel(net)(plant([[unscored(*ids)]]))[0]
+        torch.testing.assert_close(ours, net.score(hidden[-1])[0], rtol=0, atol=1e-10)
+    assert (stored["pooled_index"] == len(ids) - 1) == (ids[-1] != pad)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_scores_and_gradients_equal_one_sequence_at_a_time(kind):
+    groups = [
+        [unscored(5, 6, 7, 8, 9, 10, 11, 12), unscored(5, 6, 7, 1)],
+        [unscored(9)],
+        [unscored(3, 4), unscored(3, 4)],
+    ]
+    results = []
+    with TrueFloat64():
+        for apart in (False, True):
+            net = scorer(kind).net
+            if apart:
+                score_S = torch.cat([net(torch.tensor([s.ids])).logits[0] for g in groups for s in g])
+            else:
+                score_S = RewardModel(net)(plant(groups))
+            (score_S * torch.arange(1, 6)).sum().backward()
+            results.append([score_S, *(p.grad for p in net.parameters() if p.grad is not None)])
+    for ours, plain in zip(*results, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=0, atol=1e-10)
+
+
+def items() -> list[tuple[tuple[Message, ...], str]]:
+    ask, other = (Message("user", "Why?"),), (Message("system", "Be brief."), Message("user", "How?"))
+    return [
+        (ask, "Because."),
+        (other, "So."),
+        (ask, "It is so because it is so."),
+        (ask, ""),
+        (other, "Thus, and thus."),
+    ]
+
+
+def test_a_score_does_not_depend_on_batch_order_or_neighbours():
+    judge = ModelScorer(scorer(), tokens=200)
+    together = judge.score(items())
+    alone = [judge.score([item])[0] for item in items()]
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-10)
+    torch.testing.assert_close(judge.score(items()[::-1])[::-1], together, rtol=0, atol=1e-10)
+    assert len(set(together)) == 5
+
+
+def test_a_scorer_renders_with_its_own_template():
+    one, two = (ModelScorer(scorer(template=name)).score(items()) for name in ("chatml-nobos", "sarashina"))
+    assert all(a != b for a, b in zip(one, two, strict=True))
+
+
+def test_one_long_answer_among_many_short_ones_costs_what_it_costs_apart():
+    prompt = tuple(range(10, 26))
+    answers = [unscored(*prompt, *([30 + i] * 32)) for i in range(63)] + [unscored(*prompt, *([99] * 1024))]
+
+    def rows(sequences):
+        batches = batches_by_length(sequences, ["q"] * len(sequences), 4096)
+        return sum(num_tokens(g) for b in batches for g in b.groups)
+
+    assert rows(answers) <= 1.15 * (rows(answers[:63]) + rows(answers[63:]))
+
+
+def test_prompts_are_computed_once():
+    prompt = tuple(range(100))
+    batches = list(batches_by_length([unscored(*prompt, i) for i in range(8)], ["q"] * 8, 4096))
+    assert sum(num_tokens(g) for b in batches for g in b.groups) == 108
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3"])
+def test_a_saved_scorer_is_the_librarys_own(kind, tmp_path):
+    model = save_model(scorer(kind, torch.float32), tmp_path / "rm")
+    names = {p.name for p in (tmp_path / "rm").iterdir()}
+    assert {"model.safetensors", "config.json", "tokenizer.json", "togi.json"} <= names
+    theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "rm").eval()
+    again = load_reward_model(ModelSource(kind="path", name=str(tmp_path / "rm")), tmp_path)
+    assert again.kind == "scorer" and again.template == model.template
+    judge = ModelScorer(again)
+    scores = judge.score(items())
+    assert scores == ModelScorer(model).score(items())
+    ids = torch.tensor([judge.sequence(*items()[0]).ids])
+    torch.testing.assert_close(theirs(ids).logits[0, 0].item(), scores[0], rtol=1e-5, atol=1e-5)
+
+
+def test_a_scorer_whose_texts_end_with_the_pad_token_is_saved_without_one(tmp_path, caplog):
+    model = scorer(dtype=torch.float32)
+    model.net.config.pad_token_id = model.tokenizer("\n", add_special_tokens=False)["input_ids"][-1]
+    save_model(model, tmp_path / "rm")
+    assert "no pad token" in caplog.text
+    assert json.loads((tmp_path / "rm" / "config.json").read_text())["pad_token_id"] is None
+
+
+def test_an_adapter_trains_the_head_and_is_merged_when_saved(tmp_path):
+    model = scorer(dtype=torch.float32)
+    net = add_lora(model.net, LoraSettings(rank=2, full=("score",)), seed=1)
+    optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1)
+    RewardModel(net)(plant([[unscored(5, 6, 7)]])).sum().backward()
+    optimizer.step()
+    trained = LoadedModel(net=net, tokenizer=model.tokenizer, template=model.template, name="rm")
+    before = ModelScorer(trained).score(items())
+    save_model(trained, tmp_path / "rm")
+    after = ModelScorer(load_reward_model(ModelSource(kind="path", name=str(tmp_path / "rm")), tmp_path)).score(items())
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
+
+
+def test_a_causal_model_is_no_scorer_and_the_other_way_round(tmp_path):
+    save_model(loaded(dtype=torch.float32), tmp_path / "causal")
+    save_model(scorer(dtype=torch.float32), tmp_path / "scorer")
+    with pytest.raises(InputError, match="which is no scorer"):
+        load_reward_model(ModelSource(kind="path", name=str(tmp_path / "causal")), tmp_path)
+    with pytest.raises(InputError, match="which is a scorer"):
+        load(ModelSource(kind="path", name=str(tmp_path / "scorer")), tmp_path)
+    with pytest.raises(InputError, match="needs a scalar head"):
+        ModelScorer(loaded())
+
+
+def test_nothing_is_ever_cut_off():
+    judge = ModelScorer(scorer(), max_tokens=60)
+    with pytest.raises(InputError, match="it reads at most 60"):
+        judge.score([((Message("user", "Why?"),), "Because. " * 20)])
