@@ -1,0 +1,66 @@
+"""What every side of a benchmark does alike: settings, clock, peak memory, and one JSON line a repeat.
+
+A side is a process that lives for a whole benchmark. It reads its settings from the first argument, prints a line when
+it is ready, and then measures once for every line it reads.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "bf16-weights": torch.bfloat16}
+"""Type of the weights by precision: "bf16" is fp32 weights with bf16 compute."""
+
+
+def memory_bytes(field: str) -> int:
+    """A size from /proc/self/status: VmRSS (now) or VmHWM (peak), in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise LookupError(f"/proc/self/status has no {field}")
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Installed versions of torch, transformers and what else a side stands on."""
+    return {name: metadata.version(name) for name in ("torch", "transformers", *packages)}
+
+
+class Side:
+    """The conversation with the harness. Everything that libraries print goes to stderr."""
+
+    def __init__(self) -> None:
+        self.config: dict[str, Any] = json.loads(sys.argv[1])
+        self._out = os.fdopen(os.dup(1), "w", buffering=1)
+        os.dup2(2, 1)
+        torch.set_num_threads(self.config["threads"])
+        torch.manual_seed(self.config["seed"])
+        if self.config["fp32_mode"] == "onednn":
+            torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+        self._libraries = memory_bytes("VmRSS")
+
+    def _say(self, **facts: Any) -> None:
+        self._out.write(json.dumps(facts) + "\n")
+
+    def ready(self, **facts: Any) -> None:
+        """Says that the side is ready; from here on the peak memory counts."""
+        Path("/proc/self/clear_refs").write_text("5")
+        self._say(libraries_bytes=self._libraries, rss_bytes=memory_bytes("VmRSS"), **facts)
+
+    def wait(self) -> bool:
+        """Waits for the harness; False when the benchmark is over."""
+        return bool(sys.stdin.readline())
+
+    def report(self, seconds: float, **facts: Any) -> None:
+        """Hands one repeat back, with the peak memory of the process so far."""
+        self._say(seconds=seconds, peak_bytes=memory_bytes("VmHWM"), **facts)
+
+    def serve(self, measure: Callable[[], dict[str, Any]]) -> None:
+        """Measures until the harness is done. `measure` returns at least `seconds`."""
+        while self.wait():
+            self.report(**measure())

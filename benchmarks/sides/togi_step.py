@@ -1,0 +1,85 @@
+"""Whole GRPO steps by togi: the rollouts of the stage `train.grpo` and the one loop, without checkpoints."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import togi_common
+import workloads
+from side import Side, versions
+
+from togi.core.records import Message, Prompt
+from togi.core.sources import ModelSource
+from togi.model.load import LoadedModel, load
+from togi.stages.base import Context, Control
+from togi.stages.train_grpo import TrainGrpo
+from togi.stages.train_grpo_work import Rollouts
+from togi.text.template import Template
+from togi.train.loop import train_steps
+
+NEVER = "<|no answer ends with this|>"
+BARE = Template(name="bare", terminator=NEVER, generation="", roles={"user": ("", ""), "assistant": ("", NEVER)})
+"""Prompts as they are, and answers that all run to their full length: the peer is set to the same."""
+
+
+def settings(config: dict[str, Any]) -> TrainGrpo:
+    """The stage as a recipe would have it."""
+    reward = {"type": "function", "file": str(Path(workloads.__file__)), "name": "reward_of"}
+    return TrainGrpo.model_validate(
+        {
+            "init": "$base",
+            "prompts": "$prompts",
+            "reward": {"terms": [reward]},
+            "steps": 10_000,
+            "prompts_per_step": config["groups"],
+            "group_size": config["samples"],
+            "sampling": {"max_tokens": config["answer"]},
+            "learning_rate": config["lr"],
+            "micro_batch_tokens": config["tokens"],
+        }
+    )
+
+
+def context(config: dict[str, Any]) -> Context:
+    """A stage's surroundings, with nobody listening."""
+    folder = Path(tempfile.mkdtemp(prefix="bench-togi-"))
+    silent = Control(send=lambda event: None)
+    return Context(name="policy", folder=folder, cache=folder, seed=config["seed"], inputs={}, control=silent)
+
+
+def main() -> None:
+    side = Side()
+    config = side.config
+    texts = workloads.prompt_texts(config, 64 * config["groups"])
+    prompts = [Prompt(id=str(i), messages=(Message("user", text),)) for i, text in enumerate(texts)]
+    loaded = load(ModelSource(kind="path", name=config["model"], template="chatml"), Path(config["model"]))
+    model = LoadedModel(net=loaded.net, tokenizer=loaded.tokenizer, template=BARE, name="base")
+    source = Rollouts(settings(config), context(config), model, prompts)
+    started = 0.0
+
+    def steps() -> Iterator[Any]:
+        nonlocal started
+        made = source.steps(0)
+        while side.wait():
+            started = time.perf_counter()
+            yield next(made)
+
+    lengths = [len(ids) for ids in source.prompt_ids.values()]
+    side.ready(
+        versions=versions("togi"),
+        floor_bytes=togi_common.floor_bytes(model.net),
+        mean_prompt_tokens=sum(lengths) / len(lengths),
+    )
+    update = togi_common.update(model.net, config)
+    forward = togi_common.in_precision(source.forward, config)
+    for info in train_steps(forward, update, source.objective(), steps()):
+        seconds = time.perf_counter() - started
+        times = {f"{name}_seconds": value for name, value in source.made.times.items()}
+        tokens = source.made.metrics["num_tokens"]
+        side.report(seconds, update_seconds=info.seconds, answer_tokens=tokens, **times)
+
+
+if __name__ == "__main__":
+    main()

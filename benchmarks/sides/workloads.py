@@ -1,0 +1,69 @@
+"""The work that both sides of a benchmark are given: the same token ids, texts and lengths on either side.
+
+Standard library only, because it is read in environments that share nothing but Python.
+"""
+
+import random
+from typing import Any
+
+FIRST_ID = 3  # ids below are special tokens of every model used here
+COMMON_WORDS = (
+    "the of and to in that it was he for is with his as on be at by had not are but from or have an they which one "
+    "were all her she there would their we him been has when who will no more if out so said what up its about into"
+)
+
+
+def random_ids(rng: random.Random, count: int, vocabulary: int) -> list[int]:
+    """`count` token ids that are not special."""
+    return [rng.randrange(FIRST_ID, vocabulary) for _ in range(count)]
+
+
+def groups(config: dict) -> list[tuple[list[int], list[list[int]]]]:
+    """(prompt ids, answers' ids) for each group: `groups` prompts of `prompt` tokens, `samples` answers of `answer`."""
+    rng = random.Random(config["seed"])
+    vocabulary = config["vocabulary"]
+    return [
+        (
+            random_ids(rng, config["prompt"], vocabulary),
+            [random_ids(rng, config["answer"], vocabulary) for _ in range(config["samples"])],
+        )
+        for _ in range(config["groups"])
+    ]
+
+
+def advantages(config: dict) -> list[float]:
+    """One advantage a sample, group after group, of mean 0 and deviation 1 in each group."""
+    rng = random.Random(config["seed"] + 1)
+    values: list[float] = []
+    for _ in range(config["groups"]):
+        raw = [rng.gauss(0.0, 1.0) for _ in range(config["samples"])]
+        mean = sum(raw) / len(raw)
+        deviation = (sum((r - mean) ** 2 for r in raw) / (len(raw) - 1)) ** 0.5
+        values += [(r - mean) / deviation for r in raw]
+    return values
+
+
+def answer_lengths(config: dict) -> list[int]:
+    """How many tokens each sample is to have: spread evenly from `shortest` to `longest`, in a shuffled order."""
+    count = config["groups"] * config["samples"]
+    low, high = config["shortest"], config["longest"]
+    lengths = [low + (high - low) * i // max(1, count - 1) for i in range(count)]
+    random.Random(config["seed"] + 2).shuffle(lengths)
+    return lengths
+
+
+def prompt_texts(config: dict, count: int) -> list[str]:
+    """`count` different prompts of `words` common words each."""
+    rng = random.Random(config["seed"])
+    words = COMMON_WORDS.split()
+    return [" ".join(rng.choice(words) for _ in range(config["words"])) for _ in range(count)]
+
+
+def reward(text: str) -> float:
+    """A reward that costs nothing and differs between samples: the number of different characters."""
+    return float(len(set(text)))
+
+
+def reward_of(prompt: object, completion: Any) -> float:
+    """`reward` in the shape of togi's reward functions."""
+    return reward(completion.text)
