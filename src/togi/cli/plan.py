@@ -41,4 +41,6 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
         inputs = f"<- {', '.join(row['inputs'])}" if row["inputs"] else ""
         click.echo(f"{row['stage']:<{width}}  {row['type']:<13} {row['state']:<6} {took:>9}  {inputs}")
     left = [row["stage"] for row in rows if row["state"] != "done"]
-    click.echo(f"{len(rows) - len(left)} of {len(rows)} stages are done" + (f"; left: {', '.join(left)}" if left else ""))
+    click.echo(
+        f"{len(rows) - len(left)} of {len(rows)} stages are done" + (f"; left: {', '.join(left)}" if left else "")
+    )

@@ -18,7 +18,9 @@ def command(recipe: Path, as_json: bool) -> None:
     name = load_graph(recipe).recipe.name
     path = run_folder(name) / "state.json"
     if not path.exists():
-        raise InputError(f"{recipe}: has not been run here ({path.parent} is not there); start it with `togi run {recipe}`")
+        raise InputError(
+            f"{recipe}: has not been run here ({path.parent} is not there); start it with `togi run {recipe}`"
+        )
     state = read_json(path)
     if as_json:
         print_json(state)

@@ -53,7 +53,9 @@ def main() -> None:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            message = f"stage {command['name']}: the disk is full ({error.filename or 'while writing'}); nothing finished "
+            message = (
+                f"stage {command['name']}: the disk is full ({error.filename or 'while writing'}); nothing finished "
+            )
             _fail(control, command, "StageError", message + "is lost: free some space and run the same command again")
 
 
@@ -148,7 +150,9 @@ def numerics(threads: int) -> dict[str, Any]:
 def _cpu() -> str:
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    model = next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
     flags = next((line for line in lines if line.startswith("flags")), "").split()
     known = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
     return f"{model} ({' '.join(known)})"

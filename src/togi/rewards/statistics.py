@@ -8,12 +8,12 @@ import numpy as np
 
 from togi.rewards.combine import Graded
 
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """One component over the answers that were asked for it. `quantiles` at 5, 25, 50, 75 and 95 %."""
+    """One component over the answers that were asked for it. `quantiles` at 10, 25, 50, 75 and 90 %."""
 
     count: int
     mean: float
@@ -39,17 +39,26 @@ class RewardStatistics:
         graded = self.num_answers - sum(self.failures.values())
         return 1 - sum(self.gates.values()) / max(graded, 1)
 
-    def metrics(self) -> dict[str, float]:
-        """The numbers under flat names, as a tracker wants them."""
-        rows = {
-            "gate_pass_rate": self.gate_pass_rate,
-            "failed_share": sum(self.failures.values()) / max(self.num_answers, 1),
-            "below_fail_share": self.num_below_fail / max(self.num_answers, 1),
-        }
+    @property
+    def failed_share(self) -> float:
+        """Share of the answers that no grader could grade."""
+        return sum(self.failures.values()) / max(self.num_answers, 1)
+
+    @property
+    def below_fail_share(self) -> float:
+        """Share of the answers that passed every gate and still rank below one that failed."""
+        return self.num_below_fail / max(self.num_answers, 1)
+
+    def metrics(self, gates: Sequence[str] = ()) -> dict[str, float]:
+        """The numbers under flat names: gate/NAME is a pass rate, reward/NAME/mean, p10 ... p90 a component."""
+        rows = {"gate/all": self.gate_pass_rate}
         for name, summary in self.components.items():
-            rows |= {f"{name}/mean": summary.mean, f"{name}/min": summary.min, f"{name}/max": summary.max}
+            if name in gates:
+                rows[f"gate/{name}"] = summary.mean
+                continue
             points = zip(QUANTILES, summary.quantiles, strict=True)
-            rows |= {f"{name}/q{round(100 * point):02d}": value for point, value in points}
+            rows[f"reward/{name}/mean"] = summary.mean
+            rows |= {f"reward/{name}/p{round(100 * point)}": value for point, value in points}
         return rows | {f"stopped/{reason}": float(count) for reason, count in self.gates.items()}
 
 

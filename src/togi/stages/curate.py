@@ -34,7 +34,9 @@ class Curate(StageSettings):
     rewrite_prompt: str = "Rewrite this question so that it is clear and correct. Write only the question.\n\n{text}"
     min_chars: int = Field(default=12, ge=1)
     max_chars: int = Field(default=300, ge=1)
-    max_repeated_ngrams: float = Field(default=0.3, ge=0, le=1, description="share of repeated word or character n-grams")
+    max_repeated_ngrams: float = Field(
+        default=0.3, ge=0, le=1, description="share of repeated word or character n-grams"
+    )
     max_tokens: int = Field(default=96, ge=1, description="tokens of a rewrite or of a JSON verdict")
     alarm_below: float = Field(default=0.05, ge=0, le=1, description="a kept share under this is an alarm")
     batch_prompts: int = Field(default=64, ge=1, description="drafts in one unit of work")

@@ -15,7 +15,9 @@ class Diversify(StageSettings):
     input: PromptsRef
     keep: int = Field(ge=1, description="budget: records to select")
     max_jaccard: float = Field(default=0.6, gt=0, le=1, description="character n-grams: more alike than this is a copy")
-    max_cosine: float = Field(default=0.9, gt=0, le=1, description="embeddings: more alike than this (strictly) is a copy")
+    max_cosine: float = Field(
+        default=0.9, gt=0, le=1, description="embeddings: more alike than this (strictly) is a copy"
+    )
     ngram: int = Field(default=4, ge=1, le=16, description="characters of one n-gram")
     embedder: str | None = Field(
         default=None, description="a package or folder of a sentence embedder; character n-gram features when absent"

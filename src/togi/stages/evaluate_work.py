@@ -42,12 +42,14 @@ def run(settings: Evaluate, context: Context) -> None:
     base = _answers(settings, context, settings.base, "base", prompts)
     policy = _answers(settings, context, settings.policy, "policy", prompts)
     owners = [prompt for prompt in prompts for _ in range(settings.samples)]
-    bootstrap = Bootstrap(
-        seed=derive(context.seed, "bootstrap"), level=settings.level, resamples=settings.bootstrap
-    )
+    bootstrap = Bootstrap(seed=derive(context.seed, "bootstrap"), level=settings.level, resamples=settings.bootstrap)
     rows = [
         _row(
-            Metric(name="answers closed", higher_is_better=True, note="share that ends with the terminator, as its gate asks"),
+            Metric(
+                name="answers closed",
+                higher_is_better=True,
+                note="share that ends with the terminator, as its gate asks",
+            ),
             base.closed,
             policy.closed,
             owners,
@@ -141,9 +143,7 @@ def _accuracy(context: Context, ref: ScorerRef, name: str) -> list[Row]:
     return [Row.from_json({**row, "metric": f"{name}: {row['metric']}"}) for row in table]
 
 
-def _diversity(
-    settings: Evaluate, prompts: list[Prompt], base: Side, policy: Side, bootstrap: Bootstrap
-) -> list[Row]:
+def _diversity(settings: Evaluate, prompts: list[Prompt], base: Side, policy: Side, bootstrap: Bootstrap) -> list[Row]:
     """Of the first answer to each prompt, cut to one length."""
     first = slice(None, None, settings.samples)
     texts = Texts(base=base.texts[first], policy=policy.texts[first]).cut()

@@ -18,7 +18,9 @@ class Synthesize(StageSettings):
     style: Literal["question", "question_answer"] = Field(
         default="question", description="write questions, or questions with answers"
     )
-    language: Literal["en", "ja", "ru"] = Field(default="en", description="labels of the few-shot prompt, and the filter")
+    language: Literal["en", "ja", "ru"] = Field(
+        default="en", description="labels of the few-shot prompt, and the filter"
+    )
     shots: int = Field(default=5, ge=1, le=32, description="examples shown before each draft")
     samples_per_prompt: int = Field(default=8, ge=1, description="drafts from one choice of examples")
     temperature: float = Field(default=0.9, ge=0, le=2)

@@ -1,8 +1,8 @@
 """`train.grpo`: a policy learns from groups of its own answers and a gated reward (arXiv 2402.03300; SPEC 6)."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from togi.core.settings import ModelRef, PromptsRef, Settings, place
 from togi.rewards.settings import GuardSettings, RewardSettings
@@ -43,7 +43,9 @@ class Loss(Settings):
     eps_high: float | None = Field(default=None, gt=0, description="eps when absent")
     delta: float | None = Field(default=None, gt=1, description="two-sided clip")
     max_weight: float | None = Field(default=None, gt=0, description="cispo: largest ratio; 5 when absent")
-    beta: float = Field(default=0.0, ge=0, description="weight of the KL to the initial model; over 0 keeps a copy of it")
+    beta: float = Field(
+        default=0.0, ge=0, description="weight of the KL to the initial model; over 0 keeps a copy of it"
+    )
 
     @field_validator("type", mode="before")
     @classmethod
@@ -90,12 +92,24 @@ class TrainGrpo(StageSettings):
     max_grad_norm: float = Field(default=1.0, gt=0)
     mask_truncated: bool = Field(default=False, description="answers cut by max_tokens carry no loss")
     guards: tuple[GuardSettings, ...] = ()
+    by_characters: bool = Field(
+        default=False, description="measure diversity over characters: for languages written without spaces"
+    )
     dead_steps: int = Field(
         default=10, ge=0, description="stop after this many first steps in which no sample passed a gate; 0 never does"
     )
     save_every: int = Field(default=10, ge=1, description="steps between checkpoints")
     keep: int = place(2, "checkpoints to keep while the stage runs", ge=1)
     micro_batch_tokens: int = place(4096, "tokens of one micro-batch", ge=64)
+
+    @model_validator(mode="after")
+    def _guards_measure(self) -> Self:
+        for guard in self.guards:
+            if guard.metric == "kl" and self.loss.beta == 0:
+                raise ValueError("a guard on kl needs the KL to be computed: set loss.beta above 0")
+            if guard.metric == "held_out_reward":
+                raise ValueError("held_out_reward is measured by `evaluate`, not while training; guard another metric")
+        return self
 
 
 STAGE = StageType("train.grpo", TrainGrpo, yields="model", work="togi.stages.train_grpo_work")

@@ -7,7 +7,7 @@ and gives the same bits. A checkpoint holds weights, optimiser, step and the len
 import copy
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,9 +17,11 @@ from togi.core.errors import StageError
 from togi.core.files import append_line
 from togi.core.records import Completion, Prompt, SamplingParams
 from togi.core.seeds import derive
+from togi.evaluate.diversity import distinct
 from togi.model import forest as forests
 from togi.model.load import LoadedModel, save_model
 from togi.model.logprobs import Policy
+from togi.model.lora import LoraSettings, add_lora
 from togi.objectives.advantages import Advantages, compute_advantages
 from togi.objectives.base import Batch, Output
 from togi.objectives.grpo import GRPO
@@ -30,7 +32,7 @@ from togi.rewards.statistics import reward_statistics
 from togi.rollout.local import Sampler
 from togi.stages.base import MODEL_FOLDER, Context, timed
 from togi.stages.models import load_scorer, load_trainable
-from togi.stages.train_grpo import TrainGrpo
+from togi.stages.train_grpo import Lora, TrainGrpo
 from togi.stages.training import Trainer
 from togi.text.language import detect
 from togi.text.render import render_prompt
@@ -56,12 +58,15 @@ class Step:
     answers: list[Answer]
     micro_batches: list[MicroBatch[forests.Forest]]
     metrics: dict[str, float]
+    guarded: dict[str, float] = field(default_factory=dict)
     times: dict[str, float] = field(default_factory=dict)
 
 
 def run(settings: TrainGrpo, context: Context) -> None:
     prompts: list[Prompt] = context.records(settings.prompts)
-    model = load_trainable(context, settings.init, settings.lora)
+    model = load_trainable(context, settings.init)
+    if settings.lora is not None:
+        model = replace(model, net=add_lora(model.net, _lora(settings.lora), seed=derive(context.seed, "lora")))
     source = Rollouts(settings, context, model, prompts)
     params = trained(model.net.named_parameters())
     trainer = Trainer(
@@ -74,9 +79,7 @@ def run(settings: TrainGrpo, context: Context) -> None:
                     learning_rate=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
                 ),
             ),
-            schedule=Schedule(
-                kind=settings.schedule, total_steps=settings.steps, warmup_steps=settings.warmup_steps
-            ),
+            schedule=Schedule(kind=settings.schedule, total_steps=settings.steps, warmup_steps=settings.warmup_steps),
             max_grad_norm=settings.max_grad_norm,
         ),
         total_steps=settings.steps,
@@ -91,7 +94,8 @@ def run(settings: TrainGrpo, context: Context) -> None:
         step = source.made
         trainer.log(info, step.metrics, step.times, _note(step.metrics))
         _keep_samples(context, trainer.step, step.answers)
-        source.guard(trainer.step, {**step.metrics, **info.metrics})
+        kl = {"kl": info.metrics["kl"]} if "kl" in info.metrics else {}
+        source.guard(trainer.step, {**step.guarded, **kl})
     context.summary["steps"] = settings.steps
     save_model(model, context.folder / MODEL_FOLDER)
 
@@ -117,14 +121,16 @@ class Rollouts:
         self.prompt_ids = {p.id: tuple(render_prompt(model.template, model.tokenizer, p.messages)) for p in prompts}
         self.made = Step([], [], {})
         self.dead = 0
+        self.first_variety = 0.0
 
     # --- state that a checkpoint keeps ------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        return {"dead": self.dead, "crossed": list(self.watch.crossed)}
+        return {"dead": self.dead, "crossed": list(self.watch.crossed), "first_variety": self.first_variety}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.dead, self.watch.crossed = state["dead"], list(state["crossed"])
+        self.first_variety = state["first_variety"]
 
     # --- the model's side -------------------------------------------------------------------------------------
 
@@ -168,7 +174,28 @@ class Rollouts:
         ]
         with timed(times, "prepare"):
             micro_batches = self._micro_batches(answers)
-        return Step(answers, micro_batches, _metrics(answers, found), times)
+        metrics, guarded = self._metrics(answers, found)
+        return Step(answers, micro_batches, metrics, guarded, times)
+
+    def _metrics(self, answers: Sequence[Answer], found: Advantages) -> tuple[dict[str, float], dict[str, float]]:
+        """What is logged of a step's answers, and what guards watch, under their names."""
+        statistics = reward_statistics([answer.graded for answer in answers])
+        lengths = [len(answer.completion.token_ids) for answer in answers]
+        texts = [answer.completion.text for answer in answers]
+        variety = distinct(texts, 2, "characters" if self.settings.by_characters else "words").value
+        self.first_variety = self.first_variety or variety
+        guarded = {
+            "gate_pass_rate": statistics.gate_pass_rate,
+            "no_spread_share": found.idle_share,
+            "length": sum(lengths) / len(lengths),
+            "failed_share": statistics.failed_share,
+            "below_fail_share": statistics.below_fail_share,
+            "diversity": variety / self.first_variety if self.first_variety else 0.0,
+        }
+        metrics = statistics.metrics([gate.name for gate in self.reward.gates])
+        shown = {name: guarded[name] for name in ("failed_share", "below_fail_share", "length")}
+        rest = {"groups/no_spread": found.idle_share, "distinct-2": variety}
+        return {**metrics, **shown, **rest, "num_tokens": float(sum(lengths))}, guarded
 
     def _choose(self, number: int) -> list[Prompt]:
         """The prompts of a step: the shuffled epochs laid end to end, cut into steps."""
@@ -190,22 +217,24 @@ class Rollouts:
             max_tokens=sampling.max_tokens,
             n=size,
         )
-        seeds = [[derive(self.context.seed, number, place, p.id, i) for i in range(size)] for place, p in enumerate(prompts)]
+        seeds = [
+            [derive(self.context.seed, number, place, p.id, i) for i in range(size)] for place, p in enumerate(prompts)
+        ]
         return self.sampler.generate([self.prompt_ids[p.id] for p in prompts], params, seeds)
 
     def _micro_batches(self, answers: Sequence[Answer]) -> list[MicroBatch[forests.Forest]]:
         groups: list[list[forests.Sequence]] = []
         kept: list[Answer] = []
         previous: Prompt | None = None
-        for answer in answers:
-            if not self._learns(answer):
-                continue
+        learning = [answer for answer in answers if self._learns(answer)]
+        # Where every answer is masked or failed, one of advantage 0 stands in, so that the step changes nothing.
+        for answer in learning or [replace(answers[0], advantage=0.0)]:
             if answer.prompt is not previous:
                 groups.append([])
                 previous = answer.prompt
             groups[-1].append(_sequence(answer))
             kept.append(answer)
-        cuts = forests.split_by_tokens(groups, self.settings.micro_batch_tokens) if groups else []
+        cuts = forests.split_by_tokens(groups, self.settings.micro_batch_tokens)
         return [self._batch(cut, [kept[i] for i in cut.index_S]) for cut in cuts]
 
     def _learns(self, answer: Answer) -> bool:
@@ -240,7 +269,8 @@ class Rollouts:
             self.context.alarm(alarm.name, alarm.message, step=step, value=alarm.value, threshold=alarm.threshold)
         stop_on(alarms)
         limit = self.settings.dead_steps
-        self.dead = self.dead + 1 if metrics["gate_pass_rate"] == 0 and self.dead == step - 1 else self.dead
+        if metrics["gate_pass_rate"] == 0 and self.dead == step - 1:
+            self.dead = step
         if limit and self.dead == step == limit:
             raise StageError(
                 f"stage {self.context.name}: in its first {limit} steps not one of "
@@ -248,6 +278,12 @@ class Rollouts:
                 "is nothing to learn from. Show the terminator in the prompt (a template whose turns end with it), raise "
                 "sampling.max_tokens, lower the temperature, or loosen the gate"
             )
+
+
+def _lora(settings: Lora) -> LoraSettings:
+    return LoraSettings(
+        rank=settings.rank, alpha=settings.alpha, targets=settings.targets, rslora=settings.rank_stabilised
+    )
 
 
 def _reference(settings: TrainGrpo, model: LoadedModel) -> Policy | None:
@@ -275,20 +311,8 @@ def _sequence(answer: Answer) -> forests.Sequence:
     return forests.Sequence(prompt + ids, (False,) * len(prompt) + (True,) * len(ids))
 
 
-def _metrics(answers: Sequence[Answer], found: Advantages) -> dict[str, float]:
-    lengths = [len(answer.completion.token_ids) for answer in answers]
-    closed = [answer.completion.stop == "terminator" for answer in answers]
-    return {
-        **reward_statistics([answer.graded for answer in answers]).metrics(),
-        "no_spread_share": found.idle_share,
-        "closed_share": sum(closed) / len(closed),
-        "length": sum(lengths) / len(lengths),
-        "num_tokens": float(sum(lengths)),
-    }
-
-
-def _note(metrics: dict[str, float]) -> str:
-    return f"gates passed {metrics['gate_pass_rate']:.0%}, reward {metrics['total/mean']:.2f}"
+def _note(metrics: Mapping[str, float]) -> str:
+    return f"gates passed {metrics['gate/all']:.0%}, reward {metrics['reward/total/mean']:.2f}"
 
 
 def _keep_samples(context: Context, step: int, answers: Sequence[Answer]) -> None:
@@ -311,7 +335,11 @@ def _keep_samples(context: Context, step: int, answers: Sequence[Answer]) -> Non
 
 def _warn_biased_sampling(settings: TrainGrpo, context: Context) -> None:
     sampling = settings.sampling
-    used = [n for n, on in (("top_p", sampling.top_p < 1), ("top_k", sampling.top_k > 0), ("min_p", sampling.min_p > 0)) if on]
+    used = [
+        n
+        for n, on in (("top_p", sampling.top_p < 1), ("top_k", sampling.top_k > 0), ("min_p", sampling.min_p > 0))
+        if on
+    ]
     if used:
         context.alarm(
             "biased_sampling",

@@ -20,7 +20,9 @@ class TrainReward(StageSettings):
     epochs: int = Field(default=1, ge=1)
     batch_pairs: int = Field(default=16, ge=1, description="pairs of one optimiser step")
     learning_rate: float = Field(default=5e-6, gt=0)
-    head_learning_rate: float | None = Field(default=None, gt=0, description="of the new head; learning_rate when absent")
+    head_learning_rate: float | None = Field(
+        default=None, gt=0, description="of the new head; learning_rate when absent"
+    )
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     warmup_steps: int = Field(default=0, ge=0)
     weight_decay: float = Field(default=0.0, ge=0)
