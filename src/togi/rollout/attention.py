@@ -1,0 +1,238 @@
+"""Attention for sampling, plugged into the model library's own attention interface under the name `togi_decode`.
+
+What a forward pass needs to know travels through the model as the keyword `togi_pass`: a `PrefillPass` (several
+prompts in one row, each attends to itself) or a `DecodePass` (one new token in each row). Nothing is global.
+
+Shapes: T packed tokens, R rows, G groups, N row places in a group, H query heads, K key heads, M = H / K, D head size,
+P prompt columns, S own columns, C = P + S.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AttentionInterface
+
+from togi.core.errors import InputError
+from togi.rollout.cache import KeyCache, round_up
+
+NAME = "togi_decode"
+
+
+@dataclass(slots=True)
+class PrefillPass:
+    """Prompts packed in one row of T tokens: `lengths` in order, written to the places `groups` of the cache."""
+
+    cache: KeyCache
+    groups: Sequence[int]
+    lengths: Sequence[int]
+
+    def attend(self, layer: int, heads: "Heads", rule: "Rule") -> Tensor:
+        """(1, T, H, D): each prompt attends causally to itself; its keys are kept."""
+        stored = self.cache.layer(layer, heads.key, heads.value)
+        outputs, start = [], 0
+        for group, length in zip(self.groups, self.lengths, strict=True):
+            part = slice(start, start + length)
+            query, key, value = heads.query[:, :, part], heads.key[:, :, part], heads.value[:, :, part]
+            stored.prompt_key[group, :, :length] = key[0]
+            stored.prompt_value[group, :, :length] = value[0]
+            outputs.append(rule.causal(query, key, value).transpose(1, 2))
+            start += length
+        return torch.cat(outputs, 1)
+
+
+@dataclass(slots=True)
+class Places:
+    """Which rows belong to which group: changes only when rows come or go.
+
+    `row_GN` is the row at each place (0 where there is none), `place_R` the place of each row; both are None when rows
+    already lie in that order, so that nothing has to be gathered.
+    """
+
+    groups: int
+    width: int
+    row_GN: Tensor | None
+    place_R: Tensor | None
+    group_of_GN: Tensor
+
+    @classmethod
+    def of(cls, group_R: Sequence[int], groups: int, device: torch.device) -> "Places":
+        """The places of rows whose groups are `group_R`."""
+        members: list[list[int]] = [[] for _ in range(groups)]
+        for row, group in enumerate(group_R):
+            members[group].append(row)
+        width = max(len(rows) for rows in members)
+        row_GN = [rows[i] if i < len(rows) else 0 for rows in members for i in range(width)]
+        group_of_GN = torch.arange(groups, device=device).repeat_interleave(width)
+        if row_GN == list(range(len(group_R))):
+            return cls(groups, width, None, None, group_of_GN)
+        place_R = [0] * len(group_R)
+        for group, rows in enumerate(members):
+            for i, row in enumerate(rows):
+                place_R[row] = group * width + i
+        as_index = lambda values: torch.tensor(values, device=device)  # noqa: E731
+        return cls(groups, width, as_index(row_GN), as_index(place_R), group_of_GN)
+
+    def to_places(self, rows: Tensor) -> Tensor:
+        """(R, ...) to (G * N, ...)."""
+        return rows if self.row_GN is None else rows.index_select(0, self.row_GN)
+
+    def to_rows(self, places: Tensor) -> Tensor:
+        """(G * N, ...) to (R, ...)."""
+        return places if self.place_R is None else places.index_select(0, self.place_R)
+
+
+@dataclass(slots=True)
+class DecodePass:
+    """One new token in each of R rows. `own_R` counts the row's own tokens before it, `prompt_G` those of prompts."""
+
+    cache: KeyCache
+    places: Places
+    prompt_G: Sequence[int]
+    own_R: Sequence[int]
+    device: torch.device
+    rows: int = field(init=False)
+    prompt: int = field(init=False)
+    own: int = field(init=False)
+    same: bool = field(init=False)
+    _masks: dict[int | None, Tensor | None] = field(init=False, default_factory=dict)
+    _index: tuple[Tensor, Tensor] | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self.rows = len(self.own_R)
+        self.prompt = max(self.prompt_G)
+        self.own = round_up(max(self.own_R) + 1)
+        self.same = min(self.own_R) == max(self.own_R)
+        if not self.same:
+            self._index = (torch.arange(self.rows, device=self.device), torch.tensor(self.own_R, device=self.device))
+
+    def attend(self, layer: int, heads: "Heads", rule: "Rule") -> Tensor:
+        """(R, 1, H, D): each group's queries meet the one copy of its prompt, each row its own tokens; one softmax."""
+        stored = self.cache.layer(layer, heads.key, heads.value)
+        self._write(stored.own_key, heads.key)
+        self._write(stored.own_value, heads.value)
+        places, groups, width = self.places, self.places.groups, self.places.width
+        key_heads, size = heads.key.shape[1], heads.query.shape[3]
+        many = heads.query.shape[1] // key_heads
+        query = (heads.query * rule.scaling).view(self.rows, key_heads, many, size)
+        own_RKMS = query @ stored.own_key[: self.rows, :, : self.own].transpose(2, 3)
+        query_GKnD = places.to_places(query).view(groups, width, key_heads, many, size).transpose(1, 2)
+        prompt_GKnP = query_GKnD.reshape(groups, key_heads, width * many, size) @ (
+            stored.prompt_key[:groups, :, : self.prompt].transpose(2, 3)
+        )
+        own_GKnS = places.to_places(own_RKMS).view(groups, width, key_heads, many, self.own).transpose(1, 2)
+        scores = torch.cat((prompt_GKnP.view(groups, key_heads, width, many, self.prompt), own_GKnS), -1)
+        share = self._softmax(scores, rule)
+        prompt_share = share[..., : self.prompt].flatten(2, 3)
+        own_share = places.to_rows(share[..., self.prompt :].transpose(1, 2).flatten(0, 1))
+        from_prompt = prompt_share @ stored.prompt_value[:groups, :, : self.prompt]
+        from_prompt = from_prompt.view(groups, key_heads, width, many, -1).transpose(1, 2).flatten(0, 1)
+        from_own = own_share @ stored.own_value[: self.rows, :, : self.own]
+        return (places.to_rows(from_prompt) + from_own).reshape(self.rows, 1, key_heads * many, -1)
+
+    def _write(self, buffer: Tensor, new: Tensor) -> None:
+        if self._index is None:
+            buffer[: self.rows, :, self.own_R[0]] = new[:, :, 0]
+        else:
+            row, column = self._index
+            buffer[row, :, column] = new[:, :, 0]
+
+    def _softmax(self, scores: Tensor, rule: "Rule") -> Tensor:
+        if rule.softcap is not None:
+            scores = torch.tanh(scores / rule.softcap) * rule.softcap
+        if rule.window not in self._masks:
+            self._masks[rule.window] = self._mask(rule.window, scores)
+        mask = self._masks[rule.window]
+        if mask is not None:
+            scores += mask
+        elif self.own > self.own_R[0] + 1:
+            scores[..., self.prompt + self.own_R[0] + 1 :] = -torch.inf
+        return torch.softmax(scores, -1)
+
+    def _mask(self, window: int | None, scores: Tensor) -> Tensor | None:
+        """(G, 1, N, 1, C), 0 where a key is seen, -inf elsewhere; None if only the columns not yet used are hidden."""
+        longest = max(self.prompt_G) + max(self.own_R) + 1
+        if window is not None and window >= longest:
+            window = None
+        if window is None and self.same and min(self.prompt_G) == self.prompt:
+            return None
+        places = self.places
+        group_of = places.group_of_GN
+        prompt = torch.tensor(self.prompt_G, device=self.device)[group_of, None]
+        own = places.to_places(torch.tensor(self.own_R, device=self.device))[:, None]
+        prompt_column = torch.arange(self.prompt, device=self.device)
+        own_column = torch.arange(self.own, device=self.device)
+        seen_prompt, seen_own = prompt_column < prompt, own_column <= own
+        if window is not None:
+            seen_prompt = seen_prompt & (prompt + own - prompt_column < window)
+            seen_own = seen_own & (own - own_column < window)
+        hidden = ~torch.cat((seen_prompt, seen_own), -1)
+        mask = torch.zeros(hidden.shape, dtype=scores.dtype, device=self.device).masked_fill_(hidden, -torch.inf)
+        return mask.view(places.groups, 1, places.width, 1, -1)
+
+
+@dataclass(slots=True)
+class Heads:
+    """Queries (B, H, T, D), keys and values (B, K, T, D) of the tokens in this pass."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+
+
+@dataclass(slots=True)
+class Rule:
+    """What a layer asks of its attention: scale, sliding window (tokens, its own included) and soft cap."""
+
+    scaling: float
+    window: int | None
+    softcap: float | None
+
+    def causal(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Plain causal attention of one prompt to itself, (1, H, P, D)."""
+        length = query.shape[2]
+        grouped = query.shape[1] != key.shape[1]
+        if self.softcap is None and (self.window is None or self.window >= length):
+            return F.scaled_dot_product_attention(
+                query, key, value, is_causal=True, scale=self.scaling, enable_gqa=grouped
+            )
+        seen = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
+        if self.window is not None:
+            seen = seen.triu(1 - self.window)
+        if self.softcap is None:
+            return F.scaled_dot_product_attention(
+                query, key, value, attn_mask=seen, scale=self.scaling, enable_gqa=grouped
+            )
+        many = query.shape[1] // key.shape[1]
+        query = query.unflatten(1, (-1, many))
+        scores = torch.tanh(query @ key.unsqueeze(2).transpose(-1, -2) * (self.scaling / self.softcap)) * self.softcap
+        share = torch.softmax(scores.masked_fill(~seen, -torch.inf), -1)
+        return (share @ value.unsqueeze(2)).flatten(1, 2)
+
+
+def attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **settings: Any
+) -> tuple[Tensor, None]:
+    """The attention function that transformers calls in every layer; `settings` holds `togi_pass`.
+
+    Raises InputError for attention with sinks or a position bias, which this path does not compute.
+    """
+    for name in ("s_aux", "position_bias"):
+        if settings.get(name) is not None:
+            raise InputError(
+                f"{type(module).__name__}: the embedded sampler does not compute attention with `{name}`; "
+                "serve this model with vLLM or SGLang and sample from there"
+            )
+    scaling = settings.get("scaling")
+    rule = Rule(
+        scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        window=settings.get("sliding_window"),
+        softcap=settings.get("softcap"),
+    )
+    return settings["togi_pass"].attend(module.layer_idx, Heads(query, key, value), rule), None
+
+
+AttentionInterface.register(NAME, attend)

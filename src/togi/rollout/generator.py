@@ -1,0 +1,53 @@
+"""Answers prompts with the embedded sampler: rendering in front of it, text behind it."""
+
+from collections.abc import Iterator, Sequence
+
+from torch import nn
+
+from togi.core.protocols import Tokenizer
+from togi.core.records import Completion, Prompt, SamplingParams
+from togi.core.seeds import derive
+from togi.rollout.local import Request, Sampler
+from togi.text.render import render_prompt
+from togi.text.template import Template
+
+
+class ModelGenerator:
+    """The `Generator` of a model in this process, under its chat template.
+
+    Prompts are computed in fixed batches of at most `batch_rows` samples; sample i of a prompt has the random stream
+    `derive(params.seed, prompt.id, i)`, so an answer belongs to its prompt and not to its place in the list.
+    """
+
+    def __init__(self, net: nn.Module, tokenizer: Tokenizer, template: Template, *, batch_rows: int = 64) -> None:
+        self.tokenizer = tokenizer
+        self.template = template
+        self.sampler = Sampler(net, tokenizer, template.terminator, batch_rows=batch_rows)
+
+    def generate(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[list[Completion]]:
+        """`params.n` completions for each prompt, in order; raises InputError for a prompt that does not fit."""
+        ids = [render_prompt(self.template, self.tokenizer, prompt.messages) for prompt in prompts]
+        return self.sampler.generate(ids, params, [_seeds(prompt, params) for prompt in prompts])
+
+    def stream(self, prompt: Prompt, params: SamplingParams) -> Iterator[str]:
+        """One answer as pieces of text, as they become certain, without the terminator.
+
+        Left early, the answer is cancelled. Raises InputError for a prompt that does not fit.
+        """
+        ids = render_prompt(self.template, self.tokenizer, prompt.messages)
+        seeds = tuple(_seeds(prompt, params))
+        request = self.sampler.add(Request(prompt_ids=tuple(ids), params=params, seeds=seeds, stream=True))
+        try:
+            ended = False
+            while not ended:
+                for event in self.sampler.step():
+                    if event.request == request and event.index == 0:
+                        ended = ended or event.completion is not None
+                        if event.text:
+                            yield event.text
+        finally:
+            self.sampler.cancel(request)
+
+
+def _seeds(prompt: Prompt, params: SamplingParams) -> list[int]:
+    return [derive(params.seed, prompt.id, index) for index in range(params.n)]

@@ -1,0 +1,91 @@
+"""What the sampler asks of a model of transformers: a twin that shares its weights, its context, what it supports."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from togi.core.errors import InputError
+from togi.core.records import Completion
+from togi.rollout.attention import NAME
+
+TESTED = frozenset({"llama", "qwen2", "qwen3", "gemma2", "gemma3_text", "mistral", "mixtral"})
+"""Architectures that the tests compare with the plain computation; any other is probed when it is first used."""
+
+
+def models_of(net: nn.Module) -> list[PreTrainedModel]:
+    """The transformers models inside `net`, outermost first (an adapter's wrapper is none itself)."""
+    return [module for module in net.modules() if isinstance(module, PreTrainedModel)]
+
+
+def shadow(net: nn.Module, attention: str = NAME) -> nn.Module:
+    """A twin of `net` in evaluation mode with another attention; its parameters are those of `net`, not copies.
+
+    So sampling changes nothing in the model that is trained, and sees every step of its training. Raises InputError for
+    a model whose attention cannot be replaced.
+    """
+    models = models_of(net)
+    if not models:
+        raise InputError(f"{type(net).__name__} is not a model of transformers; the embedded sampler needs one")
+    _check_supported(models[0])
+    shared: dict[int, Any] = {id(parameter): parameter for parameter in net.parameters()}
+    twin = copy.deepcopy(net, shared).eval()
+    for model in models_of(twin):
+        model.config._attn_implementation = attention
+    return twin
+
+
+def is_tested(net: nn.Module) -> bool:
+    """Whether the tests hold this architecture to the plain computation."""
+    return _text_config(models_of(net)[0]).model_type in TESTED
+
+
+def context_limit(net: nn.Module) -> int | None:
+    """The longest sequence, in tokens; None if the model does not say.
+
+    Long-context rotary scales that change with the longest position of a batch (longrope) are held below that change.
+    """
+    config = _text_config(models_of(net)[0])
+    limits = [getattr(config, "max_position_embeddings", None)]
+    rope = getattr(config, "rope_parameters", None) or {}
+    for scheme in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
+        if scheme.get("rope_type") == "longrope":
+            limits.append(scheme.get("original_max_position_embeddings"))
+    known = [limit for limit in limits if limit is not None]
+    return min(known) if known else None
+
+
+def mean_error(net: nn.Module, answered: Sequence[tuple[Sequence[int], Completion]]) -> float:
+    """How far the completions' log-probabilities (temperature 1) are from the model's own, in nats, on average."""
+    plain: Any = shadow(net, attention="eager")
+    device = next(net.parameters()).device
+    errors = []
+    with torch.inference_mode():
+        for prompt_ids, completion in answered:
+            ids = torch.tensor([[*prompt_ids, *completion.token_ids]], device=device)
+            logp = plain(input_ids=ids, use_cache=False).logits[0, len(prompt_ids) - 1 : -1].float().log_softmax(-1)
+            own = logp.gather(1, ids[0, len(prompt_ids) :, None])[:, 0].tolist()
+            errors += [abs(a - b) for a, b in zip(own, completion.logprobs, strict=True)]
+    return sum(errors) / len(errors)
+
+
+def _check_supported(model: PreTrainedModel) -> None:
+    config = _text_config(model)
+    kinds = sorted(set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"})
+    if kinds:
+        raise InputError(
+            f"{config.model_type}: layers of type {', '.join(kinds)} are not computed by the embedded sampler; "
+            "serve this model with vLLM or SGLang and sample from there"
+        )
+    if not model._supports_attention_backend:
+        raise InputError(
+            f"{config.model_type}: its attention cannot be replaced in this version of transformers; "
+            "serve this model with vLLM or SGLang and sample from there"
+        )
+
+
+def _text_config(model: PreTrainedModel) -> Any:
+    return model.config.get_text_config()

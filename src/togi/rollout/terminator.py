@@ -1,0 +1,159 @@
+"""Where an answer ends: terminators and stop strings are looked for in the decoded text, whatever tokens spell them.
+
+Decoding is asked for only when the newest token can have completed a pattern, and then only of the last few tokens, so
+that the cost of a token does not grow with the answer. A character whose bytes are not all there is held back.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from togi.core.protocols import Tokenizer
+from togi.core.records import Stop
+
+HOLE = "\ufffd"
+"""What decoders put where bytes do not make a character (yet)."""
+
+CONTEXT = 4
+"""Prompt tokens decoded before an answer, since some tokenizers drop a space in front of the very first token."""
+
+LONGEST_CHARACTER = 8
+"""Tokens after which a hole is taken for what the model meant: no character has more bytes than half of this."""
+
+MARGIN = 8
+"""Tokens decoded beyond the length of the longest pattern, in characters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an answer ended and its text: with the terminator, without the stop string."""
+
+    stop: Stop
+    text: str
+
+
+class Decoder:
+    """Decoding that adds and removes nothing: special tokens stay, spaces are not tidied. Remembers single tokens."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self._pieces: dict[int, str] = {}
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The literal text of `ids`."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def piece(self, token: int) -> str:
+        """The text of one token alone."""
+        found = self._pieces.get(token)
+        if found is None:
+            found = self._pieces[token] = self.decode([token])
+        return found
+
+    def after(self, context: Sequence[int], ids: Sequence[int]) -> str:
+        """The text of `ids` as it reads after `context`."""
+        before = self.decode(context)
+        whole = self.decode([*context, *ids])
+        return whole[len(before) :] if whole.startswith(before) else self.decode(ids)
+
+
+class Watch:
+    """Looks for a terminator and stop strings in an answer that grows token by token."""
+
+    def __init__(
+        self, decoder: Decoder, terminator: str, stop: Sequence[str] = (), end_ids: Sequence[int] = ()
+    ) -> None:
+        self.decoder = decoder
+        self.terminator = terminator
+        self.stop = tuple(stop)
+        self.end_ids = frozenset(end_ids)
+        self.patterns = (terminator, *self.stop)
+        self.longest = max(len(pattern) for pattern in self.patterns)
+        self._last = tuple({pattern[-1]: None for pattern in self.patterns})
+        self._may_end: dict[int, bool] = {}
+
+    def ending(self, context: Sequence[int], ids: Sequence[int]) -> Ending | None:
+        """How the answer ended with the last of `ids`, or None; asked after every token. `context` ends the prompt."""
+        token = ids[-1]
+        may_end = self._may_end.get(token)
+        if may_end is None:
+            may_end = self._may_end[token] = self._can_complete(token)
+        if may_end and any(pattern in self._tail(context, ids) for pattern in self.patterns):
+            found = self._first(self.decoder.after(context, ids))
+            if found is not None:
+                return found
+        if token in self.end_ids:
+            return Ending("stop_string", self.text(context, ids[:-1]))
+        return None
+
+    def text(self, context: Sequence[int], ids: Sequence[int]) -> str:
+        """The text of an answer that no pattern ended; bytes of an unfinished last character are left out."""
+        return self.decoder.after(context, ids).rstrip(HOLE)
+
+    def _can_complete(self, token: int) -> bool:
+        piece = self.decoder.piece(token)
+        # a lone space may be invisible in a token decoded alone, and a hole may be part of any character
+        return HOLE in piece or any(last in piece or last == " " for last in self._last)
+
+    def _tail(self, context: Sequence[int], ids: Sequence[int]) -> str:
+        size = self.longest + MARGIN
+        while True:
+            if size >= len(ids):
+                return self.decoder.after(context, ids)
+            tail = self.decoder.decode(ids[-size:])
+            if len(tail) >= self.longest + MARGIN // 2:
+                return tail
+            size *= 2
+
+    def _first(self, text: str) -> Ending | None:
+        ends = [(at + len(p), i) for i, p in enumerate(self.patterns) if (at := text.find(p)) >= 0]
+        if not ends:
+            return None
+        end, which = min(ends)
+        if which == 0:
+            return Ending("terminator", text[:end])
+        return Ending("stop_string", text[: end - len(self.patterns[which])])
+
+
+class TextStream:
+    """The text of a growing answer in pieces, without what may still become a terminator or a stop string."""
+
+    def __init__(self, watch: Watch, context: Sequence[int]) -> None:
+        self.watch = watch
+        self._window = list(context)
+        self._known = len(self._window)
+        self._pending = ""
+        self._given = 0
+
+    def feed(self, token: int) -> str:
+        """The text that is certain after this token, as far as it was not given before."""
+        self._window.append(token)
+        before = self.watch.decoder.decode(self._window[: self._known])
+        whole = self.watch.decoder.decode(self._window)
+        unfinished = whole.endswith(HOLE) and len(self._window) < self._known + LONGEST_CHARACTER
+        if unfinished or len(whole) <= len(before):
+            return ""
+        self._pending += whole[len(before) :]
+        self._window = self._window[-CONTEXT:]
+        self._known = len(self._window)
+        return self._give(len(self._pending) - self._held())
+
+    def finish(self, ending: Ending) -> str:
+        """The rest of the text, the terminator left out."""
+        text = ending.text
+        if ending.stop == "terminator":
+            text = text[: len(text) - len(self.watch.terminator)]
+        return text[self._given :]
+
+    def _held(self) -> int:
+        """How many of the last characters begin a pattern."""
+        longest = min(self.watch.longest - 1, len(self._pending))
+        for size in range(longest, 0, -1):
+            end = self._pending[-size:]
+            if any(pattern.startswith(end) for pattern in self.watch.patterns):
+                return size
+        return 0
+
+    def _give(self, count: int) -> str:
+        piece, self._pending = self._pending[:count], self._pending[count:]
+        self._given += len(piece)
+        return piece
