@@ -2,17 +2,7 @@
 
 import pytest
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    Gemma2Config,
-    Gemma3TextConfig,
-    LlamaConfig,
-    MistralConfig,
-    MixtralConfig,
-    PretrainedConfig,
-    Qwen2Config,
-    Qwen3Config,
-)
+from rollout_tiny import CONFIGS, CharTokenizer, tiny
 from transformers.generation.logits_process import (
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
@@ -26,45 +16,7 @@ from togi.core.records import Completion, SamplingParams
 from togi.rollout import network
 from togi.rollout.local import Request, Sampler
 
-VOCABULARY = 300
-SIZES = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "initializer_range": 0.3,
-    "attn_implementation": "eager",
-}
-WINDOW = {"sliding_window": 6}
-LAYERS = {"layer_types": ["sliding_attention", "full_attention"] * 2}
-CONFIGS = {
-    "llama": LlamaConfig(**SIZES),
-    "qwen2": Qwen2Config(**SIZES),
-    "qwen3": Qwen3Config(**SIZES, head_dim=8),
-    "mistral": MistralConfig(**SIZES, **WINDOW, head_dim=8),
-    "gemma2": Gemma2Config(**SIZES, **WINDOW, **LAYERS, head_dim=8, attn_logit_softcapping=2.0),
-    "gemma3": Gemma3TextConfig(**SIZES, **WINDOW, **LAYERS, head_dim=8, query_pre_attn_scalar=8),
-    "mixtral": MixtralConfig(**SIZES, num_local_experts=4, num_experts_per_tok=2),
-}
 PROMPTS = [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], [9, 8, 7], [5], [4, 4, 4, 4, 4, 4, 4, 4]]
-
-
-class CharTokenizer:
-    """One character per id."""
-
-    def __call__(self, text, *, add_special_tokens, return_offsets_mapping=False):
-        return {"input_ids": [ord(c) - 0x4E00 for c in text]}
-
-    def decode(self, ids, **kwargs):
-        return "".join(chr(0x4E00 + i) for i in ids)
-
-
-def tiny(config: PretrainedConfig):
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(config).eval()
 
 
 @pytest.fixture(scope="module", params=CONFIGS)

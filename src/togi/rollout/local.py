@@ -25,7 +25,7 @@ from togi.rollout.cache import KeyCache
 from togi.rollout.network import context_limit, is_tested, mean_error, shadow
 from togi.rollout.processors import check_params, draw, uniform
 from togi.rollout.rows import Crew, Event, Group, Request, Row, record
-from togi.rollout.terminator import CONTEXT, Decoder, TextStream, Watch
+from togi.rollout.terminator import Decoder, TextStream, Watch
 
 PREFILL_TOKENS = 2048
 """Prompts are packed into one forward pass up to this many tokens; a longer one has its own."""
@@ -164,9 +164,8 @@ class Sampler:
 
     def _add(self, request: Request, name: str) -> int:
         self._check(request, name)
-        group = Group(
-            self._next_id, request, self._watch(request.params.stop), request.prompt_ids[-CONTEXT:], request.params.n
-        )
+        context = self._decoder.context(request.prompt_ids)
+        group = Group(self._next_id, request, self._watch(request.params.stop), context, request.params.n)
         self._next_id += 1
         self._waiting.append(group)
         return group.id

@@ -16,8 +16,8 @@ HOLE = "\ufffd"
 CONTEXT = 4
 """Prompt tokens decoded before an answer, since some tokenizers drop a space in front of the very first token."""
 
-LONGEST_CHARACTER = 8
-"""Tokens after which a hole is taken for what the model meant: no character has more bytes than half of this."""
+MOST_BYTES = 4
+"""Bytes of the longest character; a hole that more tokens do not mend is there to stay."""
 
 MARGIN = 8
 """Tokens decoded beyond the length of the longest pattern, in characters."""
@@ -48,6 +48,17 @@ class Decoder:
         if found is None:
             found = self._pieces[token] = self.decode([token])
         return found
+
+    def whole_from(self, ids: Sequence[int], at: int) -> int:
+        """The last place up to `at` where decoding may begin: not within a character, nor within a run of bytes, which
+        some decoders give up altogether if one character in it is broken."""
+        while at > 0 and HOLE in self.piece(ids[at]):
+            at -= 1
+        return at
+
+    def context(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """The end of a prompt that is needed to decode what follows it."""
+        return tuple(ids[self.whole_from(ids, max(len(ids) - CONTEXT, 0)) :])
 
     def after(self, context: Sequence[int], ids: Sequence[int]) -> str:
         """The text of `ids` as it reads after `context`."""
@@ -87,6 +98,10 @@ class Watch:
 
     def text(self, context: Sequence[int], ids: Sequence[int]) -> str:
         """The text of an answer that no pattern ended; bytes of an unfinished last character are left out."""
+        for dropped in range(min(MOST_BYTES, len(ids))):
+            text = self.decoder.after(context, ids[: len(ids) - dropped])
+            if not text.endswith(HOLE):
+                return text
         return self.decoder.after(context, ids).rstrip(HOLE)
 
     def _can_complete(self, token: int) -> bool:
@@ -99,7 +114,7 @@ class Watch:
         while True:
             if size >= len(ids):
                 return self.decoder.after(context, ids)
-            tail = self.decoder.decode(ids[-size:])
+            tail = self.decoder.decode(ids[self.decoder.whole_from(ids, len(ids) - size) :])
             if len(tail) >= self.longest + MARGIN // 2:
                 return tail
             size *= 2
@@ -129,11 +144,11 @@ class TextStream:
         self._window.append(token)
         before = self.watch.decoder.decode(self._window[: self._known])
         whole = self.watch.decoder.decode(self._window)
-        unfinished = whole.endswith(HOLE) and len(self._window) < self._known + LONGEST_CHARACTER
+        unfinished = whole.endswith(HOLE) and len(self._window) < self._known + MOST_BYTES
         if unfinished or len(whole) <= len(before):
             return ""
         self._pending += whole[len(before) :]
-        self._window = self._window[-CONTEXT:]
+        self._window = list(self.watch.decoder.context(self._window))
         self._known = len(self._window)
         return self._give(len(self._pending) - self._held())
 
