@@ -1,5 +1,7 @@
 """The sampler against the plain computation: tiny random models of every tested kind, in fp32."""
 
+from itertools import chain
+
 import pytest
 import torch
 from rollout_tiny import CONFIGS, CharTokenizer, tiny
@@ -15,6 +17,7 @@ from togi.core.errors import InputError
 from togi.core.records import Completion, SamplingParams
 from togi.rollout import network
 from togi.rollout.local import Request, Sampler
+from togi.rollout.packed import PackedLinear
 
 PROMPTS = [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], [9, 8, 7], [5], [4, 4, 4, 4, 4, 4, 4, 4]]
 
@@ -219,3 +222,20 @@ def test_an_untested_architecture_is_probed_and_a_wrong_one_refused(llama, monke
     monkeypatch.setattr("togi.rollout.attention.DecodePass._write", lambda self, buffer, new: None)
     with pytest.raises(InputError, match=r"LlamaForCausalLM: on a probe .* differ from its own by .* vLLM or SGLang"):
         sampler(llama)
+
+
+def test_packed_weights_give_the_same_and_are_given_back(net, monkeypatch):
+    params = SamplingParams(n=3, max_tokens=8)
+    engine = sampler(net)
+    layers = [module for module in engine.net.modules() if isinstance(module, PackedLinear)]
+    assert len(layers) == sum(type(module) is torch.nn.Linear for module in net.modules())
+    expected = engine.generate(PROMPTS, params, streams(4, 3))
+    packed = []
+    monkeypatch.setattr("togi.rollout.local.FEWEST_TOKENS", 8)
+    engine._on_logits = lambda logits, rows: packed.append(all(layer.packed is not None for layer in layers))
+    found = engine.generate(PROMPTS, params, streams(4, 3))
+    assert packed == [True] * 8
+    assert all(layer.packed is None for layer in layers)
+    for a, b in zip(chain(*expected), chain(*found), strict=True):
+        assert a.token_ids == b.token_ids
+        assert a.logprobs == pytest.approx(b.logprobs, abs=1e-4)

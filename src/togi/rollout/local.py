@@ -9,6 +9,7 @@ Shapes: R rows, G groups, T packed tokens, V vocabulary.
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -23,6 +24,7 @@ from togi.core.records import Completion, SamplingParams
 from togi.rollout.attention import DecodePass, PrefillPass
 from togi.rollout.cache import KeyCache
 from togi.rollout.network import context_limit, is_tested, mean_error, shadow
+from togi.rollout.packed import FEWEST_TOKENS, Packing, can_pack
 from togi.rollout.processors import check_params, draw, uniform
 from togi.rollout.rows import Crew, Event, Group, Request, Row, record
 from togi.rollout.terminator import Decoder, TextStream, Watch
@@ -59,6 +61,7 @@ class Sampler:
         if not terminator:
             raise InputError("the chat template has no terminator; an answer needs a text that ends it")
         self.net: Any = shadow(net)
+        self._packing = Packing(self.net, batch_rows) if can_pack(net) else None
         self.device = next(net.parameters()).device
         self.limit = context_limit(net)
         self.batch_rows = batch_rows
@@ -124,8 +127,9 @@ class Sampler:
             self._check(request, f"prompt {at}")
         answers: list[list[Completion]] = [[] for _ in prompt_ids]
         try:
-            for batch in batches([request.params.n for _, request in requests], self.batch_rows):
-                self._run([requests[i][1] for i in batch], [answers[requests[i][0]] for i in batch])
+            with self._packing if self._packing and params.max_tokens >= FEWEST_TOKENS else nullcontext():
+                for batch in batches([request.params.n for _, request in requests], self.batch_rows):
+                    self._run([requests[i][1] for i in batch], [answers[requests[i][0]] for i in batch])
         finally:
             self._abandon()
         return answers
