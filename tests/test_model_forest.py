@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import CONFIGS, VOCABULARY, TrueFloat64, tiny_model
+from tiny import CONFIGS, VOCABULARY, Largest, TrueFloat64, tiny_model
 
 from togi.core.errors import InputError
 from togi.model.attention import TREE_ATTENTION, Options, _explicit, _flex, attend, block_mask, plan
@@ -207,6 +207,17 @@ def test_all_ways_to_attend_agree(options):
     torch.testing.assert_close(fused.double(), explicit, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["llama", "gemma3", "mistral"])
+def test_no_square_over_the_batch_and_no_logits_of_prompts_are_ever_made(kind):
+    rng = random.Random(2)
+    policy, forest = Policy(tiny_model(kind)), plant([group(rng, 150, [30, 30, 40])])
+    size, scored = len(forest.ids_T), len(forest.target_N)
+    with Largest() as largest:
+        policy(forest).logp_N.sum().backward()
+    assert largest.numel < size * size / 3
+    assert largest.numel <= max(scored * VOCABULARY, size * 64)  # 64: the widest a layer of these models is
+
+
 def test_layout_of_a_pair():
     forest = plant([[sequence([1, 2, 3, 4], (2, 4)), sequence([1, 2, 5], (2, 3))]])
     assert forest.ids_T.tolist() == [1, 2, 3, 4, 5]
@@ -276,6 +287,7 @@ def test_nothing_scored_gives_nothing():
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("kind", ["llama", "gemma3", "gemma2"])
 def test_the_fused_kernel_equals_the_plain_computation(kind):
     net, groups = tiny_model(kind, torch.float32).cuda(), batches()["many"]

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from tiny import SHAPE, TrueFloat64, tiny_model
+from tiny import SHAPE, Largest, TrueFloat64, tiny_model
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, CohereConfig, FalconConfig, GPT2Config, GraniteConfig, LlamaConfig
 
 from togi.core.errors import InputError
@@ -71,19 +70,6 @@ def test_bf16_hidden_states_give_fp32_log_probabilities():
     for a, b in zip(*grads, strict=True):
         assert a.dtype == b.dtype == torch.float32
         torch.testing.assert_close(a, b, rtol=0, atol=0.1)
-
-
-class Largest(TorchDispatchMode):
-    """Remembers the largest tensor that was made."""
-
-    numel = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for one in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(one, torch.Tensor) and not func.is_view:
-                self.numel = max(self.numel, one.numel())
-        return out
 
 
 def test_logits_never_exist_all_at_once():

@@ -1,6 +1,7 @@
 """Weights inside Python packages: found without importing the package, converted once to safetensors."""
 
 import hashlib
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
@@ -15,6 +16,8 @@ from togi.core.files import write_json
 from togi.core.seeds import digest
 from togi.core.sources import ModelSource, fingerprint
 from togi.model.folders import atomic_folder
+
+log = logging.getLogger(__name__)
 
 CONVERTED = "converted.json"
 
@@ -98,6 +101,7 @@ def package_folder(source: ModelSource, cache: Path) -> Path:
     if (folder / CONVERTED).exists():
         return folder
     pieces = _pieces(source, files)
+    log.info("%s: converting its weights to safetensors, once; this takes a minute or two", source.name)
     name = pieces[0].name.partition(".part")[0]
     with atomic_folder(folder) as temporary:
         gguf = temporary / name
