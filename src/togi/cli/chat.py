@@ -11,7 +11,7 @@ from togi.core.errors import RecipeError
 from togi.core.records import SamplingParams
 from togi.core.sources import ModelSource
 from togi.recipe.graph import Graph, model_source
-from togi.recipe.store import is_done, store_folder
+from togi.recipe.store import is_done, run_folder, store_folder
 from togi.stages.base import MODEL_FOLDER
 from togi.stages.table import STAGES
 
@@ -21,11 +21,25 @@ from togi.stages.table import STAGES
 @click.argument("model", required=False)
 @click.option("--system", help="A system message; the template's default otherwise.")
 @click.option("--message", "-m", help="Say this, print the answer and leave.")
-@click.option("--temperature", type=click.FloatRange(0, 2), default=0.7, show_default=True)
-@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=0.95, show_default=True)
-@click.option("--repetition-penalty", type=click.FloatRange(0.1), default=1.1, show_default=True)
-@click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option(
+    "--temperature", type=click.FloatRange(0, 2), default=0.7, show_default=True, help="Randomness; 0 is greedy."
+)
+@click.option(
+    "--top-p",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.95,
+    show_default=True,
+    help="Sample from the likeliest tokens of this mass.",
+)
+@click.option(
+    "--repetition-penalty",
+    type=click.FloatRange(0.1),
+    default=1.1,
+    show_default=True,
+    help="Above 1: tokens that were used become less likely.",
+)
+@click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="Longest answer.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, another answer.")
 @click.option("--json", "as_json", is_flag=True, help="With --message: print the answer as JSON.")
 def command(
     target: Path, model: str | None, system: str | None, message: str | None, as_json: bool, **sampling: Any
@@ -56,10 +70,10 @@ def _source(target: Path, model: str | None) -> ModelSource:
     node = graph.nodes[model]
     if STAGES[node.settings.type].yields != "model":
         raise RecipeError(f"{target}: stage {model} gives {STAGES[node.settings.type].yields}, not a model to talk to")
-    folder = store_folder() / node.folder_name
+    folder = run_folder(graph.recipe.name) / model  # of the last run, whatever its overrides were
     if not is_done(folder):
         raise RecipeError(f"{target}: stage {model} is not finished; do it with `togi run {target} --until {model}`")
-    return ModelSource(kind="path", name=str(folder / MODEL_FOLDER))
+    return ModelSource(kind="path", name=str((folder / MODEL_FOLDER).resolve()))
 
 
 def _trained(graph: Graph) -> list[str]:

@@ -10,7 +10,7 @@ from togi.core.codec import read_records, to_row
 from togi.core.errors import InputError, RecipeError
 from togi.core.files import read_json, read_lines
 from togi.core.records import Chat, Document, Message, Pair, Prompt, Record, Sample
-from togi.recipe.store import store_folder
+from togi.recipe.store import run_folder
 from togi.stages.base import RECORDS_FILE
 
 
@@ -24,7 +24,7 @@ def command(recipe: Path, stage: str, count: int, as_json: bool) -> None:
     graph = load_graph(recipe)
     if stage not in graph.nodes:
         raise RecipeError(f"{recipe}: there is no stage {stage!r}; there are: {', '.join(graph.nodes)}")
-    folder = store_folder() / graph.nodes[stage].folder_name
+    folder = run_folder(graph.recipe.name) / stage  # of the last run, whatever its overrides were
     if not (folder / "settings.json").exists():
         raise InputError(f"{recipe}: stage {stage} has not begun; do it with `togi run {recipe} --until {stage}`")
     if as_json:

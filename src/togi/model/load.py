@@ -78,6 +78,14 @@ def load(
     return LoadedModel(net=net, tokenizer=tokenizer, template=template, name=source.name)
 
 
+def load_tokenizer(source: ModelSource, cache: Path) -> tuple[Any, Template]:
+    """The tokenizer and the template that `load` would give, without the weights. Raises InputError as it does."""
+    place = _place(source, cache)
+    revision = source.revision if source.kind == "hub" else "main"
+    tokenizer = _tokenizer(place, revision)
+    return tokenizer, _template(source, place, tokenizer)
+
+
 def _place(source: ModelSource, cache: Path) -> Path | str:
     """The folder of a model, or its id on the hub."""
     if source.kind == "package":
@@ -178,7 +186,9 @@ def save_model(model: LoadedModel, folder: Path) -> LoadedModel:
     with atomic_folder(folder) as temporary:
         model.net.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        card = {"format": 1, "kind": model.kind, "name": model.name, "template": model.template.to_json()}
+        # a folder's place says nothing about the model, and would make equal models differ
+        name = Path(model.name).name if Path(model.name).is_absolute() else model.name
+        card = {"format": 1, "kind": model.kind, "name": name, "template": model.template.to_json()}
         write_json(temporary / CARD, card)
         check_saved(model, temporary)
     return model

@@ -16,7 +16,8 @@ def run(settings: Synthesize, context: Context) -> None:
     examples: list[Prompt] = context.records(settings.examples)
     model = load_model(context, settings.model)
     rows = settings.batch_prompts * settings.samples_per_prompt
-    sampler = Sampler(model.net, model.tokenizer, model.template.terminator, batch_rows=rows)
+    ends = [] if model.tokenizer.eos_token_id is None else [model.tokenizer.eos_token_id]
+    sampler = Sampler(model.net, model.tokenizer, model.template.terminator, batch_rows=rows, end_ids=ends)
     num_prompts = -(-settings.count // settings.samples_per_prompt)
 
     def drafts(unit: int) -> list[list[dict[str, Any]]]:
@@ -52,7 +53,7 @@ def _prompts(
     settings: Synthesize, context: Context, examples: list[Prompt], drafts: list[dict[str, Any]]
 ) -> list[Prompt]:
     """Reads the drafts; what is no question, too short, too long, in another script or a copy of a seed is dropped."""
-    context.counts["drafts"] = len(drafts)
+    context.counts["in"] = len(drafts)
     parents = tuple(example.id for example in examples)
     filters: list[Filter] = [
         too_short(settings.min_chars),

@@ -90,10 +90,15 @@ def _sequences(model: LoadedModel, pair: Pair) -> tuple[forests.Sequence, forest
 
 
 def _split(settings: TrainReward, context: Context, pairs: list[Pair]) -> tuple[list[Pair], list[Pair]]:
-    """Training and held-out pairs; pairs of one prompt stand on one side."""
+    """Training and held-out pairs; pairs of one prompt stand on one side, and an accuracy needs two prompts."""
     prompts = list(dict.fromkeys(pair.prompt for pair in pairs))
     random.Random(derive(context.seed, "held_out")).shuffle(prompts)
-    count = round(settings.held_out * len(prompts))
+    count = max(2, round(settings.held_out * len(prompts))) if settings.held_out else 0
+    if count > len(prompts) - 2:
+        raise InputError(
+            f"stage {context.name}: pairs of {len(prompts)} prompts cannot be split into training and held-out ones; "
+            "make at least 4, or set held_out: 0"
+        )
     held = dict.fromkeys(prompts[:count])
     return [p for p in pairs if p.prompt not in held], [p for p in pairs if p.prompt in held]
 

@@ -1,0 +1,77 @@
+"""The preflight of `togi check`: data read, templates held against tokenizers, one sample shown token by token."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from togi.core.records import Message, Pair, Prompt, Record
+from togi.core.sources import ModelSource
+from togi.data.border import DataSpec, load_records
+from togi.model.load import load_tokenizer
+from togi.stages.imported import Import
+from togi.text.render import check_template, render_chat, render_prompt
+
+DEMO = (Message("user", "What is the capital of France?"), Message("assistant", "Paris."))
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token of a rendered conversation: its text, its id, and whether it carries loss."""
+
+    text: str
+    id: int
+    scored: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """A model's template at work: how many tokens the terminator has, and a conversation token by token."""
+
+    template: str
+    terminator: str
+    terminator_ids: tuple[int, ...]
+    tokens: tuple[Token, ...]
+    prompt_is_prefix: bool
+
+
+def preview(source: ModelSource, cache: Path) -> Preview:
+    """Renders a short conversation as the trainer and the sampler will see it.
+
+    Raises InputError and RecipeError for a model without tokenizer, or a template that does not fit it.
+    """
+    tokenizer, template = load_tokenizer(source, cache)
+    found = check_template(template, tokenizer)
+    rendered = render_chat(template, tokenizer, DEMO)
+    prompt = render_prompt(template, tokenizer, DEMO[:1])
+    tokens = tuple(
+        Token(tokenizer.decode([i], skip_special_tokens=False), i, scored)
+        for i, scored in zip(rendered.ids, rendered.mask, strict=True)
+    )
+    is_prefix = list(rendered.ids[: len(prompt)]) == prompt
+    return Preview(template.name, template.terminator, found.terminator, tokens, is_prefix)
+
+
+@dataclass(frozen=True, slots=True)
+class DataCheck:
+    """How many rows fit, how many were dropped and why, and the first record."""
+
+    kind: str
+    records: int
+    drops: dict[str, int]
+    first: str
+
+
+def check_data(settings: Import) -> DataCheck:
+    """Reads all rows of a data set. Raises InputError for the first that does not fit."""
+    imported = load_records(DataSpec(**settings.model_dump(exclude={"type", "seed", "kind"})), settings.kind)
+    drops: dict[str, int] = {}
+    for drop in imported.drops:
+        drops[drop.reason] = drops.get(drop.reason, 0) + 1
+    return DataCheck(settings.kind, len(imported.records), drops, _first(imported.records))
+
+
+def _first(records: Sequence[Record]) -> str:
+    record = records[0]
+    if isinstance(record, Prompt):
+        return record.text
+    return record.chosen[-1].content if isinstance(record, Pair) else str(record)[:200]

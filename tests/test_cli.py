@@ -1,0 +1,58 @@
+"""The command line: start-up time, help, and that no heavy library is imported before it is needed."""
+
+import json
+import subprocess
+import sys
+import time
+
+import click
+import pytest
+
+from togi.cli import COMMANDS, SUMMARIES, main
+from togi.core.errors import ERRORS
+
+HEAVY = ("torch", "transformers", "numpy", "pydantic", "pyarrow", "rich", "matplotlib", "jinja2")
+
+
+def test_help_starts_fast_and_imports_nothing_heavy():
+    code = "import sys\nfrom togi.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code += f"print([m for m in {HEAVY} if m in sys.modules], file=sys.stderr)"
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        seconds.append(time.perf_counter() - start)
+    assert ended.stderr.strip() == "[]"
+    assert min(seconds) < 0.3
+
+
+def test_a_misspelt_key_is_named_without_torch(tmp_path):
+    (tmp_path / "r.yaml").write_text("name: a\nstages:\n  one: {type: select, inptu: $two}\n")
+    code = f"import sys\nfrom togi.cli import main\ntry: main(['check', {str(tmp_path / 'r.yaml')!r}])\n"
+    code += "except SystemExit as e: print(e.code, [m for m in ('torch', 'transformers') if m in sys.modules])"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "2 []"
+    assert "did you mean 'input'" in ended.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_complete_help(name):
+    context = click.Context(main)
+    command = main.get_command(context, name)
+    assert command is not None and command.help
+    assert command.help.split("\n")[0].strip().rstrip(".") == SUMMARIES[name].rstrip(".")
+    for parameter in command.params:
+        assert isinstance(parameter, click.Argument) or parameter.help, f"{name}: {parameter.name} has no help"
+
+
+def test_every_exit_code_is_documented():
+    epilog = main.epilog or ""
+    for error in ERRORS.values():
+        assert f"  {error.exit_code} " in epilog
+
+
+def test_errors_can_be_json(tmp_path):
+    command = [sys.executable, "-m", "togi", "plan", str(tmp_path / "gone.yaml"), "--json"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert json.loads(ended.stdout)["error"] == "RecipeError"

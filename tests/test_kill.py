@@ -1,0 +1,154 @@
+"""Kill it anywhere and run the same command again: it ends with the same bits as an undisturbed run.
+
+Moments are drawn over the events that a run writes (units of generation, steps, beginnings of saves); the process is
+killed as soon as the event stands on disk, so the kill falls into the work that follows it.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import psutil
+import pytest
+from tiny_run import environment, results, togi
+
+EVENT_FILES = ("journal.jsonl", "metrics.jsonl")
+Event = tuple[str, str, int]  # folder of the stage, file, number of lines
+
+
+def events(finished: Path) -> list[Event]:
+    """Every line that the undisturbed run journalled, stage by stage."""
+    state = json.loads((finished / "home" / "runs" / "tiny" / "state.json").read_text())
+    found: list[Event] = []
+    for row in state["stages"]:
+        folder = Path(row["folder"])
+        for name in EVENT_FILES:
+            if (folder / name).exists():
+                count = (folder / name).read_bytes().count(b"\n")
+                found += [(folder.name, name, n) for n in range(1, count + 1)]
+    return found
+
+
+def line_of(finished: Path, event: Event) -> dict:
+    folder, name, number = event
+    return json.loads((finished / "home" / "store" / folder / name).read_text().splitlines()[number - 1])
+
+
+def draw(finished: Path) -> list[Event]:
+    """20 moments: 8 in GRPO steps, 6 inside generation, 6 while saving; in the order in which a run meets them."""
+    every = events(finished)
+    kinds: dict[str, list[Event]] = {"steps": [], "generation": [], "saving": []}
+    for event in every:
+        line = line_of(finished, event)
+        if event[1] == "metrics.jsonl" and event[0].startswith("train.grpo"):
+            kinds["steps"].append(event)
+        elif "unit" in line:
+            kinds["generation"].append(event)
+        elif "saving" in line:
+            kinds["saving"].append(event)
+    generator = random.Random(20)
+    counts = {"steps": 8, "generation": 6, "saving": 6}
+    drawn = [event for kind, found in kinds.items() for event in generator.choices(found, k=counts[kind])]
+    return sorted(drawn, key=every.index)
+
+
+def start(recipe: Path, home: Path, **more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "togi", "run", str(recipe), "--threads", "1"]
+    return subprocess.Popen(
+        command, env=environment(home, **more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def lines_in(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def wait_for(home: Path, event: Event, run: subprocess.Popen[str]) -> bool:
+    """Waits until the event stands on disk; False if the run ended before."""
+    folder, name, number = event
+    while lines_in(home / "store" / folder / name) < number:
+        if run.poll() is not None:
+            return False
+        time.sleep(0.001)
+    return True
+
+
+def kill_all(run: subprocess.Popen[str]) -> None:
+    """SIGKILL to the worker and to its parent."""
+    for process in [*psutil.Process(run.pid).children(recursive=True), psutil.Process(run.pid)]:
+        process.kill()
+    run.communicate()
+
+
+def kill_at(recipe: Path, home: Path, moments: Iterable[Event]) -> None:
+    """Runs and kills, again and again, at each of the moments; each run goes on from what the one before left."""
+    for event in moments:
+        run = start(recipe, home)
+        assert wait_for(home, event, run), f"{event} never came: {run.communicate()[0]}"
+        kill_all(run)
+
+
+@pytest.mark.parametrize("part", range(5))
+def test_killed_at_any_moment_a_run_ends_with_the_same_bits(finished, tmp_path, part):
+    """Moments 1, 6, 11, 16 in one run, 2, 7, 12, 17 in the next: four kills each, all over the run."""
+    kill_at(finished / "tiny.yaml", tmp_path, draw(finished)[part::5])
+    ended = togi(tmp_path, "run", str(finished / "tiny.yaml"), "--threads", "1")
+    assert ended.returncode == 0, ended.stderr
+    assert results(tmp_path) == results(finished / "home")
+
+
+def test_the_moments_lie_where_they_should(finished):
+    moments = draw(finished)
+    lines = [line_of(finished, event) for event in moments]
+    assert len(moments) == 20
+    assert sum("loss" in line for line in lines) >= 5
+    assert sum("unit" in line for line in lines) >= 3
+    assert sum("saving" in line for line in lines) >= 3
+
+
+@pytest.mark.parametrize("point", ["before_sync:7", "before_rename:9", "after_rename:8", "mid_append:12"])
+def test_killed_at_a_write_point_a_run_ends_with_the_same_bits(finished, tmp_path, point):
+    run = start(finished / "tiny.yaml", tmp_path, TOGI_CRASH_AT=point)
+    text, _ = run.communicate(timeout=200)
+    assert run.returncode == 5 and "SIGKILL" in text, text
+    ended = togi(tmp_path, "run", str(finished / "tiny.yaml"), "--threads", "1")
+    assert ended.returncode == 0, ended.stderr
+    assert results(tmp_path) == results(finished / "home")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_says_how_to_go_on_and_has_its_own_code(finished, tmp_path, number):
+    third_step = next(e for e in events(finished) if e[0].startswith("train.grpo") and e[1:] == ("metrics.jsonl", 3))
+    run = start(finished / "tiny.yaml", tmp_path)
+    assert wait_for(tmp_path, third_step, run)
+    os.kill(run.pid, number)
+    text, _ = run.communicate(timeout=100)
+    assert run.returncode == 130
+    assert f"To go on: togi run {finished / 'tiny.yaml'}" in text.replace("\n", " ")
+    assert list((tmp_path / "store" / third_step[0] / "checkpoints").glob("step-*"))
+    assert json.loads((tmp_path / "runs" / "tiny" / "state.json").read_text())["state"] == "interrupted"
+    ended = togi(tmp_path, "run", str(finished / "tiny.yaml"), "--threads", "1")
+    assert ended.returncode == 0, ended.stderr
+    assert results(tmp_path) == results(finished / "home")
+
+
+def test_the_comparison_would_see_a_difference(finished, tmp_path):
+    """A control: another learning rate gives other bits."""
+    shutil.copytree(finished / "home", tmp_path / "home", symlinks=True)
+    ended = togi(
+        tmp_path / "home", "run", str(finished / "tiny.yaml"), "stages.policy.learning_rate=1.001e-3", "--threads", "1"
+    )
+    assert ended.returncode == 0, ended.stderr
+    weights = "output/model/model.safetensors"
+    found, expected = (
+        [files[weights] for name, files in results(home).items() if name.startswith("train.grpo") and weights in files]
+        for home in (tmp_path / "home", finished / "home")
+    )
+    assert len(found) == 2 and len(expected) == 1 and found[0] != found[1]

@@ -1,0 +1,174 @@
+"""A whole recipe, run as a user runs it: what is cached, what a knob changes, what bad input says."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny_run import RECIPE, environment, results, togi, write_recipe
+
+from togi.recipe.store import manifest
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run that a test may change."""
+    shutil.copytree(finished, tmp_path / "copy", symlinks=True)
+    return tmp_path / "copy"
+
+
+def states(home: Path) -> dict[str, str]:
+    rows = json.loads((home / "runs" / "tiny" / "state.json").read_text())["stages"]
+    return {row["name"]: "cached" if row["cached"] else row["state"] for row in rows}
+
+
+def test_every_stage_is_done_and_the_report_stands(finished):
+    assert list(states(finished / "home")) == ["questions", "some", "pairs", "reward", "policy", "scores"]
+    assert all(state == "done" for state in states(finished / "home").values())
+    report = (finished / "home" / "runs" / "tiny" / "report.html").read_text()
+    assert "held-out reward" in report and "Why is the sky blue?" in report
+    assert "group_size: 4" in (finished / "home" / "runs" / "tiny" / "recipe.lock.yaml").read_text()
+
+
+def test_the_policy_learnt_what_the_reward_asks_for(finished):
+    folder = finished / "home" / "runs" / "tiny" / "policy"
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert lines[-1]["reward/total/mean"] > lines[0]["reward/total/mean"]
+    assert max(line["sampler_mismatch"] for line in lines) < 1e-4
+
+
+def test_the_same_command_again_does_nothing(copied):
+    before = results(copied / "home")
+    start = time.monotonic()
+    ended = togi(copied / "home", "run", str(copied / "tiny.yaml"), "--threads", "1")
+    assert ended.returncode == 0, ended.stderr
+    assert time.monotonic() - start < 10
+    assert all(state == "cached" for state in states(copied / "home").values())
+    assert results(copied / "home") == before
+
+
+def test_one_knob_reruns_only_what_depends_on_it(copied):
+    ended = togi(copied / "home", "run", str(copied / "tiny.yaml"), "stages.policy.steps=2", "--threads", "1")
+    assert ended.returncode == 0, ended.stderr
+    found = states(copied / "home")
+    assert {name for name, state in found.items() if state == "cached"} == {"questions", "some", "pairs", "reward"}
+
+
+def test_redo_gives_the_same_bits(copied):
+    before = results(copied / "home")
+    ended = togi(copied / "home", "run", str(copied / "tiny.yaml"), "--redo", "policy", "--threads", "1")
+    assert ended.returncode == 0, ended.stderr
+    assert results(copied / "home") == before
+
+
+def test_other_numerics_are_refused_for_unfinished_work_alone(copied):
+    folder = (copied / "home" / "runs" / "tiny" / "scores").resolve()
+    (folder / "DONE").unlink()
+    numerics = json.loads((folder / "numerics.json").read_text())
+    (folder / "numerics.json").write_text(json.dumps({**numerics, "torch": "1.0"}))
+    ended = togi(copied / "home", "run", str(copied / "tiny.yaml"), "--threads", "1")
+    assert ended.returncode == 4 and "torch: 1.0 then" in ended.stderr and "--accept-numerics" in ended.stderr
+    ended = togi(copied / "home", "run", str(copied / "tiny.yaml"), "--threads", "1", "--accept-numerics")
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_the_other_commands_read_what_the_run_left(finished):
+    recipe, home = str(finished / "tiny.yaml"), finished / "home"
+    assert "6 of 6 stages are done" in togi(home, "plan", recipe).stdout
+    assert "tiny: done" in togi(home, "status", recipe).stdout
+    assert "Why is the sky blue?" in togi(home, "show", recipe, "some", "-n", "9").stdout
+    shown = json.loads(togi(home, "show", recipe, "policy", "--json").stdout)
+    assert shown["metrics"][-1]["step"] == 6
+    assert togi(home, "report", recipe).stdout.strip().endswith("report.html")
+    assert "0 folders" in togi(home, "clean").stdout
+    checked = togi(home, "check", recipe)
+    assert checked.returncode == 0 and "carry loss" in checked.stdout, checked.stderr
+
+
+def test_clean_removes_only_what_no_recipe_refers_to(copied):
+    togi(copied / "home", "run", str(copied / "tiny.yaml"), "stages.scores.bootstrap=300", "--threads", "1")
+    old = togi(copied / "home", "clean", "--json")
+    assert len(json.loads(old.stdout)["folders"]) == 1
+    assert togi(copied / "home", "clean", "--yes").returncode == 0
+    assert len(json.loads(togi(copied / "home", "clean", "--json").stdout)["folders"]) == 0
+    assert all((copied / "home" / "runs" / "tiny" / name / "DONE").exists() for name in ("policy", "scores"))
+
+
+def test_the_model_can_be_talked_to(finished):
+    arguments = ("chat", str(finished / "tiny.yaml"), "policy", "-m", "Hello?", "--max-tokens", "8")
+    ended = togi(finished / "home", *arguments, "--json")
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout)["question"] == "Hello?"
+
+
+def test_what_was_made_names_its_hashes(finished):
+    folder = (finished / "home" / "runs" / "tiny" / "policy").resolve()
+    assert "output/model/model.safetensors" in manifest(folder)["files"]
+
+
+def test_two_runs_do_not_work_on_one_stage(finished, tmp_path):
+    shutil.copytree(finished / "home" / "store", tmp_path / "store", symlinks=True)
+    folder = next((tmp_path / "store").glob("evaluate-*"))
+    (folder / "DONE").unlink()
+    holder = subprocess.Popen(
+        [sys.executable, "-c", f"import fcntl,time; h=open({str(folder / 'lock')!r},'w'); fcntl.flock(h,2); print(1, flush=True); time.sleep(60)"],
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    try:
+        ended = togi(tmp_path, "run", str(finished / "tiny.yaml"), "--threads", "1")
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert ended.returncode == 4 and "another run is working on this stage" in ended.stderr
+
+
+# --- bad input: one clear message, its exit code, nothing lost ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code", "expected"),
+    [
+        ("steps: 6", "stesp: 6", 2, r"tiny.yaml:16: stages.policy.stesp: unknown key; did you mean 'steps'?"),
+        ("questions.jsonl}", "gone.jsonl}", 3, "gone.jsonl: there is no such file or folder"),
+        ("{path: questions.jsonl}", "{path: bad.jsonl}", 3, "bad.jsonl:2"),
+        ("{path: questions.jsonl}", "{path: latin.jsonl}", 3, "latin.jsonl:1"),
+        ("{path: questions.jsonl}", "{path: empty.jsonl}", 3, "empty.jsonl"),
+        ("sampling: {max_tokens: 12}", "sampling: {max_tokens: 4000}", 3, "the model's context is 256"),
+        ("path: model,", "path: bare,", 3, "no tokenizer in it"),
+        ("name: vowels}", "name: consonants}", 3, "consonants"),
+        ("learning_rate: 1e-3\n    save_every", "learning_rate: 1e30\n    save_every", 4, "the weights are those of the step before"),
+        ("[{type: length, min: 1}]", "[{type: terminator}]", 4, "answers passed the gates"),
+    ],
+)
+def test_bad_input_ends_with_one_clear_message(tmp_path, old, new, code, expected):
+    assert old in RECIPE
+    text = RECIPE.replace(old, new).replace("    save_every: 2\n    sampling", "    save_every: 2\n    dead_steps: 2\n    sampling")
+    text = text[: text.index("  scores:")]
+    recipe = write_recipe(tmp_path, text)
+    (tmp_path / "bad.jsonl").write_text('{"question": "Why?"}\n{"nothing": 1}\n')
+    (tmp_path / "latin.jsonl").write_bytes('{"question": "Où?"}\n'.encode("latin-1"))
+    (tmp_path / "empty.jsonl").write_text("")
+    shutil.copytree(tmp_path / "model", tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*"))
+    ended = togi(tmp_path / "home", "run", str(recipe), "--threads", "1")
+    assert ended.returncode == code, ended.stderr
+    assert expected in ended.stderr.replace("\n", " ")
+    assert "Traceback" not in ended.stderr
+    assert not list((tmp_path / "home").rglob(".*.tmp"))
+
+
+def test_a_full_disk_loses_nothing(tmp_path):
+    """The limit on a file's size stands in for a full disk: weights do not fit, small files do."""
+    recipe = write_recipe(tmp_path)
+    command = f"ulimit -f 40; exec {sys.executable} -m togi run {recipe} --threads 1"
+    ended = subprocess.run(
+        ["bash", "-c", command], env=environment(tmp_path / "home"), capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 4, ended.stderr
+    assert "run the same command again" in ended.stderr and "Traceback" not in ended.stderr
+    assert togi(tmp_path / "home", "run", str(recipe), "--threads", "1").returncode == 0
