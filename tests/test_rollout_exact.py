@@ -1,5 +1,6 @@
 """The sampler against the plain computation: tiny random models of every tested kind, in fp32."""
 
+import copy
 from itertools import chain
 
 import pytest
@@ -43,7 +44,7 @@ def streams(num_prompts: int, n: int) -> list[list[int]]:
 def plain_logp(net, prompt: list[int], completion: Completion, temperature: float) -> torch.Tensor:
     ids = torch.tensor([[*prompt, *completion.token_ids]])
     with torch.no_grad():
-        logits = net(ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
+        logits = net(ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
     return (logits / temperature).log_softmax(-1).gather(1, ids[0, len(prompt) :, None])[:, 0]
 
 
@@ -239,3 +240,17 @@ def test_packed_weights_give_the_same_and_are_given_back(net, monkeypatch):
     for a, b in zip(chain(*expected), chain(*found), strict=True):
         assert a.token_ids == b.token_ids
         assert a.logprobs == pytest.approx(b.logprobs, abs=1e-4)
+
+
+def test_in_a_half_type_the_sampler_is_as_near_to_the_truth_as_the_model(net, monkeypatch):
+    monkeypatch.setattr("togi.rollout.local.FEWEST_TOKENS", 8)
+    half = tiny(net.config).to(torch.bfloat16)
+    wide = copy.deepcopy(half).float()
+    found = sampler(half).generate(PROMPTS, SamplingParams(n=6, max_tokens=8), streams(4, 6))
+    own, plain = [], []
+    for prompt, group in zip(PROMPTS, found, strict=True):
+        for completion in group:
+            truth = plain_logp(wide, prompt, completion, 1.0)
+            own.append((torch.tensor(completion.logprobs) - truth).abs())
+            plain.append((plain_logp(half, prompt, completion, 1.0) - truth).abs())
+    assert torch.cat(own).mean() < 1.3 * torch.cat(plain).mean()

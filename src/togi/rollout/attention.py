@@ -117,7 +117,7 @@ class DecodePass:
         places, groups, width = self.places, self.places.groups, self.places.width
         key_heads, size = heads.key.shape[1], heads.query.shape[3]
         many = heads.query.shape[1] // key_heads
-        query = (heads.query * rule.scaling).view(self.rows, key_heads, many, size)
+        query = (heads.query * rule.scaling).to(self.cache.dtype).view(self.rows, key_heads, many, size)
         own_RKMS = query @ stored.own_key[: self.rows, :, : self.own].transpose(2, 3)
         query_GKnD = places.to_places(query).view(groups, width, key_heads, many, size).transpose(1, 2)
         prompt_GKnP = query_GKnD.reshape(groups, key_heads, width * many, size) @ (
@@ -131,14 +131,15 @@ class DecodePass:
         from_prompt = prompt_share @ stored.prompt_value[:groups, :, : self.prompt]
         from_prompt = from_prompt.view(groups, key_heads, width, many, -1).transpose(1, 2).flatten(0, 1)
         from_own = own_share @ stored.own_value[: self.rows, :, : self.own]
-        return (places.to_rows(from_prompt) + from_own).reshape(self.rows, 1, key_heads * many, -1)
+        whole = (places.to_rows(from_prompt) + from_own).reshape(self.rows, 1, key_heads * many, -1)
+        return whole.to(heads.query.dtype)
 
     def _write(self, buffer: Tensor, new: Tensor) -> None:
         if self._index is None:
             buffer[: self.rows, :, self.own_R[0]] = new[:, :, 0]
         else:
             row, column = self._index
-            buffer[row, :, column] = new[:, :, 0]
+            buffer[row, :, column] = new[:, :, 0].to(buffer.dtype)
 
     def _softmax(self, scores: Tensor, rule: "Rule") -> Tensor:
         if rule.softcap is not None:

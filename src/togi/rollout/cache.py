@@ -6,6 +6,7 @@ batch and grow only when a request needs more; finished rows and groups give the
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 COLUMN_STEP = 16
@@ -28,9 +29,13 @@ def round_up(size: int, step: int = COLUMN_STEP) -> int:
 
 
 class KeyCache:
-    """Buffers for at most `groups` prompts of `prompt` tokens and `rows` answers of `own` tokens, layer by layer."""
+    """Buffers for at most `groups` prompts of `prompt` tokens and `rows` answers of `own` tokens, layer by layer.
 
-    def __init__(self) -> None:
+    `dtype` is the type of the buffers and of decoding's attention.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
         self.layers: dict[int, LayerCache] = {}
         self.groups = self.prompt = self.rows = self.own = 0
 
@@ -56,10 +61,10 @@ class KeyCache:
         found = self.layers.get(index)
         if found is None:
             found = self.layers[index] = LayerCache(
-                _zeros(key, self.groups, self.prompt),
-                _zeros(value, self.groups, self.prompt),
-                _zeros(key, self.rows, self.own),
-                _zeros(value, self.rows, self.own),
+                self._zeros(key, self.groups, self.prompt),
+                self._zeros(value, self.groups, self.prompt),
+                self._zeros(key, self.rows, self.own),
+                self._zeros(value, self.rows, self.own),
             )
         return found
 
@@ -80,10 +85,9 @@ class KeyCache:
         self.layers.clear()
         self.groups = self.prompt = self.rows = self.own = 0
 
-
-def _zeros(like: Tensor, places: int, columns: int) -> Tensor:
-    # zeros, not empty: a column that nobody may see is multiplied by probability 0, and 0 times NaN is NaN
-    return like.new_zeros((places, like.shape[1], columns, like.shape[3]))
+    def _zeros(self, like: Tensor, places: int, columns: int) -> Tensor:
+        # zeros, not empty: a column that nobody may see is multiplied by probability 0, and 0 times NaN is NaN
+        return like.new_zeros((places, like.shape[1], columns, like.shape[3]), dtype=self.dtype)
 
 
 def _grown(old: Tensor, places: int, columns: int) -> Tensor:

@@ -9,7 +9,7 @@ Shapes: R rows, G groups, T packed tokens, V vocabulary.
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -24,7 +24,7 @@ from togi.core.records import Completion, SamplingParams
 from togi.rollout.attention import DecodePass, PrefillPass
 from togi.rollout.cache import KeyCache
 from togi.rollout.network import context_limit, is_tested, mean_error, shadow
-from togi.rollout.packed import FEWEST_TOKENS, Packing, can_pack
+from togi.rollout.packed import FEWEST_TOKENS, Packing, can_pack, product_type
 from togi.rollout.processors import check_params, draw, uniform
 from togi.rollout.rows import Crew, Event, Group, Request, Row, record
 from togi.rollout.terminator import Decoder, TextStream, Watch
@@ -62,7 +62,8 @@ class Sampler:
             raise InputError("the chat template has no terminator; an answer needs a text that ends it")
         self.net: Any = shadow(net)
         self._packing = Packing(self.net, batch_rows) if can_pack(net) else None
-        self.device = next(net.parameters()).device
+        weight = next(net.parameters())
+        self.device = weight.device
         self.limit = context_limit(net)
         self.batch_rows = batch_rows
         self.terminator = terminator
@@ -70,7 +71,7 @@ class Sampler:
         self._decoder = Decoder(tokenizer)
         self._watches: dict[tuple[str, ...], Watch] = {}
         self._on_logits = on_logits
-        self._cache = KeyCache()
+        self._cache = KeyCache(product_type(weight))
         self._waiting: deque[Group] = deque()
         self._groups: list[Group] = []  # in the order of their places in the cache
         self._rows: list[Row] = []
@@ -107,6 +108,10 @@ class Sampler:
         with torch.inference_mode():
             self._drop_ended()
 
+    def packed(self) -> AbstractContextManager[None]:
+        """Keeps the weights as they are now in a faster layout while `with` lasts; `generate` does so by itself."""
+        return nullcontext() if self._packing is None else self._packing
+
     @property
     def busy(self) -> bool:
         """Whether a step has anything to do."""
@@ -127,7 +132,7 @@ class Sampler:
             self._check(request, f"prompt {at}")
         answers: list[list[Completion]] = [[] for _ in prompt_ids]
         try:
-            with self._packing if self._packing and params.max_tokens >= FEWEST_TOKENS else nullcontext():
+            with self.packed() if params.max_tokens >= FEWEST_TOKENS else nullcontext():
                 for batch in batches([request.params.n for _, request in requests], self.batch_rows):
                     self._run([requests[i][1] for i in batch], [answers[requests[i][0]] for i in batch])
         finally:

@@ -2,7 +2,11 @@
 
 A product on CPU may rearrange the weights at every call; few rows do not repay that. Packing does it once, in oneDNN's
 own layout, through the operators that torch's compiler uses for frozen weights. The products stay the same up to the
-order of their sums; the type stays that of the weights.
+order of their sums.
+
+Where the processor has no products in a half type, torch emulates them (bfloat16 is 8 times slower than float32 on
+AVX2). There the packed copy is float32: inputs are widened and results rounded to the half type, which is what a
+product in that type with float32 sums does.
 """
 
 import torch
@@ -31,14 +35,17 @@ class PackedLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         if self.packed is None:
             return F.linear(input, self.weight, self.bias)
-        return torch.ops.mkldnn._linear_pointwise(input, self.packed, self.bias, "none", [], "")
+        wide = input.to(self.packed.dtype)
+        bias = None if self.bias is None else self.bias.to(self.packed.dtype)
+        return torch.ops.mkldnn._linear_pointwise(wide, self.packed, bias, "none", [], "").to(input.dtype)
 
 
 class Packing:
-    """The linear layers of a twin (`network.shadow`), packed while `with` lasts."""
+    """The linear layers of a twin (`network.shadow`), packed while the outermost `with` lasts."""
 
     def __init__(self, twin: nn.Module, rows: int) -> None:
         self.rows = rows
+        self._depth = 0
         self.layers: list[PackedLinear] = []
         for name, module in list(twin.named_modules()):
             if type(module) is nn.Linear:  # a subclass may compute something else
@@ -47,23 +54,38 @@ class Packing:
                 self.layers.append(layer)
 
     def __enter__(self) -> None:
+        self._depth += 1
         with torch.inference_mode():
-            for layer in self.layers:
-                layer.packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), self.rows)
+            for layer in self.layers if self._depth == 1 else ():
+                weight = layer.weight.detach()
+                wide = weight.to(product_type(weight))
+                layer.packed = torch.ops.mkldnn._reorder_linear_weight(wide, self.rows)
 
     def __exit__(self, *_: object) -> None:
-        for layer in self.layers:
+        self._depth -= 1
+        for layer in self.layers if self._depth == 0 else ():
             layer.packed = None
 
 
+def product_type(weight: Tensor) -> torch.dtype:
+    """The type in which products with `weight` are computed: its own, or float32 where this processor emulates it."""
+    native = {
+        torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
+        torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
+    }
+    if weight.device.type != "cpu" or weight.dtype not in native or not torch.backends.mkldnn.is_available():
+        return weight.dtype
+    return weight.dtype if native[weight.dtype]() else torch.float32
+
+
 def can_pack(net: nn.Module) -> bool:
-    """Whether to pack: a model on CPU that is not too large to be there twice, in a type that oneDNN computes on this
-    machine. Follows from model and machine alone, so that a resumed run chooses alike."""
+    """Whether to pack: a model on CPU whose packed copy is not too large.
+
+    Follows from model and machine alone, so that a resumed run chooses alike.
+    """
     weights = [module.weight for module in net.modules() if type(module) is nn.Linear]
     if not weights or not torch.backends.mkldnn.is_available() or any(w.device.type != "cpu" for w in weights):
         return False
-    known = {torch.float32}
-    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        known.add(torch.bfloat16)
-    size = sum(weight.numel() * weight.element_size() for weight in weights)
-    return all(weight.dtype in known for weight in weights) and size <= MOST_BYTES
+    types = {product_type(weight) for weight in weights}
+    size = sum(weight.numel() * product_type(weight).itemsize for weight in weights)
+    return types <= {torch.float32, torch.bfloat16, torch.float16} and size <= MOST_BYTES
