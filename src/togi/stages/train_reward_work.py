@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.nn import Parameter
 
 from togi.core.errors import InputError
@@ -14,8 +16,10 @@ from togi.data.pairs import shuffle_labels
 from togi.evaluate.accuracy import pair_accuracy
 from togi.evaluate.statistics import Bootstrap
 from togi.evaluate.table import Metric, Row, rows_to_json, single
-from togi.model import forest as forests
+from togi.model.forest import Forest, move, num_tokens, plant, split_by_tokens
+from togi.model.forest import Sequence as TokenSequence
 from togi.model.load import LoadedModel, save_model
+from togi.model.logprobs import hidden_states, use_tree_attention
 from togi.model.scalar import ModelScorer, RewardModel, add_scalar_head
 from togi.objectives.base import Batch, Output
 from togi.objectives.reward import BradleyTerry
@@ -28,6 +32,7 @@ from togi.train.loop import MicroBatch, train_steps
 from togi.train.optimizer import AdamWSettings, Schedule, Update, build_adamw, trained
 
 RESAMPLES = 2000
+Sides = tuple[TokenSequence, TokenSequence]
 
 
 def run(settings: TrainReward, context: Context) -> None:
@@ -79,13 +84,13 @@ def _fitting(settings: TrainReward, context: Context, model: LoadedModel, pairs:
     return kept
 
 
-def _sequences(model: LoadedModel, pair: Pair) -> tuple[forests.Sequence, forests.Sequence]:
+def _sequences(model: LoadedModel, pair: Pair) -> Sides:
     """Chosen and rejected as whole conversations; a scorer scores no token, it reads the last row."""
     prompt = tuple(Message(m.role, m.content, train=False) for m in pair.prompt)
     sides = [
         render_chat(model.template, model.tokenizer, (*prompt, *side)).ids for side in (pair.chosen, pair.rejected)
     ]
-    chosen, rejected = (forests.Sequence(ids, (False,) * len(ids)) for ids in sides)
+    chosen, rejected = (TokenSequence(ids, (False,) * len(ids)) for ids in sides)
     return chosen, rejected
 
 
@@ -103,13 +108,29 @@ def _split(settings: TrainReward, context: Context, pairs: list[Pair]) -> tuple[
     return [p for p in pairs if p.prompt not in held], [p for p in pairs if p.prompt in held]
 
 
+@torch.no_grad()
+def _features(settings: TrainReward, model: LoadedModel, sides: Sequence[Sides]) -> Tensor:
+    """Last hidden states (2P, H) of both sides of each pair: all that a head alone ever sees, computed once."""
+    use_tree_attention(model.net)
+    groups = [list(pair) for pair in sides]
+    parts = [
+        hidden_states(model.net, move(forest, model.net.device))[forest.last_S]
+        for forest in (plant(cut.groups) for cut in split_by_tokens(groups, settings.micro_batch_tokens))
+    ]
+    return torch.cat(parts)
+
+
 class PairBatches:
-    """Shuffled epochs of pairs; what comes next follows from the step alone."""
+    """Shuffled epochs of pairs; what comes next follows from the step alone.
+
+    What a micro-batch holds for the forward is a forest, or rows of `features` where only the head learns.
+    """
 
     def __init__(self, settings: TrainReward, model: LoadedModel, pairs: Sequence[Pair], seed: int) -> None:
         self.settings = settings
         self.pairs = pairs
         self.sides = [_sequences(model, pair) for pair in pairs]
+        self.features = _features(settings, model, self.sides) if settings.train_layers == 0 else None
         self.seed = seed
         self.per_epoch = -(-len(pairs) // settings.batch_pairs)
 
@@ -119,39 +140,44 @@ class PairBatches:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Nothing to take up."""
 
-    def steps(self, first: int) -> Iterator[list[MicroBatch[forests.Forest]]]:
+    def steps(self, first: int) -> Iterator[list[MicroBatch[Forest | Tensor]]]:
         for step in range(first, self.settings.epochs * self.per_epoch):
             epoch, place = divmod(step, self.per_epoch)
             order = list(range(len(self.pairs)))
             random.Random(derive(self.seed, "epoch", epoch)).shuffle(order)
             size = self.settings.batch_pairs
-            yield self._micro_batches(order[place * size : (place + 1) * size])
+            yield [self._micro_batch(part) for part in self._cut(order[place * size : (place + 1) * size])]
 
-    def _micro_batches(self, chosen: Sequence[int]) -> list[MicroBatch[forests.Forest]]:
+    def _cut(self, chosen: Sequence[int]) -> list[list[int]]:
         """Whole pairs up to the token budget; a pair is a tree with two branches and is never cut."""
         parts: list[list[int]] = [[]]
         tokens = 0
         for i in chosen:
-            size = forests.num_tokens(self.sides[i])
-            if parts[-1] and tokens + size > self.settings.micro_batch_tokens:
+            size = num_tokens(self.sides[i])
+            if parts[-1] and self.features is None and tokens + size > self.settings.micro_batch_tokens:
                 parts.append([])
                 tokens = 0
             parts[-1].append(i)
             tokens += size
-        return [self._micro_batch(part) for part in parts]
+        return parts
 
-    def _micro_batch(self, part: Sequence[int]) -> MicroBatch[forests.Forest]:
-        forest = forests.plant([self.sides[i] for i in part])
-        batch = Batch(num_sequences=forest.num_sequences)
+    def _micro_batch(self, part: Sequence[int]) -> MicroBatch[Forest | Tensor]:
         rows = tuple(self.pairs[i].id for i in part)
-        return MicroBatch(inputs=forest, batch=batch, rows=rows, num_tokens=len(forest.ids_T))
+        batch = Batch(num_sequences=2 * len(part))
+        if self.features is not None:
+            inputs: Forest | Tensor = self.features[[row for i in part for row in (2 * i, 2 * i + 1)]]
+        else:
+            inputs = plant([self.sides[i] for i in part])
+        return MicroBatch(
+            inputs=inputs, batch=batch, rows=rows, num_tokens=sum(num_tokens(self.sides[i]) for i in part)
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
     """Everything that a training of this stage needs besides somebody who logs it."""
 
-    forward: Callable[[forests.Forest], Output]
+    forward: Callable[[Forest | Tensor], Output]
     params: Mapping[str, Parameter]
     update: Update
     objective: BradleyTerry
@@ -160,7 +186,6 @@ class Fit:
 
     @classmethod
     def of(cls, settings: TrainReward, context: Context, model: LoadedModel, pairs: Sequence[Pair]) -> "Fit":
-        reward = RewardModel(model.net)
         params = trained(model.net.named_parameters())
         batches = PairBatches(settings, model, pairs, derive(context.seed, "order"))
         total = settings.epochs * batches.per_epoch
@@ -172,7 +197,18 @@ class Fit:
             max_grad_norm=settings.max_grad_norm,
         )
         objective = BradleyTerry(centring=settings.centring)
-        return cls(lambda forest: Output(score_S=reward(forest)), params, update, objective, batches, total)
+        return cls(_forward(model), params, update, objective, batches, total)
+
+
+def _forward(model: LoadedModel) -> Callable[[Forest | Tensor], Output]:
+    reward = RewardModel(model.net)
+
+    def forward(inputs: Forest | Tensor) -> Output:
+        if isinstance(inputs, Tensor):
+            return Output(score_S=model.net.score(inputs)[:, 0])
+        return Output(score_S=reward(move(inputs, model.net.device)))
+
+    return forward
 
 
 def _train(settings: TrainReward, context: Context, model: LoadedModel, pairs: Sequence[Pair]) -> None:
