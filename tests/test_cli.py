@@ -1,15 +1,19 @@
 """The command line: start-up time, help, and that no heavy library is imported before it is needed."""
 
+import importlib
 import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import click
 import pytest
 
 from togi.cli import COMMANDS, SUMMARIES, main
 from togi.core.errors import ERRORS
+from togi.recipe.schema import validate
+from togi.recipe.source import read_tree
 
 HEAVY = ("torch", "transformers", "numpy", "pydantic", "pyarrow", "rich", "matplotlib", "jinja2")
 
@@ -49,6 +53,23 @@ def test_every_exit_code_is_documented():
     epilog = main.epilog or ""
     for error in ERRORS.values():
         assert f"  {error.exit_code} " in epilog
+
+
+def test_the_reference_is_up_to_date():
+    root = Path(__file__).parent.parent
+    sys.path.insert(0, str(root / "docs"))
+    try:
+        generate = importlib.import_module("generate")
+    finally:
+        sys.path.pop(0)
+    assert (root / "docs" / "reference.md").read_text() == generate.reference(), "run `make docs`"
+
+
+def test_every_shipped_recipe_fits():
+    recipes = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+    assert recipes
+    for recipe in recipes:
+        validate(read_tree(recipe))
 
 
 def test_errors_can_be_json(tmp_path):

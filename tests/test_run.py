@@ -114,10 +114,9 @@ def test_two_runs_do_not_work_on_one_stage(finished, tmp_path):
     shutil.copytree(finished / "home" / "store", tmp_path / "store", symlinks=True)
     folder = next((tmp_path / "store").glob("evaluate-*"))
     (folder / "DONE").unlink()
-    holder = subprocess.Popen(
-        [sys.executable, "-c", f"import fcntl,time; h=open({str(folder / 'lock')!r},'w'); fcntl.flock(h,2); print(1, flush=True); time.sleep(60)"],
-        stdout=subprocess.PIPE,
-    )
+    code = f"h = open({str(folder / 'lock')!r}, 'w'); fcntl.flock(h, fcntl.LOCK_EX)"
+    code = f"import fcntl, time; {code}; print(1, flush=True); time.sleep(60)"
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert holder.stdout is not None
     holder.stdout.readline()
     try:
@@ -142,13 +141,20 @@ def test_two_runs_do_not_work_on_one_stage(finished, tmp_path):
         ("sampling: {max_tokens: 12}", "sampling: {max_tokens: 4000}", 3, "the model's context is 256"),
         ("path: model,", "path: bare,", 3, "no tokenizer in it"),
         ("name: vowels}", "name: consonants}", 3, "consonants"),
-        ("learning_rate: 1e-3\n    save_every", "learning_rate: 1e30\n    save_every", 4, "the weights are those of the step before"),
+        (
+            "learning_rate: 1e-3\n    save_every",
+            "learning_rate: 1e30\n    save_every",
+            4,
+            "the weights are those of the step before",
+        ),
         ("[{type: length, min: 1}]", "[{type: terminator}]", 4, "answers passed the gates"),
     ],
 )
 def test_bad_input_ends_with_one_clear_message(tmp_path, old, new, code, expected):
     assert old in RECIPE
-    text = RECIPE.replace(old, new).replace("    save_every: 2\n    sampling", "    save_every: 2\n    dead_steps: 2\n    sampling")
+    text = RECIPE.replace(old, new).replace(
+        "    save_every: 2\n    sampling", "    save_every: 2\n    dead_steps: 2\n    sampling"
+    )
     text = text[: text.index("  scores:")]
     recipe = write_recipe(tmp_path, text)
     (tmp_path / "bad.jsonl").write_text('{"question": "Why?"}\n{"nothing": 1}\n')

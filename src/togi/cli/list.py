@@ -20,7 +20,7 @@ def command(name: str | None, as_json: bool) -> None:
     """
     if name is not None and name not in STAGES:
         raise RecipeError(f"there is no stage type {name!r}; there are: {', '.join(STAGES)}")
-    value = _stage(name) if name else {"stages": {n: _about(n) for n in STAGES}, "templates": list(TEMPLATES)}
+    value = stage_settings(name) if name else {"stages": {n: _about(n) for n in STAGES}, "templates": list(TEMPLATES)}
     if as_json:
         print_json(value)
     elif name:
@@ -38,7 +38,8 @@ def _about(name: str) -> str:
     return (STAGES[name].settings.__doc__ or "").strip().split("\n\n")[0].replace("\n    ", " ")
 
 
-def _stage(name: str) -> dict[str, Any]:
+def stage_settings(name: str) -> dict[str, Any]:
+    """A stage type's settings with defaults and meanings, as JSON-like values."""
     settings = {}
     for key, info in STAGES[name].settings.model_fields.items():
         default = "required" if info.is_required() else info.get_default(call_default_factory=True)

@@ -1,7 +1,7 @@
 """`togi run`."""
 
-import os
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -10,24 +10,23 @@ from togi.core.errors import Interrupted, TogiError
 from togi.recipe.display import Display, Human, JsonLines
 from togi.recipe.graph import Graph
 from togi.recipe.run import Options, Run
+from togi.recipe.store import is_done
 
 
 @click.command()
 @recipe_arguments
 @click.option("--until", metavar="STAGE", help="Stop after this stage and what it stands on.")
 @click.option("--redo", metavar="STAGE", multiple=True, help="Forget this stage's work first, and do it again.")
-@click.option("--threads", type=click.IntRange(1), help="Threads of the worker; all of the machine by default.")
+@click.option("--threads", type=click.IntRange(0), default=0, help="Threads of the worker; 0, the default, is all.")
+@click.option(
+    "--compute",
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    default="auto",
+    help="Type of matrix products; auto, the default, tries once what this machine is fast at.",
+)
 @click.option("--accept-numerics", is_flag=True, help="Go on with a stage that was begun under other library versions.")
 @json_option
-def command(
-    recipe: Path,
-    overrides: tuple[str, ...],
-    until: str | None,
-    redo: tuple[str, ...],
-    threads: int | None,
-    accept_numerics: bool,
-    as_json: bool,
-) -> None:
+def command(recipe: Path, overrides: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Do everything in a recipe that is not done yet.
 
     Kill it at any moment and run the same command again: it goes on, and ends with the same bits. KEY=VALUE changes a
@@ -35,7 +34,7 @@ def command(
     """
     graph = load_graph(recipe, overrides)
     display: Display = JsonLines() if as_json else Human()
-    run = Run(graph, Options(until, redo, accept_numerics, threads or len(os.sched_getaffinity(0))), display)
+    run = Run(graph, Options(**options), display)
     try:
         run.run()
     except Interrupted as stopped:
@@ -48,6 +47,6 @@ def command(
 
 def _closing(graph: Graph, run: Run, recipe: Path, display: Display) -> None:
     display.note(f"report: {run.folder / 'report.html'}")
-    trained = [name for name, node in graph.nodes.items() if node.settings.type == "train.grpo"]
-    for name in trained:
-        display.note(f"chat:   togi chat {recipe} {name}")
+    for name, node in graph.nodes.items():
+        if node.settings.type == "train.grpo" and is_done(run.store / node.folder_name):
+            display.note(f"chat:   togi chat {recipe} {name}")

@@ -55,9 +55,8 @@ def _as_text(folder: Path, count: int) -> None:
         if key not in ("answers", "table"):
             click.echo(f"{key}: {value}")
     for row in summary.get("table", []):
-        click.echo(
-            f"  {row['metric']}: base {_mean(row['base'])}, policy {_mean(row['policy'])}, difference {_mean(row['difference'])}"
-        )
+        sides = ", ".join(f"{side} {_mean(row[side])}" for side in ("base", "policy", "difference"))
+        click.echo(f"  {row['metric']}: {sides}")
     for record in _records(folder)[:count]:
         click.echo(f"\n[{record.id}]\n{_readable(record)}")
     for line in read_lines(folder / "metrics.jsonl")[-count:] if count else []:

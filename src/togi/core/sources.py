@@ -13,8 +13,8 @@ from togi.core.errors import InputError
 class ModelSource:
     """A model from a Python package, a hub or a folder.
 
-    `name` is the package, the hub id or the path; `file` is a pattern of the weights inside a package; `template` is the
-    name of a chat template (None: the one saved with the model).
+    `name` is the package, the hub id or the path; `file` is a pattern of the weights inside a package; `template`
+    is the name of a chat template (None: the one saved with the model).
     """
 
     kind: Literal["package", "hub", "path"]

@@ -47,7 +47,7 @@ def _bands(threshold: float) -> int:
 
 
 def copies_by_cosine(vectors_NW: np.ndarray, max_cosine: float) -> list[int | None]:
-    """For each row the first earlier kept row with a cosine > `max_cosine` (strictly), or None (SPEC 1.5, 8.3).
+    """For each row the first earlier kept row with a cosine > `max_cosine` (strictly), or None (docs/methods.md).
 
     Exact, in blocks; a row of zeros is like nothing.
     """

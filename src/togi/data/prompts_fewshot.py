@@ -1,4 +1,7 @@
-"""Few-shot prompts with which a base model writes new questions, and what is read out of its drafts (SPEC 8.1)."""
+"""Few-shot prompts with which a base model writes new questions, and what is read out of its drafts.
+
+Method and sources: docs/methods.md.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -109,13 +109,18 @@ def seconds(ways: Sequence[tuple[Product, torch.dtype]]) -> list[float]:
     return best
 
 
+def processor() -> str:
+    """The processor as its products see it."""
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
 def choose_numerics(device: torch.device | str = "cpu", *, onednn: Product = onednn) -> Numerics:
     """What to compute with on `device`; takes less than a second, and changes no setting (see `apply_numerics`).
 
     `onednn` is what is tried for fp32.
     """
     kind = torch.device(device).type
-    cpu = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    cpu = processor()
     threads = torch.get_num_threads()
     if kind != "cpu":
         wide = kind == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)

@@ -54,6 +54,8 @@ class Batch:
     chosen_P: Tensor | None = None
     rejected_P: Tensor | None = None
     margin_P: Tensor | None = None
+    idle_sequences: int = 0
+    idle_tokens: int = 0
 
     def absent(self, names: Iterable[str]) -> list[str]:
         """Those of the optional fields `names` that this batch does not have, sorted."""

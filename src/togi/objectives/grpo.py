@@ -101,7 +101,10 @@ class GRPO:
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """Answers and scored tokens."""
-        return {"sequences": float(batch.num_sequences), "tokens": float(batch.sequence_N.numel())}
+        return {
+            "sequences": float(batch.num_sequences + batch.idle_sequences),
+            "tokens": float(batch.sequence_N.numel() + batch.idle_tokens),
+        }
 
     def loss(self, output: Output, batch: Batch, totals: Mapping[str, float]) -> tuple[Tensor, Metrics]:
         """The step's loss over this micro-batch: sum over tokens of weight x (surrogate + beta KL)."""

@@ -35,14 +35,14 @@ class Human:
     EVERY_SECONDS = 15.0
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False)
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         self.live: Live | None = None
         self.began = self.last = 0.0
-        self.first_done: int | None = None
+        self.what, self.already = "", 0
 
     def start(self, stage: str, kind: str) -> None:
         self.began = self.last = time.monotonic()
-        self.first_done = None
+        self.what = ""
         self.console.print(f"[bold]{stage}[/] [dim]({kind})[/]")
         if self.console.is_terminal:
             self.live = Live(Text(""), console=self.console, transient=True, refresh_per_second=4)
@@ -61,9 +61,9 @@ class Human:
 
     def _progress(self, event: dict[str, Any]) -> None:
         now = time.monotonic()
-        if self.first_done is None:  # what an earlier run did says nothing about this run's rate
-            self.first_done, self.began = event["done"], now if event["done"] > 1 else self.began
-        fresh = event["done"] - (self.first_done if event["done"] > 1 and self.first_done > 1 else 0)
+        if event["done"] == 1 or event["what"] != self.what:  # what earlier runs did says nothing about this one's rate
+            self.what, self.already = event["what"], event["done"] - 1
+        fresh = event["done"] - self.already
         rest = rate_and_rest(fresh, fresh + event["total"] - event["done"], now - self.began)
         parts = [f"{event['done']}/{event['total']} {event['what']}", rest, event["note"]]
         line = "  " + "  ".join(part for part in parts if part)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +36,19 @@ ENVIRONMENT = {
 }
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """What the command line of `run` says."""
 
     until: str | None = None
     redo: tuple[str, ...] = ()
     accept_numerics: bool = False
-    threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    compute: str = "auto"
+    threads: int = 0  # 0: all that this process may use
+
+    @property
+    def worker_threads(self) -> int:
+        return self.threads or len(os.sched_getaffinity(0))
 
 
 class Worker:
@@ -88,7 +93,8 @@ class Worker:
             why = f"was ended by signal {signal.Signals(-code).name}"
         else:
             last = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-            why = f"stopped with a fault of togi's own ({last[0] if last else 'no message'}); the traceback is in {self.log}"
+            what = last[0] if last else "no message"
+            why = f"stopped with a fault of togi's own ({what}); the traceback is in {self.log}"
         raise WorkerDied(f"stage {stage}: the worker {why}. Everything finished is saved: run the same command again")
 
     def stop(self) -> None:
@@ -167,7 +173,7 @@ class Run:
             raise Interrupted("stopped; everything finished is saved")
         self.display.start(node.name, node.settings.type)
         if self.worker is None:
-            self.worker = Worker(self.folder / "worker.log", self.options.threads)
+            self.worker = Worker(self.folder / "worker.log", self.options.worker_threads)
         self._state("running", running=node.name)
         for event in self.worker.do(self._command(node, folder)):
             self.display.event(event)
@@ -187,8 +193,9 @@ class Run:
             "fingerprint": node.fingerprint,
             "settings": node.settings.model_dump(mode="json"),
             "inputs": {ref: resolved_to_json(value) for ref, value in inputs.items()},
-            "threads": self.options.threads,
+            "threads": self.options.worker_threads,
             "accept_numerics": self.options.accept_numerics,
+            "compute": self.options.compute,
         }
 
     def _link(self, name: str, folder: Path) -> None:

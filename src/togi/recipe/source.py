@@ -126,6 +126,7 @@ def _override(tree: Tree, text: str) -> None:
         raise RecipeError(f"command line: {key}: {raw!r} is not a YAML value") from None
     path = tuple(int(part) if part.isdigit() else part for part in key.split("."))
     target: Any = tree.values
+    last: Any = path[-1]
     for depth, part in enumerate(path[:-1]):
         try:
             target = target[part] if isinstance(target, list) else target.setdefault(part, {})
@@ -135,9 +136,9 @@ def _override(tree: Tree, text: str) -> None:
             raise RecipeError(f"command line: {key}: {'.'.join(map(str, path[: depth + 1]))} is not a map or list")
     try:
         if value is None and isinstance(target, dict):
-            target.pop(path[-1], None)
+            target.pop(last, None)
         else:
-            target[path[-1]] = Located(value, Path.cwd()) if isinstance(value, str) else value
+            target[last] = Located(value, Path.cwd()) if isinstance(value, str) else value
     except (IndexError, TypeError):
         raise RecipeError(f"command line: {key}: there is no such place in the recipe") from None
     tree.origins[path] = f"command line ({key})"

@@ -88,10 +88,11 @@ def _do(command: dict[str, Any], control: Control) -> None:
             seed=command["seed"],
             inputs=inputs,
             control=control,
+            compute=command["compute"],
         )
         start = time.perf_counter()
         work = importlib.import_module(stage.work)
-        _check_numerics(folder, command["threads"], command["accept_numerics"])
+        _check_numerics(folder, command)
         if not (folder / "settings.json").exists():
             write_json(folder / "settings.json", command["settings"])
         before = _spent(folder)
@@ -121,17 +122,18 @@ def resolved_to_json(value: Resolved) -> dict[str, Any]:
     return {"kind": value.kind, "source": source, "folder": str(value.folder) if value.folder else None}
 
 
-def _check_numerics(folder: Path, threads: int, accept: bool) -> None:
+def _check_numerics(folder: Path, command: dict[str, Any]) -> None:
     """An unfinished stage goes on only under the numerics it began with: other libraries give other bits."""
-    now = numerics(threads)
+    micro_batch = command["settings"].get("micro_batch_tokens")
+    now = {**numerics(command["threads"]), "micro_batch_tokens": micro_batch, "compute": command["compute"]}
     path = folder / "numerics.json"
-    if path.exists() and not accept:
+    if path.exists() and not command["accept_numerics"]:
         before = read_json(path)
         other = [f"{key}: {before.get(key)} then, {now[key]} now" for key in now if before.get(key) != now[key]]
         if other:
             raise StageError(
-                f"{folder.name}: this stage was begun under other numerics ({'; '.join(other)}), so it would not end with "
-                "the same bits; restore them, or go on all the same with --accept-numerics"
+                f"{folder.name}: this stage was begun under other numerics ({'; '.join(other)}), so it would not end "
+                "with the same bits; restore them, or go on all the same with --accept-numerics"
             )
     write_json(path, now)
 

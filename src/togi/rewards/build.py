@@ -8,6 +8,7 @@ from togi.core.errors import RecipeError
 from togi.core.protocols import Scorer
 from togi.rewards.base import Check, Gate, Grader, Term
 from togi.rewards.combine import Reward
+from togi.rewards.echo import EchoCheck
 from togi.rewards.function import FunctionGrader, load_function
 from togi.rewards.guards import Guard, Watch
 from togi.rewards.language import Detector, LanguageCheck
@@ -17,6 +18,7 @@ from togi.rewards.repetition import RepetitionCheck
 from togi.rewards.settings import (
     AnyGate,
     AnyTerm,
+    EchoGate,
     GuardSettings,
     LanguageGate,
     LengthGate,
@@ -70,6 +72,8 @@ def _check(settings: AnyGate, around: Surroundings) -> Check:
         return TerminatorCheck(terminator=around.terminator, turn_starts=around.turn_starts)
     if isinstance(settings, LengthGate):
         return LengthCheck(unit=settings.unit, min=settings.min, max=settings.max)
+    if isinstance(settings, EchoGate):
+        return EchoCheck(size=settings.size, max_share=settings.max_share)
     if isinstance(settings, LanguageGate):
         return _language(settings, around.detect)
     return RepetitionCheck(

@@ -55,6 +55,14 @@ class RepetitionGate(GateSettings):
     max_line_share: float = Field(default=0.3, ge=0, le=1, description="of lines that repeat an earlier one")
 
 
+class EchoGate(GateSettings):
+    """The answer is not the question once more."""
+
+    type: Literal["echo"] = "echo"
+    size: int = Field(default=6, ge=1, description="characters of an n-gram")
+    max_share: float = Field(default=0.6, ge=0, le=1, description="of the answer's n-grams that stand in the question")
+
+
 class TermSettings(Settings):
     """What every term has."""
 
@@ -79,7 +87,7 @@ class FunctionTerm(TermSettings):
     name: str = Field(min_length=1, description="the function, and its name in the logs")
 
 
-AnyGate = Annotated[TerminatorGate | LanguageGate | LengthGate | RepetitionGate, Field(discriminator="type")]
+AnyGate = Annotated[TerminatorGate | LanguageGate | LengthGate | RepetitionGate | EchoGate, Field(discriminator="type")]
 AnyTerm = Annotated[ModelTerm | FunctionTerm, Field(discriminator="type")]
 
 

@@ -72,6 +72,7 @@ class Context:
     seed: int
     inputs: dict[str, Resolved]
     control: Control
+    compute: str = "auto"
     counts: dict[str, int] = field(default_factory=dict)
     drops: list[Drop] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
@@ -121,8 +122,9 @@ class Context:
     # --- work -------------------------------------------------------------------------------------------------
 
     def units(self, count: int, make: Callable[[int], Any], name: str = "batch") -> list[Any]:
-        """Does units 0..count-1 once each, across kills, and returns their values (JSON-like) in order. `name` tells the
-        units of one stage's phases apart.
+        """Does units 0..count-1 once each, across kills, and returns their values (JSON-like) in order.
+
+        `name` tells the units of one stage's phases apart.
 
         A unit is committed by renaming its file, then by a line in the journal with the file's hash; a unit whose
         line is missing, or whose file does not match it, is done again.

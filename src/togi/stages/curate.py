@@ -1,4 +1,4 @@
-"""`curate`: keep what is good, say why the rest is not (SPEC 8.2)."""
+"""`curate`: keep what is good, say why the rest is not (docs/methods.md)."""
 
 from typing import Literal
 

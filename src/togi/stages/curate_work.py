@@ -37,7 +37,7 @@ RETRY = "That was not one JSON object. Write the JSON object and nothing else."
 
 
 class JsonVerdict(BaseModel):
-    """What the JSON form asks for (SPEC 8.2)."""
+    """What the JSON form asks for (docs/methods.md)."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
     keep: bool

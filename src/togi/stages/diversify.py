@@ -1,4 +1,4 @@
-"""`diversify`: remove near-duplicates, then choose the most different ones (SPEC 1.5, 8.3)."""
+"""`diversify`: remove near-duplicates, then choose the most different ones (docs/methods.md)."""
 
 from typing import Literal
 

@@ -33,8 +33,8 @@ def run(settings: Diversify, context: Context) -> None:
     if len(chosen) < settings.keep:
         context.alarm(
             "under_budget",
-            f"only {len(chosen)} different records are left of {len(prompts)}, {settings.keep} were asked for: make more "
-            "drafts upstream, or lower keep",
+            f"only {len(chosen)} different records are left of {len(prompts)}, {settings.keep} were asked for: make "
+            "more drafts upstream, or lower keep",
             value=len(chosen),
             threshold=settings.keep,
         )

@@ -1,7 +1,7 @@
 """The work of `evaluate`: both models answer the same prompts from the same random streams, then everything is paired.
 
-The held-out reward is read on the text without terminator, both answers cut to the shorter one's length, so that closing
-or shortening alone cannot raise it.
+The held-out reward is read on the text without terminator, both answers cut to the shorter one's length, so that
+closing or shortening alone cannot raise it.
 """
 
 from dataclasses import dataclass
@@ -35,6 +35,16 @@ class Side:
     lengths: list[int]
 
 
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Both sides' answers, whose prompts they answer, and how differences are resampled."""
+
+    owners: list[Prompt]
+    base: Side
+    policy: Side
+    bootstrap: Bootstrap
+
+
 def run(settings: Evaluate, context: Context) -> None:
     prompts: list[Prompt] = context.records(settings.prompts)
     if len(prompts) < 3:
@@ -59,8 +69,10 @@ def run(settings: Evaluate, context: Context) -> None:
     shown: tuple[list[float], list[float]] | None = None
     for ref, name, cut in ((settings.reward, "reward", False), (settings.held_out, "held-out reward", True)):
         if ref is not None:
-            found, shown = _scored(context, ref, name, cut, owners, base, policy, bootstrap)
-            rows += found
+            both = Comparison(owners, base, policy, bootstrap)
+            scores, found = _scored(both, load_scorer(context, ref), name, cut)
+            rows += [*found, *_accuracy(context, ref, name)]
+            shown = scores
     rows.append(_row(Metric(name="length (tokens)"), base.lengths, policy.lengths, owners, bootstrap))
     rows += _diversity(settings, prompts, base, policy, bootstrap)
     context.counts["out"] = len(prompts)
@@ -107,28 +119,21 @@ def _mean(values: Any, ids: list[str]) -> Floats:
 
 
 def _scored(
-    context: Context,
-    ref: ScorerRef,
-    name: str,
-    cut: bool,
-    owners: list[Prompt],
-    base: Side,
-    policy: Side,
-    bootstrap: Bootstrap,
-) -> tuple[list[Row], tuple[list[float], list[float]]]:
-    scorer = load_scorer(context, ref)
-    pairs = list(zip(base.texts, policy.texts, strict=True))
+    comparison: Comparison, scorer: Scorer, name: str, cut: bool
+) -> tuple[tuple[list[float], list[float]], list[Row]]:
+    """Scores of both sides' answers, and the rows that compare them."""
+    c = comparison
+    pairs = list(zip(c.base.texts, c.policy.texts, strict=True))
     if cut:
         pairs = [cut_characters(*pair) for pair in pairs]
-    scores = [_score(scorer, owners, [pair[side] for pair in pairs]) for side in (0, 1)]
+    base, policy = (_score(scorer, c.owners, [pair[side] for pair in pairs]) for side in (0, 1))
     note = "text without terminator" + (", both answers cut to the shorter one's length" if cut else "")
-    rows = [_row(Metric(name=name, higher_is_better=True, note=note), *scores, owners, bootstrap)]
+    rows = [_row(Metric(name=name, higher_is_better=True, note=note), base, policy, c.owners, c.bootstrap)]
     if cut:
-        lengths = [[len(pair[side]) for pair in pairs] for side in (0, 1)]
-        note = "characters that the held-out reward read"
-        rows.append(_row(Metric(name=f"{name}: length read", note=note), *lengths, owners, bootstrap))
-    rows += _accuracy(context, ref, name)
-    return rows, (scores[0], scores[1])
+        short, long = ([len(pair[side]) for pair in pairs] for side in (0, 1))
+        metric = Metric(name=f"{name}: length read", note="characters that it read of each answer")
+        rows.append(_row(metric, short, long, c.owners, c.bootstrap))
+    return (base, policy), rows
 
 
 def _score(scorer: Scorer, owners: list[Prompt], texts: list[str]) -> list[float]:

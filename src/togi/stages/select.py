@@ -16,6 +16,7 @@ class Select(StageSettings):
     input: PromptsRef
     skip: int = Field(default=0, ge=0, description="records to leave out at the beginning")
     count: int | None = Field(default=None, ge=1, description="records to take; all that are left when absent")
+    system: str | None = Field(default=None, description="a system turn for conversations that have none")
     shuffle: bool = Field(default=True, description="shuffle first, the same way for every selection")
 
 

@@ -1,8 +1,10 @@
 """The work of `select`."""
 
 import random
+from dataclasses import replace
 
 from togi.core.errors import InputError
+from togi.core.records import Message, Prompt
 from togi.core.seeds import derive
 from togi.stages.base import Context
 from togi.stages.select import Select
@@ -18,4 +20,13 @@ def run(settings: Select, context: Context) -> None:
             f"stage {context.name}: records {settings.skip} to {end} are asked for, but {settings.input} holds "
             f"{len(records)}; lower skip or count, or make more records upstream"
         )
-    context.write("prompts", records[settings.skip : end])
+    chosen: list[Prompt] = records[settings.skip : end]
+    if settings.system is not None:
+        chosen = [_with_system(prompt, settings.system) for prompt in chosen]
+    context.write("prompts", chosen)
+
+
+def _with_system(prompt: Prompt, text: str) -> Prompt:
+    if prompt.messages[0].role == "system":
+        return prompt
+    return replace(prompt, messages=(Message("system", text), *prompt.messages))

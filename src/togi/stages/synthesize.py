@@ -1,4 +1,4 @@
-"""`synthesize`: a base model writes new questions from a few examples (SPEC 8.1; BARE, arXiv 2502.01697)."""
+"""`synthesize`: a base model writes new questions from a few examples (docs/methods.md; BARE, arXiv 2502.01697)."""
 
 from typing import Literal
 

@@ -1,4 +1,7 @@
-"""`train.grpo`: a policy learns from groups of its own answers and a gated reward (arXiv 2402.03300; SPEC 6)."""
+"""`train.grpo`: a policy learns from groups of its own answers and a gated reward.
+
+Method and sources: docs/methods.md; GRPO is arXiv 2402.03300.
+"""
 
 from typing import Literal, Self
 

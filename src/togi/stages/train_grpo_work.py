@@ -17,8 +17,10 @@ from togi.core.errors import StageError
 from togi.core.files import append_line
 from togi.core.records import Completion, Prompt, SamplingParams
 from togi.core.seeds import derive
+from togi.core.settings import ScorerRef, references
 from togi.evaluate.diversity import distinct
 from togi.model import forest as forests
+from togi.model.forest import move
 from togi.model.load import LoadedModel, save_model
 from togi.model.logprobs import Policy
 from togi.model.lora import LoraSettings, add_lora
@@ -30,6 +32,7 @@ from togi.rewards.combine import Graded, Reward
 from togi.rewards.guards import Watch, stop_on
 from togi.rewards.statistics import reward_statistics
 from togi.rollout.local import Sampler
+from togi.stages.arithmetic import arithmetic, in_machine_type
 from togi.stages.base import MODEL_FOLDER, Context, timed
 from togi.stages.models import load_scorer, load_trainable
 from togi.stages.train_grpo import Lora, TrainGrpo
@@ -90,7 +93,8 @@ def run(settings: TrainGrpo, context: Context) -> None:
     trainer.resume()
     if trainer.step == 0:
         _warn_biased_sampling(settings, context)
-    for info in trainer.run(source.forward, source.objective(), source.steps(trainer.step)):
+    forward = in_machine_type(source.forward, context)
+    for info in trainer.run(forward, source.objective(), source.steps(trainer.step)):
         step = source.made
         trainer.log(info, step.metrics, step.times, _note(step.metrics))
         _keep_samples(context, trainer.step, step.answers)
@@ -110,8 +114,11 @@ class Rollouts:
         self.prompts = prompts
         self.policy = Policy(model.net)
         self.reference = _reference(settings, model)
+        self.device = model.net.device
+        dtype = arithmetic(context).dtype
+        self.sampled_net = model.net if dtype == torch.float32 else copy.deepcopy(model.net).to(dtype)
         self.sampler = Sampler(
-            model.net,
+            self.sampled_net,
             model.tokenizer,
             model.template.terminator,
             batch_rows=settings.prompts_per_step * settings.group_size,
@@ -148,8 +155,16 @@ class Rollouts:
         )
 
     def forward(self, forest: forests.Forest) -> Output:
-        found = self.policy(forest, temperature=self.settings.sampling.temperature, entropy=True)
+        temperature = self.settings.sampling.temperature
+        found = self.policy(move(forest, self.device), temperature=temperature, entropy=True)
         return Output(logp_N=found.logp_N, entropy_N=found.entropy_N)
+
+    @torch.no_grad()
+    def _publish(self) -> None:
+        """Gives the sampler the weights of this step; in float32 it reads the trained ones where they are."""
+        if self.sampled_net is not self.model.net:
+            for sampled, trained_one in zip(self.sampled_net.parameters(), self.model.net.parameters(), strict=True):
+                sampled.copy_(trained_one)
 
     # --- a step -----------------------------------------------------------------------------------------------
 
@@ -163,6 +178,7 @@ class Rollouts:
         times: dict[str, float] = {}
         chosen = self._choose(number)
         with timed(times, "sample"):
+            self._publish()
             completions = self._sample(number, chosen)
         with timed(times, "reward"):
             graded = self.reward.grade_groups(list(zip(chosen, completions, strict=True)))
@@ -226,8 +242,9 @@ class Rollouts:
         groups: list[list[forests.Sequence]] = []
         kept: list[Answer] = []
         previous: Prompt | None = None
-        learning = [answer for answer in answers if self._learns(answer)]
-        # Where every answer is masked or failed, one of advantage 0 stands in, so that the step changes nothing.
+        counted = [answer for answer in answers if self._counts(answer)]
+        learning = [answer for answer in counted if self._learns(answer)]
+        # Where nothing is to be learnt, one answer of advantage 0 stands in, so that the step changes nothing.
         for answer in learning or [replace(answers[0], advantage=0.0)]:
             if answer.prompt is not previous:
                 groups.append([])
@@ -235,25 +252,33 @@ class Rollouts:
             groups[-1].append(_sequence(answer))
             kept.append(answer)
         cuts = forests.split_by_tokens(groups, self.settings.micro_batch_tokens)
-        return [self._batch(cut, [kept[i] for i in cut.index_S]) for cut in cuts]
+        made = [self._batch(cut, [kept[i] for i in cut.index_S]) for cut in cuts]
+        return _with_idle(made, counted, kept)
 
-    def _learns(self, answer: Answer) -> bool:
+    def _counts(self, answer: Answer) -> bool:
         """Whether an answer belongs to the loss: it was graded, and is not masked for being cut off."""
         cut_off = self.settings.mask_truncated and answer.completion.stop == "length"
         return answer.advantage is not None and not cut_off
+
+    def _learns(self, answer: Answer) -> bool:
+        """Whether an answer has a gradient. One of a group without spread has none and is not computed, but counts."""
+        return answer.advantage != 0 or self.settings.loss.beta > 0
 
     def _batch(self, cut: forests.MicroBatch, answers: Sequence[Answer]) -> MicroBatch[forests.Forest]:
         forest = forests.plant(cut.groups)
         reference_N: Tensor | None = None
         if self.reference is not None:
             with torch.no_grad():
-                reference_N = self.reference(forest, temperature=self.settings.sampling.temperature).logp_N
+                reference_N = self.reference(
+                    move(forest, self.device), temperature=self.settings.sampling.temperature
+                ).logp_N
+        advantages = [answer.advantage for answer in answers]
         sampler = [value for answer in answers for value in answer.completion.logprobs]
         batch = Batch(
             num_sequences=forest.num_sequences,
-            sequence_N=forest.sequence_N,
-            advantage_S=torch.tensor([answer.advantage for answer in answers], dtype=torch.float32),
-            sampler_logp_N=torch.tensor(sampler, dtype=torch.float32),
+            sequence_N=forest.sequence_N.to(self.device),
+            advantage_S=torch.tensor(advantages, dtype=torch.float32, device=self.device),
+            sampler_logp_N=torch.tensor(sampler, dtype=torch.float32, device=self.device),
             ref_logp_N=reference_N,
         )
         rows = tuple(answer.prompt.id for answer in answers)
@@ -274,9 +299,9 @@ class Rollouts:
         if limit and self.dead == step == limit:
             raise StageError(
                 f"stage {self.context.name}: in its first {limit} steps not one of "
-                f"{limit * self.settings.prompts_per_step * self.settings.group_size} answers passed the gates, so there "
-                "is nothing to learn from. Show the terminator in the prompt (a template whose turns end with it), raise "
-                "sampling.max_tokens, lower the temperature, or loosen the gate"
+                f"{limit * self.settings.prompts_per_step * self.settings.group_size} answers passed the gates, so "
+                "there is nothing to learn from. Show the terminator in the prompt (a template whose turns end with "
+                "it), raise sampling.max_tokens, lower the temperature, or loosen the gate"
             )
 
 
@@ -295,7 +320,8 @@ def _reference(settings: TrainGrpo, model: LoadedModel) -> Policy | None:
 
 
 def _reward(settings: TrainGrpo, context: Context, model: LoadedModel) -> Reward:
-    scorers = {ref: load_scorer(context, ref) for ref in context.inputs if context.inputs[ref].kind == "scorer"}
+    refs = [ref for _, ref in references(settings.reward) if isinstance(ref, ScorerRef)]
+    scorers = {str(ref): load_scorer(context, ref) for ref in refs}
     around = Surroundings(
         terminator=model.template.terminator,
         turn_starts=model.template.turn_starts,
@@ -303,6 +329,18 @@ def _reward(settings: TrainGrpo, context: Context, model: LoadedModel) -> Reward
         detect=detect,
     )
     return build_reward(settings.reward, around)
+
+
+def _with_idle(
+    made: list[MicroBatch[forests.Forest]], counted: Sequence[Answer], computed: Sequence[Answer]
+) -> list[MicroBatch[forests.Forest]]:
+    """The micro-batches, the first of which also counts the answers that are not computed."""
+    sequences = len(counted) - len(computed)
+    tokens = sum(len(a.completion.token_ids) for a in counted) - sum(len(a.completion.token_ids) for a in computed)
+    if sequences <= 0:
+        return made
+    first = replace(made[0], batch=replace(made[0].batch, idle_sequences=sequences, idle_tokens=tokens))
+    return [first, *made[1:]]
 
 
 def _sequence(answer: Answer) -> forests.Sequence:
@@ -343,6 +381,6 @@ def _warn_biased_sampling(settings: TrainGrpo, context: Context) -> None:
     if used:
         context.alarm(
             "biased_sampling",
-            f"{', '.join(used)} cuts the sampled distribution, which the trainer's log-probabilities do not know of: the "
-            "policy gradient is biased; sample with temperature alone",
+            f"{', '.join(used)} cuts the sampled distribution, which the trainer's log-probabilities do not know of: "
+            "the policy gradient is biased; sample with temperature alone",
         )

@@ -1,4 +1,4 @@
-"""`train.reward`: a reward model from preference pairs (Bradley-Terry; SPEC 1.4, 5)."""
+"""`train.reward`: a reward model from preference pairs (Bradley-Terry; docs/methods.md)."""
 
 from typing import Literal
 
@@ -13,7 +13,7 @@ class TrainReward(StageSettings):
 
     type: Literal["train.reward"] = "train.reward"
     init: ModelRef
-    pairs: PairsRef
+    pairs: PairsRef | tuple[PairsRef, ...] = Field(description="preference pairs, of one stage or of several")
     train_layers: int | None = Field(
         default=None, ge=0, description="transformer layers to train, from the top; 0 trains the head alone, absent all"
     )

@@ -12,6 +12,7 @@ from torch.nn import Parameter
 from togi.core.errors import InputError
 from togi.core.records import Message, Pair
 from togi.core.seeds import derive
+from togi.core.settings import PairsRef
 from togi.data.pairs import shuffle_labels
 from togi.evaluate.accuracy import pair_accuracy
 from togi.evaluate.statistics import Bootstrap
@@ -23,6 +24,7 @@ from togi.model.logprobs import hidden_states, use_tree_attention
 from togi.model.scalar import ModelScorer, RewardModel, add_scalar_head
 from togi.objectives.base import Batch, Output
 from togi.objectives.reward import BradleyTerry
+from togi.stages.arithmetic import in_machine_type
 from togi.stages.base import MODEL_FOLDER, Context
 from togi.stages.models import load_trainable
 from togi.stages.train_reward import TrainReward
@@ -36,7 +38,8 @@ Sides = tuple[TokenSequence, TokenSequence]
 
 
 def run(settings: TrainReward, context: Context) -> None:
-    pairs: list[Pair] = context.records(settings.pairs)
+    refs = (settings.pairs,) if isinstance(settings.pairs, PairsRef) else settings.pairs
+    pairs: list[Pair] = [pair for ref in refs for pair in context.records(ref)]
     model = _scorer(settings, context)
     pairs = _fitting(settings, context, model, pairs)
     training, held_out = _split(settings, context, pairs)
@@ -197,7 +200,7 @@ class Fit:
             max_grad_norm=settings.max_grad_norm,
         )
         objective = BradleyTerry(centring=settings.centring)
-        return cls(_forward(model), params, update, objective, batches, total)
+        return cls(in_machine_type(_forward(model), context), params, update, objective, batches, total)
 
 
 def _forward(model: LoadedModel) -> Callable[[Forest | Tensor], Output]:

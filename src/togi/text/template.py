@@ -1,8 +1,8 @@
 """Chat templates as data: which strings stand around each turn, and how an answer ends.
 
 A `Template` is a frozen value. Most are tables of strings; the tokenizer's own template is kept as its jinja source.
-Sources: ChatML as in SPEC 6.1, llm-jp as in its published tokenizer, sarashina as in its instruct models, Llama 3 as
-published, with any role allowed (that is how a `documents` role works).
+Sources: ChatML as the first of the cards in docs/methods.md writes it, llm-jp as in its published tokenizer, sarashina
+as in its instruct models, Llama 3 as published, with any role allowed (that is how a `documents` role works).
 """
 
 import json

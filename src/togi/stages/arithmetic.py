@@ -1,0 +1,63 @@
+"""Which arithmetic a worker computes with: chosen once a machine and kept in the store, so that bits stay the same."""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from togi.core.files import read_json, write_json
+from togi.core.seeds import digest
+from togi.model.numerics import Numerics, apply_numerics, choose_numerics, processor
+from togi.objectives.base import Output
+from togi.stages.base import Context
+from togi.train.precision import in_bfloat16
+
+Inputs = TypeVar("Inputs")
+
+
+def device() -> torch.device:
+    """The accelerator where there is one, else the processor."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def arithmetic(context: Context) -> Numerics:
+    """What this machine computes with, applied; told once a worker."""
+    found, fresh = _chosen(context.cache, context.compute), _chosen.cache_info().hits == 0
+    if fresh:
+        context.log(found.describe())
+    return found
+
+
+def in_machine_type(forward: Callable[[Inputs], Output], context: Context) -> Callable[[Inputs], Output]:
+    """`forward` with products in the type that this machine is fast at; weights and gradients stay float32."""
+    wide = arithmetic(context).dtype == torch.float32
+    return forward if wide else in_bfloat16(forward, device().type)
+
+
+@lru_cache(maxsize=1)
+def _chosen(cache: Path, compute: str) -> Numerics:
+    if compute == "auto":
+        found = _measured(cache)
+    else:
+        base = Numerics(
+            device=device().type,
+            fp32_mode="default",
+            compute_dtype="float32",
+            threads=torch.get_num_threads(),
+            cpu=processor(),
+        )
+        found = base if compute == "float32" else replace(base, compute_dtype="bfloat16")
+    apply_numerics(found)
+    return found
+
+
+def _measured(cache: Path) -> Numerics:
+    """The choice of an earlier run on the same machine with as many threads, else a new measurement."""
+    mark = digest([processor(), device().type, torch.get_num_threads(), torch.__version__])[:16]
+    path = cache / f"arithmetic-{mark}.json"
+    if not path.exists():
+        write_json(path, asdict(choose_numerics(device().type)))
+    return Numerics(**read_json(path))
