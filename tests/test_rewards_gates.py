@@ -4,6 +4,7 @@ import pytest
 
 from togi.core.records import Completion, Message, Prompt
 from togi.rewards.base import Attempt
+from togi.rewards.echo import EchoCheck
 from togi.rewards.language import LanguageCheck
 from togi.rewards.length import LengthCheck
 from togi.rewards.repetition import RepetitionCheck, repeated_share
@@ -83,3 +84,19 @@ def test_repetition_of_characters_words_and_lines():
 def test_nothing_to_repeat_is_no_repetition():
     assert repeated_share([]) == 0.0
     assert RepetitionCheck()(attempt("short")) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("What is the best kind of coffee", "says_the_question"),
+        ("what IS the best  kind of coffee?!", "says_the_question"),
+        ("The best kind of coffee is the one that you drink with a friend.", None),
+        ("Espresso.", None),
+        ("", None),
+    ],
+)
+def test_echo(answer, reason):
+    prompt = Prompt(id="p", messages=(Message("user", "What is the best kind of coffee?"),))
+    completion = Completion(text=answer + END, stop="terminator")
+    assert EchoCheck()(Attempt(prompt=prompt, completion=completion, answer=answer)) == reason

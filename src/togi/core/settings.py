@@ -38,16 +38,15 @@ class Ref(str):
         return self[1:]
 
     @classmethod
-    def check(cls, value: Any) -> Self:
-        if not isinstance(value, str) or not _NAME.match(value):
+    def check(cls, value: str) -> Self:
+        if not _NAME.match(value):
             raise ValueError(f"expected a reference like $name to {' or '.join(cls.kinds)}, found {value!r}")
         return cls(value)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(
-            cls.check, serialization=core_schema.plain_serializer_function_ser_schema(str)
-        )
+        # over a string schema, so that a union of one reference and several is written out as what it is
+        return core_schema.no_info_after_validator_function(cls.check, core_schema.str_schema())
 
 
 class ModelRef(Ref):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from togi import __version__
-from togi.core.errors import ERRORS, Interrupted, RecipeError, StageError, TogiError, WorkerDied
+from togi.core.errors import ERRORS, InputError, Interrupted, RecipeError, StageError, TogiError, WorkerDied
 from togi.core.files import write_json, write_text
 from togi.recipe.display import Display
 from togi.recipe.graph import Graph, Node
@@ -224,7 +224,10 @@ class Run:
             "versions": {"togi": __version__, "python": sys.version.split()[0]},
         }
         write_json(self.folder / "state.json", value)
-        render(self.folder)
+        try:
+            render(self.folder)
+        except InputError as wrong:  # told, but never in the place of what the run itself ended with
+            self.display.note(f"the report cannot be rendered: {wrong}")
 
     def _stage_state(self, node: Node, running: str | None) -> dict[str, Any]:
         folder = self.store / node.folder_name
