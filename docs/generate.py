@@ -18,7 +18,9 @@ def command_help(name: str | None) -> str:
         return main.get_help(root)
     command = main.get_command(root, name)
     assert command is not None
-    return command.get_help(click.Context(command, info_name=name, parent=root, max_content_width=100, terminal_width=100))
+    return command.get_help(
+        click.Context(command, info_name=name, parent=root, max_content_width=100, terminal_width=100)
+    )
 
 
 def reference() -> str:
@@ -34,7 +36,11 @@ def reference() -> str:
 
 def _stage(name: str) -> str:
     value = stage_settings(name)
-    rows = [f"### {name}\n\n{value['about']} Gives {value['yields'] or 'records'}.\n", "| setting | default | |", "|---|---|---|"]
+    rows = [
+        f"### {name}\n\n{value['about']} Gives {value['yields'] or 'records'}.\n",
+        "| setting | default | |",
+        "|---|---|---|",
+    ]
     for key, row in value["settings"].items():
         about = row["about"].replace("|", "\\|") + (" (place)" if row["place"] else "")
         default = str(row["default"]).replace("|", "\\|").replace("\n", " ")

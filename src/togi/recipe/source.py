@@ -124,9 +124,9 @@ def _override(tree: Tree, text: str) -> None:
         value = YAML(typ="safe", pure=True).load(raw)
     except YAMLError:
         raise RecipeError(f"command line: {key}: {raw!r} is not a YAML value") from None
-    path = tuple(int(part) if part.isdigit() else part for part in key.split("."))
+    path: tuple[Any, ...] = tuple(int(part) if part.isdigit() else part for part in key.split("."))
     target: Any = tree.values
-    last: Any = path[-1]
+    last = path[-1]
     for depth, part in enumerate(path[:-1]):
         try:
             target = target[part] if isinstance(target, list) else target.setdefault(part, {})
