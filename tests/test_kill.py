@@ -102,6 +102,7 @@ def test_killed_at_any_moment_a_run_ends_with_the_same_bits(finished, tmp_path, 
     ended = togi(tmp_path, "run", str(finished / "tiny.yaml"), "--threads", "1")
     assert ended.returncode == 0, ended.stderr
     assert results(tmp_path) == results(finished / "home")
+    assert not list((tmp_path / "store").rglob(".*.tmp"))
 
 
 def test_the_moments_lie_where_they_should(finished):

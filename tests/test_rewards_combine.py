@@ -221,6 +221,8 @@ def test_statistics_by_component():
     assert found.gates == {"terminator/length": 1} and found.failures == {"model": 1} and found.num_below_fail == 1
     assert found.components["model"].count == 3 and found.components["model"].quantiles[2] == 1.0
     assert found.components["total"].count == 4
-    metrics = found.metrics()
-    assert metrics["model/q50"] == 1.0 and metrics["failed_share"] == 0.2 and metrics["stopped/terminator/length"] == 1
+    metrics = found.metrics(["terminator"])
+    assert metrics["reward/model/p50"] == 1.0 and found.failed_share == 0.2
+    assert metrics["gate/terminator"] == 0.8 and metrics["gate/all"] == 0.75  # of all answers, and of the graded ones
+    assert metrics["stopped/terminator/length"] == 1
     assert all(math.isfinite(value) for value in metrics.values())

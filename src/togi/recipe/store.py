@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,8 +11,6 @@ from typing import Any
 from togi.core.errors import StageError
 from togi.core.files import read_json, write_json
 from togi.stages.base import file_hash
-
-VOLATILE = ("log.txt", "lock", "DONE", "numerics.json")
 
 
 def home() -> Path:
@@ -45,8 +44,17 @@ def manifest(folder: Path) -> dict[str, Any]:
 
 
 def _is_result(path: Path, folder: Path) -> bool:
-    relative = path.relative_to(folder)
-    return relative.parts[0] == "output" and not path.name.startswith(".")
+    parts = path.relative_to(folder).parts
+    return parts[0] == "output" and not any(part.startswith(".") for part in parts)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Removes what a kill in the middle of a write left behind: temporary files and folders."""
+    for path in sorted(folder.rglob(".*.tmp")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

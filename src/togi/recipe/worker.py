@@ -25,7 +25,7 @@ from togi import __version__
 from togi.core.errors import StageError, TogiError
 from togi.core.files import install_fault, read_json, write_json
 from togi.core.sources import ModelSource
-from togi.recipe.store import is_done, locked, mark_done
+from togi.recipe.store import clear_leftovers, is_done, locked, mark_done
 from togi.stages.base import Context, Control, Resolved
 from togi.stages.table import STAGES
 
@@ -93,6 +93,7 @@ def _do(command: dict[str, Any], control: Control) -> None:
         start = time.perf_counter()
         work = importlib.import_module(stage.work)
         _check_numerics(folder, command)
+        clear_leftovers(folder)
         if not (folder / "settings.json").exists():
             write_json(folder / "settings.json", command["settings"])
         before = _spent(folder)
