@@ -233,7 +233,8 @@ def write(name: str, options: argparse.Namespace, cases: dict[str, Any], **facts
         **facts,
         "cases": cases,
     }
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    text = json.dumps(record, indent=1).replace(f"{CACHE}/", "")  # where models are kept says nothing
+    path.write_text(text + "\n")
     console.print(f"written to {path.relative_to(HERE.parent)}")
     return path
 
