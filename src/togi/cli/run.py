@@ -35,6 +35,9 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool, **options: 
     graph = load_graph(recipe, overrides)
     display: Display = JsonLines() if as_json else Human()
     run = Run(graph, Options(**options), display)
+    for name, model in graph.recipe.models.items():
+        if model.licence:
+            display.note(f"model {name}: licence {model.licence}")
     try:
         run.run()
     except Interrupted as stopped:

@@ -62,14 +62,6 @@ class Graph:
                 wanted.append(other)
         return [each for each in self.nodes if each in wanted]
 
-    def leads_to(self, name: str) -> list[str]:
-        """The names of `name` and everything that stands on it, in running order."""
-        found = [name]
-        for other, node in self.nodes.items():
-            if other not in found and any(parent in found for parent in node.parents):
-                found.append(other)
-        return found
-
 
 def build(recipe: Recipe) -> Graph:
     """Orders, type-checks and fingerprints a recipe's stages.

@@ -7,7 +7,7 @@ members of a union.
 import difflib
 import types
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
@@ -15,6 +15,7 @@ from togi.core.errors import RecipeError
 from togi.core.settings import RecipePath, Settings
 from togi.recipe.source import KeyPath, Tree
 from togi.stages.base import StageSettings
+from togi.stages.imported import DataSettings
 from togi.stages.table import STAGES
 from togi.text.template import TEMPLATE_NAMES
 
@@ -46,16 +47,8 @@ class ModelSpec(Settings):
         return self
 
 
-class DataSpec(Settings):
+class DataSpec(DataSettings):
     """Records from outside: exactly one of path and hub."""
-
-    path: RecipePath | None = Field(default=None, description="a .jsonl, .parquet or .csv file, or a folder of them")
-    hub: str | None = Field(default=None, description="a data set's id on a model hub")
-    revision: str = Field(default="main", description="hub: commit, tag or branch")
-    split: str = Field(default="train", description="hub: which split")
-    columns: dict[str, str] = Field(default_factory=dict, description="our name: the column's name in the file")
-    licence: str = Field(default="", description="licence of the data, kept with every record")
-    on_bad_row: Literal["error", "drop"] = Field(default="error", description="what a row that does not fit does")
 
     @model_validator(mode="after")
     def _one_place(self) -> "DataSpec":

@@ -9,7 +9,7 @@ from togi.core.sources import ModelSource
 from togi.data.border import DataSpec, load_records
 from togi.model.load import load_tokenizer
 from togi.stages.imported import Import
-from togi.text.render import check_template, render_chat, render_prompt
+from togi.text.render import check_template, render_chat
 
 DEMO = (Message("user", "What is the capital of France?"), Message("assistant", "Paris."))
 
@@ -31,7 +31,6 @@ class Preview:
     terminator: str
     terminator_ids: tuple[int, ...]
     tokens: tuple[Token, ...]
-    prompt_is_prefix: bool
 
 
 def preview(source: ModelSource, cache: Path) -> Preview:
@@ -42,13 +41,11 @@ def preview(source: ModelSource, cache: Path) -> Preview:
     tokenizer, template = load_tokenizer(source, cache)
     found = check_template(template, tokenizer)
     rendered = render_chat(template, tokenizer, DEMO)
-    prompt = render_prompt(template, tokenizer, DEMO[:1])
     tokens = tuple(
         Token(tokenizer.decode([i], skip_special_tokens=False), i, scored)
         for i, scored in zip(rendered.ids, rendered.mask, strict=True)
     )
-    is_prefix = list(rendered.ids[: len(prompt)]) == prompt
-    return Preview(template.name, template.terminator, found.terminator, tokens, is_prefix)
+    return Preview(template.name, template.terminator, found.terminator, tokens)
 
 
 @dataclass(frozen=True, slots=True)

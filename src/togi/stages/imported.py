@@ -4,15 +4,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from togi.core.settings import RecipePath
+from togi.core.settings import RecipePath, Settings
 from togi.stages.base import StageSettings, StageType
 
 
-class Import(StageSettings):
-    """Rows in the shapes of the ecosystem -> records of one kind, each with its source and licence."""
+class DataSettings(Settings):
+    """Where rows come from and what one that does not fit does."""
 
-    type: Literal["import"] = "import"
-    kind: str = Field(description="record kind to make: prompts, pairs, chats or documents")
     path: RecipePath | None = Field(default=None, description="a .jsonl, .parquet or .csv file, or a folder of them")
     hub: str | None = Field(default=None, description="a data set's id on a model hub")
     revision: str = Field(default="main", description="hub: commit, tag or branch")
@@ -20,6 +18,13 @@ class Import(StageSettings):
     columns: dict[str, str] = Field(default_factory=dict, description="our name: the column's name in the file")
     licence: str = Field(default="", description="licence of the data, kept with every record")
     on_bad_row: Literal["error", "drop"] = Field(default="error", description="what a row that does not fit does")
+
+
+class Import(DataSettings, StageSettings):
+    """Rows in the shapes of the ecosystem -> records of one kind, each with its source and licence."""
+
+    type: Literal["import"] = "import"
+    kind: str = Field(description="record kind to make: prompts, pairs, chats or documents")
 
 
 STAGE = StageType("import", Import, yields="", work="togi.stages.imported_work")

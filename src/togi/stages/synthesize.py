@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from togi.core.settings import ModelRef, PromptsRef, place
+from togi.core.settings import ModelRef, PromptsRef
 from togi.stages.base import StageSettings, StageType
 
 
@@ -29,7 +29,6 @@ class Synthesize(StageSettings):
     min_chars: int = Field(default=8, ge=1)
     max_chars: int = Field(default=400, ge=1)
     batch_prompts: int = Field(default=8, ge=1, description="few-shot prompts in one unit of work")
-    threads: int | None = place(None, "threads of this stage; all of the machine when absent", ge=1)
 
 
 STAGE = StageType("synthesize", Synthesize, yields="prompts", work="togi.stages.synthesize_work")
