@@ -34,7 +34,7 @@ from togi.stages.table import STAGES
 @click.option(
     "--repetition-penalty",
     type=click.FloatRange(0.1),
-    default=1.1,
+    default=1.0,
     show_default=True,
     help="Above 1: tokens that were used become less likely.",
 )
