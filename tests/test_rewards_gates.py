@@ -89,14 +89,22 @@ def test_nothing_to_repeat_is_no_repetition():
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        ("What is the best kind of coffee", "says_the_question"),
-        ("what IS the best  kind of coffee?!", "says_the_question"),
+        ("What is the best kind of coffee", "says_the_prompt"),
+        ("what IS the best  kind of coffee?!", "says_the_prompt"),
         ("The best kind of coffee is the one that you drink with a friend.", None),
+        ("Answer in one short sentence.", "says_the_prompt"),
+        ("Answer the best kind in one short sentence", "says_the_prompt"),
+        ("Beans roasted in the morning.", None),
         ("Espresso.", None),
         ("", None),
     ],
 )
 def test_echo(answer, reason):
-    prompt = Prompt(id="p", messages=(Message("user", "What is the best kind of coffee?"),))
+    turns = (
+        ("system", "Answer in one short sentence."),
+        ("documents", "Beans roasted in the morning."),
+        ("user", "What is the best kind of coffee?"),
+    )
+    prompt = Prompt(id="p", messages=tuple(Message(*turn) for turn in turns))
     completion = Completion(text=answer + END, stop="terminator")
     assert EchoCheck()(Attempt(prompt=prompt, completion=completion, answer=answer)) == reason

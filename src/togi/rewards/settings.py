@@ -56,11 +56,11 @@ class RepetitionGate(GateSettings):
 
 
 class EchoGate(GateSettings):
-    """The answer is not the question once more."""
+    """The answer is not the question or the system turn once more."""
 
     type: Literal["echo"] = "echo"
     size: int = Field(default=6, ge=1, description="characters of an n-gram")
-    max_share: float = Field(default=0.6, ge=0, le=1, description="of the answer's n-grams that stand in the question")
+    max_share: float = Field(default=0.6, ge=0, le=1, description="of the answer's n-grams that stand in the prompt")
 
 
 class TermSettings(Settings):
