@@ -23,7 +23,7 @@ class Careless(Settings):
 
 
 class Contrast(StageSettings):
-    """A helpful answer to each prompt beside careless ones. Pairs with empty or equal answers are dropped with their reason."""
+    """A helpful answer to each prompt beside careless ones; a pair with an empty side or two equal ones is dropped."""
 
     type: Literal["contrast"] = "contrast"
     input: PromptsRef
@@ -32,6 +32,13 @@ class Contrast(StageSettings):
         default="You are a helpful assistant. Answer the question clearly, correctly and to the point.",
         description="instruction of the chosen side: a system turn, or with {question} the whole user turn",
     )
+    examples: PromptsRef | None = Field(
+        default=None,
+        description="answered questions: the chosen side continues a list of them, in place of `helpful` and of the "
+        "template; for base models, which do not follow instructions",
+    )
+    shots: int = Field(default=6, ge=1, le=32, description="examples before a question, drawn anew for each")
+    language: Literal["en", "ja", "ru"] = Field(default="en", description="labels of that list")
     careless: tuple[Careless, ...] = Field(
         default=(Careless(),), description="ways to answer badly: each makes one pair of each prompt"
     )

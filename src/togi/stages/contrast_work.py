@@ -8,7 +8,9 @@ from togi.core.protocols import Tokenizer
 from togi.core.records import Drop, Message, Pair, Prompt, SamplingParams
 from togi.core.seeds import derive
 from togi.data.pairs import build_pair, cut_to_shorter
+from togi.data.prompts_fewshot import choose_shots, open_answer
 from togi.rollout.generator import ModelGenerator
+from togi.rollout.local import Sampler
 from togi.stages.base import Context
 from togi.stages.contrast import Careless, Contrast
 from togi.stages.models import load_model
@@ -26,7 +28,11 @@ class Answers:
 
 def run(settings: Contrast, context: Context) -> None:
     prompts: list[Prompt] = context.records(settings.input)
-    chosen = _answers(settings, context, "helpful", Careless(instruction=settings.helpful), prompts)
+    if settings.examples is None:
+        chosen = _answers(settings, context, "helpful", Careless(instruction=settings.helpful), prompts)
+    else:
+        chosen = _by_examples(settings, context, prompts, context.records(settings.examples))
+        context.counts["in"] = len(prompts)
     sides = [_answers(settings, context, f"careless-{n}", way, prompts) for n, way in enumerate(settings.careless)]
     if settings.off_topic:
         sides.append(_of_others(chosen, derive(context.seed, "off_topic")))
@@ -38,6 +44,27 @@ def run(settings: Contrast, context: Context) -> None:
     ]
     context.drops += [item for item in made if isinstance(item, Drop)]
     context.write("pairs", [item for item in made if isinstance(item, Pair)])
+
+
+def _by_examples(settings: Contrast, context: Context, prompts: list[Prompt], examples: list[Prompt]) -> list[str]:
+    """One answer to each prompt from a list of answered questions that the model continues, up to the line's end."""
+    model = load_model(context, settings.model)
+    size = settings.batch_prompts
+    ends = [] if model.tokenizer.eos_token_id is None else [model.tokenizer.eos_token_id]
+    sampler = Sampler(model.net, model.tokenizer, model.template.terminator, batch_rows=size, end_ids=ends)
+    params = replace(_params(settings, context), stop=("\n",))
+
+    def answer(unit: int) -> list[str]:
+        batch = prompts[unit * size : (unit + 1) * size]
+        texts = [
+            open_answer(choose_shots(examples, settings.shots, context.seed, prompt.id), prompt.text, settings.language)
+            for prompt in batch
+        ]
+        ids = [model.tokenizer(text, add_special_tokens=True)["input_ids"] for text in texts]
+        seeds = [[derive(params.seed, prompt.id)] for prompt in batch]
+        return [group[0].text for group in sampler.generate(ids, params, seeds)]
+
+    return [text.strip() for unit in context.units(-(-len(prompts) // size), answer, "helpful") for text in unit]
 
 
 def _of_others(answers: list[str], seed: int) -> list[str]:

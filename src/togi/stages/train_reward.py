@@ -17,6 +17,12 @@ class TrainReward(StageSettings):
     train_layers: int | None = Field(
         default=None, ge=0, description="transformer layers to train, from the top; 0 trains the head alone, absent all"
     )
+    keep_layers: int | None = Field(
+        default=None,
+        ge=1,
+        description="transformer layers to keep, from the bottom; all when absent. A base model's middle tells best "
+        "what an answer is about, its top what comes next",
+    )
     epochs: int = Field(default=1, ge=1)
     batch_pairs: int = Field(default=16, ge=1, description="pairs of one optimiser step")
     learning_rate: float = Field(default=5e-6, gt=0)

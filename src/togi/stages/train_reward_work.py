@@ -21,7 +21,7 @@ from togi.model.forest import Forest, move, num_tokens, plant, split_by_tokens
 from togi.model.forest import Sequence as TokenSequence
 from togi.model.load import LoadedModel, save_model
 from togi.model.logprobs import hidden_states, use_tree_attention
-from togi.model.scalar import ModelScorer, RewardModel, add_scalar_head
+from togi.model.scalar import ModelScorer, RewardModel, add_scalar_head, keep_layers
 from togi.objectives.base import Batch, Output
 from togi.objectives.reward import BradleyTerry
 from togi.stages.arithmetic import in_machine_type
@@ -60,7 +60,10 @@ def run(settings: TrainReward, context: Context) -> None:
 
 def _scorer(settings: TrainReward, context: Context) -> LoadedModel:
     """The initial model with a new head; only the layers that are to learn want a gradient."""
-    model = add_scalar_head(load_trainable(context, settings.init), seed=derive(context.seed, "head"))
+    initial = load_trainable(context, settings.init)
+    if settings.keep_layers is not None:
+        keep_layers(initial, settings.keep_layers)
+    model = add_scalar_head(initial, seed=derive(context.seed, "head"))
     if settings.train_layers is None:
         return model
     layers = model.net.base_model.layers
