@@ -23,7 +23,7 @@ class Careless(Settings):
 
 
 class Contrast(StageSettings):
-    """A helpful answer to each prompt beside careless ones. Pairs with empty or equal answers are dropped with their reason."""
+    """A helpful answer to each prompt beside careless ones; a pair with an empty side or two equal ones is dropped."""
 
     type: Literal["contrast"] = "contrast"
     input: PromptsRef
