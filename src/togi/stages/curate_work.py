@@ -99,8 +99,9 @@ def _batches(settings: Curate, prompts: list[Prompt]) -> list[list[Prompt]]:
 
 
 def _by_logprob(settings: Curate, context: Context, model: LoadedModel, prompts: list[Prompt]) -> list[Prompt]:
-    """Keeps the share with the largest log p(yes) - log p(no), by the first token of each. A batch is one tree: what the
-    questions share is computed once."""
+    """Keeps the share with the largest log p(yes) - log p(no), by the first token of each.
+
+    A batch is one tree: what the questions share is computed once."""
     policy = Policy(model.net)
     batches = _batches(settings, prompts)
 
