@@ -1,5 +1,7 @@
 """Each gate on its own: what passes, and why the rest does not."""
 
+import re
+
 import pytest
 
 from togi.core.records import Completion, Message, Prompt
@@ -7,6 +9,7 @@ from togi.rewards.base import Attempt
 from togi.rewards.echo import EchoCheck
 from togi.rewards.language import LanguageCheck
 from togi.rewards.length import LengthCheck
+from togi.rewards.pattern import PatternCheck
 from togi.rewards.repetition import RepetitionCheck, repeated_share
 from togi.rewards.terminator import TerminatorCheck
 
@@ -108,3 +111,18 @@ def test_echo(answer, reason):
     prompt = Prompt(id="p", messages=tuple(Message(*turn) for turn in turns))
     completion = Completion(text=answer + END, stop="terminator")
     assert EchoCheck()(Attempt(prompt=prompt, completion=completion, answer=answer)) == reason
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("What do you think", "forbidden_pattern"),
+        ("  how about you", "forbidden_pattern"),
+        ("Fine, and you?", "forbidden_pattern"),
+        ("Whatever you like.", None),
+        ("I know how it works.", None),
+        ("", None),
+    ],
+)
+def test_pattern(answer, reason):
+    assert PatternCheck(forbidden=re.compile(r"(?i)\?|^(what|how)\b"))(attempt(answer + END)) == reason

@@ -1,4 +1,4 @@
-"""Gate: the answer does not say the question or the system turn again, which a policy finds soon and a reward may like."""
+"""Gate: the answer does not say the question or the system turn again, which a policy finds out soon."""
 
 from dataclasses import dataclass
 

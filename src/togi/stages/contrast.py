@@ -45,6 +45,9 @@ class Contrast(StageSettings):
     off_topic: bool = Field(
         default=False, description="also reject the helpful answer to another prompt: one more pair of each prompt"
     )
+    questions: bool = Field(
+        default=False, description="also reject the question of another prompt: policies find out to ask back"
+    )
     max_tokens: int = Field(default=64, ge=1)
     temperature: float = Field(default=0.8, ge=0, le=2)
     top_p: float = Field(default=0.95, gt=0, le=1)

@@ -36,6 +36,8 @@ def run(settings: Contrast, context: Context) -> None:
     sides = [_answers(settings, context, f"careless-{n}", way, prompts) for n, way in enumerate(settings.careless)]
     if settings.off_topic:
         sides.append(_of_others(chosen, derive(context.seed, "off_topic")))
+    if settings.questions:
+        sides.append(_of_others([prompt.text for prompt in prompts], derive(context.seed, "questions")))
     tokenizer = load_model(context, settings.model).tokenizer
     made = [
         _pair(settings, context, tokenizer, Answers(prompt, good, bad, number))
@@ -67,12 +69,12 @@ def _by_examples(settings: Contrast, context: Context, prompts: list[Prompt], ex
     return [text.strip() for unit in context.units(-(-len(prompts) // size), answer, "helpful") for text in unit]
 
 
-def _of_others(answers: list[str], seed: int) -> list[str]:
-    """To each prompt the answer of another one: a shuffled ring, so that none gets its own."""
-    ring = list(range(len(answers)))
+def _of_others(texts: list[str], seed: int) -> list[str]:
+    """To each prompt what belongs to another one: a shuffled ring, so that none gets its own."""
+    ring = list(range(len(texts)))
     random.Random(seed).shuffle(ring)
     given = dict(zip(ring, [*ring[1:], ring[0]], strict=True))
-    return [answers[given[i]] for i in range(len(answers))]
+    return [texts[given[i]] for i in range(len(texts))]
 
 
 def _answers(settings: Contrast, context: Context, name: str, way: Careless, prompts: list[Prompt]) -> list[str]:
