@@ -12,9 +12,9 @@ INSTALL := $(PIP) install --quiet --constraint constraints.txt
 quickstart: $(VENV)/.run $(VENV)/.smollm2
 	$(BIN)/togi run recipes/quickstart.yaml
 
-# One thread a test process: small tensors, and no waiting for each other on a busy machine.
+# Two test processes of one thread each: small tensors, and no waiting for each other on a busy machine.
 test: $(VENV)/.dev $(VENV)/.smollm2
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -36,7 +36,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) --editable ".[all]"
+	$(INSTALL) --editable ".[train,data,eval]"
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python

@@ -1,10 +1,10 @@
 """Reward models: read at the last token, whatever stands around it; saved so that the library loads the same."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
+from stored import load as load_vectors
 from tiny import BYTES, CONFIGS, TrueFloat64, tiny_model, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification
 
@@ -17,7 +17,7 @@ from togi.model.lora import LoraSettings, add_lora
 from togi.model.scalar import ModelScorer, RewardModel, add_scalar_head, batches_by_length, load_reward_model
 from togi.text.template import get_template
 
-POOLING = json.loads((Path(__file__).parent / "vectors" / "rm_pooling.json").read_text())["cases"]
+POOLING = load_vectors("rm_pooling.json")["cases"]
 
 
 def loaded(kind: str = "llama", dtype=torch.float64, template: str = "chatml-nobos") -> LoadedModel:
