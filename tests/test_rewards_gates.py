@@ -1,5 +1,7 @@
 """Each gate on its own: what passes, and why the rest does not."""
 
+import re
+
 import pytest
 
 from togi.core.records import Completion, Message, Prompt
@@ -7,6 +9,7 @@ from togi.rewards.base import Attempt
 from togi.rewards.echo import EchoCheck
 from togi.rewards.language import LanguageCheck
 from togi.rewards.length import LengthCheck
+from togi.rewards.pattern import PatternCheck
 from togi.rewards.repetition import RepetitionCheck, repeated_share
 from togi.rewards.terminator import TerminatorCheck
 
@@ -89,14 +92,37 @@ def test_nothing_to_repeat_is_no_repetition():
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        ("What is the best kind of coffee", "says_the_question"),
-        ("what IS the best  kind of coffee?!", "says_the_question"),
+        ("What is the best kind of coffee", "says_the_prompt"),
+        ("what IS the best  kind of coffee?!", "says_the_prompt"),
         ("The best kind of coffee is the one that you drink with a friend.", None),
+        ("Answer in one short sentence.", "says_the_prompt"),
+        ("Answer the best kind in one short sentence", "says_the_prompt"),
+        ("Beans roasted in the morning.", None),
         ("Espresso.", None),
         ("", None),
     ],
 )
 def test_echo(answer, reason):
-    prompt = Prompt(id="p", messages=(Message("user", "What is the best kind of coffee?"),))
+    turns = (
+        ("system", "Answer in one short sentence."),
+        ("documents", "Beans roasted in the morning."),
+        ("user", "What is the best kind of coffee?"),
+    )
+    prompt = Prompt(id="p", messages=tuple(Message(*turn) for turn in turns))
     completion = Completion(text=answer + END, stop="terminator")
     assert EchoCheck()(Attempt(prompt=prompt, completion=completion, answer=answer)) == reason
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("What do you think", "forbidden_pattern"),
+        ("  how about you", "forbidden_pattern"),
+        ("Fine, and you?", "forbidden_pattern"),
+        ("Whatever you like.", None),
+        ("I know how it works.", None),
+        ("", None),
+    ],
+)
+def test_pattern(answer, reason):
+    assert PatternCheck(forbidden=re.compile(r"(?i)\?|^(what|how)\b"))(attempt(answer + END)) == reason

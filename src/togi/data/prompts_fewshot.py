@@ -55,6 +55,14 @@ def fewshot_text(examples: Sequence[Prompt], language: str, style: Style) -> str
     return "\n\n".join([*blocks, labels.question])
 
 
+def open_answer(examples: Sequence[Prompt], question: str, language: str) -> str:
+    """The examples with their answers as labelled blocks, then `question` with an open answer.
+
+    Raises InputError where an example has no answer.
+    """
+    return f"{fewshot_text(examples, language, 'question_answer')} {_one_line(question)}\n{LABELS[language].answer}"
+
+
 def _block(example: Prompt, labels: Labels, style: Style) -> str:
     question = f"{labels.question} {_one_line(example.text)}"
     if style == "question":

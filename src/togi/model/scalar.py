@@ -51,6 +51,22 @@ def add_scalar_head(model: LoadedModel, *, seed: int) -> LoadedModel:
     return LoadedModel(net=net.eval(), tokenizer=model.tokenizer, template=model.template, name=model.name)
 
 
+def keep_layers(model: LoadedModel, count: int) -> None:
+    """Removes all but the first `count` transformer layers of a causal model of one's own; its final norm stays.
+
+    Raises InputError if it has fewer.
+    """
+    causal = unwrapped(model.net)
+    body = getattr(causal, causal.base_model_prefix)
+    if count > len(body.layers):
+        raise InputError(f"{model.name}: {count} layers are to be kept, but it has {len(body.layers)}")
+    body.layers = body.layers[:count]
+    for config in (causal.config.get_text_config(), body.config.get_text_config()):
+        if getattr(config, "layer_types", None) is not None:
+            config.layer_types = config.layer_types[:count]
+        config.num_hidden_layers = count
+
+
 def load_reward_model(
     source: ModelSource, cache: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> LoadedModel:

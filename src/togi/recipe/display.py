@@ -37,11 +37,11 @@ class Human:
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         self.live: Live | None = None
-        self.began = self.last = 0.0
+        self.heard = self.last = self.first = 0.0
         self.what, self.already = "", 0
 
     def start(self, stage: str, kind: str) -> None:
-        self.began = self.last = time.monotonic()
+        self.heard = self.last = time.monotonic()
         self.what = ""
         self.console.print(f"[bold]{stage}[/] [dim]({kind})[/]")
         if self.console.is_terminal:
@@ -62,9 +62,12 @@ class Human:
     def _progress(self, event: dict[str, Any]) -> None:
         now = time.monotonic()
         if event["done"] == 1 or event["what"] != self.what:  # what earlier runs did says nothing about this one's rate
-            self.what, self.already = event["what"], event["done"] - 1
+            self.what, self.already, self.first = event["what"], event["done"], now
         fresh = event["done"] - self.already
-        rest = rate_and_rest(fresh, fresh + event["total"] - event["done"], now - self.began)
+        # the first one may hold the loading of a model: it counts until there is a second one
+        seconds, done = (now - self.first, fresh) if fresh else (now - self.heard, 1)
+        rest = rate_and_rest(done, done + event["total"] - event["done"], seconds)
+        self.heard = now
         parts = [f"{event['done']}/{event['total']} {event['what']}", rest, event["note"]]
         line = "  " + "  ".join(part for part in parts if part)
         if self.live is not None:

@@ -1,5 +1,6 @@
 """From settings to a reward and to guards; what they need from elsewhere is handed in."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from togi.rewards.language import Detector, LanguageCheck
 from togi.rewards.length import LengthCheck
 from togi.rewards.model import ModelGrader
 from togi.rewards.overlong import OverlongGrader
+from togi.rewards.pattern import PatternCheck
 from togi.rewards.repetition import RepetitionCheck
 from togi.rewards.settings import (
     AnyGate,
@@ -25,6 +27,7 @@ from togi.rewards.settings import (
     LengthGate,
     ModelTerm,
     OverlongTerm,
+    PatternGate,
     RewardSettings,
     TerminatorGate,
     gate_name,
@@ -76,6 +79,8 @@ def _check(settings: AnyGate, around: Surroundings) -> Check:
         return LengthCheck(unit=settings.unit, min=settings.min, max=settings.max)
     if isinstance(settings, EchoGate):
         return EchoCheck(size=settings.size, max_share=settings.max_share)
+    if isinstance(settings, PatternGate):
+        return PatternCheck(forbidden=re.compile(settings.forbid))
     if isinstance(settings, LanguageGate):
         return _language(settings, around.detect)
     return RepetitionCheck(

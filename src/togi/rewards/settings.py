@@ -1,8 +1,9 @@
 """How a recipe writes gates, terms and guards. Variants are told apart by `type`; unknown keys are refused."""
 
+import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from togi.core.settings import RecipePath, ScorerRef, Settings
 
@@ -56,11 +57,27 @@ class RepetitionGate(GateSettings):
 
 
 class EchoGate(GateSettings):
-    """The answer is not the question once more."""
+    """The answer is not the question or the system turn once more."""
 
     type: Literal["echo"] = "echo"
     size: int = Field(default=6, ge=1, description="characters of an n-gram")
-    max_share: float = Field(default=0.6, ge=0, le=1, description="of the answer's n-grams that stand in the question")
+    max_share: float = Field(default=0.6, ge=0, le=1, description="of the answer's n-grams that stand in the prompt")
+
+
+class PatternGate(GateSettings):
+    """The answer does not match a regular expression (Python's, of the trimmed answer; (?i) ignores case)."""
+
+    type: Literal["pattern"] = "pattern"
+    forbid: str = Field(min_length=1, description="expression that must be found nowhere in the answer")
+
+    @field_validator("forbid")
+    @classmethod
+    def _compiles(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"{value!r} is no regular expression: {error}") from error
+        return value
 
 
 class TermSettings(Settings):
@@ -115,7 +132,9 @@ class OverlongTerm(TermSettings):
         return self.max_tokens - self.cache_tokens
 
 
-AnyGate = Annotated[TerminatorGate | LanguageGate | LengthGate | RepetitionGate | EchoGate, Field(discriminator="type")]
+AnyGate = Annotated[
+    TerminatorGate | LanguageGate | LengthGate | RepetitionGate | EchoGate | PatternGate, Field(discriminator="type")
+]
 AnyTerm = Annotated[ModelTerm | FunctionTerm | OverlongTerm, Field(discriminator="type")]
 
 

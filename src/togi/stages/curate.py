@@ -16,7 +16,8 @@ QUESTION = (
 class Curate(StageSettings):
     """Rules first, then a model's judgement.
 
-    `logprob` asks yes or no and keeps the `keep_share` with the largest log p(yes) - log p(no): for small models.
+    `logprob` asks yes or no and keeps the `keep_share` with the largest log p(yes) - log p(no), read at the first token
+    of each word: for small models.
     `json` asks for {keep, reason, question} once, again once if it does not parse, then rejects: for models that can.
     `rules` asks no model.
     """

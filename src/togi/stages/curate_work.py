@@ -19,9 +19,9 @@ from togi.data.filters import (
     too_short,
     wrong_script,
 )
-from togi.model.forest import Sequence, plant
+from togi.model.forest import Sequence, move, plant
 from togi.model.load import LoadedModel
-from togi.model.logprobs import Policy
+from togi.model.logprobs import Policy, hidden_states
 from togi.rollout.generator import ModelGenerator
 from togi.stages.base import Context
 from togi.stages.curate import Curate
@@ -99,16 +99,25 @@ def _batches(settings: Curate, prompts: list[Prompt]) -> list[list[Prompt]]:
 
 
 def _by_logprob(settings: Curate, context: Context, model: LoadedModel, prompts: list[Prompt]) -> list[Prompt]:
-    """Keeps the share with the largest log p(yes) - log p(no); both answers stand on one trunk."""
+    """Keeps the share with the largest log p(yes) - log p(no), by the first token of each.
+
+    A batch is one tree: what the questions share is computed once."""
     policy = Policy(model.net)
     batches = _batches(settings, prompts)
 
     def judge(unit: int) -> list[float]:
-        forest = plant([_yes_and_no(settings, model, prompt) for prompt in batches[unit]])
+        asked = [_asked(settings.question, prompt) for prompt in batches[unit]]
+        yes, no = (_first_id(context, model, asked[0], word) for word in (settings.yes, settings.no))
+        if yes == no:
+            raise RecipeError(
+                f"stage {context.name}: {settings.yes!r} and {settings.no!r} begin with the same token of this model; "
+                "choose other words for `yes` and `no`"
+            )
+        ids = [tuple(render_prompt(model.template, model.tokenizer, messages)) for messages in asked]
+        forest = move(plant([[Sequence(each, (False,) * len(each)) for each in ids]]), model.net.device)
         with torch.inference_mode():
-            logp_N = policy(forest).logp_N
-        sums_S = torch.zeros(forest.num_sequences).index_add(0, forest.sequence_N, logp_N.float())
-        return (sums_S[0::2] - sums_S[1::2]).tolist()
+            logits = policy.head(hidden_states(model.net, forest, apart=policy.apart)[forest.last_S])
+        return (logits[:, yes] - logits[:, no]).tolist()
 
     scores = [score for unit in context.units(len(batches), judge, "judge") for score in unit]
     order = sorted(range(len(prompts)), key=lambda i: (-scores[i], i))
@@ -120,14 +129,12 @@ def _by_logprob(settings: Curate, context: Context, model: LoadedModel, prompts:
     return [prompts[i] for i in chosen]
 
 
-def _yes_and_no(settings: Curate, model: LoadedModel, prompt: Prompt) -> list[Sequence]:
-    messages = _asked(settings.question, prompt)
-    head = render_prompt(model.template, model.tokenizer, messages)
-    group = []
-    for word in (settings.yes, settings.no):
-        tail = render_answer(model.template, model.tokenizer, messages, word)
-        group.append(Sequence(tuple(head + tail), (False,) * len(head) + (True,) * len(tail)))
-    return group
+def _first_id(context: Context, model: LoadedModel, messages: tuple[Message, ...], word: str) -> int:
+    """The token with which the model would begin to answer `word`."""
+    ids = render_answer(model.template, model.tokenizer, messages, word)
+    if not ids:
+        raise RecipeError(f"stage {context.name}: {word!r} is no token of this model; choose another word")
+    return ids[0]
 
 
 def _by_json(settings: Curate, context: Context, model: LoadedModel, prompts: list[Prompt]) -> list[Prompt]:

@@ -47,6 +47,12 @@ class TrainReward(FixedTraining):
     train_layers: int | None = Field(
         default=None, ge=0, description="transformer layers to train, from the top; 0 trains the head alone, absent all"
     )
+    keep_layers: int | None = Field(
+        default=None,
+        ge=1,
+        description="transformer layers to keep, from the bottom; all when absent. A base model's middle tells best "
+        "what an answer is about, its top what comes next",
+    )
     learning_rate: float = Field(default=5e-6, gt=0, description="peak of the schedule")
     sweep: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         default=(), description="learning rates to try, each in a training of its own; the most accurate one is kept"

@@ -20,7 +20,7 @@ from togi.model.forest import Forest, move, num_tokens, plant, split_by_tokens
 from togi.model.forest import Sequence as TokenSequence
 from togi.model.load import LoadedModel
 from togi.model.logprobs import hidden_states, use_tree_attention
-from togi.model.scalar import RewardModel, add_scalar_head
+from togi.model.scalar import RewardModel, add_scalar_head, keep_layers
 from togi.objectives.base import Batch, Output
 from togi.objectives.reward import BradleyTerry
 from togi.stages.base import MODEL_FOLDER, Context
@@ -36,7 +36,7 @@ Scores = list[list[float]]  # of the chosen sides, of the rejected sides
 
 
 def run(settings: TrainReward, context: Context) -> None:
-    trunk = load_bare(context, settings.init, settings)
+    trunk = load_trunk(settings, context)
     data = read_pairs(settings, context, trunk)
     work = Work(settings, context, data, Trunk(settings, context, trunk, data))
     control = work.control() if settings.shuffled_control else []
@@ -44,6 +44,14 @@ def run(settings: TrainReward, context: Context) -> None:
     context.counts["out"] = len(data.training)
     context.counts["held_out"] = len(data.validation)
     context.summary["table"] = rows_to_json([*rows, *control])
+
+
+def load_trunk(settings: TrainReward, context: Context) -> LoadedModel:
+    """The initial model, or its lower layers."""
+    model = load_bare(context, settings.init, settings)
+    if settings.keep_layers is not None:
+        keep_layers(model, settings.keep_layers)
+    return model
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
@@ -94,7 +102,7 @@ class Trunk:
 
     def scorer(self, data: Data) -> tuple[LoadedModel, "RewardTask"]:
         """A fresh scorer and its task."""
-        base = self.unused or load_bare(self.context, self.settings.init, self.settings)
+        base = self.unused or load_trunk(self.settings, self.context)
         self.unused = base if self.frozen else None
         model = add_scalar_head(base, seed=derive(self.context.seed, "head"))
         if self.settings.lora is not None:

@@ -147,8 +147,8 @@ class SftTask(TokenTask):
 
 
 def grouped(sequences: Sequence[TokenSequence], least: int) -> list[list[TokenSequence]]:
-    """Sequences with the same first `least` ids (a system prompt, a question with several answers) as one tree each, the
-    others alone. Their results do not depend on it.
+    """Sequences with the same first `least` ids (a system prompt, a question with several answers) as one tree each,
+    the others alone. Their results do not depend on it.
     """
     together: dict[tuple[int, ...], list[TokenSequence]] = {}
     for number, sequence in enumerate(sequences):

@@ -1,0 +1,67 @@
+"""Pairs without labels: what is rejected, and that nothing is rejected for being itself."""
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+from togi.core.records import Completion, Message, Prompt
+from togi.stages import contrast_work
+from togi.stages.base import Context, Control
+from togi.stages.contrast import Contrast
+from togi.stages.contrast_work import _instructed, _of_others
+
+
+def test_off_topic_gives_every_prompt_the_answer_of_another_one():
+    answers = [f"answer {i}" for i in range(9)]
+    for seed in range(20):
+        others = _of_others(answers, seed)
+        assert sorted(others) == sorted(answers)
+        assert all(other != own for other, own in zip(others, answers, strict=True))
+    assert _of_others(answers, 1) != _of_others(answers, 2)
+
+
+def test_an_instruction_is_a_system_turn_or_the_whole_user_turn():
+    prompt = Prompt(id="p", messages=(Message("system", "Be brief."), Message("user", "Why?")))
+    system = _instructed("Be careless.", "careless-0", prompt)
+    assert system.messages == (Message("system", "Be careless."), Message("user", "Why?"))
+    whole = _instructed("Ask again: {question}", "careless-1", prompt)
+    assert whole.messages == (Message("user", "Ask again: Why?"),)
+    assert system.id != whole.id  # the random stream of a sample follows from it
+
+
+def test_with_examples_the_model_continues_a_list_of_answered_questions(monkeypatch):
+    asked = []
+
+    class Words:
+        eos_token_id = 1
+
+        def __call__(self, text, add_special_tokens):
+            asked.append(text)
+            return {"input_ids": [len(asked)]}
+
+    class Sampler:
+        def __init__(self, *args, **options): ...
+
+        def generate(self, ids, params, seeds):
+            assert params.stop == ("\n",)
+            return [[Completion(text=f" answer {number}", stop="stop_string")] for (number,) in ids]
+
+    model = SimpleNamespace(net=None, tokenizer=Words(), template=SimpleNamespace(terminator="<|end|>"))
+    monkeypatch.setattr(contrast_work, "load_model", lambda context, ref: model)
+    monkeypatch.setattr(contrast_work, "Sampler", Sampler)
+    monkeypatch.setattr(Context, "units", lambda self, count, make, name: [make(number) for number in range(count)])
+    folder = Path("contrast-0")
+    context = Context("pairs", folder, folder, 17, {}, Control(send=lambda event: None))
+    given = {"input": "$prompts", "model": "$base", "examples": "$seeds", "language": "ja", "batch_prompts": 3}
+    settings = Contrast.model_validate({**given, "shots": 2})
+    seeds = [Prompt(id=f"s{i}", messages=(Message("user", f"q{i}"),), answer=f"a{i}") for i in range(6)]
+    prompts = [Prompt(id=f"p{i}", messages=(Message("system", "s"), Message("user", f"Why {i}?"))) for i in range(5)]
+
+    answers = contrast_work._by_examples(settings, context, prompts, seeds)
+
+    assert answers == [f"answer {i + 1}" for i in range(5)]
+    for i, text in enumerate(asked):
+        *shown, last = text.split("\n\n")
+        assert last == f"質問: Why {i}?\n回答:"
+        assert len(shown) == 2 and all(re.fullmatch(r"質問: q(\d)\n回答: a\1", block) for block in shown)
+    assert len({text.partition("質問: Why")[0] for text in asked}) > 1  # not the same examples before every question
