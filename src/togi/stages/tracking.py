@@ -42,7 +42,7 @@ def check_trackers(names: Sequence[str]) -> None:
     """Raises RecipeError for a tracker whose package is not installed."""
     for name in names:
         if importlib.util.find_spec(TRACKERS[name]) is None:
-            raise RecipeError(f"track: {name} needs the package {TRACKERS[name]}: pip install 'togi[tracking]'")
+            raise RecipeError(f"track: {name} needs the package {TRACKERS[name]}: pip install {TRACKERS[name]}")
 
 
 class Tracking:
