@@ -32,7 +32,8 @@ def _quantised(layer: nn.Linear, dtype: torch.dtype) -> Linear4bit:
         quant_type="nf4",
         device="meta",
     )
-    made.weight = Params4bit(layer.weight.detach(), requires_grad=False, quant_type="nf4", compress_statistics=True)
+    weight: Any = Params4bit  # its arguments are those of its __new__, which type checkers do not see
+    made.weight = weight(layer.weight.detach(), requires_grad=False, quant_type="nf4", compress_statistics=True)
     if layer.bias is not None:
         made.bias = nn.Parameter(layer.bias.detach(), requires_grad=False)
     return made
@@ -45,11 +46,11 @@ def merge_quantised(net: PeftModel) -> Any:
     peft would round the sum to 4 bits once more, which is another model than the one that was trained.
     """
     base: Any = net.get_base_model()
-    module: Any
     for name, module in list(base.named_modules()):
         if isinstance(module, BaseTunerLayer) and isinstance(module.get_base_layer(), Linear4bit):
-            delta = sum(module.get_delta_weight(adapter) for adapter in module.active_adapters)
-            base.set_submodule(name, _plain(module.get_base_layer(), base.dtype, delta))
+            adapted: Any = module  # only its kinds know their delta
+            delta = sum(adapted.get_delta_weight(adapter) for adapter in adapted.active_adapters)
+            base.set_submodule(name, _plain(adapted.get_base_layer(), base.dtype, delta))
     for name, module in list(base.named_modules()):
         if isinstance(module, Linear4bit):
             base.set_submodule(name, _plain(module, base.dtype, 0.0))
