@@ -61,12 +61,12 @@ def test_known_panels_come_first_and_unforeseen_ones_are_kept():
 
 
 def test_validation_stands_beside_training_and_both_answers_in_one_panel():
-    line = {"loss": 1.0, "validation/loss": 2.0, "logp_chosen": -1.0, "logp_rejected": -2.0, "validation/margin": 0.5}
+    line = {"loss": 1.0, "validation/loss": 2.0, "logp_chosen": -1.0, "logp_rejected": -2.0, "validation/bits": 0.5}
     made = panels(StageView(name="a", type="train", state="done", metrics=[{"step": 1, **line}, {"step": 2, **line}]))
     assert [(panel.title, [entry[1] for entry in panel.legend]) for panel in made] == [
         ("Log-probability of both answers (nats per token)", ["logp chosen", "logp rejected"]),
         ("Loss", ["loss", "validation/loss"]),
-        ("Validation: margin", []),
+        ("Validation: bits", []),
     ]
 
 

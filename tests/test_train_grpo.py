@@ -118,6 +118,14 @@ def test_answers_without_gradient_need_not_be_computed(bench, kind):
     torch.testing.assert_close(found, whole, rtol=0, atol=1e-10)
 
 
+def test_with_a_kl_every_answer_has_a_gradient(bench):
+    settings = bench.settings("same", **SEVERAL, loss={"beta": 0.5}, learning_rate=1e-2)
+    source = bench.at_work(settings)
+    first = next(source.steps(0))
+    assert sum(micro.batch.num_sequences for micro in first) == 2 * 4
+    assert all(micro.batch.idle_sequences == 0 for micro in first)
+
+
 # --- dynamic sampling -------------------------------------------------------------------------------------------------
 
 
@@ -245,12 +253,12 @@ def ranked(ranks, bench: Bench, settings: TrainGrpo) -> None:
     bench.run("ranked", settings, ranks)
 
 
-@pytest.mark.parametrize("lora", [None, {"rank": 4}])
-def test_two_processes_learn_what_one_does(bench, lora):
+@pytest.mark.parametrize(("lora", "beta", "rounds"), [(None, 0.0, 0), (None, 0.05, 1), ({"rank": 4}, 0.05, 1)])
+def test_two_processes_learn_what_one_does(bench, lora, beta, rounds):
     """Rounding differs, since each samples and computes a part; no sampled token does."""
-    shape = {"epochs_per_batch": 2, "minibatches": 2, "steps": 4, "micro_batch_tokens": 64, "refill_rounds": 1}
-    settings = bench.settings("sometimes", **shape, lora=lora, loss={"beta": 0.05}, validation=0.3)
-    alone = bench.run(f"alone-{lora is None}", settings)
+    shape = {"epochs_per_batch": 2, "minibatches": 2, "steps": 4, "micro_batch_tokens": 64, "refill_rounds": rounds}
+    settings = bench.settings("sometimes", **shape, lora=lora, loss={"beta": beta}, validation=0.3)
+    alone = bench.run(f"alone-{lora is None}-{beta}", settings)
     shutil.rmtree(bench.folder / "ranked", ignore_errors=True)
     together(2, ranked, bench, settings)
     for row, other in zip(lines(alone), lines(bench.folder / "ranked"), strict=True):
@@ -319,6 +327,8 @@ def test_a_batch_without_a_finished_answer_changes_nothing(bench, beta):
     assert [row["truncated"] for row in rows] == [1.0, 1.0]
     assert [row["grad_norm"] for row in rows] == [0.0, 0.0] and [row["loss"] for row in rows] == [0.0, 0.0]
     assert [row["groups/teaching"] for row in rows] == [0.0, 0.0]
+    for micro in next(bench.at_work(settings).steps(0)):
+        assert micro.batch.sequence_N.numel() == micro.inputs.target_N.numel() == 0
 
 
 # --- rewards and validation -------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ def recomputed_layers(model: PreTrainedModel, wanted: bool) -> Iterator[None]:
         raise InputError(
             f"{type(model).__name__}: its layers cannot be computed again: set activation_checkpointing: false"
         )
-    if not model.is_gradient_checkpointing:
+    if not all(layer.gradient_checkpointing for layer in layers):
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     for layer in layers:
         layer.training = True  # the library's condition; the parts of the layer stay without dropout

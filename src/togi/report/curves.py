@@ -27,11 +27,11 @@ KNOWN: tuple[tuple[str, str, tuple[float, ...]], ...] = (
     (r"reward/(.+)", r"Reward: \1", ()),
     (r"accuracy", "Accuracy on training pairs", (0.0, 1.0)),
     (r"(?:held_out|validation)/accuracy", "Accuracy on held-out pairs", (0.0, 1.0)),
-    (r"margin", "Margin of the rewards", (0.0,)),
+    (r"(?:validation/)?margin", "Margin of the rewards", (0.0,)),
     (r"reward_(?:chosen|rejected)", "Rewards of both answers", (0.0,)),
-    (r"chosen_change", "Chosen answers against the start (nats per token)", (0.0,)),
+    (r"(?:validation/)?chosen_change", "Chosen answers against the start (nats per token)", (0.0,)),
     (r"logp_(?:chosen|rejected)", "Log-probability of both answers (nats per token)", ()),
-    (r"target_margin", "Target margin (nats per token)", (0.0,)),
+    (r"(?:validation/)?target_margin", "Target margin (nats per token)", (0.0,)),
     (r"length", "Length (tokens)", (0.0,)),
     (r"kl", "KL to the start (nats per token)", (0.0,)),
     (r"entropy", "Entropy (nats)", (0.0,)),
@@ -44,6 +44,8 @@ KNOWN: tuple[tuple[str, str, tuple[float, ...]], ...] = (
     (r"grad_norm", "Gradient norm", (0.0,)),
     (r"learning_rate", "Learning rate", (0.0,)),
     (r"time/.+", "Time by phase", (0.0,)),
+    (r"validation/reward_(?:chosen|rejected)", "Validation: rewards of both answers", (0.0,)),
+    (r"validation/logp_(?:chosen|rejected)", "Validation: log-probability of both answers", ()),
     (r"validation/(.+)", r"Validation: \1", ()),
 )
 
