@@ -171,7 +171,7 @@ def test_nothing_is_ever_cut_off():
         judge.score([((Message("user", "Why?"),), "Because. " * 20)])
 
 
-@pytest.mark.parametrize("kind", [kind for kind in CONFIGS if kind != "mixtral"])  # whose plain forward has no float64
+@pytest.mark.parametrize("kind", [k for k in CONFIGS if k not in ("mixtral", "qwen3_moe")])  # no float64 in theirs
 def test_a_scorer_of_the_first_layers_reads_what_stands_after_them_and_loads_again(kind, tmp_path):
     initial = loaded(kind)
     ids = torch.tensor([[5, 6, 7, 8, 9]])

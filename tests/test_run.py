@@ -157,7 +157,7 @@ def test_two_runs_do_not_work_on_one_stage(finished, tmp_path):
             4,
             "the weights are those of the step before",
         ),
-        ("[{type: length, min: 1}]", "[{type: terminator}]", 4, "answers passed the gates"),
+        ("[{type: length, min: 1}]", "[{type: terminator}]", 4, "no answer passed the gates"),
     ],
 )
 def test_bad_input_ends_with_one_clear_message(tmp_path, old, new, code, expected):
