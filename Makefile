@@ -16,9 +16,9 @@ quickstart: $(VENV)/.run $(VENV)/.smollm2
 quickstart-ja: $(VENV)/.run $(VENV)/.gemma3
 	$(BIN)/togi run recipes/quickstart-ja.yaml
 
-# One thread a test process: small tensors, and no waiting for each other on a busy machine.
+# Two test processes of one thread each: small tensors, and no waiting for each other on a busy machine.
 test: $(VENV)/.dev $(VENV)/.smollm2
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -40,7 +40,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) --editable ".[all]"
+	$(INSTALL) --editable ".[train,data,eval]"
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python

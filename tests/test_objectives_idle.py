@@ -1,10 +1,12 @@
 """A group without spread has no gradient: leaving it out of the computation changes nothing, as long as it counts."""
 
+from typing import get_args
+
 import pytest
 import torch
 
 from togi.objectives.base import Batch, Output
-from togi.objectives.grpo import GRPO
+from togi.objectives.grpo import GRPO, Level, LossType
 
 LENGTHS = (3, 5, 4, 2)
 
@@ -26,9 +28,10 @@ def loss_and_gradient(objective: GRPO, keep: int, idle: tuple[int, int]) -> tupl
     return loss.item(), leaf.grad[: sum(LENGTHS[:2])]
 
 
-@pytest.mark.parametrize("kind", ["grpo", "dapo", "bnpo", "dr_grpo", "cispo"])
+@pytest.mark.parametrize("kind", list(get_args(LossType)))
 def test_idle_answers_count_without_being_computed(kind):
-    objective = GRPO(loss_type=kind, max_tokens=8 if kind == "dr_grpo" else None)
+    level: Level = "sequence" if kind == "luspo" else "token"
+    objective = GRPO(loss_type=kind, level=level, max_tokens=8 if kind == "dr_grpo" else None)
     whole, part = loss_and_gradient(objective, 4, (0, 0)), loss_and_gradient(objective, 2, (2, sum(LENGTHS[2:])))
     assert whole[0] == pytest.approx(part[0], abs=1e-15)
     assert torch.equal(whole[1], part[1])

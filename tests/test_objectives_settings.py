@@ -19,8 +19,12 @@ from togi.objectives.reward import BradleyTerry
         ({"eps": 0.0}, "eps out of range"),
         ({"delta": 0.9}, "delta out of range"),
         ({"beta": -0.1}, "beta out of range"),
-        ({"loss_type": "cispo", "eps_high": 0.2}, "reads max_weight"),
-        ({"loss_type": "cispo", "delta": 1.5}, "reads max_weight"),
+        ({"loss_type": "cispo", "eps_high": 0.2}, "cispo does not clip"),
+        ({"loss_type": "sapo", "delta": 1.5}, "sapo does not clip"),
+        ({"loss_type": "luspo"}, "luspo is defined on sequences"),
+        ({"loss_type": "vespo", "level": "sequence"}, "vespo is defined on tokens"),
+        ({"loss_type": "vespo", "correction": SamplerCorrection()}, "vespo weighs whole answers"),
+        ({"off_policy_threshold": 0.0}, "off_policy_threshold out of range"),
         ({"max_weight": 5.0}, "only cispo reads it"),
         ({"loss_type": "dr_grpo"}, "dr_grpo needs it"),
         ({"max_tokens": 64}, "no other loss type reads it"),
@@ -70,6 +74,25 @@ def test_a_token_that_the_sampler_did_not_report_counts_as_exact():
     correction = SamplerCorrection(level="sequence", mode="truncate", cap=3.0)
     found = correction.weights(torch.tensor([0.5, 0.1, 0.2]), batch_of([math.nan, 0.1, math.nan]))
     assert found.tolist() == pytest.approx([1.0, 1.0, 1.0], abs=1e-6)
+
+
+def test_the_off_policy_mask_drops_bad_answers_that_the_policy_has_left():
+    """Both answers lost 0.3 nats a token; the one above advantage 0 stays, and so does the one below a larger bound."""
+    logp_N = torch.tensor([-1.0, -2.0, -1.0, -2.0], dtype=torch.float64)
+    batch = Batch(
+        num_sequences=2,
+        sequence_N=torch.tensor([0, 0, 1, 1]),
+        advantage_S=torch.tensor([1.0, -1.0], dtype=torch.float64),
+        old_logp_N=logp_N,
+        sampler_logp_N=logp_N + 0.3,
+    )
+    totals = {"sequences": 2.0, "tokens": 4.0}
+    for threshold, wanted in ((0.2, [-0.25, -0.25, 0.0, 0.0]), (0.4, [-0.25, -0.25, 0.25, 0.25])):
+        leaf_N = logp_N.clone().requires_grad_()
+        loss, metrics = GRPO(off_policy_threshold=threshold).loss(Output(logp_N=leaf_N), batch, totals)
+        loss.backward()
+        assert leaf_N.grad.tolist() == wanted
+        assert float(metrics["off_policy_masked"][0]) == (2.0 if threshold == 0.2 else 0.0)
 
 
 def test_without_old_log_probabilities_the_ratio_is_one_and_the_gradient_flows():

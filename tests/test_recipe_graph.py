@@ -121,7 +121,7 @@ def test_the_lock_writes_out_every_default(folder):
         ("{path: model, ", "{path: model, hub: x, ", r"models\.base: exactly one of"),
         ("name: tiny", "title: tiny", r"name: this key is required"),
         ("init: $base, pairs", "pairs", r"stages\.reward\.init: this key is required"),
-        ("type: train.grpo", "type: train.grpo\n    loss: {type: sapo}", r"'sapo' .*is not offered; choose grpo"),
+        ("type: train.grpo", "type: train.grpo\n    loss: {type: gspo}", r"'gspo' is not a type here.*level: sequence"),
     ],
 )
 def test_mistakes_are_named_with_their_line(folder, old, new, expected):

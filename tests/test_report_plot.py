@@ -60,6 +60,16 @@ def test_known_panels_come_first_and_unforeseen_ones_are_kept():
     assert [entry[1:] for entry in made[2].legend] == [("b", "3.0 s"), ("a", "6.0 s")]
 
 
+def test_validation_stands_beside_training_and_both_answers_in_one_panel():
+    line = {"loss": 1.0, "validation/loss": 2.0, "logp_chosen": -1.0, "logp_rejected": -2.0, "validation/bits": 0.5}
+    made = panels(StageView(name="a", type="train", state="done", metrics=[{"step": 1, **line}, {"step": 2, **line}]))
+    assert [(panel.title, [entry[1] for entry in panel.legend]) for panel in made] == [
+        ("Log-probability of both answers (nats per token)", ["logp chosen", "logp rejected"]),
+        ("Loss", ["loss", "validation/loss"]),
+        ("Validation: bits", []),
+    ]
+
+
 def test_a_metric_that_begins_late_is_no_error():
     metrics = [{"step": 1, "time/a": 1.0}, {"step": 2, "time/a": 1.0, "time/save": 4.0}]
     (panel,) = panels(StageView(name="a", type="train", state="done", metrics=metrics))

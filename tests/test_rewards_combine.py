@@ -110,6 +110,31 @@ def test_too_many_failures_stop_the_stage(answer):
         gated(TableScorer(), max_failed_share=0.4).grade(PROMPT, [closed(answer), open_(2)])
 
 
+def test_failures_are_a_share_of_what_was_graded_before_too():
+    reward = gated(TableScorer(), max_failed_share=0.4)
+    before = reward.grade(PROMPT, [closed(1), closed(2)])
+    assert reward.grade_groups([(PROMPT, [closed("nan")])], before)[0][0].total is None
+    with pytest.raises(StageError, match="1 of 1 answers"):
+        reward.grade(PROMPT, [closed("nan")])
+
+
+@pytest.mark.parametrize(("length", "score"), [(1, 0.0), (16, 0.0), (17, -0.25), (19, -0.75), (20, -1.0), (31, -1.0)])
+def test_overlong_answers_are_punished_along_a_straight_line(length, score):
+    """DAPO: 0 up to Lmax - Lc, (Lmax - Lc - |y|) / Lc after it, -1 beyond Lmax; here Lmax is 20 and Lc 4."""
+    settings = {"terms": [{"type": "overlong", "max_tokens": 20, "cache_tokens": 4, "weight": 2.0}]}
+    reward = build_reward(RewardSettings.model_validate(settings), Surroundings(terminator=END))
+    answer = Completion(text="a", stop="length", token_ids=(7,) * length)
+    graded = reward.grade(PROMPT, [answer])[0]
+    assert graded.total == 2 * score and graded.components == {"overlong": score}
+
+
+def test_an_answer_whose_tokens_nobody_counted_is_not_graded_as_short():
+    settings = {"max_failed_share": 1.0, "terms": [{"type": "overlong", "max_tokens": 20, "cache_tokens": 4}]}
+    reward = build_reward(RewardSettings.model_validate(settings), Surroundings(terminator=END))
+    graded = reward.grade(PROMPT, [Completion(text="a", stop="length")])[0]
+    assert graded.total is None and "without token ids" in graded.failed
+
+
 def test_an_answer_that_one_term_failed_on_is_not_shown_to_the_next():
     scorer = TableScorer()
     fragile = Term(name="fragile", grader=lambda attempts: [GraderError("no"), 1.0])

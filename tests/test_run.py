@@ -29,7 +29,7 @@ def test_every_stage_is_done_and_the_report_stands(finished):
     assert list(states(finished / "home")) == ["questions", "some", "pairs", "reward", "policy", "scores"]
     assert all(state == "done" for state in states(finished / "home").values())
     report = (finished / "home" / "runs" / "tiny" / "report.html").read_text()
-    assert "held-out reward" in report and "Why is the sky blue?" in report
+    assert "held-out reward" in report and "Why is the sky blue?" in report and " policy</p>" in report
     assert "group_size: 4" in (finished / "home" / "runs" / "tiny" / "recipe.lock.yaml").read_text()
 
 
@@ -63,6 +63,16 @@ def test_redo_gives_the_same_bits(copied):
     ended = togi(copied / "home", "run", str(copied / "tiny.yaml"), "--redo", "policy", "--threads", "1")
     assert ended.returncode == 0, ended.stderr
     assert results(copied / "home") == before
+
+
+def test_what_follows_a_changed_result_is_done_again(copied):
+    done = (copied / "home" / "runs" / "tiny" / "policy").resolve() / "DONE"
+    value = json.loads(done.read_text())
+    value["files"]["output/model/model.safetensors"] = "00" * 32
+    done.write_text(json.dumps(value))
+    ended = togi(copied / "home", "run", str(copied / "tiny.yaml"), "--threads", "1")
+    assert ended.returncode == 0 and "scores: what it was made from has changed" in ended.stderr
+    assert ended.stderr.count("finished before, not done again") == 5
 
 
 def test_other_numerics_are_refused_for_unfinished_work_alone(copied):
@@ -147,7 +157,7 @@ def test_two_runs_do_not_work_on_one_stage(finished, tmp_path):
             4,
             "the weights are those of the step before",
         ),
-        ("[{type: length, min: 1}]", "[{type: terminator}]", 4, "answers passed the gates"),
+        ("[{type: length, min: 1}]", "[{type: terminator}]", 4, "no answer passed the gates"),
     ],
 )
 def test_bad_input_ends_with_one_clear_message(tmp_path, old, new, code, expected):

@@ -105,6 +105,10 @@ OBJECTIVES = {
     "gspo": GRPO(loss_type="grpo", level="sequence", eps=0.05),
     "token_truncate": GRPO(correction=SamplerCorrection(level="token", mode="truncate", cap=1.2, floor=0.9)),
     "sequence_mask": GRPO(correction=SamplerCorrection(cap=1.5)),
+    "luspo": GRPO(loss_type="luspo", level="sequence", eps=0.05),
+    "sapo": GRPO(loss_type="sapo"),
+    "vespo": GRPO(loss_type="vespo"),
+    "off_policy": GRPO(off_policy_threshold=0.05),
 }
 
 

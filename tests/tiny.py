@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 
 VOCABULARY = 96
@@ -41,6 +42,7 @@ CONFIGS = {
     "gemma2": (Gemma2Config, {**WINDOW, "query_pre_attn_scalar": 8, "attn_logit_softcapping": 2.0}),
     "mistral": (MistralConfig, {"sliding_window": 5}),
     "mixtral": (MixtralConfig, {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "qwen3_moe": (Qwen3MoeConfig, {"num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 20}),
 }
 
 
@@ -77,7 +79,7 @@ def tiny_model(
     """A random model; its attention is the library's plainest, the only one that knows soft caps. `changes` go into its
     configuration."""
     torch.manual_seed(seed)
-    options = {"experts_implementation": "eager"} if kind == "mixtral" and dtype == torch.float64 else {}
+    options = {"experts_implementation": "eager"} if kind in ("mixtral", "qwen3_moe") and dtype == torch.float64 else {}
     config_class, extra = CONFIGS[kind]
     config = config_class(**{**SHAPE, **extra, **changes})
     net = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype, **options)

@@ -34,7 +34,7 @@ stages:
   some: {type: select, input: $questions, count: 6}
   pairs: {type: contrast, input: $some, model: $base, off_topic: true, max_tokens: 12, batch_prompts: 2, min_tokens: 1}
   reward:
-    {type: train.reward, init: $base, pairs: $pairs, epochs: 2, batch_pairs: 2, learning_rate: 1e-3, save_every: 2}
+    {type: train.reward, init: $base, pairs: $pairs, epochs: 2, batch_size: 2, learning_rate: 1e-3, save_every: 2}
   policy:
     type: train.grpo
     init: $base

@@ -15,7 +15,7 @@ from togi.core.sources import ModelSource
 from togi.model.load import LoadedModel, load
 from togi.stages.base import Context, Control
 from togi.stages.train_grpo import TrainGrpo
-from togi.stages.train_grpo_work import Rollouts
+from togi.stages.train_grpo_work import Source
 from togi.text.template import Template
 from togi.train.loop import train_steps
 
@@ -56,7 +56,7 @@ def main() -> None:
     prompts = [Prompt(id=str(i), messages=(Message("user", text),)) for i, text in enumerate(texts)]
     loaded = load(ModelSource(kind="path", name=config["model"], template="chatml"), Path(config["model"]))
     model = LoadedModel(net=loaded.net, tokenizer=loaded.tokenizer, template=BARE, name="base")
-    source = Rollouts(settings(config), context(config), model, prompts)
+    source = Source(settings(config), context(config), model, prompts)
     started = 0.0
 
     def steps() -> Iterator[Any]:
@@ -66,7 +66,7 @@ def main() -> None:
             started = time.perf_counter()
             yield next(made)
 
-    lengths = [len(ids) for ids in source.prompt_ids.values()]
+    lengths = [len(ids) for ids in source.rollouts.prompt_ids.values()]
     side.ready(
         versions=versions("togi"),
         floor_bytes=togi_common.floor_bytes(model.net),
@@ -74,10 +74,10 @@ def main() -> None:
     )
     update = togi_common.update(model.net, config)
     forward = togi_common.in_precision(source.forward, config)
-    for info in train_steps(forward, update, source.objective(), steps()):
+    for info in train_steps(forward, update, source.updates.objective(), steps()):
         seconds = time.perf_counter() - started
         times = {f"{name}_seconds": value for name, value in source.made.times.items()}
-        tokens = source.made.metrics["num_tokens"]
+        tokens = sum(len(answer.completion.token_ids) for answer in source.made.answers)
         side.report(seconds, update_seconds=info.seconds, answer_tokens=tokens, **times)
 
 

@@ -42,7 +42,7 @@ class LazyGroup(click.Group):
 # One line each, here and not in the commands, so that `togi --help` imports none of them; a test compares.
 SUMMARIES = {
     "run": "Do everything in a recipe that is not done yet.",
-    "plan": "Show the graph, what is done and what is left.",
+    "plan": "Show the graph, what is done and what is left, and what that will take.",
     "check": "Preflight: keys, files, models, templates; show samples token by token.",
     "status": "Show how far a recipe's last run came.",
     "show": "Show what a stage made: records, metrics or a model.",

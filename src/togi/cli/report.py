@@ -7,6 +7,7 @@ import click
 from togi.cli.common import json_option, load_graph, print_json
 from togi.core.errors import InputError
 from togi.recipe.report import render
+from togi.recipe.state import settle
 from togi.recipe.store import run_folder
 
 
@@ -18,6 +19,7 @@ def command(recipe: Path, as_json: bool) -> None:
     folder = run_folder(load_graph(recipe).recipe.name)
     if not (folder / "state.json").exists():
         raise InputError(f"{recipe}: has not been run here; start it with `togi run {recipe}`")
+    settle(folder)
     path = render(folder)
     if as_json:
         print_json({"report": str(path)})

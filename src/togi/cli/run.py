@@ -9,7 +9,7 @@ from togi.cli.common import json_option, load_graph, recipe_arguments
 from togi.core.errors import Interrupted, TogiError
 from togi.recipe.display import Display, Human, JsonLines
 from togi.recipe.graph import Graph
-from togi.recipe.run import Options, Run
+from togi.recipe.run import Options, Run, chat_command
 from togi.recipe.store import is_done
 
 
@@ -34,7 +34,7 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool, **options: 
     """
     graph = load_graph(recipe, overrides)
     display: Display = JsonLines() if as_json else Human()
-    run = Run(graph, Options(**options), display)
+    run = Run(graph, Options(recipe=str(recipe), **options), display)
     for name, model in graph.recipe.models.items():
         if model.licence:
             display.note(f"model {name}: licence {model.licence}")
@@ -50,6 +50,7 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool, **options: 
 
 def _closing(graph: Graph, run: Run, recipe: Path, display: Display) -> None:
     display.note(f"report: {run.folder / 'report.html'}")
-    for name, node in graph.nodes.items():
-        if node.settings.type == "train.grpo" and is_done(run.store / node.folder_name):
-            display.note(f"chat:   togi chat {recipe} {name}")
+    for node in graph.nodes.values():
+        chat = chat_command(str(recipe), node)
+        if chat is not None and is_done(run.store / node.folder_name):
+            display.note(f"chat:   {chat}")

@@ -6,7 +6,8 @@ import click
 
 from togi.cli.common import json_option, load_graph, print_json
 from togi.core.errors import InputError
-from togi.core.files import read_json, read_lines
+from togi.core.files import read_lines
+from togi.recipe.state import STATE, read_state
 from togi.recipe.store import run_folder
 
 
@@ -16,19 +17,19 @@ from togi.recipe.store import run_folder
 def command(recipe: Path, as_json: bool) -> None:
     """Show how far a recipe's last run came."""
     name = load_graph(recipe).recipe.name
-    path = run_folder(name) / "state.json"
+    path = run_folder(name) / STATE
     if not path.exists():
         raise InputError(
             f"{recipe}: has not been run here ({path.parent} is not there); start it with `togi run {recipe}`"
         )
-    state = read_json(path)
+    state = read_state(path.parent)
     if as_json:
         print_json(state)
         return
     click.echo(f"{state['name']}: {state['state']}" + (f" ({state['error']})" if state["error"] else ""))
     for stage in state["stages"]:
         took = f"{stage['seconds']:.1f} s" if stage["seconds"] is not None else _progress(Path(stage["folder"]))
-        click.echo(f"  {stage['name']:<16} {stage['state']:<8} {took}")
+        click.echo(f"  {stage['name']:<16} {stage['state']:<11} {took}")
     click.echo(f"report: {path.parent / 'report.html'}")
 
 

@@ -34,6 +34,7 @@ class Embedder(Protocol):
 
 
 class Tracker(Protocol):
-    """Receives metrics as they are measured."""
+    """Shows the metrics of one stage somewhere; each step is told once, in order."""
 
     def log(self, step: int, metrics: dict[str, float]) -> None: ...
+    def close(self) -> None: ...

@@ -69,6 +69,14 @@ class PairsRef(Ref):
     kinds = ("pairs",)
 
 
+class ChatsRef(Ref):
+    kinds = ("chats",)
+
+
+class DocumentsRef(Ref):
+    kinds = ("documents",)
+
+
 class SamplesRef(Ref):
     kinds = ("samples",)
 

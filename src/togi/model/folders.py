@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from togi.core.files import crash_point, sync_folder
+from togi.core.seeds import digest
+from togi.core.sources import ModelSource, fingerprint
 
 
 def _sync_tree(folder: Path) -> None:
@@ -45,3 +47,8 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def converted_folder(source: ModelSource, cache: Path) -> Path:
+    """Where the converted weights of a package are kept, whether they are there yet or not."""
+    return cache / f"{source.name}-{digest(fingerprint(source))[:16]}"

@@ -22,13 +22,15 @@ LOGITS_PER_CHUNK = 2**25  # 128 MiB in fp32, whatever the vocabulary
 
 
 class TokenLogp(NamedTuple):
-    """`logp_N` in nats, differentiable; `entropy_N` of the whole distribution in nats, without a graph, if asked for.
+    """`logp_N` in nats, differentiable; `entropy_N` of the whole distribution in nats, without a graph, if asked for;
+    `aux` a weighted router loss, if asked for.
 
     A plain tuple type, because sharding looks for tensors inside what a forward returns.
     """
 
     logp_N: Tensor
     entropy_N: Tensor | None = None
+    aux: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

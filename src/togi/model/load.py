@@ -4,6 +4,7 @@ A folder saved by togi also holds `togi.json`: the template, and whether it is a
 """
 
 import copy
+import importlib
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,10 +60,12 @@ def load(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     kind: str = "causal",
+    nf4: bool = False,
 ) -> LoadedModel:
     """Loads the model that `source` names; what has to be converted is kept in `cache`.
 
-    An adapter's folder is loaded onto its base and merged. Raises InputError, with what to do, for a missing folder,
+    An adapter's folder is loaded onto its base and merged. With `nf4` the decoder's linear layers are then frozen in 4
+    bits, which needs bitsandbytes. Raises InputError, with what to do, for a missing folder,
     configuration, tokenizer or template, for weights that are pickles, and for a model of another kind.
     """
     place = _place(source, cache)
@@ -74,8 +77,33 @@ def load(
         net, tokenizer_place = _network(place, revision, dtype, kind), place
     tokenizer = _tokenizer(tokenizer_place, revision)
     template = _template(source, place, tokenizer)
+    if nf4:
+        _quantised().quantise(net, device)
     net = net.to(device).eval()
     return LoadedModel(net=net, tokenizer=tokenizer, template=template, name=source.name)
+
+
+def load_config(source: ModelSource, cache: Path) -> dict[str, Any]:
+    """The configuration of a model, without its weights. Raises InputError as `load` does."""
+    place = _place(source, cache)
+    if isinstance(place, Path) and (place / "adapter_config.json").exists():
+        base = str(read_json(place / "adapter_config.json").get("base_model_name_or_path"))
+        place = next((path for path in (Path(base), place / base) if path.is_dir()), base)
+    try:
+        return AutoConfig.from_pretrained(place, revision=source.revision, trust_remote_code=False).to_dict()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{place}: the model's configuration cannot be read: {error}") from error
+
+
+def _quantised() -> Any:
+    """The module that knows 4 bits. Raises InputError where its library is not here."""
+    try:
+        return importlib.import_module("togi.model.quantised")
+    except ImportError as error:
+        raise InputError(
+            f"lora.base: nf4 needs bitsandbytes, which cannot be imported ({error}): pip install 'togi[quantised]' "
+            "or use base: as_loaded"
+        ) from error
 
 
 def load_tokenizer(source: ModelSource, cache: Path) -> tuple[Any, Template]:
@@ -178,7 +206,7 @@ def save_model(model: LoadedModel, folder: Path) -> LoadedModel:
     read back computes something else than what was to be saved, OSError if the disk is full.
     """
     if isinstance(model.net, PeftModel):
-        model = replace(model, net=model.net.merge_and_unload())  # type: ignore[operator]
+        model = replace(model, net=merged(model.net))
     if model.kind == "scorer":
         _keep_last_token(model)
     tokenizer = copy.deepcopy(model.tokenizer)
@@ -192,6 +220,13 @@ def save_model(model: LoadedModel, folder: Path) -> LoadedModel:
         write_json(temporary / CARD, card)
         check_saved(model, temporary)
     return model
+
+
+def merged(net: PeftModel) -> Any:
+    """The network with its adapter merged into it, for good; quantised layers become plain ones."""
+    if getattr(net.get_base_model(), "is_loaded_in_4bit", False):
+        return _quantised().merge_quantised(net)
+    return net.merge_and_unload()  # type: ignore[operator]
 
 
 def _keep_last_token(model: LoadedModel) -> None:

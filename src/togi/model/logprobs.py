@@ -11,17 +11,18 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from togi.core.errors import InputError
 from togi.model.attention import TREE_ATTENTION, forest_arguments, refuse_unsupported
 from togi.model.forest import Forest, Sequence, move, plant
 from togi.model.head import Head, TokenLogp, find_head, token_logp
+from togi.model.recompute import recomputed_layers
+from togi.model.router import experts_per_token, router_loss, row_weights
 
 log = logging.getLogger(__name__)
 
 # proved equal to the plain computation by the tests; others are probed when they are loaded
-TESTED = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "mixtral")
+TESTED = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "mixtral", "qwen3_moe")
 
 
 def unwrapped(net: nn.Module) -> PreTrainedModel:
@@ -146,14 +147,19 @@ class Policy(nn.Module):
     wraps as root.
 
     With `check` the head is compared with the model's own logits, and an architecture outside `TESTED` runs a probe
-    tree; where that fails, `apart` is set, aloud, and sequences are computed one at a time.
-    Raises InputError for a model that cannot be scored exactly.
+    tree; where that fails, `apart` is set, aloud, and sequences are computed one at a time. `router_loss` is the weight
+    of the load-balancing loss of a mixture-of-experts model, which comes back beside the log-probabilities. While
+    `recompute` is set only the input of each layer is kept, and the layer is computed again in the backward.
+    Raises InputError for a model that cannot be scored exactly, and for a router loss where there is no router.
     """
 
-    def __init__(self, net: nn.Module, *, check: bool = True, chunk: int | None = None) -> None:
+    def __init__(
+        self, net: nn.Module, *, check: bool = True, chunk: int | None = None, router_loss: float = 0.0
+    ) -> None:
         super().__init__()
         self.net = net
         self.chunk = chunk
+        self.recompute = False
         net.eval()  # dropout off: a shared trunk would share its mask
         self.apart = not use_tree_attention(net)
         if check:
@@ -162,18 +168,18 @@ class Policy(nn.Module):
             self.apart = self.apart or (kind not in TESTED and not check_tree(net))
             if self.apart:
                 log.warning("%s: a shared prompt changes its results, so each sequence is computed apart, slower", kind)
+        self.weigh_router(router_loss)
+
+    def weigh_router(self, weight: float) -> None:
+        """Sets `router_loss`. Raises InputError where the model has no router, or computes sequences apart."""
+        self.router_loss = weight
+        self.top_k = experts_per_token(unwrapped(self.net)) if weight else 0
+        if self.apart and weight:
+            raise InputError("the router loss needs a model that computes a shared prompt once: set router_loss to 0")
 
     def train(self, mode: bool = True) -> "Policy":
         """Does nothing: the model stays in evaluation mode, in which it is trained too."""
         return self
-
-    def checkpoint_layers(self) -> None:
-        """Keeps only the input of each layer, which is then computed again in the backward."""
-        model = unwrapped(self.net)
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        for module in model.modules():
-            if isinstance(module, GradientCheckpointingLayer):
-                module.training = True  # the library's condition; the parts of the layer stay without dropout
 
     @property
     def head(self) -> Head:
@@ -182,9 +188,21 @@ class Policy(nn.Module):
 
     def forward(self, forest: Forest, temperature: float = 1.0, entropy: bool = False) -> TokenLogp:
         """Log-probabilities of the scored tokens of a forest on the model's device."""
-        return score_tokens(
-            self.net, forest, temperature=temperature, entropy=entropy, chunk=self.chunk, apart=self.apart
+        with recomputed_layers(unwrapped(self.net), self.recompute):
+            return self._scored(forest, temperature, entropy)
+
+    def _scored(self, forest: Forest, temperature: float, entropy: bool) -> TokenLogp:
+        if not self.router_loss:
+            return score_tokens(
+                self.net, forest, temperature=temperature, entropy=entropy, chunk=self.chunk, apart=self.apart
+            )
+        found = body_of(unwrapped(self.net))(**forest_arguments(forest), output_router_logits=True)
+        hidden_NH = found.last_hidden_state[0][forest.source_N]
+        scored = token_logp(
+            self.head, hidden_NH, forest.target_N, temperature=temperature, entropy=entropy, chunk=self.chunk
         )
+        aux = self.router_loss * router_loss(found.router_logits, row_weights(forest), self.top_k)
+        return scored._replace(aux=aux)
 
     def num_parameters(self) -> dict[str, int]:
         """Counts of all and of trainable parameters."""

@@ -1,7 +1,9 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685; rsLoRA, arXiv 2312.03732) on any linear layers, through peft."""
+"""Low-rank adapters (LoRA, arXiv 2106.09685; rsLoRA, arXiv 2312.03732) on any linear layers, and rows of new tokens,
+through peft."""
 
 import logging
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +25,29 @@ ALL_LINEAR = "all-linear"
 class LoraSettings:
     """`targets` are names of linear layers (the last part of their path, or more of it), or "all-linear": all but the
     heads. The adapter is scaled by alpha / rank, with `rslora` by alpha / sqrt(rank). `full` are modules that are
-    trained whole, such as a scalar head ("score")."""
+    trained whole, such as a scalar head ("score"). `token_rows` are ids whose rows of the embeddings, and of the output
+    head where there is one, are trained too; tied ones stay tied."""
 
     rank: int = 16
     alpha: float = 32.0
     targets: tuple[str, ...] = (ALL_LINEAR,)
     rslora: bool = False
     full: tuple[str, ...] = ()
+    token_rows: tuple[int, ...] = ()
+
+
+def token_ids(tokenizer: Any, tokens: Sequence[str]) -> tuple[int, ...]:
+    """The ids of tokens given by their text. Raises InputError for a text that is not exactly one token."""
+    found = []
+    for token in tokens:
+        ids = tokenizer(token, add_special_tokens=False)["input_ids"]
+        if len(ids) != 1:
+            raise InputError(
+                f"token_rows: {token!r} is {len(ids)} tokens of this tokenizer; only the row of a single token can be "
+                "trained: add it to the tokenizer, or leave it out"
+            )
+        found.append(int(ids[0]))
+    return tuple(found)
 
 
 def linear_names(net: nn.Module) -> list[str]:
@@ -58,9 +76,28 @@ def _targets(net: PreTrainedModel, settings: LoraSettings) -> list[str]:
     return list(chosen)
 
 
+def _name_of(net: PreTrainedModel, wanted: nn.Module | None) -> str:
+    return next((name for name, module in net.named_modules() if wanted is not None and module is wanted), "")
+
+
 def _head_name(net: PreTrainedModel) -> str:
-    head = net.get_output_embeddings()
-    return next((name for name, module in net.named_modules() if head is not None and module is head), "")
+    return _name_of(net, net.get_output_embeddings())
+
+
+def _row_modules(net: PreTrainedModel, settings: LoraSettings, targets: Sequence[str]) -> dict[str, list[int]] | None:
+    """Which rows of which modules are trained, as peft wants it. Tied heads follow their embeddings by themselves."""
+    if not settings.token_rows:
+        return None
+    head = _head_name(net)
+    if head in targets:
+        raise InputError(
+            f"{head} cannot have both an adapter and token_rows: leave it out of the targets, or the rows out"
+        )
+    rows = sorted(settings.token_rows)
+    names = [_name_of(net, net.get_input_embeddings())]
+    if head and not net.config.get_text_config().tie_word_embeddings:
+        names.append(head)
+    return {name: list(rows) for name in names}
 
 
 def _untie(net: PreTrainedModel) -> None:
@@ -78,13 +115,14 @@ def add_lora(net: Any, settings: LoraSettings, *, seed: int) -> PeftModel:
     """Freezes `net` and puts an adapter on it that changes nothing yet. An adapter it already has is merged first, so
     that switching the new one off gives exactly the model that came in.
 
-    Raises InputError for a rank below 1 or a target that no layer has.
+    Raises InputError for a rank below 1, a target that no layer has, or rows of a head that also gets an adapter.
     """
     if settings.rank < 1:
         raise InputError(f"rank {settings.rank}: an adapter has at least rank 1")
     if isinstance(net, PeftModel):
         net = net.merge_and_unload()  # type: ignore[operator]
     targets = _targets(net, settings)
+    rows = _row_modules(net, settings, targets)
     tied = net.config.get_text_config().tie_word_embeddings
     if tied and _head_name(net) in targets:
         _untie(net)
@@ -95,16 +133,17 @@ def add_lora(net: Any, settings: LoraSettings, *, seed: int) -> PeftModel:
         lora_dropout=0.0,  # a shared trunk would share its mask
         use_rslora=settings.rslora,
         modules_to_save=list(settings.full) or None,
+        trainable_token_indices=rows,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        adapted: Any = get_peft_model(net, config, autocast_adapter_dtype=False)
+        adapted: Any = get_peft_model(net, config)  # beside weights in bfloat16 it is float32
     return adapted.eval()
 
 
-def without_adapter(net: PeftModel) -> AbstractContextManager[None]:
-    """A context in which `net` is exactly the model that the adapter was put on."""
-    return net.disable_adapter()
+def without_adapter(net: nn.Module) -> AbstractContextManager[None]:
+    """A context in which `net` is exactly the model that the adapter was put on; without an adapter, itself."""
+    return net.disable_adapter() if isinstance(net, PeftModel) else nullcontext()
 
 
 def save_adapter(net: PeftModel, folder: Path) -> None:

@@ -13,9 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from togi.core.errors import InputError
 from togi.core.files import write_json
-from togi.core.seeds import digest
 from togi.core.sources import ModelSource, fingerprint
-from togi.model.folders import atomic_folder
+from togi.model.folders import atomic_folder, converted_folder
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +96,7 @@ def package_folder(source: ModelSource, cache: Path) -> Path:
     for path in files:
         if path.name == "config.json" and any(path.parent.glob("*.safetensors")):
             return path.parent
-    folder = cache / f"{source.name}-{digest(named)[:16]}"
+    folder = converted_folder(source, cache)
     if (folder / CONVERTED).exists():
         return folder
     pieces = _pieces(source, files)

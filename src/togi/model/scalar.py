@@ -22,6 +22,7 @@ from togi.core.sources import ModelSource
 from togi.model.forest import Forest, MicroBatch, Sequence, move, plant, split_by_tokens
 from togi.model.load import LoadedModel, load
 from togi.model.logprobs import TESTED, check_tree, hidden_states, unwrapped, use_tree_attention
+from togi.model.recompute import recomputed_layers
 from togi.text.render import render_chat
 
 Item = tuple[tuple[Message, ...], str]
@@ -77,12 +78,13 @@ class RewardModel(nn.Module):
     """A network with a scalar head that scores forests: higher is better.
 
     An architecture that is not proved by the tests runs a probe tree when `check`; where that fails, sequences are
-    computed one at a time (`apart`).
+    computed one at a time (`apart`). `recompute` is that of `Policy`.
     """
 
     def __init__(self, net: nn.Module, *, check: bool = True) -> None:
         super().__init__()
         self.net = net
+        self.recompute = False
         net.eval()
         self.apart = not use_tree_attention(net)
         kind = unwrapped(net).config.get_text_config().model_type
@@ -94,9 +96,10 @@ class RewardModel(nn.Module):
 
     def forward(self, forest: Forest) -> Tensor:
         """Scores (S,) of the forest's sequences, in fp32 or wider."""
-        hidden_SH = hidden_states(self.net, forest, apart=self.apart)[forest.last_S]
+        with recomputed_layers(unwrapped(self.net), self.recompute):
+            hidden_SH = hidden_states(self.net, forest, apart=self.apart)[forest.last_S]
         head: Any = unwrapped(self.net).score
-        score_S = head(hidden_SH)[:, 0]
+        score_S = head(hidden_SH)[:, 0].clone()  # no view: sharding ties the backward to what is returned
         return score_S.to(torch.promote_types(score_S.dtype, torch.float32))
 
 

@@ -7,13 +7,13 @@ on how the step was cut. Metrics are (sum, weight) pairs, which add over micro-b
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from togi.core.errors import StageError
+from togi.core.errors import RecipeError, StageError
 
 Metrics = dict[str, tuple[Tensor | float, Tensor | float]]
 
@@ -36,13 +36,20 @@ class Output:
     aux: Tensor | None = None
 
 
+def on_host(output: Output) -> Output:
+    """The same numbers in host memory, without their graph, so that another process can read them."""
+    moved = {f.name: getattr(output, f.name) for f in fields(output)}
+    return Output(**{name: None if value is None else value.detach().cpu() for name, value in moved.items()})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """The numbers of a micro-batch that objectives read. Sequences and pairs are never cut over micro-batches.
 
     `sequence_N` (int64) says which sequence a scored token belongs to. `old_logp_N` are of the policy that the step
-    began with (absent: of the policy itself), `ref_logp_N` of the stage's initial model, `sampler_logp_N` those that
-    the sampler reported (NaN where it did not). Pair p is (2p, 2p + 1) unless `chosen_P` and `rejected_P` are given.
+    began with (absent: of the policy itself), `ref_logp_N` of the stage's initial model and `ref_logp_S` its sums over
+    each sequence, `sampler_logp_N` those that the sampler reported (NaN where it did not). `terminator_N` (bool) marks
+    the tokens of the terminator. Pair p is (2p, 2p + 1) unless `chosen_P` and `rejected_P` are given.
     """
 
     num_sequences: int
@@ -50,7 +57,9 @@ class Batch:
     advantage_S: Tensor | None = None
     old_logp_N: Tensor | None = None
     ref_logp_N: Tensor | None = None
+    ref_logp_S: Tensor | None = None
     sampler_logp_N: Tensor | None = None
+    terminator_N: Tensor | None = None
     chosen_P: Tensor | None = None
     rejected_P: Tensor | None = None
     margin_P: Tensor | None = None
@@ -63,7 +72,9 @@ class Batch:
             "advantage_S": self.advantage_S,
             "old_logp_N": self.old_logp_N,
             "ref_logp_N": self.ref_logp_N,
+            "ref_logp_S": self.ref_logp_S,
             "sampler_logp_N": self.sampler_logp_N,
+            "terminator_N": self.terminator_N,
             "chosen_P": self.chosen_P,
             "rejected_P": self.rejected_P,
             "margin_P": self.margin_P,
@@ -93,6 +104,29 @@ def given(value: Tensor | None, name: str) -> Tensor:
     if value is None:
         raise StageError(f"the objective needs {name}, which the model or the batch did not give")
     return value
+
+
+def whole(totals: Mapping[str, float], name: str) -> float:
+    """The step's count that a loss divides by. Raises StageError where there was nothing to count."""
+    if not totals[name]:
+        raise StageError(
+            f"the step has no {name.replace('_', ' ')}, so its loss is not defined: every token is masked, or every "
+            "answer was cut off; `togi check` shows the mask of samples"
+        )
+    return totals[name]
+
+
+def check_choice(key: str, value: str, allowed: Iterable[str]) -> None:
+    """Raises RecipeError unless `value` is one of `allowed`."""
+    if value not in tuple(allowed):
+        raise RecipeError(f"objective.{key}: {value!r} is not available; allowed: {', '.join(allowed)}")
+
+
+def check_ranges(fits: Mapping[str, bool], allowed: str) -> None:
+    """Raises RecipeError naming the settings that do not fit."""
+    wrong = [name for name, fine in fits.items() if not fine]
+    if wrong:
+        raise RecipeError(f"objective: {', '.join(wrong)} out of range; allowed: {allowed}")
 
 
 def segment_sum(value_N: Tensor, sequence_N: Tensor, num_sequences: int) -> Tensor:

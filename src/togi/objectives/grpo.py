@@ -5,13 +5,19 @@
     bnpo, dapo  clipped ratio        1 / tokens                                 arXiv 2503.14476
     dr_grpo     clipped ratio        1 / (answers x max_tokens)                 arXiv 2503.20783
     cispo       capped, detached     1 / tokens                                 arXiv 2506.13585
+    luspo       clipped ratio        1 / answers, with level="sequence"         arXiv 2602.05261
+    sapo        sigmoid of ratio     1 / (length of its answer x answers)       arXiv 2511.20347
+    vespo       gamma of the         1 / tokens                                 arXiv 2602.10693
+                answer's ratio
 
-`level="sequence"` is GSPO (arXiv 2507.18071). Answers and tokens are counted over the whole step; elsewhere bnpo
-divides by the tokens of the micro-batch, so that its result depends on the cut: here it is the same as dapo.
+`level="sequence"` is GSPO (arXiv 2507.18071); `off_policy_threshold` is the mask of DeepSeek-V3.2 (arXiv 2512.02556).
+Answers and tokens are counted over the whole step; elsewhere bnpo divides by the tokens of the micro-batch, so that its
+result depends on the cut: here it is the same as dapo.
 
 Letters: N scored tokens of a micro-batch, laid end to end; S its sequences (answers).
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -24,6 +30,8 @@ from togi.objectives.base import (
     Batch,
     Metrics,
     Output,
+    check_choice,
+    check_ranges,
     given,
     mean_of,
     segment_length,
@@ -31,9 +39,13 @@ from togi.objectives.base import (
     segment_sum,
 )
 
-LossType = Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo"]
+LossType = Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "luspo", "sapo", "vespo"]
 Level = Literal["token", "sequence"]
-Surrogate = tuple[Tensor, Tensor, Tensor]  # loss_N, clipped below, clipped above
+Surrogate = tuple[Tensor, Metrics]  # what is minimised at each token (N,), and the shares that were clipped
+
+SAPO_TEMPERATURE = (1.0, 1.05)  # of tokens with positive advantage, and of the others
+VESPO_SHAPE = ((2.0, 3.0), (3.0, 2.0))  # (k, lambda) of answers with advantage >= 0, and of the others
+VESPO_LOG_RANGE = (math.log(1e-8), 20.0)  # what an answer's log ratio is clamped to
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +62,8 @@ class SamplerCorrection:
     floor: float | None = None
 
     def __post_init__(self) -> None:
-        _check_choice("correction.level", self.level, ("token", "sequence"))
-        _check_choice("correction.mode", self.mode, ("truncate", "mask"))
+        check_choice("correction.level", self.level, ("token", "sequence"))
+        check_choice("correction.mode", self.mode, ("truncate", "mask"))
         if not 0 <= (self.floor or 0.0) < self.cap:
             raise RecipeError(f"correction: needs 0 <= floor < cap, found floor {self.floor} and cap {self.cap}")
 
@@ -86,10 +98,11 @@ class GRPO:
     use_bias_correction_kl: bool = True  # the KL term is weighted by the ratio, as an estimate off policy must be
     max_tokens: int | None = None  # dr_grpo: the answer budget that it divides by
     correction: SamplerCorrection | None = None
+    off_policy_threshold: float | None = None  # nats a token: an answer with negative advantage beyond it is left out
 
     def __post_init__(self) -> None:
-        _check_choice("loss_type", self.loss_type, tuple(VARIANTS))
-        _check_choice("level", self.level, ("token", "sequence"))
+        check_choice("loss_type", self.loss_type, tuple(VARIANTS))
+        check_choice("level", self.level, ("token", "sequence"))
         _check_ranges(self)
         _check_unread(self)
 
@@ -113,8 +126,13 @@ class GRPO:
         ratio_N = _ratio(logp_N - old_N, batch, self.level)
         variant = VARIANTS[self.loss_type]
         advantage_N = given(batch.advantage_S, "advantage_S")[batch.sequence_N]
-        loss_N, low_N, high_N = variant.surrogate(self, ratio_N, logp_N, advantage_N)
-        metrics: Metrics = {"clip_low": mean_of(low_N), "clip_high": mean_of(high_N), "ratio": mean_of(ratio_N)}
+        tokens = _Tokens(logp_N, logp_N - old_N, ratio_N, advantage_N, batch)
+        loss_N, metrics = variant.surrogate(self, tokens)
+        metrics["ratio"] = mean_of(ratio_N)
+        if self.off_policy_threshold is not None:
+            kept_N = _near_policy(self.off_policy_threshold, tokens, old_N)
+            loss_N = loss_N * kept_N
+            metrics["off_policy_masked"] = mean_of(1 - kept_N)
         if self.correction is not None:
             correction_N = self.correction.weights(old_N, batch)
             loss_N = loss_N * correction_N
@@ -150,32 +168,83 @@ def _observed(output: Output, old_N: Tensor, batch: Batch) -> Metrics:
     return metrics
 
 
-# --- the two surrogates: what is minimised at a token -----------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    """What a surrogate reads about the scored tokens, each (N,): `log_ratio_N` is of the token alone, `ratio_N` of the
+    level that was asked for."""
+
+    logp_N: Tensor
+    log_ratio_N: Tensor
+    ratio_N: Tensor
+    advantage_N: Tensor
+    batch: Batch
 
 
-def _clipped(settings: GRPO, ratio_N: Tensor, logp_N: Tensor, advantage_N: Tensor) -> Surrogate:
+def _near_policy(threshold: float, tokens: _Tokens, old_N: Tensor) -> Tensor:
+    """0 on answers with negative advantage that are further than `threshold` from who sampled them, else 1: (N,).
+
+    The distance is mean(log p_sampled - log p) over the answer; the sampler's own log-probabilities where it told them.
+    """
+    batch = tokens.batch
+    sampled_N = old_N if batch.sampler_logp_N is None else batch.sampler_logp_N
+    drift_N = (sampled_N - tokens.logp_N).detach().nan_to_num(nan=0.0)
+    drift_S = segment_mean(drift_N, batch.sequence_N, batch.num_sequences)
+    return ((tokens.advantage_N >= 0) | (drift_S[batch.sequence_N] <= threshold)).to(drift_N.dtype)
+
+
+# --- the four surrogates: what is minimised at a token ----------------------------------------------------------------
+
+
+def _clipped(settings: GRPO, tokens: _Tokens) -> Surrogate:
     """-min(ratio A, clip(ratio) A); `delta` bounds what a token with negative advantage may weigh."""
+    ratio_N, advantage_N = tokens.ratio_N, tokens.advantage_N
     low, high = 1 - settings.eps, 1 + (settings.eps if settings.eps_high is None else settings.eps_high)
     inside_N = ratio_N.clamp(low, high)
     free_N = ratio_N if settings.delta is None else ratio_N.clamp(max=settings.delta)
     loss_N = -torch.minimum(free_N * advantage_N, inside_N * advantage_N)
-    return loss_N, (ratio_N < low) & (advantage_N < 0), (ratio_N > high) & (advantage_N > 0)
+    low_N, high_N = (ratio_N < low) & (advantage_N < 0), (ratio_N > high) & (advantage_N > 0)
+    return loss_N, {"clip_low": mean_of(low_N), "clip_high": mean_of(high_N)}
 
 
-def _capped(settings: GRPO, ratio_N: Tensor, logp_N: Tensor, advantage_N: Tensor) -> Surrogate:
+def _capped(settings: GRPO, tokens: _Tokens) -> Surrogate:
     """-sg[min(ratio, max_weight)] A logp: every token keeps a gradient (CISPO)."""
+    ratio_N, advantage_N = tokens.ratio_N, tokens.advantage_N
     cap = 5.0 if settings.max_weight is None else settings.max_weight
-    loss_N = -ratio_N.clamp(max=cap).detach() * advantage_N * logp_N
-    high_N = (ratio_N > cap) & (advantage_N > 0)
-    return loss_N, torch.zeros_like(high_N), high_N
+    loss_N = -ratio_N.clamp(max=cap).detach() * advantage_N * tokens.logp_N
+    return loss_N, {"clip_high": mean_of((ratio_N > cap) & (advantage_N > 0))}
 
 
-# --- the three weights of a token; each is (N,), without a graph -----------------------------------------------------
+def _soft(settings: GRPO, tokens: _Tokens) -> Surrogate:
+    """-(4 / tau) sigmoid(tau (ratio - 1)) A: a gate that closes smoothly on both sides (SAPO)."""
+    positive, other = SAPO_TEMPERATURE
+    tau_N = torch.where(tokens.advantage_N > 0, positive, other).to(tokens.ratio_N.dtype)
+    return -(4 / tau_N) * torch.sigmoid(tau_N * (tokens.ratio_N - 1)) * tokens.advantage_N, {}
+
+
+def _gamma(settings: GRPO, tokens: _Tokens) -> Surrogate:
+    """-sg[phi(W)] A logp, W the answer's ratio, phi(W) = exp(lambda + k log W - lambda W), so phi(1) = 1 (VESPO)."""
+    batch, advantage_N = tokens.batch, tokens.advantage_N
+    log_ratio_N = tokens.log_ratio_N.detach().clamp(-20.0, 20.0)
+    log_S = segment_sum(log_ratio_N, batch.sequence_N, batch.num_sequences).clamp(*VESPO_LOG_RANGE)
+    log_N = log_S[batch.sequence_N]
+    (k_up, lambda_up), (k_down, lambda_down) = VESPO_SHAPE
+    up_N = advantage_N >= 0
+    k_N = torch.where(up_N, k_up, k_down).to(log_N.dtype)
+    lambda_N = torch.where(up_N, lambda_up, lambda_down).to(log_N.dtype)
+    phi_N = (lambda_N + k_N * log_N - lambda_N * log_N.exp()).exp()
+    return -phi_N * advantage_N * tokens.logp_N, {"phi": mean_of(phi_N)}
+
+
+# --- the four weights of a token; each is (N,), without a graph -----------------------------------------------------
 
 
 def _per_answer(settings: GRPO, logp_N: Tensor, batch: Batch, totals: Mapping[str, float]) -> Tensor:
     length_S = segment_length(logp_N, batch.sequence_N, batch.num_sequences)
     return 1 / (length_S[batch.sequence_N] * max(totals["sequences"], 1.0))
+
+
+def _summed(settings: GRPO, logp_N: Tensor, batch: Batch, totals: Mapping[str, float]) -> Tensor:
+    return torch.full_like(logp_N, 1 / max(totals["sequences"], 1.0))
 
 
 def _per_token(settings: GRPO, logp_N: Tensor, batch: Batch, totals: Mapping[str, float]) -> Tensor:
@@ -189,7 +258,7 @@ def _per_budget(settings: GRPO, logp_N: Tensor, batch: Batch, totals: Mapping[st
 
 @dataclass(frozen=True, slots=True)
 class _Variant:
-    surrogate: Callable[[GRPO, Tensor, Tensor, Tensor], Surrogate]
+    surrogate: Callable[[GRPO, _Tokens], Surrogate]
     weight: Callable[[GRPO, Tensor, Batch, Mapping[str, float]], Tensor]
 
 
@@ -199,15 +268,13 @@ VARIANTS: dict[str, _Variant] = {
     "dapo": _Variant(_clipped, _per_token),
     "dr_grpo": _Variant(_clipped, _per_budget),
     "cispo": _Variant(_capped, _per_token),
+    "luspo": _Variant(_clipped, _summed),
+    "sapo": _Variant(_soft, _per_answer),
+    "vespo": _Variant(_gamma, _per_token),
 }
 
 
 # --- settings that cannot be kept -------------------------------------------------------------------------------------
-
-
-def _check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise RecipeError(f"objective.{key}: {value!r} is not available; allowed: {', '.join(allowed)}")
 
 
 def _check_ranges(settings: GRPO) -> None:
@@ -219,22 +286,30 @@ def _check_ranges(settings: GRPO) -> None:
         "max_weight": settings.max_weight is None or settings.max_weight > 0,
         "beta": settings.beta >= 0,
         "max_tokens": settings.max_tokens is None or settings.max_tokens > 0,
+        "off_policy_threshold": settings.off_policy_threshold is None or settings.off_policy_threshold > 0,
     }
-    wrong = [name for name, fine in fits.items() if not fine]
-    if wrong:
-        allowed = "0 < eps < 1, eps_high > 0, delta > 1, max_weight > 0, beta >= 0, max_tokens > 0"
-        raise RecipeError(f"objective: {', '.join(wrong)} out of range; allowed: {allowed}")
+    check_ranges(fits, "0 < eps < 1, beta >= 0, delta > 1, the others > 0")
 
 
 def _check_unread(settings: GRPO) -> None:
     """A setting that its loss type does not read is a mistake in the recipe, so it is refused."""
-    capped = settings.loss_type == "cispo"
-    if capped and (settings.eps_high is not None or settings.delta is not None):
-        raise RecipeError("objective: cispo does not clip; it reads max_weight in place of eps_high and delta")
-    if settings.max_weight is not None and not capped:
-        raise RecipeError(f"objective.max_weight: only cispo reads it, found loss_type {settings.loss_type}")
-    if (settings.max_tokens is not None) != (settings.loss_type == "dr_grpo"):
+    kind = settings.loss_type
+    clips = VARIANTS[kind].surrogate is _clipped
+    if not clips and (settings.eps_high is not None or settings.delta is not None):
+        raise RecipeError(f"objective: {kind} does not clip, so it reads neither eps_high nor delta")
+    if settings.max_weight is not None and kind != "cispo":
+        raise RecipeError(f"objective.max_weight: only cispo reads it, found loss_type {kind}")
+    if (settings.max_tokens is not None) != (kind == "dr_grpo"):
         raise RecipeError(
             "objective.max_tokens: dr_grpo needs it (the longest answer in tokens) and no other loss type reads it; "
-            f"found {settings.max_tokens} with loss_type {settings.loss_type}"
+            f"found {settings.max_tokens} with loss_type {kind}"
         )
+    level = LEVELS.get(kind, settings.level)
+    if settings.level != level:
+        raise RecipeError(f"objective.level: {kind} is defined on {level}s, found {settings.level}; set level: {level}")
+    if kind == "vespo" and settings.correction is not None:
+        raise RecipeError("objective.correction: vespo weighs whole answers by their ratio already; leave it out")
+
+
+LEVELS: dict[str, Level] = {"luspo": "sequence", "vespo": "token"}
+"""The level that a loss type is defined on, where it is only one."""

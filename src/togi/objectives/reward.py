@@ -6,12 +6,12 @@ Letters: S sequences of a micro-batch; P its preference pairs.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from togi.core.errors import RecipeError, StageError
-from togi.objectives.base import Batch, Metrics, Output, given, mean_of
+from togi.core.errors import RecipeError
+from togi.objectives.base import Batch, Metrics, Output, given, mean_of, whole
+from togi.objectives.pairs import pairs, sides
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +40,7 @@ class BradleyTerry:
     def loss(self, output: Output, batch: Batch, totals: Mapping[str, float]) -> tuple[Tensor, Metrics]:
         """The step's loss over the pairs of this micro-batch."""
         score_S = given(output.score_S, "score_S")
-        chosen_index_P, rejected_index_P = (index_P.to(score_S.device) for index_P in pairs(batch))
-        chosen_P, rejected_P = score_S[chosen_index_P], score_S[rejected_index_P]
+        chosen_P, rejected_P = sides(score_S, batch)
         difference_P = chosen_P - rejected_P
         target_P = given(batch.margin_P, "margin_P") if self.margin else 0.0
         loss_P = -logsigmoid(difference_P - target_P) + self.centring * (chosen_P + rejected_P) ** 2
@@ -51,13 +50,4 @@ class BradleyTerry:
             "score_chosen": mean_of(chosen_P),
             "score_rejected": mean_of(rejected_P),
         }
-        return loss_P.sum() / max(totals["pairs"], 1.0), metrics
-
-
-def pairs(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Indices of the chosen and of the rejected sequences: given, or the even and the odd ones. Raises StageError."""
-    if batch.chosen_P is not None and batch.rejected_P is not None:
-        return batch.chosen_P, batch.rejected_P
-    if batch.num_sequences % 2:
-        raise StageError(f"preference pairs need an even number of sequences, found {batch.num_sequences}")
-    return torch.arange(0, batch.num_sequences, 2), torch.arange(1, batch.num_sequences, 2)
+        return loss_P.sum() / whole(totals, "pairs"), metrics

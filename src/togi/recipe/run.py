@@ -1,45 +1,39 @@
-"""`togi run`: one worker, the stages in order, a report after each; nothing finished is ever done twice.
+"""`togi run`: workers, the stages in order, a report after each; nothing finished is ever done twice.
 
 The parent never imports torch. It forwards Ctrl-C and SIGTERM, turns a dead worker into a clear error, and keeps the
 run's state on disk, so that `status` and `report` need nothing but files.
 """
 
-import json
 import os
+import shlex
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from togi import __version__
-from togi.core.errors import ERRORS, InputError, Interrupted, RecipeError, StageError, TogiError, WorkerDied
+from togi.core.errors import ERRORS, InputError, Interrupted, RecipeError, StageError, TogiError
 from togi.core.files import write_json, write_text
 from togi.recipe.display import Display
 from togi.recipe.graph import Graph, Node
 from togi.recipe.lock import lock_text
 from togi.recipe.report import render
-from togi.recipe.store import is_done, manifest, run_folder, store_folder
+from togi.recipe.state import STATE, running
+from togi.recipe.store import is_done, manifest, results_digest, run_folder, store_folder
 from togi.recipe.worker import resolved_to_json
-
-# What a training process needs on glibc: freed memory stays with the process, so that it is not faulted in again
-# (1.04 to 1.18 times the speed, measured). A variable that the user has set wins.
-ENVIRONMENT = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": "100000000000",
-    "MALLOC_TOP_PAD_": "268435456",
-    "TOKENIZERS_PARALLELISM": "false",
-    "PYTHONUNBUFFERED": "1",
-}
+from togi.recipe.workers import Workers
+from togi.stages.base import RankedSettings
+from togi.stages.table import STAGES
+from togi.stages.tracking import check_trackers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What the command line of `run` says."""
+    """What the command line of `run` says; `recipe` is the path as it was typed."""
 
+    recipe: str = ""
     until: str | None = None
     redo: tuple[str, ...] = ()
     accept_numerics: bool = False
@@ -51,70 +45,6 @@ class Options:
         return self.threads or len(os.sched_getaffinity(0))
 
 
-class Worker:
-    """The process that does the work."""
-
-    def __init__(self, log: Path, threads: int) -> None:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        environment = {**ENVIRONMENT, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **os.environ}
-        self.log = log
-        with log.open("ab") as errors:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "togi.recipe.worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env=environment,
-                start_new_session=True,
-                text=True,
-                encoding="utf-8",
-            )
-
-    def do(self, command: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Sends one stage and yields its events; the last one is `done` or `failed`. Raises WorkerDied."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        try:
-            self.process.stdin.write(json.dumps(command) + "\n")
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            self._died(command["name"])
-        for line in self.process.stdout:
-            event = json.loads(line)
-            yield event
-            if event["event"] in ("done", "failed"):
-                return
-        self._died(command["name"])
-
-    def _died(self, stage: str) -> None:
-        code = self.process.wait()
-        if code == -signal.SIGKILL:
-            why = "was killed (SIGKILL); when nobody did that, the machine ran out of memory: lower batch sizes"
-        elif code < 0:
-            why = f"was ended by signal {signal.Signals(-code).name}"
-        else:
-            last = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-            what = last[0] if last else "no message"
-            why = f"stopped with a fault of togi's own ({what}); the traceback is in {self.log}"
-        raise WorkerDied(f"stage {stage}: the worker {why}. Everything finished is saved: run the same command again")
-
-    def stop(self) -> None:
-        """Asks the worker to save and stop; a second call ends it at once."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-
-    def close(self) -> None:
-        """Ends the worker: it leaves when its input closes."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        if self.process.poll() is None:
-            self.process.stdin.close()
-        try:
-            self.process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.process.stdout.close()
-
-
 class Run:
     """One `togi run` of a graph."""
 
@@ -124,7 +54,7 @@ class Run:
         self.display = display
         self.store = store_folder()
         self.folder = run_folder(graph.recipe.name)
-        self.worker: Worker | None = None
+        self.workers: Workers | None = None
         self.interrupted = False
         self.cached: dict[str, bool] = {}
         self.failed: dict[str, str] = {}
@@ -133,9 +63,14 @@ class Run:
     def run(self) -> None:
         """Does everything that is not done. Raises the TogiError that ended it; state and report are written first."""
         names = self._wanted()
+        check_trackers(self.graph.recipe.track)
         self._redo()
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / "recipe.lock.yaml", lock_text(self.graph))
+        with running(self.folder):
+            self._run(names)
+
+    def _run(self, names: list[str]) -> None:
         previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
             for name in names:
@@ -145,8 +80,8 @@ class Run:
             self._state("interrupted" if isinstance(error, Interrupted) else "failed", str(error))
             raise
         finally:
-            if self.worker is not None:
-                self.worker.close()
+            if self.workers is not None:
+                self.workers.close()
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
@@ -165,23 +100,44 @@ class Run:
     def _stage(self, node: Node) -> None:
         folder = self.store / node.folder_name
         self._link(node.name, folder)
-        self.cached[node.name] = is_done(folder)
+        self.cached[node.name] = is_done(folder) and self._is_current(node, folder)
         if self.cached[node.name]:
             self.display.cached(node.name, node.settings.type)
             return
         if self.interrupted:
             raise Interrupted("stopped; everything finished is saved")
         self.display.start(node.name, node.settings.type)
-        if self.worker is None:
-            self.worker = Worker(self.folder / "worker.log", self.options.worker_threads)
         self._state("running", running=node.name)
-        for event in self.worker.do(self._command(node, folder)):
+        for event in self._workers_for(node).do(self._command(node, folder)):
             self.display.event(event)
             if event["event"] == "failed":
                 self.failed[node.name] = event["message"]
                 raise ERRORS.get(event["kind"], StageError)(event["message"])
         self.display.done(node.name, manifest(folder)["seconds"])
         self._state("running")
+
+    def _made_from(self, node: Node) -> list[str]:
+        """What the stages before came to, without their names: other recipes may call them otherwise."""
+        return [results_digest(self.store / self.graph.nodes[name].folder_name) for name in node.parents]
+
+    def _is_current(self, node: Node, folder: Path) -> bool:
+        """Whether finished work was made from what its inputs hold now; else it is forgotten, aloud: an input was done
+        again and came to something else."""
+        if manifest(folder).get("made_from") == self._made_from(node):
+            return True
+        self.display.note(f"{node.name}: what it was made from has changed, so it is done again")
+        clear_stage(folder)
+        return False
+
+    def _workers_for(self, node: Node) -> Workers:
+        """The processes at hand, or new ones where the stage wants another number of them."""
+        size = processes(node)
+        if self.workers is not None and self.workers.size != size:
+            self.workers.close()
+            self.workers = None
+        if self.workers is None:
+            self.workers = Workers(self.folder / "worker.log", self.options.worker_threads, size)
+        return self.workers
 
     def _command(self, node: Node, folder: Path) -> dict[str, Any]:
         inputs = self.graph.resolve(node, self.store)
@@ -191,11 +147,14 @@ class Run:
             "cache": str(self.store),
             "seed": node.seed,
             "fingerprint": node.fingerprint,
+            "made_from": self._made_from(node),
             "settings": node.settings.model_dump(mode="json"),
             "inputs": {ref: resolved_to_json(value) for ref, value in inputs.items()},
-            "threads": self.options.worker_threads,
+            "threads": max(1, self.options.worker_threads // processes(node)),
             "accept_numerics": self.options.accept_numerics,
             "compute": self.options.compute,
+            "recipe": self.graph.recipe.name,
+            "track": self.graph.recipe.track,
         }
 
     def _link(self, name: str, folder: Path) -> None:
@@ -205,25 +164,26 @@ class Run:
         link.symlink_to(os.path.relpath(folder, self.folder))
 
     def _on_signal(self, number: int, frame: Any) -> None:
-        if self.interrupted and self.worker is not None:
-            self.worker.process.kill()
+        if self.interrupted and self.workers is not None:
+            self.workers.kill()
         self.interrupted = True
         self.display.note("stopping: the work at hand is finished and saved first; once more to stop at once")
-        if self.worker is not None:
-            self.worker.stop()
+        if self.workers is not None:
+            self.workers.stop()
 
     def _state(self, state: str, error: str | None = None, running: str | None = None) -> None:
         stages = [self._stage_state(node, running) for node in self.graph.nodes.values()]
         value = {
             "name": self.graph.recipe.name,
             "state": state,
+            "pid": os.getpid(),
             "started": self.started,
             "seconds": round(time.time() - self.started, 1),
             "stages": stages,
             "error": error,
             "versions": {"togi": __version__, "python": sys.version.split()[0]},
         }
-        write_json(self.folder / "state.json", value)
+        write_json(self.folder / STATE, value)
         try:
             render(self.folder)
         except InputError as wrong:  # told, but never in the place of what the run itself ended with
@@ -243,7 +203,13 @@ class Run:
             "cached": self.cached.get(node.name, False),
             "inputs": node.parents,
             "error": self.failed.get(node.name),
+            "chat": chat_command(self.options.recipe, node) if done else None,
         }
+
+
+def processes(node: Node) -> int:
+    """How many processes do a stage."""
+    return node.settings.processes if isinstance(node.settings, RankedSettings) else 1
 
 
 def clear_stage(folder: Path) -> None:
@@ -256,3 +222,10 @@ def clear_stage(folder: Path) -> None:
                 path.rmdir()
         else:
             path.unlink()
+
+
+def chat_command(recipe: str, node: Node) -> str | None:
+    """How to talk to what a stage made; None where it makes no model that talks."""
+    if not recipe or STAGES[node.settings.type].yields != "model":
+        return None
+    return f"togi chat {shlex.quote(recipe)} {node.name}"

@@ -7,7 +7,7 @@ members of a union.
 import difflib
 import types
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
@@ -73,6 +73,7 @@ class Recipe:
     data: dict[str, DataSpec]
     stages: dict[str, StageSettings]
     tree: Tree
+    track: tuple[str, ...] = ()
 
 
 class _Head(Settings):
@@ -81,6 +82,14 @@ class _Head(Settings):
     models: dict[str, dict[str, Any]] = Field(default_factory=dict)
     data: dict[str, dict[str, Any]] = Field(default_factory=dict)
     stages: dict[str, dict[str, Any]] = Field(min_length=1)
+    track: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = Field(
+        default=(), description="where metrics are shown besides metrics.jsonl; secrets come from the environment"
+    )
+
+    @field_validator("track", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
 
 def validate(tree: Tree) -> Recipe:
@@ -100,7 +109,8 @@ def validate(tree: Tree) -> Recipe:
             seen[name] = section
     if problems:
         raise RecipeError("\n".join(problems))
-    return Recipe(head.name, head.seed, models, data, {k: v for k, v in stages.items() if v is not None}, tree)
+    good = {name: stage for name, stage in stages.items() if stage is not None}
+    return Recipe(head.name, head.seed, models, data, good, tree, head.track)
 
 
 def _section(cls: type[S], section: str, tree: Tree, problems: list[str]) -> dict[str, S]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from togi.core.errors import StageError
 from togi.core.files import read_json, write_json
+from togi.core.seeds import digest
 from togi.stages.base import file_hash
 
 
@@ -31,16 +32,23 @@ def is_done(folder: Path) -> bool:
     return (folder / "DONE").exists()
 
 
-def mark_done(folder: Path, fingerprint: str, seconds: float) -> None:
-    """Writes the manifest with the hashes of everything under output/ and of the metrics; it comes last."""
+def mark_done(folder: Path, fingerprint: str, seconds: float, made_from: list[str]) -> None:
+    """Writes the manifest with the hashes of everything under output/; it comes last. `made_from` are the digests of
+    the inputs' own results."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and _is_result(path, folder)]
     hashes = {str(path.relative_to(folder)): file_hash(path) for path in files}
-    write_json(folder / "DONE", {"fingerprint": fingerprint, "seconds": seconds, "files": hashes})
+    value = {"fingerprint": fingerprint, "seconds": seconds, "made_from": made_from, "files": hashes}
+    write_json(folder / "DONE", value)
 
 
 def manifest(folder: Path) -> dict[str, Any]:
     """The DONE manifest of a finished stage."""
     return read_json(folder / "DONE")
+
+
+def results_digest(folder: Path) -> str:
+    """A digest of the results of a finished stage."""
+    return digest(manifest(folder)["files"])
 
 
 def _is_result(path: Path, folder: Path) -> bool:

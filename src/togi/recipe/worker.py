@@ -1,8 +1,9 @@
-"""The worker process: does stages, one after the other, in the environment that training needs.
+"""The worker process, one rank of a stage or the only one: does stages in the environment that training needs.
 
 It is told what to do by JSON lines on standard input and answers with JSON lines on the descriptor that standard output
 had at its start; anything that a library prints goes to standard error instead. When standard input closes, because the
-parent died, it ends at once: everything finished is on disk.
+parent died, it ends at once: everything finished is on disk. Of several ranks, only rank 0 tells how the work goes and
+writes files; the others tell how they ended.
 """
 
 import errno
@@ -16,7 +17,9 @@ import signal
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
@@ -24,11 +27,14 @@ from typing import Any, TextIO
 from togi import __version__
 from togi.core.errors import StageError, TogiError
 from togi.core.files import install_fault, read_json, write_json
+from togi.core.ranks import ALONE, Ranks
 from togi.core.sources import ModelSource
 from togi.recipe.store import clear_leftovers, is_done, locked, mark_done
 from togi.stages.base import Context, Control, Resolved
+from togi.stages.resources import Resources
 from togi.stages.table import STAGES
 
+LAST_WORDS = ("done", "failed", "crashed")
 LIBRARIES = ("torch", "transformers", "numpy", "peft")
 
 
@@ -38,15 +44,20 @@ def main() -> None:
         install_fault(os.environ["TOGI_CRASH_AT"])
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
-    control = Control(send=lambda event: _send(answers, event))
+    rank, size, rendezvous = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    control = Control(send=lambda event: _send(answers, event, rank))
+    sys.excepthook = crash = partial(_crash, control)
     signal.signal(signal.SIGTERM, lambda *_: setattr(control, "stop", True))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the parent, which tells us
     commands: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_listen, args=(commands,), daemon=True).start()
+    ranks: Ranks | None = None
     while True:
         command = commands.get()
         try:
-            _do(command, control)
+            ranks = ranks or _meet(rank, size, rendezvous)
+            sys.excepthook = crash  # torch.distributed has put its own there
+            _do(command, control, ranks)
             control.send({"event": "done", "stage": command["name"]})
         except TogiError as error:
             _fail(control, command, type(error).__name__, str(error))
@@ -65,20 +76,35 @@ def _listen(commands: "queue.Queue[dict[str, Any]]") -> None:
     os._exit(0)  # the parent is gone
 
 
-def _send(answers: TextIO, event: dict[str, Any]) -> None:
-    answers.write(json.dumps(event, ensure_ascii=False) + "\n")
+def _send(answers: TextIO, event: dict[str, Any], rank: int) -> None:
+    if rank == 0 or event["event"] in LAST_WORDS:
+        answers.write(json.dumps(event, ensure_ascii=False) + "\n")
 
 
 def _fail(control: Control, command: dict[str, Any], kind: str, message: str) -> None:
-    control.send({"event": "failed", "stage": command["name"], "kind": kind, "message": message})
+    failed = {"event": "failed", "stage": command["name"], "kind": kind, "message": message}
+    control.send({**failed, "when": time.monotonic()})
 
 
-def _do(command: dict[str, Any], control: Control) -> None:
+def _crash(control: Control, *error: Any) -> None:
+    """Says that this rank ends, before others can say that they miss it; the traceback goes to the log."""
+    control.send({"event": "crashed", "when": time.monotonic()})
+    sys.__excepthook__(*error)
+    sys.stderr.flush()
+    os._exit(1)  # an orderly end may wait for ranks that wait for this one
+
+
+def _meet(rank: int, size: int, rendezvous: str) -> Ranks:
+    """The ranks of a stage, once all of them are there."""
+    return ALONE if size == 1 else importlib.import_module("togi.train.ranks").join(rank, size, rendezvous)
+
+
+def _do(command: dict[str, Any], control: Control, ranks: Ranks) -> None:
     folder = Path(command["folder"])
     stage = STAGES[command["settings"]["type"]]
     settings = stage.settings.model_validate(command["settings"])
-    with locked(folder):
-        if is_done(folder):
+    with locked(folder) if ranks.first else nullcontext():
+        if ranks.once(lambda: is_done(folder)):
             return
         inputs = {ref: _resolved(value) for ref, value in command["inputs"].items()}
         context = Context(
@@ -89,21 +115,39 @@ def _do(command: dict[str, Any], control: Control) -> None:
             inputs=inputs,
             control=control,
             compute=command["compute"],
+            ranks=ranks,
+            recipe=command["recipe"],
+            track=tuple(command["track"]),
         )
         start = time.perf_counter()
         work = importlib.import_module(stage.work)
-        _check_numerics(folder, command)
-        clear_leftovers(folder)
-        if not (folder / "settings.json").exists():
-            write_json(folder / "settings.json", command["settings"])
-        before = _spent(folder)
+        before = ranks.once(lambda: _prepare(folder, command, ranks.size))
         try:
-            work.run(settings, context)
-            context.finish()
-            mark_done(folder, command["fingerprint"], before + time.perf_counter() - start)
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            if isinstance(settings, Resources):
+                fitting = importlib.import_module("togi.stages.fitting_work")
+                work.run(fitting.begin(settings, context), context)
+                fitting.finish(context)
+            else:
+                work.run(settings, context)
+            ranks.once(lambda: _finish(context, command, before + time.perf_counter() - start))
         finally:
-            write_json(folder / "spent.json", before + time.perf_counter() - start)
+            if ranks.first:
+                write_json(folder / "spent.json", before + time.perf_counter() - start)
+
+
+def _prepare(folder: Path, command: dict[str, Any], size: int) -> float:
+    """Makes the folder ready to begin or to go on; the seconds that earlier, interrupted runs of the stage took."""
+    _check_numerics(folder, command, size)
+    clear_leftovers(folder)
+    if not (folder / "settings.json").exists():
+        write_json(folder / "settings.json", command["settings"])
+    return _spent(folder)
+
+
+def _finish(context: Context, command: dict[str, Any], seconds: float) -> None:
+    context.finish()
+    mark_done(context.folder, command["fingerprint"], seconds, command["made_from"])
+    shutil.rmtree(context.folder / "checkpoints", ignore_errors=True)
 
 
 def _spent(folder: Path) -> float:
@@ -123,10 +167,11 @@ def resolved_to_json(value: Resolved) -> dict[str, Any]:
     return {"kind": value.kind, "source": source, "folder": str(value.folder) if value.folder else None}
 
 
-def _check_numerics(folder: Path, command: dict[str, Any]) -> None:
+def _check_numerics(folder: Path, command: dict[str, Any], size: int) -> None:
     """An unfinished stage goes on only under the numerics it began with: other libraries give other bits."""
     micro_batch = command["settings"].get("micro_batch_tokens")
     now = {**numerics(command["threads"]), "micro_batch_tokens": micro_batch, "compute": command["compute"]}
+    now["processes"] = size
     path = folder / "numerics.json"
     if path.exists() and not command["accept_numerics"]:
         before = read_json(path)

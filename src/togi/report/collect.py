@@ -28,6 +28,7 @@ class _Stage(BaseModel):
     fingerprint: str = ""
     inputs: list[str] = []
     error: str | None = None
+    chat: str | None = None
 
 
 class _Run(BaseModel):
@@ -98,11 +99,12 @@ def _stage(stage: _Stage, folder: Path) -> StageView:
         alarms=_lines(folder / "alarms.jsonl", ALARMS),
         rows=summary.table,
         answers=summary.answers,
-        summary=_rest(summary),
+        summary={**_rest(summary), **_memory(folder)},
         settings=_optional(folder / "settings.json", OBJECT) or {},
         numerics=_optional(folder / "numerics.json", OBJECT) or {},
         files=done.files,
         error=stage.error,
+        chat=stage.chat,
     )
 
 
@@ -110,6 +112,13 @@ def _rest(summary: _Summary) -> Mapping[str, Any]:
     """What a stage says beyond the fields that have their own place; further counts are part of it."""
     counts = {f"count of {name}": count for name, count in summary.counts.items() if name not in ("in", "out")}
     return {**counts, **(summary.model_extra or {})}
+
+
+def _memory(folder: Path) -> dict[str, Any]:
+    """What a training stage needed against what was predicted, in GB."""
+    found = _optional(folder / "memory.json", OBJECT) or {}
+    sizes = {f"{key} peak memory (GB)": round(found[key] / 1e9, 3) for key in ("predicted", "measured") if key in found}
+    return {**sizes, "micro_batch_tokens": found["micro_batch_tokens"]} if sizes else {}
 
 
 def _metrics(path: Path) -> list[dict[str, Any]]:

@@ -67,7 +67,8 @@ class AlarmView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageView:
-    """One stage: its place in the graph, its records in and out, what it measured and what it was told."""
+    """One stage: its place in the graph, its records in and out, what it measured and what it was told. `chat` is the
+    command that talks to the model it made."""
 
     name: str
     type: str
@@ -88,6 +89,7 @@ class StageView:
     numerics: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     error: str | None = None
+    chat: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from togi.rewards.guards import Guard, Watch
 from togi.rewards.language import Detector, LanguageCheck
 from togi.rewards.length import LengthCheck
 from togi.rewards.model import ModelGrader
+from togi.rewards.overlong import OverlongGrader
 from togi.rewards.pattern import PatternCheck
 from togi.rewards.repetition import RepetitionCheck
 from togi.rewards.settings import (
@@ -25,6 +26,7 @@ from togi.rewards.settings import (
     LanguageGate,
     LengthGate,
     ModelTerm,
+    OverlongTerm,
     PatternGate,
     RewardSettings,
     TerminatorGate,
@@ -101,9 +103,12 @@ def _language(settings: LanguageGate, detect: Detector | None) -> LanguageCheck:
 
 
 def _term(settings: AnyTerm, around: Surroundings) -> Term:
+    name, grader = term_name(settings), _grader(settings, around)
+    if isinstance(settings, OverlongTerm):
+        return Term(name=name, grader=grader, weight=settings.weight)
     return Term(
-        name=term_name(settings),
-        grader=_grader(settings, around),
+        name=name,
+        grader=grader,
         weight=settings.weight,
         cap=settings.cap,
         negative_scale=settings.negative_scale,
@@ -111,6 +116,8 @@ def _term(settings: AnyTerm, around: Surroundings) -> Term:
 
 
 def _grader(settings: AnyTerm, around: Surroundings) -> Grader:
+    if isinstance(settings, OverlongTerm):
+        return OverlongGrader(max_tokens=settings.max_tokens, cache_tokens=settings.cache_tokens, name=settings.name)
     if not isinstance(settings, ModelTerm):
         return FunctionGrader(function=load_function(Path(settings.file), settings.name), name=settings.name)
     if settings.scorer not in around.scorers:

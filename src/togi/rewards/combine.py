@@ -68,15 +68,18 @@ class Reward:
         """Grades the answers to one prompt, in order."""
         return self.grade_groups([(prompt, completions)])[0]
 
-    def grade_groups(self, groups: Sequence[tuple[Prompt, Sequence[Completion]]]) -> list[list[Graded]]:
-        """Grades the answers to several prompts; every term is asked once, about all of them."""
+    def grade_groups(
+        self, groups: Sequence[tuple[Prompt, Sequence[Completion]]], earlier: Sequence[Graded] = ()
+    ) -> list[list[Graded]]:
+        """Grades the answers to several prompts; every term is asked once, about all of them. The share that graders
+        may fail on is taken of these answers and of those graded `earlier`."""
         states = [[self._begin(prompt, completion) for completion in completions] for prompt, completions in groups]
         everything = [state for group in states for state in group]
         for state in everything:
             self._pass_gates(state)
         for term in self.terms:
             _ask(term, [state for state in everything if state.open])
-        self._check_failures([state.failed for state in everything])
+        self._check_failures([row.failed for row in (*earlier, *everything)])
         return [[self._end(state) for state in group] for group in states]
 
     def _begin(self, prompt: Prompt, completion: Completion) -> "_State":

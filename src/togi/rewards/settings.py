@@ -84,11 +84,16 @@ class TermSettings(Settings):
     """What every term has."""
 
     weight: float = 1.0
+
+
+class ScoreTerm(TermSettings):
+    """What every term has whose score may be shaped."""
+
     cap: float | None = Field(default=None, ge=0, description="the largest score that counts")
     negative_scale: float = Field(default=1.0, ge=0, description="what negative scores are multiplied by")
 
 
-class ModelTerm(TermSettings):
+class ModelTerm(ScoreTerm):
     """A reward model."""
 
     type: Literal["model"] = "model"
@@ -96,7 +101,7 @@ class ModelTerm(TermSettings):
     name: str | None = Field(default=None, min_length=1, description="name in the logs; the scorer's when absent")
 
 
-class FunctionTerm(TermSettings):
+class FunctionTerm(ScoreTerm):
     """A function `f(prompt, completion) -> number` of a Python file."""
 
     type: Literal["function"] = "function"
@@ -104,10 +109,33 @@ class FunctionTerm(TermSettings):
     name: str = Field(min_length=1, description="the function, and its name in the logs")
 
 
+class OverlongTerm(TermSettings):
+    """Soft punishment of long answers: 0, a straight line over the last `cache_tokens`, -1 from `max_tokens` on."""
+
+    type: Literal["overlong"] = "overlong"
+    weight: float = Field(default=1.0, gt=0, description="what the punishment, 0 to -1, is multiplied by")
+    max_tokens: int = Field(ge=2, description="sampled tokens, terminator included, from which it is -1")
+    cache_tokens: int = Field(ge=1, description="tokens before max_tokens over which it grows")
+    name: str = Field(default="overlong", min_length=1, description="name in the logs")
+
+    @model_validator(mode="after")
+    def _begins_late(self) -> Self:
+        if self.cache_tokens >= self.max_tokens:
+            raise ValueError(
+                f"cache_tokens is {self.cache_tokens} and max_tokens {self.max_tokens}: every answer would be punished"
+            )
+        return self
+
+    @property
+    def free_tokens(self) -> int:
+        """The longest answer that is not punished, in tokens."""
+        return self.max_tokens - self.cache_tokens
+
+
 AnyGate = Annotated[
     TerminatorGate | LanguageGate | LengthGate | RepetitionGate | EchoGate | PatternGate, Field(discriminator="type")
 ]
-AnyTerm = Annotated[ModelTerm | FunctionTerm, Field(discriminator="type")]
+AnyTerm = Annotated[ModelTerm | FunctionTerm | OverlongTerm, Field(discriminator="type")]
 
 
 def gate_name(gate: AnyGate) -> str:

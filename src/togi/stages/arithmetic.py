@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 
 from togi.core.files import read_json, write_json
+from togi.core.ranks import Ranks
 from togi.core.seeds import digest
 from togi.model.numerics import Numerics, apply_numerics, choose_numerics, processor
 from togi.objectives.base import Output
@@ -25,7 +26,7 @@ def device() -> torch.device:
 
 def arithmetic(context: Context) -> Numerics:
     """What this machine computes with, applied; told once a worker."""
-    found, fresh = _chosen(context.cache, context.compute), _chosen.cache_info().hits == 0
+    found, fresh = _chosen(context.cache, context.compute, context.ranks), _chosen.cache_info().hits == 0
     if fresh:
         context.log(found.describe())
     return found
@@ -38,9 +39,9 @@ def in_machine_type(forward: Callable[[Inputs], Output], context: Context) -> Ca
 
 
 @lru_cache(maxsize=1)
-def _chosen(cache: Path, compute: str) -> Numerics:
+def _chosen(cache: Path, compute: str, ranks: Ranks) -> Numerics:
     if compute == "auto":
-        found = _measured(cache)
+        found = ranks.once(lambda: _measured(cache))
     else:
         base = Numerics(
             device=device().type,

@@ -18,8 +18,9 @@ from pydantic import Field
 from togi.core.codec import read_records, write_records
 from togi.core.errors import InputError, Interrupted
 from togi.core.files import append_line, cut_torn_line, read_json, read_lines, write_json
+from togi.core.ranks import ALONE, Ranks
 from togi.core.records import Drop, Record
-from togi.core.settings import Ref, Settings
+from togi.core.settings import Ref, Settings, place
 from togi.core.sources import ModelSource
 
 RECORDS_FILE = "output/records.parquet"
@@ -31,6 +32,14 @@ class StageSettings(Settings):
 
     type: str
     seed: int | None = Field(default=None, ge=0, description="seed of this stage; the recipe's when absent")
+
+
+class RankedSettings(StageSettings):
+    """Settings of a stage whose work several processes can do together: all that train a model."""
+
+    processes: int = place(
+        1, "processes that train together, each with its share of the weights and micro-batches", ge=1, le=1024
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +73,8 @@ class Control:
 
 @dataclass(slots=True)
 class Context:
-    """A running stage's folder, seed, inputs and voice."""
+    """A running stage's folder, seed, inputs and voice. With several `ranks`, only rank 0 writes into the folder and
+    speaks; all of them call everything here at the same places."""
 
     name: str
     folder: Path
@@ -73,6 +83,9 @@ class Context:
     inputs: dict[str, Resolved]
     control: Control
     compute: str = "auto"
+    ranks: Ranks = ALONE
+    recipe: str = ""
+    track: tuple[str, ...] = ()
     counts: dict[str, int] = field(default_factory=dict)
     drops: list[Drop] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
@@ -111,12 +124,13 @@ class Context:
     def alarm(self, name: str, message: str, **fields: Any) -> None:
         """Something that a person should see: in the log, in the report, kept in the stage's folder."""
         alarm = {"name": name, "message": message, **fields}
-        append_line(self.folder / "alarms.jsonl", alarm)
+        if self.ranks.first:
+            append_line(self.folder / "alarms.jsonl", alarm)
         self.control.send({"event": "alarm", "stage": self.name, **alarm})
 
     def check_stop(self) -> None:
         """Raises Interrupted if someone asked to stop. Called where everything finished is saved."""
-        if self.control.stop:
+        if self.ranks.any(self.control.stop):
             raise Interrupted(f"stage {self.name}: stopped; everything finished is saved")
 
     # --- work -------------------------------------------------------------------------------------------------
@@ -129,21 +143,36 @@ class Context:
         A unit is committed by renaming its file, then by a line in the journal with the file's hash; a unit whose
         line is missing, or whose file does not match it, is done again.
         """
-        journal = self.folder / "journal.jsonl"
-        cut_torn_line(journal)
-        committed = {line["unit"]: line["sha256"] for line in read_lines(journal) if "unit" in line}
+        committed = self.ranks.once(self._committed)
         values = []
         for number in range(count):
-            unit = f"{name}-{number:06d}"
-            path = self.folder / "units" / f"{unit}.json"
-            if unit not in committed or not path.exists() or file_hash(path) != committed[unit]:
-                self.check_stop()
-                write_json(path, make(number))
-                if unit not in committed:
-                    append_line(journal, {"unit": unit, "of": count, "sha256": file_hash(path)})
-            values.append(read_json(path))
+            values.append(self._unit(f"{name}-{number:06d}", committed, lambda n=number: make(n), count))
             self.progress(number + 1, count, name)
         return values
+
+    def _committed(self) -> dict[str, str]:
+        """Units that the journal names, with the hashes of their files."""
+        journal = self.folder / "journal.jsonl"
+        cut_torn_line(journal)
+        return {line["unit"]: line["sha256"] for line in read_lines(journal) if "unit" in line}
+
+    def _unit(self, unit: str, committed: dict[str, str], make: Callable[[], Any], count: int) -> Any:
+        """The value of one unit, made if it is not there."""
+        path = self.folder / "units" / f"{unit}.json"
+
+        def whole() -> bool:
+            return unit in committed and path.exists() and file_hash(path) == committed[unit]
+
+        def commit(value: Any) -> None:
+            write_json(path, value)
+            if unit not in committed:
+                append_line(self.folder / "journal.jsonl", {"unit": unit, "of": count, "sha256": file_hash(path)})
+
+        if not self.ranks.once(whole):
+            self.check_stop()
+            value = make()
+            self.ranks.once(lambda: commit(value))
+        return self.ranks.once(lambda: read_json(path))
 
     def drop(self, record: Record, reason: str) -> None:
         """Counts a record that leaves the road here."""
@@ -152,7 +181,8 @@ class Context:
     def write(self, kind: str, records: Sequence[Record]) -> None:
         """Writes the stage's records: its output."""
         self.counts["out"] = len(records)
-        write_records(self.folder / RECORDS_FILE, kind, records)
+        if self.ranks.first:
+            write_records(self.folder / RECORDS_FILE, kind, records)
 
     def finish(self) -> None:
         """Writes what the report reads: counts, drops by reason, and the stage's own summary."""

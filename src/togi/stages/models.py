@@ -1,16 +1,22 @@
 """Models for stages: kept while the worker lives where they are only read, fresh where they are trained."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 
+from togi.core.seeds import derive
 from togi.core.settings import ModelRef, ScorerRef
 from togi.core.sources import ModelSource
-from togi.model.load import LoadedModel, load
+from togi.model.load import LoadedModel, load, save_model
+from togi.model.lora import LoraSettings, add_lora, token_ids
 from togi.model.scalar import ModelScorer, load_reward_model
 from togi.stages.arithmetic import arithmetic, device
 from togi.stages.base import MODEL_FOLDER, Context
+from togi.stages.lora import Lora
+from togi.stages.resources import Resources
 from togi.text.render import check_template
 
 KEPT = 4
@@ -29,17 +35,59 @@ def _kept_scorer(source: ModelSource, cache: Path, dtype: torch.dtype) -> ModelS
 
 def load_model(context: Context, ref: ModelRef) -> LoadedModel:
     """A model to read from; its template is checked against its tokenizer. Do not change its weights."""
-    model = _kept(context.model(ref), context.cache, arithmetic(context).dtype)
+    source, dtype = context.model(ref), arithmetic(context).dtype
+    model = _converted_once(context, source, lambda: _kept(source, context.cache, dtype))
     check_template(model.template, model.tokenizer)
     return model
 
 
-def load_trainable(context: Context, ref: ModelRef) -> LoadedModel:
-    """A model of one's own, to be trained: its weights are float32, whatever products are computed in."""
-    arithmetic(context)
-    model = load(context.model(ref), context.cache, device=device())
+def load_trainable(context: Context, ref: ModelRef, resources: Resources | None = None) -> LoadedModel:
+    """A model of one's own, to be trained: its weights are float32, whatever products are computed in, unless
+    `resources` want them otherwise. With an adapter in `resources` it has a fresh one, and only that is trained.
+
+    Raises InputError where the adapter does not fit the model.
+    """
+    lora = None if resources is None else resources.lora
+    model = load_bare(context, ref, resources)
+    return model if lora is None else adapted(model, lora, seed=derive(context.seed, "lora"))
+
+
+def load_bare(context: Context, ref: ModelRef, resources: Resources | None = None) -> LoadedModel:
+    """`load_trainable` before the adapter."""
+    machine = arithmetic(context)
+    source = context.model(ref)
+    nf4 = resources is not None and resources.lora is not None and resources.lora.base == "nf4"
+    narrow = resources is not None and resources.weights != "float32"
+    narrow = narrow or (nf4 and machine.dtype == torch.bfloat16)
+    dtype = torch.bfloat16 if narrow else torch.float32
+    model = _converted_once(context, source, lambda: load(source, context.cache, dtype=dtype, device=device(), nf4=nf4))
     check_template(model.template, model.tokenizer)
     return model
+
+
+def _converted_once(context: Context, source: ModelSource, loaded: Callable[[], LoadedModel]) -> LoadedModel:
+    """What `loaded` gives; rank 0 goes first where loading may leave converted weights in the cache."""
+    return context.ranks.in_turn(loaded) if source.kind == "package" else loaded()
+
+
+def keep_model(context: Context, model: LoadedModel, folder: Path) -> None:
+    """Saves a trained model (`save_model`), from rank 0; on that rank an adapter is merged for good."""
+    if context.ranks.first:
+        save_model(model, folder)
+    context.ranks.barrier()
+
+
+def adapted(model: LoadedModel, lora: Lora, *, seed: int, full: tuple[str, ...] = ()) -> LoadedModel:
+    """`model` with a fresh adapter that changes nothing yet; `full` are modules that are trained whole."""
+    settings = LoraSettings(
+        rank=lora.rank,
+        alpha=lora.alpha,
+        targets=lora.targets,
+        rslora=lora.rank_stabilised,
+        full=full,
+        token_rows=token_ids(model.tokenizer, lora.token_rows),
+    )
+    return replace(model, net=add_lora(model.net, settings, seed=seed))
 
 
 def load_scorer(context: Context, ref: ScorerRef) -> ModelScorer:

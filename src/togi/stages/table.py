@@ -1,6 +1,20 @@
 """The stages that a recipe can name. A new one is a settings file, a work file and one line here."""
 
-from togi.stages import contrast, curate, diversify, evaluate, imported, select, synthesize, train_grpo, train_reward
+from togi.stages import (
+    contrast,
+    curate,
+    diversify,
+    evaluate,
+    imported,
+    select,
+    synthesize,
+    train_dpo,
+    train_grpo,
+    train_pretrain,
+    train_reward,
+    train_sft,
+    train_smpo,
+)
 
 STAGES = {
     stage.name: stage
@@ -11,7 +25,11 @@ STAGES = {
         diversify.STAGE,
         select.STAGE,
         contrast.STAGE,
+        train_pretrain.STAGE,
+        train_sft.STAGE,
         train_reward.STAGE,
+        train_dpo.STAGE,
+        train_smpo.STAGE,
         train_grpo.STAGE,
         evaluate.STAGE,
     )

@@ -1,269 +1,284 @@
 """The work of `train.reward`: a scalar head (and as many layers as asked for) learns which answer was preferred."""
 
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from togi.core.errors import InputError
+from togi.core.files import write_text
 from togi.core.records import Message, Pair
 from togi.core.seeds import derive
 from togi.core.settings import PairsRef
-from togi.data.pairs import shuffle_labels
-from togi.evaluate.accuracy import pair_accuracy
+from togi.evaluate.accuracy import Accuracy, pair_accuracy, shuffled_labels
 from togi.evaluate.statistics import Bootstrap
 from togi.evaluate.table import Metric, Row, rows_to_json, single
 from togi.model.forest import Forest, move, num_tokens, plant, split_by_tokens
 from togi.model.forest import Sequence as TokenSequence
-from togi.model.load import LoadedModel, save_model
+from togi.model.load import LoadedModel
 from togi.model.logprobs import hidden_states, use_tree_attention
-from togi.model.scalar import ModelScorer, RewardModel, add_scalar_head, keep_layers
+from togi.model.scalar import RewardModel, add_scalar_head, keep_layers
 from togi.objectives.base import Batch, Output
 from togi.objectives.reward import BradleyTerry
-from togi.stages.arithmetic import in_machine_type
 from togi.stages.base import MODEL_FOLDER, Context
-from togi.stages.models import load_trainable
+from togi.stages.examples_work import Data, Example, inner, length_limit, read, too_long
+from togi.stages.fixed_work import Task, fit, outputs
+from togi.stages.models import adapted, keep_model, load_bare
 from togi.stages.train_reward import TrainReward
-from togi.stages.training import Trainer
 from togi.text.render import render_chat
-from togi.train.loop import MicroBatch, train_steps
-from togi.train.optimizer import AdamWSettings, Schedule, Update, build_adamw, trained
 
 RESAMPLES = 2000
-Sides = tuple[TokenSequence, TokenSequence]
+Features = dict[tuple[int, ...], Tensor]
+Scores = list[list[float]]  # of the chosen sides, of the rejected sides
 
 
 def run(settings: TrainReward, context: Context) -> None:
-    refs = (settings.pairs,) if isinstance(settings.pairs, PairsRef) else settings.pairs
-    pairs: list[Pair] = [pair for ref in refs for pair in context.records(ref)]
-    model = _scorer(settings, context)
-    pairs = _fitting(settings, context, model, pairs)
-    training, held_out = _split(settings, context, pairs)
-    rows: list[Row] = []
-    if held_out and settings.shuffled_control:
-        scores = context.units(1, lambda _: _control(settings, context, training, held_out), "control")[0]
-        note = "trained on shuffled labels: should be near one half"
-        rows.append(_accuracy(context, scores, "accuracy of the control", note))
-    _train(settings, context, model, training)
-    if held_out:
-        scores = _scores(model, held_out)
-        rows.insert(0, _accuracy(context, scores, "accuracy on held-out pairs", _lengths(model, held_out)))
-    context.counts["out"] = len(training)
-    context.counts["held_out"] = len(held_out)
-    context.summary["table"] = rows_to_json(rows)
-    save_model(model, context.folder / MODEL_FOLDER)
+    trunk = load_trunk(settings, context)
+    data = read_pairs(settings, context, trunk)
+    work = Work(settings, context, data, Trunk(settings, context, trunk, data))
+    control = work.control() if settings.shuffled_control else []
+    rows = work.sweep() if settings.sweep else work.once()
+    context.counts["out"] = len(data.training)
+    context.counts["held_out"] = len(data.validation)
+    context.summary["table"] = rows_to_json([*rows, *control])
 
 
-def _scorer(settings: TrainReward, context: Context) -> LoadedModel:
-    """The initial model with a new head; only the layers that are to learn want a gradient."""
-    initial = load_trainable(context, settings.init)
+def load_trunk(settings: TrainReward, context: Context) -> LoadedModel:
+    """The initial model, or its lower layers."""
+    model = load_bare(context, settings.init, settings)
     if settings.keep_layers is not None:
-        keep_layers(initial, settings.keep_layers)
-    model = add_scalar_head(initial, seed=derive(context.seed, "head"))
-    if settings.train_layers is None:
-        return model
-    layers = model.net.base_model.layers
-    if settings.train_layers > len(layers):
-        raise InputError(
-            f"stage {context.name}: train_layers is {settings.train_layers}, but the model has {len(layers)} layers"
-        )
-    model.net.requires_grad_(False)
-    model.net.score.requires_grad_(True)
-    for layer in layers[len(layers) - settings.train_layers :]:
-        layer.requires_grad_(True)
+        keep_layers(model, settings.keep_layers)
     return model
 
 
-def _fitting(settings: TrainReward, context: Context, model: LoadedModel, pairs: list[Pair]) -> list[Pair]:
-    kept = []
-    for pair in pairs:
-        if max(len(sequence.ids) for sequence in _sequences(model, pair)) > settings.max_length:
-            context.drop(pair, "too_long")
-        else:
-            kept.append(pair)
-    if len(kept) < 2:
-        raise InputError(f"stage {context.name}: {len(kept)} pairs fit max_length {settings.max_length}; 2 are needed")
-    return kept
+# --- data -------------------------------------------------------------------------------------------------------------
 
 
-def _sequences(model: LoadedModel, pair: Pair) -> Sides:
-    """Chosen and rejected as whole conversations; a scorer scores no token, it reads the last row."""
-    prompt = tuple(Message(m.role, m.content, train=False) for m in pair.prompt)
-    sides = [
-        render_chat(model.template, model.tokenizer, (*prompt, *side)).ids for side in (pair.chosen, pair.rejected)
-    ]
-    chosen, rejected = (TokenSequence(ids, (False,) * len(ids)) for ids in sides)
-    return chosen, rejected
+def read_pairs(settings: TrainReward, context: Context, model: LoadedModel) -> Data:
+    """Pairs as trees of two branches. Raises InputError where a margin is wanted and missing."""
+    limit = length_limit(settings, context, model)
+
+    def make(pair: Pair) -> Example | str:
+        sides = tuple(_sequence(model, pair.prompt, side) for side in (pair.chosen, pair.rejected))
+        longest = max(len(side.ids) for side in sides)
+        if longest > limit:
+            return too_long(settings, context, pair, longest)
+        if sides[0].ids == sides[1].ids:
+            return "equal_sides"
+        if settings.margin and pair.margin is None:
+            raise InputError(f"stage {context.name}: pair {pair.id} has no margin, which `margin: true` subtracts")
+        return Example(id=pair.id, prompt=pair.prompt, group=sides, margin=pair.margin)
+
+    refs = (settings.pairs,) if isinstance(settings.pairs, PairsRef) else settings.pairs
+    return read(settings, context, refs, make)
 
 
-def _split(settings: TrainReward, context: Context, pairs: list[Pair]) -> tuple[list[Pair], list[Pair]]:
-    """Training and held-out pairs; pairs of one prompt stand on one side, and an accuracy needs two prompts."""
-    prompts = list(dict.fromkeys(pair.prompt for pair in pairs))
-    random.Random(derive(context.seed, "held_out")).shuffle(prompts)
-    count = max(2, round(settings.held_out * len(prompts))) if settings.held_out else 0
-    if count > len(prompts) - 2:
-        raise InputError(
-            f"stage {context.name}: pairs of {len(prompts)} prompts cannot be split into training and held-out ones; "
-            "make at least 4, or set held_out: 0"
-        )
-    held = dict.fromkeys(prompts[:count])
-    return [p for p in pairs if p.prompt not in held], [p for p in pairs if p.prompt in held]
+def _sequence(model: LoadedModel, prompt: Sequence[Message], side: Sequence[Message]) -> TokenSequence:
+    """A whole conversation; a scorer scores no token, it reads the last row."""
+    ids = render_chat(model.template, model.tokenizer, (*prompt, *side)).ids
+    return TokenSequence(ids, (False,) * len(ids))
+
+
+# --- the model --------------------------------------------------------------------------------------------------------
+
+
+class Trunk:
+    """Scorers that begin alike: the initial model with the same new head, as often as a stage trains one.
+
+    Where only the head learns, all of them share one trunk, and what it says of each text of `texts` is computed once,
+    in their order, so that it is the same bits whichever training comes first after a kill.
+    """
+
+    def __init__(self, settings: TrainReward, context: Context, model: LoadedModel, texts: Data) -> None:
+        self.settings = settings
+        self.context = context
+        self.unused: LoadedModel | None = model
+        self.frozen = settings.train_layers == 0
+        self.texts = [*texts.training, *texts.validation]
+        self.features: Features = {}
+
+    def scorer(self, data: Data) -> tuple[LoadedModel, "RewardTask"]:
+        """A fresh scorer and its task."""
+        base = self.unused or load_trunk(self.settings, self.context)
+        self.unused = base if self.frozen else None
+        model = add_scalar_head(base, seed=derive(self.context.seed, "head"))
+        if self.settings.lora is not None:
+            model = adapted(model, self.settings.lora, seed=derive(self.context.seed, "lora"), full=("score",))
+        elif self.settings.train_layers is not None:
+            self._freeze(model, self.settings.train_layers)
+        if self.frozen and not self.features:
+            self.features = _features(model, self.texts, self.settings.tokens_at_once)
+        return model, RewardTask(self.settings, data, model, self.features)
+
+    def _freeze(self, model: LoadedModel, train_layers: int) -> None:
+        """Only the head and the upper layers want a gradient."""
+        layers = model.net.base_model.layers
+        if train_layers > len(layers):
+            raise InputError(
+                f"stage {self.context.name}: train_layers is {train_layers}, but the model has {len(layers)} layers"
+            )
+        model.net.requires_grad_(False)
+        model.net.score.requires_grad_(True)
+        for layer in layers[len(layers) - train_layers :]:
+            layer.requires_grad_(True)
 
 
 @torch.no_grad()
-def _features(settings: TrainReward, model: LoadedModel, sides: Sequence[Sides]) -> Tensor:
-    """Last hidden states (2P, H) of both sides of each pair: all that a head alone ever sees, computed once."""
+def _features(model: LoadedModel, examples: Sequence[Example], budget: int) -> Features:
+    """The last hidden state (H,) of each text: all that a head alone ever sees."""
     use_tree_attention(model.net)
-    groups = [list(pair) for pair in sides]
-    parts = [
-        hidden_states(model.net, move(forest, model.net.device))[forest.last_S]
-        for forest in (plant(cut.groups) for cut in split_by_tokens(groups, settings.micro_batch_tokens))
-    ]
-    return torch.cat(parts)
+    found: Features = {}
+    for cut in split_by_tokens([example.group for example in examples], budget):
+        forest = move(plant(cut.groups), model.net.device)
+        hidden_SH = hidden_states(model.net, forest)[forest.last_S]
+        texts = [sequence.ids for group in cut.groups for sequence in group]
+        found.update(zip(texts, hidden_SH, strict=True))
+    return found
 
 
-class PairBatches:
-    """Shuffled epochs of pairs; what comes next follows from the step alone.
+class RewardTask(Task[Forest | Tensor]):
+    """Scores of both sides; what a micro-batch holds is a forest, or rows of features where only the head learns."""
 
-    What a micro-batch holds for the forward is a forest, or rows of `features` where only the head learns.
-    """
-
-    def __init__(self, settings: TrainReward, model: LoadedModel, pairs: Sequence[Pair], seed: int) -> None:
+    def __init__(self, settings: TrainReward, data: Data, model: LoadedModel, features: Features) -> None:
+        # a head alone is small: every rank holds it whole
+        super().__init__(data, model.net.device, None if features else RewardModel(model.net))
         self.settings = settings
-        self.pairs = pairs
-        self.sides = [_sequences(model, pair) for pair in pairs]
-        self.features = _features(settings, model, self.sides) if settings.train_layers == 0 else None
-        self.seed = seed
-        self.per_epoch = -(-len(pairs) // settings.batch_pairs)
+        self.net = model.net
+        self.features = features
 
-    def state(self) -> dict[str, Any]:
-        return {}
+    def objective(self, step: int) -> BradleyTerry:
+        return BradleyTerry(centring=self.settings.centring, margin=self.settings.margin)
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Nothing to take up."""
+    def forward(self, inputs: Forest | Tensor) -> Output:
+        if isinstance(inputs, Tensor):
+            return Output(score_S=self.net.score(inputs)[:, 0])
+        return Output(score_S=self.module(move(inputs, self.device)))
 
-    def steps(self, first: int) -> Iterator[list[MicroBatch[Forest | Tensor]]]:
-        for step in range(first, self.settings.epochs * self.per_epoch):
-            epoch, place = divmod(step, self.per_epoch)
-            order = list(range(len(self.pairs)))
-            random.Random(derive(self.seed, "epoch", epoch)).shuffle(order)
-            size = self.settings.batch_pairs
-            yield [self._micro_batch(part) for part in self._cut(order[place * size : (place + 1) * size])]
+    def plant(self, examples: Sequence[Example]) -> Forest | Tensor:
+        if self.features:
+            return torch.stack([self.features[side.ids] for example in examples for side in example.group])
+        return plant([example.group for example in examples])
 
-    def _cut(self, chosen: Sequence[int]) -> list[list[int]]:
-        """Whole pairs up to the token budget; a pair is a tree with two branches and is never cut."""
-        parts: list[list[int]] = [[]]
-        tokens = 0
-        for i in chosen:
-            size = num_tokens(self.sides[i])
-            if parts[-1] and self.features is None and tokens + size > self.settings.micro_batch_tokens:
-                parts.append([])
-                tokens = 0
-            parts[-1].append(i)
-            tokens += size
-        return parts
-
-    def _micro_batch(self, part: Sequence[int]) -> MicroBatch[Forest | Tensor]:
-        rows = tuple(self.pairs[i].id for i in part)
-        batch = Batch(num_sequences=2 * len(part))
-        if self.features is not None:
-            inputs: Forest | Tensor = self.features[[row for i in part for row in (2 * i, 2 * i + 1)]]
-        else:
-            inputs = plant([self.sides[i] for i in part])
-        return MicroBatch(
-            inputs=inputs, batch=batch, rows=rows, num_tokens=sum(num_tokens(self.sides[i]) for i in part)
+    def batch(self, examples: Sequence[Example], inputs: Forest | Tensor) -> Batch:
+        margins = [example.margin for example in examples] if self.settings.margin else None
+        return Batch(
+            num_sequences=2 * len(examples),
+            margin_P=None if margins is None else torch.tensor(margins, dtype=torch.float32, device=self.device),
         )
+
+    def size(self, example: Example) -> int:
+        return 0 if self.features else num_tokens(example.group)
+
+    def rates(self) -> dict[str, float]:
+        rate = self.settings.head_learning_rate
+        names = [name for name, _ in self.net.named_parameters() if ".score." in f".{name}"]
+        return {} if rate is None else dict.fromkeys(names, rate)
+
+
+# --- trainings --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
-    """Everything that a training of this stage needs besides somebody who logs it."""
+class Work:
+    """The trainings of the stage: one, or one a learning rate, and a control."""
 
-    forward: Callable[[Forest | Tensor], Output]
-    params: Mapping[str, Parameter]
-    update: Update
-    objective: BradleyTerry
-    batches: PairBatches
-    total: int
+    settings: TrainReward
+    context: Context
+    data: Data
+    trunk: Trunk
 
-    @classmethod
-    def of(cls, settings: TrainReward, context: Context, model: LoadedModel, pairs: Sequence[Pair]) -> "Fit":
-        params = trained(model.net.named_parameters())
-        batches = PairBatches(settings, model, pairs, derive(context.seed, "order"))
-        total = settings.epochs * batches.per_epoch
-        rates = {} if settings.head_learning_rate is None else {"score": settings.head_learning_rate}
-        adamw = AdamWSettings(learning_rate=settings.learning_rate, weight_decay=settings.weight_decay)
-        update = Update(
-            optimizer=build_adamw(params, adamw, rates),
-            schedule=Schedule(kind=settings.schedule, total_steps=total, warmup_steps=settings.warmup_steps),
-            max_grad_norm=settings.max_grad_norm,
-        )
-        objective = BradleyTerry(centring=settings.centring)
-        return cls(in_machine_type(_forward(model), context), params, update, objective, batches, total)
+    def once(self) -> list[Row]:
+        """Trains and saves; the row of its accuracy."""
+        model, task = self.trunk.scorer(self.data)
+        fit(self.settings, self.context, model, task)
+        rows = []
+        if self.data.validation:
+            accuracy = self._accuracy(self._scores(task))
+            rows.append(self._row("accuracy on held-out pairs", accuracy, _lengths(self.data.validation)))
+        keep_model(self.context, model, self.context.folder / MODEL_FOLDER)
+        return rows
+
+    def control(self) -> list[Row]:
+        """The row of a model that was trained the same way on labels that mean nothing."""
+        rate = self.settings.sweep[0] if self.settings.sweep else self.settings.learning_rate
+        settings = self._with_rate(rate)
+        flips = shuffled_labels(len(self.data.training), derive(self.context.seed, "control"))
+        mixed = [swap(e) if flip else e for e, flip in zip(self.data.training, flips, strict=True)]
+        data = Data(mixed, self.data.validation)
+
+        def train(_: int) -> Scores:
+            model, task = self.trunk.scorer(data)
+            fit(settings, inner(self.context, "control"), model, task)
+            return self._scores(task)
+
+        scores = self.context.units(1, train, "control")[0]
+        self.context.ranks.once(lambda: shutil.rmtree(self.context.folder / "runs" / "control", ignore_errors=True))
+        note = "trained on shuffled labels: should be near one half"
+        return [self._row("accuracy of the control", self._accuracy(scores), note)]
+
+    def sweep(self) -> list[Row]:
+        """Trains at each learning rate and keeps the model that is most accurate on the held-out pairs (the first of
+        equals); a row for each rate."""
+        rates = self.settings.sweep
+
+        def train(number: int) -> Scores:
+            model, task = self.trunk.scorer(self.data)
+            context = inner(self.context, f"rate-{number}")
+            fit(self._with_rate(rates[number]), context, model, task)
+            scores = self._scores(task)
+            keep_model(context, model, context.folder / "model")
+            context.ranks.once(lambda: shutil.rmtree(context.folder / "checkpoints", ignore_errors=True))
+            return scores
+
+        found = [self._accuracy(scores) for scores in self.context.units(len(rates), train, "rate")]
+        best = max(range(len(rates)), key=lambda i: found[i].interval.mean)
+        self.context.ranks.once(lambda: self._keep(best))
+        self.context.summary["learning_rate"] = rates[best]
+        names = [f"accuracy at learning rate {rate:g}" for rate in rates]
+        notes = [f"kept; {_lengths(self.data.validation)}" if i == best else "" for i in range(len(rates))]
+        return [self._row(*row) for row in zip(names, found, notes, strict=True)]
+
+    def _keep(self, best: int) -> None:
+        """Makes the model and the metrics of one rate those of the stage; killed anywhere, it can be done again."""
+        runs, target = self.context.folder / "runs", self.context.folder / MODEL_FOLDER
+        if not target.exists():
+            chosen = runs / f"rate-{best}"
+            write_text(self.context.folder / "metrics.jsonl", (chosen / "metrics.jsonl").read_text(encoding="utf-8"))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.rename(chosen / "model", target)
+        for number in range(len(self.settings.sweep)):
+            shutil.rmtree(runs / f"rate-{number}" / "model", ignore_errors=True)
+
+    def _with_rate(self, rate: float) -> TrainReward:
+        return self.settings.model_copy(update={"learning_rate": rate, "sweep": ()})
+
+    def _scores(self, task: RewardTask) -> Scores:
+        """Scores of the chosen and of the rejected sides of the held-out pairs."""
+        budget = self.settings.tokens_at_once
+        parts = [found.score_S for _, found in outputs(task, self.context, task.data.validation, budget)]
+        scores = torch.cat([part for part in parts if part is not None]).tolist()
+        return [scores[0::2], scores[1::2]]
+
+    def _accuracy(self, scores: Scores) -> Accuracy:
+        bootstrap = Bootstrap(seed=derive(self.context.seed, "accuracy"), resamples=RESAMPLES)
+        return pair_accuracy(scores[0], scores[1], bootstrap)
+
+    def _row(self, name: str, found: Accuracy, note: str) -> Row:
+        note += f"; {found.ties} ties count as wrong" if found.ties else ""
+        self.context.log(f"{name}: {found.interval.mean:.1%} of {found.interval.n} pairs")
+        return single(Metric(name=name, higher_is_better=True, note=note), found.interval)
 
 
-def _forward(model: LoadedModel) -> Callable[[Forest | Tensor], Output]:
-    reward = RewardModel(model.net)
-
-    def forward(inputs: Forest | Tensor) -> Output:
-        if isinstance(inputs, Tensor):
-            return Output(score_S=model.net.score(inputs)[:, 0])
-        return Output(score_S=reward(move(inputs, model.net.device)))
-
-    return forward
+def swap(example: Example) -> Example:
+    """The pair with its sides exchanged; the margin, where known, changes its sign."""
+    margin = None if example.margin is None else -example.margin
+    return replace(example, group=example.group[::-1], margin=margin)
 
 
-def _train(settings: TrainReward, context: Context, model: LoadedModel, pairs: Sequence[Pair]) -> None:
-    fit = Fit.of(settings, context, model, pairs)
-    trainer = Trainer(
-        context=context,
-        params=fit.params,
-        update=fit.update,
-        total_steps=fit.total,
-        save_every=settings.save_every,
-        keep=1,
-        progress=fit.batches,
-    )
-    trainer.resume()
-    for info in trainer.run(fit.forward, fit.objective, fit.batches.steps(trainer.step)):
-        trainer.log(info, {}, {}, f"accuracy {info.metrics['accuracy']:.0%}")
-
-
-def _control(settings: TrainReward, context: Context, training: list[Pair], held_out: list[Pair]) -> list[list[float]]:
-    """Scores of a model that was trained the same way on labels that mean nothing."""
-    model = _scorer(settings, context)
-    fit = Fit.of(settings, context, model, shuffle_labels(training, derive(context.seed, "control")))
-    for info in train_steps(fit.forward, fit.update, fit.objective, fit.batches.steps(0)):
-        context.progress(info.step + 1, fit.total, "control steps")
-        context.check_stop()
-    return _scores(model, held_out)
-
-
-def _scores(model: LoadedModel, pairs: Sequence[Pair]) -> list[list[float]]:
-    """Scores of the chosen and of the rejected sides."""
-    scorer = ModelScorer(model)
-    sides = list(zip(*(_sequences(model, pair) for pair in pairs), strict=True))
-    prompts = [pair.prompt for pair in pairs]
-    found = scorer.score_sequences([*sides[0], *sides[1]], prompts * 2)
-    return [found[: len(pairs)], found[len(pairs) :]]
-
-
-def _accuracy(context: Context, scores: Sequence[Sequence[float]], name: str, note: str) -> Row:
-    bootstrap = Bootstrap(seed=derive(context.seed, "accuracy"), resamples=RESAMPLES)
-    found = pair_accuracy(scores[0], scores[1], bootstrap)
-    note += f"; {found.ties} ties count as wrong" if found.ties else ""
-    context.log(f"{name}: {found.interval.mean:.1%} of {found.interval.n} pairs")
-    return single(Metric(name=name, higher_is_better=True, note=note), found.interval)
-
-
-def _lengths(model: LoadedModel, pairs: Sequence[Pair]) -> str:
+def _lengths(pairs: Sequence[Example]) -> str:
     """Mean lengths of both sides: whether length alone could tell them apart."""
-    means = []
-    for side in (0, 1):
-        lengths = [len(_sequences(model, pair)[side].ids) for pair in pairs]
-        means.append(sum(lengths) / len(lengths))
-    return f"mean length {means[0]:.1f} tokens chosen, {means[1]:.1f} rejected, prompt included"
+    chosen, rejected = (sum(len(pair.group[side].ids) for pair in pairs) / len(pairs) for side in (0, 1))
+    return f"mean length {chosen:.1f} tokens chosen, {rejected:.1f} rejected, prompt included"

@@ -3,15 +3,19 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from torch.nn import Parameter
 
 from togi.core.errors import Interrupted
-from togi.core.files import append_line, cut_torn_line
+from togi.core.files import append_line, cut_torn_line, read_lines
 from togi.objectives.base import Objective, Output
+from togi.stages.arithmetic import device
 from togi.stages.base import Context
-from togi.train.checkpoint import capture, newest_complete, restore, save
+from togi.stages.tracking import Tracking
+from togi.train import usage
+from togi.train.checkpoint import capture, newest_complete, restore, save, take_weights
 from togi.train.loop import MicroBatch, StepInfo, train_steps
 from togi.train.optimizer import Update
 
@@ -28,7 +32,10 @@ class Progress(Protocol):
 
 @dataclass(slots=True)
 class Trainer:
-    """One training stage at work. `step` counts finished steps."""
+    """One training stage at work. `step` counts finished steps; the checkpoint of step `pinned` is never pruned.
+
+    `together` steps in a row share what a checkpoint does not keep: it saves, and stops, only between such rows.
+    """
 
     context: Context
     params: Mapping[str, Parameter]
@@ -38,22 +45,31 @@ class Trainer:
     keep: int
     progress: Progress
     step: int = 0
+    pinned: int | None = None
+    together: int = 1
     _began: float = field(default_factory=time.perf_counter)
     _saved: int = -1
+    _tracking: Tracking | None = None
 
     def resume(self) -> None:
         """Takes up the newest complete checkpoint; without one, the stage begins anew and forgets its lines."""
+        newest = self.context.ranks.once(self._newest)
+        if newest is None:
+            return
+        state = restore(newest, self.params, self.update.optimizer, self.context.ranks)
+        self.progress.restore(state.progress)
+        self.step = self._saved = state.step
+        self.context.log(f"going on after step {state.step} of {self.total_steps}")
+
+    def _newest(self) -> Path | None:
+        """The checkpoint to go on from; without one, lines of an earlier attempt are forgotten."""
         for name in APPENDED:
             cut_torn_line(self.context.folder / name)
         newest = newest_complete(self.context.folder / "checkpoints")
         if newest is None:
             for name in APPENDED:
-                (self.context.folder / name).unlink(missing_ok=True)
-            return
-        state = restore(newest, self.params, self.update.optimizer)
-        self.progress.restore(state.progress)
-        self.step = self._saved = state.step
-        self.context.log(f"going on after step {state.step} of {self.total_steps}")
+                _forget(self.context.folder / name)
+        return newest
 
     def run(
         self,
@@ -62,13 +78,16 @@ class Trainer:
         steps: Iterable[Sequence[MicroBatch[Inputs]]],
     ) -> Iterator[StepInfo]:
         """Trains, and yields after each step, for the caller to log. Saves when it is due, and before stopping."""
-        for info in train_steps(forward, self.update, objective, steps, first_step=self.step):
+        ranks = self.context.ranks
+        for info in train_steps(forward, self.update, objective, steps, first_step=self.step, ranks=ranks):
             self.step = info.step + 1
             yield info
-            if self.context.control.stop and self.step < self.total_steps:
+            if self.step % self.together or self.step == self.total_steps:
+                continue
+            if ranks.any(self.context.control.stop):
                 self.save()
                 raise Interrupted(f"stage {self.context.name}: stopped after step {self.step}, which is saved")
-            if self.step % self.save_every == 0 and self.step < self.total_steps:
+            if self.step % self.save_every < self.together:
                 self.save()
 
     def log(self, info: StepInfo, metrics: Mapping[str, float], times: Mapping[str, float], note: str = "") -> None:
@@ -84,16 +103,41 @@ class Trainer:
             **{f"time/{phase}": seconds for phase, seconds in times.items()},
             "tokens_per_second": info.num_tokens / info.seconds if info.seconds else 0.0,
         }
-        append_line(self.context.folder / "metrics.jsonl", line)
-        self.context.progress(self.step, self.total_steps, "steps", note)
+        self._append("metrics.jsonl", line)
+        if self._tracking is None:
+            self._tracking = Tracking(self.context)
+        self._tracking.log(self.step, line)
+        told = [note, f"{line['tokens_per_second']:,.0f} tokens/s", f"{usage.peak(device()) / 1e9:.1f} GB at most"]
+        self.context.progress(self.step, self.total_steps, "steps", ", ".join(part for part in told if part))
+        if self.step == self.total_steps:
+            self._tracking.close()
 
     def save(self) -> None:
         """Writes a checkpoint of the last finished step, once."""
         if self._saved == self.step:
             return
         folder = self.context.folder
-        append_line(folder / "journal.jsonl", {"saving": self.step})
+        self._append("journal.jsonl", {"saving": self.step})
         state = capture(self.step, self.params, self.update.optimizer, self.progress.state())
-        save(folder / "checkpoints", state, files=[folder / name for name in APPENDED], keep=self.keep)
-        append_line(folder / "journal.jsonl", {"saved": self.step})
+        files = [folder / name for name in APPENDED]
+        ranks = self.context.ranks
+        save(folder / "checkpoints", state, files=files, keep=self.keep, pinned=self.pinned, ranks=ranks)
+        self._append("journal.jsonl", {"saved": self.step})
         self._saved = self.step
+
+    def _append(self, name: str, line: dict[str, Any]) -> None:
+        if self.context.ranks.first:
+            append_line(self.context.folder / name, line)
+
+    def take_pinned(self) -> None:
+        """Goes back to the weights of the pinned checkpoint, where there is one."""
+        if self.pinned is not None and self.pinned != self.step:
+            take_weights(self.context.folder / "checkpoints", self.pinned, self.params)
+
+
+def _forget(path: Path) -> None:
+    """Removes the lines of a training that begins anew; units of work that were done before it stay done."""
+    units = [line for line in read_lines(path) if "unit" in line] if path.name == "journal.jsonl" else []
+    path.unlink(missing_ok=True)
+    for line in units:
+        append_line(path, line)

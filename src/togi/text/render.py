@@ -21,11 +21,13 @@ ANCHORS = ("\n", ".", "a", "0", "。", "あ", "<")  # something to stand behind:
 @dataclass(frozen=True, slots=True)
 class Rendered:
     """A conversation as ids; `mask` is True on the tokens that carry loss. `straddles` counts the borders between an
-    answer and what is around it that the joined text would have covered with one token."""
+    answer and what is around it that the joined text would have covered with one token. `ends` are the places right
+    behind the terminators of the answers that carry loss."""
 
     ids: tuple[int, ...]
     mask: tuple[bool, ...]
     straddles: int = 0
+    ends: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +46,17 @@ def render_prompt(template: Template, tokenizer: Tokenizer, messages: Sequence[M
     return list(_render(tokenizer, _bound(template, tokenizer).segments(messages, generation=True)).ids)
 
 
-def render_chat(template: Template, tokenizer: Tokenizer, messages: Sequence[Message]) -> Rendered:
-    """Ids and loss mask of a whole conversation: True on content and terminator of the assistant's turns with `train`.
+def render_chat(
+    template: Template, tokenizer: Tokenizer, messages: Sequence[Message], *, header: bool = False
+) -> Rendered:
+    """Ids and loss mask of a whole conversation: True on content and terminator of the assistant's turns with `train`,
+    with `header` also on the generation prompt in front of them. The very first token never carries loss.
 
-    The ids before an answer are those of `render_prompt` for the messages before it. Raises InputError as that does.
+    The ids before an answer are those of `render_prompt` for the messages before it, whatever the mask. Raises
+    InputError as that does.
     """
-    return _render(tokenizer, _bound(template, tokenizer).segments(messages))
+    bound = _bound(template, tokenizer)
+    return _render(tokenizer, bound.segments(messages), bound.generation if header else "")
 
 
 def render_answer(template: Template, tokenizer: Tokenizer, messages: Sequence[Message], answer: str) -> list[int]:
@@ -95,9 +102,11 @@ def _tail(tokenizer: Tokenizer, left: str, text: str) -> list[int] | None:
     return [] if reached == border else None
 
 
-def _render(tokenizer: Tokenizer, segments: Sequence[Segment]) -> Rendered:
+def _render(tokenizer: Tokenizer, segments: Sequence[Segment], header: str = "") -> Rendered:
+    """The segments one behind the other; a `header` that a trained answer follows carries loss."""
     ids: list[int] = []
     mask: list[bool] = []
+    ends: list[int] = []
     straddles = 0
     left = ""
     for segment in segments:
@@ -106,10 +115,24 @@ def _render(tokenizer: Tokenizer, segments: Sequence[Segment]) -> Rendered:
             straddles += straddled
         else:
             new = list(tokenizer(segment.text, add_special_tokens=False)["input_ids"])
+        if header and segment.answer and segment.train and ids:
+            scored = _tokens_of_end(tokenizer, left, header)
+            mask[len(mask) - scored :] = [True] * scored
         ids += new
         mask += [segment.answer and segment.train] * len(new)
         left = segment.text
-    return Rendered(tuple(ids), tuple(mask), straddles)
+        ends += [len(ids)] * (segment.answer and segment.train)
+    if mask:
+        mask[0] = False
+    return Rendered(tuple(ids), tuple(mask), straddles, tuple(ends))
+
+
+def _tokens_of_end(tokenizer: Tokenizer, text: str, end: str) -> int:
+    """How many of the last tokens of `text` lie wholly in `end`; 0 if it does not end so."""
+    if not text.endswith(end):
+        return 0
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    return sum(start >= len(text) - len(end) for start, _ in offsets)
 
 
 def _bound(template: Template, tokenizer: Tokenizer) -> Template:

@@ -4,8 +4,9 @@
       weights.safetensors  optimizer.safetensors  random.safetensors  progress.json
       manifest.json        written last: hashes of the others, byte lengths of the append-only files beside them
 
-A checkpoint is written to a temporary folder, synced and renamed. To restore one is also to cut every append-only file
-back to the length it had, so that nothing is told twice.
+Several ranks each write their own tensors (`shards`), and any number of ranks can take them up again. A checkpoint is
+written to a temporary folder, synced and renamed. To restore one is also to cut every append-only file back to the
+length it had, so that nothing is told twice.
 """
 
 import hashlib
@@ -25,11 +26,13 @@ from torch.nn import Parameter
 
 from togi.core.errors import StageError
 from togi.core.files import crash_point, read_json, sync_folder, write_json
+from togi.core.ranks import ALONE, Ranks
+from togi.train import shards
 from togi.train.optimizer import order_of
+from togi.train.shards import like, local, rows_of
 
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
-TENSORS = ("weights", "optimizer", "random")
 
 logger = logging.getLogger(__name__)
 
@@ -65,25 +68,33 @@ def capture(
     )
 
 
-def restore(path: Path, params: Mapping[str, Parameter], optimizer: torch.optim.Optimizer) -> State:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """Where a training goes on."""
+
+    step: int
+    progress: Mapping[str, Any]
+
+
+def restore(
+    path: Path, params: Mapping[str, Parameter], optimizer: torch.optim.Optimizer, ranks: Ranks = ALONE
+) -> Restored:
     """Puts a checkpoint's state into `params`, `optimizer` and the random generators, and cuts append-only files back.
 
     Raises StageError when the checkpoint belongs to other parameters or a file is shorter than it was.
     """
-    state = load(path)
-    _check_same("weights", params, state.weights, path)
-    with torch.no_grad():
-        for name, param in params.items():
-            param.copy_(state.weights[name])
-    _restore_optimizer(optimizer, params, state.optimizer)
-    _restore_random(state.random)
-    cut_files(path)
-    return state
+    manifest = read_json(path / MANIFEST)
+    size = manifest.get("ranks", 1)
+    _put_weights(path, size, params)
+    _restore_optimizer(optimizer, params, shards.Stored(path, "optimizer", size))
+    _restore_random(load_file(path / shards.file_name("random", ranks.rank % size, size)))
+    ranks.once(lambda: cut_files(path))
+    return Restored(step=manifest["step"], progress=read_json(path / PROGRESS))
 
 
 def resume(
     folder: Path, params: Mapping[str, Parameter], optimizer: torch.optim.Optimizer, files: Sequence[Path] = ()
-) -> State | None:
+) -> Restored | None:
     """Restores the newest complete checkpoint of `folder`; without one, empties `files` and gives None."""
     path = newest_complete(folder)
     if path is not None:
@@ -91,6 +102,14 @@ def resume(
     for file in files:
         _cut(file, 0)
     return None
+
+
+def _put_weights(path: Path, size: int, params: Mapping[str, Parameter]) -> None:
+    stored = shards.Stored(path, "weights", size)
+    _check_same("weights", params, stored.shapes, path)
+    with torch.no_grad():
+        for name, param in params.items():
+            local(param).copy_(stored.read(name, rows_of(param)))
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer, params: Mapping[str, Parameter]) -> dict[str, Tensor]:
@@ -101,13 +120,18 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer, params: Mapping[str, Pa
 
 
 def _restore_optimizer(
-    optimizer: torch.optim.Optimizer, params: Mapping[str, Parameter], tensors: Mapping[str, Tensor]
+    optimizer: torch.optim.Optimizer, params: Mapping[str, Parameter], stored: shards.Stored
 ) -> None:
     numbers = {name: i for i, name in enumerate(order_of(optimizer, params))}
     entries: dict[int, dict[str, Tensor]] = {}
-    for full_name, value in tensors.items():
+    for full_name, shape in stored.shapes.items():
         name, _, key = full_name.rpartition("/")
-        entries.setdefault(numbers[name], {})[key] = value.clone()  # the loaded one is a view of the file
+        param = params[name]
+        if shape == tuple(param.shape):  # moments are cut as their parameter is; counters are not
+            value = like(stored.read(full_name, rows_of(param)).to(param.device), param)
+        else:
+            value = stored.read(full_name)
+        entries.setdefault(numbers[name], {})[key] = value.clone()  # what was read may be a view of the file
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
@@ -123,10 +147,9 @@ def _restore_random(states: Mapping[str, Tensor]) -> None:
             torch.cuda.set_rng_state(states[f"cuda/{i}"].clone(), i)
 
 
-def _check_same(what: str, ours: Mapping[str, Tensor], stored: Mapping[str, Tensor], path: Path) -> None:
+def _check_same(what: str, ours: Mapping[str, Tensor], found: Mapping[str, tuple[int, ...]], path: Path) -> None:
     """Raises StageError unless both have the same names and shapes."""
     shapes = {name: tuple(value.shape) for name, value in ours.items()}
-    found = {name: tuple(value.shape) for name, value in stored.items()}
     other = sorted(name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name))
     if other:
         name = other[0]
@@ -139,37 +162,93 @@ def _check_same(what: str, ours: Mapping[str, Tensor], stored: Mapping[str, Tens
 # --- between a State and the disk -------------------------------------------------------------------------------------
 
 
-def save(folder: Path, state: State, *, files: Sequence[Path] = (), keep: int = 2) -> Path:
-    """Writes `state` as `folder/step-N` and prunes all but the `keep` newest.
+def save(
+    folder: Path,
+    state: State,
+    *,
+    files: Sequence[Path] = (),
+    keep: int = 2,
+    pinned: int | None = None,
+    ranks: Ranks = ALONE,
+) -> Path:
+    """Writes `state` as `folder/step-N` and prunes all but the `keep` newest and the one of step `pinned`.
 
-    `files` are append-only (metrics, journal), synced by whoever writes them; their lengths are recorded. Raises
-    StageError when the disk is full or cannot be written, which leaves earlier checkpoints as they were.
+    `files` are append-only (metrics, journal), synced by whoever writes them; their lengths are recorded. Every rank
+    writes its own tensors, rank 0 does the rest. Raises StageError when the disk is full or cannot be written, which
+    leaves earlier checkpoints as they were.
     """
-    final = folder / f"step-{state.step:08d}"
+    final = folder / _name(state.step)
     temporary = folder / f".{final.name}.tmp"
     try:
-        _clear_unfinished(folder)
-        _write(temporary, final, state, files)
-        crash_point("before_rename", final)
-        _set_aside(final)
-        os.rename(temporary, final)
-        crash_point("after_rename", final)
-        sync_folder(folder)
-        _clear_unfinished(folder)
+        ranks.once(lambda: _begin(temporary))
+        hashes = _write_tensors(temporary, final, state, ranks)
+        ranks.once(lambda: _finish(temporary, final, state, files, hashes, ranks.size))
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise StageError(
             f"the checkpoint of step {state.step} could not be written to {folder}: {error}. Free some space and run "
             "the same command again: it goes on from the checkpoint before"
         ) from error
-    _prune(folder, keep)
+    ranks.once(lambda: _prune(folder, keep, pinned))
     return final
 
 
-def load(path: Path) -> State:
-    """Reads a checkpoint. Its tensors are views of the files."""
-    tensors = {name: load_file(path / f"{name}.safetensors") for name in TENSORS}
-    return State(step=read_json(path / MANIFEST)["step"], progress=read_json(path / PROGRESS), **tensors)
+def _begin(temporary: Path) -> None:
+    _clear_unfinished(temporary.parent)
+    temporary.mkdir(parents=True)
+
+
+def _finish(
+    temporary: Path, final: Path, state: State, files: Sequence[Path], hashes: Mapping[str, str], size: int
+) -> None:
+    """The manifest comes last, when all else is on the disk; then the checkpoint gets its good name."""
+    write_json(temporary / PROGRESS, dict(state.progress))
+    lengths = {os.path.relpath(file, final.parent): _size(file) for file in files}
+    found = {
+        "step": state.step,
+        "lengths": lengths,
+        "sha256": {**hashes, PROGRESS: _sha256(temporary / PROGRESS)},
+    }
+    write_json(temporary / MANIFEST, found if size == 1 else {**found, "ranks": size})
+    crash_point("before_rename", final)
+    _set_aside(final)
+    os.rename(temporary, final)
+    crash_point("after_rename", final)
+    sync_folder(final.parent)
+    _clear_unfinished(final.parent)
+
+
+def _write_tensors(temporary: Path, final: Path, state: State, ranks: Ranks) -> dict[str, str]:
+    """This rank's files, synced; gives the hashes of the files of all ranks."""
+    paths = [
+        shards.write(temporary, "weights", state.weights, ranks),
+        shards.write(temporary, "optimizer", state.optimizer, ranks),
+        temporary / shards.file_name("random", ranks.rank, ranks.size),
+    ]
+    save_file(dict(state.random), paths[-1])
+    crash_point("before_sync", final)
+    for path in paths:
+        _sync(path)
+    hashes: dict[str, str] = {}
+    for found in ranks.gather({path.name: _sha256(path) for path in paths}):
+        hashes |= found
+    return hashes
+
+
+def _name(step: int | None) -> str:
+    return "" if step is None else f"step-{step:08d}"
+
+
+def take_weights(folder: Path, step: int, params: Mapping[str, Parameter]) -> None:
+    """Puts the weights alone that were saved after `step` into `params`: no optimiser, no random state, no file is cut.
+
+    Raises StageError when that checkpoint is gone or damaged, or belongs to other parameters.
+    """
+    path = folder / _name(step)
+    wrong = _damage(path)
+    if wrong is not None:
+        raise StageError(f"{path}: the checkpoint to go back to cannot be read: {wrong}; start anew with --redo")
+    _put_weights(path, read_json(path / MANIFEST).get("ranks", 1), params)
 
 
 def newest_complete(folder: Path) -> Path | None:
@@ -204,20 +283,6 @@ def _cut(file: Path, length: int) -> None:
         _sync(file)
 
 
-def _write(temporary: Path, final: Path, state: State, files: Sequence[Path]) -> None:
-    """Fills the temporary folder; the manifest comes last, when all else is on the disk."""
-    temporary.mkdir(parents=True)
-    for name, tensors in zip(TENSORS, (state.weights, state.optimizer, state.random), strict=True):
-        save_file({key: value.contiguous() for key, value in tensors.items()}, temporary / f"{name}.safetensors")
-    crash_point("before_sync", final)
-    for name in TENSORS:
-        _sync(temporary / f"{name}.safetensors")
-    write_json(temporary / PROGRESS, dict(state.progress))
-    lengths = {os.path.relpath(file, final.parent): _size(file) for file in files}
-    hashes = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
-    write_json(temporary / MANIFEST, {"step": state.step, "lengths": lengths, "sha256": hashes})
-
-
 def _damage(path: Path) -> str | None:
     """What is wrong with a checkpoint, None if nothing."""
     if not (path / MANIFEST).exists():
@@ -235,9 +300,10 @@ def _clear_unfinished(folder: Path) -> None:
         shutil.rmtree(path)
 
 
-def _prune(folder: Path, keep: int) -> None:
+def _prune(folder: Path, keep: int, pinned: int | None) -> None:
     for path in sorted(folder.glob("step-*"))[: -max(keep, 1)]:
-        _set_aside(path)
+        if path.name != _name(pinned):
+            _set_aside(path)
     _clear_unfinished(folder)
 
 

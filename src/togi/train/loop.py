@@ -1,7 +1,7 @@
 """The one training loop.
 
-Counts are summed over all micro-batches of a step before any loss is computed, so the weights after a step do not
-depend on how it was cut. A step whose loss or gradient is not finite ends with an error before the weights change.
+Counts are summed over all micro-batches and ranks of a step before any loss is computed, so the weights after a step do
+not depend on how it was cut. A step whose loss or gradient is not finite ends with an error before the weights change.
 """
 
 import math
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from togi.core.errors import StageError
+from togi.core.ranks import ALONE, Ranks
 from togi.objectives.base import Batch, Metrics, Objective, Output, add_metrics, read_metrics
 from togi.train.optimizer import Update
 
@@ -26,13 +27,15 @@ NAMED_ROWS = 8  # how many rows an error names
 class MicroBatch(Generic[Inputs]):
     """What one forward reads (`inputs`, of the model's own kind) and what the objective reads (`batch`).
 
-    `rows` are record ids, for error messages; `num_tokens` counts the tokens that the model computes.
+    `rows` are record ids, for error messages; `num_tokens` counts the tokens that the model computes. An `idle` one is
+    computed to keep this rank in step with the others, and carries no weight.
     """
 
     inputs: Inputs
     batch: Batch
     rows: tuple[str, ...] = ()
     num_tokens: int = 0
+    idle: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,23 +58,26 @@ def train_steps(
     steps: Iterable[Sequence[MicroBatch[Inputs]]],
     *,
     first_step: int = 0,
+    ranks: Ranks = ALONE,
 ) -> Iterator[StepInfo]:
     """Trains on the micro-batches of each step and yields after it; a batch source may look at the model in between.
 
-    `objective` may depend on the step (a schedule). Raises StageError for a loss or gradient that is not finite, before
-    the weights change, and for a batch that lacks what the objective reads.
+    `objective` may depend on the step (a schedule). With several `ranks`, each brings its own micro-batches, as many as
+    every other (`Ranks.share`), and what is yielded is the same on all. Raises StageError for a loss or gradient that
+    is not finite, before the weights change, and for a batch that lacks what the objective reads.
     """
     for step, micro_batches in enumerate(steps, first_step):
         start = time.perf_counter()
-        loss, metrics = _accumulate(forward, _at(objective, step), micro_batches, step)
-        grad_norm, learning_rate = update.apply(step, _rows(micro_batches))
+        found = _agree(_accumulate(forward, _at(objective, step), micro_batches, step, ranks), step, ranks)
+        ranks.sum_gradients(update.params)
+        grad_norm, learning_rate = update.apply(step, _named(found.rows))
         yield StepInfo(
             step=step,
-            loss=loss,
+            loss=sum(found.losses),
             grad_norm=grad_norm,
             learning_rate=learning_rate,
-            metrics=read_metrics(metrics),
-            num_tokens=sum(micro.num_tokens for micro in micro_batches),
+            metrics=read_metrics(found.metrics),
+            num_tokens=found.num_tokens,
             seconds=time.perf_counter() - start,
         )
 
@@ -80,54 +86,96 @@ def _at(objective: Objective | Callable[[int], Objective], step: int) -> Objecti
     return objective(step) if callable(objective) else cast(Objective, objective)
 
 
+@dataclass(slots=True)
+class _Found:
+    """What the micro-batches of a step came to: on one rank, then on all."""
+
+    losses: list[float]
+    broken: list[str]
+    rows: list[str]
+    metrics: Metrics
+    num_tokens: int
+
+
 def _accumulate(
     forward: Callable[[Inputs], Output],
     objective: Objective,
     micro_batches: Sequence[MicroBatch[Inputs]],
     step: int,
-) -> tuple[float, Metrics]:
-    """Adds the gradients of a whole step; gives its loss and metrics."""
-    totals = _totals(objective, micro_batches, step)
+    ranks: Ranks,
+) -> _Found:
+    """Adds the gradients of this rank's micro-batches."""
+    totals, count = _totals(objective, micro_batches, step, ranks)
     losses: list[Tensor] = []
     metrics: Metrics = {}
     for micro in micro_batches:
         output = forward(micro.inputs)
         loss, found = objective.loss(output, micro.batch, totals)
         if output.aux is not None:
-            loss = loss + output.aux / len(micro_batches)
+            loss = loss + output.aux / count
+        if micro.idle:
+            (loss * 0.0).backward()
+            continue
         loss.backward()
         losses.append(loss.detach())
         add_metrics(metrics, found)
-    return _sum_finite(losses, micro_batches, step), metrics
+    working = [micro for micro in micro_batches if not micro.idle]
+    values = torch.stack(losses).tolist() if losses else []  # the only read-back of losses in a step
+    broken = [micro for micro, loss in zip(working, values, strict=True) if not math.isfinite(loss)]
+    return _Found(
+        losses=values,
+        broken=[row for micro in broken for row in micro.rows or ("not named",)],
+        rows=[row for micro in working for row in micro.rows],
+        metrics=metrics,
+        num_tokens=sum(micro.num_tokens for micro in working),
+    )
 
 
-def _totals(objective: Objective, micro_batches: Sequence[MicroBatch], step: int) -> dict[str, float]:
-    """Counts summed over the step, after a look at whether the batches have what the objective reads."""
-    if not micro_batches:
-        raise StageError(f"step {step}: there is nothing to train on")
+def _totals(
+    objective: Objective, micro_batches: Sequence[MicroBatch], step: int, ranks: Ranks
+) -> tuple[dict[str, float], int]:
+    """Counts, and the number of micro-batches, summed over the step, after a look at whether the batches have what the
+    objective reads."""
     totals: Counter[str] = Counter()
     for micro in micro_batches:
         absent = micro.batch.absent(objective.needs)
         if absent:
             raise StageError(f"step {step}: the objective reads {', '.join(absent)}, which the batch does not have")
-        totals.update(objective.counts(micro.batch))
-    return dict(totals)
+        if not micro.idle:
+            totals.update(objective.counts(micro.batch))
+    working = sum(not micro.idle for micro in micro_batches)
+    if ranks.several:
+        every = ranks.gather((totals, working))
+        totals, working = Counter(), 0
+        for counts, number in every:
+            totals.update(counts)  # keeps a count of 0, as + would not
+            working += number
+    if not working:
+        raise StageError(f"step {step}: there is nothing to train on")
+    return dict(totals), working
 
 
-def _sum_finite(losses: list[Tensor], micro_batches: Sequence[MicroBatch], step: int) -> float:
-    """The step's loss. Raises StageError naming the rows of the micro-batches whose share is not finite."""
-    values = torch.stack(losses).tolist()  # the only read-back of losses in a step
-    broken = [micro for micro, loss in zip(micro_batches, values, strict=True) if not math.isfinite(loss)]
-    if broken:
+def _agree(found: _Found, step: int, ranks: Ranks) -> _Found:
+    """What all ranks found. Raises StageError, on all of them, naming the rows of the micro-batches whose share of the
+    loss is not finite."""
+    if ranks.several:
+        found.metrics = {name: (float(total), float(weight)) for name, (total, weight) in found.metrics.items()}
+        every = ranks.gather(found)
+        found = _Found([], [], [], {}, sum(other.num_tokens for other in every))
+        for other in every:
+            found.losses += other.losses
+            found.broken += other.broken
+            found.rows += other.rows
+            add_metrics(found.metrics, other.metrics)
+    if found.broken:
         raise StageError(
-            f"step {step}: the loss is {sum(values)}; the weights are those of the step before. {_rows(broken)}. "
-            "Try a lower learning rate, or look at these rows with `togi show`"
+            f"step {step}: the loss is {sum(found.losses)}; the weights are those of the step before. "
+            f"{_named(found.broken)}. Try a lower learning rate, or look at these rows with `togi show`"
         )
-    return float(sum(values))
+    return found
 
 
-def _rows(micro_batches: Sequence[MicroBatch]) -> str:
-    """The first rows of some micro-batches, for a message."""
-    rows = [row for micro in micro_batches for row in micro.rows]
+def _named(rows: Sequence[str]) -> str:
+    """The first of some rows, for a message."""
     more = f" and {len(rows) - NAMED_ROWS} more" if len(rows) > NAMED_ROWS else ""
     return f"Rows: {', '.join(rows[:NAMED_ROWS]) or 'not named'}{more}"

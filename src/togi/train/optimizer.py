@@ -1,41 +1,52 @@
 """AdamW, its learning-rate schedules, and one update of the weights.
 
-Weights are kept in float32 and are their own masters; computing in bfloat16 is a matter of the forward (`precision`).
+Weights are kept in float32 and are their own masters, unless the settings say otherwise; computing in bfloat16 is a
+matter of the forward (`precision`).
 The rate of a step is a function of the step alone, so a resumed run needs no schedule state.
 """
 
+import importlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from togi.core.errors import RecipeError, StageError
+from togi.train.masters import Groups, Mastered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdamWSettings:
-    """AdamW (arXiv 1711.05101). `learning_rate` is the peak of the schedule."""
+    """AdamW (arXiv 1711.05101). `learning_rate` is the peak of the schedule; `bits` those of its moments.
+
+    `masters` keeps float32 copies of the weights for the update; with `offload` they and the moments lie on the host.
+    """
 
     learning_rate: float
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
+    bits: Literal[8, 32] = 32
+    masters: bool = False
+    offload: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
     """The share of the peak learning rate at each step: a linear warm-up, then constant, linear or cosine decay to
-    `final`. No step has rate 0, neither the first nor, with `final` 0, the last."""
+    `final`, which the last `final_steps` keep. No step has rate 0, neither the first nor, with `final` 0, the last."""
 
     kind: Literal["constant", "linear", "cosine"] = "constant"
     total_steps: int = 1
     warmup_steps: int = 0
     final: float = 0.0
+    final_steps: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in SHAPES:
@@ -45,7 +56,7 @@ class Schedule:
         """The share at `step`, counted from 0."""
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
-        progress = (step - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1)
+        progress = (step - self.warmup_steps) / max(self.total_steps - self.final_steps - self.warmup_steps, 1)
         return self.final + (1 - self.final) * SHAPES[self.kind](min(progress, 1.0))
 
 
@@ -84,6 +95,7 @@ class Update:
     def _clip(self, step: int, rows: str) -> float:
         params = [param for param in self.params if param.grad is not None]
         norm = get_total_norm([param.grad for param in params if param.grad is not None])
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         if not norm.isfinite():
             self.optimizer.zero_grad(set_to_none=True)
             raise StageError(
@@ -96,19 +108,45 @@ class Update:
 
 def build_adamw(
     params: Mapping[str, Parameter], settings: AdamWSettings, rates: Mapping[str, float] | None = None
-) -> torch.optim.AdamW:
+) -> torch.optim.Optimizer:
     """AdamW over named parameters. Vectors (norms, biases) are not decayed.
 
     `rates` gives other peak rates to the parameters whose name begins with a key. Raises RecipeError when nothing is
-    to be trained, or when a key of `rates` fits no name.
+    to be trained, when a key of `rates` fits no name, or for 8 bits without bitsandbytes or on sharded weights.
     """
     if not params:
         raise RecipeError("there is no parameter to train")
     unused = [prefix for prefix in rates or {} if not any(name.startswith(prefix) for name in params)]
     if unused:
         raise RecipeError(f"learning rate for {', '.join(unused)}: no trained parameter's name begins so")
+    special = settings.bits == 8 or settings.masters or settings.offload
+    if special and any(isinstance(param, DTensor) for param in params.values()):
+        raise RecipeError(
+            "8-bit moments, float32 masters and offload work on one process; with `processes` above 1 use optimizer: "
+            "adamw and weights: float32, which are cut over the processes"
+        )
     groups = _groups(params, settings, rates or {})
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.eps, fused=True)
+    make = _maker(settings)
+    device = next(iter(params.values())).device
+    home = torch.device("cpu") if settings.offload else device
+    if settings.masters or home != device:
+        return Mastered(groups, make, home)
+    return make(groups)
+
+
+def _maker(settings: AdamWSettings) -> Callable[[Groups], torch.optim.Optimizer]:
+    """How the optimiser of some parameter groups is made."""
+    options = {"lr": settings.learning_rate, "betas": settings.betas, "eps": settings.eps}
+    if settings.bits == 32:
+        return lambda groups: torch.optim.AdamW(groups, **options, fused=True)  # type: ignore[arg-type]
+    try:
+        eight_bit = importlib.import_module("togi.train.eight_bit")
+    except ImportError as error:
+        raise RecipeError(
+            f"optimizer: adamw-8bit needs bitsandbytes, which cannot be imported here ({error}): pip install "
+            "'togi[quantised]', or use adamw"
+        ) from error
+    return lambda groups: eight_bit.EightBitAdamW(groups, **options)
 
 
 def _groups(params: Mapping[str, Parameter], settings: AdamWSettings, rates: Mapping[str, float]) -> list[dict]:

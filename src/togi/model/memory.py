@@ -1,0 +1,272 @@
+"""What training needs, by arithmetic alone: parameters, bytes at the peak, floating-point operations.
+
+Nothing is loaded and nothing is measured here; docs/memory.md has the derivation, and how far it is from measurements.
+Shapes: T rows of a micro-batch, N of them scored, H width, F width of the feed-forward part, V vocabulary. Sizes are
+bytes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from togi.core.errors import InputError
+
+LOGITS_PER_CHUNK = 2**25  # of `head`, which may not be imported here: it is heavy
+NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight: 4 bits, one byte for 64 weights, four bytes for 256 of those
+EIGHT_BIT_MOMENTS = 2 * (1 + 4 / 256)  # two bytes, and four for 256 of each
+OTHER_NORMS = {"gemma2": 4, "gemma3_text": 4}  # norms of a layer, where there are not two
+HEAD_NORMS = ("qwen3", "qwen3_moe", "gemma3_text")  # families that norm queries and keys
+LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """The sizes of a decoder, from its configuration. `experts` is 0 for a dense one."""
+
+    family: str
+    layers: int
+    width: int
+    heads: int
+    key_heads: int
+    head_width: int
+    ffn: int
+    vocabulary: int
+    tied: bool
+    attention_bias: bool = False
+    experts: int = 0
+    active: int = 0
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "Shape":
+        """From a config.json. Raises InputError naming a key that is not there."""
+        known = config.get("text_config") or config
+        try:
+            heads = known["num_attention_heads"]
+            experts = known.get("num_local_experts") or known.get("num_experts") or 0
+            family = known["model_type"]
+            return cls(
+                family=family,
+                layers=known["num_hidden_layers"],
+                width=known["hidden_size"],
+                heads=heads,
+                key_heads=known.get("num_key_value_heads") or heads,
+                head_width=known.get("head_dim") or known["hidden_size"] // heads,
+                ffn=(known.get("moe_intermediate_size") if experts else None) or known["intermediate_size"],
+                vocabulary=known["vocab_size"],
+                tied=known.get("tie_word_embeddings", family.startswith("gemma")),
+                attention_bias=known.get("attention_bias", family == "qwen2"),
+                experts=experts,
+                active=known.get("num_experts_per_tok") or 0,
+            )
+        except KeyError as error:
+            raise InputError(f"the model's configuration has no {error}, so its memory cannot be predicted") from None
+
+    @property
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """(inputs, outputs) of the matrices of a layer, experts apart."""
+        queries, keys = self.heads * self.head_width, self.key_heads * self.head_width
+        found = {
+            "q_proj": (self.width, queries),
+            "k_proj": (self.width, keys),
+            "v_proj": (self.width, keys),
+            "o_proj": (queries, self.width),
+        }
+        if self.experts:
+            return found
+        ffn = {"gate_proj": (self.width, self.ffn), "up_proj": (self.width, self.ffn)}
+        return {**found, **ffn, "down_proj": (self.ffn, self.width)}
+
+    @property
+    def matrices(self) -> int:
+        """Weights of the matrices of all layers."""
+        plain = sum(a * b for a, b in self.linears.values())
+        experts = self.experts * (3 * self.width * self.ffn + self.width)
+        return self.layers * (plain + experts)
+
+    @property
+    def used_matrices(self) -> int:
+        """Those that one token meets: with experts, its own and the router."""
+        idle = (self.experts - self.active) * 3 * self.width * self.ffn
+        return self.matrices - self.layers * idle
+
+    @property
+    def embeddings(self) -> int:
+        """Weights of the embeddings; those of an untied head are as many again."""
+        return self.vocabulary * self.width
+
+    @property
+    def vectors(self) -> int:
+        """Weights of norms and biases."""
+        norms = OTHER_NORMS.get(self.family, 2) * self.width
+        norms += 2 * self.head_width if self.family in HEAD_NORMS else 0
+        if self.attention_bias:
+            norms += sum(self.linears[name][1] for name in ("q_proj", "k_proj", "v_proj"))
+            norms += self.width if self.family != "qwen2" else 0
+        return self.layers * norms + self.width
+
+    @property
+    def parameters(self) -> int:
+        """All weights."""
+        return self.matrices + self.embeddings * (1 if self.tied else 2) + self.vectors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """How a model is trained. `products` is the type that products are computed in; `rank` 0 trains all weights.
+
+    `accumulates`: a step has several micro-batches, so that gradients are there while activations are. `entropy`: the
+    head also computes it.
+    """
+
+    weights: Literal["float32", "bfloat16", "bfloat16-master", "nf4"] = "float32"
+    products: Literal["float32", "bfloat16"] = "float32"
+    bits: Literal[8, 32] = 32
+    rank: int = 0
+    targets: tuple[str, ...] = LINEARS
+    checkpointing: bool = False
+    offload: bool = False
+    accumulates: bool = True
+    entropy: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Bytes on the device by what they are for, and on the host where the optimiser is offloaded.
+
+    `head` is the chunk of logits at work, `cast` copies of weights in another type."""
+
+    weights: float
+    cast: float
+    gradients: float
+    optimizer: float
+    activations: float
+    head: float
+    host: float = 0.0
+    together: bool = True
+
+    @property
+    def floor(self) -> float:
+        """What is there whatever the micro-batch: weights, optimiser, gradients."""
+        return self.weights + self.optimizer + self.gradients
+
+    @property
+    def peak(self) -> float:
+        """The most that is held at one time. Gradients of a step's only micro-batch come while activations go."""
+        busy = self.activations + self.head
+        moving = self.gradients + busy if self.together else max(self.gradients, busy)
+        return self.weights + self.cast + self.optimizer + moving
+
+
+def adapter_size(shape: Shape, job: Job) -> int:
+    """Weights of a low-rank adapter."""
+    chosen = shape.linears if "all-linear" in job.targets else {n: shape.linears.get(n, (0, 0)) for n in job.targets}
+    return shape.layers * job.rank * sum(a + b for a, b in chosen.values())
+
+
+def predict(shape: Shape, job: Job, tokens: int) -> Memory:
+    """The memory of a micro-batch of `tokens` rows, all scored, at its peak."""
+    trained = adapter_size(shape, job) if job.rank else shape.parameters
+    base = 4 if job.weights == "float32" else 2
+    weights = float(shape.parameters * base)
+    if job.weights == "nf4":
+        base = 2 if job.products == "bfloat16" else 4
+        weights = (shape.parameters - shape.matrices) * base + shape.matrices * NF4
+    if job.rank:
+        weights, base = weights + trained * 4, 4
+    moments = EIGHT_BIT_MOMENTS if job.bits == 8 else 2.0 * (4 if job.weights in ("bfloat16-master", "nf4") else base)
+    masters = 4 if job.weights == "bfloat16-master" or (job.offload and not job.rank) else 0
+    optimizer = trained * (moments + masters)
+    summed = shape.embeddings * base if shape.tied and not job.rank else 0  # of the embeddings and of the head at once
+    return Memory(
+        weights=weights,
+        cast=_cast(shape, job),
+        gradients=float(trained * base + summed),
+        optimizer=0.0 if job.offload else optimizer,
+        activations=float(activations(shape, job, tokens)),
+        head=float(_head(shape, job, tokens)),
+        host=optimizer if job.offload else 0.0,
+        together=job.accumulates,
+    )
+
+
+def _cast(shape: Shape, job: Job) -> float:
+    """Weights in the type of the products: float32 ones are cast once a micro-batch and kept for its backward; 4-bit
+    ones are written out one at a time."""
+    if job.weights == "nf4":
+        return max(a * b for a, b in shape.linears.values()) * (2 if job.products == "bfloat16" else 4)
+    if job.weights == "float32" and job.products == "bfloat16":
+        return 2.0 * (shape.matrices + shape.embeddings)
+    return 0.0
+
+
+def activations(shape: Shape, job: Job, tokens: int) -> int:
+    """Bytes that the layers keep for the backward of a micro-batch, and those around them."""
+    layer = layer_bytes(shape, job)
+    wide = 2 if _half(job) else 4
+    kept = shape.layers * (shape.width * wide if job.checkpointing else layer)
+    last = 5 * shape.width * 4  # the final norm, the scored rows and their gradient
+    at_work = layer if job.checkpointing else 0
+    return tokens * (kept + at_work + last)
+
+
+def layer_bytes(shape: Shape, job: Job) -> int:
+    """Bytes that one layer keeps for each row: inputs of products, of norms and of the gate.
+
+    With an adapter the frozen matrices keep no input of their own, but what the adapter reads is kept. Where the type
+    changes between a row and the products that read it, each of them keeps a copy of its own.
+    """
+    queries, keys = shape.heads * shape.head_width, shape.key_heads * shape.head_width
+    times = shape.active or 1
+    frozen = job.rank > 0
+    narrow = 2 if job.products == "bfloat16" or _half(job) else 4
+    if narrow == 4:
+        norm = (2 if frozen else 3) * 4 * shape.width
+        copies = 0
+    elif _half(job):
+        norm = (4 if frozen else 8) * shape.width  # float32 inside, results in bfloat16
+        copies = 5 * 2 * shape.width if frozen else 0
+    else:
+        norm = (4 if frozen else 8) * shape.width
+        copies = 5 * 2 * shape.width
+    attention = narrow * (3 * queries + 2 * keys) + 4 * shape.heads
+    ffn = narrow * 4 * shape.ffn * times
+    adapters = 4 * job.rank * len(shape.linears) if frozen else 0
+    return 2 * norm + copies + attention + ffn + adapters
+
+
+def _half(job: Job) -> bool:
+    """Whether the rows between the layers are bfloat16."""
+    return job.weights.startswith("bfloat16") or (job.weights == "nf4" and job.products == "bfloat16")
+
+
+def _head(shape: Shape, job: Job, tokens: int) -> int:
+    rows = min(tokens, max(16, min(1024, LOGITS_PER_CHUNK // shape.vocabulary)))
+    chunks = 2 if job.entropy or job.products == "bfloat16" else 1
+    return rows * shape.vocabulary * 4 * chunks
+
+
+def largest(shape: Shape, job: Job, memory: float, *, step: int = 256, most: int = 2**16) -> int:
+    """The largest micro-batch (tokens, a multiple of `step`) whose peak fits `memory`; 0 where none does."""
+    found = 0
+    for tokens in range(step, most + 1, step):
+        if predict(shape, job, tokens).peak > memory:
+            break
+        found = tokens
+    return found
+
+
+def training_flops(shape: Shape, job: Job, tokens: int, scored: int, length: int) -> float:
+    """Floating-point operations of a forward and a backward over `tokens` rows, `scored` of which go through the head;
+    `length` is the usual length of a sequence.
+
+    Two a weight and row forward, as many for the gradient of the rows, as many for that of the weights, which adapters
+    save; recomputation adds a forward of the layers. A row attends to half of its sequence.
+    """
+    attention = 2 * shape.layers * shape.heads * shape.head_width * length * tokens
+    layers = 2 * shape.used_matrices * tokens + attention
+    head = 2 * shape.embeddings * scored
+    weights = 0 if job.rank else 2 * shape.used_matrices * tokens + head
+    adapter = 6 * adapter_size(shape, job) * tokens if job.rank else 0
+    backward = layers + attention + head + weights + adapter
+    again = layers if job.checkpointing else 0
+    return float(layers + head + backward + again)

@@ -1,0 +1,68 @@
+"""Frozen weights in 4 bits (NF4 with double quantisation; QLoRA, arXiv 2305.14314), through bitsandbytes.
+
+They work on CUDA and on CPU. The linear layers of the decoder are quantised one after the other; embeddings, norms and
+heads stay as they are.
+"""
+
+from typing import Any
+
+import torch
+from bitsandbytes.functional import dequantize_4bit  # type: ignore[import-not-found]
+from bitsandbytes.nn import Linear4bit, Params4bit  # type: ignore[import-not-found]
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+
+def quantise(net: Any, device: torch.device | str) -> None:
+    """Puts NF4 layers in the place of the decoder's linear ones, on `device`; products are computed in `net.dtype`."""
+    body = net.get_decoder()
+    for name, layer in list(body.named_modules()):
+        if type(layer) is nn.Linear:
+            body.set_submodule(name, _quantised(layer, net.dtype).to(device))
+    net.is_loaded_in_4bit = True  # what peft asks for
+
+
+def _quantised(layer: nn.Linear, dtype: torch.dtype) -> Linear4bit:
+    made = Linear4bit(
+        layer.in_features,
+        layer.out_features,
+        layer.bias is not None,
+        compute_dtype=dtype,
+        quant_type="nf4",
+        device="meta",
+    )
+    weight: Any = Params4bit  # its arguments are those of its __new__, which type checkers do not see
+    made.weight = weight(layer.weight.detach(), requires_grad=False, quant_type="nf4", compress_statistics=True)
+    if layer.bias is not None:
+        made.bias = nn.Parameter(layer.bias.detach(), requires_grad=False)
+    return made
+
+
+@torch.no_grad()
+def merge_quantised(net: PeftModel) -> Any:
+    """The network beneath an adapter with plain layers again: the weights that 4 bits stand for, plus the adapter's.
+
+    peft would round the sum to 4 bits once more, which is another model than the one that was trained.
+    """
+    base: Any = net.get_base_model()
+    for name, module in list(base.named_modules()):
+        if isinstance(module, BaseTunerLayer) and isinstance(module.get_base_layer(), Linear4bit):
+            adapted: Any = module  # only its kinds know their delta
+            delta = sum(adapted.get_delta_weight(adapter) for adapter in adapted.active_adapters)
+            base.set_submodule(name, _plain(adapted.get_base_layer(), base.dtype, delta))
+    for name, module in list(base.named_modules()):
+        if isinstance(module, Linear4bit):
+            base.set_submodule(name, _plain(module, base.dtype, 0.0))
+    base.is_loaded_in_4bit = False
+    return net.merge_and_unload()  # type: ignore[operator]
+
+
+def _plain(layer: Any, dtype: torch.dtype, delta: Any) -> nn.Linear:
+    weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state).to(torch.float32) + delta
+    with torch.device("meta"):
+        made = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)
+    made.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
+    if layer.bias is not None:
+        made.bias = layer.bias
+    return made

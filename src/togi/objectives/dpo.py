@@ -1,0 +1,115 @@
+"""DPO and its relatives as values of one objective.
+
+    loss_type      loss of a pair                                            source
+    sigmoid        -log sigmoid(beta d)                                      arXiv 2305.18290
+    sigmoid_norm   the same, d from means over each answer's tokens          arXiv 2411.15124
+    hinge          max(0, 1 - beta d)                                        arXiv 2305.10425, 2309.06657
+    ipo            (d - 1 / (2 beta))^2, d from means likewise               arXiv 2310.12036
+    robust         sigmoid, corrected for a known share of flipped labels    arXiv 2403.00409
+
+d is the log-ratio to the stage's initial model of the chosen answer minus that of the rejected one. `reference=False`
+takes log-probabilities in place of log-ratios (CPO, arXiv 2401.08417). `sft_weight` adds the cross entropy of the
+chosen tokens (RPO, arXiv 2404.19733). Pairs and tokens are counted over the whole step. An equal pair has d = 0: it
+costs what the table says, and its gradients cancel.
+
+Letters: N scored tokens of a micro-batch; S its sequences; P its preference pairs.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from togi.core.errors import RecipeError
+from togi.objectives.base import (
+    Batch,
+    Metrics,
+    Output,
+    check_choice,
+    check_ranges,
+    given,
+    mean_of,
+    segment_length,
+    segment_sum,
+    whole,
+)
+from togi.objectives.pairs import logp_metrics, pair_counts, reward_metrics, sides
+
+LossType = Literal["sigmoid", "sigmoid_norm", "hinge", "ipo", "robust"]
+AVERAGED = ("sigmoid_norm", "ipo")  # the difference is between means over tokens, not sums
+SMOOTHED = ("sigmoid", "sigmoid_norm", "robust")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DPO:
+    """Direct preference optimisation. Raises RecipeError for a setting that it cannot keep."""
+
+    loss_type: LossType = "sigmoid"
+    beta: float = 0.1
+    label_smoothing: float = 0.0  # share of pairs that are taken to be labelled the wrong way round
+    sft_weight: float = 0.0
+    reference: bool = True
+
+    def __post_init__(self) -> None:
+        check_choice("loss_type", self.loss_type, SHAPES)
+        fits = {
+            "beta": self.beta > 0,
+            "label_smoothing": 0 <= self.label_smoothing < 0.5,
+            "sft_weight": self.sft_weight >= 0,
+        }
+        check_ranges(fits, "beta > 0, 0 <= label_smoothing < 0.5, sft_weight >= 0")
+        if self.label_smoothing and self.loss_type not in SMOOTHED:
+            raise RecipeError(f"objective.label_smoothing: {self.loss_type} does not read it; {', '.join(SMOOTHED)} do")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The reference's sums of log-probabilities, unless there is no reference."""
+        return frozenset({"ref_logp_S"}) if self.reference else frozenset()
+
+    def counts(self, batch: Batch) -> dict[str, float]:
+        """Pairs, and the tokens of both sides. Raises StageError for an answer without a scored token."""
+        return pair_counts(batch)
+
+    def loss(self, output: Output, batch: Batch, totals: Mapping[str, float]) -> tuple[Tensor, Metrics]:
+        """The step's loss over the pairs of this micro-batch."""
+        logp_N = given(output.logp_N, "logp_N")
+        sum_S = segment_sum(logp_N, batch.sequence_N, batch.num_sequences)
+        length_S = segment_length(logp_N, batch.sequence_N, batch.num_sequences)
+        ratio_S = sum_S - given(batch.ref_logp_S, "ref_logp_S").to(sum_S) if self.reference else sum_S
+        chosen_P, rejected_P = sides(ratio_S / length_S if self.loss_type in AVERAGED else ratio_S, batch)
+        loss = SHAPES[self.loss_type](self, chosen_P - rejected_P).sum() / whole(totals, "pairs")
+        if self.sft_weight:
+            loss = loss - self.sft_weight * sides(sum_S, batch)[0].sum() / whole(totals, "chosen_tokens")
+        metrics = reward_metrics(*sides(self.beta * ratio_S, batch)) | logp_metrics(sum_S, length_S, batch)
+        if self.reference:
+            metrics["chosen_change"] = mean_of(sides(ratio_S / length_S, batch)[0])  # nats a token; below 0: falling
+        return loss, metrics
+
+
+def _smoothed(settings: DPO, difference_P: Tensor) -> Tensor:
+    logit_P, flipped = settings.beta * difference_P, settings.label_smoothing
+    return -(1 - flipped) * logsigmoid(logit_P) - flipped * logsigmoid(-logit_P)
+
+
+def _robust(settings: DPO, difference_P: Tensor) -> Tensor:
+    logit_P, flipped = settings.beta * difference_P, settings.label_smoothing
+    return (-(1 - flipped) * logsigmoid(logit_P) + flipped * logsigmoid(-logit_P)) / (1 - 2 * flipped)
+
+
+def _hinge(settings: DPO, difference_P: Tensor) -> Tensor:
+    return (1 - settings.beta * difference_P).relu()
+
+
+def _ipo(settings: DPO, difference_P: Tensor) -> Tensor:
+    return (difference_P - 1 / (2 * settings.beta)) ** 2
+
+
+SHAPES: dict[str, Callable[[DPO, Tensor], Tensor]] = {
+    "sigmoid": _smoothed,
+    "sigmoid_norm": _smoothed,
+    "hinge": _hinge,
+    "ipo": _ipo,
+    "robust": _robust,
+}

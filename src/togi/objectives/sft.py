@@ -1,0 +1,48 @@
+"""Supervised fine-tuning and instruction pre-training: the cross entropy of the scored tokens.
+
+Letters: N scored tokens of a micro-batch, laid end to end; S its sequences.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from togi.objectives.base import Batch, Metrics, Output, check_choice, given, mean_of, segment_mean, whole
+
+Normalise = Literal["tokens", "sequences"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SFT:
+    """-log p of a scored token: the mean over all `tokens` of the step, or over its `sequences` of each one's mean, in
+    which a short answer weighs as much as a long one.
+
+    A sequence without scored tokens counts nowhere. A step without any is an error: it would change nothing, silently.
+    """
+
+    normalise: Normalise = "tokens"
+
+    def __post_init__(self) -> None:
+        check_choice("normalise", self.normalise, ("tokens", "sequences"))
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Nothing besides the scored tokens."""
+        return frozenset()
+
+    def counts(self, batch: Batch) -> dict[str, float]:
+        """Scored tokens, and sequences that have some."""
+        return {"tokens": float(batch.sequence_N.numel()), "sequences": float(batch.sequence_N.unique().numel())}
+
+    def loss(self, output: Output, batch: Batch, totals: Mapping[str, float]) -> tuple[Tensor, Metrics]:
+        """The step's loss over the tokens of this micro-batch."""
+        logp_N = given(output.logp_N, "logp_N")
+        metrics: Metrics = {"nll": mean_of(-logp_N)}
+        if output.entropy_N is not None:
+            metrics["entropy"] = mean_of(output.entropy_N)
+        if self.normalise == "tokens":
+            return -logp_N.sum() / whole(totals, "tokens"), metrics
+        mean_S = segment_mean(logp_N, batch.sequence_N, batch.num_sequences)
+        return -mean_S.sum() / whole(totals, "sequences"), metrics

@@ -1,0 +1,35 @@
+"""Settings of low-rank adapters, for every stage that trains."""
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from togi.core.settings import Settings
+
+
+class Lora(Settings):
+    """Train low-rank adapters (and rows of new tokens) instead of all weights."""
+
+    rank: int = Field(default=16, ge=1, le=4096)
+    alpha: float = Field(default=32.0, gt=0, description="the adapter is scaled by alpha / rank")
+    targets: tuple[str, ...] = Field(
+        default=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        min_length=1,
+        description="names of linear layers; all-linear: all but the heads",
+    )
+    rank_stabilised: bool = Field(default=False, description="scale by alpha / sqrt(rank) instead (rsLoRA)")
+    token_rows: tuple[str, ...] = Field(
+        default=(),
+        description="tokens, by their text, whose rows of the embeddings and of the output head are trained too",
+    )
+    base: Literal["as_loaded", "nf4"] = Field(
+        default="as_loaded", description="nf4: the frozen weights in 4 bits (QLoRA; needs bitsandbytes)"
+    )
+
+    @field_validator("targets", "token_rows")
+    @classmethod
+    def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        twice = [name for i, name in enumerate(value) if name in value[:i]]
+        if twice or "" in value:
+            raise ValueError(f"each name stands once and is not empty, found {twice or ['']}")
+        return value

@@ -1,0 +1,21 @@
+"""Metrics in trackio's local database: `trackio show --project RECIPE`."""
+
+import trackio  # type: ignore[import-not-found]
+
+from togi.core.protocols import Tracker
+from togi.stages.tracking import TrackedRun
+
+
+class Trackio:
+    """A tracker."""
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        trackio.log(metrics, step=step)
+
+    def close(self) -> None:
+        trackio.finish()
+
+
+def open_tracker(run: TrackedRun) -> Tracker:
+    trackio.init(project=run.project, name=run.run, config=dict(run.settings), resume="allow")
+    return Trackio()

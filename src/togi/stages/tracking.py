@@ -1,0 +1,84 @@
+"""Where metrics are shown besides metrics.jsonl: TensorBoard, trackio, Weights & Biases, each by one word.
+
+Secrets come from the environment alone, as each library reads them (WANDB_API_KEY, HF_TOKEN); WANDB_MODE=offline and
+TRACKIO_DIR say where lines go. A step is told once: `tracked.json` remembers the last one, so that a stage that goes on
+after a kill does not repeat what it does again with the same bits.
+"""
+
+import importlib
+import importlib.util
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from togi.core.errors import RecipeError
+from togi.core.files import read_json, write_json
+from togi.core.protocols import Tracker
+from togi.stages.base import Context
+
+TRACKERS = {"tensorboard": "tensorboard", "trackio": "trackio", "wandb": "wandb"}
+"""The word in a recipe, and the package that it needs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackedRun:
+    """What a tracker is opened with. `run` is the same after a resume and another one after --redo."""
+
+    project: str
+    run: str
+    folder: Path
+    settings: Mapping[str, Any]
+
+
+class OpensTracker(Protocol):
+    """A module `togi.stages.track_NAME_work`."""
+
+    def open_tracker(self, run: TrackedRun) -> Tracker: ...
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raises RecipeError for a tracker whose package is not installed."""
+    for name in names:
+        if importlib.util.find_spec(TRACKERS[name]) is None:
+            raise RecipeError(f"track: {name} needs the package {TRACKERS[name]}: pip install {TRACKERS[name]}")
+
+
+class Tracking:
+    """All trackers of a stage, open on rank 0 alone."""
+
+    def __init__(self, context: Context) -> None:
+        self._path = context.folder / "tracked.json"
+        self._open: list[Tracker] = []
+        self._last = 0
+        self._known: dict[str, Any] = {}
+        if not context.track or not context.ranks.first:
+            return
+        check_trackers(context.track)
+        known = read_json(self._path) if self._path.exists() else {}
+        stamp = known.get("run") or f"{context.name}-{context.folder.name[-8:]}-{time.strftime('%y%m%d%H%M%S')}"
+        self._last = known.get("step", 0)
+        self._known = {"run": stamp, "step": self._last}
+        settings_file = context.folder / "settings.json"
+        settings = read_json(settings_file) if settings_file.exists() else {}
+        run = TrackedRun(project=context.recipe, run=stamp, folder=context.folder / "tracking", settings=settings)
+        for name in context.track:
+            module: Any = importlib.import_module(f"togi.stages.track_{name}_work")
+            self._open.append(module.open_tracker(run))
+
+    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Tells a step, once; values that are not numbers are left out."""
+        if not self._open or step <= self._last:
+            return
+        numbers = {k: float(v) for k, v in metrics.items() if k != "step" and isinstance(v, int | float)}
+        for tracker in self._open:
+            tracker.log(step, numbers)
+        self._last = self._known["step"] = step
+        write_json(self._path, self._known)
+
+    def close(self) -> None:
+        """Flushes and closes all."""
+        for tracker in self._open:
+            tracker.close()
+        self._open = []

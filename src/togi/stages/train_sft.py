@@ -1,0 +1,96 @@
+"""`train.sft`: supervised fine-tuning on chats, with the loss on the assistant's turns (docs/methods.md)."""
+
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from togi.core.settings import ChatsRef
+from togi.stages.base import StageType
+from togi.stages.fixed import FixedTraining, Share
+from togi.stages.presets import fill
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "llm-jp-instruct3": {
+        "packing": "blocks",
+        "max_length": 4096,
+        "epochs": 2.0,
+        "batch_size": 64,
+        "learning_rate": 2e-5,
+        "schedule": "cosine",
+        "final_rate": 0.1,
+        "final_steps": 100,
+        "warmup_steps": 20,
+        "betas": (0.9, 0.98),
+        "weight_decay": 0.1,
+    },
+    "vikhr-nemo-sft": {
+        "score_header": True,
+        "overflow": "truncate_to_answer",
+        "max_length": 16000,
+        "epochs": 1.0,
+        "batch_size": 8,
+        "learning_rate": 4e-5,
+        "schedule": "linear",
+        "warmup_steps": 20,
+        "lora": {
+            "rank": 256,
+            "alpha": 256.0,
+            "targets": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"),
+        },
+    },
+}
+
+
+class TrainSft(FixedTraining):
+    """Cross entropy of every assistant turn and its terminator; a turn with `train: false` is context alone."""
+
+    adds_router_loss: ClassVar[bool] = True
+
+    type: Literal["train.sft"] = "train.sft"
+    preset: Literal["llm-jp-instruct3", "vikhr-nemo-sft"] | None = Field(
+        default=None, description="published settings, which the recipe's own keys change one by one"
+    )
+    chats: ChatsRef | tuple[ChatsRef, ...] = Field(description="conversations, of one stage or of several")
+    validation: Share | ChatsRef | None = Field(
+        default=None, description="chats, or the share of the prompts to keep out of training"
+    )
+    system: str | None = Field(default=None, min_length=1, description="a system prompt to add to the chats")
+    system_when: Literal["absent", "always"] = Field(
+        default="absent", description="add the system prompt to chats that have none, or in front of any other too"
+    )
+    score_header: bool = Field(default=False, description="the tokens that open an assistant turn carry loss too")
+    normalise: Literal["tokens", "sequences"] = Field(
+        default="tokens", description="each token of a step weighs the same, or each chat"
+    )
+    packing: Literal["apart", "blocks"] = Field(
+        default="apart",
+        description="apart: chats never see each other; blocks: laid end to end, cut every max_length tokens, in sight "
+        "of what stands before them",
+    )
+    overflow: Literal["drop", "error", "truncate", "truncate_to_answer"] = Field(
+        default="drop",
+        description="what a longer chat does: is dropped, is an error, loses its end, or loses what follows the last "
+        "answer that fits; all are counted",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, values: Any) -> Any:
+        return fill(values, PRESETS)
+
+    @model_validator(mode="after")
+    def _system_is_there(self) -> Self:
+        if self.system is None and self.system_when == "always":
+            raise ValueError("system_when: always needs `system`, the text to add")
+        return self
+
+    @model_validator(mode="after")
+    def _blocks_cut_by_themselves(self) -> Self:
+        if self.packing == "blocks" and self.overflow != "drop":
+            raise ValueError("overflow does nothing under packing: blocks, which are cut wherever they are full")
+        if self.packing == "blocks" and self.normalise == "sequences":
+            raise ValueError("normalise: sequences weighs chats, but blocks hold parts of several; use packing: apart")
+        return self
+
+
+STAGE = StageType("train.sft", TrainSft, yields="model", work="togi.stages.train_sft_work")

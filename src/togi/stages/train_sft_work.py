@@ -1,0 +1,157 @@
+"""The work of `train.sft`: chats become sequences whose answers carry loss."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from togi.core.errors import InputError
+from togi.core.records import Chat, Message
+from togi.core.settings import ChatsRef
+from togi.model.forest import Forest, plant
+from togi.model.forest import Sequence as TokenSequence
+from togi.model.load import LoadedModel
+from togi.objectives.sft import SFT
+from togi.stages.base import MODEL_FOLDER, Context
+from togi.stages.examples_work import Data, Example, length_limit, read, too_long
+from togi.stages.fixed_work import TokenTask, fit
+from togi.stages.models import keep_model, load_trainable
+from togi.stages.train_sft import TrainSft
+from togi.text.render import Rendered, check_template, render_chat
+
+SHARED = 64  # rows that two chats must have in common before they are computed once
+
+
+def run(settings: TrainSft, context: Context) -> None:
+    model = load_trainable(context, settings.init, settings)
+    border = Border(settings, context, model)
+    refs = (settings.chats,) if isinstance(settings.chats, ChatsRef) else settings.chats
+    data = read(settings, context, refs, border)
+    context.counts.update(border.counts)
+    context.counts |= {"chats": len(data.training), "validation": len(data.validation)}
+    context.counts["scored_tokens"] = sum(sum(s.scored) for e in data.training for s in e.group)
+    if settings.packing == "blocks":
+        data = Data(list(blocks(data.training, border.longest)), data.validation, data.warnings)
+        context.counts["blocks"] = len(data.training)
+        if not data.training:
+            raise InputError(
+                f"stage {context.name}: all chats together do not fill one block of {border.longest} tokens; lower "
+                "max_length or set packing: apart"
+            )
+    fitted = fit(settings, context, model, SftTask(settings, data, model))
+    context.counts["out"] = context.counts["chats"]
+    context.summary |= {"step": fitted.step, "validation": fitted.validation}
+    keep_model(context, model, context.folder / MODEL_FOLDER)
+
+
+@dataclass(slots=True)
+class Border:
+    """Turns chats into examples, or into reasons for dropping them. `counts` says what was cut.
+
+    Raises InputError where the template does not know a role, and where the settings want an error for a long chat.
+    """
+
+    settings: TrainSft
+    context: Context
+    model: LoadedModel
+    bos: tuple[int, ...] = ()
+    longest: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.bos = check_template(self.model.template, self.model.tokenizer).bos
+        self.longest = length_limit(self.settings, self.context, self.model)
+
+    def __call__(self, chat: Chat) -> Example | str:
+        messages = self._messages(chat)
+        if any(m.role == "assistant" and m.train and not m.content.strip() for m in messages):
+            return "empty_answer"
+        found = self._rendered(chat, messages)
+        if self.bos and found.ids[: 2 * len(self.bos)] == self.bos * 2:
+            return "two_bos"
+        if not any(found.mask):
+            return "no_answer_to_learn"
+        stop = len(found.ids)
+        if self.settings.packing == "apart" and stop > self.longest:
+            if self.settings.overflow in ("drop", "error"):
+                return too_long(self.settings, self.context, chat, stop)
+            stop = self._stop(found)
+            if not any(found.mask[:stop]):
+                return "no_answer_after_truncation"
+            self._count_cut(found, stop)
+        self.counts["straddles"] += found.straddles
+        sequence = TokenSequence(found.ids[:stop], found.mask[:stop])
+        return Example(id=chat.id, prompt=_prompt(messages), group=(sequence,))
+
+    def _messages(self, chat: Chat) -> tuple[Message, ...]:
+        """The chat's messages with the recipe's system prompt."""
+        system = self.settings.system
+        has_one = chat.messages[0].role == "system"
+        if system is None or (has_one and self.settings.system_when == "absent"):
+            return chat.messages
+        return (Message("system", system), *chat.messages)
+
+    def _rendered(self, chat: Chat, messages: Sequence[Message]) -> Rendered:
+        model = self.model
+        try:
+            return render_chat(model.template, model.tokenizer, messages, header=self.settings.score_header)
+        except InputError as error:
+            raise InputError(f"stage {self.context.name}: chat {chat.id}: {error}") from None
+
+    def _stop(self, found: Rendered) -> int:
+        """Where a chat that is too long ends."""
+        if self.settings.overflow == "truncate":
+            return self.longest
+        return max((end for end in found.ends if end <= self.longest), default=0)
+
+    def _count_cut(self, found: Rendered, stop: int) -> None:
+        self.counts["truncated"] += 1
+        unfinished = stop not in found.ends and found.mask[stop - 1]
+        self.counts["terminators_cut"] += unfinished
+        self.counts["answers_cut_away"] += sum(end > stop for end in found.ends) - unfinished
+
+
+def _prompt(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """What stands before the first answer that carries loss: chats that share it stay on one side of a split."""
+    first = next(i for i, m in enumerate(messages) if m.role == "assistant" and m.train)
+    return tuple(messages[:first])
+
+
+def blocks(examples: Sequence[Example], length: int) -> Iterator[Example]:
+    """All examples laid end to end and cut into blocks of `length` predicted tokens, as some published trainings do.
+
+    Documents of one block see each other, and positions run through. Blocks without a token that carries loss, and the
+    unfinished last one, are left out.
+    """
+    ids = [token for example in examples for token in example.group[0].ids]
+    scored = [mark for example in examples for mark in example.group[0].scored]
+    for number, start in enumerate(range(0, len(ids) - length, length + 1)):
+        part = slice(start, start + length + 1)
+        marks = (False, *scored[part][1:])
+        if any(marks):
+            name = f"block-{number:06d}"
+            yield Example(id=name, prompt=name, group=(TokenSequence(tuple(ids[part]), marks),))
+
+
+class SftTask(TokenTask):
+    """Cross entropy; chats of one micro-batch that begin alike share that beginning."""
+
+    def __init__(self, settings: TrainSft, data: Data, model: LoadedModel) -> None:
+        super().__init__(data, model)
+        self.settings = settings
+
+    def objective(self, step: int) -> SFT:
+        return SFT(normalise=self.settings.normalise)
+
+    def plant(self, examples: Sequence[Example]) -> Forest:
+        return plant(grouped([example.group[0] for example in examples], SHARED))
+
+
+def grouped(sequences: Sequence[TokenSequence], least: int) -> list[list[TokenSequence]]:
+    """Sequences with the same first `least` ids (a system prompt, a question with several answers) as one tree each,
+    the others alone. Their results do not depend on it.
+    """
+    together: dict[tuple[int, ...], list[TokenSequence]] = {}
+    for number, sequence in enumerate(sequences):
+        key = sequence.ids[:least] if len(sequence.ids) > least else (-1, number)
+        together.setdefault(key, []).append(sequence)
+    return list(together.values())

@@ -1,0 +1,37 @@
+"""AdamW with moments in 8 bits, through bitsandbytes (arXiv 2110.02861); works on CUDA and on CPU."""
+
+from typing import Any
+
+import torch
+from bitsandbytes.optim import AdamW8bit  # type: ignore[import-not-found]
+from torch import Tensor
+
+WRAPPED = "__bnb_optimizer_quant_state__"
+
+
+class EightBitAdamW(AdamW8bit):
+    """bitsandbytes' own, whose state is plain tensors to whoever saves it. Tensors of less than 4,096 elements keep
+    moments of 32 bits, as the library wants it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        found = super().state_dict()
+        return {**found, "state": {number: _plain(entries) for number, entries in found["state"].items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any], move_to_device: bool = True) -> None:
+        state = {number: self._counted(entries) for number, entries in state_dict["state"].items()}
+        super().load_state_dict({**state_dict, "state": state}, move_to_device)
+
+    def _counted(self, entries: dict[str, Any]) -> dict[str, Any]:
+        """The step is a number to the library, and only moments inside its wrapping keep their type."""
+        wrapped = {key: value for key, value in entries.items() if key != "step"}
+        if "absmax1" in entries:
+            device = entries["state1"].device
+            wrapped |= {"qmap1": self.name2qmap["dynamic"].to(device), "qmap2": self.name2qmap["udynamic"].to(device)}
+        return {"step": int(entries["step"]), WRAPPED: wrapped}
+
+
+def _plain(entries: dict[str, Any]) -> dict[str, Tensor]:
+    """Without the tables of what 8 bits mean, which are the same for all."""
+    flat = {**{key: value for key, value in entries.items() if key != WRAPPED}, **entries.get(WRAPPED, {})}
+    kept = {key: value for key, value in flat.items() if not key.startswith("qmap")}
+    return {key: torch.tensor(value) if isinstance(value, int) else value for key, value in kept.items()}

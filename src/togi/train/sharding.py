@@ -1,0 +1,99 @@
+"""Weights spread over ranks with FSDP2, and read back whole.
+
+Parameters are cut along their first dimension. Gradients are summed over the ranks, never averaged: losses divide by
+the counts of all ranks.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+
+from togi.core.ranks import Ranks
+from togi.model.logprobs import body_of, unwrapped
+from togi.train.ranks import RankGroup
+
+
+class Spread:
+    """A module (`Policy` or `RewardModel`) while it is trained.
+
+    On one process `module` is that module itself. On several it is a twin whose weights are shards, and the module that
+    came in stays as it is but for its weights, which are empty until `gather` fills them.
+    """
+
+    def __init__(self, module: Any, ranks: Ranks) -> None:
+        self.plain = module
+        self.module = module
+        self._shards: dict[str, nn.Parameter] = {}
+        if isinstance(ranks, RankGroup):
+            self.module = _twin(module)
+            _empty(module)
+            _shard(self.module, ranks.mesh)
+            self._shards = dict(self.module.named_parameters())
+
+    @torch.no_grad()
+    def gather(self) -> None:
+        """Gives the module that came in whole weights again, on every rank; all ranks call it. One alone has them.
+
+        `module` is not to be used afterwards.
+        """
+        if not self._shards:
+            return
+        whole = {name: _whole(param) for name, param in self._shards.items()}
+        named = dict(self.plain.named_parameters())
+        _replace(
+            self.plain,
+            {id(named[name]): nn.Parameter(value, named[name].requires_grad) for name, value in whole.items()},
+        )
+
+    @torch.no_grad()
+    def copy_into(self, net: nn.Module) -> None:
+        """Copies the weights as they are now into another network of the same shape as `module.net`, in its type."""
+        sources = self._shards or dict(self.module.named_parameters())
+        for name, target in net.named_parameters():
+            target.copy_(_whole(sources[f"net.{name}"]))
+
+
+def _whole(param: Tensor) -> Tensor:
+    """The whole of a parameter that may be sharded; all ranks call it."""
+    return param.full_tensor() if isinstance(param, DTensor) else param
+
+
+def _twin(module: nn.Module) -> Any:
+    """A copy that shares every tensor with the original."""
+    memo = {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]}
+    return copy.deepcopy(module, memo)
+
+
+def _empty(module: nn.Module) -> None:
+    """Takes the memory of the weights away; ties between them stay."""
+    shells = {
+        id(param): nn.Parameter(torch.empty_like(param, device="meta"), param.requires_grad)
+        for param in module.parameters()
+    }
+    _replace(module, shells)
+
+
+def _replace(module: nn.Module, params: dict[int, nn.Parameter]) -> None:
+    """Puts other parameters in the place of those with these ids, wherever they are used."""
+    for part in module.modules():
+        for name, param in part.named_parameters(recurse=False, remove_duplicate=False):
+            part.register_parameter(name, params[id(param)])
+
+
+def _shard(module: Any, mesh: DeviceMesh) -> None:
+    """Layer by layer, the rest with the module itself, whose forward is body and head."""
+    body: Any = body_of(unwrapped(module.net))
+    for layer in body.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(module, mesh=mesh)
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.set_gradient_divide_factor(1.0)
+            part.set_force_sum_reduction_for_comms(True)  # scaled sums are known to NCCL alone
+    # a rank without a scored token has no gradient for the head, where the others have one
+    module.set_reduce_scatter_unused_params(True)

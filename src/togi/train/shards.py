@@ -1,0 +1,108 @@
+"""The tensors of a checkpoint on the disk: safetensors files that are read back whole, or the rows that a rank needs.
+
+    weights.safetensors                   of one process: every tensor whole
+    weights-00001-of-00002.safetensors    of rank 0 of two: its rows of sharded tensors, and whole what is not sharded
+
+The header of a rank's file states its rows: {"rows": '{"NAME": [start, stop, rows of the whole tensor]}'}. So a
+checkpoint of any number of ranks can be taken up by any other number.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from togi.core.ranks import Ranks
+
+Rows = tuple[int, int]
+
+
+def file_name(kind: str, rank: int, size: int) -> str:
+    """Where rank `rank` of `size` keeps its tensors of a kind."""
+    return f"{kind}.safetensors" if size == 1 else f"{kind}-{rank + 1:05d}-of-{size:05d}.safetensors"
+
+
+def write(folder: Path, kind: str, tensors: Mapping[str, Tensor], ranks: Ranks) -> Path:
+    """Writes this rank's part. What every rank holds whole is written by rank 0 alone."""
+    path = folder / file_name(kind, ranks.rank, ranks.size)
+    kept: dict[str, Tensor] = {}
+    stated: dict[str, tuple[int, int, int]] = {}
+    for name, tensor in tensors.items():
+        rows = rows_of(tensor)
+        if rows is None:
+            if ranks.first:
+                kept[name] = tensor.contiguous()
+        elif rows[0] < rows[1]:
+            kept[name] = local(tensor).contiguous()
+            stated[name] = (*rows, tensor.shape[0])
+    save_file(kept, path, {"rows": json.dumps(stated, sort_keys=True)} if ranks.several else None)
+    return path
+
+
+class Stored:
+    """The tensors of one kind of a checkpoint. `shapes` are those of the whole tensors, whatever they were cut into."""
+
+    def __init__(self, folder: Path, kind: str, size: int) -> None:
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._parts: dict[str, list[tuple[Any, Rows]]] = {}
+        for rank in range(size):
+            handle = safe_open(folder / file_name(kind, rank, size), framework="pt")
+            stated = json.loads((handle.metadata() or {}).get("rows", "{}"))
+            for name in handle.keys():  # noqa: SIM118 (a handle is no mapping)
+                shape = tuple(handle.get_slice(name).get_shape())
+                start, stop, count = stated.get(name, (0, shape[0] if shape else 1, shape[0] if shape else 1))
+                self.shapes[name] = (count, *shape[1:]) if shape else ()
+                self._parts.setdefault(name, []).append((handle, (start, stop)))
+
+    def read(self, name: str, rows: Rows | None = None) -> Tensor:
+        """A tensor, or its rows [start, stop)."""
+        parts = self._parts[name]
+        if len(parts) == 1 and (rows is None or not self.shapes[name]):
+            return parts[0][0].get_tensor(name)
+        wanted = rows or (0, self.shapes[name][0])
+        found = []
+        for handle, (start, stop) in parts:
+            first, last = max(start, wanted[0]), min(stop, wanted[1])
+            if first < last:
+                found.append(handle.get_slice(name)[first - start : last - start])
+        if not found:  # a rank that holds no row of a short tensor
+            return parts[0][0].get_slice(name)[0:0]
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+
+# --- one rank's rows of a tensor --------------------------------------------------------------------------------------
+
+
+def rows_of(tensor: Tensor) -> tuple[int, int] | None:
+    """Which rows [start, stop) of a sharded tensor this rank holds; None for one that every rank holds whole."""
+    if not isinstance(tensor, DTensor):
+        return None
+    count, size = tensor.shape[0], tensor.device_mesh.size()
+    step = -(-count // size)  # torch.chunk's cut: the last ranks may hold fewer rows, or none
+    start = min(tensor.device_mesh.get_local_rank() * step, count)
+    return start, min(start + step, count)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's rows, in the same memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def like(rows: Tensor, example: Tensor) -> Tensor:
+    """This rank's rows as a tensor that is sharded as `example` is."""
+    if not isinstance(example, DTensor):
+        return rows
+    return DTensor.from_local(
+        rows,
+        example.device_mesh,
+        example.placements,
+        run_check=False,
+        shape=example.shape,
+        stride=example.stride(),
+    )

@@ -1,0 +1,110 @@
+"""Memory and operations by arithmetic: counts of weights against real models, and what must follow from the formula."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny import CONFIGS, SHAPE
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
+
+from togi.core.errors import InputError
+from togi.model.head import LOGITS_PER_CHUNK
+from togi.model.memory import LOGITS_PER_CHUNK as SAME_CHUNK
+from togi.model.memory import Job, Shape, adapter_size, largest, predict, training_flops
+
+SMALL = Shape.of(
+    {
+        "model_type": "llama",
+        "num_hidden_layers": 30,
+        "hidden_size": 576,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "intermediate_size": 1536,
+        "vocab_size": 49152,
+        "tie_word_embeddings": True,
+    }
+)
+THIRTEEN = Shape(  # llm-jp-3-13b
+    family="llama",
+    layers=40,
+    width=5120,
+    heads=40,
+    key_heads=40,
+    head_width=128,
+    ffn=13824,
+    vocabulary=99487,
+    tied=False,
+)
+
+
+def counted(config) -> int:
+    with torch.device("meta"):
+        net = AutoModelForCausalLM.from_config(config)
+    return sum(param.numel() for param in net.parameters())
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_weights_are_counted_as_the_library_does(kind, tied):
+    config_class, extra = CONFIGS[kind]
+    config = config_class(**{**SHAPE, **extra, "tie_word_embeddings": tied})
+    assert Shape.of(config.to_dict()).parameters == counted(config)
+
+
+def test_biases_are_counted():
+    for config in (Qwen2Config(**SHAPE), LlamaConfig(**SHAPE, attention_bias=True)):
+        assert Shape.of(config.to_dict()).parameters == counted(config)
+
+
+def test_known_models():
+    assert SMALL.parameters == 134_515_008
+    assert THIRTEEN.matrices + THIRTEEN.vectors == 12_688_184_320  # its card's number, embeddings and head apart
+    assert THIRTEEN.parameters == 13_706_931_200
+    assert SAME_CHUNK == LOGITS_PER_CHUNK
+
+
+def test_a_configuration_that_says_too_little_is_refused():
+    with pytest.raises(InputError, match="has no 'hidden_size'"):
+        Shape.of({"model_type": "llama", "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 8})
+
+
+def test_the_floor_is_weights_gradients_and_moments():
+    weights = SMALL.parameters
+    plain = predict(SMALL, Job(), 1024)
+    assert (plain.weights, plain.optimizer) == (4 * weights, 8 * weights)
+    assert plain.gradients == 4 * (weights + SMALL.embeddings)  # head and embeddings are summed at the end
+    narrow = predict(SMALL, Job(weights="bfloat16-master", products="bfloat16"), 1024)
+    assert (narrow.weights, narrow.optimizer) == (2 * weights, 12 * weights)
+    away = predict(SMALL, Job(weights="bfloat16-master", products="bfloat16", offload=True), 1024)
+    assert (away.optimizer, away.host) == (0, 12 * weights)
+    assert predict(SMALL, Job(bits=8), 1024).optimizer == pytest.approx(2.03 * weights, rel=1e-3)
+
+
+def test_what_each_choice_saves():
+    job = Job()
+    full = predict(SMALL, job, 4096).peak
+    assert predict(SMALL, replace(job, checkpointing=True), 4096).peak < 0.5 * full
+    assert predict(SMALL, replace(job, rank=16), 4096).peak < full
+    assert predict(SMALL, replace(job, accumulates=False), 4096).peak < full
+    four_bit = predict(SMALL, Job(weights="nf4", rank=16, products="bfloat16"), 4096)
+    assert four_bit.weights < 0.5 * predict(SMALL, Job(rank=16), 4096).weights
+
+
+def test_the_largest_micro_batch_fits_and_the_next_does_not():
+    job = Job(checkpointing=True)
+    memory = predict(SMALL, job, 4000).peak
+    found = largest(SMALL, job, memory)
+    assert found % 256 == 0 and predict(SMALL, job, found).peak <= memory < predict(SMALL, job, found + 256).peak
+    assert largest(SMALL, job, 1e6) == 0 and largest(SMALL, job, 1e15) == 2**16
+
+
+def test_operations_are_six_a_weight_and_token():
+    tokens = 10_000
+    used = SMALL.matrices + SMALL.embeddings
+    assert training_flops(SMALL, Job(), tokens, tokens, 0) == 6 * used * tokens
+    twice = training_flops(SMALL, Job(checkpointing=True), tokens, tokens, 0)
+    assert twice == (8 * SMALL.matrices + 6 * SMALL.embeddings) * tokens
+    adapted = training_flops(SMALL, Job(rank=8), tokens, tokens, 0)
+    assert adapted == (4 * used + 6 * adapter_size(SMALL, Job(rank=8))) * tokens
+    assert training_flops(SMALL, Job(), tokens, 0, 0) == 6 * SMALL.matrices * tokens  # unscored rows meet no head
+    assert training_flops(SMALL, Job(), tokens, tokens, 512) > 6 * used * tokens

@@ -1,0 +1,69 @@
+"""Frozen weights in 4 bits: what is trained, merged and saved is what was computed. bitsandbytes works on CPU too."""
+
+import importlib
+import importlib.util
+from dataclasses import replace
+
+import pytest
+import torch
+from test_model_forest import batches, flat
+from test_model_load import at, loaded, logits
+from test_model_lora import trained_a_little
+
+from togi.core.errors import InputError
+from togi.model.forest import plant
+from togi.model.load import load, save_model
+from togi.model.logprobs import Policy, plain_logprobs
+from togi.model.lora import LoraSettings, add_lora, without_adapter
+
+needs_library = pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not here")
+
+
+def quantised(tmp_path, **changes):
+    save_model(loaded(**changes), tmp_path / "base")
+    return load(at(tmp_path / "base"), tmp_path, nf4=True), load(at(tmp_path / "base"), tmp_path)
+
+
+@needs_library
+@pytest.mark.parametrize("tied", [False, True])
+def test_four_bits_are_near_the_weights_and_small(tied, tmp_path):
+    model, plain = quantised(tmp_path, tie_word_embeddings=tied, initializer_range=0.02)
+    assert 0 < (logits(model.net) - logits(plain.net)).abs().max() < 0.2 * logits(plain.net).abs().max()
+    layer = model.net.model.layers[0].mlp.down_proj
+    assert layer.weight.dtype == torch.uint8 and layer.weight.numel() == 48 * 32 // 2
+    assert type(model.net.lm_head) is torch.nn.Linear and not layer.weight.requires_grad
+
+
+@needs_library
+@pytest.mark.parametrize("tied", [False, True])
+def test_what_is_saved_is_what_was_trained(tied, tmp_path):
+    model, _ = quantised(tmp_path, tie_word_embeddings=tied)
+    start = logits(model.net)
+    net = add_lora(model.net, LoraSettings(rank=2, targets=("q_proj", "down_proj"), token_rows=(60, 61)), seed=0)
+    torch.testing.assert_close(logits(net), start)
+    trained_a_little(net)
+    groups = batches()["many"]
+    with torch.no_grad():
+        forest_N, plain_N = Policy(net)(plant(groups)).logp_N, plain_logprobs(net, flat(groups))
+    torch.testing.assert_close(forest_N, plain_N, rtol=1e-4, atol=1e-4)
+    with without_adapter(net):
+        torch.testing.assert_close(logits(net), start)
+    before = logits(net)
+    assert (before - start).abs().max() > 1e-2
+    saved = save_model(replace(model, net=net), tmp_path / "m")
+    assert all(type(module).__name__ != "Linear4bit" for module in saved.net.modules())
+    torch.testing.assert_close(logits(load(at(tmp_path / "m"), tmp_path).net), before, rtol=1e-4, atol=1e-4)
+
+
+def test_without_the_library_the_message_says_what_to_do(tmp_path, monkeypatch):
+    save_model(loaded(), tmp_path / "base")
+    real = importlib.import_module
+
+    def absent(name, *rest):
+        if name == "togi.model.quantised":
+            raise ImportError("No module named 'bitsandbytes'")
+        return real(name, *rest)
+
+    monkeypatch.setattr("togi.model.load.importlib.import_module", absent)
+    with pytest.raises(InputError, match=r"needs bitsandbytes.*togi\[quantised\]"):
+        load(at(tmp_path / "base"), tmp_path, nf4=True)

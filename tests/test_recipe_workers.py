@@ -1,0 +1,82 @@
+"""What the parent makes of ranks that fail: the cause is told, not its echo, and nobody is left waiting."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from togi.core.errors import WorkerDied
+from togi.recipe import workers
+from togi.recipe.workers import Workers
+
+CRASHED = ["say", {"event": "crashed"}]
+DONE = ["say", {"event": "done"}]
+
+
+def failed(message: str, kind: str = "StageError") -> list[Any]:
+    return ["say", {"event": "failed", "kind": kind, "message": message}]
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Runs one script a rank and gives the events; no process outlives it."""
+    monkeypatch.setattr(workers, "COMMAND", (sys.executable, str(Path(__file__).with_name("fake_worker.py"))))
+    started: list[Workers] = []
+
+    def make(*ranks: list[Any]) -> list[dict[str, Any]]:
+        started.append(Workers(tmp_path / "worker.log", threads=4, size=len(ranks)))
+        return list(started[-1].do({"name": "policy", "ranks": ranks}))
+
+    start = time.monotonic()
+    yield make
+    for each in started:
+        each.close()
+        assert all(worker.process.returncode is not None for worker in each.workers)
+    assert time.monotonic() - start < 20
+
+
+def test_rank_0_speaks_and_all_ranks_must_be_done(run):
+    log = {"event": "log", "message": "a"}
+    events = run([["say", log], DONE], [["wait", 0.5], DONE])
+    assert [event["event"] for event in events] == ["log", "done"]
+
+
+def test_a_rank_that_fails_ends_those_that_wait_for_it(run):
+    (event,) = run([["wait", 60]], [failed("no such row")])
+    assert event["message"] == "no such row (rank 1 of 2)" and event["kind"] == "StageError"
+
+
+def test_what_all_ranks_say_is_told_once(run):
+    (event,) = run([failed("the loss is nan")], [["wait", 0.3], failed("the loss is nan")])
+    assert event["message"] == "the loss is nan"
+
+
+def test_the_first_failure_is_the_cause(run):
+    (event,) = run([["wait", 0.5], CRASHED, ["exit", 1]], [failed("the disk is full")])
+    assert event["message"] == "the disk is full (rank 1 of 2)"
+
+
+def test_a_killed_rank_is_named_whatever_the_others_say_first(run):
+    with pytest.raises(WorkerDied, match=r"the worker \(rank 1 of 3\) was killed \(SIGKILL\)"):
+        run([CRASHED, ["exit", 1]], [["wait", 0.3], ["killed"]], [["wait", 60]])
+
+
+def test_a_rank_that_crashes_is_named_with_its_exit_code_and_log(run, tmp_path):
+    with pytest.raises(WorkerDied, match=r"rank 1 of 2\) stopped with a fault of togi's own \(RuntimeError: .*code 3"):
+        run([["wait", 0.5], CRASHED, ["exit", 1]], [CRASHED, ["exit", 3]])
+    assert "Connection closed" in (tmp_path / "worker-rank1.log").read_text()
+
+
+def test_ranks_that_stop_are_waited_for(run):
+    stopped = failed("stopped after step 3", "Interrupted")
+    (event,) = run([stopped], [["wait", workers.SIGNS + 1], stopped])
+    assert event["kind"] == "Interrupted" and event["message"] == "stopped after step 3"
+
+
+def test_one_process_alone_has_no_rank_in_its_messages(run):
+    with pytest.raises(WorkerDied, match=r"stage policy: the worker was killed"):
+        run([["killed"]])
+    (event,) = run([failed("no")])
+    assert event["message"] == "no"

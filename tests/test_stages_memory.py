@@ -1,0 +1,143 @@
+"""Memory settings of training stages: none of them changes what is learnt, and what was predicted is told."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
+from tiny_run import QUESTIONS, togi, write_recipe
+
+from togi.core.settings import ModelRef
+from togi.model.memory import Job
+from togi.stages import fitting_work
+from togi.stages.resources import job_of
+from togi.stages.train_dpo import TrainDpo
+from togi.stages.train_grpo import TrainGrpo
+from togi.stages.train_reward import TrainReward
+from togi.stages.train_sft import TrainSft
+from togi.train import usage
+
+RECIPE = """\
+name: places
+models:
+  base: {path: model, template: chatml}
+data:
+  talks: {path: talks.jsonl}
+  pairs: {path: pairs.jsonl}
+stages:
+  tuned: {type: train.sft, init: $base, chats: $talks, steps: 3, batch_size: 4, learning_rate: 1e-2}
+  adapted:
+    {type: train.dpo, init: $tuned, pairs: $pairs, steps: 3, batch_size: 4, learning_rate: 1e-2, lora: {rank: 2}}
+  scorer: {type: train.reward, init: $base, pairs: $pairs, steps: 3, batch_size: 4, learning_rate: 1e-2}
+"""
+
+
+def run(folder: Path, *overrides: str) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, dict]]:
+    """Weights and memory.json of each stage."""
+    home = folder / "-".join(("home", *(o.rpartition(".")[2] for o in overrides)))
+    ended = togi(home, "run", str(folder / "tiny.yaml"), *overrides, "--threads", "1", "--compute", "float32")
+    assert ended.returncode == 0, ended.stderr
+    runs = home / "runs" / "places"
+    names = ("tuned", "adapted", "scorer")
+    weights = {name: load_file(runs / name / "output" / "model" / "model.safetensors") for name in names}
+    return weights, {name: json.loads((runs / name / "memory.json").read_text()) for name in names}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("places")
+    write_recipe(folder, RECIPE)
+    rows = [{"role": "user", "content": q} for q in QUESTIONS]
+    answers = [[{"role": "assistant", "content": text + str(i)}] for i, text in enumerate(["sun"] * 4 + ["rain"] * 4)]
+    talks = [{"messages": [row, *answer]} for row, answer in zip(rows, answers, strict=True)]
+    pairs = [{"prompt": [r], "chosen": a, "rejected": b} for r, a, b in zip(rows, answers, answers[::-1], strict=True)]
+    for name, found in (("talks", talks), ("pairs", pairs)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
+    return folder, run(folder)
+
+
+def stages(setting: str) -> list[str]:
+    return [f"stages.{name}.{setting}" for name in ("tuned", "adapted", "scorer")]
+
+
+@pytest.mark.parametrize(
+    "setting", ["activation_checkpointing=true", "micro_batch_tokens=64", "micro_batch_tokens=auto"]
+)
+def test_where_and_how_fast_change_nothing_but_rounding(plain, setting):
+    folder, (expected, _) = plain
+    found, memory = run(folder, *stages(setting))
+    for name, weights in expected.items():
+        start = load_file(folder / "model" / "model.safetensors")
+        for key, value in weights.items():
+            moved = (value - start[key]).abs().max() if key in start else value.abs().max()
+            assert (found[name][key] - value).abs().max() <= 2e-3 * moved + 1e-7, (name, key)
+    if setting.endswith("auto"):
+        assert all(entry["micro_batch_tokens"] == 2**16 for entry in memory.values())  # a tiny model: all fits
+
+
+def test_predicted_and_measured_memory_are_kept(plain):
+    _, (_, memory) = plain
+    for entry in memory.values():
+        assert {"predicted", "measured", "floor", "flops", "tokens", "micro_batch_tokens"} <= entry.keys()
+        assert entry["predicted"] > entry["floor"] > 0 and entry["tokens"] > 0
+
+
+def sft(**changes) -> TrainSft:
+    return TrainSft.model_validate({"init": "$base", "chats": "$talks", **changes})
+
+
+def test_settings_become_a_job():
+    assert job_of(sft(), "float32") == Job()
+    found = job_of(sft(lora={"base": "nf4", "rank": 4}, optimizer="adamw-8bit"), "bfloat16", cuda=True)
+    assert (found.weights, found.products, found.rank, found.bits) == ("nf4", "bfloat16", 4, 8)
+    away = sft(weights="bfloat16-master", offload_optimizer=True)
+    assert job_of(away, "float32", cuda=True).offload and not job_of(away, "float32").offload
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"lora": {}, "weights": "bfloat16-master"}, "adapter is float32 already"),
+        ({"lora": {"base": "nf4"}, "weights": "bfloat16"}, "4 bits"),
+        ({"processes": 2, "optimizer": "adamw-8bit"}, "works on one process"),
+        ({"processes": 2, "lora": {"base": "nf4"}}, "works on one process"),
+        ({"micro_batch_tokens": 8}, "greater than or equal to 64"),
+        ({"micro_batch_tokens": "most"}, "auto"),
+        ({"lora": {"targets": ["q_proj", "q_proj"]}}, "stands once"),
+        ({"lora": {"rank": 0}}, "greater than or equal to 1"),
+    ],
+)
+def test_contradictions_are_refused_before_anything_loads(changes, says):
+    with pytest.raises(ValidationError, match=says):
+        sft(**changes)
+
+
+def test_router_loss_is_off_where_it_would_count_branches():
+    assert TrainSft.adds_router_loss and not TrainDpo.adds_router_loss and not TrainGrpo.adds_router_loss
+    with pytest.raises(ValidationError, match="router_loss"):
+        TrainReward.model_validate({"init": ModelRef("$base"), "pairs": "$pairs", "router_loss": 0.1})
+
+
+def test_memory_at_hand_knows_the_limits_of_control_groups(tmp_path, monkeypatch):
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 9000000 kB\nMemAvailable:   8000000 kB\n")
+    (tmp_path / "proc/self/cgroup").write_text("0::/box/job\n")
+    job = tmp_path / "cgroup/box/job"
+    job.mkdir(parents=True)
+    for folder, most, now in ((job.parent, "3000", "1000"), (job, "max", "900")):
+        (folder / "memory.max").write_text(most + "\n")
+        (folder / "memory.current").write_text(now + "\n")
+        (folder / "memory.stat").write_text("anon 5\ninactive_file 400\n")
+    monkeypatch.setattr(usage, "PROC", tmp_path / "proc")
+    monkeypatch.setattr(usage, "CGROUPS", tmp_path / "cgroup")
+    assert usage.available(torch.device("cpu")) == 3000 - (1000 - 400)
+    (job / "memory.max").write_text("1000\n")
+    assert usage.available(torch.device("cpu")) == 1000 - (900 - 400)
+    (tmp_path / "proc/self/cgroup").write_text("0::/elsewhere\n")
+    assert usage.available(torch.device("cpu")) == 8_000_000 * 1024
+
+
+def test_sizes_are_told_in_gigabytes():
+    assert fitting_work.gigabytes(1.25e9) == "1.25 GB"

@@ -1,0 +1,154 @@
+"""`train.reward`: margins, adapters, the sweep, features computed once, and that neighbours do not matter."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_pairs import pairs
+from tiny_texts import bare_context
+
+from togi.core.errors import InputError
+from togi.core.records import Pair
+from togi.core.settings import ModelRef, PairsRef
+from togi.core.sources import ModelSource
+from togi.model.load import load
+from togi.model.scalar import ModelScorer, load_reward_model
+from togi.stages import train_reward_work
+from togi.stages.base import MODEL_FOLDER, Context
+from togi.stages.fixed_work import micro_batches
+from togi.stages.train_reward import TrainReward
+from togi.stages.train_reward_work import Trunk, read_pairs
+
+LEARNS = {"batch_size": 3, "steps": 8, "learning_rate": 3e-3, "schedule": "constant"}
+
+
+def settings(**given) -> TrainReward:
+    return TrainReward(init=ModelRef("$base"), pairs=PairsRef("$pairs"), **given)
+
+
+def reward(folder: Path, given: list[Pair] | None = None, **more) -> Context:
+    context = bare_context(folder, pairs=given or pairs())
+    train_reward_work.run(settings(**more), context)
+    return context
+
+
+def lines_of(context: Context) -> list[dict]:
+    return [json.loads(line) for line in (context.folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def rows_of(context: Context) -> dict[str, float]:
+    return {row["metric"]: row["policy"]["mean"] for row in context.summary["table"]}
+
+
+def saved_accuracy(context: Context, given: list[Pair]) -> float:
+    """Of the saved model, read as anyone reads it, one conversation at a time."""
+    source = ModelSource(kind="path", name=str(context.folder / MODEL_FOLDER))
+    scorer = ModelScorer(load_reward_model(source, context.cache))
+    sides = [[scorer.score([(p.prompt, side[0].content)])[0] for p in given for side in (p.chosen, p.rejected)]]
+    return sum(a > b for a, b in zip(sides[0][0::2], sides[0][1::2], strict=True)) / len(given)
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"lora": {"rank": 4, "alpha": 8}}, {"train_layers": 1}, {"train_layers": 0, "head_learning_rate": 0.1}]
+)
+def test_every_way_of_training_learns_and_saves_what_it_measured(tmp_path, how):
+    every = pairs()
+    context = bare_context(tmp_path, pairs=every[:6], more_pairs=every[6:])
+    rate = 3e-2 if how else 3e-3
+    made = settings(validation=PairsRef("$more_pairs"), **{**LEARNS, "learning_rate": rate}, **how)
+    train_reward_work.run(made, context)
+    lines = lines_of(context)
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert rows_of(context)["accuracy on held-out pairs"] == lines[-1]["validation/accuracy"]
+    assert saved_accuracy(context, every[6:]) == lines[-1]["validation/accuracy"]
+
+
+def test_the_head_is_trained_whole_beside_an_adapter(tmp_path):
+    context = bare_context(tmp_path, pairs=pairs())
+    model = load(context.model(ModelRef("$base")), context.cache)
+    made = settings(lora={"rank": 2, "targets": ["q_proj"]}, head_learning_rate=0.5)
+    data = read_pairs(made, context, model)
+    scorer, task = Trunk(made, context, model, data).scorer(data)
+    names = [name for name, p in scorer.net.named_parameters() if p.requires_grad]
+    heads = [name for name in names if "score" in name]
+    assert len(heads) == 1 and task.rates()[heads[0]] == 0.5
+    assert all("lora" in name for name in names if name not in heads)
+
+
+def test_a_margin_is_subtracted_and_must_be_there(tmp_path):
+    with pytest.raises(InputError, match="pair p0 has no margin"):
+        reward(tmp_path / "none", margin=True, validation=None)
+    marked = [replace(p, margin=2.0) for p in pairs()]
+    with_margin = lines_of(reward(tmp_path / "with", marked, margin=True, validation=None, **LEARNS))
+    without = lines_of(reward(tmp_path / "without", marked, validation=None, **LEARNS))
+    assert with_margin[0]["loss"] > without[0]["loss"] + 1
+    assert with_margin[-1]["margin"] > without[-1]["margin"]
+
+
+def test_centring_pulls_the_scores_to_zero(tmp_path):
+    def middle(folder: str, centring: float) -> float:
+        settings = {**LEARNS, "batch_size": 8, "steps": 40, "train_layers": 0, "learning_rate": 3e-2}
+        line = lines_of(reward(tmp_path / folder, validation=None, centring=centring, **settings))[-1]
+        return abs(line["score_chosen"] + line["score_rejected"])
+
+    assert middle("strong", 1.0) < 0.5 * middle("off", 0.0)
+
+
+def test_equal_sides_are_dropped(tmp_path):
+    same = [replace(pairs()[0], id="same", rejected=pairs()[0].chosen)]
+    context = reward(tmp_path, [*pairs(), *same], validation=None, steps=1)
+    assert [(drop.id, drop.reason) for drop in context.drops] == [("same", "equal_sides")]
+
+
+@pytest.mark.parametrize("budget", [64, 150, 4096])
+def test_the_score_of_a_text_does_not_depend_on_its_neighbours(tmp_path, budget):
+    context = bare_context(tmp_path, pairs=pairs())
+    model = load(context.model(ModelRef("$base")), context.cache, dtype=torch.float64)
+    made = settings(validation=None)
+    data = read_pairs(made, context, model)
+    _, task = Trunk(made, context, model, data).scorer(data)
+
+    def scores(examples) -> dict[str, torch.Tensor]:
+        found = {}
+        for part, micro in micro_batches(task, examples, budget):
+            pieces = task.forward(micro.inputs).score_S.detach().split(2)
+            found.update({e.id: piece for e, piece in zip(part, pieces, strict=True)})
+        return found
+
+    together, turned = scores(data.training), scores(data.training[::-1])
+    for one in data.training:
+        alone = scores([one])[one.id]
+        torch.testing.assert_close(together[one.id], alone, rtol=0, atol=1e-12)
+        torch.testing.assert_close(turned[one.id], alone, rtol=0, atol=1e-12)
+
+
+def test_what_a_frozen_trunk_says_is_computed_once(tmp_path, monkeypatch):
+    """Also with a control and held-out scores: each text goes through the layers once."""
+    seen: Counter[int] = Counter()
+    plain = train_reward_work.hidden_states
+
+    def counted(net, forest):
+        seen["sequences"] += forest.num_sequences
+        return plain(net, forest)
+
+    monkeypatch.setattr(train_reward_work, "hidden_states", counted)
+    reward(tmp_path, train_layers=0, shuffled_control=True, validation=0.3, **LEARNS)
+    assert seen["sequences"] == 2 * len(pairs())
+
+
+def test_a_sweep_keeps_the_rate_that_is_most_accurate(tmp_path):
+    rates = (1e-7, 1e-2)
+    given = {key: value for key, value in LEARNS.items() if key != "learning_rate"}
+    context = reward(tmp_path / "sweep", sweep=rates, validation=0.3, **given)
+    found = rows_of(context)
+    assert list(found) == ["accuracy at learning rate 1e-07", "accuracy at learning rate 0.01"]
+    best = max(rates, key=lambda rate: found[f"accuracy at learning rate {rate:g}"])
+    assert context.summary["learning_rate"] == best
+    single = reward(tmp_path / "single", learning_rate=best, validation=0.3, **given)
+    weights = f"{MODEL_FOLDER}/model.safetensors"
+    assert (context.folder / weights).read_bytes() == (single.folder / weights).read_bytes()
+    assert [line["loss"] for line in lines_of(context)] == [line["loss"] for line in lines_of(single)]
+    assert not list(context.folder.glob("runs/*/model")) and not list(context.folder.glob("runs/*/checkpoints"))
