@@ -119,7 +119,7 @@ def test_answers_without_gradient_need_not_be_computed(bench, kind):
 
 
 def test_with_a_kl_every_answer_has_a_gradient(bench):
-    settings = bench.settings("same", **SEVERAL, loss={"beta": 0.5}, learning_rate=1e-2)
+    settings = bench.settings("same", **SEVERAL, loss={"beta": 0.5})
     source = bench.at_work(settings)
     first = next(source.steps(0))
     assert sum(micro.batch.num_sequences for micro in first) == 2 * 4
