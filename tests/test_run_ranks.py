@@ -70,8 +70,10 @@ def held_after(home: Path, count: int, run: subprocess.Popen[str]) -> dict[int, 
 
 
 def lines_in(home: Path) -> int:
-    found = list((home / "store").glob("train.sft-*/metrics.jsonl"))
-    return found[0].read_bytes().count(b"\n") if found else 0
+    try:
+        return sum(path.read_bytes().count(b"\n") for path in (home / "store").glob("train.sft-*/metrics.jsonl"))
+    except FileNotFoundError:  # a stage that begins again takes the lines of the attempt before away
+        return 0
 
 
 def ended(run: subprocess.Popen[str]) -> str:
