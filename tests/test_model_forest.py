@@ -9,9 +9,7 @@ import torch
 from tiny import CONFIGS, VOCABULARY, Largest, TrueFloat64, tiny_model
 
 from togi.core.errors import InputError
-from togi.model import recompute
 from togi.model.attention import TREE_ATTENTION, Options, _explicit, _flex, attend, block_mask, plan
-from togi.model.families import TESTED
 from togi.model.forest import (
     Layout,
     MicroBatch,
@@ -171,28 +169,6 @@ def test_recomputing_layers_changes_nothing():
         policy(plant(groups)).logp_N.sum().backward()
         grads.append(torch.cat([p.grad.flatten() for p in policy.parameters()]))
     assert torch.equal(*grads)
-
-
-@pytest.mark.parametrize("kind", CONFIGS)
-def test_what_is_cheap_to_compute_again_is_not_kept(kind, monkeypatch):
-    found = {}
-    for families in ((), TESTED):
-        monkeypatch.setattr(recompute, "TESTED", families)
-        policy, kept = Policy(tiny_model(kind)), {}
-
-        def keep(tensor, kept=kept):
-            kept[tensor.data_ptr()] = tensor
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            logp_N = policy(plant(batches()["pairs"])).logp_N
-        logp_N.sum().backward()
-        weights = {parameter.data_ptr() for parameter in policy.parameters()}
-        rows = [tensor for place, tensor in kept.items() if place not in weights]
-        found[families] = sum(row.nbytes for row in rows), torch.cat([p.grad.flatten() for p in policy.parameters()])
-        assert not any("forward" in vars(module) for module in policy.net.modules())
-    assert torch.equal(found[()][1], found[TESTED][1])
-    assert found[TESTED][0] < (0.85 if kind == "llama" else 1.0) * found[()][0]
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from togi.core.errors import InputError
-from togi.model.families import TESTED
 
 LOGITS_PER_CHUNK = 2**25  # of `head`, which may not be imported here: it is heavy
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight: 4 bits, one byte for 64 weights, four bytes for 256 of those
@@ -214,26 +213,23 @@ def layer_bytes(shape: Shape, job: Job) -> int:
     """Bytes that one layer keeps for each row: inputs of products, of norms and of the gate.
 
     With an adapter the frozen matrices keep no input of their own, but what the adapter reads is kept. Where the type
-    changes between a row and the products that read it, each of them keeps a copy of its own. What is inside of norms
-    and gates is computed again in the backward (`recompute`), but not where the whole layer is.
+    changes between a row and the products that read it, each of them keeps a copy of its own.
     """
     queries, keys = shape.heads * shape.head_width, shape.key_heads * shape.head_width
     times = shape.active or 1
     frozen = job.rank > 0
-    again = shape.family in TESTED and not job.checkpointing
-    bare = frozen or again  # norms without what they hold inside
     narrow = 2 if job.products == "bfloat16" or _half(job) else 4
     if narrow == 4:
-        norm = (2 if bare else 3) * 4 * shape.width
+        norm = (2 if frozen else 3) * 4 * shape.width
         copies = 0
     elif _half(job):
-        norm = (4 if bare else 8) * shape.width  # float32 inside, results in bfloat16
+        norm = (4 if frozen else 8) * shape.width  # float32 inside, results in bfloat16
         copies = 5 * 2 * shape.width if frozen else 0
     else:
-        norm = (4 if bare else 8) * shape.width
+        norm = (4 if frozen else 8) * shape.width
         copies = 5 * 2 * shape.width
     attention = narrow * (3 * queries + 2 * keys) + 4 * shape.heads
-    ffn = narrow * (3 if again and not shape.experts else 4) * shape.ffn * times
+    ffn = narrow * 4 * shape.ffn * times
     adapters = 4 * job.rank * len(shape.linears) if frozen else 0
     return 2 * norm + copies + attention + ffn + adapters
 

@@ -19,11 +19,10 @@ from transformers import AutoModelForSequenceClassification
 from togi.core.errors import InputError
 from togi.core.records import Message
 from togi.core.sources import ModelSource
-from togi.model.families import TESTED
 from togi.model.forest import Forest, MicroBatch, Sequence, move, plant, split_by_tokens
 from togi.model.load import LoadedModel, load
-from togi.model.logprobs import check_tree, hidden_states, unwrapped, use_tree_attention
-from togi.model.recompute import recomputed
+from togi.model.logprobs import TESTED, check_tree, hidden_states, unwrapped, use_tree_attention
+from togi.model.recompute import recomputed_layers
 from togi.text.render import render_chat
 
 Item = tuple[tuple[Message, ...], str]
@@ -97,7 +96,7 @@ class RewardModel(nn.Module):
 
     def forward(self, forest: Forest) -> Tensor:
         """Scores (S,) of the forest's sequences, in fp32 or wider."""
-        with recomputed(unwrapped(self.net), self.recompute):
+        with recomputed_layers(unwrapped(self.net), self.recompute):
             hidden_SH = hidden_states(self.net, forest, apart=self.apart)[forest.last_S]
         head: Any = unwrapped(self.net).score
         score_S = head(hidden_SH)[:, 0].clone()  # no view: sharding ties the backward to what is returned
