@@ -127,13 +127,13 @@ def training_gflops(precision: str, options: argparse.Namespace, model: str) -> 
     return float(json.loads(answer.strip().splitlines()[-1])["training_gflops"])
 
 
-def operations(config: dict[str, Any], computed: int) -> float:
+def operations(config: dict[str, Any], computed: int, scored: int) -> float:
     """Operations that a side cannot do without: 6 a parameter and token it computes, and 2 more where a reference reads
     it; the output head for scored tokens alone."""
     sizes = {name: rows * columns * count for name, (rows, columns, count) in shapes(Path(config["model"])).items()}
     head = sizes.pop("head")
     each = 8.0 if config["work"] == "dpo" else 6.0
-    return each * (sum(sizes.values()) * computed + head * scored_tokens(config))
+    return each * (sum(sizes.values()) * computed + head * scored)
 
 
 def scored_tokens(config: dict[str, Any]) -> int:
@@ -168,7 +168,7 @@ def report(title: str, config: dict[str, Any], gflops: float, outcomes: Sequence
         speed = ratio(peer, outcome) if peer else None
         memory = above_floor(outcome) / above_floor(peer) if peer and peer.rows else None
         computed = outcome.ready["computed_tokens"]
-        share = operations(config, computed) / 1e9 / gflops / outcome.median()
+        share = operations(config, computed, scored_tokens(config)) / 1e9 / gflops / outcome.median()
         rate = done(config) / outcome.median()
         figures[outcome.side.name] = {
             f"{work.unit}_per_second": rate,

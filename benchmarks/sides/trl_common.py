@@ -55,7 +55,8 @@ def arguments(config: dict[str, Any], **more: Any) -> GRPOConfig:
 
 def load(config: dict[str, Any]) -> tuple[Any, Any]:
     """Model and tokenizer."""
-    net = AutoModelForCausalLM.from_pretrained(config["model"], dtype=DTYPES[config["precision"]])
+    dtype, more = DTYPES[config["precision"]], config.get("load", {})
+    net = AutoModelForCausalLM.from_pretrained(config["model"], dtype=dtype, **more)
     return net, AutoTokenizer.from_pretrained(config["model"])
 
 
