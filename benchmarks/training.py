@@ -64,13 +64,13 @@ class Work:
 
 WORKS = {
     "sft": Work(
-        full={"texts": 12, "shortest": 50, "longest": 400, "unscored": 0.3, "row": 1024, "batch": 1},
+        full={"texts": 12, "shortest": 50, "longest": 400, "unscored": 0.3, "row": 512, "batch": 1},
         tiny={**TINY_TEXTS, "unscored": 0.3},
         speed={"fp32": 1.4, "bf16": 1.7},
         memory=0.8,
     ),
     "pretrain": Work(
-        full={"texts": 7, "shortest": 100, "longest": 700, "unscored": 0.0, "row": 1024, "batch": 1},
+        full={"texts": 7, "shortest": 100, "longest": 700, "unscored": 0.0, "row": 768, "batch": 1},
         tiny={**TINY_TEXTS, "unscored": 0.0},
         speed={"fp32": 1.3, "bf16": 1.5},
     ),
