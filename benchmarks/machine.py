@@ -2,6 +2,7 @@
 
     python benchmarks/machine.py            all figures, to results/machine.json
     python benchmarks/machine.py --probe    which fp32 products are exact and faster, as one JSON line
+    python benchmarks/machine.py --products "fp32 default"    GFLOP/s of training in one mode, as one JSON line
 
 `torch.backends.mkldnn.matmul.fp32_precision = "bf16"` sends fp32 products to oneDNN. It permits rounding to bf16, so it
 is used only where products of the shapes in question stay as exact as the default's, tested against float64.
@@ -21,6 +22,8 @@ from torch.nn import functional as F
 MODES = ("fp32 default", "fp32 onednn", "bf16")
 ROUNDING = 4.0
 """oneDNN may err this many times more than the default before it counts as rounded; bf16 errs thousands of times."""
+PRODUCT_ROWS = 768
+"""Tokens at once for --products: a micro-batch's."""
 GAIN = 1.1
 """What oneDNN must be faster by to be chosen."""
 
@@ -161,12 +164,17 @@ def main() -> None:
     """Command line."""
     arguments = parser("GFLOP/s of fp32 and bf16 products at the shapes of the model, and read bandwidth")
     arguments.add_argument("--probe", action="store_true", help="only choose the fp32 mode, print it as JSON")
+    arguments.add_argument("--products", choices=MODES, help="only measure the products of training in one mode")
     options: argparse.Namespace = arguments.parse_args()
-    options.least = 0.02 if options.tiny or options.probe else 0.3
+    options.least = 0.02 if options.tiny or options.probe or options.products else 0.3
     torch.set_num_threads(options.threads)
     if options.probe:
         options.model = options.model or CACHE / "smollm2"
         print(json.dumps(probe(options)))
+        return
+    if options.products:
+        options.model = options.model or CACHE / "smollm2"
+        print(json.dumps(model_products(options.products, PRODUCT_ROWS, options)))
         return
     options.fp32_mode = "default"  # both are measured here
     options.model = Path(prepare(options)["model"])

@@ -15,13 +15,14 @@ def commands(tiny: bool) -> list[str]:
     """The programs with their options. machine.py is first: sampling.py states shares of its bound."""
     flags = cpu_facts()["flags"]
     if tiny or any(flag in flags for flag in FAST_BF16):
-        update, sampling = ["grpo_update.py"], ["sampling.py"]
+        update, sampling, training = ["grpo_update.py"], ["sampling.py"], ["training.py"]
     else:
-        console.print("[yellow]no fast bf16 here: bf16 is measured with one group and three repeats[/yellow]")
+        console.print("[yellow]no fast bf16 here: bf16 is measured with less work and three repeats[/yellow]")
         less = "--precision bf16 --label bf16 --repeats 3"
         update = ["grpo_update.py --precision fp32", f"grpo_update.py {less} --groups 1 --only togi TRL"]
         sampling = ["sampling.py --precision fp32", f"sampling.py {less}"]
-    return ["machine.py", *update, "grpo_step.py", *sampling, "reward_scoring.py", "memory_vocab.py"]
+        training = ["training.py --precision fp32", f"training.py {less} --chats 3 --documents 2 --pairs 1"]
+    return ["machine.py", *update, "grpo_step.py", *training, *sampling, "reward_scoring.py", "memory_vocab.py"]
 
 
 def run(command: str) -> bool:

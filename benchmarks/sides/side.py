@@ -7,12 +7,14 @@ it is ready, and then measures once for every line it reads.
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "bf16-weights": torch.bfloat16}
 """Type of the weights by precision: "bf16" is fp32 weights with bf16 compute."""
@@ -31,6 +33,16 @@ def versions(*packages: str) -> dict[str, str]:
     return {name: metadata.version(name) for name in ("torch", "transformers", *packages)}
 
 
+def keep_first_gradients(net: torch.nn.Module, path: str) -> None:
+    """Saves the gradients, by name, that the first optimiser step of this process reads."""
+
+    def keep(*_: Any) -> None:
+        if not Path(path).exists():
+            torch.save({name: p.grad.cpu() for name, p in net.named_parameters() if p.grad is not None}, path)
+
+    register_optimizer_step_pre_hook(keep)
+
+
 class Side:
     """The conversation with the harness. Everything that libraries print goes to stderr."""
 
@@ -42,7 +54,18 @@ class Side:
         torch.manual_seed(self.config["seed"])
         if self.config["fp32_mode"] == "onednn":
             torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+        self.device = torch.device(self.config.get("device", "cpu"))
         self._libraries = memory_bytes("VmRSS")
+
+    def clock(self) -> float:
+        """Now, once the device has done all that it was asked to."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def _peak(self) -> int:
+        """Peak memory since `ready`: of the accelerator where there is one, else of the process."""
+        return torch.cuda.max_memory_allocated() if self.device.type == "cuda" else memory_bytes("VmHWM")
 
     def _say(self, **facts: Any) -> None:
         self._out.write(json.dumps(facts) + "\n")
@@ -50,6 +73,8 @@ class Side:
     def ready(self, **facts: Any) -> None:
         """Says that the side is ready; from here on the peak memory counts."""
         Path("/proc/self/clear_refs").write_text("5")
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         self._say(libraries_bytes=self._libraries, rss_bytes=memory_bytes("VmRSS"), **facts)
 
     def wait(self) -> bool:
@@ -57,8 +82,8 @@ class Side:
         return bool(sys.stdin.readline())
 
     def report(self, seconds: float, **facts: Any) -> None:
-        """Hands one repeat back, with the peak memory of the process so far."""
-        self._say(seconds=seconds, peak_bytes=memory_bytes("VmHWM"), **facts)
+        """Hands one repeat back, with the peak memory so far."""
+        self._say(seconds=seconds, peak_bytes=self._peak(), **facts)
 
     def serve(self, measure: Callable[[], dict[str, Any]]) -> None:
         """Measures until the harness is done. `measure` returns at least `seconds`."""

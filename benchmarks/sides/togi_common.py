@@ -8,7 +8,7 @@ import workloads
 from side import DTYPES
 from transformers import AutoModelForCausalLM
 
-from togi.model.forest import Forest, Sequence
+from togi.model.forest import Forest, Sequence, move
 from togi.model.logprobs import Policy
 from togi.objectives.base import Output
 from togi.train.optimizer import AdamWSettings, Schedule, Update, build_adamw, trained
@@ -16,20 +16,21 @@ from togi.train.precision import in_bfloat16
 
 
 def load(config: dict[str, Any]) -> Policy:
-    """The model, ready for forests."""
-    return Policy(AutoModelForCausalLM.from_pretrained(config["model"], dtype=DTYPES[config["precision"]]))
+    """The model on its device, ready for forests."""
+    net = AutoModelForCausalLM.from_pretrained(config["model"], dtype=DTYPES[config["precision"]])
+    return Policy(net.to(config.get("device", "cpu")))
 
 
 def in_precision(forward: Callable[[Forest], Output], config: dict[str, Any]) -> Callable[[Forest], Output]:
     """`forward`, computing in bf16 over fp32 weights where that is the precision asked for, as the peer does."""
-    return in_bfloat16(forward, "cpu") if config["precision"] == "bf16" else forward
+    return in_bfloat16(forward, config.get("device", "cpu")) if config["precision"] == "bf16" else forward
 
 
 def forward(policy: Policy, config: dict[str, Any]) -> Callable[[Forest], Output]:
     """Log-probabilities and entropy, which TRL computes as well."""
 
     def plain(forest: Forest) -> Output:
-        found = policy(forest, entropy=True)
+        found = policy(move(forest, config.get("device", "cpu")), entropy=True)
         return Output(logp_N=found.logp_N, entropy_N=found.entropy_N)
 
     return in_precision(plain, config)

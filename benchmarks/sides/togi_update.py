@@ -1,6 +1,5 @@
 """One GRPO update by togi: its own loop, objective and optimiser on a prepared batch."""
 
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,14 +16,15 @@ from togi.train.loop import MicroBatch, train_steps
 
 def micro_batches(config: dict[str, Any]) -> list[MicroBatch[Forest]]:
     """The prepared batch, laid out and cut as the training stage does it."""
+    device = config.get("device", "cpu")
     advantage_S = torch.tensor(workloads.advantages(config))
     batches = []
     for cut in split_by_tokens(togi_common.sequences(config), config["tokens"]):
         forest = plant(cut.groups)
         batch = Batch(
             num_sequences=forest.num_sequences,
-            sequence_N=forest.sequence_N,
-            advantage_S=advantage_S[list(cut.index_S)],
+            sequence_N=forest.sequence_N.to(device),
+            advantage_S=advantage_S[list(cut.index_S)].to(device),
         )
         batches.append(MicroBatch(inputs=forest, batch=batch, num_tokens=len(forest.ids_T)))
     return batches
@@ -39,13 +39,14 @@ def main() -> None:
     def steps() -> Iterator[list[MicroBatch[Forest]]]:
         nonlocal started
         while side.wait():
-            started = time.perf_counter()
+            started = side.clock()
             yield micro_batches(config)
 
-    side.ready(versions=versions("togi"), floor_bytes=togi_common.floor_bytes(policy))
+    computed = sum(micro.num_tokens for micro in micro_batches(config))
+    side.ready(versions=versions("togi"), floor_bytes=togi_common.floor_bytes(policy), computed_tokens=computed)
     update = togi_common.update(policy, config)
     for info in train_steps(togi_common.forward(policy, config), update, GRPO(), steps()):
-        side.report(time.perf_counter() - started, rows=info.num_tokens)
+        side.report(side.clock() - started, rows=info.num_tokens)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""TRL's GRPOTrainer as the benchmarks drive it: its own loop and its own step, stopped between steps for the harness.
+"""TRL's trainers as the benchmarks drive them: their own loops and steps, stopped between steps for the harness.
 
-Nothing in the trainer is changed; subclasses time its methods, or hand it a prepared batch in place of generation.
+Nothing in a trainer is changed; subclasses time its methods, or hand it a prepared batch in place of generation.
 """
 
 import tempfile
-import time
 from typing import Any
 
 import torch
@@ -16,39 +15,48 @@ from trl import GRPOConfig
 MANY_STEPS = 10_000
 
 
-def arguments(config: dict[str, Any], **more: Any) -> GRPOConfig:
-    """The trainer's fastest settings: no activation checkpointing, no reference model, no logging, no saving.
+def settings(config: dict[str, Any], micro_batches: int, **more: Any) -> dict[str, Any]:
+    """The settings of any of its trainers at their fastest: no activation checkpointing, no logging, no saving.
 
     `as_it_comes` leaves activation checkpointing as the library has it.
     """
-    rows = config["groups"] * config["samples"]
     if not config.get("as_it_comes"):
         more["gradient_checkpointing"] = False
+    return {
+        "output_dir": tempfile.mkdtemp(prefix="bench-trl-"),
+        "use_cpu": config.get("device", "cpu") == "cpu",
+        "bf16": config["precision"] == "bf16",
+        "seed": config["seed"],
+        "max_steps": MANY_STEPS,
+        "per_device_train_batch_size": config["batch"],
+        "gradient_accumulation_steps": micro_batches,
+        "learning_rate": config["lr"],
+        "max_grad_norm": config.get("max_grad_norm", 1.0),
+        "lr_scheduler_type": "constant",
+        "logging_strategy": "no",
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+        **more,
+    }
+
+
+def arguments(config: dict[str, Any], **more: Any) -> GRPOConfig:
+    """The settings of GRPO, without a reference model."""
+    rows = config["groups"] * config["samples"]
     return GRPOConfig(
-        output_dir=tempfile.mkdtemp(prefix="bench-trl-"),
-        use_cpu=True,
-        bf16=config["precision"] == "bf16",
-        seed=config["seed"],
-        max_steps=MANY_STEPS,
         num_generations=config["samples"],
-        per_device_train_batch_size=config["batch"],
-        gradient_accumulation_steps=rows // config["batch"],
         max_completion_length=config["answer"],
         temperature=1.0,
-        learning_rate=config["lr"],
-        lr_scheduler_type="constant",
-        logging_strategy="no",
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        **more,
+        **settings(config, rows // config["batch"], **more),
     )
 
 
 def load(config: dict[str, Any]) -> tuple[Any, Any]:
     """Model and tokenizer."""
-    net = AutoModelForCausalLM.from_pretrained(config["model"], dtype=DTYPES[config["precision"]])
+    dtype, more = DTYPES[config["precision"]], config.get("load", {})
+    net = AutoModelForCausalLM.from_pretrained(config["model"], dtype=dtype, **more)
     return net, AutoTokenizer.from_pretrained(config["model"])
 
 
@@ -78,10 +86,10 @@ class Controlled(TrainerCallback):
         if not self.side.wait():
             raise SystemExit(0)
         self.phases.clear()
-        self.started = time.perf_counter()
+        self.started = self.side.clock()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        seconds = time.perf_counter() - self.started
+        seconds = self.side.clock() - self.started
         phases = dict(self.phases)
         if phases:
             phases["update"] = seconds - sum(phases.values())

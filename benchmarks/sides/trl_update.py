@@ -15,7 +15,7 @@ class Prepared(GRPOTrainer):
     batch: dict[str, torch.Tensor]
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, torch.Tensor]:
-        return dict(self.batch)
+        return {name: tensor.to(self.args.device) for name, tensor in self.batch.items()}
 
 
 def make_batch(config: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -45,7 +45,9 @@ def main() -> None:
         processing_class=tokenizer,
     )
     trainer.batch = make_batch(config)
-    facts = {"versions": versions("trl"), "floor_bytes": trl_common.floor_bytes(net)}
+    computed = config["groups"] * config["samples"] * (config["prompt"] + config["answer"])
+    floor = trl_common.floor_bytes(net)
+    facts = {"versions": versions("trl"), "floor_bytes": floor, "computed_tokens": computed}
     trainer.add_callback(trl_common.Controlled(side, {}, **facts))
     trainer.train()
 

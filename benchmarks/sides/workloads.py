@@ -43,13 +43,42 @@ def advantages(config: dict) -> list[float]:
     return values
 
 
-def answer_lengths(config: dict) -> list[int]:
-    """How many tokens each sample is to have: spread evenly from `shortest` to `longest`, in a shuffled order."""
-    count = config["groups"] * config["samples"]
+def spread_lengths(config: dict, count: int) -> list[int]:
+    """`count` lengths spread evenly from `shortest` to `longest`, in a shuffled order."""
     low, high = config["shortest"], config["longest"]
     lengths = [low + (high - low) * i // max(1, count - 1) for i in range(count)]
     random.Random(config["seed"] + 2).shuffle(lengths)
     return lengths
+
+
+def answer_lengths(config: dict) -> list[int]:
+    """How many tokens each sample is to have."""
+    return spread_lengths(config, config["groups"] * config["samples"])
+
+
+def texts(config: dict) -> list[tuple[list[int], int]]:
+    """(token ids, index of the first that carries loss) of `texts` texts. `unscored` is the share of a text that only
+    gives context, its question; with 0, all tokens carry loss but the first, before which nothing stands."""
+    rng = random.Random(config["seed"])
+    made = []
+    for length in spread_lengths(config, config["texts"]):
+        ids = random_ids(rng, length, config["vocabulary"])
+        made.append((ids, max(1, int(length * config["unscored"]))))
+    return made
+
+
+def pairs(config: dict) -> list[tuple[list[int], list[int], list[int]]]:
+    """(prompt, chosen answer, rejected answer) for each of `pairs` pairs, as token ids."""
+    rng, vocabulary = random.Random(config["seed"]), config["vocabulary"]
+    sizes = (config["prompt"], config["answer"], config["answer"])
+    made = [tuple(random_ids(rng, size, vocabulary) for size in sizes) for _ in range(config["pairs"])]
+    return made  # type: ignore[return-value]
+
+
+def head_weights(seed: int, width: int) -> list[float]:
+    """The new head of a reward model."""
+    rng = random.Random(seed)
+    return [rng.gauss(0.0, 1.0) / (width + 1) ** 0.5 for _ in range(width)]
 
 
 def prompt_texts(config: dict, count: int) -> list[str]:

@@ -109,7 +109,9 @@ class _BlockAttention(torch.autograd.Function):
     def forward(  # the signature of autograd functions: context, then tensors, then the rest
         ctx: Any, query_KRTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, blocks: tuple[Block, ...], options: Options
     ) -> Tensor:
-        out_KRTD = torch.empty_like(query_KRTD, memory_format=torch.contiguous_format)
+        num_keys, num_shared, rows_in_all, width = query_KRTD.shape
+        # in the order that the layer's output has, so that it is kept once
+        out_KRTD = query_KRTD.new_empty(rows_in_all, num_keys, num_shared, width).permute(1, 2, 0, 3)
         wide = torch.promote_types(query_KRTD.dtype, torch.float32)
         lse_KRT = query_KRTD.new_empty(query_KRTD.shape[:3], dtype=wide)
         for block in blocks:

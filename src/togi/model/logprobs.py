@@ -16,6 +16,7 @@ from togi.core.errors import InputError
 from togi.model.attention import TREE_ATTENTION, forest_arguments, refuse_unsupported
 from togi.model.forest import Forest, Sequence, move, plant
 from togi.model.head import Head, TokenLogp, find_head, token_logp
+from togi.model.lean import keep_less
 from togi.model.recompute import recomputed_layers
 from togi.model.router import experts_per_token, router_loss, row_weights
 
@@ -42,7 +43,8 @@ def body_of(model: PreTrainedModel) -> nn.Module:
 
 
 def use_tree_attention(net: nn.Module) -> bool:
-    """Plugs tree attention into `net`; False if its layers do not go through the library's attention interface.
+    """Plugs tree attention into `net`, and norms and gates that keep less for the backward (`lean`); False if its
+    layers do not go through the library's attention interface.
 
     Raises InputError for models whose tokens depend on more than their own sequence.
     """
@@ -51,6 +53,7 @@ def use_tree_attention(net: nn.Module) -> bool:
     if not model._can_set_attn_implementation():
         return False
     model.set_attn_implementation(TREE_ATTENTION)
+    keep_less(model)
     return True
 
 

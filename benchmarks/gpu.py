@@ -1,0 +1,124 @@
+"""SFT, DPO and GRPO updates of a random model of 1.9 billion weights on one GPU: togi against TRL at its fastest.
+
+    python benchmarks/gpu.py                        within 8 minutes; about 60 GB of the GPU's memory
+    python benchmarks/gpu.py --tiny --device cpu    does it all run?
+
+bf16 compute over fp32 weights, no activation checkpointing, as many tokens a micro-batch on both sides. MFU counts
+the operations that a side cannot do without, 6 a parameter and token (the output head for scored tokens alone; 2 more
+for DPO's reference), over --peak-tflops.
+
+This program has not been run on CUDA yet, only with --tiny --device cpu.
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from harness import (
+    CACHE,
+    HERE,
+    Outcome,
+    Side,
+    failures,
+    measure,
+    mib,
+    parser,
+    prepare,
+    ratio,
+    show,
+    spread,
+    summary,
+    times,
+    write,
+)
+from training import operations, scored_tokens
+
+PREFERENCES = {"prompt": 512, "answer": 512, "pairs": 16, "batch": 4, "beta": 0.1, "reference": "precomputed"}
+GROUPS = {"groups": 8, "samples": 8, "prompt": 512, "answer": 512, "batch": 8}
+CHATS = {"texts": 48, "shortest": 200, "longest": 2000, "unscored": 0.3, "row": 4096, "batch": 2}
+FULL = {"sft": CHATS, "dpo": PREFERENCES, "grpo": GROUPS}
+TINY = {
+    "sft": {**CHATS, "texts": 6, "shortest": 8, "longest": 40, "row": 64, "batch": 1},
+    "dpo": {**PREFERENCES, "prompt": 24, "answer": 12, "pairs": 4, "batch": 2},
+    "grpo": {"groups": 2, "samples": 4, "prompt": 24, "answer": 8, "batch": 4},
+}
+SCRIPTS = {"sft": "training.py", "dpo": "training.py", "grpo": "update.py"}
+
+
+def config_of(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """The settings of a work; `tokens` is togi's micro-batch."""
+    config: dict[str, Any] = dict((TINY if options.tiny else FULL)[name])
+    answers = {"sft": 0, "dpo": 2, "grpo": 1}[name]
+    row = config["row"] if name == "sft" else answers * (config["prompt"] + config["answer"])
+    rest = {"work": name, "precision": "bf16", "device": options.device, "lr": 1e-6, "max_grad_norm": 1.0}
+    return {**config, **rest, "tokens": max(64, config["batch"] * row)}
+
+
+def sides(name: str, options: argparse.Namespace) -> list[Side]:
+    """Ours and TRL, one after the other: they share the GPU's memory."""
+    load = {"load": {"attn_implementation": options.peer_attention}}
+    return [
+        Side(name="togi", script=f"togi_{SCRIPTS[name]}", alone=True),
+        Side(name="TRL", script=f"trl_{SCRIPTS[name]}", home="trl", config=load, alone=True),
+    ]
+
+
+def answered(config: dict[str, Any]) -> int:
+    """Tokens that carry loss in a step: the same on both sides."""
+    if config["work"] == "grpo":
+        return config["groups"] * config["samples"] * config["answer"]
+    return scored_tokens(config)
+
+
+def lines(name: str, config: dict[str, Any], outcomes: Sequence[Outcome], peak: float) -> list[list[str]]:
+    """The rows of a work in the table."""
+    peer = next((outcome for outcome in outcomes if outcome.side.name == "TRL" and outcome.rows), None)
+    rows = []
+    for outcome in (outcome for outcome in outcomes if outcome.rows):
+        share = operations(config, outcome.ready["computed_tokens"], answered(config)) / 1e12 / outcome.median() / peak
+        rows.append(
+            [
+                f"{name}, {outcome.side.name}",
+                spread(outcome),
+                f"{answered(config) / outcome.median():,.0f}",
+                f"{share:.1%}",
+                mib(outcome.peak()),
+                times(ratio(peer, outcome) if peer else None),
+                times(outcome.peak() / peer.peak() if peer else None),
+            ]
+        )
+    return rows
+
+
+def main() -> None:
+    """Command line."""
+    arguments = parser(__doc__.splitlines()[0])
+    arguments.add_argument("--work", nargs="+", default=list(FULL), choices=tuple(FULL))
+    arguments.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    arguments.add_argument("--peer-attention", default="sdpa", help="TRL's attention; flash_attention_2 if installed")
+    arguments.add_argument(
+        "--peak-tflops", type=float, default=989.0, help="of the GPU in dense bf16 (H100, H200: 989)"
+    )
+    arguments.set_defaults(repeats=3, warmup=2, threads=8, fp32_mode="default")
+    options = arguments.parse_args()
+    if not options.tiny and options.model is None:
+        options.model = CACHE / "gpu"
+        if not (options.model / "config.json").exists():
+            subprocess.run([sys.executable, HERE / "prepare.py", "--gpu"], check=True)
+    shared = prepare(options)
+    cases, rows = {}, []
+    for name in options.work:
+        config = {**shared, **config_of(name, options)}
+        outcomes = measure(f"gpu-{name}", sides(name, options), config, options)
+        failures(outcomes)
+        rows += lines(name, config, outcomes, options.peak_tflops)
+        cases[name] = {"work": config, "sides": summary(outcomes)}
+    columns = ["work, side", "seconds", "scored tokens/s", "MFU", "peak memory", "speed", "memory"]
+    show("training on one GPU; speed and memory against TRL", columns, rows)
+    write("gpu", options, cases, peak_tflops=options.peak_tflops)
+
+
+if __name__ == "__main__":
+    main()
