@@ -43,6 +43,8 @@ KNOWN: tuple[tuple[str, str, tuple[float, ...]], ...] = (
     (r"(?:validation/)?loss", "Loss", ()),
     (r"grad_norm", "Gradient norm", (0.0,)),
     (r"learning_rate", "Learning rate", (0.0,)),
+    (r"tokens_per_second", "Tokens a second, of the update", (0.0,)),
+    (r"memory/most_gb", "Memory of the process at most (GB)", (0.0,)),
     (r"time/.+", "Time by phase", (0.0,)),
     (r"validation/reward_(?:chosen|rejected)", "Validation: rewards of both answers", (0.0,)),
     (r"validation/logp_(?:chosen|rejected)", "Validation: log-probability of both answers", ()),

@@ -14,6 +14,7 @@ from togi.stages.arithmetic import arithmetic, device
 from togi.stages.base import Context
 from togi.stages.fixed import Optimisation
 from togi.stages.resources import job_of
+from togi.stages.train_grpo import other_models
 from togi.train import usage
 
 USABLE = 0.9  # of what is free: allocators leave gaps
@@ -40,24 +41,25 @@ def begin(settings: Chosen, context: Context) -> Chosen:
             raise
         context.log(f"peak memory is not predicted: {error}")
     else:
-        job = job_of(settings, arithmetic(context).compute_dtype, cuda=where.type == "cuda")
+        products = arithmetic(context).compute_dtype
+        job = job_of(settings, products, cuda=where.type == "cuda")
+        beside = other_models(settings, shape, products)
         if tokens == "auto":
             before = context.ranks.once(lambda: read_json(path) if path.exists() else {})
-            tokens = before.get("micro_batch_tokens") or _most(settings, context, shape, job)
+            tokens = before.get("micro_batch_tokens") or _most(settings, context, shape, job, beside)
         expected = predict(shape, job, tokens)
-        found |= {"predicted": round(expected.peak + other_models(settings, shape)), "floor": round(expected.floor)}
+        found |= {"predicted": round(expected.peak + beside), "floor": round(expected.floor)}
         found["flops_per_token"] = training_flops(shape, job, 1, 1, 0)
     if context.ranks.first:
         write_json(path, {**found, "micro_batch_tokens": tokens})
     return settings.model_copy(update={"micro_batch_tokens": tokens})
 
 
-def _most(settings: Optimisation, context: Context, shape: Shape, job: Job) -> int:
-    """The largest micro-batch that fits what is free now."""
+def _most(settings: Optimisation, context: Context, shape: Shape, job: Job, beside: float) -> int:
+    """The largest micro-batch that fits what is free now, with `beside` bytes of other models."""
     where = device()
     free = context.ranks.once(lambda: usage.available(where))
     room = USABLE * free / (settings.processes if where.type == "cpu" else 1)
-    beside = other_models(settings, shape)
     tokens = largest(shape, job, room - beside)
     if not tokens:
         need = predict(shape, job, 256).peak + beside
@@ -87,13 +89,6 @@ def finish(context: Context) -> None:
             f"{gigabytes(found['floor'])} of it are weights, gradients and optimiser"
         )
     context.log(told)
-
-
-def other_models(settings: Any, shape: Shape) -> float:
-    """Bytes of models beside the trained one: the frozen copy that a KL is measured against."""
-    loss = getattr(settings, "loss", None)
-    copies = settings.type == "train.grpo" and getattr(loss, "beta", 0) > 0 and settings.lora is None
-    return shape.parameters * (2.0 if getattr(loss, "reference_dtype", "") == "bfloat16" else 4.0) if copies else 0.0
 
 
 def gigabytes(size: float) -> str:

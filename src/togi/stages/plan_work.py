@@ -32,7 +32,7 @@ from togi.stages.resources import job_of
 from togi.stages.select import Select
 from togi.stages.synthesize import Synthesize
 from togi.stages.train_dpo import TrainDpo
-from togi.stages.train_grpo import TrainGrpo
+from togi.stages.train_grpo import TrainGrpo, other_models
 from togi.stages.train_pretrain import TrainPretrain
 
 COUNTED = 200
@@ -175,7 +175,8 @@ class _Planner:
         if tokens == "auto":
             found.unknown.append("peak memory: micro_batch_tokens is auto, which is chosen when the stage begins")
         else:
-            found.peak_bytes = predict(model.shape, job, tokens).peak
+            beside = other_models(settings, model.shape, self.products)
+            found.peak_bytes = predict(model.shape, job, tokens).peak + beside
         if found.tokens is not None:
             found.flops = _flops(settings, model.shape, job, found.tokens)
             rate = achieved(self.store, settings.type)
