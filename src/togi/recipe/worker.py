@@ -140,8 +140,9 @@ def _do(command: dict[str, Any], control: Control, ranks: Ranks) -> None:
         try:
             if isinstance(settings, Resources):
                 fitting = importlib.import_module("togi.stages.fitting_work")
-                work.run(fitting.begin(settings, context), context)
-                fitting.finish(context)
+                fit = fitting.Fit(settings, context)
+                work.run(fit.settings, context)
+                fit.finish()
             else:
                 work.run(settings, context)
             ranks.once(lambda: _finish(context, command, before + time.perf_counter() - start))

@@ -43,6 +43,8 @@ KNOWN: tuple[tuple[str, str, tuple[float, ...]], ...] = (
     (r"(?:validation/)?loss", "Loss", ()),
     (r"grad_norm", "Gradient norm", (0.0,)),
     (r"learning_rate", "Learning rate", (0.0,)),
+    (r"tokens/.+", "Tokens seen, by source", (0.0,)),
+    (r"epochs/.+", "Epochs seen, by source", (0.0,)),
     (r"tokens_per_second", "Tokens a second, of the update", (0.0,)),
     (r"memory/most_gb", "Memory of the process at most (GB)", (0.0,)),
     (r"time/.+", "Time by phase", (0.0,)),
@@ -166,7 +168,7 @@ def _stacked(curves: Mapping[str, Points]) -> Drawn:
 
 def _short(key: str) -> str:
     """ "gate/terminator/pass" is "terminator", "time/sample" is "sample"."""
-    return re.sub(r"^(gate|time|reward)/|/(pass|mean)$", "", key).replace("_", " ")
+    return re.sub(r"^(gate|time|reward|tokens|epochs)/|/(pass|mean)$", "", key).replace("_", " ")
 
 
 def _smoothed(points: Points, colour: int) -> tuple[list[Line], str]:
