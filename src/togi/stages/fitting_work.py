@@ -32,7 +32,7 @@ class Fit:
         self.context = context
         self.where = device()
         usage.begin_peak(self.where)
-        self.before = usage.used(self.where)
+        self.before = usage.at_rest(self.where)
         self.shape: Shape | None = None
         tokens = settings.micro_batch_tokens
         try:
@@ -71,8 +71,8 @@ class Fit:
 
     def finish(self) -> None:
         """Writes the measured peak, and what is predicted for the largest micro-batch that there was, to memory.json,
-        and tells both. On the CPU the measured one is the growth of the process, which is less where an earlier stage
-        of the same process left memory free; and more where data are large."""
+        and tells both. On the CPU the measured one is all that the process held besides the program: the models and the
+        free memory that earlier stages of the same process left there count too."""
         if not self.context.ranks.first:
             return
         lines = read_lines(self.context.folder / "metrics.jsonl")
