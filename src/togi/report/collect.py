@@ -94,6 +94,7 @@ def _stage(stage: _Stage, folder: Path) -> StageView:
         inputs=tuple(stage.inputs),
         counts_in=summary.counts.get("in"),
         counts_out=summary.counts.get("out"),
+        held_out=summary.counts.get("held_out", summary.counts.get("validation", 0)),
         drops=summary.drops,
         metrics=_metrics(folder / "metrics.jsonl"),
         alarms=_lines(folder / "alarms.jsonl", ALARMS),
