@@ -94,7 +94,7 @@ class Bench:
 def lines(folder: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
     """The lines of a stage's file, without what depends on the clock."""
     rows = [json.loads(line) for line in (folder / name).read_text().splitlines()]
-    return [{k: v for k, v in row.items() if not k.startswith(("time/", "tokens_per"))} for row in rows]
+    return [{k: v for k, v in row.items() if not k.startswith(("time/", "tokens_per", "memory/"))} for row in rows]
 
 
 def weights(folder: Path) -> bytes:

@@ -21,7 +21,7 @@ def free(rows, weight):
 def test_a_product_that_rounds_is_left_off():
     chosen = choose_numerics(onednn=rounding)
     assert chosen.fp32_mode == "default" and chosen.onednn_error > 100
-    assert "oneDNN for fp32 is off" in chosen.describe()
+    assert "oneDNN for float32 is off" in chosen.describe()
 
 
 def test_an_exact_and_faster_product_is_taken():

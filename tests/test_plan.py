@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from tiny_run import QUESTIONS, togi, write_recipe
@@ -48,20 +49,43 @@ def test_bounds_follow_from_settings_and_data_before_anything_ran(planned, tmp_p
     assert found["questions"]["records"] == 8 and found["some"]["records"] == 6
     assert found["pairs"]["records"] == 6 and found["pairs"]["sampled"] == 2 * 6 * 12
     tokenizer = Tokenizer.from_file(str(tmp_path / "model" / "tokenizer.json"))
-    lengths = [len(tokenizer.encode(f"{q}\n{'x' * 20}", add_special_tokens=False).ids) for q in QUESTIONS]
+    texts = [
+        (f"<|im_start|>user\n{q}<|im_end|>\n<|im_start|>assistant\n", f"{'x' * 20}<|im_end|>\n") for q in QUESTIONS
+    ]
+    asked, whole = (
+        sum(len(tokenizer.encode(text, add_special_tokens=False).ids) for text in found) / 8
+        for found in ([q for q, _ in texts], [q + a for q, a in texts])
+    )
     tuned = found["tuned"]
-    assert tuned["samples"] == 16 and tuned["tokens"] == round(16 * sum(lengths) / 8)
+    assert tuned["samples"] == 16 and tuned["tokens"] == round(16 * whole)
     assert tuned["peak_bytes"] > 0 and tuned["flops"] > 0
-    assert tuned["seconds"] is None and "no train.sft has finished" in tuned["unknown"][0]
-    preferred = found["preferred"]  # the pairs are not there yet
-    assert preferred["samples"] == 12 and preferred["tokens"] == 12 * 160 * 2
-    assert found["policy"]["sampled"] == 6 * 2 * 4 * 12
+    assert tuned["seconds"] is None and "no stage that trains has finished" in tuned["unknown"][0]
+    preferred = found["preferred"]  # the pairs are not there yet: two answers to each prompt, as long as they may be
+    assert preferred["samples"] == 12 and preferred["tokens"] == round(12 * (asked + 2 * 12))
+    policy = found["policy"]
+    assert policy["sampled"] == 6 * 2 * 4 * 12 and policy["tokens"] == round(6 * 2 * (asked + 4 * 12))
+
+
+def test_what_cannot_be_bounded_is_said_to_be_unknown(planned, tmp_path):
+    drafts = "stages.some={type: synthesize, model: $base, examples: $questions, count: 6}"
+    ended = togi(tmp_path / "home", "plan", str(planned), drafts, "--json")
+    found = {row["stage"]: row["estimate"] for row in json.loads(ended.stdout)}
     assert any("prompts are unknown" in why for why in found["policy"]["unknown"])
+    assert found["preferred"]["tokens"] == 12 * 160 * 2  # there is a max_length
+
+
+def test_a_scorers_plan_knows_which_layers_it_trains(planned, tmp_path):
+    scorer = "stages.scorer={type: train.reward, init: $base, pairs: $pairs, train_layers: 1}"
+    peaks = []
+    for overrides in ([scorer], [scorer, "stages.scorer.train_layers=2"], [scorer, "stages.scorer.train_layers=null"]):
+        rows = json.loads(togi(tmp_path / "home", "plan", str(planned), *overrides, "--json").stdout)
+        peaks.append(next(row["estimate"]["peak_bytes"] for row in rows if row["stage"] == "scorer"))
+    assert peaks[0] < peaks[1] < peaks[2]
 
 
 def test_text_output_says_what_is_not_known(planned, tmp_path):
     shown = togi(tmp_path / "home", "plan", str(planned), "stages.tuned.micro_batch_tokens=auto").stdout
-    assert "not known: time: no train.sft has finished" in shown
+    assert "not known: time: no stage that trains has finished" in shown
     assert "micro_batch_tokens is auto" in shown and "0 of 7 stages are done" in shown
 
 
@@ -87,3 +111,59 @@ def test_planning_imports_no_torch(planned, tmp_path):
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
+
+
+THIRTEEN = {  # llm-jp-3-13b, of whose folder a plan reads this file alone
+    "model_type": "llama",
+    "num_hidden_layers": 40,
+    "hidden_size": 5120,
+    "num_attention_heads": 40,
+    "num_key_value_heads": 40,
+    "intermediate_size": 13824,
+    "vocab_size": 99487,
+    "tie_word_embeddings": False,
+}
+LARGE = """\
+name: large
+models:
+  base: {path: thirteen, template: chatml}
+data:
+  talks: {path: talks.jsonl}
+stages:
+  tuned:
+    type: train.sft
+    init: $base
+    chats: $talks
+    steps: 100
+    max_length: 4096
+    lora: {rank: 16, alpha: 32, base: nf4}
+    activation_checkpointing: true
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "tokens", "gigabytes"),
+    [
+        ((), 1024, 10.8),
+        ((), 4096, 13.1),
+        (("stages.tuned.lora.base=as_loaded", "stages.tuned.weights=bfloat16"), 1024, 29.5),
+        (("stages.tuned.lora.base=as_loaded", "stages.tuned.weights=bfloat16"), 4096, 31.8),
+    ],
+)
+def test_a_13b_model_fits_one_card_as_docs_memory_says(tmp_path, changes, tokens, gigabytes):
+    (tmp_path / "thirteen").mkdir()
+    (tmp_path / "thirteen" / "config.json").write_text(json.dumps(THIRTEEN))
+    (tmp_path / "talks.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    recipe = tmp_path / "large.yaml"
+    recipe.write_text(LARGE)
+    size = f"stages.tuned.micro_batch_tokens={tokens}"
+    ended = togi(tmp_path / "home", "plan", str(recipe), *changes, size, "--compute", "bfloat16", "--json")
+    assert ended.returncode == 0, ended.stderr
+    peak = json.loads(ended.stdout)[-1]["estimate"]["peak_bytes"]
+    assert peak / 1e9 == pytest.approx(gigabytes, abs=0.05)
+    page = (Path(__file__).parent.parent / "docs" / "memory.md").read_text()
+    weights = "bfloat16" if changes else "NF4"
+    assert any(
+        row.startswith(f"| {weights} | {tokens:,} |") and row.endswith(f"| {gigabytes} GB |")
+        for row in page.splitlines()
+    )

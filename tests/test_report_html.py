@@ -12,7 +12,7 @@ from report_fake_run import HOSTILE, write_run
 
 from togi.report.collect import collect
 from togi.report.html import answer_html, render_report
-from togi.report.view import RunView, StageView
+from togi.report.view import IntervalView, RowView, RunView, StageView
 
 VOID = {"meta", "link", "br", "img", "path", "circle", "input", "hr"}
 
@@ -128,6 +128,21 @@ def test_a_run_that_has_only_begun_has_a_report():
 def test_records_that_vanish_without_a_reason_are_shown():
     stage = StageView(name="a", type="curate", state="done", counts_in=10, counts_out=5, drops={"too_short": 2})
     assert "without a reason 3" in render_report(RunView(name="x", state="done", stages=[stage]))
+
+
+def test_what_is_held_out_is_shown_and_not_taken_for_lost():
+    stage = StageView(
+        name="a", type="train.sft", state="done", counts_in=10, counts_out=5, held_out=3, drops={"too_long": 2}
+    )
+    page = render_report(RunView(name="x", state="done", stages=[stage]))
+    assert "held out 3" in page and "without a reason" not in page
+
+
+def test_a_value_without_counterpart_has_no_empty_columns():
+    value = IntervalView(mean=0.5, low=0.2, high=0.8, level=0.95, n=6)
+    stage = StageView(name="a", type="train.reward", state="done", rows=[RowView(metric="accuracy", policy=value)])
+    page = render_report(RunView(name="x", state="done", stages=[stage]))
+    assert "<th>Value</th>" in page and "<th>Base</th>" not in page and "Before and after" not in page
 
 
 def test_a_long_run_is_small_and_quick(tmp_path):

@@ -70,6 +70,24 @@ def test_validation_stands_beside_training_and_both_answers_in_one_panel():
     ]
 
 
+def test_scores_of_both_answers_share_a_panel_and_names_have_no_underscores():
+    line = {
+        "score_chosen": 1.0,
+        "score_rejected": 0.0,
+        "validation/score_chosen": 1.0,
+        "validation/score_rejected": 0.0,
+    }
+    line |= {"validation/gate_rate": 0.5, "validation/nll": 2.0, "nll": 2.0}
+    made = panels(StageView(name="a", type="train", state="done", metrics=[{"step": 1, **line}, {"step": 2, **line}]))
+    assert [(panel.title, panel.known) for panel in made] == [
+        ("Scores of both answers", True),
+        ("Validation: scores of both answers", True),
+        ("Validation: gate rate", True),
+        ("nll", False),
+        ("validation / nll", False),
+    ]
+
+
 def test_a_metric_that_begins_late_is_no_error():
     metrics = [{"step": 1, "time/a": 1.0}, {"step": 2, "time/a": 1.0, "time/save": 4.0}]
     (panel,) = panels(StageView(name="a", type="train", state="done", metrics=metrics))

@@ -119,7 +119,7 @@ def results(home: Path) -> dict[str, Any]:
         if metrics.exists():
             lines = [json.loads(line) for line in metrics.read_text().splitlines()]
             found[f"{folder.name}/metrics"] = [
-                {key: value for key, value in line.items() if not key.startswith(("time/", "tokens_per"))}
+                {key: value for key, value in line.items() if not key.startswith(("time/", "tokens_per", "memory/"))}
                 for line in lines
             ]
         for name in ("samples.jsonl", "summary.json", "drops.json"):

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import logging
 import sys
 from typing import Any
 
@@ -29,6 +30,9 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, SUMMARIES[name]) for name in COMMANDS])
 
     def invoke(self, ctx: click.Context) -> Any:
+        log = logging.getLogger("togi")  # what takes its time, such as converting weights, is said on stderr
+        log.handlers = [logging.StreamHandler()]
+        log.setLevel(logging.INFO)
         try:
             return super().invoke(ctx)
         except TogiError as error:

@@ -54,7 +54,8 @@ def _sources(graph: Graph) -> list[tuple[str, ModelSource]]:
 
 def _show(name: str, found: Any) -> None:
     width = len(found.terminator_ids)
-    click.echo(f"\nmodel {name}: template {found.template}, terminator {found.terminator!r} is {width} tokens")
+    pieces = f"{width} token{'' if width == 1 else 's'}"
+    click.echo(f"\nmodel {name[1:]}: template {found.template}, terminator {found.terminator!r} is {pieces}")
     text = "".join(f"[{token.text}]" if token.scored else f"{token.text}·" for token in found.tokens)
     click.echo("\n".join(f"  {line}" for line in text.splitlines()))
     scored = sum(token.scored for token in found.tokens)

@@ -13,8 +13,14 @@ from togi.recipe.store import is_done, manifest, store_folder
 
 @click.command()
 @recipe_arguments
+@click.option(
+    "--compute",
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    default="auto",
+    help="Type of matrix products; auto, the default, is what this machine chose, float32 where it has not.",
+)
 @json_option
-def command(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+def command(recipe: Path, overrides: tuple[str, ...], compute: str, as_json: bool) -> None:
     """Show the graph, what is done and what is left, and what that will take.
 
     Tokens, operations and peak memory are computed from the settings, the data on the disk and the sizes of the models;
@@ -24,17 +30,17 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     store = store_folder()
     rows = [_row(node, store / node.folder_name) for node in graph.nodes.values()]
     if any(row["state"] != "done" for row in rows):
-        found = _estimates(graph, store)
+        found = _estimates(graph, store, "" if compute == "auto" else compute)
         for row in rows:
             row["estimate"] = None if row["state"] == "done" else found[row["stage"]]
     if as_json:
         print_json(rows)
         return
-    width = max(len(row["stage"]) for row in rows)
+    width, kind = (max(len(row[name]) for row in rows) for name in ("stage", "type"))
     for row in rows:
         took = f"{row['seconds']:.1f} s" if row["seconds"] is not None else ""
         inputs = f"<- {', '.join(row['inputs'])}" if row["inputs"] else ""
-        click.echo(f"{row['stage']:<{width}}  {row['type']:<13} {row['state']:<6} {took:>9}  {inputs}")
+        click.echo(f"{row['stage']:<{width}}  {row['type']:<{kind}} {row['state']:<6} {took:>9}  {inputs}")
         for line in _lines(row.get("estimate")):
             click.echo(f"{'':<{width}}    {line}")
     left = [row["stage"] for row in rows if row["state"] != "done"]
@@ -56,13 +62,13 @@ def _row(node: Any, folder: Path) -> dict[str, Any]:
     }
 
 
-def _estimates(graph: Graph, store: Path) -> dict[str, dict[str, Any]]:
+def _estimates(graph: Graph, store: Path, compute: str) -> dict[str, dict[str, Any]]:
     work = importlib.import_module("togi.stages.plan_work")
     planned = [
         work.PlannedStage(n.name, n.settings, n.inputs, store / n.folder_name, is_done(store / n.folder_name))
         for n in graph.nodes.values()
     ]
-    return {name: found.to_json() for name, found in work.estimates(planned, store).items()}
+    return {name: found.to_json() for name, found in work.estimates(planned, store, compute).items()}
 
 
 def _lines(estimate: dict[str, Any] | None) -> list[str]:

@@ -262,7 +262,14 @@ def check_saved(model: LoadedModel, folder: Path) -> None:
             )
     width = model.net.config.get_text_config().vocab_size
     ids = torch.tensor([[(7919 * (i + 1)) % width for i in range(24)]])
-    trained, read = _outputs(model.net, ids), _outputs(again.to(model.net.device), ids)
+    device = model.net.device
+    trained = _outputs(model.net, ids)
+    if device.type != "cpu":  # which may not hold both: the trained one gives way for as long as the other is asked
+        model.net.to("cpu")
+    read = _outputs(again.to(device), ids)
+    if device.type != "cpu":
+        again.to("cpu")
+        model.net.to(device)
     if not torch.allclose(trained, read, rtol=1e-4, atol=1e-4 * float(trained.abs().max())):
         raise StageError(
             f"{folder}: after saving and loading, outputs on a probe differ by {(trained - read).abs().max():.3g}; the "

@@ -117,7 +117,8 @@ class Job:
     """How a model is trained. `products` is the type that products are computed in; `rank` 0 trains all weights.
 
     `accumulates`: a step has several micro-batches, so that gradients are there while activations are. `entropy`: the
-    head also computes it.
+    head also computes it. `scorer`: the head gives one number. `layers`: how many are trained, from the top; None: all,
+    and the embeddings with them.
     """
 
     weights: Literal["float32", "bfloat16", "bfloat16-master", "nf4"] = "float32"
@@ -129,6 +130,8 @@ class Job:
     offload: bool = False
     accumulates: bool = True
     entropy: bool = False
+    scorer: bool = False
+    layers: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +170,7 @@ def adapter_size(shape: Shape, job: Job) -> int:
 
 def predict(shape: Shape, job: Job, tokens: int) -> Memory:
     """The memory of a micro-batch of `tokens` rows, all scored, at its peak."""
-    trained = adapter_size(shape, job) if job.rank else shape.parameters
+    trained = _trained(shape, job)
     base = 4 if job.weights == "float32" else 2
     weights = float(shape.parameters * base)
     if job.weights == "nf4":
@@ -178,7 +181,8 @@ def predict(shape: Shape, job: Job, tokens: int) -> Memory:
     moments = EIGHT_BIT_MOMENTS if job.bits == 8 else 2.0 * (4 if job.weights in ("bfloat16-master", "nf4") else base)
     masters = 4 if job.weights == "bfloat16-master" or (job.offload and not job.rank) else 0
     optimizer = trained * (moments + masters)
-    summed = shape.embeddings * base if shape.tied and not job.rank else 0  # of the embeddings and of the head at once
+    both = shape.tied and not job.rank and not job.scorer  # gradients of the embeddings and of the head at once
+    summed = shape.embeddings * base if both else 0
     return Memory(
         weights=weights,
         cast=_cast(shape, job),
@@ -189,6 +193,15 @@ def predict(shape: Shape, job: Job, tokens: int) -> Memory:
         host=optimizer if job.offload else 0.0,
         together=job.accumulates,
     )
+
+
+def _trained(shape: Shape, job: Job) -> int:
+    """How many weights are trained."""
+    if job.rank:
+        return adapter_size(shape, job)
+    if job.layers is not None:
+        return (shape.matrices + shape.vectors) * min(job.layers, shape.layers) // shape.layers
+    return shape.parameters
 
 
 def _cast(shape: Shape, job: Job) -> float:
@@ -205,9 +218,10 @@ def activations(shape: Shape, job: Job, tokens: int) -> int:
     """Bytes that the layers keep for the backward of a micro-batch, and those around them."""
     layer = layer_bytes(shape, job)
     wide = 2 if _half(job) else 4
-    kept = shape.layers * (shape.width * wide if job.checkpointing else layer)
+    trained = shape.layers if job.layers is None else min(job.layers, shape.layers)
+    kept = trained * (shape.width * wide if job.checkpointing else layer)
     last = 5 * shape.width * 4  # the final norm, the scored rows and their gradient
-    at_work = layer if job.checkpointing else 0
+    at_work = layer if job.checkpointing or trained < shape.layers else 0
     return tokens * (kept + at_work + last)
 
 
@@ -248,6 +262,8 @@ def _half(job: Job) -> bool:
 
 
 def _head(shape: Shape, job: Job, tokens: int) -> int:
+    if job.scorer:
+        return 0
     rows = min(tokens, max(16, min(1024, LOGITS_PER_CHUNK // shape.vocabulary)))
     chunks = 2 if job.entropy or job.products == "bfloat16" else 1
     return rows * shape.vocabulary * 4 * chunks
@@ -268,13 +284,15 @@ def training_flops(shape: Shape, job: Job, tokens: int, scored: int, length: int
     `length` is the usual length of a sequence.
 
     Two a weight and row forward, as many for the gradient of the rows, as many for that of the weights, which adapters
-    save; recomputation adds a forward of the layers. A row attends to half of its sequence.
+    save; recomputation adds a forward of the layers. A row attends to half of its sequence. Layers that are not trained
+    have no backward; a scorer's head counts nothing.
     """
+    share = 1.0 if job.layers is None else min(job.layers, shape.layers) / shape.layers
     attention = 2 * shape.layers * shape.heads * shape.head_width * length * tokens
     layers = 2 * shape.used_matrices * tokens + attention
-    head = 2 * shape.embeddings * scored
-    weights = 0 if job.rank else 2 * shape.used_matrices * tokens + head
+    head = 0 if job.scorer else 2 * shape.embeddings * scored
+    weights = 0 if job.rank else 2 * shape.used_matrices * tokens * share + head
     adapter = 6 * adapter_size(shape, job) * tokens if job.rank else 0
-    backward = layers + attention + head + weights + adapter
-    again = layers if job.checkpointing else 0
+    backward = (layers + attention) * share + head + weights + adapter
+    again = layers * share if job.checkpointing else 0
     return float(layers + head + backward + again)

@@ -45,11 +45,14 @@ class Numerics:
         """One line for the log."""
         if self.device != "cpu":
             return f"{self.device}: products in {self.compute_dtype}"
+        threads = f"{self.threads} thread{'' if self.threads == 1 else 's'}"
+        chosen = f"cpu ({self.cpu}, {threads}): products in {self.compute_dtype}"
+        if not self.bf16_speed:
+            return f"{chosen}, as asked for"
         setting = "on" if self.fp32_mode == "onednn" else "off"
         return (
-            f"cpu ({self.cpu}, {self.threads} threads): products in {self.compute_dtype}; oneDNN for fp32 is {setting} "
-            f"(error {self.onednn_error:.3g} times the default's, {self.onednn_speed:.2f} times as fast); "
-            f"bf16 is {self.bf16_speed:.2f} times as fast as fp32"
+            f"{chosen} (bfloat16 is {self.bf16_speed:.2f} times as fast as float32); oneDNN for float32 is {setting} "
+            f"({self.onednn_speed:.2f} times as fast, {self.onednn_error:.3g} times the error)"
         )
 
     @property

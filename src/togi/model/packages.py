@@ -4,12 +4,14 @@ import hashlib
 import logging
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatch
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, modeling_gguf_pytorch_utils
 
 from togi.core.errors import InputError
 from togi.core.files import write_json
@@ -77,6 +79,18 @@ def _join(pieces: Sequence[Path], target: Path) -> str:
     return total.hexdigest()
 
 
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the library's progress bar, which no setting of it turns off; `package_folder` has said what goes on."""
+    bar = modeling_gguf_pytorch_utils.tqdm
+    modeling_gguf_pytorch_utils.tqdm = partial(bar, disable=True)  # type: ignore[misc, assignment]
+    try:
+        yield
+    finally:
+        modeling_gguf_pytorch_utils.tqdm = bar  # type: ignore[misc]
+
+
+@_quietly()
 def convert_gguf(gguf: Path, folder: Path) -> None:
     """Writes the weights of a GGUF as fp32 safetensors, with its configuration and tokenizer, into `folder`."""
     net = AutoModelForCausalLM.from_pretrained(

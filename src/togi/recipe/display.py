@@ -21,12 +21,13 @@ class Display(Protocol):
 
 
 def rate_and_rest(done: int, total: int, seconds: float) -> str:
-    """ "3.1/s, 0:12 left" for work that took `seconds` so far; empty before anything is known."""
+    """ "3.1/s, 0:12 left" or "4.2 s each, 1:03 left" of work that took `seconds`; empty before anything is known."""
     if not done or seconds <= 0:
         return ""
     rate = done / seconds
     rest = int((total - done) / rate)
-    return f"{rate:.3g}/s, {rest // 60}:{rest % 60:02d} left"
+    pace = f"{rate:.3g}/s" if rate >= 1 else f"{1 / rate:.3g} s each"
+    return f"{pace}, {rest // 60}:{rest % 60:02d} left"
 
 
 class Human:

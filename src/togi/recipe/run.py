@@ -23,7 +23,7 @@ from togi.recipe.report import render
 from togi.recipe.state import STATE, running
 from togi.recipe.store import is_done, manifest, results_digest, run_folder, store_folder
 from togi.recipe.worker import resolved_to_json
-from togi.recipe.workers import Workers
+from togi.recipe.workers import Workers, clear_meetings
 from togi.stages.base import RankedSettings
 from togi.stages.table import STAGES
 from togi.stages.tracking import check_trackers
@@ -67,7 +67,7 @@ class Run:
         self._redo()
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / "recipe.lock.yaml", lock_text(self.graph))
-        with running(self.folder):
+        with running(self.folder, clear_meetings):
             self._run(names)
 
     def _run(self, names: list[str]) -> None:

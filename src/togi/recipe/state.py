@@ -5,8 +5,8 @@ ends. So a state that says "running" under a lock that nobody holds is that of a
 """
 
 import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,13 @@ LOCK = "lock"
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[None]:
-    """Holds the run's lock: what `is_running` sees."""
+def running(folder: Path, clear: Callable[[Path], None]) -> Iterator[None]:
+    """Holds the run's lock: what `is_running` sees. Where no other run is at work, `clear` may first remove from
+    `folder` what killed runs left."""
     with (folder / LOCK).open("a") as handle:
+        with suppress(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            clear(folder)
         fcntl.flock(handle, fcntl.LOCK_SH)
         yield
 

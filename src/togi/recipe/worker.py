@@ -9,6 +9,7 @@ writes files; the others tell how they ended.
 import errno
 import importlib
 import json
+import logging
 import os
 import platform
 import queue
@@ -36,6 +37,19 @@ from togi.stages.table import STAGES
 
 LAST_WORDS = ("done", "failed", "crashed")
 LIBRARIES = ("torch", "transformers", "numpy", "peft")
+log = logging.getLogger("togi")
+log.setLevel(logging.INFO)
+
+
+class Told(logging.Handler):
+    """What units say that know of no stage, such as that weights are being converted, is told as the stage's own."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__()
+        self.context = context
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.context.log(record.getMessage())
 
 
 def main() -> None:
@@ -119,14 +133,16 @@ def _do(command: dict[str, Any], control: Control, ranks: Ranks) -> None:
             recipe=command["recipe"],
             track=tuple(command["track"]),
         )
+        log.handlers = [Told(context)]
         start = time.perf_counter()
         work = importlib.import_module(stage.work)
         before = ranks.once(lambda: _prepare(folder, command, ranks.size))
         try:
             if isinstance(settings, Resources):
                 fitting = importlib.import_module("togi.stages.fitting_work")
-                work.run(fitting.begin(settings, context), context)
-                fitting.finish(context)
+                fit = fitting.Fit(settings, context)
+                work.run(fit.settings, context)
+                fit.finish()
             else:
                 work.run(settings, context)
             ranks.once(lambda: _finish(context, command, before + time.perf_counter() - start))

@@ -8,6 +8,7 @@ others may show theirs; then one is chosen as the cause, and what still waits is
 import json
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,6 +34,7 @@ ENVIRONMENT = {
 }
 COMMAND = (sys.executable, "-m", "togi.recipe.worker")  # then rank, number of ranks, where they meet
 SIGNS = 2.0  # seconds in which other ranks may show that they failed too
+MEETING = ".ranks-"  # how the folders begin in which ranks meet, beside the log
 STOPPING = 25.0  # seconds until the others have stopped as well, once one of them was asked to and did
 
 
@@ -51,7 +53,6 @@ class Worker:
     def __init__(self, log: Path, threads: int, rank: int, size: int, rendezvous: str) -> None:
         self.rank = rank
         self.log = log if rank == 0 else log.with_name(f"{log.stem}-rank{rank}{log.suffix}")
-        self.log.parent.mkdir(parents=True, exist_ok=True)
         environment = {**ENVIRONMENT, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **os.environ}
         if size > 1:  # a number that was meant for one process would have them all on the same cores
             environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
@@ -156,7 +157,8 @@ class Workers:
 
     def __init__(self, log: Path, threads: int, size: int = 1) -> None:
         self.size = size
-        self._meeting = tempfile.TemporaryDirectory(prefix="togi-ranks-")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self._meeting = tempfile.TemporaryDirectory(prefix=MEETING, dir=log.parent)
         rendezvous = f"file://{self._meeting.name}/ranks"
         self.workers = [Worker(log, max(1, threads // size), rank, size, rendezvous) for rank in range(size)]
         self._heard: queue.SimpleQueue[Heard] = queue.SimpleQueue()
@@ -222,3 +224,9 @@ class Workers:
             assert worker.process.stdout is not None
             worker.process.stdout.close()
         self._meeting.cleanup()
+
+
+def clear_meetings(folder: Path) -> None:
+    """Removes the places where ranks of runs met that were killed. No run may be at work in `folder`."""
+    for place in folder.glob(f"{MEETING}*"):
+        shutil.rmtree(place, ignore_errors=True)

@@ -94,6 +94,7 @@ def _stage(stage: _Stage, folder: Path) -> StageView:
         inputs=tuple(stage.inputs),
         counts_in=summary.counts.get("in"),
         counts_out=summary.counts.get("out"),
+        held_out=summary.counts.get("held_out", summary.counts.get("validation", 0)),
         drops=summary.drops,
         metrics=_metrics(folder / "metrics.jsonl"),
         alarms=_lines(folder / "alarms.jsonl", ALARMS),
@@ -118,7 +119,8 @@ def _memory(folder: Path) -> dict[str, Any]:
     """What a training stage needed against what was predicted, in GB."""
     found = _optional(folder / "memory.json", OBJECT) or {}
     sizes = {f"{key} peak memory (GB)": round(found[key] / 1e9, 3) for key in ("predicted", "measured") if key in found}
-    return {**sizes, "micro_batch_tokens": found["micro_batch_tokens"]} if sizes else {}
+    tokens = {key: found[key] for key in ("micro_batch_tokens", "largest_micro_batch") if key in found}
+    return {**sizes, **tokens} if sizes else {}
 
 
 def _metrics(path: Path) -> list[dict[str, Any]]:

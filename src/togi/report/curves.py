@@ -30,6 +30,7 @@ KNOWN: tuple[tuple[str, str, tuple[float, ...]], ...] = (
     (r"(?:validation/)?margin", "Margin of the rewards", (0.0,)),
     (r"reward_(?:chosen|rejected)", "Rewards of both answers", (0.0,)),
     (r"(?:validation/)?chosen_change", "Chosen answers against the start (nats per token)", (0.0,)),
+    (r"score_(?:chosen|rejected)", "Scores of both answers", (0.0,)),
     (r"logp_(?:chosen|rejected)", "Log-probability of both answers (nats per token)", ()),
     (r"(?:validation/)?target_margin", "Target margin (nats per token)", (0.0,)),
     (r"length", "Length (tokens)", (0.0,)),
@@ -43,10 +44,15 @@ KNOWN: tuple[tuple[str, str, tuple[float, ...]], ...] = (
     (r"(?:validation/)?loss", "Loss", ()),
     (r"grad_norm", "Gradient norm", (0.0,)),
     (r"learning_rate", "Learning rate", (0.0,)),
+    (r"tokens/.+", "Tokens seen, by source", (0.0,)),
+    (r"epochs/.+", "Epochs seen, by source", (0.0,)),
+    (r"tokens_per_second", "Tokens a second", (0.0,)),
+    (r"memory/most_gb", "Memory at most (GB)", (0.0,)),
     (r"time/.+", "Time by phase", (0.0,)),
     (r"validation/reward_(?:chosen|rejected)", "Validation: rewards of both answers", (0.0,)),
     (r"validation/logp_(?:chosen|rejected)", "Validation: log-probability of both answers", ()),
-    (r"validation/(.+)", r"Validation: \1", ()),
+    (r"validation/score_(?:chosen|rejected)", "Validation: scores of both answers", (0.0,)),
+    (r"validation/(?!nll)(.+)", r"Validation: \1", ()),
 )
 
 
@@ -86,7 +92,7 @@ def _place(stem: str) -> tuple[int, str]:
     for place, (pattern, title, _) in enumerate(KNOWN):
         found = re.fullmatch(pattern, stem)
         if found:
-            return place, found.expand(title)
+            return place, found.expand(title).replace("_", " ")
     return len(KNOWN), stem.replace("_", " ").replace("/", " / ")
 
 
@@ -164,7 +170,7 @@ def _stacked(curves: Mapping[str, Points]) -> Drawn:
 
 def _short(key: str) -> str:
     """ "gate/terminator/pass" is "terminator", "time/sample" is "sample"."""
-    return re.sub(r"^(gate|time|reward)/|/(pass|mean)$", "", key).replace("_", " ")
+    return re.sub(r"^(gate|time|reward|tokens|epochs)/|/(pass|mean)$", "", key).replace("_", " ")
 
 
 def _smoothed(points: Points, colour: int) -> tuple[list[Line], str]:

@@ -28,6 +28,7 @@ class Fall:
 
     stage: StageView
     out_share: float
+    held_out_share: float
     parts: Sequence[tuple[int, str, int, float]]  # (colour, reason, count, share)
     unaccounted: int
     unaccounted_share: float
@@ -45,7 +46,8 @@ def render_report(run: RunView) -> str:
             longest=max((stage.seconds or 0.0 for stage in run.stages), default=0.0) or 1.0,
             falls=_waterfall(run.stages),
             curves=[(stage, *_split(made)) for stage, made in curves if made],
-            tables=[stage for stage in run.stages if stage.rows],
+            tables=sorted((stage for stage in run.stages if stage.rows), key=lambda stage: not _compares(stage)),
+            compares=any(_compares(stage) for stage in run.stages),
             talks=[(stage, stage.answers[:MOST_ANSWERS]) for stage in run.stages if stage.answers],
             tiles=words.highlights(run),
             findings=words.findings(run),
@@ -99,6 +101,11 @@ def _better(answer: AnswerView) -> str:
     return "policy" if answer.policy_score > answer.base_score else "base"
 
 
+def _compares(stage: StageView) -> bool:
+    """Whether a stage measured something before and after."""
+    return any(row.base is not None for row in stage.rows)
+
+
 def _split(made: Sequence[Panel]) -> tuple[list[Panel], list[Panel]]:
     """Panels that are always shown and panels behind a fold; all are shown where none is known."""
     known = [panel for panel in made if panel.known]
@@ -116,6 +123,7 @@ def _waterfall(stages: Sequence[StageView]) -> list[Fall]:
             Fall(
                 stage=stage,
                 out_share=100 * (stage.counts_out or 0) / widest,
+                held_out_share=100 * stage.held_out / widest,
                 parts=[(i % 5, reason, count, 100 * count / widest) for i, (reason, count) in enumerate(ordered)],
                 unaccounted=lost,
                 unaccounted_share=100 * lost / widest,
@@ -125,7 +133,7 @@ def _waterfall(stages: Sequence[StageView]) -> list[Fall]:
 
 
 def _width(stage: StageView) -> int:
-    return (stage.counts_out or 0) + sum(stage.drops.values())
+    return (stage.counts_out or 0) + stage.held_out + sum(stage.drops.values())
 
 
 def _numerics(run: RunView) -> list[tuple[Mapping[str, object], list[str]]]:

@@ -79,6 +79,7 @@ class StageView:
     inputs: Sequence[str] = ()
     counts_in: int | None = None
     counts_out: int | None = None
+    held_out: int = 0
     drops: Mapping[str, int] = field(default_factory=dict)
     metrics: Sequence[Mapping[str, Any]] = ()
     alarms: Sequence[AlarmView] = ()

@@ -35,7 +35,7 @@ def duration(seconds: float | None) -> str:
     """ "0.4 s", "12 s", "3 min 05 s", "2 h 14 min"; a dash for None."""
     if seconds is None:
         return "–"
-    if seconds < 10:
+    if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 60:
@@ -118,4 +118,4 @@ def unaccounted(stage: StageView) -> int:
     """Records that came in and neither left nor were dropped for a reason: should be 0 in a stage that only drops."""
     if stage.counts_in is None or not stage.counts_out or not stage.drops:
         return 0
-    return max(0, stage.counts_in - stage.counts_out - sum(stage.drops.values()))
+    return max(0, stage.counts_in - stage.counts_out - stage.held_out - sum(stage.drops.values()))

@@ -14,6 +14,7 @@ from togi.core.seeds import digest
 from togi.model.numerics import Numerics, apply_numerics, choose_numerics, processor
 from togi.objectives.base import Output
 from togi.stages.base import Context
+from togi.train import usage
 from togi.train.precision import in_bfloat16
 
 Inputs = TypeVar("Inputs")
@@ -40,6 +41,7 @@ def in_machine_type(forward: Callable[[Inputs], Output], context: Context) -> Ca
 
 @lru_cache(maxsize=1)
 def _chosen(cache: Path, compute: str, ranks: Ranks) -> Numerics:
+    usage.at_rest(device())  # no model is loaded yet: every loading asks for the arithmetic first
     if compute == "auto":
         found = ranks.once(lambda: _measured(cache))
     else:

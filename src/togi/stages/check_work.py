@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from togi.core.records import Message, Pair, Prompt, Record
+from togi.core.records import Chat, Document, Message, Pair, Prompt, Record
 from togi.core.sources import ModelSource
 from togi.data.border import DataSpec, load_records
 from togi.model.load import load_tokenizer
 from togi.stages.imported import Import
 from togi.text.render import check_template, render_chat
 
+SHOWN = 160  # characters of the first record
 DEMO = (Message("user", "What is the capital of France?"), Message("assistant", "Paris."))
 
 
@@ -68,7 +69,13 @@ def check_data(settings: Import) -> DataCheck:
 
 
 def _first(records: Sequence[Record]) -> str:
+    """The first record on one line; of a pair, what was chosen."""
     record = records[0]
-    if isinstance(record, Prompt):
-        return record.text
-    return record.chosen[-1].content if isinstance(record, Pair) else str(record)[:200]
+    if isinstance(record, Chat):
+        text = " / ".join(f"{message.role}: {message.content}" for message in record.messages)
+    elif isinstance(record, Pair):
+        text = record.chosen[-1].content
+    else:
+        text = record.text if isinstance(record, Prompt | Document) else str(record)
+    line = " ".join(text.split())
+    return line if len(line) <= SHOWN else f"{line[:SHOWN]} …"

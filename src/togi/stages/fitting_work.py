@@ -4,96 +4,99 @@ What was predicted, chosen and measured stands in memory.json in the stage's fol
 that goes on after a kill cuts its steps as before, so that it ends with the same bits.
 """
 
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Any
 
 from togi.core.errors import InputError, StageError
 from togi.core.files import read_json, read_lines, write_json
 from togi.model.load import load_config
-from togi.model.memory import Job, Shape, largest, predict, training_flops
+from togi.model.memory import Shape, largest, predict, training_flops
 from togi.stages.arithmetic import arithmetic, device
 from togi.stages.base import Context
 from togi.stages.fixed import Optimisation
-from togi.stages.resources import job_of
+from togi.stages.resources import job_of, shape_of
+from togi.stages.train_grpo import other_models
 from togi.train import usage
 
 USABLE = 0.9  # of what is free: allocators leave gaps
 FILE = "memory.json"
 
-Chosen = TypeVar("Chosen", bound=Optimisation)
 
-
-def begin(settings: Chosen, context: Context) -> Chosen:
-    """`settings` with `auto` decided; from now on the peak is measured.
+class Fit:
+    """One training stage and the memory at hand. `settings` are its settings with `auto` decided.
 
     Raises StageError where nothing fits, InputError for `auto` where the model's sizes are not known.
     """
-    where = device()
-    path = context.folder / FILE
-    usage.begin_peak(where)
-    found: dict[str, Any] = {"used_before": usage.used(where)}
-    tokens = settings.micro_batch_tokens
-    try:
-        # one after the other: the first may convert the weights of a package, once
-        shape = Shape.of(context.ranks.in_turn(lambda: load_config(context.model(settings.init), context.cache)))
-    except InputError as error:
-        if tokens == "auto":
-            raise
-        context.log(f"peak memory is not predicted: {error}")
-    else:
-        job = job_of(settings, arithmetic(context).compute_dtype, cuda=where.type == "cuda")
-        if tokens == "auto":
-            before = context.ranks.once(lambda: read_json(path) if path.exists() else {})
-            tokens = before.get("micro_batch_tokens") or _most(settings, context, shape, job)
-        expected = predict(shape, job, tokens)
-        found |= {"predicted": round(expected.peak + other_models(settings, shape)), "floor": round(expected.floor)}
-        found["flops_per_token"] = training_flops(shape, job, 1, 1, 0)
-    if context.ranks.first:
-        write_json(path, {**found, "micro_batch_tokens": tokens})
-    return settings.model_copy(update={"micro_batch_tokens": tokens})
 
+    def __init__(self, settings: Optimisation, context: Context) -> None:
+        self.context = context
+        self.where = device()
+        usage.begin_peak(self.where)
+        self.before = usage.at_rest(self.where)
+        self.shape: Shape | None = None
+        tokens = settings.micro_batch_tokens
+        try:
+            # one after the other: the first may convert the weights of a package, once
+            config = context.ranks.in_turn(lambda: load_config(context.model(settings.init), context.cache))
+            self.shape = shape_of(settings, Shape.of(config))
+        except InputError as error:
+            if tokens == "auto":
+                raise
+            context.log(f"peak memory is not predicted: {error}")
+        else:
+            products = arithmetic(context).compute_dtype
+            self.job = job_of(settings, products, cuda=self.where.type == "cuda")
+            self.beside = other_models(settings, self.shape, products)
+            if tokens == "auto":
+                path = context.folder / FILE
+                chosen = context.ranks.once(lambda: read_json(path) if path.exists() else {})
+                tokens = chosen.get("micro_batch_tokens") or self._most(settings, self.shape)
+        self.settings = settings.model_copy(update={"micro_batch_tokens": tokens})
+        if context.ranks.first:
+            write_json(context.folder / FILE, {"micro_batch_tokens": tokens})
 
-def _most(settings: Optimisation, context: Context, shape: Shape, job: Job) -> int:
-    """The largest micro-batch that fits what is free now."""
-    where = device()
-    free = context.ranks.once(lambda: usage.available(where))
-    room = USABLE * free / (settings.processes if where.type == "cpu" else 1)
-    beside = other_models(settings, shape)
-    tokens = largest(shape, job, room - beside)
-    if not tokens:
-        need = predict(shape, job, 256).peak + beside
-        raise StageError(
-            f"stage {context.name}: no micro-batch fits: the smallest, 256 tokens, needs {gigabytes(need)}, and "
-            f"{gigabytes(room)} may be used. Set activation_checkpointing: true, lora, or optimizer: adamw-8bit"
-        )
-    context.log(f"micro-batches of {tokens} tokens: the largest that fits {gigabytes(room)}")
-    return tokens
+    def _most(self, settings: Optimisation, shape: Shape) -> int:
+        """The largest micro-batch that fits what is free now."""
+        free = self.context.ranks.once(lambda: usage.available(self.where))
+        room = USABLE * free / (settings.processes if self.where.type == "cpu" else 1)
+        tokens = largest(shape, self.job, room - self.beside)
+        if not tokens:
+            need = predict(shape, self.job, 256).peak + self.beside
+            raise StageError(
+                f"stage {self.context.name}: no micro-batch fits: the smallest, 256 tokens, needs {gigabytes(need)}, "
+                f"and {gigabytes(room)} may be used. Set activation_checkpointing: true, lora, or optimizer: adamw-8bit"
+            )
+        self.context.log(f"micro-batches of {tokens} tokens: the largest that fits {gigabytes(room)}")
+        return tokens
 
-
-def finish(context: Context) -> None:
-    """Adds the measured peak to memory.json and tells it. On the CPU it is the growth of the process, which is less
-    where an earlier stage of the same process left memory free; and more where data are large."""
-    if not context.ranks.first:
-        return
-    found = read_json(context.folder / FILE)
-    found["measured"] = usage.peak(device()) - found["used_before"]
-    metrics = read_lines(context.folder / "metrics.jsonl")
-    found["tokens"] = round(sum(line["tokens_per_second"] * line["time/update"] for line in metrics))
-    found["flops"] = found["tokens"] * found.get("flops_per_token", 0.0)
-    write_json(context.folder / FILE, found)
-    told = f"peak memory: {gigabytes(found['measured'])} measured"
-    if "predicted" in found:
-        told += (
-            f", {gigabytes(found['predicted'])} predicted for micro-batches of {found['micro_batch_tokens']} tokens; "
-            f"{gigabytes(found['floor'])} of it are weights, gradients and optimiser"
-        )
-    context.log(told)
-
-
-def other_models(settings: Any, shape: Shape) -> float:
-    """Bytes of models beside the trained one: the frozen copy that a KL is measured against."""
-    loss = getattr(settings, "loss", None)
-    copies = settings.type == "train.grpo" and getattr(loss, "beta", 0) > 0 and settings.lora is None
-    return shape.parameters * (2.0 if getattr(loss, "reference_dtype", "") == "bfloat16" else 4.0) if copies else 0.0
+    def finish(self) -> None:
+        """Writes the measured peak, and what is predicted for the largest micro-batch that there was, to memory.json,
+        and tells both. On the CPU the measured one is all that the process held besides the program: the models and the
+        free memory that earlier stages of the same process left there count too."""
+        if not self.context.ranks.first:
+            return
+        lines = read_lines(self.context.folder / "metrics.jsonl")
+        steps = [round(line["tokens_per_second"] * line["time/update"]) for line in lines]
+        limit = self.settings.tokens_at_once
+        most = min(limit, max(steps, default=limit))
+        measured = usage.peak(self.where) - self.before
+        found: dict[str, Any] = {"micro_batch_tokens": limit, "measured": measured, "tokens": sum(steps), "flops": 0.0}
+        told = f"peak memory: {gigabytes(measured)} measured"
+        if self.shape is not None:
+            several = max(steps, default=limit) > limit
+            expected = predict(self.shape, replace(self.job, accumulates=several), most)
+            found |= {
+                "largest_micro_batch": most,
+                "predicted": round(expected.peak + self.beside),
+                "floor": round(expected.floor),
+                "flops": sum(steps) * training_flops(self.shape, self.job, 1, 1, 0),
+            }
+            told += (
+                f", {gigabytes(found['predicted'])} predicted for its largest micro-batch, {most:,} tokens; "
+                f"{gigabytes(found['floor'])} of it are weights, gradients and optimiser"
+            )
+        write_json(self.context.folder / FILE, found)
+        self.context.log(told)
 
 
 def gigabytes(size: float) -> str:

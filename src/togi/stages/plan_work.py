@@ -1,10 +1,11 @@
 """What the stages of a recipe will take, before they run: records, tokens, operations, peak memory, time.
 
-Bounds come from the settings, counts from what is on the disk. What depends on a stage that has not run is said to be
-unknown, never guessed. Importing this file does not import torch.
+Bounds come from the settings, counts and lengths from what is on the disk, through stages that pass records on. What
+cannot be bounded is said to be unknown, never guessed. Importing this file does not import torch.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,25 +16,27 @@ from tokenizers import Tokenizer
 from togi.core.codec import read_records
 from togi.core.errors import InputError
 from togi.core.files import read_json
-from togi.core.records import Chat, Document, Pair, Prompt, Record
+from togi.core.records import Chat, Document, Message, Pair, Prompt, Record
 from togi.core.settings import Ref
 from togi.core.sources import ModelSource
 from togi.data.border import DataSpec, load_records
 from togi.model.folders import converted_folder
 from togi.model.memory import Job, Shape, predict, training_flops
-from togi.stages.base import MODEL_FOLDER, RECORDS_FILE, StageSettings
+from togi.stages.base import RECORDS_FILE, StageSettings
 from togi.stages.contrast import Contrast
 from togi.stages.curate import Curate
 from togi.stages.diversify import Diversify
 from togi.stages.evaluate import Evaluate
 from togi.stages.fixed import FixedTraining, Optimisation
 from togi.stages.imported import Import
-from togi.stages.resources import job_of
+from togi.stages.resources import job_of, shape_of
 from togi.stages.select import Select
 from togi.stages.synthesize import Synthesize
 from togi.stages.train_dpo import TrainDpo
-from togi.stages.train_grpo import TrainGrpo
+from togi.stages.train_grpo import TrainGrpo, other_models
 from togi.stages.train_pretrain import TrainPretrain
+from togi.text.jinja import render_jinja
+from togi.text.template import TEMPLATES
 
 COUNTED = 200
 """Records whose tokens are counted; the others are taken to be as long on average."""
@@ -72,13 +75,16 @@ class Estimate:
 
 @dataclass(slots=True)
 class _Known:
-    """What is known of a node to those that read it: the records it holds or at most will hold, the texts of some of
-    them, the sizes of its model and the folder of its tokenizer; `why` not."""
+    """What is known of a node to those that read it: the records it holds or at most will hold, some of them, or some
+    that they will be made from, with the tokens that are at most added to each; the sizes of its model, the folder of
+    its tokenizer and its template; `why` not."""
 
     records: int | None = None
-    texts: Sequence[str] = ()
+    samples: Sequence[Record] = ()
+    added: int = 0
     shape: Shape | None = None
     tokenizer: Path | None = None
+    template: str | None = None
     why: str = ""
 
 
@@ -99,21 +105,24 @@ class _Planner:
         if isinstance(settings, Optimisation):
             found = self._training(stage, settings)
             init = self._read(stage, settings.init)
-            self.known[stage.name] = replace(init, records=None, texts=())
-            if stage.done:
-                self.known[stage.name].tokenizer = stage.folder / MODEL_FOLDER
+            self.known[stage.name] = replace(init, records=None)
             return found
         found = self._data(stage, settings)
-        texts: Sequence[str] = ()
+        known = _Known(why=f"unknown until {stage.name} ran")
         if stage.done and (stage.folder / RECORDS_FILE).exists():
-            _, records = read_records(stage.folder / RECORDS_FILE)
-            found.records, texts = len(records), _some(records)
+            known.samples = read_records(stage.folder / RECORDS_FILE)[1]
+            found.records = len(known.samples)
         elif isinstance(settings, Import) and settings.path is not None:
             spec = DataSpec(**settings.model_dump(exclude={"type", "seed", "kind"}))
-            records = load_records(spec, settings.kind).records
-            found.records, texts = len(records), _some(records)
-        why = "" if found.records is not None else f"unknown until {stage.name} ran"
-        self.known[stage.name] = _Known(records=found.records, texts=texts, why=why)
+            known.samples = load_records(spec, settings.kind).records
+            found.records = len(known.samples)
+        elif isinstance(settings, Curate | Diversify | Select | Contrast):
+            came = self._read(stage, settings.input)
+            known.samples, known.added = came.samples, came.added
+            if isinstance(settings, Contrast):
+                known.added += 2 * settings.max_tokens
+        known.records = found.records
+        self.known[stage.name] = known
         return found
 
     def _read(self, stage: PlannedStage, ref: Ref) -> _Known:
@@ -121,7 +130,7 @@ class _Planner:
         return self._model(target) if isinstance(target, ModelSource) else self.known[target]
 
     def _model(self, source: ModelSource) -> _Known:
-        """A model from outside, if its configuration is on this machine."""
+        """A model from outside, if it is on this machine."""
         folder = Path(source.name) if source.kind == "path" else None
         if source.kind == "package":
             folder = converted_folder(source, self.store)
@@ -131,7 +140,7 @@ class _Planner:
             shape = Shape.of(json.loads((folder / "config.json").read_text(encoding="utf-8")))
         except InputError as error:
             return _Known(why=str(error))
-        return _Known(shape=shape, tokenizer=folder)
+        return _Known(shape=shape, tokenizer=folder, template=source.template)
 
     # --- stages that make data ----------------------------------------------------------------------------------------
 
@@ -144,8 +153,8 @@ class _Planner:
             if came.records is None:
                 found.unknown.append(came.why)
             found.records = _kept(settings, came.records)
-            if isinstance(settings, Contrast) and found.records is not None:
-                found.sampled = 2 * found.records * settings.max_tokens
+            if isinstance(settings, Contrast) and came.records is not None:
+                found.sampled = (1 + len(settings.careless)) * came.records * settings.max_tokens
         elif isinstance(settings, Evaluate):
             came = self._read(stage, settings.prompts)
             if came.records is None:
@@ -161,29 +170,46 @@ class _Planner:
         found = Estimate()
         model = self._read(stage, settings.init)
         lengths = _Lengths(self, stage, model)
+        step: float | None = None  # the most tokens of a step, where it can be said
         if isinstance(settings, TrainGrpo):
-            _grpo(settings, lengths, found)
+            step = _grpo(settings, lengths, found)
         elif isinstance(settings, TrainPretrain):
             found.tokens = settings.tokens or (settings.steps or 0) * settings.batch_tokens
+            step = None if settings.max_length is None else settings.batch_tokens + settings.max_length
         elif isinstance(settings, FixedTraining):
-            _fixed(settings, lengths, found)
+            step = _fixed(settings, lengths, found)
         if model.shape is None:
             found.unknown.append(model.why)
             return found
-        job = job_of(settings, self.products)
-        tokens = settings.micro_batch_tokens
-        if tokens == "auto":
-            found.unknown.append("peak memory: micro_batch_tokens is auto, which is chosen when the stage begins")
-        else:
-            found.peak_bytes = predict(model.shape, job, tokens).peak
+        shape = shape_of(settings, model.shape)
+        self._peak(settings, shape, step, found)
         if found.tokens is not None:
-            found.flops = _flops(settings, model.shape, job, found.tokens)
-            rate = achieved(self.store, settings.type)
-            if rate is None:
-                found.unknown.append(f"time: no {settings.type} has finished in this store yet")
-            else:
-                found.seconds = found.flops / rate
+            found.flops = _flops(settings, shape, job_of(settings, self.products), found.tokens)
+            self._time(settings, found)
         return found
+
+    def _peak(self, settings: Optimisation, shape: Shape, step: float | None, found: Estimate) -> None:
+        """The peak memory: a micro-batch is as large as it may be, or as the step is."""
+        limit = settings.micro_batch_tokens
+        if limit == "auto":
+            found.unknown.append("peak memory: micro_batch_tokens is auto, which is chosen when the stage begins")
+            return
+        tokens = limit if step is None else min(limit, math.ceil(step))
+        job = replace(job_of(settings, self.products), accumulates=tokens == limit)
+        found.peak_bytes = predict(shape, job, tokens).peak + other_models(settings, shape, self.products)
+        found.notes.append(f"peak: with micro-batches of {tokens:,} tokens")
+
+    def _time(self, settings: Optimisation, found: Estimate) -> None:
+        """The time that the operations take at the speed of an earlier stage."""
+        assert found.flops is not None
+        rate = achieved(self.store, settings.type)
+        if rate is None:
+            rate = achieved(self.store, "train.*")
+            if rate is None:
+                found.unknown.append("time: no stage that trains has finished in this store yet")
+                return
+            found.notes.append(f"time: at the speed of another kind of training, since no {settings.type} has finished")
+        found.seconds = found.flops / rate
 
 
 @dataclass(slots=True)
@@ -204,16 +230,27 @@ class _Lengths:
             total += came.records
         return total, ""
 
-    def tokens(self, found: Estimate) -> float | None:
-        """Mean tokens of a record, contents alone, from some that are on the disk."""
-        texts = [text for ref in _data_refs(self.stage.settings) for text in self.planner._read(self.stage, ref).texts]
-        path = None if self.model.tokenizer is None else self.model.tokenizer / "tokenizer.json"
-        if not texts or path is None or not path.exists():
+    def tokens(self, found: Estimate) -> tuple[float, int] | None:
+        """Mean and most tokens of a record, as a template writes it, from some that are on the disk."""
+        folder = self.model.tokenizer
+        if folder is None or not (folder / "tokenizer.json").exists():
             return None
-        tokenizer = Tokenizer.from_file(str(path))
-        count = sum(len(encoded.ids) for encoded in tokenizer.encode_batch(texts, add_special_tokens=False))
-        found.notes.append(f"length: mean of {len(texts)} records, templates not counted")
-        return count / len(texts)
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        lengths: list[int] = []
+        added = 0
+        for ref in _data_refs(self.stage.settings):
+            came = self.planner._read(self.stage, ref)
+            added = max(added, came.added)
+            step = max(1, len(came.samples) // COUNTED)
+            for record in came.samples[::step][:COUNTED]:
+                texts = _texts(record, self.model.template, folder)
+                encoded = tokenizer.encode_batch(texts, add_special_tokens=False)
+                lengths.append(came.added + sum(len(each.ids) for each in encoded))
+        if not lengths:
+            return None
+        note = f"length: mean of {len(lengths)} records"
+        found.notes.append(note + (f", with at most {added} tokens of answers that are not there yet" if added else ""))
+        return sum(lengths) / len(lengths), max(lengths)
 
 
 def _data_refs(settings: StageSettings) -> list[Ref]:
@@ -230,40 +267,52 @@ def _kept(settings: StageSettings, came: int | None) -> int | None:
         return settings.count if left is None else min(left, settings.count or left)
     if isinstance(settings, Diversify):
         return settings.keep if came is None else min(came, settings.keep)
+    if isinstance(settings, Contrast):
+        ways = len(settings.careless) + settings.off_topic + settings.questions
+        return None if came is None else came * ways
     return came
 
 
-def _fixed(settings: FixedTraining, lengths: _Lengths, found: Estimate) -> None:
+def _fixed(settings: FixedTraining, lengths: _Lengths, found: Estimate) -> float | None:
+    """Samples and tokens; gives the most tokens of a step."""
     if settings.steps is not None:
         found.samples = settings.steps * settings.batch_size
     else:
         count, why = lengths.records()
         if count is None:
             found.unknown.append(f"samples and tokens: {why}")
-            return
-        found.samples = max(1, round(count * (settings.epochs or 1.0)))
-    mean = lengths.tokens(found)
-    if mean is not None:
-        found.tokens = round(found.samples * min(mean, settings.max_length or mean))
-    elif settings.max_length is not None:
-        sides = 2 if hasattr(settings, "pairs") else 1
-        found.tokens = found.samples * settings.max_length * sides
-        found.notes.append("tokens: at most, if every record were as long as max_length")
-    else:
+            return None
+        share = settings.validation if isinstance(settings.validation, float) else 0.0
+        found.samples = max(1, round(count * (1 - share) * (settings.epochs or 1.0)))
+    sides = 2 if hasattr(settings, "pairs") else 1
+    limit = math.inf if settings.max_length is None else settings.max_length * sides
+    found_lengths = lengths.tokens(found)
+    if found_lengths is not None:
+        mean, most = found_lengths
+        found.tokens = round(found.samples * min(mean, limit))
+        return settings.batch_size * min(most, limit)
+    if settings.max_length is None:
         found.unknown.append("tokens: lengths are unknown, and there is no max_length")
+        return None
+    found.tokens = round(found.samples * limit)
+    found.notes.append("tokens: at most, if every record were as long as max_length")
+    return settings.batch_size * limit
 
 
-def _grpo(settings: TrainGrpo, lengths: _Lengths, found: Estimate) -> None:
-    """Every answer as long as it may be; a prompt is computed once for its group."""
+def _grpo(settings: TrainGrpo, lengths: _Lengths, found: Estimate) -> float | None:
+    """Every answer as long as it may be; a prompt is computed once for its group. Gives the most tokens of a step."""
     groups = settings.steps * settings.prompts_per_step
     found.samples = groups * settings.group_size // settings.epochs_per_batch
     found.sampled = found.samples * settings.sampling.max_tokens
-    mean = lengths.tokens(found)
-    if mean is None:
+    prompts = lengths.tokens(found)
+    if prompts is None:
         found.unknown.append("tokens: the lengths of the prompts are unknown until they are on the disk")
-        return
-    found.tokens = round(groups * (mean + settings.group_size * settings.sampling.max_tokens))
+        return None
+    mean, most = prompts
+    answers = settings.group_size * settings.sampling.max_tokens
+    found.tokens = round(groups * (mean + answers))
     found.notes.append("tokens: at most, if every answer were as long as max_tokens; sampling is not in the operations")
+    return settings.prompts_per_step * (most + answers)
 
 
 def _flops(settings: Optimisation, shape: Shape, job: Job, tokens: int) -> float:
@@ -273,20 +322,30 @@ def _flops(settings: Optimisation, shape: Shape, job: Job, tokens: int) -> float
     return found + (2.0 * tokens * (shape.used_matrices + shape.embeddings) if reference else 0.0)
 
 
-def _some(records: Sequence[Record]) -> list[str]:
-    """The texts of some records, spread over all."""
-    step = max(1, len(records) // COUNTED)
-    return [_text(record) for record in records[::step][:COUNTED]]
-
-
-def _text(record: Record) -> str:
+def _texts(record: Record, template: str | None, folder: Path) -> list[str]:
+    """What the model reads of a record; of a pair the prompt with one answer, and the other answer alone."""
+    if isinstance(record, Document):
+        return [record.text]
     if isinstance(record, Pair):
-        messages = (*record.prompt, *record.chosen, *record.rejected)
-    elif isinstance(record, Prompt | Chat):
-        messages = record.messages
-    else:
-        return record.text if isinstance(record, Document) else ""
-    return "\n".join(message.content for message in messages)
+        rejected = "\n".join(message.content for message in record.rejected)
+        return [_written((*record.prompt, *record.chosen), template, folder, generation=False), rejected]
+    if isinstance(record, Prompt | Chat):
+        return [_written(record.messages, template, folder, generation=isinstance(record, Prompt))]
+    return []
+
+
+def _written(messages: Sequence[Message], template: str | None, folder: Path, *, generation: bool) -> str:
+    """A conversation in a template: the named one, or the one that came with the tokenizer."""
+    if template in TEMPLATES:
+        known = TEMPLATES[template]
+        return known.prompt_text(messages) if generation else known.chat_text(messages)
+    own = folder / "chat_template.jinja"
+    if not own.exists():
+        return "\n".join(message.content for message in messages)
+    settings = read_json(folder / "tokenizer_config.json")
+    specials = {key: value for key, value in settings.items() if key.endswith("_token") and isinstance(value, str)}
+    rows = [{"role": message.role, "content": message.content} for message in messages]
+    return render_jinja(own.read_text(encoding="utf-8"), rows, specials, generation)
 
 
 def achieved(store: Path, kind: str) -> float | None:

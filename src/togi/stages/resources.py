@@ -1,11 +1,12 @@
 """What a training stage uses of a machine, and in which form it keeps its weights."""
 
+from dataclasses import replace
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from togi.core.settings import place
-from togi.model.memory import LINEARS, Job
+from togi.model.memory import LINEARS, Job, Shape
 from togi.stages.base import RankedSettings
 from togi.stages.lora import Lora
 
@@ -75,4 +76,15 @@ def job_of(settings: Resources, products: str, *, cuda: bool = False) -> Job:
         checkpointing=settings.activation_checkpointing,
         offload=settings.offload_optimizer and cuda,
         entropy=settings.type == "train.grpo",
+        scorer=settings.type == "train.reward",
+        layers=getattr(settings, "train_layers", None),
     )
+
+
+def shape_of(settings: Resources, shape: Shape) -> Shape:
+    """The sizes of what is trained from a model of the sizes `shape`: a scorer has no head over the vocabulary, and may
+    have fewer layers."""
+    if settings.type != "train.reward":
+        return shape
+    kept = getattr(settings, "keep_layers", None) or shape.layers
+    return replace(shape, tied=True, layers=min(kept, shape.layers))

@@ -9,9 +9,11 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from togi.core.settings import PromptsRef, Settings, place
+from togi.model.memory import Shape, predict
 from togi.rewards.settings import GuardSettings, OverlongTerm, RewardSettings
 from togi.stages.base import StageType
 from togi.stages.fixed import Optimisation, Share
+from togi.stages.resources import job_of
 
 ELSEWHERE = {
     "gspo": "type: grpo with level: sequence",
@@ -222,6 +224,22 @@ class TrainGrpo(Optimisation):
                     f"{self.sampling.max_tokens}: no answer could be punished"
                 )
         return self
+
+
+def other_models(settings: Optimisation, shape: Shape, products: str) -> float:
+    """Bytes of the models that stand beside the trained one as long as a stage runs: the copy that `train.grpo` samples
+    from, where it is not the trained one itself, and the frozen copy that its KL is measured against. `products` is the
+    type that the machine computes products in. Reward models are not counted."""
+    if not isinstance(settings, TrainGrpo):
+        return 0.0
+    width = 2 if products == "bfloat16" else 4
+    itself = width == 4 and settings.processes == 1
+    trained = predict(shape, job_of(settings, products), 1).weights  # 4-bit ones are copied as they are
+    sampled = 0.0 if itself else min(trained, shape.parameters * width)
+    frozen = 0.0
+    if settings.loss.beta > 0 and settings.lora is None:
+        frozen = shape.parameters * (2.0 if settings.loss.reference_dtype == "bfloat16" else 4.0)
+    return sampled + frozen
 
 
 STAGE = StageType("train.grpo", TrainGrpo, yields="model", work="togi.stages.train_grpo_work", version=2)

@@ -1,6 +1,6 @@
 """`train.pretrain`: instruction pre-training (arXiv 2406.14491; docs/methods.md) and plain continued pre-training."""
 
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -52,7 +52,7 @@ class TrainPretrain(Optimisation):
     bos: bool = Field(
         default=True, description="documents begin with what the tokenizer itself puts in front of a text"
     )
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
     weight_decay: float = Field(default=0.1, ge=0, description="AdamW's; norms and biases are not decayed")
 
     @model_validator(mode="after")

@@ -30,7 +30,9 @@ def run(settings: TrainPretrain, context: Context) -> None:
     corpora, held_out = _read(settings, context, windows)
     task = PretrainTask(settings, corpora, windows, model, Data([], held_out))
     fitted = fit(settings, context, model, task)
-    context.counts["out"] = sum(stream.pieces for stream in task.streams)
+    context.counts["out"] = sum(len(texts) for texts in task.corpora.values())
+    context.counts["pieces"] = sum(stream.pieces for stream in task.streams)
+    context.counts["held_out"] = len(dict.fromkeys(window.id for window in held_out))
     context.counts["validation"] = len(held_out)
     context.summary |= {"step": fitted.step, "validation": fitted.validation, "ledger": ledger(task.streams)}
     keep_model(context, model, context.folder / MODEL_FOLDER)

@@ -102,12 +102,13 @@ class Trainer:
             "time/update": info.seconds,
             **{f"time/{phase}": seconds for phase, seconds in times.items()},
             "tokens_per_second": info.num_tokens / info.seconds if info.seconds else 0.0,
+            "memory/most_gb": usage.peak(device()) / 1e9,
         }
         self._append("metrics.jsonl", line)
         if self._tracking is None:
             self._tracking = Tracking(self.context)
         self._tracking.log(self.step, line)
-        told = [note, f"{line['tokens_per_second']:,.0f} tokens/s", f"{usage.peak(device()) / 1e9:.1f} GB at most"]
+        told = [note, f"{line['tokens_per_second']:,.0f} tokens/s", f"{line['memory/most_gb']:.1f} GB at most"]
         self.context.progress(self.step, self.total_steps, "steps", ", ".join(part for part in told if part))
         if self.step == self.total_steps:
             self._tracking.close()

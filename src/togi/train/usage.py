@@ -3,6 +3,7 @@
 It is the accelerator's where there is one, else the machine's, limits of control groups included.
 """
 
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -14,6 +15,17 @@ CGROUPS = Path("/sys/fs/cgroup")
 def used(device: torch.device) -> int:
     """What this process holds now."""
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else _status("VmRSS")
+
+
+def at_rest(device: torch.device) -> int:
+    """What there is without the models of a stage: on an accelerator now, else what the program itself held when this
+    was first asked, which must be before any model is loaded."""
+    return used(device) if device.type == "cuda" else _program()
+
+
+@lru_cache(maxsize=1)
+def _program() -> int:
+    return _status("VmRSS")
 
 
 def begin_peak(device: torch.device) -> None:
