@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from togi.core.errors import InputError
 
-LOGITS_PER_CHUNK = 2**25  # 128 MiB in fp32, whatever the vocabulary
+LOGITS_PER_CHUNK = 2**24  # 64 MiB in fp32, whatever the vocabulary
 
 
 class TokenLogp(NamedTuple):
@@ -81,10 +81,17 @@ def _chunks(num_tokens: int, width: int, chunk: int | None) -> Iterator[slice]:
         yield slice(start, min(num_tokens, start + size))
 
 
-def _entropy(logits_CV: Tensor, lse_C: Tensor) -> Tensor:
-    """Entropy in nats: log-sum-exp minus the expected logit. A logit of minus infinity adds nothing."""
-    share_CV = (logits_CV - lse_C[:, None]).exp_()
-    return lse_C - (share_CV * logits_CV.clamp_min(torch.finfo(logits_CV.dtype).min)).sum(-1)
+def _entropy_(logits_CV: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-sum-exp and entropy in nats, with one chunk of memory more, destroying the argument. A logit of minus infinity
+    adds nothing."""
+    top_C = logits_CV.amax(-1)
+    logits_CV.sub_(top_C[:, None])
+    share_CV = logits_CV.exp()
+    sum_C = share_CV.sum(-1)
+    logits_CV.clamp_(min=torch.finfo(logits_CV.dtype).min)
+    mean_C = torch.einsum("cv,cv->c", share_CV, logits_CV) / sum_C
+    log_C = sum_C.log()
+    return log_C + top_C, log_C - mean_C
 
 
 def _logsumexp_(logits_CV: Tensor) -> Tensor:
@@ -109,8 +116,7 @@ class _LinearLogp(torch.autograd.Function):
                 logits_CV.div_(task.temperature)
             logp_N[part] = logits_CV.gather(1, target_N[part, None])[:, 0]
             if entropy_N is not None:
-                lse_N[part] = logits_CV.logsumexp(-1)
-                entropy_N[part] = _entropy(logits_CV, lse_N[part])
+                lse_N[part], entropy_N[part] = _entropy_(logits_CV)
             else:
                 lse_N[part] = _logsumexp_(logits_CV)
         logp_N -= lse_N
@@ -182,7 +188,7 @@ def _generic_chunk(hidden_CH: Tensor, target_C: Tensor, task: _Task) -> tuple[Te
     logits_CV = task.head(hidden_CH) / task.temperature
     lse_C = logits_CV.logsumexp(-1)
     logp_C = logits_CV.gather(1, target_C[:, None])[:, 0] - lse_C
-    return logp_C, _entropy(logits_CV.detach(), lse_C.detach()) if task.entropy else None
+    return logp_C, _entropy_(logits_CV.detach().clone())[1] if task.entropy else None
 
 
 def _generic(hidden_NH: Tensor, target_N: Tensor, task: _Task, width: int) -> tuple[Tensor, Tensor | None]:

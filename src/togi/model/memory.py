@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from togi.core.errors import InputError
 
-LOGITS_PER_CHUNK = 2**25  # of `head`, which may not be imported here: it is heavy
+LOGITS_PER_CHUNK = 2**24  # of `head`, which may not be imported here: it is heavy
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight: 4 bits, one byte for 64 weights, four bytes for 256 of those
 EIGHT_BIT_MOMENTS = 2 * (1 + 4 / 256)  # two bytes, and four for 256 of each
 OTHER_NORMS = {"gemma2": 4, "gemma3_text": 4}  # norms of a layer, where there are not two
