@@ -82,8 +82,8 @@ def _chunks(num_tokens: int, width: int, chunk: int | None) -> Iterator[slice]:
 
 
 def _entropy_(logits_CV: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-sum-exp and entropy in nats, with one chunk of memory more, destroying the argument. A logit of minus infinity
-    adds nothing."""
+    """Log-sum-exp and entropy in nats; destroys its argument and takes one chunk of memory more. A logit of minus
+    infinity adds nothing."""
     top_C = logits_CV.amax(-1)
     logits_CV.sub_(top_C[:, None])
     share_CV = logits_CV.exp()
