@@ -62,7 +62,7 @@ def test_same_logits_and_gradients_and_less_is_kept(kind):
     found, ours, kept_by_us = results(lean)
     assert torch.equal(found, expected)
     assert far(ours, gradients) < 2e-6
-    assert kept_by_us < kept
+    assert kept_by_us < (kept if kind in ("mixtral", "qwen3_moe") else 0.8 * kept)
 
 
 def test_bf16_products_over_fp32_weights_give_the_same():
@@ -113,5 +113,8 @@ def test_without_a_graph_the_library_computes():
 
 
 def test_the_names_are_those_of_the_library():
-    found = {type(module).__name__ for kind in KINDS for module in made(kind).modules()}
-    assert found >= {*NORMS, *GATED}
+    modules = [module for kind in KINDS for module in made(kind).modules()]
+    assert {type(module).__name__ for module in modules} >= {*NORMS, *GATED}
+    for module in modules:
+        keep_less(module)
+        assert ("forward" in vars(module)) == (type(module).__name__ in (*NORMS, *GATED))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 GATED = ("LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP")
+SILU = ("SiLU", "SiLUActivation")
 NORMS = (
     "LlamaRMSNorm",
     "MistralRMSNorm",
@@ -26,7 +27,7 @@ def keep_less(model: nn.Module) -> None:
     """Replaces the forwards of the parts that are known by name; without a graph they are the library's own still."""
     for module in model.modules():
         kind = type(module).__name__
-        if kind in GATED and isinstance(getattr(module, "act_fn", None), nn.SiLU):
+        if kind in GATED and type(module.act_fn).__name__ in SILU:
             module.forward = MethodType(_gated_forward, module)
         elif kind in NORMS:
             module.forward = MethodType(_norm_forward, module)
