@@ -4,7 +4,6 @@ What was predicted, chosen and measured stands in memory.json in the stage's fol
 that goes on after a kill cuts its steps as before, so that it ends with the same bits.
 """
 
-from dataclasses import replace
 from typing import Any
 
 from togi.core.errors import InputError, StageError
@@ -70,21 +69,25 @@ class Fit:
         return tokens
 
     def finish(self) -> None:
-        """Writes the measured peak, and what is predicted for the largest micro-batch that there was, to memory.json,
-        and tells both. On the CPU the measured one is all that the process held besides the program: the models and the
-        free memory that earlier stages of the same process left there count too."""
+        """Writes to memory.json, and tells, the measured peak of training, that of the stage with the saving of its
+        model, and what is predicted for the largest micro-batch that there was.
+
+        On the CPU the measured ones are all that the process held besides the program: the models and the free memory
+        that earlier stages of the same process left there count too.
+        """
         if not self.context.ranks.first:
             return
         lines = read_lines(self.context.folder / "metrics.jsonl")
         steps = [round(line["tokens_per_second"] * line["time/update"]) for line in lines]
         limit = self.settings.tokens_at_once
         most = min(limit, max(steps, default=limit))
-        measured = usage.peak(self.where) - self.before
-        found: dict[str, Any] = {"micro_batch_tokens": limit, "measured": measured, "tokens": sum(steps), "flops": 0.0}
-        told = f"peak memory: {gigabytes(measured)} measured"
+        whole = usage.peak(self.where) - self.before
+        measured = max((round(line["memory/most_gb"] * 1e9) - self.before for line in lines), default=whole)
+        found: dict[str, Any] = {"micro_batch_tokens": limit, "measured": measured, "measured_with_saving": whole}
+        found |= {"tokens": sum(steps), "flops": 0.0}
+        told = f"peak memory: {gigabytes(measured)} measured ({gigabytes(whole)} with saving)"
         if self.shape is not None:
-            several = max(steps, default=limit) > limit
-            expected = predict(self.shape, replace(self.job, accumulates=several), most)
+            expected = predict(self.shape, self.job, most)
             found |= {
                 "largest_micro_batch": most,
                 "predicted": round(expected.peak + self.beside),

@@ -195,7 +195,7 @@ class _Planner:
             found.unknown.append("peak memory: micro_batch_tokens is auto, which is chosen when the stage begins")
             return
         tokens = limit if step is None else min(limit, math.ceil(step))
-        job = replace(job_of(settings, self.products), accumulates=tokens == limit)
+        job = job_of(settings, self.products)
         found.peak_bytes = predict(shape, job, tokens).peak + other_models(settings, shape, self.products)
         found.notes.append(f"peak: with micro-batches of {tokens:,} tokens")
 
