@@ -69,6 +69,7 @@ def test_epochs_are_laid_end_to_end_and_follow_from_the_step(settings, steps, la
         (TrainSft, {"evaluate_every": 5}, "evaluate_every needs validation"),
         (TrainSft, {"validation": 0.1, "choose_by": "accuracy"}, "measures loss, not accuracy"),
         (TrainSft, {"steps": 5, "epochs": 2}, "keep one of them"),
+        (TrainSft, {"steps": 5, "warmup_steps": 6}, "the peak of the rate would not be reached"),
         (TrainSft, {"schedule": "constant", "final_rate": 0.1}, "final_rate does nothing"),
         (TrainSft, {"system_when": "always"}, "needs `system`"),
         (TrainSft, {"packing": "blocks", "overflow": "error"}, "overflow does nothing"),
@@ -95,7 +96,7 @@ def test_contradictions_are_refused_before_anything_loads(cls, settings, message
 @pytest.mark.parametrize(
     ("cls", "settings"),
     [
-        (TrainSft, {"preset": "vikhr-nemo-sft", "chats": "$c", "lora": None, "steps": 3}),
+        (TrainSft, {"preset": "vikhr-nemo-sft", "chats": "$c", "lora": None, "steps": 30}),
         (TrainSft, {"preset": "llm-jp-instruct3", "chats": "$c", "learning_rate": 1e-4}),
         (TrainReward, {"preset": "ca-reward-3b", "pairs": "$p"}),
         (TrainReward, {"sweep": [1e-5, 1e-4], "pairs": "$p"}),
@@ -109,7 +110,7 @@ def test_settings_mean_the_same_when_they_are_written_out_and_read_again(cls, se
 
 
 def test_a_preset_is_changed_key_by_key():
-    made = TrainSft.model_validate({**BASE, "preset": "vikhr-nemo-sft", "lora": {"rank": 8}, "steps": 3})
+    made = TrainSft.model_validate({**BASE, "preset": "vikhr-nemo-sft", "lora": {"rank": 8}, "steps": 30})
     assert (made.score_header, made.lora.rank, made.lora.alpha, made.epochs) == (True, 8, 256.0, None)
     assert "lm_head" in made.lora.targets
 

@@ -50,16 +50,16 @@ def test_the_dpo_preset_is_the_published_one():
 
 
 def test_the_recipes_own_keys_win_and_maps_are_merged():
-    made = smpo(preset="vikhr-nemo", beta=2.0, lora={"rank": 8}, second_bos=False, steps=5)
+    made = smpo(preset="vikhr-nemo", beta=2.0, lora={"rank": 8}, second_bos=False, steps=50)
     assert made.beta == 2.0 and made.target_margin == 0.4 and not made.second_bos
     assert made.lora is not None and (made.lora.rank, made.lora.alpha) == (8, 96)
-    assert (made.steps, made.epochs) == (5, None)
+    assert (made.steps, made.epochs) == (50, None)
     assert smpo(preset="vikhr-nemo", lora=None).lora is None
 
 
 @pytest.mark.parametrize("name", [*SMPO_PRESETS, *DPO_PRESETS])
 def test_what_is_written_out_reads_back_as_the_same(name):
-    made = dpo(preset=name, steps=3) if name in DPO_PRESETS else smpo(preset=name, lora=None, steps=3)
+    made = dpo(preset=name, steps=300) if name in DPO_PRESETS else smpo(preset=name, lora=None, steps=300)
     assert type(made).model_validate(made.model_dump(mode="json")) == made
 
 

@@ -60,8 +60,9 @@ def stored(folder: Path) -> list[list[float]]:
 def test_before_the_first_update_the_policy_is_its_reference(learnt, name):
     """So every margin is 0 and the loss of the first step log 2, in the second round as in the first."""
     line = metrics_of(stage(learnt, name))[0]
-    assert line["chosen_change"] == pytest.approx(0, abs=1e-6)
-    assert line["margin"] == pytest.approx(0, abs=1e-6)
+    rounding = 4 * 2**-23 * abs(line["logp_chosen"])  # of four sums in float32: the two passes are not cut alike
+    assert line["chosen_change"] == pytest.approx(0, abs=rounding)
+    assert line["margin"] == pytest.approx(0, abs=rounding)
     sft = 0.1 * -line["logp_chosen"] if name == "second" else 0.0
     assert line["loss"] == pytest.approx(math.log(2) + sft, abs=1e-5)
 
