@@ -18,6 +18,7 @@ from togi.stages.train_grpo import other_models
 from togi.train import usage
 
 USABLE = 0.9  # of what is free: allocators leave gaps
+USABLE_CPU = 0.7  # where the gaps are larger: docs/memory.md
 FILE = "memory.json"
 
 
@@ -57,7 +58,8 @@ class Fit:
     def _most(self, settings: Optimisation, shape: Shape) -> int:
         """The largest micro-batch that fits what is free now."""
         free = self.context.ranks.once(lambda: usage.available(self.where))
-        room = USABLE * free / (settings.processes if self.where.type == "cpu" else 1)
+        cpu = self.where.type == "cpu"
+        room = USABLE_CPU * free / settings.processes if cpu else USABLE * free
         tokens = largest(shape, self.job, room - self.beside)
         if not tokens:
             need = predict(shape, self.job, 256).peak + self.beside
