@@ -42,7 +42,6 @@ def test_the_chain_runs_on_a_random_model_and_its_report_shows_every_curve(tmp_p
         "stages.pretrained.max_length=64",
         "stages.pretrained.batch_tokens=128",
         "stages.pretrained.steps=2",
-        "stages.pretrained.warmup_steps=0",
         "stages.pretrained.evaluate_every=1",
         *(f"stages.{name}.evaluate_every=1" for name in ("tuned", "reward", "preferred", "widened", "policy")),
         *(f"stages.{name}.epochs=1" for name in ("tuned", "reward", "preferred", "widened")),

@@ -83,6 +83,7 @@ def test_epochs_are_laid_end_to_end_and_follow_from_the_step(settings, steps, la
         (TrainReward, {"shuffled_control": True, "validation": None}, "shuffled_control needs validation"),
         (TrainPretrain, {"tokens": 10, "steps": 3}, "either tokens or steps"),
         (TrainPretrain, {}, "either tokens or steps"),
+        (TrainPretrain, {"steps": 3, "betas": [0.9, 1.5]}, "less than 1"),
         (TrainPretrain, {"steps": 3, "sources": [{"documents": "$x"}, {"documents": "$x"}]}, "stands twice"),
         (TrainPretrain, {"steps": 3, "sources": [{"documents": "$x", "chats": "$y"}]}, "documents or chats"),
     ],

@@ -68,18 +68,6 @@ class Optimisation(Resources):
             raise ValueError("final_steps at a final rate of 0 would train nothing; set final_rate too")
         return self
 
-    @model_validator(mode="after")
-    def _steps_between_warm_up_and_end(self) -> Self:
-        steps = getattr(self, "steps", None)
-        if steps is None:
-            return self
-        if self.warmup_steps + self.final_steps > steps:
-            raise ValueError(
-                f"warmup_steps {self.warmup_steps} and final_steps {self.final_steps} are more than the {steps} steps "
-                "of the stage, so the peak of the rate would not be reached; lower them"
-            )
-        return self
-
 
 class FixedTraining(Optimisation):
     """Training that passes over its examples in a shuffled order, epoch after epoch."""
@@ -93,5 +81,5 @@ class FixedTraining(Optimisation):
     @model_validator(mode="after")
     def _epochs_or_steps(self) -> Self:
         if self.steps is not None and self.epochs is not None:
-            raise ValueError("steps and epochs both say how long to train; keep one of them")
+            raise ValueError("steps and epochs both say how long to train; keep one of them (null removes a key)")
         return self

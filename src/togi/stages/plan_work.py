@@ -336,7 +336,7 @@ def _texts(record: Record, template: str | None, folder: Path) -> list[str]:
 
 def _written(messages: Sequence[Message], template: str | None, folder: Path, *, generation: bool) -> str:
     """A conversation in a template: the named one, or the one that came with the tokenizer."""
-    if template in TEMPLATES:
+    if template is not None and template in TEMPLATES:
         known = TEMPLATES[template]
         return known.prompt_text(messages) if generation else known.chat_text(messages)
     own = folder / "chat_template.jinja"
