@@ -69,7 +69,6 @@ def test_epochs_are_laid_end_to_end_and_follow_from_the_step(settings, steps, la
         (TrainSft, {"evaluate_every": 5}, "evaluate_every needs validation"),
         (TrainSft, {"validation": 0.1, "choose_by": "accuracy"}, "measures loss, not accuracy"),
         (TrainSft, {"steps": 5, "epochs": 2}, "keep one of them"),
-        (TrainSft, {"steps": 5, "warmup_steps": 6}, "the peak of the rate would not be reached"),
         (TrainSft, {"schedule": "constant", "final_rate": 0.1}, "final_rate does nothing"),
         (TrainSft, {"system_when": "always"}, "needs `system`"),
         (TrainSft, {"packing": "blocks", "overflow": "error"}, "overflow does nothing"),
