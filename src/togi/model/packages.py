@@ -82,7 +82,7 @@ def _join(pieces: Sequence[Path], target: Path) -> str:
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Without the library's progress bar, which no setting of it turns off; `package_folder` has said what goes on."""
-    bar = modeling_gguf_pytorch_utils.tqdm
+    bar = modeling_gguf_pytorch_utils.tqdm  # pyright: ignore[reportPrivateImportUsage]
     modeling_gguf_pytorch_utils.tqdm = partial(bar, disable=True)  # type: ignore[misc, assignment]
     try:
         yield
