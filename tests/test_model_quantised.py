@@ -16,21 +16,38 @@ from togi.model.load import load, save_model
 from togi.model.logprobs import Policy, plain_logprobs
 from togi.model.lora import LoraSettings, add_lora, without_adapter
 
+if importlib.util.find_spec("bitsandbytes") is not None:
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn import Linear4bit
 needs_library = pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not here")
 
 
+WIDTHS = {"hidden_size": 64, "head_dim": 16, "intermediate_size": 128}
+
+
 def quantised(tmp_path, **changes):
-    save_model(loaded(**changes), tmp_path / "base")
+    save_model(loaded(**WIDTHS, **changes), tmp_path / "base")
     return load(at(tmp_path / "base"), tmp_path, nf4=True), load(at(tmp_path / "base"), tmp_path)
 
 
 @needs_library
 @pytest.mark.parametrize("tied", [False, True])
 def test_four_bits_are_near_the_weights_and_small(tied, tmp_path):
+    """A weight is off by half the widest gap between NF4's levels, 0.152 of the largest in its block of 64, and the
+    rounding of that largest; the logits are those of the weights that the 4 bits stand for."""
     model, plain = quantised(tmp_path, tie_word_embeddings=tied, initializer_range=0.02)
-    assert 0 < (logits(model.net) - logits(plain.net)).abs().max() < 0.2 * logits(plain.net).abs().max()
+    start = logits(plain.net)
+    for name, layer in model.net.model.layers.named_modules():
+        if isinstance(layer, Linear4bit):
+            weight = plain.net.model.layers.get_submodule(name).weight.data
+            meant = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+            off, largest = (blocks.abs().amax(1) for blocks in ((meant - weight).view(-1, 64), weight.view(-1, 64)))
+            assert off.max() > 0 and (off < 0.17 * largest).all()
+            weight.copy_(meant)
+    torch.testing.assert_close(logits(model.net), logits(plain.net))
+    assert (start - logits(plain.net)).abs().max() > 1e-3
     layer = model.net.model.layers[0].mlp.down_proj
-    assert layer.weight.dtype == torch.uint8 and layer.weight.numel() == 48 * 32 // 2
+    assert layer.weight.dtype == torch.uint8 and layer.weight.numel() == 64 * 128 // 2
     assert type(model.net.lm_head) is torch.nn.Linear and not layer.weight.requires_grad
 
 
@@ -53,6 +70,13 @@ def test_what_is_saved_is_what_was_trained(tied, tmp_path):
     saved = save_model(replace(model, net=net), tmp_path / "m")
     assert all(type(module).__name__ != "Linear4bit" for module in saved.net.modules())
     torch.testing.assert_close(logits(load(at(tmp_path / "m"), tmp_path).net), before, rtol=1e-4, atol=1e-4)
+
+
+@needs_library
+def test_rows_that_are_no_whole_number_of_blocks_are_refused(tmp_path):
+    save_model(loaded(**{**WIDTHS, "intermediate_size": 96}), tmp_path / "base")
+    with pytest.raises(InputError, match="multiple of 64 weights on a processor; layers.0.mlp.down_proj has 96"):
+        load(at(tmp_path / "base"), tmp_path, nf4=True)
 
 
 def test_without_the_library_the_message_says_what_to_do(tmp_path, monkeypatch):

@@ -41,6 +41,18 @@ def test_the_policy_learnt_what_the_reward_asks_for(finished):
     assert max(line["sampler_mismatch"] for line in lines) < 1e-4
 
 
+def test_products_in_bfloat16_learn_too(tmp_path):
+    recipe = write_recipe(tmp_path)
+    command = ["run", str(recipe), "--threads", "1", "--until", "policy"]
+    ended = togi(tmp_path / "home", *command, TOGI_COMPUTE="bfloat16")
+    assert ended.returncode == 0, ended.stderr
+    assert "products in bfloat16, as asked for" in ended.stderr
+    text = (tmp_path / "home" / "runs" / "tiny" / "policy" / "metrics.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert lines[-1]["reward/total/mean"] > lines[0]["reward/total/mean"]
+    assert 1e-5 < max(line["sampler_mismatch"] for line in lines) < 1e-2  # rounded, and not by more than rounding
+
+
 def test_the_same_command_again_does_nothing(copied):
     before = results(copied / "home")
     start = time.monotonic()

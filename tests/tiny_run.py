@@ -97,8 +97,9 @@ def write_recipe(folder: Path, text: str = RECIPE) -> Path:
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
-    """The environment of a run whose work lies in `home`; one thread, so that tests can run side by side."""
-    return {**os.environ, "TOGI_HOME": str(home), "OMP_NUM_THREADS": "1", **more}
+    """The environment of a run whose work lies in `home`; one thread, so that tests can run side by side, and the same
+    arithmetic on every machine."""
+    return {**os.environ, "TOGI_HOME": str(home), "TOGI_COMPUTE": "float32", "OMP_NUM_THREADS": "1", **more}
 
 
 def togi(home: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:

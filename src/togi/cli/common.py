@@ -14,6 +14,18 @@ from togi.recipe.source import read_tree
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 
+def compute_option(auto: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """--compute, where `auto` says what the default does."""
+    return click.option(
+        "--compute",
+        type=click.Choice(["auto", "float32", "bfloat16"]),
+        default="auto",
+        envvar="TOGI_COMPUTE",
+        show_envvar=True,
+        help=f"Type of matrix products; auto, the default, {auto}.",
+    )
+
+
 def recipe_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
     """RECIPE [KEY=VALUE ...]"""
     function = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")(function)

@@ -6,19 +6,14 @@ from typing import Any
 
 import click
 
-from togi.cli.common import json_option, load_graph, print_json, recipe_arguments
+from togi.cli.common import compute_option, json_option, load_graph, print_json, recipe_arguments
 from togi.recipe.graph import Graph
 from togi.recipe.store import is_done, manifest, store_folder
 
 
 @click.command()
 @recipe_arguments
-@click.option(
-    "--compute",
-    type=click.Choice(["auto", "float32", "bfloat16"]),
-    default="auto",
-    help="Type of matrix products; auto, the default, is what this machine chose, float32 where it has not.",
-)
+@compute_option("is what this machine chose, float32 where it has not")
 @json_option
 def command(recipe: Path, overrides: tuple[str, ...], compute: str, as_json: bool) -> None:
     """Show the graph, what is done and what is left, and what that will take.

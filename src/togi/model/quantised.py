@@ -13,12 +13,25 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from togi.core.errors import InputError
+
+BLOCK = 64  # weights that share a scale
+
 
 def quantise(net: Any, device: torch.device | str) -> None:
-    """Puts NF4 layers in the place of the decoder's linear ones, on `device`; products are computed in `net.dtype`."""
+    """Puts NF4 layers in the place of the decoder's linear ones, on `device`; products are computed in `net.dtype`.
+
+    Raises InputError on a processor for rows that are no whole number of blocks: with AVX-512 the library (0.50) reads
+    the scales of other blocks there, without a word.
+    """
     body = net.get_decoder()
     for name, layer in list(body.named_modules()):
         if type(layer) is nn.Linear:
+            if torch.device(device).type == "cpu" and layer.in_features % BLOCK:
+                raise InputError(
+                    f"lora.base: nf4 needs rows of a multiple of {BLOCK} weights on a processor; {name} has "
+                    f"{layer.in_features}. Use base: as_loaded, or a GPU"
+                )
             body.set_submodule(name, _quantised(layer, net.dtype).to(device))
     net.is_loaded_in_4bit = True  # what peft asks for
 
@@ -33,9 +46,14 @@ def _quantised(layer: nn.Linear, dtype: torch.dtype) -> Linear4bit:
         device="meta",
     )
     weight: Any = Params4bit  # its arguments are those of its __new__, which type checkers do not see
-    made.weight = weight(layer.weight.detach(), requires_grad=False, quant_type="nf4", compress_statistics=True)
+    made.weight = weight(
+        layer.weight.detach(), requires_grad=False, blocksize=BLOCK, quant_type="nf4", compress_statistics=True
+    )
     if layer.bias is not None:
         made.bias = nn.Parameter(layer.bias.detach(), requires_grad=False)
+    # On a processor with AVX512-BF16 the library would put other weights in place at the first forward without a
+    # gradient: their scales rounded to bfloat16, in a layout that only some shapes fit and that cannot be merged.
+    made.support_avx512bf16_for_cpu = False
     return made
 
 
