@@ -3,7 +3,8 @@
 sft: chats of 50 to 400 tokens, whose answers carry loss, against SFTTrainer with packing. pretrain: documents of 100 to
 700 tokens, all of which carry loss, against the same. dpo, reward, smpo: pairs with a prompt of 256 tokens and answers
 of 128, against DPOTrainer (the reference pass is part of the step), RewardTrainer, and CPOTrainer as SimPO. Forward,
-backward, clipping and AdamW. Both sides get as many tokens a micro-batch.
+backward, clipping and AdamW. Both sides get as many tokens a micro-batch; TRL also runs with fewer, and speed is stated
+over whichever of the two is the faster.
 
 --check compares the gradients of the first step of both sides on the tiny model, and measures nothing.
 """
@@ -40,20 +41,22 @@ from harness import (
 )
 from machine import shapes
 
+FEWER = "TRL, fewer tokens"
 TOLERANCE = 1e-5
 """Largest difference of a gradient of step 1, of the largest gradient, that --check allows in fp32."""
-PAIRS = {"prompt": 256, "answer": 128, "pairs": 6, "batch": 2}
+PAIRS = {"prompt": 256, "answer": 128, "pairs": 6, "batch": 3}
 TINY_PAIRS = {"prompt": 24, "answer": 12, "pairs": 4, "batch": 2}
 TINY_TEXTS = {"texts": 6, "shortest": 8, "longest": 40, "row": 64, "batch": 1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What is trained on, on the real model and on the tiny one, and what is asked of it: speed over TRL in fp32 and
-    bf16, and the share of TRL's memory above the floor."""
+    """What is trained on, on the real model and on the tiny one, what TRL's smaller micro-batch is, and what is asked:
+    speed over TRL in fp32 and bf16, and the share of TRL's memory above the floor."""
 
     full: dict[str, Any]
     tiny: dict[str, Any]
+    smaller: dict[str, int]
     speed: dict[str, float]
     memory: float = 0.6
 
@@ -64,21 +67,29 @@ class Work:
 
 WORKS = {
     "sft": Work(
-        full={"texts": 12, "shortest": 50, "longest": 400, "unscored": 0.3, "row": 512, "batch": 1},
+        full={"texts": 12, "shortest": 50, "longest": 400, "unscored": 0.3, "row": 2048, "batch": 1},
         tiny={**TINY_TEXTS, "unscored": 0.3},
+        smaller={"row": 512},
         speed={"fp32": 1.4, "bf16": 1.7},
         memory=0.8,
     ),
     "pretrain": Work(
-        full={"texts": 7, "shortest": 100, "longest": 700, "unscored": 0.0, "row": 768, "batch": 1},
+        full={"texts": 7, "shortest": 100, "longest": 700, "unscored": 0.0, "row": 1536, "batch": 1},
         tiny={**TINY_TEXTS, "unscored": 0.0},
+        smaller={"row": 768},
         speed={"fp32": 1.3, "bf16": 1.5},
     ),
-    "dpo": Work(full={**PAIRS, "beta": 0.1}, tiny={**TINY_PAIRS, "beta": 0.1}, speed={"fp32": 1.8, "bf16": 2.0}),
-    "reward": Work(full=PAIRS, tiny=TINY_PAIRS, speed={"fp32": 1.5, "bf16": 1.6}),
+    "dpo": Work(
+        full={**PAIRS, "beta": 0.1},
+        tiny={**TINY_PAIRS, "beta": 0.1},
+        smaller={"batch": 2},
+        speed={"fp32": 1.8, "bf16": 2.0},
+    ),
+    "reward": Work(full=PAIRS, tiny=TINY_PAIRS, smaller={"batch": 2}, speed={"fp32": 1.5, "bf16": 1.6}),
     "smpo": Work(
         full={**PAIRS, "beta": 2.0, "gamma": 1.0},
         tiny={**TINY_PAIRS, "beta": 2.0, "gamma": 1.0},
+        smaller={"batch": 2},
         speed={"fp32": 1.8, "bf16": 2.0},
     ),
 }
@@ -102,12 +113,14 @@ def config_of(name: str, options: argparse.Namespace) -> dict[str, Any]:
     return {**config, "lr": 1e-6, "max_grad_norm": 1.0}
 
 
-def sides(as_it_comes: bool) -> list[Side]:
-    """Ours, TRL tuned, and TRL as it comes."""
+def sides(as_it_comes: bool, smaller: dict[str, int] | None = None) -> list[Side]:
+    """Ours, TRL tuned with as many tokens a micro-batch and with fewer, and TRL as it comes."""
     found = [
         Side(name="togi", script="togi_training.py"),
         Side(name="TRL", script="trl_training.py", home="trl"),
     ]
+    if smaller:
+        found.append(Side(name=FEWER, script="trl_training.py", home="trl", config=smaller))
     if as_it_comes:
         config = {"as_it_comes": True, "reference": "beside"}
         rest: dict[str, Any] = {"tuned": False, "share": 0.2, "alone": True}
@@ -161,12 +174,14 @@ def above_floor(outcome: Outcome) -> float:
 def report(title: str, config: dict[str, Any], gflops: float, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Prints a table; returns rates, ratios and shares."""
     work, precision = WORKS[config["work"]], config["precision"]
-    peer = next((outcome for outcome in outcomes if outcome.side.name == "TRL"), None)
+    peer = next((outcome for outcome in outcomes if outcome.side.name == "TRL" and outcome.rows), None)
+    tuned = [outcome for outcome in outcomes if outcome.side.name in ("TRL", FEWER) and outcome.rows]
+    fastest = min(tuned, key=lambda outcome: outcome.median(), default=None)
     rows, figures = [], {}
     for outcome in (outcome for outcome in outcomes if outcome.rows):
         ours = outcome.side.name == "togi"
-        speed = ratio(peer, outcome) if peer else None
-        memory = above_floor(outcome) / above_floor(peer) if peer and peer.rows else None
+        speed = ratio(fastest, outcome) if fastest else None
+        memory = above_floor(outcome) / above_floor(peer) if peer else None
         computed = outcome.ready["computed_tokens"]
         share = operations(config, computed, scored_tokens(config)) / 1e9 / gflops / outcome.median()
         rate = done(config) / outcome.median()
@@ -213,7 +228,8 @@ def report(title: str, config: dict[str, Any], gflops: float, outcomes: Sequence
 def run(name: str, precision: str, options: argparse.Namespace, shared: dict[str, Any]) -> dict[str, Any]:
     """One work in one precision."""
     config = {**shared, **config_of(name, options), "precision": precision}
-    outcomes = measure(f"training-{name}-{precision}", sides(options.as_it_comes), config, options)
+    smaller = {} if options.tiny or options.peer_row or options.peer_batch else WORKS[name].smaller
+    outcomes = measure(f"training-{name}-{precision}", sides(options.as_it_comes, smaller), config, options)
     sizes = ("texts", "shortest", "longest", "pairs", "prompt", "answer")
     amount = ", ".join(f"{key} {config[key]}" for key in sizes if key in config)
     gflops = options.gflops[precision]

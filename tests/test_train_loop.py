@@ -1,6 +1,7 @@
 """The loop: cuts do not matter, broken numbers stop it, schedules and groups do what they say."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import pytest
@@ -236,6 +237,19 @@ def test_bfloat16_computes_with_float32_weights():
     next(train_steps(in_bfloat16(forward, "cpu"), update_of(net), GRPO(), [[micro_batch(rows)]]))
     assert types == [torch.bfloat16]
     assert all(param.dtype == torch.float32 for param in net.parameters())
+
+
+def test_casts_kept_within_a_step_are_made_anew_after_each_update(monkeypatch):
+    def trained_in_bfloat16():
+        net, steps = tiny_model(torch.float32), [cut(make_rows(torch.float32), (4, 4))] * 3
+        infos = list(train_steps(in_bfloat16(net, "cpu"), update_of(net), GRPO(), steps))
+        return [info.loss for info in infos], torch.cat([param.detach().flatten() for param in net.parameters()])
+
+    losses, weights = trained_in_bfloat16()
+    monkeypatch.setattr("togi.train.loop.casts_kept", nullcontext)
+    expected_losses, expected = trained_in_bfloat16()
+    assert losses == expected_losses and len(set(losses)) == 3
+    assert torch.equal(weights, expected)
 
 
 # --- optimiser --------------------------------------------------------------------------------------------------------

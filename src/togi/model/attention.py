@@ -10,6 +10,7 @@ all branches to their trunk; the parts are joined by their log-sum-exp, and no m
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from math import gcd
 from typing import Any
 
 import torch
@@ -23,6 +24,9 @@ from togi.core.errors import InputError
 from togi.model.forest import Forest, Layout, Tree
 
 TREE_ATTENTION = "togi_tree"
+
+SHORT = 512
+"""Keys below which the kernel's backward is up to twice as fast in float32 as in bfloat16 (measured with AMX)."""
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
@@ -138,13 +142,18 @@ class _BlockAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         query_KRTD, key_KTD, value_KTD, out_KRTD, lse_KRT = ctx.saved_tensors
-        blocks, options = ctx.blocks, ctx.options
-        grad_query, grad_key, grad_value = (torch.zeros_like(x) for x in (query_KRTD, key_KTD, value_KTD))
+        blocks, options, grad_KRTD, dtype = ctx.blocks, ctx.options, grads[0], query_KRTD.dtype
+        if max(block.k1 - block.k0 for block in blocks) < SHORT:
+            query_KRTD, key_KTD, value_KTD, out_KRTD, grad_KRTD = (
+                x.to(lse_KRT.dtype) for x in (query_KRTD, key_KTD, value_KTD, out_KRTD, grad_KRTD)
+            )
+        grad_query = torch.empty_like(query_KRTD)
+        grad_key, grad_value = torch.zeros_like(key_KTD), torch.zeros_like(value_KTD)
         for block in blocks:
             query, key, value = _inputs(block, query_KRTD, key_KTD, value_KTD)
             rows = (slice(None), slice(None), slice(block.q0, block.q1))
             part_query, part_key, part_value = _flash_backward(
-                grads[0][rows].reshape(query.shape),
+                grad_KRTD[rows].reshape(query.shape),
                 query,
                 key,
                 value,
@@ -155,20 +164,28 @@ class _BlockAttention(torch.autograd.Function):
                 attn_mask=_mask(block, options, query_KRTD),
                 scale=options.scale,
             )
-            grad_query[rows] += part_query.reshape(grad_query[rows].shape)
+            part_query = part_query.reshape(grad_query[rows].shape)
+            if block.merge:
+                grad_query[rows] += part_query
+            else:
+                grad_query[rows] = part_query
             grad_key[:, block.k0 : block.k1] += part_key.sum(1)
             grad_value[:, block.k0 : block.k1] += part_value.sum(1)
-        return grad_query, grad_key, grad_value, None, None
+        return grad_query.to(dtype), grad_key.to(dtype), grad_value.to(dtype), None, None
 
 
 def _inputs(block: Block, query_KRTD: Tensor, key_KTD: Tensor, value_KTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Query, key and value of a block, (K, heads, rows, D). Where all rows see all keys, the heads that share a key
-    become one long list of queries, and the keys are read once."""
+    become one long list of queries, and the keys are read once; it is cut so that the threads, which take a head each,
+    have equally much to do."""
     num_keys, num_shared, _, width = query_KRTD.shape
     query = query_KRTD[:, :, block.q0 : block.q1]
     key, value = key_KTD[:, None, block.k0 : block.k1], value_KTD[:, None, block.k0 : block.k1]
     if block.see == "all":
-        return query.reshape(num_keys, 1, -1, width), key, value
+        threads = torch.get_num_threads()
+        parts = threads // gcd(threads, num_keys)
+        num_shared = parts if num_shared * (block.q1 - block.q0) % parts == 0 else 1
+        query = query.reshape(num_keys, num_shared, -1, width)
     return query, key.expand(-1, num_shared, -1, -1), value.expand(-1, num_shared, -1, -1)
 
 

@@ -19,6 +19,8 @@ from transformers import PreTrainedModel
 from togi.core.errors import InputError
 
 LOGITS_PER_CHUNK = 2**24  # 64 MiB in fp32, whatever the vocabulary
+LOGITS_IN_CACHE = 2**20  # what is read and written several times in a row
+ROWS_PER_PRODUCT = 8192  # of the weight's gradient
 
 
 class TokenLogp(NamedTuple):
@@ -76,7 +78,16 @@ def find_head(model: PreTrainedModel) -> Head:
 
 
 def _chunks(num_tokens: int, width: int, chunk: int | None) -> Iterator[slice]:
-    size = chunk or max(16, min(1024, LOGITS_PER_CHUNK // width))
+    most = chunk or max(16, min(1024, LOGITS_PER_CHUNK // width))
+    size = -(-num_tokens // -(-num_tokens // most)) if num_tokens else most  # as even as can be
+    for start in range(0, num_tokens, size):
+        yield slice(start, min(num_tokens, start + size))
+
+
+def _in_cache(logits_CV: Tensor) -> Iterator[slice]:
+    """Rows of a chunk, as many at a time as stay in the processor's caches; on an accelerator all."""
+    num_tokens, width = logits_CV.shape
+    size = max(1, LOGITS_IN_CACHE // width) if logits_CV.device.type == "cpu" else num_tokens
     for start in range(0, num_tokens, size):
         yield slice(start, min(num_tokens, start + size))
 
@@ -110,52 +121,75 @@ class _LinearLogp(torch.autograd.Function):
         wide = torch.promote_types(hidden_NH.dtype, torch.float32)
         logp_N, lse_N = (hidden_NH.new_empty(len(target_N), dtype=wide) for _ in range(2))
         entropy_N = torch.empty_like(lse_N) if task.entropy else None
-        for part in _chunks(len(target_N), len(weight_VH), task.chunk):
-            logits_CV = task.head.shape_(F.linear(hidden_NH[part], weight_VH, bias_V))
-            if task.temperature != 1.0:
-                logits_CV.div_(task.temperature)
-            logp_N[part] = logits_CV.gather(1, target_N[part, None])[:, 0]
-            if entropy_N is not None:
-                lse_N[part], entropy_N[part] = _entropy_(logits_CV)
-            else:
-                lse_N[part] = _logsumexp_(logits_CV)
+        narrow = task.autocast_dtype or weight_VH.dtype  # of the products
+        hidden, weight = hidden_NH.to(narrow), weight_VH.to(narrow)
+        bias = None if bias_V is None else bias_V.to(narrow)
+        for part in _chunks(len(target_N), len(weight), task.chunk):
+            raw_CV = F.linear(hidden[part], weight, bias)
+            target_C, logp_C, lse_C = target_N[part], logp_N[part], lse_N[part]
+            for rows in _in_cache(raw_CV):
+                logits = task.head.shape_(raw_CV[rows])
+                if task.temperature != 1.0:
+                    logits.div_(task.temperature)
+                logp_C[rows] = logits.gather(1, target_C[rows, None])[:, 0]
+                if entropy_N is not None:
+                    lse_C[rows], entropy_N[part][rows] = _entropy_(logits)
+                else:
+                    lse_C[rows] = _logsumexp_(logits)
         logp_N -= lse_N
-        ctx.save_for_backward(hidden_NH, weight_VH, bias_V, target_N, lse_N)
-        ctx.task = task
+        ctx.save_for_backward(hidden, weight, bias, target_N, lse_N)
+        ctx.task, ctx.dtypes = task, [None if x is None else x.dtype for x in (hidden_NH, weight_VH, bias_V)]
         if entropy_N is not None:
             ctx.mark_non_differentiable(entropy_N)
         return logp_N, entropy_N
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_NH, weight_VH, bias_V, target_N, lse_N = ctx.saved_tensors
+        hidden_NH, weight_VH, bias_V, target_N, lse_N = ctx.saved_tensors  # in the type of the products
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        grad_hidden = torch.empty_like(hidden_NH) if needs_hidden else None
-        wide = torch.promote_types(weight_VH.dtype, torch.float32)  # chunks are summed, so not in bf16
-        grad_weight = torch.zeros_like(weight_VH, dtype=wide) if needs_weight else None
-        grad_bias = torch.zeros_like(bias_V, dtype=wide) if needs_bias else None
+        hidden_dtype, weight_dtype, bias_dtype = ctx.dtypes
+        wide = torch.promote_types(weight_dtype, torch.float32)  # chunks are summed, so not in bf16
+        grad_hidden = torch.empty_like(hidden_NH, dtype=hidden_dtype) if needs_hidden else None
+        grad_weight = grad_bias = None
         for part in _chunks(len(target_N), len(weight_VH), ctx.task.chunk):
-            with ctx.task.autocast(hidden_NH.device):
-                raw_CV = F.linear(hidden_NH[part], weight_VH, bias_V)
-            grad_CV = _logit_gradient(raw_CV, target_N[part], lse_N[part], grads[0][part], ctx.task).to(raw_CV.dtype)
+            grad_CV = F.linear(hidden_NH[part], weight_VH, bias_V)
+            target_C, lse_C, grad_C = target_N[part], lse_N[part], grads[0][part]
+            for rows in _in_cache(grad_CV):
+                gradient = _logit_gradient_(grad_CV[rows], target_C[rows], lse_C[rows], grad_C[rows], ctx.task)
+                if gradient.dtype != grad_CV.dtype:  # else it is in place
+                    grad_CV[rows] = gradient
             if grad_hidden is not None:
-                grad_hidden[part] = (grad_CV @ weight_VH.to(grad_CV.dtype)).to(grad_hidden.dtype)
-            if grad_weight is not None:
-                if grad_CV.dtype == grad_weight.dtype == hidden_NH.dtype:
-                    grad_weight.addmm_(grad_CV.T, hidden_NH[part])
-                else:
-                    grad_weight += grad_CV.T @ hidden_NH[part].to(grad_CV.dtype)
-            if grad_bias is not None:
-                grad_bias += grad_CV.sum(0)
+                grad_hidden[part] = grad_CV @ weight_VH
+            if needs_weight:
+                grad_weight = _add_product(grad_weight, grad_CV.T, hidden_NH[part], wide)
+            if needs_bias:
+                sums_V = grad_CV.sum(0, dtype=wide)
+                grad_bias = sums_V if grad_bias is None else grad_bias.add_(sums_V)
         if grad_weight is not None:
-            grad_weight = grad_weight.to(weight_VH.dtype)
+            grad_weight = grad_weight.to(weight_dtype)
         if grad_bias is not None:
-            grad_bias = grad_bias.to(bias_V.dtype)
+            grad_bias = grad_bias.to(bias_dtype)
         return grad_hidden, grad_weight, grad_bias, None, None
 
 
-def _logit_gradient(raw_CV: Tensor, target_C: Tensor, lse_C: Tensor, grad_C: Tensor, task: "_Task") -> Tensor:
-    """Gradient of the log-probabilities with respect to the raw output of the linear map, (C, V), in its memory."""
+def _add_product(total: Tensor | None, left: Tensor, right: Tensor, wide: torch.dtype) -> Tensor:
+    """total + left @ right, summed in `wide`, in the memory of `total`; narrow products are made in parts, because each
+    is cast before it is added."""
+    if total is not None and left.dtype == wide:
+        return total.addmm_(left, right)
+    found = left.new_empty(len(left), right.shape[1], dtype=wide) if total is None else total
+    for start in range(0, len(left), ROWS_PER_PRODUCT):
+        rows = slice(start, start + ROWS_PER_PRODUCT)
+        if total is None:
+            found[rows] = left[rows] @ right
+        else:
+            found[rows] += left[rows] @ right
+    return found
+
+
+def _logit_gradient_(raw_CV: Tensor, target_C: Tensor, lse_C: Tensor, grad_C: Tensor, task: "_Task") -> Tensor:
+    """Gradient of the log-probabilities with respect to the raw output of the linear map, (C, V), in fp32 or wider: in
+    the memory of `raw_CV` where that is as wide."""
     grad_CV = task.head.shape_(raw_CV)
     slope_CV = None if task.head.softcap is None else 1 - (grad_CV / task.head.softcap).square_()
     if task.temperature != 1.0:
@@ -171,17 +205,13 @@ def _logit_gradient(raw_CV: Tensor, target_C: Tensor, lse_C: Tensor, grad_C: Ten
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """What is asked of the chunks, and the autocast state that the backward must repeat."""
+    """What is asked of the chunks, and the type that autocast gives their products, which the backward must repeat."""
 
     head: Head
     temperature: float
     entropy: bool
     chunk: int | None
     autocast_dtype: torch.dtype | None
-
-    def autocast(self, device: torch.device) -> torch.autocast:
-        dtype = self.autocast_dtype
-        return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None, cache_enabled=False)
 
 
 def _generic_chunk(hidden_CH: Tensor, target_C: Tensor, task: _Task) -> tuple[Tensor, Tensor | None]:

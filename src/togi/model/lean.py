@@ -23,13 +23,19 @@ NORMS = (
 )
 
 
+DENSE_NORMS = ("input_layernorm", "post_attention_layernorm")
+"""What these give is read by linear maps alone, so that under autocast it may have their type: it is cast once for all
+of them, and kept once. In a mixture of experts it is not so."""
+
+
 def keep_less(model: nn.Module) -> None:
     """Replaces the forwards of the parts that are known by name; without a graph they are the library's own still."""
-    for module in model.modules():
+    for name, module in model.named_modules():
         kind = type(module).__name__
         if kind in GATED and type(module.act_fn).__name__ in SILU:
             module.forward = MethodType(_gated_forward, module)
         elif kind in NORMS:
+            module.for_products = name.endswith(DENSE_NORMS) and kind[: -len("RMSNorm")] + "MLP" in GATED
             module.forward = MethodType(_norm_forward, module)
 
 
@@ -45,9 +51,9 @@ def _gated_forward(module: Any, x: Tensor) -> Tensor:
     return _GatedDown.apply(gate, up, down.weight, down.bias)  # type: ignore[return-value]
 
 
-def _product_gradient(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of gate and up from that of silu(gate) * up."""
-    return torch.ops.aten.silu_backward(grad * up, gate), grad * F.silu(gate)
+def _product_gradient(grad: Tensor, gate: Tensor, up: Tensor, opened: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of gate and up from that of silu(gate) * up, where `opened` is silu(gate)."""
+    return torch.ops.aten.silu_backward(grad * up, gate), grad * opened
 
 
 class _Gated(torch.autograd.Function):
@@ -60,7 +66,8 @@ class _Gated(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        return _product_gradient(grads[0], *ctx.saved_tensors)
+        gate, up = ctx.saved_tensors
+        return _product_gradient(grads[0], gate, up, F.silu(gate))
 
 
 class _GatedDown(torch.autograd.Function):
@@ -77,13 +84,14 @@ class _GatedDown(torch.autograd.Function):
         grad = grads[0]
         grad_TH = grad.reshape(-1, grad.shape[-1])
         grad_weight = grad_bias = None
+        opened = F.silu(gate)
         if ctx.needs_input_grad[2]:
-            product_TF = (F.silu(gate) * up).reshape(-1, gate.shape[-1])
+            product_TF = (opened * up).reshape(-1, gate.shape[-1])
             grad_weight = (grad_TH.T @ product_TF).to(weight_HF.dtype)
         if ctx.needs_input_grad[3]:
             grad_bias = grad_TH.sum(0).to(weight_HF.dtype)
         grad_product = grad @ weight_HF.to(grad.dtype)
-        return *_product_gradient(grad_product, gate, up), grad_weight, grad_bias
+        return *_product_gradient(grad_product, gate, up, opened), grad_weight, grad_bias
 
 
 # --- the norm ---------------------------------------------------------------------------------------------------------
@@ -92,7 +100,10 @@ class _GatedDown(torch.autograd.Function):
 def _norm_forward(module: Any, hidden_states: Tensor) -> Tensor:
     if not torch.is_grad_enabled():
         return type(module).forward(module, hidden_states)
-    return _Norm.apply(hidden_states, module.weight, module.variance_epsilon)  # type: ignore[return-value]
+    kind = hidden_states.device.type
+    narrow = module.for_products and torch.is_autocast_enabled(kind)
+    dtype = torch.get_autocast_dtype(kind) if narrow else hidden_states.dtype
+    return _Norm.apply(hidden_states, module.weight, module.variance_epsilon, dtype)  # type: ignore[return-value]
 
 
 def _normalised(x: Tensor, scale: Tensor) -> Tensor:
@@ -100,14 +111,14 @@ def _normalised(x: Tensor, scale: Tensor) -> Tensor:
 
 
 class _Norm(torch.autograd.Function):
-    """weight * x / rms(x), in fp32 or wider inside."""
+    """weight * x / rms(x), in fp32 or wider inside, as `dtype`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight_H: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight_H: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
         ctx.save_for_backward(x, scale, weight_H)
-        return weight_H * (wide * scale).to(x.dtype)
+        return (weight_H * (wide * scale).to(x.dtype)).to(dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -119,4 +130,4 @@ class _Norm(torch.autograd.Function):
             grad_weight = (grads[0] * normalised.to(x.dtype)).sum(shared).to(weight_H.dtype)
         grad = (grads[0] * weight_H).to(scale.dtype)
         mean = (grad * normalised).mean(-1, keepdim=True)
-        return grad.sub_(normalised.mul_(mean)).mul_(scale).to(x.dtype), grad_weight, None
+        return grad.sub_(normalised.mul_(mean)).mul_(scale).to(x.dtype), grad_weight, None, None

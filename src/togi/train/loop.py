@@ -8,6 +8,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
@@ -18,6 +19,7 @@ from togi.core.errors import StageError
 from togi.core.ranks import ALONE, Ranks
 from togi.objectives.base import Batch, Metrics, Objective, Output, add_metrics, read_metrics
 from togi.train.optimizer import Update
+from togi.train.precision import casts_kept
 
 Inputs = TypeVar("Inputs")
 NAMED_ROWS = 8  # how many rows an error names
@@ -68,7 +70,9 @@ def train_steps(
     """
     for step, micro_batches in enumerate(steps, first_step):
         start = time.perf_counter()
-        found = _agree(_accumulate(forward, _at(objective, step), micro_batches, step, ranks), step, ranks)
+        with nullcontext() if ranks.several else casts_kept():  # sharded weights come and go with each forward
+            here = _accumulate(forward, _at(objective, step), micro_batches, step, ranks)
+        found = _agree(here, step, ranks)
         ranks.sum_gradients(update.params)
         grad_norm, learning_rate = update.apply(step, _named(found.rows))
         yield StepInfo(

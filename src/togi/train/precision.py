@@ -1,6 +1,7 @@
 """Computing in bfloat16 with float32 weights."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
 import torch
@@ -18,3 +19,9 @@ def in_bfloat16(forward: Callable[[Inputs], Output], device_type: str) -> Callab
             return forward(inputs)
 
     return cast_forward
+
+
+def casts_kept() -> AbstractContextManager[object]:
+    """Inside, weights that are trained are cast once for all forwards of `in_bfloat16`: torch forgets its casts when
+    the outermost context ends, and this one, which casts nothing itself, is further out."""
+    return torch.autocast("cpu", enabled=False)
