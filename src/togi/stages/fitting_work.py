@@ -88,7 +88,7 @@ class Fit:
         found: dict[str, Any] = {"micro_batch_tokens": limit, "measured": measured, "measured_with_saving": whole}
         found |= {"tokens": sum(steps), "flops": 0.0}
         told = f"peak memory: {gigabytes(measured)} measured ({gigabytes(whole)} with saving)"
-        if self.shape is not None:
+        if self.shape is not None and most:  # a head on stored features computes no token of the model
             expected = predict(self.shape, self.job, most)
             found |= {
                 "largest_micro_batch": most,
