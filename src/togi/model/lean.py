@@ -35,8 +35,8 @@ def keep_less(model: nn.Module) -> None:
         if kind in GATED and type(module.act_fn).__name__ in SILU:
             module.forward = MethodType(_gated_forward, module)
         elif kind in NORMS:
-            module.for_products = name.endswith(DENSE_NORMS) and kind[: -len("RMSNorm")] + "MLP" in GATED
-            module.forward = MethodType(_norm_forward, module)
+            dense = name.endswith(DENSE_NORMS) and kind.replace("RMSNorm", "MLP") in GATED
+            module.forward = MethodType(_dense_norm_forward if dense else _norm_forward, module)
 
 
 # --- the feed-forward part --------------------------------------------------------------------------------------------
@@ -97,13 +97,17 @@ class _GatedDown(torch.autograd.Function):
 # --- the norm ---------------------------------------------------------------------------------------------------------
 
 
-def _norm_forward(module: Any, hidden_states: Tensor) -> Tensor:
+def _norm_forward(module: Any, hidden_states: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     if not torch.is_grad_enabled():
         return type(module).forward(module, hidden_states)
+    eps, dtype = module.variance_epsilon, dtype or hidden_states.dtype
+    return _Norm.apply(hidden_states, module.weight, eps, dtype)  # type: ignore[return-value]
+
+
+def _dense_norm_forward(module: Any, hidden_states: Tensor) -> Tensor:
     kind = hidden_states.device.type
-    narrow = module.for_products and torch.is_autocast_enabled(kind)
-    dtype = torch.get_autocast_dtype(kind) if narrow else hidden_states.dtype
-    return _Norm.apply(hidden_states, module.weight, module.variance_epsilon, dtype)  # type: ignore[return-value]
+    narrow = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    return _norm_forward(module, hidden_states, narrow)
 
 
 def _normalised(x: Tensor, scale: Tensor) -> Tensor:
