@@ -10,9 +10,8 @@ INSTALL := $(PIP) install --quiet --constraint constraints.txt
 
 .PHONY: quickstart quickstart-ja test lint bench docs clean
 
-# In float32 on every machine: 12 steps on 576 answers are few, and what bfloat16 rounds off can cost the outcome.
 quickstart: $(VENV)/.run $(VENV)/.smollm2
-	$(BIN)/togi run recipes/quickstart.yaml --compute float32
+	$(BIN)/togi run recipes/quickstart.yaml
 
 quickstart-ja: $(VENV)/.run $(VENV)/.gemma3
 	$(BIN)/togi run recipes/quickstart-ja.yaml

@@ -42,9 +42,9 @@ def test_the_policy_learnt_what_the_reward_asks_for(finished):
 
 
 def test_products_in_bfloat16_learn_too(tmp_path):
-    recipe = write_recipe(tmp_path)
+    recipe = write_recipe(tmp_path, f"compute: bfloat16\n{RECIPE}")
     command = ["run", str(recipe), "--threads", "1", "--until", "policy"]
-    ended = togi(tmp_path / "home", *command, TOGI_COMPUTE="bfloat16")
+    ended = togi(tmp_path / "home", *command, TOGI_COMPUTE="auto")
     assert ended.returncode == 0, ended.stderr
     assert "products in bfloat16, as asked for" in ended.stderr
     text = (tmp_path / "home" / "runs" / "tiny" / "policy" / "metrics.jsonl").read_text()

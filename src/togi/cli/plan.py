@@ -13,7 +13,7 @@ from togi.recipe.store import is_done, manifest, store_folder
 
 @click.command()
 @recipe_arguments
-@compute_option("is what this machine chose, float32 where it has not")
+@compute_option("is what the recipe says, or what this machine chose, float32 where it has not")
 @json_option
 def command(recipe: Path, overrides: tuple[str, ...], compute: str, as_json: bool) -> None:
     """Show the graph, what is done and what is left, and what that will take.
@@ -25,7 +25,8 @@ def command(recipe: Path, overrides: tuple[str, ...], compute: str, as_json: boo
     store = store_folder()
     rows = [_row(node, store / node.folder_name) for node in graph.nodes.values()]
     if any(row["state"] != "done" for row in rows):
-        found = _estimates(graph, store, "" if compute == "auto" else compute)
+        products = graph.recipe.products(compute)
+        found = _estimates(graph, store, "" if products == "auto" else products)
         for row in rows:
             row["estimate"] = None if row["state"] == "done" else found[row["stage"]]
     if as_json:

@@ -152,7 +152,7 @@ class Run:
             "inputs": {ref: resolved_to_json(value) for ref, value in inputs.items()},
             "threads": max(1, self.options.worker_threads // processes(node)),
             "accept_numerics": self.options.accept_numerics,
-            "compute": self.options.compute,
+            "compute": self.graph.recipe.products(self.options.compute),
             "recipe": self.graph.recipe.name,
             "track": self.graph.recipe.track,
         }

@@ -74,6 +74,11 @@ class Recipe:
     stages: dict[str, StageSettings]
     tree: Tree
     track: tuple[str, ...] = ()
+    compute: str = "auto"
+
+    def products(self, asked: str) -> str:
+        """The type of matrix products: what the command line asks for, else what the recipe says."""
+        return self.compute if asked == "auto" else asked
 
 
 class _Head(Settings):
@@ -82,6 +87,9 @@ class _Head(Settings):
     models: dict[str, dict[str, Any]] = Field(default_factory=dict)
     data: dict[str, dict[str, Any]] = Field(default_factory=dict)
     stages: dict[str, dict[str, Any]] = Field(min_length=1)
+    compute: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="type of matrix products; auto tries once what the machine is fast at"
+    )
     track: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = Field(
         default=(), description="where metrics are shown besides metrics.jsonl; secrets come from the environment"
     )
@@ -110,7 +118,7 @@ def validate(tree: Tree) -> Recipe:
     if problems:
         raise RecipeError("\n".join(problems))
     good = {name: stage for name, stage in stages.items() if stage is not None}
-    return Recipe(head.name, head.seed, models, data, good, tree, head.track)
+    return Recipe(head.name, head.seed, models, data, good, tree, head.track, head.compute)
 
 
 def _section(cls: type[S], section: str, tree: Tree, problems: list[str]) -> dict[str, S]:
