@@ -28,6 +28,14 @@ def round_up(size: int, step: int = COLUMN_STEP) -> int:
     return -(-size // step) * step
 
 
+def attention_type(weight: Tensor) -> torch.dtype:
+    """The type of decoding's attention for weights like `weight`: on CPU float32 in place of a half type.
+
+    One query against a row's own keys is too small a product for the units of half types: float32 takes half the time.
+    """
+    return torch.promote_types(weight.dtype, torch.float32) if weight.device.type == "cpu" else weight.dtype
+
+
 class KeyCache:
     """Buffers for at most `groups` prompts of `prompt` tokens and `rows` answers of `own` tokens, layer by layer.
 

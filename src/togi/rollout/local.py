@@ -22,9 +22,9 @@ from togi.core.errors import InputError
 from togi.core.protocols import Tokenizer
 from togi.core.records import Completion, SamplingParams
 from togi.rollout.attention import DecodePass, PrefillPass
-from togi.rollout.cache import KeyCache
+from togi.rollout.cache import KeyCache, attention_type
 from togi.rollout.network import context_limit, is_tested, mean_error, shadow
-from togi.rollout.packed import FEWEST_TOKENS, Packing, can_pack, product_type
+from togi.rollout.packed import FEWEST_TOKENS, Packing, can_pack
 from togi.rollout.processors import check_params, draw, uniform
 from togi.rollout.rows import Crew, Event, Group, Request, Row, record
 from togi.rollout.terminator import Decoder, TextStream, Watch
@@ -71,7 +71,7 @@ class Sampler:
         self._decoder = Decoder(tokenizer)
         self._watches: dict[tuple[str, ...], Watch] = {}
         self._on_logits = on_logits
-        self._cache = KeyCache(product_type(weight))
+        self._cache = KeyCache(attention_type(weight))
         self._waiting: deque[Group] = deque()
         self._groups: list[Group] = []  # in the order of their places in the cache
         self._rows: list[Row] = []
