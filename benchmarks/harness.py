@@ -27,8 +27,9 @@ TUNED = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "100000000000",
     "MALLOC_TOP_PAD_": "268435456",
+    "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0",
 }
-"""Fewer page faults; must be set before a process starts. Every tuned side gets it, ours and the peers'."""
+"""Fewer page faults and holes; must be set before a process starts. Every tuned side gets it, ours and the peers'."""
 PYTHONS = {
     "togi": Path(sys.executable),
     "trl": Path(os.environ.get("BENCH_TRL_PYTHON", HERE / ".venvs/trl/bin/python")),

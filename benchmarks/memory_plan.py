@@ -12,6 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from togi.recipe.workers import ENVIRONMENT
+
 ROWS = [
     {"tokens": 512},
     {"tokens": 1024},
@@ -95,13 +97,12 @@ def main() -> None:
     if chosen.row:
         measure(chosen.model, json.loads(chosen.row))
         return
-    kept = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "268435456"}
-    print("| training, tokens of a micro-batch | floor | predicted | measured | freed memory kept |")
+    print("| training, tokens of a micro-batch | floor | predicted | measured | in the environment of `togi run` |")
     print("|---|---:|---:|---:|---:|")
     for row in ROWS:
         command = [sys.executable, __file__, chosen.model, "--row", json.dumps(row)]
         cells = []
-        for more in ({}, kept):
+        for more in ({}, ENVIRONMENT):
             made = subprocess.run(command, env={**os.environ, **more}, capture_output=True, text=True, check=True)
             found = json.loads(made.stdout.splitlines()[-1])
             off = found["predicted"] / found["measured"] - 1

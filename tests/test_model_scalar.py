@@ -21,6 +21,7 @@ from togi.model.scalar import (
     batches_by_length,
     keep_layers,
     load_reward_model,
+    read_head,
 )
 from togi.text.template import get_template
 
@@ -94,6 +95,18 @@ def test_a_score_does_not_depend_on_batch_order_or_neighbours():
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-10)
     torch.testing.assert_close(judge.score(items()[::-1])[::-1], together, rtol=0, atol=1e-10)
     assert len(set(together)) == 5
+
+
+def test_scores_are_not_rounded_to_the_type_of_products():
+    """Scores between 1 and 2 are 1/128 apart in bfloat16: near answers would tie."""
+    model = scorer(dtype=torch.float32)
+    judge = RewardModel(model.net)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        hidden_SH = torch.randn(20, model.net.score.in_features, generator=torch.Generator().manual_seed(1))
+        score_S = read_head(model.net.score, hidden_SH)
+        assert judge(plant([[unscored(5, 6, 7)]])).dtype == torch.float32
+    torch.testing.assert_close(score_S, model.net.score(hidden_SH)[:, 0], rtol=0, atol=1e-6)
+    assert (score_S.to(torch.bfloat16).float() - score_S).abs().max() > 1e-4
 
 
 def test_a_scorer_renders_with_its_own_template():

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification
 
 from togi.core.errors import InputError
@@ -98,9 +99,18 @@ class RewardModel(nn.Module):
         """Scores (S,) of the forest's sequences, in fp32 or wider."""
         with recomputed_layers(unwrapped(self.net), self.recompute):
             hidden_SH = hidden_states(self.net, forest, apart=self.apart)[forest.last_S]
-        head: Any = unwrapped(self.net).score
-        score_S = head(hidden_SH)[:, 0].clone()  # no view: sharding ties the backward to what is returned
-        return score_S.to(torch.promote_types(score_S.dtype, torch.float32))
+        return read_head(unwrapped(self.net).score, hidden_SH)
+
+
+def read_head(head: nn.Module, hidden_SH: Tensor) -> Tensor:
+    """Scores (S,) of hidden states by a scalar head, in fp32 or wider under autocast too.
+
+    In bfloat16 scores between 1 and 2 are 1/128 apart, and answers that differ would tie.
+    """
+    wide = torch.promote_types(hidden_SH.dtype, torch.float32)
+    with torch.autocast(hidden_SH.device.type, enabled=False):
+        score_S1 = F.linear(hidden_SH.to(wide), head.weight.to(wide))  # type: ignore[arg-type]
+    return score_S1[:, 0].clone()  # no view: sharding ties the backward to what is returned
 
 
 def batches_by_length(sequences: Seq[Sequence], prompts: Seq[Any], budget: int) -> Iterator[MicroBatch]:

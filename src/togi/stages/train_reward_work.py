@@ -20,7 +20,7 @@ from togi.model.forest import Forest, move, num_tokens, plant, split_by_tokens
 from togi.model.forest import Sequence as TokenSequence
 from togi.model.load import LoadedModel
 from togi.model.logprobs import hidden_states, use_tree_attention
-from togi.model.scalar import RewardModel, add_scalar_head, keep_layers
+from togi.model.scalar import RewardModel, add_scalar_head, keep_layers, read_head
 from togi.objectives.base import Batch, Output
 from togi.objectives.reward import BradleyTerry
 from togi.stages.base import MODEL_FOLDER, Context
@@ -154,7 +154,7 @@ class RewardTask(Task[Forest | Tensor]):
 
     def forward(self, inputs: Forest | Tensor) -> Output:
         if isinstance(inputs, Tensor):
-            return Output(score_S=self.net.score(inputs)[:, 0])
+            return Output(score_S=read_head(self.net.score, inputs))
         return Output(score_S=self.module(move(inputs, self.device)))
 
     def plant(self, examples: Sequence[Example]) -> Forest | Tensor:
