@@ -63,6 +63,18 @@ def test_nodes_stand_after_their_inputs_and_know_them(folder):
     assert found.needed_by("pairs") == ["seeds", "drafts", "some", "pairs"]
 
 
+def test_null_is_none_where_a_setting_knows_none_and_its_default_where_not(folder):
+    asked = ("stages.reward.validation=null", "stages.reward.seed=null", "stages.policy.steps=null")
+    graph(folder)
+    stages = validate(read_tree(folder / "r.yaml", asked)).stages
+    assert stages["reward"].validation is None
+    assert stages["policy"].steps == type(stages["policy"]).model_fields["steps"].default
+    with pytest.raises(RecipeError, match=r"stages\.reward\.init: this key is required"):
+        graph(folder, RECIPE, "stages.reward.init=null")
+    with pytest.raises(RecipeError, match=r"stages\.policy\.reward\.gates\.0\.bonus: should be a valid number"):
+        graph(folder, RECIPE, "stages.policy.reward.gates.0.bonus=null")
+
+
 def test_one_knob_changes_only_what_depends_on_it(folder):
     before = graph(folder)
     assert changed(before, graph(folder, RECIPE, "stages.policy.steps=7")) == ["policy"]

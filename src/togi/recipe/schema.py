@@ -142,9 +142,21 @@ def _validate(cls: type[S], values: Any, path: KeyPath, tree: Tree, problems: li
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        for item in error.errors(include_url=False):
-            problems.append(_message(cls, values, path, item, tree))
-        return None
+        found = error.errors(include_url=False)
+    places = {_present(values, item["loc"]) for item in found if item["type"] != "missing" and item["input"] is None}
+    nulls = {place for place in places if place and all(isinstance(part, str) for part in place)}
+    if nulls:  # a setting that knows no "none" has its default
+        return _validate(cls, _without(values, nulls), path, tree, problems)
+    problems += [_message(cls, values, path, item, tree) for item in found]
+    return None
+
+
+def _without(values: Any, paths: set[KeyPath], here: KeyPath = ()) -> Any:
+    """`values` without the keys at `paths`."""
+    if not isinstance(values, dict):
+        return values
+    kept = {key: value for key, value in values.items() if (*here, key) not in paths}
+    return {key: _without(value, paths, (*here, key)) for key, value in kept.items()}
 
 
 def _message(cls: type[BaseModel], values: Any, path: KeyPath, error: Any, tree: Tree) -> str:

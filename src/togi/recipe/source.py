@@ -1,7 +1,8 @@
 """Reads a recipe file into plain values that know the file and line they were set at.
 
-`extends: other.yaml` merges maps deeply, replaces lists, and `null` removes a key. `a.b=value` on the command line is
-one more layer on top. Strings become `Located`, so that a path can be resolved against the file that names it.
+`extends: other.yaml` merges maps deeply and replaces lists. `null` removes a stage, a model, data or a key at the top;
+as the value of a setting it is kept, for there it can mean "none". `a.b=value` on the command line is one more layer on
+top. Strings become `Located`, so that a path can be resolved against the file that names it.
 """
 
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from togi.core.errors import RecipeError
 from togi.core.settings import Located
 
 KeyPath = tuple[str | int, ...]
+NAMED = 2
+"""Length of the path of a stage, a model or data; settings lie deeper."""
 
 
 @dataclass(slots=True)
@@ -105,7 +108,7 @@ def _plain(value: Any, path: KeyPath, file: Path, origins: dict[KeyPath, str]) -
 def _merge(base: Tree, below: dict[str, Any], over: Tree, above: dict[str, Any], path: KeyPath) -> None:
     for key, value in above.items():
         here = (*path, key)
-        if value is None:
+        if value is None and len(here) <= NAMED:
             below.pop(key, None)
         elif isinstance(value, dict) and isinstance(below.get(key), dict):
             _merge(base, below[key], over, value, here)
@@ -135,7 +138,7 @@ def _override(tree: Tree, text: str) -> None:
         if not isinstance(target, dict | list):
             raise RecipeError(f"command line: {key}: {'.'.join(map(str, path[: depth + 1]))} is not a map or list")
     try:
-        if value is None and isinstance(target, dict):
+        if value is None and isinstance(target, dict) and len(path) <= NAMED:
             target.pop(last, None)
         else:
             target[last] = Located(value, Path.cwd()) if isinstance(value, str) else value

@@ -81,5 +81,5 @@ class FixedTraining(Optimisation):
     @model_validator(mode="after")
     def _epochs_or_steps(self) -> Self:
         if self.steps is not None and self.epochs is not None:
-            raise ValueError("steps and epochs both say how long to train; keep one of them (null removes a key)")
+            raise ValueError("steps and epochs both say how long to train; keep one of them, and set the other to null")
         return self
