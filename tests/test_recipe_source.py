@@ -39,11 +39,11 @@ def test_extends_merges_maps_replaces_lists_and_removes_with_null(tmp_path):
 
 
 def test_null_takes_a_stage_out_and_is_kept_as_the_value_of_a_setting(tmp_path):
-    write(tmp_path, "base.yaml", "stages:\n  one: {type: select}\n  two: {type: train.sft, validation: 0.2, steps: 5}\n")
+    write(tmp_path, "base.yaml", "stages:\n  one: {}\n  two: {validation: 0.2, steps: 5}\n")
     path = write(tmp_path, "over.yaml", "extends: base.yaml\nstages: {one: null, two: {validation: null}}\n")
-    assert read_tree(path).values["stages"] == {"two": {"type": "train.sft", "validation": None, "steps": 5}}
+    assert read_tree(path).values["stages"] == {"two": {"validation": None, "steps": 5}}
     overridden = read_tree(tmp_path / "base.yaml", ("stages.one=null", "stages.two.validation=null"))
-    assert overridden.values["stages"] == {"two": {"type": "train.sft", "validation": None, "steps": 5}}
+    assert overridden.values["stages"] == {"two": {"validation": None, "steps": 5}}
 
 
 def test_strings_remember_the_folder_of_their_file(tmp_path):

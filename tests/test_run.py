@@ -77,7 +77,12 @@ def test_redo_gives_the_same_bits(copied):
     assert results(copied / "home") == before
 
 
-def test_what_follows_a_changed_result_is_done_again(copied):
+@pytest.mark.parametrize("finished_before", [True, False])
+def test_what_follows_a_changed_result_is_done_again(copied, finished_before):
+    scores = (copied / "home" / "runs" / "tiny" / "scores").resolve()
+    if not finished_before:  # begun alone: its units are of the old result all the same
+        (scores / "DONE").unlink()
+    units = {path: path.stat().st_mtime_ns for path in (scores / "units").iterdir()}
     done = (copied / "home" / "runs" / "tiny" / "policy").resolve() / "DONE"
     value = json.loads(done.read_text())
     value["files"]["output/model/model.safetensors"] = "00" * 32
@@ -85,6 +90,7 @@ def test_what_follows_a_changed_result_is_done_again(copied):
     ended = togi(copied / "home", "run", str(copied / "tiny.yaml"), "--threads", "1")
     assert ended.returncode == 0 and "scores: what it was made from has changed" in ended.stderr
     assert ended.stderr.count("finished before, not done again") == 5
+    assert units and all(path.stat().st_mtime_ns != before for path, before in units.items())
 
 
 def test_other_numerics_are_refused_for_unfinished_work_alone(copied):

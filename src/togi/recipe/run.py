@@ -21,7 +21,7 @@ from togi.recipe.graph import Graph, Node
 from togi.recipe.lock import lock_text
 from togi.recipe.report import render
 from togi.recipe.state import STATE, running
-from togi.recipe.store import is_done, manifest, results_digest, run_folder, store_folder
+from togi.recipe.store import clear_stage, is_done, made_from, manifest, results_digest, run_folder, store_folder
 from togi.recipe.worker import resolved_to_json
 from togi.recipe.workers import Workers, clear_meetings
 from togi.stages.base import RankedSettings
@@ -94,13 +94,13 @@ class Run:
 
     def _redo(self) -> None:
         for name in self.options.redo:
-            (self.store / self.graph.nodes[name].folder_name / "DONE").unlink(missing_ok=True)
             clear_stage(self.store / self.graph.nodes[name].folder_name)
 
     def _stage(self, node: Node) -> None:
         folder = self.store / node.folder_name
         self._link(node.name, folder)
-        self.cached[node.name] = is_done(folder) and self._is_current(node, folder)
+        self._forget_outdated(node, folder)
+        self.cached[node.name] = is_done(folder)
         if self.cached[node.name]:
             self.display.cached(node.name, node.settings.type)
             return
@@ -120,14 +120,13 @@ class Run:
         """What the stages before came to, without their names: other recipes may call them otherwise."""
         return [results_digest(self.store / self.graph.nodes[name].folder_name) for name in node.parents]
 
-    def _is_current(self, node: Node, folder: Path) -> bool:
-        """Whether finished work was made from what its inputs hold now; else it is forgotten, aloud: an input was done
-        again and came to something else."""
-        if manifest(folder).get("made_from") == self._made_from(node):
-            return True
-        self.display.note(f"{node.name}: what it was made from has changed, so it is done again")
-        clear_stage(folder)
-        return False
+    def _forget_outdated(self, node: Node, folder: Path) -> None:
+        """Forgets, aloud, work that was done or begun from other inputs than there are now: one of them was done again
+        and came to something else."""
+        before = made_from(folder)
+        if before is not None and before != self._made_from(node):
+            self.display.note(f"{node.name}: what it was made from has changed, so it is done again")
+            clear_stage(folder)
 
     def _workers_for(self, node: Node) -> Workers:
         """The processes at hand, or new ones where the stage wants another number of them."""
@@ -210,18 +209,6 @@ class Run:
 def processes(node: Node) -> int:
     """How many processes do a stage."""
     return node.settings.processes if isinstance(node.settings, RankedSettings) else 1
-
-
-def clear_stage(folder: Path) -> None:
-    """Forgets a stage's work, so that it is done again from its beginning; converted models and locks stay."""
-    for path in sorted(folder.rglob("*"), reverse=True):
-        if path.name == "lock":
-            continue
-        if path.is_dir() and not path.is_symlink():
-            if not any(path.iterdir()):
-                path.rmdir()
-        else:
-            path.unlink()
 
 
 def chat_command(recipe: str, node: Node) -> str | None:

@@ -46,6 +46,19 @@ def manifest(folder: Path) -> dict[str, Any]:
     return read_json(folder / "DONE")
 
 
+def begin(folder: Path, made_from: list[str]) -> None:
+    """Notes what a stage is being made from, before anything is made of it."""
+    write_json(folder / "made_from.json", made_from)
+
+
+def made_from(folder: Path) -> list[str] | None:
+    """The digests of the inputs that a stage was made or begun from; None where there is nothing yet."""
+    if is_done(folder):
+        return manifest(folder)["made_from"]
+    path = folder / "made_from.json"
+    return read_json(path) if path.exists() else None
+
+
 def results_digest(folder: Path) -> str:
     """A digest of the results of a finished stage."""
     return digest(manifest(folder)["files"])
@@ -63,6 +76,23 @@ def clear_leftovers(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def clear_stage(folder: Path) -> None:
+    """Forgets a stage's work, so that it is done again from its beginning; the lock stays.
+
+    Raises StageError if another process works there.
+    """
+    with locked(folder):
+        (folder / "DONE").unlink(missing_ok=True)
+        for path in sorted(folder.rglob("*"), reverse=True):
+            if path.name == "lock":
+                continue
+            if path.is_dir() and not path.is_symlink():
+                if not any(path.iterdir()):
+                    path.rmdir()
+            else:
+                path.unlink()
 
 
 @contextmanager

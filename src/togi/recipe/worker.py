@@ -30,7 +30,7 @@ from togi.core.errors import StageError, TogiError
 from togi.core.files import install_fault, read_json, write_json
 from togi.core.ranks import ALONE, Ranks
 from togi.core.sources import ModelSource
-from togi.recipe.store import clear_leftovers, is_done, locked, mark_done
+from togi.recipe.store import begin, clear_leftovers, is_done, locked, mark_done
 from togi.stages.base import Context, Control, Resolved
 from togi.stages.resources import Resources
 from togi.stages.table import STAGES
@@ -155,6 +155,7 @@ def _prepare(folder: Path, command: dict[str, Any], size: int) -> float:
     """Makes the folder ready to begin or to go on; the seconds that earlier, interrupted runs of the stage took."""
     _check_numerics(folder, command, size)
     clear_leftovers(folder)
+    begin(folder, command["made_from"])
     if not (folder / "settings.json").exists():
         write_json(folder / "settings.json", command["settings"])
     return _spent(folder)
