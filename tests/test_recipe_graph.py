@@ -134,6 +134,21 @@ def test_the_lock_writes_out_every_default(folder):
         ("name: tiny", "title: tiny", r"name: this key is required"),
         ("init: $base, pairs", "pairs", r"stages\.reward\.init: this key is required"),
         ("type: train.grpo", "type: train.grpo\n    loss: {type: gspo}", r"'gspo' is not a type here.*level: sequence"),
+        (
+            "type: train.grpo",
+            "type: train.grpo\n    guards: [{metric: length, min: 10, max: 5}]",
+            r"stages\.policy\.guards\.0: min is 10.0 and max is 5.0: every value would lie outside",
+        ),
+        (
+            "gates: [{type: terminator, bonus: 6.0}]",
+            "gates: [{type: length, unit: tokens, min: 65}]",
+            r"stages\.policy: the length gate asks for 65 tokens, but sampling\.max_tokens is 64",
+        ),
+        (
+            "pairs: $pairs}",
+            "pairs: $pairs, keep_layers: 2, train_layers: 4}",
+            r"stages\.reward: train_layers is 4, but keep_layers leaves 2 layers",
+        ),
     ],
 )
 def test_mistakes_are_named_with_their_line(folder, old, new, expected):

@@ -185,6 +185,15 @@ def test_what_a_function_raises_or_withholds_is_a_failure(tmp_path, name, messag
         reward.grade(PROMPT, [closed("4")])
 
 
+def test_a_file_of_functions_may_hold_data_classes(tmp_path):
+    file = tmp_path / "rewards.py"
+    file.write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n\n@dataclass\nclass Mark:\n"
+        "    value: float\n\ndef exact(prompt, completion):\n    return Mark(1.0).value\n"
+    )
+    assert load_function(file, "exact")(PROMPT, closed("4")) == 1.0
+
+
 def test_function_files_that_do_not_load(tmp_path):
     file = write_functions(tmp_path)
     with pytest.raises(InputError, match="no function 'exakt'; it has broken, exact, silent"):

@@ -196,6 +196,14 @@ def test_bad_input_ends_with_one_clear_message(tmp_path, old, new, code, expecte
     assert not list((tmp_path / "home").rglob(".*.tmp"))
 
 
+def test_a_preflight_finds_a_function_that_is_not_there(tmp_path):
+    recipe = write_recipe(tmp_path, RECIPE.replace("name: vowels}", "name: consonants}"))
+    checked = togi(tmp_path / "home", "check", str(recipe))
+    assert checked.returncode == 3 and "no function 'consonants'; it has vowels" in checked.stderr
+    checked = togi(tmp_path / "home", "check", str(write_recipe(tmp_path)))
+    assert checked.returncode == 0 and "reward function vowels: found" in checked.stdout
+
+
 def test_a_full_disk_loses_nothing(tmp_path):
     """The limit on a file's size stands in for a full disk: weights do not fit, small files do."""
     recipe = write_recipe(tmp_path)

@@ -5,6 +5,8 @@ from pydantic import ValidationError
 
 from togi.stages.train_dpo import PRESETS as DPO_PRESETS
 from togi.stages.train_dpo import TrainDpo
+from togi.stages.train_reward import PRESETS as REWARD_PRESETS
+from togi.stages.train_reward import TrainReward
 from togi.stages.train_smpo import PRESETS as SMPO_PRESETS
 from togi.stages.train_smpo import TrainSmpo
 
@@ -61,6 +63,14 @@ def test_the_recipes_own_keys_win_and_maps_are_merged():
 def test_what_is_written_out_reads_back_as_the_same(name):
     made = dpo(preset=name, steps=300) if name in DPO_PRESETS else smpo(preset=name, lora=None, steps=300)
     assert type(made).model_validate(made.model_dump(mode="json")) == made
+
+
+@pytest.mark.parametrize("name", REWARD_PRESETS)
+def test_a_sweep_stands_in_place_of_the_rate_of_a_preset(name):
+    made = TrainReward.model_validate({**GIVEN, "preset": name, "sweep": [1e-5, 2e-5]})
+    assert made.sweep == (1e-5, 2e-5) and made.batch_size == REWARD_PRESETS[name]["batch_size"]
+    with pytest.raises(ValidationError, match="sweep and learning_rate both give rates"):
+        TrainReward.model_validate({**GIVEN, "preset": name, "sweep": [1e-5, 2e-5], "learning_rate": 3e-4})
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones():

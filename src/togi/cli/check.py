@@ -12,6 +12,7 @@ from togi.core.sources import ModelSource
 from togi.recipe.graph import Graph
 from togi.recipe.store import store_folder
 from togi.stages.imported import Import
+from togi.stages.tracking import check_trackers
 
 
 @click.command()
@@ -24,9 +25,11 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     trainer sees it: tokens that carry loss stand in brackets. Loads no weights.
     """
     graph = load_graph(recipe, overrides)  # a misspelt key ends here, before anything heavy is imported
+    check_trackers(graph.recipe.track)
     work = importlib.import_module("togi.stages.check_work")
     data = {name: work.check_data(s) for name, s in _imports(graph)}
     models = {name: work.preview(source, store_folder()) for name, source in _sources(graph)}
+    functions = [term for node in graph.nodes.values() for term in work.check_functions(node.settings)]
     if as_json:
         shown = {"data": data, "models": models}
         print_json({k: {name: asdict(value) for name, value in found.items()} for k, found in shown.items()})
@@ -36,6 +39,8 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
         click.echo(f"data {name}: {found.records} {found.kind}{dropped}; the first: {found.first}")
     for name, found in models.items():
         _show(name, found)
+    for name in functions:
+        click.echo(f"reward function {name}: found")
     click.echo(f"{recipe}: {len(graph.nodes)} stages, every key, reference, file and template fits")
 
 

@@ -1,6 +1,7 @@
 """Term: a user's own function `f(prompt, completion) -> number`, from a Python file."""
 
 import importlib.util
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
@@ -19,7 +20,7 @@ def load_function(file: Path, name: str) -> RewardFunction:
     spec = importlib.util.spec_from_file_location(f"togi_user_{file.stem}", file)
     if not file.is_file() or spec is None or spec.loader is None:
         raise InputError(f"reward function: {file} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where dataclasses look up their types
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # a stranger's file may raise anything; the reader needs to know which file it was

@@ -194,4 +194,6 @@ class GuardSettings(Settings):
     def _bounded(self) -> Self:
         if self.min is None and self.max is None:
             raise ValueError("a guard needs min, max or both")
+        if self.min is not None and self.max is not None and self.max < self.min:
+            raise ValueError(f"min is {self.min} and max is {self.max}: every value would lie outside")
         return self

@@ -3,12 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from togi.core.records import Chat, Document, Message, Pair, Prompt, Record
 from togi.core.sources import ModelSource
 from togi.data.border import DataSpec, load_records
 from togi.model.load import load_tokenizer
+from togi.rewards.function import load_function
+from togi.rewards.settings import FunctionTerm
 from togi.stages.imported import Import
+from togi.stages.train_grpo import TrainGrpo
 from togi.text.render import check_template, render_chat
 
 SHOWN = 160  # characters of the first record
@@ -47,6 +51,16 @@ def preview(source: ModelSource, cache: Path) -> Preview:
         for i, scored in zip(rendered.ids, rendered.mask, strict=True)
     )
     return Preview(template.name, template.terminator, found.terminator, tokens)
+
+
+def check_functions(settings: Any) -> list[str]:
+    """Loads the reward functions that a stage names, and says which. Raises InputError for one that is not there."""
+    if not isinstance(settings, TrainGrpo):
+        return []
+    terms = [term for term in settings.reward.terms if isinstance(term, FunctionTerm)]
+    for term in terms:
+        load_function(Path(term.file), term.name)
+    return [term.name for term in terms]
 
 
 @dataclass(frozen=True, slots=True)

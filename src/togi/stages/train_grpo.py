@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from togi.core.settings import PromptsRef, Settings, place
 from togi.model.memory import Shape, predict
-from togi.rewards.settings import GuardSettings, OverlongTerm, RewardSettings
+from togi.rewards.settings import GuardSettings, LengthGate, OverlongTerm, RewardSettings
 from togi.stages.base import StageType
 from togi.stages.fixed import Optimisation, Share
 from togi.stages.resources import job_of
@@ -216,7 +216,13 @@ class TrainGrpo(Optimisation):
         return self
 
     @model_validator(mode="after")
-    def _overlong_is_reached(self) -> Self:
+    def _lengths_are_reached(self) -> Self:
+        for gate in self.reward.gates:
+            if isinstance(gate, LengthGate) and gate.unit == "tokens" and gate.min > self.sampling.max_tokens:
+                raise ValueError(
+                    f"the length gate asks for {gate.min} tokens, but sampling.max_tokens is "
+                    f"{self.sampling.max_tokens}: no answer could pass"
+                )
         for term in self.reward.terms:
             if isinstance(term, OverlongTerm) and term.free_tokens >= self.sampling.max_tokens:
                 raise ValueError(

@@ -77,12 +77,17 @@ class TrainReward(FixedTraining):
     @model_validator(mode="before")
     @classmethod
     def _preset(cls, values: Any) -> Any:
-        return fill(values, PRESETS)
+        filled = fill(values, PRESETS)
+        if isinstance(values, dict) and values.get("sweep") and "learning_rate" not in values:
+            filled.pop("learning_rate", None)  # the preset's; the sweep is what the user asked for
+        return filled
 
     @model_validator(mode="after")
     def _one_way_to_train(self) -> Self:
         if self.lora is not None and self.train_layers is not None:
             raise ValueError("train_layers and lora both say what is trained; keep one of them")
+        if self.keep_layers is not None and (self.train_layers or 0) > self.keep_layers:
+            raise ValueError(f"train_layers is {self.train_layers}, but keep_layers leaves {self.keep_layers} layers")
         if self.router_loss:
             raise ValueError("router_loss: a reward model is trained without one; remove it")
         if self.shuffled_control and self.validation is None:
