@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -11,7 +12,9 @@ import click
 import pytest
 
 from togi.cli import COMMANDS, SUMMARIES, main
+from togi.cli.run import same_command
 from togi.core.errors import ERRORS
+from togi.recipe.run import Options
 
 HEAVY = ("torch", "transformers", "numpy", "pydantic", "pyarrow", "rich", "matplotlib", "jinja2")
 
@@ -68,3 +71,13 @@ def test_errors_can_be_json(tmp_path):
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert json.loads(ended.stdout)["error"] == "RecipeError"
+
+
+def test_the_command_to_go_on_says_what_was_said_and_survives_a_shell():
+    said = {"until": "policy", "threads": 2, "compute": "float32", "accept_numerics": True}
+    given = Options(recipe="my recipe.yaml", redo=("policy",), **said)
+    text = same_command(given, ("stages.round_1.pairs=$mine",), as_json=True)
+    heard = subprocess.run(["sh", "-c", f"printf '%s\\n' {text}"], capture_output=True, text=True, check=True)
+    options = ["--until", "policy", "--threads", "2", "--compute", "float32", "--accept-numerics", "--json"]
+    assert heard.stdout.splitlines() == ["togi", "run", "my recipe.yaml", "stages.round_1.pairs=$mine", *options]
+    assert shlex.split(same_command(Options(recipe="a.yaml"), (), as_json=False)) == ["togi", "run", "a.yaml"]
