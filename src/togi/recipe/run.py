@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from togi import __version__
-from togi.core.errors import ERRORS, InputError, Interrupted, RecipeError, StageError, TogiError
+from togi.core.errors import ERRORS, InputError, Interrupted, RecipeError, StageError, TogiError, WorkerDied
 from togi.core.files import write_json, write_text
 from togi.recipe.display import Display
 from togi.recipe.graph import Graph, Node
@@ -56,6 +56,7 @@ class Run:
         self.folder = run_folder(graph.recipe.name)
         self.workers: Workers | None = None
         self.interrupted = False
+        self.killed = False
         self.cached: dict[str, bool] = {}
         self.failed: dict[str, str] = {}
         self.started = time.time()
@@ -108,13 +109,21 @@ class Run:
             raise Interrupted("stopped; everything finished is saved")
         self.display.start(node.name, node.settings.type)
         self._state("running", running=node.name)
+        try:
+            self._work(node, folder)
+        except WorkerDied:
+            if not self.killed:
+                raise
+            raise Interrupted(f"stage {node.name}: stopped at once; everything finished is saved") from None
+        self.display.done(node.name, manifest(folder)["seconds"])
+        self._state("running")
+
+    def _work(self, node: Node, folder: Path) -> None:
         for event in self._workers_for(node).do(self._command(node, folder)):
             self.display.event(event)
             if event["event"] == "failed":
                 self.failed[node.name] = event["message"]
                 raise ERRORS.get(event["kind"], StageError)(event["message"])
-        self.display.done(node.name, manifest(folder)["seconds"])
-        self._state("running")
 
     def _made_from(self, node: Node) -> list[str]:
         """What the stages before came to, without their names: other recipes may call them otherwise."""
@@ -165,7 +174,9 @@ class Run:
 
     def _on_signal(self, number: int, frame: Any) -> None:
         if self.interrupted and self.workers is not None:
+            self.killed = True
             self.workers.kill()
+            return
         self.interrupted = True
         self.display.note("stopping: the work at hand is finished and saved first; once more to stop at once")
         if self.workers is not None:
