@@ -102,6 +102,13 @@ def test_the_lock_writes_out_every_default(folder):
     [
         ("count: 4}", "cuont: 4}", r"r\.yaml:7: stages\.drafts\.cuont: unknown key; did you mean 'count'\?"),
         ("type: synthesize", "type: synthesise", r"r\.yaml:7: stages\.drafts\.type: .*did you mean 'synthesize'"),
+        ("type: synthesize", "type: [select]", r"r\.yaml:7: stages\.drafts\.type: found \['select'\]"),
+        ("  some:", "  lock:", r"r\.yaml:8: stages\.lock: 'lock' is the name of a file in the run's folder"),
+        ("  some:", "  ../../evil:", r"r\.yaml:8: stages\.\.\./\.\./evil: .* is not a name"),
+        ("  some:", "  my stage!:", r"r\.yaml:8: stages\.my stage!: 'my stage!' is not a name: a letter"),
+        ("  some:", "  state.json:", r"stages\.state\.json: 'state\.json' is not a name"),
+        ("  seeds:", "  lock:", r"r\.yaml:5: data\.lock: 'lock' is the name"),
+        ("  base:", "  1st:", r"r\.yaml:3: models\.1st: '1st' is not a name"),
         ("count: 2}", "count: two}", r"r\.yaml:8: stages\.some\.count: .*valid integer.*found 'two'"),
         (
             "bonus: 6.0",

@@ -40,7 +40,8 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool, **options: 
     except Interrupted as stopped:
         raise Interrupted(f"{stopped}. To go on: {same_command(given, overrides, as_json)}") from None
     except TogiError:
-        display.note(f"report: {run.folder / 'report.html'}")
+        if (run.folder / "report.html").exists():
+            display.note(f"report: {run.folder / 'report.html'}")
         raise
     _closing(graph, run, recipe, display)
 

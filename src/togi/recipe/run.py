@@ -21,7 +21,7 @@ from togi.recipe.graph import Graph, Node
 from togi.recipe.lock import lock_text
 from togi.recipe.report import render
 from togi.recipe.state import STATE, running
-from togi.recipe.store import is_done, manifest, results_digest, run_folder, store_folder
+from togi.recipe.store import is_done, manifest, results_digest, run_folder, store_folder, writing_home
 from togi.recipe.worker import resolved_to_json
 from togi.recipe.workers import Workers, clear_meetings
 from togi.stages.base import RankedSettings
@@ -65,9 +65,10 @@ class Run:
         """Does everything that is not done. Raises the TogiError that ended it; state and report are written first."""
         names = self._wanted()
         check_trackers(self.graph.recipe.track)
-        self._redo()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.folder / "recipe.lock.yaml", lock_text(self.graph))
+        with writing_home():
+            self._redo()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_text(self.folder / "recipe.lock.yaml", lock_text(self.graph))
         with running(self.folder, clear_meetings):
             self._run(names)
 
@@ -167,10 +168,11 @@ class Run:
         }
 
     def _link(self, name: str, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         link = self.folder / name
-        link.unlink(missing_ok=True)
-        link.symlink_to(os.path.relpath(folder, self.folder))
+        with writing_home():
+            folder.mkdir(parents=True, exist_ok=True)
+            link.unlink(missing_ok=True)
+            link.symlink_to(os.path.relpath(folder, self.folder))
 
     def _on_signal(self, number: int, frame: Any) -> None:
         if self.interrupted and self.workers is not None:
@@ -194,10 +196,12 @@ class Run:
             "error": error,
             "versions": {"togi": __version__, "python": sys.version.split()[0]},
         }
-        write_json(self.folder / STATE, value)
-        try:
+        try:  # what goes wrong here is told, but never in the place of what the run itself ended with
+            write_json(self.folder / STATE, value)
             render(self.folder)
-        except InputError as wrong:  # told, but never in the place of what the run itself ended with
+        except OSError as wrong:
+            self.display.note(f"the state and the report of the run cannot be written: {wrong}")
+        except InputError as wrong:
             self.display.note(f"the report cannot be rendered: {wrong}")
 
     def _stage_state(self, node: Node, running: str | None) -> dict[str, Any]:
