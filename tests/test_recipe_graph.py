@@ -10,6 +10,9 @@ from togi.recipe.graph import Graph, build
 from togi.recipe.lock import lock_text
 from togi.recipe.schema import validate
 from togi.recipe.source import read_tree
+from togi.stages.imported import Import
+from togi.stages.imported_work import read
+from togi.stages.table import takers
 
 RECIPE = """\
 name: tiny
@@ -156,3 +159,14 @@ def test_one_reference_or_several(folder):
     node = graph(folder, several).nodes["reward"]
     assert node.parents == ["pairs", "more"]
     assert type(node.settings).model_validate(node.settings.model_dump(mode="json")) == node.settings
+
+
+def test_stages_that_take_a_kind_are_found_at_any_depth():
+    assert takers("chats") == ["train.pretrain", "train.sft"]  # the first only inside its sources
+    assert "train.grpo" in takers("scorer")  # inside the terms of its reward
+
+
+def test_rows_of_another_kind_say_which_stage_would_take_them(tmp_path):
+    (tmp_path / "texts.jsonl").write_text('{"text": "Rain falls."}\n')
+    with pytest.raises(InputError, match=r"Such rows would fit documents \(for train\.pretrain\)"):
+        read(Import(path=str(tmp_path / "texts.jsonl"), kind="prompts"))

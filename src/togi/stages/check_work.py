@@ -6,9 +6,9 @@ from pathlib import Path
 
 from togi.core.records import Chat, Document, Message, Pair, Prompt, Record
 from togi.core.sources import ModelSource
-from togi.data.border import DataSpec, load_records
 from togi.model.load import load_tokenizer
 from togi.stages.imported import Import
+from togi.stages.imported_work import read
 from togi.text.render import check_template, render_chat
 
 SHOWN = 160  # characters of the first record
@@ -61,7 +61,7 @@ class DataCheck:
 
 def check_data(settings: Import) -> DataCheck:
     """Reads all rows of a data set. Raises InputError for the first that does not fit."""
-    imported = load_records(DataSpec(**settings.model_dump(exclude={"type", "seed", "kind"})), settings.kind)
+    imported = read(settings)
     drops: dict[str, int] = {}
     for drop in imported.drops:
         drops[drop.reason] = drops.get(drop.reason, 0) + 1
