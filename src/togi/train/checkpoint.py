@@ -92,18 +92,6 @@ def restore(
     return Restored(step=manifest["step"], progress=read_json(path / PROGRESS))
 
 
-def resume(
-    folder: Path, params: Mapping[str, Parameter], optimizer: torch.optim.Optimizer, files: Sequence[Path] = ()
-) -> Restored | None:
-    """Restores the newest complete checkpoint of `folder`; without one, empties `files` and gives None."""
-    path = newest_complete(folder)
-    if path is not None:
-        return restore(path, params, optimizer)
-    for file in files:
-        _cut(file, 0)
-    return None
-
-
 def _put_weights(path: Path, size: int, params: Mapping[str, Parameter]) -> None:
     stored = shards.Stored(path, "weights", size)
     _check_same("weights", params, stored.shapes, path)
