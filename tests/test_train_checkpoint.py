@@ -1,5 +1,6 @@
 """Checkpoints: resumed runs end with the same bytes; kills, damage and full disks lose nothing."""
 
+import json
 import os
 import resource
 import signal
@@ -38,7 +39,7 @@ class Cursor:
 class Run:
     """A small training that saves every second step and draws its batches from torch's own generator."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, fingerprint: str = "ab" * 32) -> None:
         torch.manual_seed(0)
         self.net = nn.Sequential(nn.Embedding(7, 8), nn.LayerNorm(8), nn.Linear(8, 7))
         self.params = trained(self.net.named_parameters())
@@ -48,8 +49,9 @@ class Run:
         self.folder, self.metrics = folder / "checkpoints", folder / "metrics.jsonl"
         folder.mkdir(exist_ok=True)
         self.progress = Cursor()
+        control = Control(send=lambda event: None)
         self.trainer = Trainer(
-            context=Context("learn", folder, folder, 17, {}, Control(send=lambda event: None)),
+            context=Context("learn", folder, folder, 17, {}, control, fingerprint=fingerprint),
             params=self.params,
             update=self.update,
             total_steps=100,
@@ -103,7 +105,7 @@ def test_a_resumed_run_ends_with_the_same_bytes(tmp_path, stopped_after):
 def test_a_kill_while_saving_loses_nothing(tmp_path, fault):
     Run(tmp_path / "whole").go(6)
     run = Run(tmp_path / "parts").go(4)
-    state = capture(6, run.params, run.update.optimizer, {})
+    state = capture(6, run.params, run.update.optimizer, {}, "ab" * 32)
     child = os.fork()
     if child == 0:  # the checkpoint of step 6 is never finished, or just so
         install_fault(fault)
@@ -120,7 +122,7 @@ def test_a_kill_while_saving_loses_nothing(tmp_path, fault):
 def test_the_state_comes_back_whole(tmp_path):
     run = Run(tmp_path).go(2)
     expected = torch.rand(3)
-    state = restore(run.folder / "step-00000002", run.params, run.update.optimizer)
+    state = restore(run.folder / "step-00000002", run.params, run.update.optimizer, fingerprint="ab" * 32)
     assert state.step == 2 and state.progress == {"cursor": 7}
     assert torch.equal(torch.rand(3), expected)
 
@@ -159,6 +161,27 @@ def test_another_model_is_refused(tmp_path):
     run = Run(tmp_path).go(2)
     run.params["2.weight"] = nn.Parameter(torch.zeros(3, 3))
     with pytest.raises(StageError, match=r"2\.weight is \(7, 8\) there and \(3, 3\) here"):
+        run.resume()
+
+
+def test_another_stage_with_the_same_parameters_is_refused(tmp_path):
+    Run(tmp_path).go(4)
+    other = Run(tmp_path, fingerprint="cd" * 32)
+    with pytest.raises(StageError, match=r"other settings, data or models.*is abababababababab, this stage's is cdcd"):
+        other.resume()
+    other.trainer.pinned = 2
+    with pytest.raises(StageError, match="other settings, data or models"):
+        other.trainer.take_pinned()
+
+
+@pytest.mark.parametrize(("change", "told"), [({"format": 99}, "format 99"), ({}, "format without a number")])
+def test_another_format_is_refused(tmp_path, change, told):
+    run = Run(tmp_path).go(2)
+    path = run.folder / "step-00000002" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["format"]
+    path.write_text(json.dumps({**manifest, **change}))
+    with pytest.raises(StageError, match=f"another version of togi \\({told}, this one reads 1"):
         run.resume()
 
 
