@@ -12,6 +12,7 @@ import click
 import pytest
 
 from togi.cli import COMMANDS, SUMMARIES, main
+from togi.cli.list import stage_settings
 from togi.cli.run import same_command
 from togi.core.errors import ERRORS
 from togi.recipe.run import Options
@@ -64,6 +65,16 @@ def test_the_reference_is_up_to_date():
     finally:
         sys.path.pop(0)
     assert (root / "docs" / "reference.md").read_text() == generate.reference(), "run `make docs`"
+
+
+def test_settings_inside_settings_are_listed():
+    grpo, pretrain = (stage_settings(name)["settings"] for name in ("train.grpo", "train.pretrain"))
+    assert grpo["sampling"]["default"] == "{}" and grpo["sampling.max_tokens"]["default"] == 64
+    assert grpo["loss.sampler_correction.cap"]["default"] == 3.0  # two deep, inside what may be absent
+    assert pretrain["sources[].share"]["default"] == 1.0
+    gates = [key.split(".")[1] for key in grpo if key.startswith("reward.gates[") and key.endswith(".bonus")]
+    assert gates == [f"gates[{kind}]" for kind in ("terminator", "language", "length", "repetition", "echo", "pattern")]
+    assert "closed by its terminator" in grpo["reward.gates[terminator].type"]["about"]
 
 
 def test_errors_can_be_json(tmp_path):
