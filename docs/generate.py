@@ -29,6 +29,10 @@ def reference() -> str:
     for name in (None, *COMMANDS):
         parts.append(f"### togi {name or ''}".rstrip() + f"\n\n```\n{command_help(name)}\n```\n")
     parts.append("## Stages\n\n(place) marks a setting that says where or how fast, never what.\n")
+    parts.append(
+        "A default of `{}` is all the defaults of the rows below it. `x[].y` is the setting `y` of each entry of the "
+        "list `x`, and `x[length].y` of those whose type is `length`.\n"
+    )
     for name in STAGES:
         parts.append(_stage(name))
     return "\n".join(parts)

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -11,7 +12,10 @@ import click
 import pytest
 
 from togi.cli import COMMANDS, SUMMARIES, main
+from togi.cli.list import stage_settings
+from togi.cli.run import same_command
 from togi.core.errors import ERRORS
+from togi.recipe.run import Options
 
 HEAVY = ("torch", "transformers", "numpy", "pydantic", "pyarrow", "rich", "matplotlib", "jinja2")
 
@@ -63,8 +67,28 @@ def test_the_reference_is_up_to_date():
     assert (root / "docs" / "reference.md").read_text() == generate.reference(), "run `make docs`"
 
 
+def test_settings_inside_settings_are_listed():
+    grpo, pretrain = (stage_settings(name)["settings"] for name in ("train.grpo", "train.pretrain"))
+    assert grpo["sampling"]["default"] == "{}" and grpo["sampling.max_tokens"]["default"] == 64
+    assert grpo["loss.sampler_correction.cap"]["default"] == 3.0  # two deep, inside what may be absent
+    assert pretrain["sources[].share"]["default"] == 1.0
+    gates = [key.split(".")[1] for key in grpo if key.startswith("reward.gates[") and key.endswith(".bonus")]
+    assert gates == [f"gates[{kind}]" for kind in ("terminator", "language", "length", "repetition", "echo", "pattern")]
+    assert "closed by its terminator" in grpo["reward.gates[terminator].type"]["about"]
+
+
 def test_errors_can_be_json(tmp_path):
     command = [sys.executable, "-m", "togi", "plan", str(tmp_path / "gone.yaml"), "--json"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert json.loads(ended.stdout)["error"] == "RecipeError"
+
+
+def test_the_command_to_go_on_says_what_was_said_and_survives_a_shell():
+    said = {"until": "policy", "threads": 2, "compute": "float32", "accept_numerics": True}
+    given = Options(recipe="my recipe.yaml", redo=("policy",), **said)
+    text = same_command(given, ("stages.round_1.pairs=$mine",), as_json=True)
+    heard = subprocess.run(["sh", "-c", f"printf '%s\\n' {text}"], capture_output=True, text=True, check=True)
+    options = ["--until", "policy", "--threads", "2", "--compute", "float32", "--accept-numerics", "--json"]
+    assert heard.stdout.splitlines() == ["togi", "run", "my recipe.yaml", "stages.round_1.pairs=$mine", *options]
+    assert shlex.split(same_command(Options(recipe="a.yaml"), (), as_json=False)) == ["togi", "run", "a.yaml"]

@@ -140,6 +140,36 @@ def test_a_signal_saves_says_how_to_go_on_and_has_its_own_code(finished, tmp_pat
     assert results(tmp_path) == results(finished / "home")
 
 
+def test_a_second_signal_stops_at_once_and_is_no_fault(tmp_path):
+    (tmp_path / "questions.jsonl").write_text('{"question": "Why?"}\n')
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(
+        "name: tiny\ndata: {questions: {path: questions.jsonl}}\nstages: {some: {type: select, input: $questions}}\n"
+    )
+    run = start(recipe, tmp_path)
+    worker_of(run).suspend()  # so that it cannot stop in good order before the second signal
+    os.kill(run.pid, signal.SIGINT)
+    assert run.stdout is not None
+    for line in run.stdout:
+        if "once more to stop at once" in line.replace("\n", " "):
+            break
+    os.kill(run.pid, signal.SIGINT)
+    text, _ = run.communicate(timeout=100)
+    assert run.returncode == 130 and "stopped at once" in text and "memory" not in text, text
+    state = json.loads((tmp_path / "runs" / "tiny" / "state.json").read_text())
+    assert state["state"] == "interrupted" and all(stage["state"] == "waiting" for stage in state["stages"])
+
+
+def worker_of(run: subprocess.Popen[str]) -> psutil.Process:
+    """The process that does the stages, as soon as there is one."""
+    while run.poll() is None:
+        for child in psutil.Process(run.pid).children():
+            if "togi.recipe.worker" in child.cmdline():  # not the parent's name: that is before its own program starts
+                return child
+        time.sleep(0.001)
+    raise AssertionError(f"there was no worker: {run.communicate()[0]}")
+
+
 def test_the_comparison_would_see_a_difference(finished, tmp_path):
     """A control: another learning rate gives other bits."""
     shutil.copytree(finished / "home", tmp_path / "home", symlinks=True)

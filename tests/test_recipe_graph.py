@@ -10,6 +10,9 @@ from togi.recipe.graph import Graph, build
 from togi.recipe.lock import lock_text
 from togi.recipe.schema import validate
 from togi.recipe.source import read_tree
+from togi.stages.imported import Import
+from togi.stages.imported_work import read
+from togi.stages.table import takers
 
 RECIPE = """\
 name: tiny
@@ -114,6 +117,13 @@ def test_the_lock_writes_out_every_default(folder):
     [
         ("count: 4}", "cuont: 4}", r"r\.yaml:7: stages\.drafts\.cuont: unknown key; did you mean 'count'\?"),
         ("type: synthesize", "type: synthesise", r"r\.yaml:7: stages\.drafts\.type: .*did you mean 'synthesize'"),
+        ("type: synthesize", "type: [select]", r"r\.yaml:7: stages\.drafts\.type: found \['select'\]"),
+        ("  some:", "  lock:", r"r\.yaml:8: stages\.lock: 'lock' is the name of a file in the run's folder"),
+        ("  some:", "  ../../evil:", r"r\.yaml:8: stages\.\.\./\.\./evil: .* is not a name"),
+        ("  some:", "  my stage!:", r"r\.yaml:8: stages\.my stage!: 'my stage!' is not a name: a letter"),
+        ("  some:", "  state.json:", r"stages\.state\.json: 'state\.json' is not a name"),
+        ("  seeds:", "  lock:", r"r\.yaml:5: data\.lock: 'lock' is the name"),
+        ("  base:", "  1st:", r"r\.yaml:3: models\.1st: '1st' is not a name"),
         ("count: 2}", "count: two}", r"r\.yaml:8: stages\.some\.count: .*valid integer.*found 'two'"),
         (
             "bonus: 6.0",
@@ -176,3 +186,14 @@ def test_one_reference_or_several(folder):
     node = graph(folder, several).nodes["reward"]
     assert node.parents == ["pairs", "more"]
     assert type(node.settings).model_validate(node.settings.model_dump(mode="json")) == node.settings
+
+
+def test_stages_that_take_a_kind_are_found_at_any_depth():
+    assert takers("chats") == ["train.pretrain", "train.sft"]  # the first only inside its sources
+    assert "train.grpo" in takers("scorer")  # inside the terms of its reward
+
+
+def test_rows_of_another_kind_say_which_stage_would_take_them(tmp_path):
+    (tmp_path / "texts.jsonl").write_text('{"text": "Rain falls."}\n')
+    with pytest.raises(InputError, match=r"Such rows would fit documents \(for train\.pretrain\)"):
+        read(Import(path=str(tmp_path / "texts.jsonl"), kind="prompts"))

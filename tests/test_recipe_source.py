@@ -23,6 +23,14 @@ def test_every_value_knows_its_line(tmp_path):
     assert tree.where(("stages", "one", "absent")) == f"{path}:3"
 
 
+def test_merged_keys_have_the_line_of_their_map(tmp_path):
+    path = write(tmp_path, "r.yaml", "a: &a {x: 1}\nb:\n  <<: *a\n  y: 2\nc: {<<: *a}\n")
+    tree = read_tree(path)
+    assert tree.values == {"a": {"x": 1}, "b": {"x": 1, "y": 2}, "c": {"x": 1}}
+    assert tree.where(("b", "x")) == f"{path}:3" and tree.where(("b", "y")) == f"{path}:4"
+    assert tree.where(("c", "x")) == f"{path}:5"
+
+
 def test_scientific_numbers_are_numbers(tmp_path):
     tree = read_tree(write(tmp_path, "r.yaml", "a: 1e-5\nb: no\nc: 012\n"))
     assert tree.values == {"a": 1e-5, "b": "no", "c": 12}

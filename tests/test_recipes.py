@@ -10,7 +10,10 @@ from togi.recipe.schema import validate
 from togi.recipe.source import read_tree
 from togi.report.collect import collect
 from togi.stages.check_work import check_data
+from togi.stages.evaluate import Evaluate
 from togi.stages.imported import Import
+from togi.stages.select import Select
+from togi.stages.train_grpo import TrainGrpo
 
 FOLDER = Path(__file__).parent.parent / "recipes"
 RECIPES = sorted(FOLDER.rglob("*.yaml"))
@@ -26,6 +29,21 @@ def test_every_recipe_fits_its_settings_and_its_data(path, monkeypatch):
         if isinstance(node.settings, Import):
             assert not check_data(node.settings).drops
     assert recipe.name == path.stem and all(spec.licence for spec in (*recipe.models.values(), *recipe.data.values()))
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/design.md"])
+def test_a_recipe_in_a_page_fits_and_evaluates_on_what_was_not_learnt_from(page, tmp_path, monkeypatch):
+    monkeypatch.setattr(graph, "fingerprint", lambda source: source.name)
+    text = (FOLDER.parent / page).read_text(encoding="utf-8")
+    (tmp_path / "seeds.jsonl").write_text('{"question": "Why?"}\n')
+    (tmp_path / "small.yaml").write_text(text.partition("```yaml\n")[2].partition("```")[0])
+    stages = validate(read_tree(tmp_path / "small.yaml")).stages
+    assert len(graph.build(validate(read_tree(tmp_path / "small.yaml"))).nodes) == len(stages) + 1
+    policy, scores = stages["policy"], stages["scores"]
+    assert isinstance(policy, TrainGrpo) and isinstance(scores, Evaluate)
+    learnt, tested = stages[policy.prompts.name], stages[scores.prompts.name]
+    assert isinstance(learnt, Select) and isinstance(tested, Select) and learnt.input == tested.input
+    assert learnt.count is not None and learnt.skip + learnt.count <= tested.skip
 
 
 def test_every_training_stage_has_an_example():

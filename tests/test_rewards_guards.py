@@ -44,7 +44,15 @@ def test_only_a_guard_that_says_so_stops_the_run():
         stop_on(watch.observe(1, {"length": 50.0, "diversity": 0.1}))
 
 
-@pytest.mark.parametrize("value", [{"metric": "kl"}, {"metric": "entropy", "max": 1}, {"metric": "kl", "maximum": 1}])
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"metric": "kl"},
+        {"metric": "entropy", "max": 1},
+        {"metric": "kl", "maximum": 1},
+        {"metric": "held_out_reward", "min": 0},  # nothing measures it while training
+    ],
+)
 def test_guards_that_are_refused(value):
     with pytest.raises(ValueError):
         GuardSettings.model_validate(value)

@@ -1,9 +1,12 @@
 """Checkpoints: resumed runs end with the same bytes; kills, damage and full disks lose nothing."""
 
+import json
 import os
 import resource
 import signal
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,54 +16,75 @@ from togi.core.errors import StageError
 from togi.core.files import append_line, install_fault
 from togi.objectives.base import Batch, Output
 from togi.objectives.grpo import GRPO
-from togi.train.checkpoint import State, capture, newest_complete, restore, resume, save
-from togi.train.loop import MicroBatch, train_steps
+from togi.stages.base import Context, Control
+from togi.stages.training import Trainer
+from togi.train.checkpoint import State, capture, newest_complete, restore, save
+from togi.train.loop import MicroBatch
 from togi.train.optimizer import AdamWSettings, Schedule, Update, build_adamw, trained
+
+
+class Cursor:
+    """What a batch source would keep."""
+
+    def __init__(self) -> None:
+        self.kept: Mapping[str, Any] = {}
+
+    def state(self) -> dict[str, Any]:
+        return {"cursor": 7}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.kept = state
 
 
 class Run:
     """A small training that saves every second step and draws its batches from torch's own generator."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, fingerprint: str = "ab" * 32) -> None:
         torch.manual_seed(0)
         self.net = nn.Sequential(nn.Embedding(7, 8), nn.LayerNorm(8), nn.Linear(8, 7))
         self.params = trained(self.net.named_parameters())
         optimizer = build_adamw(self.params, AdamWSettings(learning_rate=0.01, weight_decay=0.1))
         schedule = Schedule(kind="cosine", total_steps=8, warmup_steps=2)
         self.update = Update(optimizer=optimizer, schedule=schedule, max_grad_norm=1.0)
-        self.folder, self.metrics, self.first = folder / "checkpoints", folder / "metrics.jsonl", 0
+        self.folder, self.metrics = folder / "checkpoints", folder / "metrics.jsonl"
         folder.mkdir(exist_ok=True)
+        self.progress = Cursor()
+        control = Control(send=lambda event: None)
+        self.trainer = Trainer(
+            context=Context("learn", folder, folder, 17, {}, control, fingerprint=fingerprint),
+            params=self.params,
+            update=self.update,
+            total_steps=100,
+            save_every=2,
+            keep=2,
+            progress=self.progress,
+        )
 
     def forward(self, ids: torch.Tensor) -> Output:
         logp = self.net(ids).log_softmax(-1)
         return Output(logp_N=logp.gather(1, ids.roll(-1)[:, None])[:, 0])
 
     def batches(self, last: int):
-        for _ in range(self.first, last):
+        for _ in range(self.trainer.step, last):
             ids = torch.randint(7, (12,))
             batch = Batch(num_sequences=3, sequence_N=torch.arange(12) // 4, advantage_S=torch.randn(3))
             yield [MicroBatch(inputs=ids, batch=batch)]
 
     def resume(self) -> "Run":
-        state = resume(self.folder, self.params, self.update.optimizer, [self.metrics])
-        self.first = 0 if state is None else state.step
+        self.trainer.resume()
         return self
 
     def go(self, last: int) -> "Run":
-        steps = train_steps(self.forward, self.update, GRPO(), self.batches(last), first_step=self.first)
-        for info in steps:
+        for info in self.trainer.run(self.forward, GRPO(), self.batches(last)):
             append_line(self.metrics, {"step": info.step, "loss": info.loss, "rate": info.learning_rate})
-            if info.step % 2:
-                self.save(info.step + 1)
         return self
-
-    def save(self, step: int) -> Path:
-        state = capture(step, self.params, self.update.optimizer, {"cursor": step, "samples": 3 * step})
-        return save(self.folder, state, files=[self.metrics])
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    """All files but the journal, which tells of attempts too, and the manifests, which hold its length."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    names = ("journal.jsonl", "manifest.json")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.name not in names}
 
 
 @pytest.mark.parametrize("stopped_after", [1, 2, 3, 5, 7])
@@ -68,7 +92,8 @@ def test_a_resumed_run_ends_with_the_same_bytes(tmp_path, stopped_after):
     Run(tmp_path / "whole").go(8)
     Run(tmp_path / "parts").go(stopped_after)
     resumed = Run(tmp_path / "parts").resume()
-    assert resumed.first == stopped_after // 2 * 2
+    assert resumed.trainer.step == stopped_after // 2 * 2
+    assert resumed.progress.kept == ({"cursor": 7} if resumed.trainer.step else {})
     resumed.go(8)
     assert bytes_of(tmp_path / "parts") == bytes_of(tmp_path / "whole")
     assert sorted(path.name for path in resumed.folder.iterdir()) == ["step-00000006", "step-00000008"]
@@ -80,7 +105,7 @@ def test_a_resumed_run_ends_with_the_same_bytes(tmp_path, stopped_after):
 def test_a_kill_while_saving_loses_nothing(tmp_path, fault):
     Run(tmp_path / "whole").go(6)
     run = Run(tmp_path / "parts").go(4)
-    state = capture(6, run.params, run.update.optimizer, {})
+    state = capture(6, run.params, run.update.optimizer, {}, "ab" * 32)
     child = os.fork()
     if child == 0:  # the checkpoint of step 6 is never finished, or just so
         install_fault(fault)
@@ -97,8 +122,8 @@ def test_a_kill_while_saving_loses_nothing(tmp_path, fault):
 def test_the_state_comes_back_whole(tmp_path):
     run = Run(tmp_path).go(2)
     expected = torch.rand(3)
-    state = restore(run.folder / "step-00000002", run.params, run.update.optimizer)
-    assert state.step == 2 and state.progress == {"cursor": 2, "samples": 6}
+    state = restore(run.folder / "step-00000002", run.params, run.update.optimizer, fingerprint="ab" * 32)
+    assert state.step == 2 and state.progress == {"cursor": 7}
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -127,8 +152,8 @@ def test_append_only_files_are_cut_back_and_never_grown(tmp_path):
     append_line(run.metrics, {"step": 99})
     run.resume()
     assert run.metrics.stat().st_size == length
-    os.truncate(run.metrics, length - 1)
-    with pytest.raises(StageError, match=f"has {length - 1} bytes, but had {length}"):
+    os.truncate(run.metrics, 0)
+    with pytest.raises(StageError, match=f"has 0 bytes, but had {length}"):
         run.resume()
 
 
@@ -136,6 +161,27 @@ def test_another_model_is_refused(tmp_path):
     run = Run(tmp_path).go(2)
     run.params["2.weight"] = nn.Parameter(torch.zeros(3, 3))
     with pytest.raises(StageError, match=r"2\.weight is \(7, 8\) there and \(3, 3\) here"):
+        run.resume()
+
+
+def test_another_stage_with_the_same_parameters_is_refused(tmp_path):
+    Run(tmp_path).go(4)
+    other = Run(tmp_path, fingerprint="cd" * 32)
+    with pytest.raises(StageError, match=r"other settings, data or models.*is abababababababab, this stage's is cdcd"):
+        other.resume()
+    other.trainer.pinned = 2
+    with pytest.raises(StageError, match="other settings, data or models"):
+        other.trainer.take_pinned()
+
+
+@pytest.mark.parametrize(("change", "told"), [({"format": 99}, "format 99"), ({}, "format without a number")])
+def test_another_format_is_refused(tmp_path, change, told):
+    run = Run(tmp_path).go(2)
+    path = run.folder / "step-00000002" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["format"]
+    path.write_text(json.dumps({**manifest, **change}))
+    with pytest.raises(StageError, match=f"another version of togi \\({told}, this one reads 1"):
         run.resume()
 
 

@@ -51,7 +51,7 @@ SUMMARIES = {
     "status": "Show how far a recipe's last run came.",
     "show": "Show what a stage made: records, metrics or a model.",
     "report": "Render a recipe's report again and print where it lies.",
-    "list": "List stage types and their settings, templates and models.",
+    "list": "List stage types and their settings, and templates.",
     "clean": "Remove stored work that no recipe refers to.",
     "chat": "Talk to a model that a recipe trained or declares.",
 }

@@ -1,11 +1,14 @@
 """`togi list`."""
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, get_args, get_origin
 
 import click
+from pydantic import BaseModel
 
 from togi.cli.common import json_option, print_json
 from togi.core.errors import RecipeError
+from togi.core.settings import classes
 from togi.stages.table import STAGES
 from togi.text.template import TEMPLATES
 
@@ -14,9 +17,10 @@ from togi.text.template import TEMPLATES
 @click.argument("name", required=False)
 @json_option
 def command(name: str | None, as_json: bool) -> None:
-    """List stage types and their settings, templates and models.
+    """List stage types and their settings, and templates.
 
-    With the NAME of a stage type: its settings, their defaults and what they mean.
+    With the NAME of a stage type: its settings, their defaults and what they mean. A default of {} is all the defaults
+    of the rows below it; x[].y is the setting y of each entry of the list x; x[length].y of those whose type is length.
     """
     if name is not None and name not in STAGES:
         raise RecipeError(f"there is no stage type {name!r}; there are: {', '.join(STAGES)}")
@@ -27,7 +31,8 @@ def command(name: str | None, as_json: bool) -> None:
         click.echo(f"{name}: {value['about']}\n")
         for key, row in value["settings"].items():
             mark = " (place)" if row["place"] else ""
-            click.echo(f"  {key} = {row['default']}{mark}\n      {row['about']}")
+            about = f"\n      {row['about']}" if row["about"] else ""
+            click.echo(f"  {key} = {row['default']}{mark}{about}")
     else:
         for stage, about in value["stages"].items():
             click.echo(f"  {stage:<13} {about}")
@@ -35,15 +40,52 @@ def command(name: str | None, as_json: bool) -> None:
 
 
 def _about(name: str) -> str:
-    return (STAGES[name].settings.__doc__ or "").strip().split("\n\n")[0].replace("\n    ", " ")
+    return _meaning(STAGES[name].settings)
+
+
+def _meaning(settings: type[BaseModel]) -> str:
+    return (settings.__doc__ or "").strip().split("\n\n")[0].replace("\n    ", " ")
 
 
 def stage_settings(name: str) -> dict[str, Any]:
-    """A stage type's settings with defaults and meanings, as JSON-like values."""
-    settings = {}
-    for key, info in STAGES[name].settings.model_fields.items():
-        default = "required" if info.is_required() else info.get_default(call_default_factory=True)
+    """A stage type's settings with defaults and meanings, as JSON-like values; nested ones under dotted keys."""
+    settings = dict(_rows(STAGES[name].settings, ""))
+    return {"type": name, "about": _about(name), "yields": STAGES[name].yields, "settings": settings}
+
+
+def _rows(settings: type[BaseModel], prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for key, info in settings.model_fields.items():
+        nested = [cls for cls in classes(info.annotation) if issubclass(cls, BaseModel)]
+        default = "required" if info.is_required() else _changed(info.get_default(call_default_factory=True))
         shown = default if isinstance(default, str | int | float | bool | None) else str(default)
         place = bool(isinstance(info.json_schema_extra, dict) and info.json_schema_extra.get("place"))
-        settings[key] = {"default": shown, "about": info.description or "", "place": place}
-    return {"type": name, "about": _about(name), "yields": STAGES[name].yields, "settings": settings}
+        about = info.description or (_meaning(nested[0]) if len(nested) == 1 else "")
+        yield f"{prefix}{key}", {"default": shown, "about": about, "place": place}
+        if len(nested) == 1:
+            yield from _rows(nested[0], f"{prefix}{key}{'[]' if _is_list(info.annotation) else ''}.")
+        else:
+            for variant in nested:
+                yield from _variant(variant, f"{prefix}{key}")
+
+
+def _variant(settings: type[BaseModel], key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """One of several kinds that `type` tells apart: what it is stands beside its type, which comes first."""
+    prefix = f"{key}[{settings.model_fields['type'].default}]."
+    rows = dict(_rows(settings, prefix))
+    kind = rows.pop(f"{prefix}type")
+    yield f"{prefix}type", {**kind, "about": _meaning(settings)}
+    yield from rows.items()
+
+
+def _is_list(annotation: Any) -> bool:
+    return any(get_origin(part) in (tuple, list) for part in (annotation, *get_args(annotation)))
+
+
+def _changed(value: Any) -> Any:
+    """A default; of nested settings, those that differ from their own defaults, which have rows of their own."""
+    if isinstance(value, BaseModel):
+        fields = type(value).model_fields
+        return {key: _changed(item) for key, item in value if fields[key].is_required() or item != fields[key].default}
+    if isinstance(value, tuple) and any(isinstance(item, BaseModel) for item in value):
+        return [_changed(item) for item in value]
+    return value

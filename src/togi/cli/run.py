@@ -1,5 +1,6 @@
 """`togi run`."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +30,31 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool, **options: 
     """
     graph = load_graph(recipe, overrides)
     display: Display = JsonLines() if as_json else Human()
-    run = Run(graph, Options(recipe=str(recipe), **options), display)
+    given = Options(recipe=str(recipe), **options)
+    run = Run(graph, given, display)
     for name, model in graph.recipe.models.items():
         if model.licence:
             display.note(f"model {name}: licence {model.licence}")
     try:
         run.run()
     except Interrupted as stopped:
-        raise Interrupted(f"{stopped}. To go on: togi run {' '.join([str(recipe), *overrides])}") from None
+        raise Interrupted(f"{stopped}. To go on: {same_command(given, overrides, as_json)}") from None
     except TogiError:
-        display.note(f"report: {run.folder / 'report.html'}")
+        if (run.folder / "report.html").exists():
+            display.note(f"report: {run.folder / 'report.html'}")
         raise
     _closing(graph, run, recipe, display)
+
+
+def same_command(given: Options, overrides: tuple[str, ...], as_json: bool) -> str:
+    """What to type into a shell to go on as before. --redo is left out: it would forget what was done since."""
+    words = ["togi", "run", given.recipe, *overrides]
+    words += ["--until", given.until] if given.until else []
+    words += ["--threads", str(given.threads)] if given.threads else []
+    words += ["--compute", given.compute] if given.compute != "auto" else []
+    words += ["--accept-numerics"] if given.accept_numerics else []
+    words += ["--json"] if as_json else []
+    return shlex.join(words)
 
 
 def _closing(graph: Graph, run: Run, recipe: Path, display: Display) -> None:

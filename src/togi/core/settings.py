@@ -8,7 +8,7 @@ fingerprints.
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
@@ -123,6 +123,23 @@ def is_place(settings: BaseModel, name: str) -> bool:
     """Whether a field was declared with `place`."""
     extra = type(settings).model_fields[name].json_schema_extra
     return isinstance(extra, dict) and extra.get("place") is True
+
+
+def classes(annotation: Any) -> list[type]:
+    """The classes that a field's type names: those of a union, or of what a list or map holds."""
+    origin = get_origin(annotation)
+    if origin is None:
+        return [annotation] if isinstance(annotation, type) else []
+    parts = () if origin is Literal else get_args(annotation)[:1] if origin is Annotated else get_args(annotation)
+    return [found for part in parts for found in classes(part)]
+
+
+def takes(settings: type[BaseModel], kind: str) -> bool:
+    """Whether settings of this class can refer to `kind`, at any depth."""
+    found = [cls for info in settings.model_fields.values() for cls in classes(info.annotation)]
+    return any(
+        kind in cls.kinds if issubclass(cls, Ref) else issubclass(cls, BaseModel) and takes(cls, kind) for cls in found
+    )
 
 
 def walk(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:

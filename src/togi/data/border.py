@@ -23,6 +23,7 @@ class DataSpec:
     """What to read: a file or folder (`path`), or a data set on the hub ("owner/name", or "owner/name/folder").
 
     `columns` maps our name of a column to the file's. `split` chooses among files whose names tell their split.
+    `takers` are the stages that take each kind of records, for the message on rows of another kind.
     """
 
     path: Path | str | None = None
@@ -32,6 +33,7 @@ class DataSpec:
     columns: Mapping[str, str] = field(default_factory=dict)
     licence: str = ""
     on_bad_row: Literal["error", "drop"] = "error"
+    takers: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ def _take(row: Row, spec: DataSpec, kind: str, source: Source, seen: dict[str, i
             raise row.values
         values = _renamed(row.values, spec.columns)
         shape = understand(values)
-        _check_kind(shape, kind, values)
+        _check_kind(shape, kind, values, spec.takers)
         content = _content(shape, kind)
         key = digest([kind, content])
         ordinal = seen.get(key, 0)
@@ -107,7 +109,7 @@ def _renamed(values: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str,
     return named | {name: value for name, value in values.items() if name not in taken and name not in named}
 
 
-def _check_kind(shape: Shape, kind: str, values: Mapping[str, Any]) -> None:
+def _check_kind(shape: Shape, kind: str, values: Mapping[str, Any], takers: Mapping[str, Sequence[str]]) -> None:
     fits = shape.kinds()
     if kind in fits:
         return
@@ -118,7 +120,8 @@ def _check_kind(shape: Shape, kind: str, values: Mapping[str, Any]) -> None:
         f"the row has the columns {', '.join(values) or '(none)'}, which do not make {kind}: that needs {NEEDS[kind]}"
     )
     if fits:
-        raise BadRow("wrong_shape", f"{found}. Such rows would fit {' or '.join(fits)}")
+        others = [f"{other} (for {', '.join(takers[other])})" if takers.get(other) else other for other in fits]
+        raise BadRow("wrong_shape", f"{found}. Such rows would fit {' or '.join(others)}")
     raise BadRow("wrong_shape", f"{found}. Say which column is which with `columns: {{our name: the file's name}}`")
 
 

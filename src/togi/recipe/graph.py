@@ -14,7 +14,7 @@ from togi.core.sources import ModelSource, fingerprint
 from togi.recipe.schema import DataSpec, ModelSpec, Recipe
 from togi.stages.base import Resolved, StageSettings, file_hash
 from togi.stages.imported import Import
-from togi.stages.table import STAGES
+from togi.stages.table import STAGES, takers
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,18 +115,8 @@ def _check_references(recipe: Recipe, problems: list[str]) -> None:
 
 
 def _who_takes(kind: str) -> str:
-    takers = [
-        name
-        for name, stage in STAGES.items()
-        for info in stage.settings.model_fields.values()
-        if kind in _kinds_in(info.annotation)
-    ]
-    return f"; stages that take {kind}: {', '.join(dict.fromkeys(takers))}" if takers else ""
-
-
-def _kinds_in(annotation: Any) -> tuple[str, ...]:
-    members = [annotation, *getattr(annotation, "__args__", ())]
-    return tuple(k for m in members if isinstance(m, type) and issubclass(m, Ref) for k in m.kinds)
+    found = takers(kind)
+    return f"; stages that take {kind}: {', '.join(found)}" if found else ""
 
 
 def _kind_of(recipe: Recipe, ref: Ref) -> str:

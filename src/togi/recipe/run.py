@@ -14,14 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from togi import __version__
-from togi.core.errors import ERRORS, InputError, Interrupted, RecipeError, StageError, TogiError
+from togi.core.errors import ERRORS, InputError, Interrupted, RecipeError, StageError, TogiError, WorkerDied
 from togi.core.files import write_json, write_text
 from togi.recipe.display import Display
 from togi.recipe.graph import Graph, Node
 from togi.recipe.lock import lock_text
 from togi.recipe.report import render
 from togi.recipe.state import STATE, running
-from togi.recipe.store import clear_stage, is_done, made_from, manifest, results_digest, run_folder, store_folder
+from togi.recipe.store import (
+    clear_stage,
+    is_done,
+    made_from,
+    manifest,
+    results_digest,
+    run_folder,
+    store_folder,
+    writing_home,
+)
 from togi.recipe.worker import resolved_to_json
 from togi.recipe.workers import Workers, clear_meetings
 from togi.stages.base import RankedSettings
@@ -56,6 +65,7 @@ class Run:
         self.folder = run_folder(graph.recipe.name)
         self.workers: Workers | None = None
         self.interrupted = False
+        self.killed = False
         self.cached: dict[str, bool] = {}
         self.failed: dict[str, str] = {}
         self.started = time.time()
@@ -64,9 +74,10 @@ class Run:
         """Does everything that is not done. Raises the TogiError that ended it; state and report are written first."""
         names = self._wanted()
         check_trackers(self.graph.recipe.track)
-        self._redo()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.folder / "recipe.lock.yaml", lock_text(self.graph))
+        with writing_home():
+            self._redo()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_text(self.folder / "recipe.lock.yaml", lock_text(self.graph))
         with running(self.folder, clear_meetings):
             self._run(names)
 
@@ -108,13 +119,21 @@ class Run:
             raise Interrupted("stopped; everything finished is saved")
         self.display.start(node.name, node.settings.type)
         self._state("running", running=node.name)
+        try:
+            self._work(node, folder)
+        except WorkerDied:
+            if not self.killed:
+                raise
+            raise Interrupted(f"stage {node.name}: stopped at once; everything finished is saved") from None
+        self.display.done(node.name, manifest(folder)["seconds"])
+        self._state("running")
+
+    def _work(self, node: Node, folder: Path) -> None:
         for event in self._workers_for(node).do(self._command(node, folder)):
             self.display.event(event)
             if event["event"] == "failed":
                 self.failed[node.name] = event["message"]
                 raise ERRORS.get(event["kind"], StageError)(event["message"])
-        self.display.done(node.name, manifest(folder)["seconds"])
-        self._state("running")
 
     def _made_from(self, node: Node) -> list[str]:
         """What the stages before came to, without their names: other recipes may call them otherwise."""
@@ -157,14 +176,17 @@ class Run:
         }
 
     def _link(self, name: str, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         link = self.folder / name
-        link.unlink(missing_ok=True)
-        link.symlink_to(os.path.relpath(folder, self.folder))
+        with writing_home():
+            folder.mkdir(parents=True, exist_ok=True)
+            link.unlink(missing_ok=True)
+            link.symlink_to(os.path.relpath(folder, self.folder))
 
     def _on_signal(self, number: int, frame: Any) -> None:
         if self.interrupted and self.workers is not None:
+            self.killed = True
             self.workers.kill()
+            return
         self.interrupted = True
         self.display.note("stopping: the work at hand is finished and saved first; once more to stop at once")
         if self.workers is not None:
@@ -182,10 +204,12 @@ class Run:
             "error": error,
             "versions": {"togi": __version__, "python": sys.version.split()[0]},
         }
-        write_json(self.folder / STATE, value)
-        try:
+        try:  # what goes wrong here is told, but never in the place of what the run itself ended with
+            write_json(self.folder / STATE, value)
             render(self.folder)
-        except InputError as wrong:  # told, but never in the place of what the run itself ended with
+        except OSError as wrong:
+            self.display.note(f"the state and the report of the run cannot be written: {wrong}")
+        except InputError as wrong:
             self.display.note(f"the report cannot be rendered: {wrong}")
 
     def _stage_state(self, node: Node, running: str | None) -> dict[str, Any]:

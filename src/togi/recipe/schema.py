@@ -5,6 +5,7 @@ members of a union.
 """
 
 import difflib
+import re
 import types
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -14,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from togi.core.errors import RecipeError
 from togi.core.settings import RecipePath, Settings
 from togi.recipe.source import KeyPath, Tree
+from togi.recipe.state import LOCK
 from togi.stages.base import StageSettings
 from togi.stages.imported import DataSettings
 from togi.stages.table import STAGES
@@ -21,6 +23,7 @@ from togi.text.template import TEMPLATE_NAMES
 
 S = TypeVar("S", bound=Settings)
 NAME = r"^[A-Za-z_][A-Za-z0-9_-]*$"
+RESERVED = (LOCK,)  # a run's folder holds its stages by name beside files of its own; the others' names have a dot
 
 
 class ModelSpec(Settings):
@@ -112,6 +115,7 @@ def validate(tree: Tree) -> Recipe:
     seen: dict[str, str] = {}
     for section in ("models", "data", "stages"):
         for name in tree.values.get(section) or {}:
+            problems += [f"{tree.where((section, name))}: {section}.{name}: {wrong}" for wrong in _misnamed(name)]
             if name in seen:
                 problems.append(f"{tree.where((section, name))}: {section}.{name}: {seen[name]} has this name already")
             seen[name] = section
@@ -119,6 +123,14 @@ def validate(tree: Tree) -> Recipe:
         raise RecipeError("\n".join(problems))
     good = {name: stage for name, stage in stages.items() if stage is not None}
     return Recipe(head.name, head.seed, models, data, good, tree, head.track, head.compute)
+
+
+def _misnamed(name: str) -> list[str]:
+    if name in RESERVED:
+        return [f"{name!r} is the name of a file in the run's folder; choose another"]
+    if not re.fullmatch(NAME, name):
+        return [f"{name!r} is not a name: a letter or _ first, then letters, digits, _ and -; for example my_stage"]
+    return []
 
 
 def _section(cls: type[S], section: str, tree: Tree, problems: list[str]) -> dict[str, S]:
@@ -131,7 +143,7 @@ def _stage(name: str, tree: Tree, problems: list[str]) -> StageSettings | None:
     path = ("stages", name)
     values = tree.values["stages"][name]
     kind = values.get("type")
-    if kind not in STAGES:
+    if not isinstance(kind, str) or kind not in STAGES:
         where = tree.where((*path, "type"))
         problems.append(f"{where}: stages.{name}.type: found {kind!r}{_suggest(str(kind), list(STAGES))}")
         return None

@@ -89,8 +89,10 @@ def _parse(path: Path) -> CommentedMap:
 
 def _plain(value: Any, path: KeyPath, file: Path, origins: dict[KeyPath, str]) -> Any:
     if isinstance(value, CommentedMap):
+        lines = value.lc.data or {}  # not of keys that a merge (`<<: *base`) brought: they get the line of their map
         for key in value:
-            origins[(*path, str(key))] = f"{file}:{value.lc.key(key)[0] + 1}"
+            line = lines[key][0] if key in lines else value.lc.line
+            origins[(*path, str(key))] = f"{file}:{line + 1}"
         return {str(key): _plain(item, (*path, str(key)), file, origins) for key, item in value.items()}
     if isinstance(value, CommentedSeq):
         for index in range(len(value)):

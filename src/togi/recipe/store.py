@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from togi.core.errors import StageError
+from togi.core.errors import InputError, StageError
 from togi.core.files import read_json, write_json
 from togi.core.seeds import digest
 from togi.stages.base import file_hash
@@ -17,6 +17,19 @@ from togi.stages.base import file_hash
 def home() -> Path:
     """$TOGI_HOME, or ./runs."""
     return Path(os.environ.get("TOGI_HOME", "runs")).resolve()
+
+
+@contextmanager
+def writing_home() -> Iterator[None]:
+    """Raises InputError, which names the home folder, where the block cannot write into it."""
+    try:
+        yield
+    except OSError as error:
+        where = f"{home()} ({'$TOGI_HOME' if 'TOGI_HOME' in os.environ else 'the default; $TOGI_HOME chooses another'})"
+        raise InputError(
+            f"{where}: runs cannot be kept there: {error.strerror} ({error.filename}); choose another folder with "
+            "TOGI_HOME=FOLDER, or make room in it"
+        ) from None
 
 
 def store_folder() -> Path:

@@ -131,6 +131,7 @@ def _do(command: dict[str, Any], control: Control, ranks: Ranks) -> None:
             compute=command["compute"],
             ranks=ranks,
             recipe=command["recipe"],
+            fingerprint=command["fingerprint"],
             track=tuple(command["track"]),
         )
         log.handlers = [Told(context)]

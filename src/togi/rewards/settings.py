@@ -171,8 +171,7 @@ class GuardSettings(Settings):
     """A threshold on one metric of the run.
 
     `no_spread_share` is the share of groups that teach nothing, `kl` the distance to the stage's initial model in nats
-    a token, `diversity` that of the answers divided by the base model's, `held_out_reward` the change of a reward that
-    is never optimised.
+    a token, `diversity` that of the answers divided by the base model's.
     """
 
     metric: Literal[
@@ -181,7 +180,6 @@ class GuardSettings(Settings):
         "length",
         "kl",
         "diversity",
-        "held_out_reward",
         "failed_share",
         "below_fail_share",
     ]

@@ -85,6 +85,7 @@ class Context:
     compute: str = "auto"
     ranks: Ranks = ALONE
     recipe: str = ""
+    fingerprint: str = ""
     track: tuple[str, ...] = ()
     counts: dict[str, int] = field(default_factory=dict)
     drops: list[Drop] = field(default_factory=list)

@@ -7,11 +7,11 @@ from typing import Any
 
 from togi.core.records import Chat, Document, Message, Pair, Prompt, Record
 from togi.core.sources import ModelSource
-from togi.data.border import DataSpec, load_records
 from togi.model.load import load_tokenizer
 from togi.rewards.function import load_function
 from togi.rewards.settings import FunctionTerm
 from togi.stages.imported import Import
+from togi.stages.imported_work import read
 from togi.stages.train_grpo import TrainGrpo
 from togi.text.render import check_template, render_chat
 
@@ -75,7 +75,7 @@ class DataCheck:
 
 def check_data(settings: Import) -> DataCheck:
     """Reads all rows of a data set. Raises InputError for the first that does not fit."""
-    imported = load_records(DataSpec(**settings.model_dump(exclude={"type", "seed", "kind"})), settings.kind)
+    imported = read(settings)
     drops: dict[str, int] = {}
     for drop in imported.drops:
         drops[drop.reason] = drops.get(drop.reason, 0) + 1

@@ -1,13 +1,20 @@
 """The work of `import`."""
 
-from togi.data.border import DataSpec, load_records
+from togi.core.records import KINDS
+from togi.data.border import DataSpec, Imported, load_records
 from togi.stages.base import Context
 from togi.stages.imported import Import
+from togi.stages.table import takers
+
+
+def read(settings: Import) -> Imported:
+    """The records of a data set. Raises InputError for rows that do not fit, which says what stages would take them."""
+    given = settings.model_dump(exclude={"type", "seed", "kind"})
+    return load_records(DataSpec(**given, takers={kind: takers(kind) for kind in KINDS}), settings.kind)
 
 
 def run(settings: Import, context: Context) -> None:
-    spec = DataSpec(**settings.model_dump(exclude={"type", "seed", "kind"}))
-    imported = load_records(spec, settings.kind)
+    imported = read(settings)
     for drop in imported.drops:
         context.drops.append(drop)
     context.counts["in"] = len(imported.records) + len(imported.drops)

@@ -19,7 +19,6 @@ from togi.core.files import read_json
 from togi.core.records import Chat, Document, Message, Pair, Prompt, Record
 from togi.core.settings import Ref
 from togi.core.sources import ModelSource
-from togi.data.border import DataSpec, load_records
 from togi.model.folders import converted_folder
 from togi.model.memory import Job, Shape, predict, training_flops
 from togi.stages.base import RECORDS_FILE, StageSettings
@@ -29,6 +28,7 @@ from togi.stages.diversify import Diversify
 from togi.stages.evaluate import Evaluate
 from togi.stages.fixed import FixedTraining, Optimisation
 from togi.stages.imported import Import
+from togi.stages.imported_work import read
 from togi.stages.resources import job_of, shape_of
 from togi.stages.select import Select
 from togi.stages.synthesize import Synthesize
@@ -113,8 +113,7 @@ class _Planner:
             known.samples = read_records(stage.folder / RECORDS_FILE)[1]
             found.records = len(known.samples)
         elif isinstance(settings, Import) and settings.path is not None:
-            spec = DataSpec(**settings.model_dump(exclude={"type", "seed", "kind"}))
-            known.samples = load_records(spec, settings.kind).records
+            known.samples = read(settings).records
             found.records = len(known.samples)
         elif isinstance(settings, Curate | Diversify | Select | Contrast):
             came = self._read(stage, settings.input)

@@ -1,5 +1,6 @@
 """The stages that a recipe can name. A new one is a settings file, a work file and one line here."""
 
+from togi.core.settings import takes
 from togi.stages import (
     contrast,
     curate,
@@ -34,3 +35,8 @@ STAGES = {
         evaluate.STAGE,
     )
 }
+
+
+def takers(kind: str) -> list[str]:
+    """The stage types that take `kind`."""
+    return [name for name, stage in STAGES.items() if takes(stage.settings, kind)]

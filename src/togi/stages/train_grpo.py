@@ -193,8 +193,6 @@ class TrainGrpo(Optimisation):
         for guard in self.guards:
             if guard.metric == "kl" and self.loss.beta == 0:
                 raise ValueError("a guard on kl needs the KL to be computed: set loss.beta above 0")
-            if guard.metric == "held_out_reward":
-                raise ValueError("held_out_reward is measured by `evaluate`, not while training; guard another metric")
         return self
 
     @model_validator(mode="after")

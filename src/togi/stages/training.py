@@ -56,7 +56,8 @@ class Trainer:
         newest = self.context.ranks.once(self._newest)
         if newest is None:
             return
-        state = restore(newest, self.params, self.update.optimizer, self.context.ranks)
+        context = self.context
+        state = restore(newest, self.params, self.update.optimizer, context.ranks, context.fingerprint)
         self.progress.restore(state.progress)
         self.step = self._saved = state.step
         self.context.log(f"going on after step {state.step} of {self.total_steps}")
@@ -119,7 +120,8 @@ class Trainer:
             return
         folder = self.context.folder
         self._append("journal.jsonl", {"saving": self.step})
-        state = capture(self.step, self.params, self.update.optimizer, self.progress.state())
+        progress = self.progress.state()
+        state = capture(self.step, self.params, self.update.optimizer, progress, self.context.fingerprint)
         files = [folder / name for name in APPENDED]
         ranks = self.context.ranks
         save(folder / "checkpoints", state, files=files, keep=self.keep, pinned=self.pinned, ranks=ranks)
@@ -133,7 +135,8 @@ class Trainer:
     def take_pinned(self) -> None:
         """Goes back to the weights of the pinned checkpoint, where there is one."""
         if self.pinned is not None and self.pinned != self.step:
-            take_weights(self.context.folder / "checkpoints", self.pinned, self.params)
+            folder = self.context.folder / "checkpoints"
+            take_weights(folder, self.pinned, self.params, self.context.fingerprint)
 
 
 def _forget(path: Path) -> None:

@@ -2,7 +2,8 @@
 
     step-00000010/
       weights.safetensors  optimizer.safetensors  random.safetensors  progress.json
-      manifest.json        written last: hashes of the others, byte lengths of the append-only files beside them
+      manifest.json        written last: hashes of the others, byte lengths of the append-only files beside them,
+                           the format of all this and the fingerprint of the stage
 
 Several ranks each write their own tensors (`shards`), and any number of ranks can take them up again. A checkpoint is
 written to a temporary folder, synced and renamed. To restore one is also to cut every append-only file back to the
@@ -33,6 +34,7 @@ from togi.train.shards import like, local, rows_of
 
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
+FORMAT = 1  # goes up when a checkpoint's files or their meaning change
 
 logger = logging.getLogger(__name__)
 
@@ -40,20 +42,25 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
     """Everything that the next step depends on. `step` counts finished steps; `progress` is JSON of the caller's own:
-    counters, data cursor, guards."""
+    counters, data cursor, guards; `fingerprint` is that of the stage, which alone may go on from here."""
 
     step: int
     weights: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
     random: Mapping[str, Tensor]
     progress: Mapping[str, Any]
+    fingerprint: str = ""
 
 
 # --- between a running training and a State ---------------------------------------------------------------------------
 
 
 def capture(
-    step: int, params: Mapping[str, Parameter], optimizer: torch.optim.Optimizer, progress: Mapping[str, Any]
+    step: int,
+    params: Mapping[str, Parameter],
+    optimizer: torch.optim.Optimizer,
+    progress: Mapping[str, Any],
+    fingerprint: str = "",
 ) -> State:
     """The state after `step` finished steps. `params` are the trained ones: frozen weights come from where they came.
 
@@ -65,6 +72,7 @@ def capture(
         optimizer=_optimizer_tensors(optimizer, params),
         random=_random_state(),
         progress=progress,
+        fingerprint=fingerprint,
     )
 
 
@@ -77,13 +85,18 @@ class Restored:
 
 
 def restore(
-    path: Path, params: Mapping[str, Parameter], optimizer: torch.optim.Optimizer, ranks: Ranks = ALONE
+    path: Path,
+    params: Mapping[str, Parameter],
+    optimizer: torch.optim.Optimizer,
+    ranks: Ranks = ALONE,
+    fingerprint: str = "",
 ) -> Restored:
     """Puts a checkpoint's state into `params`, `optimizer` and the random generators, and cuts append-only files back.
 
-    Raises StageError when the checkpoint belongs to other parameters or a file is shorter than it was.
+    Raises StageError when the checkpoint belongs to another stage or to other parameters, is of another format, or a
+    file is shorter than it was.
     """
-    manifest = read_json(path / MANIFEST)
+    manifest = _manifest(path, fingerprint)
     size = manifest.get("ranks", 1)
     _put_weights(path, size, params)
     _restore_optimizer(optimizer, params, shards.Stored(path, "optimizer", size))
@@ -92,16 +105,21 @@ def restore(
     return Restored(step=manifest["step"], progress=read_json(path / PROGRESS))
 
 
-def resume(
-    folder: Path, params: Mapping[str, Parameter], optimizer: torch.optim.Optimizer, files: Sequence[Path] = ()
-) -> Restored | None:
-    """Restores the newest complete checkpoint of `folder`; without one, empties `files` and gives None."""
-    path = newest_complete(folder)
-    if path is not None:
-        return restore(path, params, optimizer)
-    for file in files:
-        _cut(file, 0)
-    return None
+def _manifest(path: Path, fingerprint: str) -> dict[str, Any]:
+    """The manifest of a checkpoint of this stage, in the format that is read here; else raises StageError."""
+    manifest = read_json(path / MANIFEST)
+    if manifest.get("format") != FORMAT:
+        raise StageError(
+            f"{path}: it was written by another version of togi (format {manifest.get('format', 'without a number')}, "
+            f"this one reads {FORMAT}); go on with that version, or start anew with `togi run --redo`"
+        )
+    if manifest["fingerprint"] != fingerprint:
+        raise StageError(
+            f"{path}: it belongs to a stage with other settings, data or models, or of another version: its "
+            f"fingerprint is {manifest['fingerprint'][:16] or 'empty'}, this stage's is {fingerprint[:16] or 'empty'}; "
+            "start anew with `togi run --redo`"
+        )
+    return manifest
 
 
 def _put_weights(path: Path, size: int, params: Mapping[str, Parameter]) -> None:
@@ -205,6 +223,8 @@ def _finish(
     write_json(temporary / PROGRESS, dict(state.progress))
     lengths = {os.path.relpath(file, final.parent): _size(file) for file in files}
     found = {
+        "format": FORMAT,
+        "fingerprint": state.fingerprint,
         "step": state.step,
         "lengths": lengths,
         "sha256": {**hashes, PROGRESS: _sha256(temporary / PROGRESS)},
@@ -239,16 +259,16 @@ def _name(step: int | None) -> str:
     return "" if step is None else f"step-{step:08d}"
 
 
-def take_weights(folder: Path, step: int, params: Mapping[str, Parameter]) -> None:
+def take_weights(folder: Path, step: int, params: Mapping[str, Parameter], fingerprint: str = "") -> None:
     """Puts the weights alone that were saved after `step` into `params`: no optimiser, no random state, no file is cut.
 
-    Raises StageError when that checkpoint is gone or damaged, or belongs to other parameters.
+    Raises StageError when that checkpoint is gone or damaged, or belongs to another stage or to other parameters.
     """
     path = folder / _name(step)
     wrong = _damage(path)
     if wrong is not None:
         raise StageError(f"{path}: the checkpoint to go back to cannot be read: {wrong}; start anew with --redo")
-    _put_weights(path, read_json(path / MANIFEST).get("ranks", 1), params)
+    _put_weights(path, _manifest(path, fingerprint).get("ranks", 1), params)
 
 
 def newest_complete(folder: Path) -> Path | None:
