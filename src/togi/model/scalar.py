@@ -99,17 +99,18 @@ class RewardModel(nn.Module):
         """Scores (S,) of the forest's sequences, in fp32 or wider."""
         with recomputed_layers(unwrapped(self.net), self.recompute):
             hidden_SH = hidden_states(self.net, forest, apart=self.apart)[forest.last_S]
-        return read_head(unwrapped(self.net).score, hidden_SH)
+        scorer: Any = unwrapped(self.net)
+        return read_head(scorer.score, hidden_SH)
 
 
-def read_head(head: nn.Module, hidden_SH: Tensor) -> Tensor:
+def read_head(head: Any, hidden_SH: Tensor) -> Tensor:
     """Scores (S,) of hidden states by a scalar head, in fp32 or wider under autocast too.
 
     In bfloat16 scores between 1 and 2 are 1/128 apart, and answers that differ would tie.
     """
     wide = torch.promote_types(hidden_SH.dtype, torch.float32)
     with torch.autocast(hidden_SH.device.type, enabled=False):
-        score_S1 = F.linear(hidden_SH.to(wide), head.weight.to(wide))  # type: ignore[arg-type]
+        score_S1 = F.linear(hidden_SH.to(wide), head.weight.to(wide))
     return score_S1[:, 0].clone()  # no view: sharding ties the backward to what is returned
 
 
