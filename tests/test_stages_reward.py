@@ -52,7 +52,14 @@ def saved_accuracy(context: Context, given: list[Pair]) -> float:
 
 
 @pytest.mark.parametrize(
-    "how", [{}, {"lora": {"rank": 4, "alpha": 8}}, {"train_layers": 1}, {"train_layers": 0, "head_learning_rate": 0.1}]
+    "how",
+    [
+        {},
+        {"lora": {"rank": 4, "alpha": 8}},
+        {"lora": {"rank": 4, "alpha": 8}, "head_learning_rate": 0.1},
+        {"train_layers": 1},
+        {"train_layers": 0, "head_learning_rate": 0.1},
+    ],
 )
 def test_every_way_of_training_learns_and_saves_what_it_measured(tmp_path, how):
     every = pairs()
@@ -74,7 +81,7 @@ def test_the_head_is_trained_whole_beside_an_adapter(tmp_path):
     scorer, task = Trunk(made, context, model, data).scorer(data)
     names = [name for name, p in scorer.net.named_parameters() if p.requires_grad]
     heads = [name for name in names if "score" in name]
-    assert len(heads) == 1 and task.rates()[heads[0]] == 0.5
+    assert len(heads) == 1 and task.rates() == {heads[0]: 0.5}
     assert all("lora" in name for name in names if name not in heads)
 
 

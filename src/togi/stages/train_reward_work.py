@@ -174,7 +174,8 @@ class RewardTask(Task[Forest | Tensor]):
 
     def rates(self) -> dict[str, float]:
         rate = self.settings.head_learning_rate
-        names = [name for name, _ in self.net.named_parameters() if ".score." in f".{name}"]
+        # beside an adapter stands the head as it was before, which is frozen
+        names = [name for name, p in self.net.named_parameters() if p.requires_grad and ".score." in f".{name}"]
         return {} if rate is None else dict.fromkeys(names, rate)
 
 
