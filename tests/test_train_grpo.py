@@ -8,19 +8,21 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from grpo_runs import Bench, lines, weights
+from grpo_runs import Bench, lines, prompts, weights
 from safetensors.torch import load_file
 from tiny import TrueFloat64
 from together import together
 
-from togi.core.errors import Interrupted
-from togi.core.records import Completion
+from togi.core.errors import InputError, Interrupted
+from togi.core.records import Completion, Message, Prompt
 from togi.model.logprobs import plain_logprobs
 from togi.objectives.grpo import LossType
+from togi.stages.grpo_rollouts_work import Rollouts
 from togi.stages.grpo_updates_work import _sequence
 from togi.stages.models import load_trainable
 from togi.stages.train_grpo import TrainGrpo
 from togi.stages.train_grpo_work import run
+from togi.text.render import render_prompt
 from togi.text.template import Template
 from togi.train.loop import train_steps
 from togi.train.optimizer import AdamWSettings, Schedule, Update, build_adamw, trained
@@ -329,6 +331,18 @@ def test_a_batch_without_a_finished_answer_changes_nothing(bench, beta):
     assert [row["groups/teaching"] for row in rows] == [0.0, 0.0]
     for micro in next(bench.at_work(settings).steps(0)):
         assert micro.batch.sequence_N.numel() == micro.inputs.target_N.numel() == 0
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_prompt_that_leaves_no_room_for_an_answer_is_named_before_anything_is_sampled(bench, held):
+    long = Prompt(id="long", messages=(Message("user", "Why? " * 60),))
+    parts = (prompts(), [long]) if held else ([*prompts(), long], [])
+    settings = bench.settings()
+    template, tokenizer = bench.model().template, bench.model().tokenizer
+    length = len(render_prompt(template, tokenizer, long.messages))
+    says = rf"1 of 9 prompts .* long, has {length} tokens, .* are {length + 12}, but the model's context is 256"
+    with pytest.raises(InputError, match=says):
+        Rollouts(settings, bench.context("too-long"), bench.model(), *parts)
 
 
 # --- rewards and validation -------------------------------------------------------------------------------------------
