@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -16,6 +16,7 @@ from together import together
 from togi.core.errors import InputError, Interrupted
 from togi.core.records import Completion, Message, Prompt
 from togi.model.logprobs import plain_logprobs
+from togi.objectives.base import Output
 from togi.objectives.grpo import LossType
 from togi.stages.grpo_rollouts_work import Rollouts
 from togi.stages.grpo_updates_work import _sequence
@@ -298,22 +299,41 @@ def test_truncation_is_read_from_the_text(bench, kind, monkeypatch):
     source = bench.at_work(bench.settings(prompts_per_step=1, mask_truncated=True), model)
     end = ENDS[kind].terminator
     texts = [f"the cat{end}", "the cat sat on", f"a{end}", end[:-1]]
-
-    def answers(prompts, count, seeds) -> list[list[Completion]]:
-        made = []
-        for text in texts:
-            ids = tuple(model.tokenizer(text, add_special_tokens=False)["input_ids"])
-            # a sampler that knows nothing of terminators says length for each
-            made.append(Completion(text=text, stop="length", token_ids=ids, logprobs=(-1.0,) * len(ids)))
-        return [made for _ in prompts]
-
-    monkeypatch.setattr(source.rollouts, "_sample", answers)
+    monkeypatch.setattr(source.rollouts, "_sample", says(model, texts))
     (micro,) = next(source.steps(0))
     assert [answer.counts for answer in source.made.groups[0]] == [True, False, True, False]
     pieces = len(model.tokenizer(end, add_special_tokens=False)["input_ids"])
     assert (pieces > 1) == (kind == "several tokens")
     told = [model.tokenizer.decode(part) for part in ids_of(micro)]
     assert told == [texts[0], texts[2]]
+
+
+def says(model, texts: Sequence[str]) -> Callable[..., list[list[Completion]]]:
+    """A sampler that answers so; it knows nothing of terminators and says length for each."""
+    made = []
+    for text in texts:
+        ids = tuple(model.tokenizer(text, add_special_tokens=False)["input_ids"])
+        made.append(Completion(text=text, stop="length", token_ids=ids, logprobs=(-1.0,) * len(ids)))
+    return lambda prompts, count, seeds: [made for _ in prompts]
+
+
+@pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "dapo"])
+def test_a_masked_answer_keeps_its_place_in_what_the_loss_divides_by(bench, kind, monkeypatch):
+    """One of four answers is finished, and it weighs no more than one of four."""
+    model = bench.model()
+    source = bench.at_work(bench.settings(prompts_per_step=1, mask_truncated=True, loss={"type": kind}), model)
+    texts = [f"the cat{model.template.terminator}", "the cat", "sat on", "a"]
+    monkeypatch.setattr(source.rollouts, "_sample", says(model, texts))
+    (micro,) = next(source.steps(0))
+    objective, length = source.updates.objective(), micro.batch.sequence_N.numel()
+    totals = objective.counts(micro.batch)
+    assert totals == {"sequences": 4.0, "tokens": float(length)}
+    logp_N = torch.full((length,), -1.0, requires_grad=True)
+    objective.loss(Output(logp_N=logp_N), micro.batch, totals)[0].backward()
+    divisor = {"grpo": 4 * length, "dr_grpo": 4 * 12, "dapo": length}[kind]
+    expected = -micro.batch.advantage_S / divisor
+    assert expected.abs() > 0.001
+    torch.testing.assert_close(logp_N.grad, expected.to(torch.float32).expand(length))
 
 
 def ids_of(micro) -> Sequence[torch.Tensor]:
