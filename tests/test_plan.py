@@ -83,6 +83,19 @@ def test_a_scorers_plan_knows_which_layers_it_trains(planned, tmp_path):
     assert peaks[0] < peaks[1] < peaks[2]
 
 
+def test_the_peak_is_that_of_the_longest_example_where_a_micro_batch_is_smaller(planned, tmp_path):
+    def peak(*overrides: str) -> tuple[float, str]:
+        rows = json.loads(togi(tmp_path / "home", "plan", str(planned), *overrides, "--json").stdout)
+        found = next(row["estimate"] for row in rows if row["stage"] == "tuned")
+        return found["peak_bytes"], found["notes"][-1]
+
+    small, note = peak("stages.tuned.micro_batch_tokens=64")
+    tokens = int(note.removeprefix("peak: with micro-batches of ").split()[0])
+    assert tokens > 64 and note.endswith("tokens, the longest example")
+    assert small == peak(f"stages.tuned.micro_batch_tokens={tokens}")[0]
+    assert small < peak(f"stages.tuned.micro_batch_tokens={tokens + 64}")[0]
+
+
 def test_text_output_says_what_is_not_known(planned, tmp_path):
     shown = togi(tmp_path / "home", "plan", str(planned), "stages.tuned.micro_batch_tokens=auto").stdout
     assert "not known: time: no stage that trains has finished" in shown
@@ -156,8 +169,8 @@ def test_a_13b_model_fits_one_card_as_docs_memory_says(tmp_path, changes, tokens
     (tmp_path / "talks.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
     recipe = tmp_path / "large.yaml"
     recipe.write_text(LARGE)
-    size = f"stages.tuned.micro_batch_tokens={tokens}"
-    ended = togi(tmp_path / "home", "plan", str(recipe), *changes, size, "--compute", "bfloat16", "--json")
+    sizes = [f"stages.tuned.{name}={tokens}" for name in ("micro_batch_tokens", "max_length")]
+    ended = togi(tmp_path / "home", "plan", str(recipe), *changes, *sizes, "--compute", "bfloat16", "--json")
     assert ended.returncode == 0, ended.stderr
     peak = json.loads(ended.stdout)[-1]["estimate"]["peak_bytes"]
     assert peak / 1e9 == pytest.approx(gigabytes, abs=0.05)

@@ -20,7 +20,7 @@ from togi.model.router import own_weight
 from togi.objectives.base import Batch, Metrics, Objective, Output, add_metrics, on_host, read_metrics
 from togi.stages.arithmetic import in_machine_type
 from togi.stages.base import Context, timed
-from togi.stages.examples_work import Data, Example, ShuffledEpochs, Source
+from togi.stages.examples_work import Data, Example, ShuffledEpochs, Source, check_fits
 from togi.stages.fixed import Optimisation
 from togi.stages.training import Trainer
 from togi.train.loop import MicroBatch
@@ -69,6 +69,10 @@ class Task(ABC, Generic[Inputs]):
     def size(self, example: Example) -> int:
         """Tokens that the model computes for an example."""
         return num_tokens(example.group)
+
+    def longest(self) -> int:
+        """The size of the largest example to train on."""
+        return max((self.size(example) for example in self.data.training), default=0)
 
     def source(self, settings: Any, seed: int) -> Source:
         """The order of training."""
@@ -243,8 +247,10 @@ def fit(settings: Optimisation, context: Context, model: LoadedModel, task: Task
     """Trains `model` in place, and leaves it with the weights that `choose` names.
 
     Goes on from the newest checkpoint of the stage's folder where there is one. Raises StageError for a loss that is
-    not finite, Interrupted when asked to stop (everything finished is saved).
+    not finite and for an example that the memory has no room for, Interrupted when asked to stop (everything finished
+    is saved).
     """
+    check_fits(context, task.longest(), "max_length")
     spread = Spread(task.module, context.ranks) if task.module is not None else None
     if spread is not None:
         task.module = spread.module

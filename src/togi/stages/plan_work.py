@@ -76,13 +76,14 @@ class Estimate:
 @dataclass(slots=True)
 class _Known:
     """What is known of a node to those that read it: the records it holds or at most will hold, some of them, or some
-    that they will be made from, with the tokens that are at most added to each; the sizes of its model, the folder of
-    its tokenizer and its template; `why` not."""
+    that they will be made from, with the tokens that are at most added to each; the sizes of its model, its context,
+    the folder of its tokenizer and its template; `why` not."""
 
     records: int | None = None
     samples: Sequence[Record] = ()
     added: int = 0
     shape: Shape | None = None
+    context: int | None = None
     tokenizer: Path | None = None
     template: str | None = None
     why: str = ""
@@ -136,11 +137,13 @@ class _Planner:
             folder = converted_folder(source, self.store)
         if folder is None or not (folder / "config.json").exists():
             return _Known(why=f"the sizes of {source.name} are unknown until it is on this machine")
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         try:
-            shape = Shape.of(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+            shape = Shape.of(config)
         except InputError as error:
             return _Known(why=str(error))
-        return _Known(shape=shape, tokenizer=folder, template=source.template)
+        context = (config.get("text_config") or config).get("max_position_embeddings")
+        return _Known(shape=shape, context=context, tokenizer=folder, template=source.template)
 
     # --- stages that make data ----------------------------------------------------------------------------------------
 
@@ -170,34 +173,36 @@ class _Planner:
         found = Estimate()
         model = self._read(stage, settings.init)
         lengths = _Lengths(self, stage, model)
-        step: float | None = None  # the most tokens of a step, where it can be said
+        most = _Most()
         if isinstance(settings, TrainGrpo):
-            step = _grpo(settings, lengths, found)
+            most = _grpo(settings, lengths, found)
         elif isinstance(settings, TrainPretrain):
             found.tokens = settings.tokens or (settings.steps or 0) * settings.batch_tokens
-            step = None if settings.max_length is None else settings.batch_tokens + settings.max_length
+            window = settings.max_length or model.context or 0
+            most = _Most(step=settings.batch_tokens + window, example=window)
         elif isinstance(settings, FixedTraining):
-            step = _fixed(settings, lengths, found)
+            most = _fixed(settings, lengths, found)
         if model.shape is None:
             found.unknown.append(model.why)
             return found
         shape = shape_of(settings, model.shape)
-        self._peak(settings, shape, step, found)
+        self._peak(settings, shape, most, found)
         if found.tokens is not None:
             found.flops = _flops(settings, shape, job_of(settings, self.products), found.tokens)
             self._time(settings, found)
         return found
 
-    def _peak(self, settings: Optimisation, shape: Shape, step: float | None, found: Estimate) -> None:
-        """The peak memory: a micro-batch is as large as it may be, or as the step is."""
+    def _peak(self, settings: Optimisation, shape: Shape, most: "_Most", found: Estimate) -> None:
+        """The peak memory: a micro-batch is as large as it may be, or as the step is; a longer example has its own."""
         limit = settings.micro_batch_tokens
         if limit == "auto":
             found.unknown.append("peak memory: micro_batch_tokens is auto, which is chosen when the stage begins")
             return
-        tokens = limit if step is None else min(limit, math.ceil(step))
+        tokens = math.ceil(max(min(limit, most.step), most.example))
         job = job_of(settings, self.products)
         found.peak_bytes = predict(shape, job, tokens).peak + other_models(settings, shape, self.products)
-        found.notes.append(f"peak: with micro-batches of {tokens:,} tokens")
+        longest = ", the longest example" if tokens > limit else ""
+        found.notes.append(f"peak: with micro-batches of {tokens:,} tokens{longest}")
 
     def _time(self, settings: Optimisation, found: Estimate) -> None:
         """The time that the operations take at the speed of an earlier stage."""
@@ -210,6 +215,14 @@ class _Planner:
                 return
             found.notes.append(f"time: at the speed of another kind of training, since no {settings.type} has finished")
         found.seconds = found.flops / rate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Most:
+    """The most tokens of a step and of an example, as far as they can be said."""
+
+    step: float = math.inf
+    example: float = 0
 
 
 @dataclass(slots=True)
@@ -273,15 +286,15 @@ def _kept(settings: StageSettings, came: int | None) -> int | None:
     return came
 
 
-def _fixed(settings: FixedTraining, lengths: _Lengths, found: Estimate) -> float | None:
-    """Samples and tokens; gives the most tokens of a step."""
+def _fixed(settings: FixedTraining, lengths: _Lengths, found: Estimate) -> _Most:
+    """Samples and tokens."""
     if settings.steps is not None:
         found.samples = settings.steps * settings.batch_size
     else:
         count, why = lengths.records()
         if count is None:
             found.unknown.append(f"samples and tokens: {why}")
-            return None
+            return _Most()
         share = settings.validation if isinstance(settings.validation, float) else 0.0
         found.samples = max(1, round(count * (1 - share) * (settings.epochs or 1.0)))
     sides = 2 if hasattr(settings, "pairs") else 1
@@ -290,29 +303,29 @@ def _fixed(settings: FixedTraining, lengths: _Lengths, found: Estimate) -> float
     if found_lengths is not None:
         mean, most = found_lengths
         found.tokens = round(found.samples * min(mean, limit))
-        return settings.batch_size * min(most, limit)
+        return _Most(step=settings.batch_size * min(most, limit), example=min(most, limit))
     if settings.max_length is None:
         found.unknown.append("tokens: lengths are unknown, and there is no max_length")
-        return None
+        return _Most()
     found.tokens = round(found.samples * limit)
     found.notes.append("tokens: at most, if every record were as long as max_length")
-    return settings.batch_size * limit
+    return _Most(step=settings.batch_size * limit, example=limit)
 
 
-def _grpo(settings: TrainGrpo, lengths: _Lengths, found: Estimate) -> float | None:
-    """Every answer as long as it may be; a prompt is computed once for its group. Gives the most tokens of a step."""
+def _grpo(settings: TrainGrpo, lengths: _Lengths, found: Estimate) -> _Most:
+    """Every answer as long as it may be; a prompt is computed once for its group, whose answers may be apart."""
     groups = settings.steps * settings.prompts_per_step
     found.samples = groups * settings.group_size // settings.epochs_per_batch
     found.sampled = found.samples * settings.sampling.max_tokens
     prompts = lengths.tokens(found)
     if prompts is None:
         found.unknown.append("tokens: the lengths of the prompts are unknown until they are on the disk")
-        return None
+        return _Most()
     mean, most = prompts
     answers = settings.group_size * settings.sampling.max_tokens
     found.tokens = round(groups * (mean + answers))
     found.notes.append("tokens: at most, if every answer were as long as max_tokens; sampling is not in the operations")
-    return settings.prompts_per_step * (most + answers)
+    return _Most(step=settings.prompts_per_step * (most + answers), example=most + settings.sampling.max_tokens)
 
 
 def _flops(settings: Optimisation, shape: Shape, job: Job, tokens: int) -> float:

@@ -63,6 +63,10 @@ def _read(settings: TrainPretrain, context: Context, windows: "Windows") -> tupl
     return corpora, [example for text in held for example in windows.cut(text)]
 
 
+def _characters(text: Text) -> int:
+    return len(text.text) if isinstance(text, Document) else sum(len(message.content) for message in text.messages)
+
+
 @dataclass(frozen=True, slots=True)
 class Windows:
     """Texts as sequences of at most `length` rows in which every token but the first carries loss."""
@@ -180,6 +184,11 @@ class PretrainTask(TokenTask):
 
     def objective(self, step: int) -> SFT:
         return SFT()
+
+    def longest(self) -> int:
+        """Of the windows of each source's longest text: texts become tokens only as they are drawn."""
+        texts = [max(texts, key=_characters) for texts in self.corpora.values()]
+        return max(len(window.group[0].ids) for text in texts for window in self.windows.cut(text))
 
     def source(self, settings: TrainPretrain, seed: int) -> Mixture:
         self.streams = [
