@@ -136,10 +136,15 @@ def micro_batches(
                 inputs=inputs,
                 batch=task.batch(part, inputs),
                 rows=tuple(example.id for example in part),
-                num_tokens=sum(task.size(example) for example in part),
+                num_tokens=_computed(task, part, inputs),
                 idle=idle,
             ),
         )
+
+
+def _computed(task: Task[Any], part: Sequence[Example], inputs: Any) -> int:
+    """Tokens of a micro-batch: examples that begin alike may have fewer together than each alone."""
+    return len(inputs.ids_T) if isinstance(inputs, Forest) else sum(task.size(example) for example in part)
 
 
 # --- validation -------------------------------------------------------------------------------------------------------
