@@ -13,12 +13,12 @@ from tiny_texts import bare_context, chats
 from togi.core.settings import ChatsRef, ModelRef
 from togi.model.memory import Job, Shape, predict
 from togi.stages import fitting_work, train_sft_work
-from togi.stages.resources import job_of
+from togi.stages.resources import USABLE_CPU, job_of
 from togi.stages.train_dpo import TrainDpo
 from togi.stages.train_grpo import TrainGrpo
 from togi.stages.train_reward import TrainReward
 from togi.stages.train_sft import TrainSft
-from togi.train import usage
+from togi.train import machine, usage
 
 BASE, CHATS = ModelRef("$base"), ChatsRef("$chats")
 RECIPE = """\
@@ -103,7 +103,7 @@ def test_auto_takes_what_fits_and_keeps_it(tmp_path, monkeypatch):
     shape = Shape.of(json.loads((tmp_path / "model" / "config.json").read_text()))
 
     def free(tokens: int) -> float:
-        return predict(shape, Job(), tokens).peak / fitting_work.USABLE_CPU + 1
+        return predict(shape, Job(), tokens).peak / USABLE_CPU + 1
 
     monkeypatch.setattr(usage, "available", lambda device: free(512))
     fit = fitting_work.Fit(auto, context)
@@ -161,8 +161,8 @@ def test_memory_at_hand_knows_the_limits_of_control_groups(tmp_path, monkeypatch
         (folder / "memory.max").write_text(most + "\n")
         (folder / "memory.current").write_text(now + "\n")
         (folder / "memory.stat").write_text("anon 5\ninactive_file 400\n")
-    monkeypatch.setattr(usage, "PROC", tmp_path / "proc")
-    monkeypatch.setattr(usage, "CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(machine, "PROC", tmp_path / "proc")
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path / "cgroup")
     assert usage.available(torch.device("cpu")) == 3000 - (1000 - 400)
     (job / "memory.max").write_text("1000\n")
     assert usage.available(torch.device("cpu")) == 1000 - (900 - 400)

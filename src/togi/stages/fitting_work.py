@@ -13,14 +13,12 @@ from togi.model.memory import Shape, largest, predict, training_flops
 from togi.stages.arithmetic import arithmetic, device
 from togi.stages.base import Context
 from togi.stages.fixed import Optimisation
-from togi.stages.resources import job_of, shape_of
+from togi.stages.resources import USABLE, USABLE_CPU, job_of, shape_of
 from togi.stages.train_grpo import other_models
 from togi.train import usage
 
 MOST = 2**16  # tokens of a micro-batch that auto chooses; more are no faster
 LONGEST = 2**20  # tokens of an example: beyond every model's context
-USABLE = 0.9  # of what is free: allocators leave gaps
-USABLE_CPU = 0.7  # where the gaps are larger: docs/memory.md
 FILE = "memory.json"
 
 
@@ -82,7 +80,7 @@ class Fit:
         """
         if not self.context.ranks.first:
             return
-        lines = read_lines(self.context.folder / "metrics.jsonl")
+        lines = self._lines()
         steps = [round(line["tokens_per_second"] * line["time/update"]) for line in lines]
         most = max((line.get("largest_micro_batch", 0) for line in lines), default=0)
         whole = usage.peak(self.where) - self.before
@@ -105,6 +103,13 @@ class Fit:
             )
         write_json(self.context.folder / FILE, found)
         self.context.log(told)
+
+    def _lines(self) -> list[dict[str, Any]]:
+        """The metrics of all trainings of the stage. Those of a sweep have folders of their own; what stands in the
+        stage's own is a copy of one of them."""
+        folder = self.context.folder
+        own = [] if getattr(self.settings, "sweep", ()) else [folder / "metrics.jsonl"]
+        return [line for path in (*own, *sorted(folder.glob("runs/*/metrics.jsonl"))) for line in read_lines(path)]
 
 
 def gigabytes(size: float) -> str:

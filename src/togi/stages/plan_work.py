@@ -16,12 +16,12 @@ from tokenizers import Tokenizer
 from togi.core.codec import read_records
 from togi.core.errors import InputError
 from togi.core.files import read_json
-from togi.core.records import Chat, Document, Message, Pair, Prompt, Record
+from togi.core.records import Record
 from togi.core.settings import Ref
 from togi.core.sources import ModelSource
 from togi.data.border import DataSpec, load_records
 from togi.model.folders import converted_folder
-from togi.model.memory import Job, Shape, predict, training_flops
+from togi.model.memory import Job, Shape, largest, predict, training_flops
 from togi.stages.base import RECORDS_FILE, StageSettings
 from togi.stages.contrast import Contrast
 from togi.stages.curate import Curate
@@ -29,15 +29,17 @@ from togi.stages.diversify import Diversify
 from togi.stages.evaluate import Evaluate
 from togi.stages.fixed import FixedTraining, Optimisation
 from togi.stages.imported import Import
-from togi.stages.resources import job_of, shape_of
+from togi.stages.plan_texts_work import texts
+from togi.stages.resources import USABLE_CPU, job_of, shape_of
 from togi.stages.select import Select
 from togi.stages.synthesize import Synthesize
 from togi.stages.train_dpo import TrainDpo
 from togi.stages.train_grpo import TrainGrpo, other_models
 from togi.stages.train_pretrain import TrainPretrain
-from togi.text.jinja import render_jinja
-from togi.text.template import TEMPLATES
+from togi.stages.train_reward import TrainReward
+from togi.train.machine import available, has_accelerator
 
+SMALLEST = 256  # tokens of a micro-batch that `auto` may choose
 COUNTED = 200
 """Records whose tokens are counted; the others are taken to be as long on average."""
 
@@ -182,6 +184,8 @@ class _Planner:
             most = _Most(step=settings.batch_tokens + window, example=window)
         elif isinstance(settings, FixedTraining):
             most = _fixed(settings, lengths, found)
+            if isinstance(settings, TrainReward):
+                _repeat(settings, found)
         if model.shape is None:
             found.unknown.append(model.why)
             return found
@@ -194,13 +198,22 @@ class _Planner:
 
     def _peak(self, settings: Optimisation, shape: Shape, most: "_Most", found: Estimate) -> None:
         """The peak memory: a micro-batch is as large as it may be, or as the step is; a longer example has its own."""
-        limit = settings.micro_batch_tokens
-        if limit == "auto":
-            found.unknown.append("peak memory: micro_batch_tokens is auto, which is chosen when the stage begins")
-            return
-        tokens = math.ceil(max(min(limit, most.step), most.example))
         job = job_of(settings, self.products)
-        found.peak_bytes = predict(shape, job, tokens).peak + other_models(settings, shape, self.products)
+        beside = other_models(settings, shape, self.products)
+        limit = settings.micro_batch_tokens
+        room = math.inf
+        if limit == "auto" and has_accelerator():
+            why = "chosen of the accelerator's memory when the stage begins"
+            found.unknown.append(f"peak memory: micro_batch_tokens auto, {why}")
+            return
+        if limit == "auto":
+            room = USABLE_CPU * available() / settings.processes
+            limit = largest(shape, job, room - beside) or SMALLEST
+        tokens = math.ceil(max(min(limit, most.step), most.example))
+        found.peak_bytes = predict(shape, job, tokens).peak + beside
+        if room < math.inf:
+            fits = f"{limit:,} tokens fit" if found.peak_bytes <= room else "the peak is more than"
+            found.notes.append(f"micro_batch_tokens auto: {fits} the {room / 1e9:.2f} GB that may be used now")
         longest = ", the longest example" if tokens > limit else ""
         found.notes.append(f"peak: with micro-batches of {tokens:,} tokens{longest}")
 
@@ -256,8 +269,8 @@ class _Lengths:
             added = max(added, came.added)
             step = max(1, len(came.samples) // COUNTED)
             for record in came.samples[::step][:COUNTED]:
-                texts = _texts(record, self.model.template, folder)
-                encoded = tokenizer.encode_batch(texts, add_special_tokens=False)
+                written = texts(record, self.model.template, folder)
+                encoded = tokenizer.encode_batch(written, add_special_tokens=False)
                 lengths.append(came.added + sum(len(each.ids) for each in encoded))
         if not lengths:
             return None
@@ -312,6 +325,17 @@ def _fixed(settings: FixedTraining, lengths: _Lengths, found: Estimate) -> _Most
     return _Most(step=settings.batch_size * limit, example=limit)
 
 
+def _repeat(settings: TrainReward, found: Estimate) -> None:
+    """A training for each rate of a sweep, and one of the control. A frozen trunk is computed once for all of them."""
+    trainings = max(1, len(settings.sweep)) + settings.shuffled_control
+    if trainings == 1:
+        return
+    found.notes.append(f"samples and tokens: of {trainings} trainings")
+    found.samples = None if found.samples is None else trainings * found.samples
+    if found.tokens is not None and settings.train_layers != 0:
+        found.tokens *= trainings
+
+
 def _grpo(settings: TrainGrpo, lengths: _Lengths, found: Estimate) -> _Most:
     """Every answer as long as it may be; a prompt is computed once for its group, whose answers may be apart."""
     groups = settings.steps * settings.prompts_per_step
@@ -333,32 +357,6 @@ def _flops(settings: Optimisation, shape: Shape, job: Job, tokens: int) -> float
     found = training_flops(shape, job, tokens, tokens, 0)
     reference = isinstance(settings, TrainDpo) or (isinstance(settings, TrainGrpo) and settings.loss.beta > 0)
     return found + (2.0 * tokens * (shape.used_matrices + shape.embeddings) if reference else 0.0)
-
-
-def _texts(record: Record, template: str | None, folder: Path) -> list[str]:
-    """What the model reads of a record; of a pair the prompt with one answer, and the other answer alone."""
-    if isinstance(record, Document):
-        return [record.text]
-    if isinstance(record, Pair):
-        rejected = "\n".join(message.content for message in record.rejected)
-        return [_written((*record.prompt, *record.chosen), template, folder, generation=False), rejected]
-    if isinstance(record, Prompt | Chat):
-        return [_written(record.messages, template, folder, generation=isinstance(record, Prompt))]
-    return []
-
-
-def _written(messages: Sequence[Message], template: str | None, folder: Path, *, generation: bool) -> str:
-    """A conversation in a template: the named one, or the one that came with the tokenizer."""
-    if template is not None and template in TEMPLATES:
-        known = TEMPLATES[template]
-        return known.prompt_text(messages) if generation else known.chat_text(messages)
-    own = folder / "chat_template.jinja"
-    if not own.exists():
-        return "\n".join(message.content for message in messages)
-    settings = read_json(folder / "tokenizer_config.json")
-    specials = {key: value for key, value in settings.items() if key.endswith("_token") and isinstance(value, str)}
-    rows = [{"role": message.role, "content": message.content} for message in messages]
-    return render_jinja(own.read_text(encoding="utf-8"), rows, specials, generation)
 
 
 def achieved(store: Path, kind: str) -> float | None:
