@@ -90,6 +90,27 @@ def test_alpaca_input_system_and_train_flags(tmp_path: Path) -> None:
     assert [m.train for m in chat.messages] == [True, False, True]
 
 
+@pytest.mark.parametrize(
+    ("said", "meant"), [("false", False), ("False", False), (0, False), ("true", True), (1, True), (None, True)]
+)
+def test_a_train_flag_may_be_text(tmp_path: Path, said: Any, meant: bool) -> None:
+    (chat,) = load(tmp_path, "chats", {"messages": [MESSAGES[0], MESSAGES[1] | {"train": said}]})
+    assert chat.messages[1].train is meant
+
+
+def test_margins_are_read_from_csv(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text("prompt,chosen,rejected,margin\nHi,Yes,No,1.5\nHo,Yes,No,\nHe,Yes,No,-2\n")
+    pairs = load_records(DataSpec(path=path), "pairs").records
+    assert [(pair.margin, pair.extra) for pair in pairs] == [(1.5, {}), (None, {"margin": ""}), (-2.0, {})]
+
+
+@pytest.mark.parametrize("margin", ["much", True, [1], "nan", "inf"])
+def test_a_margin_that_is_no_number_is_a_bad_row(tmp_path: Path, margin: Any) -> None:
+    with pytest.raises(InputError, match=r"rows.jsonl:1: column 'margin': found .*, wanted a number"):
+        load(tmp_path, "pairs", {"prompt": "Hi", "chosen": "Yes", "rejected": "No", "margin": margin})
+
+
 def test_documents_and_columns(tmp_path: Path) -> None:
     (document,) = load(
         tmp_path, "documents", {"body": "лес", "text": 3, "n": 1}, columns={"text": "body"}, licence="MIT"
@@ -202,6 +223,11 @@ GOOD = {"question": "Hi"}
             r"column 'messages\[0\].content': found a number",
         ),
         (b'{"messages": [{"role": 1, "content": "x"}]}', "wrong_type", r"column 'messages\[0\].role': found a number"),
+        (
+            b'{"messages": [{"role": "user", "content": "x", "train": "no"}]}',
+            "wrong_type",
+            r"column 'messages\[0\].train': found 'no', wanted true or false",
+        ),
         (b'{"messages": [3]}', "wrong_type", r"column 'messages\[0\]': found a number"),
         (b'{"chosen": "a", "rejected": "b"}', "no_prompt", "no column prompt: add one"),
         (

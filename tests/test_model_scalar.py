@@ -8,7 +8,7 @@ from stored import load as load_vectors
 from tiny import BYTES, CONFIGS, TrueFloat64, tiny_model, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification
 
-from togi.core.errors import InputError
+from togi.core.errors import GraderError, InputError
 from togi.core.records import Message
 from togi.core.sources import ModelSource
 from togi.model.forest import Sequence, num_tokens, plant
@@ -179,9 +179,15 @@ def test_a_causal_model_is_no_scorer_and_the_other_way_round(tmp_path):
 
 
 def test_nothing_is_ever_cut_off():
-    judge = ModelScorer(scorer(), max_tokens=60)
-    with pytest.raises(InputError, match="it reads at most 60"):
-        judge.score([((Message("user", "Why?"),), "Because. " * 20)])
+    """A conversation that is too long has no score, and the others have theirs."""
+    model = scorer()
+    judge = ModelScorer(model, max_tokens=120)
+    long = ((Message("user", "Why?"),), "Because. " * 20)
+    found = judge.score([items()[0], long, items()[1]])
+    assert isinstance(found[1], GraderError) and "it reads at most 120" in str(found[1])
+    assert [found[0], found[2]] == ModelScorer(model).score(items()[:2])
+    (alone,) = judge.score([long])
+    assert isinstance(alone, GraderError)
 
 
 @pytest.mark.parametrize("kind", [k for k in CONFIGS if k not in ("mixtral", "qwen3_moe")])  # no float64 in theirs

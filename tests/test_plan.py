@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 from tiny_run import QUESTIONS, togi, write_recipe
+from tiny_texts import bare_context, chats
 from tokenizers import Tokenizer
+
+from togi.core.settings import ChatsRef, ModelRef
+from togi.model.memory import Job, Shape, predict
+from togi.stages import plan_work
+from togi.stages.imported import Import
+from togi.stages.plan_work import PlannedStage
+from togi.stages.resources import USABLE_CPU
+from togi.stages.train_sft import TrainSft
 
 CHATS = """\
 name: plan
@@ -83,10 +92,62 @@ def test_a_scorers_plan_knows_which_layers_it_trains(planned, tmp_path):
     assert peaks[0] < peaks[1] < peaks[2]
 
 
+def test_the_peak_is_that_of_the_longest_example_where_a_micro_batch_is_smaller(planned, tmp_path):
+    def peak(*overrides: str) -> tuple[float, str]:
+        rows = json.loads(togi(tmp_path / "home", "plan", str(planned), *overrides, "--json").stdout)
+        found = next(row["estimate"] for row in rows if row["stage"] == "tuned")
+        return found["peak_bytes"], found["notes"][-1]
+
+    small, note = peak("stages.tuned.micro_batch_tokens=64")
+    tokens = int(note.removeprefix("peak: with micro-batches of ").split()[0])
+    assert tokens > 64 and note.endswith("tokens, the longest example")
+    assert small == peak(f"stages.tuned.micro_batch_tokens={tokens}")[0]
+    assert small < peak(f"stages.tuned.micro_batch_tokens={tokens + 64}")[0]
+
+
+def test_a_sweep_and_a_control_are_trainings_of_their_own(planned, tmp_path):
+    plain = "type: train.reward, init: $base, pairs: $pairs, steps: 3, batch_size: 4, max_length: 160"
+    scorers = {
+        "one": "",
+        "two": ", shuffled_control: true",
+        "three": ", shuffled_control: true, sweep: [1e-4, 1e-5]",
+        "head": ", shuffled_control: true, train_layers: 0",  # what the trunk says is computed once
+    }
+    stages = [f"stages.{name}={{{plain}{more}}}" for name, more in scorers.items()]
+    rows = json.loads(togi(tmp_path / "home", "plan", str(planned), *stages, "--json").stdout)
+    found = {row["stage"]: row["estimate"] for row in rows}
+    samples, tokens = ([found[name][what] for name in scorers] for what in ("samples", "tokens"))
+    assert samples == [12, 24, 36, 24] and tokens == [tokens[0] * times for times in (1, 2, 3, 1)]
+    assert found["one"]["peak_bytes"] == found["three"]["peak_bytes"]
+
+
+def test_auto_is_planned_with_what_the_stage_would_take_now(tmp_path, monkeypatch):
+    context = bare_context(tmp_path, chats=chats())
+    settings = TrainSft(init=ModelRef("$base"), chats=ChatsRef("$chats"), batch_size=64, micro_batch_tokens="auto")
+    source = context.model(settings.init)
+    inputs = {settings.init: source, settings.chats: "talks"}
+    stage = PlannedStage("tuned", settings, inputs, tmp_path / "tuned", done=False)
+    talks = Import(path=str(tmp_path / "talks.jsonl"), kind="chats")
+    rows = [{"messages": [{"role": m.role, "content": m.content} for m in each.messages]} for each in chats()]
+    (tmp_path / "talks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * 20))
+    before = PlannedStage("talks", talks, {}, tmp_path / "talks", done=False)
+    shape = Shape.of(json.loads((tmp_path / "model" / "config.json").read_text()))
+    for tokens, note in ((512, "512 tokens fit"), (8, "the peak is more than")):
+        free = predict(shape, Job(), tokens).peak / USABLE_CPU + 1
+        monkeypatch.setattr(plan_work, "available", lambda free=free: free)
+        monkeypatch.setattr(plan_work, "has_accelerator", lambda: False)
+        found = plan_work.estimates([before, stage], tmp_path / "store", "float32")["tuned"]
+        assert found.peak_bytes == predict(shape, Job(), max(tokens, 256)).peak
+        assert any(line.startswith(f"micro_batch_tokens auto: {note}") for line in found.notes)
+    monkeypatch.setattr(plan_work, "has_accelerator", lambda: True)
+    found = plan_work.estimates([before, stage], tmp_path / "store", "float32")["tuned"]
+    assert found.peak_bytes is None and any("accelerator" in why for why in found.unknown)
+
+
 def test_text_output_says_what_is_not_known(planned, tmp_path):
     shown = togi(tmp_path / "home", "plan", str(planned), "stages.tuned.micro_batch_tokens=auto").stdout
     assert "not known: time: no stage that trains has finished" in shown
-    assert "micro_batch_tokens is auto" in shown and "0 of 7 stages are done" in shown
+    assert "micro_batch_tokens auto" in shown and "0 of 7 stages are done" in shown
 
 
 def test_the_time_comes_from_a_finished_stage_of_the_same_type(planned, tmp_path):
@@ -156,8 +217,8 @@ def test_a_13b_model_fits_one_card_as_docs_memory_says(tmp_path, changes, tokens
     (tmp_path / "talks.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
     recipe = tmp_path / "large.yaml"
     recipe.write_text(LARGE)
-    size = f"stages.tuned.micro_batch_tokens={tokens}"
-    ended = togi(tmp_path / "home", "plan", str(recipe), *changes, size, "--compute", "bfloat16", "--json")
+    sizes = [f"stages.tuned.{name}={tokens}" for name in ("micro_batch_tokens", "max_length")]
+    ended = togi(tmp_path / "home", "plan", str(recipe), *changes, *sizes, "--compute", "bfloat16", "--json")
     assert ended.returncode == 0, ended.stderr
     peak = json.loads(ended.stdout)[-1]["estimate"]["peak_bytes"]
     assert peak / 1e9 == pytest.approx(gigabytes, abs=0.05)

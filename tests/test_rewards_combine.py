@@ -35,7 +35,7 @@ class TableScorer:
         self.calls.append([answer for _, answer in items])
         if any(answer == "crash" for _, answer in items):
             raise GraderError("scorer is down")
-        return [float(answer) for _, answer in items]
+        return [GraderError("too long") if answer == "long" else float(answer) for _, answer in items]
 
 
 def closed(text: object) -> Completion:
@@ -108,6 +108,12 @@ def test_a_failed_grader_is_never_a_zero():
 def test_too_many_failures_stop_the_stage(answer):
     with pytest.raises(StageError, match=r"1 of 2 answers could not be graded .*model"):
         gated(TableScorer(), max_failed_share=0.4).grade(PROMPT, [closed(answer), open_(2)])
+
+
+def test_an_answer_that_the_scorer_cannot_read_fails_alone():
+    graded = gated(TableScorer(), max_failed_share=0.5).grade(PROMPT, [closed("long"), closed(2)])
+    assert [row.total for row in graded] == [None, 8.0]
+    assert graded[0].failed == "model: prompt p0: too long"
 
 
 def test_failures_are_a_share_of_what_was_graded_before_too():

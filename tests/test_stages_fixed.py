@@ -9,10 +9,11 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from tiny_texts import bare_context, chat, chats
 
-from togi.core.errors import InputError, Interrupted
+from togi.core.errors import InputError, Interrupted, StageError
 from togi.core.settings import ChatsRef, ModelRef
 from togi.model.forest import Sequence
 from togi.stages import train_sft_work
+from togi.stages.base import Context
 from togi.stages.examples_work import Example, ShuffledEpochs, split
 from togi.stages.train_pretrain import TrainPretrain
 from togi.stages.train_reward import TrainReward
@@ -113,6 +114,31 @@ def test_a_preset_is_changed_key_by_key():
     made = TrainSft.model_validate({**BASE, "preset": "vikhr-nemo-sft", "lora": {"rank": 8}, "steps": 30})
     assert (made.score_header, made.lora.rank, made.lora.alpha, made.epochs) == (True, 8, 256.0, None)
     assert "lm_head" in made.lora.targets
+
+
+def test_an_example_that_the_memory_has_no_room_for_is_an_error_before_the_first_step(tmp_path):
+    context = bare_context(tmp_path, chats=[*chats(), chat(("user", "Why?"), ("assistant", "So. " * 40), name="long")])
+    context.fits = 100  # what `auto` found
+    with pytest.raises(StageError, match=r"the longest example has 1\d\d tokens, but .* micro-batch of 100 tokens"):
+        train_sft_work.run(TrainSft(**BASE, steps=1), context)
+    assert not (context.folder / "metrics.jsonl").exists()
+    context.fits = 256
+    train_sft_work.run(TrainSft(**BASE, steps=1), context)
+
+
+def test_under_blocks_a_chat_to_validate_on_may_not_be_too_long_either(tmp_path):
+    def held_out(folder: str, *lengths: int) -> Context:
+        others = [chat(("user", "Why?"), ("assistant", "So. " * n), name=f"v{n}") for n in lengths]
+        context = bare_context(tmp_path / folder, chats=chats(), more_chats=others)
+        made = TrainSft(**BASE, steps=1, packing="blocks", max_length=100, validation=ChatsRef("$more_chats"))
+        train_sft_work.run(made, context)
+        return context
+
+    context = held_out("some", 2, 90)
+    assert context.counts["validation"] == 1
+    assert [(drop.id, drop.reason) for drop in context.drops] == [("v90", "too_long")]
+    with pytest.raises(InputError, match="each of the 1 chats to validate on is longer than 100 tokens"):
+        held_out("none", 90)
 
 
 # --- the best weights -------------------------------------------------------------------------------------------------

@@ -8,17 +8,19 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from tiny_run import QUESTIONS, togi, write_recipe
+from tiny_texts import bare_context, chats
 
-from togi.core.settings import ModelRef
-from togi.model.memory import Job
-from togi.stages import fitting_work
-from togi.stages.resources import job_of
+from togi.core.settings import ChatsRef, ModelRef
+from togi.model.memory import Job, Shape, predict
+from togi.stages import fitting_work, train_sft_work
+from togi.stages.resources import USABLE_CPU, job_of
 from togi.stages.train_dpo import TrainDpo
 from togi.stages.train_grpo import TrainGrpo
 from togi.stages.train_reward import TrainReward
 from togi.stages.train_sft import TrainSft
-from togi.train import usage
+from togi.train import machine, usage
 
+BASE, CHATS = ModelRef("$base"), ChatsRef("$chats")
 RECIPE = """\
 name: places
 models:
@@ -84,6 +86,35 @@ def test_predicted_and_measured_memory_are_kept(plain):
         assert entry["predicted"] > entry["floor"] > 0 and entry["tokens"] > 0
 
 
+def test_the_largest_micro_batch_is_measured_where_examples_are_longer_than_the_limit(tmp_path):
+    context = bare_context(tmp_path, chats=chats())
+    fit = fitting_work.Fit(TrainSft(init=BASE, chats=CHATS, steps=2, micro_batch_tokens=64), context)
+    train_sft_work.run(fit.settings, context)
+    fit.finish()
+    lines = [json.loads(line) for line in (context.folder / "metrics.jsonl").read_text().splitlines()]
+    memory = json.loads((context.folder / "memory.json").read_text())
+    assert memory["largest_micro_batch"] == max(line["largest_micro_batch"] for line in lines) > 64
+    assert memory["predicted"] == round(predict(fit.shape, fit.job, memory["largest_micro_batch"]).peak)
+
+
+def test_auto_takes_what_fits_and_keeps_it(tmp_path, monkeypatch):
+    auto = TrainSft(init=BASE, chats=CHATS, steps=1, micro_batch_tokens="auto")
+    context = bare_context(tmp_path, chats=chats())
+    shape = Shape.of(json.loads((tmp_path / "model" / "config.json").read_text()))
+
+    def free(tokens: int) -> float:
+        return predict(shape, Job(), tokens).peak / USABLE_CPU + 1
+
+    monkeypatch.setattr(usage, "available", lambda device: free(512))
+    fit = fitting_work.Fit(auto, context)
+    assert fit.settings.micro_batch_tokens == context.fits == 512
+    monkeypatch.setattr(usage, "available", lambda device: free(2**17))
+    assert fitting_work.Fit(auto, context).settings.micro_batch_tokens == context.fits == 512  # after a kill
+    other = bare_context(tmp_path / "other", chats=chats())
+    fit = fitting_work.Fit(auto, other)
+    assert (fit.settings.micro_batch_tokens, other.fits) == (2**16, 2**17)
+
+
 def sft(**changes) -> TrainSft:
     return TrainSft.model_validate({"init": "$base", "chats": "$talks", **changes})
 
@@ -130,8 +161,8 @@ def test_memory_at_hand_knows_the_limits_of_control_groups(tmp_path, monkeypatch
         (folder / "memory.max").write_text(most + "\n")
         (folder / "memory.current").write_text(now + "\n")
         (folder / "memory.stat").write_text("anon 5\ninactive_file 400\n")
-    monkeypatch.setattr(usage, "PROC", tmp_path / "proc")
-    monkeypatch.setattr(usage, "CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(machine, "PROC", tmp_path / "proc")
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path / "cgroup")
     assert usage.available(torch.device("cpu")) == 3000 - (1000 - 400)
     (job / "memory.max").write_text("1000\n")
     assert usage.available(torch.device("cpu")) == 1000 - (900 - 400)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from pydantic import ValidationError
 from tiny import tiny_model as library_model
 from tiny_texts import bare_context, chat, chats, documents
 
@@ -35,8 +36,8 @@ def context_of(folder, **more):
 @pytest.fixture
 def windows(tmp_path):
     def make(**given) -> Windows:
-        context = context_of(tmp_path)
-        return Windows.of(settings(**given), context, load(context.model(ModelRef("$base")), context.cache))
+        context, made = context_of(tmp_path), settings(**{"batch_tokens": 512, **given})
+        return Windows.of(made, context, load(context.model(ModelRef("$base")), context.cache))
 
     return make
 
@@ -78,6 +79,23 @@ def test_the_ledger_holds_what_was_trained_on(tmp_path):
     assert all(200 * (i + 1) <= tokens < 200 * (i + 1) + 32 for i, tokens in enumerate(seen))
     assert sum(line["num_tokens"] for line in lines) == seen[-1]
     assert ledger["chats"]["epochs"] == lines[-1]["epochs/chats"] > 0
+
+
+@pytest.mark.parametrize(("tokens", "steps"), [(500, 3), (401, 3)])  # 1 token of the third step is a window
+def test_the_tokens_of_the_recipe_are_trained_on_and_no_step_more(tmp_path, tokens, steps):
+    context = context_of(tmp_path)
+    train_pretrain_work.run(settings(steps=None, tokens=tokens), context)
+    lines = [json.loads(line) for line in (context.folder / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == steps and all(line["num_tokens"] > 0 for line in lines)
+    assert tokens <= sum(line["num_tokens"] for line in lines) < tokens + 2 * 32
+
+
+def test_a_window_that_is_longer_than_a_step_is_refused(windows):
+    with pytest.raises(ValidationError, match="a window of 201 tokens is more than a step has"):
+        settings(max_length=201)
+    with pytest.raises(InputError, match="context, 256 tokens, which is more than a step has"):
+        windows(max_length=None, batch_tokens=255)
+    assert windows(max_length=None, batch_tokens=256).length == 256
 
 
 def test_stopped_and_gone_on_it_draws_the_same(tmp_path):

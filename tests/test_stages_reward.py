@@ -18,6 +18,7 @@ from togi.model.load import load
 from togi.model.scalar import ModelScorer, load_reward_model
 from togi.stages import train_reward_work
 from togi.stages.base import MODEL_FOLDER, Context
+from togi.stages.fitting_work import Fit
 from togi.stages.fixed_work import micro_batches
 from togi.stages.train_reward import TrainReward
 from togi.stages.train_reward_work import Trunk, read_pairs
@@ -52,7 +53,14 @@ def saved_accuracy(context: Context, given: list[Pair]) -> float:
 
 
 @pytest.mark.parametrize(
-    "how", [{}, {"lora": {"rank": 4, "alpha": 8}}, {"train_layers": 1}, {"train_layers": 0, "head_learning_rate": 0.1}]
+    "how",
+    [
+        {},
+        {"lora": {"rank": 4, "alpha": 8}},
+        {"lora": {"rank": 4, "alpha": 8}, "head_learning_rate": 0.1},
+        {"train_layers": 1},
+        {"train_layers": 0, "head_learning_rate": 0.1},
+    ],
 )
 def test_every_way_of_training_learns_and_saves_what_it_measured(tmp_path, how):
     every = pairs()
@@ -74,7 +82,7 @@ def test_the_head_is_trained_whole_beside_an_adapter(tmp_path):
     scorer, task = Trunk(made, context, model, data).scorer(data)
     names = [name for name, p in scorer.net.named_parameters() if p.requires_grad]
     heads = [name for name in names if "score" in name]
-    assert len(heads) == 1 and task.rates()[heads[0]] == 0.5
+    assert len(heads) == 1 and task.rates() == {heads[0]: 0.5}
     assert all("lora" in name for name in names if name not in heads)
 
 
@@ -137,6 +145,21 @@ def test_what_a_frozen_trunk_says_is_computed_once(tmp_path, monkeypatch):
     monkeypatch.setattr(train_reward_work, "hidden_states", counted)
     reward(tmp_path, train_layers=0, shuffled_control=True, validation=0.3, **LEARNS)
     assert seen["sequences"] == 2 * len(pairs())
+
+
+def test_all_trainings_of_a_stage_are_counted_and_their_alarms_are_kept(tmp_path):
+    context = bare_context(tmp_path, pairs=pairs(), more_pairs=pairs()[:2])
+    more = {"validation": PairsRef("$more_pairs"), "sweep": (1e-4, 1e-3), "shuffled_control": True}
+    made = settings(**{key: value for key, value in LEARNS.items() if key != "learning_rate"}, **more)
+    fit = Fit(made, context)
+    train_reward_work.run(fit.settings, context)
+    fit.finish()
+    told = [json.loads(line) for line in (context.folder / "alarms.jsonl").read_text().splitlines()]
+    assert [alarm["name"] for alarm in told] == ["validation_overlap"]
+    one = sum(line["num_tokens"] for line in lines_of(context))
+    memory = json.loads((context.folder / "memory.json").read_text())
+    assert memory["tokens"] == 3 * one  # the control has the same texts
+    assert not list(context.folder.glob("runs/*/checkpoints"))
 
 
 def test_a_sweep_keeps_the_rate_that_is_most_accurate(tmp_path):

@@ -14,9 +14,10 @@ from togi.model.logprobs import Policy, plain_logprobs
 from togi.model.lora import LoraSettings, add_lora
 from togi.objectives.base import Batch, Output
 from togi.objectives.sft import SFT
-from togi.stages.examples_work import Example
+from togi.stages.examples_work import Data, Example
+from togi.stages.fixed_work import micro_batches
 from togi.stages.train_sft import TrainSft
-from togi.stages.train_sft_work import Border, blocks, grouped
+from togi.stages.train_sft_work import Border, SftTask, blocks, grouped
 from togi.text.render import render_chat, render_prompt
 
 LONG = "word " * 40
@@ -190,6 +191,15 @@ def test_equal_beginnings_are_computed_once_and_change_no_result():
     expected = plain_logprobs(net, [s for group in groups for s in group])
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
     assert len(grouped(made, 21)) == 6
+
+
+def test_a_shared_beginning_counts_once_in_the_tokens_of_a_micro_batch(border):
+    made = border()
+    found = [made(chat(("user", LONG), ("assistant", f"Yes {i}."), name=f"c{i}")) for i in range(3)]
+    task = SftTask(made.settings, Data(found), made.model)
+    (parts,) = micro_batches(task, found, 4096)
+    (whole,) = {len(e.group[0].ids) for e in found}
+    assert 3 * whole > parts[1].num_tokens == len(parts[1].inputs.ids_T) > whole
 
 
 def gradients(net, groups, normalise) -> tuple[float, dict[str, torch.Tensor]]:

@@ -2,25 +2,28 @@
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
 import torch
-from grpo_runs import Bench, lines, weights
+from grpo_runs import Bench, lines, prompts, weights
 from safetensors.torch import load_file
 from tiny import TrueFloat64
 from together import together
 
-from togi.core.errors import Interrupted
-from togi.core.records import Completion
+from togi.core.errors import InputError, Interrupted
+from togi.core.records import Completion, Message, Prompt
 from togi.model.logprobs import plain_logprobs
+from togi.objectives.base import Output
 from togi.objectives.grpo import LossType
+from togi.stages.grpo_rollouts_work import Rollouts
 from togi.stages.grpo_updates_work import _sequence
 from togi.stages.models import load_trainable
 from togi.stages.train_grpo import TrainGrpo
 from togi.stages.train_grpo_work import run
+from togi.text.render import render_prompt
 from togi.text.template import Template
 from togi.train.loop import train_steps
 from togi.train.optimizer import AdamWSettings, Schedule, Update, build_adamw, trained
@@ -296,22 +299,41 @@ def test_truncation_is_read_from_the_text(bench, kind, monkeypatch):
     source = bench.at_work(bench.settings(prompts_per_step=1, mask_truncated=True), model)
     end = ENDS[kind].terminator
     texts = [f"the cat{end}", "the cat sat on", f"a{end}", end[:-1]]
-
-    def answers(prompts, count, seeds) -> list[list[Completion]]:
-        made = []
-        for text in texts:
-            ids = tuple(model.tokenizer(text, add_special_tokens=False)["input_ids"])
-            # a sampler that knows nothing of terminators says length for each
-            made.append(Completion(text=text, stop="length", token_ids=ids, logprobs=(-1.0,) * len(ids)))
-        return [made for _ in prompts]
-
-    monkeypatch.setattr(source.rollouts, "_sample", answers)
+    monkeypatch.setattr(source.rollouts, "_sample", says(model, texts))
     (micro,) = next(source.steps(0))
     assert [answer.counts for answer in source.made.groups[0]] == [True, False, True, False]
     pieces = len(model.tokenizer(end, add_special_tokens=False)["input_ids"])
     assert (pieces > 1) == (kind == "several tokens")
     told = [model.tokenizer.decode(part) for part in ids_of(micro)]
     assert told == [texts[0], texts[2]]
+
+
+def says(model, texts: Sequence[str]) -> Callable[..., list[list[Completion]]]:
+    """A sampler that answers so; it knows nothing of terminators and says length for each."""
+    made = []
+    for text in texts:
+        ids = tuple(model.tokenizer(text, add_special_tokens=False)["input_ids"])
+        made.append(Completion(text=text, stop="length", token_ids=ids, logprobs=(-1.0,) * len(ids)))
+    return lambda prompts, count, seeds: [made for _ in prompts]
+
+
+@pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "dapo"])
+def test_a_masked_answer_keeps_its_place_in_what_the_loss_divides_by(bench, kind, monkeypatch):
+    """One of four answers is finished, and it weighs no more than one of four."""
+    model = bench.model()
+    source = bench.at_work(bench.settings(prompts_per_step=1, mask_truncated=True, loss={"type": kind}), model)
+    texts = [f"the cat{model.template.terminator}", "the cat", "sat on", "a"]
+    monkeypatch.setattr(source.rollouts, "_sample", says(model, texts))
+    (micro,) = next(source.steps(0))
+    objective, length = source.updates.objective(), micro.batch.sequence_N.numel()
+    totals = objective.counts(micro.batch)
+    assert totals == {"sequences": 4.0, "tokens": float(length)}
+    logp_N = torch.full((length,), -1.0, requires_grad=True)
+    objective.loss(Output(logp_N=logp_N), micro.batch, totals)[0].backward()
+    divisor = {"grpo": 4 * length, "dr_grpo": 4 * 12, "dapo": length}[kind]
+    expected = -micro.batch.advantage_S / divisor
+    assert expected.abs() > 0.001
+    torch.testing.assert_close(logp_N.grad, expected.to(torch.float32).expand(length))
 
 
 def ids_of(micro) -> Sequence[torch.Tensor]:
@@ -329,6 +351,18 @@ def test_a_batch_without_a_finished_answer_changes_nothing(bench, beta):
     assert [row["groups/teaching"] for row in rows] == [0.0, 0.0]
     for micro in next(bench.at_work(settings).steps(0)):
         assert micro.batch.sequence_N.numel() == micro.inputs.target_N.numel() == 0
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_prompt_that_leaves_no_room_for_an_answer_is_named_before_anything_is_sampled(bench, held):
+    long = Prompt(id="long", messages=(Message("user", "Why? " * 60),))
+    parts = (prompts(), [long]) if held else ([*prompts(), long], [])
+    settings = bench.settings()
+    template, tokenizer = bench.model().template, bench.model().tokenizer
+    length = len(render_prompt(template, tokenizer, long.messages))
+    says = rf"1 of 9 prompts .* long, has {length} tokens, .* are {length + 12}, but the model's context is 256"
+    with pytest.raises(InputError, match=says):
+        Rollouts(settings, bench.context("too-long"), bench.model(), *parts)
 
 
 # --- rewards and validation -------------------------------------------------------------------------------------------

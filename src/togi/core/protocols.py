@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from togi.core.errors import GraderError
 from togi.core.records import Completion, Message, Prompt, SamplingParams
 
 
@@ -22,9 +23,10 @@ class Generator(Protocol):
 
 
 class Scorer(Protocol):
-    """Scores answers in a batch: higher is better. Each item is (prompt messages, answer text without terminator)."""
+    """Scores answers in a batch: higher is better. Each item is (prompt messages, answer text without terminator); one
+    that cannot be scored has an error in the place of its score."""
 
-    def score(self, items: Sequence[tuple[tuple[Message, ...], str]]) -> list[float]: ...
+    def score(self, items: Sequence[tuple[tuple[Message, ...], str]]) -> Sequence[float | GraderError]: ...
 
 
 class Embedder(Protocol):

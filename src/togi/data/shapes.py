@@ -5,6 +5,7 @@ sides | instruction + input + output (alpaca) | question or prompt alone | text.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -109,11 +110,10 @@ def _pair(row: Mapping[str, Any], question: str | None) -> Shape:
         columns.append("system")
         prompt = _with_system(system, prompt)
     chosen, rejected = (_ended(_without_prompt(side, prompt), name) for name, side in sides.items())
-    margin = row.get("margin")
-    if isinstance(margin, int | float) and not isinstance(margin, bool):
+    margin = _margin(row.get("margin"))
+    if margin is not None:
         columns.append("margin")
-        return Shape(prompt=prompt, chosen=chosen, rejected=rejected, margin=float(margin), columns=tuple(columns))
-    return Shape(prompt=prompt, chosen=chosen, rejected=rejected, columns=tuple(columns))
+    return Shape(prompt=prompt, chosen=chosen, rejected=rejected, margin=margin, columns=tuple(columns))
 
 
 def _common(chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> tuple[Message, ...]:
@@ -186,9 +186,34 @@ def _turn(item: Any, column: str) -> Message:
     role = item[role_key]
     if not isinstance(role, str):
         raise BadRow("wrong_type", f"column '{column}.{role_key}': found {kind_of(role)}, wanted text")
-    train = item.get("train")
+    train = _flag(item.get("train", True), f"{column}.train")
     role = ROLES.get(role.lower(), role)
-    return Message(role, _text(item[text_key], f"{column}.{text_key}"), True if train is None else bool(train))
+    return Message(role, _text(item[text_key], f"{column}.{text_key}"), train)
+
+
+def _flag(value: Any, column: str) -> bool:
+    """Whether a turn is trained on: unless it says no, it is. CSV has no booleans, so text will do."""
+    known = {"none": True, "true": True, "1": True, "false": False, "0": False}
+    found = known.get(str(value).lower())
+    if found is None:
+        raise BadRow("wrong_type", f"column {column!r}: found {value!r}, wanted true or false")
+    return found
+
+
+def _margin(value: Any) -> float | None:
+    """A number, or text that is one, as in CSV; an empty cell is none."""
+    if value is None or value == "":
+        return None
+    wrong = BadRow("wrong_type", f"column 'margin': found {value!r}, wanted a number; leave it empty or rename it")
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise wrong
+    try:
+        found = float(value)
+    except (ValueError, OverflowError):
+        raise wrong from None
+    if not math.isfinite(found):
+        raise wrong
+    return found
 
 
 def _text(value: Any, column: str) -> str:

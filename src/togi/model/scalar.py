@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification
 
-from togi.core.errors import InputError
+from togi.core.errors import GraderError, InputError
 from togi.core.records import Message
 from togi.core.sources import ModelSource
 from togi.model.forest import Forest, MicroBatch, Sequence, move, plant, split_by_tokens
@@ -129,8 +129,9 @@ def batches_by_length(sequences: Seq[Sequence], prompts: Seq[Any], budget: int) 
 class ModelScorer:
     """A `Scorer` made of a reward model: it renders with its own template and tokenizer, shares prompts, never pads.
 
-    `tokens` is the size of a micro-batch and changes speed alone. `max_tokens` refuses longer conversations: nothing is
-    ever cut off, because a cut answer would be scored at another token.
+    `tokens` is the size of a micro-batch and changes speed alone. A conversation longer than `max_tokens`, or the
+    model's context, has an error in the place of its score: nothing is ever cut off, because a cut answer would be
+    scored at another token.
     """
 
     def __init__(self, model: LoadedModel, *, tokens: int = 8192, max_tokens: int | None = None) -> None:
@@ -142,20 +143,22 @@ class ModelScorer:
         self.reward = RewardModel(model.net)
 
     def sequence(self, messages: tuple[Message, ...], answer: str) -> Sequence:
-        """The conversation as ids, ending as the template ends an answer.
-
-        Raises InputError if it is longer than the model's context.
-        """
+        """The conversation as ids, ending as the template ends an answer."""
         turns = (*messages, Message("assistant", answer))
         ids = render_chat(self.model.template, self.model.tokenizer, turns).ids
-        if len(ids) > self.limit:
-            raise InputError(f"{self.model.name}: a conversation has {len(ids)} tokens; it reads at most {self.limit}")
         return Sequence(tuple(ids), (False,) * len(ids))
 
-    def score(self, items: Seq[Item]) -> list[float]:
+    def score(self, items: Seq[Item]) -> list[float | GraderError]:
         """Scores in the order of `items` (messages, answer without terminator)."""
         sequences = [self.sequence(messages, answer) for messages, answer in items]
-        return self.score_sequences(sequences, [messages for messages, _ in items])
+        fitting = [i for i, sequence in enumerate(sequences) if len(sequence.ids) <= self.limit]
+        scores = self.score_sequences([sequences[i] for i in fitting], [items[i][0] for i in fitting])
+        found = dict(zip(fitting, scores, strict=True))
+        return [found.get(i, self._too_long(sequence)) for i, sequence in enumerate(sequences)]
+
+    def _too_long(self, sequence: Sequence) -> GraderError:
+        length = len(sequence.ids)
+        return GraderError(f"{self.model.name}: a conversation has {length} tokens; it reads at most {self.limit}")
 
     @torch.inference_mode()
     def score_sequences(self, sequences: Seq[Sequence], prompts: Seq[Any]) -> list[float]:

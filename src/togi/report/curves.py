@@ -47,6 +47,7 @@ KNOWN: tuple[tuple[str, str, tuple[float, ...]], ...] = (
     (r"tokens/.+", "Tokens seen, by source", (0.0,)),
     (r"epochs/.+", "Epochs seen, by source", (0.0,)),
     (r"tokens_per_second", "Tokens a second", (0.0,)),
+    (r"largest_micro_batch", "Largest micro-batch (tokens)", (0.0,)),
     (r"memory/most_gb", "Memory at most (GB)", (0.0,)),
     (r"time/.+", "Time by phase", (0.0,)),
     (r"validation/reward_(?:chosen|rejected)", "Validation: rewards of both answers", (0.0,)),

@@ -12,7 +12,7 @@ from togi.rewards.base import Attempt, Grade
 class ModelGrader:
     """Scores prompts and answers without their terminators: the scorer renders both with its own template.
 
-    When the scorer raises GraderError, every answer of the call fails.
+    An answer that the scorer gives an error for fails; where it raises GraderError, every answer of the call does.
     """
 
     scorer: Scorer
@@ -25,4 +25,9 @@ class ModelGrader:
             return [error] * len(attempts)
         if len(scores) != len(attempts):
             return [GraderError(f"{self.name}: {len(scores)} scores for {len(attempts)} answers")] * len(attempts)
-        return scores
+        return [_named(attempt, score) for attempt, score in zip(attempts, scores, strict=True)]
+
+
+def _named(attempt: Attempt, score: Grade) -> Grade:
+    """The score; an error says whose."""
+    return GraderError(f"prompt {attempt.prompt.id}: {score}") if isinstance(score, GraderError) else score

@@ -74,7 +74,8 @@ class Control:
 @dataclass(slots=True)
 class Context:
     """A running stage's folder, seed, inputs and voice. With several `ranks`, only rank 0 writes into the folder and
-    speaks; all of them call everything here at the same places."""
+    speaks; all of them call everything here at the same places. `fits` are the tokens of the longest example that the
+    memory at hand has room for, where they were asked for."""
 
     name: str
     folder: Path
@@ -87,6 +88,7 @@ class Context:
     recipe: str = ""
     fingerprint: str = ""
     track: tuple[str, ...] = ()
+    fits: int | None = None
     counts: dict[str, int] = field(default_factory=dict)
     drops: list[Drop] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)

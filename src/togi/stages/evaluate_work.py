@@ -7,7 +7,7 @@ closing or shortening alone cannot raise it.
 from dataclasses import dataclass
 from typing import Any
 
-from togi.core.errors import InputError
+from togi.core.errors import GraderError, InputError
 from togi.core.files import read_json
 from togi.core.protocols import Scorer
 from togi.core.records import Completion, Prompt, SamplingParams
@@ -137,7 +137,14 @@ def _scored(
 
 
 def _score(scorer: Scorer, owners: list[Prompt], texts: list[str]) -> list[float]:
-    return scorer.score([(prompt.messages, text) for prompt, text in zip(owners, texts, strict=True)])
+    """Both sides are compared answer by answer, so none may be missing. Raises InputError where one is."""
+    scores = []
+    found = scorer.score([(prompt.messages, text) for prompt, text in zip(owners, texts, strict=True)])
+    for prompt, score in zip(owners, found, strict=True):
+        if isinstance(score, GraderError):
+            raise InputError(f"prompt {prompt.id}: {score}; leave the prompt out or lower max_tokens")
+        scores.append(score)
+    return scores
 
 
 def _accuracy(context: Context, ref: ScorerRef, name: str) -> list[Row]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from togi.core.errors import InputError
+from togi.core.errors import InputError, StageError
 from togi.core.records import Record
 from togi.core.seeds import derive
 from togi.core.settings import Ref
@@ -124,6 +124,17 @@ def window_of(max_length: int | None, context: Context, model: LoadedModel) -> i
             f"stage {context.name}: max_length is {max_length}, but the model's context is {window} tokens"
         )
     return max_length or window
+
+
+def check_fits(context: Context, longest: int, setting: str) -> None:
+    """Raises StageError where `micro_batch_tokens: auto` found no room for the longest example, which is never cut;
+    `setting` is what bounds its length."""
+    if context.fits is not None and longest > context.fits:
+        raise StageError(
+            f"stage {context.name}: the longest example has {longest} tokens, but the memory at hand has room for a "
+            f"micro-batch of {context.fits} tokens. Lower {setting}, or set activation_checkpointing: true, lora, or "
+            "optimizer: adamw-8bit"
+        )
 
 
 def inner(context: Context, name: str) -> Context:

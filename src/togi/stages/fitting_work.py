@@ -13,12 +13,12 @@ from togi.model.memory import Shape, largest, predict, training_flops
 from togi.stages.arithmetic import arithmetic, device
 from togi.stages.base import Context
 from togi.stages.fixed import Optimisation
-from togi.stages.resources import job_of, shape_of
+from togi.stages.resources import USABLE, USABLE_CPU, job_of, shape_of
 from togi.stages.train_grpo import other_models
 from togi.train import usage
 
-USABLE = 0.9  # of what is free: allocators leave gaps
-USABLE_CPU = 0.7  # where the gaps are larger: docs/memory.md
+MOST = 2**16  # tokens of a micro-batch that auto chooses; more are no faster
+LONGEST = 2**20  # tokens of an example: beyond every model's context
 FILE = "memory.json"
 
 
@@ -50,24 +50,25 @@ class Fit:
             if tokens == "auto":
                 path = context.folder / FILE
                 chosen = context.ranks.once(lambda: read_json(path) if path.exists() else {})
-                tokens = chosen.get("micro_batch_tokens") or self._most(settings, self.shape)
+                context.fits = chosen.get("fits") or self._most(settings, self.shape)
+                tokens = chosen.get("micro_batch_tokens") or min(context.fits, MOST)
         self.settings = settings.model_copy(update={"micro_batch_tokens": tokens})
         if context.ranks.first:
-            write_json(context.folder / FILE, {"micro_batch_tokens": tokens})
+            write_json(context.folder / FILE, {"micro_batch_tokens": tokens, "fits": context.fits})
 
     def _most(self, settings: Optimisation, shape: Shape) -> int:
-        """The largest micro-batch that fits what is free now."""
+        """The most tokens that fit what is free now."""
         free = self.context.ranks.once(lambda: usage.available(self.where))
         cpu = self.where.type == "cpu"
         room = USABLE_CPU * free / settings.processes if cpu else USABLE * free
-        tokens = largest(shape, self.job, room - self.beside)
+        tokens = largest(shape, self.job, room - self.beside, most=LONGEST)
         if not tokens:
             need = predict(shape, self.job, 256).peak + self.beside
             raise StageError(
                 f"stage {self.context.name}: no micro-batch fits: the smallest, 256 tokens, needs {gigabytes(need)}, "
                 f"and {gigabytes(room)} may be used. Set activation_checkpointing: true, lora, or optimizer: adamw-8bit"
             )
-        self.context.log(f"micro-batches of {tokens} tokens: the largest that fits {gigabytes(room)}")
+        self.context.log(f"micro-batches of {min(tokens, MOST)} tokens: {tokens} fit {gigabytes(room)}")
         return tokens
 
     def finish(self) -> None:
@@ -79,13 +80,13 @@ class Fit:
         """
         if not self.context.ranks.first:
             return
-        lines = read_lines(self.context.folder / "metrics.jsonl")
+        lines = self._lines()
         steps = [round(line["tokens_per_second"] * line["time/update"]) for line in lines]
-        limit = self.settings.tokens_at_once
-        most = min(limit, max(steps, default=limit))
+        most = max((line.get("largest_micro_batch", 0) for line in lines), default=0)
         whole = usage.peak(self.where) - self.before
         measured = max((round(line["memory/most_gb"] * 1e9) - self.before for line in lines), default=whole)
-        found: dict[str, Any] = {"micro_batch_tokens": limit, "measured": measured, "measured_with_saving": whole}
+        found: dict[str, Any] = {"micro_batch_tokens": self.settings.tokens_at_once}
+        found |= {"measured": measured, "measured_with_saving": whole}
         found |= {"tokens": sum(steps), "flops": 0.0}
         told = f"peak memory: {gigabytes(measured)} measured ({gigabytes(whole)} with saving)"
         if self.shape is not None and most:  # a head on stored features computes no token of the model
@@ -102,6 +103,13 @@ class Fit:
             )
         write_json(self.context.folder / FILE, found)
         self.context.log(told)
+
+    def _lines(self) -> list[dict[str, Any]]:
+        """The metrics of all trainings of the stage. Those of a sweep have folders of their own; what stands in the
+        stage's own is a copy of one of them."""
+        folder = self.context.folder
+        own = [] if getattr(self.settings, "sweep", ()) else [folder / "metrics.jsonl"]
+        return [line for path in (*own, *sorted(folder.glob("runs/*/metrics.jsonl"))) for line in read_lines(path)]
 
 
 def gigabytes(size: float) -> str:

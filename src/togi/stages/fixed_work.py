@@ -20,7 +20,7 @@ from togi.model.router import own_weight
 from togi.objectives.base import Batch, Metrics, Objective, Output, add_metrics, on_host, read_metrics
 from togi.stages.arithmetic import in_machine_type
 from togi.stages.base import Context, timed
-from togi.stages.examples_work import Data, Example, ShuffledEpochs, Source
+from togi.stages.examples_work import Data, Example, ShuffledEpochs, Source, check_fits
 from togi.stages.fixed import Optimisation
 from togi.stages.training import Trainer
 from togi.train.loop import MicroBatch
@@ -69,6 +69,10 @@ class Task(ABC, Generic[Inputs]):
     def size(self, example: Example) -> int:
         """Tokens that the model computes for an example."""
         return num_tokens(example.group)
+
+    def longest(self) -> int:
+        """The size of the largest example to train on."""
+        return max((self.size(example) for example in self.data.training), default=0)
 
     def source(self, settings: Any, seed: int) -> Source:
         """The order of training."""
@@ -132,10 +136,15 @@ def micro_batches(
                 inputs=inputs,
                 batch=task.batch(part, inputs),
                 rows=tuple(example.id for example in part),
-                num_tokens=sum(task.size(example) for example in part),
+                num_tokens=_computed(task, part, inputs),
                 idle=idle,
             ),
         )
+
+
+def _computed(task: Task[Any], part: Sequence[Example], inputs: Any) -> int:
+    """Tokens of a micro-batch: examples that begin alike may have fewer together than each alone."""
+    return len(inputs.ids_T) if isinstance(inputs, Forest) else sum(task.size(example) for example in part)
 
 
 # --- validation -------------------------------------------------------------------------------------------------------
@@ -243,8 +252,10 @@ def fit(settings: Optimisation, context: Context, model: LoadedModel, task: Task
     """Trains `model` in place, and leaves it with the weights that `choose` names.
 
     Goes on from the newest checkpoint of the stage's folder where there is one. Raises StageError for a loss that is
-    not finite, Interrupted when asked to stop (everything finished is saved).
+    not finite and for an example that the memory has no room for, Interrupted when asked to stop (everything finished
+    is saved).
     """
+    check_fits(context, task.longest(), "max_length")
     spread = Spread(task.module, context.ranks) if task.module is not None else None
     if spread is not None:
         task.module = spread.module

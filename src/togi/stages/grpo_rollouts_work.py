@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from togi.core.errors import InputError
 from togi.core.records import Completion, Prompt, SamplingParams
 from togi.core.seeds import derive
 from togi.core.settings import ScorerRef, references
@@ -21,6 +22,7 @@ from togi.rewards.build import Surroundings, build_reward
 from togi.rewards.combine import Graded, Reward
 from togi.rewards.statistics import reward_statistics
 from togi.rollout.local import Sampler
+from togi.rollout.network import context_limit
 from togi.stages.arithmetic import arithmetic
 from togi.stages.base import Context, timed
 from togi.stages.models import load_scorer
@@ -69,7 +71,8 @@ class Rollout:
 
 class Rollouts:
     """Samples from `net` and grades; `held_out` prompts are for validation alone. `consumed` counts the prompts that
-    were taken from the shuffled epochs. Ranks share the sampling; the rewards are asked for once.
+    were taken from the shuffled epochs. Ranks share the sampling; the rewards are asked for once. Raises InputError for
+    a prompt that is too long.
 
     `net` is the policy itself where that can be sampled from: on one process in float32. Elsewhere it is a copy, which
     whoever trains must keep as the policy is.
@@ -92,6 +95,7 @@ class Rollouts:
             prompt.id: tuple(render_prompt(model.template, model.tokenizer, prompt.messages))
             for prompt in (*prompts, *held_out)
         }
+        _check_lengths(self.prompt_ids, settings, context, context_limit(model.net))
         self.consumed = 0
         self.size = settings.minibatches * settings.prompts_per_step
         dtype = arithmetic(context).dtype
@@ -227,6 +231,21 @@ def teaches(group: AnswerGroup) -> bool:
 
 def _totals(groups: Sequence[AnswerGroup]) -> list[list[float | None]]:
     return [[answer.graded.total for answer in group] for group in groups]
+
+
+def _check_lengths(
+    prompt_ids: Mapping[str, Sequence[int]], settings: TrainGrpo, context: Context, limit: int | None
+) -> None:
+    """Raises InputError where a prompt leaves no room for an answer, however late its turn would come."""
+    most = settings.sampling.max_tokens
+    long = {name: len(ids) for name, ids in prompt_ids.items() if limit is not None and len(ids) + most > limit}
+    if long:
+        name, length = max(long.items(), key=lambda item: item[1])
+        raise InputError(
+            f"stage {context.name}: {len(long)} of {len(prompt_ids)} prompts are too long; the longest, {name}, has "
+            f"{length} tokens, which with max_tokens {most} are {length + most}, but the model's context is {limit}. "
+            "Leave such prompts out, or lower sampling.max_tokens"
+        )
 
 
 def _reward(settings: TrainGrpo, context: Context, model: LoadedModel) -> Reward:

@@ -91,8 +91,9 @@ class Updates:
     def _part(self, groups: Sequence[AnswerGroup]) -> list[Micro]:
         """This rank's micro-batches of one optimiser step.
 
-        An answer without gradient is not computed, but counts in what the loss divides by. Where no answer has one, a
-        single one stands in; where none even counts, a prompt without a scored token does.
+        An answer without gradient is not computed, but counts in what the loss divides by; one that is masked counts
+        as an answer without tokens. Where no answer has a gradient, a single one stands in; where none even counts, a
+        prompt without a scored token does.
         """
         counted = [[answer for answer in group if answer.counts] for group in groups]
         learning = [[answer for answer in group if self._learns(answer)] for group in counted]
@@ -102,8 +103,8 @@ class Updates:
         trees = [[_sequence(answer) for answer in group] for group in computed]
         cuts = self.ranks.share(forests.split_by_tokens(trees, self.settings.tokens_at_once))
         made = [replace(self._micro(cut, [answers[i] for i in cut.index_S]), idle=idle) for cut, idle in cuts]
-        rest = [answer for group in counted for answer in group]
-        return _with_idle(made, rest, answers) if self.ranks.first else made
+        graded = [answer for group in groups for answer in group if answer.graded.total is not None]
+        return _with_idle(made, graded, answers) if self.ranks.first else made
 
     def _learns(self, answer: Answer) -> bool:
         """Whether an answer has a gradient: one of a group without spread has none but that of the KL."""
@@ -154,9 +155,11 @@ def _given_old(micro: Micro, old_logp_N: Tensor | None) -> Micro:
     return replace(micro, batch=replace(micro.batch, old_logp_N=old_logp_N))
 
 
-def _with_idle(made: list[Micro], counted: Sequence[Answer], computed: Sequence[Answer]) -> list[Micro]:
-    """The micro-batches, the first of which also counts the answers that are not computed."""
-    sequences = len(counted) - len(computed)
+def _with_idle(made: list[Micro], graded: Sequence[Answer], computed: Sequence[Answer]) -> list[Micro]:
+    """The micro-batches, the first of which also counts the answers that are not computed, and the tokens of those that
+    are not masked."""
+    sequences = len(graded) - len(computed)
+    counted = [answer for answer in graded if answer.counts]
     tokens = sum(len(a.completion.token_ids) for a in counted) - sum(len(a.completion.token_ids) for a in computed)
     if sequences <= 0:
         return made

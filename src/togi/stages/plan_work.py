@@ -16,11 +16,11 @@ from tokenizers import Tokenizer
 from togi.core.codec import read_records
 from togi.core.errors import InputError
 from togi.core.files import read_json
-from togi.core.records import Chat, Document, Message, Pair, Prompt, Record
+from togi.core.records import Record
 from togi.core.settings import Ref
 from togi.core.sources import ModelSource
 from togi.model.folders import converted_folder
-from togi.model.memory import Job, Shape, predict, training_flops
+from togi.model.memory import Job, Shape, largest, predict, training_flops
 from togi.stages.base import RECORDS_FILE, StageSettings
 from togi.stages.contrast import Contrast
 from togi.stages.curate import Curate
@@ -29,15 +29,17 @@ from togi.stages.evaluate import Evaluate
 from togi.stages.fixed import FixedTraining, Optimisation
 from togi.stages.imported import Import
 from togi.stages.imported_work import read
-from togi.stages.resources import job_of, shape_of
+from togi.stages.plan_texts_work import texts
+from togi.stages.resources import USABLE_CPU, job_of, shape_of
 from togi.stages.select import Select
 from togi.stages.synthesize import Synthesize
 from togi.stages.train_dpo import TrainDpo
 from togi.stages.train_grpo import TrainGrpo, other_models
 from togi.stages.train_pretrain import TrainPretrain
-from togi.text.jinja import render_jinja
-from togi.text.template import TEMPLATES
+from togi.stages.train_reward import TrainReward
+from togi.train.machine import available, has_accelerator
 
+SMALLEST = 256  # tokens of a micro-batch that `auto` may choose
 COUNTED = 200
 """Records whose tokens are counted; the others are taken to be as long on average."""
 
@@ -76,13 +78,14 @@ class Estimate:
 @dataclass(slots=True)
 class _Known:
     """What is known of a node to those that read it: the records it holds or at most will hold, some of them, or some
-    that they will be made from, with the tokens that are at most added to each; the sizes of its model, the folder of
-    its tokenizer and its template; `why` not."""
+    that they will be made from, with the tokens that are at most added to each; the sizes of its model, its context,
+    the folder of its tokenizer and its template; `why` not."""
 
     records: int | None = None
     samples: Sequence[Record] = ()
     added: int = 0
     shape: Shape | None = None
+    context: int | None = None
     tokenizer: Path | None = None
     template: str | None = None
     why: str = ""
@@ -135,11 +138,13 @@ class _Planner:
             folder = converted_folder(source, self.store)
         if folder is None or not (folder / "config.json").exists():
             return _Known(why=f"the sizes of {source.name} are unknown until it is on this machine")
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         try:
-            shape = Shape.of(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+            shape = Shape.of(config)
         except InputError as error:
             return _Known(why=str(error))
-        return _Known(shape=shape, tokenizer=folder, template=source.template)
+        context = (config.get("text_config") or config).get("max_position_embeddings")
+        return _Known(shape=shape, context=context, tokenizer=folder, template=source.template)
 
     # --- stages that make data ----------------------------------------------------------------------------------------
 
@@ -169,34 +174,47 @@ class _Planner:
         found = Estimate()
         model = self._read(stage, settings.init)
         lengths = _Lengths(self, stage, model)
-        step: float | None = None  # the most tokens of a step, where it can be said
+        most = _Most()
         if isinstance(settings, TrainGrpo):
-            step = _grpo(settings, lengths, found)
+            most = _grpo(settings, lengths, found)
         elif isinstance(settings, TrainPretrain):
             found.tokens = settings.tokens or (settings.steps or 0) * settings.batch_tokens
-            step = None if settings.max_length is None else settings.batch_tokens + settings.max_length
+            window = settings.max_length or model.context or 0
+            most = _Most(step=settings.batch_tokens + window, example=window)
         elif isinstance(settings, FixedTraining):
-            step = _fixed(settings, lengths, found)
+            most = _fixed(settings, lengths, found)
+            if isinstance(settings, TrainReward):
+                _repeat(settings, found)
         if model.shape is None:
             found.unknown.append(model.why)
             return found
         shape = shape_of(settings, model.shape)
-        self._peak(settings, shape, step, found)
+        self._peak(settings, shape, most, found)
         if found.tokens is not None:
             found.flops = _flops(settings, shape, job_of(settings, self.products), found.tokens)
             self._time(settings, found)
         return found
 
-    def _peak(self, settings: Optimisation, shape: Shape, step: float | None, found: Estimate) -> None:
-        """The peak memory: a micro-batch is as large as it may be, or as the step is."""
-        limit = settings.micro_batch_tokens
-        if limit == "auto":
-            found.unknown.append("peak memory: micro_batch_tokens is auto, which is chosen when the stage begins")
-            return
-        tokens = limit if step is None else min(limit, math.ceil(step))
+    def _peak(self, settings: Optimisation, shape: Shape, most: "_Most", found: Estimate) -> None:
+        """The peak memory: a micro-batch is as large as it may be, or as the step is; a longer example has its own."""
         job = job_of(settings, self.products)
-        found.peak_bytes = predict(shape, job, tokens).peak + other_models(settings, shape, self.products)
-        found.notes.append(f"peak: with micro-batches of {tokens:,} tokens")
+        beside = other_models(settings, shape, self.products)
+        limit = settings.micro_batch_tokens
+        room = math.inf
+        if limit == "auto" and has_accelerator():
+            why = "chosen of the accelerator's memory when the stage begins"
+            found.unknown.append(f"peak memory: micro_batch_tokens auto, {why}")
+            return
+        if limit == "auto":
+            room = USABLE_CPU * available() / settings.processes
+            limit = largest(shape, job, room - beside) or SMALLEST
+        tokens = math.ceil(max(min(limit, most.step), most.example))
+        found.peak_bytes = predict(shape, job, tokens).peak + beside
+        if room < math.inf:
+            fits = f"{limit:,} tokens fit" if found.peak_bytes <= room else "the peak is more than"
+            found.notes.append(f"micro_batch_tokens auto: {fits} the {room / 1e9:.2f} GB that may be used now")
+        longest = ", the longest example" if tokens > limit else ""
+        found.notes.append(f"peak: with micro-batches of {tokens:,} tokens{longest}")
 
     def _time(self, settings: Optimisation, found: Estimate) -> None:
         """The time that the operations take at the speed of an earlier stage."""
@@ -209,6 +227,14 @@ class _Planner:
                 return
             found.notes.append(f"time: at the speed of another kind of training, since no {settings.type} has finished")
         found.seconds = found.flops / rate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Most:
+    """The most tokens of a step and of an example, as far as they can be said."""
+
+    step: float = math.inf
+    example: float = 0
 
 
 @dataclass(slots=True)
@@ -242,8 +268,8 @@ class _Lengths:
             added = max(added, came.added)
             step = max(1, len(came.samples) // COUNTED)
             for record in came.samples[::step][:COUNTED]:
-                texts = _texts(record, self.model.template, folder)
-                encoded = tokenizer.encode_batch(texts, add_special_tokens=False)
+                written = texts(record, self.model.template, folder)
+                encoded = tokenizer.encode_batch(written, add_special_tokens=False)
                 lengths.append(came.added + sum(len(each.ids) for each in encoded))
         if not lengths:
             return None
@@ -272,15 +298,15 @@ def _kept(settings: StageSettings, came: int | None) -> int | None:
     return came
 
 
-def _fixed(settings: FixedTraining, lengths: _Lengths, found: Estimate) -> float | None:
-    """Samples and tokens; gives the most tokens of a step."""
+def _fixed(settings: FixedTraining, lengths: _Lengths, found: Estimate) -> _Most:
+    """Samples and tokens."""
     if settings.steps is not None:
         found.samples = settings.steps * settings.batch_size
     else:
         count, why = lengths.records()
         if count is None:
             found.unknown.append(f"samples and tokens: {why}")
-            return None
+            return _Most()
         share = settings.validation if isinstance(settings.validation, float) else 0.0
         found.samples = max(1, round(count * (1 - share) * (settings.epochs or 1.0)))
     sides = 2 if hasattr(settings, "pairs") else 1
@@ -289,29 +315,40 @@ def _fixed(settings: FixedTraining, lengths: _Lengths, found: Estimate) -> float
     if found_lengths is not None:
         mean, most = found_lengths
         found.tokens = round(found.samples * min(mean, limit))
-        return settings.batch_size * min(most, limit)
+        return _Most(step=settings.batch_size * min(most, limit), example=min(most, limit))
     if settings.max_length is None:
         found.unknown.append("tokens: lengths are unknown, and there is no max_length")
-        return None
+        return _Most()
     found.tokens = round(found.samples * limit)
     found.notes.append("tokens: at most, if every record were as long as max_length")
-    return settings.batch_size * limit
+    return _Most(step=settings.batch_size * limit, example=limit)
 
 
-def _grpo(settings: TrainGrpo, lengths: _Lengths, found: Estimate) -> float | None:
-    """Every answer as long as it may be; a prompt is computed once for its group. Gives the most tokens of a step."""
+def _repeat(settings: TrainReward, found: Estimate) -> None:
+    """A training for each rate of a sweep, and one of the control. A frozen trunk is computed once for all of them."""
+    trainings = max(1, len(settings.sweep)) + settings.shuffled_control
+    if trainings == 1:
+        return
+    found.notes.append(f"samples and tokens: of {trainings} trainings")
+    found.samples = None if found.samples is None else trainings * found.samples
+    if found.tokens is not None and settings.train_layers != 0:
+        found.tokens *= trainings
+
+
+def _grpo(settings: TrainGrpo, lengths: _Lengths, found: Estimate) -> _Most:
+    """Every answer as long as it may be; a prompt is computed once for its group, whose answers may be apart."""
     groups = settings.steps * settings.prompts_per_step
     found.samples = groups * settings.group_size // settings.epochs_per_batch
     found.sampled = found.samples * settings.sampling.max_tokens
     prompts = lengths.tokens(found)
     if prompts is None:
         found.unknown.append("tokens: the lengths of the prompts are unknown until they are on the disk")
-        return None
+        return _Most()
     mean, most = prompts
     answers = settings.group_size * settings.sampling.max_tokens
     found.tokens = round(groups * (mean + answers))
     found.notes.append("tokens: at most, if every answer were as long as max_tokens; sampling is not in the operations")
-    return settings.prompts_per_step * (most + answers)
+    return _Most(step=settings.prompts_per_step * (most + answers), example=most + settings.sampling.max_tokens)
 
 
 def _flops(settings: Optimisation, shape: Shape, job: Job, tokens: int) -> float:
@@ -319,32 +356,6 @@ def _flops(settings: Optimisation, shape: Shape, job: Job, tokens: int) -> float
     found = training_flops(shape, job, tokens, tokens, 0)
     reference = isinstance(settings, TrainDpo) or (isinstance(settings, TrainGrpo) and settings.loss.beta > 0)
     return found + (2.0 * tokens * (shape.used_matrices + shape.embeddings) if reference else 0.0)
-
-
-def _texts(record: Record, template: str | None, folder: Path) -> list[str]:
-    """What the model reads of a record; of a pair the prompt with one answer, and the other answer alone."""
-    if isinstance(record, Document):
-        return [record.text]
-    if isinstance(record, Pair):
-        rejected = "\n".join(message.content for message in record.rejected)
-        return [_written((*record.prompt, *record.chosen), template, folder, generation=False), rejected]
-    if isinstance(record, Prompt | Chat):
-        return [_written(record.messages, template, folder, generation=isinstance(record, Prompt))]
-    return []
-
-
-def _written(messages: Sequence[Message], template: str | None, folder: Path, *, generation: bool) -> str:
-    """A conversation in a template: the named one, or the one that came with the tokenizer."""
-    if template is not None and template in TEMPLATES:
-        known = TEMPLATES[template]
-        return known.prompt_text(messages) if generation else known.chat_text(messages)
-    own = folder / "chat_template.jinja"
-    if not own.exists():
-        return "\n".join(message.content for message in messages)
-    settings = read_json(folder / "tokenizer_config.json")
-    specials = {key: value for key, value in settings.items() if key.endswith("_token") and isinstance(value, str)}
-    rows = [{"role": message.role, "content": message.content} for message in messages]
-    return render_jinja(own.read_text(encoding="utf-8"), rows, specials, generation)
 
 
 def achieved(store: Path, kind: str) -> float | None:

@@ -11,6 +11,8 @@ from togi.stages.base import RankedSettings
 from togi.stages.lora import Lora
 
 Tokens = Annotated[int, Field(ge=64)]
+USABLE = 0.9  # of what is free: allocators leave gaps
+USABLE_CPU = 0.7  # where the gaps are larger: docs/memory.md
 
 
 class Resources(RankedSettings):

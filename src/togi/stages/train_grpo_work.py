@@ -20,7 +20,7 @@ from togi.rewards.guards import Watch, stop_on
 from togi.rewards.statistics import reward_statistics
 from togi.stages.arithmetic import in_machine_type
 from togi.stages.base import MODEL_FOLDER, Context, timed
-from togi.stages.examples_work import Example, split
+from togi.stages.examples_work import Example, check_fits, split
 from togi.stages.fixed_work import adamw_update
 from togi.stages.grpo_rollouts_work import Answer, Rollout, Rollouts, teaches
 from togi.stages.grpo_updates_work import Micro, Updates
@@ -36,6 +36,8 @@ def run(settings: TrainGrpo, context: Context) -> None:
     training, held_out = _prompts(settings, context)
     model = load_trainable(context, settings.init, settings)
     source = Source(settings, context, model, training, held_out)
+    longest = max(len(source.rollouts.prompt_ids[prompt.id]) for prompt in training) + settings.sampling.max_tokens
+    check_fits(context, longest, "sampling.max_tokens")
     params = trained(source.updates.policy.net.named_parameters())
     trainer = Trainer(
         context=context,

@@ -45,7 +45,9 @@ class TrainPretrain(Optimisation):
     tokens: int | None = Field(default=None, ge=1, description="tokens to train on, all sources together")
     steps: int | None = Field(default=None, ge=1, description="optimiser steps, instead of tokens")
     batch_tokens: int = Field(default=32768, ge=1, description="tokens of one optimiser step")
-    max_length: int | None = Field(default=None, ge=8, description="tokens of a window; absent: the model's context")
+    max_length: int | None = Field(
+        default=None, ge=8, description="tokens of a window, at most batch_tokens; absent: the model's context"
+    )
     validation: Share | DocumentsRef | None = Field(
         default=None, description="documents, or the share of the texts of each source to keep out of training"
     )
@@ -59,6 +61,15 @@ class TrainPretrain(Optimisation):
     def _tokens_or_steps(self) -> Self:
         if (self.tokens is None) == (self.steps is None):
             raise ValueError("give either tokens or steps: how long to train")
+        return self
+
+    @model_validator(mode="after")
+    def _a_step_holds_a_window(self) -> Self:
+        if self.max_length is not None and self.max_length > self.batch_tokens:
+            raise ValueError(
+                f"max_length: a window of {self.max_length} tokens is more than a step has (batch_tokens: "
+                f"{self.batch_tokens}); lower max_length or raise batch_tokens"
+            )
         return self
 
     @model_validator(mode="after")

@@ -63,6 +63,10 @@ def _read(settings: TrainPretrain, context: Context, windows: "Windows") -> tupl
     return corpora, [example for text in held for example in windows.cut(text)]
 
 
+def _characters(text: Text) -> int:
+    return len(text.text) if isinstance(text, Document) else sum(len(message.content) for message in text.messages)
+
+
 @dataclass(frozen=True, slots=True)
 class Windows:
     """Texts as sequences of at most `length` rows in which every token but the first carries loss."""
@@ -74,12 +78,17 @@ class Windows:
 
     @classmethod
     def of(cls, settings: TrainPretrain, context: Context, model: LoadedModel) -> "Windows":
-        """Raises InputError where the tokenizer has no end-of-text token."""
+        """Raises InputError where the tokenizer has no end-of-text token, or a step has no room for a window."""
         tokenizer = model.tokenizer
         if tokenizer.eos_token_id is None:
             raise InputError(f"stage {context.name}: {model.name}'s tokenizer has no eos token to end documents with")
         bos = tokenizer(leading_text(tokenizer), add_special_tokens=False)["input_ids"] if settings.bos else []
         length = window_of(settings.max_length, context, model)
+        if length > settings.batch_tokens:
+            raise InputError(
+                f"stage {context.name}: without max_length a window is the model's context, {length} tokens, which is "
+                f"more than a step has (batch_tokens: {settings.batch_tokens}); set max_length or raise batch_tokens"
+            )
         return cls(model, length, tuple(bos), int(tokenizer.eos_token_id))
 
     def is_empty(self, text: Text) -> bool:
@@ -120,13 +129,16 @@ class Mixture:
         self.windows = windows
         self.streams = streams
         self.batch_tokens = settings.batch_tokens
-        self.total_steps = settings.steps or -(-(settings.tokens or 0) // settings.batch_tokens)
+        self.tokens = settings.tokens or (settings.steps or 0) * settings.batch_tokens
+        self.total_steps = -(-self.tokens // settings.batch_tokens)
         self._cut: dict[str, tuple[str, list[Example]]] = {}
 
     def take(self, step: int) -> list[Example]:
-        """Windows up to the step's share of all tokens; the last one may go beyond, and the next step has less."""
-        taken = []
-        while sum(stream.tokens for stream in self.streams) < (step + 1) * self.batch_tokens:
+        """Windows up to the step's share of all tokens; the last one may go beyond, and the next step has less, but
+        never none. The last step ends where all tokens do."""
+        goal = min((step + 1) * self.batch_tokens, self.tokens)
+        taken: list[Example] = []
+        while not taken or sum(stream.tokens for stream in self.streams) < goal:
             stream = next_stream(self.streams)
             parts = self._parts(stream)
             taken.append(parts[stream.part])
@@ -172,6 +184,11 @@ class PretrainTask(TokenTask):
 
     def objective(self, step: int) -> SFT:
         return SFT()
+
+    def longest(self) -> int:
+        """Of the windows of each source's longest text: texts become tokens only as they are drawn."""
+        texts = [max(texts, key=_characters) for texts in self.corpora.values()]
+        return max(len(window.group[0].ids) for text in texts for window in self.windows.cut(text))
 
     def source(self, settings: TrainPretrain, seed: int) -> Mixture:
         self.streams = [

@@ -174,7 +174,8 @@ class RewardTask(Task[Forest | Tensor]):
 
     def rates(self) -> dict[str, float]:
         rate = self.settings.head_learning_rate
-        names = [name for name, _ in self.net.named_parameters() if ".score." in f".{name}"]
+        # beside an adapter stands the head as it was before, which is frozen
+        names = [name for name, p in self.net.named_parameters() if p.requires_grad and ".score." in f".{name}"]
         return {} if rate is None else dict.fromkeys(names, rate)
 
 
@@ -215,7 +216,8 @@ class Work:
             return self._scores(task)
 
         scores = self.context.units(1, train, "control")[0]
-        self.context.ranks.once(lambda: shutil.rmtree(self.context.folder / "runs" / "control", ignore_errors=True))
+        checkpoints = self.context.folder / "runs" / "control" / "checkpoints"
+        self.context.ranks.once(lambda: shutil.rmtree(checkpoints, ignore_errors=True))
         note = "trained on shuffled labels: should be near one half"
         return [self._row("accuracy of the control", self._accuracy(scores), note)]
 
@@ -242,11 +244,14 @@ class Work:
         return [self._row(*row) for row in zip(names, found, notes, strict=True)]
 
     def _keep(self, best: int) -> None:
-        """Makes the model and the metrics of one rate those of the stage; killed anywhere, it can be done again."""
+        """Makes the model, the metrics and the alarms of one rate those of the stage; killed anywhere, it can be done
+        again."""
         runs, target = self.context.folder / "runs", self.context.folder / MODEL_FOLDER
         if not target.exists():
             chosen = runs / f"rate-{best}"
-            write_text(self.context.folder / "metrics.jsonl", (chosen / "metrics.jsonl").read_text(encoding="utf-8"))
+            for name in ("metrics.jsonl", "alarms.jsonl"):
+                if (chosen / name).exists():
+                    write_text(self.context.folder / name, (chosen / name).read_text(encoding="utf-8"))
             target.parent.mkdir(parents=True, exist_ok=True)
             os.rename(chosen / "model", target)
         for number in range(len(self.settings.sweep)):

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from togi.core.errors import InputError
-from togi.core.records import Chat, Message
+from togi.core.records import Chat, Drop, Message
 from togi.core.settings import ChatsRef
 from togi.model.forest import Forest, plant
 from togi.model.forest import Sequence as TokenSequence
@@ -27,16 +27,18 @@ def run(settings: TrainSft, context: Context) -> None:
     refs = (settings.chats,) if isinstance(settings.chats, ChatsRef) else settings.chats
     data = read(settings, context, refs, border)
     context.counts.update(border.counts)
-    context.counts |= {"chats": len(data.training), "validation": len(data.validation)}
+    context.counts["chats"] = len(data.training)
     context.counts["scored_tokens"] = sum(sum(s.scored) for e in data.training for s in e.group)
     if settings.packing == "blocks":
-        data = Data(list(blocks(data.training, border.longest)), data.validation, data.warnings)
+        held_out = _fitting(data.validation, border.longest, context)
+        data = Data(list(blocks(data.training, border.longest)), held_out, data.warnings)
         context.counts["blocks"] = len(data.training)
         if not data.training:
             raise InputError(
                 f"stage {context.name}: all chats together do not fill one block of {border.longest} tokens; lower "
                 "max_length or set packing: apart"
             )
+    context.counts["validation"] = len(data.validation)
     fitted = fit(settings, context, model, SftTask(settings, data, model))
     context.counts["out"] = context.counts["chats"]
     context.summary |= {"step": fitted.step, "validation": fitted.validation}
@@ -130,6 +132,20 @@ def blocks(examples: Sequence[Example], length: int) -> Iterator[Example]:
         if any(marks):
             name = f"block-{number:06d}"
             yield Example(id=name, prompt=name, group=(TokenSequence(tuple(ids[part]), marks),))
+
+
+def _fitting(held_out: Sequence[Example], longest: int, context: Context) -> list[Example]:
+    """The chats to validate on that are not too long: blocks cut only what is trained on. Raises InputError where none
+    is left."""
+    kept = [example for example in held_out if len(example.group[0].ids) <= longest]
+    long = [example for example in held_out if len(example.group[0].ids) > longest]
+    context.drops += [Drop(id=example.id, stage=context.name, reason="too_long") for example in long]
+    if long and not kept:
+        raise InputError(
+            f"stage {context.name}: each of the {len(long)} chats to validate on is longer than {longest} tokens; "
+            "raise max_length or validate on shorter ones"
+        )
+    return kept
 
 
 class SftTask(TokenTask):

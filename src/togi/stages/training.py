@@ -103,6 +103,7 @@ class Trainer:
             "time/update": info.seconds,
             **{f"time/{phase}": seconds for phase, seconds in times.items()},
             "tokens_per_second": info.num_tokens / info.seconds if info.seconds else 0.0,
+            "largest_micro_batch": info.largest,
             "memory/most_gb": usage.peak(device()) / 1e9,
         }
         self._append("metrics.jsonl", line)

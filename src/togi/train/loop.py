@@ -42,7 +42,8 @@ class MicroBatch(Generic[Inputs]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepInfo:
-    """A finished optimiser step. `grad_norm` is before clipping; `seconds` leave out the making of the batch."""
+    """A finished optimiser step. `grad_norm` is before clipping; `largest` are the tokens of the largest micro-batch;
+    `seconds` leave out the making of the batch."""
 
     step: int
     loss: float
@@ -50,6 +51,7 @@ class StepInfo:
     learning_rate: float
     metrics: dict[str, float]
     num_tokens: int
+    largest: int
     seconds: float
 
 
@@ -82,6 +84,7 @@ def train_steps(
             learning_rate=learning_rate,
             metrics=read_metrics(found.metrics),
             num_tokens=found.num_tokens,
+            largest=found.largest,
             seconds=time.perf_counter() - start,
         )
 
@@ -99,6 +102,7 @@ class _Found:
     rows: list[str]
     metrics: Metrics
     num_tokens: int
+    largest: int
 
 
 def _accumulate(
@@ -132,6 +136,7 @@ def _accumulate(
         rows=[row for micro in working for row in micro.rows],
         metrics=metrics,
         num_tokens=sum(micro.num_tokens for micro in working),
+        largest=max((micro.num_tokens for micro in working), default=0),
     )
 
 
@@ -165,7 +170,8 @@ def _agree(found: _Found, step: int, ranks: Ranks) -> _Found:
     if ranks.several:
         found.metrics = {name: (float(total), float(weight)) for name, (total, weight) in found.metrics.items()}
         every = ranks.gather(found)
-        found = _Found([], [], [], {}, sum(other.num_tokens for other in every))
+        tokens, largest = sum(other.num_tokens for other in every), max(other.largest for other in every)
+        found = _Found([], [], [], {}, tokens, largest)
         for other in every:
             found.losses += other.losses
             found.broken += other.broken

@@ -1,0 +1,35 @@
+"""What a model reads of a record, as a plan counts it: written by the model's template, without loading the model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from togi.core.files import read_json
+from togi.core.records import Chat, Document, Message, Pair, Prompt, Record
+from togi.text.jinja import render_jinja
+from togi.text.template import TEMPLATES
+
+
+def texts(record: Record, template: str | None, folder: Path) -> list[str]:
+    """What the model reads of a record; of a pair the prompt with one answer, and the other answer alone."""
+    if isinstance(record, Document):
+        return [record.text]
+    if isinstance(record, Pair):
+        rejected = "\n".join(message.content for message in record.rejected)
+        return [_written((*record.prompt, *record.chosen), template, folder, generation=False), rejected]
+    if isinstance(record, Prompt | Chat):
+        return [_written(record.messages, template, folder, generation=isinstance(record, Prompt))]
+    return []
+
+
+def _written(messages: Sequence[Message], template: str | None, folder: Path, *, generation: bool) -> str:
+    """A conversation in a template: the named one, or the one that came with the tokenizer."""
+    if template is not None and template in TEMPLATES:
+        known = TEMPLATES[template]
+        return known.prompt_text(messages) if generation else known.chat_text(messages)
+    own = folder / "chat_template.jinja"
+    if not own.exists():
+        return "\n".join(message.content for message in messages)
+    settings = read_json(folder / "tokenizer_config.json")
+    specials = {key: value for key, value in settings.items() if key.endswith("_token") and isinstance(value, str)}
+    rows = [{"role": message.role, "content": message.content} for message in messages]
+    return render_jinja(own.read_text(encoding="utf-8"), rows, specials, generation)
