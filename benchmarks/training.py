@@ -285,7 +285,8 @@ def main() -> None:
     if options.check:
         wrong = [name for name in options.work if not check(name, options, shared)]
         sys.exit(f"the sides do not agree: {', '.join(wrong)}" if wrong else 0)
-    options.gflops = {p: training_gflops(p, options, shared["model"]) for p in options.precision}
+    speeds = {p: [training_gflops(p, options, shared["model"]) for _ in range(3)] for p in options.precision}
+    options.gflops = {p: max(found) for p, found in speeds.items()}  # a bound: the machine at its best
     cases = {
         f"{name}-{precision}": run(name, precision, options, shared)
         for precision in options.precision
