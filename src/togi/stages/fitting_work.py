@@ -50,8 +50,9 @@ class Fit:
             if tokens == "auto":
                 path = context.folder / FILE
                 chosen = context.ranks.once(lambda: read_json(path) if path.exists() else {})
-                context.fits = chosen.get("fits") or self._most(settings, self.shape)
-                tokens = chosen.get("micro_batch_tokens") or min(context.fits, MOST)
+                fits = int(chosen.get("fits") or self._most(settings, self.shape))
+                tokens = chosen.get("micro_batch_tokens") or min(fits, MOST)
+                context.fits = fits
         self.settings = settings.model_copy(update={"micro_batch_tokens": tokens})
         if context.ranks.first:
             write_json(context.folder / FILE, {"micro_batch_tokens": tokens, "fits": context.fits})
