@@ -103,6 +103,8 @@ def test_the_peak_is_that_of_the_longest_example_where_a_micro_batch_is_smaller(
     assert tokens > 64 and note.endswith("tokens, the longest example")
     assert small == peak(f"stages.tuned.micro_batch_tokens={tokens}")[0]
     assert small < peak(f"stages.tuned.micro_batch_tokens={tokens + 64}")[0]
+    block = peak("stages.tuned.micro_batch_tokens=64", "stages.tuned.packing=blocks")[1]
+    assert block == "peak: with micro-batches of 161 tokens, the longest example"
 
 
 def test_a_sweep_and_a_control_are_trainings_of_their_own(planned, tmp_path):

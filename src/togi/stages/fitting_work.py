@@ -50,7 +50,7 @@ class Fit:
             if tokens == "auto":
                 path = context.folder / FILE
                 chosen = context.ranks.once(lambda: read_json(path) if path.exists() else {})
-                fits = chosen.get("fits") or self._most(settings, self.shape)
+                fits = int(chosen.get("fits") or self._most(settings, self.shape))
                 tokens = chosen.get("micro_batch_tokens") or min(fits, MOST)
                 context.fits = fits
         self.settings = settings.model_copy(update={"micro_batch_tokens": tokens})

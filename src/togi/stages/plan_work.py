@@ -37,6 +37,7 @@ from togi.stages.train_dpo import TrainDpo
 from togi.stages.train_grpo import TrainGrpo, other_models
 from togi.stages.train_pretrain import TrainPretrain
 from togi.stages.train_reward import TrainReward
+from togi.stages.train_sft import TrainSft
 from togi.train.machine import available, has_accelerator
 
 SMALLEST = 256  # tokens of a micro-batch that `auto` may choose
@@ -315,6 +316,8 @@ def _fixed(settings: FixedTraining, lengths: _Lengths, found: Estimate) -> _Most
     if found_lengths is not None:
         mean, most = found_lengths
         found.tokens = round(found.samples * min(mean, limit))
+        if isinstance(settings, TrainSft) and settings.packing == "blocks":
+            most = limit = 1 + (settings.max_length or lengths.model.context or most)
         return _Most(step=settings.batch_size * min(most, limit), example=min(most, limit))
     if settings.max_length is None:
         found.unknown.append("tokens: lengths are unknown, and there is no max_length")

@@ -246,4 +246,4 @@ def other_models(settings: Optimisation, shape: Shape, products: str) -> float:
     return sampled + frozen
 
 
-STAGE = StageType("train.grpo", TrainGrpo, yields="model", work="togi.stages.train_grpo_work", version=2)
+STAGE = StageType("train.grpo", TrainGrpo, yields="model", work="togi.stages.train_grpo_work", version=3)
