@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -114,7 +115,8 @@ class Process:
 
     def close(self) -> None:
         """Ends the side; one that does not listen is killed."""
-        self._pipe.stdin.close()
+        with suppress(BrokenPipeError):
+            self._pipe.stdin.close()
         try:
             self._pipe.wait(60)
         except subprocess.TimeoutExpired:

@@ -87,7 +87,10 @@ class Sft(Timed, SftTask):
 
 
 class Pretrain(Timed, PretrainTask):
-    """Documents."""
+    """Documents, which are windows already."""
+
+    def longest(self) -> int:
+        return max(self.size(example) for example in self.data.training)
 
 
 class Reward(Timed, RewardTask):
