@@ -1,7 +1,7 @@
 """Stands in for the worker process: does what the command says of its rank, as fast as a process starts.
 
 A command's `ranks` is a list with one script a rank: lists of steps such as ["say", EVENT], ["wait", SECONDS],
-["killed"], ["exit", CODE].
+["killed"], ["exit", CODE], ["threads"] (says what the environment allows).
 """
 
 import json
@@ -19,6 +19,8 @@ def main() -> None:
             print(json.dumps({"when": time.monotonic(), **argument[0]}), flush=True)
         elif step == "wait":
             time.sleep(argument[0])
+        elif step == "threads":
+            print(json.dumps({"event": "log", "message": os.environ["OMP_NUM_THREADS"]}), flush=True)
         elif step == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         elif step == "exit":

@@ -49,3 +49,10 @@ def test_a_state_that_cannot_be_written_does_not_hide_what_the_worker_said(tmp_p
     with pytest.raises(InputError, match=r"rows\.jsonl:1.*do not make"):
         run.run()
     assert isinstance(run.display, Notes) and "the state and the report" in run.display.notes[-1]
+
+
+@pytest.mark.parametrize(("said", "asked", "expected"), [("3", 0, 3), ("3,2", 0, 3), ("3", 2, 2)])
+def test_threads_are_those_asked_for_else_those_of_the_environment(monkeypatch, said, asked, expected):
+    """What is recorded with a stage, so that it goes on with as many, is what its worker gets."""
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert Options(threads=asked).worker_threads == expected

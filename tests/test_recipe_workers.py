@@ -80,3 +80,8 @@ def test_one_process_alone_has_no_rank_in_its_messages(run):
         run([["killed"]])
     (event,) = run([failed("no")])
     assert event["message"] == "no"
+
+
+def test_a_worker_has_the_threads_that_are_recorded_whatever_the_environment_says(run, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert run([["threads"], DONE])[0]["message"] == "4"

@@ -47,11 +47,12 @@ class Options:
     redo: tuple[str, ...] = ()
     accept_numerics: bool = False
     compute: str = "auto"
-    threads: int = 0  # 0: all that this process may use
+    threads: int = 0  # 0: what OMP_NUM_THREADS says, else all that this process may use
 
     @property
     def worker_threads(self) -> int:
-        return self.threads or len(os.sched_getaffinity(0))
+        asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+        return self.threads or (int(asked) if asked.isdigit() else 0) or len(os.sched_getaffinity(0))
 
 
 class Run:

@@ -56,9 +56,9 @@ class Worker:
     def __init__(self, log: Path, threads: int, rank: int, size: int, rendezvous: str) -> None:
         self.rank = rank
         self.log = log if rank == 0 else log.with_name(f"{log.stem}-rank{rank}{log.suffix}")
-        environment = {**ENVIRONMENT, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **os.environ}
-        if size > 1:  # a number that was meant for one process would have them all on the same cores
-            environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        # those that are recorded, because bits depend on them; what the user's environment says was taken into account
+        counts = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        environment = {**ENVIRONMENT, **os.environ, **counts}
         with self.log.open("ab") as errors:
             self.process = subprocess.Popen(
                 [*COMMAND, str(rank), str(size), rendezvous],
