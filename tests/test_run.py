@@ -104,6 +104,18 @@ def test_other_numerics_are_refused_for_unfinished_work_alone(copied):
     assert ended.returncode == 0, ended.stderr
 
 
+def test_an_alarm_is_told_once_however_often_its_stage_was_killed(tmp_path):
+    recipe = write_recipe(
+        tmp_path, f"{RECIPE[: RECIPE.index('  some:')]}  few: {{type: diversify, input: $questions, keep: 20}}\n"
+    )
+    for _ in range(2):
+        ended = togi(tmp_path / "home", "run", str(recipe), "--threads", "1")
+        assert ended.returncode == 0, ended.stderr
+        folder = (tmp_path / "home" / "runs" / "tiny" / "few").resolve()
+        (folder / "DONE").unlink()  # killed just before it was written
+    assert (folder / "alarms.jsonl").read_text().count("under_budget") == 1
+
+
 def test_the_other_commands_read_what_the_run_left(finished):
     recipe, home = str(finished / "tiny.yaml"), finished / "home"
     assert "6 of 6 stages are done" in togi(home, "plan", recipe).stdout

@@ -137,9 +137,10 @@ def _do(command: dict[str, Any], control: Control, ranks: Ranks) -> None:
         log.handlers = [Told(context)]
         start = time.perf_counter()
         work = importlib.import_module(stage.work)
-        before = ranks.once(lambda: _prepare(folder, command, ranks.size))
+        trains = isinstance(settings, Resources)
+        before = ranks.once(lambda: _prepare(folder, command, ranks.size, trains))
         try:
-            if isinstance(settings, Resources):
+            if trains:
                 fitting = importlib.import_module("togi.stages.fitting_work")
                 fit = fitting.Fit(settings, context)
                 work.run(fit.settings, context)
@@ -152,10 +153,12 @@ def _do(command: dict[str, Any], control: Control, ranks: Ranks) -> None:
                 write_json(folder / "spent.json", before + time.perf_counter() - start)
 
 
-def _prepare(folder: Path, command: dict[str, Any], size: int) -> float:
+def _prepare(folder: Path, command: dict[str, Any], size: int, trains: bool) -> float:
     """Makes the folder ready to begin or to go on; the seconds that earlier, interrupted runs of the stage took."""
     _check_numerics(folder, command, size)
     clear_leftovers(folder)
+    if not trains:  # its alarms are told again; a training cuts them back to its checkpoint
+        (folder / "alarms.jsonl").unlink(missing_ok=True)
     begin(folder, command["made_from"])
     if not (folder / "settings.json").exists():
         write_json(folder / "settings.json", command["settings"])
