@@ -1,8 +1,8 @@
 """`curate`: keep what is good, say why the rest is not (docs/methods.md)."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from togi.core.settings import ModelRef, PromptsRef
 from togi.stages.base import StageSettings, StageType
@@ -18,7 +18,8 @@ class Curate(StageSettings):
 
     `logprob` asks yes or no and keeps the `keep_share` with the largest log p(yes) - log p(no), read at the first token
     of each word: for small models.
-    `json` asks for {keep, reason, question} once, again once if it does not parse, then rejects: for models that can.
+    `json` asks for {keep, reason, question, answer} once, again once if it does not parse, then rejects: for models
+    that can. A question that keeps the rules and an answer take the place of the draft's.
     `rules` asks no model.
     """
 
@@ -42,5 +43,29 @@ class Curate(StageSettings):
     alarm_below: float = Field(default=0.05, ge=0, le=1, description="a kept share under this is an alarm")
     batch_prompts: int = Field(default=64, ge=1, description="drafts in one unit of work")
 
+    @model_validator(mode="after")
+    def _asks_whom_it_needs(self) -> Self:
+        if self.method != "rules" and self.model is None:
+            raise ValueError(f"method: {self.method} asks a model: name it under `model`, or set method: rules")
+        if self.method == "rules" and (self.rewrite or self.model is not None):
+            name = "rewrite" if self.rewrite else "model"
+            raise ValueError(
+                f"method: rules asks no model, so it does not read {name}; remove it, or change the method"
+            )
+        if self.method != "logprob" and self.keep_share != type(self).model_fields["keep_share"].default:
+            raise ValueError(f"keep_share is read under method: logprob alone, found {self.method}; remove it")
+        return self
 
-STAGE = StageType("curate", Curate, yields="prompts", work="togi.stages.curate_work")
+    @model_validator(mode="after")
+    def _can_be_met(self) -> Self:
+        if self.min_chars > self.max_chars:
+            raise ValueError(f"min_chars is {self.min_chars} and max_chars {self.max_chars}: no draft could pass")
+        if self.yes == self.no:
+            raise ValueError(f"yes and no are both {self.yes!r}: no answer would tell them apart")
+        for name, text in (("question", self.question), ("rewrite_prompt", self.rewrite_prompt)):
+            if "{text}" not in text:
+                raise ValueError(f"{name} must hold {{text}}, where the draft goes; found {text!r}")
+        return self
+
+
+STAGE = StageType("curate", Curate, yields="prompts", work="togi.stages.curate_work", version=2)

@@ -30,7 +30,12 @@ from togi.text.render import render_answer, render_prompt
 
 JSON_QUESTION = (
     "Judge this draft of a question to an assistant.\n\n{text}\n\nAnswer with one JSON object and nothing else: "
-    '{{"keep": true or false, "reason": "...", "question": "the question, corrected", "answer": ""}}'
+    '{"keep": true or false, "reason": "...", "question": "the question, corrected", "answer": ""}'
+)
+JSON_BOTH = (
+    "Judge this draft of a question to an assistant and of its answer.\n\n{text}\n\nIts answer:\n\n{answer}\n\n"
+    'Answer with one JSON object and nothing else: {"keep": true or false, "reason": "...", '
+    '"question": "the question, corrected", "answer": "the answer, corrected"}'
 )
 
 RETRY = "That was not one JSON object. Write the JSON object and nothing else."
@@ -50,9 +55,7 @@ def run(settings: Curate, context: Context) -> None:
     prompts: list[Prompt] = context.records(settings.input)
     kept, drops = run_filters(prompts, _rules(settings), stage=context.name)
     context.drops += drops
-    if settings.method != "rules" and kept:
-        if settings.model is None:
-            raise RecipeError(f"stage {context.name}: method {settings.method} asks a model: set `model`")
+    if settings.model is not None and kept:
         model = load_model(context, settings.model)
         judge = _by_logprob if settings.method == "logprob" else _by_json
         kept = judge(settings, context, model, kept)
@@ -90,7 +93,9 @@ def _reasons(context: Context) -> str:
 
 
 def _asked(question: str, prompt: Prompt) -> tuple[Message, ...]:
-    return (Message("user", question.format(text=prompt.text)),)
+    if question == JSON_QUESTION and prompt.answer is not None:
+        question = JSON_BOTH.replace("{answer}", prompt.answer)
+    return (Message("user", question.replace("{text}", prompt.text)),)
 
 
 def _batches(settings: Curate, prompts: list[Prompt]) -> list[list[Prompt]]:
@@ -146,8 +151,20 @@ def _by_json(settings: Curate, context: Context, model: LoadedModel, prompts: li
         if verdict is None or not verdict.keep:
             context.drop(prompt, "broken_json" if verdict is None else "judged_low")
             continue
-        kept.append(_rewritten(context, prompt, verdict.question) if verdict.question.strip() else prompt)
+        kept.append(_corrected(settings, context, prompt, verdict))
     return kept
+
+
+def _corrected(settings: Curate, context: Context, prompt: Prompt, verdict: JsonVerdict) -> Prompt:
+    """The draft with what the verdict says anew; a draft without an answer gets none."""
+    question, answer = verdict.question.strip(), prompt.answer
+    if not question or first_failure(question, _rules(settings)) is not None:
+        question = prompt.text
+    if answer is not None:
+        answer = verdict.answer.strip() or answer
+    if (question, answer) == (prompt.text, prompt.answer):
+        return prompt
+    return replace(_rewritten(context, prompt, question), answer=answer)
 
 
 def _rewrite(settings: Curate, context: Context, model: LoadedModel, prompts: list[Prompt]) -> list[Prompt]:
@@ -160,8 +177,11 @@ def _rewrite(settings: Curate, context: Context, model: LoadedModel, prompts: li
 
 
 def _rewritten(context: Context, prompt: Prompt, text: str) -> Prompt:
+    """The prompt with another question; what stands around it stays."""
     name = make_id(context.folder.name, (prompt.id,), 0)
-    return replace(prompt, id=name, parents=(prompt.id,), messages=(Message("user", text.strip()),))
+    last = max(i for i, message in enumerate(prompt.messages) if message.role == "user")
+    messages = (*prompt.messages[:last], Message("user", text.strip()), *prompt.messages[last + 1 :])
+    return replace(prompt, id=name, parents=(prompt.id,), messages=messages)
 
 
 def read_verdict(text: str) -> JsonVerdict | None:

@@ -1,0 +1,176 @@
+"""Curation: the reason of every drop, what a judge's words do to a draft, and that a poor harvest is an alarm."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from tiny_run import tiny_model
+
+from togi.core.codec import read_records, write_records
+from togi.core.errors import RecipeError, StageError
+from togi.core.files import read_json, read_lines
+from togi.core.records import Completion, Message, Prompt
+from togi.core.sources import ModelSource
+from togi.model.load import load
+from togi.stages import curate_work
+from togi.stages.base import RECORDS_FILE, Context, Control, Resolved
+from togi.stages.curate import Curate
+from togi.text.render import render_answer, render_prompt
+
+QUESTIONS = ["Why is the sky blue today?", "How do cats see at night?", "What makes bread rise so high?"]
+BASE = {"input": "$drafts", "model": "$base"}
+
+
+def curate(**more: Any) -> Curate:
+    return Curate.model_validate({**BASE, **more})
+
+
+def draft(text: str, answer: str | None = None) -> Prompt:
+    return Prompt(
+        id=f"id of {text[:12]}", messages=(Message("system", "Be brief."), Message("user", text)), answer=answer
+    )
+
+
+def context(folder: Path, drafts: list[Prompt], model: Path | None = None) -> Context:
+    write_records(folder / "drafts" / RECORDS_FILE, "prompts", drafts)
+    (folder / "curate-0").mkdir()
+    source = ModelSource(kind="path", name=str(model), template="chatml")
+    inputs = {"$drafts": Resolved("prompts", folder=folder / "drafts"), "$base": Resolved("model", source=source)}
+    return Context("questions", folder / "curate-0", folder, 1, inputs, Control(send=lambda event: None), "float32")
+
+
+def curated(settings: Curate, made: Context) -> tuple[list[Any], dict[str, int]]:
+    """The kept prompts and the reasons of the drops."""
+    curate_work.run(settings, made)
+    made.finish()
+    return read_records(made.folder / RECORDS_FILE)[1], read_json(made.folder / "summary.json")["drops"]
+
+
+@pytest.fixture
+def says(monkeypatch):
+    """A judge that says what the test wants, question by question; gives what it was asked."""
+    asked: list[tuple[Message, ...]] = []
+
+    def install(*answers: str) -> list[tuple[Message, ...]]:
+        rest = iter(answers)
+
+        class Judge:
+            def __init__(self, *args: Any, **options: Any) -> None: ...
+
+            def generate(self, prompts, params):
+                assert params.temperature == 0
+                asked.extend(prompt.messages for prompt in prompts)
+                return [[Completion(text=next(rest) + "<|im_end|>", stop="terminator")] for _ in prompts]
+
+        monkeypatch.setattr(curate_work, "ModelGenerator", Judge)
+        return asked
+
+    return install
+
+
+def test_every_rule_names_its_reason_and_no_model_is_asked(tmp_path):
+    drafts = ["Why?", "Why " * 100 + "?", "Why so, why so, why so, why so, why so?", "Почему небо такое синее?"]
+    drafts += ["Why is https://x.org so slow?", "The sky is blue today.", *QUESTIONS]
+    settings = curate(model=None, method="rules")
+    kept, drops = curated(settings, context(tmp_path, [draft(text) for text in drafts]))
+    assert [prompt.text for prompt in kept] == QUESTIONS
+    reasons = ("too_short", "too_long", "repeated_ngrams", "wrong_language", "not_plain_text", "not_a_question")
+    assert drops == dict.fromkeys(sorted(reasons), 1)
+
+
+def test_a_kept_share_under_its_bound_is_an_alarm_and_none_at_all_an_error(tmp_path):
+    settings = curate(model=None, method="rules")
+    made = context(tmp_path, [draft(f"Statement {i} about the sky.") for i in range(30)] + [draft(QUESTIONS[0])])
+    assert len(curated(settings, made)[0]) == 1
+    (alarm,) = read_lines(made.folder / "alarms.jsonl")
+    assert alarm["name"] == "kept_share" and "1 of 31" in alarm["message"]
+    (tmp_path / "none").mkdir()
+    with pytest.raises(StageError, match="no draft was kept of 1; reasons: not_a_question 1"):
+        curated(settings, context(tmp_path / "none", [draft("The sky is blue today.")]))
+
+
+def test_the_difference_of_yes_and_no_is_the_models_own_at_the_first_token(tmp_path):
+    tiny_model(tmp_path / "model")
+    made = context(tmp_path, [draft(text) for text in QUESTIONS], tmp_path / "model")
+    kept, drops = curated(curate(keep_share=0.34, batch_prompts=2), made)
+    model = load(ModelSource(kind="path", name=str(tmp_path / "model"), template="chatml"), tmp_path)
+    margins = []
+    for text in QUESTIONS:
+        messages = (Message("user", curate().question.replace("{text}", text)),)
+        ids = render_prompt(model.template, model.tokenizer, messages)
+        yes, no = (render_answer(model.template, model.tokenizer, messages, word)[0] for word in ("yes", "no"))
+        with torch.no_grad():
+            logits = model.net(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+        margins.append(float(logits[yes] - logits[no]))
+    assert [prompt.text for prompt in kept] == [QUESTIONS[margins.index(max(margins))]]
+    assert drops == {"judged_low": 2}
+    assert made.summary["judge_margin"]["best"] == pytest.approx(max(margins), abs=1e-5)
+    with pytest.raises(RecipeError, match="begin with the same token"):
+        other = replace(made, folder=tmp_path)
+        curate_work._by_logprob(curate(no="yesterday"), other, model, [draft(QUESTIONS[0])])
+
+
+def test_a_broken_verdict_is_asked_for_once_more_then_the_draft_goes(tmp_path, says):
+    tiny_model(tmp_path / "model")
+    asked = says("no idea", '{"keep": false}', '```{"keep": true, "question": ""}```', "still no idea")
+    made = context(tmp_path, [draft(text) for text in QUESTIONS], tmp_path / "model")
+    kept, drops = curated(curate(method="json"), made)
+    assert [prompt.text for prompt in kept] == [QUESTIONS[2]] and kept[0].id == draft(QUESTIONS[2]).id
+    assert drops == {"broken_json": 1, "judged_low": 1}
+    assert len(asked) == 4 and [m.role for m in asked[3]] == ["user", "assistant", "user"]
+    assert '{"keep": true or false' in asked[0][0].content and QUESTIONS[0] in asked[0][0].content
+
+
+def test_a_verdict_corrects_question_and_answer_and_leaves_the_system_turn(tmp_path, says):
+    tiny_model(tmp_path / "model")
+    corrected = "Why does the sky look blue?"
+    asked = says(
+        f'{{"keep": true, "question": "{corrected}", "answer": "Air scatters blue light."}}',
+        '{"keep": true, "question": "", "answer": "Their eyes gather light."}',
+        '{"keep": true, "question": "Bread.", "answer": ""}',
+    )
+    drafts = [draft(QUESTIONS[0], "Water."), draft(QUESTIONS[1], "Lamps."), draft(QUESTIONS[2])]
+    made = context(tmp_path, drafts, tmp_path / "model")
+    kept, _ = curated(curate(method="json"), made)
+    assert "Water." in asked[0][0].content and "answer" in asked[0][0].content
+    found = [(prompt.text, prompt.answer) for prompt in kept]
+    assert found[0] == (corrected, "Air scatters blue light.")
+    assert found[1] == (QUESTIONS[1], "Their eyes gather light.")
+    assert found[2] == (QUESTIONS[2], None)  # what came back breaks a rule
+    assert kept[0].messages[0] == Message("system", "Be brief.") and kept[0].parents == (drafts[0].id,)
+
+
+def test_a_rewrite_that_breaks_a_rule_leaves_the_draft(tmp_path, says):
+    tiny_model(tmp_path / "model")
+    says("Why does the sky look blue?", "Cats.", "What makes bread rise?")
+    made = context(tmp_path, [draft(text) for text in QUESTIONS], tmp_path / "model")
+    kept, _ = curated(curate(keep_share=1.0, rewrite=True), made)
+    assert [prompt.text for prompt in kept] == ["Why does the sky look blue?", QUESTIONS[1], "What makes bread rise?"]
+    assert made.summary["rewritten"] == 2 and kept[0].messages[0].role == "system"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": None}, "logprob asks a model"),
+        ({"model": None, "method": "json"}, "json asks a model"),
+        ({"method": "rules"}, "does not read model"),
+        ({"method": "rules", "model": None, "rewrite": True}, "does not read rewrite"),
+        ({"method": "json", "keep_share": 0.5}, "logprob alone"),
+        ({"min_chars": 30, "max_chars": 20}, "no draft could pass"),
+        ({"yes": "no"}, "tell them apart"),
+        ({"question": "Is it good? Yes or no."}, "question must hold {text}"),
+        ({"rewrite_prompt": "Say it better: {draft}"}, "rewrite_prompt must hold {text}"),
+    ],
+)
+def test_contradictions_are_refused_before_anything_loads(settings, message):
+    with pytest.raises(ValidationError, match=message):
+        curate(**settings)
+
+
+def test_braces_of_a_users_own_question_are_text():
+    asked = curate_work._asked('{text} Answer {"good": true}.', draft(QUESTIONS[0]))
+    assert asked[0].content == f'{QUESTIONS[0]} Answer {{"good": true}}.'
