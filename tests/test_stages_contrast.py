@@ -4,11 +4,14 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
-from togi.core.records import Completion, Message, Prompt
+import pytest
+from pydantic import ValidationError
+
+from togi.core.records import Completion, Drop, Message, Pair, Prompt
 from togi.stages import contrast_work
 from togi.stages.base import Context, Control
 from togi.stages.contrast import Contrast
-from togi.stages.contrast_work import _instructed, _of_others
+from togi.stages.contrast_work import Answers, _instructed, _of_others, _pair
 
 
 def test_off_topic_gives_every_prompt_the_answer_of_another_one():
@@ -65,3 +68,34 @@ def test_with_examples_the_model_continues_a_list_of_answered_questions(monkeypa
         assert last == f"質問: Why {i}?\n回答:"
         assert len(shown) == 2 and all(re.fullmatch(r"質問: q(\d)\n回答: a\1", block) for block in shown)
     assert len({text.partition("質問: Why")[0] for text in asked}) > 1  # not the same examples before every question
+
+
+class Characters:
+    """A token a character."""
+
+    def __call__(self, text, add_special_tokens):
+        return {"input_ids": [ord(character) for character in text]}
+
+    def decode(self, ids, skip_special_tokens):
+        return "".join(map(chr, ids))
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_an_answer_that_is_too_short_drops_its_pair_whether_sides_are_cut_or_not(cut):
+    folder = Path("contrast-0")
+    context = Context("pairs", folder, folder, 17, {}, Control(send=lambda event: None))
+    settings = Contrast.model_validate({"input": "$p", "model": "$m", "min_tokens": 3, "cut_to_shorter": cut})
+    prompt = Prompt(id="p", messages=(Message("user", "Why?"),))
+    kept = _pair(settings, context, Characters(), Answers(prompt, "because", "nope", 0))
+    assert isinstance(kept, Pair)
+    assert (kept.chosen[0].content, kept.rejected[0].content) == ("beca" if cut else "because", "nope")
+    gone = _pair(settings, context, Characters(), Answers(prompt, "because", "no", 0))
+    assert isinstance(gone, Drop) and gone.reason == "answer_too_short"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"), [({"careless": []}, "nothing is rejected"), ({"max_tokens": 3}, "every pair would drop")]
+)
+def test_settings_that_make_no_pair_are_refused(settings, message):
+    with pytest.raises(ValidationError, match=message):
+        Contrast.model_validate({"input": "$p", "model": "$m", **settings})

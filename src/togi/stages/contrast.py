@@ -4,9 +4,9 @@ The same question is answered under a helpful and under careless instructions; t
 others rejected. The instructions themselves are not part of a pair.
 """
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from togi.core.settings import ModelRef, PromptsRef, Settings
 from togi.stages.base import StageSettings, StageType
@@ -57,5 +57,13 @@ class Contrast(StageSettings):
     min_tokens: int = Field(default=4, ge=1, description="pairs whose shorter answer has fewer tokens are dropped")
     batch_prompts: int = Field(default=32, ge=1, description="prompts in one unit of work")
 
+    @model_validator(mode="after")
+    def _pairs_can_be_made(self) -> Self:
+        if not (self.careless or self.off_topic or self.questions):
+            raise ValueError("nothing is rejected: name a way under careless, or set off_topic or questions")
+        if self.min_tokens > self.max_tokens:
+            raise ValueError(f"min_tokens is {self.min_tokens} and max_tokens {self.max_tokens}: every pair would drop")
+        return self
 
-STAGE = StageType("contrast", Contrast, yields="pairs", work="togi.stages.contrast_work")
+
+STAGE = StageType("contrast", Contrast, yields="pairs", work="togi.stages.contrast_work", version=2)

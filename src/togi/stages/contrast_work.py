@@ -119,10 +119,10 @@ def _params(settings: Contrast, context: Context) -> SamplingParams:
 
 def _pair(settings: Contrast, context: Context, tokenizer: Tokenizer, answers: Answers) -> Pair | Drop:
     chosen, rejected = answers.chosen, answers.rejected
+    ids = [list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (chosen, rejected)]
+    shorter = cut_to_shorter(*ids)
+    if len(shorter[0]) < settings.min_tokens:
+        return Drop(id=answers.prompt.id, stage=context.name, reason="answer_too_short")
     if settings.cut_to_shorter:
-        ids = [list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (chosen, rejected)]
-        shorter = cut_to_shorter(*ids)
-        if len(shorter[0]) < settings.min_tokens:
-            return Drop(id=answers.prompt.id, stage=context.name, reason="answer_too_short")
         chosen, rejected = (tokenizer.decode(side, skip_special_tokens=False) for side in shorter)
     return build_pair(answers.prompt, chosen, rejected, stage=context.folder.name, index=answers.number)
