@@ -15,6 +15,7 @@ from togi.model.forest import Sequence
 from togi.stages import train_sft_work
 from togi.stages.base import Context
 from togi.stages.examples_work import Example, ShuffledEpochs, split
+from togi.stages.synthesize import Synthesize
 from togi.stages.train_pretrain import TrainPretrain
 from togi.stages.train_reward import TrainReward
 from togi.stages.train_sft import TrainSft
@@ -68,6 +69,7 @@ def test_epochs_are_laid_end_to_end_and_follow_from_the_step(settings, steps, la
     [
         (TrainSft, {"choose": "best"}, "choose needs validation"),
         (TrainSft, {"evaluate_every": 5}, "evaluate_every needs validation"),
+        (TrainSft, {"validation": 0.1, "choose": "best"}, "choose: best needs evaluate_every"),
         (TrainSft, {"validation": 0.1, "choose_by": "accuracy"}, "measures loss, not accuracy"),
         (TrainSft, {"steps": 5, "epochs": 2}, "keep one of them"),
         (TrainSft, {"schedule": "constant", "final_rate": 0.1}, "final_rate does nothing"),
@@ -86,12 +88,18 @@ def test_epochs_are_laid_end_to_end_and_follow_from_the_step(settings, steps, la
         (TrainPretrain, {"steps": 3, "betas": [0.9, 1.5]}, "less than 1"),
         (TrainPretrain, {"steps": 3, "sources": [{"documents": "$x"}, {"documents": "$x"}]}, "stands twice"),
         (TrainPretrain, {"steps": 3, "sources": [{"documents": "$x", "chats": "$y"}]}, "documents or chats"),
+        (Synthesize, {"min_chars": 20, "max_chars": 10}, "no draft could pass"),
     ],
 )
 def test_contradictions_are_refused_before_anything_loads(cls, settings, message):
-    given = {TrainSft: {"chats": "$c"}, TrainReward: {"pairs": "$p"}, TrainPretrain: {"sources": [{"chats": "$c"}]}}
+    given = {
+        TrainSft: {"init": "$base", "chats": "$c"},
+        TrainReward: {"init": "$base", "pairs": "$p"},
+        TrainPretrain: {"init": "$base", "sources": [{"chats": "$c"}]},
+        Synthesize: {"model": "$base", "examples": "$e", "count": 8},
+    }
     with pytest.raises(ValidationError, match=message):
-        cls.model_validate({"init": "$base", **given[cls], **settings})
+        cls.model_validate({**given[cls], **settings})
 
 
 @pytest.mark.parametrize(

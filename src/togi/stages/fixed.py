@@ -55,6 +55,8 @@ class Optimisation(Resources):
             for name, wanted in (("choose", self.choose == "best"), ("evaluate_every", self.evaluate_every)):
                 if wanted:
                     raise ValueError(f"{name} needs validation: name records, or a share such as 0.05")
+        if self.choose == "best" and self.evaluate_every is None:
+            raise ValueError("choose: best needs evaluate_every: without it only the last step's weights are validated")
         if self.choose_by not in self.measures:
             raise ValueError(f"choose_by: {self.type} measures {' and '.join(self.measures)}, not {self.choose_by}")
         return self

@@ -1,8 +1,8 @@
 """`synthesize`: a base model writes new questions from a few examples (docs/methods.md; BARE, arXiv 2502.01697)."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from togi.core.settings import ModelRef, PromptsRef
 from togi.stages.base import StageSettings, StageType
@@ -29,6 +29,12 @@ class Synthesize(StageSettings):
     min_chars: int = Field(default=8, ge=1)
     max_chars: int = Field(default=400, ge=1)
     batch_prompts: int = Field(default=8, ge=1, description="few-shot prompts in one unit of work")
+
+    @model_validator(mode="after")
+    def _some_draft_fits(self) -> Self:
+        if self.min_chars > self.max_chars:
+            raise ValueError(f"min_chars is {self.min_chars} and max_chars {self.max_chars}: no draft could pass")
+        return self
 
 
 STAGE = StageType("synthesize", Synthesize, yields="prompts", work="togi.stages.synthesize_work")
