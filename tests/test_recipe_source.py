@@ -68,6 +68,8 @@ def test_overrides_are_one_more_layer(tmp_path):
     tree = read_tree(path, ("a.x=1e-5", "a.new=hello", "a.list.1=7"))
     assert tree.values == {"a": {"x": 1e-5, "list": [1, 7], "new": "hello"}}
     assert tree.where(("a", "x")) == "command line (a.x)"
+    tree = read_tree(path, ("a={x: 2}",))
+    assert tree.where(("a", "x")) == "command line (a)"
 
 
 @pytest.mark.parametrize(

@@ -146,4 +146,6 @@ def _override(tree: Tree, text: str) -> None:
             target[last] = Located(value, Path.cwd()) if isinstance(value, str) else value
     except (IndexError, TypeError):
         raise RecipeError(f"command line: {key}: there is no such place in the recipe") from None
+    for known in [known for known in tree.origins if known[: len(path)] == path]:  # what stood there is gone
+        del tree.origins[known]
     tree.origins[path] = f"command line ({key})"
