@@ -19,7 +19,7 @@ from togi.core.records import Message
 from togi.core.sources import ModelSource, fingerprint
 from togi.model.folders import atomic_folder
 from togi.model.forest import Sequence, plant
-from togi.model.load import LoadedModel, check_saved, load, save_model
+from togi.model.load import LoadedModel, check_saved, load, load_tokenizer, save_model
 from togi.model.logprobs import Policy
 from togi.model.lora import LoraSettings, add_lora, linear_names, save_adapter, without_adapter
 from togi.model.packages import _expected_sha256, _join, _pieces
@@ -251,6 +251,8 @@ def test_an_adapters_folder_is_loaded_onto_its_base(tmp_path):
     save_adapter(net, tmp_path / "adapter")
     again = load(at(tmp_path / "adapter", template="chatml-nobos"), tmp_path)
     assert not isinstance(again.net, PeftModel)
+    tokenizer, template = load_tokenizer(at(tmp_path / "adapter", template="chatml-nobos"), tmp_path)
+    assert template == again.template and tokenizer.get_vocab() == again.tokenizer.get_vocab()  # those of the base
     torch.testing.assert_close(logits(again.net), logits(net), rtol=0, atol=1e-4)
     (tmp_path / "adapter" / "adapter_model.safetensors").unlink()
     with pytest.raises(InputError, match="save the adapter again"):

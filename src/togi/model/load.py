@@ -71,11 +71,10 @@ def load(
     place = _place(source, cache)
     revision = source.revision if source.kind == "hub" else "main"
     if isinstance(place, Path) and (place / "adapter_config.json").exists():
-        net, base_place = _with_adapter(place, cache, dtype, kind)
-        tokenizer_place = place if (place / "tokenizer_config.json").exists() else base_place
+        net = _with_adapter(place, cache, dtype, kind)
     else:
-        net, tokenizer_place = _network(place, revision, dtype, kind), place
-    tokenizer = _tokenizer(tokenizer_place, revision)
+        net = _network(place, revision, dtype, kind)
+    tokenizer = _tokenizer(_tokenizer_place(place, cache), revision)
     template = _template(source, place, tokenizer)
     if nf4:
         _quantised().quantise(net, device)
@@ -87,8 +86,7 @@ def load_config(source: ModelSource, cache: Path) -> dict[str, Any]:
     """The configuration of a model, without its weights. Raises InputError as `load` does."""
     place = _place(source, cache)
     if isinstance(place, Path) and (place / "adapter_config.json").exists():
-        base = str(read_json(place / "adapter_config.json").get("base_model_name_or_path"))
-        place = next((path for path in (Path(base), place / base) if path.is_dir()), base)
+        place = _base(place).name
     try:
         return AutoConfig.from_pretrained(place, revision=source.revision, trust_remote_code=False).to_dict()
     except (OSError, ValueError) as error:
@@ -110,8 +108,22 @@ def load_tokenizer(source: ModelSource, cache: Path) -> tuple[Any, Template]:
     """The tokenizer and the template that `load` would give, without the weights. Raises InputError as it does."""
     place = _place(source, cache)
     revision = source.revision if source.kind == "hub" else "main"
-    tokenizer = _tokenizer(place, revision)
+    tokenizer = _tokenizer(_tokenizer_place(place, cache), revision)
     return tokenizer, _template(source, place, tokenizer)
+
+
+def _tokenizer_place(place: Path | str, cache: Path) -> Path | str:
+    """Where a model's tokenizer lies: an adapter may leave it to its base."""
+    if not isinstance(place, Path) or not (place / "adapter_config.json").exists():
+        return place
+    return place if (place / "tokenizer_config.json").exists() else _place(_base(place), cache)
+
+
+def _base(adapter: Path) -> ModelSource:
+    """The model that an adapter's folder was made for: a folder, beside it or not, or one of the hub."""
+    name = str(read_json(adapter / "adapter_config.json").get("base_model_name_or_path"))
+    folder = next((path for path in (Path(name), adapter / name) if path.is_dir()), None)
+    return ModelSource(kind="hub", name=name) if folder is None else ModelSource(kind="path", name=str(folder))
 
 
 def _place(source: ModelSource, cache: Path) -> Path | str:
@@ -159,16 +171,13 @@ def _check_kind(place: Path | str, config: Any, kind: str) -> None:
         raise InputError(f"{place}: its head gives {config.num_labels} numbers; a scorer gives one")
 
 
-def _with_adapter(place: Path, cache: Path, dtype: torch.dtype, kind: str) -> tuple[Any, Path | str]:
-    """The base of an adapter's folder with the adapter merged, and where the base lies."""
-    base = str(read_json(place / "adapter_config.json").get("base_model_name_or_path"))
-    beside = next((path for path in (Path(base), place / base) if path.is_dir()), None)
-    source = ModelSource(kind="hub", name=base) if beside is None else ModelSource(kind="path", name=str(beside))
+def _with_adapter(place: Path, cache: Path, dtype: torch.dtype, kind: str) -> Any:
+    """The base of an adapter's folder with the adapter merged."""
     if not any(place.glob("adapter_model.safetensors")):
         raise InputError(f"{place}: an adapter_config.json without adapter_model.safetensors; save the adapter again")
-    base_place = _place(source, cache)
-    net = _network(base_place, source.revision, dtype, kind)
-    return PeftModel.from_pretrained(net, str(place)).merge_and_unload(), base_place  # type: ignore[operator]
+    source = _base(place)
+    net = _network(_place(source, cache), source.revision, dtype, kind)
+    return PeftModel.from_pretrained(net, str(place)).merge_and_unload()  # type: ignore[operator]
 
 
 def _tokenizer(place: Path | str, revision: str) -> Any:
