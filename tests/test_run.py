@@ -1,6 +1,7 @@
 """A whole recipe, run as a user runs it: what is cached, what a knob changes, what bad input says."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -214,6 +215,17 @@ def test_a_preflight_finds_a_function_that_is_not_there(tmp_path):
     assert checked.returncode == 3 and "no function 'consonants'; it has vowels" in checked.stderr
     checked = togi(tmp_path / "home", "check", str(write_recipe(tmp_path)))
     assert checked.returncode == 0 and "reward function vowels: found" in checked.stdout
+
+
+def test_a_package_that_is_not_installed_is_named_with_its_extra(tmp_path):
+    recipe = write_recipe(tmp_path)
+    (tmp_path / "without" / "torch").mkdir(parents=True)
+    (tmp_path / "without" / "torch" / "__init__.py").write_text("raise ModuleNotFoundError('no torch', name='torch')\n")
+    path = os.pathsep.join([str(tmp_path / "without"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    for command in ("run", "check"):
+        ended = togi(tmp_path / "home", command, str(recipe), PYTHONPATH=path)
+        assert ended.returncode == 2 and "pip install 'togi[train]'" in ended.stderr, ended.stderr
+        assert "Traceback" not in ended.stderr and "a fault of togi's own" not in ended.stderr
 
 
 def test_a_full_disk_loses_nothing(tmp_path):

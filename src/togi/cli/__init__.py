@@ -10,6 +10,7 @@ import click
 
 from togi import __version__
 from togi.core.errors import TogiError
+from togi.core.extras import missing
 
 COMMANDS = ("run", "plan", "check", "status", "show", "report", "list", "clean", "chat")
 
@@ -34,13 +35,19 @@ class LazyGroup(click.Group):
         log.handlers = [logging.StreamHandler()]
         log.setLevel(logging.INFO)
         try:
-            return super().invoke(ctx)
+            return self._invoke(ctx)
         except TogiError as error:
             if "--json" in sys.argv:
                 click.echo(json.dumps({"error": type(error).__name__, "message": str(error), "exit": error.exit_code}))
             else:
                 click.echo(f"togi: {error}", err=True)
             ctx.exit(error.exit_code)
+
+    def _invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            raise missing(error) or error from None
 
 
 # One line each, here and not in the commands, so that `togi --help` imports none of them; a test compares.

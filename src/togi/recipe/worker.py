@@ -27,6 +27,7 @@ from typing import Any, TextIO
 
 from togi import __version__
 from togi.core.errors import StageError, TogiError
+from togi.core.extras import missing
 from togi.core.files import install_fault, read_json, write_json
 from togi.core.ranks import ALONE, Ranks
 from togi.core.sources import ModelSource
@@ -75,6 +76,11 @@ def main() -> None:
             control.send({"event": "done", "stage": command["name"]})
         except TogiError as error:
             _fail(control, command, type(error).__name__, str(error))
+        except ModuleNotFoundError as error:
+            found = missing(error)
+            if found is None:
+                raise
+            _fail(control, command, type(found).__name__, f"stage {command['name']}: {found}")
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
