@@ -12,6 +12,9 @@ from transformers import BertConfig, BertModel
 from togi.core.errors import InputError
 from togi.core.sources import ModelSource
 from togi.model.embed import SentenceEmbedder, mean_pooled
+from togi.stages import diversify_work
+from togi.stages.base import Context, Control
+from togi.stages.diversify import Diversify
 
 TEXTS = ["a cat", "a much longer text about something else", "", "a cat sat", "x" * 90]
 
@@ -71,6 +74,15 @@ def test_another_pooling_is_refused(folder):
 def test_a_folder_without_weights_is_refused(tmp_path):
     with pytest.raises(InputError, match="cannot be loaded"):
         embedder(tmp_path)
+
+
+def test_diversify_embeds_with_the_prefix_that_the_recipe_names(folder):
+    settings = Diversify.model_validate(
+        {"input": "$p", "keep": 1, "embedder": {"path": str(folder), "prefix": "query: "}}
+    )
+    context = Context("few", folder, folder, 1, {}, Control(send=lambda event: None))
+    expected = embedder(folder, prefix="query: ").embed(TEXTS)
+    np.testing.assert_array_equal(diversify_work._embed(settings, context, TEXTS), expected)
 
 
 @pytest.mark.slow

@@ -102,6 +102,25 @@ def test_content_counts_and_location_does_not(folder):
     assert "reward" in changed(before, graph(folder, elsewhere))
 
 
+def test_an_embedder_lies_where_its_recipe_says_and_its_content_counts(folder, monkeypatch):
+    (folder / "e5").mkdir()
+    (folder / "e5" / "model.safetensors").write_bytes(b"a")
+    monkeypatch.chdir("/")
+    more = "  few: {type: diversify, input: $some, keep: 2, embedder: {path: e5, prefix: 'query: '}}\n"
+    before = graph(folder, RECIPE + more)
+    chosen = before.nodes["few"].settings.embedder
+    assert (chosen.path, chosen.prefix) == (str(folder / "e5"), "query: ")
+    (folder / "e5" / "model.safetensors").write_bytes(b"b")
+    assert changed(before, graph(folder, RECIPE + more)) == ["few"]
+    for of, version in (("pydantic", "1"), ("pydantic", "2")):
+        monkeypatch.setattr("togi.core.sources.metadata.version", lambda name, found=version: found)
+        after = graph(folder, RECIPE + more.replace("path: e5", f"package: {of}"))
+        assert changed(before, after) == ["few"]
+        before = after
+    with pytest.raises(RecipeError, match=r"r\.yaml:18: stages\.few\.embedder: .* name one of them"):
+        graph(folder, RECIPE + more.replace("path: e5, ", ""))
+
+
 def test_text_fields_never_expand(folder):
     text = RECIPE.replace("model: $base}\n  reward", 'model: $base, helpful: "$base costs $5"}\n  reward')
     assert graph(folder, text).nodes["pairs"].settings.helpful == "$base costs $5"

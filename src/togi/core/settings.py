@@ -108,6 +108,14 @@ class RecipePath(str):
         )
 
 
+class PackageName(str):
+    """An installed package that holds weights: what is read of it depends on its version."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(cls, core_schema.str_schema(min_length=1))
+
+
 class Settings(BaseModel):
     """Base of all settings: frozen, unknown keys refused, no silent conversion of numbers to text."""
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from togi.core.errors import InputError, RecipeError
 from togi.core.seeds import digest
-from togi.core.settings import RecipePath, Ref, is_place, references
+from togi.core.settings import PackageName, RecipePath, Ref, is_place, references
 from togi.core.sources import ModelSource, fingerprint
 from togi.recipe.schema import DataSpec, ModelSpec, Recipe
 from togi.stages.base import Resolved, StageSettings, file_hash
@@ -177,6 +177,8 @@ def _canonical(value: Any, named: dict[str, Any]) -> Any:
         return named[value]
     if isinstance(value, RecipePath):
         return _hash_path(Path(value))
+    if isinstance(value, PackageName):
+        return fingerprint(ModelSource(kind="package", name=value))
     return value
 
 

@@ -1,7 +1,5 @@
 """The work of `diversify`."""
 
-from pathlib import Path
-
 import numpy as np
 
 from togi.core.records import Prompt
@@ -42,7 +40,9 @@ def run(settings: Diversify, context: Context) -> None:
 
 
 def _embed(settings: Diversify, context: Context, texts: list[str]) -> np.ndarray:
-    if settings.embedder is None:
+    chosen = settings.embedder
+    if chosen is None:
         return HashedNgrams().embed(texts)
-    kind = "path" if Path(settings.embedder).is_dir() else "package"
-    return SentenceEmbedder(ModelSource(kind=kind, name=settings.embedder), context.cache).embed(texts)
+    kind = "package" if chosen.path is None else "path"
+    source = ModelSource(kind=kind, name=str(chosen.path or chosen.package))
+    return SentenceEmbedder(source, context.cache, prefix=chosen.prefix).embed(texts)
