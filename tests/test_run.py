@@ -42,6 +42,15 @@ def test_the_policy_learnt_what_the_reward_asks_for(finished):
     assert max(line["sampler_mismatch"] for line in lines) < 1e-4
 
 
+def test_an_evaluation_on_prompts_that_were_learnt_from_is_an_alarm(finished):
+    lines = (finished / "home" / "runs" / "tiny" / "scores" / "alarms.jsonl").read_text().splitlines()
+    told = [json.loads(line)["message"] for line in lines]
+    assert [message.split(" learnt")[0] for message in told] == [
+        "6 of 6 prompts are among those that $policy",  # all that it was trained on
+        "4 of 6 prompts are among those that $reward",  # but for the held-out ones
+    ]
+
+
 def test_products_in_bfloat16_learn_too(tmp_path):
     recipe = write_recipe(tmp_path, f"compute: bfloat16\n{RECIPE}")
     command = ["run", str(recipe), "--threads", "1", "--until", "policy"]

@@ -23,6 +23,7 @@ from togi.rewards.terminator import TerminatorCheck
 from togi.rollout.generator import ModelGenerator
 from togi.stages.base import Context
 from togi.stages.evaluate import Evaluate
+from togi.stages.learnt import learnt, mark
 from togi.stages.models import load_model, load_scorer
 
 
@@ -49,6 +50,7 @@ def run(settings: Evaluate, context: Context) -> None:
     prompts: list[Prompt] = context.records(settings.prompts)
     if len(prompts) < 3:
         raise InputError(f"stage {context.name}: {len(prompts)} prompts; at least 3 are needed for an interval")
+    _warn_learnt(settings, context, prompts)
     base = _answers(settings, context, settings.base, "base", prompts)
     policy = _answers(settings, context, settings.policy, "policy", prompts)
     owners = [prompt for prompt in prompts for _ in range(settings.samples)]
@@ -78,6 +80,22 @@ def run(settings: Evaluate, context: Context) -> None:
     context.counts["out"] = len(prompts)
     context.summary["table"] = rows_to_json(rows)
     context.summary["answers"] = _examples(settings, prompts, base, policy, shown)
+
+
+def _warn_learnt(settings: Evaluate, context: Context, prompts: list[Prompt]) -> None:
+    """An alarm for each model and scorer that learnt from some of the prompts."""
+    used = (settings.base, settings.policy, settings.reward, settings.held_out)
+    for ref in dict.fromkeys(ref for ref in used if ref is not None):
+        known = dict.fromkeys(learnt(context, ref))
+        shared = sum(mark(prompt.messages) in known for prompt in prompts)
+        if shared:
+            context.alarm(
+                "evaluated_on_learnt",
+                f"{shared} of {len(prompts)} prompts are among those that {ref} learnt from, so the figures do not "
+                "hold for prompts that it has not seen; keep them apart with `select`",
+                value=shared / len(prompts),
+                threshold=0.0,
+            )
 
 
 def _answers(settings: Evaluate, context: Context, ref: ModelRef, name: str, prompts: list[Prompt]) -> Side:

@@ -16,6 +16,7 @@ from togi.model.forest import Sequence as TokenSequence
 from togi.model.load import LoadedModel
 from togi.stages.base import Context
 from togi.stages.fixed import FixedTraining
+from togi.stages.learnt import keep_learnt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,14 @@ def read(
     `make` gives a short reason instead of an example for a record that must be dropped. Raises InputError where nothing
     is left to train on, or where the data cannot be split as asked for.
     """
+    data = _read(settings, context, refs, make)
+    keep_learnt(context, settings.init, (example.prompt for example in data.training))
+    return data
+
+
+def _read(
+    settings: FixedTraining, context: Context, refs: Sequence[Ref], make: Callable[[Any], "Example | str"]
+) -> Data:
     examples = made(context, [record for ref in refs for record in context.records(ref)], make)
     if not examples:
         raise InputError(f"stage {context.name}: every record was dropped; see `togi show` for the reasons")

@@ -24,6 +24,7 @@ from togi.stages.examples_work import Example, check_fits, split
 from togi.stages.fixed_work import adamw_update
 from togi.stages.grpo_rollouts_work import Answer, Rollout, Rollouts, teaches
 from togi.stages.grpo_updates_work import Micro, Updates
+from togi.stages.learnt import keep_learnt
 from togi.stages.models import keep_model, load_trainable
 from togi.stages.train_grpo import TrainGrpo
 from togi.stages.training import Trainer
@@ -34,6 +35,7 @@ from togi.train.sharding import Spread
 
 def run(settings: TrainGrpo, context: Context) -> None:
     training, held_out = _prompts(settings, context)
+    keep_learnt(context, settings.init, (prompt.messages for prompt in training))
     model = load_trainable(context, settings.init, settings)
     source = Source(settings, context, model, training, held_out)
     longest = max(len(source.rollouts.prompt_ids[prompt.id]) for prompt in training) + settings.sampling.max_tokens

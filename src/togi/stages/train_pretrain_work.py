@@ -16,6 +16,7 @@ from togi.objectives.sft import SFT
 from togi.stages.base import MODEL_FOLDER, Context
 from togi.stages.examples_work import Data, Example, window_of
 from togi.stages.fixed_work import TokenTask, fit
+from togi.stages.learnt import keep_learnt
 from togi.stages.models import keep_model, load_trainable
 from togi.stages.train_pretrain import TrainPretrain
 from togi.text.render import render_chat
@@ -28,6 +29,8 @@ def run(settings: TrainPretrain, context: Context) -> None:
     model = load_trainable(context, settings.init, settings)
     windows = Windows.of(settings, context, model)
     corpora, held_out = _read(settings, context, windows)
+    chats = (text for texts in corpora.values() for text in texts if isinstance(text, Chat))
+    keep_learnt(context, settings.init, (chat.messages for chat in chats))
     task = PretrainTask(settings, corpora, windows, model, Data([], held_out))
     fitted = fit(settings, context, model, task)
     context.counts["out"] = sum(len(texts) for texts in task.corpora.values())
