@@ -111,6 +111,13 @@ def test_a_margin_that_is_no_number_is_a_bad_row(tmp_path: Path, margin: Any) ->
         load(tmp_path, "pairs", {"prompt": "Hi", "chosen": "Yes", "rejected": "No", "margin": margin})
 
 
+@pytest.mark.parametrize("system", [{}, {"system": "Be kind."}])
+def test_a_transcript_without_a_word_is_a_bad_row(tmp_path: Path, system: dict[str, str]) -> None:
+    row = {"prompt": "\n\nHuman: ", "chosen": "Yes", "rejected": "No", **system}
+    with pytest.raises(InputError, match=r"rows.jsonl:1: column 'prompt' is a transcript in which nobody"):
+        load(tmp_path, "pairs", row)
+
+
 def test_documents_and_columns(tmp_path: Path) -> None:
     (document,) = load(
         tmp_path, "documents", {"body": "лес", "text": 3, "n": 1}, columns={"text": "body"}, licence="MIT"

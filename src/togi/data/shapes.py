@@ -146,20 +146,23 @@ def _said(value: Any, column: str, role: str) -> tuple[Message, ...]:
     """Plain text is one turn of `role`, a transcript is cut into its turns, a list is read turn by turn."""
     if isinstance(value, str) and not value.lstrip().startswith("[{"):
         if value.startswith(HUMAN):
-            return _transcript(value)
+            return _transcript(value, column)
         return (Message(role, _text(value, column)),)
     if not isinstance(value, str | list):
         raise BadRow("wrong_type", f"column {column!r}: found {kind_of(value)}, wanted text or a list of turns")
     return _turns(value, column)
 
 
-def _transcript(text: str) -> tuple[Message, ...]:
+def _transcript(text: str, column: str) -> tuple[Message, ...]:
     turns: list[Message] = []
     for part in text.split(HUMAN)[1:]:
-        said, *replies = part.split(ASSISTANT)
-        turns.append(Message("user", said.strip()))
+        asked, *replies = part.split(ASSISTANT)
+        turns.append(Message("user", asked.strip()))
         turns += [Message("assistant", reply.strip()) for reply in replies]
-    return tuple(turn for turn in turns if turn.content)
+    said = tuple(turn for turn in turns if turn.content)
+    if not said:
+        raise BadRow("empty_text", f"column {column!r} is a transcript in which nobody says anything")
+    return said
 
 
 def _turns(value: Any, column: str) -> tuple[Message, ...]:
