@@ -114,3 +114,21 @@ def test_shuffled_labels_are_half_and_bring_a_perfect_scorer_to_chance():
 def test_a_score_that_is_not_finite_is_refused():
     with pytest.raises(InputError, match="1 of 2 pairs"):
         pair_accuracy([1.0, float("inf")], [0.0, 0.0], Bootstrap(seed=0))
+
+
+def test_pairs_of_one_prompt_are_drawn_together():
+    right = np.arange(20) % 3 > 0
+    alone = pair_accuracy(right, ~right, Bootstrap(seed=4)).interval
+    thrice = np.repeat(right, 3)
+    together = pair_accuracy(thrice, ~thrice, Bootstrap(seed=4), np.repeat(np.arange(20), 3).tolist())
+    assert together.pairs == 60 and together.interval.n == 20
+    assert (together.interval.low, together.interval.high) == pytest.approx((alone.low, alone.high))
+    apart = pair_accuracy(thrice, ~thrice, Bootstrap(seed=4)).interval
+    assert apart.high - apart.low < 0.7 * (alone.high - alone.low)  # as if there were three times as many prompts
+
+
+def test_the_share_is_of_pairs_however_they_are_spread_over_prompts():
+    right = np.array([True, True, True, True, False, False])
+    found = pair_accuracy(right, ~right, Bootstrap(seed=4), ["a", "a", "a", "a", "b", "c"])
+    assert found.interval.mean == 4 / 6 and 0 <= found.interval.low < found.interval.high <= 1
+    assert pair_accuracy(right, ~right, Bootstrap(seed=4), ["a"] * 6).interval.n == 6

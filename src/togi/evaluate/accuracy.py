@@ -1,33 +1,58 @@
 """How often a scorer puts the better answer first, and the control that shows what chance looks like."""
 
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from togi.core.errors import InputError
-from togi.evaluate.statistics import Bootstrap, Interval
+from togi.evaluate.statistics import Bootstrap, Floats, Interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accuracy:
-    """The share of pairs whose chosen answer scored strictly higher; a tie is not correct, and is counted."""
+    """The share of `pairs` whose chosen answer scored strictly higher; a tie is not correct, and is counted."""
 
     interval: Interval
+    pairs: int
     ties: int
 
 
-def pair_accuracy(chosen_P: ArrayLike, rejected_P: ArrayLike, bootstrap: Bootstrap) -> Accuracy:
-    """Accuracy over pairs; InputError for lengths that differ, fewer than two pairs, or scores not finite."""
+def pair_accuracy(
+    chosen_P: ArrayLike, rejected_P: ArrayLike, bootstrap: Bootstrap, prompts: Sequence[Hashable] = ()
+) -> Accuracy:
+    """Accuracy over pairs; InputError for lengths that differ, fewer than two pairs, or scores not finite.
+
+    Where `prompts` names the prompt of each pair, prompts are resampled with all of their pairs, which are not
+    independent of each other: they may share an answer.
+    """
     chosen_P, rejected_P = np.asarray(chosen_P, dtype=np.float64), np.asarray(rejected_P, dtype=np.float64)
     if chosen_P.shape != rejected_P.shape:
         raise InputError(f"pair accuracy: {chosen_P.shape} chosen scores but {rejected_P.shape} rejected ones")
     broken = int((~np.isfinite(chosen_P) | ~np.isfinite(rejected_P)).sum())
     if broken:
         raise InputError(f"pair accuracy: {broken} of {chosen_P.size} pairs have a score that is not finite")
+    right_P = (chosen_P > rejected_P).astype(np.float64)
+    found = bootstrap.mean(_shares(right_P, prompts))
+    low, high = max(found.low, 0.0), min(found.high, 1.0)
     return Accuracy(
-        interval=bootstrap.mean((chosen_P > rejected_P).astype(np.float64)), ties=int((chosen_P == rejected_P).sum())
+        interval=replace(found, mean=float(right_P.mean()), low=low, high=high),
+        pairs=len(right_P),
+        ties=int((chosen_P == rejected_P).sum()),
     )
+
+
+def _shares(right_P: Floats, prompts: Sequence[Hashable]) -> Floats:
+    """One value a prompt. Their mean is the share over all pairs, and each lies away from it by what its prompt adds to
+    the share, however many pairs it has (the ratio estimator, linearised). Pair by pair where there is one prompt."""
+    groups: dict[Hashable, list[float]] = {}
+    for prompt, right in zip(prompts, right_P.tolist(), strict=True) if prompts else ():
+        groups.setdefault(prompt, []).append(right)
+    if len(groups) < 2:
+        return right_P
+    share, size = float(right_P.mean()), len(right_P) / len(groups)
+    return np.array([share + (sum(own) - share * len(own)) / size for own in groups.values()])
 
 
 def shuffled_labels(count: int, seed: int) -> NDArray[np.bool_]:

@@ -269,11 +269,12 @@ class Work:
 
     def _accuracy(self, scores: Scores) -> Accuracy:
         bootstrap = Bootstrap(seed=derive(self.context.seed, "accuracy"), resamples=RESAMPLES)
-        return pair_accuracy(scores[0], scores[1], bootstrap)
+        return pair_accuracy(scores[0], scores[1], bootstrap, [pair.prompt for pair in self.data.validation])
 
     def _row(self, name: str, found: Accuracy, note: str) -> Row:
-        note += f"; {found.ties} ties count as wrong" if found.ties else ""
-        self.context.log(f"{name}: {found.interval.mean:.1%} of {found.interval.n} pairs")
+        notes = [f"of {found.pairs} pairs", note, f"{found.ties} ties count as wrong" if found.ties else ""]
+        note = "; ".join(part for part in notes if part)
+        self.context.log(f"{name}: {found.interval.mean:.1%} of {found.pairs} pairs, of {found.interval.n} prompts")
         return single(Metric(name=name, higher_is_better=True, note=note), found.interval)
 
 
