@@ -83,6 +83,14 @@ def test_what_cannot_be_bounded_is_said_to_be_unknown(planned, tmp_path):
     assert found["preferred"]["tokens"] == 12 * 160 * 2  # there is a max_length
 
 
+def test_without_a_reference_its_pass_is_not_counted(planned, tmp_path):
+    def flops(*overrides: str) -> float:
+        rows = json.loads(togi(tmp_path / "home", "plan", str(planned), *overrides, "--json").stdout)
+        return next(row["estimate"]["flops"] for row in rows if row["stage"] == "preferred")
+
+    assert flops("stages.preferred.reference=false") == pytest.approx(flops() * 3 / 4)  # a forward less
+
+
 def test_a_scorers_plan_knows_which_layers_it_trains(planned, tmp_path):
     scorer = "stages.scorer={type: train.reward, init: $base, pairs: $pairs, train_layers: 1}"
     peaks = []

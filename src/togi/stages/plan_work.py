@@ -357,7 +357,8 @@ def _grpo(settings: TrainGrpo, lengths: _Lengths, found: Estimate) -> _Most:
 def _flops(settings: Optimisation, shape: Shape, job: Job, tokens: int) -> float:
     """Operations of training, the pass of the initial model included where there is one."""
     found = training_flops(shape, job, tokens, tokens, 0)
-    reference = isinstance(settings, TrainDpo) or (isinstance(settings, TrainGrpo) and settings.loss.beta > 0)
+    reference = isinstance(settings, TrainDpo) and settings.reference
+    reference = reference or (isinstance(settings, TrainGrpo) and settings.loss.beta > 0)
     return found + (2.0 * tokens * (shape.used_matrices + shape.embeddings) if reference else 0.0)
 
 
