@@ -1,0 +1,126 @@
+"""The numbers of an evaluation, computed again by hand from answers that are known."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from togi.core.codec import write_records
+from togi.core.errors import GraderError, InputError
+from togi.core.files import read_json, write_json
+from togi.core.records import Completion, Message, Prompt
+from togi.stages import evaluate_work
+from togi.stages.base import RECORDS_FILE, Context, Control, Resolved
+from togi.stages.evaluate import Evaluate
+
+END = "<|im_end|>"
+# two answers of each model to each of four prompts; the second model closes more of them, with fewer words
+ANSWERS = {
+    "$base": ["a b c d e f", f"a b c{END}", "g h i j", "k l m n", "o p q", "r s t", "u v w x", "y z a b"],
+    "$policy": [
+        f"a b{END}",
+        f"c d e{END}",
+        f"f g{END}",
+        "h i j",
+        f"k l m{END}",
+        f"n o{END}",
+        f"p q r s{END}",
+        f"t{END}",
+    ],
+}
+PROMPTS = [Prompt(id=f"p{i}", messages=(Message("user", f"Question {i}?"),)) for i in range(4)]
+
+
+def words(text: str) -> int:
+    return len(text.removesuffix(END).split())
+
+
+class Generator:
+    def __init__(self, net: Any, tokenizer: Any, template: Any, *, batch_rows: int) -> None:
+        assert batch_rows == 6
+        self.answers = ANSWERS[net]
+
+    def generate(self, prompts, params):
+        assert params.n == 2
+        found = [[self.answers[2 * int(p.id[1]) + i] for i in range(2)] for p in prompts]
+        return [[self.completion(text) for text in group] for group in found]
+
+    def completion(self, text: str) -> Completion:
+        return Completion(text=text, stop="terminator" if END in text else "length", token_ids=(1,) * words(text))
+
+
+class Scorer:
+    """As many points as the answer has words, with another sign for the judge; what it was asked is kept."""
+
+    def __init__(self, sign: int) -> None:
+        self.sign = sign
+        self.asked: list[str] = []
+
+    def score(self, items):
+        self.asked += [text for _, text in items]
+        return [float(self.sign * words(text)) for _, text in items]
+
+
+@pytest.fixture
+def scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    scorers = {"$reward": Scorer(1), "$judge": Scorer(-1)}
+    template = SimpleNamespace(terminator=END, turn_starts=("<|im_start|>",))
+    monkeypatch.setattr(evaluate_work, "ModelGenerator", Generator)
+    monkeypatch.setattr(
+        evaluate_work, "load_model", lambda context, ref: SimpleNamespace(net=ref, tokenizer=None, template=template)
+    )
+    monkeypatch.setattr(evaluate_work, "load_scorer", lambda context, ref: scorers[ref])
+    write_records(tmp_path / "prompts" / RECORDS_FILE, "prompts", PROMPTS)
+    for name in ("reward", "judge", "stage"):
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "summary.json", {"table": []})
+    inputs = {f"${name}": Resolved("x", folder=tmp_path / name) for name in ("prompts", "reward", "judge")}
+    inputs |= {name: Resolved("model", folder=tmp_path) for name in ANSWERS}
+    context = Context("scores", tmp_path / "stage", tmp_path, 1, inputs, Control(send=lambda event: None))
+    refs = {"base": "$base", "policy": "$policy", "prompts": "$prompts", "reward": "$reward", "held_out": "$judge"}
+    return context, Evaluate.model_validate({**refs, "samples": 2, "batch_prompts": 3, "bootstrap": 200}), scorers
+
+
+def by_prompt(values: list[float]) -> np.ndarray:
+    return np.array(values).reshape(4, 2).mean(1)
+
+
+def test_every_row_is_the_mean_over_prompts_and_its_paired_difference(scored):
+    context, settings, scorers = scored
+    evaluate_work.run(settings, context)
+    context.finish()
+    rows = {row["metric"]: row for row in read_json(context.folder / "summary.json")["table"]}
+    texts = [[text.removesuffix(END) for text in ANSWERS[side]] for side in ("$base", "$policy")]
+    lengths = [[float(words(text)) for text in side] for side in texts]
+    closed = [[float(END in text) for text in ANSWERS[side]] for side in ("$base", "$policy")]
+    for metric, (base, policy) in (("answers closed", closed), ("reward", lengths), ("length (tokens)", lengths)):
+        row = rows[metric]
+        assert row["base"]["mean"] == pytest.approx(by_prompt(base).mean())
+        assert row["policy"]["mean"] == pytest.approx(by_prompt(policy).mean())
+        assert row["difference"]["mean"] == pytest.approx((by_prompt(policy) - by_prompt(base)).mean())
+        assert row["difference"]["n"] == 4
+    assert rows["answers closed"]["difference"]["mean"] == 0.75
+    assert rows["held-out reward"]["difference"]["mean"] == 0  # it counts words, and both sides have as many
+    assert rows["held-out reward"]["base"]["mean"] == -np.mean([min(pair) for pair in zip(*lengths, strict=True)])
+    assert rows["held-out reward: length read"]["difference"]["mean"] == 0
+    assert not any(END in text for scorer in scorers.values() for text in scorer.asked)
+    assert scorers["$reward"].asked == texts[0] + texts[1]
+    assert {"distinct-1", "distinct-2", "distinct-3", "self-BLEU", "embedding dispersion"} <= rows.keys()
+
+
+def test_the_answers_that_are_shown_have_the_scores_of_the_judge(scored):
+    context, settings, _ = scored
+    evaluate_work.run(settings, context)
+    first = context.summary["answers"][0]
+    assert (first["base"], first["policy"]) == ("a b c d e f", "a b")
+    assert (first["base_score"], first["policy_score"]) == (-2.0, -2.0)
+    assert [row["question"] for row in context.summary["answers"]] == [prompt.text for prompt in PROMPTS]
+
+
+def test_an_answer_that_cannot_be_scored_names_its_prompt(scored):
+    context, settings, scorers = scored
+    scorers["$reward"].score = lambda items: [1.0, 1.0, GraderError("too long"), *[1.0] * (len(items) - 3)]
+    with pytest.raises(InputError, match="prompt p1: too long"):
+        evaluate_work.run(settings, context)
