@@ -1,0 +1,115 @@
+"""Drafts: as many as asked for, each a prompt or a drop with its reason, and done once however often it was killed."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from togi.core.codec import read_records, write_records
+from togi.core.errors import InputError
+from togi.core.files import read_json
+from togi.core.records import Completion, Message, Prompt
+from togi.stages import synthesize_work
+from togi.stages.base import RECORDS_FILE, Context, Control, Resolved
+from togi.stages.synthesize import Synthesize
+
+SEEDS = [f"Why does the number {word} bring luck?" for word in ("seven", "three", "nine", "four", "two", "ten")]
+DRAFTS = [
+    (" How do birds find their way?", "stop_string"),
+    (" Why?", "stop_string"),
+    (f" {SEEDS[0]}", "stop_string"),
+    (" Почему небо такое синее?", "stop_string"),
+    (" What is the largest", "length"),
+    (" Question: What is it?", "stop_string"),
+    ("  ", "stop_string"),
+    (" Where does the wind come from?", "stop_string"),
+]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The few-shot prompts that a model was shown, whose drafts are those above."""
+    shown: list[str] = []
+
+    class Sampler:
+        def __init__(self, *args: Any, **options: Any) -> None:
+            assert options == {"batch_rows": 8, "end_ids": [1]}
+
+        def generate(self, ids, params, seeds):
+            assert params.n == 4 and len({seed for group in seeds for seed in group}) == 4 * len(ids)
+            return [
+                [
+                    Completion(text=DRAFTS[(4 * number + i) % 8][0], stop=DRAFTS[(4 * number + i) % 8][1])
+                    for i in range(4)
+                ]
+                for (number,) in ids
+            ]
+
+    class Words:
+        eos_token_id = 1
+
+        def __call__(self, text, add_special_tokens):
+            shown.append(text)
+            return {"input_ids": [len(shown) - 1]}
+
+    model = SimpleNamespace(net=None, tokenizer=Words(), template=SimpleNamespace(terminator="<|end|>"))
+    monkeypatch.setattr(synthesize_work, "Sampler", Sampler)
+    monkeypatch.setattr(synthesize_work, "load_model", lambda context, ref: model)
+    return shown
+
+
+def context(folder: Path, answer: str | None = None) -> Context:
+    seeds = [Prompt(id=f"s{i}", messages=(Message("user", text),), answer=answer) for i, text in enumerate(SEEDS)]
+    write_records(folder / "seeds" / RECORDS_FILE, "prompts", seeds)
+    (folder / "synthesize-0").mkdir()
+    inputs = {"$seeds": Resolved("prompts", folder=folder / "seeds")}
+    return Context("drafts", folder / "synthesize-0", folder, 17, inputs, Control(send=lambda event: None))
+
+
+def settings(**more: Any) -> Synthesize:
+    given = {
+        "model": "$base",
+        "examples": "$seeds",
+        "count": 11,
+        "samples_per_prompt": 4,
+        "batch_prompts": 2,
+        "shots": 3,
+    }
+    return Synthesize.model_validate({**given, **more})
+
+
+def test_every_draft_is_a_prompt_or_a_drop_with_its_reason(tmp_path, asked):
+    made = context(tmp_path)
+    synthesize_work.run(settings(), made)
+    made.finish()
+    _, prompts = read_records(made.folder / RECORDS_FILE)
+    birds, wind = (DRAFTS[i][0].strip() for i in (0, 7))
+    assert [prompt.text for prompt in prompts] == [birds, wind, birds]
+    reasons = {"too_short": 2, "copy_of_seed": 2, "wrong_language": 1, "no_end": 1, "label_inside": 1, "empty": 1}
+    summary = read_json(made.folder / "summary.json")
+    assert summary["drops"] == reasons and summary["counts"] == {"in": 11, "out": 3}
+    assert len({prompt.id for prompt in prompts}) == 3 and len(prompts[0].parents) == len(SEEDS)
+
+
+def test_the_examples_differ_from_prompt_to_prompt_and_come_before_an_open_question(tmp_path, asked):
+    synthesize_work.run(settings(), context(tmp_path))
+    assert len(asked) == 3 and len(set(asked)) > 1
+    for text in asked:
+        *shown, last = text.split("\n\n")
+        assert last == "Question:" and len(shown) == 3
+        assert all(block.removeprefix("Question: ") in SEEDS for block in shown)
+
+
+def test_units_that_are_done_are_not_done_again(tmp_path, asked):
+    made = context(tmp_path)
+    synthesize_work.run(settings(), made)
+    before = (made.folder / RECORDS_FILE).read_bytes()
+    again = Context("drafts", made.folder, tmp_path, 17, made.inputs, made.control)
+    synthesize_work.run(settings(), again)
+    assert len(asked) == 3 and (made.folder / RECORDS_FILE).read_bytes() == before
+
+
+def test_answers_need_examples_with_answers(tmp_path, asked):
+    with pytest.raises(InputError, match=r"example s\d has no answer"):
+        synthesize_work.run(settings(style="question_answer"), context(tmp_path))
