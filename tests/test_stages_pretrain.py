@@ -1,6 +1,7 @@
 """`train.pretrain`: windows, the end of documents, the mixture and its ledger, going on."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -60,6 +61,14 @@ def test_a_text_ends_with_one_end_of_text_token(windows):
     assert made.ids(Document(id="d", text="Hi"))[-2:].count(eos) == 1
     assert made.ids(Document(id="d", text="Hi</s>"))[-2:].count(eos) == 1
     assert made.ids(chat(("user", "Hi"), ("assistant", "Yes.")))[-1] == eos
+
+
+def test_a_document_that_brings_its_own_bos_would_have_two_and_is_dropped(windows):
+    made = replace(windows(), opening="<s>", bos=(1,))
+    assert made.unusable(Document(id="d", text="<s>Rivers begin as springs.")) == "two_bos"
+    assert made.unusable(Document(id="d", text="Rivers begin as springs. <s>")) is None
+    assert replace(made, opening="", bos=()).unusable(Document(id="d", text="<s>Rivers.")) is None  # bos: false
+    assert made.unusable(chats()[0]) is None
 
 
 def test_documents_do_not_see_each_other():

@@ -48,10 +48,11 @@ def _read(settings: TrainPretrain, context: Context, windows: "Windows") -> tupl
     for source in settings.sources:
         texts = []
         for text in context.records(source.ref):
-            if windows.is_empty(text):
-                context.drop(text, "empty")
-            else:
+            reason = windows.unusable(text)
+            if reason is None:
                 texts.append(text)
+            else:
+                context.drop(text, reason)
         random.Random(derive(context.seed, "held_out", source.ref.name)).shuffle(texts)
         count = max(1, round(settings.validation * len(texts))) if isinstance(settings.validation, float) else 0
         if count >= len(texts):
@@ -62,7 +63,7 @@ def _read(settings: TrainPretrain, context: Context, windows: "Windows") -> tupl
         held += texts[:count]
         corpora[source.ref.name] = texts[count:]
     if isinstance(settings.validation, DocumentsRef):
-        held = [text for text in context.records(settings.validation) if not windows.is_empty(text)]
+        held = [text for text in context.records(settings.validation) if windows.unusable(text) is None]
     return corpora, [example for text in held for example in windows.cut(text)]
 
 
@@ -72,10 +73,12 @@ def _characters(text: Text) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Texts as sequences of at most `length` rows in which every token but the first carries loss."""
+    """Texts as sequences of at most `length` rows in which every token but the first carries loss. Documents begin with
+    `opening`, whose ids are `bos`."""
 
     model: LoadedModel
     length: int
+    opening: str
     bos: tuple[int, ...]
     eos: int
 
@@ -85,17 +88,23 @@ class Windows:
         tokenizer = model.tokenizer
         if tokenizer.eos_token_id is None:
             raise InputError(f"stage {context.name}: {model.name}'s tokenizer has no eos token to end documents with")
-        bos = tokenizer(leading_text(tokenizer), add_special_tokens=False)["input_ids"] if settings.bos else []
+        opening = leading_text(tokenizer) if settings.bos else ""
+        bos = tokenizer(opening, add_special_tokens=False)["input_ids"]
         length = window_of(settings.max_length, context, model)
         if length > settings.batch_tokens:
             raise InputError(
                 f"stage {context.name}: without max_length a window is the model's context, {length} tokens, which is "
                 f"more than a step has (batch_tokens: {settings.batch_tokens}); set max_length or raise batch_tokens"
             )
-        return cls(model, length, tuple(bos), int(tokenizer.eos_token_id))
+        return cls(model, length, opening, tuple(bos), int(tokenizer.eos_token_id))
 
-    def is_empty(self, text: Text) -> bool:
-        return isinstance(text, Document) and not text.text.strip()
+    def unusable(self, text: Text) -> str | None:
+        """Why a text is not read, None if it is."""
+        if not isinstance(text, Document):
+            return None
+        if not text.text.strip():
+            return "empty"
+        return "two_bos" if self.opening and text.text.startswith(self.opening) else None
 
     def ids(self, text: Text) -> tuple[int, ...]:
         """A whole text, ended by one end-of-text token."""
