@@ -47,6 +47,8 @@ class ModelSpec(Settings):
     @model_validator(mode="after")
     def _one_place(self) -> "ModelSpec":
         _exactly_one(self, ("package", "hub", "path"))
+        _read_with(self, "revision", "hub")
+        _read_with(self, "file", "package")
         return self
 
 
@@ -56,6 +58,7 @@ class DataSpec(DataSettings):
     @model_validator(mode="after")
     def _one_place(self) -> "DataSpec":
         _exactly_one(self, ("path", "hub"))
+        _read_with(self, "revision", "hub")
         return self
 
 
@@ -64,6 +67,13 @@ def _exactly_one(spec: BaseModel, names: tuple[str, ...]) -> None:
     if len(given) != 1:
         found = " and ".join(given) or "none of them"
         raise ValueError(f"exactly one of {', '.join(names)} says where it comes from, found {found}")
+
+
+def _read_with(spec: BaseModel, name: str, place: str) -> None:
+    """Raises ValueError for a setting that does nothing, because what it belongs to comes from elsewhere."""
+    value = getattr(spec, name)
+    if getattr(spec, place) is None and value != type(spec).model_fields[name].default:
+        raise ValueError(f"{name} is read with {place} alone, found {value!r}; remove it")
 
 
 @dataclass(frozen=True, slots=True)
