@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from transformers import AttentionInterface
 
 from togi.core.errors import InputError
-from togi.rollout.cache import KeyCache, round_up
+from togi.rollout.cache import KeyCache, LayerCache, round_up
+from togi.rollout.native import Decode, address, native
 
 NAME = "togi_decode"
 
@@ -37,8 +38,7 @@ class PrefillPass:
         for group, length in zip(self.groups, self.lengths, strict=True):
             part = slice(start, start + length)
             query, key, value = heads.query[:, :, part], heads.key[:, :, part], heads.value[:, :, part]
-            stored.prompt_key[group, :, :length] = key[0]
-            stored.prompt_value[group, :, :length] = value[0]
+            stored.write_prompt(group, key[0], value[0])
             outputs.append(rule.causal(query, key, value).transpose(1, 2))
             start += length
         return torch.cat(outputs, 1)
@@ -49,11 +49,13 @@ class Places:
     """Which rows belong to which group: changes only when rows come or go.
 
     `row_GN` is the row at each place (0 where there is none), `place_R` the place of each row; both are None when rows
-    already lie in that order, so that nothing has to be gathered.
+    already lie in that order, so that nothing has to be gathered. `order_R` are the rows, those of a group together.
     """
 
     groups: int
     width: int
+    group_R: Tensor
+    order_R: Tensor
     row_GN: Tensor | None
     place_R: Tensor | None
     group_of_GN: Tensor
@@ -66,15 +68,17 @@ class Places:
             members[group].append(row)
         width = max(len(rows) for rows in members)
         row_GN = [rows[i] if i < len(rows) else 0 for rows in members for i in range(width)]
+        as_index = lambda values: torch.tensor(values, device=device)  # noqa: E731
         group_of_GN = torch.arange(groups, device=device).repeat_interleave(width)
+        order = [row for rows in members for row in rows]
+        first = (groups, width, as_index(list(group_R)), as_index(order))
         if row_GN == list(range(len(group_R))):
-            return cls(groups, width, None, None, group_of_GN)
+            return cls(*first, None, None, group_of_GN)
         place_R = [0] * len(group_R)
         for group, rows in enumerate(members):
             for i, row in enumerate(rows):
                 place_R[row] = group * width + i
-        as_index = lambda values: torch.tensor(values, device=device)  # noqa: E731
-        return cls(groups, width, as_index(row_GN), as_index(place_R), group_of_GN)
+        return cls(*first, as_index(row_GN), as_index(place_R), group_of_GN)
 
     def to_places(self, rows: Tensor) -> Tensor:
         """(R, ...) to (G * N, ...)."""
@@ -100,6 +104,7 @@ class DecodePass:
     same: bool = field(init=False)
     _masks: dict[int | None, Tensor | None] = field(init=False, default_factory=dict)
     _index: tuple[Tensor, Tensor] | None = field(init=False, default=None)
+    _native: "tuple[Tensor, Tensor, Tensor] | None" = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.rows = len(self.own_R)
@@ -112,6 +117,8 @@ class DecodePass:
     def attend(self, layer: int, heads: "Heads", rule: "Rule") -> Tensor:
         """(R, 1, H, D): each group's queries meet the one copy of its prompt, each row its own tokens; one softmax."""
         stored = self.cache.layer(layer, heads.key, heads.value)
+        if stored.blocked:
+            return self._attend_native(stored, heads, rule)
         self._write(stored.own_key, heads.key)
         self._write(stored.own_value, heads.value)
         places, groups, width = self.places, self.places.groups, self.places.width
@@ -133,6 +140,32 @@ class DecodePass:
         from_own = own_share @ stored.own_value[: self.rows, :, : self.own]
         whole = (places.to_rows(from_prompt) + from_own).reshape(self.rows, 1, key_heads * many, -1)
         return whole.to(heads.query.dtype)
+
+    def _attend_native(self, stored: LayerCache, heads: "Heads", rule: "Rule") -> Tensor:
+        functions, dtype = native(), stored.own_key.dtype
+        assert functions is not None
+        query, key, value = (x.to(dtype).contiguous() for x in (heads.query, heads.key, heads.value))
+        (rows, num_heads, _, size), num_keys = query.shape, key.shape[1]
+        shared = num_heads // num_keys
+        if self._native is None:
+            room = shared * (size + self.cache.prompt + self.cache.own)
+            self._native = (
+                torch.tensor(self.prompt_G)[self.places.group_R],
+                torch.tensor(self.own_R),
+                torch.empty(torch.get_num_threads(), room),
+            )
+        prompt_R, own_R, scratch = self._native
+        out = torch.empty(rows, 1, num_heads, size, dtype=dtype)
+        tensors = (query, key, value, out, stored.prompt_key, stored.prompt_value, stored.own_key, stored.own_value)
+        places = (self.places.order_R, self.places.group_R, prompt_R, own_R, scratch)
+        functions.decode(
+            Decode(
+                *map(address, (*tensors, *places)),
+                rows, num_keys, shared, size, self.cache.prompt, self.cache.own,
+                rule.window or 0, dtype == torch.bfloat16, len(scratch), rule.scaling, rule.softcap or 0.0,
+            )  # fmt: skip
+        )
+        return out.to(heads.query.dtype)
 
     def _write(self, buffer: Tensor, new: Tensor) -> None:
         if self._index is None:

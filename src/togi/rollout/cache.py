@@ -8,19 +8,48 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-COLUMN_STEP = 16
+from togi.rollout.native import BLOCK, native
+
+COLUMN_STEP = BLOCK
 """Own columns are read in multiples of this, so that products keep their shapes for several tokens."""
 
 
 @dataclass(slots=True)
 class LayerCache:
-    """One layer's buffers: prompt_* (G, K, P, D), own_* (R, K, S, D); zeros where nothing was written yet."""
+    """One layer's buffers: prompt_* (G, K, P, D), own_* (R, K, S, D); zeros where nothing was written yet.
+
+    Where attention is native, keys are `blocked`: (.., K, columns / 16, D, 16).
+    """
 
     prompt_key: Tensor
     prompt_value: Tensor
     own_key: Tensor
     own_value: Tensor
+    blocked: bool = False
+
+    def write_prompt(self, group: int, key_KPD: Tensor, value_KPD: Tensor) -> None:
+        """Keeps the keys and values of a prompt."""
+        length = key_KPD.shape[1]
+        self.prompt_value[group, :, :length] = value_KPD
+        if self.blocked:
+            key_KPD = F.pad(key_KPD, (0, 0, 0, round_up(length) - length))
+            key_KPD = key_KPD.unflatten(1, (-1, BLOCK)).transpose(2, 3)
+        self.prompt_key[group, :, : key_KPD.shape[1]] = key_KPD
+
+    def grow(self, *, groups: int, prompt: int, rows: int, own: int) -> None:
+        """Makes room; what is stored is kept."""
+        step = BLOCK if self.blocked else 1
+        self.prompt_key = _grown(self.prompt_key, groups, prompt // step)
+        self.prompt_value = _grown(self.prompt_value, groups, prompt)
+        self.own_key = _grown(self.own_key, rows, own // step)
+        self.own_value = _grown(self.own_value, rows, own)
+
+    def columns(self, length: int) -> int:
+        """How many columns, or blocks, of the keys' buffers `length` tokens take."""
+        return -(-length // BLOCK) if self.blocked else length
+
 
 
 def round_up(size: int, step: int = COLUMN_STEP) -> int:
@@ -39,7 +68,7 @@ def attention_type(weight: Tensor) -> torch.dtype:
 class KeyCache:
     """Buffers for at most `groups` prompts of `prompt` tokens and `rows` answers of `own` tokens, layer by layer.
 
-    `dtype` is the type of the buffers and of decoding's attention.
+    `dtype` is the type of the buffers and of decoding's attention where that is not native.
     """
 
     def __init__(self, dtype: torch.dtype) -> None:
@@ -51,7 +80,7 @@ class KeyCache:
         """Makes room; what is already stored is kept."""
         wanted = (
             max(self.groups, groups),
-            max(self.prompt, prompt),
+            max(self.prompt, round_up(prompt)),
             max(self.rows, rows),
             max(self.own, round_up(own)),
         )
@@ -59,48 +88,51 @@ class KeyCache:
             return
         self.groups, self.prompt, self.rows, self.own = wanted
         for layer in self.layers.values():
-            layer.prompt_key = _grown(layer.prompt_key, self.groups, self.prompt)
-            layer.prompt_value = _grown(layer.prompt_value, self.groups, self.prompt)
-            layer.own_key = _grown(layer.own_key, self.rows, self.own)
-            layer.own_value = _grown(layer.own_value, self.rows, self.own)
+            layer.grow(groups=self.groups, prompt=self.prompt, rows=self.rows, own=self.own)
 
     def layer(self, index: int, key: Tensor, value: Tensor) -> LayerCache:
         """The buffers of layer `index`, made on first use for keys and values like these (.., K, tokens, D)."""
-        found = self.layers.get(index)
-        if found is None:
-            found = self.layers[index] = LayerCache(
-                self._zeros(key, self.groups, self.prompt),
-                self._zeros(value, self.groups, self.prompt),
-                self._zeros(key, self.rows, self.own),
-                self._zeros(value, self.rows, self.own),
+        if index not in self.layers:
+            functions = native()
+            blocked = functions is not None and functions.attends(key, value)
+            layer = LayerCache(
+                *(self._empty(like, blocked, blocked and like is key) for like in (key, value, key, value)), blocked
             )
-        return found
+            layer.grow(groups=self.groups, prompt=self.prompt, rows=self.rows, own=self.own)
+            self.layers[index] = layer
+        return self.layers[index]
 
     def move_row(self, source: int, target: int, length: int) -> None:
         """Gives the place of row `target` to row `source`, which has `length` own tokens."""
         for layer in self.layers.values():
-            layer.own_key[target, :, :length] = layer.own_key[source, :, :length]
-            layer.own_value[target, :, :length] = layer.own_value[source, :, :length]
+            _move(layer.own_key, source, target, layer.columns(length))
+            _move(layer.own_value, source, target, length)
 
     def move_group(self, source: int, target: int, length: int) -> None:
         """Gives the place of group `target` to group `source`, whose prompt has `length` tokens."""
         for layer in self.layers.values():
-            layer.prompt_key[target, :, :length] = layer.prompt_key[source, :, :length]
-            layer.prompt_value[target, :, :length] = layer.prompt_value[source, :, :length]
+            _move(layer.prompt_key, source, target, layer.columns(length))
+            _move(layer.prompt_value, source, target, length)
 
     def clear(self) -> None:
         """Gives all memory back."""
         self.layers.clear()
         self.groups = self.prompt = self.rows = self.own = 0
 
-    def _zeros(self, like: Tensor, places: int, columns: int) -> Tensor:
-        # zeros, not empty: a column that nobody may see is multiplied by probability 0, and 0 times NaN is NaN
-        return like.new_zeros((places, like.shape[1], columns, like.shape[3]), dtype=self.dtype)
+    def _empty(self, like: Tensor, native: bool, blocks: bool) -> Tensor:
+        heads, size = like.shape[1], like.shape[3]
+        shape = (0, heads, 0, size, BLOCK) if blocks else (0, heads, 0, size)
+        return like.new_empty(shape, dtype=like.dtype if native else self.dtype)
+
+
+def _move(buffer: Tensor, source: int, target: int, stop: int) -> None:
+    buffer[target, :, :stop] = buffer[source, :, :stop]
 
 
 def _grown(old: Tensor, places: int, columns: int) -> Tensor:
     if old.shape[0] >= places and old.shape[2] >= columns:
         return old
-    new = old.new_zeros((places, old.shape[1], columns, old.shape[3]))
+    # zeros, not empty: a column that nobody may see is multiplied by probability 0, and 0 times NaN is NaN
+    new = old.new_zeros((places, old.shape[1], columns, *old.shape[3:]))
     new[: old.shape[0], :, : old.shape[2]] = old
     return new

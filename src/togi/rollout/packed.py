@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from togi.rollout.native import MOST_ROWS, Native, native
+
 MOST_BYTES = 2 * 1024**3
 """The packed copy of a larger model would take more memory than it is worth."""
 
@@ -24,6 +26,8 @@ class PackedLinear(nn.Linear):
     """A linear layer that shares its parameters with the one it stands for and may hold a packed copy of the weight."""
 
     packed: Tensor | None = None
+    native: Native | None = None
+    """What computes with `packed`; None: oneDNN."""
 
     @classmethod
     def like(cls, linear: nn.Linear) -> "PackedLinear":
@@ -35,6 +39,11 @@ class PackedLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         if self.packed is None:
             return F.linear(input, self.weight, self.bias)
+        if self.native is not None:
+            rows = input.numel() // self.in_features
+            if rows > MOST_ROWS or input.dtype != self.packed.dtype:
+                return F.linear(input, self.weight, self.bias)
+            return self.native.linear(input, self.packed, self.bias, self.out_features)
         wide = input.to(self.packed.dtype)
         bias = None if self.bias is None else self.bias.to(self.packed.dtype)
         return torch.ops.mkldnn._linear_pointwise(wide, self.packed, bias, "none", [], "").to(input.dtype)
@@ -57,14 +66,17 @@ class Packing:
         self._depth += 1
         with torch.inference_mode():
             for layer in self.layers if self._depth == 1 else ():
-                weight = layer.weight.detach()
+                weight, functions = layer.weight.detach(), native()
+                if functions is not None and functions.multiplies(weight) and self.rows <= MOST_ROWS:
+                    layer.packed, layer.native = functions.pack(weight), functions
+                    continue
                 wide = weight.to(product_type(weight))
                 layer.packed = torch.ops.mkldnn._reorder_linear_weight(wide, self.rows)
 
     def __exit__(self, *_: object) -> None:
         self._depth -= 1
         for layer in self.layers if self._depth == 0 else ():
-            layer.packed = None
+            layer.packed = layer.native = None
 
 
 def product_type(weight: Tensor) -> torch.dtype:

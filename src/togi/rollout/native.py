@@ -1,0 +1,145 @@
+"""The sampler's own products and attention for CPU, `native.c`: compiled for this processor when first used.
+
+It takes the system's C compiler a few seconds, once. Without a compiler, or with TOGI_NATIVE=0 in the environment,
+sampling goes through torch alone: slower, and the same up to rounding.
+
+Shapes: R rows, K key heads, M query heads a key head, D head size, N outputs, I inputs.
+"""
+
+import ctypes
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+SOURCE = Path(__file__).with_name("native.c")
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC", "-shared")
+
+BLOCK = 16
+"""Keys lie in blocks of so many columns."""
+
+MOST_ROWS = 64
+"""Products of more rows are left to torch: they are no longer bound by reading the weights."""
+
+
+class Decode(ctypes.Structure):
+    """The arguments of `togi_decode`, as `native.c` states them; tensors by their addresses."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("query", "key", "value", "out")),
+        *((name, ctypes.c_void_p) for name in ("prompt_key", "prompt_value", "own_key", "own_value")),
+        *((name, ctypes.c_void_p) for name in ("order", "group", "prompt", "own", "scratch")),
+        *((name, ctypes.c_int64) for name in ("rows", "heads", "shared", "size", "prompt_room", "own_room")),
+        *((name, ctypes.c_int64) for name in ("window", "half", "threads")),
+        *((name, ctypes.c_float) for name in ("scale", "softcap")),
+    )
+
+
+class Native:
+    """The compiled functions. `products`: whether this processor has the units that `linear` is written for."""
+
+    def __init__(self, path: Path) -> None:
+        self._library = ctypes.CDLL(str(path))
+        self.products = bool(self._library.togi_products())
+
+    def attends(self, key: Tensor, value: Tensor) -> bool:
+        """Whether `decode` computes with keys and values like these."""
+        known = key.dtype in (torch.float32, torch.bfloat16) and key.device.type == "cpu"
+        return known and key.shape[-1] % 32 == 0 and key.shape[-1] == value.shape[-1] and key.dtype == value.dtype
+
+    def decode(self, arguments: Decode) -> None:
+        """Attention of one new token a row."""
+        self._library.togi_decode(ctypes.byref(arguments))
+
+    def multiplies(self, weight_NI: Tensor) -> bool:
+        """Whether `linear` computes with a weight like this."""
+        known = weight_NI.dtype == torch.bfloat16 and weight_NI.device.type == "cpu"
+        return self.products and known and weight_NI.shape[1] % 32 == 0
+
+    def pack(self, weight_NI: Tensor) -> Tensor:
+        """The weight in the layout that `linear` reads."""
+        outputs, inputs = weight_NI.shape
+        weight_NI = weight_NI.contiguous()
+        packed = weight_NI.new_empty(-(-outputs // 32) * 32 * inputs)
+        self._library.togi_pack(address(weight_NI), address(packed), ctypes.c_int64(outputs), ctypes.c_int64(inputs))
+        return packed
+
+    def linear(self, x: Tensor, packed: Tensor, bias_N: Tensor | None, outputs: int) -> Tensor:
+        """(..., N) from (..., I), bfloat16, summed in float32 and rounded once."""
+        x = x.contiguous()
+        y = x.new_empty((*x.shape[:-1], outputs))
+        sizes = (x.numel() // x.shape[-1], outputs, x.shape[-1])
+        bias = None if bias_N is None else address(bias_N)
+        self._library.togi_linear(address(x), address(packed), bias, address(y), *map(ctypes.c_int64, sizes))
+        return y
+
+
+@lru_cache(maxsize=1)
+def native() -> Native | None:
+    """The compiled functions; None where there is no compiler or TOGI_NATIVE is 0."""
+    if os.environ.get("TOGI_NATIVE") == "0":
+        return None
+    threads, compiler = threads_library(), shutil.which(os.environ.get("CC") or "cc")
+    if threads is None or compiler is None:
+        log.info("sampling goes through torch alone, at about half its speed: no C compiler is found; install gcc")
+        return None
+    command = [compiler, *FLAGS]
+    try:
+        path = cache_folder() / f"native-{_fingerprint(command, threads)}.so"
+        if not path.exists():
+            _compile([*command, str(SOURCE), threads, "-lm"], path)
+        return Native(path)
+    except (subprocess.CalledProcessError, OSError) as error:
+        told = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1:]
+        log.warning("sampling goes through torch alone, at about half its speed: %s: %s", compiler, " ".join(told))
+        return None
+
+
+def cache_folder() -> Path:
+    """Where compiled files are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "togi"
+
+
+def threads_library() -> str | None:
+    """The OpenMP library that torch has loaded, whose threads the functions must share; None on other systems."""
+    try:
+        loaded = Path("/proc/self/maps").read_text()
+    except FileNotFoundError:
+        return None
+    found = {line.split(maxsplit=5)[5] for line in loaded.splitlines() if "/libgomp" in line}
+    return min(found) if len(found) == 1 else None
+
+
+def _fingerprint(command: Sequence[str], threads: str) -> str:
+    """What the compiled file follows from: source, compiler, processor, threads."""
+    version = _output([command[0], "--version"])
+    processor = _output([*command, "-dM", "-E", "-x", "c", os.devnull])
+    whole = "\0".join([SOURCE.read_text(), version, processor, *command, threads])
+    return hashlib.sha256(whole.encode()).hexdigest()[:16]
+
+
+def _compile(command: Sequence[str], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        made = Path(folder) / path.name
+        _output([*command, "-o", str(made)])
+        made.rename(path)
+
+
+def _output(command: Sequence[str]) -> str:
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", check=True).stdout
+
+
+def address(tensor: Tensor) -> ctypes.c_void_p:
+    """Where the numbers of a contiguous tensor lie."""
+    return ctypes.c_void_p(tensor.data_ptr())

@@ -1,0 +1,164 @@
+"""The sampler's compiled attention and products against the plain computation in float64."""
+
+import logging
+import shutil
+from itertools import chain
+
+import pytest
+import torch
+from rollout_tiny import CharTokenizer, tiny
+from transformers import LlamaConfig
+
+from togi.core.records import SamplingParams
+from togi.rollout.attention import DecodePass, Heads, Places, PrefillPass, Rule
+from togi.rollout.cache import KeyCache
+from togi.rollout.local import Sampler
+from togi.rollout.native import Native, native
+
+pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def functions() -> Native:
+    found = native()
+    assert found is not None
+    return found
+
+
+# --- attention --------------------------------------------------------------------------------------------------------
+
+
+def plain(query_HD, keys_KTD, values_KTD, rule: Rule) -> torch.Tensor:
+    """One query against all keys of its row, in float64; (H, D)."""
+    shared = query_HD.shape[0] // keys_KTD.shape[0]
+    keys, values = (x.double().repeat_interleave(shared, 0) for x in (keys_KTD, values_KTD))
+    scores = (query_HD.double()[:, None] * keys).sum(-1) * rule.scaling
+    if rule.softcap is not None:
+        scores = rule.softcap * torch.tanh(scores / rule.softcap)
+    if rule.window is not None:
+        scores[:, : max(0, keys.shape[1] - rule.window)] = -torch.inf
+    return (scores.softmax(-1)[..., None] * values).sum(1)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("rule", [(None, None), (9, None), (30, 1.5)])
+@pytest.mark.parametrize(("num_keys", "shared", "size"), [(1, 1, 32), (2, 3, 64), (1, 5, 96), (3, 2, 128), (1, 4, 256)])
+def test_decoding_is_plain_attention(functions, dtype, tolerance, rule, num_keys, shared, size):
+    """Prompts of several lengths, rows in any order, answers that pass a block of columns and a growth of the room."""
+    rule = Rule(size**-0.5, *rule)
+    generator = torch.Generator().manual_seed(1)
+    random = lambda *shape: torch.randn(*shape, generator=generator).to(dtype)  # noqa: E731
+    prompts, group_R = [21, 1, 16], [2, 0, 1, 0, 2, 2]
+    cache = KeyCache(torch.float32)
+    cache.reserve(groups=3, prompt=21, rows=6, own=16)
+    heads = Heads(*(random(1, n, sum(prompts), size) for n in (num_keys * shared, num_keys, num_keys)))
+    PrefillPass(cache, range(3), prompts).attend(0, heads, rule)
+    assert cache.layers[0].blocked
+    starts = [0, 21, 22]
+    told = [[(x[0, :, starts[g] : starts[g] + prompts[g]]) for x in (heads.key, heads.value)] for g in group_R]
+    places = Places.of(group_R, 3, CPU)
+    for step in range(20):
+        if step == 16:
+            cache.reserve(own=32)
+        new = Heads(*(random(6, n, 1, size) for n in (num_keys * shared, num_keys, num_keys)))
+        found = DecodePass(cache, places, prompts, [step] * 6, CPU).attend(0, new, rule)
+        assert found.dtype == dtype
+        for row in range(6):
+            told[row] = [torch.cat((old, x[row]), 1) for old, x in zip(told[row], (new.key, new.value), strict=True)]
+            expected = plain(new.query[row, :, 0], *told[row], rule)
+            torch.testing.assert_close(found[row, 0].double(), expected, atol=tolerance, rtol=0)
+
+
+def test_rows_of_different_lengths_move(functions):
+    """A row that takes another's place brings its keys along."""
+    generator = torch.Generator().manual_seed(2)
+    cache, rule = KeyCache(torch.float32), Rule(0.2, None, None)
+    cache.reserve(groups=2, prompt=3, rows=2, own=32)
+    heads = Heads(*(torch.randn(1, 1, 5, 32, generator=generator) for _ in range(3)))
+    PrefillPass(cache, range(2), [3, 2]).attend(0, heads, rule)
+    new = [Heads(*(torch.randn(2, 1, 1, 32, generator=generator) for _ in range(3))) for _ in range(19)]
+    for step, each in enumerate(new[:18]):
+        DecodePass(cache, Places.of([0, 1], 2, CPU), [3, 2], [step, step], CPU).attend(0, each, rule)
+    cache.move_row(1, 0, 18)
+    cache.move_group(1, 0, 2)
+    last = Heads(*(x[1:] for x in (new[18].query, new[18].key, new[18].value)))
+    found = DecodePass(cache, Places.of([0], 1, CPU), [2], [18], CPU).attend(0, last, rule)
+    told = [
+        torch.cat((getattr(heads, name)[0, :, 3:], *(getattr(each, name)[1] for each in new)), 1)
+        for name in ("key", "value")
+    ]
+    torch.testing.assert_close(found[0, 0].double(), plain(last.query[0, :, 0], *told, rule), atol=1e-6, rtol=0)
+
+
+def test_a_number_that_is_none_stays_none(functions):
+    cache, rule = KeyCache(torch.float32), Rule(0.2, None, None)
+    cache.reserve(groups=1, prompt=2, rows=2, own=16)
+    heads = Heads(*(torch.ones(1, 1, 2, 32, dtype=torch.bfloat16) for _ in range(3)))
+    PrefillPass(cache, range(1), [2]).attend(0, heads, rule)
+    new = Heads(*(torch.ones(2, 1, 1, 32, dtype=torch.bfloat16) for _ in range(3)))
+    new.query[1] = torch.nan
+    found = DecodePass(cache, Places.of([0, 0], 1, CPU), [2], [0, 0], CPU).attend(0, new, rule)
+    assert (found[0] == 1).all()
+    assert found[1].isnan().all()
+
+
+# --- products ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [1, 5, 16, 17, 33, 64])
+@pytest.mark.parametrize(("outputs", "inputs", "bias"), [(96, 64, False), (100, 96, True), (7, 32, True)])
+def test_products_are_rounded_once(functions, rows, outputs, inputs, bias):
+    if not functions.products:
+        pytest.skip("this processor has no AMX")
+    generator = torch.Generator().manual_seed(rows)
+    x, weight = (torch.randn(n, inputs, generator=generator).bfloat16() for n in (rows, outputs))
+    bias_N = torch.randn(outputs, generator=generator).bfloat16() if bias else None
+    assert functions.multiplies(weight)
+    found = functions.linear(x, functions.pack(weight), bias_N, outputs)
+    exact = x.double() @ weight.double().T + (0 if bias_N is None else bias_N.double())
+    assert (found.double() - exact).abs().le(exact.abs() * 2**-8 + 1e-5).all()
+    alone = functions.linear(x[-1:], functions.pack(weight), bias_N, outputs)
+    assert torch.equal(alone[0], found[-1])
+
+
+# --- the sampler ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_sampler_gives_the_same_without(functions, dtype, monkeypatch):
+    config = LlamaConfig(
+        vocab_size=300, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=32, max_position_embeddings=128, initializer_range=0.1,
+    )  # fmt: skip
+    net = tiny(config).to(dtype)
+    prompts, seeds = [[1, 2, 3, 4, 5], [9] * 20], [[1, 2, 3], [4, 5, 6]]
+
+    def answers() -> list:
+        params = SamplingParams(n=3, max_tokens=40)
+        return list(chain(*Sampler(net, CharTokenizer(), "Q").generate(prompts, params, seeds)))
+
+    with_functions = answers()
+    monkeypatch.setattr("togi.rollout.cache.native", lambda: None)
+    monkeypatch.setattr("togi.rollout.packed.native", lambda: None)
+    for a, b in zip(with_functions, answers(), strict=True):
+        if dtype == torch.float32:
+            assert a.token_ids == b.token_ids
+        same = next((i for i, (x, y) in enumerate(zip(a.token_ids, b.token_ids, strict=False)) if x != y), 40)
+        assert a.logprobs[:same] == pytest.approx(b.logprobs[:same], abs=1e-5 if dtype == torch.float32 else 0.1)
+
+
+@pytest.mark.parametrize("compiler", ["false", "a-compiler-that-is-not-there"])
+def test_without_a_working_compiler_torch_alone_is_used_and_that_is_said(compiler, monkeypatch, tmp_path, caplog):
+    monkeypatch.setenv("CC", compiler)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with caplog.at_level(logging.INFO):
+        assert native.__wrapped__() is None
+    assert "sampling goes through torch alone" in caplog.text
+    assert list(tmp_path.rglob("*.so")) == []
+
+
+def test_it_can_be_switched_off(monkeypatch):
+    monkeypatch.setenv("TOGI_NATIVE", "0")
+    assert native.__wrapped__() is None
