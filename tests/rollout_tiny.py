@@ -39,6 +39,9 @@ CONFIGS = {
     "gemma2": Gemma2Config(**SIZES, **WINDOW, **LAYERS, head_dim=8, attn_logit_softcapping=2.0),
     "gemma3": Gemma3TextConfig(**SIZES, **WINDOW, **LAYERS, head_dim=8, query_pre_attn_scalar=8),
     "mixtral": MixtralConfig(**SIZES, num_local_experts=4, num_experts_per_tok=2),
+    # heads wide enough for the compiled attention
+    "llama, wide heads": LlamaConfig(**SIZES, head_dim=32),
+    "gemma2, wide heads": Gemma2Config(**SIZES, **WINDOW, **LAYERS, head_dim=32, attn_logit_softcapping=2.0),
 }
 
 

@@ -18,7 +18,7 @@ from transformers import AttentionInterface
 
 from togi.core.errors import InputError
 from togi.rollout.cache import KeyCache, LayerCache, round_up
-from togi.rollout.native import Decode, address, native
+from togi.rollout.native import Decode, native
 
 NAME = "togi_decode"
 
@@ -104,7 +104,7 @@ class DecodePass:
     same: bool = field(init=False)
     _masks: dict[int | None, Tensor | None] = field(init=False, default_factory=dict)
     _index: tuple[Tensor, Tensor] | None = field(init=False, default=None)
-    _native: "tuple[Tensor, Tensor, Tensor] | None" = field(init=False, default=None)
+    _native: tuple[Tensor, Tensor, Tensor] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.rows = len(self.own_R)
@@ -142,6 +142,7 @@ class DecodePass:
         return whole.to(heads.query.dtype)
 
     def _attend_native(self, stored: LayerCache, heads: "Heads", rule: "Rule") -> Tensor:
+        """The same by `native.c`, which writes the new keys and values too."""
         functions, dtype = native(), stored.own_key.dtype
         assert functions is not None
         query, key, value = (x.to(dtype).contiguous() for x in (heads.query, heads.key, heads.value))
@@ -149,22 +150,37 @@ class DecodePass:
         shared = num_heads // num_keys
         if self._native is None:
             room = shared * (size + self.cache.prompt + self.cache.own)
-            self._native = (
-                torch.tensor(self.prompt_G)[self.places.group_R],
-                torch.tensor(self.own_R),
-                torch.empty(torch.get_num_threads(), room),
-            )
+            prompt_R = torch.tensor(self.prompt_G)[self.places.group_R]
+            self._native = prompt_R, torch.tensor(self.own_R), torch.empty(torch.get_num_threads(), room)
         prompt_R, own_R, scratch = self._native
         out = torch.empty(rows, 1, num_heads, size, dtype=dtype)
-        tensors = (query, key, value, out, stored.prompt_key, stored.prompt_value, stored.own_key, stored.own_value)
-        places = (self.places.order_R, self.places.group_R, prompt_R, own_R, scratch)
-        functions.decode(
-            Decode(
-                *map(address, (*tensors, *places)),
-                rows, num_keys, shared, size, self.cache.prompt, self.cache.own,
-                rule.window or 0, dtype == torch.bfloat16, len(scratch), rule.scaling, rule.softcap or 0.0,
-            )  # fmt: skip
+        arguments = Decode(
+            query=query.data_ptr(),
+            key=key.data_ptr(),
+            value=value.data_ptr(),
+            out=out.data_ptr(),
+            prompt_key=stored.prompt_key.data_ptr(),
+            prompt_value=stored.prompt_value.data_ptr(),
+            own_key=stored.own_key.data_ptr(),
+            own_value=stored.own_value.data_ptr(),
+            order=self.places.order_R.data_ptr(),
+            group=self.places.group_R.data_ptr(),
+            prompt=prompt_R.data_ptr(),
+            own=own_R.data_ptr(),
+            scratch=scratch.data_ptr(),
+            rows=rows,
+            heads=num_keys,
+            shared=shared,
+            size=size,
+            prompt_room=self.cache.prompt,
+            own_room=self.cache.own,
+            window=rule.window or 0,
+            half=dtype == torch.bfloat16,
+            threads=len(scratch),
+            scale=rule.scaling,
+            softcap=rule.softcap or 0.0,
         )
+        functions.decode(arguments)
         return out.to(heads.query.dtype)
 
     def _write(self, buffer: Tensor, new: Tensor) -> None:

@@ -51,7 +51,6 @@ class LayerCache:
         return -(-length // BLOCK) if self.blocked else length
 
 
-
 def round_up(size: int, step: int = COLUMN_STEP) -> int:
     """The next multiple of `step`."""
     return -(-size // step) * step
@@ -95,11 +94,11 @@ class KeyCache:
         if index not in self.layers:
             functions = native()
             blocked = functions is not None and functions.attends(key, value)
-            layer = LayerCache(
-                *(self._empty(like, blocked, blocked and like is key) for like in (key, value, key, value)), blocked
-            )
+            dtype, block = (key.dtype, (BLOCK,)) if blocked else (self.dtype, ())
+            keys = key.new_empty((0, key.shape[1], 0, key.shape[3], *block), dtype=dtype)
+            values = value.new_empty((0, value.shape[1], 0, value.shape[3]), dtype=dtype)
+            layer = self.layers[index] = LayerCache(keys, values, keys, values, blocked)
             layer.grow(groups=self.groups, prompt=self.prompt, rows=self.rows, own=self.own)
-            self.layers[index] = layer
         return self.layers[index]
 
     def move_row(self, source: int, target: int, length: int) -> None:
@@ -118,11 +117,6 @@ class KeyCache:
         """Gives all memory back."""
         self.layers.clear()
         self.groups = self.prompt = self.rows = self.own = 0
-
-    def _empty(self, like: Tensor, native: bool, blocks: bool) -> Tensor:
-        heads, size = like.shape[1], like.shape[3]
-        shape = (0, heads, 0, size, BLOCK) if blocks else (0, heads, 0, size)
-        return like.new_empty(shape, dtype=like.dtype if native else self.dtype)
 
 
 def _move(buffer: Tensor, source: int, target: int, stop: int) -> None:

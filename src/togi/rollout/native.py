@@ -33,7 +33,7 @@ MOST_ROWS = 64
 
 
 class Decode(ctypes.Structure):
-    """The arguments of `togi_decode`, as `native.c` states them; tensors by their addresses."""
+    """The arguments of `togi_decode`, as `native.c` states them; contiguous tensors by their addresses."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("query", "key", "value", "out")),
@@ -71,7 +71,7 @@ class Native:
         outputs, inputs = weight_NI.shape
         weight_NI = weight_NI.contiguous()
         packed = weight_NI.new_empty(-(-outputs // 32) * 32 * inputs)
-        self._library.togi_pack(address(weight_NI), address(packed), ctypes.c_int64(outputs), ctypes.c_int64(inputs))
+        self._library.togi_pack(_address(weight_NI), _address(packed), ctypes.c_int64(outputs), ctypes.c_int64(inputs))
         return packed
 
     def linear(self, x: Tensor, packed: Tensor, bias_N: Tensor | None, outputs: int) -> Tensor:
@@ -79,8 +79,8 @@ class Native:
         x = x.contiguous()
         y = x.new_empty((*x.shape[:-1], outputs))
         sizes = (x.numel() // x.shape[-1], outputs, x.shape[-1])
-        bias = None if bias_N is None else address(bias_N)
-        self._library.togi_linear(address(x), address(packed), bias, address(y), *map(ctypes.c_int64, sizes))
+        bias = None if bias_N is None else _address(bias_N)
+        self._library.togi_linear(_address(x), _address(packed), bias, _address(y), *map(ctypes.c_int64, sizes))
         return y
 
 
@@ -140,6 +140,5 @@ def _output(command: Sequence[str]) -> str:
     return subprocess.run(command, capture_output=True, text=True, errors="replace", check=True).stdout
 
 
-def address(tensor: Tensor) -> ctypes.c_void_p:
-    """Where the numbers of a contiguous tensor lie."""
+def _address(tensor: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr())

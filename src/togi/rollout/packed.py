@@ -1,8 +1,8 @@
 """Weights laid out for products of few rows, for as long as a batch is sampled.
 
-A product on CPU may rearrange the weights at every call; few rows do not repay that. Packing does it once, in oneDNN's
-own layout, through the operators that torch's compiler uses for frozen weights. The products stay the same up to the
-order of their sums.
+A product on CPU may rearrange the weights at every call; few rows do not repay that. Packing does it once: in the layout
+of `native.c` where that computes such a product, and else in oneDNN's own, through the operators that torch's compiler
+uses for frozen weights. The products stay the same up to the order of their sums.
 
 Where the processor has no products in a half type, torch emulates them (bfloat16 is 8 times slower than float32 on
 AVX2). There the packed copy is float32: inputs are widened and results rounded to the half type, which is what a
@@ -40,8 +40,7 @@ class PackedLinear(nn.Linear):
         if self.packed is None:
             return F.linear(input, self.weight, self.bias)
         if self.native is not None:
-            rows = input.numel() // self.in_features
-            if rows > MOST_ROWS or input.dtype != self.packed.dtype:
+            if input.numel() > MOST_ROWS * self.in_features:
                 return F.linear(input, self.weight, self.bias)
             return self.native.linear(input, self.packed, self.bias, self.out_features)
         wide = input.to(self.packed.dtype)
@@ -81,13 +80,13 @@ class Packing:
 
 def product_type(weight: Tensor) -> torch.dtype:
     """The type in which products with `weight` are computed: its own, or float32 where this processor emulates it."""
-    native = {
+    supported = {
         torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
         torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
     }
-    if weight.device.type != "cpu" or weight.dtype not in native or not torch.backends.mkldnn.is_available():
+    if weight.device.type != "cpu" or weight.dtype not in supported or not torch.backends.mkldnn.is_available():
         return weight.dtype
-    return weight.dtype if native[weight.dtype]() else torch.float32
+    return weight.dtype if supported[weight.dtype]() else torch.float32
 
 
 def can_pack(net: nn.Module) -> bool:
