@@ -61,6 +61,7 @@ def run(settings: Evaluate, context: Context) -> None:
                 name="answers closed",
                 higher_is_better=True,
                 note="share that ends with the terminator, as its gate asks",
+                share=True,
             ),
             base.closed,
             policy.closed,
