@@ -240,6 +240,7 @@ def write_end(folder, stage, answers):
         keys = ("question", "base", "policy", "base_score", "policy_score")
         made = [dict(zip(keys, answer, strict=True)) for answer in ANSWERS]
         summary |= {"table": TABLE, "answers": (made * (answers // len(made) + 1))[:answers]}
+        summary |= {"answers_note": "scores are the reward of texts cut to <one> length"}
     if kind == "train.reward":
         summary |= {"accuracy": {"held_out": 0.83, "shuffled": 0.51}}
     (folder / "summary.json").write_text(json.dumps(summary))

@@ -44,6 +44,27 @@ def test_constant_values_give_an_interval_without_width(value, method):
     assert interval.low == interval.mean == interval.high == pytest.approx(value)
 
 
+@pytest.mark.parametrize("method", ["bca", "percentile"])
+@pytest.mark.parametrize("level", [0.9, 0.95])
+@pytest.mark.parametrize(("value", "count"), [(1.0, 40), (0.0, 40), (1.0, 2), (0.0, 3)])
+def test_a_share_of_none_or_of_all_has_the_exact_bound(value, count, level, method):
+    found = Bootstrap(seed=1, level=level, resamples=100, method=method).share([value] * count)
+    exact = stats.binomtest(round(value * count), count).proportion_ci(level, method="exact")
+    assert (found.low, found.high) == pytest.approx((exact.low, exact.high), abs=1e-12)
+    assert (found.mean, found.n, found.level) == (value, count, level)
+
+
+@pytest.mark.parametrize("values_P", [[1.0] * 39 + [0.0], [0.5, 0.5, 0.5], [0.0, 0.5, 1.0]])
+def test_any_other_share_has_the_interval_of_its_mean(values_P):
+    bootstrap = Bootstrap(seed=1, resamples=500)
+    assert bootstrap.share(values_P) == bootstrap.mean(values_P)
+
+
+def test_an_accuracy_of_all_pairs_is_not_certain():
+    found = pair_accuracy([2.0] * 40, [1.0] * 40, Bootstrap(seed=1, resamples=100))
+    assert (found.interval.low, found.interval.high) == (pytest.approx(0.025 ** (1 / 40)), 1.0)
+
+
 def test_one_value_apart_from_the_rest_is_no_error():
     interval = Bootstrap(seed=0).mean([1.0] * 99 + [0.0])
     assert interval.low < interval.mean <= interval.high <= 1.0

@@ -17,6 +17,13 @@ def test_rows_survive_json_with_and_without_a_counterpart():
     assert rows[0].difference.mean == 0.5
 
 
+def test_only_a_share_has_the_exact_bound_where_all_values_are_equal():
+    for share, high in ((True, 1 - 0.025 ** (1 / 8)), (False, 0.0)):
+        row = compare(Metric(name="closed", share=share), [0.0] * 8, [0.0] * 7 + [1.0], Bootstrap(seed=1))
+        assert row.base is not None and (row.base.low, row.base.high) == (0.0, pytest.approx(high))
+        assert row.policy == Bootstrap(seed=1).mean([0.0] * 7 + [1.0])
+
+
 def test_a_row_with_a_missing_field_is_refused_by_name():
     row = rows_to_json([single(Metric(name="x"), Bootstrap(seed=1).mean([1, 2]))])[0]
     del row["note"]

@@ -254,6 +254,11 @@ def test_an_adapters_folder_is_loaded_onto_its_base(tmp_path):
     tokenizer, template = load_tokenizer(at(tmp_path / "adapter", template="chatml-nobos"), tmp_path)
     assert template == again.template and tokenizer.get_vocab() == again.tokenizer.get_vocab()  # those of the base
     torch.testing.assert_close(logits(again.net), logits(net), rtol=0, atol=1e-4)
+    before = fingerprint(at(tmp_path / "adapter"))
+    with torch.no_grad():
+        model.net.model.norm.weight.add_(1)
+    save_model(model, tmp_path / "base")
+    assert fingerprint(at(tmp_path / "adapter")) != before  # on another base it is another model
     (tmp_path / "adapter" / "adapter_model.safetensors").unlink()
     with pytest.raises(InputError, match="save the adapter again"):
         load(at(tmp_path / "adapter"), tmp_path)

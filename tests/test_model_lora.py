@@ -102,8 +102,20 @@ def test_rank_stabilised_is_scaled_by_the_root_of_the_rank():
 def test_tokens_are_named_by_their_text():
     tokenizer = tiny_tokenizer()
     assert token_ids(tokenizer, ["<eos>", "a"]) == (2, tokenizer.convert_tokens_to_ids("a"))
-    with pytest.raises(InputError, match="'ab' is 2 tokens"):
+    with pytest.raises(InputError, match=r"'ab' is 2 tokens.*add_tokens.*save_pretrained both.*path: FOLDER"):
         token_ids(tokenizer, ["ab"])
+
+
+def test_what_a_missing_token_row_says_to_do_can_be_done(tmp_path):
+    model = loaded()
+    model.tokenizer.add_tokens(["ab"])
+    model.net.resize_token_embeddings(len(model.tokenizer))
+    model.net.save_pretrained(tmp_path / "m")
+    model.tokenizer.save_pretrained(tmp_path / "m")
+    again = load(at(tmp_path / "m", template="chatml-nobos"), tmp_path)
+    (row,) = token_ids(again.tokenizer, ["ab"])
+    assert row < again.net.get_input_embeddings().num_embeddings
+    add_lora(again.net, LoraSettings(rank=2, token_rows=(row,)), seed=0)
 
 
 def test_an_adapter_and_rows_on_one_head_are_refused():

@@ -83,12 +83,19 @@ def test_what_cannot_be_bounded_is_said_to_be_unknown(planned, tmp_path):
     assert found["preferred"]["tokens"] == 12 * 160 * 2  # there is a max_length
 
 
-def test_without_a_reference_its_pass_is_not_counted(planned, tmp_path):
-    def flops(*overrides: str) -> float:
+def test_the_pass_of_the_initial_model_is_counted_once_a_pair_or_batch(planned, tmp_path):
+    def flops(stage: str, *overrides: str) -> float:
         rows = json.loads(togi(tmp_path / "home", "plan", str(planned), *overrides, "--json").stdout)
-        return next(row["estimate"]["flops"] for row in rows if row["stage"] == "preferred")
+        return next(row["estimate"]["flops"] for row in rows if row["stage"] == stage)
 
-    assert flops("stages.preferred.reference=false") == pytest.approx(flops() * 3 / 4)  # a forward less
+    alone = flops("preferred", "stages.preferred.reference=false")  # forward and backward of 12 samples
+    assert flops("preferred") == pytest.approx(alone * (36 + 6) / 36)  # and a forward of each of the 6 pairs
+    held_out = "stages.preferred.validation=$pairs"
+    assert flops("preferred", held_out) == pytest.approx(alone * (36 + 12) / 36)
+    alone = flops("policy")
+    for epochs in (1, 2):  # 6 steps in any case, of 6 or 3 batches
+        more = ("stages.policy.loss.beta=0.1", f"stages.policy.epochs_per_batch={epochs}")
+        assert flops("policy", *more) == pytest.approx(alone * (18 + 6 / epochs) / 18)
 
 
 def test_a_scorers_plan_knows_which_layers_it_trains(planned, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 from togi.core.errors import InputError, RecipeError
 from togi.core.sources import ModelSource
-from togi.recipe.graph import Graph, build
+from togi.recipe.graph import Graph, build, unpinned
 from togi.recipe.lock import lock_text
 from togi.recipe.schema import validate
 from togi.recipe.source import read_tree
@@ -64,6 +64,13 @@ def test_nodes_stand_after_their_inputs_and_know_them(folder):
     assert found.nodes["policy"].parents == ["some", "reward"]
     assert isinstance(found.nodes["policy"].inputs["$base"], ModelSource)
     assert found.needed_by("pairs") == ["seeds", "drafts", "some", "pairs"]
+
+
+def test_data_of_a_hub_is_noted_too_where_its_revision_is_no_commit(folder):
+    text = RECIPE.replace("path: seeds.jsonl", "hub: some/data, revision: v2")
+    assert unpinned(graph(folder).recipe) == []
+    (note,) = unpinned(graph(folder, text).recipe)
+    assert note.startswith("data.seeds: some/data at revision v2 may change")
 
 
 def test_null_is_none_where_a_setting_knows_none_and_its_default_where_not(folder):

@@ -1,10 +1,13 @@
 """A run whose own files cannot be written: it says where and why, and never instead of what the work came to."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from togi.cli import main
 from togi.core.errors import InputError
 from togi.recipe.graph import build
 from togi.recipe.run import Options, Run
@@ -29,9 +32,9 @@ class Notes:
         self.notes.append(message)
 
 
-def run_in(home: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run_in(home: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, more: str = "") -> Run:
     monkeypatch.setenv("TOGI_HOME", str(home))
-    (folder / "tiny.yaml").write_text(RECIPE)
+    (folder / "tiny.yaml").write_text(RECIPE + more)
     (folder / "rows.jsonl").write_text('{"nothing": 1}\n')
     return Run(build(validate(read_tree(folder / "tiny.yaml"))), Options(threads=1), Notes())
 
@@ -49,6 +52,21 @@ def test_a_state_that_cannot_be_written_does_not_hide_what_the_worker_said(tmp_p
     with pytest.raises(InputError, match=r"rows\.jsonl:1.*do not make"):
         run.run()
     assert isinstance(run.display, Notes) and "the state and the report" in run.display.notes[-1]
+
+
+def test_what_may_change_upstream_is_noted_once_by_run_and_check(tmp_path, monkeypatch):
+    pinned = "{hub: some/pinned, revision: " + 10 * "0a1f" + "}"
+    run = run_in(tmp_path / "home", tmp_path, monkeypatch, f"models: {{base: {{hub: some/model}}, other: {pinned}}}\n")
+    with pytest.raises(InputError, match="do not make"):
+        run.run()
+    assert isinstance(run.display, Notes)
+    (noted,) = run.display.notes
+    assert noted.startswith("models.base: some/model at revision main may change upstream")
+    (tmp_path / "rows.jsonl").write_text('{"question": "Why?"}\n')
+    checked = CliRunner().invoke(main, ["check", str(tmp_path / "tiny.yaml")])
+    assert checked.exit_code == 0 and checked.output.count("may change upstream") == 1, checked.output
+    as_json = CliRunner().invoke(main, ["check", str(tmp_path / "tiny.yaml"), "--json"])
+    assert json.loads(as_json.output)["notes"] == [noted]
 
 
 @pytest.mark.parametrize(("said", "asked", "expected"), [("3", 0, 3), ("3,2", 0, 3), ("3", 2, 2)])

@@ -117,6 +117,15 @@ def test_the_answers_that_are_shown_have_the_scores_of_the_judge(scored):
     assert (first["base"], first["policy"]) == ("a b c d e f", "a b")
     assert (first["base_score"], first["policy_score"]) == (-2.0, -2.0)
     assert [row["question"] for row in context.summary["answers"]] == [prompt.text for prompt in PROMPTS]
+    note = context.summary["answers_note"]
+    assert note.startswith("scores are the held-out reward of the text without terminator, both answers cut")
+    assert note.endswith("while the answers shown are whole")
+
+
+def test_what_an_uncut_reward_read_is_what_is_shown(scored):
+    context, settings, _ = scored
+    evaluate_work.run(settings.model_copy(update={"held_out": None}), context)
+    assert context.summary["answers_note"] == "scores are the reward of the text without terminator"
 
 
 def test_an_answer_that_cannot_be_scored_names_its_prompt(scored):

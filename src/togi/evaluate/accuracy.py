@@ -34,7 +34,7 @@ def pair_accuracy(
     if broken:
         raise InputError(f"pair accuracy: {broken} of {chosen_P.size} pairs have a score that is not finite")
     right_P = (chosen_P > rejected_P).astype(np.float64)
-    found = bootstrap.mean(_shares(right_P, prompts))
+    found = bootstrap.share(_shares(right_P, prompts))
     low, high = max(found.low, 0.0), min(found.high, 1.0)
     return Accuracy(
         interval=replace(found, mean=float(right_P.mean()), low=low, high=high),

@@ -9,7 +9,6 @@ Names: `_P` one value per prompt, `_PQ` prompt by prompt, `_PD` one vector per p
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,13 +16,12 @@ from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 from sacrebleu.tokenizers.tokenizer_char import TokenizerChar
 
 from togi.core.errors import InputError
+from togi.evaluate.distinct import distinct, enough, ngrams, units_of
 from togi.evaluate.lengths import cut_characters
 from togi.evaluate.statistics import Bootstrap, Floats, Jackknife
 from togi.evaluate.table import Metric, Row, compare_jackknife
 
-Units = Literal["words", "characters"]
 ORDERS = 4  # n-gram orders of BLEU
-WITHOUT_SPACES = ("ja", "zh", "th", "lo", "km", "my")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,25 +42,6 @@ class Texts:
         return Texts(base=[pair[0] for pair in pairs], policy=[pair[1] for pair in pairs], one_length=True)
 
 
-def units_of(language: str) -> Units:
-    """Characters for languages written without spaces, words otherwise; `language` is an ISO 639-1 code."""
-    return "characters" if language in WITHOUT_SPACES else "words"
-
-
-def distinct(texts_P: Sequence[str], n: int, units: Units) -> Jackknife:
-    """distinct-n (Li et al., arXiv 1510.03055): different n-grams over all n-grams of the list, 0 if it has none."""
-    _enough(texts_P)
-    grams_P = [Counter(_ngrams(_split(text, units), n)) for text in texts_P]
-    owners: Counter[tuple[str, ...]] = Counter()
-    for grams in grams_P:
-        owners.update(grams.keys())
-    own_P = np.array([sum(owners[gram] == 1 for gram in grams) for grams in grams_P])
-    total_P = np.array([grams.total() for grams in grams_P])
-    total = int(total_P.sum())
-    left_P = np.maximum(total - total_P, 1)
-    return Jackknife(value=len(owners) / max(total, 1), without_P=(len(owners) - own_P) / left_P)
-
-
 def self_bleu(texts_P: Sequence[str], language: str) -> Jackknife:
     """Mean BLEU of each answer against all the others (Zhu et al., arXiv 1802.01886), 0 to 100; low is diverse.
 
@@ -70,7 +49,7 @@ def self_bleu(texts_P: Sequence[str], language: str) -> Jackknife:
     smoothing, effective order). Every value with one answer left out comes from the same pass over the n-grams: only
     the answer with the highest count of an n-gram matters, and the second highest when that one is gone.
     """
-    _enough(texts_P)
+    enough(texts_P)
     tokenize = _tokenizer(language)
     words_P = [tokenize(text.rstrip()).split() for text in texts_P]
     length_P = np.array([len(words) for words in words_P])
@@ -89,7 +68,7 @@ def dispersion(vectors_PD: ArrayLike) -> Jackknife:
     vectors_PD = np.asarray(vectors_PD, dtype=np.float64)
     if vectors_PD.ndim != 2:
         raise InputError(f"dispersion: vectors of shape {vectors_PD.shape}; one row an answer is needed")
-    _enough(vectors_PD)
+    enough(vectors_PD)
     norm_P = np.linalg.norm(vectors_PD, axis=1)
     if not np.all(np.isfinite(norm_P) & (norm_P > 0)):
         raise InputError("dispersion: an embedding is zero or not finite; is there an empty answer?")
@@ -143,25 +122,10 @@ def _dispersion_row(base: ArrayLike, policy: ArrayLike, bootstrap: Bootstrap) ->
     return compare_jackknife(metric, dispersion(base_PD[full_P]), dispersion(policy_PD[full_P]), bootstrap)
 
 
-def _enough(items: Sequence[str] | Floats) -> None:
-    if len(items) < 3:
-        raise InputError(f"diversity: {len(items)} answers; at least 3 are needed to compare them with each other")
-
-
 def _drawn(count: int, cap: int, seed: int) -> list[int]:
     if count <= cap:
         return list(range(count))
     return sorted(np.random.default_rng(seed).permutation(count)[:cap].tolist())
-
-
-def _split(text: str, units: Units) -> list[str]:
-    if units == "characters":
-        return [character for character in text if not character.isspace()]
-    return text.lower().split()
-
-
-def _ngrams(items: Sequence[str], n: int) -> list[tuple[str, ...]]:
-    return [tuple(items[i : i + n]) for i in range(len(items) - n + 1)]
 
 
 def _tokenizer(language: str) -> Callable[[str], str]:
@@ -170,7 +134,7 @@ def _tokenizer(language: str) -> Callable[[str], str]:
 
 def _matches(words_P: Sequence[Sequence[str]], n: int) -> Floats:
     """[p, q]: n-grams of answer p found in the others without q, clipped as BLEU does; [p, p]: in all the others."""
-    grams_P = [Counter(_ngrams(words, n)) for words in words_P]
+    grams_P = [Counter(ngrams(words, n)) for words in words_P]
     holders: dict[tuple[str, ...], list[tuple[int, int]]] = {}
     for q, grams in enumerate(grams_P):
         for gram, count in grams.items():

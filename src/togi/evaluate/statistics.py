@@ -5,7 +5,7 @@ prompt are first averaged (`by_prompt`), since answers to one prompt are not ind
 """
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import NormalDist
 from typing import Any, Literal, Self
 
@@ -81,6 +81,16 @@ class Bootstrap:
     def mean(self, values_P: ArrayLike) -> Interval:
         """The mean over prompts with its interval; InputError for fewer than two prompts or values not finite."""
         return self._interval(_checked(values_P))
+
+    def share(self, values_P: ArrayLike) -> Interval:
+        """`mean` of values from 0 to 1. Where all of them are 0, or all 1, resampling knows of nothing else and would
+        give bounds without width: the far one is then the exact one (Clopper and Pearson 1934, Biometrika 26:404) for
+        0 or n of n independent prompts."""
+        found = self.mean(values_P)
+        if found.low != found.high or found.mean not in (0.0, 1.0):
+            return found
+        reach = ((1 - self.level) / 2) ** (1 / found.n)
+        return replace(found, low=reach) if found.mean else replace(found, high=1 - reach)
 
     def difference(self, base_P: ArrayLike, policy_P: ArrayLike) -> Interval:
         """Mean of policy minus base, prompt by prompt: both sides of a prompt are drawn together."""

@@ -54,19 +54,22 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """What a row is about: its name, its good direction, and what a reader should know about it."""
+    """What a row is about: its name, its good direction, and what a reader should know about it. `share`: of answers,
+    from 0 to 1."""
 
     name: str
     higher_is_better: bool | None = None
     note: str = ""
+    share: bool = False
 
 
 def compare(metric: Metric, base_P: ArrayLike, policy_P: ArrayLike, bootstrap: Bootstrap) -> Row:
     """A row from one value per prompt of each model, prompts in the same order."""
+    interval = bootstrap.share if metric.share else bootstrap.mean
     return Row(
         metric=metric.name,
-        base=bootstrap.mean(base_P),
-        policy=bootstrap.mean(policy_P),
+        base=interval(base_P),
+        policy=interval(policy_P),
         difference=bootstrap.difference(base_P, policy_P),
         higher_is_better=metric.higher_is_better,
         note=metric.note,

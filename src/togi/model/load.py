@@ -24,7 +24,7 @@ from transformers.utils import logging as library_logging
 from togi.core.errors import InputError, StageError
 from togi.core.files import read_json, write_json
 from togi.core.records import Message
-from togi.core.sources import ModelSource
+from togi.core.sources import ADAPTER_CONFIG, ModelSource, adapter_base
 from togi.model.folders import atomic_folder
 from togi.model.packages import package_folder
 from togi.text.render import render_chat
@@ -70,8 +70,9 @@ def load(
     """
     place = _place(source, cache)
     revision = source.revision if source.kind == "hub" else "main"
-    if isinstance(place, Path) and (place / "adapter_config.json").exists():
-        net = _with_adapter(place, cache, dtype, kind)
+    base = _base(place)
+    if isinstance(place, Path) and base is not None:
+        net = _with_adapter(place, base, cache, dtype, kind)
     else:
         net = _network(place, revision, dtype, kind)
     tokenizer = _tokenizer(_tokenizer_place(place, cache), revision)
@@ -85,8 +86,9 @@ def load(
 def load_config(source: ModelSource, cache: Path) -> dict[str, Any]:
     """The configuration of a model, without its weights. Raises InputError as `load` does."""
     place = _place(source, cache)
-    if isinstance(place, Path) and (place / "adapter_config.json").exists():
-        place = _base(place).name
+    base = _base(place)
+    if base is not None:
+        place = base.name
     try:
         return AutoConfig.from_pretrained(place, revision=source.revision, trust_remote_code=False).to_dict()
     except (OSError, ValueError) as error:
@@ -114,16 +116,15 @@ def load_tokenizer(source: ModelSource, cache: Path) -> tuple[Any, Template]:
 
 def _tokenizer_place(place: Path | str, cache: Path) -> Path | str:
     """Where a model's tokenizer lies: an adapter may leave it to its base."""
-    if not isinstance(place, Path) or not (place / "adapter_config.json").exists():
+    base = _base(place)
+    if base is None or (Path(place) / "tokenizer_config.json").exists():
         return place
-    return place if (place / "tokenizer_config.json").exists() else _place(_base(place), cache)
+    return _place(base, cache)
 
 
-def _base(adapter: Path) -> ModelSource:
-    """The model that an adapter's folder was made for: a folder, beside it or not, or one of the hub."""
-    name = str(read_json(adapter / "adapter_config.json").get("base_model_name_or_path"))
-    folder = next((path for path in (Path(name), adapter / name) if path.is_dir()), None)
-    return ModelSource(kind="hub", name=name) if folder is None else ModelSource(kind="path", name=str(folder))
+def _base(place: Path | str) -> ModelSource | None:
+    """What an adapter's folder lies upon; None for anything else."""
+    return adapter_base(place) if isinstance(place, Path) else None
 
 
 def _place(source: ModelSource, cache: Path) -> Path | str:
@@ -137,7 +138,7 @@ def check_folder(folder: Path) -> Path:
     """The folder, if it can be loaded from. Raises InputError, with what to do, if it cannot."""
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such model folder")
-    if (folder / "adapter_config.json").exists():
+    if (folder / ADAPTER_CONFIG).exists():
         return folder
     if not (folder / "config.json").exists():
         raise InputError(f"{folder}: no config.json in it, so it is not a model folder of transformers")
@@ -171,12 +172,11 @@ def _check_kind(place: Path | str, config: Any, kind: str) -> None:
         raise InputError(f"{place}: its head gives {config.num_labels} numbers; a scorer gives one")
 
 
-def _with_adapter(place: Path, cache: Path, dtype: torch.dtype, kind: str) -> Any:
+def _with_adapter(place: Path, base: ModelSource, cache: Path, dtype: torch.dtype, kind: str) -> Any:
     """The base of an adapter's folder with the adapter merged."""
     if not any(place.glob("adapter_model.safetensors")):
-        raise InputError(f"{place}: an adapter_config.json without adapter_model.safetensors; save the adapter again")
-    source = _base(place)
-    net = _network(_place(source, cache), source.revision, dtype, kind)
+        raise InputError(f"{place}: an {ADAPTER_CONFIG} without adapter_model.safetensors; save the adapter again")
+    net = _network(_place(base, cache), base.revision, dtype, kind)
     return PeftModel.from_pretrained(net, str(place)).merge_and_unload()  # type: ignore[operator]
 
 

@@ -43,8 +43,10 @@ def token_ids(tokenizer: Any, tokens: Sequence[str]) -> tuple[int, ...]:
         ids = tokenizer(token, add_special_tokens=False)["input_ids"]
         if len(ids) != 1:
             raise InputError(
-                f"token_rows: {token!r} is {len(ids)} tokens of this tokenizer; only the row of a single token can be "
-                "trained: add it to the tokenizer, or leave it out"
+                f"token_rows: {token!r} is {len(ids)} tokens of this tokenizer; only rows of tokens that it has can be "
+                "trained. Leave it out, or name one that it has (many have unused ones); togi adds none: for a new one "
+                "call tokenizer.add_tokens and model.resize_token_embeddings of transformers, save_pretrained both to "
+                "one folder, and name that as the model: {path: FOLDER}"
             )
         found.append(int(ids[0]))
     return tuple(found)

@@ -1,5 +1,6 @@
 """From a recipe to an ordered list of nodes with fingerprints, type-checked before anything runs."""
 
+import re
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -15,6 +16,8 @@ from togi.recipe.schema import DataSpec, ModelSpec, Recipe
 from togi.stages.base import Resolved, StageSettings, file_hash
 from togi.stages.imported import Import
 from togi.stages.table import STAGES, takers
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,18 @@ def model_source(spec: ModelSpec) -> ModelSource:
     kind = "package" if spec.package else "hub" if spec.hub else "path"
     name = str(spec.package or spec.hub or spec.path)
     return ModelSource(kind=kind, name=name, revision=spec.revision, file=spec.file, template=spec.template)
+
+
+def unpinned(recipe: Recipe) -> list[str]:
+    """A note on each model and data set whose revision is not a commit: it may change upstream, unnoticed."""
+    places = [(f"models.{name}", spec.hub, spec.revision) for name, spec in recipe.models.items()]
+    places += [(f"data.{name}", spec.hub, spec.revision) for name, spec in recipe.data.items()]
+    return [
+        f"{key}: {hub} at revision {revision} may change upstream, and what was made from it would not be done again; "
+        "pin it with the hash of a commit as `revision`"
+        for key, hub, revision in places
+        if hub is not None and not COMMIT.fullmatch(revision)
+    ]
 
 
 def _yields(settings: StageSettings) -> str:

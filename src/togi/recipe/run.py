@@ -17,7 +17,7 @@ from togi import __version__
 from togi.core.errors import ERRORS, InputError, Interrupted, RecipeError, StageError, TogiError, WorkerDied
 from togi.core.files import write_json, write_text
 from togi.recipe.display import Display
-from togi.recipe.graph import Graph, Node
+from togi.recipe.graph import Graph, Node, unpinned
 from togi.recipe.lock import lock_text
 from togi.recipe.report import render
 from togi.recipe.state import STATE, running
@@ -79,6 +79,8 @@ class Run:
             self._redo()
             self.folder.mkdir(parents=True, exist_ok=True)
             write_text(self.folder / "recipe.lock.yaml", lock_text(self.graph))
+        for note in unpinned(self.graph.recipe):
+            self.display.note(note)
         with running(self.folder, clear_meetings):
             self._run(names)
 

@@ -26,13 +26,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from togi import __version__
-from togi.core.errors import StageError, TogiError
+from togi.core.errors import TogiError
 from togi.core.extras import missing
 from togi.core.files import install_fault, read_json, write_json
 from togi.core.ranks import ALONE, Ranks
 from togi.core.sources import ModelSource
 from togi.recipe.store import begin, clear_leftovers, is_done, locked, mark_done
-from togi.stages.base import Context, Control, Resolved
+from togi.stages.base import Context, Control, Resolved, hold_numerics
 from togi.stages.resources import Resources
 from togi.stages.table import STAGES
 
@@ -199,16 +199,7 @@ def _check_numerics(folder: Path, command: dict[str, Any], size: int) -> None:
     micro_batch = command["settings"].get("micro_batch_tokens")
     now = {**numerics(command["threads"]), "micro_batch_tokens": micro_batch, "compute": command["compute"]}
     now["processes"] = size
-    path = folder / "numerics.json"
-    if path.exists() and not command["accept_numerics"]:
-        before = read_json(path)
-        other = [f"{key}: {before.get(key)} then, {now[key]} now" for key in now if before.get(key) != now[key]]
-        if other:
-            raise StageError(
-                f"{folder.name}: this stage was begun under other numerics ({'; '.join(other)}), so it would not end "
-                "with the same bits; restore them, or go on all the same with --accept-numerics"
-            )
-    write_json(path, now)
+    hold_numerics(folder, now, anew=command["accept_numerics"])
 
 
 def numerics(threads: int) -> dict[str, Any]:

@@ -48,6 +48,7 @@ class _Summary(BaseModel):
     drops: dict[str, int] = {}
     table: list[RowView] = []
     answers: list[AnswerView] = []
+    answers_note: str = ""
 
 
 class _Done(BaseModel):
@@ -100,6 +101,7 @@ def _stage(stage: _Stage, folder: Path) -> StageView:
         alarms=_lines(folder / "alarms.jsonl", ALARMS),
         rows=summary.table,
         answers=summary.answers,
+        answers_note=summary.answers_note,
         summary={**_rest(summary), **_memory(folder)},
         settings=_optional(folder / "settings.json", OBJECT) or {},
         numerics=_optional(folder / "numerics.json", OBJECT) or {},

@@ -85,6 +85,7 @@ class StageView:
     alarms: Sequence[AlarmView] = ()
     rows: Sequence[RowView] = ()
     answers: Sequence[AnswerView] = ()
+    answers_note: str = ""
     summary: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     numerics: Mapping[str, Any] = field(default_factory=dict)

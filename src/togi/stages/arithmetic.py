@@ -13,7 +13,7 @@ from togi.core.ranks import Ranks
 from togi.core.seeds import digest
 from togi.model.numerics import Numerics, apply_numerics, choose_numerics, processor
 from togi.objectives.base import Output
-from togi.stages.base import Context
+from togi.stages.base import Context, hold_numerics
 from togi.train import usage
 from togi.train.precision import in_bfloat16
 
@@ -26,10 +26,15 @@ def device() -> torch.device:
 
 
 def arithmetic(context: Context) -> Numerics:
-    """What this machine computes with, applied; told once a worker."""
+    """What this machine computes with, applied; told once a worker, noted with every stage that computes.
+
+    Raises StageError for an unfinished stage that was begun with something else.
+    """
     found, fresh = _chosen(context.cache, context.compute, context.ranks), _chosen.cache_info().hits == 0
     if fresh:
         context.log(found.describe())
+    noted = {name: getattr(found, name) for name in ("device", "fp32_mode", "compute_dtype")}
+    context.ranks.once(lambda: hold_numerics(context.folder, {**noted, "torch_threads": found.threads}))
     return found
 
 

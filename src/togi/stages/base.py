@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import Field
 
 from togi.core.codec import read_records, write_records
-from togi.core.errors import InputError, Interrupted
+from togi.core.errors import InputError, Interrupted, StageError
 from togi.core.files import append_line, cut_torn_line, read_json, read_lines, write_json
 from togi.core.ranks import ALONE, Ranks
 from togi.core.records import Drop, Record
@@ -202,6 +202,23 @@ def file_hash(path: Path) -> str:
     """sha256 (hex) of a file."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def hold_numerics(folder: Path, now: dict[str, Any], *, anew: bool = False) -> None:
+    """Notes what the bits of a stage depend on besides settings and data; `anew` forgets what was noted before.
+
+    Raises StageError for an unfinished stage that was begun under something else: it would not end with the same bits.
+    """
+    path = folder / "numerics.json"
+    before = read_json(path) if path.exists() and not anew else {}
+    other = [f"{key}: {before[key]} then, {now[key]} now" for key in now if key in before and before[key] != now[key]]
+    if other:
+        raise StageError(
+            f"{folder.name}: this stage was begun under other numerics ({'; '.join(other)}), so it would not end "
+            "with the same bits; restore them, or go on all the same with --accept-numerics"
+        )
+    if before != (noted := {**before, **now}):
+        write_json(path, noted)
 
 
 @contextmanager

@@ -61,6 +61,7 @@ def run(settings: Evaluate, context: Context) -> None:
                 name="answers closed",
                 higher_is_better=True,
                 note="share that ends with the terminator, as its gate asks",
+                share=True,
             ),
             base.closed,
             policy.closed,
@@ -75,6 +76,8 @@ def run(settings: Evaluate, context: Context) -> None:
             scores, found = _scored(both, load_scorer(context, ref), name, cut)
             rows += [*found, *_accuracy(context, ref, name)]
             shown = scores
+            whole = ", while the answers shown are whole" if cut else ""
+            context.summary["answers_note"] = f"scores are the {name} of the {found[0].note}{whole}"
     rows.append(_row(Metric(name="length (tokens)"), base.lengths, policy.lengths, owners, bootstrap))
     rows += _diversity(settings, prompts, base, policy, bootstrap)
     context.counts["out"] = len(prompts)

@@ -5,6 +5,7 @@ consumed before, which a checkpoint keeps. So a batch can be sampled again after
 """
 
 import copy
+import importlib
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,8 @@ from togi.model.load import LoadedModel
 from togi.objectives.advantages import compute_advantages
 from togi.rewards.build import Surroundings, build_reward
 from togi.rewards.combine import Graded, Reward
+from togi.rewards.language import Detector
+from togi.rewards.settings import LanguageGate
 from togi.rewards.statistics import reward_statistics
 from togi.rollout.local import Sampler
 from togi.rollout.network import context_limit
@@ -27,7 +30,6 @@ from togi.stages.arithmetic import arithmetic
 from togi.stages.base import Context, timed
 from togi.stages.models import load_scorer
 from togi.stages.train_grpo import TrainGrpo
-from togi.text.language import detect
 from togi.text.render import render_prompt
 
 
@@ -254,6 +256,11 @@ def _reward(settings: TrainGrpo, context: Context, model: LoadedModel) -> Reward
         terminator=model.template.terminator,
         turn_starts=model.template.turn_starts,
         scorers={str(ref): load_scorer(context, ref) for ref in refs},
-        detect=detect,
+        detect=_detect() if any(isinstance(gate, LanguageGate) for gate in settings.reward.gates) else None,
     )
     return build_reward(settings.reward, around)
+
+
+def _detect() -> Detector:
+    """What tells languages, loaded where a gate asks for it."""
+    return importlib.import_module("togi.text.language").detect

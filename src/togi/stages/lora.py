@@ -8,7 +8,7 @@ from togi.core.settings import Settings
 
 
 class Lora(Settings):
-    """Train low-rank adapters (and rows of new tokens) instead of all weights."""
+    """Train low-rank adapters (and rows of single tokens) instead of all weights."""
 
     rank: int = Field(default=16, ge=1, le=4096)
     alpha: float = Field(default=32.0, gt=0, description="the adapter is scaled by alpha / rank")
@@ -20,7 +20,8 @@ class Lora(Settings):
     rank_stabilised: bool = Field(default=False, description="scale by alpha / sqrt(rank) instead (rsLoRA)")
     token_rows: tuple[str, ...] = Field(
         default=(),
-        description="tokens, by their text, whose rows of the embeddings and of the output head are trained too",
+        description="tokens that the tokenizer has, by their text, whose rows of the embeddings and of the output head "
+        "are trained too",
     )
     base: Literal["as_loaded", "nf4"] = Field(
         default="as_loaded", description="nf4: the frozen weights in 4 bits (QLoRA; needs bitsandbytes)"

@@ -20,7 +20,7 @@ from togi.core.records import Record
 from togi.core.settings import Ref
 from togi.core.sources import ModelSource
 from togi.model.folders import converted_folder
-from togi.model.memory import Job, Shape, largest, predict, training_flops
+from togi.model.memory import Shape, largest, predict, training_flops
 from togi.stages.base import RECORDS_FILE, StageSettings
 from togi.stages.contrast import Contrast
 from togi.stages.curate import Curate
@@ -192,7 +192,8 @@ class _Planner:
         shape = shape_of(settings, model.shape)
         self._peak(settings, shape, most, found)
         if found.tokens is not None:
-            found.flops = _flops(settings, shape, job_of(settings, self.products), found.tokens)
+            found.flops = training_flops(shape, job_of(settings, self.products), found.tokens, found.tokens, 0)
+            found.flops += 2.0 * _reference_tokens(settings, lengths, found) * (shape.used_matrices + shape.embeddings)
             self._time(settings, found)
         return found
 
@@ -246,10 +247,10 @@ class _Lengths:
     stage: PlannedStage
     model: _Known
 
-    def records(self) -> tuple[int | None, str]:
-        """How many records the stage reads from other than its validation; None and why, if that is not known."""
+    def records(self, *more: Ref) -> tuple[int | None, str]:
+        """How many records the stage trains on, with those of `more`; None and why, if that is not known."""
         total = 0
-        for ref in _data_refs(self.stage.settings):
+        for ref in (*_data_refs(self.stage.settings), *more):
             came = self.planner._read(self.stage, ref)
             if came.records is None:
                 return None, came.why
@@ -354,12 +355,19 @@ def _grpo(settings: TrainGrpo, lengths: _Lengths, found: Estimate) -> _Most:
     return _Most(step=settings.prompts_per_step * (most + answers), example=most + settings.sampling.max_tokens)
 
 
-def _flops(settings: Optimisation, shape: Shape, job: Job, tokens: int) -> float:
-    """Operations of training, the pass of the initial model included where there is one."""
-    found = training_flops(shape, job, tokens, tokens, 0)
-    reference = isinstance(settings, TrainDpo) and settings.reference
-    reference = reference or (isinstance(settings, TrainGrpo) and settings.loss.beta > 0)
-    return found + (2.0 * tokens * (shape.used_matrices + shape.embeddings) if reference else 0.0)
+def _reference_tokens(settings: Optimisation, lengths: _Lengths, found: Estimate) -> float:
+    """Tokens of the pass of the initial model, where there is one: each pair once, those of the validation too; each
+    batch of samples once."""
+    if isinstance(settings, TrainGrpo):
+        return (found.tokens or 0) / settings.epochs_per_batch if settings.loss.beta > 0 else 0.0
+    if not (isinstance(settings, TrainDpo) and settings.reference and found.tokens and found.samples):
+        return 0.0
+    validation = settings.validation
+    count, why = lengths.records(*([validation] if isinstance(validation, Ref) else []))
+    if count is None:
+        found.unknown.append(f"operations of the reference, once per pair: {why}")
+        return 0.0
+    return found.tokens / found.samples * count
 
 
 def achieved(store: Path, kind: str) -> float | None:

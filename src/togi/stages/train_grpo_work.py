@@ -12,7 +12,7 @@ from togi.core.files import append_line
 from togi.core.records import Prompt
 from togi.core.seeds import derive
 from togi.core.settings import PromptsRef
-from togi.evaluate.diversity import distinct
+from togi.evaluate.distinct import distinct
 from togi.model.load import LoadedModel
 from togi.objectives.advantages import compute_advantages
 from togi.rewards.build import build_watch

@@ -1,0 +1,56 @@
+"""What a stage computes with is noted with it, and holds until it is finished."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from togi.core.errors import StageError
+from togi.core.files import read_json
+from togi.model.numerics import Numerics, processor
+from togi.stages import arithmetic as stages
+from togi.stages.base import Context, Control, hold_numerics
+
+
+def begin(folder: Path, name: str) -> Context:
+    """A stage in a worker that has just started."""
+    stages._chosen.cache_clear()
+    return Context(name, folder / name, folder / "store", 1, {}, Control(send=lambda event: None))
+
+
+@pytest.fixture
+def measure(monkeypatch):
+    """Lets a machine choose what the test wants it to; nothing is applied to this process."""
+    monkeypatch.setattr(stages, "apply_numerics", lambda found: None)
+
+    def choose(mode: str, dtype: str) -> None:
+        found = Numerics(
+            device="cpu", fp32_mode=mode, compute_dtype=dtype, threads=torch.get_num_threads(), cpu=processor()
+        )
+        monkeypatch.setattr(stages, "choose_numerics", lambda kind: found)
+
+    yield choose
+    stages._chosen.cache_clear()
+
+
+def test_an_unfinished_stage_does_not_go_on_with_arithmetic_that_was_chosen_otherwise(tmp_path, measure):
+    measure("default", "float32")
+    first = begin(tmp_path, "learn")
+    hold_numerics(first.folder, {"torch": "2"})
+    stages.arithmetic(first)
+    noted = read_json(first.folder / "numerics.json")
+    assert noted["torch"] == "2" and noted["torch_threads"] == torch.get_num_threads()
+    assert (noted["device"], noted["fp32_mode"], noted["compute_dtype"]) == ("cpu", "default", "float32")
+
+    measure("onednn", "bfloat16")
+    stages.arithmetic(begin(tmp_path, "learn"))  # the store knows what was chosen
+    for path in (tmp_path / "store").glob("arithmetic-*.json"):
+        path.unlink()
+    changed = "fp32_mode: default then, onednn now; compute_dtype: float32 then, bfloat16 now"
+    with pytest.raises(StageError, match=f"{changed}.*--accept-numerics"):
+        stages.arithmetic(begin(tmp_path, "learn"))
+    stages.arithmetic(begin(tmp_path, "another"))
+
+    hold_numerics(first.folder, {"torch": "2"}, anew=True)  # what --accept-numerics does
+    stages.arithmetic(begin(tmp_path, "learn"))
+    assert read_json(first.folder / "numerics.json")["fp32_mode"] == "onednn"
