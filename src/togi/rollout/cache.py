@@ -92,7 +92,7 @@ class KeyCache:
     def layer(self, index: int, key: Tensor, value: Tensor) -> LayerCache:
         """The buffers of layer `index`, made on first use for keys and values like these (.., K, tokens, D)."""
         if index not in self.layers:
-            functions = native()
+            functions = native() if key.device.type == "cpu" else None
             blocked = functions is not None and functions.attends(key, value)
             dtype, block = (key.dtype, (BLOCK,)) if blocked else (self.dtype, ())
             keys = key.new_empty((0, key.shape[1], 0, key.shape[3], *block), dtype=dtype)

@@ -10,6 +10,7 @@ import ctypes
 import hashlib
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -89,20 +90,24 @@ def native() -> Native | None:
     """The compiled functions; None where there is no compiler or TOGI_NATIVE is 0."""
     if os.environ.get("TOGI_NATIVE") == "0":
         return None
-    threads, compiler = threads_library(), shutil.which(os.environ.get("CC") or "cc")
-    if threads is None or compiler is None:
-        log.info("sampling goes through torch alone, at about half its speed: no C compiler is found; install gcc")
-        return None
-    command = [compiler, *FLAGS]
+    command = [*shlex.split(os.environ.get("CC") or "cc"), *FLAGS]
+    threads, compiler = threads_library(), command[0]
+    if threads is None:
+        return _without("torch has not loaded exactly one libgomp, whose threads it could share")
+    if shutil.which(compiler) is None:
+        return _without(f"the C compiler {compiler} is not found; install gcc, or name another in CC")
     try:
         path = cache_folder() / f"native-{_fingerprint(command, threads)}.so"
         if not path.exists():
             _compile([*command, str(SOURCE), threads, "-lm"], path)
         return Native(path)
     except (subprocess.CalledProcessError, OSError) as error:
-        told = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1:]
-        log.warning("sampling goes through torch alone, at about half its speed: %s: %s", compiler, " ".join(told))
-        return None
+        lines = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+        return _without(f"{compiler}: {lines[0]}")
+
+
+def _without(reason: str) -> None:
+    log.warning("sampling goes through torch alone, which is slower: %s", reason)
 
 
 def cache_folder() -> Path:
