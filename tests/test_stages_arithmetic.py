@@ -1,6 +1,7 @@
 """What a stage computes with is noted with it, and holds until it is finished."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -54,3 +55,13 @@ def test_an_unfinished_stage_does_not_go_on_with_arithmetic_that_was_chosen_othe
     hold_numerics(first.folder, {"torch": "2"}, anew=True)  # what --accept-numerics does
     stages.arithmetic(begin(tmp_path, "learn"))
     assert read_json(first.folder / "numerics.json")["fp32_mode"] == "onednn"
+
+
+def test_an_unfinished_stage_does_not_go_on_with_another_sampler(tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(stages, "native", lambda: None)
+    stages.hold_sampling(begin(tmp_path, "answers"))
+    stages.hold_sampling(begin(tmp_path, "answers"))
+    monkeypatch.setattr(stages, "native", lambda: SimpleNamespace(name="native-1"))
+    with pytest.raises(StageError, match=r"sampling: torch alone then, native-1 now.*--accept-numerics"):
+        stages.hold_sampling(begin(tmp_path, "answers"))

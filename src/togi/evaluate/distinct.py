@@ -1,4 +1,4 @@
-"""distinct-n: how much a list of answers repeats itself. Its names are those of `togi.evaluate.diversity`."""
+"""distinct-n: how much a list of answers repeats itself. Shapes: P answers, one a prompt."""
 
 from collections import Counter
 from collections.abc import Sequence

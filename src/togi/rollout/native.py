@@ -47,9 +47,11 @@ class Decode(ctypes.Structure):
 
 
 class Native:
-    """The compiled functions. `products`: whether this processor has the units that `linear` is written for."""
+    """The compiled functions. `name` follows from what they were compiled from and by; `products`: whether this
+    processor has the units that `linear` is written for."""
 
     def __init__(self, path: Path) -> None:
+        self.name = path.stem
         self._library = ctypes.CDLL(str(path))
         self.products = bool(self._library.togi_products())
 
