@@ -12,7 +12,7 @@ from tiny_texts import bare_context, chats
 
 from togi.core.settings import ChatsRef, ModelRef
 from togi.model.memory import Job, Shape, predict
-from togi.stages import fitting_work, train_sft_work
+from togi.stages import fitting_work, models, train_sft_work
 from togi.stages.resources import USABLE_CPU, job_of
 from togi.stages.train_dpo import TrainDpo
 from togi.stages.train_grpo import TrainGrpo
@@ -95,6 +95,18 @@ def test_the_largest_micro_batch_is_measured_where_examples_are_longer_than_the_
     memory = json.loads((context.folder / "memory.json").read_text())
     assert memory["largest_micro_batch"] == max(line["largest_micro_batch"] for line in lines) > 64
     assert memory["predicted"] == round(predict(fit.shape, fit.job, memory["largest_micro_batch"]).peak)
+
+
+def test_a_training_begins_without_what_earlier_stages_kept(tmp_path):
+    context = bare_context(tmp_path, chats=chats())
+    models.load_model(context, BASE)
+    assert models._kept.cache_info().currsize
+    small = [torch.ones(25_000) for _ in range(3_000)]
+    del small[:-1]  # 300 MB of free memory below what is still held
+    held = usage.used(torch.device("cpu"))
+    fitting_work.Fit(TrainSft(init=BASE, chats=CHATS, steps=2, micro_batch_tokens=64), context)
+    assert not models._kept.cache_info().currsize
+    assert usage.peak(torch.device("cpu")) < held - 200e6
 
 
 def test_auto_takes_what_fits_and_keeps_it(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from togi.model.memory import Shape, largest, predict, training_flops
 from togi.stages.arithmetic import arithmetic, device
 from togi.stages.base import Context
 from togi.stages.fixed import Optimisation
+from togi.stages.models import forget_models
 from togi.stages.resources import USABLE, USABLE_CPU, job_of, shape_of
 from togi.stages.train_grpo import other_models
 from togi.train import usage
@@ -31,6 +32,7 @@ class Fit:
     def __init__(self, settings: Optimisation, context: Context) -> None:
         self.context = context
         self.where = device()
+        forget_models()
         usage.begin_peak(self.where)
         self.before = usage.at_rest(self.where)
         self.shape: Shape | None = None
@@ -76,8 +78,7 @@ class Fit:
         """Writes to memory.json, and tells, the measured peak of training, that of the stage with the saving of its
         model, and what is predicted for the largest micro-batch that there was.
 
-        On the CPU the measured ones are all that the process held besides the program: the models and the free memory
-        that earlier stages of the same process left there count too.
+        On the CPU the measured ones are all that the process held besides the program.
         """
         if not self.context.ranks.first:
             return

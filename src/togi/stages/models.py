@@ -33,6 +33,12 @@ def _kept_scorer(source: ModelSource, cache: Path, dtype: torch.dtype) -> ModelS
     return ModelScorer(load_reward_model(source, cache, dtype=dtype, device=device()))
 
 
+def forget_models() -> None:
+    """Lets go of all that are kept: a training needs the memory more."""
+    _kept.cache_clear()
+    _kept_scorer.cache_clear()
+
+
 def load_model(context: Context, ref: ModelRef) -> LoadedModel:
     """A model to read from; its template is checked against its tokenizer. Do not change its weights."""
     source, dtype = context.model(ref), arithmetic(context).dtype
