@@ -32,7 +32,7 @@ def test_an_instruction_is_a_system_turn_or_the_whole_user_turn():
     assert system.id != whole.id  # the random stream of a sample follows from it
 
 
-def test_with_examples_the_model_continues_a_list_of_answered_questions(monkeypatch):
+def test_with_examples_the_model_continues_a_list_of_answered_questions(monkeypatch, tmp_path):
     asked = []
 
     class Words:
@@ -53,7 +53,8 @@ def test_with_examples_the_model_continues_a_list_of_answered_questions(monkeypa
     monkeypatch.setattr(contrast_work, "load_model", lambda context, ref: model)
     monkeypatch.setattr(contrast_work, "Sampler", Sampler)
     monkeypatch.setattr(Context, "units", lambda self, count, make, name: [make(number) for number in range(count)])
-    folder = Path("contrast-0")
+    folder = tmp_path / "contrast-0"
+    folder.mkdir()
     context = Context("pairs", folder, folder, 17, {}, Control(send=lambda event: None))
     given = {"input": "$prompts", "model": "$base", "examples": "$seeds", "language": "ja", "batch_prompts": 3}
     settings = Contrast.model_validate({**given, "shots": 2})
