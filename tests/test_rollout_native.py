@@ -92,6 +92,28 @@ def test_rows_of_different_lengths_move(functions):
     torch.testing.assert_close(found[0, 0].double(), plain(last.query[0, :, 0], *told, rule), atol=1e-6, rtol=0)
 
 
+def test_layers_of_different_shapes_share_a_pass(functions):
+    generator = torch.Generator().manual_seed(3)
+    random = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+    cache, rule, shapes = KeyCache(torch.float32), Rule(0.1, None, None), [(1, 1, 32), (2, 4, 256)]
+    cache.reserve(groups=1, prompt=2, rows=3, own=16)
+    told = [Heads(*(random(1, n, 2, d) for n in (m * k, k, k))) for k, m, d in shapes]
+    prefill = PrefillPass(cache, range(1), [2])
+    for layer, heads in enumerate(told):
+        prefill.attend(layer, heads, rule)
+    decode = DecodePass(cache, Places.of([0, 0, 0], 1, CPU), [2], [0, 0, 0], CPU)
+    for layer, (keys, shared, size) in enumerate(shapes):
+        new = Heads(*(random(3, n, 1, size) for n in (shared * keys, keys, keys)))
+        found = decode.attend(layer, new, rule)
+        for row in range(3):
+            whole = [
+                torch.cat((old[0], x[row]), 1)
+                for old, x in ((told[layer].key, new.key), (told[layer].value, new.value))
+            ]
+            expected = plain(new.query[row, :, 0], *whole, rule)
+            torch.testing.assert_close(found[row, 0].double(), expected, atol=2e-6, rtol=0)
+
+
 def test_a_number_that_is_none_stays_none(functions):
     cache, rule = KeyCache(torch.float32), Rule(0.2, None, None)
     cache.reserve(groups=1, prompt=2, rows=2, own=16)

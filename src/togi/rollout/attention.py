@@ -104,7 +104,7 @@ class DecodePass:
     same: bool = field(init=False)
     _masks: dict[int | None, Tensor | None] = field(init=False, default_factory=dict)
     _index: tuple[Tensor, Tensor] | None = field(init=False, default=None)
-    _native: tuple[Tensor, Tensor, Tensor] | None = field(init=False, default=None)
+    _lengths: tuple[Tensor, Tensor] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.rows = len(self.own_R)
@@ -148,11 +148,10 @@ class DecodePass:
         query, key, value = (x.to(dtype).contiguous() for x in (heads.query, heads.key, heads.value))
         (rows, num_heads, _, size), num_keys = query.shape, key.shape[1]
         shared = num_heads // num_keys
-        if self._native is None:
-            room = shared * (size + self.cache.prompt + self.cache.own)
-            prompt_R = torch.tensor(self.prompt_G)[self.places.group_R]
-            self._native = prompt_R, torch.tensor(self.own_R), torch.empty(torch.get_num_threads(), room)
-        prompt_R, own_R, scratch = self._native
+        if self._lengths is None:
+            self._lengths = torch.tensor(self.prompt_G)[self.places.group_R], torch.tensor(self.own_R)
+        prompt_R, own_R = self._lengths
+        scratch = torch.empty(torch.get_num_threads(), shared * (size + self.cache.prompt + self.cache.own))
         out = torch.empty(rows, 1, num_heads, size, dtype=dtype)
         arguments = Decode(
             query=query.data_ptr(),
