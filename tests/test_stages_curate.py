@@ -174,3 +174,9 @@ def test_contradictions_are_refused_before_anything_loads(settings, message):
 def test_braces_of_a_users_own_question_are_text():
     asked = curate_work._asked('{text} Answer {"good": true}.', draft(QUESTIONS[0]))
     assert asked[0].content == f'{QUESTIONS[0]} Answer {{"good": true}}.'
+
+
+def test_what_a_draft_says_is_not_filled_in():
+    prompt = replace(draft("What is {answer}?"), answer="A {text}.")
+    asked = curate_work._asked(curate_work.JSON_QUESTION, prompt)
+    assert "What is {answer}?" in asked[0].content and "A {text}." in asked[0].content

@@ -21,6 +21,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from togi.core.files import sync_folder
+
 log = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("native.c")
@@ -129,18 +131,22 @@ def threads_library() -> str | None:
 
 def _fingerprint(command: Sequence[str], threads: str) -> str:
     """What the compiled file follows from: source, compiler, processor, threads."""
-    version = _output([command[0], "--version"])
+    version = _output([*command, "--version"])
     processor = _output([*command, "-dM", "-E", "-x", "c", os.devnull])
     whole = "\0".join([SOURCE.read_text(), version, processor, *command, threads])
     return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
 
 def _compile(command: Sequence[str], path: Path) -> None:
+    """Compiles in a folder of its own: several ranks may do so at once, and each puts the same file in place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
         _output([*command, "-o", str(made)])
-        made.rename(path)
+        with made.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        made.replace(path)
+        sync_folder(path.parent)
 
 
 def _output(command: Sequence[str]) -> str:

@@ -1,5 +1,6 @@
 """The work of `curate`: rules, then a model's judgement, then (where asked for) a rewrite."""
 
+import re
 from dataclasses import replace
 
 import torch
@@ -94,9 +95,11 @@ def _reasons(context: Context) -> str:
 
 
 def _asked(question: str, prompt: Prompt) -> tuple[Message, ...]:
+    filled = {"{text}": prompt.text}
     if question == JSON_QUESTION and prompt.answer is not None:
-        question = JSON_BOTH.replace("{answer}", prompt.answer)
-    return (Message("user", question.replace("{text}", prompt.text)),)
+        question, filled["{answer}"] = JSON_BOTH, prompt.answer
+    pattern = "|".join(map(re.escape, filled))  # at once: what is put in may hold such a place itself
+    return (Message("user", re.sub(pattern, lambda place: filled[place[0]], question)),)
 
 
 def _batches(settings: Curate, prompts: list[Prompt]) -> list[list[Prompt]]:
