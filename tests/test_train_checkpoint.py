@@ -4,7 +4,7 @@ import json
 import os
 import resource
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import nn
 
 from togi.core.errors import StageError
 from togi.core.files import append_line, install_fault
+from togi.core.ranks import ALONE, Ranks
 from togi.objectives.base import Batch, Output
 from togi.objectives.grpo import GRPO
 from togi.stages.base import Context, Control
@@ -188,15 +189,37 @@ def test_another_format_is_refused(tmp_path, change, told):
 def test_a_full_disk_ends_with_a_message_and_keeps_what_was_saved(tmp_path):
     run = Run(tmp_path).go(2)
     before = bytes_of(run.folder)
-    big = State(step=4, weights={"w": torch.zeros(100_000)}, optimizer={}, random={}, progress={})
+    save_on_a_full_disk(run.folder, ALONE)
+    assert bytes_of(run.folder) == before
+
+
+class Second(Ranks):
+    """Rank 1 of 2: nothing is done once by it."""
+
+    rank, size = 1, 2
+
+    def once(self, make: Callable[[], Any]) -> None:
+        pass
+
+
+def test_a_rank_with_a_full_disk_leaves_what_others_are_writing(tmp_path):
+    other = tmp_path / ".step-00000004.tmp" / "weights-00001-of-00002.safetensors"
+    other.parent.mkdir()
+    other.write_bytes(b"half of it")
+    save_on_a_full_disk(tmp_path, Second())
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [other]
+
+
+def save_on_a_full_disk(folder: Path, ranks: Ranks) -> None:
+    big = torch.zeros(100_000)
+    state = State(step=4, weights={"w": big}, optimizer={}, random={"cpu": big}, progress={})
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
     try:
         with pytest.raises(StageError, match=r"checkpoint of step 4 could not be written.*Free some space"):
-            save(run.folder, big)
+            save(folder, state, ranks=ranks)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert bytes_of(run.folder) == before
 
 
 def test_only_the_newest_are_kept(tmp_path):

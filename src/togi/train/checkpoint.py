@@ -202,7 +202,8 @@ def save(
         hashes = _write_tensors(temporary, final, state, ranks)
         ranks.once(lambda: _finish(temporary, final, state, files, hashes, ranks.size))
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for path in _paths(temporary, ranks):  # this rank's alone: others may be writing theirs
+            path.unlink(missing_ok=True)
         raise StageError(
             f"the checkpoint of step {state.step} could not be written to {folder}: {error}. Free some space and run "
             "the same command again: it goes on from the checkpoint before"
@@ -238,14 +239,17 @@ def _finish(
     _clear_unfinished(final.parent)
 
 
+def _paths(folder: Path, ranks: Ranks) -> list[Path]:
+    """This rank's files of a checkpoint."""
+    return [folder / shards.file_name(kind, ranks.rank, ranks.size) for kind in ("weights", "optimizer", "random")]
+
+
 def _write_tensors(temporary: Path, final: Path, state: State, ranks: Ranks) -> dict[str, str]:
     """This rank's files, synced; gives the hashes of the files of all ranks."""
-    paths = [
-        shards.write(temporary, "weights", state.weights, ranks),
-        shards.write(temporary, "optimizer", state.optimizer, ranks),
-        temporary / shards.file_name("random", ranks.rank, ranks.size),
-    ]
-    save_file(dict(state.random), paths[-1])
+    paths = _paths(temporary, ranks)
+    shards.write(paths[0], state.weights, ranks)
+    shards.write(paths[1], state.optimizer, ranks)
+    save_file(dict(state.random), paths[2])
     crash_point("before_sync", final)
     for path in paths:
         _sync(path)

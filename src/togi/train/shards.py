@@ -28,9 +28,8 @@ def file_name(kind: str, rank: int, size: int) -> str:
     return f"{kind}.safetensors" if size == 1 else f"{kind}-{rank + 1:05d}-of-{size:05d}.safetensors"
 
 
-def write(folder: Path, kind: str, tensors: Mapping[str, Tensor], ranks: Ranks) -> Path:
+def write(path: Path, tensors: Mapping[str, Tensor], ranks: Ranks) -> None:
     """Writes this rank's part. What every rank holds whole is written by rank 0 alone."""
-    path = folder / file_name(kind, ranks.rank, ranks.size)
     kept: dict[str, Tensor] = {}
     stated: dict[str, tuple[int, int, int]] = {}
     for name, tensor in tensors.items():
@@ -42,7 +41,6 @@ def write(folder: Path, kind: str, tensors: Mapping[str, Tensor], ranks: Ranks) 
             kept[name] = local(tensor).contiguous()
             stated[name] = (*rows, tensor.shape[0])
     save_file(kept, path, {"rows": json.dumps(stated, sort_keys=True)} if ranks.several else None)
-    return path
 
 
 class Stored:
