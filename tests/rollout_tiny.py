@@ -41,7 +41,11 @@ CONFIGS = {
     "mixtral": MixtralConfig(**SIZES, num_local_experts=4, num_experts_per_tok=2),
     # heads wide enough for the compiled attention
     "llama, wide heads": LlamaConfig(**SIZES, head_dim=32),
+    "qwen2, wide heads": Qwen2Config(**SIZES, head_dim=32),
+    "qwen3, wide heads": Qwen3Config(**SIZES, head_dim=32),
+    "mistral, wide heads": MistralConfig(**SIZES, **WINDOW, head_dim=32),
     "gemma2, wide heads": Gemma2Config(**SIZES, **WINDOW, **LAYERS, head_dim=32, attn_logit_softcapping=2.0),
+    "gemma3, wide heads": Gemma3TextConfig(**SIZES, **WINDOW, **LAYERS, head_dim=32, query_pre_attn_scalar=8),
 }
 
 

@@ -1,4 +1,4 @@
-"""The sampler's compiled attention and products against the plain computation in float64."""
+"""The sampler's compiled attention, norms, gates and products against the plain computation in float64."""
 
 import logging
 import shutil
@@ -6,14 +6,17 @@ from itertools import chain
 
 import pytest
 import torch
-from rollout_tiny import CharTokenizer, tiny
+from rollout_tiny import CONFIGS, CharTokenizer, tiny
+from torch.nn import functional as F
 from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRMSNorm
 
 from togi.core.records import SamplingParams
 from togi.rollout.attention import DecodePass, Heads, Places, PrefillPass, Rule
 from togi.rollout.cache import KeyCache
 from togi.rollout.local import Sampler
-from togi.rollout.native import Native, native
+from togi.rollout.native import Native, Norm, native
+from togi.rollout.parts import compute_natively
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 
@@ -126,6 +129,52 @@ def test_a_number_that_is_none_stays_none(functions):
     assert found[1].isnan().all()
 
 
+# --- norms and gates --------------------------------------------------------------------------------------------------
+
+TYPES = [(torch.float32, 2e-6), (torch.bfloat16, 2**-8)]
+"""Types with the largest relative error: a bfloat16 is rounded once, by half of its last place."""
+
+
+@pytest.mark.parametrize(("dtype", "error"), TYPES)
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+@pytest.mark.parametrize(("rows", "width"), [(1, 7), (5, 100), (70, 576)])
+def test_a_norm_is_rounded_once(functions, dtype, error, shift, rows, width):
+    generator = torch.Generator().manual_seed(width)
+    x = 3 * torch.randn(rows, 1, width, generator=generator).to(dtype)
+    weight = torch.randn(width, generator=generator).to(dtype)
+    found = functions.norm(x, Norm(weight, 1e-2, shift))
+    wide = x.double()
+    exact = wide / (wide.square().mean(-1, keepdim=True) + 1e-2).sqrt() * (shift + weight.double())
+    assert found.dtype == dtype
+    assert found.shape == x.shape
+    torch.testing.assert_close(found.double(), exact, rtol=error, atol=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "error"), TYPES)
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize(("rows", "width"), [(1, 5), (33, 1536)])
+def test_a_gate_is_rounded_once(functions, dtype, error, gelu, rows, width):
+    generator = torch.Generator().manual_seed(width)
+    x, up = (4 * torch.randn(rows, width, generator=generator).to(dtype) for _ in range(2))
+    x[0, :4] = torch.tensor([0.0, 300.0, -300.0, torch.nan])
+    found = functions.gate(x, up, gelu)
+    wide = x.double()
+    exact = (F.gelu(wide, approximate="tanh") if gelu else F.silu(wide)) * up.double()
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), exact, rtol=error, atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_the_parts_of_known_decoders_are_computed_natively(functions, kind):
+    twin = tiny(CONFIGS[kind])
+    compute_natively(twin)
+    kinds = (LlamaMLP, LlamaRMSNorm, LlamaAttention)
+    suffixes = tuple(kind.__name__.removeprefix("Llama") for kind in kinds)
+    parts = [module for module in twin.modules() if type(module).__name__.endswith(suffixes)]
+    assert len(parts) >= 4 * (3 if kind == "mixtral" else 4)  # experts are no MLP of a known name
+    assert all("forward" in vars(module) for module in parts)
+
+
 # --- products ---------------------------------------------------------------------------------------------------------
 
 
@@ -164,6 +213,7 @@ def test_the_sampler_gives_the_same_without(functions, dtype, monkeypatch):
     with_functions = answers()
     monkeypatch.setattr("togi.rollout.cache.native", lambda: None)
     monkeypatch.setattr("togi.rollout.packed.native", lambda: None)
+    monkeypatch.setattr("togi.rollout.parts.native", lambda: None)
     for a, b in zip(with_functions, answers(), strict=True):
         if dtype == torch.float32:
             assert a.token_ids == b.token_ids

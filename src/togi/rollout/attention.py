@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from transformers import AttentionInterface
 
 from togi.core.errors import InputError
-from togi.rollout.cache import KeyCache, LayerCache, round_up
-from togi.rollout.native import Decode, native
+from togi.rollout.cache import KeyCache, round_up
+from togi.rollout.native import Decode, Norm, native
 
 NAME = "togi_decode"
 
@@ -118,7 +118,8 @@ class DecodePass:
         """(R, 1, H, D): each group's queries meet the one copy of its prompt, each row its own tokens; one softmax."""
         stored = self.cache.layer(layer, heads.key, heads.value)
         if stored.blocked:
-            return self._attend_native(stored, heads, rule)
+            new = New(*(x.flatten(1) for x in (heads.query, heads.key, heads.value)))
+            return self.attend_natively(layer, new, rule).unflatten(2, (heads.query.shape[1], -1)).to(heads.query.dtype)
         self._write(stored.own_key, heads.key)
         self._write(stored.own_value, heads.value)
         places, groups, width = self.places, self.places.groups, self.places.width
@@ -141,33 +142,42 @@ class DecodePass:
         whole = (places.to_rows(from_prompt) + from_own).reshape(self.rows, 1, key_heads * many, -1)
         return whole.to(heads.query.dtype)
 
-    def _attend_native(self, stored: LayerCache, heads: "Heads", rule: "Rule") -> Tensor:
-        """The same by `native.c`, which writes the new keys and values too."""
-        functions, dtype = native(), stored.own_key.dtype
+    def attend_natively(self, layer: int, new: "New", rule: "Rule") -> Tensor:
+        """(R, 1, H D): the same by `native.c`, which writes the new keys and values too. The layer is `blocked`."""
+        functions, stored = native(), self.cache.layers[layer]
         assert functions is not None
-        query, key, value = (x.to(dtype).contiguous() for x in (heads.query, heads.key, heads.value))
-        (rows, num_heads, _, size), num_keys = query.shape, key.shape[1]
-        shared = num_heads // num_keys
+        dtype, (_, num_keys, _, size) = stored.own_key.dtype, stored.own_value.shape
+        query, key, value = (x.to(dtype).contiguous() for x in (new.query, new.key, new.value))
+        cosine, sine = (x.to(dtype).contiguous() for x in new.turn) if new.turn else (None, None)
+        norms = [None if norm is None else norm.weight_F.to(dtype) for norm in (new.query_norm, new.key_norm)]
+        shared = query.numel() // (self.rows * num_keys * size)
         if self._lengths is None:
             self._lengths = torch.tensor(self.prompt_G)[self.places.group_R], torch.tensor(self.own_R)
         prompt_R, own_R = self._lengths
         scratch = torch.empty(torch.get_num_threads(), shared * (size + self.cache.prompt + self.cache.own))
-        out = torch.empty(rows, 1, num_heads, size, dtype=dtype)
+        out = torch.empty(self.rows, 1, num_keys * shared * size, dtype=dtype)
+        tensors = {
+            "query": query,
+            "key": key,
+            "value": value,
+            "out": out,
+            "prompt_key": stored.prompt_key,
+            "prompt_value": stored.prompt_value,
+            "own_key": stored.own_key,
+            "own_value": stored.own_value,
+            "order": self.places.order_R,
+            "group": self.places.group_R,
+            "prompt": prompt_R,
+            "own": own_R,
+            "scratch": scratch,
+            "cosine": cosine,
+            "sine": sine,
+            "query_norm": norms[0],
+            "key_norm": norms[1],
+        }
         arguments = Decode(
-            query=query.data_ptr(),
-            key=key.data_ptr(),
-            value=value.data_ptr(),
-            out=out.data_ptr(),
-            prompt_key=stored.prompt_key.data_ptr(),
-            prompt_value=stored.prompt_value.data_ptr(),
-            own_key=stored.own_key.data_ptr(),
-            own_value=stored.own_value.data_ptr(),
-            order=self.places.order_R.data_ptr(),
-            group=self.places.group_R.data_ptr(),
-            prompt=prompt_R.data_ptr(),
-            own=own_R.data_ptr(),
-            scratch=scratch.data_ptr(),
-            rows=rows,
+            **{name: None if tensor is None else tensor.data_ptr() for name, tensor in tensors.items()},
+            rows=self.rows,
             heads=num_keys,
             shared=shared,
             size=size,
@@ -178,9 +188,11 @@ class DecodePass:
             threads=len(scratch),
             scale=rule.scaling,
             softcap=rule.softcap or 0.0,
+            epsilon=new.query_norm.epsilon if new.query_norm else 0.0,
+            shift=new.query_norm.shift if new.query_norm else 0.0,
         )
         functions.decode(arguments)
-        return out.to(heads.query.dtype)
+        return out
 
     def _write(self, buffer: Tensor, new: Tensor) -> None:
         if self._index is None:
@@ -230,6 +242,21 @@ class Heads:
     query: Tensor
     key: Tensor
     value: Tensor
+
+
+@dataclass(slots=True)
+class New:
+    """A new token's queries (R, ..., H D), keys and values (R, ..., K D), and what is still to be done with both.
+
+    First the norms of each head, then the turn by position: cosine and sine (R, ..., D).
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    turn: tuple[Tensor, Tensor] | None = None
+    query_norm: Norm | None = None
+    key_norm: Norm | None = None
 
 
 @dataclass(slots=True)

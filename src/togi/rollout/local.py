@@ -25,6 +25,7 @@ from togi.rollout.attention import DecodePass, PrefillPass
 from togi.rollout.cache import KeyCache, attention_type
 from togi.rollout.network import context_limit, is_tested, mean_error, shadow
 from togi.rollout.packed import FEWEST_TOKENS, Packing, can_pack
+from togi.rollout.parts import compute_natively
 from togi.rollout.processors import check_params, draw, uniform
 from togi.rollout.rows import Crew, Event, Group, Request, Row, record
 from togi.rollout.terminator import Decoder, TextStream, Watch
@@ -61,6 +62,7 @@ class Sampler:
         if not terminator:
             raise InputError("the chat template has no terminator; an answer needs a text that ends it")
         self.net: Any = shadow(net)
+        compute_natively(self.net)
         self._packing = Packing(self.net, batch_rows) if can_pack(net) else None
         weight = next(net.parameters())
         self.device = weight.device

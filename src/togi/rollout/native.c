@@ -1,4 +1,4 @@
-/* Decoding on CPU: attention of one new token a row, and products of few rows with bfloat16 weights.
+/* Decoding on CPU: attention of one new token a row, products of few rows with bfloat16 weights, norms and gates.
 
    Compiled for this processor when it is first used (native.py), and called with addresses of torch's tensors. Every
    number is computed by one thread and in one order, whatever the number of rows and threads.
@@ -66,9 +66,12 @@ typedef struct {
     const int64_t *order;                      /* (R): rows, those of a group one after another */
     const int64_t *group, *prompt, *own;       /* (R): group, its prompt's length, own tokens before the new one */
     float *scratch;                            /* (threads, M * (D + P + S)) */
+    const void *cosine, *sine;                 /* (R, D): the turn of queries and keys; null: they are turned already */
+    const void *query_norm, *key_norm;         /* (D): weights of a norm before it; null: none */
     int64_t rows, heads, shared, size, prompt_room, own_room, window;
     int64_t half, threads; /* half: all numbers are bfloat16, not float */
     float scale, softcap;  /* a window or cap of 0 is none */
+    float epsilon, shift;  /* of the norms */
 } Decode;
 
 /* exp of x <= 0, to 2 units in the last place; 0 below the smallest normal number. */
@@ -172,19 +175,35 @@ INLINE void attend(const Decode *a, const Seen *s, const float *queries, float *
     }
 }
 
-INLINE void keep(const Decode *a, int64_t at, int64_t own) {
-    const int64_t D = a->size;
-    for (int64_t d = 0; d < D; d++) {
-        size_t key = at * a->own_room * D + (own / BLOCK * D + d) * BLOCK + own % BLOCK;
-        size_t value = (at * a->own_room + own) * D + d;
-        if (a->half) {
-            ((uint16_t *)a->own_key)[key] = ((const uint16_t *)a->key)[at * D + d];
-            ((uint16_t *)a->own_value)[value] = ((const uint16_t *)a->value)[at * D + d];
-        } else {
-            ((float *)a->own_key)[key] = ((const float *)a->key)[at * D + d];
-            ((float *)a->own_value)[value] = ((const float *)a->value)[at * D + d];
-        }
+/* A head's numbers, normalised and turned by their position as the row asks for. */
+INLINE void prepare(const Decode *a, const void *head, const void *norm, int64_t row, float *to, const int half) {
+    const int64_t D = a->size, H = D / 2;
+    for (int64_t d = 0; d < D; d += LANES) *(vector *)(to + d) = load(head, d, half);
+    if (norm) {
+        float squares = 0;
+#pragma omp simd reduction(+ : squares)
+        for (int64_t d = 0; d < D; d++) squares += to[d] * to[d];
+        float scale = 1 / sqrtf(squares / D + a->epsilon);
+        for (int64_t d = 0; d < D; d += LANES) *(vector *)(to + d) *= scale * (a->shift + load(norm, d, half));
     }
+    for (int64_t d = 0; a->cosine && d < H; d += LANES) {
+        vector low = *(vector *)(to + d), high = *(vector *)(to + H + d);
+        size_t at = row * D + d;
+        *(vector *)(to + d) = low * load(a->cosine, at, half) - high * load(a->sine, at, half);
+        *(vector *)(to + H + d) = high * load(a->cosine, at + H, half) + low * load(a->sine, at + H, half);
+    }
+}
+
+/* Writes the new token's key and value behind the row's own. */
+INLINE void keep(const Decode *a, int64_t row, int64_t head, int64_t own, float *key, const int half) {
+    const int64_t D = a->size, at = row * a->heads + head, to = at * a->own_room * D;
+    prepare(a, moved(a->key, at * D, half), a->key_norm, row, key, half);
+    for (int64_t d = 0; d < D; d++) {
+        size_t column = to + (own / BLOCK * D + d) * BLOCK + own % BLOCK;
+        if (half) ((uint16_t *)a->own_key)[column] = rounded(key[d]);
+        else ((float *)a->own_key)[column] = key[d];
+    }
+    memcpy((void *)moved(a->own_value, to + own * D, half), moved(a->value, at * D, half), half ? 2 * D : 4 * D);
 }
 
 INLINE void attend_row(const Decode *a, int64_t row, int64_t head, float *queries, const int half) {
@@ -195,8 +214,11 @@ INLINE void attend_row(const Decode *a, int64_t row, int64_t head, float *querie
     Seen seen = {moved(a->prompt_key, group_at, half), moved(a->prompt_value, group_at, half),
                  moved(a->own_key, own_at, half), moved(a->own_value, own_at, half),
                  first < prompt ? first : prompt, prompt, first > prompt ? first - prompt : 0, own + 1};
-    keep(a, at, own);
-    for (int64_t i = 0; i < M * D; i++) queries[i] = a->scale * number(a->query, at * M * D + i, half);
+    keep(a, row, head, own, queries, half);
+    for (int64_t m = 0; m < M; m++) {
+        prepare(a, moved(a->query, (at * M + m) * D, half), a->query_norm, row, queries + m * D, half);
+        for (int64_t d = 0; d < D; d++) queries[m * D + d] *= a->scale;
+    }
     for (int64_t m = 0; m < M; m += QUERIES) {
         const float *q = queries + m * D;
         float *weights = queries + M * D + m * (a->prompt_room + a->own_room);
@@ -221,6 +243,59 @@ void togi_decode(const Decode *a) {
             if (a->half) attend_row(a, row, head, scratch, 1);
             else attend_row(a, row, head, scratch, 0);
         }
+    }
+}
+
+/* --- norms and gates --------------------------------------------------------------------------------------------- */
+
+#define PARALLEL (1 << 15) /* numbers that repay waking the other threads */
+
+INLINE void store(void *to, size_t at, float number, const int half) {
+    if (half) ((uint16_t *)to)[at] = rounded(number);
+    else ((float *)to)[at] = number;
+}
+
+INLINE void norm(const void *x, const void *weight, void *y, int64_t F, float epsilon, float shift, const int half) {
+    float squares = 0;
+#pragma omp simd reduction(+ : squares)
+    for (int64_t i = 0; i < F; i++) squares += number(x, i, half) * number(x, i, half);
+    float scale = 1 / sqrtf(squares / F + epsilon);
+#pragma omp simd
+    for (int64_t i = 0; i < F; i++) store(y, i, number(x, i, half) * scale * (shift + number(weight, i, half)), half);
+}
+
+/* y = x / rms(x) * (shift + weight), for x (R, F) */
+void togi_norm(const void *x, const void *weight, void *y, int64_t R, int64_t F, float epsilon, float shift,
+               int64_t half) {
+#pragma omp parallel for schedule(static) if (R * F >= PARALLEL)
+    for (int64_t row = 0; row < R; row++) {
+        const void *from = moved(x, row * F, half);
+        void *to = (void *)moved(y, row * F, half);
+        if (half) norm(from, weight, to, F, epsilon, shift, 1);
+        else norm(from, weight, to, F, epsilon, shift, 0);
+    }
+}
+
+INLINE void gate(const void *x, const void *up, void *y, int64_t F, const int gelu, const int half) {
+#pragma omp simd
+    for (int64_t i = 0; i < F; i++) {
+        float open = number(x, i, half), z = open;
+        if (gelu) z = 1.5957691216057308f * (open + 0.044715f * open * open * open); /* 2 sqrt(2 / pi) */
+        float falling = exp_(-fabsf(z)), share = (z < 0 ? falling : 1.0f) / (1.0f + falling);
+        store(y, i, open * share * number(up, i, half), half);
+    }
+}
+
+/* y = f(x) * up for x and up (R, F); f is SiLU, or GELU by tanh */
+void togi_gate(const void *x, const void *up, void *y, int64_t R, int64_t F, int64_t gelu, int64_t half) {
+#pragma omp parallel for schedule(static) if (R * F >= PARALLEL)
+    for (int64_t row = 0; row < R; row++) {
+        const void *from = moved(x, row * F, half), *by = moved(up, row * F, half);
+        void *to = (void *)moved(y, row * F, half);
+        if (half && gelu) gate(from, by, to, F, 1, 1);
+        else if (half) gate(from, by, to, F, 0, 1);
+        else if (gelu) gate(from, by, to, F, 1, 0);
+        else gate(from, by, to, F, 0, 0);
     }
 }
 

@@ -1,9 +1,9 @@
-"""The sampler's own products and attention for CPU, `native.c`: compiled for this processor when first used.
+"""The sampler's own products, attention, norms and gates for CPU, `native.c`: compiled when first used.
 
 It takes the system's C compiler a few seconds, once. Without a compiler, or with TOGI_NATIVE=0 in the environment,
 sampling goes through torch alone: slower, and the same up to rounding.
 
-Shapes: R rows, K key heads, M query heads a key head, D head size, N outputs, I inputs.
+Shapes: R rows, K key heads, M query heads a key head, D head size, N outputs, I inputs, F width.
 """
 
 import ctypes
@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -42,10 +43,20 @@ class Decode(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("query", "key", "value", "out")),
         *((name, ctypes.c_void_p) for name in ("prompt_key", "prompt_value", "own_key", "own_value")),
         *((name, ctypes.c_void_p) for name in ("order", "group", "prompt", "own", "scratch")),
+        *((name, ctypes.c_void_p) for name in ("cosine", "sine", "query_norm", "key_norm")),
         *((name, ctypes.c_int64) for name in ("rows", "heads", "shared", "size", "prompt_room", "own_room")),
         *((name, ctypes.c_int64) for name in ("window", "half", "threads")),
-        *((name, ctypes.c_float) for name in ("scale", "softcap")),
+        *((name, ctypes.c_float) for name in ("scale", "softcap", "epsilon", "shift")),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """x / rms(x) * (shift + weight)."""
+
+    weight_F: Tensor
+    epsilon: float
+    shift: float
 
 
 class Native:
@@ -54,17 +65,43 @@ class Native:
 
     def __init__(self, path: Path) -> None:
         self.name = path.stem
-        self._library = ctypes.CDLL(str(path))
-        self.products = bool(self._library.togi_products())
+        self._library = library = ctypes.CDLL(str(path))
+        address, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+        library.togi_decode.argtypes = (ctypes.POINTER(Decode),)
+        library.togi_norm.argtypes = (address, address, address, size, size, number, number, size)
+        library.togi_gate.argtypes = (address, address, address, size, size, size, size)
+        self.products = bool(library.togi_products())
+        if self.products:
+            library.togi_pack.argtypes = (address, address, size, size)
+            library.togi_linear.argtypes = (address, address, address, address, size, size, size)
+
+    def computes(self, x: Tensor, other: Tensor) -> bool:
+        """Whether these are numbers that the functions compute with: on CPU, both float32 or both bfloat16."""
+        known = x.dtype is torch.float32 or x.dtype is torch.bfloat16
+        return known and x.dtype is other.dtype and x.is_cpu and other.is_cpu
 
     def attends(self, key: Tensor, value: Tensor) -> bool:
         """Whether `decode` computes with keys and values like these."""
-        known = key.dtype in (torch.float32, torch.bfloat16) and key.device.type == "cpu"
-        return known and key.shape[-1] % 32 == 0 and key.shape[-1] == value.shape[-1] and key.dtype == value.dtype
+        return self.computes(key, value) and key.shape[-1] % 32 == 0 and key.shape[-1] == value.shape[-1]
 
     def decode(self, arguments: Decode) -> None:
         """Attention of one new token a row."""
-        self._library.togi_decode(ctypes.byref(arguments))
+        self._library.togi_decode(arguments)
+
+    def norm(self, x: Tensor, norm: Norm) -> Tensor:
+        """(..., F), computed in float32 and rounded once."""
+        x, half, width = x.contiguous(), x.dtype == torch.bfloat16, x.shape[-1]
+        y, weight = torch.empty_like(x), norm.weight_F.data_ptr()
+        rows = x.numel() // width
+        self._library.togi_norm(x.data_ptr(), weight, y.data_ptr(), rows, width, norm.epsilon, norm.shift, half)
+        return y
+
+    def gate(self, x: Tensor, up: Tensor, gelu: bool) -> Tensor:
+        """f(x) * up, (..., F), computed in float32 and rounded once; f is SiLU, or GELU by tanh."""
+        x, up, half, width = x.contiguous(), up.contiguous(), x.dtype == torch.bfloat16, x.shape[-1]
+        y, rows = torch.empty_like(x), x.numel() // width
+        self._library.togi_gate(x.data_ptr(), up.data_ptr(), y.data_ptr(), rows, width, gelu, half)
+        return y
 
     def multiplies(self, weight_NI: Tensor) -> bool:
         """Whether `linear` computes with a weight like this."""
@@ -76,16 +113,16 @@ class Native:
         outputs, inputs = weight_NI.shape
         weight_NI = weight_NI.contiguous()
         packed = weight_NI.new_empty(-(-outputs // 32) * 32 * inputs)
-        self._library.togi_pack(_address(weight_NI), _address(packed), ctypes.c_int64(outputs), ctypes.c_int64(inputs))
+        self._library.togi_pack(weight_NI.data_ptr(), packed.data_ptr(), outputs, inputs)
         return packed
 
     def linear(self, x: Tensor, packed: Tensor, bias_N: Tensor | None, outputs: int) -> Tensor:
         """(..., N) from (..., I), bfloat16, summed in float32 and rounded once."""
-        x = x.contiguous()
+        x, inputs = x.contiguous(), x.shape[-1]
         y = x.new_empty((*x.shape[:-1], outputs))
-        sizes = (x.numel() // x.shape[-1], outputs, x.shape[-1])
-        bias = None if bias_N is None else _address(bias_N)
-        self._library.togi_linear(_address(x), _address(packed), bias, _address(y), *map(ctypes.c_int64, sizes))
+        bias = None if bias_N is None else bias_N.data_ptr()
+        rows = x.numel() // inputs
+        self._library.togi_linear(x.data_ptr(), packed.data_ptr(), bias, y.data_ptr(), rows, outputs, inputs)
         return y
 
 
@@ -151,7 +188,3 @@ def _compile(command: Sequence[str], path: Path) -> None:
 
 def _output(command: Sequence[str]) -> str:
     return subprocess.run(command, capture_output=True, text=True, errors="replace", check=True).stdout
-
-
-def _address(tensor: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())
