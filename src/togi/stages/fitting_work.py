@@ -13,9 +13,9 @@ from togi.model.memory import Shape, largest, predict, training_flops
 from togi.stages.arithmetic import arithmetic, device
 from togi.stages.base import Context
 from togi.stages.fixed import Optimisation
-from togi.stages.models import forget_models
+from togi.stages.models import forget_models, scorer_source
 from togi.stages.resources import USABLE, USABLE_CPU, job_of, shape_of
-from togi.stages.train_grpo import other_models
+from togi.stages.train_grpo import other_models, scorers_of
 from togi.train import usage
 
 MOST = 2**16  # tokens of a micro-batch that auto chooses; more are no faster
@@ -48,7 +48,7 @@ class Fit:
         else:
             products = arithmetic(context).compute_dtype
             self.job = job_of(settings, products, cuda=self.where.type == "cuda")
-            self.beside = other_models(settings, self.shape, products)
+            self.beside = other_models(settings, self.shape, products, self._scorers(settings))
             if tokens == "auto":
                 path = context.folder / FILE
                 chosen = context.ranks.once(lambda: read_json(path) if path.exists() else {})
@@ -58,6 +58,16 @@ class Fit:
         self.settings = settings.model_copy(update={"micro_batch_tokens": tokens})
         if context.ranks.first:
             write_json(context.folder / FILE, {"micro_batch_tokens": tokens, "fits": context.fits})
+
+    def _scorers(self, settings: Optimisation) -> list[Shape]:
+        """The sizes of the reward models that are loaded beside."""
+        found = []
+        for ref in scorers_of(settings):
+            try:
+                found.append(Shape.of(load_config(scorer_source(self.context, ref), self.context.cache)))
+            except InputError as error:
+                self.context.log(f"peak memory is predicted without the reward model {ref}: {error}")
+        return found
 
     def _most(self, settings: Optimisation, shape: Shape) -> int:
         """The most tokens that fit what is free now."""

@@ -16,7 +16,6 @@ import torch
 from togi.core.errors import InputError
 from togi.core.records import Completion, Prompt, SamplingParams
 from togi.core.seeds import derive
-from togi.core.settings import ScorerRef, references
 from togi.model.load import LoadedModel
 from togi.objectives.advantages import compute_advantages
 from togi.rewards.build import Surroundings, build_reward
@@ -29,7 +28,7 @@ from togi.rollout.network import context_limit
 from togi.stages.arithmetic import arithmetic, hold_sampling
 from togi.stages.base import Context, timed
 from togi.stages.models import load_scorer
-from togi.stages.train_grpo import TrainGrpo
+from togi.stages.train_grpo import TrainGrpo, scorers_of
 from togi.text.render import render_prompt
 
 
@@ -252,11 +251,10 @@ def _check_lengths(
 
 
 def _reward(settings: TrainGrpo, context: Context, model: LoadedModel) -> Reward:
-    refs = [ref for _, ref in references(settings.reward) if isinstance(ref, ScorerRef)]
     around = Surroundings(
         terminator=model.template.terminator,
         turn_starts=model.template.turn_starts,
-        scorers={str(ref): load_scorer(context, ref) for ref in refs},
+        scorers={str(ref): load_scorer(context, ref) for ref in scorers_of(settings)},
         detect=_detect() if any(isinstance(gate, LanguageGate) for gate in settings.reward.gates) else None,
     )
     return build_reward(settings.reward, around)

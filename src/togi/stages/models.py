@@ -96,9 +96,13 @@ def adapted(model: LoadedModel, lora: Lora, *, seed: int, full: tuple[str, ...] 
     return replace(model, net=add_lora(model.net, settings, seed=seed))
 
 
-def load_scorer(context: Context, ref: ScorerRef) -> ModelScorer:
-    """A reward model that a stage trained."""
+def scorer_source(context: Context, ref: ScorerRef) -> ModelSource:
+    """Where the reward model lies that a stage trained."""
     folder = context.inputs[ref].folder
     assert folder is not None, f"{ref} is not a stage"
-    source = ModelSource(kind="path", name=str(folder / MODEL_FOLDER))
-    return _kept_scorer(source, context.cache, arithmetic(context).dtype)
+    return ModelSource(kind="path", name=str(folder / MODEL_FOLDER))
+
+
+def load_scorer(context: Context, ref: ScorerRef) -> ModelScorer:
+    """A reward model that a stage trained."""
+    return _kept_scorer(scorer_source(context, ref), context.cache, arithmetic(context).dtype)

@@ -34,7 +34,7 @@ from togi.stages.resources import USABLE_CPU, job_of, shape_of
 from togi.stages.select import Select
 from togi.stages.synthesize import Synthesize
 from togi.stages.train_dpo import TrainDpo
-from togi.stages.train_grpo import TrainGrpo, other_models
+from togi.stages.train_grpo import TrainGrpo, other_models, scorers_of
 from togi.stages.train_pretrain import TrainPretrain
 from togi.stages.train_reward import TrainReward
 from togi.stages.train_sft import TrainSft
@@ -109,7 +109,8 @@ class _Planner:
         if isinstance(settings, Optimisation):
             found = self._training(stage, settings)
             init = self._read(stage, settings.init)
-            self.known[stage.name] = replace(init, records=None)
+            shape = init.shape and shape_of(settings, init.shape)
+            self.known[stage.name] = replace(init, records=None, shape=shape)
             return found
         found = self._data(stage, settings)
         known = _Known(why=f"unknown until {stage.name} ran")
@@ -190,17 +191,28 @@ class _Planner:
             found.unknown.append(model.why)
             return found
         shape = shape_of(settings, model.shape)
-        self._peak(settings, shape, most, found)
+        self._peak(settings, shape, most, self._scorers(stage, settings, found), found)
         if found.tokens is not None:
             found.flops = training_flops(shape, job_of(settings, self.products), found.tokens, found.tokens, 0)
             found.flops += 2.0 * _reference_tokens(settings, lengths, found) * (shape.used_matrices + shape.embeddings)
             self._time(settings, found)
         return found
 
-    def _peak(self, settings: Optimisation, shape: Shape, most: "_Most", found: Estimate) -> None:
+    def _scorers(self, stage: PlannedStage, settings: Optimisation, found: Estimate) -> list[Shape]:
+        """The sizes of the reward models that a policy is graded by, as far as they are known."""
+        shapes = []
+        for ref in scorers_of(settings):
+            model = self._read(stage, ref)
+            if model.shape is None:
+                found.unknown.append(f"peak memory: without the reward model {ref}, {model.why}")
+            else:
+                shapes.append(model.shape)
+        return shapes
+
+    def _peak(self, settings: Optimisation, shape: Shape, most: "_Most", scorers: list[Shape], found: Estimate) -> None:
         """The peak memory: a micro-batch is as large as it may be, or as the step is; a longer example has its own."""
         job = job_of(settings, self.products)
-        beside = other_models(settings, shape, self.products)
+        beside = other_models(settings, shape, self.products, scorers)
         limit = settings.micro_batch_tokens
         room = math.inf
         if limit == "auto" and has_accelerator():

@@ -4,11 +4,13 @@ Method and sources: docs/methods.md; GRPO is arXiv 2402.03300, dynamic sampling 
 are DAPO's (arXiv 2503.14476).
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from togi.core.settings import PromptsRef, Settings, place
+from togi.core.settings import PromptsRef, ScorerRef, Settings, place, references
 from togi.model.memory import Shape, predict
 from togi.rewards.settings import GuardSettings, LengthGate, OverlongTerm, RewardSettings
 from togi.stages.base import StageType
@@ -230,10 +232,17 @@ class TrainGrpo(Optimisation):
         return self
 
 
-def other_models(settings: Optimisation, shape: Shape, products: str) -> float:
+def scorers_of(settings: Optimisation) -> list[ScorerRef]:
+    """The reward models that a policy is graded by, each once; none in other trainings."""
+    if not isinstance(settings, TrainGrpo):
+        return []
+    return sorted({ref for _, ref in references(settings.reward) if isinstance(ref, ScorerRef)})
+
+
+def other_models(settings: Optimisation, shape: Shape, products: str, scorers: Sequence[Shape]) -> float:
     """Bytes of the models that stand beside the trained one as long as a stage runs: the copy that `train.grpo` samples
-    from, where it is not the trained one itself, and the frozen copy that its KL is measured against. `products` is the
-    type that the machine computes products in. Reward models are not counted."""
+    from, where it is not the trained one itself, the frozen copy that its KL is measured against, and the reward
+    models, of the sizes `scorers`. `products` is the type that the machine computes products in."""
     if not isinstance(settings, TrainGrpo):
         return 0.0
     width = 2 if products == "bfloat16" else 4
@@ -243,7 +252,7 @@ def other_models(settings: Optimisation, shape: Shape, products: str) -> float:
     frozen = 0.0
     if settings.loss.beta > 0 and settings.lora is None:
         frozen = shape.parameters * (2.0 if settings.loss.reference_dtype == "bfloat16" else 4.0)
-    return sampled + frozen
+    return sampled + frozen + width * sum(replace(scorer, tied=True).parameters for scorer in scorers)
 
 
 STAGE = StageType("train.grpo", TrainGrpo, yields="model", work="togi.stages.train_grpo_work", version=3)
