@@ -60,6 +60,24 @@ def test_any_other_share_has_the_interval_of_its_mean(values_P):
     assert bootstrap.share(values_P) == bootstrap.mean(values_P)
 
 
+@pytest.mark.parametrize(("base", "policy"), [(0.0, 0.0), (1.0, 1.0), (0.0, 1.0), (1.0, 0.0)])
+def test_the_same_difference_for_all_prompts_is_not_certain(base, policy):
+    """As if none of 40 prompts had been one of those that go the whole way down, or the whole way up."""
+    found = Bootstrap(seed=1, resamples=100).share_difference([base] * 40, [policy] * 40)
+    unseen = stats.binomtest(0, 40).proportion_ci(0.95, method="exact").high
+    mean = policy - base
+    assert found.mean == mean
+    assert (found.low, found.high) == pytest.approx(
+        ((1 - unseen) * mean - unseen, (1 - unseen) * mean + unseen), abs=1e-12
+    )
+    assert -1 <= found.low < found.high <= 1
+
+
+def test_any_other_difference_of_shares_has_the_interval_of_its_mean():
+    bootstrap, base, policy = Bootstrap(seed=1, resamples=500), [0.0] * 20, [1.0] * 19 + [0.0]
+    assert bootstrap.share_difference(base, policy) == bootstrap.difference(base, policy)
+
+
 def test_an_accuracy_of_all_pairs_is_not_certain():
     found = pair_accuracy([2.0] * 40, [1.0] * 40, Bootstrap(seed=1, resamples=100))
     assert (found.interval.low, found.interval.high) == (pytest.approx(0.025 ** (1 / 40)), 1.0)

@@ -92,6 +92,22 @@ def test_every_draft_is_a_prompt_or_a_drop_with_its_reason(tmp_path, asked):
     assert len({prompt.id for prompt in prompts}) == 3 and len(prompts[0].parents) == len(SEEDS)
 
 
+def test_a_question_or_an_answer_that_repeats_itself_is_dropped(tmp_path, asked, monkeypatch):
+    drafts = [
+        " How do birds fly and how do birds fly and how do birds fly?\nAnswer: With wings.",
+        " How do birds fly?\nAnswer: They flap their wings, they flap their wings, they flap their wings.",
+        " How do birds fly?\nAnswer: They flap their wings.",
+        " How do bees fly?\nAnswer: They flap their wings too.",
+    ]
+    monkeypatch.setattr(f"{__name__}.DRAFTS", [(text, "stop_string") for text in drafts] * 2)
+    made = context(tmp_path, answer="It does not.")
+    synthesize_work.run(settings(style="question_answer", count=4), made)
+    made.finish()
+    assert read_json(made.folder / "summary.json")["drops"] == {"repeated_ngrams": 2}
+    _, prompts = read_records(made.folder / RECORDS_FILE)
+    assert [prompt.answer for prompt in prompts] == ["They flap their wings.", "They flap their wings too."]
+
+
 def test_the_examples_differ_from_prompt_to_prompt_and_come_before_an_open_question(tmp_path, asked):
     synthesize_work.run(settings(), context(tmp_path))
     assert len(asked) == 3 and len(set(asked)) > 1

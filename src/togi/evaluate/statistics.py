@@ -89,8 +89,8 @@ class Bootstrap:
         found = self.mean(values_P)
         if found.low != found.high or found.mean not in (0.0, 1.0):
             return found
-        reach = ((1 - self.level) / 2) ** (1 / found.n)
-        return replace(found, low=reach) if found.mean else replace(found, high=1 - reach)
+        unseen = self._unseen(found.n)
+        return replace(found, low=1 - unseen) if found.mean else replace(found, high=unseen)
 
     def difference(self, base_P: ArrayLike, policy_P: ArrayLike) -> Interval:
         """Mean of policy minus base, prompt by prompt: both sides of a prompt are drawn together."""
@@ -98,6 +98,19 @@ class Bootstrap:
         if len(base_P) != len(policy_P):
             raise InputError(f"bootstrap: {len(base_P)} base and {len(policy_P)} policy values cannot be paired")
         return self._interval(policy_P - base_P)
+
+    def share_difference(self, base_P: ArrayLike, policy_P: ArrayLike) -> Interval:
+        """`difference` of values from 0 to 1. Where it is the same for all prompts, the bounds are those of a share of
+        other prompts that the exact one for 0 of n (as in `share`) allows, if all of these differed by -1, or by 1."""
+        found = self.difference(base_P, policy_P)
+        if found.low != found.high:
+            return found
+        unseen = self._unseen(found.n)
+        return replace(found, low=found.mean - unseen * (found.mean + 1), high=found.mean + unseen * (1 - found.mean))
+
+    def _unseen(self, count: int) -> float:
+        """The largest share of which none may be among `count` independent prompts, at this level."""
+        return 1 - ((1 - self.level) / 2) ** (1 / count)
 
     def _interval(self, values_P: Floats) -> Interval:
         mean = float(values_P.mean())

@@ -65,12 +65,14 @@ class Metric:
 
 def compare(metric: Metric, base_P: ArrayLike, policy_P: ArrayLike, bootstrap: Bootstrap) -> Row:
     """A row from one value per prompt of each model, prompts in the same order."""
-    interval = bootstrap.share if metric.share else bootstrap.mean
+    interval, difference = (
+        (bootstrap.share, bootstrap.share_difference) if metric.share else (bootstrap.mean, bootstrap.difference)
+    )
     return Row(
         metric=metric.name,
         base=interval(base_P),
         policy=interval(policy_P),
-        difference=bootstrap.difference(base_P, policy_P),
+        difference=difference(base_P, policy_P),
         higher_is_better=metric.higher_is_better,
         note=metric.note,
     )

@@ -28,6 +28,9 @@ class Synthesize(StageSettings):
     max_tokens: int = Field(default=48, ge=1, description="tokens of one draft")
     min_chars: int = Field(default=8, ge=1)
     max_chars: int = Field(default=400, ge=1)
+    max_repeated_ngrams: float = Field(
+        default=0.3, ge=0, le=1, description="share of repeated word or character n-grams, of question or answer"
+    )
     batch_prompts: int = Field(default=8, ge=1, description="few-shot prompts in one unit of work")
 
     @model_validator(mode="after")
@@ -37,4 +40,4 @@ class Synthesize(StageSettings):
         return self
 
 
-STAGE = StageType("synthesize", Synthesize, yields="prompts", work="togi.stages.synthesize_work")
+STAGE = StageType("synthesize", Synthesize, yields="prompts", work="togi.stages.synthesize_work", version=2)

@@ -4,7 +4,7 @@ from typing import Any
 
 from togi.core.records import Message, Prompt, SamplingParams
 from togi.core.seeds import derive, make_id
-from togi.data.filters import Filter, copy_of_seed, first_failure, too_long, too_short, wrong_script
+from togi.data.filters import Filter, copy_of_seed, first_failure, repeated_ngrams, too_long, too_short, wrong_script
 from togi.data.prompts_fewshot import Draft, choose_shots, fewshot_text, parse_draft, stop_strings
 from togi.rollout.local import Sampler
 from togi.stages.arithmetic import hold_sampling
@@ -54,7 +54,8 @@ def _params(settings: Synthesize) -> SamplingParams:
 def _prompts(
     settings: Synthesize, context: Context, examples: list[Prompt], drafts: list[dict[str, Any]]
 ) -> list[Prompt]:
-    """Reads the drafts; what is no question, too short, too long, in another script or a copy of a seed is dropped."""
+    """Reads the drafts; what is no question, too short, too long, in another script, a copy of a seed or repeats itself
+    is dropped."""
     context.counts["in"] = len(drafts)
     parents = tuple(example.id for example in examples)
     filters: list[Filter] = [
@@ -63,6 +64,7 @@ def _prompts(
         wrong_script(settings.language),
         copy_of_seed([example.text for example in examples]),
     ]
+    repeats = repeated_ngrams(settings.max_repeated_ngrams)
     made = []
     for index, raw in enumerate(drafts):
         name = make_id(context.folder.name, parents, index)
@@ -71,7 +73,7 @@ def _prompts(
         if not isinstance(draft, Draft):
             context.drop(prompt, draft)
             continue
-        reason = first_failure(draft.question, filters)
+        reason = first_failure(draft.question, [*filters, repeats]) or first_failure(draft.answer or "", [repeats])
         if reason is not None:
             context.drop(prompt, reason)
             continue
