@@ -66,6 +66,15 @@ def test_nodes_stand_after_their_inputs_and_know_them(folder):
     assert found.needed_by("pairs") == ["seeds", "drafts", "some", "pairs"]
 
 
+def test_data_that_is_read_as_two_kinds_is_taken_for_no_stage(folder):
+    stages = "  talks: {type: train.sft, init: $base, chats: $seeds, steps: 1}\n"
+    stages += "  seeds-chats: {type: select, input: $seeds, count: 1}\n"
+    found = graph(folder, RECIPE + stages)
+    assert found.nodes["seeds-chats"].settings.type == "select"
+    assert {found.nodes[name].settings.kind for name in ("seeds", "seeds@chats")} == {"prompts", "chats"}
+    assert found.nodes["talks"].inputs["$seeds"] in ("seeds", "seeds@chats")
+
+
 def test_data_of_a_hub_is_noted_too_where_its_revision_is_no_commit(folder):
     text = RECIPE.replace("path: seeds.jsonl", "hub: some/data, revision: v2")
     assert unpinned(graph(folder).recipe) == []

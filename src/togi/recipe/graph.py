@@ -155,9 +155,10 @@ def _order(recipe: Recipe) -> list[str]:
 
 
 def _add_import(graph: Graph, ref: Ref) -> str:
+    """The node that reads data as `ref` wants it; read as two kinds, the second is NAME@KIND, which no stage can be."""
     kind = _kind_of(graph.recipe, ref)
-    first = next((n for n in graph.nodes.values() if n.name == ref.name), None)
-    name = ref.name if first is None or _yields(first.settings) == kind else f"{ref.name}-{kind}"
+    first = graph.nodes.get(ref.name)
+    name = ref.name if first is None or _yields(first.settings) == kind else f"{ref.name}@{kind}"
     if name not in graph.nodes:
         spec: DataSpec = graph.recipe.data[ref.name]
         settings = Import(kind=kind, **{k: v for k, v in spec if v is not None})

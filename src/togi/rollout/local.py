@@ -62,10 +62,11 @@ class Sampler:
         if not terminator:
             raise InputError("the chat template has no terminator; an answer needs a text that ends it")
         self.net: Any = shadow(net)
-        compute_natively(self.net)
-        self._packing = Packing(self.net, batch_rows) if can_pack(net) else None
         weight = next(net.parameters())
         self.device = weight.device
+        if self.device.type == "cpu":
+            compute_natively(self.net)
+        self._packing = Packing(self.net, batch_rows) if can_pack(net) else None
         self.limit = context_limit(net)
         self.batch_rows = batch_rows
         self.terminator = terminator
