@@ -24,6 +24,14 @@ def test_only_a_share_has_the_exact_bound_where_all_values_are_equal():
         assert row.policy == Bootstrap(seed=1).mean([0.0] * 7 + [1.0])
 
 
+def test_only_a_share_has_a_difference_with_width_where_all_prompts_agree():
+    reach = 1 - 0.025 ** (1 / 8)
+    for share, low in ((True, -reach), (False, 0.0)):
+        row = compare(Metric(name="closed", share=share), [0.0] * 8, [0.0] * 8, Bootstrap(seed=1))
+        assert row.difference is not None
+        assert (row.difference.low, row.difference.high) == pytest.approx((low, -low))
+
+
 def test_a_row_with_a_missing_field_is_refused_by_name():
     row = rows_to_json([single(Metric(name="x"), Bootstrap(seed=1).mean([1, 2]))])[0]
     del row["note"]

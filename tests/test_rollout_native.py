@@ -1,7 +1,9 @@
 """The sampler's compiled attention, norms, gates and products against the plain computation in float64."""
 
+import gc
 import logging
 import shutil
+import weakref
 from itertools import chain
 
 import pytest
@@ -9,14 +11,12 @@ import torch
 from rollout_tiny import CONFIGS, CharTokenizer, tiny
 from torch.nn import functional as F
 from transformers import LlamaConfig
-from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRMSNorm
 
 from togi.core.records import SamplingParams
 from togi.rollout.attention import DecodePass, Heads, Places, PrefillPass, Rule
 from togi.rollout.cache import KeyCache
 from togi.rollout.local import Sampler
 from togi.rollout.native import Native, Norm, native
-from togi.rollout.parts import compute_natively
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 
@@ -164,15 +164,43 @@ def test_a_gate_is_rounded_once(functions, dtype, error, gelu, rows, width):
     torch.testing.assert_close(found.double(), exact, rtol=error, atol=1e-5, equal_nan=True)
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
-def test_the_parts_of_known_decoders_are_computed_natively(functions, kind):
-    twin = tiny(CONFIGS[kind])
-    compute_natively(twin)
-    kinds = (LlamaMLP, LlamaRMSNorm, LlamaAttention)
-    suffixes = tuple(kind.__name__.removeprefix("Llama") for kind in kinds)
-    parts = [module for module in twin.modules() if type(module).__name__.endswith(suffixes)]
-    assert len(parts) >= 4 * (3 if kind == "mixtral" else 4)  # experts are no MLP of a known name
-    assert all("forward" in vars(module) for module in parts)
+WIDE = [kind for kind in CONFIGS if "wide heads" in kind]
+
+
+@pytest.mark.parametrize("kind", WIDE)
+def test_the_parts_of_known_decoders_are_computed_natively(functions, kind, monkeypatch):
+    """The library's own norms, gates and attention are met in the prefill at most."""
+    net, met = tiny(CONFIGS[kind]), set()
+
+    def watched(name: str):
+        real = getattr(Native, name)
+        return lambda self, *given: met.add(name) or real(self, *given)
+
+    def never(*given, **more):
+        raise AssertionError("computed by the library")
+
+    for name in ("norm", "gate", "decode"):
+        monkeypatch.setattr(Native, name, watched(name))
+    monkeypatch.setattr(DecodePass, "attend", never)
+    for module in net.modules():
+        if type(module).__name__.endswith(("RMSNorm", "MLP")):
+            monkeypatch.setattr(type(module), "forward", never)
+    Sampler(net, CharTokenizer(), "Q").generate([[1, 2, 3]], SamplingParams(n=2, max_tokens=4), [[1, 2]])
+    assert met == {"norm", "gate", "decode"}
+
+
+def test_a_sampler_that_goes_takes_nothing_with_it(functions):
+    """No circle keeps the weights until the next search for circles."""
+    net = tiny(CONFIGS["llama, wide heads"])
+    gone = weakref.ref(next(net.parameters()))
+    gc.collect()
+    gc.disable()
+    try:
+        sampler = Sampler(net, CharTokenizer(), "Q")
+        del sampler, net
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 # --- products ---------------------------------------------------------------------------------------------------------

@@ -6,11 +6,13 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tiny_run import RECIPE, environment, results, togi, write_recipe
 
+from togi.model.memory import Job, Shape, predict
 from togi.recipe.store import manifest
 
 
@@ -39,6 +41,13 @@ def test_the_policy_took_its_steps_and_knows_the_probabilities_that_were_sampled
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert max(line["sampler_mismatch"] for line in lines) < 1e-4
+
+
+def test_the_predicted_memory_of_the_policy_counts_its_reward_model(finished):
+    shape = Shape.of(json.loads((finished / "model" / "config.json").read_text()))
+    found = json.loads((finished / "home" / "runs" / "tiny" / "policy" / "memory.json").read_text())
+    alone = predict(shape, Job(entropy=True), found["largest_micro_batch"]).peak
+    assert found["predicted"] == round(alone + 4 * replace(shape, tied=True).parameters)
 
 
 def test_an_evaluation_on_prompts_that_were_learnt_from_is_an_alarm(finished):

@@ -6,7 +6,8 @@ do not take, goes through the library as it stands. The results are the same up 
 Shapes: R rows, H query heads, K key heads, D head size, F width.
 """
 
-from types import MethodType
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from torch import Tensor, nn
@@ -31,13 +32,27 @@ def compute_natively(twin: nn.Module) -> None:
     """Replaces the forwards of the known parts of a sampler's twin, where there are compiled functions."""
     functions = native()
     for module in twin.modules() if functions is not None else ():
-        kind = type(module).__name__
-        if kind in (*NORMS, *SHIFTED_NORMS):
-            module.forward = MethodType(_norm, module)
-        elif kind in GATED and type(module.act_fn).__name__ in (*SILU, *GELU):
-            module.forward = MethodType(_gated, module)
-        elif kind in ATTENTION:
-            module.forward = MethodType(_attention, module)
+        forward = _forward_of(module)
+        if forward is not None:
+            vars(module).pop("forward", None)  # that of training
+            module.__class__ = _kind_with(type(module), forward)
+
+
+@lru_cache
+def _kind_with(kind: type, forward: Callable[..., Any]) -> type:
+    """The class with another forward, under the same name. (A forward kept in the module itself would be a circle, and
+    the weights would outlive the sampler until such circles are looked for.)"""
+    return type(kind.__name__, (kind,), {"forward": forward})
+
+
+def _forward_of(module: Any) -> Callable[..., Any] | None:
+    """The forward that stands for a known part's own; None for any other module."""
+    kind = type(module).__name__
+    if kind in (*NORMS, *SHIFTED_NORMS):
+        return _norm
+    if kind in GATED and type(module.act_fn).__name__ in (*SILU, *GELU):
+        return _gated
+    return _attention if kind in ATTENTION else None
 
 
 def norm_of(module: Any) -> Norm:
@@ -60,7 +75,7 @@ def rule_of(module: Any) -> Rule:
 def _norm(module: Any, hidden_states: Tensor) -> Tensor:
     functions = native()
     if functions is None or not functions.computes(hidden_states, module.weight):
-        return type(module).forward(module, hidden_states)
+        return super(type(module), module).forward(hidden_states)
     return functions.norm(hidden_states, norm_of(module))
 
 
@@ -77,8 +92,9 @@ def _attention(
 ) -> tuple[Tensor, None]:
     run = settings.get("togi_pass")
     decoding = isinstance(run, DecodePass) and run.cache.layers[module.layer_idx].blocked
-    if not decoding or position_embeddings[0].shape[-1] != module.head_dim:  # where a part of a head alone is turned
-        return type(module).forward(module, hidden_states, position_embeddings, **settings)
+    turned = position_embeddings[0].numel() == len(hidden_states) * module.head_dim  # else a part of each head alone
+    if not decoding or not turned:
+        return super(type(module), module).forward(hidden_states, position_embeddings, **settings)
     new = New(
         query=module.q_proj(hidden_states),
         key=module.k_proj(hidden_states),

@@ -98,11 +98,12 @@ class Watch:
 
     def text(self, context: Sequence[int], ids: Sequence[int]) -> str:
         """The text of an answer that no pattern ended; bytes of an unfinished last character are left out."""
-        for dropped in range(min(MOST_BYTES, len(ids))):
+        text = ""
+        for dropped in range(min(MOST_BYTES, len(ids) + 1)):
             text = self.decoder.after(context, ids[: len(ids) - dropped])
             if not text.endswith(HOLE):
-                return text
-        return self.decoder.after(context, ids).rstrip(HOLE)
+                break
+        return text
 
     def _can_complete(self, token: int) -> bool:
         piece = self.decoder.piece(token)
@@ -142,14 +143,19 @@ class TextStream:
     def feed(self, token: int) -> str:
         """The text that is certain after this token, as far as it was not given before."""
         self._window.append(token)
-        before = self.watch.decoder.decode(self._window[: self._known])
-        whole = self.watch.decoder.decode(self._window)
-        unfinished = whole.endswith(HOLE) and len(self._window) < self._known + MOST_BYTES
-        if unfinished or len(whole) <= len(before):
+        decode = self.watch.decoder.decode
+        text, sure = decode(self._window), len(self._window)
+        if text.endswith(HOLE):  # the last tokens may be bytes of one character; what stands before them is settled
+            sure = max(sure - (MOST_BYTES - 1), self._known)
+            whole, text = text, decode(self._window[:sure])
+            if not whole.startswith(text):
+                return ""
+        before = decode(self._window[: self._known])
+        if len(text) <= len(before):
             return ""
-        self._pending += whole[len(before) :]
-        self._window = list(self.watch.decoder.context(self._window))
-        self._known = len(self._window)
+        self._pending += text[len(before) :]
+        known = self.watch.decoder.context(self._window[:sure])
+        self._window, self._known = [*known, *self._window[sure:]], len(known)
         return self._give(len(self._pending) - self._held())
 
     def finish(self, ending: Ending) -> str:

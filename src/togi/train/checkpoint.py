@@ -15,6 +15,7 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -197,13 +198,17 @@ def save(
     """
     final = folder / _name(state.step)
     temporary = folder / f".{final.name}.tmp"
+    hashes: dict[str, str] = {}
     try:
         ranks.once(lambda: _begin(temporary))
         hashes = _write_tensors(temporary, final, state, ranks)
         ranks.once(lambda: _finish(temporary, final, state, files, hashes, ranks.size))
     except (OSError, SafetensorError) as error:
-        for path in _paths(temporary, ranks):  # this rank's alone: others may be writing theirs
-            path.unlink(missing_ok=True)
+        with suppress(OSError):  # the first error is the one to tell
+            if hashes:
+                shutil.rmtree(temporary)
+            for path in _paths(temporary, ranks):  # this rank's alone: others may be writing theirs
+                path.unlink(missing_ok=True)
         raise StageError(
             f"the checkpoint of step {state.step} could not be written to {folder}: {error}. Free some space and run "
             "the same command again: it goes on from the checkpoint before"
