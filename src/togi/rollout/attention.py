@@ -118,7 +118,7 @@ class DecodePass:
         """(R, 1, H, D): each group's queries meet the one copy of its prompt, each row its own tokens; one softmax."""
         stored = self.cache.layer(layer, heads.key, heads.value)
         if stored.blocked:
-            new = New(*(x.flatten(1) for x in (heads.query, heads.key, heads.value)))
+            new = New(heads.query.flatten(1), heads.key.flatten(1), heads.value.flatten(1))
             return self.attend_natively(layer, new, rule).unflatten(2, (heads.query.shape[1], -1)).to(heads.query.dtype)
         self._write(stored.own_key, heads.key)
         self._write(stored.own_value, heads.value)

@@ -72,10 +72,16 @@ def rule_of(module: Any) -> Rule:
     return Rule(scaling=module.scaling, window=window, softcap=softcap)
 
 
+def _own_forward(module: Any, *given: Any, **settings: Any) -> Any:
+    """The library's."""
+    kind: Any = super(type(module), module)
+    return kind.forward(*given, **settings)
+
+
 def _norm(module: Any, hidden_states: Tensor) -> Tensor:
     functions = native()
     if functions is None or not functions.computes(hidden_states, module.weight):
-        return super(type(module), module).forward(hidden_states)
+        return _own_forward(module, hidden_states)
     return functions.norm(hidden_states, norm_of(module))
 
 
@@ -91,10 +97,9 @@ def _attention(
     module: Any, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], **settings: Any
 ) -> tuple[Tensor, None]:
     run = settings.get("togi_pass")
-    decoding = isinstance(run, DecodePass) and run.cache.layers[module.layer_idx].blocked
     turned = position_embeddings[0].numel() == len(hidden_states) * module.head_dim  # else a part of each head alone
-    if not decoding or not turned:
-        return super(type(module), module).forward(hidden_states, position_embeddings, **settings)
+    if not isinstance(run, DecodePass) or not run.cache.layers[module.layer_idx].blocked or not turned:
+        return _own_forward(module, hidden_states, position_embeddings, **settings)
     new = New(
         query=module.q_proj(hidden_states),
         key=module.k_proj(hidden_states),
