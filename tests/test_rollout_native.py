@@ -1,7 +1,6 @@
-"""The sampler's compiled attention, norms, gates and products against the plain computation in float64."""
+"""The sampler's compiled attention and products against the plain computation in float64."""
 
 import gc
-import logging
 import shutil
 import weakref
 from itertools import chain
@@ -9,14 +8,13 @@ from itertools import chain
 import pytest
 import torch
 from rollout_tiny import CONFIGS, CharTokenizer, tiny
-from torch.nn import functional as F
 from transformers import LlamaConfig
 
 from togi.core.records import SamplingParams
+from togi.model.native import Native, native
 from togi.rollout.attention import DecodePass, Heads, Places, PrefillPass, Rule
 from togi.rollout.cache import KeyCache
 from togi.rollout.local import Sampler
-from togi.rollout.native import Native, Norm, native
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 
@@ -129,40 +127,7 @@ def test_a_number_that_is_none_stays_none(functions):
     assert found[1].isnan().all()
 
 
-# --- norms and gates --------------------------------------------------------------------------------------------------
-
-TYPES = [(torch.float32, 2e-6), (torch.bfloat16, 2**-8)]
-"""Types with the largest relative error: a bfloat16 is rounded once, by half of its last place."""
-
-
-@pytest.mark.parametrize(("dtype", "error"), TYPES)
-@pytest.mark.parametrize("shift", [0.0, 1.0])
-@pytest.mark.parametrize(("rows", "width"), [(1, 7), (5, 100), (70, 576)])
-def test_a_norm_is_rounded_once(functions, dtype, error, shift, rows, width):
-    generator = torch.Generator().manual_seed(width)
-    x = 3 * torch.randn(rows, 1, width, generator=generator).to(dtype)
-    weight = torch.randn(width, generator=generator).to(dtype)
-    found = functions.norm(x, Norm(weight, 1e-2, shift))
-    wide = x.double()
-    exact = wide / (wide.square().mean(-1, keepdim=True) + 1e-2).sqrt() * (shift + weight.double())
-    assert found.dtype == dtype
-    assert found.shape == x.shape
-    torch.testing.assert_close(found.double(), exact, rtol=error, atol=1e-6)
-
-
-@pytest.mark.parametrize(("dtype", "error"), TYPES)
-@pytest.mark.parametrize("gelu", [False, True])
-@pytest.mark.parametrize(("rows", "width"), [(1, 5), (33, 1536)])
-def test_a_gate_is_rounded_once(functions, dtype, error, gelu, rows, width):
-    generator = torch.Generator().manual_seed(width)
-    x, up = (4 * torch.randn(rows, width, generator=generator).to(dtype) for _ in range(2))
-    x[0, :4] = torch.tensor([0.0, 300.0, -300.0, torch.nan])
-    found = functions.gate(x, up, gelu)
-    wide = x.double()
-    exact = (F.gelu(wide, approximate="tanh") if gelu else F.silu(wide)) * up.double()
-    assert found.dtype == dtype
-    torch.testing.assert_close(found.double(), exact, rtol=error, atol=1e-5, equal_nan=True)
-
+# --- known decoders ---------------------------------------------------------------------------------------------------
 
 WIDE = [kind for kind in CONFIGS if "wide heads" in kind]
 
@@ -247,18 +212,3 @@ def test_the_sampler_gives_the_same_without(functions, dtype, monkeypatch):
             assert a.token_ids == b.token_ids
         same = next((i for i, (x, y) in enumerate(zip(a.token_ids, b.token_ids, strict=False)) if x != y), 40)
         assert a.logprobs[:same] == pytest.approx(b.logprobs[:same], abs=1e-5 if dtype == torch.float32 else 0.1)
-
-
-@pytest.mark.parametrize("compiler", ["false", "a-compiler-that-is-not-there"])
-def test_without_a_working_compiler_torch_alone_is_used_and_that_is_said(compiler, monkeypatch, tmp_path, caplog):
-    monkeypatch.setenv("CC", compiler)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with caplog.at_level(logging.INFO):
-        assert native.__wrapped__() is None
-    assert "sampling goes through torch alone" in caplog.text
-    assert list(tmp_path.rglob("*.so")) == []
-
-
-def test_it_can_be_switched_off(monkeypatch):
-    monkeypatch.setenv("TOGI_NATIVE", "0")
-    assert native.__wrapped__() is None

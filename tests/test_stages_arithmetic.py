@@ -57,11 +57,11 @@ def test_an_unfinished_stage_does_not_go_on_with_arithmetic_that_was_chosen_othe
     assert read_json(first.folder / "numerics.json")["fp32_mode"] == "onednn"
 
 
-def test_an_unfinished_stage_does_not_go_on_with_another_sampler(tmp_path, monkeypatch):
-    monkeypatch.setattr(stages, "device", lambda: torch.device("cpu"))
+def test_an_unfinished_stage_does_not_go_on_with_other_compiled_functions(tmp_path, monkeypatch, measure):
+    measure("default", "float32")
     monkeypatch.setattr(stages, "native", lambda: None)
-    stages.hold_sampling(begin(tmp_path, "answers"))
-    stages.hold_sampling(begin(tmp_path, "answers"))
+    stages.arithmetic(begin(tmp_path, "answers"))
+    stages.arithmetic(begin(tmp_path, "answers"))
     monkeypatch.setattr(stages, "native", lambda: SimpleNamespace(name="native-1"))
-    with pytest.raises(StageError, match=r"sampling: torch alone then, native-1 now.*--accept-numerics"):
-        stages.hold_sampling(begin(tmp_path, "answers"))
+    with pytest.raises(StageError, match=r"compiled: nothing then, native-1 now.*--accept-numerics"):
+        stages.arithmetic(begin(tmp_path, "answers"))

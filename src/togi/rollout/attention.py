@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from transformers import AttentionInterface
 
 from togi.core.errors import InputError
+from togi.model.native import Decode, Norm, native
 from togi.rollout.cache import KeyCache, round_up
-from togi.rollout.native import Decode, Norm, native
 
 NAME = "togi_decode"
 
@@ -143,7 +143,7 @@ class DecodePass:
         return whole.to(heads.query.dtype)
 
     def attend_natively(self, layer: int, new: "New", rule: "Rule") -> Tensor:
-        """(R, 1, H D): the same by `native.c`, which writes the new keys and values too. The layer is `blocked`."""
+        """(R, 1, H D): the same, compiled; writes the new keys and values too. The layer is `blocked`."""
         functions, stored = native(), self.cache.layers[layer]
         assert functions is not None
         dtype, (_, num_keys, _, size) = stored.own_key.dtype, stored.own_value.shape

@@ -11,9 +11,9 @@ import torch
 from togi.core.files import read_json, write_json
 from togi.core.ranks import Ranks
 from togi.core.seeds import digest
+from togi.model.native import native
 from togi.model.numerics import Numerics, apply_numerics, choose_numerics, processor
 from togi.objectives.base import Output
-from togi.rollout.native import native
 from togi.stages.base import Context, hold_numerics
 from togi.train import usage
 from togi.train.precision import in_bfloat16
@@ -35,15 +35,10 @@ def arithmetic(context: Context) -> Numerics:
     if fresh:
         context.log(found.describe())
     noted = {name: getattr(found, name) for name in ("device", "fp32_mode", "compute_dtype")}
+    functions = native() if device().type == "cpu" else None
+    noted["compiled"] = "nothing" if functions is None else functions.name
     context.ranks.once(lambda: hold_numerics(context.folder, {**noted, "torch_threads": found.threads}))
     return found
-
-
-def hold_sampling(context: Context) -> None:
-    """Notes with a stage what its sampler computes with. Raises StageError as `arithmetic` does."""
-    functions = native() if device().type == "cpu" else None
-    noted = {"sampling": "torch alone" if functions is None else functions.name}
-    context.ranks.once(lambda: hold_numerics(context.folder, noted))
 
 
 def in_machine_type(forward: Callable[[Inputs], Output], context: Context) -> Callable[[Inputs], Output]:

@@ -11,7 +11,6 @@ from togi.data.pairs import build_pair, cut_to_shorter
 from togi.data.prompts_fewshot import choose_shots, open_answer
 from togi.rollout.generator import ModelGenerator
 from togi.rollout.local import Sampler
-from togi.stages.arithmetic import hold_sampling
 from togi.stages.base import Context
 from togi.stages.contrast import Careless, Contrast
 from togi.stages.models import load_model
@@ -54,7 +53,6 @@ def _by_examples(settings: Contrast, context: Context, prompts: list[Prompt], ex
     model = load_model(context, settings.model)
     size = settings.batch_prompts
     ends = [] if model.tokenizer.eos_token_id is None else [model.tokenizer.eos_token_id]
-    hold_sampling(context)
     sampler = Sampler(model.net, model.tokenizer, model.template.terminator, batch_rows=size, end_ids=ends)
     params = replace(_params(settings, context), stop=("\n",))
 
@@ -83,7 +81,6 @@ def _answers(settings: Contrast, context: Context, name: str, way: Careless, pro
     """One answer to each prompt under one instruction, without terminator; `name` names the units."""
     model = load_model(context, way.model or settings.model)
     size = settings.batch_prompts
-    hold_sampling(context)
     generator = ModelGenerator(model.net, model.tokenizer, model.template, batch_rows=size)
     ends = (model.template.terminator, *model.template.turn_starts)
 

@@ -24,7 +24,6 @@ from togi.model.forest import Sequence, move, plant
 from togi.model.load import LoadedModel
 from togi.model.logprobs import Policy, hidden_states
 from togi.rollout.generator import ModelGenerator
-from togi.stages.arithmetic import hold_sampling
 from togi.stages.base import Context
 from togi.stages.curate import Curate
 from togi.stages.models import load_model
@@ -201,7 +200,6 @@ def _ask(
     settings: Curate, context: Context, model: LoadedModel, prompts: list[Prompt], question: str, name: str
 ) -> list[str]:
     """One greedy answer to `question` about each draft; a broken verdict is asked for once more."""
-    hold_sampling(context)
     generator = ModelGenerator(model.net, model.tokenizer, model.template, batch_rows=settings.batch_prompts)
     batches = _batches(settings, prompts)
     params = SamplingParams(temperature=0.0, max_tokens=settings.max_tokens, seed=context.seed)

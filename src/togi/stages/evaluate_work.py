@@ -21,7 +21,6 @@ from togi.evaluate.table import Metric, Row, compare, rows_to_json
 from togi.rewards.base import Attempt
 from togi.rewards.terminator import TerminatorCheck
 from togi.rollout.generator import ModelGenerator
-from togi.stages.arithmetic import hold_sampling
 from togi.stages.base import Context
 from togi.stages.evaluate import Evaluate
 from togi.stages.learnt import learnt, mark
@@ -105,7 +104,6 @@ def _warn_learnt(settings: Evaluate, context: Context, prompts: list[Prompt]) ->
 def _answers(settings: Evaluate, context: Context, ref: ModelRef, name: str, prompts: list[Prompt]) -> Side:
     model = load_model(context, ref)
     size = settings.batch_prompts
-    hold_sampling(context)
     generator = ModelGenerator(model.net, model.tokenizer, model.template, batch_rows=size * settings.samples)
     params = SamplingParams(
         temperature=settings.temperature,

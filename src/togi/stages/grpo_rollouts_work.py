@@ -25,7 +25,7 @@ from togi.rewards.settings import LanguageGate
 from togi.rewards.statistics import reward_statistics
 from togi.rollout.local import Sampler
 from togi.rollout.network import context_limit
-from togi.stages.arithmetic import arithmetic, hold_sampling
+from togi.stages.arithmetic import arithmetic
 from togi.stages.base import Context, timed
 from togi.stages.models import load_scorer
 from togi.stages.train_grpo import TrainGrpo, scorers_of
@@ -103,7 +103,6 @@ class Rollouts:
         itself = dtype == torch.float32 and not context.ranks.several
         self.net = model.net if itself else copy.deepcopy(model.net).to(dtype)
         rows = self.size * settings.group_size
-        hold_sampling(context)
         self.sampler = Sampler(self.net, model.tokenizer, model.template.terminator, batch_rows=rows)
         self.reward = _reward(settings, context, model)
 

@@ -7,7 +7,6 @@ from togi.core.seeds import derive, make_id
 from togi.data.filters import Filter, copy_of_seed, first_failure, repeated_ngrams, too_long, too_short, wrong_script
 from togi.data.prompts_fewshot import Draft, choose_shots, fewshot_text, parse_draft, stop_strings
 from togi.rollout.local import Sampler
-from togi.stages.arithmetic import hold_sampling
 from togi.stages.base import Context
 from togi.stages.models import load_model
 from togi.stages.synthesize import Synthesize
@@ -18,7 +17,6 @@ def run(settings: Synthesize, context: Context) -> None:
     model = load_model(context, settings.model)
     rows = settings.batch_prompts * settings.samples_per_prompt
     ends = [] if model.tokenizer.eos_token_id is None else [model.tokenizer.eos_token_id]
-    hold_sampling(context)
     sampler = Sampler(model.net, model.tokenizer, model.template.terminator, batch_rows=rows, end_ids=ends)
     num_prompts = -(-settings.count // settings.samples_per_prompt)
 

@@ -1,0 +1,68 @@
+/* Numbers that are bfloat16 (`half`) or float in memory and float in registers. */
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <omp.h>
+
+#define INLINE static inline __attribute__((always_inline))
+#define PARALLEL (1 << 15) /* numbers that repay waking the other threads */
+
+#ifdef __AVX512F__
+#define LANES 16
+#else
+#define LANES 8
+#endif
+
+typedef float vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint32_t words __attribute__((vector_size(4 * LANES)));
+typedef uint16_t halves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
+
+/* LANES numbers from `at`, which are bfloat16 or float. */
+INLINE vector load(const void *from, size_t at, const int half) {
+    if (!half) return *(const vector *)((const float *)from + at);
+    return (vector)(__builtin_convertvector(*(const halves *)((const uint16_t *)from + at), words) << 16);
+}
+
+INLINE float number(const void *from, size_t at, const int half) {
+    if (!half) return ((const float *)from)[at];
+    uint32_t bits = (uint32_t)((const uint16_t *)from)[at] << 16;
+    float wide;
+    memcpy(&wide, &bits, 4);
+    return wide;
+}
+
+INLINE uint16_t rounded(float wide) {
+    uint32_t bits;
+    memcpy(&bits, &wide, 4);
+    return isnan(wide) ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
+INLINE const void *moved(const void *from, size_t count, const int half) {
+    return (const char *)from + count * (half ? 2 : 4);
+}
+
+INLINE void store(void *to, size_t at, float number, const int half) {
+    if (half) ((uint16_t *)to)[at] = rounded(number);
+    else ((float *)to)[at] = number;
+}
+
+/* exp of x <= 0, to 2 units in the last place; 0 below the smallest normal number. */
+INLINE float exp_(float x) {
+    float low = x < -87.0f ? -87.0f : x;
+    float n = rintf(low * 1.44269504088896341f);
+    float r = low - n * 0.693359375f + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    uint32_t bits = (uint32_t)((int32_t)n + 127) << 23;
+    float power;
+    memcpy(&power, &bits, 4);
+    return x < -87.0f ? 0.0f : p * power;
+}

@@ -1,0 +1,315 @@
+"""Parts of a decoder compiled for this processor, `c/`: norms, gates and rotary turns with their gradients, and the
+sampler's attention and products.
+
+It takes the system's C compiler some seconds, once. Without a compiler, or with TOGI_NATIVE=0 in the environment, torch
+alone computes: slower, and the same up to rounding. Every number is computed by one thread and in one order, whatever
+the number of rows and threads.
+
+Shapes: R rows, K key heads, M query heads a key head, D head size, N outputs, I inputs, F width, T positions, H heads.
+"""
+
+import ctypes
+import hashlib
+import logging
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from togi.core.files import sync_folder
+
+log = logging.getLogger(__name__)
+
+SOURCES = sorted((Path(__file__).parent / "c").glob("*.[ch]"))
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC", "-shared")
+
+BLOCK = 16
+"""Keys lie in blocks of so many columns."""
+
+MOST_ROWS = 64
+"""Products of more rows are left to torch: they are no longer bound by reading the weights."""
+
+
+class Decode(ctypes.Structure):
+    """The arguments of `togi_decode`, as `c/decode.c` states them; contiguous tensors by their addresses."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("query", "key", "value", "out")),
+        *((name, ctypes.c_void_p) for name in ("prompt_key", "prompt_value", "own_key", "own_value")),
+        *((name, ctypes.c_void_p) for name in ("order", "group", "prompt", "own", "scratch")),
+        *((name, ctypes.c_void_p) for name in ("cosine", "sine", "query_norm", "key_norm")),
+        *((name, ctypes.c_int64) for name in ("rows", "heads", "shared", "size", "prompt_room", "own_room")),
+        *((name, ctypes.c_int64) for name in ("window", "half", "threads")),
+        *((name, ctypes.c_float) for name in ("scale", "softcap", "epsilon", "shift")),
+    )
+
+
+class _Norm(ctypes.Structure):
+    """The arguments of `togi_norm` and `togi_norm_backward`."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("x", "more", "weight", "sum", "y", "grad_y", "grad_sum")),
+        *((name, ctypes.c_void_p) for name in ("grad_x", "grad_more", "grad_weight", "partial")),
+        *((name, ctypes.c_int64) for name in ("rows", "width", "types")),
+        *((name, ctypes.c_float) for name in ("epsilon", "shift")),
+    )
+
+
+class _Gate(ctypes.Structure):
+    """The arguments of `togi_gate`."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("x", "up", "y", "grad", "grad_x", "grad_up")),
+        *((name, ctypes.c_int64) for name in ("rows", "width", "gelu", "half")),
+    )
+
+
+class _Turn(ctypes.Structure):
+    """The arguments of `togi_turn`."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("x", "cosine", "sine", "y")),
+        *((name, ctypes.c_int64) for name in ("positions", "heads", "size", "back", "half", "angle_half")),
+    )
+
+
+_WIDE, _NARROW = torch.float32, torch.bfloat16
+NORM_TYPES = {
+    (_WIDE, _WIDE, _WIDE): 0,
+    (_WIDE, _WIDE, _NARROW): 1,
+    (_NARROW, _NARROW, _NARROW): 2,
+    (_NARROW, _WIDE, _NARROW): 3,
+}
+"""Types of a norm's input, weight and output, as `c/layers.c` counts them."""
+
+CHUNK = 32
+"""Rows whose share of a weight's gradient is summed apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """x / rms(x) * (shift + weight)."""
+
+    weight_F: Tensor
+    epsilon: float
+    shift: float
+
+
+class Native:
+    """The compiled functions. `name` follows from what they were compiled from and by; `products`: whether this
+    processor has the units that `linear` is written for."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.stem
+        self._library = library = ctypes.CDLL(str(path))
+        address, size = ctypes.c_void_p, ctypes.c_int64
+        library.togi_decode.argtypes = (ctypes.POINTER(Decode),)
+        library.togi_norm.argtypes = library.togi_norm_backward.argtypes = (ctypes.POINTER(_Norm),)
+        library.togi_gate.argtypes = (ctypes.POINTER(_Gate),)
+        library.togi_turn.argtypes = (ctypes.POINTER(_Turn),)
+        self.products = bool(library.togi_products())
+        if self.products:
+            library.togi_pack.argtypes = (address, address, size, size)
+            library.togi_linear.argtypes = (address, address, address, address, size, size, size)
+
+    def computes(self, x: Tensor, other: Tensor) -> bool:
+        """Whether these are numbers that the functions compute with: on CPU, both float32 or both bfloat16."""
+        known = x.dtype is torch.float32 or x.dtype is torch.bfloat16
+        return known and x.dtype is other.dtype and x.is_cpu and other.is_cpu
+
+    def attends(self, key: Tensor, value: Tensor) -> bool:
+        """Whether `decode` computes with keys and values like these."""
+        return self.computes(key, value) and key.shape[-1] % 32 == 0 and key.shape[-1] == value.shape[-1]
+
+    def decode(self, arguments: Decode) -> None:
+        """Attention of one new token a row."""
+        self._library.togi_decode(arguments)
+
+    def norms(self, x: Tensor, norm: Norm, dtype: torch.dtype) -> bool:
+        """Whether `norm` computes with an input and a weight like these, and gives an output of that type."""
+        weight_F = norm.weight_F
+        return x.is_cpu and weight_F.is_cpu and (x.dtype, weight_F.dtype, dtype) in NORM_TYPES
+
+    def norm(self, x: Tensor, norm: Norm, dtype: torch.dtype, more: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x + more, and its norm in `dtype`, (..., F) each, computed in float32 and rounded once. What is added has
+        the type of the output; where nothing is, the first result is x."""
+        x = x.contiguous()
+        y = torch.empty_like(x, dtype=dtype)
+        whole = x if more is None else torch.empty_like(x)
+        more = None if more is None else more.contiguous()
+        self._library.togi_norm(_norm_arguments(x, norm, dtype, more=more, sum=whole, y=y))
+        return whole, y
+
+    def norm_backward(
+        self, x: Tensor, norm: Norm, grad_y: Tensor, grad_sum: Tensor | None, wanted: tuple[bool, bool]
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Gradients of x (..., F), of what was added to it, and of the weight (F), the last two if `wanted`; `x` is the
+        sum, and `grad_sum` the gradient that comes to it from its other readers."""
+        grad_y, grad_x = grad_y.contiguous(), torch.empty_like(x)
+        grad_sum = None if grad_sum is None else grad_sum.contiguous()
+        grad_more = torch.empty_like(grad_y) if wanted[0] and grad_y.dtype != x.dtype else None
+        grad_weight = partial = None
+        if wanted[1]:
+            chunks = -(-(x.numel() // x.shape[-1]) // CHUNK)
+            grad_weight, partial = (torch.empty(*n, x.shape[-1]) for n in ((), (chunks,)))
+        self._library.togi_norm_backward(
+            _norm_arguments(
+                x, norm, grad_y.dtype,
+                grad_y=grad_y, grad_sum=grad_sum, grad_x=grad_x, grad_more=grad_more,
+                grad_weight=grad_weight, partial=partial,
+            )
+        )  # fmt: skip
+        if grad_weight is not None:
+            grad_weight = grad_weight.to(norm.weight_F.dtype)
+        return grad_x, grad_x if wanted[0] and grad_more is None else grad_more, grad_weight
+
+    def gate(self, x: Tensor, up: Tensor, gelu: bool) -> Tensor:
+        """f(x) * up, (..., F), computed in float32 and rounded once; f is SiLU, or GELU by tanh."""
+        x, up = x.contiguous(), up.contiguous()
+        y = torch.empty_like(x)
+        self._library.togi_gate(_gate_arguments(gelu, x=x, up=up, y=y))
+        return y
+
+    def gate_backward(
+        self, x: Tensor, up: Tensor, grad: Tensor, gelu: bool, again: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Gradients of x and up, (..., F), and f(x) * up once more if it is wanted `again`."""
+        x, up, grad = x.contiguous(), up.contiguous(), grad.contiguous()
+        grad_x, grad_up, y = torch.empty_like(x), torch.empty_like(x), torch.empty_like(x) if again else None
+        self._library.togi_gate(_gate_arguments(gelu, x=x, up=up, y=y, grad=grad, grad_x=grad_x, grad_up=grad_up))
+        return grad_x, grad_up, y
+
+    def turns(self, x: Tensor, turn: tuple[Tensor, Tensor]) -> bool:
+        """Whether `turn` computes with heads and angles like these."""
+        return self.computes(x, x) and self.computes(*turn)
+
+    def turn(self, x: Tensor, turn: tuple[Tensor, Tensor], back: bool = False) -> Tensor:
+        """Heads (T, H, D) turned by their cosines and sines (T, D), as (H, T, D), rounded once; `back`: a gradient
+        (H, T, D) the other way."""
+        x, (cosine, sine) = x.contiguous(), (angle.contiguous() for angle in turn)
+        heads, positions = x.shape[:2] if back else (x.shape[1], x.shape[0])
+        size, narrow = x.shape[2], torch.bfloat16
+        y = x.new_empty((positions, heads, size) if back else (heads, positions, size))
+        self._library.togi_turn(
+            _Turn(
+                *(tensor.data_ptr() for tensor in (x, cosine, sine, y)),
+                positions, heads, size, back, x.dtype == narrow, cosine.dtype == narrow,
+            )
+        )  # fmt: skip
+        return y
+
+    def multiplies(self, weight_NI: Tensor) -> bool:
+        """Whether `linear` computes with a weight like this."""
+        known = weight_NI.dtype == torch.bfloat16 and weight_NI.device.type == "cpu"
+        return self.products and known and weight_NI.shape[1] % 32 == 0
+
+    def pack(self, weight_NI: Tensor) -> Tensor:
+        """The weight in the layout that `linear` reads."""
+        outputs, inputs = weight_NI.shape
+        weight_NI = weight_NI.contiguous()
+        packed = weight_NI.new_empty(-(-outputs // 32) * 32 * inputs)
+        self._library.togi_pack(weight_NI.data_ptr(), packed.data_ptr(), outputs, inputs)
+        return packed
+
+    def linear(self, x: Tensor, packed: Tensor, bias_N: Tensor | None, outputs: int) -> Tensor:
+        """(..., N) from (..., I), bfloat16, summed in float32 and rounded once."""
+        x, inputs = x.contiguous(), x.shape[-1]
+        y = x.new_empty((*x.shape[:-1], outputs))
+        bias = None if bias_N is None else bias_N.data_ptr()
+        rows = x.numel() // inputs
+        self._library.togi_linear(x.data_ptr(), packed.data_ptr(), bias, y.data_ptr(), rows, outputs, inputs)
+        return y
+
+
+def _addresses(tensors: dict[str, Tensor | None]) -> dict[str, int | None]:
+    return {name: None if tensor is None else tensor.data_ptr() for name, tensor in tensors.items()}
+
+
+def _norm_arguments(x: Tensor, norm: Norm, dtype: torch.dtype, **tensors: Tensor | None) -> _Norm:
+    return _Norm(
+        **_addresses({"x": x, "weight": norm.weight_F, **tensors}),
+        rows=x.numel() // x.shape[-1],
+        width=x.shape[-1],
+        types=NORM_TYPES[x.dtype, norm.weight_F.dtype, dtype],
+        epsilon=norm.epsilon,
+        shift=norm.shift,
+    )
+
+
+def _gate_arguments(gelu: bool, **tensors: Tensor | None) -> _Gate:
+    x = tensors["x"]
+    assert x is not None
+    rows, width = x.numel() // x.shape[-1], x.shape[-1]
+    return _Gate(**_addresses(tensors), rows=rows, width=width, gelu=gelu, half=x.dtype == torch.bfloat16)
+
+
+@lru_cache(maxsize=1)
+def native() -> Native | None:
+    """The compiled functions; None where there is no compiler or TOGI_NATIVE is 0."""
+    if os.environ.get("TOGI_NATIVE") == "0":
+        return None
+    command = [*shlex.split(os.environ.get("CC") or "cc"), *FLAGS]
+    threads, compiler = threads_library(), command[0]
+    if threads is None:
+        return _without("torch has not loaded exactly one libgomp, whose threads it could share")
+    if shutil.which(compiler) is None:
+        return _without(f"the C compiler {compiler} is not found; install gcc, or name another in CC")
+    try:
+        path = cache_folder() / f"native-{_fingerprint(command, threads)}.so"
+        if not path.exists():
+            _compile([*command, *(str(s) for s in SOURCES if s.suffix == ".c"), threads, "-lm"], path)
+        return Native(path)
+    except (subprocess.CalledProcessError, OSError) as error:
+        lines = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+        return _without(f"{compiler}: {lines[0]}")
+
+
+def _without(reason: str) -> None:
+    log.warning("torch alone computes, which is slower: %s", reason)
+
+
+def cache_folder() -> Path:
+    """Where compiled files are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "togi"
+
+
+def threads_library() -> str | None:
+    """The OpenMP library that torch has loaded, whose threads the functions must share; None on other systems."""
+    try:
+        loaded = Path("/proc/self/maps").read_text()
+    except FileNotFoundError:
+        return None
+    found = {line.split(maxsplit=5)[5] for line in loaded.splitlines() if "/libgomp" in line}
+    return min(found) if len(found) == 1 else None
+
+
+def _fingerprint(command: Sequence[str], threads: str) -> str:
+    """What the compiled file follows from: source, compiler, processor, threads."""
+    version = _output([*command, "--version"])
+    processor = _output([*command, "-dM", "-E", "-x", "c", os.devnull])
+    whole = "\0".join([*(source.read_text() for source in SOURCES), version, processor, *command, threads])
+    return hashlib.sha256(whole.encode()).hexdigest()[:16]
+
+
+def _compile(command: Sequence[str], path: Path) -> None:
+    """Compiles in a folder of its own: several ranks may do so at once, and each puts the same file in place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        made = Path(folder) / path.name
+        _output([*command, "-o", str(made)])
+        with made.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        made.replace(path)
+        sync_folder(path.parent)
+
+
+def _output(command: Sequence[str]) -> str:
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", check=True).stdout

@@ -1,0 +1,101 @@
+"""Which modules of the library are which part of a decoder, known by the names of their classes, their settings, and
+how to give one another forward."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from torch import nn
+
+from togi.model.attention import Options
+from togi.model.native import Norm
+
+NORMS = (
+    "LlamaRMSNorm",
+    "MistralRMSNorm",
+    "MixtralRMSNorm",
+    "Qwen2RMSNorm",
+    "Qwen3RMSNorm",
+    "Qwen3MoeRMSNorm",
+)
+SHIFTED_NORMS = ("Gemma2RMSNorm", "Gemma3RMSNorm")
+"""Norms whose weight is added to 1."""
+
+GATED = ("LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP")
+GELU_GATED = ("Gemma2MLP", "Gemma3MLP")
+SILU = ("SiLU", "SiLUActivation")
+GELU = ("GELUTanh",)
+
+WINDOW_OF_MODEL = ("MistralAttention", "MixtralAttention")
+WINDOW_OF_LAYER = ("Qwen2Attention", "Qwen3Attention", "Gemma2Attention", "Gemma3Attention")
+ATTENTION = ("LlamaAttention", *WINDOW_OF_MODEL, *WINDOW_OF_LAYER)
+"""Queries and keys are turned by rotary positions over their whole width, after a norm if the layer has one."""
+
+LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
+"""x + attention(norm(x)), and the same with the feed-forward part."""
+
+
+def kind_of(module: nn.Module) -> str:
+    """The name of its class, by which a part is known."""
+    return type(module).__name__
+
+
+def gelu_of(module: Any) -> bool | None:
+    """Whether a gated feed-forward part opens by GELU (by tanh) or by SiLU; None for any other module."""
+    if kind_of(module) not in (*GATED, *GELU_GATED):
+        return None
+    activation = kind_of(module.act_fn)
+    return activation in GELU if activation in (*SILU, *GELU) else None
+
+
+def norm_of(module: Any) -> Norm | None:
+    """What a known norm computes; None for any other module."""
+    if kind_of(module) in SHIFTED_NORMS:
+        return Norm(module.weight, module.eps, 1.0)
+    return Norm(module.weight, module.variance_epsilon, 0.0) if kind_of(module) in NORMS else None
+
+
+def options_of(module: Any) -> Options:
+    """How a known attention attends."""
+    kind = kind_of(module)
+    window = module.config.sliding_window if kind in WINDOW_OF_MODEL else None
+    if kind in WINDOW_OF_LAYER:
+        window = module.sliding_window
+    softcap = module.attn_logit_softcapping if kind == "Gemma2Attention" else None
+    return Options(window=window, scale=module.scaling, softcap=softcap)
+
+
+def turns_whole_heads(module: Any, cosine: Any, rows: int) -> bool:
+    """Whether the angles of `rows` tokens are for the whole width of each head."""
+    return cosine.numel() == rows * module.head_dim
+
+
+# --- forwards ---------------------------------------------------------------------------------------------------------
+
+
+def use_forward(module: nn.Module, forward: Callable[..., Any]) -> None:
+    """Gives a module of the library another forward: its class becomes one of the same name with that forward, so that
+    what the library does around forwards (computing layers again) stays. (A forward kept in the module itself would be
+    a circle, and the weights would outlive the model until such circles are looked for.)"""
+    module.__class__ = _kind_with(library_kind(module), forward)
+
+
+def use_library(module: nn.Module) -> None:
+    """Takes that forward away again."""
+    module.__class__ = library_kind(module)
+
+
+def library_kind(module: nn.Module) -> type:
+    """The class that the library gave it."""
+    return getattr(type(module), "togi_library_kind", type(module))
+
+
+def library_forward(module: Any, *given: Any, **settings: Any) -> Any:
+    """The library's forward."""
+    kind: Any = library_kind(module)
+    return kind.forward(module, *given, **settings)
+
+
+@lru_cache
+def _kind_with(kind: type, forward: Callable[..., Any]) -> type:
+    return type(kind.__name__, (kind,), {"forward": forward, "togi_library_kind": kind})
