@@ -8,7 +8,6 @@ all branches to their trunk; the parts are joined by their log-sum-exp, and no m
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from math import gcd
 from typing import Any
@@ -21,7 +20,9 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from togi.core.errors import InputError
-from togi.model.forest import Forest, Layout, Tree
+from togi.model.blocks import Attention, Block, Options, plan
+from togi.model.forest import Forest
+from togi.model.native import native
 
 TREE_ATTENTION = "togi_tree"
 
@@ -30,69 +31,6 @@ SHORT = 512
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How a layer attends: window in rows (None: all), scale of the scores, soft cap of the scores (None: none)."""
-
-    window: int | None
-    scale: float
-    softcap: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Query rows [q0, q1) against key rows [k0, k1), both consecutive in position.
-
-    `shift` is position(q0) - position(k0) - (a query at shift 0 sees exactly its own key and earlier ones). `see`: all
-    keys, earlier ones, or earlier ones inside the window. `merge`: the rows have been visited by another block before.
-    """
-
-    q0: int
-    q1: int
-    k0: int
-    k1: int
-    see: str
-    shift: int = 0
-    merge: bool = False
-
-
-def _own_blocks(start: int, stop: int, window: int | None) -> list[Block]:
-    """A run of rows to itself; with a window shorter than the run in strips, so that the cost is linear."""
-    if window is None or stop - start <= window:
-        return [Block(start, stop, start, stop, "earlier")]
-    blocks = []
-    for q0 in range(start, stop, window):
-        k0 = max(start, q0 - window + 1)
-        blocks.append(Block(q0, min(stop, q0 + window), k0, min(stop, q0 + window), "window", q0 - k0))
-    return blocks
-
-
-def _trunk_blocks(tree: Tree, window: int | None) -> list[Block]:
-    """The branches of a tree to its trunk."""
-    trunk = tree.trunk_stop - tree.start
-    if not tree.branches:
-        return []
-    if window is None or trunk + max(stop - start for start, stop in tree.branches) <= window:
-        return [Block(tree.branches[0][0], tree.branches[-1][1], tree.start, tree.trunk_stop, "all", merge=True)]
-    k0 = max(tree.start, tree.trunk_stop - window + 1)
-    return [  # only the first window - 1 rows of a branch see any trunk
-        Block(start, min(stop, start + window - 1), k0, tree.trunk_stop, "window", tree.trunk_stop - k0, merge=True)
-        for start, stop in tree.branches
-        if window > 1
-    ]
-
-
-@lru_cache(maxsize=64)
-def plan(layout: Layout, window: int | None) -> tuple[Block, ...]:
-    """The dense blocks that make up the attention of a forest; blocks that set rows come before those that merge."""
-    blocks: list[Block] = []
-    for tree in layout.trees:
-        for start, stop in ((tree.start, tree.trunk_stop), *tree.branches):
-            blocks += _own_blocks(start, stop, window)
-        blocks += _trunk_blocks(tree, window)
-    return tuple(blocks)
 
 
 def _mask(block: Block, options: Options, like: Tensor) -> Tensor | None:
@@ -172,6 +110,24 @@ class _BlockAttention(torch.autograd.Function):
             grad_key[:, block.k0 : block.k1] += part_key.sum(1)
             grad_value[:, block.k0 : block.k1] += part_value.sum(1)
         return grad_query.to(dtype), grad_key.to(dtype), grad_value.to(dtype), None, None
+
+
+class _CompiledAttention(torch.autograd.Function):
+    """The same by compiled functions, (T, H, D), from (H, T, D), (K, T, D) and (T, K, D)."""
+
+    @staticmethod
+    def forward(ctx: Any, query_HTD: Tensor, key_KTD: Tensor, value_TKD: Tensor, attention: Attention) -> Tensor:
+        query_HTD, key_KTD, value_TKD = query_HTD.contiguous(), key_KTD.contiguous(), value_TKD.contiguous()
+        out_THD, lse_HT = attention.forward(query_HTD, key_KTD, value_TKD)
+        ctx.save_for_backward(query_HTD, key_KTD, value_TKD, out_THD, lse_HT)
+        ctx.attention = attention
+        return out_THD
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        names = "query", "key", "value", "out", "lse"
+        tensors = dict(zip(names, ctx.saved_tensors, strict=True))
+        return *ctx.attention.backward({**tensors, "grad": grads[0].contiguous()}), None
 
 
 def _inputs(block: Block, query_KRTD: Tensor, key_KTD: Tensor, value_KTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -267,6 +223,10 @@ def attend(forest: Forest, query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor
     query_KRTD = query_HTD.unflatten(0, (key_KTD.shape[0], -1))
     same_width = value_KTD.shape[-1] == key_KTD.shape[-1]
     if options.softcap is None and same_width and query_HTD.device.type == "cpu":
+        compiled = Attention.of(native(), query_HTD, forest.layout, options)
+        if compiled is not None:
+            out_THD: Tensor = _CompiledAttention.apply(query_HTD, key_KTD, value_KTD.transpose(0, 1), compiled)  # type: ignore
+            return out_THD.transpose(0, 1)
         blocks = plan(forest.layout, options.window)
         out_KRTD: Tensor = _BlockAttention.apply(query_KRTD, key_KTD, value_KTD, blocks, options)  # type: ignore
     else:

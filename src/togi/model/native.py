@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -29,7 +30,7 @@ from togi.core.files import sync_folder
 log = logging.getLogger(__name__)
 
 SOURCES = sorted((Path(__file__).parent / "c").glob("*.[ch]"))
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC", "-shared")
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC")
 
 BLOCK = 16
 """Keys lie in blocks of so many columns."""
@@ -119,6 +120,7 @@ class Native:
         if self.products:
             library.togi_pack.argtypes = (address, address, size, size)
             library.togi_linear.argtypes = (address, address, address, address, size, size, size)
+            library.togi_attend.argtypes = library.togi_attend_backward.argtypes = (address,)
 
     def computes(self, x: Tensor, other: Tensor) -> bool:
         """Whether these are numbers that the functions compute with: on CPU, both float32 or both bfloat16."""
@@ -206,6 +208,14 @@ class Native:
         )  # fmt: skip
         return y
 
+    def attend(self, arguments: ctypes.Structure) -> None:
+        """Attention of a forest (`togi.model.blocks`), where there are `products`."""
+        self._library.togi_attend(ctypes.addressof(arguments))
+
+    def attend_backward(self, arguments: ctypes.Structure) -> None:
+        """Its gradients."""
+        self._library.togi_attend_backward(ctypes.addressof(arguments))
+
     def multiplies(self, weight_NI: Tensor) -> bool:
         """Whether `linear` computes with a weight like this."""
         known = weight_NI.dtype == torch.bfloat16 and weight_NI.device.type == "cpu"
@@ -265,7 +275,7 @@ def native() -> Native | None:
     try:
         path = cache_folder() / f"native-{_fingerprint(command, threads)}.so"
         if not path.exists():
-            _compile([*command, *(str(s) for s in SOURCES if s.suffix == ".c"), threads, "-lm"], path)
+            _compile(command, [threads, "-lm"], path)
         return Native(path)
     except (subprocess.CalledProcessError, OSError) as error:
         lines = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
@@ -299,12 +309,16 @@ def _fingerprint(command: Sequence[str], threads: str) -> str:
     return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
 
-def _compile(command: Sequence[str], path: Path) -> None:
+def _compile(command: Sequence[str], libraries: Sequence[str], path: Path) -> None:
     """Compiles in a folder of its own: several ranks may do so at once, and each puts the same file in place."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder, ThreadPoolExecutor() as pool:
+        sources = [source for source in SOURCES if source.suffix == ".c"]
+        objects = [str(Path(folder) / f"{source.stem}.o") for source in sources]
+        steps = [[*command, "-c", str(s), "-o", o] for s, o in zip(sources, objects, strict=True)]
+        list(pool.map(_output, steps))
         made = Path(folder) / path.name
-        _output([*command, "-o", str(made)])
+        _output([*command, "-shared", *objects, *libraries, "-o", str(made)])
         with made.open("rb+") as handle:
             os.fsync(handle.fileno())
         made.replace(path)

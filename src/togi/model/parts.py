@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from togi.model.attention import Options
+from togi.model.blocks import Options
 from togi.model.native import Norm
 
 NORMS = (

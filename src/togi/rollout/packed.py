@@ -1,8 +1,8 @@
 """Weights laid out for products of few rows, for as long as a batch is sampled.
 
-A product on CPU may rearrange the weights at every call; few rows do not repay that. Packing does it once: in the layout
-of `c/products.c` where that computes such a product, else in oneDNN's own, by the operators that torch's compiler uses
-for frozen weights. The products stay the same up to the order of their sums.
+A product on CPU may rearrange the weights at every call; few rows do not repay that. Packing does it once: in the
+layout of `c/products.c` where that computes such a product, else in oneDNN's own, by the operators that torch's
+compiler uses for frozen weights. The products stay the same up to the order of their sums.
 
 Where the processor has no products in a half type, torch emulates them (bfloat16 is 8 times slower than float32 on
 AVX2). There the packed copy is float32: inputs are widened and results rounded to the half type, which is what a

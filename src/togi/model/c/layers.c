@@ -30,21 +30,20 @@ typedef struct {
 
 INLINE void norm(const Norm *a, int64_t row, const int X, const int W, const int Y) {
     const int64_t F = a->width;
-    const void *x = moved(a->x, row * F, X), *weight = a->weight;
-    void *y = (void *)moved(a->y, row * F, Y);
-    if (a->more) {
-        const void *more = moved(a->more, row * F, Y);
-        void *sum = (void *)moved(a->sum, row * F, X);
-#pragma omp simd
-        for (int64_t i = 0; i < F; i++) store(sum, i, number(x, i, X) + number(more, i, Y), X);
+    const void *x = moved(a->x, row * F, X), *more = a->more ? moved(a->more, row * F, Y) : 0;
+    void *y = (void *)moved(a->y, row * F, Y), *sum = (void *)moved(a->sum, row * F, X);
+    vector squares = {0};
+    if (more) {
+        for (int64_t i = 0; i < F; i += LANES) put(sum, i, F, get(x, i, F, X) + get(more, i, F, Y), X);
         x = sum;
     }
-    float squares = 0;
-#pragma omp simd reduction(+ : squares)
-    for (int64_t i = 0; i < F; i++) squares += number(x, i, X) * number(x, i, X);
-    const float scale = 1 / sqrtf(squares / F + a->epsilon), shift = a->shift;
-#pragma omp simd
-    for (int64_t i = 0; i < F; i++) store(y, i, number(x, i, X) * scale * (shift + number(weight, i, W)), Y);
+    for (int64_t i = 0; i < F; i += LANES) {
+        vector wide = get(x, i, F, X);
+        squares += wide * wide;
+    }
+    const float scale = 1 / sqrtf(summed(squares) / F + a->epsilon);
+    for (int64_t i = 0; i < F; i += LANES)
+        put(y, i, F, get(x, i, F, X) * scale * (a->shift + get(a->weight, i, F, W)), Y);
 }
 
 void togi_norm(const Norm *a) {
@@ -54,38 +53,24 @@ void togi_norm(const Norm *a) {
 
 INLINE void norm_backward(const Norm *a, int64_t row, float *grad_weight, const int X, const int W, const int Y) {
     const int64_t F = a->width;
-    const void *x = moved(a->x, row * F, X), *grad = moved(a->grad_y, row * F, Y), *weight = a->weight;
+    const void *x = moved(a->x, row * F, X), *grad = moved(a->grad_y, row * F, Y);
+    const void *passed = a->grad_sum ? moved(a->grad_sum, row * F, X) : 0;
     void *grad_x = (void *)moved(a->grad_x, row * F, X);
-    float squares = 0, dot = 0, shift = a->shift;
-#pragma omp simd reduction(+ : squares, dot)
-    for (int64_t i = 0; i < F; i++) {
-        float wide = number(x, i, X);
+    void *grad_more = a->grad_more ? (void *)moved(a->grad_more, row * F, Y) : 0;
+    vector squares = {0}, dots = {0};
+    for (int64_t i = 0; i < F; i += LANES) {
+        vector wide = get(x, i, F, X);
         squares += wide * wide;
-        dot += wide * number(grad, i, Y) * (shift + number(weight, i, W));
+        dots += wide * get(grad, i, F, Y) * (a->shift + get(a->weight, i, F, W));
     }
-    const float scale = 1 / sqrtf(squares / F + a->epsilon), mean = scale * scale * dot / F;
-    if (a->grad_sum) {
-        const void *passed = moved(a->grad_sum, row * F, X);
-#pragma omp simd
-        for (int64_t i = 0; i < F; i++) {
-            float open = number(grad, i, Y) * (shift + number(weight, i, W)) - number(x, i, X) * mean;
-            store(grad_x, i, number(passed, i, X) + scale * open, X);
-        }
-    } else {
-#pragma omp simd
-        for (int64_t i = 0; i < F; i++) {
-            float open = number(grad, i, Y) * (shift + number(weight, i, W)) - number(x, i, X) * mean;
-            store(grad_x, i, scale * open, X);
-        }
-    }
-    if (a->grad_more) {
-        void *grad_more = (void *)moved(a->grad_more, row * F, Y);
-#pragma omp simd
-        for (int64_t i = 0; i < F; i++) store(grad_more, i, number(grad_x, i, X), Y);
-    }
-    if (grad_weight) {
-#pragma omp simd
-        for (int64_t i = 0; i < F; i++) grad_weight[i] += number(grad, i, Y) * number(x, i, X) * scale;
+    const float scale = 1 / sqrtf(summed(squares) / F + a->epsilon), mean = scale * scale * summed(dots) / F;
+    for (int64_t i = 0; i < F; i += LANES) {
+        vector wide = get(x, i, F, X), coming = get(grad, i, F, Y);
+        vector found = scale * (coming * (a->shift + get(a->weight, i, F, W)) - wide * mean);
+        if (passed) found += get(passed, i, F, X);
+        put(grad_x, i, F, found, X);
+        if (grad_more) put(grad_more, i, F, found, Y);
+        if (grad_weight) put(grad_weight, i, F, get(grad_weight, i, F, 0) + coming * wide * scale, 0);
     }
 }
 
@@ -100,10 +85,8 @@ void togi_norm_backward(const Norm *a) {
     }
     if (!a->partial) return;
     memset(a->grad_weight, 0, F * sizeof(float));
-    for (int64_t chunk = 0; chunk < chunks; chunk++) {
-#pragma omp simd
+    for (int64_t chunk = 0; chunk < chunks; chunk++)
         for (int64_t i = 0; i < F; i++) a->grad_weight[i] += a->partial[chunk * F + i];
-    }
 }
 
 /* --- gates ------------------------------------------------------------------------------------------------------- */
@@ -120,39 +103,48 @@ typedef struct {
     int64_t rows, width, gelu, half; /* half: all numbers are bfloat16, not float */
 } Gate;
 
+typedef struct {
+    vector share, other; /* 1 / (1 + exp(-z)) and 1 / (1 + exp(z)) */
+} Open;
+
+INLINE Open opened(vector x, const int gelu) {
+    vector z = x;
+    if (gelu) z = GELU * (x + CUBE * x * x * x);
+    const ints below = z < 0;
+    vector falling = exps((vector)((ints)z | ((ints){0} + INT32_MIN))); /* of -|z| */
+    vector one = 1 / (1 + falling), other = falling * one;
+    return (Open){kept(one, ~below) + kept(other, below), kept(other, ~below) + kept(one, below)};
+}
+
 INLINE void gate(const Gate *a, int64_t row, const int gelu, const int half) {
     const int64_t F = a->width;
     const void *x = moved(a->x, row * F, half), *up = moved(a->up, row * F, half);
     void *y = (void *)moved(a->y, row * F, half);
-#pragma omp simd
-    for (int64_t i = 0; i < F; i++) {
-        float open = number(x, i, half), z = gelu ? GELU * (open + CUBE * open * open * open) : open;
-        float falling = exp_(-fabsf(z)), share = (z < 0 ? falling : 1.0f) / (1.0f + falling);
-        store(y, i, open * share * number(up, i, half), half);
+    for (int64_t i = 0; i < F; i += LANES) {
+        vector wide = get(x, i, F, half);
+        put(y, i, F, wide * opened(wide, gelu).share * get(up, i, F, half), half);
     }
 }
 
-INLINE void gate_backward(const Gate *a, int64_t row, const int gelu, const int half, const int again) {
+INLINE void gate_backward(const Gate *a, int64_t row, const int gelu, const int half) {
     const int64_t F = a->width;
     const void *x = moved(a->x, row * F, half), *up = moved(a->up, row * F, half), *grad = moved(a->grad, row * F, half);
     void *grad_x = (void *)moved(a->grad_x, row * F, half), *grad_up = (void *)moved(a->grad_up, row * F, half);
-    void *y = again ? (void *)moved(a->y, row * F, half) : 0;
-#pragma omp simd
-    for (int64_t i = 0; i < F; i++) {
-        float open = number(x, i, half), z = gelu ? GELU * (open + CUBE * open * open * open) : open;
-        float falling = exp_(-fabsf(z)), one = 1.0f / (1.0f + falling), other = falling * one;
-        float share = z < 0 ? other : one, slope = gelu ? GELU * (1 + 3 * CUBE * open * open) : 1.0f;
-        float by = number(up, i, half), coming = number(grad, i, half);
-        if (again) store(y, i, open * share * by, half);
-        store(grad_up, i, coming * open * share, half);
-        store(grad_x, i, coming * by * (share + open * slope * one * other), half);
+    void *y = a->y ? (void *)moved(a->y, row * F, half) : 0;
+    for (int64_t i = 0; i < F; i += LANES) {
+        vector wide = get(x, i, F, half), by = get(up, i, F, half), coming = get(grad, i, F, half);
+        vector slope = all(1);
+        if (gelu) slope = GELU * (1 + 3 * CUBE * wide * wide);
+        Open open = opened(wide, gelu);
+        if (y) put(y, i, F, wide * open.share * by, half);
+        put(grad_up, i, F, coming * wide * open.share, half);
+        put(grad_x, i, F, coming * by * (open.share + wide * slope * open.share * open.other), half);
     }
 }
 
 INLINE void gate_rows(const Gate *a, int64_t row, const int gelu, const int half) {
-    if (!a->grad) gate(a, row, gelu, half);
-    else if (a->y) gate_backward(a, row, gelu, half, 1);
-    else gate_backward(a, row, gelu, half, 0);
+    if (a->grad) gate_backward(a, row, gelu, half);
+    else gate(a, row, gelu, half);
 }
 
 /* Forward without a gradient, backward with one. */
@@ -178,17 +170,18 @@ typedef struct {
 INLINE void turn(const Turn *a, int64_t t, const int back, const int half, const int angle) {
     const int64_t T = a->positions, H = a->heads, D = a->size, M = D / 2;
     const void *cosine = moved(a->cosine, t * D, angle), *sine = moved(a->sine, t * D, angle);
+    const void *high_cosine = moved(cosine, M, angle), *high_angle = moved(sine, M, angle);
     for (int64_t h = 0; h < H; h++) {
         const int64_t together = (t * H + h) * D, apart = (h * T + t) * D;
         const void *x = moved(a->x, back ? apart : together, half);
-        void *y = (void *)moved(a->y, back ? together : apart, half);
-#pragma omp simd
-        for (int64_t d = 0; d < M; d++) {
-            float low = number(x, d, half), high = number(x, M + d, half);
-            float low_sine = number(sine, d, angle), high_sine = number(sine, M + d, angle);
-            float to_low = back ? high * high_sine : -high * low_sine, to_high = back ? -low * low_sine : low * high_sine;
-            store(y, d, low * number(cosine, d, angle) + to_low, half);
-            store(y, M + d, high * number(cosine, M + d, angle) + to_high, half);
+        const void *high_x = moved(x, M, half);
+        void *y = (void *)moved(a->y, back ? together : apart, half), *high_y = (void *)moved(y, M, half);
+        for (int64_t d = 0; d < M; d += LANES) {
+            vector low = get(x, d, M, half), high = get(high_x, d, M, half);
+            vector low_sine = get(sine, d, M, angle), high_sine = get(high_angle, d, M, angle);
+            vector to_low = high * (back ? high_sine : -low_sine), to_high = low * (back ? -low_sine : high_sine);
+            put(y, d, M, low * get(cosine, d, M, angle) + to_low, half);
+            put(high_y, d, M, high * get(high_cosine, d, M, angle) + to_high, half);
         }
     }
 }

@@ -6,6 +6,9 @@
 #include <string.h>
 
 #include <omp.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 #define INLINE static inline __attribute__((always_inline))
 #define PARALLEL (1 << 15) /* numbers that repay waking the other threads */
@@ -65,4 +68,80 @@ INLINE float exp_(float x) {
     float power;
     memcpy(&power, &bits, 4);
     return x < -87.0f ? 0.0f : p * power;
+}
+
+/* --- vectors ----------------------------------------------------------------------------------------------------- */
+
+typedef int32_t ints __attribute__((vector_size(4 * LANES)));
+
+INLINE vector all(float number) { return (vector){0} + number; }
+
+/* LANES numbers from 0 on */
+INLINE ints counted(void) {
+    ints found;
+    for (int i = 0; i < LANES; i++) found[i] = i;
+    return found;
+}
+
+/* x where the mask is set, else 0 */
+INLINE vector kept(vector x, ints mask) { return (vector)((ints)x & mask); }
+
+/* exp_ of each lane; also right a little above 0 */
+INLINE vector exps(vector x) {
+#ifdef __AVX512F__
+    x = (vector)_mm512_max_ps((__m512)all(-150.0f), (__m512)x); /* the second, where one is no number */
+    vector n = (vector)_mm512_roundscale_ps((__m512)(x * 1.44269504088896341f), 0);
+#else
+    const vector round = all(12582912.0f); /* 1.5 * 2^23 */
+    const ints some = ~(x < -87.0f); /* what is no number stays so */
+    x = kept(x, some);
+    vector n = (x * 1.44269504088896341f + round) - round;
+#endif
+    vector r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    vector p = all(1.9875691500e-4f);
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+#ifdef __AVX512F__
+    return (vector)_mm512_scalef_ps((__m512)p, (__m512)n);
+#else
+    return kept(p * (vector)((__builtin_convertvector(n, ints) + 127) << 23), some);
+#endif
+}
+
+INLINE void store_lanes(void *to, size_t at, vector numbers, const int half) {
+    if (!half) {
+        *(vector *)((float *)to + at) = numbers;
+        return;
+    }
+#ifdef __AVX512BF16__
+    _mm256_storeu_si256((void *)((uint16_t *)to + at), (__m256i)_mm512_cvtneps_pbh((__m512)numbers));
+#else
+    for (int i = 0; i < LANES; i++) ((uint16_t *)to)[at + i] = rounded(numbers[i]);
+#endif
+}
+
+/* Numbers `at` + 0, 1, .. of `count`, with zeros behind the last. */
+INLINE vector get(const void *from, int64_t at, int64_t count, const int half) {
+    if (count - at >= LANES) return load(from, at, half);
+    vector found = {0};
+    for (int i = 0; at + i < count; i++) found[i] = number(from, at + i, half);
+    return found;
+}
+
+INLINE void put(void *to, int64_t at, int64_t count, vector numbers, const int half) {
+    if (count - at >= LANES) {
+        store_lanes(to, at, numbers, half);
+        return;
+    }
+    for (int i = 0; at + i < count; i++) store(to, at + i, numbers[i], half);
+}
+
+INLINE float summed(vector numbers) {
+    float sum = 0;
+    for (int i = 0; i < LANES; i++) sum += numbers[i];
+    return sum;
 }

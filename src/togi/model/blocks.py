@@ -1,0 +1,201 @@
+"""The dense blocks that make up the attention of a forest, and that attention by compiled functions (`c/blocks.c`).
+
+Shapes: H query heads, K key heads, R = H / K, T rows, D width of a head, B blocks, N trees.
+"""
+
+import ctypes
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from togi.model.forest import Layout, Tree
+from togi.model.native import Native
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a layer attends: window in rows (None: all), scale of the scores, soft cap of the scores (None: none)."""
+
+    window: int | None
+    scale: float
+    softcap: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Query rows [q0, q1) against key rows [k0, k1), both consecutive in position.
+
+    `shift` is position(q0) - position(k0) - (a query at shift 0 sees exactly its own key and earlier ones). `see`: all
+    keys, earlier ones, or earlier ones inside the window. `merge`: the rows have been visited by another block before.
+    """
+
+    q0: int
+    q1: int
+    k0: int
+    k1: int
+    see: str
+    shift: int = 0
+    merge: bool = False
+
+
+def _own_blocks(start: int, stop: int, window: int | None) -> list[Block]:
+    """A run of rows to itself; with a window shorter than the run in strips, so that the cost is linear."""
+    if window is None or stop - start <= window:
+        return [Block(start, stop, start, stop, "earlier")]
+    blocks = []
+    for q0 in range(start, stop, window):
+        k0 = max(start, q0 - window + 1)
+        blocks.append(Block(q0, min(stop, q0 + window), k0, min(stop, q0 + window), "window", q0 - k0))
+    return blocks
+
+
+def _trunk_blocks(tree: Tree, window: int | None) -> list[Block]:
+    """The branches of a tree to its trunk."""
+    trunk = tree.trunk_stop - tree.start
+    if not tree.branches:
+        return []
+    if window is None or trunk + max(stop - start for start, stop in tree.branches) <= window:
+        return [Block(tree.branches[0][0], tree.branches[-1][1], tree.start, tree.trunk_stop, "all", merge=True)]
+    k0 = max(tree.start, tree.trunk_stop - window + 1)
+    return [  # only the first window - 1 rows of a branch see any trunk
+        Block(start, min(stop, start + window - 1), k0, tree.trunk_stop, "window", tree.trunk_stop - k0, merge=True)
+        for start, stop in tree.branches
+        if window > 1
+    ]
+
+
+@lru_cache(maxsize=64)
+def plan(layout: Layout, window: int | None) -> tuple[Block, ...]:
+    """The dense blocks that make up the attention of a forest; blocks that set rows come before those that merge."""
+    blocks: list[Block] = []
+    for tree in layout.trees:
+        for start, stop in ((tree.start, tree.trunk_stop), *tree.branches):
+            blocks += _own_blocks(start, stop, window)
+        blocks += _trunk_blocks(tree, window)
+    return tuple(blocks)
+
+
+# --- compiled ---------------------------------------------------------------------------------------------------------
+
+STEP = 128
+"""Rows and keys whose scores `c/blocks.c` holds at once."""
+
+
+class Arguments(ctypes.Structure):
+    """The arguments of `togi_attend` and `togi_attend_backward`, as `c/blocks.c` states them."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("query", "key", "value", "out", "lse", "grad")),
+        *((name, ctypes.c_void_p) for name in ("grad_query", "grad_key", "grad_value")),
+        *((name, ctypes.c_void_p) for name in ("partial_key", "partial_value", "blocks", "trees", "starts", "scratch")),
+        *(
+            (name, ctypes.c_int64)
+            for name in ("room", "rows", "heads", "shared", "size", "num_trees", "window", "half")
+        ),
+        ("scale", ctypes.c_float),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """The blocks of a forest as `c/blocks.c` reads them: `block_B7`, the first block and the first row of each tree
+    (N + 1), how many rows and keys the largest block and the largest tree have, and how many rows there are in all."""
+
+    block_B7: Tensor
+    trees_N: Tensor
+    starts_N: Tensor
+    queries: int
+    keys: int
+    rows: int
+    total: int
+
+    def room(self, size: int, width: int) -> tuple[int, int]:
+        """Bytes that a thread needs for the forward and for the backward, for heads of that size, in numbers of `width`
+        bytes."""
+        queries, keys = (-(-n // 32) * 32 for n in (self.queries, self.keys))
+        forward = (queries + 32) * (size * (width + 4) + 8) + keys * 2 * size * width + STEP**2 * (4 + width)
+        backward = self.rows * 4 * size + queries * (size * (4 + 4 * width) + 8) + keys * size * (8 + 4 * width)
+        return -(-forward // 64) * 64, backward + STEP**2 * (10 + 2 * width)
+
+
+@lru_cache(maxsize=64)
+def compiled(layout: Layout, window: int | None) -> Compiled:
+    """The blocks of `plan` for the compiled functions."""
+    rows, trees, starts = [], [0], []
+    for tree in layout.trees:
+        blocks = plan(Layout((tree,)), window)
+        rows += [(b.q0, b.q1, b.k0, b.k1, b.see == "all", b.shift, b.merge) for b in blocks]
+        trees.append(len(rows))
+        starts.append(tree.start)
+    ends = [max(row[1] for row in rows[first:last]) for first, last in pairwise(trees)]
+    starts.append(ends[-1])
+    as_index = lambda values: torch.tensor(values, dtype=torch.int64)  # noqa: E731
+    return Compiled(
+        as_index(rows),
+        as_index(trees),
+        as_index(starts),
+        queries=max(row[1] - row[0] for row in rows),
+        keys=max(row[3] - row[2] for row in rows),
+        rows=max(end - start for start, end in zip(starts, ends, strict=False)),
+        total=ends[-1],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """Attention of a forest by compiled functions; heads are contiguous (H, T, D) and (K, T, D), `value_TKD`, the
+    output and its gradient (T, K or H, D), all float32, or bfloat16 where there are `products`."""
+
+    native: Native
+    blocks: Compiled
+    options: Options
+
+    @classmethod
+    def of(cls, functions: Native | None, query: Tensor, layout: Layout, options: Options) -> "Attention | None":
+        """None where there are no such functions for heads like these."""
+        half, size = query.dtype == torch.bfloat16, query.shape[-1]
+        if functions is None or not functions.computes(query, query) or (half and not functions.products) or size % 32:
+            return None
+        blocks = compiled(layout, options.window)
+        return cls(functions, blocks, options) if blocks.total == query.shape[-2] else None
+
+    def forward(self, query_HTD: Tensor, key_KTD: Tensor, value_TKD: Tensor) -> tuple[Tensor, Tensor]:
+        """Output (T, H, D) and log-sum-exp of the scores (H, T)."""
+        num_heads, num_rows, size = query_HTD.shape
+        out_THD = query_HTD.new_empty(num_rows, num_heads, size)
+        lse_HT = query_HTD.new_empty(num_heads, num_rows, dtype=torch.float32)
+        tensors = {"query": query_HTD, "key": key_KTD, "value": value_TKD, "out": out_THD, "lse": lse_HT}
+        self.native.attend(self._arguments(tensors, self.blocks.room(size, query_HTD.itemsize)[0]))
+        return out_THD, lse_HT
+
+    def backward(self, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients (H, T, D), (K, T, D) and (T, K, D) from `query`, `key`, `value`, `out`, `lse` and `grad`."""
+        query_HTD = tensors["query"]
+        names = "query", "key", "value"
+        grads = {f"grad_{name}": torch.empty_like(tensors[name]) for name in names}
+        shares = {f"partial_{name}": torch.empty_like(query_HTD, dtype=torch.float32) for name in names[1:]}
+        room = self.blocks.room(query_HTD.shape[-1], query_HTD.itemsize)[1]
+        self.native.attend_backward(self._arguments({**tensors, **grads, **shares}, room))
+        return grads["grad_query"], grads["grad_key"], grads["grad_value"]
+
+    def _arguments(self, tensors: dict[str, Tensor], room: int) -> Arguments:
+        query, key, blocks = tensors["query"], tensors["key"], self.blocks
+        scratch = torch.empty(torch.get_num_threads(), room, dtype=torch.uint8)
+        layout = {"blocks": blocks.block_B7, "trees": blocks.trees_N, "starts": blocks.starts_N, "scratch": scratch}
+        found = Arguments(
+            **{name: tensor.data_ptr() for name, tensor in {**tensors, **layout}.items()},
+            room=room,
+            rows=query.shape[1],
+            heads=len(query),
+            shared=len(query) // len(key),
+            size=query.shape[2],
+            num_trees=len(blocks.trees_N) - 1,
+            window=self.options.window or 0,
+            half=query.dtype == torch.bfloat16,
+            scale=self.options.scale,
+        )
+        found.kept = tensors, scratch  # until the call is over
+        return found
