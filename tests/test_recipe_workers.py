@@ -1,6 +1,9 @@
 """What the parent makes of ranks that fail: the cause is told, not its echo, and nobody is left waiting."""
 
+import _thread
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -85,3 +88,17 @@ def test_one_process_alone_has_no_rank_in_its_messages(run):
 def test_a_worker_has_the_threads_that_are_recorded_whatever_the_environment_says(run, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert run([["threads"], DONE])[0]["message"] == "4"
+
+
+def test_a_signal_that_wakes_nobody_is_attended_to(run):
+    """As one does that comes just before the parent falls asleep: it is noted, and nothing interrupts the sleep."""
+    attended = []
+    before = signal.signal(signal.SIGINT, lambda *_: attended.append(time.monotonic()))
+    start = time.monotonic()
+    threading.Timer(0.3, _thread.interrupt_main).start()
+    try:
+        run([["wait", 4], DONE])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert len(attended) == 1
+    assert attended[0] - start < 3

@@ -103,7 +103,8 @@ class _Gated(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return *_product_backward(grads[0], *ctx.saved_tensors, ctx.gelu)[:2], None
+        gate, up = ctx.saved_tensors
+        return *_product_backward(grads[0], gate, up, ctx.gelu)[:2], None
 
 
 class _GatedDown(torch.autograd.Function):

@@ -175,13 +175,20 @@ class Workers:
             worker.send(command)
         fates = _Fates()
         while len(fates.done) < self.size and not fates.trouble:
-            heard = self._heard.get()
+            heard = self._next()
             if not fates.take(heard) and heard.rank == 0 and heard.event is not None:
                 yield heard.event
         if fates.trouble:
             yield self._failure(fates, command["name"])
         else:
             yield fates.done[0]
+
+    def _next(self) -> Heard:
+        """What is heard next. Waits by the second: a signal that comes just before this process falls asleep does not
+        wake it, and Python attends to signals only when it is awake."""
+        while True:
+            with suppress(queue.Empty):
+                return self._heard.get(timeout=1.0)
 
     def _failure(self, fates: _Fates, stage: str) -> dict[str, Any]:
         """The message of the rank that ended the stage; ends those that wait for it. Raises WorkerDied."""
