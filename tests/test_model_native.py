@@ -1,7 +1,12 @@
 """Compiled norms, gates and rotary turns, and their gradients, against float64."""
 
 import logging
+import os
+import platform
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -134,6 +139,14 @@ def test_a_turn_and_its_gradient_are_rounded_once(functions, dtype, angles, posi
     close(functions.turn(grad, turn, back=True), start.grad, dtype)
 
 
+@NEEDS_COMPILER
+def test_no_rows_have_no_share_in_the_gradient_of_a_norms_weight(functions):
+    norm = Norm(torch.ones(4), 1e-5, 0.0)
+    assert (
+        functions.norm_backward(torch.empty(0, 4), norm, torch.empty(0, 4), None, (False, True))[2].tolist() == [0] * 4
+    )
+
+
 # --- compiling --------------------------------------------------------------------------------------------------------
 
 
@@ -150,3 +163,17 @@ def test_without_a_working_compiler_torch_alone_is_used_and_that_is_said(compile
 def test_it_can_be_switched_off(monkeypatch):
     monkeypatch.setenv("TOGI_NATIVE", "0")
     assert native.__wrapped__() is None
+
+
+@NEEDS_COMPILER
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the compiler's options are for x86")
+@pytest.mark.parametrize("without", ["-mno-amx-bf16 -mno-amx-tile", "-mno-amx-bf16 -mno-amx-tile -mno-avx512f"])
+def test_the_functions_are_right_on_lesser_processors(without, tmp_path):
+    """The tests of this file and of attention, compiled as for a processor that can do less."""
+    tests = [str(Path(__file__).with_name(f"test_model_{name}.py")) for name in ("native", "blocks")]
+    chosen = "rounded_once or (truth and 64) or threads or none_stays_none"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, *tests]
+    environment = {**os.environ, "CC": f"cc {without}", "XDG_CACHE_HOME": str(tmp_path)}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert ended.returncode == 0, ended.stdout[-3000:]
+    assert "passed" in ended.stdout and len(list(tmp_path.rglob("*.so"))) == 1

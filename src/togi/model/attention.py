@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
@@ -124,6 +125,7 @@ class _CompiledAttention(torch.autograd.Function):
         return out_THD
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         names = "query", "key", "value", "out", "lse"
         tensors = dict(zip(names, ctx.saved_tensors, strict=True))
@@ -223,7 +225,7 @@ def attend(forest: Forest, query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor
     query_KRTD = query_HTD.unflatten(0, (key_KTD.shape[0], -1))
     same_width = value_KTD.shape[-1] == key_KTD.shape[-1]
     if options.softcap is None and same_width and query_HTD.device.type == "cpu":
-        compiled = Attention.of(native(), query_HTD, forest.layout, options)
+        compiled = Attention.of(native(), (query_HTD, key_KTD, value_KTD), forest.layout, options)
         if compiled is not None:
             out_THD: Tensor = _CompiledAttention.apply(query_HTD, key_KTD, value_KTD.transpose(0, 1), compiled)  # type: ignore
             return out_THD.transpose(0, 1)

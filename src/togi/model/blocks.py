@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from togi.model.forest import Layout, Tree
-from togi.model.native import Native
+from togi.model.native import STEP, Native
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,21 +80,18 @@ def plan(layout: Layout, window: int | None) -> tuple[Block, ...]:
 
 # --- compiled ---------------------------------------------------------------------------------------------------------
 
-STEP = 128
-"""Rows and keys whose scores `c/blocks.c` holds at once."""
-
 
 class Arguments(ctypes.Structure):
-    """The arguments of `togi_attend` and `togi_attend_backward`, as `c/blocks.c` states them."""
+    """The arguments of `togi_attend` and `togi_attend_backward`, as `c/blocks.c` states them; `kept` are the tensors
+    that must outlive the call."""
 
+    __slots__ = ("kept",)
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("query", "key", "value", "out", "lse", "grad")),
         *((name, ctypes.c_void_p) for name in ("grad_query", "grad_key", "grad_value")),
         *((name, ctypes.c_void_p) for name in ("partial_key", "partial_value", "blocks", "trees", "starts", "scratch")),
-        *(
-            (name, ctypes.c_int64)
-            for name in ("room", "rows", "heads", "shared", "size", "num_trees", "window", "half")
-        ),
+        *((name, ctypes.c_int64) for name in ("room", "rows", "heads", "shared", "size")),
+        *((name, ctypes.c_int64) for name in ("num_trees", "window", "half", "threads")),
         ("scale", ctypes.c_float),
     )
 
@@ -154,13 +151,19 @@ class Attention:
     options: Options
 
     @classmethod
-    def of(cls, functions: Native | None, query: Tensor, layout: Layout, options: Options) -> "Attention | None":
-        """None where there are no such functions for heads like these."""
-        half, size = query.dtype == torch.bfloat16, query.shape[-1]
-        if functions is None or not functions.computes(query, query) or (half and not functions.products) or size % 32:
+    def of(
+        cls, functions: Native | None, heads: tuple[Tensor, Tensor, Tensor], layout: Layout, options: Options
+    ) -> "Attention | None":
+        """None where there are no such functions for query, key and value like these, (H or K, T, D)."""
+        query, key, value = heads
+        half, (num_rows, size) = query.dtype == torch.bfloat16, query.shape[1:]
+        if functions is None or not (functions.computes(query, key) and functions.computes(query, value)):
+            return None
+        alike = key.shape == value.shape and key.shape[1:] == query.shape[1:]
+        if not alike or size % 32 or (half and not functions.products):
             return None
         blocks = compiled(layout, options.window)
-        return cls(functions, blocks, options) if blocks.total == query.shape[-2] else None
+        return cls(functions, blocks, options) if blocks.total == num_rows else None
 
     def forward(self, query_HTD: Tensor, key_KTD: Tensor, value_TKD: Tensor) -> tuple[Tensor, Tensor]:
         """Output (T, H, D) and log-sum-exp of the scores (H, T)."""
@@ -183,7 +186,8 @@ class Attention:
 
     def _arguments(self, tensors: dict[str, Tensor], room: int) -> Arguments:
         query, key, blocks = tensors["query"], tensors["key"], self.blocks
-        scratch = torch.empty(torch.get_num_threads(), room, dtype=torch.uint8)
+        threads = min(torch.get_num_threads(), len(query) * (len(blocks.trees_N) - 1))
+        scratch = torch.empty(threads, room, dtype=torch.uint8)
         layout = {"blocks": blocks.block_B7, "trees": blocks.trees_N, "starts": blocks.starts_N, "scratch": scratch}
         found = Arguments(
             **{name: tensor.data_ptr() for name, tensor in {**tensors, **layout}.items()},
@@ -195,7 +199,8 @@ class Attention:
             num_trees=len(blocks.trees_N) - 1,
             window=self.options.window or 0,
             half=query.dtype == torch.bfloat16,
+            threads=threads,
             scale=self.options.scale,
         )
-        found.kept = tensors, scratch  # until the call is over
+        found.kept = tensors, scratch
         return found

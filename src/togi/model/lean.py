@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from togi.model.native import Native, Norm, native
@@ -102,6 +103,7 @@ class _Gated(torch.autograd.Function):
         return _product(gate, up, gelu)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         gate, up = ctx.saved_tensors
         return *_product_backward(grads[0], gate, up, ctx.gelu)[:2], None
@@ -119,6 +121,7 @@ class _GatedDown(torch.autograd.Function):
         return F.linear(_product(gate, up, gelu), weight_HF, bias_H)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         gate, up, weight_HF = ctx.saved_tensors
         grad = grads[0]
@@ -194,6 +197,7 @@ class _SumNorm(torch.autograd.Function):
         return whole.view_as(whole), y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         whole, weight_H = ctx.saved_tensors
         functions, norm, wanted = native(), Norm(weight_H, *ctx.numbers), ctx.needs_input_grad[1:3]

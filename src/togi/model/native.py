@@ -1,9 +1,9 @@
-"""Parts of a decoder compiled for this processor, `c/`: norms, gates and rotary turns with their gradients, and the
-sampler's attention and products.
+"""Parts of a decoder compiled for this processor, `c/`: attention of forests, norms, gates and rotary turns with their
+gradients, and the sampler's attention and products.
 
 It takes the system's C compiler some seconds, once. Without a compiler, or with TOGI_NATIVE=0 in the environment, torch
-alone computes: slower, and the same up to rounding. Every number is computed by one thread and in one order, whatever
-the number of rows and threads.
+alone computes: slower, and the same up to rounding. Every number is computed in one order, whatever the number of
+threads.
 
 Shapes: R rows, K key heads, M query heads a key head, D head size, N outputs, I inputs, F width, T positions, H heads.
 """
@@ -30,10 +30,17 @@ from togi.core.files import sync_folder
 log = logging.getLogger(__name__)
 
 SOURCES = sorted((Path(__file__).parent / "c").glob("*.[ch]"))
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC")
-
 BLOCK = 16
 """Keys lie in blocks of so many columns."""
+
+CHUNK = 32
+"""Rows whose share of a norm's weight's gradient is summed apart."""
+
+STEP = 128
+"""Rows and keys whose scores the attention of a forest holds at once."""
+
+SIZES = tuple(f"-D{name}={size}" for name, size in (("BLOCK", BLOCK), ("CHUNK", CHUNK), ("STEP", STEP)))
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fno-strict-aliasing", "-fopenmp", "-fPIC")
 
 MOST_ROWS = 64
 """Products of more rows are left to torch: they are no longer bound by reading the weights."""
@@ -42,6 +49,7 @@ MOST_ROWS = 64
 class Decode(ctypes.Structure):
     """The arguments of `togi_decode`, as `c/decode.c` states them; contiguous tensors by their addresses."""
 
+    __slots__ = ()  # so that a name that is no field is refused
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("query", "key", "value", "out")),
         *((name, ctypes.c_void_p) for name in ("prompt_key", "prompt_value", "own_key", "own_value")),
@@ -56,6 +64,7 @@ class Decode(ctypes.Structure):
 class _Norm(ctypes.Structure):
     """The arguments of `togi_norm` and `togi_norm_backward`."""
 
+    __slots__ = ()
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("x", "more", "weight", "sum", "y", "grad_y", "grad_sum")),
         *((name, ctypes.c_void_p) for name in ("grad_x", "grad_more", "grad_weight", "partial")),
@@ -67,6 +76,7 @@ class _Norm(ctypes.Structure):
 class _Gate(ctypes.Structure):
     """The arguments of `togi_gate`."""
 
+    __slots__ = ()
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("x", "up", "y", "grad", "grad_x", "grad_up")),
         *((name, ctypes.c_int64) for name in ("rows", "width", "gelu", "half")),
@@ -76,6 +86,7 @@ class _Gate(ctypes.Structure):
 class _Turn(ctypes.Structure):
     """The arguments of `togi_turn`."""
 
+    __slots__ = ()
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("x", "cosine", "sine", "y")),
         *((name, ctypes.c_int64) for name in ("positions", "heads", "size", "back", "half", "angle_half")),
@@ -90,9 +101,6 @@ NORM_TYPES = {
     (_NARROW, _WIDE, _NARROW): 3,
 }
 """Types of a norm's input, weight and output, as `c/layers.c` counts them."""
-
-CHUNK = 32
-"""Rows whose share of a weight's gradient is summed apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +124,11 @@ class Native:
         library.togi_norm.argtypes = library.togi_norm_backward.argtypes = (ctypes.POINTER(_Norm),)
         library.togi_gate.argtypes = (ctypes.POINTER(_Gate),)
         library.togi_turn.argtypes = (ctypes.POINTER(_Turn),)
+        library.togi_attend.argtypes = library.togi_attend_backward.argtypes = (address,)
         self.products = bool(library.togi_products())
         if self.products:
             library.togi_pack.argtypes = (address, address, size, size)
             library.togi_linear.argtypes = (address, address, address, address, size, size, size)
-            library.togi_attend.argtypes = library.togi_attend_backward.argtypes = (address,)
 
     def computes(self, x: Tensor, other: Tensor) -> bool:
         """Whether these are numbers that the functions compute with: on CPU, both float32 or both bfloat16."""
@@ -137,8 +145,9 @@ class Native:
 
     def norms(self, x: Tensor, norm: Norm, dtype: torch.dtype) -> bool:
         """Whether `norm` computes with an input and a weight like these, and gives an output of that type."""
-        weight_F = norm.weight_F
-        return x.is_cpu and weight_F.is_cpu and (x.dtype, weight_F.dtype, dtype) in NORM_TYPES
+        weight_F = norm.weight_F  # one that is spread over ranks lies nowhere
+        known = (x.dtype, weight_F.dtype, dtype) in NORM_TYPES
+        return known and x.is_cpu and weight_F.is_cpu and weight_F.data_ptr() != 0
 
     def norm(self, x: Tensor, norm: Norm, dtype: torch.dtype, more: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x + more, and its norm in `dtype`, (..., F) each, computed in float32 and rounded once. What is added has
@@ -184,7 +193,7 @@ class Native:
         self, x: Tensor, up: Tensor, grad: Tensor, gelu: bool, again: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Gradients of x and up, (..., F), and f(x) * up once more if it is wanted `again`."""
-        x, up, grad = x.contiguous(), up.contiguous(), grad.contiguous()
+        x, up, grad = x.contiguous(), up.contiguous(), grad.to(x.dtype).contiguous()
         grad_x, grad_up, y = torch.empty_like(x), torch.empty_like(x), torch.empty_like(x) if again else None
         self._library.togi_gate(_gate_arguments(gelu, x=x, up=up, y=y, grad=grad, grad_x=grad_x, grad_up=grad_up))
         return grad_x, grad_up, y
@@ -209,7 +218,7 @@ class Native:
         return y
 
     def attend(self, arguments: ctypes.Structure) -> None:
-        """Attention of a forest (`togi.model.blocks`), where there are `products`."""
+        """Attention of a forest; the arguments are those of `togi.model.blocks`."""
         self._library.togi_attend(ctypes.addressof(arguments))
 
     def attend_backward(self, arguments: ctypes.Structure) -> None:
@@ -266,7 +275,7 @@ def native() -> Native | None:
     """The compiled functions; None where there is no compiler or TOGI_NATIVE is 0."""
     if os.environ.get("TOGI_NATIVE") == "0":
         return None
-    command = [*shlex.split(os.environ.get("CC") or "cc"), *FLAGS]
+    command = [*shlex.split(os.environ.get("CC") or "cc"), *FLAGS, *SIZES]
     threads, compiler = threads_library(), command[0]
     if threads is None:
         return _without("torch has not loaded exactly one libgomp, whose threads it could share")

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from togi.model.attention import attend
 from togi.model.native import native
@@ -18,11 +19,12 @@ def attention_forward(
 ) -> tuple[Tensor, None]:
     """The library's attention; what compiled functions do not compute, or is no forest, goes through the library."""
     functions = native() if hidden_states.is_cpu else None
-    forest, rows = settings.get("togi_forest"), hidden_states.shape[-2]
+    forest, angles = settings.get("togi_forest"), _angles(position_embeddings)
+    whole = turns_whole_heads(module, angles[0], hidden_states.shape[-2])
     dropout = module.training and module.attention_dropout
-    if forest is not None and functions is not None and not dropout:
-        query_THD, angles = _heads(module, module.q_proj(hidden_states)), _angles(position_embeddings)
-        if functions.turns(query_THD, angles) and turns_whole_heads(module, angles[0], rows):
+    if forest is not None and functions is not None and whole and not dropout:
+        query_THD = _heads(module, module.q_proj(hidden_states))
+        if functions.turns(query_THD, angles):
             key_TKD, value_TKD = (_heads(module, layer(hidden_states)) for layer in (module.k_proj, module.v_proj))
             if hasattr(module, "q_norm"):
                 query_THD, key_TKD = module.q_norm(query_THD), module.k_norm(key_TKD)
@@ -52,6 +54,7 @@ class _Turn(torch.autograd.Function):
         return functions.turn(x_THD, (cosine_TD, sine_TD))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         functions = native()
         assert functions is not None

@@ -9,7 +9,7 @@
 
 #include "numbers.h"
 
-#define STEP 128 /* rows and keys whose scores are in the cache at once */
+/* The scores of STEP rows and keys are in the cache at once. */
 #define ROUND(n) (((n) + 31) / 32 * 32)
 
 typedef struct {
@@ -27,7 +27,7 @@ typedef struct {
     const Block *blocks;                          /* those of a tree one after another */
     const int64_t *trees, *starts;                /* (N + 1): first block, first row of each tree */
     char *scratch;                                /* (threads, room) */
-    int64_t room, rows, heads, shared, size, num_trees, window, half; /* a window of 0 is none */
+    int64_t room, rows, heads, shared, size, num_trees, window, half, threads; /* a window of 0 is none */
     float scale;
 } Forest;
 
@@ -65,14 +65,16 @@ static void begin_tiles(void) {
         tiles.bytes[i] = 64;
         tiles.rows[i] = 16;
     }
+    FENCE;
     _tile_loadconfig(&tiles);
 }
 
 #define end_tiles _tile_release
 
-/* The same with a of bfloat16 and b (K / 2, N) words. */
-static void multiply_halves(float *c, int64_t lc, const uint16_t *a, int64_t la, const uint32_t *b, int64_t lb, int64_t M,
-                     int64_t N, int64_t K, int add) {
+/* As multiply_floats, with a of bfloat16 and b (K / 2, N) words */
+static void multiply_halves(float *c, int64_t lc, const uint16_t *a, int64_t la, const uint32_t *b, int64_t lb,
+                            int64_t M, int64_t N, int64_t K, int add) {
+    FENCE;
     for (int64_t m = 0; m < M; m += 32)
         for (int64_t n = 0; n < N; n += 32) {
             float *to = c + m * lc + n;
@@ -130,6 +132,7 @@ INLINE void transpose(__m512i *x) {
     }
 }
 
+/* 16 words of 16 rows (null: zeros), to columns in rows of `room` */
 static void turn_words(uint32_t *to, const uint32_t *const *rows, int64_t room) {
     __m512i x[16];
     for (int j = 0; j < 16; j++) x[j] = rows[j] ? _mm512_loadu_si512(rows[j]) : _mm512_setzero_si512();
@@ -142,9 +145,8 @@ static void turn_words(uint32_t *to, const uint32_t *const *rows, int64_t room) 
 static void begin_tiles(void) {}
 static void end_tiles(void) {}
 static void multiply_halves(float *c, int64_t lc, const uint16_t *a, int64_t la, const uint32_t *b, int64_t lb,
-                            int64_t M, int64_t N, int64_t K, int add) {} /* never called: see native.py */
+                            int64_t M, int64_t N, int64_t K, int add) {} /* never called: see blocks.py */
 
-/* 16 words of 16 rows (null: zeros), to columns in rows of `room` */
 static void turn_words(uint32_t *to, const uint32_t *const *rows, int64_t room) {
     for (int j = 0; j < 16; j++)
         for (int i = 0; i < 16; i++) to[i * room + j] = rows[j] ? rows[j][i] : 0;
@@ -319,38 +321,45 @@ INLINE void look(const Forest *f, const Block *b, int64_t q0, int64_t q1, int64_
         }
 }
 
-INLINE void run_forward(const Forest *f, const Block *own, const Block *end, int64_t head, char *scratch,
-                        const int half) {
-    const int64_t D = f->size, count = own->q1 - own->q0, room = ROUND(count) + 32; /* a block may begin at any row */
+/* Rows [q0, q1) against all that they see: each run's own keys, then those of blocks that were visited before. */
+INLINE void rows_forward(const Forest *f, const Block *first, const Block *end, int64_t q0, int64_t q1, int64_t head,
+                         char *scratch, const int half) {
+    const int64_t D = f->size, count = q1 - q0, room = ROUND(count) + 32; /* a block may begin at any row */
     Run run = {scratch, (float *)moved(scratch, room * D, half), 0, 0};
     run.most = run.sums + room * D;
     run.total = run.most + room;
-    as_rows(run.rows, moved(f->query, (head * f->rows + own->q0) * D, half), D, count, room, D, half);
+    as_rows(run.rows, moved(f->query, (head * f->rows + q0) * D, half), D, count, room, D, half);
     memset(run.sums, 0, room * D * 4);
     for (int64_t i = 0; i < room; i++) {
         run.most[i] = -INFINITY;
         run.total[i] = 0;
     }
-    for (const Block *b = own; b < end; b++)
-        if (b == own || (b->merge && b->q0 < own->q1 && b->q1 > own->q0))
-            look(f, b, own->q0, own->q1, head, run, (char *)(run.total + room), half);
+    for (const Block *b = first; b < end; b++)
+        if (b->q0 < q1 && b->q1 > q0) look(f, b, q0, q1, head, run, (char *)(run.total + room), half);
     for (int64_t i = 0; i < count; i++) {
-        void *to = (void *)moved(f->out, ((own->q0 + i) * f->heads + head) * D, half);
+        void *to = (void *)moved(f->out, ((q0 + i) * f->heads + head) * D, half);
         const float share = 1 / run.total[i];
-#pragma omp simd
-        for (int64_t d = 0; d < D; d++) store(to, d, run.sums[i * D + d] * share, half);
-        f->lse[head * f->rows + own->q0 + i] = run.most[i] + logf(run.total[i]);
+        for (int64_t d = 0; d < D; d += LANES) store_lanes(to, d, *(vector *)(run.sums + i * D + d) * share, half);
+        f->lse[head * f->rows + q0 + i] = run.most[i] + logf(run.total[i]);
     }
 }
 
+/* Run by run, but branches that all see the whole trunk together: its keys are laid out once. */
 INLINE void tree_forward(const Forest *f, int64_t tree, int64_t head, char *scratch, const int half) {
-    const Block *end = f->blocks + f->trees[tree + 1];
-    for (const Block *b = f->blocks + f->trees[tree]; b < end; b++)
-        if (!b->merge) run_forward(f, b, end, head, scratch, half);
+    const Block *first = f->blocks + f->trees[tree], *end = f->blocks + f->trees[tree + 1];
+    int64_t done = first->q0;
+    for (const Block *b = first; b < end && !b->merge; b++) {
+        int64_t q1 = b->q1;
+        if (b->q0 < done) continue;
+        for (const Block *m = b; m < end; m++)
+            if (m->all && m->q0 == b->q0) q1 = m->q1;
+        rows_forward(f, first, end, b->q0, q1, head, scratch, half);
+        done = q1;
+    }
 }
 
 void togi_attend(const Forest *f) {
-#pragma omp parallel
+#pragma omp parallel num_threads(f->threads)
     {
         char *scratch = f->scratch + omp_get_thread_num() * f->room;
         if (f->half) begin_tiles();
@@ -490,7 +499,7 @@ INLINE void gather(const Forest *f, int64_t head, int64_t t, const int half) {
 }
 
 void togi_attend_backward(const Forest *f) {
-#pragma omp parallel
+#pragma omp parallel num_threads(f->threads)
     {
         char *scratch = f->scratch + omp_get_thread_num() * f->room;
         if (f->half) begin_tiles();

@@ -4,7 +4,7 @@
 
 #include "numbers.h"
 
-#define BLOCK 16  /* keys lie in blocks of 16 columns, (D, 16) each */
+/* Keys lie in blocks of BLOCK columns (16), (D, 16) each. */
 #define QUERIES 4 /* computed at once, as many as the registers hold */
 
 typedef struct {

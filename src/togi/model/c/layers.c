@@ -4,7 +4,7 @@
 
 #include "numbers.h"
 
-#define CHUNK 32 /* rows whose share of a weight's gradient is summed by one thread: any number of threads sums alike */
+/* Of a weight's gradient the share of CHUNK rows is summed by one thread: any number of threads sums alike. */
 
 /* The types of a norm: that of its input (and of what passes by), of its weight, of its output (and of what is added).
    The numbers are those of native.py. */
@@ -83,7 +83,7 @@ void togi_norm_backward(const Norm *a) {
         for (int64_t row = chunk * CHUNK; row < R && row < (chunk + 1) * CHUNK; row++)
             BY_TYPES(a->types, norm_backward, a, row, partial)
     }
-    if (!a->partial) return;
+    if (!a->grad_weight) return;
     memset(a->grad_weight, 0, F * sizeof(float));
     for (int64_t chunk = 0; chunk < chunks; chunk++)
         for (int64_t i = 0; i < F; i++) a->grad_weight[i] += a->partial[chunk * F + i];

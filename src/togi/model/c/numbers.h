@@ -5,6 +5,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#if defined(__clang__) || !defined(__GNUC__)
+#error "its threads would not be torch's, which are GNU OpenMP's: use gcc"
+#endif
+
 #include <omp.h>
 #ifdef __AVX512F__
 #include <immintrin.h>
@@ -89,13 +93,13 @@ INLINE vector kept(vector x, ints mask) { return (vector)((ints)x & mask); }
 /* exp_ of each lane; also right a little above 0 */
 INLINE vector exps(vector x) {
 #ifdef __AVX512F__
-    x = (vector)_mm512_max_ps((__m512)all(-150.0f), (__m512)x); /* the second, where one is no number */
+    x = (vector)_mm512_max_ps((__m512)all(-150.0f), (__m512)x); /* gives its second where one is no number */
     vector n = (vector)_mm512_roundscale_ps((__m512)(x * 1.44269504088896341f), 0);
 #else
-    const vector round = all(12582912.0f); /* 1.5 * 2^23 */
+    const vector shift = all(12582912.0f); /* 1.5 * 2^23 */
     const ints some = ~(x < -87.0f); /* what is no number stays so */
     x = kept(x, some);
-    vector n = (x * 1.44269504088896341f + round) - round;
+    vector n = (x * 1.44269504088896341f + shift) - shift;
 #endif
     vector r = x - n * 0.693359375f + n * 2.12194440e-4f;
     vector p = all(1.9875691500e-4f);
@@ -145,3 +149,6 @@ INLINE float summed(vector numbers) {
     for (int i = 0; i < LANES; i++) sum += numbers[i];
     return sum;
 }
+
+/* What the tiles read and write is memory that the compiler does not know of. */
+#define FENCE __asm__ volatile("" ::: "memory")

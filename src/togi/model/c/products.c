@@ -37,6 +37,7 @@ static void configure(int upper, int lower) {
         tiles.bytes[i] = 64;
         tiles.rows[i] = rows[i] ? rows[i] : 1;
     }
+    FENCE;
     _tile_loadconfig(&tiles);
 }
 
