@@ -287,12 +287,11 @@ def main() -> None:
         sys.exit(f"the sides do not agree: {', '.join(wrong)}" if wrong else 0)
     speeds = {p: [training_gflops(p, options, shared["model"]) for _ in range(3)] for p in options.precision}
     options.gflops = {p: max(found) for p, found in speeds.items()}  # a bound: the machine at its best
-    cases = {
-        f"{name}-{precision}": run(name, precision, options, shared)
-        for precision in options.precision
-        for name in options.work
-    }
-    write("training", options, cases)
+    cases: dict[str, Any] = {}
+    for precision in options.precision:
+        for name in options.work:
+            cases[f"{name}-{precision}"] = run(name, precision, options, shared)
+            write("training", options, cases)  # each time: a run that is ended early loses one work alone
 
 
 sys.path.insert(0, str(HERE / "sides"))
