@@ -280,7 +280,7 @@ def native() -> Native | None:
     if threads is None:
         return _without("torch has not loaded exactly one libgomp, whose threads it could share")
     if shutil.which(compiler) is None:
-        return _without(f"the C compiler {compiler} is not found; install gcc, or name another in CC")
+        return _without(f"the C compiler {compiler} is not found; install gcc, or name where it is in CC")
     try:
         path = cache_folder() / f"native-{_fingerprint(command, threads)}.so"
         if not path.exists():
