@@ -147,6 +147,41 @@ def test_no_rows_have_no_share_in_the_gradient_of_a_norms_weight(functions):
     )
 
 
+# --- the softmax of a head --------------------------------------------------------------------------------------------
+
+
+@NEEDS_COMPILER
+@pytest.mark.parametrize("dtype", ERRORS)
+@pytest.mark.parametrize("factor", [1.0, 0.37])
+@pytest.mark.parametrize(("tokens", "width"), [(1, 3), (5, 37), (9, 5003)])
+def test_log_probabilities_and_their_gradient_are_rounded_once(functions, dtype, factor, tokens, width):
+    generator = torch.Generator().manual_seed(width)
+    logits = 6 * numbers(generator, tokens, width, dtype=dtype)
+    logits[0, 1] = -torch.inf
+    target = torch.randint(0, width, (tokens,), generator=generator)
+    grad = numbers(generator, tokens)
+    exact = logits.double().requires_grad_()
+    logp = torch.log_softmax(exact * factor, -1).gather(1, target[:, None])[:, 0]
+    logp.backward(grad.double())
+    chosen, lse = functions.softmax(logits, target, factor)
+    close(chosen - lse, logp.detach(), torch.float32, atol=1e-5)
+    close(lse, torch.logsumexp(exact.detach() * factor, -1), torch.float32, atol=1e-5)
+    functions.softmax_backward_(logits, target, lse, grad, factor)
+    assert exact.grad is not None
+    close(logits, exact.grad, dtype, atol=2e-6)
+
+
+@NEEDS_COMPILER
+def test_a_logit_that_is_no_number_shows(functions):
+    logits = torch.zeros(3, 70)
+    logits[0, 5] = torch.nan
+    logits[1, 69] = torch.nan
+    lse = functions.softmax(logits, torch.tensor([1, 2, 3]), 1.0)[1]
+    assert lse.isnan().tolist() == [True, True, False]
+    with pytest.raises(ValueError, match="contiguous"):
+        functions.softmax(torch.zeros(70, 3).T, torch.tensor([1, 2, 3]), 1.0)
+
+
 # --- compiling --------------------------------------------------------------------------------------------------------
 
 

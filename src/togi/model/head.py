@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from togi.core.errors import InputError
+from togi.model.native import Native, native
 
 LOGITS_PER_CHUNK = 2**24  # 64 MiB in fp32, whatever the vocabulary
 LOGITS_IN_CACHE = 2**20  # what is read and written several times in a row
@@ -127,6 +128,10 @@ class _LinearLogp(torch.autograd.Function):
         for part in _chunks(len(target_N), len(weight), task.chunk):
             raw_CV = F.linear(hidden[part], weight, bias)
             target_C, logp_C, lse_C = target_N[part], logp_N[part], lse_N[part]
+            functions = _functions(raw_CV, task)
+            if functions is not None and entropy_N is None:
+                logp_N[part], lse_N[part] = functions.softmax(raw_CV, target_C, task.factor)
+                continue
             for rows in _in_cache(raw_CV):
                 logits = task.head.shape_(raw_CV[rows])
                 if task.temperature != 1.0:
@@ -154,7 +159,10 @@ class _LinearLogp(torch.autograd.Function):
         for part in _chunks(len(target_N), len(weight_VH), ctx.task.chunk):
             grad_CV = F.linear(hidden_NH[part], weight_VH, bias_V)
             target_C, lse_C, grad_C = target_N[part], lse_N[part], grads[0][part]
-            for rows in _in_cache(grad_CV):
+            functions = _functions(grad_CV, ctx.task)
+            if functions is not None:
+                functions.softmax_backward_(grad_CV, target_C, lse_C, grad_C, ctx.task.factor)
+            for rows in _in_cache(grad_CV) if functions is None else ():
                 gradient = _logit_gradient_(grad_CV[rows], target_C[rows], lse_C[rows], grad_C[rows], ctx.task)
                 if gradient.dtype != grad_CV.dtype:  # else it is in place
                     grad_CV[rows] = gradient
@@ -198,8 +206,8 @@ def _logit_gradient_(raw_CV: Tensor, target_C: Tensor, lse_C: Tensor, grad_C: Te
     grad_CV.scatter_add_(1, target_C[:, None], grad_C[:, None].to(grad_CV.dtype))
     if slope_CV is not None:
         grad_CV.mul_(slope_CV)
-    if (factor := task.head.scale / task.temperature) != 1.0:
-        grad_CV.mul_(factor)
+    if task.factor != 1.0:
+        grad_CV.mul_(task.factor)
     return grad_CV
 
 
@@ -212,6 +220,17 @@ class _Task:
     entropy: bool
     chunk: int | None
     autocast_dtype: torch.dtype | None
+
+    @property
+    def factor(self) -> float:
+        """What logits are multiplied with, where they have no cap."""
+        return self.head.scale / self.temperature
+
+
+def _functions(logits_CV: Tensor, task: _Task) -> Native | None:
+    """The compiled functions, if they compute the softmax of such logits."""
+    functions = native() if logits_CV.is_cpu and task.head.softcap is None else None
+    return functions if functions is not None and functions.computes(logits_CV, logits_CV) else None
 
 
 def _generic_chunk(hidden_CH: Tensor, target_C: Tensor, task: _Task) -> tuple[Tensor, Tensor | None]:

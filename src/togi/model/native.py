@@ -93,6 +93,17 @@ class _Turn(ctypes.Structure):
     )
 
 
+class _Logits(ctypes.Structure):
+    """The arguments of `togi_softmax`."""
+
+    __slots__ = ()
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("logits", "target", "chosen", "lse", "grad")),
+        *((name, ctypes.c_int64) for name in ("tokens", "width", "half")),
+        ("factor", ctypes.c_float),
+    )
+
+
 _WIDE, _NARROW = torch.float32, torch.bfloat16
 NORM_TYPES = {
     (_WIDE, _WIDE, _WIDE): 0,
@@ -124,6 +135,7 @@ class Native:
         library.togi_norm.argtypes = library.togi_norm_backward.argtypes = (ctypes.POINTER(_Norm),)
         library.togi_gate.argtypes = (ctypes.POINTER(_Gate),)
         library.togi_turn.argtypes = (ctypes.POINTER(_Turn),)
+        library.togi_softmax.argtypes = (ctypes.POINTER(_Logits),)
         library.togi_attend.argtypes = library.togi_attend_backward.argtypes = (address,)
         self.products = bool(library.togi_products())
         if self.products:
@@ -217,6 +229,22 @@ class Native:
         )  # fmt: skip
         return y
 
+    def softmax(self, logits_CV: Tensor, target_C: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+        """The targets' logits times `factor`, and the log-sum-exp of all logits times `factor`, (C) in float32."""
+        chosen_C, lse_C = (torch.empty(len(logits_CV)) for _ in range(2))
+        tensors = {"logits": logits_CV, "target": target_C.contiguous(), "chosen": chosen_C, "lse": lse_C}
+        self._library.togi_softmax(_logits_arguments(tensors, factor))
+        return chosen_C, lse_C
+
+    def softmax_backward_(
+        self, logits_CV: Tensor, target_C: Tensor, lse_C: Tensor, grad_C: Tensor, factor: float
+    ) -> None:
+        """Puts the gradient of the targets' log-probabilities in the place of the logits."""
+        given = {"target": target_C, "lse": lse_C, "grad": grad_C.float()}
+        copies = {name: tensor.contiguous() for name, tensor in given.items()}  # they must outlive the call
+        tensors = {"logits": logits_CV, **copies}
+        self._library.togi_softmax(_logits_arguments(tensors, factor))
+
     def attend(self, arguments: ctypes.Structure) -> None:
         """Attention of a forest; the arguments are those of `togi.model.blocks`."""
         self._library.togi_attend(ctypes.addressof(arguments))
@@ -268,6 +296,20 @@ def _gate_arguments(gelu: bool, **tensors: Tensor | None) -> _Gate:
     assert x is not None
     rows, width = x.numel() // x.shape[-1], x.shape[-1]
     return _Gate(**_addresses(tensors), rows=rows, width=width, gelu=gelu, half=x.dtype == torch.bfloat16)
+
+
+def _logits_arguments(tensors: dict[str, Tensor], factor: float) -> _Logits:
+    """Raises ValueError for logits that are not contiguous: of a copy the gradient would be lost."""
+    logits = tensors["logits"]
+    if not logits.is_contiguous():
+        raise ValueError("logits must be contiguous")
+    return _Logits(
+        **_addresses({**tensors}),
+        tokens=logits.shape[0],
+        width=logits.shape[1],
+        half=logits.dtype == torch.bfloat16,
+        factor=factor,
+    )
 
 
 @lru_cache(maxsize=1)

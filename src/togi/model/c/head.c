@@ -1,0 +1,58 @@
+/* The softmax of a head over the vocabulary, forward and backward, without a copy of the logits.
+
+   C tokens of a chunk, V vocabulary. */
+
+#include "numbers.h"
+
+typedef struct {
+    void *logits;            /* (C, V); the backward puts their gradient in their place */
+    const int64_t *target;   /* (C) */
+    float *chosen, *lse;     /* (C): the target's logit and the log-sum-exp of all, of logits times `factor` */
+    const float *grad;       /* (C): of log-probabilities; null: forward */
+    int64_t tokens, width, half;
+    float factor;
+} Logits;
+
+INLINE void row_forward(const Logits *a, int64_t row, const int half) {
+    const int64_t V = a->width;
+    const void *from = moved(a->logits, row * V, half);
+    vector tops = all(-INFINITY), even = {0}, odd = {0};
+    for (int64_t i = 0; i + LANES <= V; i += LANES) {
+        const vector here = load(from, i, half) * a->factor;
+        const ints above = ~(here <= tops); /* what is no number is above */
+        tops = (vector)(((ints)here & above) | ((ints)tops & ~above));
+    }
+    float top = -INFINITY, sum = 0;
+    for (int i = 0; i < LANES; i++) top = !(tops[i] <= top) ? tops[i] : top;
+    for (int64_t i = V / LANES * LANES; i < V; i++) {
+        const float here = number(from, i, half) * a->factor;
+        top = !(here <= top) ? here : top;
+    }
+    int64_t i = 0;
+    for (; i + 2 * LANES <= V; i += 2 * LANES) {
+        even += exps(load(from, i, half) * a->factor - top);
+        odd += exps(load(from, i + LANES, half) * a->factor - top);
+    }
+    for (; i < V; i++) sum += exp_(number(from, i, half) * a->factor - top);
+    a->lse[row] = top + logf(summed(even) + summed(odd) + sum);
+    a->chosen[row] = number(from, a->target[row], half) * a->factor;
+}
+
+INLINE void row_backward(const Logits *a, int64_t row, const int half) {
+    const int64_t V = a->width, target = a->target[row];
+    void *at = (void *)moved(a->logits, row * V, half);
+    const float lse = a->lse[row], grad = a->grad[row] * a->factor;
+    const float chosen = exp_(number(at, target, half) * a->factor - lse);
+    for (int64_t i = 0; i < V; i += LANES) put(at, i, V, exps(get(at, i, V, half) * a->factor - lse) * -grad, half);
+    store(at, target, grad * (1 - chosen), half);
+}
+
+void togi_softmax(const Logits *a) {
+#pragma omp parallel for schedule(static) if (a->tokens * a->width >= PARALLEL)
+    for (int64_t row = 0; row < a->tokens; row++) {
+        if (a->grad && a->half) row_backward(a, row, 1);
+        else if (a->grad) row_backward(a, row, 0);
+        else if (a->half) row_forward(a, row, 1);
+        else row_forward(a, row, 0);
+    }
+}
