@@ -155,7 +155,7 @@ def test_a_second_signal_stops_at_once_and_is_no_fault(tmp_path):
             break
     os.kill(run.pid, signal.SIGINT)
     text, _ = run.communicate(timeout=100)
-    assert run.returncode == 130 and "stopped at once" in text and "memory" not in text, text
+    assert run.returncode == 130 and "stopping at once" in text and "memory" not in text, text
     state = json.loads((tmp_path / "runs" / "tiny" / "state.json").read_text())
     assert state["state"] == "interrupted" and all(stage["state"] == "waiting" for stage in state["stages"])
 

@@ -132,7 +132,12 @@ class Run:
         self._state("running")
 
     def _work(self, node: Node, folder: Path) -> None:
-        for event in self._workers_for(node).do(self._command(node, folder)):
+        workers = self._workers_for(node)
+        if self.killed:  # signals that came while the processes were being started
+            workers.kill()
+        elif self.interrupted:
+            raise Interrupted("stopped; everything finished is saved")
+        for event in workers.do(self._command(node, folder)):
             self.display.event(event)
             if event["event"] == "failed":
                 self.failed[node.name] = event["message"]
@@ -186,9 +191,11 @@ class Run:
             link.symlink_to(os.path.relpath(folder, self.folder))
 
     def _on_signal(self, number: int, frame: Any) -> None:
-        if self.interrupted and self.workers is not None:
+        if self.interrupted:
             self.killed = True
-            self.workers.kill()
+            self.display.note("stopping at once")
+            if self.workers is not None:
+                self.workers.kill()
             return
         self.interrupted = True
         self.display.note("stopping: the work at hand is finished and saved first; once more to stop at once")
