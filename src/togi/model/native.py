@@ -36,7 +36,7 @@ BLOCK = 16
 CHUNK = 32
 """Rows whose share of a norm's weight's gradient is summed apart."""
 
-STEP = 128
+STEP = 64
 """Rows and keys whose scores the attention of a forest holds at once."""
 
 SIZES = tuple(f"-D{name}={size}" for name, size in (("BLOCK", BLOCK), ("CHUNK", CHUNK), ("STEP", STEP)))

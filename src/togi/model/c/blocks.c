@@ -179,12 +179,13 @@ INLINE void as_words(uint32_t *to, const void *from, int64_t stride, int64_t cou
         as_rows(to, from, stride, count, room, D, 0);
         return;
     }
-    for (int64_t i = 0; i < room; i += 2, to += D) {
-        const uint16_t *low = (const uint16_t *)from + i * stride, *high = low + stride;
-        for (int64_t d = 0; i + 1 < count && d < D; d++) to[d] = low[d] | (uint32_t)high[d] << 16;
-        for (int64_t d = 0; i + 1 == count && d < D; d++) to[d] = low[d];
-        if (i >= count) memset(to, 0, D * 4);
-    }
+    for (int64_t i = 0; i < room; i += 2, to += D)
+        for (int64_t d = 0; d < D; d += LANES) {
+            words low = {0}, high = {0};
+            if (i < count) low = (words)load(from, i * stride + d, 1) >> 16;
+            if (i + 1 < count) high = (words)load(from, (i + 1) * stride + d, 1);
+            *(vector *)(to + d) = (vector)(low | high);
+        }
 }
 
 /* The same, to words of the transpose, (D, room). */
@@ -435,12 +436,11 @@ INLINE void block_backward(const Forest *f, const Block *b, int64_t head, int64_
     if (half) as_turned(key_turned, key_turned_words, K, D);
     memset(grad_query, 0, (Q + 2 * K) * D * 4);
     for (int64_t q = 0; q < Q; q++) {
-        float sum = 0;
+        vector sums = {0};
         lse[q] = q < nq ? f->lse[head * f->rows + b->q0 + q] : INFINITY; /* a share of nothing */
-#pragma omp simd reduction(+ : sum)
-        for (int64_t d = 0; d < (q < nq ? D : 0); d++)
-            sum += number(grad, q * f->heads * D + d, half) * number(out, q * f->heads * D + d, half);
-        mean[q] = sum;
+        for (int64_t d = 0; d < (q < nq ? D : 0); d += LANES)
+            sums += load(grad, q * f->heads * D + d, half) * load(out, q * f->heads * D + d, half);
+        mean[q] = summed(sums);
     }
     const Sight s = sight(f, b);
     for (int64_t k = 0; k < K; k += STEP)
@@ -463,10 +463,9 @@ INLINE void block_backward(const Forest *f, const Block *b, int64_t head, int64_
             multiply(grad_query + q, Q, moved(key_turned, k, half), K, words, STEP, D, rows, keys, 1, half);
         }
     add_turned(to.query + (b->q0 - start) * D, grad_query, nq, Q, D);
-#pragma omp simd
-    for (int64_t i = 0; i < nk * D; i++) {
-        to.key[(b->k0 - start) * D + i] += grad_key[i];
-        to.value[(b->k0 - start) * D + i] += grad_value[i];
+    for (int64_t i = 0, at = (b->k0 - start) * D; i < nk * D; i += LANES) {
+        *(vector *)(to.key + at + i) += *(vector *)(grad_key + i);
+        *(vector *)(to.value + at + i) += *(vector *)(grad_value + i);
     }
 }
 
@@ -479,22 +478,21 @@ INLINE void tree_backward(const Forest *f, int64_t tree, int64_t head, char *scr
     memset(sums.value, 0, rows * D * 4);
     for (int64_t i = f->trees[tree]; i < f->trees[tree + 1]; i++)
         block_backward(f, f->blocks + i, head, start, sums, scratch + rows * D * 4, half);
-#pragma omp simd
-    for (int64_t i = 0; i < rows * D; i++) store(f->grad_query, at + i, sums.query[i], half);
+    for (int64_t i = 0; i < rows * D; i += LANES)
+        store_lanes(f->grad_query, at + i, *(vector *)(sums.query + i), half);
 }
 
 /* The shares of the query heads of a key head, summed. */
 INLINE void gather(const Forest *f, int64_t head, int64_t t, const int half) {
     const int64_t D = f->size, T = f->rows, many = f->heads / f->shared;
-#pragma omp simd
-    for (int64_t d = 0; d < D; d++) {
-        float key = 0, value = 0;
+    for (int64_t d = 0; d < D; d += LANES) {
+        vector key = {0}, value = {0};
         for (int64_t i = head * f->shared; i < (head + 1) * f->shared; i++) {
-            key += f->partial_key[(i * T + t) * D + d];
-            value += f->partial_value[(i * T + t) * D + d];
+            key += *(vector *)(f->partial_key + (i * T + t) * D + d);
+            value += *(vector *)(f->partial_value + (i * T + t) * D + d);
         }
-        store(f->grad_key, (head * T + t) * D + d, key, half);
-        store(f->grad_value, (t * many + head) * D + d, value, half);
+        store_lanes(f->grad_key, (head * T + t) * D + d, key, half);
+        store_lanes(f->grad_value, (t * many + head) * D + d, value, half);
     }
 }
 
