@@ -1,6 +1,7 @@
 """A run whose own files cannot be written: it says where and why, and never instead of what the work came to."""
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from togi.cli import main
-from togi.core.errors import InputError
+from togi.core.errors import InputError, Interrupted
 from togi.recipe.graph import build
 from togi.recipe.run import Options, Run
 from togi.recipe.schema import validate
@@ -20,10 +21,14 @@ RECIPE = "name: tiny\ndata: {rows: {path: rows.jsonl}}\nstages: {some: {type: se
 class Notes:
     """A display that keeps what it is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, signals: int = 0) -> None:
         self.notes: list[str] = []
+        self.signals = signals  # that come when a stage starts, before the run has processes
 
-    def start(self, stage: str, kind: str) -> None: ...
+    def start(self, stage: str, kind: str) -> None:
+        for _ in range(self.signals):
+            signal.raise_signal(signal.SIGTERM)
+
     def cached(self, stage: str, kind: str) -> None: ...
     def event(self, event: dict[str, Any]) -> None: ...
     def done(self, stage: str, seconds: float) -> None: ...
@@ -52,6 +57,16 @@ def test_a_state_that_cannot_be_written_does_not_hide_what_the_worker_said(tmp_p
     with pytest.raises(InputError, match=r"rows\.jsonl:1.*do not make"):
         run.run()
     assert isinstance(run.display, Notes) and "the state and the report" in run.display.notes[-1]
+
+
+@pytest.mark.parametrize(("signals", "said"), [(1, "stopped; everything"), (2, "stage rows: stopped at once")])
+def test_signals_that_come_before_there_are_processes_stop_the_run(tmp_path, monkeypatch, signals, said):
+    run = run_in(tmp_path / "home", tmp_path, monkeypatch)
+    run.display = Notes(signals)
+    with pytest.raises(Interrupted, match=said):
+        run.run()
+    assert run.workers is not None and all(worker.process.poll() is not None for worker in run.workers.workers)
+    assert json.loads((run.folder / "state.json").read_text())["state"] == "interrupted"
 
 
 def test_what_may_change_upstream_is_noted_once_by_run_and_check(tmp_path, monkeypatch):

@@ -11,8 +11,9 @@ from rollout_tiny import CONFIGS, CharTokenizer, tiny
 from transformers import LlamaConfig
 
 from togi.core.records import SamplingParams
+from togi.model.blocks import Options
 from togi.model.native import Native, native
-from togi.rollout.attention import DecodePass, Heads, Places, PrefillPass, Rule
+from togi.rollout.attention import DecodePass, Heads, Places, PrefillPass
 from togi.rollout.cache import KeyCache
 from togi.rollout.local import Sampler
 
@@ -31,31 +32,31 @@ def functions() -> Native:
 # --- attention --------------------------------------------------------------------------------------------------------
 
 
-def plain(query_HD, keys_KTD, values_KTD, rule: Rule) -> torch.Tensor:
+def plain(query_HD, keys_KTD, values_KTD, options: Options) -> torch.Tensor:
     """One query against all keys of its row, in float64; (H, D)."""
     shared = query_HD.shape[0] // keys_KTD.shape[0]
     keys, values = (x.double().repeat_interleave(shared, 0) for x in (keys_KTD, values_KTD))
-    scores = (query_HD.double()[:, None] * keys).sum(-1) * rule.scaling
-    if rule.softcap is not None:
-        scores = rule.softcap * torch.tanh(scores / rule.softcap)
-    if rule.window is not None:
-        scores[:, : max(0, keys.shape[1] - rule.window)] = -torch.inf
+    scores = (query_HD.double()[:, None] * keys).sum(-1) * options.scale
+    if options.softcap is not None:
+        scores = options.softcap * torch.tanh(scores / options.softcap)
+    if options.window is not None:
+        scores[:, : max(0, keys.shape[1] - options.window)] = -torch.inf
     return (scores.softmax(-1)[..., None] * values).sum(1)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 2e-2)])
-@pytest.mark.parametrize("rule", [(None, None), (9, None), (30, 1.5)])
+@pytest.mark.parametrize(("window", "softcap"), [(None, None), (9, None), (30, 1.5)])
 @pytest.mark.parametrize(("num_keys", "shared", "size"), [(1, 1, 32), (2, 3, 64), (1, 5, 96), (3, 2, 128), (1, 4, 256)])
-def test_decoding_is_plain_attention(functions, dtype, tolerance, rule, num_keys, shared, size):
+def test_decoding_is_plain_attention(functions, dtype, tolerance, window, softcap, num_keys, shared, size):
     """Prompts of several lengths, rows in any order, answers that pass a block of columns and a growth of the room."""
-    rule = Rule(size**-0.5, *rule)
+    options = Options(window, size**-0.5, softcap)
     generator = torch.Generator().manual_seed(1)
     random = lambda *shape: torch.randn(*shape, generator=generator).to(dtype)  # noqa: E731
     prompts, group_R = [21, 1, 16], [2, 0, 1, 0, 2, 2]
     cache = KeyCache(torch.float32)
     cache.reserve(groups=3, prompt=21, rows=6, own=16)
     heads = Heads(*(random(1, n, sum(prompts), size) for n in (num_keys * shared, num_keys, num_keys)))
-    PrefillPass(cache, range(3), prompts).attend(0, heads, rule)
+    PrefillPass(cache, range(3), prompts).attend(0, heads, options)
     assert cache.layers[0].blocked
     starts = [0, 21, 22]
     told = [[(x[0, :, starts[g] : starts[g] + prompts[g]]) for x in (heads.key, heads.value)] for g in group_R]
@@ -64,65 +65,65 @@ def test_decoding_is_plain_attention(functions, dtype, tolerance, rule, num_keys
         if step == 16:
             cache.reserve(own=32)
         new = Heads(*(random(6, n, 1, size) for n in (num_keys * shared, num_keys, num_keys)))
-        found = DecodePass(cache, places, prompts, [step] * 6, CPU).attend(0, new, rule)
+        found = DecodePass(cache, places, prompts, [step] * 6, CPU).attend(0, new, options)
         assert found.dtype == dtype
         for row in range(6):
             told[row] = [torch.cat((old, x[row]), 1) for old, x in zip(told[row], (new.key, new.value), strict=True)]
-            expected = plain(new.query[row, :, 0], *told[row], rule)
+            expected = plain(new.query[row, :, 0], *told[row], options)
             torch.testing.assert_close(found[row, 0].double(), expected, atol=tolerance, rtol=0)
 
 
 def test_rows_of_different_lengths_move(functions):
     """A row that takes another's place brings its keys along."""
     generator = torch.Generator().manual_seed(2)
-    cache, rule = KeyCache(torch.float32), Rule(0.2, None, None)
+    cache, options = KeyCache(torch.float32), Options(None, 0.2)
     cache.reserve(groups=2, prompt=3, rows=2, own=32)
     heads = Heads(*(torch.randn(1, 1, 5, 32, generator=generator) for _ in range(3)))
-    PrefillPass(cache, range(2), [3, 2]).attend(0, heads, rule)
+    PrefillPass(cache, range(2), [3, 2]).attend(0, heads, options)
     new = [Heads(*(torch.randn(2, 1, 1, 32, generator=generator) for _ in range(3))) for _ in range(19)]
     for step, each in enumerate(new[:18]):
-        DecodePass(cache, Places.of([0, 1], 2, CPU), [3, 2], [step, step], CPU).attend(0, each, rule)
+        DecodePass(cache, Places.of([0, 1], 2, CPU), [3, 2], [step, step], CPU).attend(0, each, options)
     cache.move_row(1, 0, 18)
     cache.move_group(1, 0, 2)
     last = Heads(*(x[1:] for x in (new[18].query, new[18].key, new[18].value)))
-    found = DecodePass(cache, Places.of([0], 1, CPU), [2], [18], CPU).attend(0, last, rule)
+    found = DecodePass(cache, Places.of([0], 1, CPU), [2], [18], CPU).attend(0, last, options)
     told = [
         torch.cat((getattr(heads, name)[0, :, 3:], *(getattr(each, name)[1] for each in new)), 1)
         for name in ("key", "value")
     ]
-    torch.testing.assert_close(found[0, 0].double(), plain(last.query[0, :, 0], *told, rule), atol=1e-6, rtol=0)
+    torch.testing.assert_close(found[0, 0].double(), plain(last.query[0, :, 0], *told, options), atol=1e-6, rtol=0)
 
 
 def test_layers_of_different_shapes_share_a_pass(functions):
     generator = torch.Generator().manual_seed(3)
     random = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
-    cache, rule, shapes = KeyCache(torch.float32), Rule(0.1, None, None), [(1, 1, 32), (2, 4, 256)]
+    cache, options, shapes = KeyCache(torch.float32), Options(None, 0.1), [(1, 1, 32), (2, 4, 256)]
     cache.reserve(groups=1, prompt=2, rows=3, own=16)
     told = [Heads(*(random(1, n, 2, d) for n in (m * k, k, k))) for k, m, d in shapes]
     prefill = PrefillPass(cache, range(1), [2])
     for layer, heads in enumerate(told):
-        prefill.attend(layer, heads, rule)
+        prefill.attend(layer, heads, options)
     decode = DecodePass(cache, Places.of([0, 0, 0], 1, CPU), [2], [0, 0, 0], CPU)
     for layer, (keys, shared, size) in enumerate(shapes):
         new = Heads(*(random(3, n, 1, size) for n in (shared * keys, keys, keys)))
-        found = decode.attend(layer, new, rule)
+        found = decode.attend(layer, new, options)
         for row in range(3):
             whole = [
                 torch.cat((old[0], x[row]), 1)
                 for old, x in ((told[layer].key, new.key), (told[layer].value, new.value))
             ]
-            expected = plain(new.query[row, :, 0], *whole, rule)
+            expected = plain(new.query[row, :, 0], *whole, options)
             torch.testing.assert_close(found[row, 0].double(), expected, atol=2e-6, rtol=0)
 
 
 def test_a_number_that_is_none_stays_none(functions):
-    cache, rule = KeyCache(torch.float32), Rule(0.2, None, None)
+    cache, options = KeyCache(torch.float32), Options(None, 0.2)
     cache.reserve(groups=1, prompt=2, rows=2, own=16)
     heads = Heads(*(torch.ones(1, 1, 2, 32, dtype=torch.bfloat16) for _ in range(3)))
-    PrefillPass(cache, range(1), [2]).attend(0, heads, rule)
+    PrefillPass(cache, range(1), [2]).attend(0, heads, options)
     new = Heads(*(torch.ones(2, 1, 1, 32, dtype=torch.bfloat16) for _ in range(3)))
     new.query[1] = torch.nan
-    found = DecodePass(cache, Places.of([0, 0], 1, CPU), [2], [0, 0], CPU).attend(0, new, rule)
+    found = DecodePass(cache, Places.of([0, 0], 1, CPU), [2], [0, 0], CPU).attend(0, new, options)
     assert (found[0] == 1).all()
     assert found[1].isnan().all()
 

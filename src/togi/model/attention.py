@@ -236,13 +236,6 @@ def attend(forest: Forest, query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor
     return out_KRTD.flatten(0, 1)
 
 
-def _options(query: Tensor, kwargs: dict[str, Any]) -> Options:
-    """The options that a layer of the library states among its keyword arguments."""
-    scale = kwargs.get("scaling")
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    return Options(window=kwargs.get("sliding_window"), scale=scale, softcap=kwargs.get("softcap"))
-
-
 def _plain(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
@@ -255,7 +248,7 @@ def _plain(
     else:
         unseen = ~attention_mask[..., : key.shape[2]]
     key, value = key.repeat_interleave(num_shared, 1), value.repeat_interleave(num_shared, 1)
-    out = _softmax_attention(query, key, value, unseen, _options(query, kwargs))
+    out = _softmax_attention(query, key, value, unseen, Options.asked(query, kwargs))
     return out.transpose(1, 2).contiguous(), None
 
 
@@ -283,7 +276,7 @@ def tree_attention(
     if kwargs.get("dropout"):
         raise InputError("attention dropout is on, but the rows of a trunk are shared by all branches; call net.eval()")
     dtype = value.dtype  # under autocast rotated queries and keys may be wider than values
-    out_HTD = attend(forest, query[0].to(dtype), key[0].to(dtype), value[0], _options(query, kwargs))
+    out_HTD = attend(forest, query[0].to(dtype), key[0].to(dtype), value[0], Options.asked(query, kwargs))
     return out_HTD.transpose(0, 1).contiguous()[None], None
 
 

@@ -7,6 +7,7 @@ import ctypes
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,11 +18,19 @@ from togi.model.native import STEP, Native
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a layer attends: window in rows (None: all), scale of the scores, soft cap of the scores (None: none)."""
+    """How a layer attends: sliding window in tokens, its own included (None: all), scale and soft cap (None: none) of
+    the scores."""
 
     window: int | None
     scale: float
     softcap: float | None = None
+
+    @classmethod
+    def asked(cls, query: Tensor, settings: dict[str, Any]) -> "Options":
+        """What a layer of the library asks for among its keyword arguments; query is (..., D)."""
+        scale = settings.get("scaling")
+        scale = query.shape[-1] ** -0.5 if scale is None else scale
+        return cls(window=settings.get("sliding_window"), scale=scale, softcap=settings.get("softcap"))
 
 
 @dataclass(frozen=True, slots=True)

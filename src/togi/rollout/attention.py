@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from transformers import AttentionInterface
 
 from togi.core.errors import InputError
+from togi.model.blocks import Options
 from togi.model.native import Decode, Norm, native
 from togi.rollout.cache import KeyCache, round_up
 
@@ -31,7 +32,7 @@ class PrefillPass:
     groups: Sequence[int]
     lengths: Sequence[int]
 
-    def attend(self, layer: int, heads: "Heads", rule: "Rule") -> Tensor:
+    def attend(self, layer: int, heads: "Heads", options: Options) -> Tensor:
         """(1, T, H, D): each prompt attends causally to itself; its keys are kept."""
         stored = self.cache.layer(layer, heads.key, heads.value)
         outputs, start = [], 0
@@ -39,7 +40,7 @@ class PrefillPass:
             part = slice(start, start + length)
             query, key, value = heads.query[:, :, part], heads.key[:, :, part], heads.value[:, :, part]
             stored.write_prompt(group, key[0], value[0])
-            outputs.append(rule.causal(query, key, value).transpose(1, 2))
+            outputs.append(_causal(query, key, value, options).transpose(1, 2))
             start += length
         return torch.cat(outputs, 1)
 
@@ -114,18 +115,19 @@ class DecodePass:
         if not self.same:
             self._index = (torch.arange(self.rows, device=self.device), torch.tensor(self.own_R, device=self.device))
 
-    def attend(self, layer: int, heads: "Heads", rule: "Rule") -> Tensor:
+    def attend(self, layer: int, heads: "Heads", options: Options) -> Tensor:
         """(R, 1, H, D): each group's queries meet the one copy of its prompt, each row its own tokens; one softmax."""
         stored = self.cache.layer(layer, heads.key, heads.value)
         if stored.blocked:
             new = New(heads.query.flatten(1), heads.key.flatten(1), heads.value.flatten(1))
-            return self.attend_natively(layer, new, rule).unflatten(2, (heads.query.shape[1], -1)).to(heads.query.dtype)
+            whole = self.attend_natively(layer, new, options).unflatten(2, (heads.query.shape[1], -1))
+            return whole.to(heads.query.dtype)
         self._write(stored.own_key, heads.key)
         self._write(stored.own_value, heads.value)
         places, groups, width = self.places, self.places.groups, self.places.width
         key_heads, size = heads.key.shape[1], heads.query.shape[3]
         many = heads.query.shape[1] // key_heads
-        query = (heads.query * rule.scaling).to(self.cache.dtype).view(self.rows, key_heads, many, size)
+        query = (heads.query * options.scale).to(self.cache.dtype).view(self.rows, key_heads, many, size)
         own_RKMS = query @ stored.own_key[: self.rows, :, : self.own].transpose(2, 3)
         query_GKnD = places.to_places(query).view(groups, width, key_heads, many, size).transpose(1, 2)
         prompt_GKnP = query_GKnD.reshape(groups, key_heads, width * many, size) @ (
@@ -133,7 +135,7 @@ class DecodePass:
         )
         own_GKnS = places.to_places(own_RKMS).view(groups, width, key_heads, many, self.own).transpose(1, 2)
         scores = torch.cat((prompt_GKnP.view(groups, key_heads, width, many, self.prompt), own_GKnS), -1)
-        share = self._softmax(scores, rule)
+        share = self._softmax(scores, options)
         prompt_share = share[..., : self.prompt].flatten(2, 3)
         own_share = places.to_rows(share[..., self.prompt :].transpose(1, 2).flatten(0, 1))
         from_prompt = prompt_share @ stored.prompt_value[:groups, :, : self.prompt]
@@ -142,7 +144,7 @@ class DecodePass:
         whole = (places.to_rows(from_prompt) + from_own).reshape(self.rows, 1, key_heads * many, -1)
         return whole.to(heads.query.dtype)
 
-    def attend_natively(self, layer: int, new: "New", rule: "Rule") -> Tensor:
+    def attend_natively(self, layer: int, new: "New", options: Options) -> Tensor:
         """(R, 1, H D): the same, compiled; writes the new keys and values too. The layer is `blocked`."""
         functions, stored = native(), self.cache.layers[layer]
         assert functions is not None
@@ -183,11 +185,11 @@ class DecodePass:
             size=size,
             prompt_room=self.cache.prompt,
             own_room=self.cache.own,
-            window=rule.window or 0,
+            window=options.window or 0,
             half=dtype == torch.bfloat16,
             threads=len(scratch),
-            scale=rule.scaling,
-            softcap=rule.softcap or 0.0,
+            scale=options.scale,
+            softcap=options.softcap or 0.0,
             epsilon=new.query_norm.epsilon if new.query_norm else 0.0,
             shift=new.query_norm.shift if new.query_norm else 0.0,
         )
@@ -201,12 +203,12 @@ class DecodePass:
             row, column = self._index
             buffer[row, :, column] = new[:, :, 0].to(buffer.dtype)
 
-    def _softmax(self, scores: Tensor, rule: "Rule") -> Tensor:
-        if rule.softcap is not None:
-            scores = torch.tanh(scores / rule.softcap) * rule.softcap
-        if rule.window not in self._masks:
-            self._masks[rule.window] = self._mask(rule.window, scores)
-        mask = self._masks[rule.window]
+    def _softmax(self, scores: Tensor, options: Options) -> Tensor:
+        if options.softcap is not None:
+            scores = torch.tanh(scores / options.softcap) * options.softcap
+        if options.window not in self._masks:
+            self._masks[options.window] = self._mask(options.window, scores)
+        mask = self._masks[options.window]
         if mask is not None:
             scores += mask
         elif self.own > self.own_R[0] + 1:
@@ -259,34 +261,26 @@ class New:
     key_norm: Norm | None = None
 
 
-@dataclass(slots=True)
-class Rule:
-    """What a layer asks of its attention: scale, sliding window (tokens, its own included) and soft cap."""
-
-    scaling: float
-    window: int | None
-    softcap: float | None
-
-    def causal(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Plain causal attention of one prompt to itself, (1, H, P, D)."""
-        length = query.shape[2]
-        grouped = query.shape[1] != key.shape[1]
-        if self.softcap is None and (self.window is None or self.window >= length):
-            return F.scaled_dot_product_attention(
-                query, key, value, is_causal=True, scale=self.scaling, enable_gqa=grouped
-            )
-        seen = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
-        if self.window is not None:
-            seen = seen.triu(1 - self.window)
-        if self.softcap is None:
-            return F.scaled_dot_product_attention(
-                query, key, value, attn_mask=seen, scale=self.scaling, enable_gqa=grouped
-            )
-        many = query.shape[1] // key.shape[1]
-        query = query.unflatten(1, (-1, many))
-        scores = torch.tanh(query @ key.unsqueeze(2).transpose(-1, -2) * (self.scaling / self.softcap)) * self.softcap
-        share = torch.softmax(scores.masked_fill(~seen, -torch.inf), -1)
-        return (share @ value.unsqueeze(2)).flatten(1, 2)
+def _causal(query: Tensor, key: Tensor, value: Tensor, options: Options) -> Tensor:
+    """Plain causal attention of one prompt to itself, (1, H, P, D)."""
+    length, window = query.shape[2], options.window
+    grouped = query.shape[1] != key.shape[1]
+    if options.softcap is None and (window is None or window >= length):
+        return F.scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=options.scale, enable_gqa=grouped
+        )
+    seen = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
+    if window is not None:
+        seen = seen.triu(1 - window)
+    if options.softcap is None:
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask=seen, scale=options.scale, enable_gqa=grouped
+        )
+    many = query.shape[1] // key.shape[1]
+    query = query.unflatten(1, (-1, many))
+    scores = torch.tanh(query @ key.unsqueeze(2).transpose(-1, -2) * (options.scale / options.softcap))
+    share = torch.softmax((scores * options.softcap).masked_fill(~seen, -torch.inf), -1)
+    return (share @ value.unsqueeze(2)).flatten(1, 2)
 
 
 def attend(
@@ -302,13 +296,8 @@ def attend(
                 f"{type(module).__name__}: the embedded sampler does not compute attention with `{name}`; "
                 "serve this model with vLLM or SGLang and sample from there"
             )
-    scaling = settings.get("scaling")
-    rule = Rule(
-        scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
-        window=settings.get("sliding_window"),
-        softcap=settings.get("softcap"),
-    )
-    return settings["togi_pass"].attend(module.layer_idx, Heads(query, key, value), rule), None
+    options = Options.asked(query, settings)
+    return settings["togi_pass"].attend(module.layer_idx, Heads(query, key, value), options), None
 
 
 AttentionInterface.register(NAME, attend)

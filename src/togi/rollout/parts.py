@@ -24,7 +24,7 @@ from togi.model.parts import (
     use_forward,
     use_library,
 )
-from togi.rollout.attention import DecodePass, New, Rule
+from togi.rollout.attention import DecodePass, New
 
 
 def compute_natively(twin: nn.Module) -> None:
@@ -77,7 +77,5 @@ def _attention(
         query_norm=norm_of(module.q_norm) if hasattr(module, "q_norm") else None,
         key_norm=norm_of(module.k_norm) if hasattr(module, "k_norm") else None,
     )
-    options = options_of(module)
-    rule = Rule(scaling=options.scale, window=options.window, softcap=options.softcap)
-    found = run.attend_natively(module.layer_idx, new, rule)
+    found = run.attend_natively(module.layer_idx, new, options_of(module))
     return module.o_proj(found.to(hidden_states.dtype)), None

@@ -56,18 +56,17 @@ INLINE void store(void *to, size_t at, float number, const int half) {
     else ((float *)to)[at] = number;
 }
 
+/* exp of r, a float or a vector, for |r| <= log(2) / 2 */
+#define EXP_POLYNOMIAL(r) \
+    ((((((1.9875691500e-4f * r + 1.3981999507e-3f) * r + 8.3334519073e-3f) * r + 4.1665795894e-2f) * r \
+       + 1.6666665459e-1f) * r + 5.0000001201e-1f) * r * r + r + 1.0f)
+
 /* exp of x <= 0, to 2 units in the last place; 0 below the smallest normal number. */
 INLINE float exp_(float x) {
     float low = x < -87.0f ? -87.0f : x;
     float n = rintf(low * 1.44269504088896341f);
     float r = low - n * 0.693359375f + n * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
+    float p = EXP_POLYNOMIAL(r);
     uint32_t bits = (uint32_t)((int32_t)n + 127) << 23;
     float power;
     memcpy(&power, &bits, 4);
@@ -102,13 +101,7 @@ INLINE vector exps(vector x) {
     vector n = (x * 1.44269504088896341f + shift) - shift;
 #endif
     vector r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    vector p = all(1.9875691500e-4f);
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
+    vector p = EXP_POLYNOMIAL(r);
 #ifdef __AVX512F__
     return (vector)_mm512_scalef_ps((__m512)p, (__m512)n);
 #else
