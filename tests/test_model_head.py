@@ -4,6 +4,7 @@ import pytest
 import torch
 from tiny import SHAPE, Largest, TrueFloat64, tiny_model
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, CohereConfig, FalconConfig, GPT2Config, GraniteConfig, LlamaConfig
 
 from togi.core.errors import InputError
@@ -11,6 +12,7 @@ from togi.model.forest import Sequence, plant
 from togi.model.head import Head, token_logp
 from togi.model.logprobs import Policy, check_head, plain_logprobs, unwrapped
 from togi.model.lora import LoraSettings, add_lora
+from togi.model.native import native
 
 N, H, V = 11, 8, 37
 
@@ -80,6 +82,42 @@ def test_logits_never_exist_all_at_once():
             Head(module), hidden_NH, torch.zeros(64, dtype=torch.int64), chunk=8, entropy=True
         ).logp_N.sum().backward()
     assert largest.numel == 8 * 1000  # a chunk, and as many entries as the weight and its gradient
+
+
+class Products(TorchDispatchMode):
+    """Counts products with a head's weight that make logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.made += func.overloadpacket is torch.ops.aten.mm and out.shape[-1] == V
+        return out
+
+
+@pytest.mark.skipif(native() is None, reason="logits are kept by compiled functions")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_logits_that_are_kept_are_those_that_are_made_again(dtype, monkeypatch):
+    """3 chunks: none kept, one, all; and a graph that is gone through twice, whose logits are gone the second time."""
+    torch.manual_seed(0)
+    module = nn.Linear(H, V, bias=False, dtype=dtype)
+    hidden_NH, target_N = torch.randn(N, H, dtype=dtype, requires_grad=True), torch.randint(V, (N,))
+    inputs, found = [hidden_NH, module.weight], []
+    for kept in (0, 1, 3):
+        monkeypatch.setattr("togi.model.head.KEPT_BYTES", kept * 4 * V * dtype.itemsize)
+        with Products() as products:
+            out = token_logp(Head(module), hidden_NH, target_N, entropy=True, chunk=4)
+            grads = torch.autograd.grad(out.logp_N.square().sum(), inputs, retain_graph=True)
+        assert products.made == 3 + (3 - kept)
+        found.append([*out[:2], *grads])
+        found.append([*out[:2], *torch.autograd.grad(out.logp_N.square().sum(), inputs)])
+    for others in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], others, strict=True))
+    with torch.no_grad(), Products() as products:
+        token_logp(Head(module), hidden_NH, target_N, chunk=4)
+    assert products.made == 3
 
 
 def sequences() -> list[Sequence]:

@@ -8,8 +8,6 @@ from tiny import CONFIGS, SHAPE
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 from togi.core.errors import InputError
-from togi.model.head import LOGITS_PER_CHUNK
-from togi.model.memory import LOGITS_PER_CHUNK as SAME_CHUNK
 from togi.model.memory import Job, Shape, adapter_size, largest, predict, training_flops
 
 SMALL = Shape.of(
@@ -60,7 +58,6 @@ def test_known_models():
     assert SMALL.parameters == 134_515_008
     assert THIRTEEN.matrices + THIRTEEN.vectors == 12_688_184_320  # its card's number, embeddings and head apart
     assert THIRTEEN.parameters == 13_706_931_200
-    assert SAME_CHUNK == LOGITS_PER_CHUNK
 
 
 def test_a_configuration_that_says_too_little_is_refused():

@@ -163,7 +163,10 @@ def test_log_probabilities_and_their_gradient_are_rounded_once(functions, dtype,
     exact = logits.double().requires_grad_()
     logp = torch.log_softmax(exact * factor, -1).gather(1, target[:, None])[:, 0]
     logp.backward(grad.double())
-    chosen, lse = functions.softmax(logits, target, factor)
+    chosen, lse, entropy = functions.softmax(logits, target, factor, entropy=True)
+    assert functions.softmax(logits, target, factor)[2] is None
+    shares = torch.softmax(exact.detach() * factor, -1)
+    close(entropy, torch.special.entr(shares).sum(-1), torch.float32, atol=1e-5)
     close(chosen - lse, logp.detach(), torch.float32, atol=1e-5)
     close(lse, torch.logsumexp(exact.detach() * factor, -1), torch.float32, atol=1e-5)
     functions.softmax_backward_(logits, target, lse, grad, factor)
@@ -176,8 +179,8 @@ def test_a_logit_that_is_no_number_shows(functions):
     logits = torch.zeros(3, 70)
     logits[0, 5] = torch.nan
     logits[1, 69] = torch.nan
-    lse = functions.softmax(logits, torch.tensor([1, 2, 3]), 1.0)[1]
-    assert lse.isnan().tolist() == [True, True, False]
+    _, lse, entropy = functions.softmax(logits, torch.tensor([1, 2, 3]), 1.0, entropy=True)
+    assert lse.isnan().tolist() == entropy.isnan().tolist() == [True, True, False]
     with pytest.raises(ValueError, match="contiguous"):
         functions.softmax(torch.zeros(70, 3).T, torch.tensor([1, 2, 3]), 1.0)
 

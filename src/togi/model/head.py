@@ -1,11 +1,13 @@
-"""Log-probabilities from hidden states without ever holding all logits.
+"""Log-probabilities from hidden states, with a bounded part of the logits held at a time.
 
 Shapes: N scored tokens, C tokens of one chunk, H width, V vocabulary.
 
-A plain linear head has its own backward: only the hidden states and one log-sum-exp per token are kept, and the logits
-of a chunk are made again. Any other head (with an adapter, say) runs the same chunks under checkpointing.
+A plain linear head has its own backward: the hidden states and one log-sum-exp per token are kept, and the logits of a
+chunk are made again, but for those of the first chunks where there is room (`KEPT_BYTES`) and compiled functions leave
+them whole. Any other head (with an adapter, say) runs the same chunks under checkpointing.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,9 +19,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from togi.core.errors import InputError
+from togi.model.memory import KEPT_BYTES, chunk_rows
 from togi.model.native import Native, native
 
-LOGITS_PER_CHUNK = 2**24  # 64 MiB in fp32, whatever the vocabulary
 LOGITS_IN_CACHE = 2**20  # what is read and written several times in a row
 ROWS_PER_PRODUCT = 8192  # of the weight's gradient
 
@@ -78,8 +80,8 @@ def find_head(model: PreTrainedModel) -> Head:
     return Head(module, scale=scale, softcap=known.get("final_logit_softcapping"))
 
 
-def _chunks(num_tokens: int, width: int, chunk: int | None) -> Iterator[slice]:
-    most = chunk or max(16, min(1024, LOGITS_PER_CHUNK // width))
+def _chunks(num_tokens: int, row_bytes: int, chunk: int | None) -> Iterator[slice]:
+    most = chunk or chunk_rows(row_bytes)
     size = -(-num_tokens // -(-num_tokens // most)) if num_tokens else most  # as even as can be
     for start in range(0, num_tokens, size):
         yield slice(start, min(num_tokens, start + size))
@@ -125,12 +127,18 @@ class _LinearLogp(torch.autograd.Function):
         narrow = task.autocast_dtype or weight_VH.dtype  # of the products
         hidden, weight = hidden_NH.to(narrow), weight_VH.to(narrow)
         bias = None if bias_V is None else bias_V.to(narrow)
-        for part in _chunks(len(target_N), len(weight), task.chunk):
+        ctx.kept, room = deque(), KEPT_BYTES if task.graph else 0
+        for part in _chunks(len(target_N), len(weight) * narrow.itemsize, task.chunk):
             raw_CV = F.linear(hidden[part], weight, bias)
             target_C, logp_C, lse_C = target_N[part], logp_N[part], lse_N[part]
             functions = _functions(raw_CV, task)
-            if functions is not None and entropy_N is None:
-                logp_N[part], lse_N[part] = functions.softmax(raw_CV, target_C, task.factor)
+            if functions is not None:
+                logp_N[part], lse_N[part], entropy_C = functions.softmax(raw_CV, target_C, task.factor, task.entropy)
+                if entropy_N is not None:
+                    entropy_N[part] = entropy_C
+                room -= raw_CV.nbytes
+                if room >= 0:
+                    ctx.kept.append(raw_CV)
                 continue
             for rows in _in_cache(raw_CV):
                 logits = task.head.shape_(raw_CV[rows])
@@ -156,8 +164,8 @@ class _LinearLogp(torch.autograd.Function):
         wide = torch.promote_types(weight_dtype, torch.float32)  # chunks are summed, so not in bf16
         grad_hidden = torch.empty_like(hidden_NH, dtype=hidden_dtype) if needs_hidden else None
         grad_weight = grad_bias = None
-        for part in _chunks(len(target_N), len(weight_VH), ctx.task.chunk):
-            grad_CV = F.linear(hidden_NH[part], weight_VH, bias_V)
+        for part in _chunks(len(target_N), len(weight_VH) * weight_VH.itemsize, ctx.task.chunk):
+            grad_CV = ctx.kept.popleft() if ctx.kept else F.linear(hidden_NH[part], weight_VH, bias_V)
             target_C, lse_C, grad_C = target_N[part], lse_N[part], grads[0][part]
             functions = _functions(grad_CV, ctx.task)
             if functions is not None:
@@ -213,13 +221,15 @@ def _logit_gradient_(raw_CV: Tensor, target_C: Tensor, lse_C: Tensor, grad_C: Te
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """What is asked of the chunks, and the type that autocast gives their products, which the backward must repeat."""
+    """What is asked of the chunks, the type that autocast gives their products, which the backward must repeat, and
+    whether there will be one (`graph`)."""
 
     head: Head
     temperature: float
     entropy: bool
     chunk: int | None
     autocast_dtype: torch.dtype | None
+    graph: bool
 
     @property
     def factor(self) -> float:
@@ -243,7 +253,7 @@ def _generic_chunk(hidden_CH: Tensor, target_C: Tensor, task: _Task) -> tuple[Te
 def _generic(hidden_NH: Tensor, target_N: Tensor, task: _Task, width: int) -> tuple[Tensor, Tensor | None]:
     """Chunks of any head module, each computed again in the backward."""
     parts = []
-    for part in _chunks(len(target_N), width, task.chunk):
+    for part in _chunks(len(target_N), 4 * width, task.chunk):
         inputs = (hidden_NH[part], target_N[part], task)
         if torch.is_grad_enabled():
             parts.append(checkpoint(_generic_chunk, *inputs, use_reentrant=False, preserve_rng_state=False))
@@ -273,7 +283,7 @@ def token_logp(
         return TokenLogp(empty, empty.detach() if entropy else None)
     kind = hidden_NH.device.type
     autocast_dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-    task = _Task(head, temperature, entropy, chunk, autocast_dtype)
+    task = _Task(head, temperature, entropy, chunk, autocast_dtype, torch.is_grad_enabled())
     module = head.module
     if type(module) is nn.Linear:  # a subclass or an adapter computes something else
         return TokenLogp(*_LinearLogp.apply(hidden_NH, module.weight, module.bias, target_N, task))  # type: ignore

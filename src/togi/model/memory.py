@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from togi.core.errors import InputError
 
-LOGITS_PER_CHUNK = 2**24  # of `head`, which may not be imported here: it is heavy
+CHUNK_BYTES = 2**26  # logits of the head that are worked on at once
+KEPT_BYTES = 2**28  # logits that are kept for the backward, where the rest are made again
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight: 4 bits, one byte for 64 weights, four bytes for 256 of those
 EIGHT_BIT_MOMENTS = 2 * (1 + 4 / 256)  # two bytes, and four for 256 of each
 OTHER_NORMS = {"gemma2": 4, "gemma3_text": 4}  # norms of a layer, where there are not two
@@ -117,8 +118,8 @@ class Job:
     """How a model is trained. `products` is the type that products are computed in; `rank` 0 trains all weights.
 
     `accumulates`: a step has several micro-batches, so that gradients are there while activations are. `entropy`: the
-    head also computes it. `scorer`: the head gives one number. `layers`: how many are trained, from the top; None: all,
-    and the embeddings with them.
+    head also computes it. `scorer`: the head gives one number. `compiled`: its softmax is, which keeps logits and copies
+    none. `layers`: how many are trained, from the top; None: all, and the embeddings with them.
     """
 
     weights: Literal["float32", "bfloat16", "bfloat16-master", "nf4"] = "float32"
@@ -131,6 +132,7 @@ class Job:
     accumulates: bool = True
     entropy: bool = False
     scorer: bool = False
+    compiled: bool = False
     layers: int | None = None
 
 
@@ -264,9 +266,17 @@ def _half(job: Job) -> bool:
 def _head(shape: Shape, job: Job, tokens: int) -> int:
     if job.scorer:
         return 0
-    rows = min(tokens, max(16, min(1024, LOGITS_PER_CHUNK // shape.vocabulary)))
-    chunks = 2 if job.entropy or job.products == "bfloat16" else 1
-    return rows * shape.vocabulary * 4 * chunks
+    row = shape.vocabulary * (2 if job.products == "bfloat16" else 4)
+    chunk = min(tokens, chunk_rows(row)) * row
+    if job.compiled:
+        return chunk + min(KEPT_BYTES, max(0, tokens * row - chunk))
+    wide = 4 * chunk * shape.vocabulary // row  # in float32
+    return wide * 2 if job.entropy or job.products == "bfloat16" else wide
+
+
+def chunk_rows(row_bytes: int) -> int:
+    """How many tokens' logits the head works on at once."""
+    return max(16, min(1024, CHUNK_BYTES // row_bytes))
 
 
 def largest(shape: Shape, job: Job, memory: float, *, step: int = 256, most: int = 2**16) -> int:

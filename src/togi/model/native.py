@@ -98,7 +98,7 @@ class _Logits(ctypes.Structure):
 
     __slots__ = ()
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("logits", "target", "chosen", "lse", "grad")),
+        *((name, ctypes.c_void_p) for name in ("logits", "target", "chosen", "lse", "entropy", "grad")),
         *((name, ctypes.c_int64) for name in ("tokens", "width", "half")),
         ("factor", ctypes.c_float),
     )
@@ -229,12 +229,16 @@ class Native:
         )  # fmt: skip
         return y
 
-    def softmax(self, logits_CV: Tensor, target_C: Tensor, factor: float) -> tuple[Tensor, Tensor]:
-        """The targets' logits times `factor`, and the log-sum-exp of all logits times `factor`, (C) in float32."""
+    def softmax(
+        self, logits_CV: Tensor, target_C: Tensor, factor: float, entropy: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The targets' logits times `factor`, the log-sum-exp of all logits times `factor`, and the entropy of their
+        distribution in nats if it is wanted, (C) in float32."""
         chosen_C, lse_C = (torch.empty(len(logits_CV)) for _ in range(2))
+        entropy_C = torch.empty(len(logits_CV)) if entropy else None
         tensors = {"logits": logits_CV, "target": target_C.contiguous(), "chosen": chosen_C, "lse": lse_C}
-        self._library.togi_softmax(_logits_arguments(tensors, factor))
-        return chosen_C, lse_C
+        self._library.togi_softmax(_logits_arguments({**tensors, "entropy": entropy_C}, factor))
+        return chosen_C, lse_C, entropy_C
 
     def softmax_backward_(
         self, logits_CV: Tensor, target_C: Tensor, lse_C: Tensor, grad_C: Tensor, factor: float
@@ -242,8 +246,7 @@ class Native:
         """Puts the gradient of the targets' log-probabilities in the place of the logits."""
         given = {"target": target_C, "lse": lse_C, "grad": grad_C.float()}
         copies = {name: tensor.contiguous() for name, tensor in given.items()}  # they must outlive the call
-        tensors = {"logits": logits_CV, **copies}
-        self._library.togi_softmax(_logits_arguments(tensors, factor))
+        self._library.togi_softmax(_logits_arguments({"logits": logits_CV, **copies}, factor))
 
     def attend(self, arguments: ctypes.Structure) -> None:
         """Attention of a forest; the arguments are those of `togi.model.blocks`."""
@@ -298,13 +301,14 @@ def _gate_arguments(gelu: bool, **tensors: Tensor | None) -> _Gate:
     return _Gate(**_addresses(tensors), rows=rows, width=width, gelu=gelu, half=x.dtype == torch.bfloat16)
 
 
-def _logits_arguments(tensors: dict[str, Tensor], factor: float) -> _Logits:
+def _logits_arguments(tensors: dict[str, Tensor | None], factor: float) -> _Logits:
     """Raises ValueError for logits that are not contiguous: of a copy the gradient would be lost."""
     logits = tensors["logits"]
+    assert logits is not None
     if not logits.is_contiguous():
         raise ValueError("logits must be contiguous")
     return _Logits(
-        **_addresses({**tensors}),
+        **_addresses(tensors),
         tokens=logits.shape[0],
         width=logits.shape[1],
         half=logits.dtype == torch.bfloat16,
