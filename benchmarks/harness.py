@@ -198,9 +198,11 @@ def cpu_facts() -> dict[str, Any]:
 
 
 def revision() -> str:
-    """The commit that is measured, marked when the working tree differs from it."""
-    command = ["git", "-C", HERE, "describe", "--always", "--dirty", "--abbrev=12"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    """The commit that is measured, marked when the working tree, results apart, differs from it."""
+    git, rest = ["git", "-C", HERE.parent], [".", ":(exclude)benchmarks/results"]
+    commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False)
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *rest], check=False).returncode
+    return commit.stdout.strip() + ("-dirty" if changed else "")
 
 
 def summary(outcomes: Sequence[Outcome], key: str = "seconds") -> dict[str, Any]:

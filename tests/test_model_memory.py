@@ -8,7 +8,7 @@ from tiny import CONFIGS, SHAPE
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 from togi.core.errors import InputError
-from togi.model.memory import Job, Shape, adapter_size, largest, predict, training_flops
+from togi.model.memory import CHUNK_BYTES, KEPT_BYTES, Job, Shape, adapter_size, largest, predict, training_flops
 
 SMALL = Shape.of(
     {
@@ -85,6 +85,15 @@ def test_what_each_choice_saves():
     assert predict(SMALL, replace(job, accumulates=False), 4096).peak < full
     four_bit = predict(SMALL, Job(weights="nf4", rank=16, products="bfloat16"), 4096)
     assert four_bit.weights < 0.5 * predict(SMALL, Job(rank=16), 4096).weights
+
+
+def test_the_logits_of_the_head_are_bounded_whatever_the_tokens():
+    row = 4 * SMALL.vocabulary
+    assert predict(SMALL, Job(), 100).head == 100 * row
+    assert KEPT_BYTES < predict(SMALL, Job(), 100_000).head <= CHUNK_BYTES + KEPT_BYTES
+    card = predict(SMALL, Job(accelerator=True), 100_000).head
+    assert CHUNK_BYTES - row < card <= CHUNK_BYTES
+    assert predict(SMALL, Job(accelerator=True, entropy=True), 100_000).head == 2 * card
 
 
 def test_the_largest_micro_batch_fits_and_the_next_does_not():

@@ -118,8 +118,8 @@ class Job:
     """How a model is trained. `products` is the type that products are computed in; `rank` 0 trains all weights.
 
     `accumulates`: a step has several micro-batches, so that gradients are there while activations are. `entropy`: the
-    head also computes it. `scorer`: the head gives one number. `compiled`: its softmax is, which keeps logits and copies
-    none. `layers`: how many are trained, from the top; None: all, and the embeddings with them.
+    head also computes it. `scorer`: the head gives one number. `accelerator`: its softmax copies logits in float32 and
+    keeps none. `layers`: how many are trained, from the top; None: all, and the embeddings with them.
     """
 
     weights: Literal["float32", "bfloat16", "bfloat16-master", "nf4"] = "float32"
@@ -132,7 +132,7 @@ class Job:
     accumulates: bool = True
     entropy: bool = False
     scorer: bool = False
-    compiled: bool = False
+    accelerator: bool = False
     layers: int | None = None
 
 
@@ -268,8 +268,8 @@ def _head(shape: Shape, job: Job, tokens: int) -> int:
         return 0
     row = shape.vocabulary * (2 if job.products == "bfloat16" else 4)
     chunk = min(tokens, chunk_rows(row)) * row
-    if job.compiled:
-        return chunk + min(KEPT_BYTES, max(0, tokens * row - chunk))
+    if not job.accelerator:
+        return chunk + min(KEPT_BYTES, tokens * row - chunk)
     wide = 4 * chunk * shape.vocabulary // row  # in float32
     return wide * 2 if job.entropy or job.products == "bfloat16" else wide
 

@@ -79,7 +79,7 @@ def job_of(settings: Resources, products: str, *, cuda: bool = False) -> Job:
         offload=settings.offload_optimizer and cuda,
         entropy=settings.type == "train.grpo",
         scorer=settings.type == "train.reward",
-        compiled=not cuda,
+        accelerator=cuda,
         layers=getattr(settings, "train_layers", None),
     )
 
