@@ -134,7 +134,7 @@ class _LinearLogp(torch.autograd.Function):
             functions = _functions(raw_CV, task)
             if functions is not None:
                 logp_N[part], lse_N[part], entropy_C = functions.softmax(raw_CV, target_C, task.factor, task.entropy)
-                if entropy_N is not None:
+                if entropy_N is not None and entropy_C is not None:
                     entropy_N[part] = entropy_C
                 room -= raw_CV.nbytes
                 if room >= 0:
