@@ -1,5 +1,7 @@
 """The chunked head: values, gradients, entropy, other people's heads, and how much it holds at once."""
 
+import shutil
+
 import pytest
 import torch
 from tiny import SHAPE, Largest, TrueFloat64, tiny_model
@@ -12,7 +14,6 @@ from togi.model.forest import Sequence, plant
 from togi.model.head import Head, token_logp
 from togi.model.logprobs import Policy, check_head, plain_logprobs, unwrapped
 from togi.model.lora import LoraSettings, add_lora
-from togi.model.native import native
 
 N, H, V = 11, 8, 37
 
@@ -97,7 +98,7 @@ class Products(TorchDispatchMode):
         return out
 
 
-@pytest.mark.skipif(native() is None, reason="logits are kept by compiled functions")
+@pytest.mark.skipif(shutil.which("cc") is None, reason="logits are kept by compiled functions")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_logits_that_are_kept_are_those_that_are_made_again(dtype, monkeypatch):
     """3 chunks: none kept, one, all; and a graph that is gone through twice, whose logits are gone the second time."""

@@ -1,4 +1,5 @@
-"""A run whose own files cannot be written: it says where and why, and never instead of what the work came to."""
+"""A run whose own files cannot be written says where and why, and never instead of what the work came to; one that is
+stopped before it has processes stops."""
 
 import json
 import signal

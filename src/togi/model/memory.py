@@ -267,11 +267,11 @@ def _head(shape: Shape, job: Job, tokens: int) -> int:
     if job.scorer:
         return 0
     row = shape.vocabulary * (2 if job.products == "bfloat16" else 4)
-    chunk = min(tokens, chunk_rows(row)) * row
+    rows = min(tokens, chunk_rows(row))
     if not job.accelerator:
-        return chunk + min(KEPT_BYTES, tokens * row - chunk)
-    wide = 4 * chunk * shape.vocabulary // row  # in float32
-    return wide * 2 if job.entropy or job.products == "bfloat16" else wide
+        return rows * row + min(KEPT_BYTES, (tokens - rows) * row)
+    copies = 2 if job.entropy or job.products == "bfloat16" else 1
+    return rows * shape.vocabulary * 4 * copies
 
 
 def chunk_rows(row_bytes: int) -> int:
