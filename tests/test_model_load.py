@@ -19,10 +19,11 @@ from togi.core.records import Message
 from togi.core.sources import ModelSource, fingerprint
 from togi.model.folders import atomic_folder
 from togi.model.forest import Sequence, plant
-from togi.model.load import LoadedModel, check_saved, load, load_tokenizer, save_model
+from togi.model.load import LoadedModel, load, load_tokenizer
 from togi.model.logprobs import Policy
 from togi.model.lora import LoraSettings, add_lora, linear_names, save_adapter, without_adapter
 from togi.model.packages import _expected_sha256, _join, _pieces
+from togi.model.save import check_saved, save_model
 from togi.text.template import get_template
 
 

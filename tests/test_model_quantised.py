@@ -12,9 +12,10 @@ from test_model_lora import trained_a_little
 
 from togi.core.errors import InputError
 from togi.model.forest import plant
-from togi.model.load import load, save_model
+from togi.model.load import load
 from togi.model.logprobs import Policy, plain_logprobs
 from togi.model.lora import LoraSettings, add_lora, without_adapter
+from togi.model.save import save_model
 
 if importlib.util.find_spec("bitsandbytes") is not None:
     from bitsandbytes.functional import dequantize_4bit

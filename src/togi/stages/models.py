@@ -10,8 +10,9 @@ import torch
 from togi.core.seeds import derive
 from togi.core.settings import ModelRef, ScorerRef
 from togi.core.sources import ModelSource
-from togi.model.load import LoadedModel, load, save_model
+from togi.model.load import LoadedModel, load
 from togi.model.lora import LoraSettings, add_lora, token_ids
+from togi.model.save import save_model
 from togi.model.scalar import ModelScorer, load_reward_model
 from togi.stages.arithmetic import arithmetic, device
 from togi.stages.base import MODEL_FOLDER, Context
