@@ -4,8 +4,8 @@ Every record is a frozen value. `id` names it, `parents` are the ids it was made
 and `extra` holds columns that togi keeps and never reads.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Stop = Literal["terminator", "stop_string", "length", "error"]
@@ -13,20 +13,38 @@ Stop = Literal["terminator", "stop_string", "length", "error"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Where a record came from: the dataset's name, its revision and its licence."""
+    """Where a record came from: the dataset's name, its revision, its licence, and the terms that travel with it."""
 
     dataset: str
     revision: str = ""
     licence: str = ""
+    terms: str | None = None
+
+
+TOOLS = "tools"
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation. `train=False` keeps an assistant turn out of the loss."""
+    """One turn of a conversation. `train=False` keeps an assistant turn out of the loss.
+
+    `extra` holds what chat templates read and togi does not: `tool_calls`, `reasoning_content` and the like, as values
+    that JSON knows. The tools on offer stand under "tools" in the `extra` of a conversation's first message.
+    """
 
     role: str
     content: str
     train: bool = True
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+def led_by_system(text: str, messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The conversation after a system turn; the tools on offer move to it, since they belong to the first message."""
+    first, *rest = messages
+    if TOOLS not in first.extra:
+        return (Message("system", text), *messages)
+    own = {key: value for key, value in first.extra.items() if key != TOOLS}
+    return (Message("system", text, extra={TOOLS: first.extra[TOOLS]}), replace(first, extra=own), *rest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,11 +87,16 @@ class Completion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample(Record):
-    """A prompt with one completion and its scores by component name (None: the component was not asked)."""
+    """A prompt with one completion and its scores by component name (None: the component was not asked).
+
+    `model` names what answered, `index` counts the answers to one prompt; None where nobody noted it.
+    """
 
     prompt: Prompt
     completion: Completion
     scores: Mapping[str, float | None] = field(default_factory=dict)
+    model: str | None = None
+    index: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -183,7 +183,8 @@ def _rewritten(context: Context, prompt: Prompt, text: str) -> Prompt:
     """The prompt with another question; what stands around it stays."""
     name = make_id(context.folder.name, (prompt.id,), 0)
     last = max(i for i, message in enumerate(prompt.messages) if message.role == "user")
-    messages = (*prompt.messages[:last], Message("user", text.strip()), *prompt.messages[last + 1 :])
+    asked = replace(prompt.messages[last], content=text.strip())
+    messages = (*prompt.messages[:last], asked, *prompt.messages[last + 1 :])
     return replace(prompt, id=name, parents=(prompt.id,), messages=messages)
 
 

@@ -5,7 +5,7 @@ What does not fit is dropped with a reason or is an error, as the recipe asks; n
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from togi.core.errors import InputError
@@ -92,7 +92,7 @@ class Border:
         return reason
 
     def _sequence(self, pair: Pair, side: Sequence[Message]) -> TokenSequence:
-        asked = tuple(Message(m.role, m.content, train=False) for m in pair.prompt)
+        asked = tuple(replace(m, train=False) for m in pair.prompt)
         try:
             found = render_chat(self.model.template, self.model.tokenizer, (*asked, *side), header=self.header)
         except InputError as error:

@@ -4,7 +4,7 @@ import random
 from dataclasses import replace
 
 from togi.core.errors import InputError
-from togi.core.records import Message, Prompt
+from togi.core.records import Prompt, led_by_system
 from togi.core.seeds import derive
 from togi.stages.base import Context
 from togi.stages.select import Select
@@ -29,4 +29,4 @@ def run(settings: Select, context: Context) -> None:
 def _with_system(prompt: Prompt, text: str) -> Prompt:
     if prompt.messages[0].role == "system":
         return prompt
-    return replace(prompt, messages=(Message("system", text), *prompt.messages))
+    return replace(prompt, messages=led_by_system(text, prompt.messages))

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from togi.core.errors import InputError
-from togi.core.records import Chat, Drop, Message
+from togi.core.records import Chat, Drop, Message, led_by_system
 from togi.core.settings import ChatsRef
 from togi.model.forest import Forest, plant
 from togi.model.forest import Sequence as TokenSequence
@@ -90,7 +90,7 @@ class Border:
         has_one = chat.messages[0].role == "system"
         if system is None or (has_one and self.settings.system_when == "absent"):
             return chat.messages
-        return (Message("system", system), *chat.messages)
+        return led_by_system(system, chat.messages)
 
     def _rendered(self, chat: Chat, messages: Sequence[Message]) -> Rendered:
         model = self.model
