@@ -2,6 +2,7 @@
 
 import _thread
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -102,3 +103,14 @@ def test_a_signal_that_wakes_nobody_is_attended_to(run):
         signal.signal(signal.SIGINT, before)
     assert len(attended) == 1
     assert attended[0] - start < 3
+
+
+def test_code_that_leaves_or_reads_standard_input_does_not_cut_the_worker_off():
+    """`exit()` closes sys.stdin before it raises SystemExit."""
+    code = (
+        "import sys\nfrom togi.recipe.worker import _take_input\norders = _take_input()\n"
+        "first, read = orders.readline(), sys.stdin.read()\n"
+        "try:\n    exit()\nexcept SystemExit:\n    print([first, read, orders.readline()])\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], input="one\ntwo\n", capture_output=True, text=True, check=True)
+    assert ended.stdout == "['one\\n', '', 'two\\n']\n"

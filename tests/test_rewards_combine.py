@@ -168,6 +168,9 @@ def broken(prompt, completion):
 
 def silent(prompt, completion):
     return None
+
+def leaving(prompt, completion):
+    exec("import sys; sys.exit(0)")
 """
 
 
@@ -183,11 +186,14 @@ def test_a_function_sees_the_answer_without_its_terminator(tmp_path):
     assert [row.total for row in reward.grade(PROMPT, [closed("4"), closed("5")])] == [2.0, 0.0]
 
 
-@pytest.mark.parametrize(("name", "message"), [("broken", "KeyError"), ("silent", "expected a number, got NoneType")])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("broken", "KeyError: 'missing'"), ("silent", "expected a number, got NoneType"), ("leaving", "SystemExit: 0")],
+)
 def test_what_a_function_raises_or_withholds_is_a_failure(tmp_path, name, message):
     grader = FunctionGrader(function=load_function(write_functions(tmp_path), name), name=name)
     reward = Reward(gates=(), terms=(Term(name=name, grader=grader),), terminator=END)
-    with pytest.raises(StageError, match=f"{name}.*p0.*{message}"):
+    with pytest.raises(StageError, match=rf"{name}: {message} \(prompt p0\)"):
         reward.grade(PROMPT, [closed("4")])
 
 
@@ -202,12 +208,15 @@ def test_a_file_of_functions_may_hold_data_classes(tmp_path):
 
 def test_function_files_that_do_not_load(tmp_path):
     file = write_functions(tmp_path)
-    with pytest.raises(InputError, match="no function 'exakt'; it has broken, exact, silent"):
+    with pytest.raises(InputError, match="no function 'exakt'; it has broken, exact, leaving, silent"):
         load_function(file, "exakt")
     with pytest.raises(InputError, match="is not a Python file"):
         load_function(tmp_path / "absent.py", "exact")
     file.write_text("def exact(:\n")
     with pytest.raises(InputError, match="does not load: SyntaxError"):
+        load_function(file, "exact")
+    file.write_text("raise SystemExit('no data')\n")
+    with pytest.raises(InputError, match="does not load: SystemExit: no data"):
         load_function(file, "exact")
 
 

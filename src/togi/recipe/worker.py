@@ -1,8 +1,9 @@
 """The worker process, one rank of a stage or the only one: does stages in the environment that training needs.
 
 It is told what to do by JSON lines on standard input and answers with JSON lines on the descriptor that standard output
-had at its start; anything that a library prints goes to standard error instead. When standard input closes, because the
-parent died, it ends at once: everything finished is on disk. Of several ranks, only rank 0 tells how the work goes and
+had at its start; anything that a library prints goes to standard error instead, and what a stranger's code reads from
+standard input, or closes, is nothing of ours. When the parent's end of that input closes, because it died, the worker
+ends at once: everything finished is on disk. Of several ranks, only rank 0 tells how the work goes and
 writes files; the others tell how they ended.
 """
 
@@ -59,13 +60,14 @@ def main() -> None:
         install_fault(os.environ["TOGI_CRASH_AT"])
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
+    orders = _take_input()
     rank, size, rendezvous = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     control = Control(send=lambda event: _send(answers, event, rank))
     sys.excepthook = crash = partial(_crash, control)
     signal.signal(signal.SIGTERM, lambda *_: setattr(control, "stop", True))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the parent, which tells us
     commands: queue.Queue[dict[str, Any]] = queue.Queue()
-    threading.Thread(target=_listen, args=(commands,), daemon=True).start()
+    threading.Thread(target=_listen, args=(orders, commands), daemon=True).start()
     ranks: Ranks | None = None
     while True:
         command = commands.get()
@@ -90,8 +92,16 @@ def main() -> None:
             _fail(control, command, "StageError", message + "is lost: free some space and run the same command again")
 
 
-def _listen(commands: "queue.Queue[dict[str, Any]]") -> None:
-    for line in sys.stdin:
+def _take_input() -> TextIO:
+    """The stream of orders; standard input is empty from here on, since `exit()` of a stranger's code closes it."""
+    orders = os.fdopen(os.dup(0), encoding="utf-8")
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    return orders
+
+
+def _listen(orders: TextIO, commands: "queue.Queue[dict[str, Any]]") -> None:
+    for line in orders:
         commands.put(json.loads(line))
     os._exit(0)  # the parent is gone
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from togi.core.errors import GraderError, InputError
 from togi.core.records import Completion, Prompt
+from togi.core.strangers import run_stranger
 from togi.rewards.base import Attempt, Grade
 
 RewardFunction = Callable[[Prompt, Completion], float]
@@ -21,10 +22,8 @@ def load_function(file: Path, name: str) -> RewardFunction:
     if not file.is_file() or spec is None or spec.loader is None:
         raise InputError(f"reward function: {file} is not a Python file")
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where dataclasses look up their types
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # a stranger's file may raise anything; the reader needs to know which file it was
-        raise InputError(f"reward function: {file} does not load: {type(error).__name__}: {error}") from error
+    loader = spec.loader
+    run_stranger(lambda: loader.exec_module(module), InputError, f"reward function: {file} does not load")
     function = vars(module).get(name)
     if not callable(function):
         known = sorted(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
@@ -49,14 +48,11 @@ class FunctionGrader:
         try:
             return self._call(attempt)
         except GraderError as error:
-            return error
+            return GraderError(f"{error} (prompt {attempt.prompt.id})")
 
     def _call(self, attempt: Attempt) -> float:
-        try:
-            value: Any = self.function(attempt.prompt, replace(attempt.completion, text=attempt.answer))
-        except Exception as error:  # a stranger's code may raise anything; it becomes a counted failure, never a zero
-            message = f"{self.name}: prompt {attempt.prompt.id}: {type(error).__name__}: {error}"
-            raise GraderError(message) from error
+        completion = replace(attempt.completion, text=attempt.answer)
+        value: Any = run_stranger(lambda: self.function(attempt.prompt, completion), GraderError)
         if isinstance(value, Real):
             return float(value)
-        raise GraderError(f"{self.name}: prompt {attempt.prompt.id}: expected a number, got {type(value).__name__}")
+        raise GraderError(f"expected a number, got {type(value).__name__}")
