@@ -1,7 +1,6 @@
 """The command line: thin commands, each in a file that is imported when it is called."""
 
 import importlib
-import json
 import logging
 import sys
 from typing import Any
@@ -11,6 +10,7 @@ import click
 from togi import __version__
 from togi.core.errors import TogiError
 from togi.core.extras import missing
+from togi.core.terminal import PrintableFormatter, json_text, say
 
 COMMANDS = ("run", "plan", "check", "status", "show", "report", "list", "clean", "chat")
 
@@ -33,14 +33,15 @@ class LazyGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         log = logging.getLogger("togi")  # what takes its time, such as converting weights, is said on stderr
         log.handlers = [logging.StreamHandler()]
+        log.handlers[0].setFormatter(PrintableFormatter())
         log.setLevel(logging.INFO)
         try:
             return self._invoke(ctx)
         except TogiError as error:
             if "--json" in sys.argv:
-                click.echo(json.dumps({"error": type(error).__name__, "message": str(error), "exit": error.exit_code}))
+                say(json_text({"error": type(error).__name__, "message": str(error), "exit": error.exit_code}))
             else:
-                click.echo(f"togi: {error}", err=True)
+                say(f"togi: {error}", err=True)
             ctx.exit(error.exit_code)
 
     def _invoke(self, ctx: click.Context) -> Any:

@@ -9,6 +9,7 @@ import click
 
 from togi.cli.common import json_option, load_graph, print_json, recipe_arguments
 from togi.core.sources import ModelSource
+from togi.core.terminal import say
 from togi.recipe.graph import Graph, unpinned
 from togi.recipe.store import store_folder
 from togi.stages.imported import Import
@@ -38,14 +39,14 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
         return
     for name, found in data.items():
         dropped = f", dropped {found.drops}" if found.drops else ""
-        click.echo(f"data {name}: {found.records} {found.kind}{dropped}; the first: {found.first}")
+        say(f"data {name}: {found.records} {found.kind}{dropped}; the first: {found.first}")
     for name, found in models.items():
         _show(name, found)
     for name in functions:
-        click.echo(f"reward function {name}: found")
+        say(f"reward function {name}: found")
     for note in unpinned(graph.recipe):
-        click.echo(f"note: {note}")
-    click.echo(f"{recipe}: {len(graph.nodes)} stages, every key, reference, file and template fits")
+        say(f"note: {note}")
+    say(f"{recipe}: {len(graph.nodes)} stages, every key, reference, file and template fits")
 
 
 def _imports(graph: Graph) -> list[tuple[str, Import]]:
@@ -64,8 +65,8 @@ def _sources(graph: Graph) -> list[tuple[str, ModelSource]]:
 def _show(name: str, found: Any) -> None:
     width = len(found.terminator_ids)
     pieces = f"{width} token{'' if width == 1 else 's'}"
-    click.echo(f"\nmodel {name[1:]}: template {found.template}, terminator {found.terminator!r} is {pieces}")
+    say(f"\nmodel {name[1:]}: template {found.template}, terminator {found.terminator!r} is {pieces}")
     text = "".join(f"[{token.text}]" if token.scored else f"{token.text}·" for token in found.tokens)
-    click.echo("\n".join(f"  {line}" for line in text.splitlines()))
+    say("\n".join(f"  {line}" for line in text.split("\n")))
     scored = sum(token.scored for token in found.tokens)
-    click.echo(f"  {len(found.tokens)} tokens, {scored} carry loss (in brackets)")
+    say(f"  {len(found.tokens)} tokens, {scored} carry loss (in brackets)")

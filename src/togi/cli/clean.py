@@ -7,6 +7,7 @@ import click
 
 from togi.cli.common import json_option, print_json
 from togi.core.files import read_json
+from togi.core.terminal import say
 from togi.recipe.store import home, locked, store_folder
 
 
@@ -23,15 +24,13 @@ def command(yes: bool, as_json: bool) -> None:
         print_json({"removed": yes, "folders": [{"folder": str(f), "bytes": size} for f, size in unused]})
     for folder, size in unused:
         if not as_json:
-            click.echo(f"{size / 1e6:10.1f} MB  {folder.name}")
+            say(f"{size / 1e6:10.1f} MB  {folder.name}")
         if yes:
             with locked(folder):
                 shutil.rmtree(folder)
     if not as_json:
         total = sum(size for _, size in unused) / 1e6
-        click.echo(
-            f"{len(unused)} folders, {total:.1f} MB" + ("" if yes else "; remove them with --yes" if unused else "")
-        )
+        say(f"{len(unused)} folders, {total:.1f} MB" + ("" if yes else "; remove them with --yes" if unused else ""))
 
 
 def _unused() -> list[Path]:

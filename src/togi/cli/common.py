@@ -1,12 +1,12 @@
 """What the commands share: the arguments that name a recipe, and JSON output."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from togi.core.terminal import json_text, say
 from togi.recipe.graph import Graph, build
 from togi.recipe.schema import validate
 from togi.recipe.source import read_tree
@@ -39,4 +39,4 @@ def load_graph(recipe: Path, overrides: tuple[str, ...] = ()) -> Graph:
 
 def print_json(value: Any) -> None:
     """One JSON document on standard output."""
-    click.echo(json.dumps(value, ensure_ascii=False, indent=1))
+    say(json_text(value, indent=1))

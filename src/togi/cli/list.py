@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from togi.cli.common import json_option, print_json
 from togi.core.errors import RecipeError
 from togi.core.settings import classes
+from togi.core.terminal import say
 from togi.stages.table import STAGES
 from togi.text.template import TEMPLATES
 
@@ -28,15 +29,15 @@ def command(name: str | None, as_json: bool) -> None:
     if as_json:
         print_json(value)
     elif name:
-        click.echo(f"{name}: {value['about']}\n")
+        say(f"{name}: {value['about']}\n")
         for key, row in value["settings"].items():
             mark = " (place)" if row["place"] else ""
             about = f"\n      {row['about']}" if row["about"] else ""
-            click.echo(f"  {key} = {row['default']}{mark}{about}")
+            say(f"  {key} = {row['default']}{mark}{about}")
     else:
         for stage, about in value["stages"].items():
-            click.echo(f"  {stage:<13} {about}")
-        click.echo(f"templates: {', '.join(value['templates'])}")
+            say(f"  {stage:<13} {about}")
+        say(f"templates: {', '.join(value['templates'])}")
 
 
 def _about(name: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from togi.cli.common import compute_option, json_option, load_graph, print_json, recipe_arguments
+from togi.core.terminal import say
 from togi.recipe.graph import Graph
 from togi.recipe.store import is_done, manifest, store_folder
 
@@ -36,13 +37,11 @@ def command(recipe: Path, overrides: tuple[str, ...], compute: str, as_json: boo
     for row in rows:
         took = f"{row['seconds']:.1f} s" if row["seconds"] is not None else ""
         inputs = f"<- {', '.join(row['inputs'])}" if row["inputs"] else ""
-        click.echo(f"{row['stage']:<{width}}  {row['type']:<{kind}} {row['state']:<6} {took:>9}  {inputs}")
+        say(f"{row['stage']:<{width}}  {row['type']:<{kind}} {row['state']:<6} {took:>9}  {inputs}")
         for line in _lines(row.get("estimate")):
-            click.echo(f"{'':<{width}}    {line}")
+            say(f"{'':<{width}}    {line}")
     left = [row["stage"] for row in rows if row["state"] != "done"]
-    click.echo(
-        f"{len(rows) - len(left)} of {len(rows)} stages are done" + (f"; left: {', '.join(left)}" if left else "")
-    )
+    say(f"{len(rows) - len(left)} of {len(rows)} stages are done" + (f"; left: {', '.join(left)}" if left else ""))
 
 
 def _row(node: Any, folder: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import click
 
 from togi.cli.common import json_option, load_graph, print_json
 from togi.core.errors import InputError
+from togi.core.terminal import say
 from togi.recipe.report import render
 from togi.recipe.state import settle
 from togi.recipe.store import run_folder
@@ -24,4 +25,4 @@ def command(recipe: Path, as_json: bool) -> None:
     if as_json:
         print_json({"report": str(path)})
     else:
-        click.echo(path)
+        say(path)

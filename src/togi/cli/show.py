@@ -10,6 +10,7 @@ from togi.core.codec import read_records, to_row
 from togi.core.errors import InputError, RecipeError
 from togi.core.files import read_json, read_lines
 from togi.core.records import Chat, Document, Message, Pair, Prompt, Record, Sample
+from togi.core.terminal import say
 from togi.recipe.store import run_folder
 from togi.stages.base import RECORDS_FILE
 
@@ -49,18 +50,18 @@ def _as_json(folder: Path, count: int) -> dict[str, Any]:
 
 
 def _as_text(folder: Path, count: int) -> None:
-    click.echo(str(folder))
+    say(str(folder))
     summary = read_json(folder / "summary.json") if (folder / "summary.json").exists() else {}
     for key, value in summary.items():
         if key not in ("answers", "table"):
-            click.echo(f"{key}: {value}")
+            say(f"{key}: {value}")
     for row in summary.get("table", []):
         sides = ", ".join(f"{side} {_mean(row[side])}" for side in ("base", "policy", "difference"))
-        click.echo(f"  {row['metric']}: {sides}")
+        say(f"  {row['metric']}: {sides}")
     for record in _records(folder)[:count]:
-        click.echo(f"\n[{record.id}]\n{_readable(record)}")
+        say(f"\n[{record.id}]\n{_readable(record)}")
     for line in read_lines(folder / "metrics.jsonl")[-count:] if count else []:
-        click.echo("  ".join(f"{key} {value:.4g}" for key, value in line.items() if isinstance(value, int | float)))
+        say("  ".join(f"{key} {value:.4g}" for key, value in line.items() if isinstance(value, int | float)))
 
 
 def _mean(interval: dict[str, float] | None) -> str:

@@ -7,6 +7,7 @@ import click
 from togi.cli.common import json_option, load_graph, print_json
 from togi.core.errors import InputError
 from togi.core.files import read_lines
+from togi.core.terminal import say
 from togi.recipe.state import STATE, read_state
 from togi.recipe.store import run_folder
 
@@ -26,11 +27,11 @@ def command(recipe: Path, as_json: bool) -> None:
     if as_json:
         print_json(state)
         return
-    click.echo(f"{state['name']}: {state['state']}" + (f" ({state['error']})" if state["error"] else ""))
+    say(f"{state['name']}: {state['state']}" + (f" ({state['error']})" if state["error"] else ""))
     for stage in state["stages"]:
         took = f"{stage['seconds']:.1f} s" if stage["seconds"] is not None else _progress(Path(stage["folder"]))
-        click.echo(f"  {stage['name']:<16} {stage['state']:<11} {took}")
-    click.echo(f"report: {path.parent / 'report.html'}")
+        say(f"  {stage['name']:<16} {stage['state']:<11} {took}")
+    say(f"report: {path.parent / 'report.html'}")
 
 
 def _progress(folder: Path) -> str:

@@ -1,13 +1,13 @@
 """What `togi run` shows: a live line in a terminal, a quiet log elsewhere, JSON lines on demand."""
 
-import json
-import sys
 import time
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+
+from togi.core.terminal import json_text, printable, say
 
 
 class Display(Protocol):
@@ -44,19 +44,19 @@ class Human:
     def start(self, stage: str, kind: str) -> None:
         self.heard = self.last = time.monotonic()
         self.what = ""
-        self.console.print(f"[bold]{stage}[/] [dim]({kind})[/]")
+        self._print((stage, "bold"), (f" ({kind})", "dim"))
         if self.console.is_terminal:
             self.live = Live(Text(""), console=self.console, transient=True, refresh_per_second=4)
             self.live.start()
 
     def cached(self, stage: str, kind: str) -> None:
-        self.console.print(f"[bold]{stage}[/] [dim]({kind})[/] finished before, not done again")
+        self._print((stage, "bold"), (f" ({kind})", "dim"), " finished before, not done again")
 
     def event(self, event: dict[str, Any]) -> None:
         if event["event"] == "log":
-            self.console.print(f"  {event['message']}", markup=False)
+            self._print(f"  {event['message']}")
         elif event["event"] == "alarm":
-            self.console.print(Text(f"  ALARM {event['name']}: {event['message']}", style="bold yellow"))
+            self._print((f"  ALARM {event['name']}: {event['message']}", "bold yellow"))
         elif event["event"] == "progress":
             self._progress(event)
 
@@ -72,18 +72,23 @@ class Human:
         parts = [f"{event['done']}/{event['total']} {event['what']}", rest, event["note"]]
         line = "  " + "  ".join(part for part in parts if part)
         if self.live is not None:
-            self.live.update(Text(line, style="dim"))
+            self.live.update(Text(printable(line), style="dim"))
         elif now - self.last >= self.EVERY_SECONDS:
             self.last = now
-            self.console.print(line, markup=False)
+            self._print(line)
 
     def done(self, stage: str, seconds: float) -> None:
         self._close()
-        self.console.print(f"  [green]done[/] in {seconds:.1f} s")
+        self._print("  ", ("done", "green"), f" in {seconds:.1f} s")
 
     def note(self, message: str) -> None:
         self._close()
-        self.console.print(f"  {message}", markup=False)
+        self._print(f"  {message}")
+
+    def _print(self, *parts: str | tuple[str, str]) -> None:
+        """One line of texts, some with a style; none is read as markup."""
+        styled = [(part, "") if isinstance(part, str) else part for part in parts]
+        self.console.print(Text.assemble(*((printable(text), style) for text, style in styled)))
 
     def _close(self) -> None:
         if self.live is not None:
@@ -94,12 +99,8 @@ class Human:
 class JsonLines:
     """Every event as one JSON line on standard output."""
 
-    def __init__(self, out: TextIO = sys.stdout) -> None:
-        self.out = out
-
     def _line(self, **value: Any) -> None:
-        self.out.write(json.dumps(value, ensure_ascii=False) + "\n")
-        self.out.flush()
+        say(json_text(value))
 
     def start(self, stage: str, kind: str) -> None:
         self._line(event="start", stage=stage, type=kind)

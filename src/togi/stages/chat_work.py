@@ -1,13 +1,11 @@
 """A conversation in the terminal, outside any recipe."""
 
-import json
 from pathlib import Path
-
-import click
 
 from togi.core.errors import InputError
 from togi.core.records import Message, Prompt, SamplingParams
 from togi.core.sources import ModelSource
+from togi.core.terminal import json_text, say
 from togi.model.load import load
 from togi.rollout.generator import ModelGenerator
 
@@ -25,9 +23,9 @@ def chat(
     if message is not None:
         answer = _answer(generator, history, message, params, show=not as_json)
         if as_json:
-            click.echo(json.dumps({"question": message, "answer": answer}, ensure_ascii=False))
+            say(json_text({"question": message, "answer": answer}))
         return
-    click.echo(f"{model.name}, template {model.template.name}. An empty line leaves.", err=True)
+    say(f"{model.name}, template {model.template.name}. An empty line leaves.", err=True)
     while question := _read():
         try:
             answer = _answer(generator, history, question, params, show=True)
@@ -51,7 +49,7 @@ def _answer(
     for piece in generator.stream(prompt, params):
         pieces.append(piece)
         if show:
-            click.echo(piece, nl=False)
+            say(piece, nl=False)
     if show:
-        click.echo()
+        say()
     return "".join(pieces).strip()
