@@ -181,7 +181,7 @@ def write_functions(folder: Path) -> Path:
 
 
 def test_a_function_sees_the_answer_without_its_terminator(tmp_path):
-    exact = FunctionGrader(function=load_function(write_functions(tmp_path), "exact"), name="exact")
+    exact = FunctionGrader(function=load_function(write_functions(tmp_path), "exact"))
     reward = Reward(gates=(), terms=(Term(name="exact", grader=exact, weight=2.0),), terminator=END)
     assert [row.total for row in reward.grade(PROMPT, [closed("4"), closed("5")])] == [2.0, 0.0]
 
@@ -191,7 +191,7 @@ def test_a_function_sees_the_answer_without_its_terminator(tmp_path):
     [("broken", "KeyError: 'missing'"), ("silent", "expected a number, got NoneType"), ("leaving", "SystemExit: 0")],
 )
 def test_what_a_function_raises_or_withholds_is_a_failure(tmp_path, name, message):
-    grader = FunctionGrader(function=load_function(write_functions(tmp_path), name), name=name)
+    grader = FunctionGrader(function=load_function(write_functions(tmp_path), name))
     reward = Reward(gates=(), terms=(Term(name=name, grader=grader),), terminator=END)
     with pytest.raises(StageError, match=rf"{name}: {message} \(prompt p0\)"):
         reward.grade(PROMPT, [closed("4")])

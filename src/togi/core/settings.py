@@ -108,6 +108,10 @@ class RecipePath(str):
         )
 
 
+class CodePath(RecipePath):
+    """A Python file. What it imports beside itself belongs to what it says."""
+
+
 class PackageName(str):
     """An installed package that holds weights: what is read of it depends on its version."""
 

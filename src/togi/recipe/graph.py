@@ -8,9 +8,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from togi.core.code import code_hash
 from togi.core.errors import InputError, RecipeError
 from togi.core.seeds import digest
-from togi.core.settings import PackageName, RecipePath, Ref, is_place, references
+from togi.core.settings import CodePath, PackageName, RecipePath, Ref, is_place, references
 from togi.core.sources import ModelSource, fingerprint
 from togi.recipe.schema import DataSpec, ModelSpec, Recipe
 from togi.stages.base import Resolved, StageSettings, file_hash
@@ -191,6 +192,8 @@ def _canonical(value: Any, named: dict[str, Any]) -> Any:
         return [_canonical(item, named) for item in value]
     if isinstance(value, Ref):
         return named[value]
+    if isinstance(value, CodePath) and Path(value).is_file():
+        return code_hash(Path(value))
     if isinstance(value, RecipePath):
         return _hash_path(Path(value))
     if isinstance(value, PackageName):

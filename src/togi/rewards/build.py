@@ -10,7 +10,7 @@ from togi.core.protocols import Scorer
 from togi.rewards.base import Check, Gate, Grader, Term
 from togi.rewards.combine import Reward
 from togi.rewards.echo import EchoCheck
-from togi.rewards.function import FunctionGrader, load_function
+from togi.rewards.function import FunctionGrader, TrlGrader, load_function
 from togi.rewards.guards import Guard, Watch
 from togi.rewards.language import Detector, LanguageCheck
 from togi.rewards.length import LengthCheck
@@ -22,10 +22,10 @@ from togi.rewards.settings import (
     AnyGate,
     AnyTerm,
     EchoGate,
+    FunctionTerm,
     GuardSettings,
     LanguageGate,
     LengthGate,
-    ModelTerm,
     OverlongTerm,
     PatternGate,
     RewardSettings,
@@ -115,11 +115,18 @@ def _term(settings: AnyTerm, around: Surroundings) -> Term:
     )
 
 
+def _function(settings: FunctionTerm) -> Grader:
+    function = load_function(Path(settings.file), settings.name, settings.style)
+    if settings.style == "togi":
+        return FunctionGrader(function=function)
+    return TrlGrader(function=function, plain=settings.style == "trl-text")
+
+
 def _grader(settings: AnyTerm, around: Surroundings) -> Grader:
     if isinstance(settings, OverlongTerm):
         return OverlongGrader(max_tokens=settings.max_tokens, cache_tokens=settings.cache_tokens, name=settings.name)
-    if not isinstance(settings, ModelTerm):
-        return FunctionGrader(function=load_function(Path(settings.file), settings.name), name=settings.name)
+    if isinstance(settings, FunctionTerm):
+        return _function(settings)
     if settings.scorer not in around.scorers:
         raise RecipeError(f"reward term {term_name(settings)}: no scorer was loaded for {settings.scorer}")
     return ModelGrader(scorer=around.scorers[settings.scorer], name=term_name(settings))

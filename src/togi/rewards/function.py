@@ -1,34 +1,71 @@
-"""Term: a user's own function `f(prompt, completion) -> number`, from a Python file."""
+"""Term: a user's own function, from a Python file, in one of two signatures.
+
+`f(prompt, completion) -> number` is asked answer by answer. With `style: trl`, `f(prompts, completions, completion_ids,
+**columns) -> list of numbers` is asked once about all, as GRPOTrainer of the TRL library does.
+"""
 
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from togi.core.errors import GraderError, InputError
-from togi.core.records import Completion, Prompt
+from togi.core.records import Message
+from togi.core.seeds import digest
 from togi.core.strangers import run_stranger
 from togi.rewards.base import Attempt, Grade
+from togi.rewards.neighbours import Neighbours
 
-RewardFunction = Callable[[Prompt, Completion], float]
+
+@dataclass(frozen=True, slots=True)
+class UserFunction:
+    """A function of a user's file. While it runs it can import what lies beside that file."""
+
+    function: Callable[..., Any]
+    beside: Neighbours
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        with self.beside.importable():
+            found = self.function(*args, **named)
+        self.beside.check()
+        return found
 
 
-def load_function(file: Path, name: str) -> RewardFunction:
-    """The function `name` of the Python file `file`, which is run once. Raises InputError."""
-    spec = importlib.util.spec_from_file_location(f"togi_user_{file.stem}", file)
+def load_function(file: Path, name: str, style: str = "togi") -> UserFunction:
+    """The function `name` of the Python file `file`, which is run once. Raises InputError, for a function of TRL's
+    signature that is not said to be one too."""
+    file = file.resolve()
+    mark = f"togi_user_{file.stem}_{digest(str(file))[:8]}"
+    spec = importlib.util.spec_from_file_location(mark, file)
     if not file.is_file() or spec is None or spec.loader is None:
         raise InputError(f"reward function: {file} is not a Python file")
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where dataclasses look up their types
-    loader = spec.loader
-    run_stranger(lambda: loader.exec_module(module), InputError, f"reward function: {file} does not load")
+    loader, beside = spec.loader, Neighbours(file)
+    with beside.importable():
+        run_stranger(lambda: loader.exec_module(module), InputError, f"reward function: {file} does not load")
+    beside.check()
     function = vars(module).get(name)
     if not callable(function):
         known = sorted(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
         raise InputError(f"reward function: {file} has no function {name!r}; it has {', '.join(known) or 'none'}")
-    return cast(RewardFunction, function)
+    if style == "togi" and "completions" in _parameters(function):
+        raise InputError(
+            f"reward function: {file}: {name} takes `completions`, which is TRL's signature; say so with style: trl, "
+            "or write it as f(prompt, completion)"
+        )
+    return UserFunction(function, beside)
+
+
+def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The parameters of a function by name; none where it does not tell."""
+    try:
+        return dict(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,21 +75,83 @@ class FunctionGrader:
     What it raises, and anything but a number, is a failure of that answer alone.
     """
 
-    function: RewardFunction
-    name: str
+    function: Callable[..., Any]
 
     def __call__(self, attempts: Sequence[Attempt]) -> list[Grade]:
         return [self._grade(attempt) for attempt in attempts]
 
     def _grade(self, attempt: Attempt) -> Grade:
-        try:
-            return self._call(attempt)
-        except GraderError as error:
-            return GraderError(f"{error} (prompt {attempt.prompt.id})")
-
-    def _call(self, attempt: Attempt) -> float:
         completion = replace(attempt.completion, text=attempt.answer)
-        value: Any = run_stranger(lambda: self.function(attempt.prompt, completion), GraderError)
-        if isinstance(value, Real):
-            return float(value)
+        try:
+            return _number(run_stranger(lambda: self.function(attempt.prompt, completion), GraderError))
+        except GraderError as error:
+            return _of(error, attempt)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrlGrader:
+    """Asks a function of TRL's signature once about all answers. It sees their texts without terminator.
+
+    Prompts are lists of messages and completions lists of one message; with `plain`, both are texts, the prompt's that
+    of its last user turn. `columns` are the rows' other columns and `answer`, a list each. None for an answer, and
+    anything but a number, is a failure of that answer; what the function raises, and another number of results than of
+    answers, is one of all.
+    """
+
+    function: UserFunction
+    plain: bool = False
+
+    def __call__(self, attempts: Sequence[Attempt]) -> list[Grade]:
+        try:
+            found = run_stranger(lambda: _plain_list(self.function(**self._arguments(attempts))), GraderError)
+            if len(found) != len(attempts):
+                raise GraderError(f"it gave {len(found)} results for {len(attempts)} answers")
+        except GraderError as error:
+            return [_of(error, attempt) for attempt in attempts]
+        return [_grade(value, attempt) for value, attempt in zip(found, attempts, strict=True)]
+
+    def _arguments(self, attempts: Sequence[Attempt]) -> dict[str, Any]:
+        """What the function is given: all there is, or as much as it takes where it takes no keywords."""
+        columns = dict.fromkeys(key for attempt in attempts for key in attempt.prompt.extra)
+        given: dict[str, Any] = {key: [attempt.prompt.extra.get(key) for attempt in attempts] for key in columns}
+        given["answer"] = [attempt.prompt.answer for attempt in attempts]
+        given["prompts"] = [self._prompt(attempt) for attempt in attempts]
+        given["completions"] = [self._completion(attempt) for attempt in attempts]
+        given["completion_ids"] = [list(attempt.completion.token_ids) for attempt in attempts]
+        taken = _parameters(self.function.function)
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
+            return given
+        return {key: value for key, value in given.items() if key in taken}
+
+    def _prompt(self, attempt: Attempt) -> Any:
+        return attempt.prompt.text if self.plain else [_turn(message) for message in attempt.prompt.messages]
+
+    def _completion(self, attempt: Attempt) -> Any:
+        return attempt.answer if self.plain else [_turn(Message("assistant", attempt.answer))]
+
+
+def _turn(message: Message) -> dict[str, Any]:
+    return {"role": message.role, "content": message.content}
+
+
+def _plain_list(found: Any) -> list[Any]:
+    """A list of what an array, a tensor or any other sequence holds."""
+    return list(found.tolist() if hasattr(found, "tolist") else found)
+
+
+def _grade(value: Any, attempt: Attempt) -> Grade:
+    try:
+        return _number(value)
+    except GraderError as error:
+        return _of(error, attempt)
+
+
+def _number(value: Any) -> float:
+    number = run_stranger(lambda: float(value) if isinstance(value, Real) else None, GraderError)
+    if number is None:
         raise GraderError(f"expected a number, got {type(value).__name__}")
+    return number
+
+
+def _of(error: GraderError, attempt: Attempt) -> GraderError:
+    return GraderError(f"{error} (prompt {attempt.prompt.id})")

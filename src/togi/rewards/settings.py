@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from togi.core.settings import RecipePath, ScorerRef, Settings
+from togi.core.settings import CodePath, ScorerRef, Settings
 
 
 class GateSettings(Settings):
@@ -102,11 +102,16 @@ class ModelTerm(ScoreTerm):
 
 
 class FunctionTerm(ScoreTerm):
-    """A function `f(prompt, completion) -> number` of a Python file."""
+    """A function `f(prompt, completion) -> number` of a Python file. The file may import what lies beside it."""
 
     type: Literal["function"] = "function"
-    file: RecipePath
+    file: CodePath
     name: str = Field(min_length=1, description="the function, and its name in the logs")
+    style: Literal["togi", "trl", "trl-text"] = Field(
+        default="togi",
+        description="trl: the signature of TRL, f(prompts, completions, completion_ids, **columns) -> list; a prompt "
+        "and a completion are lists of messages there, with trl-text plain texts",
+    )
 
 
 class OverlongTerm(TermSettings):

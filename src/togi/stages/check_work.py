@@ -59,7 +59,7 @@ def check_functions(settings: Any) -> list[str]:
         return []
     terms = [term for term in settings.reward.terms if isinstance(term, FunctionTerm)]
     for term in terms:
-        load_function(Path(term.file), term.name)
+        load_function(Path(term.file), term.name, term.style)
     return [term.name for term in terms]
 
 

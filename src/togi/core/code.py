@@ -1,0 +1,110 @@
+"""What a Python file of the user is made of: itself, and the modules beside it that it imports. Nothing is run here."""
+
+import ast
+import hashlib
+import re
+from collections.abc import Iterator
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import Any
+
+from togi.core.errors import InputError
+from togi.core.seeds import digest
+
+UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)  # what ast.parse raises of a file that is no Python
+
+
+def code_hash(file: Path) -> str:
+    """sha256 (hex) of the file; with neighbours, of their names and contents too. Raises InputError where one of them
+    cannot be read."""
+    try:
+        own = _file_hash(file)
+        beside = [[str(path.relative_to(file.parent)), _file_hash(path)] for path in neighbours(file)]
+    except OSError as error:
+        raise InputError(f"{file}: it, or what it imports beside it, cannot be read: {error}") from error
+    return digest([own, beside]) if beside else own
+
+
+def neighbours(file: Path) -> list[Path]:
+    """The files of the file's own folder, at any depth, that its import statements lead to, sorted; not itself.
+
+    `import_module` and `__import__` count where they are given a name as it stands.
+    """
+    folder, found, open_ = file.parent, {file}, [file]
+    while open_:
+        here = open_.pop()
+        package = _package(here, folder) if here != file else ()
+        for names in _imported(here, package):
+            fresh = [path for path in _files(folder, names) if path not in found]
+            found.update(fresh)
+            open_ += fresh
+    return sorted(found - {file})
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _package(path: Path, folder: Path) -> tuple[str, ...]:
+    """The package that the module at `path` belongs to, or is."""
+    return path.relative_to(folder).parts[:-1]
+
+
+def _imported(path: Path, package: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Dotted names, split, of all that the file imports; a name that may be no module is among them."""
+    if path.suffix != ".py":
+        return
+    try:
+        tree = ast.parse(path.read_bytes())
+    except UNREADABLE:  # told with its reason where the file is loaded
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (tuple(alias.name.split(".")) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            name = (*base, *(node.module.split(".") if node.module else ()))
+            yield from ((*name, alias.name) for alias in node.names)
+        elif isinstance(node, ast.Call):
+            yield from _called(node, package)
+
+
+def _called(node: ast.Call, package: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    name: Any = node.func
+    name = name.attr if isinstance(name, ast.Attribute) else getattr(name, "id", "")
+    given = node.args[0].value if node.args and isinstance(node.args[0], ast.Constant) else None
+    if name in ("import_module", "__import__") and isinstance(given, str):
+        level, rest = _dots(given)
+        base = package[: len(package) - level + 1] if level else ()
+        yield (*base, *(rest.split(".") if rest else ()))
+
+
+def _dots(name: str) -> tuple[int, str]:
+    rest = name.lstrip(".")
+    return len(name) - len(rest), rest
+
+
+def _files(folder: Path, names: tuple[str, ...]) -> Iterator[Path]:
+    """The files that importing `names` runs, as far as they lie in `folder`; `*` of a package is all that it holds."""
+    here = folder
+    for name in names:
+        if name == "*":
+            yield from sorted(path for path in here.glob("*.py") if here != folder)
+            return
+        if not re.fullmatch(r"\w+", name):
+            return
+        package = here / name / "__init__.py"
+        if package.is_file():
+            yield package
+        elif not (here / name).is_dir() or _module(here, name) is not None:
+            found = _module(here, name)
+            if found is not None:
+                yield found
+            return
+        here = here / name
+
+
+def _module(folder: Path, name: str) -> Path | None:
+    paths = (folder / f"{name}{suffix}" for suffix in (".py", *EXTENSION_SUFFIXES))
+    return next((path for path in paths if path.is_file()), None)

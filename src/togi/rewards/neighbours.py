@@ -1,0 +1,83 @@
+"""The modules beside a user's file: importable while the file is loaded or called, and at no other time.
+
+Two files in different folders that both import `helper` each get their own, and no library of togi's meets either.
+"""
+
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+from togi.core.code import neighbours
+from togi.core.errors import InputError
+
+
+class Neighbours:
+    """What one file of the user finds in its folder. `known` are the files that its import statements lead to."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.known = neighbours(file)
+        self.modules: dict[str, ModuleType] = {}
+        self.names = {path.relative_to(file.parent).parts[0].partition(".")[0] for path in self.known}
+
+    @contextmanager
+    def importable(self) -> Iterator[None]:
+        """The folder stands first on the path, and its modules are known, while the block runs.
+
+        Modules of libraries that have the name of one that the file imports step aside, but for the standard library's.
+        """
+        folder, no_files = str(self.file.parent), sys.dont_write_bytecode
+        aside = {n: m for n, m in sys.modules.items() if self._ours(n) and _top(n) not in sys.stdlib_module_names}
+        for name in aside:
+            del sys.modules[name]
+        before = list(sys.modules)
+        sys.modules.update(self.modules)
+        sys.path.insert(0, folder)
+        sys.dont_write_bytecode = True
+        importlib.invalidate_caches()
+        try:
+            yield
+        finally:
+            sys.dont_write_bytecode = no_files
+            if folder in sys.path:
+                sys.path.remove(folder)
+            self._keep(before)
+            sys.modules.update(aside)
+
+    def check(self) -> None:
+        """Raises InputError where a module of the folder was loaded that no import statement names: nobody would see
+        that it has changed."""
+        places = {name: Path(found) for name, m in self.modules.items() if (found := getattr(m, "__file__", None))}
+        unseen = [name for name, path in places.items() if path not in self.known and path != self.file]
+        if unseen:
+            raise InputError(
+                f"reward function: {self.file} imports {unseen[0]} in a way that togi cannot see before it runs, so "
+                "that a change of it would go unnoticed; name it in an import statement of that file"
+            )
+
+    def _ours(self, name: str) -> bool:
+        return _top(name) in self.names
+
+    def _keep(self, before: list[str]) -> None:
+        """Takes the folder's modules out of the process's and keeps them for the next time."""
+        old = frozenset(before)
+        new = [name for name in sys.modules if name not in old]
+        self.modules = {name: sys.modules[name] for name in new if self._lies_here(sys.modules.get(_top(name)))}
+        for name in self.modules:
+            del sys.modules[name]
+
+    def _lies_here(self, module: ModuleType | None) -> bool:
+        """Whether a top-level module is a file or a folder of the user's folder itself: what an environment inside it
+        holds is not."""
+        folder = self.file.parent
+        if getattr(module, "__file__", None) is None:  # a folder without __init__.py
+            return any(Path(place).parent == folder for place in getattr(module, "__path__", ()))
+        path = Path(str(getattr(module, "__file__", None)))
+        return folder == (path.parent.parent if path.stem == "__init__" else path.parent)
+
+
+def _top(name: str) -> str:
+    return name.partition(".")[0]

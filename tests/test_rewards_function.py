@@ -1,0 +1,204 @@
+"""Reward functions of a user's file: what they import beside it, and the signature of TRL."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from togi.core.code import code_hash, neighbours
+from togi.core.errors import GraderError, InputError
+from togi.core.records import Completion, Message, Prompt
+from togi.recipe.graph import build
+from togi.recipe.schema import validate
+from togi.recipe.source import read_tree
+from togi.rewards.base import Attempt
+from togi.rewards.build import Surroundings, build_reward
+from togi.rewards.function import FunctionGrader, TrlGrader, load_function
+from togi.rewards.settings import RewardSettings
+
+
+def write(folder: Path, **files: str) -> Path:
+    """Writes modules by their names without .py; the path of f.py."""
+    for name, text in files.items():
+        path = folder / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder / "f.py"
+
+
+def attempt(answer: str = "four", number: int = 0, **extra: Any) -> Attempt:
+    prompt = Prompt(id=f"p{number}", messages=(Message("user", "2+2?"),), answer="4", extra=extra)
+    completion = Completion(text=f"{answer}</s>", stop="terminator", token_ids=(5, 6))
+    return Attempt(prompt=prompt, completion=completion, answer=answer)
+
+
+def graded(file: Path, *attempts: Attempt, style: str = "togi") -> list[Any]:
+    function = load_function(file, "f", style)
+    grader = FunctionGrader(function=function) if style == "togi" else TrlGrader(function=function)
+    return [str(grade) if isinstance(grade, GraderError) else grade for grade in grader(attempts)]
+
+
+LAZY = "def f(prompt, completion):\n    import helper\n    return helper.VALUE\n"
+EAGER = "from helper import VALUE\ndef f(prompt, completion):\n    return VALUE\n"
+
+
+@pytest.mark.parametrize("text", [LAZY, EAGER])
+def test_two_files_each_find_their_own_neighbour_and_nobody_else_finds_any(tmp_path, text):
+    files = [write(tmp_path / name, f=text, helper=f"VALUE = {i}.0") for i, name in enumerate("ab")]
+    functions = [load_function(file, "f") for file in files]
+    before = list(sys.path)
+    for _ in range(2):
+        assert [function(None, None) for function in functions] == [0.0, 1.0]
+    assert "helper" not in sys.modules and sys.path == before
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["f.py", "helper.py"]  # no __pycache__
+
+
+def test_a_neighbour_keeps_its_state_between_calls(tmp_path):
+    text = "def f(prompt, completion):\n    import helper\n    helper.seen.append(1)\n    return len(helper.seen)\n"
+    file = write(tmp_path, f=text, helper="seen = []")
+    assert graded(file, attempt(), attempt()) == [1.0, 2.0]
+
+
+def test_a_neighbour_comes_before_a_library_of_its_name_which_stays(tmp_path, monkeypatch):
+    library = type(sys)("helper")
+    monkeypatch.setitem(sys.modules, "helper", library)
+    assert graded(write(tmp_path, f=EAGER, helper="VALUE = 3.0"), attempt()) == [3.0]
+    assert sys.modules["helper"] is library
+
+
+def test_libraries_that_a_file_is_first_to_import_stay(tmp_path, monkeypatch):
+    """Those of an environment inside the folder too."""
+    text = "from newlib import VALUE\ndef f(prompt, completion):\n    return VALUE\n"
+    write(tmp_path, **{"venv/newlib": "VALUE = 5.0", "f": text})
+    monkeypatch.syspath_prepend(tmp_path / "venv")
+    assert graded(tmp_path / "f.py", attempt()) == [5.0]
+    assert sys.modules.pop("newlib").VALUE == 5.0
+
+
+PACKAGE = {
+    "f": "import json, os.path\nfrom pkg.deep import one\nimport spaced.far\nfrom .beside import x\n",
+    "pkg/__init__": "",
+    "pkg/deep/__init__": "from . import two\nfrom ..other import *\n",
+    "pkg/deep/one": "",
+    "pkg/deep/two": "import importlib\nimportlib.import_module('named')\n",
+    "pkg/other": "",
+    "pkg/unused": "",
+    "spaced/far": "import f\n",
+    "beside": "def broken(:\n",
+    "named": "",
+    "unused": "",
+}
+
+
+def test_the_neighbours_are_what_import_statements_lead_to(tmp_path):
+    found = [str(path.relative_to(tmp_path)) for path in neighbours(write(tmp_path, **PACKAGE))]
+    assert found == [
+        "beside.py",
+        "named.py",
+        "pkg/__init__.py",
+        "pkg/deep/__init__.py",
+        "pkg/deep/one.py",
+        "pkg/deep/two.py",
+        "pkg/other.py",
+        "spaced/far.py",
+    ]
+
+
+@pytest.mark.parametrize("text", ["def f(:\n", "x = '\0'\n", "(" * 5000, "\xff", ""])
+def test_a_file_that_is_no_python_still_has_a_hash(tmp_path, text):
+    (tmp_path / "f.py").write_text(text, encoding="latin-1")
+    assert neighbours(tmp_path / "f.py") == [] and len(code_hash(tmp_path / "f.py")) == 64
+
+
+RECIPE = """
+name: r
+models: {base: {package: numpy}}
+data: {d: {path: d.jsonl}}
+stages:
+  policy: {type: train.grpo, init: $base, prompts: $d, reward: {terms: [{type: function, file: f.py, name: f}]}}
+"""
+
+
+def test_neighbours_count_in_the_fingerprint(tmp_path):
+    write(tmp_path, f=EAGER, helper="VALUE = 1", unused="")
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    (tmp_path / "d.jsonl").write_text("{}")
+
+    def mark() -> str:
+        return build(validate(read_tree(tmp_path / "r.yaml", ()))).nodes["policy"].fingerprint
+
+    first = mark()
+    write(tmp_path, unused="VALUE = 2")
+    assert mark() == first
+    write(tmp_path, helper="VALUE = 2")
+    assert mark() != first
+
+
+HIDDEN = "import importlib\ndef f(prompt, completion):\n    return importlib.import_module('hel' + 'per').VALUE\n"
+
+
+def test_an_import_that_nobody_can_see_before_it_runs_is_refused(tmp_path):
+    file = write(tmp_path, f=HIDDEN, helper="VALUE = 1")
+    assert "imports helper in a way that togi cannot see" in graded(file, attempt())[0]
+    write(tmp_path, f=f"{HIDDEN}\nf(1, 2)\n")
+    with pytest.raises(InputError, match="name it in an import statement of that file"):
+        load_function(file, "f")
+
+
+TRL = """
+seen = []
+
+def f(prompts, completions, completion_ids=None, **columns):
+    seen.append((prompts, completions, completion_ids, columns))
+    return [float(len(turns[0]["content"])) for turns in completions]
+"""
+
+
+def test_a_function_of_trl_is_asked_once_about_all(tmp_path):
+    file = write(tmp_path, f=TRL)
+    grader = TrlGrader(function=(function := load_function(file, "f", "trl")))
+    assert grader([attempt("four", level=1), attempt("5", 1, source="s")]) == [4.0, 1.0]
+    ((prompts, completions, ids, columns),) = function.function.__globals__["seen"]
+    assert prompts == [[{"role": "user", "content": "2+2?"}]] * 2
+    assert completions == [[{"role": "assistant", "content": text}] for text in ("four", "5")]
+    assert ids == [[5, 6], [5, 6]]
+    assert columns == {"answer": ["4", "4"], "level": [1, None], "source": [None, "s"]}
+
+
+def test_a_function_of_trl_may_take_part_of_it_and_give_an_array(tmp_path):
+    text = "import numpy as np\ndef f(completions, answer):\n    return np.ones(len(answer), dtype=np.float32)\n"
+    assert graded(write(tmp_path, f=text), attempt(), attempt(), style="trl") == [1.0, 1.0]
+
+
+def test_plain_texts_where_they_are_asked_for(tmp_path):
+    text = "def f(prompts, completions, **columns):\n    return [len(p + c) for p, c in zip(prompts, completions)]\n"
+    term = {"type": "function", "file": str(write(tmp_path, f=text)), "name": "f", "style": "trl-text"}
+    reward = build_reward(RewardSettings.model_validate({"terms": [term]}), Surroundings(terminator="</s>"))
+    one = attempt("four")
+    assert [row.total for row in reward.grade(one.prompt, [one.completion])] == [8.0]
+
+
+@pytest.mark.parametrize(
+    ("result", "grades"),
+    [
+        ("[1.0, None]", [1.0, "expected a number, got NoneType (prompt p1)"]),
+        (
+            "[10 ** 400, 'x']",
+            ["OverflowError: int too large to convert to float", "expected a number, got str"],
+        ),
+        ("[1.0]", ["it gave 1 results for 2 answers (prompt p0)", "it gave 1 results for 2 answers (prompt p1)"]),
+        ("None", ["TypeError: 'NoneType' object is not iterable (prompt p0)", "TypeError"]),
+        ("exit(2)", ["SystemExit: 2 (prompt p0)", "SystemExit: 2 (prompt p1)"]),
+    ],
+)
+def test_what_a_function_of_trl_withholds_is_a_failure(tmp_path, result, grades):
+    file = write(tmp_path, f=f"def f(completions, **columns):\n    return {result}\n")
+    found = graded(file, attempt(), attempt(number=1), style="trl")
+    for grade, wanted in zip(found, grades, strict=True):
+        assert grade == wanted if isinstance(wanted, float) else grade.startswith(wanted)
+
+
+def test_a_function_of_trl_that_is_not_said_to_be_one(tmp_path):
+    with pytest.raises(InputError, match="say so with style: trl"):
+        load_function(write(tmp_path, f=TRL), "f")
