@@ -1,12 +1,6 @@
 """Compiled norms, gates and rotary turns, and their gradients, against float64."""
 
-import logging
-import os
-import platform
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -183,35 +177,3 @@ def test_a_logit_that_is_no_number_shows(functions):
     assert lse.isnan().tolist() == entropy.isnan().tolist() == [True, True, False]
     with pytest.raises(ValueError, match="contiguous"):
         functions.softmax(torch.zeros(70, 3).T, torch.tensor([1, 2, 3]), 1.0)
-
-
-# --- compiling --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("compiler", ["false", "a-compiler-that-is-not-there"])
-def test_without_a_working_compiler_torch_alone_is_used_and_that_is_said(compiler, monkeypatch, tmp_path, caplog):
-    monkeypatch.setenv("CC", compiler)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with caplog.at_level(logging.INFO):
-        assert native.__wrapped__() is None
-    assert "torch alone computes" in caplog.text
-    assert list(tmp_path.rglob("*.so")) == []
-
-
-def test_it_can_be_switched_off(monkeypatch):
-    monkeypatch.setenv("TOGI_NATIVE", "0")
-    assert native.__wrapped__() is None
-
-
-@NEEDS_COMPILER
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="the compiler's options are for x86")
-@pytest.mark.parametrize("without", ["-mno-amx-bf16 -mno-amx-tile", "-mno-amx-bf16 -mno-amx-tile -mno-avx512f"])
-def test_the_functions_are_right_on_lesser_processors(without, tmp_path):
-    """The tests of this file and of attention, compiled as for a processor that can do less."""
-    tests = [str(Path(__file__).with_name(f"test_model_{name}.py")) for name in ("native", "blocks")]
-    chosen = "rounded_once or (truth and 64) or threads or none_stays_none"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, *tests]
-    environment = {**os.environ, "CC": f"cc {without}", "XDG_CACHE_HOME": str(tmp_path)}
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert ended.returncode == 0, ended.stdout[-3000:]
-    assert "passed" in ended.stdout and len(list(tmp_path.rglob("*.so"))) == 1

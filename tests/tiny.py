@@ -60,6 +60,13 @@ class TrueFloat64(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def as_near(found: torch.Tensor, library: torch.Tensor, exact: torch.Tensor, factor: float = 2.0) -> bool:
+    """Whether `found` is about as near to the float64 truth as the library is: two ways to sum the same numbers round
+    differently, and neither is what the other has to be. Below 8 units in the last place of float32, chance decides."""
+    ours, theirs = ((x.double() - exact).norm().item() for x in (found, library))
+    return ours <= factor * theirs + 1e-6 * exact.norm().item()
+
+
 class Largest(TorchDispatchMode):
     """Remembers the largest tensor that was made."""
 

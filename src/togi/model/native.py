@@ -2,34 +2,25 @@
 gradients, and the sampler's attention and products.
 
 It takes the system's C compiler some seconds, once. Without a compiler, or with TOGI_NATIVE=0 in the environment, torch
-alone computes: slower, and the same up to rounding. Every number is computed in one order, whatever the number of
-threads.
+alone computes: slower, and the same up to rounding. TOGI_NATIVE=avx2 or avx512 keeps to those instructions on a processor
+that knows more. Every number is computed in one order, whatever the number of threads.
 
 Shapes: R rows, K key heads, M query heads a key head, D head size, N outputs, I inputs, F width, T positions, H heads.
 """
 
 import ctypes
-import hashlib
 import logging
 import os
-import shlex
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from togi.core.files import sync_folder
+from togi.model.build import Build, BuildError, build
 
 log = logging.getLogger(__name__)
 
-SOURCES = sorted((Path(__file__).parent / "c").glob("*.[ch]"))
 BLOCK = 16
 """Keys lie in blocks of so many columns."""
 
@@ -40,7 +31,6 @@ STEP = 64
 """Rows and keys whose scores the attention of a forest holds at once."""
 
 SIZES = tuple(f"-D{name}={size}" for name, size in (("BLOCK", BLOCK), ("CHUNK", CHUNK), ("STEP", STEP)))
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fno-strict-aliasing", "-fopenmp", "-fPIC")
 
 MOST_ROWS = 64
 """Products of more rows are left to torch: they are no longer bound by reading the weights."""
@@ -127,9 +117,9 @@ class Native:
     """The compiled functions. `name` follows from what they were compiled from and by; `products`: whether this
     processor has the units that `linear` is written for."""
 
-    def __init__(self, path: Path) -> None:
-        self.name = path.stem
-        self._library = library = ctypes.CDLL(str(path))
+    def __init__(self, built: Build) -> None:
+        self.name = built.name
+        self._library = library = built.library
         address, size = ctypes.c_void_p, ctypes.c_int64
         library.togi_decode.argtypes = (ctypes.POINTER(Decode),)
         library.togi_norm.argtypes = library.togi_norm_backward.argtypes = (ctypes.POINTER(_Norm),)
@@ -318,67 +308,14 @@ def _logits_arguments(tensors: dict[str, Tensor | None], factor: float) -> _Logi
 
 @lru_cache(maxsize=1)
 def native() -> Native | None:
-    """The compiled functions; None where there is no compiler or TOGI_NATIVE is 0."""
+    """The compiled functions; None where they cannot be compiled, or TOGI_NATIVE is 0.
+
+    Raises InputError on a TOGI_NATIVE that names no instruction set.
+    """
     if os.environ.get("TOGI_NATIVE") == "0":
         return None
-    command = [*shlex.split(os.environ.get("CC") or "cc"), *FLAGS, *SIZES]
-    threads, compiler = threads_library(), command[0]
-    if threads is None:
-        return _without("torch has not loaded exactly one libgomp, whose threads it could share")
-    if shutil.which(compiler) is None:
-        return _without(f"the C compiler {compiler} is not found; install gcc, or name where it is in CC")
     try:
-        path = cache_folder() / f"native-{_fingerprint(command, threads)}.so"
-        if not path.exists():
-            _compile(command, [threads, "-lm"], path)
-        return Native(path)
-    except (subprocess.CalledProcessError, OSError) as error:
-        lines = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-        return _without(f"{compiler}: {lines[0]}")
-
-
-def _without(reason: str) -> None:
-    log.warning("torch alone computes, which is slower: %s", reason)
-
-
-def cache_folder() -> Path:
-    """Where compiled files are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "togi"
-
-
-def threads_library() -> str | None:
-    """The OpenMP library that torch has loaded, whose threads the functions must share; None on other systems."""
-    try:
-        loaded = Path("/proc/self/maps").read_text()
-    except FileNotFoundError:
+        return Native(build(SIZES))
+    except BuildError as error:
+        log.warning("torch alone computes, which is slower: %s", error)
         return None
-    found = {line.split(maxsplit=5)[5] for line in loaded.splitlines() if "/libgomp" in line}
-    return min(found) if len(found) == 1 else None
-
-
-def _fingerprint(command: Sequence[str], threads: str) -> str:
-    """What the compiled file follows from: source, compiler, processor, threads."""
-    version = _output([*command, "--version"])
-    processor = _output([*command, "-dM", "-E", "-x", "c", os.devnull])
-    whole = "\0".join([*(source.read_text() for source in SOURCES), version, processor, *command, threads])
-    return hashlib.sha256(whole.encode()).hexdigest()[:16]
-
-
-def _compile(command: Sequence[str], libraries: Sequence[str], path: Path) -> None:
-    """Compiles in a folder of its own: several ranks may do so at once, and each puts the same file in place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder, ThreadPoolExecutor() as pool:
-        sources = [source for source in SOURCES if source.suffix == ".c"]
-        objects = [str(Path(folder) / f"{source.stem}.o") for source in sources]
-        steps = [[*command, "-c", str(s), "-o", o] for s, o in zip(sources, objects, strict=True)]
-        list(pool.map(_output, steps))
-        made = Path(folder) / path.name
-        _output([*command, "-shared", *objects, *libraries, "-o", str(made)])
-        with made.open("rb+") as handle:
-            os.fsync(handle.fileno())
-        made.replace(path)
-        sync_folder(path.parent)
-
-
-def _output(command: Sequence[str]) -> str:
-    return subprocess.run(command, capture_output=True, text=True, errors="replace", check=True).stdout

@@ -1,0 +1,161 @@
+"""Compiles the C files in `c/` for this processor, once, and keeps the library in a folder that only its user can write.
+
+A library is named after what it was compiled from and by what it holds: `native-<fingerprint>-<sha256>.so`. One whose
+content does not match its name is damaged, and is compiled again.
+"""
+
+import ctypes
+import hashlib
+import logging
+import os
+import shlex
+import shutil
+import stat
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from togi.core.errors import InputError
+from togi.core.files import sync_folder
+
+log = logging.getLogger(__name__)
+
+SOURCES = sorted((Path(__file__).parent / "c").glob("*.[ch]"))
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fno-strict-aliasing", "-fopenmp", "-fPIC")
+_NO_TILES = ("-mno-amx-tile", "-mno-amx-bf16", "-mno-amx-int8")
+LEVELS = {"": (), "1": (), "avx512": _NO_TILES, "avx2": (*_NO_TILES, "-mno-avx512f")}
+"""Values of TOGI_NATIVE, with the compiler's options: the instruction sets that the library may use at most."""
+
+STALE_SECONDS = 3600  # no compilation takes so long: its folder was left by a process that was killed
+UNUSED_SECONDS = 30 * 24 * 3600  # other checkouts and compilers use other libraries
+
+
+class BuildError(Exception):
+    """There is no compiled library; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """A compiled library. `name` follows from the sources, the compiler, the processor and the threads alone."""
+
+    name: str
+    library: ctypes.CDLL
+
+
+def build(sizes: Sequence[str]) -> Build:
+    """The library for this processor, held to the instruction sets that TOGI_NATIVE names; compiled if it is not there.
+    `sizes` are the compiler's options that define constants.
+
+    Raises BuildError without a compiler, one OpenMP library or a folder of one's own, InputError on another TOGI_NATIVE.
+    """
+    level = os.environ.get("TOGI_NATIVE", "").lower()
+    if level not in LEVELS:
+        allowed = ", ".join(("0", *(name for name in LEVELS if name)))
+        raise InputError(f"TOGI_NATIVE: found {level!r}, allowed are {allowed}; unset it to use all of the processor")
+    command = [*shlex.split(os.environ.get("CC") or "cc"), *FLAGS, *LEVELS[level], *sizes]
+    threads, compiler = threads_library(), command[0]
+    if threads is None:
+        raise BuildError("torch has not loaded exactly one libgomp, whose threads it could share")
+    if shutil.which(compiler) is None:
+        raise BuildError(f"the C compiler {compiler} is not found; install gcc, or name where it is in CC")
+    try:
+        name = f"native-{_fingerprint(command, threads)}"
+        folder = _own_folder()
+        return Build(name, ctypes.CDLL(str(_kept(folder, name) or _compile(command, [threads, "-lm"], folder, name))))
+    except subprocess.CalledProcessError as error:
+        raise BuildError(f"{compiler}: {(error.stderr or str(error)).strip().splitlines()[0]}") from error
+    except OSError as error:
+        raise BuildError(str(error)) from error
+
+
+def cache_folder() -> Path:
+    """Where compiled libraries are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "togi"
+
+
+def _own_folder() -> Path:
+    """The cache folder, which nobody else can write. Raises BuildError where it belongs to somebody else."""
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise BuildError(f"{folder} is not a folder of this user's own; name another place in XDG_CACHE_HOME")
+    if stat.S_IMODE(found.st_mode) != 0o700:
+        folder.chmod(0o700)
+        for path in folder.glob("native-*.so"):  # others may have put them there
+            path.unlink(missing_ok=True)
+    return folder
+
+
+def _kept(folder: Path, name: str) -> Path | None:
+    """The library of that name, if it is whole and the user's own; what is damaged, unfinished or long unused goes."""
+    _sweep(folder, name)
+    for path in sorted(folder.glob(f"{name}-*.so")):
+        found = path.lstat()
+        own = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
+        if own and path == _named(folder, name, path):
+            os.utime(path)
+            return path
+        log.warning("the compiled library %s is damaged or not this user's own; it is compiled again", path)
+        path.unlink()
+    return None
+
+
+def _sweep(folder: Path, name: str) -> None:
+    now = time.time()
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):  # another process sweeps too
+            age = now - path.lstat().st_mtime
+            if path.name.startswith("compiling-") and age > STALE_SECONDS:
+                shutil.rmtree(path)
+            elif path.match("native-*.so") and not path.name.startswith(name) and age > UNUSED_SECONDS:
+                path.unlink()
+
+
+def _named(folder: Path, name: str, path: Path) -> Path:
+    """Where a library with the content of `path` belongs."""
+    return folder / f"{name}-{hashlib.sha256(path.read_bytes()).hexdigest()}.so"
+
+
+def threads_library() -> str | None:
+    """The OpenMP library that torch has loaded, whose threads the functions must share; None on other systems."""
+    try:
+        loaded = Path("/proc/self/maps").read_text()
+    except FileNotFoundError:
+        return None
+    found = {line.split(maxsplit=5)[5] for line in loaded.splitlines() if "/libgomp" in line}
+    return min(found) if len(found) == 1 else None
+
+
+def _fingerprint(command: Sequence[str], threads: str) -> str:
+    """What the library follows from: sources, compiler, processor, threads."""
+    version = _output([*command, "--version"])
+    processor = _output([*command, "-dM", "-E", "-x", "c", os.devnull])
+    whole = "\0".join([*(source.read_text() for source in SOURCES), version, processor, *command, threads])
+    return hashlib.sha256(whole.encode()).hexdigest()[:16]
+
+
+def _compile(command: Sequence[str], libraries: Sequence[str], cache: Path, name: str) -> Path:
+    """Compiles in a folder of its own: several ranks may do so at once."""
+    with tempfile.TemporaryDirectory(prefix="compiling-", dir=cache) as folder, ThreadPoolExecutor() as pool:
+        sources = [source for source in SOURCES if source.suffix == ".c"]
+        objects = [str(Path(folder) / f"{source.stem}.o") for source in sources]
+        steps = [[*command, "-c", str(s), "-o", o] for s, o in zip(sources, objects, strict=True)]
+        list(pool.map(_output, steps))
+        made = Path(folder) / f"{name}.so"
+        _output([*command, "-shared", *objects, *libraries, "-o", str(made)])
+        with made.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        path = _named(cache, name, made)
+        made.replace(path)
+        sync_folder(cache)
+    return path
+
+
+def _output(command: Sequence[str]) -> str:
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", check=True).stdout
