@@ -146,7 +146,15 @@ LESSER = {
 }
 """Instruction sets, with what holds torch and its libraries to them."""
 
-COMPILED = ("model_native", "model_blocks", "model_lean", "model_head", "rollout_native", "model_load", "model_quantised")
+COMPILED = (
+    "model_native",
+    "model_blocks",
+    "model_lean",
+    "model_head",
+    "rollout_native",
+    "model_load",
+    "model_quantised",
+)
 """Tests of what is compiled, and of what stands on it."""
 
 

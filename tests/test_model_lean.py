@@ -22,6 +22,8 @@ IDS = torch.tensor([[5, 9, 11, 7, 3, 20, 8, 6]])
 
 
 ALL = (*KINDS, "gemma2", "gemma3")
+
+
 @pytest.fixture(params=[True, False], ids=["compiled", "torch"])
 def compiled(request, monkeypatch) -> bool:
     """With compiled functions, and with torch alone, which then gives the library's bits."""

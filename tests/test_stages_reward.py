@@ -97,12 +97,16 @@ def test_a_margin_is_subtracted_and_must_be_there(tmp_path):
 
 
 def test_centring_pulls_the_scores_to_zero(tmp_path):
-    def middle(folder: str, centring: float) -> float:
-        settings = {**LEARNS, "batch_size": 8, "steps": 40, "train_layers": 0, "learning_rate": 3e-2}
-        line = lines_of(reward(tmp_path / folder, validation=None, centring=centring, **settings))[-1]
-        return abs(line["score_chosen"] + line["score_rejected"])
+    """The scores of this head begin at 2.6 in sum. Read after three steps: 2.4 without centring, 0.2 with it."""
 
-    assert middle("strong", 1.0) < 0.5 * middle("off", 0.0)
+    def middle(folder: str, centring: float) -> list[float]:
+        given = {**LEARNS, "batch_size": 8, "steps": 3, "train_layers": 0, "learning_rate": 3e-2}
+        lines = lines_of(reward(tmp_path / folder, validation=None, centring=centring, **given))
+        return [abs(line["score_chosen"] + line["score_rejected"]) for line in lines]
+
+    off, strong = middle("off", 0.0), middle("strong", 1.0)
+    assert strong[0] == off[0] > 2
+    assert strong[-1] < 0.25 * off[-1]
 
 
 def test_equal_sides_are_dropped(tmp_path):

@@ -1,4 +1,4 @@
-"""Compiles the C files in `c/` for this processor, once, and keeps the library in a folder that only its user can write.
+"""Compiles the C files in `c/` for this processor, once, and keeps the library where only its user can write.
 
 A library is named after what it was compiled from and by what it holds: `native-<fingerprint>-<sha256>.so`. One whose
 content does not match its name is damaged, and is compiled again.
@@ -51,7 +51,8 @@ def build(sizes: Sequence[str]) -> Build:
     """The library for this processor, held to the instruction sets that TOGI_NATIVE names; compiled if it is not there.
     `sizes` are the compiler's options that define constants.
 
-    Raises BuildError without a compiler, one OpenMP library or a folder of one's own, InputError on another TOGI_NATIVE.
+    Raises BuildError without a compiler, one OpenMP library or a folder of one's own, InputError on a TOGI_NATIVE
+    that is not in LEVELS.
     """
     level = os.environ.get("TOGI_NATIVE", "").lower()
     if level not in LEVELS:
