@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 
-.PHONY: quickstart quickstart-ja test lint bench docs clean
+.PHONY: quickstart quickstart-ja test test-slow lint bench docs clean
 
 quickstart: $(VENV)/.run $(VENV)/.smollm2
 	$(BIN)/togi run recipes/quickstart.yaml
@@ -19,6 +19,10 @@ quickstart-ja: $(VENV)/.run $(VENV)/.gemma3
 # Two test processes of one thread each: small tensors, and no waiting for each other on a busy machine.
 test: $(VENV)/.dev $(VENV)/.smollm2
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+# Minutes each, on real weights. A test that needs a program of another environment names the variable that says where.
+test-slow: $(VENV)/.dev $(VENV)/.smollm2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m slow
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

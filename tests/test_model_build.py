@@ -146,15 +146,7 @@ LESSER = {
 }
 """Instruction sets, with what holds torch and its libraries to them."""
 
-COMPILED = (
-    "model_native",
-    "model_blocks",
-    "model_lean",
-    "model_head",
-    "rollout_native",
-    "model_load",
-    "model_quantised",
-)
+COMPILED = [f"model_{name}" for name in ("native", "blocks", "lean", "head", "load", "quantised")] + ["rollout_native"]
 """Tests of what is compiled, and of what stands on it."""
 
 

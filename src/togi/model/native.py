@@ -2,8 +2,8 @@
 gradients, and the sampler's attention and products.
 
 It takes the system's C compiler some seconds, once. Without a compiler, or with TOGI_NATIVE=0 in the environment, torch
-alone computes: slower, and the same up to rounding. TOGI_NATIVE=avx2 or avx512 limits the functions to those instructions
-on a processor that has more. Every number is computed in one order, whatever the number of threads.
+alone computes: slower, and the same up to rounding. TOGI_NATIVE=avx2 or avx512 limits them to those instructions on a
+processor that has more. Every number is computed in one order, whatever the number of threads.
 
 Shapes: R rows, K key heads, M query heads a key head, D head size, N outputs, I inputs, F width, T positions, H heads.
 """
