@@ -1,22 +1,80 @@
-"""Rendering of a tokenizer's own chat template, as the model library does it, but the same on every day.
+"""Rendering of chat templates in jinja, in the model library's own context, but the same on every day and bounded.
 
-`strftime_now` is left undefined on purpose: templates that know it fall back on a fixed date, so that the ids a model
-was trained on are those it is served.
+The context is that of `apply_chat_template`: the same filters and globals, `tools` and `documents` always there, keys
+that hold null left out, thoughts under each name that templates read them by. Two things differ. `strftime_now` gives a
+fixed date, so that the ids a model was trained on are those it is served; and a template that loops or calls without
+end, or writes without end, is an error.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from functools import lru_cache
 from typing import Any, NoReturn
 
 from jinja2 import Template as JinjaTemplate
 from jinja2 import TemplateError
+from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
-from jinja2.nodes import CallBlock, Node
+from jinja2.nodes import CallBlock, Filter, For, Node
 from jinja2.parser import Parser
+from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
 
 from togi.core.errors import InputError
+from togi.core.strangers import run_stranger
+
+DATE = "2024-07-26"
+"""What `strftime_now` gives: the date that Llama 3's templates fall back on."""
+
+STEPS = 1_000_000
+"""Turns of loops and calls of one rendering: thousands of times what a conversation takes, and under a second."""
+
+LONGEST = 2**24
+"""Characters of one rendering, and of a template's source."""
+
+THOUGHTS = ("reasoning_content", "thinking", "reasoning")
+"""Keys of a turn that hold its thoughts; the first is the one that most templates read."""
+
+
+class _Left(threading.local):
+    """Steps that the rendering of this thread may still take."""
+
+    steps = 0
+
+
+_LEFT = _Left()
+
+
+def _step() -> None:
+    _LEFT.steps -= 1
+    if _LEFT.steps < 0:
+        raise TemplateError(f"it takes more than {STEPS} steps")
+
+
+def _stepped(items: Iterable[Any]) -> Iterator[Any]:
+    for item in items:
+        _step()
+        yield item
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """The library's sandbox, which counts."""
+
+    def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
+        _step()
+        if isinstance(__obj, LoopContext) and args:
+            args = (_stepped(args[0]), *args[1:])
+        return super().call(__context, __obj, *args, **kwargs)
+
+    def concat(self, pieces: Iterable[str]) -> str:  # type: ignore[override] - a class variable of jinja's
+        found = list(pieces)
+        if sum(map(len, found)) > LONGEST:
+            raise TemplateError(f"it writes more than {LONGEST} characters")
+        return "".join(found)
 
 
 class _GenerationBlock(Extension):
@@ -33,30 +91,124 @@ class _GenerationBlock(Extension):
         return caller()
 
 
+class _Dict:
+    """The name `dict` of templates, without the class behind it."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        return dict(*args, **kwargs)
+
+    def fromkeys(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        return dict.fromkeys(*args, **kwargs)
+
+
+class _Namespace(Namespace):
+    """The name `namespace` of templates; names with a leading underscore are refused, as by the library."""
+
+    def __init__(*args: Any, **kwargs: Any) -> None:
+        attributes = dict(*args[1:], **kwargs)
+        for name in attributes:
+            _check_name(name)
+        Namespace.__init__(args[0], attributes)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _check_name(name)
+        super().__setitem__(name, value)
+
+
+def _check_name(name: Any) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise SecurityError(f"a namespace keeps no name that begins with an underscore, found {name!r}")
+
+
 def _refuse(message: str) -> NoReturn:
     raise TemplateError(message)
 
 
-def _tojson(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _tojson(
+    x: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=16)
 def _compiled(source: str) -> JinjaTemplate:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
-    )
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _refuse
-    return environment.from_string(source)
+    if len(source) > LONGEST:
+        raise TemplateError(f"it is longer than {LONGEST} characters")
+    environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols])
+    environment.filters |= {"tojson": _tojson, "togi_steps": _stepped}
+    environment.globals |= {"raise_exception": _refuse, "dict": _Dict(), "namespace": _Namespace}
+    tree = environment.parse(source)
+    for loop in tree.find_all(For):
+        loop.iter = Filter(loop.iter, "togi_steps", [], [], None, None, lineno=loop.lineno, environment=environment)
+    return environment.from_string(tree)
 
 
 def render_jinja(
-    source: str, messages: Sequence[Mapping[str, Any]], specials: Mapping[str, str], generation: bool
+    source: str,
+    messages: Sequence[Mapping[str, Any]],
+    specials: Mapping[str, str],
+    generation: bool,
+    *,
+    tools: Any = None,
+    date: str = DATE,
 ) -> str:
-    """The text of a conversation under a jinja chat template. Raises InputError with the template's own complaint."""
+    """The text of a conversation under a jinja chat template, as `apply_chat_template` gives it; `date` (YYYY-MM-DD) is
+    what `strftime_now` tells.
+
+    Raises InputError with the template's own complaint, or with what went wrong in it.
+    """
+    told = f"a conversation of {_roles(messages)}"
+    context = {"messages": [_as_templates_read(message) for message in messages], "tools": tools, **specials}
+    found = run_stranger(
+        lambda: _attempt(source, context, generation, date), InputError, f"the chat template fails on {told}"
+    )
+    if isinstance(found, TemplateError):
+        raise InputError(f"the chat template refuses {told}: {found.message}") from found
+    return found
+
+
+def _attempt(source: str, context: Mapping[str, Any], generation: bool, date: str) -> str | TemplateError:
+    """The text, or the complaint of the template or of jinja."""
+    _LEFT.steps = STEPS
+    today = datetime.fromisoformat(date).strftime
     try:
-        return _compiled(source).render(messages=list(messages), add_generation_prompt=generation, **specials)
+        return _compiled(source).render(context, documents=None, add_generation_prompt=generation, strftime_now=today)
     except TemplateError as error:
-        roles = ", ".join(str(m["role"]) for m in messages)
-        raise InputError(f"the tokenizer's own template refuses a conversation of {roles}: {error}") from error
+        return error
+
+
+def _roles(messages: Sequence[Mapping[str, Any]]) -> str:
+    roles = [str(message["role"]) for message in messages]
+    return ", ".join(roles if len(roles) <= 8 else [*roles[:8], "…"])
+
+
+def _as_templates_read(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A turn without its null keys, its thoughts under the names that templates know."""
+    kept = {key: value for key, value in message.items() if value is not None}
+    thought = next((kept[key] for key in THOUGHTS if key in kept), None)
+    return kept if thought is None else {"thinking": thought, **kept, "reasoning_content": thought}
+
+
+# --- a fixed date in a source that others render ----------------------------------------------------------------------
+
+_DATED = "{%- macro strftime_now(format) -%}"
+_DIRECTIVES = "aAwdbBmyYHIpMSfjUWcxXGuVhDFTReCnt"
+
+
+def with_date(source: str, date: str) -> str:
+    """`source` with `strftime_now` of its own, which gives `date` wherever the template is rendered."""
+    if not asks_for_date(source) or source.startswith(_DATED):
+        return source
+    day = datetime.fromisoformat(date)
+    told = {f"%{flag}{letter}": day.strftime(f"%{flag}{letter}") for flag in ("", "-") for letter in _DIRECTIVES}
+    replaced = "".join(f" | replace({json.dumps(k)}, {json.dumps(v)})" for k, v in told.items() if k != v)
+    return f"{_DATED}{{{{ format{replaced} }}}}{{%- endmacro %}}\n{source}"  # the line end goes with the block
+
+
+def asks_for_date(source: str) -> bool:
+    """Whether a template calls `strftime_now`."""
+    return re.search(r"\bstrftime_now\b", source) is not None

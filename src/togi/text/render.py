@@ -8,7 +8,7 @@ from the template alone: the tokenizer is never asked to add its own, which is h
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from togi.core.errors import InputError, RecipeError
 from togi.core.protocols import Tokenizer
@@ -59,6 +59,28 @@ def render_chat(
     return _render(tokenizer, bound.segments(messages), bound.generation if header else "")
 
 
+def render_turns(
+    template: Template, tokenizer: Tokenizer, messages: Sequence[Message], *, header: bool = False
+) -> list[Rendered]:
+    """`render_chat`, as one sequence or as several, where the template writes an answer differently once the
+    conversation goes on. Each answer with `train` carries loss in one of them, behind the very prompt that is served
+    for it; the longest comes first. Raises InputError, Unrendered among them, as `Template.texts` does.
+    """
+    bound = _bound(template, tokenizer)
+    generation = bound.generation if header else ""
+    return [_render(tokenizer, segments, generation) for segments in bound.texts(messages)]
+
+
+def render_text(template: Template, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+    """Ids of a whole conversation of which nothing carries loss, as the model library gives them: what a scorer reads.
+
+    Raises InputError as `render_prompt` does.
+    """
+    unscored = [replace(message, train=False) for message in messages]
+    text = _bound(template, tokenizer).chat_text(unscored)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
 def render_answer(template: Template, tokenizer: Tokenizer, messages: Sequence[Message], answer: str) -> list[int]:
     """Ids of `answer` (with its terminator) that follow `render_prompt(messages)`."""
     left = _bound(template, tokenizer).segments(messages, generation=True)[-1].text
@@ -96,10 +118,15 @@ def _tail(tokenizer: Tokenizer, left: str, text: str) -> list[int] | None:
     for index, (start, end) in enumerate(encoded["offset_mapping"]):
         if start >= border and reached >= border:
             return list(encoded["input_ids"][index:])
-        if end > border:
+        if end > border and not _swallows(tokenizer, left, text[: end - border], encoded["input_ids"][index]):
             return None
         reached = max(reached, end)
-    return [] if reached == border else None
+    return [] if reached >= border else None
+
+
+def _swallows(tokenizer: Tokenizer, left: str, space: str, token: int) -> bool:
+    """Whether the last token of `left` takes the white space behind it along, as added tokens with `rstrip` do."""
+    return space.isspace() and list(tokenizer(left, add_special_tokens=False)["input_ids"])[-1:] == [token]
 
 
 def _render(tokenizer: Tokenizer, segments: Sequence[Segment], header: str = "") -> Rendered:

@@ -9,23 +9,18 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
-from typing import Any, NamedTuple
+from typing import Any
 
 from togi.core.errors import InputError, RecipeError
 from togi.core.protocols import Tokenizer
-from togi.core.records import Message
-from togi.text.jinja import render_jinja
+from togi.core.records import TOOLS, Message
+from togi.text.jinja import DATE, THOUGHTS, asks_for_date, render_jinja, with_date
+from togi.text.probe import find_pieces
+from togi.text.turns import Ends, Segment, Unrendered, cut
+from togi.text.write import jinja_source
 
 TOKENIZER_BOS = "{bos}"  # stands for: what the tokenizer itself puts in front of a text, which may be nothing
 OWN = "tokenizer"  # the name under which a recipe asks for the tokenizer's own template
-
-
-class Segment(NamedTuple):
-    """A stretch of rendered text. `answer`: assistant content with its terminator; `train`: it carries loss."""
-
-    text: str
-    answer: bool = False
-    train: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +31,9 @@ class Template:
     {role} where its name goes. The assistant's entry starts with `generation` and goes on with `terminator`.
     `bos` is literal text, or TOKENIZER_BOS until `bind` has replaced it. `fixed_system` replaces whatever a system turn
     says; `default_system` is added where a conversation has none; `strip` trims the contents. `turn_starts` are strings
-    that no answer may contain. With `jinja` set, it alone makes the text, from `specials` (bos_token and the like).
+    that no answer may contain. With `jinja` set, it alone makes the text, from `specials` (bos_token and the like) and
+    `date`, if it asks for the date; `prefill` is what `generation` ends with and a turn is written without, `closing`
+    what stands behind a last answer, and `parts` says that it reads contents as lists of parts.
     """
 
     name: str
@@ -51,6 +48,10 @@ class Template:
     strip: bool = False
     jinja: str | None = None
     specials: Mapping[str, str] = field(default_factory=dict)
+    date: str = ""
+    prefill: str = ""
+    closing: str = ""
+    parts: bool = False
 
     def __post_init__(self) -> None:
         if not self.terminator.strip():
@@ -78,13 +79,31 @@ class Template:
     def segments(self, messages: Sequence[Message], generation: bool = False) -> list[Segment]:
         """The text cut at the borders of the assistant's contents, joined to nothing else: answers stand alone.
 
-        Raises InputError on an empty conversation, on a role the template does not know, and where the tokenizer's own
-        template does not keep what was said before when a turn is added.
+        Raises InputError on an empty conversation, on a role the template does not know, and where an answer that
+        carries loss is written differently, once the conversation goes on, from what is generated.
+        """
+        found = self.texts(messages, generation)
+        if len(found) > 1:
+            raise InputError(
+                "the chat template writes an earlier answer differently once the conversation goes on (thoughts taken "
+                "out of the history, say), so that it would be trained on text that is never served: keep the last "
+                "answer alone, give each answer a row of its own, or name another template for the model"
+            )
+        return found[0]
+
+    def texts(self, messages: Sequence[Message], generation: bool = False) -> list[list[Segment]]:
+        """`segments`, of one text or of several: each answer that carries loss stands in one of them, as it is served.
+
+        Raises InputError as `segments` does, and Unrendered where the template leaves out what a turn holds.
         """
         if not messages:
             raise InputError(f"template {self.name!r}: a conversation without messages cannot be rendered")
-        parts = self._own_segments(messages, generation) if self.jinja else self._table_segments(messages, generation)
-        return _join_frames(parts)
+        if self.jinja is None:
+            found = [self._table_segments(messages, generation)]
+        else:
+            ends = Ends(self.generation, self.terminator, self.prefill, self.closing)
+            found = cut(self._own_text, ends, messages, generation)
+        return [_join_frames(parts) for parts in found]
 
     def bind(self, tokenizer: Tokenizer) -> "Template":
         """The same template with TOKENIZER_BOS replaced by what `tokenizer` puts in front of a text."""
@@ -113,16 +132,17 @@ class Template:
         Raises ValueError while the BOS is not bound to a tokenizer, since the two would differ silently.
         """
         if self.jinja is not None:
-            return self.jinja
+            return with_date(self.jinja, self.date) if self.date else self.jinja
         if self.bos == TOKENIZER_BOS:
             raise ValueError(f"template {self.name!r}: call bind(tokenizer) before to_jinja()")
-        return _jinja_source(self)
+        return jinja_source(self)
 
     def _table_segments(self, messages: Sequence[Message], generation: bool) -> list[Segment]:
         parts = [Segment("" if self.bos == TOKENIZER_BOS else self.bos)]
         if self.default_system is not None and messages[0].role != "system":
             messages = (Message("system", self.default_system), *messages)
         for message in messages:
+            self._check_extra(message, generation)
             prefix, suffix = self._around(message.role)
             fixed = self.fixed_system if message.role == "system" else None
             content = message.content if fixed is None else fixed
@@ -145,36 +165,44 @@ class Template:
             "or choose a template with free roles (llama3, llama3-text)"
         )
 
-    def _own_segments(self, messages: Sequence[Message], generation: bool) -> list[Segment]:
-        whole = self._own_text(messages, generation)
-        parts, done = [], 0
-        for k, message in enumerate(messages):
-            if message.role != "assistant":
-                continue
-            head = (
-                self._own_text(messages[:k], True) if k else whole[: whole.find(self.generation) + len(self.generation)]
-            )
-            turn = self._own_text(messages[: k + 1], False)
-            end = turn.rfind(self.terminator) + len(self.terminator)
-            if not (
-                whole.startswith(head)
-                and whole.startswith(turn[:end])
-                and len(head) < end
-                and head == turn[: len(head)]
-            ):
-                raise InputError(
-                    f"the tokenizer's own template writes message {k + 1} (assistant) differently in a longer "
-                    "conversation than where it is generated, so that it would be trained on text it never sees: "
-                    f"use one of {', '.join(TEMPLATE_NAMES)}, or keep only the last answer"
+    def _check_extra(self, message: Message, generation: bool) -> None:
+        """Raises Unrendered for what a table of strings has no place for."""
+        learnt = () if generation or message.role != "assistant" or not message.train else THOUGHTS
+        for key in (TOOLS, "tool_calls", *learnt):
+            if message.extra.get(key):
+                raise Unrendered(
+                    f"template {self.name!r} has no place for {key}: use the model's own template or one in a file, or "
+                    "leave such conversations out of the data"
                 )
-            parts += [Segment(whole[done : len(head)]), Segment(whole[len(head) : end], True, message.train)]
-            done = end
-        return [*parts, Segment(whole[done:])]
 
     def _own_text(self, messages: Sequence[Message], generation: bool) -> str:
+        try:
+            return self._written(messages, generation)
+        except InputError as error:
+            hint = self._without_system(messages, generation)
+            raise InputError(f"{error}{hint}") from error
+
+    def _written(self, messages: Sequence[Message], generation: bool) -> str:
         assert self.jinja is not None
-        rows = [{"role": m.role, "content": m.content} for m in messages]
-        return render_jinja(self.jinja, rows, self.specials, generation)
+        rows = [
+            {**m.extra, "role": m.role, "content": [{"type": "text", "text": m.content}] if self.parts else m.content}
+            for m in messages
+        ]
+        tools = rows[0].pop(TOOLS, None) if rows else None
+        return render_jinja(self.jinja, rows, self.specials, generation, tools=tools, date=self.date or DATE)
+
+    def _without_system(self, messages: Sequence[Message], generation: bool) -> str:
+        """What to do, where the conversation is refused for its system turn alone."""
+        if len(messages) < 2 or messages[0].role != "system":
+            return ""
+        try:
+            self._written(messages[1:], generation)
+        except InputError:
+            return ""
+        return (
+            "; it takes no system turn: move its text into the first user turn, leave it out, or name another template "
+            "for the model (template: chatml)"
+        )
 
 
 def _join_frames(parts: Sequence[Segment]) -> list[Segment]:
@@ -198,42 +226,6 @@ def leading_text(tokenizer: Tokenizer) -> str:
         if dressed[start : start + len(bare)] == bare:
             return tokenizer.decode(dressed[:start], skip_special_tokens=False) if start else ""
     raise InputError("the tokenizer writes a text differently when special tokens are added; its BOS cannot be found")
-
-
-def _jinja_source(t: Template) -> str:
-    """The table of strings written as jinja; literals are JSON strings, which jinja reads alike."""
-    content = "(message['content'] | trim)" if t.strip else "message['content']"
-    parts = [_say(_quoted(t.bos))]
-    if t.default_system is not None:
-        system = t.segments([Message("system", t.default_system)])[0].text.removeprefix(t.bos)
-        parts += [_do("if messages[0]['role'] != 'system'"), _say(_quoted(system)), _do("endif")]
-    parts.append(_do("for message in messages"))
-    word = "if"
-    for role, (prefix, suffix) in t.roles.items():
-        fixed = t.fixed_system if role == "system" else None
-        said = content if fixed is None else _quoted(fixed)
-        parts += [_do(f"{word} message['role'] == {_quoted(role)}"), _say(_quoted(prefix), said, _quoted(suffix))]
-        word = "elif"
-    parts.append(_do("else"))
-    if t.free_role is not None:
-        before, after = t.free_role[0].split("{role}")
-        parts.append(_say(_quoted(before), "message['role']", _quoted(after), content, _quoted(t.free_role[1])))
-    else:
-        parts.append(_say("raise_exception('unknown role ' + message['role'])"))
-    parts += [_do("endif"), _do("endfor")]
-    return "".join([*parts, _do("if add_generation_prompt"), _say(_quoted(t.generation)), _do("endif")])
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
-
-
-def _say(*expressions: str) -> str:
-    return "{{- " + " + ".join(expressions) + " }}"
-
-
-def _do(statement: str) -> str:
-    return "{%- " + statement + " %}"
 
 
 def _chatml(name: str, bos: str) -> Template:
@@ -310,33 +302,42 @@ def get_template(name: str, tokenizer: Any = None) -> Template:
 
 
 def own_template(tokenizer: Any) -> Template:
-    """The jinja template that a tokenizer brings, with the terminator and turn starts read off a probe conversation.
-
-    Raises RecipeError where the tokenizer has none, or where it does not close the assistant's turn.
+    """The jinja template that a tokenizer brings: of several the one called default, and that for tools where a
+    conversation has tools. Raises as `jinja_template` does, and RecipeError where the tokenizer has none.
     """
-    if tokenizer is None or not isinstance(tokenizer.chat_template, str) or not tokenizer.chat_template.strip():
+    source = None if tokenizer is None else tokenizer.chat_template
+    if isinstance(source, Mapping):
+        source = _one_of(source)
+    if not isinstance(source, str) or not source.strip():
         others = ", ".join(n for n in TEMPLATE_NAMES if n != OWN)
         raise RecipeError(f"the tokenizer has no chat template of its own; choose one of {others}")
-    source: str = tokenizer.chat_template
-    tokens: dict[str, str] = {k: v for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str)}
-    known = [str(token) for token in tokenizer.all_special_tokens]
-    turns = [{"role": r, "content": c} for r, c in (("user", "qqq"), ("assistant", "aaa"), ("user", "rrr"))]
-    closed, asked = (render_jinja(source, turns[:n], tokens, False) for n in (2, 3))
-    tail = closed[closed.rfind("aaa") + 3 :]
-    between = asked[asked.rfind("aaa") + 3 : asked.rfind("rrr")]
-    opening = render_jinja(source, turns[:1], tokens, True)[len(render_jinja(source, turns[:1], tokens, False)) :]
-    starts = (_marker(between.removeprefix(tail), known), _marker(opening, known))
-    return Template(
-        name=OWN,
-        jinja=source,
-        specials=tokens,
-        terminator=_marker(tail, known),
-        generation=opening,
-        turn_starts=tuple(dict.fromkeys(s for s in starts if s)),
-    )
+    return jinja_template(OWN, source, tokenizer)
 
 
-def _marker(text: str, known: Sequence[str]) -> str:
-    """The special token that `text` begins with, or else all of it, trimmed."""
-    text = text.strip()
-    return max((k for k in known if text.startswith(k)), key=len, default=text)
+def jinja_template(name: str, source: str, tokenizer: Any, terminator: str | None = None) -> Template:
+    """A jinja source as a template, its pieces read off probe conversations; `terminator` where it is known.
+
+    Raises InputError where the source fails, takes too long or refuses a question and an answer, and RecipeError where
+    it does not close the assistant's turn.
+    """
+    specials: dict[str, str] = {k: v for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str)}
+    known = dict.fromkeys([*map(str, tokenizer.all_special_tokens), *tokenizer.get_added_vocab()])
+    date = DATE if asks_for_date(source) else ""
+    pieces = find_pieces(source, specials, tuple(known), date or DATE, terminator)
+    return Template(name=name, jinja=source, specials=specials, date=date, **pieces._asdict())
+
+
+def _one_of(named: Mapping[str, str]) -> str:
+    """One source for a tokenizer's several. Raises RecipeError where none of them is the default."""
+    source = named.get("default") or (next(iter(named.values())) if len(named) == 1 else None)
+    if source is None:
+        raise RecipeError(
+            f"the tokenizer has several chat templates, none of them called default: {', '.join(named)}; save the one "
+            "that you want in a file, and name it with template: {file: ...}"
+        )
+    tools = named.get("tool_use")
+    if not tools or tools == source:
+        return source
+    first, second = (text.removesuffix("\n") for text in (tools, source))  # jinja drops the last line end
+    test = "{%- if tools is defined and tools is not none %}\n"
+    return f"{test}{first}{{%+ else %}}\n{second}{{%+ endif %}}"

@@ -1,0 +1,167 @@
+"""What a jinja template's pieces are: how an answer ends, what its prompt ends with, how a turn begins.
+
+They are read off short conversations whose contents are unique words: a piece is what stands between two of them.
+"""
+
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from togi.core.errors import InputError, RecipeError
+from togi.text.jinja import render_jinja
+
+ASK, ANSWER, MORE, LAST = "8041337", "8041447", "8041557", "8041667"  # digits have no case
+PROBES = (  # contents, and whether the generation prompt follows
+    ((ASK,), True),
+    ((ASK,), False),
+    ((ASK, ANSWER), False),
+    ((ASK, ANSWER, MORE), False),
+    ((ASK, ANSWER, MORE, LAST), False),
+)
+SECONDS = 5
+MEMORY = 2**31  # bytes of the process that renders a template for the first time
+
+
+class Pieces(NamedTuple):
+    """What `togi.text.template.Template` holds of a jinja template. `parts`: it reads contents as lists of parts."""
+
+    terminator: str
+    generation: str
+    prefill: str
+    closing: str
+    turn_starts: tuple[str, ...]
+    parts: bool
+
+
+def find_pieces(
+    source: str, specials: Mapping[str, str], known: Sequence[str], date: str, terminator: str | None = None
+) -> Pieces:
+    """The pieces of a template; `known` are the tokenizer's own tokens, and `terminator` is what a recipe says.
+
+    Raises InputError where the template fails or takes too long, and RecipeError where it writes no turn that ends.
+    """
+    refused: list[InputError] = []
+    for parts in (False, True):
+        try:
+            texts = _apart(source, specials, date, parts)
+        except InputError as error:
+            refused.append(error)
+            continue
+        if ASK in texts[2] and ANSWER in texts[2].partition(ASK)[2]:
+            return _pieces(texts, _marks(known), terminator, parts)
+    if refused:
+        raise refused[0]
+    raise RecipeError("the chat template does not write what is said in a conversation: name another with `template:`")
+
+
+def _pieces(texts: Sequence[str], marks: re.Pattern[str], terminator: str | None, parts: bool) -> Pieces:
+    asked, plain, closed, longer, longest = texts
+    history = longest or longer
+    closing = closed[closed.rfind(ANSWER) + len(ANSWER) :]
+    between = history[history.rfind(ANSWER) + len(ANSWER) : history.rfind(MORE)]
+    opening = closed[closed.rfind(ASK) + len(ASK) : closed.rfind(ANSWER)]
+    after = asked[asked.rfind(ASK) + len(ASK) :]
+    end = terminator or _terminator(closing, between, marks)
+    generation = _generation(after, plain[plain.rfind(ASK) + len(ASK) :], marks)
+    prefill = after[len(opening) :] if after.startswith(opening) else ""
+    starts = (between.partition(end or between)[2], generation.removesuffix(prefill))
+    found = (_start(text, marks) for text in starts)
+    return Pieces(end, generation, prefill, closing, tuple(dict.fromkeys(s for s in found if s)), parts)
+
+
+def _marks(known: Sequence[str]) -> re.Pattern[str]:
+    """Splits a text at tokens that the tokenizer has of its own, and at what looks like one."""
+    longest = sorted((token for token in known if len(token.strip()) > 1), key=len, reverse=True)
+    return re.compile("|".join([*map(re.escape, longest), r"<[^<>\s]{1,60}>"]))
+
+
+def _split(text: str, marks: re.Pattern[str]) -> list[str]:
+    """The text as marks and what stands between them."""
+    found, done = [], 0
+    for mark in marks.finditer(text):
+        found += [text[done : mark.start()], mark[0]]
+        done = mark.end()
+    return [piece for piece in (*found, text[done:]) if piece]
+
+
+def _shared(text: str, other: str, marks: re.Pattern[str]) -> str:
+    """The whole pieces of `text` that `other` begins with too."""
+    shared = ""
+    for piece in _split(text, marks):
+        if not other.startswith(shared + piece):
+            break
+        shared += piece
+    return shared
+
+
+def _terminator(closing: str, between: str, marks: re.Pattern[str]) -> str:
+    """What closes an answer in every place; where the last one is closed in another way, what closes that."""
+    for text in (_shared(closing, between, marks), closing):
+        mark = marks.search(text)
+        found = (text[: mark.end()] if mark else text).strip()
+        if found:
+            return found
+    return ""
+
+
+def _generation(after: str, plain: str, marks: re.Pattern[str]) -> str:
+    """What the generation prompt adds to the end of a question."""
+    if after.startswith(plain):
+        return after[len(plain) :]
+    return after[len(_shared(after, plain, marks)) :]
+
+
+def _start(text: str, marks: re.Pattern[str]) -> str:
+    """The mark that a turn begins with, or else all of it, trimmed."""
+    text = text.strip()
+    mark = marks.match(text)
+    return mark[0] if mark else text
+
+
+# --- rendering for the first time, in a process that may die ----------------------------------------------------------
+
+
+def _apart(source: str, specials: Mapping[str, str], date: str, parts: bool) -> list[str]:
+    """The texts of PROBES, "" for those beside a question and its answer that the template refuses."""
+    order = json.dumps({"source": source, "specials": dict(specials), "date": date, "parts": parts})
+    command = [sys.executable, "-c", "from togi.text.probe import main; main()"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    try:
+        done = subprocess.run(
+            command, input=order.encode(), capture_output=True, timeout=SECONDS, env=environment, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise InputError(f"the chat template takes more than {SECONDS} s to write a short conversation") from None
+    if done.returncode:
+        told = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise InputError(f"the chat template ended the process that rendered it: {''.join(told) or done.returncode}")
+    found = json.loads(done.stdout)
+    for place in (0, 2):
+        if found[place][0] is None:
+            raise InputError(found[place][1])
+    return [text or "" for text, _ in found]
+
+
+def main() -> None:
+    """Renders PROBES as asked for on standard input, within SECONDS of a processor and MEMORY."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    order = json.loads(sys.stdin.buffer.read())
+    found = [_tried(order, contents, generation) for contents, generation in PROBES]
+    sys.stdout.write(json.dumps(found))
+
+
+def _tried(order: Mapping[str, Any], contents: Sequence[str], generation: bool) -> tuple[str | None, str]:
+    turns = [
+        {"role": ("user", "assistant")[k % 2], "content": [{"type": "text", "text": c}] if order["parts"] else c}
+        for k, c in enumerate(contents)
+    ]
+    try:
+        return render_jinja(order["source"], turns, order["specials"], generation, date=order["date"]), ""
+    except InputError as error:
+        return None, str(error)
