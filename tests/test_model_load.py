@@ -1,7 +1,6 @@
 """Models in and out: folders, packages, adapters, and what is said when one cannot be used."""
 
 import importlib.util
-import json
 import os
 import subprocess
 import sys
@@ -11,10 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file, save_file
 from tiny import BYTES, TrueFloat64, as_near, tiny_model, tiny_tokenizer
 
-from togi.core.errors import InputError, StageError
+from togi.core.errors import InputError
 from togi.core.records import Message
 from togi.core.sources import ModelSource, fingerprint
 from togi.model.folders import atomic_folder
@@ -23,12 +21,12 @@ from togi.model.load import LoadedModel, load, load_tokenizer
 from togi.model.logprobs import Policy
 from togi.model.lora import LoraSettings, add_lora, linear_names, save_adapter, without_adapter
 from togi.model.packages import _expected_sha256, _join, _pieces
-from togi.model.save import check_saved, save_model
+from togi.model.save import save_model
 from togi.text.template import get_template
 
 
-def loaded(kind: str = "llama", **changes) -> LoadedModel:
-    net = tiny_model(kind, torch.float32, vocab_size=BYTES, **changes)
+def loaded(kind: str = "llama", dtype: torch.dtype = torch.float32, **changes) -> LoadedModel:
+    net = tiny_model(kind, dtype, vocab_size=BYTES, **changes)
     return LoadedModel(net=net, tokenizer=tiny_tokenizer(), template=get_template("chatml-nobos"), name="tiny")
 
 
@@ -72,27 +70,6 @@ def test_saving_again_replaces_the_folder_and_its_fingerprint(tmp_path):
     save_model(model, tmp_path / "m")
     assert fingerprint(at(tmp_path / "m")) != first
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
-
-
-def test_a_damaged_save_is_noticed(tmp_path):
-    model = loaded()
-    save_model(model, tmp_path / "m")
-    file = tmp_path / "m" / "model.safetensors"
-    weights = load_file(file)
-    weights["model.norm.weight"] += 1e-3
-    save_file(weights, file, metadata={"format": "pt"})
-    with pytest.raises(StageError, match=r"model\.norm\.weight is not what was saved"):
-        check_saved(model, tmp_path / "m")
-
-
-def test_a_configuration_that_describes_another_network_is_noticed(tmp_path):
-    model = loaded()
-    save_model(model, tmp_path / "m")
-    config = json.loads((tmp_path / "m" / "config.json").read_text())
-    config["rope_parameters"]["rope_theta"] = 7.0
-    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(StageError, match="does not describe"):
-        check_saved(model, tmp_path / "m")
 
 
 def test_a_template_named_in_the_recipe_wins_over_the_saved_one(tmp_path):

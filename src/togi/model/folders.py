@@ -1,10 +1,14 @@
 """Model folders that are whole or absent."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
 
 from togi.core.files import crash_point, sync_folder
 from togi.core.seeds import digest
@@ -21,12 +25,28 @@ def _sync_tree(folder: Path) -> None:
     sync_folder(folder)
 
 
+class disk_errors:
+    """A context for writing through safetensors and tokenizers, whose errors are no OSError when a disk is full: what
+    the system refused becomes the OSError that it was. tokenizers raises a bare Exception.
+    """
+
+    def __init__(self, where: Path) -> None:
+        self.where = where
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        told = re.search(r"os error (\d+)", str(error)) if kind in (SafetensorError, Exception) else None
+        if told is not None:
+            raise OSError(int(told[1]), os.strerror(int(told[1])), str(self.where)) from error
+
+
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """Yields a temporary folder beside `folder`; at the end it takes the place of `folder`, or nothing changes.
 
     An older `folder` is moved aside first and removed last, so that a kill leaves one whole folder under one of the two
-    names. Raises OSError (disk full, permissions).
+    names. Raises OSError (disk full, permissions), whichever library wrote.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
@@ -34,7 +54,8 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        yield temporary
+        with disk_errors(folder):
+            yield temporary
         crash_point("before_sync", folder)
         _sync_tree(temporary)
         crash_point("before_rename", folder)

@@ -68,7 +68,7 @@ def load(
     if isinstance(place, Path) and base is not None:
         net = _with_adapter(place, base, cache, dtype, kind)
     else:
-        net = _network(place, revision, dtype, kind)
+        net = read_network(place, dtype, kind, revision)
     tokenizer = _tokenizer(_tokenizer_place(place, cache), revision)
     template = _template(source, place, tokenizer)
     if nf4:
@@ -143,7 +143,8 @@ def check_folder(folder: Path) -> Path:
     return folder
 
 
-def _network(place: Path | str, revision: str, dtype: torch.dtype, kind: str) -> Any:
+def read_network(place: Path | str, dtype: torch.dtype, kind: str, revision: str = "main") -> Any:
+    """The network of a folder or hub id alone. Raises InputError where it cannot be loaded or is of another kind."""
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     try:
         config = AutoConfig.from_pretrained(place, **options)
@@ -170,7 +171,7 @@ def _with_adapter(place: Path, base: ModelSource, cache: Path, dtype: torch.dtyp
     """The base of an adapter's folder with the adapter merged."""
     if not any(place.glob("adapter_model.safetensors")):
         raise InputError(f"{place}: an {ADAPTER_CONFIG} without adapter_model.safetensors; save the adapter again")
-    net = _network(_place(base, cache), base.revision, dtype, kind)
+    net = read_network(_place(base, cache), dtype, kind, base.revision)
     return PeftModel.from_pretrained(net, str(place)).merge_and_unload()  # type: ignore[operator]
 
 

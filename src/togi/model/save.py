@@ -1,7 +1,12 @@
-"""Models out: a network, its tokenizer and its chat template, into a folder that `load` and transformers read."""
+"""Models out: a network, its tokenizer and its chat template, into a folder that `load` and transformers read.
+
+What is saved is saved first and checked afterwards: a check that fails is told (`check_saved`), it takes nothing away.
+"""
 
 import copy
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,22 +14,27 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor
+from transformers import GenerationConfig
 
-from togi.core.errors import StageError
+from togi.core.errors import InputError
 from togi.core.files import write_json
 from togi.core.records import Message
 from togi.model.folders import atomic_folder
-from togi.model.load import CARD, CLASSES, LoadedModel, quantised_library
-from togi.text.render import render_chat
+from togi.model.load import CARD, LoadedModel, quantised_library, read_network
+from togi.model.parts import use_library
+from togi.text.render import check_template, render_chat
 
 log = logging.getLogger(__name__)
 
+PROBE_TOKENS = 24
+ROUNDINGS = 8  # units of the type's precision, relative to the largest output, that a probe may be off
+
 
 def save_model(model: LoadedModel, folder: Path) -> LoadedModel:
-    """Saves the network, its tokenizer and its template, whole or not at all, and reads them back to compare.
+    """Saves the network, its tokenizer and its template, whole or not at all; `check_saved` reads them back.
 
-    An adapter is merged into the network first, for good: use the model that is returned. Raises StageError if what was
-    read back computes something else than what was to be saved, OSError if the disk is full.
+    An adapter is merged into the network first, for good: use the model that is returned. Raises OSError if the disk
+    is full.
     """
     if isinstance(model.net, PeftModel):
         model = replace(model, net=merged(model.net))
@@ -33,13 +43,12 @@ def save_model(model: LoadedModel, folder: Path) -> LoadedModel:
     tokenizer = copy.deepcopy(model.tokenizer)
     tokenizer.chat_template = model.template.bind(tokenizer).to_jinja()
     with atomic_folder(folder) as temporary:
-        model.net.save_pretrained(temporary)
+        _save_network(model, temporary)
         tokenizer.save_pretrained(temporary)
         # a folder's place says nothing about the model, and would make equal models differ
         name = Path(model.name).name if Path(model.name).is_absolute() else model.name
         card = {"format": 1, "kind": model.kind, "name": name, "template": model.template.to_json()}
         write_json(temporary / CARD, card)
-        check_saved(model, temporary)
     return model
 
 
@@ -63,36 +72,105 @@ def _keep_last_token(model: LoadedModel) -> None:
         config.pad_token_id = model.net.config.pad_token_id = None
 
 
-def _outputs(net: Any, ids: Tensor) -> Tensor:
-    """What the network gives for ids (1, T): logits, or the score of a scorer."""
-    with torch.no_grad():
-        return net(input_ids=ids.to(net.device)).logits.detach().cpu()
+# --- how a saved model ends -------------------------------------------------------------------------------------------
 
 
-def check_saved(model: LoadedModel, folder: Path) -> None:
-    """Reads a saved network back and compares every weight, and the outputs on a probe.
+def _save_network(model: LoadedModel, folder: Path) -> None:
+    """Weights, configuration and, of a causal model, how it generates.
 
-    Raises StageError if they differ.
+    The library refuses to save a generation configuration that it was content to load, so that file is written here.
     """
-    again = CLASSES[model.kind].from_pretrained(folder, dtype=model.net.dtype, use_safetensors=True).eval()
+    if model.kind != "causal":
+        model.net.save_pretrained(folder)
+        return
+    with _without_generation(model.net) as generation:
+        model.net.save_pretrained(folder)
+    write_json(folder / "generation_config.json", _generation(model, generation))
+
+
+@contextmanager
+def _without_generation(net: Any) -> Iterator[dict[str, Any]]:
+    """Gives what the network's generation configuration says, with a plain one in its place meanwhile."""
+    kept = net.generation_config
+    net.generation_config = GenerationConfig()
+    try:
+        yield {} if kept is None else kept.to_diff_dict()
+    finally:
+        net.generation_config = kept
+
+
+def _generation(model: LoadedModel, base: dict[str, Any]) -> dict[str, Any]:
+    """The base's way to generate, which also ends where the template ends an answer: at the terminator's id, beside
+    the base's own, where it is one token, else at its text (`generate` then asks for `tokenizer=`)."""
+    said = {key: value for key, value in base.items() if not key.startswith("_")}
+    if said.get("do_sample") is False:  # then these say nothing, and the library would not save them again
+        said = {key: value for key, value in said.items() if key not in SAMPLING}
+    template = model.template.bind(model.tokenizer)
+    terminator = check_template(template, model.tokenizer).terminator
+    if len(terminator) == 1:
+        old = said.get("eos_token_id")
+        ends = [] if old is None else [*old] if isinstance(old, list | tuple) else [old]
+        said["eos_token_id"] = list(dict.fromkeys([*ends, *terminator]))
+    else:
+        said["stop_strings"] = list(dict.fromkeys([*(said.get("stop_strings") or ()), template.terminator]))
+    return said
+
+
+SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "top_h", "epsilon_cutoff", "eta_cutoff")
+
+
+# --- the check --------------------------------------------------------------------------------------------------------
+
+
+def check_saved(model: LoadedModel, folder: Path) -> list[str]:
+    """Reads a saved network back and says what is wrong with it: nothing, where every weight is the one that was
+    trained, and a probe gives what the trained network gives with these weights.
+
+    Both sides run the library's own layers, on the processor, in the type of what was saved: they differ only where
+    the configuration describes another network.
+    """
+    try:
+        again = read_network(folder, model.net.dtype, model.kind).eval()
+    except InputError as error:
+        return [f"what was saved cannot be loaded: {error}"]
     stored = dict(again.named_parameters())
     for name, weight in model.net.named_parameters():
-        if name not in stored or not torch.equal(stored[name], weight.detach().to(stored[name].device)):
-            raise StageError(
-                f"{folder}: weight {name} is not what was saved; the model would not load as it was trained"
-            )
-    width = model.net.config.get_text_config().vocab_size
-    ids = torch.tensor([[(7919 * (i + 1)) % width for i in range(24)]])
-    device = model.net.device
-    trained = _outputs(model.net, ids)
-    if device.type != "cpu":  # which may not hold both: the trained one gives way for as long as the other is asked
-        model.net.to("cpu")
-    read = _outputs(again.to(device), ids)
-    if device.type != "cpu":
-        again.to("cpu")
-        model.net.to(device)
-    if not torch.allclose(trained, read, rtol=1e-4, atol=1e-4 * float(trained.abs().max())):
-        raise StageError(
-            f"{folder}: after saving and loading, outputs on a probe differ by {(trained - read).abs().max():.3g}; the "
-            "configuration does not describe the network that was trained"
-        )
+        if name not in stored or not _same(stored[name], weight):
+            return [f"weight {name} is not what was trained; the folder would not load as the model was trained"]
+    return _probe(_twin(model.net, stored), again)
+
+
+def _same(stored: Tensor, weight: Tensor) -> bool:
+    return torch.equal(stored, weight.detach().to(stored.device, stored.dtype))
+
+
+def _twin(net: Any, weights: dict[str, Tensor]) -> Any:
+    """The trained network once more, on the processor, with `weights` (which it shares) in place of its own."""
+    mine = {id(old): weights[name] for name, old in net.named_parameters()}
+    return copy.deepcopy(net, mine).to("cpu")
+
+
+def _probe(twin: Any, again: Any) -> list[str]:
+    """What differs between the outputs of two networks with the same weights."""
+    width = again.config.get_text_config().vocab_size
+    ids = torch.tensor([[(7919 * (i + 1)) % width for i in range(PROBE_TOKENS)]])
+    expected, found = _outputs(twin, ids), _outputs(again, ids)
+    if not bool(expected.isfinite().all()):
+        return ["its outputs on a probe are not finite numbers"]
+    allowed = ROUNDINGS * torch.finfo(expected.dtype).eps * float(expected.abs().max())
+    off = float((expected - found).abs().max())
+    if off <= allowed:
+        return []
+    return [
+        f"outputs on a probe differ by {off:.3g}, where {allowed:.3g} is rounding; the configuration does not describe "
+        "the network that was trained"
+    ]
+
+
+def _outputs(net: Any, ids: Tensor) -> Tensor:
+    """What the library's own layers give for ids (1, T): logits, or the score of a scorer."""
+    for module in net.modules():
+        use_library(module)
+    net.set_attn_implementation("eager")
+    with torch.no_grad():
+        return net(input_ids=ids, use_cache=False).logits

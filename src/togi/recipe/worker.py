@@ -84,7 +84,7 @@ def main() -> None:
                 raise
             _fail(control, command, type(found).__name__, f"stage {command['name']}: {found}")
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
             message = (
                 f"stage {command['name']}: the disk is full ({error.filename or 'while writing'}); nothing finished "

@@ -12,7 +12,7 @@ from togi.core.settings import ModelRef, ScorerRef
 from togi.core.sources import ModelSource
 from togi.model.load import LoadedModel, load
 from togi.model.lora import LoraSettings, add_lora, token_ids
-from togi.model.save import save_model
+from togi.model.save import check_saved, save_model
 from togi.model.scalar import ModelScorer, load_reward_model
 from togi.stages.arithmetic import arithmetic, device
 from togi.stages.base import MODEL_FOLDER, Context
@@ -78,9 +78,14 @@ def _converted_once(context: Context, source: ModelSource, loaded: Callable[[], 
 
 
 def keep_model(context: Context, model: LoadedModel, folder: Path) -> None:
-    """Saves a trained model (`save_model`), from rank 0; on that rank an adapter is merged for good."""
+    """Saves a trained model (`save_model`), from rank 0; on that rank an adapter is merged for good.
+
+    It is saved first and checked then: what the check finds is an alarm, and the model stays. Raises OSError if the
+    disk is full.
+    """
     if context.ranks.first:
-        save_model(model, folder)
+        for problem in check_saved(save_model(model, folder), folder):
+            context.alarm("saved_model", f"{folder}: {problem}. The model is kept there: check it before you use it")
     context.ranks.barrier()
 
 

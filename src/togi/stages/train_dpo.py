@@ -62,4 +62,4 @@ class TrainDpo(PreferenceTraining):
         return self
 
 
-STAGE = StageType("train.dpo", TrainDpo, yields="model", work="togi.stages.train_dpo_work")
+STAGE = StageType("train.dpo", TrainDpo, yields="model", work="togi.stages.train_dpo_work", version=2)

@@ -81,4 +81,4 @@ class TrainPretrain(Optimisation):
         return self
 
 
-STAGE = StageType("train.pretrain", TrainPretrain, yields="model", work="togi.stages.train_pretrain_work", version=3)
+STAGE = StageType("train.pretrain", TrainPretrain, yields="model", work="togi.stages.train_pretrain_work", version=4)

@@ -93,4 +93,4 @@ class TrainSft(FixedTraining):
         return self
 
 
-STAGE = StageType("train.sft", TrainSft, yields="model", work="togi.stages.train_sft_work")
+STAGE = StageType("train.sft", TrainSft, yields="model", work="togi.stages.train_sft_work", version=2)

@@ -143,4 +143,4 @@ class TrainSmpo(PreferenceTraining):
         return self
 
 
-STAGE = StageType("train.smpo", TrainSmpo, yields="model", work="togi.stages.train_smpo_work")
+STAGE = StageType("train.smpo", TrainSmpo, yields="model", work="togi.stages.train_smpo_work", version=2)
