@@ -1,5 +1,6 @@
 """What the commands share: the arguments that name a recipe, and JSON output."""
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from togi.core.terminal import json_text, say
 from togi.recipe.graph import Graph, build
 from togi.recipe.schema import validate
 from togi.recipe.source import read_tree
+from togi.recipe.store import run_folder, store_folder
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
@@ -35,6 +37,19 @@ def recipe_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
 def load_graph(recipe: Path, overrides: tuple[str, ...] = ()) -> Graph:
     """Reads, merges, validates and orders a recipe. Raises RecipeError and InputError."""
     return build(validate(read_tree(recipe, overrides)))
+
+
+def stage_folder(graph: Graph, stage: str, overrides: tuple[str, ...]) -> Path:
+    """Where a stage's work lies: with overrides that of these very settings, else that of the recipe's last run,
+    whatever its overrides were."""
+    if overrides:
+        return store_folder() / graph.nodes[stage].folder_name
+    return run_folder(graph.recipe.name) / stage
+
+
+def run_command(recipe: Path, overrides: tuple[str, ...], until: str | None = None) -> str:
+    """What to type into a shell to do a recipe, or a part of it."""
+    return shlex.join(["togi", "run", str(recipe), *overrides, *(["--until", until] if until else [])])
 
 
 def print_json(value: Any) -> None:

@@ -30,7 +30,7 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool, **options: 
     """
     graph = load_graph(recipe, overrides)
     display: Display = JsonLines() if as_json else Human()
-    given = Options(recipe=str(recipe), **options)
+    given = Options(recipe=str(recipe), overrides=overrides, **options)
     run = Run(graph, given, display)
     for name, model in graph.recipe.models.items():
         if model.licence:
@@ -43,7 +43,7 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool, **options: 
         if (run.folder / "report.html").exists():
             display.note(f"report: {run.folder / 'report.html'}")
         raise
-    _closing(graph, run, recipe, display)
+    _closing(graph, run, given, display)
 
 
 def same_command(given: Options, overrides: tuple[str, ...], as_json: bool) -> str:
@@ -57,9 +57,9 @@ def same_command(given: Options, overrides: tuple[str, ...], as_json: bool) -> s
     return shlex.join(words)
 
 
-def _closing(graph: Graph, run: Run, recipe: Path, display: Display) -> None:
+def _closing(graph: Graph, run: Run, given: Options, display: Display) -> None:
     display.note(f"report: {run.folder / 'report.html'}")
     for node in graph.nodes.values():
-        chat = chat_command(str(recipe), node)
+        chat = chat_command(given, node)
         if chat is not None and is_done(run.store / node.folder_name):
             display.note(f"chat:   {chat}")

@@ -5,29 +5,32 @@ from typing import Any
 
 import click
 
-from togi.cli.common import json_option, load_graph, print_json
+from togi.cli.common import json_option, load_graph, print_json, run_command, stage_folder
 from togi.core.codec import read_records, to_row
 from togi.core.errors import InputError, RecipeError
 from togi.core.files import read_json, read_lines
 from togi.core.records import Chat, Document, Message, Pair, Prompt, Record, Sample
 from togi.core.terminal import say
-from togi.recipe.store import run_folder
 from togi.stages.base import RECORDS_FILE
 
 
 @click.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("stage")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("-n", "count", type=click.IntRange(0), default=5, show_default=True, help="How many records or steps.")
 @json_option
-def command(recipe: Path, stage: str, count: int, as_json: bool) -> None:
-    """Show what a stage made: records, metrics or a model."""
-    graph = load_graph(recipe)
+def command(recipe: Path, stage: str, overrides: tuple[str, ...], count: int, as_json: bool) -> None:
+    """Show what a stage made: records, metrics or a model.
+
+    With KEY=VALUE it is what `togi run` makes with the same words, without it that of the recipe's last run.
+    """
+    graph = load_graph(recipe, overrides)
     if stage not in graph.nodes:
         raise RecipeError(f"{recipe}: there is no stage {stage!r}; there are: {', '.join(graph.nodes)}")
-    folder = run_folder(graph.recipe.name) / stage  # of the last run, whatever its overrides were
+    folder = stage_folder(graph, stage, overrides)
     if not (folder / "settings.json").exists():
-        raise InputError(f"{recipe}: stage {stage} has not begun; do it with `togi run {recipe} --until {stage}`")
+        raise InputError(f"{recipe}: stage {stage} has not begun; do it with `{run_command(recipe, overrides, stage)}`")
     if as_json:
         print_json(_as_json(folder, count))
     else:

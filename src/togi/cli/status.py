@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from togi.cli.common import json_option, load_graph, print_json
+from togi.cli.common import json_option, load_graph, print_json, recipe_arguments, run_command
 from togi.core.errors import InputError
 from togi.core.files import read_lines
 from togi.core.terminal import say
@@ -13,15 +13,19 @@ from togi.recipe.store import run_folder
 
 
 @click.command()
-@click.argument("recipe", type=click.Path(path_type=Path))
+@recipe_arguments
 @json_option
-def command(recipe: Path, as_json: bool) -> None:
-    """Show how far a recipe's last run came."""
-    name = load_graph(recipe).recipe.name
+def command(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Show how far a recipe's last run came.
+
+    With name=OTHER it is the run that was started so.
+    """
+    name = load_graph(recipe, overrides).recipe.name
     path = run_folder(name) / STATE
     if not path.exists():
         raise InputError(
-            f"{recipe}: has not been run here ({path.parent} is not there); start it with `togi run {recipe}`"
+            f"{recipe}: has not been run here ({path.parent} is not there); start it with "
+            f"`{run_command(recipe, overrides)}`"
         )
     state = read_state(path.parent)
     if as_json:

@@ -5,7 +5,7 @@ What is saved is saved first and checked afterwards: a check that fails is told 
 
 import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -30,11 +30,11 @@ PROBE_TOKENS = 24
 ROUNDINGS = 8  # units of the type's precision, relative to the largest output, that a probe may be off
 
 
-def save_model(model: LoadedModel, folder: Path) -> LoadedModel:
+def save_model(model: LoadedModel, folder: Path, spoken: Mapping[str, Any] | None = None) -> LoadedModel:
     """Saves the network, its tokenizer and its template, whole or not at all; `check_saved` reads them back.
 
-    An adapter is merged into the network first, for good: use the model that is returned. Raises OSError if the disk
-    is full.
+    `spoken` are more keys of its card: `system` and `sampling` of its training. An adapter is merged into the network
+    first, for good: use the model that is returned. Raises OSError if the disk is full.
     """
     if isinstance(model.net, PeftModel):
         model = replace(model, net=merged(model.net))
@@ -48,6 +48,7 @@ def save_model(model: LoadedModel, folder: Path) -> LoadedModel:
         # a folder's place says nothing about the model, and would make equal models differ
         name = Path(model.name).name if Path(model.name).is_absolute() else model.name
         card = {"format": 1, "kind": model.kind, "name": name, "template": model.template.to_json()}
+        card |= spoken or {}
         write_json(temporary / CARD, card)
     return model
 

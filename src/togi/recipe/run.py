@@ -40,9 +40,10 @@ from togi.stages.tracking import check_trackers
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What the command line of `run` says; `recipe` is the path as it was typed."""
+    """What the command line of `run` says; `recipe` is the path as it was typed, and so are `overrides`."""
 
     recipe: str = ""
+    overrides: tuple[str, ...] = ()
     until: str | None = None
     redo: tuple[str, ...] = ()
     accept_numerics: bool = False
@@ -236,7 +237,7 @@ class Run:
             "cached": self.cached.get(node.name, False),
             "inputs": node.parents,
             "error": self.failed.get(node.name),
-            "chat": chat_command(self.options.recipe, node) if done else None,
+            "chat": chat_command(self.options, node) if done else None,
         }
 
 
@@ -245,8 +246,8 @@ def processes(node: Node) -> int:
     return node.settings.processes if isinstance(node.settings, RankedSettings) else 1
 
 
-def chat_command(recipe: str, node: Node) -> str | None:
-    """How to talk to what a stage made; None where it makes no model that talks."""
-    if not recipe or STAGES[node.settings.type].yields != "model":
+def chat_command(options: Options, node: Node) -> str | None:
+    """How to talk to what a stage made, under the same overrides; None where it makes no model that talks."""
+    if not options.recipe or STAGES[node.settings.type].yields != "model":
         return None
-    return f"togi chat {shlex.quote(recipe)} {node.name}"
+    return shlex.join(["togi", "chat", options.recipe, node.name, *options.overrides])

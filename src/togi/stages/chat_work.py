@@ -1,37 +1,96 @@
 """A conversation in the terminal, outside any recipe."""
 
 from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError
 
 from togi.core.errors import InputError
+from togi.core.files import read_json
 from togi.core.records import Message, Prompt, SamplingParams
 from togi.core.sources import ModelSource
 from togi.core.terminal import json_text, say
-from togi.model.load import load
+from togi.model.load import CARD, load
 from togi.rollout.generator import ModelGenerator
+
+DEFAULTS: dict[str, Any] = {"temperature": 0.7, "top_p": 0.95, "max_tokens": 256}
+
+
+class _Sampling(BaseModel):
+    temperature: float = Field(default=DEFAULTS["temperature"], ge=0, le=2)
+    top_p: float = Field(default=DEFAULTS["top_p"], gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+    min_p: float = Field(default=0.0, ge=0, lt=1)
+    max_tokens: int = Field(default=DEFAULTS["max_tokens"], ge=1)
+
+
+class _Card(BaseModel):
+    """What a model folder says about how the model was spoken to while it learnt (`Spoken`)."""
+
+    system: str | None = None
+    sampling: _Sampling | None = None
 
 
 def chat(
-    source: ModelSource, cache: Path, system: str | None, message: str | None, params: SamplingParams, as_json: bool
+    source: ModelSource, cache: Path, system: str | None, message: str | None, given: dict[str, Any], as_json: bool
 ) -> None:
     """Answers `message`, or line after line from the terminal; the history grows with each turn.
 
-    Raises InputError where the conversation no longer fits the model's context.
+    The system prompt is `system`, else that of the model's training; sampling is as `given`, else as in training, else
+    the defaults. Raises InputError for a conversation that the model's template or context does not take.
     """
     model = load(source, cache)
     generator = ModelGenerator(model.net, model.tokenizer, model.template, batch_rows=1)
+    card = _card(source)
+    system = card.system if system is None else system
+    params = _params(card, given)
+    if not as_json:
+        _tell(card, system, params)
     history = [Message("system", system)] if system else []
     if message is not None:
         answer = _answer(generator, history, message, params, show=not as_json)
         if as_json:
-            say(json_text({"question": message, "answer": answer}))
+            used = {"system": system or None, "sampling": {name: getattr(params, name) for name in SHOWN}}
+            say(json_text({"question": message, "answer": answer, **used}))
         return
     say(f"{model.name}, template {model.template.name}. An empty line leaves.", err=True)
     while question := _read():
-        try:
-            answer = _answer(generator, history, question, params, show=True)
-        except InputError as error:
-            raise InputError(f"the conversation is too long to go on ({error}); start a new one") from None
+        answer = _answer(generator, history, question, params, show=True)
         history += [Message("user", question), Message("assistant", answer)]
+
+
+SHOWN = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens")
+
+
+def _card(source: ModelSource) -> _Card:
+    """The card of a folder that togi saved; an empty one of any other model. Raises InputError for a damaged one."""
+    path = Path(source.name) / CARD
+    if source.kind != "path" or not path.exists():
+        return _Card()
+    try:
+        return _Card.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise InputError(f"{path}: {key}: {first['msg']}; set it to null, or save the model again") from None
+
+
+def _params(card: _Card, given: dict[str, Any]) -> SamplingParams:
+    """Answers may be as long as by default, and longer where they were in training."""
+    known = DEFAULTS if card.sampling is None else card.sampling.model_dump()
+    room = max(known["max_tokens"], DEFAULTS["max_tokens"])
+    return SamplingParams(**{**known, "max_tokens": room, **given})
+
+
+def _tell(card: _Card, system: str | None, params: SamplingParams) -> None:
+    """Says what of the model's training is used."""
+    if system and system == card.system:
+        say(f"system prompt of training: {system}", err=True)
+    known = {} if card.sampling is None else card.sampling.model_dump()
+    off = {"top_k": 0, "min_p": 0, "max_tokens": params.max_tokens}
+    used = [f"{name} {value:g}" for name, value in known.items() if getattr(params, name) == value != off.get(name)]
+    if used:
+        say(f"sampling of training: {', '.join(used)}", err=True)
 
 
 def _read() -> str:

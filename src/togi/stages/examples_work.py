@@ -17,6 +17,7 @@ from togi.model.load import LoadedModel
 from togi.stages.base import Context
 from togi.stages.fixed import FixedTraining
 from togi.stages.learnt import keep_learnt
+from togi.stages.spoken import common_system
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +40,13 @@ class Example:
 
 @dataclass(slots=True)
 class Data:
-    """Examples to train on and to validate on; `warnings` (name, message) become alarms when training begins."""
+    """Examples to train on and to validate on; `warnings` (name, message) become alarms when training begins. `system`
+    is the system turn that nearly all examples to train on begin with."""
 
     training: list[Example]
     validation: list[Example] = field(default_factory=list)
     warnings: list[tuple[str, str]] = field(default_factory=list)
+    system: str | None = None
 
 
 def read(
@@ -55,6 +58,7 @@ def read(
     is left to train on, or where the data cannot be split as asked for.
     """
     data = _read(settings, context, refs, make)
+    data.system = common_system(example.prompt for example in data.training)
     keep_learnt(context, settings.init, (example.prompt for example in data.training))
     return data
 

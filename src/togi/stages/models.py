@@ -18,6 +18,7 @@ from togi.stages.arithmetic import arithmetic, device
 from togi.stages.base import MODEL_FOLDER, Context
 from togi.stages.lora import Lora
 from togi.stages.resources import Resources
+from togi.stages.spoken import Spoken
 from togi.text.render import check_template
 
 KEPT = 4
@@ -77,14 +78,15 @@ def _converted_once(context: Context, source: ModelSource, loaded: Callable[[], 
     return context.ranks.in_turn(loaded) if source.kind == "package" else loaded()
 
 
-def keep_model(context: Context, model: LoadedModel, folder: Path) -> None:
+def keep_model(context: Context, model: LoadedModel, folder: Path, spoken: Spoken | None = None) -> None:
     """Saves a trained model (`save_model`), from rank 0; on that rank an adapter is merged for good.
 
     It is saved first and checked then: what the check finds is an alarm, and the model stays. Raises OSError if the
     disk is full.
     """
     if context.ranks.first:
-        for problem in check_saved(save_model(model, folder), folder):
+        saved = save_model(model, folder, (spoken or Spoken()).to_json())
+        for problem in check_saved(saved, folder):
             context.alarm("saved_model", f"{folder}: {problem}. The model is kept there: check it before you use it")
     context.ranks.barrier()
 

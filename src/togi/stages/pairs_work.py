@@ -19,6 +19,7 @@ from togi.stages.falling import FallWatch
 from togi.stages.fixed_work import TokenTask, fit
 from togi.stages.models import keep_model
 from togi.stages.preference import PreferenceTraining
+from togi.stages.spoken import Spoken
 from togi.text.render import check_template, render_chat
 
 Sides = tuple[TokenSequence, TokenSequence]
@@ -159,7 +160,7 @@ def learn(settings: PreferenceTraining, context: Context, model: LoadedModel, ta
     fitted = fit(settings, context, model, task)
     context.counts["out"] = context.counts["pairs"]
     context.summary |= {"step": fitted.step, "validation": fitted.validation}
-    keep_model(context, model, context.folder / MODEL_FOLDER)
+    keep_model(context, model, context.folder / MODEL_FOLDER, Spoken(task.data.system))
 
 
 def _unusable(pair: Pair) -> str | None:

@@ -33,7 +33,7 @@ def with_reference(context: Context, task: TokenTask, budget: int) -> Data:
         for example, sums in zip(part, values, strict=True)
     ]
     count = len(task.data.training)
-    return Data(filled[:count], filled[count:], task.data.warnings)
+    return replace(task.data, training=filled[:count], validation=filled[count:])
 
 
 def _sums(context: Context, task: TokenTask, examples: Sequence[Example], budget: int) -> list[list[float]]:

@@ -26,6 +26,7 @@ from togi.stages.grpo_rollouts_work import Answer, Rollout, Rollouts, teaches
 from togi.stages.grpo_updates_work import Micro, Updates
 from togi.stages.learnt import keep_learnt
 from togi.stages.models import keep_model, load_trainable
+from togi.stages.spoken import Spoken, common_system
 from togi.stages.train_grpo import TrainGrpo
 from togi.stages.training import Trainer
 from togi.train.loop import StepInfo
@@ -71,7 +72,8 @@ def run(settings: TrainGrpo, context: Context) -> None:
     context.summary["prompts_used"] = source.rollouts.consumed
     if source.best is not None:
         context.summary["best_validation"] = source.best
-    keep_model(context, model, context.folder / MODEL_FOLDER)
+    spoken = Spoken(common_system(prompt.messages for prompt in training), settings.sampling.model_dump())
+    keep_model(context, model, context.folder / MODEL_FOLDER, spoken)
 
 
 class Source:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from togi.core.errors import InputError
 from togi.core.records import Chat, Drop, Message, led_by_system
@@ -15,6 +15,7 @@ from togi.stages.base import MODEL_FOLDER, Context
 from togi.stages.examples_work import Data, Example, length_limit, read, too_long
 from togi.stages.fixed_work import TokenTask, fit
 from togi.stages.models import keep_model, load_trainable
+from togi.stages.spoken import Spoken
 from togi.stages.train_sft import TrainSft
 from togi.text.render import Rendered, check_template, render_chat
 
@@ -31,7 +32,7 @@ def run(settings: TrainSft, context: Context) -> None:
     context.counts["scored_tokens"] = sum(sum(s.scored) for e in data.training for s in e.group)
     if settings.packing == "blocks":
         held_out = _fitting(data.validation, border.longest, context)
-        data = Data(list(blocks(data.training, border.longest)), held_out, data.warnings)
+        data = replace(data, training=list(blocks(data.training, border.longest)), validation=held_out)
         context.counts["blocks"] = len(data.training)
         if not data.training:
             raise InputError(
@@ -42,7 +43,7 @@ def run(settings: TrainSft, context: Context) -> None:
     fitted = fit(settings, context, model, SftTask(settings, data, model))
     context.counts["out"] = context.counts["chats"]
     context.summary |= {"step": fitted.step, "validation": fitted.validation}
-    keep_model(context, model, context.folder / MODEL_FOLDER)
+    keep_model(context, model, context.folder / MODEL_FOLDER, Spoken(data.system))
 
 
 @dataclass(slots=True)

@@ -1,0 +1,223 @@
+"""`togi chat`: the system prompt and sampling of training, and the words that reach a model."""
+
+import json
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from grpo_runs import Bench
+from tiny_pairs import rows
+from tiny_texts import bare_context
+
+from togi.cli import main
+from togi.core.codec import write_records
+from togi.core.errors import InputError
+from togi.core.files import read_json, write_json
+from togi.core.records import Chat, Message, Pair, Prompt, SamplingParams
+from togi.core.sources import ModelSource
+from togi.model.load import CARD, load
+from togi.model.save import save_model
+from togi.stages import chat_work, train_dpo_work, train_sft_work
+from togi.stages.base import MODEL_FOLDER, RECORDS_FILE
+from togi.stages.chat_work import chat
+from togi.stages.spoken import common_system
+from togi.stages.train_dpo import TrainDpo
+from togi.stages.train_sft import TrainSft
+
+SYSTEM = "Answer like a pirate."
+
+
+def turns(system: str | None = SYSTEM, text: str = "Hi") -> tuple[Message, ...]:
+    return (*([Message("system", system)] if system else []), Message("user", text))
+
+
+# --- what is stored ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("systems", "found"),
+    [
+        ([SYSTEM] * 3, SYSTEM),
+        ([SYSTEM] * 9 + ["Be kind."], SYSTEM),
+        ([SYSTEM] * 8 + ["Be kind."] * 2, None),
+        ([SYSTEM] * 9 + [None], SYSTEM),
+        ([None] * 9 + [SYSTEM], None),
+        ([], None),
+    ],
+)
+def test_the_system_turn_of_nearly_all_rows_is_that_of_the_training(systems, found):
+    assert common_system(turns(system, str(i)) for i, system in enumerate(systems)) == found
+
+
+def card_of(folder: Path) -> dict[str, Any]:
+    card = read_json(folder / MODEL_FOLDER / CARD)
+    return {key: card[key] for key in ("system", "sampling")}
+
+
+def test_a_policy_keeps_the_system_turn_of_its_prompts_and_its_sampling(tmp_path):
+    bench = Bench(tmp_path)
+    prompts = [Prompt(id=f"q{i}", messages=turns(text=f"Question {i}?")) for i in range(4)]
+    write_records(tmp_path / "prompts" / RECORDS_FILE, "prompts", prompts)
+    sampling = {"max_tokens": 4, "temperature": 0.5}
+    folder = bench.run("policy", bench.settings(steps=1, group_size=2, sampling=sampling))
+    found = card_of(folder)
+    assert found["system"] == SYSTEM
+    assert found["sampling"] == {**sampling, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+
+
+@pytest.mark.parametrize("packing", ["apart", "blocks"])
+def test_a_tuned_model_keeps_the_system_prompt_that_the_recipe_adds(tmp_path, packing):
+    chats = [Chat(id=f"c{i}", messages=(*turns(None, f"What is {i}?"), Message("assistant", "So."))) for i in range(4)]
+    settings = {"init": "$base", "chats": "$chats", "system": SYSTEM, "packing": packing, "max_length": 100}
+    context = bare_context(tmp_path, chats=chats)
+    train_sft_work.run(TrainSft.model_validate({**settings, "batch_size": 2, "epochs": 1}), context)
+    assert card_of(context.folder) == {"system": SYSTEM, "sampling": None}
+
+
+def test_a_model_of_preferences_keeps_the_system_turn_of_their_prompts(tmp_path):
+    pairs = [
+        Pair(
+            id=f"p{i}",
+            prompt=turns(text=row["prompt"]),
+            chosen=(Message("assistant", row["chosen"]),),
+            rejected=(Message("assistant", row["rejected"]),),
+        )
+        for i, row in enumerate(rows())
+    ]
+    context = bare_context(tmp_path, pairs=pairs)
+    train_dpo_work.run(
+        TrainDpo.model_validate({"init": "$base", "pairs": "$pairs", "batch_size": 4, "epochs": 1}), context
+    )
+    assert card_of(context.folder) == {"system": SYSTEM, "sampling": None}
+
+
+# --- what chat makes of it --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that was trained under a system prompt, with its own sampling."""
+    made = tmp_path_factory.mktemp("spoken")
+    model = Bench(made).model()
+    save_model(model, made / "saved", {"system": SYSTEM, "sampling": {"temperature": 0.25, "top_k": 7}})
+    return made / "saved"
+
+
+def said(folder: Path, capsys: pytest.CaptureFixture[str], system: str | None = None, **given: Any) -> Any:
+    """What chat answers, and what it says of its settings."""
+    source = ModelSource(kind="path", name=str(folder))
+    chat(source, folder, system, "Why is the sky blue?", {"max_tokens": 8, **given}, as_json=True)
+    return json.loads(capsys.readouterr().out)
+
+
+class Recorder:
+    """A generator that remembers what it was asked."""
+
+    heard: list[tuple[Message, ...]]
+
+    def __init__(self, *_: Any, **named: Any) -> None: ...
+
+    def stream(self, prompt: Prompt, params: SamplingParams) -> Iterator[str]:
+        self.heard.append(prompt.messages)
+        yield "Arr"
+
+
+def test_the_system_prompt_of_training_is_used_unless_another_is_given(folder, capsys, monkeypatch):
+    heard: list[tuple[Message, ...]] = []
+    monkeypatch.setattr(chat_work, "ModelGenerator", type("Here", (Recorder,), {"heard": heard}))
+    given = [None, SYSTEM, "", "Be kind to animals."]
+    found = [said(folder, capsys, system) for system in given]
+    used = [SYSTEM, SYSTEM, None, "Be kind to animals."]
+    assert [row["system"] for row in found] == used
+    assert heard == [turns(system, "Why is the sky blue?") for system in used]
+
+
+def test_sampling_is_that_of_training_unless_it_is_given(folder, capsys):
+    assert said(folder, capsys)["sampling"] == {
+        "temperature": 0.25,
+        "top_p": 0.95,
+        "top_k": 7,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "max_tokens": 8,
+    }
+    assert said(folder, capsys, temperature=1.5, top_k=0)["sampling"]["temperature"] == 1.5
+
+
+def test_what_is_used_of_the_training_is_told(folder, capsys):
+    chat(ModelSource(kind="path", name=str(folder)), folder, None, "Hi", {"max_tokens": 4}, as_json=False)
+    told = capsys.readouterr().err
+    assert f"system prompt of training: {SYSTEM}\n" in told
+    assert "sampling of training: temperature 0.25, top_p 0.95, top_k 7\n" in told
+    chat(ModelSource(kind="path", name=str(folder)), folder, "", "Hi", {"max_tokens": 4}, as_json=False)
+    assert "system prompt" not in capsys.readouterr().err
+
+
+def test_a_model_without_a_card_is_spoken_to_by_default(tmp_path, capsys):
+    source = Bench(tmp_path).source()
+    chat(source, tmp_path, None, "Hi", {"max_tokens": 4}, as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert found["system"] is None
+    assert (found["sampling"]["temperature"], found["sampling"]["top_p"]) == (0.7, 0.95)
+
+
+def test_a_damaged_card_says_which_key(folder, tmp_path, capsys):
+    shutil.copytree(folder, tmp_path / "m")
+    write_json(tmp_path / "m" / CARD, {**read_json(folder / CARD), "sampling": {"temperature": "hot"}})
+    with pytest.raises(InputError, match=r"togi\.json: sampling\.temperature: .*number"):
+        said(tmp_path / "m", capsys)
+
+
+def test_an_error_of_a_later_turn_is_the_real_one(folder, capsys, monkeypatch):
+    spoken = iter(["Hi", "word " * 400])
+    monkeypatch.setattr("builtins.input", lambda _: next(spoken))
+    with pytest.raises(InputError, match="tokens") as found:
+        chat(ModelSource(kind="path", name=str(folder)), folder, None, None, {"max_tokens": 4}, as_json=False)
+    assert "start a new one" not in str(found.value)
+    assert load(ModelSource(kind="path", name=str(folder)), folder).name in capsys.readouterr().err
+
+
+# --- the words that reach it ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shell(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs a command on a copy of the finished run, in this process."""
+    shutil.copytree(finished, tmp_path / "copy", symlinks=True)
+    monkeypatch.setenv("TOGI_HOME", str(tmp_path / "copy" / "home"))
+    monkeypatch.chdir(tmp_path / "copy")
+    monkeypatch.setenv("TOGI_COMPUTE", "float32")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+    def run(*words: str) -> Result:
+        return CliRunner().invoke(main, list(words))
+
+    return run
+
+
+def test_the_command_of_a_run_with_overrides_reaches_that_run(shell):
+    ended = shell("run", "tiny.yaml", "name=other", "stages.some.count=6")
+    assert ended.exit_code == 0, ended.output
+    words = shlex.split(next(line for line in ended.output.splitlines() if "togi chat" in line).split("chat:")[1])
+    assert words == ["togi", "chat", "tiny.yaml", "policy", "name=other", "stages.some.count=6"]
+    heard = shell(*words[1:], "-m", "Hello?", "--max-tokens", "4", "--json")
+    assert heard.exit_code == 0, heard.output
+    overrides = words[4:]
+    assert shell("status", "tiny.yaml", *overrides).output.startswith("other: done")
+    assert json.loads(shell("report", "tiny.yaml", *overrides, "--json").output)["report"].endswith("other/report.html")
+    assert "[" in shell("show", "tiny.yaml", "some", *overrides).output
+
+
+def test_a_model_of_other_settings_is_not_the_one_that_was_asked_for(shell):
+    ended = shell("chat", "tiny.yaml", "policy", "stages.policy.steps=2", "-m", "Hi")
+    assert ended.exit_code == 2
+    assert "do it with `togi run tiny.yaml stages.policy.steps=2 --until policy`" in ended.output
+
+
+def test_words_of_chat_that_say_nothing(shell):
+    assert "one model at a time, found policy and base" in shell("chat", "tiny.yaml", "policy", "base").output
+    assert "'policy' says nothing" in shell("chat", "model", "policy").output
