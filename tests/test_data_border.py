@@ -283,8 +283,8 @@ def test_nothing_to_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file or folder"):
         load_records(DataSpec(path=tmp_path / "absent.jsonl"), "prompts")
     with pytest.raises(InputError, match="cannot read this kind of file"):
-        (tmp_path / "x.txt").write_text("x")
-        load_records(DataSpec(path=tmp_path / "x.txt"), "prompts")
+        (tmp_path / "x.docx").write_text("x")
+        load_records(DataSpec(path=tmp_path / "x.docx"), "prompts")
     (tmp_path / "bare").mkdir()
     with pytest.raises(InputError, match="holds no file with the ending"):
         load_records(DataSpec(path=tmp_path / "bare"), "prompts")

@@ -40,6 +40,8 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     for name, found in data.items():
         dropped = f", dropped {found.drops}" if found.drops else ""
         say(f"data {name}: {found.records} {found.kind}{dropped}; the first: {found.first}")
+        for note in found.notes:
+            say(f"  {note}")
     for name, found in models.items():
         _show(name, found)
     for name in functions:

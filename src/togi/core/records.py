@@ -22,6 +22,7 @@ class Source:
 
 
 TOOLS = "tools"
+CALLS = ("tool_calls", "function_call")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,11 @@ class Message:
     content: str
     train: bool = True
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def silent(self) -> bool:
+        """Whether the turn neither says anything nor calls a tool."""
+        return not (self.content.strip() or any(self.extra.get(key) for key in CALLS))
 
 
 def led_by_system(text: str, messages: Sequence[Message]) -> tuple[Message, ...]:

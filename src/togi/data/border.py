@@ -1,19 +1,19 @@
 """The border: rows from outside become records, each with its source, licence and the columns togi never reads."""
 
-import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import date, datetime, time
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
 from togi.core.errors import InputError, RecipeError
-from togi.core.records import KINDS, Chat, Document, Drop, Pair, Prompt, Record, Source
+from togi.core.records import KINDS, Chat, Document, Drop, Message, Pair, Prompt, Record, Source
 from togi.core.seeds import content_id, digest
 from togi.data.hub import download
-from togi.data.rows import BadRow, Row, find_files, read_rows
-from togi.data.shapes import NEEDS, SPOKEN, Shape, understand
+from togi.data.labelled import Labelled, pairs_of
+from togi.data.rows import Row, find_files, read_rows
+from togi.data.shapes import NEEDS, SPOKEN, Shape, fitting, understand
+from togi.data.values import BadRow, blank, plain
 
 STAGE = "import"
 
@@ -38,10 +38,16 @@ class DataSpec:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """The records of a data set, in the order of its rows, and the rows that did not fit."""
+    """The records of a data set, in the order of its rows, and the rows that did not fit.
+
+    `aside` are the columns that hold something and are not read, only kept in `extra`. `notes` are what a person should
+    know of the import, in sentences.
+    """
 
     records: list[Record]
     drops: list[Drop]
+    aside: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def load_records(spec: DataSpec, kind: str) -> Imported:
@@ -56,13 +62,11 @@ def load_records(spec: DataSpec, kind: str) -> Imported:
         raise RecipeError(f"rows cannot become {kind!r}; allowed are {', '.join(NEEDS)}{hint}")
     folder, source = _locate(spec)
     files = find_files(folder, spec.split)
-    imported = Imported([], [])
-    seen: dict[str, int] = {}
+    border = _Border(spec, kind, source)
     for file in files:
         for row in read_rows(file):
-            _take(row, spec, kind, source, seen, imported)
-    _refuse_empty(files, imported)
-    return imported
+            border.take(row)
+    return border.finish(files)
 
 
 def _locate(spec: DataSpec) -> tuple[Path, Source]:
@@ -76,25 +80,72 @@ def _locate(spec: DataSpec) -> tuple[Path, Source]:
     return folder, Source(dataset=spec.hub, revision=revision, licence=spec.licence)
 
 
-def _take(row: Row, spec: DataSpec, kind: str, source: Source, seen: dict[str, int], imported: Imported) -> None:
-    try:
+@dataclass(slots=True)
+class _Border:
+    """Rows on their way to records. `seen` counts equal rows, `labelled` waits for the end, where pairs are made."""
+
+    spec: DataSpec
+    kind: str
+    source: Source
+    seen: dict[str, int] = field(default_factory=dict)
+    labelled: list[Labelled] = field(default_factory=list)
+    aside: dict[str, None] = field(default_factory=dict)
+    imported: Imported = field(default_factory=lambda: Imported([], []))
+
+    def take(self, row: Row) -> None:
+        """Reads one row. Raises InputError where it does not fit and `on_bad_row` says so."""
+        try:
+            self._read(row)
+        except BadRow as bad:
+            if self.spec.on_bad_row == "error":
+                raise InputError(
+                    f"{row.where}: {bad}. To leave such rows out and count them, set on_bad_row: drop"
+                ) from None
+            self._drop(row.where, bad.reason)
+
+    def finish(self, files: Sequence[Path]) -> Imported:
+        """Makes pairs of labelled rows. Raises InputError where no record has come of all rows."""
+        pairs, alone = pairs_of(self.labelled)
+        for pair in pairs:
+            self._add(pair.shape, pair.extra)
+        for row in alone:
+            self._drop(row.where, "no_partner")
+        if self.labelled:
+            self.imported.notes.append(
+                f"{len(self.labelled)} labelled rows made {len(pairs)} pairs; {len(alone)} have no answer of the other "
+                "label to the same prompt"
+            )
+        _refuse_empty(files, self.imported)
+        self.imported.aside.extend(self.aside)
+        if self.aside:
+            self.imported.notes.append(f"columns left aside: {', '.join(self.aside)} (kept in extra)")
+        return self.imported
+
+    def _read(self, row: Row) -> None:
         if isinstance(row.values, BadRow):
             raise row.values
-        values = _renamed(row.values, spec.columns)
-        shape = understand(values)
-        _check_kind(shape, kind, values, spec.takers)
-        content = _content(shape, kind)
-        key = digest([kind, content])
-        ordinal = seen.get(key, 0)
+        values = _renamed(row.values, self.spec.columns)
+        shape = understand(values, self.kind, list(self.spec.columns))
+        if shape is None:
+            raise _misfit(self.spec, self.kind, values)
         extra = {name: plain(value) for name, value in values.items() if name not in shape.columns}
-        imported.records.append(_record(kind, shape, content_id([kind, content], ordinal), source, extra))
-        seen[key] = ordinal + 1
-    except BadRow as bad:
-        if spec.on_bad_row == "error":
-            raise InputError(
-                f"{row.where}: {bad}. To leave such rows out and count them, set on_bad_row: drop"
-            ) from None
-        imported.drops.append(Drop(id=row.where, stage=STAGE, reason=bad.reason))
+        if shape.label is None:
+            self._add(shape, extra)
+        else:
+            prompt = digest([_said(m) for m in shape.prompt])
+            self.labelled.append(Labelled(row.where, prompt, shape, extra))
+
+    def _add(self, shape: Shape, extra: Mapping[str, Any]) -> None:
+        content = _content(shape, self.kind)
+        key = digest([self.kind, content])
+        ordinal = self.seen.get(key, 0)
+        name = content_id([self.kind, content], ordinal)
+        self.imported.records.append(_record(self.kind, shape, name, self.source, extra))
+        self.seen[key] = ordinal + 1
+        self.aside.update((name, None) for name, value in extra.items() if not blank(value))
+
+    def _drop(self, where: str, reason: str) -> None:
+        self.imported.drops.append(Drop(id=where, stage=STAGE, reason=reason))
 
 
 def _renamed(values: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
@@ -109,38 +160,43 @@ def _renamed(values: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str,
     return named | {name: value for name, value in values.items() if name not in taken and name not in named}
 
 
-def _check_kind(shape: Shape, kind: str, values: Mapping[str, Any], takers: Mapping[str, Sequence[str]]) -> None:
-    fits = shape.kinds()
-    if kind in fits:
-        return
+def _misfit(spec: DataSpec, kind: str, values: Mapping[str, Any]) -> BadRow:
+    """What is wrong with a row that lacks the columns of its kind."""
+    fits = fitting(values, list(spec.columns))
     empty = [name for name, value in values.items() if value is None and name in SPOKEN]
     if empty and not fits:
-        raise BadRow("empty_text", f"column {empty[0]!r} holds nothing")
+        return BadRow("empty_text", f"column {empty[0]!r} holds nothing")
     found = (
         f"the row has the columns {', '.join(values) or '(none)'}, which do not make {kind}: that needs {NEEDS[kind]}"
     )
     if fits:
+        takers = spec.takers
         others = [f"{other} (for {', '.join(takers[other])})" if takers.get(other) else other for other in fits]
-        raise BadRow("wrong_shape", f"{found}. Such rows would fit {' or '.join(others)}")
-    raise BadRow("wrong_shape", f"{found}. Say which column is which with `columns: {{our name: the file's name}}`")
+        return BadRow("wrong_shape", f"{found}. Such rows would fit {' or '.join(others)}")
+    return BadRow("wrong_shape", f"{found}. Say which column is which with `columns: {{our name: the file's name}}`")
 
 
 def _content(shape: Shape, kind: str) -> Any:
     """What names a record: all that it says, and nothing of where it came from."""
     parts = {
-        "prompts": (shape.prompt, shape.answer),
+        "prompts": (shape.prompt, shape.reference),
         "chats": (shape.prompt, shape.answer),
         "pairs": (shape.prompt, shape.chosen, shape.rejected, shape.margin),
         "documents": (shape.text,),
     }[kind]
-    return [[asdict(m) for m in part] if isinstance(part, tuple) else part for part in parts]
+    return [[_said(m) for m in part] if isinstance(part, tuple) else part for part in parts]
+
+
+def _said(message: Message) -> dict[str, Any]:
+    """A turn as its record's name sees it; one that says nothing besides role and text has one form."""
+    said = {"role": message.role, "content": message.content, "train": message.train}
+    return said | ({"extra": dict(message.extra)} if message.extra else {})
 
 
 def _record(kind: str, shape: Shape, name: str, source: Source, extra: Mapping[str, Any]) -> Record:
     shared: dict[str, Any] = {"id": name, "source": source, "extra": extra}
     if kind == "prompts":
-        answer = "\n\n".join(m.content for m in shape.answer) if shape.answer else None
-        return Prompt(**shared, messages=shape.prompt, answer=answer)
+        return Prompt(**shared, messages=shape.prompt, answer=shape.reference)
     if kind == "chats":
         return Chat(**shared, messages=shape.prompt + (shape.answer or ()))
     if kind == "pairs":
@@ -148,21 +204,6 @@ def _record(kind: str, shape: Shape, name: str, source: Source, extra: Mapping[s
         return Pair(**shared, prompt=shape.prompt, chosen=shape.chosen, rejected=shape.rejected, margin=shape.margin)
     assert kind in KINDS and shape.text is not None
     return Document(**shared, text=shape.text)
-
-
-def plain(value: Any) -> Any:
-    """A column that togi does not read, as JSON can keep it: times as ISO text, bytes as base64, the rest as text."""
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, datetime | date | time):
-        return value.isoformat()
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    return str(value)
 
 
 def _refuse_empty(files: Sequence[Path], imported: Imported) -> None:

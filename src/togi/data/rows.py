@@ -1,12 +1,15 @@
-"""Rows out of files: JSONL, JSON, CSV and Parquet, each row with the place it came from."""
+"""Rows out of files: JSON, JSON Lines, CSV, TSV, Parquet and plain text, each row with the place it came from.
+
+A library that reads a format has one place here where its errors become a bad row or an InputError with file and line.
+"""
 
 import csv
 import gzip
 import json
-import re
+import sys
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -14,18 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from togi.core.errors import InputError
+from togi.data.files import SPLITS, SUFFIXES, ending_of, find_files
+from togi.data.values import BadRow, kind_of, parse_json, parse_list, without_nulls
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
-SPLITS = ("train", "validation", "valid", "dev", "test", "eval")  # words by which file names tell their split
+__all__ = ["SUFFIXES", "Row", "find_files", "read_rows"]
+
 BATCH_ROWS = 4096
-
-
-class BadRow(Exception):
-    """A row that does not fit: `reason` is a short constant, the text says what was found and what to do."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
+UTF8_MARK = b"\xef\xbb\xbf"
+UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,54 +37,41 @@ class Row:
 
 def read_rows(path: Path) -> Iterator[Row]:
     """The rows of one file, in order. Raises InputError where the file as a whole cannot be read."""
-    name = path.name.lower()
-    if name.endswith(".parquet"):
-        return _parquet(path)
-    if name.endswith(".csv"):
-        return _csv(path)
-    if name.endswith(".json"):
-        return _json(path)
-    return _jsonl(path)
+    match ending_of(path):
+        case ".parquet":
+            return _parquet(path)
+        case ".csv":
+            return _csv(path, ",")
+        case ".tsv":
+            return _csv(path, "\t")
+        case ".txt":
+            return _document(path)
+        case ".json":
+            return _json(path)
+        case _:
+            return _jsonl(path)
 
 
-def find_files(path: Path, split: str) -> list[Path]:
-    """The files to read: `path` itself, or those of a folder, by name, that belong to `split`.
+# --- bytes and text ---------------------------------------------------------------------------------------------------
 
-    Files whose names carry no split all belong to every split. Raises InputError if nothing is there to read, or if the
-    files lie in several folders that each look like a configuration of their own.
-    """
-    if path.is_file():
-        if not path.name.lower().endswith(SUFFIXES):
-            raise InputError(f"{path}: cannot read this kind of file; allowed are {', '.join(SUFFIXES)}")
-        return [path]
-    if not path.is_dir():
-        raise InputError(f"{path}: there is no such file or folder")
-    found = [f for f in sorted(path.rglob("*")) if f.is_file() and f.name.lower().endswith(SUFFIXES)]
-    found = [f for f in found if not any(part.startswith(".") for part in f.relative_to(path).parts)]
-    if not found:
-        raise InputError(f"{path}: the folder holds no file with the ending {', '.join(SUFFIXES)}")
-    named = {f: _words(f.relative_to(path)) for f in found}
-    if not any(word in SPLITS or word == split for words in named.values() for word in words):
-        return found
-    chosen = [f for f, words in named.items() if split in words]
-    if not chosen:
-        names = ", ".join(str(f.relative_to(path)) for f in found[:8])
-        raise InputError(f"{path}: no file of the split {split!r} among {names}; set `split`")
-    folders = list(dict.fromkeys(_configuration(f.relative_to(path), split) for f in chosen))
-    if len(folders) > 1:
+
+def _byte_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file, unpacked, with their numbers; the byte order mark of UTF-8 is left out."""
+    number = 0
+    try:
+        with _open(path) as handle:
+            for number, line in enumerate(handle, 1):
+                if number == 1 and (line[:2] in UTF16 or b"\0" in line[:2]):
+                    raise InputError(f"{path}: looks like UTF-16: save the file as UTF-8")
+                yield number, line.removeprefix(UTF8_MARK)
+    except EOFError:
         raise InputError(
-            f"{path}: the split {split!r} lies in several folders ({', '.join(folders)}): name one of them"
-        )
-    return chosen
-
-
-def _words(path: Path) -> list[str]:
-    return re.split(r"[-_./\\]", str(path).lower())
-
-
-def _configuration(path: Path, split: str) -> str:
-    """The folder of a file, without folders that are named after the split itself."""
-    return "/".join(part for part in path.parts[:-1] if part.lower() != split) or "."
+            f"{path}:{number + 1}: the file ends early, as when a download was cut: fetch it anew"
+        ) from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(f"{path}:{number + 1}: not a gzip file, or a damaged one ({error}): fetch it anew") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -94,49 +80,88 @@ def _open(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
+def _lines(path: Path) -> Iterator[str]:
+    """The lines as text. Raises InputError where one is not UTF-8."""
+    for number, line in _byte_lines(path):
+        try:
+            yield line.decode()
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{path}:{number}: byte {error.start + 1} of the line is not UTF-8: save the file as UTF-8"
+            ) from None
+
+
+def _document(path: Path) -> Iterator[Row]:
+    """A text file is one document."""
+    yield Row(str(path), {"text": "".join(_lines(path)).replace("\r\n", "\n")})
+
+
+# --- JSON -------------------------------------------------------------------------------------------------------------
+
+
 def _jsonl(path: Path) -> Iterator[Row]:
-    with _open(path) as handle:
-        for number, line in enumerate(handle, 1):
-            if line.strip():
-                yield Row(f"{path}:{number}", _object(line))
+    for number, line in _byte_lines(path):
+        if line.strip():
+            yield Row(f"{path}:{number}", _object(line))
 
 
 def _object(line: bytes) -> dict[str, Any] | BadRow:
     try:
-        value = json.loads(_text(line))
+        return _row(parse_json(line.decode()))
     except UnicodeDecodeError as error:
         return BadRow("invalid_utf8", f"byte {error.start + 1} is not UTF-8: save the file as UTF-8")
-    except json.JSONDecodeError as error:
-        return BadRow("invalid_json", f"not JSON at character {error.pos + 1}: {error.msg}")
-    if not isinstance(value, dict):
-        return BadRow("not_an_object", f"found {kind_of(value)}, wanted an object with named columns")
-    return value
+    except BadRow as bad:
+        return bad
 
 
-def _text(line: bytes) -> str:
-    return line.decode("utf-8-sig" if line.startswith(b"\xef\xbb\xbf") else "utf-8")
+def _row(value: Any) -> dict[str, Any] | BadRow:
+    if isinstance(value, dict | BadRow):
+        return value
+    return BadRow("not_an_object", f"found {kind_of(value)}, wanted an object with named columns")
+
+
+CONTAINERS = ("data", "rows", "examples", "records", "items", *SPLITS)
 
 
 def _json(path: Path) -> Iterator[Row]:
+    """A list of objects, or JSON Lines under another name: then the first line is an object, whole."""
+    if _begins_with_a_row(path):
+        yield from _jsonl(path)
+        return
     try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError as error:
-        line = path.read_bytes().count(b"\n", 0, error.start) + 1
-        raise InputError(f"{path}:{line}: not UTF-8: save the file as UTF-8") from None
+        value = parse_list("".join(_lines(path)))
     except json.JSONDecodeError as error:
         raise InputError(
-            f"{path}:{error.lineno}: not JSON: {error.msg}. A file with one object on each line must end in .jsonl"
+            f"{path}:{error.lineno}: not JSON: {error.msg}; wanted a list of objects, or one object on each line"
         ) from None
+    except BadRow as bad:
+        raise InputError(f"{path}: {bad}") from None
     if not isinstance(value, list):
-        raise InputError(f"{path}: found {kind_of(value)}, wanted a list of objects")
+        held = f" with the keys {', '.join(list(value)[:8])}" if isinstance(value, dict) else ""
+        raise InputError(f"{path}: found {kind_of(value)}{held}, wanted a list of objects, or one object on each line")
     for number, item in enumerate(value, 1):
-        wrong = BadRow("not_an_object", f"found {kind_of(item)}, wanted an object with named columns")
-        yield Row(f"{path}, item {number}", item if isinstance(item, dict) else wrong)
+        yield Row(f"{path}, item {number}", _row(item))
 
 
-def _csv(path: Path) -> Iterator[Row]:
-    """CSV with a header. A row's line is the one it starts on. Not UTF-8 is an error: quoting spans lines."""
-    reader = csv.reader(_lines(path), strict=True)
+def _begins_with_a_row(path: Path) -> bool:
+    """Whether the first line is an object, a bad one included, and no container of all rows."""
+    lines = (line for _, line in _byte_lines(path) if line.strip())
+    first = next(lines, b"")
+    if not first.lstrip().startswith(b"{"):
+        return False
+    found = _object(first)
+    if isinstance(found, BadRow):
+        return found.reason not in ("invalid_json", "invalid_utf8")
+    return not any(isinstance(found.get(key), list | dict) for key in CONTAINERS) or next(lines, None) is not None
+
+
+# --- CSV --------------------------------------------------------------------------------------------------------------
+
+
+def _csv(path: Path, delimiter: str) -> Iterator[Row]:
+    """Cells under a header. A row's line is the one it starts on. Not UTF-8 is an error: quoting spans lines."""
+    csv.field_size_limit(sys.maxsize)  # the library refuses cells of over 131,072 characters unless told otherwise
+    reader = csv.reader(_lines(path), strict=True, delimiter=delimiter)
     try:
         header = next(reader, None)
         if header is None or len(dict.fromkeys(header)) != len(header):
@@ -153,28 +178,35 @@ def _csv(path: Path) -> Iterator[Row]:
         raise InputError(f"{path}:{reader.line_num}: not CSV: {error}") from None
 
 
-def _lines(path: Path) -> Iterator[str]:
-    with path.open("rb") as handle:
-        for number, line in enumerate(handle, 1):
-            try:
-                yield _text(line)
-            except UnicodeDecodeError as error:
-                raise InputError(
-                    f"{path}:{number}: byte {error.start + 1} of the line is not UTF-8: save the file as UTF-8"
-                ) from None
+# --- Parquet ----------------------------------------------------------------------------------------------------------
 
 
 def _parquet(path: Path) -> Iterator[Row]:
+    number = 0
     try:
         file = pq.ParquetFile(path)
-        batches = (batch.to_pylist() for batch in file.iter_batches(batch_size=BATCH_ROWS))
-        for number, values in enumerate(chain.from_iterable(batches), 1):
-            yield Row(f"{path}, row {number}", values)
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{path}: not a Parquet file, or a damaged one ({error})") from error
+        names = file.schema_arrow.names
+        if len(dict.fromkeys(names)) != len(names):
+            raise InputError(f"{path}: two columns have the same name ({', '.join(names)}): rename one")
+        for batch in file.iter_batches(batch_size=BATCH_ROWS):
+            for values in _batch(batch):
+                number += 1
+                yield Row(f"{path}, row {number}", values)
+    except (pa.ArrowException, OSError, MemoryError) as error:
+        what = " ".join(str(error).split())
+        raise InputError(
+            f"{path}: not a Parquet file, or a damaged one (after row {number}: {what}): fetch or write it anew"
+        ) from error
 
 
-def kind_of(value: Any) -> str:
-    """What a value is, in words that a message can use."""
-    names = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
-    return "nothing" if value is None else names.get(type(value), type(value).__name__)
+def _batch(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | BadRow]:
+    """The rows of a batch; where one holds what Python cannot (a time beyond year 9999, bytes that are no UTF-8), each
+    is tried alone."""
+    try:
+        yield from [{name: without_nulls(v) for name, v in row.items()} for row in batch.to_pylist()]
+    except (ValueError, OverflowError, LookupError) as error:
+        if batch.num_rows > 1:
+            for place in range(batch.num_rows):
+                yield from _batch(batch.slice(place, 1))
+        else:
+            yield BadRow("unreadable_value", f"holds a value that cannot be read ({error})")

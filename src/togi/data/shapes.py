@@ -1,206 +1,298 @@
-"""The shapes in which the ecosystem keeps conversations, and what each can become.
+"""The shapes in which the ecosystem keeps conversations. The kind of records that is asked for decides which columns of
+a row are read.
 
-messages | conversations (sharegpt) | prompt + completion | prompt + chosen + rejected, also with the prompt inside both
-sides | instruction + input + output (alpaca) | question or prompt alone | text.
+messages | conversations (sharegpt) | prompt + completion, also with a label | prompt + chosen + rejected, also with the
+prompt inside both sides | instruction + input + output (alpaca) | question or prompt alone | text.
 """
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from togi.core.records import Message
-from togi.data.rows import BadRow, kind_of
+from togi.core.records import TOOLS, led_by_system
+from togi.data.sides import Turns, after_prompt, common_prompt, ended, occurs, same, split_answer
+from togi.data.turns import flag, objects, role_of, said, text_of, turns
+from togi.data.values import BadRow, blank, kind_of, plain
 
-ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant"}
 CONVERSATIONS = ("messages", "conversations", "conversation")
 QUESTIONS = ("prompt", "question", "instruction", "query")
 ANSWERS = ("completion", "answer", "output", "response")
+SYSTEMS = ("system", "system_prompt")
+LABELS = ("label", "kto_tag")
 SPOKEN = (*CONVERSATIONS, *QUESTIONS, *ANSWERS, "chosen", "rejected", "text")
 NEEDS = {
     "prompts": "messages, or prompt, question or instruction",
     "chats": "messages that end with the assistant, or prompt and completion, or instruction and output",
-    "pairs": "chosen and rejected, with or without prompt",
+    "pairs": "chosen and rejected, with or without prompt, or prompt, completion and label",
     "documents": "text",
 }
-HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"  # transcripts as in the Anthropic HH data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """A row understood: what it says and which columns that took. Absent parts are None."""
+    """A row understood as one kind of records: what it says and which columns that took. Absent parts are None.
 
-    prompt: tuple[Message, ...] = ()
-    answer: tuple[Message, ...] | None = None
-    chosen: tuple[Message, ...] | None = None
-    rejected: tuple[Message, ...] | None = None
+    `label` tells a row of a labelled set, whose answer is good or bad; two such rows make a pair.
+    """
+
+    prompt: Turns = ()
+    answer: Turns | None = None
+    reference: str | None = None
+    chosen: Turns | None = None
+    rejected: Turns | None = None
     margin: float | None = None
+    label: bool | None = None
     text: str | None = None
     columns: tuple[str, ...] = ()
 
-    def kinds(self) -> list[str]:
-        """The kinds of records that the row could become."""
-        asked = any(m.role == "user" for m in self.prompt)
-        fits = {
-            "prompts": asked,
-            "chats": self.answer is not None,
-            "pairs": self.chosen is not None,
-            "documents": self.text is not None,
-        }
-        return [kind for kind, fit in fits.items() if fit]
+
+@dataclass(slots=True)
+class Columns:
+    """A row while it is read: `named` are the columns that the recipe names under `columns`, `used` those read."""
+
+    row: Mapping[str, Any]
+    named: Sequence[str] = ()
+    used: list[str] = field(default_factory=list)
+
+    def has(self, *names: str) -> bool:
+        return all(self.row.get(name) is not None for name in names)
+
+    def pick(self, names: Sequence[str], what: str) -> str | None:
+        """The column of `names` that the row has; one that the recipe names goes before the others.
+
+        Raises BadRow where two differ: either could be meant.
+        """
+        found = [name for name in names if self.has(name)]
+        found = [name for name in found if name in self.named] or found
+        found = [name for name in found if not blank(self.row[name])] or found
+        differ = [name for name in found if _bare(self.row[name]) != _bare(self.row[found[0]])]
+        if differ:
+            raise ambiguous(found[0], differ[0], what)
+        return found[0] if found else None
+
+    def prefers(self, some: Sequence[str], others: Sequence[str]) -> bool:
+        """Whether the recipe names one of `some` and none of `others`."""
+        return any(name in self.named for name in some) and not any(name in self.named for name in others)
+
+    def take(self, *names: str) -> Any:
+        """Marks columns as read, and gives the value of the first."""
+        self.used += [name for name in names if name not in self.used]
+        return self.row[names[0]]
 
 
-def understand(row: Mapping[str, Any]) -> Shape:
-    """What a row says. Raises BadRow where a column holds something else than its name promises."""
-    present = [name for name, value in row.items() if value is not None]
-    talk = _first(CONVERSATIONS, present)
-    question, answer = _first(QUESTIONS, present), _first(ANSWERS, present)
-    if "chosen" in present and "rejected" in present:
-        return _pair(row, question)
-    if talk is not None:
-        system = _system(row)
-        return _conversation(_with_system(system, _turns(row[talk], talk)), (talk, *(("system",) if system else ())))
-    if question is not None:
-        return _question(row, question, answer)
-    if "text" in present:
-        return Shape(text=_text(row["text"], "text"), columns=("text",))
-    return Shape()
+def ambiguous(one: str, other: str, what: str) -> BadRow:
+    """Two columns that could both be `what`, and differ."""
+    return BadRow(
+        "ambiguous_columns",
+        f"columns {one!r} and {other!r} could both be {what}, and differ: say which with "
+        f"`columns: {{{one}: {one}}}` or `columns: {{{other}: {other}}}`",
+    )
 
 
-def _first(names: Sequence[str], present: Sequence[str]) -> str | None:
-    return next((name for name in names if name in present), None)
+def understand(row: Mapping[str, Any], kind: str, named: Sequence[str] = ()) -> Shape | None:
+    """What a row says as a record of `kind`; None where it lacks the columns.
+
+    Raises BadRow where a column holds something else than its name promises, and where two could be meant.
+    """
+    return _READERS[kind](Columns(row, named))
 
 
-def _conversation(messages: tuple[Message, ...], columns: tuple[str, ...]) -> Shape:
-    """The assistant's last turns are the answer; everything before them is the prompt."""
-    end = len(messages)
-    while end and messages[end - 1].role == "assistant":
-        end -= 1
-    if end == len(messages):
-        return Shape(prompt=messages, columns=columns)
-    return Shape(prompt=messages[:end], answer=messages[end:], columns=columns)
+def fitting(row: Mapping[str, Any], named: Sequence[str] = ()) -> list[str]:
+    """The kinds of records that a row could become."""
 
-
-def _question(row: Mapping[str, Any], question: str, answer: str | None) -> Shape:
-    system = _system(row)
-    columns = [question] + (["system"] if system else [])
-    prompt = _said(row[question], question, "user")
-    if question == "instruction" and isinstance(row.get("input"), str):
-        columns.append("input")
-        if row["input"].strip():
-            prompt = (Message("user", f"{prompt[0].content}\n\n{row['input']}"),)
-    prompt = _with_system(system, prompt)
-    if answer is None:
-        return Shape(prompt=prompt, columns=tuple(columns))
-    reply = _without_prompt(_said(row[answer], answer, "assistant"), prompt)
-    return Shape(prompt=prompt, answer=_ended(reply, answer), columns=(*columns, answer))
-
-
-def _pair(row: Mapping[str, Any], question: str | None) -> Shape:
-    sides = {name: _said(row[name], name, "assistant") for name in ("chosen", "rejected")}
-    columns = ["chosen", "rejected"]
-    if question is not None:
-        columns.append(question)
-        prompt = _said(row[question], question, "user")
-    else:
-        prompt = _common(sides["chosen"], sides["rejected"])
-    system = _system(row)
-    if system:
-        columns.append("system")
-        prompt = _with_system(system, prompt)
-    chosen, rejected = (_ended(_without_prompt(side, prompt), name) for name, side in sides.items())
-    margin = _margin(row.get("margin"))
-    if margin is not None:
-        columns.append("margin")
-    return Shape(prompt=prompt, chosen=chosen, rejected=rejected, margin=margin, columns=tuple(columns))
-
-
-def _common(chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> tuple[Message, ...]:
-    """The prompt that both sides begin with, each keeping at least its last turn."""
-    longest = min(len(chosen), len(rejected)) - 1
-    same = 0
-    while same < longest and chosen[same] == rejected[same]:
-        same += 1
-    if same == 0:
-        raise BadRow("no_prompt", "chosen and rejected share no first turn, and there is no column prompt: add one")
-    return chosen[:same]
-
-
-def _without_prompt(side: tuple[Message, ...], prompt: tuple[Message, ...]) -> tuple[Message, ...]:
-    """The side without the turns of the prompt, which some data sets repeat there."""
-    for start in (prompt, tuple(m for m in prompt if m.role != "system")):
-        if start and side[: len(start)] == start:
-            return side[len(start) :]
-    return side
-
-
-def _ended(side: tuple[Message, ...], column: str) -> tuple[Message, ...]:
-    if not side or side[-1].role != "assistant":
-        found = f"ends with a turn of {side[-1].role!r}" if side else "has no turn after the prompt"
-        raise BadRow("no_answer", f"column {column!r} {found}; it must end with the assistant's answer")
-    return side
-
-
-def _said(value: Any, column: str, role: str) -> tuple[Message, ...]:
-    """Plain text is one turn of `role`, a transcript is cut into its turns, a list is read turn by turn."""
-    if isinstance(value, str) and not value.lstrip().startswith("[{"):
-        if value.startswith(HUMAN):
-            return _transcript(value, column)
-        return (Message(role, _text(value, column)),)
-    if not isinstance(value, str | list):
-        raise BadRow("wrong_type", f"column {column!r}: found {kind_of(value)}, wanted text or a list of turns")
-    return _turns(value, column)
-
-
-def _transcript(text: str, column: str) -> tuple[Message, ...]:
-    turns: list[Message] = []
-    for part in text.split(HUMAN)[1:]:
-        asked, *replies = part.split(ASSISTANT)
-        turns.append(Message("user", asked.strip()))
-        turns += [Message("assistant", reply.strip()) for reply in replies]
-    said = tuple(turn for turn in turns if turn.content)
-    if not said:
-        raise BadRow("empty_text", f"column {column!r} is a transcript in which nobody says anything")
-    return said
-
-
-def _turns(value: Any, column: str) -> tuple[Message, ...]:
-    if isinstance(value, str):  # CSV has no lists
+    def fits(kind: str) -> bool:
         try:
-            value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise BadRow("wrong_type", f"column {column!r}: found text, wanted a list of turns ({error.msg})") from None
-    if not isinstance(value, list):
-        raise BadRow("wrong_type", f"column {column!r}: found {kind_of(value)}, wanted a list of turns")
-    if not value:
-        raise BadRow("empty_conversation", f"column {column!r}: the list of turns is empty")
-    return tuple(_turn(item, f"{column}[{number}]") for number, item in enumerate(value))
+            return understand(row, kind, named) is not None
+        except BadRow:
+            return False
+
+    return [kind for kind in NEEDS if fits(kind)]
 
 
-def _turn(item: Any, column: str) -> Message:
-    if not isinstance(item, dict):
-        raise BadRow("wrong_type", f"column {column!r}: found {kind_of(item)}, wanted an object with role and content")
-    role_key, text_key = ("from", "value") if "from" in item else ("role", "content")
-    missing = [key for key in (role_key, text_key) if item.get(key) is None]
-    if missing:
-        keys = ", ".join(item)
-        raise BadRow("missing_column", f"column {column!r} has no {missing[0]!r}; it has {keys}")
-    role = item[role_key]
-    if not isinstance(role, str):
-        raise BadRow("wrong_type", f"column '{column}.{role_key}': found {kind_of(role)}, wanted text")
-    train = _flag(item.get("train", True), f"{column}.train")
-    role = ROLES.get(role.lower(), role)
-    return Message(role, _text(item[text_key], f"{column}.{text_key}"), train)
+# --- one reader for each kind -----------------------------------------------------------------------------------------
 
 
-def _flag(value: Any, column: str) -> bool:
-    """Whether a turn is trained on: unless it says no, it is. CSV has no booleans, so text will do."""
-    known = {"none": True, "true": True, "1": True, "false": False, "0": False}
-    found = known.get(str(value).lower())
-    if found is None:
-        raise BadRow("wrong_type", f"column {column!r}: found {value!r}, wanted true or false")
-    return found
+def _document(cols: Columns) -> Shape | None:
+    if not cols.has("text"):
+        return None
+    return Shape(text=text_of(cols.take("text"), "text"), columns=("text",))
+
+
+def _chat(cols: Columns) -> Shape | None:
+    """A chat; an answer that its label calls bad is none to learn from."""
+    shape = _spoken(cols)
+    if shape is None or shape.answer is None:
+        return None
+    label = _label(cols)
+    if label is False:
+        raise BadRow(
+            "labelled_bad",
+            "its label is false, so its answer is one not to learn: use the data set as pairs, or keep the label aside "
+            "with `columns: {my_label: label}`",
+        )
+    prompt, answer = shape.prompt, shape.answer
+    if not any(m.role != "assistant" for m in (*prompt, *answer)):
+        raise BadRow("no_prompt", "nobody but the assistant says anything: there is no question to answer")
+    return _masked(cols, _equipped(cols, replace(shape, columns=tuple(cols.used))))
+
+
+def _prompt(cols: Columns) -> Shape | None:
+    talk, asks = _talk(cols), cols.pick(QUESTIONS, "the question")
+    own: Turns = ()
+    if talk is not None and not cols.prefers(QUESTIONS, CONVERSATIONS):
+        prompt, own = _conversation(cols, talk)
+        if asks is not None and talk not in cols.named:
+            _check_known(cols, asks, talk, prompt)
+    elif cols.has("chosen", "rejected"):
+        prompt = _sides(cols, asks)[0]
+    elif asks is not None:
+        prompt = _question(cols, asks)
+    else:
+        return None
+    if not any(m.role == "user" for m in prompt):
+        return None
+    reference = _reference(cols, own, talk)
+    return _equipped(cols, Shape(prompt=prompt, reference=reference, columns=tuple(cols.used)))
+
+
+def _pair(cols: Columns) -> Shape | None:
+    if cols.has("chosen", "rejected"):
+        asks = cols.pick(QUESTIONS, "the question")
+        prompt, chosen, rejected = _sides(cols, asks)
+        margin = _margin(cols.row.get("margin"))
+        if margin is not None:
+            cols.take("margin")
+        return _equipped(
+            cols,
+            Shape(prompt=prompt, chosen=chosen, rejected=rejected, margin=margin, columns=tuple(cols.used)),
+        )
+    shape, label = _spoken(cols), _label(cols)
+    if shape is None or shape.answer is None or label is None:
+        return None
+    return _equipped(cols, replace(shape, label=label, columns=tuple(cols.used)))
+
+
+_READERS: dict[str, Callable[[Columns], Shape | None]] = {
+    "prompts": _prompt,
+    "chats": _chat,
+    "pairs": _pair,
+    "documents": _document,
+}
+
+
+# --- conversations ----------------------------------------------------------------------------------------------------
+
+
+def _spoken(cols: Columns) -> Shape | None:
+    """A prompt and its answer: from a conversation, or from a question and an answer; both may say the same."""
+    talk = _talk(cols)
+    if talk is None or cols.prefers((*QUESTIONS, *ANSWERS), CONVERSATIONS):
+        return _asked(cols)
+    prompt, answer = _conversation(cols, talk)
+    alone = talk in cols.named
+    if answer and not alone:
+        _check_same(cols, talk, (*prompt, *answer))
+    if answer or alone:
+        return Shape(prompt=prompt, answer=answer or None)
+    asks, reply = cols.pick(QUESTIONS, "the question"), cols.pick(ANSWERS, "the answer")
+    if asks is not None:
+        _check_known(cols, asks, talk, prompt)
+    if reply is None:
+        return Shape(prompt=prompt)
+    prompt, answer = after_prompt(prompt, said(cols.take(reply), reply, "assistant"), reply, talk)
+    return Shape(prompt=prompt, answer=ended(answer, reply))
+
+
+def _asked(cols: Columns) -> Shape | None:
+    asks, reply = cols.pick(QUESTIONS, "the question"), cols.pick(ANSWERS, "the answer")
+    if asks is None:
+        return None
+    prompt = _question(cols, asks)
+    if reply is None:
+        return Shape(prompt=prompt)
+    prompt, answer = after_prompt(prompt, said(cols.take(reply), reply, "assistant"), reply, asks)
+    return Shape(prompt=prompt, answer=ended(answer, reply))
+
+
+def _conversation(cols: Columns, column: str) -> tuple[Turns, Turns]:
+    return split_answer(_with_system(cols, turns(cols.take(column), column)))
+
+
+def _question(cols: Columns, column: str) -> Turns:
+    return _with_system(cols, _question_alone(cols, column))
+
+
+def _question_alone(cols: Columns, column: str) -> Turns:
+    """What the user asks, without a system turn; alpaca's `input` is a part of it."""
+    prompt = said(cols.take(column), column, "user")
+    given = cols.row.get("input")
+    if column == "instruction" and isinstance(given, str):
+        cols.take("input")
+        if given.strip():
+            return (*prompt[:-1], replace(prompt[-1], content=f"{prompt[-1].content}\n\n{given}"))
+    return prompt
+
+
+def _talk(cols: Columns) -> str | None:
+    """The column of the conversation. Two of them, written differently, may say the same."""
+    found = [name for name in CONVERSATIONS if cols.has(name) and cols.row[name]]
+    found = [name for name in found if name in cols.named] or found
+    for other in found[1:]:
+        one, two = turns(cols.row[found[0]], found[0]), turns(cols.row[other], other)
+        if not same(one, two):
+            raise ambiguous(found[0], other, "the conversation")
+        cols.take(other)
+    return found[0] if found else cols.pick(CONVERSATIONS, "the conversation")
+
+
+def _with_system(cols: Columns, messages: Turns) -> Turns:
+    column = cols.pick([name for name in SYSTEMS if isinstance(cols.row.get(name), str)], "the system prompt")
+    if column is None or blank(cols.row[column]):
+        return messages
+    if messages[0].role != "system":
+        return led_by_system(cols.take(column), messages)
+    if messages[0].content.strip() != cols.row[column].strip():
+        raise BadRow("ambiguous_columns", f"column {column!r} and the conversation's own system turn differ: keep one")
+    cols.take(column)
+    return messages
+
+
+def _check_known(cols: Columns, asks: str, talk: str, messages: Turns) -> None:
+    """Raises BadRow where the question's column says something that the conversation does not."""
+    if not occurs(_question_alone(cols, asks), messages):
+        raise ambiguous(talk, asks, "the prompt")
+
+
+def _check_same(cols: Columns, talk: str, messages: Turns) -> None:
+    """Raises BadRow where question and answer stand beside a conversation that does not hold them."""
+    asks, reply = cols.pick(QUESTIONS, "the question"), cols.pick(ANSWERS, "the answer")
+    if asks is None or reply is None or not isinstance(cols.row[reply], str | list) or blank(cols.row[reply]):
+        return
+    answer = said(cols.take(reply), reply, "assistant")
+    if not occurs(_question_alone(cols, asks), messages) or not occurs(answer, messages):
+        raise ambiguous(talk, reply, "the answer")
+
+
+# --- pairs ------------------------------------------------------------------------------------------------------------
+
+
+def _sides(cols: Columns, asks: str | None) -> tuple[Turns, Turns, Turns]:
+    sides = {name: ended(said(cols.take(name), name, "assistant"), name) for name in ("chosen", "rejected")}
+    prompt = () if asks is None else _question(cols, asks)
+    if asks is None:
+        sides = {
+            name: side if side[0].role == "assistant" else _with_system(cols, side) for name, side in sides.items()
+        }
+    cut = {name: after_prompt(prompt, side, name, asks or "") for name, side in sides.items()}
+    known = {name: found for name, (found, _) in cut.items()}
+    fuller = max(known.values(), key=len)  # a side that answers alone knows of the prompt what its column says
+    for name, side in sides.items():
+        if side[0].role == "assistant" and occurs(known[name], fuller):
+            cut[name] = (fuller, cut[name][1])
+    prompt, chosen, rejected = common_prompt(cut["chosen"], cut["rejected"])
+    return prompt, ended(chosen, "chosen"), ended(rejected, "rejected")
 
 
 def _margin(value: Any) -> float | None:
@@ -219,22 +311,74 @@ def _margin(value: Any) -> float | None:
     return found
 
 
-def _text(value: Any, column: str) -> str:
-    if not isinstance(value, str):
-        raise BadRow("wrong_type", f"column {column!r}: found {kind_of(value)}, wanted text")
-    if not value.strip():
-        raise BadRow("empty_text", f"column {column!r} is empty")
-    if any("\ud800" <= char <= "\udfff" for char in value):
-        raise BadRow("invalid_utf8", f"column {column!r} holds half a surrogate pair, which is no text")
-    return value
+def _label(cols: Columns) -> bool | None:
+    """Whether the answer is a good one, in a labelled set; a label that is neither true nor false means something
+    else."""
+    column = cols.pick(LABELS, "the label")
+    if column is None or str(cols.row[column]).strip().lower() not in ("true", "false", "1", "0", "1.0", "0.0"):
+        return None
+    return flag(cols.take(column), column)
 
 
-def _system(row: Mapping[str, Any]) -> str:
-    value = row.get("system")
-    return value if isinstance(value, str) and value.strip() else ""
+# --- what comes with a conversation -----------------------------------------------------------------------------------
 
 
-def _with_system(system: str, messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    if not system or messages[0].role == "system":
-        return messages
-    return (Message("system", system), *messages)
+def _reference(cols: Columns, own: Turns, talk: str | None) -> str | None:
+    """The reference answer of a prompt, which is only carried along: of any type, as text. None where a label calls it
+    bad."""
+    said_last = "\n\n".join(m.content for m in own) or None
+    reply = cols.pick(ANSWERS, "the answer")
+    if reply is None or blank(cols.row[reply]) or (talk in cols.named and reply not in cols.named):
+        return said_last if _label(cols) is not False else None
+    if _label(cols) is False:
+        return None
+    given = _as_text(cols.take(reply), reply)
+    if said_last is not None and given.strip() != said_last.strip() and reply not in cols.named:
+        raise ambiguous(str(talk), reply, "the answer")
+    return given
+
+
+def _as_text(value: Any, column: str) -> str:
+    """A value as text: turns without their roles, and what is no text as JSON."""
+    if isinstance(value, str) or (isinstance(value, list) and value and all(isinstance(v, dict) for v in value)):
+        try:
+            return "\n\n".join(m.content for m in split_answer(said(value, column, "assistant"))[1]) or str(value)
+        except BadRow:
+            pass
+    return value if isinstance(value, str) else json.dumps(plain(value), ensure_ascii=False)
+
+
+def _equipped(cols: Columns, shape: Shape) -> Shape:
+    """The shape with the tools on offer at its first message. A column that holds no list of objects is not read."""
+    tools = objects(cols.row.get(TOOLS), TOOLS)
+    if not tools:
+        return shape
+    cols.take(TOOLS)
+    whole = (*shape.prompt, *(shape.answer or ()))
+    first = replace(whole[0], extra={**whole[0].extra, TOOLS: tools})
+    columns = tuple(cols.used)
+    if shape.prompt:
+        return replace(shape, prompt=(first, *shape.prompt[1:]), columns=columns)
+    return replace(shape, answer=(first, *whole[1:]), columns=columns)
+
+
+def _masked(cols: Columns, shape: Shape) -> Shape:
+    """The shape with the turns out of the loss whose role a column `mask` names, as in Daring-Anteater."""
+    if not cols.has("mask"):
+        return shape
+    role = cols.take("mask")
+    if not isinstance(role, str) or role_of(role) not in ("user", "assistant", "system", "tool"):
+        raise BadRow(
+            "wrong_type",
+            f"column 'mask': found {kind_of(role) if not isinstance(role, str) else repr(role)}, wanted the role whose "
+            "turns carry no loss; keep another mask aside with `columns: {my_mask: mask}`",
+        )
+
+    def out(messages: Turns) -> Turns:
+        return tuple(replace(m, train=m.train and m.role != role_of(role)) for m in messages)
+
+    return replace(shape, prompt=out(shape.prompt), answer=out(shape.answer or ()), columns=tuple(cols.used))
+
+
+def _bare(value: Any) -> Any:
+    return value.strip() if isinstance(value, str) else value

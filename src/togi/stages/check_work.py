@@ -65,12 +65,13 @@ def check_functions(settings: Any) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class DataCheck:
-    """How many rows fit, how many were dropped and why, and the first record."""
+    """How many rows fit, how many were dropped and why, the first record, and what else to know of the import."""
 
     kind: str
     records: int
     drops: dict[str, int]
     first: str
+    notes: tuple[str, ...] = ()
 
 
 def check_data(settings: Import) -> DataCheck:
@@ -79,7 +80,7 @@ def check_data(settings: Import) -> DataCheck:
     drops: dict[str, int] = {}
     for drop in imported.drops:
         drops[drop.reason] = drops.get(drop.reason, 0) + 1
-    return DataCheck(settings.kind, len(imported.records), drops, _first(imported.records))
+    return DataCheck(settings.kind, len(imported.records), drops, _first(imported.records), tuple(imported.notes))
 
 
 def _first(records: Sequence[Record]) -> str:

@@ -17,5 +17,8 @@ def run(settings: Import, context: Context) -> None:
     imported = read(settings)
     for drop in imported.drops:
         context.drops.append(drop)
+    for note in imported.notes:
+        context.log(note)
+    context.summary |= {"columns_aside": imported.aside} if imported.aside else {}
     context.counts["in"] = len(imported.records) + len(imported.drops)
     context.write(settings.kind, imported.records)

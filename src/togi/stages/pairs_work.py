@@ -165,10 +165,11 @@ def learn(settings: PreferenceTraining, context: Context, model: LoadedModel, ta
 
 def _unusable(pair: Pair) -> str | None:
     """Why the messages of a pair teach nothing, None if they do."""
-    sides = [[(m.role, m.content.strip()) for m in side] for side in (pair.chosen, pair.rejected)]
-    if not all(any(role == "assistant" and text for role, text in side) for side in sides):
+    sides = (pair.chosen, pair.rejected)
+    if not all(any(m.role == "assistant" and not m.silent for m in side) for side in sides):
         return "empty_answer"
-    return "equal_answers" if sides[0] == sides[1] else None
+    chosen, rejected = ([replace(m, content=m.content.strip()) for m in side] for side in sides)
+    return "equal_answers" if chosen == rejected else None
 
 
 def _without(sequence: TokenSequence, start: int, stop: int) -> TokenSequence:

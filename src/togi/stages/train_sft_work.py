@@ -66,7 +66,7 @@ class Border:
 
     def __call__(self, chat: Chat) -> Example | str:
         messages = self._messages(chat)
-        if any(m.role == "assistant" and m.train and not m.content.strip() for m in messages):
+        if any(m.role == "assistant" and m.train and m.silent for m in messages):
             return "empty_answer"
         found = self._rendered(chat, messages)
         if self.bos and found.ids[: 2 * len(self.bos)] == self.bos * 2:

@@ -1,0 +1,142 @@
+"""Which files of a folder hold rows: by ending and split, without what only lies beside the data."""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from togi.core.errors import InputError
+
+ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt")
+SUFFIXES = (*ENDINGS, *(f"{ending}.gz" for ending in ENDINGS), ".parquet")
+PACKED = (".zst", ".bz2", ".xz", ".zip", ".7z", ".tar", ".tgz", ".tar.gz", ".rar", ".lz4")
+SPLITS = ("train", "validation", "valid", "dev", "test", "eval")  # words by which file names tell their split
+BESIDE = (
+    "dataset_infos.json",
+    "dataset_info.json",
+    "dataset_dict.json",
+    "state.json",
+    "config.json",
+    "metadata.json",
+    "croissant.json",
+    "package.json",
+    "requirements.txt",
+    "robots.txt",
+)
+PAPERS = ("readme", "license", "licence", "copying", "notice", "changelog", "changes", "citation")
+SAVED = "a folder that `save_to_disk` of the datasets library wrote holds Arrow files, which togi does not read"
+MEND = "in Python, `datasets.load_from_disk(FOLDER).to_parquet('data.parquet')` makes a file that it reads (of several "
+MEND += "splits: one file each)"
+
+
+def find_files(path: Path, split: str) -> list[Path]:
+    """The files to read: `path` itself, or those of a folder, by name, that belong to `split`.
+
+    Files whose names carry no split all belong to every split. Papers and metadata beside the data (README, LICENSE,
+    dataset_info.json) are passed over. Raises InputError if nothing is there to read, if a file is packed in a way that
+    is not read, or if the files lie in several folders that each look like a configuration of their own.
+    """
+    try:
+        if path.is_file():
+            return [_readable(path)]
+        if path.is_dir():
+            return _chosen(path, _data_files(path), split)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if path.exists():
+        raise InputError(f"{path}: neither a file nor a folder (a pipe or a device): save the rows in a file")
+    raise InputError(f"{path}: there is no such file or folder")
+
+
+def ending_of(path: Path) -> str:
+    """The ending that tells a file's format, ".gz" left out; "" for one that is not read."""
+    name = path.name.lower().removesuffix(".gz")
+    return next((ending for ending in (*ENDINGS, ".parquet") if name.endswith(ending)), "")
+
+
+def _readable(path: Path) -> Path:
+    name = path.name.lower()
+    if name.endswith(SUFFIXES):
+        return path
+    if name.endswith(".arrow"):
+        raise InputError(f"{path}: {SAVED}: {MEND}")
+    if name.endswith((*PACKED, ".parquet.gz")):
+        raise InputError(f"{path}: packed in a way that togi does not read: unpack it, or pack it with gzip (.gz)")
+    raise InputError(f"{path}: cannot read this kind of file; allowed are {', '.join(SUFFIXES)}")
+
+
+def _data_files(folder: Path) -> list[Path]:
+    files = _walk(folder)
+    found = [f for f in files if f.name.lower().endswith(SUFFIXES) and not _beside(f)]
+    arrows = [f for f in files if f.name.lower().endswith(".arrow")]
+    if arrows and (not found or any(f.name in ("state.json", "dataset_dict.json") for f in files)):
+        raise InputError(f"{folder}: {SAVED} ({arrows[0].relative_to(folder)}): {MEND}")
+    packed = [f for f in files if f.name.lower().endswith(PACKED) and ending_of(f.with_suffix(""))]
+    for file in packed if found else [f for f in files if f.name.lower().endswith(PACKED)]:
+        _readable(file)
+    if not found:
+        raise InputError(f"{folder}: the folder holds no file with the ending {', '.join(SUFFIXES)}")
+    _refuse_twins(folder, found)
+    return found
+
+
+def _walk(folder: Path) -> list[Path]:
+    """All files, by path, without hidden ones. A link to a folder is refused, unless it leads back into `folder`."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    files: list[Path] = []
+    home = folder.resolve()
+    for place, names, here in os.walk(folder, onerror=refuse):
+        names[:] = [name for name in names if not name.startswith(".")]
+        for link in (Path(place, name) for name in names if Path(place, name).is_symlink()):
+            if not home.is_relative_to(link.resolve()) and not link.resolve().is_relative_to(home):
+                raise InputError(f"{link}: a link to a folder, which is not followed: name that folder as `path`")
+        files += [Path(place, name) for name in here if not name.startswith(".")]
+    return [file for file in sorted(files) if file.is_file()]
+
+
+def _beside(file: Path) -> bool:
+    name = file.name.lower()
+    paper = name.endswith((".txt", ".json")) and name.split(".")[0] in PAPERS
+    return name in BESIDE or paper
+
+
+def _refuse_twins(folder: Path, found: Sequence[Path]) -> None:
+    """Refuses the same data in two formats (train.jsonl beside train.parquet), which would be read twice."""
+    seen: dict[str, Path] = {}
+    for file in found:
+        stem = str(file.relative_to(folder)).lower().removesuffix(".gz").removesuffix(ending_of(file))
+        other = seen.setdefault(stem, file)
+        if other is not file:
+            names = f"{other.relative_to(folder)} and {file.relative_to(folder)}"
+            raise InputError(f"{folder}: {names} look like the same rows in two formats: name one of them as `path`")
+
+
+def _chosen(folder: Path, found: Sequence[Path], split: str) -> list[Path]:
+    named = {f: _words(f.relative_to(folder)) for f in found}
+    if not any(word in SPLITS or word == split for words in named.values() for word in words):
+        return list(found)
+    chosen = [f for f, words in named.items() if split in words]
+    if not chosen:
+        names = ", ".join(str(f.relative_to(folder)) for f in found[:8])
+        raise InputError(f"{folder}: no file of the split {split!r} among {names}; set `split`")
+    folders = list(dict.fromkeys(_configuration(f.relative_to(folder), split) for f in chosen))
+    if len(folders) > 1:
+        raise InputError(
+            f"{folder}: the split {split!r} lies in several folders ({', '.join(folders)}): name one of them"
+        )
+    return chosen
+
+
+def _words(path: Path) -> list[str]:
+    """The words in which a split may be told. A text's name is its title: there only a folder, or the name alone."""
+    if ending_of(path) == ".txt":
+        return [*re.split(r"[-_./\\]", str(path.parent).lower()), path.name.lower().split(".")[0]]
+    return re.split(r"[-_./\\]", str(path).lower())
+
+
+def _configuration(path: Path, split: str) -> str:
+    """The folder of a file, without folders that are named after the split itself."""
+    return "/".join(part for part in path.parts[:-1] if part.lower() != split) or "."

@@ -1,0 +1,40 @@
+"""Labelled sets, as for KTO: rows of a prompt, an answer and whether it is good. Two of one prompt make a pair."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from togi.data.shapes import Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A row whose `shape` has a label, the place it came from, and its other columns. `prompt` names its prompt."""
+
+    where: str
+    prompt: Hashable
+    shape: Shape
+    extra: dict[str, Any]
+
+
+def pairs_of(rows: Sequence[Labelled]) -> tuple[list[Labelled], list[Labelled]]:
+    """(pairs, rows without a partner), in the order of the good answers.
+
+    Of each prompt the first good answer goes with the first bad one and so on; where there are fewer of one kind they
+    are taken again from the first, so that every answer is in a pair. A pair keeps the columns of its good answer.
+    """
+    groups: dict[Hashable, tuple[list[Labelled], list[Labelled]]] = {}
+    for row in rows:
+        good, bad = groups.setdefault(row.prompt, ([], []))
+        (good if row.shape.label else bad).append(row)
+    pairs: list[Labelled] = []
+    alone: list[Labelled] = []
+    for good, bad in groups.values():
+        if not good or not bad:
+            alone += good + bad
+            continue
+        for place in range(max(len(good), len(bad))):
+            one, other = good[place % len(good)], bad[place % len(bad)]
+            shape = replace(one.shape, chosen=one.shape.answer, rejected=other.shape.answer, answer=None, label=None)
+            pairs.append(replace(one, shape=shape))
+    return pairs, alone

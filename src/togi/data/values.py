@@ -1,0 +1,161 @@
+"""Values of rows: JSON read with care, what a value is in words, and what JSON can keep of it."""
+
+import base64
+import json
+import re
+from collections.abc import Mapping
+from datetime import date, datetime, time
+from typing import Any
+
+DEEPEST = (
+    64  # levels of lists and objects in each other; json itself gives up at some 1,000, what copies values earlier
+)
+HALF = re.compile("[\ud800-\udfff]")  # half a surrogate pair: no text, and no file in UTF-8 can hold it
+
+
+class BadRow(Exception):
+    """A row that does not fit: `reason` is a short constant, the text says what was found and what to do."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, in words that a message can use."""
+    names = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    return "nothing" if value is None else names.get(type(value), type(value).__name__)
+
+
+def blank(value: Any) -> bool:
+    """Whether a column says nothing: null, or text without a letter, as an empty cell of CSV."""
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text: the one place where the JSON library's errors become a BadRow.
+
+    Bad are, besides what is no JSON: an object that names a key twice (the library would keep the last, silently), a
+    number of over 4,300 digits, more than 64 levels, and half a surrogate pair. NaN and Infinity are numbers, as
+    Python writes them.
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=_unique)
+    except json.JSONDecodeError as error:
+        raise BadRow("invalid_json", f"not JSON at character {error.pos + 1}: {error.msg}") from None
+    except ValueError:
+        raise _too_long() from None
+    except RecursionError:
+        raise _too_deep() from None
+    check_value(value, text)
+    return value
+
+
+def parse_list(text: str) -> Any:
+    """Like `parse_json` for a whole file, whose items are judged one by one: a BadRow stands where one was found.
+
+    Raises json.JSONDecodeError where the text is no JSON, BadRow where it is nested too deeply to be read.
+    """
+    decoder = json.JSONDecoder(object_pairs_hook=_unique_or_bad, parse_int=_whole)
+    try:
+        value = decoder.decode(text)
+    except RecursionError:
+        raise _too_deep() from None
+    if not isinstance(value, list):
+        return value
+    halves = _may_be_half(text)
+    return [_judged(item, halves) for item in value]
+
+
+def _too_long() -> BadRow:
+    return BadRow("number_too_long", "holds a number of over 4,300 digits: write it as text, or shorten it")
+
+
+def _too_deep() -> BadRow:
+    return BadRow("nested_too_deeply", f"holds lists or objects nested more than {DEEPEST} levels deep")
+
+
+def _half() -> BadRow:
+    return BadRow("invalid_utf8", "holds half a surrogate pair, which is no text")
+
+
+def check_value(value: Any, text: str) -> None:
+    """Raises BadRow where a value that was parsed from `text` is nested too deeply or holds half a surrogate pair."""
+    if text.count("[") + text.count("{") > DEEPEST and _deeper(value, DEEPEST):
+        raise _too_deep()
+    if _may_be_half(text) and HALF.search(json.dumps(value, ensure_ascii=False)):
+        raise _half()
+
+
+def _may_be_half(text: str) -> bool:
+    return "\\u" in text or HALF.search(text) is not None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BadRow("duplicate_key", f"an object names {twice!r} twice: which of them is meant?")
+    return found
+
+
+def _unique_or_bad(pairs: list[tuple[str, Any]]) -> Any:
+    try:
+        return _unique(pairs)
+    except BadRow as bad:
+        return bad
+
+
+def _whole(digits: str) -> Any:
+    try:
+        return int(digits)
+    except ValueError:
+        return _too_long()
+
+
+def _judged(item: Any, halves: bool) -> Any:
+    """The item, or what makes it a bad row; `halves` says whether half a surrogate pair may be in it."""
+    if _deeper(item, DEEPEST):
+        return _too_deep()
+    bad = _bad_in(item)
+    if bad is None and halves and HALF.search(json.dumps(item, ensure_ascii=False)):
+        return _half()
+    return item if bad is None else bad
+
+
+def _bad_in(value: Any) -> BadRow | None:
+    if isinstance(value, BadRow):
+        return value
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next((bad for part in parts if (bad := _bad_in(part)) is not None), None)
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    """Whether lists and objects are nested in more than `levels` levels."""
+    if not isinstance(value, dict | list):
+        return False
+    parts = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_deeper(part, levels - 1) for part in parts)
+
+
+def without_nulls(value: Any) -> Any:
+    """A value of Parquet or Arrow without the keys that hold null: there every struct has the keys of all rows."""
+    if isinstance(value, dict):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def plain(value: Any) -> Any:
+    """A column that togi does not read, as JSON can keep it: times as ISO text, bytes as base64, the rest as text."""
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, datetime | date | time):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return str(value)
