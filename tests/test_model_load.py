@@ -128,7 +128,7 @@ def test_a_hub_that_cannot_be_reached_is_an_input_error(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert "InputError: nobody/nothing (revision r1)" in done.stderr
+    assert "InputError: model 'nobody/nothing' at revision 'r1': the hub does not answer" in done.stderr
 
 
 def test_a_folder_is_whole_or_absent(tmp_path):

@@ -92,14 +92,18 @@ class RecordsRef(Ref):
 
 
 class RecipePath(str):
-    """A path, absolute once it is read: relative paths start at the file that names them."""
+    """A path, absolute once it is read: relative paths start at the file that names them, in `beside`."""
+
+    beside = ""
 
     @classmethod
     def check(cls, value: Any) -> Self:
         if not isinstance(value, str) or not value:
             raise ValueError(f"expected a path, found {value!r}")
         folder = value.folder if isinstance(value, Located) else Path.cwd()
-        return cls((folder / Path(value).expanduser()).resolve())
+        found = cls((folder / Path(value).expanduser()).resolve())
+        found.beside = str(folder.resolve())
+        return found
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

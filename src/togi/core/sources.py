@@ -1,6 +1,8 @@
 """Where weights come from, and what names them. Torch-free: recipes need it before anything is loaded."""
 
 import hashlib
+import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -8,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from togi.core.errors import InputError
-from togi.core.files import read_json
+from togi.core.outside import read_object
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +18,8 @@ class ModelSource:
     """A model from a Python package, a hub or a folder.
 
     `name` is the package, the hub id or the path; `file` is a pattern of the weights inside a package; `template`
-    is the name of a chat template (None: the one saved with the model).
+    is the name of a chat template (None: the one saved with the model). `beside` is the folder of the recipe that
+    names a path, where the base of an adapter is looked for too.
     """
 
     kind: Literal["package", "hub", "path"]
@@ -24,9 +27,11 @@ class ModelSource:
     revision: str = "main"
     file: str = "*.gguf"
     template: str | None = None
+    beside: str = ""
 
 
 ADAPTER_CONFIG = "adapter_config.json"
+HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")
 WEIGHT_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.gguf")
 
 
@@ -45,37 +50,85 @@ def fingerprint(source: ModelSource) -> str:
             ) from None
     if source.kind == "hub":
         return f"{source.name}@{source.revision}"
-    return hash_folder(Path(source.name))
+    return hash_folder(Path(source.name), source.beside)
 
 
-def hash_folder(folder: Path) -> str:
-    """sha256 over the names and contents of a model folder's files, in the order of their names; of an adapter's, its
-    base's too where that is a folder.
+def hash_folder(folder: Path, beside: str = "") -> str:
+    """sha256 over the names and contents of a model folder's files, in the order of their names; of an adapter's, what
+    names its base too.
 
-    Raises InputError if the folder does not exist.
+    Raises InputError if the folder does not exist, or an adapter has no base.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such model folder")
-    base = adapter_base(folder)
-    beneath = _file_lines(Path(base.name)) if base is not None and base.kind == "path" else ()
     total = hashlib.sha256()
-    for line in (*_file_lines(folder), *beneath):
-        total.update(line)
+    for source in lineage(ModelSource(kind="path", name=str(folder), beside=beside)):
+        lines = _file_lines(Path(source.name)) if source.kind == "path" else [f"{fingerprint(source)}\n".encode()]
+        for line in lines:
+            total.update(line)
     return total.hexdigest()
 
 
-def adapter_base(folder: Path) -> ModelSource | None:
-    """The model that an adapter's folder was made for: a folder, beside it or not, or one of the hub. None for the
-    folder of a whole model."""
-    if not (folder / ADAPTER_CONFIG).exists():
+def lineage(source: ModelSource) -> list[ModelSource]:
+    """A model and, where it is a folder with an adapter, what that lies upon, down to a whole model.
+
+    Raises InputError for an adapter that names no base, or comes back to itself.
+    """
+    found = [source]
+    while found[-1].kind == "path" and (base := adapter_base(Path(found[-1].name), source.beside)) is not None:
+        if base in found:
+            raise InputError(f"{found[-1].name}: the base of this adapter is the adapter itself")
+        found.append(base)
+    return found
+
+
+def adapter_base(folder: Path, beside: str = "") -> ModelSource | None:
+    """The model that an adapter's folder was made for; None for the folder of a whole model.
+
+    A relative path is looked for in the adapter's folder, in the folders above it, and in `beside`, the recipe's, never
+    in the folder that a command happens to run in. Raises InputError for an adapter that names no base, or a folder
+    that is not there: what is clearly a path is never asked of a hub.
+    """
+    path = folder / ADAPTER_CONFIG
+    if not path.exists():
         return None
-    name = str(read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path"))
-    found = next((path for path in (Path(name), folder / name) if path.is_dir()), None)
-    return ModelSource(kind="hub", name=name) if found is None else ModelSource(kind="path", name=str(found))
+    config = read_object(path)
+    name = config.get("base_model_name_or_path")
+    if not isinstance(name, str) or not name.strip():
+        raise InputError(
+            f"{path}: base_model_name_or_path is {name!r}; write there the folder or the hub's id of the model that "
+            "the adapter was trained on"
+        )
+    places = _places(folder, beside)
+    for place in places:
+        found = Path(os.path.abspath(place / Path(name).expanduser()))
+        if is_model_folder(found) and found != places[0]:
+            return ModelSource(kind="path", name=str(found), beside=beside)
+    if not HUB_ID.fullmatch(name):
+        raise InputError(
+            f"{path}: the adapter's base is {name!r}, and there is no such model folder in {places[0]}, in a folder "
+            f"above it{f' or in {beside}' if beside else ''}; put it there, or write its folder or hub id (owner/name) "
+            "as base_model_name_or_path"
+        )
+    revision = config.get("revision")
+    return ModelSource(kind="hub", name=name, revision=revision if isinstance(revision, str) and revision else "main")
+
+
+def _places(folder: Path, beside: str) -> list[Path]:
+    own = Path(os.path.abspath(folder))
+    return [own, *own.parents, *([Path(beside)] if beside else [])]
+
+
+def is_model_folder(path: Path) -> bool:
+    """Whether a folder holds a model or an adapter."""
+    return (path / "config.json").is_file() or (path / ADAPTER_CONFIG).is_file()
 
 
 def _file_lines(folder: Path) -> Iterator[bytes]:
-    found = {path for pattern in WEIGHT_PATTERNS for path in folder.glob(pattern)}
+    found = {path for pattern in WEIGHT_PATTERNS for path in folder.glob(pattern) if path.is_file()}
     for path in sorted(found):
-        with path.open("rb") as handle:
-            yield f"{path.name}:{hashlib.file_digest(handle, 'sha256').hexdigest()}\n".encode()
+        try:
+            with path.open("rb") as handle:
+                yield f"{path.name}:{hashlib.file_digest(handle, 'sha256').hexdigest()}\n".encode()
+        except OSError as error:
+            raise InputError(f"{path}: it cannot be read: {error.strerror or error}") from error

@@ -5,30 +5,28 @@ scorer.
 """
 
 import importlib
+import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-)
-from transformers.utils import logging as library_logging
+from transformers import AutoTokenizer
 
-from togi.core.errors import InputError
-from togi.core.files import read_json
-from togi.core.sources import ADAPTER_CONFIG, ModelSource, adapter_base
+from togi.core.errors import InputError, RecipeError
+from togi.core.outside import read_object
+from togi.core.sources import ModelSource
+from togi.model.inspect import Facts, inspect_model
+from togi.model.network import STORED, build, foreign, read_config, with_adapter
 from togi.model.packages import package_folder
 from togi.text.template import OWN, TEMPLATE_NAMES, Template, get_template
 
-library_logging.disable_progress_bar()
+log = logging.getLogger(__name__)
 
 CARD = "togi.json"
-CLASSES = {"causal": AutoModelForCausalLM, "scorer": AutoModelForSequenceClassification}
+MODALITY = re.compile("image|video|audio|boi|eoi|boa|eoa")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,34 +57,52 @@ def load(
     """Loads the model that `source` names; what has to be converted is kept in `cache`.
 
     An adapter's folder is loaded onto its base and merged. With `nf4` the decoder's linear layers are then frozen in 4
-    bits, which needs bitsandbytes. Raises InputError, with what to do, for a missing folder,
-    configuration, tokenizer or template, for weights that are pickles, and for a model of another kind.
+    bits, which needs bitsandbytes. Raises InputError, with what to do, for a folder that is missing or damaged, for
+    weights that are pickles, do not fit the configuration or are not finite, for a model of another kind, and for a
+    tokenizer that writes ids for which there are no embeddings.
     """
-    place = _place(source, cache)
-    revision = source.revision if source.kind == "hub" else "main"
-    base = _base(place)
-    if isinstance(place, Path) and base is not None:
-        net = _with_adapter(place, base, cache, dtype, kind)
-    else:
-        net = read_network(place, dtype, kind, revision)
-    tokenizer = _tokenizer(_tokenizer_place(place, cache), revision)
-    template = _template(source, place, tokenizer)
+    facts = inspect(source, cache)
+    for note in facts.notes:
+        log.warning("%s", note)
+    net = _assembled(facts, dtype, kind)
+    _refuse_not_finite(facts, net)
+    tokenizer = _tokenizer(facts.tokenizer)
+    template = _template(source, facts, tokenizer)
+    check_vocabulary(source.name, net, tokenizer)
     if nf4:
         quantised_library().quantise(net, device)
     net = net.to(device).eval()
     return LoadedModel(net=net, tokenizer=tokenizer, template=template, name=source.name)
 
 
+def inspect(source: ModelSource, cache: Path, *, weights: bool = True) -> Facts:
+    """The facts of a model (`inspect_model`); the weights of a package are converted first, once."""
+    folder = package_folder(source, cache) if source.kind == "package" else None
+    return inspect_model(source, weights=weights, folder=folder)
+
+
 def load_config(source: ModelSource, cache: Path) -> dict[str, Any]:
     """The configuration of a model, without its weights. Raises InputError as `load` does."""
-    place = _place(source, cache)
-    base = _base(place)
-    if base is not None:
-        place = base.name
-    try:
-        return AutoConfig.from_pretrained(place, revision=source.revision, trust_remote_code=False).to_dict()
-    except (OSError, ValueError) as error:
-        raise InputError(f"{place}: the model's configuration cannot be read: {error}") from error
+    return read_config(inspect(source, cache, weights=False).folder).to_dict()
+
+
+def load_tokenizer(source: ModelSource, cache: Path, kind: str = "causal") -> tuple[Any, Template]:
+    """The tokenizer and the template that `load` would give, without the weights.
+
+    The network is built without memory for them, and held against what the files of weights say that they hold. Raises
+    InputError as `load` does, but for weights that are not finite.
+    """
+    facts = inspect(source, cache, weights=False)
+    net = _assembled(facts, torch.float32, kind, meta=True)
+    tokenizer = _tokenizer(facts.tokenizer)
+    template = _template(source, facts, tokenizer)
+    check_vocabulary(source.name, net, tokenizer)
+    return tokenizer, template
+
+
+def read_network(folder: Path, dtype: torch.dtype, kind: str) -> Any:
+    """The network of a whole model's folder alone. Raises InputError where it cannot be loaded or is of another kind."""
+    return build(inspect_model(ModelSource(kind="path", name=str(folder))), dtype, kind)
 
 
 def quantised_library() -> Any:
@@ -100,104 +116,68 @@ def quantised_library() -> Any:
         ) from error
 
 
-def load_tokenizer(source: ModelSource, cache: Path) -> tuple[Any, Template]:
-    """The tokenizer and the template that `load` would give, without the weights. Raises InputError as it does."""
-    place = _place(source, cache)
-    revision = source.revision if source.kind == "hub" else "main"
-    tokenizer = _tokenizer(_tokenizer_place(place, cache), revision)
-    return tokenizer, _template(source, place, tokenizer)
+def _assembled(facts: Facts, dtype: torch.dtype, kind: str, *, meta: bool = False) -> Any:
+    """The network of the whole model, its adapters merged, the lowest first."""
+    net = build(facts, dtype, kind, meta=meta)
+    for folder in facts.adapters:
+        net = with_adapter(net, folder, meta=meta)
+    return net
 
 
-def _tokenizer_place(place: Path | str, cache: Path) -> Path | str:
-    """Where a model's tokenizer lies: an adapter may leave it to its base."""
-    base = _base(place)
-    if base is None or (Path(place) / "tokenizer_config.json").exists():
-        return place
-    return _place(base, cache)
+def _refuse_not_finite(facts: Facts, net: Any) -> None:
+    """Raises InputError for weights that are no numbers, or infinite: every result would be."""
+    for name, weight in net.named_parameters():
+        known = weight.dtype in STORED.values() and weight.numel()
+        if known and not torch.stack(torch.aminmax(weight.detach())).isfinite().all():
+            raise InputError(
+                f"{facts.adapters[-1] if facts.adapters else facts.folder}: weight {name} holds numbers that are not "
+                "finite (NaN or infinity): the model was damaged where it was made; take an earlier save of it, or "
+                "download it again"
+            )
 
 
-def _base(place: Path | str) -> ModelSource | None:
-    """What an adapter's folder lies upon; None for anything else."""
-    return adapter_base(place) if isinstance(place, Path) else None
-
-
-def _place(source: ModelSource, cache: Path) -> Path | str:
-    """The folder of a model, or its id on the hub."""
-    if source.kind == "package":
-        return package_folder(source, cache)
-    return source.name if source.kind == "hub" else check_folder(Path(source.name))
-
-
-def check_folder(folder: Path) -> Path:
-    """The folder, if it can be loaded from. Raises InputError, with what to do, if it cannot."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: there is no such model folder")
-    if (folder / ADAPTER_CONFIG).exists():
-        return folder
-    if not (folder / "config.json").exists():
-        raise InputError(f"{folder}: no config.json in it, so it is not a model folder of transformers")
-    if not any(folder.glob("*.safetensors")):
-        pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in folder.glob(pattern))
-        found = f"only {pickles[0]}, a pickle, which can run any code when it is read" if pickles else "no weights"
-        raise InputError(f"{folder}: {found}; togi reads *.safetensors: convert it with save_pretrained first")
-    return folder
-
-
-def read_network(place: Path | str, dtype: torch.dtype, kind: str, revision: str = "main") -> Any:
-    """The network of a folder or hub id alone. Raises InputError where it cannot be loaded or is of another kind."""
-    options: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
-    try:
-        config = AutoConfig.from_pretrained(place, **options)
-        _check_kind(place, config, kind)
-        return CLASSES[kind].from_pretrained(place, config=config, dtype=dtype, use_safetensors=True, **options)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{place} (revision {revision}): the model cannot be loaded: {error}") from error
-
-
-def _check_kind(place: Path | str, config: Any, kind: str) -> None:
-    """Raises InputError where a causal model is asked of a scorer's weights or the other way round: the library would
-    fill the missing head with random numbers."""
-    names = config.architectures or []
-    scorer = any(name.endswith("ForSequenceClassification") for name in names)
-    if names and scorer != (kind == "scorer"):
-        raise InputError(
-            f"{place}: holds {names[0]}, which is {'a' if scorer else 'no'} scorer; a {kind} model is needed"
-        )
-    if scorer and config.num_labels != 1:
-        raise InputError(f"{place}: its head gives {config.num_labels} numbers; a scorer gives one")
-
-
-def _with_adapter(place: Path, base: ModelSource, cache: Path, dtype: torch.dtype, kind: str) -> Any:
-    """The base of an adapter's folder with the adapter merged."""
-    if not any(place.glob("adapter_model.safetensors")):
-        raise InputError(f"{place}: an {ADAPTER_CONFIG} without adapter_model.safetensors; save the adapter again")
-    net = read_network(_place(base, cache), dtype, kind, base.revision)
-    return PeftModel.from_pretrained(net, str(place)).merge_and_unload()  # type: ignore[operator]
-
-
-def _tokenizer(place: Path | str, revision: str) -> Any:
-    if isinstance(place, Path) and not any(
-        (place / name).exists() for name in ("tokenizer.json", "tokenizer_config.json")
-    ):
-        raise InputError(f"{place}: no tokenizer in it; save the tokenizer of the model into the same folder")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{place} (revision {revision}): the tokenizer cannot be loaded: {error}") from error
+def _tokenizer(folder: Path) -> Any:
+    tokenizer = foreign(
+        lambda: AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True),
+        f"{folder}: the tokenizer cannot be loaded",
+    )
     if not tokenizer.is_fast:
-        raise InputError(f"{place}: its tokenizer has no fast version (tokenizer.json), which togi needs for offsets")
+        raise InputError(f"{folder}: its tokenizer has no fast version (tokenizer.json), which togi needs for offsets")
     return tokenizer
 
 
-def _template(source: ModelSource, place: Path | str, tokenizer: Any) -> Template:
+def check_vocabulary(name: str, net: Any, tokenizer: Any) -> None:
+    """Raises InputError where the tokenizer writes ids for which the network has no embeddings; more embeddings than
+    ids are fine. Places for pictures and sounds, which a text never holds, are not counted."""
+    rows = int(net.get_input_embeddings().weight.shape[0])
+    unwritten = [str(token) for key, token in tokenizer.special_tokens_map.items() if MODALITY.search(key)]
+    token, largest = max(tokenizer.get_vocab().items(), key=lambda item: (item[0] not in unwritten, item[1]))
+    if largest >= rows:
+        raise InputError(
+            f"{name}: the model has {rows} rows of embeddings, its tokenizer writes ids up to {largest} ({token!r}): "
+            f"call model.resize_token_embeddings({largest + 1}) of transformers and save both to one folder, or use "
+            "the tokenizer that the model was trained with"
+        )
+
+
+def _template(source: ModelSource, facts: Facts, tokenizer: Any) -> Template:
     """The template that is asked for by name, else the one saved with the model, else the tokenizer's own."""
     if source.template is not None:
         return get_template(source.template, tokenizer)
-    card = place / CARD if isinstance(place, Path) else None
-    if card is not None and card.exists():
-        return Template.from_json(read_json(card)["template"])
+    card = (facts.adapters[-1] if facts.adapters else facts.folder) / CARD
+    if card.exists():
+        return _saved_template(card)
     if tokenizer.chat_template:
         return get_template(OWN, tokenizer)
     raise InputError(
         f"{source.name}: no chat template comes with it; name one of {', '.join(TEMPLATE_NAMES)}: `template:`"
     )
+
+
+def _saved_template(card: Path) -> Template:
+    try:
+        return Template.from_json(read_object(card)["template"])
+    except (KeyError, TypeError, ValueError, AttributeError, RecipeError) as error:
+        raise InputError(
+            f"{card}: it describes no template ({error}); save the model again, or name its template in the recipe"
+        ) from error

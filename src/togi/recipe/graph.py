@@ -96,7 +96,10 @@ def model_source(spec: ModelSpec) -> ModelSource:
     """The source that a `models:` entry declares."""
     kind = "package" if spec.package else "hub" if spec.hub else "path"
     name = str(spec.package or spec.hub or spec.path)
-    return ModelSource(kind=kind, name=name, revision=spec.revision, file=spec.file, template=spec.template)
+    beside = "" if spec.path is None else spec.path.beside
+    return ModelSource(
+        kind=kind, name=name, revision=spec.revision, file=spec.file, template=spec.template, beside=beside
+    )
 
 
 def unpinned(recipe: Recipe) -> list[str]:

@@ -37,9 +37,9 @@ class Fit:
         self.before = usage.at_rest(self.where)
         self.shape: Shape | None = None
         tokens = settings.micro_batch_tokens
+        # one after the other: the first may convert the weights of a package, once
+        config = context.ranks.in_turn(lambda: load_config(context.model(settings.init), context.cache))
         try:
-            # one after the other: the first may convert the weights of a package, once
-            config = context.ranks.in_turn(lambda: load_config(context.model(settings.init), context.cache))
             self.shape = shape_of(settings, Shape.of(config))
         except InputError as error:
             if tokens == "auto":

@@ -1,0 +1,183 @@
+"""The preflight of a model: what its folder holds, read before any weights are.
+
+Torch-free. `check`, `plan` and `load` look at a model through it, so they refuse the same folders in the same words.
+"""
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from togi.core.errors import InputError
+from togi.core.hub import snapshot
+from togi.core.outside import read_object, refuse_pointer
+from togi.core.sources import ADAPTER_CONFIG, WEIGHT_PATTERNS, ModelSource, adapter_base
+from togi.model.headers import Stored, read_header, read_weights
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+SMALL = tuple(pattern for pattern in WEIGHT_PATTERNS if pattern not in ("*.safetensors", "*.gguf"))
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+OBJECTS = ("config.json", "generation_config.json", "togi.json", "added_tokens.json", "vocab.json", *TOKENIZER)
+CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "max_sequence_length")
+LIBRARIES = {
+    "aqlm": "aqlm",
+    "auto-round": "auto_round",
+    "awq": "gptqmodel",
+    "bitsandbytes": "bitsandbytes",
+    "compressed-tensors": "compressed_tensors",
+    "eetq": "kernels",
+    "fbgemm_fp8": "fbgemm_gpu",
+    "gptq": "gptqmodel",
+    "higgs": "flute",
+    "hqq": "hqq",
+    "quanto": "optimum",
+    "quark": "quark",
+    "spqr": "spqr_quant",
+    "torchao": "torchao",
+    "vptq": "vptq",
+}
+"""Ways in which weights are quantised, and the library that each needs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """A model on this machine: the `folder` of the whole model with its configuration, and the folders of `adapters`
+    upon it, the lowest first.
+
+    `weights` are the tensors of the folder, None where only its small files are here. `notes` are what a user should
+    know.
+    """
+
+    folder: Path
+    adapters: tuple[Path, ...]
+    config: Mapping[str, Any]
+    weights: Mapping[str, Stored] | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> Mapping[str, Any]:
+        """The configuration of the part that reads and writes text."""
+        found = self.config.get("text_config")
+        return found if isinstance(found, dict) else self.config
+
+    @property
+    def context(self) -> int | None:
+        """The longest sequence, in tokens; None where the model does not say."""
+        return context_of(self.text)
+
+    @property
+    def quantised(self) -> str | None:
+        """How the weights are quantised, by the name that the configuration gives it."""
+        return quantised_by(self.config)
+
+    @property
+    def tokenizer(self) -> Path:
+        """The folder of the tokenizer: an adapter may leave it to what it lies upon. Raises InputError without one."""
+        places = [*reversed(self.adapters), self.folder]
+        for place in places:
+            if any((place / name).exists() for name in TOKENIZER):
+                return place
+        raise InputError(f"{places[0]}: no tokenizer in it; save the tokenizer of the model into the same folder")
+
+
+def inspect_model(source: ModelSource, *, weights: bool = True, folder: Path | None = None) -> Facts:
+    """The facts of a model; those of a hub are fetched first, without `weights` only their small files.
+
+    `folder` is where the model lies if that is known, as a package's converted weights are. Raises InputError, with
+    what to do, for a folder that is no model, or whose files are missing, cut, damaged or of another kind.
+    """
+    place = located(source, weights) if folder is None else folder
+    adapters: list[Path] = []
+    notes: list[str] = []
+    while (place / ADAPTER_CONFIG).exists():
+        if place in adapters:
+            raise InputError(f"{place}: the base of this adapter is the adapter itself")
+        _check_adapter(place, weights or source.kind != "hub")
+        adapters.append(place)
+        base = adapter_base(place, source.beside)
+        assert base is not None
+        if base.kind == "hub":
+            notes.append(f"{place}: the adapter's base {base.name} is no folder near it, so it is taken from the hub")
+        source, place = base, located(base, weights)
+    config = _configuration(place)
+    found = read_weights(place) if weights or source.kind != "hub" else None
+    return Facts(folder=place, adapters=tuple(reversed(adapters)), config=config, weights=found, notes=tuple(notes))
+
+
+def located(source: ModelSource, weights: bool) -> Path:
+    """The folder of a model of a hub, fetched, or of a path. Raises InputError where it is not there."""
+    if source.kind == "hub":
+        allow = (*SMALL, "*.safetensors") if weights else SMALL
+        return snapshot(source.name, source.revision, allow=allow, ignore=("*/*.safetensors", "consolidated*"))[0]
+    folder = Path(source.name)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such model folder")
+    return folder
+
+
+def _configuration(folder: Path) -> dict[str, Any]:
+    """The configuration of a whole model's folder, all of whose small files can be read."""
+    if not (folder / "config.json").exists():
+        raise InputError(f"{folder}: no config.json in it, so it is not a model folder of transformers")
+    _check_files(folder)
+    path = folder / "config.json"
+    config = read_object(path)
+    if not isinstance(config.get("model_type"), str):
+        raise InputError(f"{path}: it names no model_type, so it is not the configuration of a model of transformers")
+    _check_library(path, config)
+    return config
+
+
+def _check_files(folder: Path) -> None:
+    """Raises InputError for pointers of git-lfs, and for JSON files that hold no object."""
+    for pattern in SMALL:
+        for path in sorted(folder.glob(pattern)):
+            refuse_pointer(path)
+    for name in OBJECTS:
+        if (folder / name).exists():
+            read_object(folder / name)
+
+
+def _check_adapter(folder: Path, weights: bool) -> None:
+    _check_files(folder)
+    read_object(folder / ADAPTER_CONFIG)
+    if (folder / ADAPTER_WEIGHTS).exists():
+        read_header(folder / ADAPTER_WEIGHTS)
+    elif weights:
+        raise InputError(f"{folder}: an {ADAPTER_CONFIG} without {ADAPTER_WEIGHTS}; save the adapter again")
+
+
+def quantised_by(config: Mapping[str, Any]) -> str | None:
+    """How the weights of a configuration are quantised; None where they are plain."""
+    found = config.get("quantization_config")
+    if not isinstance(found, dict):
+        return None
+    if found.get("load_in_4bit") or found.get("load_in_8bit"):
+        return "bitsandbytes"
+    return str(found.get("quant_method") or "an unnamed method")
+
+
+def _check_library(path: Path, config: Mapping[str, Any]) -> None:
+    """Raises InputError for quantised weights whose library is not here."""
+    method = quantised_by(config)
+    library = LIBRARIES.get(method or "")
+    if library is not None and importlib.util.find_spec(library) is None:
+        raise InputError(
+            f"{path}: the weights are quantised by {method}, and its library {library!r} is not installed: install it, "
+            "or name the model's plain weights (LoRA can quantise them itself: lora: {base: nf4})"
+        )
+
+
+def context_of(text: Mapping[str, Any]) -> int | None:
+    """The longest sequence that a configuration allows, in tokens; None where it does not say.
+
+    Rotary schemes that change with the longest position of a batch (longrope) are held below that change.
+    """
+    limits = [text.get(name) for name in CONTEXT]
+    schemes = [found for name in ("rope_parameters", "rope_scaling") if isinstance(found := text.get(name), dict)]
+    for scheme in [each for found in schemes for each in (found, *found.values()) if isinstance(each, dict)]:
+        if (scheme.get("rope_type") or scheme.get("type")) in ("longrope", "su"):
+            limits += [places.get("original_max_position_embeddings") for places in (scheme, text)]
+    known = [limit for limit in limits if type(limit) is int and limit > 0]
+    return min(known) if known else None

@@ -1,0 +1,73 @@
+"""The hub: what is fetched, what the cache gives while it does not answer, and how soon that is told."""
+
+import logging
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from hub_server import COMMIT, serving
+from huggingface_hub import constants
+
+from togi.core import hub
+from togi.core.errors import InputError
+from togi.core.hub import snapshot
+
+FILES = {"config.json": b"{}", "model.safetensors": b"weights", "onnx/model.safetensors": b"others", "a.py": b"no"}
+CLOSED = "http://127.0.0.1:9"
+
+
+@pytest.fixture(autouse=True)
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(hub, "_silent", {})
+
+
+def at(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+
+
+def test_what_is_asked_for_is_fetched_and_then_needs_no_hub(monkeypatch, caplog):
+    ask = {"allow": ["*.json", "*.safetensors"], "ignore": ["*/*.safetensors"]}
+    with serving({"o/n": FILES}) as address:
+        at(monkeypatch, address)
+        folder, commit = snapshot("o/n", "main", **ask)
+        assert commit == COMMIT and (folder / "model.safetensors").read_bytes() == b"weights"
+        assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
+        with pytest.raises(InputError, match=r"'o/gone' at revision 'main': .* answers: .*404"):
+            snapshot("o/gone", "main", **ask)
+    at(monkeypatch, CLOSED)
+    assert snapshot("o/n", COMMIT, **ask) == (folder, COMMIT) and not caplog.records  # a commit never changes
+    assert snapshot("o/n", "main", **ask) == (folder, COMMIT)
+    assert "the hub does not answer" in caplog.text and "the copy in the cache is used" in caplog.text
+
+
+def test_a_copy_that_lacks_files_is_not_taken_for_the_whole(monkeypatch):
+    with serving({"o/n": FILES}) as address:
+        at(monkeypatch, address)
+        snapshot("o/n", "main", allow=["*.json"])
+    at(monkeypatch, CLOSED)
+    for revision in ("main", COMMIT):
+        begun = time.monotonic()
+        with pytest.raises(InputError, match="does not hold all of it"):
+            snapshot("o/n", revision, allow=["*.json", "model.safetensors"])
+        assert time.monotonic() - begun < 2
+
+
+def test_a_hub_that_accepts_and_is_silent_is_told_in_time_and_asked_once(monkeypatch, caplog, capfd):
+    monkeypatch.setattr(hub, "SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        at(monkeypatch, f"http://127.0.0.1:{server.getsockname()[1]}")
+        begun = time.monotonic()
+        for _ in range(5):
+            with pytest.raises(InputError, match=r"hub does not answer .*no answer within 0\.3 s|timed out"):
+                snapshot("o/n", "main", allow=["*"])
+        assert time.monotonic() - begun < 3
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING] and capfd.readouterr() == ("", "")
+
+
+def test_what_no_hub_has_is_told(monkeypatch):
+    at(monkeypatch, CLOSED)
+    with pytest.raises(InputError, match="no name of a model"):
+        snapshot("a/b/c", "main", allow=["*"])
