@@ -101,7 +101,7 @@ def load_tokenizer(source: ModelSource, cache: Path, kind: str = "causal") -> tu
 
 
 def read_network(folder: Path, dtype: torch.dtype, kind: str) -> Any:
-    """The network of a whole model's folder alone. Raises InputError where it cannot be loaded or is of another kind."""
+    """The network of a whole folder alone. Raises InputError where it cannot be loaded or is of another kind."""
     return build(inspect_model(ModelSource(kind="path", name=str(folder))), dtype, kind)
 
 
