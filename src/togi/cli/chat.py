@@ -10,6 +10,7 @@ from togi.cli.common import load_graph, run_command, stage_folder
 from togi.core.errors import RecipeError
 from togi.core.sources import ModelSource
 from togi.recipe.graph import Graph, model_source
+from togi.recipe.schema import ModelSpec
 from togi.recipe.store import is_done, store_folder
 from togi.stages.base import MODEL_FOLDER
 from togi.stages.table import STAGES
@@ -70,7 +71,7 @@ def _source(target: Path, words: tuple[str, ...]) -> ModelSource:
     graph = load_graph(target, overrides)
     model = names[0] if names else _only_model(graph, target)
     if model in graph.recipe.models:
-        return model_source(graph.recipe.models[model])
+        return _declared(graph.recipe.models[model], model, target)
     if model not in graph.nodes:
         known = [*graph.recipe.models, *_trained(graph)]
         raise RecipeError(f"{target}: there is no model {model!r}; there are: {', '.join(known)}")
@@ -82,6 +83,12 @@ def _source(target: Path, words: tuple[str, ...]) -> ModelSource:
         again = run_command(target, overrides, model)
         raise RecipeError(f"{target}: stage {model} is not finished; do it with `{again}`")
     return ModelSource(kind="path", name=str((folder / MODEL_FOLDER).resolve()))
+
+
+def _declared(spec: ModelSpec, name: str, target: Path) -> ModelSource:
+    if spec.kind == "reward":
+        raise RecipeError(f"{target}: models.{name} is a reward model (kind: reward), not a model to talk to")
+    return model_source(spec)
 
 
 def _trained(graph: Graph) -> list[str]:

@@ -103,13 +103,13 @@ def plain_logprobs(net: nn.Module, sequences: Iterable[Sequence], *, temperature
     return torch.cat(parts)
 
 
-def _probe_ids(model: PreTrainedModel, length: int) -> list[int]:
+def probe_ids(model: PreTrainedModel, length: int) -> list[int]:
     """Token ids spread over the vocabulary, the same for every run."""
     width = model.config.get_text_config().vocab_size
     return [(7919 * (i + 1)) % width for i in range(length)]
 
 
-def _close(found: Tensor, expected: Tensor) -> bool:
+def nearly_equal(found: Tensor, expected: Tensor) -> bool:
     """Whether two results are the same up to rounding, relative to the largest entry."""
     tolerance = 5e-2 if expected.dtype in (torch.bfloat16, torch.float16) else 1e-3
     return bool((found - expected).abs().max() <= tolerance * expected.abs().max())
@@ -123,10 +123,10 @@ def check_head(net: nn.Module) -> None:
     """
     model = unwrapped(net)
     device = next(model.parameters()).device
-    ids = torch.tensor([_probe_ids(model, 8)], device=device)
+    ids = torch.tensor([probe_ids(model, 8)], device=device)
     expected = model(input_ids=ids, use_cache=False).logits[0]
     found = find_head(model)(body_of(model)(input_ids=ids, use_cache=False).last_hidden_state[0])
-    if not _close(found.to(expected.dtype), expected):
+    if not nearly_equal(found.to(expected.dtype), expected):
         raise InputError(
             f"{type(model).__name__}: logits computed from its hidden states and output head differ from its own by "
             f"{(found - expected).abs().max():.3g}; its head does something unknown, so it cannot be trained or scored"
@@ -137,12 +137,12 @@ def check_head(net: nn.Module) -> None:
 def check_tree(net: nn.Module) -> bool:
     """Whether a probe tree gives what its sequences give one at a time."""
     model = unwrapped(net)
-    ids = _probe_ids(model, 20)
+    ids = probe_ids(model, 20)
     scored = (False,) * 8 + (True,) * 4
     group = [Sequence(tuple(ids[:8] + ids[8:12]), scored), Sequence(tuple(ids[:8] + ids[12:16]), scored)]
     forest = move(plant([group, [Sequence(tuple(ids[8:20]), scored)]]), next(model.parameters()).device)
     found_TH, expected_TH = hidden_states(net, forest), hidden_states(net, forest, apart=True)
-    return _close(found_TH[: len(expected_TH)], expected_TH)
+    return nearly_equal(found_TH[: len(expected_TH)], expected_TH)
 
 
 class Policy(nn.Module):

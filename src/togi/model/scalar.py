@@ -22,9 +22,18 @@ from togi.core.records import Message
 from togi.core.sources import ModelSource
 from togi.model.forest import Forest, MicroBatch, Sequence, move, plant, split_by_tokens
 from togi.model.load import LoadedModel, load
-from togi.model.logprobs import TESTED, check_tree, hidden_states, unwrapped, use_tree_attention
+from togi.model.logprobs import (
+    TESTED,
+    body_of,
+    check_tree,
+    hidden_states,
+    nearly_equal,
+    probe_ids,
+    unwrapped,
+    use_tree_attention,
+)
 from togi.model.recompute import recomputed_layers
-from togi.text.render import render_chat
+from togi.text.render import render_text
 
 Item = tuple[tuple[Message, ...], str]
 
@@ -71,8 +80,30 @@ def keep_layers(model: LoadedModel, count: int) -> None:
 def load_reward_model(
     source: ModelSource, cache: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> LoadedModel:
-    """Loads a scorer; see `load`. Raises InputError if it is a causal model, or its head gives more than one number."""
-    return load(source, cache, dtype=dtype, device=device, kind="scorer")
+    """Loads a scorer, whoever trained it; see `load`. Raises InputError if it is a causal model, if its head gives more
+    than one number, and if the library reads it otherwise than a scalar head on a decoder's last token is read."""
+    model = load(source, cache, dtype=dtype, device=device, kind="scorer")
+    check_scalar_head(model)
+    return model
+
+
+@torch.no_grad()
+def check_scalar_head(model: LoadedModel) -> None:
+    """Compares our reading of a scorer with the library's own on a probe. Raises InputError where they differ, as they
+    do for encoders."""
+    net = unwrapped(model.net)
+    head = getattr(net, "score", None)
+    other = f"{model.name}: togi reads scores from a decoder with one linear layer `score`, and {type(net).__name__} "
+    if not isinstance(head, nn.Linear):
+        raise InputError(f"{other}has none; take a reward model of a decoder (Llama, Qwen, Gemma, Mistral)")
+    pad = net.config.get_text_config().pad_token_id
+    ids = torch.tensor([[i for i in probe_ids(net, 9) if i != pad][:8]], device=net.device)
+    probes = [ids[:, :length] for length in (2, 4, 6, 8)]
+    expected = torch.cat([net(input_ids=probe, use_cache=False).logits[0] for probe in probes])
+    hidden_SH = torch.cat([body_of(net)(input_ids=probe, use_cache=False).last_hidden_state[:, -1] for probe in probes])
+    found = read_head(head, hidden_SH)
+    if not nearly_equal(found.to(expected.dtype), expected):
+        raise InputError(f"{other}gives scores {expected.tolist()} on a probe where that gives {found.tolist()}")
 
 
 class RewardModel(nn.Module):
@@ -110,7 +141,8 @@ def read_head(head: Any, hidden_SH: Tensor) -> Tensor:
     """
     wide = torch.promote_types(hidden_SH.dtype, torch.float32)
     with torch.autocast(hidden_SH.device.type, enabled=False):
-        score_S1 = F.linear(hidden_SH.to(wide), head.weight.to(wide))
+        bias = None if head.bias is None else head.bias.to(wide)
+        score_S1 = F.linear(hidden_SH.to(wide), head.weight.to(wide), bias)
     return score_S1[:, 0].clone()  # no view: sharding ties the backward to what is returned
 
 
@@ -145,7 +177,7 @@ class ModelScorer:
     def sequence(self, messages: tuple[Message, ...], answer: str) -> Sequence:
         """The conversation as ids, ending as the template ends an answer."""
         turns = (*messages, Message("assistant", answer))
-        ids = render_chat(self.model.template, self.model.tokenizer, turns).ids
+        ids = render_text(self.model.template, self.model.tokenizer, turns)
         return Sequence(tuple(ids), (False,) * len(ids))
 
     def score(self, items: Seq[Item]) -> list[float | GraderError]:

@@ -52,7 +52,7 @@ class Graph:
         found = {}
         for ref, target in node.inputs.items():
             if isinstance(target, ModelSource):
-                found[ref] = Resolved("model", source=target)
+                found[ref] = Resolved(_kind_of(self.recipe, Ref(ref)), source=target)
             else:
                 parent = self.nodes[target]
                 found[ref] = Resolved(_yields(parent.settings), folder=store / parent.folder_name)
@@ -130,7 +130,17 @@ def _check_references(recipe: Recipe, problems: list[str]) -> None:
             found = _kind_of(recipe, ref)
             if found not in ref.kinds:
                 wanted = " or ".join(ref.kinds)
-                problems.append(f"{where}: {key}: needs {wanted}, but {ref} gives {found}{_who_takes(found)}")
+                hint = _declared(recipe, ref) or _who_takes(found)
+                problems.append(f"{where}: {key}: needs {wanted}, but {ref} gives {found}{hint}")
+
+
+def _declared(recipe: Recipe, ref: Ref) -> str:
+    """What the entry of a model has to say for it to be of the kind that is needed; empty where that is no help."""
+    spec = recipe.models.get(ref.name)
+    if spec is None or not {"model", "scorer"} & {*ref.kinds}:
+        return ""
+    kind = "reward" if "scorer" in ref.kinds else "causal"
+    return f"; where it is one, say so: models.{ref.name}.kind: {kind} (it says {spec.kind})"
 
 
 def _who_takes(kind: str) -> str:
@@ -140,7 +150,7 @@ def _who_takes(kind: str) -> str:
 
 def _kind_of(recipe: Recipe, ref: Ref) -> str:
     if ref.name in recipe.models:
-        return "model"
+        return "scorer" if recipe.models[ref.name].kind == "reward" else "model"
     if ref.name in recipe.data:
         return next((k for k in ref.kinds if k in ("prompts", "pairs", "chats", "documents")), "records")
     return _yields(recipe.stages[ref.name])

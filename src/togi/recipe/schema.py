@@ -34,6 +34,9 @@ class ModelSpec(Settings):
     path: RecipePath | None = Field(default=None, description="a model folder")
     revision: str = Field(default="main", description="hub: commit, tag or branch")
     file: str = Field(default="*.gguf", description="package: pattern of the weights file")
+    kind: Literal["causal", "reward"] = Field(
+        default="causal", description="causal: it writes; reward: it scores conversations, one number each"
+    )
     template: str | None = Field(default=None, description="chat template by name; the model's own when absent")
     licence: str = Field(default="", description="licence of the weights, shown before they are used")
 

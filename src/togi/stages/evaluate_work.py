@@ -169,10 +169,9 @@ def _score(scorer: Scorer, owners: list[Prompt], texts: list[str]) -> list[float
 
 
 def _accuracy(context: Context, ref: ScorerRef, name: str) -> list[Row]:
-    """How far the scorer itself can be trusted: its rows from the stage that trained it."""
+    """How far the scorer itself can be trusted: its rows from the stage that trained it; none of one from outside."""
     folder = context.inputs[ref].folder
-    assert folder is not None
-    table = read_json(folder / "summary.json").get("table", [])
+    table = [] if folder is None else read_json(folder / "summary.json").get("table", [])
     return [Row.from_json({**row, "metric": f"{name}: {row['metric']}"}) for row in table]
 
 

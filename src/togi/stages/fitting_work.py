@@ -13,7 +13,7 @@ from togi.model.memory import Shape, largest, predict, training_flops
 from togi.stages.arithmetic import arithmetic, device
 from togi.stages.base import Context
 from togi.stages.fixed import Optimisation
-from togi.stages.models import forget_models, scorer_source
+from togi.stages.models import forget_models
 from togi.stages.resources import USABLE, USABLE_CPU, job_of, shape_of
 from togi.stages.train_grpo import other_models, scorers_of
 from togi.train import usage
@@ -64,7 +64,7 @@ class Fit:
         found = []
         for ref in scorers_of(settings):
             try:
-                found.append(Shape.of(load_config(scorer_source(self.context, ref), self.context.cache)))
+                found.append(Shape.of(load_config(self.context.model(ref), self.context.cache)))
             except InputError as error:
                 self.context.log(f"peak memory is predicted without the reward model {ref}: {error}")
         return found

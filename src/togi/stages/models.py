@@ -15,7 +15,7 @@ from togi.model.lora import LoraSettings, add_lora, token_ids
 from togi.model.save import check_saved, save_model
 from togi.model.scalar import ModelScorer, load_reward_model
 from togi.stages.arithmetic import arithmetic, device
-from togi.stages.base import MODEL_FOLDER, Context
+from togi.stages.base import Context
 from togi.stages.lora import Lora
 from togi.stages.resources import Resources
 from togi.stages.spoken import Spoken
@@ -104,13 +104,6 @@ def adapted(model: LoadedModel, lora: Lora, *, seed: int, full: tuple[str, ...] 
     return replace(model, net=add_lora(model.net, settings, seed=seed))
 
 
-def scorer_source(context: Context, ref: ScorerRef) -> ModelSource:
-    """Where the reward model lies that a stage trained."""
-    folder = context.inputs[ref].folder
-    assert folder is not None, f"{ref} is not a stage"
-    return ModelSource(kind="path", name=str(folder / MODEL_FOLDER))
-
-
 def load_scorer(context: Context, ref: ScorerRef) -> ModelScorer:
-    """A reward model that a stage trained."""
-    return _kept_scorer(scorer_source(context, ref), context.cache, arithmetic(context).dtype)
+    """A reward model, trained by a stage or from outside."""
+    return _kept_scorer(context.model(ref), context.cache, arithmetic(context).dtype)

@@ -107,4 +107,4 @@ class TrainReward(FixedTraining):
         return self
 
 
-STAGE = StageType("train.reward", TrainReward, yields="scorer", work="togi.stages.train_reward_work", version=5)
+STAGE = StageType("train.reward", TrainReward, yields="scorer", work="togi.stages.train_reward_work", version=6)

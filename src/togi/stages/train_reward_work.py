@@ -28,7 +28,7 @@ from togi.stages.examples_work import Data, Example, inner, length_limit, read, 
 from togi.stages.fixed_work import Task, fit, outputs
 from togi.stages.models import adapted, keep_model, load_bare
 from togi.stages.train_reward import TrainReward
-from togi.text.render import render_chat
+from togi.text.render import render_text
 
 RESAMPLES = 2000
 Features = dict[tuple[int, ...], Tensor]
@@ -78,8 +78,8 @@ def read_pairs(settings: TrainReward, context: Context, model: LoadedModel) -> D
 
 def _sequence(model: LoadedModel, prompt: Sequence[Message], side: Sequence[Message]) -> TokenSequence:
     """A whole conversation; a scorer scores no token, it reads the last row."""
-    ids = render_chat(model.template, model.tokenizer, (*prompt, *side)).ids
-    return TokenSequence(ids, (False,) * len(ids))
+    ids = render_text(model.template, model.tokenizer, (*prompt, *side))
+    return TokenSequence(tuple(ids), (False,) * len(ids))
 
 
 # --- the model --------------------------------------------------------------------------------------------------------
