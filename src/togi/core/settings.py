@@ -5,7 +5,9 @@ against the file that names it. A field marked with `place` says where or how fa
 fingerprints.
 """
 
+import os
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
@@ -13,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-_NAME = re.compile(r"\$[A-Za-z_][A-Za-z0-9_-]*$")
+_NAME = re.compile(r"\$[A-Za-z_][A-Za-z0-9_-]*")
 
 
 class Located(str):
@@ -39,7 +41,7 @@ class Ref(str):
 
     @classmethod
     def check(cls, value: str) -> Self:
-        if not _NAME.match(value):
+        if not _NAME.fullmatch(value):
             raise ValueError(f"expected a reference like $name to {' or '.join(cls.kinds)}, found {value!r}")
         return cls(value)
 
@@ -91,8 +93,42 @@ class RecordsRef(Ref):
     kinds = ("prompts", "chats", "documents", "samples", "pairs")
 
 
+def absolute(text: str, folder: Path) -> Path:
+    """`text` as an absolute path; a relative one starts at `folder`, and ~ is a home folder.
+
+    Raises ValueError for what no file system takes: NUL, bytes that are no UTF-8, links in a circle, an unknown ~user.
+    """
+    try:
+        path = (folder / Path(text).expanduser()).resolve()
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"the path {text!r}: not all of its folders and names are valid UTF-8; rename them") from None
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"the path {text!r} cannot be used: {_reason(error)}") from None
+    return path
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _check_readable(path: Path) -> None:
+    """Raises ValueError for what is there and can be no input; what is absent is told by whoever reads it."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ValueError(f"{path} cannot be used: {error.strerror}") from None
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise ValueError(f"{path} is a pipe, a socket or a device; give a file or a folder")
+    if not os.access(path, os.R_OK | (os.X_OK if stat.S_ISDIR(mode) else 0)):
+        raise ValueError(f"{path} cannot be read: permission denied")
+
+
 class RecipePath(str):
-    """A path, absolute once it is read: relative paths start at the file that names them, in `beside`."""
+    """A path, absolute once it is read: relative paths start at the file that names them, in `beside`. What is there can
+    be read."""
 
     beside = ""
 
@@ -100,8 +136,10 @@ class RecipePath(str):
     def check(cls, value: Any) -> Self:
         if not isinstance(value, str) or not value:
             raise ValueError(f"expected a path, found {value!r}")
-        folder = value.folder if isinstance(value, Located) else Path.cwd()
-        found = cls((folder / Path(value).expanduser()).resolve())
+        folder = value.folder if isinstance(value, Located) else Path()
+        path = absolute(value, folder)
+        _check_readable(path)
+        found = cls(path)
         found.beside = str(folder.resolve())
         return found
 

@@ -1,24 +1,23 @@
 """Reads a recipe file into plain values that know the file and line they were set at.
 
-`extends: other.yaml` merges maps deeply and replaces lists. `null` removes a stage, a model, data or a key at the top;
-as the value of a setting it is kept, for there it can mean "none". `a.b=value` on the command line is one more layer on
-top. Strings become `Located`, so that a path can be resolved against the file that names it.
+`extends: other.yaml` merges maps deeply and replaces lists. `null` removes a stage, a model, data or a key at the top
+that the other recipe has; as the value of a setting it is kept, for there it can mean "none". `a.b=value` on the
+command line is one more layer on top. Strings become `Located`, so that a path can be resolved against the file that
+names it.
 """
 
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-
 from togi.core.errors import RecipeError
-from togi.core.settings import Located
+from togi.core.settings import absolute
+from togi.recipe.document import MAX_BYTES, MAX_DEPTH, KeyPath, Node, compose, dotted, flatten
 
-KeyPath = tuple[str | int, ...]
 NAMED = 2
 """Length of the path of a stage, a model or data; settings lie deeper."""
+MAX_FILES = 32
 
 
 @dataclass(slots=True)
@@ -39,113 +38,117 @@ class Tree:
 def read_tree(path: Path, overrides: tuple[str, ...] = ()) -> Tree:
     """The recipe at `path` with everything it extends and the overrides applied.
 
-    Raises RecipeError: missing file, invalid YAML (with its line), a loop of `extends`, a malformed override.
+    Raises RecipeError: a file that cannot be read, invalid YAML or what a recipe cannot hold (with its line), a loop of
+    `extends`, a malformed override.
     """
-    tree = _read(path.resolve(), ())
+    root = _read(_resolved(str(path), Path(), "command line"), ())
     for override in overrides:
-        _override(tree, override)
-    return tree
+        root = _override(root, override)
+    origins: dict[KeyPath, str] = {}
+    return Tree(flatten(root, (), origins), origins)
 
 
-def _read(path: Path, seen: tuple[Path, ...]) -> Tree:
+def _resolved(text: str, folder: Path, where: str) -> Path:
+    try:
+        return absolute(text, folder)
+    except ValueError as error:
+        raise RecipeError(f"{where}: {error}") from None
+
+
+def _read(path: Path, seen: tuple[Path, ...]) -> Node:
     if path in seen:
         raise RecipeError(f"{seen[-1]}: `extends` goes in a circle: {' -> '.join(p.name for p in (*seen, path))}")
-    document = _parse(path)
-    tree = Tree({}, {(): f"{path}:1"})
-    tree.values = _plain(document, (), path, tree.origins)
-    parent = tree.values.pop("extends", None)
-    if parent is None:
-        return tree
-    if not isinstance(parent, str):
-        raise RecipeError(f"{tree.where(('extends',))}: extends: expected a path of a recipe, found {parent!r}")
-    base = _read((path.parent / parent).resolve(), (*seen, path))
-    _merge(base, base.values, tree, tree.values, ())
-    base.origins[()] = tree.origins[()]
-    return base
+    if len(seen) == MAX_FILES:
+        raise RecipeError(f"{path}: `extends` goes on over more than {MAX_FILES} recipes; join some of them")
+    root = compose(_text(path), lambda line: f"{path}:{line}", path.parent)
+    if not isinstance(root.value, dict):
+        raise RecipeError(f"{path}:1: a recipe is a map of name, seed, models, data and stages; this is not a map")
+    own = {key: node for key, node in root.value.items() if key != "extends"}
+    above = Node(own, f"{path}:1")
+    parent = root.value.get("extends")
+    if parent is None or parent.value is None:
+        return above
+    if not isinstance(parent.value, str):
+        found = flatten(parent, (), {})
+        raise RecipeError(f"{parent.where}: extends: expected a path of a recipe, found {found!r}")
+    below = _read(_resolved(parent.value, path.parent, f"{parent.where}: extends"), (*seen, path))
+    return _merged(below, above, 0)
 
 
-def _parse(path: Path) -> CommentedMap:
+def _text(path: Path) -> str:
     try:
-        text = path.read_bytes().decode("utf-8")
+        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():  # to open a pipe would wait for its other end
+            raise RecipeError(f"{path}: not a regular file; give the path of a recipe (.yaml)")
+        with path.open("rb") as handle:
+            data = handle.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise RecipeError(f"{path}: there is no such recipe; give the path of a .yaml file") from None
     except IsADirectoryError:
         raise RecipeError(f"{path}: this is a folder; give the path of a recipe (.yaml)") from None
+    except OSError as error:
+        raise RecipeError(f"{path}: the recipe cannot be read: {error.strerror}") from None
+    if len(data) > MAX_BYTES:
+        raise RecipeError(
+            f"{path}: larger than {MAX_BYTES >> 20} MiB; no recipe is: data belongs into files of its own"
+        )
+    try:
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        line = data[: error.start].count(b"\n") + 1
         raise RecipeError(f"{path}:{line}: not valid UTF-8 (byte {error.start}); save the recipe as UTF-8") from None
-    try:
-        document = YAML(typ="rt", pure=True).load(text)
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        problem = (error.problem or str(error)).splitlines()[0]
-        raise RecipeError(f"{path}:{line}: not valid YAML: {problem}") from None
-    except YAMLError as error:
-        raise RecipeError(f"{path}: not valid YAML: {error}") from None
-    if not isinstance(document, CommentedMap):
-        raise RecipeError(f"{path}:1: a recipe is a map of name, seed, models, data and stages; this is not a map")
-    return document
 
 
-def _plain(value: Any, path: KeyPath, file: Path, origins: dict[KeyPath, str]) -> Any:
-    if isinstance(value, CommentedMap):
-        lines = value.lc.data or {}  # not of keys that a merge (`<<: *base`) brought: they get the line of their map
-        for key in value:
-            line = lines[key][0] if key in lines else value.lc.line
-            origins[(*path, str(key))] = f"{file}:{line + 1}"
-        return {str(key): _plain(item, (*path, str(key)), file, origins) for key, item in value.items()}
-    if isinstance(value, CommentedSeq):
-        for index in range(len(value)):
-            origins[(*path, index)] = f"{file}:{value.lc.item(index)[0] + 1}"
-        return [_plain(item, (*path, index), file, origins) for index, item in enumerate(value)]
-    if isinstance(value, str):
-        return Located(str(value), file.parent)
-    if isinstance(value, bool) or value is None:
-        return value
-    if isinstance(value, int):
-        return int(value)
-    return float(value) if isinstance(value, float) else str(value)
-
-
-def _merge(base: Tree, below: dict[str, Any], over: Tree, above: dict[str, Any], path: KeyPath) -> None:
-    for key, value in above.items():
-        here = (*path, key)
-        if value is None and len(here) <= NAMED:
-            below.pop(key, None)
-        elif isinstance(value, dict) and isinstance(below.get(key), dict):
-            _merge(base, below[key], over, value, here)
+def _merged(below: Node, above: Node, depth: int) -> Node:
+    """`above` laid over `below`. What null would remove and is not there stays null, and is refused with its line."""
+    if not isinstance(below.value, dict) or not isinstance(above.value, dict):
+        return above
+    merged = dict(below.value)
+    for key, node in above.value.items():
+        if key not in merged:
+            merged[key] = node
+        elif node.value is None and depth < NAMED:
+            del merged[key]
         else:
-            below[key] = value
-        for known in [k for k in base.origins if k[: len(here)] == here and not isinstance(below.get(key), dict)]:
-            del base.origins[known]
-        base.origins.update({k: v for k, v in over.origins.items() if k[: len(here)] == here})
+            merged[key] = _merged(merged[key], node, depth + 1)
+    return Node(merged, above.where)
 
 
-def _override(tree: Tree, text: str) -> None:
+def _override(root: Node, text: str) -> Node:
     key, equals, raw = text.partition("=")
-    if not equals or not key:
+    path = tuple(key.split("."))
+    if not equals or "" in path:
         raise RecipeError(f"command line: {text!r} is not KEY=VALUE; write for example stages.policy.steps=40")
+    if len(path) > MAX_DEPTH:
+        raise RecipeError(f"command line: {key[:80]}...: nested deeper than {MAX_DEPTH} levels")
     try:
-        value = YAML(typ="safe", pure=True).load(raw)
-    except YAMLError:
-        raise RecipeError(f"command line: {key}: {raw!r} is not a YAML value") from None
-    path: tuple[Any, ...] = tuple(int(part) if part.isdigit() else part for part in key.split("."))
-    target: Any = tree.values
-    last = path[-1]
-    for depth, part in enumerate(path[:-1]):
-        try:
-            target = target[part] if isinstance(target, list) else target.setdefault(part, {})
-        except (IndexError, TypeError):
-            target = None
-        if not isinstance(target, dict | list):
-            raise RecipeError(f"command line: {key}: {'.'.join(map(str, path[: depth + 1]))} is not a map or list")
-    try:
-        if value is None and isinstance(target, dict) and len(path) <= NAMED:
-            target.pop(last, None)
-        else:
-            target[last] = Located(value, Path.cwd()) if isinstance(value, str) else value
-    except (IndexError, TypeError):
-        raise RecipeError(f"command line: {key}: there is no such place in the recipe") from None
-    for known in [known for known in tree.origins if known[: len(path)] == path]:  # what stood there is gone
-        del tree.origins[known]
-    tree.origins[path] = f"command line ({key})"
+        text.encode()
+    except UnicodeEncodeError:
+        raise RecipeError(f"command line: {text!r}: not valid UTF-8") from None
+    where = f"command line ({key})"
+    return _set(root, path, 0, compose(raw, lambda line: where, _here(), path))
+
+
+def _here() -> Path:
+    return _resolved(".", Path(), "command line")
+
+
+def _set(node: Node, path: tuple[str, ...], depth: int, value: Node) -> Node:
+    """`node` with `value` at the rest of `path`; maps that are missing on the way are made."""
+    if depth == len(path):
+        return value
+    part = path[depth]
+    if isinstance(node.value, list):
+        index = int(part) if part.isascii() and part.isdigit() and len(part) < 10 else len(node.value)
+        if index >= len(node.value):
+            raise RecipeError(f"command line: {dotted(path)}: there is no such place in the recipe")
+        items = list(node.value)
+        items[index] = _set(items[index], path, depth + 1, value)
+        return Node(items, node.where)
+    if node.value is not None and not isinstance(node.value, dict):
+        raise RecipeError(f"command line: {dotted(path)}: {dotted(path[:depth])} is not a map or list")
+    items = dict(node.value or {})
+    if depth + 1 == len(path) <= NAMED and value.value is None and part in items:
+        del items[part]
+    else:
+        items[part] = _set(items.get(part, Node(None, value.where)), path, depth + 1, value)
+    return Node(items, node.where)
