@@ -197,12 +197,63 @@ def test_the_lock_writes_out_every_default(folder):
             "pairs: $pairs, keep_layers: 2, train_layers: 4}",
             r"stages\.reward: train_layers is 4, but keep_layers leaves 2 layers",
         ),
+        ("count: 2}", "count: 2, cuont: }", r"r\.yaml:8: stages\.some\.cuont: unknown key; did you mean 'count'"),
+        ("count: 2}", "count: 1,5}", r"r\.yaml:8: stages\.some\.5: unknown key; in \{\.\.\.\} a comma ends a value"),
+        ("bonus: 6.0", "bonus: '6,0'", r"gates\.0\.bonus: .* found '6,0'; a decimal number has a point: 6\.0"),
+        ("bonus: 6.0", "bonus: yes", r"gates\.0\.bonus: should be a valid number, found 'yes'"),
+        ("bonus: 6.0", "bonus: true", r"r\.yaml:16: .*gates\.0\.bonus: should be a number, found true"),
+        ("bonus: 6.0", "bonus: .nan", r"gates\.0\.bonus: should be a finite number, found nan"),
+        ("gates: [{type: terminator, bonus: 6.0}]", "gates: {a: 1}", r"gates: should be a list, found \{'a': 1\}"),
+        (
+            "gates: [{type: terminator, bonus: 6.0}]",
+            "gates: [null]",
+            r"gates\.0: should be a map of settings, found noth",
+        ),
+        ("gates: [{type: terminator, bonus: 6.0}]", "gates: [{a: 1}]", r"gates\.0: this map needs a `type`"),
+        ("{type: select, input: $drafts, count: 2}", "", r"r\.yaml:8: stages\.some: should be a map .*found nothing"),
+        ("{type: select, input: $drafts, count: 2}", "[1]", r"r\.yaml:8: stages\.some: should be a map .*found \[1\]"),
+        ("type: select, ", "type: , ", r"r\.yaml:8: stages\.some\.type: this key is required \(allowed: import, "),
+        ("type: select, ", "type: true, ", r"r\.yaml:8: stages\.some\.type: found true \(allowed: import, "),
+        ("{path: model, template: chatml}", "", r"r\.yaml:3: models\.base: should be a map of settings"),
+        (
+            "{path: seeds.jsonl}",
+            "{path: seeds.jsonl, columns: {prompt: }}",
+            r"r\.yaml:5: data\.seeds\.columns\.prompt: ",
+        ),
+        ("{path: seeds.jsonl}", "{path: 5}", r"r\.yaml:5: data\.seeds\.path: expected a path, found 5"),
+        ("name: tiny", "name: 5", r"r\.yaml:1: name: should be text, found 5; put it in quotes"),
+        ("name: tiny", f"name: {'x' * 101}", r"r\.yaml:1: name: "),
+        ("name: tiny", "name: tiny\nseed: true", r"r\.yaml:2: seed: should be a number, found true"),
+        ("name: tiny", "name: tiny\nseed: x", r"r\.yaml:2: seed: should be a valid integer, found 'x'"),
+        (
+            "models:\n  base: {path: model, template: chatml}",
+            "models: []",
+            r"yaml:2: models: should be a map, fou",
+        ),
+        ("name: tiny", "name: tiny\nsede:", r"r\.yaml:2: sede: unknown key; did you mean 'seed'"),
     ],
 )
 def test_mistakes_are_named_with_their_line(folder, old, new, expected):
     assert old in RECIPE
     with pytest.raises(RecipeError, match=expected):
         graph(folder, RECIPE.replace(old, new, 1))
+
+
+def test_all_problems_of_one_reading_are_listed(folder):
+    text = RECIPE.replace("name: tiny", "name: tiny\nsede: 1").replace("template: chatml", "tmplate: x")
+    text = text.replace("count: 2}", "count: x}").replace("{type: contrast, input: $some, model: $base}", "")
+    with pytest.raises(RecipeError) as error:
+        graph(folder, text)
+    lines = str(error.value).splitlines()
+    assert [line.split(":")[1] for line in lines] == ["2", "10", "4", "9"]
+
+
+def test_sections_and_settings_left_blank_have_their_defaults(folder):
+    (folder / "r.yaml").write_text(
+        "name: a\ndata:\nmodels:\nseed:\ntrack:\nstages:\n  s: {type: import, kind: chats}\n"
+    )
+    found = validate(read_tree(folder / "r.yaml"))
+    assert (found.seed, found.models, found.data, found.track) == (17, {}, {}, ())
 
 
 def test_two_things_of_one_name_are_refused(folder):

@@ -31,6 +31,7 @@ KeyPath = tuple[str | int, ...]
 MAX_BYTES = 1 << 20
 MAX_NODES = 20_000
 MAX_DEPTH = 50
+MAX_FILES = 32  # recipes that one another extend
 MAX_WHOLE = 2**63  # a whole number is below it, either sign: what programs and files keep in 64 bits
 
 _NULL = re.compile(r"~|null|Null|NULL|")
@@ -199,8 +200,8 @@ class _Composer:
             if merge:
                 merged += [(here, each) for each in self._merged(value, value_event, path)]
             elif key in found:
-                told = f"not valid YAML: this key is given twice, first at {found[key].where}; remove one"
-                self.problems.append(f"{here}: {told.replace('this key', dotted((*path, key)))}")
+                told = f"{dotted((*path, key))} is given twice, first at {found[key].where}; remove one"
+                self.problems.append(f"{here}: not valid YAML: {told}")
             else:
                 found[key] = Node(value.value, here)
         for here, other in merged:  # what stands here wins, then what was merged first

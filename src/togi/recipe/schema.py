@@ -7,6 +7,7 @@ members of a union.
 import difflib
 import re
 import types
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -14,7 +15,8 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from togi.core.errors import RecipeError
 from togi.core.settings import RecipePath, Settings
-from togi.recipe.source import KeyPath, Tree
+from togi.recipe.document import KeyPath, dotted
+from togi.recipe.source import Tree
 from togi.recipe.state import LOCK
 from togi.stages.base import StageSettings
 from togi.stages.imported import DataSettings
@@ -22,7 +24,8 @@ from togi.stages.table import STAGES
 from togi.text.template import TEMPLATE_NAMES
 
 S = TypeVar("S", bound=Settings)
-NAME = r"^[A-Za-z_][A-Za-z0-9_-]*$"
+NAME = r"^[A-Za-z_][A-Za-z0-9_-]{0,99}$"
+SHOWN = 100  # characters of a value that does not fit
 RESERVED = (LOCK,)  # a run's folder holds its stages by name beside files of its own; the others' names have a dot
 
 
@@ -100,9 +103,9 @@ class Recipe:
 class _Head(Settings):
     name: str = Field(pattern=NAME)
     seed: int = Field(default=17, ge=0)
-    models: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    data: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    stages: dict[str, dict[str, Any]] = Field(min_length=1)
+    models: dict[str, Any] = Field(default_factory=dict)
+    data: dict[str, Any] = Field(default_factory=dict)
+    stages: dict[str, Any] = Field(min_length=1)
     compute: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="type of matrix products; auto tries once what the machine is fast at"
     )
@@ -120,19 +123,18 @@ def validate(tree: Tree) -> Recipe:
     """Turns a merged tree into a recipe. Raises RecipeError listing every problem that one reading can find."""
     problems: list[str] = []
     head = _validate(_Head, tree.values, (), tree, problems)
-    if head is None:
-        raise RecipeError("\n".join(problems))
-    models = _section(ModelSpec, "models", tree, problems)
-    data = _section(DataSpec, "data", tree, problems)
-    stages = {name: _stage(name, tree, problems) for name in tree.values["stages"]}
+    members = {section: _members(section, tree, problems) for section in ("models", "data", "stages")}
+    models = _section(ModelSpec, "models", members, tree, problems)
+    data = _section(DataSpec, "data", members, tree, problems)
+    stages = {name: _stage(name, values, tree, problems) for name, values in members["stages"].items()}
     seen: dict[str, str] = {}
-    for section in ("models", "data", "stages"):
-        for name in tree.values.get(section) or {}:
+    for section, names in members.items():
+        for name in names:
             problems += [f"{tree.where((section, name))}: {section}.{name}: {wrong}" for wrong in _misnamed(name)]
             if name in seen:
                 problems.append(f"{tree.where((section, name))}: {section}.{name}: {seen[name]} has this name already")
             seen[name] = section
-    if problems:
+    if problems or head is None:
         raise RecipeError("\n".join(problems))
     good = {name: stage for name, stage in stages.items() if stage is not None}
     return Recipe(head.name, head.seed, models, data, good, tree, head.track, head.compute)
@@ -142,41 +144,84 @@ def _misnamed(name: str) -> list[str]:
     if name in RESERVED:
         return [f"{name!r} is the name of a file in the run's folder; choose another"]
     if not re.fullmatch(NAME, name):
-        return [f"{name!r} is not a name: a letter or _ first, then letters, digits, _ and -; for example my_stage"]
+        rule = "a letter or _ first, then letters, digits, _ and -, at most 100 of them"
+        return [f"{_shown(name)} is not a name: {rule}; for example my_stage"]
     return []
 
 
-def _section(cls: type[S], section: str, tree: Tree, problems: list[str]) -> dict[str, S]:
-    values = tree.values.get(section) or {}
-    found = {name: _validate(cls, value, (section, name), tree, problems) for name, value in values.items()}
+def _members(section: str, tree: Tree, problems: list[str]) -> dict[str, dict[str, Any]]:
+    """The entries of a section that are maps of settings; the others are problems."""
+    values = tree.values.get(section)
+    found = values if isinstance(values, dict) else {}  # what is no map is told with the keys at the top
+    for name, value in found.items():
+        if not isinstance(value, dict):
+            wrong = f"should be a map of settings, found {_shown(value)}"
+            wrong += "; null removes only what an extended recipe has" if value is None else ""
+            problems.append(f"{tree.where((section, name))}: {section}.{name}: {wrong}")
+    return {name: value for name, value in found.items() if isinstance(value, dict)}
+
+
+def _section(
+    cls: type[S], section: str, members: dict[str, dict[str, Any]], tree: Tree, problems: list[str]
+) -> dict[str, S]:
+    found = {name: _validate(cls, v, (section, name), tree, problems) for name, v in members[section].items()}
     return {name: spec for name, spec in found.items() if spec is not None}
 
 
-def _stage(name: str, tree: Tree, problems: list[str]) -> StageSettings | None:
+def _stage(name: str, values: dict[str, Any], tree: Tree, problems: list[str]) -> StageSettings | None:
     path = ("stages", name)
-    values = tree.values["stages"][name]
     kind = values.get("type")
-    if not isinstance(kind, str) or kind not in STAGES:
-        where = tree.where((*path, "type"))
-        problems.append(f"{where}: stages.{name}.type: found {kind!r}{_suggest(str(kind), list(STAGES))}")
-        return None
-    return _validate(STAGES[kind].settings, values, path, tree, problems)
+    if isinstance(kind, str) and kind in STAGES:
+        return _validate(STAGES[kind].settings, values, path, tree, problems)
+    found = "this key is required" if kind is None else f"found {_shown(kind)}"
+    problems.append(f"{tree.where((*path, 'type'))}: stages.{name}.type: {found}{_suggest(str(kind), list(STAGES))}")
+    return None
 
 
 def _validate(cls: type[S], values: Any, path: KeyPath, tree: Tree, problems: list[str]) -> S | None:
     try:
-        return cls.model_validate(values)
+        model = cls.model_validate(values)
     except ValidationError as error:
         found = error.errors(include_url=False)
-    places = {_present(values, item["loc"]) for item in found if item["type"] != "missing" and item["input"] is None}
-    nulls = {place for place in places if place and all(isinstance(part, str) for part in place)}
-    if nulls:  # a setting that knows no "none" has its default
+    else:
+        truths = [(*path, *place) for place in _truths(values, model)]
+        problems += [f"{tree.where(at)}: {dotted(at)}: should be a number, found true or false" for at in truths]
+        return None if truths else model
+    if nulls := [place for item in found if (place := _mendable(cls, values, item))]:
         return _validate(cls, _without(values, nulls), path, tree, problems)
-    problems += [_message(cls, values, path, item, tree) for item in found]
+    places: dict[KeyPath, list[Any]] = {}
+    for item in found:
+        places.setdefault(_place(values, item), []).append(item)
+    for place, items in places.items():
+        full = (*path, *place)
+        wrong = _wrong(cls, values, place, items)
+        problems.append(f"{tree.where(full)}: {dotted(full)}: {wrong}")
     return None
 
 
-def _without(values: Any, paths: set[KeyPath], here: KeyPath = ()) -> Any:
+def _truths(given: Any, taken: Any, here: KeyPath = ()) -> Iterator[KeyPath]:
+    """Where true or false was taken for a number: `steps: true` would be one step."""
+    if isinstance(given, bool) and isinstance(taken, int | float) and not isinstance(taken, bool):
+        yield here
+    elif isinstance(given, dict):
+        for key, value in given.items():
+            inside = taken.get(key) if isinstance(taken, dict) else getattr(taken, key, None)
+            yield from _truths(value, inside, (*here, key))
+    elif isinstance(given, list) and isinstance(taken, list | tuple):
+        for index, (value, inside) in enumerate(zip(given, taken, strict=False)):
+            yield from _truths(value, inside, (*here, index))
+
+
+def _mendable(cls: type[BaseModel], values: Any, error: Any) -> KeyPath:
+    """Where null stands as the value of a known setting that knows no "none", which has its default then; else ()."""
+    place = _present(values, error["loc"])
+    null = error["input"] is None and error["type"] not in ("missing", "extra_forbidden")
+    if not (null and place and all(isinstance(part, str) for part in place)):
+        return ()
+    return place if place[-1] in _fields(cls, place[:-1]) else ()
+
+
+def _without(values: Any, paths: list[KeyPath], here: KeyPath = ()) -> Any:
     """`values` without the keys at `paths`."""
     if not isinstance(values, dict):
         return values
@@ -184,22 +229,67 @@ def _without(values: Any, paths: set[KeyPath], here: KeyPath = ()) -> Any:
     return {key: _without(value, paths, (*here, key)) for key, value in kept.items()}
 
 
-def _message(cls: type[BaseModel], values: Any, path: KeyPath, error: Any, tree: Tree) -> str:
+def _place(values: Any, error: Any) -> KeyPath:
     inside = _present(values, error["loc"])
-    full = (*path, *inside)
-    key = ".".join(map(str, full)) or "recipe"
-    where = tree.where(full)
-    if error["type"] == "extra_forbidden":
-        allowed = _fields(cls, error["loc"][:-1])
-        return f"{where}: {key}: unknown key{_suggest(str(inside[-1]), allowed)}"
-    if error["type"] == "missing":
-        key = ".".join(map(str, (*full, error["loc"][-1])))
-        return f"{where}: {key}: this key is required"
-    text = error["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
-    found = error.get("input")
-    if error["type"] != "value_error" and not isinstance(found, dict | list):
-        text += f", found {found!r}"
-    return f"{where}: {key}: {text}"
+    return (*inside, error["loc"][-1]) if error["type"] == "missing" else inside
+
+
+def _wrong(cls: type[BaseModel], values: Any, place: KeyPath, errors: list[Any]) -> str:
+    """What is wrong at one place; of a setting of several types, what each of them wants."""
+    kinds = [error["type"] for error in errors]
+    if "missing" in kinds:
+        return "this key is required"
+    found = errors[0]["input"]
+    if "extra_forbidden" in kinds:
+        comma = found is None and place and str(place[-1])[:1].isdigit()
+        hint = "; in {...} a comma ends a value: a decimal number has a point" if comma else ""
+        return f"unknown key{hint}{_suggest(str(place[-1]), _fields(cls, place[:-1]))}"
+    text = ", or ".join(dict.fromkeys(_wanted(error) for error in errors))
+    if "value_error" in kinds or (isinstance(found, dict | list) and not kinds[0].endswith("_type")):
+        return text
+    return f"{text}, found {_shown(found)}{_hint(found, text)}"
+
+
+def _hint(found: Any, wanted: str) -> str:
+    if "text" in wanted and isinstance(found, int | float):
+        return "; put it in quotes"
+    numeric = "number" in wanted or "integer" in wanted
+    decimal = numeric and isinstance(found, str) and re.fullmatch(r"[-+]?[0-9]+,[0-9]+", found)
+    return f"; a decimal number has a point: {found.replace(',', '.')}" if decimal else ""
+
+
+WANTED = {
+    "dict_type": "should be a map",
+    "model_type": "should be a map of settings",
+    "model_attributes_type": "should be a map of settings",
+    "list_type": "should be a list",
+    "tuple_type": "should be a list",
+    "string_type": "should be text",
+    "int_type": "should be a valid integer",
+    "int_parsing": "should be a valid integer",
+    "int_parsing_size": "should be a smaller integer",
+    "int_from_float": "should be a valid integer",
+    "float_type": "should be a valid number",
+    "float_parsing": "should be a valid number",
+    "bool_type": "should be true or false",
+    "bool_parsing": "should be true or false",
+    "union_tag_not_found": "this map needs a `type`",
+}
+"""What an error of pydantic says in the words of a recipe."""
+
+
+def _wanted(error: Any) -> str:
+    if error["type"] == "union_tag_invalid":
+        allowed = [tag.strip("'") for tag in error["ctx"]["expected_tags"].split(", ")]
+        return f"type: found {_shown(error['ctx']['tag'])}{_suggest(error['ctx']['tag'], allowed)}"
+    text: str = error["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    return WANTED.get(error["type"], text)
+
+
+def _shown(value: Any) -> str:
+    """A value as the recipe has it, on one short line."""
+    text = "nothing (null)" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _present(values: Any, loc: tuple[Any, ...]) -> KeyPath:

@@ -13,11 +13,10 @@ from typing import Any
 
 from togi.core.errors import RecipeError
 from togi.core.settings import absolute
-from togi.recipe.document import MAX_BYTES, MAX_DEPTH, KeyPath, Node, compose, dotted, flatten
+from togi.recipe.document import MAX_BYTES, MAX_DEPTH, MAX_FILES, KeyPath, Node, compose, dotted, flatten
 
 NAMED = 2
 """Length of the path of a stage, a model or data; settings lie deeper."""
-MAX_FILES = 32
 
 
 @dataclass(slots=True)
@@ -88,9 +87,7 @@ def _text(path: Path) -> str:
     except OSError as error:
         raise RecipeError(f"{path}: the recipe cannot be read: {error.strerror}") from None
     if len(data) > MAX_BYTES:
-        raise RecipeError(
-            f"{path}: larger than {MAX_BYTES >> 20} MiB; no recipe is: data belongs into files of its own"
-        )
+        raise RecipeError(f"{path}: larger than {MAX_BYTES >> 20} MiB; keep data in files of their own")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
