@@ -127,8 +127,8 @@ def _check_readable(path: Path) -> None:
 
 
 class RecipePath(str):
-    """A path, absolute once it is read: relative paths start at the file that names them, in `beside`. What is there can
-    be read."""
+    """A path, absolute once it is read: relative paths start at the file that names them, in `beside`. What is there
+    can be read."""
 
     beside = ""
 
