@@ -1,7 +1,5 @@
 """Reward models: read at the last token, whatever stands around it; saved so that the library loads the same."""
 
-import json
-
 import pytest
 import torch
 from stored import load as load_vectors
@@ -145,14 +143,6 @@ def test_a_saved_scorer_is_the_librarys_own(kind, tmp_path):
     assert scores == ModelScorer(model).score(items())
     ids = torch.tensor([judge.sequence(*items()[0]).ids])
     torch.testing.assert_close(theirs(ids).logits[0, 0].item(), scores[0], rtol=1e-5, atol=1e-5)
-
-
-def test_a_scorer_whose_texts_end_with_the_pad_token_is_saved_without_one(tmp_path, caplog):
-    model = scorer(dtype=torch.float32)
-    model.net.config.pad_token_id = model.tokenizer("\n", add_special_tokens=False)["input_ids"][-1]
-    save_model(model, tmp_path / "rm")
-    assert "no pad token" in caplog.text
-    assert json.loads((tmp_path / "rm" / "config.json").read_text())["pad_token_id"] is None
 
 
 def test_an_adapter_trains_the_head_and_is_merged_when_saved(tmp_path):

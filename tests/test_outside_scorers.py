@@ -15,7 +15,7 @@ from togi.core.codec import write_records
 from togi.core.errors import InputError, RecipeError
 from togi.core.records import Message, Prompt
 from togi.core.sources import ModelSource
-from togi.model.scalar import ModelScorer, load_reward_model
+from togi.model.scalar import ModelScorer, check_scalar_head, load_reward_model
 from togi.recipe.graph import Graph, build
 from togi.recipe.schema import validate
 from togi.recipe.source import read_tree
@@ -63,8 +63,14 @@ def test_a_template_that_is_named_is_used(tmp_path):
 
 
 def test_a_head_that_is_read_otherwise_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"BertForSequenceClassification has none; take a reward model of a decoder"):
+    with pytest.raises(InputError, match="bert models are not supported"):
         load_reward_model(source(write_scorer(tmp_path / "bert", "bert")), tmp_path)
+    model = load_reward_model(source(write_scorer(tmp_path / "rm")), tmp_path)
+    model.net.score = torch.nn.Linear(32, 1)  # a bias counts too
+    check_scalar_head(model)
+    model.net.score = torch.nn.Sequential(torch.nn.Linear(32, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
+    with pytest.raises(InputError, match=r"LlamaForSequenceClassification has none; take a reward model of a decoder"):
+        check_scalar_head(model)
     with pytest.raises(InputError, match="its head gives 3 numbers; a scorer gives one"):
         load_reward_model(source(write_scorer(tmp_path / "three", num_labels=3)), tmp_path)
 
@@ -100,7 +106,8 @@ def test_a_declared_reward_model_stands_wherever_a_trained_one_does(folder):
     found = graph(folder)
     for name in ("policy", "scores"):
         resolved = found.resolve(found.nodes[name], folder)["$rm"]
-        assert resolved.kind == "scorer" and resolved.source == source(folder / "rm")
+        assert resolved.source is not None
+        assert (resolved.kind, resolved.source.name) == ("scorer", str(folder / "rm"))
 
 
 @pytest.mark.parametrize(

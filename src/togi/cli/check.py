@@ -30,7 +30,7 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     check_trackers(graph.recipe.track)
     work = importlib.import_module("togi.stages.check_work")
     data = {name: work.check_data(s) for name, s in _imports(graph)}
-    models = {name: work.preview(source, store_folder()) for name, source in _sources(graph)}
+    models = {name: work.preview(source, store_folder(), _kind(graph, name)) for name, source in _sources(graph)}
     functions = [term for node in graph.nodes.values() for term in work.check_functions(node.settings)]
     if as_json:
         shown = {"data": data, "models": models}
@@ -62,6 +62,10 @@ def _sources(graph: Graph) -> list[tuple[str, ModelSource]]:
             if isinstance(target, ModelSource):
                 found[ref] = target
     return list(found.items())
+
+
+def _kind(graph: Graph, ref: str) -> str:
+    return graph.recipe.models[ref[1:]].kind
 
 
 def _show(name: str, found: Any) -> None:

@@ -106,9 +106,8 @@ def check_kind(folder: Path, config: Any, kind: str) -> None:
     names = config.architectures or []
     scorer = any(name.endswith("ForSequenceClassification") for name in names)
     if names and scorer != (kind == "scorer"):
-        raise InputError(
-            f"{folder}: holds {names[0]}, which is {'a' if scorer else 'no'} scorer; a {kind} model is needed"
-        )
+        what = "a scorer; to score with it, declare it with kind: reward" if scorer else "no scorer"
+        raise InputError(f"{folder}: holds {names[0]}, which is {what}; a {kind} model is needed here")
     if scorer and config.num_labels != 1:
         raise InputError(f"{folder}: its head gives {config.num_labels} numbers; a scorer gives one")
 

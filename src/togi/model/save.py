@@ -4,7 +4,6 @@ What is saved is saved first and checked afterwards: a check that fails is told 
 """
 
 import copy
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,13 +17,11 @@ from transformers import GenerationConfig
 
 from togi.core.errors import InputError
 from togi.core.files import write_json
-from togi.core.records import Message
 from togi.model.folders import atomic_folder
 from togi.model.load import CARD, LoadedModel, quantised_library, read_network
+from togi.model.padding import keep_last_token
 from togi.model.parts import use_library
-from togi.text.render import check_template, render_chat
-
-log = logging.getLogger(__name__)
+from togi.text.render import check_template
 
 PROBE_TOKENS = 24
 ROUNDINGS = 8  # units of the type's precision, relative to the largest output, that a probe may be off
@@ -38,9 +35,9 @@ def save_model(model: LoadedModel, folder: Path, spoken: Mapping[str, Any] | Non
     """
     if isinstance(model.net, PeftModel):
         model = replace(model, net=merged(model.net))
-    if model.kind == "scorer":
-        _keep_last_token(model)
     tokenizer = copy.deepcopy(model.tokenizer)
+    if model.kind == "scorer":
+        keep_last_token(model, tokenizer)
     tokenizer.chat_template = model.template.bind(tokenizer).to_jinja()
     with atomic_folder(folder) as temporary:
         _save_network(model, temporary)
@@ -58,19 +55,6 @@ def merged(net: PeftModel) -> Any:
     if getattr(net.get_base_model(), "is_loaded_in_4bit", False):
         return quantised_library().merge_quantised(net)
     return net.merge_and_unload()  # type: ignore[operator]
-
-
-def _keep_last_token(model: LoadedModel) -> None:
-    """Removes the pad id from a scorer's configuration where its conversations end with that very token: the library
-    would read the token before. Without a pad id it reads the right one, and refuses to pad."""
-    config = model.net.config.get_text_config()
-    turns = [Message("user", "a"), Message("assistant", "b")]
-    if (
-        config.pad_token_id is not None
-        and render_chat(model.template, model.tokenizer, turns).ids[-1] == config.pad_token_id
-    ):
-        log.warning("%s: conversations end with the pad token, so the saved scorer has no pad token", model.name)
-        config.pad_token_id = model.net.config.pad_token_id = None
 
 
 # --- how a saved model ends -------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from togi.rewards.settings import FunctionTerm
 from togi.stages.imported import Import
 from togi.stages.imported_work import read
 from togi.stages.train_grpo import TrainGrpo
-from togi.text.render import check_template, render_chat
+from togi.text.render import check_template, render_chat, render_text
 
 SHOWN = 160  # characters of the first record
 DEMO = (Message("user", "What is the capital of France?"), Message("assistant", "Paris."))
@@ -38,17 +38,22 @@ class Preview:
     tokens: tuple[Token, ...]
 
 
-def preview(source: ModelSource, cache: Path) -> Preview:
-    """Renders a short conversation as the trainer and the sampler will see it.
+def preview(source: ModelSource, cache: Path, kind: str = "causal") -> Preview:
+    """Renders a short conversation as the trainer and the sampler will see it, or as a reward model reads it.
 
-    Raises InputError and RecipeError for a model without tokenizer, or a template that does not fit it.
+    `kind` is that of the recipe's entry. Raises InputError and RecipeError for a model without tokenizer, a model of
+    the other kind, or a template that does not fit it.
     """
-    tokenizer, template = load_tokenizer(source, cache)
+    tokenizer, template = load_tokenizer(source, cache, "scorer" if kind == "reward" else kind)
     found = check_template(template, tokenizer)
-    rendered = render_chat(template, tokenizer, DEMO)
+    if kind == "reward":
+        ids = render_text(template, tokenizer, DEMO)
+        mask: Sequence[bool] = (False,) * len(ids)
+    else:
+        rendered = render_chat(template, tokenizer, DEMO)
+        ids, mask = list(rendered.ids), rendered.mask
     tokens = tuple(
-        Token(tokenizer.decode([i], skip_special_tokens=False), i, scored)
-        for i, scored in zip(rendered.ids, rendered.mask, strict=True)
+        Token(tokenizer.decode([i], skip_special_tokens=False), i, scored) for i, scored in zip(ids, mask, strict=True)
     )
     return Preview(template.name, template.terminator, found.terminator, tokens)
 

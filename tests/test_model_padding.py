@@ -1,0 +1,105 @@
+"""One reward model, one text, one score: in togi, in the library alone, in a padded batch, whatever the text ends with."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import BYTES, tiny_model, tiny_tokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
+
+from togi.core.records import Message
+from togi.core.sources import ModelSource
+from togi.model.load import LoadedModel
+from togi.model.save import save_model
+from togi.model.scalar import ModelScorer, add_scalar_head, load_reward_model
+from togi.text.template import Template, get_template
+
+TURNS = ("system", "user", "assistant")
+EOS_ENDS = Template(  # as many real ones do: the turn ends with eos, which is the pad token too
+    name="ends-with-eos",
+    terminator="<eos>",
+    generation="[assistant]",
+    roles={role: (f"[{role}]", "<eos>") for role in TURNS},
+)
+ITEMS = [
+    ((Message("user", "Why?"),), "Because."),
+    ((Message("system", "Be brief."), Message("user", "How?")), "So."),
+    ((Message("user", "Why?"),), "It is so because it is so, and so it is."),
+    ((Message("user", "What?"),), ""),
+]
+
+
+def saved(folder: Path, kind: str = "llama", template: Template = EOS_ENDS, *special: str, pad: str = "<eos>") -> Path:
+    """A scorer whose pad token is `pad` until it is saved; `special` are tokens that it has besides."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": list(special)})
+    tokenizer.pad_token = pad
+    net = tiny_model(kind, torch.float32, vocab_size=BYTES, pad_token_id=tokenizer.pad_token_id)
+    model = LoadedModel(net=net, tokenizer=tokenizer, template=template, name="tiny")
+    save_model(add_scalar_head(model, seed=4), folder)
+    return folder
+
+
+def ours(folder: Path) -> list[float]:
+    scores = ModelScorer(load_reward_model(ModelSource(kind="path", name=str(folder)), folder)).score(ITEMS)
+    return [float(score) for score in scores if isinstance(score, float)]
+
+
+@torch.no_grad()
+def theirs(folder: Path, side: str, size: int) -> list[float]:
+    """Scores by transformers alone, of the texts that the saved chat template writes, `size` at a time."""
+    net: Any = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side=side)
+    rows = [[*({"role": m.role, "content": m.content} for m in asked), {"role": "assistant", "content": answer}]
+            for asked, answer in ITEMS]  # fmt: skip
+    texts = [tokenizer.apply_chat_template(row, tokenize=False) for row in rows]
+    found: list[float] = []
+    for start in range(0, len(texts), size):
+        batch = tokenizer(texts[start : start + size], add_special_tokens=False, padding=size > 1, return_tensors="pt")
+        batch.pop("token_type_ids", None)
+        found += net(**batch).logits[:, 0].tolist()
+    return found
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma3"])
+@pytest.mark.parametrize("template", [EOS_ENDS, get_template("chatml-nobos")], ids=lambda template: template.name)
+def test_the_library_gives_the_same_score_alone_and_in_a_padded_batch(kind, template, tmp_path):
+    folder = saved(tmp_path / "rm", kind, template)
+    expected = ours(folder)
+    assert len({round(score, 4) for score in expected}) == len(ITEMS)
+    for side, size in (("right", 1), ("right", 4), ("left", 4)):
+        assert theirs(folder, side, size) == pytest.approx(expected, abs=1e-4), (side, size)
+
+
+@pytest.mark.parametrize(
+    ("special", "pad", "found"),
+    [
+        ((), "<bos>", "<bos>"),  # the pad token at hand ends no text: it stays
+        ((), "<eos>", "<pad>"),
+        (("<|reserved_3|>",), "<eos>", "<pad>"),
+    ],
+)
+def test_the_pad_token_of_a_saved_scorer_ends_no_text(special, pad, found, tmp_path):
+    folder = saved(tmp_path / "rm", "llama", EOS_ENDS, *special, pad=pad)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    assert tokenizer.pad_token == found and config["pad_token_id"] == tokenizer.pad_token_id
+    text = "[user]<pad>Why?<eos>"
+    assert tokenizer(text, add_special_tokens=False)["input_ids"] == tiny_tokenizer()(text)["input_ids"]
+
+
+def test_without_another_special_token_there_is_none(tmp_path, caplog):
+    table = {piece: i for i, piece in enumerate(["<eos>", *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    core = Tokenizer(models.BPE(vocab=table, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>", pad_token="<eos>")
+    net = tiny_model("llama", torch.float32, vocab_size=BYTES, pad_token_id=0)
+    model = LoadedModel(net=net, tokenizer=tokenizer, template=EOS_ENDS, name="tiny")
+    save_model(add_scalar_head(model, seed=4), tmp_path / "rm")
+    assert "so the saved scorer has none" in caplog.text
+    assert json.loads((tmp_path / "rm" / "config.json").read_text())["pad_token_id"] is None
+    assert theirs(tmp_path / "rm", "right", 1) == pytest.approx(ours(tmp_path / "rm"), abs=1e-4)
