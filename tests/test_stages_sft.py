@@ -1,12 +1,17 @@
 """What `train.sft` makes of chats: what carries loss, what is dropped or cut and counted, blocks, shared beginnings."""
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
+from chat_forms import FORMS
 from tiny import TrueFloat64
 from tiny import tiny_model as library_model
 from tiny_texts import bare_context, chat, chats
 
 from togi.core.errors import InputError
+from togi.core.records import Message
 from togi.core.settings import ChatsRef, ModelRef
 from togi.model.forest import Sequence, move, plant
 from togi.model.load import LoadedModel, load
@@ -17,8 +22,9 @@ from togi.objectives.sft import SFT
 from togi.stages.examples_work import Data, Example
 from togi.stages.fixed_work import micro_batches
 from togi.stages.train_sft import TrainSft
-from togi.stages.train_sft_work import Border, SftTask, blocks, grouped
+from togi.stages.train_sft_work import Border, SftTask, blocks, grouped, rewritten
 from togi.text.render import render_chat, render_prompt
+from togi.text.template import own_template
 
 LONG = "word " * 40
 
@@ -255,3 +261,52 @@ def test_the_mask_of_a_template_is_that_of_the_ids_it_is_trained_on(border):
     for each in chats():
         rendered = render_chat(made.model.template, made.model.tokenizer, each.messages)
         assert made(each).group[0] == Sequence(rendered.ids, rendered.mask)
+
+
+# --- templates that rewrite what was said -----------------------------------------------------------------------------
+
+TALK = (("user", "Hi"), ("assistant", "Yes."), ("user", "Why?"), ("assistant", "So."))
+
+
+def thinking_border(border, **settings) -> Border:
+    """A border whose template takes thoughts out of the history."""
+    made = border(**settings)
+    tokenizer = copy.deepcopy(made.model.tokenizer)
+    tokenizer.chat_template = FORMS["thoughts leave the history"].source
+    made.model = replace(made.model, tokenizer=tokenizer, template=own_template(tokenizer))
+    return made
+
+
+def test_answers_that_the_template_rewrites_are_learnt_in_sequences_that_end_with_them(border):
+    made = thinking_border(border)
+    found = made(chat(*TALK))
+    assert isinstance(found, Example)
+    told = [
+        "".join(made.model.tokenizer.decode(i) for i, m in zip(s.ids, s.scored, strict=True) if m) for s in found.group
+    ]
+    thought = "<think>\n\n</think>\n\n"
+    assert told == [f"{thought}So.<|im_end|>", f"{thought}Yes.<|im_end|>"]
+    assert made.counts["rewritten_chats"] == made.counts["sequences_split_off"] == 1
+    ((name, message),) = rewritten(made.settings, made)
+    assert name == "rewritten_answers" and "of 1 chats 1 sequences were split off" in message
+    task = SftTask(made.settings, Data([found]), made.model)
+    assert task.plant([found]).target_N.numel() == sum(sum(s.scored) for s in found.group)
+
+
+def test_only_the_last_of_them_is_learnt_where_it_is_asked_for(border):
+    made = thinking_border(border, rewritten_answers="last")
+    assert scored_text(made, made(chat(*TALK))).endswith("So.<|im_end|>")
+    assert made.counts["answers_unlearnt"] == 1
+    assert "1 answers carry no loss" in rewritten(made.settings, made)[0][1]
+
+
+def test_a_template_that_rewrites_nothing_is_told_nothing(border):
+    made = border()
+    made(chat(*TALK))
+    assert not rewritten(made.settings, made) and not made.counts["rewritten_chats"]
+
+
+def test_a_row_with_what_the_template_leaves_out_is_dropped_under_a_reason(border):
+    call = Message("assistant", "", extra={"tool_calls": [{"function": {"name": "f", "arguments": {}}}]})
+    asked = replace(chat(("user", "Hi")), messages=(Message("user", "Hi"), call))
+    assert border()(asked) == "not_rendered"

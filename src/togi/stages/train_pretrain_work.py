@@ -19,7 +19,7 @@ from togi.stages.fixed_work import TokenTask, fit
 from togi.stages.learnt import keep_learnt
 from togi.stages.models import keep_model, load_trainable
 from togi.stages.train_pretrain import TrainPretrain
-from togi.text.render import render_chat
+from togi.text.render import render_text
 from togi.text.template import leading_text
 
 Text = Document | Chat
@@ -112,7 +112,7 @@ class Windows:
         if isinstance(text, Document):
             ids = (*self.bos, *tokenizer(text.text, add_special_tokens=False)["input_ids"])
         else:
-            ids = render_chat(self.model.template, tokenizer, text.messages).ids
+            ids = tuple(render_text(self.model.template, tokenizer, text.messages))
         return ids if ids[-1] == self.eos else (*ids, self.eos)
 
     def cut(self, text: Text) -> list[Example]:

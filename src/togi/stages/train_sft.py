@@ -73,6 +73,13 @@ class TrainSft(FixedTraining):
         "answer that fits; all are counted",
     )
 
+    rewritten_answers: Literal["split", "last"] = Field(
+        default="split",
+        description="what an answer does that the template writes differently once the conversation goes on (thoughts "
+        "are taken out of the history, say): split: is learnt in a sequence of its own that ends with it; last: only "
+        "what stands as it is served in the longest sequence carries loss; both are counted",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _preset(cls, values: Any) -> Any:

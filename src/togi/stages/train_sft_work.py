@@ -17,7 +17,8 @@ from togi.stages.fixed_work import TokenTask, fit
 from togi.stages.models import keep_model, load_trainable
 from togi.stages.spoken import Spoken
 from togi.stages.train_sft import TrainSft
-from togi.text.render import Rendered, check_template, render_chat
+from togi.text.render import Rendered, check_template, render_turns
+from togi.text.turns import Unrendered
 
 SHARED = 64  # rows that two chats must have in common before they are computed once
 
@@ -28,6 +29,7 @@ def run(settings: TrainSft, context: Context) -> None:
     refs = (settings.chats,) if isinstance(settings.chats, ChatsRef) else settings.chats
     data = read(settings, context, refs, border)
     context.counts.update(border.counts)
+    data.warnings += rewritten(settings, border)
     context.counts["chats"] = len(data.training)
     context.counts["scored_tokens"] = sum(sum(s.scored) for e in data.training for s in e.group)
     if settings.packing == "blocks":
@@ -44,6 +46,19 @@ def run(settings: TrainSft, context: Context) -> None:
     context.counts["out"] = context.counts["chats"]
     context.summary |= {"step": fitted.step, "validation": fitted.validation}
     keep_model(context, model, context.folder / MODEL_FOLDER, Spoken(data.system))
+
+
+def rewritten(settings: TrainSft, border: "Border") -> list[tuple[str, str]]:
+    """What became of chats whose template writes earlier answers differently later, if there are any."""
+    counts = border.counts
+    if not counts["rewritten_chats"]:
+        return []
+    told = f"template {border.model.template.name!r} writes earlier answers differently once a conversation goes on"
+    if settings.rewritten_answers == "last":
+        what = f"{counts['answers_unlearnt']} answers carry no loss (rewritten_answers: split learns them too)"
+    else:
+        what = f"{counts['sequences_split_off']} sequences were split off, which end with such an answer"
+    return [("rewritten_answers", f"{told}: of {counts['rewritten_chats']} chats {what}")]
 
 
 @dataclass(slots=True)
@@ -68,11 +83,23 @@ class Border:
         messages = self._messages(chat)
         if any(m.role == "assistant" and m.train and m.silent for m in messages):
             return "empty_answer"
-        found = self._rendered(chat, messages)
-        if self.bos and found.ids[: 2 * len(self.bos)] == self.bos * 2:
+        try:
+            texts = self._rendered(chat, messages)
+        except Unrendered:
+            return "not_rendered"
+        if self.bos and texts[0].ids[: 2 * len(self.bos)] == self.bos * 2:
             return "two_bos"
-        if not any(found.mask):
+        if not any(texts[0].mask):
             return "no_answer_to_learn"
+        cut = [self._cut(chat, found) for found in texts]
+        group = tuple(sequence for sequence in cut if not isinstance(sequence, str))
+        if not group:
+            return str(cut[0])
+        self.counts["answers_too_long"] += len(cut) - len(group)
+        return Example(id=chat.id, prompt=_prompt(messages), group=group)
+
+    def _cut(self, chat: Chat, found: Rendered) -> TokenSequence | str:
+        """A text within the limit, or why it is dropped."""
         stop = len(found.ids)
         if self.settings.packing == "apart" and stop > self.longest:
             if self.settings.overflow in ("drop", "error"):
@@ -82,8 +109,7 @@ class Border:
                 return "no_answer_after_truncation"
             self._count_cut(found, stop)
         self.counts["straddles"] += found.straddles
-        sequence = TokenSequence(found.ids[:stop], found.mask[:stop])
-        return Example(id=chat.id, prompt=_prompt(messages), group=(sequence,))
+        return TokenSequence(found.ids[:stop], found.mask[:stop])
 
     def _messages(self, chat: Chat) -> tuple[Message, ...]:
         """The chat's messages with the recipe's system prompt."""
@@ -93,12 +119,22 @@ class Border:
             return chat.messages
         return led_by_system(system, chat.messages)
 
-    def _rendered(self, chat: Chat, messages: Sequence[Message]) -> Rendered:
+    def _rendered(self, chat: Chat, messages: Sequence[Message]) -> list[Rendered]:
         model = self.model
         try:
-            return render_chat(model.template, model.tokenizer, messages, header=self.settings.score_header)
+            found = render_turns(model.template, model.tokenizer, messages, header=self.settings.score_header)
+        except Unrendered:
+            raise
         except InputError as error:
             raise InputError(f"stage {self.context.name}: chat {chat.id}: {error}") from None
+        if len(found) == 1:
+            return found
+        self.counts["rewritten_chats"] += 1
+        if self.settings.rewritten_answers == "last":
+            self.counts["answers_unlearnt"] += sum(len(each.ends) for each in found[1:])
+            return found[:1]
+        self.counts["sequences_split_off"] += len(found) - 1
+        return found
 
     def _stop(self, found: Rendered) -> int:
         """Where a chat that is too long ends."""
@@ -125,8 +161,9 @@ def blocks(examples: Sequence[Example], length: int) -> Iterator[Example]:
     Documents of one block see each other, and positions run through. Blocks without a token that carries loss, and the
     unfinished last one, are left out.
     """
-    ids = [token for example in examples for token in example.group[0].ids]
-    scored = [mark for example in examples for mark in example.group[0].scored]
+    sequences = [sequence for example in examples for sequence in example.group]
+    ids = [token for sequence in sequences for token in sequence.ids]
+    scored = [mark for sequence in sequences for mark in sequence.scored]
     for number, start in enumerate(range(0, len(ids) - length, length + 1)):
         part = slice(start, start + length + 1)
         marks = (False, *scored[part][1:])
@@ -138,8 +175,8 @@ def blocks(examples: Sequence[Example], length: int) -> Iterator[Example]:
 def _fitting(held_out: Sequence[Example], longest: int, context: Context) -> list[Example]:
     """The chats to validate on that are not too long: blocks cut only what is trained on. Raises InputError where none
     is left."""
-    kept = [example for example in held_out if len(example.group[0].ids) <= longest]
-    long = [example for example in held_out if len(example.group[0].ids) > longest]
+    kept = [example for example in held_out if all(len(each.ids) <= longest for each in example.group)]
+    long = [example for example in held_out if any(len(each.ids) > longest for each in example.group)]
     context.drops += [Drop(id=example.id, stage=context.name, reason="too_long") for example in long]
     if long and not kept:
         raise InputError(
@@ -160,7 +197,7 @@ class SftTask(TokenTask):
         return SFT(normalise=self.settings.normalise)
 
     def plant(self, examples: Sequence[Example]) -> Forest:
-        return plant(grouped([example.group[0] for example in examples], SHARED))
+        return plant(grouped([sequence for example in examples for sequence in example.group], SHARED))
 
 
 def grouped(sequences: Sequence[TokenSequence], least: int) -> list[list[TokenSequence]]:

@@ -30,8 +30,8 @@ from togi.core.strangers import run_stranger
 DATE = "2024-07-26"
 """What `strftime_now` gives: the date that Llama 3's templates fall back on."""
 
-STEPS = 1_000_000
-"""Turns of loops and calls of one rendering: thousands of times what a conversation takes, and under a second."""
+STEPS = 500_000
+"""Turns of loops and calls of one rendering: hundreds of times what a conversation takes, and under a second."""
 
 LONGEST = 2**24
 """Characters of one rendering, and of a template's source."""
@@ -49,8 +49,11 @@ class _Left(threading.local):
 _LEFT = _Left()
 
 
-def _step() -> None:
-    _LEFT.steps -= 1
+CALL = 10  # steps that a call counts for, by its time
+
+
+def _step(cost: int = 1) -> None:
+    _LEFT.steps -= cost
     if _LEFT.steps < 0:
         raise TemplateError(f"it takes more than {STEPS} steps")
 
@@ -65,7 +68,7 @@ class _Environment(ImmutableSandboxedEnvironment):
     """The library's sandbox, which counts."""
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
-        _step()
+        _step(CALL)
         if isinstance(__obj, LoopContext) and args:
             args = (_stepped(args[0]), *args[1:])
         return super().call(__context, __obj, *args, **kwargs)

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,8 +24,13 @@ PROBES = (  # contents, and whether the generation prompt follows
     ((ASK, ANSWER, MORE), False),
     ((ASK, ANSWER, MORE, LAST), False),
 )
-SECONDS = 5
-MEMORY = 2**31  # bytes of the process that renders a template for the first time
+SECONDS = 2  # of a processor, for the process that renders a template for the first time
+PATIENCE = 30  # seconds that it may take on a busy machine
+MEMORY = 2**31  # bytes that it may take
+
+
+class _Stopped(InputError):
+    """The process that tried a template did not come to an end."""
 
 
 class Pieces(NamedTuple):
@@ -49,6 +55,8 @@ def find_pieces(
     for parts in (False, True):
         try:
             texts = _apart(source, specials, date, parts)
+        except _Stopped:
+            raise
         except InputError as error:
             refused.append(error)
             continue
@@ -133,13 +141,15 @@ def _apart(source: str, specials: Mapping[str, str], date: str, parts: bool) -> 
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     try:
         done = subprocess.run(
-            command, input=order.encode(), capture_output=True, timeout=SECONDS, env=environment, check=False
+            command, input=order.encode(), capture_output=True, timeout=PATIENCE, env=environment, check=False
         )
     except subprocess.TimeoutExpired:
-        raise InputError(f"the chat template takes more than {SECONDS} s to write a short conversation") from None
+        raise _Stopped(f"the chat template takes more than {PATIENCE} s to write a short conversation") from None
+    if done.returncode == -signal.SIGXCPU:
+        raise _Stopped(f"the chat template takes more than {SECONDS} s of a processor to write a short conversation")
     if done.returncode:
         told = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        raise InputError(f"the chat template ended the process that rendered it: {''.join(told) or done.returncode}")
+        raise _Stopped(f"the chat template ended the process that rendered it: {''.join(told) or done.returncode}")
     found = json.loads(done.stdout)
     for place in (0, 2):
         if found[place][0] is None:
@@ -150,7 +160,7 @@ def _apart(source: str, specials: Mapping[str, str], date: str, parts: bool) -> 
 def main() -> None:
     """Renders PROBES as asked for on standard input, within SECONDS of a processor and MEMORY."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))
     order = json.loads(sys.stdin.buffer.read())
     found = [_tried(order, contents, generation) for contents, generation in PROBES]
     sys.stdout.write(json.dumps(found))

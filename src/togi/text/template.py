@@ -16,7 +16,7 @@ from togi.core.protocols import Tokenizer
 from togi.core.records import TOOLS, Message
 from togi.text.jinja import DATE, THOUGHTS, asks_for_date, render_jinja, with_date
 from togi.text.probe import find_pieces
-from togi.text.turns import Ends, Segment, Unrendered, cut
+from togi.text.turns import Ends, Segment, Unrendered, check_tools, cut
 from togi.text.write import jinja_source
 
 TOKENIZER_BOS = "{bos}"  # stands for: what the tokenizer itself puts in front of a text, which may be nothing
@@ -70,11 +70,11 @@ class Template:
 
     def prompt_text(self, messages: Sequence[Message]) -> str:
         """The conversation as text, ending with the generation prompt. An unbound BOS is left out."""
-        return "".join(s.text for s in self.segments(messages, generation=True))
+        return self._text(messages, True)
 
     def chat_text(self, messages: Sequence[Message]) -> str:
         """The whole conversation as text, without a generation prompt. An unbound BOS is left out."""
-        return "".join(s.text for s in self.segments(messages))
+        return self._text(messages, False)
 
     def segments(self, messages: Sequence[Message], generation: bool = False) -> list[Segment]:
         """The text cut at the borders of the assistant's contents, joined to nothing else: answers stand alone.
@@ -136,6 +136,12 @@ class Template:
         if self.bos == TOKENIZER_BOS:
             raise ValueError(f"template {self.name!r}: call bind(tokenizer) before to_jinja()")
         return jinja_source(self)
+
+    def _text(self, messages: Sequence[Message], generation: bool) -> str:
+        if self.jinja is None or not messages:
+            return "".join(s.text for s in self.segments(messages, generation))
+        check_tools(self._own_text, messages, generation)
+        return self._own_text(messages, generation)
 
     def _table_segments(self, messages: Sequence[Message], generation: bool) -> list[Segment]:
         parts = [Segment("" if self.bos == TOKENIZER_BOS else self.bos)]

@@ -69,7 +69,7 @@ def cut(render: Render, ends: Ends, messages: Sequence[Message], generation: boo
     Raises InputError where an answer that carries loss does not follow its prompt in the template's own writing, and
     Unrendered where the template leaves out a part of it.
     """
-    _check_tools(render, messages, generation)
+    check_tools(render, messages, generation)
     whole = render(messages, generation)
     wanted = [] if generation else [k for k, m in enumerate(messages) if m.role == "assistant" and m.train]
     turns = _turns(render, ends, messages, wanted, None if generation else whole)
@@ -192,7 +192,7 @@ def _check_thought(message: Message, answer: str, k: int) -> None:
 # --- tools ------------------------------------------------------------------------------------------------------------
 
 
-def _check_tools(render: Render, messages: Sequence[Message], generation: bool) -> None:
+def check_tools(render: Render, messages: Sequence[Message], generation: bool) -> None:
     """Raises Unrendered where taking tools or calls of tools away changes nothing."""
     first = messages[0]
     if first.extra.get(TOOLS) and _same(render, messages, (without(first, TOOLS), *messages[1:]), generation):
