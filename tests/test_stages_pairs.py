@@ -1,5 +1,7 @@
 """The border of preference training: pairs in, trees out, and every drop and cut counted."""
 
+from dataclasses import replace
+
 import pytest
 from tiny_pairs import bare_context, pair, pairs
 
@@ -38,6 +40,12 @@ def test_a_pair_is_one_prompt_with_two_answers_of_which_the_answers_are_scored(t
     for side, text in zip(example.group, ("Light.", "No idea."), strict=True):
         assert side.ids[: len(prompt)] == prompt and not any(side.scored[: len(prompt)])
         assert scored_text(made, side) == f"{text}<|im_end|>"
+
+
+def test_a_pair_with_what_the_template_leaves_out_is_dropped_with_its_reason(tmp_path):
+    made = border(tmp_path)
+    call = Message("assistant", "", extra={"tool_calls": [{"function": {"name": "f", "arguments": {}}}]})
+    assert made(replace(pair(QUESTION, "Light.", "No."), chosen=(call,))) == "not_rendered"
 
 
 def test_sides_of_several_messages_score_every_answer_and_no_question(tmp_path):

@@ -165,4 +165,4 @@ def test_own_template_that_rewrites_what_was_said() -> None:
         "{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
     )
     with pytest.raises(InputError, match=r"message 2 \(assistant\): the chat template writes it differently"):
-        own_template(with_template(source)).chat_text([ASK, REPLY, MORE, REPLY])
+        own_template(with_template(source)).segments([ASK, REPLY, MORE, REPLY])

@@ -21,6 +21,7 @@ from togi.stages.models import keep_model
 from togi.stages.preference import PreferenceTraining
 from togi.stages.spoken import Spoken
 from togi.text.render import check_template, render_chat
+from togi.text.turns import Unrendered
 
 Sides = tuple[TokenSequence, TokenSequence]
 REASONS = {
@@ -28,6 +29,7 @@ REASONS = {
     "equal_answers": "its answers are the same",
     "nothing_scored": "an answer has no message that is trained on",
     "two_bos": "it begins with the template's BOS twice",
+    "not_rendered": "its tools, calls or thoughts are left out by the chat template",
 }
 
 
@@ -70,7 +72,10 @@ class Border:
         reason = _unusable(pair)
         if reason is not None:
             return self._bad(pair, reason)
-        sides = (self._sequence(pair, pair.chosen), self._sequence(pair, pair.rejected))
+        try:
+            sides = (self._sequence(pair, pair.chosen), self._sequence(pair, pair.rejected))
+        except Unrendered:
+            return self._bad(pair, "not_rendered")
         if self.bos and any(side.ids[: 2 * len(self.bos)] == self.bos * 2 for side in sides):
             return self._bad(pair, "two_bos")
         length = max(len(side.ids) for side in sides)
@@ -96,6 +101,8 @@ class Border:
         asked = tuple(replace(m, train=False) for m in pair.prompt)
         try:
             found = render_chat(self.model.template, self.model.tokenizer, (*asked, *side), header=self.header)
+        except Unrendered:
+            raise
         except InputError as error:
             raise InputError(f"stage {self.context.name}: pair {pair.id}: {error}") from None
         ids, scored = found.ids, found.mask

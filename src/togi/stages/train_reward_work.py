@@ -29,6 +29,7 @@ from togi.stages.fixed_work import Task, fit, outputs
 from togi.stages.models import adapted, keep_model, load_bare
 from togi.stages.train_reward import TrainReward
 from togi.text.render import render_text
+from togi.text.turns import Unrendered
 
 RESAMPLES = 2000
 Features = dict[tuple[int, ...], Tensor]
@@ -62,7 +63,10 @@ def read_pairs(settings: TrainReward, context: Context, model: LoadedModel) -> D
     limit = length_limit(settings, context, model)
 
     def make(pair: Pair) -> Example | str:
-        sides = tuple(_sequence(model, pair.prompt, side) for side in (pair.chosen, pair.rejected))
+        try:
+            sides = tuple(_sequence(model, pair.prompt, side) for side in (pair.chosen, pair.rejected))
+        except Unrendered:
+            return "not_rendered"
         longest = max(len(side.ids) for side in sides)
         if longest > limit:
             return too_long(settings, context, pair, longest)

@@ -13,7 +13,7 @@ from typing import Any
 
 from togi.core.errors import InputError, RecipeError
 from togi.core.protocols import Tokenizer
-from togi.core.records import TOOLS, Message
+from togi.core.records import CALLS, TOOLS, Message
 from togi.text.jinja import DATE, THOUGHTS, asks_for_date, render_jinja, with_date
 from togi.text.probe import find_pieces
 from togi.text.turns import Ends, Segment, Unrendered, check_tools, cut
@@ -174,7 +174,7 @@ class Template:
     def _check_extra(self, message: Message, generation: bool) -> None:
         """Raises Unrendered for what a table of strings has no place for."""
         learnt = () if generation or message.role != "assistant" or not message.train else THOUGHTS
-        for key in (TOOLS, "tool_calls", *learnt):
+        for key in (TOOLS, *CALLS, *learnt):
             if message.extra.get(key):
                 raise Unrendered(
                     f"template {self.name!r} has no place for {key}: use the model's own template or one in a file, or "

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from togi.core.errors import InputError
-from togi.core.records import TOOLS, Message
+from togi.core.records import CALLS, TOOLS, Message
 from togi.text.jinja import THOUGHTS
 
 ADVICE = "name a template that writes tools, or take such conversations out of the data"
@@ -136,7 +136,7 @@ def _stop(ends: Ends, message: Message, text: str) -> int:
         return text.index(ends.terminator, start) + len(ends.terminator)
     if ends.terminator in text:
         return text.rindex(ends.terminator) + len(ends.terminator)
-    if message.extra.get("tool_calls"):
+    if any(message.extra.get(key) for key in CALLS):
         return len(text.rstrip())
     raise InputError(f"the chat template does not close it with the terminator {ends.terminator!r}")
 
@@ -198,11 +198,10 @@ def check_tools(render: Render, messages: Sequence[Message], generation: bool) -
     if first.extra.get(TOOLS) and _same(render, messages, (without(first, TOOLS), *messages[1:]), generation):
         raise Unrendered(f"the chat template does not render {TOOLS}: {ADVICE}")
     for k, message in enumerate(messages):
-        bare = (*messages[:k], without(message, "tool_calls"))
-        if message.extra.get("tool_calls") and _same(render, messages[: k + 1], bare, False):
-            raise Unrendered(
-                f"message {k + 1} ({message.role}): the chat template does not render tool_calls: {ADVICE}"
-            )
+        for key in CALLS:
+            bare = (*messages[:k], without(message, key))
+            if message.extra.get(key) and _same(render, messages[: k + 1], bare, False):
+                raise Unrendered(f"message {k + 1} ({message.role}): the chat template does not render {key}: {ADVICE}")
 
 
 def without(message: Message, key: str) -> Message:
