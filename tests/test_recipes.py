@@ -9,9 +9,9 @@ from togi.recipe import graph
 from togi.recipe.schema import validate
 from togi.recipe.source import read_tree
 from togi.report.collect import collect
-from togi.stages.check_work import check_data
 from togi.stages.evaluate import Evaluate
 from togi.stages.imported import Import
+from togi.stages.imported_work import read
 from togi.stages.select import Select
 from togi.stages.train_grpo import TrainGrpo
 
@@ -27,7 +27,7 @@ def test_every_recipe_fits_its_settings_and_its_data(path, monkeypatch):
     nodes = graph.build(recipe).nodes
     for node in nodes.values():
         if isinstance(node.settings, Import):
-            assert not check_data(node.settings).drops
+            assert not read(node.settings).drops
     assert recipe.name == path.stem and all(spec.licence for spec in (*recipe.models.values(), *recipe.data.values()))
 
 

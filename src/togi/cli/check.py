@@ -1,6 +1,7 @@
 """`togi check`."""
 
 import importlib
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,13 @@ from typing import Any
 import click
 
 from togi.cli.common import json_option, load_graph, print_json, recipe_arguments
-from togi.core.sources import ModelSource
+from togi.core.errors import InputError
 from togi.core.terminal import say
 from togi.recipe.graph import Graph, unpinned
-from togi.recipe.store import store_folder
-from togi.stages.imported import Import
+from togi.recipe.store import is_done, store_folder
 from togi.stages.tracking import check_trackers
+
+BAR = 24  # characters of the longest bar of a histogram
 
 
 @click.command()
@@ -22,57 +24,103 @@ from togi.stages.tracking import check_trackers
 def command(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Preflight: keys, files, models, templates; show samples token by token.
 
-    Reads every row of the data, holds every chat template against its tokenizer, and shows a conversation as the
-    trainer sees it: tokens that carry loss stand in brackets. Notes what of a hub is not pinned to a commit. Loads no
-    weights.
+    Reads every row of the data and renders each stage's rows with its own model, template, system prompt, limits and
+    mask. Shows the first row, the longest and a random one, with the tokens that carry loss in brackets, and how long
+    all of them are. Ends with every error that a run would meet before it loads weights. Loads no weights.
     """
     graph = load_graph(recipe, overrides)  # a misspelt key ends here, before anything heavy is imported
     check_trackers(graph.recipe.track)
     work = importlib.import_module("togi.stages.check_work")
-    data = {name: work.check_data(s) for name, s in _imports(graph)}
-    models = {name: work.preview(source, store_folder(), _kind(graph, name)) for name, source in _sources(graph)}
-    functions = [term for node in graph.nodes.values() for term in work.check_functions(node.settings)]
+    found = work.check(_stages(graph, work.CheckedStage), store_folder(), _progress)
+    notes = unpinned(graph.recipe)
     if as_json:
-        shown = {"data": data, "models": models}
-        found = {k: {name: asdict(value) for name, value in found.items()} for k, found in shown.items()}
-        print_json({**found, "notes": unpinned(graph.recipe)})
-        return
-    for name, found in data.items():
-        dropped = f", dropped {found.drops}" if found.drops else ""
-        say(f"data {name}: {found.records} {found.kind}{dropped}; the first: {found.first}")
-        for note in found.notes:
+        print_json({**asdict(found), "notes": notes})
+    else:
+        _print(found, notes)
+    if found.problems:
+        raise InputError("\n".join(found.problems))
+    if not as_json:
+        say(f"{recipe}: {len(graph.nodes)} stages, every key, reference, file and template fits")
+
+
+def _stages(graph: Graph, kind: Any) -> list[Any]:
+    store = store_folder()
+    folders = [(node, store / node.folder_name) for node in graph.nodes.values()]
+    return [kind(n.name, n.settings, n.inputs, folder, is_done(folder), n.seed) for n, folder in folders]
+
+
+def _progress(stage: str) -> None:
+    if sys.stderr.isatty():
+        say(f"checking {stage}", err=True)
+
+
+def _print(found: Any, notes: list[str]) -> None:
+    for name, data in found.data.items():
+        dropped = f", dropped {_counts(data.drops)}" if data.drops else ""
+        say(f"data {name}: {data.records:,} {data.kind}{dropped}; the first: {data.first}")
+        for note in data.notes:
             say(f"  {note}")
-    for name, found in models.items():
-        _show(name, found)
-    for name in functions:
+    for name, model in found.models.items():
+        width = len(model.terminator_ids)
+        pieces = f"{width} token{'' if width == 1 else 's'}"
+        say(f"model {name[1:]}: template {model.template}, terminator {model.terminator!r} is {pieces}")
+        if model.demo is not None:
+            say("  a made-up conversation, since no row of yours is rendered for it; tokens in brackets carry loss:")
+            _print_tokens(model.demo)
+    for name in found.functions:
         say(f"reward function {name}: found")
-    for note in unpinned(graph.recipe):
+    for name, stage in found.stages.items():
+        if not stage.waits:
+            _print_stage(name, stage)
+    waiting = [f"{name} (for {stage.waits})" for name, stage in found.stages.items() if stage.waits]
+    if waiting:
+        say(f"\nnot checked row by row, since they wait for stages that have not run: {', '.join(waiting)}")
+    for note in notes:
         say(f"note: {note}")
-    say(f"{recipe}: {len(graph.nodes)} stages, every key, reference, file and template fits")
 
 
-def _imports(graph: Graph) -> list[tuple[str, Import]]:
-    return [(node.name, node.settings) for node in graph.nodes.values() if isinstance(node.settings, Import)]
+def _print_stage(name: str, stage: Any) -> None:
+    say()
+    what = f"{stage.rows:,} rows" + (f", of {stage.of:,} records" if stage.of else "")
+    meant = f", taken from {stage.stands_in}, which has not run" if stage.stands_in else ""
+    say(f"stage {name} ({stage.type}): {what}{meant}")
+    if stage.drops:
+        say(f"  dropped: {_counts(stage.drops)}")
+    if stage.counts:
+        say(f"  {_counts(stage.counts)}")
+    if stage.lengths is not None:
+        _print_lengths(stage.lengths)
+    tokens = [token for shown in stage.shown for side in shown.sides for token in side if not isinstance(token, int)]
+    if any(token.scored for token in tokens):
+        say("  tokens in brackets carry loss")
+    for shown in stage.shown:
+        say(f"  the {shown.which} row, {shown.id}:")
+        for side in shown.sides:
+            _print_tokens(side)
 
 
-def _sources(graph: Graph) -> list[tuple[str, ModelSource]]:
-    found = {}
-    for node in graph.nodes.values():
-        for ref, target in node.inputs.items():
-            if isinstance(target, ModelSource):
-                found[ref] = target
-    return list(found.items())
+def _print_tokens(tokens: Any) -> None:
+    text = "".join(_token(token) for token in tokens)
+    say("\n".join(f"    {line}" for line in text.splitlines()))
 
 
-def _kind(graph: Graph, ref: str) -> str:
-    return graph.recipe.models[ref[1:]].kind
+def _token(token: Any) -> str:
+    if isinstance(token, int):
+        return f"\n… {token:,} tokens …\n"
+    return f"[{token.text}]" if token.scored else f"{token.text}·"
 
 
-def _show(name: str, found: Any) -> None:
-    width = len(found.terminator_ids)
-    pieces = f"{width} token{'' if width == 1 else 's'}"
-    say(f"\nmodel {name[1:]}: template {found.template}, terminator {found.terminator!r} is {pieces}")
-    text = "".join(f"[{token.text}]" if token.scored else f"{token.text}·" for token in found.tokens)
-    say("\n".join(f"  {line}" for line in text.split("\n")))
-    scored = sum(token.scored for token in found.tokens)
-    say(f"  {len(found.tokens)} tokens, {scored} carry loss (in brackets)")
+def _print_lengths(lengths: Any) -> None:
+    limit = f", of at most {lengths.limit:,}" if lengths.limit else ""
+    say(f"  lengths in tokens: median {lengths.median:,.0f}, longest {lengths.longest:,}{limit}")
+    if len(lengths.bins) == 1:
+        return
+    most = max(count for _, count in lengths.bins)
+    width = len(f"{lengths.bins[-1][0]:,}")
+    for edge, count in lengths.bins:
+        bar = "█" * (-(-BAR * count // most))
+        say(f"    to {edge:>{width},} {bar:<{BAR}} {count:,}")
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items())

@@ -1,61 +1,77 @@
-"""The preflight of `togi check`: data read, templates held against tokenizers, one sample shown token by token."""
+"""The preflight of `togi check`: data read, models inspected, each stage's own rows rendered, cut and masked as in a
+run. No weights are loaded.
+"""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from togi.core.records import Chat, Document, Message, Pair, Prompt, Record
+from togi.core.codec import read_records
+from togi.core.errors import InputError, RecipeError
+from togi.core.records import Chat, Document, Pair, Prompt, Record
+from togi.core.seeds import derive
+from togi.core.settings import Ref, ScorerRef
 from togi.core.sources import ModelSource
+from togi.data.border import Imported
 from togi.model.load import load_tokenizer
 from togi.rewards.function import load_function
 from togi.rewards.settings import FunctionTerm
+from togi.stages.base import RECORDS_FILE, Context, Control, Resolved, StageSettings
+from togi.stages.check_rows_work import Lengths, Shown, Tokens, demo_of, lengths_of, shown_of, some
+from togi.stages.curate import Curate
+from togi.stages.diversify import Diversify
 from togi.stages.imported import Import
 from togi.stages.imported_work import read
+from togi.stages.rehearsal_work import Rehearsed, rehearsal
+from togi.stages.select import Select
+from togi.stages.table import STAGES
 from togi.stages.train_grpo import TrainGrpo
-from togi.text.render import check_template, render_chat, render_text
+from togi.text.render import check_template
 
 SHOWN = 160  # characters of the first record
-DEMO = (Message("user", "What is the capital of France?"), Message("assistant", "Paris."))
+MOST_ROWS = 10_000
+"""Records of one data set that are rendered; of a larger one so many, evenly spaced, and its longest."""
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
-    """One token of a rendered conversation: its text, its id, and whether it carries loss."""
+class CheckedStage:
+    """A node of the graph: its settings, what its references stand for, its folder, whether it is done, its seed."""
 
-    text: str
-    id: int
-    scored: bool
+    name: str
+    settings: StageSettings
+    inputs: Mapping[str, "str | ModelSource"]
+    folder: Path
+    done: bool
+    seed: int
+
+
+# --- models -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Preview:
-    """A model's template at work: how many tokens the terminator has, and a conversation token by token."""
+class ModelCheck:
+    """A model's template at its tokenizer: the terminator and its ids; `demo` is a made-up conversation where no row of
+    the recipe is there to be shown."""
 
     template: str
     terminator: str
     terminator_ids: tuple[int, ...]
-    tokens: tuple[Token, ...]
+    demo: Tokens | None = None
 
 
-def preview(source: ModelSource, cache: Path, kind: str = "causal") -> Preview:
-    """Renders a short conversation as the trainer and the sampler will see it, or as a reward model reads it.
-
-    `kind` is that of the recipe's entry. Raises InputError and RecipeError for a model without tokenizer, a model of
-    the other kind, or a template that does not fit it.
-    """
-    tokenizer, template = load_tokenizer(source, cache, "scorer" if kind == "reward" else kind)
+def check_model(source: ModelSource, cache: Path, kind: str = "causal") -> ModelCheck:
+    """Inspects a model and holds its template against its tokenizer. Raises InputError and RecipeError as loading it
+    would."""
+    tokenizer, template = load_tokenizer(source, cache, kind)
     found = check_template(template, tokenizer)
-    if kind == "reward":
-        ids = render_text(template, tokenizer, DEMO)
-        mask: Sequence[bool] = (False,) * len(ids)
-    else:
-        rendered = render_chat(template, tokenizer, DEMO)
-        ids, mask = list(rendered.ids), rendered.mask
-    tokens = tuple(
-        Token(tokenizer.decode([i], skip_special_tokens=False), i, scored) for i, scored in zip(ids, mask, strict=True)
-    )
-    return Preview(template.name, template.terminator, found.terminator, tokens)
+    return ModelCheck(template.name, template.terminator, found.terminator)
+
+
+def _kind(ref: Ref) -> str:
+    """What a model is loaded as."""
+    return "scorer" if isinstance(ref, ScorerRef) else "causal"
 
 
 def check_functions(settings: Any) -> list[str]:
@@ -66,6 +82,9 @@ def check_functions(settings: Any) -> list[str]:
     for term in terms:
         load_function(Path(term.file), term.name, term.style)
     return [term.name for term in terms]
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +98,11 @@ class DataCheck:
     notes: tuple[str, ...] = ()
 
 
-def check_data(settings: Import) -> DataCheck:
-    """Reads all rows of a data set. Raises InputError for the first that does not fit."""
-    imported = read(settings)
-    drops: dict[str, int] = {}
+def _checked_data(kind: str, imported: Imported) -> DataCheck:
+    counts: dict[str, int] = {}
     for drop in imported.drops:
-        drops[drop.reason] = drops.get(drop.reason, 0) + 1
-    return DataCheck(settings.kind, len(imported.records), drops, _first(imported.records), tuple(imported.notes))
+        counts[drop.reason] = counts.get(drop.reason, 0) + 1
+    return DataCheck(kind, len(imported.records), counts, _first(imported.records), tuple(imported.notes))
 
 
 def _first(records: Sequence[Record]) -> str:
@@ -99,3 +116,179 @@ def _first(records: Sequence[Record]) -> str:
         text = record.text if isinstance(record, Prompt | Document) else str(record)
     line = " ".join(text.split())
     return line if len(line) <= SHOWN else f"{line[:SHOWN]} …"
+
+
+# --- stages -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StageCheck:
+    """What a stage makes of its rows. `waits` names what must run before they are there; `stands_in` what they were
+    taken from meanwhile; `of` how many rows there are where not all were rendered."""
+
+    type: str
+    waits: str = ""
+    stands_in: str = ""
+    rows: int = 0
+    of: int | None = None
+    drops: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    lengths: Lengths | None = None
+    shown: list[Shown] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Checked:
+    """All that a check found. `problems` are errors that a run would end with, in the order of the stages."""
+
+    data: dict[str, DataCheck] = field(default_factory=dict)
+    models: dict[str, ModelCheck] = field(default_factory=dict)
+    stages: dict[str, StageCheck] = field(default_factory=dict)
+    functions: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The records of a node, if they are there: `stands_in` is the node whose rows these are in truth."""
+
+    records: Sequence[Record] | None
+    stands_in: str = ""
+
+
+def check(stages: Sequence[CheckedStage], cache: Path, progress: Callable[[str], None] = lambda _: None) -> Checked:
+    """Checks the stages of a recipe, which stand after their inputs; a problem of one stops no other."""
+    checker = _Checker(cache, progress)
+    with tempfile.TemporaryDirectory(prefix="togi-check-") as folder:
+        for stage in stages:
+            checker.stage(stage, Path(folder) / stage.name)
+    for ref, source in checker.unseen.items():
+        kind = _kind(ref)
+        demo = demo_of(*load_tokenizer(source, cache, kind), kind)
+        checker.found.models[ref] = replace(checker.found.models[ref], demo=demo)
+    return checker.found
+
+
+class _Checker:
+    def __init__(self, cache: Path, progress: Callable[[str], None]) -> None:
+        self.cache = cache
+        self.progress = progress
+        self.found = Checked()
+        self.rows: dict[str, _Rows] = {}
+        self.sources: dict[str, ModelSource] = {}
+        self.unseen: dict[Ref, ModelSource] = {}
+
+    def stage(self, stage: CheckedStage, folder: Path) -> None:
+        self.progress(stage.name)
+        self.rows[stage.name] = _Rows(None)
+        try:
+            if isinstance(stage.settings, Import):
+                self._data(stage, stage.settings)
+                return
+            self._models(stage)
+            self.found.functions += check_functions(stage.settings)
+            self._pass_on(stage)
+            self._rehearse(stage, folder)
+        except (InputError, RecipeError) as error:
+            if str(error) not in self.found.problems:
+                self.found.problems.append(str(error))
+
+    def _data(self, stage: CheckedStage, settings: Import) -> None:
+        imported = read(settings)
+        self.found.data[stage.name] = _checked_data(settings.kind, imported)
+        self.rows[stage.name] = _Rows(imported.records)
+
+    def _models(self, stage: CheckedStage) -> None:
+        for ref, target in stage.inputs.items():
+            if isinstance(target, ModelSource) and ref not in self.found.models:
+                self.found.models[ref] = check_model(target, self.cache, _kind(ref))
+                self.unseen[ref] = target
+
+    def _pass_on(self, stage: CheckedStage) -> None:
+        """What later stages read of this one: its records, or those that it will choose from; its tokenizer."""
+        init = getattr(stage.settings, "init", None)
+        if isinstance(init, Ref):
+            target = stage.inputs[init]
+            known = target if isinstance(target, ModelSource) else self.sources.get(target)
+            if known is not None:
+                self.sources[stage.name] = known
+        if stage.done and (stage.folder / RECORDS_FILE).exists():
+            self.rows[stage.name] = _Rows(read_records(stage.folder / RECORDS_FILE)[1])
+        elif isinstance(stage.settings, Curate | Diversify | Select):
+            source = str(stage.inputs[stage.settings.input])
+            came = self.rows[source]
+            self.rows[stage.name] = _Rows(came.records, came.stands_in or source)
+
+    def _rehearse(self, stage: CheckedStage, folder: Path) -> None:
+        kind = stage.settings.type
+        rehearse = rehearsal(STAGES[kind])
+        if rehearse is None:
+            return
+        context, waits, stands_in = self._context(stage, folder)
+        if waits:
+            self.found.stages[stage.name] = StageCheck(kind, waits=waits)
+        else:
+            rows = rehearse(stage.settings, context)
+            self.unseen = {
+                ref: source
+                for ref, source in self.unseen.items()
+                if isinstance(ref, ScorerRef) or ref not in context.inputs
+            }
+            self.found.stages[stage.name] = self._summary(stage, context, list(rows), stands_in)
+
+    def _context(self, stage: CheckedStage, folder: Path) -> tuple["Rehearsing", str, str]:
+        """A context whose records are held, what is not there yet, and what stands in for rows."""
+        held: dict[str, Sequence[Record]] = {}
+        inputs: dict[str, Resolved] = {}
+        waits: list[str] = []
+        stands_in = ""
+        for ref, target in stage.inputs.items():
+            if isinstance(target, ModelSource) or target in self.sources:
+                source = target if isinstance(target, ModelSource) else self.sources[target]
+                inputs[ref] = Resolved("model", source=source)
+            elif (came := self.rows[target]).records is not None:
+                held[ref], stands_in = came.records, came.stands_in or stands_in
+            elif not isinstance(ref, ScorerRef):  # no row depends on a reward model
+                waits.append(target)
+        folder.mkdir()
+        context = Rehearsing(
+            name=stage.name,
+            folder=folder,
+            cache=self.cache,
+            seed=stage.seed,
+            inputs=inputs,
+            control=Control(send=lambda event: None),
+            held=held,
+        )
+        return context, ", ".join(waits), stands_in
+
+    def _summary(self, stage: CheckedStage, context: "Rehearsing", rows: list[Rehearsed], stands_in: str) -> StageCheck:
+        drops: dict[str, int] = {}
+        for drop in context.drops:
+            drops[drop.reason] = drops.get(drop.reason, 0) + 1
+        counts = {name: count for name, count in context.counts.items() if name != "in" and count}
+        most = max((len(records) for records in context.held.values()), default=0)
+        return StageCheck(
+            stage.settings.type,
+            stands_in=stands_in,
+            rows=len(rows),
+            of=most if most > MOST_ROWS else None,
+            drops=drops,
+            counts=counts,
+            lengths=lengths_of(rows, getattr(stage.settings, "max_length", None)) if rows else None,
+            shown=shown_of(rows, derive(stage.seed, "check")),
+        )
+
+
+@dataclass(slots=True)
+class Rehearsing(Context):
+    """The context of a stage that does not run: its records are `held` in memory. Of many it gives some."""
+
+    held: dict[str, Sequence[Record]] = field(default_factory=dict)
+
+    def records(self, ref: Ref) -> list[Any]:
+        records = self.held[ref]
+        if not records:
+            raise InputError(f"stage {self.name}: {ref} holds no records")
+        self.counts["in"] = self.counts.get("in", 0) + len(records)
+        return some(records, MOST_ROWS)

@@ -1,9 +1,10 @@
 """The work of `contrast`: the same question under two instructions (RLCD, arXiv 2307.12950)."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from togi.core.errors import InputError
 from togi.core.protocols import Tokenizer
 from togi.core.records import Drop, Message, Pair, Prompt, SamplingParams
 from togi.core.seeds import derive
@@ -14,6 +15,7 @@ from togi.rollout.local import Sampler
 from togi.stages.base import Context
 from togi.stages.contrast import Careless, Contrast
 from togi.stages.models import load_model
+from togi.stages.rehearsal_work import Rehearsed, asked, prompt_rows, weightless
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,22 @@ def run(settings: Contrast, context: Context) -> None:
     ]
     context.drops += [item for item in made if isinstance(item, Drop)]
     context.write("pairs", [item for item in made if isinstance(item, Pair)])
+
+
+def rehearse(settings: Contrast, context: Context) -> Iterator[Rehearsed]:
+    prompts: list[Prompt] = context.records(settings.input)
+    ways = [("careless", way) for way in settings.careless]
+    if settings.examples is None:
+        ways = [("helpful", Careless(instruction=settings.helpful)), *ways]
+    for name, way in ways:
+        model = weightless(context, way.model or settings.model)
+        under = [_instructed(way.instruction, name, prompt) for prompt in prompts]
+        try:
+            yield from prompt_rows(context, model, asked(under), settings.max_tokens)
+        except InputError as error:
+            system = "{question}" not in way.instruction
+            hint = ". This instruction is a system turn; with {question} in it, it becomes the user's turn"
+            raise InputError(f"{error} (under the {name} instruction){hint if system else ''}") from None
 
 
 def _by_examples(settings: Contrast, context: Context, prompts: list[Prompt], examples: list[Prompt]) -> list[str]:

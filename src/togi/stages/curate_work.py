@@ -1,6 +1,7 @@
 """The work of `curate`: rules, then a model's judgement, then (where asked for) a rewrite."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -27,6 +28,7 @@ from togi.rollout.generator import ModelGenerator
 from togi.stages.base import Context
 from togi.stages.curate import Curate
 from togi.stages.models import load_model
+from togi.stages.rehearsal_work import Rehearsed, prompt_rows, weightless
 from togi.text.render import render_answer, render_prompt
 
 JSON_QUESTION = (
@@ -73,6 +75,15 @@ def run(settings: Curate, context: Context) -> None:
     if not kept:
         raise StageError(f"stage {context.name}: no draft was kept of {len(prompts)}; reasons: {_reasons(context)}")
     context.write("prompts", kept)
+
+
+def rehearse(settings: Curate, context: Context) -> Iterator[Rehearsed]:
+    prompts, _ = run_filters(context.records(settings.input), _rules(settings), stage=context.name)
+    if settings.model is None:
+        return
+    question = settings.question if settings.method == "logprob" else JSON_QUESTION
+    model, most = weightless(context, settings.model), 1 if settings.method == "logprob" else settings.max_tokens
+    yield from prompt_rows(context, model, [(p.id, _asked(question, p)) for p in prompts], most)
 
 
 def _rules(settings: Curate) -> list[Filter]:

@@ -4,6 +4,7 @@ The held-out reward is read on the text without terminator, both answers cut to 
 closing or shortening alone cannot raise it.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ from togi.stages.base import Context
 from togi.stages.evaluate import Evaluate
 from togi.stages.learnt import learnt, mark
 from togi.stages.models import load_model, load_scorer
+from togi.stages.rehearsal_work import Rehearsed, asked, prompt_rows, weightless
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +49,7 @@ class Comparison:
 
 
 def run(settings: Evaluate, context: Context) -> None:
-    prompts: list[Prompt] = context.records(settings.prompts)
-    if len(prompts) < 3:
-        raise InputError(f"stage {context.name}: {len(prompts)} prompts; at least 3 are needed for an interval")
+    prompts = _prompts(settings, context)
     _warn_learnt(settings, context, prompts)
     base = _answers(settings, context, settings.base, "base", prompts)
     policy = _answers(settings, context, settings.policy, "policy", prompts)
@@ -83,6 +83,19 @@ def run(settings: Evaluate, context: Context) -> None:
     context.counts["out"] = len(prompts)
     context.summary["table"] = rows_to_json(rows)
     context.summary["answers"] = _examples(settings, prompts, base, policy, shown)
+
+
+def rehearse(settings: Evaluate, context: Context) -> Iterator[Rehearsed]:
+    prompts = asked(_prompts(settings, context))
+    for ref in dict.fromkeys((settings.base, settings.policy)):
+        yield from prompt_rows(context, weightless(context, ref), prompts, settings.max_tokens)
+
+
+def _prompts(settings: Evaluate, context: Context) -> list[Prompt]:
+    prompts: list[Prompt] = context.records(settings.prompts)
+    if len(prompts) < 3:
+        raise InputError(f"stage {context.name}: {len(prompts)} prompts; at least 3 are needed for an interval")
+    return prompts
 
 
 def _warn_learnt(settings: Evaluate, context: Context, prompts: list[Prompt]) -> None:

@@ -19,6 +19,7 @@ from togi.stages.falling import FallWatch
 from togi.stages.fixed_work import TokenTask, fit
 from togi.stages.models import keep_model
 from togi.stages.preference import PreferenceTraining
+from togi.stages.rehearsal_work import Rehearsed, example_rows
 from togi.stages.spoken import Spoken
 from togi.text.render import check_template, render_chat
 from togi.text.turns import Unrendered
@@ -135,6 +136,12 @@ def read_pairs(settings: PreferenceTraining, context: Context, border: Border) -
         what = name.removeprefix("cut_")
         data.warnings.append((name, f"{count} {what} were cut to fit max_length {border.longest}"))
     return data
+
+
+def pair_rows(settings: PreferenceTraining, context: Context, border: Border) -> list[Rehearsed]:
+    """The pairs of a stage as `togi check` shows them."""
+    data = read_pairs(settings, context, border)
+    return example_rows(border.model, (*data.training, *data.validation))
 
 
 class PairTask(TokenTask):

@@ -12,8 +12,9 @@ from togi.objectives.dpo import DPO
 from togi.stages.base import Context
 from togi.stages.examples_work import Data, Example
 from togi.stages.models import load_trainable
-from togi.stages.pairs_work import Border, PairTask, learn, read_pairs
+from togi.stages.pairs_work import Border, PairTask, learn, pair_rows, read_pairs
 from togi.stages.reference_work import with_reference
+from togi.stages.rehearsal_work import Rehearsed, weightless
 from togi.stages.train_dpo import TrainDpo
 
 
@@ -24,6 +25,11 @@ def run(settings: TrainDpo, context: Context) -> None:
     if settings.reference:
         task.data = with_reference(context, task, settings.tokens_at_once)
     learn(settings, context, model, task)
+
+
+def rehearse(settings: TrainDpo, context: Context) -> list[Rehearsed]:
+    model = weightless(context, settings.init)
+    return pair_rows(settings, context, Border(settings=settings, context=context, model=model))
 
 
 class DpoTask(PairTask):

@@ -26,6 +26,7 @@ from togi.stages.grpo_rollouts_work import Answer, Rollout, Rollouts, teaches
 from togi.stages.grpo_updates_work import Micro, Updates
 from togi.stages.learnt import keep_learnt
 from togi.stages.models import keep_model, load_trainable
+from togi.stages.rehearsal_work import Rehearsed, asked, prompt_rows, weightless
 from togi.stages.spoken import Spoken, common_system
 from togi.stages.train_grpo import TrainGrpo
 from togi.stages.training import Trainer
@@ -74,6 +75,12 @@ def run(settings: TrainGrpo, context: Context) -> None:
         context.summary["best_validation"] = source.best
     spoken = Spoken(common_system(prompt.messages for prompt in training), settings.sampling.model_dump())
     keep_model(context, model, context.folder / MODEL_FOLDER, spoken)
+
+
+def rehearse(settings: TrainGrpo, context: Context) -> Iterator[Rehearsed]:
+    training, held_out = _prompts(settings, context)
+    model = weightless(context, settings.init)
+    return prompt_rows(context, model, asked([*training, *held_out]), settings.sampling.max_tokens)
 
 
 class Source:

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from togi.core.errors import InputError
@@ -18,6 +19,7 @@ from togi.stages.examples_work import Data, Example, window_of
 from togi.stages.fixed_work import TokenTask, fit
 from togi.stages.learnt import keep_learnt
 from togi.stages.models import keep_model, load_trainable
+from togi.stages.rehearsal_work import Rehearsed, example_rows, weightless
 from togi.stages.train_pretrain import TrainPretrain
 from togi.text.render import render_text
 from togi.text.template import leading_text
@@ -39,6 +41,14 @@ def run(settings: TrainPretrain, context: Context) -> None:
     context.counts["validation"] = len(held_out)
     context.summary |= {"step": fitted.step, "validation": fitted.validation, "ledger": ledger(task.streams)}
     keep_model(context, model, context.folder / MODEL_FOLDER)
+
+
+def rehearse(settings: TrainPretrain, context: Context) -> list[Rehearsed]:
+    windows = Windows.of(settings, context, weightless(context, settings.init))
+    corpora, held_out = _read(settings, context, windows)
+    texts = (text for texts in corpora.values() for text in texts)
+    cut = (window for text in texts for window in windows.cut(text))
+    return example_rows(windows.model, chain(cut, held_out))
 
 
 def _read(settings: TrainPretrain, context: Context, windows: "Windows") -> tuple[dict[str, list[Text]], list[Example]]:

@@ -27,6 +27,7 @@ from togi.stages.base import MODEL_FOLDER, Context
 from togi.stages.examples_work import Data, Example, inner, length_limit, read, too_long
 from togi.stages.fixed_work import Task, fit, outputs
 from togi.stages.models import adapted, keep_model, load_bare
+from togi.stages.rehearsal_work import Rehearsed, example_rows, weightless
 from togi.stages.train_reward import TrainReward
 from togi.text.render import render_text
 from togi.text.turns import Unrendered
@@ -45,6 +46,12 @@ def run(settings: TrainReward, context: Context) -> None:
     context.counts["out"] = len(data.training)
     context.counts["held_out"] = len(data.validation)
     context.summary["table"] = rows_to_json([*rows, *control])
+
+
+def rehearse(settings: TrainReward, context: Context) -> list[Rehearsed]:
+    model = weightless(context, settings.init)
+    data = read_pairs(settings, context, model)
+    return example_rows(model, (*data.training, *data.validation))
 
 
 def load_trunk(settings: TrainReward, context: Context) -> LoadedModel:

@@ -15,6 +15,7 @@ from togi.stages.base import MODEL_FOLDER, Context
 from togi.stages.examples_work import Data, Example, length_limit, read, too_long
 from togi.stages.fixed_work import TokenTask, fit
 from togi.stages.models import keep_model, load_trainable
+from togi.stages.rehearsal_work import Rehearsed, example_rows, weightless
 from togi.stages.spoken import Spoken
 from togi.stages.train_sft import TrainSft
 from togi.text.render import Rendered, check_template, render_turns
@@ -25,6 +26,22 @@ SHARED = 64  # rows that two chats must have in common before they are computed 
 
 def run(settings: TrainSft, context: Context) -> None:
     model = load_trainable(context, settings.init, settings)
+    data = read_chats(settings, context, model)
+    fitted = fit(settings, context, model, SftTask(settings, data, model))
+    context.counts["out"] = context.counts["chats"]
+    context.summary |= {"step": fitted.step, "validation": fitted.validation}
+    keep_model(context, model, context.folder / MODEL_FOLDER, Spoken(data.system))
+
+
+def rehearse(settings: TrainSft, context: Context) -> list[Rehearsed]:
+    model = weightless(context, settings.init)
+    data = read_chats(settings, context, model)
+    return example_rows(model, (*data.training, *data.validation))
+
+
+def read_chats(settings: TrainSft, context: Context, model: LoadedModel) -> Data:
+    """The stage's examples, counted. Raises InputError where a chat does not fit and the settings want an error, and
+    where nothing is left."""
     border = Border(settings, context, model)
     refs = (settings.chats,) if isinstance(settings.chats, ChatsRef) else settings.chats
     data = read(settings, context, refs, border)
@@ -33,19 +50,9 @@ def run(settings: TrainSft, context: Context) -> None:
     context.counts["chats"] = len(data.training)
     context.counts["scored_tokens"] = sum(sum(s.scored) for e in data.training for s in e.group)
     if settings.packing == "blocks":
-        held_out = _fitting(data.validation, border.longest, context)
-        data = replace(data, training=list(blocks(data.training, border.longest)), validation=held_out)
-        context.counts["blocks"] = len(data.training)
-        if not data.training:
-            raise InputError(
-                f"stage {context.name}: all chats together do not fill one block of {border.longest} tokens; lower "
-                "max_length or set packing: apart"
-            )
+        data = _in_blocks(data, border.longest, context)
     context.counts["validation"] = len(data.validation)
-    fitted = fit(settings, context, model, SftTask(settings, data, model))
-    context.counts["out"] = context.counts["chats"]
-    context.summary |= {"step": fitted.step, "validation": fitted.validation}
-    keep_model(context, model, context.folder / MODEL_FOLDER, Spoken(data.system))
+    return data
 
 
 def rewritten(settings: TrainSft, border: "Border") -> list[tuple[str, str]]:
@@ -153,6 +160,19 @@ def _prompt(messages: Sequence[Message]) -> tuple[Message, ...]:
     """What stands before the first answer that carries loss: chats that share it stay on one side of a split."""
     first = next(i for i, m in enumerate(messages) if m.role == "assistant" and m.train)
     return tuple(messages[:first])
+
+
+def _in_blocks(data: Data, length: int, context: Context) -> Data:
+    """The chats to train on as blocks. Raises InputError where they do not fill one."""
+    held_out = _fitting(data.validation, length, context)
+    training = list(blocks(data.training, length))
+    context.counts["blocks"] = len(training)
+    if not training:
+        raise InputError(
+            f"stage {context.name}: all chats together do not fill one block of {length} tokens; lower max_length or "
+            "set packing: apart"
+        )
+    return replace(data, training=training, validation=held_out)
 
 
 def blocks(examples: Sequence[Example], length: int) -> Iterator[Example]:

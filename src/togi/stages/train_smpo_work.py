@@ -13,21 +13,25 @@ from togi.objectives.smpo import SMPO, Clipping, margin_at
 from togi.stages.base import Context
 from togi.stages.examples_work import Data, Example
 from togi.stages.models import load_trainable
-from togi.stages.pairs_work import Border, PairTask, learn, read_pairs
+from togi.stages.pairs_work import Border, PairTask, learn, pair_rows, read_pairs
+from togi.stages.rehearsal_work import Rehearsed, weightless
 from togi.stages.train_smpo import TrainSmpo
 from togi.text.render import check_template
 
 
 def run(settings: TrainSmpo, context: Context) -> None:
     model = load_trainable(context, settings.init, settings)
-    border = Border(
-        settings=settings,
-        context=context,
-        model=model,
-        header=settings.score_header,
-        second_bos=settings.second_bos,
-    )
-    learn(settings, context, model, SmpoTask(settings, context, model, read_pairs(settings, context, border)))
+    data = read_pairs(settings, context, _border(settings, context, model))
+    learn(settings, context, model, SmpoTask(settings, context, model, data))
+
+
+def rehearse(settings: TrainSmpo, context: Context) -> list[Rehearsed]:
+    return pair_rows(settings, context, _border(settings, context, weightless(context, settings.init)))
+
+
+def _border(settings: TrainSmpo, context: Context, model: LoadedModel) -> Border:
+    header, second_bos = settings.score_header, settings.second_bos
+    return Border(settings=settings, context=context, model=model, header=header, second_bos=second_bos)
 
 
 class SmpoTask(PairTask):

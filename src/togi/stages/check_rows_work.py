@@ -1,0 +1,117 @@
+"""What `togi check` shows of a stage's rows: some of them token by token, and how long all of them are."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from togi.core.records import Message, Record
+from togi.model.forest import Sequence as TokenSequence
+from togi.model.inspect import context_of
+from togi.stages.rehearsal_work import Rehearsed
+from togi.text.render import render_chat, render_text
+from togi.text.template import Template
+
+AROUND = 24
+"""Tokens shown at either end of a row, and on either side of each place where the loss begins or ends."""
+
+BINS = 8
+DEMO = (Message("user", "What is the capital of France?"), Message("assistant", "Paris."))
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token of a row: its text, its id, and whether it carries loss."""
+
+    text: str
+    id: int
+    scored: bool
+
+
+Tokens = tuple[Token | int, ...]
+"""A sequence of tokens in which a number stands for so many that are left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A row to look at: `which` says why this one."""
+
+    which: str
+    id: str
+    sides: tuple[Tokens, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Tokens of a stage's rows, answers that are still to be written included. `limit` is the most that a row may have,
+    None where the model does not say; `bins` are (most tokens, rows)."""
+
+    median: float
+    longest: int
+    limit: int | None
+    bins: tuple[tuple[int, int], ...]
+
+
+def some(records: Sequence[Record], most: int) -> list[Record]:
+    """All records, or `most` of them, evenly spaced, and the longest."""
+    if len(records) <= most:
+        return list(records)
+    places = dict.fromkeys(i * len(records) // most for i in range(most))
+    places[max(range(len(records)), key=lambda i: len(str(records[i])))] = None
+    return [records[i] for i in sorted(places)]
+
+
+def lengths_of(rows: Sequence[Rehearsed], max_length: int | None) -> Lengths:
+    """How long rows are; `max_length` is the stage's own limit, else the model's context counts."""
+    lengths = [row.length for row in rows]
+    first = min(lengths) - 1
+    width = -(-(max(lengths) - first) // BINS)
+    edges = range(first + width, max(lengths) + width, width)
+    bins = tuple((edge, sum(edge - width < length <= edge for length in lengths)) for edge in edges)
+    limit = max_length or context_of(rows[0].model.net.config.get_text_config().to_dict())
+    return Lengths(median(lengths), max(lengths), limit, bins)
+
+
+def shown_of(rows: Sequence[Rehearsed], seed: int) -> list[Shown]:
+    """The first row, the longest and a random one; one that is two of these is shown once."""
+    if not rows:
+        return []
+    longest = max(range(len(rows)), key=lambda i: rows[i].length)
+    reasons: dict[int, list[str]] = {}
+    for place, why in ((0, "first"), (longest, "longest"), (random.Random(seed).randrange(len(rows)), "random")):
+        reasons.setdefault(place, []).append(why)
+    return [Shown(" and ".join(why), rows[place].id, _sides(rows[place])) for place, why in reasons.items()]
+
+
+def demo_of(tokenizer: Any, template: Template, kind: str) -> Tokens:
+    """A made-up conversation as the trainer sees it, or as a scorer reads it."""
+    if kind == "scorer":
+        ids = tuple(render_text(template, tokenizer, DEMO))
+        return _tokens(TokenSequence(ids, (False,) * len(ids)), tokenizer)
+    rendered = render_chat(template, tokenizer, DEMO)
+    return _tokens(TokenSequence(rendered.ids, rendered.mask), tokenizer)
+
+
+def _sides(row: Rehearsed) -> tuple[Tokens, ...]:
+    return tuple(_tokens(side, row.model.tokenizer) for side in row.sides)
+
+
+def _tokens(side: TokenSequence, tokenizer: Any) -> Tokens:
+    """The tokens at both ends and where the loss begins or ends; numbers for what lies between."""
+
+    def token(i: int) -> Token:
+        return Token(tokenizer.decode([side.ids[i]], skip_special_tokens=False), side.ids[i], side.scored[i])
+
+    size = len(side.ids)
+    changes = [i for i in range(1, size) if side.scored[i] != side.scored[i - 1]]
+    kept = [i for i in range(size) if any(abs(i - place) < AROUND for place in (0, *changes, size))]
+    found: list[Token | int] = []
+    for before, i in zip([-1, *kept], kept, strict=False):
+        left_out = range(before + 1, i)
+        if len(left_out) < AROUND:  # not worth a gap
+            found += [token(j) for j in left_out]
+        else:
+            found.append(len(left_out))
+        found.append(token(i))
+    return tuple(found)

@@ -1,0 +1,96 @@
+"""What stages do with their rows before they load weights, done without weights: `togi check` shows it.
+
+A stage's work module may have `rehearse(settings, context)`. It yields rows as `run` renders, cuts and masks them, and
+raises what `run` would raise for them. A stage that loads no model needs none.
+"""
+
+import importlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from togi.core.errors import InputError
+from togi.core.records import Message, Prompt
+from togi.core.settings import Ref
+from togi.core.sources import ModelSource
+from togi.model.forest import Sequence as TokenSequence
+from togi.model.inspect import context_of
+from togi.model.load import LoadedModel, inspect, load_tokenizer
+from togi.model.network import read_config
+from togi.stages.base import Context, StageType
+from togi.stages.examples_work import Example
+from togi.text.render import check_template, render_prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsed:
+    """What a stage makes of one record for `model`: a pair has two sequences, anything else one. `more` is the
+    most tokens that the model will write behind them."""
+
+    id: str
+    model: LoadedModel
+    sides: tuple[TokenSequence, ...]
+    more: int = 0
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest sequence."""
+        return max(len(side.ids) for side in self.sides) + self.more
+
+
+@dataclass(frozen=True, slots=True)
+class Weightless:
+    """Stands for a network of which only the configuration is read."""
+
+    config: Any
+
+
+def weightless(context: Context, ref: Ref) -> LoadedModel:
+    """A model without its network. Raises InputError and RecipeError as loading does, weights aside."""
+    return _weightless(context.model(ref), context.cache)
+
+
+@lru_cache(maxsize=8)
+def _weightless(source: ModelSource, cache: Path) -> LoadedModel:
+    tokenizer, template = load_tokenizer(source, cache)
+    check_template(template, tokenizer)
+    facts = inspect(source, cache, weights=False)
+    net = Weightless(read_config(facts.folder))
+    return LoadedModel(net=net, tokenizer=tokenizer, template=template, name=source.name)
+
+
+def rehearsal(stage: StageType) -> Callable[[Any, Context], Iterable[Rehearsed]] | None:
+    """The `rehearse` of a stage; None for one that renders no rows."""
+    return getattr(importlib.import_module(stage.work), "rehearse", None)
+
+
+def example_rows(model: LoadedModel, examples: Iterable[Example]) -> list[Rehearsed]:
+    """Examples of a training as rows."""
+    return [Rehearsed(example.id, model, example.group) for example in examples]
+
+
+def prompt_rows(
+    context: Context, model: LoadedModel, prompts: Iterable[tuple[str, Sequence[Message]]], max_tokens: int
+) -> Iterator[Rehearsed]:
+    """Prompts, by their ids, as a model is asked them. Raises InputError, with stage and prompt, for one that the
+    template refuses or that leaves no room for `max_tokens`."""
+    limit = context_of(model.net.config.get_text_config().to_dict())
+    for name, messages in prompts:
+        try:
+            ids = tuple(render_prompt(model.template, model.tokenizer, messages))
+        except InputError as error:
+            raise InputError(f"stage {context.name}: prompt {name}: {error}") from None
+        if limit is not None and len(ids) + max_tokens > limit:
+            raise InputError(
+                f"stage {context.name}: prompt {name} has {len(ids)} tokens, which with max_tokens {max_tokens} are "
+                f"{len(ids) + max_tokens}, but the context of {model.name} is {limit}. Leave such prompts out, or "
+                "lower max_tokens"
+            )
+        yield Rehearsed(name, model, (TokenSequence(ids, (False,) * len(ids)),), max_tokens)
+
+
+def asked(prompts: Iterable[Prompt]) -> list[tuple[str, Sequence[Message]]]:
+    """Prompts as `prompt_rows` takes them."""
+    return [(prompt.id, prompt.messages) for prompt in prompts]

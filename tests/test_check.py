@@ -1,0 +1,138 @@
+"""`togi check`: rows of each stage, rendered, cut and masked as in a run, and errors that a run would meet first."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from tiny_run import RECIPE, tiny_model, write_recipe
+
+from togi.cli import main
+from togi.core.records import Document
+from togi.stages.check_rows_work import AROUND, some
+
+STAGES = """\
+name: checked
+seed: 3
+models:
+  base: {path: model, template: chatml}
+data:
+  chats: {path: chats.jsonl}
+  pairs: {path: pairs.jsonl}
+  texts: {path: texts.jsonl}
+  questions: {path: questions.jsonl}
+stages:
+  sft: {type: train.sft, init: $base, chats: $chats, steps: 1, batch_size: 2, system: Be kind., max_length: 120}
+  dpo: {type: train.dpo, init: $sft, pairs: $pairs, steps: 1, batch_size: 2}
+  smpo: {type: train.smpo, init: $base, pairs: $pairs, steps: 1, batch_size: 2, score_header: true}
+  reward: {type: train.reward, init: $base, pairs: $pairs, steps: 1, batch_size: 2}
+  pre: {type: train.pretrain, init: $base, steps: 1, batch_tokens: 64, max_length: 32, sources: [{documents: $texts}]}
+  contrast: {type: contrast, input: $questions, model: $base, max_tokens: 8}
+  curated: {type: curate, input: $questions, model: $base}
+  scores: {type: evaluate, base: $base, policy: $sft, prompts: $questions, max_tokens: 8}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch) -> Path:
+    """A recipe of many stages with rows for all of them."""
+    monkeypatch.setenv("TOGI_HOME", str(tmp_path / "home"))
+    tiny_model(tmp_path / "model")
+    rows: dict[str, list[dict[str, Any]]] = {
+        "chats": [{"prompt": "Hi", "completion": "Hello"}, {"prompt": "Why?", "completion": "So. " * 20}],
+        "pairs": [{"prompt": f"Name {i}.", "chosen": f"It is {i}.", "rejected": "I do not know."} for i in range(6)],
+        "texts": [{"text": "A page about rain and rivers and what they do."}] * 2,
+        "questions": [{"question": f"How long is a day on moon {i}?"} for i in range(4)],
+    }
+    for name, values in rows.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(value) + "\n" for value in values))
+    (tmp_path / "checked.yaml").write_text(STAGES)
+    return tmp_path / "checked.yaml"
+
+
+def check(recipe: Path, *arguments: str) -> Any:
+    return CliRunner().invoke(main, ["check", str(recipe), *arguments])
+
+
+def found(recipe: Path, *arguments: str) -> dict[str, Any]:
+    """What --json says; an error, where there is one, stands behind it."""
+    return json.JSONDecoder().raw_decode(check(recipe, "--json", *arguments).stdout)[0]
+
+
+def scored(shown: dict[str, Any]) -> list[str]:
+    """The texts of each sequence that carry loss."""
+    return ["".join(token["text"] for token in side if token["scored"]) for side in shown["sides"]]
+
+
+def test_every_stage_renders_its_own_rows(recipe):
+    checked = found(recipe)
+    assert checked["problems"] == []
+    stages = checked["stages"]
+    # contrast asks under two instructions, evaluate asks two models; both pages are cut into windows
+    counts = {"dpo": 6, "smpo": 6, "reward": 6, "contrast": 8, "curated": 4, "scores": 8}
+    assert {name: stages[name]["rows"] for name in counts} == counts
+    assert stages["pre"]["rows"] == 4
+    first = {name: stage["shown"][0] for name, stage in stages.items()}
+    assert scored(first["sft"]) == ["Hello<|im_end|>"]
+    assert scored(first["dpo"]) == ["It is 0.<|im_end|>", "I do not know.<|im_end|>"]
+    assert scored(first["smpo"])[0] == "<|im_start|>assistant\nIt is 0.<|im_end|>"
+    assert scored(first["reward"]) == ["", ""] and scored(first["scores"]) == [""]
+    text = "".join(token["text"] for token in first["sft"]["sides"][0])
+    turns = (("system", "Be kind."), ("user", "Hi"), ("assistant", "Hello"))
+    assert text == "".join(f"<|im_start|>{role}\n{said}<|im_end|>\n" for role, said in turns)
+
+
+def test_what_is_too_long_is_counted_and_lengths_are_told(recipe):
+    kept = found(recipe)["stages"]["sft"]
+    assert kept["drops"] == {"too_long": 1} and kept["lengths"]["limit"] == 120
+    whole = found(recipe, "stages.sft.max_length=null")["stages"]["sft"]
+    assert whole["rows"] == 2 and whole["lengths"]["limit"] == 256
+    assert whole["lengths"]["longest"] > 120 and sum(count for _, count in whole["lengths"]["bins"]) == 2
+    (longest,) = [shown for shown in whole["shown"] if "longest" in shown["which"]]
+    assert any(isinstance(token, int) and token >= AROUND for token in longest["sides"][0])
+    printed = check(recipe).output
+    assert "dropped: too_long 1" in printed and "[Hello<|im_end|>]" in printed.replace("][", "")
+
+
+def test_a_limit_that_drops_every_row_is_an_error(recipe):
+    ended = check(recipe, "stages.sft.max_length=20")
+    assert ended.exit_code == 3
+    assert "stage sft: every record was dropped" in ended.stderr
+
+
+def test_all_that_would_stop_a_run_is_listed_at_once(recipe):
+    """A template that refuses system turns stops the stage with a system prompt, and the instructions of contrast."""
+    (recipe.parent / "model" / "chat_template.jinja").write_text(
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system turn here') }}{% endif %}"
+        "<|{{ m.role }}|>{{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    ended = check(recipe, "models.base.template=null", "stages.dpo.init=$base")
+    assert ended.exit_code == 3
+    assert "stage sft: chat" in ended.stderr and "stage contrast: prompt" in ended.stderr
+    assert ended.stderr.count("no system turn here") == 2
+    assert "with {question} in it" in ended.stderr
+    assert "stage dpo (train.dpo): 6 rows" in ended.output
+
+
+def test_prompts_that_leave_no_room_for_an_answer_are_an_error(recipe):
+    ended = check(recipe, "stages.scores.max_tokens=250")
+    assert ended.exit_code == 3
+    assert "stage scores: prompt" in ended.stderr and "the context of" in ended.stderr
+
+
+def test_rows_that_a_stage_will_choose_from_stand_in_for_its_choice(tmp_path, monkeypatch):
+    monkeypatch.setenv("TOGI_HOME", str(tmp_path / "home"))
+    recipe = write_recipe(tmp_path, RECIPE)
+    stages = found(recipe)["stages"]
+    assert stages["policy"]["stands_in"] == stages["pairs"]["stands_in"] == "questions"
+    assert stages["policy"]["rows"] == 8
+    assert stages["reward"]["waits"] == "pairs"
+    assert "reward (for pairs)" in check(recipe).output
+
+
+def test_a_large_data_set_is_sampled_with_its_longest_row():
+    records = [Document(id=str(i), text="x" * (50 if i == 33 else i % 7)) for i in range(100)]
+    chosen = some(records, 10)
+    assert [record.id for record in chosen] == ["0", "10", "20", "30", "33", "40", "50", "60", "70", "80", "90"]
+    assert some(records, 100) == records
