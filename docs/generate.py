@@ -13,7 +13,7 @@ TARGET = Path(__file__).parent / "reference.md"
 
 def command_help(name: str | None) -> str:
     """What `togi NAME --help` prints, 100 columns wide."""
-    root = click.Context(main, info_name="togi", max_content_width=100, terminal_width=100)
+    root = click.Context(main, info_name="togi", max_content_width=100, terminal_width=100, **main.context_settings)
     if name is None:
         return main.get_help(root)
     command = main.get_command(root, name)
