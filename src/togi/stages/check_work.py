@@ -69,7 +69,7 @@ def check_model(source: ModelSource, cache: Path, kind: str = "causal") -> Model
     return ModelCheck(template.name, template.terminator, found.terminator)
 
 
-def _kind(ref: Ref) -> str:
+def _kind(ref: str) -> str:
     """What a model is loaded as."""
     return "scorer" if isinstance(ref, ScorerRef) else "causal"
 
@@ -176,7 +176,7 @@ class _Checker:
         self.found = Checked()
         self.rows: dict[str, _Rows] = {}
         self.sources: dict[str, ModelSource] = {}
-        self.unseen: dict[Ref, ModelSource] = {}
+        self.unseen: dict[str, ModelSource] = {}
 
     def stage(self, stage: CheckedStage, folder: Path) -> None:
         self.progress(stage.name)
