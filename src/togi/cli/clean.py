@@ -1,14 +1,11 @@
 """`togi clean`."""
 
-import shutil
-from pathlib import Path
-
 import click
 
 from togi.cli.common import json_option, print_json
-from togi.core.files import read_json
+from togi.core.errors import InputError
 from togi.core.terminal import say
-from togi.recipe.store import home, locked, store_folder
+from togi.recipe.sweep import size, survey, sweep, take_away
 
 
 @click.command()
@@ -17,29 +14,28 @@ from togi.recipe.store import home, locked, store_folder
 def command(yes: bool, as_json: bool) -> None:
     """Remove stored work that no recipe refers to.
 
-    Shows it and its size; removes it only with --yes. A recipe refers to the stages of its last run.
+    Shows it and its size; removes it only with --yes. A recipe refers to the stages of its last run. What a run works
+    on meanwhile is left alone.
     """
-    unused = [(folder, _size(folder)) for folder in _unused()]
+    if yes:
+        sweep()
+    found = survey()
+    sizes = {entry.folder: size(entry.folder) for entry in found.unused}
+    busy, stuck = take_away(found.unused) if yes else ([], [])
     if as_json:
-        print_json({"removed": yes, "folders": [{"folder": str(f), "bytes": size} for f, size in unused]})
-    for folder, size in unused:
-        if not as_json:
-            say(f"{size / 1e6:10.1f} MB  {folder.name}")
-        if yes:
-            with locked(folder):
-                shutil.rmtree(folder)
-    if not as_json:
-        total = sum(size for _, size in unused) / 1e6
-        say(f"{len(unused)} folders, {total:.1f} MB" + ("" if yes else "; remove them with --yes" if unused else ""))
-
-
-def _unused() -> list[Path]:
-    used = []
-    for state in sorted((home() / "runs").glob("*/state.json")):
-        used += [Path(stage["folder"]).name for stage in read_json(state)["stages"]]
-    folders = sorted(store_folder().glob("*-*")) if store_folder().is_dir() else []
-    return [f for f in folders if f.is_dir() and (f / "lock").exists() and f.name not in used]
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        rows = [{"folder": str(e.folder), "bytes": sizes[e.folder], "why": e.why} for e in found.unused]
+        print_json({"removed": yes, "folders": rows, "in_use": [str(f) for f in busy], "notes": found.notes})
+    else:
+        for entry in found.unused:
+            note = "in use now, left alone" if entry.folder in busy else entry.why
+            name = entry.folder.name
+            say(f"{sizes[entry.folder] / 1e6:10.1f} MB  {name}" + (f"  ({note})" if note else ""))
+        for note in found.notes:
+            say(f"note: {note}")
+        total = sum(sizes[entry.folder] for entry in found.unused if entry.folder not in busy)
+        count = len(found.unused) - len(busy)
+        how = "" if yes else "; remove them with --yes" if found.unused else ""
+        say(f"{count} folders, {total / 1e6:.1f} MB" + how)
+    if stuck:
+        names = ", ".join(str(path) for path in stuck)
+        raise InputError(f"these could not be removed whole: {names}; see who owns the files in them, and try again")

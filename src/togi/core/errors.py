@@ -3,6 +3,7 @@
     TogiError                     exit code
       RecipeError                 2   a recipe, a key, a reference or a command line that cannot be used
       InputError                  3   data, a file or a model that does not fit
+        DamagedFile               3   a file of togi's own that is empty, cut, or not as it was written
       StageError                  4   a stage that cannot go on (loss not finite, no sample passes a gate, disk full)
         GraderError               4   one answer that could not be graded; a reward counts it instead of ending
       WorkerDied                  5   the worker process ended without saying why (out of memory, killed)
@@ -31,6 +32,10 @@ class InputError(TogiError):
     exit_code = 3
 
 
+class DamagedFile(InputError):
+    """A file that togi wrote, or reads as JSON, is empty, cut, or not as it was written."""
+
+
 class StageError(TogiError):
     """A stage that cannot go on; what it finished is saved."""
 
@@ -53,4 +58,5 @@ class Interrupted(TogiError):
     exit_code = 130
 
 
-ERRORS = {cls.__name__: cls for cls in (RecipeError, InputError, StageError, GraderError, WorkerDied, Interrupted)}
+_ALL = (RecipeError, InputError, DamagedFile, StageError, GraderError, WorkerDied, Interrupted)
+ERRORS = {cls.__name__: cls for cls in _ALL}

@@ -1,17 +1,29 @@
 """Files that are whole or absent: written to a temporary name, synced, then renamed; appended lines are cut when torn.
 
+What is read is never taken on trust: a file that is empty, cut or of another shape is a `DamagedFile`, which names it.
+A file that decides what work is done (`write_sealed`) carries a hash of itself, so that an edited one is damaged too.
+
 `crash_point` names the moments at which a power cut is worst. It does nothing unless a fault is installed
 (`install_fault`), which the kill tests do through TOGI_CRASH_AT.
 """
 
 import json
+import logging
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
+from togi.core.errors import DamagedFile
+from togi.core.seeds import digest
+
+Shape = Mapping[str, type | UnionType]
+SEAL = "seal"
+
+log = logging.getLogger(__name__)
 _fault: Callable[[str, Path], None] | None = None
 
 
@@ -80,9 +92,63 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True) + "\n")
 
 
+def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes an object with a hash of itself, which `read_sealed` holds it to."""
+    write_json(path, {**value, SEAL: digest(value)})
+
+
 def read_json(path: Path) -> Any:
-    """Reads a JSON file that togi wrote."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """The value of a JSON file. Raises DamagedFile for one that is empty, cut, no JSON or cannot be read."""
+    return _parse(_content(path), str(path))
+
+
+def read_object(path: Path, shape: Shape | None = None) -> dict[str, Any]:
+    """The object of a JSON file, which has at least the keys of `shape`, each of the type that stands there.
+
+    Raises DamagedFile for anything else.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise DamagedFile(f"{path}: damaged: an object is needed, found {str(value)[:40]!r}")
+    for key, kind in (shape or {}).items():
+        if not isinstance(value.get(key), kind):
+            found = f"found {str(value[key])[:40]!r}" if key in value else "it is missing"
+            raise DamagedFile(f"{path}: damaged: {key}: {found}")
+    return value
+
+
+def read_sealed(path: Path, shape: Shape | None = None) -> dict[str, Any]:
+    """What `write_sealed` wrote. Raises DamagedFile where the file is not as it was written."""
+    value = read_object(path, shape)
+    seal = value.pop(SEAL, None)
+    if seal != digest(value):
+        raise DamagedFile(f"{path}: damaged: it is not as togi wrote it")
+    return value
+
+
+def read_cache(path: Path, shape: Shape | None = None) -> dict[str, Any] | None:
+    """The object of a file that can be done without: None where it is absent or, aloud, damaged."""
+    try:
+        return read_object(path, shape) if path.exists() else None
+    except DamagedFile as error:
+        log.warning("%s; it is passed over", error)
+        return None
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DamagedFile(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _parse(content: bytes, where: str) -> Any:
+    if not content.strip():
+        raise DamagedFile(f"{where}: damaged: it is empty")
+    try:
+        return json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DamagedFile(f"{where}: damaged: not JSON ({error})") from None
 
 
 def append_line(path: Path, value: Any) -> None:
@@ -110,9 +176,19 @@ def cut_torn_line(path: Path) -> None:
         os.truncate(path, whole)
 
 
-def read_lines(path: Path) -> list[Any]:
-    """The JSON lines of a file, a torn last line left out; empty if the file is absent."""
-    if not path.exists():
-        return []
-    lines = path.read_bytes().split(b"\n")[:-1]
-    return [json.loads(line) for line in lines]
+def read_lines(path: Path, told: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines; empty if the file is absent.
+
+    A torn last line is not yet written. A damaged line is passed over, and told: to the log, or to `told`.
+    """
+    found = []
+    lines = _content(path).split(b"\n")[:-1] if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            value = _parse(line, f"{path}:{number}")
+            if not isinstance(value, dict):
+                raise DamagedFile(f"{path}:{number}: damaged: an object is needed, found {str(value)[:40]!r}")
+            found.append(value)
+        except DamagedFile as error:
+            (told or log.warning)(f"{error}; the line is passed over")
+    return found

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from togi.core.errors import InputError
+from togi.core.hashing import file_hash
 from togi.core.outside import read_object
 
 
@@ -124,11 +125,20 @@ def is_model_folder(path: Path) -> bool:
     return (path / "config.json").is_file() or (path / ADAPTER_CONFIG).is_file()
 
 
+def model_files(source: ModelSource) -> list[Path]:
+    """The files of a model folder that weights, settings, tokenizer and template are read from; of an adapter's, those
+    of its base too where that is a folder. None of a package or a hub's model."""
+    folders = [Path(each.name) for each in lineage(source) if each.kind == "path"]
+    return [path for folder in folders for path in _own_files(folder)]
+
+
+def _own_files(folder: Path) -> list[Path]:
+    return sorted({path for pattern in WEIGHT_PATTERNS for path in folder.glob(pattern) if path.is_file()})
+
+
 def _file_lines(folder: Path) -> Iterator[bytes]:
-    found = {path for pattern in WEIGHT_PATTERNS for path in folder.glob(pattern) if path.is_file()}
-    for path in sorted(found):
+    for path in _own_files(folder):
         try:
-            with path.open("rb") as handle:
-                yield f"{path.name}:{hashlib.file_digest(handle, 'sha256').hexdigest()}\n".encode()
+            yield f"{path.name}:{file_hash(path)}\n".encode()
         except OSError as error:
             raise InputError(f"{path}: it cannot be read: {error.strerror or error}") from error

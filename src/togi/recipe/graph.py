@@ -1,5 +1,10 @@
-"""From a recipe to an ordered list of nodes with fingerprints, type-checked before anything runs."""
+"""From a recipe to an ordered list of nodes with fingerprints, type-checked before anything runs.
 
+A fingerprint leaves out what is equal to its default: a new setting with a default reruns nothing. A default that
+changes raises the version of its stage (tests/test_recipe_fingerprints.py holds it).
+"""
+
+import os
 import re
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
@@ -8,13 +13,15 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from togi.core.code import code_hash
-from togi.core.errors import InputError, RecipeError
+from togi.core.code import code_hash, neighbours
+from togi.core.errors import RecipeError
+from togi.core.hashing import Source, take, tree
 from togi.core.seeds import digest
 from togi.core.settings import CodePath, PackageName, RecipePath, Ref, is_place, references
-from togi.core.sources import ModelSource, fingerprint
+from togi.core.sources import ModelSource, fingerprint, model_files
 from togi.recipe.schema import DataSpec, ModelSpec, Recipe
-from togi.stages.base import Resolved, StageSettings, file_hash
+from togi.recipe.store import VERSION
+from togi.stages.base import Resolved, StageSettings
 from togi.stages.imported import Import
 from togi.stages.table import STAGES, takers
 
@@ -23,13 +30,15 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One stage of the graph. `inputs` maps each reference of the settings to a node's name or a model from outside."""
+    """One stage of the graph. `inputs` maps each reference of the settings to a node's name or a model from outside;
+    `sources` are the files from outside that the fingerprint covers, as they were when it was taken."""
 
     name: str
     settings: StageSettings
     seed: int
     inputs: dict[str, "str | ModelSource"]
     fingerprint: str
+    sources: tuple[Source, ...] = ()
 
     @property
     def folder_name(self) -> str:
@@ -182,41 +191,69 @@ def _add_import(graph: Graph, ref: Ref) -> str:
 
 def _add(graph: Graph, name: str, settings: StageSettings, inputs: dict[str, "str | ModelSource"]) -> None:
     seed = graph.recipe.seed if settings.seed is None else settings.seed
-    named = {}
-    for ref, target in inputs.items():
-        if isinstance(target, ModelSource):
-            named[ref] = [fingerprint(target), target.template]
-        else:
-            named[ref] = graph.nodes[target].fingerprint
-    what = _canonical(settings, named)
+    sources: list[Source] = []
+    what = content(graph, settings, inputs, sources)
+    mark = digest({**what, "seed": seed})
+    graph.nodes[name] = Node(name, settings, seed, inputs, mark, tuple(sources))
+
+
+def content(
+    graph: Graph, settings: StageSettings, inputs: dict[str, "str | ModelSource"], sources: list[Source]
+) -> dict[str, Any]:
+    """All that a stage's fingerprint covers besides its seed; notes in `sources` the files that it was taken from."""
+    named = {
+        ref: _model_mark(target, sources) if isinstance(target, ModelSource) else graph.nodes[target].fingerprint
+        for ref, target in inputs.items()
+    }
     stage = STAGES[settings.type]
-    mark = digest({"type": stage.name, "version": stage.version, "seed": seed, "settings": what})
-    graph.nodes[name] = Node(name, settings, seed, inputs, mark)
+    what = _canonical(settings, named, sources)
+    return {"store": VERSION, "type": stage.name, "version": stage.version, "settings": what}
 
 
-def _canonical(value: Any, named: dict[str, Any]) -> Any:
-    """A settings tree as the fingerprint sees it: no place fields, references and files replaced by their content."""
+def _model_mark(source: ModelSource, sources: list[Source]) -> dict[str, Any]:
+    """What names a model from outside, and how it is read where that is not the default."""
+    if source.kind == "path":  # before its fingerprint: what changes in between is found when the stage begins
+        sources.append(take(Path(source.name), "model", model_files(source)))
+    mark = {"content": fingerprint(source)}
+    return mark if source.template is None else {**mark, "template": source.template}
+
+
+def _canonical(value: Any, named: dict[str, Any], sources: list[Source]) -> Any:
+    """A settings tree as the fingerprint sees it: no place fields and no defaults, references and files replaced by
+    their content."""
     if isinstance(value, BaseModel):
-        fields = type(value).model_fields
-        return {n: _canonical(getattr(value, n), named) for n in fields if n != "seed" and not is_place(value, n)}
+        fields = [name for name in type(value).model_fields if name != "seed" and not is_place(value, name)]
+        found = {name: _canonical(getattr(value, name), named, sources) for name in fields}
+        return {name: item for name, item in found.items() if not _is_default(value, name, item, named)}
     if isinstance(value, dict):
-        return {key: _canonical(item, named) for key, item in value.items()}
+        return {key: _canonical(item, named, sources) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_canonical(item, named) for item in value]
+        return [_canonical(item, named, sources) for item in value]
     if isinstance(value, Ref):
         return named[value]
     if isinstance(value, CodePath) and Path(value).is_file():
+        sources.append(take(Path(value), "code", [Path(value), *neighbours(Path(value))]))
         return code_hash(Path(value))
     if isinstance(value, RecipePath):
-        return _hash_path(Path(value))
+        return _path_mark(Path(value), sources)
     if isinstance(value, PackageName):
         return fingerprint(ModelSource(kind="package", name=value))
     return value
 
 
-def _hash_path(path: Path) -> str:
-    if path.is_file():
-        return file_hash(path)
-    if path.is_dir():
-        return digest([[str(f.relative_to(path)), file_hash(f)] for f in sorted(path.rglob("*")) if f.is_file()])
-    raise InputError(f"{path}: there is no such file or folder; paths start at the file that names them")
+def _is_default(settings: BaseModel, name: str, canonical: Any, named: dict[str, Any]) -> bool:
+    """Whether a setting need not be told. `type` always is: it tells the kinds of a union apart."""
+    field = type(settings).model_fields[name]
+    if name == "type" or field.is_required():
+        return False
+    default = field.get_default(call_default_factory=True)
+    return getattr(settings, name) == default and digest(canonical) == digest(_canonical(default, named, []))
+
+
+def _path_mark(path: Path, sources: list[Source]) -> str:
+    files = tree(path)
+    source = take(path, "tree", files)
+    sources.append(source)
+    if files == [path]:
+        return source.files[str(path)]
+    return digest([[os.path.relpath(name, path), found] for name, found in source.files.items()])

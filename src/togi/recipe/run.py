@@ -18,7 +18,9 @@ from togi.core.errors import ERRORS, InputError, Interrupted, RecipeError, Stage
 from togi.core.files import write_json, write_text
 from togi.recipe.display import Display
 from togi.recipe.graph import Graph, Node, unpinned
+from togi.recipe.guard import sources_to_json
 from togi.recipe.lock import lock_text
+from togi.recipe.mend import mend
 from togi.recipe.report import render
 from togi.recipe.state import STATE, running
 from togi.recipe.store import (
@@ -26,11 +28,12 @@ from togi.recipe.store import (
     is_done,
     made_from,
     manifest,
-    results_digest,
+    outputs_digests,
     run_folder,
     store_folder,
     writing_home,
 )
+from togi.recipe.sweep import older_note, register, sweep
 from togi.recipe.worker import resolved_to_json
 from togi.recipe.workers import Workers, clear_meetings
 from togi.stages.base import RankedSettings
@@ -83,6 +86,11 @@ class Run:
         for note in unpinned(self.graph.recipe):
             self.display.note(note)
         with running(self.folder, clear_meetings):
+            register(self.folder, [node.folder_name for node in self.graph.nodes.values()])
+            sweep()
+            for note in older_note():
+                self.display.note(note)
+            mend(self.graph, names, self.store, self.display.note)
             self._run(names)
 
     def _run(self, names: list[str]) -> None:
@@ -144,15 +152,14 @@ class Run:
                 self.failed[node.name] = event["message"]
                 raise ERRORS.get(event["kind"], StageError)(event["message"])
 
-    def _made_from(self, node: Node) -> list[str]:
-        """What the stages before came to, without their names: other recipes may call them otherwise."""
-        return [results_digest(self.store / self.graph.nodes[name].folder_name) for name in node.parents]
+    def _parents(self, node: Node) -> list[Path]:
+        return [self.store / self.graph.nodes[name].folder_name for name in node.parents]
 
     def _forget_outdated(self, node: Node, folder: Path) -> None:
         """Forgets, aloud, work that was done or begun from other inputs than there are now: one of them was done again
         and came to something else."""
         before = made_from(folder)
-        if before is not None and before != self._made_from(node):
+        if before is not None and before != outputs_digests(self._parents(node)):
             self.display.note(f"{node.name}: what it was made from has changed, so it is done again")
             clear_stage(folder)
 
@@ -174,7 +181,8 @@ class Run:
             "cache": str(self.store),
             "seed": node.seed,
             "fingerprint": node.fingerprint,
-            "made_from": self._made_from(node),
+            "made_from": outputs_digests(self._parents(node)),
+            "reads": sources_to_json(node, self._parents(node)),
             "settings": node.settings.model_dump(mode="json"),
             "inputs": {ref: resolved_to_json(value) for ref, value in inputs.items()},
             "threads": max(1, self.options.worker_threads // processes(node)),
@@ -230,7 +238,7 @@ class Run:
         return {
             "name": node.name,
             "type": node.settings.type,
-            "folder": str(folder),
+            "folder": os.path.relpath(folder, self.folder),
             "fingerprint": node.fingerprint,
             "state": "running" if node.name == running else state,
             "seconds": manifest(folder)["seconds"] if done else None,

@@ -1,22 +1,50 @@
-"""The store: one folder per finished or unfinished stage, named by its fingerprint, shared by all recipes."""
+"""The store: one folder per finished or unfinished stage, named by its fingerprint, shared by all recipes.
+
+A stage is finished when DONE is there, whole, with every file that it names. What is damaged is never taken for
+anything: it is set aside under a hidden name, aloud, and done again. A folder goes by being renamed first, so that a
+kill leaves it whole or not at all; what is left under hidden names is swept later (`recipe.sweep`).
+"""
 
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from togi.core.errors import InputError, StageError
-from togi.core.files import read_json, write_json
+from togi.core.errors import DamagedFile, InputError, StageError
+from togi.core.files import crash_point, read_json, read_object, read_sealed, sync_folder, write_sealed
+from togi.core.hashing import file_hash
 from togi.core.seeds import digest
-from togi.stages.base import file_hash
+
+VERSION = 2  # goes up when all that older versions of togi made is to be done again: it is in every fingerprint
+DONE = "DONE"
+BEGUN = "made_from.json"
+OUTPUT = "output"  # the folder, and the name, of a stage's main output
+BESIDE = ("learnt.json", "summary.json")  # what other stages read of a stage besides its output
+FIXED = ("numerics.json", "memory.json")  # what an unfinished stage was begun with, and must go on with
+WORK = ("units", "checkpoints", "journal.jsonl")  # what shows that a stage was begun
+DONE_SHAPE = {"format": int, "fingerprint": str, "seconds": int | float, "made_from": dict, "files": dict}
+TRASH, DAMAGED = ".trash-", ".damaged-"  # how the names of folders begin that are being removed, and were set aside
 
 
 def home() -> Path:
-    """$TOGI_HOME, or ./runs."""
-    return Path(os.environ.get("TOGI_HOME", "runs")).resolve()
+    """$TOGI_HOME, or ./runs. Raises InputError for one that cannot be a folder of ours."""
+    given = os.environ.get("TOGI_HOME") or "runs"
+    try:
+        given.encode()
+        path = Path(given).expanduser().resolve()
+        wrong = None if not path.exists() else "it is a file" if not path.is_dir() else None
+        if wrong is None and path.exists() and not os.access(path, os.R_OK | os.X_OK):
+            wrong = "it may not be read"
+    except UnicodeEncodeError:
+        wrong = "its name is not UTF-8"
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: ~ of a user that there is not
+        wrong = (isinstance(error, OSError) and error.strerror) or str(error)
+    if wrong is not None:
+        raise InputError(f"TOGI_HOME={given!r} cannot hold runs: {wrong}; choose a folder with TOGI_HOME=FOLDER")
+    return path
 
 
 @contextmanager
@@ -40,72 +68,181 @@ def run_folder(recipe: str) -> Path:
     return home() / "runs" / recipe
 
 
+# --- finished and unfinished work -------------------------------------------------------------------------------------
+
+
 def is_done(folder: Path) -> bool:
-    """Whether a stage's folder holds finished work."""
-    return (folder / "DONE").exists()
+    """Whether a stage's folder holds finished work: its manifest is whole, and the files that it names are there."""
+    return (folder / DONE).exists() and _finished_damage(folder) is None
 
 
-def mark_done(folder: Path, fingerprint: str, seconds: float, made_from: list[str]) -> None:
+def mark_done(folder: Path, fingerprint: str, seconds: float, made_from: Mapping[str, str]) -> None:
     """Writes the manifest with the hashes of everything under output/; it comes last. `made_from` are the digests of
-    the inputs' own results."""
+    the outputs that were read (`outputs_digests`)."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and _is_result(path, folder)]
-    hashes = {str(path.relative_to(folder)): file_hash(path) for path in files}
-    value = {"fingerprint": fingerprint, "seconds": seconds, "made_from": made_from, "files": hashes}
-    write_json(folder / "DONE", value)
+    value = {
+        "format": VERSION,
+        "fingerprint": fingerprint,
+        "seconds": seconds,
+        "made_from": dict(made_from),
+        "files": {str(path.relative_to(folder)): file_hash(path) for path in files},
+        "beside": {name: file_hash(folder / name) for name in BESIDE if (folder / name).exists()},
+    }
+    write_sealed(folder / DONE, value)
 
 
 def manifest(folder: Path) -> dict[str, Any]:
-    """The DONE manifest of a finished stage."""
-    return read_json(folder / "DONE")
+    """The DONE manifest of a finished stage. Raises DamagedFile where it is not whole."""
+    found = read_sealed(folder / DONE, DONE_SHAPE)
+    if found["format"] != VERSION:
+        raise DamagedFile(f"{folder / DONE}: of another version of togi (format {found['format']}, this is {VERSION})")
+    return found
 
 
-def begin(folder: Path, made_from: list[str]) -> None:
+def contents(folder: Path) -> dict[str, str]:
+    """All that others may read of a finished stage, by its path in the folder, with its hash."""
+    found = manifest(folder)
+    return {**found["files"], **found.get("beside", {})}
+
+
+def begin(folder: Path, made_from: Mapping[str, str]) -> None:
     """Notes what a stage is being made from, before anything is made of it."""
-    write_json(folder / "made_from.json", made_from)
+    write_sealed(folder / BEGUN, {"format": VERSION, "made_from": dict(made_from)})
 
 
-def made_from(folder: Path) -> list[str] | None:
-    """The digests of the inputs that a stage was made or begun from; None where there is nothing yet."""
+def made_from(folder: Path) -> dict[str, str] | None:
+    """The digests of the outputs that a stage was made or begun from; None where there is nothing yet.
+
+    Raises DamagedFile.
+    """
     if is_done(folder):
         return manifest(folder)["made_from"]
-    path = folder / "made_from.json"
-    return read_json(path) if path.exists() else None
+    path = folder / BEGUN
+    return read_sealed(path, {"made_from": dict})["made_from"] if path.exists() else None
 
 
-def results_digest(folder: Path) -> str:
-    """A digest of the results of a finished stage."""
-    return digest(manifest(folder)["files"])
+def output_digest(folder: Path, name: str = OUTPUT) -> str:
+    """A digest of a named output of a finished stage."""
+    files = manifest(folder)["files"]
+    return digest({path: found for path, found in files.items() if Path(path).parts[0] == name})
+
+
+def outputs_digests(parents: list[Path]) -> dict[str, str]:
+    """What stages that lie in `parents` came to, by "FOLDER/OUTPUT": recipes share stages, but not their names."""
+    return {f"{folder.name}/{OUTPUT}": output_digest(folder) for folder in parents}
 
 
 def _is_result(path: Path, folder: Path) -> bool:
     parts = path.relative_to(folder).parts
-    return parts[0] == "output" and not any(part.startswith(".") for part in parts)
+    return parts[0] == OUTPUT and not any(part.startswith(".") for part in parts)
+
+
+def is_older(folder: Path) -> bool:
+    """Whether a folder holds the work of an older togi: its stages have other names now, so nobody reads it."""
+    for name in (DONE, BEGUN):
+        try:
+            found = read_json(folder / name)
+        except DamagedFile:
+            continue
+        if isinstance(found, list) or (isinstance(found, dict) and "files" in found and "format" not in found):
+            return True
+    return False
+
+
+# --- damage -----------------------------------------------------------------------------------------------------------
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a stage's folder, as far as it is seen without reading what was made; None where nothing."""
+    return _finished_damage(folder) if (folder / DONE).exists() else _begun_damage(folder)
+
+
+def _finished_damage(folder: Path) -> str | None:
+    try:
+        found = contents(folder)
+    except DamagedFile as error:
+        return str(error)
+    gone = [name for name in found if not (folder / name).is_file()]
+    return f"{folder / gone[0]}: it is gone" if gone else None
+
+
+def _begun_damage(folder: Path) -> str | None:
+    try:
+        if made_from(folder) is None and any((folder / name).exists() for name in WORK):
+            return f"{folder / BEGUN}: it is gone"
+        for path in (folder / name for name in FIXED):
+            if path.exists():
+                read_object(path)
+    except DamagedFile as error:
+        return str(error)
+    return None
+
+
+def deep_damage(folder: Path) -> str | None:
+    """What is wrong with a finished stage's folder, every file of it read whole, once a run; None where nothing."""
+    wrong = _finished_damage(folder)
+    if wrong is not None:
+        return wrong
+    for name, wanted in contents(folder).items():
+        try:
+            if file_hash(folder / name) != wanted:
+                return f"{folder / name}: it changed since it was made"
+        except OSError as error:
+            return f"{folder / name}: it cannot be read ({error.strerror})"
+    return None
+
+
+def hold_whole(folder: Path, again: str) -> None:
+    """Raises DamagedFile where a finished stage is not what was made. `again` is how it is done again."""
+    wrong = deep_damage(folder)
+    if wrong is not None:
+        raise DamagedFile(f"{wrong}, so it is not used; do the stage again with `{again}`")
+
+
+# --- folders that go --------------------------------------------------------------------------------------------------
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Removes what a kill in the middle of a write left behind: temporary files and folders."""
-    for path in sorted(folder.rglob(".*.tmp")):
+    """Removes what a kill in the middle of a write left behind: temporary files and folders, and old ones."""
+    for path in sorted((*folder.rglob(".*.tmp"), *folder.rglob(".*.old"))):
         if path.is_dir():
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
 
 
 def clear_stage(folder: Path) -> None:
-    """Forgets a stage's work, so that it is done again from its beginning; the lock stays.
-
-    Raises StageError if another process works there.
-    """
+    """Forgets a stage's work, so that it is done again from its beginning. Raises StageError if another process works
+    there."""
     with locked(folder):
-        (folder / "DONE").unlink(missing_ok=True)
-        for path in sorted(folder.rglob("*"), reverse=True):
-            if path.name == "lock":
-                continue
-            if path.is_dir() and not path.is_symlink():
-                if not any(path.iterdir()):
-                    path.rmdir()
-            else:
-                path.unlink()
+        gone = rename_away(folder, TRASH)
+        remove(gone)
+
+
+def set_aside(folder: Path) -> Path:
+    """Takes a damaged folder's name away, and keeps what is in it until `togi clean`; returns where it lies. Raises
+    StageError if another process works there."""
+    with locked(folder):
+        return rename_away(folder, DAMAGED)
+
+
+def rename_away(folder: Path, mark: str) -> Path:
+    """Gives a folder, whose lock is held, a hidden name beside it, for good; returns the new path."""
+    target = folder.with_name(f"{mark}{folder.name}-{os.urandom(4).hex()}")
+    crash_point("before_forgetting", folder)
+    os.rename(folder, target)
+    crash_point("forgotten", folder)
+    sync_folder(folder.parent)
+    return target
+
+
+def remove(gone: Path) -> None:
+    """Removes a folder that has a hidden name, as far as that is allowed; a kill in its middle leaves less of it."""
+    for path in sorted(gone.glob("*")):
+        crash_point("removing", path)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 @contextmanager

@@ -29,14 +29,16 @@ from typing import Any, TextIO
 from togi import __version__
 from togi.core.errors import TogiError
 from togi.core.extras import missing
-from togi.core.files import install_fault, read_json, write_json
+from togi.core.files import install_fault, read_cache, write_json
 from togi.core.ranks import ALONE, Ranks
 from togi.core.sources import ModelSource
-from togi.recipe.store import begin, clear_leftovers, is_done, locked, mark_done
+from togi.recipe.guard import hold_sources, learn_known, source_change
+from togi.recipe.store import TRASH, begin, clear_leftovers, is_done, locked, mark_done, remove, rename_away
 from togi.stages.base import Context, Control, Resolved, hold_numerics
 from togi.stages.resources import Resources
 from togi.stages.table import STAGES
 
+SPENT = "spent.json"
 LAST_WORDS = ("done", "failed", "crashed")
 LIBRARIES = ("torch", "transformers", "numpy", "peft")
 log = logging.getLogger("togi")
@@ -154,6 +156,7 @@ def _do(command: dict[str, Any], control: Control, ranks: Ranks) -> None:
         start = time.perf_counter()
         work = importlib.import_module(stage.work)
         trains = isinstance(settings, Resources)
+        learn_known(command["reads"])
         before = ranks.once(lambda: _prepare(folder, command, ranks.size, trains))
         try:
             if trains:
@@ -166,31 +169,43 @@ def _do(command: dict[str, Any], control: Control, ranks: Ranks) -> None:
             ranks.once(lambda: _finish(context, command, before + time.perf_counter() - start))
         finally:
             if ranks.first:
-                write_json(folder / "spent.json", before + time.perf_counter() - start)
+                _leave(context, command, before + time.perf_counter() - start)
 
 
 def _prepare(folder: Path, command: dict[str, Any], size: int, trains: bool) -> float:
     """Makes the folder ready to begin or to go on; the seconds that earlier, interrupted runs of the stage took."""
+    hold_sources(command["name"], command["reads"])
     _check_numerics(folder, command, size)
     clear_leftovers(folder)
     if not trains:  # its alarms are told again; a training cuts them back to its checkpoint
         (folder / "alarms.jsonl").unlink(missing_ok=True)
     begin(folder, command["made_from"])
-    if not (folder / "settings.json").exists():
+    if read_cache(folder / "settings.json") is None:
         write_json(folder / "settings.json", command["settings"])
     return _spent(folder)
 
 
 def _finish(context: Context, command: dict[str, Any], seconds: float) -> None:
     context.finish()
+    hold_sources(command["name"], command["reads"])
     mark_done(context.folder, command["fingerprint"], seconds, command["made_from"])
     shutil.rmtree(context.folder / "checkpoints", ignore_errors=True)
 
 
+def _leave(context: Context, command: dict[str, Any], seconds: float) -> None:
+    """Notes the time that the work took. What was begun while a file that it reads was changed is forgotten: it would
+    be taken up again once the file is what it was."""
+    if not is_done(context.folder) and source_change(command["reads"]) is not None:
+        context.log("a file that this stage reads was changed while the run went on: what was begun is forgotten")
+        remove(rename_away(context.folder, TRASH))
+    else:
+        write_json(context.folder / SPENT, {"seconds": seconds})
+
+
 def _spent(folder: Path) -> float:
     """Seconds that earlier, interrupted runs of this stage took."""
-    path = folder / "spent.json"
-    return float(read_json(path)) if path.exists() else 0.0
+    found = read_cache(folder / SPENT, {"seconds": int | float})
+    return float(found["seconds"]) if found else 0.0
 
 
 def _resolved(value: dict[str, Any]) -> Resolved:

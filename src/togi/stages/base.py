@@ -5,7 +5,6 @@ does the work and may import anything heavy. Work is cut into *units* whose memb
 a finished unit is written once and never done again, an unfinished one is done again whole.
 """
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,9 +16,11 @@ from pydantic import Field
 
 from togi.core.codec import read_records, write_records
 from togi.core.errors import InputError, Interrupted, StageError
-from togi.core.files import append_line, cut_torn_line, read_json, read_lines, write_json
+from togi.core.files import append_line, cut_torn_line, read_json, read_lines, read_object, write_json
+from togi.core.hashing import file_hash
 from togi.core.ranks import ALONE, Ranks
 from togi.core.records import Drop, Record
+from togi.core.seeds import digest
 from togi.core.settings import Ref, Settings, place
 from togi.core.sources import ModelSource
 
@@ -144,7 +145,7 @@ class Context:
         `name` tells the units of one stage's phases apart.
 
         A unit is committed by renaming its file, then by a line in the journal with the file's hash; a unit whose
-        line is missing, or whose file does not match it, is done again.
+        line is missing or damaged, or whose file does not match it, is done again.
         """
         committed = self.ranks.once(self._committed)
         values = []
@@ -157,7 +158,11 @@ class Context:
         """Units that the journal names, with the hashes of their files."""
         journal = self.folder / "journal.jsonl"
         cut_torn_line(journal)
-        return {line["unit"]: line["sha256"] for line in read_lines(journal) if "unit" in line}
+        lines = [line for line in read_lines(journal) if "unit" in line]
+        whole = [line for line in lines if line.get("line") == _line_hash(line)]
+        if len(whole) < len(lines):
+            self.log(f"{journal}: {len(lines) - len(whole)} damaged lines are passed over; their work is done again")
+        return {line["unit"]: line["sha256"] for line in whole}
 
     def _unit(self, unit: str, committed: dict[str, str], make: Callable[[], Any], count: int) -> Any:
         """The value of one unit, made if it is not there."""
@@ -168,8 +173,9 @@ class Context:
 
         def commit(value: Any) -> None:
             write_json(path, value)
-            if unit not in committed:
-                append_line(self.folder / "journal.jsonl", {"unit": unit, "of": count, "sha256": file_hash(path)})
+            line = {"unit": unit, "of": count, "sha256": file_hash(path)}
+            if committed.get(unit) != line["sha256"]:
+                append_line(self.folder / "journal.jsonl", {**line, "line": _line_hash(line)})
 
         if not self.ranks.once(whole):
             self.check_stop()
@@ -198,10 +204,9 @@ class Context:
         write_json(self.folder / "summary.json", {"counts": self.counts, "drops": reasons, **self.summary})
 
 
-def file_hash(path: Path) -> str:
-    """sha256 (hex) of a file."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+def _line_hash(line: dict[str, Any]) -> str:
+    """What a journal's line says of itself, so that an edited one skips no unit."""
+    return digest({key: value for key, value in line.items() if key != "line"})[:16]
 
 
 def hold_numerics(folder: Path, now: dict[str, Any], *, anew: bool = False) -> None:
@@ -210,7 +215,7 @@ def hold_numerics(folder: Path, now: dict[str, Any], *, anew: bool = False) -> N
     Raises StageError for an unfinished stage that was begun under something else: it would not end with the same bits.
     """
     path = folder / "numerics.json"
-    before = read_json(path) if path.exists() and not anew else {}
+    before = read_object(path) if path.exists() and not anew else {}
     other = [f"{key}: {before[key]} then, {now[key]} now" for key in now if key in before and before[key] != now[key]]
     if other:
         raise StageError(

@@ -1,0 +1,55 @@
+"""Before a run begins: finished work that it will read is read whole and held to its hashes, and what is damaged is set
+aside, aloud, so that it is done again."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from togi.core.errors import StageError
+from togi.recipe.graph import Graph
+from togi.recipe.store import contents, damage, deep_damage, is_done, made_from, outputs_digests, set_aside
+
+Tell = Callable[[str], None]
+LONG = 2e9  # bytes; to read more takes seconds, which are explained
+
+
+def mend(graph: Graph, names: Sequence[str], store: Path, tell: Tell) -> None:
+    """Sets aside what is damaged among the stages `names`: bookkeeping and missing files of any of them, and whatever
+    changed in those that others will read. What is only begun is begun again."""
+    for name in names:
+        _aside(name, store / graph.nodes[name].folder_name, damage, tell)
+    read: list[str] = []
+    while fresh := [name for name in _to_read(graph, names, store) if name not in read]:
+        size = sum(_size(store / graph.nodes[name].folder_name) for name in fresh)
+        if size > LONG:
+            tell(f"reading {size / 1e9:.1f} GB of finished work that is used now, to see that it is whole")
+        for name in fresh:
+            _aside(name, store / graph.nodes[name].folder_name, deep_damage, tell)
+        read += fresh
+
+
+def _aside(name: str, folder: Path, look: Callable[[Path], str | None], tell: Tell) -> None:
+    wrong = look(folder)
+    if wrong is None:
+        return
+    try:
+        kept = set_aside(folder)
+    except StageError:  # another run is at work there, and sees to it
+        return
+    tell(f"{name}: {wrong}, so it is done again; what was there is kept as {kept.name} until `togi clean`")
+
+
+def _to_read(graph: Graph, names: Sequence[str], store: Path) -> list[str]:
+    """The finished stages that stages read which are not done, or may have to be done again."""
+    undone: list[str] = []
+    for name in names:
+        node = graph.nodes[name]
+        folder, parents = store / node.folder_name, [store / graph.nodes[parent].folder_name for parent in node.parents]
+        again = any(parent in undone for parent in node.parents) or not is_done(folder)
+        if again or made_from(folder) != outputs_digests(parents):
+            undone.append(name)
+    parents = (parent for name in undone for parent in graph.nodes[name].parents)
+    return [name for name in dict.fromkeys(parents) if name not in undone]
+
+
+def _size(folder: Path) -> int:
+    return sum((folder / name).stat().st_size for name in contents(folder))
