@@ -28,7 +28,7 @@ def events(finished: Path) -> list[Event]:
     state = json.loads((finished / "home" / "runs" / "tiny" / "state.json").read_text())
     found: list[Event] = []
     for row in state["stages"]:
-        folder = Path(row["folder"])
+        folder = finished / "home" / "store" / Path(row["folder"]).name
         for name in EVENT_FILES:
             if (folder / name).exists():
                 count = (folder / name).read_bytes().count(b"\n")

@@ -46,21 +46,30 @@ def test_what_is_not_there_yet_is_left_out_and_a_torn_line_too(tmp_path):
         ("summary.json", '{"table": [{"metric": "reward"}]}', "table.0.policy"),
         ("summary.json", '{"answers": [{"question": "?", "base": null, "policy": ""}]}', "answers.0.base"),
         ("summary.json", "{", "not JSON"),
-        ("metrics.jsonl", '{"loss": 1.0}\n', "1: a line of metrics needs a number as its step"),
+        ("metrics.jsonl", '{"loss": 1.0}\n', "1 lines have no number as their step"),
         ("metrics.jsonl", '{"step": 1}\n{"step": \n{"step": 3}\n', "not JSON"),
         ("metrics.jsonl", '{"step": 1, "loss": [1]}\n', "loss"),
         ("alarms.jsonl", '{"name": "length"}\n', "message"),
         ("settings.json", "[]", "the whole file"),
+        ("settings.json", "", "it is empty"),
+        ("numerics.json", "null", "the whole file"),
+        ("memory.json", '{"measured": 1', "not JSON"),
         ("DONE", b"\xff\xfe{}", "not JSON"),
     ],
 )
-def test_what_is_wrong_is_an_error_that_names_the_file(tmp_path, file, content, expected):
+def test_what_is_wrong_is_left_out_and_told(tmp_path, file, content, expected):
     run = write_run(tmp_path)
     path = tmp_path / "store" / _folder(run, "policy").split("/")[-1] / file
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(InputError, match=expected) as raised:
-        collect(run)
-    assert file in str(raised.value)
+    (alarm,) = [alarm for _, alarm in collect(run).alarms if alarm.name == "damaged file"]
+    assert str(path) in alarm.message and expected in alarm.message
+
+
+def test_a_home_that_was_moved_is_read_where_it_is(tmp_path):
+    write_run(tmp_path / "before")
+    (tmp_path / "before").rename(tmp_path / "after")
+    run = collect(tmp_path / "after" / "runs" / "quickstart")
+    assert len(_stage(run, "policy").metrics) == 48 and _stage(run, "policy").settings["learning_rate"] == 1e-5
 
 
 def test_a_folder_without_a_run_and_an_unknown_state_are_refused(tmp_path):

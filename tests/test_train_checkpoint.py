@@ -1,6 +1,5 @@
 """Checkpoints: resumed runs end with the same bytes; kills, damage and full disks lose nothing."""
 
-import json
 import os
 import resource
 import signal
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 
 from togi.core.errors import StageError
-from togi.core.files import append_line, install_fault
+from togi.core.files import append_line, install_fault, read_sealed, write_json, write_sealed
 from togi.core.ranks import ALONE, Ranks
 from togi.objectives.base import Batch, Output
 from togi.objectives.grpo import GRPO
@@ -179,11 +178,34 @@ def test_another_stage_with_the_same_parameters_is_refused(tmp_path):
 def test_another_format_is_refused(tmp_path, change, told):
     run = Run(tmp_path).go(2)
     path = run.folder / "step-00000002" / "manifest.json"
-    manifest = json.loads(path.read_text())
+    manifest = read_sealed(path)
     del manifest["format"]
-    path.write_text(json.dumps({**manifest, **change}))
-    with pytest.raises(StageError, match=f"another version of togi \\({told}, this one reads 1"):
+    (write_sealed if change else write_json)(path, {**manifest, **change})  # the oldest knew neither number nor seal
+    with pytest.raises(StageError, match=f"another version of togi \\({told}, this one reads 2"):
         run.resume()
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        lambda text: text.replace('"step": 4', '"step": 5'),
+        lambda text: text.replace('"format": 2', '"format": 3'),
+        lambda text: text[: len(text) // 2],
+        lambda text: "",
+        lambda text: "[]",
+        lambda text: text.replace('"lengths"', '"length"'),
+    ],
+)
+def test_a_manifest_that_was_cut_or_edited_is_passed_over(tmp_path, damaged, caplog):
+    run = Run(tmp_path / "run").go(4)
+    reference = bytes_of(tmp_path / "run")
+    manifest = run.folder / "step-00000004" / "manifest.json"
+    text = manifest.read_text()
+    manifest.write_text(damaged(text))
+    assert manifest.read_text() != text and newest_complete(run.folder) == run.folder / "step-00000002"
+    assert "step-00000004 is passed over" in caplog.text
+    Run(tmp_path / "run").resume().go(4)
+    assert bytes_of(tmp_path / "run") == reference
 
 
 def test_a_full_disk_ends_with_a_message_and_keeps_what_was_saved(tmp_path):

@@ -1,5 +1,6 @@
-"""Reads a run's folder. What is missing is left out, since a report is written after every stage and every accident;
-what is there but wrong is an error that names the file, never a silent blank.
+"""Reads a run's folder. What is missing is left out, since a report is written after every stage and every accident.
+What is there but wrong is left out too, and told as an alarm of its stage that names the file, never a silent blank; a
+state that is wrong is an error.
 
 Of a stage's folder: settings.json, metrics.jsonl, alarms.jsonl, summary.json, numerics.json, DONE. A torn last line of
 a .jsonl file, which a kill leaves, is not yet written.
@@ -61,8 +62,8 @@ RUN = TypeAdapter(_Run)
 SUMMARY = TypeAdapter(_Summary)
 DONE = TypeAdapter(_Done)
 OBJECT = TypeAdapter(dict[str, Any])
-ALARMS = TypeAdapter(list[AlarmView])
-METRICS = TypeAdapter(list[dict[str, float | str | None]])
+ALARM = TypeAdapter(AlarmView)
+METRICS = TypeAdapter(dict[str, float | str | None])
 
 
 def collect(run: Path) -> RunView:
@@ -74,7 +75,8 @@ def collect(run: Path) -> RunView:
     return RunView(
         name=state.name,
         state=state.state,
-        stages=[_stage(stage, run / stage.folder) for stage in state.stages],
+        # by their names: the runs and the store may have been moved together
+        stages=[_stage(stage, _Folder(run.parent.parent / "store" / stage.folder.name)) for stage in state.stages],
         started=state.started,
         seconds=state.seconds,
         error=state.error,
@@ -82,9 +84,41 @@ def collect(run: Path) -> RunView:
     )
 
 
-def _stage(stage: _Stage, folder: Path) -> StageView:
-    summary = _optional(folder / "summary.json", SUMMARY) or _Summary()
-    done = _optional(folder / "DONE", DONE) or _Done()
+class _Folder:
+    """A stage's folder, and what was found wrong in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.wrong: list[str] = []
+
+    def value(self, name: str, kind: TypeAdapter[Value]) -> Value | None:
+        """A file's value; None where it is absent or wrong."""
+        try:
+            return _read(self.path / name, kind) if (self.path / name).exists() else None
+        except InputError as error:
+            self.wrong.append(str(error))
+            return None
+
+    def lines(self, name: str, kind: TypeAdapter[Value]) -> list[Value]:
+        """The lines of a file, without those that are wrong."""
+        found = []
+        for number, line in enumerate(read_lines(self.path / name, self.wrong.append), 1):
+            try:
+                found.append(kind.validate_python(line))
+            except ValidationError as error:
+                self.wrong.append(_explain(f"{self.path / name}, line {number} of those that are JSON", error))
+        return found
+
+    def alarms(self) -> list[AlarmView]:
+        """What is wrong, as alarms."""
+        return [AlarmView(name="damaged file", message=f"{wrong}; it is left out here") for wrong in self.wrong]
+
+
+def _stage(stage: _Stage, folder: _Folder) -> StageView:
+    summary = folder.value("summary.json", SUMMARY) or _Summary()
+    done = folder.value("DONE", DONE) or _Done()
+    metrics, alarms, memory = _metrics(folder), folder.lines("alarms.jsonl", ALARM), _memory(folder)
+    settings, numerics = folder.value("settings.json", OBJECT) or {}, folder.value("numerics.json", OBJECT) or {}
     return StageView(
         name=stage.name,
         type=stage.type,
@@ -97,14 +131,14 @@ def _stage(stage: _Stage, folder: Path) -> StageView:
         counts_out=summary.counts.get("out"),
         held_out=summary.counts.get("held_out", summary.counts.get("validation", 0)),
         drops=summary.drops,
-        metrics=_metrics(folder / "metrics.jsonl"),
-        alarms=_lines(folder / "alarms.jsonl", ALARMS),
+        metrics=metrics,
+        alarms=[*alarms, *folder.alarms()],
         rows=summary.table,
         answers=summary.answers,
         answers_note=summary.answers_note,
-        summary={**_rest(summary), **_memory(folder)},
-        settings=_optional(folder / "settings.json", OBJECT) or {},
-        numerics=_optional(folder / "numerics.json", OBJECT) or {},
+        summary={**_rest(summary), **memory},
+        settings=settings,
+        numerics=numerics,
         files=done.files,
         error=stage.error,
         chat=stage.chat,
@@ -117,47 +151,31 @@ def _rest(summary: _Summary) -> Mapping[str, Any]:
     return {**counts, **(summary.model_extra or {})}
 
 
-def _memory(folder: Path) -> dict[str, Any]:
+def _memory(folder: _Folder) -> dict[str, Any]:
     """What a training stage needed against what was predicted, in GB."""
-    found = _optional(folder / "memory.json", OBJECT) or {}
-    sizes = {f"{key} peak memory (GB)": round(found[key] / 1e9, 3) for key in ("predicted", "measured") if key in found}
+    found = folder.value("memory.json", OBJECT) or {}
+    known = {key: found[key] for key in ("predicted", "measured") if isinstance(found.get(key), int | float)}
+    sizes = {f"{key} peak memory (GB)": round(size / 1e9, 3) for key, size in known.items()}
     tokens = {key: found[key] for key in ("micro_batch_tokens", "largest_micro_batch") if key in found}
     return {**sizes, **tokens} if sizes else {}
 
 
-def _metrics(path: Path) -> list[dict[str, Any]]:
-    lines = _lines(path, METRICS)
-    for number, line in enumerate(lines, 1):
-        if not isinstance(line.get("step"), (int, float)):
-            raise InputError(
-                f"{path}:{number}: a line of metrics needs a number as its step; found {line.get('step')!r}"
-            )
-    return lines
-
-
-def _optional(path: Path, kind: TypeAdapter[Value]) -> Value | None:
-    return _read(path, kind) if path.exists() else None
+def _metrics(folder: _Folder) -> list[dict[str, Any]]:
+    lines = folder.lines("metrics.jsonl", METRICS)
+    good = [line for line in lines if isinstance(line.get("step"), (int, float))]
+    if count := len(lines) - len(good):
+        folder.wrong.append(f"{folder.path / 'metrics.jsonl'}: {count} lines have no number as their step")
+    return good
 
 
 def _read(path: Path, kind: TypeAdapter[Value]) -> Value:
     try:
         return kind.validate_python(read_json(path))
     except ValidationError as error:
-        raise InputError(_explain(path, error)) from error
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error})") from error
+        raise InputError(_explain(str(path), error)) from error
 
 
-def _lines(path: Path, kind: TypeAdapter[list[Value]]) -> list[Value]:
-    try:
-        return kind.validate_python(read_lines(path))
-    except ValidationError as error:
-        raise InputError(_explain(path, error)) from error
-    except ValueError as error:
-        raise InputError(f"{path}: a finished line is not JSON ({error})") from error
-
-
-def _explain(path: Path, error: ValidationError) -> str:
+def _explain(place: str, error: ValidationError) -> str:
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
-    return f"{path}: {place or 'the whole file'}: {first['msg']}; found {str(first['input'])[:80]!r}"
+    key = ".".join(str(part) for part in first["loc"])
+    return f"{place}: {key or 'the whole file'}: {first['msg']}; found {str(first['input'])[:80]!r}"

@@ -1,14 +1,14 @@
 """Which arithmetic a worker computes with: chosen once a machine and kept in the store, so that bits stay the same."""
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
-from togi.core.files import read_json, write_json
+from togi.core.files import read_cache, write_json
 from togi.core.ranks import Ranks
 from togi.core.seeds import digest
 from togi.model.native import native
@@ -69,6 +69,8 @@ def _measured(cache: Path) -> Numerics:
     """The choice of an earlier run on the same machine with as many threads, else a new measurement."""
     mark = digest([processor(), device().type, torch.get_num_threads(), torch.__version__])[:16]
     path = cache / f"arithmetic-{mark}.json"
-    if not path.exists():
-        write_json(path, asdict(choose_numerics(device().type)))
-    return Numerics(**read_json(path))
+    known = read_cache(path, {"compute_dtype": str, "threads": int})
+    if known is None or known.keys() != {field.name for field in fields(Numerics)}:
+        known = asdict(choose_numerics(device().type))
+        write_json(path, known)
+    return Numerics(**known)

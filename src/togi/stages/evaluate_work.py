@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from togi.core.errors import GraderError, InputError
-from togi.core.files import read_json
+from togi.core.files import read_object
 from togi.core.protocols import Scorer
 from togi.core.records import Completion, Prompt, SamplingParams
 from togi.core.seeds import derive
@@ -184,7 +184,7 @@ def _score(scorer: Scorer, owners: list[Prompt], texts: list[str]) -> list[float
 def _accuracy(context: Context, ref: ScorerRef, name: str) -> list[Row]:
     """How far the scorer itself can be trusted: its rows from the stage that trained it; none of one from outside."""
     folder = context.inputs[ref].folder
-    table = [] if folder is None else read_json(folder / "summary.json").get("table", [])
+    table = [] if folder is None else read_object(folder / "summary.json").get("table", [])
     return [Row.from_json({**row, "metric": f"{name}: {row['metric']}"}) for row in table]
 
 

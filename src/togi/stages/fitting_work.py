@@ -7,7 +7,7 @@ that goes on after a kill cuts its steps as before, so that it ends with the sam
 from typing import Any
 
 from togi.core.errors import InputError, StageError
-from togi.core.files import read_json, read_lines, write_json
+from togi.core.files import read_lines, read_object, write_json
 from togi.model.load import load_config
 from togi.model.memory import Shape, largest, predict, training_flops
 from togi.stages.arithmetic import arithmetic, device
@@ -21,6 +21,7 @@ from togi.train import usage
 MOST = 2**16  # tokens of a micro-batch that auto chooses; more are no faster
 LONGEST = 2**20  # tokens of an example: beyond every model's context
 FILE = "memory.json"
+NEEDED = {"tokens_per_second", "time/update", "memory/most_gb"}  # of a line of metrics, unless it was damaged
 
 
 class Fit:
@@ -51,7 +52,7 @@ class Fit:
             self.beside = other_models(settings, self.shape, products, self._scorers(settings))
             if tokens == "auto":
                 path = context.folder / FILE
-                chosen = context.ranks.once(lambda: read_json(path) if path.exists() else {})
+                chosen = context.ranks.once(lambda: read_object(path) if path.exists() else {})
                 fits = int(chosen.get("fits") or self._most(settings, self.shape))
                 tokens = chosen.get("micro_batch_tokens") or min(fits, MOST)
                 context.fits = fits
@@ -121,7 +122,8 @@ class Fit:
         stage's own is a copy of one of them."""
         folder = self.context.folder
         own = [] if getattr(self.settings, "sweep", ()) else [folder / "metrics.jsonl"]
-        return [line for path in (*own, *sorted(folder.glob("runs/*/metrics.jsonl"))) for line in read_lines(path)]
+        paths = (*own, *sorted(folder.glob("runs/*/metrics.jsonl")))
+        return [line for path in paths for line in read_lines(path) if line.keys() >= NEEDED]
 
 
 def gigabytes(size: float) -> str:

@@ -3,6 +3,7 @@ that judges it, has met its prompts before."""
 
 from collections.abc import Iterable, Sequence
 
+from togi.core.errors import DamagedFile
 from togi.core.files import read_json, write_json
 from togi.core.records import Message
 from togi.core.seeds import digest
@@ -23,7 +24,12 @@ def keep_learnt(context: Context, init: Ref, prompts: Iterable[Sequence[Message]
 def learnt(context: Context, ref: Ref) -> list[str]:
     """Marks of the prompts that `ref` learnt from; none are known of models from outside."""
     folder = context.inputs[ref].folder
-    return read_json(folder / FILE) if folder is not None and (folder / FILE).exists() else []
+    if folder is None or not (folder / FILE).exists():
+        return []
+    found = read_json(folder / FILE)
+    if not isinstance(found, list):
+        raise DamagedFile(f"{folder / FILE}: damaged: a list is needed, found {str(found)[:40]!r}")
+    return found
 
 
 def mark(messages: Sequence[Message]) -> str:

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from togi.core.codec import read_records
 from togi.core.errors import InputError
-from togi.core.files import read_json
+from togi.core.files import read_cache
 from togi.core.records import Record
 from togi.core.settings import Ref
 from togi.core.sources import ModelSource
@@ -387,13 +387,14 @@ def achieved(store: Path, kind: str) -> float | None:
     done = sorted(store.glob(f"{kind}-*/DONE"), key=lambda path: path.stat().st_mtime)
     for path in reversed(done):
         memory = path.parent / "memory.json"
-        flops = read_json(memory).get("flops") if memory.exists() else None
-        if flops:
-            return float(flops) / float(read_json(path)["seconds"])
+        found, done = read_cache(memory, {"flops": int | float}), read_cache(path, {"seconds": int | float})
+        if found and done and found["flops"] and done["seconds"]:
+            return float(found["flops"]) / float(done["seconds"])
     return None
 
 
 def _products(store: Path) -> str:
     """The type that this machine chose to compute products in; float32 where it has not chosen yet."""
     chosen = sorted(store.glob("arithmetic-*.json"), key=lambda path: path.stat().st_mtime)
-    return read_json(chosen[-1])["compute_dtype"] if chosen else "float32"
+    found = read_cache(chosen[-1], {"compute_dtype": str}) if chosen else None
+    return found["compute_dtype"] if found else "float32"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from togi.core.errors import RecipeError
-from togi.core.files import read_json, write_json
+from togi.core.files import read_cache, write_json
 from togi.core.protocols import Tracker
 from togi.stages.base import Context
 
@@ -56,12 +56,11 @@ class Tracking:
         if not context.track or not context.ranks.first:
             return
         check_trackers(context.track)
-        known = read_json(self._path) if self._path.exists() else {}
+        known = read_cache(self._path, {"run": str, "step": int}) or {}
         stamp = known.get("run") or f"{context.name}-{context.folder.name[-8:]}-{time.strftime('%y%m%d%H%M%S')}"
         self._last = known.get("step", 0)
         self._known = {"run": stamp, "step": self._last}
-        settings_file = context.folder / "settings.json"
-        settings = read_json(settings_file) if settings_file.exists() else {}
+        settings = read_cache(context.folder / "settings.json") or {}
         run = TrackedRun(project=context.recipe, run=stamp, folder=context.folder / "tracking", settings=settings)
         for name in context.track:
             module: Any = importlib.import_module(f"togi.stages.track_{name}_work")

@@ -2,8 +2,8 @@
 
     step-00000010/
       weights.safetensors  optimizer.safetensors  random.safetensors  progress.json
-      manifest.json        written last: hashes of the others, byte lengths of the append-only files beside them,
-                           the format of all this and the fingerprint of the stage
+      manifest.json        written last: hashes of the others and of itself, byte lengths of the append-only files
+                           beside them, the format of all this and the fingerprint of the stage
 
 Several ranks each write their own tensors (`shards`), and any number of ranks can take them up again. A checkpoint is
 written to a temporary folder, synced and renamed. To restore one is also to cut every append-only file back to the
@@ -26,8 +26,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import Parameter
 
-from togi.core.errors import StageError
-from togi.core.files import crash_point, read_json, sync_folder, write_json
+from togi.core.errors import DamagedFile, StageError
+from togi.core.files import SEAL, crash_point, read_object, read_sealed, sync_folder, write_json, write_sealed
 from togi.core.ranks import ALONE, Ranks
 from togi.train import shards
 from togi.train.optimizer import order_of
@@ -35,7 +35,8 @@ from togi.train.shards import like, local, rows_of
 
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
-FORMAT = 1  # goes up when a checkpoint's files or their meaning change
+FORMAT = 2  # goes up when a checkpoint's files or their meaning change
+SHAPE = {"format": int, "fingerprint": str, "step": int, "lengths": dict, "sha256": dict}
 
 logger = logging.getLogger(__name__)
 
@@ -103,12 +104,12 @@ def restore(
     _restore_optimizer(optimizer, params, shards.Stored(path, "optimizer", size))
     _restore_random(load_file(path / shards.file_name("random", ranks.rank % size, size)))
     ranks.once(lambda: cut_files(path))
-    return Restored(step=manifest["step"], progress=read_json(path / PROGRESS))
+    return Restored(step=manifest["step"], progress=read_object(path / PROGRESS))
 
 
 def _manifest(path: Path, fingerprint: str) -> dict[str, Any]:
     """The manifest of a checkpoint of this stage, in the format that is read here; else raises StageError."""
-    manifest = read_json(path / MANIFEST)
+    manifest = read_object(path / MANIFEST)
     if manifest.get("format") != FORMAT:
         raise StageError(
             f"{path}: it was written by another version of togi (format {manifest.get('format', 'without a number')}, "
@@ -235,7 +236,7 @@ def _finish(
         "lengths": lengths,
         "sha256": {**hashes, PROGRESS: _sha256(temporary / PROGRESS)},
     }
-    write_json(temporary / MANIFEST, found if size == 1 else {**found, "ranks": size})
+    write_sealed(temporary / MANIFEST, found if size == 1 else {**found, "ranks": size})
     crash_point("before_rename", final)
     _set_aside(final)
     os.rename(temporary, final)
@@ -292,7 +293,7 @@ def newest_complete(folder: Path) -> Path | None:
 
 def cut_files(path: Path) -> None:
     """Cuts a checkpoint's append-only files back to their recorded lengths. Raises StageError if one is shorter."""
-    for relative, length in read_json(path / MANIFEST)["lengths"].items():
+    for relative, length in read_sealed(path / MANIFEST, SHAPE)["lengths"].items():
         file = path.parent / relative
         if _size(file) < length:
             raise StageError(
@@ -316,12 +317,29 @@ def _damage(path: Path) -> str | None:
     """What is wrong with a checkpoint, None if nothing."""
     if not (path / MANIFEST).exists():
         return f"it has no {MANIFEST}"
-    for name, wanted in read_json(path / MANIFEST)["sha256"].items():
+    try:
+        if _is_foreign(path):
+            return None  # whole, as far as can be seen; `restore` says that another version wrote it
+        manifest = read_sealed(path / MANIFEST, SHAPE)
+    except DamagedFile as error:
+        return str(error)
+    if path.name != _name(manifest["step"]):
+        return f"it holds step {manifest['step']}"
+    for name, wanted in manifest["sha256"].items():
         if not (path / name).exists():
             return f"{name} is missing"
         if _sha256(path / name) != wanted:
             return f"{name} does not match its hash"
     return None
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether another version wrote a checkpoint: one that knew no hash of the manifest, or a whole one of another
+    format. Raises DamagedFile for a manifest that is not as it was written."""
+    found = read_object(path / MANIFEST)
+    if SEAL not in found:
+        return found.get("format", 1) == 1 and isinstance(found.get("sha256"), dict)
+    return read_sealed(path / MANIFEST, {"format": int})["format"] != FORMAT
 
 
 def _clear_unfinished(folder: Path) -> None:
