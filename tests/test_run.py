@@ -10,10 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 from tiny_run import RECIPE, environment, results, togi, write_recipe
 
 from togi.model.memory import Job, Shape, predict
-from togi.recipe.store import manifest
+from togi.recipe.store import manifest, mark_done
+from togi.stages.base import MODEL_FOLDER
+
+WEIGHTS = f"{MODEL_FOLDER}/model.safetensors"
 
 
 @pytest.fixture
@@ -95,16 +99,42 @@ def test_redo_gives_the_same_bits(copied):
     assert results(copied / "home") == before
 
 
+def test_one_byte_that_flipped_is_found_before_it_is_read(copied):
+    """In a model that others read: it is set aside, and done again with the bits that it had."""
+    recipe, home = str(copied / "tiny.yaml"), copied / "home"
+    before = results(home)
+    reward = (home / "runs" / "tiny" / "reward").resolve()
+    flip(reward / WEIGHTS)
+    chatted = togi(home, "chat", recipe, "policy", "-m", "Hello?", "--max-tokens", "2")
+    assert chatted.returncode == 0 and "holding the files of policy to their hashes" in chatted.stderr
+    asked = togi(home, "run", recipe, "--redo", "scores", "--threads", "1")
+    assert asked.returncode == 0, asked.stderr
+    told = f"reward: {reward / WEIGHTS}: it changed since it was made, so it is done again; what was there is kept in"
+    assert told in asked.stderr and asked.stderr.count("finished before, not done again") == 4
+    assert results(home) == before
+    assert "(damaged, set aside)" in togi(home, "clean").stdout
+    flip((home / "runs" / "tiny" / "policy").resolve() / WEIGHTS)
+    chatted = togi(home, "chat", recipe, "policy", "-m", "Hello?")
+    assert chatted.returncode == 3 and f"togi run {recipe} --redo policy" in chatted.stderr
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-9] ^= 1
+    path.write_bytes(data)
+
+
 @pytest.mark.parametrize("finished_before", [True, False])
 def test_what_follows_a_changed_result_is_done_again(copied, finished_before):
     scores = (copied / "home" / "runs" / "tiny" / "scores").resolve()
     if not finished_before:  # begun alone: its units are of the old result all the same
         (scores / "DONE").unlink()
     units = {path: path.stat().st_mtime_ns for path in (scores / "units").iterdir()}
-    done = (copied / "home" / "runs" / "tiny" / "policy").resolve() / "DONE"
-    value = json.loads(done.read_text())
-    value["files"]["output/model/model.safetensors"] = "00" * 32
-    done.write_text(json.dumps(value))
+    policy = (copied / "home" / "runs" / "tiny" / "policy").resolve()
+    weights = load_file(policy / WEIGHTS)
+    save_file({name: value * 1.5 for name, value in weights.items()}, policy / WEIGHTS, {"format": "pt"})
+    before = manifest(policy)
+    mark_done(policy, before["fingerprint"], before["seconds"], before["made_from"])
     ended = togi(copied / "home", "run", str(copied / "tiny.yaml"), "--threads", "1")
     assert ended.returncode == 0 and "scores: what it was made from has changed" in ended.stderr
     assert ended.stderr.count("finished before, not done again") == 5

@@ -1,6 +1,8 @@
 """`togi chat`."""
 
 import importlib
+import logging
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,11 @@ from togi.core.errors import RecipeError
 from togi.core.sources import ModelSource
 from togi.recipe.graph import Graph, model_source
 from togi.recipe.schema import ModelSpec
-from togi.recipe.store import is_done, store_folder
+from togi.recipe.store import hold_whole, is_done, is_older, store_folder
 from togi.stages.base import MODEL_FOLDER
 from togi.stages.table import STAGES
+
+log = logging.getLogger(__name__)
 
 
 @click.command()
@@ -79,9 +83,16 @@ def _source(target: Path, words: tuple[str, ...]) -> ModelSource:
     if STAGES[node.settings.type].yields != "model":
         raise RecipeError(f"{target}: stage {model} gives {STAGES[node.settings.type].yields}, not a model to talk to")
     folder = stage_folder(graph, model, overrides)
+    if is_older(folder):
+        raise RecipeError(
+            f"{target}: an older togi made stage {model}; do it anew with `{run_command(target, overrides, model)}`, "
+            f"or talk to what is there with `togi chat {shlex.quote(str((folder / MODEL_FOLDER).resolve()))}`"
+        )
     if not is_done(folder):
         again = run_command(target, overrides, model)
         raise RecipeError(f"{target}: stage {model} is not finished; do it with `{again}`")
+    log.info("holding the files of %s to their hashes", model)
+    hold_whole(folder, run_command(target, overrides, redo=model), only=MODEL_FOLDER)
     return ModelSource(kind="path", name=str((folder / MODEL_FOLDER).resolve()))
 
 

@@ -47,9 +47,10 @@ def stage_folder(graph: Graph, stage: str, overrides: tuple[str, ...]) -> Path:
     return run_folder(graph.recipe.name) / stage
 
 
-def run_command(recipe: Path, overrides: tuple[str, ...], until: str | None = None) -> str:
-    """What to type into a shell to do a recipe, or a part of it."""
-    return shlex.join(["togi", "run", str(recipe), *overrides, *(["--until", until] if until else [])])
+def run_command(recipe: Path, overrides: tuple[str, ...], until: str | None = None, redo: str | None = None) -> str:
+    """What to type into a shell to do a recipe, or a part of it, or a stage again."""
+    more = [*(["--until", until] if until else []), *(["--redo", redo] if redo else [])]
+    return shlex.join(["togi", "run", str(recipe), *overrides, *more])
 
 
 def print_json(value: Any) -> None:

@@ -9,7 +9,7 @@ import click
 from togi.cli.common import compute_option, json_option, load_graph, print_json, recipe_arguments
 from togi.core.terminal import say
 from togi.recipe.graph import Graph
-from togi.recipe.store import is_done, manifest, store_folder
+from togi.recipe.store import damage, is_done, manifest, store_folder
 
 
 @click.command()
@@ -40,6 +40,9 @@ def command(recipe: Path, overrides: tuple[str, ...], compute: str, as_json: boo
         say(f"{row['stage']:<{width}}  {row['type']:<{kind}} {row['state']:<6} {took:>9}  {inputs}")
         for line in _lines(row.get("estimate")):
             say(f"{'':<{width}}    {line}")
+    for row in rows:
+        if row["damage"] is not None:
+            say(f"note: {row['stage']}: {row['damage']}; it is done again")
     left = [row["stage"] for row in rows if row["state"] != "done"]
     say(f"{len(rows) - len(left)} of {len(rows)} stages are done" + (f"; left: {', '.join(left)}" if left else ""))
 
@@ -53,6 +56,7 @@ def _row(node: Any, folder: Path) -> dict[str, Any]:
         "inputs": [*node.parents, *(str(t.name) for t in node.inputs.values() if not isinstance(t, str))],
         "state": "done" if done else "begun" if begun else "to do",
         "seconds": manifest(folder)["seconds"] if done else None,
+        "damage": damage(folder),
         "folder": str(folder),
     }
 

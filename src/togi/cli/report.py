@@ -24,7 +24,7 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     if not (folder / "state.json").exists():
         raise InputError(f"{recipe}: has not been run here; start it with `{run_command(recipe, overrides)}`")
     settle(folder)
-    path = render(folder)
+    path = render(folder, lambda wrong: say(f"note: {wrong}", err=True))
     if as_json:
         print_json({"report": str(path)})
     else:

@@ -8,10 +8,13 @@ import click
 from togi.cli.common import json_option, load_graph, print_json, run_command, stage_folder
 from togi.core.codec import read_records, to_row
 from togi.core.errors import InputError, RecipeError
-from togi.core.files import read_json, read_lines
+from togi.core.files import read_cache, read_lines
 from togi.core.records import Chat, Document, Message, Pair, Prompt, Record, Sample
 from togi.core.terminal import say
+from togi.recipe.store import hold_whole, is_done
 from togi.stages.base import RECORDS_FILE
+
+SUMMARY = "summary.json"
 
 
 @click.command()
@@ -31,6 +34,10 @@ def command(recipe: Path, stage: str, overrides: tuple[str, ...], count: int, as
     folder = stage_folder(graph, stage, overrides)
     if not (folder / "settings.json").exists():
         raise InputError(f"{recipe}: stage {stage} has not begun; do it with `{run_command(recipe, overrides, stage)}`")
+    if is_done(folder):
+        again = run_command(recipe, overrides, redo=stage)
+        for name in (RECORDS_FILE, SUMMARY):
+            hold_whole(folder, again, only=name)
     if as_json:
         print_json(_as_json(folder, count))
     else:
@@ -43,10 +50,9 @@ def _records(folder: Path) -> list[Any]:
 
 
 def _as_json(folder: Path, count: int) -> dict[str, Any]:
-    summary = folder / "summary.json"
     return {
         "folder": str(folder),
-        "summary": read_json(summary) if summary.exists() else None,
+        "summary": read_cache(folder / SUMMARY),
         "records": [to_row(record) for record in _records(folder)[:count]],
         "metrics": read_lines(folder / "metrics.jsonl")[-count:] if count else [],
     }
@@ -54,7 +60,7 @@ def _as_json(folder: Path, count: int) -> dict[str, Any]:
 
 def _as_text(folder: Path, count: int) -> None:
     say(str(folder))
-    summary = read_json(folder / "summary.json") if (folder / "summary.json").exists() else {}
+    summary = read_cache(folder / SUMMARY) or {}
     for key, value in summary.items():
         if key not in ("answers", "table"):
             say(f"{key}: {value}")

@@ -10,6 +10,7 @@ from togi.core.files import read_lines
 from togi.core.terminal import say
 from togi.recipe.state import STATE, read_state
 from togi.recipe.store import run_folder
+from togi.recipe.sweep import older_note
 
 
 @click.command()
@@ -35,6 +36,8 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     for stage in state["stages"]:
         took = f"{stage['seconds']:.1f} s" if stage["seconds"] is not None else _progress(Path(stage["folder"]))
         say(f"  {stage['name']:<16} {stage['state']:<11} {took}")
+    for note in older_note():
+        say(f"note: {note}")
     say(f"report: {path.parent / 'report.html'}")
 
 

@@ -35,7 +35,7 @@ def _aside(name: str, folder: Path, look: Callable[[Path], str | None], tell: Te
         kept = set_aside(folder)
     except StageError:  # another run is at work there, and sees to it
         return
-    tell(f"{name}: {wrong}, so it is done again; what was there is kept as {kept.name} until `togi clean`")
+    tell(f"{name}: {wrong}, so it is done again; what was there is kept in {kept} until `togi clean`")
 
 
 def _to_read(graph: Graph, names: Sequence[str], store: Path) -> list[str]:

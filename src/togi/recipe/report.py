@@ -1,14 +1,18 @@
 """Writes a run's report from what lies on disk: after every stage, on failure and interruption too."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from togi.core.files import write_text
-from togi.report.collect import collect
+from togi.report.collect import DAMAGED, collect
 from togi.report.html import render_report
 
 
-def render(run: Path) -> Path:
-    """Renders `run`/report.html and returns its path."""
-    target = run / "report.html"
-    write_text(target, render_report(collect(run)))
+def render(run: Path, tell: Callable[[str], None] | None = None) -> Path:
+    """Renders `run`/report.html and returns its path; `tell` hears what of the run's files is damaged."""
+    target, view = run / "report.html", collect(run)
+    write_text(target, render_report(view))
+    for stage, alarm in view.alarms:
+        if tell is not None and alarm.name == DAMAGED:
+            tell(f"{stage.name}: {alarm.message}")
     return target

@@ -1,8 +1,8 @@
 """The store: one folder per finished or unfinished stage, named by its fingerprint, shared by all recipes.
 
 A stage is finished when DONE is there, whole, with every file that it names. What is damaged is never taken for
-anything: it is set aside under a hidden name, aloud, and done again. A folder goes by being renamed first, so that a
-kill leaves it whole or not at all; what is left under hidden names is swept later (`recipe.sweep`).
+anything: it is set aside, aloud, and done again. A folder goes by being renamed first, so that a kill leaves it whole
+or not at all; what is left in the trash is swept later (`recipe.sweep`).
 """
 
 import fcntl
@@ -26,7 +26,7 @@ BESIDE = ("learnt.json", "summary.json")  # what other stages read of a stage be
 FIXED = ("numerics.json", "memory.json")  # what an unfinished stage was begun with, and must go on with
 WORK = ("units", "checkpoints", "journal.jsonl")  # what shows that a stage was begun
 DONE_SHAPE = {"format": int, "fingerprint": str, "seconds": int | float, "made_from": dict, "files": dict}
-TRASH, DAMAGED = ".trash-", ".damaged-"  # how the names of folders begin that are being removed, and were set aside
+TRASH, DAMAGED = ".trash", ".damaged"  # where in the store folders lie that are being removed, and were set aside
 
 
 def home() -> Path:
@@ -178,12 +178,15 @@ def _begun_damage(folder: Path) -> str | None:
     return None
 
 
-def deep_damage(folder: Path) -> str | None:
-    """What is wrong with a finished stage's folder, every file of it read whole, once a run; None where nothing."""
+def deep_damage(folder: Path, only: str = "") -> str | None:
+    """What is wrong with a finished stage's folder, every file of it read whole, once a run; None where nothing. `only`
+    is how the paths of those begin that are read."""
     wrong = _finished_damage(folder)
     if wrong is not None:
         return wrong
     for name, wanted in contents(folder).items():
+        if not name.startswith(only):
+            continue
         try:
             if file_hash(folder / name) != wanted:
                 return f"{folder / name}: it changed since it was made"
@@ -192,9 +195,10 @@ def deep_damage(folder: Path) -> str | None:
     return None
 
 
-def hold_whole(folder: Path, again: str) -> None:
-    """Raises DamagedFile where a finished stage is not what was made. `again` is how it is done again."""
-    wrong = deep_damage(folder)
+def hold_whole(folder: Path, again: str, only: str = "") -> None:
+    """Raises DamagedFile where what a finished stage made is not what it was. `again` is how it is done again, `only`
+    how the paths of those files begin that are about to be read."""
+    wrong = deep_damage(folder, only)
     if wrong is not None:
         raise DamagedFile(f"{wrong}, so it is not used; do the stage again with `{again}`")
 
@@ -226,18 +230,20 @@ def set_aside(folder: Path) -> Path:
         return rename_away(folder, DAMAGED)
 
 
-def rename_away(folder: Path, mark: str) -> Path:
-    """Gives a folder, whose lock is held, a hidden name beside it, for good; returns the new path."""
-    target = folder.with_name(f"{mark}{folder.name}-{os.urandom(4).hex()}")
+def rename_away(folder: Path, where: str) -> Path:
+    """Takes a folder, whose lock is held, out of the store for good: to TRASH or DAMAGED; returns the new path."""
+    target = folder.parent / where / f"{folder.name}-{os.urandom(4).hex()}"
+    target.parent.mkdir(exist_ok=True)
     crash_point("before_forgetting", folder)
     os.rename(folder, target)
     crash_point("forgotten", folder)
     sync_folder(folder.parent)
+    sync_folder(target.parent)
     return target
 
 
 def remove(gone: Path) -> None:
-    """Removes a folder that has a hidden name, as far as that is allowed; a kill in its middle leaves less of it."""
+    """Removes a folder that was taken away, as far as that is allowed; a kill in its middle leaves less of it."""
     for path in sorted(gone.glob("*")):
         crash_point("removing", path)
         if path.is_dir() and not path.is_symlink():

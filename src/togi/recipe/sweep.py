@@ -32,6 +32,7 @@ from togi.recipe.store import (
 
 USES = "uses.json"
 CONVERTED = "converted.json"
+GONE = {DAMAGED: "damaged, set aside", TRASH: "left by a kill"}
 STAGE = re.compile(r"[a-z][a-z_.]*-[0-9a-f]{16}")
 LEFT = re.compile(r"\..+-[0-9a-f]{16}\.(?:(?P<pid>\d+)\.tmp|old)")  # of weights that were being converted
 
@@ -75,7 +76,7 @@ def survey() -> Survey:
     """Looks through the whole store. Folders that vanish meanwhile, or cannot be looked into, are no trouble."""
     found = Survey()
     used = _used(found.notes)
-    for path in _folders():
+    for path in (*_folders(), *_folders(DAMAGED), *_folders(TRASH)):
         try:
             why = _why(path, used)
         except OSError as error:
@@ -97,19 +98,21 @@ def older_note() -> list[str]:
     return [f"{count} folders of an older togi are not used any more; `togi clean` removes them"] if count else []
 
 
-def _folders() -> list[Path]:
+def _folders(*inside: str) -> list[Path]:
+    """The folders of the store, or of a folder in it; none where it cannot be looked into."""
     try:
-        return [path for path in sorted(store_folder().iterdir()) if path.is_dir() and not path.is_symlink()]
+        found = sorted(store_folder().joinpath(*inside).iterdir())
     except OSError:
         return []
+    return [path for path in found if path.is_dir() and not path.is_symlink()]
 
 
 def _why(path: Path, used: dict[str, bool]) -> str | None:
     """Why a folder may go; None where it may not. `used` tells of each used folder whether its run is at work."""
     name = path.name
-    if name.startswith(DAMAGED):
-        return "damaged, set aside"
-    if name.startswith(TRASH) or _is_left(name):
+    if path.parent.name in GONE:
+        return GONE[path.parent.name]
+    if _is_left(name):
         return "left by a kill"
     if (path / CONVERTED).exists():
         return _outdated(path)
@@ -171,7 +174,7 @@ def take_away(unused: list[Unused]) -> tuple[list[Path], list[Path]]:
     with registering():
         now = {entry.folder for entry in survey().unused}
         for entry in unused:
-            if entry.folder.name.startswith("."):
+            if entry.folder.parent.name in GONE or _is_left(entry.folder.name):
                 gone.append(entry.folder)
             elif entry.folder not in now or not _rename(entry.folder, gone):
                 busy.append(entry.folder)
@@ -193,8 +196,10 @@ def _rename(folder: Path, gone: list[Path]) -> bool:
 def sweep() -> None:
     """Removes what kills left: folders that were being removed, weights that were being converted, and checkpoints of
     finished stages. What cannot be removed stays for the next time."""
+    for path in _folders(TRASH):
+        shutil.rmtree(path, ignore_errors=True)
     for path in _folders():
-        if path.name.startswith(TRASH) or _is_left(path.name):
+        if _is_left(path.name):
             shutil.rmtree(path, ignore_errors=True)
         elif (path / "checkpoints").exists() and is_done(path):
             _sweep_checkpoints(path)

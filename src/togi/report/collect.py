@@ -17,6 +17,7 @@ from togi.core.files import read_json, read_lines
 from togi.report.view import AlarmView, AnswerView, RowView, RunState, RunView, StageState, StageView
 
 Value = TypeVar("Value")
+DAMAGED = "damaged file"
 
 
 class _Stage(BaseModel):
@@ -111,7 +112,7 @@ class _Folder:
 
     def alarms(self) -> list[AlarmView]:
         """What is wrong, as alarms."""
-        return [AlarmView(name="damaged file", message=f"{wrong}; it is left out here") for wrong in self.wrong]
+        return [AlarmView(name=DAMAGED, message=f"{wrong}; it is left out here") for wrong in self.wrong]
 
 
 def _stage(stage: _Stage, folder: _Folder) -> StageView:
