@@ -1,4 +1,4 @@
-"""One reward model, one text, one score: in togi, in the library alone, in a padded batch, whatever the text ends with."""
+"""One reward model, one text, one score: here, in the library alone, in a padded batch, whatever the text ends with."""
 
 import json
 from pathlib import Path
