@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -82,6 +83,52 @@ def test_errors_can_be_json(tmp_path):
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert json.loads(ended.stdout)["error"] == "RecipeError"
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [(["list", "--nope"], "NoSuchOption"), (["nope"], "NoSuchCommand"), (["plan"], "MissingParameter")],
+)
+def test_mistakes_in_the_command_line_can_be_json(capsys, words, kind):
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert ended.value.code == told["exit"] == 2 and told["error"] == kind
+
+
+def test_a_fault_of_its_own_is_code_1_with_a_traceback_that_steers_no_terminal(tmp_path):
+    code = "import togi.recipe.store, sys\nfrom togi.cli import main\n"
+    code += "def home(): raise KeyError('a\\x1b[31mb')\n"
+    code += "import togi.cli.list as command\ncommand.print_json = lambda value: home()\nmain(['list', '--json'])\n"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1 and "Traceback" in ended.stderr and "\x1b" not in ended.stderr
+    assert "a fault of togi's own" in ended.stderr and json.loads(ended.stdout)["error"] == "KeyError"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "out", "err"),
+    [
+        ("list --json >&-", 0, "", ""),
+        ("plan gone.yaml --json >&-", 2, "", ""),
+        ("plan gone.yaml 2>&-", 2, "", ""),
+        ("list <&- | cat >/dev/null", 0, "", ""),
+        ("list --json >/dev/full", 4, "", "togi: standard output cannot be written: No space left on device"),
+        ("list >/dev/full", 4, "", "togi: standard output cannot be written: No space left on device"),
+        ("plan gone.yaml 2>/dev/full", 2, "", ""),
+        ("list train.grpo | true; exit ${PIPESTATUS[0]}", 141, "", ""),
+    ],
+)
+def test_streams_that_are_closed_full_or_left_by_their_reader(words, code, out, err):
+    line = f"{shlex.quote(sys.executable)} -m togi {words}"
+    ended = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout.strip(), ended.stderr.strip()) == (code, out, err)
+
+
+def test_letters_that_the_terminal_cannot_write_are_escapes():
+    command = [sys.executable, "-m", "togi", "list", "研", "--json"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert ended.returncode == 2 and "\\u7814" in json.loads(ended.stdout)["message"].encode("unicode_escape").decode()
 
 
 def test_the_command_to_go_on_says_what_was_said_and_survives_a_shell():

@@ -3,14 +3,19 @@
 import importlib
 import logging
 import sys
-from typing import Any
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from types import TracebackType
+from typing import Any, NoReturn
 
 import click
 
 from togi import __version__
-from togi.core.errors import TogiError
+from togi.core.errors import Interrupted, OutputClosed, TogiError
 from togi.core.extras import missing
-from togi.core.terminal import PrintableFormatter, json_text, say
+from togi.core.terminal import PrintableFormatter, json_text, open_streams, printable, say
 
 COMMANDS = ("run", "plan", "check", "status", "show", "report", "list", "clean", "chat")
 
@@ -30,25 +35,56 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, SUMMARIES[name]) for name in COMMANDS])
 
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:
+        """Runs a command and ends the process with a code of the table. Whatever ends it is told in one place."""
+        open_streams()
+        words = [*(sys.argv[1:] if args is None else args)]
+        as_json = "--json" in words
+        sys.excepthook = partial(_fault, as_json)
+        try:
+            code = super().main(words, prog_name, **{**extra, "standalone_mode": False})
+        except (TogiError, click.ClickException, click.Abort) as error:
+            code = _told(error, as_json)
+        sys.exit(code or 0)
+
     def invoke(self, ctx: click.Context) -> Any:
         log = logging.getLogger("togi")  # what takes its time, such as converting weights, is said on stderr
         log.handlers = [logging.StreamHandler()]
         log.handlers[0].setFormatter(PrintableFormatter())
         log.setLevel(logging.INFO)
         try:
-            return self._invoke(ctx)
-        except TogiError as error:
-            if "--json" in sys.argv:
-                say(json_text({"error": type(error).__name__, "message": str(error), "exit": error.exit_code}))
-            else:
-                say(f"togi: {error}", err=True)
-            ctx.exit(error.exit_code)
-
-    def _invoke(self, ctx: click.Context) -> Any:
-        try:
             return super().invoke(ctx)
         except ModuleNotFoundError as error:
             raise missing(error) or error from None
+
+
+def _told(error: TogiError | click.ClickException | click.Abort, as_json: bool) -> int:
+    """Says why a command ends, unless nobody is there to read it. Returns the exit code."""
+    if isinstance(error, click.Abort):
+        error = Interrupted("stopped")
+    if isinstance(error, OutputClosed):
+        return error.exit_code
+    with suppress(TogiError):  # where standard output cannot be written, what says so there cannot either
+        if as_json:
+            text = error.format_message() if isinstance(error, click.ClickException) else str(error)
+            say(json_text({"error": type(error).__name__, "message": text, "exit": error.exit_code}))
+            return error.exit_code
+    with suppress(TogiError):
+        if isinstance(error, click.ClickException):
+            error.message = printable(error.message)
+            error.show()
+        else:
+            say(f"togi: {error}", err=True)
+    return error.exit_code
+
+
+def _fault(as_json: bool, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Says what only a fault of togi's own ends in: a traceback, and with --json an error too."""
+    with suppress(TogiError):
+        say("".join(traceback.format_exception(kind, error, trace)), nl=False, err=True)
+        say("togi: this is a fault of togi's own; please report it with the lines above", err=True)
+        if as_json:
+            say(json_text({"error": kind.__name__, "message": str(error), "exit": 1}))
 
 
 # One line each, here and not in the commands, so that `togi --help` imports none of them; a test compares.
@@ -72,7 +108,8 @@ Exit codes:
   3    data, a file or a model does not fit
   4    a stage cannot go on
   5    the worker process died (out of memory, killed)
-  130  stopped by Ctrl-C or SIGTERM; everything finished is saved"""
+  130  stopped by Ctrl-C or SIGTERM; everything finished is saved
+  141  what reads the output has left, as head does"""
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)

@@ -8,6 +8,7 @@
         GraderError               4   one answer that could not be graded; a reward counts it instead of ending
       WorkerDied                  5   the worker process ended without saying why (out of memory, killed)
       Interrupted                 130 stopped by Ctrl-C or SIGTERM; everything finished is saved
+        OutputClosed              141 what reads the output has left (`togi list | head -1`)
 
 A message says where (file:line or dotted key), what was found, what is allowed and what to do. Any other exception is
 a fault of togi's own: it ends with exit code 1 and a traceback in the log.
@@ -58,5 +59,11 @@ class Interrupted(TogiError):
     exit_code = 130
 
 
-_ALL = (RecipeError, InputError, DamagedFile, StageError, GraderError, WorkerDied, Interrupted)
+class OutputClosed(Interrupted):
+    """What reads the output has left, as `head` does; a shell shows 141 for what such a pipe ends."""
+
+    exit_code = 141
+
+
+_ALL = (RecipeError, InputError, DamagedFile, StageError, GraderError, WorkerDied, Interrupted, OutputClosed)
 ERRORS = {cls.__name__: cls for cls in _ALL}

@@ -4,16 +4,23 @@ Everything that togi prints goes through `say`, or through `printable` where ano
 stays JSON: the same characters are written as its own escapes.
 """
 
+import io
 import json
 import logging
+import os
 import re
+import sys
 from typing import Any
 
 import click
 
+from togi.core.errors import OutputClosed, StageError, TogiError
+
 # C0 without tab and line feed, DEL, C1, the marks that turn the direction of text, separators that break lines, and
 # halves of surrogate pairs, which no encoding can write
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_lost: dict[int, TogiError] = {}
+"""Why standard output (1) or standard error (2) cannot be written any more."""
 
 
 def printable(text: str) -> str:
@@ -33,8 +40,45 @@ def json_text(value: Any, indent: int | None = None) -> str:
 
 
 def say(text: object = "", *, nl: bool = True, err: bool = False) -> None:
-    """Prints `text` on standard output, or on standard error with `err`."""
-    click.echo(printable(str(text)), nl=nl, err=err)
+    """Prints `text` on standard output, or on standard error with `err`.
+
+    Raises OutputClosed when what reads it has left, StageError when it cannot be written (disk full); from then on
+    every time.
+    """
+    number = 2 if err else 1
+    if number in _lost:
+        raise _lost[number]
+    try:
+        click.echo(printable(str(text)), nl=nl, err=err)
+    except BrokenPipeError:
+        raise _given_up(number, OutputClosed("what reads the output has left")) from None
+    except OSError as error:
+        stream = "standard error" if err else "standard output"
+        raise _given_up(number, StageError(f"{stream} cannot be written: {error.strerror}")) from None
+
+
+def _given_up(number: int, why: TogiError) -> TogiError:
+    """What still waits to be written to this stream goes nowhere, or it would fail once more when the process ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, number)
+    os.close(nowhere)
+    _lost[number] = why
+    return why
+
+
+def open_streams() -> None:
+    """Opens the standard streams that this process was started without, so that no file gets their numbers; letters
+    that a terminal's encoding does not have are written as escapes."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class PrintableFormatter(logging.Formatter):

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from togi.core.errors import OutputClosed
 from togi.core.terminal import json_text, printable, say
 
 
@@ -30,13 +31,20 @@ def rate_and_rest(done: int, total: int, seconds: float) -> str:
     return f"{pace}, {rest // 60}:{rest % 60:02d} left"
 
 
+class _Lines(Console):
+    """A console on standard error that leaves the process to end itself when its reader has left."""
+
+    def on_broken_pipe(self) -> None:
+        raise OutputClosed("what reads the output has left")
+
+
 class Human:
     """Lines for people. In a terminal the running stage has one line that is redrawn; in a log a line every 15 s."""
 
     EVERY_SECONDS = 15.0
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console: Console = _Lines(stderr=True, highlight=False, soft_wrap=True)
         self.live: Live | None = None
         self.heard = self.last = self.first = 0.0
         self.what, self.already = "", 0

@@ -10,9 +10,10 @@ def fill(values: Any, presets: Mapping[str, Mapping[str, Any]]) -> Any:
 
     A name that no preset has is left for the type of `preset` to refuse.
     """
-    if not isinstance(values, dict) or values.get("preset") not in presets:
+    name = values.get("preset") if isinstance(values, dict) else None
+    if not isinstance(name, str) or name not in presets:
         return values
-    preset = presets[values["preset"]]
+    preset = presets[name]
     if values.get("steps") is not None:
         preset = {key: value for key, value in preset.items() if key != "epochs"}
     return _over(preset, values)

@@ -97,7 +97,7 @@ class Loss(Settings):
     @field_validator("type", mode="before")
     @classmethod
     def _known(cls, value: Any) -> Any:
-        if value in ELSEWHERE:
+        if isinstance(value, str) and value in ELSEWHERE:
             raise ValueError(f"{value!r} is not a type here, but {ELSEWHERE[value]}")
         return value
 
