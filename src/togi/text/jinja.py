@@ -9,7 +9,7 @@ end, or writes without end, is an error.
 import json
 import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, NoReturn
@@ -65,10 +65,22 @@ def _stepped(items: Iterable[Any]) -> Iterator[Any]:
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """The library's sandbox, which counts."""
+    """The library's sandbox, which counts, and whose products stay within LONGEST."""
+
+    intercepted_binops = frozenset({"*", "**", "%"})
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if operator == "*":
+            _check_size(_size(left) * _size(right) if isinstance(left, int) != isinstance(right, int) else 0)
+        if operator == "**" and isinstance(left, int) and isinstance(right, int):
+            _check_size(left.bit_length() * abs(right))
+        if operator == "%" and isinstance(left, str):
+            _check_size(sum(int(width) for width in re.findall(r"\d{1,18}", left)))
+        return super().call_binop(context, operator, left, right)
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         _step(CALL)
+        _check_size(max((value for value in (*args, *kwargs.values()) if isinstance(value, int)), default=0))
         if isinstance(__obj, LoopContext) and args:
             args = (_stepped(args[0]), *args[1:])
         return super().call(__context, __obj, *args, **kwargs)
@@ -78,6 +90,27 @@ class _Environment(ImmutableSandboxedEnvironment):
         if sum(map(len, found)) > LONGEST:
             raise TemplateError(f"it writes more than {LONGEST} characters")
         return "".join(found)
+
+
+def _size(value: Any) -> int:
+    """How often a number repeats, or how long a sequence is."""
+    return value if isinstance(value, int) else len(value) if hasattr(value, "__len__") else 0
+
+
+def _sized(call: Callable[..., str]) -> Callable[..., str]:
+    """A filter whose width is held to LONGEST."""
+
+    def held(text: str, *given: Any, **named: Any) -> str:
+        width = given[0] if given else named.get("width")
+        _check_size(width if isinstance(width, int) else 0)
+        return call(text, *given, **named)
+
+    return held
+
+
+def _check_size(size: int) -> None:
+    if size > LONGEST:
+        raise TemplateError(f"it asks for more than {LONGEST} characters at once")
 
 
 class _GenerationBlock(Extension):
@@ -143,6 +176,7 @@ def _compiled(source: str) -> JinjaTemplate:
         raise TemplateError(f"it is longer than {LONGEST} characters")
     environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols])
     environment.filters |= {"tojson": _tojson, "togi_steps": _stepped}
+    environment.filters |= {name: _sized(environment.filters[name]) for name in ("center", "indent")}
     environment.globals |= {"raise_exception": _refuse, "dict": _Dict(), "namespace": _Namespace}
     tree = environment.parse(source)
     for loop in tree.find_all(For):
