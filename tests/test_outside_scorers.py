@@ -7,14 +7,24 @@ import pytest
 import torch
 from click.testing import CliRunner
 from grpo_runs import Bench, lines
+from peft import LoraConfig, get_peft_model
 from tiny import BYTES, SHAPE, tiny_tokenizer
-from transformers import AutoModelForSequenceClassification, BertConfig, Gemma2Config, LlamaConfig, Qwen2Config
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    Gemma2Config,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+)
 
 from togi.cli import main
 from togi.core.codec import write_records
 from togi.core.errors import InputError, RecipeError
 from togi.core.records import Message, Prompt
 from togi.core.sources import ModelSource
+from togi.model.forest import Sequence
+from togi.model.load import load, load_tokenizer
 from togi.model.scalar import ModelScorer, check_scalar_head, load_reward_model
 from togi.recipe.graph import Graph, build
 from togi.recipe.schema import validate
@@ -73,6 +83,30 @@ def test_a_head_that_is_read_otherwise_is_refused(tmp_path):
         check_scalar_head(model)
     with pytest.raises(InputError, match="its head gives 3 numbers; a scorer gives one"):
         load_reward_model(source(write_scorer(tmp_path / "three", num_labels=3)), tmp_path)
+
+
+def test_an_adapter_that_brings_its_head_is_a_scorer(tmp_path):
+    """As peft saves a reward model: the base is a causal model, the head lies with the adapter."""
+    torch.manual_seed(1)
+    shape = {key: value for key, value in SHAPE.items() if key != "head_dim"}
+    LlamaForCausalLM(LlamaConfig(**{**shape, "vocab_size": BYTES})).save_pretrained(tmp_path / "base")
+    tiny_tokenizer().save_pretrained(tmp_path / "base")
+    net = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=1)
+    adapted: Any = get_peft_model(net, LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["q_proj"]))
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora_B" in name:
+                weight.normal_()
+    adapted.save_pretrained(tmp_path / "rm")
+    ids = tiny_tokenizer()("[user]Why?", add_special_tokens=False)["input_ids"]
+    expected = adapted.eval()(input_ids=torch.tensor([ids])).logits[0, 0].item()
+    made = load_reward_model(source(tmp_path / "rm", "chatml"), tmp_path)
+    assert ModelScorer(made).score_sequences([Sequence(tuple(ids), (False,) * len(ids))], ["p"])[0] == pytest.approx(
+        expected, abs=1e-4
+    )
+    assert load_tokenizer(source(tmp_path / "rm", "chatml"), tmp_path, "scorer")
+    with pytest.raises(InputError, match="the base has no place for"):
+        load(source(tmp_path / "rm", "chatml"), tmp_path)
 
 
 # --- in a recipe ------------------------------------------------------------------------------------------------------

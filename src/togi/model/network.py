@@ -19,6 +19,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from transformers.utils import logging as library_logging
 
 from togi.core.errors import InputError
+from togi.core.outside import read_object
+from togi.core.sources import ADAPTER_CONFIG
 from togi.core.strangers import run_stranger
 from togi.model.inspect import Facts
 
@@ -66,7 +68,11 @@ def build(facts: Facts, dtype: torch.dtype, kind: str, *, meta: bool = False) ->
     weights that do not fit the configuration.
     """
     config = read_config(facts.folder)
-    check_kind(facts.folder, config, kind)
+    headless = kind == "scorer" and _brings_head(facts) and not _is_scorer(config)
+    if headless:
+        config.num_labels = 1
+    else:
+        check_kind(facts.folder, config, kind)
     found = foreign(lambda: CLASSES[kind]._model_mapping[type(config)], f"{facts.folder}: {_no_class(config, kind)}")
     cls = found[0] if isinstance(found, list | tuple) else found
     check_architecture(facts.folder, config, cls)
@@ -80,8 +86,20 @@ def build(facts: Facts, dtype: torch.dtype, kind: str, *, meta: bool = False) ->
     else:
         call = lambda: cls.from_pretrained(facts.folder, trust_remote_code=False, **options)  # noqa: E731
     net, report = foreign(call, f"{facts.folder}: the model cannot be loaded")
+    if headless:  # `with_adapter` makes sure that it is there
+        report["missing_keys"] = [name for name in report["missing_keys"] if not name.startswith("score.")]
     _check_report(facts.folder, report)
     return net
+
+
+def _brings_head(facts: Facts) -> bool:
+    """Whether an adapter lies on the model that holds a scalar head of its own, as peft saves reward models."""
+    saved = [read_object(folder / ADAPTER_CONFIG).get("modules_to_save") for folder in facts.adapters]
+    return any(isinstance(names, list) and "score" in names for names in saved)
+
+
+def _is_scorer(config: Any) -> bool:
+    return any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
 
 
 def _stored(facts: Facts) -> Iterable[tuple[str, Any]]:
@@ -103,8 +121,7 @@ def _no_class(config: Any, kind: str) -> str:
 def check_kind(folder: Path, config: Any, kind: str) -> None:
     """Raises InputError where a causal model is asked of a scorer's weights or the other way round: the library would
     fill the missing head with random numbers."""
-    names = config.architectures or []
-    scorer = any(name.endswith("ForSequenceClassification") for name in names)
+    names, scorer = config.architectures or [], _is_scorer(config)
     if names and scorer != (kind == "scorer"):
         what = "a scorer; to score with it, declare it with kind: reward" if scorer else "no scorer"
         raise InputError(f"{folder}: holds {names[0]}, which is {what}; a {kind} model is needed here")
