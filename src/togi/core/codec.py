@@ -107,7 +107,7 @@ def read_records(path: Path) -> tuple[str, list[Record]]:
         table = pq.read_table(path)
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file") from None
-    except (pa.ArrowException, OSError, MemoryError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise InputError(f"{path}: not a Parquet file, or a damaged one ({error})") from error
     kind, version = _label(path, table.schema.metadata or {})
     try:

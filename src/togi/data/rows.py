@@ -24,6 +24,7 @@ __all__ = ["SUFFIXES", "Row", "find_files", "read_rows"]
 
 BATCH_ROWS = 4096
 UTF8_MARK = b"\xef\xbb\xbf"
+DAMAGED = (pa.ArrowException, OSError, MemoryError, ValueError, LookupError, OverflowError)  # what pyarrow raises
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -192,7 +193,7 @@ def _parquet(path: Path) -> Iterator[Row]:
             for values in _batch(batch):
                 number += 1
                 yield Row(f"{path}, row {number}", values)
-    except (pa.ArrowException, OSError, MemoryError) as error:
+    except DAMAGED as error:
         what = " ".join(str(error).split())
         raise InputError(
             f"{path}: not a Parquet file, or a damaged one (after row {number}: {what}): fetch or write it anew"
@@ -200,13 +201,14 @@ def _parquet(path: Path) -> Iterator[Row]:
 
 
 def _batch(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | BadRow]:
-    """The rows of a batch; where one holds what Python cannot (a time beyond year 9999, bytes that are no UTF-8), each
-    is tried alone."""
+    """The rows of a batch; where one holds what Python cannot (a time beyond year 9999, bytes that are no UTF-8), it is
+    found by halves."""
     try:
         yield from [{name: without_nulls(v) for name, v in row.items()} for row in batch.to_pylist()]
     except (ValueError, OverflowError, LookupError) as error:
-        if batch.num_rows > 1:
-            for place in range(batch.num_rows):
-                yield from _batch(batch.slice(place, 1))
+        half = batch.num_rows // 2
+        if half:
+            yield from _batch(batch.slice(0, half))
+            yield from _batch(batch.slice(half))
         else:
             yield BadRow("unreadable_value", f"holds a value that cannot be read ({error})")
