@@ -223,6 +223,21 @@ def test_papers_and_metadata_beside_the_data_are_passed_over(tmp_path: Path) -> 
     assert texts(tmp_path) == ["Hi"]
 
 
+def test_text_beside_rows_is_data_of_documents_alone(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", b'{"question": "Hi", "text": "One."}')
+    write(tmp_path / "CC-BY-SA4.0.txt", "Terms.")
+    assert texts(tmp_path) == ["Hi"]
+    assert texts(tmp_path, "documents") == ["Terms.", "One."]
+
+
+def test_columns_of_other_names_are_no_rows_to_drop(tmp_path: Path) -> None:
+    bad = b'{"frage": "x"}\n'
+    for data, advised in ((bad + LINE, False), (LINE + bad, True)):
+        with pytest.raises(InputError, match="Say which column is which") as caught:
+            read(write(tmp_path / "a.jsonl", data))
+        assert ("on_bad_row" in str(caught.value)) is advised
+
+
 @pytest.mark.parametrize("several", [False, True])
 def test_a_folder_of_save_to_disk_names_to_parquet(tmp_path: Path, several: bool) -> None:
     folder = tmp_path / "train" if several else tmp_path

@@ -16,6 +16,7 @@ from togi.data.shapes import NEEDS, SPOKEN, Shape, fitting, understand
 from togi.data.values import BadRow, blank, plain
 
 STAGE = "import"
+OF_THE_SET = ("wrong_shape", "missing_column", "ambiguous_columns")  # in a first row: then dropping would drop all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +62,7 @@ def load_records(spec: DataSpec, kind: str) -> Imported:
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise RecipeError(f"rows cannot become {kind!r}; allowed are {', '.join(NEEDS)}{hint}")
     folder, source = _locate(spec)
-    files = find_files(folder, spec.split)
+    files = find_files(folder, spec.split, texts=kind == "documents")
     border = _Border(spec, kind, source)
     for file in files:
         for row in read_rows(file):
@@ -98,9 +99,9 @@ class _Border:
             self._read(row)
         except BadRow as bad:
             if self.spec.on_bad_row == "error":
-                raise InputError(
-                    f"{row.where}: {bad}. To leave such rows out and count them, set on_bad_row: drop"
-                ) from None
+                whole = bad.reason in OF_THE_SET and not self.imported.records
+                hint = "" if whole else ". To leave such rows out and count them, set on_bad_row: drop"
+                raise InputError(f"{row.where}: {bad}{hint}") from None
             self._drop(row.where, bad.reason)
 
     def finish(self, files: Sequence[Path]) -> Imported:

@@ -29,10 +29,11 @@ MEND = "in Python, `datasets.load_from_disk(FOLDER).to_parquet('data.parquet')` 
 MEND += "splits: one file each)"
 
 
-def find_files(path: Path, split: str) -> list[Path]:
+def find_files(path: Path, split: str, texts: bool = True) -> list[Path]:
     """The files to read: `path` itself, or those of a folder, by name, that belong to `split`.
 
-    Files whose names carry no split all belong to every split. Papers and metadata beside the data (README, LICENSE,
+    Files whose names carry no split all belong to every split. Without `texts`, .txt files beside others are taken for
+    papers too. Papers and metadata beside the data (README, LICENSE,
     dataset_info.json) are passed over. Raises InputError if nothing is there to read, if a file is packed in a way that
     is not read, or if the files lie in several folders that each look like a configuration of their own.
     """
@@ -40,7 +41,7 @@ def find_files(path: Path, split: str) -> list[Path]:
         if path.is_file():
             return [_readable(path)]
         if path.is_dir():
-            return _chosen(path, _data_files(path), split)
+            return _chosen(path, _data_files(path, texts), split)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     if path.exists():
@@ -65,7 +66,7 @@ def _readable(path: Path) -> Path:
     raise InputError(f"{path}: cannot read this kind of file; allowed are {', '.join(SUFFIXES)}")
 
 
-def _data_files(folder: Path) -> list[Path]:
+def _data_files(folder: Path, texts: bool) -> list[Path]:
     files = _walk(folder)
     found = [f for f in files if f.name.lower().endswith(SUFFIXES) and not _beside(f)]
     arrows = [f for f in files if f.name.lower().endswith(".arrow")]
@@ -76,6 +77,8 @@ def _data_files(folder: Path) -> list[Path]:
         _readable(file)
     if not found:
         raise InputError(f"{folder}: the folder holds no file with the ending {', '.join(SUFFIXES)}")
+    if not texts:
+        found = [f for f in found if ending_of(f) != ".txt"] or found
     _refuse_twins(folder, found)
     return found
 

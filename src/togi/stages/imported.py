@@ -11,7 +11,9 @@ from togi.stages.base import StageSettings, StageType
 class DataSettings(Settings):
     """Where rows come from and what one that does not fit does."""
 
-    path: RecipePath | None = Field(default=None, description="a .jsonl, .parquet or .csv file, or a folder of them")
+    path: RecipePath | None = Field(
+        default=None, description="a file of rows (.jsonl, .json, .csv, .tsv, .parquet; .gz too), a .txt, or a folder"
+    )
     hub: str | None = Field(default=None, description="a data set's id on a model hub")
     revision: str = Field(default="main", description="hub: commit, tag or branch")
     split: str = Field(default="train", description="hub: which split")
@@ -27,4 +29,4 @@ class Import(DataSettings, StageSettings):
     kind: str = Field(description="record kind to make: prompts, pairs, chats or documents")
 
 
-STAGE = StageType("import", Import, yields="", work="togi.stages.imported_work")
+STAGE = StageType("import", Import, yields="", work="togi.stages.imported_work", version=2)
