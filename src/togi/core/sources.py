@@ -19,8 +19,9 @@ class ModelSource:
     """A model from a Python package, a hub or a folder.
 
     `name` is the package, the hub id or the path; `file` is a pattern of the weights inside a package; `template`
-    is the name of a chat template (None: the one saved with the model). `beside` is the folder of the recipe that
-    names a path, where the base of an adapter is looked for too.
+    is the name of a chat template (None: the one saved with the model); `template_file` holds one of one's own, whose
+    answers end with `terminator` where that is said. `tokens` are special tokens to add. `beside` is the folder of the
+    recipe that names a path, where the base of an adapter is looked for too.
     """
 
     kind: Literal["package", "hub", "path"]
@@ -28,6 +29,9 @@ class ModelSource:
     revision: str = "main"
     file: str = "*.gguf"
     template: str | None = None
+    template_file: str = ""
+    terminator: str | None = None
+    tokens: tuple[str, ...] = ()
     beside: str = ""
 
 

@@ -21,7 +21,8 @@ from togi.core.sources import ModelSource
 from togi.model.inspect import Facts, inspect_model
 from togi.model.network import STORED, build, foreign, read_config, with_adapter
 from togi.model.packages import package_folder
-from togi.text.template import OWN, TEMPLATE_NAMES, Template, get_template
+from togi.model.tokens import add_tokens, give_rows
+from togi.text.template import OWN, TEMPLATE_NAMES, Template, file_template, get_template
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +32,14 @@ MODALITY = re.compile("image|video|audio|boi|eoi|boa|eoa")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """A network of transformers (or one with an adapter around it), its fast tokenizer, its template and its name."""
+    """A network of transformers (or one with an adapter around it), its fast tokenizer, its template and its name.
+    `new_tokens` are those whose rows nobody has trained yet."""
 
     net: Any
     tokenizer: Any
     template: Template
     name: str
+    new_tokens: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -67,12 +70,14 @@ def load(
     net = _assembled(facts, dtype, kind)
     _refuse_not_finite(facts, net)
     tokenizer = _tokenizer(facts.tokenizer)
-    template = _template(source, facts, tokenizer)
     check_vocabulary(source.name, net, tokenizer)
+    new = add_tokens(tokenizer, source.tokens)
+    give_rows(net, tokenizer, new)
+    template = _template(source, facts, tokenizer)
     if nf4:
         quantised_library().quantise(net, device)
     net = net.to(device).eval()
-    return LoadedModel(net=net, tokenizer=tokenizer, template=template, name=source.name)
+    return LoadedModel(net=net, tokenizer=tokenizer, template=template, name=source.name, new_tokens=new)
 
 
 def inspect(source: ModelSource, cache: Path, *, weights: bool = True) -> Facts:
@@ -95,9 +100,9 @@ def load_tokenizer(source: ModelSource, cache: Path, kind: str = "causal") -> tu
     facts = inspect(source, cache, weights=False)
     net = _assembled(facts, torch.float32, kind, meta=True)
     tokenizer = _tokenizer(facts.tokenizer)
-    template = _template(source, facts, tokenizer)
     check_vocabulary(source.name, net, tokenizer)
-    return tokenizer, template
+    add_tokens(tokenizer, source.tokens)
+    return tokenizer, _template(source, facts, tokenizer)
 
 
 def read_network(folder: Path, dtype: torch.dtype, kind: str) -> Any:
@@ -162,6 +167,8 @@ def check_vocabulary(name: str, net: Any, tokenizer: Any) -> None:
 
 def _template(source: ModelSource, facts: Facts, tokenizer: Any) -> Template:
     """The template that is asked for by name, else the one saved with the model, else the tokenizer's own."""
+    if source.template_file:
+        return file_template(Path(source.template_file), tokenizer, source.terminator)
     if source.template is not None:
         return get_template(source.template, tokenizer)
     card = (facts.adapters[-1] if facts.adapters else facts.folder) / CARD

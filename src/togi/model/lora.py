@@ -26,7 +26,8 @@ class LoraSettings:
     """`targets` are names of linear layers (the last part of their path, or more of it), or "all-linear": all but the
     heads. The adapter is scaled by alpha / rank, with `rslora` by alpha / sqrt(rank). `full` are modules that are
     trained whole, such as a scalar head ("score"). `token_rows` are ids whose rows of the embeddings, and of the output
-    head where there is one, are trained too; tied ones stay tied."""
+    head where there is one, are trained too; tied ones stay tied. `new_rows` are ids of tokens that were just
+    added: the same, but where the head has an adapter, which reaches its rows."""
 
     rank: int = 16
     alpha: float = 32.0
@@ -34,6 +35,7 @@ class LoraSettings:
     rslora: bool = False
     full: tuple[str, ...] = ()
     token_rows: tuple[int, ...] = ()
+    new_rows: tuple[int, ...] = ()
 
 
 def token_ids(tokenizer: Any, tokens: Sequence[str]) -> tuple[int, ...]:
@@ -44,9 +46,8 @@ def token_ids(tokenizer: Any, tokens: Sequence[str]) -> tuple[int, ...]:
         if len(ids) != 1:
             raise InputError(
                 f"token_rows: {token!r} is {len(ids)} tokens of this tokenizer; only rows of tokens that it has can be "
-                "trained. Leave it out, or name one that it has (many have unused ones); togi adds none: for a new one "
-                "call tokenizer.add_tokens and model.resize_token_embeddings of transformers, save_pretrained both to "
-                "one folder, and name that as the model: {path: FOLDER}"
+                "trained. Leave it out, name one that it has (many have unused ones), or add it to the model with "
+                "tokens: {add: [...]}, which trains the rows of added tokens without token_rows"
             )
         found.append(int(ids[0]))
     return tuple(found)
@@ -88,16 +89,16 @@ def _head_name(net: PreTrainedModel) -> str:
 
 def _row_modules(net: PreTrainedModel, settings: LoraSettings, targets: Sequence[str]) -> dict[str, list[int]] | None:
     """Which rows of which modules are trained, as peft wants it. Tied heads follow their embeddings by themselves."""
-    if not settings.token_rows:
+    rows = sorted({*settings.token_rows, *settings.new_rows})
+    if not rows:
         return None
     head = _head_name(net)
-    if head in targets:
+    if settings.token_rows and head in targets:
         raise InputError(
             f"{head} cannot have both an adapter and token_rows: leave it out of the targets, or the rows out"
         )
-    rows = sorted(settings.token_rows)
     names = [_name_of(net, net.get_input_embeddings())]
-    if head and not net.config.get_text_config().tie_word_embeddings:
+    if head and head not in targets and not net.config.get_text_config().tie_word_embeddings:
         names.append(head)
     return {name: list(rows) for name in names}
 

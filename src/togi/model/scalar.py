@@ -58,7 +58,9 @@ def add_scalar_head(model: LoadedModel, *, seed: int) -> LoadedModel:
         head.weight.copy_(weight)
     net.score = head.to(causal.device)
     net.config._attn_implementation = causal.config._attn_implementation
-    return LoadedModel(net=net.eval(), tokenizer=model.tokenizer, template=model.template, name=model.name)
+    return LoadedModel(
+        net=net.eval(), tokenizer=model.tokenizer, template=model.template, name=model.name, new_tokens=model.new_tokens
+    )
 
 
 def keep_layers(model: LoadedModel, count: int) -> None:

@@ -19,7 +19,7 @@ from togi.core.hashing import Source, take, tree
 from togi.core.seeds import digest
 from togi.core.settings import CodePath, PackageName, RecipePath, Ref, is_place, references
 from togi.core.sources import ModelSource, fingerprint, model_files
-from togi.recipe.schema import DataSpec, ModelSpec, Recipe
+from togi.recipe.schema import DataSpec, ModelSpec, Recipe, TemplateFile
 from togi.recipe.store import VERSION
 from togi.stages.base import Resolved, StageSettings
 from togi.stages.imported import Import
@@ -92,7 +92,7 @@ def build(recipe: Recipe) -> Graph:
         inputs: dict[str, str | ModelSource] = {}
         for _, ref in references(settings):
             if ref.name in sources:
-                inputs[ref] = sources[ref.name]
+                inputs[ref] = settings.of_model(sources[ref.name])
             elif ref.name in recipe.data:
                 inputs[ref] = _add_import(graph, ref)
             else:
@@ -106,8 +106,12 @@ def model_source(spec: ModelSpec) -> ModelSource:
     kind = "package" if spec.package else "hub" if spec.hub else "path"
     name = str(spec.package or spec.hub or spec.path)
     beside = "" if spec.path is None else spec.path.beside
+    template: Any = {"template": spec.template}
+    if isinstance(spec.template, TemplateFile):
+        template = {"template_file": str(spec.template.file), "terminator": spec.template.terminator}
+    tokens = () if spec.tokens is None else spec.tokens.add
     return ModelSource(
-        kind=kind, name=name, revision=spec.revision, file=spec.file, template=spec.template, beside=beside
+        kind=kind, name=name, revision=spec.revision, file=spec.file, beside=beside, tokens=tokens, **template
     )
 
 
@@ -214,8 +218,12 @@ def _model_mark(source: ModelSource, sources: list[Source]) -> dict[str, Any]:
     """What names a model from outside, and how it is read where that is not the default."""
     if source.kind == "path":  # before its fingerprint: what changes in between is found when the stage begins
         sources.append(take(Path(source.name), "model", model_files(source)))
-    mark = {"content": fingerprint(source)}
-    return mark if source.template is None else {**mark, "template": source.template}
+    mark: dict[str, Any] = {"content": fingerprint(source)}
+    if source.template_file:
+        mark |= {"template": _path_mark(Path(source.template_file), sources), "terminator": source.terminator}
+    elif source.template is not None:
+        mark["template"] = source.template
+    return mark | {"tokens": list(source.tokens)} if source.tokens else mark
 
 
 def _canonical(value: Any, named: dict[str, Any], sources: list[Source]) -> Any:

@@ -29,6 +29,30 @@ SHOWN = 100  # characters of a value that does not fit
 RESERVED = (LOCK,)  # a run's folder holds its stages by name beside files of its own; the others' names have a dot
 
 
+class TemplateFile(Settings):
+    """A chat template of one's own, in jinja."""
+
+    file: RecipePath = Field(description="the file that holds it")
+    terminator: str | None = Field(
+        default=None, min_length=1, description="what ends an answer; found by writing a short chat when absent"
+    )
+
+
+class AddedTokens(Settings):
+    """Special tokens for a model that lacks them. Their rows of the embeddings and of the head begin as the mean of the
+    others, and are trained, with lora too."""
+
+    add: tuple[str, ...] = Field(min_length=1, description="tokens by their text; those that it has stay as they are")
+
+    @field_validator("add")
+    @classmethod
+    def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = [token for i, token in enumerate(value) if not token.strip() or token in value[:i]]
+        if wrong:
+            raise ValueError(f"each token stands once and is not blank, found {wrong[0]!r}")
+        return value
+
+
 class ModelSpec(Settings):
     """A model from outside: exactly one of package, hub and path."""
 
@@ -40,15 +64,20 @@ class ModelSpec(Settings):
     kind: Literal["causal", "reward"] = Field(
         default="causal", description="causal: it writes; reward: it scores conversations, one number each"
     )
-    template: str | None = Field(default=None, description="chat template by name; the model's own when absent")
+    template: str | TemplateFile | None = Field(
+        default=None,
+        description="chat template by name, or {file: FILE, terminator: TEXT}; the model's own when absent",
+    )
+    tokens: AddedTokens | None = Field(default=None, description="special tokens to add to the tokenizer and the model")
     licence: str = Field(default="", description="licence of the weights, shown before they are used")
 
     @field_validator("template")
     @classmethod
-    def _known_template(cls, name: str | None) -> str | None:
-        if name is not None and name not in TEMPLATE_NAMES:
-            raise ValueError(f"no template is called {name!r}{_suggest(name, list(TEMPLATE_NAMES))}")
-        return name
+    def _known_template(cls, value: str | TemplateFile | None) -> str | TemplateFile | None:
+        if isinstance(value, str) and value not in TEMPLATE_NAMES:
+            hint = "; one of your own is {file: FILE}"
+            raise ValueError(f"no template is called {value!r}{_suggest(value, list(TEMPLATE_NAMES))}{hint}")
+        return value
 
     @model_validator(mode="after")
     def _one_place(self) -> "ModelSpec":

@@ -209,7 +209,7 @@ def _spent(folder: Path) -> float:
 
 
 def _resolved(value: dict[str, Any]) -> Resolved:
-    source = ModelSource(**value["source"]) if value["source"] else None
+    source = value["source"] and ModelSource(**value["source"] | {"tokens": tuple(value["source"]["tokens"])})
     return Resolved(value["kind"], source, Path(value["folder"]) if value["folder"] else None)
 
 

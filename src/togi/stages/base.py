@@ -34,6 +34,10 @@ class StageSettings(Settings):
     type: str
     seed: int | None = Field(default=None, ge=0, description="seed of this stage; the recipe's when absent")
 
+    def of_model(self, source: ModelSource) -> ModelSource:
+        """A model from outside as this stage wants it, where the recipe leaves that open."""
+        return source
+
 
 class RankedSettings(StageSettings):
     """Settings of a stage whose work several processes can do together: all that train a model."""

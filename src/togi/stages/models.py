@@ -100,6 +100,7 @@ def adapted(model: LoadedModel, lora: Lora, *, seed: int, full: tuple[str, ...] 
         rslora=lora.rank_stabilised,
         full=full,
         token_rows=token_ids(model.tokenizer, lora.token_rows),
+        new_rows=token_ids(model.tokenizer, model.new_tokens),
     )
     return replace(model, net=add_lora(model.net, settings, seed=seed))
 

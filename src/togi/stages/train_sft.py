@@ -1,10 +1,12 @@
 """`train.sft`: supervised fine-tuning on chats, with the loss on the assistant's turns (docs/methods.md)."""
 
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from togi.core.settings import ChatsRef
+from togi.core.sources import ModelSource
 from togi.stages.base import StageType
 from togi.stages.fixed import FixedTraining, Share
 from togi.stages.presets import fill
@@ -39,6 +41,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
     },
 }
+
+
+DRESSES = {"vikhr-nemo-sft": ("vikhr-nemo", ("<|start_header_id|>", "<|end_header_id|>"))}
+"""Chat template and added tokens of the presets that were published with some."""
 
 
 class TrainSft(FixedTraining):
@@ -84,6 +90,13 @@ class TrainSft(FixedTraining):
     @classmethod
     def _preset(cls, values: Any) -> Any:
         return fill(values, PRESETS)
+
+    def of_model(self, source: ModelSource) -> ModelSource:
+        """The preset's chat template and tokens, for a model whose entry names no template."""
+        given = DRESSES.get(self.preset or "")
+        if given is None or source.template is not None or source.template_file:
+            return source
+        return replace(source, template=given[0], tokens=source.tokens or given[1])
 
     @model_validator(mode="after")
     def _system_is_there(self) -> Self:

@@ -2,16 +2,18 @@
 
 A `Template` is a frozen value. Most are tables of strings; the tokenizer's own template is kept as its jinja source.
 Sources: ChatML as the first of the cards in docs/methods.md writes it, llm-jp as in its published tokenizer, sarashina
-as in its instruct models, Llama 3 as published, with any role allowed (that is how a `documents` role works).
+as in its instruct models, Llama 3 as published, with any role allowed (that is how a `documents` role works),
+Vikhr-Nemo as Llama 3 on Mistral's tokenizer.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
-from togi.core.errors import InputError, RecipeError
+from togi.core.errors import InputError, RecipeError, TogiError
 from togi.core.protocols import Tokenizer
 from togi.core.records import CALLS, TOOLS, Message
 from togi.text.jinja import DATE, THOUGHTS, asks_for_date, render_jinja, with_date
@@ -168,7 +170,7 @@ class Template:
             return prefix.replace("{role}", role), suffix
         raise InputError(
             f"template {self.name!r} has no role {role!r}; it knows {', '.join(self.roles)}: rename the role, "
-            "or choose a template with free roles (llama3, llama3-text)"
+            "or choose a template with free roles (llama3, llama3-text, vikhr-nemo)"
         )
 
     def _check_extra(self, message: Message, generation: bool) -> None:
@@ -246,16 +248,16 @@ def _chatml(name: str, bos: str) -> Template:
     )
 
 
-def _llama3(name: str, bos: str) -> Template:
+def _llama3(name: str, bos: str, end: str = "<|eot_id|>") -> Template:
     head = "<|start_header_id|>{role}<|end_header_id|>\n\n"
     answer = head.replace("{role}", "assistant")
     return Template(
         name=name,
         bos=bos,
-        roles={"assistant": (answer, "<|eot_id|>")},
-        free_role=(head, "<|eot_id|>"),
+        roles={"assistant": (answer, end)},
+        free_role=(head, end),
         generation=answer,
-        terminator="<|eot_id|>",
+        terminator=end,
         turn_starts=("<|start_header_id|>", "<|end_header_id|>"),
         strip=True,
     )
@@ -285,11 +287,12 @@ def _table() -> dict[str, Template]:
         sarashina,
         _llama3("llama3", "<|begin_of_text|>"),
         _llama3("llama3-text", TOKENIZER_BOS),
+        _llama3("vikhr-nemo", "<s>", "</s>"),
     )
     return {t.name: t for t in templates}
 
 
-TEMPLATE_NAMES = ("chatml", "chatml-nobos", "llm-jp", "sarashina", "llama3", "llama3-text", OWN)
+TEMPLATE_NAMES = ("chatml", "chatml-nobos", "llm-jp", "sarashina", "llama3", "llama3-text", "vikhr-nemo", OWN)
 TEMPLATES: Mapping[str, Template] = _table()
 
 
@@ -318,6 +321,18 @@ def own_template(tokenizer: Any) -> Template:
         others = ", ".join(n for n in TEMPLATE_NAMES if n != OWN)
         raise RecipeError(f"the tokenizer has no chat template of its own; choose one of {others}")
     return jinja_template(OWN, source, tokenizer)
+
+
+def file_template(path: Path, tokenizer: Any, terminator: str | None = None) -> Template:
+    """The jinja template in a file. Raises InputError where it cannot be read, and as `jinja_template` does."""
+    try:
+        source = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: the chat template cannot be read: {error}") from error
+    try:
+        return jinja_template(path.name, source, tokenizer, terminator)
+    except TogiError as error:
+        raise type(error)(f"{path}: {error}") from error
 
 
 def jinja_template(name: str, source: str, tokenizer: Any, terminator: str | None = None) -> Template:
