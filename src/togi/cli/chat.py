@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def command(
 def _source(target: Path, words: tuple[str, ...]) -> ModelSource:
     overrides = tuple(word for word in words if "=" in word)
     names = [word for word in words if "=" not in word]
-    if target.is_dir():
+    if os.path.isdir(target):  # Path.is_dir raises for names that the system refuses
         if words:
             raise RecipeError(f"command line: {target} is a model folder, so {words[0]!r} says nothing; leave it out")
         return ModelSource(kind="path", name=str(target.resolve()))

@@ -1,5 +1,6 @@
 """`togi show`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from togi.core.codec import read_records, to_row
 from togi.core.errors import InputError, RecipeError
 from togi.core.files import read_cache, read_lines
 from togi.core.records import Chat, Document, Message, Pair, Prompt, Record, Sample
-from togi.core.terminal import say
+from togi.core.terminal import json_text, say
 from togi.recipe.store import hold_whole, is_done
 from togi.stages.base import RECORDS_FILE
 
@@ -67,7 +68,10 @@ def _as_text(folder: Path, count: int) -> None:
     for row in summary.get("table", []):
         sides = ", ".join(f"{side} {_mean(row[side])}" for side in ("base", "policy", "difference"))
         say(f"  {row['metric']}: {sides}")
-    for record in _records(folder)[:count]:
+    records = _records(folder)
+    if records == [] and (folder / RECORDS_FILE).exists():
+        say("no records")
+    for record in records[:count]:
         say(f"\n[{record.id}]\n{_readable(record)}")
     for line in read_lines(folder / "metrics.jsonl")[-count:] if count else []:
         say("  ".join(f"{key} {value:.4g}" for key, value in line.items() if isinstance(value, int | float)))
@@ -77,16 +81,21 @@ def _mean(interval: dict[str, float] | None) -> str:
     return "-" if interval is None else f"{interval['mean']:.3g} [{interval['low']:.3g}, {interval['high']:.3g}]"
 
 
-def _turns(messages: tuple[Message, ...]) -> str:
-    return "\n".join(f"  {m.role}: {m.content}" for m in messages)
+def _turns(messages: Sequence[Message], mark: str = " ") -> str:
+    """The turns of a conversation, a line each at least; what they hold besides text stands below."""
+    lines = []
+    for turn in messages:
+        lines.append(f"{mark} {turn.role}: {turn.content}")
+        lines += [f"    ({key}: {json_text(value)})" for key, value in turn.extra.items()]
+    return "\n".join(lines)
 
 
 def _readable(record: Record) -> str:
     match record:
         case Prompt():
-            return _turns(record.messages) + (f"\n  (answer: {record.answer})" if record.answer else "")
+            return _turns(record.messages) + ("" if record.answer is None else f"\n  (answer: {record.answer})")
         case Pair():
-            return f"{_turns(record.prompt)}\n + {record.chosen[-1].content}\n - {record.rejected[-1].content}"
+            return f"{_turns(record.prompt)}\n{_turns(record.chosen, '+')}\n{_turns(record.rejected, '-')}"
         case Sample():
             return f"{_turns(record.prompt.messages)}\n  -> {record.completion.text}\n  {dict(record.scores)}"
         case Chat():

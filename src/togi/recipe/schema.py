@@ -56,11 +56,13 @@ class AddedTokens(Settings):
 class ModelSpec(Settings):
     """A model from outside: exactly one of package, hub and path."""
 
-    package: str | None = Field(default=None, description="a Python package that holds the weights (GGUF)")
-    hub: str | None = Field(default=None, description="a model hub's id")
+    package: str | None = Field(
+        default=None, min_length=1, description="a Python package that holds the weights (GGUF)"
+    )
+    hub: str | None = Field(default=None, min_length=1, description="a model hub's id")
     path: RecipePath | None = Field(default=None, description="a model folder")
     revision: str = Field(default="main", description="hub: commit, tag or branch")
-    file: str = Field(default="*.gguf", description="package: pattern of the weights file")
+    file: str = Field(default="*.gguf", min_length=1, description="package: pattern of the weights file")
     kind: Literal["causal", "reward"] = Field(
         default="causal", description="causal: it writes; reward: it scores conversations, one number each"
     )

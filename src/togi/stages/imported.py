@@ -14,7 +14,7 @@ class DataSettings(Settings):
     path: RecipePath | None = Field(
         default=None, description="a file of rows (.jsonl, .json, .csv, .tsv, .parquet; .gz too), a .txt, or a folder"
     )
-    hub: str | None = Field(default=None, description="a data set's id on a model hub")
+    hub: str | None = Field(default=None, min_length=1, description="a data set's id on a model hub")
     revision: str = Field(default="main", description="hub: commit, tag or branch")
     split: str = Field(default="train", description="hub: which split")
     columns: dict[str, str] = Field(default_factory=dict, description="our name: the column's name in the file")

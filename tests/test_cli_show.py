@@ -1,0 +1,60 @@
+"""What `togi show` prints of a stage, whatever its records hold."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from togi.cli.show import _as_json, _as_text
+from togi.core.codec import write_records
+from togi.core.errors import InputError
+from togi.core.files import write_json
+from togi.core.records import Chat, Completion, Document, Message, Pair, Prompt, Sample
+from togi.stages.base import RECORDS_FILE
+
+WILD = "a\x1b]0;owned\x07b\x9b2J\u202e"
+TURN = Message("user", WILD)
+CALL = Message("assistant", "", extra={"tool_calls": [{"name": WILD}], "reasoning_content": WILD})
+PROMPT = Prompt(id="p", messages=(TURN,), answer=WILD)
+RECORDS = {
+    "prompts": [PROMPT, Prompt(id="q", messages=(TURN,), answer="")],
+    "chats": [Chat(id="c", messages=(TURN, CALL))],
+    "documents": [Document(id="d", text=WILD)],
+    "pairs": [Pair(id="r", prompt=(TURN,), chosen=(CALL, Message("tool", "1"), TURN), rejected=(TURN,))],
+    "samples": [Sample(id="s", prompt=PROMPT, completion=Completion(text=WILD, stop="length"), scores={WILD: 1.0})],
+}
+
+
+@pytest.mark.parametrize("kind", RECORDS)
+def test_records_of_every_kind_are_shown_and_steer_nothing(tmp_path: Path, capsys: pytest.CaptureFixture, kind: str):
+    write_records(tmp_path / RECORDS_FILE, kind, RECORDS[kind])
+    write_json(tmp_path / "summary.json", {"counts": {WILD: 1}, WILD: WILD})
+    _as_text(tmp_path, 5)
+    text = capsys.readouterr().out
+    assert "a\\x1b]0;owned\\x07b\\x9b2J\\u202e" in text
+    assert not any(mark in text for mark in "\x1b\x07\x9b\u202e")
+    assert json.loads(json.dumps(_as_json(tmp_path, 5)))["records"][0]["id"] == RECORDS[kind][0].id
+
+
+def test_both_sides_of_a_pair_are_shown_whole(tmp_path, capsys):
+    write_records(tmp_path / RECORDS_FILE, "pairs", RECORDS["pairs"])
+    _as_text(tmp_path, 5)
+    lines = capsys.readouterr().out.splitlines()
+    sides = [line[:9] for line in lines if line.startswith(("+", "-"))]
+    assert sides == ["+ assista", "+ tool: 1", "+ user: a", "- user: a"]
+    assert any(line.strip().startswith("(tool_calls: [") for line in lines)
+
+
+def test_no_records_and_no_work_yet_are_shown(tmp_path, capsys):
+    _as_text(tmp_path, 5)
+    assert capsys.readouterr().out == f"{tmp_path}\n"
+    write_records(tmp_path / RECORDS_FILE, "prompts", [])
+    _as_text(tmp_path, 5)
+    assert capsys.readouterr().out == f"{tmp_path}\nno records\n"
+
+
+def test_damaged_records_are_a_bad_file(tmp_path):
+    (tmp_path / RECORDS_FILE).parent.mkdir()
+    (tmp_path / RECORDS_FILE).write_bytes(b"PAR1 and no more")
+    with pytest.raises(InputError, match=r"records\.parquet"):
+        _as_text(tmp_path, 5)
