@@ -210,7 +210,7 @@ def content(
         for ref, target in inputs.items()
     }
     stage = STAGES[settings.type]
-    what = _canonical(settings, named, sources)
+    what = canonical(settings, named, sources)
     return {"store": VERSION, "type": stage.name, "version": stage.version, "settings": what}
 
 
@@ -226,17 +226,17 @@ def _model_mark(source: ModelSource, sources: list[Source]) -> dict[str, Any]:
     return mark | {"tokens": list(source.tokens)} if source.tokens else mark
 
 
-def _canonical(value: Any, named: dict[str, Any], sources: list[Source]) -> Any:
+def canonical(value: Any, named: dict[str, Any], sources: list[Source]) -> Any:
     """A settings tree as the fingerprint sees it: no place fields and no defaults, references and files replaced by
     their content."""
     if isinstance(value, BaseModel):
         fields = [name for name in type(value).model_fields if name != "seed" and not is_place(value, name)]
-        found = {name: _canonical(getattr(value, name), named, sources) for name in fields}
+        found = {name: canonical(getattr(value, name), named, sources) for name in fields}
         return {name: item for name, item in found.items() if not _is_default(value, name, item, named)}
     if isinstance(value, dict):
-        return {key: _canonical(item, named, sources) for key, item in value.items()}
+        return {key: canonical(item, named, sources) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_canonical(item, named, sources) for item in value]
+        return [canonical(item, named, sources) for item in value]
     if isinstance(value, Ref):
         return named[value]
     if isinstance(value, CodePath) and Path(value).is_file():
@@ -255,7 +255,7 @@ def _is_default(settings: BaseModel, name: str, canonical: Any, named: dict[str,
     if name == "type" or field.is_required():
         return False
     default = field.get_default(call_default_factory=True)
-    return getattr(settings, name) == default and digest(canonical) == digest(_canonical(default, named, []))
+    return getattr(settings, name) == default and digest(canonical) == digest(canonical(default, named, []))
 
 
 def _path_mark(path: Path, sources: list[Source]) -> str:

@@ -95,7 +95,8 @@ def older_folders() -> list[Path]:
 def older_note() -> list[str]:
     """A note on what an older togi made, if anything."""
     count = len(older_folders())
-    return [f"{count} folders of an older togi are not used any more; `togi clean` removes them"] if count else []
+    what = "1 folder of an older togi is" if count == 1 else f"{count} folders of an older togi are"
+    return [f"{what} not used any more; `togi clean` removes what it shows"] if count else []
 
 
 def _folders(*inside: str) -> list[Path]:

@@ -1,0 +1,155 @@
+"""`togi clean` and forgetting a stage: killed anywhere, what is there is whole or gone; what is used stays."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from stored_stage import begun_stage, finished_stage
+
+from togi.cli import main
+from togi.core.files import write_json
+from togi.recipe.state import running
+from togi.recipe.store import clear_stage, is_done
+from togi.recipe.sweep import older_note, register, sweep
+
+OTHER, MINE, THIRD = (f"select-{digit * 16}" for digit in "abc")
+POINTS = ["before_forgetting:1", "forgotten:1", "removing:1", "removing:4", "removing:6", "forgotten:2"]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TOGI_HOME", str(tmp_path))
+    return tmp_path
+
+
+def used(home: Path, *names: str, recipe: str = "tiny") -> Path:
+    """The folder of a recipe's run that used these stages."""
+    run = home / "runs" / recipe
+    run.mkdir(parents=True)
+    register(run, names)
+    return run
+
+
+def clean(*arguments: str) -> str:
+    ended = CliRunner().invoke(main, ["clean", *arguments])
+    assert ended.exit_code == 0, ended.output
+    return ended.output
+
+
+def killed(code: str, point: str) -> None:
+    """Runs `code` in a process that is killed at `point`."""
+    code = f"from togi.core.files import install_fault\ninstall_fault({point!r})\n{code}"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+
+
+def names(home: Path) -> list[str]:
+    return sorted(path.name for path in (home / "store").glob("*-*"))
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_clean_that_is_killed_leaves_stages_whole_or_gone(home, point):
+    used(home, MINE)
+    for name in (OTHER, MINE, THIRD):
+        finished_stage(home / "store", name)
+    killed("from togi.cli import main\nmain(['clean', '--yes'])", point)
+    assert all(is_done(home / "store" / name) for name in names(home)) and MINE in names(home)
+    clean("--yes")
+    assert names(home) == [MINE] and not list((home / "store" / ".trash").iterdir())
+
+
+@pytest.mark.parametrize("point", ["before_forgetting:1", "forgotten:1", "removing:1", "removing:3"])
+def test_forgetting_that_is_killed_leaves_a_stage_whole_or_gone(home, point):
+    folder = finished_stage(home / "store")
+    before = {path.relative_to(folder) for path in folder.rglob("*")}
+    code = f"from pathlib import Path\nfrom togi.recipe.store import clear_stage\nclear_stage(Path({str(folder)!r}))"
+    killed(code, point)
+    if folder.exists():
+        assert is_done(folder) and {path.relative_to(folder) for path in folder.rglob("*")} == before
+        clear_stage(folder)
+    sweep()
+    assert not folder.exists() and not list((home / "store" / ".trash").iterdir())
+
+
+def test_a_folder_that_somebody_works_in_is_left_alone_and_the_others_go(home):
+    for name in (OTHER, MINE, THIRD):
+        begun_stage(home / "store", name)
+    with (home / "store" / MINE / "lock").open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        shown = clean("--yes")
+    assert names(home) == [MINE] and "in use now, left alone" in shown and "2 folders" in shown
+    assert clean("--yes").count("left alone") == 0 and names(home) == []
+
+
+def test_folders_without_a_lock_are_listed_and_strangers_are_not(home):
+    (home / "store" / OTHER / "output").mkdir(parents=True)
+    (home / "store" / "my own-folder").mkdir()
+    write_json(home / "store" / "arithmetic-0123456789abcdef.json", {})
+    assert json.loads(clean("--json"))["folders"] == [{"folder": str(home / "store" / OTHER), "bytes": 0, "why": ""}]
+    clean("--yes")
+    assert sorted(p.name for p in (home / "store").iterdir() if not p.name.startswith(".")) == [
+        "arithmetic-0123456789abcdef.json",
+        "my own-folder",
+    ]
+
+
+@pytest.mark.parametrize("state", ["", "{", "[]", '{"stages": [3]}', '{"stages": [{"name": "x"}]}'])
+def test_where_it_is_not_known_what_a_run_used_all_that_it_links_to_stays(home, state):
+    finished_stage(home / "store", MINE)
+    finished_stage(home / "store", OTHER)
+    run = home / "runs" / "tiny"
+    run.mkdir(parents=True)
+    (run / "some").symlink_to(Path("../../store") / MINE)
+    (run / "state.json").write_text(state)
+    assert "all that it links to is kept" in clean("--yes")
+    assert names(home) == [MINE]
+
+
+def test_what_a_run_says_that_it_uses_stays_before_it_has_a_state(home):
+    finished_stage(home / "store", MINE)
+    run = used(home, MINE)
+    write_json(run / "state.json", {"stages": [{"folder": f"/gone/store/{OTHER}"}]})  # of the run before
+    assert "0 folders" in clean("--yes") and names(home) == [MINE]
+
+
+def test_what_an_older_togi_made_is_told_and_goes_unless_its_run_is_at_work(home):
+    store = home / "store"
+    write_json(store / OTHER / "DONE", {"fingerprint": "ab", "seconds": 1.0, "made_from": [], "files": {}})
+    run = home / "runs" / "tiny"
+    run.mkdir(parents=True)
+    write_json(run / "state.json", {"stages": [{"folder": str(store / OTHER)}]})
+    assert older_note() == ["1 folder of an older togi is not used any more; `togi clean` removes what it shows"]
+    with running(run, lambda folder: None):
+        assert "0 folders" in clean()
+    assert "(of an older togi)" in clean("--yes") and names(home) == []
+
+
+def test_converted_weights_stay_while_their_package_is_installed(home):
+    version = subprocess.run(
+        [sys.executable, "-c", "from importlib import metadata; print(metadata.version('click'))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    for name, source in ((MINE, f"click=={version}:*.gguf"), (OTHER, "click==0.0.1:*.gguf"), (THIRD, "gone==1:x")):
+        write_json(home / "store" / name / "converted.json", {"source": source})
+    assert "weights of click 0.0.1, which is not installed" in clean("--yes") and names(home) == [MINE]
+
+
+def test_leftovers_of_kills_are_swept_and_what_is_at_work_is_not(home):
+    store = home / "store"
+    done = finished_stage(store)
+    (done / "checkpoints" / "step-00000004").mkdir(parents=True)
+    begun = begun_stage(store, OTHER)
+    (begun / "checkpoints").mkdir()
+    (store / ".smollm-0123456789abcdef.999999999.tmp").mkdir()
+    (store / f".smollm-0123456789abcdef.{os.getpid()}.tmp").mkdir()
+    (store / ".smollm-0123456789abcdef.old").mkdir()
+    sweep()
+    assert not (done / "checkpoints").exists() and is_done(done) and (begun / "checkpoints").exists()
+    assert [path.name for path in store.glob(".smollm*")] == [f".smollm-0123456789abcdef.{os.getpid()}.tmp"]
