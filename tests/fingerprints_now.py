@@ -6,7 +6,8 @@
 import json
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
+
+import pytest
 
 from togi.cli.list import stage_settings
 from togi.recipe import graph
@@ -33,7 +34,8 @@ def stages_now() -> dict[str, Any]:
 def recipes_now() -> dict[str, Any]:
     """Of each stage of each shipped recipe: what its fingerprint covers; inputs by their names."""
     found: dict[str, Any] = {}
-    with patch.object(graph, "fingerprint", lambda source: source.name):  # no weights are needed for this
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setattr(graph, "fingerprint", lambda source: source.name)  # no weights are needed for this
         for path in sorted(RECIPES.rglob("*.yaml")):
             nodes = graph.build(validate(read_tree(path))).nodes
             found[str(path.relative_to(RECIPES))] = {

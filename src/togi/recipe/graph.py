@@ -249,13 +249,13 @@ def canonical(value: Any, named: dict[str, Any], sources: list[Source]) -> Any:
     return value
 
 
-def _is_default(settings: BaseModel, name: str, canonical: Any, named: dict[str, Any]) -> bool:
+def _is_default(settings: BaseModel, name: str, item: Any, named: dict[str, Any]) -> bool:
     """Whether a setting need not be told. `type` always is: it tells the kinds of a union apart."""
     field = type(settings).model_fields[name]
     if name == "type" or field.is_required():
         return False
     default = field.get_default(call_default_factory=True)
-    return getattr(settings, name) == default and digest(canonical) == digest(canonical(default, named, []))
+    return getattr(settings, name) == default and digest(item) == digest(canonical(default, named, []))
 
 
 def _path_mark(path: Path, sources: list[Source]) -> str:
