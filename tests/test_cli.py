@@ -124,6 +124,19 @@ def test_streams_that_are_closed_full_or_left_by_their_reader(words, code, out, 
     assert (ended.returncode, ended.stdout.strip(), ended.stderr.strip()) == (code, out, err)
 
 
+@pytest.mark.parametrize("words", ["plan caf$'\\xe9'.yaml", "plan a.yaml name=$'\\xff'", "list $'\\xff'"])
+def test_arguments_that_are_no_text_are_refused(words):
+    line = f"{shlex.quote(sys.executable)} -m togi {words}"
+    ended = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+    assert ended.returncode == 2 and ended.stderr.startswith("togi: command line: ") and "UTF-8" in ended.stderr
+
+
+def test_input_that_is_no_text_is_read_with_marks():
+    code = "from togi.core.terminal import open_streams\nopen_streams()\nprint(ascii(input()))\n"
+    ended = subprocess.run([sys.executable, "-c", code], input=b"a\xffb\n", capture_output=True, check=True)
+    assert ended.stdout == b"'a\\ufffdb'\n"
+
+
 def test_letters_that_the_terminal_cannot_write_are_escapes():
     command = [sys.executable, "-m", "togi", "list", "研", "--json"]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}

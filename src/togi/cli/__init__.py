@@ -1,6 +1,7 @@
 """The command line: thin commands, each in a file that is imported when it is called."""
 
 import importlib
+import io
 import logging
 import sys
 import traceback
@@ -13,9 +14,9 @@ from typing import Any, NoReturn
 import click
 
 from togi import __version__
-from togi.core.errors import Interrupted, OutputClosed, TogiError
+from togi.core.errors import Interrupted, OutputClosed, RecipeError, TogiError
 from togi.core.extras import missing
-from togi.core.terminal import PrintableFormatter, json_text, open_streams, printable, say
+from togi.core.terminal import PrintableFormatter, json_text, open_streams, say
 
 COMMANDS = ("run", "plan", "check", "status", "show", "report", "list", "clean", "chat")
 
@@ -42,6 +43,7 @@ class LazyGroup(click.Group):
         as_json = "--json" in words
         sys.excepthook = partial(_fault, as_json)
         try:
+            _check_letters(words)
             code = super().main(words, prog_name, **{**extra, "standalone_mode": False})
         except (TogiError, click.ClickException, click.Abort) as error:
             code = _told(error, as_json)
@@ -58,6 +60,15 @@ class LazyGroup(click.Group):
             raise missing(error) or error from None
 
 
+def _check_letters(words: list[str]) -> None:
+    """Raises RecipeError for bytes that are no text: nothing behind this could write them down."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise RecipeError(f"command line: {word!r}: not valid UTF-8") from None
+
+
 def _told(error: TogiError | click.ClickException | click.Abort, as_json: bool) -> int:
     """Says why a command ends, unless nobody is there to read it. Returns the exit code."""
     if isinstance(error, click.Abort):
@@ -71,8 +82,9 @@ def _told(error: TogiError | click.ClickException | click.Abort, as_json: bool) 
             return error.exit_code
     with suppress(TogiError):
         if isinstance(error, click.ClickException):
-            error.message = printable(error.message)
-            error.show()
+            shown = io.StringIO()
+            error.show(shown)
+            say(shown.getvalue(), nl=False, err=True)
         else:
             say(f"togi: {error}", err=True)
     return error.exit_code

@@ -67,8 +67,10 @@ def _given_up(number: int, why: TogiError) -> TogiError:
 
 
 def open_streams() -> None:
-    """Opens the standard streams that this process was started without, so that no file gets their numbers; letters
-    that a terminal's encoding does not have are written as escapes."""
+    """Opens the standard streams that this process was started without, so that no file gets their numbers.
+
+    Letters that a terminal's encoding does not have are written as escapes; bytes that are no letters are read as
+    U+FFFD."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
@@ -76,9 +78,9 @@ def open_streams() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest number that is free: this one
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="replace" if stream is sys.stdin else "backslashreplace")
 
 
 class PrintableFormatter(logging.Formatter):
