@@ -274,6 +274,12 @@ def test_a_reference_answer_may_be_of_any_type(tmp_path: Path, answer: Any, text
         assert isinstance(prompt, Prompt) and (prompt.messages, prompt.answer) == ((USER,), text)
 
 
+def test_a_prompt_that_ends_with_an_answer_has_it_as_reference(tmp_path: Path) -> None:
+    for value in ([ASK, REPLY], "\n\nHuman: Hi\n\nAssistant: Hello"):
+        (prompt,) = load(tmp_path, "prompts", {"prompt": value})
+        assert (prompt.messages, prompt.answer) == ((USER,), "Hello")
+
+
 # --- pairs ------------------------------------------------------------------------------------------------------------
 
 SYSTEM = {"role": "system", "content": "Be brief."}

@@ -148,7 +148,7 @@ def _prompt(cols: Columns) -> Shape | None:
     elif cols.has("chosen", "rejected"):
         prompt = _sides(cols, asks)[0]
     elif asks is not None:
-        prompt = _question(cols, asks)
+        prompt, own = split_answer(_question(cols, asks))
     else:
         return None
     if not any(m.role == "user" for m in prompt):
@@ -334,7 +334,7 @@ def _reference(cols: Columns, own: Turns, talk: str | None) -> str | None:
         return None
     given = _as_text(cols.take(reply), reply)
     if said_last is not None and given.strip() != said_last.strip() and reply not in cols.named:
-        raise ambiguous(str(talk), reply, "the answer")
+        raise ambiguous(talk or "prompt", reply, "the answer")
     return given
 
 
