@@ -202,15 +202,26 @@ def test_a_model_without_the_attention_interface_runs_apart_and_says_so(caplog):
 
 
 @pytest.mark.parametrize(
-    ("extra", "says"),
+    ("extra", "apart"),
     [
-        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}}, "longest position"),
-        ({"attention_chunk_size": 4}, "attention_chunk_size"),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}}, False),
+        ({"attention_chunk_size": 4}, True),
     ],
 )
-def test_what_would_mix_neighbours_is_refused(extra, says):
-    net = AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE, **extra))
-    with pytest.raises(InputError, match=says):
+def test_neighbours_change_nothing_within_the_context(extra, apart):
+    torch.manual_seed(0)
+    net = AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE, **extra), dtype=torch.float64).eval()
+    long = Sequence(tuple(i % 96 for i in range(3, 3 + SHAPE["max_position_embeddings"])), (False, True) * 128)
+    with torch.no_grad():
+        policy, expected = Policy(net), plain_logprobs(net, sequences())
+        found = policy(plant([sequences(), [long]])).logp_N[: len(expected)]
+    assert policy.apart == apart
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_attention_in_both_directions_is_refused():
+    net = AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE, use_bidirectional_attention=True))
+    with pytest.raises(InputError, match="use_bidirectional_attention"):
         Policy(net)
 
 

@@ -5,7 +5,7 @@ from itertools import chain
 
 import pytest
 import torch
-from rollout_tiny import CONFIGS, CharTokenizer, tiny
+from rollout_tiny import CONFIGS, VOCABULARY, CharTokenizer, tiny
 from transformers.generation.logits_process import (
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
@@ -216,12 +216,21 @@ def test_sampling_sees_training_steps_and_leaves_the_model_alone():
         torch.testing.assert_close(torch.tensor(group[0].logprobs), expected, atol=1e-4, rtol=0)
 
 
-def test_an_untested_architecture_is_probed_and_a_wrong_one_refused(llama, monkeypatch):
+def test_an_untested_architecture_is_probed_and_a_wrong_one_computed_whole(llama, monkeypatch, caplog):
 
     monkeypatch.setattr(network, "TESTED", frozenset())
     assert sampler(llama).generate([[1]], SamplingParams(max_tokens=2), [[0]])
     monkeypatch.setattr("togi.rollout.attention.DecodePass._write", lambda self, buffer, new: None)
-    with pytest.raises(InputError, match=r"LlamaForCausalLM: on a probe .* differ from its own by .* vLLM or SGLang"):
+    engine = sampler(llama)
+    assert engine.whole and "differ from its own by" in caplog.text and "whole sequence again" in caplog.text
+    for prompt, (answer,) in zip(
+        PROMPTS, engine.generate(PROMPTS, SamplingParams(max_tokens=8), streams(4, 1)), strict=True
+    ):
+        torch.testing.assert_close(
+            torch.tensor(answer.logprobs), plain_logp(llama, prompt, answer, 1.0), atol=1e-4, rtol=0
+        )
+    monkeypatch.setattr("togi.rollout.local.Sampler._recomputed", lambda self, rows: torch.zeros(len(rows), VOCABULARY))
+    with pytest.raises(InputError, match=r"LlamaForCausalLM: the embedded sampler cannot compute .* generate\(\)"):
         sampler(llama)
 
 

@@ -297,17 +297,15 @@ def forest_arguments(forest: Forest) -> dict[str, Any]:
 
 
 def refuse_unsupported(config: Any) -> None:
-    """Raises InputError for what would make a token depend on more than its own tree: rotary schemes that look at the
-    longest position of a batch, chunked attention, attention in both directions."""
+    """Raises InputError for attention in both directions, where a token depends on what follows it."""
     text = config.get_text_config()
-    rope = text.to_dict().get("rope_parameters") or {}
-    for scheme in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
-        if scheme.get("rope_type") in ("dynamic", "longrope"):
-            raise InputError(
-                f"{text.model_type}: rotary scheme {scheme['rope_type']!r} depends on the longest position of a batch, "
-                "so scores would change with their neighbours; set rope_type to default, linear, yarn or llama3"
-            )
-    known = text.to_dict()
-    for name in ("attention_chunk_size", "use_bidirectional_attention", "alibi"):
-        if known.get(name):
-            raise InputError(f"{text.model_type}: {name}={known[name]!r} is not supported by tree attention")
+    if text.to_dict().get("use_bidirectional_attention"):
+        raise InputError(f"{text.model_type}: it attends to what follows a token (use_bidirectional_attention)")
+
+
+def shares_prompts(config: Any) -> bool:
+    """Whether tree attention knows all that a configuration asks of attention: biases by distance and attention in
+    chunks are the library's alone, one sequence at a time. (Rotary schemes that depend on the longest position change
+    beyond the context that `context_of` allows, never within it.)"""
+    known = config.get_text_config().to_dict()
+    return not any(known.get(name) for name in ("attention_chunk_size", "alibi"))

@@ -13,8 +13,11 @@ from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
 from togi.core.errors import InputError
-from togi.core.files import read_json
+from togi.core.outside import read_object
 from togi.core.sources import ModelSource
+from togi.model.headers import read_weights
+from togi.model.inspect import context_of, located
+from togi.model.network import foreign
 from togi.model.packages import package_folder
 
 
@@ -28,17 +31,20 @@ def mean_pooled(hidden_BLH: Tensor, mask_BL: Tensor) -> Tensor:
 def _check_pooling(place: Path) -> None:
     """Raises InputError where the folder asks for another pooling than the mean."""
     config = place / "1_Pooling" / "config.json"
-    if config.exists() and not read_json(config).get("pooling_mode_mean_tokens"):
+    if config.exists() and not read_object(config).get("pooling_mode_mean_tokens"):
         raise InputError(
             f"{place}: asks for a pooling other than the mean of its tokens, which is all that is known here"
         )
 
 
-def _max_tokens(place: Path | str, model: Any) -> int:
+def _max_tokens(place: Path, model: Any) -> int:
     """The length at which the embedder cuts a text, special tokens included."""
-    stated = place / "sentence_bert_config.json" if isinstance(place, Path) else None
-    limit = model.config.max_position_embeddings
-    return min(limit, read_json(stated)["max_seq_length"]) if stated is not None and stated.exists() else limit
+    stated = place / "sentence_bert_config.json"
+    said = read_object(stated).get("max_seq_length") if stated.exists() else None
+    limits = [limit for limit in (said, context_of(model.config.to_dict())) if type(limit) is int]
+    if not limits:
+        raise InputError(f"{place}: the embedder does not say how long a text it takes (max_position_embeddings)")
+    return min(limits)
 
 
 class SentenceEmbedder:
@@ -58,16 +64,13 @@ class SentenceEmbedder:
         tokens: int = 4096,
         device: torch.device | str = "cpu",
     ) -> None:
-        places = {"package": lambda: package_folder(source, cache), "path": lambda: Path(source.name)}
-        place: Path | str = places[source.kind]() if source.kind in places else source.name
-        options: dict[str, Any] = {"revision": source.revision} if source.kind == "hub" else {}
-        if isinstance(place, Path):
-            _check_pooling(place)
-        try:
-            self.model: Any = AutoModel.from_pretrained(place, dtype=torch.float32, use_safetensors=True, **options)
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(place, **options)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{source.name}: the embedder cannot be loaded: {error}") from error
+        place = package_folder(source, cache) if source.kind == "package" else located(source, weights=True)
+        _check_pooling(place)
+        read_weights(place)
+        options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True, "local_files_only": True}
+        where = f"{source.name}: the embedder cannot be loaded"
+        self.model: Any = foreign(lambda: AutoModel.from_pretrained(place, **options), where)
+        self.tokenizer: Any = foreign(lambda: AutoTokenizer.from_pretrained(place, local_files_only=True), where)
         self.model.eval().to(device)
         self.prefix = prefix
         self.tokens = tokens

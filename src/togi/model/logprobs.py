@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from togi.core.errors import InputError
-from togi.model.attention import TREE_ATTENTION, forest_arguments, refuse_unsupported
+from togi.core.strangers import run_stranger
+from togi.model.attention import TREE_ATTENTION, forest_arguments, refuse_unsupported, shares_prompts
 from togi.model.forest import Forest, Sequence, move, plant
 from togi.model.head import Head, TokenLogp, find_head, token_logp
 from togi.model.lean import keep_less
@@ -38,19 +39,22 @@ def unwrapped(net: nn.Module) -> PreTrainedModel:
 
 
 def body_of(model: PreTrainedModel) -> nn.Module:
-    """The decoder without its head."""
-    return model.get_decoder()
+    """The decoder without its head: what the library names so, or else the model inside the model."""
+    found = model.get_decoder()
+    if isinstance(found, PreTrainedModel) and found is not model:
+        return found
+    return next((inner for inner in model.children() if isinstance(inner, PreTrainedModel)), found)
 
 
 def use_tree_attention(net: nn.Module) -> bool:
     """Plugs tree attention into `net`, and norms and gates that keep less for the backward (`lean`); False if its
-    layers do not go through the library's attention interface.
+    layers do not go through the library's attention interface, or ask more of it.
 
     Raises InputError for models whose tokens depend on more than their own sequence.
     """
     model = unwrapped(net)
     refuse_unsupported(model.config)
-    if not model._can_set_attn_implementation():
+    if not shares_prompts(model.config) or not model._can_set_attn_implementation():
         return False
     model.set_attn_implementation(TREE_ATTENTION)
     keep_less(model)
@@ -59,18 +63,23 @@ def use_tree_attention(net: nn.Module) -> bool:
 
 def hidden_states(net: nn.Module, forest: Forest, *, apart: bool = False) -> Tensor:
     """Last hidden states (T, H) of a forest; `apart` runs each sequence in a forward of its own."""
-    body = body_of(unwrapped(net))
+    model = unwrapped(net)
     if not apart:
-        return body(**forest_arguments(forest)).last_hidden_state[0]
+        return body_of(model)(**forest_arguments(forest)).last_hidden_state[0]
     pieces = []
     for tree in forest.layout.trees:
         trunk_T = forest.ids_T[tree.start : tree.trunk_stop]
         for number, (start, stop) in enumerate(tree.branches or ((tree.trunk_stop, tree.trunk_stop),)):
             ids_T = torch.cat([trunk_T, forest.ids_T[start:stop]])
-            hidden_TH = body(input_ids=ids_T[None], use_cache=False).last_hidden_state[0]
+            hidden_TH = hidden_alone(model, ids_T)
             # every sequence computes the same trunk; the first one's is kept
             pieces.append(hidden_TH if number == 0 else hidden_TH[len(trunk_T) :])
     return torch.cat(pieces)
+
+
+def hidden_alone(model: PreTrainedModel, ids_T: Tensor) -> Tensor:
+    """Last hidden states (T, H) of one sequence, by the library's own computation."""
+    return body_of(model)(input_ids=ids_T[None], use_cache=False).last_hidden_state[0]
 
 
 def score_tokens(
@@ -124,8 +133,12 @@ def check_head(net: nn.Module) -> None:
     model = unwrapped(net)
     device = next(model.parameters()).device
     ids = torch.tensor([probe_ids(model, 8)], device=device)
-    expected = model(input_ids=ids, use_cache=False).logits[0]
-    found = find_head(model)(body_of(model)(input_ids=ids, use_cache=False).last_hidden_state[0])
+    where = f"{type(model).__name__}: it cannot be computed on a probe"
+    expected = run_stranger(lambda: model(input_ids=ids, use_cache=False).logits[0], InputError, where)
+    head = find_head(model)
+    found = run_stranger(lambda: head(hidden_alone(model, ids[0])), InputError, where)
+    if not expected.isfinite().all():
+        raise InputError(f"{type(model).__name__}: its logits on a probe are not finite numbers, in {expected.dtype}")
     if not nearly_equal(found.to(expected.dtype), expected):
         raise InputError(
             f"{type(model).__name__}: logits computed from its hidden states and output head differ from its own by "
@@ -135,14 +148,34 @@ def check_head(net: nn.Module) -> None:
 
 @torch.no_grad()
 def check_tree(net: nn.Module) -> bool:
-    """Whether a probe tree gives what its sequences give one at a time."""
+    """Whether a probe tree gives what its sequences give one at a time; a model whose code does not hand the tree on
+    may also fail."""
     model = unwrapped(net)
     ids = probe_ids(model, 20)
     scored = (False,) * 8 + (True,) * 4
     group = [Sequence(tuple(ids[:8] + ids[8:12]), scored), Sequence(tuple(ids[:8] + ids[12:16]), scored)]
     forest = move(plant([group, [Sequence(tuple(ids[8:20]), scored)]]), next(model.parameters()).device)
-    found_TH, expected_TH = hidden_states(net, forest), hidden_states(net, forest, apart=True)
-    return nearly_equal(found_TH[: len(expected_TH)], expected_TH)
+    try:
+        expected_TH = run_stranger(lambda: hidden_states(net, forest, apart=True), InputError)
+        found_TH = run_stranger(lambda: hidden_states(net, forest), InputError)
+    except InputError as error:
+        log.info("%s: a probe tree fails: %s", model.config.model_type, error)
+        return False
+    return found_TH.shape == expected_TH.shape and nearly_equal(found_TH[: len(expected_TH)], expected_TH)
+
+
+def share_prompts(net: nn.Module, *, check: bool) -> bool:
+    """Makes `net` compute shared prompts once, if it can; False, aloud, where each sequence has to be computed apart,
+    with the attention that the library gave it."""
+    model = unwrapped(net)
+    own, kind = model.config._attn_implementation, model.config.get_text_config().model_type
+    if use_tree_attention(net) and (not check or kind in TESTED or check_tree(net)):
+        return True
+    if model.config._attn_implementation == TREE_ATTENTION:
+        model.set_attn_implementation("eager" if own == TREE_ATTENTION else own)
+    if check:
+        log.warning("%s: a shared prompt changes its results, so each sequence is computed apart, slower", kind)
+    return False
 
 
 class Policy(nn.Module):
@@ -164,13 +197,9 @@ class Policy(nn.Module):
         self.chunk = chunk
         self.recompute = False
         net.eval()  # dropout off: a shared trunk would share its mask
-        self.apart = not use_tree_attention(net)
+        self.apart = not share_prompts(net, check=check)
         if check:
             check_head(net)
-            kind = unwrapped(net).config.get_text_config().model_type
-            self.apart = self.apart or (kind not in TESTED and not check_tree(net))
-            if self.apart:
-                log.warning("%s: a shared prompt changes its results, so each sequence is computed apart, slower", kind)
         self.weigh_router(router_loss)
 
     def weigh_router(self, weight: float) -> None:

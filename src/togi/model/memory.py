@@ -63,6 +63,8 @@ class Shape:
             )
         except KeyError as error:
             raise InputError(f"the model's configuration has no {error}, so its memory cannot be predicted") from None
+        except (TypeError, ZeroDivisionError, AttributeError) as error:
+            raise InputError(f"the model's configuration is odd ({error}), so its memory cannot be predicted") from None
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:

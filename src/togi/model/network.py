@@ -73,9 +73,7 @@ def build(facts: Facts, dtype: torch.dtype, kind: str, *, meta: bool = False) ->
         config.num_labels = 1
     else:
         check_kind(facts.folder, config, kind)
-    found = foreign(lambda: CLASSES[kind]._model_mapping[type(config)], f"{facts.folder}: {_no_class(config, kind)}")
-    cls = found[0] if isinstance(found, list | tuple) else found
-    check_architecture(facts.folder, config, cls)
+    cls = _class_of(facts.folder, config, kind)
     if meta and (facts.weights is None or facts.quantised is not None):
         return _empty(facts.folder, CLASSES[kind], config, dtype)
     options: dict[str, Any] = {"config": config, "dtype": dtype, "output_loading_info": True}
@@ -113,9 +111,16 @@ def _empty(folder: Path, library: Any, config: Any, dtype: torch.dtype) -> Any:
         return foreign(lambda: library.from_config(plain, dtype=dtype), f"{folder}: the model cannot be built")
 
 
-def _no_class(config: Any, kind: str) -> str:
-    what = "language model" if kind == "causal" else "model with a scalar head"
-    return f"{config.model_type} has no {what} in transformers"
+def _class_of(folder: Path, config: Any, kind: str) -> Any:
+    """The library's class. Raises InputError where it has none, and for an architecture that is not supported."""
+    known = CLASSES[kind]._model_mapping
+    found = known[type(config)] if type(config) in known.keys() else None  # noqa: SIM118 (it is no dictionary)
+    cls = found[0] if isinstance(found, list | tuple) else found
+    check_architecture(folder, config, cls)
+    if cls is None:
+        what = "language model" if kind == "causal" else "model with a scalar head"
+        raise InputError(f"{folder}: {config.model_type} has no {what} in transformers")
+    return cls
 
 
 def check_kind(folder: Path, config: Any, kind: str) -> None:

@@ -17,6 +17,7 @@ from transformers import GenerationConfig
 
 from togi.core.errors import InputError
 from togi.core.files import write_json
+from togi.core.strangers import run_stranger
 from togi.model.folders import atomic_folder
 from togi.model.load import CARD, LoadedModel, quantised_library, read_network
 from togi.model.padding import keep_last_token
@@ -139,7 +140,10 @@ def _probe(twin: Any, again: Any) -> list[str]:
     """What differs between the outputs of two networks with the same weights."""
     width = again.config.get_text_config().vocab_size
     ids = torch.tensor([[(7919 * (i + 1)) % width for i in range(PROBE_TOKENS)]])
-    expected, found = _outputs(twin, ids), _outputs(again, ids)
+    try:
+        expected, found = (run_stranger(lambda net=net: _outputs(net, ids), InputError) for net in (twin, again))
+    except InputError as error:
+        return [f"its outputs cannot be computed on a probe: {error}"]
     if not bool(expected.isfinite().all()):
         return ["its outputs on a probe are not finite numbers"]
     allowed = ROUNDINGS * torch.finfo(expected.dtype).eps * float(expected.abs().max())
@@ -156,6 +160,7 @@ def _outputs(net: Any, ids: Tensor) -> Tensor:
     """What the library's own layers give for ids (1, T): logits, or the score of a scorer."""
     for module in net.modules():
         use_library(module)
-    net.set_attn_implementation("eager")
+    if net._can_set_attn_implementation():
+        net.set_attn_implementation("eager")
     with torch.no_grad():
         return net(input_ids=ids, use_cache=False).logits

@@ -7,6 +7,7 @@ Folders are in the library's own layout (`...ForSequenceClassification` with `sc
 here and the other way round.
 """
 
+import sys
 from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from pathlib import Path
@@ -21,17 +22,9 @@ from togi.core.errors import GraderError, InputError
 from togi.core.records import Message
 from togi.core.sources import ModelSource
 from togi.model.forest import Forest, MicroBatch, Sequence, move, plant, split_by_tokens
+from togi.model.inspect import context_of
 from togi.model.load import LoadedModel, load
-from togi.model.logprobs import (
-    TESTED,
-    body_of,
-    check_tree,
-    hidden_states,
-    nearly_equal,
-    probe_ids,
-    unwrapped,
-    use_tree_attention,
-)
+from togi.model.logprobs import body_of, hidden_states, nearly_equal, probe_ids, share_prompts, unwrapped
 from togi.model.recompute import recomputed_layers
 from togi.text.render import render_text
 
@@ -120,9 +113,7 @@ class RewardModel(nn.Module):
         self.net = net
         self.recompute = False
         net.eval()
-        self.apart = not use_tree_attention(net)
-        kind = unwrapped(net).config.get_text_config().model_type
-        self.apart = self.apart or (check and kind not in TESTED and not check_tree(net))
+        self.apart = not share_prompts(net, check=check)
 
     def train(self, mode: bool = True) -> "RewardModel":
         """Does nothing: the model stays in evaluation mode, in which it is trained too."""
@@ -173,7 +164,7 @@ class ModelScorer:
             raise InputError(f"{model.name} is a {model.kind} model; a scorer needs a scalar head")
         self.model = model
         self.tokens = tokens
-        self.limit = max_tokens or model.net.config.get_text_config().max_position_embeddings
+        self.limit = max_tokens or context_of(model.net.config.get_text_config().to_dict()) or sys.maxsize
         self.reward = RewardModel(model.net)
 
     def sequence(self, messages: tuple[Message, ...], answer: str) -> Sequence:

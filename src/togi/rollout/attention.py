@@ -292,10 +292,7 @@ def attend(
     """
     for name in ("s_aux", "position_bias"):
         if settings.get(name) is not None:
-            raise InputError(
-                f"{type(module).__name__}: the embedded sampler does not compute attention with `{name}`; "
-                "serve this model with vLLM or SGLang and sample from there"
-            )
+            raise InputError(f"{type(module).__name__}: the embedded sampler does not compute attention with `{name}`")
     options = Options.asked(query, settings)
     return settings["togi_pass"].attend(module.layer_idx, Heads(query, key, value), options), None
 

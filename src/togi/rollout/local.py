@@ -7,6 +7,7 @@ depends on the rows beside it through rounding alone.
 Shapes: R rows, G groups, T packed tokens, V vocabulary.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -21,14 +22,17 @@ from torch import Tensor, nn
 from togi.core.errors import InputError
 from togi.core.protocols import Tokenizer
 from togi.core.records import Completion, SamplingParams
+from togi.core.strangers import run_stranger
 from togi.rollout.attention import DecodePass, PrefillPass
 from togi.rollout.cache import KeyCache, attention_type
-from togi.rollout.network import context_limit, is_tested, mean_error, shadow
+from togi.rollout.network import context_limit, is_tested, mean_error, shadow, unsupported
 from togi.rollout.packed import FEWEST_TOKENS, Packing, can_pack
 from togi.rollout.parts import compute_natively
 from togi.rollout.processors import check_params, draw, uniform
 from togi.rollout.rows import Crew, Event, Group, Request, Row, record
 from togi.rollout.terminator import Decoder, TextStream, Watch
+
+log = logging.getLogger(__name__)
 
 PREFILL_TOKENS = 2048
 """Prompts are packed into one forward pass up to this many tokens; a longer one has its own."""
@@ -46,7 +50,8 @@ class Sampler:
     The weights are read where they are, so training steps on `net` are seen; the structure (adapters on or off) is that
     of the moment of construction. An end-of-sequence token that is not the terminator does not end an answer; `end_ids`
     do, as stop strings. At most `batch_rows` rows are computed together. `on_logits` receives a copy of the float32
-    logits (R, V) of every step with the (request, index) of each row. Raises InputError for a model it cannot compute.
+    logits (R, V) of every step with the (request, index) of each row. A model whose keys cannot be kept is sampled by
+    computing whole sequences, aloud (`whole`). Raises InputError for one that cannot be computed so either.
     """
 
     def __init__(
@@ -64,6 +69,7 @@ class Sampler:
         self.net: Any = shadow(net)
         weight = next(net.parameters())
         self.device = weight.device
+        self.whole = False
         if self.device.type == "cpu":
             compute_natively(self.net)
         self._packing = Packing(self.net, batch_rows) if can_pack(net) else None
@@ -80,7 +86,9 @@ class Sampler:
         self._rows: list[Row] = []
         self._crew: Crew | None = None
         self._next_id = 0
-        if not is_tested(net):
+        if why := unsupported(net):
+            self._compute_whole(net, why)
+        if self.whole or not is_tested(net):
             self._probe(net)
 
     def add(self, request: Request) -> int:
@@ -243,6 +251,8 @@ class Sampler:
         first = len(self._groups) - len(groups)
         self._rows = [*self._rows, *rows]
         self._crew = None
+        if self.whole:
+            return Crew.of(rows, None, self.device), self._recomputed(rows)
         self._reserve()
         lengths = [group.num_prompt for group in groups]
         ids_T = torch.tensor([token for group in groups for token in group.request.prompt_ids], device=self.device)
@@ -264,6 +274,8 @@ class Sampler:
         if self._crew is None:
             self._crew = Crew.of(self._rows, self._groups, self.device)
         crew = self._crew
+        if self.whole:
+            return crew, self._recomputed(self._rows)
         assert crew.places is not None
         own_R = [row.num_own for row in self._rows]
         if max(own_R) >= self._cache.own:
@@ -281,6 +293,14 @@ class Sampler:
             ),
         ).logits
         return crew, logits_R1V[:, 0].float()
+
+    def _recomputed(self, rows: Sequence[Row]) -> Tensor:
+        """Logits (R, V) of each row's next token, each from its whole sequence, as the library computes it."""
+        logits = []
+        for row in rows:
+            ids_T = torch.tensor([*row.group.request.prompt_ids, *row.ids], device=self.device)
+            logits.append(self.net(input_ids=ids_T[None], use_cache=False).logits[0, -1].float())
+        return torch.stack(logits)
 
     def _advance(self, rows: Sequence[Row], crew: Crew, logits_RV: Tensor) -> list[Event]:
         """Chooses a token for every row and tells what happened."""
@@ -314,16 +334,40 @@ class Sampler:
             self._groups.pop()
 
     def _probe(self, net: nn.Module) -> None:
-        """Compares some sampled tokens with the plain computation; raises InputError if they differ."""
-        prompts = [[5, 3, 2, 7, 11], [3, 2, 13]]
-        answers = self.generate(prompts, SamplingParams(max_tokens=6, n=2), [[1, 2], [3, 4]])
-        error = mean_error(net, [(ids, answer) for ids, own in zip(prompts, answers, strict=True) for answer in own])
-        if not error <= PROBE_TOLERANCE:
+        """Compares some sampled tokens with the plain computation. Where they differ, or the model's code fails, each
+        token computes its whole sequence from then on; raises InputError if that differs too."""
+        wrong = self._difference(net)
+        if wrong and not self.whole:
+            self._compute_whole(net, wrong)
+            wrong = self._difference(net)
+        if wrong:
             raise InputError(
-                f"{type(net).__name__}: on a probe the embedded sampler's log-probabilities differ from its own "
-                f"by {error:.3f} nats on average (allowed {PROBE_TOLERANCE}); "
-                "serve this model with vLLM or SGLang and sample from there"
+                f"{type(net).__name__}: the embedded sampler cannot compute this model: {wrong}. Sample from its "
+                "folder with generate() of transformers"
             )
+
+    def _difference(self, net: nn.Module) -> str:
+        """What is wrong with a probe, if anything is."""
+        prompts = [[5, 3, 2, 7, 11], [3, 2, 13]]
+        params = SamplingParams(max_tokens=6, n=2)
+        try:
+            answers = run_stranger(lambda: self.generate(prompts, params, [[1, 2], [3, 4]]), InputError)
+            pairs = [(ids, answer) for ids, own in zip(prompts, answers, strict=True) for answer in own]
+            error = run_stranger(lambda: mean_error(net, pairs), InputError)
+        except InputError as failed:
+            return str(failed)
+        if error <= PROBE_TOLERANCE:
+            return ""
+        return (
+            f"on a probe the sampler's log-probabilities differ from its own by {error:.3f} nats on average (allowed "
+            f"{PROBE_TOLERANCE})"
+        )
+
+    def _compute_whole(self, net: nn.Module, why: str) -> None:
+        """Samples with the library's own computation of whole sequences from now on."""
+        log.warning("%s: %s; so each new token computes its whole sequence again, slower", type(net).__name__, why)
+        self.whole, self._packing, self.net = True, None, shadow(net, None)
+        self._crew = None
 
 
 def batches(samples: Sequence[int], batch_rows: int) -> list[range]:

@@ -10,10 +10,15 @@ from transformers import PreTrainedModel
 
 from togi.core.errors import InputError
 from togi.core.records import Completion
+from togi.model.inspect import context_of
 from togi.rollout.attention import NAME
 
 TESTED = frozenset({"llama", "qwen2", "qwen3", "gemma2", "gemma3_text", "mistral", "mixtral"})
 """Architectures that the tests compare with the plain computation; any other is probed when it is first used."""
+
+
+KEPT = {"full_attention", "sliding_attention"}
+"""Kinds of layers whose keys the sampler keeps."""
 
 
 def models_of(net: nn.Module) -> list[PreTrainedModel]:
@@ -21,19 +26,19 @@ def models_of(net: nn.Module) -> list[PreTrainedModel]:
     return [module for module in net.modules() if isinstance(module, PreTrainedModel)]
 
 
-def shadow(net: nn.Module, attention: str = NAME) -> nn.Module:
-    """A twin of `net` in evaluation mode with another attention; its parameters are those of `net`, not copies.
+def shadow(net: nn.Module, attention: str | None = NAME) -> nn.Module:
+    """A twin of `net` in evaluation mode with another attention (None: its own); its parameters are those of `net`, not
+    copies.
 
     So sampling changes nothing in the model that is trained, and sees every step of its training. Raises InputError for
-    a model whose attention cannot be replaced.
+    what is no model of transformers.
     """
     models = models_of(net)
     if not models:
         raise InputError(f"{type(net).__name__} is not a model of transformers; the embedded sampler needs one")
-    _check_supported(models[0])
     shared: dict[int, Any] = {id(parameter): parameter for parameter in net.parameters()}
     twin = copy.deepcopy(net, shared).eval()
-    for model in models_of(twin):
+    for model in models_of(twin) if attention is not None else ():
         model.config._attn_implementation = attention
     return twin
 
@@ -44,23 +49,13 @@ def is_tested(net: nn.Module) -> bool:
 
 
 def context_limit(net: nn.Module) -> int | None:
-    """The longest sequence, in tokens; None if the model does not say.
-
-    Long-context rotary scales that change with the longest position of a batch (longrope) are held below that change.
-    """
-    config = _text_config(models_of(net)[0])
-    limits = [getattr(config, "max_position_embeddings", None)]
-    rope = getattr(config, "rope_parameters", None) or {}
-    for scheme in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
-        if scheme.get("rope_type") == "longrope":
-            limits.append(scheme.get("original_max_position_embeddings"))
-    known = [limit for limit in limits if limit is not None]
-    return min(known) if known else None
+    """The longest sequence, in tokens; None if the model does not say."""
+    return context_of(_text_config(models_of(net)[0]).to_dict())
 
 
 def mean_error(net: nn.Module, answered: Sequence[tuple[Sequence[int], Completion]]) -> float:
     """How far the completions' log-probabilities (temperature 1) are from the model's own, in nats, on average."""
-    plain: Any = shadow(net, attention="eager")
+    plain: Any = shadow(net, "eager" if models_of(net)[0]._can_set_attn_implementation() else None)
     device = next(net.parameters()).device
     errors = []
     with torch.inference_mode():
@@ -72,19 +67,13 @@ def mean_error(net: nn.Module, answered: Sequence[tuple[Sequence[int], Completio
     return sum(errors) / len(errors)
 
 
-def _check_supported(model: PreTrainedModel) -> None:
-    config = _text_config(model)
-    kinds = sorted(set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"})
+def unsupported(net: nn.Module) -> str:
+    """Why keys of this model cannot be kept from token to token; empty if nothing speaks against it."""
+    model = models_of(net)[0]
+    kinds = sorted(set(getattr(_text_config(model), "layer_types", None) or ()) - KEPT)
     if kinds:
-        raise InputError(
-            f"{config.model_type}: layers of type {', '.join(kinds)} are not computed by the embedded sampler; "
-            "serve this model with vLLM or SGLang and sample from there"
-        )
-    if not model._supports_attention_backend:
-        raise InputError(
-            f"{config.model_type}: its attention cannot be replaced in this version of transformers; "
-            "serve this model with vLLM or SGLang and sample from there"
-        )
+        return f"its layers of type {', '.join(kinds)} are the library's alone"
+    return "" if model._supports_attention_backend else "its attention cannot be replaced"
 
 
 def _text_config(model: PreTrainedModel) -> Any:

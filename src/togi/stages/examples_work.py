@@ -13,6 +13,7 @@ from togi.core.records import Record
 from togi.core.seeds import derive
 from togi.core.settings import Ref
 from togi.model.forest import Sequence as TokenSequence
+from togi.model.inspect import context_of
 from togi.model.load import LoadedModel
 from togi.stages.base import Context
 from togi.stages.fixed import FixedTraining
@@ -130,13 +131,22 @@ def length_limit(settings: FixedTraining, context: Context, model: LoadedModel) 
 
 
 def window_of(max_length: int | None, context: Context, model: LoadedModel) -> int:
-    """The longest sequence, in tokens: `max_length`, or the model's context. Raises InputError where it is more."""
-    window = int(model.net.config.get_text_config().max_position_embeddings)
-    if max_length is not None and max_length > window:
+    """The longest sequence, in tokens: `max_length`, or the model's context. Raises InputError where it is more, and
+    where neither is known."""
+    window = context_of(model.net.config.get_text_config().to_dict())
+    if max_length is None and window is not None:
+        return window
+    if max_length is None:
+        raise InputError(
+            f"stage {context.name}: max_length is not set, and {model.name} does not say how long a text it takes (its "
+            "config.json has no max_position_embeddings): set max_length to the longest text, in tokens, that it was "
+            "trained on"
+        )
+    if window is not None and max_length > window:
         raise InputError(
             f"stage {context.name}: max_length is {max_length}, but the model's context is {window} tokens"
         )
-    return max_length or window
+    return max_length
 
 
 def check_fits(context: Context, longest: int, setting: str) -> None:

@@ -4,7 +4,6 @@ Bounds come from the settings, counts and lengths from what is on the disk, thro
 cannot be bounded is said to be unknown, never guessed. Importing this file does not import torch.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -18,8 +17,10 @@ from togi.core.errors import InputError
 from togi.core.files import read_cache
 from togi.core.records import Record
 from togi.core.settings import Ref
-from togi.core.sources import ModelSource
+from togi.core.sources import ModelSource, lineage
+from togi.core.strangers import run_stranger
 from togi.model.folders import converted_folder
+from togi.model.inspect import inspect_model
 from togi.model.memory import Shape, largest, predict, training_flops
 from togi.stages.base import RECORDS_FILE, StageSettings
 from togi.stages.contrast import Contrast
@@ -134,19 +135,17 @@ class _Planner:
         return self._model(target) if isinstance(target, ModelSource) else self.known[target]
 
     def _model(self, source: ModelSource) -> _Known:
-        """A model from outside, if it is on this machine."""
-        folder = Path(source.name) if source.kind == "path" else None
-        if source.kind == "package":
-            folder = converted_folder(source, self.store)
-        if folder is None or not (folder / "config.json").exists():
+        """A model from outside, if it is on this machine. Raises InputError for a folder that is damaged."""
+        folder = converted_folder(source, self.store) if source.kind == "package" else None
+        away = folder is not None and not folder.exists()
+        if away or lineage(source)[-1].kind == "hub":
             return _Known(why=f"the sizes of {source.name} are unknown until it is on this machine")
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        facts = inspect_model(source, folder=folder)
         try:
-            shape = Shape.of(config)
+            shape = Shape.of(facts.config)
         except InputError as error:
             return _Known(why=str(error))
-        context = (config.get("text_config") or config).get("max_position_embeddings")
-        return _Known(shape=shape, context=context, tokenizer=folder, template=source.template)
+        return _Known(shape=shape, context=facts.context, tokenizer=facts.tokenizer, template=source.template)
 
     # --- stages that make data ----------------------------------------------------------------------------------------
 
@@ -274,7 +273,9 @@ class _Lengths:
         folder = self.model.tokenizer
         if folder is None or not (folder / "tokenizer.json").exists():
             return None
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        path = folder / "tokenizer.json"
+        where = f"{path}: the tokenizer cannot be read"
+        tokenizer = run_stranger(lambda: Tokenizer.from_file(str(path)), InputError, where)
         lengths: list[int] = []
         added = 0
         for ref in _data_refs(self.stage.settings):
