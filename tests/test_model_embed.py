@@ -72,7 +72,7 @@ def test_another_pooling_is_refused(folder):
 
 
 def test_a_folder_without_weights_is_refused(tmp_path):
-    with pytest.raises(InputError, match="cannot be loaded"):
+    with pytest.raises(InputError, match="no weights in it"):
         embedder(tmp_path)
 
 

@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -42,15 +43,15 @@ def at(folder: Path, **changes) -> ModelSource:
     return ModelSource(kind="path", name=str(folder), **changes)
 
 
-Change = Callable[[Path], None]
+Change = Callable[[Path], Any]
 
 
 def write(name: str, content: bytes) -> Change:
-    return lambda folder: (folder / name).write_bytes(content) and None
+    return lambda folder: (folder / name).write_bytes(content)
 
 
 def cut(name: str, left: int) -> Change:
-    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:left]) and None
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:left])
 
 
 def edit(name: str, **changes) -> Change:
@@ -61,7 +62,7 @@ def edit(name: str, **changes) -> Change:
     return change
 
 
-def weights(change: Callable[[dict], None], name: str = "model.safetensors") -> Change:
+def weights(change: Callable[[dict], Any], name: str = "model.safetensors") -> Change:
     def apply(folder: Path) -> None:
         found = load_file(folder / name)
         change(found)

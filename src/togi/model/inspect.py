@@ -72,19 +72,24 @@ class Facts:
         return quantised_by(self.config)
 
     @property
-    def tokenizer(self) -> Path:
-        """The folder of the tokenizer: an adapter may leave it to what it lies upon. Raises InputError without one."""
+    def top(self) -> Path:
+        """The folder that was asked for: of the uppermost adapter, or of the model."""
+        return self.adapters[-1] if self.adapters else self.folder
+
+    @property
+    def tokenizer(self) -> Path | None:
+        """The folder of the tokenizer, which an adapter may leave to what it lies upon; None without one."""
         places = [*reversed(self.adapters), self.folder]
-        for place in places:
-            if any((place / name).exists() for name in TOKENIZER):
-                return place
-        raise InputError(f"{places[0]}: no tokenizer in it; save the tokenizer of the model into the same folder")
+        return next((p for p in places if any((p / name).exists() for name in TOKENIZER)), None)
 
 
-def inspect_model(source: ModelSource, *, weights: bool = True, folder: Path | None = None) -> Facts:
+def inspect_model(
+    source: ModelSource, *, weights: bool = True, folder: Path | None = None, bare: bool = False
+) -> Facts:
     """The facts of a model; those of a hub are fetched first, without `weights` only their small files.
 
-    `folder` is where the model lies if that is known, as a package's converted weights are. Raises InputError, with
+    `folder` is where the model lies if that is known, as a package's converted weights are; a `bare` one may hold no
+    weights yet. Raises InputError, with
     what to do, for a folder that is no model, or whose files are missing, cut, damaged or of another kind.
     """
     place = located(source, weights) if folder is None else folder
@@ -101,7 +106,8 @@ def inspect_model(source: ModelSource, *, weights: bool = True, folder: Path | N
             notes.append(f"{place}: the adapter's base {base.name} is no folder near it, so it is taken from the hub")
         source, place = base, located(base, weights)
     config = _configuration(place)
-    found = read_weights(place) if weights or source.kind != "hub" else None
+    absent = (source.kind == "hub" and not weights) or (bare and not any(place.glob("*.safetensors")))
+    found = None if absent else read_weights(place)
     return Facts(folder=place, adapters=tuple(reversed(adapters)), config=config, weights=found, notes=tuple(notes))
 
 

@@ -69,7 +69,7 @@ def load(
         log.warning("%s", note)
     net = _assembled(facts, dtype, kind)
     _refuse_not_finite(facts, net)
-    tokenizer = _tokenizer(facts.tokenizer)
+    tokenizer = _tokenizer(facts)
     check_vocabulary(source.name, net, tokenizer)
     new = add_tokens(tokenizer, source.tokens)
     give_rows(net, tokenizer, new)
@@ -99,7 +99,7 @@ def load_tokenizer(source: ModelSource, cache: Path, kind: str = "causal") -> tu
     """
     facts = inspect(source, cache, weights=False)
     net = _assembled(facts, torch.float32, kind, meta=True)
-    tokenizer = _tokenizer(facts.tokenizer)
+    tokenizer = _tokenizer(facts)
     check_vocabulary(source.name, net, tokenizer)
     add_tokens(tokenizer, source.tokens)
     return tokenizer, _template(source, facts, tokenizer)
@@ -135,13 +135,16 @@ def _refuse_not_finite(facts: Facts, net: Any) -> None:
         known = weight.dtype in STORED.values() and weight.numel()
         if known and not torch.stack(torch.aminmax(weight.detach())).isfinite().all():
             raise InputError(
-                f"{facts.adapters[-1] if facts.adapters else facts.folder}: weight {name} holds numbers that are not "
+                f"{facts.top}: weight {name} holds numbers that are not "
                 "finite (NaN or infinity): the model was damaged where it was made; take an earlier save of it, or "
                 "download it again"
             )
 
 
-def _tokenizer(folder: Path) -> Any:
+def _tokenizer(facts: Facts) -> Any:
+    folder = facts.tokenizer
+    if folder is None:
+        raise InputError(f"{facts.top}: no tokenizer in it; save the tokenizer of the model into the same folder")
     tokenizer = foreign(
         lambda: AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True),
         f"{folder}: the tokenizer cannot be loaded",
@@ -171,7 +174,7 @@ def _template(source: ModelSource, facts: Facts, tokenizer: Any) -> Template:
         return file_template(Path(source.template_file), tokenizer, source.terminator)
     if source.template is not None:
         return get_template(source.template, tokenizer)
-    card = (facts.adapters[-1] if facts.adapters else facts.folder) / CARD
+    card = facts.top / CARD
     if card.exists():
         return _saved_template(card)
     if tokenizer.chat_template:

@@ -140,7 +140,7 @@ class _Planner:
         away = folder is not None and not folder.exists()
         if away or lineage(source)[-1].kind == "hub":
             return _Known(why=f"the sizes of {source.name} are unknown until it is on this machine")
-        facts = inspect_model(source, folder=folder)
+        facts = inspect_model(source, folder=folder, bare=True)
         try:
             shape = Shape.of(facts.config)
         except InputError as error:
@@ -273,9 +273,8 @@ class _Lengths:
         folder = self.model.tokenizer
         if folder is None or not (folder / "tokenizer.json").exists():
             return None
-        path = folder / "tokenizer.json"
-        where = f"{path}: the tokenizer cannot be read"
-        tokenizer = run_stranger(lambda: Tokenizer.from_file(str(path)), InputError, where)
+        path = str(folder / "tokenizer.json")
+        tokenizer = run_stranger(lambda: Tokenizer.from_file(path), InputError, f"{path}: it cannot be read")
         lengths: list[int] = []
         added = 0
         for ref in _data_refs(self.stage.settings):
