@@ -1,7 +1,8 @@
 """Stands in for the worker process: does what the command says of its rank, as fast as a process starts.
 
 A command's `ranks` is a list with one script a rank: lists of steps such as ["say", EVENT], ["wait", SECONDS],
-["killed"], ["exit", CODE], ["threads"] (says what the environment allows).
+["killed"], ["exit", CODE], ["threads"] (says what the environment allows), ["print", TEXT], ["fork", SECONDS] (a child
+that holds the output open), ["stopped"] (waits for SIGTERM, then says so), ["halted"] (as SIGSTOP does).
 """
 
 import json
@@ -21,6 +22,18 @@ def main() -> None:
             time.sleep(argument[0])
         elif step == "threads":
             print(json.dumps({"event": "log", "message": os.environ["OMP_NUM_THREADS"]}), flush=True)
+        elif step == "print":
+            sys.stdout.buffer.write(argument[0].encode("latin-1"))
+            sys.stdout.flush()
+        elif step == "fork" and os.fork() == 0:
+            time.sleep(argument[0])
+            os._exit(0)
+        elif step == "stopped":
+            signal.sigwait([signal.SIGTERM])  # a worker begins with its signals held back
+            event = {"event": "failed", "kind": "Interrupted", "message": "stopped", "when": time.monotonic()}
+            print(json.dumps(event), flush=True)
+        elif step == "halted":
+            os.kill(os.getpid(), signal.SIGSTOP)
         elif step == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         elif step == "exit":

@@ -147,7 +147,7 @@ def test_a_second_signal_stops_at_once_and_is_no_fault(tmp_path):
         "name: tiny\ndata: {questions: {path: questions.jsonl}}\nstages: {some: {type: select, input: $questions}}\n"
     )
     run = start(recipe, tmp_path)
-    worker_of(run).suspend()  # so that it cannot stop in good order before the second signal
+    worker_of(run).suspend()  # at its first imports: it cannot stop in good order before the second signal
     os.kill(run.pid, signal.SIGINT)
     assert run.stdout is not None
     for line in run.stdout:
@@ -157,7 +157,8 @@ def test_a_second_signal_stops_at_once_and_is_no_fault(tmp_path):
     text, _ = run.communicate(timeout=100)
     assert run.returncode == 130 and "stopping at once" in text and "memory" not in text, text
     state = json.loads((tmp_path / "runs" / "tiny" / "state.json").read_text())
-    assert state["state"] == "interrupted" and all(stage["state"] == "waiting" for stage in state["stages"])
+    assert state["state"] == "interrupted"
+    assert [stage["state"] for stage in state["stages"]] == ["interrupted", "waiting"]
 
 
 def worker_of(run: subprocess.Popen[str]) -> psutil.Process:

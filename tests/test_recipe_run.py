@@ -3,6 +3,7 @@ stopped before it has processes stops."""
 
 import json
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from togi.cli import main
-from togi.core.errors import InputError, Interrupted
+from togi.core.errors import InputError, Interrupted, WorkerDied
+from togi.recipe import workers
 from togi.recipe.graph import build
 from togi.recipe.run import Options, Run
 from togi.recipe.schema import validate
@@ -68,6 +70,36 @@ def test_signals_that_come_before_there_are_processes_stop_the_run(tmp_path, mon
         run.run()
     assert run.workers is not None and all(worker.process.poll() is not None for worker in run.workers.workers)
     assert json.loads((run.folder / "state.json").read_text())["state"] == "interrupted"
+
+
+def test_a_stage_whose_worker_died_is_failed(tmp_path, monkeypatch):
+    code = "import os, sys; sys.stdin.readline(); os.kill(os.getpid(), 9)"
+    monkeypatch.setattr(workers, "COMMAND", (sys.executable, "-c", code))
+    run = run_in(tmp_path / "home", tmp_path, monkeypatch)
+    with pytest.raises(WorkerDied, match="stage rows: the worker was killed"):
+        run.run()
+    state = json.loads((run.folder / "state.json").read_text())
+    assert state["state"] == "failed"
+    assert [stage["state"] for stage in state["stages"]] == ["failed", "waiting"]
+    assert "the worker was killed (SIGKILL)" in state["stages"][0]["error"]
+
+
+def test_a_worker_that_is_asked_to_stop_interrupts_the_run_even_while_it_starts(tmp_path, monkeypatch):
+    """By SIGTERM to it alone, which waits until the worker is ready for it."""
+    run = run_in(tmp_path / "home", tmp_path, monkeypatch)
+    (tmp_path / "rows.jsonl").write_text('{"question": "Why?"}\n')
+    started = workers.Worker.send
+
+    def send(worker: workers.Worker, command: dict[str, Any]) -> None:
+        worker.process.terminate()
+        started(worker, command)
+
+    monkeypatch.setattr(workers.Worker, "send", send)
+    with pytest.raises(Interrupted, match="stage rows: stopped"):
+        run.run()
+    state = json.loads((run.folder / "state.json").read_text())
+    assert state["state"] == "interrupted"
+    assert [stage["state"] for stage in state["stages"]] == ["interrupted", "waiting"]
 
 
 def test_what_may_change_upstream_is_noted_once_by_run_and_check(tmp_path, monkeypatch):

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from togi.core.errors import WorkerDied
+from togi.core.errors import Fault, WorkerDied
 from togi.recipe import workers
 from togi.recipe.workers import Workers
 
-CRASHED = ["say", {"event": "crashed"}]
+CRASHED = ["say", {"event": "crashed", "error": "KeyError: 'a'"}]
 DONE = ["say", {"event": "done"}]
 
 
@@ -33,6 +33,7 @@ def run(tmp_path, monkeypatch):
         started.append(Workers(tmp_path / "worker.log", threads=4, size=len(ranks)))
         return list(started[-1].do({"name": "policy", "ranks": ranks}))
 
+    make.started = started  # type: ignore[attr-defined]
     start = time.monotonic()
     yield make
     for each in started:
@@ -67,10 +68,48 @@ def test_a_killed_rank_is_named_whatever_the_others_say_first(run):
         run([CRASHED, ["exit", 1]], [["wait", 0.3], ["killed"]], [["wait", 60]])
 
 
-def test_a_rank_that_crashes_is_named_with_its_exit_code_and_log(run, tmp_path):
-    with pytest.raises(WorkerDied, match=r"rank 1 of 2\) stopped with a fault of togi's own \(RuntimeError: .*code 3"):
+def test_a_rank_that_crashes_is_named_with_what_it_raised_and_its_log(run, tmp_path):
+    """And not with the last line of its log, which any library may have written."""
+    with pytest.raises(
+        Fault, match=r"rank 1 of 2\) stopped with a fault of togi's own: KeyError: 'a'. The .*-rank1.log"
+    ):
         run([["wait", 0.5], CRASHED, ["exit", 1]], [CRASHED, ["exit", 3]])
     assert "Connection closed" in (tmp_path / "worker-rank1.log").read_text()
+
+
+def test_a_rank_that_ends_itself_without_a_word_is_the_cause(run):
+    with pytest.raises(WorkerDied, match=r"rank 1 of 2\) ended itself with exit code 0, without a word; the last line"):
+        run([["wait", 0.2], CRASHED, ["exit", 1]], [["exit", 0]])
+
+
+def test_what_is_no_event_goes_to_the_log(run, tmp_path):
+    stray = "Loading...\n[1, 2]\n" + '{"event": 3}\n' + "\xff\x00\n" + 5000 * "[" + "\n"
+    events = run([["print", stray], DONE])
+    assert [event["event"] for event in events] == ["done"]
+    log = (tmp_path / "worker.log").read_text()
+    assert "Loading...\n[1, 2]\n" in log and "\\xff\x00" in log
+
+
+def test_a_long_message_arrives_whole(run):
+    (event,) = run([failed(300_000 * "long ")])
+    assert len(event["message"]) == 1_500_000
+
+
+def test_a_worker_that_died_is_missed_even_while_its_child_holds_its_output(run):
+    begun = time.monotonic()
+    with pytest.raises(WorkerDied, match="was killed"):
+        run([["fork", 3], ["killed"]])
+    assert time.monotonic() - begun < 2.8
+
+
+def test_a_stop_reaches_a_rank_that_was_halted(run):
+    """SIGSTOP: it would never hear of the stop, and the others would wait for it."""
+    timer = threading.Timer(0.5, lambda: run.started[-1].stop())
+    timer.start()
+    begun = time.monotonic()
+    (event,) = run([["stopped"]], [["halted"], ["stopped"]])
+    assert event["kind"] == "Interrupted" and time.monotonic() - begun < 5
+    timer.join()
 
 
 def test_ranks_that_stop_are_waited_for(run):

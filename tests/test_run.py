@@ -198,23 +198,6 @@ def test_what_was_made_names_its_hashes(finished):
     assert "output/model/model.safetensors" in manifest(folder)["files"]
 
 
-def test_two_runs_do_not_work_on_one_stage(finished, tmp_path):
-    shutil.copytree(finished / "home" / "store", tmp_path / "store", symlinks=True)
-    folder = next((tmp_path / "store").glob("evaluate-*"))
-    (folder / "DONE").unlink()
-    code = f"h = open({str(folder / 'lock')!r}, 'w'); fcntl.flock(h, fcntl.LOCK_EX)"
-    code = f"import fcntl, time; {code}; print(1, flush=True); time.sleep(60)"
-    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-    assert holder.stdout is not None
-    holder.stdout.readline()
-    try:
-        ended = togi(tmp_path, "run", str(finished / "tiny.yaml"), "--threads", "1")
-    finally:
-        holder.kill()
-        holder.communicate()
-    assert ended.returncode == 4 and "another run is working on this stage" in ended.stderr
-
-
 # --- bad input: one clear message, its exit code, nothing lost ------------------------------------------------------
 
 

@@ -72,7 +72,7 @@ def _check_letters(words: list[str]) -> None:
 def _told(error: TogiError | click.ClickException | click.Abort, as_json: bool) -> int:
     """Says why a command ends, unless nobody is there to read it. Returns the exit code."""
     if isinstance(error, click.Abort):
-        error = Interrupted("stopped")
+        error = Interrupted("interrupted")
     if isinstance(error, OutputClosed):
         return error.exit_code
     with suppress(TogiError):  # where standard output cannot be written, what says so there cannot either

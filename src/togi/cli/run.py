@@ -8,7 +8,7 @@ import click
 
 from togi.cli.common import compute_option, json_option, load_graph, recipe_arguments
 from togi.core.errors import Interrupted, TogiError
-from togi.recipe.display import Display, Human, JsonLines
+from togi.recipe.display import Display, Human, JsonLines, Watched
 from togi.recipe.graph import Graph
 from togi.recipe.run import Options, Run, chat_command
 from togi.recipe.store import is_done
@@ -29,21 +29,26 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool, **options: 
     setting for this run, for example stages.policy.steps=40; only what depends on it is done again.
     """
     graph = load_graph(recipe, overrides)
-    display: Display = JsonLines() if as_json else Human()
+    display = Watched(JsonLines() if as_json else Human())
     given = Options(recipe=str(recipe), overrides=overrides, **options)
     run = Run(graph, given, display)
+    display.gone = run.stop
     for name, model in graph.recipe.models.items():
         if model.licence:
             display.note(f"model {name}: licence {model.licence}")
     try:
         run.run()
     except Interrupted as stopped:
+        if display.lost is not None and not run.signalled:
+            raise display.lost from None
         raise Interrupted(f"{stopped}. To go on: {same_command(given, overrides, as_json)}") from None
     except TogiError:
         if (run.folder / "report.html").exists():
             display.note(f"report: {run.folder / 'report.html'}")
         raise
     _closing(graph, run, given, display)
+    if display.lost is not None:
+        raise display.lost
 
 
 def same_command(given: Options, overrides: tuple[str, ...], as_json: bool) -> str:

@@ -6,12 +6,14 @@
         DamagedFile               3   a file of togi's own that is empty, cut, or not as it was written
       StageError                  4   a stage that cannot go on (loss not finite, no sample passes a gate, disk full)
         GraderError               4   one answer that could not be graded; a reward counts it instead of ending
+      Fault                       1   an exception in a worker that nobody expected
       WorkerDied                  5   the worker process ended without saying why (out of memory, killed)
       Interrupted                 130 stopped by Ctrl-C or SIGTERM; everything finished is saved
         OutputClosed              141 what reads the output has left (`togi list | head -1`)
 
 A message says where (file:line or dotted key), what was found, what is allowed and what to do. Any other exception is
-a fault of togi's own: it ends with exit code 1 and a traceback in the log.
+a fault of togi's own: it ends with exit code 1 and a traceback in the log. One in a worker is told to the parent, where
+it is a Fault.
 """
 
 
@@ -45,6 +47,12 @@ class StageError(TogiError):
 
 class GraderError(StageError):
     """One answer could not be graded. A failure, never a zero: the sample leaves its group and is counted."""
+
+
+class Fault(TogiError):
+    """An exception in a worker that nobody expected; its traceback is in the worker's log."""
+
+    exit_code = 1
 
 
 class WorkerDied(TogiError):

@@ -1,13 +1,15 @@
 """What `togi run` shows: a live line in a terminal, a quiet log elsewhere, JSON lines on demand."""
 
 import time
+from collections import deque
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from togi.core.errors import OutputClosed
+from togi.core.errors import OutputClosed, TogiError
 from togi.core.terminal import json_text, printable, say
 
 
@@ -42,15 +44,17 @@ class Human:
     """Lines for people. In a terminal the running stage has one line that is redrawn; in a log a line every 15 s."""
 
     EVERY_SECONDS = 15.0
+    RECENT = 20  # units of work that the rate is taken from
 
     def __init__(self) -> None:
         self.console: Console = _Lines(stderr=True, highlight=False, soft_wrap=True)
         self.live: Live | None = None
-        self.heard = self.last = self.first = 0.0
-        self.what, self.already = "", 0
+        self.last = 0.0
+        self.what = ""
+        self.recent: deque[tuple[float, int]] = deque(maxlen=self.RECENT)
 
     def start(self, stage: str, kind: str) -> None:
-        self.heard = self.last = time.monotonic()
+        self.last = time.monotonic()
         self.what = ""
         self._print((stage, "bold"), (f" ({kind})", "dim"))
         if self.console.is_terminal:
@@ -58,6 +62,7 @@ class Human:
             self.live.start()
 
     def cached(self, stage: str, kind: str) -> None:
+        self._close()
         self._print((stage, "bold"), (f" ({kind})", "dim"), " finished before, not done again")
 
     def event(self, event: dict[str, Any]) -> None:
@@ -71,12 +76,12 @@ class Human:
     def _progress(self, event: dict[str, Any]) -> None:
         now = time.monotonic()
         if event["done"] == 1 or event["what"] != self.what:  # what earlier runs did says nothing about this one's rate
-            self.what, self.already, self.first = event["what"], event["done"], now
-        fresh = event["done"] - self.already
-        # the first one may hold the loading of a model: it counts until there is a second one
-        seconds, done = (now - self.first, fresh) if fresh else (now - self.heard, 1)
-        rest = rate_and_rest(done, done + event["total"] - event["done"], seconds)
-        self.heard = now
+            self.what = event["what"]
+            self.recent.clear()
+        self.recent.append((now, event["done"]))  # the first one alone says nothing: it holds the loading of a model
+        begun, before = self.recent[0]
+        fresh = event["done"] - before
+        rest = rate_and_rest(fresh, fresh + event["total"] - event["done"], now - begun)
         parts = [f"{event['done']}/{event['total']} {event['what']}", rest, event["note"]]
         line = "  " + "  ".join(part for part in parts if part)
         if self.live is not None:
@@ -102,6 +107,40 @@ class Human:
         if self.live is not None:
             self.live.stop()
             self.live = None
+
+
+class Watched:
+    """A display whose reader may leave, as `tee` does at a Ctrl-C: nothing is shown from then on. `lost` says why;
+    `gone` is called once, and can let the work end in good order."""
+
+    def __init__(self, display: Display) -> None:
+        self.display = display
+        self.lost: TogiError | None = None
+        self.gone: Callable[[], None] = lambda: None
+
+    def _show(self, show: Callable[[], None]) -> None:
+        if self.lost is not None:
+            return
+        try:
+            show()
+        except (TogiError, OSError) as error:
+            self.lost = error if isinstance(error, TogiError) else OutputClosed(f"nothing can be shown: {error}")
+            self.gone()
+
+    def start(self, stage: str, kind: str) -> None:
+        self._show(lambda: self.display.start(stage, kind))
+
+    def cached(self, stage: str, kind: str) -> None:
+        self._show(lambda: self.display.cached(stage, kind))
+
+    def event(self, event: dict[str, Any]) -> None:
+        self._show(lambda: self.display.event(event))
+
+    def done(self, stage: str, seconds: float) -> None:
+        self._show(lambda: self.display.done(stage, seconds))
+
+    def note(self, message: str) -> None:
+        self._show(lambda: self.display.note(message))
 
 
 class JsonLines:

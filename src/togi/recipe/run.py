@@ -9,6 +9,8 @@ import shlex
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,12 @@ from typing import Any
 from togi import __version__
 from togi.core.errors import ERRORS, InputError, Interrupted, RecipeError, StageError, TogiError, WorkerDied
 from togi.core.files import write_json, write_text
+from togi.core.process import STOPPING, was_interrupted
 from togi.recipe.display import Display
 from togi.recipe.graph import Graph, Node, unpinned
 from togi.recipe.guard import sources_to_json
 from togi.recipe.lock import lock_text
+from togi.recipe.locks import Busy, is_held, wait
 from togi.recipe.mend import mend
 from togi.recipe.report import render
 from togi.recipe.state import STATE, running
@@ -69,44 +73,64 @@ class Run:
         self.store = store_folder()
         self.folder = run_folder(graph.recipe.name)
         self.workers: Workers | None = None
-        self.interrupted = False
+        self.interrupted = False  # the work at hand is the last
+        self.signalled = False
         self.killed = False
         self.cached: dict[str, bool] = {}
-        self.failed: dict[str, str] = {}
+        self.ended: dict[str, tuple[str, str]] = {}  # stages that did not get done: their state, and why
         self.started = time.time()
 
     def run(self) -> None:
-        """Does everything that is not done. Raises the TogiError that ended it; state and report are written first."""
+        """Does everything that is not done. Raises the TogiError that ended it; state and report are written first.
+
+        Raises Busy where a run of the same name is at work, before anything of it is touched.
+        """
         names = self._wanted()
         check_trackers(self.graph.recipe.track)
+        with ExitStack() as stack:
+            with writing_home():
+                stack.enter_context(running(self.folder, clear_meetings))
+            self._begin(names)
+            stack.enter_context(self._heeding())
+            self._run(names)
+
+    @contextmanager
+    def _heeding(self) -> Iterator[None]:
+        """From here on a signal lets the work at hand finish first; before, there was none to finish."""
+        previous = {s: signal.signal(s, self._on_signal) for s in STOPPING}
+        if was_interrupted():
+            self._on_signal(signal.SIGINT, None)
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _begin(self, names: list[str]) -> None:
         with writing_home():
             self._redo()
-            self.folder.mkdir(parents=True, exist_ok=True)
             write_text(self.folder / "recipe.lock.yaml", lock_text(self.graph))
         for note in unpinned(self.graph.recipe):
             self.display.note(note)
-        with running(self.folder, clear_meetings):
-            register(self.folder, [node.folder_name for node in self.graph.nodes.values()])
-            sweep()
-            for note in older_note():
-                self.display.note(note)
-            mend(self.graph, names, self.store, self.display.note)
-            self._run(names)
+        register(self.folder, [node.folder_name for node in self.graph.nodes.values()])
+        sweep()
+        for note in older_note():
+            self.display.note(note)
+        mend(self.graph, names, self.store, self.display.note)
 
     def _run(self, names: list[str]) -> None:
-        previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+        state, why = "failed", "a fault of togi's own; the traceback was printed"
         try:
             for name in names:
                 self._stage(self.graph.nodes[name])
-            self._state("done")
+            state, why = "done", None
         except TogiError as error:
-            self._state("interrupted" if isinstance(error, Interrupted) else "failed", str(error))
+            state, why = _state_after(error), str(error)
             raise
         finally:
             if self.workers is not None:
                 self.workers.close()
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+            self._state(state, why)
 
     def _wanted(self) -> list[str]:
         nodes = self.graph.nodes
@@ -127,29 +151,41 @@ class Run:
         if self.cached[node.name]:
             self.display.cached(node.name, node.settings.type)
             return
-        if self.interrupted:
-            raise Interrupted("stopped; everything finished is saved")
+        self._heed()
         self.display.start(node.name, node.settings.type)
         self._state("running", running=node.name)
         try:
             self._work(node, folder)
-        except WorkerDied:
-            if not self.killed:
-                raise
-            raise Interrupted(f"stage {node.name}: stopped at once; everything finished is saved") from None
-        self.display.done(node.name, manifest(folder)["seconds"])
+        except TogiError as error:
+            if isinstance(error, WorkerDied) and self.killed:
+                error = Interrupted(f"stage {node.name}: stopped at once; everything finished is saved")
+            self.ended[node.name] = _state_after(error), str(error)
+            raise error from None
+        if self._is_outdated(node, folder):  # the other run did it from other inputs
+            self._stage(node)
+        elif self.cached[node.name]:
+            self.display.cached(node.name, node.settings.type)
+        else:
+            self.display.done(node.name, manifest(folder)["seconds"])
         self._state("running")
+
+    def _heed(self) -> None:
+        """Raises Interrupted if a signal asked to stop."""
+        if self.interrupted:
+            raise Interrupted("stopped; everything finished is saved")
 
     def _work(self, node: Node, folder: Path) -> None:
         workers = self._workers_for(node)
         if self.killed:  # signals that came while the processes were being started
             workers.kill()
-        elif self.interrupted:
-            raise Interrupted("stopped; everything finished is saved")
+        else:
+            self._heed()
         for event in workers.do(self._command(node, folder)):
+            if event["event"] == "done":
+                self.cached[node.name] = event["found"]  # another run did it while this one waited for it
+                continue
             self.display.event(event)
             if event["event"] == "failed":
-                self.failed[node.name] = event["message"]
                 raise ERRORS.get(event["kind"], StageError)(event["message"])
 
     def _parents(self, node: Node) -> list[Path]:
@@ -158,10 +194,21 @@ class Run:
     def _forget_outdated(self, node: Node, folder: Path) -> None:
         """Forgets, aloud, work that was done or begun from other inputs than there are now: one of them was done again
         and came to something else."""
-        before = made_from(folder)
-        if before is not None and before != outputs_digests(self._parents(node)):
-            self.display.note(f"{node.name}: what it was made from has changed, so it is done again")
+        if not self._is_outdated(node, folder):
+            return
+        try:
             clear_stage(folder)
+            self.display.note(f"{node.name}: what it was made from has changed, so it is done again")
+        except Busy:  # the other run may be doing it from what there is now
+            for _ in wait(folder, f"stage {node.name}", self.display.note):
+                self._heed()
+                if not is_held(folder):
+                    break
+            self._forget_outdated(node, folder)
+
+    def _is_outdated(self, node: Node, folder: Path) -> bool:
+        before = made_from(folder)
+        return before is not None and before != outputs_digests(self._parents(node))
 
     def _workers_for(self, node: Node) -> Workers:
         """The processes at hand, or new ones where the stage wants another number of them."""
@@ -170,13 +217,15 @@ class Run:
             self.workers.close()
             self.workers = None
         if self.workers is None:
-            self.workers = Workers(self.folder / "worker.log", self.options.worker_threads, size)
+            with writing_home():
+                self.workers = Workers(self.folder / "worker.log", self.options.worker_threads, size)
         return self.workers
 
     def _command(self, node: Node, folder: Path) -> dict[str, Any]:
         inputs = self.graph.resolve(node, self.store)
         return {
             "name": node.name,
+            "pid": os.getpid(),
             "folder": str(folder),
             "cache": str(self.store),
             "seed": node.seed,
@@ -200,14 +249,19 @@ class Run:
             link.symlink_to(os.path.relpath(folder, self.folder))
 
     def _on_signal(self, number: int, frame: Any) -> None:
-        if self.interrupted:
+        if self.signalled:
             self.killed = True
-            self.display.note("stopping at once")
             if self.workers is not None:
                 self.workers.kill()
+            self.display.note("stopping at once")
             return
-        self.interrupted = True
+        self.signalled = True
+        self.stop()
         self.display.note("stopping: the work at hand is finished and saved first; once more to stop at once")
+
+    def stop(self) -> None:
+        """Lets the work at hand finish and be saved, and ends the run then."""
+        self.interrupted = True
         if self.workers is not None:
             self.workers.stop()
 
@@ -234,7 +288,7 @@ class Run:
     def _stage_state(self, node: Node, running: str | None) -> dict[str, Any]:
         folder = self.store / node.folder_name
         done = is_done(folder)
-        state = "done" if done else "failed" if node.name in self.failed else "waiting"
+        state, error = ("done", None) if done else self.ended.get(node.name, ("waiting", None))
         return {
             "name": node.name,
             "type": node.settings.type,
@@ -244,9 +298,13 @@ class Run:
             "seconds": manifest(folder)["seconds"] if done else None,
             "cached": self.cached.get(node.name, False),
             "inputs": node.parents,
-            "error": self.failed.get(node.name),
+            "error": error,
             "chat": chat_command(self.options, node) if done else None,
         }
+
+
+def _state_after(error: TogiError) -> str:
+    return "interrupted" if isinstance(error, Interrupted) else "failed"
 
 
 def processes(node: Node) -> int:

@@ -16,8 +16,8 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from togi.core.errors import RecipeError
 from togi.core.settings import RecipePath, Settings
 from togi.recipe.document import KeyPath, dotted
+from togi.recipe.locks import LOCK
 from togi.recipe.source import Tree
-from togi.recipe.state import LOCK
 from togi.stages.base import StageSettings
 from togi.stages.imported import DataSettings
 from togi.stages.table import STAGES

@@ -1,45 +1,51 @@
 """The state of a run on disk, and whether the process that wrote it is still there.
 
-A run holds a lock on its folder, shared with other runs of the same recipe; the kernel lets it go however the process
-ends. So a state that says "running" under a lock that nobody holds is that of a run that was killed.
+A run holds a lock on its folder; the kernel lets it go however the process ends. So a state that says "running" under a
+lock that nobody holds is that of a run that was killed.
 """
 
-import fcntl
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from togi.core.errors import DamagedFile
 from togi.core.files import read_object, write_json
+from togi.recipe.locks import Busy, holder, is_held, take
 
 STATE = "state.json"
 STAGE_KEYS = ("name", "type", "state", "folder")  # what each stage of a state has, as text
-LOCK = "lock"
+PATIENCE = 1.0  # seconds in which others may be looking whether a run is at work
 
 
 @contextmanager
 def running(folder: Path, clear: Callable[[Path], None]) -> Iterator[None]:
-    """Holds the run's lock: what `is_running` sees. Where no other run is at work, `clear` may first remove from
-    `folder` what killed runs left."""
-    with (folder / LOCK).open("a") as handle:
-        with suppress(BlockingIOError):
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            clear(folder)
-        fcntl.flock(handle, fcntl.LOCK_SH)
+    """Holds the run's lock: what `is_running` sees. `clear` first removes from `folder` what killed runs left.
+
+    Raises Busy where another run of the same name is at work, and leaves everything of it alone.
+    """
+    with _held(folder):
+        clear(folder)
         yield
+
+
+def _held(folder: Path) -> TextIO:
+    """The run's lock. Those who only look hold it for a moment, which is waited for."""
+    end = time.monotonic() + PATIENCE
+    while (held := take(folder)) is None:
+        if time.monotonic() > end:
+            raise Busy(
+                f"{folder.name}: a recipe of this name is being run{holder(folder)}; wait for it or stop it, or run "
+                "this one under another name (name=...)"
+            )
+        time.sleep(0.02)
+    return held
 
 
 def is_running(folder: Path) -> bool:
     """Whether a process is at work on a run."""
-    if not (folder / LOCK).exists():
-        return False
-    with (folder / LOCK).open("a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    return is_held(folder)
 
 
 def read_state(folder: Path) -> dict[str, Any]:

@@ -5,7 +5,6 @@ anything: it is set aside, aloud, and done again. A folder goes by being renamed
 or not at all; what is left in the trash is swept later (`recipe.sweep`).
 """
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -13,10 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from togi.core.errors import DamagedFile, InputError, StageError
+from togi.core.errors import DamagedFile, InputError
 from togi.core.files import crash_point, read_json, read_object, read_sealed, sync_folder, write_sealed
 from togi.core.hashing import file_hash
 from togi.core.seeds import digest
+from togi.recipe.locks import Busy, holder, take
 
 VERSION = 2  # goes up when all that older versions of togi made is to be done again: it is in every fingerprint
 DONE = "DONE"
@@ -216,7 +216,7 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def clear_stage(folder: Path) -> None:
-    """Forgets a stage's work, so that it is done again from its beginning. Raises StageError if another process works
+    """Forgets a stage's work, so that it is done again from its beginning. Raises Busy if another process works
     there."""
     with locked(folder):
         gone = rename_away(folder, TRASH)
@@ -225,7 +225,7 @@ def clear_stage(folder: Path) -> None:
 
 def set_aside(folder: Path) -> Path:
     """Takes a damaged folder's name away, and keeps what is in it until `togi clean`; returns where it lies. Raises
-    StageError if another process works there."""
+    Busy if another process works there."""
     with locked(folder):
         return rename_away(folder, DAMAGED)
 
@@ -253,11 +253,9 @@ def remove(gone: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds a stage's folder against other runs. Raises StageError if another process works there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StageError(f"{folder.name}: another run is working on this stage; wait for it, or stop it") from None
+    """Holds a stage's folder against other runs. Raises Busy, a StageError, if another process works there."""
+    held = take(folder)
+    if held is None:
+        raise Busy(f"{folder.name}: another run{holder(folder)} is working on this stage; wait for it, or stop it")
+    with held:
         yield

@@ -7,7 +7,7 @@ ends at once: everything finished is on disk. Of several ranks, only rank 0 tell
 writes files; the others tell how they ended.
 """
 
-import errno
+import faulthandler
 import importlib
 import json
 import logging
@@ -19,7 +19,9 @@ import signal
 import sys
 import threading
 import time
-from contextlib import nullcontext
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from importlib import metadata
@@ -28,18 +30,23 @@ from typing import Any, TextIO
 
 from togi import __version__
 from togi.core.errors import TogiError
-from togi.core.extras import missing
 from togi.core.files import install_fault, read_cache, write_json
+from togi.core.process import STOPPING
 from togi.core.ranks import ALONE, Ranks
 from togi.core.sources import ModelSource
+from togi.core.strangers import describe
+from togi.recipe.faults import told
 from togi.recipe.guard import hold_sources, learn_known, source_change
-from togi.recipe.store import TRASH, begin, clear_leftovers, is_done, locked, mark_done, remove, rename_away
+from togi.recipe.locks import take, wait
+from togi.recipe.store import TRASH, begin, clear_leftovers, is_done, mark_done, remove, rename_away
 from togi.stages.base import Context, Control, Resolved, hold_numerics
 from togi.stages.resources import Resources
 from togi.stages.table import STAGES
 
 SPENT = "spent.json"
+TOLD = (TogiError, ModuleNotFoundError, OSError, MemoryError, RuntimeError, SystemExit)  # that `told` may know
 LAST_WORDS = ("done", "failed", "crashed")
+LONGEST = 20_000  # characters of a message
 LIBRARIES = ("torch", "transformers", "numpy", "peft")
 log = logging.getLogger("togi")
 log.setLevel(logging.INFO)
@@ -60,38 +67,30 @@ def main() -> None:
     """Reads commands until standard input closes."""
     if "TOGI_CRASH_AT" in os.environ:
         install_fault(os.environ["TOGI_CRASH_AT"])
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    faulthandler.enable()  # a crash inside a library leaves its traceback in the log
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace", buffering=1)
     os.dup2(2, 1)
     orders = _take_input()
     rank, size, rendezvous = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-    control = Control(send=lambda event: _send(answers, event, rank))
-    sys.excepthook = crash = partial(_crash, control)
-    signal.signal(signal.SIGTERM, lambda *_: setattr(control, "stop", True))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the parent, which tells us
+    control = Control(send=partial(_send, answers, threading.Lock(), rank))
+    for number in STOPPING:  # until here the parent has them wait: none is lost, and none ends this process
+        signal.signal(number, lambda *_: setattr(control, "stop", True))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     commands: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_listen, args=(orders, commands), daemon=True).start()
     ranks: Ranks | None = None
     while True:
         command = commands.get()
+        sys.excepthook = crash = partial(_crash, control, command)
         try:
             ranks = ranks or _meet(rank, size, rendezvous)
             sys.excepthook = crash  # torch.distributed has put its own there
-            _do(command, control, ranks)
-            control.send({"event": "done", "stage": command["name"]})
-        except TogiError as error:
-            _fail(control, command, type(error).__name__, str(error))
-        except ModuleNotFoundError as error:
-            found = missing(error)
-            if found is None:
+            found = _do(command, control, ranks)
+            control.send({"event": "done", "stage": command["name"], "found": found})
+        except TOLD as error:
+            if (failure := told(error, command)) is None:
                 raise
-            _fail(control, command, type(found).__name__, f"stage {command['name']}: {found}")
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise
-            message = (
-                f"stage {command['name']}: the disk is full ({error.filename or 'while writing'}); nothing finished "
-            )
-            _fail(control, command, "StageError", message + "is lost: free some space and run the same command again")
+            _fail(control, command, failure)
 
 
 def _take_input() -> TextIO:
@@ -103,27 +102,48 @@ def _take_input() -> TextIO:
 
 
 def _listen(orders: TextIO, commands: "queue.Queue[dict[str, Any]]") -> None:
+    """Passes on what the parent says; when it is gone, even in the middle of a line, so is this process."""
     for line in orders:
+        if not line.endswith("\n"):
+            break
         commands.put(json.loads(line))
-    os._exit(0)  # the parent is gone
+    os._exit(0)
 
 
-def _send(answers: TextIO, event: dict[str, Any], rank: int) -> None:
-    if rank == 0 or event["event"] in LAST_WORDS:
-        answers.write(json.dumps(event, ensure_ascii=False) + "\n")
+def _send(answers: TextIO, one_at_a_time: threading.Lock, rank: int, event: dict[str, Any]) -> None:
+    if rank != 0 and event["event"] not in LAST_WORDS:
+        return
+    try:
+        with one_at_a_time:
+            answers.write(json.dumps(event, ensure_ascii=False) + "\n")
+    except BrokenPipeError:
+        os._exit(0)  # the parent is gone
 
 
-def _fail(control: Control, command: dict[str, Any], kind: str, message: str) -> None:
-    failed = {"event": "failed", "stage": command["name"], "kind": kind, "message": message}
+def _fail(control: Control, command: dict[str, Any], error: TogiError) -> None:
+    """Says what ended the stage; in the log stands what led to it."""
+    message = str(error)
+    if len(message) > LONGEST:
+        message = f"{message[:LONGEST]} ... ({len(message) - LONGEST} more characters are in the worker's log)"
+    failed = {"event": "failed", "stage": command["name"], "kind": type(error).__name__, "message": message}
     control.send({**failed, "when": time.monotonic()})
+    with suppress(OSError):  # the disk may be full
+        traceback.print_exception(error)
 
 
-def _crash(control: Control, *error: Any) -> None:
+def _crash(
+    control: Control, command: dict[str, Any], kind: type[BaseException], error: BaseException, trace: Any
+) -> None:
     """Says that this rank ends, before others can say that they miss it; the traceback goes to the log."""
-    control.send({"event": "crashed", "when": time.monotonic()})
-    sys.__excepthook__(*error)
-    sys.stderr.flush()
-    os._exit(1)  # an orderly end may wait for ranks that wait for this one
+    try:
+        if (failure := told(error, command)) is not None:  # such as a full disk in the words of a library
+            _fail(control, command, failure)
+        else:
+            control.send({"event": "crashed", "error": describe(error), "when": time.monotonic()})
+            sys.__excepthook__(kind, error, trace)
+        sys.stderr.flush()
+    finally:
+        os._exit(1)  # an orderly end may wait for ranks that wait for this one
 
 
 def _meet(rank: int, size: int, rendezvous: str) -> Ranks:
@@ -131,28 +151,29 @@ def _meet(rank: int, size: int, rendezvous: str) -> Ranks:
     return ALONE if size == 1 else importlib.import_module("togi.train.ranks").join(rank, size, rendezvous)
 
 
-def _do(command: dict[str, Any], control: Control, ranks: Ranks) -> None:
+def _do(command: dict[str, Any], control: Control, ranks: Ranks) -> bool:
+    """Does a stage; whether it found that another run had done it meanwhile."""
     folder = Path(command["folder"])
     stage = STAGES[command["settings"]["type"]]
     settings = stage.settings.model_validate(command["settings"])
-    with locked(folder) if ranks.first else nullcontext():
+    context = Context(
+        name=command["name"],
+        folder=folder,
+        cache=Path(command["cache"]),
+        seed=command["seed"],
+        inputs={ref: _resolved(value) for ref, value in command["inputs"].items()},
+        control=control,
+        compute=command["compute"],
+        ranks=ranks,
+        recipe=command["recipe"],
+        fingerprint=command["fingerprint"],
+        track=tuple(command["track"]),
+    )
+    log.handlers = [Told(context)]
+    context.check_stop()
+    with _turn(context, command):
         if ranks.once(lambda: is_done(folder)):
-            return
-        inputs = {ref: _resolved(value) for ref, value in command["inputs"].items()}
-        context = Context(
-            name=command["name"],
-            folder=folder,
-            cache=Path(command["cache"]),
-            seed=command["seed"],
-            inputs=inputs,
-            control=control,
-            compute=command["compute"],
-            ranks=ranks,
-            recipe=command["recipe"],
-            fingerprint=command["fingerprint"],
-            track=tuple(command["track"]),
-        )
-        log.handlers = [Told(context)]
+            return True
         start = time.perf_counter()
         work = importlib.import_module(stage.work)
         trains = isinstance(settings, Resources)
@@ -170,6 +191,29 @@ def _do(command: dict[str, Any], control: Control, ranks: Ranks) -> None:
         finally:
             if ranks.first:
                 _leave(context, command, before + time.perf_counter() - start)
+    return False
+
+
+@contextmanager
+def _turn(context: Context, command: dict[str, Any]) -> Iterator[None]:
+    """Holds the stage's folder; while another run holds it, waits aloud. All ranks wait together, so that a wish to
+    stop ends it."""
+    held: list[TextIO] = []
+
+    def free() -> bool:
+        held.extend(filter(None, [take(context.folder, command["pid"])]))
+        return bool(held)
+
+    if not context.ranks.once(free):
+        for _ in wait(context.folder, f"stage {context.name}", context.log):
+            context.check_stop()
+            if context.ranks.once(free):
+                break
+    try:
+        yield
+    finally:
+        for handle in held:
+            handle.close()
 
 
 def _prepare(folder: Path, command: dict[str, Any], size: int, trains: bool) -> float:
@@ -199,7 +243,8 @@ def _leave(context: Context, command: dict[str, Any], seconds: float) -> None:
         context.log("a file that this stage reads was changed while the run went on: what was begun is forgotten")
         remove(rename_away(context.folder, TRASH))
     else:
-        write_json(context.folder / SPENT, {"seconds": seconds})
+        with suppress(OSError):  # what ended the stage is the one to tell
+            write_json(context.folder / SPENT, {"seconds": seconds})
 
 
 def _spent(folder: Path) -> float:

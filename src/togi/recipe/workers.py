@@ -19,9 +19,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from togi.core.errors import WorkerDied
+from togi.core.errors import Fault, WorkerDied
+from togi.core.process import STOPPING as SIGNALS
 
 # What a training process needs on glibc. Freed memory stays with the process, so that it is not faulted in again (1.04
 # to 1.18 times the speed, measured). No lists of small free blocks: aligned memory leaves such blocks beside it, and
@@ -38,6 +39,7 @@ ENVIRONMENT = {
 COMMAND = (sys.executable, "-m", "togi.recipe.worker")  # then rank, number of ranks, where they meet
 SIGNS = 2.0  # seconds in which other ranks may show that they failed too
 MEETING = ".ranks-"  # how the folders begin in which ranks meet, beside the log
+CLOSING = 10.0  # seconds until processes that have nothing left to do are gone
 STOPPING = 25.0  # seconds until the others have stopped as well, once one of them was asked to and did
 
 
@@ -60,16 +62,7 @@ class Worker:
         counts = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         environment = {**ENVIRONMENT, **os.environ, **counts}
         with self.log.open("ab") as errors:
-            self.process = subprocess.Popen(
-                [*COMMAND, str(rank), str(size), rendezvous],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env=environment,
-                start_new_session=True,
-                text=True,
-                encoding="utf-8",
-            )
+            self.process = _start([*COMMAND, str(rank), str(size), rendezvous], environment, errors)
 
     def send(self, command: dict[str, Any]) -> None:
         """Gives the process something to do; that it is gone shows in what is heard of it."""
@@ -79,33 +72,79 @@ class Worker:
             self.process.stdin.flush()
 
     def listen(self, heard: "queue.SimpleQueue[Heard]") -> None:
-        """Passes on every event until the process is gone."""
+        """Passes on every event until the process is gone; what else stands on its output goes to the log."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            heard.put(Heard(self.rank, json.loads(line)))
+            event = _event(line)
+            if event is not None:
+                heard.put(Heard(self.rank, event))
+            else:
+                with suppress(OSError), self.log.open("a", encoding="utf-8", errors="backslashreplace") as log:
+                    log.write(line)
         heard.put(Heard(self.rank, None, self.process.wait()))
 
     def end(self) -> str:
-        """How the process, which is gone, ended."""
+        """How the process, which is gone and said nothing, ended."""
         code = self.process.wait()
         if code == -signal.SIGKILL:
             return "was killed (SIGKILL); when nobody did that, the machine ran out of memory: lower batch sizes"
         if code < 0:
-            return f"was ended by signal {signal.Signals(-code).name}"
+            names = [each.name for each in signal.Signals if each == -code]
+            return f"was ended by signal {names[0] if names else -code}; what led to it may stand in {self.log}"
         last = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-        what = last[0] if last else "no message"
-        return f"stopped with a fault of togi's own ({what}; exit code {code}); the traceback is in {self.log}"
+        what = f"; the last line of its log is: {last[0][:500]}" if last else ""
+        return f"ended itself with exit code {code}, without a word{what}; its log is {self.log}"
 
-    def close(self) -> None:
-        """Ends the process: it leaves when its input closes."""
+    def wake(self) -> None:
+        """Lets the process go on if someone has stopped it (SIGSTOP): it could not stop in good order."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+
+    def dismiss(self) -> None:
+        """Lets the process leave: it does when its input closes."""
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):  # of what a dead process never read
             self.process.stdin.close()
+        self.wake()
+
+    def close(self, seconds: float) -> None:
+        """Returns when the process, which was dismissed, is gone; it is killed after `seconds`."""
         try:
-            self.process.wait(timeout=30)
+            self.process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+def _start(command: list[str], environment: dict[str, str], errors: BinaryIO) -> "subprocess.Popen[str]":
+    """Starts a process in which signals wait until it is ready for them: one that came while it imports would end it
+    without a word. Raises WorkerDied where the system cannot start another one."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=environment,
+            start_new_session=True,
+            text=True,
+            encoding="utf-8",
+            errors="backslashreplace",
+        )
+    except OSError as error:
+        raise WorkerDied(f"a worker could not be started: {error}; make room on the machine and try again") from None
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _event(line: str) -> dict[str, Any] | None:
+    """What a worker says in one line; None of what is no event, such as something that was printed before it ran."""
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
 
 
 @dataclass(slots=True)
@@ -143,16 +182,14 @@ class _Fates:
     def cause(self) -> tuple[int, dict[str, Any] | None]:
         """The rank that ended the stage, and its message if it left one.
 
-        A rank that a signal ended left none, but all others only tell of its absence; else it is the first that spoke.
+        A rank that ended without a word left none, but all others only tell of its absence; else it is the first that
+        spoke.
         """
-        killed = [rank for rank, code in sorted(self.gone.items()) if code < 0]
-        if killed:
-            return killed[0], None
+        silent = [rank for rank in sorted(self.gone) if rank not in self.failed and rank not in self.crashed]
+        if silent:
+            return silent[0], None
         told = sorted((*self.failed.items(), *self.crashed.items()), key=lambda item: item[1]["when"])
-        if not told:
-            return min(self.gone), None
-        rank, event = told[0]
-        return rank, event if event["event"] == "failed" else None
+        return told[0]
 
 
 class Workers:
@@ -160,6 +197,7 @@ class Workers:
 
     def __init__(self, log: Path, threads: int, size: int = 1) -> None:
         self.size = size
+        self._stopping = False
         log.parent.mkdir(parents=True, exist_ok=True)
         self._meeting = tempfile.TemporaryDirectory(prefix=MEETING, dir=log.parent)
         rendezvous = f"file://{self._meeting.name}/ranks"
@@ -189,9 +227,14 @@ class Workers:
         while True:
             with suppress(queue.Empty):
                 return self._heard.get(timeout=1.0)
+            for worker in self.workers:
+                if self._stopping:
+                    worker.wake()
+                if (code := worker.process.poll()) is not None:  # what it forked may hold its output open
+                    return Heard(worker.rank, None, code)
 
     def _failure(self, fates: _Fates, stage: str) -> dict[str, Any]:
-        """The message of the rank that ended the stage; ends those that wait for it. Raises WorkerDied."""
+        """The message of the rank that ended the stage; ends those that wait for it. Raises WorkerDied and Fault."""
         start = time.monotonic()
         while fates.waiting(self.size):
             left = start + (STOPPING if fates.stopping else SIGNS) - time.monotonic()
@@ -203,17 +246,24 @@ class Workers:
         for waiting in fates.waiting(self.size):
             self.workers[waiting].process.kill()
         named = f" (rank {rank} of {self.size})" if self.size > 1 else ""
+        worker = f"stage {stage}: the worker{named}"
+        saved = "Everything finished is saved"
         if event is None:
-            raise WorkerDied(
-                f"stage {stage}: the worker{named} {self.workers[rank].end()}. Everything finished is saved: run the "
-                "same command again"
+            raise WorkerDied(f"{worker} {self.workers[rank].end()}. {saved}: run the same command again")
+        if event["event"] == "crashed":
+            log = self.workers[rank].log
+            raise Fault(
+                f"{worker} stopped with a fault of togi's own: {event['error']}. The traceback is in {log}. {saved}"
             )
         same = [other for other in fates.failed.values() if other["message"] == event["message"]]
         return event if len(same) == self.size else {**event, "message": event["message"] + named}
 
     def stop(self) -> None:
-        """Asks all ranks to save and stop."""
+        """Asks all ranks to save and stop. One that someone halted (SIGSTOP) goes on first: others wait for it."""
+        self._stopping = True
         self._signal(signal.SIGTERM)
+        for worker in self.workers:
+            worker.wake()
 
     def kill(self) -> None:
         """Ends all ranks at once."""
@@ -227,12 +277,15 @@ class Workers:
     def close(self) -> None:
         """Ends all ranks."""
         for worker in self.workers:
-            worker.close()
-        for listener in self._listeners:
-            listener.join()
+            worker.dismiss()
+        end = time.monotonic() + CLOSING
         for worker in self.workers:
-            assert worker.process.stdout is not None
-            worker.process.stdout.close()
+            worker.close(max(0.0, end - time.monotonic()))
+        for worker, listener in zip(self.workers, self._listeners, strict=True):
+            listener.join(timeout=2.5)
+            if not listener.is_alive():  # else what the process forked holds its output open
+                assert worker.process.stdout is not None
+                worker.process.stdout.close()
         self._meeting.cleanup()
 
 
