@@ -1,18 +1,29 @@
 """A finished stage in a store, made by hand in a moment."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from togi.core.codec import write_records
 from togi.core.files import write_json, write_text
+from togi.core.records import Prompt
 from togi.recipe.store import begin, mark_done
 
 NAME = "select-0123456789abcdef"
 
 
-def finished_stage(store: Path, name: str = NAME, made_from: dict[str, str] | None = None) -> Path:
+def finished_stage(
+    store: Path,
+    name: str = NAME,
+    made_from: dict[str, str] | None = None,
+    prompts: Sequence[Prompt] | None = None,
+) -> Path:
     """The folder of a stage that made one file, and what others read beside it."""
     folder = store / name
     begun_stage(store, name, made_from)
-    write_text(folder / "output" / "records.parquet", f"made by {name}")
+    if prompts is None:
+        write_text(folder / "output" / "records.parquet", f"made by {name}")
+    else:
+        write_records(folder / "output" / "records.parquet", "prompts", prompts)
     write_json(folder / "summary.json", {"counts": {"out": 1}})
     mark_done(folder, name[-16:] * 4, 1.5, made_from or {})
     return folder
