@@ -159,6 +159,11 @@ def test_own_template_without_terminator() -> None:
         own_template(with_template(source))
 
 
+def test_a_template_that_puts_nothing_between_turns() -> None:
+    with pytest.raises(RecipeError, match="no terminator"):
+        own_template(with_template("{% for m in messages %}{{ m.content }}{% endfor %}"))
+
+
 def test_own_template_that_rewrites_what_was_said() -> None:
     source = (
         "{% for m in messages %}{{ m['role'] + ': ' + (m['content'] if loop.last else m['content'] | upper) + '</s>' }}"

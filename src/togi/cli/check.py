@@ -64,6 +64,8 @@ def _print(found: Any, notes: list[str]) -> None:
         width = len(model.terminator_ids)
         pieces = f"{width} token{'' if width == 1 else 's'}"
         say(f"model {name[1:]}: template {model.template}, terminator {model.terminator!r} is {pieces}")
+        if model.date:
+            say(f"  it asks for the date, and is always told {model.date}, here and wherever the model is saved to")
         if model.demo is not None:
             say("  a made-up conversation, since no row of yours is rendered for it; tokens in brackets carry loss:")
             _print_tokens(model.demo)

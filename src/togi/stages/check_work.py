@@ -52,12 +52,13 @@ class CheckedStage:
 
 @dataclass(frozen=True, slots=True)
 class ModelCheck:
-    """A model's template at its tokenizer: the terminator and its ids; `demo` is a made-up conversation where no row of
-    the recipe is there to be shown."""
+    """A model's template at its tokenizer: the terminator and its ids, and the date that it is told if it asks for one;
+    `demo` is a made-up conversation where no row of the recipe is there to be shown."""
 
     template: str
     terminator: str
     terminator_ids: tuple[int, ...]
+    date: str = ""
     demo: Tokens | None = None
 
 
@@ -66,7 +67,7 @@ def check_model(source: ModelSource, cache: Path, kind: str = "causal") -> Model
     would."""
     tokenizer, template = load_tokenizer(source, cache, kind)
     found = check_template(template, tokenizer)
-    return ModelCheck(template.name, template.terminator, found.terminator)
+    return ModelCheck(template.name, template.terminator, found.terminator, template.date)
 
 
 def _kind(ref: str) -> str:

@@ -17,13 +17,14 @@ from togi.core.errors import InputError, RecipeError
 from togi.text.jinja import render_jinja
 
 ASK, ANSWER, MORE, LAST = "8041337", "8041447", "8041557", "8041667"  # digits have no case
-PROBES = (  # contents, and whether the generation prompt follows
+PROBES = (  # contents, and whether the generation prompt follows; a template may refuse all but the first two
     ((ASK,), True),
-    ((ASK,), False),
     ((ASK, ANSWER), False),
+    ((ASK,), False),
     ((ASK, ANSWER, MORE), False),
     ((ASK, ANSWER, MORE, LAST), False),
 )
+NEEDED = 2  # of them
 SECONDS = 2  # of a processor, for the process that renders a template for the first time
 PATIENCE = 30  # seconds that it may take on a busy machine
 MEMORY = 2**31  # bytes that it may take
@@ -60,7 +61,7 @@ def find_pieces(
         except InputError as error:
             refused.append(error)
             continue
-        if ASK in texts[2] and ANSWER in texts[2].partition(ASK)[2]:
+        if ASK in texts[1] and ANSWER in texts[1].partition(ASK)[2]:
             return _pieces(texts, _marks(known), terminator, parts)
     if refused:
         raise refused[0]
@@ -68,7 +69,7 @@ def find_pieces(
 
 
 def _pieces(texts: Sequence[str], marks: re.Pattern[str], terminator: str | None, parts: bool) -> Pieces:
-    asked, plain, closed, longer, longest = texts
+    asked, closed, plain, longer, longest = texts
     history = longest or longer
     closing = closed[closed.rfind(ANSWER) + len(ANSWER) :]
     between = history[history.rfind(ANSWER) + len(ANSWER) : history.rfind(MORE)]
@@ -77,7 +78,7 @@ def _pieces(texts: Sequence[str], marks: re.Pattern[str], terminator: str | None
     end = terminator or _terminator(closing, between, marks)
     generation = _generation(after, plain[plain.rfind(ASK) + len(ASK) :], marks)
     prefill = after[len(opening) :] if after.startswith(opening) else ""
-    starts = (between.partition(end or between)[2], generation.removesuffix(prefill))
+    starts = (between.partition(end)[2] if end else between, generation.removesuffix(prefill))
     found = (_start(text, marks) for text in starts)
     return Pieces(end, generation, prefill, closing, tuple(dict.fromkeys(s for s in found if s)), parts)
 
@@ -151,9 +152,8 @@ def _apart(source: str, specials: Mapping[str, str], date: str, parts: bool) -> 
         told = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
         raise _Stopped(f"the chat template ended the process that rendered it: {''.join(told) or done.returncode}")
     found = json.loads(done.stdout)
-    for place in (0, 2):
-        if found[place][0] is None:
-            raise InputError(found[place][1])
+    if found[-1][0] is None and len(found) < len(PROBES):
+        raise InputError(found[-1][1])
     return [text or "" for text, _ in found]
 
 
@@ -162,7 +162,11 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))
     order = json.loads(sys.stdin.buffer.read())
-    found = [_tried(order, contents, generation) for contents, generation in PROBES]
+    found = []
+    for place, (contents, generation) in enumerate(PROBES):
+        found.append(_tried(order, contents, generation))
+        if place < NEEDED and found[-1][0] is None:
+            break
     sys.stdout.write(json.dumps(found))
 
 
