@@ -1,14 +1,17 @@
 """The hub: what is fetched, what the cache gives while it does not answer, and how soon that is told."""
 
+import importlib
 import logging
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hub_server import COMMIT, serving
 from huggingface_hub import constants
 
+from togi.cli.check import command
 from togi.core import hub
 from togi.core.errors import InputError
 from togi.core.hub import snapshot
@@ -29,7 +32,7 @@ def at(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
 
 
 def test_what_is_asked_for_is_fetched_and_then_needs_no_hub(monkeypatch, caplog):
-    ask = {"allow": ["*.json", "*.safetensors"], "ignore": ["*/*.safetensors"]}
+    ask: Any = {"allow": ["*.json", "*.safetensors"], "ignore": ["*/*.safetensors"]}
     with serving({"o/n": FILES}) as address:
         at(monkeypatch, address)
         folder, commit = snapshot("o/n", "main", **ask)
@@ -71,3 +74,32 @@ def test_what_no_hub_has_is_told(monkeypatch):
     at(monkeypatch, CLOSED)
     with pytest.raises(InputError, match="no name of a model"):
         snapshot("a/b/c", "main", allow=["*"])
+
+
+@pytest.mark.parametrize("what", ["model", "data set"])
+def test_check_tells_a_silent_hub_before_anything_heavy_is_imported(what, tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "SECONDS", 0.3)
+    monkeypatch.setenv("TOGI_HOME", str(tmp_path / "home"))
+    data = "{hub: o/n}" if what == "data set" else "{path: d.jsonl}"
+    model = "{path: m}" if what == "data set" else "{hub: o/n}"
+    (tmp_path / "m").mkdir()
+    (tmp_path / "d.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 4)
+    (tmp_path / "r.yaml").write_text(
+        f"name: offline\nmodels: {{base: {model}}}\ndata: {{d: {data}}}\n"
+        "stages: {tuned: {type: train.sft, init: $base, chats: $d, steps: 1}}\n"
+    )
+    monkeypatch.setattr(importlib, "import_module", light(importlib.import_module))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        at(monkeypatch, f"http://127.0.0.1:{server.getsockname()[1]}")
+        with pytest.raises(InputError, match="the hub does not answer"):
+            command.callback(tmp_path / "r.yaml", (), False)
+
+
+def light(load: Any) -> Any:
+    """`import_module` for all but what brings torch."""
+
+    def refusing(name: str, *rest: Any) -> Any:
+        assert name != "togi.stages.check_work", "the hub was asked too late"
+        return load(name, *rest)
+
+    return refusing

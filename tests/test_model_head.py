@@ -220,7 +220,7 @@ def test_neighbours_change_nothing_within_the_context(extra, apart):
 
 
 def test_attention_in_both_directions_is_refused():
-    net = AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE, use_bidirectional_attention=True))
+    net = AutoModelForCausalLM.from_config(LlamaConfig(**{**SHAPE, "use_bidirectional_attention": True}))
     with pytest.raises(InputError, match="use_bidirectional_attention"):
         Policy(net)
 

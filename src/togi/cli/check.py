@@ -10,9 +10,12 @@ import click
 
 from togi.cli.common import json_option, load_graph, print_json, recipe_arguments
 from togi.core.errors import InputError
+from togi.core.sources import ModelSource
 from togi.core.terminal import say
+from togi.model.inspect import located
 from togi.recipe.graph import Graph, unpinned
 from togi.recipe.store import is_done, store_folder
+from togi.stages.imported import Import
 from togi.stages.tracking import check_trackers
 
 BAR = 24  # characters of the longest bar of a histogram
@@ -30,6 +33,7 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """
     graph = load_graph(recipe, overrides)  # a misspelt key ends here, before anything heavy is imported
     check_trackers(graph.recipe.track)
+    _fetch(graph)
     work = importlib.import_module("togi.stages.check_work")
     found = work.check(_stages(graph, work.CheckedStage), store_folder(), _progress)
     notes = unpinned(graph.recipe)
@@ -41,6 +45,16 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
         raise InputError("\n".join(found.problems))
     if not as_json:
         say(f"{recipe}: {len(graph.nodes)} stages, every key, reference, file and template fits")
+
+
+def _fetch(graph: Graph) -> None:
+    """Asks hubs for small files and data before anything heavy is imported: one that is silent is told soon."""
+    for node in graph.nodes.values():
+        for target in node.inputs.values():
+            if isinstance(target, ModelSource) and target.kind == "hub":
+                located(target, weights=False)
+        if isinstance(node.settings, Import) and node.settings.hub is not None:
+            importlib.import_module("togi.data.hub").download(node.settings.hub, node.settings.revision)
 
 
 def _stages(graph: Graph, kind: Any) -> list[Any]:

@@ -64,9 +64,7 @@ def load(
     weights that are pickles, do not fit the configuration or are not finite, for a model of another kind, and for a
     tokenizer that writes ids for which there are no embeddings.
     """
-    facts = inspect(source, cache)
-    for note in facts.notes:
-        log.warning("%s", note)
+    facts = _told(inspect(source, cache))
     net = _assembled(facts, dtype, kind)
     _refuse_not_finite(facts, net)
     tokenizer = _tokenizer(facts)
@@ -86,6 +84,12 @@ def inspect(source: ModelSource, cache: Path, *, weights: bool = True) -> Facts:
     return inspect_model(source, weights=weights, folder=folder)
 
 
+def _told(facts: Facts) -> Facts:
+    for note in facts.notes:
+        log.warning("%s", note)
+    return facts
+
+
 def load_config(source: ModelSource, cache: Path) -> dict[str, Any]:
     """The configuration of a model, without its weights. Raises InputError as `load` does."""
     return read_config(inspect(source, cache, weights=False).folder).to_dict()
@@ -97,7 +101,7 @@ def load_tokenizer(source: ModelSource, cache: Path, kind: str = "causal") -> tu
     The network is built without memory for them, and held against what the files of weights say that they hold. Raises
     InputError as `load` does, but for weights that are not finite.
     """
-    facts = inspect(source, cache, weights=False)
+    facts = _told(inspect(source, cache, weights=False))
     net = _assembled(facts, torch.float32, kind, meta=True)
     tokenizer = _tokenizer(facts)
     check_vocabulary(source.name, net, tokenizer)
