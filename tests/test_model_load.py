@@ -19,7 +19,7 @@ from togi.model.folders import atomic_folder
 from togi.model.forest import Sequence, plant
 from togi.model.load import LoadedModel, load, load_tokenizer
 from togi.model.logprobs import Policy
-from togi.model.lora import LoraSettings, add_lora, linear_names, save_adapter, without_adapter
+from togi.model.lora import LoraSettings, add_lora, linear_names, without_adapter
 from togi.model.packages import _expected_sha256, _join, _pieces
 from togi.model.save import save_model
 from togi.text.template import get_template
@@ -229,7 +229,7 @@ def test_an_adapters_folder_is_loaded_onto_its_base(tmp_path):
     save_model(model, tmp_path / "base")
     base = load(at(tmp_path / "base"), tmp_path)
     net = shaken(add_lora(base.net, LoraSettings(rank=2), seed=0))
-    save_adapter(net, tmp_path / "adapter")
+    net.save_pretrained(tmp_path / "adapter")
     again = load(at(tmp_path / "adapter", template="chatml-nobos"), tmp_path)
     assert not isinstance(again.net, PeftModel)
     tokenizer, template = load_tokenizer(at(tmp_path / "adapter", template="chatml-nobos"), tmp_path)

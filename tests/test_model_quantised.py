@@ -3,6 +3,8 @@
 import copy
 import importlib
 import importlib.util
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -97,3 +99,13 @@ def test_without_the_library_the_message_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr("togi.model.load.importlib.import_module", absent)
     with pytest.raises(InputError, match=r"needs bitsandbytes.*togi\[quantised\]"):
         load(at(tmp_path / "base"), tmp_path, nf4=True)
+
+
+@needs_library
+def test_what_the_library_tells_at_its_start_stays_out_of_the_terminal():
+    code = (
+        "import togi.model.load, logging\n"
+        "logging.getLogger('bitsandbytes.backends.cpu.ops').warning('Failed to load CPU gemm_4bit_forward')"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "gemm_4bit" not in ended.stderr + ended.stdout

@@ -20,6 +20,7 @@ from togi.model.save import check_saved, save_model
 from togi.rollout.generator import ModelGenerator
 from togi.stages.base import Context, Control
 from togi.stages.models import keep_model
+from togi.stages.train_sft import TrainSft
 from togi.text.template import Template
 
 QUESTION = (Message("user", "Say it."),)
@@ -70,7 +71,12 @@ def test_a_check_that_fails_is_an_alarm_and_the_model_is_kept(tmp_path):
     context = Context("policy", tmp_path, tmp_path, 0, {}, Control(send=events.append))
     model = loaded()
     model.net.config.rope_parameters = {**model.net.config.rope_parameters, "rope_theta": 7.0}  # not what it computes
-    keep_model(context, model, tmp_path / "output" / "model")
+    keep_model(
+        context,
+        model,
+        tmp_path / "output" / "model",
+        TrainSft.model_validate({"type": "train.sft", "init": "$base", "chats": "$chats"}),
+    )
     assert (tmp_path / "output" / "model" / "model.safetensors").exists()
     (told,) = [json.loads(line) for line in (tmp_path / "alarms.jsonl").read_text().splitlines()]
     assert str(tmp_path / "output" / "model") in told["message"] and "does not describe" in told["message"]
@@ -111,9 +117,9 @@ def test_a_full_disk_is_an_error_of_the_system_whichever_library_writes(write, t
 # --- where a saved model ends -----------------------------------------------------------------------------------------
 
 
-def speaker() -> LoadedModel:
-    """A random model that writes letters alone."""
-    model = loaded()
+def speaker(kind: str = "llama", **changes) -> LoadedModel:
+    """A random model that writes letters alone; its embeddings are not tied."""
+    model = loaded(kind, tie_word_embeddings=False, **changes)
     letters = model.tokenizer("abcdefghijklmnopqrstuvwxyz", add_special_tokens=False)["input_ids"]
     head = model.net.get_output_embeddings().weight
     with torch.no_grad():

@@ -15,6 +15,7 @@ from transformers import (
     MixtralConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    Qwen2Config,
     Qwen3Config,
     Qwen3MoeConfig,
 )
@@ -37,6 +38,7 @@ SHAPE = {
 WINDOW = {"sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"]}
 CONFIGS = {
     "llama": (LlamaConfig, {}),
+    "qwen2": (Qwen2Config, {}),
     "qwen3": (Qwen3Config, {}),
     "gemma3": (Gemma3TextConfig, {**WINDOW, "query_pre_attn_scalar": 8, "final_logit_softcapping": 3.0}),
     "gemma2": (Gemma2Config, {**WINDOW, "query_pre_attn_scalar": 8, "attn_logit_softcapping": 2.0}),

@@ -1,0 +1,4 @@
+import logging
+
+# bitsandbytes, which peft imports, tells at every start what it has not got; a worker writes it into its log
+logging.getLogger("bitsandbytes").addHandler(logging.NullHandler())

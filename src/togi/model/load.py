@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 from togi.core.errors import InputError, RecipeError
 from togi.core.outside import read_object
 from togi.core.sources import ModelSource
+from togi.model.card import CARD, Origin
 from togi.model.inspect import Facts, inspect_model
 from togi.model.network import STORED, build, foreign, read_config, with_adapter
 from togi.model.packages import package_folder
@@ -26,20 +27,20 @@ from togi.text.template import OWN, TEMPLATE_NAMES, Template, file_template, get
 
 log = logging.getLogger(__name__)
 
-CARD = "togi.json"
 MODALITY = re.compile("image|video|audio|boi|eoi|boa|eoa")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """A network of transformers (or one with an adapter around it), its fast tokenizer, its template and its name.
-    `new_tokens` are those whose rows nobody has trained yet."""
+    """A network of transformers (or one with an adapter around it), its fast tokenizer, its template and its name; of
+    one that is to be trained also what it is trained from. `new_tokens` are those whose rows nobody has trained yet."""
 
     net: Any
     tokenizer: Any
     template: Template
     name: str
     new_tokens: tuple[str, ...] = ()
+    origin: Origin | None = None
 
     @property
     def kind(self) -> str:
@@ -72,6 +73,8 @@ def load(
     new = add_tokens(tokenizer, source.tokens)
     give_rows(net, tokenizer, new)
     template = _template(source, facts, tokenizer)
+    if getattr(net, "is_loaded_in_4bit", False):
+        quantised_library().adopt(net)
     if nf4:
         quantised_library().quantise(net, device)
     net = net.to(device).eval()

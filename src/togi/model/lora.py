@@ -1,11 +1,11 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685; rsLoRA, arXiv 2312.03732) on any linear layers, and rows of new tokens,
 through peft."""
 
+import importlib
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +14,6 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from togi.core.errors import InputError
-from togi.model.folders import atomic_folder
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +148,15 @@ def without_adapter(net: nn.Module) -> AbstractContextManager[None]:
     return net.disable_adapter() if isinstance(net, PeftModel) else nullcontext()
 
 
-def save_adapter(net: PeftModel, folder: Path) -> None:
-    """Saves the adapter alone, in peft's layout, whole or not at all."""
-    with atomic_folder(folder) as temporary:
-        net.save_pretrained(str(temporary))
+def merged(net: PeftModel, dtype: torch.dtype | None = None) -> Any:
+    """The network with its adapter merged into it, for good; quantised layers become plain ones.
+
+    The sum is made in `dtype` where that is wider than the weights beneath the adapter, so that it is not rounded.
+    """
+    base: Any = net.get_base_model()
+    wide = base.dtype if dtype is None else torch.promote_types(base.dtype, dtype)
+    if getattr(base, "is_loaded_in_4bit", False):
+        return importlib.import_module("togi.model.quantised").merge_quantised(net, wide)
+    if wide != base.dtype:
+        base.to(wide)
+    return net.merge_and_unload()  # type: ignore[operator]

@@ -23,6 +23,7 @@ from togi.core.outside import read_object
 from togi.core.sources import ADAPTER_CONFIG
 from togi.core.strangers import run_stranger
 from togi.model.inspect import Facts
+from togi.model.lora import merged
 
 library_logging.disable_progress_bar()
 
@@ -196,7 +197,7 @@ def with_adapter(net: Any, folder: Path, *, meta: bool = False) -> Any:
         )
     if meta:
         return net
-    merged = foreign(lambda: adapted.merge_and_unload(), f"{folder}: the adapter cannot be merged")
-    for weight in merged.parameters():  # peft froze them
+    whole = foreign(lambda: merged(adapted), f"{folder}: the adapter cannot be merged")
+    for weight in whole.parameters():  # peft froze them
         weight.requires_grad_(weight.is_floating_point())
-    return merged
+    return whole

@@ -27,13 +27,29 @@ def quantise(net: Any, device: torch.device | str) -> None:
     body = net.get_decoder()
     for name, layer in list(body.named_modules()):
         if type(layer) is nn.Linear:
-            if torch.device(device).type == "cpu" and layer.in_features % BLOCK:
-                raise InputError(
-                    f"lora.base: nf4 needs rows of a multiple of {BLOCK} weights on a processor; {name} has "
-                    f"{layer.in_features}. Use base: as_loaded, or a GPU"
-                )
+            _check_rows(name, layer.in_features, BLOCK, torch.device(device))
             body.set_submodule(name, _quantised(layer, net.dtype).to(device))
     net.is_loaded_in_4bit = True  # what peft asks for
+
+
+def adopt(net: Any) -> None:
+    """Makes the layers of a network that was saved in 4 bits compute as those of `quantise` do: in `net.dtype`, with
+    weights that stay as they are stored. Raises InputError as that does."""
+    for name, layer in net.named_modules():
+        if isinstance(layer, Linear4bit):
+            weight: Any = layer.weight  # no plain parameter
+            _check_rows(name, layer.in_features, weight.quant_state.blocksize, weight.device)
+            layer.compute_dtype = net.dtype
+            layer.compute_type_is_set = True
+            layer.support_avx512bf16_for_cpu = False
+
+
+def _check_rows(name: str, width: int, block: int, device: torch.device) -> None:
+    if device.type == "cpu" and width % block:
+        raise InputError(
+            f"weights in 4 bits need rows of a multiple of {block} weights on a processor; {name} has {width}. Use "
+            "plain weights (lora.base: as_loaded), or a GPU"
+        )
 
 
 def _quantised(layer: nn.Linear, dtype: torch.dtype) -> Linear4bit:
@@ -58,8 +74,9 @@ def _quantised(layer: nn.Linear, dtype: torch.dtype) -> Linear4bit:
 
 
 @torch.no_grad()
-def merge_quantised(net: PeftModel) -> Any:
-    """The network beneath an adapter with plain layers again: the weights that 4 bits stand for, plus the adapter's.
+def merge_quantised(net: PeftModel, dtype: torch.dtype) -> Any:
+    """The network beneath an adapter with plain layers again, in `dtype`: the weights that 4 bits stand for, plus the
+    adapter's.
 
     peft would round the sum to 4 bits once more, which is another model than the one that was trained.
     """
@@ -68,12 +85,28 @@ def merge_quantised(net: PeftModel) -> Any:
         if isinstance(module, BaseTunerLayer) and isinstance(module.get_base_layer(), Linear4bit):
             adapted: Any = module  # only its kinds know their delta
             delta = sum(adapted.get_delta_weight(adapter) for adapter in adapted.active_adapters)
-            base.set_submodule(name, _plain(adapted.get_base_layer(), base.dtype, delta))
+            base.set_submodule(name, _plain(adapted.get_base_layer(), dtype, delta))
     for name, module in list(base.named_modules()):
         if isinstance(module, Linear4bit):
-            base.set_submodule(name, _plain(module, base.dtype, 0.0))
-    base.is_loaded_in_4bit = False
+            base.set_submodule(name, _plain(module, dtype, 0.0))
+    _forget_quantiser(base)
+    base.to(dtype)
     return net.merge_and_unload()  # type: ignore[operator]
+
+
+def _forget_quantiser(net: Any) -> None:
+    """Takes away what the library noted on a network that it loaded in 4 bits, and would refuse to save plainly."""
+    net.is_loaded_in_4bit = False
+    for name in ("hf_quantizer", "quantization_method", "is_quantized"):
+        net.__dict__.pop(name, None)
+    net.config.__dict__.pop("quantization_config", None)
+    conversions = net.__dict__.get("_weight_conversions")  # of names, to be done backwards when it is saved
+    if conversions is not None:
+        net._weight_conversions = [one for one in conversions if not _reads_four_bits(one)]
+
+
+def _reads_four_bits(conversion: Any) -> bool:
+    return any(type(step).__name__ == "Bnb4bitDeserialize" for step in getattr(conversion, "operations", None) or ())
 
 
 def _plain(layer: Any, dtype: torch.dtype, delta: Any) -> nn.Linear:

@@ -4,74 +4,129 @@ What is saved is saved first and checked afterwards: a check that fails is told 
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+import logging
+import re
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
+from peft.utils.save_and_load import load_peft_weights
 from torch import Tensor
 from transformers import GenerationConfig
 
 from togi.core.errors import InputError
-from togi.core.files import write_json
+from togi.core.files import read_json, write_json
 from togi.core.strangers import run_stranger
+from togi.model.card import About, write_card
 from togi.model.folders import atomic_folder
-from togi.model.load import CARD, LoadedModel, quantised_library, read_network
+from togi.model.load import LoadedModel, read_network
+from togi.model.lora import merged
+from togi.model.older import readable_config, readable_tokenizer
 from togi.model.padding import keep_last_token
 from togi.model.parts import use_library
 from togi.text.render import check_template
 
+log = logging.getLogger(__name__)
+
+TRAINED = re.compile("lora_|trainable_tokens")  # weights of an adapter, by their names in peft
 PROBE_TOKENS = 24
 ROUNDINGS = 8  # units of the type's precision, relative to the largest output, that a probe may be off
 
 
-def save_model(model: LoadedModel, folder: Path, spoken: Mapping[str, Any] | None = None) -> LoadedModel:
+NOTHING = About()
+
+
+def save_model(
+    model: LoadedModel, folder: Path, about: About = NOTHING, *, dtype: torch.dtype | None = None
+) -> LoadedModel:
     """Saves the network, its tokenizer and its template, whole or not at all; `check_saved` reads them back.
 
-    `spoken` are more keys of its card: `system` and `sampling` of its training. An adapter is merged into the network
-    first, for good: use the model that is returned. Raises OSError if the disk is full.
+    Weights are saved as `dtype` (None: as they are); what float16 cannot hold is saved in float32, aloud. `about` goes
+    into its card. An adapter is merged into the network first, for good: use the model that is returned. Raises OSError
+    if the disk is full.
     """
     if isinstance(model.net, PeftModel):
-        model = replace(model, net=merged(model.net))
+        model = replace(model, net=merged(model.net, dtype))
     tokenizer = copy.deepcopy(model.tokenizer)
     if model.kind == "scorer":
         keep_last_token(model, tokenizer)
-    tokenizer.chat_template = model.template.bind(tokenizer).to_jinja()
     with atomic_folder(folder) as temporary:
-        _save_network(model, temporary)
-        tokenizer.save_pretrained(temporary)
-        # a folder's place says nothing about the model, and would make equal models differ
-        name = Path(model.name).name if Path(model.name).is_absolute() else model.name
-        card = {"format": 1, "kind": model.kind, "name": name, "template": model.template.to_json()}
-        card |= spoken or {}
-        write_json(temporary / CARD, card)
+        _save_network(model, temporary, _roomy(model, dtype or model.net.dtype))
+        _save_words(replace(model, tokenizer=tokenizer), temporary, about)
     return model
 
 
-def merged(net: PeftModel) -> Any:
-    """The network with its adapter merged into it, for good; quantised layers become plain ones."""
-    if getattr(net.get_base_model(), "is_loaded_in_4bit", False):
-        return quantised_library().merge_quantised(net)
-    return net.merge_and_unload()  # type: ignore[operator]
+def save_adapter(model: LoadedModel, folder: Path, about: About, *, dtype: torch.dtype | None = None) -> None:
+    """Saves the adapter alone, in peft's layout, with the tokenizer and the template, whole or not at all; `about` says
+    what it lies on.
+
+    Its weights are saved as they were trained, in float32, unless a `dtype` is given. Raises OSError if the disk is
+    full.
+    """
+    config = model.net.peft_config["default"]
+    if about.origin is not None:
+        config.base_model_name_or_path = about.origin.place
+        config.revision = about.origin.revision if about.origin.on_hub else None
+    cast = None
+    if dtype is not None:
+        state = model.net.state_dict()
+        cast = {name: weight.to(dtype) if TRAINED.search(name) else weight for name, weight in state.items()}
+    with atomic_folder(folder) as temporary:
+        model.net.save_pretrained(str(temporary), state_dict=cast, save_embedding_layers=False)
+        _save_words(model, temporary, about, adapter=True)
+
+
+def _save_words(model: LoadedModel, folder: Path, about: About, *, adapter: bool = False) -> None:
+    """The tokenizer with the template, and the card."""
+    tokenizer = copy.deepcopy(model.tokenizer)
+    tokenizer.chat_template = model.template.bind(model.tokenizer).to_jinja()
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    write_json(path, readable_tokenizer(read_json(path)))
+    # a folder's place says nothing about the model, and would make equal models differ
+    name = Path(model.name).name if Path(model.name).is_absolute() else model.name
+    write_card(folder, name, model.kind, model.template, about, adapter=adapter)
+
+
+def _roomy(model: LoadedModel, dtype: torch.dtype) -> torch.dtype:
+    """`dtype`, or float32 where float16 has no room for the weights."""
+    if dtype == torch.float16:
+        largest = max(float(weight.detach().abs().max()) for weight in model.net.parameters())
+        if largest > torch.finfo(dtype).max:
+            log.warning("%s: a weight of %.3g has no room in float16, so it is saved in float32", model.name, largest)
+            return torch.float32
+    return dtype
 
 
 # --- how a saved model ends -------------------------------------------------------------------------------------------
 
 
-def _save_network(model: LoadedModel, folder: Path) -> None:
-    """Weights, configuration and, of a causal model, how it generates.
+def _save_network(model: LoadedModel, folder: Path, dtype: torch.dtype) -> None:
+    """Weights as `dtype`, configuration and, of a causal model, how it generates.
 
     The library refuses to save a generation configuration that it was content to load, so that file is written here.
     """
     if model.kind != "causal":
-        model.net.save_pretrained(folder)
+        _save_weights(model.net, folder, dtype)
         return
     with _without_generation(model.net) as generation:
-        model.net.save_pretrained(folder)
+        _save_weights(model.net, folder, dtype)
     write_json(folder / "generation_config.json", _generation(model, generation))
+
+
+def _save_weights(net: Any, folder: Path, dtype: torch.dtype) -> None:
+    cast: dict[int, Tensor] = {}  # by where they lie: tied weights stay one
+    for weight in net.state_dict().values():
+        if weight.is_floating_point():
+            cast.setdefault(weight.data_ptr(), weight.to(dtype))
+    state = {name: cast.get(weight.data_ptr(), weight) for name, weight in net.state_dict().items()}
+    net.save_pretrained(folder, state_dict=state)
+    path = folder / "config.json"
+    write_json(path, readable_config(read_json(path) | {"dtype": str(dtype).removeprefix("torch.")}))
 
 
 @contextmanager
@@ -116,7 +171,7 @@ def check_saved(model: LoadedModel, folder: Path) -> list[str]:
     the configuration describes another network.
     """
     try:
-        again = read_network(folder, model.net.dtype, model.kind).eval()
+        again = read_network(folder, _stored_dtype(folder), model.kind).eval()
     except InputError as error:
         return [f"what was saved cannot be loaded: {error}"]
     stored = dict(again.named_parameters())
@@ -124,6 +179,18 @@ def check_saved(model: LoadedModel, folder: Path) -> list[str]:
         if name not in stored or not _same(stored[name], weight):
             return [f"weight {name} is not what was trained; the folder would not load as the model was trained"]
     return _probe(_twin(model.net, stored), again)
+
+
+def _stored_dtype(folder: Path) -> torch.dtype:
+    return getattr(torch, read_json(folder / "config.json").get("dtype", "float32"))
+
+
+def check_saved_adapter(model: LoadedModel, folder: Path) -> list[str]:
+    """Reads a saved adapter back and says what is wrong with it: nothing, where every weight is the one trained."""
+    stored = load_peft_weights(str(folder), device="cpu")
+    trained = get_peft_model_state_dict(model.net, save_embedding_layers=False)
+    wrong = [name for name, weight in trained.items() if name not in stored or not _same(stored[name], weight)]
+    return [f"weight {name} of the adapter is not what was trained" for name in wrong[:1]]
 
 
 def _same(stored: Tensor, weight: Tensor) -> bool:

@@ -10,6 +10,7 @@ here and the other way round.
 import sys
 from collections.abc import Iterator
 from collections.abc import Sequence as Seq
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,7 @@ def add_scalar_head(model: LoadedModel, *, seed: int) -> LoadedModel:
         head.weight.copy_(weight)
     net.score = head.to(causal.device)
     net.config._attn_implementation = causal.config._attn_implementation
-    return LoadedModel(
-        net=net.eval(), tokenizer=model.tokenizer, template=model.template, name=model.name, new_tokens=model.new_tokens
-    )
+    return replace(model, net=net.eval())
 
 
 def keep_layers(model: LoadedModel, count: int) -> None:

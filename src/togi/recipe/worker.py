@@ -50,6 +50,7 @@ LONGEST = 20_000  # characters of a message
 LIBRARIES = ("torch", "transformers", "numpy", "peft")
 log = logging.getLogger("togi")
 log.setLevel(logging.INFO)
+logging.getLogger("bitsandbytes").addHandler(logging.StreamHandler())  # to worker.log
 
 
 class Told(logging.Handler):

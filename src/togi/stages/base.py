@@ -19,7 +19,7 @@ from togi.core.errors import InputError, Interrupted, StageError
 from togi.core.files import append_line, cut_torn_line, read_json, read_lines, read_object, write_json
 from togi.core.hashing import file_hash
 from togi.core.ranks import ALONE, Ranks
-from togi.core.records import Drop, Record
+from togi.core.records import Drop, Record, Source
 from togi.core.seeds import digest
 from togi.core.settings import Ref, Settings, place
 from togi.core.sources import ModelSource
@@ -97,6 +97,7 @@ class Context:
     counts: dict[str, int] = field(default_factory=dict)
     drops: list[Drop] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
+    data: dict[Source, None] = field(default_factory=dict)  # what the records that were read come from, in order
 
     # --- inputs -----------------------------------------------------------------------------------------------
 
@@ -108,6 +109,7 @@ class Context:
         if not records:
             raise InputError(f"stage {self.name}: {ref} holds no records; see its drops with `togi show`")
         self.counts["in"] = self.counts.get("in", 0) + len(records)
+        self.data |= dict.fromkeys(record.source for record in records if record.source is not None)
         return records
 
     def model(self, ref: Ref) -> ModelSource:

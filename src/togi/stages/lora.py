@@ -27,6 +27,12 @@ class Lora(Settings):
         default="as_loaded", description="nf4: the frozen weights in 4 bits (QLoRA; needs bitsandbytes)"
     )
 
+    save: Literal["merged", "adapter", "both"] = Field(
+        default="merged",
+        description="what the stage leaves: the model with the adapter merged; the adapter alone, a folder that peft "
+        "and vLLM load onto its base; or both, the merged one as the model and the adapter beside it (output/adapter)",
+    )
+
     @field_validator("targets", "token_rows")
     @classmethod
     def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:

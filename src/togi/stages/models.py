@@ -1,6 +1,6 @@
 """Models for stages: kept while the worker lives where they are only read, fresh where they are trained."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -10,14 +10,16 @@ import torch
 from togi.core.seeds import derive
 from togi.core.settings import ModelRef, ScorerRef
 from togi.core.sources import ModelSource
-from togi.model.load import LoadedModel, load
+from togi.model.card import About, origin_of
+from togi.model.inspect import Facts
+from togi.model.load import LoadedModel, inspect, load
 from togi.model.lora import LoraSettings, add_lora, token_ids
-from togi.model.save import check_saved, save_model
+from togi.model.save import check_saved, check_saved_adapter, save_adapter, save_model
 from togi.model.scalar import ModelScorer, load_reward_model
 from togi.stages.arithmetic import arithmetic, device
 from togi.stages.base import Context
 from togi.stages.lora import Lora
-from togi.stages.resources import Resources
+from togi.stages.resources import Resources, refuse_training
 from togi.stages.spoken import Spoken
 from togi.text.render import check_template
 
@@ -62,15 +64,28 @@ def load_trainable(context: Context, ref: ModelRef, resources: Resources | None 
 
 def load_bare(context: Context, ref: ModelRef, resources: Resources | None = None) -> LoadedModel:
     """`load_trainable` before the adapter."""
-    machine = arithmetic(context)
     source = context.model(ref)
-    nf4 = resources is not None and resources.lora is not None and resources.lora.base == "nf4"
-    narrow = resources is not None and resources.weights != "float32"
-    narrow = narrow or (nf4 and machine.dtype == torch.bfloat16)
-    dtype = torch.bfloat16 if narrow else torch.float32
-    model = _converted_once(context, source, lambda: load(source, context.cache, dtype=dtype, device=device(), nf4=nf4))
+    model = _converted_once(context, source, lambda: _to_train(context, source, resources))
     check_template(model.template, model.tokenizer)
     return model
+
+
+def _to_train(context: Context, source: ModelSource, resources: Resources | None) -> LoadedModel:
+    """The model with what it is trained from. What could not be trained or saved is refused before it is loaded."""
+    machine, facts, lora = arithmetic(context), inspect(source, context.cache), resources and resources.lora
+    if resources is not None:
+        _refuse(resources, facts, source)
+    nf4 = lora is not None and lora.base == "nf4"
+    narrow = resources is not None and resources.weights != "float32"
+    narrow = narrow or ((nf4 or facts.quantised is not None) and machine.dtype == torch.bfloat16)
+    dtype = torch.bfloat16 if narrow else torch.float32
+    model = load(source, context.cache, dtype=dtype, device=device(), nf4=nf4)
+    return replace(model, origin=origin_of(source, facts))
+
+
+def _refuse(resources: Resources, facts: Facts, source: ModelSource) -> None:
+    adapter, added = bool(facts.adapters), bool(source.tokens)
+    refuse_training(resources, facts.config, source.name, adapter=adapter, added=added)
 
 
 def _converted_once(context: Context, source: ModelSource, loaded: Callable[[], LoadedModel]) -> LoadedModel:
@@ -78,17 +93,44 @@ def _converted_once(context: Context, source: ModelSource, loaded: Callable[[], 
     return context.ranks.in_turn(loaded) if source.kind == "package" else loaded()
 
 
-def keep_model(context: Context, model: LoadedModel, folder: Path, spoken: Spoken | None = None) -> None:
-    """Saves a trained model (`save_model`), from rank 0; on that rank an adapter is merged for good.
+def keep_model(
+    context: Context, model: LoadedModel, folder: Path, resources: Resources, spoken: Spoken | None = None
+) -> None:
+    """Saves a trained model as `resources` want it, from rank 0; on that rank an adapter may be merged for good. With
+    `lora.save: both` the adapter goes into the folder `adapter` beside it.
 
     It is saved first and checked then: what the check finds is an alarm, and the model stays. Raises OSError if the
     disk is full.
     """
     if context.ranks.first:
-        saved = save_model(model, folder, (spoken or Spoken()).to_json())
-        for problem in check_saved(saved, folder):
-            context.alarm("saved_model", f"{folder}: {problem}. The model is kept there: check it before you use it")
+        about = About(
+            stage=resources.type, origin=model.origin, data=tuple(context.data), spoken=(spoken or Spoken()).to_json()
+        )
+        save = "merged" if resources.lora is None else resources.lora.save
+        if save != "merged":
+            _keep_adapter(context, model, folder if save == "adapter" else folder.parent / "adapter", resources, about)
+        if save != "adapter":
+            saved = save_model(model, folder, about, dtype=_saved_dtype(resources, model))
+            _tell(context, folder, check_saved(saved, folder))
     context.ranks.barrier()
+
+
+def _keep_adapter(context: Context, model: LoadedModel, folder: Path, resources: Resources, about: About) -> None:
+    """An adapter keeps the type in which it was trained unless another is asked for by name."""
+    dtype = None if resources.save_dtype == "base" else _saved_dtype(resources, model)
+    save_adapter(model, folder, about, dtype=dtype)
+    _tell(context, folder, check_saved_adapter(model, folder))
+
+
+def _saved_dtype(resources: Resources, model: LoadedModel) -> torch.dtype | None:
+    if resources.save_dtype != "base":
+        return getattr(torch, resources.save_dtype)
+    return None if model.origin is None else model.origin.stored
+
+
+def _tell(context: Context, folder: Path, problems: Sequence[str]) -> None:
+    for problem in problems:
+        context.alarm("saved_model", f"{folder}: {problem}. The model is kept there: check it before you use it")
 
 
 def adapted(model: LoadedModel, lora: Lora, *, seed: int, full: tuple[str, ...] = ()) -> LoadedModel:

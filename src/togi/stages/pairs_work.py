@@ -174,7 +174,7 @@ def learn(settings: PreferenceTraining, context: Context, model: LoadedModel, ta
     fitted = fit(settings, context, model, task)
     context.counts["out"] = context.counts["pairs"]
     context.summary |= {"step": fitted.step, "validation": fitted.validation}
-    keep_model(context, model, context.folder / MODEL_FOLDER, Spoken(task.data.system))
+    keep_model(context, model, context.folder / MODEL_FOLDER, settings, Spoken(task.data.system))
 
 
 def _unusable(pair: Pair) -> str | None:

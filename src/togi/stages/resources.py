@@ -1,10 +1,12 @@
 """What a training stage uses of a machine, and in which form it keeps its weights."""
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from togi.core.errors import InputError
 from togi.core.settings import place
 from togi.model.memory import LINEARS, Job, Shape
 from togi.stages.base import RankedSettings
@@ -25,6 +27,11 @@ class Resources(RankedSettings):
         description="how weights are kept: in float32; in bfloat16, which loses small updates (with lora only the "
         "frozen ones are, and nothing is lost); in bfloat16 with float32 masters beside the optimiser",
     )
+    save_dtype: Literal["base", "float32", "bfloat16", "float16"] = Field(
+        default="base",
+        description="the type of the saved weights; base: the one in which the initial model's weights are stored. A "
+        "stage that goes on from this one reads what was saved, rounded so",
+    )
     optimizer: Literal["adamw", "adamw-8bit"] = Field(
         default="adamw", description="adamw-8bit: moments in 8 bits (needs bitsandbytes)"
     )
@@ -40,6 +47,20 @@ class Resources(RankedSettings):
             raise ValueError("weights: with lora the trained adapter is float32 already; use bfloat16 for the others")
         if self.lora is not None and self.lora.base == "nf4" and self.weights == "bfloat16":
             raise ValueError("weights: lora.base nf4 keeps the frozen ones in 4 bits; leave weights at float32")
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_that_lie_on_a_base(self) -> Self:
+        if self.lora is None or self.lora.save == "merged":
+            return self
+        saved = f"lora.save: {self.lora.save}"
+        if self.lora.base == "nf4":
+            raise ValueError(
+                f"{saved}: with lora.base nf4 the adapter is trained on weights in 4 bits that no folder holds, and on "
+                "the plain base it would be another model; use save: merged, or a base that was saved in 4 bits"
+            )
+        if self.type == "train.reward":
+            raise ValueError(f"{saved}: a reward model has a head that its base has not; use save: merged")
         return self
 
     @model_validator(mode="after")
@@ -63,6 +84,66 @@ class Resources(RankedSettings):
         if self.micro_batch_tokens == "auto":
             raise ValueError("micro_batch_tokens: auto has not been decided yet")
         return self.micro_batch_tokens
+
+
+def refuse_training(
+    settings: Resources, config: Mapping[str, Any], name: str, *, adapter: bool = False, added: bool = False
+) -> None:
+    """Refuses, before any weights are read, what could not be trained or saved. `config` is the configuration of the
+    initial model, or of what lies beneath it where that is an `adapter`; `added`: the recipe adds tokens to it.
+
+    Raises InputError with the reason.
+    """
+    lora = settings.lora
+    method = _quantised_by(config)
+    if method == BITS_AND_BYTES and lora is None:
+        raise InputError(
+            f"{name}: its weights are stored in 4 bits, which take no update, so only norms and embeddings would be "
+            "trained; use lora, or name the model's plain weights"
+        )
+    if method == BITS_AND_BYTES and settings.processes > 1:
+        raise InputError(f"{name}: its weights are stored in 4 bits, which one process can train; set processes: 1")
+    if method not in (None, BITS_AND_BYTES):
+        raise InputError(
+            f"{name}: its weights are quantised ({method}), which cannot be trained and saved; name the model's plain "
+            "weights (lora: {base: nf4} keeps them in 4 bits), or a model that bitsandbytes saved in 4 bits"
+        )
+    if lora is None or lora.save == "merged":
+        return
+    if adapter:
+        raise InputError(
+            f"{name}: it is an adapter itself, so that a new adapter would lie on a model that no folder holds; use "
+            "lora: {save: merged}, or save: both in the stage that made it"
+        )
+    if added:
+        raise InputError(
+            f"{name}: it gets tokens (tokens: add) for which its folder has no rows, so that an adapter would not fit "
+            "it; use lora: {save: merged}"
+        )
+    head = any(target.rpartition(".")[2] == "lm_head" for target in lora.targets)
+    if head and _text(config).get("tie_word_embeddings", config.get("tie_word_embeddings", True)):
+        raise InputError(
+            f"{name}: an adapter on lm_head, which shares its weights with the embeddings, changes both on its base; "
+            "use lora: {save: merged}, or leave lm_head out of the targets"
+        )
+
+
+BITS_AND_BYTES = "bitsandbytes in 4 bits"
+
+
+def _quantised_by(config: Mapping[str, Any]) -> str | None:
+    """How a model's weights are quantised; None where they are not."""
+    found = config.get("quantization_config")
+    if not found:
+        return None
+    if found.get("load_in_4bit"):
+        return BITS_AND_BYTES
+    return "bitsandbytes in 8 bits" if found.get("load_in_8bit") else str(found.get("quant_method", "unknown"))
+
+
+def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = config.get("text_config")
+    return found if isinstance(found, Mapping) else config
 
 
 def job_of(settings: Resources, products: str, *, cuda: bool = False) -> Job:

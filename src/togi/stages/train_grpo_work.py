@@ -74,7 +74,7 @@ def run(settings: TrainGrpo, context: Context) -> None:
     if source.best is not None:
         context.summary["best_validation"] = source.best
     spoken = Spoken(common_system(prompt.messages for prompt in training), settings.sampling.model_dump())
-    keep_model(context, model, context.folder / MODEL_FOLDER, spoken)
+    keep_model(context, model, context.folder / MODEL_FOLDER, settings, spoken)
 
 
 def rehearse(settings: TrainGrpo, context: Context) -> Iterator[Rehearsed]:

@@ -40,7 +40,7 @@ def run(settings: TrainPretrain, context: Context) -> None:
     context.counts["held_out"] = len(dict.fromkeys(window.id for window in held_out))
     context.counts["validation"] = len(held_out)
     context.summary |= {"step": fitted.step, "validation": fitted.validation, "ledger": ledger(task.streams)}
-    keep_model(context, model, context.folder / MODEL_FOLDER)
+    keep_model(context, model, context.folder / MODEL_FOLDER, settings)
 
 
 def rehearse(settings: TrainPretrain, context: Context) -> list[Rehearsed]:

@@ -210,7 +210,7 @@ class Work:
         if self.data.validation:
             accuracy = self._accuracy(self._scores(task))
             rows.append(self._row("accuracy on held-out pairs", accuracy, _lengths(self.data.validation)))
-        keep_model(self.context, model, self.context.folder / MODEL_FOLDER)
+        keep_model(self.context, model, self.context.folder / MODEL_FOLDER, self.settings)
         return rows
 
     def control(self) -> list[Row]:
@@ -242,7 +242,7 @@ class Work:
             context = inner(self.context, f"rate-{number}")
             fit(self._with_rate(rates[number]), context, model, task)
             scores = self._scores(task)
-            keep_model(context, model, context.folder / "model")
+            keep_model(context, model, context.folder / "model", self.settings)
             context.ranks.once(lambda: shutil.rmtree(context.folder / "checkpoints", ignore_errors=True))
             return scores
 

@@ -30,7 +30,7 @@ def run(settings: TrainSft, context: Context) -> None:
     fitted = fit(settings, context, model, SftTask(settings, data, model))
     context.counts["out"] = context.counts["chats"]
     context.summary |= {"step": fitted.step, "validation": fitted.validation}
-    keep_model(context, model, context.folder / MODEL_FOLDER, Spoken(data.system))
+    keep_model(context, model, context.folder / MODEL_FOLDER, settings, Spoken(data.system))
 
 
 def rehearse(settings: TrainSft, context: Context) -> list[Rehearsed]:

@@ -1,0 +1,172 @@
+"""What stands beside saved weights: togi.json, which togi reads, and README.md, which people and hubs read.
+
+Both say only what follows from the settings and inputs of the stage: equal work leaves equal bytes, whatever the recipe
+is called, wherever and whenever it ran.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from togi.core.errors import TogiError
+from togi.core.files import write_json, write_text
+from togi.core.outside import read_object
+from togi.core.records import Source
+from togi.core.sources import ModelSource, hash_folder
+from togi.model.inspect import Facts
+from togi.model.network import STORED
+from togi.text.template import Template
+
+CARD = "togi.json"
+README = "README.md"
+FORMAT = 2  # 1 had neither base, data and licence nor the system prompt and sampling of training
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """What a model was trained from: its name and revision (a commit, a version, the hash of a folder's files), where
+    it lies (a hub's id, or a folder), the type in which its weights are stored, and its licence where that is known."""
+
+    name: str
+    revision: str
+    place: str
+    on_hub: bool
+    stored: torch.dtype
+    licence: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """What a stage knows of the model that it trained. `spoken` are `system` and `sampling` of the training."""
+
+    stage: str = ""
+    origin: Origin | None = None
+    data: Sequence[Source] = ()
+    spoken: Mapping[str, Any] = field(default_factory=dict)
+
+
+def origin_of(source: ModelSource, facts: Facts) -> Origin:
+    """Where a model comes from. Raises InputError where its folder cannot be read."""
+    return Origin(
+        name=_name(source),
+        revision=_revision(source),
+        place=source.name if source.kind == "hub" else str(facts.folder),
+        on_hub=source.kind == "hub",
+        stored=stored_dtype(facts),
+        licence=_licence(facts.folder),
+    )
+
+
+def _name(source: ModelSource) -> str:
+    """Of a stage's model the name of the stage's folder, which is its fingerprint."""
+    folder = Path(source.name)
+    if source.kind != "path":
+        return source.name
+    return folder.parent.parent.name if folder.parent.name == "output" else folder.name
+
+
+def _revision(source: ModelSource) -> str:
+    if source.kind == "package":
+        return metadata.version(source.name)
+    return source.revision if source.kind == "hub" else hash_folder(Path(source.name), source.beside)
+
+
+def _licence(folder: Path) -> str | None:
+    if not (folder / CARD).exists():
+        return None
+    try:
+        return read_object(folder / CARD).get("licence")
+    except TogiError:
+        return None
+
+
+def stored_dtype(facts: Facts) -> torch.dtype:
+    """The type that most of a model's weights are stored in; of weights in 4 bits, that of the others."""
+    sizes: dict[str, int] = {}
+    for name, stored in (facts.weights or {}).items():
+        if stored.dtype in STORED and ".weight." not in name:  # scales of 4 bits hang on the name of their weight
+            sizes[stored.dtype] = sizes.get(stored.dtype, 0) + torch.Size(stored.shape).numel()
+    return STORED[max(sizes, key=lambda kind: sizes[kind])] if sizes else torch.float32
+
+
+def write_card(folder: Path, name: str, kind: str, template: Template, about: About, *, adapter: bool = False) -> None:
+    """Writes togi.json and README.md into a model's folder."""
+    origin = about.origin
+    base = None if origin is None else {"name": origin.name, "revision": origin.revision}
+    card = {
+        "format": FORMAT,
+        "kind": kind,
+        "name": name,
+        "template": template.to_json(),
+        "base": base,
+        "data": [asdict(source) for source in about.data] or None,
+        "licence": None if origin is None else origin.licence,
+        "system": None,
+        "sampling": None,
+    }
+    write_json(folder / CARD, card | dict(about.spoken))
+    write_text(folder / README, _readme(kind, template, about, adapter))
+
+
+def _readme(kind: str, template: Template, about: About, adapter: bool) -> str:
+    origin = about.origin
+    front = ["library_name: peft" if adapter else "library_name: transformers", "tags: [togi]"]
+    if origin is not None and origin.on_hub:
+        front.append(f"base_model: {origin.name}")
+    lines = ["---", *front, "---", "", "# Model card", "", f"Trained with togi{_by(about.stage)}.", ""]
+    if origin is not None:
+        lines += [f"- Base: {origin.name}, revision {origin.revision}"]
+    lines += [f"- Data: {_data(source)}" for source in about.data]
+    licence = None if origin is None else origin.licence
+    lines += [f"- Licence: {licence or 'that of the base; the terms of the data apply too'}"]
+    if about.spoken.get("system"):
+        lines += ["- It was trained under a system prompt, which togi.json holds: give it the same one."]
+    return "\n".join([*lines, "", "## How to load it", "", *_loading(kind, template, adapter), ""])
+
+
+def _by(stage: str) -> str:
+    return f" (stage `{stage}`)" if stage else ""
+
+
+def _data(source: Source) -> str:
+    revision = f", revision {source.revision}" if source.revision else ""
+    terms = ", ".join(part for part in (source.licence, source.terms) if part)
+    return f"{source.dataset}{revision}" + (f" ({terms})" if terms else "")
+
+
+def _loading(kind: str, template: Template, adapter: bool) -> list[str]:
+    if adapter:
+        return [
+            "This folder holds a LoRA adapter; adapter_config.json names its base.",
+            "",
+            *_python("from peft import AutoPeftModelForCausalLM", "AutoPeftModelForCausalLM"),
+        ]
+    if kind == "scorer":
+        name = "AutoModelForSequenceClassification"
+        return [
+            "A reward model: the one logit of a conversation rendered with its chat template, the higher the better.",
+            "",
+            *_python(f"from transformers import {name}", name),
+        ]
+    return [
+        f"An answer ends with `{template.terminator}`. Where generation_config.json holds `stop_strings`, give "
+        "`tokenizer=tokenizer` to `generate`.",
+        "",
+        *_python("from transformers import AutoModelForCausalLM", "AutoModelForCausalLM"),
+    ]
+
+
+def _python(imports: str, name: str) -> list[str]:
+    return [
+        "```python",
+        imports,
+        "from transformers import AutoTokenizer",
+        "",
+        f'model = {name}.from_pretrained("FOLDER")',
+        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
+        "```",
+    ]
