@@ -19,6 +19,7 @@ from togi.core.errors import InputError
 from togi.core.files import read_json, write_json
 from togi.core.records import Chat, Message, Pair, Prompt, SamplingParams
 from togi.core.sources import ModelSource
+from togi.model.card import About
 from togi.model.load import CARD, load
 from togi.model.save import save_model
 from togi.stages import chat_work, train_dpo_work, train_sft_work
@@ -103,7 +104,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that was trained under a system prompt, with its own sampling."""
     made = tmp_path_factory.mktemp("spoken")
     model = Bench(made).model()
-    save_model(model, made / "saved", {"system": SYSTEM, "sampling": {"temperature": 0.25, "top_k": 7}})
+    spoken = {"system": SYSTEM, "sampling": {"temperature": 0.25, "top_k": 7}}
+    save_model(model, made / "saved", About(spoken=spoken))
     return made / "saved"
 
 
