@@ -41,7 +41,7 @@ def home() -> Path:
     except UnicodeEncodeError:
         wrong = "its name is not UTF-8"
     except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: ~ of a user that there is not
-        wrong = (isinstance(error, OSError) and error.strerror) or str(error)
+        wrong = (isinstance(error, OSError) and error.strerror) or str(error).rstrip(".")
     if wrong is not None:
         raise InputError(f"TOGI_HOME={given!r} cannot hold runs: {wrong}; choose a folder with TOGI_HOME=FOLDER")
     return path
