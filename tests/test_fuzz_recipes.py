@@ -10,7 +10,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from functools import cache
 from pathlib import Path
 from types import FrameType
@@ -53,14 +53,15 @@ SNIPPETS = (
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped recipes with their data, and things that are no files."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The shipped recipes with their data, and things that are no files; paths on the command line start there too."""
     made = tmp_path_factory.mktemp("fuzz") / "recipes"
     shutil.copytree(SHIPPED, made)
     for place in (made, made / "examples"):
         os.mkfifo(place / "pipe")
         (place / "circle").symlink_to("circle")
-    return made
+    with chdir(made):
+        yield made
 
 
 def refuse(number: int, frame: FrameType | None) -> None:
