@@ -115,6 +115,18 @@ def test_all_that_would_stop_a_run_is_listed_at_once(recipe):
     assert "stage dpo (train.dpo): 6 rows" in ended.output
 
 
+def test_what_could_not_be_trained_or_saved_is_refused_before_anything_is(recipe):
+    config = recipe.parent / "model" / "config.json"
+    plain = config.read_text()
+    adapters = ["stages.sft.lora={rank: 2, save: adapter}", "stages.dpo.lora={rank: 2, save: both}"]
+    ended = check(recipe, *adapters)
+    assert ended.exit_code == 3 and "$sft: it is an adapter itself" in ended.stderr
+    config.write_text(json.dumps({**json.loads(plain), "quantization_config": {"load_in_4bit": True}}))
+    ended = check(recipe, "stages.sft.lora={rank: 2}")
+    assert ended.exit_code == 3 and "stored in 4 bits, which take no update" in ended.stderr
+    assert ended.stderr.count("take no update") == 1  # the same reason of smpo, reward and pre stands once
+
+
 def test_prompts_that_leave_no_room_for_an_answer_are_an_error(recipe):
     ended = check(recipe, "stages.scores.max_tokens=250")
     assert ended.exit_code == 3

@@ -15,7 +15,7 @@ from togi.core.seeds import derive
 from togi.core.settings import Ref, ScorerRef
 from togi.core.sources import ModelSource
 from togi.data.border import Imported
-from togi.model.load import load_tokenizer
+from togi.model.load import inspect, load_tokenizer
 from togi.rewards.function import load_function
 from togi.rewards.settings import FunctionTerm
 from togi.stages.base import RECORDS_FILE, Context, Control, Resolved, StageSettings
@@ -24,7 +24,9 @@ from togi.stages.curate import Curate
 from togi.stages.diversify import Diversify
 from togi.stages.imported import Import
 from togi.stages.imported_work import read
+from togi.stages.models import refuse_initial
 from togi.stages.rehearsal_work import Rehearsed, rehearsal
+from togi.stages.resources import Resources, refuse_training
 from togi.stages.select import Select
 from togi.stages.table import STAGES
 from togi.stages.train_grpo import TrainGrpo
@@ -178,6 +180,7 @@ class _Checker:
         self.rows: dict[str, _Rows] = {}
         self.sources: dict[str, ModelSource] = {}
         self.unseen: dict[str, ModelSource] = {}
+        self.adapters: list[str] = []  # stages that leave an adapter alone
 
     def stage(self, stage: CheckedStage, folder: Path) -> None:
         self.progress(stage.name)
@@ -187,6 +190,7 @@ class _Checker:
                 self._data(stage, stage.settings)
                 return
             self._models(stage)
+            self._trains(stage)
             self.found.functions += check_functions(stage.settings)
             self._pass_on(stage)
             self._rehearse(stage, folder)
@@ -204,6 +208,20 @@ class _Checker:
             if isinstance(target, ModelSource) and ref not in self.found.models:
                 self.found.models[ref] = check_model(target, self.cache, _kind(ref))
                 self.unseen[ref] = target
+
+    def _trains(self, stage: CheckedStage) -> None:
+        """Raises InputError for what could be trained, or saved, from no such model."""
+        settings = stage.settings
+        if not isinstance(settings, Resources):
+            return
+        init: Any = getattr(settings, "init", None)
+        target = stage.inputs[init]
+        if isinstance(target, ModelSource):
+            refuse_initial(settings, inspect(target, self.cache, weights=False), target)
+        elif target in self.adapters:
+            refuse_training(settings, {}, init, adapter=True)
+        if settings.lora is not None and settings.lora.save == "adapter":
+            self.adapters.append(stage.name)
 
     def _pass_on(self, stage: CheckedStage) -> None:
         """What later stages read of this one: its records, or those that it will choose from; its tokenizer."""

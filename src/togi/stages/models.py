@@ -74,7 +74,7 @@ def _to_train(context: Context, source: ModelSource, resources: Resources | None
     """The model with what it is trained from. What could not be trained or saved is refused before it is loaded."""
     machine, facts, lora = arithmetic(context), inspect(source, context.cache), resources and resources.lora
     if resources is not None:
-        _refuse(resources, facts, source)
+        refuse_initial(resources, facts, source)
     nf4 = lora is not None and lora.base == "nf4"
     narrow = resources is not None and resources.weights != "float32"
     narrow = narrow or ((nf4 or facts.quantised is not None) and machine.dtype == torch.bfloat16)
@@ -83,7 +83,8 @@ def _to_train(context: Context, source: ModelSource, resources: Resources | None
     return replace(model, origin=origin_of(source, facts))
 
 
-def _refuse(resources: Resources, facts: Facts, source: ModelSource) -> None:
+def refuse_initial(resources: Resources, facts: Facts, source: ModelSource) -> None:
+    """`refuse_training` of a model from outside or of a stage's."""
     adapter, added = bool(facts.adapters), bool(source.tokens)
     refuse_training(resources, facts.config, source.name, adapter=adapter, added=added)
 
