@@ -10,6 +10,7 @@ from togi.cli.common import compute_option, json_option, load_graph, recipe_argu
 from togi.core.errors import Interrupted, TogiError
 from togi.recipe.display import Display, Human, JsonLines, Watched
 from togi.recipe.graph import Graph
+from togi.recipe.locks import Busy
 from togi.recipe.run import Options, Run, chat_command
 from togi.recipe.store import is_done
 
@@ -42,8 +43,8 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool, **options: 
         if display.lost is not None and not run.signalled:
             raise display.lost from None
         raise Interrupted(f"{stopped}. To go on: {same_command(given, overrides, as_json)}") from None
-    except TogiError:
-        if (run.folder / "report.html").exists():
+    except TogiError as error:
+        if not isinstance(error, Busy) and (run.folder / "report.html").exists():
             display.note(f"report: {run.folder / 'report.html'}")
         raise
     _closing(graph, run, given, display)
