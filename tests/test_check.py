@@ -127,6 +127,15 @@ def test_what_could_not_be_trained_or_saved_is_refused_before_anything_is(recipe
     assert ended.stderr.count("take no update") == 1  # the same reason of smpo, reward and pre stands once
 
 
+def test_a_row_that_the_template_leaves_a_part_out_of_is_told_with_its_reason(recipe):
+    called = {"role": "assistant", "content": "Let me look.", "tool_calls": [{"function": {"name": "f"}}]}
+    with (recipe.parent / "chats.jsonl").open("a") as handle:
+        handle.write(json.dumps({"messages": [{"role": "user", "content": "Weather?"}, called]}) + "\n")
+    printed = check(recipe).output
+    assert "not_rendered 1" in printed
+    assert "ALARM not_rendered: 1 of 3 records are dropped; the first is" in printed and "tool_calls" in printed
+
+
 def test_prompts_that_leave_no_room_for_an_answer_are_an_error(recipe):
     ended = check(recipe, "stages.scores.max_tokens=250")
     assert ended.exit_code == 3

@@ -13,6 +13,7 @@ from togi.stages.pairs_work import Border, read_pairs
 from togi.stages.train_smpo import TrainSmpo
 from togi.stages.train_smpo_work import _ends
 from togi.text.render import render_chat, render_prompt
+from togi.text.turns import Unrendered
 
 QUESTION = "Why is the sky blue?"
 
@@ -45,7 +46,8 @@ def test_a_pair_is_one_prompt_with_two_answers_of_which_the_answers_are_scored(t
 def test_a_pair_with_what_the_template_leaves_out_is_dropped_with_its_reason(tmp_path):
     made = border(tmp_path)
     call = Message("assistant", "", extra={"tool_calls": [{"function": {"name": "f", "arguments": {}}}]})
-    assert made(replace(pair(QUESTION, "Light.", "No."), chosen=(call,))) == "not_rendered"
+    with pytest.raises(Unrendered, match="has no place for tool_calls"):
+        made(replace(pair(QUESTION, "Light.", "No."), chosen=(call,)))
 
 
 def test_sides_of_several_messages_score_every_answer_and_no_question(tmp_path):

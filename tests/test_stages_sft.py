@@ -19,12 +19,13 @@ from togi.model.logprobs import Policy, plain_logprobs
 from togi.model.lora import LoraSettings, add_lora
 from togi.objectives.base import Batch, Output
 from togi.objectives.sft import SFT
-from togi.stages.examples_work import Data, Example
+from togi.stages.examples_work import Data, Example, made
 from togi.stages.fixed_work import micro_batches
 from togi.stages.train_sft import TrainSft
 from togi.stages.train_sft_work import Border, SftTask, blocks, grouped, rewritten
 from togi.text.render import render_chat, render_prompt
 from togi.text.template import own_template
+from togi.text.turns import Unrendered
 
 LONG = "word " * 40
 
@@ -309,4 +310,10 @@ def test_a_template_that_rewrites_nothing_is_told_nothing(border):
 def test_a_row_with_what_the_template_leaves_out_is_dropped_under_a_reason(border):
     call = Message("assistant", "", extra={"tool_calls": [{"function": {"name": "f", "arguments": {}}}]})
     asked = replace(chat(("user", "Hi")), messages=(Message("user", "Hi"), call))
-    assert border()(asked) == "not_rendered"
+    with pytest.raises(Unrendered, match="has no place for tool_calls"):
+        border()(asked)
+    make = border()
+    data = made(make.context, [asked, chat(*TALK)], make)
+    assert len(data.training) == 1 and [drop.reason for drop in make.context.drops] == ["not_rendered"]
+    ((name, told),) = data.warnings
+    assert name == "not_rendered" and told.startswith(f"1 of 2 records are dropped; the first is {asked.id}: ")

@@ -104,6 +104,8 @@ def _print_stage(name: str, stage: Any) -> None:
         say(f"  dropped: {_counts(stage.drops)}")
     if stage.counts:
         say(f"  {_counts(stage.counts)}")
+    for alarm in stage.alarms:
+        say(f"  ALARM {alarm}")
     if stage.lengths is not None:
         _print_lengths(stage.lengths)
     tokens = [token for shown in stage.shown for side in shown.sides for token in side if not isinstance(token, int)]

@@ -136,6 +136,7 @@ class StageCheck:
     of: int | None = None
     drops: dict[str, int] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    alarms: list[str] = field(default_factory=list)
     lengths: Lengths | None = None
     shown: list[Shown] = field(default_factory=list)
 
@@ -294,6 +295,7 @@ class _Checker:
             of=most if most > MOST_ROWS else None,
             drops=drops,
             counts=counts,
+            alarms=context.alarms,
             lengths=lengths_of(rows, getattr(stage.settings, "max_length", None)) if rows else None,
             shown=shown_of(rows, derive(stage.seed, "check")),
         )
@@ -304,6 +306,10 @@ class Rehearsing(Context):
     """The context of a stage that does not run: its records are `held` in memory. Of many it gives some."""
 
     held: dict[str, Sequence[Record]] = field(default_factory=dict)
+    alarms: list[str] = field(default_factory=list)
+
+    def alarm(self, name: str, message: str, **fields: Any) -> None:
+        self.alarms.append(f"{name}: {message}")
 
     def records(self, ref: Ref) -> list[Any]:
         records = self.held[ref]

@@ -4,6 +4,7 @@ What a step takes follows from the settings, the data and the step, so a run tha
 """
 
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ from togi.stages.base import Context
 from togi.stages.fixed import FixedTraining
 from togi.stages.learnt import keep_learnt
 from togi.stages.spoken import common_system
+from togi.text.turns import Unrendered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,15 +69,18 @@ def read(
 def _read(
     settings: FixedTraining, context: Context, refs: Sequence[Ref], make: Callable[[Any], "Example | str"]
 ) -> Data:
-    examples = made(context, [record for ref in refs for record in context.records(ref)], make)
+    data = made(context, [record for ref in refs for record in context.records(ref)], make)
+    examples = data.training
     if not examples:
-        raise InputError(f"stage {context.name}: every record was dropped; see `togi show` for the reasons")
+        raise InputError(f"stage {context.name}: every record was dropped: {_reasons(context)}{_why(data)}")
     validation = settings.validation
     if validation is None:
-        return Data(examples)
+        return data
     if isinstance(validation, float):
-        return Data(*split(examples, validation, derive(context.seed, "held_out"), context.name))
-    data = Data(examples, made(context, context.records(validation), make))
+        sides = split(examples, validation, derive(context.seed, "held_out"), context.name)
+        return replace(data, training=sides[0], validation=sides[1])
+    held_out = made(context, context.records(validation), make)
+    data = replace(data, validation=held_out.training, warnings=[*data.warnings, *held_out.warnings])
     if not data.validation:
         raise InputError(f"stage {context.name}: no record of {validation} is left to validate on")
     known = dict.fromkeys(example.prompt for example in examples)
@@ -86,16 +91,34 @@ def _read(
     return data
 
 
-def made(context: Context, records: Sequence[Record], make: Callable[[Any], "Example | str"]) -> list[Example]:
-    """The examples of records; what gives none is dropped and counted."""
-    examples = []
+def made(context: Context, records: Sequence[Record], make: Callable[[Any], "Example | str"]) -> Data:
+    """The examples of records; what gives none is dropped and counted. Records that the template cannot render whole
+    (`Unrendered`) are a warning with the first one's reason."""
+    data = Data([])
+    unrendered: list[str] = []
     for record in records:
-        example = make(record)
+        try:
+            example = make(record)
+        except Unrendered as error:
+            unrendered.append(f"{record.id}: {error}")
+            example = "not_rendered"
         if isinstance(example, str):
             context.drop(record, example)
         else:
-            examples.append(example)
-    return examples
+            data.training.append(example)
+    if unrendered:
+        told = f"{len(unrendered)} of {len(records)} records are dropped; the first is {unrendered[0]}"
+        data.warnings.append(("not_rendered", told))
+    return data
+
+
+def _reasons(context: Context) -> str:
+    counts = Counter(drop.reason for drop in context.drops)
+    return ", ".join(f"{reason} {count}" for reason, count in counts.items())
+
+
+def _why(data: Data) -> str:
+    return "".join(f"; {message}" for _, message in data.warnings)
 
 
 def split(examples: Sequence[Example], share: float, seed: int, name: str) -> tuple[list[Example], list[Example]]:

@@ -19,7 +19,7 @@ from togi.stages.falling import FallWatch
 from togi.stages.fixed_work import TokenTask, fit
 from togi.stages.models import keep_model
 from togi.stages.preference import PreferenceTraining
-from togi.stages.rehearsal_work import Rehearsed, example_rows
+from togi.stages.rehearsal_work import Rehearsed, data_rows
 from togi.stages.spoken import Spoken
 from togi.text.render import check_template, render_chat
 from togi.text.turns import Unrendered
@@ -30,7 +30,6 @@ REASONS = {
     "equal_answers": "its answers are the same",
     "nothing_scored": "an answer has no message that is trained on",
     "two_bos": "it begins with the template's BOS twice",
-    "not_rendered": "its tools, calls or thoughts are left out by the chat template",
 }
 
 
@@ -75,8 +74,12 @@ class Border:
             return self._bad(pair, reason)
         try:
             sides = (self._sequence(pair, pair.chosen), self._sequence(pair, pair.rejected))
-        except Unrendered:
-            return self._bad(pair, "not_rendered")
+        except Unrendered as error:
+            if self.settings.on_bad_pair == "drop":
+                raise
+            raise InputError(
+                f"stage {self.context.name}: pair {pair.id}: {error}; mend it, or set on_bad_pair: drop"
+            ) from None
         if self.bos and any(side.ids[: 2 * len(self.bos)] == self.bos * 2 for side in sides):
             return self._bad(pair, "two_bos")
         length = max(len(side.ids) for side in sides)
@@ -140,8 +143,7 @@ def read_pairs(settings: PreferenceTraining, context: Context, border: Border) -
 
 def pair_rows(settings: PreferenceTraining, context: Context, border: Border) -> list[Rehearsed]:
     """The pairs of a stage as `togi check` shows them."""
-    data = read_pairs(settings, context, border)
-    return example_rows(border.model, (*data.training, *data.validation))
+    return data_rows(context, border.model, read_pairs(settings, context, border))
 
 
 class PairTask(TokenTask):

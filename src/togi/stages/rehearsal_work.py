@@ -20,7 +20,7 @@ from togi.model.inspect import context_of
 from togi.model.load import LoadedModel, inspect, load_tokenizer
 from togi.model.network import read_config
 from togi.stages.base import Context, StageType
-from togi.stages.examples_work import Example
+from togi.stages.examples_work import Data, Example
 from togi.text.render import check_template, render_prompt
 
 
@@ -64,6 +64,13 @@ def _weightless(source: ModelSource, cache: Path) -> LoadedModel:
 def rehearsal(stage: StageType) -> Callable[[Any, Context], Iterable[Rehearsed]] | None:
     """The `rehearse` of a stage; None for one that renders no rows."""
     return getattr(importlib.import_module(stage.work), "rehearse", None)
+
+
+def data_rows(context: Context, model: LoadedModel, data: Data) -> list[Rehearsed]:
+    """The examples of a training as rows; its warnings are alarms, as when it begins."""
+    for name, message in data.warnings:
+        context.alarm(name, message)
+    return example_rows(model, (*data.training, *data.validation))
 
 
 def example_rows(model: LoadedModel, examples: Iterable[Example]) -> list[Rehearsed]:

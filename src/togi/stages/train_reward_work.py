@@ -27,10 +27,9 @@ from togi.stages.base import MODEL_FOLDER, Context
 from togi.stages.examples_work import Data, Example, inner, length_limit, read, too_long
 from togi.stages.fixed_work import Task, fit, outputs
 from togi.stages.models import adapted, keep_model, load_bare
-from togi.stages.rehearsal_work import Rehearsed, example_rows, weightless
+from togi.stages.rehearsal_work import Rehearsed, data_rows, weightless
 from togi.stages.train_reward import TrainReward
 from togi.text.render import render_text
-from togi.text.turns import Unrendered
 
 RESAMPLES = 2000
 Features = dict[tuple[int, ...], Tensor]
@@ -50,8 +49,7 @@ def run(settings: TrainReward, context: Context) -> None:
 
 def rehearse(settings: TrainReward, context: Context) -> list[Rehearsed]:
     model = weightless(context, settings.init)
-    data = read_pairs(settings, context, model)
-    return example_rows(model, (*data.training, *data.validation))
+    return data_rows(context, model, read_pairs(settings, context, model))
 
 
 def load_trunk(settings: TrainReward, context: Context) -> LoadedModel:
@@ -70,10 +68,7 @@ def read_pairs(settings: TrainReward, context: Context, model: LoadedModel) -> D
     limit = length_limit(settings, context, model)
 
     def make(pair: Pair) -> Example | str:
-        try:
-            sides = tuple(_sequence(model, pair.prompt, side) for side in (pair.chosen, pair.rejected))
-        except Unrendered:
-            return "not_rendered"
+        sides = tuple(_sequence(model, pair.prompt, side) for side in (pair.chosen, pair.rejected))
         longest = max(len(side.ids) for side in sides)
         if longest > limit:
             return too_long(settings, context, pair, longest)

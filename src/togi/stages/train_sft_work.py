@@ -15,7 +15,7 @@ from togi.stages.base import MODEL_FOLDER, Context
 from togi.stages.examples_work import Data, Example, length_limit, read, too_long
 from togi.stages.fixed_work import TokenTask, fit
 from togi.stages.models import keep_model, load_trainable
-from togi.stages.rehearsal_work import Rehearsed, example_rows, weightless
+from togi.stages.rehearsal_work import Rehearsed, data_rows, weightless
 from togi.stages.spoken import Spoken
 from togi.stages.train_sft import TrainSft
 from togi.text.render import Rendered, check_template, render_turns
@@ -35,8 +35,7 @@ def run(settings: TrainSft, context: Context) -> None:
 
 def rehearse(settings: TrainSft, context: Context) -> list[Rehearsed]:
     model = weightless(context, settings.init)
-    data = read_chats(settings, context, model)
-    return example_rows(model, (*data.training, *data.validation))
+    return data_rows(context, model, read_chats(settings, context, model))
 
 
 def read_chats(settings: TrainSft, context: Context, model: LoadedModel) -> Data:
@@ -90,10 +89,7 @@ class Border:
         messages = self._messages(chat)
         if any(m.role == "assistant" and m.train and m.silent for m in messages):
             return "empty_answer"
-        try:
-            texts = self._rendered(chat, messages)
-        except Unrendered:
-            return "not_rendered"
+        texts = self._rendered(chat, messages)
         if self.bos and texts[0].ids[: 2 * len(self.bos)] == self.bos * 2:
             return "two_bos"
         if not any(texts[0].mask):
