@@ -158,7 +158,9 @@ def test_an_adapter_is_a_folder_that_peft_loads_onto_the_base_that_it_names(tmp_
     trained = logps(model.net)
     folder = tmp_path / "output" / "model"
     keep_model(stage, model, folder, chosen)
-    assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == str(base)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(base)
+    assert config["target_modules"] == sorted(config["target_modules"])  # equal work leaves equal bytes
     assert not (folder / "model.safetensors").exists() and (folder / "tokenizer.json").exists()
     close(logps(AutoPeftModelForCausalLM.from_pretrained(folder)), trained, torch.float32)
     again = settings(lora={"rank": 2, "save": "adapter"}, init=BASE)

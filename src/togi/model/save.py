@@ -20,6 +20,7 @@ from transformers import GenerationConfig
 
 from togi.core.errors import InputError
 from togi.core.files import read_json, write_json
+from togi.core.sources import ADAPTER_CONFIG
 from togi.core.strangers import run_stranger
 from togi.model.card import About, write_card
 from togi.model.folders import atomic_folder
@@ -77,6 +78,9 @@ def save_adapter(model: LoadedModel, folder: Path, about: About, *, dtype: torch
         cast = {name: weight.to(dtype) if TRAINED.search(name) else weight for name, weight in state.items()}
     with atomic_folder(folder) as temporary:
         model.net.save_pretrained(str(temporary), state_dict=cast, save_embedding_layers=False)
+        path = temporary / ADAPTER_CONFIG
+        said = read_json(path)
+        write_json(path, said | {"target_modules": sorted(said["target_modules"])})  # of a set, in no order
         _save_words(model, temporary, about, adapter=True)
 
 
