@@ -172,7 +172,7 @@ def share_prompts(net: nn.Module, *, check: bool) -> bool:
     if use_tree_attention(net) and (not check or kind in TESTED or check_tree(net)):
         return True
     if model.config._attn_implementation == TREE_ATTENTION:
-        model.set_attn_implementation("eager" if own == TREE_ATTENTION else own)
+        model.set_attn_implementation("eager" if own is None or own == TREE_ATTENTION else own)
     if check:
         log.warning("%s: a shared prompt changes its results, so each sequence is computed apart, slower", kind)
     return False
