@@ -1,28 +1,13 @@
 """What a Python file of the user is made of: itself, and the modules beside it that it imports. Nothing is run here."""
 
 import ast
-import hashlib
 import re
 from collections.abc import Iterator
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
 
-from togi.core.errors import InputError
-from togi.core.seeds import digest
-
 UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)  # what ast.parse raises of a file that is no Python
-
-
-def code_hash(file: Path) -> str:
-    """sha256 (hex) of the file; with neighbours, of their names and contents too. Raises InputError where one of them
-    cannot be read."""
-    try:
-        own = _file_hash(file)
-        beside = [[str(path.relative_to(file.parent)), _file_hash(path)] for path in neighbours(file)]
-    except OSError as error:
-        raise InputError(f"{file}: it, or what it imports beside it, cannot be read: {error}") from error
-    return digest([own, beside]) if beside else own
 
 
 def neighbours(file: Path) -> list[Path]:
@@ -39,11 +24,6 @@ def neighbours(file: Path) -> list[Path]:
             found.update(fresh)
             open_ += fresh
     return sorted(found - {file})
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _package(path: Path, folder: Path) -> tuple[str, ...]:

@@ -36,8 +36,7 @@ log = logging.getLogger(__name__)
 TRAINED = re.compile("lora_|trainable_tokens")  # weights of an adapter, by their names in peft
 PROBE_TOKENS = 24
 ROUNDINGS = 8  # units of the type's precision, relative to the largest output, that a probe may be off
-
-
+SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "top_h", "epsilon_cutoff", "eta_cutoff")
 NOTHING = About()
 
 
@@ -159,9 +158,6 @@ def _generation(model: LoadedModel, base: dict[str, Any]) -> dict[str, Any]:
     else:
         said["stop_strings"] = list(dict.fromkeys([*(said.get("stop_strings") or ()), template.terminator]))
     return said
-
-
-SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "top_h", "epsilon_cutoff", "eta_cutoff")
 
 
 # --- the check --------------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ changes raises the version of its stage (tests/test_recipe_fingerprints.py holds
 """
 
 import os
-import re
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -13,9 +12,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from togi.core.code import code_hash, neighbours
+from togi.core.code import neighbours
 from togi.core.errors import RecipeError
 from togi.core.hashing import Source, take, tree
+from togi.core.hub import COMMIT
 from togi.core.seeds import digest
 from togi.core.settings import CodePath, PackageName, RecipePath, Ref, is_place, references
 from togi.core.sources import ModelSource, fingerprint, model_files
@@ -24,8 +24,6 @@ from togi.recipe.store import VERSION
 from togi.stages.base import Resolved, StageSettings
 from togi.stages.imported import Import
 from togi.stages.table import STAGES, takers
-
-COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,8 +238,8 @@ def canonical(value: Any, named: dict[str, Any], sources: list[Source]) -> Any:
     if isinstance(value, Ref):
         return named[value]
     if isinstance(value, CodePath) and Path(value).is_file():
-        sources.append(take(Path(value), "code", [Path(value), *neighbours(Path(value))]))
-        return code_hash(Path(value))
+        path = Path(value)
+        return _mark(take(path, "code", [path, *neighbours(path)]), path.parent, sources)
     if isinstance(value, RecipePath):
         return _path_mark(Path(value), sources)
     if isinstance(value, PackageName):
@@ -259,9 +257,12 @@ def _is_default(settings: BaseModel, name: str, item: Any, named: dict[str, Any]
 
 
 def _path_mark(path: Path, sources: list[Source]) -> str:
-    files = tree(path)
-    source = take(path, "tree", files)
+    return _mark(take(path, "tree", tree(path)), path, sources)
+
+
+def _mark(source: Source, folder: Path, sources: list[Source]) -> str:
+    """What names the content of a source: the hash of its one file, or names below `folder` and hashes of several."""
     sources.append(source)
-    if files == [path]:
-        return source.files[str(path)]
-    return digest([[os.path.relpath(name, path), found] for name, found in source.files.items()])
+    if list(source.files) == [source.path]:
+        return source.files[source.path]
+    return digest([[os.path.relpath(name, folder), found] for name, found in source.files.items()])

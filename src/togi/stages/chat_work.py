@@ -14,6 +14,7 @@ from togi.model.load import CARD, load
 from togi.rollout.generator import ModelGenerator
 
 DEFAULTS: dict[str, Any] = {"temperature": 0.7, "top_p": 0.95, "max_tokens": 256}
+SHOWN = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens")
 
 
 class _Sampling(BaseModel):
@@ -57,9 +58,6 @@ def chat(
     while question := _read():
         answer = _answer(generator, history, question, params, show=True)
         history += [Message("user", question), Message("assistant", answer)]
-
-
-SHOWN = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens")
 
 
 def _card(source: ModelSource) -> _Card:

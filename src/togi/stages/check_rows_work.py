@@ -8,10 +8,9 @@ from typing import Any
 
 from togi.core.records import Message, Record
 from togi.model.forest import Sequence as TokenSequence
-from togi.model.inspect import context_of
-from togi.stages.rehearsal_work import Rehearsed
+from togi.model.load import LoadedModel
+from togi.stages.rehearsal_work import Rehearsed, context_limit
 from togi.text.render import render_chat, render_text
-from togi.text.template import Template
 
 AROUND = 24
 """Tokens shown at either end of a row, and on either side of each place where the loss begins or ends."""
@@ -69,7 +68,7 @@ def lengths_of(rows: Sequence[Rehearsed], max_length: int | None) -> Lengths:
     width = -(-(max(lengths) - first) // BINS)
     edges = range(first + width, max(lengths) + width, width)
     bins = tuple((edge, sum(edge - width < length <= edge for length in lengths)) for edge in edges)
-    limit = max_length or context_of(rows[0].model.net.config.get_text_config().to_dict())
+    limit = max_length or context_limit(rows[0].model)
     return Lengths(median(lengths), max(lengths), limit, bins)
 
 
@@ -84,8 +83,9 @@ def shown_of(rows: Sequence[Rehearsed], seed: int) -> list[Shown]:
     return [Shown(" and ".join(why), rows[place].id, _sides(rows[place])) for place, why in reasons.items()]
 
 
-def demo_of(tokenizer: Any, template: Template, kind: str) -> Tokens:
+def demo_of(model: LoadedModel, kind: str) -> Tokens:
     """A made-up conversation as the trainer sees it, or as a scorer reads it."""
+    tokenizer, template = model.tokenizer, model.template
     if kind == "scorer":
         ids = tuple(render_text(template, tokenizer, DEMO))
         return _tokens(TokenSequence(ids, (False,) * len(ids)), tokenizer)

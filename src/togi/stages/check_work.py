@@ -3,6 +3,7 @@ run. No weights are loaded.
 """
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,18 +16,19 @@ from togi.core.seeds import derive
 from togi.core.settings import Ref, ScorerRef
 from togi.core.sources import ModelSource
 from togi.data.border import Imported
-from togi.model.load import inspect, load_tokenizer
+from togi.model.load import inspect
 from togi.rewards.function import load_function
 from togi.rewards.settings import FunctionTerm
 from togi.stages.base import RECORDS_FILE, Context, Control, Resolved, StageSettings
 from togi.stages.check_rows_work import Lengths, Shown, Tokens, demo_of, lengths_of, shown_of, some
 from togi.stages.curate import Curate
 from togi.stages.diversify import Diversify
+from togi.stages.fixed import Optimisation
 from togi.stages.imported import Import
 from togi.stages.imported_work import read
 from togi.stages.models import refuse_initial
-from togi.stages.rehearsal_work import Rehearsed, rehearsal
-from togi.stages.resources import Resources, refuse_training
+from togi.stages.rehearsal_work import Rehearsed, read_weightless, rehearsal
+from togi.stages.resources import refuse_training
 from togi.stages.select import Select
 from togi.stages.table import STAGES
 from togi.stages.train_grpo import TrainGrpo
@@ -67,9 +69,10 @@ class ModelCheck:
 def check_model(source: ModelSource, cache: Path, kind: str = "causal") -> ModelCheck:
     """Inspects a model and holds its template against its tokenizer. Raises InputError and RecipeError as loading it
     would."""
-    tokenizer, template = load_tokenizer(source, cache, kind)
-    found = check_template(template, tokenizer)
-    return ModelCheck(template.name, template.terminator, found.terminator, template.date)
+    model = read_weightless(source, cache, kind)
+    template = model.template
+    terminator = check_template(template, model.tokenizer).terminator
+    return ModelCheck(template.name, template.terminator, terminator, template.date)
 
 
 def _kind(ref: str) -> str:
@@ -102,9 +105,7 @@ class DataCheck:
 
 
 def _checked_data(kind: str, imported: Imported) -> DataCheck:
-    counts: dict[str, int] = {}
-    for drop in imported.drops:
-        counts[drop.reason] = counts.get(drop.reason, 0) + 1
+    counts = dict(Counter(drop.reason for drop in imported.drops))
     return DataCheck(kind, len(imported.records), counts, _first(imported.records), tuple(imported.notes))
 
 
@@ -168,7 +169,7 @@ def check(stages: Sequence[CheckedStage], cache: Path, progress: Callable[[str],
             checker.stage(stage, Path(folder) / stage.name)
     for ref, source in checker.unseen.items():
         kind = _kind(ref)
-        demo = demo_of(*load_tokenizer(source, cache, kind), kind)
+        demo = demo_of(read_weightless(source, cache, kind), kind)
         checker.found.models[ref] = replace(checker.found.models[ref], demo=demo)
     return checker.found
 
@@ -213,22 +214,20 @@ class _Checker:
     def _trains(self, stage: CheckedStage) -> None:
         """Raises InputError for what could be trained, or saved, from no such model."""
         settings = stage.settings
-        if not isinstance(settings, Resources):
+        if not isinstance(settings, Optimisation):
             return
-        init: Any = getattr(settings, "init", None)
-        target = stage.inputs[init]
+        target = stage.inputs[settings.init]
         if isinstance(target, ModelSource):
             refuse_initial(settings, inspect(target, self.cache, weights=False), target)
         elif target in self.adapters:
-            refuse_training(settings, {}, init, adapter=True)
+            refuse_training(settings, {}, settings.init, adapter=True)
         if settings.lora is not None and settings.lora.save == "adapter":
             self.adapters.append(stage.name)
 
     def _pass_on(self, stage: CheckedStage) -> None:
         """What later stages read of this one: its records, or those that it will choose from; its tokenizer."""
-        init = getattr(stage.settings, "init", None)
-        if isinstance(init, Ref):
-            target = stage.inputs[init]
+        if isinstance(stage.settings, Optimisation):
+            target = stage.inputs[stage.settings.init]
             known = target if isinstance(target, ModelSource) else self.sources.get(target)
             if known is not None:
                 self.sources[stage.name] = known
@@ -283,9 +282,6 @@ class _Checker:
         return context, ", ".join(waits), stands_in
 
     def _summary(self, stage: CheckedStage, context: "Rehearsing", rows: list[Rehearsed], stands_in: str) -> StageCheck:
-        drops: dict[str, int] = {}
-        for drop in context.drops:
-            drops[drop.reason] = drops.get(drop.reason, 0) + 1
         counts = {name: count for name, count in context.counts.items() if name != "in" and count}
         most = max((len(records) for records in context.held.values()), default=0)
         return StageCheck(
@@ -293,7 +289,7 @@ class _Checker:
             stands_in=stands_in,
             rows=len(rows),
             of=most if most > MOST_ROWS else None,
-            drops=drops,
+            drops=dict(Counter(drop.reason for drop in context.drops)),
             counts=counts,
             alarms=context.alarms,
             lengths=lengths_of(rows, getattr(stage.settings, "max_length", None)) if rows else None,

@@ -49,16 +49,22 @@ class Weightless:
 
 def weightless(context: Context, ref: Ref) -> LoadedModel:
     """A model without its network. Raises InputError and RecipeError as loading does, weights aside."""
-    return _weightless(context.model(ref), context.cache)
+    return read_weightless(context.model(ref), context.cache)
 
 
 @lru_cache(maxsize=8)
-def _weightless(source: ModelSource, cache: Path) -> LoadedModel:
-    tokenizer, template = load_tokenizer(source, cache)
+def read_weightless(source: ModelSource, cache: Path, kind: str = "causal") -> LoadedModel:
+    """A model of `kind` (causal, scorer) without its network, whose template fits its tokenizer; read once."""
+    tokenizer, template = load_tokenizer(source, cache, kind)
     check_template(template, tokenizer)
     facts = inspect(source, cache, weights=False)
     net = Weightless(read_config(facts.folder))
     return LoadedModel(net=net, tokenizer=tokenizer, template=template, name=source.name)
+
+
+def context_limit(model: LoadedModel) -> int | None:
+    """The longest sequence, in tokens; None where the model does not say."""
+    return context_of(model.net.config.get_text_config().to_dict())
 
 
 def rehearsal(stage: StageType) -> Callable[[Any, Context], Iterable[Rehearsed]] | None:
@@ -83,7 +89,7 @@ def prompt_rows(
 ) -> Iterator[Rehearsed]:
     """Prompts, by their ids, as a model is asked them. Raises InputError, with stage and prompt, for one that the
     template refuses or that leaves no room for `max_tokens`."""
-    limit = context_of(model.net.config.get_text_config().to_dict())
+    limit = context_limit(model)
     for name, messages in prompts:
         try:
             ids = tuple(render_prompt(model.template, model.tokenizer, messages))
