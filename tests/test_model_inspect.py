@@ -4,6 +4,7 @@ the preflight and by loading, never by a foreign exception."""
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from togi.core.errors import InputError
 from togi.core.sources import ModelSource, fingerprint
 from togi.model.inspect import context_of, inspect_model
 from togi.model.load import LoadedModel, load, load_tokenizer
-from togi.model.lora import LoraSettings, add_lora, save_adapter
-from togi.model.save import save_model
+from togi.model.lora import LoraSettings, add_lora
+from togi.model.save import NOTHING, save_adapter, save_model
 from togi.text.template import get_template
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"
@@ -33,8 +34,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(folder / "base", folder / "shards")
     (folder / "shards" / "model.safetensors").unlink()
     net.save_pretrained(folder / "shards", max_shard_size="60KB")
-    adapted = add_lora(load(at(folder / "base"), folder).net, LoraSettings(rank=2), seed=0)
-    save_adapter(adapted, folder / "adapter")
+    adapted = replace(model, net=add_lora(load(at(folder / "base"), folder).net, LoraSettings(rank=2), seed=0))
+    save_adapter(adapted, folder / "adapter", NOTHING)
     edit("adapter_config.json", base_model_name_or_path="base")(folder / "adapter")
     return folder
 

@@ -95,9 +95,16 @@ def test_models_and_templates_that_do_not_fit_are_refused():
         Sampler(net, CharTokenizer(), "")
     with pytest.raises(InputError, match="Linear is not a model of transformers"):
         Sampler(torch.nn.Linear(2, 2), CharTokenizer(), "Q")
+
+
+def test_layers_of_an_unknown_type_compute_whole_sequences_and_a_warning_says_so(caplog):
+    net = tiny(CONFIGS["llama"])
+    expected = Sampler(net, CharTokenizer(), "Q").generate([[1, 2, 3]], SamplingParams(max_tokens=6), [[0]])[0][0]
     net.config.layer_types = ["linear_attention", "full_attention"]
-    with pytest.raises(InputError, match="llama: layers of type linear_attention are not computed"):
-        Sampler(net, CharTokenizer(), "Q")
+    sampler = Sampler(net, CharTokenizer(), "Q")
+    assert "layers of type linear_attention are the library's alone" in caplog.text
+    found = sampler.generate([[1, 2, 3]], SamplingParams(max_tokens=6), [[0]])[0][0]
+    assert found.token_ids == expected.token_ids
 
 
 def test_an_adapter_is_sampled_and_its_training_seen():

@@ -174,7 +174,7 @@ def test_the_other_commands_read_what_the_run_left(finished):
     assert togi(home, "report", recipe).stdout.strip().endswith("report.html")
     assert "0 folders" in togi(home, "clean").stdout
     checked = togi(home, "check", recipe)
-    assert checked.returncode == 0 and "carry loss" in checked.stdout, checked.stderr
+    assert checked.returncode == 0 and "stage policy (train.grpo): 6 rows" in checked.stdout, checked.stderr
 
 
 def test_clean_removes_only_what_no_recipe_refers_to(copied):
