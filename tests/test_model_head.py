@@ -10,10 +10,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, CohereConfig, FalconConfig, GPT2Config, GraniteConfig, LlamaConfig
 
 from togi.core.errors import InputError
+from togi.model.adapter import LoraSettings
 from togi.model.forest import Sequence, plant
 from togi.model.head import Head, token_logp
 from togi.model.logprobs import Policy, check_head, plain_logprobs, unwrapped
-from togi.model.lora import LoraSettings, add_lora
+from togi.model.lora import add_lora
 
 N, H, V = 11, 8, 37
 

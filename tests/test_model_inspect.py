@@ -15,9 +15,10 @@ from tiny import BYTES, tiny_model, tiny_tokenizer
 
 from togi.core.errors import InputError
 from togi.core.sources import ModelSource, fingerprint
+from togi.model.adapter import LoraSettings
 from togi.model.inspect import context_of, inspect_model
 from togi.model.load import LoadedModel, load, load_tokenizer
-from togi.model.lora import LoraSettings, add_lora
+from togi.model.lora import add_lora
 from togi.model.save import NOTHING, save_adapter, save_model
 from togi.text.template import get_template
 

@@ -9,9 +9,10 @@ from transformers import AutoModelForSequenceClassification
 from togi.core.errors import GraderError, InputError
 from togi.core.records import Message
 from togi.core.sources import ModelSource
+from togi.model.adapter import LoraSettings
 from togi.model.forest import Sequence, num_tokens, plant
 from togi.model.load import LoadedModel, load
-from togi.model.lora import LoraSettings, add_lora
+from togi.model.lora import add_lora
 from togi.model.save import save_model
 from togi.model.scalar import (
     ModelScorer,

@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from togi.core.errors import RecipeError
 from togi.core.sources import ModelSource
+from togi.model.adapter import LoraSettings, token_ids
 from togi.model.load import LoadedModel, load
-from togi.model.lora import LoraSettings, add_lora, token_ids
+from togi.model.lora import add_lora
 from togi.model.save import check_saved, save_model
 from togi.model.tokens import add_tokens, give_rows
 from togi.recipe.graph import build

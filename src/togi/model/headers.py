@@ -86,7 +86,7 @@ def read_weights(folder: Path) -> dict[str, Stored]:
     missing = [name for name in shards if not (folder / name).exists()]
     if missing:
         raise InputError(
-            f"{folder}: {len(missing)} of {len(shards)} files of weights are missing: {_some(missing)}; download them"
+            f"{folder}: {len(missing)} of {len(shards)} files of weights are missing: {some(missing)}; download them"
         )
     found = {name: read_header(folder / name) for name in shards}
     for tensor, shard in index["weight_map"].items():
@@ -115,19 +115,19 @@ def _instead(folder: Path) -> str:
     others = sorted(p.name for p in folder.glob("*.safetensors"))
     ggufs = sorted(p.name for p in folder.glob("*.gguf"))
     if any("-of-" in name for name in others):
-        return f"the weights are in pieces ({_some(others)}), and {INDEX}, which says what is where, is missing"
+        return f"the weights are in pieces ({some(others)}), and {INDEX}, which says what is where, is missing"
     if others:
-        return f"its weights are expected in {WEIGHTS}; found {_some(others)}"
+        return f"its weights are expected in {WEIGHTS}; found {some(others)}"
     if pickles:
         return (
             f"only {pickles[0]}, a pickle, which can run any code when it is read; togi reads *.safetensors: convert "
             "it with save_pretrained first"
         )
     if ggufs:
-        return f"only {_some(ggufs)}; togi reads *.safetensors: take the folder that the GGUF was made from"
+        return f"only {some(ggufs)}; togi reads *.safetensors: take the folder that the GGUF was made from"
     return f"no weights in it; togi reads {WEIGHTS}: download them, or name the folder that holds them"
 
 
-def _some(names: list[str], most: int = 3) -> str:
+def some(names: list[str], most: int = 3) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from transformers import AutoTokenizer
 
 from togi.core.errors import InputError, RecipeError
 from togi.core.outside import read_object
 from togi.core.sources import ModelSource
+from togi.model.adapter import beneath, lora_library
 from togi.model.card import CARD, Origin
 from togi.model.inspect import Facts, inspect_model
-from togi.model.network import STORED, build, foreign, read_config, with_adapter
+from togi.model.network import STORED, build, foreign, read_config
 from togi.model.packages import package_folder
 from togi.model.tokens import add_tokens, give_rows
 from togi.text.template import OWN, TEMPLATE_NAMES, Template, file_template, get_template
@@ -45,7 +45,7 @@ class LoadedModel:
     @property
     def kind(self) -> str:
         """`causal`, or `scorer` for a network with a scalar head."""
-        net = self.net.get_base_model() if isinstance(self.net, PeftModel) else self.net
+        net = beneath(self.net)
         return "scorer" if type(net).__name__.endswith("ForSequenceClassification") else "causal"
 
 
@@ -132,7 +132,7 @@ def _assembled(facts: Facts, dtype: torch.dtype, kind: str, *, meta: bool = Fals
     """The network of the whole model, its adapters merged, the lowest first."""
     net = build(facts, dtype, kind, meta=meta)
     for folder in facts.adapters:
-        net = with_adapter(net, folder, meta=meta)
+        net = lora_library().with_adapter(net, folder, meta=meta)
     return net
 
 

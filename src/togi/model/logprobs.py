@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from togi.core.errors import InputError
 from togi.core.strangers import run_stranger
+from togi.model.adapter import beneath
 from togi.model.attention import TREE_ATTENTION, forest_arguments, refuse_unsupported, shares_prompts
 from togi.model.forest import Forest, Sequence, move, plant
 from togi.model.head import Head, TokenLogp, find_head, token_logp
@@ -32,7 +32,7 @@ def unwrapped(net: nn.Module) -> PreTrainedModel:
 
     Raises InputError for anything else than a model of the library.
     """
-    model = net.get_base_model() if isinstance(net, PeftModel) else net
+    model = beneath(net)
     if not isinstance(model, PreTrainedModel):
         raise InputError(f"{type(net).__name__} is not a model of the transformers library")
     return model

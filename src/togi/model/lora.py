@@ -4,52 +4,21 @@ through peft."""
 import importlib
 import logging
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.utils.save_and_load import load_peft_weights
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from togi.core.errors import InputError
+from togi.model.adapter import ALL_LINEAR, LoraSettings
+from togi.model.headers import some
+from togi.model.network import foreign
 
 log = logging.getLogger(__name__)
-
-ALL_LINEAR = "all-linear"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoraSettings:
-    """`targets` are names of linear layers (the last part of their path, or more of it), or "all-linear": all but the
-    heads. The adapter is scaled by alpha / rank, with `rslora` by alpha / sqrt(rank). `full` are modules that are
-    trained whole, such as a scalar head ("score"). `token_rows` are ids whose rows of the embeddings, and of the output
-    head where there is one, are trained too; tied ones stay tied. `new_rows` are ids of tokens that were just
-    added: the same, but where the head has an adapter, which reaches its rows."""
-
-    rank: int = 16
-    alpha: float = 32.0
-    targets: tuple[str, ...] = (ALL_LINEAR,)
-    rslora: bool = False
-    full: tuple[str, ...] = ()
-    token_rows: tuple[int, ...] = ()
-    new_rows: tuple[int, ...] = ()
-
-
-def token_ids(tokenizer: Any, tokens: Sequence[str]) -> tuple[int, ...]:
-    """The ids of tokens given by their text. Raises InputError for a text that is not exactly one token."""
-    found = []
-    for token in tokens:
-        ids = tokenizer(token, add_special_tokens=False)["input_ids"]
-        if len(ids) != 1:
-            raise InputError(
-                f"token_rows: {token!r} is {len(ids)} tokens of this tokenizer; only rows of tokens that it has can be "
-                "trained. Leave it out, name one that it has (many have unused ones), or add it to the model with "
-                "tokens: {add: [...]}, which trains the rows of added tokens without token_rows"
-            )
-        found.append(int(ids[0]))
-    return tuple(found)
 
 
 def linear_names(net: nn.Module) -> list[str]:
@@ -143,11 +112,6 @@ def add_lora(net: Any, settings: LoraSettings, *, seed: int) -> PeftModel:
     return adapted.eval()
 
 
-def without_adapter(net: nn.Module) -> AbstractContextManager[None]:
-    """A context in which `net` is exactly the model that the adapter was put on; without an adapter, itself."""
-    return net.disable_adapter() if isinstance(net, PeftModel) else nullcontext()
-
-
 def merged(net: PeftModel, dtype: torch.dtype | None = None) -> Any:
     """The network with its adapter merged into it, for good; quantised layers become plain ones.
 
@@ -160,3 +124,38 @@ def merged(net: PeftModel, dtype: torch.dtype | None = None) -> Any:
     if wide != base.dtype:
         base.to(wide)
     return net.merge_and_unload()  # type: ignore[operator]
+
+
+def with_adapter(net: Any, folder: Path, *, meta: bool = False) -> Any:
+    """The network with an adapter of peft merged into it; with `meta` only held against it.
+
+    Raises InputError for an adapter that does not fit: other layers, other shapes, other rows of embeddings.
+    """
+    where = f"{folder}: the adapter does not fit its base"
+    config = foreign(lambda: PeftConfig.from_pretrained(str(folder)), f"{folder}: the adapter cannot be read")
+    config.inference_mode = True
+    adapted = foreign(lambda: PeftModel(net, config), where)
+    report = foreign(lambda: adapted.load_adapter(str(folder), "default", is_trainable=False), where)
+    if left := sorted(report.unexpected_keys):
+        raise InputError(f"{where}: the base has no place for {len(left)} of its weights ({some(left)})")
+    missing = sorted(name for name in report.missing_keys if "lora_" in name or "modules_to_save" in name)
+    if missing:
+        raise InputError(
+            f"{where}: {len(missing)} of its weights are missing ({some(missing)}); save the adapter again"
+        )
+    if meta:
+        return net
+    whole = foreign(lambda: merged(adapted), f"{folder}: the adapter cannot be merged")
+    for weight in whole.parameters():  # peft froze them
+        weight.requires_grad_(weight.is_floating_point())
+    return whole
+
+
+def saved_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights of an adapter's folder, on the processor, by their names there."""
+    return load_peft_weights(str(folder), device="cpu")
+
+
+def trained_weights(net: PeftModel) -> dict[str, Tensor]:
+    """The adapter's weights, by the names under which they are saved."""
+    return get_peft_model_state_dict(net, save_embedding_layers=False)

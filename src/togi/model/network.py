@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from peft import PeftConfig, PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging as library_logging
@@ -22,8 +21,8 @@ from togi.core.errors import InputError
 from togi.core.outside import read_object
 from togi.core.sources import ADAPTER_CONFIG
 from togi.core.strangers import run_stranger
+from togi.model.headers import some
 from togi.model.inspect import Facts
-from togi.model.lora import merged
 
 library_logging.disable_progress_bar()
 
@@ -164,40 +163,11 @@ def _check_report(folder: Path, report: dict[str, Any]) -> None:
         )
     if missing := sorted(report["missing_keys"]):
         raise InputError(
-            f"{folder}: {len(missing)} weights are missing ({_some(missing)}), and would be random numbers; download "
+            f"{folder}: {len(missing)} weights are missing ({some(missing)}), and would be random numbers; download "
             "the weights again, or save the whole model"
         )
     if layers := sorted(name for name in report["unexpected_keys"] if LAYER.search(name)):
         raise InputError(
-            f"{folder}: {len(layers)} weights are of layers that config.json does not have ({_some(layers)}); "
+            f"{folder}: {len(layers)} weights are of layers that config.json does not have ({some(layers)}); "
             "config.json and the weights are of different models: download both again"
         )
-
-
-def _some(names: list[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
-
-
-def with_adapter(net: Any, folder: Path, *, meta: bool = False) -> Any:
-    """The network with an adapter of peft merged into it; with `meta` only held against it.
-
-    Raises InputError for an adapter that does not fit: other layers, other shapes, other rows of embeddings.
-    """
-    where = f"{folder}: the adapter does not fit its base"
-    config = foreign(lambda: PeftConfig.from_pretrained(str(folder)), f"{folder}: the adapter cannot be read")
-    config.inference_mode = True
-    adapted = foreign(lambda: PeftModel(net, config), where)
-    report = foreign(lambda: adapted.load_adapter(str(folder), "default", is_trainable=False), where)
-    if left := sorted(report.unexpected_keys):
-        raise InputError(f"{where}: the base has no place for {len(left)} of its weights ({_some(left)})")
-    missing = sorted(name for name in report.missing_keys if "lora_" in name or "modules_to_save" in name)
-    if missing:
-        raise InputError(
-            f"{where}: {len(missing)} of its weights are missing ({_some(missing)}); save the adapter again"
-        )
-    if meta:
-        return net
-    whole = foreign(lambda: merged(adapted), f"{folder}: the adapter cannot be merged")
-    for weight in whole.parameters():  # peft froze them
-        weight.requires_grad_(weight.is_floating_point())
-    return whole

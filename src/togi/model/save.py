@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
-from peft.utils.save_and_load import load_peft_weights
 from torch import Tensor
 from transformers import GenerationConfig
 
@@ -22,10 +20,10 @@ from togi.core.errors import InputError
 from togi.core.files import read_json, write_json
 from togi.core.sources import ADAPTER_CONFIG
 from togi.core.strangers import run_stranger
+from togi.model.adapter import is_adapted, lora_library
 from togi.model.card import About, write_card
 from togi.model.folders import atomic_folder
 from togi.model.load import LoadedModel, read_network
-from togi.model.lora import merged
 from togi.model.older import readable_config, readable_tokenizer
 from togi.model.padding import keep_last_token
 from togi.model.parts import use_library
@@ -49,8 +47,8 @@ def save_model(
     into its card. An adapter is merged into the network first, for good: use the model that is returned. Raises OSError
     if the disk is full.
     """
-    if isinstance(model.net, PeftModel):
-        model = replace(model, net=merged(model.net, dtype))
+    if is_adapted(model.net):
+        model = replace(model, net=lora_library().merged(model.net, dtype))
     tokenizer = copy.deepcopy(model.tokenizer)
     if model.kind == "scorer":
         keep_last_token(model, tokenizer)
@@ -187,8 +185,8 @@ def _stored_dtype(folder: Path) -> torch.dtype:
 
 def check_saved_adapter(model: LoadedModel, folder: Path) -> list[str]:
     """Reads a saved adapter back and says what is wrong with it: nothing, where every weight is the one trained."""
-    stored = load_peft_weights(str(folder), device="cpu")
-    trained = get_peft_model_state_dict(model.net, save_embedding_layers=False)
+    lora = lora_library()
+    stored, trained = lora.saved_weights(folder), lora.trained_weights(model.net)
     wrong = [name for name, weight in trained.items() if name not in stored or not _same(stored[name], weight)]
     return [f"weight {name} of the adapter is not what was trained" for name in wrong[:1]]
 

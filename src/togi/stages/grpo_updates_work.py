@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from togi.model import forest as forests
+from togi.model.adapter import without_adapter
 from togi.model.forest import Forest, move
 from togi.model.load import LoadedModel
 from togi.model.logprobs import Policy
-from togi.model.lora import without_adapter
 from togi.objectives.base import Batch, Output, given
 from togi.objectives.grpo import GRPO, SamplerCorrection
 from togi.stages.arithmetic import in_machine_type

@@ -10,10 +10,10 @@ import torch
 from togi.core.seeds import derive
 from togi.core.settings import ModelRef, ScorerRef
 from togi.core.sources import ModelSource
+from togi.model.adapter import LoraSettings, lora_library, token_ids
 from togi.model.card import About, origin_of
 from togi.model.inspect import Facts
 from togi.model.load import LoadedModel, inspect, load
-from togi.model.lora import LoraSettings, add_lora, token_ids
 from togi.model.save import check_saved, check_saved_adapter, save_adapter, save_model
 from togi.model.scalar import ModelScorer, load_reward_model
 from togi.stages.arithmetic import arithmetic, device
@@ -145,7 +145,7 @@ def adapted(model: LoadedModel, lora: Lora, *, seed: int, full: tuple[str, ...] 
         token_rows=token_ids(model.tokenizer, lora.token_rows),
         new_rows=token_ids(model.tokenizer, model.new_tokens),
     )
-    return replace(model, net=add_lora(model.net, settings, seed=seed))
+    return replace(model, net=lora_library().add_lora(model.net, settings, seed=seed))
 
 
 def load_scorer(context: Context, ref: ScorerRef) -> ModelScorer:

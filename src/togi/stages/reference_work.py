@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from togi.core.errors import StageError
-from togi.model.lora import without_adapter
+from togi.model.adapter import without_adapter
 from togi.objectives.base import given, segment_sum
 from togi.stages.base import Context
 from togi.stages.examples_work import Data, Example
