@@ -12,6 +12,7 @@ FLOORS = {
     "core": 0,
     "text": 1,
     "client": 1,
+    "kernels": 1,
     "model": 2,
     "objectives": 2,
     "data": 2,
@@ -28,7 +29,7 @@ FLOORS = {
 }
 TOP = 7  # __init__ and __main__ of the package itself
 ALLOWED = {  # heavy libraries: the units that may import them
-    "torch": ("model", "objectives", "train", "rollout", "serve", "evaluate", "stages"),
+    "torch": ("kernels", "model", "objectives", "train", "rollout", "serve", "evaluate", "stages"),
     "transformers": ("model", "rollout"),
     "peft": ("model",),
 }

@@ -8,11 +8,12 @@ import pytest
 import torch
 from tiny import CONFIGS, VOCABULARY, TrueFloat64, tiny_model
 
+from togi.kernels.attention import Attention, Options
+from togi.kernels.native import Native, native
 from togi.model.attention import _BlockAttention, _CompiledAttention
-from togi.model.blocks import Attention, Options, compiled, plan
+from togi.model.blocks import compiled, plan
 from togi.model.forest import Layout, Sequence, Tree, plant
 from togi.model.logprobs import Policy, plain_logprobs
-from togi.model.native import Native, native
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 
@@ -74,7 +75,7 @@ def by_torch(
 
 def found(functions: Native, layout: Layout, options: Options, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     query, key, value = (x.clone().requires_grad_() for x in tensors[:3])
-    attention = Attention.of(functions, (query, key, value.transpose(0, 1)), layout, options)
+    attention = Attention.of(functions, (query, key, value.transpose(0, 1)), compiled(layout, options.window), options)
     assert attention is not None
     out = _CompiledAttention.apply(query, key, value, attention)
     out.backward(tensors[3])
@@ -154,15 +155,16 @@ def test_a_number_that_is_none_stays_none_and_with_those_that_see_it(functions, 
 
 def test_what_is_not_computed_goes_another_way(functions):
     layout, options = LAYOUTS["a text"], Options(window=None, scale=0.2)
+    blocks = compiled(layout, None)
     heads = lambda rows, size, dtype: (torch.zeros(1, rows, size, dtype=dtype),) * 3  # noqa: E731
-    assert Attention.of(functions, heads(300, 32, torch.float32), layout, options) is not None
-    assert Attention.of(functions, heads(300, 40, torch.float32), layout, options) is None  # no multiple of 32
-    assert Attention.of(functions, heads(300, 32, torch.float64), layout, options) is None
-    assert Attention.of(functions, heads(301, 32, torch.float32), layout, options) is None  # rows of no tree
+    assert Attention.of(functions, heads(300, 32, torch.float32), blocks, options) is not None
+    assert Attention.of(functions, heads(300, 40, torch.float32), blocks, options) is None  # no multiple of 32
+    assert Attention.of(functions, heads(300, 32, torch.float64), blocks, options) is None
+    assert Attention.of(functions, heads(301, 32, torch.float32), blocks, options) is None  # rows of no tree
     query, key, value = heads(300, 32, torch.float32)
-    assert Attention.of(functions, (query, key.bfloat16(), value.bfloat16()), layout, options) is None
-    assert Attention.of(None, (query, key, value), layout, options) is None
-    assert compiled(layout, None).total == 300
+    assert Attention.of(functions, (query, key.bfloat16(), value.bfloat16()), blocks, options) is None
+    assert Attention.of(None, (query, key, value), blocks, options) is None
+    assert blocks.total == 300
 
 
 @pytest.mark.parametrize("kind", [kind for kind in CONFIGS if kind != "gemma2"])  # its scores are capped

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from togi.core.errors import InputError
-from togi.model import build
-from togi.model.native import native
+from togi.kernels import build
+from togi.kernels.native import native
 
 NEEDS_COMPILER = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 SMALL = "int togi_products(void) { return 41; }"

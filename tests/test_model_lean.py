@@ -9,12 +9,12 @@ from tiny import SHAPE, TrueFloat64, as_near, tiny_model
 from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from togi.kernels.native import Native, native
 from togi.model.adapter import LoraSettings
 from togi.model.forest import Sequence, plant
 from togi.model.lean import keep_less
 from togi.model.logprobs import Policy
 from togi.model.lora import add_lora
-from togi.model.native import Native, native
 from togi.model.parts import ATTENTION, GATED, GELU_GATED, LAYERS, NORMS, SHIFTED_NORMS, library_kind, use_library
 from togi.model.recompute import recomputed_layers
 

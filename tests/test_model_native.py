@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from togi.model.native import NORM_TYPES, Native, Norm, native
+from togi.kernels.native import NORM_TYPES, Native, Norm, native
 
 NEEDS_COMPILER = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 ERRORS = {torch.float32: 2e-6, torch.bfloat16: 2**-8}

@@ -11,8 +11,8 @@ from rollout_tiny import CONFIGS, CharTokenizer, tiny
 from transformers import LlamaConfig
 
 from togi.core.records import SamplingParams
-from togi.model.blocks import Options
-from togi.model.native import Native, native
+from togi.kernels.attention import Options
+from togi.kernels.native import Native, native
 from togi.rollout.attention import DecodePass, Heads, Places, PrefillPass
 from togi.rollout.cache import KeyCache
 from togi.rollout.local import Sampler

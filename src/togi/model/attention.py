@@ -21,9 +21,10 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from togi.core.errors import InputError
-from togi.model.blocks import Attention, Block, Options, plan
+from togi.kernels.attention import Attention, Options
+from togi.kernels.native import native
+from togi.model.blocks import Block, compiled, plan
 from togi.model.forest import Forest
-from togi.model.native import native
 
 TREE_ATTENTION = "togi_tree"
 
@@ -225,9 +226,11 @@ def attend(forest: Forest, query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor
     query_KRTD = query_HTD.unflatten(0, (key_KTD.shape[0], -1))
     same_width = value_KTD.shape[-1] == key_KTD.shape[-1]
     if options.softcap is None and same_width and query_HTD.device.type == "cpu":
-        compiled = Attention.of(native(), (query_HTD, key_KTD, value_KTD), forest.layout, options)
-        if compiled is not None:
-            out_THD: Tensor = _CompiledAttention.apply(query_HTD, key_KTD, value_KTD.transpose(0, 1), compiled)  # type: ignore
+        kernel = Attention.of(
+            native(), (query_HTD, key_KTD, value_KTD), compiled(forest.layout, options.window), options
+        )
+        if kernel is not None:
+            out_THD: Tensor = _CompiledAttention.apply(query_HTD, key_KTD, value_KTD.transpose(0, 1), kernel)  # type: ignore
             return out_THD.transpose(0, 1)
         blocks = plan(forest.layout, options.window)
         out_KRTD: Tensor = _BlockAttention.apply(query_KRTD, key_KTD, value_KTD, blocks, options)  # type: ignore

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from togi.model.native import Native, Norm, native
+from togi.kernels.native import Native, Norm, native
 from togi.model.parts import (
     ATTENTION,
     LAYERS,

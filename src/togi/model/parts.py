@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from togi.model.blocks import Options
-from togi.model.native import Norm
+from togi.kernels.attention import Options
+from togi.kernels.native import Norm
 
 NORMS = (
     "LlamaRMSNorm",

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from togi.kernels.native import native
 from togi.model.attention import attend
-from togi.model.native import native
 from togi.model.parts import library_forward, options_of, turns_whole_heads
 
 

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from transformers import AttentionInterface
 
 from togi.core.errors import InputError
-from togi.model.blocks import Options
-from togi.model.native import Decode, Norm, native
+from togi.kernels.attention import Options
+from togi.kernels.native import Decode, Norm, native
 from togi.rollout.cache import KeyCache, round_up
 
 NAME = "togi_decode"

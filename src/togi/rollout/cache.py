@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from togi.model.native import BLOCK, native
+from togi.kernels.native import BLOCK, native
 
 COLUMN_STEP = BLOCK
 """Own columns are read in multiples of this, so that products keep their shapes for several tokens."""

@@ -1,7 +1,7 @@
 """Weights laid out for products of few rows, for as long as a batch is sampled.
 
 A product on CPU may rearrange the weights at every call; few rows do not repay that. Packing does it once: in the
-layout of `c/products.c` where that computes such a product, else in oneDNN's own, by the operators that torch's
+layout of `c/linear.c` where that computes such a product, else in oneDNN's own, by the operators that torch's
 compiler uses for frozen weights. The products stay the same up to the order of their sums.
 
 Where the processor has no products in a half type, torch emulates them (bfloat16 is 8 times slower than float32 on
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from togi.model.native import MOST_ROWS, Native, native
+from togi.kernels.native import MOST_ROWS, Native, native
 
 MOST_BYTES = 2 * 1024**3
 """The packed copy of a larger model would take more memory than it is worth."""

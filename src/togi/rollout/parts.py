@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from togi.model.native import native
+from togi.kernels.native import native
 from togi.model.parts import (
     ATTENTION,
     gelu_of,

@@ -11,7 +11,7 @@ import torch
 from togi.core.files import read_cache, write_json
 from togi.core.ranks import Ranks
 from togi.core.seeds import digest
-from togi.model.native import native
+from togi.kernels.native import native
 from togi.model.numerics import Numerics, apply_numerics, choose_numerics, processor
 from togi.objectives.base import Output
 from togi.stages.base import Context, hold_numerics

@@ -2,7 +2,7 @@
 
    R rows, G groups, K key heads, M query heads a key head, D head size, P prompt columns, S own columns. */
 
-#include "numbers.h"
+#include "vectors.h"
 
 /* Keys lie in blocks of BLOCK columns (16), (D, 16) each. */
 #define QUERIES 4 /* computed at once, as many as the registers hold */

@@ -3,7 +3,7 @@
    A weight (N, K) is kept as panels of 32 outputs; a panel is K / 32 pairs of tiles, a tile (16 inputs / 2, 16 outputs,
    2 inputs): a panel is read once from its beginning to its end. N is rounded up to 32 with zeros. */
 
-#include "numbers.h"
+#include "vectors.h"
 
 #if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__linux__)
 #include <sys/syscall.h>

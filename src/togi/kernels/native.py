@@ -17,7 +17,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from togi.model.build import Build, BuildError, build
+from togi.kernels.build import Build, BuildError, build
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
    R rows, F width, T positions, H heads, D head size. */
 
-#include "numbers.h"
+#include "vectors.h"
 
 /* Of a weight's gradient the share of CHUNK rows is summed by one thread: any number of threads sums alike. */
 

@@ -7,7 +7,7 @@
    T rows, H query heads, R of them a key head, D head size (a multiple of 32); rows and keys of a block are padded to a
    multiple of 32 with zeros. Words: floats, or pairs of bfloat16 as the tiles read their second operand. */
 
-#include "numbers.h"
+#include "vectors.h"
 
 /* The scores of STEP rows and keys are in the cache at once. */
 #define ROUND(n) (((n) + 31) / 32 * 32)

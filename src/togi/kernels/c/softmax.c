@@ -2,7 +2,7 @@
 
    C tokens of a chunk, V vocabulary. */
 
-#include "numbers.h"
+#include "vectors.h"
 
 typedef struct {
     void *logits;            /* (C, V); the backward puts their gradient in their place */
