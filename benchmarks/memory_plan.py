@@ -42,9 +42,9 @@ def measure(folder: str, row: dict) -> None:
     from togi.core.sources import ModelSource  # noqa: PLC0415
     from togi.model.forest import Sequence, plant  # noqa: PLC0415
     from togi.model.load import load  # noqa: PLC0415
-    from togi.model.logprobs import Policy  # noqa: PLC0415
     from togi.model.lora import LoraSettings, add_lora  # noqa: PLC0415
-    from togi.model.memory import LINEARS, Job, Shape, predict  # noqa: PLC0415
+    from togi.model.policy import Policy  # noqa: PLC0415
+    from togi.model.sizes import LINEARS, Job, Shape, predict  # noqa: PLC0415
     from togi.objectives.base import Batch, Output  # noqa: PLC0415
     from togi.objectives.sft import SFT  # noqa: PLC0415
     from togi.train.loop import MicroBatch, train_steps  # noqa: PLC0415

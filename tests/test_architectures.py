@@ -17,7 +17,7 @@ from togi.core.records import Message, Prompt, SamplingParams
 from togi.core.sources import ModelSource
 from togi.model.forest import Sequence, plant
 from togi.model.load import load, load_tokenizer
-from togi.model.logprobs import Policy, plain_logprobs
+from togi.model.policy import Policy, plain_logprobs
 from togi.model.save import check_saved, save_model
 from togi.rollout.generator import ModelGenerator
 from togi.stages.examples_work import window_of

@@ -12,8 +12,9 @@ import pytest
 from togi.core.codec import read_records, write_records
 from togi.core.errors import InputError, RecipeError
 from togi.core.records import Chat, Document, Drop, Message, Pair, Prompt
-from togi.data import border, hub
-from togi.data.border import DataSpec, load_records
+from togi.data import hub
+from togi.data import importing as border
+from togi.data.importing import DataSpec, load_records
 
 USER, BOT = Message("user", "Hi"), Message("assistant", "Hello")
 MESSAGES = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]

@@ -14,7 +14,7 @@ import pytest
 
 from togi.core.errors import InputError
 from togi.core.records import Drop
-from togi.data.border import DataSpec, load_records
+from togi.data.importing import DataSpec, load_records
 
 GOOD = {"question": "Hi"}
 LINE = json.dumps(GOOD).encode() + b"\n"

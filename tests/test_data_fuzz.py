@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from togi.core.codec import from_row, schema, to_row
 from togi.core.errors import InputError
-from togi.data.border import DataSpec, load_records
+from togi.data.importing import DataSpec, load_records
 from togi.data.shapes import ANSWERS, CONVERSATIONS, NEEDS, QUESTIONS
 
 FUZZ = settings(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from togi.core.records import Document
+from togi.data.duplicates import _bands, copies_by_cosine, copies_by_ngrams, remove_copies
 from togi.data.features import HashedNgrams
-from togi.data.near import _bands, copies_by_cosine, copies_by_ngrams, remove_copies
 from togi.text.compare import jaccard, shingles
 
 HERE = Path(__file__).parent / "vectors"
@@ -34,7 +34,7 @@ def plain_greedy(vectors: np.ndarray, threshold: float) -> list[int | None]:
 
 def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = np.random.default_rng(0).normal(size=(60, 4))
-    monkeypatch.setattr("togi.data.near.BLOCK", 7)
+    monkeypatch.setattr("togi.data.duplicates.BLOCK", 7)
     assert copies_by_cosine(vectors, 0.8) == plain_greedy(vectors, 0.8)
 
 

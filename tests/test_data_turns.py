@@ -6,7 +6,7 @@ import pytest
 
 from togi.core.errors import InputError
 from togi.core.records import Chat, Message, Pair, Prompt
-from togi.data.border import DataSpec, load_records
+from togi.data.importing import DataSpec, load_records
 
 ASK, REPLY = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
 USER, BOT = Message("user", "Hi"), Message("assistant", "Hello")

@@ -13,7 +13,7 @@ from togi.kernels.native import Native, native
 from togi.model.attention import _BlockAttention, _CompiledAttention
 from togi.model.blocks import compiled, plan
 from togi.model.forest import Layout, Sequence, Tree, plant
-from togi.model.logprobs import Policy, plain_logprobs
+from togi.model.policy import Policy, plain_logprobs
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 

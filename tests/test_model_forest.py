@@ -21,7 +21,7 @@ from togi.model.forest import (
     plant,
     split_by_tokens,
 )
-from togi.model.logprobs import Policy, plain_logprobs, score_tokens
+from togi.model.policy import Policy, plain_logprobs, score_tokens
 
 
 def sequence(ids: list[int], *spans: tuple[int, int]) -> Sequence:

@@ -13,8 +13,8 @@ from togi.core.errors import InputError
 from togi.model.adapter import LoraSettings
 from togi.model.forest import Sequence, plant
 from togi.model.head import Head, token_logp
-from togi.model.logprobs import Policy, check_head, plain_logprobs, unwrapped
 from togi.model.lora import add_lora
+from togi.model.policy import Policy, check_head, plain_logprobs, unwrapped
 
 N, H, V = 11, 8, 37
 

@@ -11,11 +11,11 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from togi.kernels.native import Native, native
 from togi.model.adapter import LoraSettings
+from togi.model.decoders import ATTENTION, GATED, GELU_GATED, LAYERS, NORMS, SHIFTED_NORMS, library_kind, use_library
 from togi.model.forest import Sequence, plant
-from togi.model.lean import keep_less
-from togi.model.logprobs import Policy
+from togi.model.fused_layers import keep_less
 from togi.model.lora import add_lora
-from togi.model.parts import ATTENTION, GATED, GELU_GATED, LAYERS, NORMS, SHIFTED_NORMS, library_kind, use_library
+from togi.model.policy import Policy
 from togi.model.recompute import recomputed_layers
 
 KINDS = ("llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe")

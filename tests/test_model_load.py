@@ -19,9 +19,9 @@ from togi.model.adapter import LoraSettings, without_adapter
 from togi.model.folders import atomic_folder
 from togi.model.forest import Sequence, plant
 from togi.model.load import LoadedModel, load, load_tokenizer
-from togi.model.logprobs import Policy
 from togi.model.lora import add_lora, linear_names
 from togi.model.packages import _expected_sha256, _join, _pieces
+from togi.model.policy import Policy
 from togi.model.save import save_model
 from togi.text.template import get_template
 

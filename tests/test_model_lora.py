@@ -13,8 +13,8 @@ from togi.core.errors import InputError
 from togi.model.adapter import LoraSettings, token_ids, without_adapter
 from togi.model.forest import plant
 from togi.model.load import load
-from togi.model.logprobs import Policy, plain_logprobs
 from togi.model.lora import add_lora
+from togi.model.policy import Policy, plain_logprobs
 from togi.model.save import save_model
 
 ROWS = tuple(sorted(flat(batches()["many"])[0].ids[:3]))  # ids that are read, so that their rows get a gradient

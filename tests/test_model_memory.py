@@ -8,7 +8,7 @@ from tiny import CONFIGS, SHAPE
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 from togi.core.errors import InputError
-from togi.model.memory import CHUNK_BYTES, KEPT_BYTES, Job, Shape, adapter_size, largest, predict, training_flops
+from togi.model.sizes import CHUNK_BYTES, KEPT_BYTES, Job, Shape, adapter_size, largest, predict, training_flops
 
 SMALL = Shape.of(
     {

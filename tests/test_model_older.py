@@ -13,8 +13,8 @@ from tiny import tiny_tokenizer
 
 from togi.core.records import Message
 from togi.model.older import readable_config, readable_tokenizer
+from togi.model.reward_model import ModelScorer, add_scalar_head
 from togi.model.save import check_saved, save_model
-from togi.model.scalar import ModelScorer, add_scalar_head
 
 PYTHON = os.environ.get("TOGI_TRANSFORMERS4_PYTHON")
 needs_4 = pytest.mark.skipif(PYTHON is None, reason="TOGI_TRANSFORMERS4_PYTHON names no interpreter")

@@ -13,8 +13,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 from togi.core.records import Message
 from togi.core.sources import ModelSource
 from togi.model.load import LoadedModel
+from togi.model.reward_model import ModelScorer, add_scalar_head, load_reward_model
 from togi.model.save import save_model
-from togi.model.scalar import ModelScorer, add_scalar_head, load_reward_model
 from togi.text.template import Template, get_template
 
 TURNS = ("system", "user", "assistant")

@@ -18,8 +18,8 @@ from togi.core.errors import InputError
 from togi.model.adapter import LoraSettings, without_adapter
 from togi.model.forest import plant
 from togi.model.load import load
-from togi.model.logprobs import Policy, plain_logprobs
 from togi.model.lora import add_lora
+from togi.model.policy import Policy, plain_logprobs
 from togi.model.save import save_model
 
 if importlib.util.find_spec("bitsandbytes") is not None:

@@ -8,7 +8,7 @@ from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_fun
 
 from togi.core.errors import InputError
 from togi.model.forest import plant
-from togi.model.logprobs import Policy
+from togi.model.policy import Policy
 from togi.model.router import row_weights
 
 EXPERTS = {"mixtral": (4, 2), "qwen3_moe": (6, 3)}

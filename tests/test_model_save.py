@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from togi.core.records import Message, Prompt, SamplingParams
 from togi.model.folders import atomic_folder
 from togi.model.load import LoadedModel, load
-from togi.model.logprobs import Policy
+from togi.model.policy import Policy
 from togi.model.save import check_saved, save_model
 from togi.rollout.generator import ModelGenerator
 from togi.stages.base import Context, Control

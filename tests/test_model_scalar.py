@@ -13,8 +13,7 @@ from togi.model.adapter import LoraSettings
 from togi.model.forest import Sequence, num_tokens, plant
 from togi.model.load import LoadedModel, load
 from togi.model.lora import add_lora
-from togi.model.save import save_model
-from togi.model.scalar import (
+from togi.model.reward_model import (
     ModelScorer,
     RewardModel,
     add_scalar_head,
@@ -23,6 +22,7 @@ from togi.model.scalar import (
     load_reward_model,
     read_head,
 )
+from togi.model.save import save_model
 from togi.text.template import get_template
 
 POOLING = load_vectors("rm_pooling.json")["cases"]

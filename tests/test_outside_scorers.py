@@ -25,7 +25,7 @@ from togi.core.records import Message, Prompt
 from togi.core.sources import ModelSource
 from togi.model.forest import Sequence
 from togi.model.load import load, load_tokenizer
-from togi.model.scalar import ModelScorer, check_scalar_head, load_reward_model
+from togi.model.reward_model import ModelScorer, check_scalar_head, load_reward_model
 from togi.recipe.graph import Graph, build
 from togi.recipe.schema import validate
 from togi.recipe.source import read_tree

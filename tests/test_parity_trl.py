@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from togi.model.forest import Forest, plant
 from togi.model.forest import Sequence as TokenSequence
 from togi.model.load import LoadedModel
-from togi.model.logprobs import Policy
-from togi.model.scalar import RewardModel, add_scalar_head
+from togi.model.policy import Policy
+from togi.model.reward_model import RewardModel, add_scalar_head
 from togi.objectives.base import Batch, Metrics, Objective, Output, segment_sum
 from togi.objectives.dpo import DPO
 from togi.objectives.reward import BradleyTerry

@@ -12,7 +12,7 @@ from tiny_texts import bare_context, chats
 from tokenizers import Tokenizer
 
 from togi.core.settings import ChatsRef, ModelRef
-from togi.model.memory import Job, Shape, predict
+from togi.model.sizes import Job, Shape, predict
 from togi.stages import plan_work
 from togi.stages.imported import Import
 from togi.stages.plan_work import PlannedStage

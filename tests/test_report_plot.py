@@ -6,7 +6,7 @@ import pytest
 
 from togi.report.curves import panels
 from togi.report.plot import Line, nice_ticks, plot, whisker
-from togi.report.rail import LANE, rail
+from togi.report.stage_graph import LANE, rail
 from togi.report.view import IntervalView, RowView, StageView
 
 

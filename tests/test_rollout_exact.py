@@ -16,7 +16,7 @@ from transformers.generation.logits_process import (
 
 from togi.core.errors import InputError
 from togi.core.records import Completion, SamplingParams
-from togi.rollout import network
+from togi.rollout import sampling_model
 from togi.rollout.local import Request, Sampler
 from togi.rollout.packed import PackedLinear
 
@@ -218,7 +218,7 @@ def test_sampling_sees_training_steps_and_leaves_the_model_alone():
 
 def test_an_untested_architecture_is_probed_and_a_wrong_one_computed_whole(llama, monkeypatch, caplog):
 
-    monkeypatch.setattr(network, "TESTED", frozenset())
+    monkeypatch.setattr(sampling_model, "TESTED", frozenset())
     assert sampler(llama).generate([[1]], SamplingParams(max_tokens=2), [[0]])
     monkeypatch.setattr("togi.rollout.attention.DecodePass._write", lambda self, buffer, new: None)
     engine = sampler(llama)

@@ -207,7 +207,7 @@ def test_the_sampler_gives_the_same_without(functions, dtype, monkeypatch):
     with_functions = answers()
     monkeypatch.setattr("togi.rollout.cache.native", lambda: None)
     monkeypatch.setattr("togi.rollout.packed.native", lambda: None)
-    monkeypatch.setattr("togi.rollout.parts.native", lambda: None)
+    monkeypatch.setattr("togi.rollout.fused_layers.native", lambda: None)
     for a, b in zip(with_functions, answers(), strict=True):
         if dtype == torch.float32:
             assert a.token_ids == b.token_ids

@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from tiny_run import RECIPE, environment, results, togi, write_recipe
 
-from togi.model.memory import Job, Shape, predict
+from togi.model.sizes import Job, Shape, predict
 from togi.recipe.store import manifest, mark_done
 from togi.stages.base import MODEL_FOLDER
 

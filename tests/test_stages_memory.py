@@ -11,7 +11,7 @@ from tiny_run import QUESTIONS, togi, write_recipe
 from tiny_texts import bare_context, chats
 
 from togi.core.settings import ChatsRef, ModelRef
-from togi.model.memory import Job, Shape, predict
+from togi.model.sizes import Job, Shape, predict
 from togi.stages import fitting_work, models, train_sft_work
 from togi.stages.resources import USABLE_CPU, job_of
 from togi.stages.train_dpo import TrainDpo

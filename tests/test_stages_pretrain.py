@@ -14,7 +14,7 @@ from togi.core.records import Document
 from togi.core.settings import ChatsRef, DocumentsRef, ModelRef
 from togi.model.forest import Sequence, move, plant
 from togi.model.load import load
-from togi.model.logprobs import Policy, plain_logprobs
+from togi.model.policy import Policy, plain_logprobs
 from togi.stages import train_pretrain_work
 from togi.stages.train_pretrain import MixedSource, TrainPretrain
 from togi.stages.train_pretrain_work import Windows

@@ -15,7 +15,7 @@ from togi.core.records import Pair
 from togi.core.settings import ModelRef, PairsRef
 from togi.core.sources import ModelSource
 from togi.model.load import load
-from togi.model.scalar import ModelScorer, load_reward_model
+from togi.model.reward_model import ModelScorer, load_reward_model
 from togi.stages import train_reward_work
 from togi.stages.base import MODEL_FOLDER, Context
 from togi.stages.fitting_work import Fit

@@ -23,7 +23,7 @@ from togi.core.settings import ModelRef
 from togi.kernels.native import native
 from togi.model.forest import plant
 from togi.model.load import load
-from togi.model.logprobs import Policy
+from togi.model.policy import Policy
 from togi.model.save import save_model
 from togi.stages.base import Context, Control, Resolved
 from togi.stages.models import keep_model, load_trainable

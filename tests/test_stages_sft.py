@@ -16,8 +16,8 @@ from togi.core.settings import ChatsRef, ModelRef
 from togi.model.adapter import LoraSettings
 from togi.model.forest import Sequence, move, plant
 from togi.model.load import LoadedModel, load
-from togi.model.logprobs import Policy, plain_logprobs
 from togi.model.lora import add_lora
+from togi.model.policy import Policy, plain_logprobs
 from togi.objectives.base import Batch, Output
 from togi.objectives.sft import SFT
 from togi.stages.examples_work import Data, Example, made

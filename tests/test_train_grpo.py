@@ -17,7 +17,7 @@ from together import together
 
 from togi.core.errors import InputError, Interrupted
 from togi.core.records import Completion, Message, Prompt
-from togi.model.logprobs import plain_logprobs
+from togi.model.policy import plain_logprobs
 from togi.objectives.base import Output
 from togi.objectives.grpo import LossType
 from togi.stages.grpo_rollouts_work import Rollouts

@@ -17,7 +17,7 @@ from togi.core.records import Message
 from togi.core.sources import ModelSource
 from togi.model.forest import Sequence
 from togi.model.load import load
-from togi.model.logprobs import plain_logprobs
+from togi.model.policy import plain_logprobs
 from togi.text.render import render_chat
 
 STAGES = ("first", "second", "lora_first", "lora_second", "margin")

@@ -19,8 +19,8 @@ from togi.core.ranks import ALONE, Ranks
 from togi.model.adapter import LoraSettings
 from togi.model.forest import Forest, plant
 from togi.model.forest import Sequence as TokenSequence
-from togi.model.logprobs import Policy
 from togi.model.lora import add_lora
+from togi.model.policy import Policy
 from togi.objectives.base import Batch, Output
 from togi.objectives.grpo import GRPO
 from togi.train.checkpoint import capture, newest_complete, restore, save

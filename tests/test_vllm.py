@@ -19,8 +19,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from togi.core.records import Message, Prompt, SamplingParams
 from togi.core.sources import ModelSource
 from togi.model.load import LoadedModel, load
+from togi.model.reward_model import ModelScorer, add_scalar_head
 from togi.model.save import save_model
-from togi.model.scalar import ModelScorer, add_scalar_head
 from togi.rollout.generator import ModelGenerator
 from togi.stages import train_sft_work
 from togi.stages.base import MODEL_FOLDER

@@ -9,7 +9,7 @@ from side import DTYPES
 from transformers import AutoModelForCausalLM
 
 from togi.model.forest import Forest, Sequence, move
-from togi.model.logprobs import Policy
+from togi.model.policy import Policy
 from togi.objectives.base import Output
 from togi.train.optimizer import AdamWSettings, Schedule, Update, build_adamw, trained
 from togi.train.precision import in_bfloat16

@@ -12,7 +12,7 @@ from side import Side, versions
 from togi.core.sources import ModelSource
 from togi.model.forest import Sequence
 from togi.model.load import load
-from togi.model.scalar import ModelScorer, add_scalar_head
+from togi.model.reward_model import ModelScorer, add_scalar_head
 
 
 def conversations(config: dict[str, Any]) -> list[Sequence]:

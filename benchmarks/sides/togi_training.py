@@ -18,7 +18,7 @@ from side import Side, keep_first_gradients, versions
 from togi.core.sources import ModelSource
 from togi.model.forest import Sequence as TokenSequence
 from togi.model.load import LoadedModel, load
-from togi.model.scalar import add_scalar_head
+from togi.model.reward_model import add_scalar_head
 from togi.stages.arithmetic import arithmetic
 from togi.stages.base import Context, Control
 from togi.stages.examples_work import Data, Example

@@ -8,7 +8,7 @@ import vocabulary
 from side import Side, versions
 
 from togi.model.forest import plant
-from togi.model.logprobs import Policy
+from togi.model.policy import Policy
 
 
 def main() -> None:

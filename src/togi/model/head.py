@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from togi.core.errors import InputError
 from togi.kernels.native import Native, native
-from togi.model.memory import KEPT_BYTES, chunk_rows
+from togi.model.sizes import KEPT_BYTES, chunk_rows
 
 LOGITS_IN_CACHE = 2**20  # what is read and written several times in a row
 ROWS_PER_PRODUCT = 8192  # of the weight's gradient

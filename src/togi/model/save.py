@@ -22,11 +22,11 @@ from togi.core.sources import ADAPTER_CONFIG
 from togi.core.strangers import run_stranger
 from togi.model.adapter import is_adapted, lora_library
 from togi.model.card import About, write_card
+from togi.model.decoders import use_library
 from togi.model.folders import atomic_folder
 from togi.model.load import LoadedModel, read_network
 from togi.model.older import readable_config, readable_tokenizer
 from togi.model.padding import keep_last_token
-from togi.model.parts import use_library
 from togi.text.render import check_template
 
 log = logging.getLogger(__name__)

@@ -12,9 +12,9 @@ from typing import Any
 
 from markupsafe import Markup
 
+from togi.report.formatting import duration, number, plural
 from togi.report.plot import Band, Line, Points, plot
 from togi.report.view import StageView
-from togi.report.words import duration, number, plural
 
 MOST_POINTS = 240
 SMOOTH_FROM = 24  # steps from which a rolling mean is drawn over the single steps

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from togi.report import words
+from togi.report import formatting
 from togi.report.curves import Panel, panels
 from togi.report.plot import whisker
-from togi.report.rail import rail
+from togi.report.stage_graph import rail
 from togi.report.view import AnswerView, RunView, StageView
 
 MOST_ANSWERS = 48
@@ -49,8 +49,8 @@ def render_report(run: RunView) -> str:
             tables=sorted((stage for stage in run.stages if stage.rows), key=lambda stage: not _compares(stage)),
             compares=any(_compares(stage) for stage in run.stages),
             talks=[(stage, stage.answers[:MOST_ANSWERS]) for stage in run.stages if stage.answers],
-            tiles=words.highlights(run),
-            findings=words.findings(run),
+            tiles=formatting.highlights(run),
+            findings=formatting.findings(run),
             numerics=_numerics(run),
             open_answers=OPEN_ANSWERS,
         )
@@ -67,18 +67,18 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        number=words.number,
-        signed=lambda value: words.number(value, signed=True),
-        bounds=lambda interval: words.bounds(interval, signed=True),
-        duration=words.duration,
-        moment=words.moment,
-        percent=words.percent,
-        plural=words.plural,
-        flat=words.flat,
+        number=formatting.number,
+        signed=lambda value: formatting.number(value, signed=True),
+        bounds=lambda interval: formatting.bounds(interval, signed=True),
+        duration=formatting.duration,
+        moment=formatting.moment,
+        percent=formatting.percent,
+        plural=formatting.plural,
+        flat=formatting.flat,
         answer=answer_html,
         whisker=whisker,
     )
-    environment.globals.update(outcome=words.outcome, better=_better)
+    environment.globals.update(outcome=formatting.outcome, better=_better)
     return environment
 
 
@@ -118,7 +118,7 @@ def _waterfall(stages: Sequence[StageView]) -> list[Fall]:
     falls = []
     for stage in counted:
         ordered = sorted(stage.drops.items(), key=lambda item: -item[1])
-        lost = words.unaccounted(stage)
+        lost = formatting.unaccounted(stage)
         falls.append(
             Fall(
                 stage=stage,

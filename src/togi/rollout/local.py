@@ -25,11 +25,11 @@ from togi.core.records import Completion, SamplingParams
 from togi.core.strangers import run_stranger
 from togi.rollout.attention import DecodePass, PrefillPass
 from togi.rollout.cache import KeyCache, attention_type
-from togi.rollout.network import context_limit, is_tested, mean_error, shadow, unsupported
+from togi.rollout.fused_layers import compute_natively
 from togi.rollout.packed import FEWEST_TOKENS, Packing, can_pack
-from togi.rollout.parts import compute_natively
 from togi.rollout.processors import check_params, draw, uniform
-from togi.rollout.rows import Crew, Event, Group, Request, Row, record
+from togi.rollout.requests import Crew, Event, Group, Request, Row, record
+from togi.rollout.sampling_model import context_limit, is_tested, mean_error, shadow, unsupported
 from togi.rollout.terminator import Decoder, TextStream, Watch
 
 log = logging.getLogger(__name__)

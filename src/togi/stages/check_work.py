@@ -15,7 +15,7 @@ from togi.core.records import Chat, Document, Pair, Prompt, Record
 from togi.core.seeds import derive
 from togi.core.settings import Ref, ScorerRef
 from togi.core.sources import ModelSource
-from togi.data.border import Imported
+from togi.data.importing import Imported
 from togi.model.load import inspect
 from togi.rewards.function import load_function
 from togi.rewards.settings import FunctionTerm

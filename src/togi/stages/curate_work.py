@@ -23,7 +23,7 @@ from togi.data.filters import (
 )
 from togi.model.forest import Sequence, move, plant
 from togi.model.load import LoadedModel
-from togi.model.logprobs import Policy, hidden_states
+from togi.model.policy import Policy, hidden_states
 from togi.rollout.generator import ModelGenerator
 from togi.stages.base import Context
 from togi.stages.curate import Curate

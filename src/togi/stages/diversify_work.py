@@ -5,8 +5,8 @@ import numpy as np
 from togi.core.records import Prompt
 from togi.core.sources import ModelSource
 from togi.data.diversify import farthest_points
+from togi.data.duplicates import copies_by_cosine, copies_by_ngrams, remove_copies
 from togi.data.features import HashedNgrams
-from togi.data.near import copies_by_cosine, copies_by_ngrams, remove_copies
 from togi.model.embed import SentenceEmbedder
 from togi.stages.base import Context
 from togi.stages.diversify import Diversify

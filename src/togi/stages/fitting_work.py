@@ -9,7 +9,7 @@ from typing import Any
 from togi.core.errors import InputError, StageError
 from togi.core.files import read_lines, read_object, write_json
 from togi.model.load import load_config
-from togi.model.memory import Shape, largest, predict, training_flops
+from togi.model.sizes import Shape, largest, predict, training_flops
 from togi.stages.arithmetic import arithmetic, device
 from togi.stages.base import Context
 from togi.stages.fixed import Optimisation

@@ -15,7 +15,7 @@ from togi.core.ranks import ALONE, Ranks
 from togi.core.seeds import derive
 from togi.model.forest import Forest, move, num_tokens, plant
 from togi.model.load import LoadedModel
-from togi.model.logprobs import Policy, unwrapped
+from togi.model.policy import Policy, unwrapped
 from togi.model.router import own_weight
 from togi.objectives.base import Batch, Metrics, Objective, Output, add_metrics, on_host, read_metrics
 from togi.stages.arithmetic import in_machine_type

@@ -24,7 +24,7 @@ from togi.rewards.language import Detector
 from togi.rewards.settings import LanguageGate
 from togi.rewards.statistics import reward_statistics
 from togi.rollout.local import Sampler
-from togi.rollout.network import context_limit
+from togi.rollout.sampling_model import context_limit
 from togi.stages.arithmetic import arithmetic
 from togi.stages.base import Context, timed
 from togi.stages.models import load_scorer

@@ -16,7 +16,7 @@ from togi.model import forest as forests
 from togi.model.adapter import without_adapter
 from togi.model.forest import Forest, move
 from togi.model.load import LoadedModel
-from togi.model.logprobs import Policy
+from togi.model.policy import Policy
 from togi.objectives.base import Batch, Output, given
 from togi.objectives.grpo import GRPO, SamplerCorrection
 from togi.stages.arithmetic import in_machine_type

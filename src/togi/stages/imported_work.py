@@ -1,7 +1,7 @@
 """The work of `import`."""
 
 from togi.core.records import KINDS
-from togi.data.border import DataSpec, Imported, load_records
+from togi.data.importing import DataSpec, Imported, load_records
 from togi.stages.base import Context
 from togi.stages.imported import Import
 from togi.stages.table import takers

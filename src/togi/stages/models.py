@@ -14,8 +14,8 @@ from togi.model.adapter import LoraSettings, lora_library, token_ids
 from togi.model.card import About, origin_of
 from togi.model.inspect import Facts
 from togi.model.load import LoadedModel, inspect, load
+from togi.model.reward_model import ModelScorer, load_reward_model
 from togi.model.save import check_saved, check_saved_adapter, save_adapter, save_model
-from togi.model.scalar import ModelScorer, load_reward_model
 from togi.stages.arithmetic import arithmetic, device
 from togi.stages.base import Context
 from togi.stages.lora import Lora

@@ -21,7 +21,7 @@ from togi.core.sources import ModelSource, lineage
 from togi.core.strangers import run_stranger
 from togi.model.folders import converted_folder
 from togi.model.inspect import inspect_model
-from togi.model.memory import Shape, largest, predict, training_flops
+from togi.model.sizes import Shape, largest, predict, training_flops
 from togi.stages.base import RECORDS_FILE, StageSettings
 from togi.stages.contrast import Contrast
 from togi.stages.curate import Curate

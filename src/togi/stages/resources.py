@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from togi.core.errors import InputError
 from togi.core.settings import place
-from togi.model.memory import LINEARS, Job, Shape
+from togi.model.sizes import LINEARS, Job, Shape
 from togi.stages.base import RankedSettings
 from togi.stages.lora import Lora
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from togi.core.settings import PromptsRef, ScorerRef, Settings, place, references
-from togi.model.memory import Shape, predict
+from togi.model.sizes import Shape, predict
 from togi.rewards.settings import GuardSettings, LengthGate, OverlongTerm, RewardSettings
 from togi.stages.base import StageType
 from togi.stages.fixed import Optimisation, Share

@@ -19,8 +19,8 @@ from togi.evaluate.table import Metric, Row, rows_to_json, single
 from togi.model.forest import Forest, move, num_tokens, plant, split_by_tokens
 from togi.model.forest import Sequence as TokenSequence
 from togi.model.load import LoadedModel
-from togi.model.logprobs import hidden_states, use_tree_attention
-from togi.model.scalar import RewardModel, add_scalar_head, keep_layers, read_head
+from togi.model.policy import hidden_states, use_tree_attention
+from togi.model.reward_model import RewardModel, add_scalar_head, keep_layers, read_head
 from togi.objectives.base import Batch, Output
 from togi.objectives.reward import BradleyTerry
 from togi.stages.base import MODEL_FOLDER, Context

@@ -14,7 +14,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from togi.core.ranks import Ranks
-from togi.model.logprobs import body_of, unwrapped
+from togi.model.policy import body_of, unwrapped
 from togi.train.ranks import RankGroup
 
 

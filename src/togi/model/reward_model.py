@@ -25,7 +25,7 @@ from togi.core.sources import ModelSource
 from togi.model.forest import Forest, MicroBatch, Sequence, move, plant, split_by_tokens
 from togi.model.inspect import context_of
 from togi.model.load import LoadedModel, load
-from togi.model.logprobs import body_of, hidden_states, nearly_equal, probe_ids, share_prompts, unwrapped
+from togi.model.policy import body_of, hidden_states, nearly_equal, probe_ids, share_prompts, unwrapped
 from togi.model.recompute import recomputed_layers
 from togi.text.render import render_text
 

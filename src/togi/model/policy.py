@@ -16,8 +16,8 @@ from togi.core.strangers import run_stranger
 from togi.model.adapter import beneath
 from togi.model.attention import TREE_ATTENTION, forest_arguments, refuse_unsupported, shares_prompts
 from togi.model.forest import Forest, Sequence, move, plant
+from togi.model.fused_layers import keep_less
 from togi.model.head import Head, TokenLogp, find_head, token_logp
-from togi.model.lean import keep_less
 from togi.model.recompute import recomputed_layers
 from togi.model.router import experts_per_token, router_loss, row_weights
 

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from togi.kernels.native import native
-from togi.model.parts import (
+from togi.model.decoders import (
     ATTENTION,
     gelu_of,
     kind_of,

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from togi.kernels.native import Native, Norm, native
-from togi.model.parts import (
+from togi.model.decoders import (
     ATTENTION,
     LAYERS,
     NORMS,
@@ -25,7 +25,7 @@ from togi.model.parts import (
     norm_of,
     use_forward,
 )
-from togi.model.turned import attention_forward
+from togi.model.fused_attention import attention_forward
 
 DENSE_NORMS = ("input_layernorm", "post_attention_layernorm")
 """What these give is read by linear maps alone, so that under autocast it may have their type: it is cast once for all

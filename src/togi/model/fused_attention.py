@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from togi.kernels.native import native
 from togi.model.attention import attend
-from togi.model.parts import library_forward, options_of, turns_whole_heads
+from togi.model.decoders import library_forward, options_of, turns_whole_heads
 
 
 def attention_forward(
