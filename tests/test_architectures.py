@@ -20,7 +20,7 @@ from togi.model.load import load, load_tokenizer
 from togi.model.policy import Policy, plain_logprobs
 from togi.model.save import check_saved, save_model
 from togi.rollout.generator import ModelGenerator
-from togi.stages.examples_work import window_of
+from togi.stages.training.examples_work import window_of
 
 OTHER_NAMES = {  # of the same sizes
     **{"n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 48, "n_positions": 256},

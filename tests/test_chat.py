@@ -22,12 +22,13 @@ from togi.core.sources import ModelSource
 from togi.model.card import About
 from togi.model.load import CARD, load
 from togi.model.save import save_model
-from togi.stages import chat_work, train_dpo_work, train_sft_work
-from togi.stages.base import MODEL_FOLDER, RECORDS_FILE
+from togi.stages import chat_work
 from togi.stages.chat_work import chat
+from togi.stages.context import MODEL_FOLDER, RECORDS_FILE
 from togi.stages.spoken import common_system
-from togi.stages.train_dpo import TrainDpo
-from togi.stages.train_sft import TrainSft
+from togi.stages.training import dpo_work, sft_work
+from togi.stages.training.dpo import TrainDpo
+from togi.stages.training.sft import TrainSft
 
 SYSTEM = "Answer like a pirate."
 
@@ -75,7 +76,7 @@ def test_a_tuned_model_keeps_the_system_prompt_that_the_recipe_adds(tmp_path, pa
     chats = [Chat(id=f"c{i}", messages=(*turns(None, f"What is {i}?"), Message("assistant", "So."))) for i in range(4)]
     settings = {"init": "$base", "chats": "$chats", "system": SYSTEM, "packing": packing, "max_length": 100}
     context = bare_context(tmp_path, chats=chats)
-    train_sft_work.run(TrainSft.model_validate({**settings, "batch_size": 2, "epochs": 1}), context)
+    sft_work.run(TrainSft.model_validate({**settings, "batch_size": 2, "epochs": 1}), context)
     assert card_of(context.folder) == {"system": SYSTEM, "sampling": None}
 
 
@@ -90,9 +91,7 @@ def test_a_model_of_preferences_keeps_the_system_turn_of_their_prompts(tmp_path)
         for i, row in enumerate(rows())
     ]
     context = bare_context(tmp_path, pairs=pairs)
-    train_dpo_work.run(
-        TrainDpo.model_validate({"init": "$base", "pairs": "$pairs", "batch_size": 4, "epochs": 1}), context
-    )
+    dpo_work.run(TrainDpo.model_validate({"init": "$base", "pairs": "$pairs", "batch_size": 4, "epochs": 1}), context)
     assert card_of(context.folder) == {"system": SYSTEM, "sampling": None}
 
 

@@ -12,8 +12,7 @@ import pytest
 from togi.core.codec import read_records, write_records
 from togi.core.errors import InputError, RecipeError
 from togi.core.records import Chat, Document, Drop, Message, Pair, Prompt
-from togi.data import hub
-from togi.data import importing as border
+from togi.data import hub, importing
 from togi.data.importing import DataSpec, load_records
 
 USER, BOT = Message("user", "Hi"), Message("assistant", "Hello")
@@ -292,7 +291,7 @@ def test_specs_that_cannot_be_used(tmp_path: Path) -> None:
 
 
 def test_plain_values() -> None:
-    assert border.plain({1: (b"a", date(2020, 1, 1)), "x": {"y": None}}) == {
+    assert importing.plain({1: (b"a", date(2020, 1, 1)), "x": {"y": None}}) == {
         "1": ["YQ==", "2020-01-01"],
         "x": {"y": None},
     }

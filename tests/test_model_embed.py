@@ -12,9 +12,9 @@ from transformers import BertConfig, BertModel
 from togi.core.errors import InputError
 from togi.core.sources import ModelSource
 from togi.model.embed import SentenceEmbedder, mean_pooled
-from togi.stages import diversify_work
-from togi.stages.base import Context, Control
-from togi.stages.diversify import Diversify
+from togi.stages.context import Context, Control
+from togi.stages.data import diversify_work
+from togi.stages.data.diversify import Diversify
 
 TEXTS = ["a cat", "a much longer text about something else", "", "a cat sat", "x" * 90]
 

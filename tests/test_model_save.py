@@ -18,9 +18,9 @@ from togi.model.load import LoadedModel, load
 from togi.model.policy import Policy
 from togi.model.save import check_saved, save_model
 from togi.rollout.generator import ModelGenerator
-from togi.stages.base import Context, Control
+from togi.stages.context import Context, Control
 from togi.stages.models import keep_model
-from togi.stages.train_sft import TrainSft
+from togi.stages.training.sft import TrainSft
 from togi.text.template import Template
 
 QUESTION = (Message("user", "Say it."),)

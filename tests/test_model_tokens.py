@@ -22,8 +22,8 @@ from togi.recipe.graph import build
 from togi.recipe.schema import validate
 from togi.recipe.source import read_tree
 from togi.recipe.worker import _resolved, resolved_to_json
-from togi.stages.base import Resolved
-from togi.stages.train_sft import TrainSft
+from togi.stages.context import Resolved
+from togi.stages.training.sft import TrainSft
 from togi.text.template import TEMPLATES
 
 NEW = ("<|start_header_id|>", "<|end_header_id|>")

@@ -29,10 +29,10 @@ from togi.model.reward_model import ModelScorer, check_scalar_head, load_reward_
 from togi.recipe.graph import Graph, build
 from togi.recipe.schema import validate
 from togi.recipe.source import read_tree
-from togi.stages.base import RECORDS_FILE, Context, Resolved
-from togi.stages.evaluate import Evaluate
-from togi.stages.evaluate_work import run as evaluate
-from togi.stages.train_grpo_work import run
+from togi.stages.context import RECORDS_FILE, Context, Resolved
+from togi.stages.evaluation.evaluate import Evaluate
+from togi.stages.evaluation.evaluate_work import run as evaluate
+from togi.stages.training.grpo_work import run
 
 CONFIGS = {"llama": LlamaConfig, "qwen2": Qwen2Config, "gemma2": Gemma2Config}
 TURN = "{% for m in messages %}[{{ m.role }}]{{ m.content }}<eos>{% endfor %}"

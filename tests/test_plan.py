@@ -14,10 +14,10 @@ from tokenizers import Tokenizer
 from togi.core.settings import ChatsRef, ModelRef
 from togi.model.sizes import Job, Shape, predict
 from togi.stages import plan_work
-from togi.stages.imported import Import
+from togi.stages.data.importing import Import
 from togi.stages.plan_work import PlannedStage
-from togi.stages.resources import USABLE_CPU
-from togi.stages.train_sft import TrainSft
+from togi.stages.training.resources import USABLE_CPU
+from togi.stages.training.sft import TrainSft
 
 CHATS = """\
 name: plan

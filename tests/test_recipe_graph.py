@@ -10,8 +10,8 @@ from togi.recipe.graph import Graph, build, unpinned
 from togi.recipe.lock import lock_text
 from togi.recipe.schema import validate
 from togi.recipe.source import read_tree
-from togi.stages.imported import Import
-from togi.stages.imported_work import read
+from togi.stages.data.importing import Import
+from togi.stages.data.importing_work import read
 from togi.stages.table import takers
 
 RECIPE = """\

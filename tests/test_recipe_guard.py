@@ -18,8 +18,8 @@ from togi.recipe.run import Options, Run
 from togi.recipe.schema import validate
 from togi.recipe.source import read_tree
 from togi.recipe.store import is_done, outputs_digests
-from togi.stages import imported_work
-from togi.stages.base import Context, Control
+from togi.stages.context import Context, Control
+from togi.stages.data import importing_work
 
 RECIPE = """\
 name: tiny
@@ -28,7 +28,7 @@ stages:
   some: {type: select, input: $rows, count: 2}
   few: {type: select, input: $some, count: 1}
 """
-WORK = imported_work.run
+WORK = importing_work.run
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def import_rows(run: Run, monkeypatch: pytest.MonkeyPatch, during: Any = None) -
         if during is not None:
             during()
 
-    monkeypatch.setattr(imported_work, "run", work)
+    monkeypatch.setattr(importing_work, "run", work)
     worker._do(run._command(node, folder), Control(send=lambda event: None), ALONE)
     return folder
 

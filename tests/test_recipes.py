@@ -9,11 +9,11 @@ from togi.recipe import graph
 from togi.recipe.schema import validate
 from togi.recipe.source import read_tree
 from togi.report.collect import collect
-from togi.stages.evaluate import Evaluate
-from togi.stages.imported import Import
-from togi.stages.imported_work import read
-from togi.stages.select import Select
-from togi.stages.train_grpo import TrainGrpo
+from togi.stages.data.importing import Import
+from togi.stages.data.importing_work import read
+from togi.stages.data.select import Select
+from togi.stages.evaluation.evaluate import Evaluate
+from togi.stages.training.grpo import TrainGrpo
 
 FOLDER = Path(__file__).parent.parent / "recipes"
 RECIPES = sorted(FOLDER.rglob("*.yaml"))

@@ -10,7 +10,7 @@ from togi.core.errors import StageError
 from togi.core.files import read_json
 from togi.model.numerics import Numerics, processor
 from togi.stages import arithmetic as stages
-from togi.stages.base import Context, Control, hold_numerics
+from togi.stages.context import Context, Control, hold_numerics
 
 
 def begin(folder: Path, name: str) -> Context:

@@ -8,10 +8,10 @@ import pytest
 from pydantic import ValidationError
 
 from togi.core.records import Completion, Drop, Message, Pair, Prompt
-from togi.stages import contrast_work
-from togi.stages.base import Context, Control
-from togi.stages.contrast import Contrast
-from togi.stages.contrast_work import Answers, _instructed, _of_others, _pair
+from togi.stages.context import Context, Control
+from togi.stages.data import contrast_work
+from togi.stages.data.contrast import Contrast
+from togi.stages.data.contrast_work import Answers, _instructed, _of_others, _pair
 
 
 def test_off_topic_gives_every_prompt_the_answer_of_another_one():

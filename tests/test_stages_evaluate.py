@@ -11,9 +11,9 @@ from togi.core.codec import write_records
 from togi.core.errors import GraderError, InputError
 from togi.core.files import read_json, write_json
 from togi.core.records import Completion, Message, Prompt
-from togi.stages import evaluate_work
-from togi.stages.base import RECORDS_FILE, Context, Control, Resolved
-from togi.stages.evaluate import Evaluate
+from togi.stages.context import RECORDS_FILE, Context, Control, Resolved
+from togi.stages.evaluation import evaluate_work
+from togi.stages.evaluation.evaluate import Evaluate
 
 END = "<|im_end|>"
 # two answers of each model to each of four prompts; the second model closes more of them, with fewer words

@@ -6,8 +6,8 @@ import pytest
 
 from togi.core.errors import StageError
 from togi.core.files import read_lines
-from togi.stages.base import Context, Control
-from togi.stages.falling import FallingChosen, FallWatch
+from togi.stages.context import Context, Control
+from togi.stages.training.chosen_guard import FallingChosen, FallWatch
 
 
 def quiet_context(folder: Path) -> Context:

@@ -12,13 +12,13 @@ from tiny_texts import bare_context, chat, chats
 from togi.core.errors import InputError, Interrupted, StageError
 from togi.core.settings import ChatsRef, ModelRef
 from togi.model.forest import Sequence
-from togi.stages import train_sft_work
-from togi.stages.base import Context
-from togi.stages.examples_work import Example, ShuffledEpochs, split
-from togi.stages.synthesize import Synthesize
-from togi.stages.train_pretrain import TrainPretrain
-from togi.stages.train_reward import TrainReward
-from togi.stages.train_sft import TrainSft
+from togi.stages.context import Context
+from togi.stages.data.synthesize import Synthesize
+from togi.stages.training import sft_work
+from togi.stages.training.examples_work import Example, ShuffledEpochs, split
+from togi.stages.training.pretrain import TrainPretrain
+from togi.stages.training.reward import TrainReward
+from togi.stages.training.sft import TrainSft
 
 BASE = {"init": ModelRef("$base"), "chats": ChatsRef("$chats")}
 
@@ -128,10 +128,10 @@ def test_an_example_that_the_memory_has_no_room_for_is_an_error_before_the_first
     context = bare_context(tmp_path, chats=[*chats(), chat(("user", "Why?"), ("assistant", "So. " * 40), name="long")])
     context.fits = 100  # what `auto` found
     with pytest.raises(StageError, match=r"the longest example has 1\d\d tokens, but .* micro-batch of 100 tokens"):
-        train_sft_work.run(TrainSft(**BASE, steps=1), context)
+        sft_work.run(TrainSft(**BASE, steps=1), context)
     assert not (context.folder / "metrics.jsonl").exists()
     context.fits = 256
-    train_sft_work.run(TrainSft(**BASE, steps=1), context)
+    sft_work.run(TrainSft(**BASE, steps=1), context)
 
 
 def test_under_blocks_a_chat_to_validate_on_may_not_be_too_long_either(tmp_path):
@@ -139,7 +139,7 @@ def test_under_blocks_a_chat_to_validate_on_may_not_be_too_long_either(tmp_path)
         others = [chat(("user", "Why?"), ("assistant", "So. " * n), name=f"v{n}") for n in lengths]
         context = bare_context(tmp_path / folder, chats=chats(), more_chats=others)
         made = TrainSft(**BASE, steps=1, packing="blocks", max_length=100, validation=ChatsRef("$more_chats"))
-        train_sft_work.run(made, context)
+        sft_work.run(made, context)
         return context
 
     context = held_out("some", 2, 90)
@@ -163,7 +163,7 @@ def sft(folder: Path, stop_after: int = 0, **settings) -> tuple[list[dict], dict
 
     context.control.send = stop
     made = TrainSft(**BASE, batch_size=2, micro_batch_tokens=128, **settings)
-    train_sft_work.run(made, context)
+    sft_work.run(made, context)
     lines = [json.loads(line) for line in (context.folder / "metrics.jsonl").read_text().splitlines()]
     return lines, load_file(context.folder / "output" / "model" / "model.safetensors"), context.summary
 
@@ -218,7 +218,7 @@ def test_an_overlap_of_validation_and_training_is_an_alarm(tmp_path):
     records = chats()
     context = bare_context(tmp_path, chats=records, more_chats=records[:3])
     settings = TrainSft(**BASE, batch_size=4, steps=1, validation=ChatsRef("$more_chats"))
-    train_sft_work.run(settings, context)
+    sft_work.run(settings, context)
     (alarm,) = [json.loads(line) for line in (context.folder / "alarms.jsonl").read_text().splitlines()]
     assert alarm["name"] == "validation_overlap" and alarm["message"].startswith("3 of 3")
 
@@ -226,9 +226,9 @@ def test_an_overlap_of_validation_and_training_is_an_alarm(tmp_path):
 def test_nothing_to_train_on_says_so(tmp_path):
     context = bare_context(tmp_path, chats=chats())
     with pytest.raises(InputError, match="every record was dropped"):
-        train_sft_work.run(TrainSft(**BASE, max_length=8), context)
+        sft_work.run(TrainSft(**BASE, max_length=8), context)
     with pytest.raises(InputError, match="max_length is 9999, but the model's context is 256"):
-        train_sft_work.run(TrainSft(**BASE, max_length=9999), context)
+        sft_work.run(TrainSft(**BASE, max_length=9999), context)
 
 
 def test_a_final_rate_is_reached_and_kept(tmp_path):

@@ -5,8 +5,8 @@ from pathlib import Path
 from togi.core.records import Message
 from togi.core.settings import ModelRef
 from togi.core.sources import ModelSource
-from togi.stages.base import Context, Control, Resolved
-from togi.stages.learnt import keep_learnt, learnt, mark
+from togi.stages.context import Context, Control, Resolved
+from togi.stages.seen_prompts import keep_learnt, learnt, mark
 
 
 def asked(text: str, system: str = "") -> tuple[Message, ...]:

@@ -12,12 +12,13 @@ from tiny_texts import bare_context, chats
 
 from togi.core.settings import ChatsRef, ModelRef
 from togi.model.sizes import Job, Shape, predict
-from togi.stages import fitting_work, models, train_sft_work
-from togi.stages.resources import USABLE_CPU, job_of
-from togi.stages.train_dpo import TrainDpo
-from togi.stages.train_grpo import TrainGrpo
-from togi.stages.train_reward import TrainReward
-from togi.stages.train_sft import TrainSft
+from togi.stages import models
+from togi.stages.training import memory_work, sft_work
+from togi.stages.training.dpo import TrainDpo
+from togi.stages.training.grpo import TrainGrpo
+from togi.stages.training.resources import USABLE_CPU, job_of
+from togi.stages.training.reward import TrainReward
+from togi.stages.training.sft import TrainSft
 from togi.train import machine, usage
 
 BASE, CHATS = ModelRef("$base"), ChatsRef("$chats")
@@ -88,8 +89,8 @@ def test_predicted_and_measured_memory_are_kept(plain):
 
 def test_the_largest_micro_batch_is_measured_where_examples_are_longer_than_the_limit(tmp_path):
     context = bare_context(tmp_path, chats=chats())
-    fit = fitting_work.Fit(TrainSft(init=BASE, chats=CHATS, steps=2, micro_batch_tokens=64), context)
-    train_sft_work.run(fit.settings, context)
+    fit = memory_work.Fit(TrainSft(init=BASE, chats=CHATS, steps=2, micro_batch_tokens=64), context)
+    sft_work.run(fit.settings, context)
     fit.finish()
     lines = [json.loads(line) for line in (context.folder / "metrics.jsonl").read_text().splitlines()]
     memory = json.loads((context.folder / "memory.json").read_text())
@@ -104,7 +105,7 @@ def test_a_training_begins_without_what_earlier_stages_kept(tmp_path):
     small = [torch.ones(25_000) for _ in range(3_000)]
     del small[:-1]  # 300 MB of free memory below what is still held
     held = usage.used(torch.device("cpu"))
-    fitting_work.Fit(TrainSft(init=BASE, chats=CHATS, steps=2, micro_batch_tokens=64), context)
+    memory_work.Fit(TrainSft(init=BASE, chats=CHATS, steps=2, micro_batch_tokens=64), context)
     assert not models._kept.cache_info().currsize
     assert usage.peak(torch.device("cpu")) < held - 200e6
 
@@ -118,12 +119,12 @@ def test_auto_takes_what_fits_and_keeps_it(tmp_path, monkeypatch):
         return predict(shape, Job(), tokens).peak / USABLE_CPU + 1
 
     monkeypatch.setattr(usage, "available", lambda device: free(512))
-    fit = fitting_work.Fit(auto, context)
+    fit = memory_work.Fit(auto, context)
     assert fit.settings.micro_batch_tokens == context.fits == 512
     monkeypatch.setattr(usage, "available", lambda device: free(2**17))
-    assert fitting_work.Fit(auto, context).settings.micro_batch_tokens == context.fits == 512  # after a kill
+    assert memory_work.Fit(auto, context).settings.micro_batch_tokens == context.fits == 512  # after a kill
     other = bare_context(tmp_path / "other", chats=chats())
-    fit = fitting_work.Fit(auto, other)
+    fit = memory_work.Fit(auto, other)
     assert (fit.settings.micro_batch_tokens, other.fits) == (2**16, 2**17)
 
 
@@ -183,4 +184,4 @@ def test_memory_at_hand_knows_the_limits_of_control_groups(tmp_path, monkeypatch
 
 
 def test_sizes_are_told_in_gigabytes():
-    assert fitting_work.gigabytes(1.25e9) == "1.25 GB"
+    assert memory_work.gigabytes(1.25e9) == "1.25 GB"

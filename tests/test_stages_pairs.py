@@ -9,9 +9,9 @@ from togi.core.errors import InputError
 from togi.core.records import Message
 from togi.core.settings import ModelRef
 from togi.stages.models import load_trainable
-from togi.stages.pairs_work import Border, read_pairs
-from togi.stages.train_smpo import TrainSmpo
-from togi.stages.train_smpo_work import _ends
+from togi.stages.training.pairs_work import Border, read_pairs
+from togi.stages.training.smpo import TrainSmpo
+from togi.stages.training.smpo_work import _ends
 from togi.text.render import render_chat, render_prompt
 from togi.text.turns import Unrendered
 

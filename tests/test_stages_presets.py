@@ -3,12 +3,12 @@
 import pytest
 from pydantic import ValidationError
 
-from togi.stages.train_dpo import PRESETS as DPO_PRESETS
-from togi.stages.train_dpo import TrainDpo
-from togi.stages.train_reward import PRESETS as REWARD_PRESETS
-from togi.stages.train_reward import TrainReward
-from togi.stages.train_smpo import PRESETS as SMPO_PRESETS
-from togi.stages.train_smpo import TrainSmpo
+from togi.stages.training.dpo import PRESETS as DPO_PRESETS
+from togi.stages.training.dpo import TrainDpo
+from togi.stages.training.reward import PRESETS as REWARD_PRESETS
+from togi.stages.training.reward import TrainReward
+from togi.stages.training.smpo import PRESETS as SMPO_PRESETS
+from togi.stages.training.smpo import TrainSmpo
 
 GIVEN = {"init": "$base", "pairs": "$pairs"}
 

@@ -15,9 +15,9 @@ from togi.core.settings import ChatsRef, DocumentsRef, ModelRef
 from togi.model.forest import Sequence, move, plant
 from togi.model.load import load
 from togi.model.policy import Policy, plain_logprobs
-from togi.stages import train_pretrain_work
-from togi.stages.train_pretrain import MixedSource, TrainPretrain
-from togi.stages.train_pretrain_work import Windows
+from togi.stages.training import pretrain_work
+from togi.stages.training.pretrain import MixedSource, TrainPretrain
+from togi.stages.training.pretrain_work import Windows
 
 SOURCES = (
     MixedSource(documents=DocumentsRef("$documents"), share=0.7),
@@ -80,7 +80,7 @@ def test_documents_do_not_see_each_other():
 
 def test_the_ledger_holds_what_was_trained_on(tmp_path):
     context = context_of(tmp_path)
-    train_pretrain_work.run(settings(), context)
+    pretrain_work.run(settings(), context)
     ledger = context.summary["ledger"]
     assert ledger["documents"]["share"] == pytest.approx(0.7, abs=32 / 1200)
     lines = [json.loads(line) for line in (context.folder / "metrics.jsonl").read_text().splitlines()]
@@ -93,7 +93,7 @@ def test_the_ledger_holds_what_was_trained_on(tmp_path):
 @pytest.mark.parametrize(("tokens", "steps"), [(500, 3), (401, 3)])  # 1 token of the third step is a window
 def test_the_tokens_of_the_recipe_are_trained_on_and_no_step_more(tmp_path, tokens, steps):
     context = context_of(tmp_path)
-    train_pretrain_work.run(settings(steps=None, tokens=tokens), context)
+    pretrain_work.run(settings(steps=None, tokens=tokens), context)
     lines = [json.loads(line) for line in (context.folder / "metrics.jsonl").read_text().splitlines()]
     assert len(lines) == steps and all(line["num_tokens"] > 0 for line in lines)
     assert tokens <= sum(line["num_tokens"] for line in lines) < tokens + 2 * 32
@@ -109,7 +109,7 @@ def test_a_window_that_is_longer_than_a_step_is_refused(windows):
 
 def test_stopped_and_gone_on_it_draws_the_same(tmp_path):
     whole = context_of(tmp_path / "whole")
-    train_pretrain_work.run(settings(lora={"rank": 2}), whole)
+    pretrain_work.run(settings(lora={"rank": 2}), whole)
     broken = context_of(tmp_path / "broken")
 
     def stop(event: dict) -> None:
@@ -117,9 +117,9 @@ def test_stopped_and_gone_on_it_draws_the_same(tmp_path):
 
     broken.control.send = stop
     with pytest.raises(Interrupted):
-        train_pretrain_work.run(settings(lora={"rank": 2}), broken)
+        pretrain_work.run(settings(lora={"rank": 2}), broken)
     again = context_of(tmp_path / "broken")
-    train_pretrain_work.run(settings(lora={"rank": 2}), again)
+    pretrain_work.run(settings(lora={"rank": 2}), again)
     assert again.summary == whole.summary
     weights = "output/model/model.safetensors"
     assert (again.folder / weights).read_bytes() == (whole.folder / weights).read_bytes()
@@ -128,18 +128,18 @@ def test_stopped_and_gone_on_it_draws_the_same(tmp_path):
 def test_validation_texts_are_never_trained_on(tmp_path):
     context = context_of(tmp_path, more_documents=[Document(id="v", text="Rivers begin in hills.")])
     held = settings(validation=DocumentsRef("$more_documents"))
-    train_pretrain_work.run(held, context)
+    pretrain_work.run(held, context)
     assert context.counts["validation"] == 1
     shared = context_of(tmp_path / "share")
-    train_pretrain_work.run(settings(validation=0.25), shared)
+    pretrain_work.run(settings(validation=0.25), shared)
     assert shared.summary["validation"]["validation/loss"] > 0
     assert shared.counts["validation"] > 4  # windows of two documents and two chats
 
 
 def test_an_empty_document_is_dropped_and_a_source_that_is_too_small_refused(tmp_path):
     context = bare_context(tmp_path, documents=[*documents(), Document(id="e", text=" \n")], chats=chats())
-    train_pretrain_work.run(settings(steps=1), context)
+    pretrain_work.run(settings(steps=1), context)
     assert [(drop.id, drop.reason) for drop in context.drops] == [("e", "empty")]
     few = bare_context(tmp_path / "few", documents=documents()[:1], chats=chats())
     with pytest.raises(InputError, match=r"\$documents has 1 texts"):
-        train_pretrain_work.run(settings(validation=0.2), few)
+        pretrain_work.run(settings(validation=0.2), few)

@@ -17,7 +17,7 @@ from togi.core.errors import Interrupted
 from togi.core.files import read_json, read_lines
 from togi.core.ranks import ALONE, Ranks
 from togi.core.records import Message, Pair
-from togi.stages.base import Context
+from togi.stages.context import Context
 from togi.stages.table import STAGES
 
 SHARED = {"init": "$base", "batch_size": 3, "learning_rate": 1e-3, "micro_batch_tokens": 128, "save_every": 2}

@@ -12,12 +12,12 @@ from togi.core.errors import StageError
 from togi.core.files import read_json, read_lines
 from togi.core.settings import ModelRef
 from togi.core.sources import ModelSource
-from togi.stages import train_dpo_work
-from togi.stages.base import MODEL_FOLDER, Context, Resolved
+from togi.stages.context import MODEL_FOLDER, Context, Resolved
 from togi.stages.models import load_trainable
-from togi.stages.pairs_work import Border, read_pairs
-from togi.stages.reference_work import with_reference
-from togi.stages.train_dpo import TrainDpo
+from togi.stages.training import dpo_work
+from togi.stages.training.dpo import TrainDpo
+from togi.stages.training.pairs_work import Border, read_pairs
+from togi.stages.training.reference_work import with_reference
 
 LORA = {"rank": 4, "alpha": 8.0}
 
@@ -43,7 +43,7 @@ def reference(context: Context, made: TrainDpo, *, learnt: bool) -> list[tuple[f
             if "lora_" in name:
                 torch.nn.init.normal_(param.data, std=0.5)
     data = read_pairs(made, context, Border(settings=made, context=context, model=model))
-    task = train_dpo_work.DpoTask(made, context, model, data)
+    task = dpo_work.DpoTask(made, context, model, data)
     return [example.ref_logp for example in with_reference(context, task, 4096).training]
 
 
@@ -56,7 +56,7 @@ def test_an_adapter_that_has_learnt_is_switched_off(tmp_path):
 
 def test_after_two_lora_stages_in_a_row_it_is_the_second_ones_beginning(tmp_path):
     first = bare_context(tmp_path, pairs())
-    train_dpo_work.run(settings(lora=LORA), first)
+    dpo_work.run(settings(lora=LORA), first)
     plain = reference(after(first, tmp_path / "plain"), settings(), learnt=False)
     second = reference(after(first, tmp_path / "second"), settings(lora=LORA), learnt=True)
     assert second == plain
@@ -78,7 +78,7 @@ def test_a_model_that_gives_no_number_is_told_before_training(tmp_path):
     made = settings()
     model = load_trainable(context, made.init)
     data = read_pairs(made, context, Border(settings=made, context=context, model=model))
-    task = train_dpo_work.DpoTask(made, context, model, data)
+    task = dpo_work.DpoTask(made, context, model, data)
     with torch.no_grad():
         model.net.model.norm.weight.fill_(float("nan"))
     with pytest.raises(StageError, match="the initial model gives pair p0 log-probabilities"):
@@ -91,7 +91,7 @@ def test_a_cut_into_other_micro_batches_changes_nothing_but_rounding(tmp_path):
         context = bare_context(tmp_path, pairs())
         context = replace(context, folder=tmp_path / name)
         context.folder.mkdir()
-        train_dpo_work.run(settings(micro_batch_tokens=budget), context)
+        dpo_work.run(settings(micro_batch_tokens=budget), context)
         weights.append([line["loss"] for line in metrics_of(context.folder)])
     assert weights[0] == pytest.approx(weights[1], rel=1e-5) and len(weights[0]) == 2
 
@@ -101,7 +101,7 @@ def test_chosen_answers_that_fall_are_an_alarm_or_the_end(tmp_path):
     context = bare_context(tmp_path, pairs())
     falling = {"learning_rate": 0.3, "epochs": 4.0}
     guard = {"max_fall": 0.1, "window": 2}
-    train_dpo_work.run(settings(**falling, falling_chosen=guard), context)
+    dpo_work.run(settings(**falling, falling_chosen=guard), context)
     alarms = [line for line in read_lines(context.folder / "alarms.jsonl") if line["name"] == "falling_chosen"]
     lines = metrics_of(context.folder)
     means = [(a["chosen_change"] + b["chosen_change"]) / 2 for a, b in pairwise(lines)]
@@ -110,8 +110,8 @@ def test_chosen_answers_that_fall_are_an_alarm_or_the_end(tmp_path):
     stopping = replace(bare_context(tmp_path, pairs()), folder=tmp_path / "stopping")
     stopping.folder.mkdir()
     with pytest.raises(StageError, match="stopped by a guard"):
-        train_dpo_work.run(settings(**falling, falling_chosen={**guard, "stop": True}), stopping)
+        dpo_work.run(settings(**falling, falling_chosen={**guard, "stop": True}), stopping)
     quiet = replace(bare_context(tmp_path, pairs()), folder=tmp_path / "quiet")
     quiet.folder.mkdir()
-    train_dpo_work.run(settings(**falling, falling_chosen=None), quiet)
+    dpo_work.run(settings(**falling, falling_chosen=None), quiet)
     assert not (quiet.folder / "alarms.jsonl").exists()

@@ -16,12 +16,12 @@ from togi.core.settings import ModelRef, PairsRef
 from togi.core.sources import ModelSource
 from togi.model.load import load
 from togi.model.reward_model import ModelScorer, load_reward_model
-from togi.stages import train_reward_work
-from togi.stages.base import MODEL_FOLDER, Context
-from togi.stages.fitting_work import Fit
-from togi.stages.fixed_work import micro_batches
-from togi.stages.train_reward import TrainReward
-from togi.stages.train_reward_work import Trunk, read_pairs
+from togi.stages.context import MODEL_FOLDER, Context
+from togi.stages.training import reward_work
+from togi.stages.training.fit_work import micro_batches
+from togi.stages.training.memory_work import Fit
+from togi.stages.training.reward import TrainReward
+from togi.stages.training.reward_work import Trunk, read_pairs
 
 LEARNS = {"batch_size": 3, "steps": 8, "learning_rate": 3e-3, "schedule": "constant"}
 
@@ -32,7 +32,7 @@ def settings(**given) -> TrainReward:
 
 def reward(folder: Path, given: list[Pair] | None = None, **more) -> Context:
     context = bare_context(folder, pairs=given or pairs())
-    train_reward_work.run(settings(**more), context)
+    reward_work.run(settings(**more), context)
     return context
 
 
@@ -67,7 +67,7 @@ def test_every_way_of_training_learns_and_saves_what_it_measured(tmp_path, how):
     context = bare_context(tmp_path, pairs=every[:6], more_pairs=every[6:])
     rate = 3e-2 if how else 3e-3
     made = settings(validation=PairsRef("$more_pairs"), **{**LEARNS, "learning_rate": rate}, **how)
-    train_reward_work.run(made, context)
+    reward_work.run(made, context)
     lines = lines_of(context)
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert rows_of(context)["accuracy on held-out pairs"] == lines[-1]["validation/accuracy"]
@@ -140,13 +140,13 @@ def test_the_score_of_a_text_does_not_depend_on_its_neighbours(tmp_path, budget)
 def test_what_a_frozen_trunk_says_is_computed_once(tmp_path, monkeypatch):
     """Also with a control and held-out scores: each text goes through the layers once."""
     seen: Counter[int] = Counter()
-    plain = train_reward_work.hidden_states
+    plain = reward_work.hidden_states
 
     def counted(net, forest):
         seen["sequences"] += forest.num_sequences
         return plain(net, forest)
 
-    monkeypatch.setattr(train_reward_work, "hidden_states", counted)
+    monkeypatch.setattr(reward_work, "hidden_states", counted)
     reward(tmp_path, train_layers=0, shuffled_control=True, validation=0.3, **LEARNS)
     assert seen["sequences"] == 2 * len(pairs())
 
@@ -156,7 +156,7 @@ def test_all_trainings_of_a_stage_are_counted_and_their_alarms_are_kept(tmp_path
     more = {"validation": PairsRef("$more_pairs"), "sweep": (1e-4, 1e-3), "shuffled_control": True}
     made = settings(**{key: value for key, value in LEARNS.items() if key != "learning_rate"}, **more)
     fit = Fit(made, context)
-    train_reward_work.run(fit.settings, context)
+    reward_work.run(fit.settings, context)
     fit.finish()
     told = [json.loads(line) for line in (context.folder / "alarms.jsonl").read_text().splitlines()]
     assert [alarm["name"] for alarm in told] == ["validation_overlap"]

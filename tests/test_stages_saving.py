@@ -25,11 +25,11 @@ from togi.model.forest import plant
 from togi.model.load import load
 from togi.model.policy import Policy
 from togi.model.save import save_model
-from togi.stages.base import Context, Control, Resolved
+from togi.stages.context import Context, Control, Resolved
 from togi.stages.models import keep_model, load_trainable
-from togi.stages.resources import refuse_training
-from togi.stages.train_reward import TrainReward
-from togi.stages.train_sft import TrainSft
+from togi.stages.training.resources import refuse_training
+from togi.stages.training.reward import TrainReward
+from togi.stages.training.sft import TrainSft
 
 WIDTHS = {"hidden_size": 64, "head_dim": 32, "num_attention_heads": 2, "intermediate_size": 128}
 BASE = ModelRef("$base")

@@ -20,10 +20,10 @@ from togi.model.lora import add_lora
 from togi.model.policy import Policy, plain_logprobs
 from togi.objectives.base import Batch, Output
 from togi.objectives.sft import SFT
-from togi.stages.examples_work import Data, Example, made
-from togi.stages.fixed_work import micro_batches
-from togi.stages.train_sft import TrainSft
-from togi.stages.train_sft_work import Border, SftTask, blocks, grouped, rewritten
+from togi.stages.training.examples_work import Data, Example, made
+from togi.stages.training.fit_work import micro_batches
+from togi.stages.training.sft import TrainSft
+from togi.stages.training.sft_work import Border, SftTask, blocks, grouped, rewritten
 from togi.text.render import render_chat, render_prompt
 from togi.text.template import own_template
 from togi.text.turns import Unrendered

@@ -10,9 +10,9 @@ from togi.core.codec import read_records, write_records
 from togi.core.errors import InputError
 from togi.core.files import read_json
 from togi.core.records import Completion, Message, Prompt
-from togi.stages import synthesize_work
-from togi.stages.base import RECORDS_FILE, Context, Control, Resolved
-from togi.stages.synthesize import Synthesize
+from togi.stages.context import RECORDS_FILE, Context, Control, Resolved
+from togi.stages.data import synthesize_work
+from togi.stages.data.synthesize import Synthesize
 
 SEEDS = [f"Why does the number {word} bring luck?" for word in ("seven", "three", "nine", "four", "two", "ten")]
 DRAFTS = [

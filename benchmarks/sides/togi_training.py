@@ -20,21 +20,21 @@ from togi.model.forest import Sequence as TokenSequence
 from togi.model.load import LoadedModel, load
 from togi.model.reward_model import add_scalar_head
 from togi.stages.arithmetic import arithmetic
-from togi.stages.base import Context, Control
-from togi.stages.examples_work import Data, Example
-from togi.stages.fixed import Optimisation
-from togi.stages.fixed_work import Task, fit
-from togi.stages.reference_work import with_reference
-from togi.stages.train_dpo import TrainDpo
-from togi.stages.train_dpo_work import DpoTask
-from togi.stages.train_pretrain import TrainPretrain
-from togi.stages.train_pretrain_work import PretrainTask, Windows
-from togi.stages.train_reward import TrainReward
-from togi.stages.train_reward_work import RewardTask
-from togi.stages.train_sft import TrainSft
-from togi.stages.train_sft_work import SftTask
-from togi.stages.train_smpo import TrainSmpo
-from togi.stages.train_smpo_work import SmpoTask
+from togi.stages.context import Context, Control
+from togi.stages.training.dpo import TrainDpo
+from togi.stages.training.dpo_work import DpoTask
+from togi.stages.training.examples_work import Data, Example
+from togi.stages.training.fit_work import Task, fit
+from togi.stages.training.optimisation import Optimisation
+from togi.stages.training.pretrain import TrainPretrain
+from togi.stages.training.pretrain_work import PretrainTask, Windows
+from togi.stages.training.reference_work import with_reference
+from togi.stages.training.reward import TrainReward
+from togi.stages.training.reward_work import RewardTask
+from togi.stages.training.sft import TrainSft
+from togi.stages.training.sft_work import SftTask
+from togi.stages.training.smpo import TrainSmpo
+from togi.stages.training.smpo_work import SmpoTask
 
 MANY_STEPS = 10_000
 COMPUTE = {"fp32": "float32", "bf16": "bfloat16"}

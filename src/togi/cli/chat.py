@@ -15,7 +15,7 @@ from togi.core.sources import ModelSource
 from togi.recipe.graph import Graph, model_source
 from togi.recipe.schema import ModelSpec
 from togi.recipe.store import hold_whole, is_done, is_older, store_folder
-from togi.stages.base import MODEL_FOLDER
+from togi.stages.context import MODEL_FOLDER
 from togi.stages.table import STAGES
 
 log = logging.getLogger(__name__)

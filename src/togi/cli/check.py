@@ -15,7 +15,7 @@ from togi.core.terminal import say
 from togi.model.inspect import located
 from togi.recipe.graph import Graph, unpinned
 from togi.recipe.store import is_done, store_folder
-from togi.stages.imported import Import
+from togi.stages.data.importing import Import
 from togi.stages.tracking import check_trackers
 
 BAR = 24  # characters of the longest bar of a histogram

@@ -21,8 +21,9 @@ from togi.core.settings import CodePath, PackageName, RecipePath, Ref, is_place,
 from togi.core.sources import ModelSource, fingerprint, model_files
 from togi.recipe.schema import DataSpec, ModelSpec, Recipe, TemplateFile
 from togi.recipe.store import VERSION
-from togi.stages.base import Resolved, StageSettings
-from togi.stages.imported import Import
+from togi.stages.base import StageSettings
+from togi.stages.context import Resolved
+from togi.stages.data.importing import Import
 from togi.stages.table import STAGES, takers
 
 

@@ -19,7 +19,7 @@ from togi.recipe.document import KeyPath, dotted
 from togi.recipe.locks import LOCK
 from togi.recipe.source import Tree
 from togi.stages.base import StageSettings
-from togi.stages.imported import DataSettings
+from togi.stages.data.importing import DataSettings
 from togi.stages.table import STAGES
 from togi.text.template import TEMPLATE_NAMES
 

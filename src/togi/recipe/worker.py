@@ -39,9 +39,9 @@ from togi.recipe.faults import told
 from togi.recipe.guard import hold_sources, learn_known, source_change
 from togi.recipe.locks import take, wait
 from togi.recipe.store import TRASH, begin, clear_leftovers, is_done, mark_done, remove, rename_away
-from togi.stages.base import Context, Control, Resolved, hold_numerics
-from togi.stages.resources import Resources
+from togi.stages.context import Context, Control, Resolved, hold_numerics
 from togi.stages.table import STAGES
+from togi.stages.training.resources import Resources
 
 SPENT = "spent.json"
 TOLD = (TogiError, ModuleNotFoundError, OSError, MemoryError, RuntimeError, SystemExit)  # that `told` may know
@@ -182,7 +182,7 @@ def _do(command: dict[str, Any], control: Control, ranks: Ranks) -> bool:
         before = ranks.once(lambda: _prepare(folder, command, ranks.size, trains))
         try:
             if trains:
-                fitting = importlib.import_module("togi.stages.fitting_work")
+                fitting = importlib.import_module("togi.stages.training.memory_work")
                 fit = fitting.Fit(settings, context)
                 work.run(fit.settings, context)
                 fit.finish()

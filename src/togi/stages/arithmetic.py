@@ -14,7 +14,7 @@ from togi.core.seeds import digest
 from togi.kernels.native import native
 from togi.model.numerics import Numerics, apply_numerics, choose_numerics, processor
 from togi.objectives.base import Output
-from togi.stages.base import Context, hold_numerics
+from togi.stages.context import Context, hold_numerics
 from togi.train import usage
 from togi.train.precision import in_bfloat16
 

@@ -19,19 +19,20 @@ from togi.data.importing import Imported
 from togi.model.load import inspect
 from togi.rewards.function import load_function
 from togi.rewards.settings import FunctionTerm
-from togi.stages.base import RECORDS_FILE, Context, Control, Resolved, StageSettings
+from togi.stages.base import StageSettings
 from togi.stages.check_rows_work import Lengths, Shown, Tokens, demo_of, lengths_of, shown_of, some
-from togi.stages.curate import Curate
-from togi.stages.diversify import Diversify
-from togi.stages.fixed import Optimisation
-from togi.stages.imported import Import
-from togi.stages.imported_work import read
+from togi.stages.context import RECORDS_FILE, Context, Control, Resolved
+from togi.stages.data.curate import Curate
+from togi.stages.data.diversify import Diversify
+from togi.stages.data.importing import Import
+from togi.stages.data.importing_work import read
+from togi.stages.data.select import Select
 from togi.stages.models import refuse_initial
 from togi.stages.rehearsal_work import Rehearsed, read_weightless, rehearsal
-from togi.stages.resources import refuse_training
-from togi.stages.select import Select
 from togi.stages.table import STAGES
-from togi.stages.train_grpo import TrainGrpo
+from togi.stages.training.grpo import TrainGrpo
+from togi.stages.training.optimisation import Optimisation
+from togi.stages.training.resources import refuse_training
 from togi.text.render import check_template
 
 SHOWN = 160  # characters of the first record

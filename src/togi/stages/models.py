@@ -17,10 +17,10 @@ from togi.model.load import LoadedModel, inspect, load
 from togi.model.reward_model import ModelScorer, load_reward_model
 from togi.model.save import check_saved, check_saved_adapter, save_adapter, save_model
 from togi.stages.arithmetic import arithmetic, device
-from togi.stages.base import Context
-from togi.stages.lora import Lora
-from togi.stages.resources import Resources, refuse_training
+from togi.stages.context import Context
 from togi.stages.spoken import Spoken
+from togi.stages.training.lora import Lora
+from togi.stages.training.resources import Resources, refuse_training
 from togi.text.render import check_template
 
 KEPT = 4

@@ -22,23 +22,24 @@ from togi.core.strangers import run_stranger
 from togi.model.folders import converted_folder
 from togi.model.inspect import inspect_model
 from togi.model.sizes import Shape, largest, predict, training_flops
-from togi.stages.base import RECORDS_FILE, StageSettings
-from togi.stages.contrast import Contrast
-from togi.stages.curate import Curate
-from togi.stages.diversify import Diversify
-from togi.stages.evaluate import Evaluate
-from togi.stages.fixed import FixedTraining, Optimisation
-from togi.stages.imported import Import
-from togi.stages.imported_work import read
+from togi.stages.base import StageSettings
+from togi.stages.context import RECORDS_FILE
+from togi.stages.data.contrast import Contrast
+from togi.stages.data.curate import Curate
+from togi.stages.data.diversify import Diversify
+from togi.stages.data.importing import Import
+from togi.stages.data.importing_work import read
+from togi.stages.data.select import Select
+from togi.stages.data.synthesize import Synthesize
+from togi.stages.evaluation.evaluate import Evaluate
 from togi.stages.plan_texts_work import texts
-from togi.stages.resources import USABLE_CPU, job_of, shape_of
-from togi.stages.select import Select
-from togi.stages.synthesize import Synthesize
-from togi.stages.train_dpo import TrainDpo
-from togi.stages.train_grpo import TrainGrpo, other_models, scorers_of
-from togi.stages.train_pretrain import TrainPretrain
-from togi.stages.train_reward import TrainReward
-from togi.stages.train_sft import TrainSft
+from togi.stages.training.dpo import TrainDpo
+from togi.stages.training.grpo import TrainGrpo, other_models, scorers_of
+from togi.stages.training.optimisation import FixedTraining, Optimisation
+from togi.stages.training.pretrain import TrainPretrain
+from togi.stages.training.resources import USABLE_CPU, job_of, shape_of
+from togi.stages.training.reward import TrainReward
+from togi.stages.training.sft import TrainSft
 from togi.train.machine import available, has_accelerator
 
 SMALLEST = 256  # tokens of a micro-batch that `auto` may choose

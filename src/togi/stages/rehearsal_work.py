@@ -19,8 +19,9 @@ from togi.model.forest import Sequence as TokenSequence
 from togi.model.inspect import context_of
 from togi.model.load import LoadedModel, inspect, load_tokenizer
 from togi.model.network import read_config
-from togi.stages.base import Context, StageType
-from togi.stages.examples_work import Data, Example
+from togi.stages.base import StageType
+from togi.stages.context import Context
+from togi.stages.training.examples_work import Data, Example
 from togi.text.render import check_template, render_prompt
 
 

@@ -1,37 +1,25 @@
 """The stages that a recipe can name. A new one is a settings file, a work file and one line here."""
 
 from togi.core.settings import takes
-from togi.stages import (
-    contrast,
-    curate,
-    diversify,
-    evaluate,
-    imported,
-    select,
-    synthesize,
-    train_dpo,
-    train_grpo,
-    train_pretrain,
-    train_reward,
-    train_sft,
-    train_smpo,
-)
+from togi.stages.data import contrast, curate, diversify, importing, select, synthesize
+from togi.stages.evaluation import evaluate
+from togi.stages.training import dpo, grpo, pretrain, reward, sft, smpo
 
 STAGES = {
     stage.name: stage
     for stage in (
-        imported.STAGE,
+        importing.STAGE,
         synthesize.STAGE,
         curate.STAGE,
         diversify.STAGE,
         select.STAGE,
         contrast.STAGE,
-        train_pretrain.STAGE,
-        train_sft.STAGE,
-        train_reward.STAGE,
-        train_dpo.STAGE,
-        train_smpo.STAGE,
-        train_grpo.STAGE,
+        pretrain.STAGE,
+        sft.STAGE,
+        reward.STAGE,
+        dpo.STAGE,
+        smpo.STAGE,
+        grpo.STAGE,
         evaluate.STAGE,
     )
 }

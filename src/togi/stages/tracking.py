@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from togi.core.errors import RecipeError
 from togi.core.files import read_cache, write_json
 from togi.core.protocols import Tracker
-from togi.stages.base import Context
+from togi.stages.context import Context
 
 TRACKERS = {"tensorboard": "tensorboard", "trackio": "trackio", "wandb": "wandb"}
 """The word in a recipe, and the package that it needs."""

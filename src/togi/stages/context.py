@@ -1,0 +1,208 @@
+"""What a running stage is given to work with: its folder, its inputs, its voice, and units of work.
+
+Work is cut into *units* whose members follow from settings and data alone; a finished unit is written once and never
+done again, an unfinished one is done again whole.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from togi.core.codec import read_records, write_records
+from togi.core.errors import InputError, Interrupted, StageError
+from togi.core.files import append_line, cut_torn_line, read_json, read_lines, read_object, write_json
+from togi.core.hashing import file_hash
+from togi.core.ranks import ALONE, Ranks
+from togi.core.records import Drop, Record, Source
+from togi.core.seeds import digest
+from togi.core.settings import Ref
+from togi.core.sources import ModelSource
+
+RECORDS_FILE = "output/records.parquet"
+MODEL_FOLDER = "output/model"
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a reference stands for: a model from outside, or the folder of a finished stage."""
+
+    kind: str
+    source: ModelSource | None = None
+    folder: Path | None = None
+
+
+@dataclass(slots=True)
+class Control:
+    """How a stage speaks to whoever runs it: events go out, a wish to stop comes in."""
+
+    send: Callable[[dict[str, Any]], None]
+    stop: bool = False
+
+
+@dataclass(slots=True)
+class Context:
+    """A running stage's folder, seed, inputs and voice. With several `ranks`, only rank 0 writes into the folder and
+    speaks; all of them call everything here at the same places. `fits` are the tokens of the longest example that the
+    memory at hand has room for, where they were asked for."""
+
+    name: str
+    folder: Path
+    cache: Path
+    seed: int
+    inputs: dict[str, Resolved]
+    control: Control
+    compute: str = "auto"
+    ranks: Ranks = ALONE
+    recipe: str = ""
+    fingerprint: str = ""
+    track: tuple[str, ...] = ()
+    fits: int | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+    drops: list[Drop] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+    data: dict[Source, None] = field(default_factory=dict)  # what the records that were read come from, in order
+
+    # --- inputs -----------------------------------------------------------------------------------------------
+
+    def records(self, ref: Ref) -> list[Any]:
+        """The records that `ref` stands for. Raises InputError if there are none."""
+        folder = self.inputs[ref].folder
+        assert folder is not None, f"{ref} is not a stage"
+        _, records = read_records(folder / RECORDS_FILE)
+        if not records:
+            raise InputError(f"stage {self.name}: {ref} holds no records; see its drops with `togi show`")
+        self.counts["in"] = self.counts.get("in", 0) + len(records)
+        self.data |= dict.fromkeys(record.source for record in records if record.source is not None)
+        return records
+
+    def model(self, ref: Ref) -> ModelSource:
+        """Where the weights that `ref` stands for lie."""
+        target = self.inputs[ref]
+        if target.source is not None:
+            return target.source
+        assert target.folder is not None
+        return ModelSource(kind="path", name=str(target.folder / MODEL_FOLDER))
+
+    # --- voice ------------------------------------------------------------------------------------------------
+
+    def log(self, message: str) -> None:
+        """One line for the reader of the run."""
+        self.control.send({"event": "log", "stage": self.name, "message": message})
+
+    def progress(self, done: int, total: int, what: str, note: str = "") -> None:
+        """How far the work is: `done` of `total` in units of `what`."""
+        event = {"event": "progress", "stage": self.name, "done": done, "total": total, "what": what, "note": note}
+        self.control.send(event)
+
+    def alarm(self, name: str, message: str, **fields: Any) -> None:
+        """Something that a person should see: in the log, in the report, kept in the stage's folder."""
+        alarm = {"name": name, "message": message, **fields}
+        if self.ranks.first:
+            append_line(self.folder / "alarms.jsonl", alarm)
+        self.control.send({"event": "alarm", "stage": self.name, **alarm})
+
+    def check_stop(self) -> None:
+        """Raises Interrupted if someone asked to stop. Called where everything finished is saved."""
+        if self.ranks.any(self.control.stop):
+            raise Interrupted(f"stage {self.name}: stopped; everything finished is saved")
+
+    # --- work -------------------------------------------------------------------------------------------------
+
+    def units(self, count: int, make: Callable[[int], Any], name: str = "batch") -> list[Any]:
+        """Does units 0..count-1 once each, across kills, and returns their values (JSON-like) in order.
+
+        `name` tells the units of one stage's phases apart.
+
+        A unit is committed by renaming its file, then by a line in the journal with the file's hash; a unit whose
+        line is missing or damaged, or whose file does not match it, is done again.
+        """
+        committed = self.ranks.once(self._committed)
+        values = []
+        for number in range(count):
+            values.append(self._unit(f"{name}-{number:06d}", committed, lambda n=number: make(n), count))
+            self.progress(number + 1, count, name)
+        return values
+
+    def _committed(self) -> dict[str, str]:
+        """Units that the journal names, with the hashes of their files."""
+        journal = self.folder / "journal.jsonl"
+        cut_torn_line(journal)
+        lines = [line for line in read_lines(journal) if "unit" in line]
+        whole = [line for line in lines if line.get("line") == _line_hash(line)]
+        if len(whole) < len(lines):
+            self.log(f"{journal}: {len(lines) - len(whole)} damaged lines are passed over; their work is done again")
+        return {line["unit"]: line["sha256"] for line in whole}
+
+    def _unit(self, unit: str, committed: dict[str, str], make: Callable[[], Any], count: int) -> Any:
+        """The value of one unit, made if it is not there."""
+        path = self.folder / "units" / f"{unit}.json"
+
+        def whole() -> bool:
+            return unit in committed and path.exists() and file_hash(path) == committed[unit]
+
+        def commit(value: Any) -> None:
+            write_json(path, value)
+            line = {"unit": unit, "of": count, "sha256": file_hash(path)}
+            if committed.get(unit) != line["sha256"]:
+                append_line(self.folder / "journal.jsonl", {**line, "line": _line_hash(line)})
+
+        if not self.ranks.once(whole):
+            self.check_stop()
+            value = make()
+            self.ranks.once(lambda: commit(value))
+        return self.ranks.once(lambda: read_json(path))
+
+    def drop(self, record: Record, reason: str) -> None:
+        """Counts a record that leaves the road here."""
+        self.drops.append(Drop(id=record.id, stage=self.name, reason=reason))
+
+    def write(self, kind: str, records: Sequence[Record]) -> None:
+        """Writes the stage's records: its output."""
+        self.counts["out"] = len(records)
+        if self.ranks.first:
+            write_records(self.folder / RECORDS_FILE, kind, records)
+
+    def finish(self) -> None:
+        """Writes what the report reads: counts, drops by reason, and the stage's own summary."""
+        reasons: dict[str, int] = {}
+        for item in self.drops:
+            reasons[item.reason] = reasons.get(item.reason, 0) + 1
+        if self.drops:
+            rows = [{"id": item.id, "reason": item.reason} for item in self.drops]
+            write_json(self.folder / "drops.json", rows)
+        write_json(self.folder / "summary.json", {"counts": self.counts, "drops": reasons, **self.summary})
+
+
+def _line_hash(line: dict[str, Any]) -> str:
+    """What a journal's line says of itself, so that an edited one skips no unit."""
+    return digest({key: value for key, value in line.items() if key != "line"})[:16]
+
+
+def hold_numerics(folder: Path, now: dict[str, Any], *, anew: bool = False) -> None:
+    """Notes what the bits of a stage depend on besides settings and data; `anew` forgets what was noted before.
+
+    Raises StageError for an unfinished stage that was begun under something else: it would not end with the same bits.
+    """
+    path = folder / "numerics.json"
+    before = read_object(path) if path.exists() and not anew else {}
+    other = [f"{key}: {before[key]} then, {now[key]} now" for key in now if key in before and before[key] != now[key]]
+    if other:
+        raise StageError(
+            f"{folder.name}: this stage was begun under other numerics ({'; '.join(other)}), so it would not end "
+            "with the same bits; restore them, or go on all the same with --accept-numerics"
+        )
+    if before != (noted := {**before, **now}):
+        write_json(path, noted)
+
+
+@contextmanager
+def timed(times: dict[str, float], phase: str) -> Iterator[None]:
+    """Adds the seconds of the block to `times[phase]`."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        times[phase] = times.get(phase, 0.0) + time.perf_counter() - start

@@ -1,0 +1,146 @@
+"""The work of `contrast`: the same question under two instructions (RLCD, arXiv 2307.12950)."""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from togi.core.errors import InputError
+from togi.core.protocols import Tokenizer
+from togi.core.records import Drop, Message, Pair, Prompt, SamplingParams
+from togi.core.seeds import derive
+from togi.data.pairs import build_pair, cut_to_shorter
+from togi.data.prompts_fewshot import choose_shots, open_answer
+from togi.rollout.generator import ModelGenerator
+from togi.rollout.local import Sampler
+from togi.stages.context import Context
+from togi.stages.data.contrast import Careless, Contrast
+from togi.stages.models import load_model
+from togi.stages.rehearsal_work import Rehearsed, asked, prompt_rows, weightless
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Two answers to a prompt; `number` counts the ways in which the second one is bad."""
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+    number: int
+
+
+def run(settings: Contrast, context: Context) -> None:
+    prompts: list[Prompt] = context.records(settings.input)
+    if settings.examples is None:
+        chosen = _answers(settings, context, "helpful", Careless(instruction=settings.helpful), prompts)
+    else:
+        chosen = _by_examples(settings, context, prompts, context.records(settings.examples))
+        context.counts["in"] = len(prompts)
+    sides = [_answers(settings, context, f"careless-{n}", way, prompts) for n, way in enumerate(settings.careless)]
+    if settings.off_topic:
+        sides.append(_of_others(chosen, derive(context.seed, "off_topic")))
+    if settings.questions:
+        sides.append(_of_others([prompt.text for prompt in prompts], derive(context.seed, "questions")))
+    tokenizer = load_model(context, settings.model).tokenizer
+    made = [
+        _pair(settings, context, tokenizer, Answers(prompt, good, bad, number))
+        for number, rejected in enumerate(sides)
+        for prompt, good, bad in zip(prompts, chosen, rejected, strict=True)
+    ]
+    context.drops += [item for item in made if isinstance(item, Drop)]
+    context.write("pairs", [item for item in made if isinstance(item, Pair)])
+
+
+def rehearse(settings: Contrast, context: Context) -> Iterator[Rehearsed]:
+    prompts: list[Prompt] = context.records(settings.input)
+    ways = [("careless", way) for way in settings.careless]
+    if settings.examples is None:
+        ways = [("helpful", Careless(instruction=settings.helpful)), *ways]
+    for name, way in ways:
+        model = weightless(context, way.model or settings.model)
+        under = [_instructed(way.instruction, name, prompt) for prompt in prompts]
+        try:
+            yield from prompt_rows(context, model, asked(under), settings.max_tokens)
+        except InputError as error:
+            system = "{question}" not in way.instruction
+            hint = ". This instruction is a system turn; with {question} in it, it becomes the user's turn"
+            raise InputError(f"{error} (under the {name} instruction){hint if system else ''}") from None
+
+
+def _by_examples(settings: Contrast, context: Context, prompts: list[Prompt], examples: list[Prompt]) -> list[str]:
+    """One answer to each prompt from a list of answered questions that the model continues, up to the line's end."""
+    model = load_model(context, settings.model)
+    size = settings.batch_prompts
+    ends = [] if model.tokenizer.eos_token_id is None else [model.tokenizer.eos_token_id]
+    sampler = Sampler(model.net, model.tokenizer, model.template.terminator, batch_rows=size, end_ids=ends)
+    params = replace(_params(settings, context), stop=("\n",))
+
+    def answer(unit: int) -> list[str]:
+        batch = prompts[unit * size : (unit + 1) * size]
+        texts = [
+            open_answer(choose_shots(examples, settings.shots, context.seed, prompt.id), prompt.text, settings.language)
+            for prompt in batch
+        ]
+        ids = [model.tokenizer(text, add_special_tokens=True)["input_ids"] for text in texts]
+        seeds = [[derive(params.seed, prompt.id)] for prompt in batch]
+        return [group[0].text for group in sampler.generate(ids, params, seeds)]
+
+    return [text.strip() for unit in context.units(-(-len(prompts) // size), answer, "helpful") for text in unit]
+
+
+def _of_others(texts: list[str], seed: int) -> list[str]:
+    """To each prompt what belongs to another one: a shuffled ring, so that none gets its own."""
+    ring = list(range(len(texts)))
+    random.Random(seed).shuffle(ring)
+    given = dict(zip(ring, [*ring[1:], ring[0]], strict=True))
+    return [texts[given[i]] for i in range(len(texts))]
+
+
+def _answers(settings: Contrast, context: Context, name: str, way: Careless, prompts: list[Prompt]) -> list[str]:
+    """One answer to each prompt under one instruction, without terminator; `name` names the units."""
+    model = load_model(context, way.model or settings.model)
+    size = settings.batch_prompts
+    generator = ModelGenerator(model.net, model.tokenizer, model.template, batch_rows=size)
+    ends = (model.template.terminator, *model.template.turn_starts)
+
+    def answer(unit: int) -> list[str]:
+        batch = [_instructed(way.instruction, name, prompt) for prompt in prompts[unit * size : (unit + 1) * size]]
+        return [group[0].text for group in generator.generate(batch, _params(settings, context))]
+
+    texts = [text for unit in context.units(-(-len(prompts) // size), answer, name) for text in unit]
+    return [_before(text, ends) for text in texts]
+
+
+def _before(text: str, ends: Sequence[str]) -> str:
+    """The text before the first of some strings."""
+    for end in ends:
+        text = text.partition(end)[0]
+    return text.strip()
+
+
+def _instructed(instruction: str, name: str, prompt: Prompt) -> Prompt:
+    """The prompt under an instruction: in place of the question where it names {question}, else as system turn."""
+    if "{question}" in instruction:
+        messages = (Message("user", instruction.replace("{question}", prompt.text)),)
+    else:
+        messages = (Message("system", instruction), *(m for m in prompt.messages if m.role != "system"))
+    return replace(prompt, id=f"{prompt.id}/{name}", messages=messages)
+
+
+def _params(settings: Contrast, context: Context) -> SamplingParams:
+    return SamplingParams(
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        max_tokens=settings.max_tokens,
+        seed=derive(context.seed, "contrast"),
+    )
+
+
+def _pair(settings: Contrast, context: Context, tokenizer: Tokenizer, answers: Answers) -> Pair | Drop:
+    chosen, rejected = answers.chosen, answers.rejected
+    ids = [list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (chosen, rejected)]
+    shorter = cut_to_shorter(*ids)
+    if len(shorter[0]) < settings.min_tokens:
+        return Drop(id=answers.prompt.id, stage=context.name, reason="answer_too_short")
+    if settings.cut_to_shorter:
+        chosen, rejected = (tokenizer.decode(side, skip_special_tokens=False) for side in shorter)
+    return build_pair(answers.prompt, chosen, rejected, stage=context.folder.name, index=answers.number)

@@ -1,0 +1,71 @@
+"""`curate`: keep what is good, say why the rest is not (docs/methods.md)."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from togi.core.settings import ModelRef, PromptsRef
+from togi.stages.base import StageSettings, StageType
+
+QUESTION = (
+    "Is the following a clear and complete question or request that somebody could ask an assistant?\n\n{text}\n\n"
+    "Answer yes or no."
+)
+
+
+class Curate(StageSettings):
+    """Rules first, then a model's judgement.
+
+    `logprob` asks yes or no and keeps the `keep_share` with the largest log p(yes) - log p(no), read at the first token
+    of each word: for small models.
+    `json` asks for {keep, reason, question, answer} once, again once if it does not parse, then rejects: for models
+    that can. A question that keeps the rules and an answer take the place of the draft's.
+    `rules` asks no model.
+    """
+
+    type: Literal["curate"] = "curate"
+    input: PromptsRef
+    model: ModelRef | None = Field(default=None, description="the judge; not needed for method rules")
+    method: Literal["logprob", "json", "rules"] = "logprob"
+    language: Literal["en", "ja", "ru"] = "en"
+    question: str = Field(default=QUESTION, description="what the judge is asked; {text} is the draft")
+    yes: str = Field(default="yes", min_length=1)
+    no: str = Field(default="no", min_length=1)
+    keep_share: float = Field(default=0.7, gt=0, le=1, description="logprob: share of the judged drafts to keep")
+    rewrite: bool = Field(default=False, description="let the model write each kept draft once more, as plain text")
+    rewrite_prompt: str = "Rewrite this question so that it is clear and correct. Write only the question.\n\n{text}"
+    min_chars: int = Field(default=12, ge=1)
+    max_chars: int = Field(default=300, ge=1)
+    max_repeated_ngrams: float = Field(
+        default=0.3, ge=0, le=1, description="share of repeated word or character n-grams"
+    )
+    max_tokens: int = Field(default=96, ge=1, description="tokens of a rewrite or of a JSON verdict")
+    alarm_below: float = Field(default=0.05, ge=0, le=1, description="a kept share under this is an alarm")
+    batch_prompts: int = Field(default=64, ge=1, description="drafts in one unit of work")
+
+    @model_validator(mode="after")
+    def _asks_whom_it_needs(self) -> Self:
+        if self.method != "rules" and self.model is None:
+            raise ValueError(f"method: {self.method} asks a model: name it under `model`, or set method: rules")
+        if self.method == "rules" and (self.rewrite or self.model is not None):
+            name = "rewrite" if self.rewrite else "model"
+            raise ValueError(
+                f"method: rules asks no model, so it does not read {name}; remove it, or change the method"
+            )
+        if self.method != "logprob" and self.keep_share != type(self).model_fields["keep_share"].default:
+            raise ValueError(f"keep_share is read under method: logprob alone, found {self.method}; remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_met(self) -> Self:
+        if self.min_chars > self.max_chars:
+            raise ValueError(f"min_chars is {self.min_chars} and max_chars {self.max_chars}: no draft could pass")
+        if self.yes == self.no:
+            raise ValueError(f"yes and no are both {self.yes!r}: no answer would tell them apart")
+        for name, text in (("question", self.question), ("rewrite_prompt", self.rewrite_prompt)):
+            if "{text}" not in text:
+                raise ValueError(f"{name} must hold {{text}}, where the draft goes; found {text!r}")
+        return self
+
+
+STAGE = StageType("curate", Curate, yields="prompts", work="togi.stages.data.curate_work", version=2)

@@ -1,0 +1,32 @@
+"""`import`: rows from a file, a folder or a hub become records. A recipe's `data:` section makes these stages."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from togi.core.settings import RecipePath, Settings
+from togi.stages.base import StageSettings, StageType
+
+
+class DataSettings(Settings):
+    """Where rows come from and what one that does not fit does."""
+
+    path: RecipePath | None = Field(
+        default=None, description="a file of rows (.jsonl, .json, .csv, .tsv, .parquet; .gz too), a .txt, or a folder"
+    )
+    hub: str | None = Field(default=None, min_length=1, description="a data set's id on a model hub")
+    revision: str = Field(default="main", description="hub: commit, tag or branch")
+    split: str = Field(default="train", description="hub: which split")
+    columns: dict[str, str] = Field(default_factory=dict, description="our name: the column's name in the file")
+    licence: str = Field(default="", description="licence of the data, kept with every record")
+    on_bad_row: Literal["error", "drop"] = Field(default="error", description="what a row that does not fit does")
+
+
+class Import(DataSettings, StageSettings):
+    """Rows in the shapes of the ecosystem -> records of one kind, each with its source and licence."""
+
+    type: Literal["import"] = "import"
+    kind: str = Field(description="record kind to make: prompts, pairs, chats or documents")
+
+
+STAGE = StageType("import", Import, yields="", work="togi.stages.data.importing_work", version=2)

@@ -1,0 +1,23 @@
+"""`select`: a part of the records, in their order; how training, reward and evaluation prompts are kept apart."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from togi.core.settings import PromptsRef
+from togi.stages.base import StageSettings, StageType
+
+
+class Select(StageSettings):
+    """Records `skip` to `skip + count` of the shuffled input; the shuffle follows from the recipe's seed alone, so
+    selections of one input with disjoint ranges are disjoint."""
+
+    type: Literal["select"] = "select"
+    input: PromptsRef
+    skip: int = Field(default=0, ge=0, description="records to leave out at the beginning")
+    count: int | None = Field(default=None, ge=1, description="records to take; all that are left when absent")
+    system: str | None = Field(default=None, description="a system turn for conversations that have none")
+    shuffle: bool = Field(default=True, description="shuffle first, the same way for every selection")
+
+
+STAGE = StageType("select", Select, yields="prompts", work="togi.stages.data.select_work")

@@ -1,0 +1,31 @@
+"""`evaluate`: base and policy on the same unseen prompts, with paired intervals."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from togi.core.settings import ModelRef, PromptsRef, ScorerRef
+from togi.stages.base import StageSettings, StageType
+
+
+class Evaluate(StageSettings):
+    """Terminator rate, reward, held-out reward, length and diversity: base against policy, prompt by prompt."""
+
+    type: Literal["evaluate"] = "evaluate"
+    base: ModelRef
+    policy: ModelRef
+    prompts: PromptsRef
+    reward: ScorerRef | None = Field(default=None, description="the reward model that the policy was trained on")
+    held_out: ScorerRef | None = Field(default=None, description="a reward model that was never optimised against")
+    samples: int = Field(default=1, ge=1, description="answers of each model to each prompt")
+    temperature: float = Field(default=1.0, ge=0, le=2, description="use the policy's training temperature")
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_tokens: int = Field(default=64, ge=1)
+    language: Literal["en", "ja", "ru"] = Field(default="en", description="units of the diversity measures")
+    bootstrap: int = Field(default=2000, ge=100, description="resamplings of the prompts")
+    level: float = Field(default=0.95, gt=0.5, lt=1, description="level of the intervals")
+    batch_prompts: int = Field(default=16, ge=1, description="prompts in one unit of work")
+    show: int = Field(default=12, ge=0, description="prompts whose answers stand in the report")
+
+
+STAGE = StageType("evaluate", Evaluate, yields="scores", work="togi.stages.evaluation.evaluate_work", version=3)

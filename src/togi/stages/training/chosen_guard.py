@@ -1,0 +1,65 @@
+"""Watches the log-probability of the chosen answers while preferences are learnt.
+
+A preference loss is also met by making both answers less likely, the rejected one faster. The model then forgets how to
+say what was chosen, while loss, margin and accuracy look well.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import Field
+
+from togi.core.errors import StageError
+from togi.core.settings import Settings
+from togi.stages.context import Context
+
+
+class FallingChosen(Settings):
+    """When to sound the alarm over chosen answers that become less likely."""
+
+    max_fall: float = Field(
+        default=0.5,
+        gt=0,
+        description="nats per token by which the chosen answers may fall under their start, as a mean over `window`",
+    )
+    window: int = Field(default=5, ge=1, description="optimiser steps that are averaged, at the start and now")
+    stop: bool = Field(default=False, description="end the run instead of going on with an alarm")
+
+
+@dataclass(slots=True)
+class FallWatch:
+    """A `FallingChosen` at work. `start` counts as unchanged: a known value, or the mean of the first window."""
+
+    settings: FallingChosen
+    start: float | None = None
+    recent: list[float] = field(default_factory=list)
+    below: bool = False
+
+    def state(self) -> dict[str, Any]:
+        return {"start": self.start, "recent": list(self.recent), "below": self.below}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.start, self.recent, self.below = state["start"], list(state["recent"]), state["below"]
+
+    def observe(self, step: int, value: float, context: Context) -> None:
+        """Takes the value of a step, and tells when the fall begins. Raises StageError where the recipe wants that."""
+        window = self.settings.window
+        self.recent = [*self.recent, value][-window:]
+        if len(self.recent) < window:
+            return
+        now = sum(self.recent) / window
+        self.start = now if self.start is None else self.start
+        fall = self.start - now
+        began = fall > self.settings.max_fall and not self.below
+        self.below = fall > self.settings.max_fall
+        if not began:
+            return
+        message = (
+            f"the chosen answers fell by {fall:.3g} nats per token under their start at step {step} (mean of {window} "
+            f"steps; allowed: {self.settings.max_fall:g}): lower the learning rate, or give the chosen answers a loss "
+            "of their own (sft_weight, chosen_sft_ratio)"
+        )
+        context.alarm("falling_chosen", message, step=step, value=-fall, threshold=-self.settings.max_fall)
+        if self.settings.stop:
+            raise StageError(f"stage {context.name}: stopped by a guard: {message}")

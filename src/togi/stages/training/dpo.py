@@ -1,0 +1,65 @@
+"""`train.dpo`: a policy learns from preference pairs, held to its initial model (arXiv 2305.18290; docs/methods.md)."""
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from togi.stages.base import StageType
+from togi.stages.training.preference import PreferenceTraining
+from togi.stages.training.presets import fill
+
+# docs/methods.md says what of these is public
+PRESETS: dict[str, dict[str, Any]] = {
+    "llm-jp-instruct3": {
+        "loss": "sigmoid",
+        "beta": 0.1,
+        "epochs": 1.0,
+        "batch_size": 256,
+        "learning_rate": 9e-7,
+        "schedule": "cosine",
+        "final_rate": 5 / 9,
+        "final_steps": 100,
+        "warmup_steps": 20,
+        "max_grad_norm": 1.0,
+        "validation": 0.05,
+    },
+}
+
+
+class TrainDpo(PreferenceTraining):
+    """The log-ratio to the initial model rises on chosen answers against rejected ones."""
+
+    type: Literal["train.dpo"] = "train.dpo"
+    preset: Literal["llm-jp-instruct3"] | None = Field(default=None, description="published settings by name")
+    loss: Literal["sigmoid", "sigmoid_norm", "hinge", "ipo", "robust"] = Field(
+        default="sigmoid", description="sigmoid_norm: of means over tokens; robust: corrected for label_smoothing"
+    )
+    beta: float = Field(default=0.1, gt=0, description="how strongly the policy is held to the initial model")
+    label_smoothing: float = Field(
+        default=0.0, ge=0, lt=0.5, description="share of the pairs that are taken to be labelled the wrong way round"
+    )
+    sft_weight: float = Field(
+        default=0.0, ge=0, description="weight of the cross entropy of the chosen answers' tokens (RPO)"
+    )
+    reference: bool = Field(
+        default=True, description="false: log-probabilities in place of log-ratios to the initial model (CPO)"
+    )
+    learning_rate: float = Field(
+        default=1e-6, gt=0, description="peak of the schedule; about ten times as much for LoRA"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, values: Any) -> Any:
+        return fill(values, PRESETS)
+
+    @model_validator(mode="after")
+    def _smoothing_is_read(self) -> Self:
+        if self.label_smoothing and self.loss in ("hinge", "ipo"):
+            raise ValueError(f"label_smoothing does nothing to loss: {self.loss}; use sigmoid, sigmoid_norm or robust")
+        if self.loss == "robust" and not self.label_smoothing:
+            raise ValueError("loss: robust corrects for a share of flipped labels: set label_smoothing, such as 0.1")
+        return self
+
+
+STAGE = StageType("train.dpo", TrainDpo, yields="model", work="togi.stages.training.dpo_work", version=2)

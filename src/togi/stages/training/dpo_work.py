@@ -1,0 +1,58 @@
+"""The work of `train.dpo`: pairs, what the initial model says about them, and the loss between the two."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from togi.model.forest import Forest
+from togi.model.load import LoadedModel
+from togi.objectives.base import Batch
+from togi.objectives.dpo import DPO
+from togi.stages.context import Context
+from togi.stages.models import load_trainable
+from togi.stages.rehearsal_work import Rehearsed, weightless
+from togi.stages.training.dpo import TrainDpo
+from togi.stages.training.examples_work import Data, Example
+from togi.stages.training.pairs_work import Border, PairTask, learn, pair_rows, read_pairs
+from togi.stages.training.reference_work import with_reference
+
+
+def run(settings: TrainDpo, context: Context) -> None:
+    model = load_trainable(context, settings.init, settings)
+    data = read_pairs(settings, context, Border(settings=settings, context=context, model=model))
+    task = DpoTask(settings, context, model, data)
+    if settings.reference:
+        task.data = with_reference(context, task, settings.tokens_at_once)
+    learn(settings, context, model, task)
+
+
+def rehearse(settings: TrainDpo, context: Context) -> list[Rehearsed]:
+    model = weightless(context, settings.init)
+    return pair_rows(settings, context, Border(settings=settings, context=context, model=model))
+
+
+class DpoTask(PairTask):
+    """The chosen answers are watched by how they changed against the initial model, pair by pair: 0 at the start."""
+
+    settings: TrainDpo
+
+    def __init__(self, settings: TrainDpo, context: Context, model: LoadedModel, data: Data) -> None:
+        if settings.reference:
+            self.watched, self.start = "chosen_change", 0.0
+        super().__init__(settings, context, model, data)
+
+    def objective(self, step: int) -> DPO:
+        settings = self.settings
+        return DPO(
+            loss_type=settings.loss,
+            beta=settings.beta,
+            label_smoothing=settings.label_smoothing,
+            sft_weight=settings.sft_weight,
+            reference=settings.reference,
+        )
+
+    def batch(self, examples: Sequence[Example], inputs: Forest) -> Batch:
+        sums = [value for example in examples for value in example.ref_logp or ()]
+        ref_logp_S = torch.tensor(sums, dtype=torch.float64, device=self.device) if sums else None
+        return replace(super().batch(examples, inputs), ref_logp_S=ref_logp_S)

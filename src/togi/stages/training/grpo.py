@@ -1,0 +1,258 @@
+"""`train.grpo`: a policy learns from groups of its own answers and a gated reward.
+
+Method and sources: docs/methods.md; GRPO is arXiv 2402.03300, dynamic sampling and the punishment of overlong answers
+are DAPO's (arXiv 2503.14476).
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from togi.core.settings import PromptsRef, ScorerRef, Settings, place, references
+from togi.model.sizes import Shape, predict
+from togi.rewards.settings import GuardSettings, LengthGate, OverlongTerm, RewardSettings
+from togi.stages.base import StageType
+from togi.stages.training.optimisation import Optimisation, Share
+from togi.stages.training.resources import job_of
+
+ELSEWHERE = {
+    "gspo": "type: grpo with level: sequence",
+    "opsm": "a mask that any type takes: off_policy_threshold",
+}
+LEVELS = {"luspo": "sequence", "vespo": "token"}
+UNCLIPPED = ("cispo", "sapo", "vespo")
+
+
+class Sampling(Settings):
+    """How the policy answers while it learns. What is sampled is exactly what is trained on."""
+
+    temperature: float = Field(default=1.0, gt=0, le=2)
+    top_p: float = Field(default=1.0, gt=0, le=1, description="under 1 it biases the ratio: a warning says so")
+    top_k: int = Field(default=0, ge=0, description="0: off; otherwise a warning, as for top_p")
+    min_p: float = Field(default=0.0, ge=0, lt=1, description="0: off; otherwise a warning, as for top_p")
+    repetition_penalty: float = Field(default=1.0, description="must stay 1: the trainer cannot recompute it")
+    max_tokens: int = Field(default=64, ge=1, description="tokens of an answer, terminator included")
+
+    @field_validator("repetition_penalty")
+    @classmethod
+    def _off(cls, value: float) -> float:
+        if value != 1.0:
+            raise ValueError(f"must be 1 in training, found {value}: the trainer cannot recompute what it does")
+        return value
+
+
+class Correction(Settings):
+    """Weights p_trainer / p_sampler, for a sampler that does not compute exactly what the trainer does."""
+
+    level: Literal["token", "sequence"] = Field(default="sequence", description="a weight a token, or a whole answer")
+    mode: Literal["truncate", "mask"] = Field(
+        default="mask", description="what happens outside floor to cap: the weight stops there, or becomes 0"
+    )
+    cap: float = Field(default=3.0, gt=0, description="largest weight")
+    floor: float | None = Field(default=None, gt=0, description="smallest weight; none when absent")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.floor is not None and self.floor >= self.cap:
+            raise ValueError(f"floor is {self.floor} and cap {self.cap}: no weight lies between them")
+        return self
+
+
+class Loss(Settings):
+    """Which member of the family, and its constants."""
+
+    type: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "luspo", "sapo", "vespo"] = "dapo"
+    level: Literal["token", "sequence"] = Field(default="token", description="sequence: GSPO; luspo needs it")
+    eps: float | None = Field(
+        default=None, gt=0, lt=1, description="the ratio is clipped to 1 - eps and 1 + eps_high; 0.2 when absent"
+    )
+    eps_high: float | None = Field(default=None, gt=0, description="eps when absent; DAPO: 0.28")
+    delta: float | None = Field(default=None, gt=1, description="two-sided clip: largest ratio below advantage 0")
+    max_weight: float | None = Field(default=None, gt=0, description="cispo: largest ratio; 5 when absent")
+    beta: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of the KL to the initial model: the adapter switched off, or a frozen copy without one",
+    )
+    kl_bias_correction: bool = Field(default=True, description="the KL term is weighted by the ratio")
+    reference_dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="type of the frozen copy that beta needs where there is no adapter"
+    )
+    sampler_correction: Correction | None = Field(
+        default=None, description="weights for what the sampler computed otherwise; the mismatch is logged in any case"
+    )
+    off_policy_threshold: float | None = Field(
+        default=None,
+        gt=0,
+        description="an answer below advantage 0 that lost more nats a token than this carries no loss (DeepSeek-V3.2)",
+    )
+
+    @property
+    def clip(self) -> float:
+        """`eps`, or its default."""
+        return 0.2 if self.eps is None else self.eps
+
+    @field_validator("type", mode="before")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        if isinstance(value, str) and value in ELSEWHERE:
+            raise ValueError(f"{value!r} is not a type here, but {ELSEWHERE[value]}")
+        return value
+
+    @model_validator(mode="after")
+    def _reads_what_it_is_given(self) -> Self:
+        """A setting that the loss does not read is a mistake in the recipe."""
+        clip = [name for name in ("eps", "eps_high", "delta") if getattr(self, name) is not None]
+        if self.type in UNCLIPPED and clip:
+            raise ValueError(f"{self.type} does not clip, so it does not read {', '.join(clip)}; remove it")
+        if self.max_weight is not None and self.type != "cispo":
+            raise ValueError(f"max_weight is read by cispo alone, found type {self.type}; remove it")
+        if self.level != LEVELS.get(self.type, self.level):
+            raise ValueError(f"{self.type} is defined on {LEVELS[self.type]}s; set level: {LEVELS[self.type]}")
+        if self.type == "vespo" and self.sampler_correction is not None:
+            raise ValueError("vespo weighs whole answers by their ratio already; remove sampler_correction")
+        narrow = self.reference_dtype != "float32"
+        if self.beta == 0 and (narrow or not self.kl_bias_correction):
+            name = "reference_dtype" if narrow else "kl_bias_correction"
+            raise ValueError(f"{name} belongs to the KL, which beta: 0 leaves out; set beta or remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _delta_reaches_further(self) -> Self:
+        high = 1 + (self.clip if self.eps_high is None else self.eps_high)
+        if self.delta is not None and self.delta <= high:
+            raise ValueError(
+                f"delta is {self.delta}, but the ratio is clipped at {high:g} already; choose a larger one"
+            )
+        return self
+
+
+class TrainGrpo(Optimisation):
+    """Samples groups of answers, grades them, learns from them. Prompts come in a shuffled order, epoch after epoch.
+
+    A batch of samples is minibatches x prompts_per_step prompts with group_size answers each. It serves minibatches x
+    epochs_per_batch optimiser steps; then the next is sampled, from the policy as it is.
+    """
+
+    measures: ClassVar[tuple[str, ...]] = ("reward",)
+
+    type: Literal["train.grpo"] = "train.grpo"
+    prompts: PromptsRef
+    reward: RewardSettings
+    steps: int = Field(default=100, ge=1, description="optimiser steps")
+    prompts_per_step: int = Field(default=8, ge=1, description="prompts that one optimiser step learns from")
+    group_size: int = Field(default=8, ge=2, description="answers to each prompt")
+    minibatches: int = Field(
+        default=1, ge=1, le=1024, description="optimiser steps that a batch of samples is cut into"
+    )
+    epochs_per_batch: int = Field(default=1, ge=1, le=64, description="how often each batch of samples is learnt from")
+    refill_rounds: int = Field(
+        default=0,
+        ge=0,
+        le=100,
+        description="dynamic sampling: how often the groups of a batch that teach nothing are replaced by groups of "
+        "the next prompts; 0: never",
+    )
+    sampling: Sampling = Sampling()
+    loss: Loss = Loss()
+    scale_rewards: Literal["group", "batch", "none"] = Field(
+        default="group", description="advantages are divided by the deviation of the group, of the batch, or not"
+    )
+    learning_rate: float = Field(default=1e-6, gt=0, description="peak of the schedule")
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.99)
+    mask_truncated: bool = Field(
+        default=False, description="answers whose text does not hold the terminator carry no loss"
+    )
+    validation: PromptsRef | Share | None = Field(
+        default=None, description="prompts to answer and grade without learning, or the share of them to keep out"
+    )
+    validation_samples: int = Field(default=1, ge=1, description="answers to each validation prompt")
+    choose_by: Literal["reward"] = Field(default="reward", description="what best means: the mean reward")  # type: ignore[assignment]
+    guards: tuple[GuardSettings, ...] = ()
+    by_characters: bool = Field(
+        default=False, description="measure diversity over characters: for languages written without spaces"
+    )
+    dead_steps: int = Field(
+        default=10,
+        ge=0,
+        description="stop after this many first batches of samples in which none passed the gates; 0 never does",
+    )
+    save_every: int = Field(
+        default=10, ge=1, description="optimiser steps between checkpoints, which fall between batches of samples"
+    )
+    keep: int = place(2, "newest checkpoints to keep while the stage runs; the best one is kept besides", ge=1)
+
+    @property
+    def updates(self) -> int:
+        """Optimiser steps that one batch of samples serves."""
+        return self.minibatches * self.epochs_per_batch
+
+    @model_validator(mode="after")
+    def _guards_measure(self) -> Self:
+        for guard in self.guards:
+            if guard.metric == "kl" and self.loss.beta == 0:
+                raise ValueError("a guard on kl needs the KL to be computed: set loss.beta above 0")
+        return self
+
+    @model_validator(mode="after")
+    def _whole_batches(self) -> Self:
+        if self.steps % self.updates:
+            below = self.steps - self.steps % self.updates
+            raise ValueError(
+                f"steps is {self.steps}, but a batch of samples serves {self.updates} optimiser steps (minibatches x "
+                f"epochs_per_batch); set steps to {f'{below} or ' if below else ''}{below + self.updates}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_reference(self) -> Self:
+        if self.lora is not None and self.loss.reference_dtype != "float32":
+            raise ValueError("loss.reference_dtype is of a frozen copy, which lora does not need; remove it")
+        if self.validation is None and self.validation_samples > 1:
+            raise ValueError("validation_samples needs validation: name prompts, or a share such as 0.05")
+        return self
+
+    @model_validator(mode="after")
+    def _lengths_are_reached(self) -> Self:
+        for gate in self.reward.gates:
+            if isinstance(gate, LengthGate) and gate.unit == "tokens" and gate.min > self.sampling.max_tokens:
+                raise ValueError(
+                    f"the length gate asks for {gate.min} tokens, but sampling.max_tokens is "
+                    f"{self.sampling.max_tokens}: no answer could pass"
+                )
+        for term in self.reward.terms:
+            if isinstance(term, OverlongTerm) and term.free_tokens >= self.sampling.max_tokens:
+                raise ValueError(
+                    f"the overlong term begins after {term.free_tokens} tokens, but sampling.max_tokens is "
+                    f"{self.sampling.max_tokens}: no answer could be punished"
+                )
+        return self
+
+
+def scorers_of(settings: Optimisation) -> list[ScorerRef]:
+    """The reward models that a policy is graded by, each once; none in other trainings."""
+    if not isinstance(settings, TrainGrpo):
+        return []
+    return sorted({ref for _, ref in references(settings.reward) if isinstance(ref, ScorerRef)})
+
+
+def other_models(settings: Optimisation, shape: Shape, products: str, scorers: Sequence[Shape]) -> float:
+    """Bytes of the models that stand beside the trained one as long as a stage runs: the copy that `train.grpo` samples
+    from, where it is not the trained one itself, the frozen copy that its KL is measured against, and the reward
+    models, of the sizes `scorers`. `products` is the type that the machine computes products in."""
+    if not isinstance(settings, TrainGrpo):
+        return 0.0
+    width = 2 if products == "bfloat16" else 4
+    itself = width == 4 and settings.processes == 1
+    trained = predict(shape, job_of(settings, products), 1).weights  # 4-bit ones are copied as they are
+    sampled = 0.0 if itself else min(trained, shape.parameters * width)
+    frozen = 0.0
+    if settings.loss.beta > 0 and settings.lora is None:
+        frozen = shape.parameters * (2.0 if settings.loss.reference_dtype == "bfloat16" else 4.0)
+    return sampled + frozen + width * sum(replace(scorer, tied=True).parameters for scorer in scorers)
+
+
+STAGE = StageType("train.grpo", TrainGrpo, yields="model", work="togi.stages.training.grpo_work", version=4)

@@ -1,0 +1,290 @@
+"""The work of `train.grpo`: a batch of samples, graded, serves one optimiser step or several; then the next is drawn.
+
+A checkpoint falls between batches of samples: it holds weights, optimiser, step, how many prompts were consumed, and
+the length of every append-only file.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from togi.core.errors import StageError
+from togi.core.files import append_line
+from togi.core.records import Prompt
+from togi.core.seeds import derive
+from togi.core.settings import PromptsRef
+from togi.evaluate.distinct import distinct
+from togi.model.load import LoadedModel
+from togi.objectives.advantages import compute_advantages
+from togi.rewards.build import build_watch
+from togi.rewards.guards import Watch, stop_on
+from togi.rewards.statistics import reward_statistics
+from togi.stages.arithmetic import in_machine_type
+from togi.stages.context import MODEL_FOLDER, Context, timed
+from togi.stages.models import keep_model, load_trainable
+from togi.stages.rehearsal_work import Rehearsed, asked, prompt_rows, weightless
+from togi.stages.seen_prompts import keep_learnt
+from togi.stages.spoken import Spoken, common_system
+from togi.stages.training.examples_work import Example, check_fits, split
+from togi.stages.training.fit_work import adamw_update
+from togi.stages.training.grpo import TrainGrpo
+from togi.stages.training.grpo_rollouts_work import Answer, Rollout, Rollouts, teaches
+from togi.stages.training.grpo_updates_work import Micro, Updates
+from togi.stages.training.trainer_work import Trainer
+from togi.train.loop import StepInfo
+from togi.train.optimizer import trained
+from togi.train.sharding import Spread
+
+
+def run(settings: TrainGrpo, context: Context) -> None:
+    training, held_out = _prompts(settings, context)
+    keep_learnt(context, settings.init, (prompt.messages for prompt in training))
+    model = load_trainable(context, settings.init, settings)
+    source = Source(settings, context, model, training, held_out)
+    longest = max(len(source.rollouts.prompt_ids[prompt.id]) for prompt in training) + settings.sampling.max_tokens
+    check_fits(context, longest, "sampling.max_tokens")
+    params = trained(source.updates.policy.net.named_parameters())
+    trainer = Trainer(
+        context=context,
+        params=params,
+        update=adamw_update(settings, params, {}, settings.steps),
+        total_steps=settings.steps,
+        save_every=settings.save_every,
+        keep=settings.keep,
+        progress=source,
+        together=settings.updates,
+    )
+    trainer.resume()
+    if trainer.step == 0:
+        _warn_biased_sampling(settings, context)
+        _warn_overlap(context, training, held_out)
+    choosing = settings.choose == "best"
+    if choosing and source.best is not None:
+        trainer.pinned = source.best["step"]
+    forward = in_machine_type(source.forward, context)
+    for info in trainer.run(forward, source.updates.objective(), source.steps(trainer.step)):
+        if source.finish(trainer, info) and choosing:
+            trainer.pinned = trainer.step
+            if trainer.step < settings.steps:
+                trainer.save()
+    if choosing:
+        trainer.take_pinned()
+    source.spread.gather()
+    context.summary["steps"] = settings.steps
+    context.summary["prompts_used"] = source.rollouts.consumed
+    if source.best is not None:
+        context.summary["best_validation"] = source.best
+    spoken = Spoken(common_system(prompt.messages for prompt in training), settings.sampling.model_dump())
+    keep_model(context, model, context.folder / MODEL_FOLDER, settings, spoken)
+
+
+def rehearse(settings: TrainGrpo, context: Context) -> Iterator[Rehearsed]:
+    training, held_out = _prompts(settings, context)
+    model = weightless(context, settings.init)
+    return prompt_rows(context, model, asked([*training, *held_out]), settings.sampling.max_tokens)
+
+
+class Source:
+    """The batch source of on-policy training: an iterator of batches that looks at the policy. `made` is the batch of
+    samples at work, `best` the validation with the highest reward so far."""
+
+    def __init__(
+        self,
+        settings: TrainGrpo,
+        context: Context,
+        model: LoadedModel,
+        prompts: Sequence[Prompt],
+        held_out: Sequence[Prompt] = (),
+    ) -> None:
+        self.settings = settings
+        self.context = context
+        self.updates = Updates(settings, context, model)
+        self.forward = self.updates.forward
+        self.rollouts = Rollouts(settings, context, model, prompts, held_out)
+        self.copied = self.rollouts.net is not model.net
+        self.spread = Spread(self.updates.policy, context.ranks)  # last: with several ranks it empties the weights
+        self.updates.policy = self.spread.module
+        self.watch: Watch = build_watch(settings.guards)
+        self.made = Rollout(groups=[], sampled=[], rounds=0)
+        self.dead = 0
+        self.first_variety = 0.0
+        self.best: dict[str, Any] | None = None
+
+    # --- state that a checkpoint keeps --------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        return {
+            **self.rollouts.state(),
+            "dead": self.dead,
+            "crossed": list(self.watch.crossed),
+            "first_variety": self.first_variety,
+            "best": self.best,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.rollouts.restore(state)
+        self.dead, self.watch.crossed = state["dead"], list(state["crossed"])
+        self.first_variety, self.best = state["first_variety"], state["best"]
+
+    # --- steps --------------------------------------------------------------------------------------------------------
+
+    def steps(self, first: int) -> Iterator[list[Micro]]:
+        """The micro-batches of each optimiser step from `first` on, which begins a batch of samples."""
+        for number in range(first // self.settings.updates, self.settings.steps // self.settings.updates):
+            self._publish()
+            self.made = self.rollouts.draw(number)
+            yield from self.updates.steps(self.made)
+
+    def _publish(self) -> None:
+        """Gives the sampler's copy, where there is one, the weights of now."""
+        if self.copied:
+            self.spread.copy_into(self.rollouts.net)
+
+    def finish(self, trainer: Trainer, info: StepInfo) -> bool:
+        """Logs a finished step and what was sampled for it, validates when it is due and asks the guards; whether the
+        validation is the best so far. Raises StageError where a guard wants that."""
+        number, update = divmod(info.step, self.settings.updates)
+        times: dict[str, float] = {}
+        metrics, guarded = self._metrics() if update == 0 else ({}, {})
+        found: dict[str, float] = {}
+        if self._validates(trainer.step):
+            with timed(times, "validation"):
+                self._publish()
+                found = self.rollouts.validate()
+        note = _note(metrics) if metrics else f"update {update + 1} of {self.settings.updates}"
+        sampled = self.made.times if update == 0 else {}
+        trainer.log(info, {**metrics, **found}, {**sampled, **times}, note)
+        if update == 0:
+            if self.context.ranks.first:
+                _keep_samples(self.context, trainer.step, self.made.answers)
+            kl = {"kl": info.metrics["kl"]} if "kl" in info.metrics else {}
+            self._guard(number, trainer.step, {**guarded, **kl})
+        return self._improved(trainer.step, found)
+
+    def _metrics(self) -> tuple[dict[str, float], dict[str, float]]:
+        """What is logged of the batch of samples, and what guards watch, under their names: of all that was sampled."""
+        rollouts, made = self.rollouts, self.made
+        answers = made.answers
+        statistics = reward_statistics([answer.graded for answer in answers])
+        idle = compute_advantages([[answer.graded.total for answer in group] for group in made.sampled]).idle_share
+        lengths = [len(answer.completion.token_ids) for answer in answers]
+        texts = [answer.completion.text for answer in answers]
+        variety = distinct(texts, 2, "characters" if self.settings.by_characters else "words").value
+        self.first_variety = self.first_variety or variety
+        guarded = {
+            "gate_pass_rate": statistics.gate_pass_rate,
+            "no_spread_share": idle,
+            "length": sum(lengths) / len(lengths),
+            "failed_share": statistics.failed_share,
+            "below_fail_share": statistics.below_fail_share,
+            "diversity": variety / self.first_variety if self.first_variety else 0.0,
+        }
+        shown = {name: guarded[name] for name in ("failed_share", "below_fail_share", "length")}
+        groups = {
+            "groups/no_spread": idle,
+            "groups/refilled": float(made.refilled),
+            "groups/refill_rounds": float(made.rounds),
+            "groups/teaching": sum(map(teaches, made.groups)) / len(made.groups),
+        }
+        metrics = {
+            **statistics.metrics([gate.name for gate in rollouts.reward.gates]),
+            **shown,
+            **groups,
+            "distinct-2": variety,
+            "truncated": sum(answer.truncated for answer in answers) / len(answers),
+            "epoch": rollouts.consumed / len(rollouts.prompts),
+            "num_tokens": float(sum(lengths)),
+        }
+        return metrics, guarded
+
+    # --- validation ---------------------------------------------------------------------------------------------------
+
+    def _validates(self, step: int) -> bool:
+        """Whether a validation is due after `step` steps: between batches of samples, and at the end."""
+        every, together = self.settings.evaluate_every, self.settings.updates
+        due = every is not None and step % every < together
+        return step % together == 0 and (due or step == self.settings.steps)
+
+    def _improved(self, step: int, found: Mapping[str, float]) -> bool:
+        reward = found.get("validation/reward")
+        better = reward is not None and (self.best is None or reward > self.best["reward"])
+        if better:
+            self.best = {"step": step, "reward": reward}
+        return better
+
+    # --- guards -------------------------------------------------------------------------------------------------------
+
+    def _guard(self, number: int, step: int, metrics: Mapping[str, float]) -> None:
+        """Alarms where a guard's threshold is crossed. Raises StageError where the recipe wants that to end the run,
+        and where nothing passed a gate for as many batches of samples, from the first on, as it allows."""
+        alarms = self.watch.observe(step, metrics)
+        for alarm in alarms:
+            self.context.alarm(alarm.name, alarm.message, step=step, value=alarm.value, threshold=alarm.threshold)
+        stop_on(alarms)
+        if metrics["gate_pass_rate"] == 0 and self.dead == number:
+            self.dead = number + 1
+        if self.settings.dead_steps and self.dead == number + 1 == self.settings.dead_steps:
+            raise StageError(
+                f"stage {self.context.name}: in its first {self.dead} batches of samples no answer passed the gates: "
+                "there is nothing to learn from. Show the terminator in the prompt (a template whose turns end with "
+                "it), raise sampling.max_tokens, lower the temperature, or loosen the gate"
+            )
+
+
+def _prompts(settings: TrainGrpo, context: Context) -> tuple[list[Prompt], list[Prompt]]:
+    """Prompts to learn from, and those to validate on."""
+    prompts: list[Prompt] = context.records(settings.prompts)
+    validation = settings.validation
+    if validation is None:
+        return prompts, []
+    if isinstance(validation, PromptsRef):
+        return prompts, context.records(validation)
+    examples = [Example(id=str(i), prompt=prompt.messages, group=()) for i, prompt in enumerate(prompts)]
+    sides = split(examples, validation, derive(context.seed, "held_out"), context.name)
+    training, held = ([prompts[int(example.id)] for example in side] for side in sides)
+    return training, held
+
+
+def _warn_overlap(context: Context, training: Sequence[Prompt], held_out: Sequence[Prompt]) -> None:
+    known = dict.fromkeys(prompt.messages for prompt in training)
+    shared = sum(prompt.messages in known for prompt in held_out)
+    if shared:
+        context.alarm("validation_overlap", f"{shared} of {len(held_out)} validation prompts are learnt from too")
+
+
+def _note(metrics: Mapping[str, float]) -> str:
+    reward = metrics.get("reward/total/mean")
+    shown = "no answer graded" if reward is None else f"reward {reward:.2f}"
+    return f"gates passed {metrics['gate/all']:.0%}, {shown}"
+
+
+def _keep_samples(context: Context, step: int, answers: Sequence[Answer]) -> None:
+    """The best and the worst answer of each batch of samples, for the report."""
+    graded = [answer for answer in answers if answer.graded.total is not None]
+    if not graded:
+        return
+    best = max(graded, key=lambda a: a.graded.total or 0.0)
+    worst = min(graded, key=lambda a: a.graded.total or 0.0)
+    for kind, answer in (("best", best), ("worst", worst)):
+        row = {
+            "step": step,
+            "kind": kind,
+            "question": answer.prompt.text,
+            "answer": answer.completion.text,
+            "reward": answer.graded.total,
+        }
+        append_line(context.folder / "samples.jsonl", row)
+
+
+def _warn_biased_sampling(settings: TrainGrpo, context: Context) -> None:
+    sampling = settings.sampling
+    used = [
+        n
+        for n, on in (("top_p", sampling.top_p < 1), ("top_k", sampling.top_k > 0), ("min_p", sampling.min_p > 0))
+        if on
+    ]
+    if used:
+        context.alarm(
+            "biased_sampling",
+            f"{', '.join(used)} cuts the sampled distribution, which the trainer's log-probabilities do not know of: "
+            "the policy gradient is biased; sample with temperature alone",
+        )

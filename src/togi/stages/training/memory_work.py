@@ -1,0 +1,131 @@
+"""Fits a training stage into the memory at hand: predicts its peak, chooses the micro-batch, measures afterwards.
+
+What was predicted, chosen and measured stands in memory.json in the stage's folder. The choice is made once: a stage
+that goes on after a kill cuts its steps as before, so that it ends with the same bits.
+"""
+
+from typing import Any
+
+from togi.core.errors import InputError, StageError
+from togi.core.files import read_lines, read_object, write_json
+from togi.model.load import load_config
+from togi.model.sizes import Shape, largest, predict, training_flops
+from togi.stages.arithmetic import arithmetic, device
+from togi.stages.context import Context
+from togi.stages.models import forget_models
+from togi.stages.training.grpo import other_models, scorers_of
+from togi.stages.training.optimisation import Optimisation
+from togi.stages.training.resources import USABLE, USABLE_CPU, job_of, shape_of
+from togi.train import usage
+
+MOST = 2**16  # tokens of a micro-batch that auto chooses; more are no faster
+LONGEST = 2**20  # tokens of an example: beyond every model's context
+FILE = "memory.json"
+NEEDED = {"tokens_per_second", "time/update", "memory/most_gb"}  # of a line of metrics, unless it was damaged
+
+
+class Fit:
+    """One training stage and the memory at hand. `settings` are its settings with `auto` decided.
+
+    Raises StageError where nothing fits, InputError for `auto` where the model's sizes are not known.
+    """
+
+    def __init__(self, settings: Optimisation, context: Context) -> None:
+        self.context = context
+        self.where = device()
+        forget_models()
+        usage.begin_peak(self.where)
+        self.before = usage.at_rest(self.where)
+        self.shape: Shape | None = None
+        tokens = settings.micro_batch_tokens
+        # one after the other: the first may convert the weights of a package, once
+        config = context.ranks.in_turn(lambda: load_config(context.model(settings.init), context.cache))
+        try:
+            self.shape = shape_of(settings, Shape.of(config))
+        except InputError as error:
+            if tokens == "auto":
+                raise
+            context.log(f"peak memory is not predicted: {error}")
+        else:
+            products = arithmetic(context).compute_dtype
+            self.job = job_of(settings, products, cuda=self.where.type == "cuda")
+            self.beside = other_models(settings, self.shape, products, self._scorers(settings))
+            if tokens == "auto":
+                path = context.folder / FILE
+                chosen = context.ranks.once(lambda: read_object(path) if path.exists() else {})
+                fits = int(chosen.get("fits") or self._most(settings, self.shape))
+                tokens = chosen.get("micro_batch_tokens") or min(fits, MOST)
+                context.fits = fits
+        self.settings = settings.model_copy(update={"micro_batch_tokens": tokens})
+        if context.ranks.first:
+            write_json(context.folder / FILE, {"micro_batch_tokens": tokens, "fits": context.fits})
+
+    def _scorers(self, settings: Optimisation) -> list[Shape]:
+        """The sizes of the reward models that are loaded beside."""
+        found = []
+        for ref in scorers_of(settings):
+            try:
+                found.append(Shape.of(load_config(self.context.model(ref), self.context.cache)))
+            except InputError as error:
+                self.context.log(f"peak memory is predicted without the reward model {ref}: {error}")
+        return found
+
+    def _most(self, settings: Optimisation, shape: Shape) -> int:
+        """The most tokens that fit what is free now."""
+        free = self.context.ranks.once(lambda: usage.available(self.where))
+        cpu = self.where.type == "cpu"
+        room = USABLE_CPU * free / settings.processes if cpu else USABLE * free
+        tokens = largest(shape, self.job, room - self.beside, most=LONGEST)
+        if not tokens:
+            need = predict(shape, self.job, 256).peak + self.beside
+            raise StageError(
+                f"stage {self.context.name}: no micro-batch fits: the smallest, 256 tokens, needs {gigabytes(need)}, "
+                f"and {gigabytes(room)} may be used. Set activation_checkpointing: true, lora, or optimizer: adamw-8bit"
+            )
+        self.context.log(f"micro-batches of {min(tokens, MOST)} tokens: {tokens} fit {gigabytes(room)}")
+        return tokens
+
+    def finish(self) -> None:
+        """Writes to memory.json, and tells, the measured peak of training, that of the stage with the saving of its
+        model, and what is predicted for the largest micro-batch that there was.
+
+        On the CPU the measured ones are all that the process held besides the program.
+        """
+        if not self.context.ranks.first:
+            return
+        lines = self._lines()
+        steps = [round(line["tokens_per_second"] * line["time/update"]) for line in lines]
+        most = max((line.get("largest_micro_batch", 0) for line in lines), default=0)
+        whole = usage.peak(self.where) - self.before
+        measured = max((round(line["memory/most_gb"] * 1e9) - self.before for line in lines), default=whole)
+        found: dict[str, Any] = {"micro_batch_tokens": self.settings.tokens_at_once}
+        found |= {"measured": measured, "measured_with_saving": whole}
+        found |= {"tokens": sum(steps), "flops": 0.0}
+        told = f"peak memory: {gigabytes(measured)} measured ({gigabytes(whole)} with saving)"
+        if self.shape is not None and most:  # a head on stored features computes no token of the model
+            expected = predict(self.shape, self.job, most)
+            found |= {
+                "largest_micro_batch": most,
+                "predicted": round(expected.peak + self.beside),
+                "floor": round(expected.floor),
+                "flops": sum(steps) * training_flops(self.shape, self.job, 1, 1, 0),
+            }
+            told += (
+                f", {gigabytes(found['predicted'])} predicted for its largest micro-batch, {most:,} tokens; "
+                f"{gigabytes(found['floor'])} of it are weights, gradients and optimiser"
+            )
+        write_json(self.context.folder / FILE, found)
+        self.context.log(told)
+
+    def _lines(self) -> list[dict[str, Any]]:
+        """The metrics of all trainings of the stage. Those of a sweep have folders of their own; what stands in the
+        stage's own is a copy of one of them."""
+        folder = self.context.folder
+        own = [] if getattr(self.settings, "sweep", ()) else [folder / "metrics.jsonl"]
+        paths = (*own, *sorted(folder.glob("runs/*/metrics.jsonl")))
+        return [line for path in paths for line in read_lines(path) if line.keys() >= NEEDED]
+
+
+def gigabytes(size: float) -> str:
+    """ "1.25 GB" """
+    return f"{size / 1e9:.2f} GB"

@@ -1,0 +1,194 @@
+"""Preference pairs as examples: trees of one prompt and two answers, of which only the answers' tokens are scored.
+
+What does not fit is dropped with a reason or is an error, as the recipe asks; nothing leaves or is cut uncounted.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from togi.core.errors import InputError
+from togi.core.records import Message, Pair
+from togi.core.settings import PairsRef
+from togi.model.forest import Sequence as TokenSequence
+from togi.model.load import LoadedModel
+from togi.stages.context import MODEL_FOLDER, Context
+from togi.stages.models import keep_model
+from togi.stages.rehearsal_work import Rehearsed, data_rows
+from togi.stages.spoken import Spoken
+from togi.stages.training.chosen_guard import FallWatch
+from togi.stages.training.examples_work import Data, Example, length_limit, read, too_long
+from togi.stages.training.fit_work import TokenTask, fit
+from togi.stages.training.preference import PreferenceTraining
+from togi.text.render import check_template, render_chat
+from togi.text.turns import Unrendered
+
+Sides = tuple[TokenSequence, TokenSequence]
+REASONS = {
+    "empty_answer": "one of its answers is empty",
+    "equal_answers": "its answers are the same",
+    "nothing_scored": "an answer has no message that is trained on",
+    "two_bos": "it begins with the template's BOS twice",
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class Border:
+    """Turns pairs into examples. `header` scores the assistant's header too; `second_bos` puts a scored BOS before it.
+
+    Raises InputError where the template has no BOS to stand twice, where a length is more than the model's context, and
+    where the recipe allows no drop. `longest` and `room` are tokens of a whole
+    sequence and of a prompt that is truncated; `cut` counts what was.
+    """
+
+    settings: PreferenceTraining
+    context: Context
+    model: LoadedModel
+    header: bool = False
+    second_bos: bool = False
+    bos: tuple[int, ...] = ()
+    longest: int = 0
+    room: int = 0
+    cut: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.bos = check_template(self.model.template, self.model.tokenizer).bos
+        self.longest = length_limit(self.settings, self.context, self.model)
+        self.room = self.settings.max_prompt_length or self.longest // 2
+        if self.room >= self.longest:
+            raise InputError(
+                f"stage {self.context.name}: max_prompt_length is {self.room}, which leaves no token of the model's "
+                f"{self.longest} to the answers: lower it"
+            )
+        if self.second_bos and not self.bos:
+            raise InputError(
+                f"stage {self.context.name}: second_bos is on, but template {self.model.template.name!r} begins with "
+                "no BOS that could stand twice: switch it off, or take the template that the model was published with"
+            )
+
+    def __call__(self, pair: Pair) -> Example | str:
+        """The example of a pair, or the reason for dropping it."""
+        reason = _unusable(pair)
+        if reason is not None:
+            return self._bad(pair, reason)
+        try:
+            sides = (self._sequence(pair, pair.chosen), self._sequence(pair, pair.rejected))
+        except Unrendered as error:
+            if self.settings.on_bad_pair == "drop":
+                raise
+            raise InputError(
+                f"stage {self.context.name}: pair {pair.id}: {error}; mend it, or set on_bad_pair: drop"
+            ) from None
+        if self.bos and any(side.ids[: 2 * len(self.bos)] == self.bos * 2 for side in sides):
+            return self._bad(pair, "two_bos")
+        length = max(len(side.ids) for side in sides)
+        if length > self.longest:
+            if self.settings.overflow != "truncate":
+                return too_long(self.settings, self.context, pair, length)
+            sides = self._shortened(sides)
+        if not all(any(side.scored) for side in sides):
+            return self._bad(pair, "nothing_scored")
+        if sides[0].ids == sides[1].ids:
+            return self._bad(pair, "equal_answers")
+        return Example(id=pair.id, prompt=pair.prompt, group=sides, margin=pair.margin)
+
+    def _bad(self, pair: Pair, reason: str) -> str:
+        if self.settings.on_bad_pair == "error":
+            raise InputError(
+                f"stage {self.context.name}: pair {pair.id} teaches nothing: {REASONS[reason]}; mend it, or set "
+                "on_bad_pair: drop"
+            )
+        return reason
+
+    def _sequence(self, pair: Pair, side: Sequence[Message]) -> TokenSequence:
+        asked = tuple(replace(m, train=False) for m in pair.prompt)
+        try:
+            found = render_chat(self.model.template, self.model.tokenizer, (*asked, *side), header=self.header)
+        except Unrendered:
+            raise
+        except InputError as error:
+            raise InputError(f"stage {self.context.name}: pair {pair.id}: {error}") from None
+        ids, scored = found.ids, found.mask
+        if self.second_bos and any(scored):
+            place = scored.index(True)
+            ids = (*ids[:place], *self.bos, *ids[place:])
+            scored = (*scored[:place], *(True,) * len(self.bos), *scored[place:])
+        return TokenSequence(ids, scored)
+
+    def _shortened(self, sides: Sides) -> Sides:
+        """The prompt cut to its last tokens (its BOS stays), then both answers to what is left."""
+        prompt = min(side.first_scored for side in sides)
+        gone = max(0, prompt - self.room)
+        start = len(self.bos) if sides[0].ids[: len(self.bos)] == self.bos else 0
+        stop = prompt - gone + self.longest - self.room
+        shorter = [_without(side, start, start + gone) for side in sides]
+        self.cut["cut_prompts"] += gone > 0
+        self.cut["cut_answers"] += sum(len(side.ids) > stop for side in shorter)
+        chosen, rejected = (_without(side, stop, len(side.ids)) for side in shorter)
+        return chosen, rejected
+
+
+def read_pairs(settings: PreferenceTraining, context: Context, border: Border) -> Data:
+    """The examples of a stage's pairs and of its validation; what was cut is counted and told."""
+    refs = (settings.pairs,) if isinstance(settings.pairs, PairsRef) else settings.pairs
+    data = read(settings, context, refs, border)
+    context.counts.update(+border.cut)
+    context.counts |= {"pairs": len(data.training), "validation": len(data.validation)}
+    for name, count in sorted((+border.cut).items()):
+        what = name.removeprefix("cut_")
+        data.warnings.append((name, f"{count} {what} were cut to fit max_length {border.longest}"))
+    return data
+
+
+def pair_rows(settings: PreferenceTraining, context: Context, border: Border) -> list[Rehearsed]:
+    """The pairs of a stage as `togi check` shows them."""
+    return data_rows(context, border.model, read_pairs(settings, context, border))
+
+
+class PairTask(TokenTask):
+    """A task over pairs that watches the chosen answers. `start` is the watched metric's value before training, if it
+    is known."""
+
+    watched = "logp_chosen"
+    start: float | None = None
+
+    def __init__(self, settings: PreferenceTraining, context: Context, model: LoadedModel, data: Data) -> None:
+        super().__init__(data, model)
+        self.settings = settings
+        self.context = context
+        self.watch = None if settings.falling_chosen is None else FallWatch(settings.falling_chosen, self.start)
+
+    def observe(self, step: int, metrics: Mapping[str, float]) -> None:
+        if self.watch is not None:
+            self.watch.observe(step, metrics[self.watched], self.context)
+
+    def state(self) -> dict[str, Any]:
+        return {} if self.watch is None else self.watch.state()
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        if self.watch is not None:
+            self.watch.restore(state)
+
+
+def learn(settings: PreferenceTraining, context: Context, model: LoadedModel, task: PairTask) -> None:
+    """Trains, saves the model, and tells which step's weights it has and what they reached on the validation."""
+    fitted = fit(settings, context, model, task)
+    context.counts["out"] = context.counts["pairs"]
+    context.summary |= {"step": fitted.step, "validation": fitted.validation}
+    keep_model(context, model, context.folder / MODEL_FOLDER, settings, Spoken(task.data.system))
+
+
+def _unusable(pair: Pair) -> str | None:
+    """Why the messages of a pair teach nothing, None if they do."""
+    sides = (pair.chosen, pair.rejected)
+    if not all(any(m.role == "assistant" and not m.silent for m in side) for side in sides):
+        return "empty_answer"
+    chosen, rejected = ([replace(m, content=m.content.strip()) for m in side] for side in sides)
+    return "equal_answers" if chosen == rejected else None
+
+
+def _without(sequence: TokenSequence, start: int, stop: int) -> TokenSequence:
+    """The sequence without tokens [start, stop)."""
+    ids, scored = sequence.ids, sequence.scored
+    return TokenSequence((*ids[:start], *ids[stop:]), (*scored[:start], *scored[stop:]))

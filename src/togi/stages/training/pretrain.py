@@ -1,0 +1,84 @@
+"""`train.pretrain`: instruction pre-training (arXiv 2406.14491; docs/methods.md) and plain continued pre-training."""
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from togi.core.settings import ChatsRef, DocumentsRef, Settings
+from togi.stages.base import StageType
+from togi.stages.training.optimisation import Optimisation, Share
+
+
+class MixedSource(Settings):
+    """One source of the mixture: raw text, or instruction-response pairs and longer conversations, which the model's
+    template writes out."""
+
+    documents: DocumentsRef | None = Field(default=None, description="raw text")
+    chats: ChatsRef | None = Field(default=None, description="instruction-response pairs, or longer conversations")
+    share: float = Field(default=1.0, gt=0, description="share of the tokens; shares are scaled to add up to 1")
+
+    @property
+    def ref(self) -> DocumentsRef | ChatsRef:
+        """Where its texts come from."""
+        ref = self.chats if self.documents is None else self.documents
+        assert ref is not None
+        return ref
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.documents is None) == (self.chats is None):
+            raise ValueError("a source is either documents or chats: name one of them")
+        return self
+
+
+class TrainPretrain(Optimisation):
+    """Cross entropy of every token of raw documents and instruction-response pairs, mixed by their share of tokens.
+
+    Each document ends with the end-of-text token and sees itself alone; one that is longer than `max_length` is cut
+    into windows. A source that runs out begins again, in another order.
+    """
+
+    adds_router_loss: ClassVar[bool] = True
+
+    type: Literal["train.pretrain"] = "train.pretrain"
+    sources: tuple[MixedSource, ...] = Field(min_length=1)
+    tokens: int | None = Field(default=None, ge=1, description="tokens to train on, all sources together")
+    steps: int | None = Field(default=None, ge=1, description="optimiser steps, instead of tokens")
+    batch_tokens: int = Field(default=32768, ge=1, description="tokens of one optimiser step")
+    max_length: int | None = Field(
+        default=None, ge=8, description="tokens of a window, at most batch_tokens; absent: the model's context"
+    )
+    validation: Share | DocumentsRef | None = Field(
+        default=None, description="documents, or the share of the texts of each source to keep out of training"
+    )
+    bos: bool = Field(
+        default=True, description="documents begin with what the tokenizer itself puts in front of a text"
+    )
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
+    weight_decay: float = Field(default=0.1, ge=0, description="AdamW's; norms and biases are not decayed")
+
+    @model_validator(mode="after")
+    def _tokens_or_steps(self) -> Self:
+        if (self.tokens is None) == (self.steps is None):
+            raise ValueError("give either tokens or steps: how long to train")
+        return self
+
+    @model_validator(mode="after")
+    def _a_step_holds_a_window(self) -> Self:
+        if self.max_length is not None and self.max_length > self.batch_tokens:
+            raise ValueError(
+                f"max_length: a window of {self.max_length} tokens is more than a step has (batch_tokens: "
+                f"{self.batch_tokens}); lower max_length or raise batch_tokens"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _each_source_once(self) -> Self:
+        names = [str(source.ref) for source in self.sources]
+        twice = [name for i, name in enumerate(names) if name in names[:i]]
+        if twice:
+            raise ValueError(f"sources: {twice[0]} stands twice; give it one share")
+        return self
+
+
+STAGE = StageType("train.pretrain", TrainPretrain, yields="model", work="togi.stages.training.pretrain_work", version=4)

@@ -1,0 +1,110 @@
+"""`train.reward`: a reward model from preference pairs (Bradley-Terry; docs/methods.md)."""
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from togi.core.settings import PairsRef
+from togi.stages.base import StageType
+from togi.stages.training.optimisation import FixedTraining, Share
+from togi.stages.training.presets import fill
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "ca-reward-3b": {
+        "epochs": 1.0,
+        "batch_size": 32,
+        "learning_rate": 5e-6,
+        "schedule": "linear",
+        "max_length": 4096,
+        "centring": 0.0,
+    },
+    "vikhr-reward-llama3.1-8b": {
+        "epochs": 2.0,
+        "batch_size": 16,
+        "learning_rate": 4e-4,
+        "schedule": "linear",
+        "warmup_steps": 20,
+        "max_length": 8192,
+        "centring": 0.0,
+        "lora": {"rank": 32, "alpha": 32.0, "targets": ("all-linear",)},
+    },
+}
+
+
+class TrainReward(FixedTraining):
+    """-log sigmoid(score(chosen) - score(rejected) - margin), mean over pairs, plus centring.
+
+    With `lora` the new head is trained whole beside the adapters.
+    """
+
+    measures: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
+
+    type: Literal["train.reward"] = "train.reward"
+    preset: Literal["ca-reward-3b", "vikhr-reward-llama3.1-8b"] | None = Field(
+        default=None, description="published settings, which the recipe's own keys change one by one"
+    )
+    pairs: PairsRef | tuple[PairsRef, ...] = Field(description="preference pairs, of one stage or of several")
+    train_layers: int | None = Field(
+        default=None, ge=0, description="transformer layers to train, from the top; 0 trains the head alone, absent all"
+    )
+    keep_layers: int | None = Field(
+        default=None,
+        ge=1,
+        description="transformer layers to keep, from the bottom; all when absent. A base model's middle tells best "
+        "what an answer is about, its top what comes next",
+    )
+    learning_rate: float = Field(default=5e-6, gt=0, description="peak of the schedule")
+    sweep: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        default=(), description="learning rates to try, each in a training of its own; the most accurate one is kept"
+    )
+    head_learning_rate: float | None = Field(
+        default=None, gt=0, description="of the new head; learning_rate when absent"
+    )
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    centring: float = Field(default=0.01, ge=0, description="weight of mean((score_chosen + score_rejected)^2)")
+    margin: bool = Field(default=False, description="subtract the margin of each pair; every pair must have one")
+    validation: Share | PairsRef | None = Field(
+        default=0.2, description="pairs, or the share of the prompts to keep out of training"
+    )
+    shuffled_control: bool = Field(
+        default=False, description="also train on shuffled labels: its held-out accuracy should be near one half"
+    )
+    max_length: int | None = Field(
+        default=None, ge=8, description="tokens of the longer side; absent: the model's context"
+    )
+    overflow: Literal["drop", "error"] = Field(default="drop", description="what a longer pair does; drops are counted")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, values: Any) -> Any:
+        filled = fill(values, PRESETS)
+        if isinstance(values, dict) and values.get("sweep") and "learning_rate" not in values:
+            filled.pop("learning_rate", None)  # the preset's; the sweep is what the user asked for
+        return filled
+
+    @model_validator(mode="after")
+    def _one_way_to_train(self) -> Self:
+        if self.lora is not None and self.train_layers is not None:
+            raise ValueError("train_layers and lora both say what is trained; keep one of them")
+        if self.keep_layers is not None and (self.train_layers or 0) > self.keep_layers:
+            raise ValueError(f"train_layers is {self.train_layers}, but keep_layers leaves {self.keep_layers} layers")
+        if self.router_loss:
+            raise ValueError("router_loss: a reward model is trained without one; remove it")
+        if self.shuffled_control and self.validation is None:
+            raise ValueError("shuffled_control needs validation: its accuracy is measured on held-out pairs")
+        return self
+
+    @model_validator(mode="after")
+    def _sweep_compares(self) -> Self:
+        if not self.sweep:
+            return self
+        if len(self.sweep) < 2 or len(dict.fromkeys(self.sweep)) < len(self.sweep):
+            raise ValueError(f"sweep needs two different learning rates or more, found {list(self.sweep)}")
+        if self.learning_rate != type(self).model_fields["learning_rate"].default:
+            raise ValueError("sweep and learning_rate both give rates; keep one of them")
+        if self.validation is None:
+            raise ValueError("sweep needs validation: the rate is chosen by the accuracy on held-out pairs")
+        return self
+
+
+STAGE = StageType("train.reward", TrainReward, yields="scorer", work="togi.stages.training.reward_work", version=6)

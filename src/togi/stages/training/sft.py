@@ -1,0 +1,116 @@
+"""`train.sft`: supervised fine-tuning on chats, with the loss on the assistant's turns (docs/methods.md)."""
+
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from togi.core.settings import ChatsRef
+from togi.core.sources import ModelSource
+from togi.stages.base import StageType
+from togi.stages.training.optimisation import FixedTraining, Share
+from togi.stages.training.presets import fill
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "llm-jp-instruct3": {
+        "packing": "blocks",
+        "max_length": 4096,
+        "epochs": 2.0,
+        "batch_size": 64,
+        "learning_rate": 2e-5,
+        "schedule": "cosine",
+        "final_rate": 0.1,
+        "final_steps": 100,
+        "warmup_steps": 20,
+        "betas": (0.9, 0.98),
+        "weight_decay": 0.1,
+    },
+    "vikhr-nemo-sft": {
+        "score_header": True,
+        "overflow": "truncate_to_answer",
+        "max_length": 16000,
+        "epochs": 1.0,
+        "batch_size": 8,
+        "learning_rate": 4e-5,
+        "schedule": "linear",
+        "warmup_steps": 20,
+        "lora": {
+            "rank": 256,
+            "alpha": 256.0,
+            "targets": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"),
+        },
+    },
+}
+
+
+DRESSES = {"vikhr-nemo-sft": ("vikhr-nemo", ("<|start_header_id|>", "<|end_header_id|>"))}
+"""Chat template and added tokens of the presets that were published with some."""
+
+
+class TrainSft(FixedTraining):
+    """Cross entropy of every assistant turn and its terminator; a turn with `train: false` is context alone."""
+
+    adds_router_loss: ClassVar[bool] = True
+
+    type: Literal["train.sft"] = "train.sft"
+    preset: Literal["llm-jp-instruct3", "vikhr-nemo-sft"] | None = Field(
+        default=None, description="published settings, which the recipe's own keys change one by one"
+    )
+    chats: ChatsRef | tuple[ChatsRef, ...] = Field(description="conversations, of one stage or of several")
+    validation: Share | ChatsRef | None = Field(
+        default=None, description="chats, or the share of the prompts to keep out of training"
+    )
+    system: str | None = Field(default=None, min_length=1, description="a system prompt to add to the chats")
+    system_when: Literal["absent", "always"] = Field(
+        default="absent", description="add the system prompt to chats that have none, or in front of any other too"
+    )
+    score_header: bool = Field(default=False, description="the tokens that open an assistant turn carry loss too")
+    normalise: Literal["tokens", "sequences"] = Field(
+        default="tokens", description="each token of a step weighs the same, or each chat"
+    )
+    packing: Literal["apart", "blocks"] = Field(
+        default="apart",
+        description="apart: chats never see each other; blocks: laid end to end, cut every max_length tokens, in sight "
+        "of what stands before them",
+    )
+    overflow: Literal["drop", "error", "truncate", "truncate_to_answer"] = Field(
+        default="drop",
+        description="what a longer chat does: is dropped, is an error, loses its end, or loses what follows the last "
+        "answer that fits; all are counted",
+    )
+
+    rewritten_answers: Literal["split", "last"] = Field(
+        default="split",
+        description="what an answer does that the template writes differently once the conversation goes on (thoughts "
+        "are taken out of the history, say): split: is learnt in a sequence of its own that ends with it; last: only "
+        "what stands as it is served in the longest sequence carries loss; both are counted",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, values: Any) -> Any:
+        return fill(values, PRESETS)
+
+    def of_model(self, source: ModelSource) -> ModelSource:
+        """The preset's chat template and tokens, for a model whose entry names no template."""
+        given = DRESSES.get(self.preset or "")
+        if given is None or source.template is not None or source.template_file:
+            return source
+        return replace(source, template=given[0], tokens=source.tokens or given[1])
+
+    @model_validator(mode="after")
+    def _system_is_there(self) -> Self:
+        if self.system is None and self.system_when == "always":
+            raise ValueError("system_when: always needs `system`, the text to add")
+        return self
+
+    @model_validator(mode="after")
+    def _blocks_cut_by_themselves(self) -> Self:
+        if self.packing == "blocks" and self.overflow != "drop":
+            raise ValueError("overflow does nothing under packing: blocks, which are cut wherever they are full")
+        if self.packing == "blocks" and self.normalise == "sequences":
+            raise ValueError("normalise: sequences weighs chats, but blocks hold parts of several; use packing: apart")
+        return self
+
+
+STAGE = StageType("train.sft", TrainSft, yields="model", work="togi.stages.training.sft_work", version=2)

@@ -1,0 +1,227 @@
+"""The work of `train.sft`: chats become sequences whose answers carry loss."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from togi.core.errors import InputError
+from togi.core.records import Chat, Drop, Message, led_by_system
+from togi.core.settings import ChatsRef
+from togi.model.forest import Forest, plant
+from togi.model.forest import Sequence as TokenSequence
+from togi.model.load import LoadedModel
+from togi.objectives.sft import SFT
+from togi.stages.context import MODEL_FOLDER, Context
+from togi.stages.models import keep_model, load_trainable
+from togi.stages.rehearsal_work import Rehearsed, data_rows, weightless
+from togi.stages.spoken import Spoken
+from togi.stages.training.examples_work import Data, Example, length_limit, read, too_long
+from togi.stages.training.fit_work import TokenTask, fit
+from togi.stages.training.sft import TrainSft
+from togi.text.render import Rendered, check_template, render_turns
+from togi.text.turns import Unrendered
+
+SHARED = 64  # rows that two chats must have in common before they are computed once
+
+
+def run(settings: TrainSft, context: Context) -> None:
+    model = load_trainable(context, settings.init, settings)
+    data = read_chats(settings, context, model)
+    fitted = fit(settings, context, model, SftTask(settings, data, model))
+    context.counts["out"] = context.counts["chats"]
+    context.summary |= {"step": fitted.step, "validation": fitted.validation}
+    keep_model(context, model, context.folder / MODEL_FOLDER, settings, Spoken(data.system))
+
+
+def rehearse(settings: TrainSft, context: Context) -> list[Rehearsed]:
+    model = weightless(context, settings.init)
+    return data_rows(context, model, read_chats(settings, context, model))
+
+
+def read_chats(settings: TrainSft, context: Context, model: LoadedModel) -> Data:
+    """The stage's examples, counted. Raises InputError where a chat does not fit and the settings want an error, and
+    where nothing is left."""
+    border = Border(settings, context, model)
+    refs = (settings.chats,) if isinstance(settings.chats, ChatsRef) else settings.chats
+    data = read(settings, context, refs, border)
+    context.counts.update(border.counts)
+    data.warnings += rewritten(settings, border)
+    context.counts["chats"] = len(data.training)
+    context.counts["scored_tokens"] = sum(sum(s.scored) for e in data.training for s in e.group)
+    if settings.packing == "blocks":
+        data = _in_blocks(data, border.longest, context)
+    context.counts["validation"] = len(data.validation)
+    return data
+
+
+def rewritten(settings: TrainSft, border: "Border") -> list[tuple[str, str]]:
+    """What became of chats whose template writes earlier answers differently later, if there are any."""
+    counts = border.counts
+    if not counts["rewritten_chats"]:
+        return []
+    told = f"template {border.model.template.name!r} writes earlier answers differently once a conversation goes on"
+    if settings.rewritten_answers == "last":
+        what = f"{counts['answers_unlearnt']} answers carry no loss (rewritten_answers: split learns them too)"
+    else:
+        what = f"{counts['sequences_split_off']} sequences were split off, which end with such an answer"
+    return [("rewritten_answers", f"{told}: of {counts['rewritten_chats']} chats {what}")]
+
+
+@dataclass(slots=True)
+class Border:
+    """Turns chats into examples, or into reasons for dropping them. `counts` says what was cut.
+
+    Raises InputError where the template does not know a role, and where the settings want an error for a long chat.
+    """
+
+    settings: TrainSft
+    context: Context
+    model: LoadedModel
+    bos: tuple[int, ...] = ()
+    longest: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.bos = check_template(self.model.template, self.model.tokenizer).bos
+        self.longest = length_limit(self.settings, self.context, self.model)
+
+    def __call__(self, chat: Chat) -> Example | str:
+        messages = self._messages(chat)
+        if any(m.role == "assistant" and m.train and m.silent for m in messages):
+            return "empty_answer"
+        texts = self._rendered(chat, messages)
+        if self.bos and texts[0].ids[: 2 * len(self.bos)] == self.bos * 2:
+            return "two_bos"
+        if not any(texts[0].mask):
+            return "no_answer_to_learn"
+        cut = [self._cut(chat, found) for found in texts]
+        group = tuple(sequence for sequence in cut if not isinstance(sequence, str))
+        if not group:
+            return str(cut[0])
+        self.counts["answers_too_long"] += len(cut) - len(group)
+        return Example(id=chat.id, prompt=_prompt(messages), group=group)
+
+    def _cut(self, chat: Chat, found: Rendered) -> TokenSequence | str:
+        """A text within the limit, or why it is dropped."""
+        stop = len(found.ids)
+        if self.settings.packing == "apart" and stop > self.longest:
+            if self.settings.overflow in ("drop", "error"):
+                return too_long(self.settings, self.context, chat, stop)
+            stop = self._stop(found)
+            if not any(found.mask[:stop]):
+                return "no_answer_after_truncation"
+            self._count_cut(found, stop)
+        self.counts["straddles"] += found.straddles
+        return TokenSequence(found.ids[:stop], found.mask[:stop])
+
+    def _messages(self, chat: Chat) -> tuple[Message, ...]:
+        """The chat's messages with the recipe's system prompt."""
+        system = self.settings.system
+        has_one = chat.messages[0].role == "system"
+        if system is None or (has_one and self.settings.system_when == "absent"):
+            return chat.messages
+        return led_by_system(system, chat.messages)
+
+    def _rendered(self, chat: Chat, messages: Sequence[Message]) -> list[Rendered]:
+        model = self.model
+        try:
+            found = render_turns(model.template, model.tokenizer, messages, header=self.settings.score_header)
+        except Unrendered:
+            raise
+        except InputError as error:
+            raise InputError(f"stage {self.context.name}: chat {chat.id}: {error}") from None
+        if len(found) == 1:
+            return found
+        self.counts["rewritten_chats"] += 1
+        if self.settings.rewritten_answers == "last":
+            self.counts["answers_unlearnt"] += sum(len(each.ends) for each in found[1:])
+            return found[:1]
+        self.counts["sequences_split_off"] += len(found) - 1
+        return found
+
+    def _stop(self, found: Rendered) -> int:
+        """Where a chat that is too long ends."""
+        if self.settings.overflow == "truncate":
+            return self.longest
+        return max((end for end in found.ends if end <= self.longest), default=0)
+
+    def _count_cut(self, found: Rendered, stop: int) -> None:
+        self.counts["truncated"] += 1
+        unfinished = stop not in found.ends and found.mask[stop - 1]
+        self.counts["terminators_cut"] += unfinished
+        self.counts["answers_cut_away"] += sum(end > stop for end in found.ends) - unfinished
+
+
+def _prompt(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """What stands before the first answer that carries loss: chats that share it stay on one side of a split."""
+    first = next(i for i, m in enumerate(messages) if m.role == "assistant" and m.train)
+    return tuple(messages[:first])
+
+
+def _in_blocks(data: Data, length: int, context: Context) -> Data:
+    """The chats to train on as blocks. Raises InputError where they do not fill one."""
+    held_out = _fitting(data.validation, length, context)
+    training = list(blocks(data.training, length))
+    context.counts["blocks"] = len(training)
+    if not training:
+        raise InputError(
+            f"stage {context.name}: all chats together do not fill one block of {length} tokens; lower max_length or "
+            "set packing: apart"
+        )
+    return replace(data, training=training, validation=held_out)
+
+
+def blocks(examples: Sequence[Example], length: int) -> Iterator[Example]:
+    """All examples laid end to end and cut into blocks of `length` predicted tokens, as some published trainings do.
+
+    Documents of one block see each other, and positions run through. Blocks without a token that carries loss, and the
+    unfinished last one, are left out.
+    """
+    sequences = [sequence for example in examples for sequence in example.group]
+    ids = [token for sequence in sequences for token in sequence.ids]
+    scored = [mark for sequence in sequences for mark in sequence.scored]
+    for number, start in enumerate(range(0, len(ids) - length, length + 1)):
+        part = slice(start, start + length + 1)
+        marks = (False, *scored[part][1:])
+        if any(marks):
+            name = f"block-{number:06d}"
+            yield Example(id=name, prompt=name, group=(TokenSequence(tuple(ids[part]), marks),))
+
+
+def _fitting(held_out: Sequence[Example], longest: int, context: Context) -> list[Example]:
+    """The chats to validate on that are not too long: blocks cut only what is trained on. Raises InputError where none
+    is left."""
+    kept = [example for example in held_out if all(len(each.ids) <= longest for each in example.group)]
+    long = [example for example in held_out if any(len(each.ids) > longest for each in example.group)]
+    context.drops += [Drop(id=example.id, stage=context.name, reason="too_long") for example in long]
+    if long and not kept:
+        raise InputError(
+            f"stage {context.name}: each of the {len(long)} chats to validate on is longer than {longest} tokens; "
+            "raise max_length or validate on shorter ones"
+        )
+    return kept
+
+
+class SftTask(TokenTask):
+    """Cross entropy; chats of one micro-batch that begin alike share that beginning."""
+
+    def __init__(self, settings: TrainSft, data: Data, model: LoadedModel) -> None:
+        super().__init__(data, model)
+        self.settings = settings
+
+    def objective(self, step: int) -> SFT:
+        return SFT(normalise=self.settings.normalise)
+
+    def plant(self, examples: Sequence[Example]) -> Forest:
+        return plant(grouped([sequence for example in examples for sequence in example.group], SHARED))
+
+
+def grouped(sequences: Sequence[TokenSequence], least: int) -> list[list[TokenSequence]]:
+    """Sequences with the same first `least` ids (a system prompt, a question with several answers) as one tree each,
+    the others alone. Their results do not depend on it.
+    """
+    together: dict[tuple[int, ...], list[TokenSequence]] = {}
+    for number, sequence in enumerate(sequences):
+        key = sequence.ids[:least] if len(sequence.ids) > least else (-1, number)
+        together.setdefault(key, []).append(sequence)
+    return list(together.values())

@@ -1,0 +1,80 @@
+"""The work of `train.smpo`: pairs alone; there is no reference model."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from togi.model.forest import Forest
+from togi.model.forest import Sequence as TokenSequence
+from togi.model.load import LoadedModel
+from togi.objectives.base import Batch
+from togi.objectives.smpo import SMPO, Clipping, margin_at
+from togi.stages.context import Context
+from togi.stages.models import load_trainable
+from togi.stages.rehearsal_work import Rehearsed, weightless
+from togi.stages.training.examples_work import Data, Example
+from togi.stages.training.pairs_work import Border, PairTask, learn, pair_rows, read_pairs
+from togi.stages.training.smpo import TrainSmpo
+from togi.text.render import check_template
+
+
+def run(settings: TrainSmpo, context: Context) -> None:
+    model = load_trainable(context, settings.init, settings)
+    data = read_pairs(settings, context, _border(settings, context, model))
+    learn(settings, context, model, SmpoTask(settings, context, model, data))
+
+
+def rehearse(settings: TrainSmpo, context: Context) -> list[Rehearsed]:
+    return pair_rows(settings, context, _border(settings, context, weightless(context, settings.init)))
+
+
+def _border(settings: TrainSmpo, context: Context, model: LoadedModel) -> Border:
+    header, second_bos = settings.score_header, settings.second_bos
+    return Border(settings=settings, context=context, model=model, header=header, second_bos=second_bos)
+
+
+class SmpoTask(PairTask):
+    """Pairs under a margin that may follow the step."""
+
+    settings: TrainSmpo
+
+    def __init__(self, settings: TrainSmpo, context: Context, model: LoadedModel, data: Data) -> None:
+        super().__init__(settings, context, model, data)
+        self.total_steps = self.source(settings, context.seed).total_steps
+        self.terminator = check_template(model.template, model.tokenizer).terminator
+        self.base = SMPO(
+            loss_type=settings.loss,
+            beta=settings.beta,
+            target_margin=settings.target_margin,
+            margin_delta=settings.margin_delta,
+            chosen_sft_ratio=settings.chosen_sft_ratio,
+            sft_weight=settings.sft_weight,
+            clipping=Clipping(**settings.clipping.model_dump()),
+        )
+
+    def objective(self, step: int) -> SMPO:
+        if self.settings.margin_schedule == "constant":
+            return self.base
+        return replace(self.base, target_margin=margin_at(step, self.total_steps, self.settings.target_margin))
+
+    def validated(self, step: int) -> SMPO:
+        """Against the whole margin from the beginning on, so that the losses of two steps compare."""
+        return self.base
+
+    def batch(self, examples: Sequence[Example], inputs: Forest) -> Batch:
+        batch = super().batch(examples, inputs)
+        if not self.settings.clipping.flip_terminator:
+            return batch
+        marks = [mark for example in examples for side in example.group for mark in _ends(side, self.terminator)]
+        return replace(batch, terminator_N=torch.tensor(marks, dtype=torch.bool, device=self.device))
+
+
+def _ends(sequence: TokenSequence, terminator: tuple[int, ...]) -> list[bool]:
+    """Which of the scored tokens belong to a terminator: one mark a scored token, in order."""
+    size = len(terminator)
+    marked = [False] * len(sequence.ids)
+    for place in range(len(sequence.ids) - size + 1):
+        if sequence.ids[place : place + size] == terminator:
+            marked[place : place + size] = [True] * size
+    return [mark for mark, scored in zip(marked, sequence.scored, strict=True) if scored]

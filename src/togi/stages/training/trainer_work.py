@@ -1,0 +1,148 @@
+"""What training stages share: an update, one line of metrics a step, checkpoints, and going on after a kill."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from torch.nn import Parameter
+
+from togi.core.errors import Interrupted
+from togi.core.files import append_line, cut_torn_line, read_lines
+from togi.objectives.base import Objective, Output
+from togi.stages.arithmetic import device
+from togi.stages.context import Context
+from togi.stages.tracking import Tracking
+from togi.train import usage
+from togi.train.checkpoint import capture, newest_complete, restore, save, take_weights
+from togi.train.loop import MicroBatch, StepInfo, train_steps
+from togi.train.optimizer import Update
+
+Inputs = TypeVar("Inputs")
+APPENDED = ("metrics.jsonl", "samples.jsonl", "alarms.jsonl", "journal.jsonl")
+
+
+class Progress(Protocol):
+    """What of a batch source must survive a kill, besides what follows from the step."""
+
+    def state(self) -> dict[str, Any]: ...
+    def restore(self, state: Mapping[str, Any]) -> None: ...
+
+
+@dataclass(slots=True)
+class Trainer:
+    """One training stage at work. `step` counts finished steps; the checkpoint of step `pinned` is never pruned.
+
+    `together` steps in a row share what a checkpoint does not keep: it saves, and stops, only between such rows.
+    """
+
+    context: Context
+    params: Mapping[str, Parameter]
+    update: Update
+    total_steps: int
+    save_every: int
+    keep: int
+    progress: Progress
+    step: int = 0
+    pinned: int | None = None
+    together: int = 1
+    _began: float = field(default_factory=time.perf_counter)
+    _saved: int = -1
+    _tracking: Tracking | None = None
+
+    def resume(self) -> None:
+        """Takes up the newest complete checkpoint; without one, the stage begins anew and forgets its lines."""
+        newest = self.context.ranks.once(self._newest)
+        if newest is None:
+            return
+        context = self.context
+        state = restore(newest, self.params, self.update.optimizer, context.ranks, context.fingerprint)
+        self.progress.restore(state.progress)
+        self.step = self._saved = state.step
+        self.context.log(f"going on after step {state.step} of {self.total_steps}")
+
+    def _newest(self) -> Path | None:
+        """The checkpoint to go on from; without one, lines of an earlier attempt are forgotten."""
+        for name in APPENDED:
+            cut_torn_line(self.context.folder / name)
+        newest = newest_complete(self.context.folder / "checkpoints")
+        if newest is None:
+            for name in APPENDED:
+                _forget(self.context.folder / name)
+        return newest
+
+    def run(
+        self,
+        forward: Callable[[Inputs], Output],
+        objective: Objective | Callable[[int], Objective],
+        steps: Iterable[Sequence[MicroBatch[Inputs]]],
+    ) -> Iterator[StepInfo]:
+        """Trains, and yields after each step, for the caller to log. Saves when it is due, and before stopping."""
+        ranks = self.context.ranks
+        for info in train_steps(forward, self.update, objective, steps, first_step=self.step, ranks=ranks):
+            self.step = info.step + 1
+            yield info
+            if self.step % self.together or self.step == self.total_steps:
+                continue
+            if ranks.any(self.context.control.stop):
+                self.save()
+                raise Interrupted(f"stage {self.context.name}: stopped after step {self.step}, which is saved")
+            if self.step % self.save_every < self.together:
+                self.save()
+
+    def log(self, info: StepInfo, metrics: Mapping[str, float], times: Mapping[str, float], note: str = "") -> None:
+        """Appends the step's line to metrics.jsonl and tells how far the work is."""
+        line = {
+            "step": self.step,
+            "loss": info.loss,
+            "grad_norm": info.grad_norm,
+            "learning_rate": info.learning_rate,
+            **info.metrics,
+            **metrics,
+            "time/update": info.seconds,
+            **{f"time/{phase}": seconds for phase, seconds in times.items()},
+            "tokens_per_second": info.num_tokens / info.seconds if info.seconds else 0.0,
+            "largest_micro_batch": info.largest,
+            "memory/most_gb": usage.peak(device()) / 1e9,
+        }
+        self._append("metrics.jsonl", line)
+        if self._tracking is None:
+            self._tracking = Tracking(self.context)
+        self._tracking.log(self.step, line)
+        told = [note, f"{line['tokens_per_second']:,.0f} tokens/s", f"{line['memory/most_gb']:.1f} GB at most"]
+        self.context.progress(self.step, self.total_steps, "steps", ", ".join(part for part in told if part))
+        if self.step == self.total_steps:
+            self._tracking.close()
+
+    def save(self) -> None:
+        """Writes a checkpoint of the last finished step, once."""
+        if self._saved == self.step:
+            return
+        folder = self.context.folder
+        self._append("journal.jsonl", {"saving": self.step})
+        progress = self.progress.state()
+        state = capture(self.step, self.params, self.update.optimizer, progress, self.context.fingerprint)
+        files = [folder / name for name in APPENDED]
+        ranks = self.context.ranks
+        save(folder / "checkpoints", state, files=files, keep=self.keep, pinned=self.pinned, ranks=ranks)
+        self._append("journal.jsonl", {"saved": self.step})
+        self._saved = self.step
+
+    def _append(self, name: str, line: dict[str, Any]) -> None:
+        if self.context.ranks.first:
+            append_line(self.context.folder / name, line)
+
+    def take_pinned(self) -> None:
+        """Goes back to the weights of the pinned checkpoint, where there is one."""
+        if self.pinned is not None and self.pinned != self.step:
+            folder = self.context.folder / "checkpoints"
+            take_weights(folder, self.pinned, self.params, self.context.fingerprint)
+
+
+def _forget(path: Path) -> None:
+    """Removes the lines of a training that begins anew; units of work that were done before it stay done."""
+    units = [line for line in read_lines(path) if "unit" in line] if path.name == "journal.jsonl" else []
+    path.unlink(missing_ok=True)
+    for line in units:
+        append_line(path, line)
