@@ -12,7 +12,8 @@ from togi.core.ranks import ALONE, Ranks
 from togi.core.records import Message, Prompt
 from togi.core.sources import ModelSource
 from togi.model.load import LoadedModel, load
-from togi.stages.context import RECORDS_FILE, Context, Control, Resolved
+from togi.stages.base import RECORDS_FILE
+from togi.stages.context import Context, Control, Resolved
 from togi.stages.training.grpo import TrainGrpo
 from togi.stages.training.grpo_work import Source, run
 

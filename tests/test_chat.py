@@ -14,6 +14,7 @@ from tiny_pairs import rows
 from tiny_texts import bare_context
 
 from togi.cli import main
+from togi.commands.chat import chat
 from togi.core.codec import write_records
 from togi.core.errors import InputError
 from togi.core.files import read_json, write_json
@@ -22,9 +23,7 @@ from togi.core.sources import ModelSource
 from togi.model.card import About
 from togi.model.load import CARD, load
 from togi.model.save import save_model
-from togi.stages import chat_work
-from togi.stages.chat_work import chat
-from togi.stages.context import MODEL_FOLDER, RECORDS_FILE
+from togi.stages.base import MODEL_FOLDER, RECORDS_FILE
 from togi.stages.spoken import common_system
 from togi.stages.training import dpo_work, sft_work
 from togi.stages.training.dpo import TrainDpo
@@ -129,7 +128,7 @@ class Recorder:
 
 def test_the_system_prompt_of_training_is_used_unless_another_is_given(folder, capsys, monkeypatch):
     heard: list[tuple[Message, ...]] = []
-    monkeypatch.setattr(chat_work, "ModelGenerator", type("Here", (Recorder,), {"heard": heard}))
+    monkeypatch.setattr("togi.commands.chat.ModelGenerator", type("Here", (Recorder,), {"heard": heard}))
     given = [None, SYSTEM, "", "Be kind to animals."]
     found = [said(folder, capsys, system) for system in given]
     used = [SYSTEM, SYSTEM, None, "Be kind to animals."]

@@ -9,8 +9,8 @@ from click.testing import CliRunner
 from tiny_run import RECIPE, tiny_model, write_recipe
 
 from togi.cli import main
+from togi.commands.check_rows import AROUND, some
 from togi.core.records import Document
-from togi.stages.check_rows_work import AROUND, some
 
 STAGES = """\
 name: checked

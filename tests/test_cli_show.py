@@ -10,7 +10,7 @@ from togi.core.codec import write_records
 from togi.core.errors import InputError
 from togi.core.files import write_json
 from togi.core.records import Chat, Completion, Document, Message, Pair, Prompt, Sample
-from togi.stages.context import RECORDS_FILE
+from togi.stages.base import RECORDS_FILE
 
 WILD = "a\x1b]0;owned\x07b\x9b2J\u202e"
 TURN = Message("user", WILD)

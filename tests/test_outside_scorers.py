@@ -29,7 +29,8 @@ from togi.model.reward_model import ModelScorer, check_scalar_head, load_reward_
 from togi.recipe.graph import Graph, build
 from togi.recipe.schema import validate
 from togi.recipe.source import read_tree
-from togi.stages.context import RECORDS_FILE, Context, Resolved
+from togi.stages.base import RECORDS_FILE
+from togi.stages.context import Context, Resolved
 from togi.stages.evaluation.evaluate import Evaluate
 from togi.stages.evaluation.evaluate_work import run as evaluate
 from togi.stages.training.grpo_work import run

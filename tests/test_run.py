@@ -15,7 +15,7 @@ from tiny_run import RECIPE, environment, results, togi, write_recipe
 
 from togi.model.sizes import Job, Shape, predict
 from togi.recipe.store import manifest, mark_done
-from togi.stages.context import MODEL_FOLDER
+from togi.stages.base import MODEL_FOLDER
 
 WEIGHTS = f"{MODEL_FOLDER}/model.safetensors"
 

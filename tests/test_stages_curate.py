@@ -15,7 +15,8 @@ from togi.core.files import read_json, read_lines
 from togi.core.records import Completion, Message, Prompt
 from togi.core.sources import ModelSource
 from togi.model.load import load
-from togi.stages.context import RECORDS_FILE, Context, Control, Resolved
+from togi.stages.base import RECORDS_FILE
+from togi.stages.context import Context, Control, Resolved
 from togi.stages.data import curate_work
 from togi.stages.data.curate import Curate
 from togi.text.render import render_answer, render_prompt

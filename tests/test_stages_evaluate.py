@@ -11,7 +11,8 @@ from togi.core.codec import write_records
 from togi.core.errors import GraderError, InputError
 from togi.core.files import read_json, write_json
 from togi.core.records import Completion, Message, Prompt
-from togi.stages.context import RECORDS_FILE, Context, Control, Resolved
+from togi.stages.base import RECORDS_FILE
+from togi.stages.context import Context, Control, Resolved
 from togi.stages.evaluation import evaluate_work
 from togi.stages.evaluation.evaluate import Evaluate
 

@@ -12,7 +12,8 @@ from togi.core.errors import StageError
 from togi.core.files import read_json, read_lines
 from togi.core.settings import ModelRef
 from togi.core.sources import ModelSource
-from togi.stages.context import MODEL_FOLDER, Context, Resolved
+from togi.stages.base import MODEL_FOLDER
+from togi.stages.context import Context, Resolved
 from togi.stages.models import load_trainable
 from togi.stages.training import dpo_work
 from togi.stages.training.dpo import TrainDpo

@@ -16,7 +16,8 @@ from togi.core.settings import ModelRef, PairsRef
 from togi.core.sources import ModelSource
 from togi.model.load import load
 from togi.model.reward_model import ModelScorer, load_reward_model
-from togi.stages.context import MODEL_FOLDER, Context
+from togi.stages.base import MODEL_FOLDER
+from togi.stages.context import Context
 from togi.stages.training import reward_work
 from togi.stages.training.fit_work import micro_batches
 from togi.stages.training.memory_work import Fit

@@ -10,7 +10,8 @@ from togi.core.codec import read_records, write_records
 from togi.core.errors import InputError
 from togi.core.files import read_json
 from togi.core.records import Completion, Message, Prompt
-from togi.stages.context import RECORDS_FILE, Context, Control, Resolved
+from togi.stages.base import RECORDS_FILE
+from togi.stages.context import Context, Control, Resolved
 from togi.stages.data import synthesize_work
 from togi.stages.data.synthesize import Synthesize
 

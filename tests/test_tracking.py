@@ -10,9 +10,8 @@ from tiny_run import togi, write_recipe
 
 from togi.core.errors import RecipeError
 from togi.core.files import write_json
-from togi.stages import tracking
-from togi.stages.context import Context, Control
-from togi.stages.tracking import Tracking, check_trackers
+from togi.tracking import base
+from togi.tracking.base import Tracking, check_trackers
 
 
 class Told:
@@ -29,12 +28,9 @@ class Told:
         self.closed = True
 
 
-def context_in(folder: Path, *track: str) -> Context:
+def tracking(folder: Path, *names: str) -> Tracking:
     write_json(folder / "settings.json", {"learning_rate": 0.5})
-    control = Control(send=lambda event: None)
-    return Context(
-        name="tuned", folder=folder, cache=folder, seed=1, inputs={}, control=control, recipe="tiny", track=track
-    )
+    return Tracking(names, stage="tuned", project="tiny", folder=folder)
 
 
 @pytest.fixture
@@ -42,23 +38,23 @@ def told(monkeypatch) -> Told:
     tracker = Told()
 
     class Module:
-        runs: list[tracking.TrackedRun] = []  # noqa: RUF012
+        runs: list[base.TrackedRun] = []  # noqa: RUF012
 
         @classmethod
         def open_tracker(cls, run):
             cls.runs.append(run)
             return tracker
 
-    monkeypatch.setattr(tracking.importlib, "import_module", lambda name: Module)
-    monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(base.importlib, "import_module", lambda name: Module)
+    monkeypatch.setattr(base.importlib.util, "find_spec", lambda name: True)
     return tracker
 
 
 def test_a_step_is_told_once_across_a_resume(told, tmp_path):
-    first = Tracking(context_in(tmp_path, "wandb"))
+    first = tracking(tmp_path, "wandb")
     for step in (1, 2, 3):
         first.log(step, {"step": step, "loss": 1 / step, "note": "text"})
-    again = Tracking(context_in(tmp_path, "wandb"))  # the checkpoint was of step 1: 2 and 3 are done again
+    again = tracking(tmp_path, "wandb")  # the checkpoint was of step 1: 2 and 3 are done again
     for step in (2, 3, 4):
         again.log(step, {"step": step, "loss": 1 / step})
     again.close()
@@ -69,14 +65,14 @@ def test_a_step_is_told_once_across_a_resume(told, tmp_path):
 
 
 def test_without_trackers_nothing_is_written(tmp_path):
-    silent = Tracking(context_in(tmp_path))
+    silent = tracking(tmp_path)
     silent.log(1, {"loss": 1.0})
     silent.close()
     assert not (tmp_path / "tracked.json").exists()
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch):
-    monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(base.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RecipeError, match=r"track: trackio needs the package trackio: pip install trackio"):
         check_trackers(("trackio",))
 
@@ -86,7 +82,7 @@ def numbers() -> list[tuple[int, float]]:
 
 
 def tell(folder: Path, name: str) -> Tracking:
-    shown = Tracking(context_in(folder, name))
+    shown = tracking(folder, name)
     for step, loss in numbers():
         shown.log(step, {"step": step, "loss": loss})
     shown.close()

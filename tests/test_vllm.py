@@ -22,7 +22,7 @@ from togi.model.load import LoadedModel, load
 from togi.model.reward_model import ModelScorer, add_scalar_head
 from togi.model.save import save_model
 from togi.rollout.generator import ModelGenerator
-from togi.stages.context import MODEL_FOLDER
+from togi.stages.base import MODEL_FOLDER
 from togi.stages.training import sft_work
 from togi.stages.training.sft import TrainSft
 from togi.text.template import Template, get_template

@@ -11,7 +11,8 @@ from togi.core.codec import write_records
 from togi.core.records import Chat, Document, Message
 from togi.core.settings import ChatsRef, DocumentsRef, ModelRef, PairsRef
 from togi.core.sources import ModelSource
-from togi.stages.context import RECORDS_FILE, Context, Control, Resolved
+from togi.stages.base import RECORDS_FILE
+from togi.stages.context import Context, Control, Resolved
 
 RECIPE = """\
 name: tiny

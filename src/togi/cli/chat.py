@@ -15,7 +15,7 @@ from togi.core.sources import ModelSource
 from togi.recipe.graph import Graph, model_source
 from togi.recipe.schema import ModelSpec
 from togi.recipe.store import hold_whole, is_done, is_older, store_folder
-from togi.stages.context import MODEL_FOLDER
+from togi.stages.base import MODEL_FOLDER
 from togi.stages.table import STAGES
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def command(
         raise RecipeError("command line: --json goes with --message")
     source = _source(target, words)
     given = {name: value for name, value in sampling.items() if value is not None}
-    work = importlib.import_module("togi.stages.chat_work")  # brings torch: a mistake above must not wait for it
+    work = importlib.import_module("togi.commands.chat")  # brings torch: a mistake above must not wait for it
     work.chat(source, store_folder(), system, message, given, as_json)
 
 

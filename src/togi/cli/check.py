@@ -16,7 +16,7 @@ from togi.model.inspect import located
 from togi.recipe.graph import Graph, unpinned
 from togi.recipe.store import is_done, store_folder
 from togi.stages.data.importing import Import
-from togi.stages.tracking import check_trackers
+from togi.tracking.base import check_trackers
 
 BAR = 24  # characters of the longest bar of a histogram
 
@@ -34,7 +34,7 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     graph = load_graph(recipe, overrides)  # a misspelt key ends here, before anything heavy is imported
     check_trackers(graph.recipe.track)
     _fetch(graph)
-    work = importlib.import_module("togi.stages.check_work")
+    work = importlib.import_module("togi.commands.check")
     found = work.check(_stages(graph, work.CheckedStage), store_folder(), _progress)
     notes = unpinned(graph.recipe)
     if as_json:

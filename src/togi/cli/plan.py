@@ -62,7 +62,7 @@ def _row(node: Any, folder: Path) -> dict[str, Any]:
 
 
 def _estimates(graph: Graph, store: Path, compute: str) -> dict[str, dict[str, Any]]:
-    work = importlib.import_module("togi.stages.plan_work")
+    work = importlib.import_module("togi.commands.plan")
     planned = [
         work.PlannedStage(n.name, n.settings, n.inputs, store / n.folder_name, is_done(store / n.folder_name))
         for n in graph.nodes.values()

@@ -13,7 +13,7 @@ from togi.core.files import read_cache, read_lines
 from togi.core.records import Chat, Document, Message, Pair, Prompt, Record, Sample
 from togi.core.terminal import json_text, say
 from togi.recipe.store import hold_whole, is_done
-from togi.stages.context import RECORDS_FILE
+from togi.stages.base import RECORDS_FILE
 
 SUMMARY = "summary.json"
 

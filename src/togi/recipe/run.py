@@ -42,7 +42,7 @@ from togi.recipe.worker import resolved_to_json
 from togi.recipe.workers import Workers, clear_meetings
 from togi.stages.base import RankedSettings
 from togi.stages.table import STAGES
-from togi.stages.tracking import check_trackers
+from togi.tracking.base import check_trackers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,9 @@ from pydantic import Field
 from togi.core.settings import Settings, place
 from togi.core.sources import ModelSource
 
+RECORDS_FILE = "output/records.parquet"
+MODEL_FOLDER = "output/model"
+
 
 class StageSettings(Settings):
     """Settings that every stage has."""

@@ -20,9 +20,7 @@ from togi.core.records import Drop, Record, Source
 from togi.core.seeds import digest
 from togi.core.settings import Ref
 from togi.core.sources import ModelSource
-
-RECORDS_FILE = "output/records.parquet"
-MODEL_FOLDER = "output/model"
+from togi.stages.base import MODEL_FOLDER, RECORDS_FILE
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,8 @@ from togi.rewards.build import build_watch
 from togi.rewards.guards import Watch, stop_on
 from togi.rewards.statistics import reward_statistics
 from togi.stages.arithmetic import in_machine_type
-from togi.stages.context import MODEL_FOLDER, Context, timed
+from togi.stages.base import MODEL_FOLDER
+from togi.stages.context import Context, timed
 from togi.stages.models import keep_model, load_trainable
 from togi.stages.rehearsal_work import Rehearsed, asked, prompt_rows, weightless
 from togi.stages.seen_prompts import keep_learnt

@@ -13,7 +13,8 @@ from togi.core.records import Message, Pair
 from togi.core.settings import PairsRef
 from togi.model.forest import Sequence as TokenSequence
 from togi.model.load import LoadedModel
-from togi.stages.context import MODEL_FOLDER, Context
+from togi.stages.base import MODEL_FOLDER
+from togi.stages.context import Context
 from togi.stages.models import keep_model
 from togi.stages.rehearsal_work import Rehearsed, data_rows
 from togi.stages.spoken import Spoken

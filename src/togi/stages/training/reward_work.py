@@ -23,7 +23,8 @@ from togi.model.policy import hidden_states, use_tree_attention
 from togi.model.reward_model import RewardModel, add_scalar_head, keep_layers, read_head
 from togi.objectives.base import Batch, Output
 from togi.objectives.reward import BradleyTerry
-from togi.stages.context import MODEL_FOLDER, Context
+from togi.stages.base import MODEL_FOLDER
+from togi.stages.context import Context
 from togi.stages.models import adapted, keep_model, load_bare
 from togi.stages.rehearsal_work import Rehearsed, data_rows, weightless
 from togi.stages.training.examples_work import Data, Example, inner, length_limit, read, too_long

@@ -11,7 +11,8 @@ from togi.model.forest import Forest, plant
 from togi.model.forest import Sequence as TokenSequence
 from togi.model.load import LoadedModel
 from togi.objectives.sft import SFT
-from togi.stages.context import MODEL_FOLDER, Context
+from togi.stages.base import MODEL_FOLDER
+from togi.stages.context import Context
 from togi.stages.models import keep_model, load_trainable
 from togi.stages.rehearsal_work import Rehearsed, data_rows, weightless
 from togi.stages.spoken import Spoken

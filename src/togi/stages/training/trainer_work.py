@@ -13,7 +13,7 @@ from togi.core.files import append_line, cut_torn_line, read_lines
 from togi.objectives.base import Objective, Output
 from togi.stages.arithmetic import device
 from togi.stages.context import Context
-from togi.stages.tracking import Tracking
+from togi.tracking.base import Tracking
 from togi.train import usage
 from togi.train.checkpoint import capture, newest_complete, restore, save, take_weights
 from togi.train.loop import MicroBatch, StepInfo, train_steps
@@ -108,12 +108,17 @@ class Trainer:
         }
         self._append("metrics.jsonl", line)
         if self._tracking is None:
-            self._tracking = Tracking(self.context)
+            self._tracking = self._open_trackers()
         self._tracking.log(self.step, line)
         told = [note, f"{line['tokens_per_second']:,.0f} tokens/s", f"{line['memory/most_gb']:.1f} GB at most"]
         self.context.progress(self.step, self.total_steps, "steps", ", ".join(part for part in told if part))
         if self.step == self.total_steps:
             self._tracking.close()
+
+    def _open_trackers(self) -> Tracking:
+        context = self.context
+        names = context.track if context.ranks.first else ()
+        return Tracking(names, stage=context.name, project=context.recipe, folder=context.folder)
 
     def save(self) -> None:
         """Writes a checkpoint of the last finished step, once."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from togi.commands.check_rows import Lengths, Shown, Tokens, demo_of, lengths_of, shown_of, some
 from togi.core.codec import read_records
 from togi.core.errors import InputError, RecipeError
 from togi.core.records import Chat, Document, Pair, Prompt, Record
@@ -19,9 +20,8 @@ from togi.data.importing import Imported
 from togi.model.load import inspect
 from togi.rewards.function import load_function
 from togi.rewards.settings import FunctionTerm
-from togi.stages.base import StageSettings
-from togi.stages.check_rows_work import Lengths, Shown, Tokens, demo_of, lengths_of, shown_of, some
-from togi.stages.context import RECORDS_FILE, Context, Control, Resolved
+from togi.stages.base import RECORDS_FILE, StageSettings
+from togi.stages.context import Context, Control, Resolved
 from togi.stages.data.curate import Curate
 from togi.stages.data.diversify import Diversify
 from togi.stages.data.importing import Import

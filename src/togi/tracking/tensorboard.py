@@ -3,7 +3,7 @@
 from torch.utils.tensorboard import SummaryWriter
 
 from togi.core.protocols import Tracker
-from togi.stages.tracking import TrackedRun
+from togi.tracking.base import TrackedRun
 
 
 class TensorBoard:

@@ -12,6 +12,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from togi.commands.plan_texts import texts
 from togi.core.codec import read_records
 from togi.core.errors import InputError
 from togi.core.files import read_cache
@@ -22,8 +23,7 @@ from togi.core.strangers import run_stranger
 from togi.model.folders import converted_folder
 from togi.model.inspect import inspect_model
 from togi.model.sizes import Shape, largest, predict, training_flops
-from togi.stages.base import StageSettings
-from togi.stages.context import RECORDS_FILE
+from togi.stages.base import RECORDS_FILE, StageSettings
 from togi.stages.data.contrast import Contrast
 from togi.stages.data.curate import Curate
 from togi.stages.data.diversify import Diversify
@@ -32,7 +32,6 @@ from togi.stages.data.importing_work import read
 from togi.stages.data.select import Select
 from togi.stages.data.synthesize import Synthesize
 from togi.stages.evaluation.evaluate import Evaluate
-from togi.stages.plan_texts_work import texts
 from togi.stages.training.dpo import TrainDpo
 from togi.stages.training.grpo import TrainGrpo, other_models, scorers_of
 from togi.stages.training.optimisation import FixedTraining, Optimisation

@@ -3,7 +3,7 @@
 import trackio  # type: ignore[import-not-found]
 
 from togi.core.protocols import Tracker
-from togi.stages.tracking import TrackedRun
+from togi.tracking.base import TrackedRun
 
 
 class Trackio:

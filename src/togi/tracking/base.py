@@ -16,7 +16,6 @@ from typing import Any, Protocol
 from togi.core.errors import RecipeError
 from togi.core.files import read_cache, write_json
 from togi.core.protocols import Tracker
-from togi.stages.context import Context
 
 TRACKERS = {"tensorboard": "tensorboard", "trackio": "trackio", "wandb": "wandb"}
 """The word in a recipe, and the package that it needs."""
@@ -33,7 +32,7 @@ class TrackedRun:
 
 
 class OpensTracker(Protocol):
-    """A module `togi.stages.track_NAME_work`."""
+    """A module `togi.tracking.NAME`."""
 
     def open_tracker(self, run: TrackedRun) -> Tracker: ...
 
@@ -46,24 +45,24 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 class Tracking:
-    """All trackers of a stage, open on rank 0 alone."""
+    """The trackers that a stage named, open. They are opened on rank 0 alone: other ranks give no `names`."""
 
-    def __init__(self, context: Context) -> None:
-        self._path = context.folder / "tracked.json"
+    def __init__(self, names: Sequence[str], *, stage: str, project: str, folder: Path) -> None:
+        self._path = folder / "tracked.json"
         self._open: list[Tracker] = []
         self._last = 0
         self._known: dict[str, Any] = {}
-        if not context.track or not context.ranks.first:
+        if not names:
             return
-        check_trackers(context.track)
+        check_trackers(names)
         known = read_cache(self._path, {"run": str, "step": int}) or {}
-        stamp = known.get("run") or f"{context.name}-{context.folder.name[-8:]}-{time.strftime('%y%m%d%H%M%S')}"
+        stamp = known.get("run") or f"{stage}-{folder.name[-8:]}-{time.strftime('%y%m%d%H%M%S')}"
         self._last = known.get("step", 0)
         self._known = {"run": stamp, "step": self._last}
-        settings = read_cache(context.folder / "settings.json") or {}
-        run = TrackedRun(project=context.recipe, run=stamp, folder=context.folder / "tracking", settings=settings)
-        for name in context.track:
-            module: Any = importlib.import_module(f"togi.stages.track_{name}_work")
+        settings = read_cache(folder / "settings.json") or {}
+        run = TrackedRun(project=project, run=stamp, folder=folder / "tracking", settings=settings)
+        for name in names:
+            module: Any = importlib.import_module(f"togi.tracking.{name}")
             self._open.append(module.open_tracker(run))
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ import wandb  # type: ignore[import-not-found]
 
 from togi.core.errors import StageError
 from togi.core.protocols import Tracker
-from togi.stages.tracking import TrackedRun
+from togi.tracking.base import TrackedRun
 
 
 class WeightsAndBiases:
