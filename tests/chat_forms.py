@@ -6,6 +6,13 @@ place for thoughts.
 """
 
 from dataclasses import dataclass
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer
+from tokenizers_made import byte_bpe
+from transformers import PreTrainedTokenizerFast
+
+from togi.text.template import Template, own_template
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -356,3 +363,34 @@ FORMS = {
         tokens=IM,
     ),
 }
+
+
+MADE: dict[str, tuple[Any, Template]] = {}
+
+
+IM_TOKENS = ("<|im_start|>", "<|im_end|>")
+
+
+def made(name: str) -> tuple[Any, Template]:
+    """A tokenizer that brings the form, and togi's template of it; made once, since a process of its own tries it."""
+    if name not in MADE:
+        form = FORMS[name]
+        base = byte_bpe(merges_lines="headers" in name, trim=not form.rstrip, adds_bos=form.rstrip)
+        tokenizer = with_source(form.source, form.tokens, like=base, rstrip=form.rstrip)
+        MADE[name] = tokenizer, own_template(tokenizer)
+    return MADE[name]
+
+
+def with_source(source: Any, tokens: tuple[str, ...] = (), *, like: Any = None, rstrip: bool = False) -> Any:
+    """A tokenizer with a chat template, or several, and tokens of its own."""
+    base = (like or byte_bpe()).backend_tokenizer.to_str()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(base), bos_token="<s>", eos_token="</s>", chat_template=source
+    )
+    tokenizer.add_tokens([AddedToken(text, special=True, rstrip=rstrip, normalized=False) for text in tokens])
+    return tokenizer
+
+
+def scored(name: str, ids: tuple[int, ...], mask: tuple[bool, ...]) -> str:
+    tokenizer, _ = made(name)
+    return tokenizer.decode([i for i, m in zip(ids, mask, strict=True) if m], skip_special_tokens=False)

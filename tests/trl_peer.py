@@ -1,4 +1,4 @@
-"""Trains with TRL's own trainers what tests/test_parity_trl.py trains with togi; runs in a process of its own, because
+"""Trains with TRL's own trainers what tests/train/test_parity_trl.py trains with togi, in a process of its own:
 importing TRL changes other libraries.
 
     python trl_peer.py FOLDER

@@ -1,0 +1,122 @@
+"""What togi saves, served by vLLM: the same scores, and the same greedy text up to the terminator.
+
+vLLM pins other versions of torch and transformers, so it lives in an environment of its own: TOGI_VLLM_PYTHON is its
+interpreter, and without it these tests are skipped.
+"""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from places import TESTS
+from tiny_texts import bare_context, chat
+from tokenizers_made import byte_bpe
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from togi.core.records import Message, Prompt, SamplingParams
+from togi.core.sources import ModelSource
+from togi.model.load import LoadedModel, load
+from togi.model.reward_model import ModelScorer, add_scalar_head
+from togi.model.save import save_model
+from togi.rollout.generator import ModelGenerator
+from togi.stages.base import MODEL_FOLDER
+from togi.stages.training import sft_work
+from togi.stages.training.sft import TrainSft
+from togi.text.template import Template, get_template
+
+PYTHON = os.environ.get("TOGI_VLLM_PYTHON")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not PYTHON, reason="TOGI_VLLM_PYTHON names no interpreter")]
+END = "<|im_end|>"
+SETTINGS = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "OMP_NUM_THREADS": "2",
+    "HF_HUB_OFFLINE": "1",
+}
+ANSWERS = {"Why is the sky blue?": "Light scatters.", "Where do rivers begin?": "In the hills, as rain."}
+
+
+def ask_vllm(tmp_path: Path, **request: Any) -> Any:
+    """What vLLM answers in a process of its own."""
+    told = tmp_path / "answer.json"
+    peer = TESTS / "vllm_peer.py"
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    ended = subprocess.run(
+        [str(PYTHON), str(peer), str(told)],
+        input=json.dumps(request),
+        env={**kept, **SETTINGS},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=800,
+    )
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    return json.loads(told.read_text())
+
+
+def model(folder: Path) -> Path:
+    """A random Llama whose heads are wide enough for vLLM, and a tokenizer with ChatML's tokens."""
+    tokenizer = byte_bpe(special=("<|im_start|>", END))
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=256,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def named(folder: Path, template: str | None = None) -> LoadedModel:
+    return load(ModelSource(kind="path", name=str(folder), template=template), folder)
+
+
+@pytest.mark.parametrize("ends", ["newline", "pad"])
+def test_vllm_gives_the_same_scores(ends, tmp_path):
+    """Also where texts ended with the pad token: vLLM reads the last token, the library the one before pads."""
+    loaded = named(model(tmp_path / "base"), "chatml")
+    template = get_template("chatml", loaded.tokenizer)
+    if ends == "pad":
+        roles = {role: (f"[{role}]", "</s>") for role in ("user", "assistant")}
+        template = Template(name="eos", terminator="</s>", generation="[assistant]", roles=roles)
+        loaded.tokenizer.pad_token = "</s>"
+        loaded.net.config.pad_token_id = loaded.tokenizer.pad_token_id
+    base = LoadedModel(net=loaded.net, tokenizer=loaded.tokenizer, template=template, name="tiny")
+    scorer = save_model(add_scalar_head(base, seed=4), tmp_path / "rm")
+    judge = ModelScorer(scorer)
+    items = [((Message("user", question),), answer) for question, answer in ANSWERS.items()]
+    items.append((items[0][0], ""))
+    prompts = [list(judge.sequence(*item).ids) for item in items]
+    found = ask_vllm(tmp_path, task="scores", folder=str(tmp_path / "rm"), prompts=prompts)
+    assert found == pytest.approx(judge.score(items), abs=1e-4)
+    assert len({round(score, 3) for score in found}) == len(items)
+
+
+def test_vllm_ends_where_togi_ends(tmp_path):
+    chats = [chat(("user", q), ("assistant", a), name=f"c{i}") for i, (q, a) in enumerate(ANSWERS.items())]
+    model(tmp_path / "model")
+    context = bare_context(tmp_path, chats=chats)
+    settings = {"init": "$base", "chats": "$chats", "batch_size": 2, "epochs": 60, "learning_rate": 1e-2}
+    sft_work.run(TrainSft.model_validate(settings), context)
+    folder = context.folder / MODEL_FOLDER
+    trained = named(folder)
+    generator = ModelGenerator(trained.net, trained.tokenizer, trained.template)
+    prompts = [Prompt(id=q, messages=(Message("user", q),)) for q in ANSWERS]
+    groups = generator.generate(prompts, SamplingParams(temperature=0.0, max_tokens=60))
+    ours = [group[0].text for group in groups]
+    assert ours == [f"{answer}{END}" for answer in ANSWERS.values()]  # so it ends, and not with the base's eos
+    talks = [[{"role": "user", "content": question}] for question in ANSWERS]
+    found = ask_vllm(tmp_path, task="texts", folder=str(folder), conversations=talks, max_tokens=60)
+    assert found == list(ANSWERS.values())

@@ -1,0 +1,23 @@
+"""A display that keeps what it is told."""
+
+import signal
+from typing import Any
+
+
+class Notes:
+    """A display that keeps what it is told."""
+
+    def __init__(self, signals: int = 0) -> None:
+        self.notes: list[str] = []
+        self.signals = signals  # that come when a stage starts, before the run has processes
+
+    def start(self, stage: str, kind: str) -> None:
+        for _ in range(self.signals):
+            signal.raise_signal(signal.SIGTERM)
+
+    def cached(self, stage: str, kind: str) -> None: ...
+    def event(self, event: dict[str, Any]) -> None: ...
+    def done(self, stage: str, seconds: float) -> None: ...
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)

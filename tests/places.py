@@ -1,0 +1,7 @@
+"""Where things of the project lie, for tests in any folder."""
+
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+RECIPES = ROOT / "recipes"

@@ -1,0 +1,90 @@
+"""The recipes that togi ships: each fits its settings and its data, and the chain of all training stages runs."""
+
+import pytest
+from places import RECIPES
+from tiny_run import tiny_model, togi
+
+from togi.recipe import graph
+from togi.recipe.schema import validate
+from togi.recipe.source import read_tree
+from togi.report.collect import collect
+from togi.stages.data.importing import Import
+from togi.stages.data.importing_work import read
+from togi.stages.data.select import Select
+from togi.stages.evaluation.evaluate import Evaluate
+from togi.stages.training.grpo import TrainGrpo
+
+FOLDER = RECIPES
+RECIPES = sorted(FOLDER.rglob("*.yaml"))
+TRAINED = ("pretrain", "sft", "reward", "dpo", "smpo", "grpo")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_fits_its_settings_and_its_data(path, monkeypatch):
+    monkeypatch.setattr(graph, "fingerprint", lambda source: source.name)  # no weights are needed for this
+    recipe = validate(read_tree(path))
+    nodes = graph.build(recipe).nodes
+    for node in nodes.values():
+        if isinstance(node.settings, Import):
+            assert not read(node.settings).drops
+    assert recipe.name == path.stem and all(spec.licence for spec in (*recipe.models.values(), *recipe.data.values()))
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/design.md"])
+def test_a_recipe_in_a_page_fits_and_evaluates_on_what_was_not_learnt_from(page, tmp_path, monkeypatch):
+    monkeypatch.setattr(graph, "fingerprint", lambda source: source.name)
+    text = (FOLDER.parent / page).read_text(encoding="utf-8")
+    (tmp_path / "seeds.jsonl").write_text('{"question": "Why?"}\n')
+    (tmp_path / "small.yaml").write_text(text.partition("```yaml\n")[2].partition("```")[0])
+    stages = validate(read_tree(tmp_path / "small.yaml")).stages
+    assert len(graph.build(validate(read_tree(tmp_path / "small.yaml"))).nodes) == len(stages) + 1
+    policy, scores = stages["policy"], stages["scores"]
+    assert isinstance(policy, TrainGrpo) and isinstance(scores, Evaluate)
+    learnt, tested = stages[policy.prompts.name], stages[scores.prompts.name]
+    assert isinstance(learnt, Select) and isinstance(tested, Select) and learnt.input == tested.input
+    assert learnt.count is not None and learnt.skip + learnt.count <= tested.skip
+
+
+def test_every_training_stage_has_an_example():
+    found = {kind: validate(read_tree(FOLDER / "examples" / f"{kind}.yaml")) for kind in TRAINED}
+    for kind, recipe in found.items():
+        assert f"train.{kind}" in [stage.type for stage in recipe.stages.values()]
+
+
+def test_the_chain_runs_on_a_random_model_and_its_report_shows_every_curve(tmp_path):
+    tiny_model(tmp_path / "model")
+    home = tmp_path / "home"
+    changes = [
+        f"models.base={{path: {tmp_path / 'model'}, template: chatml}}",
+        "stages.pretrained.max_length=64",
+        "stages.pretrained.batch_tokens=128",
+        "stages.pretrained.steps=2",
+        "stages.pretrained.evaluate_every=1",
+        *(f"stages.{name}.evaluate_every=1" for name in ("tuned", "reward", "preferred", "widened", "policy")),
+        *(f"stages.{name}.epochs=1" for name in ("tuned", "reward", "preferred", "widened")),
+        "stages.policy.steps=2",
+        "stages.scores.bootstrap=200",
+        *(f"stages.{name}.max_tokens=8" for name in ("reward_pairs", "pairs", "scores")),
+        "stages.policy.sampling.max_tokens=8",
+    ]
+    ended = togi(
+        home, "run", str(FOLDER / "examples" / "chain.yaml"), *changes, "--threads", "1", "--compute", "float32"
+    )
+    assert ended.returncode == 0, ended.stderr
+    run = collect(home / "runs" / "chain")
+    stages = {stage.type: stage for stage in run.stages if stage.metrics}
+    assert sorted(stages) == sorted(f"train.{kind}" for kind in TRAINED)
+    for kind, stage in stages.items():
+        curves = {key for line in stage.metrics for key in line}
+        wanted = {"loss", "grad_norm", "learning_rate", "tokens_per_second", "memory/most_gb"}
+        wanted |= {"validation/reward"} if kind == "train.grpo" else {"validation/loss"}
+        assert wanted <= curves, (kind, sorted(curves))
+    report = (home / "runs" / "chain" / "report.html").read_text()
+    for title in (
+        "Margin of the rewards",
+        "Accuracy on held-out pairs",
+        "KL to the start",
+        "Tokens a second",
+        "Reward",
+    ):
+        assert title in report
