@@ -15,7 +15,7 @@ from togi.model.load import LoadedModel, load
 from togi.stages.base import RECORDS_FILE
 from togi.stages.context import Context, Control, Resolved
 from togi.stages.training.grpo import TrainGrpo
-from togi.stages.training.grpo_work import Source, run
+from togi.stages.training.grpo_work import GrpoBatches, run
 
 REWARDS = '''
 def vowels(prompt, completion):
@@ -87,9 +87,9 @@ class Bench:
         run(settings, self.context(name, ranks))
         return self.folder / name
 
-    def at_work(self, settings: TrainGrpo, model: LoadedModel | None = None, name: str = "work") -> Source:
+    def at_work(self, settings: TrainGrpo, model: LoadedModel | None = None, name: str = "work") -> GrpoBatches:
         """The batch source of a stage, before its first step."""
-        return Source(settings, self.context(name), model or self.model(), prompts())
+        return GrpoBatches(settings, self.context(name), model or self.model(), prompts())
 
 
 def lines(folder: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:

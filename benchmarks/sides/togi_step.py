@@ -15,7 +15,7 @@ from togi.core.sources import ModelSource
 from togi.model.load import LoadedModel, load
 from togi.stages.context import Context, Control
 from togi.stages.training.grpo import TrainGrpo
-from togi.stages.training.grpo_work import Source
+from togi.stages.training.grpo_work import GrpoBatches
 from togi.text.template import Template
 from togi.train.loop import train_steps
 
@@ -56,7 +56,7 @@ def main() -> None:
     prompts = [Prompt(id=str(i), messages=(Message("user", text),)) for i, text in enumerate(texts)]
     loaded = load(ModelSource(kind="path", name=config["model"], template="chatml"), Path(config["model"]))
     model = LoadedModel(net=loaded.net, tokenizer=loaded.tokenizer, template=BARE, name="base")
-    source = Source(settings(config), context(config), model, prompts)
+    source = GrpoBatches(settings(config), context(config), model, prompts)
     started = 0.0
 
     def steps() -> Iterator[Any]:

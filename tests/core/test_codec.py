@@ -11,10 +11,10 @@ import pytest
 from togi.core import codec
 from togi.core.codec import KEY, VERSION, read_records, schema, write_records
 from togi.core.errors import InputError, StageError
-from togi.core.records import KINDS, Chat, Completion, Document, Message, Pair, Prompt, Record, Sample, Source
+from togi.core.records import KINDS, Chat, Completion, Document, Message, Pair, Prompt, Provenance, Record, Sample
 
 ASK, REPLY = Message("user", "質問🙂"), Message("assistant", "はい", train=False)
-SOURCE = Source(dataset="seeds", revision="abc", licence="Apache-2.0")
+SOURCE = Provenance(dataset="seeds", revision="abc", licence="Apache-2.0")
 EXTRA = {"tags": ["a", None], "score": 0.1, "nested": {"x": 1}}
 PROMPT = Prompt(id="p", messages=(ASK,), answer="答え", source=SOURCE, extra=EXTRA)
 COMPLETION = Completion(
@@ -116,7 +116,7 @@ def test_keys_of_a_turn_survive_in_their_order(tmp_path: Path) -> None:
         "assistant", "", extra={"tool_calls": [{"name": "w", "arguments": {"z": 1, "a": None}}], "n": 10**40}
     )
     asked = Message("user", "Weather?", extra={"tools": [{"type": "function"}]})
-    source = Source(dataset="d", terms="share alike")
+    source = Provenance(dataset="d", terms="share alike")
     chat = Chat(id="c", messages=(asked, call), source=source, extra={"half": "\ud800", "much": float("inf")})
     prompt = Prompt(id="p", messages=(asked,))
     sample = Sample(id="s", prompt=prompt, completion=COMPLETION, scores={"r": float("nan")}, model="base", index=3)
@@ -165,7 +165,7 @@ ROWS_1: dict[str, dict[str, Any]] = {
     "chats": {"id": "c", **SHARED_ROW, "messages": [TURN_ROW]},
     "documents": {"id": "d", **SHARED_ROW, "text": "лес"},
 }
-SHARED_2: dict[str, Any] = {"parents": ("q",), "source": Source(dataset="d", licence="MIT"), "extra": {"n": 1}}
+SHARED_2: dict[str, Any] = {"parents": ("q",), "source": Provenance(dataset="d", licence="MIT"), "extra": {"n": 1}}
 HI = Message("user", "Hi")
 PROMPT_2 = Prompt(id="p", messages=(HI,), **SHARED_2)
 YES = Completion(text="Yes", stop="length", token_ids=(1,), logprobs=(-1.0,))

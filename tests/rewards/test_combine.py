@@ -10,7 +10,7 @@ from togi.core.errors import GraderError, InputError, RecipeError, StageError
 from togi.core.records import Completion, Message, Prompt
 from togi.objectives.advantages import compute_advantages
 from togi.rewards.base import Gate, Term
-from togi.rewards.build import Surroundings, build_reward
+from togi.rewards.build import RewardResources, build_reward
 from togi.rewards.combine import Reward
 from togi.rewards.function import FunctionGrader, load_function
 from togi.rewards.length import LengthCheck
@@ -126,7 +126,7 @@ def test_failures_are_a_share_of_what_was_graded_before_too():
 def test_overlong_answers_are_punished_along_a_straight_line(length, score):
     """DAPO: 0 up to Lmax - Lc, (Lmax - Lc - |y|) / Lc after it, -1 beyond Lmax; here Lmax is 20 and Lc 4."""
     settings = {"terms": [{"type": "overlong", "max_tokens": 20, "cache_tokens": 4, "weight": 2.0}]}
-    reward = build_reward(RewardSettings.model_validate(settings), Surroundings(terminator=END))
+    reward = build_reward(RewardSettings.model_validate(settings), RewardResources(terminator=END))
     answer = Completion(text="a", stop="length", token_ids=(7,) * length)
     graded = reward.grade(PROMPT, [answer])[0]
     assert graded.total == 2 * score and graded.components == {"overlong": score}
@@ -134,7 +134,7 @@ def test_overlong_answers_are_punished_along_a_straight_line(length, score):
 
 def test_an_answer_whose_tokens_nobody_counted_is_not_graded_as_short():
     settings = {"max_failed_share": 1.0, "terms": [{"type": "overlong", "max_tokens": 20, "cache_tokens": 4}]}
-    reward = build_reward(RewardSettings.model_validate(settings), Surroundings(terminator=END))
+    reward = build_reward(RewardSettings.model_validate(settings), RewardResources(terminator=END))
     graded = reward.grade(PROMPT, [Completion(text="a", stop="length")])[0]
     assert graded.total is None and "without token ids" in graded.failed
 
@@ -229,7 +229,7 @@ def test_settings_build_the_same_reward(tmp_path):
         }
     )
     scorer = TableScorer()
-    reward = build_reward(settings, Surroundings(terminator=END, scorers={"$judge": scorer}))
+    reward = build_reward(settings, RewardResources(terminator=END, scorers={"$judge": scorer}))
     assert reward.names == ["terminator", "length", "repetition", "judge", "exact"]
     assert [row.total for row in reward.grade(PROMPT, [closed(4), closed(-2), closed(123456)])] == [13.0, 5.0, 6.0]
     assert scorer.calls == [["4", "-2"]]
@@ -255,9 +255,9 @@ def test_what_was_not_handed_in_is_said():
     language = RewardSettings.model_validate({"gates": [{"type": "language", "allowed": ["en"]}]})
     model = RewardSettings.model_validate({"terms": [{"type": "model", "scorer": "$judge"}]})
     with pytest.raises(RecipeError, match="language detector"):
-        build_reward(language, Surroundings(terminator=END))
+        build_reward(language, RewardResources(terminator=END))
     with pytest.raises(RecipeError, match=r"no scorer was loaded for \$judge"):
-        build_reward(model, Surroundings(terminator=END))
+        build_reward(model, RewardResources(terminator=END))
 
 
 def test_statistics_by_component():

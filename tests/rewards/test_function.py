@@ -13,7 +13,7 @@ from togi.recipe.graph import build
 from togi.recipe.schema import validate
 from togi.recipe.source import read_tree
 from togi.rewards.base import Attempt
-from togi.rewards.build import Surroundings, build_reward
+from togi.rewards.build import RewardResources, build_reward
 from togi.rewards.function import FunctionGrader, TrlGrader, load_function
 from togi.rewards.settings import RewardSettings
 
@@ -174,7 +174,7 @@ def test_a_function_of_trl_may_take_part_of_it_and_give_an_array(tmp_path):
 def test_plain_texts_where_they_are_asked_for(tmp_path):
     text = "def f(prompts, completions, **columns):\n    return [len(p + c) for p, c in zip(prompts, completions)]\n"
     term = {"type": "function", "file": str(write(tmp_path, f=text)), "name": "f", "style": "trl-text"}
-    reward = build_reward(RewardSettings.model_validate({"terms": [term]}), Surroundings(terminator="</s>"))
+    reward = build_reward(RewardSettings.model_validate({"terms": [term]}), RewardResources(terminator="</s>"))
     one = attempt("four")
     assert [row.total for row in reward.grade(one.prompt, [one.completion])] == [8.0]
 

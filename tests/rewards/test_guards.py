@@ -4,32 +4,32 @@ import pytest
 
 from togi.core.errors import StageError
 from togi.rewards.build import build_watch
-from togi.rewards.guards import Guard, Watch, stop_on
+from togi.rewards.guards import Guard, GuardState, stop_on
 from togi.rewards.settings import GuardSettings
 
 
 def test_an_alarm_names_value_bound_and_step():
-    alarm = Watch([Guard(metric="gate_pass_rate", min=0.2)]).observe(3, {"gate_pass_rate": 0.0})[0]
+    alarm = GuardState([Guard(metric="gate_pass_rate", min=0.2)]).observe(3, {"gate_pass_rate": 0.0})[0]
     assert (alarm.name, alarm.step, alarm.value, alarm.threshold, alarm.stop) == ("gate_pass_rate", 3, 0.0, 0.2, False)
     assert alarm.message == "gate_pass_rate is 0 at step 3, below its bound of 0.2"
 
 
 def test_patience_counts_measurements_in_a_row_and_an_alarm_rises_once():
-    watch = Watch([Guard(metric="kl", max=1.0, patience=2)])
+    watch = GuardState([Guard(metric="kl", max=1.0, patience=2)])
     values = [2.0, 0.5, 2.0, None, 3.0, 4.0, 0.0, 2.0, 2.0]
     alarms = [watch.observe(step, {} if value is None else {"kl": value}) for step, value in enumerate(values)]
     assert [step for step, rising in enumerate(alarms) if rising] == [4, 8]
 
 
 def test_what_is_not_a_number_is_outside():
-    watch = Watch([Guard(metric="kl", max=1.0), Guard(metric="kl", min=-1.0)])
+    watch = GuardState([Guard(metric="kl", max=1.0), Guard(metric="kl", min=-1.0)])
     assert len(watch.observe(0, {"kl": float("nan")})) == 2
 
 
 def test_a_watch_goes_on_where_it_was_saved():
-    first = Watch([Guard(metric="kl", max=1.0, patience=2)])
+    first = GuardState([Guard(metric="kl", max=1.0, patience=2)])
     first.observe(0, {"kl": 2.0})
-    again = Watch(first.guards, crossed=list(first.crossed))
+    again = GuardState(first.guards, crossed=list(first.crossed))
     assert len(again.observe(1, {"kl": 2.0})) == 1
 
 

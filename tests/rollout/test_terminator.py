@@ -6,7 +6,7 @@ import pytest
 from rollout_tiny import byte_level, sentencepiece_like
 from transformers import PreTrainedTokenizerFast
 
-from togi.rollout.terminator import HOLE, Decoder, Ending, TextStream, Watch
+from togi.rollout.terminator import HOLE, Decoder, Ending, StopMatcher, TextStream
 
 TOKENIZERS = {"byte-level": byte_level(), "sentencepiece-like": sentencepiece_like()}
 
@@ -20,7 +20,7 @@ def encode(tokenizer, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def walk(watch: Watch, context: list[int], ids: list[int]) -> tuple[int, Ending | None]:
+def walk(watch: StopMatcher, context: list[int], ids: list[int]) -> tuple[int, Ending | None]:
     """Tokens until the end, and the end."""
     for count in range(1, len(ids) + 1):
         ending = watch.ending(context, ids[:count])
@@ -29,7 +29,7 @@ def walk(watch: Watch, context: list[int], ids: list[int]) -> tuple[int, Ending 
     return len(ids), None
 
 
-def naive(watch: Watch, context: list[int], ids: list[int]) -> tuple[int, str | None]:
+def naive(watch: StopMatcher, context: list[int], ids: list[int]) -> tuple[int, str | None]:
     """Decodes everything at every token."""
     for count in range(1, len(ids) + 1):
         text = watch.decoder.after(context, ids[:count])
@@ -42,7 +42,7 @@ def naive(watch: Watch, context: list[int], ids: list[int]) -> tuple[int, str | 
 def test_a_terminator_of_several_tokens_ends_the_answer(tokenizer, terminator):
     context = encode(tokenizer, "how are you?\n")
     ids = encode(tokenizer, f"the day 日本語 is{terminator} and more")
-    count, ending = walk(Watch(Decoder(tokenizer), terminator), context, ids)
+    count, ending = walk(StopMatcher(Decoder(tokenizer), terminator), context, ids)
     assert ending is not None
     assert ending.stop == "terminator"
     assert ending.text.strip(" ") == f"the day 日本語 is{terminator}".strip(" ")
@@ -53,7 +53,7 @@ def test_a_terminator_of_several_tokens_ends_the_answer(tokenizer, terminator):
 
 def test_a_special_token_ends_the_answer_and_is_kept_in_the_text(tokenizer):
     ids = [*encode(tokenizer, "yes"), tokenizer.convert_tokens_to_ids("<|im_end|>"), *encode(tokenizer, "no")]
-    count, ending = walk(Watch(Decoder(tokenizer), "<|im_end|>"), [], ids)
+    count, ending = walk(StopMatcher(Decoder(tokenizer), "<|im_end|>"), [], ids)
     assert count == len(ids) - len(encode(tokenizer, "no"))
     assert ending == Ending("terminator", "yes<|im_end|>")
 
@@ -61,7 +61,7 @@ def test_a_special_token_ends_the_answer_and_is_kept_in_the_text(tokenizer):
 def test_a_token_that_runs_past_the_terminator_is_cut_in_the_text_only():
     tokenizer = TOKENIZERS["sentencepiece-like"]
     ids = tokenizer.convert_tokens_to_ids(["a", "<", "|>\n"])
-    assert walk(Watch(Decoder(tokenizer), "|"), [], ids) == (3, Ending("terminator", "a<|"))
+    assert walk(StopMatcher(Decoder(tokenizer), "|"), [], ids) == (3, Ending("terminator", "a<|"))
 
 
 @pytest.mark.parametrize("terminator", ["|>", "。", "語", "e", " a", "<|im_end|>", "d "])
@@ -69,7 +69,7 @@ def test_the_tail_finds_what_decoding_everything_finds(tokenizer, terminator):
     """Random ids: broken UTF-8, special tokens, spaces in every place."""
     numbers = random.Random(7)
     likely = encode(tokenizer, "the end 日本語。|> <|im_end|> a b")
-    watch = Watch(Decoder(tokenizer), terminator, stop=("zz", "本。"))
+    watch = StopMatcher(Decoder(tokenizer), terminator, stop=("zz", "本。"))
     found = 0
     for _ in range(150):
         ids = [numbers.choice(likely) if numbers.random() < 0.6 else numbers.randrange(250) for _ in range(40)]
@@ -84,7 +84,7 @@ def test_the_tail_finds_what_decoding_everything_finds(tokenizer, terminator):
 
 
 def test_the_first_pattern_that_is_complete_wins(tokenizer):
-    watch = Watch(Decoder(tokenizer), "|>", stop=("b", "zz"))
+    watch = StopMatcher(Decoder(tokenizer), "|>", stop=("b", "zz"))
     _, ending = walk(watch, [], encode(tokenizer, "aab|>"))
     assert ending == Ending("stop_string", "aa")
 
@@ -92,17 +92,17 @@ def test_the_first_pattern_that_is_complete_wins(tokenizer):
 def test_end_ids_end_an_answer_like_stop_strings(tokenizer):
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     ids = [*encode(tokenizer, "yes"), end]
-    assert walk(Watch(Decoder(tokenizer), "|eot|", end_ids=[end]), [], ids)[1] == Ending("stop_string", "yes")
-    assert walk(Watch(Decoder(tokenizer), "|eot|"), [], ids)[1] is None
+    assert walk(StopMatcher(Decoder(tokenizer), "|eot|", end_ids=[end]), [], ids)[1] == Ending("stop_string", "yes")
+    assert walk(StopMatcher(Decoder(tokenizer), "|eot|"), [], ids)[1] is None
 
 
 def test_an_unfinished_character_is_held_back():
     tokenizer = TOKENIZERS["byte-level"]
     ids = encode(tokenizer, "良い鶴")
-    watch = Watch(Decoder(tokenizer), "。")
+    watch = StopMatcher(Decoder(tokenizer), "。")
     assert HOLE in tokenizer.decode(ids[:-1])
     assert watch.text([], ids[:-1]) == "良い"
-    assert Watch(Decoder(TOKENIZERS["sentencepiece-like"]), "。").text([], ids_of_bytes("良い鶴")[:-1]) == "良い"
+    assert StopMatcher(Decoder(TOKENIZERS["sentencepiece-like"]), "。").text([], ids_of_bytes("良い鶴")[:-1]) == "良い"
 
 
 def ids_of_bytes(text: str) -> list[int]:
@@ -111,7 +111,7 @@ def ids_of_bytes(text: str) -> list[int]:
 
 def test_a_terminator_is_found_within_a_long_run_of_bytes():
     """Such decoders show nothing of a run of bytes while one character in it is broken, so a tail may not cut it."""
-    watch = Watch(Decoder(TOKENIZERS["sentencepiece-like"]), "鶴")
+    watch = StopMatcher(Decoder(TOKENIZERS["sentencepiece-like"]), "鶴")
     for lead in range(4):
         ids = ids_of_bytes("a" * lead + "良い日本語" * 9 + "鶴")
         assert walk(watch, [], ids) == (len(ids), Ending("terminator", "a" * lead + "良い日本語" * 9 + "鶴"))
@@ -121,7 +121,7 @@ def test_a_leading_space_is_kept():
     tokenizer = TOKENIZERS["sentencepiece-like"]
     ids = tokenizer.convert_tokens_to_ids(["\u2581the", "|>"])
     assert tokenizer.decode(ids) == "the|>"
-    watch = Watch(Decoder(tokenizer), "|>")
+    watch = StopMatcher(Decoder(tokenizer), "|>")
     assert watch.ending(encode(tokenizer, "a\n"), ids) == Ending("terminator", " the|>")
 
 
@@ -133,7 +133,7 @@ def test_the_cost_of_a_token_does_not_grow(tokenizer):
             decoded.append(len(ids))
             return super().decode(ids)
 
-    watch = Watch(Counting(tokenizer), "<|eot|>")
+    watch = StopMatcher(Counting(tokenizer), "<|eot|>")
     ids = encode(tokenizer, "a|> " * 200)
     for count in range(1, len(ids) + 1):
         assert watch.ending([], ids[:count]) is None
@@ -144,7 +144,7 @@ def test_the_cost_of_a_token_does_not_grow(tokenizer):
 def test_streamed_pieces_join_to_the_text_without_its_terminator(tokenizer, text):
     context = encode(tokenizer, "how are\n")
     ids = encode(tokenizer, text)
-    watch = Watch(Decoder(tokenizer), "<|eot|>")
+    watch = StopMatcher(Decoder(tokenizer), "<|eot|>")
     stream, pieces, ending = TextStream(watch, context), [], None
     for count in range(1, len(ids) + 1):
         ending = watch.ending(context, ids[:count])

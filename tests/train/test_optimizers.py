@@ -10,7 +10,7 @@ from torch import nn
 from togi.core.errors import RecipeError
 from togi.train import masters
 from togi.train.checkpoint import capture, restore, save
-from togi.train.masters import Mastered
+from togi.train.masters import MasterWeightOptimizer
 from togi.train.optimizer import AdamWSettings, Schedule, Update, _maker, build_adamw, trained
 
 NEEDS_BITS = pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not here")
@@ -102,7 +102,7 @@ def test_a_parameter_without_gradient_stays():
     net = net_of()
     params = trained(net.named_parameters())
     make = _maker(AdamWSettings(learning_rate=0.1))
-    optimizer = Mastered([{"params": list(params.values()), "lr": 0.1}], make, torch.device("cpu"))
+    optimizer = MasterWeightOptimizer([{"params": list(params.values()), "lr": 0.1}], make, torch.device("cpu"))
     before = net[2].weight.detach().clone()
     net[0](torch.ones(1, 64)).sum().backward()
     optimizer.step()

@@ -26,7 +26,7 @@ from togi.objectives.grpo import GRPO
 from togi.train.checkpoint import capture, newest_complete, restore, save
 from togi.train.loop import MicroBatch, train_steps
 from togi.train.optimizer import AdamWSettings, Schedule, Update, build_adamw, trained
-from togi.train.sharding import Spread
+from togi.train.sharding import ShardedModel
 
 PARTS = 3  # micro-batches of a step: an odd number, so that one rank of two is idle in the last round
 
@@ -82,7 +82,7 @@ class Run:
                 if "lora_B" in name:
                     param.data.normal_()
         self.policy = Policy(net, check=False)
-        self.spread = Spread(self.policy, ranks)
+        self.spread = ShardedModel(self.policy, ranks)
         self.params = trained(self.spread.module.net.named_parameters())
         optimizer = build_adamw(self.params, AdamWSettings(learning_rate=1e-3, weight_decay=0.1))
         self.update = Recording(optimizer=optimizer, schedule=Schedule(), max_grad_norm=0.1)
@@ -266,7 +266,7 @@ def test_a_loss_that_is_not_finite_ends_all_ranks_and_names_the_rows_of_the_one(
 def agree(ranks: Ranks) -> tuple[Any, ...]:
     return (
         ranks.gather(ranks.rank * 10),
-        ranks.once(lambda: {"from": ranks.rank}),
+        ranks.on_first_rank(lambda: {"from": ranks.rank}),
         ranks.any(ranks.rank == 1),
         ranks.in_turn(lambda: ranks.rank),
     )

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from togi.core.errors import InputError, StageError
 from togi.core.files import atomic_file
-from togi.core.records import KINDS, Chat, Completion, Document, Message, Pair, Prompt, Record, Sample, Source
+from togi.core.records import KINDS, Chat, Completion, Document, Message, Pair, Prompt, Provenance, Record, Sample
 
 VERSION = 2
 KEY = b"togi.schema"
@@ -170,7 +170,7 @@ def from_row(kind: str, row: Row) -> Record:
     shared: Row = {
         "id": row["id"],
         "parents": tuple(row["parents"]),
-        "source": None if source is None else Source(**source),
+        "source": None if source is None else Provenance(**source),
         "extra": json.loads(row["extra"]),
     }
     match kind:
@@ -198,7 +198,7 @@ def _json(extra: Mapping[str, Any], *, sort_keys: bool = False) -> str:
     return "".join(f"\\u{ord(char):04x}" if "\ud800" <= char <= "\udfff" else char for char in text)
 
 
-def _source_row(source: Source) -> Row:
+def _source_row(source: Provenance) -> Row:
     row: Row = {"dataset": source.dataset, "revision": source.revision, "licence": source.licence}
     return row | {"terms": source.terms}
 

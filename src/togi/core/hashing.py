@@ -51,7 +51,7 @@ def learn(entries: Mapping[str, tuple[Stamp, str]]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class HashedFiles:
     """Files that work is made from, each with the hash that it was begun with. In a `tree` a file more is a change
     too."""
 
@@ -84,7 +84,7 @@ def unreadable(path: Path, error: Exception) -> InputError:
     return InputError(f"{where}: cannot be read: {why}")
 
 
-def take(path: Path, kind: str, files: Iterable[Path]) -> Source:
+def take(path: Path, kind: str, files: Iterable[Path]) -> HashedFiles:
     """A source as it is now. Raises InputError for a file that cannot be read."""
     found = {}
     for file in files:
@@ -94,10 +94,10 @@ def take(path: Path, kind: str, files: Iterable[Path]) -> Source:
             found[str(file)] = file_hash(file)
         except OSError as error:
             raise unreadable(file, error) from None
-    return Source(str(path), kind, found)
+    return HashedFiles(str(path), kind, found)
 
 
-def change(source: Source) -> str | None:
+def change(source: HashedFiles) -> str | None:
     """Which file of `source` is no longer what it was, and how; None where all are."""
     for name, wanted in source.files.items():
         try:

@@ -30,7 +30,7 @@ class Ranks:
         """The values of all ranks, in their order."""
         return [value]
 
-    def once(self, make: Callable[[], Value]) -> Value:
+    def on_first_rank(self, make: Callable[[], Value]) -> Value:
         """What `make` gives on rank 0, told to all; nobody else calls it. What it raises must end the stage, since the
         others wait for the value."""
         return make()

@@ -12,7 +12,7 @@ Stop = Literal["terminator", "stop_string", "length", "error"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class Provenance:
     """Where a record came from: the dataset's name, its revision, its licence, and the terms that travel with it."""
 
     dataset: str
@@ -59,7 +59,7 @@ class Record:
 
     id: str
     parents: tuple[str, ...] = ()
-    source: Source | None = None
+    source: Provenance | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 

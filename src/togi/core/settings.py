@@ -168,7 +168,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-def place(default: Any, description: str, **limits: Any) -> Any:
+def runtime_setting(default: Any, description: str, **limits: Any) -> Any:
     """A field that says where or how fast, never what: it does not enter the fingerprint."""
     return Field(default=default, description=description, json_schema_extra={"place": True}, **limits)
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from togi.core.errors import InputError, RecipeError
-from togi.core.records import KINDS, Chat, Document, Drop, Message, Pair, Prompt, Record, Source
+from togi.core.records import KINDS, Chat, Document, Drop, Message, Pair, Prompt, Provenance, Record
 from togi.core.seeds import content_id, digest
 from togi.data.hub import download
 from togi.data.labelled import Labelled, pairs_of
 from togi.data.rows import Row, find_files, read_rows
-from togi.data.shapes import NEEDS, SPOKEN, Shape, fitting, understand
+from togi.data.shapes import NEEDS, SPOKEN, Shape, fitting, parse_row
 from togi.data.values import BadRow, blank, plain
 
 STAGE = "import"
@@ -70,15 +70,15 @@ def load_records(spec: DataSpec, kind: str) -> Imported:
     return border.finish(files)
 
 
-def _locate(spec: DataSpec) -> tuple[Path, Source]:
+def _locate(spec: DataSpec) -> tuple[Path, Provenance]:
     if (spec.path is None) == (spec.hub is None):
         raise RecipeError("data: give either `path` or `hub`, not both and not neither")
     if spec.path is not None:
         path = Path(spec.path)
-        return path, Source(dataset=path.name, licence=spec.licence)
+        return path, Provenance(dataset=path.name, licence=spec.licence)
     assert spec.hub is not None
     folder, revision = download(spec.hub, spec.revision)
-    return folder, Source(dataset=spec.hub, revision=revision, licence=spec.licence)
+    return folder, Provenance(dataset=spec.hub, revision=revision, licence=spec.licence)
 
 
 @dataclass(slots=True)
@@ -87,7 +87,7 @@ class _Border:
 
     spec: DataSpec
     kind: str
-    source: Source
+    source: Provenance
     seen: dict[str, int] = field(default_factory=dict)
     labelled: list[Labelled] = field(default_factory=list)
     aside: dict[str, None] = field(default_factory=dict)
@@ -126,7 +126,7 @@ class _Border:
         if isinstance(row.values, BadRow):
             raise row.values
         values = _renamed(row.values, self.spec.columns)
-        shape = understand(values, self.kind, list(self.spec.columns))
+        shape = parse_row(values, self.kind, list(self.spec.columns))
         if shape is None:
             raise _misfit(self.spec, self.kind, values)
         extra = {name: plain(value) for name, value in values.items() if name not in shape.columns}
@@ -194,7 +194,7 @@ def _said(message: Message) -> dict[str, Any]:
     return said | ({"extra": dict(message.extra)} if message.extra else {})
 
 
-def _record(kind: str, shape: Shape, name: str, source: Source, extra: Mapping[str, Any]) -> Record:
+def _record(kind: str, shape: Shape, name: str, source: Provenance, extra: Mapping[str, Any]) -> Record:
     shared: dict[str, Any] = {"id": name, "source": source, "extra": extra}
     if kind == "prompts":
         return Prompt(**shared, messages=shape.prompt, answer=shape.reference)

@@ -91,7 +91,7 @@ def ambiguous(one: str, other: str, what: str) -> BadRow:
     )
 
 
-def understand(row: Mapping[str, Any], kind: str, named: Sequence[str] = ()) -> Shape | None:
+def parse_row(row: Mapping[str, Any], kind: str, named: Sequence[str] = ()) -> Shape | None:
     """What a row says as a record of `kind`; None where it lacks the columns.
 
     Raises BadRow where a column holds something else than its name promises, and where two could be meant.
@@ -104,7 +104,7 @@ def fitting(row: Mapping[str, Any], named: Sequence[str] = ()) -> list[str]:
 
     def fits(kind: str) -> bool:
         try:
-            return understand(row, kind, named) is not None
+            return parse_row(row, kind, named) is not None
         except BadRow:
             return False
 

@@ -15,7 +15,7 @@ import torch
 from togi.core.errors import TogiError
 from togi.core.files import write_json, write_text
 from togi.core.outside import read_object
-from togi.core.records import Source
+from togi.core.records import Provenance
 from togi.core.sources import ModelSource, hash_folder
 from togi.model.inspect import Facts
 from togi.model.network import STORED
@@ -45,7 +45,7 @@ class About:
 
     stage: str = ""
     origin: Origin | None = None
-    data: Sequence[Source] = ()
+    data: Sequence[Provenance] = ()
     spoken: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -132,7 +132,7 @@ def _by(stage: str) -> str:
     return f" (stage `{stage}`)" if stage else ""
 
 
-def _data(source: Source) -> str:
+def _data(source: Provenance) -> str:
     revision = f", revision {source.revision}" if source.revision else ""
     terms = ", ".join(part for part in (source.licence, source.terms) if part)
     return f"{source.dataset}{revision}" + (f" ({terms})" if terms else "")

@@ -99,14 +99,14 @@ class Objective(Protocol):
         ...
 
 
-def given(value: Tensor | None, name: str) -> Tensor:
+def require(value: Tensor | None, name: str) -> Tensor:
     """`value`, which this objective cannot do without. Raises StageError."""
     if value is None:
         raise StageError(f"the objective needs {name}, which the model or the batch did not give")
     return value
 
 
-def whole(totals: Mapping[str, float], name: str) -> float:
+def nonzero_total(totals: Mapping[str, float], name: str) -> float:
     """The step's count that a loss divides by. Raises StageError where there was nothing to count."""
     if not totals[name]:
         raise StageError(

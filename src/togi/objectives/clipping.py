@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from togi.objectives.base import Batch, check_ranges, given
+from togi.objectives.base import Batch, check_ranges, require
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ class Clipping:
     def rejected(self, logp_N: Tensor, batch: Batch) -> Tensor:
         """Log-probabilities as they count in a rejected answer: (N,)."""
         if self.flip_terminator:
-            logp_N = torch.where(given(batch.terminator_N, "terminator_N"), -logp_N, logp_N)
+            logp_N = torch.where(require(batch.terminator_N, "terminator_N"), -logp_N, logp_N)
         if self.lower_quantile is not None:
             limit_S = segment_quantile(logp_N, batch.sequence_N, batch.num_sequences, self.lower_quantile)
             logp_N = torch.where(logp_N < limit_S[batch.sequence_N], limit_S[batch.sequence_N], logp_N)

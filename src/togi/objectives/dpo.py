@@ -29,11 +29,11 @@ from togi.objectives.base import (
     Output,
     check_choice,
     check_ranges,
-    given,
     mean_of,
+    nonzero_total,
+    require,
     segment_length,
     segment_sum,
-    whole,
 )
 from togi.objectives.pairs import logp_metrics, pair_counts, reward_metrics, sides
 
@@ -74,14 +74,14 @@ class DPO:
 
     def loss(self, output: Output, batch: Batch, totals: Mapping[str, float]) -> tuple[Tensor, Metrics]:
         """The step's loss over the pairs of this micro-batch."""
-        logp_N = given(output.logp_N, "logp_N")
+        logp_N = require(output.logp_N, "logp_N")
         sum_S = segment_sum(logp_N, batch.sequence_N, batch.num_sequences)
         length_S = segment_length(logp_N, batch.sequence_N, batch.num_sequences)
-        ratio_S = sum_S - given(batch.ref_logp_S, "ref_logp_S").to(sum_S) if self.reference else sum_S
+        ratio_S = sum_S - require(batch.ref_logp_S, "ref_logp_S").to(sum_S) if self.reference else sum_S
         chosen_P, rejected_P = sides(ratio_S / length_S if self.loss_type in AVERAGED else ratio_S, batch)
-        loss = SHAPES[self.loss_type](self, chosen_P - rejected_P).sum() / whole(totals, "pairs")
+        loss = SHAPES[self.loss_type](self, chosen_P - rejected_P).sum() / nonzero_total(totals, "pairs")
         if self.sft_weight:
-            loss = loss - self.sft_weight * sides(sum_S, batch)[0].sum() / whole(totals, "chosen_tokens")
+            loss = loss - self.sft_weight * sides(sum_S, batch)[0].sum() / nonzero_total(totals, "chosen_tokens")
         metrics = reward_metrics(*sides(self.beta * ratio_S, batch)) | logp_metrics(sum_S, length_S, batch)
         if self.reference:
             metrics["chosen_change"] = mean_of(sides(ratio_S / length_S, batch)[0])  # nats a token; below 0: falling

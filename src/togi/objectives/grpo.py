@@ -32,8 +32,8 @@ from togi.objectives.base import (
     Output,
     check_choice,
     check_ranges,
-    given,
     mean_of,
+    require,
     segment_length,
     segment_mean,
     segment_sum,
@@ -81,7 +81,7 @@ class SamplerCorrection:
 
 def sampler_difference(old_logp_N: Tensor, batch: Batch) -> Tensor:
     """log p_trainer - log p_sampler of the sampled tokens, 0 where the sampler reported none: (N,), no graph."""
-    return (old_logp_N - given(batch.sampler_logp_N, "sampler_logp_N")).detach().nan_to_num(nan=0.0)
+    return (old_logp_N - require(batch.sampler_logp_N, "sampler_logp_N")).detach().nan_to_num(nan=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,11 +121,11 @@ class GRPO:
 
     def loss(self, output: Output, batch: Batch, totals: Mapping[str, float]) -> tuple[Tensor, Metrics]:
         """The step's loss over this micro-batch: sum over tokens of weight x (surrogate + beta KL)."""
-        logp_N = given(output.logp_N, "logp_N")
+        logp_N = require(output.logp_N, "logp_N")
         old_N = logp_N.detach() if batch.old_logp_N is None else batch.old_logp_N
         ratio_N = _ratio(logp_N - old_N, batch, self.level)
         variant = VARIANTS[self.loss_type]
-        advantage_N = given(batch.advantage_S, "advantage_S")[batch.sequence_N]
+        advantage_N = require(batch.advantage_S, "advantage_S")[batch.sequence_N]
         tokens = _Tokens(logp_N, logp_N - old_N, ratio_N, advantage_N, batch)
         loss_N, metrics = variant.surrogate(self, tokens)
         metrics["ratio"] = mean_of(ratio_N)
@@ -138,7 +138,7 @@ class GRPO:
             loss_N = loss_N * correction_N
             metrics["sampler_weight"] = mean_of(correction_N)
         if self.beta > 0:
-            kl_N = _k3(logp_N, given(batch.ref_logp_N, "ref_logp_N"))
+            kl_N = _k3(logp_N, require(batch.ref_logp_N, "ref_logp_N"))
             metrics["kl"] = mean_of(kl_N)
             loss_N = loss_N + self.beta * (kl_N * ratio_N if self.use_bias_correction_kl else kl_N)
         weight_N = variant.weight(self, logp_N.detach(), batch, totals)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from togi.core.errors import RecipeError
-from togi.objectives.base import Batch, Metrics, Output, given, mean_of, whole
+from togi.objectives.base import Batch, Metrics, Output, mean_of, nonzero_total, require
 from togi.objectives.pairs import pairs, sides
 
 
@@ -39,10 +39,10 @@ class BradleyTerry:
 
     def loss(self, output: Output, batch: Batch, totals: Mapping[str, float]) -> tuple[Tensor, Metrics]:
         """The step's loss over the pairs of this micro-batch."""
-        score_S = given(output.score_S, "score_S")
+        score_S = require(output.score_S, "score_S")
         chosen_P, rejected_P = sides(score_S, batch)
         difference_P = chosen_P - rejected_P
-        target_P = given(batch.margin_P, "margin_P") if self.margin else 0.0
+        target_P = require(batch.margin_P, "margin_P") if self.margin else 0.0
         loss_P = -logsigmoid(difference_P - target_P) + self.centring * (chosen_P + rejected_P) ** 2
         metrics: Metrics = {
             "accuracy": mean_of(difference_P > 0),
@@ -50,4 +50,4 @@ class BradleyTerry:
             "score_chosen": mean_of(chosen_P),
             "score_rejected": mean_of(rejected_P),
         }
-        return loss_P.sum() / whole(totals, "pairs"), metrics
+        return loss_P.sum() / nonzero_total(totals, "pairs"), metrics

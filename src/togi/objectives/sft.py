@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from togi.objectives.base import Batch, Metrics, Output, check_choice, given, mean_of, segment_mean, whole
+from togi.objectives.base import Batch, Metrics, Output, check_choice, mean_of, nonzero_total, require, segment_mean
 
 Normalise = Literal["tokens", "sequences"]
 
@@ -38,11 +38,11 @@ class SFT:
 
     def loss(self, output: Output, batch: Batch, totals: Mapping[str, float]) -> tuple[Tensor, Metrics]:
         """The step's loss over the tokens of this micro-batch."""
-        logp_N = given(output.logp_N, "logp_N")
+        logp_N = require(output.logp_N, "logp_N")
         metrics: Metrics = {"nll": mean_of(-logp_N)}
         if output.entropy_N is not None:
             metrics["entropy"] = mean_of(output.entropy_N)
         if self.normalise == "tokens":
-            return -logp_N.sum() / whole(totals, "tokens"), metrics
+            return -logp_N.sum() / nonzero_total(totals, "tokens"), metrics
         mean_S = segment_mean(logp_N, batch.sequence_N, batch.num_sequences)
-        return -mean_S.sum() / whole(totals, "sequences"), metrics
+        return -mean_S.sum() / nonzero_total(totals, "sequences"), metrics

@@ -32,11 +32,11 @@ from togi.objectives.base import (
     Output,
     check_choice,
     check_ranges,
-    given,
+    nonzero_total,
+    require,
     segment_length,
     segment_mean,
     segment_sum,
-    whole,
 )
 from togi.objectives.clipping import Clipping
 from togi.objectives.pairs import logp_metrics, pair_counts, reward_metrics, sides
@@ -91,7 +91,7 @@ class SMPO:
 
     def loss(self, output: Output, batch: Batch, totals: Mapping[str, float]) -> tuple[Tensor, Metrics]:
         """The step's loss over the pairs of this micro-batch."""
-        logp_N = given(output.logp_N, "logp_N")
+        logp_N = require(output.logp_N, "logp_N")
         segments = batch.sequence_N, batch.num_sequences
         chosen_P, _ = sides(segment_mean(self.clipping.chosen(logp_N, batch), *segments), batch)
         _, rejected_P = sides(segment_mean(self.clipping.rejected(logp_N, batch), *segments), batch)
@@ -99,10 +99,10 @@ class SMPO:
 
         sum_S = segment_sum(logp_N, *segments)
         sum_chosen_P, sum_rejected_P = sides(sum_S, batch)
-        cross_chosen = -sum_chosen_P.sum() / whole(totals, "chosen_tokens")
-        cross_rejected = -sum_rejected_P.sum() / whole(totals, "rejected_tokens")
+        cross_chosen = -sum_chosen_P.sum() / nonzero_total(totals, "chosen_tokens")
+        cross_rejected = -sum_rejected_P.sum() / nonzero_total(totals, "rejected_tokens")
         r = self.chosen_sft_ratio
-        loss = shape_P.sum() / whole(totals, "pairs")
+        loss = shape_P.sum() / nonzero_total(totals, "pairs")
         loss = loss + self.sft_weight * (r * cross_chosen + (1 - r) * cross_rejected)
         metrics = reward_metrics(self.beta * chosen_P, self.beta * rejected_P)
         metrics["target_margin"] = (self.target_margin * len(chosen_P), float(len(chosen_P)))

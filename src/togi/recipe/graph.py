@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from togi.core.code import neighbours
 from togi.core.errors import RecipeError
-from togi.core.hashing import Source, take, tree
+from togi.core.hashing import HashedFiles, take, tree
 from togi.core.hub import COMMIT
 from togi.core.seeds import digest
 from togi.core.settings import CodePath, PackageName, RecipePath, Ref, is_place, references
@@ -37,7 +37,7 @@ class Node:
     seed: int
     inputs: dict[str, "str | ModelSource"]
     fingerprint: str
-    sources: tuple[Source, ...] = ()
+    sources: tuple[HashedFiles, ...] = ()
 
     @property
     def folder_name(self) -> str:
@@ -194,14 +194,14 @@ def _add_import(graph: Graph, ref: Ref) -> str:
 
 def _add(graph: Graph, name: str, settings: StageSettings, inputs: dict[str, "str | ModelSource"]) -> None:
     seed = graph.recipe.seed if settings.seed is None else settings.seed
-    sources: list[Source] = []
+    sources: list[HashedFiles] = []
     what = content(graph, settings, inputs, sources)
     mark = digest({**what, "seed": seed})
     graph.nodes[name] = Node(name, settings, seed, inputs, mark, tuple(sources))
 
 
 def content(
-    graph: Graph, settings: StageSettings, inputs: dict[str, "str | ModelSource"], sources: list[Source]
+    graph: Graph, settings: StageSettings, inputs: dict[str, "str | ModelSource"], sources: list[HashedFiles]
 ) -> dict[str, Any]:
     """All that a stage's fingerprint covers besides its seed; notes in `sources` the files that it was taken from."""
     named = {
@@ -213,7 +213,7 @@ def content(
     return {"store": VERSION, "type": stage.name, "version": stage.version, "settings": what}
 
 
-def _model_mark(source: ModelSource, sources: list[Source]) -> dict[str, Any]:
+def _model_mark(source: ModelSource, sources: list[HashedFiles]) -> dict[str, Any]:
     """What names a model from outside, and how it is read where that is not the default."""
     if source.kind == "path":  # before its fingerprint: what changes in between is found when the stage begins
         sources.append(take(Path(source.name), "model", model_files(source)))
@@ -225,7 +225,7 @@ def _model_mark(source: ModelSource, sources: list[Source]) -> dict[str, Any]:
     return mark | {"tokens": list(source.tokens)} if source.tokens else mark
 
 
-def canonical(value: Any, named: dict[str, Any], sources: list[Source]) -> Any:
+def canonical(value: Any, named: dict[str, Any], sources: list[HashedFiles]) -> Any:
     """A settings tree as the fingerprint sees it: no place fields and no defaults, references and files replaced by
     their content."""
     if isinstance(value, BaseModel):
@@ -257,11 +257,11 @@ def _is_default(settings: BaseModel, name: str, item: Any, named: dict[str, Any]
     return getattr(settings, name) == default and digest(item) == digest(canonical(default, named, []))
 
 
-def _path_mark(path: Path, sources: list[Source]) -> str:
+def _path_mark(path: Path, sources: list[HashedFiles]) -> str:
     return _mark(take(path, "tree", tree(path)), path, sources)
 
 
-def _mark(source: Source, folder: Path, sources: list[Source]) -> str:
+def _mark(source: HashedFiles, folder: Path, sources: list[HashedFiles]) -> str:
     """What names the content of a source: the hash of its one file, or names below `folder` and hashes of several."""
     sources.append(source)
     if list(source.files) == [source.path]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from togi.core.errors import InputError
-from togi.core.hashing import Source, change, known, learn
+from togi.core.hashing import HashedFiles, change, known, learn
 from togi.recipe.graph import Node
 from togi.recipe.store import contents
 
@@ -18,7 +18,7 @@ def sources_to_json(node: Node, parents: Iterable[Path]) -> dict[str, Any]:
     """The files that a stage reads, with their hashes: those from outside, and what the stages before made, whose
     folders are `parents`. What is known of their sizes and times spares the worker a second reading."""
     made = [
-        Source(str(folder), "made", {str(folder / name): found for name, found in contents(folder).items()})
+        HashedFiles(str(folder), "made", {str(folder / name): found for name, found in contents(folder).items()})
         for folder in parents
     ]
     sources = [*node.sources, *made]
@@ -35,7 +35,7 @@ def learn_known(found: dict[str, Any]) -> None:
 
 def source_change(found: dict[str, Any]) -> str | None:
     """Which file that a stage reads is not what it was, and how; None where all are."""
-    return next((told for value in found["sources"] if (told := change(Source(**value)))), None)
+    return next((told for value in found["sources"] if (told := change(HashedFiles(**value)))), None)
 
 
 def hold_sources(stage: str, found: dict[str, Any]) -> None:

@@ -53,7 +53,7 @@ log.setLevel(logging.INFO)
 logging.getLogger("bitsandbytes").addHandler(logging.StreamHandler())  # to worker.log
 
 
-class Told(logging.Handler):
+class StageLogHandler(logging.Handler):
     """What units say that know of no stage, such as that weights are being converted, is told as the stage's own."""
 
     def __init__(self, context: Context) -> None:
@@ -170,25 +170,25 @@ def _do(command: dict[str, Any], control: Control, ranks: Ranks) -> bool:
         fingerprint=command["fingerprint"],
         track=tuple(command["track"]),
     )
-    log.handlers = [Told(context)]
+    log.handlers = [StageLogHandler(context)]
     context.check_stop()
     with _turn(context, command):
-        if ranks.once(lambda: is_done(folder)):
+        if ranks.on_first_rank(lambda: is_done(folder)):
             return True
         start = time.perf_counter()
         work = importlib.import_module(stage.work)
         trains = isinstance(settings, Resources)
         learn_known(command["reads"])
-        before = ranks.once(lambda: _prepare(folder, command, ranks.size, trains))
+        before = ranks.on_first_rank(lambda: _prepare(folder, command, ranks.size, trains))
         try:
             if trains:
                 fitting = importlib.import_module("togi.stages.training.memory_work")
-                fit = fitting.Fit(settings, context)
+                fit = fitting.MemoryBudget(settings, context)
                 work.run(fit.settings, context)
                 fit.finish()
             else:
                 work.run(settings, context)
-            ranks.once(lambda: _finish(context, command, before + time.perf_counter() - start))
+            ranks.on_first_rank(lambda: _finish(context, command, before + time.perf_counter() - start))
         finally:
             if ranks.first:
                 _leave(context, command, before + time.perf_counter() - start)
@@ -205,10 +205,10 @@ def _turn(context: Context, command: dict[str, Any]) -> Iterator[None]:
         held.extend(filter(None, [take(context.folder, command["pid"])]))
         return bool(held)
 
-    if not context.ranks.once(free):
+    if not context.ranks.on_first_rank(free):
         for _ in wait(context.folder, f"stage {context.name}", context.log):
             context.check_stop()
-            if context.ranks.once(free):
+            if context.ranks.on_first_rank(free):
                 break
     try:
         yield

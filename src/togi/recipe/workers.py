@@ -44,7 +44,7 @@ STOPPING = 25.0  # seconds until the others have stopped as well, once one of th
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class RankEvent:
     """One event of one rank; None: the rank is gone, with this exit code."""
 
     rank: int
@@ -71,17 +71,17 @@ class Worker:
             self.process.stdin.write(json.dumps(command) + "\n")
             self.process.stdin.flush()
 
-    def listen(self, heard: "queue.SimpleQueue[Heard]") -> None:
+    def listen(self, heard: "queue.SimpleQueue[RankEvent]") -> None:
         """Passes on every event until the process is gone; what else stands on its output goes to the log."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             event = _event(line)
             if event is not None:
-                heard.put(Heard(self.rank, event))
+                heard.put(RankEvent(self.rank, event))
             else:
                 with suppress(OSError), self.log.open("a", encoding="utf-8", errors="backslashreplace") as log:
                     log.write(line)
-        heard.put(Heard(self.rank, None, self.process.wait()))
+        heard.put(RankEvent(self.rank, None, self.process.wait()))
 
     def end(self) -> str:
         """How the process, which is gone and said nothing, ended."""
@@ -148,7 +148,7 @@ def _event(line: str) -> dict[str, Any] | None:
 
 
 @dataclass(slots=True)
-class _Fates:
+class RankOutcomes:
     """What has become of the ranks in a stage: the events that say so, and the exit codes of those that are gone."""
 
     done: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -156,7 +156,7 @@ class _Fates:
     crashed: dict[int, dict[str, Any]] = field(default_factory=dict)
     gone: dict[int, int] = field(default_factory=dict)
 
-    def take(self, heard: Heard) -> bool:
+    def take(self, heard: RankEvent) -> bool:
         """Takes up an event if it is one rank's last word."""
         if heard.event is None:
             self.gone[heard.rank] = heard.code
@@ -202,7 +202,7 @@ class Workers:
         self._meeting = tempfile.TemporaryDirectory(prefix=MEETING, dir=log.parent)
         rendezvous = f"file://{self._meeting.name}/ranks"
         self.workers = [Worker(log, max(1, threads // size), rank, size, rendezvous) for rank in range(size)]
-        self._heard: queue.SimpleQueue[Heard] = queue.SimpleQueue()
+        self._heard: queue.SimpleQueue[RankEvent] = queue.SimpleQueue()
         self._listeners = [threading.Thread(target=w.listen, args=(self._heard,), daemon=True) for w in self.workers]
         for listener in self._listeners:
             listener.start()
@@ -211,7 +211,7 @@ class Workers:
         """Sends one stage and yields the events of rank 0; the last one is `done` or `failed`. Raises WorkerDied."""
         for worker in self.workers:
             worker.send(command)
-        fates = _Fates()
+        fates = RankOutcomes()
         while len(fates.done) < self.size and not fates.trouble:
             heard = self._next()
             if not fates.take(heard) and heard.rank == 0 and heard.event is not None:
@@ -221,7 +221,7 @@ class Workers:
         else:
             yield fates.done[0]
 
-    def _next(self) -> Heard:
+    def _next(self) -> RankEvent:
         """What is heard next. Waits by the second: a signal that comes just before this process falls asleep does not
         wake it, and Python attends to signals only when it is awake."""
         while True:
@@ -231,9 +231,9 @@ class Workers:
                 if self._stopping:
                     worker.wake()
                 if (code := worker.process.poll()) is not None:  # what it forked may hold its output open
-                    return Heard(worker.rank, None, code)
+                    return RankEvent(worker.rank, None, code)
 
-    def _failure(self, fates: _Fates, stage: str) -> dict[str, Any]:
+    def _failure(self, fates: RankOutcomes, stage: str) -> dict[str, Any]:
         """The message of the rank that ended the stage; ends those that wait for it. Raises WorkerDied and Fault."""
         start = time.monotonic()
         while fates.waiting(self.size):

@@ -11,7 +11,7 @@ from togi.rewards.base import Check, Gate, Grader, Term
 from togi.rewards.combine import Reward
 from togi.rewards.echo import EchoCheck
 from togi.rewards.function import FunctionGrader, TrlGrader, load_function
-from togi.rewards.guards import Guard, Watch
+from togi.rewards.guards import Guard, GuardState
 from togi.rewards.language import Detector, LanguageCheck
 from togi.rewards.length import LengthCheck
 from togi.rewards.model import ModelGrader
@@ -37,7 +37,7 @@ from togi.rewards.terminator import TerminatorCheck
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
+class RewardResources:
     """What a reward needs and does not own: the policy's template, loaded scorers by reference, a language detector."""
 
     terminator: str
@@ -46,7 +46,7 @@ class Surroundings:
     detect: Detector | None = None
 
 
-def build_reward(settings: RewardSettings, around: Surroundings) -> Reward:
+def build_reward(settings: RewardSettings, around: RewardResources) -> Reward:
     """The reward that the settings describe. Raises RecipeError or InputError for what is missing."""
     return Reward(
         gates=tuple(_gate(gate, around) for gate in settings.gates),
@@ -57,9 +57,9 @@ def build_reward(settings: RewardSettings, around: Surroundings) -> Reward:
     )
 
 
-def build_watch(settings: Iterable[GuardSettings]) -> Watch:
+def build_watch(settings: Iterable[GuardSettings]) -> GuardState:
     """The guards that the settings describe."""
-    return Watch(
+    return GuardState(
         [
             Guard(metric=item.metric, min=item.min, max=item.max, patience=item.patience, stop=item.action == "stop")
             for item in settings
@@ -67,12 +67,12 @@ def build_watch(settings: Iterable[GuardSettings]) -> Watch:
     )
 
 
-def _gate(settings: AnyGate, around: Surroundings) -> Gate:
+def _gate(settings: AnyGate, around: RewardResources) -> Gate:
     check = _check(settings, around)
     return Gate(name=gate_name(settings), check=check, bonus=settings.bonus, fail_value=settings.fail_value)
 
 
-def _check(settings: AnyGate, around: Surroundings) -> Check:
+def _check(settings: AnyGate, around: RewardResources) -> Check:
     if isinstance(settings, TerminatorGate):
         return TerminatorCheck(terminator=around.terminator, turn_starts=around.turn_starts)
     if isinstance(settings, LengthGate):
@@ -102,7 +102,7 @@ def _language(settings: LanguageGate, detect: Detector | None) -> LanguageCheck:
     )
 
 
-def _term(settings: AnyTerm, around: Surroundings) -> Term:
+def _term(settings: AnyTerm, around: RewardResources) -> Term:
     name, grader = term_name(settings), _grader(settings, around)
     if isinstance(settings, OverlongTerm):
         return Term(name=name, grader=grader, weight=settings.weight)
@@ -122,7 +122,7 @@ def _function(settings: FunctionTerm) -> Grader:
     return TrlGrader(function=function, plain=settings.style == "trl-text")
 
 
-def _grader(settings: AnyTerm, around: Surroundings) -> Grader:
+def _grader(settings: AnyTerm, around: RewardResources) -> Grader:
     if isinstance(settings, OverlongTerm):
         return OverlongGrader(max_tokens=settings.max_tokens, cache_tokens=settings.cache_tokens, name=settings.name)
     if isinstance(settings, FunctionTerm):

@@ -36,7 +36,7 @@ class Alarm:
 
 
 @dataclass(slots=True)
-class Watch:
+class GuardState:
     """Guards at work. It remembers how often in a row each was crossed: `crossed` belongs into a checkpoint."""
 
     guards: Sequence[Guard]

@@ -28,9 +28,9 @@ from togi.rollout.cache import KeyCache, attention_type
 from togi.rollout.fused_layers import compute_natively
 from togi.rollout.packed import FEWEST_TOKENS, Packing, can_pack
 from togi.rollout.processors import check_params, draw, uniform
-from togi.rollout.requests import Crew, Event, Group, Request, Row, record
+from togi.rollout.requests import BatchState, Event, Group, Request, Row, record
 from togi.rollout.sampling_model import context_limit, is_tested, mean_error, shadow, unsupported
-from togi.rollout.terminator import Decoder, TextStream, Watch
+from togi.rollout.terminator import Decoder, StopMatcher, TextStream
 
 log = logging.getLogger(__name__)
 
@@ -78,13 +78,13 @@ class Sampler:
         self.terminator = terminator
         self.end_ids = tuple(end_ids)
         self._decoder = Decoder(tokenizer)
-        self._watches: dict[tuple[str, ...], Watch] = {}
+        self._watches: dict[tuple[str, ...], StopMatcher] = {}
         self._on_logits = on_logits
         self._cache = KeyCache(attention_type(weight))
         self._waiting: deque[Group] = deque()
         self._groups: list[Group] = []  # in the order of their places in the cache
         self._rows: list[Row] = []
-        self._crew: Crew | None = None
+        self._batch_state: BatchState | None = None
         self._next_id = 0
         if why := unsupported(net):
             self._compute_whole(net, why)
@@ -100,13 +100,13 @@ class Sampler:
         with torch.inference_mode():
             rows = self._admit()
             if rows:
-                crew, logits_RV = self._prefill(rows)
+                state, logits_RV = self._prefill(rows)
             elif self._rows:
                 rows = self._rows
-                crew, logits_RV = self._decode()
+                state, logits_RV = self._decode()
             else:
                 return []
-            events = self._advance(rows, crew, logits_RV)
+            events = self._advance(rows, state, logits_RV)
             self._drop_ended()
         return events
 
@@ -179,7 +179,7 @@ class Sampler:
     def _abandon(self) -> None:
         """Back to the state of a new sampler: no request, no memory."""
         self._waiting.clear()
-        self._groups, self._rows, self._crew = [], [], None
+        self._groups, self._rows, self._batch_state = [], [], None
         self._cache.clear()
 
     def _add(self, request: Request, name: str) -> int:
@@ -209,9 +209,9 @@ class Sampler:
                 + (f" to {self.limit - length}" if length < self.limit else "")
             )
 
-    def _watch(self, stop: tuple[str, ...]) -> Watch:
+    def _watch(self, stop: tuple[str, ...]) -> StopMatcher:
         if stop not in self._watches:
-            self._watches[stop] = Watch(self._decoder, self.terminator, stop, self.end_ids)
+            self._watches[stop] = StopMatcher(self._decoder, self.terminator, stop, self.end_ids)
         return self._watches[stop]
 
     def _admit(self) -> list[Row]:
@@ -245,14 +245,14 @@ class Sampler:
             own=max(min(group.request.params.max_tokens, OWN_COLUMNS) for group in groups),
         )
 
-    def _prefill(self, rows: list[Row]) -> tuple[Crew, Tensor]:
+    def _prefill(self, rows: list[Row]) -> tuple[BatchState, Tensor]:
         """Computes the prompts of new rows, packed without padding; logits (R, V) of each row's first token."""
         groups = list({id(row.group): row.group for row in rows}.values())
         first = len(self._groups) - len(groups)
         self._rows = [*self._rows, *rows]
-        self._crew = None
+        self._batch_state = None
         if self.whole:
-            return Crew.of(rows, None, self.device), self._recomputed(rows)
+            return BatchState.of(rows, None, self.device), self._recomputed(rows)
         self._reserve()
         lengths = [group.num_prompt for group in groups]
         ids_T = torch.tensor([token for group in groups for token in group.request.prompt_ids], device=self.device)
@@ -267,32 +267,32 @@ class Sampler:
         ).logits[0]
         where = {id(group): place for place, group in enumerate(groups)}
         group_R = torch.tensor([where[id(row.group)] for row in rows], device=self.device)
-        return Crew.of(rows, None, self.device), logits_GV.float().index_select(0, group_R)
+        return BatchState.of(rows, None, self.device), logits_GV.float().index_select(0, group_R)
 
-    def _decode(self) -> tuple[Crew, Tensor]:
+    def _decode(self) -> tuple[BatchState, Tensor]:
         """One more token of every row; logits (R, V)."""
-        if self._crew is None:
-            self._crew = Crew.of(self._rows, self._groups, self.device)
-        crew = self._crew
+        if self._batch_state is None:
+            self._batch_state = BatchState.of(self._rows, self._groups, self.device)
+        state = self._batch_state
         if self.whole:
-            return crew, self._recomputed(self._rows)
-        assert crew.places is not None
+            return state, self._recomputed(self._rows)
+        assert state.places is not None
         own_R = [row.num_own for row in self._rows]
         if max(own_R) >= self._cache.own:
             self._cache.reserve(own=2 * self._cache.own)
         logits_R1V = self.net(
             input_ids=torch.tensor([[row.ids[-1]] for row in self._rows], device=self.device),
-            position_ids=(crew.prompt_R + torch.tensor(own_R, device=self.device))[:, None],
+            position_ids=(state.prompt_R + torch.tensor(own_R, device=self.device))[:, None],
             use_cache=False,
             togi_pass=DecodePass(
                 self._cache,
-                crew.places,
+                state.places,
                 [group.num_prompt for group in self._groups],
                 own_R,
                 self.device,
             ),
         ).logits
-        return crew, logits_R1V[:, 0].float()
+        return state, logits_R1V[:, 0].float()
 
     def _recomputed(self, rows: Sequence[Row]) -> Tensor:
         """Logits (R, V) of each row's next token, each from its whole sequence, as the library computes it."""
@@ -302,23 +302,23 @@ class Sampler:
             logits.append(self.net(input_ids=ids_T[None], use_cache=False).logits[0, -1].float())
         return torch.stack(logits)
 
-    def _advance(self, rows: Sequence[Row], crew: Crew, logits_RV: Tensor) -> list[Event]:
+    def _advance(self, rows: Sequence[Row], state: BatchState, logits_RV: Tensor) -> list[Event]:
         """Chooses a token for every row and tells what happened."""
         if self._on_logits is not None:
             self._on_logits(logits_RV.clone(), [(row.group.id, row.index) for row in rows])
         position_R = np.array([len(row.ids) for row in rows])
-        random_R = torch.from_numpy(uniform(crew.seeds_R, position_R)).to(self.device)
-        drawn = draw(logits_RV, crew.settings, random_R, crew.seen_RL)
-        if crew.seen_RL is not None:
+        random_R = torch.from_numpy(uniform(state.seeds_R, position_R)).to(self.device)
+        drawn = draw(logits_RV, state.settings, random_R, state.seen_RL)
+        if state.seen_RL is not None:
             line = torch.arange(len(rows), device=self.device)
-            crew.seen_RL[line, crew.prompt_R + torch.from_numpy(position_R).to(self.device)] = drawn.token
+            state.seen_RL[line, state.prompt_R + torch.from_numpy(position_R).to(self.device)] = drawn.token
         return record(rows, drawn)
 
     def _drop_ended(self) -> None:
         """Ended rows, and groups without rows, give their places to the last ones."""
         if not any(row.ended for row in self._rows):
             return
-        self._crew = None
+        self._batch_state = None
         for at in reversed([at for at, row in enumerate(self._rows) if row.ended]):
             last = len(self._rows) - 1
             self._rows[at].group.live -= 1
@@ -367,7 +367,7 @@ class Sampler:
         """Samples with the library's own computation of whole sequences from now on."""
         log.warning("%s: %s; so each new token computes its whole sequence again, slower", type(net).__name__, why)
         self.whole, self._packing, self.net = True, None, shadow(net, None)
-        self._crew = None
+        self._batch_state = None
 
 
 def batches(samples: Sequence[int], batch_rows: int) -> list[range]:

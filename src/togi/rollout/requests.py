@@ -13,7 +13,7 @@ from torch import Tensor
 from togi.core.records import Completion, SamplingParams
 from togi.rollout.attention import Places
 from togi.rollout.processors import Draw, Settings
-from togi.rollout.terminator import Ending, TextStream, Watch
+from togi.rollout.terminator import Ending, StopMatcher, TextStream
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +42,7 @@ class Group:
 
     id: int
     request: Request
-    watch: Watch
+    watch: StopMatcher
     context: tuple[int, ...]
     live: int
 
@@ -81,7 +81,7 @@ class Row:
 
 
 @dataclass(slots=True)
-class Crew:
+class BatchState:
     """What stays the same while no row comes or goes."""
 
     places: Places | None
@@ -91,8 +91,8 @@ class Crew:
     seen_RL: Tensor | None
 
     @classmethod
-    def of(cls, rows: Sequence[Row], groups: Sequence[Group] | None, device: torch.device) -> "Crew":
-        """The crew of `rows`; with `groups`, in the order of the cache, also their places."""
+    def of(cls, rows: Sequence[Row], groups: Sequence[Group] | None, device: torch.device) -> "BatchState":
+        """The state of `rows`; with `groups`, in the order of the cache, also their places."""
         lengths = [row.group.num_prompt for row in rows]
         settings = Settings.of([row.group.request.params for row in rows], device)
         places = None

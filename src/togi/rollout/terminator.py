@@ -67,7 +67,7 @@ class Decoder:
         return whole[len(before) :] if whole.startswith(before) else self.decode(ids)
 
 
-class Watch:
+class StopMatcher:
     """Looks for a terminator and stop strings in an answer that grows token by token."""
 
     def __init__(
@@ -133,7 +133,7 @@ class Watch:
 class TextStream:
     """The text of a growing answer in pieces, without what may still become a terminator or a stop string."""
 
-    def __init__(self, watch: Watch, context: Sequence[int]) -> None:
+    def __init__(self, watch: StopMatcher, context: Sequence[int]) -> None:
         self.watch = watch
         self._window = list(context)
         self._known = len(self._window)

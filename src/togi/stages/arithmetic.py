@@ -37,7 +37,7 @@ def arithmetic(context: Context) -> Numerics:
     noted = {name: getattr(found, name) for name in ("device", "fp32_mode", "compute_dtype")}
     functions = native() if device().type == "cpu" else None
     noted["compiled"] = "nothing" if functions is None else functions.name
-    context.ranks.once(lambda: hold_numerics(context.folder, {**noted, "torch_threads": found.threads}))
+    context.ranks.on_first_rank(lambda: hold_numerics(context.folder, {**noted, "torch_threads": found.threads}))
     return found
 
 
@@ -51,7 +51,7 @@ def in_machine_type(forward: Callable[[Inputs], Output], context: Context) -> Ca
 def _chosen(cache: Path, compute: str, ranks: Ranks) -> Numerics:
     usage.at_rest(device())  # no model is loaded yet: every loading asks for the arithmetic first
     if compute == "auto":
-        found = ranks.once(lambda: _measured(cache))
+        found = ranks.on_first_rank(lambda: _measured(cache))
     else:
         base = Numerics(
             device=device().type,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
-from togi.core.settings import Settings, place
+from togi.core.settings import Settings, runtime_setting
 from togi.core.sources import ModelSource
 
 RECORDS_FILE = "output/records.parquet"
@@ -29,7 +29,7 @@ class StageSettings(Settings):
 class RankedSettings(StageSettings):
     """Settings of a stage whose work several processes can do together: all that train a model."""
 
-    processes: int = place(
+    processes: int = runtime_setting(
         1, "processes that train together, each with its share of the weights and micro-batches", ge=1, le=1024
     )
 

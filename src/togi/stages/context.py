@@ -16,7 +16,7 @@ from togi.core.errors import InputError, Interrupted, StageError
 from togi.core.files import append_line, cut_torn_line, read_json, read_lines, read_object, write_json
 from togi.core.hashing import file_hash
 from togi.core.ranks import ALONE, Ranks
-from togi.core.records import Drop, Record, Source
+from togi.core.records import Drop, Provenance, Record
 from togi.core.seeds import digest
 from togi.core.settings import Ref
 from togi.core.sources import ModelSource
@@ -61,7 +61,7 @@ class Context:
     counts: dict[str, int] = field(default_factory=dict)
     drops: list[Drop] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
-    data: dict[Source, None] = field(default_factory=dict)  # what the records that were read come from, in order
+    data: dict[Provenance, None] = field(default_factory=dict)  # what the records that were read come from, in order
 
     # --- inputs -----------------------------------------------------------------------------------------------
 
@@ -117,7 +117,7 @@ class Context:
         A unit is committed by renaming its file, then by a line in the journal with the file's hash; a unit whose
         line is missing or damaged, or whose file does not match it, is done again.
         """
-        committed = self.ranks.once(self._committed)
+        committed = self.ranks.on_first_rank(self._committed)
         values = []
         for number in range(count):
             values.append(self._unit(f"{name}-{number:06d}", committed, lambda n=number: make(n), count))
@@ -147,11 +147,11 @@ class Context:
             if committed.get(unit) != line["sha256"]:
                 append_line(self.folder / "journal.jsonl", {**line, "line": _line_hash(line)})
 
-        if not self.ranks.once(whole):
+        if not self.ranks.on_first_rank(whole):
             self.check_stop()
             value = make()
-            self.ranks.once(lambda: commit(value))
-        return self.ranks.once(lambda: read_json(path))
+            self.ranks.on_first_rank(lambda: commit(value))
+        return self.ranks.on_first_rank(lambda: read_json(path))
 
     def drop(self, record: Record, reason: str) -> None:
         """Counts a record that leaves the road here."""

@@ -103,7 +103,7 @@ def restore(
     _put_weights(path, size, params)
     _restore_optimizer(optimizer, params, shards.Stored(path, "optimizer", size))
     _restore_random(load_file(path / shards.file_name("random", ranks.rank % size, size)))
-    ranks.once(lambda: cut_files(path))
+    ranks.on_first_rank(lambda: cut_files(path))
     return Restored(step=manifest["step"], progress=read_object(path / PROGRESS))
 
 
@@ -201,9 +201,9 @@ def save(
     temporary = folder / f".{final.name}.tmp"
     hashes: dict[str, str] = {}
     try:
-        ranks.once(lambda: _begin(temporary))
+        ranks.on_first_rank(lambda: _begin(temporary))
         hashes = _write_tensors(temporary, final, state, ranks)
-        ranks.once(lambda: _finish(temporary, final, state, files, hashes, ranks.size))
+        ranks.on_first_rank(lambda: _finish(temporary, final, state, files, hashes, ranks.size))
     except (OSError, SafetensorError) as error:
         with suppress(OSError):  # the first error is the one to tell
             if hashes:
@@ -214,7 +214,7 @@ def save(
             f"the checkpoint of step {state.step} could not be written to {folder}: {error}. Free some space and run "
             "the same command again: it goes on from the checkpoint before"
         ) from error
-    ranks.once(lambda: _prune(folder, keep, pinned))
+    ranks.on_first_rank(lambda: _prune(folder, keep, pinned))
     return final
 
 

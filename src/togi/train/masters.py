@@ -17,7 +17,7 @@ BUCKET = 2**26  # elements whose gradients are in float32 at one time: 256 MiB
 Groups = list[dict[str, Any]]
 
 
-class Mastered(Optimizer):
+class MasterWeightOptimizer(Optimizer):
     """An optimiser over float32 masters at `home` of parameters that may be narrower or elsewhere.
 
     `make` builds the inner optimiser for some parameter groups. The state of a parameter is that of the inner one, and

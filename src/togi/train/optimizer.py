@@ -18,7 +18,7 @@ from torch.nn import Parameter
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from togi.core.errors import RecipeError, StageError
-from togi.train.masters import Groups, Mastered
+from togi.train.masters import Groups, MasterWeightOptimizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +130,7 @@ def build_adamw(
     device = next(iter(params.values())).device
     home = torch.device("cpu") if settings.offload else device
     if settings.masters or home != device:
-        return Mastered(groups, make, home)
+        return MasterWeightOptimizer(groups, make, home)
     return make(groups)
 
 

@@ -35,7 +35,7 @@ class RankGroup(Ranks):
         distributed.all_gather_object(values, value)
         return values
 
-    def once(self, make: Callable[[], Value]) -> Value:
+    def on_first_rank(self, make: Callable[[], Value]) -> Value:
         box = [make() if self.first else None]
         distributed.broadcast_object_list(box, src=0)
         return box[0]  # type: ignore[return-value]

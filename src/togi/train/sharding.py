@@ -18,7 +18,7 @@ from togi.model.policy import body_of, unwrapped
 from togi.train.ranks import RankGroup
 
 
-class Spread:
+class ShardedModel:
     """A module (`Policy` or `RewardModel`) while it is trained.
 
     On one process `module` is that module itself. On several it is a twin whose weights are shards, and the module that

@@ -89,7 +89,7 @@ def test_predicted_and_measured_memory_are_kept(plain):
 
 def test_the_largest_micro_batch_is_measured_where_examples_are_longer_than_the_limit(tmp_path):
     context = bare_context(tmp_path, chats=chats())
-    fit = memory_work.Fit(TrainSft(init=BASE, chats=CHATS, steps=2, micro_batch_tokens=64), context)
+    fit = memory_work.MemoryBudget(TrainSft(init=BASE, chats=CHATS, steps=2, micro_batch_tokens=64), context)
     sft_work.run(fit.settings, context)
     fit.finish()
     lines = [json.loads(line) for line in (context.folder / "metrics.jsonl").read_text().splitlines()]
@@ -105,7 +105,7 @@ def test_a_training_begins_without_what_earlier_stages_kept(tmp_path):
     small = [torch.ones(25_000) for _ in range(3_000)]
     del small[:-1]  # 300 MB of free memory below what is still held
     held = usage.used(torch.device("cpu"))
-    memory_work.Fit(TrainSft(init=BASE, chats=CHATS, steps=2, micro_batch_tokens=64), context)
+    memory_work.MemoryBudget(TrainSft(init=BASE, chats=CHATS, steps=2, micro_batch_tokens=64), context)
     assert not models._kept.cache_info().currsize
     assert usage.peak(torch.device("cpu")) < held - 200e6
 
@@ -119,12 +119,12 @@ def test_auto_takes_what_fits_and_keeps_it(tmp_path, monkeypatch):
         return predict(shape, Job(), tokens).peak / USABLE_CPU + 1
 
     monkeypatch.setattr(usage, "available", lambda device: free(512))
-    fit = memory_work.Fit(auto, context)
+    fit = memory_work.MemoryBudget(auto, context)
     assert fit.settings.micro_batch_tokens == context.fits == 512
     monkeypatch.setattr(usage, "available", lambda device: free(2**17))
-    assert memory_work.Fit(auto, context).settings.micro_batch_tokens == context.fits == 512  # after a kill
+    assert memory_work.MemoryBudget(auto, context).settings.micro_batch_tokens == context.fits == 512  # after a kill
     other = bare_context(tmp_path / "other", chats=chats())
-    fit = memory_work.Fit(auto, other)
+    fit = memory_work.MemoryBudget(auto, other)
     assert (fit.settings.micro_batch_tokens, other.fits) == (2**16, 2**17)
 
 

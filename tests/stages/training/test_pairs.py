@@ -9,7 +9,7 @@ from togi.core.errors import InputError
 from togi.core.records import Message
 from togi.core.settings import ModelRef
 from togi.stages.models import load_trainable
-from togi.stages.training.pairs_work import Border, read_pairs
+from togi.stages.training.pairs_work import PairToExample, read_pairs
 from togi.stages.training.smpo import TrainSmpo
 from togi.stages.training.smpo_work import _ends
 from togi.text.render import render_chat, render_prompt
@@ -18,18 +18,20 @@ from togi.text.turns import Unrendered
 QUESTION = "Why is the sky blue?"
 
 
-def border(folder, records=(), template="chatml", **settings) -> Border:
+def border(folder, records=(), template="chatml", **settings) -> PairToExample:
     context = bare_context(folder, list(records) or pairs(), template)
     made = TrainSmpo.model_validate({"type": "train.smpo", "init": "$base", "pairs": "$pairs", **settings})
     model = load_trainable(context, ModelRef("$base"))
-    return Border(settings=made, context=context, model=model, header=made.score_header, second_bos=made.second_bos)
+    return PairToExample(
+        settings=made, context=context, model=model, header=made.score_header, second_bos=made.second_bos
+    )
 
 
-def prompt_ids(made: Border, text: str = QUESTION) -> tuple[int, ...]:
+def prompt_ids(made: PairToExample, text: str = QUESTION) -> tuple[int, ...]:
     return tuple(render_prompt(made.model.template, made.model.tokenizer, [Message("user", text)]))
 
 
-def scored_text(made: Border, side) -> str:
+def scored_text(made: PairToExample, side) -> str:
     ids = [i for i, scored in zip(side.ids, side.scored, strict=True) if scored]
     return made.model.tokenizer.decode(ids)
 

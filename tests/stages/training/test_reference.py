@@ -17,7 +17,7 @@ from togi.stages.context import Context, Resolved
 from togi.stages.models import load_trainable
 from togi.stages.training import dpo_work
 from togi.stages.training.dpo import TrainDpo
-from togi.stages.training.pairs_work import Border, read_pairs
+from togi.stages.training.pairs_work import PairToExample, read_pairs
 from togi.stages.training.reference_work import with_reference
 
 LORA = {"rank": 4, "alpha": 8.0}
@@ -43,7 +43,7 @@ def reference(context: Context, made: TrainDpo, *, learnt: bool) -> list[tuple[f
         for name, param in model.net.named_parameters():
             if "lora_" in name:
                 torch.nn.init.normal_(param.data, std=0.5)
-    data = read_pairs(made, context, Border(settings=made, context=context, model=model))
+    data = read_pairs(made, context, PairToExample(settings=made, context=context, model=model))
     task = dpo_work.DpoTask(made, context, model, data)
     return [example.ref_logp for example in with_reference(context, task, 4096).training]
 
@@ -78,7 +78,7 @@ def test_a_model_that_gives_no_number_is_told_before_training(tmp_path):
     context = bare_context(tmp_path, pairs())
     made = settings()
     model = load_trainable(context, made.init)
-    data = read_pairs(made, context, Border(settings=made, context=context, model=model))
+    data = read_pairs(made, context, PairToExample(settings=made, context=context, model=model))
     task = dpo_work.DpoTask(made, context, model, data)
     with torch.no_grad():
         model.net.model.norm.weight.fill_(float("nan"))

@@ -20,9 +20,9 @@ from togi.stages.base import MODEL_FOLDER
 from togi.stages.context import Context
 from togi.stages.training import reward_work
 from togi.stages.training.fit_work import micro_batches
-from togi.stages.training.memory_work import Fit
+from togi.stages.training.memory_work import MemoryBudget
 from togi.stages.training.reward import TrainReward
-from togi.stages.training.reward_work import Trunk, read_pairs
+from togi.stages.training.reward_work import SharedBody, read_pairs
 
 LEARNS = {"batch_size": 3, "steps": 8, "learning_rate": 3e-3, "schedule": "constant"}
 
@@ -80,7 +80,7 @@ def test_the_head_is_trained_whole_beside_an_adapter(tmp_path):
     model = load(context.model(ModelRef("$base")), context.cache)
     made = settings(lora={"rank": 2, "targets": ["q_proj"]}, head_learning_rate=0.5)
     data = read_pairs(made, context, model)
-    scorer, task = Trunk(made, context, model, data).scorer(data)
+    scorer, task = SharedBody(made, context, model, data).scorer(data)
     names = [name for name, p in scorer.net.named_parameters() if p.requires_grad]
     heads = [name for name in names if "score" in name]
     assert len(heads) == 1 and task.rates() == {heads[0]: 0.5}
@@ -122,7 +122,7 @@ def test_the_score_of_a_text_does_not_depend_on_its_neighbours(tmp_path, budget)
     model = load(context.model(ModelRef("$base")), context.cache, dtype=torch.float64)
     made = settings(validation=None)
     data = read_pairs(made, context, model)
-    _, task = Trunk(made, context, model, data).scorer(data)
+    _, task = SharedBody(made, context, model, data).scorer(data)
 
     def scores(examples) -> dict[str, torch.Tensor]:
         found = {}
@@ -156,7 +156,7 @@ def test_all_trainings_of_a_stage_are_counted_and_their_alarms_are_kept(tmp_path
     context = bare_context(tmp_path, pairs=pairs(), more_pairs=pairs()[:2])
     more = {"validation": PairsRef("$more_pairs"), "sweep": (1e-4, 1e-3), "shuffled_control": True}
     made = settings(**{key: value for key, value in LEARNS.items() if key != "learning_rate"}, **more)
-    fit = Fit(made, context)
+    fit = MemoryBudget(made, context)
     reward_work.run(fit.settings, context)
     fit.finish()
     told = [json.loads(line) for line in (context.folder / "alarms.jsonl").read_text().splitlines()]

@@ -17,7 +17,7 @@ from tiny_models import at, loaded, trained_a_little
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from togi.core.errors import InputError
-from togi.core.records import Source
+from togi.core.records import Provenance
 from togi.core.settings import ModelRef
 from togi.kernels.native import native
 from togi.model.forest import plant
@@ -53,7 +53,7 @@ def base_folder(folder: Path, *, four_bits: bool = False, dtype: torch.dtype = t
 def context(folder: Path, base: Path) -> Context:
     inputs = {BASE: Resolved("model", at(base))}
     made = Context("s", folder, folder, 0, inputs, Control(send=lambda event: None), compute="float32")
-    made.data[Source(dataset="chats.jsonl", licence="CC0")] = None
+    made.data[Provenance(dataset="chats.jsonl", licence="CC0")] = None
     return made
 
 

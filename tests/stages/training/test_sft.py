@@ -20,10 +20,10 @@ from togi.model.lora import add_lora
 from togi.model.policy import Policy, plain_logprobs
 from togi.objectives.base import Batch, Output
 from togi.objectives.sft import SFT
-from togi.stages.training.examples_work import Data, Example, made
+from togi.stages.training.examples_work import Data, Example, build_examples
 from togi.stages.training.fit_work import micro_batches
 from togi.stages.training.sft import TrainSft
-from togi.stages.training.sft_work import Border, SftTask, blocks, grouped, rewritten
+from togi.stages.training.sft_work import ChatToExample, SftTask, blocks, grouped, rewritten
 from togi.text.render import render_chat, render_prompt
 from togi.text.template import own_template
 from togi.text.turns import Unrendered
@@ -35,15 +35,15 @@ LONG = "word " * 40
 def border(tmp_path):
     """Makes a border with some settings."""
 
-    def make(template: str = "chatml", **settings) -> Border:
+    def make(template: str = "chatml", **settings) -> ChatToExample:
         context = bare_context(tmp_path, template)
         model = load(context.model(ModelRef("$base")), context.cache)
-        return Border(TrainSft(init=ModelRef("$base"), chats=ChatsRef("$chats"), **settings), context, model)
+        return ChatToExample(TrainSft(init=ModelRef("$base"), chats=ChatsRef("$chats"), **settings), context, model)
 
     return make
 
 
-def scored_text(border: Border, found: Example | str) -> str:
+def scored_text(border: ChatToExample, found: Example | str) -> str:
     assert isinstance(found, Example), found
     (sequence,) = found.group
     ids = [i for i, scored in zip(sequence.ids, sequence.scored, strict=True) if scored]
@@ -163,7 +163,7 @@ def test_truncation_to_an_answer_keeps_only_whole_ones(border):
 # --- layout -----------------------------------------------------------------------------------------------------------
 
 
-def examples(border: Border) -> list[Example]:
+def examples(border: ChatToExample) -> list[Example]:
     return [made for each in chats() if isinstance(made := border(each), Example)]
 
 
@@ -270,7 +270,7 @@ def test_the_mask_of_a_template_is_that_of_the_ids_it_is_trained_on(border):
 TALK = (("user", "Hi"), ("assistant", "Yes."), ("user", "Why?"), ("assistant", "So."))
 
 
-def thinking_border(border, **settings) -> Border:
+def thinking_border(border, **settings) -> ChatToExample:
     """A border whose template takes thoughts out of the history."""
     made = border(**settings)
     tokenizer = copy.deepcopy(made.model.tokenizer)
@@ -314,7 +314,7 @@ def test_a_row_with_what_the_template_leaves_out_is_dropped_under_a_reason(borde
     with pytest.raises(Unrendered, match="has no place for tool_calls"):
         border()(asked)
     make = border()
-    data = made(make.context, [asked, chat(*TALK)], make)
+    data = build_examples(make.context, [asked, chat(*TALK)], make)
     assert len(data.training) == 1 and [drop.reason for drop in make.context.drops] == ["not_rendered"]
     ((name, told),) = data.warnings
     assert name == "not_rendered" and told.startswith(f"1 of 2 records are dropped; the first is {asked.id}: ")

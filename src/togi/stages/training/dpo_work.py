@@ -14,22 +14,22 @@ from togi.stages.models import load_trainable
 from togi.stages.rehearsal_work import Rehearsed, weightless
 from togi.stages.training.dpo import TrainDpo
 from togi.stages.training.examples_work import Data, Example
-from togi.stages.training.pairs_work import Border, PairTask, learn, pair_rows, read_pairs
+from togi.stages.training.pairs_work import PairTask, PairToExample, pair_rows, read_pairs, train_and_save
 from togi.stages.training.reference_work import with_reference
 
 
 def run(settings: TrainDpo, context: Context) -> None:
     model = load_trainable(context, settings.init, settings)
-    data = read_pairs(settings, context, Border(settings=settings, context=context, model=model))
+    data = read_pairs(settings, context, PairToExample(settings=settings, context=context, model=model))
     task = DpoTask(settings, context, model, data)
     if settings.reference:
         task.data = with_reference(context, task, settings.tokens_at_once)
-    learn(settings, context, model, task)
+    train_and_save(settings, context, model, task)
 
 
 def rehearse(settings: TrainDpo, context: Context) -> list[Rehearsed]:
     model = weightless(context, settings.init)
-    return pair_rows(settings, context, Border(settings=settings, context=context, model=model))
+    return pair_rows(settings, context, PairToExample(settings=settings, context=context, model=model))
 
 
 class DpoTask(PairTask):

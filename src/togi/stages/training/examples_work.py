@@ -69,7 +69,7 @@ def read(
 def _read(
     settings: FixedTraining, context: Context, refs: Sequence[Ref], make: Callable[[Any], "Example | str"]
 ) -> Data:
-    data = made(context, [record for ref in refs for record in context.records(ref)], make)
+    data = build_examples(context, [record for ref in refs for record in context.records(ref)], make)
     examples = data.training
     if not examples:
         raise InputError(f"stage {context.name}: every record was dropped: {_reasons(context)}{_why(data)}")
@@ -79,7 +79,7 @@ def _read(
     if isinstance(validation, float):
         sides = split(examples, validation, derive(context.seed, "held_out"), context.name)
         return replace(data, training=sides[0], validation=sides[1])
-    held_out = made(context, context.records(validation), make)
+    held_out = build_examples(context, context.records(validation), make)
     data = replace(data, validation=held_out.training, warnings=[*data.warnings, *held_out.warnings])
     if not data.validation:
         raise InputError(f"stage {context.name}: no record of {validation} is left to validate on")
@@ -91,7 +91,7 @@ def _read(
     return data
 
 
-def made(context: Context, records: Sequence[Record], make: Callable[[Any], "Example | str"]) -> Data:
+def build_examples(context: Context, records: Sequence[Record], make: Callable[[Any], "Example | str"]) -> Data:
     """The examples of records; what gives none is dropped and counted. Records that the template cannot render whole
     (`Unrendered`) are a warning with the first one's reason."""
     data = Data([])
@@ -193,7 +193,7 @@ def inner(context: Context, name: str) -> Context:
 # --- order ------------------------------------------------------------------------------------------------------------
 
 
-class Source(Protocol):
+class BatchSource(Protocol):
     """Which examples each step trains on. `take` is called once a step, in order; `state` is what does not follow from
     the step alone; `metrics` are logged with the step that was taken last."""
 

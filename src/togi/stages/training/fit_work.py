@@ -20,12 +20,12 @@ from togi.model.router import own_weight
 from togi.objectives.base import Batch, Metrics, Objective, Output, add_metrics, on_host, read_metrics
 from togi.stages.arithmetic import in_machine_type
 from togi.stages.context import Context, timed
-from togi.stages.training.examples_work import Data, Example, ShuffledEpochs, Source, check_fits
+from togi.stages.training.examples_work import BatchSource, Data, Example, ShuffledEpochs, check_fits
 from togi.stages.training.optimisation import Optimisation
 from togi.stages.training.trainer_work import Trainer
 from togi.train.loop import MicroBatch
 from togi.train.optimizer import AdamWSettings, Schedule, Update, build_adamw, trained
-from togi.train.sharding import Spread
+from togi.train.sharding import ShardedModel
 
 Inputs = TypeVar("Inputs")
 
@@ -74,7 +74,7 @@ class Task(ABC, Generic[Inputs]):
         """The size of the largest example to train on."""
         return max((self.size(example) for example in self.data.training), default=0)
 
-    def source(self, settings: Any, seed: int) -> Source:
+    def source(self, settings: Any, seed: int) -> BatchSource:
         """The order of training."""
         return ShuffledEpochs(settings, self.data.training, seed)
 
@@ -215,7 +215,7 @@ def outputs(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fitted:
+class TrainingResult:
     """A finished training: after which step the model's weights are, and what they reached on the validation."""
 
     step: int
@@ -226,7 +226,7 @@ class Fitted:
 class _Progress:
     """What a checkpoint keeps besides weights: the states of source and task, and the best validation so far."""
 
-    source: Source
+    source: BatchSource
     task: Task[Any]
     best: dict[str, Any] | None = None
 
@@ -248,7 +248,7 @@ class _Progress:
         return better
 
 
-def fit(settings: Optimisation, context: Context, model: LoadedModel, task: Task[Any]) -> Fitted:
+def fit(settings: Optimisation, context: Context, model: LoadedModel, task: Task[Any]) -> TrainingResult:
     """Trains `model` in place, and leaves it with the weights that `choose` names.
 
     Goes on from the newest checkpoint of the stage's folder where there is one. Raises StageError for a loss that is
@@ -256,7 +256,7 @@ def fit(settings: Optimisation, context: Context, model: LoadedModel, task: Task
     is saved).
     """
     check_fits(context, task.longest(), "max_length")
-    spread = Spread(task.module, context.ranks) if task.module is not None else None
+    spread = ShardedModel(task.module, context.ranks) if task.module is not None else None
     if spread is not None:
         task.module = spread.module
         task.module.recompute = settings.activation_checkpointing
@@ -280,10 +280,10 @@ def fit(settings: Optimisation, context: Context, model: LoadedModel, task: Task
             context.alarm(name, message)
     if settings.choose == "best" and progress.best is not None:
         trainer.pinned = progress.best["step"]
-    fitted = Fitted(step=trainer.total_steps, validation=_train(settings, trainer, task, progress))
+    fitted = TrainingResult(step=trainer.total_steps, validation=_train(settings, trainer, task, progress))
     if settings.choose == "best" and progress.best is not None:
         trainer.take_pinned()
-        fitted = Fitted(step=progress.best["step"], validation=progress.best["metrics"])
+        fitted = TrainingResult(step=progress.best["step"], validation=progress.best["metrics"])
     if spread is not None:
         spread.gather()
         task.module = spread.plain
@@ -322,7 +322,7 @@ def _note(loss: float, validation: Mapping[str, float]) -> str:
 
 
 def _steps(
-    settings: Optimisation, task: Task[Inputs], source: Source, trainer: Trainer
+    settings: Optimisation, task: Task[Inputs], source: BatchSource, trainer: Trainer
 ) -> Iterator[list[MicroBatch[Inputs]]]:
     """The micro-batches of each step, made when they are asked for."""
     for step in range(trainer.step, source.total_steps):

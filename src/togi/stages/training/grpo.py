@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from togi.core.settings import PromptsRef, ScorerRef, Settings, place, references
+from togi.core.settings import PromptsRef, ScorerRef, Settings, references, runtime_setting
 from togi.model.sizes import Shape, predict
 from togi.rewards.settings import GuardSettings, LengthGate, OverlongTerm, RewardSettings
 from togi.stages.base import StageType
@@ -183,7 +183,7 @@ class TrainGrpo(Optimisation):
     save_every: int = Field(
         default=10, ge=1, description="optimiser steps between checkpoints, which fall between batches of samples"
     )
-    keep: int = place(2, "newest checkpoints to keep while the stage runs; the best one is kept besides", ge=1)
+    keep: int = runtime_setting(2, "newest checkpoints to keep while the stage runs, beside the best one", ge=1)
 
     @property
     def updates(self) -> int:

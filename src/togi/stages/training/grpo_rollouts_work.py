@@ -18,7 +18,7 @@ from togi.core.records import Completion, Prompt, SamplingParams
 from togi.core.seeds import derive
 from togi.model.load import LoadedModel
 from togi.objectives.advantages import compute_advantages
-from togi.rewards.build import Surroundings, build_reward
+from togi.rewards.build import RewardResources, build_reward
 from togi.rewards.combine import Graded, Reward
 from togi.rewards.language import Detector
 from togi.rewards.settings import LanguageGate
@@ -146,7 +146,7 @@ class Rollouts:
         with timed(times, "reward"):
             earlier = [answer.graded for group in before for answer in group]
             asked = list(zip(prompts, completions, strict=True))
-            graded = self.context.ranks.once(lambda: self.reward.grade_groups(asked, earlier))
+            graded = self.context.ranks.on_first_rank(lambda: self.reward.grade_groups(asked, earlier))
         return [
             tuple(self._answer(prompt, *pair) for pair in zip(own, grades, strict=True))
             for prompt, own, grades in zip(prompts, completions, graded, strict=True)
@@ -197,7 +197,7 @@ class Rollouts:
         seeds = [[derive(self.context.seed, "validation", prompt.id, i) for i in range(size)] for prompt in prompts]
         completions = self._sample(prompts, size, seeds)
         asked = list(zip(prompts, completions, strict=True))
-        graded = self.context.ranks.once(lambda: self.reward.grade_groups(asked))
+        graded = self.context.ranks.on_first_rank(lambda: self.reward.grade_groups(asked))
         statistics = reward_statistics([row for group in graded for row in group])
         lengths = [len(completion.token_ids) for own in completions for completion in own]
         total = statistics.components.get("total")
@@ -250,7 +250,7 @@ def _check_lengths(
 
 
 def _reward(settings: TrainGrpo, context: Context, model: LoadedModel) -> Reward:
-    around = Surroundings(
+    around = RewardResources(
         terminator=model.template.terminator,
         turn_starts=model.template.turn_starts,
         scorers={str(ref): load_scorer(context, ref) for ref in scorers_of(settings)},

@@ -17,7 +17,7 @@ from togi.model.adapter import without_adapter
 from togi.model.forest import Forest, move
 from togi.model.load import LoadedModel
 from togi.model.policy import Policy
-from togi.objectives.base import Batch, Output, given
+from togi.objectives.base import Batch, Output, require
 from togi.objectives.grpo import GRPO, SamplerCorrection
 from togi.stages.arithmetic import in_machine_type
 from togi.stages.context import Context, timed
@@ -66,7 +66,7 @@ class Updates:
         """What the policy says, with a graph."""
         output = self._logp((self.policy, forest))
         if self._seen is not None:
-            self._seen[id(forest)] = given(output.logp_N, "logp_N").detach()
+            self._seen[id(forest)] = require(output.logp_N, "logp_N").detach()
         return output
 
     def steps(self, rollout: Rollout) -> Iterator[list[Micro]]:
@@ -137,7 +137,7 @@ class Updates:
     def _reference(self, forest: Forest) -> Tensor:
         """Log-probabilities (N,) of the initial model."""
         with nullcontext() if self.frozen is not None else without_adapter(self.policy.net):  # type: ignore[arg-type]
-            return given(self._measured((self.frozen or self.policy, forest)).logp_N, "logp_N")
+            return require(self._measured((self.frozen or self.policy, forest)).logp_N, "logp_N")
 
     @torch.no_grad()
     def _with_old(self, micro: Micro) -> Micro:

@@ -16,7 +16,7 @@ from togi.evaluate.distinct import distinct
 from togi.model.load import LoadedModel
 from togi.objectives.advantages import compute_advantages
 from togi.rewards.build import build_watch
-from togi.rewards.guards import Watch, stop_on
+from togi.rewards.guards import GuardState, stop_on
 from togi.rewards.statistics import reward_statistics
 from togi.stages.arithmetic import in_machine_type
 from togi.stages.base import MODEL_FOLDER
@@ -33,14 +33,14 @@ from togi.stages.training.grpo_updates_work import Micro, Updates
 from togi.stages.training.trainer_work import Trainer
 from togi.train.loop import StepInfo
 from togi.train.optimizer import trained
-from togi.train.sharding import Spread
+from togi.train.sharding import ShardedModel
 
 
 def run(settings: TrainGrpo, context: Context) -> None:
     training, held_out = _prompts(settings, context)
     keep_learnt(context, settings.init, (prompt.messages for prompt in training))
     model = load_trainable(context, settings.init, settings)
-    source = Source(settings, context, model, training, held_out)
+    source = GrpoBatches(settings, context, model, training, held_out)
     longest = max(len(source.rollouts.prompt_ids[prompt.id]) for prompt in training) + settings.sampling.max_tokens
     check_fits(context, longest, "sampling.max_tokens")
     params = trained(source.updates.policy.net.named_parameters())
@@ -84,7 +84,7 @@ def rehearse(settings: TrainGrpo, context: Context) -> Iterator[Rehearsed]:
     return prompt_rows(context, model, asked([*training, *held_out]), settings.sampling.max_tokens)
 
 
-class Source:
+class GrpoBatches:
     """The batch source of on-policy training: an iterator of batches that looks at the policy. `made` is the batch of
     samples at work, `best` the validation with the highest reward so far."""
 
@@ -102,9 +102,9 @@ class Source:
         self.forward = self.updates.forward
         self.rollouts = Rollouts(settings, context, model, prompts, held_out)
         self.copied = self.rollouts.net is not model.net
-        self.spread = Spread(self.updates.policy, context.ranks)  # last: with several ranks it empties the weights
+        self.spread = ShardedModel(self.updates.policy, context.ranks)  # last: it empties the weights
         self.updates.policy = self.spread.module
-        self.watch: Watch = build_watch(settings.guards)
+        self.watch: GuardState = build_watch(settings.guards)
         self.made = Rollout(groups=[], sampled=[], rounds=0)
         self.dead = 0
         self.first_variety = 0.0

@@ -24,7 +24,7 @@ FILE = "memory.json"
 NEEDED = {"tokens_per_second", "time/update", "memory/most_gb"}  # of a line of metrics, unless it was damaged
 
 
-class Fit:
+class MemoryBudget:
     """One training stage and the memory at hand. `settings` are its settings with `auto` decided.
 
     Raises StageError where nothing fits, InputError for `auto` where the model's sizes are not known.
@@ -52,7 +52,7 @@ class Fit:
             self.beside = other_models(settings, self.shape, products, self._scorers(settings))
             if tokens == "auto":
                 path = context.folder / FILE
-                chosen = context.ranks.once(lambda: read_object(path) if path.exists() else {})
+                chosen = context.ranks.on_first_rank(lambda: read_object(path) if path.exists() else {})
                 fits = int(chosen.get("fits") or self._most(settings, self.shape))
                 tokens = chosen.get("micro_batch_tokens") or min(fits, MOST)
                 context.fits = fits
@@ -72,7 +72,7 @@ class Fit:
 
     def _most(self, settings: Optimisation, shape: Shape) -> int:
         """The most tokens that fit what is free now."""
-        free = self.context.ranks.once(lambda: usage.available(self.where))
+        free = self.context.ranks.on_first_rank(lambda: usage.available(self.where))
         cpu = self.where.type == "cpu"
         room = USABLE_CPU * free / settings.processes if cpu else USABLE * free
         tokens = largest(shape, self.job, room - self.beside, most=LONGEST)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from togi.core.settings import ModelRef, place
+from togi.core.settings import ModelRef, runtime_setting
 from togi.stages.training.resources import Resources
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -47,7 +47,7 @@ class Optimisation(Resources):
         "train.sft and train.pretrain, 0 elsewhere",
     )
     save_every: int = Field(default=50, ge=1, description="optimiser steps between checkpoints")
-    keep: int = place(2, "newest checkpoints to keep while the stage runs; the best one is kept besides", ge=1)
+    keep: int = runtime_setting(2, "newest checkpoints to keep while the stage runs, beside the best one", ge=1)
 
     @model_validator(mode="after")
     def _validates(self) -> Self:

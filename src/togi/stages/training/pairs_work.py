@@ -35,7 +35,7 @@ REASONS = {
 
 
 @dataclass(slots=True, kw_only=True)
-class Border:
+class PairToExample:
     """Turns pairs into examples. `header` scores the assistant's header too; `second_bos` puts a scored BOS before it.
 
     Raises InputError where the template has no BOS to stand twice, where a length is more than the model's context, and
@@ -130,7 +130,7 @@ class Border:
         return chosen, rejected
 
 
-def read_pairs(settings: PreferenceTraining, context: Context, border: Border) -> Data:
+def read_pairs(settings: PreferenceTraining, context: Context, border: PairToExample) -> Data:
     """The examples of a stage's pairs and of its validation; what was cut is counted and told."""
     refs = (settings.pairs,) if isinstance(settings.pairs, PairsRef) else settings.pairs
     data = read(settings, context, refs, border)
@@ -142,7 +142,7 @@ def read_pairs(settings: PreferenceTraining, context: Context, border: Border) -
     return data
 
 
-def pair_rows(settings: PreferenceTraining, context: Context, border: Border) -> list[Rehearsed]:
+def pair_rows(settings: PreferenceTraining, context: Context, border: PairToExample) -> list[Rehearsed]:
     """The pairs of a stage as `togi check` shows them."""
     return data_rows(context, border.model, read_pairs(settings, context, border))
 
@@ -172,7 +172,7 @@ class PairTask(TokenTask):
             self.watch.restore(state)
 
 
-def learn(settings: PreferenceTraining, context: Context, model: LoadedModel, task: PairTask) -> None:
+def train_and_save(settings: PreferenceTraining, context: Context, model: LoadedModel, task: PairTask) -> None:
     """Trains, saves the model, and tells which step's weights it has and what they reached on the validation."""
     fitted = fit(settings, context, model, task)
     context.counts["out"] = context.counts["pairs"]

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from togi.core.errors import StageError
 from togi.model.adapter import without_adapter
-from togi.objectives.base import given, segment_sum
+from togi.objectives.base import require, segment_sum
 from togi.stages.context import Context
 from togi.stages.training.examples_work import Data, Example
 from togi.stages.training.fit_work import TokenTask, outputs
@@ -42,7 +42,7 @@ def _sums(context: Context, task: TokenTask, examples: Sequence[Example], budget
     with without_adapter(task.module.net):
         for part, output in outputs(task, context, examples, budget):
             forest = task.plant(part)
-            logp_N = given(output.logp_N, "logp_N").double().cpu()
+            logp_N = require(output.logp_N, "logp_N").double().cpu()
             rest = iter(segment_sum(logp_N, forest.sequence_N, forest.num_sequences).tolist())
             sums += [[next(rest) for _ in example.group] for example in part]
     for example, values in zip(examples, sums, strict=True):

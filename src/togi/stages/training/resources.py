@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from togi.core.errors import InputError
-from togi.core.settings import place
+from togi.core.settings import runtime_setting
 from togi.model.sizes import LINEARS, Job, Shape
 from togi.stages.base import RankedSettings
 from togi.stages.training.lora import Lora
@@ -35,11 +35,13 @@ class Resources(RankedSettings):
     optimizer: Literal["adamw", "adamw-8bit"] = Field(
         default="adamw", description="adamw-8bit: moments in 8 bits (needs bitsandbytes)"
     )
-    micro_batch_tokens: Tokens | Literal["auto"] = place(
+    micro_batch_tokens: Tokens | Literal["auto"] = runtime_setting(
         4096, "tokens of one micro-batch; examples are never cut; auto: the most that fits the memory at hand"
     )
-    activation_checkpointing: bool = place(False, "keep only the input of each layer and compute the layer twice")
-    offload_optimizer: bool = place(False, "on CUDA: masters and moments on the host, where the update is computed")
+    activation_checkpointing: bool = runtime_setting(False, "keep only each layer's input and compute the layer twice")
+    offload_optimizer: bool = runtime_setting(
+        False, "on CUDA: keep masters and moments on the host and compute the update there"
+    )
 
     @model_validator(mode="after")
     def _masters_of_what_is_trained(self) -> Self:

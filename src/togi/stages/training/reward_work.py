@@ -40,7 +40,7 @@ Scores = list[list[float]]  # of the chosen sides, of the rejected sides
 def run(settings: TrainReward, context: Context) -> None:
     trunk = load_trunk(settings, context)
     data = read_pairs(settings, context, trunk)
-    work = Work(settings, context, data, Trunk(settings, context, trunk, data))
+    work = RewardTrainings(settings, context, data, SharedBody(settings, context, trunk, data))
     control = work.control() if settings.shuffled_control else []
     rows = work.sweep() if settings.sweep else work.once()
     context.counts["out"] = len(data.training)
@@ -92,7 +92,7 @@ def _sequence(model: LoadedModel, prompt: Sequence[Message], side: Sequence[Mess
 # --- the model --------------------------------------------------------------------------------------------------------
 
 
-class Trunk:
+class SharedBody:
     """Scorers that begin alike: the initial model with the same new head, as often as a stage trains one.
 
     Where only the head learns, all of them share one trunk, and what it says of each text of `texts` is computed once,
@@ -190,13 +190,13 @@ class RewardTask(Task[Forest | Tensor]):
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class RewardTrainings:
     """The trainings of the stage: one, or one a learning rate, and a control."""
 
     settings: TrainReward
     context: Context
     data: Data
-    trunk: Trunk
+    trunk: SharedBody
 
     def once(self) -> list[Row]:
         """Trains and saves; the row of its accuracy."""
@@ -224,7 +224,7 @@ class Work:
 
         scores = self.context.units(1, train, "control")[0]
         checkpoints = self.context.folder / "runs" / "control" / "checkpoints"
-        self.context.ranks.once(lambda: shutil.rmtree(checkpoints, ignore_errors=True))
+        self.context.ranks.on_first_rank(lambda: shutil.rmtree(checkpoints, ignore_errors=True))
         note = "trained on shuffled labels: should be near one half"
         return [self._row("accuracy of the control", self._accuracy(scores), note)]
 
@@ -239,12 +239,12 @@ class Work:
             fit(self._with_rate(rates[number]), context, model, task)
             scores = self._scores(task)
             keep_model(context, model, context.folder / "model", self.settings)
-            context.ranks.once(lambda: shutil.rmtree(context.folder / "checkpoints", ignore_errors=True))
+            context.ranks.on_first_rank(lambda: shutil.rmtree(context.folder / "checkpoints", ignore_errors=True))
             return scores
 
         found = [self._accuracy(scores) for scores in self.context.units(len(rates), train, "rate")]
         best = max(range(len(rates)), key=lambda i: found[i].interval.mean)
-        self.context.ranks.once(lambda: self._keep(best))
+        self.context.ranks.on_first_rank(lambda: self._keep(best))
         self.context.summary["learning_rate"] = rates[best]
         names = [f"accuracy at learning rate {rate:g}" for rate in rates]
         notes = [f"kept; {_lengths(self.data.validation)}" if i == best else "" for i in range(len(rates))]

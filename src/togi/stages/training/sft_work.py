@@ -42,7 +42,7 @@ def rehearse(settings: TrainSft, context: Context) -> list[Rehearsed]:
 def read_chats(settings: TrainSft, context: Context, model: LoadedModel) -> Data:
     """The stage's examples, counted. Raises InputError where a chat does not fit and the settings want an error, and
     where nothing is left."""
-    border = Border(settings, context, model)
+    border = ChatToExample(settings, context, model)
     refs = (settings.chats,) if isinstance(settings.chats, ChatsRef) else settings.chats
     data = read(settings, context, refs, border)
     context.counts.update(border.counts)
@@ -55,7 +55,7 @@ def read_chats(settings: TrainSft, context: Context, model: LoadedModel) -> Data
     return data
 
 
-def rewritten(settings: TrainSft, border: "Border") -> list[tuple[str, str]]:
+def rewritten(settings: TrainSft, border: "ChatToExample") -> list[tuple[str, str]]:
     """What became of chats whose template writes earlier answers differently later, if there are any."""
     counts = border.counts
     if not counts["rewritten_chats"]:
@@ -69,7 +69,7 @@ def rewritten(settings: TrainSft, border: "Border") -> list[tuple[str, str]]:
 
 
 @dataclass(slots=True)
-class Border:
+class ChatToExample:
     """Turns chats into examples, or into reasons for dropping them. `counts` says what was cut.
 
     Raises InputError where the template does not know a role, and where the settings want an error for a long chat.

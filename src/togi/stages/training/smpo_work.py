@@ -14,7 +14,7 @@ from togi.stages.context import Context
 from togi.stages.models import load_trainable
 from togi.stages.rehearsal_work import Rehearsed, weightless
 from togi.stages.training.examples_work import Data, Example
-from togi.stages.training.pairs_work import Border, PairTask, learn, pair_rows, read_pairs
+from togi.stages.training.pairs_work import PairTask, PairToExample, pair_rows, read_pairs, train_and_save
 from togi.stages.training.smpo import TrainSmpo
 from togi.text.render import check_template
 
@@ -22,16 +22,16 @@ from togi.text.render import check_template
 def run(settings: TrainSmpo, context: Context) -> None:
     model = load_trainable(context, settings.init, settings)
     data = read_pairs(settings, context, _border(settings, context, model))
-    learn(settings, context, model, SmpoTask(settings, context, model, data))
+    train_and_save(settings, context, model, SmpoTask(settings, context, model, data))
 
 
 def rehearse(settings: TrainSmpo, context: Context) -> list[Rehearsed]:
     return pair_rows(settings, context, _border(settings, context, weightless(context, settings.init)))
 
 
-def _border(settings: TrainSmpo, context: Context, model: LoadedModel) -> Border:
+def _border(settings: TrainSmpo, context: Context, model: LoadedModel) -> PairToExample:
     header, second_bos = settings.score_header, settings.second_bos
-    return Border(settings=settings, context=context, model=model, header=header, second_bos=second_bos)
+    return PairToExample(settings=settings, context=context, model=model, header=header, second_bos=second_bos)
 
 
 class SmpoTask(PairTask):

@@ -53,7 +53,7 @@ class Trainer:
 
     def resume(self) -> None:
         """Takes up the newest complete checkpoint; without one, the stage begins anew and forgets its lines."""
-        newest = self.context.ranks.once(self._newest)
+        newest = self.context.ranks.on_first_rank(self._newest)
         if newest is None:
             return
         context = self.context
