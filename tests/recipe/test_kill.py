@@ -95,7 +95,7 @@ def kill_at(recipe: Path, home: Path, moments: Iterable[Event]) -> None:
         kill_all(run)
 
 
-@pytest.mark.parametrize("part", range(5))
+@pytest.mark.parametrize("part", [0, 2, *(pytest.param(part, marks=pytest.mark.slow) for part in (1, 3, 4))])
 def test_killed_at_any_moment_a_run_ends_with_the_same_bits(finished, tmp_path, part):
     """Moments 1, 6, 11, 16 in one run, 2, 7, 12, 17 in the next: four kills each, all over the run."""
     kill_at(finished / "tiny.yaml", tmp_path, draw(finished)[part::5])
