@@ -30,19 +30,36 @@ def test_every_recipe_fits_its_settings_and_its_data(path, monkeypatch):
     assert recipe.name == path.stem and all(spec.licence for spec in (*recipe.models.values(), *recipe.data.values()))
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/design.md"])
-def test_a_recipe_in_a_page_fits_and_evaluates_on_what_was_not_learnt_from(page, tmp_path, monkeypatch):
-    monkeypatch.setattr(graph, "fingerprint", lambda source: source.name)
+def recipe_in(page, folder):
+    """The first recipe of a page, read with files of one row for the data that it names."""
+    for name, row in {
+        "seeds": '{"question": "Why?"}',
+        "chats": '{"prompt": "Why?", "completion": "So."}',
+        "pairs": '{"prompt": "Why?", "chosen": "So.", "rejected": "No."}',
+    }.items():
+        (folder / f"{name}.jsonl").write_text(row + "\n")
     text = (FOLDER.parent / page).read_text(encoding="utf-8")
-    (tmp_path / "seeds.jsonl").write_text('{"question": "Why?"}\n')
-    (tmp_path / "small.yaml").write_text(text.partition("```yaml\n")[2].partition("```")[0])
-    stages = validate(read_tree(tmp_path / "small.yaml")).stages
-    assert len(graph.build(validate(read_tree(tmp_path / "small.yaml"))).nodes) == len(stages) + 1
+    (folder / "page.yaml").write_text(text.partition("```yaml\n")[2].partition("```")[0])
+    return validate(read_tree(folder / "page.yaml"))
+
+
+def test_the_recipe_in_the_readme_fits_in_six_lines(tmp_path, monkeypatch):
+    monkeypatch.setattr(graph, "fingerprint", lambda source: source.name)
+    recipe = recipe_in("README.md", tmp_path)
+    assert sorted(graph.build(recipe).nodes) == ["aligned", "chats", "pairs", "tuned"]
+    assert len((tmp_path / "page.yaml").read_text().splitlines()) == 6
+
+
+def test_the_recipe_in_the_design_evaluates_on_unseen_prompts(tmp_path, monkeypatch):
+    monkeypatch.setattr(graph, "fingerprint", lambda source: source.name)
+    recipe = recipe_in("docs/design.md", tmp_path)
+    stages = recipe.stages
+    assert len(graph.build(recipe).nodes) == len(stages) + 1
     policy, scores = stages["policy"], stages["scores"]
     assert isinstance(policy, TrainGrpo) and isinstance(scores, Evaluate)
-    learnt, tested = stages[policy.prompts.name], stages[scores.prompts.name]
-    assert isinstance(learnt, Select) and isinstance(tested, Select) and learnt.input == tested.input
-    assert learnt.count is not None and learnt.skip + learnt.count <= tested.skip
+    trained, tested = stages[policy.prompts.name], stages[scores.prompts.name]
+    assert isinstance(trained, Select) and isinstance(tested, Select) and trained.input == tested.input
+    assert trained.count is not None and trained.skip + trained.count <= tested.skip
 
 
 def test_every_training_stage_has_an_example():
