@@ -29,7 +29,7 @@ ALL = (*KINDS, "gemma2", "gemma3")
 def compiled(request, monkeypatch) -> bool:
     """With compiled functions, and with torch alone, which then gives the library's bits."""
     if not request.param:
-        for name in ("lean", "turned"):
+        for name in ("fused_layers", "fused_attention"):
             monkeypatch.setattr(f"togi.model.{name}.native", lambda: None)
     elif native() is None:
         pytest.skip("needs a C compiler")
@@ -184,7 +184,7 @@ def test_compiled_parts_of_a_forest_learn_the_same(kind, half, monkeypatch):
     gated = {"gate", "gate_backward"} if kind not in ("mixtral", "qwen3_moe") else set()
     turned = {"turn"} if kind != "qwen3_moe" else set()
     assert met == {"norm", "norm_backward", *gated, *turned}
-    for name in ("lean", "turned"):
+    for name in ("fused_layers", "fused_attention"):
         monkeypatch.setattr(f"togi.model.{name}.native", lambda: None)
     with TrueFloat64():
         exact, exact_gradients = forest_gradients(copy.deepcopy(plain).double())
