@@ -20,6 +20,7 @@ from togi.core.records import KINDS, Chat, Completion, Document, Message, Pair, 
 VERSION = 2
 KEY = b"togi.schema"
 ROWS_PER_GROUP = 16_384
+COMPRESSION = "zstd"
 
 UNKEEPABLE = (ValueError, TypeError, OverflowError, RecursionError, pa.ArrowException)  # when rows become a table
 UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError, MemoryError, pa.ArrowException)
@@ -69,13 +70,10 @@ def write_records(path: Path, kind: str, records: Sequence[Record]) -> None:
     Raises StageError where the file cannot be written (a full disk) and where a record holds what no file can keep
     (half a surrogate pair in a text, a number of over 4,300 digits), and TypeError on a record of another kind.
     """
-    for record in records:
-        if not isinstance(record, KINDS[kind]):
-            raise TypeError(f"{path}: a record of {type(record).__name__} among {kind}")
-    table = _table(path, kind, records)
+    table = to_table(path, kind, records)
     try:
         with atomic_file(path) as temporary:
-            pq.write_table(table, temporary, compression="zstd", row_group_size=ROWS_PER_GROUP)
+            pq.write_table(table, temporary, compression=COMPRESSION, row_group_size=ROWS_PER_GROUP)
     except OSError as error:
         raise StageError(
             f"{path} cannot be written: {error.strerror or error}. Nothing half-written was left behind; "
@@ -83,13 +81,18 @@ def write_records(path: Path, kind: str, records: Sequence[Record]) -> None:
         ) from error
 
 
-def _table(path: Path, kind: str, records: Sequence[Record]) -> pa.Table:
+def to_table(path: Path, kind: str, records: Sequence[Record]) -> pa.Table:
+    """Records of one kind as a table for the file `path`. Raises StageError for a value that no file can keep, and
+    TypeError on a record of another kind."""
+    for record in records:
+        if not isinstance(record, KINDS[kind]):
+            raise TypeError(f"{path}: a record of {type(record).__name__} among {kind}")
     try:
         return pa.Table.from_pylist([to_row(record) for record in records], schema=schema(kind))
     except UNKEEPABLE as error:
         if len(records) > 1:  # which of them is it?
             for record in records:
-                _table(path, kind, [record])
+                to_table(path, kind, [record])
         names = ", ".join(record.id for record in records[:3])
         raise StageError(
             f"{path} cannot be written: record {names} holds a value that a file of {kind} cannot keep ({error}); "
@@ -109,7 +112,7 @@ def read_records(path: Path) -> tuple[str, list[Record]]:
         raise InputError(f"{path}: there is no such file") from None
     except (OSError, *UNREADABLE) as error:
         raise InputError(f"{path}: not a Parquet file, or a damaged one ({error})") from error
-    kind, version = _label(path, table.schema.metadata or {})
+    kind, version = read_label(path, table.schema.metadata or {})
     try:
         rows = table.to_pylist()
         for old in range(version, VERSION):
@@ -119,7 +122,8 @@ def read_records(path: Path) -> tuple[str, list[Record]]:
         raise InputError(f"{path}: a damaged file of {kind} ({type(error).__name__}: {error})") from error
 
 
-def _label(path: Path, metadata: Mapping[bytes, bytes]) -> tuple[str, int]:
+def read_label(path: Path, metadata: Mapping[bytes, bytes]) -> tuple[str, int]:
+    """(kind, version) of the records of a file, from its metadata. Raises InputError where they are not known here."""
     if KEY not in metadata:
         raise InputError(
             f"{path}: a Parquet file that togi did not write (no togi.schema): name it under data: to import it"

@@ -1,0 +1,121 @@
+"""Files of records, read and written a part at a time: memory holds one row group, never the whole file.
+
+What is written is byte for byte what `codec.write_records` writes for the same records.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from togi.core.codec import (
+    COMPRESSION,
+    ROWS_PER_GROUP,
+    UNREADABLE,
+    UPGRADES,
+    VERSION,
+    from_row,
+    read_label,
+    schema,
+    to_table,
+)
+from togi.core.errors import InputError
+from togi.core.files import atomic_file
+from togi.core.records import Record
+
+
+class RecordWriter:
+    """Takes records of one kind in any portions; `count` is how many came."""
+
+    def __init__(self, path: Path, kind: str, file: pq.ParquetWriter) -> None:
+        self.path = path
+        self.kind = kind
+        self.count = 0
+        self._file = file
+        self.waiting: list[Record] = []
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Adds records at the end."""
+        self.count += len(records)
+        self.waiting += records
+        while len(self.waiting) >= ROWS_PER_GROUP:
+            self._flush(ROWS_PER_GROUP)
+
+    def finish(self) -> None:
+        """Writes what is left; a file without records still has its columns."""
+        if self.waiting or not self.count:
+            self._flush(len(self.waiting))
+
+    def _flush(self, rows: int) -> None:
+        group, self.waiting = self.waiting[:rows], self.waiting[rows:]
+        self._file.write_table(to_table(self.path, self.kind, group), row_group_size=ROWS_PER_GROUP)
+
+
+@contextmanager
+def record_writer(path: Path, kind: str) -> Iterator[RecordWriter]:
+    """Writes records as they come; the file is there, whole, when the block ends, or not at all.
+
+    Raises OSError where it cannot be written (a full disk), StageError for a record that no file can keep, and
+    TypeError on one of another kind.
+    """
+    with atomic_file(path) as temporary, pq.ParquetWriter(temporary, schema(kind), compression=COMPRESSION) as file:
+        writer = RecordWriter(path, kind, file)
+        yield writer
+        writer.finish()
+
+
+def count_records(path: Path) -> int:
+    """How many records a file holds. Raises InputError as `codec.read_records` does."""
+    with _opened(path) as (file, _):
+        return file.metadata.num_rows
+
+
+def read_batches(path: Path, rows: int) -> Iterator[list[Any]]:
+    """All records of a file in order, `rows` at a time. Raises InputError as `codec.read_records` does."""
+    with _opened(path) as (file, layout):
+        left: list[Any] = []
+        for group in range(file.num_row_groups):
+            for part in file.read_row_group(group).to_batches(max_chunksize=rows):
+                left += _records(layout, part)
+                while len(left) >= rows:
+                    batch, left = left[:rows], left[rows:]
+                    yield batch
+        if left:
+            yield left
+
+
+def read_range(path: Path, first: int, rows: int) -> list[Any]:
+    """At most `rows` records of a file from record `first` on; only the row groups that hold them are read."""
+    found: list[Any] = []
+    with _opened(path) as (file, layout):
+        start = 0
+        for group in range(file.num_row_groups):
+            size = file.metadata.row_group(group).num_rows
+            low, high = max(first, start), min(first + rows, start + size)
+            if low < high:
+                found += _records(layout, file.read_row_group(group).slice(low - start, high - low))
+            start += size
+    return found
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[pq.ParquetFile, tuple[str, int]]]:
+    """The file with the kind and the version of its records; what is wrong with it is an InputError."""
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file, read_label(path, file.schema_arrow.metadata or {})
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file") from None
+    except (OSError, *UNREADABLE) as error:
+        raise InputError(f"{path}: not a file of records, or a damaged one ({error})") from error
+
+
+def _records(layout: tuple[str, int], rows: "pa.Table | pa.RecordBatch") -> list[Record]:
+    kind, version = layout
+    found = rows.to_pylist()
+    for old in range(version, VERSION):
+        found = [UPGRADES[old](kind, row) for row in found]
+    return [from_row(kind, row) for row in found]

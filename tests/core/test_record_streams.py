@@ -1,0 +1,68 @@
+"""Streams of records: the bytes of a file written at once, parts that join to the whole, and nothing half-written."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from togi.core import codec, record_streams
+from togi.core.codec import read_records, write_records
+from togi.core.errors import InputError
+from togi.core.record_streams import count_records, read_batches, read_range, record_writer
+from togi.core.records import Document, Message, Prompt
+
+
+def prompts(count: int) -> list[Prompt]:
+    return [Prompt(id=f"p{i}", messages=(Message("user", f"Question {i}?"),)) for i in range(count)]
+
+
+@pytest.fixture
+def small_groups(monkeypatch):
+    """Row groups of 8 records, so that a few make several groups."""
+    monkeypatch.setattr(codec, "ROWS_PER_GROUP", 8)
+    monkeypatch.setattr(record_streams, "ROWS_PER_GROUP", 8)
+
+
+@pytest.mark.parametrize("count", [0, 5, 8, 16, 21])
+def test_a_stream_writes_the_bytes_of_a_whole_file(tmp_path: Path, small_groups, count: int) -> None:
+    records = prompts(count)
+    write_records(tmp_path / "whole.parquet", "prompts", records)
+    with record_writer(tmp_path / "stream.parquet", "prompts") as writer:
+        for start in range(0, count, 3):
+            writer.write(records[start : start + 3])
+    assert (tmp_path / "stream.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    assert writer.count == count
+
+
+def test_the_writer_holds_no_more_than_one_row_group(tmp_path: Path, small_groups) -> None:
+    with record_writer(tmp_path / "stream.parquet", "prompts") as writer:
+        for record in prompts(50):
+            writer.write([record])
+            assert len(writer.waiting) < 8
+    assert pq.ParquetFile(tmp_path / "stream.parquet").num_row_groups == 7
+
+
+def test_batches_and_ranges_join_to_the_whole(tmp_path: Path, small_groups) -> None:
+    path, records = tmp_path / "records.parquet", prompts(21)
+    write_records(path, "prompts", records)
+    batches = list(read_batches(path, 5))
+    assert [len(batch) for batch in batches] == [5, 5, 5, 5, 1]
+    assert [record for batch in batches for record in batch] == records == read_records(path)[1]
+    assert [read_range(path, first, 5) for first in range(0, 21, 5)] == batches
+    assert count_records(path) == 21 and read_range(path, 21, 5) == []
+
+
+def test_what_goes_wrong_inside_leaves_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "records.parquet"
+    with pytest.raises(TypeError, match="Document among prompts"), record_writer(path, "prompts") as writer:
+        writer.write([Document(id="d", text="no prompt")])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_or_missing_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "records.parquet"
+    with pytest.raises(InputError, match="there is no such file"):
+        count_records(path)
+    path.write_bytes(b"PAR1 no more")
+    with pytest.raises(InputError, match=r"records\.parquet: not a file of records, or a damaged one"):
+        list(read_batches(path, 4))
