@@ -4,7 +4,7 @@ run. No weights are loaded.
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from togi.model.load import inspect
 from togi.rewards.function import load_function
 from togi.rewards.settings import FunctionTerm
 from togi.stages.base import RECORDS_FILE, StageSettings
-from togi.stages.context import Context, Control, Resolved
+from togi.stages.context import SHARD_ROWS, Context, Control, Resolved
 from togi.stages.data.curate import Curate
 from togi.stages.data.diversify import Diversify
 from togi.stages.data.importing import Import
@@ -279,6 +279,7 @@ class _Checker:
             inputs=inputs,
             control=Control(send=lambda event: None),
             held=held,
+            reasons=STAGES[stage.settings.type].reasons,
         )
         return context, ", ".join(waits), stands_in
 
@@ -290,7 +291,7 @@ class _Checker:
             stands_in=stands_in,
             rows=len(rows),
             of=most if most > MOST_ROWS else None,
-            drops=dict(Counter(drop.reason for drop in context.drops)),
+            drops=context.drop_counts(),
             counts=counts,
             alarms=context.alarms,
             lengths=lengths_of(rows, getattr(stage.settings, "max_length", None)) if rows else None,
@@ -312,5 +313,8 @@ class Rehearsing(Context):
         records = self.held[ref]
         if not records:
             raise InputError(f"stage {self.name}: {ref} holds no records")
-        self.counts["in"] = self.counts.get("in", 0) + len(records)
         return some(records, MOST_ROWS)
+
+    def batches(self, ref: Ref, rows: int = SHARD_ROWS) -> Iterator[list[Any]]:
+        records = self.records(ref)
+        return (records[start : start + rows] for start in range(0, len(records), rows))

@@ -17,14 +17,14 @@ def build_pair(prompt: Prompt, chosen: str, rejected: str, *, stage: str, index:
     """The pair in which `chosen` answers `prompt` better than `rejected`; both are trimmed.
 
     Gives a Drop where a side is empty (empty_answer) or both say the same but for case, spacing and punctuation
-    (equal_answers).
+    (equal_answers); it names the prompt, since the pair was never made.
     """
     name = make_id(stage, (prompt.id,), index)
     good, bad = chosen.strip(), rejected.strip()
     if not good or not bad:
-        return Drop(id=name, stage=stage, reason="empty_answer")
+        return Drop(id=prompt.id, stage=stage, reason="empty_answer")
     if good == bad or (normalise(good) == normalise(bad) and normalise(good)):
-        return Drop(id=name, stage=stage, reason="equal_answers")
+        return Drop(id=prompt.id, stage=stage, reason="equal_answers")
     return Pair(
         id=name,
         parents=(prompt.id,),

@@ -12,6 +12,14 @@ DEEPEST = (
 )
 HALF = re.compile("[\ud800-\udfff]")  # half a surrogate pair: no text, and no file in UTF-8 can hold it
 
+REASONS = (
+    *("ambiguous_columns", "duplicate_key", "empty_conversation", "empty_text", "invalid_json", "invalid_utf8"),
+    *("labelled_bad", "missing_column", "nested_too_deeply", "no_answer", "no_partner", "no_prompt", "not_an_object"),
+    *("not_text", "number_too_long", "prompts_disagree", "unclear_flag", "unreadable_value", "wrong_cell_count"),
+    *("wrong_shape", "wrong_type"),
+)
+"""All that a row can be bad for, or be left out for."""
+
 
 class BadRow(Exception):
     """A row that does not fit: `reason` is a short constant, the text says what was found and what to do."""

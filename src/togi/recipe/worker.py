@@ -169,6 +169,7 @@ def _do(command: dict[str, Any], control: Control, ranks: Ranks) -> bool:
         recipe=command["recipe"],
         fingerprint=command["fingerprint"],
         track=tuple(command["track"]),
+        reasons=stage.reasons,
     )
     log.handlers = [StageLogHandler(context)]
     context.check_stop()

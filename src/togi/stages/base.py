@@ -37,10 +37,12 @@ class RankedSettings(StageSettings):
 @dataclass(frozen=True, slots=True)
 class StageType:
     """A kind of stage. `version` goes up when the same settings give other bytes; `work` is a module with
-    `run(settings, context)`; `yields` is what a reference to it means."""
+    `run(settings, context)`; `yields` is what a reference to it means; `reasons` are all that a record can be dropped
+    for."""
 
     name: str
     settings: type[StageSettings]
     yields: str
     work: str
     version: int = 1
+    reasons: tuple[str, ...] = ()

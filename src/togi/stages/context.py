@@ -5,7 +5,8 @@ done again, an unfinished one is done again whole.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +17,15 @@ from togi.core.errors import InputError, Interrupted, StageError
 from togi.core.files import append_line, cut_torn_line, read_json, read_lines, read_object, write_json
 from togi.core.hashing import file_hash
 from togi.core.ranks import ALONE, Ranks
+from togi.core.record_streams import RecordWriter, count_records, read_batches, record_writer
 from togi.core.records import Drop, Provenance, Record
 from togi.core.seeds import digest
 from togi.core.settings import Ref
 from togi.core.sources import ModelSource
 from togi.stages.base import MODEL_FOLDER, RECORDS_FILE
+
+SHARD_ROWS = 4096
+"""Records of one shard of a row-wise stage: which ones follows from the data alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,8 @@ class Control:
 class Context:
     """A running stage's folder, seed, inputs and voice. With several `ranks`, only rank 0 writes into the folder and
     speaks; all of them call everything here at the same places. `fits` are the tokens of the longest example that the
-    memory at hand has room for, where they were asked for."""
+    memory at hand has room for, where they were asked for. `reasons` are all that the stage drops records for; None
+    where nobody said."""
 
     name: str
     folder: Path
@@ -58,6 +64,7 @@ class Context:
     fingerprint: str = ""
     track: tuple[str, ...] = ()
     fits: int | None = None
+    reasons: tuple[str, ...] | None = None
     counts: dict[str, int] = field(default_factory=dict)
     drops: list[Drop] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
@@ -66,15 +73,39 @@ class Context:
     # --- inputs -----------------------------------------------------------------------------------------------
 
     def records(self, ref: Ref) -> list[Any]:
-        """The records that `ref` stands for. Raises InputError if there are none."""
+        """The records that `ref` stands for, all in memory. Raises InputError if there are none."""
+        _, records = read_records(self.records_file(ref))
+        if not records:
+            raise self._no_records(ref)
+        self._note_sources(records)
+        return records
+
+    def batches(self, ref: Ref, rows: int = SHARD_ROWS) -> Iterator[list[Any]]:
+        """The records that `ref` stands for, in order, `rows` at a time. Raises InputError if there are none."""
+        if not self.records_count(ref):
+            raise self._no_records(ref)
+        return self._batches(ref, rows)
+
+    def _batches(self, ref: Ref, rows: int) -> Iterator[list[Any]]:
+        for batch in read_batches(self.records_file(ref), rows):
+            self._note_sources(batch)
+            yield batch
+
+    def records_file(self, ref: Ref) -> Path:
+        """The file of the records that `ref` stands for."""
         folder = self.inputs[ref].folder
         assert folder is not None, f"{ref} is not a stage"
-        _, records = read_records(folder / RECORDS_FILE)
-        if not records:
-            raise InputError(f"stage {self.name}: {ref} holds no records; see its drops with `togi show`")
-        self.counts["in"] = self.counts.get("in", 0) + len(records)
+        return folder / RECORDS_FILE
+
+    def records_count(self, ref: Ref) -> int:
+        """How many records `ref` stands for, without reading them."""
+        return count_records(self.records_file(ref))
+
+    def _no_records(self, ref: Ref) -> InputError:
+        return InputError(f"stage {self.name}: {ref} holds no records; see its drops with `togi show`")
+
+    def _note_sources(self, records: Sequence[Record]) -> None:
         self.data |= dict.fromkeys(record.source for record in records if record.source is not None)
-        return records
 
     def model(self, ref: Ref) -> ModelSource:
         """Where the weights that `ref` stands for lie."""
@@ -110,7 +141,11 @@ class Context:
     # --- work -------------------------------------------------------------------------------------------------
 
     def units(self, count: int, make: Callable[[int], Any], name: str = "batch") -> list[Any]:
-        """Does units 0..count-1 once each, across kills, and returns their values (JSON-like) in order.
+        """`stream_units`, all values in memory."""
+        return list(self.stream_units(count, make, name))
+
+    def stream_units(self, count: int, make: Callable[[int], Any], name: str = "batch") -> Iterator[Any]:
+        """Does units 0..count-1 once each, across kills, and yields their values (JSON-like) in order.
 
         `name` tells the units of one stage's phases apart.
 
@@ -118,11 +153,10 @@ class Context:
         line is missing or damaged, or whose file does not match it, is done again.
         """
         committed = self.ranks.on_first_rank(self._committed)
-        values = []
         for number in range(count):
-            values.append(self._unit(f"{name}-{number:06d}", committed, lambda n=number: make(n), count))
+            value = self._unit(f"{name}-{number:06d}", committed, lambda n=number: make(n), count)
             self.progress(number + 1, count, name)
-        return values
+            yield value
 
     def _committed(self) -> dict[str, str]:
         """Units that the journal names, with the hashes of their files."""
@@ -153,9 +187,34 @@ class Context:
             self.ranks.on_first_rank(lambda: commit(value))
         return self.ranks.on_first_rank(lambda: read_json(path))
 
-    def drop(self, record: Record, reason: str) -> None:
-        """Counts a record that leaves the road here."""
-        self.drops.append(Drop(id=record.id, stage=self.name, reason=reason))
+    def count_in(self, count: int) -> None:
+        """Adds records to those that came into the stage."""
+        self.counts["in"] = self.counts.get("in", 0) + count
+
+    def drop(self, record: Record | str, reason: str) -> None:
+        """Notes a record that leaves the road here, or its id: that of its parent where it was never made.
+
+        Raises ValueError for a reason that the stage does not declare.
+        """
+        if self.reasons is not None and reason not in self.reasons:
+            raise ValueError(
+                f"stage {self.name}: {reason!r} is no declared reason: {', '.join(self.reasons) or 'none'}"
+            )
+        name = record if isinstance(record, str) else record.id
+        self.drops.append(Drop(id=name, stage=self.name, reason=reason))
+
+    def drop_all(self, drops: Iterable[Drop]) -> None:
+        """Notes the drops that a function of `togi.data` found."""
+        for each in drops:
+            self.drop(each.id, each.reason)
+
+    def drop_counts(self) -> dict[str, int]:
+        """How many records were dropped for which reason, in the order in which the reasons came."""
+        return dict(Counter(item.reason for item in self.drops))
+
+    def drop_reasons(self) -> str:
+        """`drop_counts` in words."""
+        return ", ".join(f"{reason} {count}" for reason, count in self.drop_counts().items())
 
     def write(self, kind: str, records: Sequence[Record]) -> None:
         """Writes the stage's records: its output."""
@@ -163,15 +222,20 @@ class Context:
         if self.ranks.first:
             write_records(self.folder / RECORDS_FILE, kind, records)
 
+    @contextmanager
+    def writer(self, kind: str) -> Iterator[RecordWriter]:
+        """Writes the stage's records as they come; the output is there, whole, when the block ends. For a stage of one
+        process."""
+        with record_writer(self.folder / RECORDS_FILE, kind) as writer:
+            yield writer
+        self.counts["out"] = writer.count
+
     def finish(self) -> None:
         """Writes what the report reads: counts, drops by reason, and the stage's own summary."""
-        reasons: dict[str, int] = {}
-        for item in self.drops:
-            reasons[item.reason] = reasons.get(item.reason, 0) + 1
         if self.drops:
             rows = [{"id": item.id, "reason": item.reason} for item in self.drops]
             write_json(self.folder / "drops.json", rows)
-        write_json(self.folder / "summary.json", {"counts": self.counts, "drops": reasons, **self.summary})
+        write_json(self.folder / "summary.json", {"counts": self.counts, "drops": self.drop_counts(), **self.summary})
 
 
 def _line_hash(line: dict[str, Any]) -> str:

@@ -11,6 +11,9 @@ from pydantic import Field, model_validator
 from togi.core.settings import ModelRef, PromptsRef, Settings
 from togi.stages.base import StageSettings, StageType
 
+REASONS = ("answer_too_short", "empty_answer", "equal_answers")
+"""What a pair is dropped for; the drop names its prompt."""
+
 
 class Careless(Settings):
     """One way to answer badly."""
@@ -66,4 +69,6 @@ class Contrast(StageSettings):
         return self
 
 
-STAGE = StageType("contrast", Contrast, yields="pairs", work="togi.stages.data.contrast_work", version=2)
+STAGE = StageType(
+    "contrast", Contrast, yields="pairs", work="togi.stages.data.contrast_work", version=2, reasons=REASONS
+)

@@ -30,11 +30,11 @@ class Answers:
 
 def run(settings: Contrast, context: Context) -> None:
     prompts: list[Prompt] = context.records(settings.input)
+    context.count_in(len(prompts))
     if settings.examples is None:
         chosen = _answers(settings, context, "helpful", Careless(instruction=settings.helpful), prompts)
     else:
         chosen = _by_examples(settings, context, prompts, context.records(settings.examples))
-        context.counts["in"] = len(prompts)
     sides = [_answers(settings, context, f"careless-{n}", way, prompts) for n, way in enumerate(settings.careless)]
     if settings.off_topic:
         sides.append(_of_others(chosen, derive(context.seed, "off_topic")))
@@ -46,7 +46,7 @@ def run(settings: Contrast, context: Context) -> None:
         for number, rejected in enumerate(sides)
         for prompt, good, bad in zip(prompts, chosen, rejected, strict=True)
     ]
-    context.drops += [item for item in made if isinstance(item, Drop)]
+    context.drop_all(item for item in made if isinstance(item, Drop))
     context.write("pairs", [item for item in made if isinstance(item, Pair)])
 
 

@@ -12,6 +12,12 @@ QUESTION = (
     "Answer yes or no."
 )
 
+REASONS = (
+    *("too_short", "too_long", "repeated_ngrams", "wrong_language", "not_plain_text", "not_a_question"),
+    *("broken_json", "judged_low"),
+)
+"""What a draft is dropped for: rules first, then the judge."""
+
 
 class Curate(StageSettings):
     """Rules first, then a model's judgement.
@@ -68,4 +74,4 @@ class Curate(StageSettings):
         return self
 
 
-STAGE = StageType("curate", Curate, yields="prompts", work="togi.stages.data.curate_work", version=2)
+STAGE = StageType("curate", Curate, yields="prompts", work="togi.stages.data.curate_work", version=2, reasons=REASONS)

@@ -57,7 +57,8 @@ class JsonVerdict(BaseModel):
 def run(settings: Curate, context: Context) -> None:
     prompts: list[Prompt] = context.records(settings.input)
     kept, drops = run_filters(prompts, _rules(settings), stage=context.name)
-    context.drops += drops
+    context.count_in(len(prompts))
+    context.drop_all(drops)
     if settings.model is not None and kept:
         model = load_model(context, settings.model)
         judge = _by_logprob if settings.method == "logprob" else _by_json
@@ -73,7 +74,9 @@ def run(settings: Curate, context: Context) -> None:
             threshold=settings.alarm_below,
         )
     if not kept:
-        raise StageError(f"stage {context.name}: no draft was kept of {len(prompts)}; reasons: {_reasons(context)}")
+        raise StageError(
+            f"stage {context.name}: no draft was kept of {len(prompts)}; reasons: {context.drop_reasons()}"
+        )
     context.write("prompts", kept)
 
 
@@ -95,13 +98,6 @@ def _rules(settings: Curate) -> list[Filter]:
         contains(("http://", "https://", "<|", "_____"), "not_plain_text"),
         not_a_question(settings.language),
     ]
-
-
-def _reasons(context: Context) -> str:
-    counts: dict[str, int] = {}
-    for drop in context.drops:
-        counts[drop.reason] = counts.get(drop.reason, 0) + 1
-    return ", ".join(f"{reason} {count}" for reason, count in counts.items())
 
 
 def _asked(question: str, prompt: Prompt) -> tuple[Message, ...]:

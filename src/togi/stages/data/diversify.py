@@ -7,6 +7,9 @@ from pydantic import Field, model_validator
 from togi.core.settings import PackageName, PromptsRef, RecipePath, Settings
 from togi.stages.base import StageSettings, StageType
 
+REASONS = ("near_duplicate_ngrams", "near_duplicate_embedding", "over_budget")
+"""What a prompt is dropped for."""
+
 
 class Embedder(Settings):
     """A sentence embedder: an encoder whose tokens are averaged, from a package or a folder."""
@@ -38,4 +41,6 @@ class Diversify(StageSettings):
     )
 
 
-STAGE = StageType("diversify", Diversify, yields="prompts", work="togi.stages.data.diversify_work", version=2)
+STAGE = StageType(
+    "diversify", Diversify, yields="prompts", work="togi.stages.data.diversify_work", version=2, reasons=REASONS
+)

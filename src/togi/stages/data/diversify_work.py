@@ -14,14 +14,15 @@ from togi.stages.data.diversify import Diversify
 
 def run(settings: Diversify, context: Context) -> None:
     prompts: list[Prompt] = context.records(settings.input)
+    context.count_in(len(prompts))
     copies = copies_by_ngrams([p.text for p in prompts], settings.max_jaccard, settings.ngram)
     kept, drops = remove_copies(prompts, copies, stage=context.name, reason="near_duplicate_ngrams")
-    context.drops += drops
+    context.drop_all(drops)
     vectors_NW = _embed(settings, context, [p.text for p in kept])
     alike = copies_by_cosine(vectors_NW, settings.max_cosine)
     vectors_NW = vectors_NW[[copy is None for copy in alike]]
     kept, drops = remove_copies(kept, alike, stage=context.name, reason="near_duplicate_embedding")
-    context.drops += drops
+    context.drop_all(drops)
     chosen = farthest_points(vectors_NW, settings.keep)
     taken = np.zeros(len(kept), dtype=bool)
     taken[chosen] = True

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from togi.core.settings import RecipePath, Settings
+from togi.data.values import REASONS
 from togi.stages.base import StageSettings, StageType
 
 
@@ -29,4 +30,4 @@ class Import(DataSettings, StageSettings):
     kind: str = Field(description="record kind to make: prompts, pairs, chats or documents")
 
 
-STAGE = StageType("import", Import, yields="", work="togi.stages.data.importing_work", version=2)
+STAGE = StageType("import", Import, yields="", work="togi.stages.data.importing_work", version=2, reasons=REASONS)

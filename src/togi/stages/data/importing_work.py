@@ -15,10 +15,9 @@ def read(settings: Import) -> Imported:
 
 def run(settings: Import, context: Context) -> None:
     imported = read(settings)
-    for drop in imported.drops:
-        context.drops.append(drop)
+    context.drop_all(imported.drops)
     for note in imported.notes:
         context.log(note)
     context.summary |= {"columns_aside": imported.aside} if imported.aside else {}
-    context.counts["in"] = len(imported.records) + len(imported.drops)
+    context.count_in(len(imported.records) + len(imported.drops))
     context.write(settings.kind, imported.records)

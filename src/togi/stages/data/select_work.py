@@ -11,19 +11,33 @@ from togi.stages.data.select import Select
 
 
 def run(settings: Select, context: Context) -> None:
-    records = context.records(settings.input)
+    total = context.records_count(settings.input)
+    context.count_in(total)
+    order = list(range(total))
     if settings.shuffle:
-        random.Random(derive(context.seed, "select")).shuffle(records)
-    end = len(records) if settings.count is None else settings.skip + settings.count
-    if end > len(records) or settings.skip >= len(records):
+        random.Random(derive(context.seed, "select")).shuffle(order)
+    end = total if settings.count is None else settings.skip + settings.count
+    if end > total or settings.skip >= total:
         raise InputError(
             f"stage {context.name}: records {settings.skip} to {end} are asked for, but {settings.input} holds "
-            f"{len(records)}; lower skip or count, or make more records upstream"
+            f"{total}; lower skip or count, or make more records upstream"
         )
-    chosen: list[Prompt] = records[settings.skip : end]
-    if settings.system is not None:
-        chosen = [_with_system(prompt, settings.system) for prompt in chosen]
-    context.write("prompts", chosen)
+    chosen = _chosen(settings, context, order[settings.skip : end])
+    with context.writer("prompts") as writer:
+        writer.write([chosen[row] for row in order[settings.skip : end]])
+
+
+def _chosen(settings: Select, context: Context, rows: list[int]) -> dict[int, Prompt]:
+    """The prompts at `rows`; no others are held in memory."""
+    wanted = dict.fromkeys(rows)
+    chosen: dict[int, Prompt] = {}
+    first = 0
+    for batch in context.batches(settings.input):
+        chosen |= {row: prompt for row, prompt in enumerate(batch, first) if row in wanted}
+        first += len(batch)
+    if settings.system is None:
+        return chosen
+    return {row: _with_system(prompt, settings.system) for row, prompt in chosen.items()}
 
 
 def _with_system(prompt: Prompt, text: str) -> Prompt:

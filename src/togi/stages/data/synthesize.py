@@ -7,6 +7,12 @@ from pydantic import Field, model_validator
 from togi.core.settings import ModelRef, PromptsRef
 from togi.stages.base import StageSettings, StageType
 
+REASONS = (
+    *("no_end", "empty", "no_answer", "label_inside"),
+    *("too_short", "too_long", "wrong_language", "copy_of_seed", "repeated_ngrams"),
+)
+"""What a draft is dropped for: what cannot be read as one, then rules."""
+
 
 class Synthesize(StageSettings):
     """Few-shot drafts: shuffled examples, then an open question that the model completes."""
@@ -40,4 +46,6 @@ class Synthesize(StageSettings):
         return self
 
 
-STAGE = StageType("synthesize", Synthesize, yields="prompts", work="togi.stages.data.synthesize_work", version=2)
+STAGE = StageType(
+    "synthesize", Synthesize, yields="prompts", work="togi.stages.data.synthesize_work", version=2, reasons=REASONS
+)

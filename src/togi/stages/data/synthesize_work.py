@@ -54,7 +54,7 @@ def _prompts(
 ) -> list[Prompt]:
     """Reads the drafts; what is no question, too short, too long, in another script, a copy of a seed or repeats itself
     is dropped."""
-    context.counts["in"] = len(drafts)
+    context.count_in(len(drafts))
     parents = tuple(example.id for example in examples)
     filters: list[Filter] = [
         too_short(settings.min_chars),

@@ -93,6 +93,7 @@ def rehearse(settings: Evaluate, context: Context) -> Iterator[Rehearsed]:
 
 def _prompts(settings: Evaluate, context: Context) -> list[Prompt]:
     prompts: list[Prompt] = context.records(settings.prompts)
+    context.count_in(len(prompts))
     if len(prompts) < 3:
         raise InputError(f"stage {context.name}: {len(prompts)} prompts; at least 3 are needed for an interval")
     return prompts

@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from togi.stages.base import StageType
-from togi.stages.training.preference import PreferenceTraining
+from togi.stages.training.preference import REASONS, PreferenceTraining
 from togi.stages.training.presets import fill
 
 # docs/methods.md says what of these is public
@@ -62,4 +62,6 @@ class TrainDpo(PreferenceTraining):
         return self
 
 
-STAGE = StageType("train.dpo", TrainDpo, yields="model", work="togi.stages.training.dpo_work", version=2)
+STAGE = StageType(
+    "train.dpo", TrainDpo, yields="model", work="togi.stages.training.dpo_work", version=2, reasons=REASONS
+)

@@ -4,7 +4,6 @@ What a step takes follows from the settings, the data and the step, so a run tha
 """
 
 import random
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -69,17 +68,21 @@ def read(
 def _read(
     settings: FixedTraining, context: Context, refs: Sequence[Ref], make: Callable[[Any], "Example | str"]
 ) -> Data:
-    data = build_examples(context, [record for ref in refs for record in context.records(ref)], make)
+    records = [record for ref in refs for record in context.records(ref)]
+    context.count_in(len(records))
+    data = build_examples(context, records, make)
     examples = data.training
     if not examples:
-        raise InputError(f"stage {context.name}: every record was dropped: {_reasons(context)}{_why(data)}")
+        raise InputError(f"stage {context.name}: every record was dropped: {context.drop_reasons()}{_why(data)}")
     validation = settings.validation
     if validation is None:
         return data
     if isinstance(validation, float):
         sides = split(examples, validation, derive(context.seed, "held_out"), context.name)
         return replace(data, training=sides[0], validation=sides[1])
-    held_out = build_examples(context, context.records(validation), make)
+    held_out_records = context.records(validation)
+    context.count_in(len(held_out_records))
+    held_out = build_examples(context, held_out_records, make)
     data = replace(data, validation=held_out.training, warnings=[*data.warnings, *held_out.warnings])
     if not data.validation:
         raise InputError(f"stage {context.name}: no record of {validation} is left to validate on")
@@ -110,11 +113,6 @@ def build_examples(context: Context, records: Sequence[Record], make: Callable[[
         told = f"{len(unrendered)} of {len(records)} records are dropped; the first is {unrendered[0]}"
         data.warnings.append(("not_rendered", told))
     return data
-
-
-def _reasons(context: Context) -> str:
-    counts = Counter(drop.reason for drop in context.drops)
-    return ", ".join(f"{reason} {count}" for reason, count in counts.items())
 
 
 def _why(data: Data) -> str:

@@ -234,11 +234,14 @@ class GrpoBatches:
 def _prompts(settings: TrainGrpo, context: Context) -> tuple[list[Prompt], list[Prompt]]:
     """Prompts to learn from, and those to validate on."""
     prompts: list[Prompt] = context.records(settings.prompts)
+    context.count_in(len(prompts))
     validation = settings.validation
     if validation is None:
         return prompts, []
     if isinstance(validation, PromptsRef):
-        return prompts, context.records(validation)
+        held_out: list[Prompt] = context.records(validation)
+        context.count_in(len(held_out))
+        return prompts, held_out
     examples = [Example(id=str(i), prompt=prompt.messages, group=()) for i, prompt in enumerate(prompts)]
     sides = split(examples, validation, derive(context.seed, "held_out"), context.name)
     training, held = ([prompts[int(example.id)] for example in side] for side in sides)

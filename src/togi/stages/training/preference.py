@@ -8,6 +8,9 @@ from togi.core.settings import PairsRef
 from togi.stages.training.chosen_guard import FallingChosen
 from togi.stages.training.optimisation import FixedTraining, Share
 
+REASONS = ("empty_answer", "equal_answers", "nothing_scored", "two_bos", "too_long", "not_rendered")
+"""What a pair is dropped for."""
+
 
 class PreferenceTraining(FixedTraining):
     """Training on pairs. A pair is one tree: its prompt is computed once, and it is never cut over micro-batches."""

@@ -8,6 +8,9 @@ from togi.core.settings import ChatsRef, DocumentsRef, Settings
 from togi.stages.base import StageType
 from togi.stages.training.optimisation import Optimisation, Share
 
+REASONS = ("empty", "two_bos")
+"""What a text is dropped for."""
+
 
 class MixedSource(Settings):
     """One source of the mixture: raw text, or instruction-response pairs and longer conversations, which the model's
@@ -81,4 +84,11 @@ class TrainPretrain(Optimisation):
         return self
 
 
-STAGE = StageType("train.pretrain", TrainPretrain, yields="model", work="togi.stages.training.pretrain_work", version=4)
+STAGE = StageType(
+    "train.pretrain",
+    TrainPretrain,
+    yields="model",
+    work="togi.stages.training.pretrain_work",
+    version=4,
+    reasons=REASONS,
+)

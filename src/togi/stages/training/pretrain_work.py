@@ -58,7 +58,9 @@ def _read(settings: TrainPretrain, context: Context, windows: "Windows") -> tupl
     held: list[Text] = []
     for source in settings.sources:
         texts = []
-        for text in context.records(source.ref):
+        records = context.records(source.ref)
+        context.count_in(len(records))
+        for text in records:
             reason = windows.unusable(text)
             if reason is None:
                 texts.append(text)
@@ -74,7 +76,9 @@ def _read(settings: TrainPretrain, context: Context, windows: "Windows") -> tupl
         held += texts[:count]
         corpora[source.ref.name] = texts[count:]
     if isinstance(settings.validation, DocumentsRef):
-        held = [text for text in context.records(settings.validation) if windows.unusable(text) is None]
+        records = context.records(settings.validation)
+        context.count_in(len(records))
+        held = [text for text in records if windows.unusable(text) is None]
     return corpora, [example for text in held for example in windows.cut(text)]
 
 

@@ -30,6 +30,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
+REASONS = ("empty_answer", "two_bos", "equal_sides", "too_long", "not_rendered")
+"""What a pair is dropped for."""
+
 
 class TrainReward(FixedTraining):
     """-log sigmoid(score(chosen) - score(rejected) - margin), mean over pairs, plus centring.
@@ -107,4 +110,6 @@ class TrainReward(FixedTraining):
         return self
 
 
-STAGE = StageType("train.reward", TrainReward, yields="scorer", work="togi.stages.training.reward_work", version=6)
+STAGE = StageType(
+    "train.reward", TrainReward, yields="scorer", work="togi.stages.training.reward_work", version=6, reasons=REASONS
+)

@@ -46,6 +46,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 DRESSES = {"vikhr-nemo-sft": ("vikhr-nemo", ("<|start_header_id|>", "<|end_header_id|>"))}
 """Chat template and added tokens of the presets that were published with some."""
 
+REASONS = ("empty_answer", "two_bos", "no_answer_to_learn", "no_answer_after_truncation", "too_long", "not_rendered")
+"""What a chat is dropped for."""
+
 
 class TrainSft(FixedTraining):
     """Cross entropy of every assistant turn and its terminator; a turn with `train: false` is context alone."""
@@ -113,4 +116,6 @@ class TrainSft(FixedTraining):
         return self
 
 
-STAGE = StageType("train.sft", TrainSft, yields="model", work="togi.stages.training.sft_work", version=2)
+STAGE = StageType(
+    "train.sft", TrainSft, yields="model", work="togi.stages.training.sft_work", version=2, reasons=REASONS
+)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from togi.core.errors import InputError
-from togi.core.records import Chat, Drop, Message, led_by_system
+from togi.core.records import Chat, Message, led_by_system
 from togi.core.settings import ChatsRef
 from togi.model.forest import Forest, plant
 from togi.model.forest import Sequence as TokenSequence
@@ -194,7 +194,8 @@ def _fitting(held_out: Sequence[Example], longest: int, context: Context) -> lis
     is left."""
     kept = [example for example in held_out if all(len(each.ids) <= longest for each in example.group)]
     long = [example for example in held_out if any(len(each.ids) > longest for each in example.group)]
-    context.drops += [Drop(id=example.id, stage=context.name, reason="too_long") for example in long]
+    for example in long:
+        context.drop(example.id, "too_long")
     if long and not kept:
         raise InputError(
             f"stage {context.name}: each of the {len(long)} chats to validate on is longer than {longest} tokens; "

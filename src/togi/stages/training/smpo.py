@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from togi.core.settings import Settings
 from togi.stages.base import StageType
-from togi.stages.training.preference import PreferenceTraining
+from togi.stages.training.preference import REASONS, PreferenceTraining
 from togi.stages.training.presets import fill
 
 
@@ -143,4 +143,6 @@ class TrainSmpo(PreferenceTraining):
         return self
 
 
-STAGE = StageType("train.smpo", TrainSmpo, yields="model", work="togi.stages.training.smpo_work", version=2)
+STAGE = StageType(
+    "train.smpo", TrainSmpo, yields="model", work="togi.stages.training.smpo_work", version=2, reasons=REASONS
+)

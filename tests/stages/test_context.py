@@ -1,0 +1,90 @@
+"""What a running stage reads, writes, counts and drops."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from togi.core.codec import read_records, write_records
+from togi.core.errors import InputError
+from togi.core.files import read_json
+from togi.core.records import Drop, Message, Prompt, Provenance
+from togi.core.settings import PromptsRef
+from togi.data import values
+from togi.stages.base import RECORDS_FILE
+from togi.stages.context import Context, Control, Resolved
+from togi.stages.table import STAGES
+
+REF = PromptsRef("$some")
+
+
+def prompts(count: int) -> list[Prompt]:
+    source = Provenance(dataset="made")
+    return [Prompt(id=f"p{i}", source=source, messages=(Message("user", f"{i}?"),)) for i in range(count)]
+
+
+def context(folder: Path, records: list[Prompt]) -> Context:
+    write_records(folder / "some" / RECORDS_FILE, "prompts", records)
+    inputs: dict[str, Resolved] = {REF: Resolved("prompts", folder=folder / "some")}
+    made = Context("here", folder / "here", folder, 1, inputs, Control(send=lambda event: None))
+    made.folder.mkdir()
+    made.reasons = ("too_short",)
+    return made
+
+
+def test_batches_join_to_the_records_and_reading_counts_nothing(tmp_path: Path) -> None:
+    made = context(tmp_path, prompts(7))
+    batches = list(made.batches(REF, 3))
+    assert [len(batch) for batch in batches] == [3, 3, 1]
+    assert [record for batch in batches for record in batch] == made.records(REF)
+    assert made.counts == {} and list(made.data) == [Provenance(dataset="made")]
+    made.count_in(7)
+    made.count_in(2)
+    assert made.counts == {"in": 9}
+
+
+def test_what_holds_no_records_is_an_error_before_the_first_batch(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"stage here: \$some holds no records"):
+        context(tmp_path, []).batches(REF)
+
+
+def test_a_writer_counts_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+    made, records = context(tmp_path, prompts(1)), prompts(5)
+    with pytest.raises(InputError), made.writer("prompts") as writer:
+        writer.write(records[:2])
+        raise InputError("the data ends in the middle")
+    assert not (made.folder / RECORDS_FILE).exists() and "out" not in made.counts
+    with made.writer("prompts") as writer:
+        writer.write(records[:2])
+        writer.write(records[2:])
+    assert read_records(made.folder / RECORDS_FILE)[1] == records and made.counts["out"] == 5
+
+
+def test_a_drop_names_record_stage_and_a_declared_reason(tmp_path: Path) -> None:
+    made = context(tmp_path, prompts(1))
+    made.drop(prompts(1)[0], "too_short")
+    made.drop("parent", "too_short")
+    assert made.drops == [Drop(id=name, stage="here", reason="too_short") for name in ("p0", "parent")]
+    with pytest.raises(ValueError, match="stage here: 'too_long' is no declared reason: too_short"):
+        made.drop("parent", "too_long")
+    with pytest.raises(ValueError, match="no declared reason"):
+        made.drop_all([Drop(id="p0", stage="here", reason="blue")])
+    made.finish()
+    assert read_json(made.folder / "summary.json")["drops"] == {"too_short": 2}
+    assert len(read_json(made.folder / "drops.json")) == 2
+
+
+def test_every_bad_row_has_a_declared_reason() -> None:
+    found: list[str] = []
+    for path in Path(values.__file__).parent.glob("*.py"):
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        bad = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "BadRow"]
+        found += [call.args[0].value for call in bad if isinstance(call.args[0], ast.Constant)]
+    assert len(found) > 30 and [reason for reason in found if reason not in STAGES["import"].reasons] == []
+
+
+def test_drops_are_made_in_one_place() -> None:
+    """Stages drop through the context, which holds them to their reasons; units below hand it what they found."""
+    stages = Path(values.__file__).parents[1] / "stages"
+    found = [path.name for path in sorted(stages.rglob("*.py")) if ".drops +=" in path.read_text()]
+    assert found == []
