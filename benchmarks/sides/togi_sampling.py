@@ -9,8 +9,9 @@ import workloads
 from side import Side, versions
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from togi.core.protocols import Event
 from togi.core.records import SamplingParams
-from togi.rollout.local import Event, Sampler
+from togi.rollout.local import Sampler
 from togi.rollout.terminator import Ending
 
 WEIGHTS = {"fp32": torch.float32, "bf16": torch.bfloat16, "bf16-weights": torch.bfloat16}

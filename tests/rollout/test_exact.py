@@ -15,9 +15,10 @@ from transformers.generation.logits_process import (
 )
 
 from togi.core.errors import InputError
+from togi.core.protocols import Request
 from togi.core.records import Completion, SamplingParams
 from togi.rollout import sampling_model
-from togi.rollout.local import Request, Sampler
+from togi.rollout.local import Sampler
 from togi.rollout.packed import PackedLinear
 
 PROMPTS = [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], [9, 8, 7], [5], [4, 4, 4, 4, 4, 4, 4, 4]]
@@ -126,7 +127,7 @@ def test_sampled_logprobs_are_those_of_the_processors_on_the_samplers_own_logits
         for at, params in enumerate(FILTERS)
     ]
     names = [engine.add(request) for request in requests]
-    done = finish(engine)
+    done = finish(engine, names)
     for name, request in zip(names, requests, strict=True):
         for index in range(2):
             completion = done[name, index]
@@ -148,13 +149,9 @@ def vars_of(params: SamplingParams) -> dict:
     return {name: getattr(params, name) for name in params.__slots__}
 
 
-def finish(engine: Sampler) -> dict[tuple[int, int], Completion]:
-    done = {}
-    while engine.busy:
-        for event in engine.step():
-            if event.completion is not None:
-                done[event.request, event.index] = event.completion
-    return done
+def finish(engine: Sampler, names: list[int]) -> dict[tuple[int, int], Completion]:
+    events = [event for name in names for event in engine.events(name)]
+    return {(event.request, event.index): event.completion for event in events if event.completion is not None}
 
 
 def test_late_requests_join_and_cancelled_ones_leave(net):
@@ -174,7 +171,7 @@ def test_late_requests_join_and_cancelled_ones_leave(net):
     never = engine.add(request(1))
     engine.cancel(never)
     last = engine.add(request(3))
-    done = finish(engine)
+    done = finish(engine, [first, cancelled, late, never, last])
     assert sorted(done) == [(name, index) for name in (first, late, last) for index in (0, 1)]
     for name, at in ((first, 0), (late, 2), (last, 3)):
         alone = sampler(net).generate([PROMPTS[at]], params, [[100 * at, 100 * at + 1]])[0]
@@ -193,7 +190,7 @@ def test_more_requests_than_rows_wait(llama):
 def test_room_for_answers_grows(llama, monkeypatch):
     params = SamplingParams(n=2, max_tokens=60)
     expected = sampler(llama).generate(PROMPTS, params, streams(4, 2))
-    monkeypatch.setattr("togi.rollout.local.OWN_COLUMNS", 16)
+    monkeypatch.setattr("togi.rollout.batch.OWN_COLUMNS", 16)
     monkeypatch.setattr("togi.rollout.local.PREFILL_TOKENS", 12)
     found = sampler(llama).generate(PROMPTS, params, streams(4, 2))
     assert [[c.token_ids for c in g] for g in found] == [[c.token_ids for c in g] for g in expected]
@@ -229,7 +226,9 @@ def test_an_untested_architecture_is_probed_and_a_wrong_one_computed_whole(llama
         torch.testing.assert_close(
             torch.tensor(answer.logprobs), plain_logp(llama, prompt, answer, 1.0), atol=1e-4, rtol=0
         )
-    monkeypatch.setattr("togi.rollout.local.Sampler._recomputed", lambda self, rows: torch.zeros(len(rows), VOCABULARY))
+    monkeypatch.setattr(
+        "togi.rollout.batch.RunningBatch._recomputed", lambda self: torch.zeros(len(self.rows), VOCABULARY)
+    )
     with pytest.raises(InputError, match=r"LlamaForCausalLM: the embedded sampler cannot compute .* generate\(\)"):
         sampler(llama)
 

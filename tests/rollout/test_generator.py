@@ -7,10 +7,12 @@ from rollout_tiny import CONFIGS, CharTokenizer, byte_level, tiny
 from transformers import LlamaConfig
 
 from togi.core.errors import InputError
+from togi.core.protocols import Request
 from togi.core.records import Message, Prompt, SamplingParams
 from togi.core.seeds import derive
+from togi.rollout.engine import batches
 from togi.rollout.generator import ModelGenerator
-from togi.rollout.local import Request, Sampler, batches
+from togi.rollout.local import Sampler
 from togi.text.render import render_prompt
 from togi.text.template import get_template
 

@@ -1,6 +1,7 @@
 """The narrow interfaces through which floors talk; each has a fake of a few lines in the tests."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +21,59 @@ class Generator(Protocol):
     """Answers prompts: one list of `params.n` completions per prompt, in order."""
 
     def generate(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[list[Completion]]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One prompt for an engine to answer `params.n` times, sample i from the random stream `seeds[i]`.
+
+    `stream`: events carry text as it becomes certain.
+    """
+
+    prompt_ids: tuple[int, ...]
+    params: SamplingParams
+    seeds: tuple[int, ...]
+    stream: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """News of sample `index` of `request`: new text (streams only), and the completion once the sample has ended."""
+
+    request: int
+    index: int
+    text: str = ""
+    completion: Completion | None = None
+
+
+class Engine(Protocol):
+    """Answers requests of token ids, many at a time. Each request has its own queue of events, so readers of several
+    requests take nothing from each other.
+
+    `repeatable`: the same request under the same weights gives the same answer whenever it is asked.
+    """
+
+    repeatable: bool
+
+    def add(self, request: Request) -> int:
+        """Takes a request and returns its id; raises InputError if it can never be answered."""
+        ...
+
+    def events(self, request: int) -> Iterator[Event]:
+        """The events of one request in order; waits for them, and ends with the request or when it is cancelled."""
+        ...
+
+    def cancel(self, request: int) -> None:
+        """Forgets a request; an unknown or finished one is no error."""
+        ...
+
+    def publish(self, weights: Iterable[tuple[str, Any]]) -> None:
+        """Answers with these weights from now on: names and whole tensors. Raises RuntimeError while requests run."""
+        ...
+
+    def close(self) -> None:
+        """Forgets all requests and gives all memory back."""
+        ...
 
 
 class Scorer(Protocol):

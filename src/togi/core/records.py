@@ -81,7 +81,9 @@ class Completion:
     """What a model answered: the sampled ids and how they ended.
 
     `text` runs up to and including the terminator. `logprobs` are in nats, one per token, under temperature only over
-    the whole vocabulary; `sampled_logprobs` are under all sampling settings.
+    the whole vocabulary; `sampled_logprobs` are under all sampling settings. `top_logprobs` are, per token, the
+    likeliest ids with their `logprobs`, best first, as many as `SamplingParams.logprobs` asks for; files do not keep
+    them.
     """
 
     text: str
@@ -89,6 +91,7 @@ class Completion:
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
     sampled_logprobs: tuple[float, ...] = ()
+    top_logprobs: tuple[tuple[tuple[int, float], ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +144,8 @@ class Drop:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """How to sample. `top_k=0`, `top_p=1`, `min_p=0` and `repetition_penalty=1` switch their filter off;
-    `temperature=0` is greedy. `stop` are strings that end an answer besides the terminator."""
+    `temperature=0` is greedy. `stop` are strings that end an answer besides the terminator. `logprobs` is how many of
+    the likeliest tokens are reported at each place."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -152,6 +156,7 @@ class SamplingParams:
     n: int = 1
     seed: int = 0
     stop: tuple[str, ...] = ()
+    logprobs: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,8 @@
 """Attention for sampling, plugged into the model library's own attention interface under the name `togi_decode`.
 
 What a forward pass needs to know travels through the model as the keyword `togi_pass`: a `PrefillPass` (several
-prompts in one row, each attends to itself) or a `DecodePass` (one new token in each row). Nothing is global.
+prompts in one row, each attends to itself), a `DecodePass` (one new token in each row) or a `MixedPass` of both in one
+row. Nothing is global.
 
 Shapes: T packed tokens, R rows, G groups, N row places in a group, H query heads, K key heads, M = H / K, D head size,
 P prompt columns, S own columns, C = P + S.
@@ -235,6 +236,22 @@ class DecodePass:
         hidden = ~torch.cat((seen_prompt, seen_own), -1)
         mask = torch.zeros(hidden.shape, dtype=scores.dtype, device=self.device).masked_fill_(hidden, -torch.inf)
         return mask.view(places.groups, 1, places.width, 1, -1)
+
+
+@dataclass(slots=True)
+class MixedPass:
+    """Prompts and new tokens in one row: first the T tokens of `prefill`, then one token of each row of `decode`."""
+
+    prefill: PrefillPass
+    decode: DecodePass
+
+    def attend(self, layer: int, heads: "Heads", options: Options) -> Tensor:
+        """(1, T + R, H, D): each part as its own pass attends."""
+        tokens = sum(self.prefill.lengths)
+        parts = (heads.query, heads.key, heads.value)
+        prompts = self.prefill.attend(layer, Heads(*(x[:, :, :tokens] for x in parts)), options)
+        new = Heads(*(x[0, :, tokens:].transpose(0, 1).unsqueeze(2) for x in parts))
+        return torch.cat((prompts, self.decode.attend(layer, new, options).transpose(0, 1)), 1)
 
 
 @dataclass(slots=True)

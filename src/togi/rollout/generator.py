@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 
 from torch import nn
 
-from togi.core.protocols import Tokenizer
+from togi.core.protocols import Request, Tokenizer
 from togi.core.records import Completion, Prompt, SamplingParams
 from togi.core.seeds import derive
-from togi.rollout.local import Request, Sampler
+from togi.rollout.local import Sampler
 from togi.text.render import render_prompt
 from togi.text.template import Template
 
@@ -30,7 +30,7 @@ class ModelGenerator:
         return self.sampler.generate(ids, params, [_seeds(prompt, params) for prompt in prompts])
 
     def stream(self, prompt: Prompt, params: SamplingParams) -> Iterator[str]:
-        """One answer as pieces of text, as they become certain, without the terminator.
+        """One answer as pieces of text, as they become certain, without the terminator; several may be read in turn.
 
         Left early, the answer is cancelled. Raises InputError for a prompt that does not fit.
         """
@@ -38,13 +38,9 @@ class ModelGenerator:
         seeds = tuple(_seeds(prompt, params))
         request = self.sampler.add(Request(prompt_ids=tuple(ids), params=params, seeds=seeds, stream=True))
         try:
-            ended = False
-            while not ended:
-                for event in self.sampler.step():
-                    if event.request == request and event.index == 0:
-                        ended = ended or event.completion is not None
-                        if event.text:
-                            yield event.text
+            for event in self.sampler.events(request):
+                if event.index == 0 and event.text:
+                    yield event.text
         finally:
             self.sampler.cancel(request)
 

@@ -1,18 +1,18 @@
-"""The embedded sampler: token ids in, token ids and log-probabilities out, one step at a time.
+"""The embedded engine: token ids in, token ids and log-probabilities out, one step at a time.
 
 A group is one prompt with its samples: the prompt is computed once and its keys are kept once. Finished rows leave the
-batch. New requests may join while others run. A stream of random numbers belongs to one sample, so that what is sampled
-depends on the rows beside it through rounding alone.
+batch. New requests join while others run, by counts of rows and tokens, never by the clock. A stream of random numbers
+belongs to one sample, so that what is sampled depends on the rows beside it through rounding alone.
 
 Shapes: R rows, G groups, T packed tokens, V vocabulary.
 """
 
 import logging
+import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,15 +20,16 @@ import torch
 from torch import Tensor, nn
 
 from togi.core.errors import InputError
-from togi.core.protocols import Tokenizer
+from togi.core.protocols import Event, Request, Tokenizer
 from togi.core.records import Completion, SamplingParams
 from togi.core.strangers import run_stranger
-from togi.rollout.attention import DecodePass, PrefillPass
-from togi.rollout.cache import KeyCache, attention_type
+from togi.rollout.batch import RunningBatch
+from togi.rollout.cache import attention_type
+from togi.rollout.engine import answer, batches
 from togi.rollout.fused_layers import compute_natively
 from togi.rollout.packed import FEWEST_TOKENS, Packing, can_pack
 from togi.rollout.processors import check_params, draw, uniform
-from togi.rollout.requests import BatchState, Event, Group, Request, Row, record
+from togi.rollout.requests import BatchState, Group, Row, record, report_likeliest
 from togi.rollout.sampling_model import context_limit, is_tested, mean_error, shadow, unsupported
 from togi.rollout.terminator import Decoder, StopMatcher, TextStream
 
@@ -37,15 +38,21 @@ log = logging.getLogger(__name__)
 PREFILL_TOKENS = 2048
 """Prompts are packed into one forward pass up to this many tokens; a longer one has its own."""
 
-OWN_COLUMNS = 1024
-"""Room for an answer's keys is taken at once up to this many tokens, beyond that by doubling."""
-
 PROBE_TOLERANCE = 0.05
 """Nats by which a probe may differ on average: a wrong position gives 3.6, one key too many 0.1, bfloat16 0.03."""
 
 
+@dataclass(slots=True)
+class _Queue:
+    """Events of a request that nobody has read yet; `left` counts its samples whose end was not read."""
+
+    left: int
+    events: deque[Event] = field(default_factory=deque)
+
+
 class Sampler:
-    """Samples from `net`, any decoder-only model of transformers, until `terminator` stands in the decoded text.
+    """The `Engine` that samples from `net`, any decoder-only model of transformers, until `terminator` stands in the
+    decoded text. Whoever reads events computes: one thread at a time, the others wait.
 
     The weights are read where they are, so training steps on `net` are seen; the structure (adapters on or off) is that
     of the moment of construction. An end-of-sequence token that is not the terminator does not end an answer; `end_ids`
@@ -53,6 +60,8 @@ class Sampler:
     logits (R, V) of every step with the (request, index) of each row. A model whose keys cannot be kept is sampled by
     computing whole sequences, aloud (`whole`). Raises InputError for one that cannot be computed so either.
     """
+
+    repeatable = True
 
     def __init__(
         self,
@@ -66,13 +75,13 @@ class Sampler:
     ) -> None:
         if not terminator:
             raise InputError("the chat template has no terminator; an answer needs a text that ends it")
-        self.net: Any = shadow(net)
-        weight = next(net.parameters())
+        twin, weight = shadow(net), next(net.parameters())
         self.device = weight.device
-        self.whole = False
         if self.device.type == "cpu":
-            compute_natively(self.net)
-        self._packing = Packing(self.net, batch_rows) if can_pack(net) else None
+            compute_natively(twin)
+        self._packing = Packing(twin, batch_rows) if can_pack(net) else None
+        self._packed = False
+        self._held = False
         self.limit = context_limit(net)
         self.batch_rows = batch_rows
         self.terminator = terminator
@@ -80,53 +89,101 @@ class Sampler:
         self._decoder = Decoder(tokenizer)
         self._watches: dict[tuple[str, ...], StopMatcher] = {}
         self._on_logits = on_logits
-        self._cache = KeyCache(attention_type(weight))
+        self._batch = RunningBatch(twin, self.device, attention_type(weight))
+        self._state: BatchState | None = None
         self._waiting: deque[Group] = deque()
-        self._groups: list[Group] = []  # in the order of their places in the cache
-        self._rows: list[Row] = []
-        self._batch_state: BatchState | None = None
+        self._queues: dict[int, _Queue] = {}
         self._next_id = 0
+        self._lock = threading.RLock()
         if why := unsupported(net):
             self._compute_whole(net, why)
         if self.whole or not is_tested(net):
             self._probe(net)
 
-    def add(self, request: Request) -> int:
-        """Takes a request and returns its id; raises InputError if it can never be answered."""
-        return self._add(request, "the prompt")
+    @property
+    def net(self) -> Any:
+        """The twin of the model that is sampled from; its parameters are those of the model."""
+        return self._batch.net
 
-    def step(self) -> list[Event]:
-        """Computes the prompts that wait, as far as there is room, or else one token of every row."""
-        with torch.inference_mode():
-            rows = self._admit()
-            if rows:
-                state, logits_RV = self._prefill(rows)
-            elif self._rows:
-                rows = self._rows
-                state, logits_RV = self._decode()
-            else:
-                return []
-            events = self._advance(rows, state, logits_RV)
-            self._drop_ended()
-        return events
-
-    def cancel(self, request: int) -> None:
-        """Forgets a request, waiting or running; an unknown or finished one is no error."""
-        self._waiting = deque(group for group in self._waiting if group.id != request)
-        for row in self._rows:
-            if row.group.id == request:
-                row.ended = True
-        with torch.inference_mode():
-            self._drop_ended()
-
-    def packed(self) -> AbstractContextManager[None]:
-        """Keeps the weights as they are now in a faster layout while `with` lasts; `generate` does so by itself."""
-        return nullcontext() if self._packing is None else self._packing
+    @property
+    def whole(self) -> bool:
+        """Whether each token computes its whole sequence, because the model's keys cannot be kept."""
+        return self._batch.whole
 
     @property
     def busy(self) -> bool:
         """Whether a step has anything to do."""
-        return bool(self._waiting or self._rows)
+        return bool(self._waiting or self._batch.rows)
+
+    # --- the engine ---------------------------------------------------------------------------------------------------
+
+    def add(self, request: Request) -> int:
+        """Takes a request and returns its id; raises InputError if it can never be answered."""
+        self._check(request, "the prompt")
+        context = self._decoder.context(request.prompt_ids)
+        with self._lock:
+            group = Group(self._next_id, request, self._watch(request.params.stop), context, request.params.n)
+            self._next_id += 1
+            self._waiting.append(group)
+            self._queues[group.id] = _Queue(request.params.n)
+        return group.id
+
+    def events(self, request: int) -> Iterator[Event]:
+        """The events of one request in order, until its last sample has ended or it is cancelled. Computes steps while
+        there are none; what a step brings to other requests waits in their queues."""
+        while True:
+            with self._lock:
+                queue = self._queues.get(request)
+                while queue is not None and not queue.events and self.busy:
+                    self.step()
+                if queue is None or not queue.events:
+                    return
+                event = queue.events.popleft()
+                queue.left -= event.completion is not None
+                if not queue.left:
+                    del self._queues[request]
+            yield event
+
+    def step(self) -> None:
+        """One more token of every row, and the first one of requests that wait, as far as there is room."""
+        with self._lock, torch.inference_mode():
+            self._pack()
+            if self._admit() or self._state is None:
+                self._state = BatchState.of(self._batch.rows, self.device) if self._batch.rows else None
+            if self._state is None:
+                return
+            for event in self._advance(self._batch.rows, self._state, self._batch.logits()):
+                self._queues[event.request].events.append(event)
+            self._leave()
+
+    def cancel(self, request: int) -> None:
+        """Forgets a request, waiting or running; an unknown or finished one is no error."""
+        with self._lock, torch.inference_mode():
+            self._queues.pop(request, None)
+            self._waiting = deque(group for group in self._waiting if group.id != request)
+            for row in self._batch.rows:
+                if row.group.id == request:
+                    row.ended = True
+            self._leave()
+
+    def publish(self, weights: Iterable[tuple[str, Any]]) -> None:
+        """Copies weights into the network, by their names in it; one that lies there already is left alone. Raises
+        RuntimeError while requests run, whose keys are of the weights before."""
+        if self.busy:
+            raise RuntimeError("publish was called while requests are running")
+        targets = dict(self.net.named_parameters())
+        with torch.no_grad():
+            for name, value in weights:
+                if targets[name].data_ptr() != value.data_ptr():
+                    targets[name].copy_(value)
+
+    def close(self) -> None:
+        """Back to the state of a new sampler: no request, no memory."""
+        with self._lock:
+            self._waiting.clear()
+            self._queues.clear()
+            self._batch.clear()
+            self._release()
 
     def generate(
         self, prompt_ids: Sequence[Sequence[int]], params: SamplingParams, seeds: Sequence[Sequence[int]]
@@ -142,12 +199,11 @@ class Sampler:
         for at, request in requests:
             self._check(request, f"prompt {at}")
         answers: list[list[Completion]] = [[] for _ in prompt_ids]
-        try:
-            with self.packed() if params.max_tokens >= FEWEST_TOKENS else nullcontext():
-                for batch in batches([request.params.n for _, request in requests], self.batch_rows):
-                    self._run([requests[i][1] for i in batch], [answers[requests[i][0]] for i in batch])
-        finally:
-            self._abandon()
+        with self._holding():
+            for batch in batches([request.params.n for _, request in requests], self.batch_rows):
+                own = [requests[i] for i in batch]
+                for (at, _), found in zip(own, answer(self, [request for _, request in own]), strict=True):
+                    answers[at].extend(found)
         return answers
 
     def _requests(
@@ -163,32 +219,6 @@ class Sampler:
                 part_params = params if len(part) == params.n else replace(params, n=len(part))
                 requests.append((at, Request(prompt_ids=tuple(ids), params=part_params, seeds=part)))
         return requests
-
-    def _run(self, requests: Sequence[Request], answers: Sequence[list[Completion]]) -> None:
-        first = self._next_id
-        for request in requests:
-            self._add(request, "the prompt")
-        found: list[dict[int, Completion]] = [{} for _ in requests]
-        while self.busy:
-            for event in self.step():
-                if event.completion is not None:
-                    found[event.request - first][event.index] = event.completion
-        for samples, answer in zip(found, answers, strict=True):
-            answer.extend(samples[index] for index in range(len(samples)))
-
-    def _abandon(self) -> None:
-        """Back to the state of a new sampler: no request, no memory."""
-        self._waiting.clear()
-        self._groups, self._rows, self._batch_state = [], [], None
-        self._cache.clear()
-
-    def _add(self, request: Request, name: str) -> int:
-        self._check(request, name)
-        context = self._decoder.context(request.prompt_ids)
-        group = Group(self._next_id, request, self._watch(request.params.stop), context, request.params.n)
-        self._next_id += 1
-        self._waiting.append(group)
-        return group.id
 
     def _check(self, request: Request, name: str) -> None:
         check_params(request.params)
@@ -214,98 +244,72 @@ class Sampler:
             self._watches[stop] = StopMatcher(self._decoder, self.terminator, stop, self.end_ids)
         return self._watches[stop]
 
-    def _admit(self) -> list[Row]:
-        """Gives waiting requests places, first come first served; returns their rows."""
-        rows: list[Row] = []
-        tokens = 0
+    # --- a step -------------------------------------------------------------------------------------------------------
+
+    def _pack(self) -> None:
+        """Lays the weights out for products of few rows where whole answers are waited for; a stream begins at once."""
+        asked = (group.request for group in self._waiting)
+        if self._packing is None or self._packed or self._batch.rows:
+            return
+        if any(request.params.max_tokens >= FEWEST_TOKENS and not request.stream for request in asked):
+            self._packing.__enter__()
+            self._packed = True
+
+    def _release(self) -> None:
+        """Gives memory back when nothing runs."""
+        self._state = None
+        if self.busy or self._held:
+            return
+        self._batch.clear()
+        if self._packed and self._packing is not None:
+            self._packing.__exit__()
+            self._packed = False
+
+    @contextmanager
+    def _holding(self) -> Iterator[None]:
+        """Keeps memory and packed weights from batch to batch."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+            self.close()
+
+    def _admit(self) -> bool:
+        """Gives waiting requests places, first come first served; whether any came."""
+        rows = tokens = 0
         while self._waiting:
             group = self._waiting[0]
             tokens += group.num_prompt
-            if len(self._rows) + len(rows) + group.live > self.batch_rows or (rows and tokens > PREFILL_TOKENS):
+            if len(self._batch.rows) + group.live > self.batch_rows or (rows and tokens > PREFILL_TOKENS):
                 break
-            self._groups.append(self._waiting.popleft())
-            rows.extend(
-                Row(group, index, TextStream(group.watch, group.context) if group.request.stream else None)
-                for index in range(group.live)
-            )
-        return rows
+            rows += group.live
+            self._batch.join(self._waiting.popleft(), self._rows_of(group))
+        if rows:
+            self._batch.reserve(self._next_beside())
+        return rows > 0
 
-    def _reserve(self) -> None:
-        """Room for all that runs and for what waits, as far as it will run beside it."""
-        groups, rows = list(self._groups), len(self._rows)
+    def _rows_of(self, group: Group) -> list[Row]:
+        stream = group.request.stream
+        return [
+            Row(group, index, TextStream(group.watch, group.context) if stream else None) for index in range(group.live)
+        ]
+
+    def _next_beside(self) -> list[Group]:
+        """The waiting groups that fit beside what runs."""
+        groups, rows = [], len(self._batch.rows)
         for group in self._waiting:
             rows += group.live
             if rows > self.batch_rows:
                 break
             groups.append(group)
-        self._cache.reserve(
-            groups=len(groups),
-            prompt=max(group.num_prompt for group in groups),
-            rows=sum(group.live for group in groups),
-            own=max(min(group.request.params.max_tokens, OWN_COLUMNS) for group in groups),
-        )
-
-    def _prefill(self, rows: list[Row]) -> tuple[BatchState, Tensor]:
-        """Computes the prompts of new rows, packed without padding; logits (R, V) of each row's first token."""
-        groups = list({id(row.group): row.group for row in rows}.values())
-        first = len(self._groups) - len(groups)
-        self._rows = [*self._rows, *rows]
-        self._batch_state = None
-        if self.whole:
-            return BatchState.of(rows, None, self.device), self._recomputed(rows)
-        self._reserve()
-        lengths = [group.num_prompt for group in groups]
-        ids_T = torch.tensor([token for group in groups for token in group.request.prompt_ids], device=self.device)
-        position_T = torch.cat([torch.arange(length, device=self.device) for length in lengths])
-        last_G = torch.tensor(lengths, device=self.device).cumsum(0) - 1
-        logits_GV = self.net(
-            input_ids=ids_T[None],
-            position_ids=position_T[None],
-            use_cache=False,
-            logits_to_keep=last_G,
-            togi_pass=PrefillPass(self._cache, range(first, len(self._groups)), lengths),
-        ).logits[0]
-        where = {id(group): place for place, group in enumerate(groups)}
-        group_R = torch.tensor([where[id(row.group)] for row in rows], device=self.device)
-        return BatchState.of(rows, None, self.device), logits_GV.float().index_select(0, group_R)
-
-    def _decode(self) -> tuple[BatchState, Tensor]:
-        """One more token of every row; logits (R, V)."""
-        if self._batch_state is None:
-            self._batch_state = BatchState.of(self._rows, self._groups, self.device)
-        state = self._batch_state
-        if self.whole:
-            return state, self._recomputed(self._rows)
-        assert state.places is not None
-        own_R = [row.num_own for row in self._rows]
-        if max(own_R) >= self._cache.own:
-            self._cache.reserve(own=2 * self._cache.own)
-        logits_R1V = self.net(
-            input_ids=torch.tensor([[row.ids[-1]] for row in self._rows], device=self.device),
-            position_ids=(state.prompt_R + torch.tensor(own_R, device=self.device))[:, None],
-            use_cache=False,
-            togi_pass=DecodePass(
-                self._cache,
-                state.places,
-                [group.num_prompt for group in self._groups],
-                own_R,
-                self.device,
-            ),
-        ).logits
-        return state, logits_R1V[:, 0].float()
-
-    def _recomputed(self, rows: Sequence[Row]) -> Tensor:
-        """Logits (R, V) of each row's next token, each from its whole sequence, as the library computes it."""
-        logits = []
-        for row in rows:
-            ids_T = torch.tensor([*row.group.request.prompt_ids, *row.ids], device=self.device)
-            logits.append(self.net(input_ids=ids_T[None], use_cache=False).logits[0, -1].float())
-        return torch.stack(logits)
+        return groups
 
     def _advance(self, rows: Sequence[Row], state: BatchState, logits_RV: Tensor) -> list[Event]:
         """Chooses a token for every row and tells what happened."""
         if self._on_logits is not None:
             self._on_logits(logits_RV.clone(), [(row.group.id, row.index) for row in rows])
+        report_likeliest(rows, state, logits_RV)
         position_R = np.array([len(row.ids) for row in rows])
         random_R = torch.from_numpy(uniform(state.seeds_R, position_R)).to(self.device)
         drawn = draw(logits_RV, state.settings, random_R, state.seen_RL)
@@ -314,24 +318,14 @@ class Sampler:
             state.seen_RL[line, state.prompt_R + torch.from_numpy(position_R).to(self.device)] = drawn.token
         return record(rows, drawn)
 
-    def _drop_ended(self) -> None:
-        """Ended rows, and groups without rows, give their places to the last ones."""
-        if not any(row.ended for row in self._rows):
-            return
-        self._batch_state = None
-        for at in reversed([at for at, row in enumerate(self._rows) if row.ended]):
-            last = len(self._rows) - 1
-            self._rows[at].group.live -= 1
-            if at != last:
-                self._cache.move_row(last, at, self._rows[last].num_own)
-                self._rows[at] = self._rows[last]
-            self._rows.pop()
-        for at in reversed([at for at, group in enumerate(self._groups) if not group.live]):
-            last = len(self._groups) - 1
-            if at != last:
-                self._cache.move_group(last, at, self._groups[last].num_prompt)
-                self._groups[at] = self._groups[last]
-            self._groups.pop()
+    def _leave(self) -> None:
+        """Lets ended rows go; gives memory back after the last one."""
+        if self._batch.leave():
+            self._state = None
+        if not self.busy:
+            self._release()
+
+    # --- models that are not known ------------------------------------------------------------------------------------
 
     def _probe(self, net: nn.Module) -> None:
         """Compares some sampled tokens with the plain computation. Where they differ, or the model's code fails, each
@@ -366,16 +360,4 @@ class Sampler:
     def _compute_whole(self, net: nn.Module, why: str) -> None:
         """Samples with the library's own computation of whole sequences from now on."""
         log.warning("%s: %s; so each new token computes its whole sequence again, slower", type(net).__name__, why)
-        self.whole, self._packing, self.net = True, None, shadow(net, None)
-        self._batch_state = None
-
-
-def batches(samples: Sequence[int], batch_rows: int) -> list[range]:
-    """Which prompts are computed together if prompt i has `samples[i]` samples: in order, at most `batch_rows` rows."""
-    cuts, rows = [0], 0
-    for at, count in enumerate(samples):
-        if rows and rows + count > batch_rows:
-            cuts.append(at)
-            rows = 0
-        rows += count
-    return [range(start, stop) for start, stop in pairwise([*cuts, len(samples)]) if stop > start]
+        self._batch.whole, self._packing, self._batch.net = True, None, shadow(net, None)

@@ -34,6 +34,7 @@ def check_params(params: SamplingParams) -> None:
         ("repetition_penalty", params.repetition_penalty, params.repetition_penalty > 0, "above 0; 1 is off"),
         ("max_tokens", params.max_tokens, params.max_tokens >= 1, "1 or more"),
         ("n", params.n, params.n >= 1, "1 or more"),
+        ("logprobs", params.logprobs, params.logprobs >= 0, "0 (off) or more"),
         ("stop", params.stop, "" not in params.stop, "strings that are not empty"),
     ]
     for name, value, good, allowed in ranges:
@@ -124,6 +125,17 @@ def draw(logits_RV: Tensor, settings: Settings, uniform_R: Tensor, seen_RL: Tens
     if settings.greedy is not None:
         sampled = sampled.masked_fill(settings.greedy[:, 0], 0.0)
     return Draw(token, logp, sampled)
+
+
+def likeliest(logits_RV: Tensor, settings: Settings, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` likeliest tokens of each row, best first: ids (R, K) and log-probabilities (R, K), float64, nats.
+
+    They are under temperature alone, in greedy rows at temperature 1. `logits_RV` stays as it is.
+    """
+    base = temper(logits_RV.clone(), settings)
+    top_RK, id_RK = base.topk(min(count, base.shape[1]), -1)
+    total, best = _log_total(base)
+    return id_RK, top_RK.double() - best.double() - total[:, None]
 
 
 def temper(logits_RV: Tensor, settings: Settings) -> Tensor:

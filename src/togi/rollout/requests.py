@@ -10,30 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from togi.core.records import Completion, SamplingParams
-from togi.rollout.attention import Places
-from togi.rollout.processors import Draw, Settings
+from togi.core.protocols import Event, Request
+from togi.core.records import Completion
+from togi.rollout.processors import Draw, Settings, likeliest
 from togi.rollout.terminator import Ending, StopMatcher, TextStream
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """One prompt to answer `params.n` times, sample i from the random stream `seeds[i]`; `stream`: text as it comes."""
-
-    prompt_ids: tuple[int, ...]
-    params: SamplingParams
-    seeds: tuple[int, ...]
-    stream: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """What happened to sample `index` of `request`: new text (streams only), and its completion once it has ended."""
-
-    request: int
-    index: int
-    text: str = ""
-    completion: Completion | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -62,6 +42,7 @@ class Row:
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     sampled_logprobs: list[float] = field(default_factory=list)
+    top_logprobs: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
     ended: bool = False
 
     @property
@@ -77,6 +58,7 @@ class Row:
             token_ids=tuple(self.ids),
             logprobs=tuple(self.logprobs),
             sampled_logprobs=tuple(self.sampled_logprobs),
+            top_logprobs=tuple(self.top_logprobs),
         )
 
 
@@ -84,27 +66,24 @@ class Row:
 class BatchState:
     """What stays the same while no row comes or goes."""
 
-    places: Places | None
     settings: Settings
     seeds_R: np.ndarray
     prompt_R: Tensor
     seen_RL: Tensor | None
+    top: int
+    """How many of the likeliest tokens are reported, at most."""
 
     @classmethod
-    def of(cls, rows: Sequence[Row], groups: Sequence[Group] | None, device: torch.device) -> "BatchState":
-        """The state of `rows`; with `groups`, in the order of the cache, also their places."""
-        lengths = [row.group.num_prompt for row in rows]
-        settings = Settings.of([row.group.request.params for row in rows], device)
-        places = None
-        if groups is not None:
-            where = {id(group): place for place, group in enumerate(groups)}
-            places = Places.of([where[id(row.group)] for row in rows], len(groups), device)
+    def of(cls, rows: Sequence[Row], device: torch.device) -> "BatchState":
+        """The state of `rows`."""
+        params = [row.group.request.params for row in rows]
+        settings = Settings.of(params, device)
         return cls(
-            places=places,
             settings=settings,
             seeds_R=np.array([row.group.request.seeds[row.index] for row in rows], dtype=np.uint64),
-            prompt_R=torch.tensor(lengths, device=device),
+            prompt_R=torch.tensor([row.group.num_prompt for row in rows], device=device),
             seen_RL=None if settings.penalty is None else _seen(rows, device),
+            top=max(one.logprobs for one in params),
         )
 
 
@@ -117,6 +96,17 @@ def _seen(rows: Sequence[Row], device: torch.device) -> Tensor:
         line[: len(known)] = known
         line[len(known) :] = known[0]
     return torch.from_numpy(seen).to(device)
+
+
+def report_likeliest(rows: Sequence[Row], state: BatchState, logits_RV: Tensor) -> None:
+    """Notes the likeliest tokens of each row that asks for them; called before a token is drawn."""
+    if not state.top:
+        return
+    id_RK, logp_RK = likeliest(logits_RV, state.settings, state.top)
+    for row, ids, logps in zip(rows, id_RK.tolist(), logp_RK.tolist(), strict=True):
+        asked = row.group.request.params.logprobs
+        if asked:
+            row.top_logprobs.append(tuple(zip(ids[:asked], logps[:asked], strict=True)))
 
 
 def record(rows: Sequence[Row], drawn: Draw) -> list[Event]:

@@ -70,5 +70,5 @@ class Contrast(StageSettings):
 
 
 STAGE = StageType(
-    "contrast", Contrast, yields="pairs", work="togi.stages.data.contrast_work", version=2, reasons=REASONS
+    "contrast", Contrast, yields="pairs", work="togi.stages.data.contrast_work", version=3, reasons=REASONS
 )

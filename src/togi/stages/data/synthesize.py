@@ -47,5 +47,5 @@ class Synthesize(StageSettings):
 
 
 STAGE = StageType(
-    "synthesize", Synthesize, yields="prompts", work="togi.stages.data.synthesize_work", version=2, reasons=REASONS
+    "synthesize", Synthesize, yields="prompts", work="togi.stages.data.synthesize_work", version=3, reasons=REASONS
 )

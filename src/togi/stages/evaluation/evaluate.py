@@ -28,4 +28,4 @@ class Evaluate(StageSettings):
     show: int = Field(default=12, ge=0, description="prompts whose answers stand in the report")
 
 
-STAGE = StageType("evaluate", Evaluate, yields="scores", work="togi.stages.evaluation.evaluate_work", version=3)
+STAGE = StageType("evaluate", Evaluate, yields="scores", work="togi.stages.evaluation.evaluate_work", version=4)

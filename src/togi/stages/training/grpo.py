@@ -255,4 +255,4 @@ def other_models(settings: Optimisation, shape: Shape, products: str, scorers: S
     return sampled + frozen + width * sum(replace(scorer, tied=True).parameters for scorer in scorers)
 
 
-STAGE = StageType("train.grpo", TrainGrpo, yields="model", work="togi.stages.training.grpo_work", version=4)
+STAGE = StageType("train.grpo", TrainGrpo, yields="model", work="togi.stages.training.grpo_work", version=5)

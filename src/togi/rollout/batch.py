@@ -1,0 +1,158 @@
+"""The rows that are sampled together: their places in the cache, and the logits of each row's next token.
+
+Prompts that join are computed in the same pass as the next token of the rows that run already. Ended rows, and groups
+without rows, give their places to the last ones.
+
+Shapes: R rows, G groups that join, T packed tokens, V vocabulary.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from togi.rollout.attention import DecodePass, MixedPass, Places, PrefillPass
+from togi.rollout.cache import KeyCache
+from togi.rollout.requests import Group, Row
+
+OWN_COLUMNS = 1024
+"""Room for an answer's keys is taken at once up to this many tokens, beyond that by doubling."""
+
+
+class RunningBatch:
+    """`net` is a sampler's twin of the model, whose keys are kept as `dtype`; with `whole` every sequence is computed
+    anew for each token instead."""
+
+    def __init__(self, net: Any, device: torch.device, dtype: torch.dtype) -> None:
+        self.net = net
+        self.device = device
+        self.whole = False
+        self.cache = KeyCache(dtype)
+        self.groups: list[Group] = []  # in the order of their places in the cache
+        self.rows: list[Row] = []
+        self._joined: list[Group] = []  # the last of the groups, whose prompts are not computed yet
+        self._places: Places | None = None
+
+    def join(self, group: Group, rows: Iterable[Row]) -> None:
+        """Takes a group in; its prompt is computed with the next logits."""
+        self.groups.append(group)
+        self._joined.append(group)
+        self.rows.extend(rows)
+
+    def reserve(self, coming: Sequence[Group]) -> None:
+        """Makes room for all that runs, and for the groups that will run beside it."""
+        if self.whole:
+            return
+        groups = [*self.groups, *coming]
+        self.cache.reserve(
+            groups=len(groups),
+            prompt=max(group.num_prompt for group in groups),
+            rows=sum(group.live for group in groups),
+            own=max(min(group.request.params.max_tokens, OWN_COLUMNS) for group in groups),
+        )
+
+    def logits(self) -> Tensor:
+        """Logits (R, V), float32, of each row's next token."""
+        joined, self._joined = self._joined, []
+        if self.whole:
+            return self._recomputed()
+        running = self.rows[: len(self.rows) - sum(group.live for group in joined)]
+        if not joined:
+            return self._decoded(running)
+        self._places, places = None, self._places
+        prompts = Prompts(joined, self.device)
+        prefill = PrefillPass(self.cache, self._places_of(joined), prompts.lengths)
+        where = {id(group): at for at, group in enumerate(joined)}
+        group_R = torch.tensor([where[id(row.group)] for row in self.rows[len(running) :]], device=self.device)
+        if not running:
+            logits_GV = self._pass(prompts.ids_T[None], prompts.position_T[None], prefill, prompts.last_G)[0]
+            return logits_GV.float().index_select(0, group_R)
+        decode = self._decode_pass(running, places)
+        ids_T, position_T = self._newest(running)
+        new_R = len(prompts.ids_T) + torch.arange(len(running), device=self.device)
+        logits_V = self._pass(
+            torch.cat((prompts.ids_T, ids_T))[None],
+            torch.cat((prompts.position_T, position_T))[None],
+            MixedPass(prefill, decode),
+            torch.cat((prompts.last_G, new_R)),
+        )[0]
+        rows = torch.arange(len(joined), len(joined) + len(running), device=self.device)
+        return logits_V.float().index_select(0, torch.cat((rows, group_R)))
+
+    def leave(self) -> bool:
+        """Lets the ended rows go; whether there were any."""
+        if not any(row.ended for row in self.rows):
+            return False
+        self._places = None
+        for at in reversed([at for at, row in enumerate(self.rows) if row.ended]):
+            last = len(self.rows) - 1
+            self.rows[at].group.live -= 1
+            if at != last:
+                self.cache.move_row(last, at, self.rows[last].num_own)
+                self.rows[at] = self.rows[last]
+            self.rows.pop()
+        for at in reversed([at for at, group in enumerate(self.groups) if not group.live]):
+            last = len(self.groups) - 1
+            if at != last:
+                self.cache.move_group(last, at, self.groups[last].num_prompt)
+                self.groups[at] = self.groups[last]
+            self.groups.pop()
+        return True
+
+    def clear(self) -> None:
+        """Forgets everything and gives all memory back."""
+        self.groups, self.rows, self._joined, self._places = [], [], [], None
+        self.cache.clear()
+
+    # --- passes -------------------------------------------------------------------------------------------------------
+
+    def _pass(self, ids: Tensor, positions: Tensor, run: Any, keep: Tensor | int = 0) -> Tensor:
+        return self.net(
+            input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=keep, togi_pass=run
+        ).logits
+
+    def _decoded(self, rows: Sequence[Row]) -> Tensor:
+        run = self._decode_pass(rows, self._places)
+        self._places = run.places
+        ids_R, position_R = self._newest(rows)
+        return self._pass(ids_R[:, None], position_R[:, None], run)[:, 0].float()
+
+    def _newest(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+        """The newest token of each row (R,), and its position (R,)."""
+        ids = [row.ids[-1] for row in rows]
+        positions = [row.group.num_prompt + row.num_own for row in rows]
+        return torch.tensor(ids, device=self.device), torch.tensor(positions, device=self.device)
+
+    def _decode_pass(self, rows: Sequence[Row], places: Places | None) -> DecodePass:
+        """One more token of rows whose groups are the first ones. `places` are theirs, where they are known."""
+        own_R = [row.num_own for row in rows]
+        if max(own_R) >= self.cache.own:
+            self.cache.reserve(own=2 * self.cache.own)
+        where = {id(group): place for place, group in enumerate(self.groups)}
+        group_R = [where[id(row.group)] for row in rows] if places is None else []
+        count = max(group_R) + 1 if places is None else places.groups
+        places = places or Places.of(group_R, count, self.device)
+        return DecodePass(self.cache, places, [group.num_prompt for group in self.groups[:count]], own_R, self.device)
+
+    def _places_of(self, joined: Sequence[Group]) -> range:
+        return range(len(self.groups) - len(joined), len(self.groups))
+
+    def _recomputed(self) -> Tensor:
+        """Logits (R, V), each row from its whole sequence, as the library computes it."""
+        logits = []
+        for row in self.rows:
+            ids_T = torch.tensor([*row.group.request.prompt_ids, *row.ids], device=self.device)
+            logits.append(self.net(input_ids=ids_T[None], use_cache=False).logits[0, -1].float())
+        return torch.stack(logits)
+
+
+class Prompts:
+    """Prompts packed without padding: ids (T,), positions (T,), and the place of each one's last token (G,)."""
+
+    def __init__(self, groups: Sequence[Group], device: torch.device) -> None:
+        self.lengths = [group.num_prompt for group in groups]
+        self.ids_T = torch.tensor(list(chain(*(group.request.prompt_ids for group in groups))), device=device)
+        self.position_T = torch.cat([torch.arange(length, device=device) for length in self.lengths])
+        self.last_G = torch.tensor(self.lengths, device=device).cumsum(0) - 1
