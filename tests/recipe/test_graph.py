@@ -1,18 +1,21 @@
 """From a recipe to fingerprinted nodes: what changes a fingerprint, what does not, and what is refused where."""
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from togi.core.errors import InputError, RecipeError
+from togi.core.settings import PromptsRef
 from togi.core.sources import ModelSource
 from togi.recipe.graph import Graph, build, unpinned
 from togi.recipe.lock import lock_text
 from togi.recipe.schema import validate
 from togi.recipe.source import read_tree
+from togi.stages.base import Gives, StageSettings, StageType, is_part_of
 from togi.stages.data.importing import Import
 from togi.stages.data.importing_work import read
-from togi.stages.table import takers
+from togi.stages.table import STAGES, takers
 
 RECIPE = """\
 name: tiny
@@ -168,7 +171,7 @@ def test_the_lock_writes_out_every_default(folder):
         ("type: terminator", "type: terminater", r"r\.yaml:16: stages\.policy\.reward\.gates\.0"),
         ("pairs: $pairs", "pairs: $some", r"r\.yaml:10: stages\.reward\.pairs: needs pairs, but \$some gives prompts"),
         ("pairs: $pairs", "pairs: $paris", r"r\.yaml:10: stages\.reward\.pairs: nothing is called '\$paris'"),
-        ("pairs: $pairs", "pairs: pairs", r"expected a reference like \$name to pairs"),
+        ("pairs: $pairs", "pairs: pairs", r"expected a reference like \$name or \$stage\.output to pairs"),
         ("input: $drafts", "input: $some", r"wait for each other"),
         (
             "template: chatml",
@@ -275,6 +278,73 @@ def test_one_reference_or_several(folder):
     node = graph(folder, several).nodes["reward"]
     assert node.parents == ["pairs", "more"]
     assert type(node.settings).model_validate(node.settings.model_dump(mode="json")) == node.settings
+
+
+class Parted(StageSettings):
+    """A stage with two outputs, and with none that `$stage` alone refers to where it has parts."""
+
+    type: Literal["parted"] = "parted"
+    input: PromptsRef
+    parts: tuple[str, ...] = ()
+
+
+def outputs(settings: Parted) -> dict[str, str]:
+    return dict.fromkeys(settings.parts, "prompts") or {"main": "prompts", "pairs": "pairs"}
+
+
+PARTED = "  cut: {type: parted, input: $some}\n  again: {type: select, input: $cut}\n"
+PARTED += "  scorer: {type: train.reward, init: $base, pairs: $cut.pairs}\n"
+
+
+@pytest.fixture
+def parted(monkeypatch):
+    monkeypatch.setitem(STAGES, "parted", StageType("parted", Parted, outputs, work="nowhere"))
+
+
+def test_each_output_of_a_stage_is_read_by_its_name(folder, parted):
+    found = graph(folder, RECIPE + PARTED)
+    cut = found.nodes["cut"].folder_name
+    assert found.nodes["scorer"].parents == ["cut"]
+    assert found.reads(found.nodes["scorer"], folder) == [(folder / cut, "pairs")]
+    assert found.reads(found.nodes["again"], folder) == [(folder / cut, "main")]
+    resolved = found.resolve(found.nodes["scorer"], folder)["$cut.pairs"]
+    assert (resolved.kind, resolved.folder) == ("pairs", folder / cut)
+    main = graph(folder, RECIPE + PARTED.replace("input: $cut}", "input: $cut.main}"))
+    assert changed(found, main) == []  # `$cut` and `$cut.main` are the same output
+
+
+def test_two_outputs_of_one_stage_make_two_fingerprints(folder, parted):
+    text = RECIPE + "  cut: {type: parted, input: $some, parts: [a, b]}\n  one: {type: select, input: $cut.a}\n"
+    assert changed(graph(folder, text), graph(folder, text.replace("$cut.a", "$cut.b"))) == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (
+            "$cut.pairs",
+            "$cut.pears",
+            r"scorer\.pairs: stage cut has no output '\$cut\.pears'; did you mean \$cut\.pairs\?",
+        ),
+        ("$cut.pairs", "$cut", r"scorer\.pairs: needs pairs, but \$cut gives prompts"),
+        ("input: $cut}", "input: $cut.pairs}", r"again\.input: needs prompts, but \$cut\.pairs gives pairs"),
+        ("input: $some}", "input: $some, parts: [a]}", r"stage cut has no output '\$cut'; .*allowed: \$cut\.a\)"),
+        ("init: $base", "init: $base.model", r"scorer\.init: models\.base has no outputs; write \$base"),
+        ("$cut.pairs", "$cut.pairs.more", r"expected a reference like \$name or \$stage\.output"),
+    ],
+)
+def test_an_output_that_is_not_there_is_an_error_with_those_that_are(folder, parted, old, new, expected):
+    assert old in PARTED
+    with pytest.raises(RecipeError, match=expected):
+        graph(folder, RECIPE + PARTED.replace(old, new, 1))
+
+
+def test_the_files_of_an_output_are_its_own():
+    files = ["output/records.parquet", "output/model/config.json", "output/samples.parquet", "output/samples/1.parquet"]
+    assert [is_part_of(name, "main") for name in files] == [True, True, False, False]
+    assert [is_part_of(name, "samples") for name in files] == [False, False, True, True]
+    named = [name for stage in STAGES.values() if isinstance(stage.outputs, Gives) for name in stage.outputs.kinds]
+    assert [name for name in named if name in ("records", "model")] == []
 
 
 def test_stages_that_take_a_kind_are_found_at_any_depth():

@@ -126,7 +126,7 @@ def stored(run: Run, *done: str) -> dict[str, Path]:
     """The recipe's stages as finished ones, as far as they are named."""
     folders = {name: run.store / node.folder_name for name, node in run.graph.nodes.items()}
     for name in done:
-        read = outputs_digests([folders[parent] for parent in run.graph.nodes[name].parents])
+        read = outputs_digests([(folders[parent], "main") for parent in run.graph.nodes[name].parents])
         finished_stage(run.store, folders[name].name, read)
     return folders
 

@@ -26,7 +26,7 @@ from togi.recipe.store import (
 
 def test_a_finished_stage_is_whole_and_says_what_it_was_made_from(tmp_path):
     parent = finished_stage(tmp_path, "import-0000000000000000")
-    read = outputs_digests([parent])
+    read = outputs_digests([(parent, "main")])
     assert list(read) == ["import-0000000000000000/output"]
     folder = finished_stage(tmp_path, made_from=read)
     assert is_done(folder) and damage(folder) is None and deep_damage(folder) is None

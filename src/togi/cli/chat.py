@@ -11,12 +11,12 @@ import click
 
 from togi.cli.common import load_graph, run_command, stage_folder
 from togi.core.errors import RecipeError
+from togi.core.settings import MAIN
 from togi.core.sources import ModelSource
-from togi.recipe.graph import Graph, model_source
+from togi.recipe.graph import Graph, kinds_of, model_source
 from togi.recipe.schema import ModelSpec
 from togi.recipe.store import hold_whole, is_done, is_older, store_folder
 from togi.stages.base import MODEL_FOLDER
-from togi.stages.table import STAGES
 
 log = logging.getLogger(__name__)
 
@@ -81,8 +81,10 @@ def _source(target: Path, words: tuple[str, ...]) -> ModelSource:
         known = [*graph.recipe.models, *_trained(graph)]
         raise RecipeError(f"{target}: there is no model {model!r}; there are: {', '.join(known)}")
     node = graph.nodes[model]
-    if STAGES[node.settings.type].yields != "model":
-        raise RecipeError(f"{target}: stage {model} gives {STAGES[node.settings.type].yields}, not a model to talk to")
+    if kinds_of(node.settings).get(MAIN) != "model":
+        raise RecipeError(
+            f"{target}: stage {model} gives {', '.join(kinds_of(node.settings).values())}, not a model to talk to"
+        )
     folder = stage_folder(graph, model, overrides)
     if is_older(folder):
         raise RecipeError(
@@ -104,7 +106,7 @@ def _declared(spec: ModelSpec, name: str, target: Path) -> ModelSource:
 
 
 def _trained(graph: Graph) -> list[str]:
-    return [name for name, node in graph.nodes.items() if STAGES[node.settings.type].yields == "model"]
+    return [name for name, node in graph.nodes.items() if kinds_of(node.settings).get(MAIN) == "model"]
 
 
 def _only_model(graph: Graph, target: Path) -> str:

@@ -1,6 +1,7 @@
 """`togi show`."""
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from togi.core.codec import read_records, to_row
 from togi.core.errors import InputError, RecipeError
 from togi.core.files import read_cache, read_lines
 from togi.core.records import Chat, Document, Message, Pair, Prompt, Record, Sample
+from togi.core.settings import MAIN
 from togi.core.terminal import json_text, say
+from togi.recipe.graph import Graph, kinds_of
 from togi.recipe.store import hold_whole, is_done
-from togi.stages.base import RECORDS_FILE
+from togi.stages.base import output_path
 
 SUMMARY = "summary.json"
 
@@ -27,39 +30,55 @@ SUMMARY = "summary.json"
 def command(recipe: Path, stage: str, overrides: tuple[str, ...], count: int, as_json: bool) -> None:
     """Show what a stage made: records, metrics or a model.
 
+    STAGE is the name of a stage, or STAGE.OUTPUT for one of its further outputs.
+
     With KEY=VALUE it is what `togi run` makes with the same words, without it that of the recipe's last run.
     """
     graph = load_graph(recipe, overrides)
+    stage, _, output = stage.partition(".")
     if stage not in graph.nodes:
         raise RecipeError(f"{recipe}: there is no stage {stage!r}; there are: {', '.join(graph.nodes)}")
+    path = output_path(_kind(graph, recipe, stage, output), output or MAIN)
     folder = stage_folder(graph, stage, overrides)
     if not (folder / "settings.json").exists():
         raise InputError(f"{recipe}: stage {stage} has not begun; do it with `{run_command(recipe, overrides, stage)}`")
     if is_done(folder):
         again = run_command(recipe, overrides, redo=stage)
-        for name in (RECORDS_FILE, SUMMARY):
+        for name in (path, SUMMARY):
             hold_whole(folder, again, only=name)
     if as_json:
-        print_json(_as_json(folder, count))
+        print_json(as_json(folder, path, count))
     else:
-        _as_text(folder, count)
+        as_text(folder, path, count)
 
 
-def _records(folder: Path) -> list[Any]:
-    path = folder / RECORDS_FILE
-    return read_records(path)[1] if path.exists() else []
+def _kind(graph: Graph, recipe: Path, stage: str, output: str) -> str:
+    """The kind of a stage's output; without a name the main one's."""
+    kinds = kinds_of(graph.nodes[stage].settings)
+    name = output or MAIN
+    if name not in kinds:
+        close = get_close_matches(name, kinds, 1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise RecipeError(f"{recipe}: stage {stage} has no output {name!r}; {hint}(allowed: {', '.join(kinds)})")
+    return kinds[name]
 
 
-def _as_json(folder: Path, count: int) -> dict[str, Any]:
+def _records(path: Path) -> list[Any]:
+    return read_records(path)[1] if path.is_file() else []
+
+
+def as_json(folder: Path, path: str, count: int) -> dict[str, Any]:
+    """What a stage made, as a mapping; `path` is that of an output in its folder."""
     return {
         "folder": str(folder),
         "summary": read_cache(folder / SUMMARY),
-        "records": [to_row(record) for record in _records(folder)[:count]],
+        "records": [to_row(record) for record in _records(folder / path)[:count]],
         "metrics": read_lines(folder / "metrics.jsonl")[-count:] if count else [],
     }
 
 
-def _as_text(folder: Path, count: int) -> None:
+def as_text(folder: Path, path: str, count: int) -> None:
+    """Prints what a stage made; `path` is that of an output in its folder."""
     say(str(folder))
     summary = read_cache(folder / SUMMARY) or {}
     for key, value in summary.items():
@@ -68,8 +87,8 @@ def _as_text(folder: Path, count: int) -> None:
     for row in summary.get("table", []):
         sides = ", ".join(f"{side} {_mean(row[side])}" for side in ("base", "policy", "difference"))
         say(f"  {row['metric']}: {sides}")
-    records = _records(folder)
-    if records == [] and (folder / RECORDS_FILE).exists():
+    records = _records(folder / path)
+    if records == [] and (folder / path).is_file():
         say("no records")
     for record in records[:count]:
         say(f"\n[{record.id}]\n{_readable(record)}")

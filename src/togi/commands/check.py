@@ -14,13 +14,13 @@ from togi.core.codec import read_records
 from togi.core.errors import InputError, RecipeError
 from togi.core.records import Chat, Document, Pair, Prompt, Record
 from togi.core.seeds import derive
-from togi.core.settings import Ref, ScorerRef
+from togi.core.settings import MAIN, Ref, ScorerRef
 from togi.core.sources import ModelSource
 from togi.data.importing import Imported
 from togi.model.load import inspect
 from togi.rewards.function import load_function
 from togi.rewards.settings import FunctionTerm
-from togi.stages.base import RECORDS_FILE, StageSettings
+from togi.stages.base import StageSettings, output_path
 from togi.stages.context import SHARD_ROWS, Context, Control, Resolved
 from togi.stages.data.curate import Curate
 from togi.stages.data.diversify import Diversify
@@ -180,14 +180,13 @@ class _Checker:
         self.cache = cache
         self.progress = progress
         self.found = Checked()
-        self.rows: dict[str, _Rows] = {}
+        self.rows: dict[tuple[str, str], _Rows] = {}  # by node and output
         self.sources: dict[str, ModelSource] = {}
         self.unseen: dict[str, ModelSource] = {}
         self.adapters: list[str] = []  # stages that leave an adapter alone
 
     def stage(self, stage: CheckedStage, folder: Path) -> None:
         self.progress(stage.name)
-        self.rows[stage.name] = _Rows(None)
         try:
             if isinstance(stage.settings, Import):
                 self._data(stage, stage.settings)
@@ -204,7 +203,11 @@ class _Checker:
     def _data(self, stage: CheckedStage, settings: Import) -> None:
         imported = read(settings)
         self.found.data[stage.name] = _checked_data(settings.kind, imported)
-        self.rows[stage.name] = _Rows(imported.records)
+        self.rows[stage.name, MAIN] = _Rows(imported.records)
+
+    def _came(self, target: str, ref: str) -> _Rows:
+        """The records that a reference to a node stands for."""
+        return self.rows.get((target, Ref(ref).output), _Rows(None))
 
     def _models(self, stage: CheckedStage) -> None:
         for ref, target in stage.inputs.items():
@@ -232,12 +235,15 @@ class _Checker:
             known = target if isinstance(target, ModelSource) else self.sources.get(target)
             if known is not None:
                 self.sources[stage.name] = known
-        if stage.done and (stage.folder / RECORDS_FILE).exists():
-            self.rows[stage.name] = _Rows(read_records(stage.folder / RECORDS_FILE)[1])
+        outputs = STAGES[stage.settings.type].outputs(stage.settings)
+        made = {name: stage.folder / output_path(kind, name) for name, kind in outputs.items()}
+        if stage.done and (found := {name: path for name, path in made.items() if path.is_file()}):
+            self.rows |= {(stage.name, name): _Rows(read_records(path)[1]) for name, path in found.items()}
         elif isinstance(stage.settings, Curate | Diversify | Select):
-            source = str(stage.inputs[stage.settings.input])
-            came = self.rows[source]
-            self.rows[stage.name] = _Rows(came.records, came.stands_in or source)
+            ref = stage.settings.input
+            source = str(stage.inputs[ref])
+            came = self._came(source, ref)
+            self.rows[stage.name, MAIN] = _Rows(came.records, came.stands_in or source)
 
     def _rehearse(self, stage: CheckedStage, folder: Path) -> None:
         kind = stage.settings.type
@@ -266,7 +272,7 @@ class _Checker:
             if isinstance(target, ModelSource) or target in self.sources:
                 source = target if isinstance(target, ModelSource) else self.sources[target]
                 inputs[ref] = Resolved("model", source=source)
-            elif (came := self.rows[target]).records is not None:
+            elif (came := self._came(target, ref)).records is not None:
                 held[ref], stands_in = came.records, came.stands_in or stands_in
             elif not isinstance(ref, ScorerRef):  # no row depends on a reward model
                 waits.append(target)

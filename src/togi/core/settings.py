@@ -15,7 +15,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-_NAME = re.compile(r"\$[A-Za-z_][A-Za-z0-9_-]*")
+_NAME = re.compile(r"\$[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z_][A-Za-z0-9_-]*)?")
+MAIN = "main"
+"""The output of a stage that `$stage` alone refers to."""
 
 
 class Located(str):
@@ -31,18 +33,26 @@ class Located(str):
 
 
 class Ref(str):
-    """A reference `$name` to something that yields one of `kinds`."""
+    """A reference to something that yields one of `kinds`: `$name`, or `$stage.output` for an output with a name."""
 
     kinds: ClassVar[tuple[str, ...]] = ()
 
     @property
     def name(self) -> str:
-        return self[1:]
+        """The stage, model or data set that is referred to."""
+        return self[1:].partition(".")[0]
+
+    @property
+    def output(self) -> str:
+        """Which output of it: MAIN where the reference names none."""
+        return self.partition(".")[2] or MAIN
 
     @classmethod
     def check(cls, value: str) -> Self:
         if not _NAME.fullmatch(value):
-            raise ValueError(f"expected a reference like $name to {' or '.join(cls.kinds)}, found {value!r}")
+            raise ValueError(
+                f"expected a reference like $name or $stage.output to {' or '.join(cls.kinds)}, found {value!r}"
+            )
         return cls(value)
 
     @classmethod

@@ -1,11 +1,13 @@
 """From a recipe to an ordered list of nodes with fingerprints, type-checked before anything runs.
 
 A fingerprint leaves out what is equal to its default: a new setting with a default reruns nothing. A default that
-changes raises the version of its stage (tests/test_recipe_fingerprints.py holds it).
+changes raises the version of its stage (tests/recipe/test_fingerprints.py holds it).
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,10 @@ from togi.core.errors import RecipeError
 from togi.core.hashing import HashedFiles, take, tree
 from togi.core.hub import COMMIT
 from togi.core.seeds import digest
-from togi.core.settings import CodePath, PackageName, RecipePath, Ref, is_place, references
+from togi.core.settings import MAIN, CodePath, PackageName, RecipePath, Ref, is_place, references
 from togi.core.sources import ModelSource, fingerprint, model_files
 from togi.recipe.schema import DataSpec, ModelSpec, Recipe, TemplateFile
-from togi.recipe.store import VERSION
+from togi.recipe.store import VERSION, Read
 from togi.stages.base import StageSettings
 from togi.stages.context import Resolved
 from togi.stages.data.importing import Import
@@ -63,8 +65,18 @@ class Graph:
                 found[ref] = Resolved(_kind_of(self.recipe, Ref(ref)), source=target)
             else:
                 parent = self.nodes[target]
-                found[ref] = Resolved(_yields(parent.settings), folder=store / parent.folder_name)
+                kind = kinds_of(parent.settings)[Ref(ref).output]
+                found[ref] = Resolved(kind, folder=store / parent.folder_name)
         return found
+
+    def reads(self, node: Node, store: Path) -> list[Read]:
+        """The outputs that `node` reads, each once, in a given store."""
+        found = [
+            (store / self.nodes[target].folder_name, Ref(ref).output)
+            for ref, target in node.inputs.items()
+            if not isinstance(target, ModelSource)
+        ]
+        return list(dict.fromkeys(found))
 
     def needed_by(self, name: str) -> list[str]:
         """The names of `name` and everything it stands on, in running order."""
@@ -126,8 +138,9 @@ def unpinned(recipe: Recipe) -> list[str]:
     ]
 
 
-def _yields(settings: StageSettings) -> str:
-    return settings.kind if isinstance(settings, Import) else STAGES[settings.type].yields
+def kinds_of(settings: StageSettings) -> Mapping[str, str]:
+    """The kinds of a stage's outputs, by name."""
+    return STAGES[settings.type].outputs(settings)
 
 
 def _check_references(recipe: Recipe, problems: list[str]) -> None:
@@ -139,11 +152,28 @@ def _check_references(recipe: Recipe, problems: list[str]) -> None:
             if ref.name not in names:
                 problems.append(f"{where}: {key}: nothing is called {ref!r}; there are: {', '.join(names)}")
                 continue
+            if wrong := _no_output(recipe, ref):
+                problems.append(f"{where}: {key}: {wrong}")
+                continue
             found = _kind_of(recipe, ref)
             if found not in ref.kinds:
                 wanted = " or ".join(ref.kinds)
                 hint = _declared(recipe, ref) or _who_takes(found)
                 problems.append(f"{where}: {key}: needs {wanted}, but {ref} gives {found}{hint}")
+
+
+def _no_output(recipe: Recipe, ref: Ref) -> str:
+    """What is wrong with the output that a reference names; empty where there is one."""
+    if ref.name not in recipe.stages:
+        section = "models" if ref.name in recipe.models else "data"
+        return "" if ref == f"${ref.name}" else f"{section}.{ref.name} has no outputs; write ${ref.name}"
+    kinds = kinds_of(recipe.stages[ref.name])
+    if ref.output in kinds:
+        return ""
+    there = [f"${ref.name}" if name == MAIN else f"${ref.name}.{name}" for name in kinds]
+    close = get_close_matches(ref, there, 1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"stage {ref.name} has no output {ref!r}; {hint}(allowed: {', '.join(there)})"
 
 
 def _declared(recipe: Recipe, ref: Ref) -> str:
@@ -165,7 +195,7 @@ def _kind_of(recipe: Recipe, ref: Ref) -> str:
         return "scorer" if recipe.models[ref.name].kind == "reward" else "model"
     if ref.name in recipe.data:
         return next((k for k in ref.kinds if k in ("prompts", "pairs", "chats", "documents")), "records")
-    return _yields(recipe.stages[ref.name])
+    return kinds_of(recipe.stages[ref.name])[ref.output]
 
 
 def _order(recipe: Recipe) -> list[str]:
@@ -184,7 +214,7 @@ def _add_import(graph: Graph, ref: Ref) -> str:
     """The node that reads data as `ref` wants it; read as two kinds, the second is NAME@KIND, which no stage can be."""
     kind = _kind_of(graph.recipe, ref)
     first = graph.nodes.get(ref.name)
-    name = ref.name if first is None or _yields(first.settings) == kind else f"{ref.name}@{kind}"
+    name = ref.name if first is None or kinds_of(first.settings)[MAIN] == kind else f"{ref.name}@{kind}"
     if name not in graph.nodes:
         spec: DataSpec = graph.recipe.data[ref.name]
         settings = Import(kind=kind, **{k: v for k, v in spec if v is not None})
@@ -205,12 +235,17 @@ def content(
 ) -> dict[str, Any]:
     """All that a stage's fingerprint covers besides its seed; notes in `sources` the files that it was taken from."""
     named = {
-        ref: _model_mark(target, sources) if isinstance(target, ModelSource) else graph.nodes[target].fingerprint
+        ref: _model_mark(target, sources) if isinstance(target, ModelSource) else _output_mark(graph, target, Ref(ref))
         for ref, target in inputs.items()
     }
     stage = STAGES[settings.type]
     what = canonical(settings, named, sources)
     return {"store": VERSION, "type": stage.name, "version": stage.version, "settings": what}
+
+
+def _output_mark(graph: Graph, target: str, ref: Ref) -> str:
+    mark = graph.nodes[target].fingerprint
+    return mark if ref.output == MAIN else f"{mark}.{ref.output}"
 
 
 def _model_mark(source: ModelSource, sources: list[HashedFiles]) -> dict[str, Any]:

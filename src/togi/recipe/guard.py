@@ -14,12 +14,12 @@ from togi.recipe.graph import Node
 from togi.recipe.store import contents
 
 
-def sources_to_json(node: Node, parents: Iterable[Path]) -> dict[str, Any]:
-    """The files that a stage reads, with their hashes: those from outside, and what the stages before made, whose
-    folders are `parents`. What is known of their sizes and times spares the worker a second reading."""
+def sources_to_json(node: Node, folders: Iterable[Path]) -> dict[str, Any]:
+    """The files that a stage reads, with their hashes: those from outside, and what the stages before made, which lie
+    in `folders`. What is known of their sizes and times spares the worker a second reading."""
     made = [
         HashedFiles(str(folder), "made", {str(folder / name): found for name, found in contents(folder).items()})
-        for folder in parents
+        for folder in dict.fromkeys(folders)
     ]
     sources = [*node.sources, *made]
     return {

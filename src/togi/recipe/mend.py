@@ -43,9 +43,9 @@ def _to_read(graph: Graph, names: Sequence[str], store: Path) -> list[str]:
     undone: list[str] = []
     for name in names:
         node = graph.nodes[name]
-        folder, parents = store / node.folder_name, [store / graph.nodes[parent].folder_name for parent in node.parents]
+        folder, reads = store / node.folder_name, graph.reads(node, store)
         again = any(parent in undone for parent in node.parents) or not is_done(folder)
-        if again or made_from(folder) != outputs_digests(parents):
+        if again or made_from(folder) != outputs_digests(reads):
             undone.append(name)
     parents = (parent for name in undone for parent in graph.nodes[name].parents)
     return [name for name in dict.fromkeys(parents) if name not in undone]

@@ -19,8 +19,9 @@ from togi import __version__
 from togi.core.errors import ERRORS, InputError, Interrupted, RecipeError, StageError, TogiError, WorkerDied
 from togi.core.files import write_json, write_text
 from togi.core.process import STOPPING, was_interrupted
+from togi.core.settings import MAIN
 from togi.recipe.display import Display
-from togi.recipe.graph import Graph, Node, unpinned
+from togi.recipe.graph import Graph, Node, kinds_of, unpinned
 from togi.recipe.guard import sources_to_json
 from togi.recipe.lock import lock_text
 from togi.recipe.locks import Busy, is_held, wait
@@ -28,6 +29,7 @@ from togi.recipe.mend import mend
 from togi.recipe.report import render
 from togi.recipe.state import STATE, running
 from togi.recipe.store import (
+    Read,
     clear_stage,
     is_done,
     made_from,
@@ -41,7 +43,6 @@ from togi.recipe.sweep import older_note, register, sweep
 from togi.recipe.worker import resolved_to_json
 from togi.recipe.workers import Workers, clear_meetings
 from togi.stages.base import RankedSettings
-from togi.stages.table import STAGES
 from togi.tracking.base import check_trackers
 
 
@@ -188,8 +189,8 @@ class Run:
             if event["event"] == "failed":
                 raise ERRORS.get(event["kind"], StageError)(event["message"])
 
-    def _parents(self, node: Node) -> list[Path]:
-        return [self.store / self.graph.nodes[name].folder_name for name in node.parents]
+    def _reads(self, node: Node) -> list[Read]:
+        return self.graph.reads(node, self.store)
 
     def _forget_outdated(self, node: Node, folder: Path) -> None:
         """Forgets, aloud, work that was done or begun from other inputs than there are now: one of them was done again
@@ -208,7 +209,7 @@ class Run:
 
     def _is_outdated(self, node: Node, folder: Path) -> bool:
         before = made_from(folder)
-        return before is not None and before != outputs_digests(self._parents(node))
+        return before is not None and before != outputs_digests(self._reads(node))
 
     def _workers_for(self, node: Node) -> Workers:
         """The processes at hand, or new ones where the stage wants another number of them."""
@@ -230,8 +231,8 @@ class Run:
             "cache": str(self.store),
             "seed": node.seed,
             "fingerprint": node.fingerprint,
-            "made_from": outputs_digests(self._parents(node)),
-            "reads": sources_to_json(node, self._parents(node)),
+            "made_from": outputs_digests(self._reads(node)),
+            "reads": sources_to_json(node, [folder for folder, _ in self._reads(node)]),
             "settings": node.settings.model_dump(mode="json"),
             "inputs": {ref: resolved_to_json(value) for ref, value in inputs.items()},
             "threads": max(1, self.options.worker_threads // processes(node)),
@@ -314,6 +315,6 @@ def processes(node: Node) -> int:
 
 def chat_command(options: Options, node: Node) -> str | None:
     """How to talk to what a stage made, under the same overrides; None where it makes no model that talks."""
-    if not options.recipe or STAGES[node.settings.type].yields != "model":
+    if not options.recipe or kinds_of(node.settings).get(MAIN) != "model":
         return None
     return shlex.join(["togi", "chat", options.recipe, node.name, *options.overrides])

@@ -7,7 +7,7 @@ or not at all; what is left in the trash is swept later (`recipe.sweep`).
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,19 @@ from togi.core.errors import DamagedFile, InputError
 from togi.core.files import crash_point, read_json, read_object, read_sealed, sync_folder, write_sealed
 from togi.core.hashing import file_hash
 from togi.core.seeds import digest
+from togi.core.settings import MAIN
 from togi.recipe.locks import Busy, holder, take
+from togi.stages.base import is_part_of
 
 VERSION = 2  # goes up when all that older versions of togi made is to be done again: it is in every fingerprint
 DONE = "DONE"
 BEGUN = "made_from.json"
-OUTPUT = "output"  # the folder, and the name, of a stage's main output
+OUTPUT = "output"  # the folder of a stage's outputs, and the main one in `made_from`
 BESIDE = ("learnt.json", "summary.json")  # what other stages read of a stage besides its output
 FIXED = ("numerics.json", "memory.json")  # what an unfinished stage was begun with, and must go on with
 WORK = ("units", "checkpoints", "journal.jsonl")  # what shows that a stage was begun
 DONE_SHAPE = {"format": int, "fingerprint": str, "seconds": int | float, "made_from": dict, "files": dict}
+Read = tuple[Path, str]  # the folder of a stage, and the name of the output that is read
 TRASH, DAMAGED = ".trash", ".damaged"  # where in the store folders lie that are being removed, and were set aside
 
 
@@ -121,15 +124,15 @@ def made_from(folder: Path) -> dict[str, str] | None:
     return read_sealed(path, {"made_from": dict})["made_from"] if path.exists() else None
 
 
-def output_digest(folder: Path, name: str = OUTPUT) -> str:
+def output_digest(folder: Path, name: str = MAIN) -> str:
     """A digest of a named output of a finished stage."""
     files = manifest(folder)["files"]
-    return digest({path: found for path, found in files.items() if Path(path).parts[0] == name})
+    return digest({path: found for path, found in files.items() if is_part_of(path, name)})
 
 
-def outputs_digests(parents: list[Path]) -> dict[str, str]:
-    """What stages that lie in `parents` came to, by "FOLDER/OUTPUT": recipes share stages, but not their names."""
-    return {f"{folder.name}/{OUTPUT}": output_digest(folder) for folder in parents}
+def outputs_digests(reads: Sequence[Read]) -> dict[str, str]:
+    """What the outputs that a stage reads came to, by "FOLDER/OUTPUT": recipes share stages, but not their names."""
+    return {f"{folder.name}/{OUTPUT if name == MAIN else name}": output_digest(folder, name) for folder, name in reads}
 
 
 def _is_result(path: Path, folder: Path) -> bool:

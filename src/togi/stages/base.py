@@ -1,14 +1,16 @@
 """What a stage is.
 
-A stage is two files: `x.py` declares its settings, what it yields and where its work lives; `x_work.py` does the work
-and may import anything heavy.
+A stage is two files: `x.py` declares its settings, its outputs and where its work lives; `x_work.py` does the work and
+may import anything heavy.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import Field
 
-from togi.core.settings import Settings, runtime_setting
+from togi.core.settings import MAIN, Settings, runtime_setting
 from togi.core.sources import ModelSource
 
 RECORDS_FILE = "output/records.parquet"
@@ -35,14 +37,55 @@ class RankedSettings(StageSettings):
 
 
 @dataclass(frozen=True, slots=True)
+class Gives:
+    """The outputs of a stage type whose outputs do not depend on the settings: kinds by name."""
+
+    kinds: Mapping[str, str]
+
+    def __call__(self, settings: StageSettings) -> Mapping[str, str]:
+        return self.kinds
+
+
+def gives(main: str, **named: str) -> Gives:
+    """The outputs of a stage: the kind of the main one, which `$stage` refers to, and of those that have a name
+    (`$stage.name`)."""
+    return Gives({MAIN: main, **named})
+
+
+@dataclass(frozen=True, slots=True)
 class StageType:
-    """A kind of stage. `version` goes up when the same settings give other bytes; `work` is a module with
-    `run(settings, context)`; `yields` is what a reference to it means; `reasons` are all that a record can be dropped
-    for."""
+    """All that is asked about a kind of stage.
+
+    `outputs(settings)` are the kinds of its outputs by name: a kind of records (core/records.py), model or scorer.
+    `work` is a module with `run(settings, context)`. `version` goes up when the same settings give other bytes;
+    `reasons` are all that a record can be dropped for.
+    """
 
     name: str
     settings: type[StageSettings]
-    yields: str
+    outputs: Callable[[Any], Mapping[str, str]]
     work: str
     version: int = 1
     reasons: tuple[str, ...] = ()
+
+    @property
+    def yields(self) -> str:
+        """The outputs in words, as far as they follow from the type alone."""
+        if not isinstance(self.outputs, Gives):
+            return ""
+        named = [f"{kind} ($stage.{name})" for name, kind in self.outputs.kinds.items() if name != MAIN]
+        return ", ".join([*([self.outputs.kinds[MAIN]] if MAIN in self.outputs.kinds else []), *named])
+
+
+def output_path(kind: str, name: str = MAIN) -> str:
+    """Where an output lies in the folder of its stage: a file of records, or the folder of a model."""
+    if kind in ("model", "scorer"):
+        return MODEL_FOLDER if name == MAIN else f"output/{name}"
+    return RECORDS_FILE if name == MAIN else f"output/{name}.parquet"
+
+
+def is_part_of(path: str, output: str) -> bool:
+    """Whether a file of a stage's folder, by its path in it, belongs to a named output."""
+    folder, _, below = path.partition("/")
+    stem = below.partition("/")[0].partition(".")[0]
+    return folder == "output" and (stem in ("records", "model") if output == MAIN else stem == output)

@@ -20,9 +20,9 @@ from togi.core.ranks import ALONE, Ranks
 from togi.core.record_streams import RecordWriter, count_records, read_batches, record_writer
 from togi.core.records import Drop, Provenance, Record
 from togi.core.seeds import digest
-from togi.core.settings import Ref
+from togi.core.settings import MAIN, Ref
 from togi.core.sources import ModelSource
-from togi.stages.base import MODEL_FOLDER, RECORDS_FILE
+from togi.stages.base import output_path
 
 SHARD_ROWS = 4096
 """Records of one shard of a row-wise stage: which ones follows from the data alone."""
@@ -93,9 +93,9 @@ class Context:
 
     def records_file(self, ref: Ref) -> Path:
         """The file of the records that `ref` stands for."""
-        folder = self.inputs[ref].folder
-        assert folder is not None, f"{ref} is not a stage"
-        return folder / RECORDS_FILE
+        target = self.inputs[ref]
+        assert target.folder is not None, f"{ref} is not a stage"
+        return target.folder / output_path(target.kind, ref.output)
 
     def records_count(self, ref: Ref) -> int:
         """How many records `ref` stands for, without reading them."""
@@ -113,7 +113,7 @@ class Context:
         if target.source is not None:
             return target.source
         assert target.folder is not None
-        return ModelSource(kind="path", name=str(target.folder / MODEL_FOLDER))
+        return ModelSource(kind="path", name=str(target.folder / output_path(target.kind, ref.output)))
 
     # --- voice ------------------------------------------------------------------------------------------------
 
@@ -216,19 +216,19 @@ class Context:
         """`drop_counts` in words."""
         return ", ".join(f"{reason} {count}" for reason, count in self.drop_counts().items())
 
-    def write(self, kind: str, records: Sequence[Record]) -> None:
-        """Writes the stage's records: its output."""
-        self.counts["out"] = len(records)
+    def write(self, kind: str, records: Sequence[Record], output: str = MAIN) -> None:
+        """Writes the records of one of the stage's outputs, and counts them: those of the main one as `out`."""
+        self.counts["out" if output == MAIN else output] = len(records)
         if self.ranks.first:
-            write_records(self.folder / RECORDS_FILE, kind, records)
+            write_records(self.folder / output_path(kind, output), kind, records)
 
     @contextmanager
-    def writer(self, kind: str) -> Iterator[RecordWriter]:
-        """Writes the stage's records as they come; the output is there, whole, when the block ends. For a stage of one
-        process."""
-        with record_writer(self.folder / RECORDS_FILE, kind) as writer:
+    def writer(self, kind: str, output: str = MAIN) -> Iterator[RecordWriter]:
+        """Writes the records of one of the stage's outputs as they come; it is there, whole, when the block ends. For a
+        stage of one process."""
+        with record_writer(self.folder / output_path(kind, output), kind) as writer:
             yield writer
-        self.counts["out"] = writer.count
+        self.counts["out" if output == MAIN else output] = writer.count
 
     def finish(self) -> None:
         """Writes what the report reads: counts, drops by reason, and the stage's own summary."""

@@ -9,7 +9,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from togi.core.settings import ModelRef, PromptsRef, Settings
-from togi.stages.base import StageSettings, StageType
+from togi.stages.base import StageSettings, StageType, gives
 
 REASONS = ("answer_too_short", "empty_answer", "equal_answers")
 """What a pair is dropped for; the drop names its prompt."""
@@ -70,5 +70,5 @@ class Contrast(StageSettings):
 
 
 STAGE = StageType(
-    "contrast", Contrast, yields="pairs", work="togi.stages.data.contrast_work", version=3, reasons=REASONS
+    "contrast", Contrast, outputs=gives("pairs"), work="togi.stages.data.contrast_work", version=3, reasons=REASONS
 )

@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from togi.core.settings import ModelRef, PromptsRef
-from togi.stages.base import StageSettings, StageType
+from togi.stages.base import StageSettings, StageType, gives
 
 QUESTION = (
     "Is the following a clear and complete question or request that somebody could ask an assistant?\n\n{text}\n\n"
@@ -74,4 +74,6 @@ class Curate(StageSettings):
         return self
 
 
-STAGE = StageType("curate", Curate, yields="prompts", work="togi.stages.data.curate_work", version=2, reasons=REASONS)
+STAGE = StageType(
+    "curate", Curate, outputs=gives("prompts"), work="togi.stages.data.curate_work", version=2, reasons=REASONS
+)

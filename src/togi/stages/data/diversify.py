@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from togi.core.settings import PackageName, PromptsRef, RecipePath, Settings
-from togi.stages.base import StageSettings, StageType
+from togi.stages.base import StageSettings, StageType, gives
 
 REASONS = ("near_duplicate_ngrams", "near_duplicate_embedding", "over_budget")
 """What a prompt is dropped for."""
@@ -42,5 +42,5 @@ class Diversify(StageSettings):
 
 
 STAGE = StageType(
-    "diversify", Diversify, yields="prompts", work="togi.stages.data.diversify_work", version=2, reasons=REASONS
+    "diversify", Diversify, outputs=gives("prompts"), work="togi.stages.data.diversify_work", version=2, reasons=REASONS
 )

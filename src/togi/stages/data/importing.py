@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from togi.core.settings import RecipePath, Settings
+from togi.core.settings import MAIN, RecipePath, Settings
 from togi.data.values import REASONS
 from togi.stages.base import StageSettings, StageType
 
@@ -30,4 +30,11 @@ class Import(DataSettings, StageSettings):
     kind: str = Field(description="record kind to make: prompts, pairs, chats or documents")
 
 
-STAGE = StageType("import", Import, yields="", work="togi.stages.data.importing_work", version=2, reasons=REASONS)
+STAGE = StageType(
+    "import",
+    Import,
+    outputs=lambda settings: {MAIN: settings.kind},
+    work="togi.stages.data.importing_work",
+    version=2,
+    reasons=REASONS,
+)

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from togi.core.settings import PromptsRef
-from togi.stages.base import StageSettings, StageType
+from togi.stages.base import StageSettings, StageType, gives
 
 
 class Select(StageSettings):
@@ -20,4 +20,4 @@ class Select(StageSettings):
     shuffle: bool = Field(default=True, description="shuffle first, the same way for every selection")
 
 
-STAGE = StageType("select", Select, yields="prompts", work="togi.stages.data.select_work")
+STAGE = StageType("select", Select, outputs=gives("prompts"), work="togi.stages.data.select_work")

@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from togi.core.settings import ModelRef, PromptsRef
-from togi.stages.base import StageSettings, StageType
+from togi.stages.base import StageSettings, StageType, gives
 
 REASONS = (
     *("no_end", "empty", "no_answer", "label_inside"),
@@ -47,5 +47,10 @@ class Synthesize(StageSettings):
 
 
 STAGE = StageType(
-    "synthesize", Synthesize, yields="prompts", work="togi.stages.data.synthesize_work", version=3, reasons=REASONS
+    "synthesize",
+    Synthesize,
+    outputs=gives("prompts"),
+    work="togi.stages.data.synthesize_work",
+    version=3,
+    reasons=REASONS,
 )

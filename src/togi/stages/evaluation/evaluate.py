@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from togi.core.settings import ModelRef, PromptsRef, ScorerRef
-from togi.stages.base import StageSettings, StageType
+from togi.stages.base import StageSettings, StageType, gives
 
 
 class Evaluate(StageSettings):
@@ -28,4 +28,4 @@ class Evaluate(StageSettings):
     show: int = Field(default=12, ge=0, description="prompts whose answers stand in the report")
 
 
-STAGE = StageType("evaluate", Evaluate, yields="scores", work="togi.stages.evaluation.evaluate_work", version=4)
+STAGE = StageType("evaluate", Evaluate, outputs=gives("scores"), work="togi.stages.evaluation.evaluate_work", version=4)

@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from togi.stages.base import StageType
+from togi.stages.base import StageType, gives
 from togi.stages.training.preference import REASONS, PreferenceTraining
 from togi.stages.training.presets import fill
 
@@ -63,5 +63,5 @@ class TrainDpo(PreferenceTraining):
 
 
 STAGE = StageType(
-    "train.dpo", TrainDpo, yields="model", work="togi.stages.training.dpo_work", version=2, reasons=REASONS
+    "train.dpo", TrainDpo, outputs=gives("model"), work="togi.stages.training.dpo_work", version=2, reasons=REASONS
 )

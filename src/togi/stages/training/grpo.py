@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from togi.core.settings import PromptsRef, ScorerRef, Settings, references, runtime_setting
 from togi.model.sizes import Shape, predict
 from togi.rewards.settings import GuardSettings, LengthGate, OverlongTerm, RewardSettings
-from togi.stages.base import StageType
+from togi.stages.base import StageType, gives
 from togi.stages.training.optimisation import Optimisation, Share
 from togi.stages.training.resources import job_of
 
@@ -255,4 +255,4 @@ def other_models(settings: Optimisation, shape: Shape, products: str, scorers: S
     return sampled + frozen + width * sum(replace(scorer, tied=True).parameters for scorer in scorers)
 
 
-STAGE = StageType("train.grpo", TrainGrpo, yields="model", work="togi.stages.training.grpo_work", version=5)
+STAGE = StageType("train.grpo", TrainGrpo, outputs=gives("model"), work="togi.stages.training.grpo_work", version=5)

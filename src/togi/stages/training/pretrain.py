@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from togi.core.settings import ChatsRef, DocumentsRef, Settings
-from togi.stages.base import StageType
+from togi.stages.base import StageType, gives
 from togi.stages.training.optimisation import Optimisation, Share
 
 REASONS = ("empty", "two_bos")
@@ -87,7 +87,7 @@ class TrainPretrain(Optimisation):
 STAGE = StageType(
     "train.pretrain",
     TrainPretrain,
-    yields="model",
+    outputs=gives("model"),
     work="togi.stages.training.pretrain_work",
     version=4,
     reasons=REASONS,

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from togi.core.settings import PairsRef
-from togi.stages.base import StageType
+from togi.stages.base import StageType, gives
 from togi.stages.training.optimisation import FixedTraining, Share
 from togi.stages.training.presets import fill
 
@@ -111,5 +111,10 @@ class TrainReward(FixedTraining):
 
 
 STAGE = StageType(
-    "train.reward", TrainReward, yields="scorer", work="togi.stages.training.reward_work", version=6, reasons=REASONS
+    "train.reward",
+    TrainReward,
+    outputs=gives("scorer"),
+    work="togi.stages.training.reward_work",
+    version=6,
+    reasons=REASONS,
 )

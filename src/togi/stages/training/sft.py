@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from togi.core.settings import ChatsRef
 from togi.core.sources import ModelSource
-from togi.stages.base import StageType
+from togi.stages.base import StageType, gives
 from togi.stages.training.optimisation import FixedTraining, Share
 from togi.stages.training.presets import fill
 
@@ -117,5 +117,5 @@ class TrainSft(FixedTraining):
 
 
 STAGE = StageType(
-    "train.sft", TrainSft, yields="model", work="togi.stages.training.sft_work", version=2, reasons=REASONS
+    "train.sft", TrainSft, outputs=gives("model"), work="togi.stages.training.sft_work", version=2, reasons=REASONS
 )

@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from togi.core.settings import Settings
-from togi.stages.base import StageType
+from togi.stages.base import StageType, gives
 from togi.stages.training.preference import REASONS, PreferenceTraining
 from togi.stages.training.presets import fill
 
@@ -144,5 +144,5 @@ class TrainSmpo(PreferenceTraining):
 
 
 STAGE = StageType(
-    "train.smpo", TrainSmpo, yields="model", work="togi.stages.training.smpo_work", version=2, reasons=REASONS
+    "train.smpo", TrainSmpo, outputs=gives("model"), work="togi.stages.training.smpo_work", version=2, reasons=REASONS
 )
