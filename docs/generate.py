@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from togi.cli import COMMANDS, main
-from togi.cli.list import stage_settings
+from togi.cli.list import recipe_text, stage_settings
 from togi.stages.table import STAGES
 
 TARGET = Path(__file__).parent / "reference.md"
@@ -47,7 +47,7 @@ def _stage(name: str) -> str:
     ]
     for key, row in value["settings"].items():
         about = row["about"].replace("|", "\\|") + (" (place)" if row["place"] else "")
-        default = str(row["default"]).replace("|", "\\|").replace("\n", " ")
+        default = recipe_text(row["default"]).replace("|", "\\|").replace("\n", " ")
         rows.append(f"| `{key}` | `{default}` | {about} |")
     return "\n".join(rows) + "\n"
 

@@ -1,6 +1,7 @@
 """What a person sees of a running stage: a rate without the warm-up, and nothing once the reader has left."""
 
 import io
+import json
 from typing import Any
 
 import pytest
@@ -8,25 +9,68 @@ from rich.console import Console
 
 from togi.core.errors import OutputClosed
 from togi.recipe import display
-from togi.recipe.display import Human, Watched
+from togi.recipe.display import Closing, Human, JsonLines, Watched, first_words
 
 
-def step(done: int) -> dict[str, Any]:
-    return {"event": "progress", "stage": "policy", "done": done, "total": 900, "what": "steps", "note": ""}
+def step(done: int, total: int = 900) -> dict[str, Any]:
+    return {"event": "progress", "stage": "policy", "done": done, "total": total, "what": "steps", "note": "reward 1"}
 
 
-def test_the_first_step_which_loads_and_compiles_is_not_in_the_rate(monkeypatch):
+def fed(monkeypatch: pytest.MonkeyPatch, events: list[tuple[int, float]], terminal: bool = False) -> tuple[Human, Any]:
+    """A display that heard of steps, each so many seconds after the one before, and what it wrote."""
     now = [0.0]
     monkeypatch.setattr(display.time, "monotonic", lambda: now[0])
     human, shown = Human(), io.StringIO()
-    human.console = Console(file=shown)
+    human.console = Console(file=shown, force_terminal=terminal, color_system=None, width=100)
     human.start("policy", "train.grpo")
-    for done, seconds in ((1, 18.7), (2, 5.0), *((n, 0.5) for n in range(3, 60))):
+    for done, seconds in events:
         now[0] += seconds
         human.event(step(done))
+    return human, shown
+
+
+def test_loading_and_warm_up_are_not_in_the_rate(monkeypatch):
+    slow = [(1, 18.7), (2, 40.0)]
+    _, shown = fed(monkeypatch, [*slow, *((n, 0.5) for n in range(3, 60))])
     lines = shown.getvalue().splitlines()
-    assert lines[1] == "  1/900 steps"  # alone it says nothing
-    assert lines[-1].split("  ")[-1].startswith("2/s, 7:")
+    assert lines[1] == "  1/900 steps  reward 1" and lines[2] == "  2/900 steps  reward 1"  # nothing is known yet
+    assert "  2/s, 7:" in lines[-1] and lines[-1].endswith(" left  reward 1")
+
+
+def test_a_stage_of_45_seconds_never_promises_hours(monkeypatch):
+    human, _ = fed(monkeypatch, [(1, 30.0), (2, 12.0), (3, 0.1), (4, 0.1)])
+    assert human.pace.rate_and_rest(900) == "10/s, 1:29 left"
+
+
+def test_a_terminal_shows_a_spinner_at_once_then_a_bar(monkeypatch):
+    human, shown = fed(monkeypatch, [], terminal=True)
+    assert "loading model" in shown.getvalue()
+    human.event(step(450))
+    human.done("policy", 1.0)
+    assert "450/900 steps ━━━━" in shown.getvalue() and "reward 1" in shown.getvalue()
+    assert first_words("select") == "reading records"
+
+
+CLOSING = Closing(
+    report="/r.html", chats={"policy": "togi chat r.yaml policy"}, rows=[("reward", "1", "2", "+1", "better")]
+)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_end_shows_the_table_the_report_and_how_to_chat(monkeypatch, terminal):
+    human, shown = fed(monkeypatch, [], terminal)
+    human.closing(CLOSING)
+    lines = shown.getvalue().splitlines()
+    assert any(line.strip(" │").split() == ["reward", "1", "2", "+1", "better"] for line in lines)
+    assert any("report: /r.html" in line for line in lines) and any("togi chat r.yaml policy" in line for line in lines)
+    assert ("╭" in shown.getvalue()) is terminal
+
+
+def test_the_end_in_json_has_the_table(capsys):
+    JsonLines().closing(CLOSING)
+    row = {"metric": "reward", "before": "1", "after": "2", "difference": "+1", "verdict": "better"}
+    end = {"event": "end", "report": "/r.html", "chat": {"policy": "togi chat r.yaml policy"}, "table": [row]}
+    assert json.loads(capsys.readouterr().out) == end
 
 
 class Pipe:
@@ -41,7 +85,7 @@ class Pipe:
             raise BrokenPipeError
         self.shown.append(message)
 
-    start = cached = event = done = note  # type: ignore[assignment]
+    start = cached = event = done = closing = note  # type: ignore[assignment]
 
 
 def test_a_reader_that_leaves_is_told_once_and_the_work_may_end():

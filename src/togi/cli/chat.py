@@ -11,11 +11,12 @@ import click
 
 from togi.cli.common import load_graph, run_command, stage_folder
 from togi.core.errors import RecipeError
+from togi.core.library_log import keep_library_warnings
 from togi.core.settings import MAIN
 from togi.core.sources import ModelSource
 from togi.recipe.graph import Graph, kinds_of, model_source
 from togi.recipe.schema import ModelSpec
-from togi.recipe.store import hold_whole, is_done, is_older, store_folder
+from togi.recipe.store import hold_whole, home, is_done, is_older, store_folder
 from togi.stages.base import MODEL_FOLDER
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ def command(
     source = _source(target, words)
     given = {name: value for name, value in sampling.items() if value is not None}
     work = importlib.import_module("togi.commands.chat")  # brings torch: a mistake above must not wait for it
+    keep_library_warnings(home())
     work.chat(source, store_folder(), system, message, given, as_json)
 
 

@@ -10,11 +10,12 @@ import click
 
 from togi.cli.common import json_option, load_graph, print_json, recipe_arguments
 from togi.core.errors import InputError
+from togi.core.library_log import keep_library_warnings
 from togi.core.sources import ModelSource
 from togi.core.terminal import say
 from togi.model.inspect import located
 from togi.recipe.graph import Graph, unpinned
-from togi.recipe.store import is_done, store_folder
+from togi.recipe.store import home, is_done, store_folder
 from togi.stages.data.importing import Import
 from togi.tracking.base import check_trackers
 
@@ -35,6 +36,7 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     check_trackers(graph.recipe.track)
     _fetch(graph)
     work = importlib.import_module("togi.commands.check")
+    keep_library_warnings(home())
     found = work.check(_stages(graph, work.CheckedStage), store_folder(), _progress)
     notes = unpinned(graph.recipe)
     if as_json:

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from togi.cli.common import json_option, print_json
 from togi.core.errors import RecipeError
 from togi.core.settings import classes
+from togi.core.tables import say_table
 from togi.core.terminal import say
 from togi.stages.table import STAGES
 from togi.text.template import TEMPLATES
@@ -29,15 +30,27 @@ def command(name: str | None, as_json: bool) -> None:
     if as_json:
         print_json(value)
     elif name:
-        say(f"{name}: {value['about']}\n")
-        for key, row in value["settings"].items():
-            mark = " (place)" if row["place"] else ""
-            about = f"\n      {row['about']}" if row["about"] else ""
-            say(f"  {key} = {row['default']}{mark}{about}")
+        say(f"{name}: {value['about']}")
+        rows = [(key, recipe_text(row["default"]), _described(row)) for key, row in value["settings"].items()]
+        say_table(("setting", "default", "meaning"), rows)
     else:
-        for stage, about in value["stages"].items():
-            say(f"  {stage:<13} {about}")
+        say_table(("stage type", "what it does"), [*value["stages"].items()])
         say(f"templates: {', '.join(value['templates'])}")
+
+
+def recipe_text(value: Any) -> str:
+    """A value as a recipe has it: true, null, [a, b], {key: value}."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {recipe_text(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(recipe_text, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return str(value)
+
+
+def _described(row: dict[str, Any]) -> str:
+    return " ".join(filter(None, [row["about"], "(place)" if row["place"] else ""]))
 
 
 def _about(name: str) -> str:
@@ -58,7 +71,7 @@ def _rows(settings: type[BaseModel], prefix: str) -> Iterator[tuple[str, dict[st
     for key, info in settings.model_fields.items():
         nested = [cls for cls in classes(info.annotation) if issubclass(cls, BaseModel)]
         default = "required" if info.is_required() else _changed(info.get_default(call_default_factory=True))
-        shown = default if isinstance(default, str | int | float | bool | None) else str(default)
+        shown = default if isinstance(default, str | int | float | bool | None) else recipe_text(default)
         place = bool(isinstance(info.json_schema_extra, dict) and info.json_schema_extra.get("place"))
         about = info.description or (_meaning(nested[0]) if len(nested) == 1 else "")
         yield f"{prefix}{key}", {"default": shown, "about": about, "place": place}

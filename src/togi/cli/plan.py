@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from togi.cli.common import compute_option, json_option, load_graph, print_json, recipe_arguments
+from togi.core.tables import say_table
 from togi.core.terminal import say
 from togi.recipe.graph import Graph
 from togi.recipe.store import damage, is_done, manifest, store_folder
@@ -33,13 +34,12 @@ def command(recipe: Path, overrides: tuple[str, ...], compute: str, as_json: boo
     if as_json:
         print_json(rows)
         return
-    width, kind = (max(len(row[name]) for row in rows) for name in ("stage", "type"))
+    say_table(("stage", "type", "state", "took", "from", "what it takes"), [_cells(row) for row in rows], right=(3,))
     for row in rows:
-        took = f"{row['seconds']:.1f} s" if row["seconds"] is not None else ""
-        inputs = f"<- {', '.join(row['inputs'])}" if row["inputs"] else ""
-        say(f"{row['stage']:<{width}}  {row['type']:<{kind}} {row['state']:<6} {took:>9}  {inputs}")
-        for line in _lines(row.get("estimate")):
-            say(f"{'':<{width}}    {line}")
+        for note in (row.get("estimate") or {"notes": ()})["notes"]:
+            say(f"note: {row['stage']}: {note}")
+        for why in (row.get("estimate") or {"unknown": ()})["unknown"]:
+            say(f"not known: {row['stage']}: {why}")
     for row in rows:
         if row["damage"] is not None:
             say(f"note: {row['stage']}: {row['damage']}; it is done again")
@@ -70,10 +70,15 @@ def _estimates(graph: Graph, store: Path, compute: str) -> dict[str, dict[str, A
     return {name: found.to_json() for name, found in work.estimates(planned, store, compute).items()}
 
 
-def _lines(estimate: dict[str, Any] | None) -> list[str]:
-    """An estimate for people: one line of numbers, then what they rest on and what is not known."""
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    took = "" if row["seconds"] is None else f"{row['seconds']:.1f} s"
+    return row["stage"], row["type"], row["state"], took, ", ".join(row["inputs"]), _needs(row.get("estimate"))
+
+
+def _needs(estimate: dict[str, Any] | None) -> str:
+    """An estimate's numbers for people."""
     if estimate is None:
-        return []
+        return ""
     numbers = [
         _number(estimate["records"], "at most {:,} records"),
         _number(estimate["samples"], "{:,} samples"),
@@ -83,8 +88,7 @@ def _lines(estimate: dict[str, Any] | None) -> list[str]:
         _number(None if estimate["peak_bytes"] is None else estimate["peak_bytes"] / 1e9, "peak {:.2f} GB"),
         _number(estimate["seconds"], "about {:,.0f} s"),
     ]
-    shown = ", ".join(number for number in numbers if number)
-    return [*([shown] if shown else []), *estimate["notes"], *(f"not known: {why}" for why in estimate["unknown"])]
+    return ", ".join(number for number in numbers if number)
 
 
 def _number(value: float | None, words: str) -> str:

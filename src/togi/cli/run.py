@@ -8,11 +8,13 @@ import click
 
 from togi.cli.common import compute_option, json_option, load_graph, recipe_arguments
 from togi.core.errors import Interrupted, TogiError
-from togi.recipe.display import Display, Human, JsonLines, Watched
+from togi.recipe.display import Closing, Human, JsonLines, Watched
 from togi.recipe.graph import Graph
 from togi.recipe.locks import Busy
 from togi.recipe.run import Options, Run, chat_command
 from togi.recipe.store import is_done
+from togi.report.collect import collect
+from togi.report.formatting import compared
 
 
 @click.command()
@@ -47,7 +49,7 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool, **options: 
         if not isinstance(error, Busy) and (run.folder / "report.html").exists():
             display.note(f"report: {run.folder / 'report.html'}")
         raise
-    _closing(graph, run, given, display)
+    display.closing(_closing(graph, run, given))
     if display.lost is not None:
         raise display.lost
 
@@ -63,9 +65,11 @@ def same_command(given: Options, overrides: tuple[str, ...], as_json: bool) -> s
     return shlex.join(words)
 
 
-def _closing(graph: Graph, run: Run, given: Options, display: Display) -> None:
-    display.note(f"report: {run.folder / 'report.html'}")
+def _closing(graph: Graph, run: Run, given: Options) -> Closing:
+    """What is shown at the end; the commands are those that reach this very run."""
+    chats = {}
     for node in graph.nodes.values():
         chat = chat_command(given, node)
         if chat is not None and is_done(run.store / node.folder_name):
-            display.note(f"chat:   {chat}")
+            chats[node.name] = chat
+    return Closing(report=str(run.folder / "report.html"), chats=chats, rows=compared(collect(run.folder)))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from pydantic import TypeAdapter, ValidationError
 
 from togi.cli.common import json_option, load_graph, print_json, run_command, stage_folder
 from togi.core.codec import read_records, to_row
@@ -13,12 +14,17 @@ from togi.core.errors import InputError, RecipeError
 from togi.core.files import read_cache, read_lines
 from togi.core.records import Chat, Document, Message, Pair, Prompt, Record, Sample
 from togi.core.settings import MAIN
+from togi.core.tables import plain, say_table
 from togi.core.terminal import json_text, say
+from togi.recipe.display import COLUMNS
 from togi.recipe.graph import Graph, kinds_of
 from togi.recipe.store import hold_whole, is_done
+from togi.report.formatting import table_row
+from togi.report.view import RowView
 from togi.stages.base import output_path
 
 SUMMARY = "summary.json"
+TABLE = TypeAdapter(list[RowView])
 
 
 @click.command()
@@ -81,23 +87,31 @@ def as_text(folder: Path, path: str, count: int) -> None:
     """Prints what a stage made; `path` is that of an output in its folder."""
     say(str(folder))
     summary = read_cache(folder / SUMMARY) or {}
-    for key, value in summary.items():
-        if key not in ("answers", "table"):
-            say(f"{key}: {value}")
-    for row in summary.get("table", []):
-        sides = ", ".join(f"{side} {_mean(row[side])}" for side in ("base", "policy", "difference"))
-        say(f"  {row['metric']}: {sides}")
+    say_table(("", ""), [(key, plain(value)) for key, value in summary.items() if key not in ("answers", "table")])
+    say_table(COLUMNS, _compared(folder, summary), right=(1, 2, 3))
     records = _records(folder / path)
     if records == [] and (folder / path).is_file():
         say("no records")
     for record in records[:count]:
         say(f"\n[{record.id}]\n{_readable(record)}")
-    for line in read_lines(folder / "metrics.jsonl")[-count:] if count else []:
-        say("  ".join(f"{key} {value:.4g}" for key, value in line.items() if isinstance(value, int | float)))
+    _metrics(read_lines(folder / "metrics.jsonl")[-count:] if count else [])
 
 
-def _mean(interval: dict[str, float] | None) -> str:
-    return "-" if interval is None else f"{interval['mean']:.3g} [{interval['low']:.3g}, {interval['high']:.3g}]"
+def _compared(folder: Path, summary: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The before/after table of a summary. Raises InputError where it is damaged."""
+    try:
+        return [table_row(row) for row in TABLE.validate_python(summary.get("table", []))]
+    except ValidationError:
+        raise InputError(f"{folder / SUMMARY}: the table in it is damaged; do the stage again with --redo") from None
+
+
+def _metrics(lines: list[dict[str, Any]]) -> None:
+    """The last steps: one row a metric, one column a step."""
+    names = dict.fromkeys(key for line in lines for key, value in line.items() if isinstance(value, int | float))
+    names.pop("step", None)
+    steps = [f"step {line.get('step', '?')}" for line in lines]
+    rows = [(name, *(plain(line[name]) if name in line else "–" for line in lines)) for name in names]
+    say_table(("", *steps), rows, right=range(1, len(lines) + 1))
 
 
 def _turns(messages: Sequence[Message], mark: str = " ") -> str:
@@ -116,7 +130,7 @@ def _readable(record: Record) -> str:
         case Pair():
             return f"{_turns(record.prompt)}\n{_turns(record.chosen, '+')}\n{_turns(record.rejected, '-')}"
         case Sample():
-            return f"{_turns(record.prompt.messages)}\n  -> {record.completion.text}\n  {dict(record.scores)}"
+            return f"{_turns(record.prompt.messages)}\n  -> {record.completion.text}\n  ({plain(record.scores)})"
         case Chat():
             return _turns(record.messages)
         case Document():

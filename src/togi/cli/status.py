@@ -7,6 +7,7 @@ import click
 from togi.cli.common import json_option, load_graph, print_json, recipe_arguments, run_command
 from togi.core.errors import InputError
 from togi.core.files import read_lines
+from togi.core.tables import say_table
 from togi.core.terminal import say
 from togi.recipe.state import STATE, read_state
 from togi.recipe.store import run_folder
@@ -33,15 +34,17 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
         print_json(state)
         return
     say(f"{state['name']}: {state['state']}" + (f" ({state['error']})" if state["error"] else ""))
-    for stage in state["stages"]:
-        took = f"{stage['seconds']:.1f} s" if stage["seconds"] is not None else _progress(Path(stage["folder"]))
-        say(f"  {stage['name']:<16} {stage['state']:<11} {took}")
+    rows = [(s["name"], s["type"], s["state"], _took(s["seconds"], Path(s["folder"]))) for s in state["stages"]]
+    say_table(("stage", "type", "state", "took"), rows, right=(3,))
     for note in older_note():
         say(f"note: {note}")
     say(f"report: {path.parent / 'report.html'}")
 
 
-def _progress(folder: Path) -> str:
+def _took(seconds: float | None, folder: Path) -> str:
+    """The seconds that a stage took, or how far it came."""
+    if seconds is not None:
+        return f"{seconds:.1f} s"
     steps = len(read_lines(folder / "metrics.jsonl"))
     units = len(read_lines(folder / "journal.jsonl"))
     return f"{steps} steps" if steps else f"{units} units" if units else ""

@@ -39,8 +39,9 @@ def json_text(value: Any, indent: int | None = None) -> str:
     return re.sub(_UNPRINTABLE, lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def say(text: object = "", *, nl: bool = True, err: bool = False) -> None:
-    """Prints `text` on standard output, or on standard error with `err`.
+def say(text: object = "", *, nl: bool = True, err: bool = False, escaped: bool = False) -> None:
+    """Prints `text` on standard output, or on standard error with `err`. `escaped` text has only colours of our own in
+    it, and nothing else that steers a terminal.
 
     Raises OutputClosed when what reads it has left, StageError when it cannot be written (disk full); from then on
     every time.
@@ -49,7 +50,7 @@ def say(text: object = "", *, nl: bool = True, err: bool = False) -> None:
     if number in _lost:
         raise _lost[number]
     try:
-        click.echo(printable(str(text)), nl=nl, err=err)
+        click.echo(text if escaped else printable(str(text)), nl=nl, err=err)
     except BrokenPipeError:
         raise _given_up(number, OutputClosed("what reads the output has left")) from None
     except OSError as error:

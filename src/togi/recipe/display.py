@@ -2,15 +2,36 @@
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
 from rich.text import Text
 
 from togi.core.errors import OutputClosed, TogiError
+from togi.core.settings import takes
+from togi.core.tables import rendered, table
 from togi.core.terminal import json_text, printable, say
+from togi.stages.table import STAGES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closing:
+    """What a finished run leaves: the path of its report, the command that talks to each model, and the rows of its
+    before/after table, in the words of `COLUMNS`."""
+
+    report: str
+    chats: Mapping[str, str] = field(default_factory=dict)
+    rows: Sequence[Sequence[str]] = ()
+
+
+COLUMNS = ("metric", "before", "after", "difference", "")
 
 
 class Display(Protocol):
@@ -21,6 +42,36 @@ class Display(Protocol):
     def event(self, event: dict[str, Any]) -> None: ...
     def done(self, stage: str, seconds: float) -> None: ...
     def note(self, message: str) -> None: ...
+    def closing(self, closing: Closing) -> None: ...
+
+
+class Pace:
+    """How fast work goes, and when it ends. The first unit holds the loading of a model and the second one warm-up
+    (kernels compile, memory is taken), so the clock starts after both; it looks at the last RECENT units."""
+
+    WARM_UP = 2
+    RECENT = 20
+
+    def __init__(self) -> None:
+        self.what = ""
+        self.heard = 0
+        self.recent: deque[tuple[float, int]] = deque(maxlen=self.RECENT)
+
+    def take(self, now: float, done: int, what: str) -> None:
+        """Hears at `now` (seconds) that `done` units of `what` are done."""
+        if done == 1 or what != self.what:  # what earlier runs did says nothing about this one's rate
+            self.what, self.heard = what, 0
+            self.recent.clear()
+        self.heard += 1
+        if self.heard >= self.WARM_UP:
+            self.recent.append((now, done))
+
+    def rate_and_rest(self, total: int) -> str:
+        """ "3.1/s, 0:12 left"; empty before anything is known."""
+        if len(self.recent) < 2:
+            return ""
+        (begun, before), (now, done) = self.recent[0], self.recent[-1]
+        return rate_and_rest(done - before, total - before, now - begun)
 
 
 def rate_and_rest(done: int, total: int, seconds: float) -> str:
@@ -28,9 +79,22 @@ def rate_and_rest(done: int, total: int, seconds: float) -> str:
     if not done or seconds <= 0:
         return ""
     rate = done / seconds
-    rest = int((total - done) / rate)
     pace = f"{rate:.3g}/s" if rate >= 1 else f"{1 / rate:.3g} s each"
-    return f"{pace}, {rest // 60}:{rest % 60:02d} left"
+    return f"{pace}, {clock((total - done) / rate)} left"
+
+
+def clock(seconds: float) -> str:
+    """ "0:07", "12:30", "2:05:00" """
+    whole = int(seconds)
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+
+
+def first_words(kind: str) -> str:
+    """What a stage does before it tells how far it is."""
+    stage = STAGES.get(kind)
+    loads = stage is not None and (takes(stage.settings, "model") or takes(stage.settings, "scorer"))
+    return "loading model" if loads else "reading records"
 
 
 class _Lines(Console):
@@ -44,22 +108,25 @@ class Human:
     """Lines for people. In a terminal the running stage has one line that is redrawn; in a log a line every 15 s."""
 
     EVERY_SECONDS = 15.0
-    RECENT = 20  # units of work that the rate is taken from
+    BAR = 24  # characters of the bar
 
     def __init__(self) -> None:
         self.console: Console = _Lines(stderr=True, highlight=False, soft_wrap=True)
         self.live: Live | None = None
-        self.last = 0.0
-        self.what = ""
-        self.recent: deque[tuple[float, int]] = deque(maxlen=self.RECENT)
+        self.begun = self.last = 0.0
+        self.pace = Pace()
+        self.spinner = Spinner("dots")
+        self.words = ""
+        self.at: dict[str, Any] | None = None  # the last event that told how far the work is
 
     def start(self, stage: str, kind: str) -> None:
-        self.last = time.monotonic()
-        self.what = ""
+        self.begun = self.last = time.monotonic()
+        self.pace, self.at, self.words = Pace(), None, first_words(kind)
         self._print((stage, "bold"), (f" ({kind})", "dim"))
         if self.console.is_terminal:
-            self.live = Live(Text(""), console=self.console, transient=True, refresh_per_second=4)
-            self.live.start()
+            live = Live(console=self.console, transient=True, refresh_per_second=8, get_renderable=self._line)
+            self.live = live
+            live.start(refresh=True)
 
     def cached(self, stage: str, kind: str) -> None:
         self._close()
@@ -75,20 +142,30 @@ class Human:
 
     def _progress(self, event: dict[str, Any]) -> None:
         now = time.monotonic()
-        if event["done"] == 1 or event["what"] != self.what:  # what earlier runs did says nothing about this one's rate
-            self.what = event["what"]
-            self.recent.clear()
-        self.recent.append((now, event["done"]))  # the first one alone says nothing: it holds the loading of a model
-        begun, before = self.recent[0]
-        fresh = event["done"] - before
-        rest = rate_and_rest(fresh, fresh + event["total"] - event["done"], now - begun)
-        parts = [f"{event['done']}/{event['total']} {event['what']}", rest, event["note"]]
-        line = "  " + "  ".join(part for part in parts if part)
-        if self.live is not None:
-            self.live.update(Text(printable(line), style="dim"))
-        elif now - self.last >= self.EVERY_SECONDS:
+        self.pace.take(now, event["done"], event["what"])
+        self.at = event
+        if self.live is None and now - self.last >= self.EVERY_SECONDS:
             self.last = now
-            self._print(line)
+            self._print("  " + "  ".join(part for part in self._parts(event) if part))
+
+    def _parts(self, event: dict[str, Any]) -> tuple[str, str, str]:
+        rest = self.pace.rate_and_rest(event["total"])
+        return f"{event['done']}/{event['total']} {event['what']}", rest, event["note"]
+
+    def _line(self) -> RenderableType:
+        """The line that is redrawn: a spinner, and how far the work is."""
+        spent = clock(time.monotonic() - self.begun)
+        row = Table.grid(padding=(0, 1))
+        if self.at is None:
+            row.add_row(" ", self.spinner, Text(self.words, "dim"), Text(spent, "dim"))
+            return row
+        count, rest, note = (printable(part) for part in self._parts(self.at))
+        bar = ProgressBar(total=max(1, self.at["total"]), completed=self.at["done"], width=self.BAR)
+        words = Text(
+            "  ".join(part for part in (rest or spent, note) if part), "dim", no_wrap=True, overflow="ellipsis"
+        )
+        row.add_row(" ", self.spinner, Text(count, no_wrap=True), bar, words)
+        return row
 
     def done(self, stage: str, seconds: float) -> None:
         self._close()
@@ -97,6 +174,21 @@ class Human:
     def note(self, message: str) -> None:
         self._close()
         self._print(f"  {message}")
+
+    def closing(self, closing: Closing) -> None:
+        self._close()
+        lines = [f"report: {closing.report}", *(f"chat:   {command}" for command in closing.chats.values())]
+        compared = table(COLUMNS, closing.rows, right=(1, 2, 3))
+        if self.console.is_terminal:
+            links = Text("\n".join(map(printable, lines)), overflow="fold")
+            parts = [compared, links] if closing.rows else [links]
+            self.console.print(Panel(Group(*parts), title="done", expand=False, border_style="green"), soft_wrap=False)
+            return
+        if closing.rows:
+            for line in rendered(compared, colour=False).splitlines():
+                self._print(f"  {line}")
+        for line in lines:
+            self._print(f"  {line}")
 
     def _print(self, *parts: str | tuple[str, str]) -> None:
         """One line of texts, some with a style; none is read as markup."""
@@ -142,6 +234,9 @@ class Watched:
     def note(self, message: str) -> None:
         self._show(lambda: self.display.note(message))
 
+    def closing(self, closing: Closing) -> None:
+        self._show(lambda: self.display.closing(closing))
+
 
 class JsonLines:
     """Every event as one JSON line on standard output."""
@@ -164,3 +259,9 @@ class JsonLines:
 
     def note(self, message: str) -> None:
         self._line(event="note", message=message)
+
+    def closing(self, closing: Closing) -> None:
+        rows = [
+            dict(zip(("metric", "before", "after", "difference", "verdict"), row, strict=True)) for row in closing.rows
+        ]
+        self._line(event="end", report=closing.report, chat=dict(closing.chats), table=rows)

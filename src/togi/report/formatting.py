@@ -110,6 +110,22 @@ def findings(run: RunView) -> str:
     )
 
 
+def compared(run: RunView) -> list[tuple[str, str, str, str, str]]:
+    """The before/after table in words: metric, before, after, difference with its interval, verdict. Rows that have no
+    "before" are left out."""
+    return [table_row(row) for row in run.rows if row.base is not None]
+
+
+def table_row(row: RowView) -> tuple[str, str, str, str, str]:
+    """A row of the before/after table in words; a dash for what was not measured."""
+    base, difference = row.base, row.difference
+    change = (
+        "–" if difference is None else f"{number(difference.mean, signed=True)} ({bounds(difference, signed=True)})"
+    )
+    before = number(None if base is None else base.mean)
+    return row.metric, before, number(row.policy.mean), change, row.verdict or ""
+
+
 def _total(run: RunView) -> float:
     return sum(stage.seconds or 0.0 for stage in run.stages)
 

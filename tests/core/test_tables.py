@@ -1,0 +1,69 @@
+"""Tables and values for people: aligned, no words of Python, nothing that steers a terminal; warnings in a file."""
+
+import logging
+import warnings
+
+import pytest
+from rich.cells import cell_len
+
+from togi.core.library_log import NAME, keep_library_warnings
+from togi.core.tables import plain, rendered, say_table, table
+
+ROWS = [("a", "1", "研ぎ"), ("longer", "20,000", "\x1b[31mred[/]")]
+
+
+def test_columns_line_up_and_cells_are_text(capsys):
+    say_table(("name", "count", "note"), ROWS, right=(1,))
+    head, line, first, second = capsys.readouterr().out.splitlines()
+    assert set(line.strip()) == {"─"} and head.split() == ["name", "count", "note"]
+    assert cell_len(first.partition("1")[0]) + 1 == cell_len(second.partition("20,000")[0]) + 6
+    assert first.index("研") == second.index("\\x1b[31mred[/]")
+
+
+def test_a_terminal_wraps_and_colours(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "30")
+    text = rendered(table(("state", "words"), [("done", "word " * 20)]), colour=True)
+    assert all(cell_len(line) < 60 for line in text.splitlines()) and len(text.splitlines()) > 4 and "\x1b[32m" in text
+
+
+def test_no_rows_no_table(capsys):
+    say_table(("a",), [])
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({"in": 6000, "out": 0.25}, "in 6,000, out 0.25"),
+        ({}, "none"),
+        (None, "none"),
+        ([], "none"),
+        (True, "yes"),
+        (["a", "b"], "a, b"),
+        ({"a": {"b": 1}}, "a b 1"),
+    ],
+)
+def test_values_are_told_without_words_of_python(value, text):
+    assert plain(value) == text
+
+
+def test_warnings_of_libraries_go_to_a_file(tmp_path, capsys):
+    library = logging.getLogger("transformers")
+    before = library.handlers, library.propagate
+    try:
+        keep_library_warnings(tmp_path)
+        assert not (tmp_path / NAME).exists()
+        library.warning("odd labels")
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn("old call", UserWarning, stacklevel=1)
+        told = (tmp_path / NAME).read_text()
+        keep_library_warnings(tmp_path / "gone")
+        library.warning("nowhere")
+    finally:
+        opened = [handler for handler in logging.getLogger("py.warnings").handlers if handler not in before[0]]
+        library.handlers, library.propagate = before
+        for handler in opened:
+            handler.close()
+        logging.captureWarnings(False)
+    assert "odd labels" in told and "old call" in told and capsys.readouterr().err == ""
