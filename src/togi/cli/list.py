@@ -1,7 +1,7 @@
 """`togi list`."""
 
 from collections.abc import Iterator
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import click
 from pydantic import BaseModel
@@ -63,20 +63,24 @@ def _meaning(settings: type[BaseModel]) -> str:
 
 def stage_settings(name: str) -> dict[str, Any]:
     """A stage type's settings with defaults and meanings, as JSON-like values; nested ones under dotted keys."""
-    settings = dict(_rows(STAGES[name].settings, ""))
+    settings = dict(setting_rows(STAGES[name].settings))
     return {"type": name, "about": _about(name), "yields": STAGES[name].yields, "settings": settings}
 
 
-def _rows(settings: type[BaseModel], prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def setting_rows(settings: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each setting as (dotted key, {default, about, place, allowed}); nested settings follow the one that holds them.
+
+    `allowed` lists the words that a setting of fixed words takes; it is empty for others."""
     for key, info in settings.model_fields.items():
         nested = [cls for cls in classes(info.annotation) if issubclass(cls, BaseModel)]
         default = "required" if info.is_required() else _changed(info.get_default(call_default_factory=True))
         shown = default if isinstance(default, str | int | float | bool | None) else recipe_text(default)
         place = bool(isinstance(info.json_schema_extra, dict) and info.json_schema_extra.get("place"))
         about = info.description or (_meaning(nested[0]) if len(nested) == 1 else "")
-        yield f"{prefix}{key}", {"default": shown, "about": about, "place": place}
+        words = _words(info.annotation)
+        yield f"{prefix}{key}", {"default": shown, "about": about, "place": place, "allowed": words}
         if len(nested) == 1:
-            yield from _rows(nested[0], f"{prefix}{key}{'[]' if _is_list(info.annotation) else ''}.")
+            yield from setting_rows(nested[0], f"{prefix}{key}{'[]' if _is_list(info.annotation) else ''}.")
         else:
             for variant in nested:
                 yield from _variant(variant, f"{prefix}{key}")
@@ -85,10 +89,17 @@ def _rows(settings: type[BaseModel], prefix: str) -> Iterator[tuple[str, dict[st
 def _variant(settings: type[BaseModel], key: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """One of several kinds that `type` tells apart: what it is stands beside its type, which comes first."""
     prefix = f"{key}[{settings.model_fields['type'].default}]."
-    rows = dict(_rows(settings, prefix))
+    rows = dict(setting_rows(settings, prefix))
     kind = rows.pop(f"{prefix}type")
     yield f"{prefix}type", {**kind, "about": _meaning(settings)}
     yield from rows.items()
+
+
+def _words(annotation: Any) -> list[Any]:
+    """The words of a type of several fixed words, optional or in a list; none where there is no choice."""
+    parts = [annotation, *get_args(annotation)]
+    words = [word for part in parts if get_origin(part) is Literal for word in get_args(part)]
+    return words if len(words) > 1 else []
 
 
 def _is_list(annotation: Any) -> bool:

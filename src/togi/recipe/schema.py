@@ -131,12 +131,14 @@ class Recipe:
         return self.compute if asked == "auto" else asked
 
 
-class _Head(Settings):
-    name: str = Field(pattern=NAME)
-    seed: int = Field(default=17, ge=0)
-    models: dict[str, Any] = Field(default_factory=dict)
-    data: dict[str, Any] = Field(default_factory=dict)
-    stages: dict[str, Any] = Field(min_length=1)
+class RecipeHead(Settings):
+    """The keys at the top of a recipe."""
+
+    name: str = Field(pattern=NAME, description="the run's name: its folder under $TOGI_HOME/runs")
+    seed: int = Field(default=17, ge=0, description="seed of every stage that sets none of its own")
+    models: dict[str, Any] = Field(default_factory=dict, description="models from outside, by name")
+    data: dict[str, Any] = Field(default_factory=dict, description="data from outside, by name")
+    stages: dict[str, Any] = Field(min_length=1, description="the work, by name; each stage has a `type`")
     compute: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="type of matrix products; auto tries once what the machine is fast at"
     )
@@ -153,7 +155,7 @@ class _Head(Settings):
 def validate(tree: Tree) -> Recipe:
     """Turns a merged tree into a recipe. Raises RecipeError listing every problem that one reading can find."""
     problems: list[str] = []
-    head = _validate(_Head, tree.values, (), tree, problems)
+    head = _validate(RecipeHead, tree.values, (), tree, problems)
     members = {section: _members(section, tree, problems) for section in ("models", "data", "stages")}
     models = _section(ModelSpec, "models", members, tree, problems)
     data = _section(DataSpec, "data", members, tree, problems)

@@ -12,12 +12,12 @@ class GateSettings(Settings):
     """What every gate has."""
 
     name: str | None = Field(default=None, min_length=1, description="name in the logs; the type when absent")
-    bonus: float = Field(default=0.0, description="added when the gate is passed")
+    bonus: float = Field(default=0.0, description="added to the reward of an answer that passes")
     fail_value: float = Field(default=0.0, description="the reward of an answer that this gate stops")
 
 
 class TerminatorGate(GateSettings):
-    """The answer is one turn of the template, closed by its terminator."""
+    """The answer is one turn of the template and ends with its terminator."""
 
     type: Literal["terminator"] = "terminator"
 
@@ -27,17 +27,17 @@ class LanguageGate(GateSettings):
 
     type: Literal["language"] = "language"
     allowed: tuple[str, ...] = Field(min_length=1, description="language codes, like en or ja")
-    min_confidence: float = Field(default=0.5, ge=0, le=1)
-    min_chars: int = Field(default=20, ge=0, description="shorter answers pass: detectors guess there")
+    min_confidence: float = Field(default=0.5, ge=0, le=1, description="of the language detector")
+    min_chars: int = Field(default=20, ge=0, description="shorter answers pass, because detectors only guess there")
 
 
 class LengthGate(GateSettings):
     """The answer is neither too short nor too long."""
 
     type: Literal["length"] = "length"
-    unit: Literal["chars", "tokens"] = "chars"
-    min: int = Field(default=1, ge=0)
-    max: int | None = Field(default=None, ge=1)
+    unit: Literal["chars", "tokens"] = Field(default="chars", description="what min and max count")
+    min: int = Field(default=1, ge=0, description="shortest answer that passes")
+    max: int | None = Field(default=None, ge=1, description="longest answer that passes; no limit when absent")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -50,25 +50,29 @@ class RepetitionGate(GateSettings):
     """The answer does not repeat itself."""
 
     type: Literal["repetition"] = "repetition"
-    unit: Literal["chars", "words"] = "chars"
+    unit: Literal["chars", "words"] = Field(default="chars", description="what an n-gram is made of")
     size: int = Field(default=16, ge=1, description="characters or words of an n-gram")
-    max_share: float = Field(default=0.3, ge=0, le=1, description="of n-grams that repeat an earlier one")
-    max_line_share: float = Field(default=0.3, ge=0, le=1, description="of lines that repeat an earlier one")
+    max_share: float = Field(default=0.3, ge=0, le=1, description="largest share of n-grams that repeat an earlier one")
+    max_line_share: float = Field(
+        default=0.3, ge=0, le=1, description="largest share of lines that repeat an earlier one"
+    )
 
 
 class EchoGate(GateSettings):
-    """The answer is not the question or the system turn once more."""
+    """The answer does not repeat the question or the system turn."""
 
     type: Literal["echo"] = "echo"
     size: int = Field(default=6, ge=1, description="characters of an n-gram")
-    max_share: float = Field(default=0.6, ge=0, le=1, description="of the answer's n-grams that stand in the prompt")
+    max_share: float = Field(
+        default=0.6, ge=0, le=1, description="largest share of the answer's n-grams that occur in the prompt"
+    )
 
 
 class PatternGate(GateSettings):
-    """The answer does not match a regular expression (Python's, of the trimmed answer; (?i) ignores case)."""
+    """The answer, trimmed, does not match a Python regular expression; (?i) ignores case."""
 
     type: Literal["pattern"] = "pattern"
-    forbid: str = Field(min_length=1, description="expression that must be found nowhere in the answer")
+    forbid: str = Field(min_length=1, description="expression that the answer must not match anywhere")
 
     @field_validator("forbid")
     @classmethod
@@ -76,28 +80,28 @@ class PatternGate(GateSettings):
         try:
             re.compile(value)
         except re.error as error:
-            raise ValueError(f"{value!r} is no regular expression: {error}") from error
+            raise ValueError(f"{value!r} is not a regular expression: {error}") from error
         return value
 
 
 class TermSettings(Settings):
     """What every term has."""
 
-    weight: float = 1.0
+    weight: float = Field(default=1.0, description="factor of the shaped score in the reward")
 
 
 class ScoreTerm(TermSettings):
-    """What every term has whose score may be shaped."""
+    """What every term with a shaped score has."""
 
-    cap: float | None = Field(default=None, ge=0, description="the largest score that counts")
-    negative_scale: float = Field(default=1.0, ge=0, description="what negative scores are multiplied by")
+    cap: float | None = Field(default=None, ge=0, description="larger scores count as this")
+    negative_scale: float = Field(default=1.0, ge=0, description="factor of negative scores")
 
 
 class ModelTerm(ScoreTerm):
     """A reward model."""
 
     type: Literal["model"] = "model"
-    scorer: ScorerRef
+    scorer: ScorerRef = Field(description="a reward model: one that a stage trained, or one from `models`")
     name: str | None = Field(default=None, min_length=1, description="name in the logs; the scorer's when absent")
 
 
@@ -105,35 +109,35 @@ class FunctionTerm(ScoreTerm):
     """A function `f(prompt, completion) -> number` of a Python file. The file may import what lies beside it."""
 
     type: Literal["function"] = "function"
-    file: CodePath
+    file: CodePath = Field(description="the Python file")
     name: str = Field(min_length=1, description="the function, and its name in the logs")
     style: Literal["togi", "trl", "trl-text"] = Field(
         default="togi",
-        description="trl: the signature of TRL, f(prompts, completions, completion_ids, **columns) -> list; a prompt "
-        "and a completion are lists of messages there, with trl-text plain texts",
+        description="how it is called. togi: f(prompt, completion) -> number. trl: f(prompts, completions, "
+        "completion_ids, **columns) -> list, with lists of messages. trl-text: the same with plain texts",
     )
 
 
 class OverlongTerm(TermSettings):
-    """Soft punishment of long answers: 0, a straight line over the last `cache_tokens`, -1 from `max_tokens` on."""
+    """Length penalty: 0, then linear over the last `cache_tokens`, and -1 from `max_tokens` on."""
 
     type: Literal["overlong"] = "overlong"
-    weight: float = Field(default=1.0, gt=0, description="what the punishment, 0 to -1, is multiplied by")
-    max_tokens: int = Field(ge=2, description="sampled tokens, terminator included, from which it is -1")
-    cache_tokens: int = Field(ge=1, description="tokens before max_tokens over which it grows")
+    weight: float = Field(default=1.0, gt=0, description="factor of the penalty")
+    max_tokens: int = Field(ge=2, description="sampled tokens, terminator included, at which the penalty is -1")
+    cache_tokens: int = Field(ge=1, description="tokens before max_tokens over which the penalty grows")
     name: str = Field(default="overlong", min_length=1, description="name in the logs")
 
     @model_validator(mode="after")
     def _begins_late(self) -> Self:
         if self.cache_tokens >= self.max_tokens:
             raise ValueError(
-                f"cache_tokens is {self.cache_tokens} and max_tokens {self.max_tokens}: every answer would be punished"
+                f"cache_tokens is {self.cache_tokens} and max_tokens {self.max_tokens}: every answer would be penalised"
             )
         return self
 
     @property
     def free_tokens(self) -> int:
-        """The longest answer that is not punished, in tokens."""
+        """The longest answer without a penalty, in tokens."""
         return self.max_tokens - self.cache_tokens
 
 
@@ -156,10 +160,12 @@ def term_name(term: AnyTerm) -> str:
 class RewardSettings(Settings):
     """Gates in order, then terms."""
 
-    gates: tuple[AnyGate, ...] = ()
-    terms: tuple[AnyTerm, ...] = ()
+    gates: tuple[AnyGate, ...] = Field(default=(), description="tests, in order; the first that fails ends it")
+    terms: tuple[AnyTerm, ...] = Field(default=(), description="scores, added where all gates are passed")
     floor: bool = Field(default=False, description="an answer that passes never gets less than one that fails")
-    max_failed_share: float = Field(default=0.1, ge=0, le=1, description="of answers that graders may fail on")
+    max_failed_share: float = Field(
+        default=0.1, ge=0, le=1, description="the run stops if graders fail on a larger share of the answers"
+    )
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
@@ -175,8 +181,8 @@ class RewardSettings(Settings):
 class GuardSettings(Settings):
     """A threshold on one metric of the run.
 
-    `no_spread_share` is the share of groups that teach nothing, `kl` the distance to the stage's initial model in nats
-    a token, `diversity` that of the answers divided by the base model's.
+    `no_spread_share` is the share of groups without an advantage, `kl` the distance to the stage's initial model in
+    nats per token, `diversity` that of the answers divided by its first measurement.
     """
 
     metric: Literal[
@@ -187,11 +193,11 @@ class GuardSettings(Settings):
         "diversity",
         "failed_share",
         "below_fail_share",
-    ]
-    min: float | None = None
-    max: float | None = None
-    patience: int = Field(default=1, ge=1, description="measurements in a row outside before it is an alarm")
-    action: Literal["warn", "stop"] = "warn"
+    ] = Field(description="what is watched")
+    min: float | None = Field(default=None, description="smallest value without an alarm")
+    max: float | None = Field(default=None, description="largest value without an alarm")
+    patience: int = Field(default=1, ge=1, description="measurements in a row outside before the alarm")
+    action: Literal["warn", "stop"] = Field(default="warn", description="raise an alarm, or stop the run as well")
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:
