@@ -21,6 +21,7 @@ from togi.core.files import write_json, write_text
 from togi.core.process import STOPPING, was_interrupted
 from togi.core.settings import MAIN
 from togi.recipe.display import Display
+from togi.recipe.executors import Executor
 from togi.recipe.graph import Graph, Node, kinds_of, unpinned
 from togi.recipe.guard import sources_to_json
 from togi.recipe.lock import lock_text
@@ -73,7 +74,7 @@ class Run:
         self.display = display
         self.store = store_folder()
         self.folder = run_folder(graph.recipe.name)
-        self.workers: Workers | None = None
+        self.workers: Executor | None = None
         self.interrupted = False  # the work at hand is the last
         self.signalled = False
         self.killed = False
@@ -211,7 +212,7 @@ class Run:
         before = made_from(folder)
         return before is not None and before != outputs_digests(self._reads(node))
 
-    def _workers_for(self, node: Node) -> Workers:
+    def _workers_for(self, node: Node) -> Executor:
         """The processes at hand, or new ones where the stage wants another number of them."""
         size = processes(node)
         if self.workers is not None and self.workers.size != size:

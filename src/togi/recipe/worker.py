@@ -38,7 +38,9 @@ from togi.core.strangers import describe
 from togi.recipe.faults import told
 from togi.recipe.guard import hold_sources, learn_known, source_change
 from togi.recipe.locks import take, wait
+from togi.recipe.pool import PoolShards
 from togi.recipe.store import TRASH, begin, clear_leftovers, is_done, mark_done, remove, rename_away
+from togi.stages.base import RowSettings, StageSettings
 from togi.stages.context import Context, Control, Resolved, hold_numerics
 from togi.stages.table import STAGES
 from togi.stages.training.resources import Resources
@@ -188,12 +190,28 @@ def _do(command: dict[str, Any], control: Control, ranks: Ranks) -> bool:
                 work.run(fit.settings, context)
                 fit.finish()
             else:
-                work.run(settings, context)
+                with _pool(settings, context):
+                    work.run(settings, context)
             ranks.on_first_rank(lambda: _finish(context, command, before + time.perf_counter() - start))
         finally:
             if ranks.first:
                 _leave(context, command, before + time.perf_counter() - start)
     return False
+
+
+@contextmanager
+def _pool(settings: StageSettings, context: Context) -> Iterator[None]:
+    """Lets several processes do the shards of the stage where its settings want that."""
+    workers = settings.workers if isinstance(settings, RowSettings) else 1
+    if workers == 1:
+        yield
+        return
+    pool = PoolShards(workers)
+    context.shards = pool
+    try:
+        yield
+    finally:
+        pool.close()
 
 
 @contextmanager

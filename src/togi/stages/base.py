@@ -28,6 +28,12 @@ class StageSettings(Settings):
         return source
 
 
+class RowSettings(StageSettings):
+    """Settings of a stage that maps rows, whose shards several processes can do."""
+
+    workers: int = runtime_setting(1, "processes that do shards of 4,096 rows; 1: the stage's own", ge=1, le=1024)
+
+
 class RankedSettings(StageSettings):
     """Settings of a stage whose work several processes can do together: all that train a model."""
 
@@ -58,7 +64,8 @@ class StageType:
 
     `outputs(settings)` are the kinds of its outputs by name: a kind of records (core/records.py), model or scorer.
     `work` is a module with `run(settings, context)`. `version` goes up when the same settings give other bytes;
-    `reasons` are all that a record can be dropped for.
+    `reasons` are all that a record can be dropped for; `rows` is the module of a row-wise stage's `map_rows`
+    (stages/shards.py).
     """
 
     name: str
@@ -67,6 +74,7 @@ class StageType:
     work: str
     version: int = 1
     reasons: tuple[str, ...] = ()
+    rows: str = ""
 
     @property
     def yields(self) -> str:

@@ -23,9 +23,7 @@ from togi.core.seeds import digest
 from togi.core.settings import MAIN, Ref
 from togi.core.sources import ModelSource
 from togi.stages.base import output_path
-
-SHARD_ROWS = 4096
-"""Records of one shard of a row-wise stage: which ones follows from the data alone."""
+from togi.stages.shards import SHARD_ROWS, SerialShards, ShardExecutor
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +63,7 @@ class Context:
     track: tuple[str, ...] = ()
     fits: int | None = None
     reasons: tuple[str, ...] | None = None
+    shards: ShardExecutor = field(default_factory=SerialShards)
     counts: dict[str, int] = field(default_factory=dict)
     drops: list[Drop] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
@@ -82,8 +81,7 @@ class Context:
 
     def batches(self, ref: Ref, rows: int = SHARD_ROWS) -> Iterator[list[Any]]:
         """The records that `ref` stands for, in order, `rows` at a time. Raises InputError if there are none."""
-        if not self.records_count(ref):
-            raise self._no_records(ref)
+        self.records_count(ref)
         return self._batches(ref, rows)
 
     def _batches(self, ref: Ref, rows: int) -> Iterator[list[Any]]:
@@ -98,8 +96,11 @@ class Context:
         return target.folder / output_path(target.kind, ref.output)
 
     def records_count(self, ref: Ref) -> int:
-        """How many records `ref` stands for, without reading them."""
-        return count_records(self.records_file(ref))
+        """How many records `ref` stands for, without reading them. Raises InputError if there are none."""
+        count = count_records(self.records_file(ref))
+        if not count:
+            raise self._no_records(ref)
+        return count
 
     def _no_records(self, ref: Ref) -> InputError:
         return InputError(f"stage {self.name}: {ref} holds no records; see its drops with `togi show`")
@@ -158,6 +159,11 @@ class Context:
             self.progress(number + 1, count, name)
             yield value
 
+    def missing_units(self, count: int, name: str) -> list[int]:
+        """Which of the units 0..count-1 are still to be done."""
+        committed = self._committed()
+        return [number for number in range(count) if not self._is_whole(f"{name}-{number:06d}", committed)]
+
     def _committed(self) -> dict[str, str]:
         """Units that the journal names, with the hashes of their files."""
         journal = self.folder / "journal.jsonl"
@@ -168,12 +174,16 @@ class Context:
             self.log(f"{journal}: {len(lines) - len(whole)} damaged lines are passed over; their work is done again")
         return {line["unit"]: line["sha256"] for line in whole}
 
+    def _is_whole(self, unit: str, committed: dict[str, str]) -> bool:
+        path = self._unit_file(unit)
+        return unit in committed and path.exists() and file_hash(path) == committed[unit]
+
+    def _unit_file(self, unit: str) -> Path:
+        return self.folder / "units" / f"{unit}.json"
+
     def _unit(self, unit: str, committed: dict[str, str], make: Callable[[], Any], count: int) -> Any:
         """The value of one unit, made if it is not there."""
-        path = self.folder / "units" / f"{unit}.json"
-
-        def whole() -> bool:
-            return unit in committed and path.exists() and file_hash(path) == committed[unit]
+        path = self._unit_file(unit)
 
         def commit(value: Any) -> None:
             write_json(path, value)
@@ -181,7 +191,7 @@ class Context:
             if committed.get(unit) != line["sha256"]:
                 append_line(self.folder / "journal.jsonl", {**line, "line": _line_hash(line)})
 
-        if not self.ranks.on_first_rank(whole):
+        if not self.ranks.on_first_rank(lambda: self._is_whole(unit, committed)):
             self.check_stop()
             value = make()
             self.ranks.on_first_rank(lambda: commit(value))

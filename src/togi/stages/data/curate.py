@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from togi.core.settings import ModelRef, PromptsRef
-from togi.stages.base import StageSettings, StageType, gives
+from togi.stages.base import RowSettings, StageType, gives
 
 QUESTION = (
     "Is the following a clear and complete question or request that somebody could ask an assistant?\n\n{text}\n\n"
@@ -19,7 +19,7 @@ REASONS = (
 """What a draft is dropped for: rules first, then the judge."""
 
 
-class Curate(StageSettings):
+class Curate(RowSettings):
     """Rules first, then a model's judgement.
 
     `logprob` asks yes or no and keeps the `keep_share` with the largest log p(yes) - log p(no), read at the first token
@@ -75,5 +75,11 @@ class Curate(StageSettings):
 
 
 STAGE = StageType(
-    "curate", Curate, outputs=gives("prompts"), work="togi.stages.data.curate_work", version=2, reasons=REASONS
+    "curate",
+    Curate,
+    outputs=gives("prompts"),
+    work="togi.stages.data.curate_work",
+    version=2,
+    reasons=REASONS,
+    rows="togi.stages.data.curate_rows",
 )

@@ -10,23 +10,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from togi.core.errors import RecipeError, StageError
 from togi.core.records import Message, Prompt, SamplingParams
 from togi.core.seeds import make_id
-from togi.data.filters import (
-    Filter,
-    contains,
-    first_failure,
-    not_a_question,
-    repeated_ngrams,
-    run_filters,
-    too_long,
-    too_short,
-    wrong_script,
-)
+from togi.data.filters import first_failure, run_filters
 from togi.model.forest import Sequence, move, plant
 from togi.model.load import LoadedModel
 from togi.model.policy import Policy, hidden_states
 from togi.rollout.generator import ModelGenerator
 from togi.stages.context import Context
-from togi.stages.data.curate import Curate
+from togi.stages.data.curate import STAGE, Curate
+from togi.stages.data.curate_rows import rules
+from togi.stages.data.rows import map_shards
 from togi.stages.models import load_model
 from togi.stages.rehearsal_work import Rehearsed, prompt_rows, weightless
 from togi.text.render import render_answer, render_prompt
@@ -55,49 +47,46 @@ class JsonVerdict(BaseModel):
 
 
 def run(settings: Curate, context: Context) -> None:
-    prompts: list[Prompt] = context.records(settings.input)
-    kept, drops = run_filters(prompts, _rules(settings), stage=context.name)
-    context.count_in(len(prompts))
-    context.drop_all(drops)
-    if settings.model is not None and kept:
+    shards = map_shards(STAGE, settings, context, settings.input, "prompts")
+    if settings.model is None:
+        with context.writer("prompts") as writer:
+            for kept in shards:
+                writer.write(kept)
+            _look_at_harvest(settings, context, writer.count)
+        return
+    kept = [prompt for shard in shards for prompt in shard]
+    if kept:
         model = load_model(context, settings.model)
         judge = _by_logprob if settings.method == "logprob" else _by_json
         kept = judge(settings, context, model, kept)
         if settings.rewrite and kept:
             kept = _rewrite(settings, context, model, kept)
-    share = len(kept) / len(prompts)
+    _look_at_harvest(settings, context, len(kept))
+    context.write("prompts", kept)
+
+
+def _look_at_harvest(settings: Curate, context: Context, kept: int) -> None:
+    """An alarm where few drafts are kept. Raises StageError where none is."""
+    came = context.counts["in"]
+    share = kept / came
     if share < settings.alarm_below:
         context.alarm(
             "kept_share",
-            f"only {len(kept)} of {len(prompts)} drafts are kept ({share:.1%}); look at the drops with `togi show`",
+            f"only {kept} of {came} drafts are kept ({share:.1%}); look at the drops with `togi show`",
             value=share,
             threshold=settings.alarm_below,
         )
     if not kept:
-        raise StageError(
-            f"stage {context.name}: no draft was kept of {len(prompts)}; reasons: {context.drop_reasons()}"
-        )
-    context.write("prompts", kept)
+        raise StageError(f"stage {context.name}: no draft was kept of {came}; reasons: {context.drop_reasons()}")
 
 
 def rehearse(settings: Curate, context: Context) -> Iterator[Rehearsed]:
-    prompts, _ = run_filters(context.records(settings.input), _rules(settings), stage=context.name)
+    prompts, _ = run_filters(context.records(settings.input), rules(settings), stage=context.name)
     if settings.model is None:
         return
     question = settings.question if settings.method == "logprob" else JSON_QUESTION
     model, most = weightless(context, settings.model), 1 if settings.method == "logprob" else settings.max_tokens
     yield from prompt_rows(context, model, [(p.id, _asked(question, p)) for p in prompts], most)
-
-
-def _rules(settings: Curate) -> list[Filter]:
-    return [
-        too_short(settings.min_chars),
-        too_long(settings.max_chars),
-        repeated_ngrams(settings.max_repeated_ngrams),
-        wrong_script(settings.language),
-        contains(("http://", "https://", "<|", "_____"), "not_plain_text"),
-        not_a_question(settings.language),
-    ]
 
 
 def _asked(question: str, prompt: Prompt) -> tuple[Message, ...]:
@@ -168,7 +157,7 @@ def _by_json(settings: Curate, context: Context, model: LoadedModel, prompts: li
 def _corrected(settings: Curate, context: Context, prompt: Prompt, verdict: JsonVerdict) -> Prompt:
     """The draft with what the verdict says anew; a draft without an answer gets none."""
     question, answer = verdict.question.strip(), prompt.answer
-    if not question or first_failure(question, _rules(settings)) is not None:
+    if not question or first_failure(question, rules(settings)) is not None:
         question = prompt.text
     if answer is not None:
         answer = verdict.answer.strip() or answer
@@ -180,8 +169,8 @@ def _corrected(settings: Curate, context: Context, prompt: Prompt, verdict: Json
 def _rewrite(settings: Curate, context: Context, model: LoadedModel, prompts: list[Prompt]) -> list[Prompt]:
     """Each draft once more, as plain text; a rewrite that breaks a rule leaves the draft as it was."""
     texts = _ask(settings, context, model, prompts, settings.rewrite_prompt, "rewrite")
-    rules = _rules(settings)
-    good = [text if first_failure(text, rules) is None else "" for text in texts]
+    held_to = rules(settings)
+    good = [text if first_failure(text, held_to) is None else "" for text in texts]
     context.summary["rewritten"] = sum(bool(text) for text in good)
     return [_rewritten(context, p, text) if text else p for p, text in zip(prompts, good, strict=True)]
 

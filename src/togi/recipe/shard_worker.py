@@ -1,0 +1,33 @@
+"""A process that does shards: one JSON line in, one JSON line out. It ends when its input closes.
+
+What a library prints goes to standard error.
+"""
+
+import json
+import os
+import sys
+from typing import Any
+
+from togi.core.errors import TogiError
+from togi.stages.shards import ShardTask, do_shard
+
+
+def main() -> None:
+    """Does shards until standard input closes."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        if not line.endswith("\n"):
+            break  # the parent died in the middle of it
+        answers.write(json.dumps(_answer(ShardTask(**json.loads(line)))) + "\n")
+
+
+def _answer(task: ShardTask) -> dict[str, Any]:
+    try:
+        return {"value": do_shard(task)}
+    except TogiError as error:
+        return {"kind": type(error).__name__, "message": str(error)}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""Row-wise stages: shards through the runner's executor, kept records and drops back in row order."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from togi.core.codec import from_row
+from togi.core.settings import Ref
+from togi.stages.base import StageSettings, StageType
+from togi.stages.context import Context
+from togi.stages.shards import SHARD_ROWS, ShardTask
+
+
+def map_shards(stage: StageType, settings: StageSettings, context: Context, ref: Ref, kind: str) -> Iterator[list[Any]]:
+    """What `map_rows` keeps of the records of `ref`, as records of `kind`, shard by shard; it counts what came in and
+    notes the drops. A shard is a unit of the journal. Raises InputError if there are no records."""
+    total = context.records_count(ref)
+    context.count_in(total)
+    count = -(-total // SHARD_ROWS)
+    missing = context.missing_units(count, UNIT)
+    values = context.shards.values([_task(stage, settings, context, ref, number) for number in missing])
+    for value in context.stream_units(count, lambda number: next(values), UNIT):
+        for name, reason in value["dropped"]:
+            context.drop(name, reason)
+        yield [from_row(kind, row) for row in value["kept"]]
+
+
+UNIT = "shard"
+
+
+def _task(stage: StageType, settings: StageSettings, context: Context, ref: Ref, number: int) -> ShardTask:
+    cls = type(settings)
+    return ShardTask(
+        rows=stage.rows,
+        settings_class=f"{cls.__module__}:{cls.__qualname__}",
+        settings=settings.model_dump(mode="json"),
+        stage=context.name,
+        producer=context.folder.name,
+        seed=context.seed,
+        source=str(context.records_file(ref)),
+        number=number,
+        first=number * SHARD_ROWS,
+        count=SHARD_ROWS,
+    )

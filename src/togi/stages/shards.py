@@ -1,0 +1,74 @@
+"""Row-wise work: a stage that maps each row by itself does so shard by shard.
+
+A shard is SHARD_ROWS rows, counted from the first: which rows it holds follows from the data alone. The runner decides
+who does the shards and in how many processes (`ShardExecutor`); the bytes do not depend on it. So what maps rows
+computes with one thread, and knows nothing but its settings and the shard.
+
+Such a stage's type names under `rows` a module without heavy imports, with `map_rows(settings, shard)`.
+"""
+
+import importlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from togi.core.codec import to_row
+from togi.core.record_streams import read_range
+
+SHARD_ROWS = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """Rows of one shard. `stage` is the stage's name, `producer` what ids of new records begin from, `number` counts
+    shards from 0."""
+
+    records: Sequence[Any]
+    stage: str
+    producer: str
+    seed: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardTask:
+    """A shard to be done, as plain values: `rows` is the module that maps, `settings_class` is "module:class", `source`
+    the file of the records, of which the shard is `count` from `first` on."""
+
+    rows: str
+    settings_class: str
+    settings: dict[str, Any]
+    stage: str
+    producer: str
+    seed: int
+    source: str
+    number: int
+    first: int
+    count: int
+
+
+class ShardExecutor(Protocol):
+    """Does shards somewhere. The values come in the order of the tasks, whichever is done first.
+
+    Raises the TogiError that a shard raised, and WorkerDied where a process ends on the same shard twice.
+    """
+
+    def values(self, tasks: Sequence[ShardTask]) -> Iterator[dict[str, Any]]: ...
+
+
+class SerialShards:
+    """Does shards one after the other, in this process."""
+
+    def values(self, tasks: Sequence[ShardTask]) -> Iterator[dict[str, Any]]:
+        return map(do_shard, tasks)
+
+
+def do_shard(task: ShardTask) -> dict[str, Any]:
+    """The value of a shard's unit: `kept` as rows of the codec, `dropped` as [id, reason]."""
+    module, _, name = task.settings_class.partition(":")
+    settings = getattr(importlib.import_module(module), name).model_validate(task.settings)
+    records = read_range(Path(task.source), task.first, task.count)
+    shard = Shard(records=records, stage=task.stage, producer=task.producer, seed=task.seed, number=task.number)
+    kept, drops = importlib.import_module(task.rows).map_rows(settings, shard)
+    return {"kept": [to_row(record) for record in kept], "dropped": [[drop.id, drop.reason] for drop in drops]}

@@ -1,0 +1,127 @@
+"""Shards in processes: the bytes of serial work, and what becomes of a process that is killed."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+import row_stage
+
+from togi.core.codec import write_records
+from togi.core.errors import InputError, Interrupted, WorkerDied
+from togi.core.files import read_lines
+from togi.core.records import Document, Drop
+from togi.core.settings import DocumentsRef
+from togi.recipe.pool import PoolShards, start_process
+from togi.stages.base import RECORDS_FILE, StageType, gives
+from togi.stages.context import Context, Control, Resolved
+from togi.stages.data import rows
+from togi.stages.data.rows import map_shards
+from togi.stages.shards import SerialShards, ShardExecutor
+
+REF = DocumentsRef("$texts")
+TOY = StageType("toy", row_stage.Toy, outputs=gives("documents"), work="", reasons=("even",), rows="row_stage")
+
+
+def start() -> "subprocess.Popen[str]":
+    """A process of the pool that finds the toy stage."""
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(row_stage.__file__).parent), os.environ.get("PYTHONPATH", "")])
+    return start_process()
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    monkeypatch.setattr(rows, "SHARD_ROWS", 2)
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+
+
+def context(folder: Path, texts: list[str], executor: ShardExecutor) -> Context:
+    documents = [Document(id=f"d{i}", text=text) for i, text in enumerate(texts)]
+    write_records(folder / "texts" / RECORDS_FILE, "documents", documents)
+    inputs: dict[str, Resolved] = {REF: Resolved("documents", folder=folder / "texts")}
+    made = Context("toy", folder / "toy-0", folder, 1, inputs, Control(send=lambda event: None))
+    made.folder.mkdir(exist_ok=True)
+    made.reasons, made.shards = TOY.reasons, executor
+    return made
+
+
+def run(made: Context) -> None:
+    settings = row_stage.Toy(folder=str(made.folder))
+    with made.writer("documents") as writer:
+        for kept in map_shards(TOY, settings, made, REF, "documents"):
+            writer.write(kept)
+    made.finish()
+
+
+def outcome(made: Context) -> dict[str, bytes]:
+    names = (RECORDS_FILE, "drops.json", "summary.json")
+    return {name: (made.folder / name).read_bytes() for name in names}
+
+
+@pytest.fixture
+def pool():
+    made = PoolShards(2, start)
+    yield made
+    made.close()
+
+
+def test_a_pool_makes_the_bytes_of_serial_work(tmp_path: Path, pool: PoolShards) -> None:
+    texts = [f"text {i}" for i in range(11)]
+    texts[0] = "wait"  # the first shard is done last
+    made = [context(tmp_path / name, texts, executor) for name, executor in (("a", SerialShards()), ("b", pool))]
+    for each in made:
+        run(each)
+    assert outcome(made[0]) == outcome(made[1])
+    assert made[1].counts == {"in": 11, "out": 5} and made[1].drops[0] == Drop(id="d0", stage="toy", reason="even")
+    assert [line["unit"] for line in read_lines(made[1].folder / "journal.jsonl")] == [
+        f"shard-{i:06d}" for i in range(6)
+    ]
+
+
+def test_a_killed_process_is_replaced_and_its_shard_done_again(tmp_path: Path, pool: PoolShards) -> None:
+    texts = ["one", "two", "deadly once", "three", "four"]
+    run(made := context(tmp_path / "pool", texts, pool))
+    assert (made.folder / "killed-1").exists()
+    serial = context(tmp_path / "serial", texts, SerialShards())
+    (serial.folder / "killed-1").touch()  # else this process would be killed
+    run(serial)
+    assert outcome(made) == outcome(serial)
+
+
+def test_a_shard_that_kills_every_process_ends_the_stage_and_keeps_the_others(tmp_path: Path, pool: PoolShards) -> None:
+    made = context(tmp_path, ["one", "two", "three", "deadly"], pool)
+    with pytest.raises(WorkerDied, match=r"stage toy: the process that did shard 1 was killed \(signal 9\)"):
+        run(made)
+    assert [line["unit"] for line in read_lines(made.folder / "journal.jsonl")] == ["shard-000000"]
+    assert not (made.folder / RECORDS_FILE).exists()
+
+
+def test_an_error_of_a_shard_is_the_stages_own(tmp_path: Path, pool: PoolShards) -> None:
+    with pytest.raises(InputError, match="stage toy, shard 1: row 1 is bad"):
+        run(context(tmp_path, ["one", "two", "three", "bad"], pool))
+
+
+def test_finished_shards_are_not_done_again(tmp_path: Path, monkeypatch) -> None:
+    made = context(tmp_path, [f"text {i}" for i in range(6)], SerialShards())
+    values = map_shards(TOY, row_stage.Toy(), made, REF, "documents")
+    next(values)
+    made.control.stop = True
+    with pytest.raises(Interrupted):
+        next(values)
+    monkeypatch.setenv("SHARD_SAYS", "again")
+    again = context(tmp_path, [f"text {i}" for i in range(6)], SerialShards())
+    kept = [record.text for part in map_shards(TOY, row_stage.Toy(), again, REF, "documents") for record in part]
+    assert kept == ["TEXT 1 ", "TEXT 3 again", "TEXT 5 again"]
+
+
+def test_the_processes_end_with_the_pool_and_with_whoever_holds_their_input(tmp_path: Path) -> None:
+    pool = PoolShards(2, start)
+    run(context(tmp_path, ["one", "two", "three"], pool))
+    started = pool.processes
+    pool.close()
+    assert len(started) == 2 and [each.returncode for each in started] == [-signal.SIGKILL] * 2
+    process = start()
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait(timeout=30) == 0
