@@ -121,7 +121,7 @@ def test_the_processes_end_with_the_pool_and_with_whoever_holds_their_input(tmp_
     started = pool.processes
     pool.close()
     assert len(started) == 2 and [each.returncode for each in started] == [-signal.SIGKILL] * 2
-    process = start()
-    assert process.stdin is not None
-    process.stdin.close()
-    assert process.wait(timeout=30) == 0
+    with start() as process:
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(timeout=60) == 0

@@ -76,6 +76,21 @@ class Engine(Protocol):
         ...
 
 
+class Completer(Protocol):
+    """Continues plain texts: one list of `params.n` completions per text, in order, each from its own seed."""
+
+    def complete(
+        self, texts: Sequence[str], params: SamplingParams, seeds: Sequence[Sequence[int]]
+    ) -> list[list[Completion]]: ...
+
+
+class Chooser(Protocol):
+    """Says which of two words a model would rather begin its answer with: log p(yes) - log p(no) of each
+    conversation, in nats."""
+
+    def margins(self, asked: Sequence[tuple[Message, ...]], yes: str, no: str) -> list[float]: ...
+
+
 class Scorer(Protocol):
     """Scores answers in a batch: higher is better. Each item is (prompt messages, answer text without terminator); one
     that cannot be scored has an error in the place of its score."""

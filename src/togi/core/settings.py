@@ -73,6 +73,12 @@ class ScorerRef(Ref):
     kinds = ("scorer",)
 
 
+class EmbedderRef(Ref):
+    """A sentence embedder, declared under `models:`."""
+
+    kinds = ("embedder",)
+
+
 class PromptsRef(Ref):
     kinds = ("prompts",)
 

@@ -21,7 +21,8 @@ class ModelSource:
     `name` is the package, the hub id or the path; `file` is a pattern of the weights inside a package; `template`
     is the name of a chat template (None: the one saved with the model); `template_file` holds one of one's own, whose
     answers end with `terminator` where that is said. `tokens` are special tokens to add. `beside` is the folder of the
-    recipe that names a path, where the base of an adapter is looked for too.
+    recipe that names a path, where the base of an adapter is looked for too. `prefix` is put before every text that an
+    embedder reads. `device` is where it is computed, the machine's choice when empty.
     """
 
     kind: Literal["package", "hub", "path"]
@@ -33,6 +34,8 @@ class ModelSource:
     terminator: str | None = None
     tokens: tuple[str, ...] = ()
     beside: str = ""
+    prefix: str = ""
+    device: str = ""
 
 
 ADAPTER_CONFIG = "adapter_config.json"

@@ -24,6 +24,16 @@ class ModelGenerator:
         self.template = template
         self.sampler = Sampler(net, tokenizer, template.terminator, batch_rows=batch_rows)
 
+    @property
+    def terminator(self) -> str:
+        """What closes an answer."""
+        return self.template.terminator
+
+    @property
+    def turn_starts(self) -> tuple[str, ...]:
+        """What begins another turn, so that no answer goes on behind it."""
+        return self.template.turn_starts
+
     def generate(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[list[Completion]]:
         """`params.n` completions for each prompt, in order; raises InputError for a prompt that does not fit."""
         ids = [render_prompt(self.template, self.tokenizer, prompt.messages) for prompt in prompts]

@@ -8,9 +8,11 @@ from typing import TypeVar
 
 import torch
 
+from togi.core.errors import InputError
 from togi.core.files import read_cache, write_json
 from togi.core.ranks import Ranks
 from togi.core.seeds import digest
+from togi.core.sources import ModelSource
 from togi.kernels.native import native
 from togi.model.numerics import Numerics, apply_numerics, choose_numerics, processor
 from togi.objectives.base import Output
@@ -24,6 +26,26 @@ Inputs = TypeVar("Inputs")
 def device() -> torch.device:
     """The accelerator where there is one, else the processor."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def model_device(source: ModelSource) -> torch.device:
+    """Where a model that is only read is computed: where the recipe says, else where everything is.
+
+    Raises InputError for a device that is not here.
+    """
+    if not source.device:
+        return device()
+    found = torch.device(source.device)
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"{source.name}: its device is {source.device}, and this machine has {_devices()}; change `device` under "
+            "models:, or run on a machine that has it"
+        )
+    return found
+
+
+def _devices() -> str:
+    return ", ".join(["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))])
 
 
 def arithmetic(context: Context) -> Numerics:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from togi.core.seeds import derive
-from togi.core.settings import ModelRef, ScorerRef
+from togi.core.settings import ModelRef, Ref, ScorerRef
 from togi.core.sources import ModelSource
 from togi.model.adapter import LoraSettings, lora_library, token_ids
 from togi.model.card import About, origin_of
@@ -16,8 +16,8 @@ from togi.model.inspect import Facts
 from togi.model.load import LoadedModel, inspect, load
 from togi.model.reward_model import ModelScorer, load_reward_model
 from togi.model.save import check_saved, check_saved_adapter, save_adapter, save_model
-from togi.stages.arithmetic import arithmetic, device
-from togi.stages.context import Context
+from togi.stages.arithmetic import arithmetic, device, model_device
+from togi.stages.context import Context, hold_numerics
 from togi.stages.spoken import Spoken
 from togi.stages.training.lora import Lora
 from togi.stages.training.resources import Resources, refuse_training
@@ -29,12 +29,12 @@ KEPT = 4
 
 @lru_cache(maxsize=KEPT)
 def _kept(source: ModelSource, cache: Path, dtype: torch.dtype) -> LoadedModel:
-    return load(source, cache, dtype=dtype, device=device())
+    return load(source, cache, dtype=dtype, device=model_device(source))
 
 
 @lru_cache(maxsize=KEPT)
 def _kept_scorer(source: ModelSource, cache: Path, dtype: torch.dtype) -> ModelScorer:
-    return ModelScorer(load_reward_model(source, cache, dtype=dtype, device=device()))
+    return ModelScorer(load_reward_model(source, cache, dtype=dtype, device=model_device(source)))
 
 
 def forget_models() -> None:
@@ -46,6 +46,7 @@ def forget_models() -> None:
 def load_model(context: Context, ref: ModelRef) -> LoadedModel:
     """A model to read from; its template is checked against its tokenizer. Do not change its weights."""
     source, dtype = context.model(ref), arithmetic(context).dtype
+    _note_device(context, ref, source)
     model = _converted_once(context, source, lambda: _kept(source, context.cache, dtype))
     check_template(model.template, model.tokenizer)
     return model
@@ -150,4 +151,13 @@ def adapted(model: LoadedModel, lora: Lora, *, seed: int, full: tuple[str, ...] 
 
 def load_scorer(context: Context, ref: ScorerRef) -> ModelScorer:
     """A reward model, trained by a stage or from outside."""
-    return _kept_scorer(context.model(ref), context.cache, arithmetic(context).dtype)
+    source, dtype = context.model(ref), arithmetic(context).dtype
+    _note_device(context, ref, source)
+    return _kept_scorer(source, context.cache, dtype)
+
+
+def _note_device(context: Context, ref: Ref, source: ModelSource) -> None:
+    """The bits of a stage depend on where its models are computed, though its fingerprint does not."""
+    if source.device:
+        where = {f"device of {ref}": source.device}
+        context.ranks.on_first_rank(lambda: hold_numerics(context.folder, where))

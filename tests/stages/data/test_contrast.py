@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from pydantic import ValidationError
@@ -35,23 +34,14 @@ def test_an_instruction_is_a_system_turn_or_the_whole_user_turn():
 def test_with_examples_the_model_continues_a_list_of_answered_questions(monkeypatch, tmp_path):
     asked = []
 
-    class Words:
-        eos_token_id = 1
-
-        def __call__(self, text, add_special_tokens):
-            asked.append(text)
-            return {"input_ids": [len(asked)]}
-
-    class Sampler:
-        def __init__(self, *args, **options): ...
-
-        def generate(self, ids, params, seeds):
+    class Writer:
+        def complete(self, texts, params, seeds):
             assert params.stop == ("\n",)
-            return [[Completion(text=f" answer {number}", stop="stop_string")] for (number,) in ids]
+            first = len(asked) + 1
+            asked.extend(texts)
+            return [[Completion(text=f" answer {i}", stop="stop_string")] for i in range(first, len(asked) + 1)]
 
-    model = SimpleNamespace(net=None, tokenizer=Words(), template=SimpleNamespace(terminator="<|end|>"))
-    monkeypatch.setattr(contrast_work, "load_model", lambda context, ref: model)
-    monkeypatch.setattr(contrast_work, "Sampler", Sampler)
+    monkeypatch.setattr(contrast_work, "completer", lambda context, ref, batch_rows: Writer())
     monkeypatch.setattr(Context, "units", lambda self, count, make, name: [make(number) for number in range(count)])
     folder = tmp_path / "contrast-0"
     folder.mkdir()

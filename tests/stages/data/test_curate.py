@@ -59,14 +59,14 @@ def says(monkeypatch):
         rest = iter(answers)
 
         class Judge:
-            def __init__(self, *args: Any, **options: Any) -> None: ...
+            terminator = "<|im_end|>"
 
             def generate(self, prompts, params):
                 assert params.temperature == 0
                 asked.extend(prompt.messages for prompt in prompts)
                 return [[Completion(text=next(rest) + "<|im_end|>", stop="terminator")] for _ in prompts]
 
-        monkeypatch.setattr(curate_work, "ModelGenerator", Judge)
+        monkeypatch.setattr(curate_work, "generator", lambda context, ref, batch_rows: Judge())
         return asked
 
     return install
@@ -109,9 +109,9 @@ def test_the_difference_of_yes_and_no_is_the_models_own_at_the_first_token(tmp_p
     assert [prompt.text for prompt in kept] == [QUESTIONS[margins.index(max(margins))]]
     assert drops == {"judged_low": 2}
     assert made.summary["judge_margin"]["best"] == pytest.approx(max(margins), abs=1e-5)
-    with pytest.raises(RecipeError, match="begin with the same token"):
-        other = replace(made, folder=tmp_path)
-        curate_work._by_logprob(curate(no="yesterday"), other, model, [draft(QUESTIONS[0])])
+    (tmp_path / "curate-1").mkdir()
+    with pytest.raises(RecipeError, match="stage questions: 'yes' and 'yesterday' begin with the same token"):
+        curated(curate(no="yesterday"), replace(made, folder=tmp_path / "curate-1"))
 
 
 def test_a_broken_verdict_is_asked_for_once_more_then_the_draft_goes(tmp_path, says):

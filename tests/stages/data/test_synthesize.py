@@ -1,7 +1,6 @@
 """Drafts: as many as asked for, each a prompt or a drop with its reason, and done once however often it was killed."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -33,30 +32,24 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The few-shot prompts that a model was shown, whose drafts are those above."""
     shown: list[str] = []
 
-    class Sampler:
-        def __init__(self, *args: Any, **options: Any) -> None:
-            assert options == {"batch_rows": 8, "end_ids": [1]}
-
-        def generate(self, ids, params, seeds):
-            assert params.n == 4 and len({seed for group in seeds for seed in group}) == 4 * len(ids)
+    class Writer:
+        def complete(self, texts, params, seeds):
+            assert params.n == 4 and len({seed for group in seeds for seed in group}) == 4 * len(texts)
+            first = len(shown)
+            shown.extend(texts)
             return [
                 [
                     Completion(text=DRAFTS[(4 * number + i) % 8][0], stop=DRAFTS[(4 * number + i) % 8][1])
                     for i in range(4)
                 ]
-                for (number,) in ids
+                for number in range(first, len(shown))
             ]
 
-    class Words:
-        eos_token_id = 1
+    def completer(context, ref, *, batch_rows):
+        assert ref == "$base" and batch_rows == 8
+        return Writer()
 
-        def __call__(self, text, add_special_tokens):
-            shown.append(text)
-            return {"input_ids": [len(shown) - 1]}
-
-    model = SimpleNamespace(net=None, tokenizer=Words(), template=SimpleNamespace(terminator="<|end|>"))
-    monkeypatch.setattr(synthesize_work, "Sampler", Sampler)
-    monkeypatch.setattr(synthesize_work, "load_model", lambda context, ref: model)
+    monkeypatch.setattr(synthesize_work, "completer", completer)
     return shown
 
 

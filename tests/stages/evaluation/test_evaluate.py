@@ -1,8 +1,6 @@
 """The numbers of an evaluation, computed again by hand from answers that are known."""
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -39,9 +37,12 @@ def words(text: str) -> int:
 
 
 class Generator:
-    def __init__(self, net: Any, tokenizer: Any, template: Any, *, batch_rows: int) -> None:
+    terminator = END
+    turn_starts = ("<|im_start|>",)
+
+    def __init__(self, context: Context, ref: str, *, batch_rows: int) -> None:
         assert batch_rows == 6
-        self.answers = ANSWERS[net]
+        self.answers = ANSWERS[ref]
 
     def generate(self, prompts, params):
         assert params.n == 2
@@ -67,12 +68,8 @@ class Scorer:
 @pytest.fixture
 def scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     scorers = {"$reward": Scorer(1), "$judge": Scorer(-1)}
-    template = SimpleNamespace(terminator=END, turn_starts=("<|im_start|>",))
-    monkeypatch.setattr(evaluate_work, "ModelGenerator", Generator)
-    monkeypatch.setattr(
-        evaluate_work, "load_model", lambda context, ref: SimpleNamespace(net=ref, tokenizer=None, template=template)
-    )
-    monkeypatch.setattr(evaluate_work, "load_scorer", lambda context, ref: scorers[ref])
+    monkeypatch.setattr(evaluate_work, "generator", Generator)
+    monkeypatch.setattr(evaluate_work, "scorer", lambda context, ref: scorers[ref])
     write_records(tmp_path / "prompts" / RECORDS_FILE, "prompts", PROMPTS)
     for name in ("reward", "judge", "stage"):
         (tmp_path / name).mkdir()

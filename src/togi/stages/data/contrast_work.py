@@ -10,11 +10,9 @@ from togi.core.records import Drop, Message, Pair, Prompt, SamplingParams
 from togi.core.seeds import derive
 from togi.data.pairs import build_pair, cut_to_shorter
 from togi.data.prompts_fewshot import choose_shots, open_answer
-from togi.rollout.generator import ModelGenerator
-from togi.rollout.local import Sampler
 from togi.stages.context import Context
 from togi.stages.data.contrast import Careless, Contrast
-from togi.stages.models import load_model
+from togi.stages.endpoints import completer, generator, tokenizer
 from togi.stages.rehearsal_work import Rehearsed, asked, prompt_rows, weightless
 
 
@@ -40,9 +38,9 @@ def run(settings: Contrast, context: Context) -> None:
         sides.append(_of_others(chosen, derive(context.seed, "off_topic")))
     if settings.questions:
         sides.append(_of_others([prompt.text for prompt in prompts], derive(context.seed, "questions")))
-    tokenizer = load_model(context, settings.model).tokenizer
+    words = tokenizer(context, settings.model)
     made = [
-        _pair(settings, context, tokenizer, Answers(prompt, good, bad, number))
+        _pair(settings, context, words, Answers(prompt, good, bad, number))
         for number, rejected in enumerate(sides)
         for prompt, good, bad in zip(prompts, chosen, rejected, strict=True)
     ]
@@ -68,10 +66,8 @@ def rehearse(settings: Contrast, context: Context) -> Iterator[Rehearsed]:
 
 def _by_examples(settings: Contrast, context: Context, prompts: list[Prompt], examples: list[Prompt]) -> list[str]:
     """One answer to each prompt from a list of answered questions that the model continues, up to the line's end."""
-    model = load_model(context, settings.model)
     size = settings.batch_prompts
-    ends = [] if model.tokenizer.eos_token_id is None else [model.tokenizer.eos_token_id]
-    sampler = Sampler(model.net, model.tokenizer, model.template.terminator, batch_rows=size, end_ids=ends)
+    writer = completer(context, settings.model, batch_rows=size)
     params = replace(_params(settings, context), stop=("\n",))
 
     def answer(unit: int) -> list[str]:
@@ -80,9 +76,8 @@ def _by_examples(settings: Contrast, context: Context, prompts: list[Prompt], ex
             open_answer(choose_shots(examples, settings.shots, context.seed, prompt.id), prompt.text, settings.language)
             for prompt in batch
         ]
-        ids = [model.tokenizer(text, add_special_tokens=True)["input_ids"] for text in texts]
         seeds = [[derive(params.seed, prompt.id)] for prompt in batch]
-        return [group[0].text for group in sampler.generate(ids, params, seeds)]
+        return [group[0].text for group in writer.complete(texts, params, seeds)]
 
     return [text.strip() for unit in context.units(-(-len(prompts) // size), answer, "helpful") for text in unit]
 
@@ -97,14 +92,13 @@ def _of_others(texts: list[str], seed: int) -> list[str]:
 
 def _answers(settings: Contrast, context: Context, name: str, way: Careless, prompts: list[Prompt]) -> list[str]:
     """One answer to each prompt under one instruction, without terminator; `name` names the units."""
-    model = load_model(context, way.model or settings.model)
     size = settings.batch_prompts
-    generator = ModelGenerator(model.net, model.tokenizer, model.template, batch_rows=size)
-    ends = (model.template.terminator, *model.template.turn_starts)
+    speaker = generator(context, way.model or settings.model, batch_rows=size)
+    ends = (speaker.terminator, *speaker.turn_starts)
 
     def answer(unit: int) -> list[str]:
         batch = [_instructed(way.instruction, name, prompt) for prompt in prompts[unit * size : (unit + 1) * size]]
-        return [group[0].text for group in generator.generate(batch, _params(settings, context))]
+        return [group[0].text for group in speaker.generate(batch, _params(settings, context))]
 
     texts = [text for unit in context.units(-(-len(prompts) // size), answer, name) for text in unit]
     return [_before(text, ends) for text in texts]
@@ -135,12 +129,12 @@ def _params(settings: Contrast, context: Context) -> SamplingParams:
     )
 
 
-def _pair(settings: Contrast, context: Context, tokenizer: Tokenizer, answers: Answers) -> Pair | Drop:
+def _pair(settings: Contrast, context: Context, words: Tokenizer, answers: Answers) -> Pair | Drop:
     chosen, rejected = answers.chosen, answers.rejected
-    ids = [list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (chosen, rejected)]
+    ids = [list(words(text, add_special_tokens=False)["input_ids"]) for text in (chosen, rejected)]
     shorter = cut_to_shorter(*ids)
     if len(shorter[0]) < settings.min_tokens:
         return Drop(id=answers.prompt.id, stage=context.name, reason="answer_too_short")
     if settings.cut_to_shorter:
-        chosen, rejected = (tokenizer.decode(side, skip_special_tokens=False) for side in shorter)
+        chosen, rejected = (words.decode(side, skip_special_tokens=False) for side in shorter)
     return build_pair(answers.prompt, chosen, rejected, stage=context.folder.name, index=answers.number)

@@ -4,24 +4,19 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from togi.core.errors import RecipeError, StageError
 from togi.core.records import Message, Prompt, SamplingParams
 from togi.core.seeds import make_id
+from togi.core.settings import ModelRef
 from togi.data.filters import first_failure, run_filters
-from togi.model.forest import Sequence, move, plant
-from togi.model.load import LoadedModel
-from togi.model.policy import Policy, hidden_states
-from togi.rollout.generator import ModelGenerator
 from togi.stages.context import Context
 from togi.stages.data.curate import STAGE, Curate
 from togi.stages.data.curate_rows import rules
 from togi.stages.data.rows import map_shards
-from togi.stages.models import load_model
+from togi.stages.endpoints import chooser, generator
 from togi.stages.rehearsal_work import Rehearsed, prompt_rows, weightless
-from togi.text.render import render_answer, render_prompt
 
 JSON_QUESTION = (
     "Judge this draft of a question to an assistant.\n\n{text}\n\nAnswer with one JSON object and nothing else: "
@@ -56,11 +51,10 @@ def run(settings: Curate, context: Context) -> None:
         return
     kept = [prompt for shard in shards for prompt in shard]
     if kept:
-        model = load_model(context, settings.model)
         judge = _by_logprob if settings.method == "logprob" else _by_json
-        kept = judge(settings, context, model, kept)
+        kept = judge(settings, context, settings.model, kept)
         if settings.rewrite and kept:
-            kept = _rewrite(settings, context, model, kept)
+            kept = _rewrite(settings, context, settings.model, kept)
     _look_at_harvest(settings, context, len(kept))
     context.write("prompts", kept)
 
@@ -102,28 +96,21 @@ def _batches(settings: Curate, prompts: list[Prompt]) -> list[list[Prompt]]:
     return [prompts[start : start + size] for start in range(0, len(prompts), size)]
 
 
-def _by_logprob(settings: Curate, context: Context, model: LoadedModel, prompts: list[Prompt]) -> list[Prompt]:
+def _by_logprob(settings: Curate, context: Context, ref: ModelRef, prompts: list[Prompt]) -> list[Prompt]:
     """Keeps the share with the largest log p(yes) - log p(no), by the first token of each.
 
     A batch is one tree: what the questions share is computed once."""
-    policy = Policy(model.net)
+    judge = chooser(context, ref)
     batches = _batches(settings, prompts)
 
-    def judge(unit: int) -> list[float]:
+    def margins(unit: int) -> list[float]:
         asked = [_asked(settings.question, prompt) for prompt in batches[unit]]
-        yes, no = (_first_id(context, model, asked[0], word) for word in (settings.yes, settings.no))
-        if yes == no:
-            raise RecipeError(
-                f"stage {context.name}: {settings.yes!r} and {settings.no!r} begin with the same token of this model; "
-                "choose other words for `yes` and `no`"
-            )
-        ids = [tuple(render_prompt(model.template, model.tokenizer, messages)) for messages in asked]
-        forest = move(plant([[Sequence(each, (False,) * len(each)) for each in ids]]), model.net.device)
-        with torch.inference_mode():
-            logits = policy.head(hidden_states(model.net, forest, apart=policy.apart)[forest.last_S])
-        return (logits[:, yes] - logits[:, no]).tolist()
+        try:
+            return judge.margins(asked, settings.yes, settings.no)
+        except RecipeError as error:
+            raise RecipeError(f"stage {context.name}: {error}") from None
 
-    scores = [score for unit in context.units(len(batches), judge, "judge") for score in unit]
+    scores = [score for unit in context.units(len(batches), margins, "judge") for score in unit]
     order = sorted(range(len(prompts)), key=lambda i: (-scores[i], i))
     chosen = sorted(order[: max(1, round(settings.keep_share * len(prompts)))])
     for i in sorted(order[len(chosen) :]):
@@ -133,17 +120,9 @@ def _by_logprob(settings: Curate, context: Context, model: LoadedModel, prompts:
     return [prompts[i] for i in chosen]
 
 
-def _first_id(context: Context, model: LoadedModel, messages: tuple[Message, ...], word: str) -> int:
-    """The token with which the model would begin to answer `word`."""
-    ids = render_answer(model.template, model.tokenizer, messages, word)
-    if not ids:
-        raise RecipeError(f"stage {context.name}: {word!r} is no token of this model; choose another word")
-    return ids[0]
-
-
-def _by_json(settings: Curate, context: Context, model: LoadedModel, prompts: list[Prompt]) -> list[Prompt]:
+def _by_json(settings: Curate, context: Context, ref: ModelRef, prompts: list[Prompt]) -> list[Prompt]:
     """One JSON verdict a draft; a broken one is asked for once more, then the draft is rejected."""
-    texts = _ask(settings, context, model, prompts, JSON_QUESTION, "verdict")
+    texts = _ask(settings, context, ref, prompts, JSON_QUESTION, "verdict")
     kept = []
     for prompt, text in zip(prompts, texts, strict=True):
         verdict = read_verdict(text)
@@ -166,9 +145,9 @@ def _corrected(settings: Curate, context: Context, prompt: Prompt, verdict: Json
     return replace(_rewritten(context, prompt, question), answer=answer)
 
 
-def _rewrite(settings: Curate, context: Context, model: LoadedModel, prompts: list[Prompt]) -> list[Prompt]:
+def _rewrite(settings: Curate, context: Context, ref: ModelRef, prompts: list[Prompt]) -> list[Prompt]:
     """Each draft once more, as plain text; a rewrite that breaks a rule leaves the draft as it was."""
-    texts = _ask(settings, context, model, prompts, settings.rewrite_prompt, "rewrite")
+    texts = _ask(settings, context, ref, prompts, settings.rewrite_prompt, "rewrite")
     held_to = rules(settings)
     good = [text if first_failure(text, held_to) is None else "" for text in texts]
     context.summary["rewritten"] = sum(bool(text) for text in good)
@@ -194,16 +173,16 @@ def read_verdict(text: str) -> JsonVerdict | None:
 
 
 def _ask(
-    settings: Curate, context: Context, model: LoadedModel, prompts: list[Prompt], question: str, name: str
+    settings: Curate, context: Context, ref: ModelRef, prompts: list[Prompt], question: str, name: str
 ) -> list[str]:
     """One greedy answer to `question` about each draft; a broken verdict is asked for once more."""
-    generator = ModelGenerator(model.net, model.tokenizer, model.template, batch_rows=settings.batch_prompts)
+    speaker = generator(context, ref, batch_rows=settings.batch_prompts)
     batches = _batches(settings, prompts)
     params = SamplingParams(temperature=0.0, max_tokens=settings.max_tokens, seed=context.seed)
 
     def generate(asked: list[Prompt]) -> list[str]:
-        found = generator.generate(asked, params)
-        return [answers[0].text.partition(model.template.terminator)[0].strip() for answers in found]
+        found = speaker.generate(asked, params)
+        return [answers[0].text.partition(speaker.terminator)[0].strip() for answers in found]
 
     def answer(unit: int) -> list[str]:
         asked = [replace(prompt, messages=_asked(question, prompt)) for prompt in batches[unit]]

@@ -6,18 +6,14 @@ from togi.core.records import Message, Prompt, SamplingParams
 from togi.core.seeds import derive, make_id
 from togi.data.filters import Filter, copy_of_seed, first_failure, repeated_ngrams, too_long, too_short, wrong_script
 from togi.data.prompts_fewshot import Draft, choose_shots, fewshot_text, parse_draft, stop_strings
-from togi.rollout.local import Sampler
 from togi.stages.context import Context
 from togi.stages.data.synthesize import Synthesize
-from togi.stages.models import load_model
+from togi.stages.endpoints import completer
 
 
 def run(settings: Synthesize, context: Context) -> None:
     examples: list[Prompt] = context.records(settings.examples)
-    model = load_model(context, settings.model)
-    rows = settings.batch_prompts * settings.samples_per_prompt
-    ends = [] if model.tokenizer.eos_token_id is None else [model.tokenizer.eos_token_id]
-    sampler = Sampler(model.net, model.tokenizer, model.template.terminator, batch_rows=rows, end_ids=ends)
+    writer = completer(context, settings.model, batch_rows=settings.batch_prompts * settings.samples_per_prompt)
     num_prompts = -(-settings.count // settings.samples_per_prompt)
 
     def drafts(unit: int) -> list[list[dict[str, Any]]]:
@@ -28,10 +24,9 @@ def run(settings: Synthesize, context: Context) -> None:
             )
             for number in numbers
         ]
-        ids = [model.tokenizer(text, add_special_tokens=True)["input_ids"] for text in texts]
         size = settings.samples_per_prompt
         seeds = [[derive(context.seed, "draft", number, i) for i in range(size)] for number in numbers]
-        found = sampler.generate(ids, _params(settings), seeds)
+        found = writer.complete(texts, _params(settings), seeds)
         return [[{"text": c.text, "ended": c.stop != "length"} for c in answers] for answers in found]
 
     units = context.units(-(-num_prompts // settings.batch_prompts), drafts)

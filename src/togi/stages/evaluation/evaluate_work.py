@@ -21,10 +21,9 @@ from togi.evaluate.statistics import Bootstrap, Floats, by_prompt
 from togi.evaluate.table import Metric, Row, compare, rows_to_json
 from togi.rewards.base import Attempt
 from togi.rewards.terminator import TerminatorCheck
-from togi.rollout.generator import ModelGenerator
 from togi.stages.context import Context
+from togi.stages.endpoints import generator, scorer
 from togi.stages.evaluation.evaluate import Evaluate
-from togi.stages.models import load_model, load_scorer
 from togi.stages.rehearsal_work import Rehearsed, asked, prompt_rows, weightless
 from togi.stages.seen_prompts import learnt, mark
 
@@ -73,7 +72,7 @@ def run(settings: Evaluate, context: Context) -> None:
     for ref, name, cut in ((settings.reward, "reward", False), (settings.held_out, "held-out reward", True)):
         if ref is not None:
             both = Comparison(owners, base, policy, bootstrap)
-            scores, found = _scored(both, load_scorer(context, ref), name, cut)
+            scores, found = _scored(both, scorer(context, ref), name, cut)
             rows += [*found, *_accuracy(context, ref, name)]
             shown = scores
             whole = ", while the answers shown are whole" if cut else ""
@@ -116,9 +115,8 @@ def _warn_learnt(settings: Evaluate, context: Context, prompts: list[Prompt]) ->
 
 
 def _answers(settings: Evaluate, context: Context, ref: ModelRef, name: str, prompts: list[Prompt]) -> Side:
-    model = load_model(context, ref)
     size = settings.batch_prompts
-    generator = ModelGenerator(model.net, model.tokenizer, model.template, batch_rows=size * settings.samples)
+    speaker = generator(context, ref, batch_rows=size * settings.samples)
     params = SamplingParams(
         temperature=settings.temperature,
         top_p=settings.top_p,
@@ -129,14 +127,14 @@ def _answers(settings: Evaluate, context: Context, ref: ModelRef, name: str, pro
 
     def answer(unit: int) -> list[dict[str, Any]]:
         batch = prompts[unit * size : (unit + 1) * size]
-        found = generator.generate(batch, params)
+        found = speaker.generate(batch, params)
         return [{"text": c.text, "stop": c.stop, "tokens": len(c.token_ids)} for group in found for c in group]
 
     units = context.units(-(-len(prompts) // size), answer, name)
     rows = [row for unit in units for row in unit]
-    check = TerminatorCheck(terminator=model.template.terminator, turn_starts=model.template.turn_starts)
+    check = TerminatorCheck(terminator=speaker.terminator, turn_starts=speaker.turn_starts)
     owners = [prompt for prompt in prompts for _ in range(settings.samples)]
-    texts = [row["text"].partition(model.template.terminator)[0].strip() for row in rows]
+    texts = [row["text"].partition(speaker.terminator)[0].strip() for row in rows]
     attempts = [
         Attempt(prompt=prompt, completion=Completion(text=row["text"], stop=row["stop"]), answer=text)
         for prompt, row, text in zip(owners, rows, texts, strict=True)
@@ -154,14 +152,14 @@ def _mean(values: Any, ids: list[str]) -> Floats:
 
 
 def _scored(
-    comparison: Comparison, scorer: Scorer, name: str, cut: bool
+    comparison: Comparison, judge: Scorer, name: str, cut: bool
 ) -> tuple[tuple[list[float], list[float]], list[Row]]:
     """Scores of both sides' answers, and the rows that compare them."""
     c = comparison
     pairs = list(zip(c.base.texts, c.policy.texts, strict=True))
     if cut:
         pairs = [cut_characters(*pair) for pair in pairs]
-    base, policy = (_score(scorer, c.owners, [pair[side] for pair in pairs]) for side in (0, 1))
+    base, policy = (_score(judge, c.owners, [pair[side] for pair in pairs]) for side in (0, 1))
     note = "text without terminator" + (", both answers cut to the shorter one's length" if cut else "")
     rows = [_row(Metric(name=name, higher_is_better=True, note=note), base, policy, c.owners, c.bootstrap)]
     if cut:
@@ -171,10 +169,10 @@ def _scored(
     return (base, policy), rows
 
 
-def _score(scorer: Scorer, owners: list[Prompt], texts: list[str]) -> list[float]:
+def _score(judge: Scorer, owners: list[Prompt], texts: list[str]) -> list[float]:
     """Both sides are compared answer by answer, so none may be missing. Raises InputError where one is."""
     scores = []
-    found = scorer.score([(prompt.messages, text) for prompt, text in zip(owners, texts, strict=True)])
+    found = judge.score([(prompt.messages, text) for prompt, text in zip(owners, texts, strict=True)])
     for prompt, score in zip(owners, found, strict=True):
         if isinstance(score, GraderError):
             raise InputError(f"prompt {prompt.id}: {score}; leave the prompt out or lower max_tokens")
