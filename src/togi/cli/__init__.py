@@ -18,7 +18,7 @@ from togi.core.errors import Interrupted, OutputClosed, RecipeError, TogiError
 from togi.core.extras import missing
 from togi.core.terminal import PrintableFormatter, json_text, open_streams, say
 
-COMMANDS = ("run", "plan", "check", "status", "show", "report", "list", "clean", "chat")
+COMMANDS = ("init", "run", "plan", "check", "status", "show", "report", "list", "clean", "chat", "schema")
 
 
 class LazyGroup(click.Group):
@@ -101,6 +101,7 @@ def _fault(as_json: bool, kind: type[BaseException], error: BaseException, trace
 
 # One line each, here and not in the commands, so that `togi --help` imports none of them; a test compares.
 SUMMARIES = {
+    "init": "Write a recipe for a model, data and a goal.",
     "run": "Do everything in a recipe that is not done yet.",
     "plan": "Show the graph, what is done and what is left, and what that will take.",
     "check": "Preflight: keys, files, models, templates; show samples token by token.",
@@ -110,6 +111,7 @@ SUMMARIES = {
     "list": "List stage types and their settings, and templates.",
     "clean": "Remove stored work that no recipe refers to.",
     "chat": "Talk to a model that a recipe trained or declares.",
+    "schema": "Print the JSON schema of recipes, for editors.",
 }
 
 EXIT_CODES = """\b

@@ -68,13 +68,19 @@ def hash_folder(folder: Path, beside: str = "") -> str:
     Raises InputError if the folder does not exist, or an adapter has no base.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder}: there is no such model folder")
+        raise InputError(f"{folder}: there is no such model folder{_hub_meant(folder, beside)}")
     total = hashlib.sha256()
     for source in lineage(ModelSource(kind="path", name=str(folder), beside=beside)):
         lines = _file_lines(Path(source.name)) if source.kind == "path" else [f"{fingerprint(source)}\n".encode()]
         for line in lines:
             total.update(line)
     return total.hexdigest()
+
+
+def _hub_meant(folder: Path, beside: str) -> str:
+    """A hint where what was given as a folder reads like a hub's id."""
+    given = os.path.relpath(folder, beside) if beside else ""
+    return f"; did you mean a model of the hub, `hub: {given}`?" if HUB_ID.fullmatch(given) else ""
 
 
 def lineage(source: ModelSource) -> list[ModelSource]:

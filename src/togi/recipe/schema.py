@@ -4,7 +4,6 @@ Stages are validated one by one against the settings class of their `type`, so t
 members of a union.
 """
 
-import difflib
 import re
 import types
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from togi.core.errors import RecipeError
 from togi.core.settings import RecipePath, Settings
 from togi.recipe.document import KeyPath, dotted
+from togi.recipe.hints import outside_name, shape, unknown_key
 from togi.recipe.locks import LOCK
 from togi.recipe.source import Tree
 from togi.stages.base import StageSettings
@@ -78,7 +78,7 @@ class ModelSpec(Settings):
     def _known_template(cls, value: str | TemplateFile | None) -> str | TemplateFile | None:
         if isinstance(value, str) and value not in TEMPLATE_NAMES:
             hint = "; one of your own is {file: FILE}"
-            raise ValueError(f"no template is called {value!r}{_suggest(value, list(TEMPLATE_NAMES))}{hint}")
+            raise ValueError(f"no template is called {value!r}{unknown_key(value, list(TEMPLATE_NAMES))}{hint}")
         return value
 
     @model_validator(mode="after")
@@ -207,7 +207,7 @@ def _stage(name: str, values: dict[str, Any], tree: Tree, problems: list[str]) -
     if isinstance(kind, str) and kind in STAGES:
         return _validate(STAGES[kind].settings, values, path, tree, problems)
     found = "this key is required" if kind is None else f"found {_shown(kind)}"
-    problems.append(f"{tree.where((*path, 'type'))}: stages.{name}.type: {found}{_suggest(str(kind), list(STAGES))}")
+    problems.append(f"{tree.where((*path, 'type'))}: stages.{name}.type: {found}{unknown_key(str(kind), list(STAGES))}")
     return None
 
 
@@ -276,19 +276,13 @@ def _wrong(cls: type[BaseModel], values: Any, place: KeyPath, errors: list[Any])
     if "extra_forbidden" in kinds:
         comma = found is None and place and str(place[-1])[:1].isdigit()
         hint = "; in {...} a comma ends a value: a decimal number has a point" if comma else ""
-        return f"unknown key{hint}{_suggest(str(place[-1]), _fields(cls, place[:-1]))}"
+        return f"unknown key{hint}{unknown_key(str(place[-1]), _fields(cls, place[:-1]))}"
     text = ", or ".join(dict.fromkeys(_wanted(error) for error in errors))
+    if "value_error" in kinds and isinstance(found, str) and "expected a reference" in text:
+        return f"{text}{outside_name(found)}"
     if "value_error" in kinds or (isinstance(found, dict | list) and not kinds[0].endswith("_type")):
         return text
-    return f"{text}, found {_shown(found)}{_hint(found, text)}"
-
-
-def _hint(found: Any, wanted: str) -> str:
-    if "text" in wanted and isinstance(found, int | float):
-        return "; put it in quotes"
-    numeric = "number" in wanted or "integer" in wanted
-    decimal = numeric and isinstance(found, str) and re.fullmatch(r"[-+]?[0-9]+,[0-9]+", found)
-    return f"; a decimal number has a point: {found.replace(',', '.')}" if decimal else ""
+    return f"{text}, found {_shown(found)}{shape(str(place[-1]) if place else '', found, text)}"
 
 
 WANTED = {
@@ -314,7 +308,7 @@ WANTED = {
 def _wanted(error: Any) -> str:
     if error["type"] == "union_tag_invalid":
         allowed = [tag.strip("'") for tag in error["ctx"]["expected_tags"].split(", ")]
-        return f"type: found {_shown(error['ctx']['tag'])}{_suggest(error['ctx']['tag'], allowed)}"
+        return f"type: found {_shown(error['ctx']['tag'])}{unknown_key(error['ctx']['tag'], allowed)}"
     text: str = error["msg"].removeprefix("Value error, ").replace("Input should", "should")
     return WANTED.get(error["type"], text)
 
@@ -334,12 +328,6 @@ def _present(values: Any, loc: tuple[Any, ...]) -> KeyPath:
             here = here[part]
             path.append(part)
     return tuple(path)
-
-
-def _suggest(found: str, allowed: list[str]) -> str:
-    close = difflib.get_close_matches(found, allowed, n=1, cutoff=0.6)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"{hint} (allowed: {', '.join(allowed)})"
 
 
 def _fields(annotation: Any, loc: tuple[Any, ...]) -> list[str]:

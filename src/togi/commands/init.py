@@ -1,0 +1,225 @@
+"""`togi init`: looks at a model and at data, and writes a recipe with comments that fits both."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from togi.core.errors import InputError
+from togi.core.files import read_cache, write_text
+from togi.core.sources import HUB_ID, ModelSource
+from togi.data.hub import download
+from togi.data.rows import find_files, read_rows
+from togi.data.shapes import NEEDS, fitting, parse_row
+from togi.data.values import BadRow
+from togi.model.inspect import context_of, located
+
+LONGEST = 1024  # tokens of the longest example, where the model's context has room for them
+GOALS = {"sft": "chats", "dpo": "pairs", "reward": "pairs", "grpo": "prompts"}
+"""What to train, and the kind of records that it needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the first row of a data set is like: its files, each column with how it is read ("" for one that is kept
+    aside) and an example, and whether prompts come with answers to compare with."""
+
+    files: tuple[Path, ...]
+    columns: tuple[tuple[str, str, str], ...]
+    has_answers: bool
+
+
+def data_entry(data: str, beside: Path) -> dict[str, str]:
+    """How a recipe in the folder `beside` names data: a path, or an id of the hub. Raises InputError for neither."""
+    return _entry(data, beside, "data", "a file or folder of rows, or a data set's id on the hub (owner/name)")
+
+
+def model_entry(model: str, beside: Path) -> tuple[dict[str, str], int]:
+    """How a recipe in the folder `beside` names a model, with a template where it has none of its own, and the tokens
+    that an example may have. Raises InputError where there is no such model."""
+    if not Path(model).exists() and not HUB_ID.fullmatch(model) and _installed(model):
+        return {"package": model, "template": "tokenizer"}, LONGEST
+    entry = _entry(model, beside, "model", "a model folder, a model's id on the hub (owner/name), or a package")
+    kind, name = ("path", model) if "path" in entry else ("hub", model)
+    folder = located(ModelSource(kind=kind, name=name), weights=False)
+    config = read_cache(folder / "config.json") or {}
+    longest = min(LONGEST, context_of(config.get("text_config", config)) or LONGEST)
+    return entry if _has_template(folder) else {**entry, "template": "chatml"}, longest
+
+
+def _entry(name: str, beside: Path, option: str, wanted: str) -> dict[str, str]:
+    if Path(name).exists():
+        return {"path": os.path.relpath(name, beside)}
+    if HUB_ID.fullmatch(name):
+        return {"hub": name}
+    raise InputError(f"--{option}: found {name!r}, which is not there; wanted is {wanted}")
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except (metadata.PackageNotFoundError, ValueError):
+        return False
+    return True
+
+
+def _has_template(folder: Path) -> bool:
+    settings = read_cache(folder / "tokenizer_config.json") or {}
+    return (folder / "chat_template.jinja").exists() or settings.get("chat_template") is not None
+
+
+def look(data: str, goal: str) -> Found:
+    """Reads the first row of a data set for a goal. Raises InputError where they do not fit: it says for which goals
+    they do."""
+    folder = Path(data) if Path(data).exists() else download(data, "main")[0]
+    files = find_files(folder, "train")
+    rows = list(islice((row for file in files for row in read_rows(file)), 1))
+    if not rows:
+        raise InputError(f"{data}: the data set is empty: it holds no row")
+    first = rows[0].values
+    if isinstance(first, BadRow):
+        raise InputError(f"{rows[0].where}: {first}")
+    shape = parse_row(first, GOALS[goal]) if GOALS[goal] in fitting(first) else None
+    if shape is None:
+        raise InputError(f"{rows[0].where}: {_misfit(first, goal)}")
+    read = dict.fromkeys(shape.columns, GOALS[goal])
+    columns = tuple((name, read.get(name, ""), _example(value)) for name, value in first.items())
+    return Found(tuple(files), columns, shape.reference is not None)
+
+
+def _misfit(row: Mapping[str, Any], goal: str) -> str:
+    fits = [other for other, kind in GOALS.items() if kind in fitting(row)]
+    hint = f"such rows fit --goal {' or '.join(fits)}" if fits else "name its columns under `columns:` in a recipe"
+    return f"the columns {', '.join(row)} do not make {GOALS[goal]}, which need {NEEDS[GOALS[goal]]}; {hint}"
+
+
+def _example(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    flat = " ".join(text.split())
+    return flat if len(flat) <= 60 else f"{flat[:60]}…"
+
+
+def write_recipe(path: Path, goal: str, entries: Mapping[str, str], longest: int, found: Found) -> list[Path]:
+    """Writes the recipe to `path`, and for GRPO a file with a reward function beside it; returns what was written.
+    `entries` are those of the model and of the data, as `flow` writes them.
+
+    Raises InputError where one of them is there already.
+    """
+    reward = path.with_name(f"{path.stem}_reward.py")
+    targets = [path, reward] if goal == "grpo" else [path]
+    for target in targets:
+        if target.exists():
+            raise InputError(f"{target}: is there already; choose another name with --output, or remove it")
+    name = "".join(c if (c.isalnum() and c.isascii()) or c in "_-" else "_" for c in path.stem).lstrip("-0123456789")
+    top = HEAD.format(name=name or goal, records=GOALS[goal], goal=goal, **entries)
+    write_text(path, top + STAGES[goal].format(reward=reward.name, longest=longest))
+    if goal == "grpo":
+        write_text(reward, ANSWERED if found.has_answers else UNANSWERED)
+    return targets
+
+
+def flow(entry: Mapping[str, str]) -> str:
+    """A map in one line of YAML; a JSON string is a YAML string too."""
+    return "{" + ", ".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in entry.items()) + "}"
+
+
+HEAD = """\
+# {goal}: written by `togi init`. `togi check` shows what will be trained on, `togi list TYPE` every setting of a stage.
+name: {name}
+seed: 17 # another seed, another run
+
+models:
+  base: {model}
+
+data:
+  {records}: {data}
+
+stages:
+"""
+
+FITTED = """\
+    validation: 0.1 # share of the rows that is held out
+    evaluate_every: 20 # steps between two looks at them
+    choose: best # save the weights of the best look; last: those of the last step
+    epochs: {epochs}
+    batch_size: {batch} # examples of one step, over all processes
+    max_length: {{longest}} # tokens of the longest example
+    micro_batch_tokens: auto # what fits the memory at hand
+    learning_rate: {rate}
+    warmup_steps: 10
+"""
+
+STAGES = {
+    "sft": """\
+  tuned:
+    type: train.sft
+    init: $base
+    chats: $chats
+    # system: Answer briefly. # a system turn for chats that have none
+    lora: {{rank: 16, alpha: 32}} # adapters alone; remove this line to train all weights, at a tenth of the rate
+"""
+    + FITTED.format(epochs=2, batch=16, rate="2.0e-4"),
+    "dpo": """\
+  policy:
+    type: train.dpo
+    init: $base
+    pairs: $pairs
+    beta: 0.1 # how strongly the policy is held to the model that it starts from
+    lora: {{rank: 16, alpha: 32}} # adapters alone; remove this line to train all weights, at a tenth of the rate
+"""
+    + FITTED.format(epochs=1, batch=16, rate="5.0e-5"),
+    "reward": """\
+  scorer:
+    type: train.reward
+    init: $base
+    pairs: $pairs
+    lora: {{rank: 16, alpha: 32}} # adapters alone; remove this line to train all weights, at a tenth of the rate
+"""
+    + FITTED.format(epochs=1, batch=16, rate="1.0e-4"),
+    "grpo": """\
+  # Prompts to test on are never trained on: `select` cuts one shuffled list into parts.
+  tests: {{type: select, input: $prompts, count: 32}}
+  lessons: {{type: select, input: $prompts, skip: 32}}
+  policy:
+    type: train.grpo
+    init: $base
+    prompts: $lessons
+    steps: 60
+    prompts_per_step: 8
+    group_size: 8 # answers to each prompt, which are compared with each other
+    lora: {{rank: 16, alpha: 32}} # adapters alone; remove this line to train all weights, at a tenth of the rate
+    learning_rate: 1.0e-4
+    micro_batch_tokens: auto # what fits the memory at hand
+    sampling: {{temperature: 1.0, max_tokens: 128}}
+    reward:
+      gates: # an answer that fails one gets the lowest reward
+        - {{type: terminator}} # it must end by itself
+        - {{type: repetition}}
+      terms: # summed, each times its weight
+        - {{type: function, file: {reward}, name: reward}}
+  scores: {{type: evaluate, base: $base, policy: $policy, prompts: $tests, max_tokens: 128}}
+""",
+}
+
+ANSWERED = '''\
+"""The reward: f(prompt, completion) -> number. Change it to what you want more of."""
+
+
+def reward(prompt, completion):
+    """1 for an answer that holds the reference, else 0. `completion.text` has no terminator."""
+    return float(prompt.answer.strip().lower() in completion.text.lower())
+'''
+
+UNANSWERED = '''\
+"""The reward: f(prompt, completion) -> number. Change it to what you want more of."""
+
+
+def reward(prompt, completion):
+    """More for shorter answers that end like a sentence. `completion.text` has no terminator."""
+    text = completion.text.strip()
+    return float(text.endswith((".", "!", "?", "\\u3002"))) / (1 + len(text) / 200)
+'''

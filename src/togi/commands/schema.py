@@ -1,0 +1,72 @@
+"""The JSON schema of recipes: what editors complete and check while a recipe is written.
+
+It is made from the same settings classes that read a recipe. It says less than `togi check`: that a reference fits, or
+that exactly one of several keys is given, is not in it.
+"""
+
+from typing import Any
+
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema
+
+from togi.recipe.schema import DataSpec, RecipeHead, ModelSpec
+from togi.stages.table import STAGES
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+NULL = {"type": "null"}
+
+
+class _Schema(GenerateJsonSchema):
+    """Paths are strings, wherever they are resolved to."""
+
+    def function_plain_schema(self, schema: core_schema.PlainValidatorFunctionSchema) -> JsonSchemaValue:
+        return {"type": "string"}
+
+
+def recipe_schema() -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of a recipe. A value with a default may be null, and so may a whole entry, which
+    removes it from what `extends` names."""
+    definitions: dict[str, Any] = {}
+    stages = {name: _settings(stage.settings, definitions, name) for name, stage in STAGES.items()}
+    entry = {"models": _settings(ModelSpec, definitions, "model"), "data": _settings(DataSpec, definitions, "data")}
+    head = _settings(RecipeHead, definitions, "head")
+    top = definitions.pop(head["$ref"].rpartition("/")[2])
+    sections = {name: {"additionalProperties": {"anyOf": [spec, NULL]}} for name, spec in entry.items()}
+    sections["stages"] = {"additionalProperties": {"anyOf": [_one_of(stages), NULL]}}
+    for name, section in sections.items():
+        top["properties"][name] = {"type": "object", **section}
+    top["properties"]["extends"] = {"type": "string", "description": "a recipe that this one changes"}
+    top["properties"]["track"] = {"anyOf": [top["properties"]["track"], {"type": "string"}]}
+    top["required"] = []  # what an extended recipe has need not be said again
+    return {"$schema": DIALECT, "title": "togi recipe", **top, "$defs": definitions}
+
+
+def _settings(settings: Any, definitions: dict[str, Any], name: str) -> dict[str, Any]:
+    """A reference to the schema of a settings class; it and what lies in it are added to `definitions`."""
+    prefix = f"{name}:"
+    made = settings.model_json_schema(schema_generator=_Schema, ref_template="#/$defs/" + prefix + "{model}")
+    for inner, value in {**made.pop("$defs", {}), "": made}.items():
+        definitions[prefix + inner] = _nullable(value)
+    return {"$ref": f"#/$defs/{prefix}"}
+
+
+def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
+    """A setting that has a default may be null: that is none, or the default."""
+    required = schema.get("required", [])
+    found = schema.get("properties", {})
+    for name in found:
+        if name not in required and name != "type":
+            found[name] = {"anyOf": [found[name], NULL]}
+    if "const" in found.get("type", {}) and "type" not in required:
+        schema["required"] = [*required, "type"]
+    return schema
+
+
+def _one_of(stages: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a stage: its `type` decides which settings it has, so that an error speaks of these alone."""
+    kinds = {"properties": {"type": {"enum": list(stages)}}, "required": ["type"], "type": "object"}
+    chosen = [
+        {"if": {"properties": {"type": {"const": name}}, "required": ["type"]}, "then": settings}
+        for name, settings in stages.items()
+    ]
+    return {**kinds, "allOf": chosen}

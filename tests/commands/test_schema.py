@@ -1,0 +1,43 @@
+"""`togi schema`: every shipped recipe fits it, and mistakes do not."""
+
+import jsonschema
+import pytest
+from places import RECIPES
+from ruamel.yaml import YAML
+
+from togi.commands.schema import recipe_schema
+from togi.stages.table import STAGES
+
+SCHEMA = recipe_schema()
+VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
+SFT = {"type": "train.sft", "init": "$base", "chats": "$chats"}
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_recipe_fits(path):
+    assert [error.message for error in VALIDATOR.iter_errors(YAML(typ="safe").load(path))] == []
+
+
+def errors(**stage: object) -> list[str]:
+    return [error.message for error in VALIDATOR.iter_errors({"name": "a", "stages": {"one": {**SFT, **stage}}})]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"epochz": 1}, {"type": "sft"}, {"lora": True}, {"lora": {"r": 16}}, {"batch_size": "four"}, {"init": None}],
+)
+def test_mistakes_do_not_fit(wrong):
+    assert errors(**wrong)
+
+
+def test_null_is_a_default_and_removes_an_entry():
+    assert errors(lora=None, steps=None) == []
+    assert list(VALIDATOR.iter_errors({"extends": "b.yaml", "stages": {"one": None}, "track": "wandb"})) == []
+
+
+def test_every_stage_and_its_words_are_in_it():
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    for name in STAGES:
+        assert f"{name}:" in SCHEMA["$defs"]
+    about = SCHEMA["$defs"]["train.sft:"]["properties"]["choose"]["anyOf"][0]
+    assert about.get("description")
