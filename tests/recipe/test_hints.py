@@ -6,7 +6,7 @@ from togi.cli.list import stage_settings
 from togi.core.errors import InputError, RecipeError
 from togi.recipe.graph import build
 from togi.recipe.hints import ABSENT, FOREIGN, MORE, meant, outside_name
-from togi.recipe.schema import RecipeHead, ModelSpec, validate
+from togi.recipe.schema import ModelSpec, RecipeHead, validate
 from togi.recipe.source import read_tree
 from togi.stages.table import STAGES
 

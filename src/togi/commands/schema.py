@@ -9,7 +9,7 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from togi.recipe.schema import DataSpec, RecipeHead, ModelSpec
+from togi.recipe.schema import DataSpec, ModelSpec, RecipeHead
 from togi.stages.table import STAGES
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
