@@ -40,6 +40,7 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._folders = 0
         tiny_model(folder / "model")
         write_records(folder / "prompts" / RECORDS_FILE, "prompts", prompts())
         (folder / "rewards.py").write_text(REWARDS)
@@ -87,9 +88,10 @@ class Bench:
         run(settings, self.context(name, ranks))
         return self.folder / name
 
-    def at_work(self, settings: TrainGrpo, model: LoadedModel | None = None, name: str = "work") -> GrpoBatches:
-        """The batch source of a stage, before its first step."""
-        return GrpoBatches(settings, self.context(name), model or self.model(), prompts())
+    def at_work(self, settings: TrainGrpo, model: LoadedModel | None = None) -> GrpoBatches:
+        """The batch source of a stage, before its first step, in a folder of its own."""
+        self._folders += 1
+        return GrpoBatches(settings, self.context(f"work-{self._folders}"), model or self.model(), prompts())
 
 
 def lines(folder: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:

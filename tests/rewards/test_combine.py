@@ -63,11 +63,11 @@ def test_stored_rewards_and_advantages():
 
 def test_the_reward_model_is_asked_once_and_only_about_answers_that_passed():
     scorer = TableScorer()
-    graded = gated(scorer).grade_groups([(PROMPT, [closed(1), open_(2)]), (PROMPT, [open_(3), closed(-4)])])
+    graded = gated(scorer).grade(PROMPT, [closed(1), open_(2), open_(3), closed(-4)])
     assert scorer.calls == [["1", "-4"]]
-    assert [[row.total for row in group] for group in graded] == [[7.0, 0.0], [0.0, 4.0]]
-    assert graded[0][1].components == {"terminator": 0.0, "model": None}
-    assert graded[0][1].gate == "terminator/length"
+    assert [row.total for row in graded] == [7.0, 0.0, 0.0, 4.0]
+    assert graded[1].components == {"terminator": 0.0, "model": None}
+    assert graded[1].gate == "terminator/length"
 
 
 def test_no_answer_passed_asks_nobody():
@@ -104,8 +104,10 @@ def test_a_failed_grader_is_never_a_zero():
 
 @pytest.mark.parametrize("answer", ["inf", "nan", "crash"])
 def test_too_many_failures_stop_the_stage(answer):
+    reward = gated(TableScorer(), max_failed_share=0.4)
+    graded = reward.grade(PROMPT, [closed(answer), open_(2)])
     with pytest.raises(StageError, match=r"1 of 2 answers could not be graded .*model"):
-        gated(TableScorer(), max_failed_share=0.4).grade(PROMPT, [closed(answer), open_(2)])
+        reward.check_failures(graded)
 
 
 def test_an_answer_that_the_scorer_cannot_read_fails_alone():
@@ -114,12 +116,12 @@ def test_an_answer_that_the_scorer_cannot_read_fails_alone():
     assert graded[0].failed == "model: prompt p0: too long"
 
 
-def test_failures_are_a_share_of_what_was_graded_before_too():
+def test_failures_are_a_share_of_all_that_was_graded():
     reward = gated(TableScorer(), max_failed_share=0.4)
-    before = reward.grade(PROMPT, [closed(1), closed(2)])
-    assert reward.grade_groups([(PROMPT, [closed("nan")])], before)[0][0].total is None
+    before, failed = reward.grade(PROMPT, [closed(1), closed(2)]), reward.grade(PROMPT, [closed("nan")])
+    reward.check_failures([*before, *failed])
     with pytest.raises(StageError, match="1 of 1 answers"):
-        reward.grade(PROMPT, [closed("nan")])
+        reward.check_failures(failed)
 
 
 @pytest.mark.parametrize(("length", "score"), [(1, 0.0), (16, 0.0), (17, -0.25), (19, -0.75), (20, -1.0), (31, -1.0)])
@@ -192,7 +194,7 @@ def test_what_a_function_raises_or_withholds_is_a_failure(tmp_path, name, messag
     grader = FunctionGrader(function=load_function(write_functions(tmp_path), name))
     reward = Reward(gates=(), terms=(Term(name=name, grader=grader),), terminator=END)
     with pytest.raises(StageError, match=rf"{name}: {message} \(prompt p0\)"):
-        reward.grade(PROMPT, [closed("4")])
+        reward.check_failures(reward.grade(PROMPT, [closed("4")]))
 
 
 def test_a_file_of_functions_may_hold_data_classes(tmp_path):

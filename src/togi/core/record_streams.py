@@ -119,3 +119,21 @@ def _records(layout: tuple[str, int], rows: "pa.Table | pa.RecordBatch") -> list
     for old in range(version, VERSION):
         found = [UPGRADES[old](kind, row) for row in found]
     return [from_row(kind, row) for row in found]
+
+
+def join_records(path: Path, kind: str, parts: Sequence[Path]) -> dict[str, int]:
+    """Writes the records of files of one kind, one file after the other, into one file; its records and bytes.
+
+    Memory holds one part. Raises InputError as `codec.read_records` does, and for a part of another kind.
+    """
+    count = 0
+    with atomic_file(path) as temporary, pq.ParquetWriter(temporary, schema(kind), compression=COMPRESSION) as file:
+        for part in parts:
+            with _opened(part) as (found, (other, version)):
+                if (other, version) != (kind, VERSION):
+                    raise InputError(
+                        f"{part}: records of {other}, version {version}; {kind}, version {VERSION}, go here"
+                    )
+                file.write_table(found.read().cast(schema(kind)))
+                count += found.metadata.num_rows
+    return {"records": count, "bytes": path.stat().st_size}

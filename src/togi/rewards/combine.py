@@ -37,8 +37,7 @@ class Reward:
     """Grades answers.
 
     `terminator` is cut off, with all that follows, before any term reads the text. `floor` lifts an answer that passes
-    to what the best failing one can get. Raises StageError when more than `max_failed_share` of the answers of one call
-    cannot be graded.
+    to what the best failing one can get. `max_failed_share` is the share of answers that graders may fail on.
     """
 
     gates: tuple[Gate, ...]
@@ -65,22 +64,22 @@ class Reward:
         return max(values, default=-math.inf)
 
     def grade(self, prompt: Prompt, completions: Sequence[Completion]) -> list[Graded]:
-        """Grades the answers to one prompt, in order."""
-        return self.grade_groups([(prompt, completions)])[0]
-
-    def grade_groups(
-        self, groups: Sequence[tuple[Prompt, Sequence[Completion]]], earlier: Sequence[Graded] = ()
-    ) -> list[list[Graded]]:
-        """Grades the answers to several prompts; every term is asked once, about all of them. The share that graders
-        may fail on is taken of these answers and of those graded `earlier`."""
-        states = [[self._begin(prompt, completion) for completion in completions] for prompt, completions in groups]
-        everything = [state for group in states for state in group]
-        for state in everything:
+        """Grades the answers to one prompt, in order: one batch for each term."""
+        states = [self._begin(prompt, completion) for completion in completions]
+        for state in states:
             self._pass_gates(state)
         for term in self.terms:
-            _ask(term, [state for state in everything if state.open])
-        self._check_failures([row.failed for row in (*earlier, *everything)])
-        return [[self._end(state) for state in group] for group in states]
+            _ask(term, [state for state in states if state.open])
+        return [self._end(state) for state in states]
+
+    def check_failures(self, graded: Sequence[Graded]) -> None:
+        """Raises StageError where graders failed on too large a share of these answers."""
+        messages = [row.failed for row in graded if row.failed is not None]
+        if len(messages) > self.max_failed_share * len(graded):
+            raise StageError(
+                f"{len(messages)} of {len(graded)} answers could not be graded (allowed: a share of "
+                f"{self.max_failed_share:g}); the first: {messages[0]}"
+            )
 
     def _begin(self, prompt: Prompt, completion: Completion) -> "_State":
         answer = completion.text.partition(self.terminator)[0]
@@ -110,14 +109,6 @@ class Reward:
             failed=state.failed,
             below_fail=below,
         )
-
-    def _check_failures(self, failures: Sequence[str | None]) -> None:
-        messages = [message for message in failures if message is not None]
-        if len(messages) > self.max_failed_share * len(failures):
-            raise StageError(
-                f"{len(messages)} of {len(failures)} answers could not be graded (allowed: a share of "
-                f"{self.max_failed_share:g}); the first: {messages[0]}"
-            )
 
 
 @dataclass(slots=True)

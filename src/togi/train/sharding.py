@@ -5,6 +5,7 @@ the counts of all ranks.
 """
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -51,11 +52,11 @@ class ShardedModel:
         )
 
     @torch.no_grad()
-    def copy_into(self, net: nn.Module) -> None:
-        """Copies the weights as they are now into another network of the same shape as `module.net`, in its type."""
-        sources = self._shards or dict(self.module.named_parameters())
-        for name, target in net.named_parameters():
-            target.copy_(_whole(sources[f"net.{name}"]))
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The weights as they are now, whole, one by one, under their names in `module.net`; all ranks read all."""
+        for name, param in (self._shards or dict(self.module.named_parameters())).items():
+            if name.startswith("net."):
+                yield name.removeprefix("net."), _whole(param)
 
 
 def _whole(param: Tensor) -> Tensor:

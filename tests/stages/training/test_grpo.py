@@ -4,7 +4,7 @@ import math
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -323,13 +323,13 @@ def test_truncation_is_read_from_the_text(bench, kind, monkeypatch):
     assert told == [texts[0], texts[2]]
 
 
-def says(model, texts: Sequence[str]) -> Callable[..., list[list[Completion]]]:
+def says(model, texts: Sequence[str]) -> Callable[..., Iterator[list[Completion]]]:
     """A sampler that answers so; it knows nothing of terminators and says length for each."""
     made = []
     for text in texts:
         ids = tuple(model.tokenizer(text, add_special_tokens=False)["input_ids"])
         made.append(Completion(text=text, stop="length", token_ids=ids, logprobs=(-1.0,) * len(ids)))
-    return lambda prompts, count, seeds: [made for _ in prompts]
+    return lambda prompts, seeds: iter([made for _ in prompts])
 
 
 @pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "dapo"])

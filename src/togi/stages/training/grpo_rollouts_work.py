@@ -1,19 +1,21 @@
 """Rollouts of `train.grpo`: which prompts come next, the policy's answers to them, and what those are worth.
 
 Everything random follows from (seed, batch, place in the batch, prompt id, sample index) and from how many prompts were
-consumed before, which a checkpoint keeps. So a batch can be sampled again after a kill and gives the same bits.
+consumed before, which a checkpoint keeps. What was sampled is stored before it is used, so that a stage that goes on
+after a kill learns from the same samples, whatever the engine would answer now.
 """
 
 import copy
 import importlib
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from togi.core.errors import InputError
+from togi.core.protocols import Engine, Request
 from togi.core.records import Completion, Prompt, SamplingParams
 from togi.core.seeds import derive
 from togi.model.load import LoadedModel
@@ -23,12 +25,14 @@ from togi.rewards.combine import Graded, Reward
 from togi.rewards.language import Detector
 from togi.rewards.settings import LanguageGate
 from togi.rewards.statistics import reward_statistics
+from togi.rollout.engine import answer
 from togi.rollout.local import Sampler
 from togi.rollout.sampling_model import context_limit
 from togi.stages.arithmetic import arithmetic
 from togi.stages.context import Context, timed
 from togi.stages.models import load_scorer
 from togi.stages.training.grpo import TrainGrpo, scorers_of
+from togi.stages.training.grpo_samples_work import GradedGroup, StoredSamples
 from togi.text.render import render_prompt
 
 
@@ -71,12 +75,11 @@ class Rollout:
 
 
 class Rollouts:
-    """Samples from `net` and grades; `held_out` prompts are for validation alone. `consumed` counts the prompts that
-    were taken from the shuffled epochs. Ranks share the sampling; the rewards are asked for once. Raises InputError for
-    a prompt that is too long.
+    """Asks `engine` and grades; `held_out` prompts are for validation alone. `consumed` counts the prompts that were
+    taken from the shuffled epochs. Ranks share the sampling; the rewards are asked for once. Raises InputError for a
+    prompt that is too long.
 
-    `net` is the policy itself where that can be sampled from: on one process in float32. Elsewhere it is a copy, which
-    whoever trains must keep as the policy is.
+    Whoever trains publishes the policy's weights to the engine; without one, the embedded engine is used.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class Rollouts:
         model: LoadedModel,
         prompts: Sequence[Prompt],
         held_out: Sequence[Prompt] = (),
+        engine: Engine | None = None,
     ) -> None:
         self.settings = settings
         self.context = context
@@ -99,12 +103,9 @@ class Rollouts:
         _check_lengths(self.prompt_ids, settings, context, context_limit(model.net))
         self.consumed = 0
         self.size = settings.minibatches * settings.prompts_per_step
-        dtype = arithmetic(context).dtype
-        itself = dtype == torch.float32 and not context.ranks.several
-        self.net = model.net if itself else copy.deepcopy(model.net).to(dtype)
-        rows = self.size * settings.group_size
-        self.sampler = Sampler(self.net, model.tokenizer, model.template.terminator, batch_rows=rows)
+        self.engine = engine or _embedded(settings, context, model)
         self.reward = _reward(settings, context, model)
+        self.stored = StoredSamples(context, self.engine.repeatable)
 
     def state(self) -> dict[str, Any]:
         return {"consumed": self.consumed}
@@ -118,21 +119,21 @@ class Rollouts:
         """Batch `number` (from 0). A group that teaches nothing gives its place to one of the next prompt, for at most
         `refill_rounds` rounds; what then still teaches nothing stays, and counts as it does without refilling."""
         times: dict[str, float] = {}
-        groups = self._groups(number, [], self.size, times)
+        groups = self._groups(number, 0, [], self.size, times)
         sampled = list(groups)
         rounds = 0
         while rounds < self.settings.refill_rounds:
             idle = [place for place, group in enumerate(groups) if not teaches(group)]
             if not idle:
                 break
-            for place, group in zip(idle, self._groups(number, sampled, len(idle), times), strict=True):
+            rounds += 1
+            for place, group in zip(idle, self._groups(number, rounds, sampled, len(idle), times), strict=True):
                 groups[place] = group
                 sampled.append(group)
-            rounds += 1
         return Rollout(groups=self._with_advantages(groups), sampled=sampled, rounds=rounds, times=times)
 
     def _groups(
-        self, number: int, before: Sequence[AnswerGroup], count: int, times: dict[str, float]
+        self, number: int, rounds: int, before: Sequence[AnswerGroup], count: int, times: dict[str, float]
     ) -> list[AnswerGroup]:
         """The next `count` groups of a batch that has those `before`."""
         size, first = self.settings.group_size, len(before)
@@ -141,16 +142,43 @@ class Rollouts:
             [derive(self.context.seed, number, first + place, prompt.id, i) for i in range(size)]
             for place, prompt in enumerate(prompts)
         ]
-        with timed(times, "sample"):
-            completions = self._sample(prompts, size, seeds)
-        with timed(times, "reward"):
-            earlier = [answer.graded for group in before for answer in group]
-            asked = list(zip(prompts, completions, strict=True))
-            graded = self.context.ranks.on_first_rank(lambda: self.reward.grade_groups(asked, earlier))
+        earlier = [answer.graded for group in before for answer in group]
+        found = self._graded(f"batch-{number:06d}-{rounds:03d}", prompts, seeds, times, earlier)
         return [
-            tuple(self._answer(prompt, *pair) for pair in zip(own, grades, strict=True))
-            for prompt, own, grades in zip(prompts, completions, graded, strict=True)
+            tuple(self._answer(prompt, *pair) for pair in group) for prompt, group in zip(prompts, found, strict=True)
         ]
+
+    def _graded(
+        self,
+        unit: str,
+        prompts: Sequence[Prompt],
+        seeds: Sequence[Sequence[int]],
+        times: dict[str, float],
+        earlier: Sequence[Graded] = (),
+    ) -> list[GradedGroup]:
+        """The graded answers to each prompt: those that are stored, else new ones, which are stored before they are
+        used.
+
+        One group is one batch for a grader. It is graded as soon as it and those before it are there, while the engine
+        goes on with the rest. Raises StageError, and stores nothing, where graders failed too often, on these and the
+        `earlier` answers of the batch.
+        """
+        stored = self.stored.replay(unit, prompts)
+        if stored is not None:
+            return stored
+        answers, ranks = self._sample(prompts, seeds), self.context.ranks
+        found: list[GradedGroup] = []
+        for prompt in prompts:
+            with timed(times, "sample"):
+                completions = next(answers)
+            with timed(times, "reward"):
+                graded = self.reward.grade(prompt, completions) if ranks.first else []
+            found.append(list(zip(completions, graded, strict=ranks.first)))
+        found = ranks.on_first_rank(lambda: found)
+        self.reward.check_failures([*earlier, *(graded for group in found for _, graded in group)])
+        with timed(times, "store"):
+            self.stored.keep(unit, prompts, found)
+        return found
 
     def _answer(self, prompt: Prompt, completion: Completion, graded: Graded) -> Answer:
         truncated = self.model.template.terminator not in completion.text
@@ -187,41 +215,47 @@ class Rollouts:
 
     # --- validation ---------------------------------------------------------------------------------------------------
 
-    def validate(self) -> dict[str, float]:
-        """What the policy gets for prompts that it does not learn from, under validation/, with the same random streams
-        each time; nothing where there are none, and no reward where graders failed on every answer."""
+    def validate(self, step: int) -> dict[str, float]:
+        """What the policy gets after `step` steps for prompts that it does not learn from, under validation/, with the
+        same random streams each time; nothing where there are none, and no reward where graders failed on every
+        answer."""
         prompts = self.held_out
         if not prompts:
             return {}
         size = self.settings.validation_samples
         seeds = [[derive(self.context.seed, "validation", prompt.id, i) for i in range(size)] for prompt in prompts]
-        completions = self._sample(prompts, size, seeds)
-        asked = list(zip(prompts, completions, strict=True))
-        graded = self.context.ranks.on_first_rank(lambda: self.reward.grade_groups(asked))
-        statistics = reward_statistics([row for group in graded for row in group])
-        lengths = [len(completion.token_ids) for own in completions for completion in own]
+        pairs = [pair for group in self._graded(f"validation-{step:08d}", prompts, seeds, {}) for pair in group]
+        statistics = reward_statistics([graded for _, graded in pairs])
         total = statistics.components.get("total")
         return {
             **({} if total is None else {"validation/reward": total.mean}),
             "validation/gate_pass_rate": statistics.gate_pass_rate,
-            "validation/length": sum(lengths) / len(lengths),
+            "validation/length": sum(len(completion.token_ids) for completion, _ in pairs) / len(pairs),
         }
 
-    def _sample(self, prompts: Sequence[Prompt], count: int, seeds: Sequence[Sequence[int]]) -> list[list[Completion]]:
-        """`count` answers to each prompt; with several ranks each samples every so many of the prompts."""
-        sampling = self.settings.sampling
-        params = SamplingParams(
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            min_p=sampling.min_p,
-            max_tokens=sampling.max_tokens,
-            n=count,
-        )
-        ranks = self.context.ranks
-        mine = [self.prompt_ids[prompt.id] for prompt in prompts[ranks.rank :: ranks.size]]
-        every = ranks.gather(self.sampler.generate(mine, params, seeds[ranks.rank :: ranks.size]))
-        return [every[at % ranks.size][at // ranks.size] for at in range(len(prompts))]
+    def _sample(self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]]) -> Iterator[list[Completion]]:
+        """Answers to each prompt in order, one from each of its seeds; with several ranks each samples every so many of
+        the prompts."""
+        ranks, params = self.context.ranks, SamplingParams(**self.settings.sampling.model_dump(), n=len(seeds[0]))
+        requests = [
+            Request(prompt_ids=self.prompt_ids[prompt.id], params=params, seeds=tuple(own))
+            for prompt, own in zip(prompts, seeds, strict=True)
+        ]
+        answers = answer(self.engine, requests[ranks.rank :: ranks.size])
+        if not ranks.several:
+            return answers
+        every = ranks.gather(list(answers))
+        return (every[at % ranks.size][at // ranks.size] for at in range(len(prompts)))
+
+
+def _embedded(settings: TrainGrpo, context: Context, model: LoadedModel) -> Sampler:
+    """The embedded engine. It samples from the policy itself where that can be: on one process in float32; elsewhere
+    from a copy in the type of the machine."""
+    dtype = arithmetic(context).dtype
+    itself = dtype == torch.float32 and not context.ranks.several
+    net = model.net if itself else copy.deepcopy(model.net).to(dtype)
+    rows = max(settings.minibatches * settings.prompts_per_step * settings.group_size, settings.validation_samples)
+    return Sampler(net, model.tokenizer, model.template.terminator, batch_rows=rows)
 
 
 def teaches(group: AnswerGroup) -> bool:

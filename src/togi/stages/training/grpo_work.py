@@ -9,6 +9,7 @@ from typing import Any
 
 from togi.core.errors import StageError
 from togi.core.files import append_line
+from togi.core.protocols import Engine
 from togi.core.records import Prompt
 from togi.core.seeds import derive
 from togi.core.settings import PromptsRef
@@ -36,11 +37,12 @@ from togi.train.optimizer import trained
 from togi.train.sharding import ShardedModel
 
 
-def run(settings: TrainGrpo, context: Context) -> None:
+def run(settings: TrainGrpo, context: Context, engine: Engine | None = None) -> None:
+    """Trains the policy on what `engine` samples; without one, on what the embedded engine does."""
     training, held_out = _prompts(settings, context)
     keep_learnt(context, settings.init, (prompt.messages for prompt in training))
     model = load_trainable(context, settings.init, settings)
-    source = GrpoBatches(settings, context, model, training, held_out)
+    source = GrpoBatches(settings, context, model, training, held_out, engine)
     longest = max(len(source.rollouts.prompt_ids[prompt.id]) for prompt in training) + settings.sampling.max_tokens
     check_fits(context, longest, "sampling.max_tokens")
     params = trained(source.updates.policy.net.named_parameters())
@@ -70,6 +72,7 @@ def run(settings: TrainGrpo, context: Context) -> None:
     if choosing:
         trainer.take_pinned()
     source.spread.gather()
+    source.rollouts.stored.publish()
     context.summary["steps"] = settings.steps
     context.summary["prompts_used"] = source.rollouts.consumed
     if source.best is not None:
@@ -95,13 +98,13 @@ class GrpoBatches:
         model: LoadedModel,
         prompts: Sequence[Prompt],
         held_out: Sequence[Prompt] = (),
+        engine: Engine | None = None,
     ) -> None:
         self.settings = settings
         self.context = context
         self.updates = Updates(settings, context, model)
         self.forward = self.updates.forward
-        self.rollouts = Rollouts(settings, context, model, prompts, held_out)
-        self.copied = self.rollouts.net is not model.net
+        self.rollouts = Rollouts(settings, context, model, prompts, held_out, engine)
         self.spread = ShardedModel(self.updates.policy, context.ranks)  # last: it empties the weights
         self.updates.policy = self.spread.module
         self.watch: GuardState = build_watch(settings.guards)
@@ -136,9 +139,8 @@ class GrpoBatches:
             yield from self.updates.steps(self.made)
 
     def _publish(self) -> None:
-        """Gives the sampler's copy, where there is one, the weights of now."""
-        if self.copied:
-            self.spread.copy_into(self.rollouts.net)
+        """Gives the engine the weights of now."""
+        self.rollouts.engine.publish(self.spread.weights())
 
     def finish(self, trainer: Trainer, info: StepInfo) -> bool:
         """Logs a finished step and what was sampled for it, validates when it is due and asks the guards; whether the
@@ -150,7 +152,7 @@ class GrpoBatches:
         if self._validates(trainer.step):
             with timed(times, "validation"):
                 self._publish()
-                found = self.rollouts.validate()
+                found = self.rollouts.validate(trainer.step)
         note = _note(metrics) if metrics else f"update {update + 1} of {self.settings.updates}"
         sampled = self.made.times if update == 0 else {}
         trainer.log(info, {**metrics, **found}, {**sampled, **times}, note)

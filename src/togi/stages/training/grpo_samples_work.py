@@ -1,0 +1,122 @@
+"""Samples of `train.grpo` on the disk: stored with their scores before anything is made of them, and replayed.
+
+A unit is what was sampled at once: the first groups of a batch, one round of refilling, one validation. Its records are
+written first and sealed then; a sealed unit is never cut back, and a stage that goes on reads it instead of asking the
+engine and the graders again, whose answers may differ.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from togi.core.codec import read_records, write_records
+from togi.core.errors import DamagedFile, InputError, StageError
+from togi.core.files import read_sealed, write_sealed
+from togi.core.hashing import file_hash
+from togi.core.record_streams import join_records
+from togi.core.records import Completion, Prompt, Sample
+from togi.core.seeds import make_id
+from togi.rewards.combine import Graded
+from togi.stages.context import Context
+
+SAMPLES_FILE = "output/samples.parquet"
+UNITS = "checkpoints/samples"  # goes with the checkpoints when the stage is finished
+TOTAL = "total"  # no component of a reward may have this name
+
+GradedGroup = list[tuple[Completion, Graded]]
+
+
+class StoredSamples:
+    """The samples of one stage. Rank 0 reads and writes; what it reads is told to all.
+
+    `repeatable`: the engine would answer as before. Only then a damaged unit is sampled again.
+    """
+
+    def __init__(self, context: Context, repeatable: bool) -> None:
+        self.context = context
+        self.repeatable = repeatable
+        self.folder = context.folder / UNITS
+
+    def replay(self, unit: str, prompts: Sequence[Prompt]) -> list[GradedGroup] | None:
+        """The graded answers of a unit, a group for each of its prompts; None where they are to be sampled.
+
+        Raises StageError for a damaged unit that cannot be sampled again.
+        """
+        return self.context.ranks.on_first_rank(lambda: self._read(unit, prompts))
+
+    def keep(self, unit: str, prompts: Sequence[Prompt], groups: Sequence[GradedGroup]) -> None:
+        """Stores a unit, whole or not at all."""
+        self.context.ranks.on_first_rank(lambda: self._write(unit, prompts, groups))
+
+    def publish(self) -> None:
+        """Joins the samples of all batches, in their order, as an output of the stage; those of validations are left
+        out, because nothing should be trained on them."""
+        self.context.ranks.on_first_rank(self._publish)
+
+    def _write(self, unit: str, prompts: Sequence[Prompt], groups: Sequence[GradedGroup]) -> None:
+        path = self.folder / f"{unit}.parquet"
+        write_records(path, "samples", list(self._records(unit, prompts, groups)))
+        write_sealed(_seal(path), {"sha256": file_hash(path)})
+
+    def _records(self, unit: str, prompts: Sequence[Prompt], groups: Sequence[GradedGroup]) -> Iterator[Sample]:
+        producer = self.context.folder.name
+        for place, (prompt, group) in enumerate(zip(prompts, groups, strict=True)):
+            for index, (completion, graded) in enumerate(group):
+                yield Sample(
+                    id=make_id(f"{producer}/{unit}/{place}", (prompt.id,), index),
+                    parents=(prompt.id,),
+                    extra={"unit": unit, "place": place, **_why(graded)},
+                    prompt=prompt,
+                    completion=completion,
+                    scores={**graded.components, TOTAL: graded.total},
+                    model=producer,
+                    index=index,
+                )
+
+    def _read(self, unit: str, prompts: Sequence[Prompt]) -> list[GradedGroup] | None:
+        path = self.folder / f"{unit}.parquet"
+        if not _seal(path).exists():
+            return None
+        try:
+            return _groups(path, prompts)
+        except (InputError, OSError) as error:
+            if not self.repeatable:
+                raise StageError(
+                    f"stage {self.context.name}: stored samples are damaged ({error}), and the engine would answer "
+                    "otherwise now; put the file back from a copy, or start anew with `togi run --redo`"
+                ) from error
+            self.context.log(f"stored samples are damaged ({error}): they are sampled again")
+            return None
+
+    def _publish(self) -> None:
+        parts = sorted(self.folder.glob("batch-*.parquet"))
+        self.context.summary["samples"] = join_records(self.context.folder / SAMPLES_FILE, "samples", parts)
+
+
+def _seal(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _groups(path: Path, prompts: Sequence[Prompt]) -> list[GradedGroup]:
+    """What a sealed file holds. Raises InputError where it is not as it was written, or answers other prompts."""
+    if file_hash(path) != read_sealed(_seal(path), {"sha256": str})["sha256"]:
+        raise DamagedFile(f"{path}: it is not as togi wrote it")
+    groups: list[GradedGroup] = [[] for _ in prompts]
+    for sample in read_records(path)[1]:
+        assert isinstance(sample, Sample)
+        place = sample.extra["place"]
+        if place >= len(prompts) or sample.parents != (prompts[place].id,):
+            raise DamagedFile(f"{path}: sample {sample.id} answers another prompt than the one that is asked now")
+        groups[place].append((sample.completion, _graded(sample)))
+    return groups
+
+
+def _why(graded: Graded) -> dict[str, str | bool]:
+    """What of a grade is no score."""
+    known = {"gate": graded.gate, "failed": graded.failed, "below_fail": graded.below_fail}
+    return {name: value for name, value in known.items() if value}
+
+
+def _graded(sample: Sample) -> Graded:
+    components = {name: value for name, value in sample.scores.items() if name != TOTAL}
+    why = {name: sample.extra[name] for name in ("gate", "failed", "below_fail") if name in sample.extra}
+    return Graded(total=sample.scores[TOTAL], components=components, **why)
