@@ -121,8 +121,8 @@ def _records(layout: tuple[str, int], rows: "pa.Table | pa.RecordBatch") -> list
     return [from_row(kind, row) for row in found]
 
 
-def join_records(path: Path, kind: str, parts: Sequence[Path]) -> dict[str, int]:
-    """Writes the records of files of one kind, one file after the other, into one file; its records and bytes.
+def join_records(path: Path, kind: str, parts: Sequence[Path]) -> int:
+    """Writes the records of files of one kind, one file after the other, into one file; how many there are.
 
     Memory holds one part. Raises InputError as `codec.read_records` does, and for a part of another kind.
     """
@@ -136,4 +136,4 @@ def join_records(path: Path, kind: str, parts: Sequence[Path]) -> dict[str, int]
                     )
                 file.write_table(found.read().cast(schema(kind)))
                 count += found.metadata.num_rows
-    return {"records": count, "bytes": path.stat().st_size}
+    return count

@@ -16,9 +16,10 @@ from togi.core.files import read_json
 from togi.core.protocols import Event, Request
 from togi.core.records import Completion
 from togi.core.seeds import derive
-from togi.stages.training.grpo_samples_work import SAMPLES_FILE, UNITS
+from togi.stages.training.grpo_samples_work import UNITS
 from togi.stages.training.grpo_work import run
 
+SAMPLES_FILE = "output/samples.parquet"
 SETTINGS: dict[str, Any] = {
     "refill_rounds": 2,
     "epochs_per_batch": 2,
@@ -128,8 +129,8 @@ def test_a_killed_run_asks_nothing_twice_and_ends_with_the_same_bits(bench, toke
 
 def test_a_kill_before_a_round_is_stored_asks_for_that_round_alone(bench, tokenizer):
     engine, settings = Forgetful(tokenizer), bench.settings("sometimes", **SETTINGS)
-    killed_at(bench, "half", 1, engine)
-    units = sorted((bench.folder / "half" / UNITS).glob("*.json"))
+    killed_at(bench, "half", 5, engine)
+    units = sorted((bench.folder / "half" / UNITS).glob("batch-*.json"))
     units[-1].unlink()  # as if the kill had come a moment before it was sealed
     asked = Counter(engine.asked)
     run(settings, bench.context("half"), engine)
@@ -195,9 +196,9 @@ def test_the_summary_states_how_many_samples_are_kept_and_their_bytes(bench, tok
     context = bench.context("stated")
     run(bench.settings("sometimes", **SETTINGS), context, Forgetful(tokenizer))
     context.finish()
-    stated = read_json(context.folder / "summary.json")["samples"]
-    path = context.folder / SAMPLES_FILE
-    assert stated == {"records": len(samples(context.folder)), "bytes": path.stat().st_size}
+    stated = read_json(context.folder / "summary.json")
+    assert stated["counts"]["samples"] == len(samples(context.folder))
+    assert stated["samples_bytes"] == (context.folder / SAMPLES_FILE).stat().st_size
 
 
 def test_what_graders_failed_on_too_often_is_not_stored(bench, tokenizer):

@@ -255,4 +255,10 @@ def other_models(settings: Optimisation, shape: Shape, products: str, scorers: S
     return sampled + frozen + width * sum(replace(scorer, tied=True).parameters for scorer in scorers)
 
 
-STAGE = StageType("train.grpo", TrainGrpo, outputs=gives("model"), work="togi.stages.training.grpo_work", version=5)
+STAGE = StageType(
+    "train.grpo",
+    TrainGrpo,
+    outputs=gives("model", samples="samples"),
+    work="togi.stages.training.grpo_work",
+    version=5,
+)

@@ -16,9 +16,10 @@ from togi.core.record_streams import join_records
 from togi.core.records import Completion, Prompt, Sample
 from togi.core.seeds import make_id
 from togi.rewards.combine import Graded
+from togi.stages.base import output_path
 from togi.stages.context import Context
 
-SAMPLES_FILE = "output/samples.parquet"
+SAMPLES = "samples"  # the kind of records, and the name of the output
 UNITS = "checkpoints/samples"  # goes with the checkpoints when the stage is finished
 TOTAL = "total"  # no component of a reward may have this name
 
@@ -54,7 +55,7 @@ class StoredSamples:
 
     def _write(self, unit: str, prompts: Sequence[Prompt], groups: Sequence[GradedGroup]) -> None:
         path = self.folder / f"{unit}.parquet"
-        write_records(path, "samples", list(self._records(unit, prompts, groups)))
+        write_records(path, SAMPLES, list(self._records(unit, prompts, groups)))
         write_sealed(_seal(path), {"sha256": file_hash(path)})
 
     def _records(self, unit: str, prompts: Sequence[Prompt], groups: Sequence[GradedGroup]) -> Iterator[Sample]:
@@ -89,7 +90,9 @@ class StoredSamples:
 
     def _publish(self) -> None:
         parts = sorted(self.folder.glob("batch-*.parquet"))
-        self.context.summary["samples"] = join_records(self.context.folder / SAMPLES_FILE, "samples", parts)
+        path = self.context.folder / output_path(SAMPLES, SAMPLES)
+        self.context.counts[SAMPLES] = join_records(path, SAMPLES, parts)
+        self.context.summary["samples_bytes"] = path.stat().st_size
 
 
 def _seal(path: Path) -> Path:
