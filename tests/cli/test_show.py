@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from togi.cli.show import as_json, as_text
+from togi.cli.show import print_stage, stage_json
 from togi.core.codec import write_records
 from togi.core.errors import InputError
 from togi.core.files import write_json
@@ -29,16 +29,16 @@ RECORDS = {
 def test_records_of_every_kind_are_shown_and_steer_nothing(tmp_path: Path, capsys: pytest.CaptureFixture, kind: str):
     write_records(tmp_path / RECORDS_FILE, kind, RECORDS[kind])
     write_json(tmp_path / "summary.json", {"counts": {WILD: 1}, WILD: WILD})
-    as_text(tmp_path, RECORDS_FILE, 5)
+    print_stage(tmp_path, RECORDS_FILE, 5)
     text = capsys.readouterr().out
     assert "a\\x1b]0;owned\\x07b\\x9b2J\\u202e" in text
     assert not any(mark in text for mark in "\x1b\x07\x9b\u202e")
-    assert json.loads(json.dumps(as_json(tmp_path, RECORDS_FILE, 5)))["records"][0]["id"] == RECORDS[kind][0].id
+    assert json.loads(json.dumps(stage_json(tmp_path, RECORDS_FILE, 5)))["records"][0]["id"] == RECORDS[kind][0].id
 
 
 def test_both_sides_of_a_pair_are_shown_whole(tmp_path, capsys):
     write_records(tmp_path / RECORDS_FILE, "pairs", RECORDS["pairs"])
-    as_text(tmp_path, RECORDS_FILE, 5)
+    print_stage(tmp_path, RECORDS_FILE, 5)
     lines = capsys.readouterr().out.splitlines()
     sides = [line[:9] for line in lines if line.startswith(("+", "-"))]
     assert sides == ["+ assista", "+ tool: 1", "+ user: a", "- user: a"]
@@ -46,10 +46,10 @@ def test_both_sides_of_a_pair_are_shown_whole(tmp_path, capsys):
 
 
 def test_no_records_and_no_work_yet_are_shown(tmp_path, capsys):
-    as_text(tmp_path, RECORDS_FILE, 5)
+    print_stage(tmp_path, RECORDS_FILE, 5)
     assert capsys.readouterr().out == f"{tmp_path}\n"
     write_records(tmp_path / RECORDS_FILE, "prompts", [])
-    as_text(tmp_path, RECORDS_FILE, 5)
+    print_stage(tmp_path, RECORDS_FILE, 5)
     assert capsys.readouterr().out == f"{tmp_path}\nno records\n"
 
 
@@ -57,4 +57,4 @@ def test_damaged_records_are_a_bad_file(tmp_path):
     (tmp_path / RECORDS_FILE).parent.mkdir()
     (tmp_path / RECORDS_FILE).write_bytes(b"PAR1 and no more")
     with pytest.raises(InputError, match=r"records\.parquet"):
-        as_text(tmp_path, RECORDS_FILE, 5)
+        print_stage(tmp_path, RECORDS_FILE, 5)

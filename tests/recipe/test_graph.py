@@ -15,7 +15,7 @@ from togi.recipe.source import read_tree
 from togi.stages.base import Gives, StageSettings, StageType, is_part_of
 from togi.stages.data.importing import Import
 from togi.stages.data.importing_work import read
-from togi.stages.table import STAGES, takers
+from togi.stages.table import STAGES, kinds_taken, takers
 
 RECIPE = """\
 name: tiny
@@ -355,4 +355,4 @@ def test_stages_that_take_a_kind_are_found_at_any_depth():
 def test_rows_of_another_kind_say_which_stage_would_take_them(tmp_path):
     (tmp_path / "texts.jsonl").write_text('{"text": "Rain falls."}\n')
     with pytest.raises(InputError, match=r"Such rows would fit documents \(for train\.pretrain\)"):
-        read(Import(path=str(tmp_path / "texts.jsonl"), kind="prompts"))
+        read(Import(path=str(tmp_path / "texts.jsonl"), kind="prompts"), kinds_taken())

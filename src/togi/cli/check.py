@@ -16,7 +16,6 @@ from togi.core.terminal import say
 from togi.model.inspect import located
 from togi.recipe.graph import Graph, unpinned
 from togi.recipe.store import home, is_done, store_folder
-from togi.stages.data.importing import Import
 from togi.tracking.base import check_trackers
 
 BAR = 24  # characters of the longest bar of a histogram
@@ -55,8 +54,8 @@ def _fetch(graph: Graph) -> None:
         for target in node.inputs.values():
             if isinstance(target, ModelSource) and target.kind == "hub":
                 located(target, weights=False)
-        if isinstance(node.settings, Import) and node.settings.hub is not None:
-            importlib.import_module("togi.data.hub").download(node.settings.hub, node.settings.revision)
+        for name, revision in node.settings.downloads:
+            importlib.import_module("togi.data.hub").download(name, revision)
 
 
 def _stages(graph: Graph, kind: Any) -> list[Any]:

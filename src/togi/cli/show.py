@@ -53,9 +53,9 @@ def command(recipe: Path, stage: str, overrides: tuple[str, ...], count: int, as
         for name in (path, SUMMARY):
             hold_whole(folder, again, only=name)
     if as_json:
-        print_json(as_json(folder, path, count))
+        print_json(stage_json(folder, path, count))
     else:
-        as_text(folder, path, count)
+        print_stage(folder, path, count)
 
 
 def _kind(graph: Graph, recipe: Path, stage: str, output: str) -> str:
@@ -73,7 +73,7 @@ def _records(path: Path) -> list[Any]:
     return read_records(path)[1] if path.is_file() else []
 
 
-def as_json(folder: Path, path: str, count: int) -> dict[str, Any]:
+def stage_json(folder: Path, path: str, count: int) -> dict[str, Any]:
     """What a stage made, as a mapping; `path` is that of an output in its folder."""
     return {
         "folder": str(folder),
@@ -83,7 +83,7 @@ def as_json(folder: Path, path: str, count: int) -> dict[str, Any]:
     }
 
 
-def as_text(folder: Path, path: str, count: int) -> None:
+def print_stage(folder: Path, path: str, count: int) -> None:
     """Prints what a stage made; `path` is that of an output in its folder."""
     say(str(folder))
     summary = read_cache(folder / SUMMARY) or {}

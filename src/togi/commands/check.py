@@ -2,6 +2,7 @@
 run. No weights are loaded.
 """
 
+import importlib
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from togi.core.codec import read_records
 from togi.core.errors import InputError, RecipeError
 from togi.core.records import Chat, Document, Pair, Prompt, Record
 from togi.core.seeds import derive
-from togi.core.settings import MAIN, Ref, ScorerRef
+from togi.core.settings import MAIN, Ref, ScorerRef, parts
 from togi.core.sources import ModelSource
 from togi.data.importing import Imported
 from togi.model.load import inspect
@@ -22,16 +23,10 @@ from togi.rewards.function import load_function
 from togi.rewards.settings import FunctionTerm
 from togi.stages.base import StageSettings, output_path
 from togi.stages.context import SHARD_ROWS, Context, Control, Resolved
-from togi.stages.data.curate import Curate
-from togi.stages.data.diversify import Diversify
-from togi.stages.data.importing import Import
-from togi.stages.data.importing_work import read
-from togi.stages.data.select import Select
 from togi.stages.models import refuse_initial
 from togi.stages.rehearsal_work import Rehearsed, read_weightless, rehearsal
-from togi.stages.table import STAGES
-from togi.stages.training.grpo import TrainGrpo
-from togi.stages.training.optimisation import Optimisation
+from togi.stages.table import STAGES, kinds_taken
+from togi.stages.training.job import TrainingJob
 from togi.stages.training.resources import refuse_training
 from togi.text.render import check_template
 
@@ -81,11 +76,9 @@ def _kind(ref: str) -> str:
     return "scorer" if isinstance(ref, ScorerRef) else "causal"
 
 
-def check_functions(settings: Any) -> list[str]:
+def check_functions(settings: StageSettings) -> list[str]:
     """Loads the reward functions that a stage names, and says which. Raises InputError for one that is not there."""
-    if not isinstance(settings, TrainGrpo):
-        return []
-    terms = [term for term in settings.reward.terms if isinstance(term, FunctionTerm)]
+    terms = [part for part in parts(settings) if isinstance(part, FunctionTerm)]
     for term in terms:
         load_function(Path(term.file), term.name, term.style)
     return [term.name for term in terms]
@@ -175,6 +168,12 @@ def check(stages: Sequence[CheckedStage], cache: Path, progress: Callable[[str],
     return checker.found
 
 
+def _job(stage: CheckedStage) -> TrainingJob | None:
+    """How a stage trains; None for one that trains nothing."""
+    job = STAGES[stage.settings.type].job
+    return None if job is None else job(stage.settings)
+
+
 class _Checker:
     def __init__(self, cache: Path, progress: Callable[[str], None]) -> None:
         self.cache = cache
@@ -188,8 +187,8 @@ class _Checker:
     def stage(self, stage: CheckedStage, folder: Path) -> None:
         self.progress(stage.name)
         try:
-            if isinstance(stage.settings, Import):
-                self._data(stage, stage.settings)
+            if STAGES[stage.settings.type].imports:
+                self._data(stage)
                 return
             self._models(stage)
             self._trains(stage)
@@ -200,9 +199,10 @@ class _Checker:
             if str(error) not in self.found.problems:
                 self.found.problems.append(str(error))
 
-    def _data(self, stage: CheckedStage, settings: Import) -> None:
-        imported = read(settings)
-        self.found.data[stage.name] = _checked_data(settings.kind, imported)
+    def _data(self, stage: CheckedStage) -> None:
+        kind = STAGES[stage.settings.type]
+        imported = importlib.import_module(kind.work).read(stage.settings, kinds_taken())
+        self.found.data[stage.name] = _checked_data(kind.outputs(stage.settings)[MAIN], imported)
         self.rows[stage.name, MAIN] = _Rows(imported.records)
 
     def _came(self, target: str, ref: str) -> _Rows:
@@ -217,30 +217,31 @@ class _Checker:
 
     def _trains(self, stage: CheckedStage) -> None:
         """Raises InputError for what could be trained, or saved, from no such model."""
-        settings = stage.settings
-        if not isinstance(settings, Optimisation):
+        job = _job(stage)
+        if job is None:
             return
-        target = stage.inputs[settings.init]
+        settings, target = job.settings, stage.inputs[job.init]
         if isinstance(target, ModelSource):
             refuse_initial(settings, inspect(target, self.cache, weights=False), target)
         elif target in self.adapters:
-            refuse_training(settings, {}, settings.init, adapter=True)
+            refuse_training(settings, {}, job.init, adapter=True)
         if settings.lora is not None and settings.lora.save == "adapter":
             self.adapters.append(stage.name)
 
     def _pass_on(self, stage: CheckedStage) -> None:
         """What later stages read of this one: its records, or those that it will choose from; its tokenizer."""
-        if isinstance(stage.settings, Optimisation):
-            target = stage.inputs[stage.settings.init]
+        if (job := _job(stage)) is not None:
+            target = stage.inputs[job.init]
             known = target if isinstance(target, ModelSource) else self.sources.get(target)
             if known is not None:
                 self.sources[stage.name] = known
-        outputs = STAGES[stage.settings.type].outputs(stage.settings)
-        made = {name: stage.folder / output_path(kind, name) for name, kind in outputs.items()}
+        kind = STAGES[stage.settings.type]
+        outputs = kind.outputs(stage.settings)
+        made = {name: stage.folder / output_path(output, name) for name, output in outputs.items()}
         if stage.done and (found := {name: path for name, path in made.items() if path.is_file()}):
             self.rows |= {(stage.name, name): _Rows(read_records(path)[1]) for name, path in found.items()}
-        elif isinstance(stage.settings, Curate | Diversify | Select):
-            ref = stage.settings.input
+        elif kind.chooses is not None:
+            ref = kind.chooses(stage.settings)
             source = str(stage.inputs[ref])
             came = self._came(source, ref)
             self.rows[stage.name, MAIN] = _Rows(came.records, came.stands_in or source)

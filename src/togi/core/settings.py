@@ -8,7 +8,7 @@ fingerprints.
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 
@@ -107,6 +107,11 @@ class RecordsRef(Ref):
     """Any kind of records that has text to compare."""
 
     kinds = ("prompts", "chats", "documents", "samples", "pairs")
+
+
+def refs_of(value: "Ref | Sequence[Ref]") -> list[Ref]:
+    """One reference, or several, as a list."""
+    return [value] if isinstance(value, Ref) else list(value)
 
 
 def absolute(text: str, folder: Path) -> Path:
@@ -225,6 +230,18 @@ def walk(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[s
             yield from walk(item, (*path, index))
     else:
         yield path, value
+
+
+def parts(value: Any) -> Iterator[BaseModel]:
+    """All settings inside a settings tree, itself among them."""
+    if isinstance(value, BaseModel):
+        yield value
+        value = [getattr(value, name) for name in type(value).model_fields]
+    elif isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from parts(item)
 
 
 def references(value: Any) -> list[tuple[tuple[str | int, ...], Ref]]:

@@ -25,7 +25,6 @@ from togi.recipe.schema import DataSpec, ModelSpec, Recipe, TemplateFile
 from togi.recipe.store import VERSION, Read
 from togi.stages.base import StageSettings
 from togi.stages.context import Resolved
-from togi.stages.data.importing import Import
 from togi.stages.table import STAGES, takers
 
 
@@ -217,7 +216,7 @@ def _add_import(graph: Graph, ref: Ref) -> str:
     name = ref.name if first is None or kinds_of(first.settings)[MAIN] == kind else f"{ref.name}@{kind}"
     if name not in graph.nodes:
         spec: DataSpec = graph.recipe.data[ref.name]
-        settings = Import(kind=kind, **{k: v for k, v in spec if v is not None})
+        settings = STAGES["import"].settings.model_validate({"kind": kind, **{k: v for k, v in spec if v is not None}})
         _add(graph, name, settings, {})
     return name
 

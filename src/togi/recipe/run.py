@@ -43,7 +43,6 @@ from togi.recipe.store import (
 from togi.recipe.sweep import older_note, register, sweep
 from togi.recipe.worker import resolved_to_json
 from togi.recipe.workers import Workers, clear_meetings
-from togi.stages.base import RankedSettings
 from togi.tracking.base import check_trackers
 
 
@@ -214,7 +213,7 @@ class Run:
 
     def _workers_for(self, node: Node) -> Executor:
         """The processes at hand, or new ones where the stage wants another number of them."""
-        size = processes(node)
+        size = node.settings.ranks
         if self.workers is not None and self.workers.size != size:
             self.workers.close()
             self.workers = None
@@ -236,7 +235,7 @@ class Run:
             "reads": sources_to_json(node, [folder for folder, _ in self._reads(node)]),
             "settings": node.settings.model_dump(mode="json"),
             "inputs": {ref: resolved_to_json(value) for ref, value in inputs.items()},
-            "threads": max(1, self.options.worker_threads // processes(node)),
+            "threads": max(1, self.options.worker_threads // node.settings.ranks),
             "accept_numerics": self.options.accept_numerics,
             "compute": self.graph.recipe.products(self.options.compute),
             "recipe": self.graph.recipe.name,
@@ -307,11 +306,6 @@ class Run:
 
 def _state_after(error: TogiError) -> str:
     return "interrupted" if isinstance(error, Interrupted) else "failed"
-
-
-def processes(node: Node) -> int:
-    """How many processes do a stage."""
-    return node.settings.processes if isinstance(node.settings, RankedSettings) else 1
 
 
 def chat_command(options: Options, node: Node) -> str | None:

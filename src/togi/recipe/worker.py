@@ -40,10 +40,9 @@ from togi.recipe.guard import hold_sources, learn_known, source_change
 from togi.recipe.locks import take, wait
 from togi.recipe.pool import PoolShards
 from togi.recipe.store import TRASH, begin, clear_leftovers, is_done, mark_done, remove, rename_away
-from togi.stages.base import RowSettings, StageSettings
+from togi.stages.base import StageSettings
 from togi.stages.context import Context, Control, Resolved, hold_numerics
-from togi.stages.table import STAGES
-from togi.stages.training.resources import Resources
+from togi.stages.table import STAGES, kinds_taken
 
 SPENT = "spent.json"
 TOLD = (TogiError, ModuleNotFoundError, OSError, MemoryError, RuntimeError, SystemExit)  # that `told` may know
@@ -171,6 +170,7 @@ def _do(command: dict[str, Any], control: Control, ranks: Ranks) -> bool:
         recipe=command["recipe"],
         fingerprint=command["fingerprint"],
         track=tuple(command["track"]),
+        takers=kinds_taken(),
         reasons=stage.reasons,
     )
     log.handlers = [StageLogHandler(context)]
@@ -180,13 +180,13 @@ def _do(command: dict[str, Any], control: Control, ranks: Ranks) -> bool:
             return True
         start = time.perf_counter()
         work = importlib.import_module(stage.work)
-        trains = isinstance(settings, Resources)
+        job = None if stage.job is None else stage.job(settings)
         learn_known(command["reads"])
-        before = ranks.on_first_rank(lambda: _prepare(folder, command, ranks.size, trains))
+        before = ranks.on_first_rank(lambda: _prepare(folder, command, ranks.size, job is not None))
         try:
-            if trains:
+            if job is not None:
                 fitting = importlib.import_module("togi.stages.training.memory_work")
-                fit = fitting.MemoryBudget(settings, context)
+                fit = fitting.MemoryBudget(job, context)
                 work.run(fit.settings, context)
                 fit.finish()
             else:
@@ -202,11 +202,10 @@ def _do(command: dict[str, Any], control: Control, ranks: Ranks) -> bool:
 @contextmanager
 def _pool(settings: StageSettings, context: Context) -> Iterator[None]:
     """Lets several processes do the shards of the stage where its settings want that."""
-    workers = settings.workers if isinstance(settings, RowSettings) else 1
-    if workers == 1:
+    if settings.pool == 1:
         yield
         return
-    pool = PoolShards(workers)
+    pool = PoolShards(settings.pool)
     context.shards = pool
     try:
         yield

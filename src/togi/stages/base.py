@@ -10,8 +10,9 @@ from typing import Any
 
 from pydantic import Field
 
-from togi.core.settings import MAIN, Settings, runtime_setting
+from togi.core.settings import MAIN, Ref, Settings, runtime_setting
 from togi.core.sources import ModelSource
+from togi.stages.cost import Cost, Inputs
 
 RECORDS_FILE = "output/records.parquet"
 MODEL_FOLDER = "output/model"
@@ -27,11 +28,30 @@ class StageSettings(Settings):
         """A model from outside as this stage wants it, where the recipe leaves that open."""
         return source
 
+    @property
+    def downloads(self) -> list[tuple[str, str]]:
+        """Data sets of a hub that the stage reads: their ids and revisions."""
+        return []
+
+    @property
+    def ranks(self) -> int:
+        """How many processes do the work together."""
+        return 1
+
+    @property
+    def pool(self) -> int:
+        """How many processes do shards of rows; 1: none besides the stage's own."""
+        return 1
+
 
 class RowSettings(StageSettings):
     """Settings of a stage that maps rows, whose shards several processes can do."""
 
     workers: int = runtime_setting(1, "processes that do shards of 4,096 rows; 1: the stage's own", ge=1, le=1024)
+
+    @property
+    def pool(self) -> int:
+        return self.workers
 
 
 class RankedSettings(StageSettings):
@@ -40,6 +60,10 @@ class RankedSettings(StageSettings):
     processes: int = runtime_setting(
         1, "processes that train together, each with its share of the weights and micro-batches", ge=1, le=1024
     )
+
+    @property
+    def ranks(self) -> int:
+        return self.processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +90,10 @@ class StageType:
     `work` is a module with `run(settings, context)`. `version` goes up when the same settings give other bytes;
     `reasons` are all that a record can be dropped for; `rows` is the module of a row-wise stage's `map_rows`
     (stages/shards.py).
+
+    `estimate(settings, inputs)` is what the stage will take. `job(settings)` says how it trains (a `TrainingJob`); a
+    stage without one trains nothing. `chooses(settings)` refers to the records of which the main output is a part. With
+    `imports` records come from outside: `work` has `read(settings, takers)` beside `run`.
     """
 
     name: str
@@ -75,6 +103,10 @@ class StageType:
     version: int = 1
     reasons: tuple[str, ...] = ()
     rows: str = ""
+    estimate: Callable[[Any, Inputs], Cost] | None = None
+    job: Callable[[Any], Any] | None = None
+    chooses: Callable[[Any], Ref] | None = None
+    imports: bool = False
 
     @property
     def yields(self) -> str:

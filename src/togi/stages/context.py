@@ -6,7 +6,7 @@ done again, an unfinished one is done again whole.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,8 +47,8 @@ class Control:
 class Context:
     """A running stage's folder, seed, inputs and voice. With several `ranks`, only rank 0 writes into the folder and
     speaks; all of them call everything here at the same places. `fits` are the tokens of the longest example that the
-    memory at hand has room for, where they were asked for. `reasons` are all that the stage drops records for; None
-    where nobody said."""
+    memory at hand has room for, where they were asked for. `takers` are the stage types that take each kind of records.
+    `reasons` are all that the stage drops records for; None where nobody said."""
 
     name: str
     folder: Path
@@ -62,6 +62,7 @@ class Context:
     fingerprint: str = ""
     track: tuple[str, ...] = ()
     fits: int | None = None
+    takers: Mapping[str, Sequence[str]] = field(default_factory=dict)
     reasons: tuple[str, ...] | None = None
     shards: ShardExecutor = field(default_factory=SerialShards)
     counts: dict[str, int] = field(default_factory=dict)

@@ -1,5 +1,6 @@
 """The stages that a recipe can name. A new one is a settings file, a work file and one line here."""
 
+from togi.core.records import KINDS
 from togi.core.settings import takes
 from togi.stages.data import contrast, curate, diversify, importing, select, synthesize
 from togi.stages.evaluation import evaluate
@@ -23,6 +24,11 @@ STAGES = {
         evaluate.STAGE,
     )
 }
+
+
+def kinds_taken() -> dict[str, list[str]]:
+    """The stage types that take each kind of records."""
+    return {kind: takers(kind) for kind in KINDS}
 
 
 def takers(kind: str) -> list[str]:

@@ -16,7 +16,8 @@ from togi.stages import models
 from togi.stages.training import memory_work, sft_work
 from togi.stages.training.dpo import TrainDpo
 from togi.stages.training.grpo import TrainGrpo
-from togi.stages.training.resources import USABLE_CPU, job_of
+from togi.stages.training.job import training_job
+from togi.stages.training.resources import USABLE_CPU
 from togi.stages.training.reward import TrainReward
 from togi.stages.training.sft import TrainSft
 from togi.train import machine, usage
@@ -89,7 +90,9 @@ def test_predicted_and_measured_memory_are_kept(plain):
 
 def test_the_largest_micro_batch_is_measured_where_examples_are_longer_than_the_limit(tmp_path):
     context = bare_context(tmp_path, chats=chats())
-    fit = memory_work.MemoryBudget(TrainSft(init=BASE, chats=CHATS, steps=2, micro_batch_tokens=64), context)
+    fit = memory_work.MemoryBudget(
+        training_job(TrainSft(init=BASE, chats=CHATS, steps=2, micro_batch_tokens=64)), context
+    )
     sft_work.run(fit.settings, context)
     fit.finish()
     lines = [json.loads(line) for line in (context.folder / "metrics.jsonl").read_text().splitlines()]
@@ -105,7 +108,7 @@ def test_a_training_begins_without_what_earlier_stages_kept(tmp_path):
     small = [torch.ones(25_000) for _ in range(3_000)]
     del small[:-1]  # 300 MB of free memory below what is still held
     held = usage.used(torch.device("cpu"))
-    memory_work.MemoryBudget(TrainSft(init=BASE, chats=CHATS, steps=2, micro_batch_tokens=64), context)
+    memory_work.MemoryBudget(training_job(TrainSft(init=BASE, chats=CHATS, steps=2, micro_batch_tokens=64)), context)
     assert not models._kept.cache_info().currsize
     assert usage.peak(torch.device("cpu")) < held - 200e6
 
@@ -119,12 +122,14 @@ def test_auto_takes_what_fits_and_keeps_it(tmp_path, monkeypatch):
         return predict(shape, Job(), tokens).peak / USABLE_CPU + 1
 
     monkeypatch.setattr(usage, "available", lambda device: free(512))
-    fit = memory_work.MemoryBudget(auto, context)
+    fit = memory_work.MemoryBudget(training_job(auto), context)
     assert fit.settings.micro_batch_tokens == context.fits == 512
     monkeypatch.setattr(usage, "available", lambda device: free(2**17))
-    assert memory_work.MemoryBudget(auto, context).settings.micro_batch_tokens == context.fits == 512  # after a kill
+    assert (
+        memory_work.MemoryBudget(training_job(auto), context).settings.micro_batch_tokens == context.fits == 512
+    )  # after a kill
     other = bare_context(tmp_path / "other", chats=chats())
-    fit = memory_work.MemoryBudget(auto, other)
+    fit = memory_work.MemoryBudget(training_job(auto), other)
     assert (fit.settings.micro_batch_tokens, other.fits) == (2**16, 2**17)
 
 
@@ -133,11 +138,11 @@ def sft(**changes) -> TrainSft:
 
 
 def test_settings_become_a_job():
-    assert job_of(sft(), "float32") == Job()
-    found = job_of(sft(lora={"base": "nf4", "rank": 4}, optimizer="adamw-8bit"), "bfloat16", cuda=True)
+    assert training_job(sft()).at("float32") == Job()
+    found = training_job(sft(lora={"base": "nf4", "rank": 4}, optimizer="adamw-8bit")).at("bfloat16", cuda=True)
     assert (found.weights, found.products, found.rank, found.bits) == ("nf4", "bfloat16", 4, 8)
-    away = sft(weights="bfloat16-master", offload_optimizer=True)
-    assert job_of(away, "float32", cuda=True).offload and not job_of(away, "float32").offload
+    away = training_job(sft(weights="bfloat16-master", offload_optimizer=True))
+    assert away.at("float32", cuda=True).offload and not away.at("float32").offload
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from togi.stages.context import Context
 from togi.stages.training import reward_work
 from togi.stages.training.fit_work import micro_batches
 from togi.stages.training.memory_work import MemoryBudget
-from togi.stages.training.reward import TrainReward
+from togi.stages.training.reward import TrainReward, job
 from togi.stages.training.reward_work import SharedBody, read_pairs
 
 LEARNS = {"batch_size": 3, "steps": 8, "learning_rate": 3e-3, "schedule": "constant"}
@@ -156,7 +156,7 @@ def test_all_trainings_of_a_stage_are_counted_and_their_alarms_are_kept(tmp_path
     context = bare_context(tmp_path, pairs=pairs(), more_pairs=pairs()[:2])
     more = {"validation": PairsRef("$more_pairs"), "sweep": (1e-4, 1e-3), "shuffled_control": True}
     made = settings(**{key: value for key, value in LEARNS.items() if key != "learning_rate"}, **more)
-    fit = MemoryBudget(made, context)
+    fit = MemoryBudget(job(made), context)
     reward_work.run(fit.settings, context)
     fit.finish()
     told = [json.loads(line) for line in (context.folder / "alarms.jsonl").read_text().splitlines()]

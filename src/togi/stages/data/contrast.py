@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from togi.core.settings import ModelRef, PromptsRef, Settings
 from togi.stages.base import StageSettings, StageType, gives
+from togi.stages.cost import Cost, Inputs, passing_on
 
 REASONS = ("answer_too_short", "empty_answer", "equal_answers")
 """What a pair is dropped for; the drop names its prompt."""
@@ -69,6 +70,22 @@ class Contrast(StageSettings):
         return self
 
 
+def estimate(settings: Contrast, inputs: Inputs) -> Cost:
+    """One pair of each prompt for each way to answer badly; both answers as long as they may be."""
+    came = inputs[settings.input]
+    ways = len(settings.careless) + settings.off_topic + settings.questions
+    cost = passing_on(came, None if came.records is None else came.records * ways, added=2 * settings.max_tokens)
+    if came.records is not None:
+        cost.sampled = (1 + len(settings.careless)) * came.records * settings.max_tokens
+    return cost
+
+
 STAGE = StageType(
-    "contrast", Contrast, outputs=gives("pairs"), work="togi.stages.data.contrast_work", version=3, reasons=REASONS
+    "contrast",
+    Contrast,
+    outputs=gives("pairs"),
+    work="togi.stages.data.contrast_work",
+    version=3,
+    reasons=REASONS,
+    estimate=estimate,
 )

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from togi.core.settings import ModelRef, PromptsRef
 from togi.stages.base import RowSettings, StageType, gives
+from togi.stages.cost import Cost, Inputs, passing_on
 
 QUESTION = (
     "Is the following a clear and complete question or request that somebody could ask an assistant?\n\n{text}\n\n"
@@ -74,6 +75,12 @@ class Curate(RowSettings):
         return self
 
 
+def estimate(settings: Curate, inputs: Inputs) -> Cost:
+    """At most what comes."""
+    came = inputs[settings.input]
+    return passing_on(came, came.records)
+
+
 STAGE = StageType(
     "curate",
     Curate,
@@ -82,4 +89,6 @@ STAGE = StageType(
     version=2,
     reasons=REASONS,
     rows="togi.stages.data.curate_rows",
+    chooses=lambda settings: settings.input,
+    estimate=estimate,
 )

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from togi.core.settings import PackageName, PromptsRef, RecipePath, Settings
 from togi.stages.base import StageSettings, StageType, gives
+from togi.stages.cost import Cost, Inputs, passing_on
 
 REASONS = ("near_duplicate_ngrams", "near_duplicate_embedding", "over_budget")
 """What a prompt is dropped for."""
@@ -41,6 +42,19 @@ class Diversify(StageSettings):
     )
 
 
+def estimate(settings: Diversify, inputs: Inputs) -> Cost:
+    """At most the budget."""
+    came = inputs[settings.input]
+    return passing_on(came, settings.keep if came.records is None else min(came.records, settings.keep))
+
+
 STAGE = StageType(
-    "diversify", Diversify, outputs=gives("prompts"), work="togi.stages.data.diversify_work", version=2, reasons=REASONS
+    "diversify",
+    Diversify,
+    outputs=gives("prompts"),
+    work="togi.stages.data.diversify_work",
+    version=2,
+    reasons=REASONS,
+    chooses=lambda settings: settings.input,
+    estimate=estimate,
 )

@@ -1,5 +1,6 @@
 """`import`: rows from a file, a folder or a hub become records. A recipe's `data:` section makes these stages."""
 
+import importlib
 from typing import Literal
 
 from pydantic import Field
@@ -7,6 +8,7 @@ from pydantic import Field
 from togi.core.settings import MAIN, RecipePath, Settings
 from togi.data.values import REASONS
 from togi.stages.base import StageSettings, StageType
+from togi.stages.cost import Cost, Inputs, Known
 
 
 class DataSettings(Settings):
@@ -29,12 +31,27 @@ class Import(DataSettings, StageSettings):
     type: Literal["import"] = "import"
     kind: str = Field(description="record kind to make: prompts, pairs, chats or documents")
 
+    @property
+    def downloads(self) -> list[tuple[str, str]]:
+        return [] if self.hub is None else [(self.hub, self.revision)]
 
+
+def estimate(settings: Import, inputs: Inputs) -> Cost:
+    """What is in the file; a data set of a hub is not read for it."""
+    if settings.path is None:
+        return Cost()
+    records = importlib.import_module(WORK).read(settings, inputs.takers).records
+    return Cost(records=len(records), outputs={MAIN: Known(records=len(records), samples=records)})
+
+
+WORK = "togi.stages.data.importing_work"
 STAGE = StageType(
     "import",
     Import,
     outputs=lambda settings: {MAIN: settings.kind},
-    work="togi.stages.data.importing_work",
+    work=WORK,
     version=2,
     reasons=REASONS,
+    imports=True,
+    estimate=estimate,
 )

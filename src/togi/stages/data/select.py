@@ -6,6 +6,7 @@ from pydantic import Field
 
 from togi.core.settings import PromptsRef
 from togi.stages.base import StageSettings, StageType, gives
+from togi.stages.cost import Cost, Inputs, passing_on
 
 
 class Select(StageSettings):
@@ -20,4 +21,20 @@ class Select(StageSettings):
     shuffle: bool = Field(default=True, description="shuffle first, the same way for every selection")
 
 
-STAGE = StageType("select", Select, outputs=gives("prompts"), work="togi.stages.data.select_work")
+def estimate(settings: Select, inputs: Inputs) -> Cost:
+    """What is left after `skip`, at most `count`."""
+    came = inputs[settings.input]
+    if came.records is None:
+        return passing_on(came, settings.count)
+    left = max(0, came.records - settings.skip)
+    return passing_on(came, min(left, settings.count or left))
+
+
+STAGE = StageType(
+    "select",
+    Select,
+    outputs=gives("prompts"),
+    work="togi.stages.data.select_work",
+    chooses=lambda settings: settings.input,
+    estimate=estimate,
+)

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from togi.core.settings import ModelRef, PromptsRef
 from togi.stages.base import StageSettings, StageType, gives
+from togi.stages.cost import Cost, Inputs
 
 REASONS = (
     *("no_end", "empty", "no_answer", "label_inside"),
@@ -46,6 +47,11 @@ class Synthesize(StageSettings):
         return self
 
 
+def estimate(settings: Synthesize, inputs: Inputs) -> Cost:
+    """At most `count` prompts."""
+    return Cost(records=settings.count, sampled=settings.count * settings.max_tokens)
+
+
 STAGE = StageType(
     "synthesize",
     Synthesize,
@@ -53,4 +59,5 @@ STAGE = StageType(
     work="togi.stages.data.synthesize_work",
     version=3,
     reasons=REASONS,
+    estimate=estimate,
 )

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from togi.core.settings import ModelRef, PromptsRef, ScorerRef
 from togi.stages.base import StageSettings, StageType, gives
+from togi.stages.cost import Cost, Inputs
 
 
 class Evaluate(StageSettings):
@@ -28,4 +29,20 @@ class Evaluate(StageSettings):
     show: int = Field(default=12, ge=0, description="prompts whose answers stand in the report")
 
 
-STAGE = StageType("evaluate", Evaluate, outputs=gives("scores"), work="togi.stages.evaluation.evaluate_work", version=4)
+def estimate(settings: Evaluate, inputs: Inputs) -> Cost:
+    """Two models answer each prompt."""
+    came = inputs[settings.prompts]
+    if came.records is None:
+        return Cost(unknown=[came.why])
+    samples = 2 * settings.samples * came.records
+    return Cost(samples=samples, sampled=samples * settings.max_tokens)
+
+
+STAGE = StageType(
+    "evaluate",
+    Evaluate,
+    outputs=gives("scores"),
+    work="togi.stages.evaluation.evaluate_work",
+    version=4,
+    estimate=estimate,
+)

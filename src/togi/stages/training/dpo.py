@@ -1,11 +1,15 @@
 """`train.dpo`: a policy learns from preference pairs, held to its initial model (arXiv 2305.18290; docs/methods.md)."""
 
+from dataclasses import replace
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from togi.core.settings import Ref, refs_of
 from togi.stages.base import StageType, gives
-from togi.stages.training.preference import REASONS, PreferenceTraining
+from togi.stages.cost import Cost, Inputs, count
+from togi.stages.training.job import training_job
+from togi.stages.training.preference import REASONS, PreferenceTraining, pairs_cost
 from togi.stages.training.presets import fill
 
 # docs/methods.md says what of these is public
@@ -62,6 +66,27 @@ class TrainDpo(PreferenceTraining):
         return self
 
 
+def estimate(settings: TrainDpo, inputs: Inputs) -> Cost:
+    """Pairs; with a reference, the initial model reads each pair once, those of the validation too."""
+    cost = pairs_cost(settings, inputs)
+    if not (settings.reference and cost.tokens and cost.samples):
+        return cost
+    more = [settings.validation] if isinstance(settings.validation, Ref) else []
+    records, why = count(inputs, [*refs_of(settings.pairs), *more])
+    if records is None:
+        cost.unknown.append(f"operations of the reference, once per pair: {why}")
+    else:
+        cost.load = replace(cost.load, forward=cost.tokens / cost.samples * records)
+    return cost
+
+
 STAGE = StageType(
-    "train.dpo", TrainDpo, outputs=gives("model"), work="togi.stages.training.dpo_work", version=2, reasons=REASONS
+    "train.dpo",
+    TrainDpo,
+    outputs=gives("model"),
+    work="togi.stages.training.dpo_work",
+    version=2,
+    reasons=REASONS,
+    estimate=estimate,
+    job=training_job,
 )

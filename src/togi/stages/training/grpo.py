@@ -4,18 +4,17 @@ Method and sources: docs/methods.md; GRPO is arXiv 2402.03300, dynamic sampling 
 are DAPO's (arXiv 2503.14476).
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from togi.core.settings import PromptsRef, ScorerRef, Settings, references, runtime_setting
-from togi.model.sizes import Shape, predict
+from togi.model.sizes import Job, Shape, predict
 from togi.rewards.settings import GuardSettings, LengthGate, OverlongTerm, RewardSettings
 from togi.stages.base import StageType, gives
+from togi.stages.cost import Cost, Inputs, Load
+from togi.stages.training.job import TrainingJob
 from togi.stages.training.optimisation import Optimisation, Share
-from togi.stages.training.resources import job_of
 
 ELSEWHERE = {
     "gspo": "type: grpo with level: sequence",
@@ -232,27 +231,45 @@ class TrainGrpo(Optimisation):
         return self
 
 
-def scorers_of(settings: Optimisation) -> list[ScorerRef]:
-    """The reward models that a policy is graded by, each once; none in other trainings."""
-    if not isinstance(settings, TrainGrpo):
-        return []
+def scorers_of(settings: TrainGrpo) -> list[ScorerRef]:
+    """The reward models that a policy is graded by, each once."""
     return sorted({ref for _, ref in references(settings.reward) if isinstance(ref, ScorerRef)})
 
 
-def other_models(settings: Optimisation, shape: Shape, products: str, scorers: Sequence[Shape]) -> float:
-    """Bytes of the models that stand beside the trained one as long as a stage runs: the copy that `train.grpo` samples
-    from, where it is not the trained one itself, the frozen copy that its KL is measured against, and the reward
-    models, of the sizes `scorers`. `products` is the type that the machine computes products in."""
-    if not isinstance(settings, TrainGrpo):
-        return 0.0
-    width = 2 if products == "bfloat16" else 4
-    itself = width == 4 and settings.processes == 1
-    trained = predict(shape, job_of(settings, products), 1).weights  # 4-bit ones are copied as they are
-    sampled = 0.0 if itself else min(trained, shape.parameters * width)
-    frozen = 0.0
-    if settings.loss.beta > 0 and settings.lora is None:
-        frozen = shape.parameters * (2.0 if settings.loss.reference_dtype == "bfloat16" else 4.0)
-    return sampled + frozen + width * sum(replace(scorer, tied=True).parameters for scorer in scorers)
+def estimate(settings: TrainGrpo, inputs: Inputs) -> Cost:
+    """Every answer as long as it may be; a prompt is computed once for its group, whose answers may be apart."""
+    groups = settings.steps * settings.prompts_per_step
+    samples = groups * settings.group_size // settings.epochs_per_batch
+    cost = Cost(samples=samples, sampled=samples * settings.sampling.max_tokens)
+    prompts = inputs.lengths([settings.prompts], inputs[settings.init], cost)
+    if prompts is None:
+        cost.unknown.append("tokens: the lengths of the prompts are unknown until they are on the disk")
+        return cost
+    mean, most = prompts
+    answers = settings.group_size * settings.sampling.max_tokens
+    cost.tokens = round(groups * (mean + answers))
+    cost.notes.append("tokens: at most, if every answer were as long as max_tokens; sampling is not in the operations")
+    cost.load = Load(
+        step=settings.prompts_per_step * (most + answers),
+        example=most + settings.sampling.max_tokens,
+        forward=cost.tokens / settings.epochs_per_batch if settings.loss.beta > 0 else 0.0,
+    )
+    return cost
+
+
+def job(settings: TrainGrpo) -> TrainingJob:
+    """A policy with the copy that it is sampled from, the frozen one of its KL, and its reward models."""
+
+    def copies(job: Job, shape: Shape, products: str) -> float:
+        width = 2 if products == "bfloat16" else 4
+        itself = width == 4 and settings.processes == 1
+        trained = predict(shape, job, 1).weights  # 4-bit ones are copied as they are
+        sampled = 0.0 if itself else min(trained, shape.parameters * width)
+        if settings.loss.beta > 0 and settings.lora is None:
+            return sampled + shape.parameters * (2.0 if settings.loss.reference_dtype == "bfloat16" else 4.0)
+        return sampled
+
+    return TrainingJob(settings=settings, entropy=True, scorers=tuple(scorers_of(settings)), copies=copies)
 
 
 STAGE = StageType(
@@ -261,4 +278,6 @@ STAGE = StageType(
     outputs=gives("model", samples="samples"),
     work="togi.stages.training.grpo_work",
     version=5,
+    estimate=estimate,
+    job=job,
 )

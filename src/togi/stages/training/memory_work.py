@@ -13,9 +13,8 @@ from togi.model.sizes import Shape, largest, predict, training_flops
 from togi.stages.arithmetic import arithmetic, device
 from togi.stages.context import Context
 from togi.stages.models import forget_models
-from togi.stages.training.grpo import other_models, scorers_of
-from togi.stages.training.optimisation import Optimisation
-from togi.stages.training.resources import USABLE, USABLE_CPU, job_of, shape_of
+from togi.stages.training.job import TrainingJob
+from togi.stages.training.resources import USABLE, USABLE_CPU
 from togi.train import usage
 
 MOST = 2**16  # tokens of a micro-batch that auto chooses; more are no faster
@@ -25,12 +24,13 @@ NEEDED = {"tokens_per_second", "time/update", "memory/most_gb"}  # of a line of 
 
 
 class MemoryBudget:
-    """One training stage and the memory at hand. `settings` are its settings with `auto` decided.
+    """One training and the memory at hand. `settings` are the stage's settings with `auto` decided.
 
     Raises StageError where nothing fits, InputError for `auto` where the model's sizes are not known.
     """
 
-    def __init__(self, settings: Optimisation, context: Context) -> None:
+    def __init__(self, job: TrainingJob, context: Context) -> None:
+        settings = job.settings
         self.context = context
         self.where = device()
         forget_models()
@@ -41,40 +41,40 @@ class MemoryBudget:
         # one after the other: the first may convert the weights of a package, once
         config = context.ranks.in_turn(lambda: load_config(context.model(settings.init), context.cache))
         try:
-            self.shape = shape_of(settings, Shape.of(config))
+            self.shape = job.shape(Shape.of(config))
         except InputError as error:
             if tokens == "auto":
                 raise
             context.log(f"peak memory is not predicted: {error}")
         else:
             products = arithmetic(context).compute_dtype
-            self.job = job_of(settings, products, cuda=self.where.type == "cuda")
-            self.beside = other_models(settings, self.shape, products, self._scorers(settings))
+            self.job = job.at(products, cuda=self.where.type == "cuda")
+            self.beside = job.beside(self.shape, products, self._scorers(job))
             if tokens == "auto":
                 path = context.folder / FILE
                 chosen = context.ranks.on_first_rank(lambda: read_object(path) if path.exists() else {})
-                fits = int(chosen.get("fits") or self._most(settings, self.shape))
+                fits = int(chosen.get("fits") or self._most(settings.processes, self.shape))
                 tokens = chosen.get("micro_batch_tokens") or min(fits, MOST)
                 context.fits = fits
         self.settings = settings.model_copy(update={"micro_batch_tokens": tokens})
         if context.ranks.first:
             write_json(context.folder / FILE, {"micro_batch_tokens": tokens, "fits": context.fits})
 
-    def _scorers(self, settings: Optimisation) -> list[Shape]:
+    def _scorers(self, job: TrainingJob) -> list[Shape]:
         """The sizes of the reward models that are loaded beside."""
         found = []
-        for ref in scorers_of(settings):
+        for ref in job.scorers:
             try:
                 found.append(Shape.of(load_config(self.context.model(ref), self.context.cache)))
             except InputError as error:
                 self.context.log(f"peak memory is predicted without the reward model {ref}: {error}")
         return found
 
-    def _most(self, settings: Optimisation, shape: Shape) -> int:
+    def _most(self, processes: int, shape: Shape) -> int:
         """The most tokens that fit what is free now."""
         free = self.context.ranks.on_first_rank(lambda: usage.available(self.where))
         cpu = self.where.type == "cpu"
-        room = USABLE_CPU * free / settings.processes if cpu else USABLE * free
+        room = USABLE_CPU * free / processes if cpu else USABLE * free
         tokens = largest(shape, self.job, room - self.beside, most=LONGEST)
         if not tokens:
             need = predict(shape, self.job, 256).peak + self.beside

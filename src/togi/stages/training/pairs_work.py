@@ -10,7 +10,7 @@ from typing import Any
 
 from togi.core.errors import InputError
 from togi.core.records import Message, Pair
-from togi.core.settings import PairsRef
+from togi.core.settings import refs_of
 from togi.model.forest import Sequence as TokenSequence
 from togi.model.load import LoadedModel
 from togi.stages.base import MODEL_FOLDER
@@ -132,8 +132,7 @@ class PairToExample:
 
 def read_pairs(settings: PreferenceTraining, context: Context, border: PairToExample) -> Data:
     """The examples of a stage's pairs and of its validation; what was cut is counted and told."""
-    refs = (settings.pairs,) if isinstance(settings.pairs, PairsRef) else settings.pairs
-    data = read(settings, context, refs, border)
+    data = read(settings, context, refs_of(settings.pairs), border)
     context.counts.update(+border.cut)
     context.counts |= {"pairs": len(data.training), "validation": len(data.validation)}
     for name, count in sorted((+border.cut).items()):

@@ -4,8 +4,10 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from togi.core.settings import PairsRef
+from togi.core.settings import PairsRef, refs_of
+from togi.stages.cost import Cost, Inputs
 from togi.stages.training.chosen_guard import FallingChosen
+from togi.stages.training.estimates import fixed_cost
 from togi.stages.training.optimisation import FixedTraining, Share
 
 REASONS = ("empty_answer", "equal_answers", "nothing_scored", "two_bos", "too_long", "not_rendered")
@@ -51,3 +53,8 @@ class PreferenceTraining(FixedTraining):
                 "to the answers: lower it"
             )
         return self
+
+
+def pairs_cost(settings: PreferenceTraining, inputs: Inputs) -> Cost:
+    """What a training on pairs takes."""
+    return fixed_cost(settings, inputs, refs_of(settings.pairs), sides=2)

@@ -6,6 +6,8 @@ from pydantic import Field, model_validator
 
 from togi.core.settings import ChatsRef, DocumentsRef, Settings
 from togi.stages.base import StageType, gives
+from togi.stages.cost import Cost, Inputs, Load
+from togi.stages.training.job import training_job
 from togi.stages.training.optimisation import Optimisation, Share
 
 REASONS = ("empty", "two_bos")
@@ -84,6 +86,13 @@ class TrainPretrain(Optimisation):
         return self
 
 
+def estimate(settings: TrainPretrain, inputs: Inputs) -> Cost:
+    """As many tokens as are asked for, in windows."""
+    window = settings.max_length or inputs[settings.init].context or 0
+    tokens = settings.tokens or (settings.steps or 0) * settings.batch_tokens
+    return Cost(tokens=tokens, load=Load(step=settings.batch_tokens + window, example=window))
+
+
 STAGE = StageType(
     "train.pretrain",
     TrainPretrain,
@@ -91,4 +100,6 @@ STAGE = StageType(
     work="togi.stages.training.pretrain_work",
     version=4,
     reasons=REASONS,
+    estimate=estimate,
+    job=training_job,
 )

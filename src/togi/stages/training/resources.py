@@ -1,14 +1,12 @@
 """What a training stage uses of a machine, and in which form it keeps its weights."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from togi.core.errors import InputError
 from togi.core.settings import runtime_setting
-from togi.model.sizes import LINEARS, Job, Shape
 from togi.stages.base import RankedSettings
 from togi.stages.training.lora import Lora
 
@@ -61,8 +59,6 @@ class Resources(RankedSettings):
                 f"{saved}: with lora.base nf4 the adapter is trained on weights in 4 bits that no folder holds, and on "
                 "the plain base it would be another model; use save: merged, or a base that was saved in 4 bits"
             )
-        if self.type == "train.reward":
-            raise ValueError(f"{saved}: a reward model has a head that its base has not; use save: merged")
         return self
 
     @model_validator(mode="after")
@@ -146,31 +142,3 @@ def _quantised_by(config: Mapping[str, Any]) -> str | None:
 def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
     found = config.get("text_config")
     return found if isinstance(found, Mapping) else config
-
-
-def job_of(settings: Resources, products: str, *, cuda: bool = False) -> Job:
-    """How the settings of a training stage train, as the arithmetic sees it."""
-    lora = settings.lora
-    weights = "nf4" if lora is not None and lora.base == "nf4" else settings.weights
-    return Job(
-        weights=weights,
-        products="bfloat16" if products == "bfloat16" or settings.weights != "float32" else "float32",
-        bits=8 if settings.optimizer == "adamw-8bit" else 32,
-        rank=0 if lora is None else lora.rank,
-        targets=LINEARS if lora is None else lora.targets,
-        checkpointing=settings.activation_checkpointing,
-        offload=settings.offload_optimizer and cuda,
-        entropy=settings.type == "train.grpo",
-        scorer=settings.type == "train.reward",
-        accelerator=cuda,
-        layers=getattr(settings, "train_layers", None),
-    )
-
-
-def shape_of(settings: Resources, shape: Shape) -> Shape:
-    """The sizes of what is trained from a model of the sizes `shape`: a scorer has no head over the vocabulary, and may
-    have fewer layers."""
-    if settings.type != "train.reward":
-        return shape
-    kept = getattr(settings, "keep_layers", None) or shape.layers
-    return replace(shape, tied=True, layers=min(kept, shape.layers))

@@ -4,8 +4,11 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from togi.core.settings import PairsRef
+from togi.core.settings import PairsRef, refs_of
 from togi.stages.base import StageType, gives
+from togi.stages.cost import Cost, Inputs
+from togi.stages.training.estimates import fixed_cost
+from togi.stages.training.job import TrainingJob
 from togi.stages.training.optimisation import FixedTraining, Share
 from togi.stages.training.presets import fill
 
@@ -98,6 +101,14 @@ class TrainReward(FixedTraining):
         return self
 
     @model_validator(mode="after")
+    def _head_is_saved(self) -> Self:
+        if self.lora is not None and self.lora.save != "merged":
+            raise ValueError(
+                f"lora.save: {self.lora.save}: a reward model has a head that its base has not; use save: merged"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _sweep_compares(self) -> Self:
         if not self.sweep:
             return self
@@ -110,6 +121,25 @@ class TrainReward(FixedTraining):
         return self
 
 
+def estimate(settings: TrainReward, inputs: Inputs) -> Cost:
+    """A training for each rate of a sweep, and one of the control. A frozen body is computed once for all of them."""
+    cost = fixed_cost(settings, inputs, refs_of(settings.pairs), sides=2)
+    trainings = max(1, len(settings.sweep)) + settings.shuffled_control
+    if trainings == 1:
+        return cost
+    cost.notes.append(f"samples and tokens: of {trainings} trainings")
+    cost.samples = None if cost.samples is None else trainings * cost.samples
+    if cost.tokens is not None and settings.train_layers != 0:
+        cost.tokens *= trainings
+    return cost
+
+
+def job(settings: TrainReward) -> TrainingJob:
+    """A head that gives one number, on the layers that are kept."""
+    layers, kept = settings.train_layers, settings.keep_layers
+    return TrainingJob(settings=settings, scorer=True, train_layers=layers, keep_layers=kept)
+
+
 STAGE = StageType(
     "train.reward",
     TrainReward,
@@ -117,4 +147,6 @@ STAGE = StageType(
     work="togi.stages.training.reward_work",
     version=6,
     reasons=REASONS,
+    estimate=estimate,
+    job=job,
 )

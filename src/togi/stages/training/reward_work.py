@@ -12,7 +12,7 @@ from togi.core.errors import InputError
 from togi.core.files import write_text
 from togi.core.records import Message, Pair
 from togi.core.seeds import derive
-from togi.core.settings import PairsRef
+from togi.core.settings import refs_of
 from togi.evaluate.accuracy import Accuracy, pair_accuracy, shuffled_labels
 from togi.evaluate.statistics import Bootstrap
 from togi.evaluate.table import Metric, Row, rows_to_json, single
@@ -79,8 +79,7 @@ def read_pairs(settings: TrainReward, context: Context, model: LoadedModel) -> D
             raise InputError(f"stage {context.name}: pair {pair.id} has no margin, which `margin: true` subtracts")
         return Example(id=pair.id, prompt=pair.prompt, group=sides, margin=pair.margin)
 
-    refs = (settings.pairs,) if isinstance(settings.pairs, PairsRef) else settings.pairs
-    return read(settings, context, refs, make)
+    return read(settings, context, refs_of(settings.pairs), make)
 
 
 def _sequence(model: LoadedModel, prompt: Sequence[Message], side: Sequence[Message]) -> TokenSequence:

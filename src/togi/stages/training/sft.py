@@ -5,9 +5,12 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from togi.core.settings import ChatsRef
+from togi.core.settings import ChatsRef, refs_of
 from togi.core.sources import ModelSource
 from togi.stages.base import StageType, gives
+from togi.stages.cost import Cost, Inputs
+from togi.stages.training.estimates import fixed_cost
+from togi.stages.training.job import training_job
 from togi.stages.training.optimisation import FixedTraining, Share
 from togi.stages.training.presets import fill
 
@@ -116,6 +119,19 @@ class TrainSft(FixedTraining):
         return self
 
 
+def estimate(settings: TrainSft, inputs: Inputs) -> Cost:
+    """Chats, or blocks of several."""
+    block = (settings.max_length or inputs[settings.init].context or 0) if settings.packing == "blocks" else None
+    return fixed_cost(settings, inputs, refs_of(settings.chats), block=block)
+
+
 STAGE = StageType(
-    "train.sft", TrainSft, outputs=gives("model"), work="togi.stages.training.sft_work", version=2, reasons=REASONS
+    "train.sft",
+    TrainSft,
+    outputs=gives("model"),
+    work="togi.stages.training.sft_work",
+    version=2,
+    reasons=REASONS,
+    estimate=estimate,
+    job=training_job,
 )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from togi.core.errors import InputError
 from togi.core.records import Chat, Message, led_by_system
-from togi.core.settings import ChatsRef
+from togi.core.settings import refs_of
 from togi.model.forest import Forest, plant
 from togi.model.forest import Sequence as TokenSequence
 from togi.model.load import LoadedModel
@@ -43,8 +43,7 @@ def read_chats(settings: TrainSft, context: Context, model: LoadedModel) -> Data
     """The stage's examples, counted. Raises InputError where a chat does not fit and the settings want an error, and
     where nothing is left."""
     border = ChatToExample(settings, context, model)
-    refs = (settings.chats,) if isinstance(settings.chats, ChatsRef) else settings.chats
-    data = read(settings, context, refs, border)
+    data = read(settings, context, refs_of(settings.chats), border)
     context.counts.update(border.counts)
     data.warnings += rewritten(settings, border)
     context.counts["chats"] = len(data.training)

@@ -6,7 +6,8 @@ from pydantic import Field, model_validator
 
 from togi.core.settings import Settings
 from togi.stages.base import StageType, gives
-from togi.stages.training.preference import REASONS, PreferenceTraining
+from togi.stages.training.job import training_job
+from togi.stages.training.preference import REASONS, PreferenceTraining, pairs_cost
 from togi.stages.training.presets import fill
 
 
@@ -144,5 +145,12 @@ class TrainSmpo(PreferenceTraining):
 
 
 STAGE = StageType(
-    "train.smpo", TrainSmpo, outputs=gives("model"), work="togi.stages.training.smpo_work", version=2, reasons=REASONS
+    "train.smpo",
+    TrainSmpo,
+    outputs=gives("model"),
+    work="togi.stages.training.smpo_work",
+    version=2,
+    reasons=REASONS,
+    estimate=pairs_cost,
+    job=training_job,
 )

@@ -1,0 +1,106 @@
+"""What a stage will take, as far as it is known before it runs. `togi plan` asks each stage for it.
+
+Bounds come from the settings; counts and lengths come from what is on the disk, through stages that pass records on.
+What cannot be bounded is said to be unknown, never guessed.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+from togi.core.records import Record
+from togi.core.settings import MAIN, Ref
+from togi.model.sizes import Shape
+
+
+@dataclass(slots=True)
+class Known:
+    """What is known of an output, or of a model from outside, to those that read it.
+
+    `records` are the most that it holds or will hold. `samples` are some of them, or of those that they will be made
+    from, with `added`, the most tokens that each gains on the way. `shape` are the sizes of a model, `context` the
+    tokens of its context, `tokenizer` the folder of its tokenizer. `why` says what is not known, and why.
+    """
+
+    records: int | None = None
+    samples: Sequence[Record] = ()
+    added: int = 0
+    shape: Shape | None = None
+    context: int | None = None
+    tokenizer: Path | None = None
+    template: str | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What a training computes: the most tokens of a step and of an example, and the tokens of passes that only go
+    forward."""
+
+    step: float = math.inf
+    example: float = 0
+    forward: float = 0
+
+
+@dataclass(slots=True)
+class Cost:
+    """What is known of a stage beforehand. `records` and `tokens` are the most that it can yield and compute; `sampled`
+    the most tokens that it writes; `calls` and `money` what it asks of endpoints; `unknown` says what else would have
+    to be known, and why.
+
+    `load` is that of a training. `outputs` are what is known of the outputs to the stages that read them; of one that
+    is not named here, nothing is.
+    """
+
+    records: int | None = None
+    samples: int | None = None
+    tokens: int | None = None
+    sampled: int | None = None
+    flops: float | None = None
+    peak_bytes: float | None = None
+    seconds: float | None = None
+    calls: int | None = None
+    money: float | None = None
+    notes: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    load: Load = Load()
+    outputs: dict[str, Known] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """What `togi plan` tells, as a plain mapping."""
+        told = [item.name for item in fields(self) if item.name not in ("load", "outputs")]
+        return {name: getattr(self, name) for name in told}
+
+
+class Inputs(Protocol):
+    """What a stage may ask when it estimates its cost. `takers` are the stage types that take each kind of records."""
+
+    takers: Mapping[str, Sequence[str]]
+
+    def __getitem__(self, ref: Ref, /) -> Known:
+        """What is known of what a reference stands for."""
+        ...
+
+    def lengths(self, refs: Sequence[Ref], model: Known, cost: Cost) -> tuple[float, int] | None:
+        """Mean and most tokens of a record of `refs`, as the template of `model` writes it, from some that are on the
+        disk, with a note in `cost`; None where they cannot be counted."""
+        ...
+
+
+def count(inputs: Inputs, refs: Sequence[Ref]) -> tuple[int | None, str]:
+    """How many records there are behind `refs` together; None and why, if that is not known."""
+    total = 0
+    for ref in refs:
+        if (records := inputs[ref].records) is None:
+            return None, inputs[ref].why
+        total += records
+    return total, ""
+
+
+def passing_on(came: Known, records: int | None, added: int = 0) -> Cost:
+    """The cost of a stage that leaves at most `records` of those that came; each has gained at most `added` tokens."""
+    cost = Cost(records=records, unknown=[came.why] if came.records is None else [])
+    cost.outputs[MAIN] = Known(records=records, samples=came.samples, added=came.added + added)
+    return cost

@@ -1,0 +1,41 @@
+"""What trainings on fixed data will take."""
+
+import math
+from collections.abc import Sequence
+
+from togi.core.settings import Ref
+from togi.stages.cost import Cost, Inputs, Load, count
+from togi.stages.training.optimisation import FixedTraining
+
+
+def fixed_cost(
+    settings: FixedTraining, inputs: Inputs, refs: Sequence[Ref], *, sides: int = 1, block: int | None = None
+) -> Cost:
+    """Samples and tokens of a training on the records of `refs`, whose examples have `sides` sequences; with `block`
+    examples are laid end to end and cut into blocks of that many tokens, or of as many as the longest has where it is
+    0."""
+    cost = Cost()
+    if settings.steps is not None:
+        cost.samples = settings.steps * settings.batch_size
+    else:
+        records, why = count(inputs, refs)
+        if records is None:
+            cost.unknown.append(f"samples and tokens: {why}")
+            return cost
+        share = settings.validation if isinstance(settings.validation, float) else 0.0
+        cost.samples = max(1, round(records * (1 - share) * (settings.epochs or 1.0)))
+    limit = math.inf if settings.max_length is None else settings.max_length * sides
+    lengths = inputs.lengths(refs, inputs[settings.init], cost)
+    if lengths is not None:
+        mean, most = lengths
+        cost.tokens = round(cost.samples * min(mean, limit))
+        if block is not None:
+            most = limit = 1 + (block or most)
+        cost.load = Load(step=settings.batch_size * min(most, limit), example=min(most, limit))
+    elif settings.max_length is None:
+        cost.unknown.append("tokens: lengths are unknown, and there is no max_length")
+    else:
+        cost.tokens = round(cost.samples * limit)
+        cost.notes.append("tokens: at most, if every record were as long as max_length")
+        cost.load = Load(step=settings.batch_size * limit, example=limit)
+    return cost

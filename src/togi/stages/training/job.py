@@ -1,0 +1,66 @@
+"""How a stage trains, as the prediction of its memory and of its operations sees it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from togi.core.settings import ModelRef, ScorerRef
+from togi.model.sizes import LINEARS, Job, Shape
+from togi.stages.training.optimisation import Optimisation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingJob:
+    """One training. `entropy`: the loss reads the entropy of the head's distribution. `scorer`: the head over the
+    vocabulary gives way to one number. `train_layers` are trained, from the top, of the `keep_layers` lowest; None:
+    all. `scorers` are the reward models that stand beside it.
+
+    `copies(job, shape, products)` are the bytes of other copies of the model that stand beside the trained one.
+    """
+
+    settings: Optimisation
+    entropy: bool = False
+    scorer: bool = False
+    train_layers: int | None = None
+    keep_layers: int | None = None
+    scorers: tuple[ScorerRef, ...] = ()
+    copies: Callable[[Job, Shape, str], float] = lambda job, shape, products: 0.0
+
+    @property
+    def init(self) -> ModelRef:
+        """The model that is trained."""
+        return self.settings.init
+
+    def at(self, products: str, *, cuda: bool = False) -> Job:
+        """The job on a machine that computes matrix products in the type `products`."""
+        settings, lora = self.settings, self.settings.lora
+        return Job(
+            weights="nf4" if lora is not None and lora.base == "nf4" else settings.weights,
+            products="bfloat16" if products == "bfloat16" or settings.weights != "float32" else "float32",
+            bits=8 if settings.optimizer == "adamw-8bit" else 32,
+            rank=0 if lora is None else lora.rank,
+            targets=LINEARS if lora is None else lora.targets,
+            checkpointing=settings.activation_checkpointing,
+            offload=settings.offload_optimizer and cuda,
+            entropy=self.entropy,
+            scorer=self.scorer,
+            accelerator=cuda,
+            layers=self.train_layers,
+        )
+
+    def shape(self, init: Shape) -> Shape:
+        """The sizes of what is trained from a model of the sizes `init`."""
+        if not self.scorer:
+            return init
+        return replace(init, tied=True, layers=min(self.keep_layers or init.layers, init.layers))
+
+    def beside(self, shape: Shape, products: str, scorers: Sequence[Shape]) -> float:
+        """Bytes of the models that stand beside the trained one, of the sizes `shape`, as long as the stage runs;
+        `scorers` are the sizes of its reward models."""
+        width = 2 if products == "bfloat16" else 4
+        graders = width * sum(replace(scorer, tied=True).parameters for scorer in scorers)
+        return self.copies(self.at(products), shape, products) + graders
+
+
+def training_job(settings: Optimisation) -> TrainingJob:
+    """The job of a training of the whole model, with nothing beside it."""
+    return TrainingJob(settings=settings)

@@ -1,0 +1,229 @@
+"""What a stage is: two files and one line, and nobody outside its files asks what it is."""
+
+import ast
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tiny_run import environment
+
+import togi
+from togi.stages.base import StageSettings
+from togi.stages.cost import Cost, Known
+from togi.stages.table import STAGES
+
+ROOT = Path(togi.__file__).parent
+
+SETTINGS = '''\
+"""`halve`: the first half of the prompts, and the rest."""
+
+from typing import Literal
+
+from togi.core.settings import PromptsRef
+from togi.stages.base import StageSettings, StageType, gives
+from togi.stages.cost import Cost, Inputs
+
+
+class Halve(StageSettings):
+    """Two halves."""
+
+    type: Literal["halve"] = "halve"
+    input: PromptsRef
+
+
+def estimate(settings: Halve, inputs: Inputs) -> Cost:
+    return Cost(records=(inputs[settings.input].records or 0) // 2, calls=3, notes=["halves"])
+
+
+STAGE = StageType(
+    "halve",
+    Halve,
+    outputs=gives("prompts", rest="prompts"),
+    work="togi.stages.data.halve_work",
+    reasons=("odd",),
+    estimate=estimate,
+)
+'''
+WORK = '''\
+"""The work of `halve`."""
+
+from togi.stages.context import Context
+from togi.stages.data.halve import Halve
+
+
+def run(settings: Halve, context: Context) -> None:
+    records = context.records(settings.input)
+    context.count_in(len(records))
+    half = len(records) // 2
+    context.write("prompts", records[:half])
+    context.write("prompts", records[half : 2 * half], "rest")
+    for record in records[2 * half :]:
+        context.drop(record, "odd")
+'''
+RECIPE = """\
+name: toy
+data:
+  questions: {path: questions.jsonl}
+stages:
+  halves: {type: halve, input: $questions}
+  some: {type: select, input: $halves.rest, shuffle: false}
+"""
+LINE = "        importing.STAGE,\n"
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Path:
+    """A copy of the package with one more stage: two files and one line of the table."""
+    shutil.copytree(ROOT, tmp_path / "src" / "togi", ignore=shutil.ignore_patterns("__pycache__"))
+    stages = tmp_path / "src" / "togi" / "stages"
+    (stages / "data" / "halve.py").write_text(SETTINGS)
+    (stages / "data" / "halve_work.py").write_text(WORK)
+    table = stages / "table.py"
+    text = table.read_text()
+    assert LINE in text
+    text = text.replace("import contrast,", "import halve, contrast,").replace(LINE, f"{LINE}        halve.STAGE,\n")
+    table.write_text(text)
+    rows = [json.dumps({"question": f"Question {i}?"}) for i in range(7)]
+    (tmp_path / "questions.jsonl").write_text("\n".join(rows))
+    (tmp_path / "toy.yaml").write_text(RECIPE)
+    return tmp_path
+
+
+def ask(house: Path, *words: str) -> str:
+    """What togi prints with the new stage."""
+    command = [sys.executable, "-m", "togi", *words]
+    env = environment(house / "home", PYTHONPATH=str(house / "src"))
+    ended = subprocess.run(command, env=env, cwd=house, capture_output=True, text=True, check=False, timeout=200)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def test_a_new_stage_is_two_files_and_one_line(house):
+    planned = {row["stage"]: row["estimate"] for row in json.loads(ask(house, "plan", "toy.yaml", "--json"))}
+    assert (planned["halves"]["records"], planned["halves"]["calls"]) == (3, 3)
+    assert planned["some"]["unknown"] == ["unknown until halves ran"]  # nothing is said of its second output
+    assert json.loads(ask(house, "check", "toy.yaml", "--json"))["problems"] == []
+    ask(house, "run", "toy.yaml", "--threads", "1")
+    main, rest = (
+        [row["messages"][0]["content"] for row in json.loads(ask(house, "show", "toy.yaml", name, "--json"))["records"]]
+        for name in ("halves", "halves.rest")
+    )
+    assert main == [f"Question {i}?" for i in range(3)] and rest == [f"Question {i}?" for i in range(3, 6)]
+    (chosen,) = (house / "home" / "store").glob("select-*")
+    assert [name.rpartition("/")[2] for name in json.loads((chosen / "made_from.json").read_text())["made_from"]] == [
+        "rest"
+    ]
+    ask(house, "report", "toy.yaml")
+    page = (house / "home" / "runs" / "toy" / "report.html").read_text()
+    assert "halves" in page and "odd" in page and "count of rest" in page
+    assert "halve" in ask(house, "list")
+
+
+# --- nobody asks what a stage is --------------------------------------------------------------------------------------
+
+
+def settings_names() -> list[str]:
+    """The names of all settings classes of stages, bases among them."""
+    classes = [each for stage in STAGES.values() for each in stage.settings.__mro__]
+    return list(dict.fromkeys(each.__name__ for each in classes if issubclass(each, StageSettings)))
+
+
+def asked_for(node: ast.AST) -> Iterator[ast.AST]:
+    """The classes of an isinstance, an issubclass or a case; both sides of a comparison."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("isinstance", "issubclass"):
+        yield from ast.walk(node.args[1])
+    elif isinstance(node, ast.MatchClass):
+        yield from ast.walk(node.cls)
+    elif isinstance(node, ast.Compare):
+        yield from (part for side in (node.left, *node.comparators) for part in ast.walk(side))
+
+
+def dispatches(tree: ast.AST) -> list[int]:
+    """The lines that ask for the class of settings, or compare with the name of a stage's type."""
+    names, types = settings_names(), [name for name in STAGES if "." in name or name == "import"]
+    return [
+        node.lineno  # type: ignore[attr-defined]
+        for node in ast.walk(tree)
+        for part in asked_for(node)
+        if (isinstance(part, ast.Name) and part.id in names) or (isinstance(part, ast.Constant) and part.value in types)
+    ]
+
+
+def trees() -> dict[str, ast.AST]:
+    """All files of the package, parsed, by their paths in it."""
+    return {str(p.relative_to(ROOT)): ast.parse(p.read_text(encoding="utf-8")) for p in sorted(ROOT.rglob("*.py"))}
+
+
+def test_nobody_dispatches_on_stages():
+    assert [f"{name}:{line}" for name, tree in trees().items() for line in dispatches(tree)] == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "isinstance(settings, TrainGrpo)",
+        "isinstance(settings, Curate | Select)",
+        "settings.type == 'train.reward'",
+        "kind in ('import', 'x')",
+        "match settings:\n    case Import(): pass",
+    ],
+)
+def test_the_scan_catches(source: str):
+    assert dispatches(ast.parse(source))
+
+
+OWN = ("stages/data/", "stages/training/", "stages/evaluation/")
+
+
+def test_settings_of_a_stage_stay_in_its_room():
+    """The table names the modules; whoever else wants something of a stage asks its StageType."""
+    concrete = [stage.settings.__name__ for stage in STAGES.values()]
+    imported = [
+        f"{name}: {alias.name}"
+        for name, tree in trees().items()
+        for node in ast.walk(tree)
+        for alias in (node.names if isinstance(node, ast.ImportFrom) else ())
+        if alias.name in concrete and not name.startswith(OWN)
+    ]
+    assert imported == []
+
+
+# --- costs ------------------------------------------------------------------------------------------------------------
+
+
+class Few:
+    """Inputs of which seven records are known."""
+
+    def __init__(self) -> None:
+        self.takers: dict[str, list[str]] = {}
+
+    def __getitem__(self, ref):
+        return Known(records=7)
+
+    def lengths(self, refs, model, cost):
+        return None
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "records"),
+    [
+        ("select", {"input": "$x", "skip": 5}, 2),
+        ("select", {"input": "$x", "skip": 5, "count": 1}, 1),
+        ("select", {"input": "$x", "skip": 9, "count": 1}, 0),
+        ("diversify", {"input": "$x", "keep": 3}, 3),
+        ("contrast", {"input": "$x", "model": "$m", "off_topic": True}, 14),
+        ("synthesize", {"examples": "$x", "model": "$m", "count": 40}, 40),
+    ],
+)
+def test_a_stage_bounds_its_own_records(kind, settings, records):
+    stage = STAGES[kind]
+    cost = stage.estimate(stage.settings.model_validate(settings), Few())
+    assert cost.records == records
+
+
+def test_what_is_told_of_a_cost_leaves_out_what_only_plan_reads():
+    assert {"load", "outputs"} & Cost().to_json().keys() == set() and Cost(money=1.5).to_json()["money"] == 1.5
