@@ -8,10 +8,11 @@ import pytest
 import torch
 from tiny import CONFIGS, VOCABULARY, TrueFloat64, tiny_model
 
-from togi.kernels.attention import Attention, Options
-from togi.kernels.native import Native, native
-from togi.model.attention import _BlockAttention, _CompiledAttention
-from togi.model.blocks import compiled, plan
+from togi import kernels
+from togi.kernels.attention import Options, _BlockAttention, _functions, attend
+from togi.kernels.dispatch import kernels as chosen
+from togi.kernels.native import Native
+from togi.model.blocks import blocks_of, plan
 from togi.model.forest import Layout, Sequence, Tree, plant
 from togi.model.policy import Policy, plain_logprobs
 
@@ -23,7 +24,7 @@ ERRORS = {torch.float32: 1e-6, torch.bfloat16: 4e-3}
 
 @pytest.fixture(scope="module")
 def functions() -> Native:
-    found = native()
+    found = chosen().native
     assert found is not None
     return found
 
@@ -75,9 +76,9 @@ def by_torch(
 
 def found(functions: Native, layout: Layout, options: Options, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     query, key, value = (x.clone().requires_grad_() for x in tensors[:3])
-    attention = Attention.of(functions, (query, key, value.transpose(0, 1)), compiled(layout, options.window), options)
-    assert attention is not None
-    out = _CompiledAttention.apply(query, key, value, attention)
+    blocks = blocks_of(layout, options.window)
+    assert _functions((query, key, value.transpose(0, 1)), blocks.table) is functions
+    out = attend(query, key, value.transpose(0, 1), blocks, options).transpose(0, 1)
     out.backward(tensors[3])
     return [out.detach(), query.grad, key.grad, value.grad]
 
@@ -153,18 +154,18 @@ def test_a_number_that_is_none_stays_none_and_with_those_that_see_it(functions, 
     assert grads[0][:, 45:].isnan().all()
 
 
-def test_what_is_not_computed_goes_another_way(functions):
-    layout, options = LAYOUTS["a text"], Options(window=None, scale=0.2)
-    blocks = compiled(layout, None)
+def test_what_is_not_compiled_goes_another_way(functions):
+    table = blocks_of(LAYOUTS["a text"], None).table
     heads = lambda rows, size, dtype: (torch.zeros(1, rows, size, dtype=dtype),) * 3  # noqa: E731
-    assert Attention.of(functions, heads(300, 32, torch.float32), blocks, options) is not None
-    assert Attention.of(functions, heads(300, 40, torch.float32), blocks, options) is None  # no multiple of 32
-    assert Attention.of(functions, heads(300, 32, torch.float64), blocks, options) is None
-    assert Attention.of(functions, heads(301, 32, torch.float32), blocks, options) is None  # rows of no tree
+    assert _functions(heads(300, 32, torch.float32), table) is functions
+    assert _functions(heads(300, 40, torch.float32), table) is None  # no multiple of 32
+    assert _functions(heads(300, 32, torch.float64), table) is None
+    assert _functions(heads(301, 32, torch.float32), table) is None  # rows of no tree
     query, key, value = heads(300, 32, torch.float32)
-    assert Attention.of(functions, (query, key.bfloat16(), value.bfloat16()), blocks, options) is None
-    assert Attention.of(None, (query, key, value), blocks, options) is None
-    assert blocks.total == 300
+    assert _functions((query, key.bfloat16(), value.bfloat16()), table) is None
+    with kernels.without("attend"):
+        assert _functions((query, key, value), table) is None
+    assert table.total == 300
 
 
 @pytest.mark.parametrize("kind", [kind for kind in CONFIGS if kind != "gemma2"])  # its scores are capped

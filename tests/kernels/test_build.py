@@ -13,8 +13,7 @@ import torch
 from places import TESTS
 
 from togi.core.errors import InputError
-from togi.kernels import build
-from togi.kernels.native import native
+from togi.kernels import build, dispatch
 
 NEEDS_COMPILER = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 SMALL = "int togi_products(void) { return 41; }"
@@ -49,20 +48,22 @@ def test_without_a_working_compiler_torch_alone_is_used_and_that_is_said(compile
     monkeypatch.setenv("CC", compiler)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with caplog.at_level(logging.INFO):
-        assert native.__wrapped__() is None
+        found = dispatch.kernels.__wrapped__()
+    assert found.native is None and set(found.off) == set(dispatch.PARTS)
     assert "torch alone computes" in caplog.text
     assert list(tmp_path.rglob("*.so")) == []
 
 
 def test_it_can_be_switched_off(monkeypatch):
     monkeypatch.setenv("TOGI_NATIVE", "0")
-    assert native.__wrapped__() is None
+    found = dispatch.kernels.__wrapped__()
+    assert found.native is None and set(found.off.values()) == {"TOGI_NATIVE is 0"}
 
 
 def test_an_instruction_set_that_is_none_is_refused(monkeypatch):
     monkeypatch.setenv("TOGI_NATIVE", "sse9")
     with pytest.raises(InputError, match="TOGI_NATIVE: found 'sse9', allowed are 0, 1, avx512, avx2"):
-        native.__wrapped__()
+        dispatch.kernels.__wrapped__()
 
 
 # --- the cache --------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Compiled norms, gates and rotary turns, and their gradients, against float64."""
+"""Compiled norms, gates, rotations and softmax, and their gradients, against float64."""
 
 import shutil
 
@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from togi.kernels.native import NORM_TYPES, Native, Norm, native
+from togi.kernels.dispatch import kernels
+from togi.kernels.native import NORM_TYPES, Native
 
 NEEDS_COMPILER = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 ERRORS = {torch.float32: 2e-6, torch.bfloat16: 2**-8}
@@ -15,7 +16,7 @@ ERRORS = {torch.float32: 2e-6, torch.bfloat16: 2**-8}
 
 @pytest.fixture(scope="module")
 def functions() -> Native:
-    found = native()
+    found = kernels().native
     assert found is not None
     return found
 
@@ -40,50 +41,45 @@ def exact_norm(x: torch.Tensor, weight: torch.Tensor, shift: float) -> torch.Ten
 @pytest.mark.parametrize("types", NORM_TYPES)
 @pytest.mark.parametrize("shift", [0.0, 1.0])
 @pytest.mark.parametrize(("rows", "width"), [(1, 7), (5, 100), (70, 576)])
-@pytest.mark.parametrize("added", [False, True])
-def test_a_norm_and_its_gradients_are_rounded_once(functions, types, shift, rows, width, added):
+def test_a_norm_and_its_gradients_are_rounded_once(functions, types, shift, rows, width):
     generator = torch.Generator().manual_seed(width)
-    wide, narrow = types[0], types[2]
-    x, passed = (3 * numbers(generator, rows, 1, width, dtype=wide) for _ in range(2))
-    more, grad = (numbers(generator, rows, 1, width, dtype=narrow) for _ in range(2))
-    norm = Norm(numbers(generator, width, dtype=types[1]), 1e-2, shift)
-    whole, y = functions.norm(x, norm, narrow, more if added else None)
-    if added:
-        close(whole, x.double() + more.double(), wide)
-    else:
-        assert whole is x
-    start = whole.double().requires_grad_()
-    weight = norm.weight_F.double().requires_grad_()
+    wide, weighted, narrow = types
+    x = 3 * numbers(generator, rows, 1, width, dtype=wide)
+    grad = numbers(generator, rows, 1, width, dtype=narrow)
+    weight_F = numbers(generator, width, dtype=weighted)
+    start, weight = x.double().requires_grad_(), weight_F.double().requires_grad_()
     exact = exact_norm(start, weight, shift)
-    close(y, exact.detach(), narrow)
+    close(functions.norm(x, weight_F, 1e-2, shift, narrow), exact.detach(), narrow)
     exact.backward(grad.double())
     assert start.grad is not None
     assert weight.grad is not None
-    grad_sum = passed if added else None
-    grad_x, grad_more, grad_weight = functions.norm_backward(whole, norm, grad, grad_sum, (added, True))
-    exact_x = start.grad + (passed.double() if added else 0)
-    close(grad_x, exact_x, wide, atol=2e-6)
+    grad_x, grad_weight = functions.norm_backward(x, weight_F, 1e-2, shift, grad, True)
+    close(grad_x, start.grad, wide, atol=2e-6)
     assert grad_weight is not None
-    close(grad_weight, weight.grad, types[1], atol=2e-5)
-    if added:
-        assert grad_more is not None
-        assert torch.equal(grad_more, grad_x.to(narrow))
-    assert functions.norm_backward(whole, norm, grad, grad_sum, (False, False))[1:] == (None, None)
+    close(grad_weight, weight.grad, weighted, atol=2e-5)
+    assert functions.norm_backward(x, weight_F, 1e-2, shift, grad, False)[1] is None
 
 
 @NEEDS_COMPILER
 def test_the_gradient_of_a_norms_weight_is_the_same_with_any_number_of_threads(functions):
     generator = torch.Generator().manual_seed(5)
     x, grad = (numbers(generator, 500, 300) for _ in range(2))
-    norm, before, found = Norm(numbers(generator, 300), 1e-5, 0.0), torch.get_num_threads(), []
+    weight_F, before, found = numbers(generator, 300), torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            found.append(functions.norm_backward(x, norm, grad, None, (False, True))[2])
+            found.append(functions.norm_backward(x, weight_F, 1e-5, 0.0, grad, True)[1])
     finally:
         torch.set_num_threads(before)
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
+
+
+@NEEDS_COMPILER
+def test_no_rows_have_no_share_in_the_gradient_of_a_norms_weight(functions):
+    none = torch.empty(0, 4)
+    grad_weight = functions.norm_backward(none, torch.ones(4), 1e-5, 0.0, none, True)[1]
+    assert grad_weight.tolist() == [0] * 4
 
 
 # --- gates ------------------------------------------------------------------------------------------------------------
@@ -111,34 +107,26 @@ def test_a_gate_and_its_gradients_are_rounded_once(functions, dtype, gelu, rows,
     assert functions.gate_backward(x, up, grad, gelu, False)[2] is None
 
 
-# --- rotary turns -----------------------------------------------------------------------------------------------------
+# --- rotary positions -------------------------------------------------------------------------------------------------
 
 
 @NEEDS_COMPILER
 @pytest.mark.parametrize("dtype", ERRORS)
 @pytest.mark.parametrize("angles", ERRORS)
 @pytest.mark.parametrize(("positions", "heads", "size"), [(1, 1, 2), (7, 3, 20), (130, 9, 64)])
-def test_a_turn_and_its_gradient_are_rounded_once(functions, dtype, angles, positions, heads, size):
+def test_a_rotation_and_its_gradient_are_rounded_once(functions, dtype, angles, positions, heads, size):
     """The halves of an angle's row differ here, which no model's do: nothing is taken for granted."""
     generator = torch.Generator().manual_seed(size)
     x = numbers(generator, positions, heads, size, dtype=dtype)
-    turn = numbers(generator, positions, size, dtype=angles), numbers(generator, positions, size, dtype=angles)
+    angle_pair = numbers(generator, positions, size, dtype=angles), numbers(generator, positions, size, dtype=angles)
     grad = numbers(generator, heads, positions, size, dtype=dtype)
     start = x.double().requires_grad_()
     half = torch.cat((-start[..., size // 2 :], start[..., : size // 2]), -1)
-    exact = (start * turn[0].double()[:, None] + half * turn[1].double()[:, None]).transpose(0, 1)
+    exact = (start * angle_pair[0].double()[:, None] + half * angle_pair[1].double()[:, None]).transpose(0, 1)
     exact.backward(grad.double())
-    close(functions.turn(x, turn), exact.detach(), dtype)
+    close(functions.rotate(x, angle_pair), exact.detach(), dtype)
     assert start.grad is not None
-    close(functions.turn(grad, turn, back=True), start.grad, dtype)
-
-
-@NEEDS_COMPILER
-def test_no_rows_have_no_share_in_the_gradient_of_a_norms_weight(functions):
-    norm = Norm(torch.ones(4), 1e-5, 0.0)
-    assert (
-        functions.norm_backward(torch.empty(0, 4), norm, torch.empty(0, 4), None, (False, True))[2].tolist() == [0] * 4
-    )
+    close(functions.rotate(grad, angle_pair, back=True), start.grad, dtype)
 
 
 # --- the softmax of a head --------------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ from tiny import CONFIGS, VOCABULARY, Largest, TrueFloat64, tiny_model
 from tiny_forests import batches, flat, group, sequence
 
 from togi.core.errors import InputError
-from togi.model.attention import TREE_ATTENTION, Options, _explicit, _flex, attend, block_mask, plan
+from togi.model.attention import TREE_ATTENTION, Options, _explicit, _flex, attend, block_mask
+from togi.model.blocks import plan
 from togi.model.forest import (
     Layout,
     MicroBatch,

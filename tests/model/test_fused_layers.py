@@ -1,6 +1,7 @@
 """Layers that keep less: as near to float64 as the library's, numbers and gradients, and less is kept."""
 
 import copy
+from collections.abc import Iterator
 from contextlib import nullcontext
 
 import pytest
@@ -9,9 +10,10 @@ from tiny import SHAPE, TrueFloat64, as_near, tiny_model
 from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from togi.kernels.native import Native, native
+from togi import kernels
+from togi.kernels.native import Native
 from togi.model.adapter import LoraSettings
-from togi.model.decoders import ATTENTION, GATED, GELU_GATED, LAYERS, NORMS, SHIFTED_NORMS, library_kind, use_library
+from togi.model.decoders import ATTENTION, GATED, GELU_GATED, NORMS, SHIFTED_NORMS, library_kind, use_library
 from togi.model.forest import Sequence, plant
 from togi.model.fused_layers import keep_less
 from togi.model.lora import add_lora
@@ -26,14 +28,15 @@ ALL = (*KINDS, "gemma2", "gemma3")
 
 
 @pytest.fixture(params=[True, False], ids=["compiled", "torch"])
-def compiled(request, monkeypatch) -> bool:
+def compiled(request) -> Iterator[bool]:
     """With compiled functions, and with torch alone, which then gives the library's bits."""
     if not request.param:
-        for name in ("fused_layers", "fused_attention"):
-            monkeypatch.setattr(f"togi.model.{name}.native", lambda: None)
-    elif native() is None:
+        with kernels.without():
+            yield False
+    elif kernels.identity() == "nothing":
         pytest.skip("needs a C compiler")
-    return request.param
+    else:
+        yield True
 
 
 def agree(found: torch.Tensor, library: torch.Tensor, exact: torch.Tensor, compiled: bool) -> None:
@@ -166,8 +169,8 @@ def forest_gradients(net: nn.Module, precision=None) -> tuple[torch.Tensor, Grad
 @pytest.mark.parametrize("kind", ALL)
 @pytest.mark.parametrize("half", [False, True])
 def test_compiled_parts_of_a_forest_learn_the_same(kind, half, monkeypatch):
-    """Norms, gates and turns are computed by compiled functions in every known family."""
-    if native() is None:
+    """Norms, gates and rotations are computed by compiled functions in every known family."""
+    if kernels.identity() == "nothing":
         pytest.skip("needs a C compiler")
     met = set()
 
@@ -175,20 +178,19 @@ def test_compiled_parts_of_a_forest_learn_the_same(kind, half, monkeypatch):
         real = getattr(Native, name)
         return lambda self, *given, **more: met.add(name) or real(self, *given, **more)
 
-    for name in ("norm", "norm_backward", "gate", "gate_backward", "turn"):
+    for name in ("norm", "norm_backward", "gate", "gate_backward", "rotate"):
         monkeypatch.setattr(Native, name, watched(name))
     plain = made(kind).to(torch.float32)
     ours = copy.deepcopy(plain)
     precision = torch.autocast("cpu", dtype=torch.bfloat16, enabled=half)
     found, gradients = forest_gradients(ours, precision)
     gated = {"gate", "gate_backward"} if kind not in ("mixtral", "qwen3_moe") else set()
-    turned = {"turn"} if kind != "qwen3_moe" else set()
-    assert met == {"norm", "norm_backward", *gated, *turned}
-    for name in ("fused_layers", "fused_attention"):
-        monkeypatch.setattr(f"togi.model.{name}.native", lambda: None)
-    with TrueFloat64():
-        exact, exact_gradients = forest_gradients(copy.deepcopy(plain).double())
-    library, library_gradients = forest_gradients(plain, precision)
+    rotated = {"rotate"} if kind != "qwen3_moe" else set()
+    assert met == {"norm", "norm_backward", *gated, *rotated}
+    with kernels.without():
+        with TrueFloat64():
+            exact, exact_gradients = forest_gradients(copy.deepcopy(plain).double())
+        library, library_gradients = forest_gradients(plain, precision)
     assert as_near(found, library, exact)
     assert learn_alike(gradients, library_gradients, exact_gradients)
 
@@ -201,10 +203,8 @@ def test_forwards_can_be_restored():
     assert torch.equal(results(lean)[0], results(plain)[0])
 
 
-def test_the_names_are_those_of_the_library(compiled):
-    known = {*NORMS, *GATED}
-    if compiled:
-        known |= {*SHIFTED_NORMS, *GELU_GATED, *ATTENTION, *LAYERS}
+def test_the_names_are_those_of_the_library():
+    known = {*NORMS, *GATED, *SHIFTED_NORMS, *GELU_GATED, *ATTENTION}
     modules = [module for kind in ALL for module in made(kind).modules()]
     assert {type(module).__name__ for module in modules} >= known
     for module in modules:

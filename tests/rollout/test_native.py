@@ -10,9 +10,11 @@ import torch
 from rollout_tiny import CONFIGS, CharTokenizer, tiny
 from transformers import LlamaConfig
 
+from togi import kernels
 from togi.core.records import SamplingParams
-from togi.kernels.attention import Options
-from togi.kernels.native import Native, native
+from togi.kernels import Options
+from togi.kernels.dispatch import kernels as chosen
+from togi.kernels.native import Native
 from togi.rollout.attention import DecodePass, Heads, Places, PrefillPass
 from togi.rollout.cache import KeyCache
 from togi.rollout.local import Sampler
@@ -24,7 +26,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def functions() -> Native:
-    found = native()
+    found = chosen().native
     assert found is not None
     return found
 
@@ -180,19 +182,19 @@ def test_products_are_rounded_once(functions, rows, outputs, inputs, bias):
     generator = torch.Generator().manual_seed(rows)
     x, weight = (torch.randn(n, inputs, generator=generator).bfloat16() for n in (rows, outputs))
     bias_N = torch.randn(outputs, generator=generator).bfloat16() if bias else None
-    assert functions.multiplies(weight)
-    found = functions.linear(x, functions.pack(weight), bias_N, outputs)
+    packed = kernels.pack(weight, rows)
+    assert packed.functions is functions
+    found = kernels.linear(x, packed, bias_N)
     exact = x.double() @ weight.double().T + (0 if bias_N is None else bias_N.double())
     assert (found.double() - exact).abs().le(exact.abs() * 2**-8 + 1e-5).all()
-    alone = functions.linear(x[-1:], functions.pack(weight), bias_N, outputs)
-    assert torch.equal(alone[0], found[-1])
+    assert torch.equal(kernels.linear(x[-1:], packed, bias_N)[0], found[-1])
 
 
 # --- the sampler ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_sampler_gives_the_same_without(functions, dtype, monkeypatch):
+def test_the_sampler_gives_the_same_without(functions, dtype):
     config = LlamaConfig(
         vocab_size=300, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
         num_key_value_heads=2, head_dim=32, max_position_embeddings=128, initializer_range=0.1,
@@ -205,10 +207,9 @@ def test_the_sampler_gives_the_same_without(functions, dtype, monkeypatch):
         return list(chain(*Sampler(net, CharTokenizer(), "Q").generate(prompts, params, seeds)))
 
     with_functions = answers()
-    monkeypatch.setattr("togi.rollout.cache.native", lambda: None)
-    monkeypatch.setattr("togi.rollout.packed.native", lambda: None)
-    monkeypatch.setattr("togi.rollout.fused_layers.native", lambda: None)
-    for a, b in zip(with_functions, answers(), strict=True):
+    with kernels.without():
+        without_functions = answers()
+    for a, b in zip(with_functions, without_functions, strict=True):
         if dtype == torch.float32:
             assert a.token_ids == b.token_ids
         same = next((i for i, (x, y) in enumerate(zip(a.token_ids, b.token_ids, strict=False)) if x != y), 40)

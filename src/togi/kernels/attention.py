@@ -1,16 +1,24 @@
-"""Attention of forests by compiled functions (`c/attention.c`).
+"""Attention of forests on CPU, as a sum of dense blocks.
 
 Shapes: H query heads, K key heads, R = H / K, T rows, D width of a head, B blocks, N trees.
 """
 
-import ctypes
 from dataclasses import dataclass
+from math import gcd
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from togi.kernels.native import STEP, Native
+from togi.kernels.dispatch import alike, compiled
+from togi.kernels.native import STEP, Forest, Native
+
+SHORT = 512
+"""Keys below which the kernel's backward is up to twice as fast in float32 as in bfloat16 (measured with AMX)."""
+
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,24 +38,26 @@ class Options:
         return cls(window=settings.get("sliding_window"), scale=scale, softcap=settings.get("softcap"))
 
 
-class Arguments(ctypes.Structure):
-    """The arguments of `togi_attend` and `togi_attend_backward`, as `c/attention.c` states them; `kept` are the tensors
-    that must outlive the call."""
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Query rows [q0, q1) against key rows [k0, k1), both consecutive in position.
 
-    __slots__ = ("kept",)
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("query", "key", "value", "out", "lse", "grad")),
-        *((name, ctypes.c_void_p) for name in ("grad_query", "grad_key", "grad_value")),
-        *((name, ctypes.c_void_p) for name in ("partial_key", "partial_value", "blocks", "trees", "starts", "scratch")),
-        *((name, ctypes.c_int64) for name in ("room", "rows", "heads", "shared", "size")),
-        *((name, ctypes.c_int64) for name in ("num_trees", "window", "half", "threads")),
-        ("scale", ctypes.c_float),
-    )
+    `shift` is position(q0) - position(k0) - (a query at shift 0 sees exactly its own key and earlier ones). `see`: all
+    keys, earlier ones, or earlier ones inside the window. `merge`: the rows have been visited by another block before.
+    """
+
+    q0: int
+    q1: int
+    k0: int
+    k1: int
+    see: str
+    shift: int = 0
+    merge: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Compiled:
-    """The blocks of a forest as `c/attention.c` reads them: `block_B7`, the first block and the first row of each tree
+class BlockTable:
+    """The blocks as `c/attention.c` reads them: `block_B7`, the first block and the first row of each tree
     (N + 1), how many rows and keys the largest block and the largest tree have, and how many rows there are in all."""
 
     block_B7: Tensor
@@ -68,27 +78,164 @@ class Compiled:
 
 
 @dataclass(frozen=True, slots=True)
-class Attention:
-    """Attention of a forest by compiled functions; heads are contiguous (H, T, D) and (K, T, D), `value_TKD`, the
-    output and its gradient (T, K or H, D), all float32, or bfloat16 where there are `products`."""
+class Blocks:
+    """All blocks of a forest, those that set rows before those that merge, and the same as a table."""
+
+    each: tuple[Block, ...]
+    table: BlockTable
+
+
+def attend(query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, blocks: Blocks, options: Options) -> Tensor:
+    """Attention of a forest, (H, T, D), differentiable in query, key and value. All on CPU, of one type and one width
+    of head, and the scores have no soft cap."""
+    functions = _functions((query_HTD, key_KTD, value_KTD), blocks.table)
+    if functions is not None:
+        calls = Calls(functions, blocks.table, options)
+        out_THD: Tensor = _CompiledAttention.apply(query_HTD, key_KTD, value_KTD.transpose(0, 1), calls)  # type: ignore
+        return out_THD.transpose(0, 1)
+    query_KRTD = query_HTD.unflatten(0, (key_KTD.shape[0], -1))
+    out_KRTD: Tensor = _BlockAttention.apply(query_KRTD, key_KTD, value_KTD, blocks.each, options)  # type: ignore
+    return out_KRTD.flatten(0, 1)
+
+
+def _functions(heads: tuple[Tensor, Tensor, Tensor], table: BlockTable) -> Native | None:
+    """The compiled functions, if they attend with query, key and value like these, (H or K, T, D)."""
+    query, key, value = heads
+    half, (num_rows, size) = query.dtype == torch.bfloat16, query.shape[1:]
+    same = key.shape == value.shape and key.shape[1:] == query.shape[1:]
+    if not (alike(query, key) and alike(query, value) and same) or size % 32 or table.total != num_rows:
+        return None
+    functions = compiled("attend")
+    return functions if functions is not None and (functions.products or not half) else None
+
+
+# --- by torch ---------------------------------------------------------------------------------------------------------
+
+
+def _mask(block: Block, options: Options, like: Tensor) -> Tensor | None:
+    """Additive mask (rows, keys) of a windowed block; None for the others."""
+    if block.see != "window" or options.window is None:
+        return None
+    query_Q = torch.arange(block.q1 - block.q0, device=like.device) + block.shift
+    distance_QK = query_Q[:, None] - torch.arange(block.k1 - block.k0, device=like.device)
+    unseen_QK = (distance_QK < 0) | (distance_QK >= options.window)
+    return torch.zeros(unseen_QK.shape, dtype=like.dtype, device=like.device).masked_fill_(unseen_QK, -torch.inf)
+
+
+class _BlockAttention(torch.autograd.Function):
+    """Attention as a sum of dense blocks. The backward of a block needs only the joined output and log-sum-exp of its
+    rows, so nothing of size rows x keys is kept."""
+
+    @staticmethod
+    def forward(  # the signature of autograd functions: context, then tensors, then the rest
+        ctx: Any, query_KRTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, blocks: tuple[Block, ...], options: Options
+    ) -> Tensor:
+        num_keys, num_shared, rows_in_all, width = query_KRTD.shape
+        # in the order that the layer's output has, so that it is kept once
+        out_KRTD = query_KRTD.new_empty(rows_in_all, num_keys, num_shared, width).permute(1, 2, 0, 3)
+        wide = torch.promote_types(query_KRTD.dtype, torch.float32)
+        lse_KRT = query_KRTD.new_empty(query_KRTD.shape[:3], dtype=wide)
+        for block in blocks:
+            part, part_lse = _flash(
+                *_inputs(block, query_KRTD, key_KTD, value_KTD),
+                is_causal=block.see == "earlier",
+                attn_mask=_mask(block, options, query_KRTD),
+                scale=options.scale,
+            )
+            shape = (*query_KRTD.shape[:2], block.q1 - block.q0)
+            part, part_lse = part.reshape(*shape, -1), part_lse.reshape(shape)
+            rows = (slice(None), slice(None), slice(block.q0, block.q1))
+            if block.merge:
+                joined = torch.logaddexp(lse_KRT[rows], part_lse)
+                weight, part_weight = (lse_KRT[rows] - joined).exp_(), (part_lse - joined).exp_()
+                out_KRTD[rows] = out_KRTD[rows] * weight[..., None] + part * part_weight[..., None]
+                lse_KRT[rows] = joined
+            else:
+                out_KRTD[rows], lse_KRT[rows] = part, part_lse
+        ctx.save_for_backward(query_KRTD, key_KTD, value_KTD, out_KRTD, lse_KRT)
+        ctx.blocks, ctx.options = blocks, options
+        return out_KRTD
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        query_KRTD, key_KTD, value_KTD, out_KRTD, lse_KRT = ctx.saved_tensors
+        blocks, options, grad_KRTD, dtype = ctx.blocks, ctx.options, grads[0], query_KRTD.dtype
+        if max(block.k1 - block.k0 for block in blocks) < SHORT:
+            query_KRTD, key_KTD, value_KTD, out_KRTD, grad_KRTD = (
+                x.to(lse_KRT.dtype) for x in (query_KRTD, key_KTD, value_KTD, out_KRTD, grad_KRTD)
+            )
+        grad_query = torch.empty_like(query_KRTD)
+        grad_key, grad_value = torch.zeros_like(key_KTD), torch.zeros_like(value_KTD)
+        for block in blocks:
+            query, key, value = _inputs(block, query_KRTD, key_KTD, value_KTD)
+            rows = (slice(None), slice(None), slice(block.q0, block.q1))
+            part_query, part_key, part_value = _flash_backward(
+                grad_KRTD[rows].reshape(query.shape),
+                query,
+                key,
+                value,
+                out_KRTD[rows].reshape(query.shape),
+                lse_KRT[rows].reshape(query.shape[:3]),
+                0.0,
+                block.see == "earlier",
+                attn_mask=_mask(block, options, query_KRTD),
+                scale=options.scale,
+            )
+            part_query = part_query.reshape(grad_query[rows].shape)
+            if block.merge:
+                grad_query[rows] += part_query
+            else:
+                grad_query[rows] = part_query
+            grad_key[:, block.k0 : block.k1] += part_key.sum(1)
+            grad_value[:, block.k0 : block.k1] += part_value.sum(1)
+        return grad_query.to(dtype), grad_key.to(dtype), grad_value.to(dtype), None, None
+
+
+def _inputs(block: Block, query_KRTD: Tensor, key_KTD: Tensor, value_KTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value of a block, (K, heads, rows, D). Where all rows see all keys, the heads that share a key
+    become one long list of queries, and the keys are read once; it is cut so that the threads, which take a head each,
+    have equally much to do."""
+    num_keys, num_shared, _, width = query_KRTD.shape
+    query = query_KRTD[:, :, block.q0 : block.q1]
+    key, value = key_KTD[:, None, block.k0 : block.k1], value_KTD[:, None, block.k0 : block.k1]
+    if block.see == "all":
+        threads = torch.get_num_threads()
+        parts = threads // gcd(threads, num_keys)
+        num_shared = parts if num_shared * (block.q1 - block.q0) % parts == 0 else 1
+        query = query.reshape(num_keys, num_shared, -1, width)
+    return query, key.expand(-1, num_shared, -1, -1), value.expand(-1, num_shared, -1, -1)
+
+
+# --- compiled ---------------------------------------------------------------------------------------------------------
+
+
+class _CompiledAttention(torch.autograd.Function):
+    """The same by compiled functions, (T, H, D), from (H, T, D), (K, T, D) and (T, K, D)."""
+
+    @staticmethod
+    def forward(ctx: Any, query_HTD: Tensor, key_KTD: Tensor, value_TKD: Tensor, calls: "Calls") -> Tensor:
+        query_HTD, key_KTD, value_TKD = query_HTD.contiguous(), key_KTD.contiguous(), value_TKD.contiguous()
+        out_THD, lse_HT = calls.forward(query_HTD, key_KTD, value_TKD)
+        ctx.save_for_backward(query_HTD, key_KTD, value_TKD, out_THD, lse_HT)
+        ctx.calls = calls
+        return out_THD
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        names = "query", "key", "value", "out", "lse"
+        tensors = dict(zip(names, ctx.saved_tensors, strict=True))
+        return *ctx.calls.backward({**tensors, "grad": grads[0].contiguous()}), None
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """Calls of compiled functions; heads are contiguous (H, T, D) and (K, T, D), `value_TKD`, the output and its
+    gradient (T, K or H, D), all float32, or bfloat16 where there are `products`."""
 
     native: Native
-    blocks: Compiled
+    table: BlockTable
     options: Options
-
-    @classmethod
-    def of(
-        cls, functions: Native | None, heads: tuple[Tensor, Tensor, Tensor], blocks: Compiled, options: Options
-    ) -> "Attention | None":
-        """None where there are no such functions for query, key and value like these, (H or K, T, D)."""
-        query, key, value = heads
-        half, (num_rows, size) = query.dtype == torch.bfloat16, query.shape[1:]
-        if functions is None or not (functions.computes(query, key) and functions.computes(query, value)):
-            return None
-        alike = key.shape == value.shape and key.shape[1:] == query.shape[1:]
-        if not alike or size % 32 or (half and not functions.products):
-            return None
-        return cls(functions, blocks, options) if blocks.total == num_rows else None
 
     def forward(self, query_HTD: Tensor, key_KTD: Tensor, value_TKD: Tensor) -> tuple[Tensor, Tensor]:
         """Output (T, H, D) and log-sum-exp of the scores (H, T)."""
@@ -96,7 +243,7 @@ class Attention:
         out_THD = query_HTD.new_empty(num_rows, num_heads, size)
         lse_HT = query_HTD.new_empty(num_heads, num_rows, dtype=torch.float32)
         tensors = {"query": query_HTD, "key": key_KTD, "value": value_TKD, "out": out_THD, "lse": lse_HT}
-        self.native.attend(self._arguments(tensors, self.blocks.room(size, query_HTD.itemsize)[0]))
+        self.native.attend(self._arguments(tensors, self.table.room(size, query_HTD.itemsize)[0]))
         return out_THD, lse_HT
 
     def backward(self, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -105,23 +252,23 @@ class Attention:
         names = "query", "key", "value"
         grads = {f"grad_{name}": torch.empty_like(tensors[name]) for name in names}
         shares = {f"partial_{name}": torch.empty_like(query_HTD, dtype=torch.float32) for name in names[1:]}
-        room = self.blocks.room(query_HTD.shape[-1], query_HTD.itemsize)[1]
+        room = self.table.room(query_HTD.shape[-1], query_HTD.itemsize)[1]
         self.native.attend_backward(self._arguments({**tensors, **grads, **shares}, room))
         return grads["grad_query"], grads["grad_key"], grads["grad_value"]
 
-    def _arguments(self, tensors: dict[str, Tensor], room: int) -> Arguments:
-        query, key, blocks = tensors["query"], tensors["key"], self.blocks
-        threads = min(torch.get_num_threads(), len(query) * (len(blocks.trees_N) - 1))
+    def _arguments(self, tensors: dict[str, Tensor], room: int) -> Forest:
+        query, key, table = tensors["query"], tensors["key"], self.table
+        threads = min(torch.get_num_threads(), len(query) * (len(table.trees_N) - 1))
         scratch = torch.empty(threads, room, dtype=torch.uint8)
-        layout = {"blocks": blocks.block_B7, "trees": blocks.trees_N, "starts": blocks.starts_N, "scratch": scratch}
-        found = Arguments(
+        layout = {"blocks": table.block_B7, "trees": table.trees_N, "starts": table.starts_N, "scratch": scratch}
+        found = Forest(
             **{name: tensor.data_ptr() for name, tensor in {**tensors, **layout}.items()},
             room=room,
             rows=query.shape[1],
             heads=len(query),
             shared=len(query) // len(key),
             size=query.shape[2],
-            num_trees=len(blocks.trees_N) - 1,
+            num_trees=len(table.trees_N) - 1,
             window=self.options.window or 0,
             half=query.dtype == torch.bfloat16,
             threads=threads,

@@ -1,25 +1,18 @@
-"""Parts of a decoder compiled for this processor, `c/`: attention of forests, norms, gates and rotary turns with their
-gradients, and the sampler's attention and products.
+"""The compiled functions of `c/` as they are called: tensors in, tensors out, nothing decided.
 
-It takes the system's C compiler some seconds, once. Without a compiler, or with TOGI_NATIVE=0 in the environment, torch
-alone computes: slower, and the same up to rounding. TOGI_NATIVE=avx2 or avx512 limits them to those instructions on a
-processor that has more. Every number is computed in one order, whatever the number of threads.
+Every number is computed in one order, whatever the number of threads. What computes a part, these or torch, is decided
+in `dispatch`; the arguments must be as stated here.
 
-Shapes: R rows, K key heads, M query heads a key head, D head size, N outputs, I inputs, F width, T positions, H heads.
+Shapes: N outputs, I inputs, F width, T positions, H heads, D head size, C tokens,
+V vocabulary.
 """
 
 import ctypes
-import logging
-import os
-from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from togi.kernels.build import Build, BuildError, build
-
-log = logging.getLogger(__name__)
+from togi.kernels.build import Build
 
 BLOCK = 16
 """Keys lie in blocks of so many columns."""
@@ -56,8 +49,7 @@ class _Norm(ctypes.Structure):
 
     __slots__ = ()
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("x", "more", "weight", "sum", "y", "grad_y", "grad_sum")),
-        *((name, ctypes.c_void_p) for name in ("grad_x", "grad_more", "grad_weight", "partial")),
+        *((name, ctypes.c_void_p) for name in ("x", "weight", "y", "grad_y", "grad_x", "grad_weight", "partial")),
         *((name, ctypes.c_int64) for name in ("rows", "width", "types")),
         *((name, ctypes.c_float) for name in ("epsilon", "shift")),
     )
@@ -73,8 +65,8 @@ class _Gate(ctypes.Structure):
     )
 
 
-class _Turn(ctypes.Structure):
-    """The arguments of `togi_turn`."""
+class _Rotation(ctypes.Structure):
+    """The arguments of `togi_rotate`."""
 
     __slots__ = ()
     _fields_ = (
@@ -104,18 +96,35 @@ NORM_TYPES = {
 """Types of a norm's input, weight and output, as `c/layers.c` counts them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Norm:
-    """x / rms(x) * (shift + weight)."""
+class Forest(ctypes.Structure):
+    """The arguments of `togi_attend` and `togi_attend_backward`, as `c/attention.c` states them; `kept` are the tensors
+    that must outlive the call."""
 
-    weight_F: Tensor
-    epsilon: float
-    shift: float
+    __slots__ = ("kept",)
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("query", "key", "value", "out", "lse", "grad")),
+        *((name, ctypes.c_void_p) for name in ("grad_query", "grad_key", "grad_value")),
+        *((name, ctypes.c_void_p) for name in ("partial_key", "partial_value", "blocks", "trees", "starts", "scratch")),
+        *((name, ctypes.c_int64) for name in ("room", "rows", "heads", "shared", "size")),
+        *((name, ctypes.c_int64) for name in ("num_trees", "window", "half", "threads")),
+        ("scale", ctypes.c_float),
+    )
+
+
+ARGUMENTS = {
+    "norm": _Norm,
+    "gate": _Gate,
+    "rotate": _Rotation,
+    "softmax": _Logits,
+    "attend": Forest,
+    "decode": Decode,
+}
+"""What each part is called with; the library states its sizes too."""
 
 
 class Native:
     """The compiled functions. `name` follows from what they were compiled from and by; `products`: whether this
-    processor has the units that `linear` is written for."""
+    processor has AMX, which `linear`, and `attend` in bfloat16, are written for."""
 
     def __init__(self, built: Build) -> None:
         self.name = built.name
@@ -124,65 +133,41 @@ class Native:
         library.togi_decode.argtypes = (ctypes.POINTER(Decode),)
         library.togi_norm.argtypes = library.togi_norm_backward.argtypes = (ctypes.POINTER(_Norm),)
         library.togi_gate.argtypes = (ctypes.POINTER(_Gate),)
-        library.togi_turn.argtypes = (ctypes.POINTER(_Turn),)
+        library.togi_rotate.argtypes = (ctypes.POINTER(_Rotation),)
         library.togi_softmax.argtypes = (ctypes.POINTER(_Logits),)
-        library.togi_attend.argtypes = library.togi_attend_backward.argtypes = (address,)
+        library.togi_attend.argtypes = library.togi_attend_backward.argtypes = (ctypes.POINTER(Forest),)
         self.products = bool(library.togi_products())
         if self.products:
             library.togi_pack.argtypes = (address, address, size, size)
             library.togi_linear.argtypes = (address, address, address, address, size, size, size)
 
-    def computes(self, x: Tensor, other: Tensor) -> bool:
-        """Whether these are numbers that the functions compute with: on CPU, both float32 or both bfloat16."""
-        known = x.dtype is torch.float32 or x.dtype is torch.bfloat16
-        return known and x.dtype is other.dtype and x.is_cpu and other.is_cpu
-
-    def attends(self, key: Tensor, value: Tensor) -> bool:
-        """Whether `decode` computes with keys and values like these."""
-        return self.computes(key, value) and key.shape[-1] % 32 == 0 and key.shape[-1] == value.shape[-1]
+    def size_of(self, part: str) -> int:
+        """Bytes of that part's arguments as the library states them."""
+        return getattr(self._library, f"togi_size_{part}")()
 
     def decode(self, arguments: Decode) -> None:
         """Attention of one new token a row."""
         self._library.togi_decode(arguments)
 
-    def norms(self, x: Tensor, norm: Norm, dtype: torch.dtype) -> bool:
-        """Whether `norm` computes with an input and a weight like these, and gives an output of that type."""
-        weight_F = norm.weight_F  # one that is spread over ranks lies nowhere
-        known = (x.dtype, weight_F.dtype, dtype) in NORM_TYPES
-        return known and x.is_cpu and weight_F.is_cpu and weight_F.data_ptr() != 0
-
-    def norm(self, x: Tensor, norm: Norm, dtype: torch.dtype, more: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """x + more, and its norm in `dtype`, (..., F) each, computed in float32 and rounded once. What is added has
-        the type of the output; where nothing is, the first result is x."""
-        x = x.contiguous()
+    def norm(self, x: Tensor, weight_F: Tensor, epsilon: float, shift: float, dtype: torch.dtype) -> Tensor:
+        """x / rms(x) * (shift + weight), (..., F), as `dtype`; computed in float32, rounded once; x is contiguous."""
         y = torch.empty_like(x, dtype=dtype)
-        whole = x if more is None else torch.empty_like(x)
-        more = None if more is None else more.contiguous()
-        self._library.togi_norm(_norm_arguments(x, norm, dtype, more=more, sum=whole, y=y))
-        return whole, y
+        self._library.togi_norm(_norm_arguments(x, weight_F, epsilon, shift, dtype, y=y))
+        return y
 
     def norm_backward(
-        self, x: Tensor, norm: Norm, grad_y: Tensor, grad_sum: Tensor | None, wanted: tuple[bool, bool]
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Gradients of x (..., F), of what was added to it, and of the weight (F), the last two if `wanted`; `x` is the
-        sum, and `grad_sum` the gradient that comes to it from its other readers."""
+        self, x: Tensor, weight_F: Tensor, epsilon: float, shift: float, grad_y: Tensor, wanted: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Gradients of x (..., F) and, if `wanted`, of the weight (F)."""
         grad_y, grad_x = grad_y.contiguous(), torch.empty_like(x)
-        grad_sum = None if grad_sum is None else grad_sum.contiguous()
-        grad_more = torch.empty_like(grad_y) if wanted[0] and grad_y.dtype != x.dtype else None
-        grad_weight = partial = None
-        if wanted[1]:
+        grads: dict[str, Tensor | None] = {"grad_y": grad_y, "grad_x": grad_x}
+        grad_weight = None
+        if wanted:
             chunks = -(-(x.numel() // x.shape[-1]) // CHUNK)
             grad_weight, partial = (torch.empty(*n, x.shape[-1]) for n in ((), (chunks,)))
-        self._library.togi_norm_backward(
-            _norm_arguments(
-                x, norm, grad_y.dtype,
-                grad_y=grad_y, grad_sum=grad_sum, grad_x=grad_x, grad_more=grad_more,
-                grad_weight=grad_weight, partial=partial,
-            )
-        )  # fmt: skip
-        if grad_weight is not None:
-            grad_weight = grad_weight.to(norm.weight_F.dtype)
-        return grad_x, grad_x if wanted[0] and grad_more is None else grad_more, grad_weight
+            grads |= {"grad_weight": grad_weight, "partial": partial}
+        self._library.togi_norm_backward(_norm_arguments(x, weight_F, epsilon, shift, grad_y.dtype, **grads))
+        return grad_x, None if grad_weight is None else grad_weight.to(weight_F.dtype)
 
     def gate(self, x: Tensor, up: Tensor, gelu: bool) -> Tensor:
         """f(x) * up, (..., F), computed in float32 and rounded once; f is SiLU, or GELU by tanh."""
@@ -200,19 +185,15 @@ class Native:
         self._library.togi_gate(_gate_arguments(gelu, x=x, up=up, y=y, grad=grad, grad_x=grad_x, grad_up=grad_up))
         return grad_x, grad_up, y
 
-    def turns(self, x: Tensor, turn: tuple[Tensor, Tensor]) -> bool:
-        """Whether `turn` computes with heads and angles like these."""
-        return self.computes(x, x) and self.computes(*turn)
-
-    def turn(self, x: Tensor, turn: tuple[Tensor, Tensor], back: bool = False) -> Tensor:
-        """Heads (T, H, D) turned by their cosines and sines (T, D), as (H, T, D), rounded once; `back`: a gradient
+    def rotate(self, x: Tensor, angles: tuple[Tensor, Tensor], back: bool = False) -> Tensor:
+        """Heads (T, H, D) rotated by their cosines and sines (T, D), as (H, T, D), rounded once; `back`: a gradient
         (H, T, D) the other way."""
-        x, (cosine, sine) = x.contiguous(), (angle.contiguous() for angle in turn)
+        x, (cosine, sine) = x.contiguous(), (angle.contiguous() for angle in angles)
         heads, positions = x.shape[:2] if back else (x.shape[1], x.shape[0])
         size, narrow = x.shape[2], torch.bfloat16
         y = x.new_empty((positions, heads, size) if back else (heads, positions, size))
-        self._library.togi_turn(
-            _Turn(
+        self._library.togi_rotate(
+            _Rotation(
                 *(tensor.data_ptr() for tensor in (x, cosine, sine, y)),
                 positions, heads, size, back, x.dtype == narrow, cosine.dtype == narrow,
             )
@@ -238,18 +219,13 @@ class Native:
         copies = {name: tensor.contiguous() for name, tensor in given.items()}  # they must outlive the call
         self._library.togi_softmax(_logits_arguments({"logits": logits_CV, **copies}, factor))
 
-    def attend(self, arguments: ctypes.Structure) -> None:
-        """Attention of a forest; the arguments are those of `togi.model.blocks`."""
-        self._library.togi_attend(ctypes.addressof(arguments))
+    def attend(self, arguments: Forest) -> None:
+        """Attention of a forest."""
+        self._library.togi_attend(arguments)
 
-    def attend_backward(self, arguments: ctypes.Structure) -> None:
+    def attend_backward(self, arguments: Forest) -> None:
         """Its gradients."""
-        self._library.togi_attend_backward(ctypes.addressof(arguments))
-
-    def multiplies(self, weight_NI: Tensor) -> bool:
-        """Whether `linear` computes with a weight like this."""
-        known = weight_NI.dtype == torch.bfloat16 and weight_NI.device.type == "cpu"
-        return self.products and known and weight_NI.shape[1] % 32 == 0
+        self._library.togi_attend_backward(arguments)
 
     def pack(self, weight_NI: Tensor) -> Tensor:
         """The weight in the layout that `linear` reads."""
@@ -273,14 +249,16 @@ def _addresses(tensors: dict[str, Tensor | None]) -> dict[str, int | None]:
     return {name: None if tensor is None else tensor.data_ptr() for name, tensor in tensors.items()}
 
 
-def _norm_arguments(x: Tensor, norm: Norm, dtype: torch.dtype, **tensors: Tensor | None) -> _Norm:
+def _norm_arguments(
+    x: Tensor, weight_F: Tensor, epsilon: float, shift: float, dtype: torch.dtype, **tensors: Tensor | None
+) -> _Norm:
     return _Norm(
-        **_addresses({"x": x, "weight": norm.weight_F, **tensors}),
+        **_addresses({"x": x, "weight": weight_F, **tensors}),
         rows=x.numel() // x.shape[-1],
         width=x.shape[-1],
-        types=NORM_TYPES[x.dtype, norm.weight_F.dtype, dtype],
-        epsilon=norm.epsilon,
-        shift=norm.shift,
+        types=NORM_TYPES[x.dtype, weight_F.dtype, dtype],
+        epsilon=epsilon,
+        shift=shift,
     )
 
 
@@ -304,18 +282,3 @@ def _logits_arguments(tensors: dict[str, Tensor | None], factor: float) -> _Logi
         half=logits.dtype == torch.bfloat16,
         factor=factor,
     )
-
-
-@lru_cache(maxsize=1)
-def native() -> Native | None:
-    """The compiled functions; None where they cannot be compiled, or TOGI_NATIVE is 0.
-
-    Raises InputError on a TOGI_NATIVE that names no instruction set.
-    """
-    if os.environ.get("TOGI_NATIVE") == "0":
-        return None
-    try:
-        return Native(build(SIZES))
-    except BuildError as error:
-        log.warning("torch alone computes, which is slower: %s", error)
-        return None

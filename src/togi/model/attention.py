@@ -9,143 +9,22 @@ all branches to their trunk; the parts are joined by their log-sum-exp, and no m
 
 from collections.abc import Callable
 from functools import lru_cache
-from math import gcd
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from togi import kernels
 from togi.core.errors import InputError
-from togi.kernels.attention import Attention, Options
-from togi.kernels.native import native
-from togi.model.blocks import Block, compiled, plan
+from togi.kernels import Options
+from togi.model.blocks import blocks_of
 from togi.model.forest import Forest
 
 TREE_ATTENTION = "togi_tree"
-
-SHORT = 512
-"""Keys below which the kernel's backward is up to twice as fast in float32 as in bfloat16 (measured with AMX)."""
-
-_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
-_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
-
-
-def _mask(block: Block, options: Options, like: Tensor) -> Tensor | None:
-    """Additive mask (rows, keys) of a windowed block; None for the others."""
-    if block.see != "window" or options.window is None:
-        return None
-    query_Q = torch.arange(block.q1 - block.q0, device=like.device) + block.shift
-    distance_QK = query_Q[:, None] - torch.arange(block.k1 - block.k0, device=like.device)
-    unseen_QK = (distance_QK < 0) | (distance_QK >= options.window)
-    return torch.zeros(unseen_QK.shape, dtype=like.dtype, device=like.device).masked_fill_(unseen_QK, -torch.inf)
-
-
-class _BlockAttention(torch.autograd.Function):
-    """Attention as a sum of dense blocks. The backward of a block needs only the joined output and log-sum-exp of its
-    rows, so nothing of size rows x keys is kept."""
-
-    @staticmethod
-    def forward(  # the signature of autograd functions: context, then tensors, then the rest
-        ctx: Any, query_KRTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, blocks: tuple[Block, ...], options: Options
-    ) -> Tensor:
-        num_keys, num_shared, rows_in_all, width = query_KRTD.shape
-        # in the order that the layer's output has, so that it is kept once
-        out_KRTD = query_KRTD.new_empty(rows_in_all, num_keys, num_shared, width).permute(1, 2, 0, 3)
-        wide = torch.promote_types(query_KRTD.dtype, torch.float32)
-        lse_KRT = query_KRTD.new_empty(query_KRTD.shape[:3], dtype=wide)
-        for block in blocks:
-            part, part_lse = _flash(
-                *_inputs(block, query_KRTD, key_KTD, value_KTD),
-                is_causal=block.see == "earlier",
-                attn_mask=_mask(block, options, query_KRTD),
-                scale=options.scale,
-            )
-            shape = (*query_KRTD.shape[:2], block.q1 - block.q0)
-            part, part_lse = part.reshape(*shape, -1), part_lse.reshape(shape)
-            rows = (slice(None), slice(None), slice(block.q0, block.q1))
-            if block.merge:
-                joined = torch.logaddexp(lse_KRT[rows], part_lse)
-                weight, part_weight = (lse_KRT[rows] - joined).exp_(), (part_lse - joined).exp_()
-                out_KRTD[rows] = out_KRTD[rows] * weight[..., None] + part * part_weight[..., None]
-                lse_KRT[rows] = joined
-            else:
-                out_KRTD[rows], lse_KRT[rows] = part, part_lse
-        ctx.save_for_backward(query_KRTD, key_KTD, value_KTD, out_KRTD, lse_KRT)
-        ctx.blocks, ctx.options = blocks, options
-        return out_KRTD
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        query_KRTD, key_KTD, value_KTD, out_KRTD, lse_KRT = ctx.saved_tensors
-        blocks, options, grad_KRTD, dtype = ctx.blocks, ctx.options, grads[0], query_KRTD.dtype
-        if max(block.k1 - block.k0 for block in blocks) < SHORT:
-            query_KRTD, key_KTD, value_KTD, out_KRTD, grad_KRTD = (
-                x.to(lse_KRT.dtype) for x in (query_KRTD, key_KTD, value_KTD, out_KRTD, grad_KRTD)
-            )
-        grad_query = torch.empty_like(query_KRTD)
-        grad_key, grad_value = torch.zeros_like(key_KTD), torch.zeros_like(value_KTD)
-        for block in blocks:
-            query, key, value = _inputs(block, query_KRTD, key_KTD, value_KTD)
-            rows = (slice(None), slice(None), slice(block.q0, block.q1))
-            part_query, part_key, part_value = _flash_backward(
-                grad_KRTD[rows].reshape(query.shape),
-                query,
-                key,
-                value,
-                out_KRTD[rows].reshape(query.shape),
-                lse_KRT[rows].reshape(query.shape[:3]),
-                0.0,
-                block.see == "earlier",
-                attn_mask=_mask(block, options, query_KRTD),
-                scale=options.scale,
-            )
-            part_query = part_query.reshape(grad_query[rows].shape)
-            if block.merge:
-                grad_query[rows] += part_query
-            else:
-                grad_query[rows] = part_query
-            grad_key[:, block.k0 : block.k1] += part_key.sum(1)
-            grad_value[:, block.k0 : block.k1] += part_value.sum(1)
-        return grad_query.to(dtype), grad_key.to(dtype), grad_value.to(dtype), None, None
-
-
-class _CompiledAttention(torch.autograd.Function):
-    """The same by compiled functions, (T, H, D), from (H, T, D), (K, T, D) and (T, K, D)."""
-
-    @staticmethod
-    def forward(ctx: Any, query_HTD: Tensor, key_KTD: Tensor, value_TKD: Tensor, attention: Attention) -> Tensor:
-        query_HTD, key_KTD, value_TKD = query_HTD.contiguous(), key_KTD.contiguous(), value_TKD.contiguous()
-        out_THD, lse_HT = attention.forward(query_HTD, key_KTD, value_TKD)
-        ctx.save_for_backward(query_HTD, key_KTD, value_TKD, out_THD, lse_HT)
-        ctx.attention = attention
-        return out_THD
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        names = "query", "key", "value", "out", "lse"
-        tensors = dict(zip(names, ctx.saved_tensors, strict=True))
-        return *ctx.attention.backward({**tensors, "grad": grads[0].contiguous()}), None
-
-
-def _inputs(block: Block, query_KRTD: Tensor, key_KTD: Tensor, value_KTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Query, key and value of a block, (K, heads, rows, D). Where all rows see all keys, the heads that share a key
-    become one long list of queries, and the keys are read once; it is cut so that the threads, which take a head each,
-    have equally much to do."""
-    num_keys, num_shared, _, width = query_KRTD.shape
-    query = query_KRTD[:, :, block.q0 : block.q1]
-    key, value = key_KTD[:, None, block.k0 : block.k1], value_KTD[:, None, block.k0 : block.k1]
-    if block.see == "all":
-        threads = torch.get_num_threads()
-        parts = threads // gcd(threads, num_keys)
-        num_shared = parts if num_shared * (block.q1 - block.q0) % parts == 0 else 1
-        query = query.reshape(num_keys, num_shared, -1, width)
-    return query, key.expand(-1, num_shared, -1, -1), value.expand(-1, num_shared, -1, -1)
 
 
 def _softmax_attention(query: Tensor, key: Tensor, value: Tensor, unseen: Tensor, options: Options) -> Tensor:
@@ -223,20 +102,11 @@ def attend(forest: Forest, query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor
     """Attention of a forest, (H, T, D of the values)."""
     if query_HTD.is_cuda:
         return _flex(forest, query_HTD, key_KTD, value_KTD, options)
-    query_KRTD = query_HTD.unflatten(0, (key_KTD.shape[0], -1))
     same_width = value_KTD.shape[-1] == key_KTD.shape[-1]
     if options.softcap is None and same_width and query_HTD.device.type == "cpu":
-        kernel = Attention.of(
-            native(), (query_HTD, key_KTD, value_KTD), compiled(forest.layout, options.window), options
-        )
-        if kernel is not None:
-            out_THD: Tensor = _CompiledAttention.apply(query_HTD, key_KTD, value_KTD.transpose(0, 1), kernel)  # type: ignore
-            return out_THD.transpose(0, 1)
-        blocks = plan(forest.layout, options.window)
-        out_KRTD: Tensor = _BlockAttention.apply(query_KRTD, key_KTD, value_KTD, blocks, options)  # type: ignore
-    else:
-        out_KRTD = _explicit(forest, query_KRTD, key_KTD, value_KTD, options)
-    return out_KRTD.flatten(0, 1)
+        return kernels.attend(query_HTD, key_KTD, value_KTD, blocks_of(forest.layout, options.window), options)
+    query_KRTD = query_HTD.unflatten(0, (key_KTD.shape[0], -1))
+    return _explicit(forest, query_KRTD, key_KTD, value_KTD, options).flatten(0, 1)
 
 
 def _plain(

@@ -3,31 +3,13 @@
 Shapes: T rows, B blocks, N trees.
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
 import torch
 
-from togi.kernels.attention import Compiled
+from togi.kernels import Block, Blocks, BlockTable
 from togi.model.forest import Layout, Tree
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Query rows [q0, q1) against key rows [k0, k1), both consecutive in position.
-
-    `shift` is position(q0) - position(k0) - (a query at shift 0 sees exactly its own key and earlier ones). `see`: all
-    keys, earlier ones, or earlier ones inside the window. `merge`: the rows have been visited by another block before.
-    """
-
-    q0: int
-    q1: int
-    k0: int
-    k1: int
-    see: str
-    shift: int = 0
-    merge: bool = False
 
 
 def _own_blocks(start: int, stop: int, window: int | None) -> list[Block]:
@@ -68,8 +50,8 @@ def plan(layout: Layout, window: int | None) -> tuple[Block, ...]:
 
 
 @lru_cache(maxsize=64)
-def compiled(layout: Layout, window: int | None) -> Compiled:
-    """The blocks of `plan` for the compiled functions."""
+def blocks_of(layout: Layout, window: int | None) -> Blocks:
+    """The blocks of `plan`, as `togi.kernels.attend` reads them."""
     rows, trees, starts = [], [0], []
     for tree in layout.trees:
         blocks = plan(Layout((tree,)), window)
@@ -79,7 +61,7 @@ def compiled(layout: Layout, window: int | None) -> Compiled:
     ends = [max(row[1] for row in rows[first:last]) for first, last in pairwise(trees)]
     starts.append(ends[-1])
     as_index = lambda values: torch.tensor(values, dtype=torch.int64)  # noqa: E731
-    return Compiled(
+    table = BlockTable(
         as_index(rows),
         as_index(trees),
         as_index(starts),
@@ -88,3 +70,4 @@ def compiled(layout: Layout, window: int | None) -> Compiled:
         rows=max(end - start for start, end in zip(starts, ends, strict=False)),
         total=ends[-1],
     )
+    return Blocks(plan(layout, window), table)

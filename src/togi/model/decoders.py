@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from togi.kernels.attention import Options
-from togi.kernels.native import Norm
+from togi.kernels import Norm, Options
 
 NORMS = (
     "LlamaRMSNorm",
@@ -29,7 +28,7 @@ GELU = ("GELUTanh",)
 WINDOW_OF_MODEL = ("MistralAttention", "MixtralAttention")
 WINDOW_OF_LAYER = ("Qwen2Attention", "Qwen3Attention", "Gemma2Attention", "Gemma3Attention")
 ATTENTION = ("LlamaAttention", *WINDOW_OF_MODEL, *WINDOW_OF_LAYER)
-"""Queries and keys are turned by rotary positions over their whole width, after a norm if the layer has one."""
+"""Queries and keys are rotated by rotary positions over their whole width, after a norm if the layer has one."""
 
 LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
 """x + attention(norm(x)), and the same with the feed-forward part."""
@@ -65,7 +64,7 @@ def options_of(module: Any) -> Options:
     return Options(window=window, scale=module.scaling, softcap=softcap)
 
 
-def turns_whole_heads(module: Any, cosine: Any, rows: int) -> bool:
+def rotates_whole_heads(module: Any, cosine: Any, rows: int) -> bool:
     """Whether the angles of `rows` tokens are for the whole width of each head."""
     return cosine.numel() == rows * module.head_dim
 

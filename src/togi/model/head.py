@@ -19,10 +19,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from togi.core.errors import InputError
-from togi.kernels.native import Native, native
+from togi.kernels import LogitShape, entropy_, softmax_, softmax_backward_
 from togi.model.sizes import KEPT_BYTES, chunk_rows
 
-LOGITS_IN_CACHE = 2**20  # what is read and written several times in a row
 ROWS_PER_PRODUCT = 8192  # of the weight's gradient
 
 
@@ -55,13 +54,6 @@ class Head:
             logits = self.softcap * torch.tanh(logits / self.softcap)
         return logits
 
-    def shape_(self, logits: Tensor) -> Tensor:
-        """The same without a graph, in the memory of `logits` where its type allows."""
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        if self.scale != 1.0:
-            logits.mul_(self.scale)
-        return logits if self.softcap is None else logits.div_(self.softcap).tanh_().mul_(self.softcap)
-
     def __call__(self, hidden_NH: Tensor) -> Tensor:
         """Logits (N, V)."""
         return self.shape(self.module(hidden_NH))
@@ -87,33 +79,6 @@ def _chunks(num_tokens: int, row_bytes: int, chunk: int | None) -> Iterator[slic
         yield slice(start, min(num_tokens, start + size))
 
 
-def _in_cache(logits_CV: Tensor) -> Iterator[slice]:
-    """Rows of a chunk, as many at a time as stay in the processor's caches; on an accelerator all."""
-    num_tokens, width = logits_CV.shape
-    size = max(1, LOGITS_IN_CACHE // width) if logits_CV.device.type == "cpu" else num_tokens
-    for start in range(0, num_tokens, size):
-        yield slice(start, min(num_tokens, start + size))
-
-
-def _entropy_(logits_CV: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-sum-exp and entropy in nats; destroys its argument and takes one chunk of memory more. A logit of minus
-    infinity adds nothing."""
-    top_C = logits_CV.amax(-1)
-    logits_CV.sub_(top_C[:, None])
-    share_CV = logits_CV.exp()
-    sum_C = share_CV.sum(-1)
-    logits_CV.clamp_(min=torch.finfo(logits_CV.dtype).min)
-    mean_C = torch.einsum("cv,cv->c", share_CV, logits_CV) / sum_C
-    log_C = sum_C.log()
-    return log_C + top_C, log_C - mean_C
-
-
-def _logsumexp_(logits_CV: Tensor) -> Tensor:
-    """Log-sum-exp that destroys its argument: memory for another chunk would cost as much as the arithmetic."""
-    top_C = logits_CV.amax(-1)
-    return logits_CV.sub_(top_C[:, None]).exp_().sum(-1).log_().add_(top_C)
-
-
 class _LinearLogp(torch.autograd.Function):
     """log softmax(cap(scale * (h W' + b)) / temperature)[target] and the entropy, chunk by chunk."""
 
@@ -130,25 +95,13 @@ class _LinearLogp(torch.autograd.Function):
         ctx.kept, room = deque(), KEPT_BYTES if task.graph else 0
         for part in _chunks(len(target_N), len(weight) * narrow.itemsize, task.chunk):
             raw_CV = F.linear(hidden[part], weight, bias)
-            target_C, logp_C, lse_C = target_N[part], logp_N[part], lse_N[part]
-            functions = _functions(raw_CV, task)
-            if functions is not None:
-                logp_N[part], lse_N[part], entropy_C = functions.softmax(raw_CV, target_C, task.factor, task.entropy)
-                if entropy_N is not None and entropy_C is not None:
-                    entropy_N[part] = entropy_C
-                room -= raw_CV.nbytes
-                if room >= 0:
-                    ctx.kept.append(raw_CV)
-                continue
-            for rows in _in_cache(raw_CV):
-                logits = task.head.shape_(raw_CV[rows])
-                if task.temperature != 1.0:
-                    logits.div_(task.temperature)
-                logp_C[rows] = logits.gather(1, target_C[rows, None])[:, 0]
-                if entropy_N is not None:
-                    lse_C[rows], entropy_N[part][rows] = _entropy_(logits)
-                else:
-                    lse_C[rows] = _logsumexp_(logits)
+            found = softmax_(raw_CV, target_N[part], task.shape, task.entropy)
+            logp_N[part], lse_N[part] = found.chosen_C, found.lse_C
+            if entropy_N is not None and found.entropy_C is not None:
+                entropy_N[part] = found.entropy_C
+            room -= raw_CV.nbytes if found.whole else 0
+            if found.whole and room >= 0:
+                ctx.kept.append(raw_CV)
         logp_N -= lse_N
         ctx.save_for_backward(hidden, weight, bias, target_N, lse_N)
         ctx.task, ctx.dtypes = task, [None if x is None else x.dtype for x in (hidden_NH, weight_VH, bias_V)]
@@ -166,14 +119,7 @@ class _LinearLogp(torch.autograd.Function):
         grad_weight = grad_bias = None
         for part in _chunks(len(target_N), len(weight_VH) * weight_VH.itemsize, ctx.task.chunk):
             grad_CV = ctx.kept.popleft() if ctx.kept else F.linear(hidden_NH[part], weight_VH, bias_V)
-            target_C, lse_C, grad_C = target_N[part], lse_N[part], grads[0][part]
-            functions = _functions(grad_CV, ctx.task)
-            if functions is not None:
-                functions.softmax_backward_(grad_CV, target_C, lse_C, grad_C, ctx.task.factor)
-            for rows in _in_cache(grad_CV) if functions is None else ():
-                gradient = _logit_gradient_(grad_CV[rows], target_C[rows], lse_C[rows], grad_C[rows], ctx.task)
-                if gradient.dtype != grad_CV.dtype:  # else it is in place
-                    grad_CV[rows] = gradient
+            softmax_backward_(grad_CV, target_N[part], lse_N[part], grads[0][part], ctx.task.shape)
             if grad_hidden is not None:
                 grad_hidden[part] = grad_CV @ weight_VH
             if needs_weight:
@@ -203,22 +149,6 @@ def _add_product(total: Tensor | None, left: Tensor, right: Tensor, wide: torch.
     return found
 
 
-def _logit_gradient_(raw_CV: Tensor, target_C: Tensor, lse_C: Tensor, grad_C: Tensor, task: "_Task") -> Tensor:
-    """Gradient of the log-probabilities with respect to the raw output of the linear map, (C, V), in fp32 or wider: in
-    the memory of `raw_CV` where that is as wide."""
-    grad_CV = task.head.shape_(raw_CV)
-    slope_CV = None if task.head.softcap is None else 1 - (grad_CV / task.head.softcap).square_()
-    if task.temperature != 1.0:
-        grad_CV.div_(task.temperature)
-    grad_CV.sub_(lse_C[:, None]).exp_().mul_(-grad_C[:, None])
-    grad_CV.scatter_add_(1, target_C[:, None], grad_C[:, None].to(grad_CV.dtype))
-    if slope_CV is not None:
-        grad_CV.mul_(slope_CV)
-    if task.factor != 1.0:
-        grad_CV.mul_(task.factor)
-    return grad_CV
-
-
 @dataclass(frozen=True, slots=True)
 class _Task:
     """What is asked of the chunks, the type that autocast gives their products, which the backward must repeat, and
@@ -232,22 +162,16 @@ class _Task:
     graph: bool
 
     @property
-    def factor(self) -> float:
-        """What logits are multiplied with, where they have no cap."""
-        return self.head.scale / self.temperature
-
-
-def _functions(logits_CV: Tensor, task: _Task) -> Native | None:
-    """The compiled functions, if they compute the softmax of such logits."""
-    functions = native() if logits_CV.is_cpu and task.head.softcap is None else None
-    return functions if functions is not None and functions.computes(logits_CV, logits_CV) else None
+    def shape(self) -> LogitShape:
+        """What stands between the linear map and the softmax."""
+        return LogitShape(self.head.scale, self.head.softcap, self.temperature)
 
 
 def _generic_chunk(hidden_CH: Tensor, target_C: Tensor, task: _Task) -> tuple[Tensor, Tensor | None]:
     logits_CV = task.head(hidden_CH) / task.temperature
     lse_C = logits_CV.logsumexp(-1)
     logp_C = logits_CV.gather(1, target_C[:, None])[:, 0] - lse_C
-    return logp_C, _entropy_(logits_CV.detach().clone())[1] if task.entropy else None
+    return logp_C, entropy_(logits_CV.detach().clone())[1] if task.entropy else None
 
 
 def _generic(hidden_NH: Tensor, target_N: Tensor, task: _Task, width: int) -> tuple[Tensor, Tensor | None]:

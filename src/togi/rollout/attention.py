@@ -18,8 +18,7 @@ from torch.nn import functional as F
 from transformers import AttentionInterface
 
 from togi.core.errors import InputError
-from togi.kernels.attention import Options
-from togi.kernels.native import Decode, Norm, native
+from togi.kernels import New, Options, Rows, Stored, decode
 from togi.rollout.cache import KeyCache, round_up
 
 NAME = "togi_decode"
@@ -145,57 +144,13 @@ class DecodePass:
         whole = (places.to_rows(from_prompt) + from_own).reshape(self.rows, 1, key_heads * many, -1)
         return whole.to(heads.query.dtype)
 
-    def attend_natively(self, layer: int, new: "New", options: Options) -> Tensor:
+    def attend_natively(self, layer: int, new: New, options: Options) -> Tensor:
         """(R, 1, H D): the same, compiled; writes the new keys and values too. The layer is `blocked`."""
-        functions, stored = native(), self.cache.layers[layer]
-        assert functions is not None
-        dtype, (_, num_keys, _, size) = stored.own_key.dtype, stored.own_value.shape
-        query, key, value = (x.to(dtype).contiguous() for x in (new.query, new.key, new.value))
-        cosine, sine = (x.to(dtype).contiguous() for x in new.turn) if new.turn else (None, None)
-        norms = [None if norm is None else norm.weight_F.to(dtype) for norm in (new.query_norm, new.key_norm)]
-        shared = query.numel() // (self.rows * num_keys * size)
+        stored = self.cache.layers[layer]
         if self._lengths is None:
             self._lengths = torch.tensor(self.prompt_G)[self.places.group_R], torch.tensor(self.own_R)
-        prompt_R, own_R = self._lengths
-        scratch = torch.empty(torch.get_num_threads(), shared * (size + self.cache.prompt + self.cache.own))
-        out = torch.empty(self.rows, 1, num_keys * shared * size, dtype=dtype)
-        tensors = {
-            "query": query,
-            "key": key,
-            "value": value,
-            "out": out,
-            "prompt_key": stored.prompt_key,
-            "prompt_value": stored.prompt_value,
-            "own_key": stored.own_key,
-            "own_value": stored.own_value,
-            "order": self.places.order_R,
-            "group": self.places.group_R,
-            "prompt": prompt_R,
-            "own": own_R,
-            "scratch": scratch,
-            "cosine": cosine,
-            "sine": sine,
-            "query_norm": norms[0],
-            "key_norm": norms[1],
-        }
-        arguments = Decode(
-            **{name: None if tensor is None else tensor.data_ptr() for name, tensor in tensors.items()},
-            rows=self.rows,
-            heads=num_keys,
-            shared=shared,
-            size=size,
-            prompt_room=self.cache.prompt,
-            own_room=self.cache.own,
-            window=options.window or 0,
-            half=dtype == torch.bfloat16,
-            threads=len(scratch),
-            scale=options.scale,
-            softcap=options.softcap or 0.0,
-            epsilon=new.query_norm.epsilon if new.query_norm else 0.0,
-            shift=new.query_norm.shift if new.query_norm else 0.0,
-        )
-        functions.decode(arguments)
-        return out
+        keys = Stored(stored.prompt_key, stored.prompt_value, stored.own_key, stored.own_value)
+        return decode(new, keys, Rows(self.places.order_R, self.places.group_R, *self._lengths), options)
 
     def _write(self, buffer: Tensor, new: Tensor) -> None:
         if self._index is None:
@@ -261,21 +216,6 @@ class Heads:
     query: Tensor
     key: Tensor
     value: Tensor
-
-
-@dataclass(slots=True)
-class New:
-    """A new token's queries (R, ..., H D), keys and values (R, ..., K D), and what is still to be done with both.
-
-    First the norms of each head, then the turn by position: cosine and sine (R, ..., D).
-    """
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    turn: tuple[Tensor, Tensor] | None = None
-    query_norm: Norm | None = None
-    key_norm: Norm | None = None
 
 
 def _causal(query: Tensor, key: Tensor, value: Tensor, options: Options) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from togi.kernels.native import BLOCK, native
+from togi.kernels import BLOCK, supports_decode
 
 COLUMN_STEP = BLOCK
 """Own columns are read in multiples of this, so that products keep their shapes for several tokens."""
@@ -92,8 +92,7 @@ class KeyCache:
     def layer(self, index: int, key: Tensor, value: Tensor) -> LayerCache:
         """The buffers of layer `index`, made on first use for keys and values like these (.., K, tokens, D)."""
         if index not in self.layers:
-            functions = native() if key.device.type == "cpu" else None
-            blocked = functions is not None and functions.attends(key, value)
+            blocked = supports_decode(key, value)
             dtype, block = (key.dtype, (BLOCK,)) if blocked else (self.dtype, ())
             keys = key.new_empty((0, key.shape[1], 0, key.shape[3], *block), dtype=dtype)
             values = value.new_empty((0, value.shape[1], 0, value.shape[3]), dtype=dtype)

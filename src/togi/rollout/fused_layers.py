@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from togi.kernels.native import native
+from togi.kernels import New, gate, norm
 from togi.model.decoders import (
     ATTENTION,
     gelu_of,
@@ -20,19 +20,18 @@ from togi.model.decoders import (
     library_forward,
     norm_of,
     options_of,
-    turns_whole_heads,
+    rotates_whole_heads,
     use_forward,
     use_library,
 )
-from togi.rollout.attention import DecodePass, New
+from togi.rollout.attention import DecodePass
 
 
 def compute_natively(twin: nn.Module) -> None:
-    """Replaces the forwards of the known parts of a sampler's twin, where there are compiled functions."""
-    functions = native()
+    """Replaces the forwards of the known parts of a sampler's twin."""
     for module in list(twin.modules()):
         forward = _forward_of(module)
-        if forward is not None and functions is not None:
+        if forward is not None:
             use_forward(module, forward)
         else:
             use_library(module)
@@ -48,32 +47,27 @@ def _forward_of(module: Any) -> Callable[..., Any] | None:
 
 
 def _norm(module: Any, hidden_states: Tensor) -> Tensor:
-    functions, norm, dtype = native(), norm_of(module), hidden_states.dtype
-    if functions is None or norm is None or not functions.norms(hidden_states, norm, dtype):
-        return library_forward(module, hidden_states)
-    return functions.norm(hidden_states, norm, dtype)[1]
+    known = norm_of(module)
+    assert known is not None
+    return norm(hidden_states, known)
 
 
 def _gated(module: Any, x: Tensor) -> Tensor:
-    functions = native()
-    gate, up = module.gate_proj(x), module.up_proj(x)
-    if functions is None or not functions.computes(gate, up):
-        return module.down_proj(module.act_fn(gate) * up)
-    return module.down_proj(functions.gate(gate, up, bool(gelu_of(module))))
+    return module.down_proj(gate(module.gate_proj(x), module.up_proj(x), bool(gelu_of(module))))
 
 
 def _attention(
     module: Any, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], **settings: Any
 ) -> tuple[Tensor, None]:
     run = settings.get("togi_pass")
-    whole = turns_whole_heads(module, position_embeddings[0], len(hidden_states))
+    whole = rotates_whole_heads(module, position_embeddings[0], len(hidden_states))
     if not isinstance(run, DecodePass) or not run.cache.layers[module.layer_idx].blocked or not whole:
         return library_forward(module, hidden_states, position_embeddings, **settings)
     new = New(
         query=module.q_proj(hidden_states),
         key=module.k_proj(hidden_states),
         value=module.v_proj(hidden_states),
-        turn=position_embeddings,
+        angles=position_embeddings,
         query_norm=norm_of(module.q_norm) if hasattr(module, "q_norm") else None,
         key_norm=norm_of(module.k_norm) if hasattr(module, "k_norm") else None,
     )

@@ -1,6 +1,6 @@
 """Which arithmetic a worker computes with: chosen once a machine and kept in the store, so that bits stay the same."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -8,12 +8,12 @@ from typing import TypeVar
 
 import torch
 
+from togi import kernels
 from togi.core.errors import InputError
 from togi.core.files import read_cache, write_json
 from togi.core.ranks import Ranks
 from togi.core.seeds import digest
 from togi.core.sources import ModelSource
-from togi.kernels.native import native
 from togi.model.numerics import Numerics, apply_numerics, choose_numerics, processor
 from togi.objectives.base import Output
 from togi.stages.context import Context, hold_numerics
@@ -56,11 +56,19 @@ def arithmetic(context: Context) -> Numerics:
     found, fresh = _chosen(context.cache, context.compute, context.ranks), _chosen.cache_info().hits == 0
     if fresh:
         context.log(found.describe())
+        if device().type == "cpu":
+            context.log(_described(kernels.report()))
     noted = {name: getattr(found, name) for name in ("device", "fp32_mode", "compute_dtype")}
-    functions = native() if device().type == "cpu" else None
-    noted["compiled"] = "nothing" if functions is None else functions.name
+    noted["compiled"] = kernels.identity() if device().type == "cpu" else "nothing"
     context.ranks.on_first_rank(lambda: hold_numerics(context.folder, {**noted, "torch_threads": found.threads}))
     return found
+
+
+def _described(report: Mapping[str, str]) -> str:
+    """One line on what computes each part of a decoder."""
+    by_torch = [f"{part} by {how}" for part, how in report.items() if how != "compiled"]
+    compiled = [part for part, how in report.items() if how == "compiled"]
+    return f"compiled kernels: {', '.join(compiled) or 'none'}" + "".join(f"; {each}" for each in by_torch)
 
 
 def in_machine_type(forward: Callable[[Inputs], Output], context: Context) -> Callable[[Inputs], Output]:

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from togi.core.errors import InputError
 from togi.core.records import Provenance
 from togi.core.settings import ModelRef
-from togi.kernels.native import native
+from togi.kernels import dispatch
 from togi.model.forest import plant
 from togi.model.load import load
 from togi.model.policy import Policy
@@ -61,9 +61,9 @@ def context(folder: Path, base: Path) -> Context:
 def compiled(request, monkeypatch) -> Iterator[None]:
     if not request.param:
         monkeypatch.setenv("TOGI_NATIVE", "0")
-    native.cache_clear()
+    dispatch.kernels.cache_clear()
     yield
-    native.cache_clear()
+    dispatch.kernels.cache_clear()
 
 
 def allowed() -> Iterator[dict]:

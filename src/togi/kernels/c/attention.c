@@ -31,6 +31,8 @@ typedef struct {
     float scale;
 } Forest;
 
+SIZE_OF(attend, Forest)
+
 /* --- products ---------------------------------------------------------------------------------------------------- */
 
 #define TALL 8 /* rows of a product that are summed at once, two vectors of columns wide */

@@ -23,6 +23,8 @@ typedef struct {
     float epsilon, shift;  /* of the norms */
 } Decode;
 
+SIZE_OF(decode, Decode)
+
 /* scores[q][j] = queries[q] . key j, for the keys of `blocks` blocks */
 INLINE void score(const float *queries, const void *keys, int64_t blocks, float *scores, int64_t room, int64_t D,
                   const int half, const int Q) {

@@ -1,4 +1,4 @@
-/* Norms, gates and rotary turns, forward and backward; each number is read once and written once.
+/* Norms, gates and rotary positions, forward and backward; each number is read once and written once.
 
    R rows, F width, T positions, H heads, D head size. */
 
@@ -6,7 +6,7 @@
 
 /* Of a weight's gradient the share of CHUNK rows is summed by one thread: any number of threads sums alike. */
 
-/* The types of a norm: that of its input (and of what passes by), of its weight, of its output (and of what is added).
+/* The types of a norm: that of its input, of its weight, of its output.
    The numbers are those of native.py. */
 #define BY_TYPES(types, function, ...)                                                                                 \
     switch (types) {                                                                                                   \
@@ -19,24 +19,22 @@
 /* --- norms ------------------------------------------------------------------------------------------------------- */
 
 typedef struct {
-    const void *x, *more, *weight;      /* (R, F), (R, F), (F); null: nothing is added */
-    void *sum, *y;                      /* (R, F): x + more, and sum / rms(sum) * (shift + weight) */
-    const void *grad_y, *grad_sum;      /* (R, F); null: the sum has no other reader */
-    void *grad_x, *grad_more;           /* (R, F): the same numbers in two types; null: not wanted */
-    float *grad_weight, *partial;       /* (F) and (R / 32, F), or null */
+    const void *x, *weight;       /* (R, F), (F) */
+    void *y;                      /* (R, F): x / rms(x) * (shift + weight) */
+    const void *grad_y;           /* (R, F) */
+    void *grad_x;                 /* (R, F) */
+    float *grad_weight, *partial; /* (F) and (R / 32, F), or null */
     int64_t rows, width, types;
     float epsilon, shift;
 } Norm;
 
+SIZE_OF(norm, Norm)
+
 INLINE void norm(const Norm *a, int64_t row, const int X, const int W, const int Y) {
     const int64_t F = a->width;
-    const void *x = moved(a->x, row * F, X), *more = a->more ? moved(a->more, row * F, Y) : 0;
-    void *y = (void *)moved(a->y, row * F, Y), *sum = (void *)moved(a->sum, row * F, X);
+    const void *x = moved(a->x, row * F, X);
+    void *y = (void *)moved(a->y, row * F, Y);
     vector squares = {0};
-    if (more) {
-        for (int64_t i = 0; i < F; i += LANES) put(sum, i, F, get(x, i, F, X) + get(more, i, F, Y), X);
-        x = sum;
-    }
     for (int64_t i = 0; i < F; i += LANES) {
         vector wide = get(x, i, F, X);
         squares += wide * wide;
@@ -54,9 +52,7 @@ void togi_norm(const Norm *a) {
 INLINE void norm_backward(const Norm *a, int64_t row, float *grad_weight, const int X, const int W, const int Y) {
     const int64_t F = a->width;
     const void *x = moved(a->x, row * F, X), *grad = moved(a->grad_y, row * F, Y);
-    const void *passed = a->grad_sum ? moved(a->grad_sum, row * F, X) : 0;
     void *grad_x = (void *)moved(a->grad_x, row * F, X);
-    void *grad_more = a->grad_more ? (void *)moved(a->grad_more, row * F, Y) : 0;
     vector squares = {0}, dots = {0};
     for (int64_t i = 0; i < F; i += LANES) {
         vector wide = get(x, i, F, X);
@@ -67,9 +63,7 @@ INLINE void norm_backward(const Norm *a, int64_t row, float *grad_weight, const 
     for (int64_t i = 0; i < F; i += LANES) {
         vector wide = get(x, i, F, X), coming = get(grad, i, F, Y);
         vector found = scale * (coming * (a->shift + get(a->weight, i, F, W)) - wide * mean);
-        if (passed) found += get(passed, i, F, X);
         put(grad_x, i, F, found, X);
-        if (grad_more) put(grad_more, i, F, found, Y);
         if (grad_weight) put(grad_weight, i, F, get(grad_weight, i, F, 0) + coming * wide * scale, 0);
     }
 }
@@ -102,6 +96,8 @@ typedef struct {
     void *grad_x, *grad_up;          /* (R, F) */
     int64_t rows, width, gelu, half; /* half: all numbers are bfloat16, not float */
 } Gate;
+
+SIZE_OF(gate, Gate)
 
 typedef struct {
     vector share, other; /* 1 / (1 + exp(-z)) and 1 / (1 + exp(z)) */
@@ -158,16 +154,18 @@ void togi_gate(const Gate *a) {
     }
 }
 
-/* --- rotary turns ------------------------------------------------------------------------------------------------ */
+/* --- rotary positions -------------------------------------------------------------------------------------------- */
 
 typedef struct {
     const void *x, *cosine, *sine;   /* heads (T, H, D), backward (H, T, D); angles (T, D) */
-    void *y;                         /* turned (H, T, D); backward (T, H, D), turned by the transposed map */
+    void *y;                         /* rotated (H, T, D); backward (T, H, D), rotated by the transposed map */
     int64_t positions, heads, size;
     int64_t back, half, angle_half;
-} Turn;
+} Rotation;
 
-INLINE void turn(const Turn *a, int64_t t, const int back, const int half, const int angle) {
+SIZE_OF(rotate, Rotation)
+
+INLINE void rotate(const Rotation *a, int64_t t, const int back, const int half, const int angle) {
     const int64_t T = a->positions, H = a->heads, D = a->size, M = D / 2;
     const void *cosine = moved(a->cosine, t * D, angle), *sine = moved(a->sine, t * D, angle);
     const void *high_cosine = moved(cosine, M, angle), *high_angle = moved(sine, M, angle);
@@ -186,17 +184,17 @@ INLINE void turn(const Turn *a, int64_t t, const int back, const int half, const
     }
 }
 
-INLINE void turn_of(const Turn *a, int64_t t, const int half, const int angle) {
-    if (a->back) turn(a, t, 1, half, angle);
-    else turn(a, t, 0, half, angle);
+INLINE void rotate_of(const Rotation *a, int64_t t, const int half, const int angle) {
+    if (a->back) rotate(a, t, 1, half, angle);
+    else rotate(a, t, 0, half, angle);
 }
 
-void togi_turn(const Turn *a) {
+void togi_rotate(const Rotation *a) {
 #pragma omp parallel for schedule(static) if (a->positions * a->heads * a->size >= PARALLEL)
     for (int64_t t = 0; t < a->positions; t++) {
-        if (a->half && a->angle_half) turn_of(a, t, 1, 1);
-        else if (a->half) turn_of(a, t, 1, 0);
-        else if (a->angle_half) turn_of(a, t, 0, 1);
-        else turn_of(a, t, 0, 0);
+        if (a->half && a->angle_half) rotate_of(a, t, 1, 1);
+        else if (a->half) rotate_of(a, t, 1, 0);
+        else if (a->angle_half) rotate_of(a, t, 0, 1);
+        else rotate_of(a, t, 0, 0);
     }
 }

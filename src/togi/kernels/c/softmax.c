@@ -14,6 +14,8 @@ typedef struct {
     float factor;
 } Logits;
 
+SIZE_OF(softmax, Logits)
+
 /* Adds exponentials to a sum, and what they weigh to another; a share of nothing weighs nothing. */
 INLINE void weigh(vector here, vector *sum, vector *weight, const int entropy) {
     const vector share = exps(here), least = all(-150.0f);

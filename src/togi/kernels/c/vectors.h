@@ -15,6 +15,10 @@
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
+/* Python states these structures too: their sizes are compared when the library is loaded. */
+#define SIZE_OF(part, type) \
+    int64_t togi_size_##part(void) { return sizeof(type); }
+
 #define PARALLEL (1 << 15) /* numbers that repay waking the other threads */
 
 #ifdef __AVX512F__

@@ -1,0 +1,84 @@
+"""The gain of each compiled part of togi: the time of a whole step without it over that of a step with all parts.
+
+Updates of a GRPO group and of texts, two decoder layers alone, and sampling, in fp32 and in bf16. What a part gives of
+the layers alone is the most that it can give of a whole step. With one thread (the default) the processor's seconds are
+counted, which depend less on what else the machine does; with more, those of the clock. A part that gives less than 5 %
+of a step everywhere is not worth its code.
+"""
+
+import argparse
+import statistics
+from typing import Any
+
+from harness import Outcome, Side, failures, measure, parser, prepare, show, summary, write
+
+UPDATE_PARTS = ("norm", "gate", "rotate", "softmax", "attend")
+LAYER_PARTS = ("norm", "gate", "rotate", "attend")
+SAMPLING_PARTS = ("norm", "gate", "decode")
+WORKS: dict[str, dict[str, Any]] = {
+    "layers": {"groups": 1, "samples": 8, "prompt": 256, "answer": 64, "tokens": 1024},
+    "group": {"groups": 1, "samples": 8, "prompt": 256, "answer": 64, "tokens": 1024},
+    "texts": {"texts": 4, "shortest": 50, "longest": 300, "unscored": 0.3, "tokens": 1500},
+    "sampling": {"groups": 2, "samples": 8, "prompt": 64, "shortest": 16, "longest": 24},
+}
+TINY: dict[str, dict[str, Any]] = {
+    "layers": {"groups": 1, "samples": 2, "prompt": 24, "answer": 8, "tokens": 64},
+    "group": {"groups": 1, "samples": 2, "prompt": 24, "answer": 8, "tokens": 64},
+    "texts": {"texts": 2, "shortest": 5, "longest": 20, "unscored": 0.3, "tokens": 64},
+    "sampling": {"groups": 1, "samples": 2, "prompt": 20, "shortest": 4, "longest": 8},
+}
+WORTH = 1.05
+
+
+def parts_of(work: str, precision: str) -> list[str]:
+    """The parts that such a step runs through."""
+    if work != "sampling":
+        return list(LAYER_PARTS if work == "layers" else UPDATE_PARTS)
+    return [*SAMPLING_PARTS, *(["linear"] if precision == "bf16" else [])]  # products in bfloat16 alone
+
+
+def worth(outcome: Outcome, part: str) -> list[float]:
+    """Of each repeat the time without the part over the time with it."""
+    return [row["pairs"][part][1] / row["pairs"][part][0] for row in outcome.rows]
+
+
+def report(case: str, outcome: Outcome, parts: list[str]) -> dict[str, Any]:
+    """Prints a table; returns the ratios."""
+    found, rows = {}, []
+    for part in parts if outcome.rows else ():
+        ratios = worth(outcome, part)
+        whole = statistics.median(row["pairs"][part][0] for row in outcome.rows)
+        median = statistics.median(ratios)
+        found[part] = {"seconds": whole, "without_over_with": median, "ratios": ratios}
+        share = f"{median:.3f} ({min(ratios):.3f}-{max(ratios):.3f})"
+        rows.append([part, f"{whole:.2f}", share, "yes" if median >= WORTH else "no"])
+    show(case, ["part", "seconds with all", "without / with", f"worth {WORTH - 1:.0%}"], rows)
+    failures([outcome])
+    return found
+
+
+def main() -> None:
+    """Command line."""
+    arguments = parser(__doc__.splitlines()[0])
+    arguments.set_defaults(threads=1)
+    arguments.add_argument("--work", nargs="+", default=list(WORKS), choices=tuple(WORKS))
+    arguments.add_argument("--precision", nargs="+", default=["fp32", "bf16"], choices=("fp32", "bf16"))
+    arguments.add_argument("--parts", nargs="+", metavar="PART", help="measure these alone")
+    options: argparse.Namespace = arguments.parse_args()
+    shared = prepare(options)
+    cases: dict[str, Any] = {}
+    for precision in options.precision:
+        for work in options.work:
+            parts = [part for part in parts_of(work, precision) if not options.parts or part in options.parts]
+            shape = {**(TINY if options.tiny else WORKS)[work], "work": work, "parts": parts, "lr": 1e-6}
+            config = {**shared, **shape, "precision": precision}
+            case = f"{work}-{precision}"
+            (outcome,) = measure(
+                f"kernels_ablation-{case}", [Side(name="togi", script="togi_ablation.py")], config, options
+            )
+            cases[case] = {"work": shape, "sides": summary([outcome]), "parts": report(case, outcome, parts)}
+            write("kernels_ablation", options, cases)  # each time: a run that is ended early loses one work alone
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""Compiled functions against torch in float64 on a few numbers, when the library is loaded; some milliseconds.
+
+They catch a compiler or processor that computes something else, and arguments that Python and C state differently. The
+tests hold the same functions much more closely.
+"""
+
+import ctypes
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from togi.kernels.native import ARGUMENTS, BLOCK, Decode, Forest, Native
+
+TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
+"""The largest difference from float64, over the largest number: well above rounding, well below a mistake."""
+
+Found = Sequence[tuple[Tensor, Tensor]]
+"""What a compiled function gave, and the same in float64."""
+
+
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """Why a part is not compiled here; `wrong`: it should have been right."""
+
+    text: str
+    wrong: bool = True
+
+
+def complaint(native: Native, part: str) -> Complaint | None:
+    """What speaks against the compiled functions of that part; None if nothing does."""
+    if part in ARGUMENTS:
+        ours, theirs = ctypes.sizeof(ARGUMENTS[part]), native.size_of(part)
+        if ours != theirs:
+            return Complaint(f"its arguments have {theirs} bytes in the library and {ours} here")
+    if part == "linear" and not native.products:
+        return Complaint("this processor has no AMX", wrong=False)
+    for dtype in _types(native, part):
+        for number, (found, exact) in enumerate(CHECKS[part](native, dtype)):
+            error = float((found.double() - exact).abs().max() / exact.abs().max())
+            if not error <= TOLERANCES[dtype]:  # also where it is no number
+                return Complaint(f"output {number} in {dtype} is off by {error:.1e} of the largest number")
+    return None
+
+
+def _types(native: Native, part: str) -> list[torch.dtype]:
+    if part == "linear":
+        return [torch.bfloat16]
+    return list(TOLERANCES) if part != "attend" or native.products else [torch.float32]
+
+
+def _numbers(dtype: torch.dtype, *shapes: tuple[int, ...]) -> list[Tensor]:
+    """Normal numbers, the same each time."""
+    generator = torch.Generator().manual_seed(len(shapes))
+    return [torch.randn(*shape, generator=generator).to(dtype) for shape in shapes]
+
+
+def _norm(native: Native, dtype: torch.dtype) -> Found:
+    x, weight, grad = _numbers(dtype, (3, 40), (40,), (3, 40))
+    wide, coming, factor = x.double(), grad.double(), 1 + weight.double()
+    scale = (wide.square().mean(-1, keepdim=True) + 1e-3).rsqrt()
+    normalised, passed = wide * scale, coming * factor
+    grad_x = scale * (passed - normalised * (passed * normalised).mean(-1, keepdim=True))
+    found_x, found_weight = native.norm_backward(x, weight, 1e-3, 1.0, grad, True)
+    assert found_weight is not None
+    pairs = [(found_x, grad_x), (found_weight, (coming * normalised).sum(0))]
+    return [*pairs, (native.norm(x, weight, 1e-3, 1.0, dtype), normalised * factor)]
+
+
+def _gate(native: Native, dtype: torch.dtype) -> Found:
+    """f(x) is x sigmoid(z): SiLU for z = x, GELU by tanh for z = 2 sqrt(2 / pi) (x + 0.044715 x^3)."""
+    x, up, grad = _numbers(dtype, (3, 40), (3, 40), (3, 40))
+    wide, coming, pairs = x.double(), grad.double(), []
+    root = (8 / torch.pi) ** 0.5
+    for gelu in (False, True):
+        z = root * (wide + 0.044715 * wide**3) if gelu else wide
+        slope = root * (1 + 3 * 0.044715 * wide**2) if gelu else 1.0
+        share = z.sigmoid()
+        f, product = wide * share, wide * share * up.double()
+        grad_x = coming * up.double() * (share + f * (1 - share) * slope)
+        found_x, found_up, again = native.gate_backward(x, up, grad, gelu, True)
+        assert again is not None
+        pairs += [(native.gate(x, up, gelu), product), (again, product), (found_x, grad_x), (found_up, coming * f)]
+    return pairs
+
+
+def _rotate(native: Native, dtype: torch.dtype) -> Found:
+    """The halves of the angles differ, which no model's do."""
+    x, cosine, sine, grad = _numbers(dtype, (3, 2, 40), (3, 40), (3, 40), (2, 3, 40))
+    (low, high), (below, above) = x.double().transpose(0, 1).chunk(2, -1), (grad.double() * sine.double()).chunk(2, -1)
+    rotated = x.double().transpose(0, 1) * cosine.double() + torch.cat((-high, low), -1) * sine.double()
+    back = grad.double() * cosine.double() + torch.cat((above, -below), -1)
+    angles = cosine, sine
+    return [(native.rotate(x, angles), rotated), (native.rotate(grad, angles, back=True), back.transpose(0, 1))]
+
+
+def _softmax(native: Native, dtype: torch.dtype) -> Found:
+    logits, grad = _numbers(dtype, (3, 50), (3,))
+    target, grad, rows = torch.tensor([4, 0, 49]), grad.float(), torch.arange(3)
+    logp = torch.log_softmax(logits.double() * 0.7, -1)
+    grad_logits = -logp.exp() * grad.double()[:, None]
+    grad_logits[rows, target] += grad.double()
+    chosen, lse, entropy = native.softmax(logits, target, 0.7, entropy=True)
+    native.softmax_backward_(logits, target, lse, grad, 0.7)
+    assert entropy is not None
+    pairs = [(logits, 0.7 * grad_logits), (chosen - lse, logp[rows, target])]
+    return [*pairs, (entropy, -(logp.exp() * logp).sum(-1))]
+
+
+def _attend(native: Native, dtype: torch.dtype) -> Found:
+    """A trunk of 5 rows with branches of 4 and 3; 2 query heads and 1 key head."""
+    rows, size, scale = 12, 32, 0.2
+    query, key, value, grad = _numbers(dtype, (2, rows, size), (1, rows, size), (rows, 1, size), (rows, 2, size))
+    tensors = {"query": query, "key": key, "value": value, "grad": grad}
+    made = {"out": torch.empty_like(grad), **{f"grad_{name}": torch.empty_like(tensors[name]) for name in _HEADS}}
+    blocks = [(0, 5, 0, 5, 0, 0, 0), (5, 9, 5, 9, 0, 0, 0), (9, 12, 9, 12, 0, 0, 0), (5, 12, 0, 5, 1, 0, 1)]
+    layout = {
+        **{"lse": torch.empty(2, rows), "blocks": torch.tensor(blocks), "trees": torch.tensor([0, 4])},
+        **{"starts": torch.tensor([0, rows]), "scratch": torch.empty(2**20, dtype=torch.uint8)},
+        **{name: torch.empty(2, rows, size) for name in ("partial_key", "partial_value")},
+    }
+    arguments = Forest(
+        **{name: tensor.data_ptr() for name, tensor in {**tensors, **made, **layout}.items()},
+        **{"room": 2**20, "rows": rows, "heads": 2, "shared": 2, "size": size, "num_trees": 1, "threads": 1},
+        half=dtype == torch.bfloat16,
+        scale=scale,
+    )
+    native.attend(arguments)
+    native.attend_backward(arguments)
+    return list(zip(made.values(), _plain_attention(tensors, scale), strict=True))
+
+
+_HEADS = ("query", "key", "value")
+
+
+def _plain_attention(tensors: dict[str, Tensor], scale: float) -> list[Tensor]:
+    """Output and gradients of `_attend` in float64."""
+    q, k, v, g = (tensors[name].double() for name in (*_HEADS, "grad"))
+    v, g = v.transpose(0, 1), g.transpose(0, 1)
+    branch, order = torch.tensor([0] * 5 + [1] * 4 + [2] * 3), torch.arange(12)
+    seen = ((branch == 0) | (branch == branch[:, None])) & (order <= order[:, None])
+    share = (q @ k.transpose(1, 2) * scale).masked_fill(~seen, -torch.inf).softmax(-1)
+    passed = g @ v.transpose(1, 2)
+    scores = share * (passed - (passed * share).sum(-1, keepdim=True)) * scale
+    keys, values = ((x.transpose(1, 2) @ y).sum(0, keepdim=True) for x, y in ((scores, q), (share, g)))
+    return [(share @ v).transpose(0, 1), scores @ k, keys, values.transpose(0, 1)]
+
+
+def _decode(native: Native, dtype: torch.dtype) -> Found:
+    """Two rows after one prompt of 3 tokens, with 1 and 2 tokens of their own; 2 query heads and 1 key head."""
+    size, own = 32, [1, 2]
+    query, key, value = _numbers(dtype, (2, 1, 2, size), (2, 1, size), (2, 1, size))
+    keys, values = _numbers(dtype, (3, BLOCK, size), (3, BLOCK, size))  # of the prompt, then of each row
+    blocked = keys.transpose(1, 2)[:, None, None].contiguous()  # (., K, 1, D, 16)
+    stored = values[:, None].contiguous()
+    out = torch.empty_like(query)
+    tensors = {
+        **{"query": query, "key": key, "value": value, "out": out},
+        **{"prompt_key": blocked[:1], "prompt_value": stored[:1], "own_key": blocked[1:], "own_value": stored[1:]},
+        **{"order": torch.tensor([0, 1]), "group": torch.tensor([0, 0]), "prompt": torch.tensor([3, 3])},
+        **{"own": torch.tensor(own), "scratch": torch.empty(2 * (size + 2 * BLOCK))},
+    }
+    expected = []
+    for row, count in enumerate(own):
+        seen = [torch.cat((x[0, :3], x[1 + row, :count], new[row])) for x, new in ((keys, key), (values, value))]
+        scores = query[row, 0].double() @ seen[0].double().T * 0.2
+        expected.append(scores.softmax(-1) @ seen[1].double())
+    arguments = Decode(
+        **{name: tensor.data_ptr() for name, tensor in tensors.items()},
+        **{"rows": 2, "heads": 1, "shared": 2, "size": size, "prompt_room": BLOCK, "own_room": BLOCK},
+        half=dtype == torch.bfloat16,
+        threads=1,
+        scale=0.2,
+    )
+    native.decode(arguments)
+    return [(out[:, 0], torch.stack(expected))]
+
+
+def _linear(native: Native, dtype: torch.dtype) -> Found:
+    x, weight, bias = _numbers(dtype, (3, 64), (40, 64), (40,))
+    found = native.linear(x, native.pack(weight), bias, 40)
+    return [(found, x.double() @ weight.double().T + bias.double())]
+
+
+CHECKS: dict[str, Callable[[Native, torch.dtype], Found]] = {
+    "norm": _norm,
+    "gate": _gate,
+    "rotate": _rotate,
+    "softmax": _softmax,
+    "attend": _attend,
+    "decode": _decode,
+    "linear": _linear,
+}
+"""The parts, and what each is tried on."""

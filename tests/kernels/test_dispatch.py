@@ -1,0 +1,147 @@
+"""What is compiled is tried when it is loaded: a part that computes wrongly is left to torch, and that is said."""
+
+import logging
+import shutil
+import time
+
+import pytest
+import torch
+
+from togi import kernels
+from togi.kernels import dispatch
+from togi.kernels.build import Build
+from togi.kernels.native import Native
+
+pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+
+
+class Altered:
+    """The compiled library with other functions in place of some."""
+
+    def __init__(self, library, **others):
+        self._library, self._others = library, others
+
+    def __getattr__(self, name):
+        return self._others.get(name) or getattr(self._library, name)
+
+
+def loaded(**others) -> dispatch.Kernels:
+    """The compiled functions with others in place of some, tried as when they are loaded."""
+    real = dispatch.kernels().native
+    assert real is not None
+    return dispatch.Kernels.of(Native(Build("fake", Altered(real._library, **others))))
+
+
+def altering(name: str, change):
+    """The function of that name, called with altered arguments."""
+    real = getattr(dispatch.kernels().native._library, name)
+
+    def altered(arguments):
+        change(arguments)
+        real(arguments)
+
+    return {name: altered}
+
+
+def other_scale(arguments) -> None:
+    arguments.scale *= 1.1
+
+
+def other_epsilon(arguments) -> None:
+    arguments.epsilon += 1.0
+
+
+def other_gate(arguments) -> None:
+    arguments.gelu = 1 - arguments.gelu
+
+
+def other_way(arguments) -> None:
+    arguments.cosine, arguments.sine = arguments.sine, arguments.cosine
+
+
+def other_factor(arguments) -> None:
+    arguments.factor *= 1.1
+
+
+WRONG = [
+    ("norm", "togi_norm", other_epsilon),
+    ("norm", "togi_norm_backward", other_epsilon),
+    ("gate", "togi_gate", other_gate),
+    ("rotate", "togi_rotate", other_way),
+    ("softmax", "togi_softmax", other_factor),
+    ("attend", "togi_attend", other_scale),
+    ("attend", "togi_attend_backward", other_scale),
+    ("decode", "togi_decode", other_scale),
+]
+
+
+def test_all_that_this_processor_knows_is_compiled():
+    found = loaded()
+    assert set(found.off) <= ({"linear"} if not found.native.products else set())
+
+
+@pytest.mark.parametrize(("part", "name", "change"), WRONG)
+def test_a_part_that_computes_wrongly_is_left_to_torch_and_that_is_said(part, name, change, caplog):
+    with caplog.at_level(logging.WARNING):
+        found = loaded(**altering(name, change))
+    assert set(found.off) - {"linear"} == {part}
+    assert f"kernel {part}: output" in caplog.text and "torch computes it" in caplog.text
+
+
+def test_numbers_that_are_none_are_wrong_too():
+    def spoilt(arguments) -> None:
+        arguments.epsilon = float("nan")
+
+    assert "norm" in loaded(**altering("togi_norm", spoilt)).off
+
+
+@pytest.mark.parametrize("part", ["norm", "gate", "rotate", "softmax", "attend", "decode"])
+def test_arguments_of_another_size_are_never_used(part, caplog):
+    def never(*given):
+        raise AssertionError("called with arguments that it reads otherwise")
+
+    others = {name: never for each, name, _ in WRONG if each == part}
+    found = loaded(**{f"togi_size_{part}": lambda: 8, **others})
+    assert "its arguments have 8 bytes in the library" in found.off[part]
+    assert "torch computes it" in caplog.text
+
+
+def test_trying_is_cheap():
+    """Beside the arithmetic of the same process: two multiplications of 1,024 x 1,024 numbers."""
+    loaded()
+    start = time.process_time()
+    loaded()
+    middle = time.process_time()
+    x = torch.randn(1024, 1024)
+    for _ in range(2):
+        x @ x
+    assert middle - start < time.process_time() - middle
+
+
+def test_the_report_names_every_part_and_why_torch_computes_it():
+    with kernels.without("gate"):
+        assert kernels.report()["gate"] == "torch (switched off)"
+        assert kernels.report()["norm"] == "compiled"
+        assert kernels.identity().endswith("-gate")
+    assert kernels.report().keys() == set(kernels.PARTS)
+    with kernels.without():
+        assert not any(how == "compiled" for how in kernels.report().values())
+
+
+def test_without_compiled_functions_the_same_comes_out():
+    """Every function of the face, up to rounding."""
+    generator = torch.Generator().manual_seed(1)
+    x, up, weight = (torch.randn(5, 64, generator=generator) for _ in range(3))
+    norm = kernels.Norm(torch.rand(64, generator=generator), 1e-5, 0.0)
+    target = torch.arange(5)
+
+    def results() -> list[torch.Tensor]:
+        soft = kernels.softmax_(x.clone(), target, kernels.LogitShape(0.5), entropy=True)
+        packed = kernels.linear(x, kernels.pack(weight, 5), None)
+        heads = kernels.rotate(x.view(5, 2, 32), (up[:, :32], up[:, 32:]))
+        return [heads, kernels.norm(x, norm), kernels.gate(x, up), kernels.gate(x, up, True), packed, *soft[:3]]
+
+    compiled = results()
+    with kernels.without():
+        for ours, plain in zip(compiled, results(), strict=True):
+            torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-6)
