@@ -5,18 +5,23 @@ import click
 from togi.cli.common import json_option, print_json
 from togi.core.errors import InputError
 from togi.core.terminal import say
+from togi.recipe.samples import forget, stored
 from togi.recipe.sweep import size, survey, sweep, take_away
 
 
 @click.command()
 @click.option("--yes", is_flag=True, help="Remove what is shown.")
+@click.option("--samples", is_flag=True, help="Only the samples of finished trainings, which nothing was made from.")
 @json_option
-def command(yes: bool, as_json: bool) -> None:
+def command(yes: bool, samples: bool, as_json: bool) -> None:
     """Remove stored work that no recipe refers to.
 
     Shows it and its size; removes it only with --yes. A recipe refers to the stages of its last run. What a run works
     on meanwhile is left alone.
     """
+    if samples:
+        _samples(yes, as_json)
+        return
     if yes:
         sweep()
     found = survey()
@@ -39,3 +44,18 @@ def command(yes: bool, as_json: bool) -> None:
     if stuck:
         names = ", ".join(str(path) for path in stuck)
         raise InputError(f"these could not be removed whole: {names}; see who owns the files in them, and try again")
+
+
+def _samples(yes: bool, as_json: bool) -> None:
+    """Shows the stored samples of finished stages, or forgets those that may go; models and metrics stay."""
+    found = stored()
+    kept = forget(found) if yes else [entry for entry in found if entry.kept]
+    if as_json:
+        rows = [{"folder": str(e.folder), "bytes": e.bytes, "kept": e.kept} for e in found]
+        print_json({"removed": yes, "samples": rows})
+        return
+    for entry in found:
+        say(f"{entry.bytes / 1e6:10.1f} MB  {entry.folder.name}" + (f"  (kept: {entry.kept})" if entry.kept else ""))
+    total = sum(entry.bytes for entry in found) - sum(entry.bytes for entry in kept)
+    how = "" if yes or not total else "; remove them with --yes"
+    say(f"samples of {len(found) - len(kept)} stages, {total / 1e6:.1f} MB" + how)

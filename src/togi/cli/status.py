@@ -9,6 +9,7 @@ from togi.core.errors import InputError
 from togi.core.files import read_lines
 from togi.core.tables import say_table
 from togi.core.terminal import say
+from togi.recipe.samples import bytes_of
 from togi.recipe.state import STATE, read_state
 from togi.recipe.store import run_folder
 from togi.recipe.sweep import older_note
@@ -43,8 +44,10 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
 def _took(seconds: float | None, folder: Path) -> str:
     """The seconds that a stage took, or how far it came."""
+    size = bytes_of(folder)
+    kept = f", {size / 1e6:.1f} MB of samples" if size else ""
     if seconds is not None:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.1f} s{kept}"
     steps = len(read_lines(folder / "metrics.jsonl"))
     units = len(read_lines(folder / "journal.jsonl"))
-    return f"{steps} steps" if steps else f"{units} units" if units else ""
+    return f"{steps} steps{kept}" if steps else f"{units} units" if units else ""

@@ -125,9 +125,28 @@ def made_from(folder: Path) -> dict[str, str] | None:
 
 
 def output_digest(folder: Path, name: str = MAIN) -> str:
-    """A digest of a named output of a finished stage."""
-    files = manifest(folder)["files"]
-    return digest({path: found for path, found in files.items() if is_part_of(path, name)})
+    """A digest of a named output of a finished stage. Raises InputError for one that was forgotten."""
+    files = {path: found for path, found in manifest(folder)["files"].items() if is_part_of(path, name)}
+    if not files and name != MAIN:
+        raise InputError(
+            f"{folder}: the output {name!r} is gone: `togi clean --samples` forgets stored samples that nothing reads. "
+            "Do the stage again with `togi run RECIPE --redo STAGE`"
+        )
+    return digest(files)
+
+
+def forget_output(folder: Path, name: str) -> None:
+    """Takes a named output out of a finished stage, whose lock is held, for good; the others stay as they are.
+
+    A kill in its middle leaves files that the manifest does not name; the next call removes them.
+    """
+    found = manifest(folder)
+    files = {path: known for path, known in found["files"].items() if not is_part_of(path, name)}
+    write_sealed(folder / DONE, {**found, "files": files})
+    crash_point("forgotten", folder)
+    for path in sorted((folder / OUTPUT).rglob("*")):
+        if path.is_file() and is_part_of(str(path.relative_to(folder)), name):
+            path.unlink()
 
 
 def outputs_digests(reads: Sequence[Read]) -> dict[str, str]:

@@ -152,6 +152,11 @@ def _used(notes: list[str]) -> dict[str, bool]:
     return found
 
 
+def used_folders() -> dict[str, bool]:
+    """The folders that recipes refer to, by name, and whether a run of theirs is at work."""
+    return _used([])
+
+
 def _uses(run: Path, notes: list[str]) -> list[str]:
     """The folders that the last run of a recipe used. Where its own files do not say, all that it links to."""
     try:
