@@ -115,7 +115,7 @@ def test_a_margin_that_is_no_number_is_a_bad_row(tmp_path: Path, margin: Any) ->
 @pytest.mark.parametrize("system", [{}, {"system": "Be kind."}])
 def test_a_transcript_without_a_word_is_a_bad_row(tmp_path: Path, system: dict[str, str]) -> None:
     row = {"prompt": "\n\nHuman: ", "chosen": "Yes", "rejected": "No", **system}
-    with pytest.raises(InputError, match=r"rows.jsonl:1: column 'prompt' is a transcript in which nobody"):
+    with pytest.raises(InputError, match=r"rows.jsonl:1: column 'prompt' is a transcript without any text"):
         load(tmp_path, "pairs", row)
 
 
@@ -190,7 +190,7 @@ def test_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == [("o/n", "dataset", "v1", True)]
     source = prompt.source
     assert source is not None and (source.dataset, source.revision, source.licence) == ("o/n/ja", "0123abc", "CC0")
-    with pytest.raises(RecipeError, match="wanted owner/name"):
+    with pytest.raises(RecipeError, match="use owner/name"):
         load_records(DataSpec(hub="gone"), "prompts")
 
 
@@ -256,7 +256,7 @@ def test_bad_rows_of_csv_and_parquet(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"rows\.csv:3: byte 3 of the line is not UTF-8"):
         load_records(DataSpec(path=path, on_bad_row="drop"), "prompts")
     pq.write_table(pa.table({"question": ["a", None]}), tmp_path / "rows.parquet")
-    with pytest.raises(InputError, match=r"rows\.parquet, row 2: column 'question' holds nothing"):
+    with pytest.raises(InputError, match=r"rows\.parquet, row 2: column 'question' is empty"):
         load_records(DataSpec(path=tmp_path / "rows.parquet"), "prompts")
 
 

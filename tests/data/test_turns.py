@@ -128,7 +128,7 @@ def test_roles_of_sharegpt_tools(tmp_path: Path) -> None:
     assert [m.role for m in chat.messages] == ["user", "assistant", "tool", "assistant"]
     assert chat.messages[1].extra == {"tool_calls": [CALL]}
     turns[1]["value"] = "weather(Oslo)"
-    refused(tmp_path, "chats", {"conversations": turns}, "found no call of a tool", "wrong_type")
+    refused(tmp_path, "chats", {"conversations": turns}, "found no tool call", "wrong_type")
 
 
 @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ def test_a_prompt_that_the_sides_repeat_is_written_once(tmp_path: Path, row: dic
         ({"prompt": "Ho", "chosen": [ASK, YES], "rejected": [ASK, NO]}, "'chosen' holds a conversation in which"),
         ({"prompt": "Hi", "chosen": [*HISTORY, ASK, YES], "rejected": [ASK, NO]}, "answer different conversations"),
         ({"prompt": "Hi", "chosen": [SYSTEM, ASK, YES], "rejected": [ASK, NO]}, "answer different conversations"),
-        ({"chosen": [*HISTORY, ASK, YES], "rejected": [*HISTORY, *HISTORY[:1], NO]}, "ask different things after 2"),
+        ({"chosen": [*HISTORY, ASK, YES], "rejected": [*HISTORY, *HISTORY[:1], NO]}, "different user turns after 2"),
         (
             {"prompt": [SYSTEM | {"content": "x"}, ASK], "chosen": [SYSTEM, ASK, YES], "rejected": [SYSTEM, ASK, NO]},
             "different system turns",

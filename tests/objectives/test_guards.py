@@ -101,7 +101,7 @@ def test_a_step_without_anything_to_learn_is_an_error(name):
     nothing = torch.zeros(0)
     empty = Batch(num_sequences=0, ref_logp_S=nothing, margin_P=nothing, terminator_N=nothing.bool())
     output = Output(logp_N=nothing, score_S=nothing)
-    with pytest.raises(StageError, match=r"the step has no \w+.*so its loss is not defined"):
+    with pytest.raises(StageError, match=r"the step has no \w+.*so its loss is undefined"):
         objective.loss(output, empty, objective.counts(empty))
 
 
@@ -204,16 +204,16 @@ def test_clipping_leaves_the_cross_entropies_and_what_is_logged_of_them_alone():
 @pytest.mark.parametrize(
     ("make", "settings", "message"),
     [
-        (SFT, {"normalise": "words"}, r"objective\.normalise: 'words' is not available; allowed: tokens, sequences"),
-        (DPO, {"loss_type": "orpo"}, "'orpo' is not available; allowed: sigmoid, sigmoid_norm, hinge, ipo, robust"),
+        (SFT, {"normalise": "words"}, r"objective\.normalise: found 'words'; allowed: tokens, sequences"),
+        (DPO, {"loss_type": "orpo"}, "found 'orpo'; allowed: sigmoid, sigmoid_norm, hinge, ipo, robust"),
         (DPO, {"beta": 0.0}, "beta out of range"),
         (DPO, {"loss_type": "robust", "label_smoothing": 0.5}, "label_smoothing out of range"),
-        (DPO, {"loss_type": "ipo", "label_smoothing": 0.1}, "ipo does not read it"),
+        (DPO, {"loss_type": "ipo", "label_smoothing": 0.1}, "ipo ignores it"),
         (DPO, {"sft_weight": -1.0}, "sft_weight out of range"),
-        (SMPO, {"loss_type": "simpo"}, "'simpo' is not available; allowed: sigmoid, hinge, ipo, smooth_lower_bound"),
+        (SMPO, {"loss_type": "simpo"}, "found 'simpo'; allowed: sigmoid, hinge, ipo, smooth_lower_bound"),
         (SMPO, {"target_margin": -0.1}, "target_margin out of range"),
         (SMPO, {"chosen_sft_ratio": 1.1}, "chosen_sft_ratio out of range"),
-        (SMPO, {"margin_delta": 0.2}, "no other loss type reads it"),
+        (SMPO, {"margin_delta": 0.2}, "no other loss type uses it"),
         (SMPO, {"loss_type": "smooth_double_bound"}, "smooth_double_bound needs it"),
         (Clipping, {"lower_quantile": 0.6}, "lower_quantile out of range"),
         (Clipping, {"upper_quantile": 0.4}, "upper_quantile out of range"),

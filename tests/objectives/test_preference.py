@@ -74,7 +74,7 @@ def test_every_shape_is_among_the_stored_cases():
 def test_other_shapes_are_refused_by_name(name):
     """exo_pair, nca_pair, bco_pair, sppo_hard, apo, discopop and sft alone; aot also sorts a micro-batch, so that its
     result depends on the cut. orpo is no pair of shapes over differences at all."""
-    with pytest.raises(RecipeError, match=rf"'{name}' is not available; allowed: {', '.join(SHAPES)}"):
+    with pytest.raises(RecipeError, match=rf"found '{name}'; allowed: {', '.join(SHAPES)}"):
         DPO(loss_type=name)
 
 

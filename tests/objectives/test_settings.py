@@ -15,7 +15,7 @@ from togi.objectives.reward import BradleyTerry
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"level": "word"}, r"objective\.level: 'word' is not available; allowed: token, sequence"),
+        ({"level": "word"}, r"objective\.level: found 'word'; allowed: token, sequence"),
         ({"eps": 0.0}, "eps out of range"),
         ({"delta": 0.9}, "delta out of range"),
         ({"beta": -0.1}, "beta out of range"),
@@ -23,11 +23,11 @@ from togi.objectives.reward import BradleyTerry
         ({"loss_type": "sapo", "delta": 1.5}, "sapo does not clip"),
         ({"loss_type": "luspo"}, "luspo is defined on sequences"),
         ({"loss_type": "vespo", "level": "sequence"}, "vespo is defined on tokens"),
-        ({"loss_type": "vespo", "correction": SamplerCorrection()}, "vespo weighs whole answers"),
+        ({"loss_type": "vespo", "correction": SamplerCorrection()}, "vespo already weighs whole answers"),
         ({"off_policy_threshold": 0.0}, "off_policy_threshold out of range"),
-        ({"max_weight": 5.0}, "only cispo reads it"),
+        ({"max_weight": 5.0}, "only cispo uses it"),
         ({"loss_type": "dr_grpo"}, "dr_grpo needs it"),
-        ({"max_tokens": 64}, "no other loss type reads it"),
+        ({"max_tokens": 64}, "no other loss type uses it"),
     ],
 )
 def test_settings_that_cannot_be_kept_are_refused(settings, message):

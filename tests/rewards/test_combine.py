@@ -138,7 +138,7 @@ def test_an_answer_whose_tokens_nobody_counted_is_not_graded_as_short():
     settings = {"max_failed_share": 1.0, "terms": [{"type": "overlong", "max_tokens": 20, "cache_tokens": 4}]}
     reward = build_reward(RewardSettings.model_validate(settings), RewardResources(terminator=END))
     graded = reward.grade(PROMPT, [Completion(text="a", stop="length")])[0]
-    assert graded.total is None and "without token ids" in graded.failed
+    assert graded.total is None and "has no token ids" in graded.failed
 
 
 def test_an_answer_that_one_term_failed_on_is_not_shown_to_the_next():

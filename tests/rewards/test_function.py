@@ -187,7 +187,10 @@ def test_plain_texts_where_they_are_asked_for(tmp_path):
             "[10 ** 400, 'x']",
             ["OverflowError: int too large to convert to float", "expected a number, got str"],
         ),
-        ("[1.0]", ["it gave 1 results for 2 answers (prompt p0)", "it gave 1 results for 2 answers (prompt p1)"]),
+        (
+            "[1.0]",
+            ["it returned 1 results for 2 answers (prompt p0)", "it returned 1 results"],
+        ),
         ("None", ["TypeError: 'NoneType' object is not iterable (prompt p0)", "TypeError"]),
         ("exit(2)", ["SystemExit: 2 (prompt p0)", "SystemExit: 2 (prompt p1)"]),
     ],
@@ -200,5 +203,5 @@ def test_what_a_function_of_trl_withholds_is_a_failure(tmp_path, result, grades)
 
 
 def test_a_function_of_trl_that_is_not_said_to_be_one(tmp_path):
-    with pytest.raises(InputError, match="say so with style: trl"):
+    with pytest.raises(InputError, match="set style: trl"):
         load_function(write(tmp_path, f=TRL), "f")

@@ -1,2 +1,3 @@
-"""Records before any training: import at the border, filters with reasons, near-duplicates, selection, pairs, few-shot
-prompts. Pure functions on records; models reach them only as an `Embedder` or a detector that is handed in."""
+"""Data before training: reading rows, filters with reasons, near-duplicates, selection, pairs, few-shot prompts.
+
+All are pure functions on records. Callers pass in models as an `Embedder` or a detector."""

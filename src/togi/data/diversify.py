@@ -1,4 +1,4 @@
-"""Selection to a budget: which items stand for all the others. Deterministic; ties go to the earlier item.
+"""Selects a budget of items that represent all the others. Deterministic; ties go to the earlier item.
 
 Suffixes: N items, W width.
 """

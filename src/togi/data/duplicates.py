@@ -1,4 +1,4 @@
-"""Near-duplicates, greedily in row order: an item is a copy if it is too much like an earlier one that was kept.
+"""Finds near-duplicates greedily in row order: an item is a copy if it is too similar to an earlier kept one.
 
 Suffixes: N items, W width, B block, K kept.
 """
@@ -16,14 +16,14 @@ R = TypeVar("R", bound=Record)
 
 PERMUTATIONS = 256
 BLOCK = 1024
-MISS = 1e-3  # how often, at most, a pair exactly at the threshold may go unseen
+MISS = 1e-3  # largest probability of missing a pair exactly at the threshold
 
 
 def copies_by_ngrams(texts: Sequence[str], max_jaccard: float, n: int = 4, seed: int = 0) -> list[int | None]:
     """For each text the earlier kept text it is a copy of, or None: Jaccard of character n-grams > `max_jaccard`.
 
-    Candidates come from MinHash with banding, wide enough that a pair at the threshold is missed less than once in a
-    thousand; each candidate is then compared exactly, so nothing is dropped by chance.
+    Candidates come from MinHash with banding that misses a pair at the threshold less than once in a thousand. Each
+    candidate is then compared exactly, so no text is dropped by chance.
     """
     index = RMinHashLSH(max_jaccard, PERMUTATIONS, _bands(max_jaccard))
     sets = [shingles(text, n) for text in texts]
@@ -49,7 +49,7 @@ def _bands(threshold: float) -> int:
 def copies_by_cosine(vectors_NW: np.ndarray, max_cosine: float) -> list[int | None]:
     """For each row the first earlier kept row with a cosine > `max_cosine` (strictly), or None (docs/methods.md).
 
-    Exact, in blocks; a row of zeros is like nothing.
+    Exact, in blocks. A row of zeros is similar to no other row.
     """
     length_N1 = np.linalg.norm(vectors_NW, axis=1, keepdims=True)
     unit_NW = vectors_NW / np.where(length_N1 > 0, length_N1, 1)
@@ -74,7 +74,7 @@ def copies_by_cosine(vectors_NW: np.ndarray, max_cosine: float) -> list[int | No
 def remove_copies(
     records: Sequence[R], copies: Sequence[int | None], *, stage: str, reason: str = "near_duplicate"
 ) -> tuple[list[R], list[Drop]]:
-    """The records that are no copies, and a drop for each that is one."""
+    """The records that are not copies, and a drop for each copy."""
     kept = [r for r, copy in zip(records, copies, strict=True) if copy is None]
     drops = [Drop(id=r.id, stage=stage, reason=reason) for r, c in zip(records, copies, strict=True) if c is not None]
     return kept, drops

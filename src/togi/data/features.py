@@ -1,4 +1,4 @@
-"""An embedder for every language that needs no model: hashed counts of character n-grams.
+"""An embedder without a model, for every language: hashed counts of character n-grams.
 
 Suffixes: N texts, W width.
 """

@@ -1,4 +1,4 @@
-"""Which files of a folder hold rows: by ending and split, without what only lies beside the data."""
+"""Finds the files of a folder that hold rows, by ending and split, and skips papers and metadata."""
 
 import os
 import re
@@ -32,10 +32,9 @@ MEND += "splits: one file each)"
 def find_files(path: Path, split: str, texts: bool = True) -> list[Path]:
     """The files to read: `path` itself, or those of a folder, by name, that belong to `split`.
 
-    Files whose names carry no split all belong to every split. Without `texts`, .txt files beside others are taken for
-    papers too. Papers and metadata beside the data (README, LICENSE,
-    dataset_info.json) are passed over. Raises InputError if nothing is there to read, if a file is packed in a way that
-    is not read, or if the files lie in several folders that each look like a configuration of their own.
+    Files whose names carry no split belong to every split. Papers and metadata beside the data (README, LICENSE,
+    dataset_info.json) are skipped; without `texts`, so are .txt files beside others. Raises InputError if there is
+    nothing to read, if a file has an unknown compression, or if several folders each look like a configuration.
     """
     try:
         if path.is_file():
@@ -50,7 +49,7 @@ def find_files(path: Path, split: str, texts: bool = True) -> list[Path]:
 
 
 def ending_of(path: Path) -> str:
-    """The ending that tells a file's format, ".gz" left out; "" for one that is not read."""
+    """The ending that names a file's format, without ".gz"; "" for a file that togi does not read."""
     name = path.name.lower().removesuffix(".gz")
     return next((ending for ending in (*ENDINGS, ".parquet") if name.endswith(ending)), "")
 
@@ -62,7 +61,7 @@ def _readable(path: Path) -> Path:
     if name.endswith(".arrow"):
         raise InputError(f"{path}: {SAVED}: {MEND}")
     if name.endswith((*PACKED, ".parquet.gz")):
-        raise InputError(f"{path}: packed in a way that togi does not read: unpack it, or pack it with gzip (.gz)")
+        raise InputError(f"{path}: togi does not read this compression: unpack the file, or use gzip (.gz)")
     raise InputError(f"{path}: cannot read this kind of file; allowed are {', '.join(SUFFIXES)}")
 
 
@@ -134,7 +133,8 @@ def _chosen(folder: Path, found: Sequence[Path], split: str) -> list[Path]:
 
 
 def _words(path: Path) -> list[str]:
-    """The words in which a split may be told. A text's name is its title: there only a folder, or the name alone."""
+    """The words of a path that may name a split. A text's file name is its title, so only its folder counts, or the
+    name alone."""
     if ending_of(path) == ".txt":
         return [*re.split(r"[-_./\\]", str(path.parent).lower()), path.name.lower().split(".")[0]]
     return re.split(r"[-_./\\]", str(path).lower())

@@ -1,4 +1,4 @@
-"""Rules that drop a record, each a small pure function of its text, each with a short constant reason."""
+"""Rules that drop a record: small pure functions of its text, each with a short constant reason."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ ASKING_ENDS_JA = (
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """`fails(text)` is True where a record must go; `reason` is what it goes for."""
+    """`fails(text)` is True for a record to drop; `reason` is the drop's reason."""
 
     reason: str
     fails: Callable[[str], bool]
@@ -88,7 +88,7 @@ def first_failure(text: str, filters: Sequence[Filter]) -> str | None:
 
 
 def too_short(chars: int) -> Filter:
-    """Fewer than `chars` characters, spaces around it not counted."""
+    """Fewer than `chars` characters, without surrounding spaces."""
     return Filter("too_short", lambda text: len(text.strip()) < chars)
 
 
@@ -98,12 +98,13 @@ def too_long(chars: int) -> Filter:
 
 
 def repeated_ngrams(max_share: float) -> Filter:
-    """More than `max_share` of the n-grams have stood before."""
+    """More than `max_share` of the n-grams repeat earlier ones."""
     return Filter("repeated_ngrams", lambda text: repeated_share(text) > max_share)
 
 
 def repeated_share(text: str) -> float:
-    """Share of n-grams that stood before: 3 words, or 6 characters in scripts without spaces. 0 for short texts."""
+    """Share of n-grams that repeat earlier ones: 3 words, or 6 characters in scripts without spaces. 0 for short
+    texts."""
     plain = normalise(text)
     units, n = (plain.split(), WORDS_IN_A_ROW) if is_spaced(plain) else (list(plain), CHARS_IN_A_ROW)
     grams = [tuple(units[i : i + n]) for i in range(len(units) - n + 1)]
@@ -111,7 +112,7 @@ def repeated_share(text: str) -> float:
 
 
 def wrong_language(language: str, detect: Callable[[str], tuple[str, float]], confidence: float = 0.5) -> Filter:
-    """Not in `language`, as `detect` (text -> code, confidence) sees it; `togi.text.language.detect` is one."""
+    """Not in `language` according to `detect` (text -> code, confidence), such as `togi.text.language.detect`."""
 
     def fails(text: str) -> bool:
         found, share = detect(text)
@@ -131,7 +132,7 @@ def no_end() -> Filter:
 
 
 def copy_of_seed(seeds: Sequence[str], max_jaccard: float = 0.6, n: int = 4) -> Filter:
-    """Equal to a seed, or more like one than `max_jaccard` by character n-grams."""
+    """Equal to a seed, or more similar to one than `max_jaccard`, by character n-grams."""
     known = [shingles(seed, n) for seed in seeds]
 
     def fails(text: str) -> bool:

@@ -10,13 +10,13 @@ from togi.data.rows import SUFFIXES
 def download(name: str, revision: str) -> tuple[Path, str]:
     """(folder, commit) of the data set "owner/name", or of a folder inside it ("owner/name/folder").
 
-    Raises RecipeError on a name of another form or without the hub library, InputError where the data set is not there,
-    or the hub does not answer and its cache does not hold it.
+    Raises RecipeError for another form of name or without the hub library. Raises InputError if the data set does not
+    exist, or if the hub does not answer and the cache does not hold it.
     """
     owner, _, rest = name.partition("/")
     repository, _, inside = rest.partition("/")
     if not owner or not repository:
-        raise RecipeError(f"data: hub: {name!r} is no data set's name; wanted owner/name, or owner/name/folder")
+        raise RecipeError(f"data: hub: {name!r} is not the name of a data set; use owner/name or owner/name/folder")
     prefix = f"{inside.strip('/')}/" if inside else ""
     patterns = [pattern for ending in SUFFIXES for pattern in (f"{prefix}*{ending}", f"{prefix}**/*{ending}")]
     folder, commit = snapshot(f"{owner}/{repository}", revision, what="dataset", allow=patterns)

@@ -16,7 +16,7 @@ from togi.data.shapes import NEEDS, SPOKEN, Shape, fitting, parse_row
 from togi.data.values import BadRow, blank, plain
 
 STAGE = "import"
-OF_THE_SET = ("wrong_shape", "missing_column", "ambiguous_columns")  # in a first row: then dropping would drop all
+OF_THE_SET = ("wrong_shape", "missing_column", "ambiguous_columns")  # in the first row, all rows would be dropped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,7 @@ class DataSpec:
     """What to read: a file or folder (`path`), or a data set on the hub ("owner/name", or "owner/name/folder").
 
     `columns` maps our name of a column to the file's. `split` chooses among files whose names tell their split.
-    `takers` are the stages that take each kind of records, for the message on rows of another kind.
+    `takers` lists the stages that read each kind of record, for the message on rows of another kind.
     """
 
     path: Path | str | None = None
@@ -54,8 +54,8 @@ class Imported:
 def load_records(spec: DataSpec, kind: str) -> Imported:
     """Reads rows and makes records of `kind` (prompts, chats, pairs, documents).
 
-    Raises RecipeError where the spec cannot be used, InputError with file, line and column where a row does not fit
-    (with `on_bad_row: drop` the row is dropped under its reason), and where there is no row or none fits.
+    Raises RecipeError for a bad spec. Raises InputError with file, line and column for a row that does not fit (with
+    `on_bad_row: drop` the row is dropped under its reason), and if there are no rows or none fits.
     """
     if kind not in NEEDS:
         close = get_close_matches(kind, NEEDS, 1)
@@ -72,7 +72,7 @@ def load_records(spec: DataSpec, kind: str) -> Imported:
 
 def _locate(spec: DataSpec) -> tuple[Path, Provenance]:
     if (spec.path is None) == (spec.hub is None):
-        raise RecipeError("data: give either `path` or `hub`, not both and not neither")
+        raise RecipeError("data: set either `path` or `hub`")
     if spec.path is not None:
         path = Path(spec.path)
         return path, Provenance(dataset=path.name, licence=spec.licence)
@@ -162,11 +162,11 @@ def _renamed(values: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str,
 
 
 def _misfit(spec: DataSpec, kind: str, values: Mapping[str, Any]) -> BadRow:
-    """What is wrong with a row that lacks the columns of its kind."""
+    """The error for a row that lacks the columns of its kind."""
     fits = fitting(values, list(spec.columns))
     empty = [name for name, value in values.items() if value is None and name in SPOKEN]
     if empty and not fits:
-        return BadRow("empty_text", f"column {empty[0]!r} holds nothing")
+        return BadRow("empty_text", f"column {empty[0]!r} is empty")
     found = (
         f"the row has the columns {', '.join(values) or '(none)'}, which do not make {kind}: that needs {NEEDS[kind]}"
     )
@@ -178,7 +178,7 @@ def _misfit(spec: DataSpec, kind: str, values: Mapping[str, Any]) -> BadRow:
 
 
 def _content(shape: Shape, kind: str) -> Any:
-    """What names a record: all that it says, and nothing of where it came from."""
+    """The content that determines a record's id, without its origin."""
     parts = {
         "prompts": (shape.prompt, shape.reference),
         "chats": (shape.prompt, shape.answer),
@@ -189,7 +189,7 @@ def _content(shape: Shape, kind: str) -> Any:
 
 
 def _said(message: Message) -> dict[str, Any]:
-    """A turn as its record's name sees it; one that says nothing besides role and text has one form."""
+    """A turn's part in the record's id; a turn with only role and text has one form."""
     said = {"role": message.role, "content": message.content, "train": message.train}
     return said | ({"extra": dict(message.extra)} if message.extra else {})
 

@@ -9,7 +9,8 @@ from togi.data.shapes import Shape
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """A row whose `shape` has a label, the place it came from, and its other columns. `prompt` names its prompt."""
+    """A row whose `shape` has a label, with its place in the file and its other columns. `prompt` is a hash of its
+    prompt."""
 
     where: str
     prompt: Hashable
@@ -20,8 +21,8 @@ class Labelled:
 def pairs_of(rows: Sequence[Labelled]) -> tuple[list[Labelled], list[Labelled]]:
     """(pairs, rows without a partner), in the order of the good answers.
 
-    Of each prompt the first good answer goes with the first bad one and so on; where there are fewer of one kind they
-    are taken again from the first, so that every answer is in a pair. A pair keeps the columns of its good answer.
+    Within a prompt, the first good answer is paired with the first bad one, and so on. If one kind has fewer answers,
+    they are reused from the first, so that every answer is in a pair. A pair keeps the columns of its good answer.
     """
     groups: dict[Hashable, tuple[list[Labelled], list[Labelled]]] = {}
     for row in rows:

@@ -14,8 +14,8 @@ from togi.core.seeds import derive
 
 
 def furthest_behind(shares: Sequence[float], tokens: Sequence[int]) -> int:
-    """The source that lacks most tokens of its share of what was drawn so far; the first of equals, at the very start
-    the one with the largest share."""
+    """The source that is furthest behind its share of the tokens drawn so far. Ties go to the first; at the start, the
+    source with the largest share wins."""
     total = sum(tokens)
     if not total:
         return max(range(len(shares)), key=lambda i: shares[i])
@@ -25,13 +25,13 @@ def furthest_behind(shares: Sequence[float], tokens: Sequence[int]) -> int:
 def normalised(shares: Sequence[float]) -> list[float]:
     """Shares that add up to 1. Raises InputError for a share that is not above 0."""
     if not shares or min(shares) <= 0:
-        raise InputError(f"shares of a mixture are above 0, found {list(shares)}")
+        raise InputError(f"shares of a mixture must be above 0, found {list(shares)}")
     return [share / sum(shares) for share in shares]
 
 
 @dataclass(slots=True)
 class Cursor:
-    """A place in the shuffled epochs of `size` items. When they run out, the next epoch begins in another order."""
+    """A position in the shuffled epochs of `size` items. Each epoch has another order."""
 
     size: int
     seed: int
@@ -40,7 +40,7 @@ class Cursor:
     _order: tuple[int, list[int]] = field(default=(-1, []), repr=False)
 
     def item(self) -> int:
-        """The item at this place."""
+        """The item at this position."""
         if self._order[0] != self.epoch:
             order = list(range(self.size))
             random.Random(derive(self.seed, "epoch", self.epoch)).shuffle(order)
@@ -48,21 +48,21 @@ class Cursor:
         return self._order[1][self.place]
 
     def advance(self) -> None:
-        """To the next item."""
+        """Moves to the next item."""
         self.place += 1
         if self.place == self.size:
             self.epoch, self.place = self.epoch + 1, 0
 
     @property
     def epochs(self) -> float:
-        """Passes over the items, finished ones and the part of the present one."""
+        """Epochs so far, with the fraction of the current one."""
         return self.epoch + self.place / self.size
 
 
 @dataclass(slots=True)
 class Stream:
-    """One source of a mixture: what was drawn of it. `part` is the next piece of the present item, where an item is cut
-    into several; `tokens` and `pieces` were drawn in all."""
+    """One source of a mixture and the amounts drawn from it: `tokens` and `pieces` in total. `part` is the next piece
+    of the current item, if items are cut into several pieces."""
 
     name: str
     share: float
@@ -72,7 +72,7 @@ class Stream:
     pieces: int = 0
 
     def drew(self, tokens: int, last: bool) -> None:
-        """Counts a piece of `tokens`; after the `last` piece of an item the next item's turn has come."""
+        """Counts a piece of `tokens`; after the `last` piece, moves to the next item."""
         self.tokens += tokens
         self.pieces += 1
         self.part = 0 if last else self.part + 1
@@ -80,12 +80,12 @@ class Stream:
             self.cursor.advance()
 
     def state(self) -> dict[str, Any]:
-        """What must survive a kill."""
+        """The state for a checkpoint."""
         place = {"epoch": self.cursor.epoch, "place": self.cursor.place, "part": self.part}
         return {**place, "tokens": self.tokens, "pieces": self.pieces}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Takes up what `state` gave."""
+        """Restores the result of `state`."""
         self.cursor.epoch, self.cursor.place = state["epoch"], state["place"]
         self.part, self.tokens, self.pieces = state["part"], state["tokens"], state["pieces"]
 
@@ -96,7 +96,7 @@ def next_stream(streams: Sequence[Stream]) -> Stream:
 
 
 def ledger(streams: Sequence[Stream]) -> dict[str, dict[str, float]]:
-    """What was drawn of each source: tokens, their share of all, the share asked for, pieces, and epochs."""
+    """The amounts drawn from each source: tokens, their share, the requested share, pieces, and epochs."""
     total = sum(stream.tokens for stream in streams) or 1
     return {
         stream.name: {

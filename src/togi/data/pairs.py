@@ -1,4 +1,4 @@
-"""Preference pairs from two answers, and the controls that tell whether a reward model learnt from them."""
+"""Preference pairs from two answers, and shuffled-label controls for reward models."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,8 +16,8 @@ T = TypeVar("T")
 def build_pair(prompt: Prompt, chosen: str, rejected: str, *, stage: str, index: int = 0) -> Pair | Drop:
     """The pair in which `chosen` answers `prompt` better than `rejected`; both are trimmed.
 
-    Gives a Drop where a side is empty (empty_answer) or both say the same but for case, spacing and punctuation
-    (equal_answers); it names the prompt, since the pair was never made.
+    Returns a Drop, with the prompt's id, if a side is empty (empty_answer) or if both sides differ only in case,
+    spacing and punctuation (equal_answers).
     """
     name = make_id(stage, (prompt.id,), index)
     good, bad = chosen.strip(), rejected.strip()
@@ -44,7 +44,7 @@ def cut_to_shorter(a: Sequence[T], b: Sequence[T]) -> tuple[Sequence[T], Sequenc
 def shuffle_labels(pairs: Sequence[Pair], seed: int) -> list[Pair]:
     """The control: exactly half of the pairs (the odd one stays) have their sides swapped, drawn from `seed`.
 
-    A model trained on these has nothing to learn: its accuracy on held-out pairs must be about one half.
+    A model trained on these pairs learns nothing: its accuracy on held-out pairs must be about one half.
     """
     order = np.random.default_rng(derive(seed, "shuffle_labels", len(pairs))).permutation(len(pairs))
     swapped = np.zeros(len(pairs), dtype=bool)

@@ -1,4 +1,4 @@
-"""Few-shot prompts with which a base model writes new questions, and what is read out of its drafts.
+"""Few-shot prompts with which a base model writes new questions, and the parser of its drafts.
 
 Method and sources: docs/methods.md.
 """
@@ -33,7 +33,7 @@ LABELS = {
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A question read out of a completion, with its answer in the style question_answer."""
+    """A question parsed from a completion, with its answer in the style question_answer."""
 
     question: str
     answer: str | None = None
@@ -80,7 +80,7 @@ def _one_line(text: str) -> str:
 
 
 def stop_strings(language: str, style: Style) -> tuple[str, ...]:
-    """What ends a draft: the end of the line; with answers a blank line or the next question's label."""
+    """The strings that end a draft: the end of the line; with answers, a blank line or the next question's label."""
     if style == "question":
         return ("\n",)
     return ("\n\n", f"\n{LABELS[language].question}")

@@ -1,6 +1,6 @@
-"""Rows out of files: JSON, JSON Lines, CSV, TSV, Parquet and plain text, each row with the place it came from.
+"""Reads rows from JSON, JSON Lines, CSV, TSV, Parquet and plain text files, each with its place in the file.
 
-A library that reads a format has one place here where its errors become a bad row or an InputError with file and line.
+For each library that reads a format, one place turns its errors into a bad row or an InputError with file and line.
 """
 
 import csv
@@ -30,7 +30,7 @@ UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row: `where` is file:line (or file, row N). `values` is a BadRow where the row could not even be read."""
+    """One row: `where` is file:line (or file, row N). `values` is a BadRow if the row could not be read."""
 
     where: str
     values: dict[str, Any] | BadRow
@@ -57,7 +57,7 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 
 def _byte_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file, unpacked, with their numbers; the byte order mark of UTF-8 is left out."""
+    """The lines of a file, decompressed, with their numbers, without UTF-8's byte order mark."""
     number = 0
     try:
         with _open(path) as handle:
@@ -125,7 +125,7 @@ CONTAINERS = ("data", "rows", "examples", "records", "items", *SPLITS)
 
 
 def _json(path: Path) -> Iterator[Row]:
-    """A list of objects, or JSON Lines under another name: then the first line is an object, whole."""
+    """A list of objects; or JSON Lines under another name, if the first line is a whole object."""
     if _begins_with_a_row(path):
         yield from _jsonl(path)
         return

@@ -1,5 +1,4 @@
-"""The shapes in which the ecosystem keeps conversations. The kind of records that is asked for decides which columns of
-a row are read.
+"""The row formats of the ecosystem. The kind of record that a stage needs decides which columns of a row are read.
 
 messages | conversations (sharegpt) | prompt + completion, also with a label | prompt + chosen + rejected, also with the
 prompt inside both sides | instruction + input + output (alpaca) | question or prompt alone | text.
@@ -32,9 +31,9 @@ NEEDS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """A row understood as one kind of records: what it says and which columns that took. Absent parts are None.
+    """A row, parsed as one kind of record, and the columns that were read. Absent parts are None.
 
-    `label` tells a row of a labelled set, whose answer is good or bad; two such rows make a pair.
+    `label` marks a row of a labelled set, whose answer is good or bad; two such rows make a pair.
     """
 
     prompt: Turns = ()
@@ -50,7 +49,7 @@ class Shape:
 
 @dataclass(slots=True)
 class Columns:
-    """A row while it is read: `named` are the columns that the recipe names under `columns`, `used` those read."""
+    """A row during parsing: `named` are the columns under `columns` in the recipe, `used` those already read."""
 
     row: Mapping[str, Any]
     named: Sequence[str] = ()
@@ -60,9 +59,9 @@ class Columns:
         return all(self.row.get(name) is not None for name in names)
 
     def pick(self, names: Sequence[str], what: str) -> str | None:
-        """The column of `names` that the row has; one that the recipe names goes before the others.
+        """The column among `names` that the row has; a column that the recipe names takes precedence.
 
-        Raises BadRow where two differ: either could be meant.
+        Raises BadRow if two of them differ, because either could be meant.
         """
         found = [name for name in names if self.has(name)]
         found = [name for name in found if name in self.named] or found
@@ -77,24 +76,24 @@ class Columns:
         return any(name in self.named for name in some) and not any(name in self.named for name in others)
 
     def take(self, *names: str) -> Any:
-        """Marks columns as read, and gives the value of the first."""
+        """Marks columns as read, and returns the value of the first."""
         self.used += [name for name in names if name not in self.used]
         return self.row[names[0]]
 
 
 def ambiguous(one: str, other: str, what: str) -> BadRow:
-    """Two columns that could both be `what`, and differ."""
+    """The error for two columns that could both be `what` and differ."""
     return BadRow(
         "ambiguous_columns",
-        f"columns {one!r} and {other!r} could both be {what}, and differ: say which with "
+        f"columns {one!r} and {other!r} could both be {what}, and differ: choose one with "
         f"`columns: {{{one}: {one}}}` or `columns: {{{other}: {other}}}`",
     )
 
 
 def parse_row(row: Mapping[str, Any], kind: str, named: Sequence[str] = ()) -> Shape | None:
-    """What a row says as a record of `kind`; None where it lacks the columns.
+    """Parses a row as a record of `kind`; None if it lacks the columns.
 
-    Raises BadRow where a column holds something else than its name promises, and where two could be meant.
+    Raises BadRow if a column does not hold what its name says, or if two columns could be meant.
     """
     return _READERS[kind](Columns(row, named))
 
@@ -121,7 +120,7 @@ def _document(cols: Columns) -> Shape | None:
 
 
 def _chat(cols: Columns) -> Shape | None:
-    """A chat; an answer that its label calls bad is none to learn from."""
+    """A chat. Raises BadRow for an answer with a false label, which must not be trained on."""
     shape = _spoken(cols)
     if shape is None or shape.answer is None:
         return None
@@ -129,12 +128,12 @@ def _chat(cols: Columns) -> Shape | None:
     if label is False:
         raise BadRow(
             "labelled_bad",
-            "its label is false, so its answer is one not to learn: use the data set as pairs, or keep the label aside "
-            "with `columns: {my_label: label}`",
+            "its label is false, so its answer must not be trained on: use the data set as pairs, or set the label "
+            "aside with `columns: {my_label: label}`",
         )
     prompt, answer = shape.prompt, shape.answer
     if not any(m.role != "assistant" for m in (*prompt, *answer)):
-        raise BadRow("no_prompt", "nobody but the assistant says anything: there is no question to answer")
+        raise BadRow("no_prompt", "only the assistant has turns: there is no question to answer")
     return _masked(cols, _equipped(cols, replace(shape, columns=tuple(cols.used))))
 
 
@@ -186,7 +185,8 @@ _READERS: dict[str, Callable[[Columns], Shape | None]] = {
 
 
 def _spoken(cols: Columns) -> Shape | None:
-    """A prompt and its answer: from a conversation, or from a question and an answer; both may say the same."""
+    """A prompt and its answer: from a conversation, or from a question and an answer. If a row has both, they must
+    agree."""
     talk = _talk(cols)
     if talk is None or cols.prefers((*QUESTIONS, *ANSWERS), CONVERSATIONS):
         return _asked(cols)
@@ -236,7 +236,7 @@ def _question_alone(cols: Columns, column: str) -> Turns:
 
 
 def _talk(cols: Columns) -> str | None:
-    """The column of the conversation. Two of them, written differently, may say the same."""
+    """The column of the conversation. A row may have two, if they agree."""
     found = [name for name in CONVERSATIONS if cols.has(name) and cols.row[name]]
     found = [name for name in found if name in cols.named] or found
     for other in found[1:]:
@@ -260,13 +260,13 @@ def _with_system(cols: Columns, messages: Turns) -> Turns:
 
 
 def _check_known(cols: Columns, asks: str, talk: str, messages: Turns) -> None:
-    """Raises BadRow where the question's column says something that the conversation does not."""
+    """Raises BadRow if the question's column has text that the conversation lacks."""
     if not occurs(_question_alone(cols, asks), messages):
         raise ambiguous(talk, asks, "the prompt")
 
 
 def _check_same(cols: Columns, talk: str, messages: Turns) -> None:
-    """Raises BadRow where question and answer stand beside a conversation that does not hold them."""
+    """Raises BadRow if the row has a question and an answer that its conversation lacks."""
     asks, reply = cols.pick(QUESTIONS, "the question"), cols.pick(ANSWERS, "the answer")
     if asks is None or reply is None or not isinstance(cols.row[reply], str | list) or blank(cols.row[reply]):
         return
@@ -287,7 +287,7 @@ def _sides(cols: Columns, asks: str | None) -> tuple[Turns, Turns, Turns]:
         }
     cut = {name: after_prompt(prompt, side, name, asks or "") for name, side in sides.items()}
     known = {name: found for name, (found, _) in cut.items()}
-    fuller = max(known.values(), key=len)  # a side that answers alone knows of the prompt what its column says
+    fuller = max(known.values(), key=len)  # a side with the answer alone has the prompt of the column
     for name, side in sides.items():
         if side[0].role == "assistant" and occurs(known[name], fuller):
             cut[name] = (fuller, cut[name][1])
@@ -296,7 +296,7 @@ def _sides(cols: Columns, asks: str | None) -> tuple[Turns, Turns, Turns]:
 
 
 def _margin(value: Any) -> float | None:
-    """A number, or text that is one, as in CSV; an empty cell is none."""
+    """A number, or text that holds one, as in CSV; None for an empty cell."""
     if value is None or value == "":
         return None
     wrong = BadRow("wrong_type", f"column 'margin': found {value!r}, wanted a number; leave it empty or rename it")
@@ -312,8 +312,8 @@ def _margin(value: Any) -> float | None:
 
 
 def _label(cols: Columns) -> bool | None:
-    """Whether the answer is a good one, in a labelled set; a label that is neither true nor false means something
-    else."""
+    """Whether the answer is good, in a labelled set; None for a label that is neither true nor false, which has
+    another meaning."""
     column = cols.pick(LABELS, "the label")
     if column is None or str(cols.row[column]).strip().lower() not in ("true", "false", "1", "0", "1.0", "0.0"):
         return None
@@ -324,8 +324,7 @@ def _label(cols: Columns) -> bool | None:
 
 
 def _reference(cols: Columns, own: Turns, talk: str | None) -> str | None:
-    """The reference answer of a prompt, which is only carried along: of any type, as text. None where a label calls it
-    bad."""
+    """The reference answer of a prompt, as text; its type is free. None if a label marks it as bad."""
     said_last = "\n\n".join(m.content for m in own) or None
     reply = cols.pick(ANSWERS, "the answer")
     if reply is None or blank(cols.row[reply]) or (talk in cols.named and reply not in cols.named):
@@ -339,7 +338,7 @@ def _reference(cols: Columns, own: Turns, talk: str | None) -> str | None:
 
 
 def _as_text(value: Any, column: str) -> str:
-    """A value as text: turns without their roles, and what is no text as JSON."""
+    """A value as text: turns without their roles, other values as JSON."""
     if isinstance(value, str) or (isinstance(value, list) and value and all(isinstance(v, dict) for v in value)):
         try:
             return "\n\n".join(m.content for m in split_answer(said(value, column, "assistant"))[1]) or str(value)
@@ -349,7 +348,7 @@ def _as_text(value: Any, column: str) -> str:
 
 
 def _equipped(cols: Columns, shape: Shape) -> Shape:
-    """The shape with the tools on offer at its first message. A column that holds no list of objects is not read."""
+    """Adds the tools on offer to the first message. A `tools` column that is not a list of objects is not read."""
     tools = objects(cols.row.get(TOOLS), TOOLS)
     if not tools:
         return shape
@@ -363,7 +362,7 @@ def _equipped(cols: Columns, shape: Shape) -> Shape:
 
 
 def _masked(cols: Columns, shape: Shape) -> Shape:
-    """The shape with the turns out of the loss whose role a column `mask` names, as in Daring-Anteater."""
+    """Takes the turns of the role in column `mask` out of the loss, as Daring-Anteater does."""
     if not cols.has("mask"):
         return shape
     role = cols.take("mask")
@@ -371,7 +370,7 @@ def _masked(cols: Columns, shape: Shape) -> Shape:
         raise BadRow(
             "wrong_type",
             f"column 'mask': found {kind_of(role) if not isinstance(role, str) else repr(role)}, wanted the role whose "
-            "turns carry no loss; keep another mask aside with `columns: {my_mask: mask}`",
+            "turns carry no loss; set another mask aside with `columns: {my_mask: mask}`",
         )
 
     def out(messages: Turns) -> Turns:

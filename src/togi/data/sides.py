@@ -1,6 +1,6 @@
-"""Prompts and answers told apart: what a row repeats of the prompt in its answers is found and written once.
+"""Separates prompts from answers that repeat them, so that the prompt is stored once.
 
-Turns are the same where role, text (without white space around it) and calls of tools are.
+Two turns are equal if their roles, texts (without surrounding white space) and tool calls are.
 """
 
 from collections.abc import Sequence
@@ -21,10 +21,10 @@ def split_answer(messages: Turns) -> tuple[Turns, Turns]:
 
 
 def after_prompt(prompt: Turns, side: Turns, column: str, named: str) -> tuple[Turns, Turns]:
-    """(prompt, what `side` says after it). The side may answer alone, or repeat the prompt or a part of it; it may know
+    """(prompt, the turns of `side` after it). The side may be the answer alone, or repeat the prompt, a part of it, or
     more of it: the turns before the question, a system turn.
 
-    Raises BadRow where a side that holds a whole conversation is another one than the prompt (column `named`).
+    Raises BadRow if the side holds a whole conversation that differs from the prompt (column `named`).
     """
     ours, asked = _led(prompt)
     theirs, body = _led(side)
@@ -43,20 +43,20 @@ def after_prompt(prompt: Turns, side: Turns, column: str, named: str) -> tuple[T
     for size in range(min(len(asked), len(body)), 0, -1):
         if same(asked[-size:], body[:size]):
             return system + asked[:-size] + body[:size], body[size:]
-    if not asked or not body:  # a prompt that is a system turn alone
+    if not asked or not body:  # the prompt is only a system turn
         return system + asked, body
     raise BadRow(
         "prompts_disagree",
         f"column {column!r} holds a conversation in which the turn of column {named!r} does not occur: leave one of "
-        f"them out, or say which column is the prompt with `columns`",
+        f"them out, or name the prompt's column with `columns`",
     )
 
 
 def common_prompt(chosen: tuple[Turns, Turns], rejected: tuple[Turns, Turns]) -> tuple[Turns, Turns, Turns]:
-    """(prompt, chosen, rejected) from two sides, each (prompt, rest): one prompt, which takes up the turns that both
-    rests begin with; each keeps its last turn.
+    """(prompt, chosen, rejected) from two sides, each (prompt, rest). Turns that both rests begin with move to the
+    prompt; each side keeps its last turn.
 
-    Raises BadRow where the two sides answer different conversations, or nothing.
+    Raises BadRow if the sides answer different conversations, or have no prompt.
     """
     (first, left), (second, right) = chosen, rejected
     if not same(first, second):
@@ -72,14 +72,14 @@ def common_prompt(chosen: tuple[Turns, Turns], rejected: tuple[Turns, Turns]) ->
     if any(side and side[0].role in ("user", "system") for side in (left, right)):
         raise BadRow(
             "prompts_disagree",
-            f"chosen and rejected ask different things after {shared or len(prompt)} turns that they share: they must "
+            f"chosen and rejected have different user turns after {shared or len(prompt)} shared turns: they must "
             "answer one prompt",
         )
     return prompt, left, right
 
 
 def ended(side: Turns, column: str) -> Turns:
-    """The side, which must end with the assistant's answer. Raises BadRow where it does not."""
+    """Returns `side`. Raises BadRow unless it ends with the assistant's answer."""
     if not side or side[-1].role != "assistant":
         found = f"ends with a turn of {side[-1].role!r}" if side else "has no turn after the prompt"
         raise BadRow("no_answer", f"column {column!r} {found}; it must end with the assistant's answer")
@@ -87,7 +87,7 @@ def ended(side: Turns, column: str) -> Turns:
 
 
 def occurs(part: Sequence[Message], whole: Sequence[Message]) -> bool:
-    """Whether every turn of `part`, system turns aside, is one of `whole`."""
+    """Whether every turn of `part`, without system turns, is in `whole`."""
     known = [_key(m) for m in whole]
     return all(_key(m) in known for m in part if m.role != "system")
 
@@ -108,5 +108,5 @@ def _keys(messages: Turns) -> list[tuple[str, str, Any]]:
 
 
 def same(first: Turns, second: Turns) -> bool:
-    """Whether two stretches of turns say the same."""
+    """Whether two lists of turns are equal."""
     return _keys(first) == _keys(second)

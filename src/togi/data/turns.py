@@ -1,7 +1,7 @@
-"""Turns of a conversation, in the ways in which data sets write them: role and content, from and value, transcripts.
+"""Parses the turns of a conversation in the forms of data sets: role and content, from and value, transcripts.
 
-What a turn says beside its role, its content and whether it carries loss goes to `Message.extra`, where chat templates
-find it. What would change what is learnt and cannot be kept is a bad row.
+Keys of a turn beside role, content and loss flag go to `Message.extra`, where chat templates read them. A row is bad
+if one of its keys would change training and cannot be kept.
 """
 
 import json
@@ -27,14 +27,13 @@ HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"  # transcripts as in the Anthr
 
 
 def role_of(name: str) -> str:
-    """Our name of a role; one that we do not know is kept as it is, for templates with free roles."""
+    """togi's name of a role. Unknown roles stay as they are, for templates with free roles."""
     return ROLES.get(name.strip().lower(), name.strip())
 
 
 def said(value: Any, column: str, role: str) -> tuple[Message, ...]:
-    """Plain text is one turn of `role`, a transcript is cut into its turns, a list is read turn by turn.
-
-    Text is read as a list of turns only where it parses to one.
+    """The turns of a value: plain text is one turn of `role`, a transcript is cut into turns, a list is read item by
+    item. Text counts as a list of turns only if it parses as one.
     """
     if isinstance(value, str):
         listed = _listed(value)
@@ -50,7 +49,7 @@ def said(value: Any, column: str, role: str) -> tuple[Message, ...]:
 
 
 def _listed(text: str) -> list[Any] | None:
-    """The list of turns that a text is, as CSV keeps them; None for any other text."""
+    """The list of turns in a text, as CSV stores them; None for any other text."""
     if not text.lstrip().startswith("["):
         return None
     try:
@@ -76,12 +75,12 @@ def _transcript(text: str, column: str) -> tuple[Message, ...]:
         found += [Message("assistant", reply.strip()) for reply in replies]
     spoken = tuple(turn for turn in found if turn.content)
     if not spoken:
-        raise BadRow("empty_text", f"column {column!r} is a transcript in which nobody says anything")
+        raise BadRow("empty_text", f"column {column!r} is a transcript without any text")
     return spoken
 
 
 def turns(value: Any, column: str) -> tuple[Message, ...]:
-    """The turns of a list of objects, or of JSON text that holds one. Raises BadRow with the place of what is wrong."""
+    """The turns of a list of objects, or of JSON text that holds one. Raises BadRow with the place of the error."""
     if isinstance(value, str):  # CSV has no lists
         try:
             value = parse_json(value)
@@ -118,11 +117,11 @@ def _turn(item: Any, column: str) -> Message:
     return Message(role, _content(left.get(text_key, ""), f"{column}.{text_key}", role, calls), train, extra)
 
 
-# --- what a turn says -------------------------------------------------------------------------------------------------
+# --- the text of a turn -----------------------------------------------------------------------------------------------
 
 
 def text_of(value: Any, column: str) -> str:
-    """Text that says something. Raises BadRow for another value, and for text without a letter."""
+    """Returns text that is not blank. Raises BadRow for other values and for blank text."""
     if not isinstance(value, str):
         raise BadRow("wrong_type", f"column {column!r}: found {kind_of(value)}, wanted text")
     if not value.strip():
@@ -131,7 +130,7 @@ def text_of(value: Any, column: str) -> str:
 
 
 def _content(value: Any, column: str, role: str, calls: bool) -> str:
-    """A turn's text. Only a user and an assistant must say something; what a tool gives may be any value."""
+    """A turn's text. Only user and assistant turns must have text; a tool's result may be any value."""
     if role in ("tool", "function", "ipython") and not isinstance(value, str) and not _parts(value):
         return json.dumps(plain(value), ensure_ascii=False)
     if isinstance(value, list):
@@ -152,15 +151,15 @@ def _part(part: Any, column: str) -> str:
         raise BadRow("wrong_type", f"column {column!r}: found {kind_of(part)}, wanted a part with type and text")
     kind = part.get("type", "text")
     if kind not in ("text", "input_text", "output_text") or not isinstance(part.get("text"), str):
-        raise BadRow("not_text", f"column {column!r}: found a part of type {kind!r}; togi reads parts of text alone")
+        raise BadRow("not_text", f"column {column!r}: found a part of type {kind!r}; togi reads text parts only")
     return part["text"]
 
 
-# --- what a turn says beside its text ---------------------------------------------------------------------------------
+# --- the other keys of a turn -----------------------------------------------------------------------------------------
 
 
 def _trained(left: Mapping[str, Any], column: str) -> bool:
-    """Whether a turn carries loss, by whatever name its flag goes."""
+    """Whether a turn carries loss, under any of the flag's names."""
     if "mask" in left:
         raise BadRow("unclear_flag", f"column '{column}.mask' may mean either: write train: true or train: false")
     found = {key: flag(left[key], f"{column}.{key}") for key in FLAGS if key in left}
@@ -174,7 +173,7 @@ def _trained(left: Mapping[str, Any], column: str) -> bool:
 
 
 def flag(value: Any, column: str) -> bool:
-    """True or false; 1 and 0 will do, and text that says so, since CSV has neither."""
+    """True or false, also from 1 and 0 and from text, because CSV has no booleans."""
     known = {"none": True, "true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
     found = known.get(str(value).strip().lower())
     if found is None:
@@ -183,7 +182,7 @@ def flag(value: Any, column: str) -> bool:
 
 
 def _extra(left: Mapping[str, Any], column: str) -> dict[str, Any]:
-    """The keys of a turn that togi does not read; calls of tools in the form that templates expect."""
+    """The keys of a turn that togi does not read, with tool calls in the form that templates expect."""
     kept = {str(key): plain(value) for key, value in left.items() if value not in ("", [], {})}
     if "tool_calls" in kept:
         kept["tool_calls"] = _calls(kept["tool_calls"], f"{column}.tool_calls")
@@ -198,7 +197,7 @@ def _calls(value: Any, column: str) -> list[dict[str, Any]]:
 
 
 def _opened(call: Mapping[str, Any]) -> dict[str, Any]:
-    """A call whose arguments are JSON text, as the OpenAI API writes them, with the arguments as an object."""
+    """A tool call with its arguments as an object; the OpenAI API writes them as JSON text."""
     inner = call.get("function")
     if isinstance(inner, Mapping):
         return {"function": {**inner, **_opened(inner)}}
@@ -213,26 +212,24 @@ def _opened(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _call(value: Any, column: str, train: bool, extra: Mapping[str, Any]) -> Message:
-    """A turn of sharegpt data whose text is the call of a tool: {"name": ..., "arguments": ...}, or several."""
+    """A sharegpt turn whose text is a tool call, {"name": ..., "arguments": ...}, or several."""
     found = parse_or_none(value) if isinstance(value, str) else value
     calls = objects([found] if isinstance(found, Mapping) else found, column)
     if not calls or not all(isinstance(call.get("name"), str) for call in calls):
-        raise BadRow(
-            "wrong_type", f"column {column!r}: found no call of a tool, wanted an object with name and arguments"
-        )
+        raise BadRow("wrong_type", f"column {column!r}: found no tool call, wanted an object with name and arguments")
     wrapped = [{"type": "function", "function": call} for call in calls]
     return Message("assistant", "", train, {**extra, "tool_calls": _calls(wrapped, column)})
 
 
 def objects(value: Any, column: str) -> list[dict[str, Any]] | None:
-    """A list of objects, or the one that JSON text holds; None for anything else."""
+    """A list of objects, also from JSON text; None for anything else."""
     found = parse_json_list(value, column) if isinstance(value, str) else plain(value)
     good = isinstance(found, Sequence) and not isinstance(found, str) and all(isinstance(f, dict) for f in found)
     return list(found) if good else None
 
 
 def parse_json_list(text: str, column: str) -> Any:
-    """The value of text that begins like a JSON list. Raises BadRow where it is none after all."""
+    """The value of text that begins like a JSON list. Raises BadRow if it is not JSON."""
     if not text.lstrip().startswith("["):
         return None
     try:

@@ -1,4 +1,4 @@
-"""Values of rows: JSON read with care, what a value is in words, and what JSON can keep of it."""
+"""Values of rows: strict JSON parsing, names of types for messages, and conversion to JSON."""
 
 import base64
 import json
@@ -22,7 +22,7 @@ REASONS = (
 
 
 class BadRow(Exception):
-    """A row that does not fit: `reason` is a short constant, the text says what was found and what to do."""
+    """A row that does not fit. `reason` is a short constant; the text says what was found and what to do."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -30,22 +30,21 @@ class BadRow(Exception):
 
 
 def kind_of(value: Any) -> str:
-    """What a value is, in words that a message can use."""
+    """The type of a value, in words for a message."""
     names = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
     return "nothing" if value is None else names.get(type(value), type(value).__name__)
 
 
 def blank(value: Any) -> bool:
-    """Whether a column says nothing: null, or text without a letter, as an empty cell of CSV."""
+    """Whether a column is empty: null, or blank text, such as an empty CSV cell."""
     return value is None or (isinstance(value, str) and not value.strip())
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text: the one place where the JSON library's errors become a BadRow.
+    """Parses JSON text; the only place that turns the JSON library's errors into a BadRow.
 
-    Bad are, besides what is no JSON: an object that names a key twice (the library would keep the last, silently), a
-    number of over 4,300 digits, more than 64 levels, and half a surrogate pair. NaN and Infinity are numbers, as
-    Python writes them.
+    Refused are also: an object with a repeated key (the library would silently keep the last), a number of over 4,300
+    digits, more than 64 levels, and half a surrogate pair. NaN and Infinity are numbers, as in Python.
     """
     try:
         value = json.loads(text, object_pairs_hook=_unique)
@@ -60,9 +59,9 @@ def parse_json(text: str) -> Any:
 
 
 def parse_list(text: str) -> Any:
-    """Like `parse_json` for a whole file, whose items are judged one by one: a BadRow stands where one was found.
+    """`parse_json` for a whole file, item by item: bad items become BadRow values.
 
-    Raises json.JSONDecodeError where the text is no JSON, BadRow where it is nested too deeply to be read.
+    Raises json.JSONDecodeError if the text is not JSON, BadRow if it is nested too deeply to read.
     """
     decoder = json.JSONDecoder(object_pairs_hook=_unique_or_bad, parse_int=_whole)
     try:
@@ -88,7 +87,7 @@ def _half() -> BadRow:
 
 
 def check_value(value: Any, text: str) -> None:
-    """Raises BadRow where a value that was parsed from `text` is nested too deeply or holds half a surrogate pair."""
+    """Raises BadRow if a value, parsed from `text`, is nested too deeply or holds half a surrogate pair."""
     if text.count("[") + text.count("{") > DEEPEST and _deeper(value, DEEPEST):
         raise _too_deep()
     if _may_be_half(text) and HALF.search(json.dumps(value, ensure_ascii=False)):
@@ -123,7 +122,7 @@ def _whole(digits: str) -> Any:
 
 
 def _judged(item: Any, halves: bool) -> Any:
-    """The item, or what makes it a bad row; `halves` says whether half a surrogate pair may be in it."""
+    """The item, or a BadRow; `halves` says whether it may hold half a surrogate pair."""
     if _deeper(item, DEEPEST):
         return _too_deep()
     bad = _bad_in(item)
@@ -140,7 +139,7 @@ def _bad_in(value: Any) -> BadRow | None:
 
 
 def _deeper(value: Any, levels: int) -> bool:
-    """Whether lists and objects are nested in more than `levels` levels."""
+    """Whether lists and objects are nested more than `levels` deep."""
     if not isinstance(value, dict | list):
         return False
     parts = value.values() if isinstance(value, dict) else value
@@ -148,14 +147,14 @@ def _deeper(value: Any, levels: int) -> bool:
 
 
 def without_nulls(value: Any) -> Any:
-    """A value of Parquet or Arrow without the keys that hold null: there every struct has the keys of all rows."""
+    """A value of Parquet or Arrow without null keys, because every struct there has the keys of all rows."""
     if isinstance(value, dict):
         return {key: without_nulls(item) for key, item in value.items() if item is not None}
     return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def plain(value: Any) -> Any:
-    """A column that togi does not read, as JSON can keep it: times as ISO text, bytes as base64, the rest as text."""
+    """A column that togi does not read, converted to JSON: times as ISO text, bytes as base64, the rest as text."""
     if value is None or isinstance(value, str | bool | int | float):
         return value
     if isinstance(value, list | tuple):

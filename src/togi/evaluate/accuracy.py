@@ -1,4 +1,4 @@
-"""How often a scorer puts the better answer first, and the control that shows what chance looks like."""
+"""The accuracy of a scorer on preference pairs, and its control on shuffled labels."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
@@ -24,8 +24,8 @@ def pair_accuracy(
 ) -> Accuracy:
     """Accuracy over pairs; InputError for lengths that differ, fewer than two pairs, or scores not finite.
 
-    Where `prompts` names the prompt of each pair, prompts are resampled with all of their pairs, which are not
-    independent of each other: they may share an answer.
+    If `prompts` names the prompt of each pair, whole prompts are resampled, because pairs of one prompt may share an
+    answer.
     """
     chosen_P, rejected_P = np.asarray(chosen_P, dtype=np.float64), np.asarray(rejected_P, dtype=np.float64)
     if chosen_P.shape != rejected_P.shape:
@@ -44,8 +44,8 @@ def pair_accuracy(
 
 
 def _shares(right_P: Floats, prompts: Sequence[Hashable]) -> Floats:
-    """One value a prompt. Their mean is the share over all pairs, and each lies away from it by what its prompt adds to
-    the share, however many pairs it has (the ratio estimator, linearised). Pair by pair where there is one prompt."""
+    """One value per prompt: the linearised ratio estimator, whose mean is the share over all pairs. With a single
+    prompt, one value per pair."""
     groups: dict[Hashable, list[float]] = {}
     for prompt, right in zip(prompts, right_P.tolist(), strict=True) if prompts else ():
         groups.setdefault(prompt, []).append(right)
@@ -58,8 +58,8 @@ def _shares(right_P: Floats, prompts: Sequence[Hashable]) -> Floats:
 def shuffled_labels(count: int, seed: int) -> NDArray[np.bool_]:
     """For each pair, whether to exchange chosen and rejected: exactly half of them, drawn by `seed`.
 
-    A reward model trained on pairs exchanged so knows nothing of the labels; its accuracy on held-out pairs is the
-    control. Half exactly, so that nothing of the label is left on average.
+    A reward model trained on these pairs learns nothing about the labels; its accuracy on held-out pairs is the
+    control. Exactly half are exchanged, so that no label information is left on average.
     """
     flips_P = np.zeros(count, dtype=np.bool_)
     flips_P[np.random.default_rng(seed).permutation(count)[: count // 2]] = True

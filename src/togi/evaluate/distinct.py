@@ -1,4 +1,4 @@
-"""distinct-n: how much a list of answers repeats itself. Shapes: P answers, one a prompt."""
+"""distinct-n: the share of different n-grams in a list of answers. Shapes: P answers, one per prompt."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ def distinct(texts_P: Sequence[str], n: int, units: Units) -> Jackknife:
 
 
 def enough(items: Sequence[str] | Floats) -> None:
-    """Raises InputError for fewer answers than can be compared."""
+    """Raises InputError if there are too few answers to compare."""
     if len(items) < 3:
         raise InputError(f"diversity: {len(items)} answers; at least 3 are needed to compare them with each other")
 

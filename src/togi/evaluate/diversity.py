@@ -1,7 +1,7 @@
-"""How different a model's answers are from each other: distinct-n, self-BLEU, and dispersion of embeddings.
+"""The diversity of a model's answers: distinct-n, self-BLEU, and dispersion of embeddings.
 
 One answer per prompt, prompts in the same order for both models. All three depend on length, so compare `Texts.cut()`:
-a model that never closes its answers repeats itself more than one that does.
+a model whose answers never end repeats itself more.
 
 Names: `_P` one value per prompt, `_PQ` prompt by prompt, `_PD` one vector per prompt, `_N` n-gram order.
 """
@@ -45,9 +45,9 @@ class Texts:
 def self_bleu(texts_P: Sequence[str], language: str) -> Jackknife:
     """Mean BLEU of each answer against all the others (Zhu et al., arXiv 1802.01886), 0 to 100; low is diverse.
 
-    Sentence BLEU as sacrebleu computes it by default (13a tokens, characters where there are no spaces; exponential
-    smoothing, effective order). Every value with one answer left out comes from the same pass over the n-grams: only
-    the answer with the highest count of an n-gram matters, and the second highest when that one is gone.
+    Sentence BLEU with sacrebleu's defaults (13a tokens, characters in languages without spaces; exponential smoothing,
+    effective order). One pass over the n-grams also gives all leave-one-out values: for each n-gram only the answer
+    with the highest count matters, or the second highest when that answer is left out.
     """
     enough(texts_P)
     tokenize = _tokenizer(language)
@@ -67,14 +67,14 @@ def dispersion(vectors_PD: ArrayLike) -> Jackknife:
     """Mean cosine distance between two answers' embeddings, 0 (all alike) to 2; InputError for a vector of length 0."""
     vectors_PD = np.asarray(vectors_PD, dtype=np.float64)
     if vectors_PD.ndim != 2:
-        raise InputError(f"dispersion: vectors of shape {vectors_PD.shape}; one row an answer is needed")
+        raise InputError(f"dispersion: vectors of shape {vectors_PD.shape}; one row per answer is needed")
     enough(vectors_PD)
     norm_P = np.linalg.norm(vectors_PD, axis=1)
     if not np.all(np.isfinite(norm_P) & (norm_P > 0)):
         raise InputError("dispersion: an embedding is zero or not finite; is there an empty answer?")
     unit_PD = vectors_PD / norm_P[:, None]
     count = len(unit_PD)
-    # Row sums of distances to all others; the distance to itself is exactly 1 - |unit|^2 and is taken out.
+    # Row sums of the distances to all others; subtracts the distance to itself, which is exactly 1 - |unit|^2.
     away_P = (count - unit_PD @ unit_PD.sum(axis=0)) - (1 - (unit_PD**2).sum(axis=1))
     total = away_P.sum()
     without_P = (total - 2 * away_P) / ((count - 1) * (count - 2))
@@ -90,7 +90,7 @@ def diversity_rows(
 ) -> list[Row]:
     """Rows of distinct-1, -2, -3, self-BLEU and, where `vectors` (base, policy) are given, embedding dispersion.
 
-    Beyond `cap` prompts, self-BLEU takes as many drawn by the bootstrap's seed, the same for both models.
+    With more than `cap` prompts, self-BLEU uses a sample of `cap`, drawn with the bootstrap's seed, for both models.
     """
     units = units_of(language)
     cut = ", answers cut to one length" if texts.one_length else ""
@@ -111,7 +111,7 @@ def diversity_rows(
 
 
 def _dispersion_row(base: ArrayLike, policy: ArrayLike, bootstrap: Bootstrap) -> Row:
-    """An empty answer has no embedding: its prompt is left out on both sides, and the note counts it."""
+    """Leaves out prompts with an empty answer, which has no embedding, on both sides; the note counts them."""
     base_PD, policy_PD = np.asarray(base, dtype=np.float64), np.asarray(policy, dtype=np.float64)
     if len(base_PD) != len(policy_PD):
         raise InputError(f"diversity: {len(base_PD)} base and {len(policy_PD)} policy vectors cannot be paired")

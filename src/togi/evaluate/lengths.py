@@ -1,7 +1,6 @@
-"""Cutting two answers to one length, so that neither closing nor shortening an answer raises its score.
+"""Cuts two answers to one length, so that neither ending nor shortening an answer raises its score.
 
-`share` below 1 cuts both answers: then neither ends where its writer ended it, and a finished last sentence is no
-advantage either.
+`share` below 1 cuts both answers, so that a complete last sentence is no advantage either.
 """
 
 import unicodedata
@@ -11,13 +10,13 @@ from togi.core.errors import InputError
 
 
 def cut_tokens(base: Sequence[int], policy: Sequence[int], *, share: float = 1.0) -> tuple[list[int], list[int]]:
-    """The first tokens of both answers, as many as `share` of the shorter one's count, terminators already removed."""
+    """The first tokens of both answers: `share` of the shorter one's count. Terminators are removed beforehand."""
     limit = _limit(len(base), len(policy), share)
     return list(base[:limit]), list(policy[:limit])
 
 
 def cut_characters(base: str, policy: str, *, share: float = 1.0) -> tuple[str, str]:
-    """The beginnings of both answers, at most `share` of the shorter one's characters, each ending at a word border."""
+    """The beginnings of both answers: at most `share` of the shorter one's characters, each cut at a word border."""
     base, policy = base.strip(), policy.strip()
     limit = _limit(len(base), len(policy), share)
     return cut_at_border(base, limit), cut_at_border(policy, limit)

@@ -1,7 +1,7 @@
-"""Intervals by resampling prompts: what an evaluation may claim, and how surely.
+"""Confidence intervals by resampling prompts.
 
 Names: `_P` one value per prompt, `_R` one per resample. All intervals are two-sided. Values of several answers to one
-prompt are first averaged (`by_prompt`), since answers to one prompt are not independent of each other.
+prompt are first averaged (`by_prompt`), because answers to one prompt are not independent.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -47,9 +47,9 @@ class Interval:
 class Jackknife:
     """A statistic of all prompts (`value`) and the same statistic with each prompt left out in turn.
 
-    Diversity is no mean over prompts: drawing a prompt twice makes a sample less diverse by itself. So its intervals
+    Diversity is not a mean over prompts: a prompt that is drawn twice makes a sample less diverse. So its intervals
     come from the jackknife's pseudo-values, one per prompt (Tukey 1958; Efron and Tibshirani 1993, chapter 11), which
-    are then resampled like any value per prompt. For a mean they are the values themselves.
+    are resampled like any value per prompt. For a mean, the pseudo-values are the values themselves.
     """
 
     value: float
@@ -65,7 +65,7 @@ class Jackknife:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bootstrap:
-    """How to resample. `bca` corrects for bias and skew (Efron 1987), `percentile` reads the quantiles as they are."""
+    """Bootstrap settings. `bca` corrects for bias and skew (Efron 1987); `percentile` uses plain quantiles."""
 
     seed: int
     level: float = 0.95
@@ -83,9 +83,9 @@ class Bootstrap:
         return self._interval(_checked(values_P))
 
     def share(self, values_P: ArrayLike) -> Interval:
-        """`mean` of values from 0 to 1. Where all of them are 0, or all 1, resampling knows of nothing else and would
-        give bounds without width: the far one is then the exact one (Clopper and Pearson 1934, Biometrika 26:404) for
-        0 or n of n independent prompts."""
+        """`mean` of values from 0 to 1. If all are 0 or all are 1, resampling would give an interval without width; the
+        far bound is then the exact one (Clopper and Pearson 1934, Biometrika 26:404) for 0 or n of n independent
+        prompts."""
         found = self.mean(values_P)
         if found.low != found.high or found.mean not in (0.0, 1.0):
             return found
@@ -100,8 +100,8 @@ class Bootstrap:
         return self._interval(policy_P - base_P)
 
     def share_difference(self, base_P: ArrayLike, policy_P: ArrayLike) -> Interval:
-        """`difference` of values from 0 to 1. Where it is the same for all prompts, the bounds are those of a share of
-        other prompts that the exact one for 0 of n (as in `share`) allows, if all of these differed by -1, or by 1."""
+        """`difference` of values from 0 to 1. If it is the same for all prompts, the bounds assume the largest share of
+        unseen prompts that the exact bound allows (as in `share`), all of which differ by -1, or all by 1."""
         found = self.difference(base_P, policy_P)
         if found.low != found.high:
             return found
@@ -109,7 +109,7 @@ class Bootstrap:
         return replace(found, low=found.mean - unseen * (found.mean + 1), high=found.mean + unseen * (1 - found.mean))
 
     def _unseen(self, count: int) -> float:
-        """The largest share of which none may be among `count` independent prompts, at this level."""
+        """The largest share, at this level, that is consistent with 0 of `count` independent prompts."""
         return 1 - ((1 - self.level) / 2) ** (1 / count)
 
     def _interval(self, values_P: Floats) -> Interval:

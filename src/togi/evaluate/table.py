@@ -1,4 +1,4 @@
-"""The before/after table: one row a metric, each number with its interval."""
+"""The before/after table: one row per metric, each number with its interval."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from togi.evaluate.statistics import Bootstrap, Interval, Jackknife
 class Row:
     """One metric of the base and of the policy on the same prompts, and their paired difference (policy - base).
 
-    `base` and `difference` are None for a value that has no counterpart, such as the accuracy of a scorer.
-    `higher_is_better` is None where neither direction is good by itself, such as for the length.
+    `base` and `difference` are None for a value without a counterpart, such as a scorer's accuracy.
+    `higher_is_better` is None if neither direction is better, as for length.
     """
 
     metric: str
@@ -54,8 +54,8 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """What a row is about: its name, its good direction, and what a reader should know about it. `share`: of answers,
-    from 0 to 1."""
+    """A row's metric: its name, its better direction, and a note for readers. `share`: a share of answers, from 0 to
+    1."""
 
     name: str
     higher_is_better: bool | None = None
@@ -79,7 +79,7 @@ def compare(metric: Metric, base_P: ArrayLike, policy_P: ArrayLike, bootstrap: B
 
 
 def compare_jackknife(metric: Metric, base: Jackknife, policy: Jackknife, bootstrap: Bootstrap) -> Row:
-    """A row from a statistic that is no mean over prompts."""
+    """A row from a statistic that is not a mean over prompts."""
     return compare(metric, base.pseudo_P, policy.pseudo_P, bootstrap)
 
 
@@ -89,7 +89,7 @@ def single(metric: Metric, interval: Interval) -> Row:
 
 
 def rows_to_json(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """The table as it stands in a stage's summary."""
+    """The table as JSON-like values, for a stage's summary."""
     return [row.to_json() for row in rows]
 
 

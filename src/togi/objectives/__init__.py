@@ -1,5 +1,5 @@
-"""Objectives: a loss over log-probabilities, scores, masks and numbers, and nothing else.
+"""Objectives: losses over log-probabilities, scores, masks and numbers.
 
-`base` holds what they share, `grpo` and `reward` one objective each, `advantages` turns the rewards of a step into the
-numbers that GRPO reads. A new objective is one small file with `needs`, `counts` and `loss`.
+`base` holds the shared types and segment sums. `sft`, `reward`, `dpo`, `smpo` and `grpo` are one objective each;
+`advantages` turns rewards into GRPO's advantages. A new objective is one small file with `needs`, `counts`, `loss`.
 """

@@ -1,6 +1,6 @@
-"""From the rewards of a step to one advantage a sample.
+"""Advantages: one number per sample, from the rewards of a step.
 
-A reward that is None or NaN belongs to a sample whose grader failed: it leaves its group and gets no advantage.
+A reward of None or NaN means that the grader failed: the sample leaves its group and gets no advantage.
 """
 
 import math
@@ -19,10 +19,10 @@ Rewards = Sequence[float | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advantages:
-    """`values[g][i]` is the advantage of sample i of group g, None where its grader failed.
+    """`values[g][i]` is the advantage of sample i of group g; None where its grader failed.
 
-    A group teaches nothing, and its advantages are 0, if fewer than two of its samples are graded (`num_too_few`) or
-    all its rewards are equal (`num_no_spread`).
+    A group has advantages of 0 if fewer than two of its samples are graded (`num_too_few`) or all its rewards are
+    equal (`num_no_spread`).
     """
 
     values: tuple[tuple[float | None, ...], ...]
@@ -32,17 +32,18 @@ class Advantages:
 
     @property
     def idle_share(self) -> float:
-        """Share of the groups that teach nothing."""
+        """Share of the groups whose advantages are all 0."""
         return (self.num_too_few + self.num_no_spread) / max(len(self.values), 1)
 
 
 def compute_advantages(groups: Sequence[Rewards], scale: Scale = "group") -> Advantages:
-    """Rewards minus their group's mean, over (unbiased deviation + 1e-4) of the group, of the batch, or over nothing.
+    """Subtracts the group's mean from each reward, and divides by (unbiased deviation + 1e-4) of the group or the
+    batch, or by nothing.
 
     Raises StageError for an infinite reward, RecipeError for an unknown scale.
     """
     if scale not in ("group", "batch", "none"):
-        raise RecipeError(f"scale_rewards: {scale!r} is not available; allowed: group, batch, none")
+        raise RecipeError(f"scale_rewards: found {scale!r}; allowed: group, batch, none")
     graded = [_graded(group) for group in groups]
     batch = np.concatenate([*graded, np.empty(0)])
     divisors = {"group": _deviation, "batch": lambda rewards: _deviation(batch), "none": lambda rewards: 1.0}

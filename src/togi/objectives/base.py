@@ -1,4 +1,4 @@
-"""What an objective sees and gives: a micro-batch as flat tensors, and segment sums over its sequences.
+"""The inputs and outputs of objectives: a micro-batch as flat tensors, and segment sums over its sequences.
 
 Letters: N scored tokens of a micro-batch, laid end to end; S its sequences; P its preference pairs.
 
@@ -24,10 +24,10 @@ def _no_tokens() -> Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """What the model says about a micro-batch.
+    """The model's outputs for a micro-batch.
 
-    `logp_N` in nats; `score_S` one number a sequence; `entropy_N` in nats, without a graph; `aux` a scalar loss of the
-    model's own (router), which the loop adds as the mean over micro-batches.
+    `logp_N` in nats; `score_S` one number per sequence; `entropy_N` in nats, without a graph; `aux` the model's own
+    scalar loss (router), which the loop adds as the mean over micro-batches.
     """
 
     logp_N: Tensor | None = None
@@ -37,19 +37,19 @@ class Output:
 
 
 def on_host(output: Output) -> Output:
-    """The same numbers in host memory, without their graph, so that another process can read them."""
+    """A copy in host memory, detached, so that another process can read it."""
     moved = {f.name: getattr(output, f.name) for f in fields(output)}
     return Output(**{name: None if value is None else value.detach().cpu() for name, value in moved.items()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """The numbers of a micro-batch that objectives read. Sequences and pairs are never cut over micro-batches.
+    """The fields of a micro-batch that objectives read. Sequences and pairs are never split over micro-batches.
 
-    `sequence_N` (int64) says which sequence a scored token belongs to. `old_logp_N` are of the policy that the step
-    began with (absent: of the policy itself), `ref_logp_N` of the stage's initial model and `ref_logp_S` its sums over
-    each sequence, `sampler_logp_N` those that the sampler reported (NaN where it did not). `terminator_N` (bool) marks
-    the tokens of the terminator. Pair p is (2p, 2p + 1) unless `chosen_P` and `rejected_P` are given.
+    `sequence_N` (int64) is the sequence of each scored token. Log-probabilities: `old_logp_N` under the policy at the
+    start of the step (absent: under the policy itself), `ref_logp_N` under the stage's initial model, `ref_logp_S` its
+    sums per sequence, `sampler_logp_N` as the sampler reported them (NaN where it did not). `terminator_N` (bool) marks
+    terminator tokens. Pair p is (2p, 2p + 1) unless `chosen_P` and `rejected_P` are given.
     """
 
     num_sequences: int
@@ -67,7 +67,7 @@ class Batch:
     idle_tokens: int = 0
 
     def absent(self, names: Iterable[str]) -> list[str]:
-        """Those of the optional fields `names` that this batch does not have, sorted."""
+        """The optional fields among `names` that this batch lacks, sorted."""
         optional = {
             "advantage_S": self.advantage_S,
             "old_logp_N": self.old_logp_N,
@@ -91,7 +91,7 @@ class Objective(Protocol):
         ...
 
     def counts(self, batch: Batch) -> dict[str, float]:
-        """What `loss` divides by, for one micro-batch."""
+        """The counts of one micro-batch; `loss` divides by their totals."""
         ...
 
     def loss(self, output: Output, batch: Batch, totals: Mapping[str, float]) -> tuple[Tensor, Metrics]:
@@ -100,18 +100,18 @@ class Objective(Protocol):
 
 
 def require(value: Tensor | None, name: str) -> Tensor:
-    """`value`, which this objective cannot do without. Raises StageError."""
+    """Returns `value`. Raises StageError if it is None, because the objective needs it."""
     if value is None:
-        raise StageError(f"the objective needs {name}, which the model or the batch did not give")
+        raise StageError(f"the objective needs {name}, but the model or the batch has none")
     return value
 
 
 def nonzero_total(totals: Mapping[str, float], name: str) -> float:
-    """The step's count that a loss divides by. Raises StageError where there was nothing to count."""
+    """The step's total of a count, for a loss to divide by. Raises StageError if it is 0."""
     if not totals[name]:
         raise StageError(
-            f"the step has no {name.replace('_', ' ')}, so its loss is not defined: every token is masked, or every "
-            "answer was cut off; `togi check` shows the mask of samples"
+            f"the step has no {name.replace('_', ' ')}, so its loss is undefined: every token is masked, or every "
+            "answer was cut off; `togi check` shows the loss mask of samples"
         )
     return totals[name]
 
@@ -119,34 +119,34 @@ def nonzero_total(totals: Mapping[str, float], name: str) -> float:
 def check_choice(key: str, value: str, allowed: Iterable[str]) -> None:
     """Raises RecipeError unless `value` is one of `allowed`."""
     if value not in tuple(allowed):
-        raise RecipeError(f"objective.{key}: {value!r} is not available; allowed: {', '.join(allowed)}")
+        raise RecipeError(f"objective.{key}: found {value!r}; allowed: {', '.join(allowed)}")
 
 
 def check_ranges(fits: Mapping[str, bool], allowed: str) -> None:
-    """Raises RecipeError naming the settings that do not fit."""
+    """Raises RecipeError that names the settings out of range."""
     wrong = [name for name, fine in fits.items() if not fine]
     if wrong:
         raise RecipeError(f"objective: {', '.join(wrong)} out of range; allowed: {allowed}")
 
 
 def segment_sum(value_N: Tensor, sequence_N: Tensor, num_sequences: int) -> Tensor:
-    """Sums over the tokens of each sequence: (num_sequences,); 0 for a sequence without tokens."""
+    """Sum over the tokens of each sequence: (num_sequences,). A sequence without tokens gives 0."""
     return value_N.new_zeros(num_sequences).index_add(0, sequence_N, value_N)
 
 
 def segment_length(value_N: Tensor, sequence_N: Tensor, num_sequences: int) -> Tensor:
-    """Number of scored tokens of each sequence in the type of `value_N`, at least 1 so that it can divide."""
+    """Number of scored tokens of each sequence, at least 1, in the type of `value_N`: (num_sequences,)."""
     return segment_sum(torch.ones_like(value_N), sequence_N, num_sequences).clamp(min=1)
 
 
 def segment_mean(value_N: Tensor, sequence_N: Tensor, num_sequences: int) -> Tensor:
-    """Means over the tokens of each sequence: (num_sequences,); 0 for a sequence without tokens."""
+    """Mean over the tokens of each sequence: (num_sequences,). A sequence without tokens gives 0."""
     sum_S = segment_sum(value_N, sequence_N, num_sequences)
     return sum_S / segment_length(value_N, sequence_N, num_sequences)
 
 
 def mean_of(value: Tensor) -> tuple[Tensor | float, Tensor | float]:
-    """A metric that is a plain mean over the elements of `value`, without its graph."""
+    """The (sum, weight) pair of a metric that is the mean of `value`, detached."""
     return value.detach().sum(dtype=torch.float64), float(value.numel())
 
 
@@ -158,5 +158,5 @@ def add_metrics(into: Metrics, metrics: Metrics) -> None:
 
 
 def read_metrics(metrics: Metrics) -> dict[str, float]:
-    """The step's weighted means as numbers; what has no weight is left out."""
+    """The step's weighted means as numbers; metrics without weight are left out."""
     return {name: float(total) / float(weight) for name, (total, weight) in sorted(metrics.items()) if float(weight)}

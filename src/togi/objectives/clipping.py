@@ -1,8 +1,8 @@
-"""What keeps single tokens from ruling the mean log-probabilities that a preference loss compares.
+"""Clipping of token log-probabilities, so that single tokens do not dominate the means that a preference loss compares.
 
-The published trainer means to do this over each micro-batch, and by a slip does nothing (docs/methods.md): so it is off
-by default. Here each answer has quantiles of its own, so that no result depends on how a step was cut; at micro-batches
-of one pair, which the published settings use, that is the same.
+The published trainer intends this per micro-batch, but a bug makes it do nothing (docs/methods.md). So it is off by
+default. Here the quantiles are taken per answer, so that results do not depend on how a step is cut. With micro-batches
+of one pair, as published, both definitions agree.
 
 Letters: N scored tokens of a micro-batch; S its sequences.
 """
@@ -17,9 +17,11 @@ from togi.objectives.base import Batch, check_ranges, require
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clipping:
-    """In this order: the terminator of a rejected answer is rewarded instead of punished (`flip_terminator`); a
-    rejected token below the `lower_quantile` of its own answer, and a chosen one above the `upper_quantile` of its own,
-    count as that quantile; a rejected token below `min_logp` (nats) counts as that. A replaced token has no gradient.
+    """Three rules, applied in this order.
+
+    `flip_terminator` rewards the terminator of a rejected answer instead of penalising it. A rejected token below its
+    answer's `lower_quantile`, or a chosen one above its answer's `upper_quantile`, counts as that quantile. A rejected
+    token below `min_logp` (nats) counts as `min_logp`. Replaced tokens have no gradient.
     """
 
     flip_terminator: bool = False
@@ -36,14 +38,14 @@ class Clipping:
         check_ranges(fits, "0 < lower_quantile <= 0.5, 0.5 <= upper_quantile < 1, min_logp < 0")
 
     def chosen(self, logp_N: Tensor, batch: Batch) -> Tensor:
-        """Log-probabilities as they count in a chosen answer: (N,)."""
+        """Clipped log-probabilities for chosen answers: (N,)."""
         if self.upper_quantile is None:
             return logp_N
         limit_S = segment_quantile(logp_N, batch.sequence_N, batch.num_sequences, self.upper_quantile)
         return torch.where(logp_N > limit_S[batch.sequence_N], limit_S[batch.sequence_N], logp_N)
 
     def rejected(self, logp_N: Tensor, batch: Batch) -> Tensor:
-        """Log-probabilities as they count in a rejected answer: (N,)."""
+        """Clipped log-probabilities for rejected answers: (N,)."""
         if self.flip_terminator:
             logp_N = torch.where(require(batch.terminator_N, "terminator_N"), -logp_N, logp_N)
         if self.lower_quantile is not None:
@@ -53,8 +55,8 @@ class Clipping:
 
 
 def segment_quantile(value_N: Tensor, sequence_N: Tensor, num_sequences: int, share: float) -> Tensor:
-    """Quantiles over the tokens of each sequence, linear between neighbours, without a graph: (num_sequences,); 0 for a
-    sequence without tokens."""
+    """Quantile over the tokens of each sequence, linearly interpolated, detached: (num_sequences,). A sequence without
+    tokens gives 0."""
     if not value_N.numel():
         return value_N.new_zeros(num_sequences)
     value_N = value_N.detach()

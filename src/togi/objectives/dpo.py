@@ -44,11 +44,11 @@ SMOOTHED = ("sigmoid", "sigmoid_norm", "robust")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DPO:
-    """Direct preference optimisation. Raises RecipeError for a setting that it cannot keep."""
+    """Direct preference optimisation. Raises RecipeError for settings that do not fit together."""
 
     loss_type: LossType = "sigmoid"
     beta: float = 0.1
-    label_smoothing: float = 0.0  # share of pairs that are taken to be labelled the wrong way round
+    label_smoothing: float = 0.0  # share of pairs that are assumed to have flipped labels
     sft_weight: float = 0.0
     reference: bool = True
 
@@ -61,7 +61,7 @@ class DPO:
         }
         check_ranges(fits, "beta > 0, 0 <= label_smoothing < 0.5, sft_weight >= 0")
         if self.label_smoothing and self.loss_type not in SMOOTHED:
-            raise RecipeError(f"objective.label_smoothing: {self.loss_type} does not read it; {', '.join(SMOOTHED)} do")
+            raise RecipeError(f"objective.label_smoothing: {self.loss_type} ignores it; {', '.join(SMOOTHED)} use it")
 
     @property
     def needs(self) -> frozenset[str]:
@@ -84,7 +84,7 @@ class DPO:
             loss = loss - self.sft_weight * sides(sum_S, batch)[0].sum() / nonzero_total(totals, "chosen_tokens")
         metrics = reward_metrics(*sides(self.beta * ratio_S, batch)) | logp_metrics(sum_S, length_S, batch)
         if self.reference:
-            metrics["chosen_change"] = mean_of(sides(ratio_S / length_S, batch)[0])  # nats a token; below 0: falling
+            metrics["chosen_change"] = mean_of(sides(ratio_S / length_S, batch)[0])  # nats per token; below 0: falling
         return loss, metrics
 
 

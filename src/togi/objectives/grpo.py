@@ -11,8 +11,8 @@
                 answer's ratio
 
 `level="sequence"` is GSPO (arXiv 2507.18071); `off_policy_threshold` is the mask of DeepSeek-V3.2 (arXiv 2512.02556).
-Answers and tokens are counted over the whole step; elsewhere bnpo divides by the tokens of the micro-batch, so that its
-result depends on the cut: here it is the same as dapo.
+Answers and tokens are counted over the whole step. Other libraries divide bnpo by the tokens of the micro-batch, so
+their results depend on the cut; here bnpo equals dapo.
 
 Letters: N scored tokens of a micro-batch, laid end to end; S its sequences (answers).
 """
@@ -41,7 +41,7 @@ from togi.objectives.base import (
 
 LossType = Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "luspo", "sapo", "vespo"]
 Level = Literal["token", "sequence"]
-Surrogate = tuple[Tensor, Metrics]  # what is minimised at each token (N,), and the shares that were clipped
+Surrogate = tuple[Tensor, Metrics]  # the loss of each token (N,), and the clipped shares
 
 SAPO_TEMPERATURE = (1.0, 1.05)  # of tokens with positive advantage, and of the others
 VESPO_SHAPE = ((2.0, 3.0), (3.0, 2.0))  # (k, lambda) of answers with advantage >= 0, and of the others
@@ -50,7 +50,7 @@ VESPO_LOG_RANGE = (math.log(1e-8), 20.0)  # what an answer's log ratio is clampe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplerCorrection:
-    """Weights p_trainer / p_sampler, for a sampler that does not compute exactly what the trainer does.
+    """Weights p_trainer / p_sampler, which correct for differences between sampler and trainer.
 
     `truncate` clamps them to [floor, cap]; `mask` gives weight 0 outside. A token whose sampler log-probability is NaN
     counts as exact. The KL term is not weighted.
@@ -68,7 +68,7 @@ class SamplerCorrection:
             raise RecipeError(f"correction: needs 0 <= floor < cap, found floor {self.floor} and cap {self.cap}")
 
     def weights(self, old_logp_N: Tensor, batch: Batch) -> Tensor:
-        """One weight a token, without a graph: (N,)."""
+        """One weight per token, detached: (N,)."""
         difference_N = sampler_difference(old_logp_N, batch)
         if self.level == "sequence":
             difference_N = segment_sum(difference_N, batch.sequence_N, batch.num_sequences)[batch.sequence_N]
@@ -86,7 +86,7 @@ def sampler_difference(old_logp_N: Tensor, batch: Batch) -> Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GRPO:
-    """The clipped policy gradient over groups of answers. Raises RecipeError for a setting that it cannot keep."""
+    """The clipped policy gradient over groups of answers. Raises RecipeError for settings that do not fit together."""
 
     loss_type: LossType = "dapo"
     level: Level = "token"
@@ -98,7 +98,7 @@ class GRPO:
     use_bias_correction_kl: bool = True  # the KL term is weighted by the ratio, as an estimate off policy must be
     max_tokens: int | None = None  # dr_grpo: the answer budget that it divides by
     correction: SamplerCorrection | None = None
-    off_policy_threshold: float | None = None  # nats a token: an answer with negative advantage beyond it is left out
+    off_policy_threshold: float | None = None  # nats per token: leaves out answers with negative advantage beyond it
 
     def __post_init__(self) -> None:
         check_choice("loss_type", self.loss_type, tuple(VARIANTS))
@@ -108,7 +108,7 @@ class GRPO:
 
     @property
     def needs(self) -> frozenset[str]:
-        """Optional batch fields that these settings read."""
+        """The optional batch fields that these settings need."""
         wanted = {"advantage_S": True, "ref_logp_N": self.beta > 0, "sampler_logp_N": self.correction is not None}
         return frozenset(name for name, read in wanted.items() if read)
 
@@ -159,7 +159,7 @@ def _k3(logp_N: Tensor, ref_logp_N: Tensor) -> Tensor:
 
 
 def _observed(output: Output, old_N: Tensor, batch: Batch) -> Metrics:
-    """What is logged whether or not the loss reads it: entropy, length, and the distance to the sampler."""
+    """Metrics that are always logged: entropy, length, and the distance to the sampler."""
     metrics: Metrics = {"length": (float(batch.sequence_N.numel()), float(batch.num_sequences))}
     if output.entropy_N is not None:
         metrics["entropy"] = mean_of(output.entropy_N)
@@ -170,8 +170,7 @@ def _observed(output: Output, old_N: Tensor, batch: Batch) -> Metrics:
 
 @dataclass(frozen=True, slots=True)
 class _Tokens:
-    """What a surrogate reads about the scored tokens, each (N,): `log_ratio_N` is of the token alone, `ratio_N` of the
-    level that was asked for."""
+    """The inputs of a surrogate, each (N,): `log_ratio_N` is per token, `ratio_N` at the chosen level."""
 
     logp_N: Tensor
     log_ratio_N: Tensor
@@ -181,9 +180,10 @@ class _Tokens:
 
 
 def _near_policy(threshold: float, tokens: _Tokens, old_N: Tensor) -> Tensor:
-    """0 on answers with negative advantage that are further than `threshold` from who sampled them, else 1: (N,).
+    """0 on answers with negative advantage that lie further than `threshold` from the sampling policy, else 1: (N,).
 
-    The distance is mean(log p_sampled - log p) over the answer; the sampler's own log-probabilities where it told them.
+    The distance is mean(log p_sampled - log p) over the answer, with the sampler's log-probabilities where it reported
+    them.
     """
     batch = tokens.batch
     sampled_N = old_N if batch.sampler_logp_N is None else batch.sampler_logp_N
@@ -192,11 +192,11 @@ def _near_policy(threshold: float, tokens: _Tokens, old_N: Tensor) -> Tensor:
     return ((tokens.advantage_N >= 0) | (drift_S[batch.sequence_N] <= threshold)).to(drift_N.dtype)
 
 
-# --- the four surrogates: what is minimised at a token ----------------------------------------------------------------
+# --- the four surrogates: the loss of a token -------------------------------------------------------------------------
 
 
 def _clipped(settings: GRPO, tokens: _Tokens) -> Surrogate:
-    """-min(ratio A, clip(ratio) A); `delta` bounds what a token with negative advantage may weigh."""
+    """-min(ratio A, clip(ratio) A); `delta` bounds the ratio of tokens with negative advantage."""
     ratio_N, advantage_N = tokens.ratio_N, tokens.advantage_N
     low, high = 1 - settings.eps, 1 + (settings.eps if settings.eps_high is None else settings.eps_high)
     inside_N = ratio_N.clamp(low, high)
@@ -274,11 +274,11 @@ VARIANTS: dict[str, _Variant] = {
 }
 
 
-# --- settings that cannot be kept -------------------------------------------------------------------------------------
+# --- settings that do not fit -----------------------------------------------------------------------------------------
 
 
 def _check_ranges(settings: GRPO) -> None:
-    """Ranges outside which the clip turns round or the KL pushes away."""
+    """Refuses values for which the clip inverts or the KL pushes the policy away."""
     fits = {
         "eps": 0 < settings.eps < 1,
         "eps_high": settings.eps_high is None or settings.eps_high > 0,
@@ -292,23 +292,23 @@ def _check_ranges(settings: GRPO) -> None:
 
 
 def _check_unread(settings: GRPO) -> None:
-    """A setting that its loss type does not read is a mistake in the recipe, so it is refused."""
+    """Refuses settings that the loss type does not use."""
     kind = settings.loss_type
     clips = VARIANTS[kind].surrogate is _clipped
     if not clips and (settings.eps_high is not None or settings.delta is not None):
-        raise RecipeError(f"objective: {kind} does not clip, so it reads neither eps_high nor delta")
+        raise RecipeError(f"objective: {kind} does not clip, so it uses neither eps_high nor delta; remove them")
     if settings.max_weight is not None and kind != "cispo":
-        raise RecipeError(f"objective.max_weight: only cispo reads it, found loss_type {kind}")
+        raise RecipeError(f"objective.max_weight: only cispo uses it, found loss_type {kind}; remove it")
     if (settings.max_tokens is not None) != (kind == "dr_grpo"):
         raise RecipeError(
-            "objective.max_tokens: dr_grpo needs it (the longest answer in tokens) and no other loss type reads it; "
+            "objective.max_tokens: dr_grpo needs it (the longest answer in tokens) and no other loss type uses it; "
             f"found {settings.max_tokens} with loss_type {kind}"
         )
     level = LEVELS.get(kind, settings.level)
     if settings.level != level:
         raise RecipeError(f"objective.level: {kind} is defined on {level}s, found {settings.level}; set level: {level}")
     if kind == "vespo" and settings.correction is not None:
-        raise RecipeError("objective.correction: vespo weighs whole answers by their ratio already; leave it out")
+        raise RecipeError("objective.correction: vespo already weighs whole answers by their ratio; remove it")
 
 
 LEVELS: dict[str, Level] = {"luspo": "sequence", "vespo": "token"}

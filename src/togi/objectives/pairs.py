@@ -1,6 +1,6 @@
-"""Preference pairs: which sequences of a micro-batch are compared, and what is counted and logged of them.
+"""Preference pairs: which sequences of a micro-batch are compared, and their counts and metrics.
 
-Letters: S sequences of a micro-batch; P its preference pairs. A sequence may stand in several pairs.
+Letters: S sequences of a micro-batch; P its preference pairs. A sequence may be in several pairs.
 """
 
 import torch
@@ -11,7 +11,9 @@ from togi.objectives.base import Batch, Metrics, mean_of
 
 
 def pairs(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Indices of the chosen and of the rejected sequences: given, or the even and the odd ones. Raises StageError."""
+    """Indices of the chosen and the rejected sequences: as given, or the even and the odd ones.
+
+    Raises StageError for an odd number of sequences."""
     if batch.chosen_P is not None and batch.rejected_P is not None:
         return batch.chosen_P, batch.rejected_P
     if batch.num_sequences % 2:
@@ -21,15 +23,15 @@ def pairs(batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def sides(value_S: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The values of the chosen and of the rejected sequences: (P,), (P,)."""
+    """The values of the chosen and the rejected sequences: (P,), (P,)."""
     chosen_P, rejected_P = (index_P.to(value_S.device) for index_P in pairs(batch))
     return value_S[chosen_P], value_S[rejected_P]
 
 
 def pair_counts(batch: Batch) -> dict[str, float]:
-    """Pairs, and the scored tokens of their chosen and of their rejected answers.
+    """Counts pairs, and the scored tokens of chosen and rejected answers.
 
-    Raises StageError for an answer without a scored token: it has no log-probability that could be compared.
+    Raises StageError for an answer without a scored token, which has no log-probability to compare.
     """
     lengths = torch.bincount(batch.sequence_N, minlength=batch.num_sequences).tolist()
     chosen, rejected = ([lengths[s] for s in index_P.tolist()] for index_P in pairs(batch))
@@ -57,7 +59,7 @@ def reward_metrics(chosen_P: Tensor, rejected_P: Tensor) -> Metrics:
 
 
 def logp_metrics(sum_S: Tensor, length_S: Tensor, batch: Batch) -> Metrics:
-    """Mean log-probabilities of both sides' tokens in nats, from the sums and lengths of each answer."""
+    """Mean token log-probabilities of both sides in nats, from each answer's sum and length."""
     names = ("logp_chosen", "logp_rejected")
     totals = zip(sides(sum_S.detach(), batch), sides(length_S, batch), strict=True)
     return {

@@ -18,7 +18,7 @@ from togi.objectives.pairs import pairs, sides
 class BradleyTerry:
     """mean over pairs of -log sigmoid(chosen - rejected - margin) + centring x (chosen + rejected)^2.
 
-    Centring keeps the scores near zero, which the loss alone leaves free. An equal pair counts as wrong in `accuracy`.
+    Centring keeps the scores near zero; the loss alone fixes only differences. A tie counts as wrong in `accuracy`.
     """
 
     centring: float = 0.0
@@ -30,7 +30,7 @@ class BradleyTerry:
 
     @property
     def needs(self) -> frozenset[str]:
-        """Optional batch fields that these settings read."""
+        """The optional batch fields that these settings need."""
         return frozenset({"margin_P"}) if self.margin else frozenset()
 
     def counts(self, batch: Batch) -> dict[str, float]:

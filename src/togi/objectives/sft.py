@@ -16,10 +16,11 @@ Normalise = Literal["tokens", "sequences"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SFT:
-    """-log p of a scored token: the mean over all `tokens` of the step, or over its `sequences` of each one's mean, in
-    which a short answer weighs as much as a long one.
+    """-log p, averaged over the scored tokens of the step (`tokens`), or first within each sequence (`sequences`), so
+    that short answers weigh as much as long ones.
 
-    A sequence without scored tokens counts nowhere. A step without any is an error: it would change nothing, silently.
+    A sequence without scored tokens is not counted. A step without scored tokens is an error, because it would change
+    nothing.
     """
 
     normalise: Normalise = "tokens"

@@ -10,10 +10,10 @@
     smooth_lower_bound   max(0, -beta z)^2: nothing more to gain once the margin is reached
     smooth_double_bound  the same + max(0, beta (z - margin_delta))^2: nor beyond it
 
-Source: the published trainer of Vikhr-Nemo (docs/methods.md). r is `chosen_sft_ratio`; below 1 the rejected answers are
-learnt too. Pairs and the tokens of each side are counted over the whole step. SimPO (arXiv 2405.14734) is `sigmoid`
-with target_margin = gamma / beta and sft_weight = 0. An equal pair has z = -target_margin, and the gradients of its
-shape cancel.
+Source: the published trainer of Vikhr-Nemo (docs/methods.md). r is `chosen_sft_ratio`; below 1 the cross entropy also
+trains on rejected answers. Pairs and the tokens of each side are counted over the whole step. SimPO (arXiv 2405.14734)
+is `sigmoid` with target_margin = gamma / beta and sft_weight = 0. A pair of equal sides has z = -target_margin, and the
+gradients of its shape cancel.
 
 Letters: N scored tokens of a micro-batch; S its sequences; P its preference pairs.
 """
@@ -52,12 +52,12 @@ def margin_at(step: int, total_steps: int, target: float) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SMPO:
-    """Simple margin preference optimisation. Raises RecipeError for a setting that it cannot keep."""
+    """Simple margin preference optimisation. Raises RecipeError for settings that do not fit together."""
 
     loss_type: LossType = "smooth_lower_bound"
     beta: float = 1.2
-    target_margin: float = 0.35  # nats a token
-    margin_delta: float | None = None  # smooth_double_bound: width of the band above the margin, nats a token
+    target_margin: float = 0.35  # nats per token
+    margin_delta: float | None = None  # smooth_double_bound: width of the band above the margin, nats per token
     chosen_sft_ratio: float = 0.8
     sft_weight: float = 1.0
     clipping: Clipping = field(default_factory=Clipping)  # off
@@ -82,7 +82,7 @@ class SMPO:
 
     @property
     def needs(self) -> frozenset[str]:
-        """The marks of the terminator, if it is to be flipped."""
+        """The terminator marks, if `flip_terminator` is set."""
         return frozenset({"terminator_N"}) if self.clipping.flip_terminator else frozenset()
 
     def counts(self, batch: Batch) -> dict[str, float]:

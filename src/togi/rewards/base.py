@@ -1,4 +1,4 @@
-"""What gates and terms are: one signature for each."""
+"""The interfaces of gates and terms."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -41,11 +41,11 @@ class Term:
     name: str
     grader: Grader
     weight: float = 1.0
-    cap: float | None = None  # the largest score that counts
-    negative_scale: float = 1.0  # what negative scores are multiplied by
+    cap: float | None = None  # larger scores count as this
+    negative_scale: float = 1.0  # factor of negative scores
 
     def contribution(self, score: float) -> float:
-        """What `score` adds to the reward."""
+        """The contribution of `score` to the reward."""
         return self.weight * self.shaped(score)
 
     def shaped(self, score: float) -> float:

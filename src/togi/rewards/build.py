@@ -1,4 +1,4 @@
-"""From settings to a reward and to guards; what they need from elsewhere is handed in."""
+"""Builds rewards and guards from their settings and the resources that the caller passes in."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -38,7 +38,7 @@ from togi.rewards.terminator import TerminatorCheck
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardResources:
-    """What a reward needs and does not own: the policy's template, loaded scorers by reference, a language detector."""
+    """The resources of a reward: the policy's template, loaded scorers by reference, a language detector."""
 
     terminator: str
     turn_starts: tuple[str, ...] = ()
@@ -47,7 +47,7 @@ class RewardResources:
 
 
 def build_reward(settings: RewardSettings, around: RewardResources) -> Reward:
-    """The reward that the settings describe. Raises RecipeError or InputError for what is missing."""
+    """The reward that the settings describe. Raises RecipeError or InputError for a missing resource."""
     return Reward(
         gates=tuple(_gate(gate, around) for gate in settings.gates),
         terms=tuple(_term(term, around) for term in settings.terms),

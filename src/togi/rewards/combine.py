@@ -1,10 +1,10 @@
-"""Gates and terms combined into one reward an answer.
+"""Combines gates and terms into one reward per answer.
 
-    reward = fail_value of the gate that fails + bonuses of those passed before it     the first that fails ends it
-           = bonuses of all gates + sum of weight x shaped(score) over the terms      where every gate is passed
+    reward = fail_value of the first gate that fails + bonuses of the gates before it
+           = bonuses of all gates + sum of weight x shaped(score) over the terms, if all gates pass
 
-No term is asked about an answer that a gate has stopped. A grader that fails is a failure, never a zero: the answer has
-no reward and leaves its group.
+Terms never grade an answer that a gate has stopped. A grader that fails is a failure, never a zero: the answer has no
+reward and leaves its group.
 """
 
 import math
@@ -18,11 +18,11 @@ from togi.rewards.base import Attempt, Gate, Grade, Term
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Graded:
-    """What an answer is worth, and why.
+    """An answer's reward and its components.
 
-    `total` is None where a grader failed, and `failed` says which and how. `components` holds for each gate 1 or 0, for
-    each term its raw score, None for what was not asked. `gate` is "name/reason" of the gate that stopped the answer.
-    `below_fail`: it passed every gate and its terms still put it below what a failed answer can get.
+    `total` is None if a grader failed; `failed` then says which and how. `components` holds 1 or 0 for each gate, the
+    raw score for each term, and None for those that did not run. `gate` is "name/reason" of the gate that stopped the
+    answer. `below_fail`: the answer passed every gate, but its terms put it below the best possible failing answer.
     """
 
     total: float | None
@@ -36,8 +36,8 @@ class Graded:
 class Reward:
     """Grades answers.
 
-    `terminator` is cut off, with all that follows, before any term reads the text. `floor` lifts an answer that passes
-    to what the best failing one can get. `max_failed_share` is the share of answers that graders may fail on.
+    Terms read the text before `terminator`. `floor` raises a passing answer to at least the best possible failing
+    answer. `max_failed_share` is the largest share of answers that graders may fail on.
     """
 
     gates: tuple[Gate, ...]
@@ -58,13 +58,13 @@ class Reward:
 
     @property
     def best_fail(self) -> float:
-        """The most that an answer stopped by a gate can get; minus infinity without gates."""
+        """The largest reward of an answer that a gate stops; minus infinity without gates."""
         bonuses = [sum(gate.bonus for gate in self.gates[:k]) for k in range(len(self.gates))]
         values = [gate.fail_value + bonus for gate, bonus in zip(self.gates, bonuses, strict=True)]
         return max(values, default=-math.inf)
 
     def grade(self, prompt: Prompt, completions: Sequence[Completion]) -> list[Graded]:
-        """Grades the answers to one prompt, in order: one batch for each term."""
+        """Grades the answers to one prompt, in order; each term gets one batch."""
         states = [self._begin(prompt, completion) for completion in completions]
         for state in states:
             self._pass_gates(state)
@@ -73,7 +73,7 @@ class Reward:
         return [self._end(state) for state in states]
 
     def check_failures(self, graded: Sequence[Graded]) -> None:
-        """Raises StageError where graders failed on too large a share of these answers."""
+        """Raises StageError if graders failed on too large a share of these answers."""
         messages = [row.failed for row in graded if row.failed is not None]
         if len(messages) > self.max_failed_share * len(graded):
             raise StageError(
@@ -113,7 +113,7 @@ class Reward:
 
 @dataclass(slots=True)
 class _State:
-    """An answer on its way through gates and terms."""
+    """The state of an answer between gates and terms."""
 
     attempt: Attempt
     components: dict[str, float | None] = field(default_factory=dict)
@@ -123,12 +123,12 @@ class _State:
 
     @property
     def open(self) -> bool:
-        """Whether terms are still to be asked about it."""
+        """Whether terms still grade it."""
         return self.gate is None and self.failed is None
 
 
 def _ask(term: Term, states: Sequence[_State]) -> None:
-    """Adds one term to the answers that are still open; a grader is never called with none."""
+    """Adds one term to the answers that are still open. A grader is never called without answers."""
     if not states:
         return
     for state, grade in zip(states, term.grader([state.attempt for state in states]), strict=True):

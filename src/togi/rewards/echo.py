@@ -1,4 +1,4 @@
-"""Gate: the answer does not say the question or the system turn again, which a policy finds out soon."""
+"""Gate: the answer does not repeat the question or the system turn, a shortcut that policies soon learn."""
 
 from dataclasses import dataclass
 
@@ -8,10 +8,10 @@ from togi.text.compare import shingles
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EchoCheck:
-    """Passes answers of whose character n-grams at most `max_share` stand in the prompt's system and user turns; case,
-    spacing and punctuation do not count. An answer shorter than one n-gram passes unless all of it stands there.
+    """Passes an answer if at most `max_share` of its character n-grams occur in the prompt's system and user turns.
 
-    Turns of other roles (documents, earlier answers) may be said again.
+    Case, spacing and punctuation are ignored. An answer shorter than one n-gram passes unless the prompt contains it.
+    Turns of other roles (documents, earlier answers) may be repeated.
     """
 
     size: int = 6

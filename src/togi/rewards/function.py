@@ -1,7 +1,7 @@
 """Term: a user's own function, from a Python file, in one of two signatures.
 
-`f(prompt, completion) -> number` is asked answer by answer. With `style: trl`, `f(prompts, completions, completion_ids,
-**columns) -> list of numbers` is asked once about all, as GRPOTrainer of the TRL library does.
+`f(prompt, completion) -> number` is called once per answer. With `style: trl`, `f(prompts, completions,
+completion_ids, **columns) -> list of numbers` is called once for all answers, as TRL's GRPOTrainer does.
 """
 
 import importlib.util
@@ -23,7 +23,7 @@ from togi.rewards.neighbours import Neighbours
 
 @dataclass(frozen=True, slots=True)
 class UserFunction:
-    """A function of a user's file. While it runs it can import what lies beside that file."""
+    """A function of a user's file. While it runs, it can import the modules beside that file."""
 
     function: Callable[..., Any]
     beside: Neighbours
@@ -36,8 +36,9 @@ class UserFunction:
 
 
 def load_function(file: Path, name: str, style: str = "togi") -> UserFunction:
-    """The function `name` of the Python file `file`, which is run once. Raises InputError, for a function of TRL's
-    signature that is not said to be one too."""
+    """Runs the Python file `file` once and returns its function `name`.
+
+    Raises InputError if that fails, and if the function has TRL's signature but `style` is "togi"."""
     file = file.resolve()
     mark = f"togi_user_{file.stem}_{digest(str(file))[:8]}"
     spec = importlib.util.spec_from_file_location(mark, file)
@@ -54,14 +55,14 @@ def load_function(file: Path, name: str, style: str = "togi") -> UserFunction:
         raise InputError(f"reward function: {file} has no function {name!r}; it has {', '.join(known) or 'none'}")
     if style == "togi" and "completions" in _parameters(function):
         raise InputError(
-            f"reward function: {file}: {name} takes `completions`, which is TRL's signature; say so with style: trl, "
-            "or write it as f(prompt, completion)"
+            f"reward function: {file}: {name} takes `completions`, which is TRL's signature; set style: trl, or write "
+            "it as f(prompt, completion)"
         )
     return UserFunction(function, beside)
 
 
 def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The parameters of a function by name; none where it does not tell."""
+    """The parameters of a function by name; empty if its signature is unknown."""
     try:
         return dict(inspect.signature(function).parameters)
     except (TypeError, ValueError):
@@ -70,9 +71,9 @@ def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionGrader:
-    """Asks the function answer by answer. It sees the completion with its text cut before the terminator.
+    """Calls the function once per answer, with the completion's text cut before the terminator.
 
-    What it raises, and anything but a number, is a failure of that answer alone.
+    An exception, or a result that is not a number, is a failure of that answer alone.
     """
 
     function: Callable[..., Any]
@@ -90,12 +91,11 @@ class FunctionGrader:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrlGrader:
-    """Asks a function of TRL's signature once about all answers. It sees their texts without terminator.
+    """Calls a function with TRL's signature once for all answers, with their texts before the terminator.
 
-    Prompts are lists of messages and completions lists of one message; with `plain`, both are texts, the prompt's that
-    of its last user turn. `columns` are the rows' other columns and `answer`, a list each. None for an answer, and
-    anything but a number, is a failure of that answer; what the function raises, and another number of results than of
-    answers, is one of all.
+    A prompt is a list of messages, a completion a list of one message. With `plain`, both are texts; the prompt's is
+    its last user turn. `columns` are the rows' other columns and `answer`, one list each. A result of None, or one that
+    is not a number, is a failure of that answer. An exception, or a wrong number of results, is a failure of all.
     """
 
     function: UserFunction
@@ -105,13 +105,13 @@ class TrlGrader:
         try:
             found = run_stranger(lambda: _plain_list(self.function(**self._arguments(attempts))), GraderError)
             if len(found) != len(attempts):
-                raise GraderError(f"it gave {len(found)} results for {len(attempts)} answers")
+                raise GraderError(f"it returned {len(found)} results for {len(attempts)} answers")
         except GraderError as error:
             return [_of(error, attempt) for attempt in attempts]
         return [_grade(value, attempt) for value, attempt in zip(found, attempts, strict=True)]
 
     def _arguments(self, attempts: Sequence[Attempt]) -> dict[str, Any]:
-        """What the function is given: all there is, or as much as it takes where it takes no keywords."""
+        """The function's arguments: all of them, or those it names if it takes no keywords."""
         columns = dict.fromkeys(key for attempt in attempts for key in attempt.prompt.extra)
         given: dict[str, Any] = {key: [attempt.prompt.extra.get(key) for attempt in attempts] for key in columns}
         given["answer"] = [attempt.prompt.answer for attempt in attempts]
@@ -135,7 +135,7 @@ def _turn(message: Message) -> dict[str, Any]:
 
 
 def _plain_list(found: Any) -> list[Any]:
-    """A list of what an array, a tensor or any other sequence holds."""
+    """The items of an array, a tensor or any other sequence, as a list."""
     return list(found.tolist() if hasattr(found, "tolist") else found)
 
 

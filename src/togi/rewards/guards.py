@@ -1,4 +1,4 @@
-"""Guards: thresholds on what shows that a reward is being gamed, or that a run has stopped learning."""
+"""Guards: thresholds on metrics that reveal reward hacking, or a run that has stopped learning."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from togi.core.errors import StageError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guard:
-    """Watches one metric: it should stay within [min, max]; `patience` measurements in a row outside are an alarm."""
+    """Watches one metric. `patience` measurements in a row outside [min, max] raise an alarm."""
 
     metric: str
     min: float | None = None
@@ -17,7 +17,7 @@ class Guard:
     stop: bool = False
 
     def broken_bound(self, value: float) -> float | None:
-        """The bound that `value` crosses, None inside. What is not a number is outside."""
+        """The bound that `value` crosses; None if it is inside. NaN is outside."""
         if self.min is not None and not value >= self.min:
             return self.min
         return self.max if self.max is not None and not value <= self.max else None
@@ -25,7 +25,7 @@ class Guard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alarm:
-    """A guard's threshold was crossed. `stop`: the recipe wants the run to end."""
+    """A guard's threshold was crossed. `stop`: the guard ends the run."""
 
     name: str
     step: int
@@ -37,7 +37,7 @@ class Alarm:
 
 @dataclass(slots=True)
 class GuardState:
-    """Guards at work. It remembers how often in a row each was crossed: `crossed` belongs into a checkpoint."""
+    """Guards and how often in a row each was crossed; `crossed` belongs in a checkpoint."""
 
     guards: Sequence[Guard]
     crossed: list[int] = field(default_factory=list)
@@ -46,7 +46,7 @@ class GuardState:
         self.crossed = self.crossed or [0] * len(self.guards)
 
     def observe(self, step: int, metrics: Mapping[str, float]) -> list[Alarm]:
-        """Alarms of this step, one a guard and only when it begins; a metric that was not measured changes nothing."""
+        """The alarms that begin at this step, at most one per guard. A metric that was not measured changes nothing."""
         alarms = [self._one(index, step, metrics) for index in range(len(self.guards))]
         return [alarm for alarm in alarms if alarm is not None]
 
@@ -70,7 +70,7 @@ def _alarm(guard: Guard, step: int, value: float, bound: float) -> Alarm:
 
 
 def stop_on(alarms: Sequence[Alarm]) -> None:
-    """Raises StageError when the recipe wants one of the alarms to end the run."""
+    """Raises StageError if one of the alarms ends the run."""
     reasons = [alarm.message for alarm in alarms if alarm.stop]
     if reasons:
         raise StageError(f"stopped by a guard: {'; '.join(reasons)}")

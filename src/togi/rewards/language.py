@@ -1,4 +1,4 @@
-"""Gate: the answer is written in an allowed language. The detector is handed in, since it loads a model."""
+"""Gate: the answer is written in an allowed language. The caller passes in the detector, because it loads a model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ Detector = Callable[[str], tuple[str, float]]  # text -> (language code, confide
 class LanguageCheck:
     """Passes when the detected language is allowed with at least `min_confidence`.
 
-    Answers shorter than `min_chars` pass: detectors guess there.
+    Answers shorter than `min_chars` pass, because detectors only guess there.
     """
 
     detect: Detector

@@ -1,4 +1,4 @@
-"""Term: a reward model. It is handed in as a `Scorer` and asked once for all answers of a call."""
+"""Term: a reward model, passed in as a `Scorer` and called once for all answers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from togi.rewards.base import Attempt, Grade
 class ModelGrader:
     """Scores prompts and answers without their terminators: the scorer renders both with its own template.
 
-    An answer that the scorer gives an error for fails; where it raises GraderError, every answer of the call does.
+    An answer fails if the scorer returns an error for it. If the scorer raises GraderError, every answer fails.
     """
 
     scorer: Scorer
@@ -29,5 +29,5 @@ class ModelGrader:
 
 
 def _named(attempt: Attempt, score: Grade) -> Grade:
-    """The score; an error says whose."""
+    """The score; an error names the prompt."""
     return GraderError(f"prompt {attempt.prompt.id}: {score}") if isinstance(score, GraderError) else score

@@ -1,6 +1,6 @@
 """The modules beside a user's file: importable while the file is loaded or called, and at no other time.
 
-Two files in different folders that both import `helper` each get their own, and no library of togi's meets either.
+Two files in different folders that both import `helper` each get their own. togi's libraries see neither.
 """
 
 import importlib
@@ -15,7 +15,7 @@ from togi.core.errors import InputError
 
 
 class Neighbours:
-    """What one file of the user finds in its folder. `known` are the files that its import statements lead to."""
+    """The modules in the folder of a user's file. `known` are the files that its import statements lead to."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -25,9 +25,9 @@ class Neighbours:
 
     @contextmanager
     def importable(self) -> Iterator[None]:
-        """The folder stands first on the path, and its modules are known, while the block runs.
+        """Puts the folder first on the path, and loads its modules, while the block runs.
 
-        Modules of libraries that have the name of one that the file imports step aside, but for the standard library's.
+        A library's module of the same name is set aside, except the standard library's.
         """
         folder, no_files = str(self.file.parent), sys.dont_write_bytecode
         aside = {n: m for n, m in sys.modules.items() if self._ours(n) and _top(n) not in sys.stdlib_module_names}
@@ -48,8 +48,8 @@ class Neighbours:
             sys.modules.update(aside)
 
     def check(self) -> None:
-        """Raises InputError where a module of the folder was loaded that no import statement names: nobody would see
-        that it has changed."""
+        """Raises InputError if a module of the folder was loaded without an import statement: a change of it would go
+        unnoticed."""
         places = {name: Path(found) for name, m in self.modules.items() if (found := getattr(m, "__file__", None))}
         unseen = [name for name, path in places.items() if path not in self.known and path != self.file]
         if unseen:
@@ -62,7 +62,7 @@ class Neighbours:
         return _top(name) in self.names
 
     def _keep(self, before: list[str]) -> None:
-        """Takes the folder's modules out of the process's and keeps them for the next time."""
+        """Removes the folder's modules from the process and keeps them for the next call."""
         old = frozenset(before)
         new = [name for name in sys.modules if name not in old]
         self.modules = {name: sys.modules[name] for name in new if self._lies_here(sys.modules.get(_top(name)))}
@@ -70,8 +70,8 @@ class Neighbours:
             del sys.modules[name]
 
     def _lies_here(self, module: ModuleType | None) -> bool:
-        """Whether a top-level module is a file or a folder of the user's folder itself: what an environment inside it
-        holds is not."""
+        """Whether a top-level module is a file or folder directly in the user's folder, not in an environment inside
+        it."""
         folder = self.file.parent
         if getattr(module, "__file__", None) is None:  # a folder without __init__.py
             return any(Path(place).parent == folder for place in getattr(module, "__path__", ()))

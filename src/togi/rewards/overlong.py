@@ -1,4 +1,4 @@
-"""Term: the soft punishment of overlong answers (DAPO, arXiv 2503.14476), from 0 to -1 over a stretch of tokens."""
+"""Term: the soft length penalty of DAPO (arXiv 2503.14476), from 0 to -1 over a range of tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from togi.rewards.base import Attempt, Grade
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OverlongGrader:
-    """0 up to max_tokens - cache_tokens sampled tokens, then a straight line down to -1 at max_tokens, -1 beyond.
+    """0 up to max_tokens - cache_tokens sampled tokens, then linear down to -1 at max_tokens, and -1 beyond.
 
-    An answer without token ids cannot be measured: that is a failure of its grading.
+    An answer without token ids has no length, so its grading fails.
     """
 
     max_tokens: int
@@ -24,6 +24,6 @@ class OverlongGrader:
     def _grade(self, attempt: Attempt) -> Grade:
         length = len(attempt.completion.token_ids)
         if not length:
-            return GraderError(f"{self.name}: prompt {attempt.prompt.id}: the answer came without token ids to count")
+            return GraderError(f"{self.name}: prompt {attempt.prompt.id}: the answer has no token ids to count")
         free = self.max_tokens - self.cache_tokens
         return max(min(free - length, 0) / self.cache_tokens, -1.0)

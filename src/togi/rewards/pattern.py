@@ -8,7 +8,7 @@ from togi.rewards.base import Attempt
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PatternCheck:
-    """Passes answers in which `forbidden` is found nowhere."""
+    """Passes answers that `forbidden` does not match anywhere."""
 
     forbidden: re.Pattern[str]
 

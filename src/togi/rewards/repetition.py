@@ -11,7 +11,7 @@ from togi.rewards.base import Attempt
 class RepetitionCheck:
     """Passes when at most `max_share` of the n-grams, and of the lines, are repeats of earlier ones.
 
-    Characters (whitespace left out) work for every script; words are what a text splits into at whitespace.
+    Characters (without whitespace) work for every script. Words are the parts between whitespace.
     """
 
     unit: Literal["chars", "words"] = "chars"

@@ -1,4 +1,4 @@
-"""What a step's rewards looked like, component by component."""
+"""Statistics of a step's rewards, component by component."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """One component over the answers that were asked for it. `quantiles` at 10, 25, 50, 75 and 90 %."""
+    """One component over the answers that it graded. `quantiles` at 10, 25, 50, 75 and 90 %."""
 
     count: int
     mean: float
@@ -41,12 +41,12 @@ class RewardStatistics:
 
     @property
     def failed_share(self) -> float:
-        """Share of the answers that no grader could grade."""
+        """Share of the answers that could not be graded."""
         return sum(self.failures.values()) / max(self.num_answers, 1)
 
     @property
     def below_fail_share(self) -> float:
-        """Share of the answers that passed every gate and still rank below one that failed."""
+        """Share of the answers that passed every gate but rank below the best possible failing answer."""
         return self.num_below_fail / max(self.num_answers, 1)
 
     def metrics(self, gates: Sequence[str] = ()) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Gate: the answer ends with the template's terminator and keeps to its own turn."""
+"""Gate: the answer ends with the template's terminator and stays within its turn."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,8 @@ from togi.rewards.base import Attempt
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TerminatorCheck:
-    """Passes exactly one terminator, at the end but for whitespace, after a text that is not blank; no string of
-    `turn_starts` inside; not cut off by the token budget. Terminators are looked for in the text, not in the ids."""
+    """Passes an answer that is not blank, holds exactly one terminator, at its end except for whitespace, holds no
+    string of `turn_starts`, and was not cut off by the token budget. The search is in the text, not in the ids."""
 
     terminator: str
     turn_starts: tuple[str, ...] = ()
