@@ -9,7 +9,7 @@ from togi.cli.show import print_stage, stage_json
 from togi.core.codec import write_records
 from togi.core.errors import InputError
 from togi.core.files import write_json
-from togi.core.records import Chat, Completion, Document, Message, Pair, Prompt, Sample
+from togi.core.records import Chat, Completion, Document, Figure, Message, Pair, Prompt, Sample, Verdict
 from togi.stages.base import RECORDS_FILE
 
 WILD = "a\x1b]0;owned\x07b\x9b2J\u202e"
@@ -21,6 +21,8 @@ RECORDS = {
     "chats": [Chat(id="c", messages=(TURN, CALL))],
     "documents": [Document(id="d", text=WILD)],
     "pairs": [Pair(id="r", prompt=(TURN,), chosen=(CALL, Message("tool", "1"), TURN), rejected=(TURN,))],
+    "verdicts": [Verdict(id="v", prompt="p", answers=(WILD,), judge="j", text=WILD, score=1.0)],
+    "tables": [Figure(id="f", benchmark="b", metric=WILD, subject=WILD, value=1.0, low=0.5, high=2.0)],
     "samples": [Sample(id="s", prompt=PROMPT, completion=Completion(text=WILD, stop="length"), scores={WILD: 1.0})],
 }
 

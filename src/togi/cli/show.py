@@ -1,6 +1,6 @@
 """`togi show`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from togi.cli.common import json_option, load_graph, print_json, run_command, st
 from togi.core.codec import read_records, to_row
 from togi.core.errors import InputError, RecipeError
 from togi.core.files import read_cache, read_lines
-from togi.core.records import Chat, Document, Message, Pair, Prompt, Record, Sample
+from togi.core.records import Chat, Document, Figure, Message, Pair, Prompt, Record, Sample, Verdict
 from togi.core.settings import MAIN
 from togi.core.tables import plain, say_table
 from togi.core.terminal import json_text, say
@@ -93,7 +93,7 @@ def print_stage(folder: Path, path: str, count: int) -> None:
     if records == [] and (folder / path).is_file():
         say("no records")
     for record in records[:count]:
-        say(f"\n[{record.id}]\n{_readable(record)}")
+        say(f"\n[{record.id}]\n{READABLE[type(record)](record)}")
     _metrics(read_lines(folder / "metrics.jsonl")[-count:] if count else [])
 
 
@@ -123,16 +123,23 @@ def _turns(messages: Sequence[Message], mark: str = " ") -> str:
     return "\n".join(lines)
 
 
-def _readable(record: Record) -> str:
-    match record:
-        case Prompt():
-            return _turns(record.messages) + ("" if record.answer is None else f"\n  (answer: {record.answer})")
-        case Pair():
-            return f"{_turns(record.prompt)}\n{_turns(record.chosen, '+')}\n{_turns(record.rejected, '-')}"
-        case Sample():
-            return f"{_turns(record.prompt.messages)}\n  -> {record.completion.text}\n  ({plain(record.scores)})"
-        case Chat():
-            return _turns(record.messages)
-        case Document():
-            return f"  {record.text[:400]}"
-    raise TypeError(type(record).__name__)
+def _prompt(record: Prompt) -> str:
+    return _turns(record.messages) + ("" if record.answer is None else f"\n  (answer: {record.answer})")
+
+
+def _verdict(record: Verdict) -> str:
+    said = [f"winner {record.winner}", f"score {record.score}", f"probability {record.probability}"]
+    known = ", ".join(each for each in said if not each.endswith(" None")) or "tie, or nothing that could be read"
+    return f"  {record.judge} on {', '.join(record.answers)}: {known}\n  {record.text}"
+
+
+READABLE: dict[type[Record], Callable[[Any], str]] = {
+    Prompt: _prompt,
+    Pair: lambda pair: f"{_turns(pair.prompt)}\n{_turns(pair.chosen, '+')}\n{_turns(pair.rejected, '-')}",
+    Sample: lambda each: f"{_turns(each.prompt.messages)}\n  -> {each.completion.text}\n  ({plain(each.scores)})",
+    Chat: lambda chat: _turns(chat.messages),
+    Document: lambda document: f"  {document.text[:400]}",
+    Verdict: _verdict,
+    Figure: lambda figure: f"  {figure.benchmark}: {figure.text}",
+}
+"""How a record of each kind is shown."""

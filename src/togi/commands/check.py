@@ -13,7 +13,7 @@ from typing import Any
 from togi.commands.check_rows import Lengths, Shown, Tokens, demo_of, lengths_of, shown_of, some
 from togi.core.codec import read_records
 from togi.core.errors import InputError, RecipeError
-from togi.core.records import Chat, Document, Pair, Prompt, Record
+from togi.core.records import Chat, Record
 from togi.core.seeds import derive
 from togi.core.settings import MAIN, Ref, ScorerRef, parts
 from togi.core.sources import ModelSource
@@ -103,15 +103,11 @@ def _checked_data(kind: str, imported: Imported) -> DataCheck:
     return DataCheck(kind, len(imported.records), counts, _first(imported.records), tuple(imported.notes))
 
 
-def _first(records: Sequence[Record]) -> str:
-    """The first record on one line; of a pair, what was chosen."""
+def _first(records: Sequence[Any]) -> str:
+    """The first record's text on one line; all turns of a conversation."""
     record = records[0]
-    if isinstance(record, Chat):
-        text = " / ".join(f"{message.role}: {message.content}" for message in record.messages)
-    elif isinstance(record, Pair):
-        text = record.chosen[-1].content
-    else:
-        text = record.text if isinstance(record, Prompt | Document) else str(record)
+    turns = record.messages if isinstance(record, Chat) else ()
+    text = " / ".join(f"{turn.role}: {turn.content}" for turn in turns) or record.text
     line = " ".join(text.split())
     return line if len(line) <= SHOWN else f"{line[:SHOWN]} …"
 

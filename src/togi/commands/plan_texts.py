@@ -1,24 +1,33 @@
 """What a model reads of a record, as a plan counts it: written by the model's template, without loading the model."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from togi.core.files import read_json
-from togi.core.records import Chat, Document, Message, Pair, Prompt, Record
+from togi.core.records import Chat, Document, Figure, Message, Pair, Prompt, Record, Sample, Verdict
 from togi.text.jinja import render_jinja
 from togi.text.template import TEMPLATES
 
 
 def texts(record: Record, template: str | None, folder: Path) -> list[str]:
     """What the model reads of a record; of a pair the prompt with one answer, and the other answer alone."""
-    if isinstance(record, Document):
-        return [record.text]
-    if isinstance(record, Pair):
-        rejected = "\n".join(message.content for message in record.rejected)
-        return [_written((*record.prompt, *record.chosen), template, folder, generation=False), rejected]
-    if isinstance(record, Prompt | Chat):
-        return [_written(record.messages, template, folder, generation=isinstance(record, Prompt))]
-    return []
+    return [
+        part if isinstance(part, str) else _written(part, template, folder, generation=type(record) is Prompt)
+        for part in READ[type(record)](record)
+    ]
+
+
+READ: dict[type[Record], Callable[[Any], list[str | Sequence[Message]]]] = {
+    Prompt: lambda prompt: [prompt.messages],
+    Chat: lambda chat: [chat.messages],
+    Pair: lambda pair: [(*pair.prompt, *pair.chosen), "\n".join(message.content for message in pair.rejected)],
+    Document: lambda document: [document.text],
+    Sample: lambda sample: [],  # no stage trains on what is not chosen
+    Verdict: lambda verdict: [],
+    Figure: lambda figure: [],
+}
+"""What of a record of each kind a model reads: conversations, and text as it stands."""
 
 
 def _written(messages: Sequence[Message], template: str | None, folder: Path, *, generation: bool) -> str:

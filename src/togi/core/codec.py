@@ -7,6 +7,7 @@ Numbers are float64, ids int32.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 
 from togi.core.errors import InputError, StageError
 from togi.core.files import atomic_file
-from togi.core.records import KINDS, Chat, Completion, Document, Message, Pair, Prompt, Provenance, Record, Sample
+from togi.core.records import KINDS, Completion, Message, Provenance, Record, Sample
 
 VERSION = 2
 KEY = b"togi.schema"
@@ -31,7 +32,7 @@ _MESSAGE = [("role", pa.string()), ("content", pa.string()), ("train", pa.bool_(
 _MESSAGES = pa.list_(pa.struct(_MESSAGE))
 _SOURCE = pa.struct([(name, pa.string()) for name in ("dataset", "revision", "licence", "terms")])
 _SHARED = [("id", pa.string()), ("parents", pa.list_(pa.string())), ("source", _SOURCE), ("extra", pa.string())]
-_PROMPT = [*_SHARED, ("messages", _MESSAGES), ("answer", pa.string())]
+_PROMPT = [("messages", _MESSAGES), ("answer", pa.string())]
 _COMPLETION = [
     ("text", pa.string()),
     ("stop", pa.string()),
@@ -42,26 +43,12 @@ _COMPLETION = [
 _SCORES = pa.list_(pa.struct([("name", pa.string()), ("value", pa.float64())]))
 _SIDES = ("prompt", "chosen", "rejected")
 _PAIR = [(side, _MESSAGES) for side in _SIDES]
-_FIELDS: dict[str, list[tuple[str, pa.DataType]]] = {
-    "prompts": _PROMPT,
-    "samples": [
-        *_SHARED,
-        ("prompt", pa.struct(_PROMPT)),
-        ("completion", pa.struct(_COMPLETION)),
-        ("scores", _SCORES),
-        ("model", pa.string()),
-        ("index", pa.int64()),
-    ],
-    "pairs": [*_SHARED, *_PAIR, ("margin", pa.float64())],
-    "chats": [*_SHARED, ("messages", _MESSAGES)],
-    "documents": [*_SHARED, ("text", pa.string())],
-}
 
 
 def schema(kind: str) -> pa.Schema:
     """The Arrow schema of records of one kind, with the metadata that names kind and version."""
     label = json.dumps({"kind": kind, "version": VERSION}, sort_keys=True)
-    return pa.schema(_FIELDS[kind], metadata={KEY: label.encode()})
+    return pa.schema([*_SHARED, *LAYOUTS[kind].columns], metadata={KEY: label.encode()})
 
 
 def write_records(path: Path, kind: str, records: Sequence[Record]) -> None:
@@ -151,48 +138,28 @@ def to_row(record: Record) -> Row:
         "source": None if record.source is None else _source_row(record.source),
         "extra": _json(record.extra, sort_keys=True),
     }
-    match record:
-        case Prompt():
-            row |= {"messages": _message_rows(record.messages), "answer": record.answer}
-        case Sample():
-            scores = [{"name": name, "value": value} for name, value in record.scores.items()]
-            row |= {"prompt": to_row(record.prompt), "completion": _completion_row(record.completion), "scores": scores}
-            row |= {"model": record.model, "index": record.index}
-        case Pair():
-            row |= {"prompt": _message_rows(record.prompt), "chosen": _message_rows(record.chosen)}
-            row |= {"rejected": _message_rows(record.rejected), "margin": record.margin}
-        case Chat():
-            row["messages"] = _message_rows(record.messages)
-        case Document():
-            row["text"] = record.text
-    return row
+    return row | LAYOUTS[_kind(record)].pack(record)
+
+
+def _kind(record: Record) -> str:
+    for kind, known in KINDS.items():
+        if type(record) is known:
+            return kind
+    raise TypeError(f"no file keeps a {type(record).__name__}; kinds of records: {', '.join(KINDS)}")
 
 
 def from_row(kind: str, row: Row) -> Record:
-    """The record that `to_row` made the row of."""
+    """The record that `to_row` made the row of. Raises TypeError for a kind that there is not."""
+    if kind not in KINDS:
+        raise TypeError(f"there are no records of kind {kind!r}; kinds of records: {', '.join(KINDS)}")
     source = row["source"]
-    shared: Row = {
-        "id": row["id"],
-        "parents": tuple(row["parents"]),
-        "source": None if source is None else Provenance(**source),
-        "extra": json.loads(row["extra"]),
-    }
-    match kind:
-        case "prompts":
-            return Prompt(**shared, messages=_messages(row["messages"]), answer=row["answer"])
-        case "samples":
-            asked = from_row("prompts", row["prompt"])
-            assert isinstance(asked, Prompt)
-            scores = {score["name"]: score["value"] for score in row["scores"]}
-            shared |= {"model": row["model"], "index": row["index"]}
-            return Sample(**shared, prompt=asked, completion=_completion(row["completion"]), scores=scores)
-        case "pairs":
-            prompt, chosen, rejected = (_messages(row[side]) for side in _SIDES)
-            return Pair(**shared, prompt=prompt, chosen=chosen, rejected=rejected, margin=row["margin"])
-        case "chats":
-            return Chat(**shared, messages=_messages(row["messages"]))
-        case _:
-            return Document(**shared, text=row["text"])
+    return KINDS[kind](
+        id=row["id"],
+        parents=tuple(row["parents"]),
+        source=None if source is None else Provenance(**source),
+        extra=json.loads(row["extra"]),
+        **LAYOUTS[kind].unpack(row),
+    )
 
 
 def _json(extra: Mapping[str, Any], *, sort_keys: bool = False) -> str:
@@ -230,6 +197,96 @@ def _completion_row(c: Completion) -> Row:
 def _completion(row: Row) -> Completion:
     numbers = {name: tuple(row[name]) for name in ("token_ids", "logprobs", "sampled_logprobs")}
     return Completion(text=row["text"], stop=row["stop"], **numbers)
+
+
+# --- kinds ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How records of a kind lie in a file, beside what all records share: columns, a record's values, and back."""
+
+    columns: list[tuple[str, pa.DataType]]
+    pack: Callable[[Any], Row]
+    unpack: Callable[[Row], Row]
+
+
+def _plain(columns: list[tuple[str, pa.DataType]]) -> Layout:
+    """The layout of records whose fields are columns as they are; tuples are lists."""
+
+    def pack(record: Record) -> Row:
+        values = {name: getattr(record, name) for name, _ in columns}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    def unpack(row: Row) -> Row:
+        return {name: tuple(row[name]) if isinstance(row[name], list) else row[name] for name, _ in columns}
+
+    return Layout(columns, pack, unpack)
+
+
+def _pack_sample(sample: Sample) -> Row:
+    scores = [{"name": name, "value": value} for name, value in sample.scores.items()]
+    row: Row = {"prompt": to_row(sample.prompt), "completion": _completion_row(sample.completion), "scores": scores}
+    return row | {"model": sample.model, "index": sample.index}
+
+
+def _unpack_sample(row: Row) -> Row:
+    scores = {score["name"]: score["value"] for score in row["scores"]}
+    values: Row = {"prompt": from_row("prompts", row["prompt"]), "completion": _completion(row["completion"])}
+    return values | {"scores": scores, "model": row["model"], "index": row["index"]}
+
+
+LAYOUTS: dict[str, Layout] = {
+    "prompts": Layout(
+        _PROMPT,
+        lambda prompt: {"messages": _message_rows(prompt.messages), "answer": prompt.answer},
+        lambda row: {"messages": _messages(row["messages"]), "answer": row["answer"]},
+    ),
+    "samples": Layout(
+        [
+            ("prompt", pa.struct([*_SHARED, *_PROMPT])),
+            ("completion", pa.struct(_COMPLETION)),
+            ("scores", _SCORES),
+            ("model", pa.string()),
+            ("index", pa.int64()),
+        ],
+        _pack_sample,
+        _unpack_sample,
+    ),
+    "pairs": Layout(
+        [*_PAIR, ("margin", pa.float64())],
+        lambda pair: {**{side: _message_rows(getattr(pair, side)) for side in _SIDES}, "margin": pair.margin},
+        lambda row: {**{side: _messages(row[side]) for side in _SIDES}, "margin": row["margin"]},
+    ),
+    "chats": Layout(
+        [("messages", _MESSAGES)],
+        lambda chat: {"messages": _message_rows(chat.messages)},
+        lambda row: {"messages": _messages(row["messages"])},
+    ),
+    "documents": _plain([("text", pa.string())]),
+    "verdicts": _plain(
+        [
+            ("prompt", pa.string()),
+            ("answers", pa.list_(pa.string())),
+            ("judge", pa.string()),
+            ("text", pa.string()),
+            ("order", pa.int64()),
+            ("winner", pa.string()),
+            ("score", pa.float64()),
+            ("probability", pa.float64()),
+        ]
+    ),
+    "tables": _plain(
+        [
+            *((name, pa.string()) for name in ("benchmark", "metric", "subject", "against")),
+            *((name, pa.float64()) for name in ("value", "low", "high")),
+            ("count", pa.int64()),
+            ("higher_is_better", pa.bool_()),
+            ("note", pa.string()),
+        ]
+    ),
+}
+"""The row form of each kind of `KINDS`."""
 
 
 # --- older versions ---------------------------------------------------------------------------------------------------

@@ -107,6 +107,11 @@ class Sample(Record):
     model: str | None = None
     index: int | None = None
 
+    @property
+    def text(self) -> str:
+        """The answer."""
+        return self.completion.text
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair(Record):
@@ -117,6 +122,11 @@ class Pair(Record):
     rejected: tuple[Message, ...]
     margin: float | None = None
 
+    @property
+    def text(self) -> str:
+        """The last message of the better side."""
+        return self.chosen[-1].content
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chat(Record):
@@ -124,12 +134,66 @@ class Chat(Record):
 
     messages: tuple[Message, ...]
 
+    @property
+    def text(self) -> str:
+        """The last message."""
+        return self.messages[-1].content
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document(Record):
     """Plain text."""
 
     text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict(Record):
+    """What a judge said of answers to one prompt, in one order.
+
+    `prompt` and `answers` are ids; the answers stand as the judge read them. `order` counts the orders in which the
+    judge was asked. `winner` is the id of the better answer; None for a tie, for a judge that grades one answer, and
+    where nothing could be read. `score` is a grade; `probability` that of the first answer's being better, where
+    log-probabilities were read. `text` is what the judge wrote.
+    """
+
+    prompt: str
+    answers: tuple[str, ...]
+    judge: str
+    text: str
+    order: int = 0
+    winner: str | None = None
+    score: float | None = None
+    probability: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure(Record):
+    """One number of a table: a metric of a subject, such as a model, with its interval.
+
+    With `against` it is the paired difference from that subject. `count` is how many prompts it rests on.
+    `higher_is_better` is None where neither direction is good by itself. What has no number, such as a failed
+    benchmark, has None.
+    """
+
+    benchmark: str
+    metric: str
+    subject: str
+    against: str | None = None
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    count: int | None = None
+    higher_is_better: bool | None = None
+    note: str = ""
+
+    @property
+    def text(self) -> str:
+        """The figure on one line."""
+        of = f"{self.subject} - {self.against}" if self.against else self.subject
+        number = "-" if self.value is None else f"{self.value:.4g}"
+        interval = "" if self.low is None or self.high is None else f" [{self.low:.4g}, {self.high:.4g}]"
+        return f"{self.metric}, {of}: {number}{interval}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,4 +237,7 @@ KINDS: dict[str, type[Record]] = {
     "pairs": Pair,
     "chats": Chat,
     "documents": Document,
+    "verdicts": Verdict,
+    "tables": Figure,
 }
+"""Every kind of records that a stage can give. How each is kept in a file stands in core/codec.py."""

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from togi.core.records import Chat, Document, Drop, Pair, Prompt, Record, Sample
+from togi.core.records import Drop, Record
 from togi.text.compare import jaccard, normalise, shingles
 from togi.text.script import is_spaced, script_share
 
@@ -50,21 +50,9 @@ class Filter:
     fails: Callable[[str], bool]
 
 
-def text_of(record: Record) -> str:
+def text_of(record: Any) -> str:
     """The text that filters look at: a prompt's question, a conversation's last answer, a sample's answer."""
-    match record:
-        case Prompt():
-            return record.text
-        case Chat():
-            return record.messages[-1].content
-        case Pair():
-            return record.chosen[-1].content
-        case Sample():
-            return record.completion.text
-        case Document():
-            return record.text
-        case _:
-            raise TypeError(f"no text is known for {type(record).__name__}")
+    return record.text
 
 
 def run_filters(

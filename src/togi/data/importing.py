@@ -1,13 +1,13 @@
 """The border: rows from outside become records, each with its source, licence and the columns togi never reads."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
 from togi.core.errors import InputError, RecipeError
-from togi.core.records import KINDS, Chat, Document, Drop, Message, Pair, Prompt, Provenance, Record
+from togi.core.records import KINDS, Drop, Message, Provenance, Record
 from togi.core.seeds import content_id, digest
 from togi.data.hub import download
 from togi.data.labelled import Labelled, pairs_of
@@ -196,15 +196,21 @@ def _said(message: Message) -> dict[str, Any]:
 
 def _record(kind: str, shape: Shape, name: str, source: Provenance, extra: Mapping[str, Any]) -> Record:
     shared: dict[str, Any] = {"id": name, "source": source, "extra": extra}
-    if kind == "prompts":
-        return Prompt(**shared, messages=shape.prompt, answer=shape.reference)
-    if kind == "chats":
-        return Chat(**shared, messages=shape.prompt + (shape.answer or ()))
-    if kind == "pairs":
-        assert shape.chosen is not None and shape.rejected is not None
-        return Pair(**shared, prompt=shape.prompt, chosen=shape.chosen, rejected=shape.rejected, margin=shape.margin)
-    assert kind in KINDS and shape.text is not None
-    return Document(**shared, text=shape.text)
+    return KINDS[kind](**shared, **FIELDS[kind](shape))
+
+
+FIELDS: dict[str, Callable[[Shape], dict[str, Any]]] = {
+    "prompts": lambda shape: {"messages": shape.prompt, "answer": shape.reference},
+    "chats": lambda shape: {"messages": shape.prompt + (shape.answer or ())},
+    "pairs": lambda shape: {
+        "prompt": shape.prompt,
+        "chosen": shape.chosen,
+        "rejected": shape.rejected,
+        "margin": shape.margin,
+    },
+    "documents": lambda shape: {"text": shape.text},
+}
+"""The fields of a record of each kind that rows can become."""
 
 
 def _refuse_empty(files: Sequence[Path], imported: Imported) -> None:
