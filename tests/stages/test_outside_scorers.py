@@ -163,7 +163,7 @@ def test_the_other_kind_of_model_is_refused(folder, old, new, expected):
 def test_nobody_talks_to_a_reward_model(folder):
     graph(folder)
     ended = CliRunner().invoke(main, ["chat", str(folder / "r.yaml"), "rm"])
-    assert ended.exit_code == 2 and "models.rm is a reward model (kind: reward)" in ended.output
+    assert ended.exit_code == 2 and "models.rm is of kind reward, not a model to talk to" in ended.output
 
 
 def context(bench: Bench, name: str) -> Context:

@@ -14,7 +14,7 @@ from togi.core.library_log import keep_library_warnings
 from togi.core.sources import ModelSource
 from togi.core.terminal import say
 from togi.model.inspect import located
-from togi.recipe.graph import Graph, unpinned
+from togi.recipe.graph import Graph, refuse_endpoints, unpinned
 from togi.recipe.store import home, is_done, store_folder
 from togi.tracking.base import check_trackers
 
@@ -33,11 +33,12 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """
     graph = load_graph(recipe, overrides)  # a misspelt key ends here, before anything heavy is imported
     check_trackers(graph.recipe.track)
+    refuse_endpoints(graph.recipe)
     _fetch(graph)
     work = importlib.import_module("togi.commands.check")
     keep_library_warnings(home())
     found = work.check(_stages(graph, work.CheckedStage), store_folder(), _progress)
-    notes = unpinned(graph.recipe)
+    notes = [*unpinned(graph.recipe), *work.absent_devices(graph.recipe.models)]
     if as_json:
         print_json({**asdict(found), "notes": notes})
     else:

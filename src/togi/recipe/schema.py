@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from togi.core.errors import RecipeError
-from togi.core.settings import RecipePath, Settings
+from togi.core.settings import MadeModelRef, RecipePath, Settings, runtime_setting
 from togi.recipe.document import KeyPath, dotted
+from togi.recipe.endpoint_spec import URL_KEYS, EndpointKeys
 from togi.recipe.hints import outside_name, shape, unknown_key
 from togi.recipe.locks import LOCK
 from togi.recipe.source import Tree
@@ -23,6 +24,7 @@ from togi.stages.data.importing import DataSettings
 from togi.stages.table import STAGES
 from togi.text.template import TEMPLATE_NAMES
 
+DEVICE = r"^(cpu|cuda|cuda:[0-9]+)?$"
 S = TypeVar("S", bound=Settings)
 NAME = r"^[A-Za-z_][A-Za-z0-9_-]{0,99}$"
 SHOWN = 100  # characters of a value that does not fit
@@ -53,18 +55,25 @@ class AddedTokens(Settings):
         return value
 
 
-class ModelSpec(Settings):
-    """A model from outside: exactly one of package, hub and path."""
+class ModelSpec(EndpointKeys):
+    """A model from outside, or one that a stage trained: exactly one of package, hub, path and url."""
 
     package: str | None = Field(
         default=None, min_length=1, description="a Python package that holds the weights (GGUF)"
     )
     hub: str | None = Field(default=None, min_length=1, description="a model hub's id")
-    path: RecipePath | None = Field(default=None, description="a model folder")
-    revision: str = Field(default="main", description="hub: commit, tag or branch")
+    path: Annotated[MadeModelRef | RecipePath, Field(union_mode="left_to_right")] | None = Field(
+        default=None, description="a model folder, or $stage: what a stage trained"
+    )
+    revision: str = Field(default="main", description="hub: commit, tag or branch; url: as it is declared")
     file: str = Field(default="*.gguf", min_length=1, description="package: pattern of the weights file")
-    kind: Literal["causal", "reward"] = Field(
-        default="causal", description="causal: it writes; reward: it scores conversations, one number each"
+    kind: Literal["causal", "reward", "embedder"] = Field(
+        default="causal",
+        description="causal: it writes; reward: it scores conversations, one number each; embedder: it embeds texts",
+    )
+    prefix: str = Field(default="", description='embedder: put before every text; multilingual E5 wants "query: "')
+    device: str = runtime_setting(
+        "", "where it is computed when it is only read (cpu, cuda:1); the machine's choice when empty", pattern=DEVICE
     )
     template: str | TemplateFile | None = Field(
         default=None,
@@ -83,9 +92,24 @@ class ModelSpec(Settings):
 
     @model_validator(mode="after")
     def _one_place(self) -> "ModelSpec":
-        _exactly_one(self, ("package", "hub", "path"))
-        _read_with(self, "revision", "hub")
+        _exactly_one(self, ("package", "hub", "path", "url"))
+        if self.url is None:
+            _read_with(self, "revision", "hub")
+        elif self.model is None:
+            raise ValueError("an endpoint (url) needs `model`, the model's name on the server")
         _read_with(self, "file", "package")
+        for name in URL_KEYS:
+            _read_with(self, name, "url")
+        if self.prefix and self.kind != "embedder":
+            raise ValueError(f"prefix is read with kind: embedder alone, found kind: {self.kind}; remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _made_as_it_is(self) -> "ModelSpec":
+        if isinstance(self.path, MadeModelRef):
+            given = [name for name in ("template", "tokens") if getattr(self, name) is not None]
+            if given:
+                raise ValueError(f"{given[0]} cannot be given to what {self.path} trains: it has its own; remove it")
         return self
 
 

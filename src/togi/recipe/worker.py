@@ -274,13 +274,14 @@ def _spent(folder: Path) -> float:
 
 def _resolved(value: dict[str, Any]) -> Resolved:
     source = value["source"] and ModelSource(**value["source"] | {"tokens": tuple(value["source"]["tokens"])})
-    return Resolved(value["kind"], source, Path(value["folder"]) if value["folder"] else None)
+    return Resolved(value["kind"], source, Path(value["folder"]) if value["folder"] else None, value["device"])
 
 
 def resolved_to_json(value: Resolved) -> dict[str, Any]:
     """What `_resolved` reads."""
     source = asdict(value.source) if value.source else None
-    return {"kind": value.kind, "source": source, "folder": str(value.folder) if value.folder else None}
+    folder = str(value.folder) if value.folder else None
+    return {"kind": value.kind, "source": source, "folder": folder, "device": value.device}
 
 
 def _check_numerics(folder: Path, command: dict[str, Any], size: int) -> None:

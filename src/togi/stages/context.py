@@ -28,11 +28,13 @@ from togi.stages.shards import SHARD_ROWS, SerialShards, ShardExecutor
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What a reference stands for: a model from outside, or the folder of a finished stage."""
+    """What a reference stands for: a model from outside, or the folder of a finished stage, whose model is computed on
+    `device` where the recipe says so."""
 
     kind: str
     source: ModelSource | None = None
     folder: Path | None = None
+    device: str = ""
 
 
 @dataclass(slots=True)
@@ -115,7 +117,8 @@ class Context:
         if target.source is not None:
             return target.source
         assert target.folder is not None
-        return ModelSource(kind="path", name=str(target.folder / output_path(target.kind, ref.output)))
+        folder = target.folder / output_path(target.kind, ref.output)
+        return ModelSource(kind="path", name=str(folder), device=target.device)
 
     # --- voice ------------------------------------------------------------------------------------------------
 

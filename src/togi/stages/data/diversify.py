@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from togi.core.settings import PackageName, PromptsRef, RecipePath, Settings
+from togi.core.settings import EmbedderRef, PackageName, PromptsRef, RecipePath, Settings
 from togi.stages.base import StageSettings, StageType, gives
 from togi.stages.cost import Cost, Inputs, passing_on
 
@@ -37,8 +37,9 @@ class Diversify(StageSettings):
         default=0.9, gt=0, le=1, description="embeddings: more alike than this (strictly) is a copy"
     )
     ngram: int = Field(default=4, ge=1, le=16, description="characters of one n-gram")
-    embedder: Embedder | None = Field(
-        default=None, description="what says how alike two texts are; character n-gram features when absent"
+    embedder: EmbedderRef | Embedder | None = Field(
+        default=None,
+        description="what says how alike two texts are, a model of kind: embedder; character n-grams when absent",
     )
 
 

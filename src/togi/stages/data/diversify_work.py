@@ -3,6 +3,7 @@
 import numpy as np
 
 from togi.core.records import Prompt
+from togi.core.settings import EmbedderRef
 from togi.core.sources import ModelSource
 from togi.data.diversify import farthest_points
 from togi.data.duplicates import copies_by_cosine, copies_by_ngrams, remove_copies
@@ -10,6 +11,7 @@ from togi.data.features import HashedNgrams
 from togi.model.embed import SentenceEmbedder
 from togi.stages.context import Context
 from togi.stages.data.diversify import Diversify
+from togi.stages.endpoints import embedder
 
 
 def run(settings: Diversify, context: Context) -> None:
@@ -44,6 +46,8 @@ def _embed(settings: Diversify, context: Context, texts: list[str]) -> np.ndarra
     chosen = settings.embedder
     if chosen is None:
         return HashedNgrams().embed(texts)
+    if isinstance(chosen, EmbedderRef):
+        return embedder(context, chosen).embed(texts)
     kind = "package" if chosen.path is None else "path"
     source = ModelSource(kind=kind, name=str(chosen.path or chosen.package))
     return SentenceEmbedder(source, context.cache, prefix=chosen.prefix).embed(texts)

@@ -1,0 +1,57 @@
+"""The keys of a `models:` entry that say how a model on a server is reached, and how a server for it is started."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from togi.core.settings import Settings, runtime_setting
+
+
+class Budget(Settings):
+    """What may be spent on one model in one run, across kills."""
+
+    tokens: int | None = runtime_setting(None, "tokens read and written", ge=1)
+    money: float | None = runtime_setting(None, "in the currency of `price`", gt=0)
+
+
+class Price(Settings):
+    """What a million tokens cost."""
+
+    input: float = runtime_setting(0.0, "of prompts", ge=0)
+    output: float = runtime_setting(0.0, "of answers", ge=0)
+
+
+class Serve(Settings):
+    """A server that a run starts before the first stage that needs the model, watches, and stops after the last."""
+
+    engine: Literal["vllm", "sglang", "togi"] = runtime_setting("vllm", "what serves the model")
+    python: str = runtime_setting("", "the Python of the environment that holds the engine; togi's own when empty")
+    args: tuple[str, ...] = runtime_setting((), "further arguments of the engine")
+    ready_seconds: float = runtime_setting(300.0, "how long it may take until it answers", gt=0)
+
+
+class EndpointKeys(Settings):
+    """A model behind a URL. Its answers are named by model and revision; everything else says where and how fast."""
+
+    url: str | tuple[str, ...] | None = runtime_setting(None, "base URL of the server, or of several with one model")
+    model: str | None = Field(default=None, min_length=1, description="url: the model's name on the server")
+    tokenizer: str | None = Field(
+        default=None, min_length=1, description="url: a folder or hub id whose tokenizer is the model's"
+    )
+    key_env: str | None = runtime_setting(
+        None, "url: the environment variable that holds the key", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"
+    )
+    protocol: Literal["auto", "openai", "vllm", "sglang", "togi"] = runtime_setting(
+        "auto", "url: what the server speaks; auto asks it"
+    )
+    concurrency: int = runtime_setting(64, "url: requests under way at once", ge=1)
+    requests_per_minute: int | None = runtime_setting(None, "url: at most so many", ge=1)
+    tokens_per_minute: int | None = runtime_setting(None, "url: at most so many", ge=1)
+    deadline: float = runtime_setting(600.0, "url: seconds in which an answer is there, or the request is lost", gt=0)
+    budget: Budget = runtime_setting(Budget(), "url: what may be spent on it in one run")
+    price: Price = runtime_setting(Price(), "url: what a million tokens cost")
+    serve: Serve | None = runtime_setting(None, "a server that the run starts for this model")
+
+
+URL_KEYS = tuple(name for name in EndpointKeys.model_fields if name not in ("url", "serve"))
+"""Keys that are read with `url` alone."""

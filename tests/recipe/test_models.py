@@ -1,0 +1,143 @@
+"""Models by place: what of an entry names the model and what only says where it is; what is refused, in which words."""
+
+from pathlib import Path
+
+import pytest
+from tiny_run import togi
+
+from togi.commands.check import absent_devices
+from togi.core.errors import InputError, RecipeError
+from togi.core.settings import ModelRef
+from togi.core.sources import ModelSource
+from togi.recipe.endpoint_spec import EndpointKeys
+from togi.recipe.graph import Graph, build, refuse_endpoints
+from togi.recipe.schema import validate
+from togi.recipe.source import read_tree
+from togi.recipe.worker import resolved_to_json
+from togi.stages.arithmetic import model_device
+from togi.stages.context import Context, Control
+
+RECIPE = """\
+name: places
+models:
+  base: {path: model, template: chatml}
+  teacher: {ENDPOINT}
+  e5: {path: model, kind: embedder, prefix: "query: "}
+  served: {path: $tuned, device: cpu}
+data:
+  seeds: {path: seeds.jsonl}
+stages:
+  some: {type: synthesize, model: $teacher, examples: $seeds, count: 4}
+  few: {type: diversify, input: $some, keep: 2, embedder: $e5}
+  tuned: {type: train.sft, init: $base, chats: $talks, steps: 1}
+  more: {type: synthesize, model: $served, examples: $few, count: 4}
+"""
+TALKS = "  talks: {path: talks.jsonl}\n"
+ENDPOINT = "url: 'http://127.0.0.1:8000/v1', model: big"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "seeds.jsonl").write_text('{"question": "Why?"}\n')
+    (tmp_path / "talks.jsonl").write_text('{"prompt": "Why?", "completion": "So."}\n')
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    return tmp_path
+
+
+def graph(folder: Path, endpoint: str = ENDPOINT, **replaced: str) -> Graph:
+    text = RECIPE.replace("ENDPOINT", endpoint).replace("stages:\n", f"{TALKS}stages:\n")
+    for old, new in replaced.items():
+        text = text.replace(old, new)
+    path = folder / "r.yaml"
+    path.write_text(text)
+    return build(validate(read_tree(path, ())))
+
+
+def test_where_an_endpoint_is_and_how_it_is_reached_is_no_part_of_the_fingerprint(folder: Path) -> None:
+    before = graph(folder).nodes["some"].fingerprint
+    places = [
+        "url: ['http://a/v1', 'http://b/v1'], model: big",
+        f"{ENDPOINT}, key_env: KEY, protocol: vllm, concurrency: 4, deadline: 9, device: cpu",
+        f"{ENDPOINT}, budget: {{tokens: 9, money: 2.5}}, price: {{input: 1, output: 2}}",
+        f"{ENDPOINT}, requests_per_minute: 9, tokens_per_minute: 99",
+        f"{ENDPOINT}, serve: {{engine: vllm, python: /usr/bin/python3, args: [--x], ready_seconds: 9}}",
+    ]
+    assert [graph(folder, place).nodes["some"].fingerprint for place in places] == [before] * len(places)
+    named = ["revision: R", "tokenizer: me/words", "template: llama3-text"]
+    assert all(graph(folder, f"{ENDPOINT}, {one}").nodes["some"].fingerprint != before for one in named)
+    assert graph(folder, "url: 'http://127.0.0.1:8000/v1', model: small").nodes["some"].fingerprint != before
+
+
+def test_every_key_of_an_endpoint_but_its_name_and_tokenizer_is_a_runtime_setting() -> None:
+    extra = {name: field.json_schema_extra for name, field in EndpointKeys.model_fields.items()}
+    assert [name for name, each in extra.items() if each is None] == ["model", "tokenizer"]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "message"),
+    [
+        ("url: 'http://a/v1'", "an endpoint .* needs `model`"),
+        ("path: model, concurrency: 4", "concurrency is read with url alone, found 4"),
+        ("path: model, model: big", "model is read with url alone, found 'big'"),
+        ("url: 'http://a/v1', path: model, model: big", "exactly one of package, hub, path, url"),
+        (f"{ENDPOINT}, protocol: grpc", "models.teacher.protocol: should be 'auto', 'openai'"),
+        (f"{ENDPOINT}, budget: {{tokens: 0}}", "models.teacher.budget.tokens: should be greater than or equal to 1"),
+        ("path: model, device: gpu", "models.teacher.device"),
+        ("path: model, prefix: x", "prefix is read with kind: embedder alone"),
+        ("path: $tuned, template: chatml", "template cannot be given to what \\$tuned trains"),
+        (
+            "path: $nothing",
+            "models.teacher.path: needs a stage that gives model .*no stage \\$nothing; there are: \\$tuned",
+        ),
+        ("path: $few", "needs a stage that gives model \\(kind: causal\\), but \\$few gives prompts"),
+    ],
+)
+def test_entries_that_do_not_fit_are_refused(folder: Path, endpoint: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        graph(folder, endpoint)
+
+
+def test_endpoints_are_refused_by_run_and_check_with_the_line_that_names_them(folder: Path) -> None:
+    with pytest.raises(RecipeError, match=r"r\.yaml:4: models\.teacher\.url: endpoints cannot be used yet"):
+        refuse_endpoints(graph(folder).recipe)
+    with pytest.raises(RecipeError, match=r"models\.teacher\.serve: servers cannot be started"):
+        refuse_endpoints(graph(folder, "path: model, serve: {engine: togi}").recipe)
+    refuse_endpoints(graph(folder, "path: model").recipe)
+    graph(folder)
+    for command in ("run", "check"):
+        ended = togi(folder / "home", command, str(folder / "r.yaml"))
+        assert ended.returncode == 2 and "models.teacher.url: endpoints cannot be used yet" in ended.stderr
+
+
+def test_a_model_that_a_stage_trains_stands_under_models_too(folder: Path) -> None:
+    found = graph(folder, "path: model")
+    assert found.nodes["more"].parents == ["tuned", "few"]
+    direct = graph(folder, "path: model", **{"model: $served": "model: $tuned"})
+    assert direct.nodes["more"].fingerprint == found.nodes["more"].fingerprint
+    resolved = found.resolve(found.nodes["more"], folder)["$served"]
+    assert (resolved.kind, resolved.device) == ("model", "cpu") and resolved.folder is not None
+    assert resolved_to_json(resolved)["device"] == "cpu"
+    inputs = {ModelRef("$served"): resolved}
+    context = Context("more", folder, folder, 1, inputs, Control(send=lambda event: None))
+    source = context.model(ModelRef("$served"))
+    assert source.device == "cpu" and source.name == str(resolved.folder / "output" / "model")
+    with pytest.raises(RecipeError, match="these stages wait for each other"):
+        graph(folder, "path: model", **{"init: $base": "init: $served"})
+
+
+def test_an_embedders_prefix_names_what_it_makes_and_its_device_does_not(folder: Path) -> None:
+    before = graph(folder, "path: model").nodes["few"].fingerprint
+    other = graph(folder, "path: model", **{"query: ": "passage: "}).nodes["few"].fingerprint
+    elsewhere = graph(folder, "path: model", **{"kind: embedder": "kind: embedder, device: 'cuda:7'"})
+    assert other != before and elsewhere.nodes["few"].fingerprint == before
+    with pytest.raises(RecipeError, match=r"stages\.some\.model: needs model, but \$e5 gives embedder"):
+        graph(folder, "path: model", **{"model: $teacher": "model: $e5"})
+
+
+def test_a_device_that_is_not_here_is_a_note_to_check_and_an_error_to_the_stage(folder: Path) -> None:
+    recipe = graph(folder, "path: model, device: 'cuda:97'").recipe
+    (note,) = absent_devices(recipe.models)
+    assert note.startswith("models.teacher.device: cuda:97 is not on this machine")
+    with pytest.raises(InputError, match="its device is cuda:97, and this machine has cpu"):
+        model_device(ModelSource(kind="path", name="model", device="cuda:97"))
