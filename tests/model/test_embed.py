@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from transformers import BertConfig, BertModel
 from togi.core.errors import InputError
 from togi.core.sources import ModelSource
 from togi.model.embed import SentenceEmbedder, mean_pooled
-from togi.stages.context import Context, Control
+from togi.stages.context import Context, Control, Resolved
 from togi.stages.data import diversify_work
 from togi.stages.data.diversify import Diversify
 
@@ -83,6 +84,10 @@ def test_diversify_embeds_with_the_prefix_that_the_recipe_names(folder):
     context = Context("few", folder, folder, 1, {}, Control(send=lambda event: None))
     expected = embedder(folder, prefix="query: ").embed(TEXTS)
     np.testing.assert_array_equal(diversify_work._embed(settings, context, TEXTS), expected)
+    declared = ModelSource(kind="path", name=str(folder), prefix="query: ", device="cpu")
+    by_name = replace(context, inputs={"$e5": Resolved("embedder", source=declared)})
+    settings = Diversify.model_validate({"input": "$p", "keep": 1, "embedder": "$e5"})
+    np.testing.assert_array_equal(diversify_work._embed(settings, by_name, TEXTS), expected)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from togi.core.errors import RecipeError
 from togi.core.library_log import keep_library_warnings
 from togi.core.settings import MAIN
 from togi.core.sources import ModelSource
-from togi.recipe.graph import Graph, kinds_of, model_source
+from togi.recipe.graph import Graph, kinds_of, made_by, model_source
 from togi.recipe.schema import ModelSpec
 from togi.recipe.store import hold_whole, home, is_done, is_older, store_folder
 from togi.stages.base import MODEL_FOLDER
@@ -78,7 +78,10 @@ def _source(target: Path, words: tuple[str, ...]) -> ModelSource:
     graph = load_graph(target, overrides)
     model = names[0] if names else _only_model(graph, target)
     if model in graph.recipe.models:
-        return _declared(graph.recipe.models[model], model, target)
+        spec = graph.recipe.models[model]
+        if (made := made_by(spec)) is None:
+            return _declared(spec, model, target)
+        model = made.name
     if model not in graph.nodes:
         known = [*graph.recipe.models, *_trained(graph)]
         raise RecipeError(f"{target}: there is no model {model!r}; there are: {', '.join(known)}")
@@ -102,8 +105,10 @@ def _source(target: Path, words: tuple[str, ...]) -> ModelSource:
 
 
 def _declared(spec: ModelSpec, name: str, target: Path) -> ModelSource:
-    if spec.kind == "reward":
-        raise RecipeError(f"{target}: models.{name} is a reward model (kind: reward), not a model to talk to")
+    if spec.kind != "causal":
+        raise RecipeError(f"{target}: models.{name} is of kind {spec.kind}, not a model to talk to (kind: causal)")
+    if spec.url is not None:
+        raise RecipeError(f"{target}: models.{name}: endpoints cannot be talked to yet by this version of togi")
     return model_source(spec)
 
 

@@ -8,8 +8,9 @@ import os
 import shlex
 import signal
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from togi.recipe.lock import lock_text
 from togi.recipe.locks import Busy, is_held, wait
 from togi.recipe.mend import mend
 from togi.recipe.report import render
+from togi.recipe.services import Services, ServiceSpec
 from togi.recipe.state import STATE, running
 from togi.recipe.store import (
     Read,
@@ -44,6 +46,8 @@ from togi.recipe.sweep import older_note, register, sweep
 from togi.recipe.worker import resolved_to_json
 from togi.recipe.workers import Workers, clear_meetings
 from togi.tracking.base import check_trackers
+
+DEATH_SECONDS = 30.0  # in which a stage saves what it finished once a service that it needs has died
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,13 +71,15 @@ class Options:
 class Run:
     """One `togi run` of a graph."""
 
-    def __init__(self, graph: Graph, options: Options, display: Display) -> None:
+    def __init__(self, graph: Graph, options: Options, display: Display, services: Sequence[ServiceSpec] = ()) -> None:
         self.graph = graph
         self.options = options
         self.display = display
         self.store = store_folder()
         self.folder = run_folder(graph.recipe.name)
         self.workers: Executor | None = None
+        self.services = Services(services, self.folder, self._service_died)
+        self.at_work = ""  # the stage
         self.interrupted = False  # the work at hand is the last
         self.signalled = False
         self.killed = False
@@ -123,8 +129,9 @@ class Run:
     def _run(self, names: list[str]) -> None:
         state, why = "failed", "a fault of togi's own; the traceback was printed"
         try:
-            for name in names:
+            for number, name in enumerate(names, 1):
                 self._stage(self.graph.nodes[name])
+                self.services.after(names[number:])
             state, why = "done", None
         except TogiError as error:
             state, why = _state_after(error), str(error)
@@ -132,6 +139,7 @@ class Run:
         finally:
             if self.workers is not None:
                 self.workers.close()
+            self.services.close()
             self._state(state, why)
 
     def _wanted(self) -> list[str]:
@@ -161,6 +169,8 @@ class Run:
         except TogiError as error:
             if isinstance(error, WorkerDied) and self.killed:
                 error = Interrupted(f"stage {node.name}: stopped at once; everything finished is saved")
+            elif not self.interrupted and (death := self.services.death(node.name)):
+                error = StageError(f"{death}. Everything finished is saved: run the same command again")
             self.ended[node.name] = _state_after(error), str(error)
             raise error from None
         if self._is_outdated(node, folder):  # the other run did it from other inputs
@@ -178,6 +188,8 @@ class Run:
 
     def _work(self, node: Node, folder: Path) -> None:
         workers = self._workers_for(node)
+        self.at_work = node.name
+        self.services.before(node.name, self.display.note, self._heed)
         if self.killed:  # signals that came while the processes were being started
             workers.kill()
         else:
@@ -189,6 +201,15 @@ class Run:
             self.display.event(event)
             if event["event"] == "failed":
                 raise ERRORS.get(event["kind"], StageError)(event["message"])
+
+    def _service_died(self, name: str) -> None:
+        """Lets the stage at work, if it needs the service, save what it finished; after a while it is ended."""
+        workers = self.workers
+        if workers is not None and self.at_work in self.services.specs[name].stages:
+            workers.stop()
+            end = threading.Timer(DEATH_SECONDS, workers.kill)
+            end.daemon = True
+            end.start()
 
     def _reads(self, node: Node) -> list[Read]:
         return self.graph.reads(node, self.store)
@@ -241,6 +262,7 @@ class Run:
             "compute": self.graph.recipe.products(self.options.compute),
             "recipe": self.graph.recipe.name,
             "track": self.graph.recipe.track,
+            "services": self.services.urls(node.name),
         }
 
     def _link(self, name: str, folder: Path) -> None:

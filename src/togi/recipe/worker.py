@@ -172,6 +172,7 @@ def _do(command: dict[str, Any], control: Control, ranks: Ranks) -> bool:
         track=tuple(command["track"]),
         takers=kinds_taken(),
         reasons=stage.reasons,
+        services=command["services"],
     )
     log.handlers = [StageLogHandler(context)]
     context.check_stop()

@@ -50,7 +50,8 @@ class Context:
     """A running stage's folder, seed, inputs and voice. With several `ranks`, only rank 0 writes into the folder and
     speaks; all of them call everything here at the same places. `fits` are the tokens of the longest example that the
     memory at hand has room for, where they were asked for. `takers` are the stage types that take each kind of records.
-    `reasons` are all that the stage drops records for; None where nobody said."""
+    `reasons` are all that the stage drops records for; None where nobody said. `services` are the URLs of the services
+    that it needs, by name."""
 
     name: str
     folder: Path
@@ -67,6 +68,7 @@ class Context:
     takers: Mapping[str, Sequence[str]] = field(default_factory=dict)
     reasons: tuple[str, ...] | None = None
     shards: ShardExecutor = field(default_factory=SerialShards)
+    services: Mapping[str, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     drops: list[Drop] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
