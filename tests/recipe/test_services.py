@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from notes import Notes
 
 from togi.core.errors import Interrupted, StageError
 from togi.recipe import run as run_module
 from togi.recipe import service_guard, services
-from togi.recipe.display import Display
 from togi.recipe.graph import build
 from togi.recipe.run import Options, Run
 from togi.recipe.schema import validate
@@ -180,7 +180,7 @@ def test_the_death_of_a_service_ends_the_stage_that_needs_it_in_bounded_time(
     monkeypatch.setattr(run_module, "DEATH_SECONDS", 0.5)
     monkeypatch.setattr(run_module, "Workers", lambda log, threads, size: executor)
     graph = build(validate(read_tree(tmp_path / "r.yaml", ())))
-    made = Run(graph, Options(threads=1), Display(), [spec(tmp_path, stages=("seeds",))])
+    made = Run(graph, Options(threads=1), Notes(), [spec(tmp_path, stages=("seeds",))])
     what = r"service toy ended with exit code 7 .*out of memory, says the toy\) while stage seeds needed it"
     with pytest.raises(StageError, match=what):
         made.run()
