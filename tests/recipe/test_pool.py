@@ -1,5 +1,6 @@
 """Shards in processes: the bytes of serial work, and what becomes of a process that is killed."""
 
+import json
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import row_stage
+from tiny_run import results, togi
 
 from togi.core.codec import write_records
 from togi.core.errors import InputError, Interrupted, WorkerDied
@@ -125,3 +127,22 @@ def test_the_processes_end_with_the_pool_and_with_whoever_holds_their_input(tmp_
         assert process.stdin is not None
         process.stdin.close()
         assert process.wait(timeout=60) == 0
+
+
+def test_a_run_with_a_pool_ends_with_the_bytes_of_one_without(tmp_path: Path) -> None:
+    questions = [f"Why is the number {i} {'larger than' if i % 3 else 'is'} {i - 1}?" for i in range(4500)]
+    (tmp_path / "drafts.jsonl").write_text("".join(json.dumps({"question": text}) + "\n" for text in questions))
+    recipe = "name: rows\ndata:\n  drafts: {path: drafts.jsonl}\nstages:\n"
+    recipe += "  good: {type: curate, input: $drafts, method: rules, max_chars: 35}\n"
+    (tmp_path / "rows.yaml").write_text(recipe)
+    found = []
+    for workers in (1, 2):
+        home = tmp_path / f"home{workers}"
+        ended = togi(home, "run", str(tmp_path / "rows.yaml"), f"stages.good.workers={workers}")
+        assert ended.returncode == 0, ended.stderr
+        (folder,) = (home / "store").glob("curate-*")
+        assert len(list((folder / "units").glob("shard-*.json"))) == 2
+        found.append(results(home))
+    assert found[0] == found[1]
+    kept, counts = found[0], json.loads(found[0][f"{folder.name}/summary.json"])["counts"]
+    assert counts["in"] == 4500 and 0 < counts["out"] < 4500 and f"{folder.name}/drops.json" in kept

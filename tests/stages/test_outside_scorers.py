@@ -151,7 +151,7 @@ def test_a_declared_reward_model_stands_wherever_a_trained_one_does(folder):
         ("scorer: $rm", "scorer: $base", r"needs scorer, but \$base gives model; .*models\.base\.kind: reward"),
         ("init: $base", "init: $rm", r"needs model, but \$rm gives scorer; .*models\.rm\.kind: causal"),
         ("prompts: $d, reward: {", "prompts: $rm, reward: {", r"needs prompts, but \$rm gives scorer; stages that"),
-        ("kind: reward", "kind: scorer", r"models\.rm\.kind: .*'causal' or 'reward'"),
+        ("kind: reward", "kind: scorer", r"models\.rm\.kind: .*'causal', 'reward' or 'embedder'"),
     ],
 )
 def test_the_other_kind_of_model_is_refused(folder, old, new, expected):
