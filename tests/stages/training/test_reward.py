@@ -11,7 +11,7 @@ from tiny_pairs import pairs
 from tiny_texts import bare_context
 
 from togi.core.errors import InputError
-from togi.core.records import Pair
+from togi.core.records import Message, Pair
 from togi.core.settings import ModelRef, PairsRef
 from togi.core.sources import ModelSource
 from togi.model.load import load
@@ -19,10 +19,11 @@ from togi.model.reward_model import ModelScorer, load_reward_model
 from togi.stages.base import MODEL_FOLDER
 from togi.stages.context import Context
 from togi.stages.training import reward_work
+from togi.stages.training.examples_work import Example
 from togi.stages.training.fit_work import micro_batches
 from togi.stages.training.memory_work import MemoryBudget
 from togi.stages.training.reward import TrainReward, job
-from togi.stages.training.reward_work import SharedBody, read_pairs
+from togi.stages.training.reward_work import PairToTexts, SharedBody, read_pairs
 
 LEARNS = {"batch_size": 3, "steps": 8, "learning_rate": 3e-3, "schedule": "constant"}
 
@@ -110,10 +111,24 @@ def test_centring_pulls_the_scores_to_zero(tmp_path):
     assert strong[-1] < 0.25 * off[-1]
 
 
-def test_equal_sides_are_dropped(tmp_path):
-    same = [replace(pairs()[0], id="same", rejected=pairs()[0].chosen)]
-    context = reward(tmp_path, [*pairs(), *same], validation=None, steps=1)
-    assert [(drop.id, drop.reason) for drop in context.drops] == [("same", "equal_sides")]
+def test_what_teaches_nothing_is_dropped_for_the_reasons_of_every_training_on_pairs(tmp_path):
+    first = pairs()[0]
+    silent = (Message("assistant", " \n"),)
+    bad = [replace(first, id="same", rejected=first.chosen), replace(first, id="empty", rejected=silent)]
+    context = reward(tmp_path / "drop", [*pairs(), *bad], validation=None, steps=1)
+    assert [(drop.id, drop.reason) for drop in context.drops] == [("same", "equal_answers"), ("empty", "empty_answer")]
+    with pytest.raises(InputError, match="pair same teaches nothing: its answers are the same"):
+        reward(tmp_path / "error", [*pairs(), *bad], validation=None, steps=1, on_bad_pair="error")
+
+
+def test_a_text_that_begins_with_two_bos_is_dropped(tmp_path):
+    context = bare_context(tmp_path, pairs=pairs(), template="llm-jp")
+    model = load(context.model(ModelRef("$base")), context.cache)
+    reader = PairToTexts(settings=settings(), context=context, model=model)
+    assert isinstance(reader(pairs()[0]), Example)
+    twice = model.template.from_json({**model.template.to_json(), "bos": "<s><s>"})
+    reader.model = replace(model, template=twice)
+    assert reader(pairs()[0]) == "two_bos"
 
 
 @pytest.mark.parametrize("budget", [64, 150, 4096])

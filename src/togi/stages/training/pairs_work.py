@@ -3,6 +3,7 @@
 What does not fit is dropped with a reason or is an error, as the recipe asks; nothing leaves or is cut uncounted.
 """
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from togi.stages.training.chosen_guard import FallWatch
 from togi.stages.training.examples_work import Data, Example, length_limit, read, too_long
 from togi.stages.training.fit_work import TokenTask, fit
 from togi.stages.training.preference import PreferenceTraining
+from togi.stages.training.reward import TrainReward
 from togi.text.render import check_template, render_chat
 from togi.text.turns import Unrendered
 
@@ -35,38 +37,22 @@ REASONS = {
 
 
 @dataclass(slots=True, kw_only=True)
-class PairToExample:
-    """Turns pairs into examples. `header` scores the assistant's header too; `second_bos` puts a scored BOS before it.
+class PairReader(ABC):
+    """Turns pairs into examples of two sequences, or says why one teaches nothing: what every training on pairs shares.
 
-    Raises InputError where the template has no BOS to stand twice, where a length is more than the model's context, and
-    where the recipe allows no drop. `longest` and `room` are tokens of a whole
-    sequence and of a prompt that is truncated; `cut` counts what was.
+    `longest` are the most tokens of a whole sequence. Raises InputError where a length is more than the model's
+    context, and where the recipe allows no drop.
     """
 
-    settings: PreferenceTraining
+    settings: PreferenceTraining | TrainReward
     context: Context
     model: LoadedModel
-    header: bool = False
-    second_bos: bool = False
     bos: tuple[int, ...] = ()
     longest: int = 0
-    room: int = 0
-    cut: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.bos = check_template(self.model.template, self.model.tokenizer).bos
         self.longest = length_limit(self.settings, self.context, self.model)
-        self.room = self.settings.max_prompt_length or self.longest // 2
-        if self.room >= self.longest:
-            raise InputError(
-                f"stage {self.context.name}: max_prompt_length is {self.room}, which leaves no token of the model's "
-                f"{self.longest} to the answers: lower it"
-            )
-        if self.second_bos and not self.bos:
-            raise InputError(
-                f"stage {self.context.name}: second_bos is on, but template {self.model.template.name!r} begins with "
-                "no BOS that could stand twice: switch it off, or take the template that the model was published with"
-            )
 
     def __call__(self, pair: Pair) -> Example | str:
         """The example of a pair, or the reason for dropping it."""
@@ -74,7 +60,7 @@ class PairToExample:
         if reason is not None:
             return self._bad(pair, reason)
         try:
-            sides = (self._sequence(pair, pair.chosen), self._sequence(pair, pair.rejected))
+            sides = (self.sequence(pair, pair.chosen), self.sequence(pair, pair.rejected))
         except Unrendered as error:
             if self.settings.on_bad_pair == "drop":
                 raise
@@ -87,12 +73,24 @@ class PairToExample:
         if length > self.longest:
             if self.settings.overflow != "truncate":
                 return too_long(self.settings, self.context, pair, length)
-            sides = self._shortened(sides)
-        if not all(any(side.scored) for side in sides):
+            sides = self.shortened(sides)
+        if not self.teaches(sides):
             return self._bad(pair, "nothing_scored")
         if sides[0].ids == sides[1].ids:
             return self._bad(pair, "equal_answers")
         return Example(id=pair.id, prompt=pair.prompt, group=sides, margin=pair.margin)
+
+    @abstractmethod
+    def sequence(self, pair: Pair, side: Sequence[Message]) -> TokenSequence:
+        """One side of a pair after its prompt, as the model reads it. Raises InputError that names stage and pair."""
+
+    def shortened(self, sides: Sides) -> Sides:
+        """Sides that are too long, cut; for trainings that have overflow: truncate."""
+        raise NotImplementedError
+
+    def teaches(self, sides: Sides) -> bool:
+        """Whether there is something to learn in both sequences."""
+        return True
 
     def _bad(self, pair: Pair, reason: str) -> str:
         if self.settings.on_bad_pair == "error":
@@ -102,7 +100,40 @@ class PairToExample:
             )
         return reason
 
-    def _sequence(self, pair: Pair, side: Sequence[Message]) -> TokenSequence:
+
+@dataclass(slots=True, kw_only=True)
+class PairToExample(PairReader):
+    """Pairs whose answers' tokens are scored. `header` scores the assistant's header too; `second_bos` puts a scored
+    BOS before it.
+
+    Raises InputError where the template has no BOS to stand twice too. `room` are the tokens of a prompt that is
+    truncated; `cut` counts what was.
+    """
+
+    settings: PreferenceTraining
+    header: bool = False
+    second_bos: bool = False
+    room: int = 0
+    cut: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        PairReader.__post_init__(self)
+        self.room = self.settings.max_prompt_length or self.longest // 2
+        if self.room >= self.longest:
+            raise InputError(
+                f"stage {self.context.name}: max_prompt_length is {self.room}, which leaves no token of the model's "
+                f"{self.longest} to the answers: lower it"
+            )
+        if self.second_bos and not self.bos:
+            raise InputError(
+                f"stage {self.context.name}: second_bos is on, but template {self.model.template.name!r} begins with "
+                "no BOS that could stand twice: switch it off, or take the template that the model was published with"
+            )
+
+    def teaches(self, sides: Sides) -> bool:
+        return all(any(side.scored) for side in sides)
+
+    def sequence(self, pair: Pair, side: Sequence[Message]) -> TokenSequence:
         asked = tuple(replace(m, train=False) for m in pair.prompt)
         try:
             found = render_chat(self.model.template, self.model.tokenizer, (*asked, *side), header=self.header)
@@ -117,7 +148,7 @@ class PairToExample:
             scored = (*scored[:place], *(True,) * len(self.bos), *scored[place:])
         return TokenSequence(ids, scored)
 
-    def _shortened(self, sides: Sides) -> Sides:
+    def shortened(self, sides: Sides) -> Sides:
         """The prompt cut to its last tokens (its BOS stays), then both answers to what is left."""
         prompt = min(side.first_scored for side in sides)
         gone = max(0, prompt - self.room)

@@ -33,7 +33,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-REASONS = ("empty_answer", "two_bos", "equal_sides", "too_long", "not_rendered")
+REASONS = ("empty_answer", "two_bos", "equal_answers", "too_long", "not_rendered")
 """What a pair is dropped for."""
 
 
@@ -79,6 +79,9 @@ class TrainReward(FixedTraining):
         default=None, ge=8, description="tokens of the longer side; absent: the model's context"
     )
     overflow: Literal["drop", "error"] = Field(default="drop", description="what a longer pair does; drops are counted")
+    on_bad_pair: Literal["drop", "error"] = Field(
+        default="drop", description="what a pair with an empty answer or two equal ones does: drop (counted) or error"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -145,7 +148,7 @@ STAGE = StageType(
     TrainReward,
     outputs=gives("scorer"),
     work="togi.stages.training.reward_work",
-    version=6,
+    version=7,
     reasons=REASONS,
     estimate=estimate,
     job=job,

@@ -27,10 +27,12 @@ from togi.stages.base import MODEL_FOLDER
 from togi.stages.context import Context
 from togi.stages.models import adapted, keep_model, load_bare
 from togi.stages.rehearsal_work import Rehearsed, data_rows, weightless
-from togi.stages.training.examples_work import Data, Example, inner, length_limit, read, too_long
+from togi.stages.training.examples_work import Data, Example, inner, read
 from togi.stages.training.fit_work import Task, fit, outputs
+from togi.stages.training.pairs_work import PairReader
 from togi.stages.training.reward import TrainReward
 from togi.text.render import render_text
+from togi.text.turns import Unrendered
 
 RESAMPLES = 2000
 Features = dict[tuple[int, ...], Tensor]
@@ -64,28 +66,35 @@ def load_trunk(settings: TrainReward, context: Context) -> LoadedModel:
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
+@dataclass(slots=True, kw_only=True)
+class PairToTexts(PairReader):
+    """Pairs as trees of two branches. A scorer scores no token: it reads the last row."""
+
+    settings: TrainReward
+
+    def __call__(self, pair: Pair) -> Example | str:
+        """The example of a pair, or the reason for dropping it. Raises InputError where a margin is wanted and
+        missing."""
+        if isinstance(found := PairReader.__call__(self, pair), str):
+            return found
+        if self.settings.margin and pair.margin is None:
+            raise InputError(f"stage {self.context.name}: pair {pair.id} has no margin, which `margin: true` subtracts")
+        return found
+
+    def sequence(self, pair: Pair, side: Sequence[Message]) -> TokenSequence:
+        try:
+            ids = render_text(self.model.template, self.model.tokenizer, (*pair.prompt, *side))
+        except Unrendered:
+            raise
+        except InputError as error:
+            raise InputError(f"stage {self.context.name}: pair {pair.id}: {error}") from None
+        return TokenSequence(tuple(ids), (False,) * len(ids))
+
+
 def read_pairs(settings: TrainReward, context: Context, model: LoadedModel) -> Data:
-    """Pairs as trees of two branches. Raises InputError where a margin is wanted and missing."""
-    limit = length_limit(settings, context, model)
-
-    def make(pair: Pair) -> Example | str:
-        sides = tuple(_sequence(model, pair.prompt, side) for side in (pair.chosen, pair.rejected))
-        longest = max(len(side.ids) for side in sides)
-        if longest > limit:
-            return too_long(settings, context, pair, longest)
-        if sides[0].ids == sides[1].ids:
-            return "equal_sides"
-        if settings.margin and pair.margin is None:
-            raise InputError(f"stage {context.name}: pair {pair.id} has no margin, which `margin: true` subtracts")
-        return Example(id=pair.id, prompt=pair.prompt, group=sides, margin=pair.margin)
-
-    return read(settings, context, refs_of(settings.pairs), make)
-
-
-def _sequence(model: LoadedModel, prompt: Sequence[Message], side: Sequence[Message]) -> TokenSequence:
-    """A whole conversation; a scorer scores no token, it reads the last row."""
-    ids = render_text(model.template, model.tokenizer, (*prompt, *side))
-    return TokenSequence(tuple(ids), (False,) * len(ids))
+    """The examples of a stage's pairs, and of its validation."""
+    reader = PairToTexts(settings=settings, context=context, model=model)
+    return read(settings, context, refs_of(settings.pairs), reader)
 
 
 # --- the model --------------------------------------------------------------------------------------------------------
