@@ -72,7 +72,7 @@ def test_a_hub_that_accepts_and_is_silent_is_told_in_time_and_asked_once(monkeyp
 
 def test_what_no_hub_has_is_told(monkeypatch):
     at(monkeypatch, CLOSED)
-    with pytest.raises(InputError, match="no name of a model"):
+    with pytest.raises(InputError, match="not the name of a model"):
         snapshot("a/b/c", "main", allow=["*"])
 
 

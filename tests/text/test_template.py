@@ -149,7 +149,7 @@ def test_own_template() -> None:
 
 @pytest.mark.parametrize("source", [None, ""])
 def test_own_template_missing(source: str | None) -> None:
-    with pytest.raises(RecipeError, match="no chat template of its own; choose one of chatml"):
+    with pytest.raises(RecipeError, match="no chat template; choose one of chatml"):
         own_template(with_template(source))
 
 
@@ -169,5 +169,5 @@ def test_own_template_that_rewrites_what_was_said() -> None:
         "{% for m in messages %}{{ m['role'] + ': ' + (m['content'] if loop.last else m['content'] | upper) + '</s>' }}"
         "{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
     )
-    with pytest.raises(InputError, match=r"message 2 \(assistant\): the chat template writes it differently"):
+    with pytest.raises(InputError, match=r"message 2 \(assistant\): the chat template does not begin it with"):
         own_template(with_template(source)).segments([ASK, REPLY, MORE, REPLY])

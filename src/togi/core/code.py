@@ -1,4 +1,4 @@
-"""What a Python file of the user is made of: itself, and the modules beside it that it imports. Nothing is run here."""
+"""Finds the modules that a user's Python file consists of: itself and the imported modules beside it. Runs nothing."""
 
 import ast
 import re
@@ -13,7 +13,7 @@ UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)  # what ast.
 def neighbours(file: Path) -> list[Path]:
     """The files of the file's own folder, at any depth, that its import statements lead to, sorted; not itself.
 
-    `import_module` and `__import__` count where they are given a name as it stands.
+    `import_module` and `__import__` count if their argument is a literal name.
     """
     folder, found, open_ = file.parent, {file}, [file]
     while open_:
@@ -27,17 +27,17 @@ def neighbours(file: Path) -> list[Path]:
 
 
 def _package(path: Path, folder: Path) -> tuple[str, ...]:
-    """The package that the module at `path` belongs to, or is."""
+    """The package of the module at `path`, or the package that it is."""
     return path.relative_to(folder).parts[:-1]
 
 
 def _imported(path: Path, package: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """Dotted names, split, of all that the file imports; a name that may be no module is among them."""
+    """The dotted names, split, of everything that the file imports; some may not be modules."""
     if path.suffix != ".py":
         return
     try:
         tree = ast.parse(path.read_bytes())
-    except UNREADABLE:  # told with its reason where the file is loaded
+    except UNREADABLE:  # loading the file reports the reason
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -66,7 +66,7 @@ def _dots(name: str) -> tuple[int, str]:
 
 
 def _files(folder: Path, names: tuple[str, ...]) -> Iterator[Path]:
-    """The files that importing `names` runs, as far as they lie in `folder`; `*` of a package is all that it holds."""
+    """The files in `folder` that importing `names` runs; `*` of a package means everything in it."""
     here = folder
     for name in names:
         if name == "*":

@@ -1,4 +1,4 @@
-"""Every error that togi raises on purpose.
+"""The errors that togi raises.
 
     TogiError                     exit code
       RecipeError                 2   a recipe, a key, a reference or a command line that cannot be used
@@ -6,14 +6,13 @@
         DamagedFile               3   a file of togi's own that is empty, cut, or not as it was written
       StageError                  4   a stage that cannot go on (loss not finite, no sample passes a gate, disk full)
         GraderError               4   one answer that could not be graded; a reward counts it instead of ending
-      Fault                       1   an exception in a worker that nobody expected
+      Fault                       1   an unexpected exception in a worker: a bug in togi
       WorkerDied                  5   the worker process ended without saying why (out of memory, killed)
       Interrupted                 130 stopped by Ctrl-C or SIGTERM; everything finished is saved
-        OutputClosed              141 what reads the output has left (`togi list | head -1`)
+        OutputClosed              141 the reader of the output has closed it (`togi list | head -1`)
 
-A message says where (file:line or dotted key), what was found, what is allowed and what to do. Any other exception is
-a fault of togi's own: it ends with exit code 1 and a traceback in the log. One in a worker is told to the parent, where
-it is a Fault.
+A message says where (file:line or dotted key), what was found, what is allowed and what to do. Any other exception is a
+bug in togi: it ends with exit code 1 and a traceback in the log. A worker reports it to the parent as a Fault.
 """
 
 
@@ -50,7 +49,7 @@ class GraderError(StageError):
 
 
 class Fault(TogiError):
-    """An exception in a worker that nobody expected; its traceback is in the worker's log."""
+    """An unexpected exception in a worker; its traceback is in the worker's log."""
 
     exit_code = 1
 
@@ -62,13 +61,13 @@ class WorkerDied(TogiError):
 
 
 class Interrupted(TogiError):
-    """Stopped by a signal at a point from which the same command goes on."""
+    """Stopped by a signal; the same command continues from here."""
 
     exit_code = 130
 
 
 class OutputClosed(Interrupted):
-    """What reads the output has left, as `head` does; a shell shows 141 for what such a pipe ends."""
+    """The reader of the output has closed it, as `head` does. Shells report such an end as 141."""
 
     exit_code = 141
 

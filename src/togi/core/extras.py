@@ -1,4 +1,4 @@
-"""The packages that togi installs only where they are asked for, and what to say where one is missing."""
+"""Optional packages, and the error for one that is missing."""
 
 from togi.core.errors import RecipeError
 
@@ -13,11 +13,11 @@ EXTRAS = {
     "sacrebleu": "eval",
     "bitsandbytes": "quantised",
 }
-"""By the name that is imported: the extra of togi that brings it."""
+"""Import name of an optional package: the extra of togi that installs it."""
 
 
 def missing(error: ModuleNotFoundError) -> RecipeError | None:
-    """What to tell the user about a package that is not installed; None for one that togi does not ask for."""
+    """The error for a missing optional package; None for other packages."""
     package = (error.name or "").partition(".")[0]
     if package not in EXTRAS:
         return None

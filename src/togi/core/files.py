@@ -1,10 +1,10 @@
 """Files that are whole or absent: written to a temporary name, synced, then renamed; appended lines are cut when torn.
 
-What is read is never taken on trust: a file that is empty, cut or of another shape is a `DamagedFile`, which names it.
-A file that decides what work is done (`write_sealed`) carries a hash of itself, so that an edited one is damaged too.
+Every file is checked when it is read: one that is empty, cut or of another shape raises `DamagedFile`. A file that
+decides what work is done (`write_sealed`) carries a hash of itself, so that an edited one counts as damaged too.
 
-`crash_point` names the moments at which a power cut is worst. It does nothing unless a fault is installed
-(`install_fault`), which the kill tests do through TOGI_CRASH_AT.
+`crash_point` marks the worst moments for a power cut. It does nothing unless the kill tests install a fault
+(`install_fault`, through TOGI_CRASH_AT).
 """
 
 import json
@@ -62,9 +62,9 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; what is written there becomes `path` at the end, or nothing does.
+    """Yields a temporary path beside `path`, and renames it to `path` at the end of the block.
 
-    Raises OSError (disk full, permissions); the temporary file is removed then.
+    Raises OSError (disk full, permissions), after removing the temporary file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -93,17 +93,17 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes an object with a hash of itself, which `read_sealed` holds it to."""
+    """Writes an object with a hash of itself, which `read_sealed` checks."""
     write_json(path, {**value, SEAL: digest(value)})
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file. Raises DamagedFile for one that is empty, cut, no JSON or cannot be read."""
+    """The value of a JSON file. Raises DamagedFile if it is empty, cut, not JSON or unreadable."""
     return _parse(_content(path), str(path))
 
 
 def read_object(path: Path, shape: Shape | None = None) -> dict[str, Any]:
-    """The object of a JSON file, which has at least the keys of `shape`, each of the type that stands there.
+    """The object of a JSON file, with at least the keys of `shape`, each of the given type.
 
     Raises DamagedFile for anything else.
     """
@@ -118,7 +118,7 @@ def read_object(path: Path, shape: Shape | None = None) -> dict[str, Any]:
 
 
 def read_sealed(path: Path, shape: Shape | None = None) -> dict[str, Any]:
-    """What `write_sealed` wrote. Raises DamagedFile where the file is not as it was written."""
+    """The object that `write_sealed` wrote. Raises DamagedFile if the file has changed since."""
     value = read_object(path, shape)
     seal = value.pop(SEAL, None)
     if seal != digest(value):
@@ -127,7 +127,7 @@ def read_sealed(path: Path, shape: Shape | None = None) -> dict[str, Any]:
 
 
 def read_cache(path: Path, shape: Shape | None = None) -> dict[str, Any] | None:
-    """The object of a file that can be done without: None where it is absent or, aloud, damaged."""
+    """The object of an optional file; None if it is absent, or damaged, which is logged."""
     try:
         return read_object(path, shape) if path.exists() else None
     except DamagedFile as error:
@@ -179,7 +179,7 @@ def cut_torn_line(path: Path) -> None:
 def read_lines(path: Path, told: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
     """The objects of a file of JSON lines; empty if the file is absent.
 
-    A torn last line is not yet written. A damaged line is passed over, and told: to the log, or to `told`.
+    A torn last line counts as not written. A damaged line is skipped and reported: to `told`, or to the log.
     """
     found = []
     lines = _content(path).split(b"\n")[:-1] if path.exists() else []

@@ -1,6 +1,6 @@
-"""Hashes of files, and whether files are what they were.
+"""Hashes of files, and checks that files have not changed.
 
-Size, times and inode spare only a second reading by the processes of one run: nothing of this is kept on the disk.
+Size, times and inode only spare a second reading within one run. They are never stored on disk.
 """
 
 import hashlib
@@ -12,15 +12,15 @@ from pathlib import Path
 
 from togi.core.errors import InputError
 
-CLOCK = 2 * 10**9  # nanoseconds within which two writes may leave the same times, on the coarsest of file systems
+CLOCK = 2 * 10**9  # nanoseconds: the coarsest time resolution of file systems
 Stamp = tuple[int, int, int, int, int]
 
 _known: dict[str, tuple[Stamp, str]] = {}
 
 
 def file_hash(path: Path) -> str:
-    """sha256 (hex) of a file's content. A file that this process has hashed before, and whose size, times and inode are
-    as they were, is not read again. Raises OSError."""
+    """sha256 (hex) of a file's content. A file that this process has hashed before is not read again while its size,
+    times and inode are the same. Raises OSError."""
     name, before = os.path.realpath(path), _stamp(path)
     if name in _known and _known[name][0] == before:
         return _known[name][1]
@@ -38,13 +38,13 @@ def _stamp(path: Path) -> Stamp:
 
 
 def known(paths: Iterable[str]) -> dict[str, tuple[Stamp, str]]:
-    """What this process knows of `paths`, for another process of the same run (`learn`)."""
+    """The hashes of `paths` that this process knows, for another process of the same run (`learn`)."""
     names = {os.path.realpath(path) for path in paths}
     return {name: entry for name, entry in _known.items() if name in names}
 
 
 def learn(entries: Mapping[str, tuple[Stamp, str]]) -> None:
-    """Takes over what another process of the same run hashed."""
+    """Adds the hashes that another process of the same run computed."""
     for name, (stamp, found) in entries.items():
         size, changed, status, inode, device = stamp
         _known[name] = ((size, changed, status, inode, device), found)
@@ -52,8 +52,7 @@ def learn(entries: Mapping[str, tuple[Stamp, str]]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class HashedFiles:
-    """Files that work is made from, each with the hash that it was begun with. In a `tree` a file more is a change
-    too."""
+    """The input files of a stage, each with its hash at the start. In a `tree`, an added file is a change too."""
 
     path: str
     kind: str
@@ -61,8 +60,8 @@ class HashedFiles:
 
 
 def tree(path: Path) -> list[Path]:
-    """The file itself, or all files of a folder, in the order of their names. Raises InputError where there is
-    neither, or a folder of it cannot be read."""
+    """The file itself, or all files of a folder, sorted by name. Raises InputError if the path does not exist or a
+    folder cannot be read."""
     try:
         if path.is_file():
             return [path]
@@ -85,7 +84,7 @@ def unreadable(path: Path, error: Exception) -> InputError:
 
 
 def take(path: Path, kind: str, files: Iterable[Path]) -> HashedFiles:
-    """A source as it is now. Raises InputError for a file that cannot be read."""
+    """The current hashes of a source. Raises InputError for a file that cannot be read."""
     found = {}
     for file in files:
         if not file.is_file():  # a link that leads nowhere, a pipe
@@ -98,7 +97,7 @@ def take(path: Path, kind: str, files: Iterable[Path]) -> HashedFiles:
 
 
 def change(source: HashedFiles) -> str | None:
-    """Which file of `source` is no longer what it was, and how; None where all are."""
+    """The first change of a file in `source`, in words; None if nothing has changed."""
     for name, wanted in source.files.items():
         try:
             if file_hash(Path(name)) != wanted:

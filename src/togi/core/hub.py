@@ -1,7 +1,7 @@
 """The model hub: the files of one revision of a repository, in the hub library's own cache.
 
-A hub that does not answer is told within seconds, and what the cache holds is used in its place. The library's own
-retries would go on for minutes.
+If the hub does not answer within seconds, a warning says so and the cached files are used. The library's own retries
+would take minutes.
 """
 
 import importlib
@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 SECONDS = 3.0
-"""How long the hub may take to say which commit a revision is."""
+"""Time limit for the hub to resolve a revision to a commit."""
 
-_silent: dict[str, str] = {}  # hubs that did not answer in this process: they are not asked again
+_silent: dict[str, str] = {}  # hubs that did not answer this process, which does not ask them again
 
 
 def snapshot(
@@ -31,9 +31,9 @@ def snapshot(
 ) -> tuple[Path, str]:
     """(folder, commit) of the repository `name` ("owner/name") of kind `what` (model, dataset), downloaded once.
 
-    Only files that match a pattern of `allow` and none of `ignore` are fetched. Raises RecipeError without the hub
-    library, InputError for a repository or revision that is not there, and where the hub does not answer and the cache
-    does not hold these files.
+    Fetches only files that match a pattern of `allow` and none of `ignore`. Raises RecipeError without the hub library.
+    Raises InputError if the repository or revision does not exist, or if the hub does not answer and the cache lacks
+    these files.
     """
     hub = _library()
     options = {"repo_type": what, "allow_patterns": list(allow), "ignore_patterns": list(ignore) or None}
@@ -58,25 +58,25 @@ def snapshot(
 
 
 def _library() -> Any:
-    """The hub library: loaded here, since recipes with local files need neither it nor the time it takes."""
+    """The hub library, imported here because recipes with local files do not need it."""
     try:
         hub = importlib.import_module("huggingface_hub")
         for part in ("constants", "errors", "utils"):  # it loads its parts late
             importlib.import_module(f"huggingface_hub.{part}")
     except ModuleNotFoundError:
-        raise RecipeError("what comes from a hub needs the package huggingface_hub: install togi[train]") from None
+        raise RecipeError("models and data from a hub need the package huggingface_hub: install togi[train]") from None
     hub.utils.logging.set_verbosity_error()  # each of its retries would be a line in the terminal
     return hub
 
 
 def _why_not(hub: Any, name: str, revision: str, what: str) -> str:
-    """Why the hub does not tell which commit a revision is; empty if it does."""
+    """Why the hub does not resolve a revision to a commit; empty if it does."""
     end = hub.constants.ENDPOINT
     if end in _silent:
         return _silent[end]
     found = within(SECONDS, lambda: hub.HfApi().repo_info(name, repo_type=what, revision=revision, timeout=SECONDS))
     if isinstance(found, hub.errors.HFValidationError):
-        return f"this is no name of a {what} on a hub; wanted owner/name"
+        return f"this is not the name of a {what} on a hub; use owner/name"
     if isinstance(found, hub.errors.HfHubHTTPError) and not isinstance(found, hub.errors.OfflineModeIsEnabled):
         return f"{end} answers: {_first_line(found)}"
     if isinstance(found, BaseException):
@@ -86,7 +86,7 @@ def _why_not(hub: Any, name: str, revision: str, what: str) -> str:
 
 
 def _is_cached(hub: Any, name: str, revision: str, what: str) -> bool:
-    """Whether a revision is a commit whose list of files is in the cache: what is not there is then known."""
+    """Whether a revision is a commit whose list of files is in the cache, so that missing files are known."""
     if not COMMIT.fullmatch(revision):
         return False
     repository = f"{what}s--{name.replace('/', '--')}"
@@ -94,8 +94,8 @@ def _is_cached(hub: Any, name: str, revision: str, what: str) -> bool:
 
 
 def within(seconds: float, call: Callable[[], Any]) -> Any:
-    """What `call` returns or raises, as a value; a TimeoutError if that takes longer: a name server that is silent, or
-    an answer that drips, heeds no deadline of the library's."""
+    """The result of `call`, or its exception, as a value; a TimeoutError if it takes longer than `seconds`. The
+    library's own deadlines do not cover silent name servers or slowly dripping answers."""
     found: list[Any] = []
 
     def work() -> None:

@@ -1,6 +1,6 @@
-"""Files of a model's folder that others wrote: read with care, since they may be cut, empty or something else.
+"""Reads files of model folders from outside, which may be cut, empty or of another kind.
 
-Torch-free, and each error says which file it is, what is wrong with it and what to do.
+Without torch. Each error names the file, what is wrong with it, and what to do.
 """
 
 import json
@@ -14,7 +14,7 @@ LARGEST = 2**28  # bytes of a JSON file; the largest tokenizers have 2**25
 
 
 def refuse_pointer(path: Path) -> None:
-    """Raises InputError where a file is a pointer of git-lfs and not what it stands for, or cannot be read."""
+    """Raises InputError if a file is a git-lfs pointer instead of the real file, or cannot be read."""
     try:
         with path.open("rb") as handle:
             first = handle.read(len(POINTER))
@@ -28,7 +28,7 @@ def refuse_pointer(path: Path) -> None:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises InputError for a file that is no such thing."""
+    """The JSON object in a file. Raises InputError if the file does not hold one."""
     refuse_pointer(path)
     try:
         if path.stat().st_size > LARGEST:
@@ -38,7 +38,7 @@ def read_object(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path}: it cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: it is no text in UTF-8 ({error.reason}); download it again") from error
+        raise InputError(f"{path}: it is not valid UTF-8 ({error.reason}); download it again") from error
     except RecursionError as error:
         raise InputError(f"{path}: its JSON is nested too deeply; download it again") from error
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""How a command's process takes signals before the work of a run has begun, and in every command that is no run."""
+"""Signal handling of a command's process, before a run starts and in all commands that are not runs."""
 
 import signal
 from typing import Any
@@ -13,19 +13,19 @@ class Signalled(KeyboardInterrupt):
 
 
 def heed_signals() -> None:
-    """From now on SIGINT and SIGTERM raise Signalled."""
+    """Makes SIGINT and SIGTERM raise Signalled from now on."""
     for number in STOPPING:
         signal.signal(number, _interrupt)
 
 
 def ignore_signals() -> None:
-    """For a process that has nothing left to do but to end with the exit code that it has."""
+    """Ignores signals, for a process that is about to end with its exit code."""
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
 
 
 def was_interrupted() -> bool:
-    """Whether a signal came while `heed_signals` was at work: Python drops what is raised inside some callbacks."""
+    """Whether a signal came since `heed_signals`. Python drops exceptions that are raised inside some callbacks."""
     return _asked
 
 

@@ -1,4 +1,4 @@
-"""What settings are made of: strict models, references to other stages, paths, and settings that only say where.
+"""Building blocks of settings: strict models, references to other stages, paths, and runtime settings.
 
 A reference is a value of a `Ref` type; a text field that happens to begin with `$` stays text. A path is resolved
 against the file that names it. A field marked with `place` says where or how fast, never what: it stays out of
@@ -110,7 +110,7 @@ class ScoresRef(Ref):
 
 
 class RecordsRef(Ref):
-    """Any kind of records that has text to compare."""
+    """Records of any kind with text to compare."""
 
     kinds = ("prompts", "chats", "documents", "samples", "pairs")
 
@@ -121,9 +121,9 @@ def refs_of(value: "Ref | Sequence[Ref]") -> list[Ref]:
 
 
 def absolute(text: str, folder: Path) -> Path:
-    """`text` as an absolute path; a relative one starts at `folder`, and ~ is a home folder.
+    """`text` as an absolute path. A relative path starts at `folder`; ~ is a home folder.
 
-    Raises ValueError for what no file system takes: NUL, bytes that are no UTF-8, links in a circle, an unknown ~user.
+    Raises ValueError for impossible paths: NUL, invalid UTF-8, a circle of links, an unknown ~user.
     """
     try:
         path = (folder / Path(text).expanduser()).resolve()
@@ -140,7 +140,7 @@ def _reason(error: Exception) -> str:
 
 
 def _check_readable(path: Path) -> None:
-    """Raises ValueError for what is there and can be no input; what is absent is told by whoever reads it."""
+    """Raises ValueError for an existing path that cannot be an input. The reader reports absent ones."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -154,8 +154,8 @@ def _check_readable(path: Path) -> None:
 
 
 class RecipePath(str):
-    """A path, absolute once it is read: relative paths start at the file that names them, in `beside`. What is there
-    can be read."""
+    """An absolute path. A relative one in a recipe starts at the folder of that file, `beside`. An existing path is
+    readable."""
 
     beside = ""
 
@@ -178,11 +178,11 @@ class RecipePath(str):
 
 
 class CodePath(RecipePath):
-    """A Python file. What it imports beside itself belongs to what it says."""
+    """A Python file. The modules beside it that it imports belong to its content."""
 
 
 class PackageName(str):
-    """An installed package that holds weights: what is read of it depends on its version."""
+    """An installed package that holds weights; its content depends on its version."""
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -207,7 +207,7 @@ def is_place(settings: BaseModel, name: str) -> bool:
 
 
 def classes(annotation: Any) -> list[type]:
-    """The classes that a field's type names: those of a union, or of what a list or map holds."""
+    """The classes in a field's type: the members of a union, or the items of a list or map."""
     origin = get_origin(annotation)
     if origin is None:
         return [annotation] if isinstance(annotation, type) else []

@@ -1,7 +1,7 @@
-"""The one boundary around code that togi does not know: reward functions and chat templates.
+"""The boundary around foreign code: reward functions and chat templates.
 
-Such a call may raise anything, `sys.exit()` of code that a model wrote among it. Here all of it becomes one of togi's
-own errors. Nothing else in togi catches exceptions that it cannot name.
+Such a call may raise anything, also SystemExit. This module turns all of it into togi's own errors. Nothing else in
+togi catches unknown exceptions.
 """
 
 from collections.abc import Callable
@@ -14,9 +14,9 @@ SHOWN = 1000  # characters of a stranger's message
 
 
 def run_stranger(call: Callable[[], T], error: type[TogiError], where: str = "") -> T:
-    """What `call` returns. Raises `error`, with `where` (if given) and what was raised, for anything that it raises.
+    """The result of `call`. Turns any exception into `error`, with `where` (if given) and the exception's text.
 
-    A wish to stop (Ctrl-C, `Interrupted`) passes.
+    Ctrl-C and `Interrupted` pass through.
     """
     try:
         return call()
@@ -27,7 +27,7 @@ def run_stranger(call: Callable[[], T], error: type[TogiError], where: str = "")
 
 
 def describe(raised: BaseException) -> str:
-    """The exception's type and message; the message of a stranger's class may itself fail, or be very long."""
+    """The exception's type and message. The message of a foreign class may itself fail, or be very long."""
     try:
         message = str(raised)
     except BaseException:  # noqa: BLE001 - what it was stands in the first word

@@ -1,7 +1,7 @@
-"""What reaches the terminal: text from data, models and recipes must not be able to steer it.
+"""Output to the terminal, which text from data, models and recipes must not be able to control.
 
-Everything that togi prints goes through `say`, or through `printable` where another library does the printing. JSON
-stays JSON: the same characters are written as its own escapes.
+togi prints everything through `say`, or through `printable` where another library prints. JSON stays JSON: control
+characters become JSON escapes.
 """
 
 import io
@@ -24,7 +24,7 @@ _lost: dict[int, TogiError] = {}
 
 
 def printable(text: str) -> str:
-    """`text` with control characters shown as escapes (ESC as \\x1b); plain text comes back unchanged."""
+    """`text` with control characters as escapes (ESC as \\x1b); plain text is unchanged."""
     return _UNPRINTABLE.sub(_escape, text)
 
 
@@ -34,17 +34,17 @@ def _escape(found: re.Match[str]) -> str:
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
-    """`value` as JSON in which control characters are escapes and other letters are themselves."""
+    """`value` as JSON with control characters as escapes; other characters stay as they are."""
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     return re.sub(_UNPRINTABLE, lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def say(text: object = "", *, nl: bool = True, err: bool = False, escaped: bool = False) -> None:
-    """Prints `text` on standard output, or on standard error with `err`. `escaped` text has only colours of our own in
-    it, and nothing else that steers a terminal.
+    """Prints `text` on standard output, or on standard error with `err`. `escaped` text holds only togi's own colours
+    and no other control characters.
 
-    Raises OutputClosed when what reads it has left, StageError when it cannot be written (disk full); from then on
-    every time.
+    Raises OutputClosed if the reader has closed the stream, StageError if it cannot be written (disk full), and again
+    on every later call.
     """
     number = 2 if err else 1
     if number in _lost:
@@ -59,7 +59,7 @@ def say(text: object = "", *, nl: bool = True, err: bool = False, escaped: bool 
 
 
 def _given_up(number: int, why: TogiError) -> TogiError:
-    """What still waits to be written to this stream goes nowhere, or it would fail once more when the process ends."""
+    """Discards the pending output of this stream, which would fail again at the end of the process."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, number)
     os.close(nowhere)

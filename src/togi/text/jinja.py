@@ -1,9 +1,8 @@
-"""Rendering of chat templates in jinja, in the model library's own context, but the same on every day and bounded.
+"""Renders jinja chat templates like the model library, but independent of the date, and within bounds.
 
-The context is that of `apply_chat_template`: the same filters and globals, `tools` and `documents` always there, keys
-that hold null left out, thoughts under each name that templates read them by. Two things differ. `strftime_now` gives a
-fixed date, so that the ids a model was trained on are those it is served; and a template that loops or calls without
-end, or writes without end, is an error.
+The context is that of `apply_chat_template`: the same filters and globals; `tools` and `documents` always defined; no
+null keys; thoughts under every name that templates use. Two things differ. `strftime_now` returns a fixed date, so that
+training and serving see the same ids. And a template with too many loops, calls or characters is an error.
 """
 
 import json
@@ -28,20 +27,20 @@ from togi.core.errors import InputError
 from togi.core.strangers import run_stranger
 
 DATE = "2024-07-26"
-"""What `strftime_now` gives: the date that Llama 3's templates fall back on."""
+"""The date that `strftime_now` returns, which is the default date of Llama 3's templates."""
 
 STEPS = 500_000
-"""Turns of loops and calls of one rendering: hundreds of times what a conversation takes, and under a second."""
+"""Limit of loop turns and calls per rendering: hundreds of times more than a conversation needs, and under a second."""
 
 LONGEST = 2**24
-"""Characters of one rendering, and of a template's source."""
+"""Limit of characters per rendering, and of a template's source."""
 
 THOUGHTS = ("reasoning_content", "thinking", "reasoning")
 """Keys of a turn that hold its thoughts; the first is the one that most templates read."""
 
 
 class _Left(threading.local):
-    """Steps that the rendering of this thread may still take."""
+    """The remaining steps of this thread's rendering."""
 
     steps = 0
 
@@ -49,7 +48,7 @@ class _Left(threading.local):
 _LEFT = _Left()
 
 
-CALL = 10  # steps that a call counts for, by its time
+CALL = 10  # steps per call, in proportion to its time
 
 
 def _step(cost: int = 1) -> None:
@@ -65,7 +64,7 @@ def _stepped(items: Iterable[Any]) -> Iterator[Any]:
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """The library's sandbox, which counts, and whose products stay within LONGEST."""
+    """The library's sandbox, with step counting and results of at most LONGEST."""
 
     intercepted_binops = frozenset({"*", "**", "%"})
 
@@ -93,12 +92,12 @@ class _Environment(ImmutableSandboxedEnvironment):
 
 
 def _size(value: Any) -> int:
-    """How often a number repeats, or how long a sequence is."""
+    """The value of a number, or the length of a sequence."""
     return value if isinstance(value, int) else len(value) if hasattr(value, "__len__") else 0
 
 
 def _sized(call: Callable[..., str]) -> Callable[..., str]:
-    """A filter whose width is held to LONGEST."""
+    """A filter whose width is limited to LONGEST."""
 
     def held(text: str, *given: Any, **named: Any) -> str:
         width = given[0] if given else named.get("width")
@@ -153,7 +152,7 @@ class _Namespace(Namespace):
 
 def _check_name(name: Any) -> None:
     if isinstance(name, str) and name.startswith("_"):
-        raise SecurityError(f"a namespace keeps no name that begins with an underscore, found {name!r}")
+        raise SecurityError(f"a name in a namespace must not begin with an underscore, found {name!r}")
 
 
 def _refuse(message: str) -> NoReturn:
@@ -193,10 +192,10 @@ def render_jinja(
     tools: Any = None,
     date: str = DATE,
 ) -> str:
-    """The text of a conversation under a jinja chat template, as `apply_chat_template` gives it; `date` (YYYY-MM-DD) is
-    what `strftime_now` tells.
+    """Renders a conversation with a jinja chat template, like `apply_chat_template`. `strftime_now` returns `date`
+    (YYYY-MM-DD).
 
-    Raises InputError with the template's own complaint, or with what went wrong in it.
+    Raises InputError with the template's own message, or with the error inside it.
     """
     told = f"a conversation of {_roles(messages)}"
     context = {"messages": [_as_templates_read(message) for message in messages], "tools": tools, **specials}
@@ -209,7 +208,7 @@ def render_jinja(
 
 
 def _attempt(source: str, context: Mapping[str, Any], generation: bool, date: str) -> str | TemplateError:
-    """The text, or the complaint of the template or of jinja."""
+    """The text, or the error of the template or of jinja."""
     _LEFT.steps = STEPS
     today = datetime.fromisoformat(date).strftime
     try:
@@ -237,7 +236,7 @@ _DIRECTIVES = "aAwdbBmyYHIpMSfjUWcxXGuVhDFTReCnt"
 
 
 def with_date(source: str, date: str) -> str:
-    """`source` with `strftime_now` of its own, which gives `date` wherever the template is rendered."""
+    """Adds a `strftime_now` to `source` that returns `date`, in every program that renders it."""
     if not asks_for_date(source) or source.startswith(_DATED):
         return source
     day = datetime.fromisoformat(date)

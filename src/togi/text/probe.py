@@ -1,6 +1,6 @@
-"""What a jinja template's pieces are: how an answer ends, what its prompt ends with, how a turn begins.
+"""Finds the pieces of a jinja template: the end of an answer, the end of its prompt, the beginning of a turn.
 
-They are read off short conversations whose contents are unique words: a piece is what stands between two of them.
+It renders short conversations whose contents are unique words; a piece is the text between two of these words.
 """
 
 import json
@@ -25,17 +25,18 @@ PROBES = (  # contents, and whether the generation prompt follows; a template ma
     ((ASK, ANSWER, MORE, LAST), False),
 )
 NEEDED = 2  # of them
-SECONDS = 2  # of a processor, for the process that renders a template for the first time
-PATIENCE = 30  # seconds that it may take on a busy machine
-MEMORY = 2**31  # bytes that it may take
+SECONDS = 2  # CPU time limit of the process that renders a template for the first time
+PATIENCE = 30  # its wall-clock limit, in seconds, for busy machines
+MEMORY = 2**31  # its memory limit, in bytes
 
 
 class _Stopped(InputError):
-    """The process that tried a template did not come to an end."""
+    """The process that rendered a template did not finish."""
 
 
 class Pieces(NamedTuple):
-    """What `togi.text.template.Template` holds of a jinja template. `parts`: it reads contents as lists of parts."""
+    """The pieces of a jinja template for `togi.text.template.Template`. `parts`: it reads contents as lists of
+    parts."""
 
     terminator: str
     generation: str
@@ -48,9 +49,9 @@ class Pieces(NamedTuple):
 def find_pieces(
     source: str, specials: Mapping[str, str], known: Sequence[str], date: str, terminator: str | None = None
 ) -> Pieces:
-    """The pieces of a template; `known` are the tokenizer's own tokens, and `terminator` is what a recipe says.
+    """The pieces of a template. `known` are the tokenizer's special tokens; `terminator` is the recipe's, if any.
 
-    Raises InputError where the template fails or takes too long, and RecipeError where it writes no turn that ends.
+    Raises InputError if the template fails or takes too long, and RecipeError if it does not end turns.
     """
     refused: list[InputError] = []
     for parts in (False, True):
@@ -65,7 +66,7 @@ def find_pieces(
             return _pieces(texts, _marks(known), terminator, parts)
     if refused:
         raise refused[0]
-    raise RecipeError("the chat template does not write what is said in a conversation: name another with `template:`")
+    raise RecipeError("the chat template does not write the contents of turns: choose another with `template:`")
 
 
 def _pieces(texts: Sequence[str], marks: re.Pattern[str], terminator: str | None, parts: bool) -> Pieces:
@@ -84,13 +85,13 @@ def _pieces(texts: Sequence[str], marks: re.Pattern[str], terminator: str | None
 
 
 def _marks(known: Sequence[str]) -> re.Pattern[str]:
-    """Splits a text at tokens that the tokenizer has of its own, and at what looks like one."""
+    """A pattern that splits a text at special tokens, and at text that looks like one."""
     longest = sorted((token for token in known if len(token.strip()) > 1), key=len, reverse=True)
     return re.compile("|".join([*map(re.escape, longest), r"<[^<>\s]{1,60}>"]))
 
 
 def _split(text: str, marks: re.Pattern[str]) -> list[str]:
-    """The text as marks and what stands between them."""
+    """The text as marks and the pieces between them."""
     found, done = [], 0
     for mark in marks.finditer(text):
         found += [text[done : mark.start()], mark[0]]
@@ -99,7 +100,7 @@ def _split(text: str, marks: re.Pattern[str]) -> list[str]:
 
 
 def _shared(text: str, other: str, marks: re.Pattern[str]) -> str:
-    """The whole pieces of `text` that `other` begins with too."""
+    """The whole pieces at the beginning of `text` that `other` begins with too."""
     shared = ""
     for piece in _split(text, marks):
         if not other.startswith(shared + piece):
@@ -109,7 +110,7 @@ def _shared(text: str, other: str, marks: re.Pattern[str]) -> str:
 
 
 def _terminator(closing: str, between: str, marks: re.Pattern[str]) -> str:
-    """What closes an answer in every place; where the last one is closed in another way, what closes that."""
+    """The text that ends every answer; if the last answer ends differently, the text that ends the last one."""
     for text in (_shared(closing, between, marks), closing):
         mark = marks.search(text)
         found = (text[: mark.end()] if mark else text).strip()
@@ -119,14 +120,14 @@ def _terminator(closing: str, between: str, marks: re.Pattern[str]) -> str:
 
 
 def _generation(after: str, plain: str, marks: re.Pattern[str]) -> str:
-    """What the generation prompt adds to the end of a question."""
+    """The text that the generation prompt adds after a question."""
     if after.startswith(plain):
         return after[len(plain) :]
     return after[len(_shared(after, plain, marks)) :]
 
 
 def _start(text: str, marks: re.Pattern[str]) -> str:
-    """The mark that a turn begins with, or else all of it, trimmed."""
+    """The mark at the beginning of a turn, or the whole text, trimmed."""
     text = text.strip()
     mark = marks.match(text)
     return mark[0] if mark else text
@@ -136,7 +137,7 @@ def _start(text: str, marks: re.Pattern[str]) -> str:
 
 
 def _apart(source: str, specials: Mapping[str, str], date: str, parts: bool) -> list[str]:
-    """The texts of PROBES, "" for those beside a question and its answer that the template refuses."""
+    """The texts of PROBES, rendered in another process; "" for optional ones that the template refuses."""
     order = json.dumps({"source": source, "specials": dict(specials), "date": date, "parts": parts})
     command = [sys.executable, "-c", "from togi.text.probe import main; main()"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
@@ -158,7 +159,7 @@ def _apart(source: str, specials: Mapping[str, str], date: str, parts: bool) -> 
 
 
 def main() -> None:
-    """Renders PROBES as asked for on standard input, within SECONDS of a processor and MEMORY."""
+    """Renders PROBES for a request on standard input, within SECONDS of CPU time and MEMORY."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))
     order = json.loads(sys.stdin.buffer.read())

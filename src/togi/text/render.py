@@ -1,10 +1,9 @@
-"""From messages to token ids and a loss mask, so that training, sampling and serving see the same ids.
+"""Renders messages as token ids and a loss mask, so that training, sampling and serving see the same ids.
 
-A conversation is cut at the borders of its answers (`Template.segments`). Each stretch is tokenised behind the one
-before it, and its ids are those that the joined text gives it; where a token straddles the border, the stretch is
-tokenised apart without the dummy prefix that some tokenizers put in front of a text. So the ids of a prompt never
-depend on what is answered, and each stretch costs its own length, however long the conversation is. Special tokens come
-from the template alone: the tokenizer is never asked to add its own, which is how a second BOS is ruled out.
+A conversation is cut at its answers (`Template.segments`). Each segment gets its ids from the joined text of itself and
+the segment before it. If a token straddles the border, the segment is tokenised separately, without the dummy prefix
+that some tokenizers add. So the ids of a prompt never depend on the answer, and each segment costs only its own length.
+All special tokens come from the template; the tokenizer never adds its own, so there is no second BOS.
 """
 
 from collections.abc import Sequence
@@ -15,14 +14,14 @@ from togi.core.protocols import Tokenizer
 from togi.core.records import Message
 from togi.text.template import TOKENIZER_BOS, Segment, Template, leading_text
 
-ANCHORS = ("\n", ".", "a", "0", "。", "あ", "<")  # something to stand behind: a text that merges with all is not known
+ANCHORS = ("\n", ".", "a", "0", "。", "あ", "<")  # texts to put in front; no known text merges with all of them
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A conversation as ids; `mask` is True on the tokens that carry loss. `straddles` counts the borders between an
-    answer and what is around it that the joined text would have covered with one token. `ends` are the places right
-    behind the terminators of the answers that carry loss."""
+    """A conversation as ids; `mask` is True on the tokens that carry loss. `straddles` counts the borders of answers
+    that one token of the joined text would cover. `ends` are the positions after the terminators of answers that carry
+    loss."""
 
     ids: tuple[int, ...]
     mask: tuple[bool, ...]
@@ -32,16 +31,16 @@ class Rendered:
 
 @dataclass(frozen=True, slots=True)
 class TemplateCheck:
-    """What a template looks like to a tokenizer: ids of the BOS ("" gives none) and of the terminator."""
+    """A template's ids under a tokenizer: of the BOS ("" gives none) and of the terminator."""
 
     bos: tuple[int, ...]
     terminator: tuple[int, ...]
 
 
 def render_prompt(template: Template, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
-    """Ids of a conversation that waits for an answer, generation prompt included.
+    """Ids of a conversation that waits for an answer, with the generation prompt.
 
-    Raises InputError on an empty conversation or a role that the template does not know.
+    Raises InputError for an empty conversation or an unknown role.
     """
     return list(_render(tokenizer, _bound(template, tokenizer).segments(messages, generation=True)).ids)
 
@@ -49,11 +48,10 @@ def render_prompt(template: Template, tokenizer: Tokenizer, messages: Sequence[M
 def render_chat(
     template: Template, tokenizer: Tokenizer, messages: Sequence[Message], *, header: bool = False
 ) -> Rendered:
-    """Ids and loss mask of a whole conversation: True on content and terminator of the assistant's turns with `train`,
-    with `header` also on the generation prompt in front of them. The very first token never carries loss.
+    """Ids and loss mask of a whole conversation. The mask is True on content and terminator of assistant turns with
+    `train`, and with `header` also on their generation prompt. The first token never carries loss.
 
-    The ids before an answer are those of `render_prompt` for the messages before it, whatever the mask. Raises
-    InputError as that does.
+    The ids before an answer equal those of `render_prompt` for the messages before it. Raises InputError as that does.
     """
     bound = _bound(template, tokenizer)
     return _render(tokenizer, bound.segments(messages), bound.generation if header else "")
@@ -62,9 +60,10 @@ def render_chat(
 def render_turns(
     template: Template, tokenizer: Tokenizer, messages: Sequence[Message], *, header: bool = False
 ) -> list[Rendered]:
-    """`render_chat`, as one sequence or as several, where the template writes an answer differently once the
-    conversation goes on. Each answer with `train` carries loss in one of them, behind the very prompt that is served
-    for it; the longest comes first. Raises InputError, Unrendered among them, as `Template.texts` does.
+    """`render_chat`, as several sequences if the template writes an answer differently once the conversation goes on.
+
+    Each answer with `train` carries loss in one sequence, after exactly its served prompt; the longest sequence comes
+    first. Raises InputError, including Unrendered, as `Template.texts` does.
     """
     bound = _bound(template, tokenizer)
     generation = bound.generation if header else ""
@@ -72,7 +71,7 @@ def render_turns(
 
 
 def render_text(template: Template, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
-    """Ids of a whole conversation of which nothing carries loss, as the model library gives them: what a scorer reads.
+    """Ids of a whole conversation without loss, equal to the model library's: the input of a scorer.
 
     Raises InputError as `render_prompt` does.
     """
@@ -82,19 +81,19 @@ def render_text(template: Template, tokenizer: Tokenizer, messages: Sequence[Mes
 
 
 def render_answer(template: Template, tokenizer: Tokenizer, messages: Sequence[Message], answer: str) -> list[int]:
-    """Ids of `answer` (with its terminator) that follow `render_prompt(messages)`."""
+    """Ids of `answer`, with its terminator, after `render_prompt(messages)`."""
     left = _bound(template, tokenizer).segments(messages, generation=True)[-1].text
     return ids_after(tokenizer, left, answer)[0]
 
 
 def answer_straddles(template: Template, tokenizer: Tokenizer, messages: Sequence[Message], answer: str) -> bool:
-    """Whether the joined text has a token that covers the end of the prompt and the start of the answer."""
+    """Whether one token of the joined text covers the end of the prompt and the start of the answer."""
     left = _bound(template, tokenizer).segments(messages, generation=True)[-1].text
     return ids_after(tokenizer, left, answer)[1]
 
 
 def ids_after(tokenizer: Tokenizer, left: str, text: str) -> tuple[list[int], bool]:
-    """Ids of `text` where it follows `left`, and whether it had to be tokenised apart."""
+    """Ids of `text` after `left`, and whether it had to be tokenised separately."""
     if not text:
         return [], False
     joined = _tail(tokenizer, left, text)
@@ -104,14 +103,14 @@ def ids_after(tokenizer: Tokenizer, left: str, text: str) -> tuple[list[int], bo
         apart = _tail(tokenizer, anchor, text)
         if apart is not None:
             return apart, True
-    raise InputError(f"the tokenizer merges the start of {text[:40]!r} with whatever stands before it")
+    raise InputError(f"the tokenizer merges the start of {text[:40]!r} with any text before it")
 
 
 def _tail(tokenizer: Tokenizer, left: str, text: str) -> list[int] | None:
-    """Ids of `text` inside `left + text`; None where a token straddles the border.
+    """Ids of `text` within `left + text`; None if a token straddles the border.
 
-    Offsets may leave out spaces that a token begins with (byte-level tokenizers trim them), so the tokens of the left
-    side must reach the border exactly: a gap means that the next token holds what stands in the gap.
+    Offsets may omit leading spaces of a token (byte-level tokenizers trim them). So the tokens of the left side must
+    reach the border exactly: a gap belongs to the next token.
     """
     encoded = tokenizer(left + text, add_special_tokens=False, return_offsets_mapping=True)
     border, reached = len(left), 0
@@ -125,12 +124,12 @@ def _tail(tokenizer: Tokenizer, left: str, text: str) -> list[int] | None:
 
 
 def _swallows(tokenizer: Tokenizer, left: str, space: str, token: int) -> bool:
-    """Whether the last token of `left` takes the white space behind it along, as added tokens with `rstrip` do."""
+    """Whether the last token of `left` includes the white space after it, as added tokens with `rstrip` do."""
     return space.isspace() and list(tokenizer(left, add_special_tokens=False)["input_ids"])[-1:] == [token]
 
 
 def _render(tokenizer: Tokenizer, segments: Sequence[Segment], header: str = "") -> Rendered:
-    """The segments one behind the other; a `header` that a trained answer follows carries loss."""
+    """Tokenises the segments in order; a `header` in front of a trained answer carries loss."""
     ids: list[int] = []
     mask: list[bool] = []
     ends: list[int] = []
@@ -155,7 +154,7 @@ def _render(tokenizer: Tokenizer, segments: Sequence[Segment], header: str = "")
 
 
 def _tokens_of_end(tokenizer: Tokenizer, text: str, end: str) -> int:
-    """How many of the last tokens of `text` lie wholly in `end`; 0 if it does not end so."""
+    """The number of last tokens of `text` that lie wholly in `end`; 0 if the text does not end with `end`."""
     if not text.endswith(end):
         return 0
     offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
@@ -167,10 +166,10 @@ def _bound(template: Template, tokenizer: Tokenizer) -> Template:
 
 
 def check_template(template: Template, tokenizer: Tokenizer) -> TemplateCheck:
-    """Makes sure that a template and a tokenizer fit, before anything is trained or sampled.
+    """Checks that a template and a tokenizer fit, before any training or sampling.
 
-    The BOS must be one token and stand once, the terminator must survive encoding and decoding, and a conversation must
-    have supervised tokens. Raises RecipeError with what was found.
+    The BOS must be one token and appear once, the terminator must survive encoding and decoding, and a conversation
+    must have trained tokens. Raises RecipeError otherwise.
     """
     template = _bound(template, tokenizer)
     ask, reply = Message("user", "Hello"), Message("assistant", "Hi there")
@@ -182,7 +181,7 @@ def check_template(template: Template, tokenizer: Tokenizer) -> TemplateCheck:
     if not written.endswith(template.terminator):
         raise RecipeError(
             f"template {template.name!r}: the tokenizer does not keep the terminator {template.terminator!r}; "
-            f"an answer comes back as {written!r}. Choose a template whose strings the tokenizer can write"
+            f"it decodes an answer as {written!r}. Choose a template whose strings the tokenizer can write"
         )
     bos = _check_bos(template, tokenizer, rendered.ids)
     return TemplateCheck(bos, tuple(ids_after(tokenizer, "Hi there", template.terminator)[0]))
@@ -197,5 +196,5 @@ def _check_bos(template: Template, tokenizer: Tokenizer, ids: Sequence[int]) -> 
             "tokens: choose a template for this model (one ending in -text, or chatml)"
         )
     if len(bos) == 1 and tuple(ids[:2]) == bos * 2:
-        raise RecipeError(f"template {template.name!r}: the text begins with {text!r} twice; take one away")
+        raise RecipeError(f"template {template.name!r}: the text begins with {text!r} twice; remove one")
     return bos if tuple(ids[: len(bos)]) == bos else ()

@@ -1,4 +1,4 @@
-"""Cheap looks at a text's writing system: no model, no dictionary, deterministic."""
+"""Cheap, deterministic checks of a text's writing system, without a model or dictionary."""
 
 import unicodedata
 from typing import Literal
@@ -49,7 +49,7 @@ def script_shares(text: str) -> dict[Script, float]:
 def script_share(text: str, language: str) -> float:
     """Share of letters in the writing system of `language` (en, ru, ja, zh, ko); 0 if there are no letters.
 
-    Japanese must show kana: a text of Chinese characters alone counts 0.
+    Japanese needs kana: a text of Chinese characters alone gives 0.
     """
     shares = script_shares(text)
     if language == "ja" and "kana" not in shares:

@@ -1,9 +1,8 @@
-"""Chat templates as data: which strings stand around each turn, and how an answer ends.
+"""Chat templates as data: the strings around each turn, and the terminator, the string that ends an assistant turn.
 
-A `Template` is a frozen value. Most are tables of strings; the tokenizer's own template is kept as its jinja source.
-Sources: ChatML as the first of the cards in docs/methods.md writes it, llm-jp as in its published tokenizer, sarashina
-as in its instruct models, Llama 3 as published, with any role allowed (that is how a `documents` role works),
-Vikhr-Nemo as Llama 3 on Mistral's tokenizer.
+A `Template` is a frozen value. Most are tables of strings; a tokenizer's own template is kept as jinja source. Sources:
+ChatML as in the first model card of docs/methods.md, llm-jp as in its published tokenizer, sarashina as in its instruct
+models, Llama 3 as published, with any role allowed (for `documents`), Vikhr-Nemo as Llama 3 on Mistral's tokenizer.
 """
 
 import json
@@ -21,21 +20,22 @@ from togi.text.probe import find_pieces
 from togi.text.turns import Ends, Segment, Unrendered, check_tools, cut
 from togi.text.write import jinja_source
 
-TOKENIZER_BOS = "{bos}"  # stands for: what the tokenizer itself puts in front of a text, which may be nothing
-OWN = "tokenizer"  # the name under which a recipe asks for the tokenizer's own template
+TOKENIZER_BOS = "{bos}"  # placeholder for the text that the tokenizer puts in front of a text, which may be empty
+OWN = "tokenizer"  # a recipe's name for the tokenizer's own template
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Template:
     """How a conversation becomes text.
 
-    `roles` maps a role to the strings before and after its content; `free_role` holds the same for any other role, with
-    {role} where its name goes. The assistant's entry starts with `generation` and goes on with `terminator`.
-    `bos` is literal text, or TOKENIZER_BOS until `bind` has replaced it. `fixed_system` replaces whatever a system turn
-    says; `default_system` is added where a conversation has none; `strip` trims the contents. `turn_starts` are strings
-    that no answer may contain. With `jinja` set, it alone makes the text, from `specials` (bos_token and the like) and
-    `date`, if it asks for the date; `prefill` is what `generation` ends with and a turn is written without, `closing`
-    what stands behind a last answer, and `parts` says that it reads contents as lists of parts.
+    `roles` maps a role to the strings before and after its content; `free_role` does so for any other role, with {role}
+    in place of its name. The assistant's strings are `generation` and then `terminator`. `bos` is literal text, or
+    TOKENIZER_BOS until `bind` replaces it. `fixed_system` replaces every system turn; `default_system` is added to
+    conversations without one; `strip` trims contents. No answer may contain one of `turn_starts`.
+
+    If `jinja` is set, it alone makes the text, from `specials` (bos_token and the like) and `date`, if it uses the
+    date. `prefill` is the end of `generation` that a written turn lacks, `closing` the text after a last answer.
+    `parts`: the template reads contents as lists of parts.
     """
 
     name: str
@@ -71,32 +71,32 @@ class Template:
                 )
 
     def prompt_text(self, messages: Sequence[Message]) -> str:
-        """The conversation as text, ending with the generation prompt. An unbound BOS is left out."""
+        """The conversation as text that ends with the generation prompt. Leaves out an unbound BOS."""
         return self._text(messages, True)
 
     def chat_text(self, messages: Sequence[Message]) -> str:
-        """The whole conversation as text, without a generation prompt. An unbound BOS is left out."""
+        """The whole conversation as text, without a generation prompt. Leaves out an unbound BOS."""
         return self._text(messages, False)
 
     def segments(self, messages: Sequence[Message], generation: bool = False) -> list[Segment]:
-        """The text cut at the borders of the assistant's contents, joined to nothing else: answers stand alone.
+        """The text, cut so that each answer is a segment of its own.
 
-        Raises InputError on an empty conversation, on a role the template does not know, and where an answer that
-        carries loss is written differently, once the conversation goes on, from what is generated.
+        Raises InputError for an empty conversation, for an unknown role, and if the template writes an answer that
+        carries loss differently once the conversation goes on.
         """
         found = self.texts(messages, generation)
         if len(found) > 1:
             raise InputError(
-                "the chat template writes an earlier answer differently once the conversation goes on (thoughts taken "
-                "out of the history, say), so that it would be trained on text that is never served: keep the last "
-                "answer alone, give each answer a row of its own, or name another template for the model"
+                "the chat template writes an earlier answer differently once the conversation goes on (for example, it "
+                "removes thoughts from the history), so training would use text that is never served: keep only the "
+                "last answer, give each answer a row of its own, or choose another template for the model"
             )
         return found[0]
 
     def texts(self, messages: Sequence[Message], generation: bool = False) -> list[list[Segment]]:
-        """`segments`, of one text or of several: each answer that carries loss stands in one of them, as it is served.
+        """The segments of one or several texts. Each answer that carries loss is in one of them, exactly as served.
 
-        Raises InputError as `segments` does, and Unrendered where the template leaves out what a turn holds.
+        Raises InputError as `segments` does, and Unrendered if the template leaves out a part of a turn.
         """
         if not messages:
             raise InputError(f"template {self.name!r}: a conversation without messages cannot be rendered")
@@ -108,16 +108,16 @@ class Template:
         return [_join_frames(parts) for parts in found]
 
     def bind(self, tokenizer: Tokenizer) -> "Template":
-        """The same template with TOKENIZER_BOS replaced by what `tokenizer` puts in front of a text."""
+        """The same template, with TOKENIZER_BOS replaced by the text that `tokenizer` puts in front."""
         return replace(self, bos=leading_text(tokenizer)) if self.bos == TOKENIZER_BOS else self
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-like value from which `from_json` makes the same template."""
+        """The template as a JSON-like value, for `from_json`."""
         return json.loads(json.dumps(asdict(self)))
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Template":
-        """The template that `to_json` described. Raises RecipeError on keys that no template has."""
+        """The template of a value from `to_json`. Raises RecipeError for unknown keys."""
         unknown = [key for key in value if key not in cls.__slots__]
         if unknown:
             raise RecipeError(f"template: unknown key {unknown[0]!r}; allowed are {', '.join(cls.__slots__)}")
@@ -131,7 +131,7 @@ class Template:
     def to_jinja(self) -> str:
         """A jinja chat template that renders the same text, for the tokenizer_config of a saved model.
 
-        Raises ValueError while the BOS is not bound to a tokenizer, since the two would differ silently.
+        Raises ValueError while the BOS is unbound, because the two templates would differ silently.
         """
         if self.jinja is not None:
             return with_date(self.jinja, self.date) if self.date else self.jinja
@@ -174,7 +174,7 @@ class Template:
         )
 
     def _check_extra(self, message: Message, generation: bool) -> None:
-        """Raises Unrendered for what a table of strings has no place for."""
+        """Raises Unrendered for tools, tool calls and thoughts, which a table of strings cannot write."""
         learnt = () if generation or message.role != "assistant" or not message.train else THOUGHTS
         for key in (TOOLS, *CALLS, *learnt):
             if message.extra.get(key):
@@ -200,7 +200,7 @@ class Template:
         return render_jinja(self.jinja, rows, self.specials, generation, tools=tools, date=self.date or DATE)
 
     def _without_system(self, messages: Sequence[Message], generation: bool) -> str:
-        """What to do, where the conversation is refused for its system turn alone."""
+        """Advice, if only the system turn makes the template refuse the conversation."""
         if len(messages) < 2 or messages[0].role != "system":
             return ""
         try:
@@ -208,13 +208,13 @@ class Template:
         except InputError:
             return ""
         return (
-            "; it takes no system turn: move its text into the first user turn, leave it out, or name another template "
+            "; it takes no system turn: move its text into the first user turn, remove it, or choose another template "
             "for the model (template: chatml)"
         )
 
 
 def _join_frames(parts: Sequence[Segment]) -> list[Segment]:
-    """Neighbouring stretches that are no answers become one; empty ones go."""
+    """Joins neighbouring segments that are not answers, and removes empty ones."""
     joined: list[Segment] = []
     for part in parts:
         if not part.text:
@@ -227,7 +227,7 @@ def _join_frames(parts: Sequence[Segment]) -> list[Segment]:
 
 
 def leading_text(tokenizer: Tokenizer) -> str:
-    """What the tokenizer puts in front of a text of its own accord (usually BOS), as text; "" if nothing."""
+    """The text that the tokenizer itself puts in front of a text, usually BOS; "" if none."""
     bare: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
     dressed: list[int] = tokenizer("a", add_special_tokens=True)["input_ids"]
     for start in range(len(dressed) - len(bare) + 1):
@@ -297,9 +297,9 @@ TEMPLATES: Mapping[str, Template] = _table()
 
 
 def get_template(name: str, tokenizer: Any = None) -> Template:
-    """The template of that name, bound to `tokenizer` where one is given; "tokenizer" is the tokenizer's own.
+    """The template `name`, bound to `tokenizer` if one is given. The name "tokenizer" means the tokenizer's own.
 
-    Raises RecipeError for an unknown name, and for "tokenizer" where there is no template of its own.
+    Raises RecipeError for an unknown name, and for "tokenizer" if the tokenizer has no template.
     """
     if name == OWN:
         return own_template(tokenizer)
@@ -311,20 +311,21 @@ def get_template(name: str, tokenizer: Any = None) -> Template:
 
 
 def own_template(tokenizer: Any) -> Template:
-    """The jinja template that a tokenizer brings: of several the one called default, and that for tools where a
-    conversation has tools. Raises as `jinja_template` does, and RecipeError where the tokenizer has none.
+    """A tokenizer's own jinja template; of several, the default one, and the one for tools in conversations with tools.
+
+    Raises as `jinja_template` does, and RecipeError if the tokenizer has none.
     """
     source = None if tokenizer is None else tokenizer.chat_template
     if isinstance(source, Mapping):
         source = _one_of(source)
     if not isinstance(source, str) or not source.strip():
         others = ", ".join(n for n in TEMPLATE_NAMES if n != OWN)
-        raise RecipeError(f"the tokenizer has no chat template of its own; choose one of {others}")
+        raise RecipeError(f"the tokenizer has no chat template; choose one of {others}")
     return jinja_template(OWN, source, tokenizer)
 
 
 def file_template(path: Path, tokenizer: Any, terminator: str | None = None) -> Template:
-    """The jinja template in a file. Raises InputError where it cannot be read, and as `jinja_template` does."""
+    """The jinja template in a file. Raises InputError if it cannot be read, and as `jinja_template` does."""
     try:
         source = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -336,10 +337,10 @@ def file_template(path: Path, tokenizer: Any, terminator: str | None = None) -> 
 
 
 def jinja_template(name: str, source: str, tokenizer: Any, terminator: str | None = None) -> Template:
-    """A jinja source as a template, its pieces read off probe conversations; `terminator` where it is known.
+    """A template from jinja source. Probe conversations show its pieces; `terminator` overrides the detected one.
 
-    Raises InputError where the source fails, takes too long or refuses a question and an answer, and RecipeError where
-    it does not close the assistant's turn.
+    Raises InputError if the source fails, takes too long or refuses a question and an answer; RecipeError if it does
+    not end the assistant's turn.
     """
     specials: dict[str, str] = {k: v for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str)}
     known = dict.fromkeys([*map(str, tokenizer.all_special_tokens), *tokenizer.get_added_vocab()])
@@ -349,7 +350,7 @@ def jinja_template(name: str, source: str, tokenizer: Any, terminator: str | Non
 
 
 def _one_of(named: Mapping[str, str]) -> str:
-    """One source for a tokenizer's several. Raises RecipeError where none of them is the default."""
+    """Joins a tokenizer's several templates into one source. Raises RecipeError if none of them is the default."""
     source = named.get("default") or (next(iter(named.values())) if len(named) == 1 else None)
     if source is None:
         raise RecipeError(

@@ -1,8 +1,8 @@
-"""Where the answers stand in a text that a jinja template wrote.
+"""Finds the answers in a text that a jinja template wrote.
 
-An answer is what follows the prompt that is served for it, up to its terminator. It may carry loss only in a text that
-begins with that very prompt and answer. Templates that take thoughts out of the history write an earlier answer
-differently once the conversation goes on; such an answer is cut out as a conversation of its own that ends with it.
+An answer is the text from the end of its served prompt to its terminator. It may carry loss only in a text that begins
+with exactly that prompt and answer. Templates that remove thoughts from the history write an earlier answer differently
+once the conversation goes on; such an answer becomes the end of a separate, shorter conversation.
 """
 
 import re
@@ -19,11 +19,11 @@ Render = Callable[[Sequence[Message], bool], str]
 
 
 class Unrendered(InputError):
-    """A turn holds what the template leaves out (tool calls, thoughts): a row that does not fit its template."""
+    """The template leaves out a part of a turn (tool calls, thoughts), so the row does not fit it."""
 
 
 class Segment(NamedTuple):
-    """A stretch of rendered text. `answer`: assistant content with its terminator; `train`: it carries loss."""
+    """A piece of rendered text. `answer`: assistant content with its terminator; `train`: it carries loss."""
 
     text: str
     answer: bool = False
@@ -31,8 +31,8 @@ class Segment(NamedTuple):
 
 
 class Served(NamedTuple):
-    """An assistant turn where it is generated: its prompt, what follows up to the terminator, what the template writes
-    behind it."""
+    """An assistant turn as generated: its prompt, the answer with its terminator, and the text that the template writes
+    after it."""
 
     head: str
     answer: str
@@ -47,14 +47,14 @@ class Served(NamedTuple):
         return self.begun + self.rest
 
     def within(self, text: str) -> bool:
-        """Whether `text` begins with this very prompt and answer."""
+        """Whether `text` begins with exactly this prompt and answer."""
         return text.startswith(self.begun)
 
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """How a template's generation prompt ends and its answers do: `prefill` is what the prompt has and a turn has not,
-    `closing` stands behind the last answer and holds the terminator."""
+    """The ends of a template's generation prompt and of its answers. `prefill` is the end of the prompt that a written
+    turn lacks. `closing` is the text after the last answer; it contains the terminator."""
 
     generation: str
     terminator: str
@@ -63,11 +63,11 @@ class Ends:
 
 
 def cut(render: Render, ends: Ends, messages: Sequence[Message], generation: bool) -> list[list[Segment]]:
-    """The conversation as one text or several, cut at its answers. Every answer with `train` carries loss in exactly
-    one of them, where it stands as it is served; the longest text comes first. A prompt (`generation`) is one text.
+    """The conversation as one or several texts, cut at its answers; the longest text comes first.
 
-    Raises InputError where an answer that carries loss does not follow its prompt in the template's own writing, and
-    Unrendered where the template leaves out a part of it.
+    Every answer with `train` carries loss in exactly one text, where it appears exactly as served. A prompt
+    (`generation`) is one text. Raises InputError if an answer that carries loss does not follow its prompt in the
+    template's output, and Unrendered if the template leaves out a part of it.
     """
     check_tools(render, messages, generation)
     whole = render(messages, generation)
@@ -88,7 +88,7 @@ def cut(render: Render, ends: Ends, messages: Sequence[Message], generation: boo
 def _turns(
     render: Render, ends: Ends, messages: Sequence[Message], wanted: Sequence[int], whole: str | None
 ) -> dict[int, Served]:
-    """Each assistant turn where it is generated. One that carries no loss may be missing."""
+    """Each assistant turn as generated, by index. Turns without loss may be missing."""
     found = {}
     for k, message in enumerate(messages):
         if message.role != "assistant":
@@ -106,7 +106,7 @@ def _turns(
 
 
 def _head(render: Render, ends: Ends, before: Sequence[Message], turn: str) -> str:
-    """The prompt of a turn; of a conversation's first, what stands in front of it."""
+    """The prompt of a turn; for the first turn of a conversation, the text in front of it."""
     if before:
         return render(before, True)
     opening = ends.generation.removesuffix(ends.prefill)
@@ -122,15 +122,15 @@ def _served(ends: Ends, message: Message, head: str, turn: str) -> Served:
         text = _behind(ends.prefill, message, turn[len(base) :])
     else:
         raise InputError(
-            "the chat template writes it differently from what its own generation prompt begins, so that it would be "
-            "trained on text that is never served: name another template for the model"
+            "the chat template does not begin it with the template's own generation prompt, so training would use text "
+            "that is never served: choose another template for the model"
         )
     stop = _stop(ends, message, text)
     return Served(head, text[:stop], text[stop:])
 
 
 def _stop(ends: Ends, message: Message, text: str) -> int:
-    """Where the terminator of the answer ends; a call of tools may have one of its own, which ends the text."""
+    """The position after the answer's terminator. A tool call may have another terminator, at the end of the text."""
     start = len(text) - len(ends.closing)
     if ends.terminator in ends.closing and text.endswith(ends.closing):
         return text.index(ends.terminator, start) + len(ends.terminator)
@@ -154,9 +154,9 @@ def _segments(text: str, turns: dict[int, Served], trained: Sequence[int]) -> li
 
 
 def _behind(prefill: str, message: Message, rest: str) -> str:
-    """What is generated behind a prompt that ends with `prefill`, which the turn itself, `rest`, is written without.
+    """The generated text after a prompt that ends with `prefill`, which the written turn, `rest`, lacks.
 
-    Behind the beginning of a thought stand the turn's thought, or an empty one, and its end.
+    After an opening thought tag come the turn's thought, or an empty one, and the closing tag.
     """
     tag = re.search(r"<(\w+)>\s*$|\[([A-Z]+)\]\s*$", prefill)
     if tag is None:
@@ -173,19 +173,19 @@ def _behind(prefill: str, message: Message, rest: str) -> str:
 
 
 def _own_thought(message: Message) -> str:
-    """The thought that a turn holds beside its content."""
+    """The thought of a turn that is stored beside its content."""
     found = next((message.extra[key] for key in THOUGHTS if message.extra.get(key) is not None), "")
     return found if isinstance(found, str) else ""
 
 
 def _check_thought(message: Message, answer: str, k: int) -> None:
-    """Raises Unrendered for a thought that is to be learnt and that the template leaves out."""
+    """Raises Unrendered if the template leaves out a thought that should be trained on."""
     inside = message.content.rpartition("</think>")[0].rpartition("<think>")[2]
     for thought in (inside.strip(), _own_thought(message).strip()):
         if thought not in answer:
             raise Unrendered(
-                f"message {k + 1} (assistant): the chat template leaves out the thought {thought[:40]!r}, which would "
-                "not be learnt: take it out of the data, or name a template that writes thoughts"
+                f"message {k + 1} (assistant): the chat template leaves out the thought {thought[:40]!r}, so it would "
+                "not be trained on: remove it from the data, or choose a template that writes thoughts"
             )
 
 
@@ -193,7 +193,7 @@ def _check_thought(message: Message, answer: str, k: int) -> None:
 
 
 def check_tools(render: Render, messages: Sequence[Message], generation: bool) -> None:
-    """Raises Unrendered where taking tools or calls of tools away changes nothing."""
+    """Raises Unrendered if the text is the same without the tools or the tool calls."""
     first = messages[0]
     if first.extra.get(TOOLS) and _same(render, messages, (without(first, TOOLS), *messages[1:]), generation):
         raise Unrendered(f"the chat template does not render {TOOLS}: {ADVICE}")
@@ -205,12 +205,12 @@ def check_tools(render: Render, messages: Sequence[Message], generation: bool) -
 
 
 def without(message: Message, key: str) -> Message:
-    """The turn without one of the keys that it carries along."""
+    """The turn without one key of its `extra`."""
     return replace(message, extra={k: v for k, v in message.extra.items() if k != key})
 
 
 def _same(render: Render, messages: Sequence[Message], others: Sequence[Message], generation: bool) -> bool:
     try:
         return render(messages, generation) == render(others, generation)
-    except InputError:  # what the template refuses is told where it is rendered
+    except InputError:  # rendering reports what the template refuses
         return False

@@ -1,4 +1,4 @@
-"""A template's table of strings, written as the jinja that other programs render."""
+"""Writes a template's table of strings as jinja, for other programs."""
 
 import json
 from typing import Any
@@ -7,7 +7,7 @@ from togi.core.records import Message
 
 
 def jinja_source(t: Any) -> str:
-    """The jinja of a `Template` that is a table; literals are JSON strings, which jinja reads alike."""
+    """The jinja source of a table `Template`. Literals are JSON strings, which jinja reads the same way."""
     content = "(message['content'] | trim)" if t.strip else "message['content']"
     parts = [_say(_quoted(t.bos))]
     if t.default_system is not None:
