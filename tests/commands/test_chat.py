@@ -218,6 +218,17 @@ def test_a_model_of_other_settings_is_not_the_one_that_was_asked_for(shell):
     assert "do it with `togi run tiny.yaml stages.policy.steps=2 --until policy`" in ended.output
 
 
+def test_an_override_leaves_the_earlier_model_within_reach(shell):
+    before = json.loads(shell("status", "tiny.yaml", "--json").output)["id"]
+    ended = shell("run", "tiny.yaml", "stages.policy.steps=2", "--until", "policy")
+    assert ended.exit_code == 0, ended.output
+    assert json.loads(shell("status", "tiny.yaml", "--json").output)["id"] != before
+    heard = shell("chat", "--run", before, "policy", "-m", "Hello?", "--max-tokens", "4", "--json")
+    assert heard.exit_code == 0, heard.output
+    assert json.loads(shell("show", "--run", before, "policy", "--json").output)["metrics"][-1]["step"] == 6
+    assert "say which model: policy" in shell("chat", "--run", before, "some").output
+
+
 def test_words_of_chat_that_say_nothing(shell):
     assert "one model at a time, found policy and base" in shell("chat", "tiny.yaml", "policy", "base").output
     assert "'policy' says nothing" in shell("chat", "model", "policy").output

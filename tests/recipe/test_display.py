@@ -52,7 +52,10 @@ def test_a_terminal_shows_a_spinner_at_once_then_a_bar(monkeypatch):
 
 
 CLOSING = Closing(
-    report="/r.html", chats={"policy": "togi chat r.yaml policy"}, rows=[("reward", "1", "2", "+1", "better")]
+    run="0123456789ab",
+    report="/r.html",
+    chats={"policy": "togi chat r.yaml policy"},
+    rows=[("reward", "1", "2", "+1", "better")],
 )
 
 
@@ -69,7 +72,13 @@ def test_the_end_shows_the_table_the_report_and_how_to_chat(monkeypatch, termina
 def test_the_end_in_json_has_the_table(capsys):
     JsonLines().closing(CLOSING)
     row = {"metric": "reward", "before": "1", "after": "2", "difference": "+1", "verdict": "better"}
-    end = {"event": "end", "report": "/r.html", "chat": {"policy": "togi chat r.yaml policy"}, "table": [row]}
+    end = {
+        "event": "end",
+        "run": "0123456789ab",
+        "report": "/r.html",
+        "chat": {"policy": "togi chat r.yaml policy"},
+        "table": [row],
+    }
     assert json.loads(capsys.readouterr().out) == end
 
 

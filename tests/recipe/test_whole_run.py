@@ -177,9 +177,11 @@ def test_the_other_commands_read_what_the_run_left(finished):
     assert checked.returncode == 0 and "stage policy (train.grpo): 6 rows" in checked.stdout, checked.stderr
 
 
-def test_clean_removes_only_what_no_recipe_refers_to(copied):
+def test_clean_removes_only_what_no_run_refers_to(copied):
     togi(copied / "home", "run", str(copied / "tiny.yaml"), "stages.scores.bootstrap=300", "--threads", "1")
-    old = togi(copied / "home", "clean", "--json")
+    kept = togi(copied / "home", "clean", "--json")
+    assert json.loads(kept.stdout)["folders"] == []  # the run that was replaced is still known, by its id
+    old = togi(copied / "home", "clean", "--forget", "all", "--json")
     assert len(json.loads(old.stdout)["folders"]) == 1
     assert togi(copied / "home", "clean", "--yes").returncode == 0
     assert len(json.loads(togi(copied / "home", "clean", "--json").stdout)["folders"]) == 0

@@ -109,7 +109,7 @@ SUMMARIES = {
     "show": "Show what a stage made: records, metrics or a model.",
     "report": "Render a recipe's report again and print where it lies.",
     "list": "List stage types and their settings, and templates.",
-    "clean": "Remove stored work that no recipe refers to.",
+    "clean": "Remove stored work that no run refers to.",
     "chat": "Talk to a model that a recipe trained or declares.",
     "schema": "Print the JSON schema of recipes, for editors.",
 }

@@ -5,6 +5,7 @@ import click
 from togi.cli.common import json_option, print_json
 from togi.core.errors import InputError
 from togi.core.terminal import say
+from togi.recipe.runs import forget as forget_run
 from togi.recipe.samples import forget, stored
 from togi.recipe.sweep import size, survey, sweep, take_away
 
@@ -12,13 +13,18 @@ from togi.recipe.sweep import size, survey, sweep, take_away
 @click.command()
 @click.option("--yes", is_flag=True, help="Remove what is shown.")
 @click.option("--samples", is_flag=True, help="Only the samples of finished trainings, which nothing was made from.")
+@click.option(
+    "--forget", "run", metavar="ID", help="Forget an earlier run first, or with `all` each that is no recipe's last."
+)
 @json_option
-def command(yes: bool, samples: bool, as_json: bool) -> None:
-    """Remove stored work that no recipe refers to.
+def command(yes: bool, samples: bool, run: str | None, as_json: bool) -> None:
+    """Remove stored work that no run refers to.
 
-    Shows it and its size; removes it only with --yes. A recipe refers to the stages of its last run. What a run works
-    on meanwhile is left alone.
+    Shows it and its size; removes it only with --yes. A run refers to its stages: a recipe's last run, and every
+    earlier one that `togi list --runs` shows, until it is forgotten with --forget. What a run works on meanwhile is
+    left alone.
     """
+    forgotten = forget_run(run) if run is not None else []
     if samples:
         _samples(yes, as_json)
         return
@@ -29,8 +35,18 @@ def command(yes: bool, samples: bool, as_json: bool) -> None:
     busy, stuck = take_away(found.unused) if yes else ([], [])
     if as_json:
         rows = [{"folder": str(e.folder), "bytes": sizes[e.folder], "why": e.why} for e in found.unused]
-        print_json({"removed": yes, "folders": rows, "in_use": [str(f) for f in busy], "notes": found.notes})
+        print_json(
+            {
+                "removed": yes,
+                "folders": rows,
+                "in_use": [str(f) for f in busy],
+                "notes": found.notes,
+                "forgotten": forgotten,
+            }
+        )
     else:
+        for name in forgotten:
+            say(f"forgotten: run {name}")
         for entry in found.unused:
             note = "in use now, left alone" if entry.folder in busy else entry.why
             name = entry.folder.name

@@ -7,10 +7,13 @@ from typing import Any
 
 import click
 
+from togi.core.errors import InputError, RecipeError
 from togi.core.terminal import json_text, say
 from togi.recipe.graph import Graph, build
+from togi.recipe.runs import find_run
 from togi.recipe.schema import validate
 from togi.recipe.source import read_tree
+from togi.recipe.state import STATE
 from togi.recipe.store import run_folder, store_folder
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
@@ -32,6 +35,33 @@ def recipe_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
     """RECIPE [KEY=VALUE ...]"""
     function = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")(function)
     return click.argument("recipe", type=click.Path(path_type=Path))(function)
+
+
+run_option = click.option("--run", "run", metavar="ID", help="A run by its id, without RECIPE; see `togi list --runs`.")
+
+
+def optional_recipe(function: Callable[..., Any]) -> Callable[..., Any]:
+    """[RECIPE] [KEY=VALUE ...]"""
+    function = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")(function)
+    return click.argument("recipe", type=click.Path(path_type=Path), required=False)(function)
+
+
+def run_place(recipe: Path | None, overrides: tuple[str, ...], run: str | None) -> Path:
+    """The folder that describes a run: the one with this id, or a recipe's last one.
+
+    Raises RecipeError where both or none of them are given, InputError where the recipe has not been run here.
+    """
+    if (recipe is None) == (run is None):
+        raise RecipeError("command line: give either RECIPE or --run ID; `togi list --runs` shows what there is")
+    if run is not None:
+        return find_run(run).folder
+    assert recipe is not None
+    folder = run_folder(load_graph(recipe, overrides).recipe.name)
+    if not (folder / STATE).exists():
+        raise InputError(
+            f"{recipe}: has not been run here ({folder} is not there); start it with `{run_command(recipe, overrides)}`"
+        )
+    return folder
 
 
 def load_graph(recipe: Path, overrides: tuple[str, ...] = ()) -> Graph:

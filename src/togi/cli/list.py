@@ -11,19 +11,25 @@ from togi.core.errors import RecipeError
 from togi.core.settings import classes
 from togi.core.tables import say_table
 from togi.core.terminal import say
+from togi.recipe.runs import KnownRun, known_runs
+from togi.report.formatting import moment
 from togi.stages.table import STAGES
 from togi.text.template import TEMPLATES
 
 
 @click.command()
 @click.argument("name", required=False)
+@click.option("--runs", is_flag=True, help="List runs, the newest first, instead.")
 @json_option
-def command(name: str | None, as_json: bool) -> None:
+def command(name: str | None, runs: bool, as_json: bool) -> None:
     """List stage types and their settings, and templates.
 
     With the NAME of a stage type: its settings, their defaults and what they mean. A default of {} is all the defaults
     of the rows below it; x[].y is the setting y of each entry of the list x; x[length].y of those whose type is length.
     """
+    if runs:
+        _list_runs(as_json)
+        return
     if name is not None and name not in STAGES:
         raise RecipeError(f"there is no stage type {name!r}; there are: {', '.join(STAGES)}")
     value = stage_settings(name) if name else {"stages": {n: _about(n) for n in STAGES}, "templates": list(TEMPLATES)}
@@ -36,6 +42,33 @@ def command(name: str | None, as_json: bool) -> None:
     else:
         say_table(("stage type", "what it does"), [*value["stages"].items()])
         say(f"templates: {', '.join(value['templates'])}")
+
+
+def _list_runs(as_json: bool) -> None:
+    """Each run with its id, which --run of other commands takes; the last one of a recipe is marked."""
+    rows = [_run_row(run) for run in known_runs()]
+    if as_json:
+        print_json(rows)
+        return
+    shown = [(r["id"], r["name"], r["state"], r["done"], r["started"], r["overrides"], r["last"]) for r in rows]
+    say_table(("run", "recipe", "state", "stages done", "started", "changed settings", ""), shown)
+    if not rows:
+        say("no runs yet; `togi run RECIPE` makes one")
+
+
+def _run_row(run: KnownRun) -> dict[str, str]:
+    state = run.state
+    done = sum(stage["state"] == "done" for stage in state["stages"])
+    return {
+        "id": run.id,
+        "name": state["name"],
+        "state": state["state"],
+        "done": f"{done} of {len(state['stages'])}",
+        "started": moment(state.get("started")),
+        "overrides": " ".join(state.get("overrides", [])),
+        "last": "last" if run.last else "",
+        "folder": str(run.folder),
+    }
 
 
 def recipe_text(value: Any) -> str:

@@ -72,4 +72,4 @@ def _closing(graph: Graph, run: Run, given: Options) -> Closing:
         chat = chat_command(given, node)
         if chat is not None and is_done(run.store / node.folder_name):
             chats[node.name] = chat
-    return Closing(report=str(run.folder / "report.html"), chats=chats, rows=compared(collect(run.folder)))
+    return Closing(run=run.id, report=str(run.folder / "report.html"), chats=chats, rows=compared(collect(run.folder)))

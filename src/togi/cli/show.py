@@ -1,6 +1,6 @@
 """`togi show`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import click
 from pydantic import TypeAdapter, ValidationError
 
-from togi.cli.common import json_option, load_graph, print_json, run_command, stage_folder
+from togi.cli.common import json_option, load_graph, print_json, run_command, run_option, stage_folder
 from togi.core.codec import read_records, to_row
 from togi.core.errors import InputError, RecipeError
 from togi.core.files import read_cache, read_lines
@@ -17,7 +17,8 @@ from togi.core.settings import MAIN
 from togi.core.tables import plain, say_table
 from togi.core.terminal import json_text, say
 from togi.recipe.display import COLUMNS
-from togi.recipe.graph import Graph, kinds_of
+from togi.recipe.graph import kinds_of
+from togi.recipe.runs import find_run, settings_of, stage_of
 from togi.recipe.store import hold_whole, is_done
 from togi.report.formatting import table_row
 from togi.report.view import RowView
@@ -28,28 +29,20 @@ TABLE = TypeAdapter(list[RowView])
 
 
 @click.command()
-@click.argument("recipe", type=click.Path(path_type=Path))
-@click.argument("stage")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.argument("words", nargs=-1, required=True, metavar="[RECIPE] STAGE [KEY=VALUE]...")
 @click.option("-n", "count", type=click.IntRange(0), default=5, show_default=True, help="How many records or steps.")
+@run_option
 @json_option
-def command(recipe: Path, stage: str, overrides: tuple[str, ...], count: int, as_json: bool) -> None:
+def command(words: tuple[str, ...], count: int, run: str | None, as_json: bool) -> None:
     """Show what a stage made: records, metrics or a model.
 
     STAGE is the name of a stage, or STAGE.OUTPUT for one of its further outputs.
 
-    With KEY=VALUE it is what `togi run` makes with the same words, without it that of the recipe's last run.
+    With KEY=VALUE it is what `togi run` makes with the same words, without it that of the recipe's last run; with --run
+    ID, and without RECIPE, that of an earlier run.
     """
-    graph = load_graph(recipe, overrides)
-    stage, _, output = stage.partition(".")
-    if stage not in graph.nodes:
-        raise RecipeError(f"{recipe}: there is no stage {stage!r}; there are: {', '.join(graph.nodes)}")
-    path = output_path(_kind(graph, recipe, stage, output), output or MAIN)
-    folder = stage_folder(graph, stage, overrides)
-    if not (folder / "settings.json").exists():
-        raise InputError(f"{recipe}: stage {stage} has not begun; do it with `{run_command(recipe, overrides, stage)}`")
+    folder, path, again = _of_run(words, run) if run is not None else _of_recipe(words)
     if is_done(folder):
-        again = run_command(recipe, overrides, redo=stage)
         for name in (path, SUMMARY):
             hold_whole(folder, again, only=name)
     if as_json:
@@ -58,14 +51,42 @@ def command(recipe: Path, stage: str, overrides: tuple[str, ...], count: int, as
         print_stage(folder, path, count)
 
 
-def _kind(graph: Graph, recipe: Path, stage: str, output: str) -> str:
+def _of_run(words: tuple[str, ...], run: str) -> tuple[Path, str, str]:
+    """The folder of a stage of an earlier run, the path of an output in it, and how the stage is done again."""
+    if len(words) != 1:
+        raise RecipeError(f"command line: with --run give one STAGE alone, found {' '.join(words)}")
+    stage, _, output = words[0].partition(".")
+    found = stage_of(find_run(run), stage)
+    folder = Path(found["folder"])
+    if not (folder / "settings.json").exists():
+        raise InputError(f"run {run}: stage {stage} has not begun, or its result was removed since")
+    path = output_path(_kind(kinds_of(settings_of(found)), f"run {run}: stage {stage}", output), output or MAIN)
+    return folder, path, "togi run RECIPE --redo " + stage
+
+
+def _of_recipe(words: tuple[str, ...]) -> tuple[Path, str, str]:
+    """The same of a recipe and overrides."""
+    if len(words) < 2:
+        raise RecipeError("command line: give RECIPE and STAGE, or --run ID and STAGE")
+    recipe, stage, overrides = Path(words[0]), words[1], words[2:]
+    graph = load_graph(recipe, overrides)
+    stage, _, output = stage.partition(".")
+    if stage not in graph.nodes:
+        raise RecipeError(f"{recipe}: there is no stage {stage!r}; there are: {', '.join(graph.nodes)}")
+    kind = _kind(kinds_of(graph.nodes[stage].settings), f"{recipe}: stage {stage}", output)
+    folder = stage_folder(graph, stage, overrides)
+    if not (folder / "settings.json").exists():
+        raise InputError(f"{recipe}: stage {stage} has not begun; do it with `{run_command(recipe, overrides, stage)}`")
+    return folder, output_path(kind, output or MAIN), run_command(recipe, overrides, redo=stage)
+
+
+def _kind(kinds: Mapping[str, str], where: str, output: str) -> str:
     """The kind of a stage's output; without a name the main one's."""
-    kinds = kinds_of(graph.nodes[stage].settings)
     name = output or MAIN
     if name not in kinds:
         close = get_close_matches(name, kinds, 1)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        raise RecipeError(f"{recipe}: stage {stage} has no output {name!r}; {hint}(allowed: {', '.join(kinds)})")
+        raise RecipeError(f"{where} has no output {name!r}; {hint}(allowed: {', '.join(kinds)})")
     return kinds[name]
 
 

@@ -4,42 +4,37 @@ from pathlib import Path
 
 import click
 
-from togi.cli.common import json_option, load_graph, print_json, recipe_arguments, run_command
-from togi.core.errors import InputError
+from togi.cli.common import json_option, optional_recipe, print_json, run_option, run_place
 from togi.core.files import read_lines
 from togi.core.tables import say_table
 from togi.core.terminal import say
+from togi.recipe.runs import id_of
 from togi.recipe.samples import bytes_of
-from togi.recipe.state import STATE, read_state
-from togi.recipe.store import run_folder
+from togi.recipe.state import read_state
 from togi.recipe.sweep import older_note
 
 
 @click.command()
-@recipe_arguments
+@optional_recipe
+@run_option
 @json_option
-def command(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+def command(recipe: Path | None, overrides: tuple[str, ...], run: str | None, as_json: bool) -> None:
     """Show how far a recipe's last run came.
 
-    With name=OTHER it is the run that was started so.
+    With name=OTHER it is the run that was started so; with --run ID it is an earlier one.
     """
-    name = load_graph(recipe, overrides).recipe.name
-    path = run_folder(name) / STATE
-    if not path.exists():
-        raise InputError(
-            f"{recipe}: has not been run here ({path.parent} is not there); start it with "
-            f"`{run_command(recipe, overrides)}`"
-        )
-    state = read_state(path.parent)
+    folder = run_place(recipe, overrides, run)
+    state = read_state(folder)
     if as_json:
-        print_json(state)
+        print_json({**state, "id": id_of(state)})
         return
     say(f"{state['name']}: {state['state']}" + (f" ({state['error']})" if state["error"] else ""))
+    say(f"run: {id_of(state)}")
     rows = [(s["name"], s["type"], s["state"], _took(s["seconds"], Path(s["folder"]))) for s in state["stages"]]
     say_table(("stage", "type", "state", "took"), rows, right=(3,))
     for note in older_note():
         say(f"note: {note}")
-    say(f"report: {path.parent / 'report.html'}")
+    say(f"report: {folder / 'report.html'}")
 
 
 def _took(seconds: float | None, folder: Path) -> str:

@@ -23,9 +23,10 @@ from togi.stages.table import STAGES
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Closing:
-    """What a finished run leaves: the path of its report, the command that talks to each model, and the rows of its
-    before/after table, in the words of `COLUMNS`."""
+    """What a finished run leaves: its id, the path of its report, the command that talks to each model, and the rows of
+    its before/after table, in the words of `COLUMNS`."""
 
+    run: str
     report: str
     chats: Mapping[str, str] = field(default_factory=dict)
     rows: Sequence[Sequence[str]] = ()
@@ -177,7 +178,11 @@ class Human:
 
     def closing(self, closing: Closing) -> None:
         self._close()
-        lines = [f"report: {closing.report}", *(f"chat:   {command}" for command in closing.chats.values())]
+        lines = [
+            f"run:    {closing.run}",
+            f"report: {closing.report}",
+            *(f"chat:   {command}" for command in closing.chats.values()),
+        ]
         compared = table(COLUMNS, closing.rows, right=(1, 2, 3))
         if self.console.is_terminal:
             links = Text("\n".join(map(printable, lines)), overflow="fold")
@@ -264,4 +269,4 @@ class JsonLines:
         rows = [
             dict(zip(("metric", "before", "after", "difference", "verdict"), row, strict=True)) for row in closing.rows
         ]
-        self._line(event="end", report=closing.report, chat=dict(closing.chats), table=rows)
+        self._line(event="end", run=closing.run, report=closing.report, chat=dict(closing.chats), table=rows)

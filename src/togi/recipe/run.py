@@ -29,6 +29,7 @@ from togi.recipe.lock import lock_text
 from togi.recipe.locks import Busy, is_held, wait
 from togi.recipe.mend import mend
 from togi.recipe.report import render
+from togi.recipe.runs import keep_last, run_id
 from togi.recipe.services import Services, ServiceSpec
 from togi.recipe.state import STATE, running
 from togi.recipe.store import (
@@ -77,6 +78,7 @@ class Run:
         self.display = display
         self.store = store_folder()
         self.folder = run_folder(graph.recipe.name)
+        self.id = run_id(graph.recipe.name, [(node.name, node.fingerprint) for node in graph.nodes.values()])
         self.workers: Executor | None = None
         self.services = Services(services, self.folder, self._service_died)
         self.at_work = ""  # the stage
@@ -117,6 +119,7 @@ class Run:
     def _begin(self, names: list[str]) -> None:
         with writing_home():
             self._redo()
+            keep_last(self.folder, self.id)
             write_text(self.folder / "recipe.lock.yaml", lock_text(self.graph))
         for note in unpinned(self.graph.recipe):
             self.display.note(note)
@@ -293,6 +296,8 @@ class Run:
         stages = [self._stage_state(node, running) for node in self.graph.nodes.values()]
         value = {
             "name": self.graph.recipe.name,
+            "id": self.id,
+            "overrides": list(self.options.overrides),
             "state": state,
             "pid": os.getpid(),
             "started": self.started,

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from togi.core.errors import DamagedFile, StageError
 from togi.core.files import read_object, read_sealed, write_sealed
+from togi.recipe.runs import HISTORY
 from togi.recipe.state import STATE, is_running
 from togi.recipe.store import (
     DAMAGED,
@@ -145,7 +146,7 @@ def _outdated(path: Path) -> str | None:
 def _used(notes: list[str]) -> dict[str, bool]:
     """The folders that recipes refer to, by name, and whether a run of theirs is at work."""
     found: dict[str, bool] = {}
-    for run in sorted((home() / "runs").glob("*/")):
+    for run in (*sorted((home() / "runs").glob("*/")), *sorted((home() / HISTORY).glob("*/"))):
         at_work = is_running(run)
         for name in _uses(run, notes):
             found[name] = found.get(name, False) or at_work
