@@ -5,7 +5,7 @@ import re
 import pytest
 
 from togi.report.curves import panels
-from togi.report.plot import Line, nice_ticks, plot, whisker
+from togi.report.plot import Line, nice_ticks, plot, tick_labels, whisker
 from togi.report.stage_graph import LANE, rail
 from togi.report.view import IntervalView, RowView, StageView
 
@@ -38,11 +38,37 @@ def test_a_value_that_is_not_finite_is_a_gap_and_is_counted():
     assert "nan" not in panel.svg
 
 
-def test_one_step_is_a_dot_and_no_finite_value_is_no_panel():
-    one = [{"step": 1, "loss": 0.5, "kl": None}]
-    made = panels(StageView(name="a", type="train", state="done", metrics=one))
+def test_one_point_and_rates_of_nothing_are_no_panel_and_a_lonely_step_is_a_dot():
+    lines = [
+        {"step": 1, "loss": 0.5, "kl": None, "entropy": 1.0, "tokens_per_second": 0.0},
+        {"step": 2, "loss": None, "tokens_per_second": 0.0},
+        {"step": 3, "loss": 0.4},
+    ]
+    made = panels(StageView(name="a", type="train", state="done", metrics=lines))
     assert [panel.title for panel in made] == ["Loss"]
-    assert 'class="dot' in made[0].svg
+    assert made[0].svg.count('class="dot') == 2
+
+
+@pytest.mark.parametrize(
+    ("ticks", "labels", "power"),
+    [
+        ([-2e-5, -1e-5, 0.0, 1e-5], ["−2", "−1", "0", "1"], "×10⁻⁵"),
+        ([0.0005, 0.001, 0.0015, 0.002], ["0.5", "1.0", "1.5", "2.0"], "×10⁻³"),
+        ([100_000.0, 100_000.5, 100_001.0], ["1.000000", "1.000005", "1.000010"], "×10⁵"),
+        ([0.3, 0.3005, 0.301], ["0.3000", "0.3005", "0.3010"], ""),
+        ([0.0, 2.5, 5.0], ["0", "2.5", "5.0"], ""),
+        ([-200.0, 0.0, 200.0], ["−200", "0", "200"], ""),
+    ],
+)
+def test_labels_of_ticks_differ_and_keep_their_sign(ticks, labels, power):
+    assert tick_labels(ticks) == (labels, power)
+
+
+def test_the_margin_has_room_for_the_longest_label():
+    points = [(0.0, -100_000.0), (1.0, -100_001.0)]
+    svg = plot("a", [Line(points=points)], [], (), ())
+    found = re.findall(r'<text x="(\d+)"[^>]*text-anchor="end">([^<]+)</text>', svg)
+    assert all(int(x) >= 6 * len(label) for x, label in found[:-1])
 
 
 def test_known_panels_come_first_and_unforeseen_ones_are_kept():

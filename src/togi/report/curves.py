@@ -17,6 +17,7 @@ from togi.report.plot import Band, Line, Points, plot
 from togi.report.view import StageView
 
 MOST_POINTS = 240
+RATE = "tokens_per_second"
 SMOOTH_FROM = 24  # steps from which a rolling mean is drawn over the single steps
 STATISTICS = ("mean", "p10", "p25", "p50", "p75", "p90", "min", "max")
 
@@ -80,7 +81,7 @@ def panels(stage: StageView) -> list[Panel]:
         groups.setdefault((place, title), []).append(key)
     marks = [alarm.step for alarm in stage.alarms if alarm.step is not None]
     made = [_panel(stage.metrics, place, title, groups[place, title], marks) for place, title in sorted(groups)]
-    return [panel for panel in made if panel.svg]
+    return [panel for panel in made if panel is not None and panel.svg]
 
 
 def _stem(key: str) -> str:
@@ -99,9 +100,12 @@ def _place(stem: str) -> tuple[int, str]:
 
 def _panel(
     metrics: Sequence[Mapping[str, Any]], place: int, title: str, keys: list[str], marks: Sequence[float]
-) -> Panel:
+) -> Panel | None:
+    """A panel; None where no curve of it has two points."""
     floor = KNOWN[place][2] if place < len(KNOWN) else ()
     curves = {key: _points(metrics, key) for key in keys}
+    if max(sum(value is not None for _, value in points) for points in curves.values()) < 2:
+        return None
     broken = sum(value is None for points in curves.values() for _, value in points)
     draw = _stacked if title.startswith("Time by phase") else _banded if len(_stems(keys)) == 1 else _together
     lines, bands, legend, note = draw(curves)
@@ -207,7 +211,9 @@ def _latest(points: Points) -> str:
 
 
 def _points(metrics: Sequence[Mapping[str, Any]], key: str) -> Points:
-    return [(line["step"], _finite(line[key])) for line in metrics if key in line]
+    """A curve. A rate of 0 says that nothing was measured, and is left out."""
+    lines = [line for line in metrics if key in line and not (key == RATE and not line[key])]
+    return [(line["step"], _finite(line[key])) for line in lines]
 
 
 def _finite(value: Any) -> float | None:

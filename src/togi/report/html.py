@@ -15,6 +15,7 @@ from togi.report.view import AnswerView, RunView, StageView
 
 MOST_ANSWERS = 48
 OPEN_ANSWERS = 6
+ORDER = ("train.grpo", "train.smpo", "train.dpo", "train.sft", "train.pretrain")
 ANSWER_CHARACTERS = 4000
 TOKEN = re.compile(r"(<\|[^<>|\s]{1,40}\|>|<(?:start|end)_of_turn>|</?s>)")
 # Characters that HTML cannot hold, or that turn the text around them, are shown by their codes.
@@ -36,7 +37,7 @@ class Fall:
 
 def render_report(run: RunView) -> str:
     """The report of `run` as an HTML document."""
-    curves = [(stage, panels(stage)) for stage in run.stages if stage.metrics]
+    curves = [(stage, panels(stage)) for stage in sorted(run.stages, key=_place) if stage.metrics]
     page = (
         _environment()
         .get_template("report.html.j2")
@@ -56,6 +57,11 @@ def render_report(run: RunView) -> str:
         )
     )
     return page.translate(CONTROLS).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _place(stage: StageView) -> int:
+    """Where a stage's curves stand: the policy's first, those of what prepared it later, others last."""
+    return ORDER.index(stage.type) if stage.type in ORDER else len(ORDER)
 
 
 def _environment() -> Environment:

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from togi.report.formatting import number
+from togi.report.formatting import MINUS
 from togi.report.view import RowView
 
 WIDTH, HEIGHT = 340, 176
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 24
+RIGHT, TOP, BOTTOM = 10, 16, 24
+NARROWEST, LETTER = 46, 6.1  # of the margin on the left, and of a letter in it
 COLOURS = 6
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 Points = Sequence[tuple[float, float | None]]  # (step, value); None breaks the line
 
@@ -37,16 +39,17 @@ class Band:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axes:
-    """Maps steps and values to the picture."""
+    """Maps steps and values to the picture; `left` is the margin for the labels of values."""
 
     x: tuple[float, float]
     y: tuple[float, float]
+    left: float = NARROWEST
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         """Picture coordinates of (step, value)."""
         across = (x - self.x[0]) / ((self.x[1] - self.x[0]) or 1.0)
         up = (y - self.y[0]) / ((self.y[1] - self.y[0]) or 1.0)
-        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
+        return self.left + across * (WIDTH - self.left - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
 
 
 def plot(
@@ -61,8 +64,12 @@ def plot(
     if not values or not steps:
         return Markup("")
     ticks = nice_ticks(min(values), max(values))
-    axes = Axes(x=(min(steps), max(steps)), y=(min(ticks[0], *values), max(ticks[-1], *values)))
-    parts = [_frame(axes, ticks)]
+    labels, power = tick_labels(ticks)
+    left = max(NARROWEST, 10 + LETTER * max(map(len, labels)))
+    axes = Axes(x=(min(steps), max(steps)), y=(min(ticks[0], *values), max(ticks[-1], *values)), left=left)
+    parts = [_frame(axes, ticks, labels)]
+    if power:
+        parts.append(f'<text x="{left - 6:.0f}" y="{TOP - 5}" text-anchor="end">{power}</text>')
     parts += [_area(axes, band) for band in bands]
     parts += [_mark(axes, step) for step in marks if axes.x[0] <= step <= axes.x[1]]
     parts += [_curve(axes, line) for line in lines]
@@ -98,12 +105,12 @@ def whisker(row: RowView) -> Markup:
     )
 
 
-def _frame(axes: Axes, ticks: Sequence[float]) -> str:
+def _frame(axes: Axes, ticks: Sequence[float], labels: Sequence[str]) -> str:
     parts = []
-    for tick in ticks:
+    for tick, label in zip(ticks, labels, strict=True):
         x, y = axes.at(axes.x[0], tick)
         parts.append(f'<path class="grid" d="M{x:.0f} {y:.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(f'<text x="{x - 6:.0f}" y="{y + 3.5:.1f}" text-anchor="end">{_tick_text(tick, ticks)}</text>')
+        parts.append(f'<text x="{x - 6:.0f}" y="{y + 3.5:.1f}" text-anchor="end">{label}</text>')
     for step, anchor in ((axes.x[0], "start"), (axes.x[1], "end")):
         x, _ = axes.at(step, axes.y[0])
         words = f"step {step:,.0f}" if anchor == "start" else f"{step:,.0f}"
@@ -112,15 +119,17 @@ def _frame(axes: Axes, ticks: Sequence[float]) -> str:
     return "".join(parts)
 
 
-def _tick_text(tick: float, ticks: Sequence[float]) -> str:
-    step = ticks[1] - ticks[0]
-    largest = max(abs(t) for t in ticks)
-    if largest >= 1e5 or step < 1e-3:
-        return number(tick) if tick else "0"
-    digits = max(0, -math.floor(math.log10(step) + 1e-9))
-    if abs(step * 10**digits - round(step * 10**digits)) > 1e-6:  # steps of 2.5
+def tick_labels(ticks: Sequence[float]) -> tuple[list[str], str]:
+    """Labels of ticks, which all differ, and the power of ten that they are to be multiplied by, such as ×10⁻⁵; empty
+    where they are the values themselves."""
+    step, largest = ticks[1] - ticks[0], max(abs(tick) for tick in ticks)
+    exponent = math.floor(math.log10(largest)) if largest >= 1e5 or largest < 1e-2 else 0
+    scale = 10.0**exponent
+    digits = max(0, -math.floor(math.log10(step / scale) + 1e-9))
+    if abs(step / scale * 10**digits - round(step / scale * 10**digits)) > 1e-6:  # steps of 2.5
         digits += 1
-    return f"{tick:,.{digits}f}".replace("-", "\N{MINUS SIGN}")
+    labels = [f"{tick / scale:,.{digits}f}" if tick else "0" for tick in ticks]
+    return [label.replace("-", MINUS) for label in labels], f"×10{str(exponent).translate(RAISED)}" if exponent else ""
 
 
 def _curve(axes: Axes, line: Line) -> str:
