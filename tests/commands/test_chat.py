@@ -172,13 +172,13 @@ def test_a_damaged_card_says_which_key(folder, tmp_path, capsys):
         said(tmp_path / "m", capsys)
 
 
-def test_an_error_of_a_later_turn_is_the_real_one(folder, capsys, monkeypatch):
-    spoken = iter(["Hi", "word " * 400])
+def test_an_error_of_a_later_turn_is_the_real_one_and_the_conversation_goes_on(folder, capsys, monkeypatch):
+    spoken = iter(["Hi", "word " * 400, "Still there?", ""])
     monkeypatch.setattr("builtins.input", lambda _: next(spoken))
-    with pytest.raises(InputError, match="tokens") as found:
-        chat(ModelSource(kind="path", name=str(folder)), folder, None, None, {"max_tokens": 4}, as_json=False)
-    assert "start a new one" not in str(found.value)
-    assert load(ModelSource(kind="path", name=str(folder)), folder).name in capsys.readouterr().err
+    chat(ModelSource(kind="path", name=str(folder)), folder, None, None, {"max_tokens": 4}, as_json=False)
+    told = capsys.readouterr().err
+    assert "tokens" in told and "/reset begins a new conversation" in told and next(spoken, None) is None
+    assert load(ModelSource(kind="path", name=str(folder)), folder).name in told
 
 
 # --- the words that reach it ------------------------------------------------------------------------------------------

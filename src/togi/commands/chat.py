@@ -5,9 +5,10 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
+from togi.commands.conversation import Conversation, line_editing
 from togi.core.errors import InputError
 from togi.core.files import read_json
-from togi.core.records import Message, Prompt, SamplingParams
+from togi.core.records import SamplingParams
 from togi.core.sources import ModelSource
 from togi.core.terminal import json_text, say
 from togi.model.load import CARD, load
@@ -47,17 +48,17 @@ def chat(
     params = _params(card, given)
     if not as_json:
         _tell(card, system, params)
-    history = [Message("system", system)] if system else []
+    talk = Conversation(generator, params, system)
     if message is not None:
-        answer = _answer(generator, history, message, params, show=not as_json)
+        answer = talk.ask(message, show=not as_json)
         if as_json:
             used = {"system": system or None, "sampling": {name: getattr(params, name) for name in SHOWN}}
             say(json_text({"question": message, "answer": answer, **used}))
         return
-    say(f"{model.name}, template {model.template.name}. An empty line leaves.", err=True)
-    while question := _read():
-        answer = _answer(generator, history, question, params, show=True)
-        history += [Message("user", question), Message("assistant", answer)]
+    say(f"{model.name}, template {model.template.name}. An empty line leaves, /help shows commands.", err=True)
+    with line_editing(cache.parent):
+        while line := _read():
+            talk.turn(line)
 
 
 def _card(source: ModelSource) -> _Card:
@@ -92,21 +93,8 @@ def _tell(card: _Card, system: str | None, params: SamplingParams) -> None:
 
 
 def _read() -> str:
+    say()
     try:
-        return input("\n> ").strip()
+        return input("> ").strip()
     except EOFError:
         return ""
-
-
-def _answer(
-    generator: ModelGenerator, history: list[Message], question: str, params: SamplingParams, show: bool
-) -> str:
-    prompt = Prompt(id=f"turn-{len(history)}", messages=(*history, Message("user", question)))
-    pieces = []
-    for piece in generator.stream(prompt, params):
-        pieces.append(piece)
-        if show:
-            say(piece, nl=False)
-    if show:
-        say()
-    return "".join(pieces).strip()

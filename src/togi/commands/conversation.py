@@ -1,0 +1,153 @@
+"""A conversation at a terminal: line editing, history, commands that begin with /, and Ctrl-C to stop an answer."""
+
+import importlib
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from togi.core.errors import InputError
+from togi.core.files import append_line
+from togi.core.records import Message, Prompt, SamplingParams
+from togi.core.terminal import say
+
+HELP = """\
+/help           show this
+/reset          begin a new conversation
+/system [TEXT]  show the system prompt, or set it and begin anew; `/system none` removes it
+/retry          answer the last question once more, with another seed
+/save [FILE]    append the conversation to FILE as one row of messages; chat.jsonl where none is named
+An empty line or Ctrl-D leaves. Ctrl-C stops an answer. A question that begins with / is typed with //."""
+HISTORY = "chat_history"
+LONGEST_HISTORY = 1000  # lines
+
+
+@contextmanager
+def line_editing(folder: Path) -> Iterator[None]:
+    """Lets `input` edit lines and remember them in `folder`/chat_history; without the readline library, plain lines."""
+    try:
+        readline: Any = importlib.import_module("readline")
+    except ImportError:
+        yield
+        return
+    path = folder / HISTORY
+    with suppress(OSError):  # none yet, or not readable
+        readline.read_history_file(path)
+    readline.set_history_length(LONGEST_HISTORY)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            readline.write_history_file(path)
+
+
+@contextmanager
+def stoppable() -> Iterator[Callable[[], bool]]:
+    """Gives what tells whether Ctrl-C was pressed in the block. A second one ends the program, as it does elsewhere."""
+    pressed: list[int] = []
+    previous = signal.getsignal(signal.SIGINT)
+
+    def press(number: int, frame: Any) -> None:
+        pressed.append(number)
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, press)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+class Answers(Protocol):
+    """What streams an answer in pieces of text; left early, the answer is cancelled."""
+
+    def stream(self, prompt: Prompt, params: SamplingParams) -> Iterator[str]: ...
+
+
+@dataclass(slots=True)
+class Conversation:
+    """What was said so far, and how the model is asked."""
+
+    answers: Answers
+    params: SamplingParams
+    system: str | None
+    said: list[Message] = field(default_factory=list)
+    tries: int = 0  # answers to the last question, so that each has a seed of its own
+
+    def ask(self, question: str, show: bool) -> str:
+        """Answers `question`, and remembers both. An answer that Ctrl-C stops is kept as far as it came.
+
+        Raises InputError for a conversation that the model's template or context does not take; nothing is remembered
+        then.
+        """
+        asked = Message("user", question)
+        before = [Message("system", self.system)] if self.system else []
+        messages = (*before, *self.said, asked)
+        params = replace(self.params, seed=self.params.seed + self.tries)
+        pieces: list[str] = []
+        with stoppable() as pressed:
+            for piece in self.answers.stream(Prompt(id=f"turn-{len(messages) - 1}", messages=messages), params):
+                pieces.append(piece)
+                if show:
+                    say(piece, nl=False)
+                if pressed():
+                    break
+        if show:
+            say(" [stopped]" if pressed() else "")
+        answer = "".join(pieces).strip()
+        self.said += [asked, Message("assistant", answer)]
+        return answer
+
+    def turn(self, line: str) -> None:
+        """Does what a line says: a command, or a question. What goes wrong is told, and the conversation goes on."""
+        try:
+            if line.startswith("/") and not line.startswith("//"):
+                self._command(*line[1:].partition(" ")[::2])
+            else:
+                self.tries = 0
+                self.ask(line.removeprefix("/") if line.startswith("//") else line, show=True)
+        except (InputError, OSError) as error:
+            say(f"togi: {error}; /reset begins a new conversation, /help shows what else there is", err=True)
+
+    def _command(self, name: str, rest: str) -> None:
+        known = {"help": self._help, "reset": self._reset, "system": self._system}
+        known |= {"save": self._save, "retry": self._retry}
+        if name not in known:
+            found = ", ".join(f"/{each}" for each in known)
+            raise InputError(f"there is no command /{name}; there are: {found}. To say it, type //{name}")
+        known[name](rest.strip())
+
+    def _help(self, _: str) -> None:
+        say(HELP, err=True)
+
+    def _reset(self, _: str) -> None:
+        self.said, self.tries = [], 0
+        say("a new conversation", err=True)
+
+    def _system(self, text: str) -> None:
+        if text:
+            self.system = None if text == "none" else text
+            self._reset("")
+        say(f"system prompt: {self.system or 'none'}", err=True)
+
+    def _save(self, name: str) -> None:
+        messages = [Message("system", self.system)] if self.system else []
+        rows = [{"role": each.role, "content": each.content} for each in (*messages, *self.said)]
+        if not self.said:
+            raise InputError("nothing was said yet, so there is nothing to save")
+        path = Path(name or "chat.jsonl").expanduser()
+        append_line(path, {"messages": rows})
+        say(f"saved to {path}", err=True)
+
+    def _retry(self, _: str) -> None:
+        if not self.said:
+            raise InputError("no question was asked yet")
+        before = self.said
+        self.said, self.tries = before[:-2], self.tries + 1
+        try:
+            self.ask(before[-2].content, show=True)
+        except InputError:
+            self.said = before
+            raise
