@@ -1,0 +1,111 @@
+"""The Python API: what `togi.NAME` gives. See docs/api.md; everything else may change without notice.
+
+Tensors are named by their shapes: N scored tokens, S sequences, T rows of a packed batch.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+
+from togi.core.errors import GraderError
+from togi.core.records import Message
+from togi.core.sources import HUB_ID, ModelSource
+from togi.model.forest import Forest, plant
+from togi.model.forest import Sequence as TokenSequence
+from togi.model.load import LoadedModel
+from togi.model.load import load as load_model
+from togi.model.policy import Policy
+from togi.model.reward_model import ModelScorer, load_reward_model
+from togi.objectives.base import Batch, Output
+from togi.objectives.dpo import DPO
+from togi.objectives.grpo import GRPO
+from togi.objectives.reward import BradleyTerry
+from togi.objectives.sft import SFT
+from togi.objectives.smpo import SMPO
+from togi.recipe.display import Display, Silent
+from togi.recipe.graph import build
+from togi.recipe.run import Options, Run
+from togi.recipe.schema import validate
+from togi.recipe.source import read_tree
+from togi.recipe.store import store_folder
+from togi.report.collect import collect
+from togi.report.view import RunView
+
+Turn = Message | Mapping[str, str]
+"""A turn of a conversation: {"role": ..., "content": ...}."""
+
+__all__ = [
+    "DPO",
+    "GRPO",
+    "SFT",
+    "SMPO",
+    "Batch",
+    "BradleyTerry",
+    "Forest",
+    "LoadedModel",
+    "Output",
+    "Policy",
+    "TokenSequence",
+    "load",
+    "plant",
+    "run",
+    "score",
+]
+
+
+def load(name: str | Path, *, template: str | None = None, revision: str = "main") -> LoadedModel:
+    """A causal model with its tokenizer and chat template: a folder, a package of weights, or an id of the hub.
+
+    In float32, on the CPU, in evaluation mode. Raises InputError where there is no such model, or its files do not fit.
+    """
+    return load_model(_source(name, template, revision), store_folder())
+
+
+def score(
+    scorer: str | Path | ModelScorer, conversations: Sequence[tuple[Sequence[Turn], str]], *, revision: str = "main"
+) -> list[float]:
+    """The scores of a reward model, one for each (messages, answer), in order; the higher, the better.
+
+    `scorer` is a folder, an id of the hub, or a `ModelScorer` of a model in memory. Raises InputError
+    for what is no reward model, GraderError for an answer that is too long for it.
+    """
+    if not isinstance(scorer, ModelScorer):
+        scorer = ModelScorer(load_reward_model(_source(scorer, None, revision), store_folder()))
+    found = scorer.score([(tuple(map(_message, messages)), answer) for messages, answer in conversations])
+    for value in found:
+        if isinstance(value, GraderError):
+            raise value
+    return [value for value in found if not isinstance(value, GraderError)]
+
+
+def run(
+    recipe: str | Path, overrides: Iterable[str] = (), *, until: str | None = None, display: Display | None = None
+) -> RunView:
+    """Does what is left to do of a recipe, as `togi run RECIPE KEY=VALUE ... --until STAGE` does, and returns the run:
+    its stages with their metrics, its before/after rows, its alarms. Nothing is shown without a `display`.
+
+    Call it under `if __name__ == "__main__"` or at the top of a notebook: it takes signals while it works, so that it
+    can be called in the main thread alone. Raises TogiError for whatever ends the run.
+    """
+    given = tuple(overrides)
+    graph = build(validate(read_tree(Path(recipe), given)))
+    work = Run(graph, Options(recipe=str(recipe), overrides=given, until=until), display or Silent())
+    work.run()
+    return collect(work.folder)
+
+
+def _source(name: str | Path, template: str | None, revision: str) -> ModelSource:
+    text = str(name)
+    if Path(text).exists() or not (HUB_ID.fullmatch(text) or _is_package(text)):
+        return ModelSource(kind="path", name=str(Path(text).resolve()), template=template)
+    if HUB_ID.fullmatch(text):
+        return ModelSource(kind="hub", name=text, revision=revision, template=template)
+    return ModelSource(kind="package", name=text, template=template)
+
+
+def _is_package(name: str) -> bool:
+    return any(distribution.name == name for distribution in metadata.distributions())
+
+
+def _message(turn: Turn) -> Message:
+    return turn if isinstance(turn, Message) else Message(turn["role"], turn["content"])

@@ -1,0 +1,44 @@
+"""The Python API: loaded when it is used, and the examples of its page run."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from places import ROOT
+from tiny_run import environment, write_recipe
+
+import togi
+
+PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+
+
+def test_import_is_light_and_every_name_is_there():
+    code = "import sys, togi\nprint([m for m in ('torch', 'pydantic', 'rich') if m in sys.modules])\n"
+    code += "print([name for name in togi.API if getattr(togi, name) is None])"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.split("\n")[:2] == ["[]", "[]"]
+    assert [name for name in togi.API if f"`togi.{name}" not in PAGE and name != "LoadedModel"] == []
+
+
+def test_a_name_that_is_not_there_names_those_that_are():
+    with pytest.raises(AttributeError, match=r"no attribute 'train'; its Python API is: load, score, run"):
+        getattr(togi, "train")  # noqa: B009
+    assert "load" in dir(togi)
+
+
+def test_the_examples_of_the_page_run(tmp_path):
+    write_recipe(tmp_path)
+    code = "\n".join(re.findall(r"```python\n(.*?)```", PAGE, flags=re.S))
+    code += "\nassert model.net.lm_head.weight.grad is not None and len(scores) == 2"
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment(tmp_path / "home"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    lines = ended.stdout.splitlines()
+    assert lines[0].startswith("done [") and float(lines[1]) == float(lines[1]) and float(lines[-1]) > 0
