@@ -63,10 +63,10 @@ def log_probabilities(policy: Policy, config: dict[str, Any]) -> Callable[[Fores
 
 
 def layers_step(side: Side, clock: Callable[[], float]) -> tuple[Step, int]:
-    """Forward and backward of the first two decoder layers alone, and how many tokens pass through them. The share that
+    """Forward and backward of the first decoder layers alone, and how many tokens pass through them. The share that
     a part has of them is the most that it can have of a whole step."""
     config = side.config
-    net = AutoModelForCausalLM.from_pretrained(config["model"], dtype=torch.float32, num_hidden_layers=2)
+    net = AutoModelForCausalLM.from_pretrained(config["model"], dtype=torch.float32, num_hidden_layers=config["layers"])
     body = Policy(net, check=False).net.model
     body.embed_tokens.requires_grad_(False)
     forest = micro_batches(config)[0].inputs
@@ -113,7 +113,9 @@ def sampling_step(side: Side, clock: Callable[[], float]) -> tuple[Step, int]:
     """Answers to a few prompts, and how many tokens they have. Every step has a new sampler, since keys are laid out
     for the attention that reads them."""
     config = side.config
-    net = AutoModelForCausalLM.from_pretrained(config["model"], dtype=WEIGHTS[config["precision"]]).eval()
+    net = AutoModelForCausalLM.from_pretrained(
+        config["model"], dtype=WEIGHTS[config["precision"]], num_hidden_layers=config["layers"]
+    ).eval()
     tokenizer = AutoTokenizer.from_pretrained(config["model"])
     samples, groups = config["samples"], config["groups"]
     lengths = workloads.answer_lengths(config)

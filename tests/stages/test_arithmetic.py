@@ -1,11 +1,11 @@
 """What a stage computes with is noted with it, and holds until it is finished."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
+from togi import kernels
 from togi.core.errors import StageError
 from togi.core.files import read_json
 from togi.model.numerics import Numerics, processor
@@ -59,9 +59,9 @@ def test_an_unfinished_stage_does_not_go_on_with_arithmetic_that_was_chosen_othe
 
 def test_an_unfinished_stage_does_not_go_on_with_other_compiled_functions(tmp_path, monkeypatch, measure):
     measure("default", "float32")
-    monkeypatch.setattr(stages, "native", lambda: None)
+    monkeypatch.setattr(kernels, "identity", lambda: "nothing")
     stages.arithmetic(begin(tmp_path, "answers"))
     stages.arithmetic(begin(tmp_path, "answers"))
-    monkeypatch.setattr(stages, "native", lambda: SimpleNamespace(name="native-1"))
+    monkeypatch.setattr(kernels, "identity", lambda: "native-1")
     with pytest.raises(StageError, match=r"compiled: nothing then, native-1 now.*--accept-numerics"):
         stages.arithmetic(begin(tmp_path, "answers"))
