@@ -1,9 +1,9 @@
 """The gain of each compiled part of togi: the time of a whole step without it over that of a step with all parts.
 
 Updates of a GRPO group and of texts, forward and backward of two decoder layers alone, and sampling with six layers, in
-fp32 and in bf16. What a part gives of the layers alone is the most that it can give of a whole step. With one thread (the default) the processor's seconds are
-counted, which depend less on what else the machine does; with more, those of the clock. A part that gives less than 5 %
-of a step everywhere is not worth its code.
+fp32 and in bf16. What a part gives of the layers alone is the most that it can give of a whole step. With one thread
+(the default) the processor's seconds are counted, which depend less on what else the machine does; with more, those
+of the clock. A part that gives less than 5 % of a step everywhere is not worth its code.
 """
 
 import argparse

@@ -1,5 +1,6 @@
 """Forests equal the plain computation: layout, log-probabilities, gradients, and controls that must be caught."""
 
+import copy
 import random
 import warnings
 from dataclasses import replace
@@ -248,6 +249,31 @@ def test_bad_sequences_are_refused(make, says):
 def test_nothing_scored_gives_nothing():
     out = score_tokens(Policy(tiny_model("llama")).net, plant([[sequence([1, 2, 3])]]), entropy=True)
     assert out.logp_N.shape == (0,) and out.logp_N.requires_grad
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "gemma3", "gemma2"])
+def test_the_fused_kernel_learns_as_the_plain_computation_does(kind, monkeypatch):
+    """The attention of accelerators, run here without its compiler."""
+    met = []
+
+    def fused(forest, *given):
+        met.append(forest)
+        return _flex(forest, *given)
+
+    for name in ("attention", "fused_attention"):
+        monkeypatch.setattr(f"togi.model.{name}.attend", fused)
+    net, groups = tiny_model(kind, torch.float32), batches()["many"]
+    exact = copy.deepcopy(net).double()
+    with warnings.catch_warnings(), TrueFloat64():
+        warnings.simplefilter("ignore", UserWarning)  # torch warns that this way is slow
+        expected = plain_logprobs(exact, flat(groups))
+        found = Policy(net, check=False)(plant(groups)).logp_N
+        for logp_N in (found, expected):
+            (logp_N * torch.linspace(0.5, 1.5, len(logp_N), dtype=logp_N.dtype)).sum().backward()
+    assert met
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-4)
+    for ours, plain in zip(net.parameters(), exact.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad.double(), plain.grad, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.gpu

@@ -9,6 +9,7 @@ import torch
 from tiny import SHAPE, TrueFloat64, as_near, tiny_model
 from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from togi import kernels
 from togi.kernels.native import Native
@@ -17,7 +18,7 @@ from togi.model.decoders import ATTENTION, GATED, GELU_GATED, NORMS, SHIFTED_NOR
 from togi.model.forest import Sequence, plant
 from togi.model.fused_layers import keep_less
 from togi.model.lora import add_lora
-from togi.model.policy import Policy
+from togi.model.policy import Policy, plain_logprobs, score_tokens
 from togi.model.recompute import recomputed_layers
 
 KINDS = ("llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe")
@@ -153,11 +154,20 @@ def test_without_a_graph_the_same_comes_out(compiled):
         agree(lean(input_ids=IDS).logits, plain(input_ids=IDS).logits, exact, compiled)
 
 
-def forest_gradients(net: nn.Module, precision=None) -> tuple[torch.Tensor, Gradients]:
-    """Log-probabilities of two trees, one with branches, and the gradients of their weighted sum."""
+def forest_groups() -> list[list[Sequence]]:
+    """Two trees, one with branches."""
     ids = tuple(IDS[0].tolist())
     scored = (False,) * 3 + (True,) * 5
-    groups = [[Sequence(ids, scored), Sequence((*ids[:4], *ids[:4]), scored)], [Sequence(ids[::-1], scored)]]
+    return [[Sequence(ids, scored), Sequence((*ids[:4], *ids[:4]), scored)], [Sequence(ids[::-1], scored)]]
+
+
+def flat_sequences() -> list[Sequence]:
+    return [sequence for group in forest_groups() for sequence in group]
+
+
+def forest_gradients(net: nn.Module, precision=None) -> tuple[torch.Tensor, Gradients]:
+    """Log-probabilities of two trees, one with branches, and the gradients of their weighted sum."""
+    groups = forest_groups()
     policy = Policy(net, check=False)
     with precision or nullcontext():
         logp_N = policy(plant(groups)).logp_N
@@ -210,3 +220,27 @@ def test_the_names_are_those_of_the_library():
     for module in modules:
         keep_less(module)
         assert (type(module) is not library_kind(module)) == (type(module).__name__ in known)
+
+
+def test_a_library_that_computes_otherwise_keeps_its_own_parts(monkeypatch, caplog):
+    """As if a new version gave a norm another meaning."""
+
+    def other(self, hidden_states):
+        return 1.5 * self.weight * hidden_states / (hidden_states.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+
+    monkeypatch.setattr(LlamaRMSNorm, "forward", other)
+    net = made("llama").to(torch.float32)
+    own = copy.deepcopy(net)
+    policy = Policy(net)
+    assert "differ from those of transformers" in caplog.text
+    assert not any(type(module) is not library_kind(module) for module in net.modules())
+    logp_N = score_tokens(policy.net, plant(forest_groups())).logp_N
+    torch.testing.assert_close(logp_N, plain_logprobs(own, flat_sequences()), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_parts_that_agree_stay(kind, caplog):
+    net = made(kind).to(torch.float32)
+    Policy(net)
+    assert any(type(module) is not library_kind(module) for module in net.modules())
+    assert "differ" not in caplog.text

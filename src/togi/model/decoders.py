@@ -1,7 +1,8 @@
 """Which modules of the library are which part of a decoder, known by the names of their classes, their settings, and
 how to give one another forward."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -82,6 +83,19 @@ def use_forward(module: nn.Module, forward: Callable[..., Any]) -> None:
 def use_library(module: nn.Module) -> None:
     """Takes that forward away again."""
     module.__class__ = library_kind(module)
+
+
+@contextmanager
+def library_parts(net: nn.Module) -> Iterator[None]:
+    """Inside the context every module has the library's forward."""
+    before = [(module, module.__class__) for module in net.modules()]
+    for module, _ in before:
+        use_library(module)
+    try:
+        yield
+    finally:
+        for module, kind in before:
+            module.__class__ = kind
 
 
 def library_kind(module: nn.Module) -> type:

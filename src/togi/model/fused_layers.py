@@ -18,12 +18,15 @@ DENSE_NORMS = ("input_layernorm", "post_attention_layernorm")
 of them, and kept once. In a mixture of experts it is not so."""
 
 
-def keep_less(model: nn.Module) -> None:
-    """Replaces the forwards of the parts that are known by name."""
+def keep_less(model: nn.Module) -> bool:
+    """Replaces the forwards of the parts that are known by name; whether there are any."""
+    replaced = False
     for name, module in model.named_modules():
         forward = _forward_of(name, module)
         if forward is not None:
             use_forward(module, forward)
+            replaced = True
+    return replaced
 
 
 def _forward_of(name: str, module: nn.Module) -> Any:

@@ -5,6 +5,7 @@ Shapes: T rows, N scored tokens, H width, V vocabulary; see `forest`.
 
 import logging
 from collections.abc import Iterable
+from importlib import metadata
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from togi.core.errors import InputError
 from togi.core.strangers import run_stranger
 from togi.model.adapter import beneath
 from togi.model.attention import TREE_ATTENTION, forest_arguments, refuse_unsupported, shares_prompts
+from togi.model.decoders import library_parts, use_library
 from togi.model.forest import Forest, Sequence, move, plant
 from togi.model.fused_layers import keep_less
 from togi.model.head import Head, TokenLogp, find_head, token_logp
@@ -46,9 +48,10 @@ def body_of(model: PreTrainedModel) -> nn.Module:
     return next((inner for inner in model.children() if isinstance(inner, PreTrainedModel)), found)
 
 
-def use_tree_attention(net: nn.Module) -> bool:
-    """Plugs tree attention into `net`, and norms and gates that keep less for the backward (`lean`); False if its
-    layers do not go through the library's attention interface, or ask more of it.
+def use_tree_attention(net: nn.Module, *, check: bool = True) -> bool:
+    """Plugs tree attention into `net`, and parts that keep less for the backward (`fused_layers`); False if its layers
+    do not go through the library's attention interface, or ask more of it. With `check` those parts are compared with
+    the library's on a probe, and left to the library, aloud, where they differ.
 
     Raises InputError for models whose tokens depend on more than their own sequence.
     """
@@ -57,7 +60,14 @@ def use_tree_attention(net: nn.Module) -> bool:
     if not shares_prompts(model.config) or not model._can_set_attn_implementation():
         return False
     model.set_attn_implementation(TREE_ATTENTION)
-    keep_less(model)
+    if keep_less(model) and check and not check_parts(model):
+        for module in model.modules():
+            use_library(module)
+        log.warning(
+            "%s: togi's own norms, gates and attention differ from those of transformers %s on a probe, so the "
+            "library's are used, which take more memory and time",
+            model.config.model_type, metadata.version("transformers"),
+        )  # fmt: skip
     return True
 
 
@@ -147,6 +157,26 @@ def check_head(net: nn.Module) -> None:
 
 
 @torch.no_grad()
+def check_parts(model: PreTrainedModel) -> bool:
+    """Whether the parts that stand for the library's give the same hidden states of a probe. True also where the
+    library's own fail on it: that is no fault of the parts."""
+    ids = probe_ids(model, 16)
+    scored = (False,) * 8 + (True,) * 8
+    forest = move(plant([[Sequence(tuple(ids), scored)]]), next(model.parameters()).device)
+    try:
+        found_TH = run_stranger(lambda: hidden_states(model, forest), InputError)
+    except InputError as error:
+        log.info("%s: togi's own parts fail on a probe: %s", model.config.model_type, error)
+        found_TH = None
+    with library_parts(model):
+        try:
+            expected_TH = run_stranger(lambda: hidden_alone(model, forest.ids_T[: len(ids)]), InputError)
+        except InputError:
+            return True
+    return found_TH is not None and nearly_equal(found_TH[: len(ids)], expected_TH)
+
+
+@torch.no_grad()
 def check_tree(net: nn.Module) -> bool:
     """Whether a probe tree gives what its sequences give one at a time; a model whose code does not hand the tree on
     may also fail."""
@@ -169,7 +199,7 @@ def share_prompts(net: nn.Module, *, check: bool) -> bool:
     with the attention that the library gave it."""
     model = unwrapped(net)
     own, kind = model.config._attn_implementation, model.config.get_text_config().model_type
-    if use_tree_attention(net) and (not check or kind in TESTED or check_tree(net)):
+    if use_tree_attention(net, check=check) and (not check or kind in TESTED or check_tree(net)):
         return True
     if model.config._attn_implementation == TREE_ATTENTION:
         model.set_attn_implementation("eager" if own is None or own == TREE_ATTENTION else own)
