@@ -149,7 +149,10 @@ LESSER = {
 """Instruction sets, with what holds torch and its libraries to them."""
 
 COMPILED = ("kernels/test_native.py", "kernels/test_dispatch.py", "kernels/test_attention.py", "rollout/test_native.py")
-"""Tests of what is compiled. What stands on it is the same Python whatever the instructions."""
+"""Tests of what is compiled."""
+
+ABOVE = "(models_with_wide_heads or sampler or known_decoders)"
+"""Those of what stands on it, the same Python whatever the instructions."""
 
 
 def can_be_held_to(level: str) -> bool:
@@ -166,7 +169,7 @@ def test_what_is_compiled_is_right_on_lesser_processors(level):
     if not can_be_held_to(level):
         pytest.skip(f"this processor knows no more than {level}")
     tests = [str(TESTS / name) for name in COMPILED]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", f"not {ABOVE}", *tests]
     environment = {**os.environ, **LESSER[level], "TOGI_NATIVE": level}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=800)
     assert ended.returncode == 0, ended.stdout[-3000:]
