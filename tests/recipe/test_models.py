@@ -15,7 +15,7 @@ from togi.recipe.schema import validate
 from togi.recipe.source import read_tree
 from togi.recipe.worker import resolved_to_json
 from togi.stages.arithmetic import model_device
-from togi.stages.context import Context, Control
+from togi.stages.context import Context, Control, Resolved
 
 RECIPE = """\
 name: places
@@ -105,7 +105,7 @@ def test_endpoints_are_refused_by_run_and_check_with_the_line_that_names_them(fo
         refuse_endpoints(graph(folder, "path: model, serve: {engine: togi}").recipe)
     refuse_endpoints(graph(folder, "path: model").recipe)
     graph(folder)
-    for command in ("run", "check"):
+    for command in ("run", "check", "plan"):
         ended = togi(folder / "home", command, str(folder / "r.yaml"))
         assert ended.returncode == 2 and "models.teacher.url: endpoints cannot be used yet" in ended.stderr
 
@@ -118,7 +118,7 @@ def test_a_model_that_a_stage_trains_stands_under_models_too(folder: Path) -> No
     resolved = found.resolve(found.nodes["more"], folder)["$served"]
     assert (resolved.kind, resolved.device) == ("model", "cpu") and resolved.folder is not None
     assert resolved_to_json(resolved)["device"] == "cpu"
-    inputs = {ModelRef("$served"): resolved}
+    inputs: dict[str, Resolved] = {ModelRef("$served"): resolved}
     context = Context("more", folder, folder, 1, inputs, Control(send=lambda event: None))
     source = context.model(ModelRef("$served"))
     assert source.device == "cpu" and source.name == str(resolved.folder / "output" / "model")

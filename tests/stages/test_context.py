@@ -79,7 +79,7 @@ def test_every_bad_row_has_a_declared_reason() -> None:
     for path in Path(values.__file__).parent.glob("*.py"):
         calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
         bad = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "BadRow"]
-        found += [call.args[0].value for call in bad if isinstance(call.args[0], ast.Constant)]
+        found += [str(call.args[0].value) for call in bad if isinstance(call.args[0], ast.Constant)]
     assert len(found) > 30 and [reason for reason in found if reason not in STAGES["import"].reasons] == []
 
 

@@ -9,7 +9,7 @@ import click
 from togi.cli.common import compute_option, json_option, load_graph, print_json, recipe_arguments
 from togi.core.tables import say_table
 from togi.core.terminal import say
-from togi.recipe.graph import Graph
+from togi.recipe.graph import Graph, refuse_endpoints
 from togi.recipe.store import damage, is_done, manifest, store_folder
 
 
@@ -24,6 +24,7 @@ def command(recipe: Path, overrides: tuple[str, ...], compute: str, as_json: boo
     time from the speed of the last finished stage of the same type. What is not known yet is said so.
     """
     graph = load_graph(recipe, overrides)
+    refuse_endpoints(graph.recipe)
     store = store_folder()
     rows = [_row(node, store / node.folder_name) for node in graph.nodes.values()]
     if any(row["state"] != "done" for row in rows):

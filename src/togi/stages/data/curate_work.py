@@ -103,14 +103,14 @@ def _by_logprob(settings: Curate, context: Context, ref: ModelRef, prompts: list
     judge = chooser(context, ref)
     batches = _batches(settings, prompts)
 
-    def margins(unit: int) -> list[float]:
+    def ask(unit: int) -> list[float]:
         asked = [_asked(settings.question, prompt) for prompt in batches[unit]]
         try:
             return judge.margins(asked, settings.yes, settings.no)
         except RecipeError as error:
             raise RecipeError(f"stage {context.name}: {error}") from None
 
-    scores = [score for unit in context.units(len(batches), margins, "judge") for score in unit]
+    scores = [score for unit in context.units(len(batches), ask, "judge") for score in unit]
     order = sorted(range(len(prompts)), key=lambda i: (-scores[i], i))
     chosen = sorted(order[: max(1, round(settings.keep_share * len(prompts)))])
     for i in sorted(order[len(chosen) :]):
