@@ -113,7 +113,8 @@ def print_stage(folder: Path, path: str, count: int) -> None:
     records = _records(folder / path)
     if records == [] and (folder / path).is_file():
         say("no records")
-    for record in records[:count]:
+    shown = "table" in summary and path == output_path("tables")
+    for record in [] if shown else records[:count]:
         say(f"\n[{record.id}]\n{READABLE[type(record)](record)}")
     _metrics(read_lines(folder / "metrics.jsonl")[-count:] if count else [])
 

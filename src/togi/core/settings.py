@@ -105,8 +105,8 @@ class SamplesRef(Ref):
     kinds = ("samples",)
 
 
-class ScoresRef(Ref):
-    kinds = ("scores",)
+class TablesRef(Ref):
+    kinds = ("tables",)
 
 
 class RecordsRef(Ref):

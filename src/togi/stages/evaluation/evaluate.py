@@ -41,8 +41,8 @@ def estimate(settings: Evaluate, inputs: Inputs) -> Cost:
 STAGE = StageType(
     "evaluate",
     Evaluate,
-    outputs=gives("scores"),
+    outputs=gives("tables"),
     work="togi.stages.evaluation.evaluate_work",
-    version=4,
+    version=5,
     estimate=estimate,
 )

@@ -1,0 +1,58 @@
+"""What answers show by themselves: whether they end properly, how long they are, how they differ from one another."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from togi.data.features import HashedNgrams
+from togi.evaluate.benchmarks.base import Answered, Subject, Table, manifest
+from togi.evaluate.diversity import Texts, diversity_rows
+from togi.evaluate.table import Metric
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One number of each answer, as its subject tells it."""
+
+    name: str
+    metric: Metric
+    values: Callable[[Subject], Sequence[float]]
+
+    def run(self, subjects: Sequence[Subject], answered: Answered) -> Table:
+        """The mean of every subject, and its difference from the first."""
+        base, *others = subjects
+        rows = {each.name: [answered.row(self.metric, self.values(base), self.values(each))] for each in others}
+        return Table(benchmark=self.name, baseline=base.name, rows=rows, manifest=manifest(answered))
+
+
+CLOSED = Measured(
+    "closed",
+    Metric(
+        name="answers closed",
+        higher_is_better=True,
+        note="share that ends with the terminator, as its gate asks",
+        share=True,
+    ),
+    lambda subject: subject.closed,
+)
+LENGTH = Measured("length", Metric(name="length (tokens)"), lambda subject: subject.lengths)
+
+
+@dataclass(frozen=True, slots=True)
+class Diversity:
+    """How much the first answers to each prompt differ, those of two subjects cut to one length."""
+
+    language: str
+    name: str = "diversity"
+
+    def run(self, subjects: Sequence[Subject], answered: Answered) -> Table:
+        """Distinct n-grams, self-BLEU and dispersion of every subject beside the first."""
+        base, *others = subjects
+        first = slice(None, None, answered.samples)
+        embedder = HashedNgrams()
+        rows = {}
+        for each in others:
+            texts = Texts(base=base.texts[first], policy=each.texts[first]).cut()
+            vectors = (embedder.embed(texts.base), embedder.embed(texts.policy))
+            rows[each.name] = diversity_rows(texts, self.language, answered.bootstrap, vectors)
+        made = manifest(answered, language=self.language)
+        return Table(benchmark=self.name, baseline=base.name, rows=rows, manifest=made)

@@ -1,0 +1,99 @@
+"""What a benchmark is: it measures subjects on the same prompts and gives a table of figures with intervals."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from togi.core.records import Figure, Prompt
+from togi.core.seeds import digest
+from togi.evaluate.statistics import Bootstrap, Interval, by_prompt
+from togi.evaluate.table import Metric, Row, compare
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A model by its name, and its answers: equally many to each prompt, in the order of the prompts. `texts` are
+    without terminator, `closed` says which had one, `lengths` are in tokens."""
+
+    name: str
+    texts: list[str]
+    closed: list[bool]
+    lengths: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What all subjects answered: the prompt of each answer, how many answers each prompt has, and how intervals are
+    drawn."""
+
+    owners: Sequence[Prompt]
+    samples: int
+    bootstrap: Bootstrap
+
+    def row(self, metric: Metric, base: Sequence[float], other: Sequence[float]) -> Row:
+        """A metric of two subjects, from one value per answer: means over each prompt's answers, paired by prompt."""
+        ids = [prompt.id for prompt in self.owners]
+        base_P, other_P = (by_prompt([float(value) for value in values], ids) for values in (base, other))
+        return compare(metric, base_P, other_P, self.bootstrap)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """What a benchmark found: the rows of each subject against the first one, the baseline, by the subject's name.
+
+    `values` are the numbers of single answers by subject, where there are such; `manifest` says how they came about.
+    """
+
+    benchmark: str
+    baseline: str
+    rows: Mapping[str, list[Row]]
+    values: Mapping[str, list[float]] = field(default_factory=dict)
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+
+    def figures(self) -> list[Figure]:
+        """Every number of the table as a record of the kind `tables`, each once."""
+        found: dict[str, Figure] = {}
+        for name, rows in self.rows.items():
+            for row in rows:
+                for figure in self._of(row, name):
+                    found.setdefault(figure.id, figure)
+        return list(found.values())
+
+    def _of(self, row: Row, name: str) -> list[Figure]:
+        numbers = [
+            (self.baseline, None, row.base),
+            (name, None, row.policy),
+            (name, self.baseline, row.difference),
+        ]
+        return [self._figure(row, *each, interval) for *each, interval in numbers if interval is not None]
+
+    def _figure(self, row: Row, subject: str, against: str | None, interval: Interval) -> Figure:
+        return Figure(
+            id=digest([self.benchmark, row.metric, subject, against])[:16],
+            benchmark=self.benchmark,
+            metric=row.metric,
+            subject=subject,
+            against=against,
+            value=interval.mean,
+            low=interval.low,
+            high=interval.high,
+            count=interval.n,
+            higher_is_better=row.higher_is_better,
+            note=row.note,
+            extra=self.manifest,
+        )
+
+
+class Benchmark(Protocol):
+    """Something that measures any number of subjects, two at least; the first is the baseline."""
+
+    name: str
+
+    def run(self, subjects: Sequence[Subject], answered: Answered) -> Table:
+        """The table of all subjects. Raises InputError for an answer that cannot be measured."""
+        ...
+
+
+def manifest(answered: Answered, **more: Any) -> dict[str, Any]:
+    """How figures came about: answers to each prompt, and the settings of their intervals."""
+    return {"samples": answered.samples, "intervals": asdict(answered.bootstrap), **more}
