@@ -137,7 +137,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_written_anew(tmp_path, name, ca
     else:
         victim.write_bytes(victim.read_bytes()[:-1] + b"?")
     assert newest_complete(run.folder) == run.folder / "step-00000002"
-    assert "step-00000004 is passed over" in caplog.text
+    assert "step-00000004 is skipped" in caplog.text
     Run(tmp_path / "run").resume().go(4)
     assert bytes_of(tmp_path / "run") == reference
 
@@ -203,7 +203,7 @@ def test_a_manifest_that_was_cut_or_edited_is_passed_over(tmp_path, damaged, cap
     text = manifest.read_text()
     manifest.write_text(damaged(text))
     assert manifest.read_text() != text and newest_complete(run.folder) == run.folder / "step-00000002"
-    assert "step-00000004 is passed over" in caplog.text
+    assert "step-00000004 is skipped" in caplog.text
     Run(tmp_path / "run").resume().go(4)
     assert bytes_of(tmp_path / "run") == reference
 

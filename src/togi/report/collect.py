@@ -1,9 +1,10 @@
-"""Reads a run's folder. What is missing is left out, since a report is written after every stage and every accident.
-What is there but wrong is left out too, and told as an alarm of its stage that names the file, never a silent blank; a
-state that is wrong is an error.
+"""Reads a run's folder.
 
-Of a stage's folder: settings.json, metrics.jsonl, alarms.jsonl, summary.json, numerics.json, DONE. A torn last line of
-a .jsonl file, which a kill leaves, is not yet written.
+Missing files are left out, because a report is written after every stage and every failure. Damaged files are left out
+too, with an alarm that names the file. A damaged state.json is an error.
+
+Read from a stage's folder: settings.json, metrics.jsonl, alarms.jsonl, summary.json, numerics.json, DONE. A torn last
+line of a .jsonl file counts as not written.
 """
 
 from collections.abc import Mapping
@@ -68,7 +69,7 @@ METRICS = TypeAdapter(dict[str, float | str | None])
 
 
 def collect(run: Path) -> RunView:
-    """The run whose state.json lies in `run`. Raises InputError for a folder without a run or a file that is wrong."""
+    """The run whose state.json is in `run`. Raises InputError for a folder without a run or a damaged state.json."""
     path = run / "state.json"
     if not path.exists():
         raise InputError(f"{path}: there is no run here; a folder that `togi run` made is needed")
@@ -86,14 +87,14 @@ def collect(run: Path) -> RunView:
 
 
 class _Folder:
-    """A stage's folder, and what was found wrong in it."""
+    """A stage's folder, and the damage found in it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.wrong: list[str] = []
 
     def value(self, name: str, kind: TypeAdapter[Value]) -> Value | None:
-        """A file's value; None where it is absent or wrong."""
+        """A file's value; None if it is absent or damaged."""
         try:
             return _read(self.path / name, kind) if (self.path / name).exists() else None
         except InputError as error:
@@ -101,7 +102,7 @@ class _Folder:
             return None
 
     def lines(self, name: str, kind: TypeAdapter[Value]) -> list[Value]:
-        """The lines of a file, without those that are wrong."""
+        """The lines of a file, without damaged ones."""
         found = []
         for number, line in enumerate(read_lines(self.path / name, self.wrong.append), 1):
             try:
@@ -111,7 +112,7 @@ class _Folder:
         return found
 
     def alarms(self) -> list[AlarmView]:
-        """What is wrong, as alarms."""
+        """The damage, as alarms."""
         return [AlarmView(name=DAMAGED, message=f"{wrong}; it is left out here") for wrong in self.wrong]
 
 
@@ -147,13 +148,13 @@ def _stage(stage: _Stage, folder: _Folder) -> StageView:
 
 
 def _rest(summary: _Summary) -> Mapping[str, Any]:
-    """What a stage says beyond the fields that have their own place; further counts are part of it."""
+    """The fields of a summary without a section of their own, and further counts."""
     counts = {f"count of {name}": count for name, count in summary.counts.items() if name not in ("in", "out")}
     return {**counts, **(summary.model_extra or {})}
 
 
 def _memory(folder: _Folder) -> dict[str, Any]:
-    """What a training stage needed against what was predicted, in GB."""
+    """A training stage's measured and predicted memory, in GB."""
     found = folder.value("memory.json", OBJECT) or {}
     known = {key: found[key] for key in ("predicted", "measured") if isinstance(found.get(key), int | float)}
     sizes = {f"{key} peak memory (GB)": round(size / 1e9, 3) for key, size in known.items()}

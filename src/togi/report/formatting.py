@@ -1,4 +1,4 @@
-"""Numbers, durations and the sentences that say how a run went."""
+"""Formats numbers and durations, and writes the sentences that summarise a run."""
 
 import json
 import math
@@ -13,7 +13,7 @@ VALUE_CHARACTERS = 2000
 
 
 def number(value: float | None, *, signed: bool = False) -> str:
-    """A number for a reader: three significant digits, thousands apart; a dash for None."""
+    """A number with three significant digits and separated thousands; a dash for None."""
     if value is None:
         return "–"
     if math.isnan(value):
@@ -76,7 +76,7 @@ def flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]
 
 
 def outcome(run: RunView) -> str:
-    """One sentence: how the run stands."""
+    """One sentence on the state of the run."""
     done = sum(stage.state == "done" for stage in run.stages)
     cached = sum(stage.cached for stage in run.stages)
     if run.state == "done":
@@ -92,12 +92,12 @@ def outcome(run: RunView) -> str:
 
 
 def highlights(run: RunView) -> list[RowView]:
-    """The rows to show in large: the first three that got clearly better or clearly worse."""
+    """The rows to highlight: the first three that are clearly better or clearly worse."""
     return [row for row in run.rows if row.verdict in ("better", "worse")][:3]
 
 
 def findings(run: RunView) -> str:
-    """The key result: every metric under what its interval allows to say; empty without a comparison."""
+    """The key result: all metrics, grouped by verdict; empty without a comparison."""
     compared = [row for row in run.rows if row.difference is not None]
     if not compared:
         return ""
@@ -131,7 +131,7 @@ def _total(run: RunView) -> float:
 
 
 def unaccounted(stage: StageView) -> int:
-    """Records that came in and neither left nor were dropped for a reason: should be 0 in a stage that only drops."""
+    """Input records that were neither kept nor dropped for a reason: 0 in a stage that only drops records."""
     if stage.counts_in is None or not stage.counts_out or not stage.drops:
         return 0
     return max(0, stage.counts_in - stage.counts_out - stage.held_out - sum(stage.drops.values()))

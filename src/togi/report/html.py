@@ -1,4 +1,4 @@
-"""Renders a run as one HTML file that needs nothing else: no script, no font, no request."""
+"""Renders a run as one self-contained HTML file, without scripts, fonts or requests."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ OPEN_ANSWERS = 6
 ORDER = ("train.grpo", "train.smpo", "train.dpo", "train.sft", "train.pretrain")
 ANSWER_CHARACTERS = 4000
 TOKEN = re.compile(r"(<\|[^<>|\s]{1,40}\|>|<(?:start|end)_of_turn>|</?s>)")
-# Characters that HTML cannot hold, or that turn the text around them, are shown by their codes.
+# Characters that HTML cannot hold, or that change the direction of text, are shown by their codes.
 CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(0x7F, 0xA0)) if chr(code) not in "\t\n"}
 CONTROLS |= {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 
@@ -89,7 +89,7 @@ def _environment() -> Environment:
 
 
 def answer_html(text: str) -> Markup:
-    """An answer as it was written, everything escaped, tokens that look like a template's marked."""
+    """An answer, fully escaped, with text that looks like template tokens marked."""
     left_out = len(text) - ANSWER_CHARACTERS
     parts = [
         Markup("<b class=tok>{}</b>").format(part) if i % 2 else escape(part)
@@ -108,12 +108,12 @@ def _better(answer: AnswerView) -> str:
 
 
 def _compares(stage: StageView) -> bool:
-    """Whether a stage measured something before and after."""
+    """Whether a stage has a before/after comparison."""
     return any(row.base is not None for row in stage.rows)
 
 
 def _split(made: Sequence[Panel]) -> tuple[list[Panel], list[Panel]]:
-    """Panels that are always shown and panels behind a fold; all are shown where none is known."""
+    """Panels that are always visible, and folded ones. If none is known, all are visible."""
     known = [panel for panel in made if panel.known]
     return (known, [panel for panel in made if not panel.known]) if known else (list(made), [])
 
@@ -143,7 +143,7 @@ def _width(stage: StageView) -> int:
 
 
 def _numerics(run: RunView) -> list[tuple[Mapping[str, object], list[str]]]:
-    """Each environment that stages ran under, with the names of those stages."""
+    """Each environment and the names of the stages that ran in it."""
     found: list[tuple[Mapping[str, object], list[str]]] = []
     for stage in run.stages:
         if not stage.numerics:

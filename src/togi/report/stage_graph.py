@@ -1,7 +1,7 @@
-"""The stage graph as a rail beside the list of stages: one row a stage, edges run down on the left.
+"""The stage graph as a rail beside the list of stages: one row per stage, with edges on the left.
 
-An edge to the next row is a straight piece; longer ones leave their stage into a lane of their own, run down, and
-branch off to every stage that reads them. It stays readable on a phone and for any number of stages.
+An edge to the next row is straight. Longer edges get a lane of their own and branch off to every stage that reads them.
+The graph stays readable on a phone and for any number of stages.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class Rail:
 
 
 def rail(stages: Sequence[StageView]) -> Rail:
-    """Draws the graph of stages given in an order in which inputs come first."""
+    """Draws the graph of stages, which must be ordered with inputs first."""
     row = {stage.name: i for i, stage in enumerate(stages)}
     readers: dict[int, list[int]] = {}
     for i, stage in enumerate(stages):
@@ -56,7 +56,7 @@ def _y(row: int) -> int:
 
 
 def _lanes(reach: dict[int, int]) -> dict[int, int]:
-    """A lane for every stage with far readers, such that no two share a piece of it; short reaches stay inside."""
+    """A lane for every stage with far readers, without overlaps; short edges get the inner lanes."""
     taken: list[list[tuple[int, int]]] = []
     lanes: dict[int, int] = {}
     for start, end in sorted(reach.items(), key=lambda item: (item[1] - item[0], item[0])):

@@ -1,4 +1,4 @@
-"""The values that describe a run to its readers. Times are in seconds, `started` in seconds since 1970 (UTC)."""
+"""The values that a report shows. Times are in seconds, `started` in seconds since 1970 (UTC)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ class IntervalView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowView:
-    """One metric before and after; `base` and `difference` are None for a value without counterpart."""
+    """One metric before and after; `base` and `difference` are None for a value without a counterpart."""
 
     metric: str
     policy: IntervalView
@@ -33,7 +33,7 @@ class RowView:
 
     @property
     def verdict(self) -> Verdict | None:
-        """What the difference's interval allows to say; None without a difference."""
+        """The verdict that the difference's interval allows; None without a difference."""
         if self.difference is None:
             return None
         if self.difference.low <= 0 <= self.difference.high:
@@ -67,8 +67,8 @@ class AlarmView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageView:
-    """One stage: its place in the graph, its records in and out, what it measured and what it was told. `chat` is the
-    command that talks to the model it made."""
+    """One stage: its place in the graph, its records in and out, its metrics and settings. `chat` is the command that
+    talks to its model."""
 
     name: str
     type: str

@@ -1,4 +1,4 @@
-"""Training: one loop for every objective, an optimiser with its schedule, and checkpoints that lose nothing.
+"""Training: one loop for all objectives, an optimiser with its schedule, and checkpoints.
 
-The loop yields after each step; logging, evaluating and saving stand in the caller.
+The loop yields after each step; the caller logs, evaluates and saves.
 """

@@ -5,9 +5,9 @@
       manifest.json        written last: hashes of the others and of itself, byte lengths of the append-only files
                            beside them, the format of all this and the fingerprint of the stage
 
-Several ranks each write their own tensors (`shards`), and any number of ranks can take them up again. A checkpoint is
-written to a temporary folder, synced and renamed. To restore one is also to cut every append-only file back to the
-length it had, so that nothing is told twice.
+Each rank writes its own tensors (`shards`), and any number of ranks can read them. A checkpoint is written to a
+temporary folder, synced and renamed. Restoring one also cuts every append-only file back to its recorded length, so
+that nothing is logged twice.
 """
 
 import hashlib
@@ -43,8 +43,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """Everything that the next step depends on. `step` counts finished steps; `progress` is JSON of the caller's own:
-    counters, data cursor, guards; `fingerprint` is that of the stage, which alone may go on from here."""
+    """Everything that the next step depends on. `step` counts finished steps. `progress` is the caller's JSON:
+    counters, data cursor, guards. `fingerprint` is the stage's; only the same stage may continue from here."""
 
     step: int
     weights: Mapping[str, Tensor]
@@ -64,7 +64,7 @@ def capture(
     progress: Mapping[str, Any],
     fingerprint: str = "",
 ) -> State:
-    """The state after `step` finished steps. `params` are the trained ones: frozen weights come from where they came.
+    """The state after `step` finished steps. `params` are the trained parameters; frozen weights are not saved.
 
     Tensors are not copied: save the state before the next step.
     """
@@ -80,7 +80,7 @@ def capture(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restored:
-    """Where a training goes on."""
+    """The point from which a training continues."""
 
     step: int
     progress: Mapping[str, Any]
@@ -93,10 +93,10 @@ def restore(
     ranks: Ranks = ALONE,
     fingerprint: str = "",
 ) -> Restored:
-    """Puts a checkpoint's state into `params`, `optimizer` and the random generators, and cuts append-only files back.
+    """Loads a checkpoint into `params`, `optimizer` and the random generators, and cuts append-only files back.
 
-    Raises StageError when the checkpoint belongs to another stage or to other parameters, is of another format, or a
-    file is shorter than it was.
+    Raises StageError if the checkpoint belongs to another stage or other parameters, has another format, or if a file
+    is shorter than recorded.
     """
     manifest = _manifest(path, fingerprint)
     size = manifest.get("ranks", 1)
@@ -108,7 +108,7 @@ def restore(
 
 
 def _manifest(path: Path, fingerprint: str) -> dict[str, Any]:
-    """The manifest of a checkpoint of this stage, in the format that is read here; else raises StageError."""
+    """The manifest of a checkpoint. Raises StageError if it is another stage's or has another format."""
     manifest = read_object(path / MANIFEST)
     if manifest.get("format") != FORMAT:
         raise StageError(
@@ -133,7 +133,7 @@ def _put_weights(path: Path, size: int, params: Mapping[str, Parameter]) -> None
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer, params: Mapping[str, Parameter]) -> dict[str, Tensor]:
-    """The optimiser's tensors under "name/key"; its rates follow from the step."""
+    """The optimiser's tensors under "name/key"; the learning rates follow from the step."""
     numbered = optimizer.state_dict()["state"]
     names = order_of(optimizer, params)
     return {f"{names[i]}/{key}": value for i, entries in numbered.items() for key, value in entries.items()}
@@ -193,9 +193,9 @@ def save(
 ) -> Path:
     """Writes `state` as `folder/step-N` and prunes all but the `keep` newest and the one of step `pinned`.
 
-    `files` are append-only (metrics, journal), synced by whoever writes them; their lengths are recorded. Every rank
-    writes its own tensors, rank 0 does the rest. Raises StageError when the disk is full or cannot be written, which
-    leaves earlier checkpoints as they were.
+    `files` are append-only (metrics, journal) and synced by their writers; their lengths are recorded. Every rank
+    writes its own tensors, rank 0 the rest. Raises StageError if the disk is full or not writable; earlier checkpoints
+    stay as they were.
     """
     final = folder / _name(state.step)
     temporary = folder / f".{final.name}.tmp"
@@ -205,10 +205,10 @@ def save(
         hashes = _write_tensors(temporary, final, state, ranks)
         ranks.on_first_rank(lambda: _finish(temporary, final, state, files, hashes, ranks.size))
     except (OSError, SafetensorError) as error:
-        with suppress(OSError):  # the first error is the one to tell
+        with suppress(OSError):  # the first error is reported
             if hashes:
                 shutil.rmtree(temporary)
-            for path in _paths(temporary, ranks):  # this rank's alone: others may be writing theirs
+            for path in _paths(temporary, ranks):  # only this rank's files: others may still be writing
                 path.unlink(missing_ok=True)
         raise StageError(
             f"the checkpoint of step {state.step} could not be written to {folder}: {error}. Free some space and run "
@@ -226,7 +226,7 @@ def _begin(temporary: Path) -> None:
 def _finish(
     temporary: Path, final: Path, state: State, files: Sequence[Path], hashes: Mapping[str, str], size: int
 ) -> None:
-    """The manifest comes last, when all else is on the disk; then the checkpoint gets its good name."""
+    """Writes the manifest after everything else is on disk, then renames the checkpoint to its final name."""
     write_json(temporary / PROGRESS, dict(state.progress))
     lengths = {os.path.relpath(file, final.parent): _size(file) for file in files}
     found = {
@@ -251,7 +251,7 @@ def _paths(folder: Path, ranks: Ranks) -> list[Path]:
 
 
 def _write_tensors(temporary: Path, final: Path, state: State, ranks: Ranks) -> dict[str, str]:
-    """This rank's files, synced; gives the hashes of the files of all ranks."""
+    """Writes and syncs this rank's files; returns the hashes of the files of all ranks."""
     paths = _paths(temporary, ranks)
     shards.write(paths[0], state.weights, ranks)
     shards.write(paths[1], state.optimizer, ranks)
@@ -270,9 +270,9 @@ def _name(step: int | None) -> str:
 
 
 def take_weights(folder: Path, step: int, params: Mapping[str, Parameter], fingerprint: str = "") -> None:
-    """Puts the weights alone that were saved after `step` into `params`: no optimiser, no random state, no file is cut.
+    """Loads only the weights of the checkpoint of `step` into `params`: no optimiser, no random state, no file is cut.
 
-    Raises StageError when that checkpoint is gone or damaged, or belongs to another stage or to other parameters.
+    Raises StageError if the checkpoint is missing or damaged, or belongs to another stage or other parameters.
     """
     path = folder / _name(step)
     wrong = _damage(path)
@@ -282,12 +282,12 @@ def take_weights(folder: Path, step: int, params: Mapping[str, Parameter], finge
 
 
 def newest_complete(folder: Path) -> Path | None:
-    """The newest checkpoint whose files are all there and match their hashes; damaged ones are passed over, aloud."""
+    """The newest checkpoint whose files all exist and match their hashes. Logs a warning for each damaged one."""
     for path in sorted(folder.glob("step-*"), reverse=True):
         wrong = _damage(path)
         if wrong is None:
             return path
-        logger.warning("checkpoint %s is passed over: %s", path, wrong)
+        logger.warning("checkpoint %s is skipped: %s", path, wrong)
     return None
 
 
@@ -314,12 +314,12 @@ def _cut(file: Path, length: int) -> None:
 
 
 def _damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint, None if nothing."""
+    """The damage of a checkpoint, in words; None if it is complete."""
     if not (path / MANIFEST).exists():
         return f"it has no {MANIFEST}"
     try:
         if _is_foreign(path):
-            return None  # whole, as far as can be seen; `restore` says that another version wrote it
+            return None  # complete, as far as can be checked; `restore` reports the other version
         manifest = read_sealed(path / MANIFEST, SHAPE)
     except DamagedFile as error:
         return str(error)
@@ -334,8 +334,8 @@ def _damage(path: Path) -> str | None:
 
 
 def _is_foreign(path: Path) -> bool:
-    """Whether another version wrote a checkpoint: one that knew no hash of the manifest, or a whole one of another
-    format. Raises DamagedFile for a manifest that is not as it was written."""
+    """Whether another version of togi wrote a checkpoint: its manifest has no hash, or another format. Raises
+    DamagedFile for a manifest that has changed since."""
     found = read_object(path / MANIFEST)
     if SEAL not in found:
         return found.get("format", 1) == 1 and isinstance(found.get("sha256"), dict)
@@ -355,7 +355,7 @@ def _prune(folder: Path, keep: int, pinned: int | None) -> None:
 
 
 def _set_aside(path: Path) -> None:
-    """Takes the good name from a checkpoint that goes, so that a kill never leaves half of it under that name."""
+    """Renames a checkpoint before its removal, so that a kill never leaves half of it under a valid name."""
     if path.exists():
         os.rename(path, path.with_name(f".{path.name}.old.tmp"))
 

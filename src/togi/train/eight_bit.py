@@ -10,8 +10,8 @@ WRAPPED = "__bnb_optimizer_quant_state__"
 
 
 class EightBitAdamW(AdamW8bit):
-    """bitsandbytes' own, whose state is plain tensors to whoever saves it. Tensors of less than 4,096 elements keep
-    moments of 32 bits, as the library wants it."""
+    """bitsandbytes' optimiser, with a state of plain tensors for saving. Tensors of less than 4,096 elements keep
+    32-bit moments, as in the library."""
 
     def state_dict(self) -> dict[str, Any]:
         found = super().state_dict()
@@ -31,7 +31,7 @@ class EightBitAdamW(AdamW8bit):
 
 
 def _plain(entries: dict[str, Any]) -> dict[str, Tensor]:
-    """Without the tables of what 8 bits mean, which are the same for all."""
+    """The state without the quantisation tables, which are the same for all tensors."""
     flat = {**{key: value for key, value in entries.items() if key != WRAPPED}, **entries.get(WRAPPED, {})}
     kept = {key: value for key, value in flat.items() if not key.startswith("qmap")}
     return {key: torch.tensor(value) if isinstance(value, int) else value for key, value in kept.items()}

@@ -1,7 +1,7 @@
 """The one training loop.
 
-Counts are summed over all micro-batches and ranks of a step before any loss is computed, so the weights after a step do
-not depend on how it was cut. A step whose loss or gradient is not finite ends with an error before the weights change.
+Counts are summed over all micro-batches and ranks of a step before any loss is computed, so the weights do not depend
+on how the step is cut. A loss or gradient that is not finite raises an error before the weights change.
 """
 
 import math
@@ -22,15 +22,15 @@ from togi.train.optimizer import Update
 from togi.train.precision import casts_kept
 
 Inputs = TypeVar("Inputs")
-NAMED_ROWS = 8  # how many rows an error names
+NAMED_ROWS = 8  # rows that an error names at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MicroBatch(Generic[Inputs]):
-    """What one forward reads (`inputs`, of the model's own kind) and what the objective reads (`batch`).
+    """The inputs of one forward (`inputs`, of the model's type) and of the objective (`batch`).
 
-    `rows` are record ids, for error messages; `num_tokens` counts the tokens that the model computes. An `idle` one is
-    computed to keep this rank in step with the others, and carries no weight.
+    `rows` are record ids, for error messages; `num_tokens` counts the tokens that the model computes. An `idle`
+    micro-batch keeps this rank in step with the others and has no weight.
     """
 
     inputs: Inputs
@@ -42,8 +42,8 @@ class MicroBatch(Generic[Inputs]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepInfo:
-    """A finished optimiser step. `grad_norm` is before clipping; `largest` are the tokens of the largest micro-batch;
-    `seconds` leave out the making of the batch."""
+    """A finished optimiser step. `grad_norm` is the norm before clipping; `largest` the tokens of the largest
+    micro-batch; `seconds` the time without building the batch."""
 
     step: int
     loss: float
@@ -64,11 +64,11 @@ def train_steps(
     first_step: int = 0,
     ranks: Ranks = ALONE,
 ) -> Iterator[StepInfo]:
-    """Trains on the micro-batches of each step and yields after it; a batch source may look at the model in between.
+    """Trains on the micro-batches of each step and yields after it; a batch source may read the model in between.
 
-    `objective` may depend on the step (a schedule). With several `ranks`, each brings its own micro-batches, as many as
-    every other (`Ranks.share`), and what is yielded is the same on all. Raises StageError for a loss or gradient that
-    is not finite, before the weights change, and for a batch that lacks what the objective reads.
+    `objective` may depend on the step (a schedule). With several `ranks`, each has its own micro-batches, equally many
+    (`Ranks.share`), and all yield the same values. Raises StageError for a loss or gradient that is not finite, before
+    the weights change, and for a batch that lacks a field of the objective.
     """
     for step, micro_batches in enumerate(steps, first_step):
         start = time.perf_counter()
@@ -95,7 +95,7 @@ def _at(objective: Objective | Callable[[int], Objective], step: int) -> Objecti
 
 @dataclass(slots=True)
 class _Found:
-    """What the micro-batches of a step came to: on one rank, then on all."""
+    """The results of a step's micro-batches, first of one rank, then of all."""
 
     losses: list[float]
     broken: list[str]
@@ -143,8 +143,8 @@ def _accumulate(
 def _totals(
     objective: Objective, micro_batches: Sequence[MicroBatch], step: int, ranks: Ranks
 ) -> tuple[dict[str, float], int]:
-    """Counts, and the number of micro-batches, summed over the step, after a look at whether the batches have what the
-    objective reads."""
+    """Sums the counts and the number of micro-batches over the step. Raises StageError if a batch lacks a field of the
+    objective."""
     totals: Counter[str] = Counter()
     for micro in micro_batches:
         absent = micro.batch.absent(objective.needs)
@@ -165,8 +165,8 @@ def _totals(
 
 
 def _agree(found: _Found, step: int, ranks: Ranks) -> _Found:
-    """What all ranks found. Raises StageError, on all of them, naming the rows of the micro-batches whose share of the
-    loss is not finite."""
+    """The results of all ranks. Raises StageError on every rank if a loss is not finite, with the rows of those
+    micro-batches."""
     if ranks.several:
         found.metrics = {name: (float(total), float(weight)) for name, (total, weight) in found.metrics.items()}
         every = ranks.gather(found)

@@ -1,4 +1,4 @@
-"""What memory the machine has left, in bytes, limits of control groups included. Importing this file loads no torch."""
+"""The machine's free memory in bytes, within the limits of control groups. Importing this file loads no torch."""
 
 from pathlib import Path
 
@@ -8,28 +8,28 @@ ACCELERATOR = Path("/dev/nvidia0")
 
 
 def has_accelerator() -> bool:
-    """Whether the machine has one, of which only its own library can tell the memory."""
+    """Whether the machine has an accelerator; only its library knows its memory."""
     return ACCELERATOR.exists()
 
 
 def available() -> int:
-    """What this process may still take."""
+    """The memory that this process may still allocate."""
     return min([field(PROC / "meminfo", "MemAvailable") * 1024, *_cgroup_rests()])
 
 
 def status(name: str) -> int:
-    """A size that the kernel tells of this process."""
+    """A size of this process that the kernel reports."""
     return field(PROC / "self/status", name) * 1024
 
 
 def field(path: Path, name: str) -> int:
-    """The number behind `name` in a table of the kernel's."""
+    """The number of `name` in one of the kernel's tables."""
     lines = path.read_text(encoding="ascii", errors="replace").splitlines()
     return int(next(line for line in lines if line.startswith(name)).split()[1])
 
 
 def _cgroup_rests() -> list[int]:
-    """Of each limit above this process: what is left below it; file pages that can be dropped count as free."""
+    """The free memory below each control group limit of this process; droppable file pages count as free."""
     rests = []
     for line in (PROC / "self/cgroup").read_text(encoding="ascii").splitlines():
         number, kinds, name = line.split(":", 2)

@@ -1,8 +1,6 @@
-"""Optimisers that keep float32 masters of the weights: where the weights are bfloat16, or where what the optimiser
-remembers lives on the host.
+"""Optimisers with float32 master weights, for bfloat16 weights or an optimiser state on the host.
 
-The masters and the moments of one bucket after the other meet their gradients, so no more than a bucket of gradients is
-ever held twice.
+Buckets are updated one after the other, so at most one bucket of gradients is held twice.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,10 +16,10 @@ Groups = list[dict[str, Any]]
 
 
 class MasterWeightOptimizer(Optimizer):
-    """An optimiser over float32 masters at `home` of parameters that may be narrower or elsewhere.
+    """An optimiser over float32 masters on device `home`, for parameters of a narrower type or on another device.
 
-    `make` builds the inner optimiser for some parameter groups. The state of a parameter is that of the inner one, and
-    its master under "master". A float32 parameter at home would be its own master: this is for the others.
+    `make` builds the inner optimiser for some parameter groups. A parameter's state is the inner one's, plus its master
+    under "master".
     """
 
     def __init__(self, groups: Groups, make: Callable[[Groups], Optimizer], home: torch.device) -> None:
@@ -35,7 +33,7 @@ class MasterWeightOptimizer(Optimizer):
             bucket.step(self.param_groups)
 
     def state_dict(self) -> dict[str, Any]:
-        """As of any optimiser: {"state": {number of the parameter: its tensors}, "param_groups": ...}."""
+        """The usual state of an optimiser: {"state": {parameter number: its tensors}, "param_groups": ...}."""
         found = super().state_dict()
         numbers = self._numbers()
         state = {
@@ -46,7 +44,7 @@ class MasterWeightOptimizer(Optimizer):
         return {**found, "state": dict(sorted(state.items()))}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up what `state_dict` gave."""
+        """Restores the result of `state_dict`."""
         state = state_dict["state"]
         numbers = self._numbers()
         for bucket in self._buckets:

@@ -1,8 +1,7 @@
 """AdamW, its learning-rate schedules, and one update of the weights.
 
-Weights are kept in float32 and are their own masters, unless the settings say otherwise; computing in bfloat16 is a
-matter of the forward (`precision`).
-The rate of a step is a function of the step alone, so a resumed run needs no schedule state.
+By default the weights are float32 and need no masters; the forward alone computes in bfloat16 (`precision`). The rate
+is a function of the step alone, so a resumed run needs no schedule state.
 """
 
 import importlib
@@ -23,9 +22,9 @@ from togi.train.masters import Groups, MasterWeightOptimizer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdamWSettings:
-    """AdamW (arXiv 1711.05101). `learning_rate` is the peak of the schedule; `bits` those of its moments.
+    """AdamW (arXiv 1711.05101). `learning_rate` is the peak of the schedule; `bits` is the precision of the moments.
 
-    `masters` keeps float32 copies of the weights for the update; with `offload` they and the moments lie on the host.
+    `masters` keeps float32 copies of the weights for the update; `offload` keeps them and the moments on the host.
     """
 
     learning_rate: float
@@ -69,7 +68,7 @@ SHAPES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Update:
-    """How gradients become new weights: clipped by their norm, at the schedule's rate."""
+    """One update of the weights: clips gradients by their norm and steps at the schedule's rate."""
 
     optimizer: torch.optim.Optimizer
     schedule: Schedule
@@ -81,9 +80,9 @@ class Update:
         return [param for group in self.optimizer.param_groups for param in group["params"]]
 
     def apply(self, step: int, rows: str = "") -> tuple[float, float]:
-        """Steps and clears the gradients; gives their norm before clipping, and the (largest) learning rate.
+        """Steps and clears the gradients; returns their norm before clipping, and the largest learning rate.
 
-        Raises StageError, with `rows` in the message, before anything changes when the norm is not finite.
+        Raises StageError, with `rows` in the message, before any change if the norm is not finite.
         """
         norm = self._clip(step, rows)
         for group in self.optimizer.param_groups:
@@ -111,8 +110,8 @@ def build_adamw(
 ) -> torch.optim.Optimizer:
     """AdamW over named parameters. Vectors (norms, biases) are not decayed.
 
-    `rates` gives other peak rates to the parameters whose name begins with a key. Raises RecipeError when nothing is
-    to be trained, when a key of `rates` fits no name, or for 8 bits without bitsandbytes or on sharded weights.
+    `rates` sets other peak rates for parameters whose names begin with a key. Raises RecipeError if there are no
+    parameters, if a key of `rates` matches no name, or for 8 bits without bitsandbytes or on sharded weights.
     """
     if not params:
         raise RecipeError("there is no parameter to train")
@@ -135,7 +134,7 @@ def build_adamw(
 
 
 def _maker(settings: AdamWSettings) -> Callable[[Groups], torch.optim.Optimizer]:
-    """How the optimiser of some parameter groups is made."""
+    """A function that builds the optimiser for some parameter groups."""
     options = {"lr": settings.learning_rate, "betas": settings.betas, "eps": settings.eps}
     if settings.bits == 32:
         return lambda groups: torch.optim.AdamW(groups, **options, fused=True)  # type: ignore[arg-type]
@@ -166,11 +165,11 @@ def _decay(param: Tensor, weight_decay: float) -> float:
 
 
 def trained(named_params: Iterable[tuple[str, Parameter]]) -> dict[str, Parameter]:
-    """The parameters that want a gradient, by name: `trained(net.named_parameters())`."""
+    """The parameters that require a gradient, by name: `trained(net.named_parameters())`."""
     return {name: param for name, param in named_params if param.requires_grad}
 
 
 def order_of(optimizer: torch.optim.Optimizer, params: Mapping[str, Parameter]) -> Sequence[str]:
-    """Names of the optimiser's parameters in its own order, which its state is numbered by."""
+    """The names of the optimiser's parameters in its own order, which numbers its state."""
     names = {id(param): name for name, param in params.items()}
     return [names[id(param)] for group in optimizer.param_groups for param in group["params"]]

@@ -12,7 +12,7 @@ Inputs = TypeVar("Inputs")
 
 
 def in_bfloat16(forward: Callable[[Inputs], Output], device_type: str) -> Callable[[Inputs], Output]:
-    """`forward` under autocast: its products run in bfloat16, the weights and their gradients stay float32."""
+    """`forward` under autocast: matrix multiplications run in bfloat16; weights and their gradients stay float32."""
 
     def cast_forward(inputs: Inputs) -> Output:
         with torch.autocast(device_type, dtype=torch.bfloat16):
@@ -22,6 +22,6 @@ def in_bfloat16(forward: Callable[[Inputs], Output], device_type: str) -> Callab
 
 
 def casts_kept() -> AbstractContextManager[object]:
-    """Inside, weights that are trained are cast once for all forwards of `in_bfloat16`: torch forgets its casts when
-    the outermost context ends, and this one, which casts nothing itself, is further out."""
+    """A context in which trained weights are cast once for all forwards of `in_bfloat16`. Torch drops its cached casts
+    at the end of the outermost autocast context, which this one is; it casts nothing itself."""
     return torch.autocast("cpu", enabled=False)

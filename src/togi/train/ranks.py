@@ -1,4 +1,4 @@
-"""Several processes that train together, over torch.distributed: gloo for what is small or on the CPU, NCCL on CUDA."""
+"""Several processes that train together, over torch.distributed: gloo for small values and the CPU, NCCL for CUDA."""
 
 import os
 import sys
@@ -16,13 +16,13 @@ from togi.core.ranks import Ranks
 
 Value = TypeVar("Value")
 TIMEOUT = timedelta(hours=2)
-"""How long a rank waits for another that is alive; one that died is noticed at once by who started it."""
+"""How long a rank waits for another live rank. The parent notices a dead one at once."""
 
 
 class RankGroup(Ranks):
     """`size` processes; values travel as pickles over gloo, gradients over the device's own backend.
 
-    `mesh` has one dimension, on the device that is trained on.
+    `mesh` has one dimension, on the training device.
     """
 
     def __init__(self, rank: int, size: int, mesh: DeviceMesh) -> None:
@@ -52,9 +52,9 @@ class RankGroup(Ranks):
 
 
 def join(rank: int, size: int, rendezvous: str) -> RankGroup:
-    """Meets the other ranks at `rendezvous` (a URL that torch.distributed knows, such as file:///path).
+    """Joins the other ranks at `rendezvous`, a URL for torch.distributed such as file:///path.
 
-    Raises InputError where there are fewer CUDA devices than ranks on a machine that has any.
+    Raises InputError if the machine has CUDA devices, but fewer than ranks.
     """
     kind = "cpu"
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Weights spread over ranks with FSDP2, and read back whole.
+"""Shards weights over ranks with FSDP2, and gathers them again.
 
 Parameters are cut along their first dimension. Gradients are summed over the ranks, never averaged: losses divide by
 the counts of all ranks.
@@ -22,8 +22,8 @@ from togi.train.ranks import RankGroup
 class ShardedModel:
     """A module (`Policy` or `RewardModel`) while it is trained.
 
-    On one process `module` is that module itself. On several it is a twin whose weights are shards, and the module that
-    came in stays as it is but for its weights, which are empty until `gather` fills them.
+    On one process, `module` is that module itself. On several, it is a copy with sharded weights, and the original has
+    empty weights until `gather` fills them.
     """
 
     def __init__(self, module: Any, ranks: Ranks) -> None:
@@ -38,9 +38,8 @@ class ShardedModel:
 
     @torch.no_grad()
     def gather(self) -> None:
-        """Gives the module that came in whole weights again, on every rank; all ranks call it. One alone has them.
-
-        `module` is not to be used afterwards.
+        """Restores the original module's whole weights on every rank; all ranks must call it. Does nothing on one
+        process. Do not use `module` afterwards.
         """
         if not self._shards:
             return
@@ -53,14 +52,14 @@ class ShardedModel:
 
     @torch.no_grad()
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """The weights as they are now, whole, one by one, under their names in `module.net`; all ranks read all."""
+        """The current whole weights, one by one, by their names in `module.net`; all ranks must read all of them."""
         for name, param in (self._shards or dict(self.module.named_parameters())).items():
             if name.startswith("net."):
                 yield name.removeprefix("net."), _whole(param)
 
 
 def _whole(param: Tensor) -> Tensor:
-    """The whole of a parameter that may be sharded; all ranks call it."""
+    """The whole tensor of a parameter that may be sharded; all ranks must call it."""
     return param.full_tensor() if isinstance(param, DTensor) else param
 
 
@@ -71,7 +70,7 @@ def _twin(module: nn.Module) -> Any:
 
 
 def _empty(module: nn.Module) -> None:
-    """Takes the memory of the weights away; ties between them stay."""
+    """Frees the memory of the weights; ties between them stay."""
     shells = {
         id(param): nn.Parameter(torch.empty_like(param, device="meta"), param.requires_grad)
         for param in module.parameters()
@@ -80,14 +79,14 @@ def _empty(module: nn.Module) -> None:
 
 
 def _replace(module: nn.Module, params: dict[int, nn.Parameter]) -> None:
-    """Puts other parameters in the place of those with these ids, wherever they are used."""
+    """Replaces the parameters with these ids, wherever they are used."""
     for part in module.modules():
         for name, param in part.named_parameters(recurse=False, remove_duplicate=False):
             part.register_parameter(name, params[id(param)])
 
 
 def _shard(module: Any, mesh: DeviceMesh) -> None:
-    """Layer by layer, the rest with the module itself, whose forward is body and head."""
+    """Shards layer by layer, and the rest with the module itself, whose forward is body and head."""
     body: Any = body_of(unwrapped(module.net))
     for layer in body.layers:
         fully_shard(layer, mesh=mesh)

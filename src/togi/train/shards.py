@@ -1,10 +1,10 @@
-"""The tensors of a checkpoint on the disk: safetensors files that are read back whole, or the rows that a rank needs.
+"""The tensors of a checkpoint as safetensors files, read whole or only the rows of a rank.
 
     weights.safetensors                   of one process: every tensor whole
     weights-00001-of-00002.safetensors    of rank 0 of two: its rows of sharded tensors, and whole what is not sharded
 
-The header of a rank's file states its rows: {"rows": '{"NAME": [start, stop, rows of the whole tensor]}'}. So a
-checkpoint of any number of ranks can be taken up by any other number.
+The header of a rank's file states its rows: {"rows": '{"NAME": [start, stop, rows of the whole tensor]}'}. So any
+number of ranks can read a checkpoint of any other number.
 """
 
 import json
@@ -24,12 +24,12 @@ Rows = tuple[int, int]
 
 
 def file_name(kind: str, rank: int, size: int) -> str:
-    """Where rank `rank` of `size` keeps its tensors of a kind."""
+    """The file name of rank `rank` of `size` for its tensors of a kind."""
     return f"{kind}.safetensors" if size == 1 else f"{kind}-{rank + 1:05d}-of-{size:05d}.safetensors"
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], ranks: Ranks) -> None:
-    """Writes this rank's part. What every rank holds whole is written by rank 0 alone."""
+    """Writes this rank's part. Only rank 0 writes tensors that every rank holds whole."""
     kept: dict[str, Tensor] = {}
     stated: dict[str, tuple[int, int, int]] = {}
     for name, tensor in tensors.items():
@@ -44,7 +44,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], ranks: Ranks) -> None:
 
 
 class Stored:
-    """The tensors of one kind of a checkpoint. `shapes` are those of the whole tensors, whatever they were cut into."""
+    """The tensors of one kind of a checkpoint. `shapes` are those of the whole tensors."""
 
     def __init__(self, folder: Path, kind: str, size: int) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -78,7 +78,7 @@ class Stored:
 
 
 def rows_of(tensor: Tensor) -> tuple[int, int] | None:
-    """Which rows [start, stop) of a sharded tensor this rank holds; None for one that every rank holds whole."""
+    """The rows [start, stop) of a sharded tensor on this rank; None for a tensor that every rank holds whole."""
     if not isinstance(tensor, DTensor):
         return None
     count, size = tensor.shape[0], tensor.device_mesh.size()
@@ -93,7 +93,7 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def like(rows: Tensor, example: Tensor) -> Tensor:
-    """This rank's rows as a tensor that is sharded as `example` is."""
+    """This rank's rows as a tensor with the sharding of `example`."""
     if not isinstance(example, DTensor):
         return rows
     return DTensor.from_local(

@@ -1,6 +1,6 @@
-"""How much memory this process uses, used at most, and may still take, in bytes.
+"""This process's memory in bytes: in use, at its peak, and still available.
 
-It is the accelerator's where there is one, else the machine's, limits of control groups included.
+It is the accelerator's memory if there is one, else the machine's, within the limits of control groups.
 """
 
 import ctypes
@@ -13,13 +13,13 @@ from togi.train import machine
 
 
 def used(device: torch.device) -> int:
-    """What this process holds now."""
+    """The memory in use now."""
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else machine.status("VmRSS")
 
 
 def at_rest(device: torch.device) -> int:
-    """What there is without the models of a stage: on an accelerator now, else what the program itself held when this
-    was first asked, which must be before any model is loaded."""
+    """The memory without a stage's models: on an accelerator the memory in use now, else the memory in use at the first
+    call, which must come before any model is loaded."""
     return used(device) if device.type == "cuda" else _program()
 
 
@@ -29,7 +29,7 @@ def _program() -> int:
 
 
 def begin_peak(device: torch.device) -> None:
-    """Gives back what was freed, and forgets the peak so far, where the system allows it."""
+    """Returns freed memory to the system and resets the peak, if the system allows it."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
     if trim is not None:
@@ -45,12 +45,12 @@ def begin_peak(device: torch.device) -> None:
 
 
 def peak(device: torch.device) -> int:
-    """The most that this process held since `begin_peak`."""
+    """The largest memory use since `begin_peak`."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else machine.status("VmHWM")
 
 
 def available(device: torch.device) -> int:
-    """What this process may still take."""
+    """The memory that this process may still allocate."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
