@@ -220,7 +220,7 @@ class Second(Ranks):
 
     rank, size = 1, 2
 
-    def once(self, make: Callable[[], Any]) -> None:
+    def on_first_rank(self, make: Callable[[], Any]) -> None:
         pass
 
 
