@@ -93,13 +93,13 @@ def test_every_row_is_the_mean_over_prompts_and_its_paired_difference(scored):
     texts = [[text.removesuffix(END) for text in ANSWERS[side]] for side in ("$base", "$policy")]
     lengths = [[float(words(text)) for text in side] for side in texts]
     closed = [[float(END in text) for text in ANSWERS[side]] for side in ("$base", "$policy")]
-    for metric, (base, policy) in (("answers closed", closed), ("reward", lengths), ("length (tokens)", lengths)):
+    for metric, (base, policy) in (("ended properly", closed), ("reward", lengths), ("length (tokens)", lengths)):
         row = rows[metric]
         assert row["base"]["mean"] == pytest.approx(by_prompt(base).mean())
         assert row["policy"]["mean"] == pytest.approx(by_prompt(policy).mean())
         assert row["difference"]["mean"] == pytest.approx((by_prompt(policy) - by_prompt(base)).mean())
         assert row["difference"]["n"] == 4
-    assert rows["answers closed"]["difference"]["mean"] == 0.75
+    assert rows["ended properly"]["difference"]["mean"] == 0.75
     assert rows["held-out reward"]["difference"]["mean"] == 0  # it counts words, and both sides have as many
     assert rows["held-out reward"]["base"]["mean"] == -np.mean([min(pair) for pair in zip(*lengths, strict=True)])
     assert rows["held-out reward: length read"]["difference"]["mean"] == 0

@@ -27,9 +27,9 @@ class Measured:
 CLOSED = Measured(
     "closed",
     Metric(
-        name="answers closed",
+        name="ended properly",
         higher_is_better=True,
-        note="share that ends with the terminator, as its gate asks",
+        note="share of answers that the terminator gate passes",
         share=True,
     ),
     lambda subject: subject.closed,

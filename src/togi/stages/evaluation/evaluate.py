@@ -43,6 +43,6 @@ STAGE = StageType(
     Evaluate,
     outputs=gives("tables"),
     work="togi.stages.evaluation.evaluate_work",
-    version=5,
+    version=6,
     estimate=estimate,
 )
