@@ -8,8 +8,10 @@ import torch
 from togi.core.errors import RecipeError, StageError
 from togi.objectives.advantages import compute_advantages
 from togi.objectives.base import Batch, Output, segment_mean, segment_sum
-from togi.objectives.grpo import GRPO, SamplerCorrection
+from togi.objectives.grpo import GRPO, VARIANTS, SamplerCorrection
 from togi.objectives.reward import BradleyTerry
+from togi.objectives.rules import UNCLIPPED, policy_problem
+from togi.stages.training.grpo import Loss
 
 
 @pytest.mark.parametrize(
@@ -23,9 +25,9 @@ from togi.objectives.reward import BradleyTerry
         ({"loss_type": "sapo", "delta": 1.5}, "sapo does not clip"),
         ({"loss_type": "luspo"}, "luspo is defined on sequences"),
         ({"loss_type": "vespo", "level": "sequence"}, "vespo is defined on tokens"),
-        ({"loss_type": "vespo", "correction": SamplerCorrection()}, "vespo already weighs whole answers"),
+        ({"loss_type": "vespo", "correction": SamplerCorrection()}, "vespo weighs whole answers"),
         ({"off_policy_threshold": 0.0}, "off_policy_threshold out of range"),
-        ({"max_weight": 5.0}, "only cispo uses it"),
+        ({"max_weight": 5.0}, "read by cispo alone"),
         ({"loss_type": "dr_grpo"}, "dr_grpo needs it"),
         ({"max_tokens": 64}, "no other loss type uses it"),
     ],
@@ -136,3 +138,21 @@ def test_advantages_that_are_refused():
     with pytest.raises(RecipeError, match="allowed: group, batch, none"):
         compute_advantages([[1.0, 2.0]], "global")  # type: ignore[arg-type]
     assert compute_advantages([]).idle_share == 0.0
+
+
+@pytest.mark.parametrize(("kind", "more"), [("sapo", {"delta": 1.5}), ("luspo", {}), ("grpo", {"max_weight": 2.0})])
+def test_recipes_and_objectives_refuse_the_same_for_the_same_reason(kind, more):
+    with pytest.raises(ValueError, match=kind) as first:
+        Loss(type=kind, **more)
+    with pytest.raises(RecipeError) as second:
+        GRPO(loss_type=kind, **more)
+    assert str(second.value).removeprefix("objective: ") in str(first.value)
+
+
+def test_the_rules_know_which_losses_do_not_clip():
+    assert {
+        kind for kind in VARIANTS if policy_problem(kind, level="token", max_weight=None, correction=None, eps=0.1)
+    } == {
+        *UNCLIPPED,
+        "luspo",
+    }

@@ -36,10 +36,10 @@ from togi.objectives.base import (
     segment_sum,
 )
 from togi.objectives.pairs import logp_metrics, pair_counts, reward_metrics, sides
+from togi.objectives.rules import dpo_problem
 
 LossType = Literal["sigmoid", "sigmoid_norm", "hinge", "ipo", "robust"]
 AVERAGED = ("sigmoid_norm", "ipo")  # the difference is between means over tokens, not sums
-SMOOTHED = ("sigmoid", "sigmoid_norm", "robust")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +60,8 @@ class DPO:
             "sft_weight": self.sft_weight >= 0,
         }
         check_ranges(fits, "beta > 0, 0 <= label_smoothing < 0.5, sft_weight >= 0")
-        if self.label_smoothing and self.loss_type not in SMOOTHED:
-            raise RecipeError(f"objective.label_smoothing: {self.loss_type} ignores it; {', '.join(SMOOTHED)} use it")
+        if wrong := dpo_problem(self.loss_type, self.label_smoothing):
+            raise RecipeError(f"objective: {wrong}")
 
     @property
     def needs(self) -> frozenset[str]:

@@ -38,9 +38,9 @@ from togi.objectives.base import (
     segment_mean,
     segment_sum,
 )
+from togi.objectives.rules import Level, policy_problem
 
 LossType = Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "luspo", "sapo", "vespo"]
-Level = Literal["token", "sequence"]
 Surrogate = tuple[Tensor, Metrics]  # the loss of each token (N,), and the clipped shares
 
 SAPO_TEMPERATURE = (1.0, 1.05)  # of tokens with positive advantage, and of the others
@@ -294,22 +294,18 @@ def _check_ranges(settings: GRPO) -> None:
 def _check_unread(settings: GRPO) -> None:
     """Refuses settings that the loss type does not use."""
     kind = settings.loss_type
-    clips = VARIANTS[kind].surrogate is _clipped
-    if not clips and (settings.eps_high is not None or settings.delta is not None):
-        raise RecipeError(f"objective: {kind} does not clip, so it uses neither eps_high nor delta; remove them")
-    if settings.max_weight is not None and kind != "cispo":
-        raise RecipeError(f"objective.max_weight: only cispo uses it, found loss_type {kind}; remove it")
+    wrong = policy_problem(
+        kind,
+        level=settings.level,
+        max_weight=settings.max_weight,
+        correction=settings.correction,
+        eps_high=settings.eps_high,
+        delta=settings.delta,
+    )
+    if wrong:
+        raise RecipeError(f"objective: {wrong}")
     if (settings.max_tokens is not None) != (kind == "dr_grpo"):
         raise RecipeError(
             "objective.max_tokens: dr_grpo needs it (the longest answer in tokens) and no other loss type uses it; "
             f"found {settings.max_tokens} with loss_type {kind}"
         )
-    level = LEVELS.get(kind, settings.level)
-    if settings.level != level:
-        raise RecipeError(f"objective.level: {kind} is defined on {level}s, found {settings.level}; set level: {level}")
-    if kind == "vespo" and settings.correction is not None:
-        raise RecipeError("objective.correction: vespo already weighs whole answers by their ratio; remove it")
-
-
-LEVELS: dict[str, Level] = {"luspo": "sequence", "vespo": "token"}
-"""The level that a loss type is defined on, where it is only one."""

@@ -40,6 +40,7 @@ from togi.objectives.base import (
 )
 from togi.objectives.clipping import Clipping
 from togi.objectives.pairs import logp_metrics, pair_counts, reward_metrics, sides
+from togi.objectives.rules import smpo_problem
 
 LossType = Literal["sigmoid", "hinge", "ipo", "smooth_lower_bound", "smooth_double_bound"]
 FIRST_MARGIN = 0.01
@@ -74,11 +75,8 @@ class SMPO:
         check_ranges(
             fits, "beta > 0, target_margin >= 0, margin_delta > 0, 0 <= chosen_sft_ratio <= 1, sft_weight >= 0"
         )
-        if (self.margin_delta is not None) != (self.loss_type == "smooth_double_bound"):
-            raise RecipeError(
-                "objective.margin_delta: smooth_double_bound needs it and no other loss type reads it; "
-                f"found {self.margin_delta} with loss_type {self.loss_type}"
-            )
+        if wrong := smpo_problem(self.loss_type, self.margin_delta):
+            raise RecipeError(f"objective: {wrong}")
 
     @property
     def needs(self) -> frozenset[str]:

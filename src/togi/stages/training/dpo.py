@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from togi.core.settings import Ref, refs_of
+from togi.objectives.rules import dpo_problem
 from togi.stages.base import StageType, gives
 from togi.stages.cost import Cost, Inputs, count
 from togi.stages.training.job import training_job
@@ -59,8 +60,8 @@ class TrainDpo(PreferenceTraining):
 
     @model_validator(mode="after")
     def _smoothing_is_read(self) -> Self:
-        if self.label_smoothing and self.loss in ("hinge", "ipo"):
-            raise ValueError(f"label_smoothing does nothing to loss: {self.loss}; use sigmoid, sigmoid_norm or robust")
+        if wrong := dpo_problem(self.loss, self.label_smoothing):
+            raise ValueError(wrong)
         if self.loss == "robust" and not self.label_smoothing:
             raise ValueError("loss: robust corrects for a share of flipped labels: set label_smoothing, such as 0.1")
         return self

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from togi.core.settings import PromptsRef, ScorerRef, Settings, references, runtime_setting
 from togi.model.sizes import Job, Shape, predict
+from togi.objectives.rules import policy_problem
 from togi.rewards.settings import GuardSettings, LengthGate, OverlongTerm, RewardSettings
 from togi.stages.base import StageType, gives
 from togi.stages.cost import Cost, Inputs, Load
@@ -20,8 +21,6 @@ ELSEWHERE = {
     "gspo": "type: grpo with level: sequence",
     "opsm": "a mask that any type takes: off_policy_threshold",
 }
-LEVELS = {"luspo": "sequence", "vespo": "token"}
-UNCLIPPED = ("cispo", "sapo", "vespo")
 
 
 class Sampling(Settings):
@@ -103,15 +102,17 @@ class Loss(Settings):
     @model_validator(mode="after")
     def _reads_what_it_is_given(self) -> Self:
         """A setting that the loss does not read is a mistake in the recipe."""
-        clip = [name for name in ("eps", "eps_high", "delta") if getattr(self, name) is not None]
-        if self.type in UNCLIPPED and clip:
-            raise ValueError(f"{self.type} does not clip, so it does not read {', '.join(clip)}; remove it")
-        if self.max_weight is not None and self.type != "cispo":
-            raise ValueError(f"max_weight is read by cispo alone, found type {self.type}; remove it")
-        if self.level != LEVELS.get(self.type, self.level):
-            raise ValueError(f"{self.type} is defined on {LEVELS[self.type]}s; set level: {LEVELS[self.type]}")
-        if self.type == "vespo" and self.sampler_correction is not None:
-            raise ValueError("vespo weighs whole answers by their ratio already; remove sampler_correction")
+        wrong = policy_problem(
+            self.type,
+            level=self.level,
+            max_weight=self.max_weight,
+            correction=self.sampler_correction,
+            eps=self.eps,
+            eps_high=self.eps_high,
+            delta=self.delta,
+        )
+        if wrong:
+            raise ValueError(wrong)
         narrow = self.reference_dtype != "float32"
         if self.beta == 0 and (narrow or not self.kl_bias_correction):
             name = "reference_dtype" if narrow else "kl_bias_correction"

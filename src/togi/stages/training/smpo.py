@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from togi.core.settings import Settings
+from togi.objectives.rules import smpo_problem
 from togi.stages.base import StageType, gives
 from togi.stages.training.job import training_job
 from togi.stages.training.preference import REASONS, PreferenceTraining, pairs_cost
@@ -133,12 +134,8 @@ class TrainSmpo(PreferenceTraining):
 
     @model_validator(mode="after")
     def _all_is_read(self) -> Self:
-        double = self.loss == "smooth_double_bound"
-        if double != (self.margin_delta is not None):
-            raise ValueError(
-                "margin_delta belongs to loss: smooth_double_bound, which needs it; "
-                f"found {self.margin_delta} with {self.loss}"
-            )
+        if wrong := smpo_problem(self.loss, self.margin_delta):
+            raise ValueError(wrong)
         if self.second_bos and not self.score_header:
             raise ValueError("second_bos stands before the header and is scored with it: set score_header too")
         return self
