@@ -10,7 +10,7 @@ from togi.report.formatting import MINUS
 from togi.report.view import RowView
 
 WIDTH, HEIGHT = 340, 176
-RIGHT, TOP, BOTTOM = 10, 16, 24
+RIGHT, TOP, BOTTOM = 10, 20, 24
 NARROWEST, LETTER = 46, 6.1  # of the margin on the left, and of a letter in it
 COLOURS = 6
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -69,7 +69,7 @@ def plot(
     axes = Axes(x=(min(steps), max(steps)), y=(min(ticks[0], *values), max(ticks[-1], *values)), left=left)
     parts = [_frame(axes, ticks, labels)]
     if power:
-        parts.append(f'<text x="{left - 6:.0f}" y="{TOP - 5}" text-anchor="end">{power}</text>')
+        parts.append(f'<text x="{left - 6:.0f}" y="{TOP - 10}" text-anchor="end">{power}</text>')
     parts += [_area(axes, band) for band in bands]
     parts += [_mark(axes, step) for step in marks if axes.x[0] <= step <= axes.x[1]]
     parts += [_curve(axes, line) for line in lines]
