@@ -116,7 +116,7 @@ def _table(rows: Any) -> str:
     lines = ["| setting | default | |", "|---|---|---|"]
     for key, row in rows:
         allowed = ", ".join(f"`{value}`" for value in row["allowed"])
-        parts = [row["about"] and _cell(row["about"]), allowed and f"One of {allowed}.", row["place"] and "*(place)*"]
+        parts = [row["about"] and _cell(row["about"]), allowed and f"({allowed})", row["place"] and "*(place)*"]
         about = " ".join(part for part in parts if part)
         lines.append(f"| `{key}` | `{_cell(row['default'])}` | {about} |")
     return "\n".join(lines) + "\n"

@@ -27,7 +27,7 @@ def compute_option(auto: str) -> Callable[[Callable[..., Any]], Callable[..., An
         default="auto",
         envvar="TOGI_COMPUTE",
         show_envvar=True,
-        help=f"Type of matrix products; auto, the default, {auto}.",
+        help=f"Type of matrix multiplications; auto, the default, {auto}.",
     )
 
 

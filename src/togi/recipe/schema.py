@@ -151,7 +151,7 @@ class Recipe:
     compute: str = "auto"
 
     def products(self, asked: str) -> str:
-        """The type of matrix products: what the command line asks for, else what the recipe says."""
+        """The type of matrix multiplications: what the command line asks for, else what the recipe says."""
         return self.compute if asked == "auto" else asked
 
 
@@ -164,7 +164,7 @@ class RecipeHead(Settings):
     data: dict[str, Any] = Field(default_factory=dict, description="data from outside, by name")
     stages: dict[str, Any] = Field(min_length=1, description="the work, by name; each stage has a `type`")
     compute: Literal["auto", "float32", "bfloat16"] = Field(
-        default="auto", description="type of matrix products; auto tries once what the machine is fast at"
+        default="auto", description="type of matrix multiplications; auto tries once what the machine is fast at"
     )
     track: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = Field(
         default=(), description="where metrics are shown besides metrics.jsonl; secrets come from the environment"

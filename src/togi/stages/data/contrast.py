@@ -50,7 +50,8 @@ class Contrast(StageSettings):
         default=False, description="also reject the helpful answer to another prompt: one more pair of each prompt"
     )
     questions: bool = Field(
-        default=False, description="also reject the question of another prompt: policies find out to ask back"
+        default=False,
+        description="also reject the question of another prompt: policies learn to answer with a question",
     )
     max_tokens: int = Field(default=64, ge=1)
     temperature: float = Field(default=0.8, ge=0, le=2)
