@@ -142,7 +142,7 @@ def test_the_score_of_a_text_does_not_depend_on_its_neighbours(tmp_path, budget)
     def scores(examples) -> dict[str, torch.Tensor]:
         found = {}
         for part, micro in micro_batches(task, examples, budget):
-            pieces = task.forward(micro.inputs).score_S.detach().split(2)
+            pieces = task.forward(task.module, micro.inputs).score_S.detach().split(2)
             found.update({e.id: piece for e, piece in zip(part, pieces, strict=True)})
         return found
 

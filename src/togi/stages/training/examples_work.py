@@ -18,6 +18,7 @@ from togi.model.load import LoadedModel
 from togi.stages.context import Context
 from togi.stages.seen_prompts import keep_learnt
 from togi.stages.spoken import common_system
+from togi.stages.training.epochs import Epochs
 from togi.stages.training.optimisation import FixedTraining
 from togi.text.turns import Unrendered
 
@@ -207,13 +208,11 @@ class ShuffledEpochs:
     """Shuffled epochs laid end to end and cut into batches; only the last batch may be smaller."""
 
     def __init__(self, settings: FixedTraining, examples: Sequence[Example], seed: int) -> None:
-        self.examples = examples
+        self.examples = Epochs(examples, seed)
         self.size = settings.batch_size
-        self.seed = seed
         exact = (settings.epochs or 1.0) * len(examples)
         self.end = max(1, round(exact)) if settings.steps is None else settings.steps * self.size
         self.seen = 0
-        self._orders: dict[int, list[int]] = {}
 
     @property
     def total_steps(self) -> int:
@@ -222,18 +221,10 @@ class ShuffledEpochs:
     def take(self, step: int) -> list[Example]:
         places = range(step * self.size, min((step + 1) * self.size, self.end))
         self.seen = places.stop
-        return [self.examples[self._order(at // len(self.examples))[at % len(self.examples)]] for at in places]
-
-    def _order(self, epoch: int) -> list[int]:
-        """The order of an epoch; that of the last one is kept."""
-        if epoch not in self._orders:
-            order = list(range(len(self.examples)))
-            random.Random(derive(self.seed, "epoch", epoch)).shuffle(order)
-            self._orders = {epoch: order}
-        return self._orders[epoch]
+        return self.examples.take(places)
 
     def metrics(self) -> dict[str, float]:
-        return {"epoch": self.seen / len(self.examples)}
+        return {"epoch": self.seen / len(self.examples.items)}
 
     def state(self) -> dict[str, Any]:
         return {}

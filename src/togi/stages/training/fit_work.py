@@ -3,7 +3,6 @@
 A stage brings a `Task`: its examples (`examples_work`) and how a model learns from them. `fit` does the rest.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from togi.stages.arithmetic import in_machine_type
 from togi.stages.context import Context, timed
 from togi.stages.training.examples_work import BatchSource, Data, Example, ShuffledEpochs, check_fits
 from togi.stages.training.optimisation import Optimisation
-from togi.stages.training.trainer_work import Trainer
+from togi.stages.training.trainer_work import BestValidation, Trainer
 from togi.train.loop import MicroBatch
 from togi.train.optimizer import AdamWSettings, Schedule, Update, build_adamw, trained
 from togi.train.sharding import ShardedModel
@@ -36,9 +35,9 @@ Inputs = TypeVar("Inputs")
 class Task(ABC, Generic[Inputs]):
     """How a model learns from examples. `Inputs` is what one forward reads.
 
-    `module` (a `Policy` or `RewardModel`) is what the forward runs through: with several ranks another one, whose
-    weights are shards, stands in for it while it is trained. None where the trained weights are few: each rank holds
-    them whole.
+    `module` is a `Policy` or `RewardModel`; None where the trained weights are few, so that each rank holds them whole.
+    While it is trained on several ranks its weights are empty, and another one, whose weights are shards, is handed to
+    `forward`.
     """
 
     def __init__(self, data: Data, device: torch.device, module: Any = None) -> None:
@@ -55,8 +54,9 @@ class Task(ABC, Generic[Inputs]):
         return self.objective(max(step - 1, 0))
 
     @abstractmethod
-    def forward(self, inputs: Inputs) -> Output:
-        """What the model says about a micro-batch, with a graph where gradients are on."""
+    def forward(self, module: Any, inputs: Inputs) -> Output:
+        """What the model says about a micro-batch, with a graph where gradients are on. `module` is the task's, or what
+        stands in for it."""
 
     @abstractmethod
     def plant(self, examples: Sequence[Example]) -> Inputs:
@@ -102,8 +102,8 @@ class TokenTask(Task[Forest]):
     def plant(self, examples: Sequence[Example]) -> Forest:
         return plant([example.group for example in examples])
 
-    def forward(self, inputs: Forest) -> Output:
-        found = self.module(move(inputs, self.device))
+    def forward(self, module: Any, inputs: Forest) -> Output:
+        found = module(move(inputs, self.device))
         return Output(logp_N=found.logp_N, aux=found.aux)
 
     def batch(self, examples: Sequence[Example], inputs: Forest) -> Batch:
@@ -196,7 +196,7 @@ def outputs(
     task: Task[Inputs], context: Context, examples: Sequence[Example], budget: int
 ) -> Iterator[tuple[list[Example], Output]]:
     """What the model says about examples, micro-batch by micro-batch, without gradients; ranks share the work."""
-    forward = in_machine_type(task.forward, context)
+    forward = _forward(task, task.module, context)
 
     def say(micro: MicroBatch[Inputs]) -> Output:
         with torch.no_grad():
@@ -228,24 +228,15 @@ class _Progress:
 
     source: BatchSource
     task: Task[Any]
-    best: dict[str, Any] | None = None
+    validated: BestValidation
 
     def state(self) -> dict[str, Any]:
-        return {"source": self.source.state(), "task": self.task.state(), "best": self.best}
+        return {"source": self.source.state(), "task": self.task.state(), "best": self.validated.best}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.source.restore(state["source"])
         self.task.restore(state["task"])
-        self.best = state["best"]
-
-    def improved(self, step: int, metrics: dict[str, float], by: str) -> bool:
-        """Takes up a validation that is better than all before; one that is not a number never is."""
-        value = metrics[f"validation/{by}"]
-        sign = 1.0 if by == "accuracy" else -1.0
-        better = math.isfinite(value) and (self.best is None or sign * value > sign * self.best["value"])
-        if better:
-            self.best = {"step": step, "value": value, "metrics": metrics}
-        return better
+        self.validated.best = state["best"]
 
 
 def fit(settings: Optimisation, context: Context, model: LoadedModel, task: Task[Any]) -> TrainingResult:
@@ -257,14 +248,10 @@ def fit(settings: Optimisation, context: Context, model: LoadedModel, task: Task
     """
     check_fits(context, task.longest(), "max_length")
     spread = ShardedModel(task.module, context.ranks) if task.module is not None else None
-    if spread is not None:
-        task.module = spread.module
-        task.module.recompute = settings.activation_checkpointing
-        if isinstance(task.module, Policy):
-            task.module.weigh_router(router_weight(settings, task.module))
-    params = trained((model if task.module is None else task.module).net.named_parameters())
+    module = None if spread is None else _prepared(settings, spread.module)
+    params = trained((model if module is None else module).net.named_parameters())
     source = task.source(settings, derive(context.seed, "order"))
-    progress = _Progress(source, task)
+    validated = BestValidation(settings.choose_by, settings.choose == "best")
     trainer = Trainer(
         context=context,
         params=params,
@@ -272,43 +259,58 @@ def fit(settings: Optimisation, context: Context, model: LoadedModel, task: Task
         total_steps=source.total_steps,
         save_every=settings.save_every,
         keep=settings.keep,
-        progress=progress,
+        progress=_Progress(source, task, validated),
     )
     trainer.resume()
     if trainer.step == 0:
         for name, message in task.data.warnings:
             context.alarm(name, message)
-    if settings.choose == "best" and progress.best is not None:
-        trainer.pinned = progress.best["step"]
-    fitted = TrainingResult(step=trainer.total_steps, validation=_train(settings, trainer, task, progress))
-    if settings.choose == "best" and progress.best is not None:
-        trainer.take_pinned()
-        fitted = TrainingResult(step=progress.best["step"], validation=progress.best["metrics"])
+    validated.resume(trainer)
+    forward = _forward(task, module, context)
+    last = _train(settings, trainer, task, forward, source, validated)
+    best = validated.take(trainer)
     if spread is not None:
         spread.gather()
-        task.module = spread.plain
-    return fitted
+    if best is not None:
+        return TrainingResult(step=best["step"], validation=best["metrics"])
+    return TrainingResult(step=trainer.total_steps, validation=last)
 
 
-def _train(settings: Optimisation, trainer: Trainer, task: Task[Any], progress: _Progress) -> dict[str, float]:
+def _prepared(settings: Optimisation, module: Any) -> Any:
+    """A module as the settings want it trained."""
+    module.recompute = settings.activation_checkpointing
+    if isinstance(module, Policy):
+        module.weigh_router(router_weight(settings, module))
+    return module
+
+
+def _forward(task: Task[Inputs], module: Any, context: Context) -> Callable[[Inputs], Output]:
+    """The task's forward through `module`, in the arithmetic of the machine."""
+    return in_machine_type(lambda inputs: task.forward(module, inputs), context)
+
+
+def _train(
+    settings: Optimisation,
+    trainer: Trainer,
+    task: Task[Any],
+    forward: Callable[[Any], Output],
+    source: BatchSource,
+    validated: BestValidation,
+) -> dict[str, float]:
     """All steps that are left; gives the metrics of the last validation."""
-    context = trainer.context
-    forward = in_machine_type(task.forward, context)
-    validation = Validation(task, forward, settings.tokens_at_once, context.ranks)
+    validation = Validation(task, forward, settings.tokens_at_once, trainer.context.ranks)
     found: dict[str, float] = {}
-    for info in trainer.run(forward, task.objective, _steps(settings, task, progress.source, trainer)):
+    for info in trainer.run(forward, task.objective, _steps(settings, task, source, trainer)):
         times: dict[str, float] = {}
         due = trainer.step == trainer.total_steps or _is_due(settings.evaluate_every, trainer.step)
         if due:
             with timed(times, "validation"):
                 found = validation.measure(trainer.step)
-        metrics = {**progress.source.metrics(), "num_tokens": float(info.num_tokens)}
+        metrics = {**source.metrics(), "num_tokens": float(info.num_tokens)}
         trainer.log(info, {**metrics, **(found if due else {})}, times, _note(info.loss, found))
         task.observe(trainer.step, info.metrics)
-        if due and found and progress.improved(trainer.step, found, settings.choose_by) and settings.choose == "best":
-            trainer.pinned = trainer.step
-            if trainer.step < trainer.total_steps:
-                trainer.save()
+        if due:
+            validated.observe(trainer, found)
     return found or validation.measure(trainer.step)
 
 

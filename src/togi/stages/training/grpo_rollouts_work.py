@@ -7,7 +7,6 @@ after a kill learns from the same samples, whatever the engine would answer now.
 
 import copy
 import importlib
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -31,6 +30,7 @@ from togi.rollout.sampling_model import context_limit
 from togi.stages.arithmetic import arithmetic
 from togi.stages.context import Context, timed
 from togi.stages.models import load_scorer
+from togi.stages.training.epochs import Epochs
 from togi.stages.training.grpo import TrainGrpo, scorers_of
 from togi.stages.training.grpo_samples_work import GradedGroup, StoredSamples
 from togi.text.render import render_prompt
@@ -102,6 +102,7 @@ class Rollouts:
         }
         _check_lengths(self.prompt_ids, settings, context, context_limit(model.net))
         self.consumed = 0
+        self.epochs = Epochs(prompts, context.seed)
         self.size = settings.minibatches * settings.prompts_per_step
         self.engine = engine or _embedded(settings, context, model)
         self.reward = _reward(settings, context, model)
@@ -203,15 +204,7 @@ class Rollouts:
         """The next prompts of the shuffled epochs, which are laid end to end."""
         places = range(self.consumed, self.consumed + count)
         self.consumed += count
-        orders: dict[int, list[Prompt]] = {}
-        chosen = []
-        for at in places:
-            epoch, place = divmod(at, len(self.prompts))
-            if epoch not in orders:
-                orders[epoch] = list(self.prompts)
-                random.Random(derive(self.context.seed, "epoch", epoch)).shuffle(orders[epoch])
-            chosen.append(orders[epoch][place])
-        return chosen
+        return self.epochs.take(places)
 
     # --- validation ---------------------------------------------------------------------------------------------------
 

@@ -43,7 +43,7 @@ class Updates:
         self.dtype = torch.promote_types(next(model.net.parameters()).dtype, torch.float32)
         self.frozen = _frozen(settings, model)
         self._measured = in_machine_type(self._logp, context)
-        self._seen: dict[int, Tensor] | None = None  # log-probabilities of the update at work, by forest
+        self._seen: list[Tensor] | None = None  # log-probabilities of the update at work, in its micro-batches' order
 
     def objective(self) -> GRPO:
         loss = self.settings.loss
@@ -66,14 +66,14 @@ class Updates:
         """What the policy says, with a graph."""
         output = self._logp((self.policy, forest))
         if self._seen is not None:
-            self._seen[id(forest)] = require(output.logp_N, "logp_N").detach()
+            self._seen.append(require(output.logp_N, "logp_N").detach())
         return output
 
     def steps(self, rollout: Rollout) -> Iterator[list[Micro]]:
         """The micro-batches of each optimiser step that a batch of samples serves.
 
         Old log-probabilities are those before the first of these steps. The first minibatch has them from its own first
-        forward, where the ratio is 1; the others from one pass.
+        forward, where the ratio is 1; the others from one pass. Each of its micro-batches is forwarded once, in order.
         """
         size, epochs = self.settings.prompts_per_step, self.settings.epochs_per_batch
         with timed(rollout.times, "prepare"):
@@ -81,10 +81,10 @@ class Updates:
             parts[1:] = [[self._with_old(micro) for micro in part] for part in parts[1:]]
         for number in range(self.settings.updates):
             part = parts[number % len(parts)]
-            self._seen = {} if number == 0 and epochs > 1 else None
+            self._seen = [] if number == 0 and epochs > 1 else None
             yield part
             if self._seen is not None:
-                parts[0] = [_given_old(micro, self._seen.get(id(micro.inputs))) for micro in part]
+                parts[0] = [_given_old(micro, old) for micro, old in zip(part, self._seen, strict=True)]
 
     # --- what is computed ---------------------------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ from togi.stages.training.fit_work import adamw_update
 from togi.stages.training.grpo import TrainGrpo
 from togi.stages.training.grpo_rollouts_work import Answer, Rollout, Rollouts, teaches
 from togi.stages.training.grpo_updates_work import Micro, Updates
-from togi.stages.training.trainer_work import Trainer
+from togi.stages.training.trainer_work import BestValidation, Trainer
 from togi.train.loop import StepInfo
 from togi.train.optimizer import trained
 from togi.train.sharding import ShardedModel
@@ -60,23 +60,17 @@ def run(settings: TrainGrpo, context: Context, engine: Engine | None = None) -> 
     if trainer.step == 0:
         _warn_biased_sampling(settings, context)
         _warn_overlap(context, training, held_out)
-    choosing = settings.choose == "best"
-    if choosing and source.best is not None:
-        trainer.pinned = source.best["step"]
+    source.validated.resume(trainer)
     forward = in_machine_type(source.forward, context)
     for info in trainer.run(forward, source.updates.objective(), source.steps(trainer.step)):
-        if source.finish(trainer, info) and choosing:
-            trainer.pinned = trainer.step
-            if trainer.step < settings.steps:
-                trainer.save()
-    if choosing:
-        trainer.take_pinned()
+        source.finish(trainer, info)
+    source.validated.take(trainer)
     source.spread.gather()
     source.rollouts.stored.publish()
     context.summary["steps"] = settings.steps
     context.summary["prompts_used"] = source.rollouts.consumed
-    if source.best is not None:
-        context.summary["best_validation"] = source.best
+    if (best := source.validated.best) is not None:
+        context.summary["best_validation"] = {"step": best["step"], "reward": best["value"]}
     spoken = Spoken(common_system(prompt.messages for prompt in training), settings.sampling.model_dump())
     keep_model(context, model, context.folder / MODEL_FOLDER, settings, spoken)
 
@@ -89,7 +83,7 @@ def rehearse(settings: TrainGrpo, context: Context) -> Iterator[Rehearsed]:
 
 class GrpoBatches:
     """The batch source of on-policy training: an iterator of batches that looks at the policy. `made` is the batch of
-    samples at work, `best` the validation with the highest reward so far."""
+    samples at work."""
 
     def __init__(
         self,
@@ -111,7 +105,7 @@ class GrpoBatches:
         self.made = Rollout(groups=[], sampled=[], rounds=0)
         self.dead = 0
         self.first_variety = 0.0
-        self.best: dict[str, Any] | None = None
+        self.validated = BestValidation(settings.choose_by, settings.choose == "best")
 
     # --- state that a checkpoint keeps --------------------------------------------------------------------------------
 
@@ -121,13 +115,13 @@ class GrpoBatches:
             "dead": self.dead,
             "crossed": list(self.watch.crossed),
             "first_variety": self.first_variety,
-            "best": self.best,
+            "best": self.validated.best,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.rollouts.restore(state)
         self.dead, self.watch.crossed = state["dead"], list(state["crossed"])
-        self.first_variety, self.best = state["first_variety"], state["best"]
+        self.first_variety, self.validated.best = state["first_variety"], state["best"]
 
     # --- steps --------------------------------------------------------------------------------------------------------
 
@@ -142,9 +136,9 @@ class GrpoBatches:
         """Gives the engine the weights of now."""
         self.rollouts.engine.publish(self.spread.weights())
 
-    def finish(self, trainer: Trainer, info: StepInfo) -> bool:
-        """Logs a finished step and what was sampled for it, validates when it is due and asks the guards; whether the
-        validation is the best so far. Raises StageError where a guard wants that."""
+    def finish(self, trainer: Trainer, info: StepInfo) -> None:
+        """Logs a finished step and what was sampled for it, validates when it is due and asks the guards. Raises
+        StageError where a guard wants that."""
         number, update = divmod(info.step, self.settings.updates)
         times: dict[str, float] = {}
         metrics, guarded = self._metrics() if update == 0 else ({}, {})
@@ -161,7 +155,7 @@ class GrpoBatches:
                 _keep_samples(self.context, trainer.step, self.made.answers)
             kl = {"kl": info.metrics["kl"]} if "kl" in info.metrics else {}
             self._guard(number, trainer.step, {**guarded, **kl})
-        return self._improved(trainer.step, found)
+        self.validated.observe(trainer, found)
 
     def _metrics(self) -> tuple[dict[str, float], dict[str, float]]:
         """What is logged of the batch of samples, and what guards watch, under their names: of all that was sampled."""
@@ -206,13 +200,6 @@ class GrpoBatches:
         every, together = self.settings.evaluate_every, self.settings.updates
         due = every is not None and step % every < together
         return step % together == 0 and (due or step == self.settings.steps)
-
-    def _improved(self, step: int, found: Mapping[str, float]) -> bool:
-        reward = found.get("validation/reward")
-        better = reward is not None and (self.best is None or reward > self.best["reward"])
-        if better:
-            self.best = {"step": step, "reward": reward}
-        return better
 
     # --- guards -------------------------------------------------------------------------------------------------------
 

@@ -167,10 +167,11 @@ class RewardTask(Task[Forest | Tensor]):
     def objective(self, step: int) -> BradleyTerry:
         return BradleyTerry(centring=self.settings.centring, margin=self.settings.margin)
 
-    def forward(self, inputs: Forest | Tensor) -> Output:
+    def forward(self, module: RewardModel | None, inputs: Forest | Tensor) -> Output:
         if isinstance(inputs, Tensor):
             return Output(score_S=read_head(self.net.score, inputs))
-        return Output(score_S=self.module(move(inputs, self.device)))
+        assert module is not None, "forests are read through the whole model"
+        return Output(score_S=module(move(inputs, self.device)))
 
     def plant(self, examples: Sequence[Example]) -> Forest | Tensor:
         if self.features:

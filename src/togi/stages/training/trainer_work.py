@@ -1,5 +1,6 @@
 """What training stages share: an update, one line of metrics a step, checkpoints, and going on after a kill."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from togi.train.loop import MicroBatch, StepInfo, train_steps
 from togi.train.optimizer import Update
 
 Inputs = TypeVar("Inputs")
+HIGHER = ("accuracy", "reward")  # metrics of a validation that are better when they are higher
 APPENDED = ("metrics.jsonl", "samples.jsonl", "alarms.jsonl", "journal.jsonl")
 
 
@@ -143,6 +145,42 @@ class Trainer:
         if self.pinned is not None and self.pinned != self.step:
             folder = self.context.folder / "checkpoints"
             take_weights(folder, self.pinned, self.params, self.context.fingerprint)
+
+
+@dataclass(slots=True)
+class BestValidation:
+    """The best validation so far, by the metric validation/`by`. Where it is `chosen`, the checkpoint of its step stays
+    until the end, when its weights are taken. `best` is its step, value and metrics: what a checkpoint keeps."""
+
+    by: str
+    chosen: bool
+    best: dict[str, Any] | None = None
+
+    def resume(self, trainer: Trainer) -> None:
+        """Pins the best checkpoint of an earlier run."""
+        if self.chosen and self.best is not None:
+            trainer.pinned = self.best["step"]
+
+    def observe(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+        """Takes up a validation after the trainer's step, and saves its weights where they are better than all before.
+
+        A value that is absent or not a number never is.
+        """
+        value, sign = metrics.get(f"validation/{self.by}", math.nan), 1.0 if self.by in HIGHER else -1.0
+        if not math.isfinite(value) or (self.best is not None and sign * value <= sign * self.best["value"]):
+            return
+        self.best = {"step": trainer.step, "value": value, "metrics": dict(metrics)}
+        if self.chosen:
+            trainer.pinned = trainer.step
+            if trainer.step < trainer.total_steps:
+                trainer.save()
+
+    def take(self, trainer: Trainer) -> dict[str, Any] | None:
+        """Goes back to the best weights where they are chosen; the validation that they had."""
+        if not self.chosen or self.best is None:
+            return None
+        trainer.take_pinned()
+        return self.best
 
 
 def _forget(path: Path) -> None:

@@ -1,0 +1,34 @@
+"""Items in shuffled epochs, laid end to end."""
+
+import random
+from collections.abc import Iterable, Sequence
+from typing import Generic, TypeVar
+
+from togi.core.seeds import derive
+
+Item = TypeVar("Item")
+
+
+class Epochs(Generic[Item]):
+    """Which item stands at place 0, 1, ... of all epochs follows from `seed` and the number of items alone."""
+
+    def __init__(self, items: Sequence[Item], seed: int) -> None:
+        self.items = items
+        self.seed = seed
+        self._orders: dict[int, list[int]] = {}
+
+    def take(self, places: Iterable[int]) -> list[Item]:
+        """The items at some places."""
+        chosen = []
+        for at in places:
+            epoch, place = divmod(at, len(self.items))
+            chosen.append(self.items[self._order(epoch)[place]])
+        return chosen
+
+    def _order(self, epoch: int) -> list[int]:
+        """The order of an epoch; that of the last one asked for is kept."""
+        if epoch not in self._orders:
+            order = list(range(len(self.items)))
+            random.Random(derive(self.seed, "epoch", epoch)).shuffle(order)
+            self._orders = {epoch: order}
+        return self._orders[epoch]
