@@ -75,9 +75,12 @@ class Cost:
 
 
 class Inputs(Protocol):
-    """What a stage may ask when it estimates its cost. `takers` are the stage types that take each kind of records."""
+    """What a stage may ask when it estimates its cost."""
 
-    takers: Mapping[str, Sequence[str]]
+    @property
+    def takers(self) -> Mapping[str, Sequence[str]]:
+        """The stage types that take each kind of records."""
+        ...
 
     def __getitem__(self, ref: Ref, /) -> Known:
         """What is known of what a reference stands for."""

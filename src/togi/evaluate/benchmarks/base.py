@@ -65,7 +65,7 @@ class Table:
             (name, None, row.policy),
             (name, self.baseline, row.difference),
         ]
-        return [self._figure(row, *each, interval) for *each, interval in numbers if interval is not None]
+        return [self._figure(row, who, against, number) for who, against, number in numbers if number is not None]
 
     def _figure(self, row: Row, subject: str, against: str | None, interval: Interval) -> Figure:
         return Figure(
@@ -87,7 +87,8 @@ class Table:
 class Benchmark(Protocol):
     """Something that measures any number of subjects, two at least; the first is the baseline."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def run(self, subjects: Sequence[Subject], answered: Answered) -> Table:
         """The table of all subjects. Raises InputError for an answer that cannot be measured."""
