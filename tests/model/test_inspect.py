@@ -106,7 +106,7 @@ FAULTS: dict[str, tuple[str, Change, str]] = {
     "config is cut": ("base", cut("config.json", 100), "config.json: its JSON is damaged"),
     "config is a list": ("base", write("config.json", b"[]"), "it holds a list"),
     "config is deep": ("base", write("config.json", DEEP), "config.json"),
-    "config is no text": ("base", write("config.json", b"\xff\xfe{}"), "no text in UTF-8"),
+    "config is no text": ("base", write("config.json", b"\xff\xfe{}"), "not valid UTF-8"),
     "config names no type": ("base", edit("config.json", model_type="absent"), "names no model_type"),
     "config of an unknown type": ("base", edit("config.json", model_type="nonesuch"), "nonesuch"),
     "config with a wrong value": ("base", edit("config.json", hidden_size="wide"), "hidden_size"),

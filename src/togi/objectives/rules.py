@@ -25,7 +25,7 @@ def policy_problem(kind: str, *, level: str, max_weight: float | None, correctio
     if level != LEVELS.get(kind, level):
         return f"{kind} is defined on {LEVELS[kind]}s, found {level}; set level: {LEVELS[kind]}"
     if kind == "vespo" and correction is not None:
-        return "vespo weighs whole answers by their ratio already; remove the sampler's correction"
+        return "vespo weighs whole answers by their ratio already; remove sampler_correction"
     return ""
 
 
