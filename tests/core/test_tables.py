@@ -6,7 +6,7 @@ import warnings
 import pytest
 from rich.cells import cell_len
 
-from togi.core.library_log import NAME, keep_library_warnings
+from togi.core.library_log import NAME, library_warnings_kept
 from togi.core.tables import plain, rendered, say_table, table
 
 ROWS = [("a", "1", "研ぎ"), ("longer", "20,000", "\x1b[31mred[/]")]
@@ -47,23 +47,18 @@ def test_values_are_told_without_words_of_python(value, text):
     assert plain(value) == text
 
 
-def test_warnings_of_libraries_go_to_a_file(tmp_path, capsys):
+def test_warnings_of_libraries_go_to_a_file_for_the_time_being(tmp_path, capsys):
     library = logging.getLogger("transformers")
-    before = library.handlers, library.propagate
-    try:
-        keep_library_warnings(tmp_path)
-        assert not (tmp_path / NAME).exists()
-        library.warning("odd labels")
-        with warnings.catch_warnings():
-            warnings.simplefilter("always")
+    before = library.handlers, library.propagate, warnings.showwarning
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        with library_warnings_kept(tmp_path):
+            assert not (tmp_path / NAME).exists()
+            library.warning("odd labels")
             warnings.warn("old call", UserWarning, stacklevel=1)
-        told = (tmp_path / NAME).read_text()
-        keep_library_warnings(tmp_path / "gone")
-        library.warning("nowhere")
-    finally:
-        opened = [handler for handler in logging.getLogger("py.warnings").handlers if handler not in before[0]]
-        library.handlers, library.propagate = before
-        for handler in opened:
-            handler.close()
-        logging.captureWarnings(False)
-    assert "odd labels" in told and "old call" in told and capsys.readouterr().err == ""
+        with library_warnings_kept(tmp_path / "gone"):
+            library.warning("nowhere")
+    assert (library.handlers, library.propagate, warnings.showwarning) == before
+    told = (tmp_path / NAME).read_text()
+    assert "odd labels" in told and "old call" in told and "nowhere" not in told
+    assert capsys.readouterr().err == ""

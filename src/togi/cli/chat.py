@@ -12,7 +12,7 @@ import click
 
 from togi.cli.common import load_graph, run_command, run_option, stage_folder
 from togi.core.errors import RecipeError
-from togi.core.library_log import keep_library_warnings
+from togi.core.library_log import library_warnings_kept
 from togi.core.settings import MAIN
 from togi.core.sources import ModelSource
 from togi.recipe.graph import Graph, kinds_of, made_by, model_source
@@ -72,8 +72,8 @@ def command(
     source = _of_run(target, words, run) if run is not None else _source(target, words)
     given = {name: value for name, value in sampling.items() if value is not None}
     work = importlib.import_module("togi.commands.chat")  # brings torch: a mistake above must not wait for it
-    keep_library_warnings(home())
-    work.chat(source, store_folder(), system, message, given, as_json)
+    with library_warnings_kept(home()):
+        work.chat(source, store_folder(), system, message, given, as_json)
 
 
 def _of_run(target: Path | None, words: tuple[str, ...], given: str) -> ModelSource:

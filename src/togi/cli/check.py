@@ -10,7 +10,7 @@ import click
 
 from togi.cli.common import json_option, load_graph, print_json, recipe_arguments
 from togi.core.errors import InputError
-from togi.core.library_log import keep_library_warnings
+from togi.core.library_log import library_warnings_kept
 from togi.core.sources import ModelSource
 from togi.core.terminal import say
 from togi.model.inspect import located
@@ -36,8 +36,8 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     refuse_endpoints(graph.recipe)
     _fetch(graph)
     work = importlib.import_module("togi.commands.check")
-    keep_library_warnings(home())
-    found = work.check(_stages(graph, work.CheckedStage), store_folder(), _progress)
+    with library_warnings_kept(home()):
+        found = work.check(_stages(graph, work.CheckedStage), store_folder(), _progress)
     notes = [*unpinned(graph.recipe), *work.absent_devices(graph.recipe.models)]
     if as_json:
         print_json({**asdict(found), "notes": notes})

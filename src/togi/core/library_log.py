@@ -1,23 +1,33 @@
 """Warnings of libraries go to a file, not to the reader of a command."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 LIBRARIES = ("py.warnings", "transformers", "huggingface_hub", "peft", "torch")
 NAME = "libraries.log"
 
 
-def keep_library_warnings(folder: Path) -> None:
-    """Sends what libraries warn of, from now on, to `folder`/libraries.log; where there is no such folder, nowhere.
+@contextmanager
+def library_warnings_kept(folder: Path) -> Iterator[None]:
+    """Sends the warnings of libraries to `folder`/libraries.log while `with` lasts; without such a folder, nowhere.
 
-    Call it once the libraries are imported: they set their own handlers then.
+    Enter it once the libraries are imported: they set their own handlers then.
     """
-    logging.captureWarnings(True)
-    there = folder.is_dir()
-    handler = logging.FileHandler(folder / NAME, encoding="utf-8", delay=True) if there else logging.NullHandler()
+    handler: logging.Handler = logging.NullHandler()
+    if folder.is_dir():
+        handler = logging.FileHandler(folder / NAME, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-    for name in LIBRARIES:
-        logger = logging.getLogger(name)
-        for old in logger.handlers:
-            old.close()
+    loggers = [logging.getLogger(name) for name in LIBRARIES]
+    before = [(logger.handlers, logger.propagate) for logger in loggers]
+    logging.captureWarnings(True)
+    for logger in loggers:
         logger.handlers, logger.propagate = [handler], False
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        for logger, (handlers, propagate) in zip(loggers, before, strict=True):
+            logger.handlers, logger.propagate = handlers, propagate
+        handler.close()
