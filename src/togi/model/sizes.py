@@ -16,8 +16,8 @@ KEPT_BYTES = 2**28  # logits that are kept for the backward, where the rest are 
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight: 4 bits, one byte for 64 weights, four bytes for 256 of those
 EIGHT_BIT_MOMENTS = 2 * (1 + 4 / 256)  # two bytes, and four for 256 of each
 OTHER_NORMS = {"gemma2": 4, "gemma3_text": 4}  # norms of a layer, where there are not two
-LEAN_NORMS = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe")  # families that `lean` knows
-LEAN_GATES = ("llama", "mistral", "qwen2", "qwen3")
+FUSED_NORMS = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe")  # whose norms `fused_layers` replaces
+FUSED_GATES = ("llama", "mistral", "qwen2", "qwen3")
 HEAD_NORMS = ("qwen3", "qwen3_moe", "gemma3_text")  # families that norm queries and keys
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -233,26 +233,26 @@ def layer_bytes(shape: Shape, job: Job) -> int:
     """Bytes that one layer keeps for each row: inputs of products, of norms and of the gate.
 
     With an adapter the frozen matrices keep no input of their own, but what the adapter reads is kept. Where the type
-    changes between a row and the products that read it, each of them keeps a copy of its own. Families that `lean`
-    knows keep the input of a norm once, and of the gated part gate and up.
+    changes between a row and the products that read it, each of them keeps a copy of its own. Families of
+    `fused_layers` keep the input of a norm once, and of the gated part gate and up.
     """
     queries, keys = shape.heads * shape.head_width, shape.key_heads * shape.head_width
     times = shape.active or 1
     frozen = job.rank > 0
     narrow = 2 if job.products == "bfloat16" or _half(job) else 4
     copies = 0
-    lean = shape.family in LEAN_NORMS
+    fused = shape.family in FUSED_NORMS
     if narrow == 4:
-        norm = (2 if frozen or lean else 3) * 4 * shape.width
+        norm = (2 if frozen or fused else 3) * 4 * shape.width
     elif _half(job):
-        norm = (4 if frozen or lean else 8) * shape.width  # float32 inside, results in bfloat16
+        norm = (4 if frozen or fused else 8) * shape.width  # float32 inside, results in bfloat16
         copies = 5 * 2 * shape.width if frozen else 0
     else:
-        norm = (4 if frozen or lean else 8) * shape.width
+        norm = (4 if frozen or fused else 8) * shape.width
         copies = 5 * 2 * shape.width
     attention = narrow * (3 * queries + 2 * keys) + 4 * shape.heads
     rows = 4
-    if shape.family in LEAN_GATES:
+    if shape.family in FUSED_GATES:
         adapted = frozen and ("down_proj" in job.targets or "all-linear" in job.targets)
         rows = 3 if adapted else 2
     ffn = narrow * rows * shape.ffn * times
