@@ -19,6 +19,7 @@ from togi.core.records import (
     Completion,
     Document,
     Figure,
+    Match,
     Message,
     Pair,
     Prompt,
@@ -60,6 +61,7 @@ RECORDS: dict[str, list[Record]] = {
         Figure(id="f", benchmark="arena", metric="win rate", subject="a", against="b", value=0.5, low=0.4, high=0.6),
         Figure(id="g", benchmark="arena", metric="length", subject="a", count=3, higher_is_better=False, note="mean"),
     ],
+    "matches": [Match(id="m", record="p", other="q", where="$tests", how="ngrams", similarity=0.75, text="質問")],
 }
 
 

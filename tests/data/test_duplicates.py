@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 from stored import load
 
-from togi.core.records import Document
-from togi.data.duplicates import _bands, copies_by_cosine, copies_by_ngrams, remove_copies
+from togi.data.duplicates import Copies, copies_by_cosine, copies_by_ngrams
 from togi.data.features import HashedNgrams
-from togi.text.compare import jaccard, shingles
+from togi.data.minhash import Layout, band_keys, estimated, low_bytes, signatures
+from togi.text.compare import jaccard, normalise, shingles
+from togi.text.ngrams import Codes, character_ngrams
 
 VECTOR = load("dedup_rouge.json")
 
@@ -14,7 +15,12 @@ VECTOR = load("dedup_rouge.json")
 @pytest.mark.parametrize(("threshold", "kept"), VECTOR["kept"].items())
 def test_greedy_cosine_as_stored(threshold: str, kept: list[int], dtype: type) -> None:
     copies = copies_by_cosine(np.array(VECTOR["embeddings"], dtype=dtype), float(threshold))
-    assert [i for i, copy in enumerate(copies) if copy is None] == kept
+    assert np.flatnonzero(copies.kept).tolist() == kept
+
+
+def of(copies: Copies) -> list[int | None]:
+    """The kept item that each is a copy of."""
+    return [None if each < 0 else each for each in copies.of.tolist()]
 
 
 def plain_greedy(vectors: np.ndarray, threshold: float) -> list[int | None]:
@@ -29,14 +35,33 @@ def plain_greedy(vectors: np.ndarray, threshold: float) -> list[int | None]:
 def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = np.random.default_rng(0).normal(size=(60, 4))
     monkeypatch.setattr("togi.data.duplicates.BLOCK", 7)
-    assert copies_by_cosine(vectors, 0.8) == plain_greedy(vectors, 0.8)
+    monkeypatch.setattr("togi.data.duplicates.TILE", 5)
+    copies = copies_by_cosine(vectors, 0.8)
+    assert of(copies) == plain_greedy(vectors, 0.8)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    told = [(i, other) for i, other in enumerate(of(copies)) if other is not None]
+    assert all(copies.similarity[i] == pytest.approx(unit[i] @ unit[j], abs=1e-6) for i, j in told)
+
+
+def test_half_precision_is_computed_in_single() -> None:
+    vectors = np.random.default_rng(0).normal(size=(60, 4))
+    halves = vectors.astype(np.float16)
+    assert of(copies_by_cosine(halves, 0.8)) == plain_greedy(halves.astype(np.float64), 0.8)
+
+
+def test_an_order_decides_which_of_two_copies_stays() -> None:
+    vectors = np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
+    assert of(copies_by_cosine(vectors, 0.9, np.array([2, 1, 0]))) == [1, None, None]
+    texts = ["How do I bake bread at home?", "How do I bake bread at home", "Where do rivers begin?"]
+    assert of(copies_by_ngrams(texts, 0.9)) == [None, 0, None]
+    assert of(copies_by_ngrams(texts, 0.9, order=np.array([1, 2, 0]))) == [1, None, None]
 
 
 def test_strictly_more_than_the_threshold_and_zeros() -> None:
     vectors = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
-    assert copies_by_cosine(vectors, 1.0) == [None] * 4
-    assert copies_by_cosine(vectors, 0.99) == [None, 0, None, None]
-    assert copies_by_cosine(np.zeros((0, 4)), 0.5) == []
+    assert of(copies_by_cosine(vectors, 1.0)) == [None] * 4
+    assert of(copies_by_cosine(vectors, 0.99)) == [None, 0, None, None]
+    assert of(copies_by_cosine(np.zeros((0, 4)), 0.5)) == []
 
 
 def drafts(count: int) -> list[str]:
@@ -55,24 +80,46 @@ def test_minhash_finds_what_comparing_all_finds(threshold: float) -> None:
     for grams in sets:
         kept = [j for j, copy in enumerate(copies) if copy is None]
         copies.append(next((j for j in kept if jaccard(sets[j], grams) > threshold), None))
-    assert copies_by_ngrams(texts, threshold) == copies
-    assert any(copy is not None for copy in copies)
+    found = copies_by_ngrams(texts, threshold)
+    assert of(found) == copies and any(copy is not None for copy in copies)
+    told = [(i, other) for i, other in enumerate(copies) if other is not None]
+    assert all(found.similarity[i] == pytest.approx(jaccard(sets[i], sets[j])) for i, j in told)
 
 
-def test_bands_miss_few_pairs() -> None:
-    assert [_bands(t) for t in (0.5, 0.6, 0.8, 0.95)] == [128, 64, 64, 16]
+def test_bands_miss_few_pairs_and_stay_small() -> None:
+    for threshold in (0.11, 0.2, 0.5, 0.6, 0.7, 0.8, 0.95):
+        layout = Layout.at(threshold)
+        assert (1 - threshold**layout.rows) ** layout.bands < 1e-3
+        assert 8 * layout.bands + layout.permutations <= 768  # bytes a row: two numbers a band, a byte a permutation
+
+
+def test_many_equal_and_almost_equal_texts_are_copies_of_the_first() -> None:
+    texts = ["The quick brown fox jumps over the lazy dog near the river."] * 300
+    texts += [f"{texts[0]} {i}" for i in range(300)]
+    found = copies_by_ngrams(texts, 0.7)
+    assert found.of[0] == -1 and (found.of[1:] == 0).all()
+    assert (found.similarity[1:300] == 1).all() and (found.similarity[300:] < 1).all()
+    assert of(copies_by_ngrams(texts[:3], 1.0)) == [None, None, None]  # nothing is more alike than equal
+
+
+def test_a_signature_estimates_the_similarity() -> None:
+    rng = np.random.default_rng(5)
+    texts = ["".join(rng.choice(list("abcdefghij"), size=400))]
+    texts += [texts[0][cut:] + "".join(rng.choice(list("klmnop"), size=cut)) for cut in (0, 20, 60, 120, 250)]
+    found = signatures(character_ngrams(Codes.of([normalise(text) for text in texts]), 5), 4096)
+    kept = low_bytes(found)
+    true = [jaccard(shingles(texts[0], 5), shingles(text, 5)) for text in texts]
+    assert estimated(kept, kept[0]) == pytest.approx(np.array(true), abs=0.04)  # five standard deviations
+    assert estimated(kept, kept[0]) != pytest.approx(np.array(true[::-1]), abs=0.04)
+    keys = band_keys(found, Layout(1024, 4))
+    assert (keys[0] == keys[1]).all()
+    share = (found[:, 0] == found[:, 2]).reshape(1024, 4).all(axis=1)
+    assert ((keys[0] == keys[2]) == share).all()  # a band is equal where all its places are
 
 
 def test_copies_in_languages_without_spaces() -> None:
     texts = ["パンの焼き方を教えてください。", "ﾊﾟﾝの焼き方を教えてください！", "明日の天気はどうですか。", "a", "A!"]
-    assert copies_by_ngrams(texts, 0.6, n=3) == [None, 0, None, None, 3]
-
-
-def test_remove_copies_counts() -> None:
-    records = [Document(id=str(i), text="x") for i in range(3)]
-    kept, drops = remove_copies(records, [None, 0, None], stage="diversify")
-    assert [r.id for r in kept] == ["0", "2"]
-    assert [(d.id, d.stage, d.reason) for d in drops] == [("1", "diversify", "near_duplicate")]
+    assert of(copies_by_ngrams(texts, 0.6, n=3)) == [None, 0, None, None, 3]
 
 
 def test_hashed_ngrams() -> None:

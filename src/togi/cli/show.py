@@ -12,7 +12,7 @@ from togi.cli.common import json_option, load_graph, print_json, run_command, ru
 from togi.core.codec import read_records, to_row
 from togi.core.errors import InputError, RecipeError
 from togi.core.files import read_cache, read_lines
-from togi.core.records import Chat, Document, Figure, Message, Pair, Prompt, Record, Sample, Verdict
+from togi.core.records import Chat, Document, Figure, Match, Message, Pair, Prompt, Record, Sample, Verdict
 from togi.core.settings import MAIN
 from togi.core.tables import plain, say_table
 from togi.core.terminal import json_text, say
@@ -155,6 +155,11 @@ def _verdict(record: Verdict) -> str:
     return f"  {record.judge} on {', '.join(record.answers)}: {known}\n  {record.text}"
 
 
+def _match(match: Match) -> str:
+    alike = f"{match.how}, {match.similarity:.3g}"
+    return f"  {match.record} is like {match.other} of {match.where} ({alike})\n  {match.text}"
+
+
 READABLE: dict[type[Record], Callable[[Any], str]] = {
     Prompt: _prompt,
     Pair: lambda pair: f"{_turns(pair.prompt)}\n{_turns(pair.chosen, '+')}\n{_turns(pair.rejected, '-')}",
@@ -163,5 +168,6 @@ READABLE: dict[type[Record], Callable[[Any], str]] = {
     Document: lambda document: f"  {document.text[:400]}",
     Verdict: _verdict,
     Figure: lambda figure: f"  {figure.benchmark}: {figure.text}",
+    Match: _match,
 }
 """How a record of each kind is shown."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from togi.core.files import read_json
-from togi.core.records import Chat, Document, Figure, Message, Pair, Prompt, Record, Sample, Verdict
+from togi.core.records import Chat, Document, Figure, Match, Message, Pair, Prompt, Record, Sample, Verdict
 from togi.text.jinja import render_jinja
 from togi.text.template import TEMPLATES
 
@@ -26,6 +26,7 @@ READ: dict[type[Record], Callable[[Any], list[str | Sequence[Message]]]] = {
     Sample: lambda sample: [],  # no stage trains on what is not chosen
     Verdict: lambda verdict: [],
     Figure: lambda figure: [],
+    Match: lambda match: [],
 }
 """What of a record of each kind a model reads: conversations, and text as it stands."""
 

@@ -285,6 +285,13 @@ LAYOUTS: dict[str, Layout] = {
             ("note", pa.string()),
         ]
     ),
+    "matches": _plain(
+        [
+            *((name, pa.string()) for name in ("record", "other", "where", "how")),
+            ("similarity", pa.float64()),
+            ("text", pa.string()),
+        ]
+    ),
 }
 """The row form of each kind of `KINDS`."""
 

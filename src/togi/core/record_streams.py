@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -99,6 +100,27 @@ def read_range(path: Path, first: int, rows: int) -> list[Any]:
                 found += _records(layout, file.read_row_group(group).slice(low - start, high - low))
             start += size
     return found
+
+
+def pick_records(path: Path, rows: np.ndarray, batch: int) -> Iterator[list[Any]]:
+    """The records at some rows of a file, in the order of `rows`, `batch` at a time.
+
+    Memory holds the chosen ones as columns, and one row group. Raises InputError as `codec.read_records` does.
+    """
+    sort = np.argsort(rows, kind="stable")
+    with _opened(path) as (file, layout):
+        parts, start = [file.schema_arrow.empty_table()], 0
+        for group in range(file.num_row_groups):
+            size = file.metadata.row_group(group).num_rows
+            low, high = np.searchsorted(rows[sort], [start, start + size])
+            if low < high:
+                parts.append(file.read_row_group(group).take(rows[sort[low:high]] - start))
+            start += size
+        table = pa.concat_tables(parts)
+    place = np.empty(len(rows), dtype=np.int64)
+    place[sort] = np.arange(len(rows))
+    for first in range(0, len(rows), batch):
+        yield _records(layout, table.take(place[first : first + batch]))
 
 
 @contextmanager

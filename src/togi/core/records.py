@@ -197,6 +197,22 @@ class Figure(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Match(Record):
+    """A record that left because it is like another one.
+
+    `record` and `other` are their ids; `where` refers to the set of the other one. `how` says by what they are alike
+    (text, ngrams, embedding), `similarity` how much. `text` is the record's, or the part that both have.
+    """
+
+    record: str
+    other: str
+    where: str
+    how: str
+    similarity: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Drop:
     """A record that left the road, where and why. `reason` is a short constant: it becomes a counter."""
 
@@ -239,5 +255,6 @@ KINDS: dict[str, type[Record]] = {
     "documents": Document,
     "verdicts": Verdict,
     "tables": Figure,
+    "matches": Match,
 }
 """Every kind of records that a stage can give. How each is kept in a file stands in core/codec.py."""

@@ -1,59 +1,185 @@
 """Selects a budget of items that represent all the others. Deterministic; ties go to the earlier item.
 
-Suffixes: N items, W width.
+Vectors may be float16: they are computed in float32, a tile at a time. Their length does not matter.
+
+Suffixes: N items, W width, T tile, K taken or nearest, P pool, C clusters.
 """
 
 import heapq
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from togi.data.duplicates import TILE, unit_rows
 
-def farthest_points(vectors_NW: np.ndarray, budget: int) -> list[int]:
-    """Greedy k-centre: starts nearest to the mean, then always takes the item farthest (by cosine) from those taken.
+POOL = 1024
+Progress = Callable[[int], None]
+
+
+def farthest_points(
+    vectors_NW: np.ndarray, budget: int, start: int | None = None, progress: Progress = lambda done: None
+) -> list[int]:
+    """Greedy k-centre: starts with `start`, by default what is nearest to the mean, then always takes the item
+    farthest (by cosine) from those taken.
 
     Gives the indices in the order taken; all items, if the budget allows. The largest distance of an item to its
     nearest taken one is at most twice the best possible (Gonzalez 1985). Finds the edges of the data, outliers too.
+
+    The next items are looked for among the farthest ones of the moment. As distances only shrink, what is farther than
+    all others were is the farthest of all, so several are taken before all distances are computed anew.
     """
-    unit_NW = _unit(vectors_NW)
-    if budget <= 0 or len(unit_NW) == 0:
+    count = len(vectors_NW)
+    if budget <= 0 or count == 0:
         return []
-    taken = [int(np.argmax(unit_NW @ unit_NW.mean(axis=0)))]
-    nearest_N = 1 - unit_NW @ unit_NW[taken[0]]
-    nearest_N[taken[0]] = -np.inf
-    while len(taken) < min(budget, len(unit_NW)):
-        taken.append(int(np.argmax(nearest_N)))
-        nearest_N = np.minimum(nearest_N, 1 - unit_NW @ unit_NW[taken[-1]])
-        nearest_N[taken[-1]] = -np.inf
+    taken = [_nearest_to_mean(vectors_NW) if start is None else start]
+    nearest_N = np.full(count, np.inf, dtype=np.result_type(vectors_NW.dtype, np.float32))
+    fresh = taken
+    while len(taken) < min(budget, count):
+        _shrink(nearest_N, vectors_NW, fresh)
+        nearest_N[taken] = -np.inf
+        fresh = _next(nearest_N, vectors_NW, min(budget, count) - len(taken))
+        taken = [*taken, *fresh]
+        progress(len(taken))
     return taken
 
 
-def facility_location(vectors_NW: np.ndarray, budget: int) -> list[int]:
+def _nearest_to_mean(vectors_NW: np.ndarray) -> int:
+    mean_W = sum(unit_TW.sum(axis=0) for _, unit_TW in _tiles(vectors_NW)) / len(vectors_NW)
+    return int(np.argmax(np.concatenate([unit_TW @ mean_W for _, unit_TW in _tiles(vectors_NW)])))
+
+
+def _tiles(vectors_NW: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """The rows, of length 1, some thousand at a time."""
+    for first in range(0, len(vectors_NW), TILE):
+        rows = slice(first, first + TILE)
+        yield rows, unit_rows(vectors_NW[rows])
+
+
+def _shrink(nearest_N: np.ndarray, vectors_NW: np.ndarray, fresh: list[int]) -> None:
+    """Takes new centres into the distance of each item to its nearest one."""
+    centres_WK = unit_rows(vectors_NW[fresh]).T
+    for rows, unit_TW in _tiles(vectors_NW):
+        np.minimum(nearest_N[rows], 1 - (unit_TW @ centres_WK).max(axis=1), out=nearest_N[rows])
+
+
+def _next(nearest_N: np.ndarray, vectors_NW: np.ndarray, most: int) -> list[int]:
+    """The items that the greedy rule takes next, as long as the pool of the farthest ones shows which they are."""
+    first = int(np.argmax(nearest_N))
+    pool = np.arange(len(nearest_N))
+    outside = -np.inf
+    if len(pool) > POOL:
+        split = np.argpartition(nearest_N, len(pool) - POOL)
+        pool, outside = np.sort(split[-POOL:]), nearest_N[split[:-POOL]].max()
+    nearest_P = nearest_N[pool]
+    unit_PW = unit_rows(vectors_NW[pool])
+    found = [first]
+    while len(found) < most:
+        place = np.searchsorted(pool, found[-1])
+        if place < len(pool) and pool[place] == found[-1]:
+            nearest_P[place] = -np.inf
+        nearest_P = np.minimum(nearest_P, 1 - unit_PW @ unit_rows(vectors_NW[found[-1:]])[0])
+        best = int(np.argmax(nearest_P))
+        if nearest_P[best] <= outside or nearest_P[best] == -np.inf:
+            break
+        found.append(int(pool[best]))
+    return found
+
+
+def facility_location(
+    vectors_NW: np.ndarray,
+    budget: int,
+    neighbours: int = 64,
+    start: int | None = None,
+    progress: Progress = lambda done: None,
+) -> list[int]:
     """Greedy facility location: each step takes the item that raises the summed cosine to the nearest taken one most.
 
-    Gives the indices in the order taken. Represents the bulk rather than the edges. Lazy greedy (Minoux 1978) on a heap
-    of stale gains; needs N x N numbers, so at most some ten thousand items.
+    An item represents the `neighbours` nearest ones, itself among them; up to that many items in all this is exact.
+    Gives the indices in the order taken, `start` first where it is given. Represents the bulk rather than the edges.
+    Lazy greedy (Minoux 1978) on a heap of stale gains.
     """
-    unit_NW = _unit(vectors_NW)
-    similar_NN = unit_NW @ unit_NW.T
-    covered_N = np.zeros(len(unit_NW), dtype=unit_NW.dtype)
-    heap = [(-_gain(row_N, covered_N), i) for i, row_N in enumerate(similar_NN)]
+    near_NK, cosine_NK = nearest(vectors_NW, neighbours)
+    covered_N = np.zeros(len(near_NK), dtype=cosine_NK.dtype)
+
+    def gain(i: int) -> float:
+        return float(np.maximum(cosine_NK[i] - covered_N[near_NK[i]], 0).sum())
+
+    heap = [(-gain(i), i) for i in range(len(near_NK))]
+    if start is not None:
+        heap[start] = (-np.inf, start)
     heapq.heapify(heap)
     taken: list[int] = []
     while heap and len(taken) < budget:
-        _, i = heapq.heappop(heap)
-        entry = (-_gain(similar_NN[i], covered_N), i)
-        if heap and entry > heap[0]:  # its gain is stale: back into the queue
+        stale, i = heapq.heappop(heap)
+        entry = (-gain(i), i)
+        if heap and entry > heap[0] and stale != -np.inf:  # its gain is stale: back into the queue
             heapq.heappush(heap, entry)
             continue
         taken.append(i)
-        covered_N = np.maximum(covered_N, similar_NN[i])
+        covered_N[near_NK[i]] = np.maximum(covered_N[near_NK[i]], cosine_NK[i])
+        progress(len(taken))
     return taken
 
 
-def _gain(row_N: np.ndarray, covered_N: np.ndarray) -> float:
-    return float(np.maximum(row_N - covered_N, 0).sum())
+# --- nearest neighbours -----------------------------------------------------------------------------------------------
+
+EXACT = 8192
+"""Up to so many items all are compared with all."""
+
+CLUSTER = 512
+PROBED = 16
+ROUNDS = 5
 
 
-def _unit(vectors_NW: np.ndarray) -> np.ndarray:
-    length_N1 = np.linalg.norm(vectors_NW, axis=1, keepdims=True)
-    return vectors_NW / np.where(length_N1 > 0, length_N1, 1)
+def nearest(vectors_NW: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """(N, K) int32 and their cosines: the `k` items nearest to each, itself among them, in no order.
+
+    Of more than EXACT items they are looked for in the 16 clusters (of some 512 items) whose centres are nearest to
+    that of the item's own: approximate, with the recall that docs/benchmarks.md tells.
+    """
+    count = len(vectors_NW)
+    k = min(k, count)
+    near_NK = np.zeros((count, k), dtype=np.int32)
+    cosine_NK = np.zeros((count, k), dtype=np.result_type(vectors_NW.dtype, np.float32))
+    for rows, others in _searches(vectors_NW):
+        other_OW = unit_rows(vectors_NW[others])
+        for part in range(0, len(rows), CLUSTER):
+            some = rows[part : part + CLUSTER]
+            cosine_TO = unit_rows(vectors_NW[some]) @ other_OW.T
+            top_TK = np.argpartition(-cosine_TO, k - 1, axis=1)[:, :k] if k < len(others) else _all(cosine_TO)
+            near_NK[some] = others[top_TK]
+            cosine_NK[some] = np.take_along_axis(cosine_TO, top_TK, axis=1)
+    return near_NK, cosine_NK
+
+
+def _all(cosine_TO: np.ndarray) -> np.ndarray:
+    return np.broadcast_to(np.arange(cosine_TO.shape[1]), cosine_TO.shape)
+
+
+def _searches(vectors_NW: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows, and the rows among which their neighbours are looked for."""
+    count = len(vectors_NW)
+    if count <= EXACT:
+        yield np.arange(count), np.arange(count)
+        return
+    centre_CW, cluster_N = _clusters(vectors_NW, count // CLUSTER)
+    by_cluster = np.argsort(cluster_N, kind="stable")
+    ends = np.cumsum(np.bincount(cluster_N, minlength=len(centre_CW)))
+    members = np.split(by_cluster, ends[:-1])
+    probed_CC = np.argsort(-(centre_CW @ centre_CW.T), axis=1, kind="stable")[:, :PROBED]
+    for cluster, rows in enumerate(members):
+        if len(rows):
+            yield rows, np.concatenate([members[other] for other in probed_CC[cluster]])
+
+
+def _clusters(vectors_NW: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """(C, W) centres and the one that each row is nearest to: k-means by cosine over a sample, always the same."""
+    rng = np.random.default_rng(0)
+    sample_SW = unit_rows(vectors_NW[np.sort(rng.choice(len(vectors_NW), min(len(vectors_NW), 64 * count), False))])
+    centre_CW = sample_SW[rng.choice(len(sample_SW), count, False)]
+    for _ in range(ROUNDS):
+        nearest_S = (sample_SW @ centre_CW.T).argmax(axis=1)
+        sums_CW = np.zeros_like(centre_CW)
+        np.add.at(sums_CW, nearest_S, sample_SW)
+        centre_CW = unit_rows(np.where(np.bincount(nearest_S, minlength=count)[:, None] > 0, sums_CW, centre_CW))
+    return centre_CW, np.concatenate([(tile @ centre_CW.T).argmax(axis=1) for _, tile in _tiles(vectors_NW)])

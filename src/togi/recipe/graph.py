@@ -21,9 +21,10 @@ from togi.core.hub import COMMIT
 from togi.core.seeds import digest
 from togi.core.settings import MAIN, CodePath, MadeModelRef, PackageName, RecipePath, Ref, is_place, references
 from togi.core.sources import ModelSource, fingerprint, model_files
+from togi.recipe.around import completed
 from togi.recipe.schema import DataSpec, ModelSpec, Recipe, TemplateFile
 from togi.recipe.store import VERSION, Read
-from togi.stages.base import StageSettings
+from togi.stages.base import UNKNOWN, StageSettings
 from togi.stages.context import Resolved
 from togi.stages.table import STAGES, takers
 
@@ -97,6 +98,7 @@ def build(recipe: Recipe) -> Graph:
     Raises RecipeError (unknown or misfitting references, circles) and InputError (missing files and packages).
     """
     problems: list[str] = []
+    recipe = completed(recipe)
     _check_made(recipe, problems)
     _check_references(recipe, problems)
     if problems:
@@ -110,7 +112,7 @@ def build(recipe: Recipe) -> Graph:
             if ref.name in sources:
                 inputs[ref] = settings.of_model(sources[ref.name])
             elif ref.name in recipe.data:
-                inputs[ref] = _add_import(graph, ref)
+                inputs[ref] = _add_import(graph, ref, settings)
             else:
                 inputs[ref] = _stage_of(recipe, ref)
         _add(graph, name, settings, inputs)
@@ -215,8 +217,8 @@ def _check_references(recipe: Recipe, problems: list[str]) -> None:
             if wrong := _no_output(recipe, ref):
                 problems.append(f"{where}: {key}: {wrong}")
                 continue
-            found = _kind_of(recipe, ref)
-            if found not in ref.kinds:
+            found = _kind_of(recipe, ref, settings)
+            if found not in (*ref.kinds, UNKNOWN):
                 wanted = " or ".join(ref.kinds)
                 hint = _declared(recipe, ref) or _who_takes(found)
                 problems.append(f"{where}: {key}: needs {wanted}, but {ref} gives {found}{hint}")
@@ -250,10 +252,13 @@ def _who_takes(kind: str) -> str:
     return f"; stages that take {kind}: {', '.join(found)}" if found else ""
 
 
-def _kind_of(recipe: Recipe, ref: Ref) -> str:
+def _kind_of(recipe: Recipe, ref: Ref, reader: StageSettings | None = None) -> str:
+    """The kind of what `ref` stands for, read by a stage with the settings `reader`."""
     if ref.name in recipe.models:
         return MODEL_KINDS[recipe.models[ref.name].kind]
     if ref.name in recipe.data:
+        if reader is not None and ref in reader.passes:
+            return kinds_of(reader)[MAIN]
         return next((k for k in ref.kinds if k in ("prompts", "pairs", "chats", "documents")), "records")
     return kinds_of(recipe.stages[ref.name])[ref.output]
 
@@ -271,9 +276,9 @@ def _order(recipe: Recipe) -> list[str]:
     return order
 
 
-def _add_import(graph: Graph, ref: Ref) -> str:
+def _add_import(graph: Graph, ref: Ref, reader: StageSettings) -> str:
     """The node that reads data as `ref` wants it; read as two kinds, the second is NAME@KIND, which no stage can be."""
-    kind = _kind_of(graph.recipe, ref)
+    kind = _kind_of(graph.recipe, ref, reader)
     first = graph.nodes.get(ref.name)
     name = ref.name if first is None or kinds_of(first.settings)[MAIN] == kind else f"{ref.name}@{kind}"
     if name not in graph.nodes:

@@ -4,9 +4,9 @@ A stage is two files: `x.py` declares its settings, its outputs and where its wo
 may import anything heavy.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 from pydantic import Field
 
@@ -16,6 +16,21 @@ from togi.stages.cost import Cost, Inputs
 
 RECORDS_FILE = "output/records.parquet"
 MODEL_FOLDER = "output/model"
+UNKNOWN = "records"
+"""The kind of what cannot be told yet: of a reference that leads nowhere, or round in a circle."""
+
+
+class Around(Protocol):
+    """What settings may ask of the recipe that they stand in."""
+
+    def kind(self, ref: Ref) -> str | None:
+        """The kind of what a reference stands for; None for data, which become what they are read as; UNKNOWN for what
+        the recipe has to mend."""
+        ...
+
+    def measured(self) -> list[Ref]:
+        """The records on which the stages of the recipe measure models, each once."""
+        ...
 
 
 class StageSettings(Settings):
@@ -27,6 +42,15 @@ class StageSettings(Settings):
     def of_model(self, source: ModelSource) -> ModelSource:
         """A model from outside as this stage wants it, where the recipe leaves that open."""
         return source
+
+    def within(self, around: Around) -> Self:
+        """The settings in a recipe: what they leave open and other stages decide is filled in. Raises ValueError."""
+        return self
+
+    @property
+    def passes(self) -> Sequence[Ref]:
+        """The records that the stage passes on, where its output is of their kind; see `PassingSettings`."""
+        return ()
 
     @property
     def downloads(self) -> list[tuple[str, str]]:
@@ -52,6 +76,30 @@ class RowSettings(StageSettings):
     @property
     def pool(self) -> int:
         return self.workers
+
+
+class PassingSettings(StageSettings):
+    """Settings of a stage that takes several kinds of records and gives the kind that it takes: that of `passes`."""
+
+    of_data: ClassVar[str | None] = None  # what rows under data: become where `kind` does not say
+
+    kind: Literal["prompts", "chats", "documents", "samples", "pairs"] | None = Field(
+        default=None, description="what the input's rows become where it stands under data:; else the input's own kind"
+    )
+
+    def within(self, around: Around) -> Self:
+        asked = self.kind or self.of_data
+        found = dict.fromkeys(around.kind(ref) or asked for ref in self.passes)
+        if UNKNOWN in found:
+            return self
+        if None in found:
+            given = next(ref for ref in self.passes if around.kind(ref) is None)
+            raise ValueError(f"say with `kind` what {given} becomes: prompts, chats, documents or pairs")
+        if len(found) > 1 or (self.kind is not None and self.kind not in found):
+            told = ", ".join(f"{ref} gives {around.kind(ref) or asked}" for ref in self.passes)
+            also = f", kind says {self.kind}" if self.kind is not None else ""
+            raise ValueError(f"all records have to be of one kind, but {told}{also}")
+        return self.model_copy(update={"kind": next(iter(found))})
 
 
 class RankedSettings(StageSettings):
@@ -83,6 +131,21 @@ def gives(main: str, **named: str) -> Gives:
 
 
 @dataclass(frozen=True, slots=True)
+class PassesOn:
+    """The outputs of a stage with `PassingSettings`: the main one is of its kind, `named` have their own."""
+
+    named: Mapping[str, str]
+
+    def __call__(self, settings: PassingSettings) -> Mapping[str, str]:
+        return {MAIN: settings.kind or UNKNOWN, **self.named}
+
+
+def passes_on(**named: str) -> PassesOn:
+    """The outputs of a stage that gives the kind that it takes."""
+    return PassesOn(named)
+
+
+@dataclass(frozen=True, slots=True)
 class StageType:
     """All that is asked about a kind of stage.
 
@@ -92,7 +155,8 @@ class StageType:
     (stages/shards.py).
 
     `estimate(settings, inputs)` is what the stage will take. `job(settings)` says how it trains (a `TrainingJob`); a
-    stage without one trains nothing. `chooses(settings)` refers to the records of which the main output is a part. With
+    stage without one trains nothing. `measures(settings)` are the records on which it measures models.
+    `chooses(settings)` refers to the records of which the main output is a part. With
     `imports` records come from outside: `work` has `read(settings, takers)` beside `run`.
     """
 
@@ -105,16 +169,21 @@ class StageType:
     rows: str = ""
     estimate: Callable[[Any, Inputs], Cost] | None = None
     job: Callable[[Any], Any] | None = None
+    measures: Callable[[Any], Sequence[Ref]] | None = None
     chooses: Callable[[Any], Ref] | None = None
     imports: bool = False
 
     @property
     def yields(self) -> str:
         """The outputs in words, as far as they follow from the type alone."""
-        if not isinstance(self.outputs, Gives):
+        if isinstance(self.outputs, PassesOn):
+            kinds = {MAIN: "the kind that it takes", **self.outputs.named}
+        elif isinstance(self.outputs, Gives):
+            kinds = {**self.outputs.kinds}
+        else:
             return ""
-        named = [f"{kind} ($stage.{name})" for name, kind in self.outputs.kinds.items() if name != MAIN]
-        return ", ".join([*([self.outputs.kinds[MAIN]] if MAIN in self.outputs.kinds else []), *named])
+        named = [f"{kind} ($stage.{name})" for name, kind in kinds.items() if name != MAIN]
+        return ", ".join([*([kinds[MAIN]] if MAIN in kinds else []), *named])
 
 
 def output_path(kind: str, name: str = MAIN) -> str:

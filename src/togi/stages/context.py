@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from togi.core.codec import read_records, write_records
 from togi.core.errors import InputError, Interrupted, StageError
 from togi.core.files import append_line, cut_torn_line, read_json, read_lines, read_object, write_json
 from togi.core.hashing import file_hash
 from togi.core.ranks import ALONE, Ranks
-from togi.core.record_streams import RecordWriter, count_records, read_batches, record_writer
+from togi.core.record_streams import RecordWriter, count_records, pick_records, read_batches, record_writer
 from togi.core.records import Drop, Provenance, Record
 from togi.core.seeds import digest
 from togi.core.settings import MAIN, Ref
@@ -91,6 +93,12 @@ class Context:
 
     def _batches(self, ref: Ref, rows: int) -> Iterator[list[Any]]:
         for batch in read_batches(self.records_file(ref), rows):
+            self._note_sources(batch)
+            yield batch
+
+    def picked(self, ref: Ref, rows: np.ndarray) -> Iterator[list[Any]]:
+        """The records at some rows of what `ref` stands for, in the order of `rows`, some thousand at a time."""
+        for batch in pick_records(self.records_file(ref), rows, SHARD_ROWS):
             self._note_sources(batch)
             yield batch
 

@@ -2,7 +2,7 @@
 
 from togi.core.records import KINDS
 from togi.core.settings import takes
-from togi.stages.data import contrast, curate, diversify, importing, select, synthesize
+from togi.stages.data import contrast, curate, dedup, diversify, importing, select, synthesize
 from togi.stages.evaluation import evaluate
 from togi.stages.training import dpo, grpo, pretrain, reward, sft, smpo
 
@@ -12,6 +12,7 @@ STAGES = {
         importing.STAGE,
         synthesize.STAGE,
         curate.STAGE,
+        dedup.STAGE,
         diversify.STAGE,
         select.STAGE,
         contrast.STAGE,

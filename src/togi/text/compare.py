@@ -3,10 +3,20 @@
 import unicodedata
 
 
+class _Kept(dict[int, int]):
+    """Letters, marks and numbers as they are, all else as a space; filled as characters come."""
+
+    def __missing__(self, code: int) -> int:
+        self[code] = code if unicodedata.category(chr(code))[0] in "LMN" else 32
+        return self[code]
+
+
+_KEPT = _Kept()
+
+
 def normalise(text: str) -> str:
     """Text for comparison: compatibility forms, case, punctuation and spacing made equal."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join("".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in folded).split())
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().translate(_KEPT).split())
 
 
 def shingles(text: str, n: int) -> frozenset[str]:

@@ -1,53 +1,112 @@
-"""The work of `diversify`."""
+"""The work of `diversify`. The records are read several times, a part at a time; what is held of each is its text for
+the n-grams, then its embedding in float16."""
 
 import numpy as np
 
-from togi.core.records import Prompt
+from togi.core.protocols import Embedder
 from togi.core.settings import EmbedderRef
 from togi.core.sources import ModelSource
-from togi.data.diversify import farthest_points
-from togi.data.duplicates import copies_by_cosine, copies_by_ngrams, remove_copies
+from togi.data.compared import compared
+from togi.data.diversify import facility_location, farthest_points
+from togi.data.duplicates import NgramCopies, copies_by_cosine
 from togi.data.features import HashedNgrams
 from togi.model.embed import SentenceEmbedder
 from togi.stages.context import Context
-from togi.stages.data.diversify import Diversify
+from togi.stages.data.alike_work import best_first, embedded, scores_of
+from togi.stages.data.diversify import REASONS, Diversify
 from togi.stages.endpoints import embedder
+
+NGRAMS, EMBEDDING, OVER, CHOSEN = range(4)
+"""What becomes of a record: one of the REASONS, or it is chosen."""
 
 
 def run(settings: Diversify, context: Context) -> None:
-    prompts: list[Prompt] = context.records(settings.input)
-    context.count_in(len(prompts))
-    copies = copies_by_ngrams([p.text for p in prompts], settings.max_jaccard, settings.ngram)
-    kept, drops = remove_copies(prompts, copies, stage=context.name, reason="near_duplicate_ngrams")
-    context.drop_all(drops)
-    vectors_NW = _embed(settings, context, [p.text for p in kept])
-    alike = copies_by_cosine(vectors_NW, settings.max_cosine)
-    vectors_NW = vectors_NW[[copy is None for copy in alike]]
-    kept, drops = remove_copies(kept, alike, stage=context.name, reason="near_duplicate_embedding")
-    context.drop_all(drops)
-    chosen = farthest_points(vectors_NW, settings.keep)
-    taken = np.zeros(len(kept), dtype=bool)
-    taken[chosen] = True
-    for prompt, is_taken in zip(kept, taken, strict=True):
-        if not is_taken:
-            context.drop(prompt, "over_budget")
-    if len(chosen) < settings.keep:
+    count = context.records_count(settings.input)
+    context.count_in(count)
+    scores_N = None if settings.by is None else scores_of(context, settings.input, settings.by)
+    fate_N = np.full(count, OVER, dtype=np.uint8)
+    fate_N[~_different_texts(settings, context, scores_N)] = NGRAMS
+    left = np.flatnonzero(fate_N == OVER)
+    vectors_KW = embedded(_embedder(settings, context), context, settings.input, settings.part, fate_N == OVER)
+    different_K = copies_by_cosine(vectors_KW, settings.max_cosine, _order(scores_N, left)).kept
+    fate_N[left[~different_K]] = EMBEDDING
+    left = left[different_K]
+    chosen = left[_select(settings, context, compressed(vectors_KW, different_K), scores_N, left)]
+    fate_N[chosen] = CHOSEN
+    _tell_shortage(settings, context, count, len(chosen))
+    _write(settings, context, fate_N, chosen)
+
+
+def _different_texts(settings: Diversify, context: Context, scores_N: np.ndarray | None) -> np.ndarray:
+    """(N,) bool: what is no near-duplicate by its n-grams."""
+    count = context.records_count(settings.input)
+    finder = NgramCopies(count, settings.max_jaccard, settings.ngram)
+    for batch in context.batches(settings.input):
+        finder.add([compared(record, settings.part) for record in batch])
+        context.progress(len(finder.texts), count, "signature")
+        context.check_stop()
+    order = _order(scores_N, np.arange(count))
+    return finder.copies(order, lambda done: context.progress(done, count, "comparison")).kept
+
+
+def _order(scores_N: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
+    """In which order some rows are looked at: the best first."""
+    return None if scores_N is None else best_first(scores_N[rows])
+
+
+def compressed(vectors_NW: np.ndarray, kept_N: np.ndarray) -> np.ndarray:
+    """The kept rows, moved together in the memory in which they lie."""
+    rows = np.flatnonzero(kept_N)
+    for first in range(0, len(rows), 4096):
+        part = rows[first : first + 4096]
+        vectors_NW[first : first + len(part)] = vectors_NW[part]
+    return vectors_NW[: len(rows)]
+
+
+def _select(
+    settings: Diversify, context: Context, vectors_KW: np.ndarray, scores_N: np.ndarray | None, left: np.ndarray
+) -> list[int]:
+    """Which of what is left are chosen, in the order in which they are taken."""
+    start = None if scores_N is None else int(np.argmax(scores_N[left]))
+
+    def tell(done: int) -> None:
+        if done % 64 == 0 or done == settings.keep:
+            context.progress(done, min(settings.keep, len(left)), "selection")
+
+    if settings.method == "k_centre":
+        return farthest_points(vectors_KW, settings.keep, start, tell)
+    return facility_location(vectors_KW, settings.keep, settings.neighbours, start, tell)
+
+
+def _tell_shortage(settings: Diversify, context: Context, count: int, chosen: int) -> None:
+    if chosen < settings.keep:
         context.alarm(
             "under_budget",
-            f"only {len(chosen)} different records are left of {len(prompts)}, {settings.keep} were asked for: make "
-            "more drafts upstream, or lower keep",
-            value=len(chosen),
+            f"only {chosen} different records are left of {count}, {settings.keep} were asked for: make more drafts "
+            "upstream, or lower keep",
+            value=chosen,
             threshold=settings.keep,
         )
-    context.write("prompts", [kept[i] for i in chosen])
 
 
-def _embed(settings: Diversify, context: Context, texts: list[str]) -> np.ndarray:
+def _write(settings: Diversify, context: Context, fate_N: np.ndarray, chosen: np.ndarray) -> None:
+    first = 0
+    for batch in context.batches(settings.input):
+        for record, fate in zip(batch, fate_N[first : first + len(batch)].tolist(), strict=True):
+            if fate != CHOSEN:
+                context.drop(record, REASONS[fate])
+        first += len(batch)
+    with context.writer(settings.kind or "") as writer:
+        for batch in context.picked(settings.input, chosen):
+            writer.write(batch)
+
+
+def _embedder(settings: Diversify, context: Context) -> Embedder:
     chosen = settings.embedder
     if chosen is None:
-        return HashedNgrams().embed(texts)
+        return HashedNgrams()
     if isinstance(chosen, EmbedderRef):
-        return embedder(context, chosen).embed(texts)
+        return embedder(context, chosen)
     kind = "package" if chosen.path is None else "path"
     source = ModelSource(kind=kind, name=str(chosen.path or chosen.package))
-    return SentenceEmbedder(source, context.cache, prefix=chosen.prefix).embed(texts)
+    return SentenceEmbedder(source, context.cache, prefix=chosen.prefix)

@@ -45,4 +45,5 @@ STAGE = StageType(
     work="togi.stages.evaluation.evaluate_work",
     version=6,
     estimate=estimate,
+    measures=lambda settings: [settings.prompts],
 )

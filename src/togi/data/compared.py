@@ -1,0 +1,74 @@
+"""Which texts of a record are compared with those of others: all that is said, what is asked, or what is answered."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from togi.core.records import Chat, Document, Message, Pair, Prompt, Record, Sample
+
+Part = Literal["whole", "question", "answer"]
+
+
+def turns(record: Record, part: Part) -> list[str]:
+    """The texts of a record that `part` means, turn by turn; a system turn belongs to none.
+
+    `question` is what users say, `answer` the last word: of a pair both sides, of a prompt its reference answer. A
+    document is one text, whatever is asked for.
+    """
+    return _PARTS[type(record)](record)[part]()
+
+
+def compared(record: Record, part: Part) -> str:
+    """The same as one text."""
+    return "\n".join(turns(record, part))
+
+
+Parts = dict[str, Callable[[], list[str]]]
+
+
+def _said(messages: Sequence[Message]) -> list[str]:
+    return [message.content for message in messages if message.role != "system"]
+
+
+def _asked(messages: Sequence[Message]) -> list[str]:
+    return [message.content for message in messages if message.role == "user"]
+
+
+def _chat(chat: Chat) -> Parts:
+    said = chat.messages
+    return {"whole": lambda: _said(said), "question": lambda: _asked(said), "answer": lambda: [said[-1].content]}
+
+
+def _prompt(prompt: Prompt) -> Parts:
+    answer = [] if prompt.answer is None else [prompt.answer]
+    return {
+        "whole": lambda: [*_said(prompt.messages), *answer],
+        "question": lambda: _asked(prompt.messages),
+        "answer": lambda: answer,
+    }
+
+
+def _sample(sample: Sample) -> Parts:
+    prompt, answer = sample.prompt.messages, [sample.completion.text]
+    return {"whole": lambda: [*_said(prompt), *answer], "question": lambda: _asked(prompt), "answer": lambda: answer}
+
+
+def _pair(pair: Pair) -> Parts:
+    sides = [*_said(pair.chosen), *_said(pair.rejected)]
+    return {
+        "whole": lambda: [*_said(pair.prompt), *sides],
+        "question": lambda: _asked(pair.prompt),
+        "answer": lambda: sides,
+    }
+
+
+def _document(document: Document) -> Parts:
+    return dict.fromkeys(("whole", "question", "answer"), lambda: [document.text])
+
+
+_PARTS: dict[type[Record], Callable[[Any], Parts]] = {
+    Prompt: _prompt,
+    Chat: _chat,
+    Sample: _sample,
+    Pair: _pair,
+    Document: _document,
+}

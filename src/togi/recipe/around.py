@@ -1,0 +1,49 @@
+"""What the stages of a recipe decide for each other: the kind that a stage passes on, the sets that are measured on."""
+
+from dataclasses import dataclass, field, replace
+
+from togi.core.errors import RecipeError
+from togi.core.settings import Ref
+from togi.recipe.schema import Recipe
+from togi.stages.base import UNKNOWN, StageSettings
+from togi.stages.table import STAGES
+
+
+def completed(recipe: Recipe) -> Recipe:
+    """The recipe with what each stage leaves to the others filled in. Raises RecipeError where that cannot be."""
+    around = Neighbours(recipe)
+    return replace(recipe, stages={name: around.stage(name) for name in recipe.stages})
+
+
+@dataclass(slots=True)
+class Neighbours:
+    """An `Around` of one recipe. A circle of stages is left as it is: the graph reports it."""
+
+    recipe: Recipe
+    done: dict[str, StageSettings] = field(default_factory=dict)
+    begun: dict[str, None] = field(default_factory=dict)
+
+    def stage(self, name: str) -> StageSettings:
+        """A stage's settings in the recipe."""
+        if name not in self.done and name not in self.begun:
+            self.begun[name] = None
+            try:
+                self.done[name] = self.recipe.stages[name].within(self)
+            except ValueError as error:
+                raise RecipeError(f"{self.recipe.tree.where(('stages', name))}: stages.{name}: {error}") from None
+        return self.done.get(name, self.recipe.stages[name])
+
+    def kind(self, ref: Ref) -> str | None:
+        if ref.name not in self.recipe.stages:
+            return None if ref.name in self.recipe.data else UNKNOWN
+        settings = self.stage(ref.name)
+        return STAGES[settings.type].outputs(settings).get(ref.output, UNKNOWN)
+
+    def measured(self) -> list[Ref]:
+        found = [
+            ref
+            for settings in self.recipe.stages.values()
+            if (measures := STAGES[settings.type].measures) is not None
+            for ref in measures(settings)
+        ]
+        return list(dict.fromkeys(found))
