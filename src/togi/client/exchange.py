@@ -1,0 +1,318 @@
+"""From a request to its stored answer: reserve, send, check, store; again where that can help.
+
+Everything here runs in the client's event loop. A slot is taken before a reservation is written and freed after the
+answer is committed, so no more than `concurrency` requests can be lost by a kill, and what is lost stays charged.
+"""
+
+import asyncio
+import json
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from togi.client.accounts import Account, reserve, settle, spending
+from togi.client.answers import Failure, Whole, dump, load
+from togi.client.committer import Committer
+from togi.client.endpoint import NO_TOKENS, Endpoint, Tokens, read_key, root_of
+from togi.client.pacing import Gate, Pace, backoff
+from togi.client.replicas import Replica, Replicas
+from togi.client.requests import AnyRequest, written_at_most
+from togi.client.store import Name, keep_answer
+from togi.client.transport import NoReply, Reply, Transport
+from togi.client.troubles import STORED, Again, Busy, GivenUp, check_status, down
+from togi.client.wire import Dialect, usage_of
+from togi.client.wire_base import Broken, Call
+from togi.core.errors import StageError, TogiError
+
+T = TypeVar("T")
+TRIES = 6
+"""How often a request is sent that servers drop or answer wrongly."""
+PATIENCE = 60.0
+"""Seconds of nothing but refusals (429), or of no server at all, after which a run ends."""
+FIRST_PATIENCE = 3.0
+"""The same before any server has answered."""
+
+Take = Callable[[Any, Tokens], Awaitable[T]]
+Counter = Callable[[AnyRequest], int]
+
+
+class Exchange:
+    """Asks the servers of one endpoint. `count` gives a request's prompt tokens; its bytes are taken without one."""
+
+    def __init__(self, endpoint: Endpoint, account: Account, store: Path, count: Counter | None) -> None:
+        self.endpoint, self.account = endpoint, account
+        self._committer = Committer(store)
+        self.label = f"{endpoint.model}@{endpoint.revision}"
+        self.dialect = Dialect()
+        self.fatal: TogiError | None = None
+        self.replicas = Replicas([Replica(base) for base in endpoint.bases])
+        self.slots = asyncio.Semaphore(endpoint.concurrency)
+        self._count = count or _bytes
+        self._gate = Gate()
+        self._requests, self._tokens = Pace(endpoint.requests_per_minute), Pace(endpoint.tokens_per_minute)
+        self._transport = Transport(endpoint.concurrency, read_key(endpoint), endpoint.bases)
+        self._ever = False
+        self._excess = 0
+        self._under_way = self._settled = 0
+        self._change = asyncio.Condition()
+
+    async def close(self) -> None:
+        """Closes the connections and the store."""
+        await self._transport.close()
+        await self._committer.close()
+
+    # --- one request --------------------------------------------------------------------------------------------------
+
+    async def ask(self, request: AnyRequest, name: Name) -> Whole | Failure:
+        """The answer to a request, stored under `name`, or why there is none. Raises TogiError where no request can be
+        answered any more."""
+
+        async def take(value: Any, reserved: Tokens) -> Whole:
+            found = self.dialect.read(request, value)
+            return await self._keep(replace(found, usage=self._used(value, reserved)), reserved, name)
+
+        try:
+            async with self.slots:
+                return await self.fetch(
+                    lambda: self.dialect.call(request, self.endpoint.model), self.cost(request), take
+                )
+        except GivenUp as error:
+            return error.failure
+
+    async def _keep(self, answer: Whole, reserved: Tokens, name: Name) -> Whole:
+        """Stores an answer and settles its reservation in one transaction; gives what is stored, which may be another
+        process's answer to the same request."""
+        body = dump(answer)
+
+        def work(db: sqlite3.Connection) -> bytes:
+            settle(db, self.account, reserved, answer.usage)
+            return keep_answer(db, name, self.label, body)
+
+        kept = await self.write(work)
+        return answer if kept == body else load(kept)
+
+    def cost(self, request: AnyRequest) -> Tokens:
+        """The most that a request can use: its prompt, and its longest answer."""
+        return Tokens(self._count(request), written_at_most(request))
+
+    def _used(self, value: Any, reserved: Tokens) -> Tokens:
+        """What a reply says it used, or all that was reserved. Prompts that were longer than counted make later
+        reservations larger: templates add to them what nobody counted."""
+        used = usage_of(value) or reserved
+        self._excess += max(0, used.input - reserved.input)
+        return used
+
+    # --- many tries ---------------------------------------------------------------------------------------------------
+
+    async def fetch(self, call: Callable[[], Call], cost: Tokens, take: Take[T]) -> T:
+        """What `take` makes of the reply to a call; it gets the reply's JSON and what was reserved, and settles it.
+
+        Raises GivenUp when the tries or the deadline are over, TogiError when the run is.
+        """
+        spent, tries = 0.0, 0
+        while True:
+            await self._turn(cost)
+            began = time.monotonic()
+            try:
+                return await self._attempt(call(), cost, take, self.endpoint.deadline - spent)
+            except Again as again:
+                spent, tries = spent + time.monotonic() - began, tries + again.counts
+                wait = 0.0 if again.at_once else backoff(tries)
+                if again.reason == "deadline" or spent + wait >= self.endpoint.deadline:
+                    raise GivenUp("deadline", f"{again} (deadline: {self.endpoint.deadline:.0f} s)") from None
+                if tries >= TRIES:
+                    raise GivenUp(again.reason, f"{again} ({tries} tries)") from None
+                await asyncio.sleep(wait)
+                spent += wait
+            except Busy as busy:
+                self._pause(busy)
+
+    async def _turn(self, cost: Tokens) -> None:
+        """Waits until a request may be sent. Raises what has ended the run."""
+        await self._gate.wait()
+        await self._requests.wait()
+        await self._tokens.wait(cost.total)
+        await self._gate.wait()
+        while not self.replicas.pick():
+            self._check()
+            await asyncio.sleep(self.replicas.rest_left() + 0.01)
+        self._check()
+
+    def _check(self) -> None:
+        if self.fatal is not None:
+            raise self.fatal
+
+    def end(self, error: TogiError) -> TogiError:
+        """Lets nothing be sent any more; what is under way is still answered and stored."""
+        self.fatal = self.fatal or error
+        return self.fatal
+
+    def _pause(self, busy: Busy) -> None:
+        """Closes the gate for a 429; ends the run when it is sustained."""
+        self._gate.close(busy.seconds)
+        patience = min(PATIENCE, self.endpoint.deadline)
+        if (busy.seconds or 0.0) > patience:
+            why = f"the server asks to wait {busy.seconds:.0f} s"
+        elif self._gate.busy_for() < patience:
+            return
+        else:
+            why = f"nothing but refusals for {self._gate.busy_for():.0f} s"
+        limits = "lower concurrency, or set requests_per_minute or tokens_per_minute"
+        raise self.end(StageError(f"model {self.endpoint.name}: too many requests: {why} ({busy}); {limits}; {STORED}"))
+
+    # --- one try ------------------------------------------------------------------------------------------------------
+
+    async def _attempt(self, call: Call, cost: Tokens, take: Take[T], seconds: float) -> T:
+        reserved = await self._reserve(Tokens(cost.input + self._excess, cost.output))
+        try:
+            replica = self.replicas.pick() or self.replicas.all[0]
+            value = await self._value(replica, call, reserved, seconds)
+            try:
+                return await take(value, reserved)
+            except Broken as broken:
+                if (used := usage_of(value)) is not None:
+                    await self._settle(reserved, used)
+                if broken.filtered:
+                    raise GivenUp("filtered", str(broken)) from None
+                raise Again("broken", f"{replica.base}: {broken}") from None
+        finally:
+            await self._finished()
+
+    async def _value(self, replica: Replica, call: Call, reserved: Tokens, seconds: float) -> Any:
+        """The JSON of a good reply. Raises what a bad one means, after releasing what it cannot have used."""
+        url = (root_of(replica.base) if call.at_root else replica.base) + call.path
+        reply = await self._send(replica, url, call, reserved, seconds)
+        try:
+            check_status(reply, self.endpoint, url)
+        except Again:
+            raise  # a server that failed may have computed: it stays charged
+        except TogiError as error:
+            await self._settle(reserved, NO_TOKENS)
+            raise self.end(error) from None
+        except GivenUp as error:
+            await self._settle(reserved, NO_TOKENS)
+            raise self._other_words(error) from None
+        except Busy:
+            await self._settle(reserved, NO_TOKENS)
+            raise
+        self._gate.answered()
+        try:
+            return reply.json()
+        except (ValueError, RecursionError):
+            raise Again("broken", f"{url}: the answer is not JSON: {reply.body[:60]!r}") from None
+
+    async def _send(self, replica: Replica, url: str, call: Call, reserved: Tokens, seconds: float) -> Reply:
+        body = json.dumps(call.body, ensure_ascii=False).encode("utf-8", "replace")
+        replica.under_way += 1
+        replica.asked += 1
+        try:
+            reply = await self._transport.send("POST", url, body, seconds)
+        except NoReply as error:
+            if error.broke == "unsent":
+                await self._settle(reserved, NO_TOKENS)
+                self._unreachable(replica, str(error))
+            reason = "deadline" if error.broke == "deadline" else "broken"
+            unsent = error.broke == "unsent"
+            raise Again(reason, str(error), counts=not unsent, at_once=unsent) from None
+        finally:
+            replica.under_way -= 1
+        self.replicas.answered(replica)
+        self._ever = True
+        return reply
+
+    def _unreachable(self, replica: Replica, why: str) -> None:
+        """Leaves a server out for a while; ends the run when none has been there for too long."""
+        self.replicas.failed(replica)
+        patience = min(PATIENCE if self._ever else FIRST_PATIENCE, self.endpoint.deadline)
+        if (seconds := self.replicas.down_for()) >= patience:
+            raise self.end(down(self.endpoint, why, seconds, ever=self._ever))
+
+    def _other_words(self, error: GivenUp) -> Exception:
+        """OpenAI's newer models refuse `max_tokens` and ask for another word."""
+        if "max_completion_tokens" in str(error) and self.dialect.max_tokens != "max_completion_tokens":
+            self.dialect.max_tokens = "max_completion_tokens"
+            return Again("refused", str(error), at_once=True)
+        return error
+
+    async def get(self, path: str, *, at_root: bool = False) -> Reply:
+        """The reply to a GET of the first server that can be reached. Raises TogiError if there is none."""
+        while True:
+            await self._turn(NO_TOKENS)
+            replica = self.replicas.pick() or self.replicas.all[0]
+            url = (root_of(replica.base) if at_root else replica.base) + path
+            try:
+                reply = await self._transport.send("GET", url, None, min(30.0, self.endpoint.deadline))
+            except NoReply as error:
+                self._unreachable(replica, str(error))
+                continue
+            self.replicas.answered(replica)
+            self._ever = True
+            return reply
+
+    # --- the budget ---------------------------------------------------------------------------------------------------
+
+    async def _reserve(self, cost: Tokens) -> Tokens:
+        """Reserves what a request can cost at most; waits for others to settle where it does not fit yet.
+
+        Raises StageError where it will never fit.
+        """
+        while True:
+            before = self._settled
+            if await self.write(lambda db: reserve(db, self.account, cost)):
+                self._under_way += 1
+                return cost
+            async with self._change:
+                if before == self._settled and self._under_way == 0:
+                    raise self.end(await self._spent(cost))
+                if before == self._settled:
+                    await self._change.wait()
+            self._check()
+
+    async def _spent(self, cost: Tokens) -> StageError:
+        """The error for a budget that is spent, or smaller than one request."""
+        now = await self.write(lambda db: spending(db, self.account))
+        budget, price, name = self.account.budget, self.account.price, self.endpoint.name
+        allowed = [f"{budget.tokens:,} tokens"] if budget.tokens is not None else []
+        allowed += [f"{budget.money:g} (money)"] if budget.money is not None else []
+        of_cost = f", {price.of(cost):.4g} in money" if budget.money is not None else ""
+        request = (
+            f"the next request may use {cost.total:,} tokens ({cost.input:,} read, {cost.output:,} written{of_cost})"
+        )
+        if now.tokens.total == 0:
+            return StageError(
+                f"model {name}: budget: {' and '.join(allowed)} is less than one request: {request}; raise "
+                f"models.{name}.budget, or lower max_tokens"
+            )
+        used = (
+            f"{now.tokens.total:,} tokens are spent, {now.open.total:,} of them reserved for requests without an answer"
+        )
+        return StageError(
+            f"model {name}: the budget of {' and '.join(allowed)} is spent: {used}, and {request}; {STORED} once "
+            f"models.{name}.budget is raised"
+        )
+
+    async def settle_reply(self, value: Any, reserved: Tokens) -> None:
+        """Settles the reservation of a reply that is not stored."""
+        await self._settle(reserved, self._used(value, reserved))
+
+    async def _settle(self, reserved: Tokens, used: Tokens) -> None:
+        await self.write(lambda db: settle(db, self.account, reserved, used))
+
+    async def _finished(self) -> None:
+        """Notes that a reservation is settled, or lost."""
+        self._under_way -= 1
+        self._settled += 1
+        if self.account.budget.tokens is not None or self.account.budget.money is not None:
+            async with self._change:
+                self._change.notify_all()
+
+    async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Does `work` in the store's next transaction."""
+        return await self._committer.do(work)
+
+
+def _bytes(request: AnyRequest) -> int:
+    return request.prompt_bytes()

@@ -1,0 +1,91 @@
+"""When a request may be sent: rate limits, pauses that a server asks for, waits between tries.
+
+Nothing here enters a result, so the jitter needs no seed.
+"""
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+FIRST_WAIT, LONGEST_WAIT = 0.25, 20.0
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 15.0
+_jitter = random.Random()
+
+
+@dataclass(slots=True)
+class Pace:
+    """A limit per minute, kept by even spacing: it holds in every minute, and nothing comes in bursts."""
+
+    per_minute: int | None
+    free_at: float = 0.0
+
+    async def wait(self, amount: int = 1) -> None:
+        """Waits until `amount` more are within the limit."""
+        if self.per_minute is None:
+            return
+        now = time.monotonic()
+        start = max(now, self.free_at)
+        self.free_at = start + 60.0 * amount / self.per_minute
+        if start > now:
+            await asyncio.sleep(start - now)
+
+
+@dataclass(slots=True)
+class Gate:
+    """Closed while a server wants no requests (429). `busy_since` is when it began to refuse all of them."""
+
+    opens_at: float = 0.0
+    busy_since: float | None = None
+    pauses: int = 0
+
+    async def wait(self) -> None:
+        """Waits until the gate is open; those that waited go on one after another, not all at once."""
+        while (left := self.opens_at - time.monotonic()) > 0:
+            await asyncio.sleep(left * _jitter.uniform(1.0, 1.25))
+
+    def close(self, seconds: float | None) -> None:
+        """Notes a 429 with its Retry-After, if it has one. Many at once lengthen the pause only once."""
+        now = time.monotonic()
+        if self.busy_since is None:
+            self.busy_since = now
+        if seconds is None:
+            if now < self.opens_at:
+                return
+            seconds = min(FIRST_PAUSE * 2**self.pauses, LONGEST_PAUSE)
+            self.pauses += 1
+        self.opens_at = max(self.opens_at, now + seconds)
+
+    def answered(self) -> None:
+        """Notes that the server answers."""
+        self.busy_since, self.pauses = None, 0
+
+    def busy_for(self) -> float:
+        """Seconds for which every answer was a refusal."""
+        return 0.0 if self.busy_since is None else time.monotonic() - self.busy_since
+
+
+def backoff(tries: int) -> float:
+    """Seconds to wait after `tries` failed tries: twice as long each time, up to a bound, with jitter."""
+    return min(FIRST_WAIT * 2**tries, LONGEST_WAIT) * _jitter.uniform(0.5, 1.0)
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a Retry-After header asks for, which holds seconds or a date; None without one that can be read."""
+    said = headers.get("Retry-After", "").strip()
+    try:
+        seconds = float(said)
+        return max(0.0, seconds) if math.isfinite(seconds) else None
+    except ValueError:
+        pass
+    try:
+        when = parsedate_to_datetime(said)
+    except ValueError:
+        return None
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=UTC)
+    return max(0.0, (when - datetime.now(UTC)).total_seconds())

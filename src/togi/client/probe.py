@@ -1,0 +1,357 @@
+"""What a server really does, asked before it is relied on.
+
+Servers drop what they do not know without a word: `transformers serve` gives one choice for n = 2, no
+log-probabilities, another answer under the same seed, prose for a schema; vLLM gives a probability for a score unless
+it is told not to. So each ability is tried with a few tokens before the first request that needs it, and no request
+pays for one that it does not need. What is missing is emulated (n choices by n requests, stop strings by cutting),
+told (seed, schema), or refused (log-probabilities, token ids, raw scores).
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from togi.client.answers import Answer, Scores
+from togi.client.endpoint import Endpoint, Tokens
+from togi.client.exchange import Exchange
+from togi.client.requests import (
+    AnyRequest,
+    ChatRequest,
+    CompletionRequest,
+    Generation,
+    ScoreRequest,
+    TextPair,
+)
+from togi.client.troubles import GivenUp, check_status, not_served
+from togi.client.wire_base import Broken, Call
+from togi.core.errors import InputError
+from togi.core.records import Message, SamplingParams
+
+Tell = Callable[[str, str], None]
+"""Takes the name of an alarm and what it says."""
+KNOWN = ("vllm", "sglang", "togi")
+QUESTION = Message("user", "Name three colours.")
+TEXT = "The three primary colours are"
+SCHEMA = {
+    "type": "object",
+    "properties": {"colour": {"type": "string"}},
+    "required": ["colour"],
+    "additionalProperties": False,
+}
+TEXTS = (
+    "Q: What is 2 + 2? A: 4.",
+    "Q: What is 2 + 2? A: Fish fish fish fish.",
+    "Q: Who wrote Hamlet? A: William Shakespeare wrote it about 1600.",
+    "zxq zxq zxq",
+)
+IDS = ((1, 2, 3), (3, 2, 1), (2, 2, 2, 2), (1, 3))
+CHANCES = 3
+BF16_SCORES = 8
+"""Scores that must all lie on bfloat16 steps before that is told."""
+
+
+class Abilities:
+    """What the server of one exchange does. `told` are the alarms so far, by name."""
+
+    def __init__(self, exchange: Exchange, tell: Tell) -> None:
+        self.exchange, self._tell = exchange, tell
+        self.found: dict[str, bool] = {}
+        self._lock = asyncio.Lock()
+        self._met = False
+        self._told: set[str] = set()
+
+    async def learn(self, request: AnyRequest) -> None:
+        """Learns what `request` needs. Raises InputError for what the server cannot do and togi cannot emulate."""
+        needed = _needs(request)
+        if self._met and all(name in self.found for name in needed):
+            return
+        async with self._lock:
+            if not self._met:
+                await meet(self.exchange)
+                self._met = True
+            for name in needed:
+                if name not in self.found:
+                    await self._try(name, request)
+
+    def tell(self, name: str, message: str) -> None:
+        """Sounds an alarm, once."""
+        if name not in self._told:
+            self._told.add(name)
+            self._tell(name, f"model {self.exchange.endpoint.name}: {message}")
+
+    def singly(self, request: AnyRequest) -> bool:
+        """Whether the choices of a request must be asked for one by one."""
+        return isinstance(request, Generation) and request.params.n > 1 and not self.found[f"{request.kind}.n"]
+
+    async def _try(self, name: str, request: AnyRequest) -> None:
+        kind, _, ability = name.partition(".")
+        works = await _TRIALS[ability](self.exchange, request)
+        self.found[name] = works
+        if works:
+            return
+        message = _MISSING[ability].format(kind=kind, speaks=self.exchange.dialect.speaks)
+        if ability in _REFUSED:
+            raise InputError(f"model {self.exchange.endpoint.name}: {self.exchange.endpoint.urls[0]}: {message}")
+        self.tell(f"endpoint_{ability}", message)
+
+
+_REFUSED = ("logprobs", "ids", "scores")
+_MISSING = {
+    "n": "it gives one choice where several are asked for; choices are asked for one by one",
+    "logprobs": "it gives no log-probabilities ({kind}); use a server that does (vLLM, SGLang, togi), "
+    "or leave them out",
+    "seed": "it does not heed `seed`: asking again gives another answer; the stored answers keep the run repeatable",
+    "schema": "it does not hold answers to a JSON schema; they are read as they come",
+    "stop": "it does not heed stop strings; answers are cut after they have come",
+    "ids": "it does not answer token ids with token ids; use a server that does (vLLM, SGLang, togi)",
+    "scores": "it answers with probabilities where raw scores are needed; serve the reward model without an activation "
+    "(vLLM: --pooler-config '{{\"use_activation\": false}}'), or with togi serve --reward",
+}
+
+
+def _needs(request: AnyRequest) -> list[str]:
+    """The abilities that a request relies on."""
+    if isinstance(request, ScoreRequest):
+        return [f"{request.kind}.scores"]
+    if not isinstance(request, Generation):
+        return []
+    params, schema = request.params, isinstance(request, ChatRequest) and request.schema is not None
+    ids = isinstance(request, CompletionRequest) and not isinstance(request.prompt, str)
+    wanted = {
+        "ids": ids,
+        "n": params.n > 1,
+        "logprobs": params.logprobs > 0,
+        "seed": request.seed is not None and params.temperature > 0,
+        "stop": bool(params.stop),
+        "schema": schema,
+    }
+    return [f"{request.kind}.{name}" for name, needed in wanted.items() if needed]
+
+
+# --- the server -------------------------------------------------------------------------------------------------------
+
+
+async def meet(exchange: Exchange) -> None:
+    """Learns what the server speaks and whether it has the model, from GET /models where it has that.
+
+    Raises InputError if there is no server, it refuses the key, or it lists its models and ours is not among them.
+    """
+    endpoint, dialect = exchange.endpoint, exchange.dialect
+    reply = await exchange.get("/models")
+    if reply.status == 401 or 300 <= reply.status < 400:
+        check_status(reply, endpoint, f"{endpoint.bases[0]}/models")
+    listed = _listed(reply.json()) if reply.status == 200 and _is_json(reply.body) else []
+    owners = {str(row.get("owned_by", "")).lower() for row in listed}
+    dialect.speaks = endpoint.protocol
+    if endpoint.protocol == "auto":
+        dialect.speaks = next((name for name in KNOWN if name in owners), "openai")
+    ours = next((row for row in listed if row.get("id") == endpoint.model), None)
+    if ours is not None and isinstance(ours.get("max_model_len"), int):
+        dialect.context = ours["max_model_len"]
+    if listed and ours is None and owners & {"vllm", "togi"}:
+        names = ", ".join(repr(row.get("id")) for row in listed[:8])
+        raise not_served(endpoint, endpoint.urls[0], f"it serves {names}")
+
+
+def _is_json(body: bytes) -> bool:
+    try:
+        json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _listed(value: Any) -> list[dict[str, Any]]:
+    rows = value.get("data") if isinstance(value, dict) else None
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+
+# --- trials -----------------------------------------------------------------------------------------------------------
+
+
+async def _ask(exchange: Exchange, request: AnyRequest) -> Any:
+    """The JSON of the reply to a request; None where the server refuses it or gives none that can be read."""
+
+    async def take(value: Any, reserved: Tokens) -> Any:
+        await exchange.settle_reply(value, reserved)
+        return value
+
+    try:
+        return await exchange.fetch(
+            lambda: exchange.dialect.call(request, exchange.endpoint.model), exchange.cost(request), take
+        )
+    except GivenUp as error:
+        if error.failure.reason not in ("refused", "too_long", "broken"):
+            raise
+        return None
+
+
+def _read(exchange: Exchange, request: AnyRequest, value: Any) -> Any:
+    """The answer that a reply holds, None if it is not what was asked for."""
+    try:
+        return None if value is None else exchange.dialect.read(request, value)
+    except Broken:
+        return None
+
+
+async def _answer(exchange: Exchange, request: AnyRequest) -> Any:
+    """The answer to a request, None where the server cannot give it. One bad reply may be chance: it is asked again."""
+    for _ in range(CHANCES):
+        if (value := await _ask(exchange, request)) is None:
+            return None
+        if (found := _read(exchange, request, value)) is not None:
+            return found
+    return None
+
+
+def _small(request: AnyRequest, **settings: Any) -> Generation:
+    """A short request of the same kind."""
+    params = SamplingParams(**{"temperature": 0.0, "max_tokens": 4, **settings})
+    if isinstance(request, ChatRequest):
+        return ChatRequest(messages=(QUESTION,), params=params)
+    assert isinstance(request, CompletionRequest)
+    return CompletionRequest(prompt=TEXT if isinstance(request.prompt, str) else request.prompt[:8], params=params)
+
+
+async def _gives_n(exchange: Exchange, request: AnyRequest) -> bool:
+    return await _answer(exchange, _small(request, n=2, temperature=1.0)) is not None
+
+
+async def _gives_logprobs(exchange: Exchange, request: AnyRequest) -> bool:
+    return await _answer(exchange, _small(request, logprobs=1)) is not None
+
+
+async def _gives_ids(exchange: Exchange, request: AnyRequest) -> bool:
+    found = await _answer(exchange, _small(request))
+    return found is not None and all(choice.token_ids for choice in found.choices)
+
+
+async def _heeds_seed(exchange: Exchange, request: AnyRequest) -> bool:
+    """The same seed twice gives the same text, at a temperature at which chance would not."""
+    asked = replace(_small(request, temperature=1.0, max_tokens=16), seed=20_231)
+    texts = []
+    for _ in range(2):
+        found: Answer | None = await _answer(exchange, asked)
+        texts.append(None if found is None else found.text)
+    return texts[0] is not None and texts[0] == texts[1]
+
+
+async def _heeds_stop(exchange: Exchange, request: AnyRequest) -> bool:
+    """A greedy answer ends before a piece of it that is made a stop string."""
+    free: Answer | None = await _answer(exchange, _small(request, max_tokens=12))
+    if free is None or len(free.text) < 4:
+        return True  # nothing to learn from: answers are cut anyway
+    middle = len(free.text) // 2
+    piece = free.text[middle : middle + 2]
+    asked = _small(request, max_tokens=12, stop=(piece,))
+    found = await _ask(exchange, asked)
+    said: Answer | None = _read(exchange, replace(asked, params=replace(asked.params, stop=())), found)
+    return said is not None and piece not in said.text
+
+
+async def _heeds_schema(exchange: Exchange, request: AnyRequest) -> bool:
+    assert isinstance(request, ChatRequest)
+    asked = ChatRequest(messages=(QUESTION,), params=SamplingParams(temperature=0.0, max_tokens=48), schema=SCHEMA)
+    found: Answer | None = await _answer(exchange, asked)
+    if found is None:
+        return False
+    text = found.text.strip()
+    if found.choices[0].finish == "length":
+        return text.startswith("{")
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and list(value) == ["colour"]
+
+
+async def _gives_raw_scores(exchange: Exchange, request: AnyRequest) -> bool:
+    """Whether scores are what the model's head gives, not a probability made of it.
+
+    Scores that all lie in [0, 1] may be either: of vLLM, those with an activation must then differ.
+    """
+    assert isinstance(request, ScoreRequest)
+    asked = ScoreRequest(items=_like(request.items[0]))
+    found: Scores | None = await _answer(exchange, asked)
+    if found is None and exchange.dialect.speaks == "vllm" and exchange.dialect.score_path == "/classify":
+        exchange.dialect.score_path = "/pooling"
+        found = await _answer(exchange, asked)
+    if found is None:
+        raise InputError(
+            f"model {exchange.endpoint.name}: {exchange.endpoint.urls[0]} gives no scores; serve the reward model with "
+            "togi serve --reward, vLLM (--runner pooling) or SGLang (--is-embedding), and set protocol"
+        )
+    values = [score for score in found.scores if isinstance(score, float)]
+    if exchange.dialect.speaks != "vllm" or not all(0.0 <= value <= 1.0 for value in values):
+        return True
+    return await _activated(exchange, asked) != found.scores
+
+
+async def _activated(exchange: Exchange, asked: ScoreRequest) -> Any:
+    """The scores of vLLM as probabilities."""
+
+    def call() -> Call:
+        raw = exchange.dialect.call(asked, exchange.endpoint.model)
+        return replace(raw, body={**raw.body, "use_activation": True})
+
+    async def take(value: Any, reserved: Tokens) -> Any:
+        await exchange.settle_reply(value, reserved)
+        return _read(exchange, asked, value)
+
+    found = await exchange.fetch(call, exchange.cost(asked), take)
+    return None if found is None else found.scores
+
+
+def _like(item: Any) -> tuple[Any, ...]:
+    """Texts to try a scorer with, of the same form as `item`."""
+    if isinstance(item, TextPair):
+        return tuple(TextPair("What is 2 + 2?", text) for text in TEXTS)
+    if isinstance(item, str):
+        return TEXTS
+    if item and isinstance(item[0], Message):
+        return tuple((QUESTION, Message("assistant", text)) for text in TEXTS)
+    return IDS
+
+
+_TRIALS: dict[str, Callable[[Exchange, AnyRequest], Any]] = {
+    "n": _gives_n,
+    "logprobs": _gives_logprobs,
+    "ids": _gives_ids,
+    "seed": _heeds_seed,
+    "stop": _heeds_stop,
+    "schema": _heeds_schema,
+    "scores": _gives_raw_scores,
+}
+
+
+# --- numbers that were rounded ----------------------------------------------------------------------------------------
+
+
+def on_bf16_steps(scores: Sequence[float]) -> bool:
+    """Whether all of many scores are numbers that bfloat16 can hold, as those of a head that computes in bfloat16 are.
+    Neighbours are then 1 part in 128 to 256 apart, and near scores tie."""
+    values = np.asarray([score for score in scores if score and not float(score * 8).is_integer()], np.float64)
+    if len(np.unique(values)) < BF16_SCORES:
+        return False
+    single = values.astype(np.float32)
+    return bool((single == values).all() and not (single.view(np.uint32) & 0xFFFF).any())
+
+
+def endpoint_facts(abilities: Abilities, endpoint: Endpoint) -> dict[str, Any]:
+    """What was learned, for reports."""
+    dialect = abilities.exchange.dialect
+    context = {} if dialect.context is None else {"context": dialect.context}
+    return {
+        "model": endpoint.model,
+        "revision": endpoint.revision,
+        "protocol": dialect.speaks,
+        **context,
+        **abilities.found,
+    }
+
+
+__all__ = ["Abilities", "endpoint_facts", "meet", "on_bf16_steps"]

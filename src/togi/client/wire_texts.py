@@ -1,0 +1,233 @@
+"""Chats and completions: OpenAI's form, what vLLM and SGLang add to it, and SGLang's own /generate.
+
+Sampling settings are all sent, also those that change nothing: servers fill what is left out from the model's
+generation_config.json.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from togi.client.answers import Answer, Choice, Finish
+from togi.client.requests import ChatRequest, CompletionRequest, Generation, message_json
+from togi.client.wire_base import Broken, Call, fields, in_order, items, number, text
+
+STOPS_OF_OPENAI = 4
+"""OpenAI refuses more stop strings; the rest are cut here."""
+ENDS: dict[str, Finish] = {
+    "stop": "stop", "eos": "stop", "end_turn": "stop", "stop_sequence": "stop",
+    "length": "length", "max_tokens": "length",
+}  # fmt: skip
+
+Top = tuple[tuple[tuple[str, float], ...], ...]
+Logprobs = tuple[tuple[str, ...], tuple[float, ...], Top]
+"""Tokens, their log-probabilities, and the likeliest tokens at each place."""
+
+
+# --- requests ---------------------------------------------------------------------------------------------------------
+
+
+def chat(request: ChatRequest, model: str, speaks: str, max_tokens: str) -> Call:
+    """POST /v1/chat/completions."""
+    messages = [message_json(message) for message in request.messages]
+    body = {"model": model, "messages": messages, **_sampling(request, speaks), max_tokens: request.params.max_tokens}
+    if request.params.logprobs:
+        body |= {"logprobs": True, "top_logprobs": request.params.logprobs}
+    if request.schema is not None:
+        schema = {"name": "answer", "schema": request.schema, "strict": True}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    return Call("/chat/completions", body)
+
+
+def completion(request: CompletionRequest, model: str, speaks: str) -> Call:
+    """POST /v1/completions with a text, or with ids, which are answered with ids."""
+    ids = not isinstance(request.prompt, str)
+    body = {"model": model, "prompt": request.prompt, **_sampling(request, speaks)}
+    body["max_tokens"] = request.params.max_tokens
+    if request.params.logprobs:
+        body["logprobs"] = request.params.logprobs
+    if ids:
+        body["return_token_ids"] = True
+    return Call("/completions", body)
+
+
+def generate(request: CompletionRequest) -> Call:
+    """POST /generate of SGLang, with ids."""
+    params = request.params
+    sampling: dict[str, Any] = {
+        "n": params.n,
+        "max_new_tokens": params.max_tokens,
+        "temperature": params.temperature,
+        "top_p": params.top_p,
+        "top_k": params.top_k or -1,
+        "min_p": params.min_p,
+        "repetition_penalty": params.repetition_penalty,
+    }
+    if params.stop:
+        sampling["stop"] = params.stop
+    if request.seed is not None:
+        sampling["sampling_seed"] = request.seed
+    body: dict[str, Any] = {"input_ids": request.prompt, "sampling_params": sampling}
+    if params.logprobs:
+        body |= {"return_logprob": True, "top_logprobs_num": params.logprobs, "return_text_in_logprobs": True}
+    return Call("/generate", body, at_root=True)
+
+
+def _sampling(request: Generation, speaks: str) -> dict[str, Any]:
+    params = request.params
+    said: dict[str, Any] = {"n": params.n, "temperature": params.temperature, "top_p": params.top_p}
+    if speaks != "openai":
+        # 0 switches top_k off in vLLM and togi, -1 in SGLang
+        top_k = params.top_k or (-1 if speaks == "sglang" else 0)
+        said |= {"top_k": top_k, "min_p": params.min_p, "repetition_penalty": params.repetition_penalty}
+    if params.stop:
+        said["stop"] = params.stop[:STOPS_OF_OPENAI] if speaks == "openai" else params.stop
+    if request.seed is not None:
+        said["seed"] = request.seed
+    return said
+
+
+# --- replies ----------------------------------------------------------------------------------------------------------
+
+
+def read_chat(request: ChatRequest, value: Any) -> Answer:
+    """The choices of a chat reply. Raises Broken."""
+    choices = []
+    for row in _choices(request, value):
+        content = fields(row.get("message"), "a choice's message").get("content")
+        written = "" if content is None else text(content, "a choice's content")
+        tokens, logprobs, top = _chat_logprobs(request, row, written)
+        choices.append(
+            _choice(request, row, Choice(text=written, finish="stop", tokens=tokens, logprobs=logprobs, top=top))
+        )
+    return Answer(choices=tuple(choices))
+
+
+def read_completion(request: CompletionRequest, value: Any) -> Answer:
+    """The choices of a completion. Raises Broken."""
+    choices = []
+    for row in _choices(request, value):
+        written = text(row.get("text"), "a choice's text")
+        tokens, logprobs, top = _plain_logprobs(request, row, written)
+        ids = () if isinstance(request.prompt, str) else _ids(row.get("token_ids"))
+        made = Choice(text=written, finish="stop", token_ids=ids, tokens=tokens, logprobs=logprobs, top=top)
+        choices.append(_choice(request, row, made))
+    return Answer(choices=tuple(choices))
+
+
+def read_generate(request: CompletionRequest, value: Any) -> Answer:
+    """The samples of SGLang's /generate. Raises Broken."""
+    rows = items(value if isinstance(value, list) else [value], "samples", request.params.n)
+    return Answer(choices=tuple(_generated(request, fields(row, "a sample")) for row in rows))
+
+
+def _generated(request: CompletionRequest, row: dict[str, Any]) -> Choice:
+    meta = fields(row.get("meta_info"), "meta_info")
+    end = fields(meta.get("finish_reason"), "finish_reason")
+    logprobs, tokens, top = (), (), ()
+    if request.params.logprobs:
+        places = [_place(place) for place in items(meta.get("output_token_logprobs"), "output_token_logprobs")]
+        tokens, logprobs = tuple(token for token, _ in places), tuple(logprob for _, logprob in places)
+        found = items(meta.get("output_top_logprobs"), "output_top_logprobs", len(places))
+        top = tuple(tuple(_place(each) for each in items(place, "top log-probabilities")) for place in found)
+    said = {"finish_reason": end.get("type"), "stop_reason": end.get("matched")}
+    ids, written = _ids(row.get("output_ids")), text(row.get("text", ""), "a sample's text")
+    made = Choice(text=written, finish="stop", token_ids=ids, tokens=tokens, logprobs=logprobs, top=top)
+    return _choice(request, said, made)
+
+
+def _place(place: Any) -> tuple[str, float]:
+    logprob, token, written = items(place, "a log-probability", 3)
+    return written if isinstance(written, str) else f"token_id:{token}", number(logprob, "a log-probability")
+
+
+def _choices(request: Generation, value: Any) -> list[dict[str, Any]]:
+    found = items(fields(value, "the reply").get("choices"), "choices", request.params.n)
+    return in_order(found, "choices")
+
+
+def _ids(value: Any) -> tuple[int, ...]:
+    ids = items(value, "token ids")
+    if not all(isinstance(each, int) and not isinstance(each, bool) and each >= 0 for each in ids):
+        raise Broken(f"token ids: {str(ids)[:60]} are no ids")
+    return tuple(ids)
+
+
+def _choice(request: Generation, row: dict[str, Any], made: Choice) -> Choice:
+    """`made` with how it ended, cut at the first stop string that a server left in it. Raises Broken for a choice that
+    has not ended."""
+    said = row.get("finish_reason")
+    if said == "content_filter":
+        raise Broken("the provider's filter held the answer back", filtered=True)
+    if said not in ENDS:
+        raise Broken(f"a choice is not whole: its finish_reason is {said!r}")
+    finish = ENDS[said]
+    if finish == "stop" and row.get("stop_reason") in request.params.stop:
+        finish = "stop_string"
+    return _cut(made, request.params.stop, finish)
+
+
+def _cut(made: Choice, stops: Sequence[str], finish: Finish) -> Choice:
+    found = [place for stop in stops if (place := made.text.find(stop)) >= 0]
+    kept = made.text[: min(found)] if found else made.text
+    tokens = len(made.tokens)
+    if found and made.tokens:
+        tokens = _tokens_of(made.tokens, len(kept))
+    return Choice(
+        text=kept,
+        finish="stop_string" if found else finish,
+        token_ids=made.token_ids[:tokens] if found and made.tokens else made.token_ids,
+        tokens=made.tokens[:tokens],
+        logprobs=made.logprobs[:tokens],
+        top=made.top[:tokens],
+    )
+
+
+def _tokens_of(tokens: Sequence[str], characters: int) -> int:
+    """How many tokens begin within the first `characters`."""
+    seen = 0
+    for number_, token in enumerate(tokens):
+        if seen >= characters:
+            return number_
+        seen += len(token)
+    return len(tokens)
+
+
+# --- log-probabilities ------------------------------------------------------------------------------------------------
+
+
+def _chat_logprobs(request: ChatRequest, row: dict[str, Any], written: str) -> Logprobs:
+    if not request.params.logprobs:
+        return (), (), ()
+    content = (row.get("logprobs") or {}).get("content")
+    places = [fields(place, "a place of logprobs") for place in items(content, "logprobs")]
+    _some(places, written)
+    tokens = tuple(text(place.get("token"), "a token") for place in places)
+    logprobs = tuple(number(place.get("logprob"), "a log-probability") for place in places)
+    return tokens, logprobs, tuple(_likeliest(place.get("top_logprobs")) for place in places)
+
+
+def _likeliest(value: Any) -> tuple[tuple[str, float], ...]:
+    found = [fields(each, "a likeliest token") for each in items(value, "top_logprobs")]
+    pairs = [(text(each.get("token"), "a token"), number(each.get("logprob"), "a log-probability")) for each in found]
+    return tuple(sorted(pairs, key=lambda pair: -pair[1]))
+
+
+def _plain_logprobs(request: CompletionRequest, row: dict[str, Any], written: str) -> Logprobs:
+    if not request.params.logprobs:
+        return (), (), ()
+    said = fields(row.get("logprobs"), "logprobs")
+    tokens = tuple(text(token, "a token") for token in items(said.get("tokens"), "tokens"))
+    found = items(said.get("token_logprobs"), "token_logprobs", len(tokens))
+    _some(found, written)
+    top = items(said.get("top_logprobs"), "top_logprobs", len(tokens))
+    return tokens, tuple(number(each, "a log-probability") for each in found), tuple(map(_ranked, top))
+
+
+def _ranked(place: Any) -> tuple[tuple[str, float], ...]:
+    pairs = [(token, number(value, "a log-probability")) for token, value in fields(place, "top_logprobs").items()]
+    return tuple(sorted(pairs, key=lambda pair: -pair[1]))
+
+
+def _some(places: Sequence[Any], written: str) -> None:
+    if written and not places:
+        raise Broken("logprobs are empty, though the answer is not")
