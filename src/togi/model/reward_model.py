@@ -175,8 +175,17 @@ class ModelScorer:
     def score(self, items: Seq[Item]) -> list[float | GraderError]:
         """Scores in the order of `items` (messages, answer without terminator)."""
         sequences = [self.sequence(messages, answer) for messages, answer in items]
+        return self._score_fitting(sequences, [messages for messages, _ in items])
+
+    def score_ids(self, texts: Seq[Seq[int]]) -> list[float | GraderError]:
+        """Scores of texts that are token ids already, in order."""
+        sequences = [Sequence(tuple(ids), (False,) * len(ids)) for ids in texts]
+        return self._score_fitting(sequences, range(len(sequences)))
+
+    def _score_fitting(self, sequences: Seq[Sequence], prompts: Seq[Any]) -> list[float | GraderError]:
+        """Scores of the sequences that the model can read; errors in the places of the others."""
         fitting = [i for i, sequence in enumerate(sequences) if len(sequence.ids) <= self.limit]
-        scores = self.score_sequences([sequences[i] for i in fitting], [items[i][0] for i in fitting])
+        scores = self.score_sequences([sequences[i] for i in fitting], [prompts[i] for i in fitting])
         found = dict(zip(fitting, scores, strict=True))
         return [found.get(i, self._too_long(sequence)) for i, sequence in enumerate(sequences)]
 

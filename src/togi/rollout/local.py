@@ -87,7 +87,7 @@ class Sampler:
         self.terminator = terminator
         self.end_ids = tuple(end_ids)
         self._decoder = Decoder(tokenizer)
-        self._watches: dict[tuple[str, ...], StopMatcher] = {}
+        self._watches: dict[tuple[tuple[str, ...], tuple[int, ...]], StopMatcher] = {}
         self._on_logits = on_logits
         self._batch = RunningBatch(twin, self.device, attention_type(weight))
         self._state: BatchState | None = None
@@ -117,12 +117,32 @@ class Sampler:
 
     # --- the engine ---------------------------------------------------------------------------------------------------
 
+    def check(self, request: Request, name: str = "the prompt") -> None:
+        """Raises InputError, which begins with `name`, for a request that can never be answered."""
+        check_params(request.params)
+        length, more = len(request.prompt_ids), request.params.max_tokens
+        if not length:
+            raise InputError(f"{name}: it has no tokens; a prompt needs at least one")
+        if len(request.seeds) != request.params.n:
+            raise InputError(f"{name}: {len(request.seeds)} seeds for n = {request.params.n}; give one per sample")
+        if request.params.n > self.batch_rows:
+            raise InputError(
+                f"{name}: n = {request.params.n} samples, but a batch has {self.batch_rows} rows; "
+                "ask for fewer at once or raise batch_rows"
+            )
+        if self.limit is not None and length + more > self.limit:
+            raise InputError(
+                f"{name}: {length} tokens and max_tokens {more} are {length + more}, but the model's context is "
+                f"{self.limit}; shorten the prompt by {length + more - self.limit} tokens or lower max_tokens"
+                + (f" to {self.limit - length}" if length < self.limit else "")
+            )
+
     def add(self, request: Request) -> int:
         """Takes a request and returns its id; raises InputError if it can never be answered."""
-        self._check(request, "the prompt")
+        self.check(request)
         context = self._decoder.context(request.prompt_ids)
         with self._lock:
-            group = Group(self._next_id, request, self._watch(request.params.stop), context, request.params.n)
+            group = Group(self._next_id, request, self._watch(request), context, request.params.n)
             self._next_id += 1
             self._waiting.append(group)
             self._queues[group.id] = _Queue(request.params.n)
@@ -143,6 +163,18 @@ class Sampler:
                 if not queue.left:
                     del self._queues[request]
             yield event
+
+    def ready(self, request: int) -> list[Event]:
+        """The events of one request that are there and were not read; computes nothing."""
+        with self._lock:
+            queue = self._queues.get(request)
+            found = [] if queue is None else [*queue.events]
+            if queue is not None:
+                queue.events.clear()
+                queue.left -= sum(event.completion is not None for event in found)
+                if not queue.left:
+                    del self._queues[request]
+            return found
 
     def step(self) -> None:
         """One more token of every row, and the first one of requests that wait, as far as there is room."""
@@ -197,7 +229,7 @@ class Sampler:
             raise RuntimeError("generate was called while requests of add are running")
         requests = self._requests(prompt_ids, params, seeds)
         for at, request in requests:
-            self._check(request, f"prompt {at}")
+            self.check(request, f"prompt {at}")
         answers: list[list[Completion]] = [[] for _ in prompt_ids]
         with self._holding():
             for batch in batches([request.params.n for _, request in requests], self.batch_rows):
@@ -220,29 +252,12 @@ class Sampler:
                 requests.append((at, Request(prompt_ids=tuple(ids), params=part_params, seeds=part)))
         return requests
 
-    def _check(self, request: Request, name: str) -> None:
-        check_params(request.params)
-        length, more = len(request.prompt_ids), request.params.max_tokens
-        if not length:
-            raise InputError(f"{name}: it has no tokens; a prompt needs at least one")
-        if len(request.seeds) != request.params.n:
-            raise InputError(f"{name}: {len(request.seeds)} seeds for n = {request.params.n}; give one per sample")
-        if request.params.n > self.batch_rows:
-            raise InputError(
-                f"{name}: n = {request.params.n} samples, but a batch has {self.batch_rows} rows; "
-                "ask for fewer at once or raise batch_rows"
-            )
-        if self.limit is not None and length + more > self.limit:
-            raise InputError(
-                f"{name}: {length} tokens and max_tokens {more} are {length + more}, but the model's context is "
-                f"{self.limit}; shorten the prompt by {length + more - self.limit} tokens or lower max_tokens"
-                + (f" to {self.limit - length}" if length < self.limit else "")
-            )
-
-    def _watch(self, stop: tuple[str, ...]) -> StopMatcher:
-        if stop not in self._watches:
-            self._watches[stop] = StopMatcher(self._decoder, self.terminator, stop, self.end_ids)
-        return self._watches[stop]
+    def _watch(self, request: Request) -> StopMatcher:
+        stop, end_ids = request.params.stop, request.end_ids
+        if (stop, end_ids) not in self._watches:
+            watch = StopMatcher(self._decoder, self.terminator, stop, (*self.end_ids, *end_ids))
+            self._watches[stop, end_ids] = watch
+        return self._watches[stop, end_ids]
 
     # --- a step -------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,132 @@
+"""The models that commands are given: a stage of a recipe or of a run, a declared model, a folder, a hub's id."""
+
+import logging
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from togi.cli.common import load_graph, run_command, stage_folder
+from togi.core.errors import RecipeError
+from togi.core.settings import MAIN
+from togi.core.sources import HUB_ID, ModelSource
+from togi.recipe.graph import MODEL_KINDS, Graph, kinds_of, made_by, model_source
+from togi.recipe.runs import find_run, settings_of, stage_of
+from togi.recipe.schema import ModelSpec
+from togi.recipe.store import hold_whole, is_done, is_older
+from togi.stages.base import MODEL_FOLDER
+
+log = logging.getLogger(__name__)
+
+PACKAGE = "package:"
+
+
+def of_run(target: Path | None, words: tuple[str, ...], given: str) -> ModelSource:
+    """The model that a stage of an earlier run made; of the only one that made any, where none is named."""
+    run = find_run(given)
+    models = [stage["name"] for stage in run.state["stages"] if _gives_model(stage)]
+    names = [*([str(target)] if target is not None else []), *words] or models
+    if len(names) != 1 or names[0] not in models:
+        raise RecipeError(f"run {run.id}: say which model: {', '.join(models) or 'it made none'}")
+    folder = Path(stage_of(run, names[0])["folder"])
+    if not is_done(folder):
+        raise RecipeError(f"run {run.id}: stage {names[0]} is not finished, or its result was removed since")
+    hold_whole(folder, f"togi run RECIPE --redo {names[0]}", only=MODEL_FOLDER)
+    return _in_folder(folder / MODEL_FOLDER)
+
+
+def of_target(target: Path | None, words: tuple[str, ...]) -> ModelSource:
+    """The model of a folder, or of a recipe by the name of a stage or of a declared model. Raises RecipeError."""
+    if target is None:
+        raise RecipeError("command line: give a recipe, a model folder, or --run ID")
+    overrides = tuple(word for word in words if "=" in word)
+    names = [word for word in words if "=" not in word]
+    if os.path.isdir(target):  # Path.is_dir raises for names that the system refuses
+        if words:
+            raise RecipeError(f"command line: {target} is a model folder, so {words[0]!r} says nothing; leave it out")
+        return _in_folder(target)
+    if len(names) > 1:
+        raise RecipeError(f"command line: one model at a time, found {' and '.join(names)}")
+    graph = load_graph(target, overrides)
+    return of_recipe(graph, target, names[0] if names else _only_model(graph, target), overrides)
+
+
+def of_recipe(graph: Graph, target: Path, model: str, overrides: tuple[str, ...], kind: str = "causal") -> ModelSource:
+    """The model of a recipe with this name: one that it declares, or what a stage has trained. Raises RecipeError where
+    there is none, or it is of another kind, or not finished."""
+    if model in graph.recipe.models:
+        spec = graph.recipe.models[model]
+        if (made := made_by(spec)) is None:
+            return _declared(spec, model, target, kind)
+        model = made.name
+    if model not in graph.nodes:
+        known = [*graph.recipe.models, *_trained(graph)]
+        raise RecipeError(f"{target}: there is no model {model!r}; there are: {', '.join(known)}")
+    node = graph.nodes[model]
+    if kinds_of(node.settings).get(MAIN) != MODEL_KINDS[kind]:
+        raise RecipeError(
+            f"{target}: stage {model} gives {', '.join(kinds_of(node.settings).values())}, not {_wanted(kind)}"
+        )
+    folder = stage_folder(graph, model, overrides)
+    if is_older(folder):
+        raise RecipeError(
+            f"{target}: an older togi made stage {model}; do it anew with `{run_command(target, overrides, model)}`, "
+            f"or talk to what is there with `togi chat {shlex.quote(str((folder / MODEL_FOLDER).resolve()))}`"
+        )
+    if not is_done(folder):
+        again = run_command(target, overrides, model)
+        raise RecipeError(f"{target}: stage {model} is not finished; do it with `{again}`")
+    log.info("holding the files of %s to their hashes", model)
+    hold_whole(folder, run_command(target, overrides, redo=model), only=MODEL_FOLDER)
+    return _in_folder(folder / MODEL_FOLDER)
+
+
+def named_model(text: str, kind: str) -> tuple[ModelSource, str]:
+    """The model that one word names, and what it is called: a folder, RECIPE:STAGE or RECIPE:MODEL, package:NAME, or a
+    hub's id. Raises RecipeError for anything else."""
+    recipe, _, name = text.rpartition(":")
+    if os.path.isdir(text):
+        return _in_folder(Path(text)), Path(text).resolve().name
+    if text.startswith(PACKAGE) and name:
+        return ModelSource(kind="package", name=name), name
+    if recipe and os.path.isfile(recipe):
+        return of_recipe(load_graph(Path(recipe)), Path(recipe), name, (), kind), name
+    if HUB_ID.fullmatch(text):
+        return ModelSource(kind="hub", name=text), text
+    raise RecipeError(
+        f"command line: {text!r} is no model; give a model folder, RECIPE:STAGE, package:NAME, or a hub's id "
+        "(owner/name)"
+    )
+
+
+def _in_folder(folder: Path) -> ModelSource:
+    return ModelSource(kind="path", name=str(folder.resolve()))
+
+
+def _gives_model(stage: Mapping[str, Any]) -> bool:
+    begun = (Path(stage["folder"]) / "settings.json").exists()
+    return begun and kinds_of(settings_of(stage)).get(MAIN) == "model"
+
+
+def _wanted(kind: str) -> str:
+    return "a model to talk to" if kind == "causal" else "a reward model"
+
+
+def _declared(spec: ModelSpec, name: str, target: Path, kind: str) -> ModelSource:
+    if spec.kind != kind:
+        raise RecipeError(f"{target}: models.{name} is of kind {spec.kind}, not {_wanted(kind)} (kind: {kind})")
+    if spec.url is not None:
+        raise RecipeError(f"{target}: models.{name}: it is on a server already; this command computes models here")
+    return model_source(spec)
+
+
+def _trained(graph: Graph) -> list[str]:
+    return [name for name, node in graph.nodes.items() if kinds_of(node.settings).get(MAIN) == "model"]
+
+
+def _only_model(graph: Graph, target: Path) -> str:
+    trained = _trained(graph)
+    if len(trained) != 1:
+        raise RecipeError(f"{target}: say which model: {', '.join([*graph.recipe.models, *trained])}")
+    return trained[0]

@@ -1,0 +1,121 @@
+"""Serves a model over HTTP until a signal comes."""
+
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+
+from togi.core.errors import RecipeError
+from togi.core.sources import ModelSource
+from togi.core.terminal import say
+from togi.model.load import load
+from togi.model.reward_model import ModelScorer, load_reward_model
+from togi.rollout.local import Sampler
+from togi.serve.app import Served
+from togi.serve.chat import Speaker, chat_app
+from togi.serve.reward import reward_app
+
+LAST_SECONDS = 5
+"""How long requests under way may take once the server is asked to end."""
+
+OWN = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a model is served and under which name; clients must show `key` unless it is empty."""
+
+    host: str
+    port: int
+    key: str
+    name: str
+
+
+class _Server(uvicorn.Server):
+    """Says when it is ready."""
+
+    ready = ""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            say(self.ready, err=True)
+
+
+def serve(source: ModelSource, cache: Path, reward: bool, place: Place) -> None:
+    """Serves the model that `source` names. Returns when a signal has ended the server.
+
+    Raises RecipeError for an address that cannot be had, InputError for a model that does not fit, and what its engine
+    failed with.
+    """
+    with _bound(place) as listener:
+        served_by: list[_Server] = []
+
+        def died() -> None:
+            for server in served_by:
+                server.should_exit = True
+
+        app = _reward(source, cache, place) if reward else _chat(source, cache, place, died)
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, timeout_graceful_shutdown=LAST_SECONDS, server_header=False
+        )
+        server = _Server(config)
+        server.ready = _ready(place, listener, reward)
+        served_by.append(server)
+        with suppress(KeyboardInterrupt):  # uvicorn raises the signal that ended it once more
+            server.run(sockets=[listener])
+        if not reward:
+            app.state.raise_failure()
+
+
+def _chat(source: ModelSource, cache: Path, place: Place, died: Callable[[], None]) -> FastAPI:
+    model = load(source, cache)
+    engine = Sampler(model.net, model.tokenizer, model.template.terminator)
+    vocabulary = model.net.get_input_embeddings().num_embeddings
+    served = Served(name=place.name, kind="causal", limit=engine.limit, vocabulary=vocabulary, key=place.key)
+    speaker = Speaker(
+        engine=engine,
+        tokenizer=model.tokenizer,
+        template=model.template,
+        end_of_text=model.tokenizer.eos_token_id,
+    )
+    return chat_app(served, speaker, died)
+
+
+def _reward(source: ModelSource, cache: Path, place: Place) -> FastAPI:
+    model = load_reward_model(source, cache)
+    scorer = ModelScorer(model)
+    vocabulary = model.net.get_input_embeddings().num_embeddings
+    limit = None if scorer.limit == sys.maxsize else scorer.limit
+    served = Served(name=place.name, kind="reward", limit=limit, vocabulary=vocabulary, key=place.key)
+    return reward_app(served, scorer, model.tokenizer)
+
+
+def _bound(place: Place) -> socket.socket:
+    """The socket that listens; taken before the model is loaded, which may take minutes."""
+    try:
+        family = socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)[0][0]
+        found = socket.socket(family, socket.SOCK_STREAM)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind((place.host, place.port))
+    except OSError as error:
+        raise RecipeError(
+            f"command line: {place.host}:{place.port} cannot be listened on: {error.strerror or error}; choose another "
+            "with --host and --port (0: a free port)"
+        ) from None
+    return found
+
+
+def _ready(place: Place, listener: socket.socket, reward: bool) -> str:
+    host = f"[{place.host}]" if ":" in place.host else place.host
+    url = f"http://{host}:{listener.getsockname()[1]}"
+    open_to_all = (
+        "" if place.key or place.host in OWN else "; anyone who reaches this machine can use it (--api-key-env)"
+    )
+    where = f"{url}/v1/scores and {url}/classify" if reward else f"{url}/v1"
+    return f"{place.name} is served at {where}{open_to_all}. Ctrl-C ends it"

@@ -1,0 +1,134 @@
+"""What all servers have in common: the key, the name of the model, errors in OpenAI's shape, health, a client that goes
+away."""
+
+import asyncio
+import hmac
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from togi.core.errors import InputError, RecipeError, StageError
+
+GONE = 499
+"""The status of a request whose client went away, which nobody reads."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """What is served: its name, its kind (causal or reward), the tokens of its context and of its vocabulary, and the
+    key that clients must show ("" for none)."""
+
+    name: str
+    kind: str
+    limit: int | None
+    vocabulary: int
+    key: str = ""
+
+    def check_ids(self, ids: Sequence[int]) -> None:
+        """Raises InputError for what is no token of the model."""
+        wrong = next((each for each in ids if not 0 <= each < self.vocabulary), None)
+        if wrong is not None:
+            raise InputError(f"{wrong} is no token id of this model; it has 0 to {self.vocabulary - 1}")
+
+    def check_name(self, name: str) -> None:
+        """Raises HTTPException for another model."""
+        if name != self.name:
+            raise HTTPException(404, f"the model {name!r} is not served here; this is {self.name!r}")
+
+
+def new_app(
+    served: Served, healthy: Callable[[], bool], lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]
+) -> FastAPI:
+    """An app with /health and /v1/models. All but /health want the key."""
+
+    def check_key(request: Request) -> None:
+        shown = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if served.key and not hmac.compare_digest(shown.encode(), served.key.encode()):
+            raise HTTPException(401, "the key is missing or wrong; send it as `Authorization: Bearer KEY`")
+
+    app = FastAPI(
+        title="togi", lifespan=lifespan, dependencies=[Depends(check_key)], docs_url=None, redoc_url=None,
+        openapi_url=None,
+    )  # fmt: skip
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _bad_body)
+    for kind in (InputError, RecipeError):
+        app.add_exception_handler(kind, _bad_input)
+    app.add_exception_handler(StageError, _failed)
+    app.router.add_route("/health", lambda request: JSONResponse(_health(served, healthy), 200 if healthy() else 503))
+    app.add_api_route("/v1/models", lambda: _models(served), methods=["GET"])
+    return app
+
+
+def _health(served: Served, healthy: Callable[[], bool]) -> dict[str, str]:
+    return {"status": "ok" if healthy() else "failed", "engine": "togi", "kind": served.kind}
+
+
+def _models(served: Served) -> dict[str, Any]:
+    about = {"id": served.name, "object": "model", "created": 0, "owned_by": "togi", "max_model_len": served.limit}
+    return {"object": "list", "data": [about]}
+
+
+async def unless_gone(request: Request, work: Awaitable[T]) -> T | None:
+    """What `work` comes to; None where the client goes away first, and the work is cancelled then."""
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        for each in (task, gone):
+            each.cancel()
+        await asyncio.wait((task, gone))
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def gone() -> Response:
+    """The answer to a client that went away."""
+    return Response(status_code=GONE)
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+def error(status: int, message: str, param: str | None = None) -> JSONResponse:
+    """An error in OpenAI's shape."""
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    value = {"message": message, "type": kind, "param": param, "code": status}
+    return JSONResponse({"error": value}, status)
+
+
+def _http_error(request: Request, found: Exception) -> Response:
+    assert isinstance(found, HTTPException)
+    return error(found.status_code, str(found.detail))
+
+
+def _bad_input(request: Request, found: Exception) -> Response:
+    return error(400, str(found))
+
+
+def _failed(request: Request, found: Exception) -> Response:
+    return error(500, str(found))
+
+
+def _bad_body(request: Request, found: Exception) -> Response:
+    """Names the first parameter that does not fit, and what it may be."""
+    assert isinstance(found, RequestValidationError)
+    first = found.errors()[0]
+    path = [str(part) for part in first["loc"] if part != "body"]
+    name = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        return error(400, f"{name}: this server does not do it, and drops nothing silently; leave it out", name)
+    what = first["msg"].removeprefix("Value error, ")
+    return error(400, f"{name}: {what}" if name else what, name or None)

@@ -1,0 +1,227 @@
+"""What requests may say. A parameter that this server does not do is refused by name, never dropped: a client that asks
+for JSON and gets prose would not notice.
+
+Names and meanings are OpenAI's; `top_k`, `min_p`, `repetition_penalty`, `stop_token_ids`, `ignore_eos` and
+`return_token_ids` are vLLM's.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from togi.core.records import Message, SamplingParams
+
+MAX_TOKENS = 1024
+"""Longest answer where a request does not say; less where the context leaves less."""
+
+SEEDS = 2**64
+
+NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "logit_bias": ({},),
+    "response_format": ({"type": "text"},),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
+    "chat_template_kwargs": ({},),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
+    "skip_special_tokens": (True, False),
+    "store": (False,),
+    "echo": (False,),
+    "suffix": ("",),
+    "best_of": (1,),
+}
+"""Parameters of others with the values that change nothing here; each may also be null."""
+
+UNREAD = ("user", "metadata", "safety_identifier", "prompt_cache_key")
+"""Parameters that describe the client and change no answer."""
+
+
+class Body(BaseModel):
+    """Base of all requests: unknown parameters are refused, numbers and texts are not converted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    model: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_neutral(cls, value: Any) -> Any:
+        """Leaves out what changes nothing; the rest of what is unknown is refused then."""
+        if not isinstance(value, dict):
+            return value
+        known = cls.model_fields
+        return {key: item for key, item in value.items() if key in known or not _is_neutral(key, item)}
+
+
+def _is_neutral(name: str, value: Any) -> bool:
+    return value is None or name in UNREAD or any(value == each for each in NEUTRAL.get(name, ()))
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    include_usage: bool = False
+
+
+class Sampled(Body):
+    """What chat and completions have in common. An absent `seed` takes one of the server's own, so that the same
+    question twice has two answers. Sample i of a request has the random stream `seed + i`."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    max_tokens: int | None = None
+    n: int | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    return_token_ids: bool | None = None
+
+    @field_validator("top_k")
+    @classmethod
+    def _off(cls, value: int | None) -> int | None:
+        return 0 if value == -1 else value  # as vLLM writes it
+
+    def params(self, room: int, logprobs: int) -> SamplingParams:
+        """How to sample; `room` is what the context leaves for an answer."""
+        given = {
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "top_k": self.top_k,
+            "min_p": self.min_p,
+            "repetition_penalty": self.repetition_penalty,
+            "n": self.n,
+        }
+        longest = self.longest
+        return SamplingParams(
+            **{name: value for name, value in given.items() if value is not None},
+            max_tokens=max(min(MAX_TOKENS, room), 1) if longest is None else longest,
+            stop=self.stops,
+            logprobs=logprobs,
+        )
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Strings that end an answer."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def longest(self) -> int | None:
+        """The most tokens of an answer, if the request says it."""
+        return self.max_tokens
+
+    def seeds(self, own: int, count: int) -> tuple[int, ...]:
+        """The random streams of `count` samples; `own` is the server's seed for a request that names none."""
+        first = own if self.seed is None else self.seed
+        return tuple((first + index) % SEEDS for index in range(count))
+
+
+class TextPart(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    type: Literal["text"]
+    text: str
+
+
+class Turn(BaseModel):
+    """A message; its role may be any that the model's template knows."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    role: str
+    content: str | list[TextPart]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nothing(cls, value: Any) -> Any:
+        return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
+
+    @property
+    def message(self) -> Message:
+        """The turn as a record."""
+        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return Message(self.role, text)
+
+
+class ChatBody(Sampled):
+    """POST /v1/chat/completions"""
+
+    messages: list[Turn] = Field(min_length=1)
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0)
+
+    @property
+    def longest(self) -> int | None:
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+
+class CompletionBody(Sampled):
+    """POST /v1/completions: a text or its token ids, or several. Ends at the model's end-of-text token too, unless
+    `ignore_eos`."""
+
+    prompt: str | list[int] | list[str] | list[list[int]]
+    logprobs: int | None = Field(default=None, ge=0)
+    ignore_eos: bool | None = None
+
+
+class TokenizeBody(Body):
+    """POST /tokenize: a text as it stands, or a conversation that waits for its answer."""
+
+    prompt: str | None = None
+    messages: list[Turn] | None = None
+    add_special_tokens: bool = True
+
+    @model_validator(mode="after")
+    def _one(self) -> "TokenizeBody":
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give either prompt or messages")
+        return self
+
+
+class ScoredItem(BaseModel):
+    """What is scored: a conversation that ends with the answer, or its text as the template writes it, or the text's
+    token ids."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    messages: list[Turn] | None = None
+    text: str | None = None
+    ids: list[int] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> "ScoredItem":
+        if [self.messages, self.text, self.ids].count(None) != 2:
+            raise ValueError("give one of messages, text and ids")
+        if self.messages is not None and (len(self.messages) < 2 or self.messages[-1].role != "assistant"):
+            raise ValueError("messages are a question and, last, the assistant's answer to be scored")
+        return self
+
+
+class ScoreBody(Body):
+    """POST /v1/scores"""
+
+    items: list[ScoredItem] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _alike(self) -> "ScoreBody":
+        if len({item.messages is None for item in self.items}) > 1:
+            raise ValueError("items are conversations, all of them, or texts and ids")
+        return self
+
+
+class ClassifyBody(Body):
+    """POST /classify, as SGLang has it: texts as the template writes them, or their token ids; one or several."""
+
+    text: str | list[str] | None = None
+    input_ids: list[int] | list[list[int]] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> "ClassifyBody":
+        if (self.text is None) == (self.input_ids is None):
+            raise ValueError("give either text or input_ids")
+        return self

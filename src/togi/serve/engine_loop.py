@@ -1,0 +1,134 @@
+"""Runs an engine in a thread of its own, and hands its events to asyncio.
+
+Whoever reads an engine's events computes, so only this thread touches the engine. Between two steps it takes requests
+that came and forgets those whose client went away.
+"""
+
+import asyncio
+import queue
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import aclosing, suppress
+from typing import Protocol
+
+from togi.core.errors import StageError
+from togi.core.protocols import Engine, Event, Request
+from togi.core.records import Completion
+
+
+class SteppingEngine(Engine, Protocol):
+    """An `Engine` that a server drives step by step."""
+
+    @property
+    def busy(self) -> bool: ...
+    def check(self, request: Request, name: str = ...) -> None: ...
+    def step(self) -> None: ...
+    def ready(self, request: int) -> list[Event]: ...
+
+
+class _Reader:
+    """Who waits for the events of a request: an inbox of an event loop, filled from the engine's thread."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.id: int | None = None
+        self.inbox: asyncio.Queue[Event | None] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+
+    def put(self, event: Event | None) -> None:
+        with suppress(RuntimeError):  # the event loop has ended, and with it whoever read
+            self._loop.call_soon_threadsafe(self.inbox.put_nowait, event)
+
+
+class EngineLoop:
+    """The engine's thread, from `start` to `stop`."""
+
+    def __init__(self, engine: SteppingEngine) -> None:
+        self.engine = engine
+        self.ended = False
+        self._thread = ThreadPoolExecutor(1, "engine")
+        self._run_of_it: Future[None] | None = None
+        self._orders: queue.SimpleQueue[tuple[str, _Reader] | None] = queue.SimpleQueue()
+        self._readers: dict[int, _Reader] = {}
+
+    def start(self, died: Callable[[], None] = lambda: None) -> None:
+        """Starts the thread; `died` is called, from it, where the engine fails."""
+        self._run_of_it = self._thread.submit(self._run)
+        self._run_of_it.add_done_callback(lambda ended: died() if ended.exception() is not None else None)
+
+    def stop(self) -> None:
+        """Ends the thread after the step at hand; requests that are left get no answer."""
+        self._orders.put(None)
+        self._thread.shutdown()
+
+    def raise_failure(self) -> None:
+        """Raises what the engine ended with, if it failed."""
+        if self._run_of_it is not None and self._run_of_it.done():
+            self._run_of_it.result()
+
+    async def events(self, request: Request) -> AsyncGenerator[Event, None]:
+        """The events of one request. Left early, the request is cancelled.
+
+        Raises InputError for a request that can never be answered, StageError where the engine has failed.
+        """
+        self.engine.check(request)
+        reader = _Reader(request)
+        self._orders.put(("add", reader))
+        if self.ended:  # asked after the order was given: whatever is still in the queue then is not heeded any more
+            reader.put(None)
+        left = request.params.n
+        try:
+            while left:
+                event = await reader.inbox.get()
+                if event is None:
+                    raise StageError("the engine has ended; the server's log says why")
+                left -= event.completion is not None
+                yield event
+        finally:
+            self._orders.put(("cancel", reader))
+
+    async def answers(self, requests: Sequence[Request]) -> list[list[Completion]]:
+        """The completions of each request, in order; all are computed beside each other. Raises as `events` does."""
+        for request in requests:
+            self.engine.check(request)
+        return await asyncio.gather(*(self._answer(request) for request in requests))
+
+    async def _answer(self, request: Request) -> list[Completion]:
+        async with aclosing(self.events(request)) as events:
+            found = {event.index: event.completion async for event in events if event.completion is not None}
+        return [found[index] for index in range(request.params.n)]
+
+    # --- in the engine's thread ---------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while self._heed():
+                self.engine.step()
+                for name, reader in self._readers.items():
+                    for event in self.engine.ready(name):
+                        reader.put(event)
+        finally:
+            self.ended = True
+            with suppress(queue.Empty):
+                while True:
+                    order = self._orders.get(block=False)
+                    if order is not None:
+                        order[1].put(None)
+            for reader in self._readers.values():
+                reader.put(None)
+
+    def _heed(self) -> bool:
+        """Does what was ordered between two steps, and waits while there is nothing to compute; False: to end."""
+        while True:
+            try:
+                order = self._orders.get(block=not self.engine.busy)
+            except queue.Empty:
+                return True
+            if order is None:
+                return False
+            what, reader = order
+            if what == "add":
+                reader.id = self.engine.add(reader.request)
+                self._readers[reader.id] = reader
+            elif reader.id is not None and self._readers.pop(reader.id, None) is not None:
+                self.engine.cancel(reader.id)

@@ -1,0 +1,99 @@
+"""The scores of a reward model over HTTP: raw logits, one number each. One request is one batch, and never shares it,
+so that a score does not depend on what others ask."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
+
+from fastapi import FastAPI, Response
+from fastapi.responses import JSONResponse
+
+from togi.core.errors import GraderError, InputError
+from togi.core.protocols import Scorer, Tokenizer
+from togi.core.records import Message
+from togi.serve.app import Served, error, new_app
+from togi.serve.bodies import ClassifyBody, ScoreBody
+
+Item = tuple[tuple[Message, ...], str]
+
+
+class IdScorer(Scorer, Protocol):
+    """A `Scorer` that also reads texts as token ids. `sequence` is a conversation as it reads it."""
+
+    def score_ids(self, texts: Sequence[Sequence[int]]) -> Sequence[float | GraderError]: ...
+    def sequence(self, messages: tuple[Message, ...], answer: str) -> Any: ...
+
+
+def reward_app(served: Served, scorer: IdScorer, tokenizer: Tokenizer) -> FastAPI:
+    """The app that serves `scorer`."""
+    routes = _Routes(served, scorer, tokenizer)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        routes.thread.shutdown()
+
+    app = new_app(served, lambda: True, lifespan)
+    app.add_api_route("/v1/scores", routes.scores, methods=["POST"], response_model=None)
+    app.add_api_route("/classify", routes.classify, methods=["POST"], response_model=None)
+    return app
+
+
+class _Routes:
+    def __init__(self, served: Served, scorer: IdScorer, tokenizer: Tokenizer) -> None:
+        self.served = served
+        self.scorer = scorer
+        self.tokenizer = tokenizer
+        self.thread = ThreadPoolExecutor(1, "scorer")  # one batch after the other
+
+    async def scores(self, body: ScoreBody) -> Response:
+        """POST /v1/scores {model, items: [{messages}, {text} or {ids}]} -> {model, scores, errors, usage}, scores and
+        errors in the order of `items`: a score is null where its item has an error."""
+        self.served.check_name(body.model)
+        found, tokens = await self._scored(body)
+        scores = [None if isinstance(each, GraderError) else each for each in found]
+        errors = [str(each) if isinstance(each, GraderError) else None for each in found]
+        used = {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens}
+        return JSONResponse({"model": self.served.name, "scores": scores, "errors": errors, "usage": used})
+
+    async def classify(self, body: ClassifyBody) -> Response:
+        """POST /classify -> {embedding: [score], meta_info}, or a list of them for several texts; embedding[0] is the
+        raw logit. A text that is too long fails the whole request, since the answer has no place for an error."""
+        self.served.check_name(body.model)
+        given: Any = body.input_ids if body.text is None else body.text
+        single = isinstance(given, str) or (bool(given) and isinstance(given[0], int))
+        texts = [self._ids(each) for each in ([given] if single else given)]
+        if not texts:
+            raise InputError("text, input_ids: the list is empty")
+        found = await self._scored_ids(texts)
+        wrong = next((each for each in found if isinstance(each, GraderError)), None)
+        if wrong is not None:
+            return error(400, str(wrong))
+        answers: list[Any] = [
+            {"embedding": [score], "meta_info": {"prompt_tokens": len(ids)}}
+            for ids, score in zip(texts, found, strict=True)
+        ]
+        return JSONResponse(answers[0] if single else answers)
+
+    async def _scored(self, body: ScoreBody) -> tuple[Sequence[float | GraderError], int]:
+        """The scores of a request, and how many tokens were read."""
+        if body.items[0].messages is None:
+            texts = [self._ids(item.ids if item.text is None else item.text) for item in body.items]
+            return await self._scored_ids(texts), sum(map(len, texts))
+        turns = [[turn.message for turn in item.messages or ()] for item in body.items]
+        items = [(tuple(each[:-1]), each[-1].content) for each in turns]
+        found = await asyncio.get_running_loop().run_in_executor(self.thread, self.scorer.score, items)
+        return found, sum(len(self.scorer.sequence(*item).ids) for item in items)
+
+    def _ids(self, text: str | Sequence[int] | None) -> list[int]:
+        """The ids of a text. Its special tokens stand in it already, since the template wrote it."""
+        found = self.tokenizer(text, add_special_tokens=False)["input_ids"] if isinstance(text, str) else text
+        if not found:
+            raise InputError("each text needs at least one token")
+        self.served.check_ids(found)
+        return list(found)
+
+    async def _scored_ids(self, texts: Sequence[Sequence[int]]) -> Sequence[float | GraderError]:
+        return await asyncio.get_running_loop().run_in_executor(self.thread, self.scorer.score_ids, texts)

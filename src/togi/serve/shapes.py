@@ -1,0 +1,59 @@
+"""Completions as the JSON that OpenAI's and vLLM's servers answer with. Pure functions."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from togi.core.records import Completion
+
+REASONS: Mapping[str, str] = {"terminator": "stop", "stop_string": "stop", "length": "length"}
+Piece = Callable[[int], str]
+"""The text of one token."""
+
+
+def text_of(completion: Completion, terminator: str) -> str:
+    """The answer without its terminator."""
+    return completion.text.removesuffix(terminator) if completion.stop == "terminator" else completion.text
+
+
+def stop_reason(completion: Completion, stops: Sequence[str], decode: Callable[[Sequence[int]], str]) -> str | None:
+    """The stop string that ended the answer; None where something else did."""
+    if completion.stop != "stop_string":
+        return None
+    written = decode(completion.token_ids)
+    ends = [(place + len(stop), stop) for stop in stops if (place := written.find(stop)) >= 0]
+    return min(ends)[1] if ends else None
+
+
+def usage(prompts: Sequence[int], groups: Sequence[Sequence[Completion]]) -> dict[str, int]:
+    """Tokens of the prompts, each counted once, and of all answers."""
+    read, written = sum(prompts), sum(len(one.token_ids) for group in groups for one in group)
+    return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+
+
+def chat_logprobs(completion: Completion, piece: Piece) -> dict[str, Any]:
+    """Log-probabilities in nats under the request's temperature (1 where it is greedy), one entry per sampled token."""
+    tops = completion.top_logprobs or ((),) * len(completion.token_ids)
+    entries = zip(completion.token_ids, completion.logprobs, tops, strict=True)
+    content = [
+        {**_token(token, logp, piece), "top_logprobs": [_token(other, its, piece) for other, its in top]}
+        for token, logp, top in entries
+    ]
+    return {"content": content, "refusal": None}
+
+
+def completion_logprobs(completion: Completion, piece: Piece) -> dict[str, Any]:
+    """The same in the shape of /v1/completions. Of likeliest tokens with one text the likelier is told."""
+    texts = [piece(token) for token in completion.token_ids]
+    tops = [{piece(token): logp for token, logp in reversed(top)} for top in completion.top_logprobs]
+    ends = [sum(map(len, texts[:at])) for at in range(len(texts))]
+    return {
+        "tokens": texts,
+        "token_logprobs": list(completion.logprobs),
+        "top_logprobs": tops or None,
+        "text_offset": ends,
+    }
+
+
+def _token(token: int, logp: float, piece: Piece) -> dict[str, Any]:
+    text = piece(token)
+    return {"token": text, "logprob": logp, "bytes": None if "\ufffd" in text else list(text.encode())}

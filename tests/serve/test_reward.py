@@ -1,0 +1,104 @@
+"""The reward server: the local scorer's numbers, to the bit, one request one batch."""
+
+from collections.abc import Iterator
+
+import pytest
+from served import ask, serving
+from tiny_models import loaded
+
+from togi.core.records import Message
+from togi.model.load import LoadedModel
+from togi.model.reward_model import ModelScorer, add_scalar_head
+from togi.serve.app import Served
+from togi.serve.reward import reward_app
+from togi.text.render import render_text
+
+TALKS = [("Say it.", "It."), ("Say it.", "No, I will not."), ("Why?", "Because.")]
+
+
+@pytest.fixture(scope="module")
+def model() -> LoadedModel:
+    return add_scalar_head(loaded(), seed=4)
+
+
+@pytest.fixture(scope="module")
+def scorer(model) -> ModelScorer:
+    return ModelScorer(model, max_tokens=200)
+
+
+@pytest.fixture(scope="module")
+def url(model, scorer) -> Iterator[str]:
+    vocabulary = model.net.get_input_embeddings().num_embeddings
+    served = Served(name="rm", kind="reward", limit=scorer.limit, vocabulary=vocabulary)
+    with serving(reward_app(served, scorer, model.tokenizer)) as found:
+        yield found
+
+
+def turns(question: str, answer: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def text_ids(model, question: str, answer: str) -> list[int]:
+    messages = (Message("user", question), Message("assistant", answer))
+    return render_text(model.template, model.tokenizer, messages)
+
+
+def test_scores_are_the_local_scorers_raw_logits(url, model, scorer):
+    items = [((Message("user", question),), answer) for question, answer in TALKS]
+    local = scorer.score(items)
+    assert len(set(local)) == len(TALKS)
+    body = {"model": "rm", "items": [{"messages": turns(*talk)} for talk in TALKS]}
+    status, found = ask(f"{url}/v1/scores", body)
+    assert status == 200 and found["scores"] == local and found["errors"] == [None] * 3
+    ids = [text_ids(model, *talk) for talk in TALKS]
+    assert found["usage"]["prompt_tokens"] == sum(map(len, ids))
+    found = ask(f"{url}/v1/scores", {"model": "rm", "items": [{"ids": each} for each in ids]})[1]
+    assert found["scores"] == scorer.score_ids(ids) == pytest.approx(local, abs=1e-5)
+
+
+def test_classify_has_the_shape_of_sglang(url, model, scorer):
+    ids = [text_ids(model, *talk) for talk in TALKS]
+    texts = [model.tokenizer.decode(each) for each in ids]
+    local = scorer.score_ids(ids)
+    items = [{"text": text} for text in texts]
+    assert ask(f"{url}/v1/scores", {"model": "rm", "items": items})[1]["scores"] == local
+    for given in ({"text": texts}, {"input_ids": ids}):
+        found = ask(f"{url}/classify", {"model": "rm", **given})[1]
+        assert [each["embedding"] for each in found] == [[score] for score in local]
+        assert [each["meta_info"]["prompt_tokens"] for each in found] == [len(each) for each in ids]
+    one = ask(f"{url}/classify", {"model": "rm", "text": texts[2]})[1]
+    assert one["embedding"] == scorer.score_ids([ids[2]])
+
+
+def test_a_conversation_that_is_too_long_has_an_error_in_the_place_of_its_score(url, scorer):
+    long = turns("Say it.", "very " * 60)
+    status, found = ask(
+        f"{url}/v1/scores", {"model": "rm", "items": [{"messages": long}, {"messages": turns("a", "b")}]}
+    )
+    assert status == 200 and found["scores"][0] is None and found["scores"][1] is not None
+    assert "it reads at most 200" in found["errors"][0] and found["errors"][1] is None
+    status, found = ask(f"{url}/classify", {"model": "rm", "text": "very " * 60})
+    assert status == 400 and "it reads at most 200" in found["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "more", "says"),
+    [
+        ("v1/scores", {"items": []}, "items: List should have at least 1 item"),
+        ("v1/scores", {"items": [{"messages": turns("a", "b")[:1]}]}, "last, the assistant's answer"),
+        ("v1/scores", {"items": [{"messages": turns("a", "b")}, {"ids": [1]}]}, "items are conversations, all of them"),
+        ("v1/scores", {"items": [{"text": "a", "ids": [1]}]}, "give one of messages, text and ids"),
+        ("v1/scores", {"items": [{"ids": [10**6]}]}, "1000000 is no token id of this model"),
+        ("classify", {"text": "a", "input_ids": [1]}, "give either text or input_ids"),
+        ("classify", {"text": []}, "the list is empty"),
+        ("classify", {"text": ["a", ""]}, "at least one token"),
+        ("classify", {"text": "a", "use_activation": True}, "use_activation: this server does not do it"),
+    ],
+)
+def test_what_does_not_fit_is_refused(url, path, more, says):
+    status, found = ask(f"{url}/{path}", {"model": "rm", **more})
+    assert status == 400 and says in found["error"]["message"]
+
+
+def test_health_says_the_kind(url):
+    assert ask(f"{url}/health")[1] == {"status": "ok", "engine": "togi", "kind": "reward"}
