@@ -127,6 +127,42 @@ def test_documents_and_columns(tmp_path: Path) -> None:
     assert document.source is not None and document.source.licence == "MIT" and document.source.dataset == "rows.jsonl"
 
 
+def test_samples_keep_their_model_and_share_the_prompt_that_they_answer(tmp_path: Path) -> None:
+    asked = {"prompt": "Why?", "reference": "It scatters."}
+    rows = [
+        {**asked, "completion": "So.", "model": "small", "scores": {"human": 3, "judge": 4.5}, "note": "x"},
+        {**asked, "response": "Because.", "model": "large"},
+        {"messages": [{"role": "user", "content": "Hm?"}, {"role": "assistant", "content": "Yes."}]},
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    small, large, bare = load_records(DataSpec(path=tmp_path / "rows.jsonl"), "samples").records
+    assert (small.text, small.model, small.scores, small.extra) == (
+        "So.",
+        "small",
+        {"human": 3.0, "judge": 4.5},
+        {"note": "x"},
+    )
+    assert small.prompt == large.prompt and small.prompt.answer == "It scatters." and small.id != large.id
+    assert (bare.text, bare.model, bare.scores, bare.prompt.answer) == ("Yes.", None, {}, None)
+    (tmp_path / "asked.jsonl").write_text(json.dumps({"prompt": "Hm?"}))
+    (prompt,) = load_records(DataSpec(path=tmp_path / "asked.jsonl"), "prompts").records
+    assert bare.prompt.id == prompt.id  # as when it is read as a prompt
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "Why?", "completion": "So.", "scores": [1]}, "'scores': found a list"),
+        ({"prompt": "Why?", "completion": "So.", "model": 3}, "'model': found a number"),
+        ({"prompt": "Why?"}, "do not make samples"),
+    ],
+)
+def test_bad_samples(tmp_path: Path, row: dict[str, Any], message: str) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    with pytest.raises(InputError, match=message):
+        load_records(DataSpec(path=tmp_path / "rows.jsonl"), "samples")
+
+
 def test_ids_by_content_with_ordinals_for_equal_rows(tmp_path: Path) -> None:
     records = load(
         tmp_path, "prompts", {"question": "A"}, {"prompt": "A"}, {"question": "B"}, {"question": "A", "x": 1}

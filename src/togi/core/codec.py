@@ -274,6 +274,8 @@ LAYOUTS: dict[str, Layout] = {
             ("winner", pa.string()),
             ("score", pa.float64()),
             ("probability", pa.float64()),
+            ("outcome", pa.string()),
+            ("attempt", pa.int64()),
         ]
     ),
     "tables": _plain(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Stop = Literal["terminator", "stop_string", "length", "error"]
+Outcome = Literal["winner", "tie", "grade", "unreadable", "failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,9 +153,10 @@ class Verdict(Record):
     """What a judge said of answers to one prompt, in one order.
 
     `prompt` and `answers` are ids; the answers stand as the judge read them. `order` counts the orders in which the
-    judge was asked. `winner` is the id of the better answer; None for a tie, for a judge that grades one answer, and
-    where nothing could be read. `score` is a grade; `probability` that of the first answer's being better, where
-    log-probabilities were read. `text` is what the judge wrote.
+    judge was asked, `attempt` how often it was asked before in this one. `outcome` says what was read: a winner, a tie,
+    a grade, nothing (`unreadable`), or that the request failed. `winner` is the id of the better answer, `score` a
+    grade; `probability` that of the first answer's being better, where log-probabilities were read. `text` is what the
+    judge wrote.
     """
 
     prompt: str
@@ -165,6 +167,8 @@ class Verdict(Record):
     winner: str | None = None
     score: float | None = None
     probability: float | None = None
+    outcome: Outcome = "winner"
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -105,6 +105,10 @@ class SamplesRef(Ref):
     kinds = ("samples",)
 
 
+class VerdictsRef(Ref):
+    kinds = ("verdicts",)
+
+
 class TablesRef(Ref):
     kinds = ("tables",)
 

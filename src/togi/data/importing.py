@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from togi.core.errors import InputError, RecipeError
-from togi.core.records import KINDS, Drop, Message, Provenance, Record
+from togi.core.records import KINDS, Completion, Drop, Message, Prompt, Provenance, Record
 from togi.core.seeds import content_id, digest
 from togi.data.hub import download
 from togi.data.labelled import Labelled, pairs_of
@@ -52,7 +52,7 @@ class Imported:
 
 
 def load_records(spec: DataSpec, kind: str) -> Imported:
-    """Reads rows and makes records of `kind` (prompts, chats, pairs, documents).
+    """Reads rows and makes records of `kind` (prompts, chats, pairs, documents, samples).
 
     Raises RecipeError for a bad spec. Raises InputError with file, line and column for a row that does not fit (with
     `on_bad_row: drop` the row is dropped under its reason), and if there are no rows or none fits.
@@ -184,6 +184,7 @@ def _content(shape: Shape, kind: str) -> Any:
         "chats": (shape.prompt, shape.answer),
         "pairs": (shape.prompt, shape.chosen, shape.rejected, shape.margin),
         "documents": (shape.text,),
+        "samples": (shape.prompt, shape.reference, shape.answer, shape.model),
     }[kind]
     return [[_said(m) for m in part] if isinstance(part, tuple) else part for part in parts]
 
@@ -209,8 +210,20 @@ FIELDS: dict[str, Callable[[Shape], dict[str, Any]]] = {
         "margin": shape.margin,
     },
     "documents": lambda shape: {"text": shape.text},
+    "samples": lambda shape: {
+        "prompt": _asked(shape),
+        "completion": Completion(text=shape.answer[0].content, stop="terminator"),
+        "scores": shape.scores,
+        "model": shape.model,
+    },
 }
 """The fields of a record of each kind that rows can become."""
+
+
+def _asked(shape: Shape) -> Prompt:
+    """The prompt of a sample, under the id that it has when it is read as a prompt."""
+    name = content_id(["prompts", _content(shape, "prompts")])
+    return Prompt(id=name, messages=shape.prompt, answer=shape.reference)
 
 
 def _refuse_empty(files: Sequence[Path], imported: Imported) -> None:

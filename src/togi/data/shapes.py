@@ -5,7 +5,6 @@ prompt inside both sides | instruction + input + output (alpaca) | question or p
 """
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from togi.core.records import TOOLS, led_by_system
 from togi.data.sides import Turns, after_prompt, common_prompt, ended, occurs, same, split_answer
 from togi.data.turns import flag, objects, role_of, said, text_of, turns
-from togi.data.values import BadRow, blank, kind_of, plain
+from togi.data.values import BadRow, blank, kind_of, number, plain
 
 CONVERSATIONS = ("messages", "conversations", "conversation")
 QUESTIONS = ("prompt", "question", "instruction", "query")
@@ -26,6 +25,7 @@ NEEDS = {
     "chats": "messages that end with the assistant, or prompt and completion, or instruction and output",
     "pairs": "chosen and rejected, with or without prompt, or prompt, completion and label",
     "documents": "text",
+    "samples": "prompt and completion (also model, reference, scores), or messages that end with the assistant",
 }
 
 
@@ -33,7 +33,8 @@ NEEDS = {
 class Shape:
     """A row, parsed as one kind of record, and the columns that were read. Absent parts are None.
 
-    `label` marks a row of a labelled set, whose answer is good or bad; two such rows make a pair.
+    `label` marks a row of a labelled set, whose answer is good or bad; two such rows make a pair. `model` and `scores`
+    are those of a sample.
     """
 
     prompt: Turns = ()
@@ -44,6 +45,8 @@ class Shape:
     margin: float | None = None
     label: bool | None = None
     text: str | None = None
+    model: str | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
     columns: tuple[str, ...] = ()
 
 
@@ -160,7 +163,7 @@ def _pair(cols: Columns) -> Shape | None:
     if cols.has("chosen", "rejected"):
         asks = cols.pick(QUESTIONS, "the question")
         prompt, chosen, rejected = _sides(cols, asks)
-        margin = _margin(cols.row.get("margin"))
+        margin = number(cols.row.get("margin"), "margin")
         if margin is not None:
             cols.take("margin")
         return _equipped(
@@ -173,11 +176,36 @@ def _pair(cols: Columns) -> Shape | None:
     return _equipped(cols, replace(shape, label=label, columns=tuple(cols.used)))
 
 
+def _sample(cols: Columns) -> Shape | None:
+    """An answer to a prompt, with the name of its model, scores by name and a reference answer where a row has them."""
+    shape = _spoken(cols)
+    if shape is None or not shape.answer:
+        return None
+    if len(shape.answer) > 1:
+        raise BadRow("wrong_shape", "the assistant has several turns in a row at the end: a sample is one answer")
+    if not any(m.role == "user" for m in shape.prompt):
+        raise BadRow("no_prompt", "no user has a turn: there is no question to answer")
+    model = text_of(cols.take("model"), "model") if cols.has("model") else None
+    reference = text_of(cols.take("reference"), "reference") if cols.has("reference") else None
+    scores = _scores(cols.take("scores")) if cols.has("scores") else {}
+    found = replace(shape, model=model, reference=reference, scores=scores, columns=tuple(cols.used))
+    return _equipped(cols, found)
+
+
+def _scores(value: Any) -> dict[str, float]:
+    """Scores by name. Raises BadRow for what is no object of numbers."""
+    if not isinstance(value, dict):
+        raise BadRow("wrong_type", f"column 'scores': found {kind_of(value)}, wanted an object of numbers by name")
+    found = {str(name): number(score, "scores") for name, score in value.items()}
+    return {name: score for name, score in found.items() if score is not None}
+
+
 _READERS: dict[str, Callable[[Columns], Shape | None]] = {
     "prompts": _prompt,
     "chats": _chat,
     "pairs": _pair,
     "documents": _document,
+    "samples": _sample,
 }
 
 
@@ -293,22 +321,6 @@ def _sides(cols: Columns, asks: str | None) -> tuple[Turns, Turns, Turns]:
             cut[name] = (fuller, cut[name][1])
     prompt, chosen, rejected = common_prompt(cut["chosen"], cut["rejected"])
     return prompt, ended(chosen, "chosen"), ended(rejected, "rejected")
-
-
-def _margin(value: Any) -> float | None:
-    """A number, or text that holds one, as in CSV; None for an empty cell."""
-    if value is None or value == "":
-        return None
-    wrong = BadRow("wrong_type", f"column 'margin': found {value!r}, wanted a number; leave it empty or rename it")
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise wrong
-    try:
-        found = float(value)
-    except (ValueError, OverflowError):
-        raise wrong from None
-    if not math.isfinite(found):
-        raise wrong
-    return found
 
 
 def _label(cols: Columns) -> bool | None:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import re
 from collections.abc import Mapping
 from datetime import date, datetime, time
@@ -38,6 +39,22 @@ def kind_of(value: Any) -> str:
 def blank(value: Any) -> bool:
     """Whether a column is empty: null, or blank text, such as an empty CSV cell."""
     return value is None or (isinstance(value, str) and not value.strip())
+
+
+def number(value: Any, column: str) -> float | None:
+    """A number, or text that holds one, as in CSV; None for an empty cell. Raises BadRow for anything else."""
+    if value is None or value == "":
+        return None
+    wrong = BadRow("wrong_type", f"column {column!r}: found {value!r}, wanted a number; leave it empty or rename it")
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise wrong
+    try:
+        found = float(value)
+    except (ValueError, OverflowError):
+        raise wrong from None
+    if not math.isfinite(found):
+        raise wrong
+    return found
 
 
 def parse_json(text: str) -> Any:

@@ -259,7 +259,7 @@ def _kind_of(recipe: Recipe, ref: Ref, reader: StageSettings | None = None) -> s
     if ref.name in recipe.data:
         if reader is not None and ref in reader.passes:
             return kinds_of(reader)[MAIN]
-        return next((k for k in ref.kinds if k in ("prompts", "pairs", "chats", "documents")), "records")
+        return next((k for k in ref.kinds if k in ("prompts", "pairs", "chats", "documents", "samples")), "records")
     return kinds_of(recipe.stages[ref.name])[ref.output]
 
 

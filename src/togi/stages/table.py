@@ -2,7 +2,7 @@
 
 from togi.core.records import KINDS
 from togi.core.settings import takes
-from togi.stages.data import contrast, curate, dedup, diversify, importing, select, synthesize
+from togi.stages.data import contrast, curate, dedup, diversify, importing, label, select, synthesize
 from togi.stages.evaluation import evaluate
 from togi.stages.training import dpo, grpo, pretrain, reward, sft, smpo
 
@@ -16,6 +16,7 @@ STAGES = {
         diversify.STAGE,
         select.STAGE,
         contrast.STAGE,
+        label.STAGE,
         pretrain.STAGE,
         sft.STAGE,
         reward.STAGE,

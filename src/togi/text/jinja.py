@@ -13,8 +13,8 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, NoReturn
 
+from jinja2 import StrictUndefined, TemplateError, Undefined
 from jinja2 import Template as JinjaTemplate
-from jinja2 import TemplateError
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.nodes import CallBlock, Filter, For, Node
@@ -170,10 +170,16 @@ def _tojson(
 
 
 @lru_cache(maxsize=16)
-def _compiled(source: str) -> JinjaTemplate:
+def _compiled(source: str, strict: bool = False) -> JinjaTemplate:
+    """`strict`: a name that nobody gave is an error, not empty text."""
     if len(source) > LONGEST:
         raise TemplateError(f"it is longer than {LONGEST} characters")
-    environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols])
+    environment = _Environment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[_GenerationBlock, loopcontrols],
+        undefined=StrictUndefined if strict else Undefined,
+    )
     environment.filters |= {"tojson": _tojson, "togi_steps": _stepped}
     environment.filters |= {name: _sized(environment.filters[name]) for name in ("center", "indent")}
     environment.globals |= {"raise_exception": _refuse, "dict": _Dict(), "namespace": _Namespace}
@@ -213,6 +219,16 @@ def _attempt(source: str, context: Mapping[str, Any], generation: bool, date: st
     today = datetime.fromisoformat(date).strftime
     try:
         return _compiled(source).render(context, documents=None, add_generation_prompt=generation, strftime_now=today)
+    except TemplateError as error:
+        return error
+
+
+def render_values(source: str, values: Mapping[str, Any]) -> str | TemplateError:
+    """Renders any jinja text, within the same bounds; a name that is not in `values` is an error. Gives the error of
+    the template or of jinja in the place of the text; another exception of the template's code is raised."""
+    _LEFT.steps = STEPS
+    try:
+        return _compiled(source, True).render(values)
     except TemplateError as error:
         return error
 

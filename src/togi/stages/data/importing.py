@@ -29,7 +29,7 @@ class Import(DataSettings, StageSettings):
     """Rows in the shapes of the ecosystem -> records of one kind, each with its source and licence."""
 
     type: Literal["import"] = "import"
-    kind: str = Field(description="record kind to make: prompts, pairs, chats or documents")
+    kind: str = Field(description="record kind to make: prompts, pairs, chats, documents or samples")
 
     @property
     def downloads(self) -> list[tuple[str, str]]:

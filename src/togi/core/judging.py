@@ -1,0 +1,36 @@
+"""How a judge is asked: the settings that the stage `label` and the reward term `judge` share."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from togi.core.settings import ModelRef, RecipePath, Settings
+
+
+class JudgeSettings(Settings):
+    """Which model judges, what it is told, and how it is sampled."""
+
+    judge: ModelRef = Field(description="the model that judges")
+    language: Literal["en", "ja", "ru"] = Field(default="en", description="language of togi's own prompt")
+    prompt: RecipePath | None = Field(
+        default=None,
+        description="a prompt of your own: Jinja (.j2), FastChat's judge_prompts.jsonl or a .yaml of llm-jp-judge",
+    )
+    prompt_name: str | None = Field(default=None, description="which prompt of a file that holds several")
+    reference: bool = Field(default=True, description="show the judge the prompt's reference answer, if there is one")
+    scale: tuple[int, int] = Field(default=(1, 10), description="lowest and highest grade")
+    temperature: float = Field(default=0.0, ge=0, le=2, description="0 is greedy; a question that is repeated has 0.5")
+    max_tokens: int = Field(default=512, ge=1, description="tokens of what the judge says, its reasoning included")
+    retries: int = Field(
+        default=1, ge=0, le=8, description="how often an unreadable verdict is asked for again, with the next index"
+    )
+
+    @model_validator(mode="after")
+    def _prompt_fits(self) -> Self:
+        if self.prompt is not None and self.language != "en":
+            raise ValueError("language chooses among togi's own prompts, but prompt names another; remove one of them")
+        if self.prompt is None and self.prompt_name is not None:
+            raise ValueError("prompt_name chooses in the file under prompt, and there is none")
+        if self.scale[0] >= self.scale[1]:
+            raise ValueError(f"scale is {list(self.scale)}: the lowest grade stands first")
+        return self

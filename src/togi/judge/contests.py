@@ -1,0 +1,79 @@
+"""Comparisons of two answers: which are made, and what several verdicts say together.
+
+A preference is 1 where the first answer of a comparison is better, 0 where the second is, 0.5 for a tie; or the
+probability that the first is better.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from togi.core.records import Prompt, Sample
+from togi.judge.reading import Choice
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """Two answers to one prompt. `swapped` says of each time that the judge is asked whether the second answer stands
+    first."""
+
+    prompt: Prompt
+    first: Sample
+    second: Sample
+    swapped: tuple[bool, ...] = (False, True)
+
+    def shown(self, swapped: bool) -> tuple[Sample, Sample]:
+        """The answers as the judge reads them."""
+        return (self.second, self.first) if swapped else (self.first, self.second)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the verdicts on a contest say: a winner, or the reason for none. `preference` is their mean."""
+
+    winner: Literal["first", "second"] | None
+    reason: str = ""
+    preference: float | None = None
+
+
+def by_prompt(samples: Sequence[Sample]) -> list[list[Sample]]:
+    """The answers to each prompt, in the order in which prompts first come."""
+    groups: dict[str, list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(sample.prompt.id, []).append(sample)
+    return list(groups.values())
+
+
+def rivals(answers: Sequence[Sample], compare: Literal["all", "first"]) -> list[tuple[Sample, Sample]]:
+    """Which answers to one prompt are compared: every two, or each with the first."""
+    firsts = answers if compare == "all" else answers[:1]
+    return [(one, other) for place, one in enumerate(firsts) for other in answers[place + 1 :]]
+
+
+def preference(choice: Choice, swapped: bool) -> float:
+    """What a verdict on A and B says of a contest's first answer."""
+    if choice == "tie":
+        return 0.5
+    return 1.0 if (choice == "A") is not swapped else 0.0
+
+
+def decide(preferences: Sequence[float | None], keep: Literal["consistent", "averaged"]) -> Outcome:
+    """One outcome of the preferences in each order; None is a verdict that could not be read.
+
+    `consistent`: every order prefers the same answer. `averaged`: the mean decides. Without all verdicts there is no
+    winner, since one order alone carries the judge's leaning to a place.
+    """
+    known = [value for value in preferences if value is not None]
+    if len(known) < len(preferences) or not known:
+        return Outcome(None, "unreadable")
+    mean = sum(known) / len(known)
+    if keep == "consistent" and len(dict.fromkeys(_side(value) for value in known)) > 1:
+        return Outcome(None, "inconsistent", mean)
+    side = _side(mean)
+    if side == 0:
+        return Outcome(None, "tie", mean)
+    return Outcome("first" if side > 0 else "second", "", mean)
+
+
+def _side(value: float) -> int:
+    return (value > 0.5) - (value < 0.5)

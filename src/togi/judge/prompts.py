@@ -1,0 +1,252 @@
+"""What a judge is asked: togi's own prompts (prompts/*.j2), one's own in Jinja, and the files of other projects.
+
+A prompt file of FastChat is `judge_prompts.jsonl`: rows of name, type, system_prompt and prompt_template. One of
+llm-jp-judge is YAML: a prompt_template, or one with and one without a reference answer, or several by name; with the
+regular expression that reads the answer.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from string import Formatter
+from typing import Any, Literal
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from togi.core.errors import InputError
+from togi.core.records import Message
+from togi.judge.reading import spoken
+from togi.text.prompt_file import PromptFile
+
+Method = Literal["pairwise", "graded"]
+OWN = Path(__file__).parent / "prompts"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """What is judged: the conversation up to the answers, one answer or two, a reference answer where there is one.
+    A grade runs from `low` to `high`. `explain`: the judge is to say why."""
+
+    messages: tuple[Message, ...]
+    answers: tuple[str, ...]
+    reference: str | None = None
+    low: int = 1
+    high: int = 10
+    explain: bool = True
+
+    @property
+    def spoken(self) -> tuple[Message, ...]:
+        """The turns of user and assistant."""
+        return tuple(message for message in self.messages if message.role in ("user", "assistant"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgePrompt:
+    """A judge's prompt. `write` makes the user's turn of a case; `system` stands before it where it is not empty.
+    `read` finds the grade where the file says how; `wants_reference`: it cannot be asked without a reference answer."""
+
+    write: Callable[[Case], str]
+    system: str = ""
+    read: Callable[[str], float | None] | None = None
+    wants_reference: bool = False
+
+    def messages(self, case: Case) -> tuple[Message, ...]:
+        """The conversation that asks a judge. Raises InputError for a case that the prompt has no words for."""
+        asked = Message("user", self.write(case))
+        return (Message("system", self.system), asked) if self.system else (asked,)
+
+
+def own_prompt(method: Method, language: str) -> JudgePrompt:
+    """togi's prompt in English (en), Japanese (ja) or Russian (ru)."""
+    path = OWN / f"{method}.{language}.j2"
+    return _in_jinja(PromptFile(str(path), path.read_text(encoding="utf-8")), method)
+
+
+def load_prompt(path: Path, method: Method, name: str | None = None) -> JudgePrompt:
+    """The prompt of a file: .jinja, FastChat's .jsonl or llm-jp-judge's .yaml; `name` chooses among several.
+
+    Raises InputError for a file that holds none for this method, and for words in braces that nothing stands for.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: the judge's prompt cannot be read: {error}") from None
+    match path.suffix.lower():
+        case ".jinja" | ".j2":
+            return _in_jinja(PromptFile(str(path), text), method)
+        case ".jsonl":
+            return _chosen(_fastchat(text, path, method), name, path, method)
+        case ".yaml" | ".yml":
+            return _chosen(_llmjp(text, path, method), name, path, method)
+    raise InputError(f"{path}: a judge's prompt is a .jinja, a FastChat .jsonl or an llm-jp-judge .yaml file")
+
+
+def _chosen(found: Mapping[str, JudgePrompt], name: str | None, path: Path, method: Method) -> JudgePrompt:
+    if not found:
+        raise InputError(f"{path}: it holds no prompt for method {method}")
+    if name is None and len(found) == 1:
+        return next(iter(found.values()))
+    if name not in found:
+        what = "which of them is meant?" if name is None else f"found prompt_name {name!r}."
+        raise InputError(f"{path}: {what} Say prompt_name: {' or '.join(found)}")
+    return found[name]
+
+
+# --- Jinja ------------------------------------------------------------------------------------------------------------
+
+
+def _in_jinja(file: PromptFile, method: Method) -> JudgePrompt:
+    marks = ("<first answer>", "<second answer>") if method == "pairwise" else ("<answer>",)
+    found = file.render(_values(Case(messages=(Message("user", "?"),), answers=marks)))
+    if any(mark not in found for mark in marks):
+        raise InputError(
+            f"{file.where}: the prompt does not show what is judged: a prompt for method {method} names "
+            f"{'answer_a and answer_b' if method == 'pairwise' else 'answer'}"
+        )
+    return JudgePrompt(write=lambda case: file.render(_values(case)))
+
+
+def _values(case: Case) -> dict[str, Any]:
+    """What a prompt in Jinja may name."""
+    *history, last = case.spoken
+    if len(case.answers) == 2:
+        judged: dict[str, Any] = {"answer_a": case.answers[0], "answer_b": case.answers[1], "explain": case.explain}
+    else:
+        example = (case.low + case.high) // 2
+        judged = {"answer": case.answers[0], "low": case.low, "high": case.high, "example": example}
+    turns = [{"role": turn.role, "content": turn.content} for turn in history]
+    return {"question": last.content, "history": turns, "reference": case.reference or "", **judged}
+
+
+# --- words in braces, as Python's str.format has them -----------------------------------------------------------------
+
+_FIELD = re.compile(
+    r"question(_[1-9])?|answer(_[1-9])?|answer_[ab](_[1-9])?|ref_answer_[1-9]|reference|response|query|prompt"
+)
+
+
+def _in_braces(template: str, where: str) -> Callable[[Case], str]:
+    """What fills the words in braces of `template`."""
+    try:
+        parts = [(text, name) for text, name, _, _ in Formatter().parse(template)]
+    except ValueError as error:
+        raise InputError(f"{where}: braces do not match ({error}); write {{{{ for a brace of the text") from None
+    for _, name in parts:
+        if name is not None and not _FIELD.fullmatch(name):
+            raise InputError(
+                f"{where}: nothing stands for {{{name}}}; known are question, answer, answer_a, answer_b, reference, "
+                "response, and question_1, answer_1, answer_a_1, answer_b_1, ref_answer_1 and so on for each turn"
+            )
+
+    def write(case: Case) -> str:
+        values = _turns(case)
+        missing = [name for _, name in parts if name is not None and name not in values]
+        if missing:
+            raise InputError(
+                f"{where}: a conversation has no {', '.join(missing)}: choose a prompt for as many turns, and one "
+                "without a reference where there is none (prompt_name)"
+            )
+        return "".join(text + ("" if name is None else values[name]) for text, name in parts)
+
+    return write
+
+
+def _turns(case: Case) -> dict[str, str]:
+    """The values of words in braces: turns counted from 1; the judged answer is the last one."""
+    asked = [turn.content for turn in case.spoken if turn.role == "user"]
+    before = [turn.content for turn in case.spoken if turn.role == "assistant"]
+    values = {f"question_{i}": text for i, text in enumerate(asked, 1)}
+    values |= {"question": asked[-1], "query": asked[-1], "prompt": asked[-1], "response": case.answers[0]}
+    for name, answer in zip(("answer", "answer_a", "answer_b"), (case.answers[0], *case.answers[-2:]), strict=False):
+        values |= {f"{name}_{i}": text for i, text in enumerate([*before, answer], 1)} | {name: answer}
+    if case.reference is not None:
+        values |= {f"ref_answer_{len(asked)}": case.reference, "reference": case.reference}
+    return values
+
+
+def _prompt(template: Any, system: Any, where: str) -> JudgePrompt:
+    if not isinstance(template, str) or not isinstance(system or "", str):
+        raise InputError(f"{where}: prompt_template and system_prompt must be texts")
+    wants = re.search(r"\{(ref_answer_\d|reference)\}", template) is not None
+    return JudgePrompt(write=_in_braces(template, where), system=(system or "").strip(), wants_reference=wants)
+
+
+def _judges(template: Any, method: Method) -> bool:
+    """Whether a template is one for this method."""
+    return isinstance(template, str) and ("{answer_a" in template) is (method == "pairwise")
+
+
+# --- FastChat ---------------------------------------------------------------------------------------------------------
+
+
+def _fastchat(text: str, path: Path, method: Method) -> dict[str, JudgePrompt]:
+    found: dict[str, JudgePrompt] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            row = json.loads(line)
+            name, template = row["name"], row["prompt_template"]
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{where}: wanted an object with name, type, system_prompt, prompt_template") from None
+        if _judges(template, method):
+            found[str(name)] = _prompt(template, row.get("system_prompt"), where)
+    return found
+
+
+# --- llm-jp-judge -----------------------------------------------------------------------------------------------------
+
+_TEMPLATES = {"prompt_template": "default", "prompt_template_with_ref": "with_ref", "prompt_template_wo_ref": "wo_ref"}
+
+
+def _llmjp(text: str, path: Path, method: Method) -> dict[str, JudgePrompt]:
+    try:
+        value = YAML(typ="safe", pure=True).load(text)
+    except (YAMLError, RecursionError) as error:
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())[:300]}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: wanted a map with prompt_template, or of such maps by name")
+    if any(key in value for key in _TEMPLATES):
+        given = {name: {**value, "prompt_template": value[key]} for key, name in _TEMPLATES.items() if key in value}
+    else:
+        given = {str(name): entry for name, entry in value.items() if isinstance(entry, dict)}
+    return {
+        name: replace(
+            _prompt(entry["prompt_template"], entry.get("system_prompt"), f"{path}: {name}"),
+            read=_reader(entry, f"{path}: {name}"),
+        )
+        for name, entry in given.items()
+        if _judges(entry.get("prompt_template"), method)
+    }
+
+
+def _reader(entry: Mapping[str, Any], where: str) -> Callable[[str], float | None] | None:
+    """Reads a grade as the file's regular expression does: its first match; of an expression with a metric and a
+    grade, each metric once, and the last of them is the grade."""
+    source, metrics = entry.get("regex"), entry.get("metrics")
+    if source is None:
+        return None
+    try:
+        pattern = re.compile(source)
+    except (re.error, TypeError) as error:
+        raise InputError(f"{where}: regex {source!r} is no regular expression: {error}") from None
+    if pattern.groups == 1:
+        return lambda text: _number(match[1]) if (match := pattern.search(spoken(text))) else None
+    if pattern.groups != 2 or not isinstance(metrics, list) or not metrics:
+        raise InputError(f"{where}: regex needs one group, the grade, or two, a metric and its grade, beside `metrics`")
+
+    def read(text: str) -> float | None:
+        found = pattern.findall(spoken(text))
+        grades = dict(found)
+        whole = len(found) == len(grades) and sorted(grades) == sorted(map(str, metrics))
+        return _number(grades[str(metrics[-1])]) if whole else None
+
+    return read
+
+
+def _number(text: str) -> float | None:
+    return float(text) if re.fullmatch(r"[+-]?\d+(\.\d+)?", text) else None

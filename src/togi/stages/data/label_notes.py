@@ -1,0 +1,88 @@
+"""What `label` says of its judge: how much could be read, how often it takes the answer that stands first, and whether
+it judged itself."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from togi.core.errors import StageError
+from togi.core.records import Sample, Verdict
+from togi.stages.context import Context
+from togi.stages.data.label import Label
+
+LEANING = 0.15  # of the share of first answers from a half, from which on it is an alarm
+ENOUGH = 50  # decided verdicts, before a share says anything
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts the last verdicts of each comparison or answer."""
+
+    settings: Label
+    context: Context
+    asked: int = 0
+    read: int = 0
+    decided: int = 0
+    first: int = 0
+    both: int = 0
+    agree: int = 0
+    grades: list[float] = field(default_factory=list)
+
+    def note(self, last: Sequence[Verdict]) -> None:
+        """Takes the verdicts on one comparison, one for each order, or on one answer."""
+        self.asked += len(last)
+        self.read += sum(verdict.outcome not in ("unreadable", "failed") for verdict in last)
+        self.grades += [verdict.score for verdict in last if verdict.score is not None]
+        winners = [verdict.winner for verdict in last if verdict.outcome in ("winner", "tie")]
+        decided = [verdict for verdict in last if verdict.winner is not None]
+        self.decided += len(decided)
+        self.first += sum(verdict.winner == verdict.answers[0] for verdict in decided)
+        if len(winners) == 2:
+            self.both += 1
+            self.agree += winners[0] == winners[1]
+
+    def note_own(self, samples: Sequence[Sample], names: Sequence[str]) -> None:
+        """An alarm where the judge wrote some of the answers itself."""
+        own = sum(sample.model in names for sample in samples)
+        if own:
+            self.context.summary["answers_of_the_judge"] = own
+            self.context.alarm(
+                "judges_itself",
+                f"{self.settings.judge} wrote {own} of {len(samples)} answers that it judges: judges favour their own. "
+                "`calibrate` measures by how much; another model as judge avoids it",
+                value=own / len(samples),
+                threshold=0.0,
+            )
+
+    def refuse_unreadable(self, verdicts: Sequence[Verdict]) -> None:
+        """Raises StageError where nothing could be read: the judge, its prompt or the endpoint is wrong."""
+        if not verdicts or self.read:
+            return
+        failed = sum(verdict.outcome == "failed" for verdict in verdicts)
+        said = next((verdict.text for verdict in verdicts if verdict.text), "")
+        cause = f"{failed} of {len(verdicts)} requests failed" if failed else f"the first: {said[:300]!r}"
+        raise StageError(
+            f"stage {self.context.name}: nothing that {self.settings.judge} said can be read as a verdict ({cause}). "
+            "Raise max_tokens if it is cut off, choose a prompt that asks for [[A]], [[B]] or [[C]], or a grade such "
+            "as [[7]], or ask another model"
+        )
+
+    def finish(self) -> None:
+        """Puts the figures into the summary."""
+        summary = self.context.summary
+        summary["verdicts_asked"] = self.asked
+        summary["verdicts_unreadable"] = self.asked - self.read
+        if self.grades:
+            summary["mean_grade"] = sum(self.grades) / len(self.grades)
+        if self.both:
+            summary["orders_agree"] = self.agree / self.both
+        if self.decided:
+            share = self.first / self.decided
+            summary["first_answer_preferred"] = share
+            if self.decided >= ENOUGH and abs(share - 0.5) > LEANING:
+                self.context.alarm(
+                    "position_bias",
+                    f"{self.settings.judge} preferred the answer that stood first in {share:.0%} of {self.decided} "
+                    "verdicts; keep only verdicts on which both orders agree",
+                    value=share,
+                    threshold=0.5,
+                )

@@ -1,0 +1,267 @@
+"""The work of `label`: a unit is a batch of comparisons, each in all its orders, or of answers.
+
+What the judge said is read again from the units when a stage goes on, so nothing is asked twice.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from togi.core.records import Message, Pair, Sample, Verdict
+from togi.core.seeds import derive, make_id
+from togi.judge.asking import Answered
+from togi.judge.contests import Contest, by_prompt, decide, preference, rivals
+from togi.judge.prompts import Case, JudgePrompt
+from togi.judge.reading import read_choice
+from togi.stages.context import Context
+from togi.stages.data.label import Label
+from togi.stages.data.label_notes import Tally
+from togi.stages.endpoints import chooser
+from togi.stages.judging_work import asker, grade_reader, graded_case, judge_prompt, judges_own, questioned
+from togi.stages.rehearsal_work import Rehearsed, prompt_rows, weightless
+from togi.text.compare import normalise
+
+Said = dict[str, Any]
+"""What a judge said once: `text` and the `value` that was read, or that it `failed`; or a `probability`."""
+
+
+def run(settings: Label, context: Context) -> None:
+    """Raises StageError where nothing that the judge said can be read."""
+    samples: list[Sample] = context.records(settings.samples)
+    tally = Tally(settings, context)
+    tally.note_own(samples, judges_own(context, settings))
+    prompt = judge_prompt(settings, settings.method)
+    if settings.method == "pairwise":
+        _pairwise(settings, context, samples, prompt, tally)
+    else:
+        _graded(settings, context, samples, prompt, tally)
+    tally.finish()
+
+
+def rehearse(settings: Label, context: Context) -> Iterator[Rehearsed]:
+    samples: list[Sample] = context.records(settings.samples)
+    prompt = judge_prompt(settings, settings.method)
+    if settings.method == "pairwise":
+        shown = [_question(settings, prompt, contest, False) for contest in _contests(settings, context, samples)]
+    else:
+        shown = [_graded_question(settings, prompt, sample) for sample in samples]
+    if context.model(settings.judge).kind != "endpoint":
+        model = weightless(context, settings.judge)
+        yield from prompt_rows(context, model, [(each.id, each.messages) for each in shown], settings.max_tokens)
+
+
+# --- two answers ------------------------------------------------------------------------------------------------------
+
+
+def _pairwise(settings: Label, context: Context, samples: list[Sample], prompt: JudgePrompt, tally: Tally) -> None:
+    contests = list(_contests(settings, context, samples))
+    context.count_in(len(contests) + len(context.drops))
+    ask = _choose(settings, context, prompt) if settings.by == "logprobs" else _compare(settings, context, prompt)
+    size = settings.batch_prompts
+    count = -(-len(contests) // size)
+    units = context.units(count, lambda number: ask(contests[number * size : (number + 1) * size]), "verdicts")
+    verdicts: list[Verdict] = []
+    pairs: list[Pair] = []
+    for contest, orders in zip(contests, [orders for unit in units for orders in unit], strict=True):
+        made = [_verdicts(context, settings, contest, order, said) for order, said in enumerate(orders)]
+        verdicts += [verdict for each in made for verdict in each]
+        last = [each[-1] for each in made]
+        tally.note(last)
+        pair = _pair(settings, context, contest, last)
+        if isinstance(pair, Pair):
+            pairs.append(pair)
+        else:
+            context.drop(contest.first, pair)
+    context.write("verdicts", verdicts, "verdicts")
+    tally.refuse_unreadable(verdicts)
+    context.write("pairs", pairs)
+
+
+def _contests(settings: Label, context: Context, samples: Sequence[Sample]) -> Iterator[Contest]:
+    """The comparisons, in the order of prompts; answers that cannot be compared are dropped."""
+    for answers in by_prompt(samples):
+        spoken = [answer for answer in answers if answer.text.strip()]
+        for answer in answers:
+            if not answer.text.strip():
+                context.drop(answer, "empty_answer")
+        if len(spoken) == 1:
+            context.drop(spoken[0], "alone")
+        for first, second in rivals(spoken, settings.compare):
+            if _same(first.text, second.text):
+                context.drop(first, "same_text")
+                continue
+            swaps = (False, True)
+            if settings.orders == "random":
+                swaps = (derive(context.seed, "order", first.id, second.id) % 2 == 1,)
+            yield Contest(first.prompt, first, second, swaps)
+
+
+def _same(one: str, other: str) -> bool:
+    return one.strip() == other.strip() or (normalise(one) == normalise(other) and normalise(one) != "")
+
+
+def _question(settings: Label, prompt: JudgePrompt, contest: Contest, swapped: bool) -> Any:
+    shown = contest.shown(swapped)
+    case = Case(
+        messages=contest.prompt.messages,
+        answers=(shown[0].text.strip(), shown[1].text.strip()),
+        reference=contest.prompt.answer if settings.reference else None,
+        explain=settings.by == "text",
+    )
+    return questioned(prompt, case, make_id("judge", (shown[0].id, shown[1].id), 0))
+
+
+def _compare(settings: Label, context: Context, prompt: JudgePrompt) -> Any:
+    """Asks for text."""
+    judge = asker(settings, context, read_choice, batch_rows=2 * settings.batch_prompts)
+
+    def ask(contests: Sequence[Contest]) -> list[list[list[Said]]]:
+        questions = [_question(settings, prompt, contest, swap) for contest in contests for swap in contest.swapped]
+        answered = iter([_said(each) for each in judge.ask(questions)])
+        return [[next(answered) for _ in contest.swapped] for contest in contests]
+
+    return ask
+
+
+def _choose(settings: Label, context: Context, prompt: JudgePrompt) -> Any:
+    """Asks for the log-probabilities of A and B."""
+    judge = chooser(context, settings.judge)
+
+    def ask(contests: Sequence[Contest]) -> list[list[list[Said]]]:
+        asked: list[tuple[Message, ...]] = [
+            _question(settings, prompt, contest, swap).messages for contest in contests for swap in contest.swapped
+        ]
+        found = iter(judge.margins(asked, "A", "B") if asked else [])
+        return [[[{"probability": _sigmoid(next(found))}] for _ in contest.swapped] for contest in contests]
+
+    return ask
+
+
+def _sigmoid(margin: float) -> float:
+    return 1 / (1 + math.exp(-margin)) if margin >= 0 else math.exp(margin) / (1 + math.exp(margin))
+
+
+def _said(answered: Answered[Any]) -> list[Said]:
+    return [{"text": each.text, "value": each.value, "failed": each.failed} for each in answered.attempts]
+
+
+def _verdicts(
+    context: Context, settings: Label, contest: Contest, order: int, attempts: Sequence[Said]
+) -> list[Verdict]:
+    """What the judge said in one order, each time that it was asked."""
+    shown = contest.shown(contest.swapped[order])
+    names = (shown[0].id, shown[1].id)
+    found = []
+    for attempt, said in enumerate(attempts):
+        probability, value = said.get("probability"), said.get("value")
+        if probability is not None:
+            value = "tie" if probability == 0.5 else "A" if probability > 0.5 else "B"
+        read = "tie" if value == "tie" else "winner" if value else "failed" if said.get("failed") else "unreadable"
+        found.append(
+            Verdict(
+                id=make_id(context.folder.name, names, 1000 * order + attempt),
+                parents=names,
+                source=contest.first.source,
+                prompt=contest.prompt.id,
+                answers=names,
+                judge=settings.judge.name,
+                text=said.get("text", ""),
+                order=order,
+                winner={"A": names[0], "B": names[1]}.get(value or ""),
+                probability=probability,
+                outcome=read,
+                attempt=attempt,
+            )
+        )
+    return found
+
+
+def _pair(settings: Label, context: Context, contest: Contest, last: Sequence[Verdict]) -> Pair | str:
+    """The pair that the last verdicts of all orders make, or the reason for none."""
+    if any(verdict.outcome == "failed" for verdict in last):
+        return "failed"
+    outcome = decide([_preference(verdict, contest) for verdict in last], settings.keep)
+    if outcome.winner is None:
+        return outcome.reason
+    better, worse = contest.first, contest.second
+    mean = outcome.preference or 0.0
+    if outcome.winner == "second":
+        better, worse, mean = worse, better, 1 - mean
+    sure = settings.by == "logprobs" and 0 < mean < 1
+    return Pair(
+        id=make_id(context.folder.name, (better.id, worse.id), 0),
+        parents=(better.id, worse.id),
+        source=contest.first.source,
+        prompt=contest.prompt.messages,
+        chosen=(Message("assistant", better.text.strip()),),
+        rejected=(Message("assistant", worse.text.strip()),),
+        margin=math.log(mean / (1 - mean)) if sure else None,
+        extra={"preference": mean, "chosen_model": better.model, "rejected_model": worse.model},
+    )
+
+
+def _preference(verdict: Verdict, contest: Contest) -> float | None:
+    """What a verdict says of the contest's first answer."""
+    if verdict.outcome not in ("winner", "tie"):
+        return None
+    swapped = verdict.answers[0] != contest.first.id
+    if verdict.probability is not None:
+        return 1 - verdict.probability if swapped else verdict.probability
+    choice = "tie" if verdict.winner is None else "A" if verdict.winner == verdict.answers[0] else "B"
+    return preference(choice, swapped)
+
+
+# --- one answer -------------------------------------------------------------------------------------------------------
+
+
+def _graded(settings: Label, context: Context, samples: list[Sample], prompt: JudgePrompt, tally: Tally) -> None:
+    context.count_in(len(samples))
+    spoken = [sample for sample in samples if sample.text.strip()]
+    for sample in samples:
+        if not sample.text.strip():
+            context.drop(sample, "empty_answer")
+    size = settings.batch_prompts
+    judge = asker(settings, context, grade_reader(settings, prompt), batch_rows=size * settings.rounds)
+
+    def ask(number: int) -> list[list[Said]]:
+        batch = spoken[number * size : (number + 1) * size]
+        questions = [_graded_question(settings, prompt, sample) for sample in batch]
+        return [_said(each) for each in judge.ask(questions, settings.rounds)]
+
+    units = context.units(-(-len(spoken) // size), ask, "grades")
+    verdicts: list[Verdict] = []
+    kept: list[Sample] = []
+    for sample, attempts in zip(spoken, [attempts for unit in units for attempts in unit], strict=True):
+        found = [_grade(settings, context, sample, number, said) for number, said in enumerate(attempts)]
+        verdicts += found
+        tally.note(found)
+        grades = [verdict.score for verdict in found if verdict.score is not None]
+        if grades:
+            kept.append(replace(sample, scores={**sample.scores, "judge": sum(grades) / len(grades)}))
+        else:
+            context.drop(sample, "failed" if found[-1].outcome == "failed" else "unreadable")
+    context.write("verdicts", verdicts, "verdicts")
+    tally.refuse_unreadable(verdicts)
+    context.write("samples", kept)
+
+
+def _graded_question(settings: Label, prompt: JudgePrompt, sample: Sample) -> Any:
+    case = graded_case(settings, sample.prompt.messages, sample.text.strip(), sample.prompt.answer)
+    return questioned(prompt, case, make_id("judge", (sample.id,), 0))
+
+
+def _grade(settings: Label, context: Context, sample: Sample, number: int, said: Said) -> Verdict:
+    value = said["value"]
+    return Verdict(
+        id=make_id(context.folder.name, (sample.id,), number),
+        parents=(sample.id,),
+        source=sample.source,
+        prompt=sample.prompt.id,
+        answers=(sample.id,),
+        judge=settings.judge.name,
+        text=said["text"],
+        score=value,
+        outcome="failed" if said["failed"] else "unreadable" if value is None else "grade",
+        attempt=number,
+    )
