@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import BYTES, tiny_tokenizer
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, XLMRobertaConfig, XLMRobertaModel
 
 from togi.core.errors import InputError
 from togi.core.sources import ModelSource
@@ -63,6 +63,45 @@ def test_a_prefix_is_part_of_every_text(folder):
 def test_long_texts_are_cut_where_the_folder_says(folder):
     (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 8}))
     np.testing.assert_allclose(embedder(folder).embed(["abcdefghij"]), embedder(folder).embed(["abcdefgh"]), atol=1e-6)
+
+
+@pytest.fixture
+def multilingual(tmp_path):
+    """A tiny XLM-R, of the kind of multilingual E5, and its library model."""
+    torch.manual_seed(0)
+    tokenizer = tiny_tokenizer()
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    special = {"pad_token_id": tokenizer.pad_token_id, "initializer_range": 0.5, "max_position_embeddings": 40}
+    model = XLMRobertaModel(XLMRobertaConfig(vocab_size=BYTES, **sizes, **special), add_pooling_layer=False).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    return tmp_path, model, tokenizer
+
+
+def test_e5_is_computed_as_its_card_says(multilingual):
+    """Prefix, mean over the mask, length 1: by hand with the library, one text at a time and all as one batch."""
+    place, model, tokenizer = multilingual
+    texts = ["how much protein", "東京は今日も雨です", "x"]
+    found = embedder(place, prefix="query: ").embed(texts)
+    batch = tokenizer([f"query: {text}"[:20] for text in texts], padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        hidden = model(**batch).last_hidden_state
+    mask = batch["attention_mask"][..., None]
+    mean = (hidden * mask).sum(1) / mask.sum(1)
+    short = embedder(place).embed([f"query: {text}"[:20] for text in texts])
+    np.testing.assert_allclose(short, torch.nn.functional.normalize(mean, dim=1), atol=1e-5)
+    for row, text in zip(found, texts, strict=True):
+        ids = tokenizer(f"query: {text}", return_tensors="pt")
+        with torch.inference_mode():
+            alone = model(**ids).last_hidden_state[0].mean(0)
+        np.testing.assert_allclose(row, alone / alone.norm(), atol=1e-5)
+
+
+def test_a_text_over_the_positions_of_an_encoder_that_counts_from_its_pad_token_is_cut(multilingual):
+    place, model, tokenizer = multilingual
+    most = model.config.max_position_embeddings - tokenizer.pad_token_id - 1
+    long = embedder(place).embed(["abcdefghij" * 9])
+    np.testing.assert_allclose(long, embedder(place).embed([("abcdefghij" * 9)[:most]]), atol=1e-6)
 
 
 def test_another_pooling_is_refused(folder):

@@ -41,10 +41,18 @@ def _max_tokens(place: Path, model: Any) -> int:
     """The length at which the embedder cuts a text, special tokens included."""
     stated = place / "sentence_bert_config.json"
     said = read_object(stated).get("max_seq_length") if stated.exists() else None
-    limits = [limit for limit in (said, context_of(model.config.to_dict())) if type(limit) is int]
+    limits = [limit for limit in (said, _positions(model)) if type(limit) is int]
     if not limits:
         raise InputError(f"{place}: the embedder does not say how long a text it takes (max_position_embeddings)")
     return min(limits)
+
+
+def _positions(model: Any) -> int | None:
+    """How many tokens an encoder has positions for. RoBERTa and its like (XLM-R, on which multilingual E5 stands) count
+    them from the pad token's id + 1 on, so that as many rows of the table are no token's."""
+    table = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
+    limit, before = context_of(model.config.to_dict()), getattr(table, "padding_idx", None)
+    return limit if limit is None or before is None else limit - before - 1
 
 
 class SentenceEmbedder:

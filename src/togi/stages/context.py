@@ -159,10 +159,13 @@ class Context:
         """`stream_units`, all values in memory."""
         return list(self.stream_units(count, make, name))
 
-    def stream_units(self, count: int, make: Callable[[int], Any], name: str = "batch") -> Iterator[Any]:
+    def stream_units(
+        self, count: int, make: Callable[[int], Any], name: str = "batch", *, told: bool = True
+    ) -> Iterator[Any]:
         """Does units 0..count-1 once each, across kills, and yields their values (JSON-like) in order.
 
-        `name` tells the units of one stage's phases apart.
+        `name` tells the units of one stage's phases apart. With `told` each unit is a step of the progress; a stage
+        that counts its progress in other things tells it itself. A stage that has enough reads no further.
 
         A unit is committed by renaming its file, then by a line in the journal with the file's hash; a unit whose
         line is missing or damaged, or whose file does not match it, is done again.
@@ -170,7 +173,8 @@ class Context:
         committed = self.ranks.on_first_rank(self._committed)
         for number in range(count):
             value = self._unit(f"{name}-{number:06d}", committed, lambda n=number: make(n), count)
-            self.progress(number + 1, count, name)
+            if told:
+                self.progress(number + 1, count, name)
             yield value
 
     def missing_units(self, count: int, name: str) -> list[int]:

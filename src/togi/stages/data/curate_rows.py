@@ -1,5 +1,8 @@
 """The row-wise part of `curate`: its rules."""
 
+import importlib
+
+from togi.core.extras import missing
 from togi.core.records import Drop, Prompt
 from togi.data.filters import (
     Filter,
@@ -9,6 +12,7 @@ from togi.data.filters import (
     run_filters,
     too_long,
     too_short,
+    wrong_language,
     wrong_script,
 )
 from togi.stages.data.curate import Curate
@@ -17,14 +21,25 @@ from togi.stages.shards import Shard
 
 def rules(settings: Curate) -> list[Filter]:
     """What a draft must pass before a model is asked."""
+    by_detector = settings.language_by == "detector"
     return [
         too_short(settings.min_chars),
         too_long(settings.max_chars),
         repeated_ngrams(settings.max_repeated_ngrams),
         wrong_script(settings.language),
+        *([_by_detector(settings.language)] if by_detector else []),
         contains(("http://", "https://", "<|", "_____"), "not_plain_text"),
         not_a_question(settings.language),
     ]
+
+
+def _by_detector(language: str) -> Filter:
+    """Raises RecipeError where the detector's package is not installed."""
+    try:
+        detect = importlib.import_module("togi.text.language").detect
+    except ModuleNotFoundError as error:
+        raise missing(error) or error from error
+    return wrong_language(language, detect)
 
 
 def map_rows(settings: Curate, shard: Shard) -> tuple[list[Prompt], list[Drop]]:

@@ -1,32 +1,25 @@
-"""The work of `curate`: rules, then a model's judgement, then (where asked for) a rewrite."""
+"""The work of `curate`: rules, then the judgement of a model or of a reward model, then (where asked for) a rewrite."""
 
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from togi.core.errors import RecipeError, StageError
+from togi.core.errors import GraderError, RecipeError, StageError
 from togi.core.records import Message, Prompt, SamplingParams
 from togi.core.seeds import make_id
 from togi.core.settings import ModelRef
 from togi.data.filters import first_failure, run_filters
+from togi.data.prompt_files import prompt_of
 from togi.stages.context import Context
 from togi.stages.data.curate import STAGE, Curate
 from togi.stages.data.curate_rows import rules
 from togi.stages.data.rows import map_shards
-from togi.stages.endpoints import chooser, generator
+from togi.stages.endpoints import chooser, generator, scorer
 from togi.stages.rehearsal_work import Rehearsed, prompt_rows, weightless
 
-JSON_QUESTION = (
-    "Judge this draft of a question to an assistant.\n\n{text}\n\nAnswer with one JSON object and nothing else: "
-    '{"keep": true or false, "reason": "...", "question": "the question, corrected", "answer": ""}'
-)
-JSON_BOTH = (
-    "Judge this draft of a question to an assistant and of its answer.\n\n{text}\n\nIts answer:\n\n{answer}\n\n"
-    'Answer with one JSON object and nothing else: {"keep": true or false, "reason": "...", '
-    '"question": "the question, corrected", "answer": "the answer, corrected"}'
-)
+Ask = Callable[[Prompt], tuple[Message, ...]]
+"""How a model is asked about a draft."""
 
 RETRY = "That was not one JSON object. Write the JSON object and nothing else."
 
@@ -43,7 +36,7 @@ class JsonVerdict(BaseModel):
 
 def run(settings: Curate, context: Context) -> None:
     shards = map_shards(STAGE, settings, context, settings.input, "prompts")
-    if settings.model is None:
+    if settings.method == "rules":
         with context.writer("prompts") as writer:
             for kept in shards:
                 writer.write(kept)
@@ -51,10 +44,9 @@ def run(settings: Curate, context: Context) -> None:
         return
     kept = [prompt for shard in shards for prompt in shard]
     if kept:
-        judge = _by_logprob if settings.method == "logprob" else _by_json
-        kept = judge(settings, context, settings.model, kept)
+        kept = JUDGES[settings.method](settings, context, kept)
         if settings.rewrite and kept:
-            kept = _rewrite(settings, context, settings.model, kept)
+            kept = _rewrite(settings, context, kept)
     _look_at_harvest(settings, context, len(kept))
     context.write("prompts", kept)
 
@@ -78,17 +70,20 @@ def rehearse(settings: Curate, context: Context) -> Iterator[Rehearsed]:
     prompts, _ = run_filters(context.records(settings.input), rules(settings), stage=context.name)
     if settings.model is None:
         return
-    question = settings.question if settings.method == "logprob" else JSON_QUESTION
+    ask = _verdict_asker(settings) if settings.method == "json" else _asker(settings.question)
     model, most = weightless(context, settings.model), 1 if settings.method == "logprob" else settings.max_tokens
-    yield from prompt_rows(context, model, [(p.id, _asked(question, p)) for p in prompts], most)
+    yield from prompt_rows(context, model, [(p.id, ask(p)) for p in prompts], most)
 
 
-def _asked(question: str, prompt: Prompt) -> tuple[Message, ...]:
-    filled = {"{text}": prompt.text}
-    if question == JSON_QUESTION and prompt.answer is not None:
-        question, filled["{answer}"] = JSON_BOTH, prompt.answer
-    pattern = "|".join(map(re.escape, filled))  # at once: what is put in may hold such a place itself
-    return (Message("user", re.sub(pattern, lambda place: filled[place[0]], question)),)
+def _asker(question: str) -> Ask:
+    """Asks with {text} in the place of the draft."""
+    return lambda prompt: (Message("user", question.replace("{text}", prompt.text)),)
+
+
+def _verdict_asker(settings: Curate) -> Ask:
+    """Asks with the prompt file: the user's, or the shipped one of the language."""
+    template = prompt_of(settings.prompt, "curate", settings.language)
+    return lambda prompt: (Message("user", template.render({"question": prompt.text, "answer": prompt.answer})),)
 
 
 def _batches(settings: Curate, prompts: list[Prompt]) -> list[list[Prompt]]:
@@ -96,48 +91,92 @@ def _batches(settings: Curate, prompts: list[Prompt]) -> list[list[Prompt]]:
     return [prompts[start : start + size] for start in range(0, len(prompts), size)]
 
 
-def _by_logprob(settings: Curate, context: Context, ref: ModelRef, prompts: list[Prompt]) -> list[Prompt]:
+def _by_logprob(settings: Curate, context: Context, prompts: list[Prompt]) -> list[Prompt]:
     """Keeps the share with the largest log p(yes) - log p(no), by the first token of each.
 
     A batch is one tree: what the questions share is computed once."""
-    judge = chooser(context, ref)
+    judge, asker = chooser(context, _model(settings)), _asker(settings.question)
     batches = _batches(settings, prompts)
 
     def ask(unit: int) -> list[float]:
-        asked = [_asked(settings.question, prompt) for prompt in batches[unit]]
+        asked = [asker(prompt) for prompt in batches[unit]]
         try:
             return judge.margins(asked, settings.yes, settings.no)
         except RecipeError as error:
             raise RecipeError(f"stage {context.name}: {error}") from None
 
     scores = [score for unit in context.units(len(batches), ask, "judge") for score in unit]
+    return _best(settings, context, prompts, scores, "judge_margin")
+
+
+def _best(settings: Curate, context: Context, prompts: list[Prompt], scores: list[float], told: str) -> list[Prompt]:
+    """The share with the highest scores, or all at the threshold or above; the first of equals goes first."""
     order = sorted(range(len(prompts)), key=lambda i: (-scores[i], i))
-    chosen = sorted(order[: max(1, round(settings.keep_share * len(prompts)))])
-    for i in sorted(order[len(chosen) :]):
-        context.drop(prompts[i], "judged_low")
-    margins = {"kept_min": min(scores[i] for i in chosen), "best": max(scores), "worst": min(scores)}
-    context.summary["judge_margin"] = margins
+    if settings.threshold is None:
+        count = max(1, round(settings.keep_share * len(prompts)))
+    else:
+        count = sum(score >= settings.threshold for score in scores)
+    chosen = sorted(order[:count])
+    for i in sorted(order[count:]):
+        context.drop(prompts[i], "scored_low" if settings.method == "reward" else "judged_low")
+    least = min((scores[i] for i in chosen), default=None)
+    context.summary[told] = {"kept_min": least, "best": max(scores), "worst": min(scores)}
     return [prompts[i] for i in chosen]
 
 
-def _by_json(settings: Curate, context: Context, ref: ModelRef, prompts: list[Prompt]) -> list[Prompt]:
+def _by_reward(settings: Curate, context: Context, prompts: list[Prompt]) -> list[Prompt]:
+    """Scores each draft's answer; a draft without one, or that cannot be scored, is dropped."""
+    assert settings.scorer is not None
+    grader = scorer(context, settings.scorer)
+    for prompt in prompts:
+        if prompt.answer is None:
+            context.drop(prompt, "no_answer")
+    answered = [prompt for prompt in prompts if prompt.answer is not None]
+    batches = _batches(settings, answered)
+
+    def grade(unit: int) -> list[float | None]:
+        found = grader.score([(prompt.messages, prompt.answer or "") for prompt in batches[unit]])
+        return [None if isinstance(score, GraderError) else score for score in found]
+
+    scores = [score for unit in context.units(len(batches), grade, "score") for score in unit]
+    pairs = list(zip(answered, scores, strict=True))
+    for prompt in [prompt for prompt, score in pairs if score is None]:
+        context.drop(prompt, "failed")
+    graded = [(prompt, score) for prompt, score in pairs if score is not None]
+    if not graded:
+        return []
+    return _best(settings, context, [p for p, _ in graded], [score for _, score in graded], "score")
+
+
+def _by_json(settings: Curate, context: Context, prompts: list[Prompt]) -> list[Prompt]:
     """One JSON verdict a draft; a broken one is asked for once more, then the draft is rejected."""
-    texts = _ask(settings, context, ref, prompts, JSON_QUESTION, "verdict")
-    kept = []
+    texts = _ask(settings, context, prompts, _verdict_asker(settings), "verdict")
+    kept, unchanged = [], 0
     for prompt, text in zip(prompts, texts, strict=True):
-        verdict = read_verdict(text)
-        if verdict is None or not verdict.keep:
-            context.drop(prompt, "broken_json" if verdict is None else "judged_low")
+        found = _corrected(settings, context, prompt, text)
+        if isinstance(found, str):
+            context.drop(prompt, found)
             continue
-        kept.append(_corrected(settings, context, prompt, verdict))
+        kept.append(found)
+        unchanged += found is prompt
+    context.summary["corrected"] = len(kept) - unchanged
+    context.log(
+        f"of {len(kept)} drafts that are kept {len(kept) - unchanged} are corrected, {unchanged} stay as they were"
+    )
     return kept
 
 
-def _corrected(settings: Curate, context: Context, prompt: Prompt, verdict: JsonVerdict) -> Prompt:
-    """The draft with what the verdict says anew; a draft without an answer gets none."""
-    question, answer = verdict.question.strip(), prompt.answer
-    if not question or first_failure(question, rules(settings)) is not None:
-        question = prompt.text
+def _corrected(settings: Curate, context: Context, prompt: Prompt, text: str | None) -> Prompt | str:
+    """The draft with what the verdict says anew, or the reason why it is rejected; a draft without an answer gets
+    none."""
+    if text is None:
+        return "failed"
+    verdict = read_verdict(text)
+    if verdict is None or not verdict.keep:
+        return "broken_json" if verdict is None else "judged_low"
+    question, answer = verdict.question.strip() or prompt.text, prompt.answer
+    if first_failure(question, rules(settings)) is not None:
+        return "bad_rewrite"
     if answer is not None:
         answer = verdict.answer.strip() or answer
     if (question, answer) == (prompt.text, prompt.answer):
@@ -145,12 +184,18 @@ def _corrected(settings: Curate, context: Context, prompt: Prompt, verdict: Json
     return replace(_rewritten(context, prompt, question), answer=answer)
 
 
-def _rewrite(settings: Curate, context: Context, ref: ModelRef, prompts: list[Prompt]) -> list[Prompt]:
-    """Each draft once more, as plain text; a rewrite that breaks a rule leaves the draft as it was."""
-    texts = _ask(settings, context, ref, prompts, settings.rewrite_prompt, "rewrite")
+def _rewrite(settings: Curate, context: Context, prompts: list[Prompt]) -> list[Prompt]:
+    """Each draft once more, as plain text; one whose rewrite breaks a rule or failed stays as it was, and that is
+    said."""
+    texts = _ask(settings, context, prompts, _asker(settings.rewrite_prompt), "rewrite")
     held_to = rules(settings)
-    good = [text if first_failure(text, held_to) is None else "" for text in texts]
-    context.summary["rewritten"] = sum(bool(text) for text in good)
+    good = [text if text is not None and first_failure(text, held_to) is None else "" for text in texts]
+    count = sum(bool(text) for text in good)
+    context.summary["rewritten"] = count
+    if count < len(prompts):
+        context.log(
+            f"{count} of {len(prompts)} drafts are rewritten; the others stay, since their rewrites break a rule"
+        )
     return [_rewritten(context, p, text) if text else p for p, text in zip(prompts, good, strict=True)]
 
 
@@ -172,28 +217,41 @@ def read_verdict(text: str) -> JsonVerdict | None:
         return None
 
 
-def _ask(
-    settings: Curate, context: Context, ref: ModelRef, prompts: list[Prompt], question: str, name: str
-) -> list[str]:
-    """One greedy answer to `question` about each draft; a broken verdict is asked for once more."""
-    speaker = generator(context, ref, batch_rows=settings.batch_prompts)
+def _model(settings: Curate) -> ModelRef:
+    assert settings.model is not None, "the settings ask for one"
+    return settings.model
+
+
+def _ask(settings: Curate, context: Context, prompts: list[Prompt], ask: Ask, name: str) -> list[str | None]:
+    """One greedy answer about each draft; a broken verdict is asked for once more. None where the model failed."""
+    speaker = generator(context, _model(settings), batch_rows=settings.batch_prompts)
     batches = _batches(settings, prompts)
     params = SamplingParams(temperature=0.0, max_tokens=settings.max_tokens, seed=context.seed)
 
-    def generate(asked: list[Prompt]) -> list[str]:
-        found = speaker.generate(asked, params)
-        return [answers[0].text.partition(speaker.terminator)[0].strip() for answers in found]
+    def generate(asked: list[Prompt]) -> list[str | None]:
+        found = [answers[0] for answers in speaker.generate(asked, params)]
+        return [None if c.stop == "error" else c.text.partition(speaker.terminator)[0].strip() for c in found]
 
-    def answer(unit: int) -> list[str]:
-        asked = [replace(prompt, messages=_asked(question, prompt)) for prompt in batches[unit]]
+    def answer(unit: int) -> list[str | None]:
+        asked = [replace(prompt, messages=ask(prompt)) for prompt in batches[unit]]
         texts = generate(asked)
-        broken = [i for i, text in enumerate(texts) if name == "verdict" and read_verdict(text) is None]
+        broken = {
+            i: text for i, text in enumerate(texts) if name == "verdict" and text is not None and not read_verdict(text)
+        }
         again = [
-            replace(asked[i], messages=(*asked[i].messages, Message("assistant", texts[i]), Message("user", RETRY)))
-            for i in broken
+            replace(asked[i], messages=(*asked[i].messages, Message("assistant", text), Message("user", RETRY)))
+            for i, text in broken.items()
         ]
         for i, text in zip(broken, generate(again) if again else [], strict=True):
             texts[i] = text
         return texts
 
     return [text for unit in context.units(len(batches), answer, name) for text in unit]
+
+
+JUDGES: dict[str, Callable[[Curate, Context, list[Prompt]], list[Prompt]]] = {
+    "logprob": _by_logprob,
+    "json": _by_json,
+    "reward": _by_reward,
+}
+"""How each method that asks something chooses from the drafts that keep the rules."""

@@ -1,63 +1,238 @@
-"""`synthesize`: a base model writes new questions from a few examples (docs/methods.md; BARE, arXiv 2502.01697)."""
+"""`synthesize`: a model writes new records, in one of seven ways (docs/synthesis.md names the source of each)."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from togi.core.settings import ModelRef, PromptsRef
-from togi.stages.base import StageSettings, StageType, gives
+from togi.core.settings import MAIN, DocumentsRef, EmbedderRef, ModelRef, PromptsRef, RecipePath, Ref
+from togi.stages.base import StageSettings, StageType
 from togi.stages.cost import Cost, Inputs
 
+Method = Literal["few_shot", "magpie", "evolve", "rewrite", "qa", "grounded", "cot"]
+
 REASONS = (
-    *("no_end", "empty", "no_answer", "label_inside"),
+    *("failed", "no_end", "empty", "no_answer", "label_inside"),
     *("too_short", "too_long", "wrong_language", "copy_of_seed", "repeated_ngrams"),
+    *("over_context", "unchanged", "duplicate", "unsupported_answer", "answer_elsewhere", "wrong_answer"),
 )
-"""What a draft is dropped for: what cannot be read as one, then rules."""
+"""What a candidate is dropped for: what cannot be read as one, then rules."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What a method is: the settings that it reads besides those that all read, the kinds of records that it can give
+    (the first one unless the recipe names another), and how it samples where the recipe leaves that open."""
+
+    reads: tuple[str, ...]
+    kinds: tuple[str, ...]
+    source: str = ""
+    temperature: float = 0.7
+    top_p: float = 0.95
+    max_tokens: int = 256
+    max_chars: int = 2000
+    tries: int = 4
+
+
+_FEW = ("samples_per_prompt",)
+_ASKED = ("prompt",)
+_TEXTS = (*_ASKED, "chunk_chars", "long_documents", "min_support")
+WAYS: Mapping[Method, Way] = {
+    "few_shot": Way((*_FEW, "style", "shots"), ("prompts",), "examples", 0.9, 0.95, 48, 400, 1),
+    "magpie": Way((*_FEW, "system", "answer_tokens", "one_line"), ("prompts", "chats"), "", 1.0, 1.0, 128, 400),
+    "evolve": Way(_ASKED, ("prompts",), "input"),
+    "rewrite": Way(_ASKED, ("prompts",), "input"),
+    "qa": Way((*_TEXTS, "pairs_per_text", "layout"), ("documents", "chats"), "documents"),
+    "grounded": Way((*_TEXTS, "distractors", "unanswerable", "no_answer", "embedder"), ("chats",), "documents"),
+    "cot": Way((*_ASKED, "system", "check_answer"), ("chats", "prompts"), "input", max_tokens=512),
+}
+SOURCES = ("examples", "input", "documents")
+_SPECIAL = {name for way in WAYS.values() for name in way.reads} | {*SOURCES}
 
 
 class Synthesize(StageSettings):
-    """Few-shot drafts: shuffled examples, then an open question that the model completes."""
+    """A model writes new records: questions from a few examples (`few_shot`), questions that an aligned model asks
+    itself (`magpie`), other questions from given ones (`evolve`, `rewrite`), questions and answers out of documents
+    (`qa`), dialogues over documents (`grounded`), answers with their reasoning (`cot`).
+    """
 
     type: Literal["synthesize"] = "synthesize"
+    method: Method = "few_shot"
     model: ModelRef
-    examples: PromptsRef
-    count: int = Field(ge=1, description="drafts to sample; each either yields a prompt or a drop with its reason")
+    examples: PromptsRef | None = Field(default=None, description="few_shot: what the model imitates")
+    input: PromptsRef | None = Field(default=None, description="evolve, rewrite, cot: the questions to start from")
+    documents: DocumentsRef | None = Field(default=None, description="qa, grounded: the texts to ask about")
+    count: int | None = Field(
+        default=None,
+        ge=1,
+        description="records to accept; with an input or documents absent: one attempt at each of them",
+    )
+    max_candidates: int | None = Field(
+        default=None,
+        ge=1,
+        description="the most candidates for `count` records; absent: `count` with few_shot, else 4 x `count`",
+    )
+    kind: Literal["prompts", "chats", "documents"] | None = Field(
+        default=None,
+        description="what to give; magpie: prompts, or chats; qa: documents, or chats; cot: chats, or prompts whose "
+        "answer is the final one",
+    )
     style: Literal["question", "question_answer"] = Field(
-        default="question", description="write questions, or questions with answers"
+        default="question", description="few_shot: write questions, or questions with answers"
     )
     language: Literal["en", "ja", "ru"] = Field(
-        default="en", description="labels of the few-shot prompt, and the filter"
+        default="en", description="language of the labels, of the shipped prompts and of the filter"
     )
-    shots: int = Field(default=5, ge=1, le=32, description="examples shown before each draft")
-    samples_per_prompt: int = Field(default=8, ge=1, description="drafts from one choice of examples")
-    temperature: float = Field(default=0.9, ge=0, le=2)
-    top_p: float = Field(default=0.95, gt=0, le=1)
-    max_tokens: int = Field(default=48, ge=1, description="tokens of one draft")
-    min_chars: int = Field(default=8, ge=1)
-    max_chars: int = Field(default=400, ge=1)
+    shots: int = Field(default=5, ge=1, le=32, description="few_shot: examples shown before each draft")
+    samples_per_prompt: int = Field(
+        default=8, ge=1, description="few_shot, magpie: drafts from one choice of examples, or in one call"
+    )
+    system: str = Field(default="", description="magpie, cot: a system turn in front")
+    answer_tokens: int = Field(
+        default=0,
+        ge=0,
+        description="magpie: also answer each question, greedily, in at most so many tokens; 0: questions alone",
+    )
+    one_line: bool = Field(default=True, description="magpie: a question ends with its line")
+    prompt: RecipePath | None = Field(default=None, description="a jinja file of your own in place of the shipped one")
+    chunk_chars: int = Field(default=1500, ge=50, description="qa, grounded: longest part of a document, in characters")
+    long_documents: Literal["split", "cut", "drop"] = Field(
+        default="split",
+        description="qa, grounded: what a document over chunk_chars becomes: parts, its first part, or a drop",
+    )
+    pairs_per_text: int = Field(default=2, ge=1, le=16, description="qa: questions to ask for about one part")
+    layout: RecipePath | None = Field(
+        default=None, description="qa: a jinja file that writes text and pairs as a document; three layouts when absent"
+    )
+    min_support: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="qa, grounded: least share of an answer's words (ja: pairs of characters) that stand in the text",
+    )
+    distractors: int = Field(
+        default=3, ge=0, le=15, description="grounded: related documents beside the one that helps"
+    )
+    unanswerable: float = Field(
+        default=0.2, ge=0, le=1, description="grounded: share of dialogues in which no document helps"
+    )
+    no_answer: str | None = Field(default=None, min_length=1, description="grounded: what is said where none helps")
+    embedder: EmbedderRef | None = Field(
+        default=None, description="grounded: what finds related documents; character n-grams when absent"
+    )
+    check_answer: bool = Field(
+        default=False, description="cot: keep an answer only where it ends with the reference answer of its prompt"
+    )
+    temperature: float | None = Field(
+        default=None, ge=0, le=2, description="absent: 0.9 with few_shot, 1 with magpie, else 0.7"
+    )
+    top_p: float | None = Field(default=None, gt=0, le=1, description="absent: 1 with magpie, else 0.95")
+    max_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="tokens of one candidate; absent: 48 with few_shot, 128 with magpie, 512 with cot, else 256",
+    )
+    min_chars: int = Field(default=8, ge=1, description="characters of a question, at least")
+    max_chars: int | None = Field(
+        default=None,
+        ge=1,
+        description="characters of a question, at most; absent: 400 with few_shot and magpie, else 2000",
+    )
     max_repeated_ngrams: float = Field(
         default=0.3, ge=0, le=1, description="share of repeated word or character n-grams, of question or answer"
     )
-    batch_prompts: int = Field(default=8, ge=1, description="few-shot prompts in one unit of work")
+    batch_prompts: int = Field(default=8, ge=1, description="prompts in one unit of work")
+
+    @property
+    def way(self) -> Way:
+        """What the method is."""
+        return WAYS[self.method]
+
+    @property
+    def gives(self) -> str:
+        """The kind of records that come out."""
+        return self.kind or self.way.kinds[0]
+
+    @property
+    def source(self) -> Ref | None:
+        """The records that the candidates are made from."""
+        return getattr(self, self.way.source) if self.way.source else None
+
+    @property
+    def longest_question(self) -> int:
+        """Characters of a question, at most."""
+        return self.max_chars or self.way.max_chars
+
+    def most(self, sources: int) -> int:
+        """The most candidates, of `sources` records to start from."""
+        if self.count is None:
+            return self.max_candidates or sources
+        return self.max_candidates or self.way.tries * self.count
 
     @model_validator(mode="after")
-    def _some_draft_fits(self) -> Self:
-        if self.min_chars > self.max_chars:
-            raise ValueError(f"min_chars is {self.min_chars} and max_chars {self.max_chars}: no draft could pass")
+    def _reads_what_it_is_given(self) -> Self:
+        way = self.way
+        wanted = way.source
+        if wanted and getattr(self, wanted) is None:
+            raise ValueError(f"method: {self.method} needs `{wanted}`")
+        fields = type(self).model_fields
+        unread = [
+            name
+            for name in fields
+            if name in _SPECIAL - {*way.reads, wanted} and getattr(self, name) != fields[name].default
+        ]
+        if unread:
+            raise ValueError(
+                f"method: {self.method} does not read {', '.join(unread)}; remove it, or change the method "
+                f"(it reads {', '.join(filter(None, (wanted, *way.reads)))})"
+            )
+        if self.kind is not None and self.kind not in way.kinds:
+            raise ValueError(f"method: {self.method} gives {' or '.join(way.kinds)}, found kind: {self.kind}")
+        return self
+
+    @model_validator(mode="after")
+    def _some_candidate_fits(self) -> Self:
+        if self.count is None and self.method in ("few_shot", "magpie"):
+            raise ValueError(f"method: {self.method} needs `count`, how many records to accept")
+        if self.count is not None and self.max_candidates is not None and self.max_candidates < self.count:
+            raise ValueError(f"max_candidates is {self.max_candidates} and count {self.count}: it could never be met")
+        if self.min_chars > self.longest_question:
+            raise ValueError(
+                f"min_chars is {self.min_chars} and max_chars {self.longest_question}: no draft could pass"
+            )
+        if self.method == "magpie" and self.gives == "chats" and not self.answer_tokens:
+            raise ValueError("kind: chats needs answers: set answer_tokens, the most tokens of one")
         return self
 
 
+def outputs(settings: Synthesize) -> dict[str, str]:
+    """One output, of the kind that the method and the recipe say."""
+    return {MAIN: settings.gives}
+
+
 def estimate(settings: Synthesize, inputs: Inputs) -> Cost:
-    """At most `count` prompts."""
-    return Cost(records=settings.count, sampled=settings.count * settings.max_tokens)
+    """At most `count` records; where none is named, at most one for each record that comes (of documents, one for each
+    part, which is not known)."""
+    tokens = settings.max_tokens or settings.way.max_tokens
+    if settings.count is not None:
+        most = settings.most(0)
+        return Cost(records=settings.count, sampled=most * (tokens + settings.answer_tokens))
+    assert settings.source is not None, "a method without a source needs count"
+    came = inputs[settings.source]
+    if isinstance(settings.source, DocumentsRef):
+        return Cost(unknown=["documents are cut into parts when the stage begins"])
+    if came.records is None:
+        return Cost(unknown=[came.why])
+    return Cost(records=came.records, sampled=came.records * tokens)
 
 
 STAGE = StageType(
     "synthesize",
     Synthesize,
-    outputs=gives("prompts"),
+    outputs=outputs,
     work="togi.stages.data.synthesize_work",
-    version=3,
+    version=4,
     reasons=REASONS,
     estimate=estimate,
 )

@@ -1,0 +1,83 @@
+"""Reads questions and answers out of what a model wrote about a text."""
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+from togi.data.prompts_fewshot import LABELS
+from togi.text.compare import normalise
+from togi.text.script import is_spaced
+
+_QUESTIONS = {"en": ("Question", "Q"), "ja": ("質問", "問い", "問"), "ru": ("Вопрос",)}
+_ANSWERS = {"en": ("Answer", "A"), "ja": ("回答", "答え", "答"), "ru": ("Ответ",)}
+_TAGGED = re.compile(r"<QUE>(.*?)<ANS>(.*?)</END>", re.S)  # the form of Instruction Pre-Training (arXiv 2406.14491)
+_BOLD = r"[*_#\s]*"
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionPair:
+    """A question with its answer; an answer that never came is empty."""
+
+    question: str
+    answer: str
+
+
+@lru_cache(maxsize=8)
+def _label(words: tuple[str, ...]) -> re.Pattern[str]:
+    """A label at the start of a line, with or without a number and marks of bold type: "**Question 2:**"."""
+    return re.compile(rf"^{_BOLD}(?:\d+[.)]\s*)?{_BOLD}(?:{'|'.join(words)})\s*\d*\s*[:：]{_BOLD}", re.M | re.I)
+
+
+def read_question_pairs(text: str, language: str) -> list[QuestionPair]:
+    """The pairs in the order written, from labelled lines in the language (or in English), or from LMOps' tags."""
+    tagged = [QuestionPair(_line(question), _line(answer)) for question, answer in _TAGGED.findall(text)]
+    if tagged:
+        return tagged
+    for tried in dict.fromkeys((language, "en")):
+        blocks = _label(_QUESTIONS[tried]).split(text)[1:]
+        if blocks:
+            return [_pair(block, _label(_ANSWERS[tried])) for block in blocks]
+    return []
+
+
+def _pair(block: str, label: re.Pattern[str]) -> QuestionPair:
+    question, *answers = label.split(block)
+    return QuestionPair(_line(question), _line(answers[0]) if answers else "")
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split()).removesuffix("**").strip()
+
+
+def final_answer(text: str, language: str) -> str | None:
+    """What stands behind the last label of an answer; None where no line has one."""
+    found = [match for tried in dict.fromkeys((language, "en")) for match in _label(_ANSWERS[tried]).finditer(text)]
+    return _line(text[max(match.end() for match in found) :]) if found else None
+
+
+def clean_reply(text: str, language: str) -> str:
+    """A reply that should be one question alone, without a label or quotation marks around it."""
+    text = text.strip()
+    for label in (LABELS[language].question, LABELS["en"].question):
+        text = text.removeprefix(label).strip()
+    for left, right in (('"', '"'), ("“", "”"), ("「", "」"), ("«", "»")):
+        inner = text[1:-1]
+        if text.startswith(left) and text.endswith(right) and left not in inner and right not in inner and inner:
+            text = inner.strip()
+    return " ".join(text.split())
+
+
+def support(answer: str, text: str) -> float:
+    """Share of an answer that stands in a text: of its different words, or of its pairs of characters where the script
+    has no spaces. An answer without letters or digits has 0."""
+    found, wanted = normalise(text), normalise(answer)
+    if not wanted:
+        return 0.0
+    if is_spaced(wanted):
+        known = set(found.split())
+        words = set(wanted.split())
+        return sum(word in known for word in words) / len(words)
+    close = found.replace(" ", "")
+    plain = wanted.replace(" ", "")
+    grams = {plain[i : i + 2] for i in range(max(len(plain) - 1, 1))}
+    return sum(gram in close for gram in grams) / len(grams)

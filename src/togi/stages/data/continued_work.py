@@ -1,0 +1,163 @@
+"""The methods of `synthesize` that continue a text without asking for it: few-shot drafts of a base model, and Magpie's
+(arXiv 2406.08464), in which an aligned model that is shown the beginning of a user's turn writes what a user might ask.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from togi.core.errors import InputError
+from togi.core.records import Chat, Message, Prompt, Record, SamplingParams
+from togi.core.seeds import derive, make_id
+from togi.data.prompts_fewshot import Draft, choose_shots, fewshot_text, parse_draft, stop_strings
+from togi.data.question_pairs import clean_reply
+from togi.model.load import LoadedModel
+from togi.stages.context import Context
+from togi.stages.data.harvest_work import Asker, Plan, Row, Rules, params_of, unusable
+from togi.stages.data.synthesize import Synthesize
+from togi.stages.endpoints import completer
+from togi.stages.rehearsal_work import weightless
+from togi.text.template import leading_text
+
+
+def _continuations(
+    settings: Synthesize, context: Context, text: Callable[[int], str], params: SamplingParams
+) -> Callable[[range], list[Row]]:
+    """Candidates that are `samples_per_prompt` continuations of each text, by its number."""
+    size = settings.samples_per_prompt
+    writer = completer(context, settings.model, batch_rows=settings.batch_prompts * size)
+
+    def make(numbers: range) -> list[Row]:
+        groups = range(numbers.start // size, -(-numbers.stop // size))
+        seeds = [[derive(context.seed, "draft", group, i) for i in range(size)] for group in groups]
+        found = writer.complete([text(group) for group in groups], params, seeds)
+        flat = [{"text": one.text, "stop": one.stop} for answers in found for one in answers]
+        return flat[: len(numbers)]
+
+    return make
+
+
+# --- few-shot ---------------------------------------------------------------------------------------------------------
+
+
+def few_shot(settings: Synthesize, context: Context) -> Plan:
+    """Shuffled examples, then an open question that the model completes; today's drafts, draw for draw."""
+    assert settings.examples is not None
+    examples: list[Prompt] = context.records(settings.examples)
+    parents = tuple(example.id for example in examples)
+    rules = Rules(settings, [example.text for example in examples], distinct=False)
+
+    def name(number: int) -> str:
+        return make_id(context.folder.name, parents, number)
+
+    def read(number: int, row: Row) -> Prompt | str:
+        if row["stop"] == "error":
+            return "failed"
+        draft = parse_draft(row["text"], settings.language, settings.style, row["stop"] != "length")
+        if not isinstance(draft, Draft):
+            return draft
+        reason = rules.failure(draft.question, draft.answer)
+        asked = (Message("user", draft.question),)
+        return reason or Prompt(id=name(number), parents=parents, messages=asked, answer=draft.answer)
+
+    stops = stop_strings(settings.language, settings.style)
+    params = params_of(settings, n=settings.samples_per_prompt, stop=stops)
+    make = _continuations(settings, context, lambda group: _shown(settings, context, examples, group), params)
+    unit = settings.batch_prompts * settings.samples_per_prompt
+    return Plan(settings.most(0), unit, make, read, name)
+
+
+def _shown(settings: Synthesize, context: Context, examples: list[Prompt], group: int) -> str:
+    shown = choose_shots(examples, settings.shots, context.seed, group)
+    return fewshot_text(shown, settings.language, settings.style)
+
+
+def rehearsed(settings: Synthesize, context: Context, model: LoadedModel) -> Iterator[tuple[str, str]]:
+    """The texts that the model will continue first, with names."""
+    if settings.method == "magpie":
+        yield "magpie", pre_query(model, settings.system)
+        return
+    assert settings.examples is not None
+    examples: list[Prompt] = context.records(settings.examples)
+    for group in range(min(SHOWN, settings.most(0))):
+        yield f"draft {group}", _shown(settings, context, examples, group)
+
+
+SHOWN = 4
+"""Few-shot prompts that `togi check` shows."""
+
+# --- Magpie -----------------------------------------------------------------------------------------------------------
+
+MARK = "Zq7kV"
+
+
+def pre_query(model: LoadedModel, system: str = "") -> str:
+    """What the model's chat template writes before a user's first words, without what its tokenizer adds by itself.
+
+    Raises InputError for a template that changes or repeats the user's words.
+    """
+    template = model.template.bind(model.tokenizer)
+    messages = [*([Message("system", system)] if system else []), Message("user", MARK)]
+    text = template.prompt_text(messages)
+    if text.count(MARK) != 1:
+        raise InputError(
+            f"{model.name}: its chat template does not show the user's words as they are, which magpie needs"
+        )
+    return text.partition(MARK)[0].removeprefix(leading_text(model.tokenizer))
+
+
+def magpie(settings: Synthesize, context: Context) -> Plan:
+    """What stands before a user's words, continued to the end of the user's turn; then, where asked for, an answer."""
+    model = weightless(context, settings.model)
+    begun, parents = pre_query(model, settings.system), ()
+    rules = Rules(settings)
+    asker = Asker(settings, context) if settings.answer_tokens else None
+    stops = (*model.template.turn_starts, *(("\n",) if settings.one_line else ()))
+    params = params_of(settings, n=settings.samples_per_prompt, stop=stops)
+    sample = _continuations(settings, context, lambda group: begun, params)
+    ends = (model.template.terminator, *model.template.turn_starts)
+
+    def name(number: int) -> str:
+        return make_id(context.folder.name, parents, number)
+
+    def question(row: Row) -> str:
+        text = row["text"].lstrip()
+        for end in (*ends, *stops):
+            text = text.partition(end)[0]
+        return clean_reply(text, settings.language)
+
+    def prompt(number: int, text: str) -> Prompt:
+        system = (Message("system", settings.system),) if settings.system else ()
+        return Prompt(id=name(number), messages=(*system, Message("user", text)))
+
+    def make(numbers: range) -> list[Row]:
+        rows = [{**row, "text": question(row)} for row in sample(numbers)]
+        if asker is None:
+            return rows
+        held = Rules(settings, distinct=False)
+        good = {
+            number: prompt(number, row["text"])
+            for number, row in zip(numbers, rows, strict=True)
+            if unusable(row) is None and held.failure(row["text"]) is None
+        }
+        answers = asker.ask(
+            list(good.values()), replace(params_of(settings), temperature=0.0, n=1, max_tokens=settings.answer_tokens)
+        )
+        found = dict(zip(good, answers, strict=True))
+        return [{**row, "answer": found.get(number)} for number, row in zip(numbers, rows, strict=True)]
+
+    def read(number: int, row: Row) -> Record | str:
+        answer = row.get("answer")
+        reason = unusable(row) or (unusable(answer) if answer else None)
+        reason = reason or rules.failure(row["text"], answer["text"] if answer else None)
+        if reason is not None:
+            return reason
+        made = prompt(number, row["text"])
+        return _answered(made, answer["text"], settings) if answer else made
+
+    return Plan(settings.most(0), settings.batch_prompts * settings.samples_per_prompt, make, read, name)
+
+
+def _answered(prompt: Prompt, answer: str, settings: Synthesize) -> Record:
+    if settings.gives == "prompts":
+        return replace(prompt, answer=answer)
+    return Chat(id=prompt.id, messages=(*prompt.messages, Message("assistant", answer)))

@@ -1,0 +1,201 @@
+"""What the methods of `synthesize` share: candidates in units until enough are accepted, and the rows of text that a
+model gives for them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from togi.core.errors import InputError, StageError
+from togi.core.records import Completion, Message, Prompt, Record, SamplingParams
+from togi.core.seeds import derive
+from togi.data.filters import Filter, copy_of_seed, first_failure, repeated_ngrams, too_long, too_short, wrong_script
+from togi.stages.context import Context
+from togi.stages.data.synthesize import Synthesize
+from togi.stages.endpoints import generator
+from togi.stages.rehearsal_work import context_limit, weightless
+from togi.text.compare import normalise
+from togi.text.render import render_prompt
+
+Row = dict[str, Any]
+"""What a unit keeps of a candidate: JSON-like, `text` and `stop` at least."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a method goes about it: at most `most` candidates, `unit` of them in one unit of work.
+
+    `make(numbers)` asks the model, and gives a row for each candidate. `read(number, row)` gives the record in a row,
+    or the reason why there is none; it is called once for each, in order. `name(number)` is the id that a drop bears.
+    """
+
+    most: int
+    unit: int
+    make: Callable[[range], list[Row]]
+    read: Callable[[int, Row], Record | str]
+    name: Callable[[int], str]
+
+
+def harvest(settings: Synthesize, context: Context, plan: Plan) -> None:
+    """Writes exactly `count` accepted records, or what `max_candidates` gave, which it says.
+
+    Without `count` every candidate is read. Raises StageError where none is accepted.
+    """
+    want, read = settings.count or plan.most, 0
+    with context.writer(settings.gives) as writer:
+        for number, row in _rows(context, plan):
+            found, read = plan.read(number, row), number + 1
+            if isinstance(found, str):
+                context.drop(plan.name(number), found)
+            else:
+                writer.write([found])
+            _tell(settings, context, writer.count, read, plan)
+            if writer.count == want:
+                break
+        context.count_in(read)
+        _look_at_harvest(settings, context, writer.count, read)
+
+
+def _rows(context: Context, plan: Plan) -> Iterator[tuple[int, Row]]:
+    def make(unit: int) -> list[Row]:
+        return plan.make(range(unit * plan.unit, min((unit + 1) * plan.unit, plan.most)))
+
+    number = 0
+    for rows in context.stream_units(-(-plan.most // plan.unit), make, told=False):
+        for row in rows:
+            yield number, row
+            number += 1
+
+
+def _tell(settings: Synthesize, context: Context, kept: int, read: int, plan: Plan) -> None:
+    """Progress after each unit, and where it ends."""
+    if settings.count is not None and (read % plan.unit == 0 or kept == settings.count):
+        context.progress(kept, settings.count, "rows", f"of {read} candidates, at most {plan.most}")
+    elif read % plan.unit == 0 or read == plan.most:
+        context.progress(read, plan.most, "candidates", f"{kept} accepted")
+
+
+def _look_at_harvest(settings: Synthesize, context: Context, kept: int, read: int) -> None:
+    """Says where candidates ran out before `count` records were accepted."""
+    reasons = context.drop_reasons() or "none was dropped"
+    if not kept:
+        raise StageError(f"stage {context.name}: none of {read} candidates was accepted; reasons: {reasons}")
+    if settings.count is None or kept == settings.count:
+        return
+    message = f"only {kept} of {settings.count} records were accepted from {read} candidates; drops: {reasons}"
+    if settings.max_candidates is None and settings.way.tries == 1:
+        context.log(f"{message}. To get exactly {settings.count}, set max_candidates")
+        return
+    context.alarm(
+        "under_count",
+        f"{message}. Raise max_candidates, or loosen what the candidates are held to",
+        value=kept,
+        threshold=settings.count,
+    )
+
+
+# --- asking -----------------------------------------------------------------------------------------------------------
+
+
+def params_of(settings: Synthesize, seed: int = 0, n: int = 1, stop: tuple[str, ...] = ()) -> SamplingParams:
+    """How the recipe, or else the method, samples."""
+    way = settings.way
+    return SamplingParams(
+        temperature=way.temperature if settings.temperature is None else settings.temperature,
+        top_p=settings.top_p or way.top_p,
+        max_tokens=settings.max_tokens or way.max_tokens,
+        n=n,
+        seed=seed,
+        stop=stop,
+    )
+
+
+OVER_CONTEXT: Row = {"text": "", "stop": "over_context"}
+
+
+class Asker:
+    """Asks the stage's model under its chat template: one answer each, from a random stream of the prompt's own."""
+
+    def __init__(self, settings: Synthesize, context: Context) -> None:
+        self.speaker = generator(context, settings.model, batch_rows=settings.batch_prompts)
+        self.params = params_of(settings, derive(context.seed, "synthesize"))
+        self.fits = fits_context(settings, context)
+
+    def ask(self, prompts: Sequence[Prompt], params: SamplingParams | None = None) -> list[Row]:
+        """A row for each prompt; one that the context has no room for is not asked."""
+        asked = [prompt for prompt in prompts if self.fits(prompt.messages)]
+        found = self.speaker.generate(asked, params or self.params) if asked else []
+        rows = {prompt.id: self.row(answers[0]) for prompt, answers in zip(asked, found, strict=True)}
+        return [rows.get(prompt.id, OVER_CONTEXT) for prompt in prompts]
+
+    def row(self, completion: Completion) -> Row:
+        """The answer without what closes it or begins another turn."""
+        text = completion.text
+        for end in (self.speaker.terminator, *self.speaker.turn_starts):
+            text = text.partition(end)[0] if end else text
+        return {"text": text.strip(), "stop": completion.stop}
+
+
+def fits_context(settings: Synthesize, context: Context) -> Callable[[Sequence[Message]], bool]:
+    """Whether the model's context has room for a conversation and an answer to it. A server says so itself."""
+    source = context.model(settings.model)
+    if source.kind == "endpoint":
+        return lambda messages: True
+    model = weightless(context, settings.model)
+    limit, more = context_limit(model), params_of(settings).max_tokens
+
+    def fits(messages: Sequence[Message]) -> bool:
+        return limit is None or len(render_prompt(model.template, model.tokenizer, messages)) + more <= limit
+
+    return fits
+
+
+def unusable(row: Row) -> str | None:
+    """The reason why there is nothing to read in a row."""
+    if row["stop"] == "error":
+        return "failed"
+    if row["stop"] == "over_context":
+        return "over_context"
+    return "no_end" if row["stop"] == "length" else None
+
+
+# --- rules ------------------------------------------------------------------------------------------------------------
+
+
+class Rules:
+    """What a question and its answer are held to; each gives a reason, or None. Equal questions are told apart from the
+    second on with `distinct`."""
+
+    def __init__(self, settings: Synthesize, seeds: Sequence[str] = (), *, distinct: bool = True) -> None:
+        repeats = repeated_ngrams(settings.max_repeated_ngrams)
+        self.question: list[Filter] = [too_short(settings.min_chars), too_long(settings.longest_question)]
+        self.question += [wrong_script(settings.language), *([copy_of_seed(seeds)] if seeds else []), repeats]
+        self.answer: list[Filter] = [repeats]
+        self.known: set[str] | None = set() if distinct else None
+
+    def failure(self, question: str, answer: str | None = None) -> str | None:
+        """The first rule that is broken. A question that passes is known from then on."""
+        if not question:
+            return "empty"
+        if answer is not None and not answer:
+            return "no_answer"
+        reason = first_failure(question, self.question) or first_failure(answer or "", self.answer)
+        return reason or self._duplicate(question)
+
+    def _duplicate(self, question: str) -> str | None:
+        if self.known is None:
+            return None
+        plain = normalise(question)
+        if plain in self.known:
+            return "duplicate"
+        self.known.add(plain)
+        return None
+
+
+def need_answers(prompts: Sequence[Prompt], stage: str) -> None:
+    """Raises InputError for a prompt without a reference answer."""
+    for prompt in prompts:
+        if prompt.answer is None:
+            raise InputError(
+                f"stage {stage}: prompt {prompt.id} has no reference answer, which check_answer compares with: add a "
+                "column `answer`, or remove check_answer"
+            )

@@ -1,0 +1,102 @@
+"""The methods of `synthesize` that ask an instruct model about a given question: `evolve` and `rewrite` make another
+question of it, `cot` answers it step by step."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from togi.core.records import Chat, Message, Prompt, Record, led_by_system
+from togi.core.seeds import derive, make_id
+from togi.data.filters import first_failure
+from togi.data.prompt_files import prompt_of
+from togi.data.question_pairs import clean_reply, final_answer
+from togi.stages.context import Context
+from togi.stages.data.harvest_work import Asker, Plan, Row, Rules, need_answers, unusable
+from togi.stages.data.synthesize import Synthesize
+from togi.text.compare import normalise
+from togi.text.prompt_file import PromptFile
+
+
+def instructed(settings: Synthesize, context: Context) -> Plan:
+    """Every prompt once, then again from the first one, as long as candidates are needed."""
+    assert settings.input is not None
+    sources: list[Prompt] = context.records(settings.input)
+    if settings.check_answer:
+        need_answers(sources, context.name)
+    asker, rules = Asker(settings, context), Rules(settings)
+    template = prompt_of(settings.prompt, settings.method, settings.language)
+
+    def make(numbers: range) -> list[Row]:
+        return asker.ask([_asked(settings, context, template, sources[k % len(sources)], k) for k in numbers])
+
+    def read(number: int, row: Row) -> Record | str:
+        source = sources[number % len(sources)]
+        reason = unusable(row)
+        if reason is not None:
+            return reason
+        name = _name(context, source, number)
+        if settings.method == "cot":
+            return _reasoned(settings, rules, source, row["text"], name)
+        return _reworded(settings, rules, source, row["text"], name)
+
+    most = settings.most(len(sources))
+    return Plan(most, settings.batch_prompts, make, read, lambda number: sources[number % len(sources)].id)
+
+
+def rehearsed(settings: Synthesize, context: Context) -> Iterator[tuple[str, tuple[Message, ...]]]:
+    """What the model will be asked first about each prompt."""
+    assert settings.input is not None
+    template = prompt_of(settings.prompt, settings.method, settings.language)
+    for number, source in enumerate(context.records(settings.input)):
+        yield source.id, _asked(settings, context, template, source, number).messages
+
+
+def _name(context: Context, source: Prompt, number: int) -> str:
+    return make_id(context.folder.name, (source.id,), number)
+
+
+def _asked(settings: Synthesize, context: Context, template: PromptFile, source: Prompt, number: int) -> Prompt:
+    """The source with the filled template in place of its question; `evolve` and `rewrite` see the question alone."""
+    name = _name(context, source, number)
+    turn = derive(context.seed, "way", name) % 1_000_000
+    text = template.render({"question": source.text, "answer": source.answer, "number": turn})
+    messages = _with_question(source, text) if settings.method == "cot" else (Message("user", text),)
+    if settings.system:
+        messages = led_by_system(settings.system, [m for m in messages if m.role != "system"])
+    return Prompt(id=name, messages=messages)
+
+
+def _with_question(source: Prompt, text: str) -> tuple[Message, ...]:
+    """The turns of a prompt with another question in place of its last one."""
+    last = max(i for i, message in enumerate(source.messages) if message.role == "user")
+    asked = replace(source.messages[last], content=text)
+    return (*source.messages[:last], asked, *source.messages[last + 1 :])
+
+
+def _reworded(settings: Synthesize, rules: Rules, source: Prompt, text: str, name: str) -> Prompt | str:
+    """A new question. A rewritten one keeps the answer, which still fits; an evolved one has none."""
+    question = clean_reply(text, settings.language)
+    if normalise(question) == normalise(source.text):
+        return "unchanged"
+    reason = rules.failure(question)
+    answer = source.answer if settings.method == "rewrite" else None
+    messages = _with_question(source, question)
+    return reason or replace(source, id=name, parents=(source.id,), messages=messages, answer=answer)
+
+
+def _reasoned(settings: Synthesize, rules: Rules, source: Prompt, text: str, name: str) -> Record | str:
+    """The whole answer, thoughts and final line, or the prompt with the final answer alone."""
+    final = final_answer(text, settings.language)
+    if not final:
+        return "no_answer"
+    reason = first_failure(text, rules.answer)
+    if reason is None and settings.check_answer and normalise(final) != normalise(source.answer or ""):
+        reason = "wrong_answer"
+    if reason is not None:
+        return reason
+    made = {"id": name, "parents": (source.id,), "source": source.source, "extra": source.extra}
+    if settings.gives == "prompts":
+        return Prompt(**made, messages=source.messages, answer=final)
+    messages = source.messages
+    if settings.system:
+        messages = led_by_system(settings.system, [m for m in messages if m.role != "system"])
+    return Chat(**made, messages=(*messages, Message("assistant", text)))

@@ -1,0 +1,244 @@
+"""The methods of `synthesize` that ask about documents: `qa` makes questions and answers, as text for instruction
+pre-training (arXiv 2406.14491) or as chats; `grounded` makes dialogues over several documents."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from togi.core.protocols import Embedder
+from togi.core.records import Chat, Document, Message, Prompt, Record
+from togi.core.seeds import derive, make_id
+from togi.data.chunks import chunks, halves
+from togi.data.features import HashedNgrams
+from togi.data.grounded import NO_ANSWER, Shown, dialogue
+from togi.data.prompt_files import prompt_of
+from togi.data.question_pairs import QuestionPair, read_question_pairs, support
+from togi.stages.context import Context
+from togi.stages.data.harvest_work import Asker, Plan, Row, Rules, fits_context, unusable
+from togi.stages.data.synthesize import Synthesize
+from togi.stages.endpoints import embedder
+from togi.text.prompt_file import PromptFile
+
+STANDS_ELSEWHERE = 0.8
+"""A document that holds this share of an answer, and of its question, is held to answer it too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A document, or a part of one that is long; `index` counts the documents."""
+
+    document: Document
+    index: int
+    text: str
+
+    @property
+    def title(self) -> str | None:
+        """The title, where the data has a column of that name."""
+        title = self.document.extra.get("title")
+        return title if isinstance(title, str) and title.strip() else None
+
+
+def parts_of(settings: Synthesize, context: Context, fits: Callable[[str], bool]) -> list[Part]:
+    """The documents as parts that the model can read; what is cut or left out is counted and said."""
+    assert settings.documents is not None
+    documents: list[Document] = context.records(settings.documents)
+    found: list[Part] = []
+    long = 0
+    for index, document in enumerate(documents):
+        pieces = [half for piece in chunks(document.text, settings.chunk_chars) for half in halves(piece, fits)]
+        long += len(pieces) > 1
+        if not pieces or (len(pieces) > 1 and settings.long_documents == "drop"):
+            context.count_in(1)
+            context.drop(document, "too_long" if pieces else "empty")
+            continue
+        kept = pieces[:1] if settings.long_documents == "cut" else pieces
+        found += [Part(document, index, piece) for piece in kept]
+    _tell_of_cuts(settings, context, len(documents), long, len(found))
+    return found
+
+
+def _tell_of_cuts(settings: Synthesize, context: Context, documents: int, long: int, parts: int) -> None:
+    context.summary["documents"] = {"documents": documents, "long": long, "parts": parts}
+    what = {
+        "split": "they are split at paragraphs and sentences",
+        "cut": "only the first part of each is read",
+        "drop": "they are left out",
+    }
+    if long:
+        context.log(
+            f"{long} of {documents} documents are longer than {settings.chunk_chars} characters or than the model's "
+            f"context: {what[settings.long_documents]} (long_documents: {settings.long_documents}); {parts} parts to "
+            "ask about"
+        )
+
+
+def _asked(template: PromptFile, part: Part, pairs: int, number: int) -> str:
+    return template.render({"text": part.text, "title": part.title, "pairs": pairs, "number": number})
+
+
+def _parts(settings: Synthesize, context: Context) -> tuple[list[Part], PromptFile]:
+    """The parts of all documents, cut to the context with the prompt around them."""
+    template = prompt_of(settings.prompt, "qa", settings.language)
+    held = fits_context(settings, context)
+    count = _pairs_wanted(settings)
+
+    def fits(text: str) -> bool:
+        part = Part(Document(id="", text=text), 0, text)
+        return held((Message("user", _asked(template, part, count, 0)),))
+
+    return parts_of(settings, context, fits), template
+
+
+def _pairs_wanted(settings: Synthesize) -> int:
+    return settings.pairs_per_text if settings.method == "qa" else 1
+
+
+def rehearsed(settings: Synthesize, context: Context) -> Iterator[tuple[str, tuple[Message, ...]]]:
+    """What the model will be asked first about each part."""
+    parts, template = _parts(settings, context)
+    for number, part in enumerate(parts):
+        yield part.document.id, (Message("user", _asked(template, part, _pairs_wanted(settings), number)),)
+
+
+def _plan(settings: Synthesize, context: Context, read: Callable[["Texts", int, Row], Record | str]) -> Plan:
+    parts, template = _parts(settings, context)
+    texts = Texts(settings, context, parts)
+    asker = Asker(settings, context)
+
+    def make(numbers: range) -> list[Row]:
+        count = _pairs_wanted(settings)
+        asked = [_asked(template, texts.part(number), count, number) for number in numbers]
+        return asker.ask(
+            [
+                Prompt(id=texts.name(k), messages=(Message("user", text),))
+                for k, text in zip(numbers, asked, strict=True)
+            ]
+        )
+
+    def one(number: int, row: Row) -> Record | str:
+        reason = unusable({**row, "stop": "terminator"} if row["stop"] == "length" else row)
+        return reason or read(texts, number, row)
+
+    most = settings.most(len(parts))
+    return Plan(most, settings.batch_prompts, make, one, lambda number: texts.part(number).document.id)
+
+
+class Texts:
+    """The parts, and what is read out of the answers about them. Candidates go around the parts as often as needed."""
+
+    def __init__(self, settings: Synthesize, context: Context, parts: Sequence[Part]) -> None:
+        self.settings = settings
+        self.context = context
+        self.parts = parts
+        self.rules = Rules(settings)
+        self._vectors: np.ndarray | None = None
+
+    def part(self, number: int) -> Part:
+        """The part that a candidate asks about."""
+        return self.parts[number % len(self.parts)]
+
+    def name(self, number: int) -> str:
+        """The id of what a candidate becomes."""
+        return make_id(self.context.folder.name, (self.part(number).document.id,), number)
+
+    def known(self, number: int) -> dict[str, Any]:
+        """What a new record has from its document."""
+        document = self.part(number).document
+        return {"id": self.name(number), "parents": (document.id,), "source": document.source}
+
+    def pairs(self, number: int, row: Row) -> list[QuestionPair] | str:
+        """The pairs that keep the rules; the reason of the first that does not where none does. A pair that the length
+        limit cut is none."""
+        found = read_question_pairs(row["text"], self.settings.language)
+        if row["stop"] == "length":
+            found = found[:-1]
+        if not found:
+            return "no_end" if row["stop"] == "length" else "empty"
+        most = _pairs_wanted(self.settings)
+        reasons = [(pair, self._failure(pair, self.part(number).text)) for pair in found[:most]]
+        good = [pair for pair, reason in reasons if reason is None]
+        return good or next(reason for _, reason in reasons if reason is not None)
+
+    def _failure(self, pair: QuestionPair, text: str) -> str | None:
+        if pair.answer and support(pair.answer, text) < self.settings.min_support:
+            return "unsupported_answer"
+        return self.rules.failure(pair.question, pair.answer)
+
+    def related(self, number: int) -> list[Part]:
+        """The parts of other documents, the most alike first."""
+        if self._vectors is None:
+            self._vectors = _embedder(self.settings, self.context).embed([part.text for part in self.parts])
+        own = self.part(number)
+        alike_N = self._vectors @ self._vectors[number % len(self.parts)]
+        order = np.argsort(-alike_N, kind="stable").tolist()
+        return [self.parts[i] for i in order if self.parts[i].index != own.index]
+
+
+def _embedder(settings: Synthesize, context: Context) -> Embedder:
+    return HashedNgrams() if settings.embedder is None else embedder(context, settings.embedder)
+
+
+# --- questions and answers --------------------------------------------------------------------------------------------
+
+
+def qa(settings: Synthesize, context: Context) -> Plan:
+    """A text with its questions and answers, as one document, or as a chat about the text."""
+    layout = prompt_of(settings.layout, "qa-text", settings.language)
+
+    def read(texts: Texts, number: int, row: Row) -> Record | str:
+        pairs = texts.pairs(number, row)
+        if isinstance(pairs, str):
+            return pairs
+        part, known = texts.part(number), texts.known(number)
+        if settings.gives == "chats":
+            return Chat(**known, messages=_chat(part.text, pairs))
+        told = [{"question": pair.question, "answer": pair.answer} for pair in pairs]
+        turn = derive(context.seed, "layout", known["id"]) % 1_000_000
+        values = {"text": part.text, "title": part.title, "pairs": told, "number": turn}
+        return Document(**known, text=layout.render(values))
+
+    return _plan(settings, context, read)
+
+
+def _chat(text: str, pairs: Sequence[QuestionPair]) -> tuple[Message, ...]:
+    """The text stands before the first question."""
+    turns = [(Message("user", pair.question), Message("assistant", pair.answer)) for pair in pairs]
+    (first, reply), *rest = turns
+    first = replace(first, content=f"{text}\n\n{first.content}")
+    return (first, reply, *(message for turn in rest for message in turn))
+
+
+# --- grounded dialogues -----------------------------------------------------------------------------------------------
+
+
+def grounded(settings: Synthesize, context: Context) -> Plan:
+    """A question about one document, shown among related ones, or among related ones alone, where none answers it."""
+
+    def read(texts: Texts, number: int, row: Row) -> Record | str:
+        pairs = texts.pairs(number, row)
+        return pairs if isinstance(pairs, str) else _dialogue(settings, context, texts, number, pairs[0])
+
+    return _plan(settings, context, read)
+
+
+def _dialogue(settings: Synthesize, context: Context, texts: Texts, number: int, pair: QuestionPair) -> Chat | str:
+    known = texts.known(number)
+    chance = np.random.default_rng(derive(context.seed, "documents", known["id"]))
+    answered = chance.random() >= settings.unanswerable
+    own, count = texts.part(number), settings.distractors
+    others = texts.related(number)[: count if answered else count + 1]
+    if any(_answers(pair, other.text) for other in others):
+        return "answer_elsewhere"
+    shown = [*([own] if answered else []), *others]
+    order = chance.permutation(len(shown)).tolist()
+    documents = [Shown(shown[i].title, shown[i].text) for i in order]
+    relevant = [order.index(0)] if answered else []
+    answer = pair.answer if answered else settings.no_answer or NO_ANSWER[settings.language]
+    return Chat(**known, messages=dialogue(documents, pair.question, relevant, answer))
+
+
+def _answers(pair: QuestionPair, text: str) -> bool:
+    """Whether a text that should not help may answer the question all the same."""
+    return min(support(pair.answer, text), support(pair.question, text)) >= STANDS_ELSEWHERE
