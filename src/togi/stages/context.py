@@ -108,6 +108,12 @@ class Context:
         assert target.folder is not None, f"{ref} is not a stage"
         return target.folder / output_path(target.kind, ref.output)
 
+    def output_mark(self, ref: Ref) -> str:
+        """What names the output that `ref` stands for: the folder of its stage, and its own name."""
+        target = self.inputs[ref]
+        assert target.folder is not None, f"{ref} is not a stage"
+        return f"{target.folder.name}/{ref.output}"
+
     def records_count(self, ref: Ref) -> int:
         """How many records `ref` stands for, without reading them. Raises InputError if there are none."""
         count = count_records(self.records_file(ref))

@@ -2,7 +2,7 @@
 
 from togi.core.records import KINDS
 from togi.core.settings import takes
-from togi.stages.data import contrast, curate, dedup, diversify, importing, label, select, synthesize
+from togi.stages.data import contrast, curate, decontaminate, dedup, diversify, importing, label, select, synthesize
 from togi.stages.evaluation import evaluate
 from togi.stages.training import dpo, grpo, pretrain, reward, sft, smpo
 
@@ -13,6 +13,7 @@ STAGES = {
         synthesize.STAGE,
         curate.STAGE,
         dedup.STAGE,
+        decontaminate.STAGE,
         diversify.STAGE,
         select.STAGE,
         contrast.STAGE,

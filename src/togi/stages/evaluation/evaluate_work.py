@@ -22,6 +22,7 @@ from togi.rewards.terminator import TerminatorCheck
 from togi.stages.context import Context
 from togi.stages.endpoints import generator, scorer
 from togi.stages.evaluation.evaluate import Evaluate
+from togi.stages.held_against import held_against
 from togi.stages.rehearsal_work import Rehearsed, asked, prompt_rows, weightless
 from togi.stages.seen_prompts import learnt, mark
 
@@ -29,6 +30,7 @@ from togi.stages.seen_prompts import learnt, mark
 def run(settings: Evaluate, context: Context) -> None:
     prompts = _prompts(settings, context)
     _warn_learnt(settings, context, prompts)
+    _tell_held(settings, context)
     refs = {"base": settings.base, "policy": settings.policy}
     subjects = [_answers(settings, context, ref, name, prompts) for name, ref in refs.items()]
     owners = [prompt for prompt in prompts for _ in range(settings.samples)]
@@ -88,6 +90,17 @@ def _warn_learnt(settings: Evaluate, context: Context, prompts: list[Prompt]) ->
                 value=shared / len(prompts),
                 threshold=0.0,
             )
+
+
+def _tell_held(settings: Evaluate, context: Context) -> None:
+    """Says beside the scores what data of the models was held against these prompts, and how much of it left."""
+    for name, ref in (("base", settings.base), ("policy", settings.policy)):
+        told = [
+            f"{held.stage}: {held.matched} of {held.records} records matched and were left out"
+            for held in held_against(context, ref, settings.prompts)
+        ]
+        if told:
+            context.summary[f"decontaminated against these prompts: {name}"] = "; ".join(told)
 
 
 def _answers(settings: Evaluate, context: Context, ref: ModelRef, name: str, prompts: list[Prompt]) -> Subject:

@@ -1,0 +1,63 @@
+"""Which evaluation sets the data of a model was held against: `decontaminate` leaves it beside its work, and an
+evaluation finds it through what the model was made from."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from togi.core.errors import DamagedFile
+from togi.core.files import read_json, read_object
+from togi.core.settings import Ref
+from togi.stages.context import Context
+
+FILE = "held_against.json"
+MADE_FROM = "made_from.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Stage `stage` held `records` records against the set `where`, whose content `mark` names; `matched` left."""
+
+    stage: str
+    where: str
+    mark: str
+    matched: int
+    records: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As a plain mapping."""
+        return asdict(self)
+
+
+def held_against(context: Context, ref: Ref, tests: Ref) -> list[Held]:
+    """What was held against the set `tests` before `ref` was made of it; nothing is known of models from outside.
+
+    Raises DamagedFile.
+    """
+    folder, mark = context.inputs[ref].folder, context.output_mark(tests)
+    found = [] if folder is None else [held for made in _lineage(folder) for held in _read(made / FILE)]
+    return [held for held in dict.fromkeys(found) if held.mark == mark]
+
+
+def _lineage(folder: Path) -> Iterator[Path]:
+    """The folder of a stage and those of all that it was made from, each once."""
+    waiting, seen = [folder], {folder: None}
+    while waiting:
+        here = waiting.pop(0)
+        yield here
+        if (here / MADE_FROM).exists():
+            for name in read_object(here / MADE_FROM).get("made_from", {}):
+                other = folder.parent / name.partition("/")[0]
+                if other not in seen:
+                    seen[other] = None
+                    waiting.append(other)
+
+
+def _read(path: Path) -> list[Held]:
+    if not path.exists():
+        return []
+    try:
+        return [Held(**each) for each in read_json(path)]
+    except TypeError:
+        raise DamagedFile(f"{path}: damaged: it does not say what was held against what") from None
