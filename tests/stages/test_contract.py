@@ -72,7 +72,7 @@ stages:
   halves: {type: halve, input: $questions}
   some: {type: select, input: $halves.rest, shuffle: false}
 """
-LINE = "        importing.STAGE,\n"
+LINE, FIRST = "        importing.STAGE,\n", "from togi.core.records import KINDS\n"
 
 
 @pytest.fixture
@@ -84,8 +84,9 @@ def house(tmp_path: Path) -> Path:
     (stages / "data" / "halve_work.py").write_text(WORK)
     table = stages / "table.py"
     text = table.read_text()
-    assert LINE in text
-    text = text.replace("import contrast,", "import halve, contrast,").replace(LINE, f"{LINE}        halve.STAGE,\n")
+    assert LINE in text and FIRST in text
+    text = text.replace(FIRST, f"{FIRST}from togi.stages.data import halve\n")
+    text = text.replace(LINE, f"{LINE}        halve.STAGE,\n")
     table.write_text(text)
     rows = [json.dumps({"question": f"Question {i}?"}) for i in range(7)]
     (tmp_path / "questions.jsonl").write_text("\n".join(rows))

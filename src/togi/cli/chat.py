@@ -37,6 +37,7 @@ from togi.recipe.store import home, store_folder
     help="Above 1: tokens that were used become less likely.  [default: 1]",
 )
 @click.option("--max-tokens", type=click.IntRange(1), help="Longest answer.  [default: 256]")
+@click.option("--stop", multiple=True, help="A text that ends an answer, besides the terminator; can be repeated.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, another answer.")
 @click.option("--json", "as_json", is_flag=True, help="With --message: print the answer as JSON.")
 def command(
@@ -59,7 +60,7 @@ def command(
     if as_json and message is None:
         raise RecipeError("command line: --json goes with --message")
     source = of_run(target, words, run) if run is not None else of_target(target, words)
-    given = {name: value for name, value in sampling.items() if value is not None}
+    given = {name: value for name, value in sampling.items() if value not in (None, ())}
     work = importlib.import_module("togi.commands.chat")  # brings torch: a mistake above must not wait for it
     with library_warnings_kept(home()):
         work.chat(source, store_folder(), system, message, given, as_json)

@@ -25,6 +25,7 @@ from togi.report.view import RowView
 from togi.stages.base import output_path
 
 SUMMARY = "summary.json"
+HIDDEN = ("answers", "table", "examples")  # what the report shows at length
 TABLE = TypeAdapter(list[RowView])
 
 
@@ -108,7 +109,7 @@ def print_stage(folder: Path, path: str, count: int) -> None:
     """Prints what a stage made; `path` is that of an output in its folder."""
     say(str(folder))
     summary = read_cache(folder / SUMMARY) or {}
-    say_table(("", ""), [(key, plain(value)) for key, value in summary.items() if key not in ("answers", "table")])
+    say_table(("", ""), [(key, plain(value)) for key, value in summary.items() if key not in HIDDEN])
     say_table(COLUMNS, _compared(folder, summary), right=(1, 2, 3))
     records = _records(folder / path)
     if records == [] and (folder / path).is_file():

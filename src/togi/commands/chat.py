@@ -3,27 +3,28 @@
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from togi.commands.conversation import Conversation, line_editing
 from togi.core.errors import InputError
 from togi.core.files import read_json
 from togi.core.records import SamplingParams
+from togi.core.sampling import Sampling
 from togi.core.sources import ModelSource
 from togi.core.terminal import json_text, say
 from togi.model.load import CARD, load
 from togi.rollout.generator import ModelGenerator
 
-DEFAULTS: dict[str, Any] = {"temperature": 0.7, "top_p": 0.95, "max_tokens": 256}
 SHOWN = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens")
 
 
-class _Sampling(BaseModel):
-    temperature: float = Field(default=DEFAULTS["temperature"], ge=0, le=2)
-    top_p: float = Field(default=DEFAULTS["top_p"], gt=0, le=1)
-    top_k: int = Field(default=0, ge=0)
-    min_p: float = Field(default=0.0, ge=0, lt=1)
-    max_tokens: int = Field(default=DEFAULTS["max_tokens"], ge=1)
+class _Sampling(Sampling):
+    """The defaults of a conversation, and what a card says of sampling; a newer togi may say more."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    temperature: float = Field(default=0.7, ge=0, le=2)
+    top_p: float = Field(default=0.95, gt=0, le=1)
 
 
 class _Card(BaseModel):
@@ -76,17 +77,17 @@ def _card(source: ModelSource) -> _Card:
 
 def _params(card: _Card, given: dict[str, Any]) -> SamplingParams:
     """Answers may be as long as by default, and longer where they were in training."""
-    known = DEFAULTS if card.sampling is None else card.sampling.model_dump()
-    room = max(known["max_tokens"], DEFAULTS["max_tokens"])
-    return SamplingParams(**{**known, "max_tokens": room, **given})
+    known = card.sampling or _Sampling()
+    room = max(known.max_tokens, _Sampling().max_tokens)
+    return known.model_copy(update={"max_tokens": room, **given}).params()
 
 
 def _tell(card: _Card, system: str | None, params: SamplingParams) -> None:
     """Says what of the model's training is used."""
     if system and system == card.system:
         say(f"system prompt of training: {system}", err=True)
-    known = {} if card.sampling is None else card.sampling.model_dump()
-    off = {"top_k": 0, "min_p": 0, "max_tokens": params.max_tokens}
+    known = {} if card.sampling is None else card.sampling.model_dump(include=set(SHOWN))
+    off = {"top_k": 0, "min_p": 0, "repetition_penalty": 1, "max_tokens": params.max_tokens}
     used = [f"{name} {value:g}" for name, value in known.items() if getattr(params, name) == value != off.get(name)]
     if used:
         say(f"sampling of training: {', '.join(used)}", err=True)

@@ -255,7 +255,7 @@ class _Checker:
             ref = kind.chooses(stage.settings)
             source = str(stage.inputs[ref])
             came = self._came(source, ref)
-            self.rows[stage.name, MAIN] = _Rows(came.records, came.stands_in or source)
+            self.rows |= {(stage.name, name): _Rows(came.records, came.stands_in or source) for name in outputs}
 
     def _rehearse(self, stage: CheckedStage, folder: Path) -> None:
         kind = stage.settings.type

@@ -77,6 +77,13 @@ class Prompt(Record):
         return next(m.content for m in reversed(self.messages) if m.role == "user")
 
 
+def with_system(prompt: Prompt, text: str) -> Prompt:
+    """The prompt after a system turn, unless it has one."""
+    if prompt.messages[0].role == "system":
+        return prompt
+    return replace(prompt, messages=led_by_system(text, prompt.messages))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """What a model answered: the sampled ids and how they ended.

@@ -36,6 +36,8 @@ class Ref(str):
     """A reference to something that yields one of `kinds`: `$name`, or `$stage.output` for an output with a name."""
 
     kinds: ClassVar[tuple[str, ...]] = ()
+    named: ClassVar[bool] = False
+    """Whether the stage writes the name that it refers to into what it makes, so that the fingerprint covers it."""
 
     @property
     def name(self) -> str:
@@ -67,6 +69,12 @@ class ModelRef(Ref):
     kinds = ("model",)
 
 
+class NamedModelRef(ModelRef):
+    """A model whose name stands beside what it wrote."""
+
+    named = True
+
+
 class MadeModelRef(Ref):
     """What a stage trained, where a folder is meant: `path: $stage` under `models:`."""
 
@@ -77,6 +85,12 @@ class ScorerRef(Ref):
     """A reward model."""
 
     kinds = ("scorer",)
+
+
+class NamedScorerRef(ScorerRef):
+    """A reward model whose name stands beside its scores."""
+
+    named = True
 
 
 class EmbedderRef(Ref):

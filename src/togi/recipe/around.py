@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from togi.core.errors import RecipeError
-from togi.core.settings import Ref
+from togi.core.settings import Ref, references
 from togi.recipe.schema import Recipe
 from togi.stages.base import UNKNOWN, StageSettings
 from togi.stages.table import STAGES
@@ -38,6 +38,20 @@ class Neighbours:
             return None if ref.name in self.recipe.data else UNKNOWN
         settings = self.stage(ref.name)
         return STAGES[settings.type].outputs(settings).get(ref.output, UNKNOWN)
+
+    def wanted(self, settings: StageSettings) -> str | None:
+        name = next((name for name, each in self.recipe.stages.items() if each is settings), "")
+        return self._wanted(name, ())
+
+    def _wanted(self, name: str, seen: tuple[str, ...]) -> str | None:
+        """What the readers of a stage need, through stages that pass its records on."""
+        for reader, settings in self.recipe.stages.items():
+            for ref in (ref for _, ref in references(settings) if ref.name == name and reader not in seen):
+                passed = ref in settings.passes
+                kind = self._wanted(reader, (*seen, name)) if passed else ref.kinds[0] if len(ref.kinds) == 1 else None
+                if kind is not None:
+                    return kind
+        return None
 
     def measured(self) -> list[Ref]:
         found = [

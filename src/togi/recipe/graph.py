@@ -258,7 +258,7 @@ def _kind_of(recipe: Recipe, ref: Ref, reader: StageSettings | None = None) -> s
         return MODEL_KINDS[recipe.models[ref.name].kind]
     if ref.name in recipe.data:
         if reader is not None and ref in reader.passes:
-            return kinds_of(reader)[MAIN]
+            return next(iter(kinds_of(reader).values()))
         return next((k for k in ref.kinds if k in ("prompts", "pairs", "chats", "documents", "samples")), "records")
     return kinds_of(recipe.stages[ref.name])[ref.output]
 
@@ -339,7 +339,7 @@ def canonical(value: Any, named: dict[str, Any], sources: list[HashedFiles]) -> 
     if isinstance(value, list | tuple):
         return [canonical(item, named, sources) for item in value]
     if isinstance(value, Ref):
-        return named[value]
+        return [value.name, named[value]] if value.named else named[value]
     if isinstance(value, CodePath) and Path(value).is_file():
         path = Path(value)
         return _mark(take(path, "code", [path, *neighbours(path)]), path.parent, sources)

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from togi.core.errors import InputError
 from togi.core.files import read_json, read_lines
-from togi.report.view import AlarmView, AnswerView, RowView, RunState, RunView, StageState, StageView
+from togi.report.view import AlarmView, AnswerView, ExampleView, RowView, RunState, RunView, StageState, StageView
 
 Value = TypeVar("Value")
 DAMAGED = "damaged file"
@@ -52,6 +52,7 @@ class _Summary(BaseModel):
     table: list[RowView] = []
     answers: list[AnswerView] = []
     answers_note: str = ""
+    examples: list[ExampleView] = []
 
 
 class _Done(BaseModel):
@@ -138,6 +139,7 @@ def _stage(stage: _Stage, folder: _Folder) -> StageView:
         rows=summary.table,
         answers=summary.answers,
         answers_note=summary.answers_note,
+        examples=summary.examples,
         summary={**_rest(summary), **memory},
         settings=settings,
         numerics=numerics,

@@ -15,6 +15,7 @@ from togi.report.view import AnswerView, RunView, StageView
 
 MOST_ANSWERS = 48
 OPEN_ANSWERS = 6
+OPEN_SAMPLES = 2
 ORDER = ("train.grpo", "train.smpo", "train.dpo", "train.sft", "train.pretrain")
 ANSWER_CHARACTERS = 4000
 TOKEN = re.compile(r"(<\|[^<>|\s]{1,40}\|>|<(?:start|end)_of_turn>|</?s>)")
@@ -50,6 +51,8 @@ def render_report(run: RunView) -> str:
             tables=sorted((stage for stage in run.stages if stage.rows), key=lambda stage: not _compares(stage)),
             compares=any(_compares(stage) for stage in run.stages),
             talks=[(stage, stage.answers[:MOST_ANSWERS]) for stage in run.stages if stage.answers],
+            samples=[stage for stage in run.stages if stage.examples],
+            open_samples=OPEN_SAMPLES,
             tiles=formatting.highlights(run),
             findings=formatting.findings(run),
             numerics=_numerics(run),

@@ -55,6 +55,23 @@ class AnswerView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SaidView:
+    """One answer: who gave it, or which side of a pair it is, and its score where it has one."""
+
+    who: str
+    text: str
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExampleView:
+    """One question with some of the answers that a stage made, scored or paired."""
+
+    question: str
+    said: Sequence[SaidView]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AlarmView:
     """A guard that crossed its threshold."""
 
@@ -86,6 +103,7 @@ class StageView:
     rows: Sequence[RowView] = ()
     answers: Sequence[AnswerView] = ()
     answers_note: str = ""
+    examples: Sequence[ExampleView] = ()
     summary: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     numerics: Mapping[str, Any] = field(default_factory=dict)

@@ -28,6 +28,10 @@ class Around(Protocol):
         the recipe has to mend."""
         ...
 
+    def wanted(self, settings: "StageSettings") -> str | None:
+        """The kind of records that the first reader of a stage needs; None where nobody says."""
+        ...
+
     def measured(self) -> list[Ref]:
         """The records on which the stages of the recipe measure models, each once."""
         ...
@@ -84,11 +88,13 @@ class PassingSettings(StageSettings):
     of_data: ClassVar[str | None] = None  # what rows under data: become where `kind` does not say
 
     kind: Literal["prompts", "chats", "documents", "samples", "pairs"] | None = Field(
-        default=None, description="what the input's rows become where it stands under data:; else the input's own kind"
+        default=None,
+        description="what the input's rows become where it stands under data: and no stage that reads this one says; "
+        "else the input's own kind",
     )
 
     def within(self, around: Around) -> Self:
-        asked = self.kind or self.of_data
+        asked = self.kind or around.wanted(self) or self.of_data
         found = dict.fromkeys(around.kind(ref) or asked for ref in self.passes)
         if UNKNOWN in found:
             return self
@@ -156,7 +162,7 @@ class StageType:
 
     `estimate(settings, inputs)` is what the stage will take. `job(settings)` says how it trains (a `TrainingJob`); a
     stage without one trains nothing. `measures(settings)` are the records on which it measures models.
-    `chooses(settings)` refers to the records of which the main output is a part. With
+    `chooses(settings)` refers to the records of which the outputs are parts. With
     `imports` records come from outside: `work` has `read(settings, takers)` beside `run`.
     """
 

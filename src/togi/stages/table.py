@@ -2,7 +2,21 @@
 
 from togi.core.records import KINDS
 from togi.core.settings import takes
-from togi.stages.data import contrast, curate, decontaminate, dedup, diversify, importing, label, select, synthesize
+from togi.stages.data import (
+    contrast,
+    curate,
+    decontaminate,
+    dedup,
+    diversify,
+    importing,
+    label,
+    pairs,
+    respond,
+    score,
+    select,
+    split,
+    synthesize,
+)
 from togi.stages.evaluation import evaluate
 from togi.stages.training import dpo, grpo, pretrain, reward, sft, smpo
 
@@ -16,7 +30,11 @@ STAGES = {
         decontaminate.STAGE,
         diversify.STAGE,
         select.STAGE,
+        split.STAGE,
         contrast.STAGE,
+        respond.STAGE,
+        score.STAGE,
+        pairs.STAGE,
         label.STAGE,
         pretrain.STAGE,
         sft.STAGE,

@@ -1,10 +1,9 @@
 """The work of `select`."""
 
 import random
-from dataclasses import replace
 
 from togi.core.errors import InputError
-from togi.core.records import Prompt, led_by_system
+from togi.core.records import Prompt, with_system
 from togi.core.seeds import derive
 from togi.stages.context import Context
 from togi.stages.data.select import Select
@@ -37,10 +36,4 @@ def _chosen(settings: Select, context: Context, rows: list[int]) -> dict[int, Pr
         first += len(batch)
     if settings.system is None:
         return chosen
-    return {row: _with_system(prompt, settings.system) for row, prompt in chosen.items()}
-
-
-def _with_system(prompt: Prompt, text: str) -> Prompt:
-    if prompt.messages[0].role == "system":
-        return prompt
-    return replace(prompt, messages=led_by_system(text, prompt.messages))
+    return {row: with_system(prompt, settings.system) for row, prompt in chosen.items()}

@@ -4,12 +4,13 @@ from typing import Literal
 
 from pydantic import Field
 
+from togi.core.sampling import Sampling
 from togi.core.settings import ModelRef, PromptsRef, ScorerRef
 from togi.stages.base import StageSettings, StageType, gives
 from togi.stages.cost import Cost, Inputs
 
 
-class Evaluate(StageSettings):
+class Evaluate(StageSettings, Sampling):
     """Terminator rate, reward, held-out reward, length and diversity: base against policy, prompt by prompt."""
 
     type: Literal["evaluate"] = "evaluate"
@@ -20,8 +21,7 @@ class Evaluate(StageSettings):
     held_out: ScorerRef | None = Field(default=None, description="a reward model that was never optimised against")
     samples: int = Field(default=1, ge=1, description="answers of each model to each prompt")
     temperature: float = Field(default=1.0, ge=0, le=2, description="use the policy's training temperature")
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    max_tokens: int = Field(default=64, ge=1)
+    max_tokens: int = Field(default=64, ge=1, description="most tokens of an answer, terminator included")
     language: Literal["en", "ja", "ru"] = Field(default="en", description="units of the diversity measures")
     bootstrap: int = Field(default=2000, ge=100, description="resamplings of the prompts")
     level: float = Field(default=0.95, gt=0.5, lt=1, description="level of the intervals")

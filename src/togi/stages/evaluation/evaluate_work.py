@@ -9,7 +9,7 @@ from typing import Any
 
 from togi.core.errors import InputError
 from togi.core.files import read_object
-from togi.core.records import Completion, Prompt, SamplingParams
+from togi.core.records import Completion, Prompt
 from togi.core.seeds import derive
 from togi.core.settings import ModelRef, ScorerRef
 from togi.evaluate.benchmarks.answers import CLOSED, LENGTH, Diversity
@@ -106,13 +106,7 @@ def _tell_held(settings: Evaluate, context: Context) -> None:
 def _answers(settings: Evaluate, context: Context, ref: ModelRef, name: str, prompts: list[Prompt]) -> Subject:
     size = settings.batch_prompts
     speaker = generator(context, ref, batch_rows=size * settings.samples)
-    params = SamplingParams(
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        max_tokens=settings.max_tokens,
-        n=settings.samples,
-        seed=derive(context.seed, "evaluate"),
-    )
+    params = settings.params(seed=derive(context.seed, "evaluate"), n=settings.samples)
 
     def answer(unit: int) -> list[dict[str, Any]]:
         batch = prompts[unit * size : (unit + 1) * size]

@@ -1,0 +1,69 @@
+"""`pairs`: preference pairs from scored answers (rejection sampling), and the best answers as chats."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from togi.core.settings import SamplesRef, VerdictsRef
+from togi.stages.base import StageSettings, StageType, gives
+from togi.stages.cost import Cost, Inputs, Known, passing_on
+
+REASONS = (
+    *("no_score", "too_few", "no_reference"),
+    *("tie", "small_gap", "chosen_too_low", "rejected_too_high", "same_text"),
+)
+"""What is dropped: answers and prompts first, then pairs, under the id of their rejected answer."""
+
+
+class Pairs(StageSettings):
+    """The best answers to each prompt against the worst, by a score, a grade or a judge's verdicts.
+
+    Answers are ranked by score, then by their number. A prompt with fewer than best + worst answers gives no pair.
+    Pairs of equal scores, or whose texts differ in nothing but case, spacing and punctuation, are dropped. The best
+    answers are an output too, as chats: best-of-n for SFT.
+    """
+
+    type: Literal["pairs"] = "pairs"
+    samples: SamplesRef = Field(description="answers with scores; those to one prompt stand together")
+    verdicts: VerdictsRef | None = Field(
+        default=None,
+        description="a judge's verdicts on these answers: ranked by the share of comparisons that an answer won, or by "
+        "its mean grade, in place of a score",
+    )
+    by: str | None = Field(default=None, min_length=1, description="which score, where the samples have several")
+    best: int = Field(default=1, ge=1, description="best answers to each prompt that are chosen")
+    worst: int = Field(default=1, ge=1, description="worst answers to each prompt that are rejected")
+    chosen: Literal["best", "reference"] = Field(
+        default="best", description="reference: the prompt's reference answer is chosen, in place of the best ones"
+    )
+    min_gap: float = Field(default=0.0, ge=0, description="smallest difference of the scores of a pair")
+    min_chosen: float | None = Field(default=None, description="lowest score of a chosen answer")
+    max_rejected: float | None = Field(default=None, description="highest score of a rejected answer")
+
+    @model_validator(mode="after")
+    def _reads_what_it_is_given(self) -> Self:
+        if self.verdicts is not None and self.by is not None:
+            raise ValueError("answers are ranked by verdicts or by a score: remove verdicts or by")
+        if self.chosen == "reference" and (self.min_gap or self.min_chosen is not None):
+            name = "min_gap" if self.min_gap else "min_chosen"
+            raise ValueError(f"{name} is not read with chosen: reference, which has no score; remove it")
+        return self
+
+
+def estimate(settings: Pairs, inputs: Inputs) -> Cost:
+    """A pair has at least one rejected answer of its own."""
+    came = inputs[settings.samples]
+    sides = settings.best if settings.chosen == "best" else 1
+    cost = passing_on(came, None if came.records is None else came.records * sides, added=came.added)
+    cost.outputs["best"] = Known(records=came.records, samples=came.samples, added=came.added)
+    return cost
+
+
+STAGE = StageType(
+    "pairs",
+    Pairs,
+    outputs=gives("pairs", best="chats"),
+    work="togi.stages.data.pairs_work",
+    reasons=REASONS,
+    estimate=estimate,
+)

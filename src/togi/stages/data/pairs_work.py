@@ -1,0 +1,132 @@
+"""The work of `pairs`: one pass over the samples, with the answers to one prompt in memory."""
+
+from collections.abc import Iterator
+from hashlib import blake2b
+from itertools import groupby
+
+from togi.core.errors import InputError, StageError
+from togi.core.records import Drop, Pair, Sample
+from togi.data.ranking import Ranked, Rules, Wins, best_chats, pairs_of, rank
+from togi.stages.context import Context
+from togi.stages.data.answers import PlainAnswers
+from togi.stages.data.pairs import Pairs
+
+EXAMPLES = 12
+
+
+def run(settings: Pairs, context: Context) -> None:
+    """Raises InputError where it is not clear what to rank by, and StageError where nothing can be made."""
+    ranking = _Ranking(settings, context)
+    rules = _rules(settings, context, ranking.by)
+    examples: list[Pair] = []
+    with context.writer("pairs") as pairs, context.writer("chats", "best") as best:
+        for answers in ranking.groups():
+            context.count_in(1)
+            ranked = rank(answers)
+            made = list(pairs_of(ranked, rules))
+            context.drop_all(each for each in made if isinstance(each, Drop))
+            kept = [each for each in made if isinstance(each, Pair)]
+            examples += kept[: EXAMPLES - len(examples)]
+            pairs.write(kept)
+            best.write(best_chats(ranked, rules))
+        _look_at_harvest(context, pairs.count, best.count)
+    ranking.tell_torn()
+    context.summary |= {"by": ranking.by, "examples": [_shown(pair) for pair in examples]}
+
+
+def _rules(settings: Pairs, context: Context, by: str) -> Rules:
+    return Rules(
+        stage=context.name,
+        producer=context.folder.name,
+        by=by,
+        best=settings.best,
+        worst=settings.worst,
+        min_gap=settings.min_gap,
+        min_chosen=settings.min_chosen,
+        max_rejected=settings.max_rejected,
+        reference=settings.chosen == "reference",
+    )
+
+
+class _Ranking:
+    """What answers are ranked `by`, and their scores. `torn` counts prompts whose answers do not stand together."""
+
+    def __init__(self, settings: Pairs, context: Context) -> None:
+        self.settings = settings
+        self.context = context
+        self.plain = PlainAnswers(context, settings.samples)
+        self.wins = _wins(settings, context)
+        self.by = "verdicts" if self.wins is not None else _score_name(settings, context)
+        self.torn = 0
+
+    def groups(self) -> Iterator[list[Ranked]]:
+        """The scored answers to each prompt."""
+        seen: dict[bytes, None] = {}
+        samples = (sample for batch in self.context.batches(self.settings.samples) for sample in batch)
+        for prompt, answers in groupby(samples, key=lambda sample: sample.prompt.id):
+            key = blake2b(prompt.encode(), digest_size=8).digest()
+            self.torn += key in seen
+            seen[key] = None
+            if ranked := [each for answer in answers if (each := self._ranked(answer)) is not None]:
+                yield ranked
+
+    def _ranked(self, sample: Sample) -> Ranked | None:
+        score = sample.scores.get(self.by) if self.wins is None else self.wins.score(sample.id)
+        if score is None:
+            self.context.drop(sample, "no_score")
+            return None
+        return Ranked(self.plain(sample), score)
+
+    def tell_torn(self) -> None:
+        """An alarm where answers to one prompt stand at several places: each of them is ranked by itself."""
+        if self.torn:
+            self.context.alarm(
+                "torn_prompts",
+                f"{self.torn} times answers to a prompt stand apart from others to it, and are ranked by themselves; "
+                "that is right for what a policy sampled at several steps",
+                value=self.torn,
+            )
+
+
+def _wins(settings: Pairs, context: Context) -> Wins | None:
+    if settings.verdicts is None:
+        return None
+    wins = Wins()
+    for batch in context.batches(settings.verdicts):
+        for verdict in batch:
+            wins.take(verdict)
+    return wins
+
+
+def _score_name(settings: Pairs, context: Context) -> str:
+    """The score to rank by: that which is named, else the only one."""
+    first: Sample = next(context.batches(settings.samples, 1))[0]
+    names = list(first.scores)
+    if settings.by in names:
+        return settings.by
+    there = (
+        f"stage {context.name}: {settings.samples} holds {'the scores ' + ', '.join(names) if names else 'no scores'}"
+    )
+    if not names:
+        raise InputError(f"{there}; score the answers first (type: score, or label), or name a judge's verdicts")
+    if settings.by is not None:
+        raise InputError(f"{there}, and none is called {settings.by!r}; change `by`")
+    if len(names) > 1:
+        raise InputError(f"{there}; say with `by` which one ranks the answers")
+    return names[0]
+
+
+def _look_at_harvest(context: Context, pairs: int, best: int) -> None:
+    prompts, why = context.counts.get("in", 0), context.drop_reasons()
+    if not pairs and not best:
+        raise StageError(f"stage {context.name}: nothing was made of the answers to {prompts} prompts; reasons: {why}")
+    if not pairs:
+        context.alarm("no_pairs", f"no pair was made of the answers to {prompts} prompts; reasons: {why}", value=0)
+
+
+def _shown(pair: Pair) -> dict[str, object]:
+    """A pair as the report shows it."""
+    question = next((m.content for m in reversed(pair.prompt) if m.role == "user"), "")
+    sides = (("chosen", pair.chosen), ("rejected", pair.rejected))
+    said = [{"who": who, "text": side[-1].content, "score": pair.extra.get(f"{who}_score")} for who, side in sides]
+    return {"question": question, "said": said}

@@ -1,0 +1,64 @@
+"""`respond`: models answer prompts."""
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from togi.core.sampling import Sampling
+from togi.core.settings import NamedModelRef, PromptsRef
+from togi.stages.base import StageSettings, StageType, gives
+from togi.stages.cost import Cost, Inputs, passing_on
+
+REASONS = ("truncated", "empty_answer", "failed")
+"""What an answer is dropped for; the drop names its prompt."""
+
+
+class Respond(StageSettings, Sampling):
+    """Answers of one or several models to each prompt, in the order of prompts, models and answers.
+
+    An answer is kept as text, without the terminator, beside the name of its model and its number.
+    """
+
+    type: Literal["respond"] = "respond"
+    prompts: PromptsRef
+    models: tuple[NamedModelRef, ...] = Field(min_length=1, description="who answers: each model every prompt")
+    samples: int = Field(default=1, ge=1, description="answers of each model to each prompt")
+    system: str | None = Field(
+        default=None, description="a system turn for prompts that have none; the samples keep it"
+    )
+    truncated: Literal["drop", "keep"] = Field(
+        default="drop", description="what becomes of an answer that max_tokens cut off"
+    )
+    batch_prompts: int | None = Field(
+        default=None,
+        ge=1,
+        description="prompts in one unit of work; 16 when absent, 1,024 where all models are endpoints",
+    )
+
+    @field_validator("models")
+    @classmethod
+    def _each_once(cls, value: tuple[NamedModelRef, ...]) -> tuple[NamedModelRef, ...]:
+        twice = [ref for i, ref in enumerate(value) if ref in value[:i]]
+        if twice:
+            raise ValueError(f"{twice[0]} stands twice; for more answers of one model raise samples")
+        return value
+
+
+def estimate(settings: Respond, inputs: Inputs) -> Cost:
+    """Every model answers every prompt as often as `samples` says; answers as long as they may be."""
+    came = inputs[settings.prompts]
+    each = len(settings.models) * settings.samples
+    cost = passing_on(came, None if came.records is None else came.records * each, added=settings.max_tokens)
+    if cost.records is not None:
+        cost.samples, cost.sampled = cost.records, cost.records * settings.max_tokens
+    return cost
+
+
+STAGE = StageType(
+    "respond",
+    Respond,
+    outputs=gives("samples"),
+    work="togi.stages.data.respond_work",
+    reasons=REASONS,
+    estimate=estimate,
+)

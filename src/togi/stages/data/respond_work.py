@@ -1,0 +1,138 @@
+"""The work of `respond`: a unit is some prompts answered by one model, and only one batch of prompts is in memory."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from togi.core.errors import StageError
+from togi.core.records import Completion, Prompt, Sample, with_system
+from togi.core.seeds import derive, make_id
+from togi.core.settings import Ref
+from togi.stages.context import Context
+from togi.stages.data.respond import Respond
+from togi.stages.data.shown import Shown
+from togi.stages.endpoints import ChatGenerator, generator
+from togi.stages.rehearsal_work import Rehearsed, asked, prompt_rows, weightless
+
+BATCH = 16
+BATCH_OF_ENDPOINTS = 1024  # their answers are kept one by one, so a larger unit loses nothing and keeps them busy
+
+
+def run(settings: Respond, context: Context) -> None:
+    """Raises StageError where no answer is kept, and InputError for a prompt that leaves no room for an answer."""
+    total = context.records_count(settings.prompts)
+    context.count_in(total)
+    answering = _Answering(settings, context, total)
+    shown = Shown()
+    with context.writer("samples") as writer:
+        for prompts, answers in answering.batches():
+            for prompt, by_model in zip(prompts, answers, strict=True):
+                kept = list(_samples(settings, context, prompt, by_model))
+                shown.take(kept)
+                writer.write(kept)
+        if not writer.count:
+            raise StageError(_nothing_kept(settings, context))
+    context.summary |= {"prompts": total, **shown.summary()}
+
+
+def rehearse(settings: Respond, context: Context) -> Iterator[Rehearsed]:
+    prompts = asked([_as_asked(settings, prompt) for prompt in context.records(settings.prompts)])
+    for ref in settings.models:
+        if context.model(ref).kind != "endpoint":
+            yield from prompt_rows(context, weightless(context, ref), prompts, settings.max_tokens)
+
+
+Answer = dict[str, Any]
+"""The `text` of a completion without the terminator, trimmed, and its `stop`."""
+
+
+@dataclass(slots=True)
+class _Answering:
+    """Asks all models, unit after unit; `prompts` are those of the batch at hand, as they are asked."""
+
+    settings: Respond
+    context: Context
+    total: int
+    prompts: list[Prompt] = field(default_factory=list)
+
+    def batches(self) -> Iterator[tuple[list[Prompt], list[list[list[Answer]]]]]:
+        """Prompts of a batch, and to each of them the answers of each model."""
+        settings, size = self.settings, self._size()
+        models = len(settings.models)
+        speakers = [generator(self.context, ref, batch_rows=size * settings.samples) for ref in settings.models]
+        units = self.context.stream_units(
+            -(-self.total // size) * models,
+            lambda number: self._ask(settings.models[number % models], speakers[number % models]),
+            told=False,
+        )
+        done = 0
+        for batch in self.context.batches(settings.prompts, size):
+            self.prompts = [_as_asked(settings, prompt) for prompt in batch]
+            by_model = []
+            for _ in settings.models:
+                by_model.append(next(units))
+                done += len(batch) * settings.samples
+                self.context.progress(done, self.total * models * settings.samples, "answers")
+            yield self.prompts, [list(groups) for groups in zip(*by_model, strict=True)]
+
+    def _size(self) -> int:
+        remote = all(self.context.model(ref).kind == "endpoint" for ref in self.settings.models)
+        return self.settings.batch_prompts or (BATCH_OF_ENDPOINTS if remote else BATCH)
+
+    def _ask(self, ref: Ref, speaker: ChatGenerator) -> list[list[Answer]]:
+        """The answers of one model to the prompts at hand. Its name is in the seed: whoever else answers changes none
+        of them."""
+        seed = derive(self.context.seed, "respond", ref.name)
+        ends = [end for end in (speaker.terminator, *speaker.turn_starts) if end]
+        found = speaker.generate(self.prompts, self.settings.params(seed=seed, n=self.settings.samples))
+        return [[_answer(completion, ends) for completion in group] for group in found]
+
+
+def _as_asked(settings: Respond, prompt: Prompt) -> Prompt:
+    return prompt if settings.system is None else with_system(prompt, settings.system)
+
+
+def _answer(completion: Completion, ends: Sequence[str]) -> Answer:
+    """The text before whatever closes an answer or opens another turn: one that ran into another turn had ended."""
+    text, stop = completion.text, completion.stop
+    for end in ends:
+        text, found, _ = text.partition(end)
+        stop = "terminator" if found and stop == "length" else stop
+    return {"text": text.strip(), "stop": stop}
+
+
+def _samples(
+    settings: Respond, context: Context, prompt: Prompt, by_model: Sequence[Sequence[Answer]]
+) -> Iterator[Sample]:
+    """The answers to one prompt that are kept, in the order of models and numbers; the others are dropped."""
+    for place, (ref, answers) in enumerate(zip(settings.models, by_model, strict=True)):
+        for index, answer in enumerate(answers):
+            if reason := _why_dropped(settings, answer):
+                context.drop(prompt, reason)
+                continue
+            yield Sample(
+                id=make_id(context.folder.name, (prompt.id,), place * settings.samples + index),
+                parents=(prompt.id,),
+                source=prompt.source,
+                prompt=prompt,
+                completion=Completion(**answer),
+                model=ref.name,
+                index=index,
+            )
+
+
+def _why_dropped(settings: Respond, answer: Answer) -> str | None:
+    if answer["stop"] == "error":
+        return "failed"
+    if answer["stop"] == "length" and settings.truncated == "drop":
+        return "truncated"
+    return None if answer["text"] else "empty_answer"
+
+
+def _nothing_kept(settings: Respond, context: Context) -> str:
+    counts = Counter(context.drop_counts())
+    hint = ""
+    if counts["truncated"] > counts["failed"]:
+        hint = f"; raise max_tokens ({settings.max_tokens} now), or set truncated: keep"
+    return f"stage {context.name}: no answer was kept; reasons: {context.drop_reasons()}{hint}"

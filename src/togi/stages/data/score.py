@@ -1,0 +1,57 @@
+"""`score`: a reward model scores answers."""
+
+from typing import Literal
+
+from pydantic import Field, create_model
+
+from togi.core.settings import NamedScorerRef, SamplesRef
+from togi.stages.base import StageSettings, StageType, gives
+from togi.stages.cost import Cost, Inputs, passing_on
+
+REASONS = ("failed",)
+"""What a sample is dropped for: it could not be scored."""
+
+_As = create_model(  # a class statement cannot have a field of this name, which is a word of Python
+    "_As",
+    __base__=StageSettings,
+    **{
+        "as": (str | None, Field(default=None, min_length=1, description="name of the score; the scorer's when absent"))
+    },
+)
+
+
+class Score(_As):
+    """A score beside each answer, under the scorer's name. A sample that cannot be scored is dropped.
+
+    The scorer is a reward model that a stage trained, or one from outside (`kind: reward`). It reads the whole
+    conversation under its own template; an encoder reads the prompt and the answer as a pair.
+    """
+
+    type: Literal["score"] = "score"
+    samples: SamplesRef
+    scorer: NamedScorerRef
+    batch_samples: int | None = Field(
+        default=None, ge=1, description="samples in one unit of work; 64 when absent, 2,048 for an endpoint"
+    )
+
+    @property
+    def score_name(self) -> str:
+        """What the score is called."""
+        return getattr(self, "as") or self.scorer.name
+
+
+def estimate(settings: Score, inputs: Inputs) -> Cost:
+    """At most what comes."""
+    came = inputs[settings.samples]
+    return passing_on(came, came.records)
+
+
+STAGE = StageType(
+    "score",
+    Score,
+    outputs=gives("samples"),
+    work="togi.stages.data.score_work",
+    reasons=REASONS,
+    chooses=lambda settings: settings.samples,
+    estimate=estimate,
+)

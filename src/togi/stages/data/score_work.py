@@ -1,0 +1,92 @@
+"""The work of `score`: a unit is some samples in their order, and only one batch of them is in memory."""
+
+import math
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from togi.core.errors import GraderError, StageError
+from togi.core.protocols import Scorer
+from togi.core.records import Sample
+from togi.stages.context import Context
+from togi.stages.data.answers import PlainAnswers
+from togi.stages.data.score import Score
+from togi.stages.data.shown import Shown
+from togi.stages.endpoints import scorer
+
+BATCH = 64
+BATCH_OF_ENDPOINT = 2048
+QUANTILES = (3, 10, 25, 50, 75, 90, 97)  # per cent, as rejection sampling tables are published
+
+
+def run(settings: Score, context: Context) -> None:
+    """Raises StageError where no sample can be scored."""
+    context.count_in(context.records_count(settings.samples))
+    shown = Shown(settings.score_name)
+    by_model: dict[str, array[float]] = {}
+    wrong = ""
+    with context.writer("samples") as writer:
+        for samples, scores in _scored(settings, context):
+            kept = []
+            for sample, score in zip(samples, scores, strict=True):
+                if isinstance(score, str):
+                    context.drop(sample, "failed")
+                    wrong = wrong or f"sample {sample.id}: {score}"
+                    continue
+                kept.append(replace(sample, scores={**sample.scores, settings.score_name: score}))
+                by_model.setdefault(sample.model or "unknown", array("d")).append(score)
+            shown.take(kept)
+            writer.write(kept)
+        _tell_failures(context, writer.count, wrong)
+    figures = {name: _figures(scores) for name, scores in by_model.items()}
+    context.summary |= {f"score {settings.score_name}": figures, **shown.summary()}
+
+
+def _scored(settings: Score, context: Context) -> Iterator[tuple[list[Sample], list[float | str]]]:
+    """Samples of each batch with their scores; in the place of a score, what went wrong."""
+    total = context.records_count(settings.samples)
+    remote = context.inputs[settings.scorer].source is not None and context.model(settings.scorer).kind == "endpoint"
+    size = settings.batch_samples or (BATCH_OF_ENDPOINT if remote else BATCH)
+    plain, judge = PlainAnswers(context, settings.samples), scorer(context, settings.scorer)
+    batch: list[Sample] = []
+    units = context.stream_units(-(-total // size), lambda _: _score(judge, batch), told=False)
+    done = 0
+    for found in context.batches(settings.samples, size):
+        batch[:] = map(plain, found)
+        scores = next(units)
+        done += len(batch)
+        context.progress(done, total, "samples")
+        yield list(batch), scores
+
+
+def _score(judge: Scorer, batch: Sequence[Sample]) -> list[float | str]:
+    """A score is a finite number; whatever else comes is a failure."""
+    try:
+        scores = judge.score([(sample.prompt.messages, sample.text) for sample in batch])
+    except GraderError as error:
+        return [str(error)] * len(batch)
+    return [_checked(score) for score in scores]
+
+
+def _checked(score: float | GraderError) -> float | str:
+    if isinstance(score, GraderError):
+        return str(score)
+    return score if math.isfinite(score) else f"the scorer gave {score}"
+
+
+def _tell_failures(context: Context, kept: int, wrong: str) -> None:
+    failed = len(context.drops)
+    if not kept:
+        raise StageError(f"stage {context.name}: none of {failed} samples could be scored; the first: {wrong}")
+    if failed:
+        context.alarm("failed", f"{failed} of {failed + kept} samples could not be scored; the first: {wrong}")
+
+
+def _figures(scores: "array[float]") -> dict[str, float]:
+    """Mean, deviation, extremes and percentiles."""
+    values = np.asarray(scores)
+    found = {"mean": values.mean(), "std": values.std(), "min": values.min(), "max": values.max()}
+    found |= {f"p{q}": value for q, value in zip(QUANTILES, np.percentile(values, QUANTILES), strict=True)}
+    return {name: round(float(value), 4) for name, value in found.items()}

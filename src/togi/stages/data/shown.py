@@ -1,0 +1,41 @@
+"""What the report shows of samples: how many answers each model gave, how long they are, and some to read."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from togi.core.records import Prompt, Sample
+
+PROMPTS = 12
+ANSWERS = 4
+"""Prompts that are shown, and answers to each."""
+
+
+class Shown:
+    """Sees all samples of a stage, in order; `by` is the score that stands beside an answer."""
+
+    def __init__(self, by: str = "") -> None:
+        self.by = by
+        self.counts: Counter[str] = Counter()
+        self.characters: Counter[str] = Counter()
+        self.prompts: dict[str, tuple[Prompt, list[dict[str, Any]]]] = {}
+
+    def take(self, samples: Iterable[Sample]) -> None:
+        """Sees the next samples."""
+        for sample in samples:
+            model = sample.model or "unknown"
+            self.counts[model] += 1
+            self.characters[model] += len(sample.text)
+            if len(self.prompts) < PROMPTS:
+                self.prompts.setdefault(sample.prompt.id, (sample.prompt, []))
+            _, said = self.prompts.get(sample.prompt.id, (None, None))
+            if said is not None and len(said) < ANSWERS:
+                said.append({"who": model, "text": sample.text, "score": sample.scores.get(self.by)})
+
+    def summary(self) -> dict[str, Any]:
+        """What goes into the stage's summary."""
+        return {
+            "answers_of": dict(self.counts),
+            "mean_characters": {name: round(self.characters[name] / count, 1) for name, count in self.counts.items()},
+            "examples": [{"question": prompt.text, "said": said} for prompt, said in self.prompts.values()],
+        }

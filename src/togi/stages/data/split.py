@@ -1,0 +1,73 @@
+"""`split`: records in parts with names, such as for training and for testing."""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from togi.core.settings import RecordsRef, Ref
+from togi.stages.base import UNKNOWN, PassingSettings, StageType
+from togi.stages.cost import Cost, Inputs, Known
+
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,99}")
+TAKEN = ("main", "records", "model")
+"""Names that files and outputs of a stage have already."""
+
+Part = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)]
+
+
+class Split(PassingSettings):
+    """Records of any kind in parts with names, drawn at random; records with equal prompts stay together."""
+
+    of_data: ClassVar[str | None] = "prompts"
+
+    type: Literal["split"] = "split"
+    input: RecordsRef
+    parts: dict[str, Part] = Field(
+        min_length=1,
+        description="name: share or count; shares (0.9) sum to 1, and counts (500) may leave records over",
+    )
+
+    @property
+    def passes(self) -> Sequence[Ref]:
+        return (self.input,)
+
+    @field_validator("parts")
+    @classmethod
+    def _shares_or_counts(cls, value: dict[str, Part]) -> dict[str, Part]:
+        for name in value:
+            if not NAME.fullmatch(name) or name in TAKEN:
+                rule = "a letter or _ first, then letters, digits, _ and -"
+                raise ValueError(f"{name!r} cannot be the name of a part: {rule}; not {', '.join(TAKEN)}")
+        shares = [size for size in value.values() if isinstance(size, float)]
+        if shares and len(shares) < len(value):
+            raise ValueError("some parts are shares (0.9) and some are counts (500); write all as one or the other")
+        if shares and not math.isclose(sum(shares), 1.0, abs_tol=1e-9):
+            raise ValueError(
+                f"the shares sum to {sum(shares):.6g}; they have to sum to 1, so add a part for what is left, or write "
+                "counts"
+            )
+        return value
+
+
+def estimate(settings: Split, inputs: Inputs) -> Cost:
+    """A count is what it says; a share is known once the input is."""
+    came = inputs[settings.input]
+    cost = Cost(records=came.records, unknown=[came.why] if came.records is None else [])
+    for name, size in settings.parts.items():
+        most = size if isinstance(size, int) else None if came.records is None else math.ceil(size * came.records)
+        cost.outputs[name] = Known(records=most, samples=came.samples, added=came.added)
+    return cost
+
+
+STAGE = StageType(
+    "split",
+    Split,
+    outputs=lambda settings: dict.fromkeys(settings.parts, settings.kind or UNKNOWN),
+    work="togi.stages.data.split_work",
+    reasons=("left_over",),
+    chooses=lambda settings: settings.input,
+    estimate=estimate,
+)

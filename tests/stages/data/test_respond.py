@@ -1,0 +1,183 @@
+"""`respond`: whose answer is whose, what is dropped, what a second run does not ask again."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from togi.core.codec import read_records, write_records
+from togi.core.errors import Interrupted, StageError
+from togi.core.records import Completion, Message, Prompt, Sample, SamplingParams
+from togi.core.settings import NamedModelRef, PromptsRef
+from togi.core.sources import ModelSource
+from togi.stages.base import RECORDS_FILE
+from togi.stages.context import Context, Control, Resolved
+from togi.stages.data import respond_work
+from togi.stages.data.respond import STAGE, Respond
+from togi.stages.data.respond_work import run
+
+END = "<|im_end|>"
+
+
+class Speaker:
+    """A model that says its name, the prompt and the number of the answer."""
+
+    terminator = END
+    turn_starts = ("<|im_start|>",)
+
+    def __init__(self, name: str, heard: list[tuple[str, list[str]]]) -> None:
+        self.name = name
+        self.heard = heard
+
+    def generate(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[list[Completion]]:
+        self.heard.append((self.name, [prompt.id for prompt in prompts]))
+        return [[self.answer(prompt, i, params) for i in range(params.n)] for prompt in prompts]
+
+    def answer(self, prompt: Prompt, index: int, params: SamplingParams) -> Completion:
+        return Completion(text=f" {self.name} on {prompt.id}, {index}. {END}", stop="terminator", token_ids=(1, 2))
+
+
+class House:
+    """Prompts on the disk, and models that answer in their place."""
+
+    def __init__(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, count: int = 5, kind: type[Speaker] = Speaker
+    ) -> None:
+        self.folder = folder
+        self.heard: list[tuple[str, list[str]]] = []
+        self.events: list[dict[str, Any]] = []
+        self.stop_after: int | None = None
+        self.kind = kind
+        self.sources = "path"
+        prompts = [Prompt(id=f"p{i}", messages=(Message("user", f"Why {i}?"),)) for i in range(count)]
+        write_records(folder / "p" / RECORDS_FILE, "prompts", prompts)
+        monkeypatch.setattr(respond_work, "generator", self.generator)
+
+    def generator(self, context: Context, ref: NamedModelRef, batch_rows: int) -> Speaker:
+        return self.kind(ref.name, self.heard)
+
+    def context(self) -> Context:
+        inputs: dict[str, Resolved] = {PromptsRef("$p"): Resolved("prompts", folder=self.folder / "p")}
+        source: Any = self.sources
+        for name in ("a", "b"):
+            inputs[NamedModelRef(f"${name}")] = Resolved("model", source=ModelSource(kind=source, name=name))
+        control = Control(send=self.events.append)
+        made = Context("answers", self.folder / "respond-0", self.folder, 1, inputs, control)
+        made.folder.mkdir(exist_ok=True)
+        made.reasons = STAGE.reasons
+        return made
+
+    def run(self, context: Context | None = None, **given: Any) -> list[Sample]:
+        made = context or self.context()
+        settings = {"prompts": "$p", "models": ["$a", "$b"], "samples": 2, "batch_prompts": 2, **given}
+        run(Respond.model_validate(settings), made)
+        made.finish()
+        self.made = made
+        return read_records(made.folder / RECORDS_FILE)[1]  # type: ignore[return-value]
+
+
+def test_samples_are_ordered_by_prompt_model_and_index_and_say_so(tmp_path, monkeypatch):
+    house = House(tmp_path, monkeypatch)
+    samples = house.run()
+    named = [(each.prompt.id, each.model, each.index) for each in samples]
+    assert named == [(f"p{i}", model, index) for i in range(5) for model in ("a", "b") for index in (0, 1)]
+    assert samples[3].text == "b on p0, 1." and samples[3].completion.stop == "terminator"
+    assert samples[3].parents == ("p0",) and not samples[3].completion.token_ids
+    assert len({each.id for each in samples}) == 20
+    assert house.heard[:3] == [("a", ["p0", "p1"]), ("b", ["p0", "p1"]), ("a", ["p2", "p3"])]
+    assert house.made.counts == {"in": 5, "out": 20}
+    told = [event for event in house.events if event["event"] == "progress"]
+    assert (told[0]["done"], told[-1]["done"], told[-1]["total"], told[-1]["what"]) == (4, 20, 20, "answers")
+
+
+def test_who_else_answers_and_in_what_batches_changes_no_answer(tmp_path, monkeypatch):
+    class Seeded(Speaker):
+        def answer(self, prompt, index, params):
+            return Completion(text=f"{params.seed} {prompt.id} {index}", stop="terminator")
+
+    alone = House(tmp_path / "x", monkeypatch, kind=Seeded).run(models=["$b"], batch_prompts=None)
+    both = House(tmp_path / "y", monkeypatch, kind=Seeded).run()
+    assert [each.text for each in both if each.model == "b"] == [each.text for each in alone]
+    assert {each.text for each in both if each.model == "a"}.isdisjoint(each.text for each in alone)
+
+
+def test_an_answer_ends_where_another_turn_begins_and_bad_ones_are_dropped(tmp_path, monkeypatch):
+    class Odd(Speaker):
+        def answer(self, prompt, index, params):
+            return [
+                Completion(text="So.<|im_start|>user\nAnd", stop="length"),
+                Completion(text="Because it", stop="length"),
+                Completion(text=f"  {END}", stop="terminator"),
+                Completion(text="", stop="error"),
+                Completion(text="Done", stop="stop_string"),
+            ][int(prompt.id[1:])]
+
+    house = House(tmp_path, monkeypatch, kind=Odd)
+    samples = house.run(models=["$a"], samples=1)
+    assert [(s.prompt.id, s.text, s.completion.stop) for s in samples] == [
+        ("p0", "So.", "terminator"),
+        ("p4", "Done", "stop_string"),
+    ]
+    dropped = [(drop.id, drop.reason) for drop in house.made.drops]
+    assert dropped == [("p1", "truncated"), ("p2", "empty_answer"), ("p3", "failed")]
+    again = House(tmp_path / "keep", monkeypatch, kind=Odd).run(models=["$a"], samples=1, truncated="keep")
+    assert [s.text for s in again] == ["So.", "Because it", "Done"]
+
+
+def test_no_answer_at_all_is_an_error_that_says_what_to_do(tmp_path, monkeypatch):
+    class Endless(Speaker):
+        def answer(self, prompt, index, params):
+            return Completion(text="and so on", stop="length")
+
+    with pytest.raises(StageError, match=r"no answer was kept; reasons: truncated 20; raise max_tokens \(9 now\)"):
+        House(tmp_path, monkeypatch, kind=Endless).run(max_tokens=9)
+
+
+def test_a_system_turn_is_part_of_the_samples(tmp_path, monkeypatch):
+    samples = House(tmp_path, monkeypatch).run(system="Be brief.")
+    assert samples[0].prompt.messages == (Message("system", "Be brief."), Message("user", "Why 0?"))
+    assert samples[0].prompt.id == "p0"
+
+
+def test_finished_units_are_never_asked_again_and_the_bytes_are_the_same(tmp_path, monkeypatch):
+    class Halting(Speaker):
+        def generate(self, prompts, params):
+            if len(self.heard) == 3:
+                raise Interrupted("stopped")
+            return super().generate(prompts, params)
+
+    quiet = House(tmp_path / "quiet", monkeypatch)
+    quiet.run()
+    house = House(tmp_path / "killed", monkeypatch, kind=Halting)
+    with pytest.raises(Interrupted):
+        house.run()
+    assert not (house.folder / "respond-0" / RECORDS_FILE).exists()
+    house.kind = Speaker
+    house.run()
+    assert house.heard == quiet.heard  # three before, the other three after
+    made = [each.folder / "respond-0" / RECORDS_FILE for each in (house, quiet)]
+    assert made[0].read_bytes() == made[1].read_bytes()
+
+
+def test_models_on_servers_are_kept_busy_by_larger_units(tmp_path, monkeypatch):
+    house = House(tmp_path, monkeypatch, count=40)
+    house.sources = "endpoint"
+    house.run(batch_prompts=None)
+    assert [len(ids) for _, ids in house.heard] == [40, 40]
+    other = House(tmp_path / "here", monkeypatch, count=40)
+    other.run(batch_prompts=None)
+    assert [len(ids) for _, ids in other.heard] == [16, 16, 16, 16, 8, 8]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"models": ["$a", "$a"]}, r"\$a stands twice"),
+        ({"models": []}, "at least 1 item"),
+        ({"stop": [""]}, "empty text"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        Respond.model_validate({"prompts": "$p", "models": ["$a"], **given})
