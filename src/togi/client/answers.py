@@ -70,6 +70,7 @@ class Failure:
 
 
 Whole = Answer | Scores | Vectors
+_compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def dump(answer: Whole) -> bytes:
@@ -82,7 +83,7 @@ def dump(answer: Whole) -> bytes:
     else:
         value["width"] = answer.rows.shape[1]
         value["rows"] = base64.b64encode(np.ascontiguousarray(answer.rows, "<f4").tobytes()).decode()
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    return _compact(value).encode("utf-8", "surrogatepass")
 
 
 def load(body: bytes) -> Whole:

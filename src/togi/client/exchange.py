@@ -35,6 +35,8 @@ PATIENCE = 60.0
 FIRST_PATIENCE = 3.0
 """The same before any server has answered."""
 
+_json = json.JSONEncoder(ensure_ascii=False).encode
+
 Take = Callable[[Any, Tokens], Awaitable[T]]
 Counter = Callable[[AnyRequest], int]
 
@@ -53,7 +55,7 @@ class Exchange:
         self._count = count or _bytes
         self._gate = Gate()
         self._requests, self._tokens = Pace(endpoint.requests_per_minute), Pace(endpoint.tokens_per_minute)
-        self._transport = Transport(endpoint.concurrency, read_key(endpoint), endpoint.bases)
+        self._transport = Transport(read_key(endpoint))
         self._ever = False
         self._excess = 0
         self._under_way = self._settled = 0
@@ -205,7 +207,7 @@ class Exchange:
             raise Again("broken", f"{url}: the answer is not JSON: {reply.body[:60]!r}") from None
 
     async def _send(self, replica: Replica, url: str, call: Call, reserved: Tokens, seconds: float) -> Reply:
-        body = json.dumps(call.body, ensure_ascii=False).encode("utf-8", "replace")
+        body = _json(call.body).encode("utf-8", "replace")
         replica.under_way += 1
         replica.asked += 1
         try:

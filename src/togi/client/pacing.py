@@ -75,8 +75,9 @@ def backoff(tries: int) -> float:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a Retry-After header asks for, which holds seconds or a date; None without one that can be read."""
-    said = headers.get("Retry-After", "").strip()
+    """Seconds that a Retry-After header asks for, which holds seconds or a date; None without one that can
+    be read. `headers` have their names in small letters."""
+    said = headers.get("retry-after", "").strip()
     try:
         seconds = float(said)
         return max(0.0, seconds) if math.isfinite(seconds) else None

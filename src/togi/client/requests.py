@@ -17,6 +17,7 @@ Ids = tuple[int, ...]
 PLAIN = SamplingParams()
 SAMPLED = ("top_p", "top_k", "min_p", "repetition_penalty", "logprobs")
 """Sampling settings that stay out of a request, and out of its key, while they change nothing."""
+_canonical = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +124,7 @@ def written_at_most(request: AnyRequest) -> int:
 def request_key(request: AnyRequest, model: str, revision: str) -> bytes:
     """32 bytes that name the content of a request to a model at a revision, without its index."""
     value = [model, revision, request.kind, request.content()]
-    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    text = _canonical(value)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 

@@ -1,33 +1,25 @@
-"""One HTTP exchange: bytes out, a whole reply in, or the reason why there is none.
+"""One exchange with a server: bytes out, a whole reply in, or the reason why there is none.
 
-Redirects are not followed: a request that carries a key goes where the recipe says, or nowhere. A reply that is cut,
-too long, or a stream of events where a whole was asked for is no reply.
+Redirects are not followed: a request that carries a key goes where the recipe says, or nowhere.
 """
 
 import asyncio
+import gzip
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import aiohttp
-from yarl import URL
-
 import togi
+from togi.client.connection import Connections, Lost, Place, Unsent, place_of
 from togi.client.pacing import retry_after
-
-MOST_BYTES = 256 * 1024**2
-"""Longest reply that is read."""
-CONNECT_SECONDS = 15.0
-JSON = {"Content-Type": "application/json"}
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 Broke = Literal["unsent", "lost", "deadline"]
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole HTTP reply."""
+    """A whole HTTP reply; the names of headers are in small letters."""
 
     status: int
     body: bytes
@@ -41,7 +33,7 @@ class Reply:
     @property
     def location(self) -> str:
         """Where a redirect leads."""
-        return self.headers.get("Location", "")
+        return self.headers.get("location", "")
 
     def json(self) -> Any:
         """The value of a JSON body. Raises ValueError for anything else."""
@@ -65,60 +57,62 @@ class NoReply(Exception):
 
     def __init__(self, broke: Broke, message: str) -> None:
         super().__init__(message)
-        self.broke = broke
+        self.broke: Broke = broke
 
 
 class Transport:
     """Keeps connections to the servers of one endpoint. Lives in one event loop."""
 
-    def __init__(self, concurrency: int, key: str | None, bases: tuple[str, ...]) -> None:
-        headers = {"User-Agent": f"togi/{togi.__version__}"}
-        if key is not None:
-            headers["Authorization"] = f"Bearer {key}"
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=concurrency + 4, ttl_dns_cache=300),
-            headers=headers,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=not all(URL(base).host in LOOPBACK for base in bases),
+    def __init__(self, key: str | None) -> None:
+        self._connections = Connections()
+        self._common = (
+            f"User-Agent: togi/{togi.__version__}\r\nAccept: application/json\r\nAccept-Encoding: identity\r\n"
         )
+        if key is not None:
+            self._common += f"Authorization: Bearer {key}\r\n"
+        self._known: dict[str, tuple[Place, str]] = {}
 
-    async def send(self, method: str, url: str, body: Any, seconds: float) -> Reply:
-        """The reply to one request within `seconds`; `body` is bytes, a form, or None. Raises NoReply."""
-        limit = aiohttp.ClientTimeout(total=seconds, sock_connect=min(seconds, CONNECT_SECONDS))
-        headers = JSON if isinstance(body, bytes) else None
+    async def send(
+        self, method: str, url: str, body: bytes | None, seconds: float, kind: str = "application/json"
+    ) -> Reply:
+        """The reply to one request within `seconds`; `kind` is the media type of its body. Raises NoReply."""
         try:
-            async with self._session.request(
-                method, url, data=body, headers=headers, timeout=limit, allow_redirects=False
-            ) as found:
-                return Reply(found.status, await _read(found), found.headers)
-        except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError, aiohttp.InvalidURL) as error:
-            raise NoReply("unsent", f"{url}: cannot be reached: {_why(error)}") from None
+            place, head = self._head(method, url)
+            content = b"" if body is None else body
+            told = f"Content-Type: {kind}\r\n" if body is not None else ""
+            request = f"{head}{told}Content-Length: {len(content)}\r\n\r\n".encode("latin-1") + content
+            async with asyncio.timeout(seconds):
+                connection = await self._connections.ask(place, request)
+            reply = Reply(connection.status, connection.body, connection.headers)
+            self._connections.rest(place, connection)
+            return _plain(reply)
+        except Unsent as error:
+            raise NoReply("unsent", f"{url}: cannot be reached: {error}") from None
         except TimeoutError:
             raise NoReply("deadline", f"{url}: no whole answer within {seconds:.0f} s") from None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise NoReply("lost", f"{url}: the answer broke off: {_why(error)}") from None
+        except Lost as error:
+            raise NoReply("lost", f"{url}: {error}") from None
+
+    def _head(self, method: str, url: str) -> tuple[Place, str]:
+        """The server of a URL, and the lines that begin a request to it."""
+        if (found := self._known.get(method + url)) is None:
+            place, path = place_of(url)
+            host = f"[{place.host}]" if ":" in place.host else place.host
+            lines = f"{method} {path} HTTP/1.1\r\nHost: {host}:{place.port}\r\n{self._common}"
+            found = self._known[method + url] = place, lines
+        return found
 
     async def close(self) -> None:
         """Closes all connections."""
-        await self._session.close()
+        self._connections.close()
         await asyncio.sleep(0)
 
 
-async def _read(found: aiohttp.ClientResponse) -> bytes:
-    """The body, whole. Raises ValueError for one that has no end or is too long."""
-    if found.content_type == "text/event-stream" and found.status == 200:
-        raise ValueError("the server sends a stream of events, where one whole answer was asked for")
-    parts, size = [], 0
-    async for part in found.content.iter_any():
-        parts.append(part)
-        size += len(part)
-        if size > MOST_BYTES:
-            raise ValueError(f"the answer is longer than {MOST_BYTES // 1024**2} MiB")
-    return b"".join(parts)
-
-
-def _why(error: Exception) -> str:
-    """What a library's error says, in a few words."""
-    system = getattr(error, "os_error", None)
-    text = str(system.strerror if system is not None and system.strerror else error)
-    return " ".join(text.split())[:200] or type(error).__name__
+def _plain(reply: Reply) -> Reply:
+    """The reply of a server that compresses though it was asked not to. Raises Lost for what cannot be unpacked."""
+    if reply.headers.get("content-encoding", "identity") == "identity":
+        return reply
+    try:
+        return Reply(reply.status, gzip.decompress(reply.body), reply.headers)
+    except (OSError, EOFError, ValueError) as error:
+        raise Lost(f"the answer cannot be unpacked ({error})") from None

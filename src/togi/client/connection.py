@@ -1,0 +1,208 @@
+"""HTTP/1.1 over asyncio: one connection, one request at a time, a whole reply or the reason why there is none.
+
+The parser is httptools. Libraries that do more for a request (aiohttp 4 times, httpx 20 times the processor time of
+bare streams) miss the speed that benchmarks/client.py asks for.
+"""
+
+import asyncio
+import ssl
+import time
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import httptools
+
+MOST_BYTES = 256 * 1024**2
+"""Longest reply that is read."""
+IDLE_SECONDS = 4.0
+"""After this a connection is not used again: servers close theirs after 5."""
+CONNECT_SECONDS = 15.0
+
+
+class Unsent(Exception):
+    """The server could not be reached; it has seen nothing of the request."""
+
+
+class Lost(Exception):
+    """The request was sent, and no whole reply came."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A server: where its connections lead, and whether they are encrypted."""
+
+    host: str
+    port: int
+    secure: bool
+
+
+def place_of(url: str) -> tuple[Place, str]:
+    """The server of a URL, and the path on it. Raises Unsent for what is no http or https URL."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise Unsent(str(error)) from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise Unsent("it is no http:// or https:// URL")
+    secure = parts.scheme == "https"
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return Place(parts.hostname, port or (443 if secure else 80), secure), path
+
+
+class Connection(asyncio.Protocol):
+    """A connection to a server. `ask` sends one request and gives its reply: status, headers, body."""
+
+    def __init__(self) -> None:
+        self.used = False
+        self.rested = 0.0
+        self.reusable = True
+        self._transport: asyncio.Transport | None = None
+        self._reply: asyncio.Future[None] | None = None
+
+    def ask(self, request: bytes) -> "asyncio.Future[None]":
+        """Sends a request; the future is done when the reply is whole, and raises Lost where it never will be."""
+        assert self._transport is not None
+        self._parser: Any = httptools.HttpResponseParser(self)
+        self.headers: dict[str, str] = {}
+        self._parts: list[bytes] = []
+        self._size, self._headed = 0, False
+        self._reply = asyncio.get_running_loop().create_future()
+        self._transport.write(request)
+        return self._reply
+
+    @property
+    def status(self) -> int:
+        """The status of the reply."""
+        return self._parser.get_status_code()
+
+    @property
+    def body(self) -> bytes:
+        """The body of the reply."""
+        return b"".join(self._parts)
+
+    def close(self) -> None:
+        """Ends the connection; what was not sent is thrown away."""
+        self.reusable = False
+        if self._transport is not None:
+            self._transport.abort()
+
+    # --- called by asyncio --------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Remembers where to write."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Reads a piece of the reply."""
+        if self._reply is None or self._reply.done():
+            self.close()  # nobody asked for it
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._fail(f"the answer is not HTTP ({error})")
+        except httptools.HttpParserUpgrade:
+            self._fail("the server wants another protocol")
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """A reply without a stated length ends with its connection; any other is lost."""
+        self.reusable = False
+        if self._reply is None or self._reply.done():
+            return
+        stated = "content-length" in self.headers or "chunked" in self.headers.get("transfer-encoding", "")
+        if self._headed and not stated and error is None:
+            self._reply.set_result(None)
+        else:
+            why = "after a part of it" if self._headed else "before it began"
+            self._fail(f"the connection was closed {why}")
+
+    # --- called by the parser -----------------------------------------------------------------------------------------
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keeps a header, its name in small letters."""
+        self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        """Refuses a stream of events where one whole answer was asked for."""
+        self._headed = True
+        if self.headers.get("content-type", "").startswith("text/event-stream"):
+            self._fail("the server sends a stream of events, where one whole answer was asked for")
+
+    def on_body(self, data: bytes) -> None:
+        """Keeps a piece of the body."""
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size > MOST_BYTES:
+            self._fail(f"the answer is longer than {MOST_BYTES // 1024**2} MiB")
+
+    def on_message_complete(self) -> None:
+        """The reply is whole."""
+        if self._reply is not None and not self._reply.done():
+            self.reusable = self.reusable and self._parser.should_keep_alive()
+            self._reply.set_result(None)
+
+    def _fail(self, why: str) -> None:
+        if self._reply is not None and not self._reply.done():
+            self._reply.set_exception(Lost(why))
+        self.close()
+
+
+class Connections:
+    """The connections of one event loop, kept for the next request."""
+
+    def __init__(self) -> None:
+        self._resting: dict[Place, list[Connection]] = {}
+        self._secure: ssl.SSLContext | None = None
+
+    async def ask(self, place: Place, request: bytes) -> Connection:
+        """The connection that holds the reply to `request`; give it back with `rest`. Raises Unsent or Lost."""
+        connection = self._rested(place) or await self._open(place)
+        try:
+            await connection.ask(request)
+        except BaseException:
+            connection.close()  # cancelled, or lost: what comes now is for nobody
+            raise
+        return connection
+
+    def rest(self, place: Place, connection: Connection) -> None:
+        """Keeps a connection, if the server does."""
+        if connection.reusable:
+            connection.rested = time.monotonic()
+            self._resting.setdefault(place, []).append(connection)
+        else:
+            connection.close()
+
+    def close(self) -> None:
+        """Ends all connections that rest."""
+        for resting in self._resting.values():
+            for connection in resting:
+                connection.close()
+        self._resting.clear()
+
+    def _rested(self, place: Place) -> Connection | None:
+        """The connection that rested last, if it is still good."""
+        resting = self._resting.get(place, [])
+        while resting:
+            connection = resting.pop()
+            if connection.reusable and time.monotonic() - connection.rested < IDLE_SECONDS:
+                return connection
+            connection.close()
+        return None
+
+    async def _open(self, place: Place) -> Connection:
+        if place.secure and self._secure is None:
+            self._secure = ssl.create_default_context()
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                _, connection = await loop.create_connection(
+                    Connection, place.host, place.port, ssl=self._secure if place.secure else None
+                )
+        except TimeoutError:
+            raise Unsent(f"no connection within {CONNECT_SECONDS:.0f} s") from None
+        except (OSError, UnicodeError) as error:  # UnicodeError: a host name that cannot be one
+            raise Unsent(getattr(error, "strerror", None) or str(error)) from None
+        return connection
