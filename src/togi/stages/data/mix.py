@@ -1,0 +1,102 @@
+"""`mix`: several sets as one, each with its share of the tokens or rows (docs/methods.md)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from togi.core.settings import ModelRef, RecordsRef, Ref, Settings
+from togi.data.mix import normalised
+from togi.stages.base import PassingSettings, StageType, passes_on
+from togi.stages.cost import Cost, Inputs, count, passing_on
+
+REASONS = ("over_share",)
+"""What a record is dropped for: its set has more than its share."""
+
+PRESETS: Mapping[str, tuple[float, float]] = {"ipt-3.1": (0.225, 0.775), "ipt-llmjp4": (0.6, 0.4)}
+"""Shares of the tokens of instruction text and of the corpus: 90B of 400B tokens of LLM-jp-3.1 (our reading of its
+card), and 60 % in the decay phase of LLM-jp-4."""
+
+
+class MixedInput(Settings):
+    """One set of the mixture."""
+
+    input: RecordsRef
+    share: float = Field(default=1.0, gt=0, description="share of the mixture; shares are scaled to add up to 1")
+
+
+class Mix(PassingSettings):
+    """Several sets of one kind as one, each with its share of the tokens or rows.
+
+    The next record comes from the set that is furthest behind its share, as in `train.pretrain`; those of a set stay in
+    their order. Of a set with more than its share a random part is taken; with `epochs` above 1 a small set is
+    repeated, and its copies have ids of their own. The summary tells the exact shares.
+    """
+
+    type: Literal["mix"] = "mix"
+    inputs: tuple[MixedInput, ...] = Field(min_length=2)
+    by: Literal["tokens", "rows"] = Field(default="tokens", description="what shares and amount count")
+    model: ModelRef | None = Field(default=None, description="by tokens: the model whose tokenizer counts them")
+    preset: Literal["ipt-3.1", "ipt-llmjp4"] | None = Field(
+        default=None,
+        description="shares of instruction pre-training, of instruction text (the first input) and corpus (the "
+        "second): 22.5 % of the tokens are instruction text in ipt-3.1, 60 % in ipt-llmjp4",
+    )
+    amount: int | None = Field(
+        default=None, ge=1, description="tokens or rows of the mixture; as many as epochs allow when absent"
+    )
+    epochs: float = Field(default=1.0, gt=0, le=1000, description="how often a record may stand in the mixture at most")
+
+    @property
+    def passes(self) -> Sequence[Ref]:
+        return [each.input for each in self.inputs]
+
+    @property
+    def shares(self) -> list[float]:
+        """The share of each input; they add up to 1."""
+        if self.preset is not None:
+            return [*PRESETS[self.preset]]
+        return normalised([each.share for each in self.inputs])
+
+    @model_validator(mode="after")
+    def _counts_what_it_can(self) -> Self:
+        if (self.by == "tokens") != (self.model is not None):
+            how = "needs `model`, whose tokenizer counts" if self.by == "tokens" else "reads no model; remove it"
+            raise ValueError(f"by: {self.by} {how}")
+        return self
+
+    @model_validator(mode="after")
+    def _preset_has_its_shares(self) -> Self:
+        if self.preset is None:
+            return self
+        if len(self.inputs) != 2 or any(each.share != 1 for each in self.inputs) or self.by != "tokens":
+            raise ValueError(
+                f"preset: {self.preset} takes two inputs without shares, instruction text first and then the corpus, "
+                "by tokens"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _each_input_once(self) -> Self:
+        twice = [ref for i, ref in enumerate(self.passes) if ref in self.passes[:i]]
+        if twice:
+            raise ValueError(f"inputs: {twice[0]} stands twice; give it one share")
+        return self
+
+
+def estimate(settings: Mix, inputs: Inputs) -> Cost:
+    """At most what comes, as often as it may stand there."""
+    came, why = count(inputs, settings.passes)
+    cost = passing_on(inputs[settings.inputs[0].input], None if came is None else int(came * max(1, settings.epochs)))
+    cost.unknown = [why] if came is None else []
+    return cost
+
+
+STAGE = StageType(
+    "mix",
+    Mix,
+    outputs=passes_on(),
+    work="togi.stages.data.mix_work",
+    reasons=REASONS,
+    estimate=estimate,
+)

@@ -1,0 +1,178 @@
+"""The work of `mix`: each set is read once to count it, then as often as it stands in the mixture, a part at a time."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from togi.core.errors import InputError
+from togi.core.records import Record
+from togi.core.seeds import derive, digest, make_id
+from togi.core.settings import Ref
+from togi.data.compared import compared
+from togi.data.mix import Cursor, Stream, ledger, next_stream
+from togi.stages.context import Context
+from togi.stages.data.mix import Mix
+from togi.stages.rehearsal_work import weightless
+
+
+@dataclass(slots=True)
+class Source:
+    """A set of the mixture: the size of each record (N,) in tokens or rows, how often the whole set stands in the
+    mixture, which records (N,) do so once more, and which have an id that an earlier set has too."""
+
+    ref: Ref
+    size_N: np.ndarray
+    mark_N: np.ndarray
+    whole: int = 0
+    also_N: np.ndarray | None = None
+    known_N: np.ndarray | None = None
+
+    @property
+    def total(self) -> int:
+        """Its tokens or rows."""
+        return int(self.size_N.sum())
+
+
+def run(settings: Mix, context: Context) -> None:
+    sources = [_measured(settings, context, ref) for ref in settings.passes]
+    context.count_in(sum(len(source.size_N) for source in sources))
+    goal = _amount(settings, context, sources)
+    streams = [
+        _drawn(context, source, share, goal * share) for source, share in zip(sources, settings.shares, strict=True)
+    ]
+    _know_again(context, sources)
+    for source in sources:
+        _drop_rest(context, source)
+    with context.writer(settings.kind or "") as writer:
+        for record in _mixed(context, sources, streams):
+            writer.write([record])
+    _tell(settings, context, streams)
+
+
+def _measured(settings: Mix, context: Context, ref: Ref) -> Source:
+    """Reads a set once: the size of each record, and a number that names it."""
+    total = context.records_count(ref)
+    size_N, mark_N = np.ones(total, dtype=np.int64), np.zeros(total, dtype=np.uint64)
+    words = None if settings.model is None else weightless(context, settings.model).tokenizer
+    first = 0
+    for batch in context.batches(ref):
+        rows = slice(first, first + len(batch))
+        mark_N[rows] = [int(digest(record.id)[:16], 16) for record in batch]
+        if words is not None:
+            texts = [compared(record, "whole") for record in batch]
+            size_N[rows] = [max(1, len(ids)) for ids in words(texts, add_special_tokens=False)["input_ids"]]
+        first += len(batch)
+        context.progress(first, total, f"counting {ref}")
+        context.check_stop()
+    return Source(ref, size_N, mark_N)
+
+
+def _amount(settings: Mix, context: Context, sources: list[Source]) -> float:
+    """The tokens or rows of the mixture. Raises InputError where a set has too few for its share."""
+    most = [settings.epochs * source.total / share for source, share in zip(sources, settings.shares, strict=True)]
+    if settings.amount is None:
+        return min(most)
+    for source, share, limit in zip(sources, settings.shares, most, strict=True):
+        if settings.amount > limit:
+            needed = share * settings.amount
+            raise InputError(
+                f"stage {context.name}: {source.ref} holds {source.total:,} {settings.by}, but its share of the "
+                f"mixture is {needed:,.0f}; set epochs to {needed / source.total:.2f} or more, or amount to "
+                f"{int(limit):,} or less"
+            )
+    return settings.amount
+
+
+def _drawn(context: Context, source: Source, share: float, goal: float) -> Stream:
+    """Notes which records of a set stand in the mixture: all of them as often as they fit whole, then a random part of
+    them, up to the record that is nearest to the goal."""
+    cursor = Cursor(len(source.size_N), derive(context.seed, source.ref.name))
+    cursor.epoch = source.whole = int(goal / source.total + 1e-9)
+    left = goal - source.whole * source.total
+    source.also_N = np.zeros(len(source.size_N), dtype=bool)
+    while (size := int(source.size_N[cursor.item()])) / 2 <= left and cursor.epoch == source.whole:
+        source.also_N[cursor.item()] = True
+        left -= size
+        cursor.advance()
+    return Stream(source.ref, share, cursor)
+
+
+def _know_again(context: Context, sources: list[Source]) -> None:
+    """Notes which records have the id of one of an earlier set; an alarm tells how many."""
+    earlier = np.zeros(0, dtype=np.uint64)
+    for source in sources:
+        source.known_N = np.isin(source.mark_N, earlier)
+        earlier = np.concatenate([earlier, source.mark_N])
+        if shared := int(source.known_N.sum()):
+            context.alarm(
+                "same_records",
+                f"{shared} records of {source.ref} are in an earlier set of the mixture too; they stand in it twice, "
+                "the second time with ids of their own",
+                value=shared,
+                threshold=0,
+            )
+
+
+def _drop_rest(context: Context, source: Source) -> None:
+    """Notes the records that do not stand in the mixture at all."""
+    assert source.also_N is not None
+    if source.whole or source.also_N.all():
+        return
+    row = 0
+    for batch in context.batches(source.ref):
+        for record in batch:
+            if not source.also_N[row]:
+                context.drop(record, "over_share")
+            row += 1
+
+
+def _mixed(context: Context, sources: list[Source], streams: list[Stream]) -> Iterator[Record]:
+    """The records of the mixture: each from the set furthest behind its share."""
+    rows = {stream.name: _rows(context, source) for source, stream in zip(sources, streams, strict=True)}
+    heads = {name: head for name, each in rows.items() if (head := next(each, None)) is not None}
+    while left := [stream for stream in streams if stream.name in heads]:
+        stream = next_stream(left)
+        record, size = heads.pop(stream.name)
+        stream.tokens += size
+        stream.pieces += 1
+        yield record
+        if (head := next(rows[stream.name], None)) is not None:
+            heads[stream.name] = head
+
+
+def _rows(context: Context, source: Source) -> Iterator[tuple[Record, int]]:
+    """The records of one set as they stand in the mixture, with their sizes."""
+    assert source.also_N is not None and source.known_N is not None
+    for epoch in range(source.whole + bool(source.also_N.any())):
+        row = 0
+        for batch in context.batches(source.ref):
+            for record in batch:
+                if epoch < source.whole or source.also_N[row]:
+                    copy = epoch > 0 or bool(source.known_N[row])
+                    yield _copied(context, source.ref, record, epoch) if copy else record, int(source.size_N[row])
+                row += 1
+
+
+def _copied(context: Context, ref: Ref, record: Record, epoch: int) -> Record:
+    """A record that stands in the mixture already, under an id of its own."""
+    return replace(record, id=make_id(context.folder.name, (record.id, ref), epoch), parents=(record.id,))
+
+
+def _tell(settings: Mix, context: Context, streams: list[Stream]) -> None:
+    """The exact shares, in the log and in the summary."""
+    rows: dict[str, dict[str, Any]] = {}
+    for name, row in ledger(streams).items():
+        rows[name] = {
+            "records": row["pieces"],
+            settings.by: row["tokens"],
+            "share": row["share"],
+            "asked": row["asked"],
+            "epochs": row["epochs"],
+        }
+        context.log(
+            f"{name}: {row['tokens']:,} {settings.by}, {row['share']:.2%} of the mixture ({row['asked']:.2%} asked "
+            f"for), {row['epochs']:.2f} epochs"
+        )
+    context.summary["mixture"] = rows
