@@ -18,7 +18,8 @@ from togi.core.errors import Interrupted, OutputClosed, RecipeError, TogiError
 from togi.core.extras import missing
 from togi.core.terminal import PrintableFormatter, json_text, open_streams, say
 
-COMMANDS = ("init", "run", "plan", "check", "status", "show", "report", "list", "clean", "chat", "serve", "schema")
+WORK = ("init", "run", "plan", "check", "status", "show", "report", "list", "clean")
+COMMANDS = (*WORK, "chat", "serve", "trace", "schema")
 
 
 class LazyGroup(click.Group):
@@ -106,12 +107,13 @@ SUMMARIES = {
     "plan": "Show the graph, what is done and what is left, and what that will take.",
     "check": "Preflight: keys, files, models, templates; show samples token by token.",
     "status": "Show how far a recipe's last run came.",
-    "show": "Show what a stage made: records, metrics or a model.",
+    "show": "Show what a stage made, or what became of the records of a run.",
     "report": "Render a recipe's report again and print where it lies.",
     "list": "List stage types and their settings, and templates.",
     "clean": "Remove stored work that no run refers to.",
     "chat": "Talk to a model that a recipe trained or declares.",
     "serve": "Serve a model over HTTP, in OpenAI's shape, until Ctrl-C or SIGTERM.",
+    "trace": "Tell the life of a record: what made, changed, scored or dropped it.",
     "schema": "Print the JSON schema of recipes, for editors.",
 }
 

@@ -16,6 +16,8 @@ from togi.core.terminal import say
 from togi.model.inspect import located
 from togi.recipe.graph import Graph, refuse_endpoints, unpinned
 from togi.recipe.store import home, is_done, store_folder
+from togi.recipe.terms import notes as notes_on
+from togi.recipe.terms import refuse_misuse
 from togi.tracking.base import check_trackers
 
 BAR = 24  # characters of the longest bar of a histogram
@@ -34,11 +36,12 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     graph = load_graph(recipe, overrides)  # a misspelt key ends here, before anything heavy is imported
     check_trackers(graph.recipe.track)
     refuse_endpoints(graph.recipe)
+    refuse_misuse(graph)
     _fetch(graph)
     work = importlib.import_module("togi.commands.check")
     with library_warnings_kept(home()):
         found = work.check(_stages(graph, work.CheckedStage), store_folder(), _progress)
-    notes = [*unpinned(graph.recipe), *work.absent_devices(graph.recipe.models)]
+    notes = [*unpinned(graph.recipe), *notes_on(graph), *work.absent_devices(graph.recipe.models)]
     if as_json:
         print_json({**asdict(found), "notes": notes})
     else:

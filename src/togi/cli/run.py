@@ -37,8 +37,8 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool, **options: 
     run = Run(graph, given, display)
     display.gone = run.stop
     for name, model in graph.recipe.models.items():
-        if model.licence:
-            display.note(f"model {name}: licence {model.licence}")
+        if said := ", ".join(part for part in (model.licence, model.terms) if part):
+            display.note(f"model {name}: licence {said}")
     try:
         run.run()
     except Interrupted as stopped:

@@ -1,14 +1,15 @@
 """`togi show`."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from pydantic import TypeAdapter, ValidationError
 
-from togi.cli.common import json_option, load_graph, print_json, run_command, run_option, stage_folder
+from togi.cli.common import json_option, load_graph, print_json, run_command, run_option, run_place, stage_folder
 from togi.core.codec import read_records, to_row
 from togi.core.errors import InputError, RecipeError
 from togi.core.files import read_cache, read_lines
@@ -20,28 +21,38 @@ from togi.recipe.display import COLUMNS
 from togi.recipe.graph import kinds_of
 from togi.recipe.runs import find_run, settings_of, stage_of
 from togi.recipe.store import hold_whole, is_done
+from togi.report.collect import collect
 from togi.report.formatting import table_row
-from togi.report.view import RowView
+from togi.report.view import RowView, RunView, SourceView
+from togi.report.waterfall import Step, in_words, licences, waterfall
 from togi.stages.base import output_path
 
 SUMMARY = "summary.json"
-HIDDEN = ("answers", "table", "examples")  # what the report shows at length
+HIDDEN = ("answers", "table", "examples", "sources", "adds_up")  # what is shown elsewhere, or at length
+Value = TypeVar("Value")
 TABLE = TypeAdapter(list[RowView])
+SOURCES = TypeAdapter(list[SourceView])
 
 
 @click.command()
-@click.argument("words", nargs=-1, required=True, metavar="[RECIPE] STAGE [KEY=VALUE]...")
+@click.argument("words", nargs=-1, metavar="[RECIPE] [STAGE] [KEY=VALUE]...")
 @click.option("-n", "count", type=click.IntRange(0), default=5, show_default=True, help="How many records or steps.")
 @run_option
 @json_option
 def command(words: tuple[str, ...], count: int, run: str | None, as_json: bool) -> None:
-    """Show what a stage made: records, metrics or a model.
+    """Show what a stage made, or without STAGE what became of the records of a run.
 
-    STAGE is the name of a stage, or STAGE.OUTPUT for one of its further outputs.
+    STAGE is the name of a stage, or STAGE.OUTPUT for one of its further outputs. Without it, every stage has a line:
+    the records that came in and went out, those that were dropped and why, and the licences of what they were made
+    from.
 
     With KEY=VALUE it is what `togi run` makes with the same words, without it that of the recipe's last run; with --run
     ID, and without RECIPE, that of an earlier run.
     """
+    if not [word for word in words[run is None :] if "=" not in word]:
+        recipe = Path(words[0]) if run is None and words else None
+        _waterfall(collect(run_place(recipe, words[1:], run)), as_json)
+        return
     folder, path, again = _of_run(words, run) if run is not None else _of_recipe(words)
     if is_done(folder):
         for name in (path, SUMMARY):
@@ -67,8 +78,6 @@ def _of_run(words: tuple[str, ...], run: str) -> tuple[Path, str, str]:
 
 def _of_recipe(words: tuple[str, ...]) -> tuple[Path, str, str]:
     """The same of a recipe and overrides."""
-    if len(words) < 2:
-        raise RecipeError("command line: give RECIPE and STAGE, or --run ID and STAGE")
     recipe, stage, overrides = Path(words[0]), words[1], words[2:]
     graph = load_graph(recipe, overrides)
     stage, _, output = stage.partition(".")
@@ -79,6 +88,33 @@ def _of_recipe(words: tuple[str, ...]) -> tuple[Path, str, str]:
     if not (folder / "settings.json").exists():
         raise InputError(f"{recipe}: stage {stage} has not begun; do it with `{run_command(recipe, overrides, stage)}`")
     return folder, output_path(kind, output or MAIN), run_command(recipe, overrides, redo=stage)
+
+
+def _waterfall(run: RunView, as_json: bool) -> None:
+    """Prints what became of the records, stage by stage."""
+    steps = waterfall(run)
+    if as_json:
+        print_json([_step_json(step) for step in steps])
+        return
+    say_table(("stage", "in", "out", "dropped", "why", "made from"), [_step(step) for step in steps], right=(1, 2, 3))
+    if not steps:
+        say("no stage has counted records yet")
+
+
+def _step(step: Step) -> tuple[str, ...]:
+    why = [f"{reason} {count:,}" for reason, count in step.drops]
+    why += [f"held out {step.held_out:,}"] if step.held_out else []
+    why += [f"without a reason {step.lost:,}"] if step.lost > 0 else []
+    why += [f"{-step.lost:,} more than came"] if step.lost < 0 else []
+    came, went = ("" if count is None else f"{count:,}" for count in (step.came, step.went))
+    dropped = f"{step.dropped:,}" if step.drops else ""
+    return step.stage.name, came, went, dropped, ", ".join(why), licences(step.stage.sources)
+
+
+def _step_json(step: Step) -> dict[str, Any]:
+    counts = {"in": step.came, "out": step.went, "held_out": step.held_out, "drops": dict(step.drops)}
+    sources = [asdict(source) for source in step.stage.sources]
+    return {"stage": step.stage.name, "type": step.stage.type, **counts, "lost": step.lost, "sources": sources}
 
 
 def _kind(kinds: Mapping[str, str], where: str, output: str) -> str:
@@ -110,6 +146,8 @@ def print_stage(folder: Path, path: str, count: int) -> None:
     say(str(folder))
     summary = read_cache(folder / SUMMARY) or {}
     say_table(("", ""), [(key, plain(value)) for key, value in summary.items() if key not in HIDDEN])
+    for source in _validated(SOURCES, folder, summary, "sources"):
+        say(f"made from {in_words(source)}" + ("" if source.records is None else f": {source.records:,} records"))
     say_table(COLUMNS, _compared(folder, summary), right=(1, 2, 3))
     records = _records(folder / path)
     if records == [] and (folder / path).is_file():
@@ -122,10 +160,15 @@ def print_stage(folder: Path, path: str, count: int) -> None:
 
 def _compared(folder: Path, summary: dict[str, Any]) -> list[tuple[str, ...]]:
     """The before/after table of a summary. Raises InputError where it is damaged."""
+    return [table_row(row) for row in _validated(TABLE, folder, summary, "table")]
+
+
+def _validated(kind: TypeAdapter[list[Value]], folder: Path, summary: dict[str, Any], name: str) -> list[Value]:
+    """A list of a summary. Raises InputError where it is damaged."""
     try:
-        return [table_row(row) for row in TABLE.validate_python(summary.get("table", []))]
+        return kind.validate_python(summary.get(name, []))
     except ValidationError:
-        raise InputError(f"{folder / SUMMARY}: the table in it is damaged; do the stage again with --redo") from None
+        raise InputError(f"{folder / SUMMARY}: the {name} in it is damaged; do the stage again with --redo") from None
 
 
 def _metrics(lines: list[dict[str, Any]]) -> None:

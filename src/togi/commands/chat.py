@@ -10,9 +10,9 @@ from togi.core.errors import InputError
 from togi.core.files import read_json
 from togi.core.records import SamplingParams
 from togi.core.sampling import Sampling
-from togi.core.sources import ModelSource
+from togi.core.sources import CARD, ModelSource
 from togi.core.terminal import json_text, say
-from togi.model.load import CARD, load
+from togi.model.load import load
 from togi.rollout.generator import ModelGenerator
 
 SHOWN = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens")

@@ -8,6 +8,7 @@ Numbers are float64, ids int32.
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from togi.core.errors import InputError, StageError
 from togi.core.files import atomic_file
 from togi.core.records import KINDS, Completion, Message, Provenance, Record, Sample
 
-VERSION = 2
+VERSION = 3
 KEY = b"togi.schema"
 ROWS_PER_GROUP = 16_384
 COMPRESSION = "zstd"
@@ -30,8 +31,20 @@ Row = dict[str, Any]
 
 _MESSAGE = [("role", pa.string()), ("content", pa.string()), ("train", pa.bool_()), ("extra", pa.string())]
 _MESSAGES = pa.list_(pa.struct(_MESSAGE))
-_SOURCE = pa.struct([(name, pa.string()) for name in ("dataset", "revision", "licence", "terms")])
-_SHARED = [("id", pa.string()), ("parents", pa.list_(pa.string())), ("source", _SOURCE), ("extra", pa.string())]
+_SOURCE = pa.struct(
+    [
+        *((name, pa.string()) for name in ("dataset", "revision", "licence", "terms")),
+        ("inherit", pa.bool_()),
+        ("kind", pa.string()),
+    ]
+)
+_SHARED = [
+    ("id", pa.string()),
+    ("parents", pa.list_(pa.string())),
+    ("source", _SOURCE),
+    ("inherited", pa.list_(_SOURCE)),
+    ("extra", pa.string()),
+]
 _PROMPT = [("messages", _MESSAGES), ("answer", pa.string())]
 _COMPLETION = [
     ("text", pa.string()),
@@ -136,6 +149,7 @@ def to_row(record: Record) -> Row:
         "id": record.id,
         "parents": list(record.parents),
         "source": None if record.source is None else _source_row(record.source),
+        "inherited": [_source_row(source) for source in record.inherited],
         "extra": _json(record.extra, sort_keys=True),
     }
     return row | LAYOUTS[_kind(record)].pack(record)
@@ -156,7 +170,8 @@ def from_row(kind: str, row: Row) -> Record:
     return KINDS[kind](
         id=row["id"],
         parents=tuple(row["parents"]),
-        source=None if source is None else Provenance(**source),
+        source=None if source is None else _source(**source),
+        inherited=tuple(_source(**each) for each in row["inherited"]),
         extra=json.loads(row["extra"]),
         **LAYOUTS[kind].unpack(row),
     )
@@ -171,7 +186,19 @@ def _json(extra: Mapping[str, Any], *, sort_keys: bool = False) -> str:
 
 def _source_row(source: Provenance) -> Row:
     row: Row = {"dataset": source.dataset, "revision": source.revision, "licence": source.licence}
-    return row | {"terms": source.terms}
+    return row | {"terms": source.terms, "inherit": source.inherit, "kind": source.kind}
+
+
+def sources_of(row: Row) -> tuple[Provenance, ...]:
+    """`Record.sources` of a row that may come from an older version and need not hold other columns."""
+    own = [] if row["source"] is None else [row["source"]]
+    return tuple(_source(**each) for each in (*own, *row.get("inherited", ())))
+
+
+@lru_cache(maxsize=4096)
+def _source(**values: Any) -> Provenance:
+    """The same value for all records of a set: a file of a million rows names few sources."""
+    return Provenance(**values)
 
 
 def _message_rows(messages: Sequence[Message]) -> list[Row]:
@@ -314,5 +341,14 @@ def _second(kind: str, row: Row) -> Row:
     return row
 
 
-UPGRADES: dict[int, Callable[[str, Row], Row]] = {1: _second}
+def _third(kind: str, row: Row) -> Row:
+    """Version 2 knew one source of a record, a data set whose terms bound nothing else."""
+    if row["source"] is not None:
+        row["source"] |= {"inherit": False, "kind": "data"}
+    if kind == "samples":
+        row["prompt"] = _third("prompts", row["prompt"])
+    return row | {"inherited": []}
+
+
+UPGRADES: dict[int, Callable[[str, Row], Row]] = {1: _second, 2: _third}
 """Version: how its rows of a kind become rows of the next version."""

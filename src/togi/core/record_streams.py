@@ -3,7 +3,7 @@
 What is written is byte for byte what `codec.write_records` writes for the same records.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,12 @@ from togi.core.codec import (
     from_row,
     read_label,
     schema,
+    sources_of,
     to_table,
 )
 from togi.core.errors import InputError
 from togi.core.files import atomic_file
-from togi.core.records import Record
+from togi.core.records import Provenance, Record
 
 
 class RecordWriter:
@@ -37,11 +38,12 @@ class RecordWriter:
         self.count = 0
         self._file = file
         self.waiting: list[Record] = []
+        self.change: Callable[[Sequence[Record]], Sequence[Record]] | None = None
 
     def write(self, records: Sequence[Record]) -> None:
-        """Adds records at the end."""
+        """Adds records at the end, as `change` leaves them where there is one."""
         self.count += len(records)
-        self.waiting += records
+        self.waiting += records if self.change is None else self.change(records)
         while len(self.waiting) >= ROWS_PER_GROUP:
             self._flush(ROWS_PER_GROUP)
 
@@ -72,6 +74,16 @@ def count_records(path: Path) -> int:
     """How many records a file holds. Raises InputError as `codec.read_records` does."""
     with _opened(path) as (file, _):
         return file.metadata.num_rows
+
+
+def file_sources(path: Path) -> list[tuple[Provenance, ...]]:
+    """Every set of sources that a record of a file has, in order; no other columns are read. Raises InputError as
+    `codec.read_records` does."""
+    found: dict[tuple[Provenance, ...], None] = {}
+    with _opened(path) as (file, (_, version)):
+        for rows in file.iter_batches(columns=["source", "inherited"] if version > 2 else ["source"]):
+            found |= dict.fromkeys(map(sources_of, rows.to_pylist()))
+    return list(found)
 
 
 def read_batches(path: Path, rows: int) -> Iterator[list[Any]]:
@@ -152,10 +164,11 @@ def join_records(path: Path, kind: str, parts: Sequence[Path]) -> int:
     with atomic_file(path) as temporary, pq.ParquetWriter(temporary, schema(kind), compression=COMPRESSION) as file:
         for part in parts:
             with _opened(part) as (found, (other, version)):
-                if (other, version) != (kind, VERSION):
-                    raise InputError(
-                        f"{part}: records of {other}, version {version}; {kind}, version {VERSION}, go here"
-                    )
-                file.write_table(found.read().cast(schema(kind)))
+                if other != kind:
+                    raise InputError(f"{part}: records of {other}; {kind} go here")
+                table = found.read()
+                if version < VERSION:
+                    table = to_table(part, kind, _records((kind, version), table))
+                file.write_table(table.cast(schema(kind)))
                 count += found.metadata.num_rows
     return count

@@ -1,10 +1,11 @@
 """The vocabulary of togi: what flows between stages.
 
-Every record is a frozen value. `id` names it, `parents` are the ids it was made from, `source` says where it came from
-and `extra` holds columns that togi keeps and never reads.
+Every record is a frozen value. `id` names it and `parents` are the ids it was made from. `source` is the data set that
+it was read from, `inherited` are the data sets and models that it was made from. `extra` holds columns that togi keeps
+and never reads.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -14,12 +15,33 @@ Outcome = Literal["winner", "tie", "grade", "unreadable", "failed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """Where a record came from: the dataset's name, its revision, its licence, and the terms that travel with it."""
+    """A data set or a model that something was made from: its name, its revision, its licence, and its terms beside
+    the licence. `inherit`: its terms bind everything that is made from it, however far down."""
 
     dataset: str
     revision: str = ""
     licence: str = ""
     terms: str | None = None
+    inherit: bool = False
+    kind: Literal["data", "model"] = "data"
+
+    @property
+    def says(self) -> str:
+        """The licence and the terms in one line; empty where nothing is known of them."""
+        bound = "binds what is made from it" if self.inherit else ""
+        return "; ".join(part for part in (self.licence, self.terms, bound) if part)
+
+    @property
+    def passed_on(self) -> "Provenance":
+        """What a record made from this one's keeps of it: always the licence, the terms only where they bind."""
+        return self if self.inherit or self.terms is None else replace(self, terms=None)
+
+
+def joined(sources: Iterable[Provenance]) -> tuple[Provenance, ...]:
+    """Each source once, in order. One without its terms is left out where it also stands with them."""
+    found = list(dict.fromkeys(sources))
+    full = {replace(each, terms=None, inherit=False) for each in found if each.inherit or each.terms is not None}
+    return tuple(each for each in found if each not in full)
 
 
 TOOLS = "tools"
@@ -62,6 +84,12 @@ class Record:
     parents: tuple[str, ...] = ()
     source: Provenance | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    inherited: tuple[Provenance, ...] = ()
+
+    @property
+    def sources(self) -> tuple[Provenance, ...]:
+        """Its own source, if there is one, and those that it inherited."""
+        return self.inherited if self.source is None else (self.source, *self.inherited)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ fingerprints.
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 
@@ -218,10 +218,18 @@ def runtime_setting(default: Any, description: str, **limits: Any) -> Any:
     return Field(default=default, description=description, json_schema_extra={"place": True}, **limits)
 
 
+APART: dict[str, Any] = {"apart": True}
+"""`json_schema_extra` of a field whose records nothing is made of: they validate, or are compared with."""
+
+
 def is_place(settings: BaseModel, name: str) -> bool:
     """Whether a field was declared with `place`."""
+    return _is_marked(settings, name, "place")
+
+
+def _is_marked(settings: BaseModel, name: str, mark: str) -> bool:
     extra = type(settings).model_fields[name].json_schema_extra
-    return isinstance(extra, dict) and extra.get("place") is True
+    return isinstance(extra, dict) and extra.get(mark) is True
 
 
 def classes(annotation: Any) -> list[type]:
@@ -271,3 +279,15 @@ def parts(value: Any) -> Iterator[BaseModel]:
 def references(value: Any) -> list[tuple[tuple[str | int, ...], Ref]]:
     """All references inside a settings tree, in order, with their paths."""
     return [(path, leaf) for path, leaf in walk(value) if isinstance(leaf, Ref)]
+
+
+def ingredients(value: Any) -> list[Ref]:
+    """The references inside a settings tree to what becomes part of what is made: all but those in APART fields."""
+    if isinstance(value, Ref):
+        return [value]
+    if isinstance(value, BaseModel):
+        names = [name for name in type(value).model_fields if not _is_marked(value, name, "apart")]
+        inside: Iterable[Any] = [getattr(value, name) for name in names]
+    else:
+        inside = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return [ref for item in inside for ref in ingredients(item)]

@@ -23,7 +23,8 @@ class ModelSource:
     answers end with `terminator` where that is said. `tokens` are special tokens to add. `beside` is the folder of the
     recipe that names a path, where the base of an adapter is looked for too. `prefix` is put before every text that an
     embedder reads. Of an endpoint, a model on a server, `name` is its name there, and `tokenizer` a folder or hub id.
-    `device` is where it is computed, the machine's choice when empty.
+    `device` is where it is computed, the machine's choice when empty. `licence` and `terms` are what the recipe says of
+    its weights; with `inherit` they bind what it writes and what is trained from it.
     """
 
     kind: Literal["package", "hub", "path", "endpoint"]
@@ -38,8 +39,12 @@ class ModelSource:
     prefix: str = ""
     tokenizer: str = ""
     device: str = ""
+    licence: str = ""
+    terms: str | None = None
+    inherit: bool = False
 
 
+CARD = "togi.json"  # what togi says of a model that it saved, in the model's folder
 ADAPTER_CONFIG = "adapter_config.json"
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")
 WEIGHT_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.gguf")

@@ -33,6 +33,8 @@ class DataSpec:
     split: str = "train"
     columns: Mapping[str, str] = field(default_factory=dict)
     licence: str = ""
+    terms: str | None = None
+    inherit: bool = False
     on_bad_row: Literal["error", "drop"] = "error"
     takers: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
@@ -73,12 +75,13 @@ def load_records(spec: DataSpec, kind: str) -> Imported:
 def _locate(spec: DataSpec) -> tuple[Path, Provenance]:
     if (spec.path is None) == (spec.hub is None):
         raise RecipeError("data: set either `path` or `hub`")
+    said: dict[str, Any] = {"licence": spec.licence, "terms": spec.terms, "inherit": spec.inherit}
     if spec.path is not None:
         path = Path(spec.path)
-        return path, Provenance(dataset=path.name, licence=spec.licence)
+        return path, Provenance(dataset=path.name, **said)
     assert spec.hub is not None
     folder, revision = download(spec.hub, spec.revision)
-    return folder, Provenance(dataset=spec.hub, revision=revision, licence=spec.licence)
+    return folder, Provenance(dataset=spec.hub, revision=revision, **said)
 
 
 @dataclass(slots=True)

@@ -16,12 +16,11 @@ from togi.core.errors import TogiError
 from togi.core.files import write_json, write_text
 from togi.core.outside import read_object
 from togi.core.records import Provenance
-from togi.core.sources import ModelSource, hash_folder
+from togi.core.sources import CARD, ModelSource, hash_folder
 from togi.model.inspect import Facts
 from togi.model.network import STORED
 from togi.text.template import Template
 
-CARD = "togi.json"
 README = "README.md"
 FORMAT = 2  # 1 had neither base, data and licence nor the system prompt and sampling of training
 
@@ -41,11 +40,12 @@ class Origin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class About:
-    """What a stage knows of the model that it trained. `spoken` are `system` and `sampling` of the training."""
+    """What a stage knows of the model that it trained. `sources` are the data sets and models that it was made from,
+    `spoken` are `system` and `sampling` of the training."""
 
     stage: str = ""
     origin: Origin | None = None
-    data: Sequence[Provenance] = ()
+    sources: Sequence[Provenance] = ()
     spoken: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -57,7 +57,7 @@ def origin_of(source: ModelSource, facts: Facts) -> Origin:
         place=source.name if source.kind == "hub" else str(facts.folder),
         on_hub=source.kind == "hub",
         stored=stored_dtype(facts),
-        licence=_licence(facts.folder),
+        licence=source.licence or _licence(facts.folder),
     )
 
 
@@ -103,7 +103,8 @@ def write_card(folder: Path, name: str, kind: str, template: Template, about: Ab
         "name": name,
         "template": template.to_json(),
         "base": base,
-        "data": [asdict(source) for source in about.data] or None,
+        "data": [asdict(source) for source in about.sources if source.kind == "data"] or None,
+        "sources": [asdict(source) for source in about.sources],
         "licence": None if origin is None else origin.licence,
         "system": None,
         "sampling": None,
@@ -120,9 +121,12 @@ def _readme(kind: str, template: Template, about: About, adapter: bool) -> str:
     lines = ["---", *front, "---", "", "# Model card", "", f"Trained with togi{_by(about.stage)}.", ""]
     if origin is not None:
         lines += [f"- Base: {origin.name}, revision {origin.revision}"]
-    lines += [f"- Data: {_data(source)}" for source in about.data]
+    lines += [f"- Data: {_named(source)}" for source in about.sources if source.kind == "data"]
+    lines += [f"- Model: {_named(source)}" for source in about.sources if source.kind == "model"]
     licence = None if origin is None else origin.licence
     lines += [f"- Licence: {licence or 'that of the base; the terms of the data apply too'}"]
+    if any(source.inherit for source in about.sources):
+        lines += ["- What is binding above holds for this model, for what it writes, and for what is trained from it."]
     if about.spoken.get("system"):
         lines += ["- It was trained under a system prompt, which togi.json holds: give it the same one."]
     return "\n".join([*lines, "", "## How to load it", "", *_loading(kind, template, adapter), ""])
@@ -132,9 +136,10 @@ def _by(stage: str) -> str:
     return f" (stage `{stage}`)" if stage else ""
 
 
-def _data(source: Provenance) -> str:
+def _named(source: Provenance) -> str:
     revision = f", revision {source.revision}" if source.revision else ""
-    terms = ", ".join(part for part in (source.licence, source.terms) if part)
+    binding = "binding" if source.inherit else ""
+    terms = ", ".join(part for part in (source.licence, source.terms, binding) if part)
     return f"{source.dataset}{revision}" + (f" ({terms})" if terms else "")
 
 

@@ -16,9 +16,9 @@ from transformers import AutoTokenizer
 
 from togi.core.errors import InputError, RecipeError
 from togi.core.outside import read_object
-from togi.core.sources import ModelSource
+from togi.core.sources import CARD, ModelSource
 from togi.model.adapter import beneath, lora_library
-from togi.model.card import CARD, Origin
+from togi.model.card import Origin
 from togi.model.inspect import Facts, inspect_model
 from togi.model.network import STORED, build, foreign, read_config
 from togi.model.packages import package_folder

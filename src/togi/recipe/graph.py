@@ -138,6 +138,9 @@ def model_source(spec: ModelSpec) -> ModelSource:
         prefix=spec.prefix,
         tokenizer=spec.tokenizer or "",
         device=spec.device,
+        licence=spec.licence,
+        terms=spec.terms,
+        inherit=spec.terms is not None if spec.inherit is None else spec.inherit,
         **template,
     )
 
@@ -323,7 +326,8 @@ def _model_mark(source: ModelSource, sources: list[HashedFiles]) -> dict[str, An
         mark |= {"template": _path_mark(Path(source.template_file), sources), "terminator": source.terminator}
     elif source.template is not None:
         mark["template"] = source.template
-    more = {"tokens": list(source.tokens), "prefix": source.prefix, "tokenizer": source.tokenizer}
+    says = [source.licence, source.terms, source.inherit] if source.licence or source.terms else []
+    more = {"tokens": list(source.tokens), "prefix": source.prefix, "tokenizer": source.tokenizer, "says": says}
     return mark | {name: value for name, value in more.items() if value}
 
 

@@ -1,4 +1,5 @@
-"""recipe.lock.yaml: the recipe as it was understood, with every default written out, and each stage's fingerprint."""
+"""recipe.lock.yaml: the recipe as it was understood, with every default written out, each stage's fingerprint, and the
+licences and terms that reach it."""
 
 from io import StringIO
 from typing import Any
@@ -7,6 +8,7 @@ from ruamel.yaml import YAML
 
 from togi import __version__
 from togi.recipe.graph import Graph
+from togi.recipe.terms import terms_by_stage
 
 
 def lock_text(graph: Graph) -> str:
@@ -23,6 +25,8 @@ def lock_text(graph: Graph) -> str:
             for name, node in graph.nodes.items()
         },
     }
+    if terms := terms_by_stage(graph):
+        value["terms"] = terms
     yaml = YAML()
     yaml.default_flow_style = False
     yaml.width = 120

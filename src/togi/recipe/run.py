@@ -44,6 +44,7 @@ from togi.recipe.store import (
     writing_home,
 )
 from togi.recipe.sweep import older_note, register, sweep
+from togi.recipe.terms import notes, refuse_misuse
 from togi.recipe.worker import resolved_to_json
 from togi.recipe.workers import Workers, clear_meetings
 from togi.tracking.base import check_trackers
@@ -97,6 +98,7 @@ class Run:
         names = self._wanted()
         check_trackers(self.graph.recipe.track)
         refuse_endpoints(self.graph.recipe)
+        refuse_misuse(self.graph)
         with ExitStack() as stack:
             with writing_home():
                 stack.enter_context(running(self.folder, clear_meetings))
@@ -121,7 +123,7 @@ class Run:
             self._redo()
             keep_last(self.folder, self.id)
             write_text(self.folder / "recipe.lock.yaml", lock_text(self.graph))
-        for note in unpinned(self.graph.recipe):
+        for note in (*unpinned(self.graph.recipe), *notes(self.graph)):
             self.display.note(note)
         register(self.folder, [node.folder_name for node in self.graph.nodes.values()])
         sweep()

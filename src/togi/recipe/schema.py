@@ -80,7 +80,13 @@ class ModelSpec(EndpointKeys):
         description="chat template by name, or {file: FILE, terminator: TEXT}; the model's own when absent",
     )
     tokens: AddedTokens | None = Field(default=None, description="special tokens to add to the tokenizer and the model")
-    licence: str = Field(default="", description="licence of the weights, shown before they are used")
+    licence: str = Field(default="", description="licence of the weights, kept with all that they write or become")
+    terms: str | None = Field(default=None, min_length=1, description="what the weights ask beside their licence")
+    inherit: bool | None = Field(
+        default=None,
+        description="licence and terms bind everything that the model writes and what is trained from it; they do "
+        "where there are terms, when absent",
+    )
 
     @field_validator("template")
     @classmethod
@@ -102,12 +108,12 @@ class ModelSpec(EndpointKeys):
             _read_with(self, name, "url")
         if self.prefix and self.kind != "embedder":
             raise ValueError(f"prefix is read with kind: embedder alone, found kind: {self.kind}; remove it")
-        return self
+        return _says_what_binds(self)
 
     @model_validator(mode="after")
     def _made_as_it_is(self) -> "ModelSpec":
         if isinstance(self.path, MadeModelRef):
-            given = [name for name in ("template", "tokens") if getattr(self, name) is not None]
+            given = [name for name in ("template", "tokens", "terms") if getattr(self, name) is not None]
             if given:
                 raise ValueError(f"{given[0]} cannot be given to what {self.path} trains: it has its own; remove it")
         return self
@@ -120,7 +126,16 @@ class DataSpec(DataSettings):
     def _one_place(self) -> "DataSpec":
         _exactly_one(self, ("path", "hub"))
         _read_with(self, "revision", "hub")
-        return self
+        return _says_what_binds(self)
+
+
+P = TypeVar("P", ModelSpec, DataSpec)
+
+
+def _says_what_binds(spec: P) -> P:
+    if spec.inherit and not (spec.licence or spec.terms):
+        raise ValueError("inherit: true needs `licence` or `terms`: what binds everything that is made from it?")
+    return spec
 
 
 def _exactly_one(spec: BaseModel, names: tuple[str, ...]) -> None:

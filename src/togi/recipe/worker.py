@@ -33,6 +33,7 @@ from togi.core.errors import TogiError
 from togi.core.files import install_fault, read_cache, write_json
 from togi.core.process import STOPPING
 from togi.core.ranks import ALONE, Ranks
+from togi.core.settings import ingredients, references
 from togi.core.sources import ModelSource
 from togi.core.strangers import describe
 from togi.recipe.faults import told
@@ -173,6 +174,8 @@ def _do(command: dict[str, Any], control: Control, ranks: Ranks) -> bool:
         takers=kinds_taken(),
         reasons=stage.reasons,
         services=command["services"],
+        apart=apart(settings),
+        adds_up=stage.adds_up,
     )
     log.handlers = [StageLogHandler(context)]
     context.check_stop()
@@ -198,6 +201,12 @@ def _do(command: dict[str, Any], control: Control, ranks: Ranks) -> bool:
             if ranks.first:
                 _leave(context, command, before + time.perf_counter() - start)
     return False
+
+
+def apart(settings: StageSettings) -> tuple[str, ...]:
+    """The references to records that the stage makes nothing of."""
+    used = ingredients(settings)
+    return tuple(ref for _, ref in references(settings) if ref not in used)
 
 
 @contextmanager

@@ -15,7 +15,17 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from togi.core.errors import InputError
 from togi.core.files import read_json, read_lines
-from togi.report.view import AlarmView, AnswerView, ExampleView, RowView, RunState, RunView, StageState, StageView
+from togi.report.view import (
+    AlarmView,
+    AnswerView,
+    ExampleView,
+    RowView,
+    RunState,
+    RunView,
+    SourceView,
+    StageState,
+    StageView,
+)
 
 Value = TypeVar("Value")
 DAMAGED = "damaged file"
@@ -53,6 +63,8 @@ class _Summary(BaseModel):
     answers: list[AnswerView] = []
     answers_note: str = ""
     examples: list[ExampleView] = []
+    adds_up: bool = False
+    sources: list[SourceView] = []
 
 
 class _Done(BaseModel):
@@ -134,6 +146,8 @@ def _stage(stage: _Stage, folder: _Folder) -> StageView:
         counts_out=summary.counts.get("out"),
         held_out=summary.counts.get("held_out", summary.counts.get("validation", 0)),
         drops=summary.drops,
+        adds_up=summary.adds_up,
+        sources=summary.sources,
         metrics=metrics,
         alarms=[*alarms, *folder.alarms()],
         rows=summary.table,

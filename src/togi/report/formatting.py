@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from togi.report.view import IntervalView, RowView, RunView, StageView
+from togi.report.view import IntervalView, RowView, RunView
 
 MINUS = "\N{MINUS SIGN}"
 VALUE_CHARACTERS = 2000
@@ -128,10 +128,3 @@ def table_row(row: RowView) -> tuple[str, str, str, str, str]:
 
 def _total(run: RunView) -> float:
     return sum(stage.seconds or 0.0 for stage in run.stages)
-
-
-def unaccounted(stage: StageView) -> int:
-    """Input records that were neither kept nor dropped for a reason: 0 in a stage that only drops records."""
-    if stage.counts_in is None or not stage.counts_out or not stage.drops:
-        return 0
-    return max(0, stage.counts_in - stage.counts_out - stage.held_out - sum(stage.drops.values()))

@@ -12,6 +12,7 @@ from togi.report.curves import Panel, panels
 from togi.report.plot import whisker
 from togi.report.stage_graph import rail
 from togi.report.view import AnswerView, RunView, StageView
+from togi.report.waterfall import Step, in_words, licences, waterfall
 
 MOST_ANSWERS = 48
 OPEN_ANSWERS = 6
@@ -28,12 +29,12 @@ CONTROLS |= {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(
 class Fall:
     """One bar of the waterfall; shares are per cent of the widest bar."""
 
-    stage: StageView
+    step: Step
     out_share: float
     held_out_share: float
     parts: Sequence[tuple[int, str, int, float]]  # (colour, reason, count, share)
-    unaccounted: int
-    unaccounted_share: float
+    lost_share: float
+    licences: str
 
 
 def render_report(run: RunView) -> str:
@@ -46,7 +47,8 @@ def render_report(run: RunView) -> str:
             run=run,
             rail=rail(run.stages),
             longest=max((stage.seconds or 0.0 for stage in run.stages), default=0.0) or 1.0,
-            falls=_waterfall(run.stages),
+            falls=_falls(waterfall(run)),
+            bound=_bound(run),
             curves=[(stage, *_split(made)) for stage, made in curves if made],
             tables=sorted((stage for stage in run.stages if stage.rows), key=lambda stage: not _compares(stage)),
             compares=any(_compares(stage) for stage in run.stages),
@@ -121,28 +123,31 @@ def _split(made: Sequence[Panel]) -> tuple[list[Panel], list[Panel]]:
     return (known, [panel for panel in made if not panel.known]) if known else (list(made), [])
 
 
-def _waterfall(stages: Sequence[StageView]) -> list[Fall]:
-    counted = [stage for stage in stages if stage.counts_out is not None or stage.drops]
-    widest = max((max(stage.counts_in or 0, _width(stage)) for stage in counted), default=0) or 1
-    falls = []
-    for stage in counted:
-        ordered = sorted(stage.drops.items(), key=lambda item: -item[1])
-        lost = formatting.unaccounted(stage)
-        falls.append(
-            Fall(
-                stage=stage,
-                out_share=100 * (stage.counts_out or 0) / widest,
-                held_out_share=100 * stage.held_out / widest,
-                parts=[(i % 5, reason, count, 100 * count / widest) for i, (reason, count) in enumerate(ordered)],
-                unaccounted=lost,
-                unaccounted_share=100 * lost / widest,
-            )
+def _falls(steps: Sequence[Step]) -> list[Fall]:
+    """The bars of the stages that gave or dropped records."""
+    shown = [step for step in steps if step.went is not None or step.drops]
+    widest = max((max(step.came or 0, (step.went or 0) + step.held_out + step.dropped) for step in shown), default=0)
+    share = 100 / (widest or 1)
+    return [
+        Fall(
+            step=step,
+            out_share=share * (step.went or 0),
+            held_out_share=share * step.held_out,
+            parts=[(i % 5, reason, count, share * count) for i, (reason, count) in enumerate(step.drops)],
+            lost_share=share * max(0, step.lost),
+            licences=licences(step.stage.sources),
         )
-    return falls
+        for step in shown
+    ]
 
 
-def _width(stage: StageView) -> int:
-    return (stage.counts_out or 0) + stage.held_out + sum(stage.drops.values())
+def _bound(run: RunView) -> list[tuple[str, list[str]]]:
+    """Sources whose terms bind what is made from them, in words, each with the stages that it reaches."""
+    found: dict[str, list[str]] = {}
+    for stage in run.stages:
+        for words in dict.fromkeys(in_words(source) for source in stage.sources if source.inherit):
+            found.setdefault(words, []).append(stage.name)
+    return list(found.items())
 
 
 def _numerics(run: RunView) -> list[tuple[Mapping[str, object], list[str]]]:

@@ -83,9 +83,23 @@ class AlarmView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SourceView:
+    """A data set or model that a stage's records or model were made from, with its licence and terms. `records` is how
+    many of the records; None for a model. `inherit`: it binds what is made from them too."""
+
+    dataset: str
+    licence: str = ""
+    terms: str | None = None
+    inherit: bool = False
+    kind: str = "data"
+    revision: str = ""
+    records: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageView:
-    """One stage: its place in the graph, its records in and out, its metrics and settings. `chat` is the command that
-    talks to its model."""
+    """One stage: its place in the graph, its records in and out, its metrics and settings. `adds_up`: what comes in
+    must be what goes out and what is dropped. `chat` is the command that talks to its model."""
 
     name: str
     type: str
@@ -98,6 +112,8 @@ class StageView:
     counts_out: int | None = None
     held_out: int = 0
     drops: Mapping[str, int] = field(default_factory=dict)
+    adds_up: bool = False
+    sources: Sequence[SourceView] = ()
     metrics: Sequence[Mapping[str, Any]] = ()
     alarms: Sequence[AlarmView] = ()
     rows: Sequence[RowView] = ()

@@ -158,7 +158,8 @@ class StageType:
     `outputs(settings)` are the kinds of its outputs by name: a kind of records (core/records.py), model or scorer.
     `work` is a module with `run(settings, context)`. `version` goes up when the same settings give other bytes;
     `reasons` are all that a record can be dropped for; `rows` is the module of a row-wise stage's `map_rows`
-    (stages/shards.py).
+    (stages/shards.py). `conserves`: every record that comes in goes out or is dropped for a reason, as in stages that
+    map rows; an alarm says where the counts do not add up.
 
     `estimate(settings, inputs)` is what the stage will take. `job(settings)` says how it trains (a `TrainingJob`); a
     stage without one trains nothing. `measures(settings)` are the records on which it measures models.
@@ -178,6 +179,12 @@ class StageType:
     measures: Callable[[Any], Sequence[Ref]] | None = None
     chooses: Callable[[Any], Ref] | None = None
     imports: bool = False
+    conserves: bool = False
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether what comes in is what goes out and what is dropped."""
+        return self.conserves or bool(self.rows)
 
     @property
     def yields(self) -> str:

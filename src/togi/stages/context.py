@@ -8,7 +8,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,21 @@ from togi.core.errors import InputError, Interrupted, StageError
 from togi.core.files import append_line, cut_torn_line, read_json, read_lines, read_object, write_json
 from togi.core.hashing import file_hash
 from togi.core.ranks import ALONE, Ranks
-from togi.core.record_streams import RecordWriter, count_records, pick_records, read_batches, record_writer
-from togi.core.records import Drop, Provenance, Record
+from togi.core.record_streams import (
+    RecordWriter,
+    count_records,
+    file_sources,
+    pick_records,
+    read_batches,
+    record_writer,
+)
+from togi.core.records import KINDS, Drop, Provenance, Record, joined
 from togi.core.seeds import digest
 from togi.core.settings import MAIN, Ref
 from togi.core.sources import ModelSource
 from togi.stages.base import output_path
 from togi.stages.shards import SHARD_ROWS, SerialShards, ShardExecutor
+from togi.stages.sources import Descent, model_sources, wrote
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +62,8 @@ class Context:
     speaks; all of them call everything here at the same places. `fits` are the tokens of the longest example that the
     memory at hand has room for, where they were asked for. `takers` are the stage types that take each kind of records.
     `reasons` are all that the stage drops records for; None where nobody said. `services` are the URLs of the services
-    that it needs, by name."""
+    that it needs, by name. `apart` are references to records that nothing is made of, such as those of a validation.
+    `adds_up`: what comes in is what goes out and what is dropped."""
 
     name: str
     folder: Path
@@ -75,6 +85,10 @@ class Context:
     drops: list[Drop] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     data: dict[Provenance, None] = field(default_factory=dict)  # what the records that were read come from, in order
+    apart: tuple[str, ...] = ()
+    adds_up: bool = False
+    written: Counter[Provenance] = field(default_factory=Counter)  # how many records of the main output come from each
+    _descent: Descent | None = None
 
     # --- inputs -----------------------------------------------------------------------------------------------
 
@@ -83,7 +97,7 @@ class Context:
         _, records = read_records(self.records_file(ref))
         if not records:
             raise self._no_records(ref)
-        self._note_sources(records)
+        self.note(records, ref)
         return records
 
     def batches(self, ref: Ref, rows: int = SHARD_ROWS) -> Iterator[list[Any]]:
@@ -93,13 +107,13 @@ class Context:
 
     def _batches(self, ref: Ref, rows: int) -> Iterator[list[Any]]:
         for batch in read_batches(self.records_file(ref), rows):
-            self._note_sources(batch)
+            self.note(batch, ref)
             yield batch
 
     def picked(self, ref: Ref, rows: np.ndarray) -> Iterator[list[Any]]:
         """The records at some rows of what `ref` stands for, in the order of `rows`, some thousand at a time."""
         for batch in pick_records(self.records_file(ref), rows, SHARD_ROWS):
-            self._note_sources(batch)
+            self.note(batch, ref)
             yield batch
 
     def records_file(self, ref: Ref) -> Path:
@@ -124,8 +138,40 @@ class Context:
     def _no_records(self, ref: Ref) -> InputError:
         return InputError(f"stage {self.name}: {ref} holds no records; see its drops with `togi show`")
 
-    def _note_sources(self, records: Sequence[Record]) -> None:
-        self.data |= dict.fromkeys(record.source for record in records if record.source is not None)
+    def note(self, records: Sequence[Record], ref: Ref | None = None) -> None:
+        """Notes where records come from that the stage makes something of. `records` and `batches` do so by themselves,
+        with the reference: what stands apart becomes no part of anything."""
+        if ref not in self.apart:
+            self.data |= dict.fromkeys(source for record in records for source in record.sources)
+            self._descended().note(records)
+
+    def sourced(self, records: Sequence[Record]) -> list[Record]:
+        """Records that the stage writes, each with the sources of what it was made from. `write` and `writer` do so by
+        themselves."""
+        return self._descended().given(records)
+
+    def lineage(self) -> tuple[Provenance, ...]:
+        """The sources of a model that is trained here: of the records that were read, and of the models."""
+        models = [*self._models("model").values(), *self._models("scorer").values()]
+        return joined([*self.data, *chain(*models)])
+
+    def _descended(self) -> Descent:
+        if self._descent is None:
+            writers = {name: wrote(found) for name, found in self._models("model").items()}
+            graders = [each for found in self._models("scorer").values() for each in found if each.inherit]
+            self._descent = Descent(writers, tuple(graders), self._unread)
+        return self._descent
+
+    def _models(self, kind: str) -> dict[str, tuple[Provenance, ...]]:
+        """The sources of all models of a kind among the inputs, by name."""
+        refs = [Ref(ref) for ref, target in self.inputs.items() if target.kind == kind]
+        return {ref.name: model_sources(self.model(ref)) for ref in refs}
+
+    def _unread(self) -> list[tuple[Provenance, ...]]:
+        """The sets of sources of all records that the stage may have made something of."""
+        refs = [Ref(ref) for ref, target in self.inputs.items() if target.kind in KINDS and ref not in self.apart]
+        files = [path for ref in refs if (path := self.records_file(ref)).is_file()]
+        return list(dict.fromkeys(chain.from_iterable(map(file_sources, files))))
 
     def model(self, ref: Ref) -> ModelSource:
         """Where the weights that `ref` stands for lie."""
@@ -254,22 +300,52 @@ class Context:
         """Writes the records of one of the stage's outputs, and counts them: those of the main one as `out`."""
         self.counts["out" if output == MAIN else output] = len(records)
         if self.ranks.first:
-            write_records(self.folder / output_path(kind, output), kind, records)
+            write_records(self.folder / output_path(kind, output), kind, self._leaving(kind, records, output))
 
     @contextmanager
     def writer(self, kind: str, output: str = MAIN) -> Iterator[RecordWriter]:
         """Writes the records of one of the stage's outputs as they come; it is there, whole, when the block ends. For a
         stage of one process."""
         with record_writer(self.folder / output_path(kind, output), kind) as writer:
+            writer.change = lambda records: self._leaving(kind, records, output)
             yield writer
         self.counts["out" if output == MAIN else output] = writer.count
+
+    def _leaving(self, kind: str, records: Sequence[Record], output: str) -> Sequence[Record]:
+        """Records as they are written."""
+        if kind == "tables":
+            return records
+        found = self.sourced(records)
+        if output == MAIN:
+            self.written.update(source for record in found for source in record.sources)
+        return found
 
     def finish(self) -> None:
         """Writes what the report reads: counts, drops by reason, and the stage's own summary."""
         if self.drops:
             rows = [{"id": item.id, "reason": item.reason} for item in self.drops]
             write_json(self.folder / "drops.json", rows)
-        write_json(self.folder / "summary.json", {"counts": self.counts, "drops": self.drop_counts(), **self.summary})
+        if self.adds_up:
+            self._check_sum()
+        licensed = [{**asdict(source), "records": count} for source, count in self.written.items() if source.says]
+        sources = {"sources": licensed} if licensed else {}
+        found = {"counts": self.counts, "drops": self.drop_counts(), **sources}
+        found |= {"adds_up": True} if self.adds_up else {}
+        write_json(self.folder / "summary.json", found | self.summary)
+
+    def _check_sum(self) -> None:
+        """An alarm where records were lost without a reason, or came from nowhere."""
+        came, went = self.counts.get("in"), self.counts.get("out")
+        if came is None or went is None or came == went + len(self.drops):
+            return
+        lost = came - went - len(self.drops)
+        what = f"{lost:,} are gone without a reason" if lost > 0 else f"{-lost:,} more than came"
+        self.alarm(
+            "records_do_not_add_up",
+            f"{came:,} records came in, {went:,} went out and {len(self.drops):,} were dropped: {what}",
+            value=lost,
+            threshold=0,
+        )
 
 
 def _line_hash(line: dict[str, Any]) -> str:

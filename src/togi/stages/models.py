@@ -1,7 +1,7 @@
 """Models for stages: kept while the worker lives where they are only read, fresh where they are trained."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -106,8 +106,12 @@ def keep_model(
     """
     if context.ranks.first:
         about = About(
-            stage=resources.type, origin=model.origin, data=tuple(context.data), spoken=(spoken or Spoken()).to_json()
+            stage=resources.type,
+            origin=model.origin,
+            sources=context.lineage(),
+            spoken=(spoken or Spoken()).to_json(),
         )
+        context.summary["sources"] = [asdict(source) for source in about.sources if source.says]
         save = "merged" if resources.lora is None else resources.lora.save
         if save != "merged":
             _keep_adapter(context, model, folder if save == "adapter" else folder.parent / "adapter", resources, about)

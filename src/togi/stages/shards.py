@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from togi.core.codec import to_row
 from togi.core.record_streams import read_range
+from togi.stages.sources import Descent
 
 SHARD_ROWS = 4096
 
@@ -71,4 +72,9 @@ def do_shard(task: ShardTask) -> dict[str, Any]:
     records = read_range(Path(task.source), task.first, task.count)
     shard = Shard(records=records, stage=task.stage, producer=task.producer, seed=task.seed, number=task.number)
     kept, drops = importlib.import_module(task.rows).map_rows(settings, shard)
-    return {"kept": [to_row(record) for record in kept], "dropped": [[drop.id, drop.reason] for drop in drops]}
+    descent = Descent()
+    descent.note(records)
+    return {
+        "kept": [to_row(record) for record in descent.given(kept)],
+        "dropped": [[drop.id, drop.reason] for drop in drops],
+    }

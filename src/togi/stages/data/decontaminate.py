@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from togi.core.settings import EmbedderRef, RecordsRef, Ref, refs_of
+from togi.core.settings import APART, EmbedderRef, RecordsRef, Ref, refs_of
 from togi.data.compared import Part
 from togi.stages.base import Around, PassingSettings, StageType, passes_on
 from togi.stages.cost import Cost, Inputs, passing_on
@@ -25,7 +25,9 @@ class Decontaminate(PassingSettings):
     type: Literal["decontaminate"] = "decontaminate"
     input: RecordsRef
     against: RecordsRef | tuple[RecordsRef, ...] | None = Field(
-        default=None, description="evaluation sets; all that the recipe's evaluations read when absent"
+        default=None,
+        description="evaluation sets; all that the recipe's evaluations read when absent",
+        json_schema_extra=APART,
     )
     words: int = Field(default=8, ge=2, le=64, description="words of one n-gram, where spaces stand between words")
     characters: int = Field(default=16, ge=4, le=256, description="characters of one n-gram, in other languages")
@@ -85,5 +87,6 @@ STAGE = StageType(
     work="togi.stages.data.decontaminate_work",
     reasons=REASONS,
     chooses=lambda settings: settings.input,
+    conserves=True,
     estimate=estimate,
 )

@@ -73,5 +73,6 @@ STAGE = StageType(
     work="togi.stages.data.dedup_work",
     reasons=REASONS,
     chooses=lambda settings: settings.input,
+    conserves=True,
     estimate=estimate,
 )

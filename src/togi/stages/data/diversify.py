@@ -87,5 +87,6 @@ STAGE = StageType(
     version=3,
     reasons=REASONS,
     chooses=lambda settings: settings.input,
+    conserves=True,
     estimate=estimate,
 )

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from togi.core.settings import MAIN, RecipePath, Settings
+from togi.core.settings import MAIN, RecipePath, Settings, runtime_setting
 from togi.data.values import REASONS
 from togi.stages.base import StageSettings, StageType
 from togi.stages.cost import Cost, Inputs, Known
@@ -22,6 +22,14 @@ class DataSettings(Settings):
     split: str = Field(default="train", description="hub: which split")
     columns: dict[str, str] = Field(default_factory=dict, description="our name: the column's name in the file")
     licence: str = Field(default="", description="licence of the data, kept with every record")
+    terms: str | None = Field(default=None, min_length=1, description="what the data asks beside its licence")
+    inherit: bool = Field(
+        default=False, description="licence and terms bind everything made from the data: records, models, their cards"
+    )
+    use: Literal["any", "training", "evaluation"] = runtime_setting(
+        "any",
+        "evaluation: nothing may be trained on it, or on what is made from it; training: nothing is measured on it",
+    )
     on_bad_row: Literal["error", "drop"] = Field(default="error", description="what a row that does not fit does")
 
 
@@ -53,5 +61,6 @@ STAGE = StageType(
     version=2,
     reasons=REASONS,
     imports=True,
+    conserves=True,
     estimate=estimate,
 )

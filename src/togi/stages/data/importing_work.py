@@ -12,7 +12,7 @@ def read(settings: Import, takers: Mapping[str, Sequence[str]]) -> Imported:
 
     Raises InputError for rows that do not fit, which says what stages would take them.
     """
-    given = settings.model_dump(exclude={"type", "seed", "kind"})
+    given = settings.model_dump(exclude={"type", "seed", "kind", "use"})
     return load_records(DataSpec(**given, takers=takers), settings.kind)
 
 

@@ -21,7 +21,9 @@ def map_shards(stage: StageType, settings: StageSettings, context: Context, ref:
     for value in context.stream_units(count, lambda number: next(values), UNIT):
         for name, reason in value["dropped"]:
             context.drop(name, reason)
-        yield [from_row(kind, row) for row in value["kept"]]
+        kept = [from_row(kind, row) for row in value["kept"]]
+        context.note(kept, ref)
+        yield kept
 
 
 UNIT = "shard"

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from togi.core.settings import PromptsRef, ScorerRef, Settings, references, runtime_setting
+from togi.core.settings import APART, PromptsRef, ScorerRef, Settings, references, runtime_setting
 from togi.model.sizes import Job, Shape, predict
 from togi.objectives.rules import policy_problem
 from togi.rewards.settings import GuardSettings, LengthGate, OverlongTerm, RewardSettings
@@ -167,7 +167,9 @@ class TrainGrpo(Optimisation):
         default=False, description="answers whose text does not hold the terminator carry no loss"
     )
     validation: PromptsRef | Share | None = Field(
-        default=None, description="prompts to answer and grade without learning, or the share of them to keep out"
+        default=None,
+        description="prompts to answer and grade without learning, or the share of them to keep out",
+        json_schema_extra=APART,
     )
     validation_samples: int = Field(default=1, ge=1, description="answers to each validation prompt")
     choose_by: Literal["reward"] = Field(default="reward", description="what best means: the mean reward")  # type: ignore[assignment]

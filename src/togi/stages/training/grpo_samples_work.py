@@ -55,7 +55,7 @@ class StoredSamples:
 
     def _write(self, unit: str, prompts: Sequence[Prompt], groups: Sequence[GradedGroup]) -> None:
         path = self.folder / f"{unit}.parquet"
-        write_records(path, SAMPLES, list(self._records(unit, prompts, groups)))
+        write_records(path, SAMPLES, self.context.sourced(list(self._records(unit, prompts, groups))))
         write_sealed(_seal(path), {"sha256": file_hash(path)})
 
     def _records(self, unit: str, prompts: Sequence[Prompt], groups: Sequence[GradedGroup]) -> Iterator[Sample]:

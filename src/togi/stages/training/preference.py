@@ -4,7 +4,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from togi.core.settings import PairsRef, refs_of
+from togi.core.settings import APART, PairsRef, refs_of
 from togi.stages.cost import Cost, Inputs
 from togi.stages.training.chosen_guard import FallingChosen
 from togi.stages.training.estimates import fixed_cost
@@ -21,7 +21,7 @@ class PreferenceTraining(FixedTraining):
 
     pairs: PairsRef | tuple[PairsRef, ...] = Field(description="preference pairs, of one stage or of several")
     validation: PairsRef | Share | None = Field(
-        default=None, description="pairs, or the share of the prompts to keep out of training"
+        default=None, description="pairs, or the share of the prompts to keep out of training", json_schema_extra=APART
     )
     max_length: int | None = Field(
         default=None, ge=8, description="tokens of a prompt with its longer answer; absent: the model's context"

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from togi.core.settings import ChatsRef, DocumentsRef, Settings
+from togi.core.settings import APART, ChatsRef, DocumentsRef, Settings
 from togi.stages.base import StageType, gives
 from togi.stages.cost import Cost, Inputs, Load
 from togi.stages.training.job import training_job
@@ -54,7 +54,9 @@ class TrainPretrain(Optimisation):
         default=None, ge=8, description="tokens of a window, at most batch_tokens; absent: the model's context"
     )
     validation: Share | DocumentsRef | None = Field(
-        default=None, description="documents, or the share of the texts of each source to keep out of training"
+        default=None,
+        description="documents, or the share of the texts of each source to keep out of training",
+        json_schema_extra=APART,
     )
     bos: bool = Field(
         default=True, description="documents begin with what the tokenizer itself puts in front of a text"

@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from togi.core.settings import PairsRef, refs_of
+from togi.core.settings import APART, PairsRef, refs_of
 from togi.stages.base import StageType, gives
 from togi.stages.cost import Cost, Inputs
 from togi.stages.training.estimates import fixed_cost
@@ -70,7 +70,7 @@ class TrainReward(FixedTraining):
     centring: float = Field(default=0.01, ge=0, description="weight of mean((score_chosen + score_rejected)^2)")
     margin: bool = Field(default=False, description="subtract the margin of each pair; every pair must have one")
     validation: Share | PairsRef | None = Field(
-        default=0.2, description="pairs, or the share of the prompts to keep out of training"
+        default=0.2, description="pairs, or the share of the prompts to keep out of training", json_schema_extra=APART
     )
     shuffled_control: bool = Field(
         default=False, description="also train on shuffled labels: its held-out accuracy should be near one half"

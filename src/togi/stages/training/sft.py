@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from togi.core.settings import ChatsRef, refs_of
+from togi.core.settings import APART, ChatsRef, refs_of
 from togi.core.sources import ModelSource
 from togi.stages.base import StageType, gives
 from togi.stages.cost import Cost, Inputs
@@ -64,7 +64,7 @@ class TrainSft(FixedTraining):
     )
     chats: ChatsRef | tuple[ChatsRef, ...] = Field(description="conversations, of one stage or of several")
     validation: Share | ChatsRef | None = Field(
-        default=None, description="chats, or the share of the prompts to keep out of training"
+        default=None, description="chats, or the share of the prompts to keep out of training", json_schema_extra=APART
     )
     system: str | None = Field(default=None, min_length=1, description="a system prompt to add to the chats")
     system_when: Literal["absent", "always"] = Field(

@@ -1,0 +1,95 @@
+"""`togi trace`."""
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from togi.cli.common import json_option, load_graph, print_json, run_command, stage_folder
+from togi.core.records import KINDS
+from togi.core.settings import references
+from togi.core.sources import ModelSource
+from togi.core.tables import say_table
+from togi.core.terminal import say
+from togi.recipe.graph import Graph, Node, kinds_of
+from togi.recipe.store import hold_whole, is_done
+from togi.stages.base import output_path
+
+TRACED = tuple(kind for kind in KINDS if kind != "tables")  # nothing is made from figures
+SHOWN = 8  # records of one stage that are named
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("record", metavar="RECORD_ID")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@json_option
+def command(recipe: Path, record: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Tell the life of a record: what made, changed, scored or dropped it.
+
+    Shows what it was made from, what each stage did with it, and what became of it.
+
+    RECORD_ID is an id as `togi show` prints it, or its first digits. With KEY=VALUE it is looked for in what `togi run`
+    makes with the same words, without it in the recipe's last run.
+    """
+    graph = load_graph(recipe, overrides)
+    work = importlib.import_module("togi.commands.trace")
+    tracer = work.Tracer([_place(work, graph, node, recipe, overrides) for node in graph.nodes.values()])
+    life = tracer.life(record)
+    if as_json:
+        print_json(asdict(life))
+    else:
+        _print(life, tracer)
+
+
+def _place(work: Any, graph: Graph, node: Node, recipe: Path, overrides: tuple[str, ...]) -> Any:
+    """A stage and what it wrote, held to what it was when it was finished."""
+    folder = stage_folder(graph, node.name, overrides)
+    if is_done(folder):
+        hold_whole(folder, run_command(recipe, overrides, redo=node.name), only="output/")
+    records = {name: kind for name, kind in kinds_of(node.settings).items() if kind in TRACED}
+    reads = [(node.inputs[ref], ref.output) for _, ref in references(node.settings)]
+    return work.Place(
+        stage=node.name,
+        type=node.settings.type,
+        folder=folder,
+        files={name: folder / output_path(kind, name) for name, kind in records.items()},
+        reads=[(stage, output) for stage, output in reads if not isinstance(stage, ModelSource)],
+    )
+
+
+def _print(life: Any, tracer: Any) -> None:
+    say(f"{life.kind or 'record'} {life.id}")
+    if life.text:
+        say(f"  {life.text}")
+    for source in life.sources:
+        say(f"  made from {source}")
+    _records("made from", life.before, tracer)
+    say("\nstages")
+    rows = [(each.stage, each.type, each.event, each.what, _some(each.made)) for each in life.events]
+    say_table(("stage", "type", "", "", "made"), rows)
+    _records("what became of it", life.after, tracer)
+
+
+def _some(ids: Sequence[str]) -> str:
+    more = len(ids) - SHOWN
+    return ", ".join(ids[:SHOWN]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _records(title: str, records: Sequence[Any], tracer: Any) -> None:
+    """Records by the stage that made them, the first of each with their texts."""
+    if not records:
+        return
+    say(f"\n{title}")
+    by_stage: dict[str, list[Any]] = {}
+    for known in records:
+        by_stage.setdefault(known.stage, []).append(known)
+    for stage, found in by_stage.items():
+        dropped = sum(known.dropped is not None for known in found)
+        say(f"  {stage}: {len(found):,}" + (f", of which {dropped:,} were dropped later" if dropped else ""))
+        for known in found[:SHOWN]:
+            why = f"  (dropped in {known.dropped[0]}: {known.dropped[1]})" if known.dropped else ""
+            say(f"    {known.id}  {tracer.text(known)}{why}")

@@ -1,0 +1,307 @@
+"""The life of a record: what it was made from, what each stage did with it, and what became of it.
+
+Only the columns of ids are read of whole files; of records that are shown, the row groups that hold them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from togi.core.codec import UNREADABLE
+from togi.core.errors import InputError
+from togi.core.files import read_json
+from togi.core.record_streams import read_range
+from togi.core.records import Record, Sample
+
+NEAR = 5  # ids that an unknown one is compared with aloud
+SHARED = 2  # digits that an id must share with an unknown one to be near
+TEXT = 160  # characters of a record
+PASSED, CHANGED, MADE, DROPPED, LEFT, READ = "passed on", "changed", "made", "dropped", "not chosen", "read"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A stage with its folder. `files` are those of its outputs of records, by name; `reads` are the stages and outputs
+    that it reads."""
+
+    stage: str
+    type: str
+    folder: Path
+    files: Mapping[str, Path]
+    reads: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """A record where it was first written: `stage` made it, from `parents`. `dropped` is (stage, reason)."""
+
+    id: str
+    stage: str
+    output: str
+    parents: Sequence[str]
+    dropped: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """What a stage did with a record. `what` says which fields changed, which scores came, or why it was dropped;
+    `made` are the ids that the stage made from it."""
+
+    stage: str
+    type: str
+    event: str
+    what: str = ""
+    made: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Life:
+    """All that is known of a record. `before` are its ancestors, `after` its descendants, the nearest first."""
+
+    id: str
+    kind: str
+    text: str
+    sources: Sequence[str]
+    events: Sequence[Event]
+    before: Sequence[Known]
+    after: Sequence[Known]
+
+
+@dataclass(slots=True)
+class _File:
+    """An output of records, of which the ids and the links to other records are in memory."""
+
+    place: Place
+    output: str
+    path: Path
+    ids: pa.Array = field(init=False)
+    links: list[tuple[pa.Array, pa.Array]] = field(init=False)
+    """(rows, ids of other records that these rows name), for each column that names some."""
+
+    def __post_init__(self) -> None:
+        try:
+            file = pq.ParquetFile(self.path)
+            names = file.schema_arrow.names
+            columns = [each for each in ("parents", "answers") if each in names]
+            if "chosen" not in names and "prompt" in names:  # that of a pair is a conversation
+                columns.append("prompt.id" if "completion" in names else "prompt")
+            table = file.read(columns=["id", *columns])
+        except (OSError, *UNREADABLE) as error:
+            raise InputError(f"{self.path}: not a file of records, or a damaged one ({error})") from error
+        self.ids, *columns = (table[name].combine_chunks() for name in table.column_names)
+        self.links = list(map(_links, columns))
+
+    def names(self, rows: Sequence[int]) -> list[str]:
+        """The ids of the records in some rows."""
+        return self.ids.take(pa.array(rows, pa.int64())).to_pylist()
+
+    def rows_of(self, ids: pa.Array) -> list[int]:
+        """The rows of records with these ids."""
+        return pc.indices_nonzero(pc.is_in(self.ids, ids)).to_pylist()
+
+    def children_of(self, ids: pa.Array) -> list[int]:
+        """The rows of records that name one of these ids."""
+        found = [rows.filter(pc.is_in(named, ids)).to_pylist() for rows, named in self.links]
+        return sorted(dict.fromkeys(chain(*found)))
+
+    def parents_of(self, rows: Sequence[int]) -> dict[int, list[str]]:
+        """The ids that each of some rows names, each once."""
+        found: dict[int, dict[str, None]] = {row: {} for row in rows}
+        for at, named in self.links:
+            mask = pc.is_in(at, pa.array(rows, at.type))
+            for row, name in zip(at.filter(mask).to_pylist(), named.filter(mask).to_pylist(), strict=True):
+                found[row][name] = None
+        return {row: list(names) for row, names in found.items()}
+
+    def record(self, row: int) -> Record:
+        return read_range(self.path, row, 1)[0]
+
+
+def _links(column: pa.Array) -> tuple[pa.Array, pa.Array]:
+    if pa.types.is_list(column.type):
+        return pc.list_parent_indices(column), pc.list_flatten(column)
+    named = column.field("id") if pa.types.is_struct(column.type) else column
+    return pa.array(range(len(named)), pa.int64()), named
+
+
+class Tracer:
+    """The records of a run."""
+
+    def __init__(self, places: Sequence[Place]) -> None:
+        self.places = {place.stage: place for place in places}
+        self.files = [
+            _File(place, output, path) for place in places for output, path in place.files.items() if path.is_file()
+        ]
+
+    @cached_property
+    def drops(self) -> dict[str, dict[str, str]]:
+        """By stage: the reasons for which records were dropped, by id."""
+        found: dict[str, dict[str, str]] = {name: {} for name in self.places}
+        for name, place in self.places.items():
+            path = place.folder / "drops.json"
+            for row in read_json(path) if path.exists() else ():
+                known = found[name].get(row["id"])
+                found[name][row["id"]] = f"{known}, {row['reason']}" if known else row["reason"]
+        return found
+
+    def find(self, given: str) -> str:
+        """The id that is `given`, or the only one that begins so. Raises InputError where there is none, or several."""
+        found: dict[str, str] = {}
+        for file in self.files:
+            ids = file.ids
+            for name in ids.filter(pc.starts_with(ids, given)).to_pylist():
+                found.setdefault(name, file.place.stage)
+        for stage, reasons in self.drops.items():
+            found |= {name: stage for name in reasons if name.startswith(given) and name not in found}
+        if given in found or len(found) == 1:
+            return given if given in found else next(iter(found))
+        if not found:
+            raise InputError(f"no record of this run has the id {given!r}{self._near(given)}")
+        some = ", ".join(f"{name} ({stage})" for name, stage in list(found.items())[:NEAR])
+        more = f" and {len(found) - NEAR:,} more" if len(found) > NEAR else ""
+        raise InputError(f"{len(found):,} records have ids that begin with {given!r}: {some}{more}; give more digits")
+
+    def _near(self, given: str) -> str:
+        pool: dict[str, str] = {}  # ids by as many of their digits as were given
+        for file in self.files:
+            ids = file.ids
+            pool |= {name[: len(given)]: name for name in ids.filter(pc.starts_with(ids, given[:SHARED])).to_pylist()}
+        near = get_close_matches(given, pool, NEAR)
+        if near:
+            return f"; near it are {', '.join(pool[each] for each in near)}"
+        return "; `togi show RECIPE STAGE` shows some ids" if self.files else ": no stage has written records yet"
+
+    # --- one record ---------------------------------------------------------------------------------------------------
+
+    def life(self, given: str) -> Life:
+        """The life of a record by its id or the beginning of it. Raises InputError as `find` does."""
+        name = self.find(given)
+        wanted = pa.array([name], pa.string())
+        at = [(file, rows[0]) for file in self.files if (rows := file.rows_of(wanted))]
+        record = at[0][0].record(at[0][1]) if at else None
+        return Life(
+            id=name,
+            kind="" if record is None else type(record).__name__.lower(),
+            text="" if record is None else text_of(record),
+            sources=[] if record is None else [f"{s.dataset} ({s.says})" for s in record.sources if s.says],
+            events=list(self._events(name, at)),
+            before=self._before(at[0][0].parents_of([at[0][1]])[at[0][1]] if at else []),
+            after=self._after([name]),
+        )
+
+    def _events(self, name: str, at: Sequence[tuple[_File, int]]) -> Iterator[Event]:
+        """What each stage did with it, in the order of the run."""
+        made = self._children(pa.array([name], pa.string()))
+        held: dict[tuple[str, str], Record] = {}
+        for place in self.places.values():
+            here = [(file, row) for file, row in at if file.place is place]
+            came = [held[read] for read in place.reads if read in held]
+            for file, row in here:
+                held[place.stage, file.output] = file.record(row)
+            children = made.get(place.stage, [])
+            if here:
+                yield self._kept(place, came, held[place.stage, here[0][0].output], children)
+            elif (gone := self._gone(place, name, bool(came), bool(children))) is not None:
+                yield Event(stage=place.stage, type=place.type, event=gone[0], what=gone[1], made=children)
+
+    def _gone(self, place: Place, name: str, came: bool, used: bool) -> tuple[str, str] | None:
+        """What a stage without the record in its outputs did with it, and why; None for a stage that never saw it."""
+        reason = self.drops[place.stage].get(name)
+        if reason is not None:
+            return (READ, f"something made from it was dropped: {reason}") if used else (DROPPED, reason)
+        if not (came or used):
+            return None
+        return (READ if used or not any(file.place is place for file in self.files) else LEFT), ""
+
+    def _kept(self, place: Place, came: Sequence[Record], now: Record, children: Sequence[str]) -> Event:
+        if not came:
+            what = _origin(now)
+            return Event(stage=place.stage, type=place.type, event=MADE, what=what, made=children)
+        what = changes(came[0], now)
+        return Event(stage=place.stage, type=place.type, event=CHANGED if what else PASSED, what=what, made=children)
+
+    def _children(self, ids: pa.Array) -> dict[str, list[str]]:
+        """The ids of records that name one of `ids`, by the stage that made them."""
+        found: dict[str, list[str]] = {}
+        seen: dict[str, None] = dict.fromkeys(ids.to_pylist())
+        for file in self.files:
+            for name in file.names(file.children_of(ids)):
+                if name not in seen:
+                    seen[name] = None
+                    found.setdefault(file.place.stage, []).append(name)
+        return found
+
+    # --- before and after ---------------------------------------------------------------------------------------------
+
+    def _before(self, ids: Sequence[str]) -> list[Known]:
+        """The ancestors of a record whose parents are `ids`."""
+        found: dict[str, Known | None] = {}
+        while ids := [name for name in dict.fromkeys(ids) if name not in found]:
+            found |= dict.fromkeys(ids)
+            wanted, above = pa.array(ids, pa.string()), []
+            for file in self.files:
+                for known in self._known(file, file.rows_of(wanted)):
+                    if found[known.id] is None:
+                        found[known.id] = known
+                        above += known.parents
+            ids = above
+        return [known for known in found.values() if known is not None]
+
+    def _after(self, ids: Sequence[str]) -> list[Known]:
+        """The descendants of records."""
+        found: dict[str, Known | None] = dict.fromkeys(ids)
+        while ids:
+            wanted, new = pa.array(ids, pa.string()), []
+            for file in self.files:
+                for known in self._known(file, file.children_of(wanted)):
+                    if known.id not in found:
+                        found[known.id] = known
+                        new.append(known.id)
+            ids = new
+        return [known for known in found.values() if known is not None]
+
+    def _known(self, file: _File, rows: Sequence[int]) -> Iterator[Known]:
+        """The records of some rows."""
+        parents = file.parents_of(rows)
+        for row, name in zip(rows, file.names(rows), strict=True):
+            dropped = next(((stage, why[name]) for stage, why in self.drops.items() if name in why), None)
+            yield Known(id=name, stage=file.place.stage, output=file.output, parents=parents[row], dropped=dropped)
+
+    def text(self, known: Known) -> str:
+        """The beginning of a record's text."""
+        file = next(f for f in self.files if (f.place.stage, f.output) == (known.stage, known.output))
+        return text_of(file.record(file.rows_of(pa.array([known.id], pa.string()))[0]))
+
+
+def text_of(record: Record) -> str:
+    """The beginning of a record's text on one line."""
+    text = " ".join(getattr(record, "text", "").split())
+    return text if len(text) <= TEXT else f"{text[:TEXT]} …"
+
+
+def _origin(record: Record) -> str:
+    if isinstance(record, Sample) and record.model:
+        return f"by {record.model}, from {len(record.parents)} records"
+    if record.source is not None and not record.parents:
+        return f"read from {record.source.dataset}"
+    return f"from {len(record.parents):,} record{'' if len(record.parents) == 1 else 's'}"
+
+
+def changes(before: Record, now: Record) -> str:
+    """How a record differs from itself at an earlier stage: its fields, and the scores that came. Empty: not at all."""
+    found = [
+        each.name
+        for each in fields(now)
+        if each.name not in ("inherited", "scores") and getattr(before, each.name, None) != getattr(now, each.name)
+    ]
+    if isinstance(now, Sample):
+        old = before.scores if isinstance(before, Sample) else {}
+        found += [f"{name} {value}" for name, value in now.scores.items() if old.get(name) != value or name not in old]
+    return ", ".join(found)

@@ -1,0 +1,176 @@
+"""Licences, terms and uses across a recipe, as they follow from its graph before anything runs.
+
+What the records of a run really came from stands with the records (`stages/sources.py`); here is what may reach them.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from togi.core.errors import RecipeError
+from togi.core.settings import Ref, ingredients, references
+from togi.core.sources import ModelSource
+from togi.recipe.graph import Graph, Node, kinds_of
+from togi.recipe.schema import DataSpec, ModelSpec, Recipe
+from togi.stages.table import STAGES
+
+Reached = dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """The licence and the terms of an entry of `data:` or `models:`; with `binds` those of all that is made from it."""
+
+    entry: str
+    licence: str
+    terms: str | None
+    binds: bool
+
+    @property
+    def words(self) -> str:
+        return ", ".join(part for part in (self.licence, self.terms) if part)
+
+
+def reached(graph: Graph) -> dict[str, Reached]:
+    """For each node: the entries of `data:` and `models:` that become part of what it makes, by their keys, each with
+    the names on the way from there."""
+    found: dict[str, Reached] = {}
+    for node in graph.nodes.values():
+        entry = node.name.partition("@")[0]  # data read as a second kind is NAME@KIND
+        here: Reached = {f"data.{entry}": (entry,)} if STAGES[node.settings.type].imports else {}
+        for ref in ingredients(node.settings):
+            target = node.inputs[ref]
+            if isinstance(target, ModelSource):
+                here.setdefault(f"models.{ref.name}", (ref.name, node.name))
+            else:
+                for origin, path in found[target].items():
+                    here.setdefault(origin, (*path, node.name))
+        found[node.name] = here
+    return found
+
+
+def said(recipe: Recipe) -> dict[str, Said]:
+    """What the entries of a recipe say of their licences and terms, by key; entries that say nothing are left out."""
+    entries: list[tuple[str, ModelSpec | DataSpec]] = [(f"models.{name}", spec) for name, spec in recipe.models.items()]
+    entries += [(f"data.{name}", spec) for name, spec in recipe.data.items()]
+    return {
+        key: Said(entry=key, licence=spec.licence, terms=spec.terms, binds=binds(spec))
+        for key, spec in entries
+        if spec.licence or spec.terms
+    }
+
+
+def binds(spec: ModelSpec | DataSpec) -> bool:
+    """Whether what an entry asks binds what is made from it: of a model its terms do unless it says otherwise."""
+    return spec.terms is not None if spec.inherit is None else spec.inherit
+
+
+def terms_by_stage(graph: Graph) -> dict[str, list[dict[str, Any]]]:
+    """The licences and terms that reach each stage, for recipe.lock.yaml."""
+    known, found = said(graph.recipe), {}
+    for name, origins in reached(graph).items():
+        rows = []
+        for key, path in origins.items():
+            if (what := known.get(key)) is not None:
+                near = what.binds or len(path) == 1 or (key.startswith("models.") and len(path) == 2)
+                rows.append(
+                    {"from": key, "licence": what.licence, "terms": what.terms if near else None, "binds": what.binds}
+                )
+        if rows:
+            found[name] = rows
+    return found
+
+
+def notes(graph: Graph) -> list[str]:
+    """What a person should know of the terms and the uses of a recipe's data, in sentences."""
+    return [*_binding(graph), *_measured_on_training(graph)]
+
+
+def _binding(graph: Graph) -> Iterator[str]:
+    reach = reached(graph)
+    for key, what in said(graph.recipe).items():
+        made = [name for name, origins in reach.items() if len(origins.get(key, ())) > 1]
+        if what.binds and made:
+            yield f"{key}: its terms ({what.words}) bind what is made from it: {', '.join(made)}"
+
+
+# --- uses -------------------------------------------------------------------------------------------------------------
+
+
+def refuse_misuse(graph: Graph) -> None:
+    """Raises RecipeError where something would be trained on data that is for evaluation alone, or on what is made from
+    it, with the way that leads there."""
+    reach, problems = reached(graph), []
+    for node in graph.nodes.values():
+        for ref, key in _trained_on(node):
+            for origin, path in reach[str(node.inputs[ref])].items():
+                if _use(graph.recipe, origin) == "evaluation":
+                    where = graph.recipe.tree.where(("stages", node.name, *key))
+                    dotted = ".".join(map(str, ("stages", node.name, *key)))
+                    problems.append(
+                        f"{where}: {dotted}: {origin} is for evaluation alone (use: evaluation), and would be trained "
+                        f"on: {' -> '.join((*path, node.name))}. Train on other data, or let {origin} say use: any"
+                    )
+    if problems:
+        raise RecipeError("\n".join(problems))
+
+
+def _use(recipe: Recipe, origin: str) -> str:
+    section, _, name = origin.partition(".")
+    return recipe.data[name].use if section == "data" else "any"
+
+
+def _trained_on(node: Node) -> list[tuple[Ref, tuple[str | int, ...]]]:
+    """The records that a node trains on, with their keys; none for a node that trains nothing."""
+    if STAGES[node.settings.type].job is None:
+        return []
+    used = ingredients(node.settings)
+    found = [(ref, path) for path, ref in references(node.settings) if ref in used]
+    return [(ref, path) for ref, path in found if isinstance(node.inputs[ref], str) and not _is_model(ref)]
+
+
+def _is_model(ref: Ref) -> bool:
+    return bool({"model", "scorer", "embedder"} & {*ref.kinds})
+
+
+def _measured_on_training(graph: Graph) -> Iterator[str]:
+    """A sentence on each evaluation whose records are among those that a model in it was trained on, as far as the
+    graph tells, or are meant for training."""
+    reach = reached(graph)
+    for node in graph.nodes.values():
+        if {*kinds_of(node.settings).values()} != {"tables"}:
+            continue
+        trained = _training_records(graph, node)
+        for path, ref in references(node.settings):
+            target = node.inputs[ref]
+            if _is_model(ref) or isinstance(target, ModelSource):
+                continue
+            key = ".".join(map(str, ("stages", node.name, *path)))
+            if (trainer := trained.get((target, ref.output))) is not None:
+                yield (
+                    f"{key}: {ref} is what {trainer} is trained on, so its figures do not hold for what the model has "
+                    "not seen; keep records apart for it with `split` or `select`"
+                )
+            for origin, way in reach[target].items():
+                if _use(graph.recipe, origin) == "training":
+                    yield (
+                        f"{key}: {origin} is for training (use: training), and is measured on: "
+                        f"{' -> '.join((*way, node.name))}"
+                    )
+
+
+def _training_records(graph: Graph, node: Node) -> Mapping[tuple[str, str], str]:
+    """Node and output of all records that the models of a stage were trained on, with the stage that did."""
+    found: dict[tuple[str, str], str] = {}
+    waiting = [node.inputs[ref] for _, ref in references(node.settings) if _is_model(ref)]
+    seen: list[str] = []
+    while waiting:
+        name = waiting.pop()
+        if isinstance(name, ModelSource) or name in seen:
+            continue
+        seen.append(name)
+        trainer = graph.nodes[name]
+        for ref, _ in _trained_on(trainer):
+            found.setdefault((str(trainer.inputs[ref]), ref.output), name)
+        waiting += [trainer.inputs[ref] for _, ref in references(trainer.settings) if _is_model(ref)]
+    return found

@@ -1,0 +1,140 @@
+"""What the records and models of a stage are made from: data sets and models, with their licences and terms.
+
+A stage need know nothing of it. What it reads is noted, and what it writes is given the sources of its parents; a
+record that is new here is given those of the models that write in this stage too.
+"""
+
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from importlib import metadata
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from togi.core.errors import DamagedFile
+from togi.core.files import read_object
+from togi.core.records import Pair, Provenance, Record, Sample, joined
+from togi.core.sources import CARD, ModelSource
+
+Sources = tuple[Provenance, ...]
+
+
+class Descent:
+    """The sources of the records that a stage has read, and what follows from them for those that it writes.
+
+    `writers` are the sources of the models that write here, by name; `graders` those of the reward models whose scores
+    samples and pairs carry. `unread` gives the sources of records that the stage reads in a way of its own.
+
+    What sources a record has is held by its id only where that decides something: with writers, or once there is a
+    second set of sources. Until then an id takes 8 bytes, so that a stage that streams stays small.
+    """
+
+    def __init__(
+        self,
+        writers: Mapping[str, Sources] | None = None,
+        graders: Sources = (),
+        unread: Callable[[], Sequence[Sources]] = tuple,
+    ) -> None:
+        self.writers = {name: found for name, found in (writers or {}).items() if found}
+        self.graders = graders
+        self.unread = unread
+        self.sets: dict[Sources, None] = {}  # every set of sources that a record had, in order
+        self.of: dict[int, Sources] = {}  # by the hash of a record's id
+        self._alike = array("q")  # such hashes, while all records have one set
+        self._by_id = True  # whether the records that were read are known one by one
+        self._made: dict[Any, Sources] = {}
+
+    def note(self, records: Sequence[Record]) -> None:
+        """Records that the stage reads."""
+        for record in records:
+            self._note(record.id, record.sources)
+            if isinstance(record, Sample):
+                self._note(record.prompt.id, record.sources)
+
+    def _note(self, name: str, found: Sources) -> None:
+        self.sets.setdefault(found)
+        if len(self.sets) == 1 and not self.writers:
+            self._alike.append(hash(name))
+            return
+        if self._alike:
+            self.of |= dict.fromkeys(self._alike, next(iter(self.sets)))
+            self._alike = array("q")
+        self.of[hash(name)] = found
+
+    def given(self, records: Sequence[Record]) -> list[Record]:
+        """Records that the stage writes, each with the sources of what it was made from."""
+        if not self.sets:
+            self.sets, self._by_id = dict.fromkeys(self.unread()), False
+        if not (any(self.sets) or self.writers or self.graders):
+            return list(records)
+        return [self._given(record) for record in records]
+
+    def _given(self, record: Record) -> Record:
+        own, before = record.sources, self.of.get(hash(record.id))
+        parents = () if before is not None else self._parents(record)
+        writer = record.model if isinstance(record, Sample) and record.model in self.writers else None
+        graded = isinstance(record, Sample | Pair)
+        key = (own, before, parents, writer, graded)
+        if key not in self._made:
+            groups: list[Sources] = [own, before or (), *map(passed_on, parents)]
+            if before is None and self.writers:
+                groups += [self.writers[writer]] if writer else self.writers.values()
+            self._made[key] = joined(chain(*groups, self.graders if graded else ()))
+        found = tuple(each for each in self._made[key] if each != record.source)
+        return record if found == record.inherited else replace(record, inherited=found)
+
+    def _parents(self, record: Record) -> Sequence[Sources]:
+        """The sources of a new record's parents; all that were read where nothing says which of them it is made of."""
+        listed = [self.of[hash(parent)] for parent in record.parents if hash(parent) in self.of]
+        known = tuple(dict.fromkeys(listed))
+        as_it_was = record.sources and not self._by_id and not self.writers
+        return known or (() if as_it_was else tuple(self.sets))
+
+
+def passed_on(sources: Sources) -> Sources:
+    """What of a record's sources a record made from it keeps."""
+    return tuple(each.passed_on for each in sources)
+
+
+# --- models -----------------------------------------------------------------------------------------------------------
+
+
+def model_sources(source: ModelSource) -> Sources:
+    """The sources of a model from outside, or of one that togi trained: itself, where the recipe names its licence or
+    terms, and what it was trained from. Raises DamagedFile as `trained_from` does."""
+    own = Provenance(
+        dataset=Path(source.name).name if source.kind == "path" else source.name,
+        revision=_revision(source),
+        licence=source.licence,
+        terms=source.terms,
+        inherit=source.inherit,
+        kind="model",
+    )
+    trained = trained_from(Path(source.name)) if source.kind == "path" else ()
+    return (*([own] if source.licence or source.terms else []), *trained)
+
+
+def wrote(model: Sources) -> Sources:
+    """What of a model's sources a record that it wrote has: the models that it comes from, and whatever binds."""
+    return tuple(each for each in model if each.kind == "model" or each.inherit)
+
+
+def _revision(source: ModelSource) -> str:
+    if source.kind == "package":
+        return metadata.version(source.name)
+    return "" if source.kind == "path" else source.revision
+
+
+NAMES = tuple(each.name for each in fields(Provenance))
+
+
+def trained_from(folder: Path) -> Sources:
+    """The sources of a model that togi trained, from its folder; none of one that it did not. Raises DamagedFile where
+    the file that names them is not whole."""
+    card = folder / CARD
+    found = read_object(card).get("sources") if card.exists() else None
+    try:
+        return tuple(Provenance(**{name: row[name] for name in NAMES}) for row in found or ())
+    except (KeyError, TypeError):
+        raise DamagedFile(f"{card}: damaged: its `sources` do not say what the model was made from") from None
