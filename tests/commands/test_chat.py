@@ -181,6 +181,14 @@ def test_an_error_of_a_later_turn_is_the_real_one_and_the_conversation_goes_on(f
     assert load(ModelSource(kind="path", name=str(folder)), folder).name in told
 
 
+@pytest.mark.parametrize("word", ["", "/quit", "/exit"])
+def test_a_conversation_can_be_left(folder, capsys, monkeypatch, word):
+    spoken = iter([word, "Still there?"])
+    monkeypatch.setattr("builtins.input", lambda _: next(spoken))
+    chat(ModelSource(kind="path", name=str(folder)), folder, None, None, {"max_tokens": 4}, as_json=False)
+    assert "there is no command" not in capsys.readouterr().err and next(spoken) == "Still there?"
+
+
 # --- the words that reach it ------------------------------------------------------------------------------------------
 
 

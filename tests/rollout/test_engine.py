@@ -140,6 +140,49 @@ def test_a_request_that_joins_stops_no_row_and_changes_no_logits(net):
             torch.testing.assert_close(torch.tensor(completion.logprobs), expected, atol=1e-4, rtol=0)
 
 
+# --- prompts that begin alike -----------------------------------------------------------------------------------------
+
+
+COMMON = tuple(1 + i * i % 31 for i in range(40))
+
+
+def test_what_prompts_begin_with_in_common_is_computed_once(net):
+    tokens = []
+    engine = Sampler(net, CharTokenizer(), "Q")
+    engine.net.register_forward_pre_hook(
+        lambda module, args, given: tokens.append(given["input_ids"].numel()), with_kwargs=True
+    )
+    tails = [(9, 8, 7), (5,), (), (4, 4), COMMON[:3]]
+    requests = [
+        Request(prompt_ids=(*COMMON, *tail), params=SamplingParams(max_tokens=6, n=2), seeds=(2 * at, 2 * at + 1))
+        for at, tail in enumerate(tails)
+    ]
+    names = [engine.add(request) for request in requests[:3]]
+    engine.step()
+    engine.step()
+    names += [engine.add(request) for request in requests[3:]]
+    found = {(name, event.index): event.completion for name in names for event in engine.events(name)}
+    # 32 of the 40 tokens are two blocks: the first prompt computes them, those beside it and those that join do not
+    assert tokens[:3] == [43 + 9 + 8, 6, 10 + 11 + 6]
+    for name, request in zip(names, requests, strict=True):
+        for index in range(2):
+            logp = plain_logp(net, request, found[name, index].token_ids)
+            expected = logp.gather(1, torch.tensor(found[name, index].token_ids)[:, None])[:, 0]
+            torch.testing.assert_close(torch.tensor(found[name, index].logprobs), expected, atol=1e-4, rtol=0)
+
+
+def test_a_beginning_is_taken_from_running_requests_alone(llama):
+    """So a unit of work that is done again computes alike, whatever the engine did before."""
+    tokens = []
+    engine = Sampler(llama, CharTokenizer(), "Q")
+    engine.net.register_forward_pre_hook(
+        lambda module, args, given: tokens.append(given["input_ids"].numel()), with_kwargs=True
+    )
+    for _ in range(2):
+        engine.generate([COMMON], SamplingParams(max_tokens=1), [[0]])
+    assert tokens == [40, 40]
+
+
 # --- the likeliest tokens ---------------------------------------------------------------------------------------------
 
 

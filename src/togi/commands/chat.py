@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from togi.commands.conversation import Conversation, line_editing
+from togi.commands.conversation import LEAVE, Conversation, line_editing
 from togi.core.errors import InputError
 from togi.core.files import read_json
 from togi.core.records import SamplingParams
@@ -56,9 +56,9 @@ def chat(
             used = {"system": system or None, "sampling": {name: getattr(params, name) for name in SHOWN}}
             say(json_text({"question": message, "answer": answer, **used}))
         return
-    say(f"{model.name}, template {model.template.name}. An empty line leaves, /help shows commands.", err=True)
+    say(f"{model.name}, template {model.template.name}. /quit leaves, /help shows the other commands.", err=True)
     with line_editing(cache.parent):
-        while line := _read():
+        while (line := _read()) not in LEAVE:
             talk.turn(line)
 
 

@@ -19,7 +19,9 @@ HELP = """\
 /system [TEXT]  show the system prompt, or set it and begin anew; `/system none` removes it
 /retry          answer the last question once more, with another seed
 /save [FILE]    append the conversation to FILE as one row of messages; chat.jsonl where none is named
-An empty line or Ctrl-D leaves. Ctrl-C stops an answer. A question that begins with / is typed with //."""
+/quit           leave, as an empty line and Ctrl-D do
+Ctrl-C stops an answer. A question that begins with / is typed with //."""
+LEAVE = ("", "/quit", "/exit")
 HISTORY = "chat_history"
 LONGEST_HISTORY = 1000  # lines
 

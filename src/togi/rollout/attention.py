@@ -20,25 +20,35 @@ from transformers import AttentionInterface
 from togi.core.errors import InputError
 from togi.kernels import New, Options, Rows, Stored, decode
 from togi.rollout.cache import KeyCache, round_up
+from togi.rollout.requests import Shared
 
 NAME = "togi_decode"
 
 
 @dataclass(slots=True)
 class PrefillPass:
-    """Prompts packed in one row of T tokens: `lengths` in order, written to the places `groups` of the cache."""
+    """Prompts packed in one row of T tokens: `lengths` in order, written to the places `groups` of the cache.
+
+    `shared` says which group holds a prompt's beginning already, and how many tokens of it; these are not in the row.
+    """
 
     cache: KeyCache
     groups: Sequence[int]
     lengths: Sequence[int]
+    shared: Sequence[Shared] = ()
 
     def attend(self, layer: int, heads: "Heads", options: Options) -> Tensor:
         """(1, T, H, D): each prompt attends causally to itself; its keys are kept."""
         stored = self.cache.layer(layer, heads.key, heads.value)
         outputs, start = [], 0
-        for group, length in zip(self.groups, self.lengths, strict=True):
+        known = self.shared or [Shared()] * len(self.groups)
+        for group, length, shared in zip(self.groups, self.lengths, known, strict=True):
             part = slice(start, start + length)
             query, key, value = heads.query[:, :, part], heads.key[:, :, part], heads.value[:, :, part]
+            if shared.tokens:
+                old_key, old_value = stored.read_prompt(shared.group, shared.tokens)
+                key = torch.cat((old_key[None].to(key.dtype), key), 2)
+                value = torch.cat((old_value[None].to(value.dtype), value), 2)
             stored.write_prompt(group, key[0], value[0])
             outputs.append(_causal(query, key, value, options).transpose(1, 2))
             start += length
@@ -219,16 +229,17 @@ class Heads:
 
 
 def _causal(query: Tensor, key: Tensor, value: Tensor, options: Options) -> Tensor:
-    """Plain causal attention of one prompt to itself, (1, H, P, D)."""
-    length, window = query.shape[2], options.window
+    """Plain causal attention of a prompt's last T tokens, (1, H, T, D), to the whole prompt."""
+    new, length, window = query.shape[2], key.shape[2], options.window
     grouped = query.shape[1] != key.shape[1]
-    if options.softcap is None and (window is None or window >= length):
+    if new == length and options.softcap is None and (window is None or window >= length):
         return F.scaled_dot_product_attention(
             query, key, value, is_causal=True, scale=options.scale, enable_gqa=grouped
         )
-    seen = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
+    before = length - new
+    seen = torch.ones(new, length, dtype=torch.bool, device=query.device).tril(before)
     if window is not None:
-        seen = seen.triu(1 - window)
+        seen = seen.triu(before + 1 - window)
     if options.softcap is None:
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask=seen, scale=options.scale, enable_gqa=grouped

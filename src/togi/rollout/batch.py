@@ -1,6 +1,7 @@
 """The rows that are sampled together: their places in the cache, and the logits of each row's next token.
 
-Prompts that join are computed in the same pass as the next token of the rows that run already. Ended rows, and groups
+Prompts that join are computed in the same pass as the next token of the rows that run already; what they begin with in
+common is computed once. Ended rows, and groups
 without rows, give their places to the last ones.
 
 Shapes: R rows, G groups that join, T packed tokens, V vocabulary.
@@ -14,11 +15,14 @@ import torch
 from torch import Tensor
 
 from togi.rollout.attention import DecodePass, MixedPass, Places, PrefillPass
-from togi.rollout.cache import KeyCache
-from togi.rollout.requests import Group, Row
+from togi.rollout.cache import COLUMN_STEP, KeyCache
+from togi.rollout.requests import Group, Row, longest_shared
 
 OWN_COLUMNS = 1024
 """Room for an answer's keys is taken at once up to this many tokens, beyond that by doubling."""
+
+FEWEST_SHARED = 2 * COLUMN_STEP
+"""A shorter common beginning of two prompts is computed twice: its keys would cost more to fetch."""
 
 
 class RunningBatch:
@@ -34,6 +38,11 @@ class RunningBatch:
         self.rows: list[Row] = []
         self._joined: list[Group] = []  # the last of the groups, whose prompts are not computed yet
         self._places: Places | None = None
+
+    def share(self, group: Group) -> None:
+        """Finds the part of a prompt that a group in the batch computes too. To be called before the group joins."""
+        if not self.whole:
+            group.shared = longest_shared(group.request.prompt_ids, self.groups, COLUMN_STEP, FEWEST_SHARED)
 
     def join(self, group: Group, rows: Iterable[Row]) -> None:
         """Takes a group in; its prompt is computed with the next logits."""
@@ -63,7 +72,8 @@ class RunningBatch:
             return self._decoded(running)
         self._places, places = None, self._places
         prompts = Prompts(joined, self.device)
-        prefill = PrefillPass(self.cache, self._places_of(joined), prompts.lengths)
+        shared = [group.shared for group in joined]
+        prefill = PrefillPass(self.cache, self._places_of(joined), prompts.lengths, shared)
         where = {id(group): at for at, group in enumerate(joined)}
         group_R = torch.tensor([where[id(row.group)] for row in self.rows[len(running) :]], device=self.device)
         if not running:
@@ -149,10 +159,12 @@ class RunningBatch:
 
 
 class Prompts:
-    """Prompts packed without padding: ids (T,), positions (T,), and the place of each one's last token (G,)."""
+    """What prompts do not share, packed without padding: ids (T,), positions (T,), the places of last tokens (G,)."""
 
     def __init__(self, groups: Sequence[Group], device: torch.device) -> None:
-        self.lengths = [group.num_prompt for group in groups]
-        self.ids_T = torch.tensor(list(chain(*(group.request.prompt_ids for group in groups))), device=device)
-        self.position_T = torch.cat([torch.arange(length, device=device) for length in self.lengths])
+        self.lengths = [group.num_new for group in groups]
+        new = (group.request.prompt_ids[group.shared.tokens :] for group in groups)
+        self.ids_T = torch.tensor(list(chain(*new)), device=device)
+        positions = [torch.arange(group.shared.tokens, group.num_prompt, device=device) for group in groups]
+        self.position_T = torch.cat(positions)
         self.last_G = torch.tensor(self.lengths, device=device).cumsum(0) - 1

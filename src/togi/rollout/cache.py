@@ -38,6 +38,13 @@ class LayerCache:
             key_KPD = key_KPD.unflatten(1, (-1, BLOCK)).transpose(2, 3)
         self.prompt_key[group, :, : key_KPD.shape[1]] = key_KPD
 
+    def read_prompt(self, group: int, length: int) -> tuple[Tensor, Tensor]:
+        """Keys and values (K, length, D) of a prompt's first tokens."""
+        key = self.prompt_key[group, :, : self.columns(length)]
+        if self.blocked:
+            key = key.transpose(2, 3).flatten(1, 2)[:, :length]
+        return key, self.prompt_value[group, :, :length]
+
     def grow(self, *, groups: int, prompt: int, rows: int, own: int) -> None:
         """Makes room; what is stored is kept."""
         step = BLOCK if self.blocked else 1

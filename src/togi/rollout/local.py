@@ -1,8 +1,10 @@
 """The embedded engine: token ids in, token ids and log-probabilities out, one step at a time.
 
-A group is one prompt with its samples: the prompt is computed once and its keys are kept once. Finished rows leave the
-batch. New requests join while others run, by counts of rows and tokens, never by the clock. A stream of random numbers
-belongs to one sample, so that what is sampled depends on the rows beside it through rounding alone.
+A group is one prompt with its samples: the prompt is computed once and its keys are kept once. A prompt that begins as
+that of a group beside it takes those keys from there. Nothing is kept for groups to come, so a resumed run computes
+alike. Finished rows leave the batch. New requests join while others run, by counts of rows and tokens, never by the
+clock. A stream of random numbers belongs to one sample, so that what is sampled depends on the rows beside it through
+rounding alone.
 
 Shapes: R rows, G groups, T packed tokens, V vocabulary.
 """
@@ -295,7 +297,8 @@ class Sampler:
         rows = tokens = 0
         while self._waiting:
             group = self._waiting[0]
-            tokens += group.num_prompt
+            self._batch.share(group)
+            tokens += group.num_new
             if len(self._batch.rows) + group.live > self.batch_rows or (rows and tokens > PREFILL_TOKENS):
                 break
             rows += group.live

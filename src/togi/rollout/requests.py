@@ -16,20 +16,55 @@ from togi.rollout.processors import Draw, Settings, likeliest
 from togi.rollout.terminator import Ending, StopMatcher, TextStream
 
 
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """The first `tokens` of a prompt, whose keys the group at place `group` of the cache holds already."""
+
+    group: int = 0
+    tokens: int = 0
+
+
 @dataclass(slots=True, eq=False)
 class Group:
-    """A request under way: `context` are the last tokens of its prompt, `live` its rows that have not ended."""
+    """A request under way: `context` are the last tokens of its prompt, `live` its rows that have not ended, `shared`
+    the part of its prompt that another group computed."""
 
     id: int
     request: Request
     watch: StopMatcher
     context: tuple[int, ...]
     live: int
+    shared: Shared = Shared()
 
     @property
     def num_prompt(self) -> int:
         """Tokens of the prompt."""
         return len(self.request.prompt_ids)
+
+    @property
+    def num_new(self) -> int:
+        """Tokens of the prompt that this group computes itself."""
+        return self.num_prompt - self.shared.tokens
+
+
+def longest_shared(prompt_ids: Sequence[int], others: Sequence[Group], step: int, fewest: int) -> Shared:
+    """The longest beginning of a prompt, in multiples of `step` tokens, that one of the `others` begins with too.
+
+    At least one token is left to compute. Fewer than `fewest` tokens are not worth it.
+    """
+    found = Shared()
+    for place, other in enumerate(others):
+        tokens = _common(prompt_ids, other.request.prompt_ids, step)
+        if tokens >= fewest and tokens > found.tokens:
+            found = Shared(place, tokens)
+    return found
+
+
+def _common(one: Sequence[int], other: Sequence[int], step: int) -> int:
+    most, count = min(len(one) - 1, len(other)), 0
+    while count + step <= most and one[count : count + step] == other[count : count + step]:
+        count += step
+    return count
 
 
 @dataclass(slots=True, eq=False)
