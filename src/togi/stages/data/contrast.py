@@ -86,7 +86,7 @@ STAGE = StageType(
     Contrast,
     outputs=gives("pairs"),
     work="togi.stages.data.contrast_work",
-    version=3,
+    version=4,
     reasons=REASONS,
     estimate=estimate,
 )

@@ -43,7 +43,7 @@ STAGE = StageType(
     Evaluate,
     outputs=gives("tables"),
     work="togi.stages.evaluation.evaluate_work",
-    version=6,
+    version=7,
     estimate=estimate,
     measures=lambda settings: [settings.prompts],
 )

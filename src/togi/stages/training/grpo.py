@@ -280,7 +280,7 @@ STAGE = StageType(
     TrainGrpo,
     outputs=gives("model", samples="samples"),
     work="togi.stages.training.grpo_work",
-    version=5,
+    version=6,
     estimate=estimate,
     job=job,
 )
