@@ -24,6 +24,7 @@ from togi.rewards.settings import (
     EchoGate,
     FunctionTerm,
     GuardSettings,
+    JudgeTerm,
     LanguageGate,
     LengthGate,
     OverlongTerm,
@@ -38,11 +39,13 @@ from togi.rewards.terminator import TerminatorCheck
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardResources:
-    """The resources of a reward: the policy's template, loaded scorers by reference, a language detector."""
+    """The resources of a reward: the policy's template, loaded scorers by reference, judges by the names of their
+    terms, a language detector."""
 
     terminator: str
     turn_starts: tuple[str, ...] = ()
     scorers: Mapping[str, Scorer] = field(default_factory=dict)
+    judges: Mapping[str, Scorer] = field(default_factory=dict)
     detect: Detector | None = None
 
 
@@ -127,6 +130,9 @@ def _grader(settings: AnyTerm, around: RewardResources) -> Grader:
         return OverlongGrader(max_tokens=settings.max_tokens, cache_tokens=settings.cache_tokens, name=settings.name)
     if isinstance(settings, FunctionTerm):
         return _function(settings)
-    if settings.scorer not in around.scorers:
-        raise RecipeError(f"reward term {term_name(settings)}: no scorer was loaded for {settings.scorer}")
-    return ModelGrader(scorer=around.scorers[settings.scorer], name=term_name(settings))
+    name = term_name(settings)
+    judged = isinstance(settings, JudgeTerm)
+    ref, among = (name, around.judges) if judged else (settings.scorer, around.scorers)
+    if ref not in among:
+        raise RecipeError(f"reward term {name}: no {'judge' if judged else 'scorer'} was loaded for {ref}")
+    return ModelGrader(scorer=among[ref], name=name)

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from togi.core.judging import JudgeSettings
 from togi.core.settings import CodePath, ScorerRef, Settings
 
 
@@ -118,6 +119,15 @@ class FunctionTerm(ScoreTerm):
     )
 
 
+class JudgeTerm(JudgeSettings, ScoreTerm):
+    """A language model that grades the answer. An answer whose grade cannot be read, or whose request fails, is a
+    failure, never a zero."""
+
+    type: Literal["judge"] = "judge"
+    reference: Literal[False] = Field(default=False, description="a reward sees no reference answers")
+    name: str = Field(default="judge", min_length=1, description="name in the logs")
+
+
 class OverlongTerm(TermSettings):
     """Length penalty: 0, then linear over the last `cache_tokens`, and -1 from `max_tokens` on."""
 
@@ -144,7 +154,7 @@ class OverlongTerm(TermSettings):
 AnyGate = Annotated[
     TerminatorGate | LanguageGate | LengthGate | RepetitionGate | EchoGate | PatternGate, Field(discriminator="type")
 ]
-AnyTerm = Annotated[ModelTerm | FunctionTerm | OverlongTerm, Field(discriminator="type")]
+AnyTerm = Annotated[ModelTerm | JudgeTerm | FunctionTerm | OverlongTerm, Field(discriminator="type")]
 
 
 def gate_name(gate: AnyGate) -> str:

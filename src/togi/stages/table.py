@@ -18,7 +18,7 @@ from togi.stages.data import (
     split,
     synthesize,
 )
-from togi.stages.evaluation import evaluate
+from togi.stages.evaluation import calibrate, evaluate
 from togi.stages.training import dpo, grpo, pretrain, reward, sft, smpo
 
 STAGES = {
@@ -45,6 +45,7 @@ STAGES = {
         smpo.STAGE,
         grpo.STAGE,
         evaluate.STAGE,
+        calibrate.STAGE,
     )
 }
 

@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from togi.core.judging import JudgeSettings
-from togi.core.settings import MAIN, SamplesRef
+from togi.core.settings import MAIN, NamedModelRef, SamplesRef
 from togi.stages.base import StageSettings, StageType
 from togi.stages.cost import Cost, Inputs, Known
 
@@ -21,6 +21,7 @@ class Label(JudgeSettings, StageSettings):
     gives the samples with their grade as `scores.judge`. Everything that it said is kept as verdicts."""
 
     type: Literal["label"] = "label"
+    judge: NamedModelRef = Field(description="the model that judges; its name stands in the verdicts")
     samples: SamplesRef = Field(description="answers, several to each prompt where they are compared")
     method: Literal["pairwise", "graded"] = Field(default="pairwise", description="compare two answers, or grade one")
     compare: Literal["all", "first"] = Field(

@@ -22,13 +22,14 @@ from togi.objectives.advantages import compute_advantages
 from togi.rewards.build import RewardResources, build_reward
 from togi.rewards.combine import Graded, Reward
 from togi.rewards.language import Detector
-from togi.rewards.settings import LanguageGate
+from togi.rewards.settings import JudgeTerm, LanguageGate
 from togi.rewards.statistics import reward_statistics
 from togi.rollout.engine import answer
 from togi.rollout.local import Sampler
 from togi.rollout.sampling_model import context_limit
 from togi.stages.arithmetic import arithmetic
 from togi.stages.context import Context, timed
+from togi.stages.judging_work import JudgeScorer
 from togi.stages.models import load_scorer
 from togi.stages.training.epochs import Epochs
 from togi.stages.training.grpo import TrainGrpo, scorers_of
@@ -281,6 +282,11 @@ def _reward(settings: TrainGrpo, context: Context, model: LoadedModel) -> Reward
         terminator=model.template.terminator,
         turn_starts=model.template.turn_starts,
         scorers={str(ref): load_scorer(context, ref) for ref in scorers_of(settings)},
+        judges={
+            term.name: JudgeScorer(term, context, batch_rows=settings.group_size)
+            for term in settings.reward.terms
+            if isinstance(term, JudgeTerm)
+        },
         detect=_detect() if any(isinstance(gate, LanguageGate) for gate in settings.reward.gates) else None,
     )
     return build_reward(settings.reward, around)

@@ -1,0 +1,168 @@
+"""A judge that says again what one said before: an OpenAI-compatible server over a file of stored verdicts.
+
+    python -m togi.judge.replay VERDICTS.jsonl [--port 8765]
+
+A row of the file is one verdict: `question`, `answer_a`, `answer_b` as they stood before the judge, and the `text` that
+it wrote; or `question`, `answer` and `text` for a grade. `text` may be a list, one for each time that it is asked. The
+row is found by the question and the answers in what is asked, whatever prompt stands around them. To what was never
+judged it answers that it does not know, which no verdict can be read from.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+UNKNOWN = "Of these answers no verdict is stored."
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One stored verdict: the answers in the order in which they were read, and the texts of the judge."""
+
+    answers: tuple[str, ...]
+    texts: tuple[str, ...]
+
+    def found_in(self, text: str, start: int) -> bool:
+        """Whether the answers stand in `text` one after the other, from `start` on."""
+        for answer in self.answers:
+            start = _end_of(answer, text, start)
+            if start < 0:
+                return False
+        return True
+
+
+def _end_of(part: str, text: str, start: int = 0) -> int:
+    """Where `part` ends in `text`, from `start` on, as lines of its own; -1 where it does not stand there."""
+    place = text.find(part, start)
+    while place >= 0:
+        end = place + len(part)
+        if text[place - 1 : place] in ("", "\n") and text[end : end + 1] in ("", "\n"):
+            return end
+        place = text.find(part, place + 1)
+    return -1
+
+
+class Verdicts:
+    """Stored verdicts by question."""
+
+    def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
+        self.by_question: dict[str, list[Stored]] = {}
+        for row in rows:
+            answers = (row["answer"],) if "answer" in row else (row["answer_a"], row["answer_b"])
+            texts = row["text"] if isinstance(row["text"], list) else [row["text"]]
+            stored = Stored(tuple(answer.strip() for answer in answers), tuple(texts))
+            if all(stored.answers):
+                self.by_question.setdefault(row["question"].strip(), []).append(stored)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.by_question.values()))
+
+    def texts(self, asked: str, count: int) -> tuple[str, ...]:
+        """What the judge said of the `count` answers that `asked` shows; of several verdicts that fit, of the one with
+        the longest answers, since the lines of a short answer may stand in a longer one."""
+        fitting = [
+            stored
+            for question, known in self.by_question.items()
+            if (end := _end_of(question, asked)) >= 0
+            for stored in known
+            if len(stored.answers) == count and stored.found_in(asked, end)
+        ]
+        best = max(fitting, key=lambda stored: sum(map(len, stored.answers)), default=None)
+        return (UNKNOWN,) if best is None else best.texts
+
+
+def read_verdicts(path: Path) -> Verdicts:
+    """The verdicts of a file. Raises ValueError with file and line for a row that is none."""
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        row = json.loads(line)
+        whole = isinstance(row, dict) and {"question", "text"} <= row.keys()
+        if not whole or not ("answer" in row or {"answer_a", "answer_b"} <= row.keys()):
+            raise ValueError(f"{path}:{number}: wanted question, answer_a, answer_b (or answer) and text")
+        rows.append(row)
+    return Verdicts(rows)
+
+
+def answer(verdicts: Verdicts, body: dict[str, Any], model: str) -> dict[str, Any]:
+    """The response to a chat request: `n` choices, each what the judge said when it was asked for the i-th time."""
+    asked = "\n".join(str(turn.get("content", "")) for turn in body.get("messages", []))
+    texts = verdicts.texts(asked, 2 if "[[A" in asked else 1)  # who compares is told how to name the better answer
+    count = int(body.get("n") or 1)
+    choices = [
+        {"index": i, "message": {"role": "assistant", "content": texts[i % len(texts)]}, "finish_reason": "stop"}
+        for i in range(count)
+    ]
+    tokens = {"prompt_tokens": len(asked) // 4, "completion_tokens": sum(map(len, texts)) // 4}
+    usage = {**tokens, "total_tokens": sum(tokens.values())}
+    named = {"id": "replay", "object": "chat.completion", "created": int(time.time()), "model": model}
+    return {**named, "choices": choices, "usage": usage}
+
+
+def server(verdicts: Verdicts, host: str = "127.0.0.1", port: int = 0, model: str = "replay") -> ThreadingHTTPServer:
+    """The server, bound but not running; port 0 takes a free one."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            known = {"object": "list", "data": [{"id": model, "object": "model", "owned_by": "replay"}]}
+            self._send(200, known if self.path.endswith("/models") else {"status": "ok"})
+
+        def do_POST(self) -> None:
+            raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if not self.path.endswith("/chat/completions"):
+                self._send(404, {"error": {"message": f"{self.path}: only /v1/chat/completions is served"}})
+                return
+            try:
+                body = json.loads(raw)
+                found = answer(verdicts, body, model)
+            except (ValueError, AttributeError, TypeError) as error:
+                self._send(400, {"error": {"message": f"no chat request: {error}"}})
+                return
+            self._send(200, found)
+
+        def _send(self, status: int, value: dict[str, Any]) -> None:
+            data = json.dumps(value, ensure_ascii=False).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Says nothing."""
+
+    found = ThreadingHTTPServer((host, port), Handler)
+    found.daemon_threads = True
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serves until it is stopped; prints its address when it is ready."""
+    parser = argparse.ArgumentParser(prog="python -m togi.judge.replay", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("file", type=Path, help="stored verdicts, one JSON object a line")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8765, help="0 takes a free port")
+    parser.add_argument("--model", default="replay", help="the name under which the judge is served")
+    given = parser.parse_args(arguments)
+    try:
+        verdicts = read_verdicts(given.file)
+        running = server(verdicts, given.host, given.port, given.model)
+    except (OSError, ValueError) as error:
+        parser.exit(3, f"{error}\n")
+    print(f"{len(verdicts)} verdicts at http://{given.host}:{running.server_address[1]}/v1", flush=True)
+    try:
+        running.serve_forever()
+    except KeyboardInterrupt:
+        parser.exit(130)
+
+
+if __name__ == "__main__":
+    main()

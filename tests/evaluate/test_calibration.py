@@ -1,0 +1,91 @@
+"""Agreement and corrected rates, by hand and on people's labels of real answers."""
+
+import numpy as np
+import pytest
+from stored_verdicts import needs_shared, pandalm_question, pandalm_rows
+
+from togi.core.errors import InputError
+from togi.evaluate.calibration import count_tables, kappa, kappa_interval, prediction_powered, side
+
+
+def test_sides():
+    assert [side(value) for value in (0.0, 0.25, 0.5, 0.75, 1.0)] == [0, 0, 1, 2, 2]
+
+
+def test_kappa_by_hand_and_nothing_where_chance_always_agrees():
+    assert kappa([[20, 5], [10, 15]]) == pytest.approx(0.4)
+    table = np.array([[44, 5, 1], [7, 20, 3], [9, 5, 6]])
+    assert kappa(table) == pytest.approx((0.70 - 0.41) / (1 - 0.41))
+    rows = [(i / 2, j / 2) for i in range(3) for j in range(3) for _ in range(table[i, j])]
+    judged, human = [one for one, _ in rows], [other for _, other in rows]
+    tables = count_tables(judged, human, [f"p{i % 40}" for i in range(100)])
+    assert tables.shape == (40, 3, 3) and (tables.sum(0) == table).all()
+    value, low, high = kappa_interval(tables, seed=1)
+    assert value == kappa(table) and low < value < high and high - low < 0.4
+    assert kappa_interval(tables, seed=1) == (value, low, high)
+    assert np.isnan(kappa(np.diag([0, 0, 9])))
+
+
+def test_the_interval_of_kappa_covers():
+    """The true kappa of a judge that copies people with probability 0.6 and else picks at random is 0.6."""
+    rng, inside = np.random.default_rng(7), 0
+    for draw in range(60):
+        human = rng.choice([0.0, 0.5, 1.0], 150)
+        judged = np.where(rng.random(150) < 0.6, human, rng.choice([0.0, 0.5, 1.0], 150))
+        tables = count_tables(judged, human, list(range(150)))
+        _, low, high = kappa_interval(tables, seed=draw, resamples=400)
+        inside += low <= 0.6 <= high
+    assert inside >= 52  # of 60; fewer have a chance under 1 in 100 at 95 %
+
+
+# --- corrected rates --------------------------------------------------------------------------------------------------
+
+
+def corrected(truth, judged, shown, prompts):
+    rest = [i for i in range(len(truth)) if i not in dict.fromkeys(shown)]
+    return prediction_powered(
+        truth[shown],
+        judged[shown],
+        judged[rest],
+        prompts_L=[prompts[i] for i in shown],
+        prompts_U=[prompts[i] for i in rest],
+    )
+
+
+def test_a_judge_that_is_always_wrong_by_the_same_is_corrected_and_a_useless_one_is_not_used():
+    rng = np.random.default_rng(5)
+    truth = (rng.random(400) < 0.3).astype(float)
+    prompts = [str(i) for i in range(400)]
+    shown = rng.permutation(400)[:100]
+    kind = corrected(truth, np.clip(truth + 0.4, 0, 1), shown, prompts)  # sees all, and says too much
+    people = corrected(truth, np.zeros(400), shown, prompts)  # says nothing: the labels alone
+    assert people.weight == 0 and people.mean == pytest.approx(truth[shown].mean())
+    assert kind.weight > 0.5 and kind.labels == 100
+    assert abs(kind.mean - truth.mean()) < abs(np.clip(truth + 0.4, 0, 1).mean() - truth.mean()) / 3
+    assert kind.high - kind.low < 0.7 * (people.high - people.low)
+
+
+def test_labels_that_are_all_alike_still_leave_a_width():
+    found = prediction_powered([1.0] * 20, [1.0] * 20, [], prompts_L=list(range(20)), prompts_U=[])
+    assert (found.mean, found.high) == (1.0, 1.0) and found.low == pytest.approx(0.025 ** (1 / 20))
+    with pytest.raises(InputError, match="2 are needed"):
+        prediction_powered([1.0, 0.0], [1.0, 0.0], [1.0], prompts_L=["a", "a"], prompts_U=["b"])
+
+
+@needs_shared
+def test_on_real_labels_the_interval_covers_what_people_say_of_all_and_is_narrower_than_labels_alone():
+    """PandaLM: people judged all 999 pairs, GPT-3.5 too; 200 labels are shown, drawn anew 300 times."""
+    rows = [row for row in pandalm_rows() if row["gpt"] != "garbage"]
+    value = {0: 0.5, 1: 1.0, 2: 0.0, "1": 1.0, "2": 0.0, "Tie": 0.5}
+    truth = np.array([np.mean([value[row[f"annotator{i}"]] for i in (1, 2, 3)]) for row in rows])
+    judged = np.array([value[row["gpt"]] for row in rows])
+    prompts = [pandalm_question(row) for row in rows]
+    rng, inside, widths = np.random.default_rng(11), 0, []
+    for _ in range(300):
+        shown = rng.permutation(len(rows))[:200]
+        found = corrected(truth, judged, shown, prompts)
+        alone = corrected(truth, np.zeros(len(rows)), shown, prompts)
+        inside += found.low <= truth.mean() <= found.high
+        widths.append((found.high - found.low) / (alone.high - alone.low))
+    assert inside >= 276  # 92 % of 300; at 95 % fewer have a chance under 2 in 100
+    assert np.mean(widths) < 0.95

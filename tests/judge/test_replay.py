@@ -1,0 +1,139 @@
+"""The replay judge is a real server that says what real judges said; `label` reads it as it reads any judge."""
+
+import json
+import re
+import subprocess
+import sys
+import urllib.request
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from stored_verdicts import needs_shared, vicuna_rows, vicuna_verdicts, write_jsonl
+
+from togi.core.records import Completion, Message
+from togi.judge.prompts import Case, own_prompt
+from togi.judge.reading import read_choice
+from togi.judge.replay import UNKNOWN, Verdicts, answer
+
+ROWS = [
+    {"question": "Why?", "answer_a": "Yes", "answer_b": "Yes and no", "text": "[[B]]"},
+    {"question": "Why?", "answer_a": "Yes and no", "answer_b": "Yes", "text": ["hm", "[[A]]"]},
+    {"question": "Why?", "answer": "Yes", "text": "Rating: [[3]]"},
+]
+
+
+def asked(*answers: str, question: str = "Why?", language: str = "ja") -> str:
+    method = "pairwise" if len(answers) == 2 else "graded"
+    case = Case(messages=(Message("user", question),), answers=answers)
+    return own_prompt(method, language).messages(case)[0].content
+
+
+def test_verdicts_are_found_by_question_and_answers_in_their_order():
+    known = Verdicts(ROWS)
+    assert len(known) == 3
+    for language in ("en", "ja", "ru"):
+        assert known.texts(asked("Yes", "Yes and no", language=language), 2) == ("[[B]]",)
+        assert known.texts(asked("Yes and no", "Yes", language=language), 2) == ("hm", "[[A]]")
+        assert known.texts(asked("Yes", language=language), 1) == ("Rating: [[3]]",)
+    for other in (
+        asked("Yes", "Never"),
+        asked("Yes", "Yes and no", question="How?"),
+        asked("Yes and no", "No"),
+        "Why?\nNo",
+    ):
+        assert known.texts(other, 2) == (UNKNOWN,)
+    assert read_choice(UNKNOWN) is None
+
+
+def test_a_response_has_a_choice_for_each_index():
+    body = {"messages": [{"role": "user", "content": asked("Yes and no", "Yes")}], "n": 3}
+    found = answer(Verdicts(ROWS), body, "judge-7")
+    assert found["model"] == "judge-7"
+    assert [(c["index"], c["message"]["content"]) for c in found["choices"]] == [(0, "hm"), (1, "[[A]]"), (2, "hm")]
+
+
+@dataclass
+class Served:
+    """A `Generator` that asks a server, one plain request after the other."""
+
+    url: str
+    terminator: str = ""
+    turn_starts: tuple[str, ...] = ()
+
+    def generate(self, prompts, params):
+        return [
+            self.completions([{"role": m.role, "content": m.content} for m in p.messages], params.n) for p in prompts
+        ]
+
+    def completions(self, messages, n):
+        found = post(f"{self.url}/chat/completions", {"model": "replay", "messages": messages, "n": n})
+        return [Completion(text=choice["message"]["content"], stop="terminator") for choice in found["choices"]]
+
+
+def post(url: str, body: object) -> dict:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=20) as response:
+        return json.loads(response.read())
+
+
+@pytest.fixture
+def serve(tmp_path: Path):
+    """Starts the server on verdicts, as a process; gives its URL."""
+    running: list[subprocess.Popen] = []
+
+    def start(rows):
+        path = write_jsonl(tmp_path / "verdicts.jsonl", rows)
+        command = [sys.executable, "-m", "togi.judge.replay", str(path), "--port", "0"]
+        running.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        line = running[-1].stdout.readline()
+        return re.search(r"http://\S+/v1", line)[0]
+
+    yield start
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+def test_the_server_answers_and_refuses_what_is_no_chat_request(serve):
+    url = serve(ROWS)
+    (completion,) = Served(url).completions([{"role": "user", "content": asked("Yes", "Yes and no")}], 1)
+    assert completion.text == "[[B]]"
+    with urllib.request.urlopen(f"{url}/models", timeout=20) as response:
+        assert json.loads(response.read())["data"][0]["id"] == "replay"
+    for path, body, status in (("chat/completions", [], 400), ("embeddings", {}, 404)):
+        with pytest.raises(urllib.error.HTTPError, match=str(status)):
+            post(f"{url}/{path}", body)
+
+
+def test_a_file_that_holds_no_verdicts_is_refused_with_its_line(tmp_path):
+    path = write_jsonl(tmp_path / "wrong.jsonl", [ROWS[0], {"question": "Why?"}])
+    command = [sys.executable, "-m", "togi.judge.replay", str(path)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (
+        ended.returncode == 3 and "wrong.jsonl:2: wanted question" in ended.stderr and "Traceback" not in ended.stderr
+    )
+
+
+@needs_shared
+def test_every_verdict_of_gpt_4_is_read_as_its_authors_read_it():
+    """960 texts in Japanese. The authors' `error` is a text without a verdict."""
+    found: Counter[tuple[str, str]] = Counter()
+    for row in vicuna_rows():
+        for game, (first, second) in (("g1", ("model_1", "model_2")), ("g2", ("model_2", "model_1"))):
+            read = {"A": first, "B": second, "tie": "tie", None: "error"}[read_choice(row[f"{game}_judgment"])]
+            found[row[f"{game}_winner"], read] += 1
+    assert sum(found.values()) == 960
+    assert [pair for pair in found if pair[0] != pair[1]] == []
+
+
+@needs_shared
+def test_the_replayed_verdicts_are_those_that_were_stored(serve):
+    rows = vicuna_rows()[:60]
+    judge = Served(serve([verdict for row in rows for verdict in vicuna_verdicts(row) if verdict["text"]]))
+    for row in rows[::6]:
+        for verdict in vicuna_verdicts(row):
+            case = asked(verdict["answer_a"].strip(), verdict["answer_b"].strip(), question=row["question"])
+            if verdict["answer_a"].strip() and verdict["answer_b"].strip():
+                assert judge.completions([{"role": "user", "content": case}], 1)[0].text == verdict["text"]
