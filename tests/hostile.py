@@ -24,6 +24,11 @@ class Hostile:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/v1"
 
+    def answered(self) -> int:
+        """How many good answers it has given."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/answered", timeout=30) as reply:
+            return json.load(reply)
+
     def stats(self) -> dict[str, Any]:
         """What it has counted: `seen` and `good` by request, `requests`, `most` under way, `tokens`, and each fault."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/stats", timeout=30) as reply:

@@ -53,6 +53,8 @@ class Server:
 
     async def exchange(self, writer, method, path, headers, content):
         """Answers one request; whether the connection goes on."""
+        if path == "/answered":
+            return await self.send(writer, 200, sum(self.good.values()))
         if path == "/stats":
             wanted = {"seen": dict(self.seen), "good": dict(self.good), **self.stats}
             return await self.send(writer, 200, wanted)

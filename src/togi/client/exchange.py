@@ -207,7 +207,7 @@ class Exchange:
             raise Again("broken", f"{url}: the answer is not JSON: {reply.body[:60]!r}") from None
 
     async def _send(self, replica: Replica, url: str, call: Call, reserved: Tokens, seconds: float) -> Reply:
-        body = _json(call.body).encode("utf-8", "replace")
+        body = _json(call.body).encode("utf-8", "surrogatepass")
         replica.under_way += 1
         replica.asked += 1
         try:

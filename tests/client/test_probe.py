@@ -1,0 +1,105 @@
+"""What a server silently does not do is found before it is relied on: emulated, told, or refused."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from client_asks import chats, client, endpoint, texts
+from hostile import hostile
+
+from togi.client.probe import on_bf16_steps
+from togi.client.requests import ChatRequest, CompletionRequest, ScoreRequest
+from togi.core.errors import InputError
+from togi.core.records import Message, SamplingParams
+
+
+def test_nothing_is_tried_that_nobody_needs(tmp_path: Path) -> None:
+    with hostile() as server, client(tmp_path, endpoint(server.url)) as asked:
+        texts(list(asked.ask(chats(3))))
+        assert server.stats()["requests"] == 4  # the list of models
+        assert asked.facts() == {"model": "m", "revision": "", "protocol": "openai"}
+
+
+def test_choices_are_asked_for_one_by_one_where_n_is_dropped(tmp_path: Path) -> None:
+    asked_for = [
+        ChatRequest(messages=each.messages, params=each.params, seed=7) for each in chats(6, n=3, temperature=1.0)
+    ]
+    with hostile(lacks=["n"]) as server:
+        with client(tmp_path, endpoint(server.url), alarms := []) as asked:
+            found = list(asked.ask(asked_for))
+            first = server.stats()["requests"]
+        assert [len(each.choices) for each in found] == [3] * 6
+        assert len({choice.text for each in found for choice in each.choices}) == 18  # each with a seed of its own
+        assert alarms == ["endpoint_n"]
+        with client(tmp_path, endpoint(server.url)) as asked:
+            assert [each.choices for each in asked.ask(asked_for)] == [each.choices for each in found]
+            assert asked.progress.stored == 6 and server.stats()["requests"] == first
+
+
+@pytest.mark.parametrize(("lacking", "alarm"), [("seed", "endpoint_seed"), ("schema", "endpoint_schema")])
+def test_what_can_be_done_without_is_told(tmp_path: Path, lacking: str, alarm: str) -> None:
+    params = SamplingParams(max_tokens=24, temperature=1.0)
+    schema = {"type": "object"} if lacking == "schema" else None
+    request = ChatRequest(messages=(Message("user", "q"),), params=params, seed=3, schema=schema)
+    for lacks in ([], [lacking]):
+        with hostile(lacks=lacks) as server, client(tmp_path / str(lacks), endpoint(server.url), alarms := []) as asked:
+            texts(list(asked.ask([request])))
+        assert alarms == ([alarm] if lacks else [])
+        assert asked.facts()[f"chat.{lacking}"] is not bool(lacks)
+
+
+def test_stop_strings_are_cut_where_they_are_dropped(tmp_path: Path) -> None:
+    asked_for = chats(20, stop=(" the", " a"), max_tokens=30)
+    results = []
+    for lacks in ([], ["stop"]):
+        with hostile(lacks=lacks) as server, client(tmp_path / str(lacks), endpoint(server.url), alarms := []) as asked:
+            found = list(asked.ask(asked_for))
+            results.append([(each.text, each.choices[0].finish) for each in found])
+        assert alarms == (["endpoint_stop"] if lacks else [])
+    assert results[0] == results[1]
+    assert {finish for _, finish in results[0]} >= {"stop_string"}
+
+
+@pytest.mark.parametrize(
+    ("lacking", "said"), [("logprobs", "gives no log-probabilities"), ("ids", "does not answer token ids")]
+)
+def test_what_cannot_be_done_without_is_refused(tmp_path: Path, lacking: str, said: str) -> None:
+    request = CompletionRequest(prompt=(1, 2), params=SamplingParams(logprobs=1, max_tokens=4))
+    with (
+        hostile(speaks="vllm", lacks=[lacking]) as server,
+        client(tmp_path, endpoint(server.url)) as asked,
+        pytest.raises(InputError, match=f"model teacher: .*{said}"),
+    ):
+        list(asked.ask([request]))
+
+
+def test_a_scorer_that_answers_with_probabilities_is_refused(tmp_path: Path) -> None:
+    with (
+        hostile(speaks="vllm", probabilities=True) as server,
+        client(tmp_path, endpoint(server.url)) as asked,
+        pytest.raises(InputError, match="probabilities where raw scores are needed"),
+    ):
+        list(asked.ask([ScoreRequest(items=("a",))]))
+
+
+def test_a_chance_mishap_in_a_trial_is_no_verdict(tmp_path: Path) -> None:
+    for number in range(4):
+        settings: dict[str, Any] = {"faults": ["fewer", "drop", "500", "unended"], "rate": 0.5, "context": number}
+        with hostile(**settings) as server, client(tmp_path / str(number), endpoint(server.url), alarms := []) as asked:
+            found = list(asked.ask(chats(2, n=2, temperature=1.0, logprobs=1)))
+        assert alarms == [] and [len(each.choices) for each in found] == [2, 2]
+
+
+def test_a_context_length_is_learned(tmp_path: Path) -> None:
+    with hostile(speaks="vllm", context=512) as server, client(tmp_path, endpoint(server.url)) as asked:
+        texts(list(asked.ask(chats(1))))
+        assert asked.facts()["context"] == 512 and asked.facts()["protocol"] == "vllm"
+
+
+def test_scores_on_bfloat16_steps_are_noticed() -> None:
+    exact = np.linspace(-3.0, 3.1, 20, dtype=np.float32)
+    rounded = (exact.view(np.uint32) & 0xFFFF0000).view(np.float32)
+    assert not on_bf16_steps(exact.tolist())
+    assert on_bf16_steps(rounded.tolist())
+    assert not on_bf16_steps([1.0, 2.0, 3.0, 0.5] * 20), "a scale of halves is no rounding"
