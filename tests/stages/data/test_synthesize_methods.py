@@ -90,7 +90,7 @@ def test_an_evolved_question_takes_the_place_of_the_old_one_and_has_no_answer(tm
     )
     assert [prompt.text for prompt in made] == ["Why is the sky red at sunset?", "How do owls see at night?"]
     assert [prompt.parents for prompt in made] == [("q0",), ("q1",)] and drops == {}
-    assert made[0].messages[0].content == "Be brief." and made[0].answer is None and made[0].source == SOURCE
+    assert made[0].messages[0].content == "Be brief." and made[0].answer is None and made[0].inherited == (SOURCE,)
     assert len(asked[0]) == 1 and SKY in asked[0][0].content  # the model sees the question alone
 
 
@@ -215,7 +215,7 @@ def test_text_and_pairs_become_one_document_for_pretraining(tmp_path, says):
     )
     (made,), drops = run(context(tmp_path, documents(MOON), "documents"), method="qa", documents="$given")
     assert MOON in made.text and "Question: Which side?\nAnswer: The same side." in made.text and drops == {}
-    assert made.parents == ("d0",) and made.source == SOURCE
+    assert made.parents == ("d0",) and made.inherited == (SOURCE,)
     assert MOON in asked[0][0].content and "2 different questions" in asked[0][0].content
 
 
@@ -268,6 +268,51 @@ def test_a_document_over_the_models_context_is_halved_until_it_fits(tmp_path, sa
     )
     run(context(tmp_path, documents(f"{SEA} " * 8), "documents"), method="qa", documents="$given")
     assert len(asked) > 1 and all(len(messages[-1].content) < 420 for messages in asked)
+
+
+EXAMPLES = [
+    Prompt(id="e0", messages=(Message("user", "What is made?"),), answer="Clocks.", extra={"text": "Clocks are made."}),
+    Prompt(id="e1", messages=(Message("user", "What spoils?"),), answer="Milk.", extra={"text": "Milk spoils."}),
+]
+
+
+def with_examples(made: Context, examples: Sequence[Prompt] = EXAMPLES) -> Context:
+    write_records(made.cache / "examples" / RECORDS_FILE, "prompts", list(examples))
+    made.inputs["$examples"] = Resolved("prompts", folder=made.cache / "examples")
+    return made
+
+
+def test_with_examples_a_model_goes_on_with_a_list_of_texts(tmp_path, says, monkeypatch):
+    says(lambda text, n: "never asked")
+    shown: list[str] = []
+
+    class Writer:
+        def complete(self, texts, params, seeds):
+            assert params.n == 2 and params.stop == ("\n\n", "\nText:", "\nQuestion:")
+            assert len({seed for group in seeds for seed in group}) == 2 * len(texts)
+            shown.extend(texts)
+            first = Completion(text=" Which side is shown?\nAnswer: The same side.\n\n", stop="stop_string")
+            other = Completion(text=" How long", stop="length")
+            good = Completion(text=" How long is a turn?\nAnswer: 27 days.", stop="terminator")
+            return [[first, other if SEA in text.splitlines()[-2] else good] for text in texts]
+
+    monkeypatch.setattr("togi.stages.data.texts_work.completer", lambda context, ref, batch_rows: Writer())
+    made = with_examples(context(tmp_path, documents(MOON, SEA), "documents"))
+    found, drops = run(made, method="qa", documents="$given", examples="$examples", min_support=0.5)
+    assert found[0].text.count("Answer:") == 2 and "27 days." in found[0].text
+    assert drops == {"unsupported_answer": 1} and found[0].parents == ("d0",)
+    blocks = shown[0].split("\n\n")
+    assert (
+        blocks[-1] == f"Text: {MOON}\nQuestion:"
+        and "Text: Milk spoils.\nQuestion: What spoils?\nAnswer: Milk." in blocks
+    )
+
+
+def test_an_example_without_its_text_is_refused(tmp_path, says):
+    says(lambda text, n: "")
+    made = with_examples(context(tmp_path, documents(MOON), "documents"), questions(SKY, answer="x"))
+    with pytest.raises(InputError, match=r"example q0 lacks a text: .* the columns text, question and answer"):
+        run(made, method="qa", documents="$given", examples="$examples")
 
 
 # --- grounded dialogues -----------------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ def test_every_method_gives_the_kinds_that_it_declares(method):
         ({"model": "$m", "method": "magpie"}, "method: magpie needs `count`"),
         ({**FEW, "distractors": 5, "layout": "x"}, r"few_shot does not read layout, distractors; remove it.*examples"),
         ({**FEW, "method": "evolve", "input": "$y"}, "method: evolve does not read examples"),
+        ({"model": "$m", "method": "qa", "documents": "$d", "examples": "$x", "prompt": "x"}, "it reads no `prompt`"),
         ({**FEW, "max_candidates": 4}, "max_candidates is 4 and count 5: it could never be met"),
         ({**FEW, "min_chars": 500}, "min_chars is 500 and max_chars 400"),
         ({"model": "$m", "method": "magpie", "count": 1, "kind": "chats"}, "kind: chats needs answers"),

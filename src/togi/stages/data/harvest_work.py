@@ -135,18 +135,21 @@ class Asker:
         return {"text": text.strip(), "stop": completion.stop}
 
 
-def fits_context(settings: Synthesize, context: Context) -> Callable[[Sequence[Message]], bool]:
-    """Whether the model's context has room for a conversation and an answer to it. A server says so itself."""
+def fits_context(settings: Synthesize, context: Context) -> Callable[[Sequence[Message] | str], bool]:
+    """Whether the model's context has room for a conversation, or for a plain text, and an answer to it. A server says
+    so itself."""
     source = context.model(settings.model)
     if source.kind == "endpoint":
-        return lambda messages: True
+        return lambda asked: True
     model = weightless(context, settings.model)
     limit, more = context_limit(model), params_of(settings).max_tokens
 
-    def fits(messages: Sequence[Message]) -> bool:
-        return limit is None or len(render_prompt(model.template, model.tokenizer, messages)) + more <= limit
+    def tokens(asked: Sequence[Message] | str) -> int:
+        if isinstance(asked, str):
+            return len(model.tokenizer(asked, add_special_tokens=True)["input_ids"])
+        return len(render_prompt(model.template, model.tokenizer, asked))
 
-    return fits
+    return lambda asked: limit is None or tokens(asked) + more <= limit
 
 
 def unusable(row: Row) -> str | None:

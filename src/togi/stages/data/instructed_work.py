@@ -80,7 +80,8 @@ def _reworded(settings: Synthesize, rules: Rules, source: Prompt, text: str, nam
     reason = rules.failure(question)
     answer = source.answer if settings.method == "rewrite" else None
     messages = _with_question(source, question)
-    return reason or replace(source, id=name, parents=(source.id,), messages=messages, answer=answer)
+    made = Prompt(id=name, parents=(source.id,), messages=messages, answer=answer, extra=source.extra)
+    return reason or made
 
 
 def _reasoned(settings: Synthesize, rules: Rules, source: Prompt, text: str, name: str) -> Record | str:
@@ -93,7 +94,7 @@ def _reasoned(settings: Synthesize, rules: Rules, source: Prompt, text: str, nam
         reason = "wrong_answer"
     if reason is not None:
         return reason
-    made = {"id": name, "parents": (source.id,), "source": source.source, "extra": source.extra}
+    made = {"id": name, "parents": (source.id,), "extra": source.extra}
     if settings.gives == "prompts":
         return Prompt(**made, messages=source.messages, answer=final)
     messages = source.messages

@@ -37,7 +37,7 @@ class Way:
 
 _FEW = ("samples_per_prompt",)
 _ASKED = ("prompt",)
-_TEXTS = (*_ASKED, "chunk_chars", "long_documents", "min_support")
+_TEXTS = (*_ASKED, "examples", "shots", "chunk_chars", "long_documents", "min_support")
 WAYS: Mapping[Method, Way] = {
     "few_shot": Way((*_FEW, "style", "shots"), ("prompts",), "examples", 0.9, 0.95, 48, 400, 1),
     "magpie": Way((*_FEW, "system", "answer_tokens", "one_line"), ("prompts", "chats"), "", 1.0, 1.0, 128, 400),
@@ -60,7 +60,11 @@ class Synthesize(StageSettings):
     type: Literal["synthesize"] = "synthesize"
     method: Method = "few_shot"
     model: ModelRef
-    examples: PromptsRef | None = Field(default=None, description="few_shot: what the model imitates")
+    examples: PromptsRef | None = Field(
+        default=None,
+        description="few_shot: what the model imitates; qa, grounded: rows of text, question and answer that it goes "
+        "on with, in place of `prompt` and of the chat template, for base models and small ones",
+    )
     input: PromptsRef | None = Field(default=None, description="evolve, rewrite, cot: the questions to start from")
     documents: DocumentsRef | None = Field(default=None, description="qa, grounded: the texts to ask about")
     count: int | None = Field(
@@ -84,7 +88,7 @@ class Synthesize(StageSettings):
     language: Literal["en", "ja", "ru"] = Field(
         default="en", description="language of the labels, of the shipped prompts and of the filter"
     )
-    shots: int = Field(default=5, ge=1, le=32, description="few_shot: examples shown before each draft")
+    shots: int = Field(default=5, ge=1, le=32, description="examples shown before each draft")
     samples_per_prompt: int = Field(
         default=8, ge=1, description="few_shot, magpie: drafts from one choice of examples, or in one call"
     )
@@ -187,6 +191,8 @@ class Synthesize(StageSettings):
                 f"method: {self.method} does not read {', '.join(unread)}; remove it, or change the method "
                 f"(it reads {', '.join(filter(None, (wanted, *way.reads)))})"
             )
+        if self.examples is not None and self.prompt is not None:
+            raise ValueError("with examples the model continues a list; it reads no `prompt`: remove one of them")
         if self.kind is not None and self.kind not in way.kinds:
             raise ValueError(f"method: {self.method} gives {' or '.join(way.kinds)}, found kind: {self.kind}")
         return self

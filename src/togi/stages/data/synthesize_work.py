@@ -10,6 +10,7 @@ from togi.stages.data.harvest_work import Plan, fits_context, harvest, params_of
 from togi.stages.data.synthesize import Synthesize
 from togi.stages.rehearsal_work import Rehearsed, prompt_rows, weightless
 
+Asked = tuple[Message, ...] | str
 PLANS: dict[str, Callable[[Synthesize, Context], Plan]] = {
     "few_shot": continued_work.few_shot,
     "magpie": continued_work.magpie,
@@ -19,7 +20,7 @@ PLANS: dict[str, Callable[[Synthesize, Context], Plan]] = {
     "qa": texts_work.qa,
     "grounded": texts_work.grounded,
 }
-ASKED: dict[str, Callable[[Synthesize, Context], Iterator[tuple[str, tuple[Message, ...]]]]] = {
+ASKED: dict[str, Callable[[Synthesize, Context], Iterator[tuple[str, Asked]]]] = {
     "evolve": instructed_work.rehearsed,
     "rewrite": instructed_work.rehearsed,
     "cot": instructed_work.rehearsed,
@@ -36,11 +37,14 @@ def run(settings: Synthesize, context: Context) -> None:
 def rehearse(settings: Synthesize, context: Context) -> Iterator[Rehearsed]:
     """What the model is shown first; conversations that its context has no room for will be dropped."""
     model, most = weightless(context, settings.model), params_of(settings).max_tokens
-    if settings.method not in ASKED:
-        for name, text in continued_work.rehearsed(settings, context, model):
+    if settings.method in ASKED:
+        fits = fits_context(settings, context)
+        shown: list[tuple[str, Asked]] = [each for each in ASKED[settings.method](settings, context) if fits(each[1])]
+    else:
+        shown = list(continued_work.rehearsed(settings, context, model))
+    conversations = [(name, asked) for name, asked in shown if not isinstance(asked, str)]
+    yield from prompt_rows(context, model, conversations, most)
+    for name, text in shown:
+        if isinstance(text, str):
             ids = tuple(model.tokenizer(text, add_special_tokens=True)["input_ids"])
             yield Rehearsed(name, model, (Sequence(ids, (False,) * len(ids)),), most)
-        return
-    fits = fits_context(settings, context)
-    asked = [(name, messages) for name, messages in ASKED[settings.method](settings, context) if fits(messages)]
-    yield from prompt_rows(context, model, asked, most)

@@ -8,18 +8,19 @@ from typing import Any
 import numpy as np
 
 from togi.core.protocols import Embedder
-from togi.core.records import Chat, Document, Message, Prompt, Record
+from togi.core.records import Chat, Completion, Document, Message, Prompt, Record
 from togi.core.seeds import derive, make_id
 from togi.data.chunks import chunks, halves
 from togi.data.features import HashedNgrams
 from togi.data.grounded import NO_ANSWER, Shown, dialogue
 from togi.data.prompt_files import prompt_of
+from togi.data.prompts_fewshot import choose_shots
+from togi.data.prompts_texts import closing_strings, joined_pairs, open_question
 from togi.data.question_pairs import QuestionPair, read_question_pairs, support
 from togi.stages.context import Context
-from togi.stages.data.harvest_work import Asker, Plan, Row, Rules, fits_context, unusable
+from togi.stages.data.harvest_work import Asker, Plan, Row, Rules, fits_context, params_of, unusable
 from togi.stages.data.synthesize import Synthesize
-from togi.stages.endpoints import embedder
-from togi.text.prompt_file import PromptFile
+from togi.stages.endpoints import completer, embedder
 
 STANDS_ELSEWHERE = 0.8
 """A document that holds this share of an answer, and of its question, is held to answer it too."""
@@ -74,54 +75,81 @@ def _tell_of_cuts(settings: Synthesize, context: Context, documents: int, long: 
         )
 
 
-def _asked(template: PromptFile, part: Part, pairs: int, number: int) -> str:
-    return template.render({"text": part.text, "title": part.title, "pairs": pairs, "number": number})
+class Questions:
+    """How a model is asked about a part: by the prompt file, as a user's turn, or by examples that it goes on with, as
+    a plain text. Each pass over the parts shows other examples."""
+
+    def __init__(self, settings: Synthesize, context: Context) -> None:
+        self.settings = settings
+        self.seed = context.seed
+        self.pairs = settings.pairs_per_text if settings.method == "qa" else 1
+        self.examples: list[Prompt] | None = None
+        if settings.examples is not None:
+            self.examples = context.records(settings.examples)
+        self.template = prompt_of(settings.prompt, "qa", settings.language)
+
+    def asked(self, part: Part, number: int, turn: int = 0) -> tuple[Message, ...] | str:
+        """A conversation, or a text to be continued. `turn` counts the passes over all parts."""
+        if self.examples is not None:
+            shown = choose_shots(self.examples, self.settings.shots, self.seed, turn)
+            return open_question(shown, part.text, self.settings.language)
+        values = {"text": part.text, "title": part.title, "pairs": self.pairs, "number": number}
+        return (Message("user", self.template.render(values)),)
 
 
-def _parts(settings: Synthesize, context: Context) -> tuple[list[Part], PromptFile]:
-    """The parts of all documents, cut to the context with the prompt around them."""
-    template = prompt_of(settings.prompt, "qa", settings.language)
+def _parts(settings: Synthesize, context: Context, questions: Questions) -> list[Part]:
+    """The parts of all documents, cut to the context with what stands around them."""
     held = fits_context(settings, context)
-    count = _pairs_wanted(settings)
-
-    def fits(text: str) -> bool:
-        part = Part(Document(id="", text=text), 0, text)
-        return held((Message("user", _asked(template, part, count, 0)),))
-
-    return parts_of(settings, context, fits), template
+    return parts_of(settings, context, lambda text: held(questions.asked(Part(Document(id="", text=text), 0, text), 0)))
 
 
-def _pairs_wanted(settings: Synthesize) -> int:
-    return settings.pairs_per_text if settings.method == "qa" else 1
-
-
-def rehearsed(settings: Synthesize, context: Context) -> Iterator[tuple[str, tuple[Message, ...]]]:
+def rehearsed(settings: Synthesize, context: Context) -> Iterator[tuple[str, tuple[Message, ...] | str]]:
     """What the model will be asked first about each part."""
-    parts, template = _parts(settings, context)
-    for number, part in enumerate(parts):
-        yield part.document.id, (Message("user", _asked(template, part, _pairs_wanted(settings), number)),)
+    questions = Questions(settings, context)
+    for number, part in enumerate(_parts(settings, context, questions)):
+        yield part.document.id, questions.asked(part, number)
+
+
+def _continued(settings: Synthesize, context: Context, pairs: int) -> Callable[[list[str], list[str]], list[Row]]:
+    """Rows of texts that the model goes on with, each `pairs` times; the random streams belong to the names."""
+    stop = closing_strings(settings.language)
+    writer = completer(context, settings.model, batch_rows=settings.batch_prompts * pairs)
+    params = params_of(settings, n=pairs, stop=stop)
+
+    def make(names: list[str], asked: list[str]) -> list[Row]:
+        seeds = [[derive(context.seed, "draft", name, i) for i in range(pairs)] for name in names]
+        return [_row(found, settings.language) for found in writer.complete(asked, params, seeds)]
+
+    return make
+
+
+def _row(found: Sequence[Completion], language: str) -> Row:
+    """Continuations that ended, as one text of pairs."""
+    whole = [each.text for each in found if each.stop not in ("length", "error")]
+    stop = "terminator" if whole else "error" if all(each.stop == "error" for each in found) else "length"
+    return {"text": joined_pairs(whole, language), "stop": stop}
 
 
 def _plan(settings: Synthesize, context: Context, read: Callable[["Texts", int, Row], Record | str]) -> Plan:
-    parts, template = _parts(settings, context)
-    texts = Texts(settings, context, parts)
-    asker = Asker(settings, context)
+    questions = Questions(settings, context)
+    texts = Texts(settings, context, _parts(settings, context, questions))
+    go_on = None if questions.examples is None else _continued(settings, context, questions.pairs)
+    asker = Asker(settings, context) if go_on is None else None
 
     def make(numbers: range) -> list[Row]:
-        count = _pairs_wanted(settings)
-        asked = [_asked(template, texts.part(number), count, number) for number in numbers]
-        return asker.ask(
-            [
-                Prompt(id=texts.name(k), messages=(Message("user", text),))
-                for k, text in zip(numbers, asked, strict=True)
-            ]
-        )
+        names = [texts.name(number) for number in numbers]
+        asked = [questions.asked(texts.part(k), k, k // len(texts.parts)) for k in numbers]
+        if go_on is not None:
+            return go_on(names, [text for text in asked if isinstance(text, str)])
+        assert asker is not None
+        turns = [turn for turn in asked if not isinstance(turn, str)]
+        return asker.ask([Prompt(id=name, messages=turn) for name, turn in zip(names, turns, strict=True)])
 
     def one(number: int, row: Row) -> Record | str:
         reason = unusable({**row, "stop": "terminator"} if row["stop"] == "length" else row)
         return reason or read(texts, number, row)
 
-    most = settings.most(len(parts))
+    most = settings.most(len(texts.parts))
     return Plan(most, settings.batch_prompts, make, one, lambda number: texts.part(number).document.id)
 
 
@@ -146,7 +174,7 @@ class Texts:
     def known(self, number: int) -> dict[str, Any]:
         """What a new record has from its document."""
         document = self.part(number).document
-        return {"id": self.name(number), "parents": (document.id,), "source": document.source}
+        return {"id": self.name(number), "parents": (document.id,)}
 
     def pairs(self, number: int, row: Row) -> list[QuestionPair] | str:
         """The pairs that keep the rules; the reason of the first that does not where none does. A pair that the length
@@ -156,7 +184,7 @@ class Texts:
             found = found[:-1]
         if not found:
             return "no_end" if row["stop"] == "length" else "empty"
-        most = _pairs_wanted(self.settings)
+        most = self.settings.pairs_per_text if self.settings.method == "qa" else 1
         reasons = [(pair, self._failure(pair, self.part(number).text)) for pair in found[:most]]
         good = [pair for pair, reason in reasons if reason is None]
         return good or next(reason for _, reason in reasons if reason is not None)
@@ -235,6 +263,7 @@ def _dialogue(settings: Synthesize, context: Context, texts: Texts, number: int,
     order = chance.permutation(len(shown)).tolist()
     documents = [Shown(shown[i].title, shown[i].text) for i in order]
     relevant = [order.index(0)] if answered else []
+    known["parents"] += tuple(dict.fromkeys(other.document.id for other in others))
     answer = pair.answer if answered else settings.no_answer or NO_ANSWER[settings.language]
     return Chat(**known, messages=dialogue(documents, pair.question, relevant, answer))
 
