@@ -11,6 +11,7 @@ from togi.core.records import KINDS, Completion, Drop, Message, Prompt, Provenan
 from togi.core.seeds import content_id, digest
 from togi.data.hub import download
 from togi.data.labelled import Labelled, pairs_of
+from togi.data.presets import PRESETS, LeftOut, preset_row
 from togi.data.rows import Row, find_files, read_rows
 from togi.data.shapes import NEEDS, SPOKEN, Shape, fitting, parse_row
 from togi.data.values import BadRow, blank, plain
@@ -23,14 +24,18 @@ OF_THE_SET = ("wrong_shape", "missing_column", "ambiguous_columns")  # in the fi
 class DataSpec:
     """What to read: a file or folder (`path`), or a data set on the hub ("owner/name", or "owner/name/folder").
 
-    `columns` maps our name of a column to the file's. `split` chooses among files whose names tell their split.
+    `preset` names a public set whose columns are known (`data.presets`); with neither path nor hub it is read from the
+    hub. `columns` maps our name of a column to the file's. `where` are values that columns must have, of the file or of
+    the preset, or lists of them. `split` chooses among files whose names tell their split.
     `takers` lists the stages that read each kind of record, for the message on rows of another kind.
     """
 
     path: Path | str | None = None
     hub: str | None = None
+    preset: str | None = None
     revision: str = "main"
     split: str = "train"
+    where: Mapping[str, Any] = field(default_factory=dict)
     columns: Mapping[str, str] = field(default_factory=dict)
     licence: str = ""
     terms: str | None = None
@@ -73,15 +78,16 @@ def load_records(spec: DataSpec, kind: str) -> Imported:
 
 
 def _locate(spec: DataSpec) -> tuple[Path, Provenance]:
-    if (spec.path is None) == (spec.hub is None):
-        raise RecipeError("data: set either `path` or `hub`")
+    hub = spec.hub or (PRESETS[spec.preset].hub if spec.preset and spec.path is None else None)
+    if (spec.path is None) == (hub is None):
+        raise RecipeError("data: set either `path` or `hub`, or the `preset` of a set that lies on the hub")
     said: dict[str, Any] = {"licence": spec.licence, "terms": spec.terms, "inherit": spec.inherit}
     if spec.path is not None:
         path = Path(spec.path)
         return path, Provenance(dataset=path.name, **said)
-    assert spec.hub is not None
-    folder, revision = download(spec.hub, spec.revision)
-    return folder, Provenance(dataset=spec.hub, revision=revision, **said)
+    assert hub is not None
+    folder, revision = download(hub, spec.revision)
+    return folder, Provenance(dataset=hub, revision=revision, **said)
 
 
 @dataclass(slots=True)
@@ -100,6 +106,8 @@ class _Border:
         """Reads one row. Raises InputError where it does not fit and `on_bad_row` says so."""
         try:
             self._read(row)
+        except LeftOut as left:
+            self._drop(row.where, left.reason)
         except BadRow as bad:
             if self.spec.on_bad_row == "error":
                 whole = bad.reason in OF_THE_SET and not self.imported.records
@@ -128,7 +136,11 @@ class _Border:
     def _read(self, row: Row) -> None:
         if isinstance(row.values, BadRow):
             raise row.values
-        values = _renamed(row.values, self.spec.columns)
+        if self.spec.preset is None:
+            values = _renamed(row.values, self.spec.columns)
+        else:
+            values = preset_row(self.spec.preset, row.values, self.kind)
+        _hold(self.spec.where, {**row.values, **values})
         shape = parse_row(values, self.kind, list(self.spec.columns))
         if shape is None:
             raise _misfit(self.spec, self.kind, values)
@@ -150,6 +162,16 @@ class _Border:
 
     def _drop(self, where: str, reason: str) -> None:
         self.imported.drops.append(Drop(id=where, stage=STAGE, reason=reason))
+
+
+def _hold(where: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Raises LeftOut for a row whose columns have other values than `where` names, BadRow for one without them."""
+    for column, wanted in where.items():
+        if column not in values:
+            raise BadRow("missing_column", f"no column {column!r} (where: {column}); the row has {', '.join(values)}")
+        allowed = wanted if isinstance(wanted, list | tuple) else [wanted]
+        if not any(values[column] == each or str(values[column]) == str(each) for each in allowed):
+            raise LeftOut("filtered")
 
 
 def _renamed(values: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
@@ -177,7 +199,9 @@ def _misfit(spec: DataSpec, kind: str, values: Mapping[str, Any]) -> BadRow:
         takers = spec.takers
         others = [f"{other} (for {', '.join(takers[other])})" if takers.get(other) else other for other in fits]
         return BadRow("wrong_shape", f"{found}. Such rows would fit {' or '.join(others)}")
-    return BadRow("wrong_shape", f"{found}. Say which column is which with `columns: {{our name: the file's name}}`")
+    known = next((name for name in PRESETS if spec.preset is None and (spec.hub or "").startswith(name)), None)
+    hint = f"`preset: {known}` reads this set, or say" if known else "Say"
+    return BadRow("wrong_shape", f"{found}. {hint} which column is which with `columns: {{our name: the file's name}}`")
 
 
 def _content(shape: Shape, kind: str) -> Any:

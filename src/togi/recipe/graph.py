@@ -140,7 +140,7 @@ def model_source(spec: ModelSpec) -> ModelSource:
         device=spec.device,
         licence=spec.licence,
         terms=spec.terms,
-        inherit=spec.terms is not None if spec.inherit is None else spec.inherit,
+        inherit=spec.says[2],
         **template,
     )
 
@@ -176,7 +176,7 @@ def refuse_endpoints(recipe: Recipe) -> None:
 def unpinned(recipe: Recipe) -> list[str]:
     """A note on each model and data set whose revision is not a commit: it may change upstream, unnoticed."""
     places = [(f"models.{name}", spec.hub, spec.revision) for name, spec in recipe.models.items()]
-    places += [(f"data.{name}", spec.hub, spec.revision) for name, spec in recipe.data.items()]
+    places += [(f"data.{name}", spec.on_hub, spec.revision) for name, spec in recipe.data.items()]
     return [
         f"{key}: {hub} at revision {revision} may change upstream, and what was made from it would not be done again; "
         "pin it with the hash of a commit as `revision`"

@@ -17,6 +17,7 @@ from togi.core.settings import MadeModelRef, RecipePath, Settings, runtime_setti
 from togi.recipe.document import KeyPath, dotted
 from togi.recipe.endpoint_spec import URL_KEYS, EndpointKeys
 from togi.recipe.hints import outside_name, shape, unknown_key
+from togi.recipe.licensed import Licensed
 from togi.recipe.locks import LOCK
 from togi.recipe.source import Tree
 from togi.stages.base import StageSettings
@@ -55,7 +56,7 @@ class AddedTokens(Settings):
         return value
 
 
-class ModelSpec(EndpointKeys):
+class ModelSpec(EndpointKeys, Licensed):
     """A model from outside, or one that a stage trained: exactly one of package, hub, path and url."""
 
     package: str | None = Field(
@@ -80,13 +81,6 @@ class ModelSpec(EndpointKeys):
         description="chat template by name, or {file: FILE, terminator: TEXT}; the model's own when absent",
     )
     tokens: AddedTokens | None = Field(default=None, description="special tokens to add to the tokenizer and the model")
-    licence: str = Field(default="", description="licence of the weights, kept with all that they write or become")
-    terms: str | None = Field(default=None, min_length=1, description="what the weights ask beside their licence")
-    inherit: bool | None = Field(
-        default=None,
-        description="licence and terms bind everything that the model writes and what is trained from it; they do "
-        "where there are terms, when absent",
-    )
 
     @field_validator("template")
     @classmethod
@@ -108,7 +102,7 @@ class ModelSpec(EndpointKeys):
             _read_with(self, name, "url")
         if self.prefix and self.kind != "embedder":
             raise ValueError(f"prefix is read with kind: embedder alone, found kind: {self.kind}; remove it")
-        return _says_what_binds(self)
+        return self
 
     @model_validator(mode="after")
     def _made_as_it_is(self) -> "ModelSpec":
@@ -124,18 +118,14 @@ class DataSpec(DataSettings):
 
     @model_validator(mode="after")
     def _one_place(self) -> "DataSpec":
-        _exactly_one(self, ("path", "hub"))
-        _read_with(self, "revision", "hub")
-        return _says_what_binds(self)
-
-
-P = TypeVar("P", ModelSpec, DataSpec)
-
-
-def _says_what_binds(spec: P) -> P:
-    if spec.inherit and not (spec.licence or spec.terms):
-        raise ValueError("inherit: true needs `licence` or `terms`: what binds everything that is made from it?")
-    return spec
+        if self.preset is None or (self.path, self.hub) != (None, None):
+            _exactly_one(self, ("path", "hub"))
+        elif self.on_hub is None:
+            raise ValueError(f"the set of preset {self.preset} lies on no hub; name its file or folder with `path`")
+        if self.preset is not None and self.columns:
+            raise ValueError(f"columns are not read with a preset, which knows those of {self.preset}; remove one")
+        _read_with(self, "revision", "on_hub")
+        return self
 
 
 def _exactly_one(spec: BaseModel, names: tuple[str, ...]) -> None:

@@ -17,7 +17,7 @@ from togi.stages.table import STAGES
 Reached = dict[str, tuple[str, ...]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Said:
     """The licence and the terms of an entry of `data:` or `models:`; with `binds` those of all that is made from it."""
 
@@ -53,16 +53,8 @@ def said(recipe: Recipe) -> dict[str, Said]:
     """What the entries of a recipe say of their licences and terms, by key; entries that say nothing are left out."""
     entries: list[tuple[str, ModelSpec | DataSpec]] = [(f"models.{name}", spec) for name, spec in recipe.models.items()]
     entries += [(f"data.{name}", spec) for name, spec in recipe.data.items()]
-    return {
-        key: Said(entry=key, licence=spec.licence, terms=spec.terms, binds=binds(spec))
-        for key, spec in entries
-        if spec.licence or spec.terms
-    }
-
-
-def binds(spec: ModelSpec | DataSpec) -> bool:
-    """Whether what an entry asks binds what is made from it: of a model its terms do unless it says otherwise."""
-    return spec.terms is not None if spec.inherit is None else spec.inherit
+    found = {key: Said(key, *spec.says) for key, spec in entries}
+    return {key: what for key, what in found.items() if what.licence or what.terms}
 
 
 def terms_by_stage(graph: Graph) -> dict[str, list[dict[str, Any]]]:

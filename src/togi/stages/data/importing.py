@@ -1,11 +1,13 @@
 """`import`: rows from a file, a folder or a hub become records. A recipe's `data:` section makes these stages."""
 
 import importlib
-from typing import Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from togi.core.settings import MAIN, RecipePath, Settings, runtime_setting
+from togi.data.presets import PRESETS, Preset, known_preset
+from togi.data.presets import REASONS as LEFT_OUT
 from togi.data.values import REASONS
 from togi.stages.base import StageSettings, StageType
 from togi.stages.cost import Cost, Inputs, Known
@@ -18,9 +20,15 @@ class DataSettings(Settings):
         default=None, description="a file of rows (.jsonl, .json, .csv, .tsv, .parquet; .gz too), a .txt, or a folder"
     )
     hub: str | None = Field(default=None, min_length=1, description="a data set's id on a model hub")
+    preset: str | None = Field(
+        default=None, description="a public set whose columns are known (docs/data.md); alone it is read from the hub"
+    )
     revision: str = Field(default="main", description="hub: commit, tag or branch")
-    split: str = Field(default="train", description="hub: which split")
+    split: str = Field(default="train", description="hub: which split; train is the preset's own name of it")
     columns: dict[str, str] = Field(default_factory=dict, description="our name: the column's name in the file")
+    where: dict[str, Any] = Field(
+        default_factory=dict, description="column: the value, or a list of values, of the rows to read"
+    )
     licence: str = Field(default="", description="licence of the data, kept with every record")
     terms: str | None = Field(default=None, min_length=1, description="what the data asks beside its licence")
     inherit: bool = Field(
@@ -32,6 +40,29 @@ class DataSettings(Settings):
     )
     on_bad_row: Literal["error", "drop"] = Field(default="error", description="what a row that does not fit does")
 
+    @field_validator("preset")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        return None if value is None else known_preset(value)
+
+    @model_validator(mode="after")
+    def _says_what_binds(self) -> Self:
+        if self.inherit and not any(self.says[:2]):
+            raise ValueError("inherit: true needs `licence` or `terms`: what binds everything that is made from it?")
+        return self
+
+    @property
+    def on_hub(self) -> str | None:
+        """The id of the data set on a hub; None for files."""
+        preset = PRESETS[self.preset].hub if self.preset is not None and self.path is None else ""
+        return self.hub or preset or None
+
+    @property
+    def says(self) -> tuple[str, str | None, bool]:
+        """Licence and terms, and whether they bind: the recipe's words, else the preset's."""
+        preset = Preset(needs=(), read=dict) if self.preset is None else PRESETS[self.preset]  # type: ignore[arg-type]
+        return self.licence or preset.licence, self.terms or preset.terms, self.inherit or preset.inherit
+
 
 class Import(DataSettings, StageSettings):
     """Rows in the shapes of the ecosystem -> records of one kind, each with its source and licence."""
@@ -41,7 +72,7 @@ class Import(DataSettings, StageSettings):
 
     @property
     def downloads(self) -> list[tuple[str, str]]:
-        return [] if self.hub is None else [(self.hub, self.revision)]
+        return [] if self.on_hub is None else [(self.on_hub, self.revision)]
 
 
 def estimate(settings: Import, inputs: Inputs) -> Cost:
@@ -59,7 +90,7 @@ STAGE = StageType(
     outputs=lambda settings: {MAIN: settings.kind},
     work=WORK,
     version=2,
-    reasons=REASONS,
+    reasons=(*REASONS, *LEFT_OUT),
     imports=True,
     conserves=True,
     estimate=estimate,

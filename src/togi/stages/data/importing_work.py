@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from togi.data.importing import DataSpec, Imported, load_records
+from togi.data.presets import PRESETS
 from togi.stages.context import Context
 from togi.stages.data.importing import Import
 
@@ -13,6 +14,9 @@ def read(settings: Import, takers: Mapping[str, Sequence[str]]) -> Imported:
     Raises InputError for rows that do not fit, which says what stages would take them.
     """
     given = settings.model_dump(exclude={"type", "seed", "kind", "use"})
+    given["licence"], given["terms"], given["inherit"] = settings.says
+    if settings.preset is not None and settings.split == "train":
+        given["split"] = PRESETS[settings.preset].split
     return load_records(DataSpec(**given, takers=takers), settings.kind)
 
 

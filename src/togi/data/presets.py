@@ -1,0 +1,290 @@
+"""How the rows of well-known public sets are read: presets, by the set's id on the hub.
+
+A preset names the columns that it reads, and turns a row into one under togi's names. Where the publisher does not show
+the columns, `told` is False: they are our reading of it. Licences and terms are the publishers' words in short; whoever
+uses a set reads them whole.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from togi.data.values import BadRow, blank, kind_of
+
+Row = Mapping[str, Any]
+TURNS = "turns"  # a column that presets of conversations add: how many turns the user has
+
+
+class LeftOut(Exception):
+    """A row that is whole, and that a preset or `where` leaves out. `reason` is a short constant."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+REASONS = ("tie", "several_turns", "filtered")
+"""All that a whole row can be left out for: neither answer won; the sides answer different histories; `where`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """A public set. `hub` is where it lies (empty: it is handed out elsewhere, and `path` names it), `split` what it
+    calls its training rows. `read(row, kind)` gives the row under togi's names, from the columns `needs`."""
+
+    needs: Sequence[str]
+    read: Callable[[Row, str], Row]
+    hub: str = ""
+    split: str = "train"
+    licence: str = ""
+    terms: str | None = None
+    inherit: bool = False
+    told: bool = True
+    about: str = ""
+
+
+def preset_row(name: str, row: Row, kind: str) -> dict[str, Any]:
+    """A row under togi's names; columns that the preset does not read stay, as FILE.NAME where togi would read them.
+
+    Raises BadRow for a row without the preset's columns, LeftOut for one that the preset leaves out.
+    """
+    preset = PRESETS[name]
+    missing = [column for column in preset.needs if column not in row]
+    if missing:
+        reading = "" if preset.told else " (the publisher does not show them; this is our reading)"
+        raise BadRow(
+            "missing_column",
+            f"preset {name} reads the columns {', '.join(preset.needs)}{reading}; the row has {', '.join(row)}. "
+            "Without the preset, `columns: {our name: the file's name}` says which column is which",
+        )
+    named = dict(preset.read(row, kind))
+    rest = {column: value for column, value in row.items() if column not in (*preset.needs, *named)}
+    return named | {(f"file.{column}" if column in READ else column): value for column, value in rest.items()}
+
+
+def known_preset(name: str) -> str:
+    """`name`. Raises ValueError where there is no such preset."""
+    if name not in PRESETS:
+        close = get_close_matches(name, PRESETS, 1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ValueError(f"no preset is called {name!r}; {hint}(allowed: {', '.join(PRESETS)})")
+    return name
+
+
+READ = (
+    *("messages", "conversations", "conversation", "prompt", "question", "instruction", "query", "input"),
+    *("completion", "answer", "output", "response", "chosen", "rejected", "text", "system", "system_prompt"),
+    *("label", "kto_tag", "mask", "margin", "tools", "model", "reference", "scores"),
+)
+"""Columns that togi reads where a row has them."""
+
+
+# --- readers ----------------------------------------------------------------------------------------------------------
+
+
+def _renaming(**columns: str) -> Callable[[Row, str], Row]:
+    """Our names: the file's."""
+    return lambda row, kind: {ours: row[theirs] for ours, theirs in columns.items()}
+
+
+def _as_it_is(*columns: str) -> Callable[[Row, str], Row]:
+    return _renaming(**{column: column for column in columns})
+
+
+def _conversation(column: str) -> Callable[[Row, str], Row]:
+    """A list of turns, with how many of them the user has."""
+
+    def read(row: Row, kind: str) -> Row:
+        return {column: row[column], TURNS: _users(_turns(row[column], column))}
+
+    return read
+
+
+def _turns(value: Any, column: str) -> list[dict[str, Any]]:
+    if not isinstance(value, list) or not value or not all(isinstance(turn, dict) for turn in value):
+        raise BadRow("wrong_type", f"column {column!r}: found {kind_of(value)}, wanted a list of turns")
+    return value
+
+
+def _users(turns: Sequence[Mapping[str, Any]]) -> int:
+    return sum(str(turn.get("role", turn.get("from"))).lower() in ("user", "human") for turn in turns)
+
+
+def _helpsteer(row: Row, kind: str) -> Row:
+    """HelpSteer3: `overall_preference` is -3 (the first is much better) to 3 (the second is)."""
+    context = _turns(row["context"], "context")
+    shared: dict[str, Any] = {TURNS: _users(context)}
+    if kind != "pairs":
+        return {**shared, "messages": context}
+    value = row["overall_preference"]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise BadRow("wrong_type", f"column 'overall_preference': found {kind_of(value)}, wanted a number from -3 to 3")
+    if value == 0:
+        raise LeftOut("tie")
+    sides = ("response1", "response2") if value < 0 else ("response2", "response1")
+    return {**shared, "prompt": context, "chosen": row[sides[0]], "rejected": row[sides[1]], "margin": abs(value)}
+
+
+def _arena(row: Row, kind: str) -> Row:
+    """Two models answer the same user, who says which is better; ties of all kinds are left out."""
+    one, other = (_spoken(row[column], column) for column in ("conversation_a", "conversation_b"))
+    if kind != "pairs":
+        return {"messages": one[: _first_answer(one)], TURNS: _users(one)}
+    winner = str(row["winner"]).strip()
+    if winner.startswith("tie"):
+        raise LeftOut("tie")
+    if winner not in ("model_a", "model_b"):
+        raise BadRow("wrong_type", f"column 'winner': found {winner!r}, wanted model_a, model_b or a tie")
+    if _users(one) != 1:
+        raise LeftOut("several_turns")
+    good, bad = (one, other) if winner == "model_a" else (other, one)
+    return {"chosen": good, "rejected": bad, TURNS: 1}
+
+
+def _spoken(value: Any, column: str) -> list[dict[str, Any]]:
+    """The turns of user and assistant alone."""
+    turns = [turn for turn in _turns(value, column) if turn.get("role") in ("user", "assistant")]
+    return [{"role": turn["role"], "content": turn.get("content")} for turn in turns]
+
+
+def _first_answer(turns: Sequence[Mapping[str, Any]]) -> int:
+    return next((place for place, turn in enumerate(turns) if turn["role"] == "assistant"), len(turns))
+
+
+def _first_of(*columns: str) -> Callable[[Row, str], Row]:
+    """The question in the first of some columns that holds text."""
+
+    def read(row: Row, kind: str) -> Row:
+        found = [column for column in columns if isinstance(row.get(column), str) and not blank(row[column])]
+        if not found:
+            raise BadRow("missing_column", f"none of {', '.join(columns)} holds text; the row has {', '.join(row)}")
+        answer = row.get("output")
+        return {"prompt": row[found[0]]} | ({"completion": answer} if isinstance(answer, str) else {})
+
+    return read
+
+
+# --- the sets ---------------------------------------------------------------------------------------------------------
+
+SAFETY = "for the safety of language models only; not to be redistributed; derived data names it and keeps these terms"
+
+PRESETS: dict[str, Preset] = {
+    "nvidia/HelpSteer3": Preset(
+        hub="nvidia/HelpSteer3/preference",
+        needs=("context", "response1", "response2", "overall_preference"),
+        read=_helpsteer,
+        licence="CC-BY-4.0",
+        about="pairs by the sign of overall_preference, whose size is the margin; 0 is a tie",
+    ),
+    "llm-jp/llm-jp-chatbot-arena-conversations": Preset(
+        hub="llm-jp/llm-jp-chatbot-arena-conversations",
+        needs=("winner", "conversation_a", "conversation_b"),
+        read=_arena,
+        licence="CC-BY-4.0 (prompts)",
+        terms="answers are under the licences of the models that wrote them",
+        about="pairs of one turn; ties of all kinds are left out",
+    ),
+    "lmsys/chatbot_arena_conversations": Preset(
+        hub="lmsys/chatbot_arena_conversations",
+        needs=("winner", "conversation_a", "conversation_b"),
+        read=_arena,
+        licence="CC-BY-4.0 (prompts), CC-BY-NC-4.0 (answers)",
+        about="pairs of one turn; ties of all kinds are left out",
+    ),
+    "llm-jp/AnswerCarefully": Preset(
+        hub="llm-jp/AnswerCarefully/v2.0",
+        needs=("text", "output"),
+        read=_renaming(prompt="text", completion="output"),
+        split="validation",
+        terms=SAFETY,
+        inherit=True,
+        about="its training rows are the split validation",
+    ),
+    "llm-jp/ac-self-inst": Preset(
+        hub="llm-jp/ac-self-inst",
+        needs=("prompt", "chosen", "rejected"),
+        read=_as_it_is("prompt", "chosen", "rejected"),
+        terms=SAFETY,
+        inherit=True,
+        about="preference pairs",
+    ),
+    "Vikhrmodels/GrandMaster-PRO-MAX": Preset(
+        hub="Vikhrmodels/GrandMaster-PRO-MAX",
+        needs=("conversation",),
+        read=_conversation("conversation"),
+        licence="Apache-2.0",
+    ),
+    "Vikhrmodels/Grounded-RAG-RU-v2": Preset(
+        hub="Vikhrmodels/Grounded-RAG-RU-v2",
+        needs=("conversation",),
+        read=_conversation("conversation"),
+        licence="Apache-2.0",
+        about="turns of the role documents before the question, and two of the assistant after it",
+    ),
+    "TeamDelta/bare-ja-v0.1": Preset(
+        hub="TeamDelta/bare-ja-v0.1",
+        needs=(),
+        read=_first_of("prompt", "instruction", "input", "question", "text"),
+        told=False,
+        about="the question in the first of prompt, instruction, input, question and text that holds one",
+    ),
+    "llm-jp/magpie-sft-v1.0": Preset(
+        hub="llm-jp/magpie-sft-v1.0",
+        needs=("conversations",),
+        read=_conversation("conversations"),
+        licence="Apache-2.0",
+    ),
+    "kanhatakeyama/AutoMultiTurnByCalm3-22B": Preset(
+        hub="kanhatakeyama/AutoMultiTurnByCalm3-22B",
+        needs=("q1", "a1"),
+        read=_renaming(prompt="q1", completion="a1"),
+        about="the first question and answer, as its users take them; the second stays in extra",
+    ),
+    "kanhatakeyama/ramdom-to-fixed-multiturn-Calm3": Preset(
+        hub="kanhatakeyama/ramdom-to-fixed-multiturn-Calm3",
+        needs=("messages",),
+        read=_conversation("messages"),
+        split="20240806filtered",
+        about="its training rows are the split 20240806filtered",
+    ),
+    "llm-jp/wizardlm8x22b-logical-math-coding-sft-ja": Preset(
+        hub="llm-jp/wizardlm8x22b-logical-math-coding-sft-ja",
+        needs=("messages",),
+        read=_conversation("messages"),
+    ),
+    "llm-jp/Synthetic-JP-EN-Coding-Dataset": Preset(
+        hub="llm-jp/Synthetic-JP-EN-Coding-Dataset",
+        needs=("messages",),
+        read=_conversation("messages"),
+        licence="Apache-2.0",
+    ),
+    "llm-jp/extraction-wiki-ja": Preset(
+        hub="llm-jp/extraction-wiki-ja/v0.3",
+        needs=("messages",),
+        read=_conversation("messages"),
+        licence="Apache-2.0",
+        told=False,
+    ),
+    "nvidia/Daring-Anteater": Preset(
+        hub="nvidia/Daring-Anteater",
+        needs=("system", "mask", "conversations"),
+        read=_as_it_is("system", "mask", "conversations"),
+        licence="CC-BY-4.0",
+        about="turns of the role in mask carry no loss",
+    ),
+    "ichikara-instruction": Preset(
+        needs=("text", "output"),
+        read=_renaming(prompt="text", completion="output"),
+        licence="CC-BY-NC-SA",
+        told=False,
+        about="handed out by its makers: name the file with path; ichikara-instruction-format has the same columns",
+    ),
+    "jaster": Preset(
+        needs=("instruction", "input", "output"),
+        read=_as_it_is("instruction", "input", "output"),
+        told=False,
+        about="written by llm-jp-eval from many sets, each under a licence of its own: name the files with path",
+    ),
+}
+"""Presets by the id of the set."""

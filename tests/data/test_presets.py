@@ -1,0 +1,159 @@
+"""Presets of public sets, on rows of the same shape, made here."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from places import ROOT
+
+from togi.core.errors import InputError, RecipeError
+from togi.core.records import Chat, Pair, Prompt
+from togi.data import importing
+from togi.data.importing import DataSpec, Imported, load_records
+from togi.data.presets import PRESETS, READ, REASONS
+from togi.data.shapes import SPOKEN
+from togi.recipe.graph import build
+from togi.recipe.schema import validate
+from togi.recipe.source import read_tree
+from togi.stages.data.importing import Import
+from togi.stages.data.importing_work import read
+from togi.stages.table import STAGES
+
+ASK = {"role": "user", "content": "Why?"}
+SAY = {"role": "assistant", "content": "So."}
+NO = {"role": "assistant", "content": "No."}
+ARENA = {"id": "1", "model_a": "m", "model_b": "n", "language": "Japanese", "turn": 1, "judge": "j"}
+ARENA |= {"conversation_a": [ASK, SAY], "conversation_b": [ASK, NO], "winner": "model_b"}
+HELP = {"domain": "general", "language": "japanese", "context": [ASK], "response1": "So.", "response2": "No."}
+HELP |= {"overall_preference": -2, "individual_preference": [{"score": -2, "reasoning": "r"}]}
+DOCUMENTS = {"role": "documents", "content": "[]"}
+FOUND = {"role": "assistant", "content": '{"relevant_doc_ids": []}'}
+NVIDIA = [{"from": "User", "value": "Why?"}, {"from": "Assistant", "value": "So."}]
+ROWS: dict[str, tuple[str, dict[str, Any]]] = {
+    "nvidia/HelpSteer3": ("pairs", HELP),
+    "llm-jp/llm-jp-chatbot-arena-conversations": ("pairs", ARENA | {"annoy": True, "winner": "model_a"}),
+    "lmsys/chatbot_arena_conversations": ("pairs", ARENA | {"question_id": "q", "anony": True, "winner": "model_a"}),
+    "llm-jp/AnswerCarefully": ("chats", {"ID": "a", "text": "Why?", "output": "So."}),
+    "llm-jp/ac-self-inst": ("pairs", {"prompt": "Why?", "chosen": "So.", "rejected": "No."}),
+    "Vikhrmodels/GrandMaster-PRO-MAX": ("chats", {"conversation": [ASK, SAY], "cluster": 1, "prompt_lang": "ru"}),
+    "Vikhrmodels/Grounded-RAG-RU-v2": ("chats", {"conversation": [DOCUMENTS, ASK, FOUND, SAY], "type": "ood"}),
+    "TeamDelta/bare-ja-v0.1": ("prompts", {"id": 1, "input": "Why?", "output": "So.", "messages": [ASK, NO]}),
+    "llm-jp/magpie-sft-v1.0": ("chats", {"id": "1", "conversations": [ASK, SAY]}),
+    "kanhatakeyama/AutoMultiTurnByCalm3-22B": ("chats", {"q1": "Why?", "a1": "So.", "q2": "And?", "a2": "Well."}),
+    "kanhatakeyama/ramdom-to-fixed-multiturn-Calm3": ("chats", {"messages": [ASK, SAY]}),
+    "llm-jp/wizardlm8x22b-logical-math-coding-sft-ja": ("chats", {"messages": [ASK, SAY]}),
+    "llm-jp/Synthetic-JP-EN-Coding-Dataset": ("chats", {"messages": [ASK, SAY]}),
+    "llm-jp/extraction-wiki-ja": ("chats", {"messages": [ASK, SAY]}),
+    "nvidia/Daring-Anteater": ("chats", {"system": "", "mask": "User", "conversations": NVIDIA}),
+    "ichikara-instruction": ("chats", {"ID": "1", "text": "Why?", "output": "So."}),
+    "jaster": ("chats", {"ID": "1", "instruction": "Why?", "input": "", "output": "So."}),
+}
+
+
+def load(folder: Path, kind: str, *rows: dict[str, Any], **spec: Any) -> Imported:
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return load_records(DataSpec(path=folder / "rows.jsonl", **spec), kind)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_rows_of_every_preset_become_records(tmp_path: Path, name: str) -> None:
+    kind, row = ROWS[name]
+    (record,) = load(tmp_path, kind, row, preset=name).records
+    if isinstance(record, Pair):
+        assert [m.content for m in record.prompt] == ["Why?"]
+        assert (record.chosen[-1].content, record.rejected[-1].content) == ("So.", "No.")
+    elif isinstance(record, Chat):
+        assert [m.content for m in record.messages if m.role == "user"] == ["Why?"]
+        assert record.text == "So."
+    (prompt,) = load(tmp_path, "prompts", row, preset=name).records
+    assert isinstance(prompt, Prompt) and prompt.text == "Why?"
+
+
+@pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if preset.needs])
+def test_another_file_is_told_with_the_columns_that_it_has(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match=f"rows.jsonl:1: preset {name} reads the columns .*; the row has this, that"):
+        load(tmp_path, "chats", {"this": 1, "that": 2}, preset=name)
+
+
+def test_preferences_of_helpsteer_by_their_sign(tmp_path: Path) -> None:
+    other = HELP | {"overall_preference": 3, "language": "english"}
+    found = load(tmp_path, "pairs", HELP, other, HELP | {"overall_preference": 0}, preset="nvidia/HelpSteer3")
+    pairs = [(p.chosen[0].content, p.margin) for p in found.records if isinstance(p, Pair)]
+    assert pairs == [("So.", 2.0), ("No.", 3.0)]
+    assert [drop.reason for drop in found.drops] == ["tie"]
+    assert found.records[0].extra == {
+        "domain": "general",
+        "language": "japanese",
+        "turns": 1,
+        "individual_preference": HELP["individual_preference"],
+    }
+
+
+def test_the_rows_of_a_card_are_chosen_by_where(tmp_path: Path) -> None:
+    long = HELP | {"context": [ASK, SAY, ASK]}
+    where = {"language": ["japanese", "korean"], "turns": 1}
+    found = load(tmp_path, "pairs", HELP, long, HELP | {"language": "english"}, preset="nvidia/HelpSteer3", where=where)
+    assert len(found.records) == 1 and [drop.reason for drop in found.drops] == ["filtered", "filtered"]
+    assert len(load(tmp_path, "prompts", {"question": "Why?", "n": 1}, where={"n": 1}).records) == 1
+    with pytest.raises(InputError, match=r"no column 'turns' \(where: turns\); the row has question"):
+        load(tmp_path, "prompts", {"question": "Why?"}, where={"turns": 1})
+
+
+@pytest.mark.parametrize("winner", ["tie", "tie(both good)", "tie (bothbad)"])
+def test_ties_and_several_turns_of_an_arena_are_left_out(tmp_path: Path, winner: str) -> None:
+    two = ARENA | {"conversation_a": [ASK, SAY, ASK, SAY], "conversation_b": [ASK, NO, ASK, SAY]}
+    found = load(tmp_path, "pairs", ARENA, ARENA | {"winner": winner}, two, preset="lmsys/chatbot_arena_conversations")
+    (pair,) = found.records
+    assert isinstance(pair, Pair) and pair.chosen[-1].content == "No."
+    assert [drop.reason for drop in found.drops] == ["tie", "several_turns"]
+    with pytest.raises(InputError, match="column 'winner': found 'me', wanted model_a, model_b or a tie"):
+        load(tmp_path, "pairs", ARENA | {"winner": "me"}, preset="lmsys/chatbot_arena_conversations")
+
+
+def test_masks_documents_and_further_columns_are_kept(tmp_path: Path) -> None:
+    (chat,) = load(tmp_path, *ROWS["nvidia/Daring-Anteater"], preset="nvidia/Daring-Anteater").records
+    assert isinstance(chat, Chat) and [m.train for m in chat.messages] == [False, True]
+    (talk,) = load(tmp_path, *ROWS["Vikhrmodels/Grounded-RAG-RU-v2"], preset="Vikhrmodels/Grounded-RAG-RU-v2").records
+    assert isinstance(talk, Chat) and [m.role for m in talk.messages] == ["documents", "user", "assistant", "assistant"]
+    (bare,) = load(tmp_path, *ROWS["TeamDelta/bare-ja-v0.1"], preset="TeamDelta/bare-ja-v0.1").records
+    assert isinstance(bare, Prompt) and bare.answer == "So." and bare.extra["file.messages"] == [ASK, NO]
+
+
+def test_a_preset_brings_its_licence_terms_split_and_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "validation.jsonl").write_text(json.dumps({"text": "Why?", "output": "So."}))
+    asked = []
+    monkeypatch.setattr(importing, "download", lambda name, revision: asked.append((name, revision)) or (tmp_path, "c"))
+    settings = Import.model_validate({"kind": "chats", "preset": "llm-jp/AnswerCarefully", "licence": "own"})
+    (record,) = read(settings, {}).records
+    assert asked == [("llm-jp/AnswerCarefully/v2.0", "main")] and record.source is not None
+    assert (record.source.licence, record.source.inherit) == ("own", True) and "safety" in (record.source.terms or "")
+    assert settings.downloads == [("llm-jp/AnswerCarefully/v2.0", "main")]
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("{preset: nvidia/HelpSteer}", "no preset is called 'nvidia/HelpSteer'; did you mean 'nvidia/HelpSteer3'?"),
+        ("{preset: jaster}", "the set of preset jaster lies on no hub; name its file or folder with `path`"),
+        ("{preset: jaster, path: x, columns: {prompt: q}}", "columns are not read with a preset"),
+        ("{preset: nvidia/HelpSteer3, path: x, hub: a/b}", "exactly one of path, hub"),
+    ],
+)
+def test_what_is_wrong_with_a_preset_is_told_with_its_line(tmp_path: Path, entry: str, message: str) -> None:
+    (tmp_path / "r.yaml").write_text(f"name: x\ndata: {{d: {entry}}}\nstages: {{s: {{type: select, input: $d}}}}\n")
+    with pytest.raises(RecipeError) as raised:
+        build(validate(read_tree(tmp_path / "r.yaml")))
+    assert message in str(raised.value) and "r.yaml:2: data.d" in str(raised.value)
+
+
+def test_every_preset_has_its_place_in_the_documentation() -> None:
+    page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    rows = {name: line for name in PRESETS for line in page.splitlines() if line.startswith(f"| `{name}` |")}
+    assert [*rows] == [*PRESETS]
+    assert [name for name, line in rows.items() if ("our reading" in line) is PRESETS[name].told] == []
+
+
+def test_reasons_are_declared_and_columns_that_togi_reads_are_known() -> None:
+    assert [reason for reason in REASONS if reason not in STAGES["import"].reasons] == []
+    assert [column for column in SPOKEN if column not in READ] == []
