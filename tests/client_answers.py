@@ -1,6 +1,7 @@
 """What the hostile server answers when it answers well: a function of the request, in the forms of real servers.
 
-`lacks` names what a server drops without a word: n, logprobs, seed, schema, stop, ids.
+`lacks` names what a server drops without a word: n, logprobs, seed, schema, stop, ids; `refuses` what it answers
+400 to.
 """
 
 import hashlib
@@ -45,9 +46,14 @@ def score(text):
 class Answers:
     """The replies of one model on one kind of server; `asked` makes unseeded samples differ where seeds are dropped."""
 
-    def __init__(self, model="m", speaks="openai", lacks=(), probabilities=False, context=4096):
-        self.model, self.speaks, self.lacks = model, speaks, set(lacks)
+    def __init__(self, model="m", speaks="openai", lacks=(), refuses=(), probabilities=False, context=4096):
+        self.model, self.speaks, self.lacks, self.refuses = model, speaks, set(lacks), refuses
         self.probabilities, self.context, self.asked = probabilities, context, 0
+
+    def refused(self, body):
+        """The parameter that this server answers 400 to, as servers do that drop nothing silently."""
+        named = {"schema": "response_format", "seed": "seed", "stop": "stop", "n": "n", "logprobs": "logprobs"}
+        return next((named[name] for name in self.refuses if body.get(named[name]) not in (None, 1)), None)
 
     def models(self):
         row = {"id": self.model, "object": "model", "owned_by": self.speaks if self.speaks != "openai" else "someone"}

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from email.utils import formatdate
 
+from batch_answers import Batches
 from client_answers import Answers, digest
 
 KEPT_TRYING = 3
@@ -24,11 +25,24 @@ class Server:
     """`faults` happen with the share `rate`; `always` happens to every request; `delay` is in seconds."""
 
     def __init__(
-        self, *, faults=(), rate=0.0, always="", delay=0.0, key="", busy_after=None, retry_after="0.05", port=0, **model
+        self,
+        *,
+        faults=(),
+        rate=0.0,
+        always="",
+        delay=0.0,
+        key="",
+        busy_after=None,
+        retry_after="0.05",
+        port=0,
+        batch_seconds=0.0,
+        batch_share=1.0,
+        **model,
     ):
         self.faults, self.rate, self.always, self.delay, self.port = faults, rate, always, delay, port
         self.key, self.busy_after, self.retry_after = key, busy_after, retry_after
         self.answers = Answers(**model)
+        self.batches = Batches(self.answers, batch_seconds, batch_share)
         self.seen, self.good, self.stats = Counter(), Counter(), Counter()
         self.started = time.monotonic()
 
@@ -56,9 +70,11 @@ class Server:
         if path == "/answered":
             return await self.send(writer, 200, sum(self.good.values()))
         if path == "/stats":
-            wanted = {"seen": dict(self.seen), "good": dict(self.good), **self.stats}
+            wanted = {"seen": dict(self.seen), "good": dict(self.good), **self.stats, **self.batches.stats}
             return await self.send(writer, 200, wanted)
         self.stats["requests"] += 1
+        if path.startswith(("/v1/files", "/v1/batches")):
+            return await self.send(writer, *self.batches.reply(method, path, content))
         if self.key and headers.get("authorization") != f"bearer {self.key}".lower():
             return await self.send(writer, 401, {"error": {"message": "Incorrect API key provided"}})
         if method == "GET":
@@ -82,6 +98,8 @@ class Server:
         if body.get("model", self.answers.model) != self.answers.model:
             message = f"The model `{body['model']}` does not exist."
             return await self.send(writer, 404, {"error": {"message": message, "code": "model_not_found"}})
+        if refused := self.answers.refused(body):
+            return await self.send(writer, 400, {"error": {"message": f"{refused}: not supported"}})
         fault = self.fault(name)
         if fault:
             self.stats[fault] += 1

@@ -61,6 +61,16 @@ def test_stop_strings_are_cut_where_they_are_dropped(tmp_path: Path) -> None:
     assert {finish for _, finish in results[0]} >= {"stop_string"}
 
 
+def test_what_a_server_refuses_and_nobody_must_have_is_left_out(tmp_path: Path) -> None:
+    params = SamplingParams(max_tokens=24, temperature=1.0, n=2, stop=(" the", " a"))
+    request = ChatRequest(messages=(Message("user", "q"),), params=params, seed=3, schema={"type": "object"})
+    refuses = ["schema", "seed", "stop", "n"]
+    with hostile(refuses=refuses) as server, client(tmp_path, endpoint(server.url), alarms := []) as asked:
+        found = next(iter(asked.ask([request])))
+    assert len(found.choices) == 2 and not any(" the" in choice.text for choice in found.choices)
+    assert sorted(alarms) == ["endpoint_n", "endpoint_schema", "endpoint_seed", "endpoint_stop"]
+
+
 @pytest.mark.parametrize(
     ("lacking", "said"), [("logprobs", "gives no log-probabilities"), ("ids", "does not answer token ids")]
 )

@@ -14,16 +14,19 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import wait
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from togi.client.accounts import Account, Spending
 from togi.client.answers import Answer, Failure, Scores, Whole, dump, load
+from togi.client.batches import Batches
 from togi.client.endpoint import Endpoint, Tokens
 from togi.client.exchange import Counter, Exchange
-from togi.client.probe import Abilities, endpoint_facts, on_bf16_steps
+from togi.client.probe import Abilities, endpoint_facts, meet, on_bf16_steps
 from togi.client.requests import AnyRequest, Generation, request_key, single, written_at_most
 from togi.client.store import AnswerStore, Name, keep_answer, read_answer
 from togi.client.troubles import STORED
@@ -36,6 +39,8 @@ LISTEN = 0.1
 FAILURES = 32
 """Requests in a row without an answer, at least, after which a run ends."""
 JUDGED_SCORES = 64
+BATCH_REQUESTS = 10_000
+"""Requests of one batch at most; OpenAI takes 50,000 and 200 MB."""
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +127,9 @@ class Client:
 
         Raises TogiError where no further request can be answered; what is under way is stored first.
         """
+        if self.endpoint.batch:
+            yield from self._ask_batches(requests)
+            return
         window: deque[_Place] = deque()
         ahead = AHEAD * self.endpoint.concurrency
         try:
@@ -136,6 +144,37 @@ class Client:
             raise
         finally:
             self._cancel(window)
+
+    def _ask_batches(self, requests: Iterable[AnyRequest]) -> Iterator[Whole | Failure]:
+        """`ask` through the provider's batch endpoint, many requests at a time."""
+        source = iter(requests)
+        while chunk := list(islice(source, BATCH_REQUESTS)):
+            names = [self._name(request) for request in chunk]
+            asked = {name: each for name, each in zip(names, chunk, strict=True) if self.store.get(name) is None}
+            self.progress.stored += len(names) - len(asked)
+            failed = self._batch(asked) if asked else {}
+            self.progress.answered += len(asked) - len(failed)
+            self.progress.failed += len(failed)
+            for name in names:
+                body = self.store.get(name)
+                yield failed[name] if body is None else load(body)
+
+    def _batch(self, asked: dict[Name, AnyRequest]) -> dict[Name, Failure]:
+        """Has requests answered by batches; returns those that failed."""
+        self._start()
+        assert self._exchange is not None and self._loop is not None
+        work = asyncio.run_coroutine_threadsafe(self._answer_batch(self._exchange, asked), self._loop)
+        try:
+            while not work.done():
+                self._check()
+                wait([work], LISTEN)
+            return work.result()
+        finally:
+            work.cancel()
+
+    async def _answer_batch(self, exchange: Exchange, asked: dict[Name, AnyRequest]) -> dict[Name, Failure]:
+        await meet(exchange)
+        return await Batches(exchange).answer(asked)
 
     def is_stored(self, request: AnyRequest) -> bool:
         """Whether a request would cost nothing."""

@@ -254,6 +254,29 @@ class Exchange:
             self._ever = True
             return reply
 
+    async def control(self, method: str, path: str, body: bytes | None = None, kind: str = "application/json") -> Reply:
+        """The good reply to a request that computes nothing. Raises TogiError where there is none after all tries."""
+        tries = 0
+        while True:
+            await self._turn(NO_TOKENS)
+            replica = self.replicas.all[0]
+            url = replica.base + path
+            try:
+                reply = await self._transport.send(method, url, body, self.endpoint.deadline, kind)
+                check_status(reply, self.endpoint, url)
+                return reply
+            except Busy as busy:
+                self._pause(busy)
+            except (NoReply, Again) as error:
+                tries += 1
+                if tries >= TRIES:
+                    raise self.end(
+                        StageError(f"model {self.endpoint.name}: {error} ({tries} tries); {STORED}")
+                    ) from None
+                await asyncio.sleep(backoff(tries))
+            except GivenUp as error:
+                raise self.end(StageError(f"model {self.endpoint.name}: {error}; {STORED}")) from None
+
     # --- the budget ---------------------------------------------------------------------------------------------------
 
     async def _reserve(self, cost: Tokens) -> Tokens:
@@ -268,12 +291,12 @@ class Exchange:
                 return cost
             async with self._change:
                 if before == self._settled and self._under_way == 0:
-                    raise self.end(await self._spent(cost))
+                    raise self.end(await self.spent(cost))
                 if before == self._settled:
                     await self._change.wait()
             self._check()
 
-    async def _spent(self, cost: Tokens) -> StageError:
+    async def spent(self, cost: Tokens) -> StageError:
         """The error for a budget that is spent, or smaller than one request."""
         now = await self.write(lambda db: spending(db, self.account))
         budget, price, name = self.account.budget, self.account.price, self.endpoint.name

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from togi.client.answers import Answer, Scores
+from togi.client.answers import Answer, Choice, Scores
 from togi.client.endpoint import Endpoint, Tokens
 from togi.client.exchange import Exchange
 from togi.client.requests import (
@@ -233,22 +233,25 @@ async def _gives_ids(exchange: Exchange, request: AnyRequest) -> bool:
 async def _heeds_seed(exchange: Exchange, request: AnyRequest) -> bool:
     """The same seed twice gives the same text, at a temperature at which chance would not."""
     asked = replace(_small(request, temperature=1.0, max_tokens=16), seed=20_231)
-    texts = []
-    for _ in range(2):
-        found: Answer | None = await _answer(exchange, asked)
-        texts.append(None if found is None else found.text)
-    return texts[0] is not None and texts[0] == texts[1]
+    first: Answer | None = await _answer(exchange, asked)
+    if first is None:
+        exchange.dialect.without.add("seed")
+        return False
+    second: Answer | None = await _answer(exchange, asked)
+    return second is not None and first.text == second.text
 
 
 async def _heeds_stop(exchange: Exchange, request: AnyRequest) -> bool:
-    """A greedy answer ends before a piece of it that is made a stop string."""
+    """A greedy answer ends before a piece of it that is made a stop string. Answers are cut wherever that is needed."""
     free: Answer | None = await _answer(exchange, _small(request, max_tokens=12))
     if free is None or len(free.text) < 4:
-        return True  # nothing to learn from: answers are cut anyway
+        return True  # nothing to learn from
     middle = len(free.text) // 2
     piece = free.text[middle : middle + 2]
     asked = _small(request, max_tokens=12, stop=(piece,))
     found = await _ask(exchange, asked)
+    if found is None:
+        exchange.dialect.without.add("stop")
     said: Answer | None = _read(exchange, replace(asked, params=replace(asked.params, stop=())), found)
     return said is not None and piece not in said.text
 
@@ -257,13 +260,18 @@ async def _heeds_schema(exchange: Exchange, request: AnyRequest) -> bool:
     assert isinstance(request, ChatRequest)
     asked = ChatRequest(messages=(QUESTION,), params=SamplingParams(temperature=0.0, max_tokens=48), schema=SCHEMA)
     found: Answer | None = await _answer(exchange, asked)
-    if found is None:
-        return False
-    text = found.text.strip()
-    if found.choices[0].finish == "length":
-        return text.startswith("{")
+    if found is not None and _follows(found.choices[0]):
+        return True
+    exchange.dialect.without.add("schema")
+    return False
+
+
+def _follows(choice: Choice) -> bool:
+    """Whether an answer follows SCHEMA, as far as it goes."""
+    if choice.finish == "length":
+        return choice.text.lstrip().startswith("{")
     try:
-        value = json.loads(text)
+        value = json.loads(choice.text)
     except (ValueError, RecursionError):
         return False
     return isinstance(value, dict) and list(value) == ["colour"]

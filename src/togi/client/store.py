@@ -85,10 +85,16 @@ class AnswerStore:
         return self._writer.commit([work])[0]
 
     def forget(self, model: str | None = None) -> int:
-        """Forgets the answers of one model@revision, or all, and returns how many there were. What runs have spent
-        stays known."""
-        where, given = ("", ()) if model is None else (" WHERE model = ?", (model,))
-        count = self.write(lambda db: db.execute(f"DELETE FROM answers{where}", given).rowcount)
+        """Forgets the answers of one model@revision, or all of them and the batches under way, and returns how many
+        answers there were. What runs have spent stays known."""
+
+        def work(db: sqlite3.Connection) -> int:
+            if model is not None:
+                return db.execute("DELETE FROM answers WHERE model = ?", (model,)).rowcount
+            db.execute("DELETE FROM batches")
+            return db.execute("DELETE FROM answers").rowcount
+
+        count = self.write(work)
         self._db.execute("VACUUM")
         return count
 

@@ -12,13 +12,21 @@ A reply is checked as it is read: as many choices as were asked for and in their
 log-probabilities that were asked for, numbers that are finite. `Broken` says what is wrong with it.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from togi.client import wire_numbers, wire_texts
 from togi.client.answers import Whole
 from togi.client.endpoint import Tokens
-from togi.client.requests import AnyRequest, ChatRequest, CompletionRequest, EmbedRequest, ScoreRequest, TextPair
+from togi.client.requests import (
+    AnyRequest,
+    ChatRequest,
+    CompletionRequest,
+    EmbedRequest,
+    Generation,
+    ScoreRequest,
+    TextPair,
+)
 from togi.client.wire_base import Broken, Call, count
 from togi.core.errors import InputError
 
@@ -27,18 +35,23 @@ EXTRAS = ("top_k", "min_p", "repetition_penalty")
 
 @dataclass(slots=True)
 class Dialect:
-    """What is known of a server: its protocol, and how it wants the few things that differ between servers of one."""
+    """What is known of a server: its protocol, and how it wants the few things that differ between servers of one.
+
+    `without` names fields of requests that it refuses and that togi can do without: schema, seed, stop.
+    """
 
     speaks: str = "openai"
     max_tokens: str = "max_tokens"
     score_path: str = "/classify"
     context: int | None = None
     version: str = ""
-    found: dict[str, bool] = field(default_factory=dict)
+    without: set[str] = field(default_factory=set)
 
     def call(self, request: AnyRequest, model: str) -> Call:
         """The HTTP call for a request. Raises InputError for one that the protocol has no words for."""
         self._refuse(request)
+        if isinstance(request, Generation):
+            request = self._reduced(request)
         if isinstance(request, ChatRequest):
             return wire_texts.chat(request, model, self.speaks, self.max_tokens)
         if isinstance(request, CompletionRequest):
@@ -62,6 +75,16 @@ class Dialect:
     def usage(self, value: Any) -> Tokens | None:
         """The tokens that a reply says it used, None where it does not say."""
         return usage_of(value)
+
+    def _reduced(self, request: Generation) -> Generation:
+        """The request without what the server refuses."""
+        if "schema" in self.without and isinstance(request, ChatRequest):
+            request = replace(request, schema=None)
+        if "seed" in self.without:
+            request = replace(request, seed=None)
+        if "stop" in self.without:
+            request = replace(request, params=replace(request.params, stop=()))
+        return request
 
     def _refuse(self, request: AnyRequest) -> None:
         """What the protocol cannot say is refused, never left out."""
