@@ -52,13 +52,6 @@ def vicuna_rows() -> list[Row]:
     return [json.loads(line) for path in vicuna_files() for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def vicuna_verdicts(row: Row) -> Iterator[Row]:
-    """A row of stored verdicts for each order."""
-    one, other = row["answer_1"], row["answer_2"]
-    yield {"question": row["question"], "answer_a": one, "answer_b": other, "text": row["g1_judgment"]}
-    yield {"question": row["question"], "answer_a": other, "answer_b": one, "text": row["g2_judgment"]}
-
-
 def write_jsonl(path: Path, rows: list[Row]) -> Path:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path

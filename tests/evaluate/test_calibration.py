@@ -42,7 +42,7 @@ def test_the_interval_of_kappa_covers():
 
 
 def corrected(truth, judged, shown, prompts):
-    rest = [i for i in range(len(truth)) if i not in dict.fromkeys(shown)]
+    rest = np.setdiff1d(np.arange(len(truth)), shown)
     return prediction_powered(
         truth[shown],
         judged[shown],

@@ -4,18 +4,20 @@ import json
 import re
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from stored_verdicts import needs_shared, vicuna_rows, vicuna_verdicts, write_jsonl
+from stored_verdicts import needs_shared, vicuna_rows, write_jsonl
 
 from togi.core.records import Completion, Message
+from togi.data.importing import DataSpec, load_records
 from togi.judge.prompts import Case, own_prompt
 from togi.judge.reading import read_choice
-from togi.judge.replay import UNKNOWN, Verdicts, answer
+from togi.judge.replay import UNKNOWN, Verdicts, answer, verdicts_of
 
 ROWS = [
     {"question": "Why?", "answer_a": "Yes", "answer_b": "Yes and no", "text": "[[B]]"},
@@ -112,8 +114,21 @@ def test_a_file_that_holds_no_verdicts_is_refused_with_its_line(tmp_path):
     command = [sys.executable, "-m", "togi.judge.replay", str(path)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert (
-        ended.returncode == 3 and "wrong.jsonl:2: wanted question" in ended.stderr and "Traceback" not in ended.stderr
+        ended.returncode == 3
+        and "wrong.jsonl:2: a verdict has question, answer_a" in ended.stderr
+        and "Traceback" not in ended.stderr
     )
+
+
+def test_rows_of_fastchat_hold_two_verdicts_and_two_answers(tmp_path):
+    row = {"question": "Why?", "answer_1": "So.", "answer_2": "Hm.", "g1_judgment": "[[A]]", "g2_judgment": "[[C]]"}
+    known = Verdicts(verdicts_of(row))
+    assert (known.texts(asked("So.", "Hm."), 2), known.texts(asked("Hm.", "So."), 2)) == (("[[A]]",), ("[[C]]",))
+    path = write_jsonl(tmp_path / "games.jsonl", [{**row, "model_1": "a", "model_2": "b"}] * 2)
+    command = [sys.executable, "-m", "togi.judge.replay", str(path), "--write-answers", str(tmp_path / "answers.jsonl")]
+    assert "2 answers" in subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stderr
+    samples = load_records(DataSpec(path=tmp_path / "answers.jsonl"), "samples").records
+    assert [(sample.model, sample.text) for sample in samples] == [("a", "So."), ("b", "Hm.")]
 
 
 @needs_shared
@@ -131,9 +146,9 @@ def test_every_verdict_of_gpt_4_is_read_as_its_authors_read_it():
 @needs_shared
 def test_the_replayed_verdicts_are_those_that_were_stored(serve):
     rows = vicuna_rows()[:60]
-    judge = Served(serve([verdict for row in rows for verdict in vicuna_verdicts(row) if verdict["text"]]))
+    judge = Served(serve([verdict for row in rows for verdict in verdicts_of(row) if verdict["text"]]))
     for row in rows[::6]:
-        for verdict in vicuna_verdicts(row):
+        for verdict in verdicts_of(row):
             case = asked(verdict["answer_a"].strip(), verdict["answer_b"].strip(), question=row["question"])
             if verdict["answer_a"].strip() and verdict["answer_b"].strip():
                 assert judge.completions([{"role": "user", "content": case}], 1)[0].text == verdict["text"]

@@ -20,8 +20,8 @@ FEWEST = 30  # labels under which a normal interval is not to be trusted
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corrected:
-    """A rate, corrected for the judge's errors, with the bounds that hold it with confidence `level`. `weight` is how
-    much of the judge it uses: 0 is the labels alone, 1 all that the judge says. `labels` is their number."""
+    """A rate over comparisons with the bounds that hold it with confidence `level`. `weight` is how much of the judge
+    it uses: 0 is the labels alone, 1 all that the judge says. `labels` is their number."""
 
     mean: float
     low: float
@@ -118,6 +118,12 @@ def prediction_powered(
         unseen = 1 - ((1 - level) / 2) ** (1 / len(dict.fromkeys(prompts_L)))
         low, high = max(0.0, mean - unseen), min(1.0, mean + unseen)
     return Corrected(mean=min(1.0, max(0.0, mean)), low=low, high=high, level=level, weight=weight, labels=len(y))
+
+
+def clustered_mean(values: ArrayLike, prompts: Sequence[Hashable], level: float = 0.95) -> Corrected:
+    """The mean over comparisons with a normal interval, its variance clustered by prompt: `prediction_powered` without
+    a judge."""
+    return prediction_powered(values, values, (), prompts_L=prompts, prompts_U=(), level=level)
 
 
 def _power(y: Floats, f: Floats, u: Floats) -> float:

@@ -1,11 +1,14 @@
 """A judge that says again what one said before: an OpenAI-compatible server over a file of stored verdicts.
 
-    python -m togi.judge.replay VERDICTS.jsonl [--port 8765]
+    python -m togi.judge.replay VERDICTS.jsonl... [--port 8765] [--write-answers ANSWERS.jsonl]
 
-A row of the file is one verdict: `question`, `answer_a`, `answer_b` as they stood before the judge, and the `text` that
-it wrote; or `question`, `answer` and `text` for a grade. `text` may be a list, one for each time that it is asked. The
-row is found by the question and the answers in what is asked, whatever prompt stands around them. To what was never
-judged it answers that it does not know, which no verdict can be read from.
+A row of a file is one verdict: `question`, `answer_a`, `answer_b` as they stood before the judge, and the `text` that
+it wrote; or `question`, `answer` and `text` for a grade. `text` may be a list, one for each time that it is asked. Rows
+of FastChat's pairwise judgments (`question`, `answer_1`, `answer_2`, `g1_judgment`, `g2_judgment`) hold two. A row is
+found by the question and the answers in what is asked, whatever prompt stands around them. To what was never judged it
+answers that it does not know, which no verdict can be read from.
+
+`--write-answers` writes the answers of FastChat's rows, as `data:` reads them (prompt, completion, model), and ends.
 """
 
 import argparse
@@ -76,18 +79,50 @@ class Verdicts:
         return (UNKNOWN,) if best is None else best.texts
 
 
-def read_verdicts(path: Path) -> Verdicts:
-    """The verdicts of a file. Raises ValueError with file and line for a row that is none."""
+def read_rows(paths: Iterable[Path]) -> list[dict[str, Any]]:
+    """The rows of some files. Raises ValueError with file and line for one that is no verdict."""
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        row = json.loads(line)
-        whole = isinstance(row, dict) and {"question", "text"} <= row.keys()
-        if not whole or not ("answer" in row or {"answer_a", "answer_b"} <= row.keys()):
-            raise ValueError(f"{path}:{number}: wanted question, answer_a, answer_b (or answer) and text")
-        rows.append(row)
-    return Verdicts(rows)
+    for path in paths:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{path}:{number}: not JSON: {error}") from None
+            known = row.keys() if isinstance(row, dict) else ()
+            if not any(all(name in known for name in form) for form in FORMS):
+                wanted = " or ".join(", ".join(form) for form in FORMS)
+                raise ValueError(f"{path}:{number}: a verdict has {wanted}")
+            rows.append(row)
+    return rows
+
+
+FASTCHAT = ("question", "answer_1", "answer_2", "g1_judgment", "g2_judgment")
+FORMS = (("question", "answer_a", "answer_b", "text"), ("question", "answer", "text"), FASTCHAT)
+"""The columns of a row, by its form."""
+
+
+def verdicts_of(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """The verdicts of a row: one, or two of FastChat's, which holds both orders."""
+    if "g1_judgment" not in row:
+        return [row]
+    question, one, other = row["question"], row["answer_1"], row["answer_2"]
+    return [
+        {"question": question, "answer_a": one, "answer_b": other, "text": row["g1_judgment"]},
+        {"question": question, "answer_a": other, "answer_b": one, "text": row["g2_judgment"]},
+    ]
+
+
+def answers_of(rows: Iterable[dict[str, Any]]) -> list[dict[str, str]]:
+    """The answers of FastChat's rows that say something, each once: prompt, completion, model."""
+    found = {
+        (row["question"].strip(), row[f"answer_{side}"].strip(), row[f"model_{side}"]): None
+        for row in rows
+        if "model_1" in row
+        for side in (1, 2)
+    }
+    return [{"prompt": prompt, "completion": text, "model": model} for prompt, text, model in found if text]
 
 
 def answer(verdicts: Verdicts, body: dict[str, Any], model: str) -> dict[str, Any]:
@@ -147,13 +182,19 @@ def server(verdicts: Verdicts, host: str = "127.0.0.1", port: int = 0, model: st
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serves until it is stopped; prints its address when it is ready."""
     parser = argparse.ArgumentParser(prog="python -m togi.judge.replay", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("file", type=Path, help="stored verdicts, one JSON object a line")
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="stored verdicts, one JSON object a line")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8765, help="0 takes a free port")
     parser.add_argument("--model", default="replay", help="the name under which the judge is served")
+    parser.add_argument("--write-answers", type=Path, metavar="FILE", help="write the answers of the rows, and end")
     given = parser.parse_args(arguments)
     try:
-        verdicts = read_verdicts(given.file)
+        rows = read_rows(given.files)
+        if given.write_answers is not None:
+            lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in answers_of(rows)]
+            given.write_answers.write_text("".join(lines), encoding="utf-8")
+            parser.exit(0, f"{len(lines)} answers in {given.write_answers}\n")
+        verdicts = Verdicts(verdict for row in rows for verdict in verdicts_of(row))
         running = server(verdicts, given.host, given.port, given.model)
     except (OSError, ValueError) as error:
         parser.exit(3, f"{error}\n")

@@ -99,10 +99,10 @@ def test_agreement_leanings_and_self_preference(calibrate):
         np.mean([0.5 if q % 3 == 0 else 2 / 3 for q in range(0, 12, 2)])
     )
     assert found["kappa"].value < found["agreement"].value
-    assert found["position: first preferred"].value == pytest.approx(
+    assert found["position bias: first preferred"].value == pytest.approx(
         np.mean([(0.5 * 2 + (1 if q % 3 == 0 else 0.5)) / 3 for q in range(12)])
     )
-    assert found["position: orders agree"].value == pytest.approx(
+    assert found["position bias: orders agree"].value == pytest.approx(
         np.mean([2 / 3 if q % 3 == 0 else 1 for q in range(12)])
     )
     own = found["self-preference: judge"]
@@ -118,7 +118,7 @@ def test_length_is_measured_against_what_people_prefer(calibrate):
     # judge's answers are the longest, large's longer than small's: people prefer the longer one in 2 of 3, the judge in
     # 3 of 3, or 2.5 of 3 where it takes what stands first
     judged = [2.5 / 3 if q % 3 == 0 else 1.0 for q in range(0, 12, 2)]
-    assert found["length: longer preferred, more than by people"].value == pytest.approx(np.mean(judged) - 2 / 3)
+    assert found["length bias"].value == pytest.approx(np.mean(judged) - 2 / 3)
 
 
 def test_win_rates_as_judge_and_people_have_them_and_corrected(calibrate):
@@ -159,7 +159,7 @@ def test_grades_are_compared_within_a_prompt(calibrate):
     ]
     _, found = calibrate(grades, everything()[1])
     assert found["agreement"].value == pytest.approx(2 / 3)  # large and judge are level, people prefer large
-    assert found["win rate of large: by the judge"].value == 0.75 and "position: orders agree" not in found
+    assert found["win rate of large: by the judge"].value == 0.75 and "position bias: orders agree" not in found
 
 
 def test_labels_of_other_texts_and_unknown_names_are_refused(calibrate):

@@ -6,7 +6,15 @@ from dataclasses import dataclass, field
 from togi.core.errors import InputError
 from togi.core.records import Figure, Pair, Sample, Verdict
 from togi.core.seeds import derive, make_id
-from togi.evaluate.calibration import FEWEST, count_tables, kappa_interval, prediction_powered, side
+from togi.evaluate.calibration import (
+    FEWEST,
+    Corrected,
+    clustered_mean,
+    count_tables,
+    kappa_interval,
+    prediction_powered,
+    side,
+)
 from togi.evaluate.statistics import Bootstrap, Interval, by_prompt
 from togi.evaluate.table import Metric, Row, rows_to_json, single
 from togi.stages.context import Context
@@ -121,13 +129,13 @@ class _Measures:
         """What sways the judge beside quality."""
         shown = [(each.first_shown, each.prompt) for each in judged if each.first_shown is not None]
         note = "how often it prefers the answer that stands first; 0.5 is fair"
-        self._share(_metric("position: first preferred", None, note), *_columns(shown))
+        self._share(_metric("position bias: first preferred", None, note), *_columns(shown))
         both = [(float(each.consistent), each.prompt) for each in judged if each.consistent is not None]
-        self._share(_metric("position: orders agree", True, "the same winner in both orders"), *_columns(both))
+        self._share(_metric("position bias: orders agree", True, "the same winner in both orders"), *_columns(both))
         longer = [(each.longer(), each, label) for each, label in labelled if each.longer() is not None]
         note = "how much more often than people it prefers the longer answer; 0 is fair"
         self._difference(
-            _metric("length: longer preferred, more than by people", None, note),
+            _metric("length bias", None, note),
             [label if first else 1 - label for first, _, label in longer],
             [each.preference if first else 1 - each.preference for first, each, _ in longer],
             [each.prompt for _, each, _ in longer],
@@ -164,30 +172,26 @@ class _Measures:
             rest = [each for each in mine if each.key not in labels]
             if len(dict.fromkeys(each.prompt for each in known)) < 2:
                 continue
+            said = [_of(name, each, each.preference) for each in mine]
             truth = [_of(name, each, labels[each.key]) for each in known]
-            self._share(
-                _metric(f"win rate of {name}: by the judge", None, "all comparisons"),
-                [_of(name, each, each.preference) for each in mine],
-                [each.prompt for each in mine],
-                name,
-            )
-            self._share(
-                _metric(f"win rate of {name}: by people", None, "labelled comparisons alone"),
-                truth,
-                [each.prompt for each in known],
-                name,
-            )
+            owners = [each.prompt for each in known]
+            judge = clustered_mean(said, [each.prompt for each in mine], self.settings.level)
+            self._rate(f"win rate of {name}: by the judge", judge, len(mine), name, "all comparisons")
+            people = clustered_mean(truth, owners, self.settings.level)
+            self._rate(f"win rate of {name}: by people", people, len(known), name, "labelled comparisons alone")
             fair = prediction_powered(
                 truth,
                 [_of(name, each, each.preference) for each in known],
                 [_of(name, each, each.preference) for each in rest],
-                prompts_L=[each.prompt for each in known],
+                prompts_L=owners,
                 prompts_U=[each.prompt for each in rest],
                 level=self.settings.level,
             )
             note = f"prediction-powered, {len(known)} labels, weight of the judge {fair.weight:.2f}"
-            metric = _metric(f"win rate of {name}: corrected", None, note)
-            self._add(metric, fair.mean, fair.low, fair.high, len(mine), name)
+            self._rate(f"win rate of {name}: corrected", fair, len(mine), name, note)
+
+    def _rate(self, name: str, rate: Corrected, n: int, subject: str, note: str) -> None:
+        self._add(_metric(name, None, note), rate.mean, rate.low, rate.high, n, subject)
 
     def unreadable(self, verdicts: Sequence[Verdict]) -> None:
         """How much the judge said in vain."""
@@ -197,9 +201,9 @@ class _Measures:
 
     # --- rows ---------------------------------------------------------------------------------------------------------
 
-    def _share(self, metric: Metric, values: Sequence[float], prompts: Sequence[str], subject: str = "") -> None:
-        """A row of a share; none where fewer than two prompts have a value."""
-        self._row(metric, lambda: self.bootstrap.share(by_prompt(values, prompts)), prompts, subject)
+    def _share(self, metric: Metric, values: Sequence[float], prompts: Sequence[str]) -> None:
+        """A row of a share, the mean over prompts; none where fewer than two prompts have a value."""
+        self._row(metric, lambda: self.bootstrap.share(by_prompt(values, prompts)), prompts)
 
     def _difference(
         self, metric: Metric, human: Sequence[float], judged: Sequence[float], prompts: Sequence[str]
@@ -211,10 +215,10 @@ class _Measures:
             prompts,
         )
 
-    def _row(self, metric: Metric, interval: Callable[[], Interval], prompts: Sequence[str], subject: str = "") -> None:
+    def _row(self, metric: Metric, interval: Callable[[], Interval], prompts: Sequence[str]) -> None:
         if len(dict.fromkeys(prompts)) >= 2:
             self.rows.append(single(metric, interval()))
-            self.subjects.append(subject or self.judge)
+            self.subjects.append(self.judge)
 
     def _add(self, metric: Metric, mean: float, low: float, high: float, n: int, subject: str = "") -> None:
         found = Interval(mean=mean, low=low, high=high, level=self.settings.level, n=n)
