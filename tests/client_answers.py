@@ -6,6 +6,7 @@
 
 import hashlib
 import json
+import struct
 
 WORDS = [
     "red",
@@ -46,9 +47,11 @@ def score(text):
 class Answers:
     """The replies of one model on one kind of server; `asked` makes unseeded samples differ where seeds are dropped."""
 
-    def __init__(self, model="m", speaks="openai", lacks=(), refuses=(), probabilities=False, context=4096):
+    def __init__(
+        self, model="m", speaks="openai", lacks=(), refuses=(), probabilities=False, rounded=False, context=4096
+    ):
         self.model, self.speaks, self.lacks, self.refuses = model, speaks, set(lacks), refuses
-        self.probabilities, self.context, self.asked = probabilities, context, 0
+        self.probabilities, self.rounded, self.context, self.asked = probabilities, rounded, context, 0
 
     def refused(self, body):
         """The parameter that this server answers 400 to, as servers do that drop nothing silently."""
@@ -142,6 +145,9 @@ class Answers:
 
     def value(self, item, raw):
         number = score(item)
+        if self.rounded:  # to bfloat16, as a head that computes in it does
+            bits = struct.unpack("<I", struct.pack("<f", number))[0] & 0xFFFF0000
+            number = struct.unpack("<f", struct.pack("<I", bits))[0]
         return number if raw and not self.probabilities else 1.0 / (1.0 + 2.718281828**-number)
 
     def classify(self, body):

@@ -131,6 +131,33 @@ def test_a_429_that_asks_for_an_hour_ends_at_once(tmp_path: Path) -> None:
     assert time.monotonic() - began < 10
 
 
+def test_what_waits_for_its_turn_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    began = time.monotonic()
+    with hostile(busy_after=5, retry_after="3600") as server:
+        made = endpoint(server.url, concurrency=2, requests_per_minute=300)
+        with client(tmp_path, made) as asked, pytest.raises(StageError, match="asks to wait 3600 s"):
+            list(asked.ask(chats(200)))
+    assert time.monotonic() - began < 20
+
+
+def test_a_template_that_adds_to_prompts_makes_later_reservations_larger(tmp_path: Path) -> None:
+    with hostile() as server, client(tmp_path, endpoint(server.url), count=lambda request: 1) as asked:
+        texts(list(asked.ask(chats(1))))
+        before = asked.spending()
+        texts(list(asked.ask(chats(60))))
+        assert before.done.input > 1
+        assert asked._exchange is not None
+        assert asked._exchange._excess == max(found.usage.input for found in asked.ask(chats(60))) - 1
+
+
+def test_a_key_in_a_url_is_refused_and_not_shown(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("togi.client.exchange.FIRST_PATIENCE", 0.1)
+    made = endpoint("http://user:secret@127.0.0.1:9/v1")
+    with client(tmp_path, made) as asked, pytest.raises(InputError, match="a key does not belong into a URL") as error:
+        list(asked.ask(chats(1)))
+    assert "secret" not in str(error.value)
+
+
 def test_a_server_that_is_not_there(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("togi.client.exchange.FIRST_PATIENCE", 0.5)
     with (

@@ -93,7 +93,19 @@ def test_a_scorer_that_answers_with_probabilities_is_refused(tmp_path: Path) -> 
         list(asked.ask([ScoreRequest(items=("a",))]))
 
 
-def test_a_chance_mishap_in_a_trial_is_no_verdict(tmp_path: Path) -> None:
+def test_scores_that_a_server_has_rounded_sound_an_alarm(tmp_path: Path) -> None:
+    asked_for = [ScoreRequest(items=(f"text {i}", f"other {i}")) for i in range(16)]
+    for rounded in (False, True):
+        with (
+            hostile(speaks="sglang", rounded=rounded) as server,
+            client(tmp_path / str(rounded), endpoint(server.url), alarms := []) as asked,
+        ):
+            assert len(list(asked.ask(asked_for))) == 16
+        assert alarms == (["rounded_scores"] if rounded else [])
+
+
+def test_a_chance_mishap_in_a_trial_is_no_verdict(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("togi.client.pacing.FIRST_WAIT", 0.01)
     for number in range(4):
         settings: dict[str, Any] = {"faults": ["fewer", "drop", "500", "unended"], "rate": 0.5, "context": number}
         with hostile(**settings) as server, client(tmp_path / str(number), endpoint(server.url), alarms := []) as asked:

@@ -191,7 +191,8 @@ def test_the_key_of_a_request_follows_from_what_changes_its_answer() -> None:
     assert len(keys) == 1 + len(others) + 2
 
 
-def test_nan_scores_that_pass_are_asked_for_again(tmp_path: Path) -> None:
+def test_nan_scores_that_pass_are_asked_for_again(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("togi.client.pacing.FIRST_WAIT", 0.01)
     with (
         hostile(speaks="vllm", faults=["nan", "order"], rate=0.6) as server,
         client(tmp_path, endpoint(server.url)) as asked,

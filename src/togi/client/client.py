@@ -38,7 +38,7 @@ LISTEN = 0.1
 """Seconds between looks at whether the run is to stop."""
 FAILURES = 32
 """Requests in a row without an answer, at least, after which a run ends."""
-JUDGED_SCORES = 64
+JUDGED_SCORES = 16
 BATCH_REQUESTS = 10_000
 """Requests of one batch at most; OpenAI takes 50,000 and 200 MB."""
 
@@ -272,7 +272,11 @@ class Client:
             self._loop = asyncio.new_event_loop()
             self._thread = threading.Thread(target=self._loop.run_forever, name="togi-client", daemon=True)
             self._thread.start()
-            asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
+            try:
+                asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
+            except TogiError:  # no key, no store
+                self.close()
+                raise
         return self._loop
 
     # --- the event loop -----------------------------------------------------------------------------------------------

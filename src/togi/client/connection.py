@@ -46,6 +46,8 @@ def place_of(url: str) -> tuple[Place, str]:
         raise Unsent(str(error)) from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise Unsent("it is no http:// or https:// URL")
+    if parts.username or parts.password:
+        raise Unsent("a key does not belong into a URL; name its environment variable as key_env")
     secure = parts.scheme == "https"
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Place(parts.hostname, port or (443 if secure else 80), secure), path
@@ -139,8 +141,10 @@ class Connection(asyncio.Protocol):
             self._fail(f"the answer is longer than {MOST_BYTES // 1024**2} MiB")
 
     def on_message_complete(self) -> None:
-        """The reply is whole."""
-        if self._reply is not None and not self._reply.done():
+        """The reply is whole, unless it was an interim one (1xx)."""
+        if self.status < 200:
+            self.headers, self._headed = {}, False
+        elif self._reply is not None and not self._reply.done():
             self.reusable = self.reusable and self._parser.should_keep_alive()
             self._reply.set_result(None)
 

@@ -9,7 +9,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,10 +35,19 @@ PATIENCE = 60.0
 FIRST_PATIENCE = 3.0
 """The same before any server has answered."""
 
+LOOK = 0.5
+"""Seconds: the longest sleep before a look at whether the run has ended."""
 _json = json.JSONEncoder(ensure_ascii=False).encode
 
 Take = Callable[[Any, Tokens], Awaitable[T]]
 Counter = Callable[[AnyRequest], int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Reserved(Tokens):
+    """What is reserved for one request; `excess` of its input is for what templates add to prompts."""
+
+    excess: int = 0
 
 
 class Exchange:
@@ -103,8 +112,9 @@ class Exchange:
     def _used(self, value: Any, reserved: Tokens) -> Tokens:
         """What a reply says it used, or all that was reserved. Prompts that were longer than counted make later
         reservations larger: templates add to them what nobody counted."""
-        used = usage_of(value) or reserved
-        self._excess += max(0, used.input - reserved.input)
+        used = usage_of(value) or Tokens(reserved.input, reserved.output)
+        if isinstance(reserved, _Reserved):
+            self._excess = max(self._excess, used.input - (reserved.input - reserved.excess))
         return used
 
     # --- many tries ---------------------------------------------------------------------------------------------------
@@ -127,21 +137,27 @@ class Exchange:
                     raise GivenUp("deadline", f"{again} (deadline: {self.endpoint.deadline:.0f} s)") from None
                 if tries >= TRIES:
                     raise GivenUp(again.reason, f"{again} ({tries} tries)") from None
-                await asyncio.sleep(wait)
+                await self._sleep(wait)
                 spent += wait
             except Busy as busy:
                 self._pause(busy)
 
     async def _turn(self, cost: Tokens) -> None:
         """Waits until a request may be sent. Raises what has ended the run."""
-        await self._gate.wait()
-        await self._requests.wait()
-        await self._tokens.wait(cost.total)
-        await self._gate.wait()
-        while not self.replicas.pick():
-            self._check()
-            await asyncio.sleep(self.replicas.rest_left() + 0.01)
         self._check()
+        await self._sleep(self._requests.wait())
+        await self._sleep(self._tokens.wait(cost.total))
+        while (seconds := self._gate.wait()) > 0:
+            await self._sleep(seconds)
+        while not self.replicas.pick():
+            await self._sleep(self.replicas.rest_left() + 0.01)
+
+    async def _sleep(self, seconds: float) -> None:
+        """Waits, unless the run ends meanwhile. Raises what has ended it."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, LOOK))
+            self._check()
 
     def _check(self) -> None:
         if self.fatal is not None:
@@ -154,13 +170,13 @@ class Exchange:
 
     def _pause(self, busy: Busy) -> None:
         """Closes the gate for a 429; ends the run when it is sustained."""
-        self._gate.close(busy.seconds)
         patience = min(PATIENCE, self.endpoint.deadline)
         if (busy.seconds or 0.0) > patience:
             why = f"the server asks to wait {busy.seconds:.0f} s"
-        elif self._gate.busy_for() < patience:
-            return
         else:
+            self._gate.close(busy.seconds)
+            if self._gate.busy_for() < patience:
+                return
             why = f"nothing but refusals for {self._gate.busy_for():.0f} s"
         limits = "lower concurrency, or set requests_per_minute or tokens_per_minute"
         raise self.end(StageError(f"model {self.endpoint.name}: too many requests: {why} ({busy}); {limits}; {STORED}"))
@@ -168,7 +184,7 @@ class Exchange:
     # --- one try ------------------------------------------------------------------------------------------------------
 
     async def _attempt(self, call: Call, cost: Tokens, take: Take[T], seconds: float) -> T:
-        reserved = await self._reserve(Tokens(cost.input + self._excess, cost.output))
+        reserved = await self._reserve(_Reserved(cost.input + self._excess, cost.output, self._excess))
         try:
             replica = self.replicas.pick() or self.replicas.all[0]
             value = await self._value(replica, call, reserved, seconds)
@@ -273,7 +289,7 @@ class Exchange:
                     raise self.end(
                         StageError(f"model {self.endpoint.name}: {error} ({tries} tries); {STORED}")
                     ) from None
-                await asyncio.sleep(backoff(tries))
+                await self._sleep(backoff(tries))
             except GivenUp as error:
                 raise self.end(StageError(f"model {self.endpoint.name}: {error}; {STORED}")) from None
 

@@ -3,7 +3,6 @@
 Nothing here enters a result, so the jitter needs no seed.
 """
 
-import asyncio
 import math
 import random
 import time
@@ -24,15 +23,14 @@ class Pace:
     per_minute: int | None
     free_at: float = 0.0
 
-    async def wait(self, amount: int = 1) -> None:
-        """Waits until `amount` more are within the limit."""
+    def wait(self, amount: int = 1) -> float:
+        """Takes `amount` out of the limit; the seconds until they are within it."""
         if self.per_minute is None:
-            return
+            return 0.0
         now = time.monotonic()
         start = max(now, self.free_at)
         self.free_at = start + 60.0 * amount / self.per_minute
-        if start > now:
-            await asyncio.sleep(start - now)
+        return start - now
 
 
 @dataclass(slots=True)
@@ -43,10 +41,9 @@ class Gate:
     busy_since: float | None = None
     pauses: int = 0
 
-    async def wait(self) -> None:
-        """Waits until the gate is open; those that waited go on one after another, not all at once."""
-        while (left := self.opens_at - time.monotonic()) > 0:
-            await asyncio.sleep(left * _jitter.uniform(1.0, 1.25))
+    def wait(self) -> float:
+        """Seconds until the gate is open, more or less: those that wait should not all go on at once."""
+        return max(0.0, self.opens_at - time.monotonic()) * _jitter.uniform(1.0, 1.25)
 
     def close(self, seconds: float | None) -> None:
         """Notes a 429 with its Retry-After, if it has one. Many at once lengthen the pause only once."""

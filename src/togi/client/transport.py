@@ -6,6 +6,7 @@ Redirects are not followed: a request that carries a key goes where the recipe s
 import asyncio
 import gzip
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -87,7 +88,7 @@ class Transport:
             self._connections.rest(place, connection)
             return _plain(reply)
         except Unsent as error:
-            raise NoReply("unsent", f"{url}: cannot be reached: {error}") from None
+            raise NoReply("unsent", f"{_shown(url)}: cannot be reached: {error}") from None
         except TimeoutError:
             raise NoReply("deadline", f"{url}: no whole answer within {seconds:.0f} s") from None
         except Lost as error:
@@ -106,6 +107,11 @@ class Transport:
         """Closes all connections."""
         self._connections.close()
         await asyncio.sleep(0)
+
+
+def _shown(url: str) -> str:
+    """A URL without what stands before an @, which may be a key."""
+    return re.sub(r"//[^/@]*@", "//...@", url)
 
 
 def _plain(reply: Reply) -> Reply:
