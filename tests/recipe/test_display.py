@@ -78,6 +78,7 @@ def test_the_end_in_json_has_the_table(capsys):
         "report": "/r.html",
         "chat": {"policy": "togi chat r.yaml policy"},
         "table": [row],
+        "spent": [],
     }
     assert json.loads(capsys.readouterr().out) == end
 

@@ -3,17 +3,18 @@
 from pathlib import Path
 
 import pytest
-from tiny_run import togi
 
 from togi.commands.check import absent_devices
 from togi.core.errors import InputError, RecipeError
 from togi.core.settings import ModelRef
 from togi.core.sources import ModelSource
 from togi.recipe.endpoint_spec import EndpointKeys
-from togi.recipe.graph import Graph, build, refuse_endpoints
+from togi.recipe.graph import Graph, build
+from togi.recipe.model_services import services_of
 from togi.recipe.schema import validate
+from togi.recipe.services import ServiceSpec
 from togi.recipe.source import read_tree
-from togi.recipe.worker import resolved_to_json
+from togi.recipe.worker import _resolved, resolved_to_json
 from togi.stages.arithmetic import model_device
 from togi.stages.context import Context, Control, Resolved
 
@@ -61,9 +62,13 @@ def test_where_an_endpoint_is_and_how_it_is_reached_is_no_part_of_the_fingerprin
         f"{ENDPOINT}, key_env: KEY, protocol: vllm, concurrency: 4, deadline: 9, device: cpu",
         f"{ENDPOINT}, budget: {{tokens: 9, money: 2.5}}, price: {{input: 1, output: 2}}",
         f"{ENDPOINT}, requests_per_minute: 9, tokens_per_minute: 99",
-        f"{ENDPOINT}, serve: {{engine: vllm, python: /usr/bin/python3, args: [--x], ready_seconds: 9}}",
     ]
     assert [graph(folder, place).nodes["some"].fingerprint for place in places] == [before] * len(places)
+    here = graph(folder, "path: model").nodes["some"].fingerprint
+    served = (
+        "path: model, serve: {engine: vllm, python: /usr/bin/python3, args: [--x], ready_seconds: 9}, concurrency: 2"
+    )
+    assert graph(folder, served).nodes["some"].fingerprint == here
     named = ["revision: R", "tokenizer: me/words", "template: llama3-text"]
     assert all(graph(folder, f"{ENDPOINT}, {one}").nodes["some"].fingerprint != before for one in named)
     assert graph(folder, "url: 'http://127.0.0.1:8000/v1', model: small").nodes["some"].fingerprint != before
@@ -80,6 +85,8 @@ def test_every_key_of_an_endpoint_but_its_name_and_tokenizer_is_a_runtime_settin
         ("url: 'http://a/v1'", "an endpoint .* needs `model`"),
         ("path: model, concurrency: 4", "concurrency is read with url alone, found 4"),
         ("path: model, model: big", "model is read with url alone, found 'big'"),
+        (f"{ENDPOINT}, serve: {{engine: togi}}", "serve starts a server for a model that is here"),
+        ("path: model, serve: {engine: togi}, key_env: KEY", "key_env is read with url alone"),
         ("url: 'http://a/v1', path: model, model: big", "exactly one of package, hub, path, url"),
         (f"{ENDPOINT}, protocol: grpc", "models.teacher.protocol: should be 'auto', 'openai'"),
         (f"{ENDPOINT}, budget: {{tokens: 0}}", "models.teacher.budget.tokens: should be greater than or equal to 1"),
@@ -98,16 +105,48 @@ def test_entries_that_do_not_fit_are_refused(folder: Path, endpoint: str, messag
         graph(folder, endpoint)
 
 
-def test_endpoints_are_refused_by_run_and_check_with_the_line_that_names_them(folder: Path) -> None:
-    with pytest.raises(RecipeError, match=r"r\.yaml:4: models\.teacher\.url: endpoints cannot be used yet"):
-        refuse_endpoints(graph(folder).recipe)
-    with pytest.raises(RecipeError, match=r"models\.teacher\.serve: servers cannot be started"):
-        refuse_endpoints(graph(folder, "path: model, serve: {engine: togi}").recipe)
-    refuse_endpoints(graph(folder, "path: model").recipe)
-    graph(folder)
-    for command in ("run", "check", "plan"):
-        ended = togi(folder / "home", command, str(folder / "r.yaml"))
-        assert ended.returncode == 2 and "models.teacher.url: endpoints cannot be used yet" in ended.stderr
+def services(folder: Path, entry: str) -> list[ServiceSpec]:
+    return services_of(graph(folder, entry), folder / "store")
+
+
+def test_a_served_model_is_a_service_for_the_stages_that_ask_it(folder: Path) -> None:
+    (found,) = services(folder, "path: model, template: chatml, serve: {engine: togi, args: [--x], ready_seconds: 9}")
+    assert (found.name, found.stages, found.ready_seconds) == ("teacher", ("some",), 9)
+    name = found.command[found.command.index("--name") + 1]
+    words = ["-m", "togi", "serve", str(folder / "model"), "--name", name, "--template", "chatml"]
+    assert list(found.command[1:]) == [*words, "--host", "127.0.0.1", "--port", "{port}", "--x"]
+    assert (
+        name.startswith("teacher-")
+        and name in services(folder, "path: model, template: chatml, serve: {engine: togi}")[0].command
+    )
+    (other,) = services(folder, "path: model, kind: causal, serve: {engine: vllm, python: /opt/python}")
+    assert other.command[:5] == ("env", "-u", "PYTHONPATH", "/opt/python", "-m") and "vllm" in other.command[5]
+
+
+def test_a_model_that_a_stage_trains_is_served_once_it_is_there(folder: Path) -> None:
+    found = graph(folder, "path: $tuned, serve: {engine: togi}")
+    (service,) = services_of(found, folder / "store")
+    assert str(folder / "store" / found.nodes["tuned"].folder_name / "output" / "model") in service.command
+    resolved = found.resolve(found.nodes["some"], folder)["$teacher"]
+    context = Context("some", folder, folder, 1, {ModelRef("$teacher"): resolved}, Control(send=lambda event: None))
+    context.services = {"teacher": "http://127.0.0.1:7"}
+    endpoint = context.endpoint(ModelRef("$teacher"))
+    assert endpoint is not None and endpoint.urls == ("http://127.0.0.1:7/v1",) and endpoint.protocol == "togi"
+    assert endpoint.model in service.command
+    assert _resolved(resolved_to_json(resolved)) == resolved
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("path: model, serve: {engine: vllm}", r"r\.yaml:4: models\.teacher\.serve: engine vllm needs `python`"),
+        ("path: model, template: chatml, serve: {engine: vllm, python: /p}", "uses the template that the model has"),
+        ("path: model, tokens: {add: [x]}, serve: {engine: togi}", "a model with added tokens cannot be served"),
+    ],
+)
+def test_what_an_engine_cannot_serve_is_refused(folder: Path, entry: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        services(folder, entry)
 
 
 def test_a_model_that_a_stage_trains_stands_under_models_too(folder: Path) -> None:

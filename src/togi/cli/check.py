@@ -14,7 +14,8 @@ from togi.core.library_log import library_warnings_kept
 from togi.core.sources import ModelSource
 from togi.core.terminal import say
 from togi.model.inspect import located
-from togi.recipe.graph import Graph, refuse_endpoints, unpinned
+from togi.recipe.graph import Graph, unpinned
+from togi.recipe.model_services import services_of
 from togi.recipe.store import home, is_done, store_folder
 from togi.recipe.terms import notes as notes_on
 from togi.recipe.terms import refuse_misuse
@@ -25,29 +26,33 @@ BAR = 24  # characters of the longest bar of a histogram
 
 @click.command()
 @recipe_arguments
+@click.option("--offline", is_flag=True, help="Ask no server of a model; what is not verified so is said.")
 @json_option
-def command(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+def command(recipe: Path, overrides: tuple[str, ...], offline: bool, as_json: bool) -> None:
     """Preflight: keys, files, models, templates; show samples token by token.
 
     Reads every row of the data and renders each stage's rows with its own model, template, system prompt, limits and
     mask. Shows the first row, the longest and a random one, with the tokens that carry loss in brackets, and how long
-    all of them are. Ends with every error that a run would meet before it loads weights. Loads no weights.
+    all of them are. Asks each server of a model for a few tokens. Ends with every error that a run would meet before it
+    loads weights. Loads no weights.
     """
     graph = load_graph(recipe, overrides)  # a misspelt key ends here, before anything heavy is imported
     check_trackers(graph.recipe.track)
-    refuse_endpoints(graph.recipe)
     refuse_misuse(graph)
+    services_of(graph, store_folder())
+    servers = importlib.import_module("togi.cli.check_servers").check(graph, offline)
     _fetch(graph)
     work = importlib.import_module("togi.commands.check")
     with library_warnings_kept(home()):
         found = work.check(_stages(graph, work.CheckedStage), store_folder(), _progress)
-    notes = [*unpinned(graph.recipe), *notes_on(graph), *work.absent_devices(graph.recipe.models)]
+    notes = [*unpinned(graph.recipe), *notes_on(graph), *work.absent_devices(graph.recipe.models), *servers.notes]
     if as_json:
-        print_json({**asdict(found), "notes": notes})
+        print_json({**asdict(found), "endpoints": servers.to_json(), "notes": notes})
     else:
         _print(found, notes)
-    if found.problems:
-        raise InputError("\n".join(found.problems))
+        servers.say()
+    if found.problems or servers.problems:
+        raise InputError("\n".join([*found.problems, *servers.problems]))
     if not as_json:
         say(f"{recipe}: {len(graph.nodes)} stages, every key, reference, file and template fits")
 
@@ -102,6 +107,9 @@ def _print(found: Any, notes: list[str]) -> None:
 
 def _print_stage(name: str, stage: Any) -> None:
     say()
+    if stage.asks:
+        say(f"stage {name} ({stage.type}): its rows are rendered by the server of {stage.asks}")
+        return
     what = f"{stage.rows:,} rows" + (f", of {stage.of:,} records" if stage.of else "")
     meant = f", taken from {stage.stands_in}, which has not run" if stage.stands_in else ""
     say(f"stage {name} ({stage.type}): {what}{meant}")

@@ -7,17 +7,20 @@ from togi.core.errors import InputError
 from togi.core.terminal import say
 from togi.recipe.runs import forget as forget_run
 from togi.recipe.samples import forget, stored
+from togi.recipe.store import store_folder
 from togi.recipe.sweep import size, survey, sweep, take_away
+from togi.stages.spent import forget_answers, stored_answers
 
 
 @click.command()
 @click.option("--yes", is_flag=True, help="Remove what is shown.")
 @click.option("--samples", is_flag=True, help="Only the samples of finished trainings, which nothing was made from.")
+@click.option("--answers", is_flag=True, help="Only the stored answers of servers; a run asks for them again.")
 @click.option(
     "--forget", "run", metavar="ID", help="Forget an earlier run first, or with `all` each that is no recipe's last."
 )
 @json_option
-def command(yes: bool, samples: bool, run: str | None, as_json: bool) -> None:
+def command(yes: bool, samples: bool, answers: bool, run: str | None, as_json: bool) -> None:
     """Remove stored work that no run refers to.
 
     Shows it and its size; removes it only with --yes. A run refers to its stages: a recipe's last run, and every
@@ -25,8 +28,8 @@ def command(yes: bool, samples: bool, run: str | None, as_json: bool) -> None:
     left alone.
     """
     forgotten = forget_run(run) if run is not None else []
-    if samples:
-        _samples(yes, as_json)
+    if samples or answers:
+        (_samples if samples else _answers)(yes, as_json)
         return
     if yes:
         sweep()
@@ -60,6 +63,22 @@ def command(yes: bool, samples: bool, run: str | None, as_json: bool) -> None:
     if stuck:
         names = ", ".join(str(path) for path in stuck)
         raise InputError(f"these could not be removed whole: {names}; see who owns the files in them, and try again")
+
+
+def _answers(yes: bool, as_json: bool) -> None:
+    """Shows the stored answers by model, or forgets them; what runs have spent stays known."""
+    found = stored_answers(store_folder())
+    if yes:
+        forget_answers(store_folder())
+    if as_json:
+        rows = [{"model": name, "answers": count, "bytes": total} for name, (count, total) in found.items()]
+        print_json({"removed": yes, "answers": rows})
+        return
+    for name, (count, total) in found.items():
+        say(f"{total / 1e6:10.1f} MB  {name}: {count:,} answers")
+    count, total = (sum(numbers) for numbers in zip(*found.values(), strict=True)) if found else (0, 0)
+    how = "" if yes or not found else "; forget them with --yes: runs ask for them again, and pay for them"
+    say(f"{count:,} answers, {total / 1e6:.1f} MB" + how)
 
 
 def _samples(yes: bool, as_json: bool) -> None:

@@ -9,7 +9,7 @@ import click
 from togi.cli.common import compute_option, json_option, load_graph, print_json, recipe_arguments
 from togi.core.tables import say_table
 from togi.core.terminal import say
-from togi.recipe.graph import Graph, refuse_endpoints
+from togi.recipe.graph import Graph
 from togi.recipe.store import damage, is_done, manifest, store_folder
 
 
@@ -21,10 +21,10 @@ def command(recipe: Path, overrides: tuple[str, ...], compute: str, as_json: boo
     """Show the graph, what is done and what is left, and what that will take.
 
     Tokens, operations and peak memory are computed from the settings, the data on the disk and the sizes of the models;
-    time from the speed of the last finished stage of the same type. What is not known yet is said so.
+    time from the speed of the last finished stage of the same type. For models on servers it tells calls, tokens and
+    money, answers that are stored already among them. What is not known yet is said so.
     """
     graph = load_graph(recipe, overrides)
-    refuse_endpoints(graph.recipe)
     store = store_folder()
     rows = [_row(node, store / node.folder_name) for node in graph.nodes.values()]
     if any(row["state"] != "done" for row in rows):
@@ -44,6 +44,10 @@ def command(recipe: Path, overrides: tuple[str, ...], compute: str, as_json: boo
     for row in rows:
         if row["damage"] is not None:
             say(f"note: {row['stage']}: {row['damage']}; it is done again")
+    if asked := [row["estimate"] for row in rows if (row.get("estimate") or {}).get("calls")]:
+        money = sum(each["money"] or 0 for each in asked)
+        calls = sum(each["calls"] for each in asked)
+        say(f"servers are asked {calls:,} times" + (f", for at most {money:.4g} in money" if money else ""))
     left = [row["stage"] for row in rows if row["state"] != "done"]
     say(f"{len(rows) - len(left)} of {len(rows)} stages are done" + (f"; left: {', '.join(left)}" if left else ""))
 
@@ -68,7 +72,8 @@ def _estimates(graph: Graph, store: Path, compute: str) -> dict[str, dict[str, A
         work.PlannedStage(n.name, n.settings, n.inputs, store / n.folder_name, is_done(store / n.folder_name))
         for n in graph.nodes.values()
     ]
-    return {name: found.to_json() for name, found in work.estimates(planned, store, compute).items()}
+    prices = {name: found.price for name in graph.recipe.models if (found := graph.endpoint(name)) and found.urls}
+    return {name: found.to_json() for name, found in work.estimates(planned, store, compute, prices).items()}
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
@@ -83,7 +88,10 @@ def _needs(estimate: dict[str, Any] | None) -> str:
     numbers = [
         _number(estimate["records"], "at most {:,} records"),
         _number(estimate["samples"], "{:,} samples"),
+        _number(estimate["calls"], "{:,} calls"),
+        _number(estimate["read"], "at most {:,} tokens read"),
         _number(estimate["sampled"], "at most {:,} tokens written"),
+        _number(estimate["money"], "at most {:.4g} in money"),
         _number(estimate["tokens"], "{:,} tokens trained"),
         _number(estimate["flops"], "{:.2g} operations"),
         _number(None if estimate["peak_bytes"] is None else estimate["peak_bytes"] / 1e9, "peak {:.2f} GB"),

@@ -11,7 +11,9 @@ from togi.core.terminal import say
 from togi.recipe.runs import id_of
 from togi.recipe.samples import bytes_of
 from togi.recipe.state import read_state
+from togi.recipe.store import store_folder
 from togi.recipe.sweep import older_note
+from togi.stages.spent import stored_answers
 
 
 @click.command()
@@ -32,6 +34,8 @@ def command(recipe: Path | None, overrides: tuple[str, ...], run: str | None, as
     say(f"run: {id_of(state)}")
     rows = [(s["name"], s["type"], s["state"], _took(s["seconds"], Path(s["folder"]))) for s in state["stages"]]
     say_table(("stage", "type", "state", "took"), rows, right=(3,))
+    if answers := sum(count for count, _ in stored_answers(store_folder()).values()):
+        say(f"answers of servers in the store: {answers:,}; `togi clean --answers` forgets them")
     for note in older_note():
         say(f"note: {note}")
     say(f"report: {folder / 'report.html'}")

@@ -23,7 +23,8 @@ def scores(request: ScoreRequest, model: str, speaks: str, path: str) -> Call:
         return Call("/scores", {"model": model, "items": [_own(item) for item in request.items]})
     if any(isinstance(item, tuple) and item and isinstance(item[0], Message) for item in request.items):
         raise InputError(
-            f"the protocol {speaks} scores texts or token ids; render the conversation, or serve it with togi"
+            f"the protocol {speaks} scores texts or token ids, not conversations; name its `tokenizer` and `template`, "
+            "or serve it with togi"
         )
     if speaks == "sglang":
         key = "text" if isinstance(request.items[0], str) else "input_ids"

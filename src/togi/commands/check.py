@@ -84,6 +84,13 @@ def absent_devices(models: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _on_server(ref: str, target: "str | ModelSource") -> bool:
+    """Whether rows are rendered by a server, whose template and tokens are not known here."""
+    return (
+        isinstance(target, ModelSource) and target.kind == "endpoint" and not isinstance(ref, ScorerRef | EmbedderRef)
+    )
+
+
 def _kind(ref: str) -> str:
     """What a model is loaded as."""
     return "scorer" if isinstance(ref, ScorerRef) else "causal"
@@ -130,11 +137,13 @@ def _first(records: Sequence[Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class StageCheck:
-    """What a stage makes of its rows. `waits` names what must run before they are there; `stands_in` what they were
+    """What a stage makes of its rows. `waits` names what must run before they are there, `asks` the models on servers
+    that render them; `stands_in` what they were
     taken from meanwhile; `of` how many rows there are where not all were rendered."""
 
     type: str
     waits: str = ""
+    asks: str = ""
     stands_in: str = ""
     rows: int = 0
     of: int | None = None
@@ -220,6 +229,8 @@ class _Checker:
 
     def _models(self, stage: CheckedStage) -> None:
         for ref, target in stage.inputs.items():
+            if isinstance(target, ModelSource) and target.kind == "endpoint":
+                continue
             if isinstance(ref, EmbedderRef) and isinstance(target, ModelSource):
                 inspect(target, self.cache, weights=False)
             elif isinstance(target, ModelSource) and ref not in self.found.models:
@@ -261,6 +272,9 @@ class _Checker:
         kind = stage.settings.type
         rehearse = rehearsal(STAGES[kind])
         if rehearse is None:
+            return
+        if asked := [ref for ref, target in stage.inputs.items() if _on_server(ref, target)]:
+            self.found.stages[stage.name] = StageCheck(kind, asks=", ".join(asked))
             return
         context, waits, stands_in = self._context(stage, folder)
         if waits:

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from togi.client.endpoint import Price, Tokens
 from togi.commands.plan_texts import texts
 from togi.core.codec import read_records
 from togi.core.errors import InputError
 from togi.core.files import read_cache
 from togi.core.records import KINDS
-from togi.core.settings import MAIN, Ref
+from togi.core.settings import MAIN, EmbedderRef, ModelRef, Ref, ScorerRef
 from togi.core.sources import ModelSource, lineage
 from togi.core.strangers import run_stranger
 from togi.model.folders import converted_folder
@@ -45,22 +46,27 @@ class PlannedStage:
     done: bool
 
 
-def estimates(stages: Sequence[PlannedStage], store: Path, compute: str = "") -> dict[str, Cost]:
-    """The cost of each stage, by name; `stages` stand after their inputs. `compute` is the type of products."""
-    planner = _Planner(store, compute or _products(store))
+def estimates(
+    stages: Sequence[PlannedStage], store: Path, compute: str = "", prices: Mapping[str, Price] | None = None
+) -> dict[str, Cost]:
+    """The cost of each stage, by name; `stages` stand after their inputs. `compute` is the type of products; `prices`
+    are those of the models on servers, by their names."""
+    planner = _Planner(store, compute or _products(store), prices or {})
     return {stage.name: planner.stage(stage) for stage in stages}
 
 
 class _Planner:
-    def __init__(self, store: Path, products: str) -> None:
+    def __init__(self, store: Path, products: str, prices: Mapping[str, Price]) -> None:
         self.store = store
         self.products = products
+        self.prices = prices
         self.known: dict[tuple[str, str], Known] = {}  # by stage and output
 
     def stage(self, stage: PlannedStage) -> Cost:
         kind = STAGES[stage.settings.type]
         inputs = _Inputs(self, stage)
         cost = Cost() if kind.estimate is None else kind.estimate(stage.settings, inputs)
+        self._servers(stage, inputs, cost)
         if kind.job is not None:
             self._training(kind.job(stage.settings), inputs, cost)
         for name, output in kind.outputs(stage.settings).items():
@@ -72,8 +78,31 @@ class _Planner:
             self.known[stage.name, name] = replace(found, why=found.why or f"unknown until {stage.name} ran")
         return cost
 
+    def _servers(self, stage: PlannedStage, inputs: "_Inputs", cost: Cost) -> None:
+        """Leaves of the requests of a stage those that go to servers, and adds what they cost. A stage that asks
+        several models asks each as often."""
+        models = [ref for ref in stage.inputs if isinstance(ref, ModelRef | ScorerRef | EmbedderRef)]
+        servers = [ref for ref in models if ref.name in self.prices]
+        calls = cost.calls
+        if not servers:
+            cost.calls = None if models else calls
+            return
+        if calls is None:
+            cost.unknown.append(f"calls: how often {', '.join(servers)} is asked")
+            return
+        cost.calls = math.ceil(calls * len(servers) / len(models))
+        read = inputs.mean_bytes() * calls if cost.read is None else cost.read
+        used = Tokens(math.ceil(read / len(models)), math.ceil((cost.sampled or 0) / len(models)))
+        cost.money = sum(self.prices[ref.name].of(used) for ref in servers) or None
+        cost.read = used.input * len(servers)
+        cost.notes.append(
+            "tokens read: counted in bytes of the records, which is more, without instructions around them"
+        )
+
     def outside(self, source: ModelSource) -> Known:
         """A model from outside, if it is on this machine. Raises InputError for a folder that is damaged."""
+        if source.kind == "endpoint":
+            return Known(why=f"{source.name} is on a server")
         folder = converted_folder(source, self.store) if source.kind == "package" else None
         away = folder is not None and not folder.exists()
         if away or lineage(source)[-1].kind == "hub":
@@ -159,6 +188,12 @@ class _Inputs:
         if isinstance(target, ModelSource):
             return self.planner.outside(target)
         return self.planner.known[target, ref.output]
+
+    def mean_bytes(self) -> float:
+        """Mean bytes of the records that the stage reads, those that are known; 0 where none is."""
+        refs = [Ref(ref) for ref in self.stage.inputs if not isinstance(ref, ModelRef | ScorerRef | EmbedderRef)]
+        samples = [record for ref in refs for record in self[ref].samples[:COUNTED]]
+        return sum(len(record.text.encode()) for record in samples) / len(samples) if samples else 0.0
 
     def lengths(self, refs: Sequence[Ref], model: Known, cost: Cost) -> tuple[float, int] | None:
         """Mean and most tokens of a record of `refs`, as the template of `model` writes it."""

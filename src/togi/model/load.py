@@ -19,7 +19,7 @@ from togi.core.outside import read_object
 from togi.core.sources import CARD, ModelSource
 from togi.model.adapter import beneath, lora_library
 from togi.model.card import Origin
-from togi.model.inspect import Facts, inspect_model
+from togi.model.inspect import Facts, inspect_model, located
 from togi.model.network import STORED, build, foreign, read_config
 from togi.model.packages import package_folder
 from togi.model.tokens import add_tokens, give_rows
@@ -109,6 +109,14 @@ def load_tokenizer(source: ModelSource, cache: Path, kind: str = "causal") -> tu
     tokenizer = _tokenizer(facts)
     check_vocabulary(source.name, net, tokenizer)
     add_tokens(tokenizer, source.tokens)
+    return tokenizer, _template(source, facts, tokenizer)
+
+
+def bare_tokenizer(source: ModelSource) -> tuple[Any, Template]:
+    """The tokenizer in a folder or of a hub's model, and its template, where no model is looked at. Raises InputError
+    where they cannot be read."""
+    facts = Facts(folder=located(source, weights=False), adapters=(), config={}, weights=None)
+    tokenizer = _tokenizer(facts)
     return tokenizer, _template(source, facts, tokenizer)
 
 

@@ -23,13 +23,14 @@ from togi.stages.table import STAGES
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Closing:
-    """What a finished run leaves: its id, the path of its report, the command that talks to each model, and the rows of
-    its before/after table, in the words of `COLUMNS`."""
+    """What a finished run leaves: its id, the path of its report, the command that talks to each model, the rows of
+    its before/after table, in the words of `COLUMNS`, and what it spent on servers."""
 
     run: str
     report: str
     chats: Mapping[str, str] = field(default_factory=dict)
     rows: Sequence[Sequence[str]] = ()
+    spent: Sequence[str] = ()
 
 
 COLUMNS = ("metric", "before", "after", "difference", "")
@@ -182,6 +183,7 @@ class Human:
             f"run:    {closing.run}",
             f"report: {closing.report}",
             *(f"chat:   {command}" for command in closing.chats.values()),
+            *(f"spent:  {words}" for words in closing.spent),
         ]
         compared = table(COLUMNS, closing.rows, right=(1, 2, 3))
         if self.console.is_terminal:
@@ -280,4 +282,5 @@ class JsonLines:
         rows = [
             dict(zip(("metric", "before", "after", "difference", "verdict"), row, strict=True)) for row in closing.rows
         ]
-        self._line(event="end", run=closing.run, report=closing.report, chat=dict(closing.chats), table=rows)
+        spent, chats = list(closing.spent), dict(closing.chats)
+        self._line(event="end", run=closing.run, report=closing.report, chat=chats, table=rows, spent=spent)

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from togi.client import endpoint
 from togi.core.settings import Settings, runtime_setting
 
 
@@ -50,8 +51,35 @@ class EndpointKeys(Settings):
     deadline: float = runtime_setting(600.0, "url: seconds in which an answer is there, or the request is lost", gt=0)
     budget: Budget = runtime_setting(Budget(), "url: what may be spent on it in one run")
     price: Price = runtime_setting(Price(), "url: what a million tokens cost")
+    batch: bool = runtime_setting(
+        False, "url: ask through the provider's batch endpoint, which answers within a day at a lower price"
+    )
     serve: Serve | None = runtime_setting(None, "a server that the run starts for this model")
 
 
 URL_KEYS = tuple(name for name in EndpointKeys.model_fields if name not in ("url", "serve"))
 """Keys that are read with `url` alone."""
+
+SERVED_KEYS = ("concurrency", "deadline")
+"""Those of them that are read with `serve` too."""
+
+
+def endpoint_of(name: str, keys: EndpointKeys, model: str, revision: str) -> endpoint.Endpoint:
+    """The endpoint of the entry `name`, whose answers are named by `model` and `revision`. One that a run serves itself
+    has no URL yet."""
+    urls = () if keys.url is None else (keys.url,) if isinstance(keys.url, str) else keys.url
+    return endpoint.Endpoint(
+        name=name,
+        urls=urls,
+        model=model,
+        revision=revision,
+        key_env=keys.key_env,
+        protocol=keys.protocol if keys.serve is None else keys.serve.engine,
+        concurrency=keys.concurrency,
+        requests_per_minute=keys.requests_per_minute,
+        tokens_per_minute=keys.tokens_per_minute,
+        deadline=keys.deadline,
+        budget=endpoint.Budget(tokens=keys.budget.tokens, money=keys.budget.money),
+        price=endpoint.Price(input=keys.price.input, output=keys.price.output),
+        batch=keys.batch,
+    )

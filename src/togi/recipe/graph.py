@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from togi.client.endpoint import Endpoint
 from togi.core.code import neighbours
 from togi.core.errors import RecipeError
 from togi.core.hashing import HashedFiles, take, tree
@@ -22,6 +23,7 @@ from togi.core.seeds import digest
 from togi.core.settings import MAIN, CodePath, MadeModelRef, PackageName, RecipePath, Ref, is_place, references
 from togi.core.sources import ModelSource, fingerprint, model_files
 from togi.recipe.around import completed
+from togi.recipe.endpoint_spec import endpoint_of
 from togi.recipe.schema import DataSpec, ModelSpec, Recipe, TemplateFile
 from togi.recipe.store import VERSION, Read
 from togi.stages.base import UNKNOWN, StageSettings
@@ -65,14 +67,29 @@ class Graph:
         found = {}
         for ref, target in node.inputs.items():
             if isinstance(target, ModelSource):
-                found[ref] = Resolved(_kind_of(self.recipe, Ref(ref)), source=target)
+                kind, name = _kind_of(self.recipe, Ref(ref)), Ref(ref).name
+                found[ref] = Resolved(kind, source=target, endpoint=self.endpoint(name))
             else:
                 parent = self.nodes[target]
                 kind = kinds_of(parent.settings)[Ref(ref).output]
                 spec = self.recipe.models.get(Ref(ref).name)
                 device = "" if spec is None else spec.device
-                found[ref] = Resolved(kind, folder=store / parent.folder_name, device=device)
+                endpoint = self.endpoint(Ref(ref).name)
+                found[ref] = Resolved(kind, folder=store / parent.folder_name, device=device, endpoint=endpoint)
         return found
+
+    def endpoint(self, model: str) -> Endpoint | None:
+        """How a declared model is asked on a server, of its own or started by the run; None where it is computed here
+        or is no declared model. One that the run serves is named by its content."""
+        spec = self.recipe.models.get(model)
+        if spec is None or (spec.url is None and spec.serve is None):
+            return None
+        if spec.url is not None:
+            assert spec.model is not None
+            return endpoint_of(model, spec, spec.model, spec.revision)
+        made = made_by(spec)
+        mark = self.nodes[made.name].fingerprint if made is not None else digest(_model_mark(model_source(spec), []))
+        return endpoint_of(model, spec, f"{model}-{mark[:12]}", "")
 
     def reads(self, node: Node, store: Path) -> list[Read]:
         """The outputs that `node` reads, each once, in a given store."""
@@ -157,22 +174,6 @@ def _stage_of(recipe: Recipe, ref: Ref) -> str:
     return ref.name if made is None else made.name
 
 
-def refuse_endpoints(recipe: Recipe) -> None:
-    """Raises RecipeError for models that only a server can give: there is no client for them yet."""
-    problems = []
-    for name, spec in recipe.models.items():
-        for key in ("url", "serve"):
-            if getattr(spec, key) is not None:
-                what = "endpoints cannot be used yet" if key == "url" else "servers cannot be started for models yet"
-                where = recipe.tree.where(("models", name, key))
-                problems.append(
-                    f"{where}: models.{name}.{key}: {what} by this version of togi; name the model's package, hub id "
-                    f"or folder{'' if key == 'url' else ' without it'}, and it is computed here"
-                )
-    if problems:
-        raise RecipeError("\n".join(problems))
-
-
 def unpinned(recipe: Recipe) -> list[str]:
     """A note on each model and data set whose revision is not a commit: it may change upstream, unnoticed."""
     places = [(f"models.{name}", spec.hub, spec.revision) for name, spec in recipe.models.items()]
@@ -220,11 +221,22 @@ def _check_references(recipe: Recipe, problems: list[str]) -> None:
             if wrong := _no_output(recipe, ref):
                 problems.append(f"{where}: {key}: {wrong}")
                 continue
+            if path == ("init",) and (wrong := _not_here(recipe, ref)):
+                problems.append(f"{where}: {key}: {wrong}")
+                continue
             found = _kind_of(recipe, ref, settings)
             if found not in (*ref.kinds, UNKNOWN):
                 wanted = " or ".join(ref.kinds)
                 hint = _declared(recipe, ref) or _who_takes(found)
                 problems.append(f"{where}: {key}: needs {wanted}, but {ref} gives {found}{hint}")
+
+
+def _not_here(recipe: Recipe, ref: Ref) -> str:
+    """Why a model cannot be trained, if it is on a server."""
+    spec = recipe.models.get(ref.name)
+    if spec is None or spec.url is None:
+        return ""
+    return f"{ref} is on a server (models.{ref.name}.url); a training needs its weights: a package, a hub id or a path"
 
 
 def _no_output(recipe: Recipe, ref: Ref) -> str:

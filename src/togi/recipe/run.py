@@ -23,11 +23,12 @@ from togi.core.process import STOPPING, was_interrupted
 from togi.core.settings import MAIN
 from togi.recipe.display import Display
 from togi.recipe.executors import Executor
-from togi.recipe.graph import Graph, Node, kinds_of, refuse_endpoints, unpinned
+from togi.recipe.graph import Graph, Node, kinds_of, unpinned
 from togi.recipe.guard import sources_to_json
 from togi.recipe.lock import lock_text
 from togi.recipe.locks import Busy, is_held, wait
 from togi.recipe.mend import mend
+from togi.recipe.model_services import services_of
 from togi.recipe.report import render
 from togi.recipe.runs import keep_last, run_id
 from togi.recipe.services import Services, ServiceSpec
@@ -73,7 +74,9 @@ class Options:
 class Run:
     """One `togi run` of a graph."""
 
-    def __init__(self, graph: Graph, options: Options, display: Display, services: Sequence[ServiceSpec] = ()) -> None:
+    def __init__(
+        self, graph: Graph, options: Options, display: Display, services: Sequence[ServiceSpec] | None = None
+    ) -> None:
         self.graph = graph
         self.options = options
         self.display = display
@@ -81,7 +84,8 @@ class Run:
         self.folder = run_folder(graph.recipe.name)
         self.id = run_id(graph.recipe.name, [(node.name, node.fingerprint) for node in graph.nodes.values()])
         self.workers: Executor | None = None
-        self.services = Services(services, self.folder, self._service_died)
+        specs = services_of(graph, self.store) if services is None else services
+        self.services = Services(specs, self.folder, self._service_died)
         self.at_work = ""  # the stage
         self.interrupted = False  # the work at hand is the last
         self.signalled = False
@@ -97,7 +101,6 @@ class Run:
         """
         names = self._wanted()
         check_trackers(self.graph.recipe.track)
-        refuse_endpoints(self.graph.recipe)
         refuse_misuse(self.graph)
         with ExitStack() as stack:
             with writing_home():
@@ -266,6 +269,7 @@ class Run:
             "accept_numerics": self.options.accept_numerics,
             "compute": self.graph.recipe.products(self.options.compute),
             "recipe": self.graph.recipe.name,
+            "run": self.id,
             "track": self.graph.recipe.track,
             "services": self.services.urls(node.name),
         }

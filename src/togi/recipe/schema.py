@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from togi.core.errors import RecipeError
 from togi.core.settings import MadeModelRef, RecipePath, Settings, runtime_setting
 from togi.recipe.document import KeyPath, dotted
-from togi.recipe.endpoint_spec import URL_KEYS, EndpointKeys
+from togi.recipe.endpoint_spec import SERVED_KEYS, URL_KEYS, EndpointKeys
 from togi.recipe.hints import outside_name, shape, unknown_key
 from togi.recipe.licensed import Licensed
 from togi.recipe.locks import LOCK
@@ -99,7 +99,10 @@ class ModelSpec(EndpointKeys, Licensed):
             raise ValueError("an endpoint (url) needs `model`, the model's name on the server")
         _read_with(self, "file", "package")
         for name in URL_KEYS:
-            _read_with(self, name, "url")
+            if self.serve is None or name not in SERVED_KEYS:
+                _read_with(self, name, "url")
+        if self.serve is not None and self.url is not None:
+            raise ValueError("serve starts a server for a model that is here (package, hub, path); with url one is up")
         if self.prefix and self.kind != "embedder":
             raise ValueError(f"prefix is read with kind: embedder alone, found kind: {self.kind}; remove it")
         return self

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from togi import __version__
+from togi.client.endpoint import Budget, Endpoint, Price
 from togi.core.errors import TogiError
 from togi.core.files import install_fault, read_cache, write_json
 from togi.core.process import STOPPING
@@ -176,10 +177,11 @@ def _do(command: dict[str, Any], control: Control, ranks: Ranks) -> bool:
         services=command["services"],
         apart=apart(settings),
         adds_up=stage.adds_up,
+        run=command["run"],
     )
     log.handlers = [StageLogHandler(context)]
     context.check_stop()
-    with _turn(context, command):
+    with context.leaving, _turn(context, command):
         if ranks.on_first_rank(lambda: is_done(folder)):
             return True
         start = time.perf_counter()
@@ -284,14 +286,21 @@ def _spent(folder: Path) -> float:
 
 def _resolved(value: dict[str, Any]) -> Resolved:
     source = value["source"] and ModelSource(**value["source"] | {"tokens": tuple(value["source"]["tokens"])})
-    return Resolved(value["kind"], source, Path(value["folder"]) if value["folder"] else None, value["device"])
+    folder = Path(value["folder"]) if value["folder"] else None
+    return Resolved(value["kind"], source, folder, value["device"], value["endpoint"] and _endpoint(value["endpoint"]))
+
+
+def _endpoint(value: dict[str, Any]) -> Endpoint:
+    parts = {"urls": tuple(value["urls"]), "budget": Budget(**value["budget"]), "price": Price(**value["price"])}
+    return Endpoint(**value | parts)
 
 
 def resolved_to_json(value: Resolved) -> dict[str, Any]:
     """What `_resolved` reads."""
     source = asdict(value.source) if value.source else None
     folder = str(value.folder) if value.folder else None
-    return {"kind": value.kind, "source": source, "folder": folder, "device": value.device}
+    endpoint = asdict(value.endpoint) if value.endpoint else None
+    return {"kind": value.kind, "source": source, "folder": folder, "device": value.device, "endpoint": endpoint}
 
 
 def _check_numerics(folder: Path, command: dict[str, Any], size: int) -> None:

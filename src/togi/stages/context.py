@@ -7,14 +7,15 @@ done again, an unfinished one is done again whole.
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from togi.client.endpoint import Endpoint
 from togi.core.codec import read_records, write_records
 from togi.core.errors import InputError, Interrupted, StageError
 from togi.core.files import append_line, cut_torn_line, read_json, read_lines, read_object, write_json
@@ -40,12 +41,14 @@ from togi.stages.sources import Descent, model_sources, wrote
 @dataclass(frozen=True, slots=True)
 class Resolved:
     """What a reference stands for: a model from outside, or the folder of a finished stage, whose model is computed on
-    `device` where the recipe says so."""
+    `device` where the recipe says so. A model that is asked on a server has an `endpoint`; without URLs it is the
+    service of the same name."""
 
     kind: str
     source: ModelSource | None = None
     folder: Path | None = None
     device: str = ""
+    endpoint: Endpoint | None = None
 
 
 @dataclass(slots=True)
@@ -63,7 +66,8 @@ class Context:
     memory at hand has room for, where they were asked for. `takers` are the stage types that take each kind of records.
     `reasons` are all that the stage drops records for; None where nobody said. `services` are the URLs of the services
     that it needs, by name. `apart` are references to records that nothing is made of, such as those of a validation.
-    `adds_up`: what comes in is what goes out and what is dropped."""
+    `adds_up`: what comes in is what goes out and what is dropped. `run` is the id of the run, which budgets are kept
+    for; `spent` says what it has spent on servers so far, in words."""
 
     name: str
     folder: Path
@@ -81,6 +85,10 @@ class Context:
     reasons: tuple[str, ...] | None = None
     shards: ShardExecutor = field(default_factory=SerialShards)
     services: Mapping[str, str] = field(default_factory=dict)
+    run: str = ""
+    spent: Callable[[], str] = lambda: ""
+    clients: dict[str, Any] = field(default_factory=dict)  # what asks servers, by the name of the model
+    leaving: ExitStack = field(default_factory=ExitStack)  # what is closed when the stage ends
     counts: dict[str, int] = field(default_factory=dict)
     drops: list[Drop] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
@@ -182,6 +190,13 @@ class Context:
         folder = target.folder / output_path(target.kind, ref.output)
         return ModelSource(kind="path", name=str(folder), device=target.device)
 
+    def endpoint(self, ref: Ref) -> Endpoint | None:
+        """The server of the model that `ref` stands for; None for a model that is computed here."""
+        found = self.inputs[ref].endpoint
+        if found is None or found.urls:
+            return found
+        return replace(found, urls=(f"{self.services[found.name]}/v1",))
+
     # --- voice ------------------------------------------------------------------------------------------------
 
     def log(self, message: str) -> None:
@@ -190,6 +205,7 @@ class Context:
 
     def progress(self, done: int, total: int, what: str, note: str = "") -> None:
         """How far the work is: `done` of `total` in units of `what`."""
+        note = ", ".join(filter(None, (note, self.spent())))
         event = {"event": "progress", "stage": self.name, "done": done, "total": total, "what": what, "note": note}
         self.control.send(event)
 

@@ -47,8 +47,10 @@ class Load:
 @dataclass(slots=True)
 class Cost:
     """What is known of a stage beforehand. `records` and `tokens` are the most that it can yield and compute; `sampled`
-    the most tokens that it writes; `calls` and `money` what it asks of endpoints; `unknown` says what else would have
-    to be known, and why.
+    the most tokens that it writes; `unknown` says what else would have to be known, and why.
+
+    `calls` are the requests that it makes to models, wherever they are, and `read` the most tokens of their prompts;
+    `plan` keeps those that go to servers, and makes `money` of them.
 
     `load` is that of a training. `outputs` are what is known of the outputs to the stages that read them; of one that
     is not named here, nothing is.
@@ -62,6 +64,7 @@ class Cost:
     peak_bytes: float | None = None
     seconds: float | None = None
     calls: int | None = None
+    read: int | None = None
     money: float | None = None
     notes: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)

@@ -1,20 +1,18 @@
 """What stages ask models for, by reference: answers, continuations, choices, scores, embeddings.
 
-A stage that does not train a model never touches its network: where the model is, and on which device, is the recipe's
-business (`models:`).
+A stage that does not train a model never touches its network: where the model is, on this machine or on a server, is
+the recipe's business (`models:`). What computes here brings torch and is imported when it is asked for.
 """
 
+import importlib
+from collections.abc import Sequence
 from typing import Any, Protocol
 
+from togi.core.errors import StageError
 from togi.core.protocols import Chooser, Completer, Embedder, Generator, Scorer
+from togi.core.records import Completion
 from togi.core.settings import EmbedderRef, ModelRef, ScorerRef
-from togi.model.embed import SentenceEmbedder
-from togi.model.first_token import ModelChooser
-from togi.rollout.completer import ModelCompleter
-from togi.rollout.generator import ModelGenerator
-from togi.stages.arithmetic import model_device
 from togi.stages.context import Context
-from togi.stages.models import load_model, load_scorer
 
 
 class ChatGenerator(Generator, Protocol):
@@ -28,33 +26,46 @@ class ChatGenerator(Generator, Protocol):
 
 def generator(context: Context, ref: ModelRef, *, batch_rows: int) -> ChatGenerator:
     """What answers prompts as the model does under its chat template; `batch_rows` samples are computed together."""
-    model = load_model(context, ref)
-    return ModelGenerator(model.net, model.tokenizer, model.template, batch_rows=batch_rows)
+    return _place(context, ref).generator(context, ref, batch_rows=batch_rows)
 
 
 def completer(context: Context, ref: ModelRef, *, batch_rows: int) -> Completer:
     """What continues plain texts as the model does, without a chat template."""
-    model = load_model(context, ref)
-    return ModelCompleter(model.net, model.tokenizer, model.template.terminator, batch_rows=batch_rows)
+    return _place(context, ref).completer(context, ref, batch_rows=batch_rows)
 
 
 def chooser(context: Context, ref: ModelRef) -> Chooser:
     """What says which of two words the model would rather begin its answer with."""
-    model = load_model(context, ref)
-    return ModelChooser(model.net, model.tokenizer, model.template)
+    return _place(context, ref).chooser(context, ref)
 
 
 def tokenizer(context: Context, ref: ModelRef) -> Any:
-    """The model's tokenizer, of the transformers library."""
-    return load_model(context, ref).tokenizer
+    """The model's tokenizer, of the transformers library. Raises RecipeError for a model on a server whose tokenizer
+    the recipe does not name."""
+    return _place(context, ref).tokenizer(context, ref)
 
 
 def scorer(context: Context, ref: ScorerRef) -> Scorer:
     """A reward model that a stage trained, or from outside."""
-    return load_scorer(context, ref)
+    return _place(context, ref).scorer(context, ref)
 
 
 def embedder(context: Context, ref: EmbedderRef) -> Embedder:
     """A sentence embedder from outside, with its prefix."""
-    source = context.model(ref)
-    return SentenceEmbedder(source, context.cache, prefix=source.prefix, device=model_device(source))
+    return _place(context, ref).embedder(context, ref)
+
+
+def all_answered(context: Context, ref: ModelRef, groups: Sequence[Sequence[Completion]]) -> None:
+    """For a stage that cannot do without a single answer. Raises StageError where requests to a server failed."""
+    failed = sum(one.stop == "error" for group in groups for one in group)
+    if failed:
+        raise StageError(
+            f"stage {context.name}: {failed} answers of {ref} failed, and it needs all of them; the log says why. All "
+            "answers that came are kept: run the same command again"
+        )
+
+
+def _place(context: Context, ref: Any) -> Any:
+    """The module that knows models where this one is."""
+    here = context.inputs[ref].endpoint is None
+    return importlib.import_module(f"togi.stages.endpoints_{'local' if here else 'remote'}")

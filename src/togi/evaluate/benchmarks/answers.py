@@ -35,6 +35,10 @@ CLOSED = Measured(
     lambda subject: subject.closed,
 )
 LENGTH = Measured("length", Metric(name="length (tokens)"), lambda subject: subject.lengths)
+CHARACTERS = Measured(
+    "length", Metric(name="length (characters)"), lambda subject: [float(len(text)) for text in subject.texts]
+)
+"""For subjects that do not tell their tokens."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,8 @@ def estimate(settings: Contrast, inputs: Inputs) -> Cost:
     ways = len(settings.careless) + settings.off_topic + settings.questions
     cost = passing_on(came, None if came.records is None else came.records * ways, added=2 * settings.max_tokens)
     if came.records is not None:
-        cost.sampled = (1 + len(settings.careless)) * came.records * settings.max_tokens
+        cost.calls = (1 + len(settings.careless)) * came.records
+        cost.sampled = cost.calls * settings.max_tokens
     return cost
 
 

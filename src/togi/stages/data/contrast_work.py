@@ -12,7 +12,7 @@ from togi.data.pairs import build_pair, cut_to_shorter
 from togi.data.prompts_fewshot import choose_shots, open_answer
 from togi.stages.context import Context
 from togi.stages.data.contrast import Careless, Contrast
-from togi.stages.endpoints import completer, generator, tokenizer
+from togi.stages.endpoints import all_answered, completer, generator, tokenizer
 from togi.stages.rehearsal_work import Rehearsed, asked, prompt_rows, weightless
 
 
@@ -77,7 +77,9 @@ def _by_examples(settings: Contrast, context: Context, prompts: list[Prompt], ex
             for prompt in batch
         ]
         seeds = [[derive(params.seed, prompt.id)] for prompt in batch]
-        return [group[0].text for group in writer.complete(texts, params, seeds)]
+        found = writer.complete(texts, params, seeds)
+        all_answered(context, settings.model, found)
+        return [group[0].text for group in found]
 
     return [text.strip() for unit in context.units(-(-len(prompts) // size), answer, "helpful") for text in unit]
 
@@ -98,7 +100,9 @@ def _answers(settings: Contrast, context: Context, name: str, way: Careless, pro
 
     def answer(unit: int) -> list[str]:
         batch = [_instructed(way.instruction, name, prompt) for prompt in prompts[unit * size : (unit + 1) * size]]
-        return [group[0].text for group in speaker.generate(batch, _params(settings, context))]
+        found = speaker.generate(batch, _params(settings, context))
+        all_answered(context, way.model or settings.model, found)
+        return [group[0].text for group in found]
 
     texts = [text for unit in context.units(-(-len(prompts) // size), answer, name) for text in unit]
     return [_before(text, ends) for text in texts]

@@ -35,7 +35,7 @@ def estimate(settings: Evaluate, inputs: Inputs) -> Cost:
     if came.records is None:
         return Cost(unknown=[came.why])
     samples = 2 * settings.samples * came.records
-    return Cost(samples=samples, sampled=samples * settings.max_tokens)
+    return Cost(samples=samples, sampled=samples * settings.max_tokens, calls=2 * came.records)
 
 
 STAGE = StageType(

@@ -12,7 +12,7 @@ from togi.core.files import read_object
 from togi.core.records import Completion, Prompt
 from togi.core.seeds import derive
 from togi.core.settings import ModelRef, ScorerRef
-from togi.evaluate.benchmarks.answers import CLOSED, LENGTH, Diversity
+from togi.evaluate.benchmarks.answers import CHARACTERS, CLOSED, LENGTH, Diversity
 from togi.evaluate.benchmarks.base import Answered, Benchmark, Subject, Table
 from togi.evaluate.benchmarks.graded import Graded
 from togi.evaluate.statistics import Bootstrap
@@ -20,7 +20,7 @@ from togi.evaluate.table import Row, rows_to_json
 from togi.rewards.base import Attempt
 from togi.rewards.terminator import TerminatorCheck
 from togi.stages.context import Context
-from togi.stages.endpoints import generator, scorer
+from togi.stages.endpoints import all_answered, generator, scorer
 from togi.stages.evaluation.evaluate import Evaluate
 from togi.stages.held_against import held_against
 from togi.stages.rehearsal_work import Rehearsed, asked, prompt_rows, weightless
@@ -38,7 +38,7 @@ def run(settings: Evaluate, context: Context) -> None:
     answered = Answered(owners, settings.samples, bootstrap)
     tables: list[Table] = []
     rows: list[Row] = []
-    for benchmark, ref in _benchmarks(settings, context):
+    for benchmark, ref in _benchmarks(settings, context, subjects):
         table = benchmark.run(subjects, answered)
         tables.append(table)
         rows += table.rows["policy"]
@@ -53,13 +53,18 @@ def run(settings: Evaluate, context: Context) -> None:
     context.summary["answers"] = _examples(settings, prompts, subjects, tables)
 
 
-def _benchmarks(settings: Evaluate, context: Context) -> list[tuple[Benchmark, ScorerRef | None]]:
+def _benchmarks(
+    settings: Evaluate, context: Context, subjects: Sequence[Subject]
+) -> list[tuple[Benchmark, ScorerRef | None]]:
     """What is measured, in the order of the table, each with the reward model that it asks."""
     found: list[tuple[Benchmark, ScorerRef | None]] = [(CLOSED, None)]
     for ref, name, cut in ((settings.reward, "reward", False), (settings.held_out, "held-out reward", True)):
         if ref is not None:
             found.append((Graded(name, scorer(context, ref), cut), ref))
-    return [*found, (LENGTH, None), (Diversity(settings.language), None)]
+    counted = all(
+        tokens or not text for each in subjects for text, tokens in zip(each.texts, each.lengths, strict=True)
+    )
+    return [*found, (LENGTH if counted else CHARACTERS, None), (Diversity(settings.language), None)]
 
 
 def rehearse(settings: Evaluate, context: Context) -> Iterator[Rehearsed]:
@@ -111,6 +116,7 @@ def _answers(settings: Evaluate, context: Context, ref: ModelRef, name: str, pro
     def answer(unit: int) -> list[dict[str, Any]]:
         batch = prompts[unit * size : (unit + 1) * size]
         found = speaker.generate(batch, params)
+        all_answered(context, ref, found)
         return [{"text": c.text, "stop": c.stop, "tokens": len(c.token_ids)} for group in found for c in group]
 
     units = context.units(-(-len(prompts) // size), answer, name)

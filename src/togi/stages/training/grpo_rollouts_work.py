@@ -29,8 +29,8 @@ from togi.rollout.local import Sampler
 from togi.rollout.sampling_model import context_limit
 from togi.stages.arithmetic import arithmetic
 from togi.stages.context import Context, timed
+from togi.stages.endpoints import scorer
 from togi.stages.judging_work import JudgeScorer
-from togi.stages.models import load_scorer
 from togi.stages.training.epochs import Epochs
 from togi.stages.training.grpo import TrainGrpo, scorers_of
 from togi.stages.training.grpo_samples_work import GradedGroup, StoredSamples
@@ -281,7 +281,7 @@ def _reward(settings: TrainGrpo, context: Context, model: LoadedModel) -> Reward
     around = RewardResources(
         terminator=model.template.terminator,
         turn_starts=model.template.turn_starts,
-        scorers={str(ref): load_scorer(context, ref) for ref in scorers_of(settings)},
+        scorers={str(ref): scorer(context, ref) for ref in scorers_of(settings)},
         judges={
             term.name: JudgeScorer(term, context, batch_rows=settings.group_size)
             for term in settings.reward.terms

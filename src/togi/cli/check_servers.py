@@ -1,0 +1,69 @@
+"""What `togi check` says of the servers that a recipe's models are on."""
+
+import importlib
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from togi.client.endpoint import Endpoint, read_key
+from togi.core.errors import InputError, StageError
+from togi.core.settings import Ref
+from togi.core.terminal import say
+from togi.recipe.graph import Graph
+
+
+@dataclass(slots=True)
+class Servers:
+    """What was found, by the name of the model; `problems` are errors that a run would end with."""
+
+    found: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """The findings as plain mappings."""
+        return {name: asdict(each) for name, each in self.found.items()}
+
+    def say(self) -> None:
+        """Prints the findings."""
+        for name, each in self.found.items():
+            does = [key for key, value in each.facts.items() if value is True]
+            context = f", context {each.facts['context']:,} tokens" if "context" in each.facts else ""
+            able = f"; it does {', '.join(does)}" if does else ""
+            say(f"model {name}: {each.model} at {each.url}, protocol {each.facts['protocol']}{context}{able}")
+            for alarm in each.alarms:
+                say(f"  ALARM {alarm}")
+
+
+def check(graph: Graph, offline: bool) -> Servers:
+    """Asks the servers that stages need. Raises RecipeError for a key that the environment does not hold."""
+    servers = Servers()
+    for name, spec in graph.recipe.models.items():
+        endpoint, stages = graph.endpoint(name), _askers(graph, name)
+        if endpoint is None or not stages:
+            continue
+        if spec.url is None:
+            servers.notes.append(
+                f"models.{name}: {endpoint.protocol} serves it while a run needs it; it was not started"
+            )
+            continue
+        work = importlib.import_module("togi.commands.check_endpoints")
+        servers.problems += work.small_budgets(endpoint, stages)
+        if offline:
+            servers.notes.append(work.unverified(name, endpoint.urls[0]))
+            continue
+        read_key(endpoint)
+        _ask(servers, work, endpoint, spec.kind, spec.tokenizer is not None)
+    return servers
+
+
+def _ask(servers: Servers, work: Any, endpoint: Endpoint, kind: str, rendered: bool) -> None:
+    try:
+        servers.found[endpoint.name] = work.check_endpoint(endpoint, kind, rendered)
+    except (InputError, StageError) as error:
+        servers.problems.append(str(error))
+
+
+def _askers(graph: Graph, model: str) -> list[tuple[str, Any]]:
+    """The stages that refer to a model, by name, with their settings."""
+    nodes = graph.nodes.values()
+    return [(node.name, node.settings) for node in nodes if any(Ref(ref).name == model for ref in node.inputs)]

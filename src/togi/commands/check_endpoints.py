@@ -1,0 +1,88 @@
+"""What `togi check` asks servers: whether they are there, take the key, have the model, and do what a run needs.
+
+One tiny request each, kept nowhere, since an answer that is stored would prove nothing the next time.
+"""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from togi.client.answers import Failure
+from togi.client.client import Client
+from togi.client.endpoint import Endpoint
+from togi.client.requests import AnyRequest, ChatRequest, EmbedRequest, ScoreRequest
+from togi.client.store import AnswerStore
+from togi.core.errors import InputError
+from togi.core.records import Message, SamplingParams
+from togi.stages.base import StageSettings
+
+HELLO = Message("user", "Say yes.")
+REQUESTS: Mapping[str, AnyRequest] = {
+    "causal": ChatRequest(messages=(HELLO,), params=SamplingParams(max_tokens=4, n=2), seed=1),
+    "reward": ScoreRequest(items=((HELLO, Message("assistant", "Yes.")),)),
+    "embedder": EmbedRequest(texts=("yes",)),
+}
+TEXTS: AnyRequest = ScoreRequest(items=("Say yes. Yes.",))
+"""What a reward model is asked whose server does not render conversations."""
+
+
+@dataclass(slots=True)
+class EndpointCheck:
+    """What was learned of a server: `facts` as the client tells them, `alarms` in sentences; `verified` is False where
+    it was not asked."""
+
+    url: str
+    model: str
+    verified: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
+    alarms: list[str] = field(default_factory=list)
+
+
+def check_endpoint(endpoint: Endpoint, kind: str, rendered: bool) -> EndpointCheck:
+    """Asks a server for what a model of `kind` does; `rendered`: it is sent texts, not conversations, to score.
+
+    Raises InputError and StageError, with what to do, for one that a run could not ask.
+    """
+    found = EndpointCheck(endpoint.urls[0], endpoint.model)
+    with (
+        tempfile.TemporaryDirectory(prefix="togi-check-") as folder,
+        closing(AnswerStore(Path(folder) / "answers.sqlite")) as store,
+        closing(Client(endpoint, store, run="check", tell=lambda name, text: found.alarms.append(text))) as client,
+    ):
+        request = TEXTS if kind == "reward" and rendered else REQUESTS[kind]
+        (answer,) = client.ask([request])
+        if isinstance(answer, Failure):
+            raise InputError(f"model {endpoint.name}: {endpoint.urls[0]}: {answer.message}")
+        found.verified, found.facts = True, client.facts()
+    return found
+
+
+def small_budgets(endpoint: Endpoint, stages: Sequence[tuple[str, StageSettings]]) -> list[str]:
+    """A problem for each stage whose single answer can be longer than the budget of the endpoint that it asks."""
+    budget = endpoint.budget
+    found = []
+    for name, settings in stages:
+        written = getattr(settings, "max_tokens", None)
+        if not isinstance(written, int):
+            continue
+        money = written * endpoint.price.output / 1_000_000
+        over = (budget.tokens is not None and written > budget.tokens) or (
+            budget.money is not None and money > budget.money
+        )
+        if over:
+            found.append(
+                f"models.{endpoint.name}.budget: one answer of stage {name} may have {written:,} tokens "
+                f"(stages.{name}.max_tokens), which is more than the budget; raise it, or lower max_tokens"
+            )
+    return found
+
+
+def unverified(name: str, url: str) -> str:
+    """What is not known of a server that was not asked."""
+    return (
+        f"models.{name}: {url} was not asked (--offline): whether it is there, takes the key, has the model and gives "
+        "what the stages need is not verified"
+    )

@@ -1,0 +1,115 @@
+"""The services that a recipe's models declare (`serve:`): which command starts the server of each, who needs it."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from togi.core.errors import RecipeError
+from togi.core.settings import Ref
+from togi.core.sources import ModelSource
+from togi.recipe.endpoint_spec import Serve
+from togi.recipe.graph import Graph, made_by, model_source
+from togi.recipe.schema import ModelSpec
+from togi.recipe.services import ServiceSpec
+from togi.stages.base import MODEL_FOLDER
+from togi.stages.table import STAGES
+
+HOST = ("--host", "127.0.0.1", "--port", "{port}")
+
+
+def services_of(graph: Graph, store: Path) -> list[ServiceSpec]:
+    """The services of a recipe, in the order of its models; those that no stage asks are left out.
+
+    Raises RecipeError, with the place in the recipe, for a model that its engine cannot serve as it is declared.
+    """
+    found = []
+    for name, spec in graph.recipe.models.items():
+        stages = _askers(graph, name)
+        if spec.serve is None or not stages:
+            continue
+        endpoint = graph.endpoint(name)
+        assert endpoint is not None
+        try:
+            command = _command(spec, spec.serve, _source(graph, spec, store), endpoint.model)
+        except RecipeError as error:
+            where = graph.recipe.tree.where(("models", name, "serve"))
+            raise RecipeError(f"{where}: models.{name}.serve: {error}") from None
+        ready = spec.serve.ready_seconds
+        found.append(ServiceSpec(name=name, command=command, stages=stages, ready_seconds=ready))
+    return found
+
+
+def _askers(graph: Graph, model: str) -> tuple[str, ...]:
+    """The stages that ask a model. What a stage trains it loads itself."""
+    found = []
+    for node in graph.nodes.values():
+        job = STAGES[node.settings.type].job
+        trained = None if job is None else job(node.settings).init
+        if any(Ref(ref).name == model and ref != trained for ref in node.inputs):
+            found.append(node.name)
+    return tuple(found)
+
+
+def _source(graph: Graph, spec: ModelSpec, store: Path) -> ModelSource:
+    """What is served: a model from outside, or the folder that a stage's model will lie in."""
+    made = made_by(spec)
+    if made is None:
+        return model_source(spec)
+    return ModelSource(kind="path", name=str(store / graph.nodes[made.name].folder_name / MODEL_FOLDER))
+
+
+def _command(spec: ModelSpec, serve: Serve, source: ModelSource, name: str) -> tuple[str, ...]:
+    if source.tokens:
+        raise RecipeError("a model with added tokens cannot be served; train and save it first, and serve that")
+    if serve.engine == "togi":
+        return (*_python(serve), *_togi(spec, source, name), *HOST, *serve.args)
+    if not serve.python:
+        raise RecipeError(f"engine {serve.engine} needs `python`: the Python of the environment that holds it")
+    if source.kind == "package":
+        raise RecipeError(f"engine {serve.engine} does not serve a package (GGUF); use engine: togi")
+    if source.template is not None:
+        raise RecipeError(
+            f"engine {serve.engine} uses the template that the model has, not {source.template!r}; write the template "
+            "into a file (template: {file: FILE}), or use engine: togi"
+        )
+    return (*_python(serve), *(_vllm if serve.engine == "vllm" else _sglang)(spec, source, name), *HOST, *serve.args)
+
+
+def _python(serve: Serve) -> tuple[str, ...]:
+    """An interpreter of another environment must not find togi's own packages."""
+    return ("env", "-u", "PYTHONPATH", serve.python) if serve.python else (sys.executable,)
+
+
+def _togi(spec: ModelSpec, source: ModelSource, name: str) -> Sequence[str]:
+    if source.file != "*.gguf":
+        raise RecipeError(f"engine togi serves the only weights of a package; `file` is {source.file!r}")
+    if source.template_file:
+        raise RecipeError("engine togi takes a template by its name; one in a file cannot be handed over yet")
+    model = f"package:{source.name}" if source.kind == "package" else source.name
+    revision = ("--revision", source.revision) if source.kind == "hub" else ()
+    template = () if source.template is None else ("--template", source.template)
+    reward = ("--reward",) if spec.kind == "reward" else ()
+    return ("-m", "togi", "serve", model, "--name", name, *revision, *template, *reward)
+
+
+def _vllm(spec: ModelSpec, source: ModelSource, name: str) -> Sequence[str]:
+    pooling = () if spec.kind == "causal" else ("--runner", "pooling")
+    return (
+        *("-m", "vllm.entrypoints.openai.api_server", "--model", source.name, "--served-model-name", name),
+        *_revision(source),
+        *(("--chat-template", source.template_file) if source.template_file else ()),
+        *pooling,
+    )
+
+
+def _sglang(spec: ModelSpec, source: ModelSource, name: str) -> Sequence[str]:
+    return (
+        *("-m", "sglang.launch_server", "--model-path", source.name, "--served-model-name", name),
+        *_revision(source),
+        *(("--chat-template", source.template_file) if source.template_file else ()),
+        *(() if spec.kind == "causal" else ("--is-embedding",)),
+    )
+
+
+def _revision(source: ModelSource) -> tuple[str, ...]:
+    return ("--revision", source.revision) if source.kind == "hub" else ()

@@ -1,0 +1,47 @@
+"""What stages ask of models that are computed in this process."""
+
+from typing import Any
+
+from togi.core.settings import EmbedderRef, ModelRef, ScorerRef
+from togi.model.embed import SentenceEmbedder
+from togi.model.first_token import ModelChooser
+from togi.model.reward_model import ModelScorer
+from togi.rollout.completer import ModelCompleter
+from togi.rollout.generator import ModelGenerator
+from togi.stages.arithmetic import model_device
+from togi.stages.context import Context
+from togi.stages.models import load_model, load_scorer
+
+
+def generator(context: Context, ref: ModelRef, *, batch_rows: int) -> ModelGenerator:
+    """See `togi.stages.endpoints`."""
+    model = load_model(context, ref)
+    return ModelGenerator(model.net, model.tokenizer, model.template, batch_rows=batch_rows)
+
+
+def completer(context: Context, ref: ModelRef, *, batch_rows: int) -> ModelCompleter:
+    """See `togi.stages.endpoints`."""
+    model = load_model(context, ref)
+    return ModelCompleter(model.net, model.tokenizer, model.template.terminator, batch_rows=batch_rows)
+
+
+def chooser(context: Context, ref: ModelRef) -> ModelChooser:
+    """See `togi.stages.endpoints`."""
+    model = load_model(context, ref)
+    return ModelChooser(model.net, model.tokenizer, model.template)
+
+
+def tokenizer(context: Context, ref: ModelRef) -> Any:
+    """See `togi.stages.endpoints`."""
+    return load_model(context, ref).tokenizer
+
+
+def scorer(context: Context, ref: ScorerRef) -> ModelScorer:
+    """See `togi.stages.endpoints`."""
+    return load_scorer(context, ref)
+
+
+def embedder(context: Context, ref: EmbedderRef) -> SentenceEmbedder:
+    """See `togi.stages.endpoints`."""
+    source = context.model(ref)
+    return SentenceEmbedder(source, context.cache, prefix=source.prefix, device=model_device(source))

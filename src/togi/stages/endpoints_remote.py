@@ -1,0 +1,124 @@
+"""What stages ask of models on servers, of their own or services of the run."""
+
+import importlib
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from togi.client.answers import Failure, Whole
+from togi.client.client import Client
+from togi.client.endpoint import Endpoint
+from togi.client.requests import AnyRequest
+from togi.client.store import AnswerStore
+from togi.core.errors import RecipeError
+from togi.core.settings import EmbedderRef, ModelRef, Ref, ScorerRef
+from togi.stages.context import Context
+from togi.stages.remote import (
+    END,
+    RemoteChooser,
+    RemoteCompleter,
+    RemoteEmbedder,
+    RemoteGenerator,
+    RemoteScorer,
+    rendering,
+)
+from togi.stages.spent import ANSWERS, spent_words
+from togi.text.template import TEMPLATES
+
+TICK = 1.0
+"""Seconds between two words on how far the answers to one question of a stage are."""
+
+
+def generator(context: Context, ref: ModelRef, *, batch_rows: int) -> RemoteGenerator:
+    """See `togi.stages.endpoints`. As many requests are under way as the endpoint's `concurrency` allows."""
+    template = TEMPLATES.get(context.model(ref).template or "")
+    if template is None:
+        return RemoteGenerator(asker(context, ref), END)
+    return RemoteGenerator(asker(context, ref), template.terminator, template.turn_starts)
+
+
+def completer(context: Context, ref: ModelRef, *, batch_rows: int) -> RemoteCompleter:
+    """See `togi.stages.endpoints`."""
+    return RemoteCompleter(asker(context, ref))
+
+
+def chooser(context: Context, ref: ModelRef) -> RemoteChooser:
+    """See `togi.stages.endpoints`."""
+    return RemoteChooser(asker(context, ref))
+
+
+def tokenizer(context: Context, ref: ModelRef) -> Any:
+    """See `togi.stages.endpoints`."""
+    return _reader(context, ref)[0]
+
+
+def scorer(context: Context, ref: ScorerRef) -> RemoteScorer:
+    """See `togi.stages.endpoints`. togi's own server renders conversations; for others the recipe's tokenizer and
+    template do, where it names them. This follows from the recipe alone, so that stored scores need no server."""
+    asked = asker(context, ref)
+    protocol, source = asked.client.endpoint.protocol, context.model(ref)
+    if protocol == "togi" or (protocol == "auto" and not source.tokenizer):
+        return RemoteScorer(asked)
+    words, template = _reader(context, ref)
+    return RemoteScorer(asked, rendering(template, words))
+
+
+def embedder(context: Context, ref: EmbedderRef) -> RemoteEmbedder:
+    """See `togi.stages.endpoints`."""
+    return RemoteEmbedder(asker(context, ref), context.model(ref).prefix)
+
+
+class StageAsker:
+    """A client that says how far it is, and stops when the stage is to stop."""
+
+    def __init__(self, context: Context, client: Client) -> None:
+        self.name = client.endpoint.name
+        self.client = client
+        self._context = context
+
+    def ask(self, requests: Iterable[AnyRequest]) -> Iterator[Whole | Failure]:
+        """Answers in the order of the requests."""
+        own = list(requests)
+        told = time.monotonic()
+        for done, found in enumerate(self.client.ask(own), 1):
+            if time.monotonic() - told > TICK:
+                told = time.monotonic()
+                self._context.progress(done, len(own), "answers")
+            yield found
+
+
+def asker(context: Context, ref: Ref) -> StageAsker:
+    """What asks the server of a model; one client for each entry of `models:` while the stage runs."""
+    endpoint = context.endpoint(ref)
+    assert endpoint is not None
+    if (found := context.clients.get(endpoint.name)) is None:
+        found = context.clients[endpoint.name] = StageAsker(context, _client(context, endpoint))
+        context.spent = lambda: _words(context)
+    return found
+
+
+def _client(context: Context, endpoint: Endpoint) -> Client:
+    store = context.leaving.enter_context(closing(AnswerStore(Path(context.cache) / ANSWERS)))
+    client = Client(endpoint, store, run=context.run, tell=context.alarm, check=context.check_stop)
+    return context.leaving.enter_context(closing(client))
+
+
+def _words(context: Context) -> str:
+    """What the run has spent on the servers of the stage so far."""
+    clients: list[Client] = [found.client for found in context.clients.values()]
+    return ", ".join(filter(None, (spent_words(each.endpoint, each.spending()) for each in clients)))
+
+
+def _reader(context: Context, ref: Ref) -> tuple[Any, Any]:
+    """The tokenizer and the template with which a server's model reads texts, from the folder or hub id that the recipe
+    names, or from the model itself where the run serves it. Raises RecipeError where neither is there."""
+    source = context.model(ref)
+    if source.kind == "endpoint" and not source.tokenizer:
+        raise RecipeError(
+            f"stage {context.name}: models.{ref.name}.tokenizer: this needs the model's tokens, and a server does not "
+            "tell them; name a folder or a hub id with its tokenizer, and its template if the tokenizer has none"
+        )
+    work = importlib.import_module("togi.stages.readers_work")
+    return work.read_words(source, context.cache, "scorer" if isinstance(ref, ScorerRef) else "causal")

@@ -1,0 +1,19 @@
+"""Tokenizers and templates of models whose weights are elsewhere."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from togi.core.sources import HUB_ID, ModelSource
+from togi.model.load import bare_tokenizer, load_tokenizer
+from togi.text.template import Template
+
+
+def read_words(source: ModelSource, cache: Path, kind: str) -> tuple[Any, Template]:
+    """The tokenizer and the template of a model. Of one on a server only these are here: the recipe names the folder or
+    hub id of its tokenizer. Raises InputError as loading them does."""
+    if source.kind != "endpoint":
+        return load_tokenizer(source, cache, kind)
+    is_folder = Path(source.tokenizer).is_dir()
+    where = "path" if is_folder or not HUB_ID.fullmatch(source.tokenizer) else "hub"
+    return bare_tokenizer(replace(source, kind=where, name=source.tokenizer, revision="main"))

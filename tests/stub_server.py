@@ -1,0 +1,110 @@
+"""A server in OpenAI's shape whose answers are a function of the request; it counts what it is asked."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+KEY = "stub-key"
+MODELS = ("small", "large")
+
+
+class Stub(ThreadingHTTPServer):
+    """`asked` are the bodies of the requests that cost something, in the order in which they came."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.asked: list[dict[str, Any]] = []
+        self.failing = ""  # a text: conversations that hold it fail
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Stub
+
+    def do_GET(self) -> None:
+        if self._welcome():
+            self._send(200, {"data": [{"id": name, "owned_by": "togi", "max_model_len": 900} for name in MODELS]})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if not self._welcome():
+            return
+        if body["model"] not in MODELS:
+            self._send(404, {"error": {"message": f"the model {body['model']} does not exist"}})
+            return
+        if self.server.failing and self.server.failing in json.dumps(body):
+            self._send(400, {"error": {"message": "this prompt is refused"}})
+            return
+        self.server.asked.append(body)
+        answer = {"/v1/chat/completions": _chat, "/v1/completions": _completion, "/v1/embeddings": _embed}[self.path]
+        self._send(200, {**answer(body), "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}})
+
+    def _welcome(self) -> bool:
+        welcome = self.headers.get("authorization") == f"Bearer {KEY}"
+        if not welcome:
+            self._send(401, {"error": {"message": "no such key"}})
+        return welcome
+
+    def _send(self, status: int, value: Any) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None: ...
+
+
+def _words(body: dict[str, Any], index: int) -> str:
+    seed = None if not body.get("temperature") else body.get("seed", 0) + index
+    name = hashlib.sha256(json.dumps([body["model"], body.get("messages", body.get("prompt")), seed]).encode())
+    return f"It is {name.hexdigest()[:6]}."
+
+
+def _chat(body: dict[str, Any]) -> dict[str, Any]:
+    tops = [{"token": "yes", "logprob": -0.5, "bytes": None}, {"token": " no", "logprob": -1.5, "bytes": None}]
+    said = {"content": [{**tops[0], "top_logprobs": tops}]} if body.get("logprobs") else None
+    return {
+        "choices": [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": "yes" if said else _words(body, index)},
+                "finish_reason": "stop",
+                "logprobs": said,
+            }
+            for index in range(body.get("n", 1))
+        ]
+    }
+
+
+def _completion(body: dict[str, Any]) -> dict[str, Any]:
+    choices = range(body.get("n", 1))
+    return {"choices": [{"index": i, "text": _words(body, i), "finish_reason": "stop"} for i in choices]}
+
+
+def _embed(body: dict[str, Any]) -> dict[str, Any]:
+    return {"data": [{"index": i, "embedding": [3.0, 4.0 + len(text)]} for i, text in enumerate(body["input"])]}
+
+
+@contextmanager
+def stub_server() -> Iterator[Stub]:
+    """A stub that answers while the block lasts."""
+    server = Stub()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
