@@ -87,7 +87,9 @@ def _print(found: Any, notes: list[str]) -> None:
     for name, model in found.models.items():
         width = len(model.terminator_ids)
         pieces = f"{width} token{'' if width == 1 else 's'}"
-        say(f"model {name[1:]}: template {model.template}, terminator {model.terminator!r} is {pieces}")
+        said = f"template {model.template}, terminator {model.terminator!r} is {pieces}"
+        said = "an encoder, which reads the prompt and the answer as a pair" if model.pairs else said
+        say(f"model {name[1:]}: {said}")
         if model.date:
             say(f"  it asks for the date, and is always told {model.date}, here and wherever the model is saved to")
         if model.demo is not None:

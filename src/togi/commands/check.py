@@ -20,6 +20,7 @@ from togi.core.seeds import derive
 from togi.core.settings import MAIN, EmbedderRef, Ref, ScorerRef, parts
 from togi.core.sources import ModelSource
 from togi.data.importing import Imported
+from togi.model.encoder_scorer import check_encoder
 from togi.model.load import inspect
 from togi.rewards.function import load_function
 from togi.rewards.settings import FunctionTerm
@@ -55,18 +56,22 @@ class CheckedStage:
 @dataclass(frozen=True, slots=True)
 class ModelCheck:
     """A model's template at its tokenizer: the terminator and its ids, and the date that it is told if it asks for one;
-    `demo` is a made-up conversation where no row of the recipe is there to be shown."""
+    `demo` is a made-up conversation where no row of the recipe is there to be shown. `pairs`: an encoder, which has no
+    template and reads prompt and answer as a pair."""
 
     template: str
     terminator: str
     terminator_ids: tuple[int, ...]
     date: str = ""
     demo: Tokens | None = None
+    pairs: bool = False
 
 
 def check_model(source: ModelSource, cache: Path, kind: str = "causal") -> ModelCheck:
     """Inspects a model and holds its template against its tokenizer. Raises InputError and RecipeError as loading it
     would."""
+    if kind == "scorer" and check_encoder(source, cache):
+        return ModelCheck("", "", (), pairs=True)
     model = read_weightless(source, cache, kind)
     template = model.template
     terminator = check_template(template, model.tokenizer).terminator
@@ -235,7 +240,8 @@ class _Checker:
                 inspect(target, self.cache, weights=False)
             elif isinstance(target, ModelSource) and ref not in self.found.models:
                 self.found.models[ref] = check_model(target, self.cache, _kind(ref))
-                self.unseen[ref] = target
+                if not self.found.models[ref].pairs:
+                    self.unseen[ref] = target
 
     def _trains(self, stage: CheckedStage) -> None:
         """Raises InputError for what could be trained, or saved, from no such model."""

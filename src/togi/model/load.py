@@ -68,7 +68,7 @@ def load(
     facts = _told(inspect(source, cache))
     net = _assembled(facts, dtype, kind)
     _refuse_not_finite(facts, net)
-    tokenizer = _tokenizer(facts)
+    tokenizer = load_tokenizer_of(facts)
     check_vocabulary(source.name, net, tokenizer)
     new = add_tokens(tokenizer, source.tokens)
     give_rows(net, tokenizer, new)
@@ -106,7 +106,7 @@ def load_tokenizer(source: ModelSource, cache: Path, kind: str = "causal") -> tu
     """
     facts = _told(inspect(source, cache, weights=False))
     net = _assembled(facts, torch.float32, kind, meta=True)
-    tokenizer = _tokenizer(facts)
+    tokenizer = load_tokenizer_of(facts)
     check_vocabulary(source.name, net, tokenizer)
     add_tokens(tokenizer, source.tokens)
     return tokenizer, _template(source, facts, tokenizer)
@@ -156,7 +156,8 @@ def _refuse_not_finite(facts: Facts, net: Any) -> None:
             )
 
 
-def _tokenizer(facts: Facts) -> Any:
+def load_tokenizer_of(facts: Facts) -> Any:
+    """The fast tokenizer of a model on this machine. Raises InputError where there is none."""
     folder = facts.tokenizer
     if folder is None:
         raise InputError(f"{facts.top}: no tokenizer in it; save the tokenizer of the model into the same folder")

@@ -60,9 +60,9 @@ def read_config(folder: Path) -> Any:
     )
 
 
-def build(facts: Facts, dtype: torch.dtype, kind: str, *, meta: bool = False) -> Any:
+def build(facts: Facts, dtype: torch.dtype, kind: str, *, meta: bool = False, encoder: bool = False) -> Any:
     """The network of a whole model's folder, of `kind` causal or scorer; with `meta` without memory for its weights,
-    which are then known by their headers alone.
+    which are then known by their headers alone. With `encoder` it is a scorer that reads a text from both sides.
 
     Raises InputError for an architecture that cannot be trained or sampled here, for a model of another kind, and for
     weights that do not fit the configuration.
@@ -73,7 +73,7 @@ def build(facts: Facts, dtype: torch.dtype, kind: str, *, meta: bool = False) ->
         config.num_labels = 1
     else:
         check_kind(facts.folder, config, kind)
-    cls = _class_of(facts.folder, config, kind)
+    cls = _class_of(facts.folder, config, kind, encoder)
     if meta and (facts.weights is None or facts.quantised is not None):
         return _empty(facts.folder, CLASSES[kind], config, dtype)
     options: dict[str, Any] = {"config": config, "dtype": dtype, "output_loading_info": True}
@@ -111,12 +111,13 @@ def _empty(folder: Path, library: Any, config: Any, dtype: torch.dtype) -> Any:
         return foreign(lambda: library.from_config(plain, dtype=dtype), f"{folder}: the model cannot be built")
 
 
-def _class_of(folder: Path, config: Any, kind: str) -> Any:
+def _class_of(folder: Path, config: Any, kind: str, encoder: bool) -> Any:
     """The library's class. Raises InputError where it has none, and for an architecture that is not supported."""
     known = CLASSES[kind]._model_mapping
     found = known[type(config)] if type(config) in known.keys() else None  # noqa: SIM118 (it is no dictionary)
     cls = found[0] if isinstance(found, list | tuple) else found
-    check_architecture(folder, config, cls)
+    if not encoder:
+        check_architecture(folder, config, cls)
     if cls is None:
         what = "language model" if kind == "causal" else "model with a scalar head"
         raise InputError(f"{folder}: {config.model_type} has no {what} in transformers")
@@ -134,13 +135,19 @@ def check_kind(folder: Path, config: Any, kind: str) -> None:
         raise InputError(f"{folder}: its head gives {config.num_labels} numbers; a scorer gives one")
 
 
+def is_encoder(config: Any) -> bool:
+    """Whether a configuration is of an encoder alone, which reads a text from both sides."""
+    encoder = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return encoder and not getattr(config, "is_encoder_decoder", False)
+
+
 def check_architecture(folder: Path, config: Any, cls: Any) -> None:
     """Raises InputError for what is no decoder with attention alone, by its name and the reason."""
     text = config.get_text_config()
     why = ""
     if getattr(config, "is_encoder_decoder", False):
         why = "it has an encoder beside its decoder"
-    elif config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+    elif is_encoder(config):
         why = "it is an encoder, which reads a text from both sides"
     elif getattr(cls, "_is_stateful", False):
         why = "it keeps a recurrent state, which cannot branch at the end of a shared prompt"

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import torch
 
+from togi.core.protocols import Scorer
 from togi.core.seeds import derive
 from togi.core.settings import ModelRef, Ref, ScorerRef
 from togi.core.sources import ModelSource
 from togi.model.adapter import LoraSettings, lora_library, token_ids
 from togi.model.card import About, origin_of
+from togi.model.encoder_scorer import load_scorer_of
 from togi.model.inspect import Facts
 from togi.model.load import LoadedModel, inspect, load
-from togi.model.reward_model import ModelScorer, load_reward_model
 from togi.model.save import check_saved, check_saved_adapter, save_adapter, save_model
 from togi.stages.arithmetic import arithmetic, device, model_device
 from togi.stages.context import Context, hold_numerics
@@ -33,8 +34,8 @@ def _kept(source: ModelSource, cache: Path, dtype: torch.dtype) -> LoadedModel:
 
 
 @lru_cache(maxsize=KEPT)
-def _kept_scorer(source: ModelSource, cache: Path, dtype: torch.dtype) -> ModelScorer:
-    return ModelScorer(load_reward_model(source, cache, dtype=dtype, device=model_device(source)))
+def _kept_scorer(source: ModelSource, cache: Path, dtype: torch.dtype) -> Scorer:
+    return load_scorer_of(source, cache, dtype=dtype, device=model_device(source))
 
 
 def forget_models() -> None:
@@ -153,7 +154,7 @@ def adapted(model: LoadedModel, lora: Lora, *, seed: int, full: tuple[str, ...] 
     return replace(model, net=lora_library().add_lora(model.net, settings, seed=seed))
 
 
-def load_scorer(context: Context, ref: ScorerRef) -> ModelScorer:
+def load_scorer(context: Context, ref: ScorerRef) -> Scorer:
     """A reward model, trained by a stage or from outside."""
     source, dtype = context.model(ref), arithmetic(context).dtype
     _note_device(context, ref, source)

@@ -67,6 +67,7 @@ STAGE = StageType(
     Split,
     outputs=lambda settings: dict.fromkeys(settings.parts, settings.kind or UNKNOWN),
     work="togi.stages.data.split_work",
+    conserves=True,
     reasons=("left_over",),
     chooses=lambda settings: settings.input,
     estimate=estimate,

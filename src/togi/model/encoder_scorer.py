@@ -1,0 +1,95 @@
+"""Reward models that are encoders, such as DeBERTa: they read a prompt and an answer as a pair of texts.
+
+The prompt is what its turns say, one below the other; an encoder has no chat template. What the library's tokenizer
+makes of the pair is read, padded with its mask, so that a score does not depend on the batch.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from togi.core.errors import GraderError
+from togi.core.protocols import Scorer
+from togi.core.records import Message
+from togi.core.sources import ModelSource
+from togi.model.inspect import Facts, context_of
+from togi.model.load import inspect, load_tokenizer_of
+from togi.model.network import build, is_encoder, read_config
+from togi.model.reward_model import ModelScorer, load_reward_model
+
+Item = tuple[tuple[Message, ...], str]
+MOST = 10**6  # a tokenizer without a limit says a number far beyond
+
+
+class EncoderScorer:
+    """A `Scorer` made of an encoder with a head of one number. `tokens` is the size of a batch, padding included.
+
+    A pair longer than the encoder's positions has an error in the place of its score: nothing is cut off.
+    """
+
+    def __init__(self, net: Any, tokenizer: Any, name: str, *, tokens: int = 8192) -> None:
+        self.net = net
+        self.tokenizer = tokenizer
+        self.name = name
+        self.tokens = tokens
+        limits = (tokenizer.model_max_length, context_of(net.config.get_text_config().to_dict()) or sys.maxsize)
+        self.limit = min(limit for limit in limits if limit < MOST or limit == sys.maxsize)
+
+    def score(self, items: Sequence[Item]) -> list[float | GraderError]:
+        """Scores in the order of `items` (messages, answer)."""
+        pairs = [("\n".join(message.content for message in messages), answer) for messages, answer in items]
+        lengths = [len(self.tokenizer(*pair)["input_ids"]) for pair in pairs]
+        found: list[float | GraderError] = [self._too_long(length) for length in lengths]
+        for places in self._batches(lengths):
+            for place, score in zip(places, self._read([pairs[i] for i in places]), strict=True):
+                found[place] = score
+        return found
+
+    def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Places of pairs that fit, the shortest first, in batches."""
+        batches: list[list[int]] = []
+        for place in sorted((i for i, n in enumerate(lengths) if n <= self.limit), key=lambda i: lengths[i]):
+            if not batches or (len(batches[-1]) + 1) * lengths[place] > self.tokens:
+                batches.append([])
+            batches[-1].append(place)
+        return batches
+
+    @torch.inference_mode()
+    def _read(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        asked, answers = ([pair[side] for pair in pairs] for side in (0, 1))
+        batch = self.tokenizer(asked, answers, padding=True, return_tensors="pt").to(self.net.device)
+        return self.net(**batch).logits[:, 0].float().tolist()
+
+    def _too_long(self, length: int) -> GraderError:
+        return GraderError(f"{self.name}: prompt and answer have {length} tokens; it reads at most {self.limit}")
+
+
+def reads_pairs(facts: Facts) -> bool:
+    """Whether a model is an encoder, which reads prompt and answer as a pair."""
+    return is_encoder(read_config(facts.folder))
+
+
+def load_scorer_of(
+    source: ModelSource, cache: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> Scorer:
+    """A reward model of either kind, as its configuration says. Raises InputError for a head of several numbers, and as
+    `load_reward_model` does."""
+    facts = inspect(source, cache)
+    if not reads_pairs(facts):
+        return ModelScorer(load_reward_model(source, cache, dtype=dtype, device=device))
+    net = build(facts, torch.float32, "scorer", encoder=True).to(device).eval()
+    return EncoderScorer(net, load_tokenizer_of(facts), source.name)
+
+
+def check_encoder(source: ModelSource, cache: Path) -> bool:
+    """Whether a scorer is an encoder, in which case it is held against what its files say, without weights. Raises
+    InputError as loading does."""
+    facts = inspect(source, cache, weights=False)
+    if not reads_pairs(facts):
+        return False
+    build(facts, torch.float32, "scorer", meta=True, encoder=True)
+    load_tokenizer_of(facts)
+    return True

@@ -1,0 +1,69 @@
+"""Encoders as reward models: prompt and answer as a pair, read as the library reads them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import tiny_tokenizer
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig
+
+from togi.core.errors import GraderError, InputError
+from togi.core.records import Message
+from togi.core.sources import ModelSource
+from togi.model.encoder_scorer import EncoderScorer, check_encoder, load_scorer_of
+from togi.model.reward_model import load_reward_model
+
+TALK = (Message("user", "Why is the sky blue?"),)
+
+
+def write_encoder(folder: Path, **changes: Any) -> ModelSource:
+    """A random encoder with a head of one number, as the library saves it."""
+    torch.manual_seed(3)
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token = tokenizer.eos_token
+    pair = TemplateProcessing(
+        single="$A <eos>",
+        pair="$A:0 <eos>:0 $B:1 <eos>:1",
+        special_tokens=[("<eos>", tokenizer.eos_token_id)],
+    )
+    tokenizer.backend_tokenizer.post_processor = pair
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = BertConfig(vocab_size=len(tokenizer), initializer_range=0.5, **{"num_labels": 1, **shape, **changes})
+    config.max_position_embeddings = 64
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return ModelSource(kind="path", name=str(folder))
+
+
+def test_a_pair_is_scored_as_the_library_scores_it_in_every_batch(tmp_path):
+    source = write_encoder(tmp_path / "rm")
+    judge = load_scorer_of(source, tmp_path)
+    assert isinstance(judge, EncoderScorer) and check_encoder(source, tmp_path)
+    items = [(TALK, text) for text in ("So.", "Because of the light.", "No", "I will not say it here, not now.")]
+    found = judge.score(items)
+    net: Any = AutoModelForSequenceClassification.from_pretrained(tmp_path / "rm").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "rm")
+    for (talk, text), score in zip(items, found, strict=True):
+        given = tokenizer(talk[0].content, text, return_tensors="pt")
+        assert score == pytest.approx(net(**given).logits[0, 0].item(), abs=1e-5)
+    assert len(set(found)) == 4
+    judge.tokens = 60  # one or two pairs to a batch
+    assert judge.score(items[::-1])[::-1] == pytest.approx(found, abs=1e-5)
+
+
+def test_a_pair_that_does_not_fit_is_a_failure_of_its_own(tmp_path):
+    judge = load_scorer_of(write_encoder(tmp_path / "rm"), tmp_path)
+    good, bad = judge.score([(TALK, "So."), (TALK, "x" * 80)])
+    assert isinstance(good, float) and isinstance(bad, GraderError)
+    assert "it reads at most 64" in str(bad)
+
+
+def test_a_head_of_several_numbers_is_refused_and_a_decoder_is_no_pair_reader(tmp_path):
+    source = write_encoder(tmp_path / "three", num_labels=3)
+    for read in (load_scorer_of, check_encoder):
+        with pytest.raises(InputError, match="its head gives 3 numbers; a scorer gives one"):
+            read(source, tmp_path)
+    with pytest.raises(InputError, match="bert models are not supported"):  # where a decoder is needed
+        load_reward_model(write_encoder(tmp_path / "one"), tmp_path)
