@@ -11,7 +11,9 @@ STORED = "every answer so far is stored: the same command goes on from here"
 SPENT = re.compile(r"insufficient_quota|exceeded your current quota|billing", re.I)
 TOO_LONG = re.compile(r"context[_ ](?:length|window)|maximum context|max_model_len|too long|too many tokens", re.I)
 NO_MODEL = re.compile(
-    r"model\b.{0,80}(?:not (?:be )?found|does ?n[o']t exist|not exist|unknown|not served|no such)", re.I | re.S
+    r"model\b.{0,80}(?:not (?:be )?found|does ?n[o']t exist|not exist|unknown|not served|no such)"
+    r"|pinned to .{0,200}requested",  # transformers serve
+    re.I | re.S,
 )
 OVERLOADED = 529
 BUSY = (429, OVERLOADED)
