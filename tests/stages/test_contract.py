@@ -67,7 +67,7 @@ def run(settings: Halve, context: Context) -> None:
 RECIPE = """\
 name: toy
 data:
-  questions: {path: questions.jsonl}
+  questions: {path: questions.jsonl, licence: CC-BY, terms: for safety only, inherit: true}
 stages:
   halves: {type: halve, input: $questions}
   some: {type: select, input: $halves.rest, shuffle: false}
@@ -122,6 +122,21 @@ def test_a_new_stage_is_two_files_and_one_line(house):
     page = (house / "home" / "runs" / "toy" / "report.html").read_text()
     assert "halves" in page and "odd" in page and "count of rest" in page
     assert "halve" in ask(house, "list")
+    rows = {row["stage"]: row for row in json.loads(ask(house, "show", "toy.yaml", "--json"))}
+    assert {name: [row["in"], row["out"], row["drops"]] for name, row in rows.items()} == {
+        "questions": [7, 7, {}],
+        "halves": [7, 3, {"odd": 1}],
+        "some": [3, 3, {}],
+    }
+    bound = {"dataset": "questions.jsonl", "licence": "CC-BY", "terms": "for safety only", "inherit": True}
+    sources = [source | bound for row in rows.values() for source in row["sources"]]
+    assert [source["records"] for source in sources] == [7, 3, 3] and sources == [
+        source for row in rows.values() for source in row["sources"]
+    ]
+    assert "Terms that bind" in page and "for safety only" in page
+    record = json.loads(ask(house, "show", "toy.yaml", "halves.rest", "--json"))["records"][0]["id"]
+    life = ask(house, "trace", "toy.yaml", record[:8])
+    assert "Question 3?" in life and life.count("passed on") == 2
 
 
 # --- nobody asks what a stage is --------------------------------------------------------------------------------------

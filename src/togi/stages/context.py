@@ -95,7 +95,7 @@ class Context:
     data: dict[Provenance, None] = field(default_factory=dict)  # what the records that were read come from, in order
     apart: tuple[str, ...] = ()
     adds_up: bool = False
-    written: Counter[Provenance] = field(default_factory=Counter)  # how many records of the main output come from each
+    written: dict[str, Counter[Provenance]] = field(default_factory=dict)  # by output: how many records come from each
     _descent: Descent | None = None
 
     # --- inputs -----------------------------------------------------------------------------------------------
@@ -332,8 +332,7 @@ class Context:
         if kind == "tables":
             return records
         found = self.sourced(records)
-        if output == MAIN:
-            self.written.update(source for record in found for source in record.sources)
+        self.written.setdefault(output, Counter()).update(source for record in found for source in record.sources)
         return found
 
     def finish(self) -> None:
@@ -343,7 +342,9 @@ class Context:
             write_json(self.folder / "drops.json", rows)
         if self.adds_up:
             self._check_sum()
-        licensed = [{**asdict(source), "records": count} for source, count in self.written.items() if source.says]
+        parts = [self.written[MAIN]] if MAIN in self.written else self.written.values()
+        counts = sum(parts, Counter())
+        licensed = [{**asdict(source), "records": count} for source, count in counts.items() if source.says]
         sources = {"sources": licensed} if licensed else {}
         found = {"counts": self.counts, "drops": self.drop_counts(), **sources}
         found |= {"adds_up": True} if self.adds_up else {}

@@ -4,6 +4,7 @@ saved, loaded again and compared, with compiled parts and without; what cannot b
 import importlib.util
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from tiny_models import at, loaded, trained_a_little
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from togi.core.errors import InputError
-from togi.core.records import Provenance
+from togi.core.records import Chat, Provenance
 from togi.core.settings import ModelRef
 from togi.kernels import dispatch
 from togi.model.forest import plant
@@ -173,6 +174,8 @@ def test_the_card_says_what_the_model_was_made_of_and_nothing_of_the_run(tmp_pat
     for name in ("first", "second"):
         folder = tmp_path / name
         stage, chosen = context(folder, base_folder(folder / "base")), settings()
+        source = replace(at(folder / "base"), licence="gemma", terms="no harm", inherit=True)
+        stage.inputs[BASE] = Resolved("model", source)
         keep_model(stage, load_trainable(stage, BASE, chosen), folder / "output" / "model", chosen)
         cards.append({path.name: path.read_bytes() for path in (folder / "output" / "model").iterdir()})
     assert cards[0] == cards[1]
@@ -181,6 +184,16 @@ def test_the_card_says_what_the_model_was_made_of_and_nothing_of_the_run(tmp_pat
     assert card["data"][0]["dataset"] == "chats.jsonl" and {"system", "sampling", "licence"} <= card.keys()
     for word in ("train.sft", "base", "chats.jsonl", "CC0", "<|im_end|>", "from_pretrained"):
         assert word in readme
+    assert card["licence"] == "gemma" and "- Licence: gemma\n" in readme
+    assert "- Model: base (gemma, no harm, binding)" in readme and "What is binding above holds" in readme
+    assert [(row["dataset"], row["terms"], row["inherit"]) for row in card["sources"]] == [
+        ("chats.jsonl", None, False),
+        ("base", "no harm", True),
+    ]
+    again = context(tmp_path / "next", tmp_path / "first" / "output" / "model")  # what it writes, and is trained into
+    assert [source.dataset for source in again.lineage()] == ["chats.jsonl", "base"]
+    (said,) = again.sourced([Chat(id="c", messages=())])
+    assert [source.dataset for source in said.sources] == ["base"]
 
 
 QUANTISED = {
