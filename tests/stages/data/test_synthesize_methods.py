@@ -13,7 +13,7 @@ from tokenizers_made import byte_bpe
 from togi.core.codec import read_records, write_records
 from togi.core.errors import InputError, StageError
 from togi.core.files import read_json, read_lines
-from togi.core.records import Completion, Document, Message, Prompt, Provenance
+from togi.core.records import Completion, Document, Message, Prompt, Provenance, SamplingParams
 from togi.data.grounded import NO_ANSWER, SYSTEM
 from togi.model.load import LoadedModel
 from togi.stages.base import RECORDS_FILE
@@ -24,6 +24,8 @@ from togi.text.template import TEMPLATES
 
 END = "<|im_end|>"
 SOURCE = Provenance(dataset="pages", licence="CC BY 4.0")
+sampling: list[SamplingParams] = []
+"""How the model of a test was asked to sample, call by call."""
 Reply = Callable[[str, int], str | Completion]
 
 
@@ -31,6 +33,7 @@ Reply = Callable[[str, int], str | Completion]
 def says(monkeypatch: pytest.MonkeyPatch):
     """A model that answers by a function of the last message and of how often it was asked; gives what it was asked."""
     asked: list[tuple[Message, ...]] = []
+    sampling.clear()
 
     def install(reply: Reply, fits: Callable[[Sequence[Message]], bool] = lambda messages: True) -> list[Any]:
         class Speaker:
@@ -38,6 +41,7 @@ def says(monkeypatch: pytest.MonkeyPatch):
             turn_starts = ("<|im_start|>",)
 
             def generate(self, prompts, params):
+                sampling.append(params)
                 found = []
                 for prompt in prompts:
                     text = reply(prompt.messages[-1].content, len(asked))
@@ -48,7 +52,7 @@ def says(monkeypatch: pytest.MonkeyPatch):
                 return [[each] for each in found]
 
         monkeypatch.setattr(harvest_work, "generator", lambda context, ref, batch_rows: Speaker())
-        monkeypatch.setattr(harvest_work, "fits_context", lambda settings, context: fits)
+        monkeypatch.setattr(harvest_work, "fits_context", lambda settings, context, more=None: fits)
         monkeypatch.setattr("togi.stages.data.texts_work.fits_context", lambda settings, context: fits)
         return asked
 
@@ -422,6 +426,7 @@ def test_magpie_answers_greedily_what_passes_the_rules(tmp_path, continues, says
         "Because of Why is the sky blue?",
         "Because of How do cats see?",
     ]
+    assert {(params.temperature, params.max_tokens) for params in sampling} == {(0.0, 9)}
     assert len(asked) == 2 and [message.role for message in made[0].messages] == ["user", "assistant"]
     prompts, _ = run(context(tmp_path / "2"), **given)
     assert prompts[0].answer == "Because of Why is the sky blue?"

@@ -110,7 +110,7 @@ def magpie(settings: Synthesize, context: Context) -> Plan:
     model = weightless(context, settings.model)
     begun, parents = pre_query(model, settings.system), ()
     rules = Rules(settings)
-    asker = Asker(settings, context) if settings.answer_tokens else None
+    asker = Asker(settings, context, greedy=settings.answer_tokens) if settings.answer_tokens else None
     stops = (*model.template.turn_starts, *(("\n",) if settings.one_line else ()))
     params = params_of(settings, n=settings.samples_per_prompt, stop=stops)
     sample = _continuations(settings, context, lambda group: begun, params)
@@ -139,9 +139,7 @@ def magpie(settings: Synthesize, context: Context) -> Plan:
             for number, row in zip(numbers, rows, strict=True)
             if unusable(row) is None and held.failure(row["text"]) is None
         }
-        answers = asker.ask(
-            list(good.values()), replace(params_of(settings), temperature=0.0, n=1, max_tokens=settings.answer_tokens)
-        )
+        answers = asker.ask(list(good.values()))
         found = dict(zip(good, answers, strict=True))
         return [{**row, "answer": found.get(number)} for number, row in zip(numbers, rows, strict=True)]
 

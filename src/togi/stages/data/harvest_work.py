@@ -2,7 +2,7 @@
 model gives for them."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from togi.core.errors import InputError, StageError
@@ -113,17 +113,20 @@ OVER_CONTEXT: Row = {"text": "", "stop": "over_context"}
 
 
 class Asker:
-    """Asks the stage's model under its chat template: one answer each, from a random stream of the prompt's own."""
+    """Asks the stage's model under its chat template: one answer each, from a random stream of the prompt's own. With
+    `greedy` the answers are greedy, of at most so many tokens."""
 
-    def __init__(self, settings: Synthesize, context: Context) -> None:
+    def __init__(self, settings: Synthesize, context: Context, *, greedy: int = 0) -> None:
         self.speaker = generator(context, settings.model, batch_rows=settings.batch_prompts)
         self.params = params_of(settings, derive(context.seed, "synthesize"))
-        self.fits = fits_context(settings, context)
+        if greedy:
+            self.params = replace(self.params, temperature=0.0, max_tokens=greedy)
+        self.fits = fits_context(settings, context, self.params.max_tokens)
 
-    def ask(self, prompts: Sequence[Prompt], params: SamplingParams | None = None) -> list[Row]:
+    def ask(self, prompts: Sequence[Prompt]) -> list[Row]:
         """A row for each prompt; one that the context has no room for is not asked."""
         asked = [prompt for prompt in prompts if self.fits(prompt.messages)]
-        found = self.speaker.generate(asked, params or self.params) if asked else []
+        found = self.speaker.generate(asked, self.params) if asked else []
         rows = {prompt.id: self.row(answers[0]) for prompt, answers in zip(asked, found, strict=True)}
         return [rows.get(prompt.id, OVER_CONTEXT) for prompt in prompts]
 
@@ -135,21 +138,23 @@ class Asker:
         return {"text": text.strip(), "stop": completion.stop}
 
 
-def fits_context(settings: Synthesize, context: Context) -> Callable[[Sequence[Message] | str], bool]:
-    """Whether the model's context has room for a conversation, or for a plain text, and an answer to it. A server says
-    so itself."""
+def fits_context(
+    settings: Synthesize, context: Context, more: int | None = None
+) -> Callable[[Sequence[Message] | str], bool]:
+    """Whether the model's context has room for a conversation, or for a plain text, and for `more` tokens behind it (of
+    a candidate, unless said otherwise). A server says so itself."""
     source = context.model(settings.model)
     if source.kind == "endpoint":
         return lambda asked: True
     model = weightless(context, settings.model)
-    limit, more = context_limit(model), params_of(settings).max_tokens
+    limit, room = context_limit(model), more or params_of(settings).max_tokens
 
     def tokens(asked: Sequence[Message] | str) -> int:
         if isinstance(asked, str):
             return len(model.tokenizer(asked, add_special_tokens=True)["input_ids"])
         return len(render_prompt(model.template, model.tokenizer, asked))
 
-    return lambda asked: limit is None or tokens(asked) + more <= limit
+    return lambda asked: limit is None or tokens(asked) + room <= limit
 
 
 def unusable(row: Row) -> str | None:
