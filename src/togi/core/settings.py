@@ -127,6 +127,12 @@ class TablesRef(Ref):
     kinds = ("tables",)
 
 
+class QuestionsRef(Ref):
+    """Questions, with or without an answer, or whole conversations."""
+
+    kinds = ("prompts", "chats")
+
+
 class RecordsRef(Ref):
     """Records of any kind with text to compare."""
 

@@ -12,9 +12,12 @@ from tiny_run import tiny_model
 from togi.core.codec import read_records, write_records
 from togi.core.errors import GraderError, RecipeError, StageError
 from togi.core.files import read_json, read_lines
-from togi.core.records import Completion, Message, Prompt
+from togi.core.records import Chat, Completion, Message, Prompt
 from togi.core.sources import ModelSource
 from togi.model.load import load
+from togi.recipe import graph
+from togi.recipe.schema import validate
+from togi.recipe.source import read_tree
 from togi.stages.base import RECORDS_FILE
 from togi.stages.context import Context, Control, Resolved
 from togi.stages.data import curate_work
@@ -285,3 +288,53 @@ def test_the_detector_tells_languages_of_one_script_apart(tmp_path):
     settings = curate(model=None, method="rules", language_by="detector")
     kept, drops = curated(settings, context(tmp_path, drafts))
     assert [prompt.text for prompt in kept] == QUESTIONS[:1] and drops == {"wrong_language": 1}
+
+
+# --- chats ------------------------------------------------------------------------------------------------------------
+
+
+def chat(question: str, *answers: str) -> Chat:
+    turns = [Message("assistant", text, extra={"mark": text}) for text in answers]
+    return Chat(id=f"chat of {question[:12]}", messages=(Message("user", question), *turns), extra={"kept": 1})
+
+
+def chats(folder: Path, records: list[Chat]) -> Context:
+    made = context(folder, [])
+    write_records(folder / "drafts" / RECORDS_FILE, "chats", records)
+    made.inputs["$drafts"] = Resolved("chats", folder=folder / "drafts")
+    return made
+
+
+def test_of_a_chat_the_last_question_keeps_the_rules_and_the_chat_stays_as_it_was(tmp_path):
+    good = chat(QUESTIONS[0], "ids", "Air scatters light.")
+    kept, drops = curated(curate(model=None, method="rules"), chats(tmp_path, [good, chat("Why?", "So.")]))
+    assert kept == [good] and drops == {"too_short": 1}
+
+
+def test_the_last_answer_of_a_chat_is_scored_after_what_stands_before_it(tmp_path, scores):
+    records = [chat(QUESTIONS[0], "ids", "long answer"), chat(QUESTIONS[1], "short"), chat(QUESTIONS[2])]
+    kept, drops = curated(curate(**REWARD, threshold=6.0), chats(tmp_path, records))
+    assert kept == records[:1] and drops == {"no_answer": 1, "scored_low": 1}
+    assert [message.content for message in scores[0][0]] == [QUESTIONS[0], "ids"] and scores[0][1] == "long answer"
+
+
+def test_a_verdict_corrects_the_last_question_and_answer_of_a_chat(tmp_path, says):
+    says('{"keep": true, "question": "Why does the sky look blue?", "answer": "Air scatters it."}', '{"keep": true}')
+    records = [chat(QUESTIONS[0], "ids", "Water."), chat(QUESTIONS[1], "Eyes.")]
+    (first, second), _ = curated(curate(method="json"), chats(tmp_path, records))
+    assert [m.content for m in first.messages] == ["Why does the sky look blue?", "ids", "Air scatters it."]
+    assert first.parents == (records[0].id,) and first.messages[-1].extra == {"mark": "Water."}
+    assert second == records[1]
+
+
+def test_a_recipe_curates_what_it_is_given(tmp_path):
+    (tmp_path / "chats.jsonl").write_text('{"prompt": "Why is the sky blue?", "completion": "So."}\n')
+    (tmp_path / "r.yaml").write_text(
+        "name: r\ndata:\n  given: {path: chats.jsonl}\nstages:\n"
+        "  asked: {type: curate, input: $given, method: rules}\n"
+        "  told: {type: curate, input: $given, method: rules, kind: chats}\n"
+        "  again: {type: curate, input: $told, method: rules}\n"
+    )
+    nodes = graph.build(validate(read_tree(tmp_path / "r.yaml"))).nodes
+    kinds = {name: graph.kinds_of(node.settings)["main"] for name, node in nodes.items()}
+    assert [kinds[name] for name in ("asked", "told", "again")] == ["prompts", "chats", "chats"]

@@ -1,11 +1,12 @@
 """`curate`: keep what is good, say why the rest is not (docs/methods.md)."""
 
-from typing import Literal, Self
+from collections.abc import Sequence
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from togi.core.settings import ModelRef, PromptsRef, RecipePath, ScorerRef
-from togi.stages.base import RowSettings, StageType, gives
+from togi.core.settings import ModelRef, QuestionsRef, RecipePath, Ref, ScorerRef
+from togi.stages.base import PassingSettings, RowSettings, StageType, passes_on
 from togi.stages.cost import Cost, Inputs, passing_on
 
 QUESTION = (
@@ -20,7 +21,7 @@ REASONS = (
 """What a draft is dropped for: rules first, then the judge or the reward model."""
 
 
-class Curate(RowSettings):
+class Curate(PassingSettings, RowSettings):
     """Rules first, then a model's judgement.
 
     `logprob` asks yes or no and keeps the `keep_share` with the largest log p(yes) - log p(no), read at the first token
@@ -31,10 +32,18 @@ class Curate(RowSettings):
     `reward` scores each draft's answer and keeps what lies at `threshold` or above, or else the `keep_share` with the
     highest scores.
     `rules` asks no model.
+
+    Of a chat the last question and the last answer are what is read, and what may be corrected.
     """
 
+    of_data: ClassVar[str | None] = "prompts"
+
     type: Literal["curate"] = "curate"
-    input: PromptsRef
+    input: QuestionsRef
+    kind: Literal["prompts", "chats"] | None = Field(
+        default=None,
+        description="what rows under data: become, where they are the input; prompts when absent",
+    )
     model: ModelRef | None = Field(default=None, description="logprob, json, and for a rewrite: the judge")
     scorer: ScorerRef | None = Field(default=None, description="reward: the reward model")
     method: Literal["logprob", "json", "reward", "rules"] = "logprob"
@@ -63,6 +72,10 @@ class Curate(RowSettings):
     max_tokens: int = Field(default=96, ge=1, description="tokens of a rewrite or of a JSON verdict")
     alarm_below: float = Field(default=0.05, ge=0, le=1, description="a kept share under this is an alarm")
     batch_prompts: int = Field(default=64, ge=1, description="drafts in one unit of work")
+
+    @property
+    def passes(self) -> Sequence[Ref]:
+        return (self.input,)
 
     @model_validator(mode="after")
     def _asks_whom_it_needs(self) -> Self:
@@ -118,7 +131,7 @@ def estimate(settings: Curate, inputs: Inputs) -> Cost:
 STAGE = StageType(
     "curate",
     Curate,
-    outputs=gives("prompts"),
+    outputs=passes_on(),
     work="togi.stages.data.curate_work",
     version=3,
     reasons=REASONS,

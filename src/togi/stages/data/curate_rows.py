@@ -3,7 +3,7 @@
 import importlib
 
 from togi.core.extras import missing
-from togi.core.records import Drop, Prompt
+from togi.core.records import Chat, Drop, Prompt
 from togi.data.filters import (
     Filter,
     contains,
@@ -42,6 +42,11 @@ def _by_detector(language: str) -> Filter:
     return wrong_language(language, detect)
 
 
-def map_rows(settings: Curate, shard: Shard) -> tuple[list[Prompt], list[Drop]]:
+def question_of(record: Prompt | Chat) -> str:
+    """The last question; of a chat without one, nothing."""
+    return next((m.content for m in reversed(record.messages) if m.role == "user"), "")
+
+
+def map_rows(settings: Curate, shard: Shard) -> tuple[list[Prompt | Chat], list[Drop]]:
     """The drafts that pass all rules, and the others with the rule that they broke first."""
-    return run_filters(shard.records, rules(settings), stage=shard.stage)
+    return run_filters(shard.records, rules(settings), stage=shard.stage, text=question_of)

@@ -1,19 +1,20 @@
 """The work of `curate`: rules, then the judgement of a model or of a reward model, then (where asked for) a rewrite."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, replace
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from togi.core.errors import GraderError, RecipeError, StageError
-from togi.core.records import Message, Prompt, SamplingParams
+from togi.core.records import Chat, Message, Prompt, Record, SamplingParams
 from togi.core.seeds import make_id
 from togi.core.settings import ModelRef
 from togi.data.filters import first_failure, run_filters
 from togi.data.prompt_files import prompt_of
 from togi.stages.context import Context
 from togi.stages.data.curate import STAGE, Curate
-from togi.stages.data.curate_rows import rules
+from togi.stages.data.curate_rows import question_of, rules
 from togi.stages.data.rows import map_shards
 from togi.stages.endpoints import chooser, generator, scorer
 from togi.stages.rehearsal_work import Rehearsed, prompt_rows, weightless
@@ -35,20 +36,49 @@ class JsonVerdict(BaseModel):
 
 
 def run(settings: Curate, context: Context) -> None:
-    shards = map_shards(STAGE, settings, context, settings.input, "prompts")
+    kind = context.inputs[settings.input].kind
+    shards = map_shards(STAGE, settings, context, settings.input, kind)
     if settings.method == "rules":
-        with context.writer("prompts") as writer:
+        with context.writer(kind) as writer:
             for kept in shards:
                 writer.write(kept)
             _look_at_harvest(settings, context, writer.count)
         return
-    kept = [prompt for shard in shards for prompt in shard]
+    records = [record for shard in shards for record in shard]
+    kept = [as_draft(record) for record in records]
     if kept:
         kept = JUDGES[settings.method](settings, context, kept)
         if settings.rewrite and kept:
             kept = _rewrite(settings, context, kept)
     _look_at_harvest(settings, context, len(kept))
-    context.write("prompts", kept)
+    context.write(kind, kept if kind == "prompts" else as_chats(records, kept))
+
+
+def as_draft(record: Prompt | Chat) -> Prompt:
+    """What is judged: of a chat everything before its last answer, and that answer."""
+    if isinstance(record, Prompt):
+        return record
+    *before, last = record.messages
+    answered = last.role == "assistant"
+    messages = tuple(before) if answered else record.messages
+    answer = last.content if answered else None
+    return Prompt(**_common(record), messages=messages, answer=answer)
+
+
+def as_chats(records: Sequence[Chat], kept: Sequence[Prompt]) -> list[Chat]:
+    """The drafts as chats again, each with the last turn of the chat that it was."""
+    last = {record.id: record.messages[-1] for record in records}
+    found = []
+    for draft in kept:
+        turn = last[draft.id if draft.id in last else draft.parents[0]]
+        answer = () if draft.answer is None else (replace(turn, content=draft.answer),)
+        found.append(Chat(**_common(draft), messages=(*draft.messages, *answer)))
+    return found
+
+
+def _common(record: Record) -> dict[str, Any]:
+    """What all records share."""
+    return {field.name: getattr(record, field.name) for field in fields(Record)}
 
 
 def _look_at_harvest(settings: Curate, context: Context, kept: int) -> None:
@@ -67,7 +97,8 @@ def _look_at_harvest(settings: Curate, context: Context, kept: int) -> None:
 
 
 def rehearse(settings: Curate, context: Context) -> Iterator[Rehearsed]:
-    prompts, _ = run_filters(context.records(settings.input), rules(settings), stage=context.name)
+    records, _ = run_filters(context.records(settings.input), rules(settings), stage=context.name, text=question_of)
+    prompts = [as_draft(record) for record in records]
     if settings.model is None:
         return
     ask = _verdict_asker(settings) if settings.method == "json" else _asker(settings.question)

@@ -240,5 +240,6 @@ STAGE = StageType(
     work="togi.stages.data.synthesize_work",
     version=4,
     reasons=REASONS,
+    conserves=True,
     estimate=estimate,
 )
