@@ -12,14 +12,14 @@ import numpy as np
 
 from togi.data.minhash import Layout, band_keys, error, estimated, low_bytes, signatures
 from togi.data.packed import PackedTexts
-from togi.text.compare import normalise
+from togi.text.compare import jaccard, normalise, shingles
 from togi.text.ngrams import Codes, character_ngrams, portions
 
 BLOCK = 1024
 TILE = 8192
 SURE = 4.0  # standard deviations below the threshold at which an estimate rules a pair out
 LAST = 1 << 30  # marks the last item of a bucket: none asks for it
-HELD = 4096  # sets of n-grams that are kept for the next comparison
+HELD = 1 << 17  # n-grams that are kept for the next comparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +84,15 @@ class NgramCopies:
         rank_N[order] = np.arange(count)
         buckets = _Buckets(self._keys_NB, order)
         grams = _Grams(self.texts, self.n)
-        for done, row in enumerate(order.tolist()):
-            for other in self._close(row, buckets.kept_beside(row), rank_N):
+        for done, row in enumerate(order[buckets.shared_N[order]].tolist()):
+            places = buckets.places(row)
+            for other in self._close(row, buckets.kept(places), rank_N):
                 similarity = grams.jaccard(row, other)
                 if similarity > self.max_jaccard:
                     found.of[row], found.similarity[row] = other, similarity
                     break
             else:
-                buckets.keep(row)
+                buckets.keep(row, places)
             if done % BLOCK == 0:
                 progress(done)
         return found
@@ -127,52 +128,57 @@ class _Buckets:
             place[ends[sizes > 1]] |= LAST
             self.place_NB[sort, band] = place
         self._kept = np.zeros(bands * count, dtype=np.int32)
+        self.shared_N = np.zeros(count, dtype=bool)
+        for band in range(bands):
+            self.shared_N |= self.place_NB[:, band] >= 0
 
-    def kept_beside(self, row: int) -> np.ndarray:
-        """The kept items that share a bucket with an item."""
-        at, _ = self._places(row)
+    def places(self, row: int) -> np.ndarray:
+        """Where an item's buckets begin; those of which it is the last are marked."""
+        place_B = self.place_NB[row]
+        shared = (place_B >= 0).nonzero()[0]
+        place = place_B[shared].astype(np.int64)
+        return (self._first[shared] + (place & ~LAST)) | (place & LAST) << 32
+
+    def kept(self, places: np.ndarray) -> np.ndarray:
+        """The kept items in some buckets."""
+        at = places & ~(LAST << 32)
         counts = self._kept[at]
-        total = int(counts.sum())
-        if not total:
+        filled = counts.nonzero()[0]
+        if not len(filled):
             return np.zeros(0, dtype=np.int32)
-        before = np.cumsum(counts) - counts
-        return np.unique(self._kept[np.repeat(at + 1 - before, counts) + np.arange(total)])
+        at, counts = at[filled], counts[filled]
+        before = counts.cumsum() - counts
+        found = self._kept[np.repeat(at + 1 - before, counts) + np.arange(counts.sum())]
+        return np.array(list(dict.fromkeys(found.tolist())), dtype=np.int32)
 
-    def keep(self, row: int) -> None:
+    def keep(self, row: int, places: np.ndarray) -> None:
         """Puts an item into its buckets."""
-        at, last = self._places(row)
-        at = at[~last]
+        at = places[places & LAST << 32 == 0]
         self._kept[at] += 1
         self._kept[at + self._kept[at]] = row
 
-    def _places(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """Where an item's buckets begin, and of which it is the last."""
-        place_B = self.place_NB[row]
-        shared = np.flatnonzero(place_B >= 0)
-        place = place_B[shared]
-        return self._first[shared] + (place & ~LAST), (place & LAST) != 0
-
 
 class _Grams:
-    """The exact similarity of two texts, by the distinct n-grams of each."""
+    """The exact similarity of two texts. The sets of their n-grams are kept for the next comparison, up to HELD."""
 
     def __init__(self, texts: PackedTexts, n: int) -> None:
         self.texts = texts
         self.n = n
-        self._held: dict[int, np.ndarray] = {}
+        self._held: dict[int, frozenset[str]] = {}
+        self._size = 0
 
     def jaccard(self, one: int, other: int) -> float:
         """Size of the intersection over size of the union."""
-        a, b = self._of(one), self._of(other)
-        shared = len(np.intersect1d(a, b, assume_unique=True))
-        return shared / (len(a) + len(b) - shared)
+        return jaccard(self._of(one), self._of(other))
 
-    def _of(self, row: int) -> np.ndarray:
-        if row not in self._held:
-            if len(self._held) >= HELD:
-                self._held.clear()
-            self._held[row] = np.unique(character_ngrams(Codes.of([self.texts[row]]), self.n).hashes_G)
-        return self._held[row]
+    def _of(self, row: int) -> frozenset[str]:
+        if row in self._held:
+            return self._held[row]
+        if self._size > HELD:
+            self._held, self._size = {}, 0
+        self._held[row] = grams = shingles(self.texts[row], self.n)
+        self._size += len(grams)
+        return grams
 
 
 def copies_by_cosine(vectors_NW: np.ndarray, max_cosine: float, order: np.ndarray | None = None) -> Copies:

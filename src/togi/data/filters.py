@@ -94,8 +94,8 @@ def repeated_share(text: str) -> float:
     """Share of n-grams that repeat earlier ones: 3 words, or 6 characters in scripts without spaces. 0 for short
     texts."""
     plain = normalise(text)
-    units, n = (plain.split(), WORDS_IN_A_ROW) if is_spaced(plain) else (list(plain), CHARS_IN_A_ROW)
-    grams = [tuple(units[i : i + n]) for i in range(len(units) - n + 1)]
+    units, n = (plain.split(), WORDS_IN_A_ROW) if is_spaced(plain) else (plain, CHARS_IN_A_ROW)
+    grams = list(zip(*(units[i:] for i in range(n)), strict=False))
     return 1 - len(dict.fromkeys(grams)) / len(grams) if grams else 0.0
 
 

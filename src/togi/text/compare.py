@@ -22,7 +22,7 @@ def normalise(text: str) -> str:
 def shingles(text: str, n: int) -> frozenset[str]:
     """The distinct character n-grams of a normalised text; the text itself where it is shorter."""
     plain = normalise(text)
-    return frozenset(plain[i : i + n] for i in range(max(len(plain) - n + 1, 1)))
+    return frozenset([plain[i : i + n] for i in range(max(len(plain) - n + 1, 1))])
 
 
 def jaccard(a: frozenset[str], b: frozenset[str]) -> float:

@@ -36,14 +36,24 @@ def script_of(char: str) -> Script:
     return "other"
 
 
+class _Marks(dict[int, str]):
+    """One letter for the writing system of a letter, none for all else; filled as characters come."""
+
+    def __missing__(self, code: int) -> str:
+        char = chr(code)
+        self[code] = _MARKS[script_of(char)] if unicodedata.category(char)[0] == "L" else ""
+        return self[code]
+
+
+_MARKS: dict[Script, str] = {"latin": "l", "cyrillic": "c", "kana": "k", "kanji": "j", "hangul": "h", "other": "o"}
+_MARK_OF = _Marks()
+
+
 def script_shares(text: str) -> dict[Script, float]:
     """Share of each writing system among the letters of `text`; empty if there are no letters."""
-    letters = [c for c in text if unicodedata.category(c)[0] == "L"]
-    counts: dict[Script, int] = {}
-    for letter in letters:
-        script = script_of(letter)
-        counts[script] = counts.get(script, 0) + 1
-    return {script: count / len(letters) for script, count in counts.items()}
+    marks = text.translate(_MARK_OF)
+    counts = {script: marks.count(mark) for script, mark in _MARKS.items()}
+    return {script: count / len(marks) for script, count in counts.items() if count}
 
 
 def script_share(text: str, language: str) -> float:
