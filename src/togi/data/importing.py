@@ -1,7 +1,7 @@
 """The border: rows from outside become records, each with its source, licence and the columns togi never reads."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
@@ -59,7 +59,13 @@ class Imported:
 
 
 def load_records(spec: DataSpec, kind: str) -> Imported:
-    """Reads rows and makes records of `kind` (prompts, chats, pairs, documents, samples).
+    """`pour_records`, with all records in memory."""
+    records: list[Record] = []
+    return replace(pour_records(spec, kind, records.append), records=records)
+
+
+def pour_records(spec: DataSpec, kind: str, sink: Callable[[Record], None]) -> Imported:
+    """Reads rows and gives `sink` a record of `kind` (prompts, chats, pairs, documents, samples).
 
     Raises RecipeError for a bad spec. Raises InputError with file, line and column for a row that does not fit (with
     `on_bad_row: drop` the row is dropped under its reason), and if there are no rows or none fits.
@@ -70,7 +76,7 @@ def load_records(spec: DataSpec, kind: str) -> Imported:
         raise RecipeError(f"rows cannot become {kind!r}; allowed are {', '.join(NEEDS)}{hint}")
     folder, source = _locate(spec)
     files = find_files(folder, spec.split, texts=kind == "documents")
-    border = _Border(spec, kind, source)
+    border = _Border(spec, kind, source, sink)
     for file in files:
         for row in read_rows(file):
             border.take(row)
@@ -92,12 +98,15 @@ def _locate(spec: DataSpec) -> tuple[Path, Provenance]:
 
 @dataclass(slots=True)
 class _Border:
-    """Rows on their way to records. `seen` counts equal rows, `labelled` waits for the end, where pairs are made."""
+    """Rows on their way to records. `seen` counts equal rows by a hash of their content, of which nothing else is held;
+    `labelled` waits for the end, where pairs are made."""
 
     spec: DataSpec
     kind: str
     source: Provenance
-    seen: dict[str, int] = field(default_factory=dict)
+    sink: Callable[[Record], None]
+    made: int = 0
+    seen: dict[bytes, int] = field(default_factory=dict)
     labelled: list[Labelled] = field(default_factory=list)
     aside: dict[str, None] = field(default_factory=dict)
     imported: Imported = field(default_factory=lambda: Imported([], []))
@@ -110,7 +119,7 @@ class _Border:
             self._drop(row.where, left.reason)
         except BadRow as bad:
             if self.spec.on_bad_row == "error":
-                whole = bad.reason in OF_THE_SET and not self.imported.records
+                whole = bad.reason in OF_THE_SET and not self.made
                 hint = "" if whole else ". To leave such rows out and count them, set on_bad_row: drop"
                 raise InputError(f"{row.where}: {bad}{hint}") from None
             self._drop(row.where, bad.reason)
@@ -127,7 +136,7 @@ class _Border:
                 f"{len(self.labelled)} labelled rows made {len(pairs)} pairs; {len(alone)} have no answer of the other "
                 "label to the same prompt"
             )
-        _refuse_empty(files, self.imported)
+        _refuse_empty(files, self.made, self.imported)
         self.imported.aside.extend(self.aside)
         if self.aside:
             self.imported.notes.append(f"columns left aside: {', '.join(self.aside)} (kept in extra)")
@@ -153,10 +162,11 @@ class _Border:
 
     def _add(self, shape: Shape, extra: Mapping[str, Any]) -> None:
         content = _content(shape, self.kind)
-        key = digest([self.kind, content])
+        key = bytes.fromhex(digest([self.kind, content])[:32])
         ordinal = self.seen.get(key, 0)
         name = content_id([self.kind, content], ordinal)
-        self.imported.records.append(_record(self.kind, shape, name, self.source, extra))
+        self.sink(_record(self.kind, shape, name, self.source, extra))
+        self.made += 1
         self.seen[key] = ordinal + 1
         self.aside.update((name, None) for name, value in extra.items() if not blank(value))
 
@@ -253,8 +263,8 @@ def _asked(shape: Shape) -> Prompt:
     return Prompt(id=name, messages=shape.prompt, answer=shape.reference)
 
 
-def _refuse_empty(files: Sequence[Path], imported: Imported) -> None:
-    if imported.records:
+def _refuse_empty(files: Sequence[Path], made: int, imported: Imported) -> None:
+    if made:
         return
     where = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
     if not imported.drops:

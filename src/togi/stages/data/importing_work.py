@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from togi.data.importing import DataSpec, Imported, load_records
+from togi.data.importing import DataSpec, Imported, load_records, pour_records
 from togi.data.presets import PRESETS
 from togi.stages.context import Context
 from togi.stages.data.importing import Import
@@ -13,18 +13,22 @@ def read(settings: Import, takers: Mapping[str, Sequence[str]]) -> Imported:
 
     Raises InputError for rows that do not fit, which says what stages would take them.
     """
+    return load_records(_spec(settings, takers), settings.kind)
+
+
+def _spec(settings: Import, takers: Mapping[str, Sequence[str]]) -> DataSpec:
     given = settings.model_dump(exclude={"type", "seed", "kind", "use"})
     given["licence"], given["terms"], given["inherit"] = settings.says
     if settings.preset is not None and settings.split == "train":
         given["split"] = PRESETS[settings.preset].split
-    return load_records(DataSpec(**given, takers=takers), settings.kind)
+    return DataSpec(**given, takers=takers)
 
 
 def run(settings: Import, context: Context) -> None:
-    imported = read(settings, context.takers)
+    with context.writer(settings.kind) as writer:
+        imported = pour_records(_spec(settings, context.takers), settings.kind, lambda record: writer.write([record]))
     context.drop_all(imported.drops)
     for note in imported.notes:
         context.log(note)
     context.summary |= {"columns_aside": imported.aside} if imported.aside else {}
-    context.count_in(len(imported.records) + len(imported.drops))
-    context.write(settings.kind, imported.records)
+    context.count_in(writer.count + len(imported.drops))
