@@ -116,7 +116,7 @@ def bare_tokenizer(source: ModelSource) -> tuple[Any, Template]:
     """The tokenizer in a folder or of a hub's model, and its template, where no model is looked at. Raises InputError
     where they cannot be read."""
     facts = Facts(folder=located(source, weights=False), adapters=(), config={}, weights=None)
-    tokenizer = _tokenizer(facts)
+    tokenizer = load_tokenizer_of(facts)
     return tokenizer, _template(source, facts, tokenizer)
 
 
