@@ -7,7 +7,7 @@ import pytest
 
 from togi.core.codec import read_records, write_records
 from togi.core.errors import InputError
-from togi.core.files import read_json
+from togi.core.files import read_json, read_lines
 from togi.core.records import Drop, Message, Prompt, Provenance
 from togi.core.settings import PromptsRef
 from togi.data import values
@@ -72,6 +72,26 @@ def test_a_drop_names_record_stage_and_a_declared_reason(tmp_path: Path) -> None
     made.finish()
     assert read_json(made.folder / "summary.json")["drops"] == {"too_short": 2}
     assert len(read_json(made.folder / "drops.json")) == 2
+
+
+@pytest.mark.parametrize(
+    ("out", "told"),
+    [
+        (4, ""),
+        (3, "5 records came in, 3 went out and 1 were dropped: 1 are gone without a reason"),
+        (6, "5 records came in, 6 went out and 1 were dropped: 2 more than came"),
+    ],
+)
+def test_records_that_are_lost_without_a_reason_are_an_alarm(tmp_path: Path, out: int, told: str) -> None:
+    made = context(tmp_path, prompts(5))
+    made.adds_up = True
+    made.count_in(5)
+    made.write("prompts", prompts(out))
+    made.drop("p4", "too_short")
+    made.finish()
+    alarms = read_lines(made.folder / "alarms.jsonl")
+    assert [alarm["message"] for alarm in alarms] == ([told] if told else [])
+    assert read_json(made.folder / "summary.json")["adds_up"] is True
 
 
 def test_every_bad_row_has_a_declared_reason() -> None:

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from togi.core.records import KINDS, Drop, Provenance, Record, joined
 from togi.core.seeds import digest
 from togi.core.settings import MAIN, Ref
 from togi.core.sources import ModelSource
+from togi.stages.accounts import sources_in, unaccounted
 from togi.stages.base import output_path
 from togi.stages.shards import SHARD_ROWS, SerialShards, ShardExecutor
 from togi.stages.sources import Descent, model_sources, wrote
@@ -340,29 +341,15 @@ class Context:
         if self.drops:
             rows = [{"id": item.id, "reason": item.reason} for item in self.drops]
             write_json(self.folder / "drops.json", rows)
+        found: dict[str, Any] = {"counts": self.counts, "drops": self.drop_counts()}
         if self.adds_up:
-            self._check_sum()
-        parts = [self.written[MAIN]] if MAIN in self.written else self.written.values()
-        counts = sum(parts, Counter())
-        licensed = [{**asdict(source), "records": count} for source, count in counts.items() if source.says]
-        sources = {"sources": licensed} if licensed else {}
-        found = {"counts": self.counts, "drops": self.drop_counts(), **sources}
-        found |= {"adds_up": True} if self.adds_up else {}
+            found["adds_up"] = True
+            lost, what = unaccounted(self.counts, len(self.drops))
+            if lost:
+                self.alarm("records_do_not_add_up", what, value=lost, threshold=0)
+        if sources := sources_in(self.written):
+            found["sources"] = sources
         write_json(self.folder / "summary.json", found | self.summary)
-
-    def _check_sum(self) -> None:
-        """An alarm where records were lost without a reason, or came from nowhere."""
-        came, went = self.counts.get("in"), self.counts.get("out")
-        if came is None or went is None or came == went + len(self.drops):
-            return
-        lost = came - went - len(self.drops)
-        what = f"{lost:,} are gone without a reason" if lost > 0 else f"{-lost:,} more than came"
-        self.alarm(
-            "records_do_not_add_up",
-            f"{came:,} records came in, {went:,} went out and {len(self.drops):,} were dropped: {what}",
-            value=lost,
-            threshold=0,
-        )
 
 
 def _line_hash(line: dict[str, Any]) -> str:

@@ -1,0 +1,28 @@
+"""What a finished stage says of its records: whether all are accounted for, and what they were made from."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from togi.core.records import Provenance
+from togi.core.settings import MAIN
+
+
+def unaccounted(counts: Mapping[str, int], dropped: int) -> tuple[int, str]:
+    """(how many records are gone without a reason, or below 0 came from nowhere; that in words). (0, "") where what
+    came in is what went out and what was dropped, and where nothing was counted."""
+    came, went = counts.get("in"), counts.get("out")
+    if came is None or went is None or came == went + dropped:
+        return 0, ""
+    lost = came - went - dropped
+    what = f"{lost:,} are gone without a reason" if lost > 0 else f"{-lost:,} more than came"
+    return lost, f"{came:,} records came in, {went:,} went out and {dropped:,} were dropped: {what}"
+
+
+def sources_in(written: Mapping[str, Counter[Provenance]]) -> list[dict[str, Any]]:
+    """The sources with a licence or terms of the records of the main output (of all outputs where there is none), each
+    with the number of records that come from it. `written` are such numbers by output."""
+    parts = [written[MAIN]] if MAIN in written else written.values()
+    counts = sum(parts, Counter())
+    return [{**asdict(source), "records": count} for source, count in counts.items() if source.says]
