@@ -1,6 +1,7 @@
 """What `togi show` prints of a stage, whatever its records hold."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,25 @@ def test_both_sides_of_a_pair_are_shown_whole(tmp_path, capsys):
     sides = [line[:9] for line in lines if line.startswith(("+", "-"))]
     assert sides == ["+ assista", "+ tool: 1", "+ user: a", "- user: a"]
     assert any(line.strip().startswith("(tool_calls: [") for line in lines)
+
+
+def test_a_table_that_compares_nothing_has_values_with_intervals(tmp_path, capsys):
+    interval = {"mean": 0.25, "low": 0.125, "high": 0.5, "level": 0.95, "n": 1200}
+    rows = [{"metric": "agreement", "policy": interval, "base": None, "difference": None}]
+    write_json(tmp_path / "summary.json", {"table": rows})
+    print_stage(tmp_path, RECORDS_FILE, 5)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["metric", "value", "interval", "n"]
+    assert re.search(r"agreement +0\.250 +0\.125 to 0\.500 +1,200", lines[3])
+
+
+def test_a_verdict_says_what_was_read(tmp_path, capsys):
+    made = {"prompt": "p", "answers": ("a", "b"), "judge": "j", "text": "t"}
+    outcomes = ("tie", "unreadable", "failed")
+    write_records(tmp_path / RECORDS_FILE, "verdicts", [Verdict(id=o, outcome=o, **made) for o in outcomes])
+    print_stage(tmp_path, RECORDS_FILE, 5)
+    text = capsys.readouterr().out
+    assert all(f"  j on a, b: {outcome}\n" in text for outcome in outcomes)
 
 
 def test_no_records_and_no_work_yet_are_shown(tmp_path, capsys):

@@ -22,7 +22,7 @@ from togi.recipe.graph import kinds_of
 from togi.recipe.runs import find_run, settings_of, stage_of
 from togi.recipe.store import hold_whole, is_done
 from togi.report.collect import collect
-from togi.report.formatting import table_row
+from togi.report.formatting import measured_row, table_row
 from togi.report.view import RowView, RunView, SourceView
 from togi.report.waterfall import Step, in_words, licences, waterfall
 from togi.stages.base import output_path
@@ -148,7 +148,11 @@ def print_stage(folder: Path, path: str, count: int) -> None:
     say_table(("", ""), [(key, plain(value)) for key, value in summary.items() if key not in HIDDEN])
     for source in _validated(SOURCES, folder, summary, "sources"):
         say(f"made from {in_words(source)}" + ("" if source.records is None else f": {source.records:,} records"))
-    say_table(COLUMNS, _compared(folder, summary), right=(1, 2, 3))
+    rows = _validated(TABLE, folder, summary, "table")
+    if any(row.base is not None for row in rows):
+        say_table(COLUMNS, [table_row(row) for row in rows], right=(1, 2, 3))
+    else:
+        say_table(("metric", "value", "interval", "n"), [measured_row(row) for row in rows], right=(1, 2, 3))
     records = _records(folder / path)
     if records == [] and (folder / path).is_file():
         say("no records")
@@ -156,11 +160,6 @@ def print_stage(folder: Path, path: str, count: int) -> None:
     for record in [] if shown else records[:count]:
         say(f"\n[{record.id}]\n{READABLE[type(record)](record)}")
     _metrics(read_lines(folder / "metrics.jsonl")[-count:] if count else [])
-
-
-def _compared(folder: Path, summary: dict[str, Any]) -> list[tuple[str, ...]]:
-    """The before/after table of a summary. Raises InputError where it is damaged."""
-    return [table_row(row) for row in _validated(TABLE, folder, summary, "table")]
 
 
 def _validated(kind: TypeAdapter[list[Value]], folder: Path, summary: dict[str, Any], name: str) -> list[Value]:
@@ -195,7 +194,7 @@ def _prompt(record: Prompt) -> str:
 
 def _verdict(record: Verdict) -> str:
     said = [f"winner {record.winner}", f"score {record.score}", f"probability {record.probability}"]
-    known = ", ".join(each for each in said if not each.endswith(" None")) or "tie, or nothing that could be read"
+    known = ", ".join(each for each in said if not each.endswith(" None")) or record.outcome
     return f"  {record.judge} on {', '.join(record.answers)}: {known}\n  {record.text}"
 
 

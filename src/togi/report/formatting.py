@@ -126,5 +126,10 @@ def table_row(row: RowView) -> tuple[str, str, str, str, str]:
     return row.metric, before, number(row.policy.mean), change, row.verdict or ""
 
 
+def measured_row(row: RowView) -> tuple[str, str, str, str]:
+    """A row of a table that compares nothing: metric, value, interval, count."""
+    return row.metric, number(row.policy.mean), bounds(row.policy), f"{row.policy.n:,}"
+
+
 def _total(run: RunView) -> float:
     return sum(stage.seconds or 0.0 for stage in run.stages)

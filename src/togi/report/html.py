@@ -9,7 +9,7 @@ from markupsafe import Markup, escape
 
 from togi.report import formatting
 from togi.report.curves import Panel, panels
-from togi.report.plot import whisker
+from togi.report.plot import reach, whisker
 from togi.report.stage_graph import rail
 from togi.report.view import AnswerView, RunView, StageView
 from togi.report.waterfall import Step, in_words, licences, waterfall
@@ -88,6 +88,7 @@ def _environment() -> Environment:
         flat=formatting.flat,
         answer=answer_html,
         whisker=whisker,
+        reach=reach,
     )
     environment.globals.update(outcome=formatting.outcome, better=_better)
     return environment

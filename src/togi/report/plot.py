@@ -105,6 +105,25 @@ def whisker(row: RowView) -> Markup:
     )
 
 
+def reach(row: RowView) -> Markup:
+    """A share and its interval between 0 and 1, or between -1 and 1 where it is below 0; nothing for other values."""
+    low, mean, high = row.policy.low, row.policy.mean, row.policy.high
+    if not -1 <= low <= high <= 1:
+        return Markup("")
+    least = -1.0 if low < 0 else 0.0
+
+    def at(value: float) -> float:
+        return 4 + 112 * (value - least) / (1 - least)
+
+    ticks = "".join(
+        f'<path class="zero" d="M{at(value):.1f} 3V15"/>' for value in dict.fromkeys((least, 0.0, 0.5, 1.0))
+    )
+    return Markup(
+        f'<svg class="whisker changed" viewBox="0 0 120 18" aria-hidden="true">{ticks}'
+        f'<path class="reach" d="M{at(low):.1f} 9H{at(high):.1f}"/><circle cx="{at(mean):.1f}" cy="9" r="4"/></svg>'
+    )
+
+
 def _frame(axes: Axes, ticks: Sequence[float], labels: Sequence[str]) -> str:
     parts = []
     for tick, label in zip(ticks, labels, strict=True):

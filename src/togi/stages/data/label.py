@@ -77,7 +77,8 @@ def estimate(settings: Label, inputs: Inputs) -> Cost:
         asked = found * (2 if settings.orders == "both" else 1)
     cost.calls = asked
     cost.sampled = 0 if settings.by == "logprobs" else asked * settings.max_tokens
-    cost.notes.append("calls: without those for unreadable verdicts" if settings.retries else "calls: all")
+    if settings.by == "text" and settings.retries:
+        cost.notes.append("calls: without those for unreadable verdicts")
     return cost
 
 

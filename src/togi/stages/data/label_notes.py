@@ -79,9 +79,10 @@ class Tally:
             share = self.first / self.decided
             summary["first_answer_preferred"] = share
             if self.decided >= ENOUGH and abs(share - 0.5) > LEANING:
+                place, often = ("first", share) if share > 0.5 else ("second", 1 - share)
                 self.context.alarm(
                     "position_bias",
-                    f"{self.settings.judge} preferred the answer that stood first in {share:.0%} of {self.decided} "
+                    f"{self.settings.judge} preferred the answer that stood {place} in {often:.0%} of {self.decided} "
                     "verdicts; keep only verdicts on which both orders agree",
                     value=share,
                     threshold=0.5,

@@ -48,7 +48,8 @@ def rehearse(settings: Label, context: Context) -> Iterator[Rehearsed]:
         shown = [_graded_question(settings, prompt, sample) for sample in samples]
     if context.model(settings.judge).kind != "endpoint":
         model = weightless(context, settings.judge)
-        yield from prompt_rows(context, model, [(each.id, each.messages) for each in shown], settings.max_tokens)
+        written = 1 if settings.by == "logprobs" else settings.max_tokens
+        yield from prompt_rows(context, model, [(each.id, each.messages) for each in shown], written)
 
 
 # --- two answers ------------------------------------------------------------------------------------------------------
