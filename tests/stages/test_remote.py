@@ -104,6 +104,15 @@ def test_scores_are_one_request_and_failures_are_never_zeros():
     assert rendered.asked[0].items == ((2, 7), (2, 7))
 
 
+def test_many_scores_are_several_requests_at_once_and_one_that_fails_costs_its_own():
+    given = (*(0.5,) * 64,), (*(1.5,) * 2,)
+    fake = Fake(Scores(scores=given[0]), BROKEN, Scores(scores=given[1]))
+    found = RemoteScorer(fake).score(ITEMS[:1] * 130)
+    assert [len(request.items) for request in fake.asked] == [64, 64, 2]
+    assert found[:64] == list(given[0]) and found[128:] == list(given[1])
+    assert all(isinstance(each, GraderError) for each in found[64:128])
+
+
 def test_embeddings_have_length_one_and_the_prefix_of_the_model():
     fake = Fake(*[Vectors(rows=np.array(rows, np.float32)) for rows in ([[3, 4], [0, 2]], [[5, 0]])])
     found = RemoteEmbedder(fake, "query: ", batch=2).embed(["a", "b", "c"])

@@ -27,6 +27,9 @@ END = "<|end_of_answer|>"
 LIKELIEST = 20
 """First tokens that a chooser asks for: the most that servers give."""
 
+ITEMS = 64
+"""Conversations of one request for scores."""
+
 SEEDS = 2**31
 """Servers take seeds of 32 bits with a sign."""
 
@@ -120,8 +123,8 @@ def _log_share(likeliest: Sequence[tuple[str, float]], word: str, other: str) ->
 
 @dataclass(frozen=True, slots=True)
 class RemoteScorer:
-    """Scores on a server, raw logits; one batch is one request. Where the server is not togi's, `rendered` writes a
-    conversation as the token ids that it scores."""
+    """Scores on a server, raw logits; a batch is one request, and more than ITEMS are several at once. Where the server
+    is not togi's, `rendered` writes a conversation as the token ids that it scores."""
 
     asker: Asker
     rendered: Callable[[tuple[Message, ...]], tuple[int, ...]] | None = None
@@ -131,10 +134,14 @@ class RemoteScorer:
         if not items:
             return []
         talks = [(*messages, Message("assistant", answer)) for messages, answer in items]
-        batch = ScoreRequest(items=tuple(talk if self.rendered is None else self.rendered(talk) for talk in talks))
-        (found,) = self.asker.ask([batch])
+        read = [talk if self.rendered is None else self.rendered(talk) for talk in talks]
+        parts = [read[at : at + ITEMS] for at in range(0, len(read), ITEMS)]
+        answers = self.asker.ask([ScoreRequest(items=tuple(part)) for part in parts])
+        return [score for part, found in zip(parts, answers, strict=True) for score in self._scores(found, len(part))]
+
+    def _scores(self, found: Whole | Failure, count: int) -> list[float | GraderError]:
         if isinstance(found, Failure):
-            return [GraderError(f"model {self.asker.name}: {found.message}") for _ in items]
+            return [GraderError(f"model {self.asker.name}: {found.message}")] * count
         assert isinstance(found, Scores)
         return [
             GraderError(f"model {self.asker.name}: {each}") if isinstance(each, str) else each for each in found.scores

@@ -1,11 +1,15 @@
 """`respond`: whose answer is whose, what is dropped, what a second run does not ask again."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from stub_server import KEY, stub_server
+from tiny_run import QUESTIONS, togi
 
+from togi.client.endpoint import Endpoint
 from togi.core.codec import read_records, write_records
 from togi.core.errors import Interrupted, StageError
 from togi.core.records import Completion, Message, Prompt, Sample, SamplingParams
@@ -49,7 +53,7 @@ class House:
         self.events: list[dict[str, Any]] = []
         self.stop_after: int | None = None
         self.kind = kind
-        self.sources = "path"
+        self.endpoint: Endpoint | None = None
         prompts = [Prompt(id=f"p{i}", messages=(Message("user", f"Why {i}?"),)) for i in range(count)]
         write_records(folder / "p" / RECORDS_FILE, "prompts", prompts)
         monkeypatch.setattr(respond_work, "generator", self.generator)
@@ -59,9 +63,9 @@ class House:
 
     def context(self) -> Context:
         inputs: dict[str, Resolved] = {PromptsRef("$p"): Resolved("prompts", folder=self.folder / "p")}
-        source: Any = self.sources
         for name in ("a", "b"):
-            inputs[NamedModelRef(f"${name}")] = Resolved("model", source=ModelSource(kind=source, name=name))
+            source = ModelSource(kind="path", name=name)
+            inputs[NamedModelRef(f"${name}")] = Resolved("model", source=source, endpoint=self.endpoint)
         control = Control(send=self.events.append)
         made = Context("answers", self.folder / "respond-0", self.folder, 1, inputs, control)
         made.folder.mkdir(exist_ok=True)
@@ -162,7 +166,7 @@ def test_finished_units_are_never_asked_again_and_the_bytes_are_the_same(tmp_pat
 
 def test_models_on_servers_are_kept_busy_by_larger_units(tmp_path, monkeypatch):
     house = House(tmp_path, monkeypatch, count=40)
-    house.sources = "endpoint"
+    house.endpoint = Endpoint(name="a", urls=("http://localhost/v1",), model="a")
     house.run(batch_prompts=None)
     assert [len(ids) for _, ids in house.heard] == [40, 40]
     other = House(tmp_path / "here", monkeypatch, count=40)
@@ -181,3 +185,38 @@ def test_models_on_servers_are_kept_busy_by_larger_units(tmp_path, monkeypatch):
 def test_settings_that_make_no_sense_are_refused(given, message):
     with pytest.raises(ValueError, match=message):
         Respond.model_validate({"prompts": "$p", "models": ["$a"], **given})
+
+
+# --- as a user runs it, with models on a server -----------------------------------------------------------------------
+
+RECIPE = """\
+name: remote
+models:
+  a: {url: 'URL', model: small, key_env: STUB_KEY}
+  b: {url: 'URL', model: large, key_env: STUB_KEY}
+data: {questions: {path: questions.jsonl}}
+stages:
+  answers: {type: respond, prompts: $questions, models: [$a, $b], samples: 3, temperature: 0.8, max_tokens: 12}
+"""
+
+
+def test_servers_answer_and_what_they_refuse_is_dropped_as_failed(tmp_path):
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps({"question": q}) + "\n" for q in QUESTIONS))
+    with stub_server() as server:
+        recipe, home = tmp_path / "remote.yaml", tmp_path / "home"
+        recipe.write_text(RECIPE.replace("URL", server.url))
+        assert "16 calls" in togi(home, "plan", str(recipe)).stdout
+        server.failing = "Why do we dream?"
+        ended = togi(home, "run", str(recipe), STUB_KEY=KEY)
+        assert ended.returncode == 0, ended.stderr
+        assert "ALARM failed: 6 requests got no answer, and 42 answers are kept" in ended.stderr
+        server.failing = ""
+        server.asked.clear()
+        again = togi(home, "run", str(recipe), "--redo", "answers", STUB_KEY=KEY)
+        assert again.returncode == 0, again.stderr
+        asked = [body["messages"][0]["content"] for body in server.asked]
+        assert [text for text in asked if text in QUESTIONS] == ["Why do we dream?"] * 2  # the rest was stored
+    found: Any = read_records(home / "runs" / "remote" / "answers" / RECORDS_FILE)[1]
+    assert [(each.model, each.index) for each in found[:6]] == [(m, i) for m in ("a", "b") for i in range(3)]
+    assert len(found) == 48 and len({each.text for each in found}) == 48
+    assert all(each.text.startswith("It is ") and each.text.endswith(".") for each in found)

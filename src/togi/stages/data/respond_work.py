@@ -33,14 +33,14 @@ def run(settings: Respond, context: Context) -> None:
                 writer.write(kept)
         if not writer.count:
             raise StageError(_nothing_kept(settings, context))
+    _tell_failures(context, writer.count)
     context.summary |= {"prompts": total, **shown.summary()}
 
 
 def rehearse(settings: Respond, context: Context) -> Iterator[Rehearsed]:
     prompts = asked([_as_asked(settings, prompt) for prompt in context.records(settings.prompts)])
     for ref in settings.models:
-        if context.model(ref).kind != "endpoint":
-            yield from prompt_rows(context, weightless(context, ref), prompts, settings.max_tokens)
+        yield from prompt_rows(context, weightless(context, ref), prompts, settings.max_tokens)
 
 
 Answer = dict[str, Any]
@@ -77,7 +77,7 @@ class _Answering:
             yield self.prompts, [list(groups) for groups in zip(*by_model, strict=True)]
 
     def _size(self) -> int:
-        remote = all(self.context.model(ref).kind == "endpoint" for ref in self.settings.models)
+        remote = all(self.context.inputs[ref].endpoint is not None for ref in self.settings.models)
         return self.settings.batch_prompts or (BATCH_OF_ENDPOINTS if remote else BATCH)
 
     def _ask(self, ref: Ref, speaker: ChatGenerator) -> list[list[Answer]]:
@@ -128,6 +128,17 @@ def _why_dropped(settings: Respond, answer: Answer) -> str | None:
     if answer["stop"] == "length" and settings.truncated == "drop":
         return "truncated"
     return None if answer["text"] else "empty_answer"
+
+
+def _tell_failures(context: Context, kept: int) -> None:
+    failed = context.drop_counts().get("failed", 0)
+    if failed:
+        context.alarm(
+            "failed",
+            f"{failed} requests got no answer, and {kept} answers are kept; the log says why. To ask again for what is "
+            "missing, run with --redo: stored answers are not asked for twice",
+            value=failed,
+        )
 
 
 def _nothing_kept(settings: Respond, context: Context) -> str:

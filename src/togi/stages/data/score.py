@@ -8,6 +8,8 @@ from togi.core.settings import NamedScorerRef, SamplesRef
 from togi.stages.base import StageSettings, StageType, gives
 from togi.stages.cost import Cost, Inputs, passing_on
 
+ITEMS = 64  # of one request to a server
+
 REASONS = ("failed",)
 """What a sample is dropped for: it could not be scored."""
 
@@ -43,7 +45,9 @@ class Score(_As):
 def estimate(settings: Score, inputs: Inputs) -> Cost:
     """At most what comes."""
     came = inputs[settings.samples]
-    return passing_on(came, came.records)
+    cost = passing_on(came, came.records)
+    cost.calls = None if came.records is None else -(-came.records // ITEMS)
+    return cost
 
 
 STAGE = StageType(

@@ -47,7 +47,7 @@ def run(settings: Score, context: Context) -> None:
 def _scored(settings: Score, context: Context) -> Iterator[tuple[list[Sample], list[float | str]]]:
     """Samples of each batch with their scores; in the place of a score, what went wrong."""
     total = context.records_count(settings.samples)
-    remote = context.inputs[settings.scorer].source is not None and context.model(settings.scorer).kind == "endpoint"
+    remote = context.inputs[settings.scorer].endpoint is not None
     size = settings.batch_samples or (BATCH_OF_ENDPOINT if remote else BATCH)
     plain, judge = PlainAnswers(context, settings.samples), scorer(context, settings.scorer)
     batch: list[Sample] = []
