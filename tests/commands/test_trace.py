@@ -81,7 +81,7 @@ def test_a_record_is_followed_forwards_and_backwards(tracer: Tracer) -> None:
 
 def test_scores_drops_and_training_are_told(tracer: Tracer) -> None:
     events = [(each.stage, each.event, each.what) for each in tracer.life("5a02").events]
-    assert events[:2] == [("answers", "made", "by base, from 1 records"), ("scored", "changed", "rm 0.25")]
+    assert events[:2] == [("answers", "made", "by base, from 1 record"), ("scored", "changed", "rm 0.25")]
     assert [(each.stage, each.event, each.what) for each in tracer.life("aa22").events] == [
         ("drafts", "made", "from 1 record"),
         ("good", "dropped", "judged_low"),

@@ -287,11 +287,10 @@ def text_of(record: Record) -> str:
 
 
 def _origin(record: Record) -> str:
-    if isinstance(record, Sample) and record.model:
-        return f"by {record.model}, from {len(record.parents)} records"
     if record.source is not None and not record.parents:
         return f"read from {record.source.dataset}"
-    return f"from {len(record.parents):,} record{'' if len(record.parents) == 1 else 's'}"
+    model = f"by {record.model}, " if isinstance(record, Sample) and record.model else ""
+    return f"{model}from {len(record.parents):,} record{'' if len(record.parents) == 1 else 's'}"
 
 
 def changes(before: Record, now: Record) -> str:
