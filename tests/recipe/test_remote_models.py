@@ -132,3 +132,16 @@ def test_a_training_from_a_server_is_refused(server: Stub, tmp_path: Path, told)
     path.write_text(path.read_text() + "  tuned: {type: train.sft, init: $a, chats: $some}\n")
     code, said = told("check", str(path))
     assert code == 2 and "stages.tuned.init: $a is on a server (models.a.url); a training needs its weights" in said
+
+
+def test_a_trial_on_few_rows_asks_little_and_stands_apart(server: Stub, tmp_path: Path, told) -> None:
+    path = recipe(tmp_path, server.url)
+    count = len(server.asked)
+    tried = togi(tmp_path / "home", "run", str(path), "--limit", "6", STUB_KEY=KEY)
+    assert tried.returncode == 0, tried.stderr
+    assert "a trial on 6 rows of each data set, kept apart as remote-limit6, run " in tried.stderr
+    asked = [body for body in server.asked[count:] if body["messages"][0]["content"] in QUESTIONS]
+    assert len(asked) == 6  # three questions to each model
+    code, planned = told("plan", str(path))
+    assert code == 0 and "0 of 3 stages are done" in planned and "12 calls" in planned
+    assert sorted(each.name for each in (tmp_path / "home" / "runs").iterdir()) == ["remote-limit6"]

@@ -10,6 +10,7 @@ import click
 from togi.core.errors import InputError, RecipeError
 from togi.core.terminal import json_text, say
 from togi.recipe.graph import Graph, build
+from togi.recipe.limit import limited
 from togi.recipe.runs import find_run
 from togi.recipe.schema import validate
 from togi.recipe.source import read_tree
@@ -64,9 +65,11 @@ def run_place(recipe: Path | None, overrides: tuple[str, ...], run: str | None) 
     return folder
 
 
-def load_graph(recipe: Path, overrides: tuple[str, ...] = ()) -> Graph:
-    """Reads, merges, validates and orders a recipe. Raises RecipeError and InputError."""
-    return build(validate(read_tree(recipe, overrides)))
+def load_graph(recipe: Path, overrides: tuple[str, ...] = (), limit: int | None = None) -> Graph:
+    """Reads, merges, validates and orders a recipe; with `limit` a trial on so many rows. Raises RecipeError and
+    InputError."""
+    found = validate(read_tree(recipe, overrides))
+    return build(found if limit is None else limited(found, limit))
 
 
 def stage_folder(graph: Graph, stage: str, overrides: tuple[str, ...]) -> Path:

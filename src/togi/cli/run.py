@@ -22,6 +22,12 @@ from togi.stages.spent import spent_by
 @recipe_arguments
 @click.option("--until", metavar="STAGE", help="Stop after this stage and what it stands on.")
 @click.option("--redo", metavar="STAGE", multiple=True, help="Forget this stage's work first, and do it again.")
+@click.option(
+    "--limit",
+    metavar="N",
+    type=click.IntRange(1),
+    help="A trial: read N rows of each data set, lower counts to match; the results stand apart.",
+)
 @click.option("--threads", type=click.IntRange(0), default=0, help="Threads to work with; 0: $OMP_NUM_THREADS, or all.")
 @compute_option("is what the recipe says, or tries once what this machine is fast at")
 @click.option("--accept-numerics", is_flag=True, help="Go on with a stage that was begun under other numerics.")
@@ -32,11 +38,13 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool, **options: 
     Kill it at any moment and run the same command again: it goes on, and ends with the same bits. KEY=VALUE changes a
     setting for this run, for example stages.policy.steps=40; only what depends on it is done again.
     """
-    graph = load_graph(recipe, overrides)
+    graph = load_graph(recipe, overrides, options["limit"])
     display = Watched(JsonLines() if as_json else Human())
     given = Options(recipe=str(recipe), overrides=overrides, **options)
     run = Run(graph, given, display)
     display.gone = run.stop
+    if given.limit is not None:
+        display.note(f"a trial on {given.limit} rows of each data set, kept apart as {graph.recipe.name}, run {run.id}")
     for name, model in graph.recipe.models.items():
         if said := ", ".join(part for part in (model.licence, model.terms) if part):
             display.note(f"model {name}: licence {said}")
@@ -59,6 +67,7 @@ def same_command(given: Options, overrides: tuple[str, ...], as_json: bool) -> s
     """What to type into a shell to go on as before. --redo is left out: it would forget what was done since."""
     words = ["togi", "run", given.recipe, *overrides]
     words += ["--until", given.until] if given.until else []
+    words += ["--limit", str(given.limit)] if given.limit else []
     words += ["--threads", str(given.threads)] if given.threads else []
     words += ["--compute", given.compute] if given.compute != "auto" else []
     words += ["--accept-numerics"] if given.accept_numerics else []

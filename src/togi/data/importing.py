@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,6 +42,7 @@ class DataSpec:
     terms: str | None = None
     inherit: bool = False
     on_bad_row: Literal["error", "drop"] = "error"
+    limit: int | None = None
     takers: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
@@ -77,9 +79,10 @@ def pour_records(spec: DataSpec, kind: str, sink: Callable[[Record], None]) -> I
     folder, source = _locate(spec)
     files = find_files(folder, spec.split, texts=kind == "documents")
     border = _Border(spec, kind, source, sink)
-    for file in files:
-        for row in read_rows(file):
-            border.take(row)
+    for row in chain.from_iterable(map(read_rows, files)):
+        if border.full:
+            break
+        border.take(row)
     return border.finish(files)
 
 
@@ -110,6 +113,11 @@ class _Border:
     labelled: list[Labelled] = field(default_factory=list)
     aside: dict[str, None] = field(default_factory=dict)
     imported: Imported = field(default_factory=lambda: Imported([], []))
+
+    @property
+    def full(self) -> bool:
+        """Whether as many rows fit as there may be."""
+        return self.spec.limit is not None and self.made + len(self.labelled) >= self.spec.limit
 
     def take(self, row: Row) -> None:
         """Reads one row. Raises InputError where it does not fit and `on_bad_row` says so."""

@@ -63,6 +63,7 @@ class Options:
     redo: tuple[str, ...] = ()
     accept_numerics: bool = False
     compute: str = "auto"
+    limit: int | None = None  # rows of each data set, in a trial
     threads: int = 0  # 0: what OMP_NUM_THREADS says, else all that this process may use
 
     @property
@@ -343,7 +344,8 @@ def _state_after(error: TogiError) -> str:
 
 
 def chat_command(options: Options, node: Node) -> str | None:
-    """How to talk to what a stage made, under the same overrides; None where it makes no model that talks."""
-    if not options.recipe or kinds_of(node.settings).get(MAIN) != "model":
+    """How to talk to what a stage made, under the same overrides; None where it makes no model that talks, and in a
+    trial, which the recipe does not lead to."""
+    if not options.recipe or options.limit is not None or kinds_of(node.settings).get(MAIN) != "model":
         return None
     return shlex.join(["togi", "chat", options.recipe, node.name, *options.overrides])

@@ -51,6 +51,11 @@ class StageSettings(Settings):
         """The settings in a recipe: what they leave open and other stages decide is filled in. Raises ValueError."""
         return self
 
+    def limited(self, rows: int) -> Self:
+        """The settings for a trial in which each data set has at most `rows` rows: counts that this leaves no room for
+        are lower."""
+        return self
+
     @property
     def passes(self) -> Sequence[Ref]:
         """The records that the stage passes on, where its output is of their kind; see `PassingSettings`."""

@@ -125,7 +125,13 @@ class Curate(PassingSettings, RowSettings):
 def estimate(settings: Curate, inputs: Inputs) -> Cost:
     """At most what comes."""
     came = inputs[settings.input]
-    return passing_on(came, came.records)
+    cost = passing_on(came, came.records)
+    if settings.model is not None and came.records is not None:
+        judged, rewritten = came.records, came.records * settings.rewrite
+        cost.calls = judged + rewritten
+        cost.sampled = judged * (1 if settings.method == "logprob" else settings.max_tokens)
+        cost.sampled += rewritten * settings.max_tokens
+    return cost
 
 
 STAGE = StageType(

@@ -62,6 +62,9 @@ class Diversify(PassingSettings):
         description="what says how alike two texts are, a model of kind: embedder; character n-grams when absent",
     )
 
+    def limited(self, rows: int) -> Self:
+        return self.model_copy(update={"keep": min(self.keep, max(1, rows // 2))})
+
     @property
     def passes(self) -> Sequence[Ref]:
         return (self.input,)

@@ -39,6 +39,7 @@ class DataSettings(Settings):
         "evaluation: nothing may be trained on it, or on what is made from it; training: nothing is measured on it",
     )
     on_bad_row: Literal["error", "drop"] = Field(default="error", description="what a row that does not fit does")
+    limit: int | None = Field(default=None, ge=1, description="read the first rows that fit, and no more")
 
     @field_validator("preset")
     @classmethod

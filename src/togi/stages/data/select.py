@@ -1,6 +1,6 @@
 """`select`: a part of the records, in their order; how training, reward and evaluation prompts are kept apart."""
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field
 
@@ -19,6 +19,12 @@ class Select(StageSettings):
     count: int | None = Field(default=None, ge=1, description="records to take; all that are left when absent")
     system: str | None = Field(default=None, description="a system turn for conversations that have none")
     shuffle: bool = Field(default=True, description="shuffle first, the same way for every selection")
+
+    def limited(self, rows: int) -> Self:
+        """Half of the rows at most, so that there are others for a selection that stands apart."""
+        half = max(1, rows // 2)
+        count = None if self.count is None else min(self.count, half)
+        return self.model_copy(update={"count": count, "skip": min(self.skip, half)})
 
 
 def estimate(settings: Select, inputs: Inputs) -> Cost:

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator
 
@@ -29,6 +29,11 @@ class Split(PassingSettings):
         min_length=1,
         description="name: share or count; shares (0.9) sum to 1, and counts (500) may leave records over",
     )
+
+    def limited(self, rows: int) -> Self:
+        most = max(1, rows // (2 * len(self.parts)))
+        parts = {name: min(size, most) if isinstance(size, int) else size for name, size in self.parts.items()}
+        return self.model_copy(update={"parts": parts})
 
     @property
     def passes(self) -> Sequence[Ref]:

@@ -148,6 +148,9 @@ class Synthesize(StageSettings):
     )
     batch_prompts: int = Field(default=8, ge=1, description="prompts in one unit of work")
 
+    def limited(self, rows: int) -> Self:
+        return self if self.count is None else self.model_copy(update={"count": min(self.count, rows)})
+
     @property
     def way(self) -> Way:
         """What the method is."""
@@ -223,14 +226,14 @@ def estimate(settings: Synthesize, inputs: Inputs) -> Cost:
     tokens = settings.max_tokens or settings.way.max_tokens
     if settings.count is not None:
         most = settings.most(0)
-        return Cost(records=settings.count, sampled=most * (tokens + settings.answer_tokens))
+        return Cost(records=settings.count, sampled=most * (tokens + settings.answer_tokens), calls=most)
     assert settings.source is not None, "a method without a source needs count"
     came = inputs[settings.source]
     if isinstance(settings.source, DocumentsRef):
         return Cost(unknown=["documents are cut into parts when the stage begins"])
     if came.records is None:
         return Cost(unknown=[came.why])
-    return Cost(records=came.records, sampled=came.records * tokens)
+    return Cost(records=came.records, sampled=came.records * tokens, calls=came.records)
 
 
 STAGE = StageType(

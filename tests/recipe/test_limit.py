@@ -1,0 +1,51 @@
+"""A trial on few rows: which counts follow, and that nothing of it is taken for the whole."""
+
+from pathlib import Path
+
+from togi.data.importing import DataSpec, load_records
+from togi.recipe.graph import build
+from togi.recipe.limit import limited
+from togi.recipe.schema import Recipe, validate
+from togi.recipe.source import read_tree
+
+RECIPE = """\
+name: whole
+data:
+  seeds: {path: seeds.jsonl}
+  few: {path: seeds.jsonl, limit: 2}
+stages:
+  lessons: {type: select, input: $seeds, count: 20}
+  tests: {type: select, input: $seeds, skip: 20}
+  wide: {type: diversify, input: $seeds, keep: 30}
+  parts: {type: split, input: $seeds, parts: {train: 20, test: 5}}
+  shares: {type: split, input: $few, parts: {train: 0.5, test: 0.5}}
+"""
+
+
+def recipe(folder: Path) -> Recipe:
+    (folder / "seeds.jsonl").write_text("".join(f'{{"question": "Why {n}?"}}\n' for n in range(40)))
+    (folder / "r.yaml").write_text(RECIPE)
+    return validate(read_tree(folder / "r.yaml", ()))
+
+
+def test_counts_follow_the_rows_and_selections_stay_apart(tmp_path: Path) -> None:
+    found = limited(recipe(tmp_path), 8)
+    assert found.name == "whole-limit8" and [spec.limit for spec in found.data.values()] == [8, 2]
+    lessons, tests, wide, parts, shares = (each.model_dump() for each in found.stages.values())
+    assert (lessons["skip"], lessons["count"], tests["skip"], tests["count"]) == (0, 4, 4, None)
+    assert wide["keep"] == 4 and parts["parts"] == {"train": 2, "test": 2}
+    assert shares["parts"] == {"train": 0.5, "test": 0.5}
+
+
+def test_every_stage_has_a_fingerprint_of_its_own(tmp_path: Path) -> None:
+    whole, trial, other = (build(each) for each in (recipe(tmp_path), *(limited(recipe(tmp_path), n) for n in (8, 10))))
+    marks = [{node.name: node.fingerprint for node in found.nodes.values()} for found in (whole, trial, other)]
+    apart = [name for name in marks[0] if name not in ("few", "shares")]  # of two rows in any case
+    assert all(len({found[name] for found in marks}) == 3 for name in apart)
+
+
+def test_a_limit_counts_rows_that_fit_and_reads_no_further(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"question": "a"}\n{"nothing": 1}\n{"question": "b"}\n{"question": "c"}\nno JSON\n')
+    found = load_records(DataSpec(path=path, limit=3, on_bad_row="drop"), "prompts")
+    assert [record.text for record in found.records] == ["a", "b", "c"] and len(found.drops) == 1
