@@ -67,8 +67,8 @@ def schema(kind: str) -> pa.Schema:
 def write_records(path: Path, kind: str, records: Sequence[Record]) -> None:
     """Writes records of one kind as Parquet, whole or not at all.
 
-    Raises StageError where the file cannot be written (a full disk) and where a record holds what no file can keep
-    (half a surrogate pair in a text, a number of over 4,300 digits), and TypeError on a record of another kind.
+    Raises StageError if the file cannot be written (a full disk) or a record holds what no file can keep (half a
+    surrogate pair in a text, a number of over 4,300 digits), and TypeError for a record of another kind.
     """
     table = to_table(path, kind, records)
     try:
@@ -83,7 +83,7 @@ def write_records(path: Path, kind: str, records: Sequence[Record]) -> None:
 
 def to_table(path: Path, kind: str, records: Sequence[Record]) -> pa.Table:
     """Records of one kind as a table for the file `path`. Raises StageError for a value that no file can keep, and
-    TypeError on a record of another kind."""
+    TypeError for a record of another kind."""
     for record in records:
         if not isinstance(record, KINDS[kind]):
             raise TypeError(f"{path}: a record of {type(record).__name__} among {kind}")
@@ -103,8 +103,8 @@ def to_table(path: Path, kind: str, records: Sequence[Record]) -> pa.Table:
 def read_records(path: Path) -> tuple[str, list[Record]]:
     """(kind, records) of a file that `write_records` wrote.
 
-    Raises InputError where the file is missing, is no Parquet, is damaged, holds no togi records, or comes from a newer
-    togi.
+    Raises InputError if the file is missing, damaged or no Parquet file, holds no records of togi, or comes from a
+    newer togi.
     """
     try:
         table = pq.read_table(path)
@@ -123,7 +123,8 @@ def read_records(path: Path) -> tuple[str, list[Record]]:
 
 
 def read_label(path: Path, metadata: Mapping[bytes, bytes]) -> tuple[str, int]:
-    """(kind, version) of the records of a file, from its metadata. Raises InputError where they are not known here."""
+    """(kind, version) of the records in a file, from its metadata. Raises InputError if this togi does not know
+    them."""
     if KEY not in metadata:
         raise InputError(
             f"{path}: a Parquet file that togi did not write (no togi.schema): name it under data: to import it"
@@ -178,8 +179,8 @@ def from_row(kind: str, row: Row) -> Record:
 
 
 def _json(extra: Mapping[str, Any], *, sort_keys: bool = False) -> str:
-    """Columns as JSON text; half a surrogate pair, which UTF-8 cannot hold, is escaped. What a turn says to a template
-    keeps its order, in which the template writes it."""
+    """Columns as JSON text. Half a surrogate pair, which UTF-8 cannot hold, is escaped. The keys that a chat template
+    reads keep their order, because the template writes them in that order."""
     text = json.dumps(dict(extra), ensure_ascii=False, sort_keys=sort_keys)
     return "".join(f"\\u{ord(char):04x}" if "\ud800" <= char <= "\udfff" else char for char in text)
 
@@ -231,7 +232,8 @@ def _completion(row: Row) -> Completion:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How records of a kind lie in a file, beside what all records share: columns, a record's values, and back."""
+    """How a kind of records is stored, beside what all records share: its columns, and the way from a record's fields
+    to their values and back."""
 
     columns: list[tuple[str, pa.DataType]]
     pack: Callable[[Any], Row]

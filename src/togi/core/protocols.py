@@ -1,4 +1,4 @@
-"""The narrow interfaces through which floors talk; each has a fake of a few lines in the tests."""
+"""The narrow interfaces between floors. The tests have a fake of a few lines for each."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from togi.core.records import Completion, Message, Prompt, SamplingParams
 
 
 class Tokenizer(Protocol):
-    """What togi uses of a fast tokenizer of the transformers library."""
+    """The part of the transformers library's fast tokenizers that togi uses."""
 
     def __call__(self, text: str, *, add_special_tokens: bool, return_offsets_mapping: bool = ...) -> Any: ...
     def decode(self, ids: Sequence[int], **kwargs: Any) -> str: ...
@@ -48,10 +48,10 @@ class Event:
 
 
 class Engine(Protocol):
-    """Answers requests of token ids, many at a time. Each request has its own queue of events, so readers of several
-    requests take nothing from each other.
+    """Answers requests of token ids, many at a time. Each request has its own queue of events, so two readers never
+    take each other's events.
 
-    `repeatable`: the same request under the same weights gives the same answer whenever it is asked.
+    `repeatable`: the same request under the same weights always gets the same answer.
     """
 
     repeatable: bool
@@ -65,15 +65,15 @@ class Engine(Protocol):
         ...
 
     def cancel(self, request: int) -> None:
-        """Forgets a request; an unknown or finished one is no error."""
+        """Drops a request. An unknown or finished request is no error."""
         ...
 
     def publish(self, weights: Iterable[tuple[str, Any]]) -> None:
-        """Answers with these weights from now on: names and whole tensors. Raises RuntimeError while requests run."""
+        """Uses these weights (names and whole tensors) from now on. Raises RuntimeError while requests run."""
         ...
 
     def close(self) -> None:
-        """Forgets all requests and gives all memory back."""
+        """Drops all requests and frees all memory."""
         ...
 
 
@@ -93,8 +93,8 @@ class Chooser(Protocol):
 
 
 class Scorer(Protocol):
-    """Scores answers in a batch: higher is better. Each item is (prompt messages, answer text without terminator); one
-    that cannot be scored has an error in the place of its score."""
+    """Scores answers in batches; higher is better. Each item is (prompt messages, answer text without terminator). An
+    item that cannot be scored gets an error in place of its score."""
 
     def score(self, items: Sequence[tuple[tuple[Message, ...], str]]) -> Sequence[float | GraderError]: ...
 
@@ -106,7 +106,7 @@ class Embedder(Protocol):
 
 
 class Tracker(Protocol):
-    """Shows the metrics of one stage somewhere; each step is told once, in order."""
+    """Shows the metrics of one stage somewhere. Each step is logged once, in order."""
 
     def log(self, step: int, metrics: dict[str, float]) -> None: ...
     def close(self) -> None: ...

@@ -1,7 +1,7 @@
-"""Ranks: the processes that do one stage together, and how they agree.
+"""Ranks: the processes that work on one stage together, and how they agree.
 
-All ranks run the same program. Every method that agrees on something is called by all of them, at the same place and in
-the same order; with one process it costs nothing. Only rank 0 writes files and speaks.
+All ranks run the same program. Every rank calls each method that agrees on something, at the same place and in the same
+order. With one process these calls cost nothing. Only rank 0 writes files and logs.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -11,14 +11,14 @@ Value = TypeVar("Value")
 
 
 class Ranks:
-    """One process alone; `togi.train.ranks` has the several. `rank` counts from 0 to `size` - 1."""
+    """One process alone; `togi.train.ranks` has the class for several. `rank` counts from 0 to `size` - 1."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes files and speaks."""
+        """Whether this is the process that writes files and logs."""
         return self.rank == 0
 
     @property
@@ -31,35 +31,35 @@ class Ranks:
         return [value]
 
     def on_first_rank(self, make: Callable[[], Value]) -> Value:
-        """What `make` gives on rank 0, told to all; nobody else calls it. What it raises must end the stage, since the
-        others wait for the value."""
+        """The value of `make` on rank 0, sent to all ranks; only rank 0 calls it. An exception there must end the
+        stage, because the other ranks wait for the value."""
         return make()
 
     def barrier(self) -> None:
-        """Returns when all ranks are here."""
+        """Returns once all ranks have called it."""
 
     def sum_gradients(self, params: Iterable[Any]) -> None:
-        """Sums the gradients of parameters that every rank holds whole; sharded ones were summed in the backward."""
+        """Sums the gradients of parameters that every rank holds whole. The backward pass has summed sharded ones."""
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is up on any rank."""
         return any(self.gather(flag))
 
     def in_turn(self, make: Callable[[], Value]) -> Value:
-        """What `make` gives on each rank; rank 0 goes first, so that the others find what it leaves on the disk."""
+        """The value of `make` on each rank. Rank 0 goes first, so that the others find what it leaves on the disk."""
         if not self.first:
             self.barrier()
             return make()
         try:
             return make()
-        finally:  # what it raises is raised on each rank
+        finally:  # the other ranks raise the same error themselves
             self.barrier()
 
     def share(self, parts: Sequence[Value]) -> list[tuple[Value, bool]]:
-        """This rank's parts of a step, rank, rank + size, ..., and whether each is idle.
+        """This rank's parts of a step (numbers rank, rank + size, ...), and whether each is idle.
 
-        All ranks get as many. Where there are too few to go round, the last part is given to the rest too, idle: it is
-        computed, at the same time as by the rank that it belongs to, so that all stay in step, and carries no weight.
+        All ranks get equally many. If the parts do not divide evenly, the remaining ranks get the last part too, as an
+        idle one: they compute it at the same time as its owner, so that all stay in step, and it carries no weight.
         """
         mine = [(part, False) for part in parts[self.rank :: self.size]]
         return [*mine, (parts[-1], True)] if 0 < len(parts) % self.size <= self.rank else mine

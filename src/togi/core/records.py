@@ -1,4 +1,4 @@
-"""The vocabulary of togi: what flows between stages.
+"""The vocabulary of togi: the values that stages exchange.
 
 Every record is a frozen value. `id` names it and `parents` are the ids it was made from. `source` is the data set that
 it was read from, `inherited` are the data sets and models that it was made from. `extra` holds columns that togi keeps
@@ -134,7 +134,7 @@ class Completion:
 class Sample(Record):
     """A prompt with one completion and its scores by component name (None: the component was not asked).
 
-    `model` names what answered, `index` counts the answers to one prompt; None where nobody noted it.
+    `model` names the model that answered, and `index` counts the answers to one prompt; None if unknown.
     """
 
     prompt: Prompt
@@ -210,9 +210,9 @@ class Verdict(Record):
 class Figure(Record):
     """One number of a table: a metric of a subject, such as a model, with its interval.
 
-    With `against` it is the paired difference from that subject. `count` is how many prompts it rests on.
-    `higher_is_better` is None where neither direction is good by itself. What has no number, such as a failed
-    benchmark, has None.
+    With `against` it is the paired difference from that subject. `count` is the number of prompts behind it.
+    `higher_is_better` is None if neither direction is good by itself. `value` is None if there is no number, as for a
+    failed benchmark.
     """
 
     benchmark: str
@@ -253,7 +253,7 @@ class Match(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drop:
-    """A record that left the road, where and why. `reason` is a short constant: it becomes a counter."""
+    """A dropped record: where and why. `reason` is a short constant, by which drops are counted."""
 
     id: str
     stage: str
@@ -296,4 +296,4 @@ KINDS: dict[str, type[Record]] = {
     "tables": Figure,
     "matches": Match,
 }
-"""Every kind of records that a stage can give. How each is kept in a file stands in core/codec.py."""
+"""Every kind of records that a stage can give. core/codec.py says how files keep each."""

@@ -1,4 +1,5 @@
-"""Where weights come from, and what names them. Torch-free: recipes need it before anything is loaded."""
+"""Where weights come from, and how they are identified. Torch-free, because recipes need it before anything is
+loaded."""
 
 import hashlib
 import os
@@ -51,7 +52,7 @@ WEIGHT_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.
 
 
 def fingerprint(source: ModelSource) -> str:
-    """What names the content of `source`: package==version, hub id@revision, the hash of a folder's files, or what the
+    """Identifies the content of `source`: package==version, hub id@revision, the hash of a folder's files, or what the
     recipe declares of an endpoint (name@revision).
 
     Raises InputError if the package is not installed or the folder does not exist.
@@ -70,8 +71,8 @@ def fingerprint(source: ModelSource) -> str:
 
 
 def hash_folder(folder: Path, beside: str = "") -> str:
-    """sha256 over the names and contents of a model folder's files, in the order of their names; of an adapter's, what
-    names its base too.
+    """sha256 over the names and contents of a model folder's files, in the order of their names. For an adapter it
+    covers what identifies its base too.
 
     Raises InputError if the folder does not exist, or an adapter has no base.
     """
@@ -92,9 +93,9 @@ def _hub_meant(folder: Path, beside: str) -> str:
 
 
 def lineage(source: ModelSource) -> list[ModelSource]:
-    """A model and, where it is a folder with an adapter, what that lies upon, down to a whole model.
+    """A model and, for an adapter's folder, the models that it was trained on, down to a whole model.
 
-    Raises InputError for an adapter that names no base, or comes back to itself.
+    Raises InputError for an adapter that names no base or leads back to itself.
     """
     found = [source]
     while found[-1].kind == "path" and (base := adapter_base(Path(found[-1].name), source.beside)) is not None:
@@ -105,11 +106,11 @@ def lineage(source: ModelSource) -> list[ModelSource]:
 
 
 def adapter_base(folder: Path, beside: str = "") -> ModelSource | None:
-    """The model that an adapter's folder was made for; None for the folder of a whole model.
+    """The model that an adapter was trained on; None for the folder of a whole model.
 
-    A relative path is looked for in the adapter's folder, in the folders above it, and in `beside`, the recipe's, never
-    in the folder that a command happens to run in. Raises InputError for an adapter that names no base, or a folder
-    that is not there: what is clearly a path is never asked of a hub.
+    A relative path may start at the adapter's folder, at a folder above it, or at `beside`, the recipe's folder, but
+    never at the folder in which a command happens to run. Raises InputError for an adapter that names no base, or a
+    folder that does not exist: no hub is asked for what is clearly a path.
     """
     path = folder / ADAPTER_CONFIG
     if not path.exists():
@@ -147,8 +148,8 @@ def is_model_folder(path: Path) -> bool:
 
 
 def model_files(source: ModelSource) -> list[Path]:
-    """The files of a model folder that weights, settings, tokenizer and template are read from; of an adapter's, those
-    of its base too where that is a folder. None of a package or a hub's model."""
+    """The files of a model folder that hold weights, settings, tokenizer and template, and those of an adapter's base
+    if that is a folder too. None for a package or a hub's model."""
     folders = [Path(each.name) for each in lineage(source) if each.kind == "path"]
     return [path for folder in folders for path in _own_files(folder)]
 

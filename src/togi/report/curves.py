@@ -1,4 +1,4 @@
-"""Learning curves: which of a stage's metrics share a panel, in which order, and under which title.
+"""Learning curves: which metrics of a stage share a panel, in which order, and under which title.
 
 A metric `stem/mean` with `stem/p10` and `stem/p90` is one panel with a band. Metrics that nobody foresaw get a panel of
 their own behind the known ones.
@@ -71,7 +71,7 @@ class Panel:
 
 
 def panels(stage: StageView) -> list[Panel]:
-    """The panels of a stage, the known ones first and in the table's order; empty without metrics."""
+    """The panels of a stage: known ones first, in the table's order. Empty without metrics."""
     groups: dict[tuple[int, str], list[str]] = {}
     keys = {key: None for line in stage.metrics for key, value in line.items() if isinstance(value, (int, float))}
     for key in keys:
@@ -101,7 +101,7 @@ def _place(stem: str) -> tuple[int, str]:
 def _panel(
     metrics: Sequence[Mapping[str, Any]], place: int, title: str, keys: list[str], marks: Sequence[float]
 ) -> Panel | None:
-    """A panel; None where no curve of it has two points."""
+    """A panel; None if none of its curves has two points."""
     floor = KNOWN[place][2] if place < len(KNOWN) else ()
     curves = {key: _points(metrics, key) for key in keys}
     if max(sum(value is not None for _, value in points) for points in curves.values()) < 2:
@@ -130,7 +130,7 @@ Drawn = tuple[list[Line], list[Band], list[tuple[int, str, str]], str]
 
 
 def _banded(curves: Mapping[str, Points]) -> Drawn:
-    """One quantity: its mean (or itself) over the band of its quantiles."""
+    """One quantity: its mean, or the quantity itself, over the band of its quantiles."""
     by_statistic = {key.rpartition("/")[2] if _stem(key) != key else "mean": points for key, points in curves.items()}
     main = by_statistic.get("mean", by_statistic.get("p50"))
     if main is None:
@@ -159,7 +159,7 @@ def _together(curves: Mapping[str, Points]) -> Drawn:
 
 
 def _stacked(curves: Mapping[str, Points]) -> Drawn:
-    """Seconds a step, one phase upon the other; a phase that was not measured took none."""
+    """Seconds per step, with phases stacked. A phase that was not measured counts as zero."""
     steps = sorted({step for points in curves.values() for step, _ in points})
     base = [0.0] * len(steps)
     bands, legend = [], []
@@ -189,7 +189,7 @@ def _smoothed(points: Points, colour: int) -> tuple[list[Line], str]:
 
 
 def _thin(points: Points) -> Points:
-    """At most MOST_POINTS points: longer curves become means of neighbours."""
+    """At most MOST_POINTS points; neighbours in longer curves are averaged."""
     size = _thinning(points)
     if size <= 1:
         return points
@@ -211,7 +211,7 @@ def _latest(points: Points) -> str:
 
 
 def _points(metrics: Sequence[Mapping[str, Any]], key: str) -> Points:
-    """A curve. A rate of 0 says that nothing was measured, and is left out."""
+    """A curve. A rate of 0 means that nothing was measured, and is left out."""
     lines = [line for line in metrics if key in line and not (key == RATE and not line[key])]
     return [(line["step"], _finite(line[key])) for line in lines]
 

@@ -1,4 +1,4 @@
-"""Small inline SVG plots. Colours are CSS classes of the page; numbers are in user units, about a pixel each."""
+"""Small inline SVG plots. Colours are CSS classes of the page. Numbers are in user units of about one pixel."""
 
 import math
 from collections.abc import Sequence
@@ -90,7 +90,7 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 
 def whisker(row: RowView) -> Markup:
-    """A difference and its interval around zero; each row has its own scale."""
+    """A difference and its interval around zero. Each row has its own scale."""
     if row.difference is None:
         return Markup("")
     half, middle = 56.0, 60.0
@@ -106,7 +106,7 @@ def whisker(row: RowView) -> Markup:
 
 
 def reach(row: RowView) -> Markup:
-    """A share and its interval between 0 and 1, or between -1 and 1 where it is below 0; nothing for other values."""
+    """A share and its interval on an axis from 0 to 1, or from -1 to 1 if it is negative; nothing for other values."""
     low, mean, high = row.policy.low, row.policy.mean, row.policy.high
     if not -1 <= low <= high <= 1:
         return Markup("")
@@ -139,8 +139,8 @@ def _frame(axes: Axes, ticks: Sequence[float], labels: Sequence[str]) -> str:
 
 
 def tick_labels(ticks: Sequence[float]) -> tuple[list[str], str]:
-    """Labels of ticks, which all differ, and the power of ten that they are to be multiplied by, such as ×10⁻⁵; empty
-    where they are the values themselves."""
+    """Labels of ticks, all different, and their common factor, such as ×10⁻⁵; the factor is empty if the labels are the
+    values themselves."""
     step, largest = ticks[1] - ticks[0], max(abs(tick) for tick in ticks)
     exponent = math.floor(math.log10(largest)) if largest >= 1e5 or largest < 1e-2 else 0
     scale = 10.0**exponent

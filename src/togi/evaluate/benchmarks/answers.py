@@ -1,4 +1,4 @@
-"""What answers show by themselves: whether they end properly, how long they are, how they differ from one another."""
+"""Measures of answers alone: whether they end properly, how long they are, how much they differ from one another."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from togi.evaluate.table import Metric
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One number of each answer, as its subject tells it."""
+    """One number per answer, as the subject reports it."""
 
     name: str
     metric: Metric
@@ -38,12 +38,13 @@ LENGTH = Measured("length", Metric(name="length (tokens)"), lambda subject: subj
 CHARACTERS = Measured(
     "length", Metric(name="length (characters)"), lambda subject: [float(len(text)) for text in subject.texts]
 )
-"""For subjects that do not tell their tokens."""
+"""For subjects that do not report their tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class Diversity:
-    """How much the first answers to each prompt differ, those of two subjects cut to one length."""
+    """How much the first answers to the prompts differ from one another; answers of two subjects are cut to one
+    length."""
 
     language: str
     name: str = "diversity"

@@ -12,8 +12,8 @@ from togi.evaluate.table import Metric, Row, compare
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A model by its name, and its answers: equally many to each prompt, in the order of the prompts. `texts` are
-    without terminator, `closed` says which had one, `lengths` are in tokens."""
+    """A model's name and its answers, equally many per prompt, in the order of the prompts. `texts` have no terminator,
+    `closed` says which answers had one, and `lengths` are in tokens."""
 
     name: str
     texts: list[str]
@@ -23,8 +23,8 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What all subjects answered: the prompt of each answer, how many answers each prompt has, and how intervals are
-    drawn."""
+    """What all subjects have in common: the prompt of each answer, the number of answers per prompt, and how intervals
+    are drawn."""
 
     owners: Sequence[Prompt]
     samples: int
@@ -96,5 +96,5 @@ class Benchmark(Protocol):
 
 
 def manifest(answered: Answered, **more: Any) -> dict[str, Any]:
-    """How figures came about: answers to each prompt, and the settings of their intervals."""
+    """How figures were obtained: the number of answers per prompt, and the settings of the intervals."""
     return {"samples": answered.samples, "intervals": asdict(answered.bootstrap), **more}

@@ -1,5 +1,5 @@
-"""What a reward model says of answers: of whole ones, or of ones cut to the shortest one's length, so that closing or
-shortening alone cannot raise it."""
+"""The scores that a reward model gives to answers: whole ones, or ones cut to the length of the shortest, so that
+closing or shortening an answer cannot raise its score by itself."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from togi.evaluate.table import Metric
 
 @dataclass(frozen=True, slots=True)
 class Graded:
-    """Scores of a reward model, read on the texts without terminator; with `cut` all answers to one prompt are as long
-    as the shortest of them."""
+    """Scores of a reward model on the texts without terminator. With `cut`, all answers to one prompt are cut to the
+    length of the shortest."""
 
     name: str
     judge: Scorer
@@ -53,7 +53,7 @@ def _shortest(texts: Sequence[str]) -> tuple[str, ...]:
 
 
 def _scores(judge: Scorer, owners: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
-    """Subjects are compared answer by answer, so none may be missing. Raises InputError where one is."""
+    """The scores, none missing, because subjects are compared answer by answer. Raises InputError for a missing one."""
     scores = []
     found = judge.score([(prompt.messages, text) for prompt, text in zip(owners, texts, strict=True)])
     for prompt, score in zip(owners, found, strict=True):
