@@ -91,13 +91,14 @@ class _Planner:
             cost.unknown.append(f"calls: how often {', '.join(servers)} is asked")
             return
         cost.calls = math.ceil(calls * len(servers) / len(models))
+        what = "the records, which is more, without instructions around them"
+        if cost.read is not None:
+            what = "what is asked, which is more"
         read = inputs.mean_bytes() * calls if cost.read is None else cost.read
         used = Tokens(math.ceil(read / len(models)), math.ceil((cost.sampled or 0) / len(models)))
         cost.money = sum(self.prices[ref.name].of(used) for ref in servers) or None
         cost.read = used.input * len(servers)
-        cost.notes.append(
-            "tokens read: counted in bytes of the records, which is more, without instructions around them"
-        )
+        cost.notes.append(f"tokens read: counted in bytes of {what}")
 
     def outside(self, source: ModelSource) -> Known:
         """A model from outside, if it is on this machine. Raises InputError for a folder that is damaged."""

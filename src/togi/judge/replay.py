@@ -14,6 +14,7 @@ answers that it does not know, which no verdict can be read from.
 import argparse
 import json
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -115,14 +116,20 @@ def verdicts_of(row: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def answers_of(rows: Iterable[dict[str, Any]]) -> list[dict[str, str]]:
-    """The answers of FastChat's rows that say something, each once: prompt, completion, model."""
-    found = {
-        (row["question"].strip(), row[f"answer_{side}"].strip(), row[f"model_{side}"]): None
-        for row in rows
-        if "model_1" in row
-        for side in (1, 2)
-    }
-    return [{"prompt": prompt, "completion": text, "model": model} for prompt, text, model in found if text]
+    """The answers of FastChat's rows that say something, each once: prompt, completion, model. Of each question the
+    model that was judged most often comes first, since the others were compared with it (`compare: first`)."""
+    sides = [(row, side) for row in rows if "model_1" in row for side in (1, 2)]
+    often = Counter(row[f"model_{side}"] for row, side in sides)
+    found: dict[str, dict[tuple[str, str], None]] = {}
+    for row, side in sides:
+        answer = (row[f"model_{side}"], row[f"answer_{side}"].strip())
+        if answer[1]:
+            found.setdefault(row["question"].strip(), {})[answer] = None
+    return [
+        {"prompt": prompt, "completion": text, "model": model}
+        for prompt, answers in found.items()
+        for model, text in sorted(answers, key=lambda answer: -often[answer[0]])
+    ]
 
 
 def answer(verdicts: Verdicts, body: dict[str, Any], model: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from itertools import count
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from judges import SpokenJudge, between, sample, shown
@@ -13,11 +14,13 @@ from togi.core.codec import read_records, write_records
 from togi.core.errors import InputError, StageError
 from togi.core.files import read_lines
 from togi.core.sources import ModelSource
+from togi.judge.prompts import OWN
 from togi.stages import judging_work
 from togi.stages.base import RECORDS_FILE, output_path
 from togi.stages.context import Context, Control, Resolved
+from togi.stages.cost import Known
 from togi.stages.data import label_work
-from togi.stages.data.label import STAGE, Label
+from togi.stages.data.label import LONGEST_PROMPT, STAGE, Label, estimate
 
 ANSWERS = [
     sample("q1a", "q1", "short", "small"),
@@ -234,3 +237,29 @@ def test_finished_units_are_not_asked_again(label):
 def test_settings_that_would_not_be_read_are_refused(settings, message):
     with pytest.raises(ValidationError, match=message):
         Label.model_validate({"samples": "$a", "judge": "$j", **settings})
+
+
+class Asked:
+    """Inputs of which the answers are known."""
+
+    takers: ClassVar[dict[str, list[str]]] = {}
+
+    def __getitem__(self, ref):
+        return Known(records=len(ANSWERS), samples=ANSWERS)
+
+
+@pytest.mark.parametrize(
+    ("settings", "calls"),
+    [({}, 10), ({"orders": "random"}, 5), ({"compare": "first"}, 8), ({"method": "graded"}, 8)],
+)
+def test_the_estimate_bounds_calls_and_what_is_read(label, settings, calls):
+    judge = SpokenJudge(lambda text, index: longer(text, index) if "method" not in settings else "[[5]]")
+    label(judge, **settings)
+    given = Label.model_validate({"samples": "$a", "judge": "$j", **settings})
+    cost = estimate(given, Asked())
+    assert cost.calls == calls >= len(judge.asked)
+    assert sum(len(text.encode()) for text in judge.asked) <= cost.read < 4000 * calls
+
+
+def test_own_prompts_are_no_longer_than_the_estimate_says():
+    assert max(path.stat().st_size for path in OWN.glob("*.j2")) <= LONGEST_PROMPT

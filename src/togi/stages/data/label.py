@@ -1,19 +1,23 @@
 """`label`: a judge says which answers are better (docs/judges.md)."""
 
-from typing import Any, Literal, Self
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from togi.core.judging import JudgeSettings
+from togi.core.records import Record, Sample
 from togi.core.settings import MAIN, NamedModelRef, SamplesRef
 from togi.stages.base import StageSettings, StageType
-from togi.stages.cost import Cost, Inputs, Known
+from togi.stages.cost import Cost, Inputs
 
 REASONS = ("alone", "same_text", "empty_answer", "tie", "inconsistent", "unreadable", "failed")
 """What is dropped. A comparison that makes no pair has the id of its first answer."""
 
 PAIRWISE = ("compare", "orders", "keep", "by")
 GRADED = ("scale", "rounds")
+LONGEST_PROMPT = 2048  # bytes of togi's own prompts
 
 
 class Label(JudgeSettings, StageSettings):
@@ -38,7 +42,11 @@ class Label(JudgeSettings, StageSettings):
         default="text", description="pairwise: read the judge's text, or its log-probabilities of A and B"
     )
     rounds: int = Field(default=1, ge=1, le=64, description="graded: grades of each answer, which are averaged")
-    batch_prompts: int = Field(default=64, ge=1, description="comparisons or answers in one unit of work")
+    batch_prompts: int | None = Field(
+        default=None,
+        ge=1,
+        description="comparisons or answers in one unit of work; 64 when absent, 512 where the judge is on a server",
+    )
 
     @model_validator(mode="after")
     def _reads_what_is_set(self) -> Self:
@@ -62,35 +70,50 @@ def outputs(settings: Label) -> dict[str, str]:
 
 
 def estimate(settings: Label, inputs: Inputs) -> Cost:
-    """Every answer graded, or with every other one compared."""
+    """Every answer graded, or with every other one compared; of prompts, the bytes, which are more than the tokens."""
     came = inputs[settings.samples]
     if came.records is None:
         return Cost(unknown=[came.why])
-    asked = settings.rounds * came.records
-    cost = Cost(records=came.records)
-    if settings.method == "pairwise":
-        found = _comparisons(settings, came)
-        cost.records = found
-        if found is None:
-            cost.unknown.append("comparisons: how many answers each prompt has is not known before they are made")
-            return cost
-        asked = found * (2 if settings.orders == "both" else 1)
-    cost.calls = asked
-    cost.sampled = 0 if settings.by == "logprobs" else asked * settings.max_tokens
+    graded = settings.method == "graded"
+    cost = Cost(records=came.records if graded else None)
+    if len(came.samples) != came.records:
+        what = "tokens read" if graded else "comparisons"
+        cost.unknown.append(f"{what}: how many answers each prompt has is not known before they are made")
+        cost.calls = settings.rounds * came.records if graded else None
+        return cost
+    times = settings.rounds if graded else 2 if settings.orders == "both" else 1
+    asked = _by_prompt(came.samples).values()
+    sizes = [size for answers in asked for size in (answers if graded else _compared(settings, answers))]
+    cost.records, cost.calls = len(sizes), times * len(sizes)
+    cost.read = times * (sum(sizes) + _around(settings) * len(sizes))
+    cost.sampled = 0 if settings.by == "logprobs" else cost.calls * settings.max_tokens
     if settings.by == "text" and settings.retries:
         cost.notes.append("calls: without those for unreadable verdicts")
     return cost
 
 
-def _comparisons(settings: Label, came: Known) -> int | None:
-    """How many comparisons the answers on the disk make; None where they are not there yet."""
-    if came.records is None or len(came.samples) != came.records:
-        return None
-    counts: dict[Any, int] = {}
-    for sample in came.samples:
-        name = getattr(sample, "prompt", sample).id
-        counts[name] = counts.get(name, 0) + 1
-    return sum(n * (n - 1) // 2 if settings.compare == "all" else n - 1 for n in counts.values())
+def _by_prompt(samples: Sequence[Record]) -> dict[str, list[int]]:
+    """Bytes of the answers to each prompt, with the prompt."""
+    found: dict[str, list[int]] = {}
+    for sample in samples:
+        assert isinstance(sample, Sample)
+        turns = sum(len(turn.content.encode()) for turn in sample.prompt.messages)
+        found.setdefault(sample.prompt.id, []).append(turns + len(sample.text.encode()))
+    return found
+
+
+def _compared(settings: Label, sizes: Sequence[int]) -> list[int]:
+    """Bytes of each comparison of the answers to one prompt, the prompt counted twice."""
+    firsts = sizes if settings.compare == "all" else sizes[:1]
+    return [one + other for place, one in enumerate(firsts) for other in sizes[place + 1 :]]
+
+
+def _around(settings: Label) -> int:
+    """Bytes of the judge's prompt at most."""
+    if settings.prompt is None:
+        return LONGEST_PROMPT
+    path = Path(settings.prompt)
+    return path.stat().st_size if path.is_file() else 0
 
 
 STAGE = StageType(

@@ -22,6 +22,8 @@ from togi.stages.judging_work import asker, grade_reader, graded_case, judge_pro
 from togi.stages.rehearsal_work import Rehearsed, prompt_rows, weightless
 from togi.text.compare import normalise
 
+BATCH = 64
+BATCH_OF_ENDPOINTS = 512
 Said = dict[str, Any]
 """What a judge said once: `text` and the `value` that was read, or that it `failed`; or a `probability`."""
 
@@ -52,6 +54,12 @@ def rehearse(settings: Label, context: Context) -> Iterator[Rehearsed]:
         yield from prompt_rows(context, model, [(each.id, each.messages) for each in shown], written)
 
 
+def _size(settings: Label, context: Context) -> int:
+    """Comparisons or answers in one unit. What a server says is kept one by one, so a larger unit loses nothing."""
+    remote = context.model(settings.judge).kind == "endpoint"
+    return settings.batch_prompts or (BATCH_OF_ENDPOINTS if remote else BATCH)
+
+
 # --- two answers ------------------------------------------------------------------------------------------------------
 
 
@@ -59,7 +67,7 @@ def _pairwise(settings: Label, context: Context, samples: list[Sample], prompt: 
     contests = list(_contests(settings, context, samples))
     context.count_in(len(contests) + len(context.drops))
     ask = _choose(settings, context, prompt) if settings.by == "logprobs" else _compare(settings, context, prompt)
-    size = settings.batch_prompts
+    size = _size(settings, context)
     count = -(-len(contests) // size)
     units = context.units(count, lambda number: ask(contests[number * size : (number + 1) * size]), "verdicts")
     verdicts: list[Verdict] = []
@@ -115,7 +123,7 @@ def _question(settings: Label, prompt: JudgePrompt, contest: Contest, swapped: b
 
 def _compare(settings: Label, context: Context, prompt: JudgePrompt) -> Any:
     """Asks for text."""
-    judge = asker(settings, context, read_choice, batch_rows=2 * settings.batch_prompts)
+    judge = asker(settings, context, read_choice, batch_rows=2 * _size(settings, context))
 
     def ask(contests: Sequence[Contest]) -> list[list[list[Said]]]:
         questions = [_question(settings, prompt, contest, swap) for contest in contests for swap in contest.swapped]
@@ -222,7 +230,7 @@ def _graded(settings: Label, context: Context, samples: list[Sample], prompt: Ju
     for sample in samples:
         if not sample.text.strip():
             context.drop(sample, "empty_answer")
-    size = settings.batch_prompts
+    size = _size(settings, context)
     judge = asker(settings, context, grade_reader(settings, prompt), batch_rows=size * settings.rounds)
 
     def ask(number: int) -> list[list[Said]]:
