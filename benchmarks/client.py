@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,9 @@ LIMIT = 1.3
 TEXTS = [f"question {number}: " + "word " * 50 for number in range(REQUESTS)]
 
 
-async def bare(port: int) -> int:
+async def bare(port: int, texts: Sequence[str]) -> int:
     """30 lines of asyncio: 64 connections, each asking one request after another."""
-    left, found = iter(TEXTS), []
+    left, found = iter(texts), []
 
     async def connection() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -56,7 +56,7 @@ async def bare(port: int) -> int:
     return len(found)
 
 
-async def library(port: int) -> int:
+async def library(port: int, texts: Sequence[str]) -> int:
     """The openai library, as its documentation uses it."""
     slots = asyncio.Semaphore(IN_FLIGHT)
     async with AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none") as client:
@@ -68,13 +68,12 @@ async def library(port: int) -> int:
                 )
                 return reply.choices[0].message.content
 
-        return len(await asyncio.gather(*map(one, TEXTS)))
+        return len(await asyncio.gather(*map(one, texts)))
 
 
-def requests(count: int) -> list[ChatRequest]:
-    """Chats that differ."""
+def chats(texts: Sequence[str]) -> list[ChatRequest]:
+    """The same as togi's requests."""
     params = SamplingParams(max_tokens=64)
-    texts = TEXTS if count == REQUESTS else [f"question {number}: " + "word " * 50 for number in range(count)]
     return [ChatRequest(messages=(Message("user", text),), params=params) for text in texts]
 
 
@@ -83,45 +82,45 @@ def endpoint(port: int) -> Endpoint:
     return Endpoint(name="teacher", urls=(f"http://127.0.0.1:{port}/v1",), model="m", concurrency=IN_FLIGHT)
 
 
-def ask(port: int) -> int:
+def ask(port: int, texts: Sequence[str]) -> int:
     """togi, with an empty store."""
     with (
         tempfile.TemporaryDirectory() as folder,
         AnswerStore(Path(folder) / "answers.sqlite") as store,
         Client(endpoint(port), store, run="0" * 12) as client,
     ):
-        return sum(isinstance(found, Answer) for found in client.ask(requests(REQUESTS)))
+        return sum(isinstance(found, Answer) for found in client.ask(chats(texts)))
 
 
-def stored(port: int) -> tuple[int, float]:
-    """togi, with everything in the store: answers, and the seconds they took."""
-    made, asked = endpoint(port), requests(STORED)
+def stored(port: int, texts: Sequence[str]) -> tuple[int, float, float]:
+    """togi, with 20,000 answers in the store: their number, and the seconds and processor seconds they took."""
+    made, asked = endpoint(port), chats([f"{text} {number}" for text in texts for number in range(STORED // REQUESTS)])
     body = dump(Answer(choices=(Choice(text="word " * 60, finish="stop"),), usage=Tokens(60, 60)))
     with tempfile.TemporaryDirectory() as folder, AnswerStore(Path(folder) / "answers.sqlite") as store:
         names = [(request_key(request, "m", ""), 0) for request in asked]
         store.write(lambda db: [keep_answer(db, name, "m@", body) for name in names])
         with Client(made, store, run="0" * 12) as client:
-            start = time.perf_counter()
+            start, worked = time.perf_counter(), time.process_time()
             count = sum(isinstance(found, Answer) for found in client.ask(asked))
-            return count, time.perf_counter() - start
+            return count, time.perf_counter() - start, time.process_time() - worked
 
 
-SIDES: dict[str, Callable[[int], Any]] = {
-    "bare": lambda port: asyncio.run(bare(port)),
+SIDES: dict[str, Callable[[int, Sequence[str]], Any]] = {
+    "bare": lambda port, texts: asyncio.run(bare(port, texts)),
     "togi": ask,
-    "openai": lambda port: asyncio.run(library(port)),
+    "openai": lambda port, texts: asyncio.run(library(port, texts)),
     "togi, stored": stored,
 }
 
 
 def measure(side: str, port: int) -> dict[str, float]:
-    """One repeat, in this process."""
+    """One repeat, in this process, after a warm-up with 64 requests."""
+    SIDES[side](port, TEXTS[:IN_FLIGHT])
     start, worked = time.perf_counter(), time.process_time()
-    count = SIDES[side](port)
-    seconds = time.perf_counter() - start
-    if isinstance(count, tuple):
-        count, seconds = count
-    return {"count": count, "seconds": seconds, "processor_seconds": time.process_time() - worked}
+    found = SIDES[side](port, TEXTS)
+    if not isinstance(found, tuple):
+        found = found, time.perf_counter() - start, time.process_time() - worked
+    return dict(zip(("count", "seconds", "processor_seconds"), found, strict=True))
 
 
 def repeat(side: str, port: int) -> dict[str, float]:

@@ -36,6 +36,8 @@ AHEAD = 4
 """Requests that are taken ahead of the one whose answer is due, as a multiple of those under way."""
 LISTEN = 0.1
 """Seconds between looks at whether the run is to stop."""
+MANY, GATHER = 16, 0.005
+"""With so many requests under way a caller who waits is told of answers after so many seconds."""
 FAILURES = 32
 """Requests in a row without an answer, at least, after which a run ends."""
 JUDGED_SCORES = 16
@@ -304,7 +306,17 @@ class Client:
         self._pending.pop(place.name, None)
         place.done = True
         if self._awaited is place:
+            self._awaited = None
+            self._tell_caller()
+
+    def _tell_caller(self) -> None:
+        """Wakes the caller: with many under way only every few milliseconds, since each change of threads costs more
+        than an answer does."""
+        assert self._loop is not None
+        if len(self._pending) < MANY:
             self._news.set()
+        else:
+            self._loop.call_later(GATHER, self._news.set)
 
     async def _end(self) -> None:
         """Cancels all requests and closes what they used."""
