@@ -119,7 +119,9 @@ def test_verdicts_become_the_share_of_comparisons_that_an_answer_won():
         verdict(("a", "b"), winner="a"),
         verdict(("b", "a"), winner="b", order=1),
         verdict(("a", "c"), winner="a"),
-        verdict(("c", "b")),  # a tie
+        verdict(("c", "b"), outcome="tie"),
+        verdict(("a", "b"), outcome="unreadable"),
+        verdict(("b", "a"), outcome="failed"),
         verdict(("c", "a"), probability=0.25),
     ):
         wins.take(each)
@@ -131,8 +133,8 @@ def test_verdicts_become_the_share_of_comparisons_that_an_answer_won():
 
 def test_grades_of_several_rounds_are_averaged_and_unread_ones_count_for_nothing():
     wins = Wins()
-    for score in (4.0, None, 5.0):
-        wins.take(verdict(("a",), score=score))
+    for score, outcome in ((4.0, "grade"), (None, "unreadable"), (5.0, "grade")):
+        wins.take(verdict(("a",), score=score, outcome=outcome))
     assert wins.score("a") == 4.5
-    wins.take(verdict(("b",)))
+    wins.take(verdict(("b",), outcome="failed"))
     assert wins.score("b") is None

@@ -141,14 +141,16 @@ def _known(**values: Any) -> dict[str, Any]:
 
 
 class Wins:
-    """Scores of answers from a judge's verdicts: of pairs the share that an answer won, where a verdict without a
-    winner is half a win for each; of graded answers their mean grade."""
+    """Scores of answers from a judge's verdicts: of pairs the share that an answer won, where a tie is half a win for
+    each; of graded answers their mean grade. What could not be read, or got no answer, counts for nothing."""
 
     def __init__(self) -> None:
         self._sums: dict[str, tuple[float, int]] = {}
 
     def take(self, verdict: Verdict) -> None:
-        """Counts one verdict; one that says nothing of a single answer counts for nothing."""
+        """Counts one verdict."""
+        if verdict.outcome in ("unreadable", "failed"):
+            return
         if len(verdict.answers) == 2:
             one, other = verdict.answers
             first = verdict.probability

@@ -64,6 +64,7 @@ STAGE = StageType(
     Pairs,
     outputs=gives("pairs", best="chats"),
     work="togi.stages.data.pairs_work",
+    version=2,
     reasons=REASONS,
     estimate=estimate,
 )
