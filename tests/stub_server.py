@@ -3,7 +3,7 @@
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -21,6 +21,7 @@ class Stub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.asked: list[dict[str, Any]] = []
         self.failing = ""  # a text: conversations that hold it fail
+        self.says: Callable[[dict[str, Any], int], str] = _words
 
     @property
     def url(self) -> str:
@@ -47,7 +48,13 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.server.asked.append(body)
         answer = {"/v1/chat/completions": _chat, "/v1/completions": _completion, "/v1/embeddings": _embed}[self.path]
-        self._send(200, {**answer(body), "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}})
+        self._send(
+            200,
+            {
+                **answer(body, self.server.says),
+                "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
+            },
+        )
 
     def _welcome(self) -> bool:
         welcome = self.headers.get("authorization") == f"Bearer {KEY}"
@@ -72,14 +79,14 @@ def _words(body: dict[str, Any], index: int) -> str:
     return f"It is {name.hexdigest()[:6]}."
 
 
-def _chat(body: dict[str, Any]) -> dict[str, Any]:
+def _chat(body: dict[str, Any], says: Callable[[dict[str, Any], int], str]) -> dict[str, Any]:
     tops = [{"token": "yes", "logprob": -0.5, "bytes": None}, {"token": " no", "logprob": -1.5, "bytes": None}]
     said = {"content": [{**tops[0], "top_logprobs": tops}]} if body.get("logprobs") else None
     return {
         "choices": [
             {
                 "index": index,
-                "message": {"role": "assistant", "content": "yes" if said else _words(body, index)},
+                "message": {"role": "assistant", "content": "yes" if said else says(body, index)},
                 "finish_reason": "stop",
                 "logprobs": said,
             }
@@ -88,12 +95,12 @@ def _chat(body: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _completion(body: dict[str, Any]) -> dict[str, Any]:
+def _completion(body: dict[str, Any], says: Callable[[dict[str, Any], int], str]) -> dict[str, Any]:
     choices = range(body.get("n", 1))
-    return {"choices": [{"index": i, "text": _words(body, i), "finish_reason": "stop"} for i in choices]}
+    return {"choices": [{"index": i, "text": says(body, i), "finish_reason": "stop"} for i in choices]}
 
 
-def _embed(body: dict[str, Any]) -> dict[str, Any]:
+def _embed(body: dict[str, Any], says: Any) -> dict[str, Any]:
     return {"data": [{"index": i, "embedding": [3.0, 4.0 + len(text)]} for i, text in enumerate(body["input"])]}
 
 

@@ -13,6 +13,7 @@ from togi.core.protocols import Chooser, Completer, Embedder, Generator, Scorer
 from togi.core.records import Completion
 from togi.core.settings import EmbedderRef, ModelRef, ScorerRef
 from togi.stages.context import Context
+from togi.text.template import Template
 
 
 class ChatGenerator(Generator, Protocol):
@@ -43,6 +44,11 @@ def tokenizer(context: Context, ref: ModelRef) -> Any:
     """The model's tokenizer, of the transformers library. Raises RecipeError for a model on a server whose tokenizer
     the recipe does not name."""
     return _place(context, ref).tokenizer(context, ref)
+
+
+def reader(context: Context, ref: ModelRef) -> tuple[Any, Template]:
+    """The tokenizer and the template with which a model reads conversations. Raises RecipeError as `tokenizer` does."""
+    return _place(context, ref).reader(context, ref)
 
 
 def scorer(context: Context, ref: ScorerRef) -> Scorer:

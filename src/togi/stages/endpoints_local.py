@@ -11,6 +11,8 @@ from togi.rollout.generator import ModelGenerator
 from togi.stages.arithmetic import model_device
 from togi.stages.context import Context
 from togi.stages.models import load_model, load_scorer
+from togi.stages.rehearsal_work import weightless
+from togi.text.template import Template
 
 
 def generator(context: Context, ref: ModelRef, *, batch_rows: int) -> ModelGenerator:
@@ -34,6 +36,12 @@ def chooser(context: Context, ref: ModelRef) -> ModelChooser:
 def tokenizer(context: Context, ref: ModelRef) -> Any:
     """See `togi.stages.endpoints`."""
     return load_model(context, ref).tokenizer
+
+
+def reader(context: Context, ref: ModelRef) -> tuple[Any, Template]:
+    """See `togi.stages.endpoints`."""
+    model = weightless(context, ref)
+    return model.tokenizer, model.template
 
 
 def scorer(context: Context, ref: ScorerRef) -> ModelScorer:

@@ -25,7 +25,7 @@ from togi.stages.remote import (
     rendering,
 )
 from togi.stages.spent import ANSWERS, spent_words
-from togi.text.template import TEMPLATES
+from togi.text.template import TEMPLATES, Template
 
 TICK = 1.0
 """Seconds between two words on how far the answers to one question of a stage are."""
@@ -52,6 +52,11 @@ def chooser(context: Context, ref: ModelRef) -> RemoteChooser:
 def tokenizer(context: Context, ref: ModelRef) -> Any:
     """See `togi.stages.endpoints`."""
     return _reader(context, ref)[0]
+
+
+def reader(context: Context, ref: ModelRef) -> tuple[Any, Template]:
+    """See `togi.stages.endpoints`."""
+    return _reader(context, ref)
 
 
 def scorer(context: Context, ref: ScorerRef) -> RemoteScorer:

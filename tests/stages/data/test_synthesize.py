@@ -94,12 +94,21 @@ def test_a_question_or_an_answer_that_repeats_itself_is_dropped(tmp_path, asked,
         " How do bees fly?\nAnswer: They flap their wings too.",
     ]
     monkeypatch.setattr(f"{__name__}.DRAFTS", [(text, "stop_string") for text in drafts] * 2)
-    made = context(tmp_path, answer="It does not.")
+    made = context(tmp_path, answer="It does not bring luck at all.")
     synthesize_work.run(settings(style="question_answer", count=4), made)
     made.finish()
     assert read_json(made.folder / "summary.json")["drops"] == {"repeated_ngrams": 2}
     _, prompts = read_records(made.folder / RECORDS_FILE)
     assert [prompt.answer for prompt in prompts] == ["They flap their wings.", "They flap their wings too."]
+
+
+def test_an_answer_that_is_a_seeds_is_a_copy(tmp_path, asked, monkeypatch):
+    draft = " How do bees fly?\nAnswer: It does not bring luck at all!"
+    monkeypatch.setattr(f"{__name__}.DRAFTS", [(draft, "stop_string"), (" How?\nAnswer: So.", "stop_string")] * 4)
+    made = context(tmp_path, answer="It does not bring luck at all.")
+    synthesize_work.run(settings(style="question_answer", count=2, min_chars=3), made)
+    made.finish()
+    assert read_json(made.folder / "summary.json")["drops"] == {"copy_of_seed": 1}
 
 
 def test_the_examples_differ_from_prompt_to_prompt_and_come_before_an_open_question(tmp_path, asked):

@@ -15,7 +15,6 @@ from togi.core.errors import InputError, StageError
 from togi.core.files import read_json, read_lines
 from togi.core.records import Completion, Document, Message, Prompt, Provenance, SamplingParams
 from togi.data.grounded import NO_ANSWER, SYSTEM
-from togi.model.load import LoadedModel
 from togi.stages.base import RECORDS_FILE
 from togi.stages.context import Context, Control, Resolved
 from togi.stages.data import continued_work, harvest_work, synthesize_work
@@ -395,14 +394,10 @@ def continues(monkeypatch: pytest.MonkeyPatch):
                 return [made[i : i + params.n] for i in range(0, len(made), params.n)]
 
         monkeypatch.setattr(continued_work, "completer", lambda context, ref, batch_rows: Writer())
-        monkeypatch.setattr(continued_work, "weightless", lambda context, ref: chatml())
+        monkeypatch.setattr(continued_work, "reader", lambda context, ref: (byte_bpe(), TEMPLATES["chatml"]))
         return shown
 
     return install
-
-
-def chatml(template: str = "chatml") -> LoadedModel:
-    return LoadedModel(net=None, tokenizer=byte_bpe(), template=TEMPLATES[template], name="tiny")
 
 
 DRAFTS = [("Why is the sky blue?<|im_end|>", "terminator"), ("Why", "length"), ("How do cats see?\n", "stop_string")]
@@ -442,10 +437,15 @@ def test_magpie_answers_greedily_what_passes_the_rules(tmp_path, continues, says
     ],
 )
 def test_what_stands_before_a_users_words(template, begins):
-    assert continued_work.pre_query(chatml(template)) == begins
+    assert continued_work.pre_query(byte_bpe(), TEMPLATES[template]) == begins
 
 
 def test_a_template_that_repeats_the_users_words_is_refused():
-    said = replace(chatml().template, roles={**chatml().template.roles, "user": ("Zq7kV ", "")})
-    with pytest.raises(InputError, match="tiny: its chat template does not show the user's words as they are"):
-        continued_work.pre_query(replace(chatml(), template=said))
+    said = replace(TEMPLATES["chatml"], roles={**TEMPLATES["chatml"].roles, "user": ("Zq7kV ", "")})
+    with pytest.raises(InputError, match="template 'chatml': it does not show the user's words as they are"):
+        continued_work.pre_query(byte_bpe(), said)
+
+
+def test_what_the_tokenizer_writes_by_itself_is_not_written_twice():
+    begun = continued_work.pre_query(byte_bpe(adds_bos=True), TEMPLATES["llm-jp"])
+    assert begun == "\n\n### 指示:\n"  # the completer's tokenizer adds <s>

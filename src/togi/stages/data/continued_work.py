@@ -4,6 +4,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 from togi.core.errors import InputError
 from togi.core.records import Chat, Message, Prompt, Record, SamplingParams
@@ -14,9 +15,8 @@ from togi.model.load import LoadedModel
 from togi.stages.context import Context
 from togi.stages.data.harvest_work import Asker, Plan, Row, Rules, params_of, unusable
 from togi.stages.data.synthesize import Synthesize
-from togi.stages.endpoints import completer
-from togi.stages.rehearsal_work import weightless
-from togi.text.template import leading_text
+from togi.stages.endpoints import completer, reader
+from togi.text.template import Template, leading_text
 
 
 def _continuations(
@@ -24,7 +24,7 @@ def _continuations(
 ) -> Callable[[range], list[Row]]:
     """Candidates that are `samples_per_prompt` continuations of each text, by its number."""
     size = settings.samples_per_prompt
-    writer = completer(context, settings.model, batch_rows=settings.batch_prompts * size)
+    writer = completer(context, settings.model, batch_rows=settings.batch * size)
 
     def make(numbers: range) -> list[Row]:
         groups = range(numbers.start // size, -(-numbers.stop // size))
@@ -44,7 +44,7 @@ def few_shot(settings: Synthesize, context: Context) -> Plan:
     assert settings.examples is not None
     examples: list[Prompt] = context.records(settings.examples)
     parents = tuple(example.id for example in examples)
-    rules = Rules(settings, [example.text for example in examples], distinct=False)
+    rules = Rules(settings, examples, distinct=False)
 
     def name(number: int) -> str:
         return make_id(context.folder.name, parents, number)
@@ -62,7 +62,7 @@ def few_shot(settings: Synthesize, context: Context) -> Plan:
     stops = stop_strings(settings.language, settings.style)
     params = params_of(settings, n=settings.samples_per_prompt, stop=stops)
     make = _continuations(settings, context, lambda group: _shown(settings, context, examples, group), params)
-    unit = settings.batch_prompts * settings.samples_per_prompt
+    unit = settings.batch * settings.samples_per_prompt
     return Plan(settings.most(0), unit, make, read, name)
 
 
@@ -74,7 +74,7 @@ def _shown(settings: Synthesize, context: Context, examples: list[Prompt], group
 def rehearsed(settings: Synthesize, context: Context, model: LoadedModel) -> Iterator[tuple[str, str]]:
     """The texts that the model will continue first, with names."""
     if settings.method == "magpie":
-        yield "magpie", pre_query(model, settings.system)
+        yield "magpie", pre_query(model.tokenizer, model.template, settings.system)
         return
     assert settings.examples is not None
     examples: list[Prompt] = context.records(settings.examples)
@@ -90,34 +90,35 @@ SHOWN = 4
 MARK = "Zq7kV"
 
 
-def pre_query(model: LoadedModel, system: str = "") -> str:
-    """What the model's chat template writes before a user's first words, without what its tokenizer adds by itself.
+def pre_query(tokenizer: Any, template: Template, system: str = "") -> str:
+    """What a model's chat template writes before a user's first words, without what its tokenizer adds by itself.
 
     Raises InputError for a template that changes or repeats the user's words.
     """
-    template = model.template.bind(model.tokenizer)
+    template = template.bind(tokenizer)
     messages = [*([Message("system", system)] if system else []), Message("user", MARK)]
     text = template.prompt_text(messages)
     if text.count(MARK) != 1:
         raise InputError(
-            f"{model.name}: its chat template does not show the user's words as they are, which magpie needs"
+            f"template {template.name!r}: it does not show the user's words as they are, which magpie needs; choose "
+            "another template for the model, or another method"
         )
-    return text.partition(MARK)[0].removeprefix(leading_text(model.tokenizer))
+    return text.partition(MARK)[0].removeprefix(leading_text(tokenizer))
 
 
 def magpie(settings: Synthesize, context: Context) -> Plan:
     """What stands before a user's words, continued to the end of the user's turn; then, where asked for, an answer."""
-    model = weightless(context, settings.model)
-    begun, parents = pre_query(model, settings.system), ()
+    words, template = reader(context, settings.model)
+    begun = pre_query(words, template, settings.system)
     rules = Rules(settings)
     asker = Asker(settings, context, greedy=settings.answer_tokens) if settings.answer_tokens else None
-    stops = (*model.template.turn_starts, *(("\n",) if settings.one_line else ()))
+    stops = (*template.turn_starts, *(("\n",) if settings.one_line else ()))
     params = params_of(settings, n=settings.samples_per_prompt, stop=stops)
     sample = _continuations(settings, context, lambda group: begun, params)
-    ends = (model.template.terminator, *model.template.turn_starts)
+    ends = (template.terminator, *template.turn_starts)
 
     def name(number: int) -> str:
-        return make_id(context.folder.name, parents, number)
+        return make_id(context.folder.name, (), number)
 
     def question(row: Row) -> str:
         text = row["text"].lstrip()
@@ -152,7 +153,7 @@ def magpie(settings: Synthesize, context: Context) -> Plan:
         made = prompt(number, row["text"])
         return _answered(made, answer["text"], settings) if answer else made
 
-    return Plan(settings.most(0), settings.batch_prompts * settings.samples_per_prompt, make, read, name)
+    return Plan(settings.most(0), settings.batch * settings.samples_per_prompt, make, read, name)
 
 
 def _answered(prompt: Prompt, answer: str, settings: Synthesize) -> Record:

@@ -117,7 +117,7 @@ class Asker:
     `greedy` the answers are greedy, of at most so many tokens."""
 
     def __init__(self, settings: Synthesize, context: Context, *, greedy: int = 0) -> None:
-        self.speaker = generator(context, settings.model, batch_rows=settings.batch_prompts)
+        self.speaker = generator(context, settings.model, batch_rows=settings.batch)
         self.params = params_of(settings, derive(context.seed, "synthesize"))
         if greedy:
             self.params = replace(self.params, temperature=0.0, max_tokens=greedy)
@@ -173,11 +173,11 @@ class Rules:
     """What a question and its answer are held to; each gives a reason, or None. Equal questions are told apart from the
     second on with `distinct`."""
 
-    def __init__(self, settings: Synthesize, seeds: Sequence[str] = (), *, distinct: bool = True) -> None:
+    def __init__(self, settings: Synthesize, seeds: Sequence[Prompt] = (), *, distinct: bool = True) -> None:
         repeats = repeated_ngrams(settings.max_repeated_ngrams)
         self.question: list[Filter] = [too_short(settings.min_chars), too_long(settings.longest_question)]
-        self.question += [wrong_script(settings.language), *([copy_of_seed(seeds)] if seeds else []), repeats]
-        self.answer: list[Filter] = [repeats]
+        self.question += [wrong_script(settings.language), copy_of_seed([seed.text for seed in seeds]), repeats]
+        self.answer: list[Filter] = [copy_of_seed([seed.answer for seed in seeds if seed.answer]), repeats]
         self.known: set[str] | None = set() if distinct else None
 
     def failure(self, question: str, answer: str | None = None) -> str | None:

@@ -39,7 +39,7 @@ def instructed(settings: Synthesize, context: Context) -> Plan:
         return _reworded(settings, rules, source, row["text"], name)
 
     most = settings.most(len(sources))
-    return Plan(most, settings.batch_prompts, make, read, lambda number: sources[number % len(sources)].id)
+    return Plan(most, settings.batch, make, read, lambda number: sources[number % len(sources)].id)
 
 
 def rehearsed(settings: Synthesize, context: Context) -> Iterator[tuple[str, tuple[Message, ...]]]:

@@ -33,14 +33,17 @@ class Way:
     max_tokens: int = 256
     max_chars: int = 2000
     tries: int = 4
+    batch: int = 64
 
 
 _FEW = ("samples_per_prompt",)
 _ASKED = ("prompt",)
 _TEXTS = (*_ASKED, "examples", "shots", "chunk_chars", "long_documents", "min_support")
 WAYS: Mapping[Method, Way] = {
-    "few_shot": Way((*_FEW, "style", "shots"), ("prompts",), "examples", 0.9, 0.95, 48, 400, 1),
-    "magpie": Way((*_FEW, "system", "answer_tokens", "one_line"), ("prompts", "chats"), "", 1.0, 1.0, 128, 400),
+    "few_shot": Way((*_FEW, "style", "shots"), ("prompts",), "examples", 0.9, 0.95, 48, 400, 1, 8),
+    "magpie": Way(
+        (*_FEW, "system", "answer_tokens", "one_line"), ("prompts", "chats"), "", 1.0, 1.0, 128, 400, batch=8
+    ),
     "evolve": Way(_ASKED, ("prompts",), "input"),
     "rewrite": Way(_ASKED, ("prompts",), "input"),
     "qa": Way((*_TEXTS, "pairs_per_text", "layout"), ("documents", "chats"), "documents"),
@@ -146,7 +149,11 @@ class Synthesize(StageSettings):
     max_repeated_ngrams: float = Field(
         default=0.3, ge=0, le=1, description="share of repeated word or character n-grams, of question or answer"
     )
-    batch_prompts: int = Field(default=8, ge=1, description="prompts in one unit of work")
+    batch_prompts: int | None = Field(
+        default=None,
+        ge=1,
+        description="prompts of one unit of work, asked together; absent: 8 with few_shot and magpie, else 64",
+    )
 
     def limited(self, rows: int) -> Self:
         return self if self.count is None else self.model_copy(update={"count": min(self.count, rows)})
@@ -170,6 +177,11 @@ class Synthesize(StageSettings):
     def longest_question(self) -> int:
         """Characters of a question, at most."""
         return self.max_chars or self.way.max_chars
+
+    @property
+    def batch(self) -> int:
+        """Prompts in one unit of work."""
+        return self.batch_prompts or self.way.batch
 
     def most(self, sources: int) -> int:
         """The most candidates, of `sources` records to start from."""
@@ -226,14 +238,24 @@ def estimate(settings: Synthesize, inputs: Inputs) -> Cost:
     tokens = settings.max_tokens or settings.way.max_tokens
     if settings.count is not None:
         most = settings.most(0)
-        return Cost(records=settings.count, sampled=most * (tokens + settings.answer_tokens), calls=most)
+        return Cost(
+            records=settings.count, sampled=most * (tokens + settings.answer_tokens), calls=_calls(settings, most)
+        )
     assert settings.source is not None, "a method without a source needs count"
     came = inputs[settings.source]
     if isinstance(settings.source, DocumentsRef):
         return Cost(unknown=["documents are cut into parts when the stage begins"])
     if came.records is None:
         return Cost(unknown=[came.why])
-    return Cost(records=came.records, sampled=came.records * tokens, calls=came.records)
+    most = settings.most(came.records)
+    return Cost(records=came.records, sampled=most * tokens, calls=_calls(settings, most))
+
+
+def _calls(settings: Synthesize, candidates: int) -> int:
+    """The most requests for so many candidates."""
+    if "samples_per_prompt" not in settings.way.reads:
+        return candidates
+    return -(-candidates // settings.samples_per_prompt) + (candidates if settings.answer_tokens else 0)
 
 
 STAGE = StageType(
@@ -241,7 +263,7 @@ STAGE = StageType(
     Synthesize,
     outputs=outputs,
     work="togi.stages.data.synthesize_work",
-    version=4,
+    version=5,
     reasons=REASONS,
     conserves=True,
     estimate=estimate,

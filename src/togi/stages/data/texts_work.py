@@ -113,7 +113,7 @@ def rehearsed(settings: Synthesize, context: Context) -> Iterator[tuple[str, tup
 def _continued(settings: Synthesize, context: Context, pairs: int) -> Callable[[list[str], list[str]], list[Row]]:
     """Rows of texts that the model goes on with, each `pairs` times; the random streams belong to the names."""
     stop = closing_strings(settings.language)
-    writer = completer(context, settings.model, batch_rows=settings.batch_prompts * pairs)
+    writer = completer(context, settings.model, batch_rows=settings.batch * pairs)
     params = params_of(settings, n=pairs, stop=stop)
 
     def make(names: list[str], asked: list[str]) -> list[Row]:
@@ -150,7 +150,7 @@ def _plan(settings: Synthesize, context: Context, read: Callable[["Texts", int, 
         return reason or read(texts, number, row)
 
     most = settings.most(len(texts.parts))
-    return Plan(most, settings.batch_prompts, make, one, lambda number: texts.part(number).document.id)
+    return Plan(most, settings.batch, make, one, lambda number: texts.part(number).document.id)
 
 
 class Texts:
