@@ -29,14 +29,12 @@ stages:
 
 def says(body: dict[str, Any], index: int) -> str:
     """A question about the text with its last sentence as answer; about some texts it says nothing of use."""
-    text = body["messages"][-1]["content"].partition("Write one question")[0].strip()
-    sentence = [each for each in text.split(". ") if each][-1]
-    title = text.split("\n\n")[1]
-    return (
-        "I cannot."
-        if "Bakery" in title
-        else f"Question: What is said of {title} ({body.get('seed')})?\nAnswer: {sentence}"
-    )
+    asked = body["messages"][-1]["content"]
+    if "Write one question" not in asked or "bakery" in asked.lower():
+        return "I cannot."
+    text = asked.partition("Write one question")[0].strip()
+    *_, sentence = (each for each in text.split(". ") if each)
+    return f"Question: What is said of {text.split(chr(10))[2]} ({body['seed']})?\nAnswer: {sentence}"
 
 
 @pytest.fixture
@@ -54,10 +52,7 @@ def test_records_come_from_a_server_and_nothing_is_asked_twice(server: Stub, tmp
     home = tmp_path / "home"
     first = togi(home, "run", str(path), STUB_KEY=KEY)
     assert first.returncode == 0, first.stderr
-    stages = {
-        read_json(each / "settings.json")["settings"].get("method", ""): each
-        for each in (home / "store").glob("synthesize-*")
-    }
+    stages = {read_json(each / "settings.json")["method"]: each for each in (home / "store").glob("synthesize-*")}
     chats = read_records(stages["grounded"] / RECORDS_FILE)[1]
     assert len(chats) == 20 and len({chat.id for chat in chats}) == 20
     assert all(json.loads(chat.messages[1].content) for chat in chats)
@@ -70,4 +65,5 @@ def test_records_come_from_a_server_and_nothing_is_asked_twice(server: Stub, tmp
     again = togi(home, "run", str(path), "--redo", "dialogues", STUB_KEY=KEY)
     assert again.returncode == 0, again.stderr
     assert results(home) == made
-    assert [body for body in server.asked[count:] if "Ada" not in json.dumps(body)] == []
+    asked = [text for body in server.asked[count:] if (text := body["messages"][-1]["content"]).startswith("Read")]
+    assert asked == []  # the one that failed is refused again
