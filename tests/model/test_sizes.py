@@ -70,9 +70,9 @@ def test_the_floor_is_weights_gradients_and_moments():
     plain = predict(SMALL, Job(), 1024)
     assert (plain.weights, plain.optimizer) == (4 * weights, 8 * weights)
     assert plain.gradients == 4 * (weights + SMALL.embeddings)  # head and embeddings are summed at the end
-    narrow = predict(SMALL, Job(weights="bfloat16-master", products="bfloat16"), 1024)
+    narrow = predict(SMALL, Job(weights="bfloat16-master", compute_dtype="bfloat16"), 1024)
     assert (narrow.weights, narrow.optimizer) == (2 * weights, 12 * weights)
-    away = predict(SMALL, Job(weights="bfloat16-master", products="bfloat16", offload=True), 1024)
+    away = predict(SMALL, Job(weights="bfloat16-master", compute_dtype="bfloat16", offload=True), 1024)
     assert (away.optimizer, away.host) == (0, 12 * weights)
     assert predict(SMALL, Job(bits=8), 1024).optimizer == pytest.approx(2.03 * weights, rel=1e-3)
 
@@ -83,7 +83,7 @@ def test_what_each_choice_saves():
     assert predict(SMALL, replace(job, checkpointing=True), 4096).peak < 0.5 * full
     assert predict(SMALL, replace(job, rank=16), 4096).peak < full
     assert predict(SMALL, replace(job, accumulates=False), 4096).peak < full
-    four_bit = predict(SMALL, Job(weights="nf4", rank=16, products="bfloat16"), 4096)
+    four_bit = predict(SMALL, Job(weights="nf4", rank=16, compute_dtype="bfloat16"), 4096)
     assert four_bit.weights < 0.5 * predict(SMALL, Job(rank=16), 4096).weights
 
 

@@ -28,8 +28,8 @@ def command(recipe: Path, overrides: tuple[str, ...], compute: str, as_json: boo
     store = store_folder()
     rows = [_row(node, store / node.folder_name) for node in graph.nodes.values()]
     if any(row["state"] != "done" for row in rows):
-        products = graph.recipe.products(compute)
-        found = _estimates(graph, store, "" if products == "auto" else products)
+        compute_dtype = graph.recipe.compute_dtype(compute)
+        found = _estimates(graph, store, "" if compute_dtype == "auto" else compute_dtype)
         for row in rows:
             row["estimate"] = None if row["state"] == "done" else found[row["stage"]]
     if as_json:

@@ -49,16 +49,16 @@ class PlannedStage:
 def estimates(
     stages: Sequence[PlannedStage], store: Path, compute: str = "", prices: Mapping[str, Price] | None = None
 ) -> dict[str, Cost]:
-    """The cost of each stage, by name; `stages` stand after their inputs. `compute` is the type of products; `prices`
-    are those of the models on servers, by their names."""
+    """The cost of each stage, by name; `stages` stand after their inputs. `compute` is the type of matrix
+    multiplications; `prices` are those of the models on servers, by their names."""
     planner = _Planner(store, compute or _products(store), prices or {})
     return {stage.name: planner.stage(stage) for stage in stages}
 
 
 class _Planner:
-    def __init__(self, store: Path, products: str, prices: Mapping[str, Price]) -> None:
+    def __init__(self, store: Path, compute_dtype: str, prices: Mapping[str, Price]) -> None:
         self.store = store
-        self.products = products
+        self.compute_dtype = compute_dtype
         self.prices = prices
         self.known: dict[tuple[str, str], Known] = {}  # by stage and output
 
@@ -127,7 +127,7 @@ class _Planner:
             return
         self._peak(job, shape, self._scorers(job, inputs, cost), cost)
         if cost.tokens is not None:
-            cost.flops = training_flops(shape, job.at(self.products), cost.tokens, cost.tokens, 0)
+            cost.flops = training_flops(shape, job.at(self.compute_dtype), cost.tokens, cost.tokens, 0)
             cost.flops += 2.0 * cost.load.forward * (shape.used_matrices + shape.embeddings)
             self._time(job.settings.type, cost)
 
@@ -144,8 +144,8 @@ class _Planner:
 
     def _peak(self, job: TrainingJob, shape: Shape, scorers: list[Shape], cost: Cost) -> None:
         """The peak memory: a micro-batch is as large as it may be, or as the step is; a longer example has its own."""
-        here = job.at(self.products)
-        beside = job.beside(shape, self.products, scorers)
+        here = job.at(self.compute_dtype)
+        beside = job.beside(shape, self.compute_dtype, scorers)
         limit = job.settings.micro_batch_tokens
         room = math.inf
         if limit == "auto" and has_accelerator():
@@ -232,7 +232,7 @@ def achieved(store: Path, kind: str) -> float | None:
 
 
 def _products(store: Path) -> str:
-    """The type that this machine chose to compute products in; float32 where it has not chosen yet."""
+    """The type that this machine chose for matrix multiplications; float32 if it has not chosen yet."""
     chosen = sorted(store.glob("arithmetic-*.json"), key=lambda path: path.stat().st_mtime)
     found = read_cache(chosen[-1], {"compute_dtype": str}) if chosen else None
     return found["compute_dtype"] if found else "float32"

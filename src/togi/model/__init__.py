@@ -1,3 +1,5 @@
+"""Models: loading, saving, adapters, forests, log-probabilities, rewards. Importing it warns of untested libraries."""
+
 import logging
 
 from togi.model.versions import warn_if_untested

@@ -117,7 +117,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """How a model is trained. `products` is the type that products are computed in; `rank` 0 trains all weights.
+    """How a model is trained. `compute_dtype` is the type of matrix multiplications; `rank` 0 trains all weights.
 
     `accumulates`: a step has several micro-batches, so that gradients are there while activations are. `entropy`: the
     head also computes it. `scorer`: the head gives one number. `accelerator`: its softmax copies logits in float32 and
@@ -125,7 +125,7 @@ class Job:
     """
 
     weights: Literal["float32", "bfloat16", "bfloat16-master", "nf4"] = "float32"
-    products: Literal["float32", "bfloat16"] = "float32"
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
     bits: Literal[8, 32] = 32
     rank: int = 0
     targets: tuple[str, ...] = LINEARS
@@ -178,7 +178,7 @@ def predict(shape: Shape, job: Job, tokens: int) -> Memory:
     base = 4 if job.weights == "float32" else 2
     weights = float(shape.parameters * base)
     if job.weights == "nf4":
-        base = 2 if job.products == "bfloat16" else 4
+        base = 2 if job.compute_dtype == "bfloat16" else 4
         weights = (shape.parameters - shape.matrices) * base + shape.matrices * NF4
     if job.rank:
         weights, base = weights + trained * 4, 4
@@ -209,11 +209,11 @@ def _trained(shape: Shape, job: Job) -> int:
 
 
 def _cast(shape: Shape, job: Job) -> float:
-    """Weights in the type of the products: float32 ones are cast once a micro-batch and kept for its backward; 4-bit
+    """Weights in the type of matrix multiplications: float32 ones are cast once a micro-batch and kept for it; 4-bit
     ones are written out one at a time."""
     if job.weights == "nf4":
-        return max(a * b for a, b in shape.linears.values()) * (2 if job.products == "bfloat16" else 4)
-    if job.weights == "float32" and job.products == "bfloat16":
+        return max(a * b for a, b in shape.linears.values()) * (2 if job.compute_dtype == "bfloat16" else 4)
+    if job.weights == "float32" and job.compute_dtype == "bfloat16":
         return 2.0 * (shape.matrices + shape.embeddings)
     return 0.0
 
@@ -239,7 +239,7 @@ def layer_bytes(shape: Shape, job: Job) -> int:
     queries, keys = shape.heads * shape.head_width, shape.key_heads * shape.head_width
     times = shape.active or 1
     frozen = job.rank > 0
-    narrow = 2 if job.products == "bfloat16" or _half(job) else 4
+    narrow = 2 if job.compute_dtype == "bfloat16" or _half(job) else 4
     copies = 0
     fused = shape.family in FUSED_NORMS
     if narrow == 4:
@@ -262,17 +262,17 @@ def layer_bytes(shape: Shape, job: Job) -> int:
 
 def _half(job: Job) -> bool:
     """Whether the rows between the layers are bfloat16."""
-    return job.weights.startswith("bfloat16") or (job.weights == "nf4" and job.products == "bfloat16")
+    return job.weights.startswith("bfloat16") or (job.weights == "nf4" and job.compute_dtype == "bfloat16")
 
 
 def _head(shape: Shape, job: Job, tokens: int) -> int:
     if job.scorer:
         return 0
-    row = shape.vocabulary * (2 if job.products == "bfloat16" else 4)
+    row = shape.vocabulary * (2 if job.compute_dtype == "bfloat16" else 4)
     rows = min(tokens, chunk_rows(row))
     if not job.accelerator:
         return rows * row + min(KEPT_BYTES, (tokens - rows) * row)
-    copies = 2 if job.entropy or job.products == "bfloat16" else 1
+    copies = 2 if job.entropy or job.compute_dtype == "bfloat16" else 1
     return rows * shape.vocabulary * 4 * copies
 
 

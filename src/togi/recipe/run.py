@@ -268,7 +268,7 @@ class Run:
             "inputs": {ref: resolved_to_json(value) for ref, value in inputs.items()},
             "threads": max(1, self.options.worker_threads // node.settings.ranks),
             "accept_numerics": self.options.accept_numerics,
-            "compute": self.graph.recipe.products(self.options.compute),
+            "compute": self.graph.recipe.compute_dtype(self.options.compute),
             "recipe": self.graph.recipe.name,
             "run": self.id,
             "track": self.graph.recipe.track,

@@ -158,7 +158,7 @@ class Recipe:
     track: tuple[str, ...] = ()
     compute: str = "auto"
 
-    def products(self, asked: str) -> str:
+    def compute_dtype(self, asked: str) -> str:
         """The type of matrix multiplications: what the command line asks for, else what the recipe says."""
         return self.compute if asked == "auto" else asked
 

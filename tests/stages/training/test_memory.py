@@ -140,7 +140,7 @@ def sft(**changes) -> TrainSft:
 def test_settings_become_a_job():
     assert training_job(sft()).at("float32") == Job()
     found = training_job(sft(lora={"base": "nf4", "rank": 4}, optimizer="adamw-8bit")).at("bfloat16", cuda=True)
-    assert (found.weights, found.products, found.rank, found.bits) == ("nf4", "bfloat16", 4, 8)
+    assert (found.weights, found.compute_dtype, found.rank, found.bits) == ("nf4", "bfloat16", 4, 8)
     away = training_job(sft(weights="bfloat16-master", offload_optimizer=True))
     assert away.at("float32", cuda=True).offload and not away.at("float32").offload
 

@@ -263,8 +263,8 @@ def estimate(settings: TrainGrpo, inputs: Inputs) -> Cost:
 def job(settings: TrainGrpo) -> TrainingJob:
     """A policy with the copy that it is sampled from, the frozen one of its KL, and its reward models."""
 
-    def copies(job: Job, shape: Shape, products: str) -> float:
-        width = 2 if products == "bfloat16" else 4
+    def copies(job: Job, shape: Shape, compute_dtype: str) -> float:
+        width = 2 if compute_dtype == "bfloat16" else 4
         itself = width == 4 and settings.processes == 1
         trained = predict(shape, job, 1).weights  # 4-bit ones are copied as they are
         sampled = 0.0 if itself else min(trained, shape.parameters * width)

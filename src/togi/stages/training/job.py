@@ -14,7 +14,7 @@ class TrainingJob:
     vocabulary gives way to one number. `train_layers` are trained, from the top, of the `keep_layers` lowest; None:
     all. `scorers` are the reward models that stand beside it.
 
-    `copies(job, shape, products)` are the bytes of other copies of the model that stand beside the trained one.
+    `copies(job, shape, compute_dtype)` are the bytes of other copies of the model that stand beside the trained one.
     """
 
     settings: Optimisation
@@ -23,19 +23,19 @@ class TrainingJob:
     train_layers: int | None = None
     keep_layers: int | None = None
     scorers: tuple[ScorerRef, ...] = ()
-    copies: Callable[[Job, Shape, str], float] = lambda job, shape, products: 0.0
+    copies: Callable[[Job, Shape, str], float] = lambda job, shape, compute_dtype: 0.0
 
     @property
     def init(self) -> ModelRef:
         """The model that is trained."""
         return self.settings.init
 
-    def at(self, products: str, *, cuda: bool = False) -> Job:
-        """The job on a machine that computes matrix products in the type `products`."""
+    def at(self, compute_dtype: str, *, cuda: bool = False) -> Job:
+        """The job on a machine whose matrix multiplications are in the type `compute_dtype`."""
         settings, lora = self.settings, self.settings.lora
         return Job(
             weights="nf4" if lora is not None and lora.base == "nf4" else settings.weights,
-            products="bfloat16" if products == "bfloat16" or settings.weights != "float32" else "float32",
+            compute_dtype="bfloat16" if compute_dtype == "bfloat16" or settings.weights != "float32" else "float32",
             bits=8 if settings.optimizer == "adamw-8bit" else 32,
             rank=0 if lora is None else lora.rank,
             targets=LINEARS if lora is None else lora.targets,
@@ -53,12 +53,12 @@ class TrainingJob:
             return init
         return replace(init, tied=True, layers=min(self.keep_layers or init.layers, init.layers))
 
-    def beside(self, shape: Shape, products: str, scorers: Sequence[Shape]) -> float:
+    def beside(self, shape: Shape, compute_dtype: str, scorers: Sequence[Shape]) -> float:
         """Bytes of the models that stand beside the trained one, of the sizes `shape`, as long as the stage runs;
         `scorers` are the sizes of its reward models."""
-        width = 2 if products == "bfloat16" else 4
+        width = 2 if compute_dtype == "bfloat16" else 4
         graders = width * sum(replace(scorer, tied=True).parameters for scorer in scorers)
-        return self.copies(self.at(products), shape, products) + graders
+        return self.copies(self.at(compute_dtype), shape, compute_dtype) + graders
 
 
 def training_job(settings: Optimisation) -> TrainingJob:

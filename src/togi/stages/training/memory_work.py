@@ -47,9 +47,9 @@ class MemoryBudget:
                 raise
             context.log(f"peak memory is not predicted: {error}")
         else:
-            products = arithmetic(context).compute_dtype
-            self.job = job.at(products, cuda=self.where.type == "cuda")
-            self.beside = job.beside(self.shape, products, self._scorers(job))
+            compute_dtype = arithmetic(context).compute_dtype
+            self.job = job.at(compute_dtype, cuda=self.where.type == "cuda")
+            self.beside = job.beside(self.shape, compute_dtype, self._scorers(job))
             if tokens == "auto":
                 path = context.folder / FILE
                 chosen = context.ranks.on_first_rank(lambda: read_object(path) if path.exists() else {})
