@@ -88,7 +88,7 @@ def prediction_powered(
     """The mean that people would give to all comparisons, from their labels of some and the judge's word on all.
 
     The estimator is prediction-powered inference with power tuning (Angelopoulos, Bates, Fannjiang, Jordan and Zrnic
-    2023, Science 382:669; PPI++: Angelopoulos, Duchi and Zrnic 2023, arXiv 2311.01453, example 6.1):
+    2023, Science 382:669; PPI++: Angelopoulos, Duchi and Zrnic 2023, arXiv 2311.01453):
 
         mean(truth_L - w judged_L) + w mean(judged_U),  w = cov(truth_L, judged_L) / ((1 + n/N) var(judged))
 
