@@ -1,5 +1,6 @@
 """Stored verdicts of real judges, from ../shared, as the replay judge and the stages read them."""
 
+import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,6 +51,18 @@ def vicuna_files() -> list[Path]:
 def vicuna_rows() -> list[Row]:
     """GPT-4's verdicts on 80 Japanese questions, six models against one, in both orders."""
     return [json.loads(line) for path in vicuna_files() for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def shaberi_rows() -> Iterator[Row]:
+    """Answers to ELYZA-tasks-100 with their questions and the grades of several judges."""
+    folder = SHARED / "shaberi_judged"
+    bench = "elyza__ELYZA-tasks-100"
+    lines = (folder / "questions.jsonl").read_text(encoding="utf-8").splitlines()
+    questions = {row["index"]: row["question"] for row in map(json.loads, lines) if row["bench"] == bench}
+    with gzip.open(folder / "answers_scored.jsonl.gz", "rt", encoding="utf-8") as handle:
+        for row in map(json.loads, handle):
+            if row["bench"] == bench:
+                yield {**row, "question": questions[row["index"]]}
 
 
 def write_jsonl(path: Path, rows: list[Row]) -> Path:

@@ -9,12 +9,14 @@ from typing import ClassVar
 import pytest
 from judges import SpokenJudge, between, sample, shown
 from pydantic import ValidationError
+from stored_verdicts import needs_shared, shaberi_rows
 
 from togi.core.codec import read_records, write_records
 from togi.core.errors import InputError, StageError
 from togi.core.files import read_lines
 from togi.core.sources import ModelSource
 from togi.judge.prompts import OWN
+from togi.judge.replay import Verdicts
 from togi.stages import judging_work
 from togi.stages.base import RECORDS_FILE, output_path
 from togi.stages.context import Context, Control, Resolved
@@ -87,6 +89,13 @@ def test_every_two_answers_are_compared_in_both_orders(label):
     assert [d.id for d in context.drops if d.reason == "alone"] == ["q3a", "q4b"]
     assert context.counts["in"] == context.counts["out"] + len(context.drops)
     assert context.summary["orders_agree"] == 1.0 and context.summary["first_answer_preferred"] == 0.5
+    first = context.summary["examples"][0]
+    assert first["question"] == "q1" and [said["who"] for said in first["said"]] == [
+        "A: small",
+        "B: large",
+        "judge (winner)",
+    ]
+    assert [said["text"] for said in first["said"]] == ["short", "a longer answer", "[[B]]"]
     assert alarms == ["judges_itself"] and context.summary["answers_of_the_judge"] == 1
 
 
@@ -194,6 +203,7 @@ def test_grades_are_averaged_over_the_rounds_and_stand_beside_other_scores(label
     assert [s.id for s in graded] == ["q1b", "q1c", "q2a"]
     assert graded[0].scores == {"judge": (15 % 7 + 1 + 15 % 7 + 2) / 2}
     assert context.drop_counts() == {"unreadable": 1} and context.summary["mean_grade"] > 1
+    assert context.summary["examples"][0]["said"][0]["score"] == graded[0].scores["judge"]
     assert [v.attempt for v in verdicts if v.answers == ("q1a",)] == [0, 1, 2, 3]
     assert {v.outcome for v in verdicts} == {"grade", "unreadable"}
 
@@ -237,6 +247,23 @@ def test_finished_units_are_not_asked_again(label):
 def test_settings_that_would_not_be_read_are_refused(settings, message):
     with pytest.raises(ValidationError, match=message):
         Label.model_validate({"samples": "$a", "judge": "$j", **settings})
+
+
+@needs_shared
+def test_grades_of_real_judges_are_replayed_and_those_off_the_scale_are_not_taken(label):
+    """Tulu-405B's grades of ELYZA-tasks-100, from 1 to 5; seven of them are 0."""
+    found = [row for row in shaberi_rows() if "llmjudge-tulu405" in row["scores"]]
+    odd = [row for row in found if row["scores"]["llmjudge-tulu405"] == 0]
+    rows = list({(row["question"], row["answer"].strip()): row for row in [*odd, *found]}.values())[:300]
+    grades = {f"s{i}": row["scores"]["llmjudge-tulu405"] for i, row in enumerate(rows)}
+    verdicts = Verdicts({**row, "text": f"評価：[[{grades[f's{i}']}]]"} for i, row in enumerate(rows))
+    answers = [sample(f"s{i}", row["question"], row["answer"], row["model"]) for i, row in enumerate(rows)]
+    judge = SpokenJudge(lambda text, index: verdicts.texts(text, 1)[0])
+    context, graded, _, _ = label(judge, answers, method="graded", scale=[1, 5], language="ja", retries=0)
+    assert {each.id: each.scores["judge"] for each in graded} == {
+        name: grade for name, grade in grades.items() if grade
+    }
+    assert context.drop_counts() == {"unreadable": 7}
 
 
 class Asked:

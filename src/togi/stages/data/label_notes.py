@@ -3,11 +3,14 @@ it judged itself."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from togi.core.errors import StageError
 from togi.core.records import Sample, Verdict
+from togi.judge.contests import Contest
 from togi.stages.context import Context
 from togi.stages.data.label import Label
+from togi.stages.data.shown import PROMPTS
 
 LEANING = 0.15  # of the share of first answers from a half, from which on it is an alarm
 ENOUGH = 50  # decided verdicts, before a share says anything
@@ -26,6 +29,21 @@ class Tally:
     both: int = 0
     agree: int = 0
     grades: list[float] = field(default_factory=list)
+    examples: list[dict[str, Any]] = field(default_factory=list)
+
+    def show(self, contest: Contest, last: Sequence[Verdict]) -> None:
+        """Keeps the first comparisons for the report: both answers as the judge read them first, and its words."""
+        if len(self.examples) >= PROMPTS:
+            return
+        verdict = last[0]
+        answers = contest.shown(contest.swapped[0])
+        said: list[dict[str, Any]] = [
+            {"who": f"{letter}: {answer.model or 'unknown'}", "text": answer.text, "score": None}
+            for letter, answer in zip("AB", answers, strict=True)
+        ]
+        words = verdict.text or f"p(A) = {verdict.probability}"
+        said.append({"who": f"{verdict.judge} ({verdict.outcome})", "text": words, "score": None})
+        self.examples.append({"question": contest.prompt.text, "said": said})
 
     def note(self, last: Sequence[Verdict]) -> None:
         """Takes the verdicts on one comparison, one for each order, or on one answer."""
@@ -69,6 +87,7 @@ class Tally:
     def finish(self) -> None:
         """Puts the figures into the summary."""
         summary = self.context.summary
+        summary |= {"examples": self.examples} if self.examples else {}
         summary["verdicts_asked"] = self.asked
         summary["verdicts_unreadable"] = self.asked - self.read
         if self.grades:

@@ -17,6 +17,7 @@ from togi.judge.reading import read_choice
 from togi.stages.context import Context
 from togi.stages.data.label import Label
 from togi.stages.data.label_notes import Tally
+from togi.stages.data.shown import Shown
 from togi.stages.endpoints import chooser
 from togi.stages.judging_work import asker, grade_reader, graded_case, judge_prompt, judges_own, questioned
 from togi.stages.rehearsal_work import Rehearsed, prompt_rows, weightless
@@ -77,6 +78,7 @@ def _pairwise(settings: Label, context: Context, samples: list[Sample], prompt: 
         verdicts += [verdict for each in made for verdict in each]
         last = [each[-1] for each in made]
         tally.note(last)
+        tally.show(contest, last)
         pair = _pair(settings, context, contest, last)
         if isinstance(pair, Pair):
             pairs.append(pair)
@@ -252,6 +254,9 @@ def _graded(settings: Label, context: Context, samples: list[Sample], prompt: Ju
             context.drop(sample, "failed" if found[-1].outcome == "failed" else "unreadable")
     context.write("verdicts", verdicts, "verdicts")
     tally.refuse_unreadable(verdicts)
+    shown = Shown("judge")
+    shown.take(kept)
+    context.summary |= shown.summary()
     context.write("samples", kept)
 
 
