@@ -10,7 +10,7 @@ from hostile import hostile
 
 from togi.client.probe import on_bf16_steps
 from togi.client.requests import ChatRequest, CompletionRequest, ScoreRequest
-from togi.core.errors import InputError
+from togi.core.errors import InputError, StageError
 from togi.core.records import Message, SamplingParams
 
 
@@ -102,6 +102,18 @@ def test_scores_that_a_server_has_rounded_sound_an_alarm(tmp_path: Path) -> None
         ):
             assert len(list(asked.ask(asked_for))) == 16
         assert alarms == (["rounded_scores"] if rounded else [])
+
+
+def test_a_server_that_cannot_be_tried_ends_the_run(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("togi.client.pacing.FIRST_WAIT", 0.001)
+    with (
+        hostile(always="500") as server,
+        client(tmp_path, endpoint(server.url)) as asked,
+        pytest.raises(
+            StageError, match=r"model teacher: the server could not be tried \(n\): .*answers 500: out of luck"
+        ),
+    ):
+        list(asked.ask(chats(100, n=2)))
 
 
 def test_a_chance_mishap_in_a_trial_is_no_verdict(tmp_path: Path, monkeypatch) -> None:

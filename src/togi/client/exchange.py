@@ -327,9 +327,8 @@ class Exchange:
                 f"model {name}: budget: {' and '.join(allowed)} is less than one request: {request}; raise "
                 f"models.{name}.budget, or lower max_tokens"
             )
-        used = (
-            f"{now.tokens.total:,} tokens are spent, {now.open.total:,} of them reserved for requests without an answer"
-        )
+        lost = f" ({now.open.total:,} of them by requests that got no answer)" if now.open.total else ""
+        used = f"{now.tokens.total:,} tokens are used{lost}"
         return StageError(
             f"model {name}: the budget of {' and '.join(allowed)} is spent: {used}, and {request}; {STORED} once "
             f"models.{name}.budget is raised"

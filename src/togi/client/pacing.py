@@ -50,12 +50,11 @@ class Gate:
         now = time.monotonic()
         if self.busy_since is None:
             self.busy_since = now
-        if seconds is None:
-            if now < self.opens_at:
-                return
-            seconds = min(FIRST_PAUSE * 2**self.pauses, LONGEST_PAUSE)
+        if seconds is not None:
+            self.opens_at = max(self.opens_at, now + seconds)
+        elif now >= self.opens_at:
+            self.opens_at = now + min(FIRST_PAUSE * 2**self.pauses, LONGEST_PAUSE)
             self.pauses += 1
-        self.opens_at = max(self.opens_at, now + seconds)
 
     def answered(self) -> None:
         """Notes that the server answers."""

@@ -26,9 +26,9 @@ from togi.client.requests import (
     ScoreRequest,
     TextPair,
 )
-from togi.client.troubles import GivenUp, check_status, not_served
+from togi.client.troubles import STORED, GivenUp, check_status, not_served
 from togi.client.wire_base import Broken, Call
-from togi.core.errors import InputError
+from togi.core.errors import InputError, StageError
 from togi.core.records import Message, SamplingParams
 
 Tell = Callable[[str, str], None]
@@ -65,7 +65,8 @@ class Abilities:
         self._told: set[str] = set()
 
     async def learn(self, request: AnyRequest) -> None:
-        """Learns what `request` needs. Raises InputError for what the server cannot do and togi cannot emulate."""
+        """Learns what `request` needs. Raises InputError for what the server cannot do and togi cannot emulate, StageError
+        where it gives no answer at all."""
         needed = _needs(request)
         if self._met and all(name in self.found for name in needed):
             return
@@ -89,7 +90,12 @@ class Abilities:
 
     async def _try(self, name: str, request: AnyRequest) -> None:
         kind, _, ability = name.partition(".")
-        works = await _TRIALS[ability](self.exchange, request)
+        try:
+            works = await _TRIALS[ability](self.exchange, request)
+        except GivenUp as error:
+            raise StageError(
+                f"model {self.exchange.endpoint.name}: the server could not be tried ({ability}): {error}; {STORED}"
+            ) from None
         self.found[name] = works
         if works:
             return
@@ -101,14 +107,14 @@ class Abilities:
 
 _REFUSED = ("logprobs", "ids", "scores")
 _MISSING = {
-    "n": "it gives one choice where several are asked for; choices are asked for one by one",
-    "logprobs": "it gives no log-probabilities ({kind}); use a server that does (vLLM, SGLang, togi), "
+    "n": "the server gives one choice where several are asked for; choices are asked for one by one",
+    "logprobs": "the server gives no log-probabilities ({kind}); use a server that does (vLLM, SGLang, togi), "
     "or leave them out",
-    "seed": "it does not heed `seed`: asking again gives another answer; the stored answers keep the run repeatable",
-    "schema": "it does not hold answers to a JSON schema; they are read as they come",
-    "stop": "it does not heed stop strings; answers are cut after they have come",
-    "ids": "it does not answer token ids with token ids; use a server that does (vLLM, SGLang, togi)",
-    "scores": "it answers with probabilities where raw scores are needed; serve the reward model without an activation "
+    "seed": "the server does not heed `seed`: asking again gives another answer; the stored answers keep the run repeatable",
+    "schema": "the server does not hold answers to a JSON schema; they are read as they come",
+    "stop": "the server does not heed stop strings; answers are cut after they have come",
+    "ids": "the server does not answer token ids with token ids; use a server that does (vLLM, SGLang, togi)",
+    "scores": "the server answers with probabilities where raw scores are needed; serve the reward model without an activation "
     "(vLLM: --pooler-config '{{\"use_activation\": false}}'), or with togi serve --reward",
 }
 
