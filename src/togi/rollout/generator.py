@@ -39,6 +39,11 @@ class ModelGenerator:
         ids = [render_prompt(self.template, self.tokenizer, prompt.messages) for prompt in prompts]
         return self.sampler.generate(ids, params, [_seeds(prompt, params) for prompt in prompts])
 
+    def fits(self, prompt: Prompt, params: SamplingParams) -> bool:
+        """Whether the model's context has room for a prompt and the longest answer to it."""
+        length = len(render_prompt(self.template, self.tokenizer, prompt.messages))
+        return self.sampler.limit is None or length + params.max_tokens <= self.sampler.limit
+
     def stream(self, prompt: Prompt, params: SamplingParams) -> Iterator[str]:
         """One answer as pieces of text, as they become certain, without the terminator; several may be read in turn.
 

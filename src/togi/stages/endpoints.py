@@ -10,14 +10,17 @@ from typing import Any, Protocol
 
 from togi.core.errors import StageError
 from togi.core.protocols import Chooser, Completer, Embedder, Generator, Scorer
-from togi.core.records import Completion
+from togi.core.records import Completion, Prompt, SamplingParams
 from togi.core.settings import EmbedderRef, ModelRef, ScorerRef
 from togi.stages.context import Context
 from togi.text.template import Template
 
 
 class ChatGenerator(Generator, Protocol):
-    """A `Generator` that says how its answers end: `terminator` closes one, `turn_starts` begin what is no answer."""
+    """A `Generator` that says how its answers end: `terminator` closes one, `turn_starts` begin what is no answer; and
+    whether there is room for the longest answer to a prompt (`fits`)."""
+
+    def fits(self, prompt: Prompt, params: SamplingParams) -> bool: ...
 
     @property
     def terminator(self) -> str: ...

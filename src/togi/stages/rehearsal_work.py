@@ -86,10 +86,14 @@ def example_rows(model: LoadedModel, examples: Iterable[Example]) -> list[Rehear
 
 
 def prompt_rows(
-    context: Context, model: LoadedModel, prompts: Iterable[tuple[str, Sequence[Message]]], max_tokens: int
+    context: Context,
+    model: LoadedModel,
+    prompts: Iterable[tuple[str, Sequence[Message]]],
+    max_tokens: int,
+    overlong: Callable[[str], None] | None = None,
 ) -> Iterator[Rehearsed]:
     """Prompts, by their ids, as a model is asked them. Raises InputError, with stage and prompt, for one that the
-    template refuses or that leaves no room for `max_tokens`."""
+    template refuses, and for one that leaves no room for `max_tokens` unless `overlong` takes its id."""
     limit = context_limit(model)
     for name, messages in prompts:
         try:
@@ -97,6 +101,9 @@ def prompt_rows(
         except InputError as error:
             raise InputError(f"stage {context.name}: prompt {name}: {error}") from None
         if limit is not None and len(ids) + max_tokens > limit:
+            if overlong is not None:
+                overlong(name)
+                continue
             raise InputError(
                 f"stage {context.name}: prompt {name} has {len(ids)} tokens, which with max_tokens {max_tokens} are "
                 f"{len(ids) + max_tokens}, but the context of {model.name} is {limit}. Leave such prompts out, or "

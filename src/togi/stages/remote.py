@@ -55,6 +55,10 @@ class RemoteGenerator:
     terminator: str = END
     turn_starts: tuple[str, ...] = ()
 
+    def fits(self, prompt: Prompt, params: SamplingParams) -> bool:
+        """The server says what does not fit, and its answer has failed."""
+        return True
+
     def generate(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[list[Completion]]:
         """`params.n` completions for each prompt, in order; those of a failed request have stop `error`."""
         requests = (

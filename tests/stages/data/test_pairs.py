@@ -54,7 +54,7 @@ def test_answers_to_one_prompt_are_ranked_together(tmp_path):
     assert paired(made) == [("s1", "s0"), ("s3", "s4")]
     best = read_records(made.folder / "output" / "best.parquet")[1]
     assert [chat.parents for chat in best] == [("s1",), ("s3",)]
-    assert made.counts == {"in": 2, "out": 2, "best": 2}
+    assert made.counts == {"samples": 6, "in": 2, "out": 2, "best": 2}
     assert made.summary["by"] == "rm" and made.summary["examples"][0]["said"][1]["score"] == 1
 
 

@@ -34,6 +34,9 @@ class Speaker:
         self.name = name
         self.heard = heard
 
+    def fits(self, prompt: Prompt, params: SamplingParams) -> bool:
+        return len(prompt.text) < 50
+
     def generate(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[list[Completion]]:
         self.heard.append((self.name, [prompt.id for prompt in prompts]))
         return [[self.answer(prompt, i, params) for i in range(params.n)] for prompt in prompts]
@@ -127,6 +130,18 @@ def test_an_answer_ends_where_another_turn_begins_and_bad_ones_are_dropped(tmp_p
     assert dropped == [("p1", "truncated"), ("p2", "empty_answer"), ("p3", "failed")]
     again = House(tmp_path / "keep", monkeypatch, kind=Odd).run(models=["$a"], samples=1, truncated="keep")
     assert [s.text for s in again] == ["So.", "Because it", "Done"]
+
+
+def test_a_prompt_that_leaves_no_room_is_dropped_and_ends_no_run(tmp_path, monkeypatch):
+    class Small(Speaker):
+        def fits(self, prompt, params):
+            return prompt.id not in ("p1", "p2", "p3")
+
+    house = House(tmp_path, monkeypatch, kind=Small)
+    samples = house.run(models=["$a"], samples=2)
+    assert [each.prompt.id for each in samples] == ["p0", "p0", "p4", "p4"]
+    assert [(drop.id, drop.reason) for drop in house.made.drops] == [(f"p{i}", "too_long") for i in (1, 1, 2, 2, 3, 3)]
+    assert house.heard == [("a", ["p0"]), ("a", ["p4"])]
 
 
 def test_no_answer_at_all_is_an_error_that_says_what_to_do(tmp_path, monkeypatch):

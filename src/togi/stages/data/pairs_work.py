@@ -63,6 +63,7 @@ class _Ranking:
         """The scored answers to each prompt."""
         seen: dict[bytes, None] = {}
         samples = (sample for batch in self.context.batches(self.settings.samples) for sample in batch)
+        self.context.counts["samples"] = self.context.records_count(self.settings.samples)
         for prompt, answers in groupby(samples, key=lambda sample: sample.prompt.id):
             key = blake2b(prompt.encode(), digest_size=8).digest()
             self.torn += key in seen

@@ -9,7 +9,7 @@ from togi.core.settings import NamedModelRef, PromptsRef
 from togi.stages.base import StageSettings, StageType, gives
 from togi.stages.cost import Cost, Inputs, passing_on
 
-REASONS = ("truncated", "empty_answer", "failed")
+REASONS = ("too_long", "truncated", "empty_answer", "failed")
 """What an answer is dropped for; the drop names its prompt."""
 
 

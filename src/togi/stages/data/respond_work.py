@@ -20,7 +20,7 @@ BATCH_OF_ENDPOINTS = 1024  # their answers are kept one by one, so a larger unit
 
 
 def run(settings: Respond, context: Context) -> None:
-    """Raises StageError where no answer is kept, and InputError for a prompt that leaves no room for an answer."""
+    """Raises StageError where no answer is kept, and InputError for a prompt that a template refuses."""
     total = context.records_count(settings.prompts)
     context.count_in(total)
     answering = _Answering(settings, context, total)
@@ -40,11 +40,17 @@ def run(settings: Respond, context: Context) -> None:
 def rehearse(settings: Respond, context: Context) -> Iterator[Rehearsed]:
     prompts = asked([_as_asked(settings, prompt) for prompt in context.records(settings.prompts)])
     for ref in settings.models:
-        yield from prompt_rows(context, weightless(context, ref), prompts, settings.max_tokens)
+        model = weightless(context, ref)
+        yield from prompt_rows(
+            context, model, prompts, settings.max_tokens, lambda name: context.drop(name, "too_long")
+        )
 
 
 Answer = dict[str, Any]
 """The `text` of a completion without the terminator, trimmed, and its `stop`."""
+
+OVERLONG: Answer = {"text": "", "stop": "too_long"}
+"""Stands for the answers to a prompt that leaves no room for them."""
 
 
 @dataclass(slots=True)
@@ -83,10 +89,12 @@ class _Answering:
     def _ask(self, ref: Ref, speaker: ChatGenerator) -> list[list[Answer]]:
         """The answers of one model to the prompts at hand. Its name is in the seed: whoever else answers changes none
         of them."""
-        seed = derive(self.context.seed, "respond", ref.name)
+        params = self.settings.params(seed=derive(self.context.seed, "respond", ref.name), n=self.settings.samples)
         ends = [end for end in (speaker.terminator, *speaker.turn_starts) if end]
-        found = speaker.generate(self.prompts, self.settings.params(seed=seed, n=self.settings.samples))
-        return [[_answer(completion, ends) for completion in group] for group in found]
+        fits = [speaker.fits(prompt, params) for prompt in self.prompts]
+        asked = [prompt for prompt, room in zip(self.prompts, fits, strict=True) if room]
+        found = iter(speaker.generate(asked, params) if asked else ())
+        return [[_answer(each, ends) for each in next(found)] if room else [OVERLONG] * params.n for room in fits]
 
 
 def _as_asked(settings: Respond, prompt: Prompt) -> Prompt:
@@ -123,8 +131,8 @@ def _samples(
 
 
 def _why_dropped(settings: Respond, answer: Answer) -> str | None:
-    if answer["stop"] == "error":
-        return "failed"
+    if answer["stop"] in ("error", "too_long"):
+        return "failed" if answer["stop"] == "error" else "too_long"
     if answer["stop"] == "length" and settings.truncated == "drop":
         return "truncated"
     return None if answer["text"] else "empty_answer"
