@@ -65,8 +65,8 @@ class Abilities:
         self._told: set[str] = set()
 
     async def learn(self, request: AnyRequest) -> None:
-        """Learns what `request` needs. Raises InputError for what the server cannot do and togi cannot emulate, StageError
-        where it gives no answer at all."""
+        """Learns what `request` needs. Raises InputError for what the server cannot do and togi cannot emulate,
+        StageError where it gives no answer at all."""
         needed = _needs(request)
         if self._met and all(name in self.found for name in needed):
             return
@@ -110,12 +110,13 @@ _MISSING = {
     "n": "the server gives one choice where several are asked for; choices are asked for one by one",
     "logprobs": "the server gives no log-probabilities ({kind}); use a server that does (vLLM, SGLang, togi), "
     "or leave them out",
-    "seed": "the server does not heed `seed`: asking again gives another answer; the stored answers keep the run repeatable",
+    "seed": "the server does not heed `seed`: asking again gives another answer; the stored answers keep the run "
+    "repeatable",
     "schema": "the server does not hold answers to a JSON schema; they are read as they come",
     "stop": "the server does not heed stop strings; answers are cut after they have come",
     "ids": "the server does not answer token ids with token ids; use a server that does (vLLM, SGLang, togi)",
-    "scores": "the server answers with probabilities where raw scores are needed; serve the reward model without an activation "
-    "(vLLM: --pooler-config '{{\"use_activation\": false}}'), or with togi serve --reward",
+    "scores": "the server answers with probabilities where raw scores are needed; serve the reward model without an "
+    "activation (vLLM: --pooler-config '{{\"use_activation\": false}}'), or with togi serve --reward",
 }
 
 
