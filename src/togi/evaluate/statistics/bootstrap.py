@@ -4,43 +4,18 @@ Names: `_P` one value per prompt, `_R` one per resample. All intervals are two-s
 prompt are first averaged (`by_prompt`), because answers to one prompt are not independent.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
 from statistics import NormalDist
-from typing import Any, Literal, Self
+from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from togi.core.errors import InputError
+from togi.evaluate.statistics.interval import Floats, Interval, unseen_share
 
-Floats = NDArray[np.float64]
 CHUNK_VALUES = 1 << 20  # resampled values held at once
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Interval:
-    """A mean over `n` prompts and the bounds that hold it with confidence `level`."""
-
-    mean: float
-    low: float
-    high: float
-    level: float
-    n: int
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the whole interval lies on one side of zero."""
-        return self.low > 0 or self.high < 0
-
-    def to_json(self) -> dict[str, Any]:
-        """The interval as JSON-like values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Reads what `to_json` made; KeyError if a field is missing."""
-        return cls(**{key: value[key] for key in ("mean", "low", "high", "level", "n")})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +64,7 @@ class Bootstrap:
         found = self.mean(values_P)
         if found.low != found.high or found.mean not in (0.0, 1.0):
             return found
-        unseen = self._unseen(found.n)
+        unseen = unseen_share(found.n, self.level)
         return replace(found, low=1 - unseen) if found.mean else replace(found, high=unseen)
 
     def difference(self, base_P: ArrayLike, policy_P: ArrayLike) -> Interval:
@@ -105,12 +80,8 @@ class Bootstrap:
         found = self.difference(base_P, policy_P)
         if found.low != found.high:
             return found
-        unseen = self._unseen(found.n)
+        unseen = unseen_share(found.n, self.level)
         return replace(found, low=found.mean - unseen * (found.mean + 1), high=found.mean + unseen * (1 - found.mean))
-
-    def _unseen(self, count: int) -> float:
-        """The largest share, at this level, that is consistent with 0 of `count` independent prompts."""
-        return 1 - ((1 - self.level) / 2) ** (1 / count)
 
     def _interval(self, values_P: Floats) -> Interval:
         mean = float(values_P.mean())
@@ -137,18 +108,26 @@ class Bootstrap:
         alpha = (1 - self.level) / 2
         if self.method == "percentile":
             return alpha, 1 - alpha
-        normal = NormalDist()
-        below = (np.mean(shift_R < 0) + np.mean(shift_R <= 0)) / 2
-        edge = 0.5 / self.resamples
-        bias = normal.inv_cdf(min(max(float(below), edge), 1 - edge))
         # The acceleration of a mean: its jackknife values are the deviations, scaled.
-        skew = float((deviation_P**3).sum() / (6 * (deviation_P**2).sum() ** 1.5))
+        return bca_tails(shift_R, deviation_P, self.level)
 
-        def corrected(tail: float) -> float:
-            reach = bias + normal.inv_cdf(tail)
-            return normal.cdf(bias + reach / (1 - skew * reach))
 
-        return corrected(alpha), corrected(1 - alpha)
+def bca_tails(shift_R: Floats, influence_P: Floats, level: float) -> tuple[float, float]:
+    """The two quantiles of resampled values to read, corrected for bias and skew (Efron 1987, JASA 82:171).
+
+    `shift_R` are the resampled values less the value itself, `influence_P` what each prompt adds to it.
+    """
+    normal = NormalDist()
+    below = (np.mean(shift_R < 0) + np.mean(shift_R <= 0)) / 2
+    edge = 0.5 / len(shift_R)
+    bias = normal.inv_cdf(min(max(float(below), edge), 1 - edge))
+    skew = float((influence_P**3).sum() / (6 * (influence_P**2).sum() ** 1.5))
+
+    def corrected(tail: float) -> float:
+        reach = bias + normal.inv_cdf(tail)
+        return normal.cdf(bias + reach / (1 - skew * reach))
+
+    return corrected((1 - level) / 2), corrected((1 + level) / 2)
 
 
 def by_prompt(values: Sequence[float], prompt_ids: Sequence[Hashable]) -> Floats:

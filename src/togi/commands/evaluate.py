@@ -1,0 +1,128 @@
+"""Tables of stored verdicts and grades for people: each figure with its interval and counts, an em dash for none."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from togi.core.errors import RecipeError
+from togi.evaluate.alpaca import Alpaca, read_alpaca
+from togi.evaluate.arena import Arena, rank, read_battles
+from togi.evaluate.graded import Bench, Graded, read_graded
+from togi.evaluate.statistics import Interval
+
+NONE = "\N{EM DASH}"
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]
+
+
+def arena(battles: Path, baseline: str | None, by: Literal["question", "row"], rounds: int, seed: int) -> Arena:
+    """The leaderboard of a file of battles."""
+    return rank(read_battles(battles), baseline=baseline, by=by, rounds=rounds, seed=seed)
+
+
+def alpaca(preferences: Path, weights: Path | None, difficulty: Path | None) -> Alpaca:
+    """The win rates of a file of preferences."""
+    return read_alpaca(preferences, weights, difficulty)
+
+
+def graded(scores: Path, scales: Sequence[str]) -> Graded:
+    """The means of a file of scores; `scales` are words such as BENCH=2. RecipeError for others."""
+    return read_graded(scores, dict(map(_scale, scales)))
+
+
+def _scale(word: str) -> tuple[str, float]:
+    name, _, factor = word.rpartition("=")
+    try:
+        value = float(factor)
+    except ValueError:
+        value = 0.0
+    if not name or not 0 < value < float("inf"):
+        raise RecipeError(f"--scale {word}: allowed is BENCH=FACTOR with a factor above 0, such as {name or 'BENCH'}=2")
+    return name, value
+
+
+# --- in words ---------------------------------------------------------------------------------------------------------
+
+
+def arena_table(found: Arena) -> Table:
+    """Columns and rows of a leaderboard."""
+    rows = [
+        (
+            f"{name} (baseline)" if name == found.baseline else name,
+            figure(one.win_rate, 1),
+            NONE if name == found.baseline else span(one.low, one.high, 1),
+            figure(one.elo, 0),
+            f"{one.n:,}",
+            f"{one.wins:,} / {one.ties:,} / {one.losses:,}",
+            NONE if one.questions is None else f"{one.questions:,}",
+        )
+        for name, one in found.standings.items()
+    ]
+    return ("model", "win rate %", "95 % interval", "Elo", "rows", "won / tied / lost", "questions"), rows
+
+
+def arena_notes(found: Arena) -> list[str]:
+    """What a reader of the leaderboard must know."""
+    what = {"question": "questions with all their games (BCa)", "row": "rows (percentiles)"}[found.resampled]
+    notes = [f"{found.rows:,} rows; intervals from {found.rounds:,} bootstrap rounds over {what}"]
+    notes += [f"dropped: {count:,} rows, {reason}" for reason, count in found.dropped.items()]
+    if any(one.win_rate is None for one in found.standings.values()):
+        notes.append(f"{NONE}: no chain of battles connects the model to {found.baseline}")
+    elif any(one.elo is None for one in found.standings.values()):
+        notes.append(f"{NONE}: a model that won or lost every battle has no Elo")
+    return notes
+
+
+def alpaca_table(found: Alpaca) -> Table:
+    """Columns and rows of win rates, best first."""
+    rows = [
+        (
+            name,
+            figure(one.win_rate, 2),
+            span(*_ends(one.interval), 2),
+            figure(one.controlled, 2),
+            figure(one.standard_error, 2),
+            f"{one.n:,}",
+            f"{one.missing:,}",
+        )
+        for name, one in sorted(found.models.items(), key=lambda item: -(item[1].win_rate or 0.0))
+    ]
+    return ("model", "win rate %", "95 % interval", "length-controlled %", "standard error", "n", "no preference"), rows
+
+
+def graded_table(found: Graded) -> Table:
+    """Columns and rows of means, best first; the unweighted mean of all benchmarks last."""
+    order = sorted(found.benches, key=lambda model: -(found.means[model][0] or 0.0))
+    rows = []
+    for model in order:
+        mean, interval = found.means[model]
+        cells = [_bench(found.benches[model].get(name)) for name in found.names]
+        last = NONE if mean is None else f"{mean:.2f} {_within(interval)}".rstrip()
+        rows.append((model, *cells, last))
+    return ("model", *found.names, "mean"), rows
+
+
+def _bench(bench: Bench | None) -> str:
+    if bench is None:
+        return f"{NONE} (0)"
+    failed = f", {bench.failures} failed" if bench.failures else ""
+    if bench.mean is None:
+        return f"{NONE} (0{failed})"
+    return f"{bench.mean:.2f} {_within(bench.interval)} ({bench.n}{failed})".replace("  ", " ")
+
+
+def _within(interval: Interval | None) -> str:
+    return f"[{interval.low:.2f}, {interval.high:.2f}]" if interval else ""
+
+
+def _ends(interval: Interval | None) -> tuple[float | None, float | None]:
+    return (interval.low, interval.high) if interval else (None, None)
+
+
+def figure(value: float | None, digits: int) -> str:
+    """A number with so many decimals; an em dash for None."""
+    return NONE if value is None else f"{value:,.{digits}f}"
+
+
+def span(low: float | None, high: float | None, digits: int) -> str:
+    """Bounds; an em dash where there are none."""
+    return NONE if low is None or high is None else f"{low:.{digits}f} to {high:.{digits}f}"

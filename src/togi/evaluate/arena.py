@@ -1,0 +1,262 @@
+"""An arena: models in pairwise battles, each against a baseline; Bradley-Terry win rates with intervals.
+
+Rows have the public layout of arena-hard's battles: question_id, model_a, model_b, winner (model_a, model_b, tie). A
+row that stands three times counts three times, which is how that layout says "much better". Where there is a column
+`answer_len_delta`, twice its value is the weight of a row, as in Ru-Arena's length control.
+"""
+
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from scipy.special import expit
+
+from togi.core.errors import InputError
+from togi.evaluate.rows import rows_of
+from togi.evaluate.statistics import (
+    Battles,
+    Floats,
+    bca_tails,
+    bradley_terry,
+    numbered,
+    resampled,
+    unseen_share,
+)
+
+COLUMNS = ("model_a", "model_b", "winner")
+SHARES = {"model_a": 1.0, "model_b": 0.0, "tie": 0.5, "tie (bothbad)": 0.5}
+SELF, NO_WINNER, UNKNOWN = "model_against_itself", "no_winner", "unknown_winner"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Battle:
+    """One row: `share` is what model_a won of it (1, 0, 0.5)."""
+
+    model_a: str
+    model_b: str
+    share: float
+    question: Hashable = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """A model against the baseline: percent, and Elo with the baseline at 1000. `n` counts rows, of which it won, tied
+    and lost some. None where undefined: the Elo of a model that won or lost everything, all of a model that nothing
+    connects to the baseline."""
+
+    n: int
+    win_rate: float | None
+    low: float | None
+    high: float | None
+    elo: float | None
+    wins: int
+    ties: int
+    losses: int
+    questions: int | None
+    tokens: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON-like values."""
+        names = ("n", "win_rate", "low", "high", "elo", "wins", "ties", "losses", "questions", "tokens")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arena:
+    """The leaderboard, best first. `resampled` says what the bootstrap drew: question or row."""
+
+    rows: int
+    dropped: Mapping[str, int]
+    baseline: str
+    resampled: str
+    rounds: int
+    standings: Mapping[str, Standing]
+
+    def to_json(self) -> dict[str, Any]:
+        """What `togi evaluate arena --json` prints."""
+        return {
+            "benchmark": "arena",
+            "rows": self.rows,
+            "dropped": dict(self.dropped),
+            "baseline": self.baseline,
+            "resampled": self.resampled,
+            "rounds": self.rounds,
+            "models": {name: standing.to_json() for name, standing in self.standings.items()},
+        }
+
+
+@dataclass(slots=True)
+class Rows:
+    """Battles as read, and the rows that are none, by reason."""
+
+    battles: list[Battle] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)
+    alone: Counter[str] = field(default_factory=Counter)
+    """Models that met themselves, and how often."""
+
+    @property
+    def count(self) -> int:
+        """All rows."""
+        return len(self.battles) + self.dropped.total()
+
+
+def read_battles(path: Path) -> Rows:
+    """The battles of a file. InputError for columns that are missing or hold something else, with file and line."""
+    found = Rows()
+    for row in rows_of(path, COLUMNS):
+        one, other = row.text("model_a"), row.text("model_b")
+        winner = row.values["winner"]
+        weight = row.number("answer_len_delta", 0.0, 1.0) if "answer_len_delta" in row.values else None
+        if one == other:
+            found.dropped[SELF] += 1
+            found.alone[one] += 1
+        elif winner is None or winner == "":
+            found.dropped[NO_WINNER] += 1
+        elif not isinstance(winner, str) or winner not in SHARES:
+            found.dropped[UNKNOWN] += 1
+        else:
+            question = row.text("question_id") if row.values.get("question_id") is not None else None
+            found.battles.append(
+                Battle(
+                    model_a=one,
+                    model_b=other,
+                    share=SHARES[winner],
+                    question=question,
+                    weight=1.0 if weight is None else 2 * weight,
+                )
+            )
+    return found
+
+
+def find_baseline(rows: Rows, named: str | None) -> str:
+    """The baseline: the one that is `named`, else the model that stands in every battle; of two such, model_a.
+
+    InputError for a name that has no battle, and where no model stands in all of them.
+    """
+    models = list(dict.fromkeys(name for battle in rows.battles for name in (battle.model_a, battle.model_b)))
+    known = [*models, *(name for name in rows.alone if name not in models)]
+    if named is not None:
+        if named not in known:
+            raise InputError(f"--baseline {named}: has no battle; models are {', '.join(known[:12])}")
+        return named
+    if not rows.battles:
+        raise InputError(f"no battle is left: {_reasons(rows)}; nothing can be ranked")
+    first = rows.battles[0]
+    shared = [
+        name
+        for name in (first.model_a, first.model_b)
+        if all(name in (battle.model_a, battle.model_b) for battle in rows.battles)
+    ]
+    if not shared:
+        raise InputError(f"no model stands in every battle; say --baseline MODEL, one of {', '.join(known[:12])}")
+    return shared[0]
+
+
+def _reasons(rows: Rows) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in rows.dropped.items()) or "there are no rows"
+
+
+def rank(
+    rows: Rows,
+    *,
+    baseline: str | None = None,
+    by: Literal["question", "row"] = "question",
+    rounds: int = 1000,
+    seed: int = 0,
+) -> Arena:
+    """The leaderboard with 95 % intervals.
+
+    `by` question draws questions with all their games (BCa), which is right, since games of one question depend on each
+    other; without question ids rows are drawn. `by` row draws rows and takes plain percentiles, as the published arenas
+    do. InputError where no battle is left.
+    """
+    name = find_baseline(rows, baseline)
+    battles = _numbers(rows.battles, name)
+    if battles.question_N is None:
+        by = "row"
+    fit = bradley_terry(battles)
+    lows_M, highs_M = _intervals(battles, fit.strength_M, by, rounds, seed)
+    standings = {
+        model: _standing(battles, place, fit.win_rate_M[place], fit.elo_M[place], (lows_M[place], highs_M[place]))
+        for place, model in enumerate(battles.models)
+    }
+    order = sorted(standings, key=lambda model: -1.0 if (rate := standings[model].win_rate) is None else rate)
+    return Arena(
+        rows=rows.count,
+        dropped=rows.dropped,
+        baseline=name,
+        resampled=by,
+        rounds=rounds,
+        standings={model: standings[model] for model in reversed(order)},
+    )
+
+
+def _numbers(rows: Sequence[Battle], baseline: str) -> Battles:
+    """The battles as arrays, the baseline as number 0."""
+    models = list(dict.fromkeys([baseline, *(name for battle in rows for name in (battle.model_a, battle.model_b))]))
+    place = {model: number for number, model in enumerate(models)}
+    questions = [battle.question for battle in rows]
+    return Battles(
+        models=tuple(models),
+        baseline=0,
+        first_N=np.array([place[battle.model_a] for battle in rows], dtype=np.intp),
+        second_N=np.array([place[battle.model_b] for battle in rows], dtype=np.intp),
+        share_N=np.array([battle.share for battle in rows]),
+        weight_N=np.array([battle.weight for battle in rows]),
+        question_N=None if None in questions else numbered(questions),
+    )
+
+
+def _standing(battles: Battles, place: int, rate: float, elo: float, bounds: tuple[float, float]) -> Standing:
+    first_N, second_N = battles.first_N == place, battles.second_N == place
+    won_N = np.where(first_N, battles.share_N, 1 - battles.share_N)[first_N | second_N]
+    questions = None if battles.question_N is None else len(np.unique(battles.question_N[first_N | second_N]))
+    return Standing(
+        n=len(won_N),
+        win_rate=_finite(100 * rate),
+        low=_finite(100 * bounds[0]),
+        high=_finite(100 * bounds[1]),
+        elo=_finite(elo),
+        wins=int((won_N == 1).sum()),
+        ties=int((won_N == 0.5).sum()),
+        losses=int((won_N == 0).sum()),
+        questions=questions,
+    )
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _intervals(
+    battles: Battles, strength_M: Floats, by: Literal["question", "row"], rounds: int, seed: int
+) -> tuple[Floats, Floats]:
+    """The bounds of each model's win rate, NaN where there are none."""
+    rates_RM, influence_QM = resampled(battles, by=by, rounds=rounds, seed=seed)
+    rate_M = expit(strength_M)
+    lows_M, highs_M = np.full(len(rate_M), np.nan), np.full(len(rate_M), np.nan)
+    for place, rate in enumerate(rate_M):
+        if place == battles.baseline:
+            lows_M[place] = highs_M[place] = rate
+        elif np.isinf(strength_M[place]) or np.ptp(rates_RM[:, place]) < 1e-12:
+            lows_M[place], highs_M[place] = _unvaried(battles, place, rate)
+        elif np.isfinite(rate):
+            tails = (0.025, 0.975)
+            if by == "question":
+                tails = bca_tails(rates_RM[:, place] - rate, influence_QM[:, place], 0.95)
+            lows_M[place], highs_M[place] = np.quantile(rates_RM[:, place], tails)
+    return lows_M, highs_M
+
+
+def _unvaried(battles: Battles, place: int, rate: float) -> tuple[float, float]:
+    """The bounds of a model whose questions all ended alike: those which the largest share of questions that was not
+    seen allows (the exact bound for 0 of n), had it lost all of them or won all. Rows stand for questions where those
+    are not known."""
+    own_N = (battles.first_N == place) | (battles.second_N == place)
+    count = int(own_N.sum()) if battles.question_N is None else len(np.unique(battles.question_N[own_N]))
+    unseen = unseen_share(count)
+    return rate * (1 - unseen), rate + unseen * (1 - rate)

@@ -1,0 +1,79 @@
+"""Reads files of verdicts and grades for benchmarks: rows with the columns that a benchmark needs."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from togi.core.errors import InputError
+from togi.data.rows import read_rows
+from togi.data.values import BadRow
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A row of a file and its place, such as battles.jsonl:12."""
+
+    where: str
+    values: dict[str, Any]
+
+    def text(self, column: str) -> str:
+        """A column that is text (or a number, as ids are); InputError for anything else, or nothing."""
+        value = self.values[column]
+        if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+            raise InputError(f"{self.where}: {column}: found {shown(value)}; allowed is text that is not empty")
+        return str(value)
+
+    def number(self, column: str, low: float = -math.inf, high: float = math.inf) -> float | None:
+        """A column that is a number or null (or an empty cell); InputError for anything else."""
+        value = self.values[column]
+        if value is None or value == "":
+            return None
+        found = _number(value)
+        if found is None or not low <= found <= high:
+            span = "" if math.isinf(low) else f" from {low:g} to {high:g}"
+            raise InputError(f"{self.where}: {column}: found {shown(value)}; allowed is a number{span}, or null")
+        return found
+
+
+def rows_of(path: Path, columns: Sequence[str]) -> Iterator[Read]:
+    """The rows of a file (JSON Lines, JSON, CSV, TSV or Parquet, `.gz` too), each with at least `columns`.
+
+    InputError names file and line of a row that cannot be read or lacks a column, and a file without rows.
+    """
+    if not path.is_file():
+        found = "is a folder" if path.is_dir() else "there is no such file"
+        raise InputError(f"{path}: {found}; name a file of rows with {', '.join(columns)}")
+    count = 0
+    for row in read_rows(path):
+        count += 1
+        if isinstance(row.values, BadRow):
+            raise InputError(f"{row.where}: {row.values}")
+        missing = [name for name in columns if name not in row.values]
+        if missing:
+            found = ", ".join(row.values) or "no columns"
+            raise InputError(
+                f"{row.where}: no column {' and no column '.join(map(repr, missing))}; found {found}; "
+                f"a row needs {', '.join(columns)}"
+            )
+        yield Read(row.where, row.values)
+    if not count:
+        raise InputError(f"{path}: the file holds no rows; a row needs {', '.join(columns)}")
+
+
+def shown(value: Any) -> str:
+    """A value as an error message shows it."""
+    text = "null" if value is None else repr(value)
+    return text if len(text) <= 40 else text[:40] + "..."
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, also one written as text (cells of CSV are text)."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        found = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return found if math.isfinite(found) else None

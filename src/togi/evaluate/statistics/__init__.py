@@ -1,0 +1,40 @@
+"""The statistics under all benchmarks. Intervals are two-sided.
+
+- a share of independent rows: `wilson`, which covers near 0 and 1, where a bootstrap is too narrow
+- a mean of grades: `mean_interval`, and with repeated questions `cluster_mean` (Student's t)
+- a ratio of two means: `ratio_of_means` (Fieller)
+- a difference on the same prompts: `Bootstrap.difference`; `mcnemar` for right and wrong; `effect_size`
+- any other value of prompts: `Bootstrap` over the pseudo-values of a `Jackknife`
+- models in battles: `bradley_terry`, `resampled` by question, since games of one question are not independent
+"""
+
+from togi.evaluate.statistics.bootstrap import Bootstrap, Jackknife, bca_tails, by_prompt
+from togi.evaluate.statistics.bradley_terry import Battles, Fit, bradley_terry, influence, numbered, resampled
+from togi.evaluate.statistics.interval import Floats, Interval, unseen_share
+from togi.evaluate.statistics.means import cluster_mean, mean_interval, mean_of_means, ratio_of_means
+from togi.evaluate.statistics.paired import McNemar, effect_size, mcnemar
+from togi.evaluate.statistics.shares import wilson
+
+__all__ = [
+    "Battles",
+    "Bootstrap",
+    "Fit",
+    "Floats",
+    "Interval",
+    "Jackknife",
+    "McNemar",
+    "bca_tails",
+    "bradley_terry",
+    "by_prompt",
+    "cluster_mean",
+    "effect_size",
+    "influence",
+    "mcnemar",
+    "mean_interval",
+    "mean_of_means",
+    "numbered",
+    "ratio_of_means",
+    "resampled",
+    "unseen_share",
+    "wilson",
+]

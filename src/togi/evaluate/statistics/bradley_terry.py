@@ -1,0 +1,244 @@
+"""Bradley-Terry: one strength per model from battles of two (Bradley and Terry 1952, Biometrika 39:324).
+
+A battle is a row with a weight; a tie is half a win for each side. The strengths are those of the weighted logistic
+regression P(a beats b) = sigmoid(strength a - strength b), without regularisation, the baseline at 0.
+
+Names: `_N` one value per row, `_C` per kind of row (same two models, same winner), `_P` per pair of models that met,
+`_M` per model, `_R` per resample, `_Q` per question.
+"""
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from togi.core.errors import InputError, StageError
+from togi.evaluate.statistics.interval import Floats
+
+Integers = NDArray[np.intp]
+FAR = 100.0  # no strength goes further
+ROUNDS, CHUNK = 200, 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """Strengths of models in natural logarithms, the baseline at 0: `strength_M` is inf or -inf where a model only won
+    or only lost against all that the baseline is measured with, NaN where nothing connects it to the baseline."""
+
+    models: tuple[str, ...]
+    strength_M: Floats
+
+    @property
+    def win_rate_M(self) -> Floats:
+        """The chance to beat the baseline; NaN where nothing connects the two."""
+        return expit(self.strength_M)
+
+    @property
+    def elo_M(self) -> Floats:
+        """400 for every factor of ten in the odds, 1000 for the baseline."""
+        return 1000 + 400 / np.log(10) * self.strength_M
+
+
+@dataclass(frozen=True, kw_only=True)
+class Battles:
+    """Rows of two models each, as numbers of `models`: `share_N` is 1 where `first_N` won, 0 where `second_N` did, 0.5
+    for a tie. `question_N` numbers the questions from 0."""
+
+    models: tuple[str, ...]
+    baseline: int
+    first_N: Integers
+    second_N: Integers
+    share_N: Floats
+    weight_N: Floats
+    question_N: Integers | None = None
+
+    @cached_property
+    def pairs(self) -> tuple[Integers, Integers, Integers]:
+        """(lower model of each pair, higher model of each pair, pair of each row)."""
+        low_N, high_N = np.minimum(self.first_N, self.second_N), np.maximum(self.first_N, self.second_N)
+        found_P, own_N = np.unique(low_N * len(self.models) + high_N, return_inverse=True)
+        return found_P // len(self.models), found_P % len(self.models), own_N
+
+    @cached_property
+    def wins_N(self) -> Floats:
+        """The weight that the lower model of each row's pair won."""
+        return self.weight_N * np.where(self.first_N < self.second_N, self.share_N, 1 - self.share_N)
+
+    def sums(self, count_N: Floats | None = None) -> tuple[Floats, Floats]:
+        """(weight that the lower model won, weight of all) for each pair, with every row `count_N` times."""
+        times_N = 1.0 if count_N is None else count_N
+        size, own_N = len(self.pairs[0]), self.pairs[2]
+        return (
+            np.bincount(own_N, weights=self.wins_N * times_N, minlength=size),
+            np.bincount(own_N, weights=self.weight_N * times_N, minlength=size),
+        )
+
+
+def bradley_terry(battles: Battles) -> Fit:
+    """The strengths of maximum likelihood. Raises InputError without rows, StageError where the fit does not settle."""
+    if not len(battles.first_N):
+        raise InputError("battles: none is left to fit")
+    won_P, all_P = battles.sums()
+    strength_M = _outside(battles, won_P, all_P)
+    inside_M = np.isfinite(strength_M)
+    low_P, high_P, _ = battles.pairs
+    known_P = inside_M[low_P] & inside_M[high_P]
+    if known_P.any():
+        solved_RM = _solve(battles, won_P[None] * known_P, all_P[None] * known_P)
+        strength_M[inside_M] = solved_RM[0][inside_M]
+    return Fit(models=battles.models, strength_M=strength_M)
+
+
+def resampled(battles: Battles, *, by: Literal["question", "row"], rounds: int, seed: int) -> tuple[Floats, Floats]:
+    """(win rates against the baseline in each resample (R, M), what each question or row adds to a strength (Q, M)).
+
+    `by` question draws whole questions with all their games and models. `by` row draws rows, all models together, as
+    the published arenas do: round i has numpy's old generator seeded with `seed` + i, which is what pandas'
+    `sample(frac=1, replace=True, random_state=i)` draws.
+    """
+    start_M = np.nan_to_num(bradley_terry(battles).strength_M, nan=0.0, posinf=10.0, neginf=-10.0)
+    strength_RM = np.concatenate([_solve(battles, *sums, start_M) for sums in _draws(battles, by, rounds, seed)])
+    return expit(strength_RM), influence(battles, by)
+
+
+def influence(battles: Battles, by: Literal["question", "row"]) -> Floats:
+    """What each question or row adds to a model's strength, to first order (the infinitesimal jackknife: Jaeckel 1972;
+    Efron and Tibshirani 1993, chapter 22). Shape (questions or rows, models)."""
+    own_N = battles.question_N if by == "question" else np.arange(len(battles.first_N))
+    assert own_N is not None
+    _, all_P = battles.sums()
+    strength_M = np.nan_to_num(bradley_terry(battles).strength_M, nan=0.0, posinf=FAR, neginf=-FAR)
+    low_P, high_P, pair_N = battles.pairs
+    chance_P = expit(strength_M[low_P] - strength_M[high_P])
+    residual_N = battles.wins_N - battles.weight_N * chance_P[pair_N]
+    score_QM = np.zeros((int(own_N.max()) + 1, len(battles.models)))
+    np.add.at(score_QM, (own_N, low_P[pair_N]), residual_N)
+    np.add.at(score_QM, (own_N, high_P[pair_N]), -residual_N)
+    score_QM[:, battles.baseline] = 0.0  # it stays where it is
+    curve_MM = _curvature(battles, (all_P * chance_P * (1 - chance_P))[None])[0]
+    return np.linalg.solve(curve_MM, score_QM.T).T
+
+
+# --- resamples --------------------------------------------------------------------------------------------------------
+
+
+def _draws(battles: Battles, by: str, rounds: int, seed: int) -> Iterator[tuple[Floats, Floats]]:
+    """The sums of pairs for each resample, a chunk at a time."""
+    if by == "row":
+        count = len(battles.first_N)
+        for start in range(0, rounds, CHUNK):
+            sums = [
+                battles.sums(_counted(np.random.RandomState(seed + i).randint(0, count, count), count))
+                for i in range(start, min(start + CHUNK, rounds))
+            ]
+            yield np.array([won for won, _ in sums]), np.array([every for _, every in sums])
+        return
+    assert battles.question_N is not None
+    questions, pairs = int(battles.question_N.max()) + 1, len(battles.pairs[0])
+    place_N = battles.question_N * pairs + battles.pairs[2]
+    won_QP, all_QP = (
+        np.bincount(place_N, weights=values, minlength=questions * pairs).reshape(questions, pairs)
+        for values in (battles.wins_N, battles.weight_N)
+    )
+    generator = np.random.default_rng(seed)
+    for start in range(0, rounds, CHUNK):
+        drawn_RQ = generator.multinomial(
+            questions, np.full(questions, 1 / questions), size=min(CHUNK, rounds - start)
+        ).astype(np.float64)
+        yield drawn_RQ @ won_QP, drawn_RQ @ all_QP
+
+
+def _counted(drawn_N: Integers, count: int) -> Floats:
+    return np.bincount(drawn_N, minlength=count).astype(np.float64)
+
+
+# --- the fit ----------------------------------------------------------------------------------------------------------
+
+
+def _solve(battles: Battles, won_RP: Floats, all_RP: Floats, start_M: Floats | None = None) -> Floats:
+    """Strengths (R, M) by Newton's method from `start_M`; where every pair holds the baseline, by the closed form."""
+    low_P, high_P, _ = battles.pairs
+    if ((low_P == battles.baseline) | (high_P == battles.baseline)).all():
+        return _star(battles, won_RP, all_RP)
+    strength_RM = (
+        np.zeros((len(won_RP), len(battles.models))) if start_M is None else np.tile(start_M, (len(won_RP), 1))
+    )
+    open_R = np.arange(len(won_RP))
+    for _ in range(ROUNDS):
+        now_RM = strength_RM[open_R]
+        chance_RP = expit(now_RM[:, low_P] - now_RM[:, high_P])
+        slope_RM = _to_models(battles, won_RP[open_R] - all_RP[open_R] * chance_RP)
+        bend_RMM = _curvature(battles, all_RP[open_R] * chance_RP * (1 - chance_RP))
+        step_RM = np.clip(np.linalg.solve(bend_RMM, slope_RM[..., None])[..., 0], -2.0, 2.0)
+        strength_RM[open_R] = next_RM = np.clip(now_RM + step_RM, -FAR, FAR)
+        moving_R = np.abs(next_RM - now_RM).max(axis=1) > 1e-6  # the next step is quadratically smaller
+        if start_M is not None:  # in a resample some models may only win, and go on for ever, or meet no other
+            moving_R &= np.abs(slope_RM).max(axis=1) > 1e-9 * all_RP[open_R].sum(axis=1)
+        open_R = open_R[moving_R]
+        if not len(open_R):
+            return strength_RM
+    raise StageError(f"Bradley-Terry: the fit of {len(battles.models)} models did not settle in {ROUNDS} rounds")
+
+
+def _star(battles: Battles, won_RP: Floats, all_RP: Floats) -> Floats:
+    """The log odds of each model's share of the weight, within FAR; 0 for one without battles in a resample."""
+    low_P, high_P, _ = battles.pairs
+    other_P = np.where(low_P == battles.baseline, high_P, low_P)
+    own_RP = np.where(low_P == battles.baseline, all_RP - won_RP, won_RP)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        odds_RP = np.log(own_RP) - np.log(all_RP - own_RP)
+    strength_RM = np.zeros((len(won_RP), len(battles.models)))
+    strength_RM[:, other_P] = np.clip(np.nan_to_num(odds_RP, nan=0.0, posinf=FAR, neginf=-FAR), -FAR, FAR)
+    return strength_RM
+
+
+def _to_models(battles: Battles, values_RP: Floats) -> Floats:
+    """What pairs say of their lower model, added up for each model; of the higher one it is the opposite. The
+    baseline's is 0, since it stays where it is."""
+    low_P, high_P, _ = battles.pairs
+    sums_RM = np.zeros((len(values_RP), len(battles.models)))
+    for row_M, values_P in zip(sums_RM, values_RP, strict=True):
+        row_M += np.bincount(low_P, weights=values_P, minlength=len(row_M))
+        row_M -= np.bincount(high_P, weights=values_P, minlength=len(row_M))
+    sums_RM[:, battles.baseline] = 0.0
+    return sums_RM
+
+
+def _curvature(battles: Battles, bend_RP: Floats) -> Floats:
+    """Minus the second derivatives (R, M, M), from those of pairs. A trace on the diagonal keeps them solvable where
+    models do not meet."""
+    low_P, high_P, _ = battles.pairs
+    models = np.arange(len(battles.models))
+    found_RMM = np.zeros((len(bend_RP), len(models), len(models)))
+    found_RMM[:, low_P, high_P] = found_RMM[:, high_P, low_P] = -bend_RP
+    found_RMM[:, models, models] = 1e-8 - found_RMM.sum(axis=2)
+    found_RMM[:, battles.baseline, :] = found_RMM[:, :, battles.baseline] = 0.0
+    found_RMM[:, battles.baseline, battles.baseline] = 1.0
+    return found_RMM
+
+
+def _outside(battles: Battles, won_P: Floats, all_P: Floats) -> Floats:
+    """0 for models whose strength is finite; inf, -inf or NaN for the others.
+
+    A strength is finite where a chain of wins (or ties) leads from the model to the baseline and another one back (Ford
+    1957, Am. Math. Mon. 64:28).
+    """
+    low_P, high_P, _ = battles.pairs
+    reach_MM = np.eye(len(battles.models), dtype=bool)
+    reach_MM[low_P[won_P > 0], high_P[won_P > 0]] = True
+    lost_P = all_P - won_P > 1e-12 * all_P
+    reach_MM[high_P[lost_P], low_P[lost_P]] = True
+    for _ in range(max(1, len(battles.models).bit_length())):  # chains of up to twice the length each time
+        reach_MM = (reach_MM.astype(np.float32) @ reach_MM.astype(np.float32)) > 0
+    up_M, down_M = reach_MM[:, battles.baseline], reach_MM[battles.baseline]
+    return np.select([up_M & down_M, up_M, down_M], [0.0, np.inf, -np.inf], np.nan)
+
+
+def numbered(values: Sequence[Hashable]) -> Integers:
+    """Each value as the number of its first appearance."""
+    places: dict[Hashable, int] = {}
+    return np.array([places.setdefault(value, len(places)) for value in values], dtype=np.intp)

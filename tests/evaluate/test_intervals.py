@@ -1,0 +1,158 @@
+"""Intervals of means, shares and ratios: against scipy, and how often they hold the truth."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+from stored_verdicts import SHARED, needs_shared
+
+from togi.core.errors import InputError
+from togi.evaluate.statistics import (
+    Bootstrap,
+    cluster_mean,
+    effect_size,
+    mcnemar,
+    mean_interval,
+    mean_of_means,
+    ratio_of_means,
+    wilson,
+)
+
+DRAWS, SIZES = 2000, (30, 100, 500)
+GRADES = np.repeat(np.arange(1.0, 11.0), (9, 5, 4, 3, 5, 4, 6, 16, 20, 28))  # skewed, as grades are
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 30), (1, 30), (15, 30), (30, 30), (697, 999)])
+def test_wilson_is_scipys(hits, count):
+    theirs = stats.binomtest(hits, count).proportion_ci(0.95, method="wilson")
+    ours = wilson(hits, count)
+    assert (ours.low, ours.mean, ours.high) == pytest.approx((theirs.low, hits / count, theirs.high), abs=1e-12)
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 0), (3, 2), (-1, 4)])
+def test_a_share_of_what_is_not_there_is_refused(hits, count):
+    with pytest.raises(InputError, match="at least one row"):
+        wilson(hits, count)
+
+
+def test_the_interval_of_a_mean_is_students():
+    values = np.random.default_rng(1).choice(GRADES, 40)
+    theirs = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+    ours = mean_interval(values)
+    assert ours is not None
+    assert (ours.low, ours.high, ours.n) == pytest.approx((theirs.low, theirs.high, 40), abs=1e-12)
+
+
+@pytest.mark.parametrize("values", [[], [3.0], [7.0, 7.0, 7.0], [0.1] * 50])
+def test_values_that_say_nothing_of_their_spread_have_no_interval(values):
+    assert mean_interval(values) is None
+    assert effect_size(np.zeros(len(values)), values) is None
+
+
+def test_values_that_are_not_finite_are_refused():
+    with pytest.raises(InputError, match="1 of 3 values are not finite"):
+        mean_interval([1.0, np.nan, 2.0])
+
+
+def test_repeated_answers_to_one_question_do_not_narrow_the_interval():
+    values = np.random.default_rng(2).choice(GRADES, 40)
+    once, thrice = mean_interval(values), cluster_mean(np.repeat(values, 3), np.repeat(np.arange(40), 3))
+    assert once is not None and thrice is not None
+    assert (thrice.mean, thrice.low, thrice.high, thrice.n) == pytest.approx((once.mean, once.low, once.high, 40))
+
+
+def test_the_mean_of_means_with_one_part_is_that_part_and_of_two_as_scipys_welch():
+    generator = np.random.default_rng(3)
+    one, other = generator.normal(5, 1, 30), generator.normal(7, 3, 12)
+    alone = mean_of_means([(one.mean(), mean_interval(one))])
+    both = mean_of_means([(one.mean(), mean_interval(one)), (other.mean(), mean_interval(other))])
+    welch = stats.ttest_ind(one, -other, equal_var=False).confidence_interval(0.95)  # one - (-other) = their sum
+    assert alone == mean_interval(one)
+    assert both is not None
+    assert (both.low, both.high) == pytest.approx((welch.low / 2, welch.high / 2))
+    assert mean_of_means([(1.0, None), (2.0, mean_interval(one))]) is None
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_a_ratio_is_left_undefined_where_its_lower_part_may_be_zero(paired):
+    assert ratio_of_means([1.0, 2.0, 3.0], [-1.0, 0.5, 1.0], paired=paired) is None
+    assert ratio_of_means([1.0], [2.0], paired=paired) is None
+    assert ratio_of_means([1.0, 2.0, 3.0], [0.0, 0.0, 0.0], paired=paired) is None
+
+
+def test_the_bounds_of_a_paired_ratio_are_where_its_difference_is_just_not_told_from_zero():
+    generator = np.random.default_rng(4)
+    above, below = generator.choice(GRADES, 50), generator.choice(GRADES, 50)
+    found = ratio_of_means(above, below, paired=True)
+    assert found is not None
+    for bound in (found.low, found.high):
+        assert stats.ttest_1samp(above - bound * below, 0.0).pvalue == pytest.approx(0.05)
+
+
+def test_mcnemar_is_the_exact_test_on_the_rows_that_differ():
+    first, second = [True] * 12 + [False] * 8 + [True] * 5, [False] * 12 + [True] * 3 + [False] * 5 + [True] * 5
+    found = mcnemar(first, second)
+    assert (found.only_first, found.only_second) == (12, 3)
+    assert found.p == pytest.approx(stats.binomtest(3, 15).pvalue)
+    assert mcnemar(first, first).p == 1.0
+
+
+def test_effect_size_has_hedges_correction():
+    base, policy = np.arange(10.0), np.arange(10.0) + np.tile([0.0, 1.0], 5)
+    plain = 0.5 / np.std([0, 1] * 5, ddof=1)
+    assert effect_size(base, policy) == pytest.approx(plain * (1 - 3 / (4 * 9 - 1)), rel=1e-3)
+
+
+# --- how often the truth lies within ----------------------------------------------------------------------------------
+
+
+def _held(found, truth):
+    return sum(one is not None and one.low <= truth <= one.high for one in found) / len(found)
+
+
+@pytest.mark.parametrize("count", SIZES)
+def test_intervals_of_mean_grades_cover(count):
+    drawn = np.random.default_rng(count).choice(GRADES, (DRAWS, count))
+    assert _held([mean_interval(values) for values in drawn], GRADES.mean()) >= 0.93
+
+
+@pytest.mark.parametrize("count", SIZES)
+def test_intervals_of_rare_shares_cover_where_a_percentile_bootstrap_does_not(count):
+    generator = np.random.default_rng(count)
+    truths = generator.uniform(0.01, 0.04, DRAWS)
+    hits = generator.binomial(count, truths)
+    ours = sum((found := wilson(h, count)).low <= p <= found.high for h, p in zip(hits, truths, strict=True)) / DRAWS
+    assert ours >= 0.93
+    if count == 30:  # resampled shares of no hit have no width: the bootstrap misses each of them
+        resamples = generator.binomial(count, np.repeat(hits[:, None] / count, 400, axis=1)) / count
+        low, high = np.quantile(resamples, [0.025, 0.975], axis=1)
+        assert np.mean((low <= truths) & (truths <= high)) < 0.7
+
+
+@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize("count", SIZES)
+def test_intervals_of_ratios_cover(count, paired):
+    generator = np.random.default_rng(count)
+    above, below = (generator.choice(GRADES, (DRAWS, count)) for _ in range(2))
+    found = [ratio_of_means(one, other, paired=paired) for one, other in zip(above, below, strict=True)]
+    assert _held(found, 1.0) >= 0.93
+
+
+def test_a_percentile_bootstrap_of_few_grades_is_narrower_than_the_interval_in_use():
+    values = np.random.default_rng(5).choice(GRADES, 12)
+    plain, ours = Bootstrap(seed=1, method="percentile").mean(values), mean_interval(values)
+    assert ours is not None
+    assert plain.high - plain.low < 0.95 * (ours.high - ours.low)
+
+
+@needs_shared
+@pytest.mark.parametrize("count", SIZES)
+def test_intervals_of_real_grades_cover(count):
+    lines = (SHARED / "shaberi_turbo" / "scores.jsonl").read_text(encoding="utf-8").splitlines()
+    grades = np.array([score for line in lines if (score := json.loads(line)["score"]) is not None])
+    generator = np.random.default_rng(count)
+    drawn, others = (generator.choice(grades, (DRAWS, count)) for _ in range(2))
+    assert _held([mean_interval(values) for values in drawn], grades.mean()) >= 0.93
+    ratios = [ratio_of_means(one, other, paired=False) for one, other in zip(drawn, others, strict=True)]
+    assert _held(ratios, 1.0) >= 0.93
