@@ -4,6 +4,7 @@ import hashlib
 import json
 
 import pytest
+from stored_verdicts import SHARED, needs_shared
 
 from togi.core.errors import InputError
 from togi.core.records import Message
@@ -134,3 +135,12 @@ def test_files_of_llm_jp_judge(tmp_path):
     path.write_text("regex: '('\nprompt_template: '{question} {answer}'")
     with pytest.raises(InputError, match="no regular expression"):
         load_prompt(path, "graded")
+
+
+@needs_shared
+def test_the_file_of_a_japanese_benchmark():
+    shared = SHARED / "ja_vicuna_qa" / "judge_prompts.jsonl"
+    system, turn = load_prompt(shared, "pairwise", "pair").messages(TWO)
+    assert "[[C]]" in system.content and turn.content.startswith("[ユーザーの質問]\nWhy {{ is }} the sky [[B]]?")
+    assert load_prompt(shared, "graded", "single-math").wants_reference
+    assert not load_prompt(shared, "graded", "single").wants_reference

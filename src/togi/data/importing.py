@@ -257,7 +257,7 @@ FIELDS: dict[str, Callable[[Shape], dict[str, Any]]] = {
     "documents": lambda shape: {"text": shape.text},
     "samples": lambda shape: {
         "prompt": _asked(shape),
-        "completion": Completion(text=shape.answer[0].content, stop="terminator"),
+        "completion": Completion(text=(shape.answer or ())[0].content, stop="terminator"),
         "scores": shape.scores,
         "model": shape.model,
     },

@@ -81,18 +81,17 @@ def load_prompt(path: Path, method: Method, name: str | None = None) -> JudgePro
             return _chosen(_fastchat(text, path, method), name, path, method)
         case ".yaml" | ".yml":
             return _chosen(_llmjp(text, path, method), name, path, method)
-    raise InputError(f"{path}: a judge's prompt is a .jinja, a FastChat .jsonl or an llm-jp-judge .yaml file")
+    raise InputError(f"{path}: a judge's prompt is a .j2 file (Jinja), a .jsonl of FastChat or a .yaml of llm-jp-judge")
 
 
 def _chosen(found: Mapping[str, JudgePrompt], name: str | None, path: Path, method: Method) -> JudgePrompt:
     if not found:
         raise InputError(f"{path}: it holds no prompt for method {method}")
-    if name is None and len(found) == 1:
-        return next(iter(found.values()))
-    if name not in found:
-        what = "which of them is meant?" if name is None else f"found prompt_name {name!r}."
+    chosen = next(iter(found)) if name is None and len(found) == 1 else name
+    if chosen is None or chosen not in found:
+        what = "which of them is meant?" if chosen is None else f"found prompt_name {chosen!r}."
         raise InputError(f"{path}: {what} Say prompt_name: {' or '.join(found)}")
-    return found[name]
+    return found[chosen]
 
 
 # --- Jinja ------------------------------------------------------------------------------------------------------------

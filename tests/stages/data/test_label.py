@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import ClassVar
@@ -14,6 +15,7 @@ from stored_verdicts import needs_shared, shaberi_rows
 from togi.core.codec import read_records, write_records
 from togi.core.errors import InputError, StageError
 from togi.core.files import read_lines
+from togi.core.records import Provenance
 from togi.core.sources import ModelSource
 from togi.judge.prompts import OWN
 from togi.judge.replay import Verdicts
@@ -97,6 +99,15 @@ def test_every_two_answers_are_compared_in_both_orders(label):
     ]
     assert [said["text"] for said in first["said"]] == ["short", "a longer answer", "[[B]]"]
     assert alarms == ["judges_itself"] and context.summary["answers_of_the_judge"] == 1
+
+
+def test_a_judge_that_answered_under_another_name_is_told_too(label):
+    big = Provenance(dataset="big-judge", kind="model")
+    mine = [replace(answer, model=f"m{i}", inherited=(big,)) for i, answer in enumerate(ANSWERS[:2])]
+    context, _, _, alarms = label(SpokenJudge(longer), [mine[0], ANSWERS[1]])
+    assert alarms == ["judges_itself"] and context.summary["answers_of_the_judge"] == 1
+    asked = [replace(each, prompt=replace(each.prompt, inherited=(big,))) for each in mine]
+    assert label(SpokenJudge(longer), asked)[3] == []  # it wrote the question alone
 
 
 def test_the_first_answer_alone_is_compared_where_that_is_asked_for(label):

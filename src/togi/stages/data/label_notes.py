@@ -60,7 +60,7 @@ class Tally:
 
     def note_own(self, samples: Sequence[Sample], names: Sequence[str]) -> None:
         """An alarm where the judge wrote some of the answers itself."""
-        own = sum(sample.model in names for sample in samples)
+        own = sum(_wrote(sample, names) for sample in samples)
         if own:
             self.context.summary["answers_of_the_judge"] = own
             self.context.alarm(
@@ -106,3 +106,11 @@ class Tally:
                     value=share,
                     threshold=0.5,
                 )
+
+
+def _wrote(sample: Sample, names: Sequence[str]) -> bool:
+    """Whether a model of these names wrote an answer: by its name, or under another name of the same source."""
+    if sample.model in names:
+        return True
+    own = [source for source in sample.sources if source not in sample.prompt.sources]
+    return any(source.kind == "model" and source.dataset in names for source in own)
