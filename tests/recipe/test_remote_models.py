@@ -93,7 +93,11 @@ def test_a_failed_answer_ends_an_evaluation_and_the_rest_is_kept(server: Stub, t
 def test_check_asks_the_servers_and_says_what_they_do(server: Stub, tmp_path: Path, told) -> None:
     path = recipe(tmp_path, server.url)
     code, said = told("check", str(path))
-    assert code == 0 and f"model a: small at {server.url}, protocol togi, context 900 tokens; it does" in said
+    assert (
+        code == 0
+        and f"model a: small at {server.url}, protocol togi, context 900 tokens; tried: several samples at once, seeds"
+        in said
+    )
     assert "stage scores (evaluate): its rows are rendered by the server of $a, $b" in said
     code, said = told("check", str(path), "--offline")
     assert code == 0 and f"models.b: {server.url} was not asked (--offline)" in said

@@ -61,8 +61,9 @@ def test_seeds_belong_to_prompts_and_greedy_answers_have_none():
     first, second, again = (request.seed for request in fake.asked)
     assert first == again != second and 0 <= first < 2**31
     greedy = Fake(said(("So.", "stop")))
-    RemoteGenerator(greedy).generate([prompt("a")], SamplingParams(seed=7, temperature=0.0))
-    assert greedy.asked[0].seed is None
+    (found,) = RemoteGenerator(greedy).generate([prompt("a")], SamplingParams(seed=7, temperature=0.0, n=3))
+    assert greedy.asked[0].seed is None and greedy.asked[0].params.n == 1  # one is asked for, and stands for all
+    assert [one.text for one in found] == [f"So.{END}"] * 3
 
 
 def test_continuations_hold_no_terminator():

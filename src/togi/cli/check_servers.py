@@ -10,6 +10,17 @@ from togi.core.settings import Ref
 from togi.core.terminal import say
 from togi.recipe.graph import Graph
 
+ABILITIES = {
+    "n": "several samples at once",
+    "seed": "seeds",
+    "stop": "stop strings",
+    "logprobs": "log-probabilities",
+    "ids": "token ids",
+    "schema": "JSON schemas",
+    "scores": "raw scores",
+}
+"""What the probe calls an ability, in words."""
+
 
 @dataclass(slots=True)
 class Servers:
@@ -26,9 +37,9 @@ class Servers:
     def say(self) -> None:
         """Prints the findings."""
         for name, each in self.found.items():
-            does = [key for key, value in each.facts.items() if value is True]
+            does = [ABILITIES.get(key.partition(".")[2], key) for key, value in each.facts.items() if value is True]
             context = f", context {each.facts['context']:,} tokens" if "context" in each.facts else ""
-            able = f"; it does {', '.join(does)}" if does else ""
+            able = f"; tried: {', '.join(does)}" if does else ""
             say(f"model {name}: {each.model} at {each.url}, protocol {each.facts['protocol']}{context}{able}")
             for alarm in each.alarms:
                 say(f"  ALARM {alarm}")

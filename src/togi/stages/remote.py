@@ -7,7 +7,7 @@ ended, so that what reads a local answer reads a remote one. A request that fail
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -47,6 +47,11 @@ def seed_of(params: SamplingParams, *parts: Any) -> int | None:
     return None if params.temperature == 0 else derive(*parts) % SEEDS
 
 
+def sent(params: SamplingParams) -> SamplingParams:
+    """What is asked of a server: of greedy answers, which are all alike, a single one. vLLM refuses more."""
+    return replace(params, n=1) if params.temperature == 0 else params
+
+
 @dataclass(frozen=True, slots=True)
 class RemoteGenerator:
     """Answers prompts on a server. Equal conversations of different prompts have seeds of their own."""
@@ -61,8 +66,9 @@ class RemoteGenerator:
 
     def generate(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[list[Completion]]:
         """`params.n` completions for each prompt, in order; those of a failed request have stop `error`."""
+        own = sent(params)
         requests = (
-            ChatRequest(messages=prompt.messages, params=params, seed=seed_of(params, params.seed, prompt.id))
+            ChatRequest(messages=prompt.messages, params=own, seed=seed_of(params, params.seed, prompt.id))
             for prompt in prompts
         )
         return [_completions(found, params.n, self.terminator) for found in self.asker.ask(requests)]
@@ -78,8 +84,9 @@ class RemoteCompleter:
         self, texts: Sequence[str], params: SamplingParams, seeds: Sequence[Sequence[int]]
     ) -> list[list[Completion]]:
         """`params.n` continuations of each text, in order; `seeds` name the random stream of each text."""
+        asked = sent(params)
         requests = (
-            CompletionRequest(prompt=text, params=params, seed=seed_of(params, *own))
+            CompletionRequest(prompt=text, params=asked, seed=seed_of(params, *own))
             for text, own in zip(texts, seeds, strict=True)
         )
         return [_completions(found, params.n, "") for found in self.asker.ask(requests)]
@@ -195,7 +202,8 @@ def _completions(found: Whole | Failure, count: int, terminator: str) -> list[Co
     if isinstance(found, Failure):
         return [Completion(text="", stop="error")] * count
     assert isinstance(found, Answer)
-    return [_completion(choice, terminator) for choice in found.choices]
+    made = [_completion(choice, terminator) for choice in found.choices]
+    return made if len(made) == count else made * count  # one greedy answer stands for all
 
 
 def _completion(choice: Choice, terminator: str) -> Completion:

@@ -1,0 +1,125 @@
+"""Recipes against servers that others made: vLLM, started by the run, and `transformers serve`."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_run import QUESTIONS, environment, togi
+from tokenizers_made import byte_bpe
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from togi.core.files import read_lines, read_object
+from togi.text.template import get_template
+
+VLLM = os.environ.get("TOGI_VLLM_PYTHON")
+pytestmark = pytest.mark.slow
+STAGES = """\
+data:
+  questions: {path: questions.jsonl}
+stages:
+  scores:
+    {type: evaluate, base: $here, policy: $there, prompts: $questions, samples: 2, max_tokens: 10, temperature: T,
+     bootstrap: 100}
+"""
+
+
+def write(folder: Path, there: str, temperature: float) -> Path:
+    """A recipe that asks a random Llama here and `there`; its heads are wide enough for vLLM."""
+    tokenizer = byte_bpe(special=("<|im_start|>", "<|im_end|>"))
+    tokenizer.eos_token = "<|im_end|>"  # where vLLM ends an answer
+    tokenizer.chat_template = get_template("chatml-nobos").to_jinja()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=256,
+        initializer_range=0.3,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    (folder / "questions.jsonl").write_text("".join(json.dumps({"question": q}) + "\n" for q in QUESTIONS))
+    path = folder / "real.yaml"
+    models = f"name: real\nmodels:\n  here: {{path: model}}\n  there: {there}\n"
+    path.write_text(models + STAGES.replace("temperature: T", f"temperature: {temperature}"))
+    return path
+
+
+def answers(home: Path) -> list[dict[str, str]]:
+    return read_object(home / "runs" / "real" / "scores" / "summary.json")["answers"]
+
+
+@pytest.mark.skipif(not VLLM, reason="TOGI_VLLM_PYTHON names no interpreter")
+def test_vllm_that_the_run_starts_gives_the_greedy_answers_of_the_local_model(tmp_path: Path) -> None:
+    more = "[--dtype, float32, --max-model-len, '256', --enforce-eager, --max-num-seqs, '16']"
+    serve = f"{{engine: vllm, python: {VLLM}, args: {more}, ready_seconds: 500}}"
+    path = write(tmp_path, f"{{path: model, serve: {serve}}}", 0.0)
+    settings = {
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "2",
+    }
+    command = [sys.executable, "-m", "togi", "run", str(path)]
+    ended = subprocess.run(
+        command,
+        env=environment(tmp_path / "home", **settings),
+        capture_output=True,
+        text=True,
+        timeout=800,
+        check=False,
+    )
+    log = tmp_path / "home" / "runs" / "real" / "service-there.log"
+    assert ended.returncode == 0, ended.stderr + log.read_text()[-3000:]
+    rows = answers(tmp_path / "home")
+    assert len(rows) == len(QUESTIONS) and all(row["base"] and row["base"] == row["policy"] for row in rows)
+
+
+@contextmanager
+def transformers_serve(model: Path, home: Path) -> Iterator[str]:
+    """The URL of `transformers serve`, once it answers."""
+    (home / "hub").mkdir(parents=True)
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    command = [str(Path(sys.executable).parent / "transformers"), "serve", str(model), "--device", "cpu"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    around = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    with subprocess.Popen(command, env=around, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            end = time.monotonic() + 300
+            while time.monotonic() < end and process.poll() is None:
+                with suppress(urllib.error.URLError, OSError):
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+                    break
+                time.sleep(0.5)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            process.kill()
+
+
+def test_what_transformers_serve_drops_silently_is_emulated_or_told(tmp_path: Path) -> None:
+    path = write(tmp_path, f"{{url: 'URL', model: '{tmp_path}/model', concurrency: 2}}", 0.7)
+    with transformers_serve(tmp_path / "model", tmp_path / "hf") as url:
+        path.write_text(path.read_text().replace("URL", url))
+        ended = togi(tmp_path / "home", "run", str(path))
+    assert ended.returncode == 0, ended.stderr
+    rows = answers(tmp_path / "home")
+    assert len(rows) == len(QUESTIONS) and all(row["policy"] for row in rows)
+    alarms = [each["name"] for each in read_lines(tmp_path / "home" / "runs" / "real" / "scores" / "alarms.jsonl")]
+    assert "endpoint_n" in alarms
