@@ -98,13 +98,13 @@ def test_an_evolved_question_takes_the_place_of_the_old_one_and_has_no_answer(tm
 
 
 def test_what_is_no_new_question_is_dropped_by_its_reason(tmp_path, says):
-    texts = [f"Question {word} of the stars?" for word in ("one", "two", "three", "four", "five", "six")]
+    texts = [f"Question {word} of the stars?" for word in ("one", "two", "three", "four", "five", "six", "seven")]
     cut, error = Completion(text="Why is", stop="length"), Completion(text="", stop="error")
-    replies = [texts[0].upper(), "Почему звёзды светят?", "", cut, error, "What do stars burn?"]
+    replies = [texts[0].upper(), "Почему звёзды светят?", "", cut, error, "Stars burn gas.", "What do stars burn?"]
     says(lambda text, n: replies[n])
     made, drops = run(context(tmp_path, questions(*texts)), method="rewrite", input="$given")
     assert [prompt.text for prompt in made] == ["What do stars burn?"]
-    assert drops == {"unchanged": 1, "wrong_language": 1, "empty": 1, "no_end": 1, "failed": 1}
+    assert drops == {"unchanged": 1, "wrong_language": 1, "empty": 1, "no_end": 1, "failed": 1, "not_a_question": 1}
 
 
 def test_a_rewritten_question_keeps_its_answer(tmp_path, says):
@@ -316,6 +316,18 @@ def test_an_example_without_its_text_is_refused(tmp_path, says):
     made = with_examples(context(tmp_path, documents(MOON), "documents"), questions(SKY, answer="x"))
     with pytest.raises(InputError, match=r"example q0 lacks a text: .* the columns text, question and answer"):
         run(made, method="qa", documents="$given", examples="$examples")
+
+
+def test_where_no_text_fits_or_none_is_left_one_message_says_what_to_do(tmp_path, says):
+    asked = says(lambda text, n: "", lambda messages: False)
+    given = {"method": "qa", "documents": "$given", "count": 3}
+    with pytest.raises(InputError, match=r"context of \$m has no room .* at most 256 tokens: lower max_tokens"):
+        run(context(tmp_path, documents(MOON), "documents"), **given)
+    says(lambda text, n: "")
+    with pytest.raises(InputError, match=r"no document of \$given is left .*too_long 1.* long_documents: split"):
+        made = context(tmp_path / "2", documents(f"{MOON}\n\n{SEA}"), "documents")
+        run(made, **given, chunk_chars=60, long_documents="drop")
+    assert asked == []
 
 
 # --- grounded dialogues -----------------------------------------------------------------------------------------------

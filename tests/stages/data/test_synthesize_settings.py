@@ -55,5 +55,8 @@ def test_candidates_are_capped_by_the_count_and_the_method():
     few, magpie = Synthesize.model_validate(FEW), Synthesize.model_validate({**GIVEN["magpie"], "method": "magpie"})
     assert (few.most(0), magpie.most(0)) == (5, 20)  # few_shot: `count` drafts, as it always was
     assert few.model_copy(update={"max_candidates": 9}).most(0) == 9
+    trial = Synthesize.model_validate({**FEW, "count": 100, "max_candidates": 250}).limited(10)
+    assert (trial.count, trial.max_candidates) == (10, 25) and few.limited(9).count == 5
     evolve = Synthesize.model_validate({**GIVEN["evolve"], "method": "evolve"})
     assert evolve.most(7) == 7 and evolve.model_copy(update={"count": 3}).most(7) == 12
+    assert evolve.limited(2).most(7) == 2 and evolve.limited(9).most(7) == 7

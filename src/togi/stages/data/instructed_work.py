@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from togi.core.records import Chat, Message, Prompt, Record, led_by_system
 from togi.core.seeds import derive, make_id
-from togi.data.filters import first_failure
+from togi.data.filters import asks, first_failure
 from togi.data.prompt_files import prompt_of
 from togi.data.question_pairs import clean_reply, final_answer
 from togi.stages.context import Context
@@ -73,10 +73,13 @@ def _with_question(source: Prompt, text: str) -> tuple[Message, ...]:
 
 
 def _reworded(settings: Synthesize, rules: Rules, source: Prompt, text: str, name: str) -> Prompt | str:
-    """A new question. A rewritten one keeps the answer, which still fits; an evolved one has none."""
+    """A new question. A rewritten one keeps the answer, which still fits; an evolved one has none. Small models answer
+    the question instead: what asks nothing in place of what asked is none."""
     question = clean_reply(text, settings.language)
     if normalise(question) == normalise(source.text):
         return "unchanged"
+    if asks(source.text, settings.language) and not asks(question, settings.language):
+        return "not_a_question"
     reason = rules.failure(question)
     answer = source.answer if settings.method == "rewrite" else None
     messages = _with_question(source, question)

@@ -15,7 +15,15 @@ Method = Literal["few_shot", "magpie", "evolve", "rewrite", "qa", "grounded", "c
 REASONS = (
     *("failed", "no_end", "empty", "no_answer", "label_inside"),
     *("too_short", "too_long", "wrong_language", "copy_of_seed", "repeated_ngrams"),
-    *("over_context", "unchanged", "duplicate", "unsupported_answer", "answer_elsewhere", "wrong_answer"),
+    *(
+        "over_context",
+        "unchanged",
+        "not_a_question",
+        "duplicate",
+        "unsupported_answer",
+        "answer_elsewhere",
+        "wrong_answer",
+    ),
 )
 """What a candidate is dropped for: what cannot be read as one, then rules."""
 
@@ -156,7 +164,12 @@ class Synthesize(StageSettings):
     )
 
     def limited(self, rows: int) -> Self:
-        return self if self.count is None else self.model_copy(update={"count": min(self.count, rows)})
+        """At most `rows` records, and as many candidates for each as before."""
+        if self.count is None:
+            return self.model_copy(update={"max_candidates": min(self.max_candidates or rows, rows)})
+        count = min(self.count, rows)
+        most = None if self.max_candidates is None else -(-self.max_candidates * count // self.count)
+        return self.model_copy(update={"count": count, "max_candidates": most})
 
     @property
     def way(self) -> Way:
@@ -186,7 +199,7 @@ class Synthesize(StageSettings):
     def most(self, sources: int) -> int:
         """The most candidates, of `sources` records to start from."""
         if self.count is None:
-            return self.max_candidates or sources
+            return min(self.max_candidates or sources, sources)
         return self.max_candidates or self.way.tries * self.count
 
     @model_validator(mode="after")

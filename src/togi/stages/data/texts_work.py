@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from togi.core.errors import InputError
 from togi.core.protocols import Embedder
 from togi.core.records import Chat, Completion, Document, Message, Prompt, Record
 from togi.core.seeds import derive, make_id
@@ -42,8 +43,17 @@ class Part:
 
 
 def parts_of(settings: Synthesize, context: Context, fits: Callable[[str], bool]) -> list[Part]:
-    """The documents as parts that the model can read; what is cut or left out is counted and said."""
+    """The documents as parts that the model can read; what is cut or left out is counted and said.
+
+    Raises InputError where the model's context has no room for any text, or no document is left.
+    """
     assert settings.documents is not None
+    if not fits("a"):
+        raise InputError(
+            f"stage {context.name}: the context of {settings.model} has no room for a text beside what is asked and "
+            f"the answer of at most {params_of(settings).max_tokens} tokens: lower max_tokens, or show fewer examples "
+            "(shots)"
+        )
     documents: list[Document] = context.records(settings.documents)
     found: list[Part] = []
     long = 0
@@ -56,6 +66,11 @@ def parts_of(settings: Synthesize, context: Context, fits: Callable[[str], bool]
             continue
         kept = pieces[:1] if settings.long_documents == "cut" else pieces
         found += [Part(document, index, piece) for piece in kept]
+    if not found:
+        raise InputError(
+            f"stage {context.name}: no document of {settings.documents} is left to ask about "
+            f"({context.drop_reasons()}): set long_documents: split, or raise chunk_chars"
+        )
     _tell_of_cuts(settings, context, len(documents), long, len(found))
     return found
 
