@@ -78,7 +78,7 @@ def _reworded(settings: Synthesize, rules: Rules, source: Prompt, text: str, nam
     question = clean_reply(text, settings.language)
     if normalise(question) == normalise(source.text):
         return "unchanged"
-    if asks(source.text, settings.language) and not asks(question, settings.language):
+    if question and asks(source.text, settings.language) and not asks(question, settings.language):
         return "not_a_question"
     reason = rules.failure(question)
     answer = source.answer if settings.method == "rewrite" else None
