@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -104,18 +105,18 @@ class _File:
 
     def rows_of(self, ids: pa.Array) -> list[int]:
         """The rows of records with these ids."""
-        return pc.indices_nonzero(pc.is_in(self.ids, ids)).to_pylist()
+        return _call("indices_nonzero", _among(self.ids, ids)).to_pylist()
 
     def children_of(self, ids: pa.Array) -> list[int]:
         """The rows of records that name one of these ids."""
-        found = [rows.filter(pc.is_in(named, ids)).to_pylist() for rows, named in self.links]
+        found = [rows.filter(_among(named, ids)).to_pylist() for rows, named in self.links]
         return sorted(dict.fromkeys(chain(*found)))
 
     def parents_of(self, rows: Sequence[int]) -> dict[int, list[str]]:
         """The ids that each of some rows names, each once."""
         found: dict[int, dict[str, None]] = {row: {} for row in rows}
         for at, named in self.links:
-            mask = pc.is_in(at, pa.array(rows, at.type))
+            mask = _among(at, pa.array(rows, at.type))
             for row, name in zip(at.filter(mask).to_pylist(), named.filter(mask).to_pylist(), strict=True):
                 found[row][name] = None
         return {row: list(names) for row, names in found.items()}
@@ -124,9 +125,24 @@ class _File:
         return read_range(self.path, row, 1)[0]
 
 
+def _call(name: str, values: pa.Array, options: pc.FunctionOptions | None = None) -> Any:
+    """A function of Arrow on one array."""
+    return pc.call_function(name, [values], options)
+
+
+def _among(values: pa.Array, ids: pa.Array) -> pa.Array:
+    """Which values are among `ids`."""
+    return _call("is_in", values, pc.SetLookupOptions(value_set=ids))
+
+
+def _beginning(ids: pa.Array, start: str) -> list[str]:
+    """The ids that begin with `start`."""
+    return ids.filter(_call("starts_with", ids, pc.MatchSubstringOptions(start))).to_pylist()
+
+
 def _links(column: pa.Array) -> tuple[pa.Array, pa.Array]:
     if pa.types.is_list(column.type):
-        return pc.list_parent_indices(column), pc.list_flatten(column)
+        return _call("list_parent_indices", column), _call("list_flatten", column)
     named = column.field("id") if pa.types.is_struct(column.type) else column
     return pa.array(range(len(named)), pa.int64()), named
 
@@ -156,7 +172,7 @@ class Tracer:
         found: dict[str, str] = {}
         for file in self.files:
             ids = file.ids
-            for name in ids.filter(pc.starts_with(ids, given)).to_pylist():
+            for name in _beginning(ids, given):
                 found.setdefault(name, file.place.stage)
         for stage, reasons in self.drops.items():
             found |= {name: stage for name in reasons if name.startswith(given) and name not in found}
@@ -172,7 +188,7 @@ class Tracer:
         pool: dict[str, str] = {}  # ids by as many of their digits as were given
         for file in self.files:
             ids = file.ids
-            pool |= {name[: len(given)]: name for name in ids.filter(pc.starts_with(ids, given[:SHARED])).to_pylist()}
+            pool |= {name[: len(given)]: name for name in _beginning(ids, given[:SHARED])}
         near = get_close_matches(given, pool, NEAR)
         if near:
             return f"; near it are {', '.join(pool[each] for each in near)}"
