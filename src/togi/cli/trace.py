@@ -19,7 +19,8 @@ from togi.recipe.store import hold_whole, is_done
 from togi.stages.base import output_path
 
 TRACED = tuple(kind for kind in KINDS if kind != "tables")  # nothing is made from figures
-SHOWN = 8  # records of one stage that are named
+SHOWN = 8  # records of one stage whose texts are shown
+NAMED = 3  # records of one stage that are named in the table
 
 
 @click.command()
@@ -48,15 +49,16 @@ def command(recipe: Path, record: str, overrides: tuple[str, ...], as_json: bool
 def _place(work: Any, graph: Graph, node: Node, recipe: Path, overrides: tuple[str, ...]) -> Any:
     """A stage and what it wrote, held to what it was when it was finished."""
     folder = stage_folder(graph, node.name, overrides)
-    if is_done(folder):
-        hold_whole(folder, run_command(recipe, overrides, redo=node.name), only="output/")
-    records = {name: kind for name, kind in kinds_of(node.settings).items() if kind in TRACED}
+    kinds = {name: kind for name, kind in kinds_of(node.settings).items() if kind in TRACED}
+    records = {name: output_path(kind, name) for name, kind in kinds.items()}
+    for path in records.values() if is_done(folder) else ():
+        hold_whole(folder, run_command(recipe, overrides, redo=node.name), only=path)
     reads = [(node.inputs[ref], ref.output) for _, ref in references(node.settings)]
     return work.Place(
         stage=node.name,
         type=node.settings.type,
         folder=folder,
-        files={name: folder / output_path(kind, name) for name, kind in records.items()},
+        files={name: folder / path for name, path in records.items()},
         reads=[(stage, output) for stage, output in reads if not isinstance(stage, ModelSource)],
     )
 
@@ -75,8 +77,9 @@ def _print(life: Any, tracer: Any) -> None:
 
 
 def _some(ids: Sequence[str]) -> str:
-    more = len(ids) - SHOWN
-    return ", ".join(ids[:SHOWN]) + (f" and {more:,} more" if more > 0 else "")
+    """How many records, and the first ids; all of them stand below."""
+    more = len(ids) - NAMED
+    return f"{len(ids):,}: " + ", ".join(ids[:NAMED]) + (f" and {more:,} more" if more > 0 else "") if ids else ""
 
 
 def _records(title: str, records: Sequence[Any], tracer: Any) -> None:
