@@ -23,8 +23,17 @@ def command() -> None:
 
 
 @command.command()
-@click.option("--battles", type=FILE, required=True, metavar="FILE", help="Rows of the arena-hard layout.")
+@click.option("--battles", type=FILE, metavar="FILE", help="Rows of the arena-hard layout.")
+@click.option("--judgments", type=FILE, metavar="PATH", help="A file or folder of judgments, two games a question.")
+@click.option(
+    "--rules",
+    type=click.Choice(["v0.1", "v2"]),
+    default="v0.1",
+    help="How judgments become battles: as in arena-hard v0.1 and Ru-Arena, the default, or as in v2.",
+)
 @click.option("--baseline", metavar="MODEL", help="The model that counts 50 %.  [default: the one in every battle]")
+@click.option("--answers", type=FILE, metavar="PATH", help="A file or folder of answers, for their mean tokens.")
+@click.option("--length-control", is_flag=True, help="Weigh won games by the lengths of answers, as Ru-Arena does.")
 @click.option(
     "--resample",
     type=click.Choice(["question", "row"]),
@@ -32,21 +41,26 @@ def command() -> None:
     help="What the bootstrap draws: questions with all their games, the default, or rows, as published arenas do.",
 )
 @click.option("--rounds", type=click.IntRange(100, 100_000), default=1000, help="Bootstrap rounds.  [default: 1000]")
-@click.option("--seed", type=int, default=0, help="Seed of the bootstrap.  [default: 0]")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of the bootstrap.  [default: 0]")
+@click.option("--save-battles", type=FILE, metavar="FILE", help="Write the battles as a file of the arena-hard layout.")
+@click.option("--plot", type=FILE, metavar="FILE", help="Write the leaderboard as an SVG picture with error bars.")
 @json_option
-def arena(battles: Path, baseline: str | None, resample: str, rounds: int, seed: int, as_json: bool) -> None:
+def arena(resample: str, rounds: int, seed: int, plot: Path | None, as_json: bool, **sources: Any) -> None:
     """Rank models by their battles against a baseline.
 
-    Columns: model_a, model_b, winner (model_a, model_b, tie), and question_id. A repeated row counts again: that is how
-    the layout weighs a clear win. Win rates come from a Bradley-Terry model; the baseline has 50 % and Elo 1000.
+    Columns of battles: model_a, model_b, winner (model_a, model_b, tie), and question_id. A repeated row counts again:
+    that is how the layout weighs a clear win. Win rates come from a Bradley-Terry model; the baseline has 50 % and Elo
+    1000.
     """
     work = importlib.import_module("togi.commands.evaluate")
-    found = work.arena(battles, baseline, resample, rounds, seed)
+    found = work.arena(work.Sources(**sources), resample, rounds, seed)
+    if plot:
+        work.save_plot(plot, found)
     if as_json:
         print_json(found.to_json())
         return
     columns, rows = work.arena_table(found)
-    say_table(columns, rows, right=range(1, 7))
+    say_table(columns, rows, right=range(1, len(columns)))
     for note in work.arena_notes(found):
         say(note)
 

@@ -1,22 +1,68 @@
 """Tables of stored verdicts and grades for people: each figure with its interval and counts, an em dash for none."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from togi.core.errors import RecipeError
+from togi.core.files import write_text
 from togi.evaluate.alpaca import Alpaca, read_alpaca
-from togi.evaluate.arena import Arena, rank, read_battles
+from togi.evaluate.arena import Arena, find_baseline, rank, read_battles
+from togi.evaluate.arena_files import (
+    Rules,
+    length_controlled,
+    mean_tokens,
+    read_judgments,
+    read_lengths,
+    write_battles,
+)
 from togi.evaluate.graded import Bench, Graded, read_graded
 from togi.evaluate.statistics import Interval
+from togi.report.leaderboard import Place, leaderboard
 
 NONE = "\N{EM DASH}"
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 
 
-def arena(battles: Path, baseline: str | None, by: Literal["question", "row"], rounds: int, seed: int) -> Arena:
-    """The leaderboard of a file of battles."""
-    return rank(read_battles(battles), baseline=baseline, by=by, rounds=rounds, seed=seed)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """What an arena is ranked from: battles, or judgments read by `rules`; answers, whose lengths control it."""
+
+    battles: Path | None
+    judgments: Path | None
+    rules: Rules
+    baseline: str | None
+    answers: Path | None
+    length_control: bool
+    save_battles: Path | None
+
+
+def arena(sources: Sources, by: Literal["question", "row"], rounds: int, seed: int) -> Arena:
+    """The leaderboard of stored battles or judgments. RecipeError for options that do not go together."""
+    if (sources.battles is None) == (sources.judgments is None):
+        raise RecipeError("command line: give either --battles FILE or --judgments PATH")
+    if sources.length_control and sources.answers is None:
+        raise RecipeError("command line: --length-control needs the lengths of answers: give --answers PATH")
+    if sources.battles is not None:
+        rows = read_battles(sources.battles)
+    else:
+        assert sources.judgments is not None
+        rows = read_judgments(sources.judgments, sources.rules, sources.baseline)
+    lengths = read_lengths(sources.answers) if sources.answers else {}
+    if sources.length_control:
+        rows = length_controlled(rows, lengths, find_baseline(rows, sources.baseline))
+    if sources.save_battles:
+        write_battles(sources.save_battles, rows)
+    tokens = mean_tokens(lengths)
+    return rank(rows, baseline=sources.baseline, by=by, rounds=rounds, seed=seed, tokens=tokens)
+
+
+def save_plot(path: Path, found: Arena) -> None:
+    """Writes the leaderboard as a picture (SVG)."""
+    places = [Place(name=name, rate=one.win_rate, low=one.low, high=one.high) for name, one in found.standings.items()]
+    title = f"Win rate against {found.baseline}, %, with 95 % intervals"
+    write_text(path, leaderboard(title, places))
 
 
 def alpaca(preferences: Path, weights: Path | None, difficulty: Path | None) -> Alpaca:
@@ -45,6 +91,7 @@ def _scale(word: str) -> tuple[str, float]:
 
 def arena_table(found: Arena) -> Table:
     """Columns and rows of a leaderboard."""
+    measured = any(one.tokens is not None for one in found.standings.values())
     rows = [
         (
             f"{name} (baseline)" if name == found.baseline else name,
@@ -54,10 +101,12 @@ def arena_table(found: Arena) -> Table:
             f"{one.n:,}",
             f"{one.wins:,} / {one.ties:,} / {one.losses:,}",
             NONE if one.questions is None else f"{one.questions:,}",
+            *([figure(one.tokens, 0)] if measured else []),
         )
         for name, one in found.standings.items()
     ]
-    return ("model", "win rate %", "95 % interval", "Elo", "rows", "won / tied / lost", "questions"), rows
+    columns = ("model", "win rate %", "95 % interval", "Elo", "rows", "won / tied / lost", "questions")
+    return (*columns, *(["mean tokens"] if measured else [])), rows
 
 
 def arena_notes(found: Arena) -> list[str]:

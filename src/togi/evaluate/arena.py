@@ -7,7 +7,7 @@ row that stands three times counts three times, which is how that layout says "m
 
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -167,12 +167,13 @@ def rank(
     by: Literal["question", "row"] = "question",
     rounds: int = 1000,
     seed: int = 0,
+    tokens: Mapping[str, float] | None = None,
 ) -> Arena:
     """The leaderboard with 95 % intervals.
 
     `by` question draws questions with all their games (BCa), which is right, since games of one question depend on each
     other; without question ids rows are drawn. `by` row draws rows and takes plain percentiles, as the published arenas
-    do. InputError where no battle is left.
+    do. `tokens` are the mean tokens of models' answers. InputError where no battle is left.
     """
     name = find_baseline(rows, baseline)
     battles = _numbers(rows.battles, name)
@@ -184,6 +185,7 @@ def rank(
         model: _standing(battles, place, fit.win_rate_M[place], fit.elo_M[place], (lows_M[place], highs_M[place]))
         for place, model in enumerate(battles.models)
     }
+    standings = {model: replace(one, tokens=(tokens or {}).get(model)) for model, one in standings.items()}
     order = sorted(standings, key=lambda model: -1.0 if (rate := standings[model].win_rate) is None else rate)
     return Arena(
         rows=rows.count,

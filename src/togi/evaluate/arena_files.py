@@ -1,0 +1,177 @@
+"""The file layouts of arena-hard beside battles: judgments (v0.1, which Ru-Arena shares, and v2) and model answers."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from scipy.special import expit
+
+from togi.core.errors import InputError
+from togi.core.files import write_text
+from togi.evaluate.arena import SELF, Battle, Rows
+from togi.evaluate.rows import Read, rows_of, shown
+
+Rules = Literal["v0.1", "v2"]
+NO_VERDICT, UNKNOWN_LABEL = "no_verdict", "unknown_label"
+CLEAR = 3  # rows of a clear win
+LABELS = {"A>>B": (1.0, CLEAR), "A>B": (1.0, 1), "A=B": (0.5, 1), "B>A": (0.0, 1), "B>>A": (0.0, CLEAR)}
+"""What the answer in place A won, and in how many rows."""
+TURNED = {"B<<A": "A>>B", "B<A": "A>B", "B=A": "A=B", "A<B": "B>A", "A<<B": "B>>A"}
+"""Labels that v2 reads too."""
+
+
+def files_in(path: Path) -> list[Path]:
+    """The file itself, or the .jsonl and .jsonl.gz files of a folder, by name. InputError for none."""
+    found = sorted([*path.glob("*.jsonl"), *path.glob("*.jsonl.gz")]) if path.is_dir() else [path]
+    if not found:
+        raise InputError(f"{path}: the folder holds no .jsonl file")
+    return found
+
+
+def read_judgments(path: Path, rules: Rules, baseline: str | None) -> Rows:
+    """Battles from judgments: two games a question, first with the baseline as A, then with the model as A; a clear
+    win is three rows.
+
+    `v0.1` (and Ru-Arena) drops a game without one of the five labels; `v2` drops the question, and reads A<B and its
+    like. Layouts: question_id, model, games (v0.1, where `baseline` must be given); uid, model, baseline, games (v2).
+    """
+    if rules == "v0.1" and baseline is None:
+        raise InputError(f"{path}: judgments of the v0.1 layout do not name the baseline: say --baseline MODEL")
+    found = Rows()
+    columns = ("question_id", "model", "games") if rules == "v0.1" else ("uid", "model", "baseline", "games")
+    for file in files_in(path):
+        for row in rows_of(file, columns):
+            name = baseline if baseline is not None else row.text("baseline")
+            _judged(found, row, rules, name, row.text(columns[0]))
+    return found
+
+
+def _judged(found: Rows, row: Read, rules: Rules, baseline: str, question: str) -> None:
+    model, scores = row.text("model"), _scores(row)
+    if model == baseline:
+        found.dropped[SELF] += 2
+        found.alone[model] += 2
+        return
+    labels = [TURNED.get(score, score) if rules == "v2" and score else score for score in scores]
+    if rules == "v2" and not all(labels):
+        found.dropped[NO_VERDICT] += 2
+        return
+    for game, label in enumerate(labels):
+        if not label:
+            found.dropped[NO_VERDICT] += 1
+        elif label not in LABELS:
+            found.dropped[UNKNOWN_LABEL] += 1
+        else:
+            share, times = LABELS[label]
+            battle = Battle(model_a=baseline, model_b=model, share=share if game == 0 else 1 - share, question=question)
+            found.battles += [battle] * times
+
+
+def _scores(row: Read) -> list[str | None]:
+    games = row.values["games"]
+    if not isinstance(games, list) or len(games) != 2:
+        raise InputError(f"{row.where}: games: found {shown(games)}; allowed are two games, each with a score")
+    scores = [game.get("score") if isinstance(game, dict) else None for game in games]
+    for score in scores:
+        if score is not None and not isinstance(score, str):
+            raise InputError(
+                f"{row.where}: games: score: found {shown(score)}; allowed is a label such as A>B, or null"
+            )
+    return scores
+
+
+def write_battles(path: Path, rows: Rows) -> None:
+    """Writes battles in the public layout, one row each, whole or not at all."""
+    winners = {1.0: "model_a", 0.0: "model_b", 0.5: "tie"}
+    weighted = any(battle.weight != 1.0 for battle in rows.battles)
+    lines = []
+    for battle in rows.battles:
+        value: dict[str, Any] = {"question_id": battle.question, "model_a": battle.model_a, "model_b": battle.model_b}
+        value["winner"] = winners[battle.share]
+        if weighted:
+            value["answer_len_delta"] = battle.weight / 2
+        lines.append(json.dumps(value, ensure_ascii=False) + "\n")
+    write_text(path, "".join(lines))
+
+
+# --- lengths ----------------------------------------------------------------------------------------------------------
+
+Lengths = Mapping[str, Mapping[str, float]]
+"""Tokens of each model's answer to each question."""
+
+
+def read_lengths(path: Path) -> Lengths:
+    """The token counts that answers carry: `token_len` of the first choice's last turn (v0.1), or of `metadata`
+    (v2)."""
+    found: dict[str, dict[str, float]] = {}
+    for file in files_in(path):
+        for row in rows_of(file, ()):
+            question = "question_id" if "question_id" in row.values else "uid"
+            model = "model_id" if "model_id" in row.values else "model"
+            for column in (question, model):
+                if column not in row.values:
+                    names = ", ".join(list(row.values)[:8])
+                    raise InputError(
+                        f"{row.where}: no column {column!r}; found {names}; answers name question and model"
+                    )
+            found.setdefault(row.text(model), {})[row.text(question)] = _tokens(row)
+    return found
+
+
+def _tokens(row: Read) -> float:
+    try:
+        if "metadata" in row.values:
+            return float(row.values["metadata"]["token_len"])
+        return float(row.values["choices"][0]["turns"][-1]["token_len"])
+    except (KeyError, IndexError, TypeError, ValueError):
+        raise InputError(
+            f"{row.where}: no number of tokens; wanted choices[0].turns[-1].token_len, or metadata.token_len"
+        ) from None
+
+
+def mean_tokens(lengths: Lengths) -> dict[str, float]:
+    """The mean over all questions that any model answered; a missing answer counts 0, as in Ru-Arena."""
+    questions = dict.fromkeys(question for own in lengths.values() for question in own)
+    return {model: sum(own.values()) / len(questions) for model, own in lengths.items()}
+
+
+def length_controlled(rows: Rows, lengths: Lengths, baseline: str) -> Rows:
+    """Ru-Arena's length control: a game that the model won weighs 2 sigmoid((baseline's tokens - model's) / s), where s
+    is the deviation of that difference over questions (n - 1). Others weigh 1.
+
+    InputError where a battle's model or question has no answer, or the lengths never differ.
+    """
+    base = _of(lengths, baseline)
+    models = dict.fromkeys(name for b in rows.battles for name in (b.model_a, b.model_b) if name != baseline)
+    weights = {model: _weights(base, _of(lengths, model), model) for model in models}
+    return replace(rows, battles=[_weighed(battle, weights, baseline) for battle in rows.battles])
+
+
+def _of(lengths: Lengths, model: str) -> Mapping[str, float]:
+    if model not in lengths:
+        raise InputError(f"--answers: no answers of {model}; found {', '.join(list(lengths)[:12])}")
+    return lengths[model]
+
+
+def _weights(base: Mapping[str, float], own: Mapping[str, float], model: str) -> dict[str, float]:
+    shared = [question for question in base if question in own]
+    difference = np.array([base[question] - own[question] for question in shared])
+    spread = float(difference.std(ddof=1)) if len(shared) > 1 else 0.0
+    if spread == 0:
+        raise InputError(
+            f"--length-control: the lengths of {model} and the baseline differ by the same on all questions"
+        )
+    return dict(zip(shared, (2 * expit(difference / spread)).tolist(), strict=True))
+
+
+def _weighed(battle: Battle, weights: Mapping[str, Mapping[str, float]], baseline: str) -> Battle:
+    won = battle.share == (1.0 if battle.model_a != baseline else 0.0)
+    model = battle.model_b if battle.model_a == baseline else battle.model_a
+    if not won:
+        return replace(battle, weight=1.0)
+    if battle.question not in weights[model]:
+        raise InputError(f"--answers: question {battle.question}: no answer of {model} or of {baseline}")
+    return replace(battle, weight=weights[model][str(battle.question)])
