@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from togi.core.errors import DamagedFile, InputError, StageError, TogiError
 FORMAT = 1
 PATIENCE = 60.0
 """Seconds to wait for another process that writes."""
+HELD_WAIT = 0.02
 SYNC_EVERY = 1.0
 """Seconds: the most that a power cut may lose."""
 TABLES = """
@@ -147,14 +149,19 @@ class StoreWriter:
         self.db.close()
 
     def _open(self) -> sqlite3.Connection:
-        try:
-            db = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = NORMAL")
-            self._prepare(db)
-        except sqlite3.Error as error:
-            raise meaning(self.path, error) from None
-        return db
+        """A connection to the file. SQLite does not wait for another process that makes the file's log: this does."""
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                db = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
+                db.execute("PRAGMA journal_mode = WAL")
+                db.execute("PRAGMA synchronous = NORMAL")
+                self._prepare(db)
+                return db
+            except sqlite3.Error as error:
+                if not is_held(error) or time.monotonic() > end:
+                    raise meaning(self.path, error) from None
+                time.sleep(HELD_WAIT)
 
     def _prepare(self, db: sqlite3.Connection) -> None:
         """Makes the tables of a new file; refuses a file of a newer togi."""
@@ -168,12 +175,17 @@ class StoreWriter:
             db.executescript(f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {FORMAT}; COMMIT")
 
 
+def is_held(error: sqlite3.Error) -> bool:
+    """Whether another process holds the file."""
+    return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+
+
 def meaning(path: Path, error: sqlite3.Error) -> TogiError:
     """What an error of SQLite means to a user."""
     name = getattr(error, "sqlite_errorname", "")
     if name.startswith("SQLITE_FULL"):
         return StageError(f"{path}: the disk is full; free some space and run the same command again")
-    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+    if is_held(error):
         return StageError(f"{path}: another process has held it for {PATIENCE:.0f} s; run the same command again")
     if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
         return DamagedFile(f"{path}: damaged: {error}; move it away to ask again for what it held")
