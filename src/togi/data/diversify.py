@@ -127,7 +127,9 @@ EXACT = 8192
 """Up to so many items all are compared with all."""
 
 CLUSTER = 512
+SEARCHED = 256  # items at a time
 PROBED = 16
+SAMPLED = 32  # items a cluster from which the clusters are made
 ROUNDS = 5
 
 
@@ -142,10 +144,11 @@ def nearest(vectors_NW: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     near_NK = np.zeros((count, k), dtype=np.int32)
     cosine_NK = np.zeros((count, k), dtype=np.result_type(vectors_NW.dtype, np.float32))
     for rows, others in _searches(vectors_NW):
-        other_OW = unit_rows(vectors_NW[others])
-        for part in range(0, len(rows), CLUSTER):
-            some = rows[part : part + CLUSTER]
-            cosine_TO = unit_rows(vectors_NW[some]) @ other_OW.T
+        for part in range(0, len(rows), SEARCHED):
+            some = rows[part : part + SEARCHED]
+            unit_TW = unit_rows(vectors_NW[some])
+            tiles = (others[first : first + TILE] for first in range(0, len(others), TILE))
+            cosine_TO = np.concatenate([unit_TW @ unit_rows(vectors_NW[tile]).T for tile in tiles], axis=1)
             top_TK = np.argpartition(-cosine_TO, k - 1, axis=1)[:, :k] if k < len(others) else _all(cosine_TO)
             near_NK[some] = others[top_TK]
             cosine_NK[some] = np.take_along_axis(cosine_TO, top_TK, axis=1)
@@ -175,7 +178,9 @@ def _searches(vectors_NW: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]
 def _clusters(vectors_NW: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """(C, W) centres and the one that each row is nearest to: k-means by cosine over a sample, always the same."""
     rng = np.random.default_rng(0)
-    sample_SW = unit_rows(vectors_NW[np.sort(rng.choice(len(vectors_NW), min(len(vectors_NW), 64 * count), False))])
+    sample_SW = unit_rows(
+        vectors_NW[np.sort(rng.choice(len(vectors_NW), min(len(vectors_NW), SAMPLED * count), False))]
+    )
     centre_CW = sample_SW[rng.choice(len(sample_SW), count, False)]
     for _ in range(ROUNDS):
         nearest_S = (sample_SW @ centre_CW.T).argmax(axis=1)

@@ -16,7 +16,7 @@ from togi.text.compare import jaccard, normalise, shingles
 from togi.text.ngrams import Codes, character_ngrams, portions
 
 BLOCK = 1024
-TILE = 8192
+TILE = 2048
 SURE = 4.0  # standard deviations below the threshold at which an estimate rules a pair out
 LAST = 1 << 30  # marks the last item of a bucket: none asks for it
 HELD = 1 << 17  # n-grams that are kept for the next comparison
@@ -59,6 +59,7 @@ class NgramCopies:
         self.n = n
         self.layout = Layout.at(max_jaccard)
         self.texts = PackedTexts(rows)
+        self._least = max_jaccard - SURE * error(max_jaccard, self.layout.permutations)
         self._keys_NB = np.empty((rows, self.layout.bands), dtype=np.uint32)
         self._bytes_NP = np.empty((rows, self.layout.permutations), dtype=np.uint8)
 
@@ -101,9 +102,8 @@ class NgramCopies:
         """Those of `others` whose estimated similarity does not rule them out, in their order."""
         if not len(others):
             return []
-        least = self.max_jaccard - SURE * error(self.max_jaccard, self.layout.permutations)
-        near = others[estimated(self._bytes_NP[others], self._bytes_NP[row]) >= least]
-        return near[np.argsort(rank_N[near])].tolist()
+        near = others[estimated(self._bytes_NP[others], self._bytes_NP[row]) >= self._least]
+        return near[np.argsort(rank_N[near])].tolist() if len(near) > 1 else near.tolist()
 
 
 class _Buckets:
@@ -222,7 +222,7 @@ def _note(found: Copies, block: np.ndarray, others: np.ndarray, cosine_BK: np.nd
 
 def unit_rows(vectors_NW: np.ndarray) -> np.ndarray:
     """Rows of length 1; rows of zeros stay. float16 becomes float32."""
-    if vectors_NW.dtype == np.float16:
-        vectors_NW = vectors_NW.astype(np.float32)
-    length_N1 = np.linalg.norm(vectors_NW, axis=1, keepdims=True)
-    return vectors_NW / np.where(length_N1 > 0, length_N1, 1)
+    found_NW = vectors_NW.astype(np.result_type(vectors_NW.dtype, np.float32))
+    length_N = np.sqrt(np.einsum("nw,nw->n", found_NW, found_NW))
+    found_NW /= np.where(length_N > 0, length_N, 1)[:, None]
+    return found_NW

@@ -77,7 +77,7 @@ def low_bytes(found_PN: np.ndarray) -> np.ndarray:
 def estimated(bytes_NP: np.ndarray, bytes_P: np.ndarray) -> np.ndarray:
     """(N,): the Jaccard similarity of texts to one, estimated from their low bytes, of which 1 in 256 is equal by
     chance."""
-    equal_N = (bytes_NP == bytes_P).mean(axis=1)
+    equal_N = np.count_nonzero(bytes_NP == bytes_P, axis=1) / len(bytes_P)
     return (equal_N - 1 / 256) / (1 - 1 / 256)
 
 

@@ -26,6 +26,13 @@ def run(settings: Diversify, context: Context) -> None:
     scores_N = None if settings.by is None else scores_of(context, settings.input, settings.by)
     fate_N = np.full(count, OVER, dtype=np.uint8)
     fate_N[~_different_texts(settings, context, scores_N)] = NGRAMS
+    chosen = _chosen(settings, context, scores_N, fate_N)
+    _tell_shortage(settings, context, count, len(chosen))
+    _write(settings, context, fate_N, chosen)
+
+
+def _chosen(settings: Diversify, context: Context, scores_N: np.ndarray | None, fate_N: np.ndarray) -> np.ndarray:
+    """The rows that are chosen, in the order in which they are taken; notes what becomes of all that are left."""
     left = np.flatnonzero(fate_N == OVER)
     vectors_KW = embedded(_embedder(settings, context), context, settings.input, settings.part, fate_N == OVER)
     different_K = copies_by_cosine(vectors_KW, settings.max_cosine, _order(scores_N, left)).kept
@@ -33,8 +40,7 @@ def run(settings: Diversify, context: Context) -> None:
     left = left[different_K]
     chosen = left[_select(settings, context, compressed(vectors_KW, different_K), scores_N, left)]
     fate_N[chosen] = CHOSEN
-    _tell_shortage(settings, context, count, len(chosen))
-    _write(settings, context, fate_N, chosen)
+    return chosen
 
 
 def _different_texts(settings: Diversify, context: Context, scores_N: np.ndarray | None) -> np.ndarray:
