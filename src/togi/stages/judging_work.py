@@ -64,8 +64,11 @@ def graded_case(settings: JudgeSettings, messages: Sequence[Message], answer: st
 
 
 def judges_own(context: Context, settings: JudgeSettings) -> list[str]:
-    """The names under which the judge may have answered itself: its name in the recipe, and at its source."""
-    return list(dict.fromkeys((settings.judge.name, context.model(settings.judge).name)))
+    """The names under which the judge may have answered itself: its name in the recipe, and at its source; a folder's
+    own name, as licences name it."""
+    source = context.model(settings.judge)
+    names = (settings.judge.name, source.name, *([Path(source.name).name] if source.kind == "path" else []))
+    return list(dict.fromkeys(names))
 
 
 class JudgeScorer:

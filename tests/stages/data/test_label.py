@@ -165,6 +165,10 @@ def test_a_judge_of_which_nothing_can_be_read_ends_the_stage_with_what_it_said(l
         label(SpokenJudge(lambda text, index: "As an AI model, I like both."), ANSWERS[:3])
     with pytest.raises(StageError, match="6 of 6 requests failed"):
         label(SpokenJudge(lambda text, index: None), ANSWERS[:3])
+    judge = SpokenJudge(lambda text, index: "no")
+    with pytest.raises(StageError, match=r"the first of 16: 'no'.*a grade such as"):
+        label(judge, [sample(f"s{i}", f"q{i}", "answer") for i in range(100)], method="graded")
+    assert len(judge.asked) == 16  # eight answers, twice each, and no more
 
 
 def test_one_order_is_drawn_from_the_seed_where_only_one_is_asked(label):
@@ -236,11 +240,12 @@ def test_a_prompt_that_needs_a_reference_names_the_answer_that_has_none(label, t
 
 def test_finished_units_are_not_asked_again(label):
     judge = SpokenJudge(longer)
-    first = label(judge, ANSWERS[:3], batch_prompts=1)
+    answers = [sample(f"s{i}", "q", "x" * (i + 1)) for i in range(5)]
+    first = label(judge, answers, batch_prompts=1)
     asked = len(judge.asked)
-    again = label(judge, ANSWERS[:3], go_on=True, batch_prompts=1)
-    assert len(judge.asked) == asked == 6 and again[1:3] == first[1:3]
-    assert len(read_lines(first[0].folder / "journal.jsonl")) == 3
+    again = label(judge, answers, go_on=True, batch_prompts=1)
+    assert len(judge.asked) == asked == 20 and again[1:3] == first[1:3]
+    assert len(read_lines(first[0].folder / "journal.jsonl")) == 3  # eight comparisons, then one, and one
 
 
 @pytest.mark.parametrize(

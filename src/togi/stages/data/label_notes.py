@@ -1,7 +1,7 @@
 """What `label` says of its judge: how much could be read, how often it takes the answer that stands first, and whether
 it judged itself."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,17 +71,18 @@ class Tally:
                 threshold=0.0,
             )
 
-    def refuse_unreadable(self, verdicts: Sequence[Verdict]) -> None:
-        """Raises StageError where nothing could be read: the judge, its prompt or the endpoint is wrong."""
-        if not verdicts or self.read:
+    def refuse_unreadable(self, said: Sequence[Mapping[str, Any]]) -> None:
+        """Raises StageError where nothing that was said could be read: the judge, its prompt or the endpoint is
+        wrong."""
+        if not said or any(each.get("value") is not None or "probability" in each for each in said):
             return
-        failed = sum(verdict.outcome == "failed" for verdict in verdicts)
-        said = next((verdict.text for verdict in verdicts if verdict.text), "")
-        cause = f"{failed} of {len(verdicts)} requests failed" if failed else f"the first: {said[:300]!r}"
+        failed = sum(each["failed"] for each in said)
+        text = next((each["text"] for each in said if each["text"]), "")
+        cause = f"{failed} of {len(said)} requests failed" if failed else f"the first of {len(said)}: {text[:300]!r}"
+        what = "[[A]], [[B]] or [[C]]" if self.settings.method == "pairwise" else "a grade such as [[7]]"
         raise StageError(
             f"stage {self.context.name}: nothing that {self.settings.judge} said can be read as a verdict ({cause}). "
-            "Raise max_tokens if it is cut off, choose a prompt that asks for [[A]], [[B]] or [[C]], or a grade such "
-            "as [[7]], or ask another model"
+            f"Raise max_tokens if it is cut off, choose a prompt that asks for {what}, or ask another model"
         )
 
     def finish(self) -> None:

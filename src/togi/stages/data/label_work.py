@@ -4,9 +4,9 @@ What the judge said is read again from the units when a stage goes on, so nothin
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from togi.core.records import Message, Pair, Sample, Verdict
 from togi.core.seeds import derive, make_id
@@ -23,6 +23,8 @@ from togi.stages.judging_work import asker, grade_reader, graded_case, judge_pro
 from togi.stages.rehearsal_work import Rehearsed, prompt_rows, weightless
 from togi.text.compare import normalise
 
+Item = TypeVar("Item")
+FIRST = 8  # comparisons or answers in the first unit
 BATCH = 64
 BATCH_OF_ENDPOINTS = 512
 Said = dict[str, Any]
@@ -61,6 +63,29 @@ def _size(settings: Label, context: Context) -> int:
     return settings.batch_prompts or (BATCH_OF_ENDPOINTS if remote else BATCH)
 
 
+def _asked(
+    settings: Label, context: Context, items: Sequence[Item], ask: Callable[[Sequence[Item]], list[Any]], tally: Tally
+) -> list[Any]:
+    """What the judge said of each comparison or answer, unit by unit. The first unit is small: a judge of which nothing
+    can be read is found before much is spent on it. Raises StageError for such a judge."""
+    starts = list(range(min(FIRST, len(items)), len(items), _size(settings, context)))
+    cuts = list(zip([0, *starts], [*starts, len(items)], strict=True)) if items else []
+
+    def make(number: int) -> list[Any]:
+        first, last = cuts[number]
+        said = ask(items[first:last])
+        if number == 0:
+            tally.refuse_unreadable(_texts(said))
+        return said
+
+    return [said for unit in context.units(len(cuts), make, "verdicts") for said in unit]
+
+
+def _texts(said: Any) -> list[Said]:
+    """All that the judge said in a unit."""
+    return [said] if isinstance(said, dict) else [each for part in said for each in _texts(part)]
+
+
 # --- two answers ------------------------------------------------------------------------------------------------------
 
 
@@ -68,12 +93,10 @@ def _pairwise(settings: Label, context: Context, samples: list[Sample], prompt: 
     contests = list(_contests(settings, context, samples))
     context.count_in(len(contests) + len(context.drops))
     ask = _choose(settings, context, prompt) if settings.by == "logprobs" else _compare(settings, context, prompt)
-    size = _size(settings, context)
-    count = -(-len(contests) // size)
-    units = context.units(count, lambda number: ask(contests[number * size : (number + 1) * size]), "verdicts")
+    units = _asked(settings, context, contests, ask, tally)
     verdicts: list[Verdict] = []
     pairs: list[Pair] = []
-    for contest, orders in zip(contests, [orders for unit in units for orders in unit], strict=True):
+    for contest, orders in zip(contests, units, strict=True):
         made = [_verdicts(context, settings, contest, order, said) for order, said in enumerate(orders)]
         verdicts += [verdict for each in made for verdict in each]
         last = [each[-1] for each in made]
@@ -85,7 +108,6 @@ def _pairwise(settings: Label, context: Context, samples: list[Sample], prompt: 
         else:
             context.drop(contest.first, pair)
     context.write("verdicts", verdicts, "verdicts")
-    tally.refuse_unreadable(verdicts)
     context.write("pairs", pairs)
 
 
@@ -232,18 +254,17 @@ def _graded(settings: Label, context: Context, samples: list[Sample], prompt: Ju
     for sample in samples:
         if not sample.text.strip():
             context.drop(sample, "empty_answer")
-    size = _size(settings, context)
-    judge = asker(settings, context, grade_reader(settings, prompt), batch_rows=size * settings.rounds)
+    read = grade_reader(settings, prompt)
+    judge = asker(settings, context, read, batch_rows=_size(settings, context) * settings.rounds)
 
-    def ask(number: int) -> list[list[Said]]:
-        batch = spoken[number * size : (number + 1) * size]
+    def ask(batch: Sequence[Sample]) -> list[list[Said]]:
         questions = [_graded_question(settings, prompt, sample) for sample in batch]
         return [_said(each) for each in judge.ask(questions, settings.rounds)]
 
-    units = context.units(-(-len(spoken) // size), ask, "grades")
+    units = _asked(settings, context, spoken, ask, tally)
     verdicts: list[Verdict] = []
     kept: list[Sample] = []
-    for sample, attempts in zip(spoken, [attempts for unit in units for attempts in unit], strict=True):
+    for sample, attempts in zip(spoken, units, strict=True):
         found = [_grade(settings, context, sample, number, said) for number, said in enumerate(attempts)]
         verdicts += found
         tally.note(found)
@@ -253,7 +274,6 @@ def _graded(settings: Label, context: Context, samples: list[Sample], prompt: Ju
         else:
             context.drop(sample, "failed" if found[-1].outcome == "failed" else "unreadable")
     context.write("verdicts", verdicts, "verdicts")
-    tally.refuse_unreadable(verdicts)
     shown = Shown("judge")
     shown.take(kept)
     context.summary |= shown.summary()
