@@ -1,6 +1,7 @@
 """1,000 chats at 64 in flight against a server of 50 ms in a process of its own, and 20,000 answers out of the store.
 
     python benchmarks/client.py [--repeats 5]
+    chrt -r 10 python benchmarks/client.py      where others use the machine: real-time scheduling, for all sides alike
 
 `bare` is an asyncio client of 30 lines that keeps nothing and checks nothing: the bound is 16 rounds of 50 ms, 0.8 s.
 `togi` writes a reservation before each request, checks and stores each answer, and gives them in order. `openai` is
@@ -10,6 +11,7 @@ that library. Sides are processes of their own, interleaved; medians are compare
 import argparse
 import asyncio
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -168,6 +170,7 @@ def report(rows: dict[str, list[dict[str, float]]], repeats: int, load: float) -
         "commit": revision(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "machine": {**cpu_facts(), "load_average": load},
+        "scheduling": "real time" if os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR) else "shared",
         "repeats": repeats,
         "togi_over_bare": ratio,
         "stored_answers_per_second": rate,
