@@ -252,6 +252,16 @@ def test_a_bad_pair_leaves_and_a_text_without_a_good_one_is_dropped_by_its_first
     assert drops == {"no_answer": 1, "empty": 1, "no_end": 1}
 
 
+def test_an_answer_that_only_says_its_question_again_is_none(tmp_path, says):
+    replies = [
+        pair("What is the side that the Moon shows?", "The side that the Moon shows."),
+        pair("Does the Moon turn once or twice?", "Once."),
+    ]
+    says(lambda text, n: replies[n])
+    made, drops = run(context(tmp_path, documents(MOON, MOON), "documents"), method="qa", documents="$given")
+    assert drops == {"echo": 1} and "Answer: Once." in made[0].text
+
+
 @pytest.mark.parametrize(("way", "parts"), [("split", 2), ("cut", 1), ("drop", 0)])
 def test_long_documents_are_cut_as_the_recipe_says_and_it_is_said(tmp_path, says, way, parts):
     asked = says(lambda text, n: pair(f"What is number {n}?", "The sea."))

@@ -21,6 +21,7 @@ REASONS = (
         "not_a_question",
         "duplicate",
         "unsupported_answer",
+        "echo",
         "answer_elsewhere",
         "wrong_answer",
     ),

@@ -207,6 +207,8 @@ class Texts:
     def _failure(self, pair: QuestionPair, text: str) -> str | None:
         if pair.answer and support(pair.answer, text) < self.settings.min_support:
             return "unsupported_answer"
+        if says_nothing(pair):
+            return "echo"
         return self.rules.failure(pair.question, pair.answer)
 
     def related(self, number: int) -> list[Part]:
@@ -217,6 +219,15 @@ class Texts:
         alike_N = self._vectors @ self._vectors[number % len(self.parts)]
         order = np.argsort(-alike_N, kind="stable").tolist()
         return [self.parts[i] for i in order if self.parts[i].index != own.index]
+
+
+SHORTEST_ECHO = 12
+"""Characters of an answer that may be a bare choice between what its question names ("Green or black?" "Green.")."""
+
+
+def says_nothing(pair: QuestionPair) -> bool:
+    """Whether all words of a longer answer stand in its question."""
+    return len(pair.answer) >= SHORTEST_ECHO and support(pair.answer, pair.question) == 1
 
 
 def _embedder(settings: Synthesize, context: Context) -> Embedder:
