@@ -5,7 +5,7 @@ import re
 import pytest
 
 from togi.report.curves import panels
-from togi.report.plot import Line, nice_ticks, plot, tick_labels, whisker
+from togi.report.plot import Line, nice_ticks, plot, reach, tick_labels, whisker
 from togi.report.stage_graph import LANE, rail
 from togi.report.view import IntervalView, RowView, StageView
 
@@ -151,3 +151,16 @@ def test_neighbours_need_no_lane_and_overlapping_reaches_need_one_each():
 
 def test_inputs_that_are_no_stage_of_the_run_are_left_out():
     assert "edge" not in rail(_stages(a=["somewhere"], b=["else"])).svg
+
+
+def test_a_share_is_drawn_between_0_and_1_and_a_difference_between_minus_1_and_1():
+    def drawn(low, mean, high):
+        return reach(RowView(metric="x", policy=IntervalView(mean=mean, low=low, high=high, level=0.95, n=9)))
+
+    share = drawn(0.25, 0.5, 1.0)
+    assert 'class="reach" d="M32.0 9H116.0"' in share and 'cx="60.0"' in share and share.count("zero") == 3
+    difference = drawn(-0.5, 0.0, 0.5)
+    assert (
+        'class="reach" d="M32.0 9H88.0"' in difference and 'cx="60.0"' in difference and difference.count("zero") == 4
+    )
+    assert drawn(0.5, 20.0, 30.0) == "" and drawn(-2.0, 0.0, 0.5) == ""

@@ -121,6 +121,7 @@ STAGE = StageType(
     Label,
     outputs=outputs,
     work="togi.stages.data.label_work",
+    version=2,
     reasons=REASONS,
     estimate=estimate,
 )
