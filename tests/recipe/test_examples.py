@@ -39,9 +39,10 @@ def check_pairs(pairs: list[Pair], graded: list[Sample], score: str) -> None:
     assert pairs
     for pair in pairs:
         chosen, rejected = (by_id[name] for name in pair.parents)
-        scores = [each.scores[score] for each in graded if each.prompt.id == chosen.prompt.id]
-        assert chosen.prompt.id == rejected.prompt.id and chosen.scores[score] == max(scores)
-        assert pair.margin == chosen.scores[score] - rejected.scores[score] > 0
+        scores: list[Any] = [each.scores[score] for each in graded if each.prompt.id == chosen.prompt.id]
+        good, bad = chosen.scores[score] or 0.0, rejected.scores[score] or 0.0
+        assert chosen.prompt.id == rejected.prompt.id and good == max(scores)
+        assert pair.margin == good - bad > 0
 
 
 @pytest.mark.slow

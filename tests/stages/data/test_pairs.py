@@ -1,6 +1,7 @@
 """`pairs` as a stage, and the road from answers to a trained policy."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from tiny_run import RECIPE, togi, write_recipe
 
 from togi.core.codec import read_records, write_records
 from togi.core.errors import InputError, StageError
-from togi.core.records import Completion, Message, Pair, Prompt, Sample, Verdict
+from togi.core.records import Completion, Message, Prompt, Sample, Verdict
 from togi.core.settings import SamplesRef, VerdictsRef
 from togi.report.collect import collect
 from togi.stages.base import RECORDS_FILE
@@ -70,6 +71,7 @@ def test_which_score_ranks_is_said_where_there_are_several(tmp_path):
     made = context(tmp_path, samples([{"rm": 1, "judge": 2.0}, {"rm": 2, "judge": 1.0}, {"rm": 0, "judge": None}]))
     assert paired(made, by="judge") == [("s0", "s1")]
     assert [(drop.id, drop.reason) for drop in made.drops] == [("s2", "no_score")]
+    assert paired(context(tmp_path / "nan", samples([{"rm": 1}, {"rm": math.nan}, {"rm": 0}]))) == [("s0", "s2")]
     with pytest.raises(InputError, match="holds no scores; score the answers first"):
         paired(context(tmp_path / "b", samples([{}, {}])))
 
@@ -128,7 +130,7 @@ def test_from_answers_over_scores_to_a_policy_that_answers(tmp_path):
     assert {row["model"] for row in shown} == {"base", "again0"}
     assert all([score["name"] for score in row["scores"]] == ["reward", "other"] for row in shown)
     pairs: list[Any] = read_records(home / "runs" / "tiny" / "chosen" / RECORDS_FILE)[1]
-    assert pairs and all(isinstance(pair, Pair) and pair.margin > 0 for pair in pairs)
+    assert pairs and all(pair.margin > 0 for pair in pairs)
     fresh: list[Any] = read_records(home / "runs" / "tiny" / "fresh" / RECORDS_FILE)[1]
     assert {sample.model for sample in fresh} == {"policy"}
     stages = {stage.name: stage for stage in collect(home / "runs" / "tiny").stages}

@@ -11,7 +11,7 @@ from tiny import tiny_tokenizer
 from transformers import AutoModelForSequenceClassification, LlamaConfig
 
 from togi.core.codec import read_records, write_records
-from togi.core.errors import GraderError, StageError
+from togi.core.errors import GraderError, InputError, StageError
 from togi.core.files import write_json
 from togi.core.records import Completion, Message, Prompt, Sample
 from togi.core.settings import NamedScorerRef, SamplesRef
@@ -92,6 +92,12 @@ def test_a_score_is_added_under_its_name_and_a_failure_is_dropped(tmp_path, judg
     }
 
 
+def test_no_score_takes_the_place_of_another(tmp_path, judge):
+    with pytest.raises(InputError, match=r"\$x holds a score 'old' already, which would be lost; .* `as`"):
+        scored(context(tmp_path, samples()), **{"as": "old"})
+    assert not judge.asked
+
+
 @pytest.mark.parametrize("odd", [math.nan, math.inf])
 def test_what_is_no_number_is_a_failure(tmp_path, judge, monkeypatch, odd):
     monkeypatch.setattr(judge, "score", lambda items: [odd if i else 2.0 for i in range(len(items))])
@@ -132,9 +138,15 @@ def write_scorer(folder: Path) -> None:
     torch.manual_seed(5)
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = TURN + "{% if add_generation_prompt %}[assistant]{% endif %}"
-    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = LlamaConfig(vocab_size=len(tokenizer), num_labels=1, initializer_range=0.3, **shape)
-    config.pad_token_id = config.eos_token_id = tokenizer.eos_token_id
+    shape: dict[str, Any] = {
+        "num_labels": 1,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
+    shape |= {"pad_token_id": tokenizer.eos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = LlamaConfig(vocab_size=len(tokenizer), initializer_range=0.3, **shape)
     AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
     tokenizer.pad_token = tokenizer.eos_token
     tokenizer.save_pretrained(folder)

@@ -1,5 +1,6 @@
 """The work of `pairs`: one pass over the samples, with the answers to one prompt in memory."""
 
+import math
 from collections.abc import Iterator
 from hashlib import blake2b
 from itertools import groupby
@@ -73,7 +74,7 @@ class _Ranking:
 
     def _ranked(self, sample: Sample) -> Ranked | None:
         score = sample.scores.get(self.by) if self.wins is None else self.wins.score(sample.id)
-        if score is None:
+        if score is None or not math.isfinite(score):
             self.context.drop(sample, "no_score")
             return None
         return Ranked(self.plain(sample), score)

@@ -1,8 +1,8 @@
 """`respond`: models answer prompts."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from togi.core.sampling import Sampling
 from togi.core.settings import NamedModelRef, PromptsRef
@@ -42,6 +42,12 @@ class Respond(StageSettings, Sampling):
         if twice:
             raise ValueError(f"{twice[0]} stands twice; for more answers of one model raise samples")
         return value
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> Self:
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError(f"{self.samples} samples at temperature 0 would be the same answer; raise the temperature")
+        return self
 
 
 def estimate(settings: Respond, inputs: Inputs) -> Cost:

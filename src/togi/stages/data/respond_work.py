@@ -143,8 +143,8 @@ def _tell_failures(context: Context, kept: int) -> None:
     if failed:
         context.alarm(
             "failed",
-            f"{failed} requests got no answer, and {kept} answers are kept; the log says why. To ask again for what is "
-            "missing, run with --redo: stored answers are not asked for twice",
+            f"{failed} answers did not come, because their requests failed, and {kept} are kept; the log says why. To "
+            "ask for what is missing, do the stage again with --redo: stored answers are not asked for twice",
             value=failed,
         )
 

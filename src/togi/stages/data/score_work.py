@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from togi.core.errors import GraderError, StageError
+from togi.core.errors import GraderError, InputError, StageError
 from togi.core.protocols import Scorer
 from togi.core.records import Sample
 from togi.stages.context import Context
@@ -55,10 +55,20 @@ def _scored(settings: Score, context: Context) -> Iterator[tuple[list[Sample], l
     done = 0
     for found in context.batches(settings.samples, size):
         batch[:] = map(plain, found)
+        _refuse_taken(settings, context, batch)
         scores = next(units)
         done += len(batch)
         context.progress(done, total, "samples")
         yield list(batch), scores
+
+
+def _refuse_taken(settings: Score, context: Context, batch: Sequence[Sample]) -> None:
+    """Raises InputError for samples that have a score of this name."""
+    if any(settings.score_name in sample.scores for sample in batch):
+        raise InputError(
+            f"stage {context.name}: {settings.samples} holds a score {settings.score_name!r} already, which would be "
+            "lost; give this one a name of its own with `as`"
+        )
 
 
 def _score(judge: Scorer, batch: Sequence[Sample]) -> list[float | str]:
