@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import tiny_tokenizer
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, RobertaConfig
 
 from togi.core.errors import GraderError, InputError
 from togi.core.records import Message
@@ -18,7 +18,7 @@ from togi.model.reward_model import load_reward_model
 TALK = (Message("user", "Why is the sky blue?"),)
 
 
-def write_encoder(folder: Path, **changes: Any) -> ModelSource:
+def write_encoder(folder: Path, kind: Any = BertConfig, **changes: Any) -> ModelSource:
     """A random encoder with a head of one number, as the library saves it."""
     torch.manual_seed(3)
     tokenizer = tiny_tokenizer()
@@ -30,8 +30,8 @@ def write_encoder(folder: Path, **changes: Any) -> ModelSource:
     )
     tokenizer.backend_tokenizer.post_processor = pair
     shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = BertConfig(vocab_size=len(tokenizer), initializer_range=0.5, **{"num_labels": 1, **shape, **changes})
-    config.max_position_embeddings = 64
+    config = kind(vocab_size=len(tokenizer), initializer_range=0.5, **{"num_labels": 1, **shape, **changes})
+    config.max_position_embeddings, config.pad_token_id = 64, tokenizer.pad_token_id
     AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return ModelSource(kind="path", name=str(folder))
@@ -58,6 +58,20 @@ def test_a_pair_that_does_not_fit_is_a_failure_of_its_own(tmp_path):
     good, bad = judge.score([(TALK, "So."), (TALK, "x" * 80)])
     assert isinstance(good, float) and isinstance(bad, GraderError)
     assert "it reads at most 64" in str(bad)
+
+
+@pytest.mark.parametrize("kind", [BertConfig, RobertaConfig])
+def test_the_longest_pair_that_fits_is_read(tmp_path, kind):
+    judge = load_scorer_of(write_encoder(tmp_path / "rm", kind), tmp_path)
+    assert isinstance(judge, EncoderScorer)
+    pad = judge.tokenizer.pad_token_id
+    assert judge.limit == (64 if kind is BertConfig else 64 - pad - 1)
+    ask = (Message("user", ""),)
+    texts = ["x" * count for count in range(40, 70)]
+    scores = judge.score([(ask, text) for text in texts])
+    lengths = [len(judge.tokenizer("", text)["input_ids"]) for text in texts]
+    assert [isinstance(score, float) for score in scores] == [length <= judge.limit for length in lengths]
+    assert {True, False} == {length <= judge.limit for length in lengths}
 
 
 def test_a_head_of_several_numbers_is_refused_and_a_decoder_is_no_pair_reader(tmp_path):

@@ -21,7 +21,6 @@ from togi.model.network import build, is_encoder, read_config
 from togi.model.reward_model import ModelScorer, load_reward_model
 
 Item = tuple[tuple[Message, ...], str]
-MOST = 10**6  # a tokenizer without a limit says a number far beyond
 
 
 class EncoderScorer:
@@ -35,8 +34,7 @@ class EncoderScorer:
         self.tokenizer = tokenizer
         self.name = name
         self.tokens = tokens
-        limits = (tokenizer.model_max_length, context_of(net.config.get_text_config().to_dict()) or sys.maxsize)
-        self.limit = min(limit for limit in limits if limit < MOST or limit == sys.maxsize)
+        self.limit = min(_positions(net), tokenizer.model_max_length)
 
     def score(self, items: Sequence[Item]) -> list[float | GraderError]:
         """Scores in the order of `items` (messages, answer)."""
@@ -65,6 +63,13 @@ class EncoderScorer:
 
     def _too_long(self, length: int) -> GraderError:
         return GraderError(f"{self.name}: prompt and answer have {length} tokens; it reads at most {self.limit}")
+
+
+def _positions(net: Any) -> int:
+    """The longest pair, in tokens. Models like RoBERTa count positions from behind that of the pad token."""
+    known = context_of(net.config.get_text_config().to_dict())
+    pad = getattr(getattr(net.base_model, "embeddings", None), "padding_idx", None)
+    return sys.maxsize if known is None else known if pad is None else known - pad - 1
 
 
 def reads_pairs(facts: Facts) -> bool:

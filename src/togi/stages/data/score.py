@@ -1,6 +1,6 @@
 """`score`: a reward model scores answers."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, create_model
 
@@ -13,13 +13,9 @@ ITEMS = 64  # of one request to a server
 REASONS = ("failed",)
 """What a sample is dropped for: it could not be scored."""
 
-_As = create_model(  # a class statement cannot have a field of this name, which is a word of Python
-    "_As",
-    __base__=StageSettings,
-    **{
-        "as": (str | None, Field(default=None, min_length=1, description="name of the score; the scorer's when absent"))
-    },
-)
+_NAME = Field(default=None, min_length=1, description="name of the score; the scorer's when absent")
+_FIELD: dict[str, Any] = {"as": (str | None, _NAME)}  # a word of Python, which no class statement can have as a field
+_As = create_model("_As", __base__=StageSettings, **_FIELD)
 
 
 class Score(_As):
