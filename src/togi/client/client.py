@@ -27,7 +27,7 @@ from togi.client.batches import Batches
 from togi.client.endpoint import Endpoint, Tokens
 from togi.client.exchange import Counter, Exchange
 from togi.client.probe import Abilities, endpoint_facts, meet, on_bf16_steps
-from togi.client.requests import AnyRequest, Generation, request_key, single, written_at_most
+from togi.client.requests import AnyRequest, Generation, request_key, single
 from togi.client.store import AnswerStore, Name, keep_answer, read_answer
 from togi.client.troubles import STORED
 from togi.core.errors import Interrupted, StageError, TogiError
@@ -54,11 +54,6 @@ class Progress:
     answered: int = 0
     stored: int = 0
     failed: int = 0
-
-    @property
-    def done(self) -> int:
-        """All that is over."""
-        return self.answered + self.stored + self.failed
 
 
 @dataclass(slots=True, eq=False)
@@ -178,17 +173,9 @@ class Client:
         await meet(exchange)
         return await Batches(exchange).answer(asked)
 
-    def is_stored(self, request: AnyRequest) -> bool:
-        """Whether a request would cost nothing."""
-        return self.store.get(self._name(request)) is not None
-
     def spending(self) -> Spending:
         """What the run has spent on this endpoint so far, killed processes included."""
         return self.store.spending(self.account)
-
-    def cost(self, request: AnyRequest) -> Tokens:
-        """The most that a request can use."""
-        return _cost(request, self._count)
 
     def facts(self) -> dict[str, Any]:
         """What was learned of the server, for reports; empty while it was not asked."""
@@ -378,7 +365,3 @@ class Client:
         name = self._name(request)
         stored = await exchange.write(lambda db: read_answer(db, name))
         return await exchange.ask(request, name) if stored is None else load(stored)
-
-
-def _cost(request: AnyRequest, count: Counter | None) -> Tokens:
-    return Tokens(request.prompt_bytes() if count is None else count(request), written_at_most(request))
