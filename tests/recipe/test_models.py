@@ -90,6 +90,7 @@ def test_every_key_of_an_endpoint_but_its_name_and_tokenizer_is_a_runtime_settin
         ("url: 'http://a/v1', path: model, model: big", "exactly one of package, hub, path, url"),
         (f"{ENDPOINT}, protocol: grpc", "models.teacher.protocol: should be 'auto', 'openai'"),
         (f"{ENDPOINT}, budget: {{tokens: 0}}", "models.teacher.budget.tokens: should be greater than or equal to 1"),
+        (f"{ENDPOINT}, budget: {{money: 1}}", "budget.money is counted by `price`, which is not said"),
         ("path: model, device: gpu", "models.teacher.device"),
         ("path: model, prefix: x", "prefix is read with kind: embedder alone"),
         ("path: $tuned, template: chatml", "template cannot be given to what \\$tuned trains"),

@@ -68,7 +68,9 @@ def test_a_run_asks_once_and_says_what_it_spent(server: Stub, tmp_path: Path, to
     again = togi(tmp_path / "home", "run", str(path), "--redo", "scores", STUB_KEY="wrong")
     assert again.returncode == 0, again.stderr
     assert results(tmp_path / "home") == made and len(server.asked) == count
-    assert "answers of servers in the store: 12" in told("status", str(path))[1]
+    status = told("status", str(path))[1]
+    assert "answers of servers in the store: 12" in status and "spent: a: " in status
+    assert "Spent on servers: a: " in (tmp_path / "home" / "runs" / "remote" / "report.html").read_text()
     assert "12 answers" in told("clean", "--answers")[1] and "12 answers" in told("clean", "--answers", "--yes")[1]
     assert "0 answers" in told("clean", "--answers")[1]
 

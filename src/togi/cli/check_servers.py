@@ -37,12 +37,17 @@ class Servers:
     def say(self) -> None:
         """Prints the findings."""
         for name, each in self.found.items():
-            does = [ABILITIES.get(key.partition(".")[2], key) for key, value in each.facts.items() if value is True]
+            does = [_in_words(key) for key, value in each.facts.items() if value is True]
             context = f", context {each.facts['context']:,} tokens" if "context" in each.facts else ""
             able = f"; tried: {', '.join(does)}" if does else ""
             say(f"model {name}: {each.model} at {each.url}, protocol {each.facts['protocol']}{context}{able}")
             for alarm in each.alarms:
                 say(f"  ALARM {alarm}")
+
+
+def _in_words(ability: str) -> str:
+    name = ability.partition(".")[2]
+    return ABILITIES.get(name, ability)
 
 
 def check(graph: Graph, offline: bool) -> Servers:

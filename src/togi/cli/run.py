@@ -15,7 +15,6 @@ from togi.recipe.run import Options, Run, chat_command
 from togi.recipe.store import is_done
 from togi.report.collect import collect
 from togi.report.formatting import compared
-from togi.stages.spent import spent_by
 
 
 @click.command()
@@ -82,11 +81,10 @@ def _closing(graph: Graph, run: Run, given: Options) -> Closing:
         chat = chat_command(given, node)
         if chat is not None and is_done(run.store / node.folder_name):
             chats[node.name] = chat
-    endpoints = [found for name in graph.recipe.models if (found := graph.endpoint(name)) is not None]
     return Closing(
         run=run.id,
         report=str(run.folder / "report.html"),
         chats=chats,
         rows=compared(collect(run.folder)),
-        spent=spent_by(run.id, endpoints, run.store),
+        spent=run.spent(),
     )

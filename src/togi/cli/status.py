@@ -34,6 +34,8 @@ def command(recipe: Path | None, overrides: tuple[str, ...], run: str | None, as
     say(f"run: {id_of(state)}")
     rows = [(s["name"], s["type"], s["state"], _took(s["seconds"], Path(s["folder"]))) for s in state["stages"]]
     say_table(("stage", "type", "state", "took"), rows, right=(3,))
+    for words in state.get("spent", []):
+        say(f"spent: {words}")
     if answers := sum(count for count, _ in stored_answers(store_folder()).values()):
         say(f"answers of servers in the store: {answers:,}; `togi clean --answers` forgets them")
     for note in older_note():

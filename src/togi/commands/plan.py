@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -193,7 +194,7 @@ class _Inputs:
     def mean_bytes(self) -> float:
         """Mean bytes of the records that the stage reads, those that are known; 0 where none is."""
         refs = [Ref(ref) for ref in self.stage.inputs if not isinstance(ref, ModelRef | ScorerRef | EmbedderRef)]
-        samples = [record for ref in refs for record in self[ref].samples[:COUNTED]]
+        samples: list[Any] = [record for ref in refs for record in self[ref].samples[:COUNTED]]
         return sum(len(record.text.encode()) for record in samples) / len(samples) if samples else 0.0
 
     def lengths(self, refs: Sequence[Ref], model: Known, cost: Cost) -> tuple[float, int] | None:

@@ -1,8 +1,8 @@
 """The keys of a `models:` entry that say how a model on a server is reached, and how a server for it is started."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from togi.client import endpoint
 from togi.core.settings import Settings, runtime_setting
@@ -55,6 +55,12 @@ class EndpointKeys(Settings):
         False, "url: ask through the provider's batch endpoint, which answers within a day at a lower price"
     )
     serve: Serve | None = runtime_setting(None, "a server that the run starts for this model")
+
+    @model_validator(mode="after")
+    def _money_is_counted(self) -> Self:
+        if self.budget.money is not None and not (self.price.input or self.price.output):
+            raise ValueError("budget.money is counted by `price`, which is not said; add price: {input: A, output: B}")
+        return self
 
 
 URL_KEYS = tuple(name for name in EndpointKeys.model_fields if name not in ("url", "serve"))

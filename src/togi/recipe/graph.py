@@ -61,6 +61,7 @@ class Graph:
 
     recipe: Recipe
     nodes: dict[str, Node] = field(default_factory=dict)
+    marks: dict[str, str] = field(default_factory=dict)  # what names the models that are served, each hashed once
 
     def resolve(self, node: Node, store: Path) -> dict[str, Resolved]:
         """What each reference of `node` stands for, in a given store."""
@@ -88,8 +89,11 @@ class Graph:
             assert spec.model is not None
             return endpoint_of(model, spec, spec.model, spec.revision)
         made = made_by(spec)
-        mark = self.nodes[made.name].fingerprint if made is not None else digest(_model_mark(model_source(spec), []))
-        return endpoint_of(model, spec, f"{model}-{mark[:12]}", "")
+        if made is not None:
+            self.marks[model] = self.nodes[made.name].fingerprint
+        elif model not in self.marks:
+            self.marks[model] = digest(_model_mark(model_source(spec), []))
+        return endpoint_of(model, spec, f"{model}-{self.marks[model][:12]}", "")
 
     def reads(self, node: Node, store: Path) -> list[Read]:
         """The outputs that `node` reads, each once, in a given store."""

@@ -48,6 +48,7 @@ from togi.recipe.sweep import older_note, register, sweep
 from togi.recipe.terms import notes, refuse_misuse
 from togi.recipe.worker import resolved_to_json
 from togi.recipe.workers import Workers, clear_meetings
+from togi.stages.spent import spent_by
 from togi.tracking.base import check_trackers
 
 DEATH_SECONDS = 30.0  # in which a stage saves what it finished once a service that it needs has died
@@ -293,6 +294,15 @@ class Run:
         self.stop()
         self.display.note("stopping: the work at hand is finished and saved first; once more to stop at once")
 
+    def spent(self) -> list[str]:
+        """What the run has spent on each model on a server, killed processes included, in words."""
+        endpoints = [found for name in self.graph.recipe.models if (found := self.graph.endpoint(name)) is not None]
+        try:
+            return spent_by(self.id, endpoints, self.store)
+        except (InputError, StageError) as wrong:  # where answers are needed it ends the stage
+            self.display.note(f"what was spent on servers is not known: {wrong}")
+            return []
+
     def stop(self) -> None:
         """Lets the work at hand finish and be saved, and ends the run then."""
         self.interrupted = True
@@ -311,6 +321,7 @@ class Run:
             "seconds": round(time.time() - self.started, 1),
             "stages": stages,
             "error": error,
+            "spent": self.spent(),
             "versions": {"togi": __version__, "python": sys.version.split()[0]},
         }
         try:  # what goes wrong here is told, but never in the place of what the run itself ended with

@@ -52,6 +52,7 @@ class _Run(BaseModel):
     seconds: float | None = None
     error: str | None = None
     versions: dict[str, Any] = {}
+    spent: list[str] = []
 
 
 class _Summary(BaseModel):
@@ -96,6 +97,7 @@ def collect(run: Path) -> RunView:
         seconds=state.seconds,
         error=state.error,
         versions=state.versions,
+        spent=state.spent,
     )
 
 

@@ -130,7 +130,7 @@ class StageView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunView:
-    """One run of a recipe."""
+    """One run of a recipe. `spent` says, by model, what it has spent on servers."""
 
     name: str
     state: RunState
@@ -139,6 +139,7 @@ class RunView:
     seconds: float | None = None
     error: str | None = None
     versions: Mapping[str, Any] = field(default_factory=dict)
+    spent: Sequence[str] = ()
 
     @property
     def rows(self) -> list[RowView]:

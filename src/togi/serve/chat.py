@@ -113,7 +113,7 @@ class _Routes:
     def _prompts(self, prompt: str | list[int] | list[str] | list[list[int]]) -> list[list[int]]:
         if not prompt:
             raise InputError("prompt: it is empty; give a text or token ids")
-        several: Sequence[Any] = [prompt] if isinstance(prompt, str) or isinstance(prompt[0], int) else prompt
+        several: Any = [prompt] if isinstance(prompt, str) or isinstance(prompt[0], int) else prompt
         return [self._ids(each) if isinstance(each, str) else list(each) for each in several]
 
     def _ids(self, text: str) -> list[int]:

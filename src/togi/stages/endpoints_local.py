@@ -2,10 +2,10 @@
 
 from typing import Any
 
+from togi.core.protocols import Scorer
 from togi.core.settings import EmbedderRef, ModelRef, ScorerRef
 from togi.model.embed import SentenceEmbedder
 from togi.model.first_token import ModelChooser
-from togi.model.reward_model import ModelScorer
 from togi.rollout.completer import ModelCompleter
 from togi.rollout.generator import ModelGenerator
 from togi.stages.arithmetic import model_device
@@ -44,7 +44,7 @@ def reader(context: Context, ref: ModelRef) -> tuple[Any, Template]:
     return model.tokenizer, model.template
 
 
-def scorer(context: Context, ref: ScorerRef) -> ModelScorer:
+def scorer(context: Context, ref: ScorerRef) -> Scorer:
     """See `togi.stages.endpoints`."""
     return load_scorer(context, ref)
 

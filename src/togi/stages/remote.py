@@ -208,7 +208,7 @@ def _completions(found: Whole | Failure, count: int, terminator: str) -> list[Co
 
 def _completion(choice: Choice, terminator: str) -> Completion:
     """Text that the model ended has the terminator behind it, as a local answer has."""
-    ended = choice.finish == "stop"
-    stop = ("terminator" if terminator else "stop_string") if ended else choice.finish
-    text = choice.text + terminator if ended else choice.text
-    return Completion(text=text, stop=stop, token_ids=choice.token_ids, logprobs=choice.logprobs)
+    kept: dict[str, Any] = {"token_ids": choice.token_ids, "logprobs": choice.logprobs}
+    if choice.finish == "stop" and terminator:
+        return Completion(text=choice.text + terminator, stop="terminator", **kept)
+    return Completion(text=choice.text, stop="length" if choice.finish == "length" else "stop_string", **kept)
