@@ -248,6 +248,20 @@ def test_finished_units_are_not_asked_again(label):
     assert len(read_lines(first[0].folder / "journal.jsonl")) == 3  # eight comparisons, then one, and one
 
 
+def test_log_probabilities_are_asked_for_in_parts_of_a_unit(label, monkeypatch):
+    monkeypatch.setattr(label_work, "BATCH_OF_ENDPOINTS", 3)
+    sizes = []
+
+    class Counting(Margins):
+        def margins(self, asked, yes, no):
+            sizes.append(len(asked))
+            return super().margins(asked, yes, no)
+
+    answers = [sample(f"s{i}", "q", "x" * (i + 1)) for i in range(5)]
+    _, pairs, _, _ = label(Counting(), answers, by="logprobs", batch_prompts=64)
+    assert sizes == [6, 6, 4, 4] and len(pairs) == 10  # eight comparisons in both orders, then two
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

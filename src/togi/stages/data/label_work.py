@@ -25,6 +25,7 @@ from togi.text.compare import normalise
 
 Item = TypeVar("Item")
 FIRST = 8  # comparisons or answers in the first unit
+TOGETHER = 16  # questions that a model of this machine reads at once for their log-probabilities
 BATCH = 64
 BATCH_OF_ENDPOINTS = 512
 Said = dict[str, Any]
@@ -160,12 +161,15 @@ def _compare(settings: Label, context: Context, prompt: JudgePrompt) -> Any:
 def _choose(settings: Label, context: Context, prompt: JudgePrompt) -> Any:
     """Asks for the log-probabilities of A and B."""
     judge = chooser(context, settings.judge)
+    remote = context.model(settings.judge).kind == "endpoint"
+    together = 2 * BATCH_OF_ENDPOINTS if remote else TOGETHER
 
     def ask(contests: Sequence[Contest]) -> list[list[list[Said]]]:
         asked: list[tuple[Message, ...]] = [
             _question(settings, prompt, contest, swap).messages for contest in contests for swap in contest.swapped
         ]
-        found = iter(judge.margins(asked, "A", "B") if asked else [])
+        margins = [judge.margins(asked[i : i + together], "A", "B") for i in range(0, len(asked), together)]
+        found = (margin for each in margins for margin in each)
         return [[[{"probability": _sigmoid(next(found))}] for _ in contest.swapped] for contest in contests]
 
     return ask
