@@ -249,6 +249,18 @@ def test_a_budget_is_never_passed_and_what_it_allows_is_done(tmp_path: Path) -> 
         assert len(server.stats()["seen"]) == stored
 
 
+def test_a_budget_holds_where_templates_add_to_prompts(tmp_path: Path) -> None:
+    """Prompts are counted as 1 token and cost 11: only the first request does not know."""
+    with (
+        hostile(delay=0.02) as server,
+        client(tmp_path, endpoint(server.url, budget=Budget(tokens=100)), count=lambda request: 1) as asked,
+    ):
+        with pytest.raises(StageError, match="is spent"):
+            list(asked.ask(chats(100)))
+        assert asked.spending().done.total == server.stats()["tokens"] <= 100
+        assert asked.store.count() >= 5
+
+
 def test_a_budget_smaller_than_one_request(tmp_path: Path) -> None:
     with hostile() as server:
         for budget in (Budget(tokens=10), Budget(money=1e-9)):

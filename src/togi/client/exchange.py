@@ -10,6 +10,7 @@ import sqlite3
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,6 +38,8 @@ FIRST_PATIENCE = 3.0
 
 LOOK = 0.5
 """Seconds: the longest sleep before a look at whether the run has ended."""
+SETTLE_LOOK = 0.02
+"""Seconds between looks at whether others have settled."""
 _json = json.JSONEncoder(ensure_ascii=False).encode
 
 Take = Callable[[Any, Tokens], Awaitable[T]]
@@ -68,7 +71,7 @@ class Exchange:
         self._ever = False
         self._excess = 0
         self._under_way = self._settled = 0
-        self._change = asyncio.Condition()
+        self._begun = False
 
     async def close(self) -> None:
         """Closes the connections and the store."""
@@ -184,7 +187,7 @@ class Exchange:
     # --- one try ------------------------------------------------------------------------------------------------------
 
     async def _attempt(self, call: Call, cost: Tokens, take: Take[T], seconds: float) -> T:
-        reserved = await self._reserve(_Reserved(cost.input + self._excess, cost.output, self._excess))
+        reserved = await self._reserve(cost)
         try:
             replica = self.replicas.pick() or self.replicas.all[0]
             value = await self._value(replica, call, reserved, seconds)
@@ -197,7 +200,7 @@ class Exchange:
                     raise GivenUp("filtered", str(broken)) from None
                 raise Again("broken", f"{replica.base}: {broken}") from None
         finally:
-            await self._finished()
+            self._finished()
 
     async def _value(self, replica: Replica, call: Call, reserved: Tokens, seconds: float) -> Any:
         """The JSON of a good reply. Raises what a bad one means, after releasing what it cannot have used."""
@@ -295,22 +298,33 @@ class Exchange:
 
     # --- the budget ---------------------------------------------------------------------------------------------------
 
-    async def _reserve(self, cost: Tokens) -> Tokens:
-        """Reserves what a request can cost at most; waits for others to settle where it does not fit yet.
+    async def _reserve(self, cost: Tokens) -> _Reserved:
+        """Reserves what a request can cost at most; waits for others to settle where it does not fit yet. Under a
+        budget the first request goes alone: it tells what templates add to a prompt.
 
         Raises StageError where it will never fit.
         """
-        while True:
-            before = self._settled
-            if await self.write(lambda db: reserve(db, self.account, cost)):
-                self._under_way += 1
-                return cost
-            async with self._change:
+        while self._bounded and self._begun and not self._settled:
+            await self._sleep(SETTLE_LOOK)
+        self._begun = True
+        try:
+            while True:
+                before = self._settled
+                wanted = _Reserved(cost.input + self._excess, cost.output, self._excess)
+                if await self.write(partial(reserve, account=self.account, tokens=wanted)):
+                    self._under_way += 1
+                    return wanted
                 if before == self._settled and self._under_way == 0:
-                    raise self.end(await self.spent(cost))
-                if before == self._settled:
-                    await self._change.wait()
-            self._check()
+                    raise self.end(await self.spent(wanted))
+                await self._sleep(SETTLE_LOOK)
+        except BaseException:
+            self._begun = self._under_way > 0
+            raise
+
+    @property
+    def _bounded(self) -> bool:
+        budget = self.account.budget
+        return budget.tokens is not None or budget.money is not None
 
     async def spent(self, cost: Tokens) -> StageError:
         """The error for a budget that is spent, or smaller than one request."""
@@ -341,13 +355,10 @@ class Exchange:
     async def _settle(self, reserved: Tokens, used: Tokens) -> None:
         await self.write(lambda db: settle(db, self.account, reserved, used))
 
-    async def _finished(self) -> None:
+    def _finished(self) -> None:
         """Notes that a reservation is settled, or lost."""
         self._under_way -= 1
         self._settled += 1
-        if self.account.budget.tokens is not None or self.account.budget.money is not None:
-            async with self._change:
-                self._change.notify_all()
 
     async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Does `work` in the store's next transaction."""
