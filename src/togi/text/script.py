@@ -36,12 +36,12 @@ def script_of(char: str) -> Script:
     return "other"
 
 
-class _Marks(dict[int, str]):
-    """One letter for the writing system of a letter, none for all else; filled as characters come."""
+class _Marks(dict[int, int | None]):
+    """One letter for the writing system of a letter, None for all else; filled as characters come."""
 
-    def __missing__(self, code: int) -> str:
+    def __missing__(self, code: int) -> int | None:
         char = chr(code)
-        self[code] = _MARKS[script_of(char)] if unicodedata.category(char)[0] == "L" else ""
+        self[code] = ord(_MARKS[script_of(char)]) if unicodedata.category(char)[0] == "L" else None
         return self[code]
 
 
