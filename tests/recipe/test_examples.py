@@ -46,6 +46,7 @@ def check_pairs(pairs: list[Pair], graded: list[Sample], score: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_rejection_sampling_takes_the_best_of_seven_against_the_two_worst(home):
     folder = run("rejection", home)
     answers, graded = records(folder, "answers"), records(folder, "graded")
@@ -62,6 +63,7 @@ def test_rejection_sampling_takes_the_best_of_seven_against_the_two_worst(home):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_the_second_round_learns_from_what_the_first_ones_policy_says(home):
     folder = run("self-dpo", home)
     for number, model in ((1, "base"), (2, "round_1")):
