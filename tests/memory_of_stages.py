@@ -1,0 +1,115 @@
+"""Runs the work of a stage over a file of rows and prints the peak of its memory above what it began with.
+
+`python tests/memory_of_stages.py STAGE FOLDER [small]`; `write_rows` makes the folder. Whatever is held some thousand
+rows at a time (a row group, a batch, a tile of vectors) is held so however many rows there are; with `small` it is held
+some hundred rows at a time, so that few rows show what each of them takes.
+"""
+
+import importlib
+import json
+import random
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from togi.core import record_streams
+from togi.core.record_streams import record_writer
+from togi.core.records import Message, Prompt
+from togi.core.settings import Ref
+from togi.data import diversify, duplicates
+from togi.stages.base import RECORDS_FILE
+from togi.stages.context import Context, Control, Resolved
+from togi.stages.table import STAGES
+
+MIXED = {"by": "rows", "kind": "prompts"}
+SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "import": ("import", {"kind": "prompts"}),
+    "curate": ("curate", {"input": "$rows", "method": "rules", "max_chars": 1000}),
+    "decontaminate": ("decontaminate", {"input": "$rows", "against": "$tests", "kind": "prompts"}),
+    "mix": (
+        "mix",
+        {"inputs": [{"input": "$rows"}, {"input": "$tests", "share": 1e-3}], "by": "rows", "kind": "prompts"},
+    ),
+    "dedup-exact": ("dedup", {"input": "$rows", "kind": "prompts", "method": "exact"}),
+    "dedup-minhash": ("dedup", {"input": "$rows", "kind": "prompts"}),
+    "dedup-embeddings": ("dedup", {"input": "$rows", "kind": "prompts", "method": "embeddings", "threshold": 0.99}),
+    "diversify-k_centre": ("diversify", {"input": "$rows", "kind": "prompts", "keep": 500}),
+    "diversify-facility": (
+        "diversify",
+        {"input": "$rows", "kind": "prompts", "keep": 500, "method": "facility_location"},
+    ),
+}
+WORDS = 4000
+LETTERS = 240
+"""Characters of a row's text, all of one byte."""
+
+
+PARTS = ((record_streams, "ROWS_PER_GROUP"), (duplicates, "BLOCK"), (duplicates, "TILE"), (diversify, "TILE"))
+PARTS += ((diversify, "POOL"), (diversify, "EXACT"))
+
+
+class InSmallParts(Context):
+    """Reads few records at a time."""
+
+    def batches(self, ref: Ref, rows: int = 256) -> Any:
+        return super().batches(ref, rows)
+
+
+def in_small_parts() -> None:
+    """Holds some hundred rows where it is some thousand."""
+    for module, name in PARTS:
+        setattr(module, name, 256)
+    diversify.SEARCHED, diversify.PROBED = 32, 2
+
+
+def write_rows(folder: Path, rows: int) -> None:
+    """Different questions of LETTERS characters as records and as JSON lines, and two questions of a test."""
+    rng = random.Random(7)
+    words = ["".join(rng.choices("abcdefghijklmnoprstuvw", k=rng.randint(3, 9))) for _ in range(WORDS)]
+    (folder / "rows" / "output").mkdir(parents=True)
+    lines = (folder / "rows.jsonl").open("w")
+    with record_writer(folder / "rows" / RECORDS_FILE, "prompts") as writer, lines:
+        for row in range(rows):
+            text = f"Why {' '.join(rng.choices(words, k=60))}"[: LETTERS - 1] + "?"
+            writer.write([Prompt(id=f"{row:016x}", messages=(Message("user", text),))])
+            lines.write(json.dumps({"question": text}) + "\n")
+    with record_writer(folder / "tests" / RECORDS_FILE, "prompts") as writer:
+        for name in ("a", "b"):
+            text = f"{name}: which of the many words in this question stands in no other one of them all?"
+            writer.write([Prompt(id=name, messages=(Message("user", text),))])
+
+
+def run(stage: str, folder: Path, small: bool) -> int:
+    """Bytes that the stage's work took at its peak above those that were there before."""
+    if small:
+        in_small_parts()
+    kind, given = SETTINGS[stage]
+    if kind == "import":
+        given = {**given, "path": str(folder / "rows.jsonl")}
+    settings, work = STAGES[kind].settings.model_validate(given), importlib.import_module(STAGES[kind].work)
+    made = folder / f"{stage}-0"
+    made.mkdir()
+    inputs: dict[str, Resolved] = {
+        Ref(f"${name}"): Resolved("prompts", folder=folder / name) for name in ("rows", "tests")
+    }
+    kind_of = InSmallParts if small else Context
+    context = kind_of("stage", made, folder, 1, inputs, Control(send=lambda event: None))
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew: imports took more than they left
+    before = memory("VmRSS")
+    work.run(settings, context)
+    context.finish()
+    return memory("VmHWM") - before
+
+
+def memory(name: str) -> int:
+    """Bytes of this process, now (VmRSS) or at its peak (VmHWM)."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return 1024 * int(lines[name].split()[0])
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as warm:  # what the first use of a library takes is not the rows'
+        write_rows(Path(warm) / "rows", 600)
+        run(sys.argv[1], Path(warm) / "rows", "small" in sys.argv)
+    print(json.dumps({"bytes": run(sys.argv[1], Path(sys.argv[2]), "small" in sys.argv)}))

@@ -1,0 +1,78 @@
+"""What stages hold of a row: the peak of a process of its own above what it began with, as a slope over rows."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from memory_of_stages import LETTERS, write_rows
+from places import TESTS
+
+from togi.core import record_streams
+
+FLAT = 250
+"""Bytes a row that count as none: a row group of the many rows is larger than the few rows are, by some 14 MB."""
+KIB = 1024
+EMBEDDING = 2 * 1024
+"""Bytes of an embedding of hashed n-grams in float16."""
+GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+"""Arrays of a few hundred kB go back to the system when they are let go of, as those of real sizes do."""
+
+
+def peak(stage: str, folder: Path, *small: str) -> int:
+    command = [sys.executable, str(TESTS / "memory_of_stages.py"), stage, str(folder), *small]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **GIVEN_BACK}
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=3000)
+    assert ended.returncode == 0, ended.stderr
+    return int(json.loads(ended.stdout.splitlines()[-1])["bytes"])
+
+
+def slope(stage: str, folder: Path, few: int, many: int, *small: str) -> float:
+    """Bytes that each further row takes."""
+    peaks = []
+    for rows in (few, many):
+        made = folder / "-".join((str(rows), *small))
+        if not made.exists():
+            with pytest.MonkeyPatch.context() as kept:
+                kept.setattr(record_streams, "ROWS_PER_GROUP", 256 if small else record_streams.ROWS_PER_GROUP)
+                write_rows(made, rows)
+        peaks.append(peak(stage, made, *small))
+    return (peaks[1] - peaks[0]) / (many - few)
+
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read as Linux tells it")
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("rows")
+
+
+@pytest.mark.parametrize("stage", ["curate", "decontaminate"])
+def test_from_ten_thousand_to_a_hundred_thousand_rows_memory_is_flat(rows: Path, stage: str) -> None:
+    assert slope(stage, rows, 10_000, 100_000) < FLAT
+
+
+def test_import_holds_a_hash_of_each_row_and_not_the_row(rows: Path) -> None:
+    assert slope("import", rows, 5_000, 25_000, "small") < 400
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["curate", "decontaminate", "mix", "import"])
+def test_a_million_rows_are_as_flat(rows: Path, stage: str) -> None:
+    assert slope(stage, rows, 100_000, 1_000_000) < FLAT
+
+
+@pytest.mark.parametrize(
+    ("stage", "beside"),
+    [
+        ("dedup-exact", 0),
+        ("dedup-minhash", LETTERS),
+        ("dedup-embeddings", EMBEDDING),
+        ("diversify-k_centre", EMBEDDING),
+    ],
+)
+def test_global_stages_hold_at_most_a_kibibyte_beside_text_or_embedding(rows: Path, stage: str, beside: int) -> None:
+    assert slope(stage, rows, 3_000, 9_000, "small") < KIB + beside
