@@ -21,7 +21,7 @@ from togi.evaluate.statistics.interval import Floats
 
 Integers = NDArray[np.intp]
 FAR = 100.0  # no strength goes further
-ROUNDS, CHUNK = 200, 64
+ROUNDS, STEPS, CHUNK = 200, 40, 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,10 +72,9 @@ class Battles:
         """(weight that the lower model won, weight of all) for each pair, with every row `count_N` times."""
         times_N = 1.0 if count_N is None else count_N
         size, own_N = len(self.pairs[0]), self.pairs[2]
-        return (
-            np.bincount(own_N, weights=self.wins_N * times_N, minlength=size),
-            np.bincount(own_N, weights=self.weight_N * times_N, minlength=size),
-        )
+        won_P = np.bincount(own_N, weights=self.wins_N * times_N, minlength=size)
+        all_P = np.bincount(own_N, weights=self.weight_N * times_N, minlength=size)
+        return won_P.astype(np.float64), all_P.astype(np.float64)
 
 
 def bradley_terry(battles: Battles) -> Fit:
@@ -101,7 +100,9 @@ def resampled(battles: Battles, *, by: Literal["question", "row"], rounds: int, 
     `sample(frac=1, replace=True, random_state=i)` draws.
     """
     start_M = np.nan_to_num(bradley_terry(battles).strength_M, nan=0.0, posinf=10.0, neginf=-10.0)
-    strength_RM = np.concatenate([_solve(battles, *sums, start_M) for sums in _draws(battles, by, rounds, seed)])
+    inverse_MM = _inverse(battles, start_M)
+    draws = _draws(battles, by, rounds, seed)
+    strength_RM = np.concatenate([_resolve(battles, *sums, start_M, inverse_MM) for sums in draws])
     return expit(strength_RM), influence(battles, by)
 
 
@@ -110,7 +111,6 @@ def influence(battles: Battles, by: Literal["question", "row"]) -> Floats:
     Efron and Tibshirani 1993, chapter 22). Shape (questions or rows, models)."""
     own_N = battles.question_N if by == "question" else np.arange(len(battles.first_N))
     assert own_N is not None
-    _, all_P = battles.sums()
     strength_M = np.nan_to_num(bradley_terry(battles).strength_M, nan=0.0, posinf=FAR, neginf=-FAR)
     low_P, high_P, pair_N = battles.pairs
     chance_P = expit(strength_M[low_P] - strength_M[high_P])
@@ -119,8 +119,7 @@ def influence(battles: Battles, by: Literal["question", "row"]) -> Floats:
     np.add.at(score_QM, (own_N, low_P[pair_N]), residual_N)
     np.add.at(score_QM, (own_N, high_P[pair_N]), -residual_N)
     score_QM[:, battles.baseline] = 0.0  # it stays where it is
-    curve_MM = _curvature(battles, (all_P * chance_P * (1 - chance_P))[None])[0]
-    return np.linalg.solve(curve_MM, score_QM.T).T
+    return score_QM @ _inverse(battles, strength_M)
 
 
 # --- resamples --------------------------------------------------------------------------------------------------------
@@ -159,29 +158,70 @@ def _counted(drawn_N: Integers, count: int) -> Floats:
 # --- the fit ----------------------------------------------------------------------------------------------------------
 
 
-def _solve(battles: Battles, won_RP: Floats, all_RP: Floats, start_M: Floats | None = None) -> Floats:
-    """Strengths (R, M) by Newton's method from `start_M`; where every pair holds the baseline, by the closed form."""
-    low_P, high_P, _ = battles.pairs
-    if ((low_P == battles.baseline) | (high_P == battles.baseline)).all():
+def _solve(battles: Battles, won_RP: Floats, all_RP: Floats) -> Floats:
+    """Strengths (R, M) by Newton's method; where every pair holds the baseline, by the closed form: odds of wins."""
+    if _is_star(battles):
         return _star(battles, won_RP, all_RP)
-    strength_RM = (
-        np.zeros((len(won_RP), len(battles.models))) if start_M is None else np.tile(start_M, (len(won_RP), 1))
-    )
+    return _newton(battles, won_RP, all_RP, np.zeros((len(won_RP), len(battles.models))))
+
+
+def _inverse(battles: Battles, strength_M: Floats) -> Floats:
+    """The inverse (M, M) of the curvature that all rows have at these strengths."""
+    won_P, all_P = battles.sums()
+    _, bend_RP = _slope(battles, won_P[None], all_P[None], strength_M[None])
+    return np.linalg.inv(_curvature(battles, bend_RP)[0])
+
+
+def _resolve(battles: Battles, won_RP: Floats, all_RP: Floats, start_M: Floats, inverse_MM: Floats) -> Floats:
+    """Strengths (R, M) of resamples within 1e-6, from those of all rows, by steps with the curvature that all rows
+    have; those which that does not settle, by Newton's method."""
+    if _is_star(battles):
+        return _star(battles, won_RP, all_RP)
+    strength_RM = np.tile(start_M, (len(won_RP), 1))
+    open_R = np.arange(len(won_RP))
+    for _ in range(STEPS):
+        now_RM = strength_RM[open_R]
+        step_RM = _slope(battles, won_RP[open_R], all_RP[open_R], now_RM)[0] @ inverse_MM
+        strength_RM[open_R] = now_RM + np.clip(step_RM, -1.0, 1.0)
+        open_R = open_R[np.abs(step_RM).max(axis=1) > 1e-6]
+        if not len(open_R):
+            return strength_RM
+    begun_RM = np.tile(start_M, (len(open_R), 1))
+    strength_RM[open_R] = _newton(battles, won_RP[open_R], all_RP[open_R], begun_RM, resampled=True)
+    return strength_RM
+
+
+def _newton(
+    battles: Battles, won_RP: Floats, all_RP: Floats, strength_RM: Floats, *, resampled: bool = False
+) -> Floats:
+    """Strengths (R, M) by Newton's method from `strength_RM`. `resampled` rows may have no maximum: a model that only
+    wins goes on for ever, and is left where what is still to gain is nothing; so is one that meets no other."""
     open_R = np.arange(len(won_RP))
     for _ in range(ROUNDS):
         now_RM = strength_RM[open_R]
-        chance_RP = expit(now_RM[:, low_P] - now_RM[:, high_P])
-        slope_RM = _to_models(battles, won_RP[open_R] - all_RP[open_R] * chance_RP)
-        bend_RMM = _curvature(battles, all_RP[open_R] * chance_RP * (1 - chance_RP))
-        step_RM = np.clip(np.linalg.solve(bend_RMM, slope_RM[..., None])[..., 0], -2.0, 2.0)
-        strength_RM[open_R] = next_RM = np.clip(now_RM + step_RM, -FAR, FAR)
-        moving_R = np.abs(next_RM - now_RM).max(axis=1) > 1e-6  # the next step is quadratically smaller
-        if start_M is not None:  # in a resample some models may only win, and go on for ever, or meet no other
+        slope_RM, bend_RP = _slope(battles, won_RP[open_R], all_RP[open_R], now_RM)
+        step_RM = np.linalg.solve(_curvature(battles, bend_RP), slope_RM[..., None])[..., 0]
+        strength_RM[open_R] = now_RM + np.clip(step_RM, -2.0, 2.0)
+        moving_R = np.abs(step_RM).max(axis=1) > 1e-6  # the next step is quadratically smaller
+        if resampled:
             moving_R &= np.abs(slope_RM).max(axis=1) > 1e-9 * all_RP[open_R].sum(axis=1)
         open_R = open_R[moving_R]
         if not len(open_R):
             return strength_RM
     raise StageError(f"Bradley-Terry: the fit of {len(battles.models)} models did not settle in {ROUNDS} rounds")
+
+
+def _slope(battles: Battles, won_RP: Floats, all_RP: Floats, strength_RM: Floats) -> tuple[Floats, Floats]:
+    """(first derivatives (R, M), the curvature of each pair (R, P))."""
+    low_P, high_P, _ = battles.pairs
+    chance_RP = expit(strength_RM[:, low_P] - strength_RM[:, high_P])
+    expected_RP = all_RP * chance_RP
+    return _to_models(battles, won_RP - expected_RP), expected_RP * (1 - chance_RP)
+
+
+def _is_star(battles: Battles) -> bool:
+    low_P, high_P, _ = battles.pairs
+    return bool(((low_P == battles.baseline) | (high_P == battles.baseline)).all())
 
 
 def _star(battles: Battles, won_RP: Floats, all_RP: Floats) -> Floats:

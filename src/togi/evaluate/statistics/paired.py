@@ -23,8 +23,8 @@ class McNemar:
 
 def mcnemar(first_N: ArrayLike, second_N: ArrayLike) -> McNemar:
     """McNemar's exact test (1947, Psychometrika 12:153) of two judges of the same rows: whether each was right."""
-    first_N, second_N = _both(np.asarray(first_N, dtype=bool), np.asarray(second_N, dtype=bool))
-    one, other = int((first_N & ~second_N).sum()), int((~first_N & second_N).sum())
+    first_N, second_N = _both(np.asarray(first_N, dtype=np.float64), np.asarray(second_N, dtype=np.float64))
+    one, other = int((first_N > second_N).sum()), int((first_N < second_N).sum())
     p = min(1.0, 2 * float(bdtr(min(one, other), one + other, 0.5))) if one + other else 1.0
     return McNemar(only_first=one, only_second=other, p=p)
 
