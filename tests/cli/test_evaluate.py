@@ -58,6 +58,16 @@ def test_graded_and_alpaca_for_people_show_counts_and_dashes(tmp_path, capsys):
     assert "75.00" in out.out and "—" in out.out
 
 
+def test_what_cannot_be_written_and_who_judged_itself_are_said(tmp_path, capsys):
+    games = [{"question_id": 1, "model": "m", "judge": "m", "games": [{"score": "A>B"}, {"score": None}]}]
+    command = ("evaluate", "arena", "--judgments", write_jsonl(tmp_path / "j.jsonl", games), "--baseline", "base")
+    _, out = told(capsys, *command)
+    assert "m judged 2 games of its own" in out.out and "dropped: 1 row, no_verdict" in out.out
+    for option in ("--plot", "--save-battles"):
+        code, out = told(capsys, *command, option, tmp_path / "j.jsonl" / "x")
+        assert code == 3 and "cannot be written" in out.err
+
+
 def test_a_wrong_file_is_one_error_that_says_where(tmp_path, capsys):
     path = write_jsonl(tmp_path / "x.jsonl", [{"a": 1}])
     code, out = told(capsys, "evaluate", "arena", "--battles", path, "--json")

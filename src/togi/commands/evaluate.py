@@ -1,11 +1,12 @@
 """Tables of stored verdicts and grades for people: each figure with its interval and counts, an em dash for none."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from togi.core.errors import RecipeError
+from togi.core.errors import InputError, RecipeError
 from togi.core.files import write_text
 from togi.evaluate.alpaca import Alpaca, read_alpaca
 from togi.evaluate.arena import Arena, find_baseline, rank, read_battles
@@ -19,6 +20,7 @@ from togi.evaluate.arena_files import (
 )
 from togi.evaluate.graded import Bench, Graded, read_graded
 from togi.evaluate.statistics import Interval
+from togi.report.formatting import plural
 from togi.report.leaderboard import Place, leaderboard
 
 NONE = "\N{EM DASH}"
@@ -53,7 +55,8 @@ def arena(sources: Sources, by: Literal["question", "row"], rounds: int, seed: i
     if sources.length_control:
         rows = length_controlled(rows, lengths, find_baseline(rows, sources.baseline))
     if sources.save_battles:
-        write_battles(sources.save_battles, rows)
+        with _writable(sources.save_battles):
+            write_battles(sources.save_battles, rows)
     tokens = mean_tokens(lengths)
     return rank(rows, baseline=sources.baseline, by=by, rounds=rounds, seed=seed, tokens=tokens)
 
@@ -62,7 +65,16 @@ def save_plot(path: Path, found: Arena) -> None:
     """Writes the leaderboard as a picture (SVG)."""
     places = [Place(name=name, rate=one.win_rate, low=one.low, high=one.high) for name, one in found.standings.items()]
     title = f"Win rate against {found.baseline}, %, with 95 % intervals"
-    write_text(path, leaderboard(title, places))
+    with _writable(path):
+        write_text(path, leaderboard(title, places))
+
+
+@contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 def alpaca(preferences: Path, weights: Path | None, difficulty: Path | None) -> Alpaca:
@@ -113,7 +125,11 @@ def arena_notes(found: Arena) -> list[str]:
     """What a reader of the leaderboard must know."""
     what = {"question": "questions with all their games (BCa)", "row": "rows (percentiles)"}[found.resampled]
     notes = [f"{found.rows:,} rows; intervals from {found.rounds:,} bootstrap rounds over {what}"]
-    notes += [f"dropped: {count:,} rows, {reason}" for reason, count in found.dropped.items()]
+    notes += [f"dropped: {plural(count, 'row')}, {reason}" for reason, count in found.dropped.items()]
+    notes += [
+        f"{name} judged {plural(count, 'game')} of its own: judges read answers like theirs more kindly"
+        for name, count in found.self_judged.items()
+    ]
     if any(one.win_rate is None for one in found.standings.values()):
         notes.append(f"{NONE}: no chain of battles connects the model to {found.baseline}")
     elif any(one.elo is None for one in found.standings.values()):

@@ -75,6 +75,7 @@ class Arena:
     resampled: str
     rounds: int
     standings: Mapping[str, Standing]
+    self_judged: Mapping[str, int]
 
     def to_json(self) -> dict[str, Any]:
         """What `togi evaluate arena --json` prints."""
@@ -85,6 +86,7 @@ class Arena:
             "baseline": self.baseline,
             "resampled": self.resampled,
             "rounds": self.rounds,
+            "self_judged": dict(self.self_judged),
             "models": {name: standing.to_json() for name, standing in self.standings.items()},
         }
 
@@ -97,6 +99,8 @@ class Rows:
     dropped: Counter[str] = field(default_factory=Counter)
     alone: Counter[str] = field(default_factory=Counter)
     """Models that met themselves, and how often."""
+    self_judged: Counter[str] = field(default_factory=Counter)
+    """Models that judged their own games, and how many."""
 
     @property
     def count(self) -> int:
@@ -194,6 +198,7 @@ def rank(
         resampled=by,
         rounds=rounds,
         standings={model: standings[model] for model in reversed(order)},
+        self_judged=rows.self_judged,
     )
 
 

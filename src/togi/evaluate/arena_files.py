@@ -55,6 +55,8 @@ def _judged(found: Rows, row: Read, rules: Rules, baseline: str, question: str) 
         found.dropped[SELF] += 2
         found.alone[model] += 2
         return
+    if row.values.get("judge") in (model, baseline):
+        found.self_judged[str(row.values["judge"])] += 2
     labels = [TURNED.get(score, score) if rules == "v2" and score else score for score in scores]
     if rules == "v2" and not all(labels):
         found.dropped[NO_VERDICT] += 2

@@ -54,7 +54,7 @@ def rows_of(path: Path, columns: Sequence[str]) -> Iterator[Read]:
         if missing:
             found = ", ".join(row.values) or "no columns"
             raise InputError(
-                f"{row.where}: no column {' and no column '.join(map(repr, missing))}; found {found}; "
+                f"{row.where}: no column {', '.join(map(repr, missing))}; found {found}; "
                 f"a row needs {', '.join(columns)}"
             )
         yield Read(row.where, row.values)
