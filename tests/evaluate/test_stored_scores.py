@@ -1,5 +1,6 @@
 """Graded and AlpacaEval files: the published figures of real ones, and rows that cannot be used."""
 
+import gzip
 import json
 import math
 
@@ -96,6 +97,15 @@ def test_preferences_give_a_mean_and_a_prediction_at_equal_length(tmp_path):
     assert alpaca(tmp_path, rows, weights).models["m"].controlled == pytest.approx(100 / (1 + math.exp(-0.2)))
     bare = alpaca(tmp_path, rows).models["m"]
     assert (bare.controlled, bare.standard_error) == (None, None)
+
+
+def test_weights_may_be_packed(tmp_path):
+    (tmp_path / "w.json.gz").write_bytes(gzip.compress(b'{"m": {"length": 1, "difficulty": 0, "model": 0}}'))
+    rows = write_jsonl(tmp_path / "p.jsonl", [{"model": "m", "i": 0, "preference": 1}])
+    assert read_alpaca(rows, tmp_path / "w.json.gz", None).models["m"].controlled == 50.0
+    (tmp_path / "x.json.gz").write_text("{}")
+    with pytest.raises(InputError, match=r"x.json.gz: not a JSON file packed with gzip"):
+        read_alpaca(rows, tmp_path / "x.json.gz", None)
 
 
 def test_a_model_without_any_preference_is_null(tmp_path):

@@ -5,6 +5,9 @@ term, the difficulty of the instruction and the model. Its win rate is the mean 
 the length term at 0: sigmoid(model + difficulty x d_i). With published weights it is exact.
 """
 
+import gzip
+import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,7 +141,7 @@ def _predictions(
 
 def _weights(path: Path, models: list[str]) -> dict[str, dict[str, float]]:
     """The weights of each model: {MODEL: {length, difficulty, model}}."""
-    value = read_json(path)
+    value = _json(path)
     if not isinstance(value, dict):
         raise InputError(f"{path}: found {shown(value)}; allowed is an object of models with {', '.join(TERMS)}")
     for model in models:
@@ -152,9 +155,19 @@ def _weights(path: Path, models: list[str]) -> dict[str, dict[str, float]]:
     return {model: {term: float(value[model][term]) for term in TERMS} for model in models}
 
 
+def _json(path: Path) -> Any:
+    """The value of a JSON file, which may be packed (.gz). Raises InputError where it cannot be read."""
+    if not path.name.lower().endswith(".gz"):
+        return read_json(path)
+    try:
+        return json.loads(gzip.decompress(path.read_bytes()))
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise InputError(f"{path}: not a JSON file packed with gzip, or a damaged one ({error})") from None
+
+
 def _difficulty(path: Path) -> list[float]:
     """The difficulty of each instruction: {"instruction_difficulty": [...]}, or the list alone."""
-    value = read_json(path)
+    value = _json(path)
     found = value.get("instruction_difficulty") if isinstance(value, dict) else value
     if not isinstance(found, list) or not all(isinstance(d, int | float) and not isinstance(d, bool) for d in found):
         keys = ", ".join(list(value)[:8]) if isinstance(value, dict) else shown(value)
