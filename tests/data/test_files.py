@@ -57,8 +57,8 @@ def test_a_text_file_is_one_document(tmp_path: Path) -> None:
         ("a.json", b'\xef\xbb\xbf[\n{\n"question":\n"Hi"}]'),
         ("a.ndjson", LINE),
         ("a.tsv", b"question\tn\nHi\t1\n"),
-        ("a.csv.gz", gzip.compress(b"question,n\nHi,1\n")),
-        ("a.json.gz", gzip.compress(b"[" + LINE + b"]")),
+        ("a.csv.gz", gzip.compress(b"question,n\nHi,1\n", mtime=0)),
+        ("a.json.gz", gzip.compress(b"[" + LINE + b"]", mtime=0)),
     ],
 )
 def test_formats(tmp_path: Path, name: str, data: bytes) -> None:
@@ -145,7 +145,7 @@ def test_values_of_parquet_that_python_cannot_hold(tmp_path: Path) -> None:
 # --- bad files --------------------------------------------------------------------------------------------------------
 
 MANY = b"".join(json.dumps({"question": f"{random.Random(i).random()}"}).encode() + b"\n" for i in range(2000))
-PACKED = gzip.compress(MANY)
+PACKED = gzip.compress(MANY, mtime=0)
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ SOURCES = TypeAdapter(list[SourceView])
 @run_option
 @json_option
 def command(words: tuple[str, ...], count: int, run: str | None, as_json: bool) -> None:
-    """Show what a stage made, or without STAGE what became of the records of a run.
+    """Show what a stage made, or what became of the records of a run.
 
     STAGE is the name of a stage, or STAGE.OUTPUT for one of its further outputs. Without it, every stage has a line:
     the records that came in and went out, those that were dropped and why, and the licences of what they were made

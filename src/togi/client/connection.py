@@ -166,8 +166,8 @@ class Connections:
         connection = self._rested(place) or await self._open(place)
         try:
             await connection.ask(request)
-        except BaseException:
-            connection.close()  # cancelled, or lost: what comes now is for nobody
+        except (Lost, asyncio.CancelledError):
+            connection.close()  # what comes now is for nobody
             raise
         return connection
 

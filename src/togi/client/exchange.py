@@ -317,7 +317,7 @@ class Exchange:
                 if before == self._settled and self._under_way == 0:
                     raise self.end(await self.spent(wanted))
                 await self._sleep(SETTLE_LOOK)
-        except BaseException:
+        except (TogiError, asyncio.CancelledError):
             self._begun = self._under_way > 0
             raise
 

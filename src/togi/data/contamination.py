@@ -116,7 +116,7 @@ class _Index:
         share_M = shared_M / self.sizes[group_M % len(self.items)]
         found = []
         for group, share in zip(group_M[share_M >= least].tolist(), share_M[share_M >= least].tolist(), strict=True):
-            row, item = divmod(group, len(self.items))
+            row, item = map(int, divmod(group, len(self.items)))
             found.append((row, self.items[item], share, _common(codes, ngrams, gram_P[group_P == group], plain[row])))
         return found
 

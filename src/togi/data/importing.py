@@ -257,12 +257,18 @@ FIELDS: dict[str, Callable[[Shape], dict[str, Any]]] = {
     "documents": lambda shape: {"text": shape.text},
     "samples": lambda shape: {
         "prompt": _asked(shape),
-        "completion": Completion(text=(shape.answer or ())[0].content, stop="terminator"),
+        "completion": Completion(text=_answer_text(shape), stop="terminator"),
         "scores": shape.scores,
         "model": shape.model,
     },
 }
 """The fields of a record of each kind that rows can become."""
+
+
+def _answer_text(shape: Shape) -> str:
+    """The answer of a sample; a row without one was refused."""
+    assert shape.answer
+    return shape.answer[0].content
 
 
 def _asked(shape: Shape) -> Prompt:

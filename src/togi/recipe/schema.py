@@ -127,7 +127,8 @@ class DataSpec(DataSettings):
             raise ValueError(f"the set of preset {self.preset} lies on no hub; name its file or folder with `path`")
         if self.preset is not None and self.columns:
             raise ValueError(f"columns are not read with a preset, which knows those of {self.preset}; remove one")
-        _read_with(self, "revision", "on_hub")
+        if self.on_hub is None:
+            _read_with(self, "revision", "hub")
         return self
 
 

@@ -52,7 +52,7 @@ _MARK_OF = _Marks()
 def script_shares(text: str) -> dict[Script, float]:
     """Share of each writing system among the letters of `text`; empty if there are no letters."""
     marks = text.translate(_MARK_OF)
-    counts = {script: marks.count(mark) for script, mark in _MARKS.items()}
+    counts: dict[Script, int] = {script: marks.count(mark) for script, mark in _MARKS.items()}
     return {script: count / len(marks) for script, count in counts.items() if count}
 
 

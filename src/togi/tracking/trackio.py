@@ -1,9 +1,12 @@
 """Metrics in trackio's local database: `trackio show --project RECIPE`."""
 
-import trackio  # type: ignore[import-not-found]
+import importlib
+from typing import Any
 
 from togi.core.protocols import Tracker
 from togi.tracking.base import TrackedRun
+
+trackio: Any = importlib.import_module("trackio")
 
 
 class Trackio:

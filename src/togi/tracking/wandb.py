@@ -1,16 +1,19 @@
 """Metrics in Weights & Biases. The key comes from WANDB_API_KEY; WANDB_MODE=offline writes files alone."""
 
-import wandb  # type: ignore[import-not-found]
+import importlib
+from typing import Any
 
 from togi.core.errors import StageError
 from togi.core.protocols import Tracker
 from togi.tracking.base import TrackedRun
 
+wandb: Any = importlib.import_module("wandb")
+
 
 class WeightsAndBiases:
     """A tracker over one run."""
 
-    def __init__(self, run: wandb.Run) -> None:
+    def __init__(self, run: Any) -> None:
         self.run = run
 
     def log(self, step: int, metrics: dict[str, float]) -> None:

@@ -80,7 +80,7 @@ class Search:
         texts = Contamination(sought, settings.words, settings.characters, settings.share)
         asked = None if settings.embedder is None else embedder(context, settings.embedder)
         vectors_EW = np.zeros((0, 1)) if asked is None else asked.embed([each.text for each in sought])
-        marks = {ref: context.output_mark(ref) for ref in refs}
+        marks = {str(ref): context.output_mark(ref) for ref in refs}
         return cls(settings, context, sought, texts, list(refs), marks, asked, vectors_EW)
 
     def shard(self, number: int) -> list[Told]:
