@@ -92,7 +92,7 @@ def test_check_tells_a_silent_hub_before_anything_heavy_is_imported(what, tmp_pa
     with socket.create_server(("127.0.0.1", 0)) as server:
         at(monkeypatch, f"http://127.0.0.1:{server.getsockname()[1]}")
         with pytest.raises(InputError, match="the hub does not answer"):
-            command.callback(tmp_path / "r.yaml", (), False)
+            command.callback(tmp_path / "r.yaml", (), False, False)
 
 
 def light(load: Any) -> Any:

@@ -122,11 +122,11 @@ def test_diversify_embeds_with_the_prefix_that_the_recipe_names(folder):
     )
     context = Context("few", folder, folder, 1, {}, Control(send=lambda event: None))
     expected = embedder(folder, prefix="query: ").embed(TEXTS)
-    np.testing.assert_array_equal(diversify_work._embed(settings, context, TEXTS), expected)
+    np.testing.assert_array_equal(diversify_work.chosen_embedder(settings, context).embed(TEXTS), expected)
     declared = ModelSource(kind="path", name=str(folder), prefix="query: ", device="cpu")
     by_name = replace(context, inputs={"$e5": Resolved("embedder", source=declared)})
     settings = Diversify.model_validate({"input": "$p", "keep": 1, "embedder": "$e5"})
-    np.testing.assert_array_equal(diversify_work._embed(settings, by_name, TEXTS), expected)
+    np.testing.assert_array_equal(diversify_work.chosen_embedder(settings, by_name).embed(TEXTS), expected)
 
 
 @pytest.mark.slow

@@ -21,6 +21,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from togi.core.terminal import say
+
 UNKNOWN = "Of these answers no verdict is stored."
 
 
@@ -205,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         running = server(verdicts, given.host, given.port, given.model)
     except (OSError, ValueError) as error:
         parser.exit(3, f"{error}\n")
-    print(f"{len(verdicts)} verdicts at http://{given.host}:{running.server_address[1]}/v1", flush=True)
+    say(f"{len(verdicts)} verdicts at http://{given.host}:{running.server_address[1]}/v1")
     try:
         running.serve_forever()
     except KeyboardInterrupt:

@@ -14,7 +14,7 @@ import stat
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -61,7 +61,7 @@ def build(sizes: Sequence[str]) -> Build:
     command = [*shlex.split(os.environ.get("CC") or "cc"), *FLAGS, *LEVELS[level], *sizes]
     threads, compiler = threads_library(), command[0]
     if threads is None:
-        raise BuildError("torch has not loaded exactly one libgomp, whose threads it could share")
+        raise BuildError("it is not clear which libgomp is torch's, whose threads it would share")
     if shutil.which(compiler) is None:
         raise BuildError(f"the C compiler {compiler} is not found; install gcc, or name where it is in CC")
     try:
@@ -129,8 +129,14 @@ def threads_library() -> str | None:
         loaded = Path("/proc/self/maps").read_text()
     except FileNotFoundError:
         return None
-    found = {line.split(maxsplit=5)[5] for line in loaded.splitlines() if "/libgomp" in line}
-    return min(found) if len(found) == 1 else None
+    return _torchs({line.split(maxsplit=5)[5] for line in loaded.splitlines() if "/libgomp" in line})
+
+
+def _torchs(libraries: Collection[str]) -> str | None:
+    """Which of several OpenMP libraries is torch's: scikit-learn, for one, brings another, under a name of its own."""
+    if len(libraries) > 1:
+        libraries = {path for path in libraries if Path(path).parent.parent.name == "torch"}
+    return min(libraries) if len(libraries) == 1 else None
 
 
 def _fingerprint(command: Sequence[str], threads: str) -> str:

@@ -105,14 +105,14 @@ def keep_model(
     It is saved first and checked then: what the check finds is an alarm, and the model stays. Raises OSError if the
     disk is full.
     """
+    about = About(
+        stage=resources.type,
+        origin=model.origin,
+        sources=context.lineage(),
+        spoken=(spoken or Spoken()).to_json(),
+    )
+    context.summary["sources"] = [asdict(source) for source in about.sources if source.says]
     if context.ranks.first:
-        about = About(
-            stage=resources.type,
-            origin=model.origin,
-            sources=context.lineage(),
-            spoken=(spoken or Spoken()).to_json(),
-        )
-        context.summary["sources"] = [asdict(source) for source in about.sources if source.says]
         save = "merged" if resources.lora is None else resources.lora.save
         if save != "merged":
             _keep_adapter(context, model, folder if save == "adapter" else folder.parent / "adapter", resources, about)

@@ -34,7 +34,7 @@ def run(settings: Diversify, context: Context) -> None:
 def _chosen(settings: Diversify, context: Context, scores_N: np.ndarray | None, fate_N: np.ndarray) -> np.ndarray:
     """The rows that are chosen, in the order in which they are taken; notes what becomes of all that are left."""
     left = np.flatnonzero(fate_N == OVER)
-    vectors_KW = embedded(_embedder(settings, context), context, settings.input, settings.part, fate_N == OVER)
+    vectors_KW = embedded(chosen_embedder(settings, context), context, settings.input, settings.part, fate_N == OVER)
     different_K = copies_by_cosine(vectors_KW, settings.max_cosine, _order(scores_N, left)).kept
     fate_N[left[~different_K]] = EMBEDDING
     left = left[different_K]
@@ -107,7 +107,8 @@ def _write(settings: Diversify, context: Context, fate_N: np.ndarray, chosen: np
             writer.write(batch)
 
 
-def _embedder(settings: Diversify, context: Context) -> Embedder:
+def chosen_embedder(settings: Diversify, context: Context) -> Embedder:
+    """What embeds texts: a model that the recipe names, or n-grams."""
     chosen = settings.embedder
     if chosen is None:
         return HashedNgrams()
