@@ -179,8 +179,6 @@ def test_what_is_compiled_is_right_on_lesser_processors(level):
 def test_another_librarys_threads_do_not_hide_torchs():
     """scikit-learn brings an OpenMP library of its own into the process."""
     pytest.importorskip("sklearn")
-    code = (
-        "import sklearn.linear_model, torch, togi.kernels.dispatch as found; print(bool(found.kernels().native))"
-    )
+    code = "import sklearn.linear_model, torch, togi.kernels.dispatch as found; print(bool(found.kernels().native))"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "True", ended.stderr
