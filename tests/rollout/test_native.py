@@ -18,6 +18,7 @@ from togi.kernels.native import Native
 from togi.rollout.attention import DecodePass, Heads, Places, PrefillPass
 from togi.rollout.cache import KeyCache
 from togi.rollout.local import Sampler
+from togi.rollout.requests import Shared
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 
@@ -58,7 +59,7 @@ def test_decoding_is_plain_attention(functions, dtype, tolerance, window, softca
     cache = KeyCache(torch.float32)
     cache.reserve(groups=3, prompt=21, rows=6, own=16)
     heads = Heads(*(random(1, n, sum(prompts), size) for n in (num_keys * shared, num_keys, num_keys)))
-    PrefillPass(cache, range(3), prompts).attend(0, heads, options)
+    PrefillPass(cache, range(3), prompts, [Shared()] * 3).attend(0, heads, options)
     assert cache.layers[0].blocked
     starts = [0, 21, 22]
     told = [[(x[0, :, starts[g] : starts[g] + prompts[g]]) for x in (heads.key, heads.value)] for g in group_R]
@@ -81,7 +82,7 @@ def test_rows_of_different_lengths_move(functions):
     cache, options = KeyCache(torch.float32), Options(None, 0.2)
     cache.reserve(groups=2, prompt=3, rows=2, own=32)
     heads = Heads(*(torch.randn(1, 1, 5, 32, generator=generator) for _ in range(3)))
-    PrefillPass(cache, range(2), [3, 2]).attend(0, heads, options)
+    PrefillPass(cache, range(2), [3, 2], [Shared()] * 2).attend(0, heads, options)
     new = [Heads(*(torch.randn(2, 1, 1, 32, generator=generator) for _ in range(3))) for _ in range(19)]
     for step, each in enumerate(new[:18]):
         DecodePass(cache, Places.of([0, 1], 2, CPU), [3, 2], [step, step], CPU).attend(0, each, options)
@@ -102,7 +103,7 @@ def test_layers_of_different_shapes_share_a_pass(functions):
     cache, options, shapes = KeyCache(torch.float32), Options(None, 0.1), [(1, 1, 32), (2, 4, 256)]
     cache.reserve(groups=1, prompt=2, rows=3, own=16)
     told = [Heads(*(random(1, n, 2, d) for n in (m * k, k, k))) for k, m, d in shapes]
-    prefill = PrefillPass(cache, range(1), [2])
+    prefill = PrefillPass(cache, range(1), [2], [Shared()])
     for layer, heads in enumerate(told):
         prefill.attend(layer, heads, options)
     decode = DecodePass(cache, Places.of([0, 0, 0], 1, CPU), [2], [0, 0, 0], CPU)
@@ -122,7 +123,7 @@ def test_a_number_that_is_none_stays_none(functions):
     cache, options = KeyCache(torch.float32), Options(None, 0.2)
     cache.reserve(groups=1, prompt=2, rows=2, own=16)
     heads = Heads(*(torch.ones(1, 1, 2, 32, dtype=torch.bfloat16) for _ in range(3)))
-    PrefillPass(cache, range(1), [2]).attend(0, heads, options)
+    PrefillPass(cache, range(1), [2], [Shared()]).attend(0, heads, options)
     new = Heads(*(torch.ones(2, 1, 1, 32, dtype=torch.bfloat16) for _ in range(3)))
     new.query[1] = torch.nan
     found = DecodePass(cache, Places.of([0, 0], 1, CPU), [2], [0, 0], CPU).attend(0, new, options)

@@ -35,14 +35,13 @@ class PrefillPass:
     cache: KeyCache
     groups: Sequence[int]
     lengths: Sequence[int]
-    shared: Sequence[Shared] = ()
+    shared: Sequence[Shared]
 
     def attend(self, layer: int, heads: "Heads", options: Options) -> Tensor:
         """(1, T, H, D): each prompt attends causally to itself; its keys are kept."""
         stored = self.cache.layer(layer, heads.key, heads.value)
         outputs, start = [], 0
-        known = self.shared or [Shared()] * len(self.groups)
-        for group, length, shared in zip(self.groups, self.lengths, known, strict=True):
+        for group, length, shared in zip(self.groups, self.lengths, self.shared, strict=True):
             part = slice(start, start + length)
             query, key, value = heads.query[:, :, part], heads.key[:, :, part], heads.value[:, :, part]
             if shared.tokens:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from togi.core.protocols import Event, Request
 from togi.core.records import Completion
+from togi.model.forest import common_prefix
 from togi.rollout.processors import Draw, Settings, likeliest
 from togi.rollout.terminator import Ending, StopMatcher, TextStream
 
@@ -47,24 +48,17 @@ class Group:
         return self.num_prompt - self.shared.tokens
 
 
-def longest_shared(prompt_ids: Sequence[int], others: Sequence[Group], step: int, fewest: int) -> Shared:
+def longest_shared(prompt_ids: tuple[int, ...], others: Sequence[Group], step: int, fewest: int) -> Shared:
     """The longest beginning of a prompt, in multiples of `step` tokens, that one of the `others` begins with too.
 
     At least one token is left to compute. Fewer than `fewest` tokens are not worth it.
     """
     found = Shared()
     for place, other in enumerate(others):
-        tokens = _common(prompt_ids, other.request.prompt_ids, step)
+        tokens = min(common_prefix([prompt_ids, other.request.prompt_ids]), len(prompt_ids) - 1) // step * step
         if tokens >= fewest and tokens > found.tokens:
             found = Shared(place, tokens)
     return found
-
-
-def _common(one: Sequence[int], other: Sequence[int], step: int) -> int:
-    most, count = min(len(one) - 1, len(other)), 0
-    while count + step <= most and one[count : count + step] == other[count : count + step]:
-        count += step
-    return count
 
 
 @dataclass(slots=True, eq=False)

@@ -12,6 +12,7 @@ from togi.core.errors import StageError
 from togi.core.protocols import Chooser, Completer, Embedder, Generator, Scorer
 from togi.core.records import Completion, Prompt, SamplingParams
 from togi.core.settings import EmbedderRef, ModelRef, ScorerRef
+from togi.data.features import HashedNgrams
 from togi.stages.context import Context
 from togi.text.template import Template
 
@@ -59,9 +60,9 @@ def scorer(context: Context, ref: ScorerRef) -> Scorer:
     return _place(context, ref).scorer(context, ref)
 
 
-def embedder(context: Context, ref: EmbedderRef) -> Embedder:
-    """A sentence embedder from outside, with its prefix."""
-    return _place(context, ref).embedder(context, ref)
+def embedder(context: Context, ref: EmbedderRef | None) -> Embedder:
+    """A sentence embedder from outside, with its prefix; hashed n-grams of characters where the recipe names none."""
+    return HashedNgrams() if ref is None else _place(context, ref).embedder(context, ref)
 
 
 def all_answered(context: Context, ref: ModelRef, groups: Sequence[Sequence[Completion]]) -> None:

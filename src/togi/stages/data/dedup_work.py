@@ -8,7 +8,6 @@ from togi.core.records import Match, Record
 from togi.core.seeds import make_id
 from togi.data.compared import compared
 from togi.data.duplicates import Copies, NgramCopies, copies_by_cosine
-from togi.data.features import HashedNgrams
 from togi.stages.context import Context
 from togi.stages.data.alike_work import best_first, embedded, ids_of, scores_of
 from togi.stages.data.dedup import Dedup
@@ -60,8 +59,7 @@ def _minhash(settings: Dedup, context: Context, order: np.ndarray | None) -> Cop
 
 
 def _embeddings(settings: Dedup, context: Context, order: np.ndarray | None) -> Copies:
-    asked = HashedNgrams() if settings.embedder is None else embedder(context, settings.embedder)
-    vectors_NW = embedded(asked, context, settings.input, settings.part)
+    vectors_NW = embedded(embedder(context, settings.embedder), context, settings.input, settings.part)
     return copies_by_cosine(vectors_NW, settings.limit, order)
 
 

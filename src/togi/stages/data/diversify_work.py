@@ -9,7 +9,6 @@ from togi.core.sources import ModelSource
 from togi.data.compared import compared
 from togi.data.diversify import facility_location, farthest_points
 from togi.data.duplicates import NgramCopies, copies_by_cosine
-from togi.data.features import HashedNgrams
 from togi.model.embed import SentenceEmbedder
 from togi.stages.context import Context
 from togi.stages.data.alike_work import best_first, embedded, scores_of
@@ -110,9 +109,7 @@ def _write(settings: Diversify, context: Context, fate_N: np.ndarray, chosen: np
 def chosen_embedder(settings: Diversify, context: Context) -> Embedder:
     """What embeds texts: a model that the recipe names, or n-grams."""
     chosen = settings.embedder
-    if chosen is None:
-        return HashedNgrams()
-    if isinstance(chosen, EmbedderRef):
+    if chosen is None or isinstance(chosen, EmbedderRef):
         return embedder(context, chosen)
     kind = "package" if chosen.path is None else "path"
     source = ModelSource(kind=kind, name=str(chosen.path or chosen.package))

@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 
 from togi.core.errors import InputError
-from togi.core.protocols import Embedder
 from togi.core.records import Chat, Completion, Document, Message, Prompt, Record
 from togi.core.seeds import derive, make_id
 from togi.data.chunks import chunks, halves
-from togi.data.features import HashedNgrams
 from togi.data.grounded import NO_ANSWER, Shown, dialogue
 from togi.data.prompt_files import prompt_of
 from togi.data.prompts_fewshot import choose_shots
@@ -214,7 +212,7 @@ class Texts:
     def related(self, number: int) -> list[Part]:
         """The parts of other documents, the most alike first."""
         if self._vectors is None:
-            self._vectors = _embedder(self.settings, self.context).embed([part.text for part in self.parts])
+            self._vectors = embedder(self.context, self.settings.embedder).embed([part.text for part in self.parts])
         own = self.part(number)
         alike_N = self._vectors @ self._vectors[number % len(self.parts)]
         order = np.argsort(-alike_N, kind="stable").tolist()
@@ -228,10 +226,6 @@ SHORTEST_ECHO = 12
 def says_nothing(pair: QuestionPair) -> bool:
     """Whether all words of a longer answer stand in its question."""
     return len(pair.answer) >= SHORTEST_ECHO and support(pair.answer, pair.question) == 1
-
-
-def _embedder(settings: Synthesize, context: Context) -> Embedder:
-    return HashedNgrams() if settings.embedder is None else embedder(context, settings.embedder)
 
 
 # --- questions and answers --------------------------------------------------------------------------------------------
