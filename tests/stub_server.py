@@ -16,6 +16,7 @@ class Stub(ThreadingHTTPServer):
     """`asked` are the bodies of the requests that cost something, in the order in which they came."""
 
     daemon_threads = True
+    request_queue_size = 1024
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)

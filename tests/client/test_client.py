@@ -1,5 +1,7 @@
 """The client against a hostile server in a process of its own: order, store, retries, clean stops."""
 
+import asyncio
+import socket
 import time
 from pathlib import Path
 
@@ -8,6 +10,7 @@ from client_asks import chats, client, endpoint, texts
 from hostile import hostile
 
 from togi.client.answers import Answer, Failure
+from togi.client.connection import SILENT_SECONDS, Connection
 from togi.client.endpoint import Budget, Price
 from togi.client.requests import ChatRequest
 from togi.core.errors import InputError, RecipeError, StageError
@@ -323,3 +326,14 @@ def test_seeds_and_settings_reach_the_server_and_tell_answers_apart(tmp_path: Pa
         found = list(asked.ask(asked_for))
     assert len(set(texts(found))) == 3
     assert all(isinstance(each, Answer) for each in found)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux alone ends connections early")
+def test_the_kernel_ends_a_connection_whose_other_side_is_gone() -> None:
+    async def option() -> int:
+        loop = asyncio.get_running_loop()
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            transport, _ = await loop.create_connection(Connection, *server.getsockname())
+            return transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+
+    assert asyncio.run(option()) == SILENT_SECONDS * 1000

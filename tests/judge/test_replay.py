@@ -2,11 +2,13 @@
 
 import json
 import re
+import socket
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from togi.core.records import Completion, Message
 from togi.data.importing import DataSpec, load_records
 from togi.judge.prompts import Case, own_prompt
 from togi.judge.reading import read_choice
-from togi.judge.replay import UNKNOWN, Verdicts, answer, verdicts_of
+from togi.judge.replay import UNKNOWN, Verdicts, answer, server, verdicts_of
 
 ROWS = [
     {"question": "Why?", "answer_a": "Yes", "answer_b": "Yes and no", "text": "[[B]]"},
@@ -152,3 +154,12 @@ def test_the_replayed_verdicts_are_those_that_were_stored(serve):
             case = asked(verdict["answer_a"].strip(), verdict["answer_b"].strip(), question=row["question"])
             if verdict["answer_a"].strip() and verdict["answer_b"].strip():
                 assert judge.completions([{"role": "user", "content": case}], 1)[0].text == verdict["text"]
+
+
+def test_a_client_of_sixty_four_connections_is_let_in_though_the_judge_is_busy() -> None:
+    """A kernel drops connections over a server's backlog, and those of a client wait for seconds and minutes."""
+    made = server(Verdicts([]))  # bound, and it accepts nothing yet
+    with made, ExitStack() as stack:
+        address = ("127.0.0.1", made.server_address[1])
+        for _ in range(64):
+            stack.enter_context(socket.create_connection(address, timeout=5))

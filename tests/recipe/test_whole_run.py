@@ -80,7 +80,7 @@ def test_the_same_command_again_does_nothing(copied):
     start = time.monotonic()
     ended = togi(copied / "home", "run", str(copied / "tiny.yaml"), "--threads", "1")
     assert ended.returncode == 0, ended.stderr
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 30
     assert all(state == "cached" for state in states(copied / "home").values())
     assert results(copied / "home") == before
 

@@ -1,6 +1,7 @@
 """What the parent makes of ranks that fail: the cause is told, not its echo, and nobody is left waiting."""
 
 import _thread
+import os
 import signal
 import subprocess
 import sys
@@ -98,8 +99,9 @@ def test_a_long_message_arrives_whole(run):
 def test_a_worker_that_died_is_missed_even_while_its_child_holds_its_output(run):
     begun = time.monotonic()
     with pytest.raises(WorkerDied, match="was killed"):
-        run([["fork", 3], ["killed"]])
-    assert time.monotonic() - begun < 2.8
+        run([["fork", 12], ["killed"]])
+    assert time.monotonic() - begun < 10
+    os.killpg(run.started[-1].workers[0].process.pid, signal.SIGKILL)  # the child, so that nothing outlives the test
 
 
 def test_a_stop_reaches_a_rank_that_was_halted(run):
@@ -108,7 +110,7 @@ def test_a_stop_reaches_a_rank_that_was_halted(run):
     timer.start()
     begun = time.monotonic()
     (event,) = run([["stopped"]], [["halted"], ["stopped"]])
-    assert event["kind"] == "Interrupted" and time.monotonic() - begun < 5
+    assert event["kind"] == "Interrupted" and time.monotonic() - begun < 30
     timer.join()
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from togi.core.errors import TogiError
 from togi.text.jinja import LONGEST, render_jinja
 
-SECONDS = 5.0  # of a busy machine; by itself no case takes one
+SECONDS = 5.0  # of processor time, since a busy machine may keep any process waiting; no case takes one
 TURNS = [
     {"role": "system", "content": "Be kind."},
     {"role": "user", "content": "Hi"},
@@ -89,10 +89,10 @@ def sources() -> st.SearchStrategy[str]:
 @settings(max_examples=400, deadline=None, derandomize=True, database=None)
 @given(source=sources(), generation=st.booleans())
 def test_a_template_ends_in_a_text_or_in_an_error_of_ours(source, generation):
-    began = time.monotonic()
+    began = time.process_time()
     try:
         text = render_jinja(source, TURNS, {"bos_token": "<s>"}, generation)
         assert isinstance(text, str) and len(text) <= LONGEST
     except TogiError as error:
         assert "the chat template" in str(error)
-    assert time.monotonic() - began < SECONDS, source
+    assert time.process_time() - began < SECONDS, source

