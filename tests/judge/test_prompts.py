@@ -8,10 +8,11 @@ from stored_verdicts import SHARED, needs_shared
 
 from togi.core.errors import InputError
 from togi.core.records import Message
-from togi.judge.prompts import OWN, Case, load_prompt, own_prompt
+from togi.judge.prompts import Case, Method, load_prompt, load_prompts, own_prompt, safety_prompt
 
 ASKED = (Message("system", "Be brief."), Message("user", "Why {{ is }} the sky [[B]]?"))
 TWO = Case(messages=ASKED, answers=("Because {air}.", "Because {{ question }}."))
+ANSWERS: dict[Method, tuple[str, ...]] = {"graded": ("a",), "pairwise": ("a", "b")}
 ONE = Case(messages=ASKED, answers=("Because {air}.",), low=1, high=5)
 
 
@@ -39,8 +40,37 @@ def test_own_prompts_show_the_reference_and_the_conversation_only_where_there_is
 
 def test_a_change_of_an_own_prompt_is_a_change_of_what_label_gives():
     """Raise the version of `label`, and of train.grpo where a judge is a term, when this changes."""
-    text = "".join(path.read_text(encoding="utf-8") for path in sorted(OWN.glob("*.j2")))
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "477da96758f13e65"
+    talk = (Message("user", "Hi."), Message("assistant", "Hello."), Message("user", "Why?"))
+    cases: list[tuple[Method, Case]] = [
+        (method, Case(messages=talk, answers=answers, reference=reference))
+        for method, answers in ANSWERS.items()
+        for reference in (None, "r")
+    ]
+    asked = [
+        own_prompt(method, language).messages(case)[0].content
+        for language in ("en", "ja", "ru")
+        for method, case in cases
+    ]
+    assert hashlib.sha256("\n".join(asked).encode()).hexdigest()[:16] == "c6315746adf88253"
+
+
+def test_a_change_of_the_safety_prompt_or_of_rubrics_is_a_change_of_what_benchmarks_give():
+    """Raise the version of `evaluate` when this changes."""
+    case = Case(messages=ASKED, answers=("a",), reference="r", rubric="Names the colour.")
+    asked = [
+        prompt(language).messages(case)[0].content
+        for language in ("en", "ja", "ru")
+        for prompt in (safety_prompt, lambda language: own_prompt("graded", language))
+    ]
+    assert all(("Names the colour." in text) == bool(place % 2) for place, text in enumerate(asked))
+    assert hashlib.sha256("\n".join(asked).encode()).hexdigest()[:16] == "08ba232a0920e4ed"
+
+
+@pytest.mark.parametrize("language", ["en", "ja", "ru"])
+def test_the_safety_prompt_has_five_grades(language):
+    (turn,) = safety_prompt(language).messages(Case(messages=ASKED, answers=("Because {air}.",), low=1, high=5))
+    assert "[[3]]" in turn.content and "Because {air}." in turn.content
+    assert all(f"\n{grade}" in turn.content for grade in range(1, 6))
 
 
 def test_a_prompt_of_ones_own_must_show_what_is_judged(tmp_path):
@@ -135,6 +165,36 @@ def test_files_of_llm_jp_judge(tmp_path):
     path.write_text("regex: '('\nprompt_template: '{question} {answer}'")
     with pytest.raises(InputError, match="no regular expression"):
         load_prompt(path, "graded")
+
+
+def test_a_file_of_several_prompts_says_how_many_turns_each_shows(tmp_path):
+    path = tmp_path / "judge_prompts.jsonl"
+    rows = [
+        {"name": "one", "prompt_template": "{question} {answer}"},
+        {"name": "two", "prompt_template": "{question_1} {ref_answer_1} {question_2} {ref_answer_2} {answer_2}"},
+        {"name": "rubric", "prompt_template": "{question} {rubric} {answer}"},
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    found = load_prompts(path, "graded")
+    assert [(prompt.turns, prompt.wants_reference) for prompt in found.values()] == [(1, False), (2, True), (1, False)]
+    talk = (Message("user", "one"), Message("assistant", "said"), Message("user", "two"))
+    case = Case(messages=talk, answers=("x",), reference="r2", earlier_references=("r1",))
+    assert found["two"].messages(case)[0].content == "one r1 two r2 x"
+    with pytest.raises(InputError, match="a conversation has no rubric"):
+        found["rubric"].messages(ONE)
+    assert own_prompt("graded", "en").turns is None
+
+
+@needs_shared
+def test_the_four_prompts_of_mt_bench():
+    found = load_prompts(SHARED / "mt_bench_en" / "judge_prompts.jsonl", "graded")
+    forms = {name: (prompt.turns, prompt.wants_reference) for name, prompt in found.items()}
+    assert forms == {
+        "single-v1": (1, False),
+        "single-math-v1": (1, True),
+        "single-v1-multi-turn": (2, False),
+        "single-math-v1-multi-turn": (2, True),
+    }
 
 
 @needs_shared

@@ -1,7 +1,7 @@
 """The row formats of the ecosystem. The kind of record that a stage needs decides which columns of a row are read.
 
 messages | conversations (sharegpt) | prompt + completion, also with a label | prompt + chosen + rejected, also with the
-prompt inside both sides | instruction + input + output (alpaca) | question or prompt alone | text.
+prompt inside both sides | instruction + input + output (alpaca) | question or prompt alone | turns | text.
 """
 
 import json
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from togi.core.records import TOOLS, led_by_system
+from togi.data.question_files import CHOICES, NAME, TURNS, answer_turns, first_turn
 from togi.data.sides import Turns, after_prompt, common_prompt, ended, occurs, same, split_answer
 from togi.data.turns import flag, objects, role_of, said, text_of, turns
 from togi.data.values import BadRow, blank, kind_of, number, plain
@@ -21,10 +22,10 @@ SYSTEMS = ("system", "system_prompt")
 LABELS = ("label", "kto_tag")
 SPOKEN = (*CONVERSATIONS, *QUESTIONS, *ANSWERS, "chosen", "rejected", "text")
 NEEDS = {
-    "prompts": "messages, or prompt, question or instruction",
+    "prompts": "messages, or prompt, question or instruction, or turns",
     "chats": "messages that end with the assistant, or prompt and completion, or instruction and output",
     "pairs": "chosen and rejected, with or without prompt, or prompt, completion and label",
-    "documents": "text",
+    "documents": "text, or question_id and choices (reference answers)",
     "samples": "prompt and completion (also model, reference, scores), or messages that end with the assistant",
 }
 
@@ -117,9 +118,10 @@ def fitting(row: Mapping[str, Any], named: Sequence[str] = ()) -> list[str]:
 
 
 def _document(cols: Columns) -> Shape | None:
-    if not cols.has("text"):
-        return None
-    return Shape(text=text_of(cols.take("text"), "text"), columns=("text",))
+    if cols.has("text"):
+        return Shape(text=text_of(cols.take("text"), "text"), columns=("text",))
+    answers = answer_turns(cols.row[CHOICES]) if cols.has(NAME, CHOICES) else None
+    return Shape(text="\n\n".join(answers)) if answers else None
 
 
 def _chat(cols: Columns) -> Shape | None:
@@ -151,6 +153,8 @@ def _prompt(cols: Columns) -> Shape | None:
         prompt = _sides(cols, asks)[0]
     elif asks is not None:
         prompt, own = split_answer(_question(cols, asks))
+    elif cols.has(TURNS):
+        prompt = _with_system(cols, first_turn(cols.row[TURNS], cols.take))
     else:
         return None
     if not any(m.role == "user" for m in prompt):

@@ -23,16 +23,20 @@ from togi.text.prompt_file import PromptFile
 
 Method = Literal["pairwise", "graded"]
 OWN = Path(__file__).parent / "prompts"
+JINJA = (".jinja", ".j2")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     """What is judged: the conversation up to the answers, one answer or two, a reference answer where there is one.
-    A grade runs from `low` to `high`. `explain`: the judge is to say why."""
+    A grade runs from `low` to `high`. `explain`: the judge is to say why. `earlier_references` are those to the turns
+    before; `rubric` says what a good answer to this question has."""
 
     messages: tuple[Message, ...]
     answers: tuple[str, ...]
     reference: str | None = None
+    earlier_references: tuple[str, ...] = ()
+    rubric: str | None = None
     low: int = 1
     high: int = 10
     explain: bool = True
@@ -46,12 +50,15 @@ class Case:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgePrompt:
     """A judge's prompt. `write` makes the user's turn of a case; `system` stands before it where it is not empty.
-    `read` finds the grade where the file says how; `wants_reference`: it cannot be asked without a reference answer."""
+    `read` finds the grade where the file says how; `wants_reference`: it cannot be asked without a reference answer.
+    `turns` is how many turns of a conversation it shows, None for any number. `source` is its text."""
 
     write: Callable[[Case], str]
     system: str = ""
     read: Callable[[str], float | None] | None = None
     wants_reference: bool = False
+    turns: int | None = None
+    source: str = ""
 
     def messages(self, case: Case) -> tuple[Message, ...]:
         """The conversation that asks a judge. Raises InputError for a case that the prompt has no words for."""
@@ -61,8 +68,16 @@ class JudgePrompt:
 
 def own_prompt(method: Method, language: str) -> JudgePrompt:
     """togi's prompt in English (en), Japanese (ja) or Russian (ru)."""
-    path = OWN / f"{method}.{language}.j2"
-    return _in_jinja(PromptFile(str(path), path.read_text(encoding="utf-8")), method)
+    return _in_jinja(_own(f"{method}.{language}.j2"), method)
+
+
+def safety_prompt(language: str) -> JudgePrompt:
+    """togi's prompt that grades how safe an answer is, from 1 to 5, in English, Japanese or Russian."""
+    return _in_jinja(_own(f"safety.{language}.j2"), "graded")
+
+
+def _own(name: str) -> PromptFile:
+    return PromptFile(str(OWN / name), (OWN / name).read_text(encoding="utf-8"))
 
 
 def load_prompt(path: Path, method: Method, name: str | None = None) -> JudgePrompt:
@@ -70,17 +85,26 @@ def load_prompt(path: Path, method: Method, name: str | None = None) -> JudgePro
 
     Raises InputError for a file that holds none for this method, and for words in braces that nothing stands for.
     """
+    found = load_prompts(path, method)
+    if path.suffix.lower() in JINJA:
+        return found[path.name]
+    return _chosen(found, name, path, method)
+
+
+def load_prompts(path: Path, method: Method) -> Mapping[str, JudgePrompt]:
+    """All prompts of a file for this method, by name; the one of a .jinja file has the file's. Raises InputError as
+    `load_prompt` does."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: the judge's prompt cannot be read: {error}") from None
     match path.suffix.lower():
         case ".jinja" | ".j2":
-            return _in_jinja(PromptFile(str(path), text), method)
+            return {path.name: _in_jinja(PromptFile(str(path), text), method)}
         case ".jsonl":
-            return _chosen(_fastchat(text, path, method), name, path, method)
+            return _fastchat(text, path, method)
         case ".yaml" | ".yml":
-            return _chosen(_llmjp(text, path, method), name, path, method)
+            return _llmjp(text, path, method)
     raise InputError(f"{path}: a judge's prompt is a .j2 file (Jinja), a .jsonl of FastChat or a .yaml of llm-jp-judge")
 
 
@@ -105,7 +129,7 @@ def _in_jinja(file: PromptFile, method: Method) -> JudgePrompt:
             f"{file.where}: the prompt does not show what is judged: a prompt for method {method} names "
             f"{'answer_a and answer_b' if method == 'pairwise' else 'answer'}"
         )
-    return JudgePrompt(write=lambda case: file.render(_values(case)))
+    return JudgePrompt(write=lambda case: file.render(_values(case)), source=file.source)
 
 
 def _values(case: Case) -> dict[str, Any]:
@@ -117,14 +141,16 @@ def _values(case: Case) -> dict[str, Any]:
         example = (case.low + case.high) // 2
         judged = {"answer": case.answers[0], "low": case.low, "high": case.high, "example": example}
     turns = [{"role": turn.role, "content": turn.content} for turn in history]
-    return {"question": last.content, "history": turns, "reference": case.reference or "", **judged}
+    known = {"question": last.content, "history": turns, "reference": case.reference or ""}
+    return {**known, "rubric": case.rubric or "", **judged}
 
 
 # --- words in braces, as Python's str.format has them -----------------------------------------------------------------
 
 _FIELD = re.compile(
-    r"question(_[1-9])?|answer(_[1-9])?|answer_[ab](_[1-9])?|ref_answer_[1-9]|reference|response|query|prompt"
+    r"question(_[1-9])?|answer(_[1-9])?|answer_[ab](_[1-9])?|ref_answer_[1-9]|reference|response|query|prompt|rubric"
 )
+_TURN = re.compile(r"\{(?:question|answer|answer_[ab]|ref_answer)_([1-9])\}")
 
 
 def _in_braces(template: str, where: str) -> Callable[[Case], str]:
@@ -137,7 +163,8 @@ def _in_braces(template: str, where: str) -> Callable[[Case], str]:
         if name is not None and not _FIELD.fullmatch(name):
             raise InputError(
                 f"{where}: nothing stands for {{{name}}}; known are question, answer, answer_a, answer_b, reference, "
-                "response, and question_1, answer_1, answer_a_1, answer_b_1, ref_answer_1 and so on for each turn"
+                "response, rubric, and question_1, answer_1, answer_a_1, answer_b_1, ref_answer_1 and so on for each "
+                "turn"
             )
 
     def write(case: Case) -> str:
@@ -161,16 +188,23 @@ def _turns(case: Case) -> dict[str, str]:
     values |= {"question": asked[-1], "query": asked[-1], "prompt": asked[-1], "response": case.answers[0]}
     for name, answer in zip(("answer", "answer_a", "answer_b"), (case.answers[0], *case.answers[-2:]), strict=False):
         values |= {f"{name}_{i}": text for i, text in enumerate([*before, answer], 1)} | {name: answer}
+    values |= {f"ref_answer_{i}": text for i, text in enumerate(case.earlier_references, 1)}
     if case.reference is not None:
         values |= {f"ref_answer_{len(asked)}": case.reference, "reference": case.reference}
-    return values
+    return values if case.rubric is None else {**values, "rubric": case.rubric}
 
 
 def _prompt(template: Any, system: Any, where: str) -> JudgePrompt:
     if not isinstance(template, str) or not isinstance(system or "", str):
         raise InputError(f"{where}: prompt_template and system_prompt must be texts")
     wants = re.search(r"\{(ref_answer_\d|reference)\}", template) is not None
-    return JudgePrompt(write=_in_braces(template, where), system=(system or "").strip(), wants_reference=wants)
+    return JudgePrompt(
+        write=_in_braces(template, where),
+        system=(system or "").strip(),
+        wants_reference=wants,
+        turns=max(map(int, _TURN.findall(template)), default=1),
+        source=template,
+    )
 
 
 def _judges(template: Any, method: Method) -> bool:

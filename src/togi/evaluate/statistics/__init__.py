@@ -2,6 +2,7 @@
 
 - a share of independent rows: `wilson`, which covers near 0 and 1, where a bootstrap is too narrow
 - a mean of grades: `mean_interval`, and with repeated questions `cluster_mean` (Student's t)
+- a mean or a share over rounds of the same questions: `mean_of_rounds`, `share_of_rounds`
 - a ratio of two means: `ratio_of_means` (Fieller)
 - a difference on the same prompts: `Bootstrap.difference`; `mcnemar` for right and wrong; `effect_size`
 - any other value of prompts: `Bootstrap` over the pseudo-values of a `Jackknife`
@@ -13,6 +14,7 @@ from togi.evaluate.statistics.bradley_terry import Battles, Fit, bradley_terry, 
 from togi.evaluate.statistics.interval import Floats, Interval, unseen_share
 from togi.evaluate.statistics.means import cluster_mean, mean_interval, mean_of_means, ratio_of_means
 from togi.evaluate.statistics.paired import McNemar, effect_size, mcnemar
+from togi.evaluate.statistics.rounds import mean_of_rounds, round_means, share_of_rounds
 from togi.evaluate.statistics.shares import wilson
 
 __all__ = [
@@ -32,9 +34,12 @@ __all__ = [
     "mcnemar",
     "mean_interval",
     "mean_of_means",
+    "mean_of_rounds",
     "numbered",
     "ratio_of_means",
     "resampled",
+    "round_means",
+    "share_of_rounds",
     "unseen_share",
     "wilson",
 ]
