@@ -7,6 +7,7 @@ import pytest
 from sacrebleu.metrics.bleu import BLEU
 
 from togi.core.errors import InputError
+from togi.evaluate.distinct import units_of
 from togi.evaluate.diversity import Texts, dispersion, distinct, diversity_rows, self_bleu
 from togi.evaluate.statistics import Bootstrap
 
@@ -44,14 +45,14 @@ def _by_sacrebleu(texts, language):
 def test_self_bleu_and_every_value_with_one_left_out_equal_sacrebleu(language, seed):
     texts = _sentences(12, seed) if language == "en" else _sentences(12, seed, list("猫が犬とあるくのは楽しい。"), "")
     texts[3] = texts[7]
-    found = self_bleu(texts, language)
+    found = self_bleu(texts, units_of(language))
     assert found.value == pytest.approx(_by_sacrebleu(texts, language), abs=1e-9)
     expected = [_by_sacrebleu(texts[:i] + texts[i + 1 :], language) for i in range(len(texts))]
     np.testing.assert_allclose(found.without_P, expected, atol=1e-9)
 
 
 def test_empty_answers_have_a_self_bleu():
-    found = self_bleu(["", "a b c d", "a b c d", ""], "en")
+    found = self_bleu(["", "a b c d", "a b c d", ""], "words")
     assert found.value == pytest.approx(_by_sacrebleu(["", "a b c d", "a b c d", ""], "en"))
 
 

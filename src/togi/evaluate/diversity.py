@@ -16,12 +16,11 @@ from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 from sacrebleu.tokenizers.tokenizer_char import TokenizerChar
 
 from togi.core.errors import InputError
-from togi.evaluate.distinct import distinct, enough, ngrams, units_of
+from togi.evaluate.bleu import ORDERS, sentence_bleu
+from togi.evaluate.distinct import Units, distinct, enough, ngrams, units_of
 from togi.evaluate.lengths import cut_characters
 from togi.evaluate.statistics import Bootstrap, Floats, Jackknife
 from togi.evaluate.table import Metric, Row, compare_jackknife
-
-ORDERS = 4  # n-gram orders of BLEU
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +41,7 @@ class Texts:
         return Texts(base=[pair[0] for pair in pairs], policy=[pair[1] for pair in pairs], one_length=True)
 
 
-def self_bleu(texts_P: Sequence[str], language: str) -> Jackknife:
+def self_bleu(texts_P: Sequence[str], units: Units) -> Jackknife:
     """Mean BLEU of each answer against all the others (Zhu et al., arXiv 1802.01886), 0 to 100; low is diverse.
 
     Sentence BLEU with sacrebleu's defaults (13a tokens, characters in languages without spaces; exponential smoothing,
@@ -50,12 +49,12 @@ def self_bleu(texts_P: Sequence[str], language: str) -> Jackknife:
     with the highest count matters, or the second highest when that answer is left out.
     """
     enough(texts_P)
-    tokenize = _tokenizer(language)
-    words_P = [tokenize(text.rstrip()).split() for text in texts_P]
+    split = bleu_words(units)
+    words_P = [split(text) for text in texts_P]
     length_P = np.array([len(words) for words in words_P])
     matches_NPQ = np.stack([_matches(words_P, n) for n in range(1, ORDERS + 1)])
     possible_NP = np.stack([np.maximum(length_P - n + 1, 0) for n in range(1, ORDERS + 1)])
-    bleu_PQ = _bleu(matches_NPQ, possible_NP[:, :, None], length_P[:, None], _closest_lengths(length_P))
+    bleu_PQ = sentence_bleu(matches_NPQ, possible_NP[:, :, None], length_P[:, None], _closest_lengths(length_P))
     # Column q of row p is p's score without q as a reference; the diagonal is p's score against all the others.
     count = len(texts_P)
     full_P = np.diagonal(bleu_PQ)
@@ -99,11 +98,11 @@ def diversity_rows(
         metric = Metric(name=f"distinct-{n}", higher_is_better=True, note=f"different {n}-grams of {units}{cut}")
         base, policy = distinct(texts.base, n, units), distinct(texts.policy, n, units)
         rows.append(compare_jackknife(metric, base, policy, bootstrap))
-    chosen = _drawn(len(texts.base), cap, bootstrap.seed)
+    chosen = drawn(len(texts.base), cap, bootstrap.seed)
     metric = Metric(
         name="self-BLEU", higher_is_better=False, note=f"each of {len(chosen)} answers against the others{cut}"
     )
-    base, policy = (self_bleu([side[i] for i in chosen], language) for side in (texts.base, texts.policy))
+    base, policy = (self_bleu([side[i] for i in chosen], units) for side in (texts.base, texts.policy))
     rows.append(compare_jackknife(metric, base, policy, bootstrap))
     if vectors is not None:
         rows.append(_dispersion_row(*vectors, bootstrap))
@@ -122,14 +121,17 @@ def _dispersion_row(base: ArrayLike, policy: ArrayLike, bootstrap: Bootstrap) ->
     return compare_jackknife(metric, dispersion(base_PD[full_P]), dispersion(policy_PD[full_P]), bootstrap)
 
 
-def _drawn(count: int, cap: int, seed: int) -> list[int]:
+def drawn(count: int, cap: int, seed: int) -> list[int]:
+    """Which of `count` answers are read where at most `cap` are, in order."""
     if count <= cap:
         return list(range(count))
     return sorted(np.random.default_rng(seed).permutation(count)[:cap].tolist())
 
 
-def _tokenizer(language: str) -> Callable[[str], str]:
-    return TokenizerChar() if units_of(language) == "characters" else Tokenizer13a()
+def bleu_words(units: Units) -> Callable[[str], list[str]]:
+    """What BLEU reads of a text, as sacrebleu splits it: 13a tokens, or characters."""
+    tokenize = TokenizerChar() if units == "characters" else Tokenizer13a()
+    return lambda text: tokenize(text.rstrip()).split()
 
 
 def _matches(words_P: Sequence[Sequence[str]], n: int) -> Floats:
@@ -162,21 +164,3 @@ def _closest_lengths(length_P: np.ndarray) -> np.ndarray:
         closest_PQ[p] = length_P[order[0]]
         closest_PQ[p, order[0]] = length_P[order[1]]
     return closest_PQ
-
-
-def _bleu(matches_NPQ: Floats, possible_NP1: np.ndarray, length_P1: np.ndarray, closest_PQ: np.ndarray) -> Floats:
-    """Sentence BLEU, 0 to 100, with sacrebleu's exponential smoothing and effective order."""
-    smooth_PQ = np.ones(closest_PQ.shape)
-    logs_PQ = np.zeros(closest_PQ.shape)
-    order_P1 = (possible_NP1 > 0).sum(axis=0)
-    for matches_PQ, possible_P1 in zip(matches_NPQ, possible_NP1, strict=True):
-        counted_PQ = np.broadcast_to(possible_P1 > 0, closest_PQ.shape)
-        missed_PQ = counted_PQ & (matches_PQ == 0)
-        smooth_PQ = np.where(missed_PQ, 2 * smooth_PQ, smooth_PQ)
-        share_PQ = np.where(missed_PQ, 1 / smooth_PQ, matches_PQ) / np.maximum(possible_P1, 1)
-        logs_PQ += np.log(np.where(counted_PQ, share_PQ, 1.0))
-    short_PQ = length_P1 < closest_PQ
-    penalty_PQ = np.where(short_PQ, np.exp(1 - closest_PQ / np.maximum(length_P1, 1)), 1.0)
-    bleu_PQ = 100 * penalty_PQ * np.exp(logs_PQ / np.maximum(order_P1, 1))
-    nothing_PQ = matches_NPQ.sum(axis=0) == 0
-    return np.where(nothing_PQ, 0.0, bleu_PQ)

@@ -22,6 +22,13 @@ def cut_characters(base: str, policy: str, *, share: float = 1.0) -> tuple[str, 
     return cut_at_border(base, limit), cut_at_border(policy, limit)
 
 
+def cut_to_shortest(texts: Sequence[str]) -> list[str]:
+    """Texts cut to the length of the shortest one, each at a word border."""
+    stripped = [text.strip() for text in texts]
+    limit = min(map(len, stripped), default=0)
+    return [cut_at_border(text, limit) for text in stripped]
+
+
 def cut_at_border(text: str, limit: int) -> str:
     """At most `limit` characters of `text`, cut at the last border between words.
 

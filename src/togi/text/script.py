@@ -67,6 +67,11 @@ def script_share(text: str, language: str) -> float:
     return sum(shares.get(script, 0.0) for script in _EXPECTED[language])
 
 
+def expected_scripts(language: str) -> tuple[Script, ...] | None:
+    """The writing systems of a language (en, ru, ja, zh, ko); None of another."""
+    return _EXPECTED.get(language)
+
+
 def is_spaced(text: str) -> bool:
     """Whether the text puts spaces between words, as far as its letters tell."""
     shares = script_shares(text)

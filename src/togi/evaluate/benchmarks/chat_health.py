@@ -1,0 +1,105 @@
+"""Chat health: what a reader of the answers would stumble over, counted without a judge."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from togi.evaluate.health import Detect, Health, health
+from togi.evaluate.table import Metric
+
+ENDED = Metric(
+    name="ended properly", higher_is_better=True, share=True,
+    note="not empty, closed by the template's terminator, no other turn begun",
+)  # fmt: skip
+CUT = Metric(name="cut off", higher_is_better=False, share=True, note="stopped by max_tokens")
+EMPTY = Metric(name="empty", higher_is_better=False, share=True, note="no text but spaces")
+LEAKS = Metric(
+    name="template leaks", higher_is_better=False, share=True, note="special tokens or headers of a chat template"
+)
+HEADERS = Metric(name="role headers", higher_is_better=False, share=True, note="a line opens a turn, such as `User:`")
+DRIFT = Metric(
+    name="language drift", higher_is_better=False, share=True,
+    note="another language than was asked for; where both can be told",
+)  # fmt: skip
+MIXED = Metric(
+    name="foreign letters", higher_is_better=False, share=True,
+    note="Cyrillic, Japanese, Chinese or Korean letters that neither the language nor the prompt has",
+)  # fmt: skip
+REPEATED = Metric(
+    name="repetition", higher_is_better=False,
+    note="share of runs of 4 words (10 characters in writing without spaces) that stood before",
+)  # fmt: skip
+LOOPED = Metric(name="loops", higher_is_better=False, share=True, note="ends in a piece that stands 3 times in a row")
+CHARACTERS = Metric(name="length (characters)")
+TOKENS = Metric(name="length (tokens)", note="of the model's own tokenizer")
+COLUMNS = (ENDED, CUT, EMPTY, LEAKS, HEADERS, DRIFT, MIXED, REPEATED, LOOPED, CHARACTERS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """An answer without its terminator. `closed`: it ended as the template wants; `cut`: max_tokens ended it; `tokens`
+    is 0 where nobody counted them."""
+
+    text: str
+    closed: bool
+    cut: bool
+    tokens: int = 0
+
+
+Replies = Mapping[str, Sequence[Sequence[Reply]]]
+"""By subject, then by prompt; an answer that never came is left out."""
+Numbers = dict[str, dict[str, list[float | None]]]
+"""By subject and column: the mean of each prompt's answers, None where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkup:
+    """What was found: the columns, their numbers, and how many answers of each subject hold each leaked string."""
+
+    columns: Sequence[Metric]
+    values: Numbers
+    leaked: Mapping[str, Mapping[str, int]]
+
+
+def check_up(prompts: Sequence[str], replies: Replies, detect: Detect, language: str | None = None) -> Checkup:
+    """The health of all answers to `prompts`, as `health` reads one. Tokens are a column where all of them are
+    counted."""
+    counted = all(one.tokens or not one.text for own in replies.values() for group in own for one in group)
+    columns = (*COLUMNS, TOKENS) if counted else COLUMNS
+    values: Numbers = {}
+    leaked: dict[str, Counter[str]] = {}
+    for name, own in replies.items():
+        found = [
+            [(one, health(prompt, one.text, detect, language)) for one in group]
+            for prompt, group in zip(prompts, own, strict=True)
+        ]
+        values[name] = {column.name: [_mean(column, group) for group in found] for column in columns}
+        leaked[name] = Counter(mark for group in found for _, each in group for mark in each.leaks)
+    return Checkup(columns, values, leaked)
+
+
+def _mean(column: Metric, group: Sequence[tuple[Reply, Health]]) -> float | None:
+    known = [value for one in group if (value := _value(column, *one)) is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _value(column: Metric, reply: Reply, found: Health) -> float | None:
+    """The number of one answer in one column. Of an empty one nothing is said but that it is empty, and its length."""
+    always = {
+        ENDED.name: reply.closed,
+        CUT.name: reply.cut,
+        EMPTY.name: found.empty,
+        CHARACTERS.name: len(reply.text),
+        TOKENS.name: reply.tokens,
+    }
+    if column.name in always:
+        return float(always[column.name])
+    read = {
+        LEAKS.name: bool(found.leaks),
+        HEADERS.name: found.headers,
+        DRIFT.name: found.drift,
+        MIXED.name: found.mixed,
+        REPEATED.name: found.repeated,
+        LOOPED.name: found.looped,
+    }[column.name]
+    return None if found.empty or read is None else float(read)

@@ -1,0 +1,114 @@
+"""The health of a chat model's answers, one by one: what a reader would stumble over, without asking a judge.
+
+The caller passes in the detector of languages, because it loads a model.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from togi.core.errors import InputError
+from togi.rewards.repetition import ngrams, repeated_share
+from togi.text.compare import normalise
+from togi.text.script import Script, expected_scripts, is_spaced, script_shares
+from togi.text.template import TEMPLATES
+
+Detect = Callable[[str], tuple[str, float]]
+"""Text -> (ISO 639-1 code, confidence from 0 to 1)."""
+
+SURE = 0.5  # confidence from which a detected language counts
+LETTERS = {True: 20, False: 8}  # letters that a language is told by, in spaced writing and in others
+RUN = {True: 4, False: 10}  # words, or characters in writing without spaces, of a run whose repeats are counted
+LOOP = 3  # times that an ending must stand in a row to be a loop
+LOOP_CHARACTERS = 24  # characters that such a loop has at least
+
+_OWN = sorted({mark.strip() for each in TEMPLATES.values() for mark in (each.terminator, *each.turn_starts)})
+_OTHERS = (
+    *("<s>", "<bos>", "<eos>", "<pad>", "<unk>", "<start_of_turn>", "<end_of_turn>", "[INST]", "[/INST]", "<<SYS>>"),
+    *("### Instruction:", "### Response:", "### Input:", "### 入力:"),
+)
+_MARKS = re.compile("|".join([r"<\|[\w ]{1,40}\|>", r"<｜[^｜\n]{1,40}｜>", *map(re.escape, (*_OWN, *_OTHERS))]))
+_ROLES = "user|human|assistant|ユーザー|アシスタント|пользователь|ассистент"
+_HEADERS = re.compile(rf"^[\s*#]*(?:(?:{_ROLES})\s*\**\s*[:：]|(?:user|assistant|system)\s*$)", re.I | re.M)
+_CODE = re.compile(r"```.*?(?:```|\Z)", re.S)
+_FOREIGN: tuple[Script, ...] = ("cyrillic", "kana", "kanji", "hangul")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """What one answer suffers from. `leaks` are strings of chat templates in it, `headers` whether a line of it opens
+    a turn of another role, `drift` whether its language is another than was asked for (None: it cannot be told),
+    `mixed` whether it has letters of a writing system that has no business there, `repeated` the share of its runs of
+    words that repeat an earlier one, `looped` whether it ends in a loop."""
+
+    empty: bool
+    leaks: tuple[str, ...]
+    headers: bool
+    drift: bool | None
+    mixed: bool
+    repeated: float
+    looped: bool
+
+
+def health(prompt: str, answer: str, detect: Detect, language: str | None = None) -> Health:
+    """The health of an answer, given without the terminator that ends it.
+
+    `prompt` is the question: what stands there may stand in the answer, and the answer should be in its language, or
+    in `language` (ISO 639-1) where it is given.
+    """
+    wanted = language or _language(prompt, detect)
+    found = _language(answer, detect)
+    return Health(
+        empty=not answer.strip(),
+        leaks=tuple(mark for mark in dict.fromkeys(_MARKS.findall(answer)) if mark not in prompt),
+        headers=bool(_HEADERS.search(answer)) and not _HEADERS.search(prompt),
+        drift=None if wanted is None or found is None else found != wanted,
+        mixed=_mixed(prompt, answer, wanted),
+        repeated=repeated(answer),
+        looped=looped(answer),
+    )
+
+
+def repeated(text: str) -> float:
+    """The share of runs of 4 words (10 characters in writing without spaces) that repeat an earlier one: seq-rep-n of
+    Welleck et al. (arXiv 1908.04319). 0 where a text has no such run."""
+    plain = normalise(text)
+    spaced = is_spaced(plain)
+    return repeated_share(ngrams(plain.split() if spaced else plain.replace(" ", ""), RUN[spaced]))
+
+
+def looped(text: str) -> bool:
+    """Whether the text ends in a piece that stands there three times in a row or more, over 24 characters at least,
+    the last time perhaps in part."""
+    text = text.strip()
+    for period in range(1, len(text) // LOOP + 1):
+        span = max(LOOP * period, LOOP_CHARACTERS)
+        if span <= len(text) and text[-1] == text[-1 - period] and text[-span:-period] == text[period - span :]:
+            return True
+    return False
+
+
+def _language(text: str, detect: Detect) -> str | None:
+    """The language of the prose of a text; None where there are too few letters, or the detector is not sure."""
+    prose = _CODE.sub(" ", text)
+    if sum(map(str.isalpha, prose)) < LETTERS[is_spaced(prose)]:
+        return None
+    found, confidence = detect(prose)
+    return found if found and confidence >= SURE else None
+
+
+def _mixed(prompt: str, answer: str, language: str | None) -> bool:
+    """Whether the answer has letters, Latin ones apart, that neither the language nor the prompt uses. A language that
+    is not known allows everything that its script is not told of."""
+    allowed = expected_scripts(language) if language else None
+    if allowed is None:
+        return False
+    asked = script_shares(prompt)
+    return any(script in _FOREIGN and script not in allowed and script not in asked for script in script_shares(answer))
+
+
+def check_language(language: str | None) -> str | None:
+    """A language as settings name it. Raises InputError for what is no ISO 639-1 code."""
+    if language is not None and not re.fullmatch("[a-z]{2}", language):
+        raise InputError(f"language is {language!r}; an ISO 639-1 code such as en, ja or ru is needed")
+    return language
