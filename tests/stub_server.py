@@ -24,6 +24,9 @@ class Stub(ThreadingHTTPServer):
         self.failing = ""  # a text: conversations that hold it fail
         self.says: Callable[[dict[str, Any], int], str] = _words
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that was killed is no news."""
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}/v1"

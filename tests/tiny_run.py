@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from tokenizers_made import byte_bpe
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -108,6 +109,21 @@ def togi(home: Path, *arguments: str, **more: str) -> subprocess.CompletedProces
     return subprocess.run(
         command, env=environment(home, **more), capture_output=True, text=True, check=False, timeout=300
     )
+
+
+def start(recipe: Path, home: Path, **more: str) -> subprocess.Popen[str]:
+    """A run that goes on while the test does other things; what it says is in its output."""
+    command = [sys.executable, "-m", "togi", "run", str(recipe), "--threads", "1"]
+    return subprocess.Popen(
+        command, env=environment(home, **more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def kill_all(run: subprocess.Popen[str]) -> None:
+    """SIGKILL to the worker and to its parent."""
+    for process in [*psutil.Process(run.pid).children(recursive=True), psutil.Process(run.pid)]:
+        process.kill()
+    run.communicate()
 
 
 def results(home: Path) -> dict[str, Any]:

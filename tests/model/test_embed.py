@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from tiny import BYTES, tiny_tokenizer
-from transformers import BertConfig, BertModel, XLMRobertaConfig, XLMRobertaModel
+from tiny_encoders import write_embedder
+from transformers import XLMRobertaConfig, XLMRobertaModel
 
 from togi.core.errors import InputError
 from togi.core.sources import ModelSource
@@ -22,11 +23,7 @@ TEXTS = ["a cat", "a much longer text about something else", "", "a cat sat", "x
 
 @pytest.fixture
 def folder(tmp_path):
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    config = BertConfig(vocab_size=BYTES, max_position_embeddings=64, initializer_range=0.5, **sizes)
-    BertModel(config).save_pretrained(tmp_path)
-    tiny_tokenizer().save_pretrained(tmp_path)
+    write_embedder(tmp_path)
     return tmp_path
 
 

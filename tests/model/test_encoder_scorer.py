@@ -1,40 +1,17 @@
 """Encoders as reward models: prompt and answer as a pair, read as the library reads them."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from tiny import tiny_tokenizer
-from tokenizers.processors import TemplateProcessing
+from tiny_encoders import write_encoder
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, RobertaConfig
 
 from togi.core.errors import GraderError, InputError
 from togi.core.records import Message
-from togi.core.sources import ModelSource
 from togi.model.encoder_scorer import EncoderScorer, check_encoder, load_scorer_of
 from togi.model.reward_model import load_reward_model
 
 TALK = (Message("user", "Why is the sky blue?"),)
-
-
-def write_encoder(folder: Path, kind: Any = BertConfig, **changes: Any) -> ModelSource:
-    """A random encoder with a head of one number, as the library saves it."""
-    torch.manual_seed(3)
-    tokenizer = tiny_tokenizer()
-    tokenizer.pad_token = tokenizer.eos_token
-    pair = TemplateProcessing(
-        single="$A <eos>",
-        pair="$A:0 <eos>:0 $B:1 <eos>:1",
-        special_tokens=[("<eos>", tokenizer.eos_token_id)],
-    )
-    tokenizer.backend_tokenizer.post_processor = pair
-    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = kind(vocab_size=len(tokenizer), initializer_range=0.5, **{"num_labels": 1, **shape, **changes})
-    config.max_position_embeddings, config.pad_token_id = 64, tokenizer.pad_token_id
-    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return ModelSource(kind="path", name=str(folder))
 
 
 def test_a_pair_is_scored_as_the_library_scores_it_in_every_batch(tmp_path):

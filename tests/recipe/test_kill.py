@@ -10,14 +10,13 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
 import pytest
-from tiny_run import environment, results, togi
+from tiny_run import kill_all, results, start, togi
 
 EVENT_FILES = ("journal.jsonl", "metrics.jsonl")
 Event = tuple[str, str, int]  # folder of the stage, file, number of lines
@@ -59,13 +58,6 @@ def draw(finished: Path) -> list[Event]:
     return sorted(drawn, key=every.index)
 
 
-def start(recipe: Path, home: Path, **more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "togi", "run", str(recipe), "--threads", "1"]
-    return subprocess.Popen(
-        command, env=environment(home, **more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
 def lines_in(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
@@ -78,13 +70,6 @@ def wait_for(home: Path, event: Event, run: subprocess.Popen[str]) -> bool:
             return False
         time.sleep(0.001)
     return True
-
-
-def kill_all(run: subprocess.Popen[str]) -> None:
-    """SIGKILL to the worker and to its parent."""
-    for process in [*psutil.Process(run.pid).children(recursive=True), psutil.Process(run.pid)]:
-        process.kill()
-    run.communicate()
 
 
 def kill_at(recipe: Path, home: Path, moments: Iterable[Event]) -> None:

@@ -9,6 +9,7 @@ from stub_server import KEY, Stub, stub_server
 from tiny_run import QUESTIONS, results, togi
 
 from togi.cli import main
+from togi.core.files import read_object
 
 RECIPE = """\
 name: remote
@@ -75,19 +76,26 @@ def test_a_run_asks_once_and_says_what_it_spent(server: Stub, tmp_path: Path, to
     assert "0 answers" in told("clean", "--answers")[1]
 
 
-def test_a_failed_answer_ends_an_evaluation_and_the_rest_is_kept(server: Stub, tmp_path: Path) -> None:
-    path = recipe(tmp_path, server.url)
+def test_a_failed_request_costs_an_evaluation_its_prompt_and_is_asked_again(server: Stub, tmp_path: Path) -> None:
+    path, home = recipe(tmp_path, server.url), tmp_path / "home"
+    words = ("run", str(path), "stages.some.shuffle=false", "stages.some.skip=2")
     server.failing = "Why do we dream?"
     try:
-        failed = togi(
-            tmp_path / "home", "run", str(path), "stages.some.shuffle=false", "stages.some.skip=2", STUB_KEY=KEY
-        )
+        stopped = togi(home, *words, "stages.scores.max_failed_share=0", STUB_KEY=KEY)
+        assert stopped.returncode == 4, stopped.stderr
+        assert "1 of 6 requests to $a failed, and at most 0 may (max_failed_share 0)" in stopped.stderr
+        left_out = togi(home, *words, STUB_KEY=KEY)
     finally:
         server.failing = ""
-    assert failed.returncode == 4 and "2 answers of $a failed" in failed.stderr, failed.stderr
+    assert left_out.returncode == 0, left_out.stderr
+    assert "ALARM failed: 1 of 6 requests to $b failed, so their prompts are left out" in left_out.stderr
+    found = read_object(home / "runs" / "remote" / "scores" / "summary.json")
+    assert found["counts"] == {"in": 6, "out": 5} and found["drops"] == {"failed": 1}
+    assert all(row["difference"]["n"] == 5 for row in found["table"] if row["difference"])
     count = len(server.asked)
-    whole = togi(tmp_path / "home", "run", str(path), "stages.some.shuffle=false", "stages.some.skip=2", STUB_KEY=KEY)
+    whole = togi(home, *words, "--redo", "scores", STUB_KEY=KEY)
     assert whole.returncode == 0, whole.stderr
+    assert read_object(home / "runs" / "remote" / "scores" / "summary.json")["counts"] == {"in": 6, "out": 6}
     asked = [body["messages"][0]["content"] for body in server.asked[count:] if body["model"] == "small"]
     assert [text for text in asked if text in QUESTIONS] == ["Why do we dream?"]
 

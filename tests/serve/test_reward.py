@@ -4,9 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 from served import ask, serving
+from tiny_encoders import write_encoder
 from tiny_models import loaded
 
 from togi.core.records import Message
+from togi.model.encoder_scorer import load_scorer_of
 from togi.model.load import LoadedModel
 from togi.model.reward_model import ModelScorer, add_scalar_head
 from togi.serve.app import Served
@@ -98,6 +100,20 @@ def test_a_conversation_that_is_too_long_has_an_error_in_the_place_of_its_score(
 def test_what_does_not_fit_is_refused(url, path, more, says):
     status, found = ask(f"{url}/{path}", {"model": "rm", **more})
     assert status == 400 and says in found["error"]["message"]
+
+
+def test_an_encoder_scores_conversations_as_it_does_here_and_refuses_bare_texts(tmp_path):
+    judge = load_scorer_of(write_encoder(tmp_path / "rm"), tmp_path)
+    served = Served(name="rm", kind="reward", limit=judge.limit, vocabulary=len(judge.tokenizer))
+    local = judge.score([((Message("user", question),), answer) for question, answer in TALKS])
+    assert len(set(local)) == len(TALKS)
+    with serving(reward_app(served, judge, judge.tokenizer)) as url:
+        status, found = ask(f"{url}/v1/scores", {"model": "rm", "items": [{"messages": turns(*t)} for t in TALKS]})
+        assert status == 200 and found["scores"] == local
+        assert found["usage"]["prompt_tokens"] == sum(len(judge.tokenizer(*talk)["input_ids"]) for talk in TALKS)
+        for path, more in (("v1/scores", {"items": [{"text": "So."}]}), ("classify", {"text": "So."})):
+            status, found = ask(f"{url}/{path}", {"model": "rm", **more})
+            assert status == 400 and "as a pair, never one text" in found["error"]["message"]
 
 
 def test_health_says_the_kind(url):

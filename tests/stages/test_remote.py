@@ -8,7 +8,7 @@ import pytest
 
 from togi.client.answers import Answer, Choice, Failure, Scores, Vectors
 from togi.client.requests import AnyRequest
-from togi.core.errors import GraderError, StageError
+from togi.core.errors import GraderError
 from togi.core.records import Message, Prompt, SamplingParams
 from togi.stages.remote import (
     END,
@@ -84,10 +84,12 @@ def test_a_choice_is_read_among_the_likeliest_first_tokens():
     found = RemoteChooser(fake).margins(asked, "yes", "no")
     assert found == pytest.approx([1.0, -1.0 + math.log(2) + 3.0, 3.9])  # the last: `no` is at most as likely as So
     assert all(request.params.max_tokens == 1 and request.params.logprobs == 20 for request in fake.asked)
-    with pytest.raises(StageError, match=r"neither with 'yes' nor with 'no'.*'Well'"):
-        RemoteChooser(Fake(likeliest(Well=-0.1))).margins(asked[:1], "yes", "no")
-    with pytest.raises(StageError, match="half an answer"):
-        RemoteChooser(Fake(BROKEN)).margins(asked[:1], "yes", "no")
+    mixed = Fake(likeliest(yes=-0.5, no=-1.5), BROKEN, likeliest(Well=-0.1))
+    good, broken, neither = RemoteChooser(mixed).margins(asked, "yes", "no")
+    assert good == pytest.approx(1.0)
+    assert isinstance(broken, GraderError) and "half an answer" in str(broken)
+    assert isinstance(neither, GraderError) and "neither with 'yes' nor with 'no'" in str(neither)
+    assert "'Well'" in str(neither)
 
 
 ITEMS = [((Message("user", "Why?"),), "So."), ((Message("user", "How?"),), "Thus.")]

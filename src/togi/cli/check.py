@@ -44,7 +44,7 @@ def command(recipe: Path, overrides: tuple[str, ...], offline: bool, as_json: bo
     _fetch(graph)
     work = importlib.import_module("togi.commands.check")
     with library_warnings_kept(home()):
-        found = work.check(_stages(graph, work.CheckedStage), store_folder(), _progress)
+        found = work.check(_stages(graph, work.CheckedStage), store_folder(), _progress, servers.contexts)
     notes = [*unpinned(graph.recipe), *notes_on(graph), *work.absent_devices(graph.recipe.models), *servers.notes]
     if as_json:
         print_json({**asdict(found), "endpoints": servers.to_json(), "notes": notes})

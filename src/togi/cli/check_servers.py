@@ -30,6 +30,11 @@ class Servers:
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
+    @property
+    def contexts(self) -> dict[str, int]:
+        """The tokens that models take, by name, where a server says it."""
+        return {name: each.facts["context"] for name, each in self.found.items() if "context" in each.facts}
+
     def to_json(self) -> dict[str, Any]:
         """The findings as plain mappings."""
         return {name: asdict(each) for name, each in self.found.items()}

@@ -52,13 +52,15 @@ def of_target(target: Path | None, words: tuple[str, ...]) -> ModelSource:
     return of_recipe(graph, target, names[0] if names else _only_model(graph, target), overrides)
 
 
-def of_recipe(graph: Graph, target: Path, model: str, overrides: tuple[str, ...], kind: str = "causal") -> ModelSource:
-    """The model of a recipe with this name: one that it declares, or what a stage has trained. Raises RecipeError where
-    there is none, or it is of another kind, or not finished."""
+def of_recipe(
+    graph: Graph, target: Path, model: str, overrides: tuple[str, ...], kind: str = "causal", *also: str
+) -> ModelSource:
+    """The model of a recipe with this name: one that it declares, which may be of the kinds `also`, or what a stage has
+    trained. Raises RecipeError where there is none, or it is of another kind, or not finished."""
     if model in graph.recipe.models:
         spec = graph.recipe.models[model]
         if (made := made_by(spec)) is None:
-            return _declared(spec, model, target, kind)
+            return _declared(spec, model, target, (kind, *also))
         model = made.name
     if model not in graph.nodes:
         known = [*graph.recipe.models, *_trained(graph)]
@@ -82,7 +84,7 @@ def of_recipe(graph: Graph, target: Path, model: str, overrides: tuple[str, ...]
     return _in_folder(folder / MODEL_FOLDER)
 
 
-def named_model(text: str, kind: str) -> tuple[ModelSource, str]:
+def named_model(text: str, kind: str, *also: str) -> tuple[ModelSource, str]:
     """The model that one word names, and what it is called: a folder, RECIPE:STAGE or RECIPE:MODEL, package:NAME, or a
     hub's id. Raises RecipeError for anything else."""
     recipe, _, name = text.rpartition(":")
@@ -91,7 +93,7 @@ def named_model(text: str, kind: str) -> tuple[ModelSource, str]:
     if text.startswith(PACKAGE) and name:
         return ModelSource(kind="package", name=name), name
     if recipe and os.path.isfile(recipe):
-        return of_recipe(load_graph(Path(recipe)), Path(recipe), name, (), kind), name
+        return of_recipe(load_graph(Path(recipe)), Path(recipe), name, (), kind, *also), name
     if HUB_ID.fullmatch(text):
         return ModelSource(kind="hub", name=text), text
     raise RecipeError(
@@ -113,9 +115,9 @@ def _wanted(kind: str) -> str:
     return "a model to talk to" if kind == "causal" else "a reward model"
 
 
-def _declared(spec: ModelSpec, name: str, target: Path, kind: str) -> ModelSource:
-    if spec.kind != kind:
-        raise RecipeError(f"{target}: models.{name} is of kind {spec.kind}, not {_wanted(kind)} (kind: {kind})")
+def _declared(spec: ModelSpec, name: str, target: Path, kinds: tuple[str, ...]) -> ModelSource:
+    if spec.kind not in kinds:
+        raise RecipeError(f"{target}: models.{name} is of kind {spec.kind}, not {_wanted(kinds[0])} (kind: {kinds[0]})")
     if spec.url is not None:
         raise RecipeError(f"{target}: models.{name}: it is on a server already; this command computes models here")
     return model_source(spec)

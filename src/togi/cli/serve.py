@@ -27,10 +27,11 @@ def command(model: str, reward: bool, host: str, port: int, api_key_env: str | N
     """Serve a model over HTTP, in OpenAI's shape, until Ctrl-C or SIGTERM.
 
     MODEL is a model folder, RECIPE:STAGE, package:NAME, or a hub's id. It answers /v1/chat/completions and
-    /v1/completions (texts or token ids); with --reward, /classify and /v1/scores give raw scores. What a request asks
-    and this server does not do is refused with status 400, never left out silently. Ended by a signal, it exits with 0.
+    /v1/completions (texts or token ids); with --reward, /v1/scores and (no encoder) /classify give raw scores; an
+    embedder answers /v1/embeddings, without a prefix. What a request asks and this server does not do is refused with
+    status 400, never left out silently. Ended by a signal, it exits with 0.
     """
-    source, called = named_model(model, "reward" if reward else "causal")
+    source, called = named_model(model, *(("reward",) if reward else ("causal", "embedder")))
     if more["revision"] is not None and source.kind != "hub":
         raise RecipeError(f"command line: --revision goes with a hub's id, and {model!r} is none; leave it out")
     source = replace(source, **{key: value for key in ("template", "revision") if (value := more[key]) is not None})

@@ -90,10 +90,9 @@ def absent_devices(models: Mapping[str, Any]) -> list[str]:
 
 
 def _on_server(ref: str, target: "str | ModelSource") -> bool:
-    """Whether rows are rendered by a server, whose template and tokens are not known here."""
-    return (
-        isinstance(target, ModelSource) and target.kind == "endpoint" and not isinstance(ref, ScorerRef | EmbedderRef)
-    )
+    """Whether rows are rendered by a server whose tokens are not known here, since the recipe names no tokenizer."""
+    remote = isinstance(target, ModelSource) and target.kind == "endpoint" and not target.tokenizer
+    return remote and not isinstance(ref, ScorerRef | EmbedderRef)
 
 
 def _kind(ref: str) -> str:
@@ -178,9 +177,15 @@ class _Rows:
     stands_in: str = ""
 
 
-def check(stages: Sequence[CheckedStage], cache: Path, progress: Callable[[str], None] = lambda _: None) -> Checked:
-    """Checks the stages of a recipe, which stand after their inputs; a problem of one stops no other."""
-    checker = _Checker(cache, progress)
+def check(
+    stages: Sequence[CheckedStage],
+    cache: Path,
+    progress: Callable[[str], None] = lambda _: None,
+    contexts: Mapping[str, int] | None = None,
+) -> Checked:
+    """Checks the stages of a recipe, which stand after their inputs; a problem of one stops no other. `contexts` are
+    the tokens that models on servers take, by name, as far as they are known."""
+    checker = _Checker(cache, progress, contexts or {})
     with tempfile.TemporaryDirectory(prefix="togi-check-") as folder:
         for stage in stages:
             checker.stage(stage, Path(folder) / stage.name)
@@ -198,8 +203,9 @@ def _job(stage: CheckedStage) -> TrainingJob | None:
 
 
 class _Checker:
-    def __init__(self, cache: Path, progress: Callable[[str], None]) -> None:
+    def __init__(self, cache: Path, progress: Callable[[str], None], contexts: Mapping[str, int]) -> None:
         self.cache = cache
+        self.contexts = contexts
         self.progress = progress
         self.found = Checked()
         self.rows: dict[tuple[str, str], _Rows] = {}  # by node and output
@@ -318,6 +324,7 @@ class _Checker:
             control=Control(send=lambda event: None),
             held=held,
             reasons=STAGES[stage.settings.type].reasons,
+            contexts=self.contexts,
         )
         return context, ", ".join(waits), stands_in
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from togi.client.answers import Failure
@@ -17,7 +18,10 @@ from togi.client.requests import AnyRequest, ChatRequest, EmbedRequest, ScoreReq
 from togi.client.store import AnswerStore
 from togi.core.errors import InputError
 from togi.core.records import Message, SamplingParams
+from togi.core.settings import Ref
 from togi.stages.base import StageSettings
+from togi.stages.cost import Cost, Known
+from togi.stages.table import STAGES
 
 HELLO = Message("user", "Say yes.")
 REQUESTS: Mapping[str, AnyRequest] = {
@@ -60,24 +64,43 @@ def check_endpoint(endpoint: Endpoint, kind: str, rendered: bool) -> EndpointChe
     return found
 
 
+class _Nothing:
+    """What is known to an estimate before anything is read: nothing."""
+
+    takers: Mapping[str, Sequence[str]] = MappingProxyType({})
+
+    def __getitem__(self, ref: Ref, /) -> Known:
+        return Known()
+
+    def lengths(self, refs: Sequence[Ref], model: Known, cost: Cost) -> tuple[float, int] | None:
+        return None
+
+
 def small_budgets(endpoint: Endpoint, stages: Sequence[tuple[str, StageSettings]]) -> list[str]:
     """A problem for each stage whose single answer can be longer than the budget of the endpoint that it asks."""
     budget = endpoint.budget
     found = []
     for name, settings in stages:
-        written = getattr(settings, "max_tokens", None)
-        if not isinstance(written, int):
-            continue
+        written = _longest_answer(endpoint.name, settings)
         money = written * endpoint.price.output / 1_000_000
         over = (budget.tokens is not None and written > budget.tokens) or (
             budget.money is not None and money > budget.money
         )
         if over:
             found.append(
-                f"models.{endpoint.name}.budget: one answer of stage {name} may have {written:,} tokens "
-                f"(stages.{name}.max_tokens), which is more than the budget; raise it, or lower max_tokens"
+                f"models.{endpoint.name}.budget: one answer of stage {name} may have {written:,} tokens, which is more "
+                "than the budget; raise it, or lower max_tokens of the stage"
             )
     return found
+
+
+def _longest_answer(model: str, settings: StageSettings) -> int:
+    """The most tokens of an answer that a stage asks a model for, as the stage estimates it."""
+    estimate = STAGES[settings.type].estimate
+    cost = Cost() if estimate is None else estimate(settings, _Nothing())
+    if (asked := cost.asked.get(model)) is not None:
+        return asked.written // max(asked.calls, 1)
+    return 0 if cost.asked else cost.answer or 0
 
 
 def unverified(name: str, url: str) -> str:

@@ -84,6 +84,9 @@ class _Planner:
         several models asks each as often."""
         models = [ref for ref in stage.inputs if isinstance(ref, ModelRef | ScorerRef | EmbedderRef)]
         servers = [ref for ref in models if ref.name in self.prices]
+        if cost.asked:
+            self._each(servers, cost)
+            return
         calls = cost.calls
         if not servers:
             cost.calls = None if models else calls
@@ -100,6 +103,15 @@ class _Planner:
         cost.money = sum(self.prices[ref.name].of(used) for ref in servers) or None
         cost.read = used.input * len(servers)
         cost.notes.append(f"tokens read: counted in bytes of {what}")
+
+    def _each(self, servers: Sequence[Ref], cost: Cost) -> None:
+        """`_servers` for a stage that says what it asks of each model."""
+        asked = {ref.name: cost.asked[ref.name] for ref in servers if ref.name in cost.asked}
+        used = {name: Tokens(each.read, each.written) for name, each in asked.items()}
+        if asked:
+            cost.calls = sum(each.calls for each in asked.values())
+            cost.read = sum(each.read for each in asked.values())
+            cost.money = sum(self.prices[name].of(tokens) for name, tokens in used.items()) or None
 
     def outside(self, source: ModelSource) -> Known:
         """A model from outside, if it is on this machine. Raises InputError for a folder that is damaged."""

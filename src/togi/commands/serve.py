@@ -13,11 +13,13 @@ from fastapi import FastAPI
 from togi.core.errors import RecipeError
 from togi.core.sources import ModelSource
 from togi.core.terminal import say
+from togi.model.embed import SentenceEmbedder, embeds
+from togi.model.encoder_scorer import EncoderScorer, load_scorer_of
 from togi.model.load import load
-from togi.model.reward_model import ModelScorer, load_reward_model
 from togi.rollout.local import Sampler
 from togi.serve.app import Served
 from togi.serve.chat import Speaker, chat_app
+from togi.serve.embed import embed_app
 from togi.serve.reward import reward_app
 
 LAST_SECONDS = 5
@@ -60,16 +62,17 @@ def serve(source: ModelSource, cache: Path, reward: bool, place: Place) -> None:
             for server in served_by:
                 server.should_exit = True
 
-        app = _reward(source, cache, place) if reward else _chat(source, cache, place, died)
+        kind = "reward" if reward else "embedder" if embeds(source, cache) else "causal"
+        app = APPS[kind](source, cache, place, died)
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, timeout_graceful_shutdown=LAST_SECONDS, server_header=False
         )
         server = _Server(config)
-        server.ready = _ready(place, listener, reward)
+        server.ready = _ready(place, listener, kind)
         served_by.append(server)
         with suppress(KeyboardInterrupt):  # uvicorn raises the signal that ended it once more
             server.run(sockets=[listener])
-        if not reward:
+        if kind == "causal":
             app.state.raise_failure()
 
 
@@ -87,13 +90,26 @@ def _chat(source: ModelSource, cache: Path, place: Place, died: Callable[[], Non
     return chat_app(served, speaker, died)
 
 
-def _reward(source: ModelSource, cache: Path, place: Place) -> FastAPI:
-    model = load_reward_model(source, cache)
-    scorer = ModelScorer(model)
-    vocabulary = model.net.get_input_embeddings().num_embeddings
+def _reward(source: ModelSource, cache: Path, place: Place, died: Callable[[], None]) -> FastAPI:
+    scorer = load_scorer_of(source, cache)
+    encoder = isinstance(scorer, EncoderScorer)
+    net, tokenizer = (scorer.net, scorer.tokenizer) if encoder else (scorer.model.net, scorer.model.tokenizer)
+    vocabulary = net.get_input_embeddings().num_embeddings
     limit = None if scorer.limit == sys.maxsize else scorer.limit
     served = Served(name=place.name, kind="reward", limit=limit, vocabulary=vocabulary, key=place.key)
-    return reward_app(served, scorer, model.tokenizer)
+    return reward_app(served, scorer, tokenizer)
+
+
+def _embed(source: ModelSource, cache: Path, place: Place, died: Callable[[], None]) -> FastAPI:
+    embedder = SentenceEmbedder(source, cache)
+    vocabulary = embedder.model.get_input_embeddings().num_embeddings
+    served = Served(name=place.name, kind="embedder", limit=embedder.max_tokens, vocabulary=vocabulary, key=place.key)
+    return embed_app(served, embedder)
+
+
+APPS = {"causal": _chat, "reward": _reward, "embedder": _embed}
+PATHS = {"causal": ("/v1",), "reward": ("/v1/scores", "/classify"), "embedder": ("/v1/embeddings",)}
+"""Where a model of each kind is served."""
 
 
 def _bound(place: Place) -> socket.socket:
@@ -111,11 +127,11 @@ def _bound(place: Place) -> socket.socket:
     return found
 
 
-def _ready(place: Place, listener: socket.socket, reward: bool) -> str:
+def _ready(place: Place, listener: socket.socket, kind: str) -> str:
     host = f"[{place.host}]" if ":" in place.host else place.host
     url = f"http://{host}:{listener.getsockname()[1]}"
     open_to_all = (
         "" if place.key or place.host in OWN else "; anyone who reaches this machine can use it (--api-key-env)"
     )
-    where = f"{url}/v1/scores and {url}/classify" if reward else f"{url}/v1"
+    where = " and ".join(f"{url}{path}" for path in PATHS[kind])
     return f"{place.name} is served at {where}{open_to_all}. Ctrl-C ends it"

@@ -1,10 +1,14 @@
 """How a judge is asked: the settings that the stage `label` and the reward term `judge` share."""
 
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from togi.core.settings import ModelRef, RecipePath, Settings
+
+LONGEST_PROMPT = 2048
+"""Bytes of togi's own prompts at most."""
 
 
 class JudgeSettings(Settings):
@@ -24,6 +28,14 @@ class JudgeSettings(Settings):
     retries: int = Field(
         default=1, ge=0, le=8, description="how often an unreadable verdict is asked for again, with the next index"
     )
+
+    @property
+    def prompt_bytes(self) -> int:
+        """Bytes of the judge's prompt at most, without what it is filled with."""
+        if self.prompt is None:
+            return LONGEST_PROMPT
+        path = Path(self.prompt)
+        return path.stat().st_size if path.is_file() else 0
 
     @model_validator(mode="after")
     def _prompt_fits(self) -> Self:

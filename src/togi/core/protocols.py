@@ -87,9 +87,9 @@ class Completer(Protocol):
 
 class Chooser(Protocol):
     """Says which of two words a model would rather begin its answer with: log p(yes) - log p(no) of each
-    conversation, in nats."""
+    conversation, in nats. A conversation of which this cannot be told gets an error in place of it."""
 
-    def margins(self, asked: Sequence[tuple[Message, ...]], yes: str, no: str) -> list[float]: ...
+    def margins(self, asked: Sequence[tuple[Message, ...]], yes: str, no: str) -> Sequence[float | GraderError]: ...
 
 
 class Scorer(Protocol):

@@ -17,7 +17,8 @@ from togi.core.outside import read_object
 from togi.core.sources import ModelSource
 from togi.model.headers import read_weights
 from togi.model.inspect import context_of, located
-from togi.model.network import foreign
+from togi.model.load import inspect
+from togi.model.network import foreign, is_encoder, read_config
 from togi.model.packages import package_folder
 
 
@@ -53,6 +54,14 @@ def _positions(model: Any) -> int | None:
     table = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
     limit, before = context_of(model.config.to_dict()), getattr(table, "padding_idx", None)
     return limit if limit is None or before is None else limit - before - 1
+
+
+def embeds(source: ModelSource, cache: Path) -> bool:
+    """Whether a model is an encoder without a head that scores, which can only embed. Raises InputError for one that
+    cannot be found."""
+    config = read_config(inspect(source, cache).folder)
+    scores = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+    return is_encoder(config) and not scores
 
 
 class SentenceEmbedder:
@@ -95,13 +104,18 @@ class SentenceEmbedder:
         if batch:
             yield batch
 
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        cut = {"truncation": True, "max_length": self.max_tokens}
+        return [self.tokenizer(self.prefix + text, **cut)["input_ids"] for text in texts]
+
+    def count(self, texts: Sequence[str]) -> int:
+        """The tokens that are read of texts, special ones included."""
+        return sum(map(len, self._ids(texts)))
+
     @torch.inference_mode()
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Embeddings (len(texts), H) in float32, each of length 1."""
-        ids = [
-            self.tokenizer(self.prefix + text, truncation=True, max_length=self.max_tokens)["input_ids"]
-            for text in texts
-        ]
+        ids = self._ids(texts)
         rows = np.zeros((len(texts), self.model.config.hidden_size), dtype=np.float32)
         for batch in self._batches([len(one) for one in ids]):
             padded = self.tokenizer.pad({"input_ids": [ids[i] for i in batch]}, return_tensors="pt").to(

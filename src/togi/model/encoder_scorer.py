@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 
-from togi.core.errors import GraderError
-from togi.core.protocols import Scorer
+from togi.core.errors import GraderError, InputError
 from togi.core.records import Message
 from togi.core.sources import ModelSource
 from togi.model.inspect import Facts, context_of
@@ -38,13 +37,23 @@ class EncoderScorer:
 
     def score(self, items: Sequence[Item]) -> list[float | GraderError]:
         """Scores in the order of `items` (messages, answer)."""
-        pairs = [("\n".join(message.content for message in messages), answer) for messages, answer in items]
-        lengths = [len(self.tokenizer(*pair)["input_ids"]) for pair in pairs]
+        pairs, lengths = _pairs(items), self.lengths(items)
         found: list[float | GraderError] = [self._too_long(length) for length in lengths]
         for places in self._batches(lengths):
             for place, score in zip(places, self._read([pairs[i] for i in places]), strict=True):
                 found[place] = score
         return found
+
+    def lengths(self, items: Sequence[Item]) -> list[int]:
+        """The tokens of each pair, special ones included."""
+        return [len(self.tokenizer(*pair)["input_ids"]) for pair in _pairs(items)]
+
+    def score_ids(self, texts: Sequence[Sequence[int]]) -> list[float | GraderError]:
+        """Raises InputError: in one text it cannot be told where the prompt ends."""
+        raise InputError(
+            f"{self.name} reads a prompt and an answer as a pair, never one text; send conversations (`messages`) to "
+            "/v1/scores"
+        )
 
     def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
         """Places of pairs that fit, the shortest first, in batches."""
@@ -65,6 +74,11 @@ class EncoderScorer:
         return GraderError(f"{self.name}: prompt and answer have {length} tokens; it reads at most {self.limit}")
 
 
+def _pairs(items: Sequence[Item]) -> list[tuple[str, str]]:
+    """What the turns of a prompt say, and the answer."""
+    return [("\n".join(message.content for message in messages), answer) for messages, answer in items]
+
+
 def _positions(net: Any) -> int:
     """The longest pair, in tokens. Models like RoBERTa count positions from behind that of the pad token."""
     known = context_of(net.config.get_text_config().to_dict())
@@ -79,7 +93,7 @@ def reads_pairs(facts: Facts) -> bool:
 
 def load_scorer_of(
     source: ModelSource, cache: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
-) -> Scorer:
+) -> ModelScorer | EncoderScorer:
     """A reward model of either kind, as its configuration says. Raises InputError for a head of several numbers, and as
     `load_reward_model` does."""
     facts = inspect(source, cache)

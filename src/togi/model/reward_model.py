@@ -177,6 +177,10 @@ class ModelScorer:
         sequences = [self.sequence(messages, answer) for messages, answer in items]
         return self._score_fitting(sequences, [messages for messages, _ in items])
 
+    def lengths(self, items: Seq[Item]) -> list[int]:
+        """The tokens of each item."""
+        return [len(self.sequence(messages, answer).ids) for messages, answer in items]
+
     def score_ids(self, texts: Seq[Seq[int]]) -> list[float | GraderError]:
         """Scores of texts that are token ids already, in order."""
         sequences = [Sequence(tuple(ids), (False,) * len(ids)) for ids in texts]

@@ -81,8 +81,6 @@ def _python(serve: Serve) -> tuple[str, ...]:
 
 
 def _togi(spec: ModelSpec, source: ModelSource, name: str) -> Sequence[str]:
-    if spec.kind == "embedder":
-        raise RecipeError("engine togi serves no embedders; use engine: vllm, or leave serve out")
     if source.file != "*.gguf":
         raise RecipeError(f"engine togi serves the only weights of a package; `file` is {source.file!r}")
     if source.template_file:

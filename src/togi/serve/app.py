@@ -23,8 +23,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
-    """What is served: its name, its kind (causal or reward), the tokens of its context and of its vocabulary, and the
-    key that clients must show ("" for none)."""
+    """What is served: its name, its kind (causal, reward or embedder), the tokens of its context and of its
+    vocabulary, and the key that clients must show ("" for none)."""
 
     name: str
     kind: str

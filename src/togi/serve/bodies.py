@@ -214,6 +214,13 @@ class ScoreBody(Body):
         return self
 
 
+class EmbedBody(Body):
+    """POST /v1/embeddings: a text or several."""
+
+    input: str | list[str] = Field(min_length=1)
+    encoding_format: Literal["float", "base64"] | None = None
+
+
 class ClassifyBody(Body):
     """POST /classify, as SGLang has it: texts as the template writes them, or their token ids; one or several."""
 

@@ -20,10 +20,11 @@ Item = tuple[tuple[Message, ...], str]
 
 
 class IdScorer(Scorer, Protocol):
-    """A `Scorer` that also reads texts as token ids. `sequence` is a conversation as it reads it."""
+    """A `Scorer` that also reads texts as token ids, or raises InputError where it cannot. `lengths` are the tokens
+    that it reads of each conversation."""
 
     def score_ids(self, texts: Sequence[Sequence[int]]) -> Sequence[float | GraderError]: ...
-    def sequence(self, messages: tuple[Message, ...], answer: str) -> Any: ...
+    def lengths(self, items: Sequence[Item]) -> list[int]: ...
 
 
 def reward_app(served: Served, scorer: IdScorer, tokenizer: Tokenizer) -> FastAPI:
@@ -85,7 +86,7 @@ class _Routes:
         turns = [[turn.message for turn in item.messages or ()] for item in body.items]
         items = [(tuple(each[:-1]), each[-1].content) for each in turns]
         found = await asyncio.get_running_loop().run_in_executor(self.thread, self.scorer.score, items)
-        return found, sum(len(self.scorer.sequence(*item).ids) for item in items)
+        return found, sum(self.scorer.lengths(items))
 
     def _ids(self, text: str | Sequence[int] | None) -> list[int]:
         """The ids of a text. Its special tokens stand in it already, since the template wrote it."""

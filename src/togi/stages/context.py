@@ -67,6 +67,7 @@ class Context:
     memory at hand has room for, where they were asked for. `takers` are the stage types that take each kind of records.
     `reasons` are all that the stage drops records for; None where nobody said. `services` are the URLs of the services
     that it needs, by name. `apart` are references to records that nothing is made of, such as those of a validation.
+    `contexts` are the tokens that models on servers take, by name, as far as they are known.
     `adds_up`: what comes in is what goes out and what is dropped. `run` is the id of the run, which budgets are kept
     for; `spent` says what it has spent on servers so far, in words."""
 
@@ -95,6 +96,7 @@ class Context:
     summary: dict[str, Any] = field(default_factory=dict)
     data: dict[Provenance, None] = field(default_factory=dict)  # what the records that were read come from, in order
     apart: tuple[str, ...] = ()
+    contexts: Mapping[str, int] = field(default_factory=dict)
     adds_up: bool = False
     written: dict[str, Counter[Provenance]] = field(default_factory=dict)  # by output: how many records come from each
     _descent: Descent | None = None

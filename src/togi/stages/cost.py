@@ -44,13 +44,25 @@ class Load:
     forward: float = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a stage asks of one model at most: requests, tokens (or bytes, which are more) of their prompts, tokens of
+    their answers."""
+
+    calls: int
+    read: int = 0
+    written: int = 0
+
+
 @dataclass(slots=True)
 class Cost:
     """What is known of a stage beforehand. `records` and `tokens` are the most that it can yield and compute; `sampled`
     the most tokens that it writes; `unknown` says what else would have to be known, and why.
 
     `calls` are the requests that it makes to models, wherever they are, and `read` the most tokens of their prompts;
-    `plan` keeps those that go to servers, and makes `money` of them.
+    `plan` keeps those that go to servers, and makes `money` of them. A stage that asks some of its models otherwise
+    than others says in `asked` what it asks of each, by name. `answer` are the most tokens of a single answer of a
+    model that it asks; it follows from the settings alone.
 
     `load` is that of a training. `outputs` are what is known of the outputs to the stages that read them; of one that
     is not named here, nothing is.
@@ -66,14 +78,16 @@ class Cost:
     calls: int | None = None
     read: int | None = None
     money: float | None = None
+    answer: int | None = None
     notes: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     load: Load = Load()
     outputs: dict[str, Known] = field(default_factory=dict)
+    asked: dict[str, Asked] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """What `togi plan` tells, as a plain mapping."""
-        told = [item.name for item in fields(self) if item.name not in ("load", "outputs")]
+        told = [item.name for item in fields(self) if item.name not in ("load", "outputs", "asked", "answer")]
         return {name: getattr(self, name) for name in told}
 
 

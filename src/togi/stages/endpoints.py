@@ -5,12 +5,10 @@ the recipe's business (`models:`). What computes here brings torch and is import
 """
 
 import importlib
-from collections.abc import Sequence
 from typing import Any, Protocol
 
-from togi.core.errors import StageError
 from togi.core.protocols import Chooser, Completer, Embedder, Generator, Scorer
-from togi.core.records import Completion, Prompt, SamplingParams
+from togi.core.records import Prompt, SamplingParams
 from togi.core.settings import EmbedderRef, ModelRef, ScorerRef
 from togi.data.features import HashedNgrams
 from togi.stages.context import Context
@@ -63,16 +61,6 @@ def scorer(context: Context, ref: ScorerRef) -> Scorer:
 def embedder(context: Context, ref: EmbedderRef | None) -> Embedder:
     """A sentence embedder from outside, with its prefix; hashed n-grams of characters where the recipe names none."""
     return HashedNgrams() if ref is None else _place(context, ref).embedder(context, ref)
-
-
-def all_answered(context: Context, ref: ModelRef, groups: Sequence[Sequence[Completion]]) -> None:
-    """For a stage that cannot do without a single answer. Raises StageError where requests to a server failed."""
-    failed = sum(one.stop == "error" for group in groups for one in group)
-    if failed:
-        raise StageError(
-            f"stage {context.name}: {failed} answers of {ref} failed, and it needs all of them; the log says why. All "
-            "answers that came are kept: run the same command again"
-        )
 
 
 def _place(context: Context, ref: Any) -> Any:

@@ -21,6 +21,7 @@ from togi.model.load import LoadedModel, inspect, load_tokenizer
 from togi.model.network import read_config
 from togi.stages.base import StageType
 from togi.stages.context import Context
+from togi.stages.readers_work import read_words
 from togi.stages.training.examples_work import Data, Example
 from togi.text.render import check_template, render_prompt
 
@@ -49,8 +50,27 @@ class Weightless:
 
 
 def weightless(context: Context, ref: Ref) -> LoadedModel:
-    """A model without its network. Raises InputError and RecipeError as loading does, weights aside."""
-    return read_weightless(context.model(ref), context.cache)
+    """A model without its network; of one on a server the tokenizer that the recipe names. Raises InputError and
+    RecipeError as loading does, weights aside."""
+    source = context.model(ref)
+    if source.kind == "endpoint":
+        words, template = read_words(source, context.cache, "causal")
+        net = Weightless(_Stated(context.contexts.get(ref.name)))
+        return LoadedModel(net=net, tokenizer=words, template=template, name=source.name)
+    return read_weightless(source, context.cache)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stated:
+    """Stands for the configuration of a model of which only the context is known, or not even that."""
+
+    context: int | None
+
+    def get_text_config(self) -> "_Stated":
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        return {} if self.context is None else {"max_position_embeddings": self.context}
 
 
 @lru_cache(maxsize=8)

@@ -99,21 +99,22 @@ class RemoteChooser:
 
     asker: Asker
 
-    def margins(self, asked: Sequence[tuple[Message, ...]], yes: str, no: str) -> list[float]:
-        """log p(yes) - log p(no) in nats for each conversation. Raises StageError where a request failed or the answer
-        begins with neither."""
+    def margins(self, asked: Sequence[tuple[Message, ...]], yes: str, no: str) -> list[float | GraderError]:
+        """log p(yes) - log p(no) in nats for each conversation; an error where the request failed or the answer begins
+        with neither."""
         params = SamplingParams(max_tokens=1, logprobs=LIKELIEST)
         requests = (ChatRequest(messages=messages, params=params) for messages in asked)
         return [self._margin(found, yes, no) for found in self.asker.ask(requests)]
 
-    def _margin(self, found: Whole | Failure, yes: str, no: str) -> float:
-        answer = whole(self.asker, found)
-        assert isinstance(answer, Answer)
-        likeliest = answer.choices[0].top[0] if answer.choices[0].top else ()
+    def _margin(self, found: Whole | Failure, yes: str, no: str) -> float | GraderError:
+        if isinstance(found, Failure):
+            return GraderError(f"model {self.asker.name}: {found.message}")
+        assert isinstance(found, Answer)
+        likeliest = found.choices[0].top[0] if found.choices[0].top else ()
         first, second = (_log_share(likeliest, word, other) for word, other in ((yes, no), (no, yes)))
         if first == second == -math.inf:
             said = ", ".join(repr(token) for token, _ in likeliest[:5])
-            raise StageError(
+            return GraderError(
                 f"model {self.asker.name}: it would begin an answer neither with {yes!r} nor with {no!r}: its "
                 f"likeliest first tokens are {said}; ask for a word that it would say, or use a method that reads its "
                 "text"

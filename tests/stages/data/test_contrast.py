@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from togi.core.codec import read_records, write_records
+from togi.core.errors import StageError
 from togi.core.records import Completion, Drop, Message, Pair, Prompt
-from togi.stages.context import Context, Control
+from togi.stages.base import RECORDS_FILE
+from togi.stages.context import Context, Control, Resolved
 from togi.stages.data import contrast_work
-from togi.stages.data.contrast import Contrast
+from togi.stages.data.contrast import STAGE, Contrast
 from togi.stages.data.contrast_work import Answers, _instructed, _of_others, _pair
 
 
@@ -61,10 +64,43 @@ def test_with_examples_the_model_continues_a_list_of_answered_questions(monkeypa
     assert len({text.partition("質問: Why")[0] for text in asked}) > 1  # not the same examples before every question
 
 
+def test_an_answer_that_failed_drops_its_pairs_alone_and_too_many_end_the_stage(monkeypatch, tmp_path):
+    class Speaker:
+        terminator = "<|im_end|>"
+        turn_starts = ()
+
+        def generate(self, prompts, params):
+            failed = Completion(text="", stop="error")
+            return [
+                [failed if "2" in p.id and "helpful" in p.id else Completion(text=f"{p.id} so", stop="terminator")]
+                for p in prompts
+            ]
+
+    monkeypatch.setattr(contrast_work, "generator", lambda context, ref, batch_rows: Speaker())
+    monkeypatch.setattr(contrast_work, "tokenizer", lambda context, ref: Characters())
+    prompts = [Prompt(id=f"p{i}", messages=(Message("user", f"Why {i}?"),)) for i in range(5)]
+    write_records(tmp_path / "prompts" / RECORDS_FILE, "prompts", prompts)
+    inputs = {"$prompts": Resolved("prompts", folder=tmp_path / "prompts")}
+
+    def run(name, **settings):
+        folder = tmp_path / name
+        folder.mkdir()
+        context = Context("pairs", folder, folder, 17, inputs, Control(send=lambda e: None), reasons=STAGE.reasons)
+        given = {"input": "$prompts", "model": "$base", "off_topic": True, "batch_prompts": 3, **settings}
+        contrast_work.run(Contrast.model_validate(given), context)
+        return context, read_records(folder / RECORDS_FILE)[1]
+
+    context, pairs = run("some")
+    assert context.drop_counts() == {"failed": 3}  # two pairs of its own, and one that its answer was to be rejected in
+    assert len(pairs) == 7 and all("p2/helpful" not in pair.chosen[0].content for pair in pairs)
+    with pytest.raises(StageError, match=r"1 of 5 requests to \$base \(helpful\) failed, and at most 0 may"):
+        run("none", max_failed_share=0)
+
+
 class Characters:
     """A token a character."""
 
-    def __call__(self, text, add_special_tokens):
+    def __call__(self, text, add_special_tokens=False):
         return {"input_ids": [ord(character) for character in text]}
 
     def decode(self, ids, skip_special_tokens):

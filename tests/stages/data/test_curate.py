@@ -270,6 +270,21 @@ def test_an_answer_that_never_came_is_a_failure_and_is_not_asked_for_again(tmp_p
     assert drops == {"failed": 1}
 
 
+def test_a_choice_that_never_came_is_a_failure_and_too_many_end_the_stage(tmp_path, monkeypatch):
+    class Judge:
+        def margins(self, asked, yes, no):
+            found = {QUESTIONS[0]: 1.0, QUESTIONS[1]: GraderError("half an answer"), QUESTIONS[2]: 2.0}
+            return [value for (turn,) in asked for text, value in found.items() if text in turn.content]
+
+    monkeypatch.setattr(curate_work, "chooser", lambda context, ref: Judge())
+    drafts = [draft(text) for text in QUESTIONS]
+    kept, drops = curated(curate(keep_share=0.5, batch_prompts=2), context(tmp_path, drafts))
+    assert [prompt.text for prompt in kept] == [QUESTIONS[2]] and drops == {"failed": 1, "judged_low": 1}
+    (tmp_path / "none").mkdir()
+    with pytest.raises(StageError, match=r"1 of 3 requests to \$base failed, and at most 0 may.*half an answer"):
+        curated(curate(max_failed_share=0.0), context(tmp_path / "none", drafts))
+
+
 def test_a_users_own_prompt_is_asked_in_place_of_the_shipped_one_which_speaks_the_language(tmp_path, says):
     own = tmp_path / "own.j2"
     own.write_text("JSON about {{ question }} / {{ answer }}, please")

@@ -15,6 +15,7 @@ from stored_verdicts import needs_shared, shaberi_rows
 from togi.core.codec import read_records, write_records
 from togi.core.errors import InputError, StageError
 from togi.core.files import read_lines
+from togi.core.judging import LONGEST_PROMPT
 from togi.core.records import Provenance
 from togi.core.sources import ModelSource
 from togi.judge.prompts import OWN
@@ -24,7 +25,7 @@ from togi.stages.base import RECORDS_FILE, output_path
 from togi.stages.context import Context, Control, Resolved
 from togi.stages.cost import Known
 from togi.stages.data import label_work
-from togi.stages.data.label import LONGEST_PROMPT, STAGE, Label, estimate
+from togi.stages.data.label import STAGE, Label, estimate
 
 ANSWERS = [
     sample("q1a", "q1", "short", "small"),

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from togi.core.codec import write_records
-from togi.core.errors import GraderError, InputError
-from togi.core.files import read_json, write_json
+from togi.core.errors import GraderError, StageError
+from togi.core.files import read_json, read_lines, write_json
 from togi.core.records import Completion, Message, Prompt
 from togi.stages.base import RECORDS_FILE
 from togi.stages.context import Context, Control, Resolved
@@ -126,8 +126,43 @@ def test_what_an_uncut_reward_read_is_what_is_shown(scored):
     assert context.summary["answers_note"] == "scores are the reward of the text without terminator"
 
 
-def test_an_answer_that_cannot_be_scored_names_its_prompt(scored):
+def test_answers_that_cannot_be_scored_leave_their_prompts_out_and_too_many_end_it(scored):
     context, settings, scorers = scored
-    scorers["$reward"].score = lambda items: [1.0, 1.0, GraderError("too long"), *[1.0] * (len(items) - 3)]
-    with pytest.raises(InputError, match="prompt p1: too long"):
+    score = scorers["$reward"].score
+    scorers["$reward"].score = lambda items: [
+        GraderError("too long") if text == "f g" else found
+        for (_, text), found in zip(items, score(items), strict=True)
+    ]
+    evaluate_work.run(settings, context)
+    rows = {row["metric"]: row for row in context.summary["table"]}
+    kept = [by_prompt([float(words(text)) for text in ANSWERS[side]])[[0, 2, 3]] for side in ("$base", "$policy")]
+    assert rows["reward"]["difference"]["n"] == 3 and rows["held-out reward"]["difference"]["n"] == 4
+    assert rows["reward"]["difference"]["mean"] == pytest.approx((kept[1] - kept[0]).mean())
+    (alarm,) = read_lines(context.folder / "alarms.jsonl")
+    assert alarm["message"].startswith(
+        "1 of 16 requests to the reward failed, so their prompts are left out of its rows"
+    )
+    scorers["$reward"].score = lambda items: [1.0, GraderError("too long"), GraderError("why"), *[1.0] * 5]
+    with pytest.raises(StageError, match=r"4 of 16 requests to the reward failed, and at most 1 .*prompt p0: too long"):
         evaluate_work.run(settings, context)
+
+
+def test_a_prompt_whose_answer_failed_counts_for_neither_model(scored, monkeypatch):
+    context, settings, _ = scored
+
+    class Broken(Generator):
+        def generate(self, prompts, params):
+            found = super().generate(prompts, params)
+            failed = [Completion(text="", stop="error")] * 2
+            lost = self.answers is ANSWERS["$policy"]
+            return [failed if lost and p.id == "p2" else group for p, group in zip(prompts, found, strict=True)]
+
+    monkeypatch.setattr(evaluate_work, "generator", Broken)
+    evaluate_work.run(settings, context)
+    assert context.drop_counts() == {"failed": 1} and context.counts["out"] == 3
+    rows = {row["metric"]: row for row in context.summary["table"]}
+    lengths = [by_prompt([float(words(text)) for text in ANSWERS[side]])[[0, 1, 3]] for side in ("$base", "$policy")]
+    for metric in ("reward", "length (tokens)"):
+        assert rows[metric]["base"]["mean"] == pytest.approx(lengths[0].mean())
+        assert rows[metric]["policy"]["mean"] == pytest.approx(lengths[1].mean())
+    assert [row["question"] for row in context.summary["answers"]] == ["Question 0?", "Question 1?", "Question 3?"]

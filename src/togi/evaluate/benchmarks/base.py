@@ -1,7 +1,8 @@
 """What a benchmark is: it measures subjects on the same prompts and gives a table of figures with intervals."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import compress
 from typing import Any, Protocol
 
 from togi.core.records import Figure, Prompt
@@ -36,18 +37,23 @@ class Answered:
         base_P, other_P = (by_prompt([float(value) for value in values], ids) for values in (base, other))
         return compare(metric, base_P, other_P, self.bootstrap)
 
+    def only(self, kept: Sequence[bool]) -> "Answered":
+        """The same for some of the answers: all of a prompt, or none."""
+        return replace(self, owners=list(compress(self.owners, kept)))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
     """What a benchmark found: the rows of each subject against the first one, the baseline, by the subject's name.
 
-    `values` are the numbers of single answers by subject, where there are such; `manifest` says how they came about.
+    `values` are the numbers of single answers by subject, where there are such (None for one that has none);
+    `manifest` says how they came about.
     """
 
     benchmark: str
     baseline: str
     rows: Mapping[str, list[Row]]
-    values: Mapping[str, list[float]] = field(default_factory=dict)
+    values: Mapping[str, list[float | None]] = field(default_factory=dict)
     manifest: Mapping[str, Any] = field(default_factory=dict)
 
     def figures(self) -> list[Figure]:

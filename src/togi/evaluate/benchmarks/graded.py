@@ -1,8 +1,9 @@
 """The scores that a reward model gives to answers: whole ones, or ones cut to the length of the shortest, so that
 closing or shortening an answer cannot raise its score by itself."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 from togi.core.errors import GraderError, InputError
 from togi.core.protocols import Scorer
@@ -27,22 +28,31 @@ class Graded:
         return "text without terminator" + (", both answers cut to the shorter one's length" if self.cut else "")
 
     def run(self, subjects: Sequence[Subject], answered: Answered) -> Table:
-        """The mean score of every subject, and its difference from the first. Raises InputError for an answer that
-        cannot be scored."""
+        """The mean score of every subject, and its difference from the first. A prompt with an answer that cannot be
+        scored is left out for all subjects; the manifest counts such answers. Raises InputError where no prompt
+        stays."""
         texts = {each.name: each.texts for each in subjects}
         if self.cut:
             columns = zip(*texts.values(), strict=True)
             texts = dict(zip(texts, map(list, zip(*map(_shortest, columns), strict=True)), strict=True))
-        values = {name: _scores(self.judge, answered.owners, given) for name, given in texts.items()}
+        wrong: list[str] = []
+        values = {name: _scores(self.judge, answered.owners, given, wrong) for name, given in texts.items()}
+        kept = _whole(answered, values, wrong)
+        answered = answered.only(kept)
+        scored = {
+            name: [score for score in compress(given, kept) if score is not None] for name, given in values.items()
+        }
         base, *others = texts
         metric = Metric(name=self.name, higher_is_better=True, note=self.note)
-        rows = {name: [answered.row(metric, values[base], values[name])] for name in others}
+        rows = {name: [answered.row(metric, scored[base], scored[name])] for name in others}
         if self.cut:
             metric = Metric(name=f"{self.name}: length read", note="characters that it read of each answer")
-            lengths = {name: [float(len(text)) for text in given] for name, given in texts.items()}
+            lengths = {name: [float(len(text)) for text in compress(given, kept)] for name, given in texts.items()}
             for name in others:
                 rows[name].append(answered.row(metric, lengths[base], lengths[name]))
         made = manifest(answered, cut=self.cut)
+        if wrong:
+            made["failed"] = {"answers": len(wrong), "first": wrong[0]}
         return Table(benchmark=self.name, baseline=base, rows=rows, values=values, manifest=made)
 
 
@@ -52,12 +62,22 @@ def _shortest(texts: Sequence[str]) -> tuple[str, ...]:
     return tuple(cut_characters(text, shortest)[0] for text in texts)
 
 
-def _scores(judge: Scorer, owners: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
-    """The scores, none missing, because subjects are compared answer by answer. Raises InputError for a missing one."""
-    scores = []
+def _scores(judge: Scorer, owners: Sequence[Prompt], texts: Sequence[str], wrong: list[str]) -> list[float | None]:
+    """The scores; None for an answer that has none, and why goes to `wrong`."""
     found = judge.score([(prompt.messages, text) for prompt, text in zip(owners, texts, strict=True)])
-    for prompt, score in zip(owners, found, strict=True):
-        if isinstance(score, GraderError):
-            raise InputError(f"prompt {prompt.id}: {score}; leave the prompt out or lower max_tokens")
-        scores.append(score)
-    return scores
+    wrong += [
+        f"prompt {prompt.id}: {score}"
+        for prompt, score in zip(owners, found, strict=True)
+        if isinstance(score, GraderError)
+    ]
+    return [None if isinstance(score, GraderError) else score for score in found]
+
+
+def _whole(answered: Answered, values: Mapping[str, list[float | None]], wrong: Sequence[str]) -> list[bool]:
+    """Of each answer whether all answers to its prompt have scores, those of every subject."""
+    columns = zip(answered.owners, *values.values(), strict=True)
+    broken = dict.fromkeys(prompt.id for prompt, *scores in columns if None in scores)
+    kept = [prompt.id not in broken for prompt in answered.owners]
+    if not any(kept):
+        raise InputError(f"no prompt has a score for each of its answers; the first that is missing: {wrong[0]}")
+    return kept

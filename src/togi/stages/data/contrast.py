@@ -11,8 +11,9 @@ from pydantic import Field, model_validator
 from togi.core.settings import ModelRef, PromptsRef, Settings
 from togi.stages.base import StageSettings, StageType, gives
 from togi.stages.cost import Cost, Inputs, passing_on
+from togi.stages.failures import FailureSettings
 
-REASONS = ("answer_too_short", "empty_answer", "equal_answers")
+REASONS = ("answer_too_short", "empty_answer", "equal_answers", "failed")
 """What a pair is dropped for; the drop names its prompt."""
 
 
@@ -26,8 +27,9 @@ class Careless(Settings):
     model: ModelRef | None = Field(default=None, description="answers so; the stage's model when absent")
 
 
-class Contrast(StageSettings):
-    """A helpful answer to each prompt beside careless ones; a pair with an empty side or two equal ones is dropped."""
+class Contrast(StageSettings, FailureSettings):
+    """A helpful answer to each prompt beside careless ones; a pair with an empty side, two equal ones, or a side that a
+    server did not answer is dropped."""
 
     type: Literal["contrast"] = "contrast"
     input: PromptsRef
@@ -76,6 +78,7 @@ def estimate(settings: Contrast, inputs: Inputs) -> Cost:
     came = inputs[settings.input]
     ways = len(settings.careless) + settings.off_topic + settings.questions
     cost = passing_on(came, None if came.records is None else came.records * ways, added=2 * settings.max_tokens)
+    cost.answer = settings.max_tokens
     if came.records is not None:
         cost.calls = (1 + len(settings.careless)) * came.records
         cost.sampled = cost.calls * settings.max_tokens

@@ -1,28 +1,33 @@
 """The work of `contrast`: the same question under two instructions (RLCD, arXiv 2307.12950)."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from togi.core.errors import InputError
 from togi.core.protocols import Tokenizer
-from togi.core.records import Drop, Message, Pair, Prompt, SamplingParams
+from togi.core.records import Completion, Drop, Message, Pair, Prompt, SamplingParams
 from togi.core.seeds import derive
+from togi.core.settings import ModelRef
 from togi.data.pairs import build_pair, cut_to_shorter
 from togi.data.prompts_fewshot import choose_shots, open_answer
 from togi.stages.context import Context
 from togi.stages.data.contrast import Careless, Contrast
-from togi.stages.endpoints import all_answered, completer, generator, tokenizer
+from togi.stages.endpoints import completer, generator, tokenizer
+from togi.stages.failures import Failures
 from togi.stages.rehearsal_work import Rehearsed, asked, prompt_rows, weightless
+
+Text = str | None
+"""An answer; None where its request failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """Two answers to a prompt; `number` counts the ways in which the second one is bad."""
+    """Two answers to a prompt, None for one that failed; `number` counts the ways in which the second one is bad."""
 
     prompt: Prompt
-    chosen: str
-    rejected: str
+    chosen: Text
+    rejected: Text
     number: int
 
 
@@ -64,13 +69,13 @@ def rehearse(settings: Contrast, context: Context) -> Iterator[Rehearsed]:
             raise InputError(f"{error} (under the {name} instruction){hint if system else ''}") from None
 
 
-def _by_examples(settings: Contrast, context: Context, prompts: list[Prompt], examples: list[Prompt]) -> list[str]:
+def _by_examples(settings: Contrast, context: Context, prompts: list[Prompt], examples: list[Prompt]) -> list[Text]:
     """One answer to each prompt from a list of answered questions that the model continues, up to the line's end."""
     size = settings.batch_prompts
     writer = completer(context, settings.model, batch_rows=size)
     params = replace(_params(settings, context), stop=("\n",))
 
-    def answer(unit: int) -> list[str]:
+    def answer(unit: int) -> list[Text]:
         batch = prompts[unit * size : (unit + 1) * size]
         texts = [
             open_answer(choose_shots(examples, settings.shots, context.seed, prompt.id), prompt.text, settings.language)
@@ -78,13 +83,13 @@ def _by_examples(settings: Contrast, context: Context, prompts: list[Prompt], ex
         ]
         seeds = [[derive(params.seed, prompt.id)] for prompt in batch]
         found = writer.complete(texts, params, seeds)
-        all_answered(context, settings.model, found)
-        return [group[0].text for group in found]
+        return [_text(group[0]) for group in found]
 
-    return [text.strip() for unit in context.units(-(-len(prompts) // size), answer, "helpful") for text in unit]
+    texts = _asked(settings, context, answer, "helpful", len(prompts), settings.model)
+    return [text and text.strip() for text in texts]
 
 
-def _of_others(texts: list[str], seed: int) -> list[str]:
+def _of_others(texts: Sequence[Text], seed: int) -> list[Text]:
     """To each prompt what belongs to another one: a shuffled ring, so that none gets its own."""
     ring = list(range(len(texts)))
     random.Random(seed).shuffle(ring)
@@ -92,20 +97,36 @@ def _of_others(texts: list[str], seed: int) -> list[str]:
     return [texts[given[i]] for i in range(len(texts))]
 
 
-def _answers(settings: Contrast, context: Context, name: str, way: Careless, prompts: list[Prompt]) -> list[str]:
+def _answers(settings: Contrast, context: Context, name: str, way: Careless, prompts: list[Prompt]) -> list[Text]:
     """One answer to each prompt under one instruction, without terminator; `name` names the units."""
     size = settings.batch_prompts
     speaker = generator(context, way.model or settings.model, batch_rows=size)
     ends = (speaker.terminator, *speaker.turn_starts)
 
-    def answer(unit: int) -> list[str]:
+    def answer(unit: int) -> list[Text]:
         batch = [_instructed(way.instruction, name, prompt) for prompt in prompts[unit * size : (unit + 1) * size]]
         found = speaker.generate(batch, _params(settings, context))
-        all_answered(context, way.model or settings.model, found)
-        return [group[0].text for group in found]
+        return [_text(group[0]) for group in found]
 
-    texts = [text for unit in context.units(-(-len(prompts) // size), answer, name) for text in unit]
-    return [_before(text, ends) for text in texts]
+    texts = _asked(settings, context, answer, name, len(prompts), way.model or settings.model)
+    return [text and _before(text, ends) for text in texts]
+
+
+def _text(completion: Completion) -> Text:
+    return None if completion.stop == "error" else completion.text
+
+
+def _asked(
+    settings: Contrast, context: Context, answer: Callable[[int], list[Text]], name: str, count: int, model: ModelRef
+) -> list[Text]:
+    """The answers of all units, of which a few may have failed."""
+    failures = Failures(context, settings.max_failed_share, count, f"{model} ({name})")
+    texts: list[Text] = []
+    for found in context.stream_units(-(-count // settings.batch_prompts), answer, name):
+        texts += found
+        failures.note(found.count(None))
+    failures.tell("their pairs are dropped")
+    return texts
 
 
 def _before(text: str, ends: Sequence[str]) -> str:
@@ -135,6 +156,8 @@ def _params(settings: Contrast, context: Context) -> SamplingParams:
 
 def _pair(settings: Contrast, context: Context, words: Tokenizer, answers: Answers) -> Pair | Drop:
     chosen, rejected = answers.chosen, answers.rejected
+    if chosen is None or rejected is None:
+        return Drop(id=answers.prompt.id, stage=context.name, reason="failed")
     ids = [list(words(text, add_special_tokens=False)["input_ids"]) for text in (chosen, rejected)]
     shorter = cut_to_shorter(*ids)
     if len(shorter[0]) < settings.min_tokens:

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from togi.core.settings import ModelRef, QuestionsRef, RecipePath, Ref, ScorerRef
 from togi.stages.base import PassingSettings, RowSettings, StageType, passes_on
 from togi.stages.cost import Cost, Inputs, passing_on
+from togi.stages.failures import FailureSettings
 
 QUESTION = (
     "Is the following a clear and complete question or request that somebody could ask an assistant?\n\n{text}\n\n"
@@ -21,7 +22,7 @@ REASONS = (
 """What a draft is dropped for: rules first, then the judge or the reward model."""
 
 
-class Curate(PassingSettings, RowSettings):
+class Curate(PassingSettings, RowSettings, FailureSettings):
     """Rules first, then a model's judgement.
 
     `logprob` asks yes or no and keeps the `keep_share` with the largest log p(yes) - log p(no), read at the first token
@@ -126,6 +127,9 @@ def estimate(settings: Curate, inputs: Inputs) -> Cost:
     """At most what comes."""
     came = inputs[settings.input]
     cost = passing_on(came, came.records)
+    if settings.model is not None:
+        one_token = settings.method == "logprob" and not settings.rewrite
+        cost.answer = 1 if one_token else settings.max_tokens
     if settings.model is not None and came.records is not None:
         judged, rewritten = came.records, came.records * settings.rewrite
         cost.calls = judged + rewritten

@@ -17,6 +17,7 @@ from togi.stages.data.curate import STAGE, Curate
 from togi.stages.data.curate_rows import question_of, rules
 from togi.stages.data.rows import map_shards
 from togi.stages.endpoints import chooser, generator, scorer
+from togi.stages.failures import Failures
 from togi.stages.rehearsal_work import Rehearsed, prompt_rows, weightless
 
 Ask = Callable[[Prompt], tuple[Message, ...]]
@@ -129,19 +130,43 @@ def _by_logprob(settings: Curate, context: Context, prompts: list[Prompt]) -> li
     judge, asker = chooser(context, _model(settings)), _asker(settings.question)
     batches = _batches(settings, prompts)
 
-    def ask(unit: int) -> list[float]:
+    def ask(unit: int) -> list[float | str]:
         asked = [asker(prompt) for prompt in batches[unit]]
         try:
-            return judge.margins(asked, settings.yes, settings.no)
+            return _scores_or_why(judge.margins(asked, settings.yes, settings.no))
         except RecipeError as error:
             raise RecipeError(f"stage {context.name}: {error}") from None
 
-    scores = [score for unit in context.units(len(batches), ask, "judge") for score in unit]
-    return _best(settings, context, prompts, scores, "judge_margin")
+    units = context.stream_units(len(batches), ask, "judge")
+    scored = _scored(settings, context, prompts, units, str(settings.model))
+    return _best(settings, context, scored, "judge_margin") if scored else []
 
 
-def _best(settings: Curate, context: Context, prompts: list[Prompt], scores: list[float], told: str) -> list[Prompt]:
+def _scores_or_why(found: Sequence[float | GraderError]) -> list[float | str]:
+    """Scores as a unit keeps them: in the place of a missing one, why it is missing."""
+    return [str(score) if isinstance(score, GraderError) else score for score in found]
+
+
+def _scored(
+    settings: Curate, context: Context, prompts: list[Prompt], units: Iterator[list[float | str]], what: str
+) -> list[tuple[Prompt, float]]:
+    """Drafts with their scores; one that has none is dropped. Raises StageError where those are too many."""
+    failures = Failures(context, settings.max_failed_share, len(prompts), what)
+    scores: list[float | str] = []
+    for unit in units:
+        scores += unit
+        wrong = [score for score in unit if isinstance(score, str)]
+        failures.note(len(wrong), next(iter(wrong), ""))
+    failures.tell("their drafts are dropped")
+    pairs = list(zip(prompts, scores, strict=True))
+    for prompt in [prompt for prompt, score in pairs if isinstance(score, str)]:
+        context.drop(prompt, "failed")
+    return [(prompt, score) for prompt, score in pairs if not isinstance(score, str)]
+
+
+def _best(settings: Curate, context: Context, scored: Sequence[tuple[Prompt, float]], told: str) -> list[Prompt]:
     """The share with the highest scores, or all at the threshold or above; the first of equals goes first."""
+    prompts, scores = [prompt for prompt, _ in scored], [score for _, score in scored]
     order = sorted(range(len(prompts)), key=lambda i: (-scores[i], i))
     if settings.threshold is None:
         count = max(1, round(settings.keep_share * len(prompts)))
@@ -165,18 +190,12 @@ def _by_reward(settings: Curate, context: Context, prompts: list[Prompt]) -> lis
     answered = [prompt for prompt in prompts if prompt.answer is not None]
     batches = _batches(settings, answered)
 
-    def grade(unit: int) -> list[float | None]:
-        found = grader.score([(prompt.messages, prompt.answer or "") for prompt in batches[unit]])
-        return [None if isinstance(score, GraderError) else score for score in found]
+    def grade(unit: int) -> list[float | str]:
+        return _scores_or_why(grader.score([(prompt.messages, prompt.answer or "") for prompt in batches[unit]]))
 
-    scores = [score for unit in context.units(len(batches), grade, "score") for score in unit]
-    pairs = list(zip(answered, scores, strict=True))
-    for prompt in [prompt for prompt, score in pairs if score is None]:
-        context.drop(prompt, "failed")
-    graded = [(prompt, score) for prompt, score in pairs if score is not None]
-    if not graded:
-        return []
-    return _best(settings, context, [p for p, _ in graded], [score for _, score in graded], "score")
+    units = context.stream_units(len(batches), grade, "score")
+    scored = _scored(settings, context, answered, units, str(settings.scorer))
+    return _best(settings, context, scored, "score") if scored else []
 
 
 def _by_json(settings: Curate, context: Context, prompts: list[Prompt]) -> list[Prompt]:
@@ -277,7 +296,13 @@ def _ask(settings: Curate, context: Context, prompts: list[Prompt], ask: Ask, na
             texts[i] = text
         return texts
 
-    return [text for unit in context.units(len(batches), answer, name) for text in unit]
+    failures = Failures(context, settings.max_failed_share, len(prompts), f"{settings.model} ({name})")
+    found: list[str | None] = []
+    for unit in context.stream_units(len(batches), answer, name):
+        found += unit
+        failures.note(unit.count(None))
+    failures.tell("their drafts stay as they were" if name == "rewrite" else "their drafts are dropped")
+    return found
 
 
 JUDGES: dict[str, Callable[[Curate, Context, list[Prompt]], list[Prompt]]] = {

@@ -1,7 +1,6 @@
 """`label`: a judge says which answers are better (docs/judges.md)."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -17,7 +16,6 @@ REASONS = ("alone", "same_text", "empty_answer", "tie", "inconsistent", "unreada
 
 PAIRWISE = ("compare", "orders", "keep", "by")
 GRADED = ("scale", "rounds")
-LONGEST_PROMPT = 2048  # bytes of togi's own prompts
 
 
 class Label(JudgeSettings, StageSettings):
@@ -72,10 +70,11 @@ def outputs(settings: Label) -> dict[str, str]:
 def estimate(settings: Label, inputs: Inputs) -> Cost:
     """Every answer graded, or with every other one compared; of prompts, the bytes, which are more than the tokens."""
     came = inputs[settings.samples]
+    answer = 1 if settings.by == "logprobs" else settings.max_tokens
     if came.records is None:
-        return Cost(unknown=[came.why])
+        return Cost(answer=answer, unknown=[came.why])
     graded = settings.method == "graded"
-    cost = Cost(records=came.records if graded else None)
+    cost = Cost(records=came.records if graded else None, answer=answer)
     if len(came.samples) != came.records:
         what = "tokens read" if graded else "comparisons"
         cost.unknown.append(f"{what}: how many answers each prompt has is not known before they are made")
@@ -85,7 +84,7 @@ def estimate(settings: Label, inputs: Inputs) -> Cost:
     asked = _by_prompt(came.samples).values()
     sizes = [size for answers in asked for size in (answers if graded else _compared(settings, answers))]
     cost.records, cost.calls = len(sizes), times * len(sizes)
-    cost.read = times * (sum(sizes) + _around(settings) * len(sizes))
+    cost.read = times * (sum(sizes) + settings.prompt_bytes * len(sizes))
     cost.sampled = 0 if settings.by == "logprobs" else cost.calls * settings.max_tokens
     if settings.by == "text" and settings.retries:
         cost.notes.append("calls: without those for unreadable verdicts")
@@ -106,14 +105,6 @@ def _compared(settings: Label, sizes: Sequence[int]) -> list[int]:
     """Bytes of each comparison of the answers to one prompt, the prompt counted twice."""
     firsts = sizes if settings.compare == "all" else sizes[:1]
     return [one + other for place, one in enumerate(firsts) for other in sizes[place + 1 :]]
-
-
-def _around(settings: Label) -> int:
-    """Bytes of the judge's prompt at most."""
-    if settings.prompt is None:
-        return LONGEST_PROMPT
-    path = Path(settings.prompt)
-    return path.stat().st_size if path.is_file() else 0
 
 
 STAGE = StageType(

@@ -78,7 +78,9 @@ class Tally:
             return
         failed = sum(each["failed"] for each in said)
         text = next((each["text"] for each in said if each["text"]), "")
-        cause = f"{failed} of {len(said)} requests failed" if failed else f"the first of {len(said)}: {text[:300]!r}"
+        cause = f"the first of {len(said)}: {text[:300]!r}"
+        if failed:
+            cause = f"{failed} of {len(said)} requests failed" + (f", the first: {text[:300]}" if text else "")
         what = "[[A]], [[B]] or [[C]]" if self.settings.method == "pairwise" else "a grade such as [[7]]"
         raise StageError(
             f"stage {self.context.name}: nothing that {self.settings.judge} said can be read as a verdict ({cause}). "

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from togi.core.errors import GraderError
 from togi.core.records import Message, Pair, Sample, Verdict
 from togi.core.seeds import derive, make_id
 from togi.judge.asking import Answered
@@ -52,7 +53,8 @@ def rehearse(settings: Label, context: Context) -> Iterator[Rehearsed]:
         shown = [_question(settings, prompt, contest, False) for contest in _contests(settings, context, samples)]
     else:
         shown = [_graded_question(settings, prompt, sample) for sample in samples]
-    if context.model(settings.judge).kind != "endpoint":
+    source = context.model(settings.judge)
+    if source.kind != "endpoint" or source.tokenizer:
         model = weightless(context, settings.judge)
         written = 1 if settings.by == "logprobs" else settings.max_tokens
         yield from prompt_rows(context, model, [(each.id, each.messages) for each in shown], written)
@@ -169,10 +171,16 @@ def _choose(settings: Label, context: Context, prompt: JudgePrompt) -> Any:
             _question(settings, prompt, contest, swap).messages for contest in contests for swap in contest.swapped
         ]
         margins = [judge.margins(asked[i : i + together], "A", "B") for i in range(0, len(asked), together)]
-        found = (margin for each in margins for margin in each)
-        return [[[{"probability": _sigmoid(next(found))}] for _ in contest.swapped] for contest in contests]
+        found = (_chosen(margin) for each in margins for margin in each)
+        return [[[next(found)] for _ in contest.swapped] for contest in contests]
 
     return ask
+
+
+def _chosen(margin: float | GraderError) -> Said:
+    if isinstance(margin, GraderError):
+        return {"text": str(margin), "value": None, "failed": True}
+    return {"probability": _sigmoid(margin)}
 
 
 def _sigmoid(margin: float) -> float:

@@ -55,6 +55,7 @@ def estimate(settings: Respond, inputs: Inputs) -> Cost:
     came = inputs[settings.prompts]
     each = len(settings.models) * settings.samples
     cost = passing_on(came, None if came.records is None else came.records * each, added=settings.max_tokens)
+    cost.answer = settings.max_tokens
     if cost.records is not None:
         cost.samples, cost.sampled = cost.records, cost.records * settings.max_tokens
         cost.calls = (came.records or 0) * len(settings.models)

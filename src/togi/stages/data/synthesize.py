@@ -250,19 +250,22 @@ def estimate(settings: Synthesize, inputs: Inputs) -> Cost:
     """At most `count` records; where none is named, at most one for each record that comes (of documents, one for each
     part, which is not known)."""
     tokens = settings.max_tokens or settings.way.max_tokens
+    cost = Cost(answer=max(tokens, settings.answer_tokens))
     if settings.count is not None:
         most = settings.most(0)
-        return Cost(
-            records=settings.count, sampled=most * (tokens + settings.answer_tokens), calls=_calls(settings, most)
-        )
+        cost.records, cost.calls = settings.count, _calls(settings, most)
+        cost.sampled = most * (tokens + settings.answer_tokens)
+        return cost
     assert settings.source is not None, "a method without a source needs count"
     came = inputs[settings.source]
     if isinstance(settings.source, DocumentsRef):
-        return Cost(unknown=["documents are cut into parts when the stage begins"])
-    if came.records is None:
-        return Cost(unknown=[came.why])
-    most = settings.most(came.records)
-    return Cost(records=came.records, sampled=most * tokens, calls=_calls(settings, most))
+        cost.unknown.append("documents are cut into parts when the stage begins")
+    elif came.records is None:
+        cost.unknown.append(came.why)
+    else:
+        most = settings.most(came.records)
+        cost.records, cost.sampled, cost.calls = came.records, most * tokens, _calls(settings, most)
+    return cost
 
 
 def _calls(settings: Synthesize, candidates: int) -> int:

@@ -8,10 +8,17 @@ from togi.core.sampling import Sampling
 from togi.core.settings import ModelRef, PromptsRef, ScorerRef
 from togi.stages.base import StageSettings, StageType, gives
 from togi.stages.cost import Cost, Inputs
+from togi.stages.failures import FailureSettings
+
+REASONS = ("failed",)
+"""What a prompt is left out for: one of its answers did not come."""
 
 
-class Evaluate(StageSettings, Sampling):
-    """Terminator rate, reward, held-out reward, length and diversity: base against policy, prompt by prompt."""
+class Evaluate(StageSettings, FailureSettings, Sampling):
+    """Terminator rate, reward, held-out reward, length and diversity: base against policy, prompt by prompt.
+
+    A prompt to which an answer failed is left out for both models, and counted.
+    """
 
     type: Literal["evaluate"] = "evaluate"
     base: ModelRef
@@ -33,9 +40,9 @@ def estimate(settings: Evaluate, inputs: Inputs) -> Cost:
     """Two models answer each prompt."""
     came = inputs[settings.prompts]
     if came.records is None:
-        return Cost(unknown=[came.why])
-    samples = 2 * settings.samples * came.records
-    return Cost(samples=samples, sampled=samples * settings.max_tokens, calls=2 * came.records)
+        return Cost(answer=settings.max_tokens, unknown=[came.why])
+    samples, answer = 2 * settings.samples * came.records, settings.max_tokens
+    return Cost(samples=samples, sampled=samples * answer, answer=answer, calls=2 * came.records)
 
 
 STAGE = StageType(
@@ -44,6 +51,7 @@ STAGE = StageType(
     outputs=gives("tables"),
     work="togi.stages.evaluation.evaluate_work",
     version=7,
+    reasons=REASONS,
     estimate=estimate,
     measures=lambda settings: [settings.prompts],
 )

@@ -5,9 +5,10 @@ closing or shortening alone cannot raise it.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import compress
 from typing import Any
 
-from togi.core.errors import InputError
+from togi.core.errors import InputError, StageError
 from togi.core.files import read_object
 from togi.core.records import Completion, Prompt
 from togi.core.seeds import derive
@@ -20,11 +21,15 @@ from togi.evaluate.table import Row, rows_to_json
 from togi.rewards.base import Attempt
 from togi.rewards.terminator import TerminatorCheck
 from togi.stages.context import Context
-from togi.stages.endpoints import all_answered, generator, scorer
+from togi.stages.endpoints import generator, scorer
 from togi.stages.evaluation.evaluate import Evaluate
+from togi.stages.failures import Failures
 from togi.stages.held_against import held_against
 from togi.stages.rehearsal_work import Rehearsed, asked, prompt_rows, weightless
 from togi.stages.seen_prompts import learnt, mark
+
+LEAST = 3
+"""Prompts without which there is no interval."""
 
 
 def run(settings: Evaluate, context: Context) -> None:
@@ -32,7 +37,8 @@ def run(settings: Evaluate, context: Context) -> None:
     _warn_learnt(settings, context, prompts)
     _tell_held(settings, context)
     refs = {"base": settings.base, "policy": settings.policy}
-    subjects = [_answers(settings, context, ref, name, prompts) for name, ref in refs.items()]
+    asked = [_answers(settings, context, ref, name, prompts) for name, ref in refs.items()]
+    prompts, subjects = _without_failed(settings, context, prompts, asked)
     owners = [prompt for prompt in prompts for _ in range(settings.samples)]
     bootstrap = Bootstrap(seed=derive(context.seed, "bootstrap"), level=settings.level, resamples=settings.bootstrap)
     answered = Answered(owners, settings.samples, bootstrap)
@@ -40,6 +46,7 @@ def run(settings: Evaluate, context: Context) -> None:
     rows: list[Row] = []
     for benchmark, ref in _benchmarks(settings, context, subjects):
         table = benchmark.run(subjects, answered)
+        _count_unscored(settings, context, table, len(owners))
         tables.append(table)
         rows += table.rows["policy"]
         if ref is not None:
@@ -76,8 +83,8 @@ def rehearse(settings: Evaluate, context: Context) -> Iterator[Rehearsed]:
 def _prompts(settings: Evaluate, context: Context) -> list[Prompt]:
     prompts: list[Prompt] = context.records(settings.prompts)
     context.count_in(len(prompts))
-    if len(prompts) < 3:
-        raise InputError(f"stage {context.name}: {len(prompts)} prompts; at least 3 are needed for an interval")
+    if len(prompts) < LEAST:
+        raise InputError(f"stage {context.name}: {len(prompts)} prompts; at least {LEAST} are needed for an interval")
     return prompts
 
 
@@ -108,7 +115,10 @@ def _tell_held(settings: Evaluate, context: Context) -> None:
             context.summary[f"decontaminated against these prompts: {name}"] = "; ".join(told)
 
 
-def _answers(settings: Evaluate, context: Context, ref: ModelRef, name: str, prompts: list[Prompt]) -> Subject:
+def _answers(
+    settings: Evaluate, context: Context, ref: ModelRef, name: str, prompts: list[Prompt]
+) -> tuple[Subject, list[bool]]:
+    """A model's answers, and which of them failed."""
     size = settings.batch_prompts
     speaker = generator(context, ref, batch_rows=size * settings.samples)
     params = settings.params(seed=derive(context.seed, "evaluate"), n=settings.samples)
@@ -116,11 +126,14 @@ def _answers(settings: Evaluate, context: Context, ref: ModelRef, name: str, pro
     def answer(unit: int) -> list[dict[str, Any]]:
         batch = prompts[unit * size : (unit + 1) * size]
         found = speaker.generate(batch, params)
-        all_answered(context, ref, found)
         return [{"text": c.text, "stop": c.stop, "tokens": len(c.token_ids)} for group in found for c in group]
 
-    units = context.units(-(-len(prompts) // size), answer, name)
-    rows = [row for unit in units for row in unit]
+    failures = Failures(context, settings.max_failed_share, len(prompts), str(ref))
+    rows: list[dict[str, Any]] = []
+    for unit in context.stream_units(-(-len(prompts) // size), answer, name):
+        rows += unit
+        failures.note(sum(row["stop"] == "error" for row in unit[:: settings.samples]))  # all of a prompt fail or none
+    failures.tell("their prompts are left out for both models")
     check = TerminatorCheck(terminator=speaker.terminator, turn_starts=speaker.turn_starts)
     owners = [prompt for prompt in prompts for _ in range(settings.samples)]
     texts = [row["text"].partition(speaker.terminator)[0].strip() for row in rows]
@@ -128,7 +141,39 @@ def _answers(settings: Evaluate, context: Context, ref: ModelRef, name: str, pro
         Attempt(prompt=prompt, completion=Completion(text=row["text"], stop=row["stop"]), answer=text)
         for prompt, row, text in zip(owners, rows, texts, strict=True)
     ]
-    return Subject(name, texts, [check(attempt) is None for attempt in attempts], [row["tokens"] for row in rows])
+    closed = [check(attempt) is None for attempt in attempts]
+    return Subject(name, texts, closed, [row["tokens"] for row in rows]), [row["stop"] == "error" for row in rows]
+
+
+def _without_failed(
+    settings: Evaluate, context: Context, prompts: list[Prompt], asked: Sequence[tuple[Subject, list[bool]]]
+) -> tuple[list[Prompt], list[Subject]]:
+    """The prompts that every model has answered, and the answers to them. Raises StageError for fewer than three."""
+    size = settings.samples
+    whole = [not any(any(failed[i * size : (i + 1) * size]) for _, failed in asked) for i in range(len(prompts))]
+    if all(whole):
+        return prompts, [subject for subject, _ in asked]
+    for prompt, kept in zip(prompts, whole, strict=True):
+        if not kept:
+            context.drop(prompt, "failed")
+    if sum(whole) < LEAST:
+        raise StageError(f"stage {context.name}: only {sum(whole)} of {len(prompts)} prompts have all their answers")
+    return list(compress(prompts, whole)), [_at(subject, whole, size) for subject, _ in asked]
+
+
+def _at(subject: Subject, whole: Sequence[bool], samples: int) -> Subject:
+    """The answers to some prompts alone."""
+    kept = [each for each in whole for _ in range(samples)]
+    texts, closed, lengths = (list(compress(of, kept)) for of in (subject.texts, subject.closed, subject.lengths))
+    return Subject(subject.name, texts, closed, lengths)
+
+
+def _count_unscored(settings: Evaluate, context: Context, table: Table, owners: int) -> None:
+    """Counts the answers that the reward model of a table gave no score. Raises StageError where they are too many."""
+    missing = [score for scores in table.values.values() for score in scores if score is None]
+    failures = Failures(context, settings.max_failed_share, owners * len(table.values), f"the {table.benchmark}")
+    failures.note(len(missing), table.manifest.get("failed", {}).get("first", ""))
+    failures.tell("their prompts are left out of its rows")
 
 
 def _accuracy(context: Context, ref: ScorerRef, name: str) -> list[Row]:

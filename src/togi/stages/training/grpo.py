@@ -4,16 +4,18 @@ Method and sources: docs/methods.md; GRPO is arXiv 2402.03300, dynamic sampling 
 are DAPO's (arXiv 2503.14476).
 """
 
+import math
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from togi.core.sampling import Sampling
 from togi.core.settings import APART, PromptsRef, ScorerRef, Settings, references, runtime_setting
 from togi.model.sizes import Job, Shape, predict
 from togi.objectives.rules import policy_problem
-from togi.rewards.settings import GuardSettings, LengthGate, OverlongTerm, RewardSettings
+from togi.rewards.settings import GuardSettings, JudgeTerm, LengthGate, ModelTerm, OverlongTerm, RewardSettings
 from togi.stages.base import StageType, gives
-from togi.stages.cost import Cost, Inputs, Load
+from togi.stages.cost import Asked, Cost, Inputs, Load
 from togi.stages.training.job import TrainingJob
 from togi.stages.training.optimisation import Optimisation, Share
 
@@ -23,7 +25,7 @@ ELSEWHERE = {
 }
 
 
-class Sampling(Settings):
+class PolicySampling(Sampling):
     """How the policy answers while it learns. What is sampled is exactly what is trained on."""
 
     temperature: float = Field(default=1.0, gt=0, le=2)
@@ -32,12 +34,22 @@ class Sampling(Settings):
     min_p: float = Field(default=0.0, ge=0, lt=1, description="0: off; otherwise a warning, as for top_p")
     repetition_penalty: float = Field(default=1.0, description="must stay 1: the trainer cannot recompute it")
     max_tokens: int = Field(default=64, ge=1, description="tokens of an answer, terminator included")
+    stop: tuple[str, ...] = Field(default=(), description="must stay empty: the policy learns to end an answer itself")
+    seed: int | None = Field(default=None, description="must stay absent: the stage has a seed")
 
     @field_validator("repetition_penalty")
     @classmethod
     def _off(cls, value: float) -> float:
         if value != 1.0:
             raise ValueError(f"must be 1 in training, found {value}: the trainer cannot recompute what it does")
+        return value
+
+    @field_validator("stop", "seed")
+    @classmethod
+    def _unset(cls, value: Any, info: ValidationInfo) -> Any:
+        if value not in ((), None):
+            why = "the policy learns to end an answer itself" if info.field_name == "stop" else "the stage has a `seed`"
+            raise ValueError(f"must be absent in training: {why}")
         return value
 
 
@@ -155,7 +167,7 @@ class TrainGrpo(Optimisation):
         description="dynamic sampling: how often the groups of a batch that teach nothing are replaced by groups of "
         "the next prompts; 0: never",
     )
-    sampling: Sampling = Sampling()
+    sampling: PolicySampling = PolicySampling()
     loss: Loss = Loss()
     scale_rewards: Literal["group", "batch", "none"] = Field(
         default="group", description="advantages are divided by the deviation of the group, of the batch, or not"
@@ -244,6 +256,7 @@ def estimate(settings: TrainGrpo, inputs: Inputs) -> Cost:
     groups = settings.steps * settings.prompts_per_step
     samples = groups * settings.group_size // settings.epochs_per_batch
     cost = Cost(samples=samples, sampled=samples * settings.sampling.max_tokens)
+    _graders(settings, inputs, samples * (1 + settings.refill_rounds), cost)
     prompts = inputs.lengths([settings.prompts], inputs[settings.init], cost)
     if prompts is None:
         cost.unknown.append("tokens: the lengths of the prompts are unknown until they are on the disk")
@@ -258,6 +271,29 @@ def estimate(settings: TrainGrpo, inputs: Inputs) -> Cost:
         forward=cost.tokens / settings.epochs_per_batch if settings.loss.beta > 0 else 0.0,
     )
     return cost
+
+
+def _graders(settings: TrainGrpo, inputs: Inputs, samples: int, cost: Cost) -> None:
+    """Adds what judges and reward models are asked if every answer passes the gates; a group is one batch of scores."""
+    asked = [term for term in settings.reward.terms if isinstance(term, JudgeTerm | ModelTerm)]
+    prompts = inputs[settings.prompts].samples
+    shown = sum(len(prompt.text.encode()) for prompt in prompts) / len(prompts) if prompts else 0.0
+    for term in asked:
+        judge = isinstance(term, JudgeTerm)
+        name, each = (term.judge.name, term.max_tokens) if judge else (term.scorer.name, 0)
+        read = shown + settings.sampling.max_tokens + (term.prompt_bytes if judge else 0)
+        before = cost.asked.get(name, Asked(calls=0))
+        cost.asked[name] = Asked(
+            calls=before.calls + (samples if judge else samples // settings.group_size),
+            read=before.read + math.ceil(samples * read),
+            written=before.written + samples * each,
+        )
+    if judges := [term for term in asked if isinstance(term, JudgeTerm)]:
+        cost.answer = max(term.max_tokens for term in judges)
+        more = "unreadable grades" if settings.validation is None else "unreadable grades and validations"
+        cost.notes.append(f"calls: if every answer passes the gates; without those for {more}")
+        if not prompts:
+            cost.unknown.append("tokens read: the prompts that the judge is shown are not there yet")
 
 
 def job(settings: TrainGrpo) -> TrainingJob:

@@ -15,7 +15,7 @@ import torch
 
 from togi.core.errors import InputError
 from togi.core.protocols import Engine, Request
-from togi.core.records import Completion, Prompt, SamplingParams
+from togi.core.records import Completion, Prompt
 from togi.core.seeds import derive
 from togi.model.load import LoadedModel
 from togi.objectives.advantages import compute_advantages
@@ -230,7 +230,7 @@ class Rollouts:
     def _sample(self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]]) -> Iterator[list[Completion]]:
         """Answers to each prompt in order, one from each of its seeds; with several ranks each samples every so many of
         the prompts."""
-        ranks, params = self.context.ranks, SamplingParams(**self.settings.sampling.model_dump(), n=len(seeds[0]))
+        ranks, params = self.context.ranks, self.settings.sampling.params(n=len(seeds[0]))
         requests = [
             Request(prompt_ids=self.prompt_ids[prompt.id], params=params, seeds=tuple(own))
             for prompt, own in zip(prompts, seeds, strict=True)

@@ -71,7 +71,8 @@ def run(settings: TrainGrpo, context: Context, engine: Engine | None = None) -> 
     context.summary["prompts_used"] = source.rollouts.consumed
     if (best := source.validated.best) is not None:
         context.summary["best_validation"] = {"step": best["step"], "reward": best["value"]}
-    spoken = Spoken(common_system(prompt.messages for prompt in training), settings.sampling.model_dump())
+    sampled = settings.sampling.model_dump(exclude={"stop", "seed"})
+    spoken = Spoken(common_system(prompt.messages for prompt in training), sampled)
     keep_model(context, model, context.folder / MODEL_FOLDER, settings, spoken)
 
 

@@ -1,0 +1,55 @@
+"""The vectors of an embedder over HTTP, as OpenAI has it: /v1/embeddings. One request is one batch."""
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
+
+import numpy as np
+from fastapi import FastAPI, Response
+from fastapi.responses import JSONResponse
+
+from togi.core.protocols import Embedder
+from togi.serve.app import Served, new_app
+from togi.serve.bodies import EmbedBody
+
+
+class CountingEmbedder(Embedder, Protocol):
+    """An `Embedder` that says how many tokens it reads of texts."""
+
+    def count(self, texts: Sequence[str]) -> int: ...
+
+
+def embed_app(served: Served, embedder: CountingEmbedder) -> FastAPI:
+    """The app that serves `embedder`."""
+    thread = ThreadPoolExecutor(1, "embedder")  # one batch after the other
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        thread.shutdown()
+
+    async def embeddings(body: EmbedBody) -> Response:
+        """POST /v1/embeddings {model, input: a text or several} -> {data: [{index, embedding}], usage}, in the order
+        of the texts. A text that is too long is cut at its end, as `embedder` cuts it in a recipe."""
+        served.check_name(body.model)
+        texts = [body.input] if isinstance(body.input, str) else body.input
+        rows, tokens = await asyncio.get_running_loop().run_in_executor(
+            thread, lambda: (embedder.embed(texts), embedder.count(texts))
+        )
+        data = [{"object": "embedding", "index": i, "embedding": _written(body, row)} for i, row in enumerate(rows)]
+        used = {"prompt_tokens": tokens, "total_tokens": tokens}
+        return JSONResponse({"object": "list", "data": data, "model": served.name, "usage": used})
+
+    app = new_app(served, lambda: True, lifespan)
+    app.add_api_route("/v1/embeddings", embeddings, methods=["POST"], response_model=None)
+    return app
+
+
+def _written(body: EmbedBody, row: np.ndarray) -> Any:
+    """A vector as numbers, or as base64 of its little-endian float32 where that is asked for."""
+    if body.encoding_format == "base64":
+        return base64.b64encode(row.astype("<f4").tobytes()).decode("ascii")
+    return row.tolist()

@@ -1,0 +1,62 @@
+"""The server of an embedder: the vectors that it gives here, to the bit, in OpenAI's shape."""
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from served import ask, serving
+from tiny_encoders import write_embedder, write_encoder
+
+from togi.model.embed import SentenceEmbedder, embeds
+from togi.serve.app import Served
+from togi.serve.embed import embed_app
+
+TEXTS = ["a cat", "a much longer text about something else", "", "x" * 90]
+
+
+@pytest.fixture(scope="module")
+def embedder(tmp_path_factory: pytest.TempPathFactory) -> SentenceEmbedder:
+    folder = tmp_path_factory.mktemp("e5")
+    return SentenceEmbedder(write_embedder(folder), folder)
+
+
+@pytest.fixture(scope="module")
+def url(embedder) -> Iterator[str]:
+    served = Served(name="e5", kind="embedder", limit=embedder.max_tokens, vocabulary=256)
+    with serving(embed_app(served, embedder)) as found:
+        yield found
+
+
+def test_the_vectors_are_those_of_the_embedder_here(url, embedder):
+    status, found = ask(f"{url}/v1/embeddings", {"model": "e5", "input": TEXTS})
+    assert status == 200 and [row["index"] for row in found["data"]] == [0, 1, 2, 3]
+    rows = np.array([row["embedding"] for row in found["data"]], np.float32)
+    np.testing.assert_array_equal(rows, embedder.embed(TEXTS))
+    assert found["usage"]["prompt_tokens"] == sum(min(len(text), 64) for text in TEXTS)  # cut where it stops reading
+    packed = ask(f"{url}/v1/embeddings", {"model": "e5", "input": TEXTS[0], "encoding_format": "base64"})[1]
+    (row,) = packed["data"]
+    np.testing.assert_array_equal(
+        np.frombuffer(base64.b64decode(row["embedding"]), "<f4"), embedder.embed(TEXTS[:1])[0]
+    )
+    assert ask(f"{url}/health")[1]["kind"] == "embedder"
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"input": []}, "at least 1"),
+        ({"input": [[1, 2]]}, "input"),
+        ({"input": "a", "dimensions": 8}, "dimensions: this server does not do it"),
+        ({"input": "a", "encoding_format": "int8"}, "encoding_format"),
+    ],
+)
+def test_what_does_not_fit_is_refused(url, more, says):
+    status, found = ask(f"{url}/v1/embeddings", {"model": "e5", **more})
+    assert status == 400 and says in found["error"]["message"]
+
+
+def test_an_encoder_with_a_head_that_scores_is_no_embedder(tmp_path: Path):
+    assert embeds(write_embedder(tmp_path / "e5"), tmp_path)
+    assert not embeds(write_encoder(tmp_path / "rm"), tmp_path)
