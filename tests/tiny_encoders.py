@@ -33,7 +33,7 @@ def write_encoder(folder: Path, kind: Any = BertConfig, **changes: Any) -> Model
 def write_embedder(folder: Path) -> ModelSource:
     """A random encoder without a head, as sentence embedders are saved."""
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    sizes: Any = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     config = BertConfig(vocab_size=BYTES, max_position_embeddings=64, initializer_range=0.5, **sizes)
     BertModel(config).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)

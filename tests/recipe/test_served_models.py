@@ -33,8 +33,8 @@ models:
 data:
   answers: {path: answers.jsonl}
 stages:
-  few: {type: dedup, input: $answers, kind: samples, method: embeddings, threshold: 0.98, embedder: $e5}
-  few_served: {type: dedup, input: $answers, kind: samples, method: embeddings, threshold: 0.98, embedder: $e5_served}
+  few: {type: dedup, input: $answers, kind: samples, method: embeddings, threshold: 0.5, embedder: $e5}
+  few_served: {type: dedup, input: $answers, kind: samples, method: embeddings, threshold: 0.5, embedder: $e5_served}
   graded: {type: score, samples: $answers, scorer: $rm}
   again: {type: score, samples: $answers, scorer: $rm_served, as: rm}
 """
