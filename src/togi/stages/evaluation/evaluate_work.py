@@ -164,8 +164,12 @@ def _without_failed(
 def _at(subject: Subject, whole: Sequence[bool], samples: int) -> Subject:
     """The answers to some prompts alone."""
     kept = [each for each in whole for _ in range(samples)]
-    texts, closed, lengths = (list(compress(of, kept)) for of in (subject.texts, subject.closed, subject.lengths))
-    return Subject(subject.name, texts, closed, lengths)
+    return Subject(
+        subject.name,
+        texts=list(compress(subject.texts, kept)),
+        closed=list(compress(subject.closed, kept)),
+        lengths=list(compress(subject.lengths, kept)),
+    )
 
 
 def _count_unscored(settings: Evaluate, context: Context, table: Table, owners: int) -> None:

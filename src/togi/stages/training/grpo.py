@@ -276,7 +276,7 @@ def estimate(settings: TrainGrpo, inputs: Inputs) -> Cost:
 def _graders(settings: TrainGrpo, inputs: Inputs, samples: int, cost: Cost) -> None:
     """Adds what judges and reward models are asked if every answer passes the gates; a group is one batch of scores."""
     asked = [term for term in settings.reward.terms if isinstance(term, JudgeTerm | ModelTerm)]
-    prompts = inputs[settings.prompts].samples
+    prompts: list[Any] = list(inputs[settings.prompts].samples)
     shown = sum(len(prompt.text.encode()) for prompt in prompts) / len(prompts) if prompts else 0.0
     for term in asked:
         judge = isinstance(term, JudgeTerm)
