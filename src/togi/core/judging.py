@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from togi.core.settings import ModelRef, RecipePath, Settings
 
-LONGEST_PROMPT = 2048
+LONGEST_PROMPT = 2560
 """Bytes of togi's own prompts at most."""
 
 
