@@ -10,6 +10,8 @@ from typing import Any
 
 KEY = "stub-key"
 MODELS = ("small", "large")
+Says = Callable[[dict[str, Any], int], str]
+"""What is said to a request, at an index."""
 
 
 class Stub(ThreadingHTTPServer):
@@ -22,7 +24,7 @@ class Stub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.asked: list[dict[str, Any]] = []
         self.failing = ""  # a text: conversations that hold it fail
-        self.says: Callable[[dict[str, Any], int], str] = _words
+        self.says: Says = _words
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that was killed is no news."""
@@ -83,7 +85,7 @@ def _words(body: dict[str, Any], index: int) -> str:
     return f"It is {name.hexdigest()[:6]}."
 
 
-def _chat(body: dict[str, Any], says: Callable[[dict[str, Any], int], str]) -> dict[str, Any]:
+def _chat(body: dict[str, Any], says: Says) -> dict[str, Any]:
     tops = [{"token": "yes", "logprob": -0.5, "bytes": None}, {"token": " no", "logprob": -1.5, "bytes": None}]
     said = {"content": [{**tops[0], "top_logprobs": tops}]} if body.get("logprobs") else None
     return {
@@ -99,7 +101,7 @@ def _chat(body: dict[str, Any], says: Callable[[dict[str, Any], int], str]) -> d
     }
 
 
-def _completion(body: dict[str, Any], says: Callable[[dict[str, Any], int], str]) -> dict[str, Any]:
+def _completion(body: dict[str, Any], says: Says) -> dict[str, Any]:
     choices = range(body.get("n", 1))
     return {"choices": [{"index": i, "text": says(body, i), "finish_reason": "stop"} for i in choices]}
 
@@ -108,10 +110,18 @@ def _embed(body: dict[str, Any], says: Any) -> dict[str, Any]:
     return {"data": [{"index": i, "embedding": [3.0, 4.0 + len(text)]} for i, text in enumerate(body["input"])]}
 
 
+def shown_text(asked: str) -> tuple[str, str]:
+    """The text that a request for a question shows, and its last sentence."""
+    text = asked.partition("Write one question")[0].strip()
+    *_, sentence = (each for each in text.split(". ") if each)
+    return text, sentence
+
+
 @contextmanager
-def stub_server() -> Iterator[Stub]:
+def stub_server(says: Says | None = None) -> Iterator[Stub]:
     """A stub that answers while the block lasts."""
     server = Stub()
+    server.says = says or _words
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

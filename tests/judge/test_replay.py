@@ -161,5 +161,5 @@ def test_a_client_of_sixty_four_connections_is_let_in_though_the_judge_is_busy()
     made = server(Verdicts([]))  # bound, and it accepts nothing yet
     with made, ExitStack() as stack:
         address = ("127.0.0.1", made.server_address[1])
-        for _ in range(64):
-            stack.enter_context(socket.create_connection(address, timeout=5))
+        let_in = [stack.enter_context(socket.create_connection(address, timeout=5)) for _ in range(64)]
+        assert all(each.getpeername() == address for each in let_in)

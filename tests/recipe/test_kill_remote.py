@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from places import RECIPES
-from stub_server import KEY, Stub, stub_server
+from stub_server import KEY, Stub, shown_text, stub_server
 from tiny_run import kill_all, results, start, togi
 
 from togi.client.probe import QUESTION
@@ -37,15 +37,13 @@ def says(body: dict[str, Any], index: int) -> str:
     if body["model"] == "small":
         byte = hashlib.sha256(asked.encode()).digest()[0]
         return f"I think so: [[{'AABBC'[byte % 5]}]]"
-    text = asked.partition("Write one question")[0].strip()
-    *_, sentence = (each for each in text.split(". ") if each)
+    _, sentence = shown_text(asked)
     return f"Question: What is said in place {body['seed']}?\nAnswer: {sentence}"
 
 
 @pytest.fixture
 def server() -> Iterator[Stub]:
-    with stub_server() as found:
-        found.says = says
+    with stub_server(says) as found:
         yield found
 
 

@@ -74,6 +74,17 @@ def test_where_an_endpoint_is_and_how_it_is_reached_is_no_part_of_the_fingerprin
     assert graph(folder, "url: 'http://127.0.0.1:8000/v1', model: small").nodes["some"].fingerprint != before
 
 
+def test_the_tokenizer_of_an_endpoint_is_a_folder_beside_the_recipe_or_a_hub_id(folder: Path) -> None:
+    assert graph(folder, f"{ENDPOINT}, tokenizer: me/words").recipe.models["teacher"].tokenizer == "me/words"
+    words = folder / "words"
+    words.mkdir()
+    (words / "tokenizer.json").write_text("1")
+    found = graph(folder, f"{ENDPOINT}, tokenizer: words")
+    assert found.recipe.models["teacher"].tokenizer == str(words.resolve())
+    (words / "tokenizer.json").write_text("2")
+    assert graph(folder, f"{ENDPOINT}, tokenizer: words").nodes["some"].fingerprint != found.nodes["some"].fingerprint
+
+
 def test_every_key_of_an_endpoint_but_its_name_and_tokenizer_is_a_runtime_setting() -> None:
     extra = {name: field.json_schema_extra for name, field in EndpointKeys.model_fields.items()}
     assert [name for name, each in extra.items() if each is None] == ["model", "tokenizer"]

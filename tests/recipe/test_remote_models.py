@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from stub_server import KEY, Stub, stub_server
-from tiny_run import QUESTIONS, results, togi
+from tiny_run import QUESTIONS, results, tiny_model, togi
 
 from togi.cli import main
 from togi.core.files import read_object
@@ -139,6 +139,25 @@ def test_a_budget_that_is_spent_ends_the_run_with_4_and_is_never_passed(server: 
     ended = togi(tmp_path / "home", "run", str(path), STUB_KEY=KEY)
     assert ended.returncode == 4 and "the budget of 100 tokens is spent" in ended.stderr, ended.stderr
     assert 15 * sum(body["model"] == "small" for body in server.asked[count:]) <= 100
+
+
+def test_check_tells_a_budget_that_is_smaller_than_one_answer(server: Stub, tmp_path: Path, told) -> None:
+    path = recipe(tmp_path, server.url, "budget: {tokens: 1000}")
+    assert told("check", str(path))[0] == 0
+    code, said = told("check", str(path), "stages.scores.max_tokens=1001")
+    assert code != 0 and "models.a.budget: one answer of stage scores may have 1,001 tokens" in said
+
+
+def test_where_a_tokenizer_is_named_check_holds_rows_to_the_context_of_the_server(
+    server: Stub, tmp_path: Path, told
+) -> None:
+    tiny_model(tmp_path / "model")
+    named = {"key_env: STUB_KEY}": "key_env: STUB_KEY, tokenizer: model, template: chatml}"}
+    path = recipe(tmp_path, server.url, "tokenizer: model, template: chatml", **named)
+    assert told("check", str(path))[0] == 0
+    code, said = told("check", str(path), "stages.scores.max_tokens=895")  # of 900, and the prompt has more than 5
+    assert code != 0 and "stage scores: prompt" in said and "900" in said
+    assert told("check", str(path), "models.a.tokenizer=null", "stages.scores.max_tokens=895")[0] == 0
 
 
 def test_a_training_from_a_server_is_refused(server: Stub, tmp_path: Path, told) -> None:

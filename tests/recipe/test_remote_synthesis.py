@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from places import RECIPES
-from stub_server import KEY, Stub, stub_server
+from stub_server import KEY, Stub, shown_text, stub_server
 from tiny_run import results, togi
 
 from togi.core.codec import read_records
@@ -32,15 +32,13 @@ def says(body: dict[str, Any], index: int) -> str:
     asked = body["messages"][-1]["content"]
     if "Write one question" not in asked or "bakery" in asked.lower():
         return "I cannot."
-    text = asked.partition("Write one question")[0].strip()
-    *_, sentence = (each for each in text.split(". ") if each)
+    text, sentence = shown_text(asked)
     return f"Question: What is said of {text.split(chr(10))[2]} ({body['seed']})?\nAnswer: {sentence}"
 
 
 @pytest.fixture
 def server() -> Iterator[Stub]:
-    with stub_server() as found:
-        found.says = says
+    with stub_server(says) as found:
         yield found
 
 

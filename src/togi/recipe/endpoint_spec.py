@@ -1,11 +1,11 @@
 """The keys of a `models:` entry that say how a model on a server is reached, and how a server for it is started."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from togi.client import endpoint
-from togi.core.settings import Settings, runtime_setting
+from togi.core.settings import Located, Settings, absolute, runtime_setting
 
 
 class Budget(Settings):
@@ -55,6 +55,15 @@ class EndpointKeys(Settings):
         False, "url: ask through the provider's batch endpoint, which answers within a day at a lower price"
     )
     serve: Serve | None = runtime_setting(None, "a server that the run starts for this model")
+
+    @field_validator("tokenizer", mode="before")
+    @classmethod
+    def _folder_beside_the_recipe(cls, value: Any) -> Any:
+        """A folder by its absolute path: like every path, it starts at the file that names it. Else a hub id."""
+        if not isinstance(value, Located) or not value:
+            return value
+        folder = absolute(value, value.folder)
+        return str(folder) if folder.is_dir() else value
 
     @model_validator(mode="after")
     def _money_is_counted(self) -> Self:

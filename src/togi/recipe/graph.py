@@ -21,7 +21,7 @@ from togi.core.hashing import HashedFiles, take, tree
 from togi.core.hub import COMMIT
 from togi.core.seeds import digest
 from togi.core.settings import MAIN, CodePath, MadeModelRef, PackageName, RecipePath, Ref, is_place, references
-from togi.core.sources import ModelSource, fingerprint, model_files
+from togi.core.sources import ModelSource, fingerprint, hash_folder, model_files
 from togi.recipe.around import completed
 from togi.recipe.endpoint_spec import endpoint_of
 from togi.recipe.schema import DataSpec, ModelSpec, Recipe, TemplateFile
@@ -343,7 +343,10 @@ def _model_mark(source: ModelSource, sources: list[HashedFiles]) -> dict[str, An
     elif source.template is not None:
         mark["template"] = source.template
     says = [source.licence, source.terms, source.inherit] if source.licence or source.terms else []
-    more = {"tokens": list(source.tokens), "prefix": source.prefix, "tokenizer": source.tokenizer, "says": says}
+    more = {"tokens": list(source.tokens), "prefix": source.prefix, "says": says}
+    if source.tokenizer:
+        folder = Path(source.tokenizer)
+        more["tokenizer"] = hash_folder(folder) if folder.is_dir() else source.tokenizer
     return mark | {name: value for name, value in more.items() if value}
 
 

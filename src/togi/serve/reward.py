@@ -85,8 +85,9 @@ class _Routes:
             return await self._scored_ids(texts), sum(map(len, texts))
         turns = [[turn.message for turn in item.messages or ()] for item in body.items]
         items = [(tuple(each[:-1]), each[-1].content) for each in turns]
-        found = await asyncio.get_running_loop().run_in_executor(self.thread, self.scorer.score, items)
-        return found, sum(self.scorer.lengths(items))
+        return await asyncio.get_running_loop().run_in_executor(
+            self.thread, lambda: (self.scorer.score(items), sum(self.scorer.lengths(items)))
+        )
 
     def _ids(self, text: str | Sequence[int] | None) -> list[int]:
         """The ids of a text. Its special tokens stand in it already, since the template wrote it."""

@@ -96,3 +96,11 @@ def test_grades_are_rewards_and_what_gives_none_is_a_failure(tmp_path: Path, url
     first = results(home)
     assert togi(home, "run", str(recipe), "--threads", "1", "--redo", "policy").returncode == 0
     assert results(home) == first
+
+
+def test_plan_counts_what_the_judge_is_asked(tmp_path: Path, url: str) -> None:
+    recipe = write_recipe(tmp_path, RECIPE.replace("URL", url))
+    ended = togi(tmp_path / "home", "plan", str(recipe), "--json")
+    (cost,) = [each["estimate"] for each in json.loads(ended.stdout) if each["stage"] == "policy"]
+    assert cost["calls"] == 2 * 2 * 4, ended.stdout  # steps, prompts, samples
+    assert cost["read"] > 16 * 12  # each request shows an answer of 12 tokens, its prompt and the judge's own

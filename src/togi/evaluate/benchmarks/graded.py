@@ -9,7 +9,7 @@ from togi.core.errors import GraderError, InputError
 from togi.core.protocols import Scorer
 from togi.core.records import Prompt
 from togi.evaluate.benchmarks.base import Answered, Subject, Table, manifest
-from togi.evaluate.lengths import cut_characters
+from togi.evaluate.lengths import cut_to_shortest
 from togi.evaluate.table import Metric
 
 
@@ -34,7 +34,7 @@ class Graded:
         texts = {each.name: each.texts for each in subjects}
         if self.cut:
             columns = zip(*texts.values(), strict=True)
-            texts = dict(zip(texts, map(list, zip(*map(_shortest, columns), strict=True)), strict=True))
+            texts = dict(zip(texts, map(list, zip(*map(cut_to_shortest, columns), strict=True)), strict=True))
         wrong: list[str] = []
         values = {name: _scores(self.judge, answered.owners, given, wrong) for name, given in texts.items()}
         kept = _whole(answered, values, wrong)
@@ -54,12 +54,6 @@ class Graded:
         if wrong:
             made["failed"] = {"answers": len(wrong), "first": wrong[0]}
         return Table(benchmark=self.name, baseline=base, rows=rows, values=values, manifest=made)
-
-
-def _shortest(texts: Sequence[str]) -> tuple[str, ...]:
-    """Answers to one prompt, cut to the shortest one's length."""
-    shortest = min(texts, key=len)
-    return tuple(cut_characters(text, shortest)[0] for text in texts)
 
 
 def _scores(judge: Scorer, owners: Sequence[Prompt], texts: Sequence[str], wrong: list[str]) -> list[float | None]:
