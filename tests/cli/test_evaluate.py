@@ -73,3 +73,53 @@ def test_a_wrong_file_is_one_error_that_says_where(tmp_path, capsys):
     code, out = told(capsys, "evaluate", "arena", "--battles", path, "--json")
     assert code == 3
     assert json.loads(out.out)["message"].startswith(f"{path}:1: no column 'model_a'")
+
+
+def test_controls_leaks_and_published_rows_stand_beside_the_score(tmp_path, capsys):
+    path = write_jsonl(tmp_path / "b.jsonl", BATTLES)
+    answers = [
+        {"uid": str(q), "model": model, "metadata": {"token_len": 5 + (7 * q + len(model)) % 11}, "messages": TURN}
+        for q in range(12)
+        for model in ("база", "研ぎ", "long-name")
+    ]
+    command = ["evaluate", "arena", "--battles", path, "--rounds", 100, "--published", "ru_arena_general"]
+    command += ["--answers", write_jsonl(tmp_path / "a.jsonl", answers), "--style-control", "length"]
+    command += ["--leaked", write_jsonl(tmp_path / "l.jsonl", [{"model": "研ぎ", "question_id": q} for q in (0, 1)])]
+    _, out = told(capsys, *command, "--json")
+    found = json.loads(out.out)
+    model = found["models"]["研ぎ"]
+    assert model["uncontrolled"] == pytest.approx(75.0) and list(found["style"]) == ["length"]
+    assert (model["leaked"], found["models"]["база"]["leaked"]) == (2, 0)
+    assert model["unleaked"] == pytest.approx(75.0)  # one win and one tie are left out of four of each
+    assert found["published"]["rows"][0]["model"] == "gpt-4-1106-preview"
+    _, out = told(capsys, *command, "--level", 0.9, "--resample", "model")
+    assert "90 % interval" in out.out and "rows of each pair of models" in out.out
+    line = next(line for line in out.out.splitlines() if "gpt-4o-mini (published)" in line)
+    assert "83.9" in line and "82.1 to 85.0" in line and "—" in line
+
+
+TURN = [{"role": "assistant", "content": {"answer": "- x"}}]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--style-control", "both"], "--style-control needs the answers"),
+        (["--answers", "a", "--style-control", "both", "--length-control"], "two ways to control length"),
+        (["--published", "mt_bench_ja"], "no such table of a win rate; allowed are ru_arena_general"),
+    ],
+)
+def test_options_that_do_not_go_together(tmp_path, capsys, words, message):
+    code, out = told(capsys, "evaluate", "arena", "--battles", write_jsonl(tmp_path / "b.jsonl", BATTLES), *words)
+    assert code == 2 and message in out.err
+
+
+def test_an_own_length_controlled_fit_says_that_it_has_no_anchors(tmp_path, capsys):
+    rows = [
+        {"model": "m", "i": i, "preference": (i % 5) / 4, "len_baseline": 10, "len_model": 8 + i % 7} for i in range(30)
+    ]
+    path = write_jsonl(tmp_path / "p.jsonl", rows)
+    _, out = told(capsys, "evaluate", "alpaca", "--preferences", path, "--fit")
+    assert "weights fitted here, without anchors: not to be compared with published" in out.out
+    code, out = told(capsys, "evaluate", "alpaca", "--preferences", path, "--anchors", path)
+    assert code == 2 and "give --fit too" in out.err

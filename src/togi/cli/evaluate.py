@@ -35,17 +35,26 @@ def command() -> None:
 @click.option("--answers", type=FILE, metavar="PATH", help="A file or folder of answers, for their mean tokens.")
 @click.option("--length-control", is_flag=True, help="Weigh won games by the lengths of answers, as Ru-Arena does.")
 @click.option(
-    "--resample",
-    type=click.Choice(["question", "row"]),
-    default="question",
-    help="What the bootstrap draws: questions with all their games, the default, or rows, as published arenas do.",
+    "--style-control",
+    type=click.Choice(["length", "markdown", "both"]),
+    help="Win rates that the length or markup of answers does not explain: arena-hard's regression, by --rules.",
 )
+@click.option("--leaked", type=FILE, metavar="FILE", help="Rows of model, question_id: what models learnt from.")
+@click.option(
+    "--resample",
+    type=click.Choice(["question", "row", "model"]),
+    default="question",
+    help="What the bootstrap draws: questions with all their games, the default; rows, as published arenas do; or the "
+    "rows of each model by themselves, as arena-hard v2 does.",
+)
+@click.option("--level", type=click.FloatRange(0.5, 0.999), default=0.95, help="Level of intervals.  [default: 0.95]")
 @click.option("--rounds", type=click.IntRange(100, 100_000), default=1000, help="Bootstrap rounds.  [default: 1000]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of the bootstrap.  [default: 0]")
+@click.option("--published", metavar="TABLE", help="Set a card's published win rates beside these.")
 @click.option("--save-battles", type=FILE, metavar="FILE", help="Write the battles as a file of the arena-hard layout.")
 @click.option("--plot", type=FILE, metavar="FILE", help="Write the leaderboard as an SVG picture with error bars.")
 @json_option
-def arena(resample: str, rounds: int, seed: int, plot: Path | None, as_json: bool, **sources: Any) -> None:
+def arena(plot: Path | None, published: str | None, as_json: bool, **options: Any) -> None:
     """Rank models by their battles against a baseline.
 
     Columns of battles: model_a, model_b, winner (model_a, model_b, tie), and question_id. A repeated row counts again:
@@ -53,15 +62,16 @@ def arena(resample: str, rounds: int, seed: int, plot: Path | None, as_json: boo
     1000.
     """
     work = importlib.import_module("togi.commands.evaluate")
-    found = work.arena(work.Sources(**sources), resample, rounds, seed)
+    told = work.table_of(published, "win rate")
+    found = work.arena_of(options)
     if plot:
-        work.save_plot(plot, found)
+        work.save_plot(plot, found, told)
     if as_json:
-        print_json(found.to_json())
+        print_json(found.to_json() | ({"published": told.to_json()} if told else {}))
         return
-    columns, rows = work.arena_table(found)
+    columns, rows = work.arena_table(found, told)
     say_table(columns, rows, right=range(1, len(columns)))
-    for note in work.arena_notes(found):
+    for note in [*work.arena_notes(found), *([work.source_note(told)] if told else [])]:
         say(note)
 
 
@@ -69,40 +79,47 @@ def arena(resample: str, rounds: int, seed: int, plot: Path | None, as_json: boo
 @click.option("--preferences", type=FILE, required=True, metavar="FILE", help="Rows of model, i, preference.")
 @click.option("--weights", type=FILE, metavar="FILE", help="Weights of the length-controlled model, for each model.")
 @click.option("--difficulty", type=FILE, metavar="FILE", help="The difficulty of each instruction.")
+@click.option("--fit", is_flag=True, help="Fit weights here; rows need len_baseline and len_model (characters).")
+@click.option("--anchors", type=FILE, metavar="FILE", help="Rows of models that only changed length, for --fit.")
 @json_option
-def alpaca(preferences: Path, weights: Path | None, difficulty: Path | None, as_json: bool) -> None:
+def alpaca(preferences: Path, as_json: bool, **options: Any) -> None:
     """Compute AlpacaEval 2 win rates, raw and length-controlled.
 
     A preference is the chance, 0 to 1, that the model's answer to instruction i is better than the baseline's; null is
-    none. Without --weights there is no length-controlled rate.
+    none. Without --weights and --fit there is no length-controlled rate.
     """
     work = importlib.import_module("togi.commands.evaluate")
-    found = work.alpaca(preferences, weights, difficulty)
+    found = work.alpaca(preferences, **options)
     if as_json:
         print_json(found.to_json())
         return
     columns, rows = work.alpaca_table(found)
     say_table(columns, rows, right=range(1, 7))
-    say(f"{found.rows:,} rows; Student's t intervals over instructions")
+    for note in work.alpaca_notes(found):
+        say(note)
 
 
 @command.command()
 @click.option("--scores", type=FILE, required=True, metavar="FILE", help="Rows with model, bench, i, score.")
 @click.option("--scale", "scales", multiple=True, metavar="BENCH=N", help="Multiply a benchmark's grades; repeatable.")
+@click.option("--published", metavar="TABLE", help="Set a card's published scores beside the means.")
 @json_option
-def graded(scores: Path, scales: tuple[str, ...], as_json: bool) -> None:
+def graded(scores: Path, scales: tuple[str, ...], published: str | None, as_json: bool) -> None:
     """Compute the means of graded benchmarks, such as MT-Bench.
 
     A null score is an answer of the judge that could not be parsed: it is dropped and counted. The mean of a model is
     the unweighted mean of its benchmarks.
     """
     work = importlib.import_module("togi.commands.evaluate")
+    told = work.table_of(published, "score")
     found: Any = work.graded(scores, scales)
     if as_json:
-        print_json(found.to_json())
+        print_json(found.to_json() | ({"published": told.to_json()} if told else {}))
         return
-    columns, rows = work.graded_table(found)
+    columns, rows = work.graded_table(found, told)
     say_table(columns, rows, right=range(1, len(columns)))
     say(
         f"{found.rows:,} rows, {found.failures:,} without a grade; [95 % interval, Student's t over questions] (grades)"
     )
+    if told:
+        say(work.source_note(told))

@@ -2,34 +2,40 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from togi.core.errors import InputError, RecipeError
 from togi.core.files import write_text
 from togi.evaluate.alpaca import Alpaca, read_alpaca
-from togi.evaluate.arena import Arena, find_baseline, rank, read_battles
+from togi.evaluate.arena import Arena, Draw, Rows, find_baseline, rank, read_battles, with_leaks, with_tokens
 from togi.evaluate.arena_files import (
     Rules,
     length_controlled,
     mean_tokens,
     read_judgments,
+    read_leaked,
     read_lengths,
+    read_styles,
     write_battles,
 )
+from togi.evaluate.arena_style import Control, StyleControl, rank_controlled
 from togi.evaluate.graded import Bench, Graded, read_graded
+from togi.evaluate.published import Published, published, tables
 from togi.evaluate.statistics import Interval
 from togi.report.formatting import plural
 from togi.report.leaderboard import Place, leaderboard
 
 NONE = "\N{EM DASH}"
+TOKENS = "mean tokens"
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """What an arena is ranked from: battles, or judgments read by `rules`; answers, whose lengths control it."""
+    """What an arena is ranked from: battles, or judgments read by `rules`; answers, whose lengths and styles control
+    it; and the questions that models learnt from."""
 
     battles: Path | None
     judgments: Path | None
@@ -37,34 +43,81 @@ class Sources:
     baseline: str | None
     answers: Path | None
     length_control: bool
+    style_control: Control | None
+    leaked: Path | None
     save_battles: Path | None
 
 
-def arena(sources: Sources, by: Literal["question", "row"], rounds: int, seed: int) -> Arena:
+def arena_of(options: dict[str, Any]) -> Arena:
+    """The leaderboard of the options of the command line: those of `Sources`, and `resample`, `rounds`, `seed` and
+    `level`."""
+    draw = Draw(**{name: options.pop(name) for name in ("rounds", "seed", "level")}, by=options.pop("resample"))
+    return arena(Sources(**options), draw)
+
+
+def arena(sources: Sources, draw: Draw) -> Arena:
     """The leaderboard of stored battles or judgments. RecipeError for options that do not go together."""
-    if (sources.battles is None) == (sources.judgments is None):
-        raise RecipeError("command line: give either --battles FILE or --judgments PATH")
-    if sources.length_control and sources.answers is None:
-        raise RecipeError("command line: --length-control needs the lengths of answers: give --answers PATH")
-    if sources.battles is not None:
-        rows = read_battles(sources.battles)
-    else:
-        assert sources.judgments is not None
-        rows = read_judgments(sources.judgments, sources.rules, sources.baseline)
+    _refuse(sources)
+    rows = _rows(sources)
     lengths = read_lengths(sources.answers) if sources.answers else {}
     if sources.length_control:
         rows = length_controlled(rows, lengths, find_baseline(rows, sources.baseline))
     if sources.save_battles:
         with _writable(sources.save_battles):
             write_battles(sources.save_battles, rows)
-    tokens = mean_tokens(lengths)
-    return rank(rows, baseline=sources.baseline, by=by, rounds=rounds, seed=seed, tokens=tokens)
+    if sources.style_control and sources.answers:
+        styles = read_styles(sources.answers)
+        control = StyleControl(control=sources.style_control, rules=sources.rules, styles=styles)
+        found = rank_controlled(rows, control, draw, baseline=sources.baseline)
+    else:
+        found = rank(rows, baseline=sources.baseline, **asdict(draw))
+    if sources.leaked:
+        found = with_leaks(found, rows, read_leaked(sources.leaked))
+    return with_tokens(found, mean_tokens(lengths)) if lengths else found
 
 
-def save_plot(path: Path, found: Arena) -> None:
-    """Writes the leaderboard as a picture (SVG)."""
+def _refuse(sources: Sources) -> None:
+    if (sources.battles is None) == (sources.judgments is None):
+        raise RecipeError("command line: give either --battles FILE or --judgments PATH")
+    if sources.length_control and sources.answers is None:
+        raise RecipeError("command line: --length-control needs the lengths of answers: give --answers PATH")
+    if sources.style_control and sources.answers is None:
+        raise RecipeError("command line: --style-control needs the answers: give --answers PATH")
+    if sources.style_control and sources.length_control:
+        raise RecipeError(
+            "command line: --length-control and --style-control are two ways to control length: give one of them"
+        )
+
+
+def _rows(sources: Sources) -> Rows:
+    if sources.battles is not None:
+        return read_battles(sources.battles)
+    assert sources.judgments is not None
+    return read_judgments(sources.judgments, sources.rules, sources.baseline)
+
+
+def table_of(name: str | None, metric: str) -> Published | None:
+    """The published table of this name. InputError for one that is not there, or that does not have the metric."""
+    if name is None:
+        return None
+    if name not in tables() or metric not in [each.name for each in tables()[name].metrics]:
+        fitting = [known for known, one in tables().items() if metric in [each.name for each in one.metrics]]
+        raise RecipeError(f"--published {name}: there is no such table of a {metric}; allowed are {', '.join(fitting)}")
+    return published(name)
+
+
+def source_note(told: Published) -> str:
+    """Where published rows come from."""
+    return f"published: {told.title}, {told.how}; {told.source}"
+
+
+def save_plot(path: Path, found: Arena, told: Published | None = None) -> None:
+    """Writes the leaderboard as a picture (SVG), published rows hollow."""
     places = [Place(name=name, rate=one.win_rate, low=one.low, high=one.high) for name, one in found.standings.items()]
-    title = f"Win rate against {found.baseline}, %, with 95 % intervals"
+    if told:
+        known = told.column("win rate").items()
+        places += [Place(name=name, rate=one.value, low=one.low, high=one.high, told=True) for name, one in known]
+    title = f"Win rate against {found.baseline}, %, with {100 * found.level:g} % intervals"
     with _writable(path):
         write_text(path, leaderboard(title, places))
 
@@ -77,9 +130,15 @@ def _writable(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
-def alpaca(preferences: Path, weights: Path | None, difficulty: Path | None) -> Alpaca:
-    """The win rates of a file of preferences."""
-    return read_alpaca(preferences, weights, difficulty)
+def alpaca(
+    preferences: Path, weights: Path | None, difficulty: Path | None, *, fit: bool = False, anchors: Path | None = None
+) -> Alpaca:
+    """The win rates of a file of preferences. RecipeError for options that do not go together."""
+    if fit and weights:
+        raise RecipeError("command line: --weights are given ones, --fit makes its own: give one of them")
+    if anchors and not fit:
+        raise RecipeError("command line: --anchors hold a fit: give --fit too")
+    return read_alpaca(preferences, weights, difficulty, fit=fit, anchors=anchors)
 
 
 def graded(scores: Path, scales: Sequence[str]) -> Graded:
@@ -101,10 +160,19 @@ def _scale(word: str) -> tuple[str, float]:
 # --- in words ---------------------------------------------------------------------------------------------------------
 
 
-def arena_table(found: Arena) -> Table:
-    """Columns and rows of a leaderboard."""
-    measured = any(one.tokens is not None for one in found.standings.values())
-    rows = [
+def arena_table(found: Arena, told: Published | None = None) -> Table:
+    """Columns and rows of a leaderboard, published rows last. Columns that no model has a value of are left out."""
+    optional = [
+        (title, [None if (value := of(one)) is None else figure(value, digits) for one in found.standings.values()])
+        for title, digits, of in (
+            ("uncontrolled %", 1, lambda one: one.uncontrolled),
+            (TOKENS, 0, lambda one: one.tokens),
+            ("leaked", 0, lambda one: one.leaked),
+            ("on the others %", 1, lambda one: one.unleaked),
+        )
+    ]
+    shown = [(title, cells) for title, cells in optional if any(cell is not None for cell in cells)]
+    rows: list[Sequence[str]] = [
         (
             f"{name} (baseline)" if name == found.baseline else name,
             figure(one.win_rate, 1),
@@ -113,18 +181,31 @@ def arena_table(found: Arena) -> Table:
             f"{one.n:,}",
             f"{one.wins:,} / {one.ties:,} / {one.losses:,}",
             NONE if one.questions is None else f"{one.questions:,}",
-            *([figure(one.tokens, 0)] if measured else []),
+            *(cells[place] or NONE for _, cells in shown),
         )
-        for name, one in found.standings.items()
+        for place, (name, one) in enumerate(found.standings.items())
     ]
-    columns = ("model", "win rate %", "95 % interval", "Elo", "rows", "won / tied / lost", "questions")
-    return (*columns, *(["mean tokens"] if measured else [])), rows
+    if told:
+        tokens = told.column(TOKENS) if TOKENS in [each.name for each in told.metrics] else {}
+        for name, one in told.column("win rate").items():
+            more = [figure(tokens[name].value, 0) if tokens and title == TOKENS else NONE for title, _ in shown]
+            rows.append((f"{name} (published)", figure(one.value, 1), span(one.low, one.high, 1), *[NONE] * 4, *more))
+    interval = f"{100 * found.level:g} % interval"
+    columns = ("model", "win rate %", interval, "Elo", "rows", "won / tied / lost", "questions")
+    return (*columns, *(title for title, _ in shown)), rows
 
 
 def arena_notes(found: Arena) -> list[str]:
     """What a reader of the leaderboard must know."""
-    what = {"question": "questions with all their games (BCa)", "row": "rows (percentiles)"}[found.resampled]
+    what = {
+        "question": "questions with all their games (BCa)",
+        "row": "rows (percentiles)",
+        "model": "rows of each pair of models (percentiles)",
+    }[found.resampled]
     notes = [f"{found.rows:,} rows; intervals from {found.rounds:,} bootstrap rounds over {what}"]
+    if found.style:
+        effects = ", ".join(f"{name} {value:+.2f}" for name, value in found.style.items())
+        notes.append(f"style: what one standard deviation adds to the log odds of a win: {effects}")
     notes += [f"dropped: {plural(count, 'row')}, {reason}" for reason, count in found.dropped.items()]
     notes += [
         f"{name} judged {plural(count, 'game')} of its own: judges read answers like theirs more kindly"
@@ -154,8 +235,23 @@ def alpaca_table(found: Alpaca) -> Table:
     return ("model", "win rate %", "95 % interval", "length-controlled %", "standard error", "n", "no preference"), rows
 
 
-def graded_table(found: Graded) -> Table:
-    """Columns and rows of means, best first; the unweighted mean of all benchmarks last."""
+def alpaca_notes(found: Alpaca) -> list[str]:
+    """What a reader of the win rates must know."""
+    notes = [f"{found.rows:,} rows; Student's t intervals over instructions"]
+    if found.anchors is None:
+        return notes
+    if not found.anchors:
+        return [
+            *notes,
+            "weights fitted here, without anchors: not to be compared with published length-controlled rates, whose "
+            "fit has two",
+        ]
+    named = ", ".join(f"{name} ({plural(count, 'row')})" for name, count in found.anchors.items())
+    return [*notes, f"weights fitted here, with anchors {named}"]
+
+
+def graded_table(found: Graded, told: Published | None = None) -> Table:
+    """Columns and rows of means, best first; the unweighted mean of all benchmarks last. Published rows stand below."""
     order = sorted(found.benches, key=lambda model: -(found.means[model][0] or 0.0))
     rows = []
     for model in order:
@@ -163,6 +259,9 @@ def graded_table(found: Graded) -> Table:
         cells = [_bench(found.benches[model].get(name)) for name in found.names]
         last = NONE if mean is None else f"{mean:.2f} {_within(interval)}".rstrip()
         rows.append((model, *cells, last))
+    if told:
+        known = told.column("score").items()
+        rows += [(f"{name} (published)", *[NONE] * len(found.names), figure(one.value, 2)) for name, one in known]
     return ("model", *found.names, "mean"), rows
 
 

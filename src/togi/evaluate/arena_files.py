@@ -1,7 +1,7 @@
 """The file layouts of arena-hard beside battles: judgments (v0.1, which Ru-Arena shares, and v2) and model answers."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,7 @@ from scipy.special import expit
 from togi.core.errors import InputError
 from togi.core.files import write_text
 from togi.evaluate.arena import SELF, Battle, Rows
+from togi.evaluate.markdown import PARTS, Style, markup_counts, style_of
 from togi.evaluate.rows import Read, rows_of, shown
 
 Rules = Literal["v0.1", "v2"]
@@ -109,6 +110,22 @@ def read_lengths(path: Path) -> Lengths:
     """The token counts that answers carry: `token_len` of the first choice's last turn (v0.1), or of `metadata`
     (v2)."""
     found: dict[str, dict[str, float]] = {}
+    for model, question, row in answers_in(path):
+        found.setdefault(model, {})[question] = _tokens(row)
+    return found
+
+
+def read_styles(path: Path) -> dict[str, dict[str, Style]]:
+    """The length and markup of answers, by model and question: the counts that a row carries (`conv_metadata` of v0.1,
+    `metadata` of v2), else counted in its text. InputError for a row without tokens or without counts and text."""
+    found: dict[str, dict[str, Style]] = {}
+    for model, question, row in answers_in(path):
+        found.setdefault(model, {})[question] = _style(row)
+    return found
+
+
+def answers_in(path: Path) -> Iterator[tuple[str, str, Read]]:
+    """(model, question, row) of a file or folder of answers, in either layout."""
     for file in files_in(path):
         for row in rows_of(file, ()):
             question = "question_id" if "question_id" in row.values else "uid"
@@ -119,14 +136,41 @@ def read_lengths(path: Path) -> Lengths:
                     raise InputError(
                         f"{row.where}: no column {column!r}; found {names}; answers name question and model"
                     )
-            found.setdefault(row.text(model), {})[row.text(question)] = _tokens(row)
+            yield row.text(model), row.text(question), row
+
+
+def answer_text(row: Read) -> str:
+    """The last answer of a row. InputError where there is none."""
+    try:
+        if "messages" in row.values:
+            content = row.values["messages"][-1]["content"]
+            found = content["answer"] if isinstance(content, dict) else content
+        else:
+            found = row.values["choices"][0]["turns"][-1]["content"]
+    except (KeyError, IndexError, TypeError):
+        found = None
+    if not isinstance(found, str):
+        raise InputError(f"{row.where}: no answer; wanted choices[0].turns[-1].content, or messages[-1].content.answer")
     return found
+
+
+def _style(row: Read) -> Style:
+    stored = row.values.get("conv_metadata") or row.values.get("metadata")
+    tokens = _tokens(row)
+    if not isinstance(stored, dict) or not all(part in stored for part in PARTS):
+        return style_of(tokens, markup_counts(answer_text(row)))
+    counts = {part: stored[part] if isinstance(stored[part], dict) else {"all": stored[part]} for part in PARTS}
+    for part, own in counts.items():
+        if not all(isinstance(count, int | float) and not isinstance(count, bool) for count in own.values()):
+            raise InputError(f"{row.where}: {part}: found {shown(stored[part])}; allowed are counts")
+    return style_of(tokens, counts)
 
 
 def _tokens(row: Read) -> float:
     try:
-        if "metadata" in row.values:
-            return float(row.values["metadata"]["token_len"])
+        for name in ("metadata", "conv_metadata"):
+            if name in row.values:
+                return float(row.values[name]["token_len"])
         return float(row.values["choices"][0]["turns"][-1]["token_len"])
     except (KeyError, IndexError, TypeError, ValueError):
         raise InputError(
@@ -177,3 +221,17 @@ def _weighed(battle: Battle, weights: Mapping[str, Mapping[str, float]], baselin
     if battle.question not in weights[model]:
         raise InputError(f"--answers: question {battle.question}: no answer of {model} or of {baseline}")
     return replace(battle, weight=weights[model][str(battle.question)])
+
+
+# --- leaks ------------------------------------------------------------------------------------------------------------
+
+
+def read_leaked(path: Path) -> dict[str, list[str]]:
+    """The questions that models learnt from: rows of model and question_id (or uid). InputError for rows without."""
+    found: dict[str, list[str]] = {}
+    for row in rows_of(path, ("model",)):
+        question = "question_id" if "question_id" in row.values else "uid"
+        if question not in row.values:
+            raise InputError(f"{row.where}: no column 'question_id'; a row names model and question_id")
+        found.setdefault(row.text("model"), []).append(row.text(question))
+    return found

@@ -10,8 +10,18 @@
 """
 
 from togi.evaluate.statistics.bootstrap import Bootstrap, Jackknife, bca_tails, by_prompt
-from togi.evaluate.statistics.bradley_terry import Battles, Fit, bradley_terry, influence, numbered, resampled
+from togi.evaluate.statistics.bradley_terry import (
+    Battles,
+    By,
+    Fit,
+    bradley_terry,
+    influence,
+    numbered,
+    resampled,
+    row_counts,
+)
 from togi.evaluate.statistics.interval import Floats, Interval, unseen_share
+from togi.evaluate.statistics.logistic import Regression
 from togi.evaluate.statistics.means import cluster_mean, mean_interval, mean_of_means, ratio_of_means
 from togi.evaluate.statistics.paired import McNemar, effect_size, mcnemar
 from togi.evaluate.statistics.rounds import mean_of_rounds, round_means, share_of_rounds
@@ -20,11 +30,13 @@ from togi.evaluate.statistics.shares import wilson
 __all__ = [
     "Battles",
     "Bootstrap",
+    "By",
     "Fit",
     "Floats",
     "Interval",
     "Jackknife",
     "McNemar",
+    "Regression",
     "bca_tails",
     "bradley_terry",
     "by_prompt",
@@ -39,6 +51,7 @@ __all__ = [
     "ratio_of_means",
     "resampled",
     "round_means",
+    "row_counts",
     "share_of_rounds",
     "unseen_share",
     "wilson",

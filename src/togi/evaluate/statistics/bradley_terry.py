@@ -20,6 +20,7 @@ from togi.core.errors import InputError, StageError
 from togi.evaluate.statistics.interval import Floats
 
 Integers = NDArray[np.intp]
+By = Literal["question", "row", "model"]
 FAR = 100.0  # no strength goes further
 ROUNDS, STEPS, CHUNK = 200, 40, 64
 
@@ -92,13 +93,9 @@ def bradley_terry(battles: Battles) -> Fit:
     return Fit(models=battles.models, strength_M=strength_M)
 
 
-def resampled(battles: Battles, *, by: Literal["question", "row"], rounds: int, seed: int) -> tuple[Floats, Floats]:
+def resampled(battles: Battles, *, by: By, rounds: int, seed: int) -> tuple[Floats, Floats]:
     """(win rates against the baseline in each resample (R, M), what each question or row adds to a strength (Q, M)).
-
-    `by` question draws whole questions with all their games and models. `by` row draws rows, all models together, as
-    the published arenas do: round i has numpy's old generator seeded with `seed` + i, which is what pandas'
-    `sample(frac=1, replace=True, random_state=i)` draws.
-    """
+    What is drawn: see `row_counts`."""
     start_M = np.nan_to_num(bradley_terry(battles).strength_M, nan=0.0, posinf=10.0, neginf=-10.0)
     inverse_MM = _inverse(battles, start_M)
     draws = _draws(battles, by, rounds, seed)
@@ -106,7 +103,7 @@ def resampled(battles: Battles, *, by: Literal["question", "row"], rounds: int, 
     return expit(strength_RM), influence(battles, by)
 
 
-def influence(battles: Battles, by: Literal["question", "row"]) -> Floats:
+def influence(battles: Battles, by: By) -> Floats:
     """What each question or row adds to a model's strength, to first order (the infinitesimal jackknife: Jaeckel 1972;
     Efron and Tibshirani 1993, chapter 22). Shape (questions or rows, models)."""
     own_N = battles.question_N if by == "question" else np.arange(len(battles.first_N))
@@ -125,15 +122,44 @@ def influence(battles: Battles, by: Literal["question", "row"]) -> Floats:
 # --- resamples --------------------------------------------------------------------------------------------------------
 
 
-def _draws(battles: Battles, by: str, rounds: int, seed: int) -> Iterator[tuple[Floats, Floats]]:
-    """The sums of pairs for each resample, a chunk at a time."""
-    if by == "row":
-        count = len(battles.first_N)
-        for start in range(0, rounds, CHUNK):
-            sums = [
-                battles.sums(_counted(np.random.RandomState(seed + i).randint(0, count, count), count))
-                for i in range(start, min(start + CHUNK, rounds))
+def row_counts(battles: Battles, by: By, rounds: int, seed: int) -> Iterator[Floats]:
+    """How often each row stands in each resample (R, N), a chunk of resamples at a time.
+
+    `by` question draws whole questions with all their games and models. `by` row draws rows, all models together, as
+    the published arenas do: round i has numpy's old generator seeded with `seed` + i, which is what pandas'
+    `sample(frac=1, replace=True, random_state=i)` draws. `by` model draws the rows of each pair of models by
+    themselves.
+    """
+    if by == "question":
+        assert battles.question_N is not None
+        for drawn_RQ in _questions(int(battles.question_N.max()) + 1, rounds, seed):
+            yield drawn_RQ[:, battles.question_N]
+        return
+    pair_N, count = battles.pairs[2], len(battles.first_N)
+    groups = [np.arange(count)] if by == "row" else [np.flatnonzero(pair_N == p) for p in range(len(battles.pairs[0]))]
+    for start in range(0, rounds, CHUNK):
+        generators = [np.random.RandomState(seed + number) for number in range(start, min(start + CHUNK, rounds))]
+        yield np.array(
+            [
+                _counted(np.concatenate([own[draw.randint(0, len(own), len(own))] for own in groups]), count)
+                for draw in generators
             ]
+        )
+
+
+def _questions(count: int, rounds: int, seed: int) -> Iterator[Floats]:
+    """How often each question stands in each resample, a chunk at a time."""
+    generator = np.random.default_rng(seed)
+    for start in range(0, rounds, CHUNK):
+        size = min(CHUNK, rounds - start)
+        yield generator.multinomial(count, np.full(count, 1 / count), size=size).astype(np.float64)
+
+
+def _draws(battles: Battles, by: By, rounds: int, seed: int) -> Iterator[tuple[Floats, Floats]]:
+    """The sums of pairs for each resample, a chunk at a time."""
+    if by != "question":
+        for counts_RN in row_counts(battles, by, rounds, seed):
+            sums = [battles.sums(count_N) for count_N in counts_RN]
             yield np.array([won for won, _ in sums]), np.array([every for _, every in sums])
         return
     assert battles.question_N is not None
@@ -143,11 +169,7 @@ def _draws(battles: Battles, by: str, rounds: int, seed: int) -> Iterator[tuple[
         np.bincount(place_N, weights=values, minlength=questions * pairs).reshape(questions, pairs)
         for values in (battles.wins_N, battles.weight_N)
     )
-    generator = np.random.default_rng(seed)
-    for start in range(0, rounds, CHUNK):
-        drawn_RQ = generator.multinomial(
-            questions, np.full(questions, 1 / questions), size=min(CHUNK, rounds - start)
-        ).astype(np.float64)
+    for drawn_RQ in _questions(questions, rounds, seed):
         yield drawn_RQ @ won_QP, drawn_RQ @ all_QP
 
 

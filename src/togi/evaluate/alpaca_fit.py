@@ -1,0 +1,80 @@
+"""The length-controlled model of AlpacaEval 2, fitted to preferences: `length_controlled_v1` of Dubois et al. (arXiv
+2404.04475), as alpaca_eval's glm_winrate.py fits it.
+
+For each model by itself, a logistic regression of the preference on tanh(length difference / its deviation), the
+difficulty of the instruction and the model, with the absolute values of coefficients as the penalty, whose strength
+five folds choose. The published fit adds two anchors, each with a tenth of a row's weight: models that gamed the length
+of the baseline's answers, of which length alone is to explain everything. They are not public. A fit without anchors is
+another estimate, and says so.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold
+
+from togi.core.errors import InputError
+from togi.evaluate.statistics import Floats
+
+FOLDS, SEED = 5, 123
+STRENGTHS = np.logspace(-4, 4, 10)
+ANCHORS_WEIGHT = 0.2  # of all anchors together, beside 1 for a row of the model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """The preferences for one model: instruction, preference (0 to 1), and the characters of the baseline's answer less
+    those of the model's. `hard_N` are difficulties, where there are any."""
+
+    preference_N: Floats
+    shorter_N: Floats
+    hard_N: Floats | None
+
+    def features(self, own: float) -> Floats:
+        """Length, difficulty (0 where there is none) and the model itself, which anchors do not have."""
+        deviation = float(self.shorter_N.std(ddof=1)) if len(self.shorter_N) > 1 else 0.0
+        length_N = np.tanh(self.shorter_N / deviation) if deviation > 0 else np.zeros(len(self.shorter_N))
+        hard_N = np.zeros(len(length_N)) if self.hard_N is None else self.hard_N
+        return np.stack([length_N, hard_N, np.full(len(length_N), own)], axis=1)
+
+
+def fit_terms(own: Judged, anchors: Sequence[Judged], model: str) -> dict[str, float]:
+    """The weights {length, difficulty, model} of one model. InputError for fewer than five preferences."""
+    if len(own.preference_N) < FOLDS:
+        raise InputError(f"--fit: {model} has {len(own.preference_N)} preferences; at least {FOLDS} are needed")
+    x_NK = np.concatenate([own.features(1.0), *(each.features(0.0) for each in anchors)])
+    share_N = np.concatenate([own.preference_N, *(each.preference_N for each in anchors)])
+    light = ANCHORS_WEIGHT / max(1, len(anchors))
+    weight_N = np.concatenate(
+        [np.ones(len(own.preference_N)), *(np.full(len(each.preference_N), light) for each in anchors)]
+    )
+    coef_K = _best(x_NK, share_N, weight_N)
+    return dict(zip(("length", "difficulty", "model"), coef_K.tolist(), strict=True))
+
+
+def _best(x_NK: Floats, share_N: Floats, weight_N: Floats) -> Floats:
+    """The coefficients at the strength with the least loss on folds that it was not fitted to."""
+    group_N = np.arange(len(share_N))
+    folds = list(GroupKFold(FOLDS).split(x_NK, groups=group_N))
+    losses = [
+        np.mean([_loss(_fit(x_NK[t], share_N[t], weight_N[t], c), x_NK[h], share_N[h], weight_N[h]) for t, h in folds])
+        for c in STRENGTHS
+    ]
+    return _fit(x_NK, share_N, weight_N, float(STRENGTHS[int(np.argmin(losses))]))
+
+
+def _fit(x_NK: Floats, share_N: Floats, weight_N: Floats, strength: float) -> Floats:
+    """Every row once as a win and once as a loss, weighted by its preference."""
+    both_NK = np.concatenate([x_NK, x_NK])
+    won_N = np.repeat([1, 0], len(x_NK))
+    times_N = np.concatenate([share_N * weight_N, (1 - share_N) * weight_N])
+    model = LogisticRegression(C=strength, l1_ratio=1.0, solver="liblinear", fit_intercept=False, random_state=SEED)
+    return model.fit(both_NK, won_N, sample_weight=times_N).coef_[0]
+
+
+def _loss(coef_K: Floats, x_NK: Floats, share_N: Floats, weight_N: Floats) -> float:
+    chance_N = np.clip(expit(x_NK @ coef_K), 1e-15, 1 - 1e-15)
+    return -float((weight_N * (share_N * np.log(chance_N) + (1 - share_N) * np.log(1 - chance_N))).mean())

@@ -1,0 +1,148 @@
+"""Style control: win rates that length and markup of answers explain nothing of, by arena-hard-auto's two regressions.
+
+`v0.1` (published to 2024-09): features (a - b) / (a + b + 1) of tokens, headers, lists and bold, standardised over the
+battles; each battle counts twice, and the ridge of scikit-learn's default (C = 1) holds models and features. `v2`:
+(a - b) / (a + b) of tokens, the same + 1 of markup per token; no ridge. Both say what a model wins at the mean
+difference of style. We compute the exact maximum of likelihood: v2's own fit stops before it, which moves win rates in
+the third decimal. Where v2's own code is asked for length or markup alone it takes the wrong columns; ours takes the
+right ones.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from scipy.special import expit
+
+from togi.core.errors import InputError
+from togi.evaluate.arena import Arena, Battle, Draw, Rows, find_baseline, numbered_battles, ranked
+from togi.evaluate.markdown import Style
+from togi.evaluate.statistics import Battles, Floats, Regression, bradley_terry, row_counts
+
+Control = Literal["length", "markdown", "both"]
+Styles = Mapping[str, Mapping[str, Style]]
+"""The style of each model's answer to each question."""
+FEATURES = {
+    "length": ("length",),
+    "markdown": ("headers", "lists", "bold"),
+    "both": ("length", "headers", "lists", "bold"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StyleControl:
+    """What is controlled, by which rules, and the styles of answers."""
+
+    control: Control
+    rules: Literal["v0.1", "v2"]
+    styles: Styles
+
+
+def rank_controlled(rows: Rows, control: StyleControl, draw: Draw, *, baseline: str | None = None) -> Arena:
+    """The leaderboard under a style control, each model's plain win rate beside it.
+
+    InputError for battles without question ids, for a battle whose answers have no style, and where no feature varies.
+    """
+    battles = numbered_battles(rows.battles, find_baseline(rows, baseline))
+    draw = draw.of(battles)
+    names, style_NF = _features(rows.battles, control)
+    fit = _regression(battles, style_NF, control.rules)
+    found_K = fit.fit()
+    plain_M = bradley_terry(battles).strength_M
+    strength_M = np.where(np.isfinite(plain_M), _strengths(battles, found_K[None], control.rules)[0], plain_M)
+    rates_RM = np.concatenate(
+        [
+            expit(_strengths(battles, fit.resampled(counts_RN, found_K), control.rules))
+            for counts_RN in row_counts(battles, draw.by, draw.rounds, draw.seed)
+        ]
+    )
+    influence_QM = _by_question(battles, _strengths(battles, fit.influence(found_K), control.rules), draw)
+    found = ranked(rows, battles, draw, strength_M, (rates_RM, influence_QM))
+    plain = dict(zip(battles.models, (100 * expit(plain_M)).tolist(), strict=True))
+    known = {
+        model: replace(one, uncontrolled=None if np.isnan(plain[model]) else plain[model])
+        for model, one in found.standings.items()
+    }
+    style = dict(zip(names, found_K[-len(names) :].tolist(), strict=True))
+    return replace(found, standings=known, style=style)
+
+
+def _regression(battles: Battles, style_NF: Floats, rules: str) -> Regression:
+    """Models, then features. Under v0.1 all models have a column, in units of ten to one; under v2 the baseline has
+    none."""
+    rows, twice = np.arange(len(battles.first_N)), rules == "v0.1"
+    sides_NM = np.zeros((len(rows), len(battles.models)))
+    sides_NM[rows, battles.first_N] = _unit(rules)
+    sides_NM[rows, battles.second_N] = -_unit(rules)
+    if not twice:
+        sides_NM[:, battles.baseline] = 0.0
+    return Regression(
+        x_NK=np.concatenate([sides_NM, style_NF], axis=1),
+        share_N=battles.share_N,
+        weight_N=battles.weight_N * (2.0 if twice else 1.0),
+        penalty=1.0 if twice else 0.0,
+    )
+
+
+def _unit(rules: str) -> float:
+    return float(np.log(10)) if rules == "v0.1" else 1.0
+
+
+def _strengths(battles: Battles, coef_RK: Floats, rules: str) -> Floats:
+    """The strengths of models (R, M), the baseline at 0."""
+    models_RM = _unit(rules) * coef_RK[:, : len(battles.models)]
+    return models_RM - models_RM[:, [battles.baseline]]
+
+
+def _by_question(battles: Battles, influence_NM: Floats, draw: Draw) -> Floats:
+    if draw.by != "question":
+        return influence_NM
+    assert battles.question_N is not None
+    found_QM = np.zeros((int(battles.question_N.max()) + 1, influence_NM.shape[1]))
+    np.add.at(found_QM, battles.question_N, influence_NM)
+    return found_QM
+
+
+# --- features ---------------------------------------------------------------------------------------------------------
+
+
+def _features(battles: Sequence[Battle], control: StyleControl) -> tuple[list[str], Floats]:
+    """(names of the features that vary, their standardised values (N, F)), of model_a against model_b."""
+    first_N4, second_N4 = (
+        np.array([_numbers(control.styles, model, battle) for model, battle in pairs])
+        for pairs in (
+            [(battle.model_a, battle) for battle in battles],
+            [(battle.model_b, battle) for battle in battles],
+        )
+    )
+    if control.rules == "v0.1":
+        value_N4 = (first_N4 - second_N4) / (first_N4 + second_N4 + 1)
+    else:
+        dense = [_dense(side_N4) for side_N4 in (first_N4, second_N4)]
+        value_N4 = (dense[0] - dense[1]) / (dense[0] + dense[1] + 1)
+        tokens_N = first_N4[:, 0] + second_N4[:, 0]
+        value_N4[:, 0] = (first_N4[:, 0] - second_N4[:, 0]) / np.maximum(tokens_N, 1e-12)
+    wanted = [FEATURES["both"].index(name) for name in FEATURES[control.control]]
+    deviation_4 = value_N4.std(axis=0, ddof=0 if control.rules == "v0.1" or len(battles) < 2 else 1)
+    varied = [place for place in wanted if deviation_4[place] > 1e-12]
+    if not varied:
+        raise InputError(f"--style-control {control.control}: the answers of all battles differ in it by the same")
+    value_NF = ((value_N4 - value_N4.mean(axis=0)) / np.where(deviation_4 > 0, deviation_4, 1.0))[:, varied]
+    return [FEATURES["both"][place] for place in varied], value_NF
+
+
+def _dense(side_N4: Floats) -> Floats:
+    """Markup per token."""
+    return side_N4 / (side_N4[:, [0]] + 1)
+
+
+def _numbers(styles: Styles, model: str, battle: Battle) -> tuple[float, float, float, float]:
+    if model not in styles:
+        raise InputError(f"--answers: no answers of {model}; found {', '.join(list(styles)[:12])}")
+    if battle.question is None:
+        raise InputError("--style-control: battles have no question_id, so their answers cannot be found")
+    style = styles[model].get(str(battle.question))
+    if style is None:
+        raise InputError(f"--answers: question {battle.question}: no answer of {model}")
+    return style.tokens, style.headers, style.lists, style.bold

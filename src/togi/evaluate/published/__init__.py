@@ -1,0 +1,103 @@
+"""Figures that model cards publish: rows that stand beside ours, marked published, and enter no paired test.
+
+`tables.json` holds figures alone, typed from the cards, each table with its source and licence.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from togi.core.errors import InputError
+
+FILE = Path(__file__).with_name("tables.json")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """A column: its name and unit, and whether a larger value is better (None: neither is)."""
+
+    name: str
+    unit: str
+    higher_is_better: bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Value:
+    """A figure as printed, with its interval where one is printed; None where the card prints none."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A model with one value for each metric. `note` is what the card says of the row."""
+
+    model: str
+    values: Sequence[Value]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """A table of a card: where it stands, under which licence, and how its figures were measured."""
+
+    name: str
+    title: str
+    card: str
+    source: str
+    licence: str
+    how: str
+    metrics: Sequence[Metric]
+    rows: Sequence[Row]
+
+    def column(self, metric: str) -> dict[str, Value]:
+        """The values of one metric by model. KeyError for one that the table does not have."""
+        place = {each.name: number for number, each in enumerate(self.metrics)}[metric]
+        return {row.model: row.values[place] for row in self.rows}
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON-like values."""
+        return asdict(self)
+
+
+@cache
+def tables() -> Mapping[str, Published]:
+    """All tables by name."""
+    return {value["name"]: _table(value) for value in json.loads(FILE.read_text(encoding="utf-8"))}
+
+
+def published(name: str) -> Published:
+    """One table. InputError for a name that there is none of."""
+    if name not in tables():
+        raise InputError(f"published: found {name!r}; allowed are {', '.join(tables())}")
+    return tables()[name]
+
+
+def _table(value: dict[str, Any]) -> Published:
+    metrics = [_metric(each) for each in value["metrics"]]
+    rows = [_row(each, len(metrics)) for each in value["rows"]]
+    words = {key: value[key] for key in ("name", "title", "card", "source", "licence", "how")}
+    return Published(**words, metrics=metrics, rows=rows)
+
+
+def _metric(value: dict[str, Any]) -> Metric:
+    better = {"higher": True, "lower": False, None: None}[value["better"]]
+    return Metric(name=value["name"], unit=value["unit"], higher_is_better=better)
+
+
+def _row(value: list[Any], metrics: int) -> Row:
+    model, found, note = value[0], value[1 : 1 + metrics], value[1 + metrics :]
+    return Row(model=model, values=[_value(each) for each in found], note=note[0] if note else "")
+
+
+def _value(value: Any) -> Value:
+    """A number, or [number, below, above]: the interval as cards print it, relative to the number."""
+    if not isinstance(value, list):
+        return Value(value=value)
+    number, below, above = value
+    return Value(value=number, low=round(number + below, 6), high=round(number + above, 6))
