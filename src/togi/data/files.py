@@ -66,7 +66,7 @@ def _readable(path: Path) -> Path:
 
 
 def _data_files(folder: Path, texts: bool) -> list[Path]:
-    files = _walk(folder)
+    files = files_under(folder)
     found = [f for f in files if f.name.lower().endswith(SUFFIXES) and not _beside(f)]
     arrows = [f for f in files if f.name.lower().endswith(".arrow")]
     if arrows and (not found or any(f.name in ("state.json", "dataset_dict.json") for f in files)):
@@ -82,7 +82,7 @@ def _data_files(folder: Path, texts: bool) -> list[Path]:
     return found
 
 
-def _walk(folder: Path) -> list[Path]:
+def files_under(folder: Path) -> list[Path]:
     """All files, by path, without hidden ones. A link to a folder is refused, unless it leads back into `folder`."""
 
     def refuse(error: OSError) -> None:

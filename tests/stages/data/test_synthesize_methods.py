@@ -14,11 +14,11 @@ from togi.core.codec import read_records, write_records
 from togi.core.errors import InputError, StageError
 from togi.core.files import read_json, read_lines
 from togi.core.records import Completion, Document, Message, Prompt, Provenance, SamplingParams
-from togi.data.grounded import NO_ANSWER, SYSTEM
 from togi.stages.base import RECORDS_FILE
 from togi.stages.context import Context, Control, Resolved
 from togi.stages.data import continued_work, harvest_work, synthesize_work
 from togi.stages.data.synthesize import Synthesize
+from togi.text.grounded import NO_ANSWER, SYSTEM
 from togi.text.template import TEMPLATES
 
 END = "<|im_end|>"

@@ -11,7 +11,6 @@ from togi.core.errors import InputError
 from togi.core.records import Chat, Completion, Document, Message, Prompt, Record
 from togi.core.seeds import derive, make_id
 from togi.data.chunks import chunks, halves
-from togi.data.grounded import NO_ANSWER, Shown, dialogue
 from togi.data.prompt_files import prompt_of
 from togi.data.prompts_fewshot import choose_shots
 from togi.data.prompts_texts import closing_strings, joined_pairs, open_question
@@ -20,6 +19,7 @@ from togi.stages.context import Context
 from togi.stages.data.harvest_work import Asker, Plan, Row, Rules, fits_context, params_of, unusable
 from togi.stages.data.synthesize import Synthesize
 from togi.stages.endpoints import completer, embedder
+from togi.text.grounded import NO_ANSWER, Shown, dialogue
 
 STANDS_ELSEWHERE = 0.8
 """A document that holds this share of an answer, and of its question, is held to answer it too."""

@@ -1,0 +1,237 @@
+"""Grounded answers, outside any recipe: which documents help with a question, then its answer from them."""
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from togi.client.answers import Failure
+from togi.client.client import Client
+from togi.client.endpoint import Endpoint
+from togi.client.requests import ChatRequest
+from togi.client.store import AnswerStore
+from togi.core.errors import InputError
+from togi.core.protocols import Request
+from togi.core.records import Message, SamplingParams
+from togi.core.seeds import derive
+from togi.core.sources import ModelSource
+from togi.core.tables import say_table
+from togi.core.terminal import json_text, say
+from togi.data.document_files import LONGEST, Found, Part, read_parts, shown_of
+from togi.data.retrieval import Bm25, ByEmbedding, best
+from togi.model.embed import SentenceEmbedder
+from togi.model.load import LoadedModel, load
+from togi.rollout.local import Sampler
+from togi.text.grounded import ANSWER, IDS, MAX_TOKENS, Relevant, asked, asked_again, read_relevant
+from togi.text.render import render_prompt
+
+MOST = 6
+"""Documents that a question is shown with, as in the data of the card."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What is asked: `most` parts of at most `longest` characters are shown. `embedder` finds them; BM25 where there is
+    none."""
+
+    documents: Path
+    question: str
+    most: int = MOST
+    longest: int = LONGEST
+    embedder: ModelSource | None = None
+    max_tokens: int = MAX_TOKENS
+    seed: int = 0
+
+
+def ground(model: ModelSource | Endpoint, cache: Path, wanted: Wanted, as_json: bool) -> None:
+    """Answers a question from documents in two steps, and tells which documents were shown and which of them helped.
+
+    Raises InputError for documents that cannot be read, a template without a place for them, and a conversation that is
+    longer than the model's context.
+    """
+    found = read_parts(wanted.documents, wanted.longest, whole=wanted.most)
+    chosen = choose(found, wanted, cache)
+    if not as_json:
+        _tell_documents(found, chosen)
+    with _voice(model, cache) as voice:
+        answer = ask(voice, chosen, wanted, (lambda text: None) if as_json else _show)
+    if as_json:
+        say(json_text({"question": wanted.question, "documents": chosen.rows(), **answer.to_json()}))
+
+
+# --- documents --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The parts that a question is shown with, each with its score where there were more of them."""
+
+    parts: list[Part]
+    scores: list[float] = field(default_factory=list)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The documents by their ids, as JSON-like values."""
+        return [self._row(number, part) for number, part in enumerate(self.parts)]
+
+    def _row(self, number: int, part: Part) -> dict[str, Any]:
+        place = {"file": part.file, "place": part.place, "part": part.part, "parts": part.parts}
+        score = self.scores[number] if self.scores else None
+        return {"doc_id": number, "title": part.shown.title, "content": part.shown.content, **place, "score": score}
+
+
+def choose(found: Found, wanted: Wanted, cache: Path) -> Chosen:
+    """All parts in their order where a question may be shown with all; else those that fit it best, the best first."""
+    if len(found.parts) <= wanted.most:
+        return Chosen(found.parts)
+    texts = [f"{part.shown.title or ''}\n{part.shown.content}" for part in found.parts]
+    if wanted.embedder is None:
+        finder: Bm25 | ByEmbedding = Bm25(texts)
+    else:
+        finder = ByEmbedding(texts, SentenceEmbedder(wanted.embedder, cache, prefix=wanted.embedder.prefix))
+    ranked = best(finder, wanted.question, wanted.most)
+    return Chosen([found.parts[place] for place, _ in ranked], [score for _, score in ranked])
+
+
+def _tell_documents(found: Found, chosen: Chosen) -> None:
+    """The mapping from ids to files and places."""
+    many = "" if len(chosen.parts) == len(found.parts) else f", the {len(chosen.parts)} that fit best are shown"
+    passed = f"; {found.passed} files of other kinds are not read" if found.passed else ""
+    say(f"{found.documents:,} documents, {len(found.parts):,} parts{many}{passed}")
+    rows = [[str(number), part.file, _place(part), part.shown.title or "—"] for number, part in enumerate(chosen.parts)]
+    say_table(("id", "file", "place", "title"), rows, right=[0])
+
+
+def _place(part: Part) -> str:
+    return part.place if part.parts == 1 else f"{part.place} (part {part.part} of {part.parts})"
+
+
+# --- the two steps ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a model said; `whole` is False where the limit of tokens cut it."""
+
+    text: str
+    whole: bool
+
+
+class Voice(Protocol):
+    """A model that answers a conversation, and gives its text to `show` as it comes."""
+
+    def ask(self, messages: Sequence[Message], params: SamplingParams, show: Callable[[str], None]) -> Said: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model said in both steps, and the ids that were read out of the first; None where there are none."""
+
+    first: Said
+    relevant: Relevant | None
+    second: Said
+
+    def to_json(self) -> dict[str, Any]:
+        """The answer as JSON-like values; ids are null where they could not be read."""
+        ids = self.relevant
+        return {
+            "said": self.first.text,
+            "relevant_doc_ids": None if ids is None else list(ids.ids),
+            "unknown_ids": [] if ids is None else list(ids.unknown),
+            "repeated_ids": 0 if ids is None else ids.repeated,
+            "answer": self.second.text,
+            "cut": not self.second.whole,
+        }
+
+
+def ask(voice: Voice, chosen: Chosen, wanted: Wanted, show: Callable[[str], None]) -> Answer:
+    """Both steps. The second one sees what was said in the first as it stands, as in training."""
+    first = asked(shown_of(chosen.parts), wanted.question)
+    ids, answer = (replace(step, max_tokens=wanted.max_tokens, seed=wanted.seed) for step in (IDS, ANSWER))
+    said = voice.ask(first, ids, lambda text: None)
+    relevant = read_relevant(said.text, len(chosen.parts))
+    show(_helped(said, relevant) + "\n\n")
+    second = voice.ask(asked_again(first, said.text), answer, show)
+    show("\n" if second.whole else f" […]\n(cut at {wanted.max_tokens} tokens; --max-tokens gives it more)\n")
+    return Answer(said, relevant, second)
+
+
+def _helped(said: Said, relevant: Relevant | None) -> str:
+    """Which documents the model says help, and what of it names none."""
+    if relevant is None:
+        return f"relevant documents: not to be read in what the model said: {said.text.strip()[:200]!r}"
+    told = ", ".join(map(str, relevant.ids)) or "none"
+    unknown = f" (left out, since there are no such documents: {', '.join(relevant.unknown)})"
+    return f"relevant documents: {told}{unknown if relevant.unknown else ''}"
+
+
+def _show(text: str) -> None:
+    say(text, nl=False)
+
+
+# --- models -----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _voice(model: ModelSource | Endpoint, cache: Path) -> Iterator[Voice]:
+    if isinstance(model, ModelSource):
+        yield Here(load(model, cache))
+        return
+    with (
+        tempfile.TemporaryDirectory(prefix="togi-ground-") as folder,
+        closing(AnswerStore(Path(folder) / "answers.sqlite")) as store,
+        closing(Client(model, store, run="ground")) as client,
+    ):
+        yield There(client)
+
+
+class Here:
+    """A model in this process."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        self.model = model
+        self.sampler = Sampler(model.net, model.tokenizer, model.template.terminator, batch_rows=1)
+
+    def ask(self, messages: Sequence[Message], params: SamplingParams, show: Callable[[str], None]) -> Said:
+        """Raises InputError where the template leaves out the system prompt or the documents, and where the context is
+        too short."""
+        check_shown(self.model.template.name, self.model.template.prompt_text(messages), messages)
+        ids = render_prompt(self.model.template, self.model.tokenizer, messages)
+        seeds = (derive(params.seed, "ground", len(messages)),)
+        number = self.sampler.add(Request(prompt_ids=tuple(ids), params=params, seeds=seeds, stream=True))
+        text = ""
+        whole = False
+        for event in self.sampler.events(number):
+            text += event.text
+            show(event.text)
+            whole = event.completion is not None and event.completion.stop != "length"
+        return Said(text, whole)
+
+
+@dataclass(frozen=True, slots=True)
+class There:
+    """A model on a server, which renders the conversation itself."""
+
+    client: Client
+
+    def ask(self, messages: Sequence[Message], params: SamplingParams, show: Callable[[str], None]) -> Said:
+        """Raises InputError with what the server says where it refuses the conversation."""
+        seed = None if params.temperature == 0 else params.seed
+        (found,) = self.client.ask([ChatRequest(messages=tuple(messages), params=params, seed=seed)])
+        if isinstance(found, Failure):
+            raise InputError(f"{self.client.endpoint.urls[0]}: {found.message}")
+        show(found.text)
+        return Said(found.text, found.choices[0].finish != "length")
+
+
+def check_shown(template: str, text: str, messages: Sequence[Message]) -> None:
+    """Raises InputError where the text that a template makes lacks a turn that was asked: a system prompt that it
+    replaces, documents for which it has no place."""
+    for message in messages:
+        if message.role != "assistant" and message.content.strip() not in text:
+            raise InputError(
+                f"template {template!r}: it does not write the turn of the role {message.role} as it stands, which a "
+                "grounded answer needs: choose a model that was trained for it, or a template with free roles "
+                "(--template llama3, llama3-text, vikhr-nemo)"
+            )
