@@ -8,22 +8,17 @@ from pathlib import Path
 
 import pytest
 import row_stage
+from row_runs import REF, TOY, context, outcome, run
 from tiny_run import results, togi
 
-from togi.core.codec import write_records
 from togi.core.errors import InputError, Interrupted, WorkerDied
 from togi.core.files import read_lines
-from togi.core.records import Document, Drop
-from togi.core.settings import DocumentsRef
+from togi.core.records import Drop
 from togi.recipe.pool import PoolShards, start_process
-from togi.stages.base import RECORDS_FILE, StageType, gives
-from togi.stages.context import Context, Control, Resolved
+from togi.stages.base import RECORDS_FILE
 from togi.stages.data import rows
 from togi.stages.data.rows import map_shards
-from togi.stages.shards import SerialShards, ShardExecutor
-
-REF = DocumentsRef("$texts")
-TOY = StageType("toy", row_stage.Toy, outputs=gives("documents"), work="", reasons=("even",), rows="row_stage")
+from togi.stages.shards import SerialShards
 
 
 def start() -> "subprocess.Popen[str]":
@@ -36,29 +31,6 @@ def start() -> "subprocess.Popen[str]":
 def small_shards(monkeypatch):
     monkeypatch.setattr(rows, "SHARD_ROWS", 2)
     monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
-
-
-def context(folder: Path, texts: list[str], executor: ShardExecutor) -> Context:
-    documents = [Document(id=f"d{i}", text=text) for i, text in enumerate(texts)]
-    write_records(folder / "texts" / RECORDS_FILE, "documents", documents)
-    inputs: dict[str, Resolved] = {REF: Resolved("documents", folder=folder / "texts")}
-    made = Context("toy", folder / "toy-0", folder, 1, inputs, Control(send=lambda event: None))
-    made.folder.mkdir(exist_ok=True)
-    made.reasons, made.shards = TOY.reasons, executor
-    return made
-
-
-def run(made: Context) -> None:
-    settings = row_stage.Toy(folder=str(made.folder))
-    with made.writer("documents") as writer:
-        for kept in map_shards(TOY, settings, made, REF, "documents"):
-            writer.write(kept)
-    made.finish()
-
-
-def outcome(made: Context) -> dict[str, bytes]:
-    names = (RECORDS_FILE, "drops.json", "summary.json")
-    return {name: (made.folder / name).read_bytes() for name in names}
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import click
 
 from togi.cli.common import compute_option, json_option, load_graph, recipe_arguments
 from togi.core.errors import Interrupted, TogiError
+from togi.recipe.cluster import checked
 from togi.recipe.display import Closing, Human, JsonLines, Watched
 from togi.recipe.graph import Graph
 from togi.recipe.locks import Busy
@@ -28,6 +29,12 @@ from togi.report.formatting import compared
     help="A trial: read N rows of each data set, lower counts to match; the results stand apart.",
 )
 @click.option("--threads", type=click.IntRange(0), default=0, help="Threads to work with; 0: $OMP_NUM_THREADS, or all.")
+@click.option(
+    "--on",
+    metavar="PLACE",
+    default="",
+    help="A Ray cluster that does the shards of row-wise stages: ray://HOST:PORT, auto or local-cluster.",
+)
 @compute_option("is what the recipe says, or tries once what this machine is fast at")
 @click.option("--accept-numerics", is_flag=True, help="Go on with a stage that was begun under other numerics.")
 @json_option
@@ -37,6 +44,7 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool, **options: 
     Kill it at any moment and run the same command again: it goes on, and ends with the same bits. KEY=VALUE changes a
     setting for this run, for example stages.policy.steps=40; only what depends on it is done again.
     """
+    options["on"] = options["on"] and checked(options["on"])
     graph = load_graph(recipe, overrides, options["limit"])
     display = Watched(JsonLines() if as_json else Human())
     given = Options(recipe=str(recipe), overrides=overrides, **options)
@@ -67,6 +75,7 @@ def same_command(given: Options, overrides: tuple[str, ...], as_json: bool) -> s
     words = ["togi", "run", given.recipe, *overrides]
     words += ["--until", given.until] if given.until else []
     words += ["--limit", str(given.limit)] if given.limit else []
+    words += ["--on", given.on] if given.on else []
     words += ["--threads", str(given.threads)] if given.threads else []
     words += ["--compute", given.compute] if given.compute != "auto" else []
     words += ["--accept-numerics"] if given.accept_numerics else []

@@ -15,6 +15,7 @@ EXTRAS = {
     "bitsandbytes": "quantised",
     "fastapi": "serve",
     "uvicorn": "serve",
+    "ray": "ray",
 }
 """Import name of an optional package: the extra of togi that installs it."""
 

@@ -1,7 +1,7 @@
 """Who does the work of a run: stages, and the shards of row-wise stages.
 
 `Workers` (recipe/workers.py) does stages in processes of this machine, one or one a rank; `SerialShards` and
-`PoolShards` do shards. What runs elsewhere stands behind the same two interfaces, and gives the same bytes.
+`PoolShards` do shards, `RayShards` (recipe/cluster_shards_work.py) on a cluster. All give the same bytes.
 """
 
 from collections.abc import Iterator

@@ -97,7 +97,7 @@ class PoolShards:
             answer = _ask(process, line)
             if answer:
                 self._idle.put(process)
-                return _unpacked(task, json.loads(answer))
+                return unpacked(task, json.loads(answer))
             code = process.wait()
             if self._closed:
                 break
@@ -127,7 +127,7 @@ def _end(code: int) -> str:
     return f"ended itself with exit code {code}; what led to it is in the worker's log"
 
 
-def _unpacked(task: ShardTask, answer: dict[str, Any]) -> dict[str, Any]:
+def unpacked(task: ShardTask, answer: dict[str, Any]) -> dict[str, Any]:
     """The value in an answer. Raises the error that it tells of."""
     if "value" in answer:
         return answer["value"]

@@ -21,6 +21,7 @@ from togi.core.errors import ERRORS, InputError, Interrupted, RecipeError, Stage
 from togi.core.files import write_json, write_text
 from togi.core.process import STOPPING, was_interrupted
 from togi.core.settings import MAIN
+from togi.recipe.cluster import opened
 from togi.recipe.display import Display
 from togi.recipe.executors import Executor
 from togi.recipe.graph import Graph, Node, kinds_of, unpinned
@@ -65,6 +66,7 @@ class Options:
     accept_numerics: bool = False
     compute: str = "auto"
     limit: int | None = None  # rows of each data set, in a trial
+    on: str = ""  # a cluster (recipe/cluster.py); empty: this machine
     threads: int = 0  # 0: what OMP_NUM_THREADS says, else all that this process may use
 
     @property
@@ -89,6 +91,7 @@ class Run:
         specs = services_of(graph, self.store) if services is None else services
         self.services = Services(specs, self.folder, self._service_died)
         self.at_work = ""  # the stage
+        self.cluster = ""  # its address
         self.interrupted = False  # the work at hand is the last
         self.signalled = False
         self.killed = False
@@ -108,6 +111,8 @@ class Run:
             with writing_home():
                 stack.enter_context(running(self.folder, clear_meetings))
             self._begin(names)
+            place = opened(self.options.on, self.folder, self.store, self.display.note)
+            self.cluster = stack.enter_context(place)
             stack.enter_context(self._heeding())
             self._run(names)
 
@@ -274,6 +279,7 @@ class Run:
             "run": self.id,
             "track": self.graph.recipe.track,
             "services": self.services.urls(node.name),
+            "on": self.cluster,
         }
 
     def _link(self, name: str, folder: Path) -> None:

@@ -19,10 +19,11 @@ def main() -> None:
     for line in sys.stdin:
         if not line.endswith("\n"):
             break  # the parent died in the middle of it
-        answers.write(json.dumps(_answer(ShardTask(**json.loads(line)))) + "\n")
+        answers.write(json.dumps(answer(ShardTask(**json.loads(line)))) + "\n")
 
 
-def _answer(task: ShardTask) -> dict[str, Any]:
+def answer(task: ShardTask) -> dict[str, Any]:
+    """The `value` of a shard, or the `kind` and `message` of the error that it raised."""
     try:
         return {"value": do_shard(task)}
     except TogiError as error:

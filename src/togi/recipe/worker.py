@@ -37,6 +37,7 @@ from togi.core.ranks import ALONE, Ranks
 from togi.core.settings import ingredients, references
 from togi.core.sources import ModelSource
 from togi.core.strangers import describe
+from togi.recipe.cluster import own_signals
 from togi.recipe.faults import told
 from togi.recipe.guard import hold_sources, learn_known, source_change
 from togi.recipe.locks import take, wait
@@ -196,7 +197,7 @@ def _do(command: dict[str, Any], control: Control, ranks: Ranks) -> bool:
                 work.run(fit.settings, context)
                 fit.finish()
             else:
-                with _pool(settings, context):
+                with _shards(settings, context, command["on"] if stage.rows else ""):
                     work.run(settings, context)
             ranks.on_first_rank(lambda: _finish(context, command, before + time.perf_counter() - start))
         finally:
@@ -212,17 +213,23 @@ def apart(settings: StageSettings) -> tuple[str, ...]:
 
 
 @contextmanager
-def _pool(settings: StageSettings, context: Context) -> Iterator[None]:
-    """Lets several processes do the shards of the stage where its settings want that."""
-    if settings.pool == 1:
+def _shards(settings: StageSettings, context: Context, cluster: str) -> Iterator[None]:
+    """Lets several processes do the shards of the stage: those of a cluster, or as many as its settings want."""
+    if not cluster and settings.pool == 1:
         yield
         return
-    pool = PoolShards(settings.pool)
-    context.shards = pool
+    made = _on_cluster(cluster, context) if cluster else PoolShards(settings.pool)
+    context.shards = made
     try:
         yield
     finally:
-        pool.close()
+        made.close()
+
+
+def _on_cluster(cluster: str, context: Context) -> Any:
+    with own_signals():
+        work = importlib.import_module("togi.recipe.cluster_shards_work")
+    return work.RayShards(cluster, context.cache, context)
 
 
 @contextmanager

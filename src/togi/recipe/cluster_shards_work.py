@@ -1,0 +1,155 @@
+"""Shards as tasks of a Ray cluster.
+
+The driver chooses the node, the one with the fewest shards to do for its processors, because Ray's own strategies put
+short tasks on few nodes. The choice is soft: where a node dies, Ray does its shards again on another one. What is done
+waits in the object stores of the nodes; the driver fetches one value at a time.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError, TaskCancelledError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from togi.core.errors import Fault, InputError, WorkerDied
+from togi.core.files import read_cache, write_json
+from togi.recipe.cluster_probe import differences, looker
+from togi.recipe.cluster_work import CURE, ClusterNode, connect, examine, first_line, leave, nodes
+from togi.recipe.pool import AHEAD, unpacked
+from togi.recipe.shard_worker import answer
+from togi.stages.context import Context
+from togi.stages.shards import ShardTask
+
+RETRIES = 2  # times that Ray does a shard again whose process or node died
+PATIENCE = 30.0  # seconds without a value until the stage says what it waits for
+PLACES = "places.json"  # in the stage's folder: how many shards each node did
+
+
+def do(task: dict[str, Any]) -> dict[str, Any]:
+    """A shard, on a node: its value or its error, the node, and what is installed there."""
+    node = ray.get_runtime_context().get_node_id()
+    return {**answer(ShardTask(**task)), "node": node, "versions": installed()}
+
+
+@cache
+def installed() -> dict[str, str]:
+    """The versions that bytes depend on, as this process found them first."""
+    return looker()("")["versions"]
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A shard that was given to a node."""
+
+    task: ShardTask
+    node: str
+    answer: Any
+
+
+class RayShards:
+    """The `ShardExecutor` on the cluster at `address`. Every node of it is examined first; one that comes later shows
+    what is installed there with each shard that it does."""
+
+    def __init__(self, address: str, store: Path, context: Context) -> None:
+        self.context = context
+        self.names: dict[str, str] = {}
+        self._address, self._store = address, store
+        self._do = ray.remote(num_cpus=1, max_retries=RETRIES)(do)
+
+    def values(self, tasks: Sequence[ShardTask]) -> Iterator[dict[str, Any]]:
+        """The values of the tasks, in their order."""
+        if not tasks:
+            return
+        if not ray.is_initialized():
+            connect(self._address)
+            examine(self._store)
+        waiting: deque[Given] = deque()
+        done: Counter[str] = Counter()
+        try:
+            for task in tasks:
+                room = self._give(task, waiting)
+                if len(waiting) > AHEAD * room:
+                    yield self._take(waiting.popleft(), done)
+            while waiting:
+                yield self._take(waiting.popleft(), done)
+        finally:
+            for given in waiting:
+                ray.cancel(given.answer)
+            self._tell(done)
+
+    def close(self) -> None:
+        """Lets go of the cluster."""
+        leave()
+
+    def _give(self, task: ShardTask, waiting: deque[Given]) -> int:
+        """Gives a shard to the least busy node; how many shards the cluster does at a time."""
+        alive = self._alive(task)
+        node = min(alive, key=lambda each: self._busy(waiting)[each.id] / each.processors)
+        where = NodeAffinitySchedulingStrategy(node.id, soft=True)
+        waiting.append(Given(task, node.id, self._do.options(scheduling_strategy=where).remote(asdict(task))))
+        return sum(each.processors for each in alive)
+
+    def _alive(self, task: ShardTask) -> list[ClusterNode]:
+        """The nodes that can do shards. Raises WorkerDied where there is none any more."""
+        try:
+            alive = [node for node in nodes() if node.processors]
+        except RayError as error:
+            raise _lost(task, first_line(error)) from None
+        if not alive:
+            raise _lost(task, "no node with a processor is left")
+        self.names |= {node.id: node.name for node in alive}
+        return alive
+
+    def _busy(self, waiting: deque[Given]) -> Counter[str]:
+        """How many shards each node has still to do."""
+        answers = [given.answer for given in waiting]
+        _, undone = ray.wait(answers, num_returns=len(answers), timeout=0) if answers else ([], [])
+        return Counter(given.node for given in waiting if given.answer in undone)
+
+    def _take(self, given: Given, done: Counter[str]) -> dict[str, Any]:
+        """The value of a shard, once it is there. Raises the error that it told of."""
+        where = f"stage {given.task.stage}"
+        try:
+            found = self._fetched(given)
+        except (RayTaskError, TaskCancelledError) as error:
+            raise Fault(f"{where}: shard {given.task.number} stopped with a fault of togi's own: {error}") from None
+        except RayError as error:
+            raise WorkerDied(
+                f"{where}: the process that did shard {given.task.number} died {RETRIES + 1} times, the last time so: "
+                f"{first_line(error)} Everything finished is saved: run the same command again"
+            ) from None
+        if other := differences(found["versions"], installed()):
+            raise InputError(f"{where}: {self.names.get(found['node'], 'a node')} has come with {other}; {CURE}")
+        done[found["node"]] += 1
+        return unpacked(given.task, found)
+
+    def _fetched(self, given: Given) -> dict[str, Any]:
+        """A shard's answer. What takes long is told, and a wish to stop is heeded while it is waited for."""
+        while True:
+            try:
+                return ray.get(given.answer, timeout=PATIENCE)
+            except GetTimeoutError:
+                self.context.check_stop()
+                free, all_ = (found.get("CPU", 0) for found in (ray.available_resources(), ray.cluster_resources()))
+                self.context.log(
+                    f"waiting for shard {given.task.number}: {free:g} of {all_:g} processors of the cluster are free"
+                )
+
+    def _tell(self, done: Counter[str]) -> None:
+        """Notes how many shards each node did, those of earlier, interrupted runs included."""
+        path = self.context.folder / PLACES
+        before = read_cache(path, {"shards": dict}) or {"shards": {}}
+        shards = Counter(before["shards"]) + Counter({self.names.get(node, node): n for node, n in done.items()})
+        write_json(path, {"shards": dict(shards)})
+        self.context.log("shards by node: " + ", ".join(f"{name} {n}" for name, n in sorted(shards.items())))
+
+
+def _lost(task: ShardTask, why: str) -> WorkerDied:
+    return WorkerDied(
+        f"stage {task.stage}: the cluster is gone ({why}). Everything finished is saved: run the same command again"
+    )

@@ -1,0 +1,48 @@
+"""A Ray cluster of two nodes on this machine, for the tests of one file."""
+
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from togi.recipe.cluster import cluster_work
+from togi.recipe.local_cluster import LocalCluster
+
+WAIT = 120.0  # seconds until nodes are there; a busy machine takes most of a minute
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))  # Ray reads it once, when it is imported
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+@contextmanager
+def two_nodes(folder: Path) -> Iterator[LocalCluster]:
+    """Two nodes of one processor each, whose processes find what lies in tests/; `--on auto` finds the cluster."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+        with LocalCluster(folder / "cluster.log", processors=1) as made:
+            patch.setenv("RAY_ADDRESS", made.address)
+            await_nodes(2)
+            yield made
+
+
+def await_nodes(count: int) -> None:
+    """Returns once the cluster has so many living nodes."""
+    work = cluster_work()
+    work.connect("auto")
+    end = time.monotonic() + WAIT
+    while len(work.nodes()) != count:
+        assert time.monotonic() < end, work.nodes()
+        time.sleep(0.1)
+    work.leave()
+
+
+def kill_node(cluster: LocalCluster, name: str) -> None:
+    """Kills a node's raylet, and with it all that it started."""
+    node = cluster.nodes[int(name.removeprefix("node-")) - 1]
+    raylets = [p for p in psutil.Process(node.pid).children(recursive=True) if p.name() == "raylet"]
+    assert len(raylets) == 1
+    raylets[0].kill()
