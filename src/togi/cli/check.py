@@ -2,6 +2,8 @@
 
 import importlib
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,10 +11,12 @@ from typing import Any
 import click
 
 from togi.cli.common import json_option, load_graph, print_json, recipe_arguments
+from togi.core import hub
 from togi.core.errors import InputError
 from togi.core.library_log import library_warnings_kept
 from togi.core.sources import ModelSource
 from togi.core.terminal import say
+from togi.data.presets import gated
 from togi.model.inspect import located
 from togi.recipe.graph import Graph, unpinned
 from togi.recipe.model_services import services_of
@@ -26,7 +30,7 @@ BAR = 24  # characters of the longest bar of a histogram
 
 @click.command()
 @recipe_arguments
-@click.option("--offline", is_flag=True, help="Ask no server of a model; what is not verified so is said.")
+@click.option("--offline", is_flag=True, help="Ask no server and no hub; what is not verified so is said.")
 @json_option
 def command(recipe: Path, overrides: tuple[str, ...], offline: bool, as_json: bool) -> None:
     """Preflight: keys, files, models, templates; show samples token by token.
@@ -41,11 +45,15 @@ def command(recipe: Path, overrides: tuple[str, ...], offline: bool, as_json: bo
     refuse_misuse(graph)
     services_of(graph, store_folder())
     servers = importlib.import_module("togi.cli.check_servers").check(graph, offline)
-    _fetch(graph)
-    work = importlib.import_module("togi.commands.check")
-    with library_warnings_kept(home()):
-        found = work.check(_stages(graph, work.CheckedStage), store_folder(), _progress, servers.contexts)
+    with hub.offline("--offline") if offline else nullcontext():
+        away = _fetch(graph)
+        work = importlib.import_module("togi.commands.check")
+        with library_warnings_kept(home()):
+            found = work.check(_stages(graph, work.CheckedStage), store_folder(), _progress, servers.contexts)
+    more = [each for each in found.unverified if not any(told.startswith(each) for told in away)]
+    found.unverified = list(dict.fromkeys([*away, *more]))
     notes = [*unpinned(graph.recipe), *notes_on(graph), *work.absent_devices(graph.recipe.models), *servers.notes]
+    notes += [f"not verified: {each}" for each in found.unverified]
     if as_json:
         print_json({**asdict(found), "endpoints": servers.to_json(), "notes": notes})
     else:
@@ -57,14 +65,27 @@ def command(recipe: Path, overrides: tuple[str, ...], offline: bool, as_json: bo
         say(f"{recipe}: {len(graph.nodes)} stages, every key, reference, file and template fits")
 
 
-def _fetch(graph: Graph) -> None:
-    """Asks hubs for small files and data before anything heavy is imported: one that is silent is told soon."""
+def _fetch(graph: Graph) -> list[str]:
+    """Asks hubs for small files and data before anything heavy is imported: one that is silent is told soon. Gives what
+    was not looked up because no hub is asked."""
+    found = []
     for node in graph.nodes.values():
         for target in node.inputs.values():
             if isinstance(target, ModelSource) and target.kind == "hub":
-                located(target, weights=False)
+                found += _not_looked_up(lambda target=target: located(target, weights=False))
         for name, revision in node.settings.downloads:
-            importlib.import_module("togi.data.hub").download(name, revision)
+            download = importlib.import_module("togi.data.hub").download
+            found += _not_looked_up(lambda name=name, revision=revision: download(name, revision), gated(name))
+    return found
+
+
+def _not_looked_up(fetch: Callable[[], Any], terms: str = "") -> list[str]:
+    """What `fetch` would have asked a hub for, with `terms`; nothing where it found it."""
+    try:
+        fetch()
+    except hub.NotLookedUp as error:
+        return [f"{error}{terms}"]
+    return []
 
 
 def _stages(graph: Graph, kind: Any) -> list[Any]:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from togi.cli.common import compute_option, json_option, load_graph, print_json, recipe_arguments
+from togi.core.settings import Ref
 from togi.core.tables import say_table
 from togi.core.terminal import say
 from togi.recipe.graph import Graph
@@ -32,10 +33,12 @@ def command(recipe: Path, overrides: tuple[str, ...], compute: str, as_json: boo
         found = _estimates(graph, store, "" if compute_dtype == "auto" else compute_dtype)
         for row in rows:
             row["estimate"] = None if row["state"] == "done" else found[row["stage"]]
+    models = _models(graph, store)
     if as_json:
-        print_json(rows)
+        print_json([{**row, "models": _of_stage(graph, row["stage"], models)} for row in rows])
         return
     say_table(("stage", "type", "state", "took", "from", "what it takes"), [_cells(row) for row in rows], right=(3,))
+    _say_models(models)
     for row in rows:
         for note in (row.get("estimate") or {"notes": ()})["notes"]:
             say(f"note: {row['stage']}: {note}")
@@ -50,6 +53,30 @@ def command(recipe: Path, overrides: tuple[str, ...], compute: str, as_json: boo
         say(f"servers are asked {calls:,} times" + (f", for at most {money:.4g} in money" if money else ""))
     left = [row["stage"] for row in rows if row["state"] != "done"]
     say(f"{len(rows) - len(left)} of {len(rows)} stages are done" + (f"; left: {', '.join(left)}" if left else ""))
+
+
+PARAMETERS = {"body": "without embeddings", "embeddings": "embeddings", "total": "total", "active": "active"}
+"""What a plan tells of the parameters of a model."""
+
+
+def _models(graph: Graph, store: Path) -> dict[str, dict[str, int]]:
+    """The parameters of the models from outside whose sizes are known, by name."""
+    work = importlib.import_module("togi.commands.plan_models")
+    return work.parameters([node.inputs for node in graph.nodes.values()], store)
+
+
+def _of_stage(graph: Graph, stage: str, models: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+    """Those of them that one stage reads."""
+    names = dict.fromkeys(Ref(ref).name for ref in graph.nodes[stage].inputs)
+    return {name: models[name] for name in names if name in models}
+
+
+def _say_models(models: dict[str, dict[str, int]]) -> None:
+    if models:
+        say()
+        rows = [(name, *(f"{counts[key]:,}" for key in PARAMETERS)) for name, counts in models.items()]
+        say_table(("parameters of", *PARAMETERS.values()), rows, right=(1, 2, 3, 4))
+        say()
 
 
 def _row(node: Any, folder: Path) -> dict[str, Any]:

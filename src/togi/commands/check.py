@@ -15,6 +15,7 @@ import torch
 from togi.commands.check_rows import Lengths, Shown, Tokens, demo_of, lengths_of, shown_of, some
 from togi.core.codec import read_records
 from togi.core.errors import InputError, RecipeError
+from togi.core.hub import NotLookedUp
 from togi.core.records import Chat, Record
 from togi.core.seeds import derive
 from togi.core.settings import MAIN, EmbedderRef, Ref, ScorerRef, parts
@@ -160,12 +161,14 @@ class StageCheck:
 
 @dataclass(slots=True)
 class Checked:
-    """All that a check found. `problems` are errors that a run would end with, in the order of the stages."""
+    """All that a check found. `unverified` is what it would have asked a hub for, and did not; `problems` are errors
+    that a run would end with, in the order of the stages."""
 
     data: dict[str, DataCheck] = field(default_factory=dict)
     models: dict[str, ModelCheck] = field(default_factory=dict)
     stages: dict[str, StageCheck] = field(default_factory=dict)
     functions: list[str] = field(default_factory=list)
+    unverified: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
@@ -224,6 +227,9 @@ class _Checker:
             self.found.functions += check_functions(stage.settings)
             self._pass_on(stage)
             self._rehearse(stage, folder)
+        except NotLookedUp as error:
+            if str(error) not in self.found.unverified:
+                self.found.unverified.append(str(error))
         except (InputError, RecipeError) as error:
             if str(error) not in self.found.problems:
                 self.found.problems.append(str(error))

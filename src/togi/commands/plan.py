@@ -13,16 +13,15 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from togi.client.endpoint import Price, Tokens
+from togi.commands.plan_models import expected, outside
 from togi.commands.plan_texts import texts
 from togi.core.codec import read_records
 from togi.core.errors import InputError
 from togi.core.files import read_cache
 from togi.core.records import KINDS
 from togi.core.settings import MAIN, EmbedderRef, ModelRef, Ref, ScorerRef
-from togi.core.sources import ModelSource, lineage
+from togi.core.sources import ModelSource
 from togi.core.strangers import run_stranger
-from togi.model.folders import converted_folder
-from togi.model.inspect import inspect_model
 from togi.model.sizes import Shape, largest, predict, training_flops
 from togi.stages.base import StageSettings, output_path
 from togi.stages.cost import Cost, Known
@@ -95,14 +94,11 @@ class _Planner:
             cost.unknown.append(f"calls: how often {', '.join(servers)} is asked")
             return
         cost.calls = math.ceil(calls * len(servers) / len(models))
-        what = "the records, which is more, without instructions around them"
-        if cost.read is not None:
-            what = "what is asked, which is more"
-        read = inputs.mean_bytes() * calls if cost.read is None else cost.read
+        read, what = inputs.read(calls) if cost.read is None else (cost.read, "in bytes of what is asked, which is more")
         used = Tokens(math.ceil(read / len(models)), math.ceil((cost.sampled or 0) / len(models)))
         cost.money = sum(self.prices[ref.name].of(used) for ref in servers) or None
         cost.read = used.input * len(servers)
-        cost.notes.append(f"tokens read: counted in bytes of {what}")
+        cost.notes.append(f"tokens read: counted {what}")
 
     def _each(self, servers: Sequence[Ref], cost: Cost) -> None:
         """`_servers` for a stage that says what it asks of each model."""
@@ -112,21 +108,6 @@ class _Planner:
             cost.calls = sum(each.calls for each in asked.values())
             cost.read = sum(each.read for each in asked.values())
             cost.money = sum(self.prices[name].of(tokens) for name, tokens in used.items()) or None
-
-    def outside(self, source: ModelSource) -> Known:
-        """A model from outside, if it is on this machine. Raises InputError for a folder that is damaged."""
-        if source.kind == "endpoint":
-            return Known(why=f"{source.name} is on a server")
-        folder = converted_folder(source, self.store) if source.kind == "package" else None
-        away = folder is not None and not folder.exists()
-        if away or lineage(source)[-1].kind == "hub":
-            return Known(why=f"the sizes of {source.name} are unknown until it is on this machine")
-        facts = inspect_model(source, folder=folder, bare=True)
-        try:
-            shape = Shape.of(facts.config)
-        except InputError as error:
-            return Known(why=str(error))
-        return Known(shape=shape, context=facts.context, tokenizer=facts.tokenizer, template=source.template)
 
     # --- stages that train --------------------------------------------------------------------------------------------
 
@@ -200,17 +181,31 @@ class _Inputs:
     def __getitem__(self, ref: Ref, /) -> Known:
         target = self.stage.inputs[ref]
         if isinstance(target, ModelSource):
-            return self.planner.outside(target)
+            return outside(target, self.planner.store)
         return self.planner.known[target, ref.output]
+
+    @property
+    def records(self) -> list[Known]:
+        """What is known of the records that the stage reads."""
+        refs = [Ref(ref) for ref in self.stage.inputs if not isinstance(ref, ModelRef | ScorerRef | EmbedderRef)]
+        return [self[ref] for ref in refs]
+
+    def read(self, calls: int) -> tuple[float, str]:
+        """Tokens that `calls` requests about the records read, and how they are counted."""
+        told = [came.tokens + came.added for came in self.records if came.tokens is not None and not came.samples]
+        if told:
+            return calls * sum(told) / len(told), "as the recipe expects the records, without instructions around them"
+        return calls * self.mean_bytes(), "in bytes of the records, which is more, without instructions around them"
 
     def mean_bytes(self) -> float:
         """Mean bytes of the records that the stage reads, those that are known; 0 where none is."""
-        refs = [Ref(ref) for ref in self.stage.inputs if not isinstance(ref, ModelRef | ScorerRef | EmbedderRef)]
-        samples: list[Any] = [record for ref in refs for record in self[ref].samples[:COUNTED]]
+        samples: list[Any] = [record for came in self.records for record in came.samples[:COUNTED]]
         return sum(len(record.text.encode()) for record in samples) / len(samples) if samples else 0.0
 
     def lengths(self, refs: Sequence[Ref], model: Known, cost: Cost) -> tuple[float, int] | None:
         """Mean and most tokens of a record of `refs`, as the template of `model` writes it."""
+        if all(self[ref].tokens is not None and not self[ref].samples for ref in refs):
+            return expected([self[ref] for ref in refs], model, cost)
         folder = model.tokenizer
         if folder is None or not (folder / "tokenizer.json").exists():
             return None

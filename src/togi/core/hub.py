@@ -9,7 +9,8 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,22 @@ SECONDS = 3.0
 """Time limit for the hub to resolve a revision to a commit."""
 
 _silent: dict[str, str] = {}  # hubs that did not answer this process, which does not ask them again
+_offline: list[str] = []  # why no hub is asked at all
+
+
+class NotLookedUp(InputError):
+    """What is not in the cache, while hubs are not asked."""
+
+
+@contextmanager
+def offline(why: str) -> Iterator[None]:
+    """No hub is asked: what the cache lacks raises NotLookedUp, which tells `why`."""
+    _offline.append(why)
+    try:
+        yield
+    finally:
+        _offline.pop()
+
 
 
 def snapshot(
@@ -36,6 +53,8 @@ def snapshot(
     these files.
     """
     hub = _library()
+    if _offline:
+        return _cached(hub, name, revision, what, allow, ignore)
     options = {"repo_type": what, "allow_patterns": list(allow), "ignore_patterns": list(ignore) or None}
     try:
         if _is_cached(hub, name, revision, what):
@@ -55,6 +74,21 @@ def snapshot(
             "elsewhere and name its folder with `path`"
         ) from error
     return folder, folder.name  # the library names the folder of a snapshot after its commit
+
+
+def _cached(
+    hub: Any, name: str, revision: str, what: str, allow: Sequence[str], ignore: Sequence[str]
+) -> tuple[Path, str]:
+    """`snapshot` from the cache alone. Raises NotLookedUp for what it does not hold."""
+    patterns = {"allow_patterns": list(allow), "ignore_patterns": list(ignore) or None}
+    try:
+        found = hub.snapshot_download(name, revision=revision, repo_type=what, local_files_only=True, **patterns)
+    except (OSError, ValueError, hub.errors.HTTPError):
+        raise NotLookedUp(
+            f"{what} {name} at revision {revision} was not looked up on the hub ({_offline[-1]}), and the cache does "
+            "not hold it: whether it is there, may be read and fits the recipe is not verified"
+        ) from None
+    return Path(found), Path(found).name
 
 
 def _library() -> Any:

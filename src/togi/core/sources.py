@@ -24,7 +24,8 @@ class ModelSource:
     answers end with `terminator` where that is said. `tokens` are special tokens to add. `beside` is the folder of the
     recipe that names a path, where the base of an adapter is looked for too. `prefix` is put before every text that an
     embedder reads. Of an endpoint, a model on a server, `name` is its name there, and `tokenizer` a folder or hub id.
-    `device` is where it is computed, the machine's choice when empty. `licence` and `terms` are what the recipe says of
+    `device` is where it is computed, the machine's choice when empty. `shape` is a file with its configuration, for
+    what only has to know its sizes. `licence` and `terms` are what the recipe says of
     its weights; with `inherit` they bind what it writes and what is trained from it.
     """
 
@@ -40,6 +41,7 @@ class ModelSource:
     prefix: str = ""
     tokenizer: str = ""
     device: str = ""
+    shape: str = ""
     licence: str = ""
     terms: str | None = None
     inherit: bool = False

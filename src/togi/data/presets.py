@@ -31,7 +31,7 @@ REASONS = ("tie", "several_turns", "filtered")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
     """A public set. `hub` is where it lies (empty: it is handed out elsewhere, and `path` names it), `split` what it
-    calls its training rows. `read(row, kind)` gives the row under togi's names, from the columns `needs`."""
+    calls its training rows; a `gated` one asks for consent first. `read(row, kind)` gives the row under togi's names, from the columns `needs`."""
 
     needs: Sequence[str]
     read: Callable[[Row, str], Row]
@@ -41,7 +41,15 @@ class Preset:
     terms: str | None = None
     inherit: bool = False
     told: bool = True
+    gated: bool = False
     about: str = ""
+
+
+def gated(hub: str) -> str:
+    """What a set of a hub asks before it may be read, in words; empty where nothing is known to."""
+    if any(preset.gated and preset.hub == hub for preset in PRESETS.values()):
+        return ". It is gated: accept its terms on its page, and set HF_TOKEN"
+    return ""
 
 
 def preset_row(name: str, row: Row, kind: str) -> dict[str, Any]:
@@ -190,6 +198,7 @@ PRESETS: dict[str, Preset] = {
         needs=("winner", "conversation_a", "conversation_b"),
         read=_arena,
         licence="CC-BY-4.0 (prompts), CC-BY-NC-4.0 (answers)",
+        gated=True,
         about="pairs of one turn; ties of all kinds are left out",
     ),
     "llm-jp/AnswerCarefully": Preset(
@@ -199,6 +208,7 @@ PRESETS: dict[str, Preset] = {
         split="validation",
         terms=SAFETY,
         inherit=True,
+        gated=True,
         about="its training rows are the split validation",
     ),
     "llm-jp/ac-self-inst": Preset(

@@ -19,12 +19,29 @@ OTHER_NORMS = {"gemma2": 4, "gemma3_text": 4}  # norms of a layer, where there a
 FUSED_NORMS = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe")  # whose norms `fused_layers` replaces
 FUSED_GATES = ("llama", "mistral", "qwen2", "qwen3")
 HEAD_NORMS = ("qwen3", "qwen3_moe", "gemma3_text")  # families that norm queries and keys
+UNPADDED = "unpadded_vocab_size"  # a key of ours, in the shapes that come with recipes
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """How many parameters a model has, as model cards tell it: `body` without embeddings and output head, `embeddings`
+    with the head, `active` those that one token meets, embeddings among them."""
+
+    body: int
+    embeddings: int
+    active: int
+
+    @property
+    def total(self) -> int:
+        """All parameters."""
+        return self.body + self.embeddings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """The sizes of a decoder, from its configuration. `experts` is 0 for a dense one."""
+    """The sizes of a decoder, from its configuration. `experts` is 0 for a dense one; `unpadded` are the rows of the
+    embeddings that stand for tokens, where the configuration says that the others fill them up."""
 
     family: str
     layers: int
@@ -38,6 +55,7 @@ class Shape:
     attention_bias: bool = False
     experts: int = 0
     active: int = 0
+    unpadded: int = 0
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Shape":
@@ -60,6 +78,7 @@ class Shape:
                 attention_bias=known.get("attention_bias", family == "qwen2"),
                 experts=experts,
                 active=known.get("num_experts_per_tok") or 0,
+                unpadded=known.get(UNPADDED) or 0,
             )
         except KeyError as error:
             raise InputError(f"the model's configuration has no {error}, so its memory cannot be predicted") from None
@@ -113,6 +132,15 @@ class Shape:
     def parameters(self) -> int:
         """All weights."""
         return self.matrices + self.embeddings * (1 if self.tied else 2) + self.vectors
+
+    @property
+    def counts(self) -> Counts:
+        """The parameters as cards count them: embeddings have a row for each token, and a token meets the rows of the
+        router that choose its experts."""
+        rows = (self.unpadded or self.vocabulary) * (1 if self.tied else 2)
+        idle = (self.experts - self.active) * (3 * self.width * self.ffn + self.width)
+        body, embeddings = self.matrices + self.vectors, rows * self.width
+        return Counts(body=body, embeddings=embeddings, active=body + embeddings - self.layers * idle)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

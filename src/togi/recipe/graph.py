@@ -159,6 +159,7 @@ def model_source(spec: ModelSpec) -> ModelSource:
         prefix=spec.prefix,
         tokenizer=spec.tokenizer or "",
         device=spec.device,
+        shape=str(spec.shape or ""),
         licence=spec.licence,
         terms=spec.terms,
         inherit=spec.says[2],

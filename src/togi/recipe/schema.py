@@ -76,6 +76,9 @@ class ModelSpec(EndpointKeys, Licensed):
     device: str = runtime_setting(
         "", "where it is computed when it is only read (cpu, cuda:1); the machine's choice when empty", pattern=DEVICE
     )
+    shape: RecipePath | None = runtime_setting(
+        None, "hub, url: a config.json of the model, so that `togi plan` knows its sizes without it"
+    )
     template: str | TemplateFile | None = Field(
         default=None,
         description="chat template by name, or {file: FILE, terminator: TEXT}; the model's own when absent",
@@ -98,6 +101,8 @@ class ModelSpec(EndpointKeys, Licensed):
         elif self.model is None:
             raise ValueError("an endpoint (url) needs `model`, the model's name on the server")
         _read_with(self, "file", "package")
+        if self.shape is not None and self.hub is None and self.url is None:
+            raise ValueError("shape is read with hub or url; a model that is here has its own config.json; remove it")
         for name in URL_KEYS:
             if self.serve is None or name not in SERVED_KEYS:
                 _read_with(self, name, "url")

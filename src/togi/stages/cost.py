@@ -6,7 +6,7 @@ What cannot be bounded is said to be unknown, never guessed.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,13 +20,18 @@ class Known:
     """What is known of an output, or of a model from outside, to those that read it.
 
     `records` are the most that it holds or will hold. `samples` are some of them, or of those that they will be made
-    from, with `added`, the most tokens that each gains on the way. `shape` are the sizes of a model, `context` the
+    from, with `added`, the most tokens that each gains on the way. Where no sample is there, `tokens` is what a record
+    has on average and `longest` what it has at most, as the recipe says. `group` are the answers to each prompt. `shape`
+    are the sizes of a model, `context` the
     tokens of its context, `tokenizer` the folder of its tokenizer. `why` says what is not known, and why.
     """
 
     records: int | None = None
     samples: Sequence[Record] = ()
     added: int = 0
+    tokens: float | None = None
+    longest: int | None = None
+    group: int | None = None
     shape: Shape | None = None
     context: int | None = None
     tokenizer: Path | None = None
@@ -122,5 +127,11 @@ def count(inputs: Inputs, refs: Sequence[Ref]) -> tuple[int | None, str]:
 def passing_on(came: Known, records: int | None, added: int = 0) -> Cost:
     """The cost of a stage that leaves at most `records` of those that came; each has gained at most `added` tokens."""
     cost = Cost(records=records, unknown=[came.why] if came.records is None else [])
-    cost.outputs[MAIN] = Known(records=records, samples=came.samples, added=came.added + added)
+    cost.outputs[MAIN] = part_of(came, records, added)
     return cost
+
+
+def part_of(came: Known, records: int | None, added: int = 0) -> Known:
+    """What is known of at most `records` of those that came, each of which has gained at most `added` tokens."""
+    group = came.group if records == came.records else None
+    return replace(came, records=records, added=came.added + added, group=group, why="")

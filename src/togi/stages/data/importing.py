@@ -13,6 +13,16 @@ from togi.stages.base import StageSettings, StageType
 from togi.stages.cost import Cost, Inputs, Known
 
 
+class Expected(Settings):
+    """What is known of a set of a hub before it is on this machine, such as what its publisher says."""
+
+    rows: int = runtime_setting(..., "rows that fit", ge=1)
+    tokens: int | None = runtime_setting(None, "tokens of a row, on average", ge=1)
+    longest: int | None = runtime_setting(
+        None, "tokens of the longest row; as many as the model takes when absent", ge=1
+    )
+
+
 class DataSettings(Settings):
     """Where rows come from and what one that does not fit does."""
 
@@ -41,6 +51,10 @@ class DataSettings(Settings):
     on_bad_row: Literal["error", "drop"] = Field(default="error", description="what a row that does not fit does")
     limit: int | None = Field(default=None, ge=1, description="read the first rows that fit, and no more")
 
+    expect: Expected | None = runtime_setting(
+        None, "hub: what `togi plan` takes the set to hold while it is not on this machine"
+    )
+
     @field_validator("preset")
     @classmethod
     def _known(cls, value: str | None) -> str | None:
@@ -50,6 +64,12 @@ class DataSettings(Settings):
     def _says_what_binds(self) -> Self:
         if self.inherit and not any(self.says[:2]):
             raise ValueError("inherit: true needs `licence` or `terms`: what binds everything that is made from it?")
+        return self
+
+    @model_validator(mode="after")
+    def _expects_what_is_elsewhere(self) -> Self:
+        if self.expect is not None and self.on_hub is None:
+            raise ValueError("expect is read with a set of a hub alone: a file is counted; remove it")
         return self
 
     @property
@@ -79,9 +99,18 @@ class Import(DataSettings, StageSettings):
 def estimate(settings: Import, inputs: Inputs) -> Cost:
     """What is in the file; a data set of a hub is not read for it."""
     if settings.path is None:
-        return Cost()
+        return _expected(settings)
     records = importlib.import_module(WORK).read(settings, inputs.takers).records
     return Cost(records=len(records), outputs={MAIN: Known(records=len(records), samples=records)})
+
+
+def _expected(settings: Import) -> Cost:
+    """What the recipe says of a set of a hub."""
+    if settings.expect is None:
+        return Cost()
+    rows = min(settings.expect.rows, settings.limit or settings.expect.rows)
+    known = Known(records=rows, tokens=settings.expect.tokens, longest=settings.expect.longest)
+    return Cost(records=rows, outputs={MAIN: known}, notes=["rows and lengths: as the recipe expects them (expect)"])
 
 
 WORK = "togi.stages.data.importing_work"

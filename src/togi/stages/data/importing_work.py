@@ -17,7 +17,7 @@ def read(settings: Import, takers: Mapping[str, Sequence[str]]) -> Imported:
 
 
 def _spec(settings: Import, takers: Mapping[str, Sequence[str]]) -> DataSpec:
-    given = settings.model_dump(exclude={"type", "seed", "kind", "use"})
+    given = settings.model_dump(exclude={"type", "seed", "kind", "use", "expect"})
     given["licence"], given["terms"], given["inherit"] = settings.says
     if settings.preset is not None and settings.split == "train":
         given["split"] = PRESETS[settings.preset].split
@@ -30,5 +30,8 @@ def run(settings: Import, context: Context) -> None:
     context.drop_all(imported.drops)
     for note in imported.notes:
         context.log(note)
+    wanted = None if settings.expect is None or settings.limit is not None else settings.expect.rows
+    if wanted not in (None, writer.count):
+        context.log(f"{writer.count:,} rows fit; the recipe expects {wanted:,} (expect: rows)")
     context.summary |= {"columns_aside": imported.aside} if imported.aside else {}
     context.count_in(writer.count + len(imported.drops))

@@ -1,5 +1,6 @@
 """`label`: a judge says which answers are better (docs/judges.md)."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal, Self
 
@@ -9,7 +10,7 @@ from togi.core.judging import JudgeSettings
 from togi.core.records import Record, Sample
 from togi.core.settings import MAIN, NamedModelRef, SamplesRef
 from togi.stages.base import StageSettings, StageType
-from togi.stages.cost import Cost, Inputs
+from togi.stages.cost import Cost, Inputs, Known, passing_on
 
 REASONS = ("alone", "same_text", "empty_answer", "tie", "inconsistent", "unreadable", "failed")
 """What is dropped. A comparison that makes no pair has the id of its first answer."""
@@ -75,6 +76,8 @@ def estimate(settings: Label, inputs: Inputs) -> Cost:
         return Cost(answer=answer, unknown=[came.why])
     graded = settings.method == "graded"
     cost = Cost(records=came.records if graded else None, answer=answer)
+    if len(came.samples) != came.records and came.group is not None:
+        return _grouped(settings, came, answer)
     if len(came.samples) != came.records:
         what = "tokens read" if graded else "comparisons"
         cost.unknown.append(f"{what}: how many answers each prompt has is not known before they are made")
@@ -86,6 +89,26 @@ def estimate(settings: Label, inputs: Inputs) -> Cost:
     cost.records, cost.calls = len(sizes), times * len(sizes)
     cost.read = times * (sum(sizes) + settings.prompt_bytes * len(sizes))
     cost.sampled = 0 if settings.by == "logprobs" else cost.calls * settings.max_tokens
+    if settings.by == "text" and settings.retries:
+        cost.notes.append("calls: without those for unreadable verdicts")
+    return cost
+
+
+def _grouped(settings: Label, came: Known, answer: int) -> Cost:
+    """What answers cost that are not there yet, so many to each prompt; of pairs, both answers as long as they may be.
+    """
+    assert came.records is not None and came.group is not None
+    each, graded = came.group, settings.method == "graded"
+    pairs = each * (each - 1) // 2 if settings.compare == "all" else each - 1
+    records = came.records if graded else came.records // each * pairs
+    times = settings.rounds if graded else 2 if settings.orders == "both" else 1
+    cost = passing_on(came, records, 0 if graded else came.added)
+    cost.answer, cost.calls = answer, times * records
+    cost.sampled = 0 if settings.by == "logprobs" else cost.calls * settings.max_tokens
+    cost.outputs[MAIN].group = each if graded else None
+    if came.tokens is not None:
+        shown = (came.tokens + came.added) * (1 if graded else 2) + settings.prompt_bytes
+        cost.read = math.ceil(cost.calls * shown)
     if settings.by == "text" and settings.retries:
         cost.notes.append("calls: without those for unreadable verdicts")
     return cost

@@ -1,12 +1,13 @@
 """`pairs`: preference pairs from scored answers (rejection sampling), and the best answers as chats."""
 
+from dataclasses import replace
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from togi.core.settings import SamplesRef, VerdictsRef
 from togi.stages.base import StageSettings, StageType, gives
-from togi.stages.cost import Cost, Inputs, Known, passing_on
+from togi.stages.cost import Cost, Inputs, part_of, passing_on
 
 REASONS = (
     *("no_score", "too_few", "no_reference"),
@@ -54,8 +55,15 @@ def estimate(settings: Pairs, inputs: Inputs) -> Cost:
     """A pair has at least one rejected answer of its own."""
     came = inputs[settings.samples]
     sides = settings.best if settings.chosen == "best" else 1
-    cost = passing_on(came, None if came.records is None else came.records * sides, added=came.added)
-    cost.outputs["best"] = Known(records=came.records, samples=came.samples, added=came.added)
+    most, best = None, came.records
+    if came.records is not None:
+        most = came.records * sides
+    if came.records is not None and came.group is not None:  # a pair of each of the best with each of the worst
+        prompts = came.records // came.group
+        most, best = prompts * sides * settings.worst, prompts * settings.best
+    cost = passing_on(came, most, added=came.added)
+    cost.outputs["best"] = part_of(came, best)
+    cost.outputs = {name: replace(known, group=None) for name, known in cost.outputs.items()}
     return cost
 
 

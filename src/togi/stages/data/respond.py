@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from togi.core.sampling import Sampling
-from togi.core.settings import NamedModelRef, PromptsRef
+from togi.core.settings import MAIN, NamedModelRef, PromptsRef
 from togi.stages.base import StageSettings, StageType, gives
 from togi.stages.cost import Cost, Inputs, passing_on
 
@@ -55,6 +55,7 @@ def estimate(settings: Respond, inputs: Inputs) -> Cost:
     came = inputs[settings.prompts]
     each = len(settings.models) * settings.samples
     cost = passing_on(came, None if came.records is None else came.records * each, added=settings.max_tokens)
+    cost.outputs[MAIN].group = each
     cost.answer = settings.max_tokens
     if cost.records is not None:
         cost.samples, cost.sampled = cost.records, cost.records * settings.max_tokens

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from togi.core.settings import RecordsRef, Ref
 from togi.stages.base import UNKNOWN, PassingSettings, StageType
-from togi.stages.cost import Cost, Inputs, Known
+from togi.stages.cost import Cost, Inputs, part_of
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,99}")
 TAKEN = ("main", "records", "model")
@@ -63,7 +63,7 @@ def estimate(settings: Split, inputs: Inputs) -> Cost:
     cost = Cost(records=came.records, unknown=[came.why] if came.records is None else [])
     for name, size in settings.parts.items():
         most = size if isinstance(size, int) else None if came.records is None else math.ceil(size * came.records)
-        cost.outputs[name] = Known(records=most, samples=came.samples, added=came.added)
+        cost.outputs[name] = part_of(came, most)
     return cost
 
 

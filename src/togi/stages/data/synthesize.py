@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from togi.core.settings import MAIN, DocumentsRef, EmbedderRef, ModelRef, PromptsRef, RecipePath, Ref
 from togi.stages.base import StageSettings, StageType
-from togi.stages.cost import Cost, Inputs
+from togi.stages.cost import Cost, Inputs, Known, part_of
 
 Method = Literal["few_shot", "magpie", "evolve", "rewrite", "qa", "grounded", "cot"]
 
@@ -255,6 +255,7 @@ def estimate(settings: Synthesize, inputs: Inputs) -> Cost:
         most = settings.most(0)
         cost.records, cost.calls = settings.count, _calls(settings, most)
         cost.sampled = most * (tokens + settings.answer_tokens)
+        cost.outputs[MAIN] = _written(settings, inputs, cost)
         return cost
     assert settings.source is not None, "a method without a source needs count"
     came = inputs[settings.source]
@@ -265,7 +266,20 @@ def estimate(settings: Synthesize, inputs: Inputs) -> Cost:
     else:
         most = settings.most(came.records)
         cost.records, cost.sampled, cost.calls = came.records, most * tokens, _calls(settings, most)
+        cost.outputs[MAIN] = _written(settings, inputs, cost)
     return cost
+
+
+def _written(settings: Synthesize, inputs: Inputs, cost: Cost) -> Known:
+    """The new records: questions are what is sampled, answers with their reasoning stand behind a question that came.
+    How long a text is that is asked about is not known."""
+    assert cost.answer is not None
+    if settings.source is not None and settings.method == "cot":
+        return part_of(inputs[settings.source], cost.records, cost.answer)
+    if isinstance(settings.source, DocumentsRef):
+        return Known(records=cost.records)
+    written = (settings.max_tokens or settings.way.max_tokens) + settings.answer_tokens
+    return Known(records=cost.records, tokens=0, longest=0, added=written)
 
 
 def _calls(settings: Synthesize, candidates: int) -> int:

@@ -1,0 +1,71 @@
+"""The models of a recipe as a plan sees them: their sizes, and how many parameters they have."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from togi.core.errors import InputError
+from togi.core.outside import read_object
+from togi.core.settings import Ref
+from togi.core.sources import ModelSource, lineage
+from togi.model.folders import converted_folder
+from togi.model.inspect import context_of, inspect_model
+from togi.model.sizes import Shape
+from togi.stages.cost import Cost, Known
+
+
+def outside(source: ModelSource, store: Path) -> Known:
+    """A model from outside, if it is on this machine or the recipe names its shape. Raises InputError for a folder that
+    is damaged."""
+    if source.shape:
+        return _shaped(source)
+    if source.kind == "endpoint":
+        return Known(why=f"{source.name} is on a server")
+    folder = converted_folder(source, store) if source.kind == "package" else None
+    away = folder is not None and not folder.exists()
+    if away or lineage(source)[-1].kind == "hub":
+        return Known(why=f"the sizes of {source.name} are unknown until it is on this machine")
+    facts = inspect_model(source, folder=folder, bare=True)
+    try:
+        shape = Shape.of(facts.config)
+    except InputError as error:
+        return Known(why=str(error))
+    return Known(shape=shape, context=facts.context, tokenizer=facts.tokenizer, template=source.template)
+
+
+def _shaped(source: ModelSource) -> Known:
+    """A model whose configuration the recipe brings. Raises InputError with the file where it is none."""
+    config = read_object(Path(source.shape))
+    try:
+        shape = Shape.of(config)
+    except InputError as error:
+        raise InputError(f"{source.shape}: {error}") from None
+    return Known(shape=shape, context=context_of(config.get("text_config") or config), template=source.template)
+
+
+def parameters(inputs: Sequence[Mapping[str, "str | ModelSource"]], store: Path) -> dict[str, dict[str, int]]:
+    """The parameters of the models from outside that stages read, by name, those of known sizes."""
+    models = {Ref(ref).name: at for each in inputs for ref, at in each.items() if isinstance(at, ModelSource)}
+    known = {name: outside(source, store).shape for name, source in models.items()}
+    found = {name: shape.counts for name, shape in known.items() if shape is not None}
+    return {name: {**asdict(counts), "total": counts.total} for name, counts in found.items()}
+
+
+def expected(known: Sequence[Known], model: Known, cost: Cost) -> tuple[float, int] | None:
+    """Mean and most tokens of records that are not there yet, as the recipe expects them, with a note in `cost`; None
+    where it does not say how many the longest has, and nor does the model."""
+    longest = [_longest(came, model) for came in known]
+    if None in longest or not known:
+        return None
+    rows = [came.records or 1 for came in known]
+    mean = sum(n * ((came.tokens or 0) + came.added) for n, came in zip(rows, known, strict=True)) / sum(rows)
+    added = max(came.added for came in known)
+    note = "length: as the recipe expects it"
+    cost.notes.append(note + (f", with at most {added} tokens of answers that are not there yet" if added else ""))
+    return mean, max(most for most in longest if most is not None)
+
+
+def _longest(came: Known, model: Known) -> int | None:
+    if came.longest is None:
+        return model.context
+    return min(came.longest + came.added, model.context or came.longest + came.added)
