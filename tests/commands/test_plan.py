@@ -77,11 +77,84 @@ def test_bounds_follow_from_settings_and_data_before_anything_ran(planned, tmp_p
 
 
 def test_what_cannot_be_bounded_is_said_to_be_unknown(planned, tmp_path):
-    drafts = "stages.some={type: synthesize, model: $base, examples: $questions, count: 6}"
-    ended = togi(tmp_path / "home", "plan", str(planned), drafts, "--json")
+    ended = togi(tmp_path / "home", "plan", str(planned), "data.questions={hub: some/questions}", "--json")
     found = {row["stage"]: row["estimate"] for row in json.loads(ended.stdout)}
     assert any("prompts are unknown" in why for why in found["policy"]["unknown"])
     assert found["preferred"]["tokens"] == 12 * 160 * 2  # there is a max_length
+
+
+def test_questions_that_a_model_will_write_are_as_long_as_they_may_be(planned, tmp_path):
+    drafts = "stages.some={type: synthesize, model: $base, examples: $questions, count: 6, max_tokens: 30}"
+    ended = togi(tmp_path / "home", "plan", str(planned), drafts, "--json")
+    policy = next(row["estimate"] for row in json.loads(ended.stdout) if row["stage"] == "policy")
+    assert policy["tokens"] == 6 * 2 * (30 + 4 * 12)
+    assert any("with at most 30 tokens of answers that are not there yet" in note for note in policy["notes"])
+
+
+HUB = """\
+name: hub
+models:
+  base: {hub: some/model, shape: shape.json, template: chatml}
+  judge: {url: "http://127.0.0.1:9/v1", model: j, price: {input: 1, output: 2}}
+data:
+  talks: {hub: some/talks, expect: {rows: 1000, tokens: 90, longest: 700}}
+  questions: {hub: some/questions, expect: {rows: 50, tokens: 20, longest: 40}, limit: 30}
+stages:
+  tuned: {type: train.sft, init: $base, chats: $talks, epochs: 2, max_length: 512, batch_size: 1}
+  answers: {type: respond, prompts: $questions, models: [$tuned], samples: 4, max_tokens: 100}
+  judged: {type: label, samples: $answers, judge: $judge, max_tokens: 16}
+  graded: {type: label, samples: $answers, judge: $judge, method: graded, max_tokens: 16}
+  pairs: {type: pairs, samples: $graded, best: 1, worst: 2}
+  policy: {type: train.dpo, init: $tuned, pairs: $pairs, reference: false}
+"""
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """A recipe of which nothing is on this machine but what it says."""
+    (tmp_path / "shape.json").write_text(json.dumps({**THIRTEEN, "unpadded_vocab_size": 99000}))
+    (tmp_path / "hub.yaml").write_text(HUB)
+    return tmp_path / "hub.yaml"
+
+
+def test_a_plan_of_what_is_elsewhere_follows_from_what_the_recipe_expects(elsewhere, tmp_path):
+    ended = togi(tmp_path / "home", "plan", str(elsewhere), "--json")
+    assert ended.returncode == 0, ended.stderr
+    found = {row["stage"]: row["estimate"] for row in json.loads(ended.stdout)}
+    tuned = found["tuned"]
+    assert tuned["samples"] == 2000 and tuned["tokens"] == 2000 * 90 and tuned["flops"] > 0
+    assert "peak: with micro-batches of 512 tokens" in tuned["notes"][-1]  # the longest has 700, of which 512 fit
+    assert found["answers"]["records"] == 30 * 4  # of 50 rows 30 are read
+    judged, graded = found["judged"], found["graded"]
+    assert judged["records"] == 30 * 6 and judged["calls"] == 2 * 30 * 6  # every two of four, in both orders
+    assert judged["read"] > judged["calls"] * 2 * (20 + 100) and judged["sampled"] == judged["calls"] * 16
+    assert graded["calls"] == graded["records"] == 120
+    assert found["pairs"]["records"] == 30 * 2
+    policy = found["policy"]
+    assert policy["samples"] == 60 and policy["tokens"] == 60 * (20 + 2 * 100)
+
+
+def test_memory_follows_the_rows_of_a_checkpoint_and_counts_follow_those_of_its_tokenizer(elsewhere, tmp_path):
+    rows = json.loads(togi(tmp_path / "home", "plan", str(elsewhere), "--json").stdout)
+    tuned = next(row for row in rows if row["stage"] == "tuned")
+    assert tuned["models"]["base"]["embeddings"] == 2 * 99000 * 5120
+    (tmp_path / "shape.json").write_text(json.dumps(THIRTEEN))
+    padded = json.loads(togi(tmp_path / "home", "plan", str(elsewhere), "--json").stdout)
+    whole = next(row for row in padded if row["stage"] == "tuned")
+    assert whole["models"]["base"]["embeddings"] == 2 * 99487 * 5120
+    assert whole["estimate"]["peak_bytes"] == tuned["estimate"]["peak_bytes"]
+    shown = togi(tmp_path / "home", "plan", str(elsewhere)).stdout
+    assert "without embeddings" in shown and "12,688,184,320" in shown and "1,018,746,880" in shown
+
+
+def test_what_a_recipe_says_of_a_model_and_data_that_are_here_is_refused(elsewhere, tmp_path):
+    (tmp_path / "shape.json").write_text("{}")
+    ended = togi(tmp_path / "home", "plan", str(elsewhere))
+    assert ended.returncode == 3 and "shape.json: the model's configuration has no" in ended.stderr
+    ended = togi(tmp_path / "home", "plan", str(elsewhere), "models.base.hub=null", "models.base.path=somewhere")
+    assert ended.returncode == 2 and "shape is read with hub or url" in ended.stderr
+    ended = togi(tmp_path / "home", "plan", str(elsewhere), "data.talks.hub=null", "data.talks.path=talks.jsonl")
+    assert ended.returncode == 2 and "expect is read with a set of a hub alone" in ended.stderr
 
 
 def test_the_pass_of_the_initial_model_is_counted_once_a_pair_or_batch(planned, tmp_path):

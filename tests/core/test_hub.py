@@ -70,6 +70,17 @@ def test_a_hub_that_accepts_and_is_silent_is_told_in_time_and_asked_once(monkeyp
     assert not [r for r in caplog.records if r.levelno >= logging.WARNING] and capfd.readouterr() == ("", "")
 
 
+def test_offline_no_hub_is_asked_and_the_cache_still_answers(monkeypatch):
+    with serving({"o/n": FILES}) as address:
+        at(monkeypatch, address)
+        found = snapshot("o/n", "main", allow=["*.json"])
+        with hub.offline("--offline"):
+            assert snapshot("o/n", "main", allow=["*.json"]) == found
+            with pytest.raises(hub.NotLookedUp, match="model o/other at revision v1 was not looked up"):
+                snapshot("o/other", "v1", allow=["*.json"])
+        assert snapshot("o/n", COMMIT, allow=["*.json"]) == found
+
+
 def test_what_no_hub_has_is_told(monkeypatch):
     at(monkeypatch, CLOSED)
     with pytest.raises(InputError, match="not the name of a model"):

@@ -9,8 +9,8 @@ from click.testing import CliRunner
 from places import RECIPES
 
 from togi.cli import main
+from togi.model.sizes import Shape
 
-LLM_JP = {"base": 12_688_184_320, "embeddings": 1_018_746_880}
 NAMES = ("arrowideative-13b",)
 
 
@@ -36,6 +36,21 @@ def plan(name: str) -> dict[str, dict[str, Any]]:
 
 def parameters(rows: dict[str, dict[str, Any]], model: str) -> dict[str, int]:
     return next(row["models"][model] for row in rows.values() if model in row["models"])
+
+
+CARDS = {  # as the cards count: body, embeddings, total, active
+    "llm-jp-3-1.8b": (1_459_718_144, 407_498_752, 1_867_216_896, 1_867_216_896),
+    "llm-jp-3-13b": (12_688_184_320, 1_018_746_880, 13_706_931_200, 13_706_931_200),
+    "llm-jp-3-8x13b": (72_144_081_920, 1_018_746_880, 73_162_828_800, 22_200_806_400),
+}
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_shapes_have_the_parameters_of_the_cards(name):
+    shape = Shape.of(json.loads((RECIPES / "shapes" / f"{name}.json").read_text()))
+    counts = shape.counts
+    assert (counts.body, counts.embeddings, counts.total, counts.active) == CARDS[name]
+    assert shape.vocabulary == 99_584 and shape.parameters == counts.body + 2 * 99_584 * shape.width
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -27,7 +27,8 @@ def test_every_recipe_fits_its_settings_and_its_data(path, monkeypatch):
     for node in nodes.values():
         if isinstance(node.settings, Import) and node.settings.path is not None:
             assert not read(node.settings, {}).drops
-    assert recipe.name == path.stem.replace(".", "-") and all(spec.licence for spec in (*recipe.models.values(), *recipe.data.values()))
+    assert recipe.name == path.stem.replace(".", "-")
+    assert all(spec.licence for spec in (*recipe.models.values(), *recipe.data.values()))
 
 
 def recipe_in(page, folder):

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +73,14 @@ def _fetch(graph: Graph) -> list[str]:
     for node in graph.nodes.values():
         for target in node.inputs.values():
             if isinstance(target, ModelSource) and target.kind == "hub":
-                found += _not_looked_up(lambda target=target: located(target, weights=False))
+                found += _not_looked_up(partial(located, target, weights=False))
         for name, revision in node.settings.downloads:
-            download = importlib.import_module("togi.data.hub").download
-            found += _not_looked_up(lambda name=name, revision=revision: download(name, revision), gated(name))
+            found += _not_looked_up(partial(_download, name, revision), gated(name))
     return found
+
+
+def _download(name: str, revision: str) -> None:
+    importlib.import_module("togi.data.hub").download(name, revision)
 
 
 def _not_looked_up(fetch: Callable[[], Any], terms: str = "") -> list[str]:

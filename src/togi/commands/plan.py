@@ -94,7 +94,7 @@ class _Planner:
             cost.unknown.append(f"calls: how often {', '.join(servers)} is asked")
             return
         cost.calls = math.ceil(calls * len(servers) / len(models))
-        read, what = inputs.read(calls) if cost.read is None else (cost.read, "in bytes of what is asked, which is more")
+        read, what = inputs.read(calls, cost.read)
         used = Tokens(math.ceil(read / len(models)), math.ceil((cost.sampled or 0) / len(models)))
         cost.money = sum(self.prices[ref.name].of(used) for ref in servers) or None
         cost.read = used.input * len(servers)
@@ -190,11 +190,15 @@ class _Inputs:
         refs = [Ref(ref) for ref in self.stage.inputs if not isinstance(ref, ModelRef | ScorerRef | EmbedderRef)]
         return [self[ref] for ref in refs]
 
-    def read(self, calls: int) -> tuple[float, str]:
-        """Tokens that `calls` requests about the records read, and how they are counted."""
-        told = [came.tokens + came.added for came in self.records if came.tokens is not None and not came.samples]
-        if told:
-            return calls * sum(told) / len(told), "as the recipe expects the records, without instructions around them"
+    def read(self, calls: int, told: int | None) -> tuple[float, str]:
+        """Tokens that `calls` requests about the records read, `told` where the stage says it, and how they are
+        counted."""
+        expected = [came.tokens + came.added for came in self.records if came.tokens is not None and not came.samples]
+        if told is not None:
+            return told, "as the recipe expects them" if expected else "in bytes of what is asked, which is more"
+        if expected:
+            mean = sum(expected) / len(expected)
+            return calls * mean, "as the recipe expects the records, without instructions around them"
         return calls * self.mean_bytes(), "in bytes of the records, which is more, without instructions around them"
 
     def mean_bytes(self) -> float:

@@ -42,7 +42,6 @@ def offline(why: str) -> Iterator[None]:
         _offline.pop()
 
 
-
 def snapshot(
     name: str, revision: str, *, what: str = "model", allow: Sequence[str], ignore: Sequence[str] = ()
 ) -> tuple[Path, str]:

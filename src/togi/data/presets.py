@@ -31,7 +31,8 @@ REASONS = ("tie", "several_turns", "filtered")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
     """A public set. `hub` is where it lies (empty: it is handed out elsewhere, and `path` names it), `split` what it
-    calls its training rows; a `gated` one asks for consent first. `read(row, kind)` gives the row under togi's names, from the columns `needs`."""
+    calls its training rows; a `gated` one asks for consent first. `read(row, kind)` gives the row under togi's names,
+    from the columns `needs`."""
 
     needs: Sequence[str]
     read: Callable[[Row, str], Row]

@@ -21,9 +21,9 @@ class Known:
 
     `records` are the most that it holds or will hold. `samples` are some of them, or of those that they will be made
     from, with `added`, the most tokens that each gains on the way. Where no sample is there, `tokens` is what a record
-    has on average and `longest` what it has at most, as the recipe says. `group` are the answers to each prompt. `shape`
-    are the sizes of a model, `context` the
-    tokens of its context, `tokenizer` the folder of its tokenizer. `why` says what is not known, and why.
+    has on average and `longest` what it has at most, as the recipe says. `group` are the answers to each prompt.
+    `shape` are the sizes of a model, `context` the tokens of its context, `tokenizer` the folder of its tokenizer.
+    `why` says what is not known, and why.
     """
 
     records: int | None = None
