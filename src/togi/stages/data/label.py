@@ -95,7 +95,7 @@ def estimate(settings: Label, inputs: Inputs) -> Cost:
 
 
 def _grouped(settings: Label, came: Known, answer: int) -> Cost:
-    """What answers cost that are not there yet, so many to each prompt; of pairs, both answers as long as they may be."""
+    """What answers cost that are not there yet, so many to each prompt; all are as long as they may be."""
     assert came.records is not None and came.group is not None
     each, graded = came.group, settings.method == "graded"
     pairs = each * (each - 1) // 2 if settings.compare == "all" else each - 1
