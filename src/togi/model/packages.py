@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, modeling_gguf_pytorch_utils
@@ -17,6 +18,8 @@ from togi.core.errors import InputError
 from togi.core.files import write_json
 from togi.core.sources import ModelSource, fingerprint
 from togi.model.folders import atomic_folder, converted_folder
+from togi.model.gguf_splits import drop_strangers, mend_splits, scaled_positions
+from togi.model.network import foreign
 
 log = logging.getLogger(__name__)
 
@@ -91,13 +94,26 @@ def _quietly() -> Iterator[None]:
 
 
 @_quietly()
-def convert_gguf(gguf: Path, folder: Path) -> None:
-    """Writes the weights of a GGUF as fp32 safetensors, with its configuration and tokenizer, into `folder`."""
-    net = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+def convert_gguf(gguf: Path, folder: Path, rope: dict[str, Any] | None = None) -> None:
+    """Writes the weights of a GGUF as fp32 safetensors, with its configuration and tokenizer, into `folder`.
+
+    The library does not read scaled rotary positions: `rope` are those of the configuration. Raises InputError for a
+    file that has them where none are given, and for one that the library cannot read.
+    """
+    if rope is None and scaled_positions(gguf):
+        raise InputError(f"{gguf.name}: its rotary positions are scaled, which is not read; take it as safetensors")
+    options = {"dtype": torch.float32, "quantization_config": GgufConfig(dequantize=True)}
+    net = foreign(
+        lambda: AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, **options),
+        f"{gguf.name}: the model library cannot read it",
     )
+    if rope is not None:
+        net.config.rope_parameters = rope
     net.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    mend_splits(tokenizer.backend_tokenizer, gguf)
+    tokenizer.save_pretrained(folder)
+    drop_strangers(folder, gguf)
 
 
 def package_folder(source: ModelSource, cache: Path) -> Path:

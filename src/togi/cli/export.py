@@ -1,0 +1,58 @@
+"""`togi export`."""
+
+import importlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from togi.cli.models import named_model
+from togi.core.errors import RecipeError
+from togi.core.library_log import library_warnings_kept
+from togi.recipe.store import home, store_folder
+
+
+@click.command()
+@click.argument("model")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(("merged", "adapter", "gguf")),
+    default="merged",
+    show_default=True,
+    help="Safetensors in the hub's layout with adapters merged; the adapter alone; or one file for llama.cpp.",
+)
+@click.option(
+    "--type",
+    "kept",
+    type=click.Choice(("f32", "f16", "bf16", "q8_0")),
+    help="How a GGUF keeps matrices.  [default: as they are stored]",
+)
+@click.option("--reward", is_flag=True, help="MODEL is a reward model.")
+@click.option(
+    "--question",
+    default="Who are you, and what can you do?",
+    show_default=True,
+    help="Ask base, trained and exported model this and show their greedy answers; '' asks nothing.",
+)
+@click.option("--template", metavar="NAME", help="Chat template by name.  [default: the model's own]")
+@click.option("--revision", help="Commit, tag or branch of a hub's model.  [default: main]")
+@click.option("--json", "as_json", is_flag=True, help="Print what was written and how near it is as JSON.")
+def command(model: str, folder: Path, form: str, kept: str | None, reward: bool, **more: Any) -> None:
+    """Write a model into a new FOLDER, for other programs.
+
+    MODEL is a model folder, RECIPE:STAGE, package:NAME, or a hub's id. What is written is read back and compared with
+    the model: tokens of probe texts in several scripts, log-probabilities, and greedy answers. A GGUF is read back by
+    transformers; networks and tokenizers that llama.cpp would compute or cut otherwise are refused by name.
+    """
+    kind = "reward" if reward else "causal"
+    source, _ = named_model(model, kind)
+    if more["revision"] is not None and source.kind != "hub":
+        raise RecipeError(f"command line: --revision goes with a hub's id, and {model!r} is none; leave it out")
+    source = replace(source, **{key: value for key in ("template", "revision") if (value := more[key]) is not None})
+    work = importlib.import_module("togi.commands.export")  # brings torch: a mistake above must not wait for it
+    wanted = work.Wanted(folder=folder, format=form, kept=kept, kind=kind, question=more["question"] or None)
+    with library_warnings_kept(home()):
+        work.export(source, store_folder(), wanted, more["as_json"])

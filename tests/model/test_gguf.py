@@ -1,0 +1,203 @@
+"""What is written as GGUF is read back by the model library as the same network, with the same tokenizer."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from gguf import GGUFReader
+from tiny import tiny_model
+from tiny_models import at
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers_made import byte_bpe, unigram
+from transformers import PreTrainedTokenizerFast
+
+from togi.core.errors import InputError
+from togi.model.gguf_splits import SPLITS, digits, scaled_positions, split_of
+from togi.model.gguf_words import words_of
+from togi.model.gguf_write import write_gguf
+from togi.model.likeness import likeness, same_tokens
+from togi.model.load import LoadedModel, load
+from togi.model.packages import convert_gguf
+from togi.model.save import save_model
+from togi.text.template import get_template
+
+CHAT = ("<|im_start|>", "<|im_end|>")
+ROWS = 440  # more than the tokenizer has pieces
+ROPE = {"rope_theta": 5e4}
+LLAMA_3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+           "original_max_position_embeddings": 32, **ROPE}  # fmt: skip
+SIX = ["sliding_attention"] * 5 + ["full_attention"]
+GEMMA = {
+    "num_hidden_layers": 6,
+    "layer_types": SIX,
+    "final_logit_softcapping": None,
+    "query_pre_attn_scalar": 16,
+    "tie_word_embeddings": True,
+    "rope_parameters": {
+        "full_attention": {"rope_type": "default", "rope_theta": 1e6},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    },
+}
+NETWORKS = {
+    "llama": ("llama", {"rope_parameters": {"rope_type": "default", **ROPE}}),
+    "llama, tied": ("llama", {"tie_word_embeddings": True}),
+    "llama 3": ("llama", {"rope_parameters": LLAMA_3}),
+    "llama, linear": ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 2.0, **ROPE}}),
+    "mistral": ("mistral", {"sliding_window": None}),
+    "qwen2": ("qwen2", {"use_sliding_window": False}),
+    "qwen3": ("qwen3", {"head_dim": 128, "use_sliding_window": False}),
+    "gemma3": ("gemma3", GEMMA),
+}
+
+
+def made(kind: str = "llama", tokenizer=None, **changes) -> LoadedModel:
+    net = tiny_model(
+        kind,
+        torch.float32,
+        **{"vocab_size": ROWS, "hidden_size": 64, "intermediate_size": 96, "head_dim": 16, **changes},
+    )
+    words = byte_bpe(special=CHAT) if tokenizer is None else tokenizer
+    return LoadedModel(net=net, tokenizer=words, template=get_template("chatml-nobos"), name="tiny")
+
+
+def there_and_back(model: LoadedModel, folder: Path, kept: str = "f32") -> LoadedModel:
+    save_model(model, folder / "saved")
+    write_gguf(folder / "saved", model, folder / "tiny.gguf", kept)  # type: ignore[arg-type]
+    rope = model.net.config.rope_parameters if scaled_positions(folder / "tiny.gguf") else None
+    convert_gguf(folder / "tiny.gguf", folder / "back", rope)
+    return load(at(folder / "back"), folder)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_library_reads_the_same_network_and_the_same_tokens(name: str, tmp_path: Path) -> None:
+    kind, changes = NETWORKS[name]
+    cuts = {"qwen2": "qwen2", "qwen3": "qwen2", "llama 3": "llama-bpe"}.get(name)
+    words = sentencepiece() if kind == "gemma3" else cut_by(split_of(cuts)) if cuts else None
+    model = made(kind, words, **changes)
+    back = there_and_back(model, tmp_path)
+    same_tokens(model.tokenizer, back.tokenizer)
+    near = likeness(model, back.net, "f32")
+    assert near.worst < 1e-4 and near.others == 0 and near.trouble("f32") is None
+    assert back.tokenizer.chat_template == model.template.bind(model.tokenizer).to_jinja()
+    assert back.tokenizer.eos_token == "<|im_end|>"  # where an answer ends
+
+
+def test_another_network_is_told(tmp_path: Path) -> None:
+    near = likeness(made(), made(seed=1).net, "f32")
+    assert near.trouble("f32") is not None and near.others > near.tokens / 2
+
+
+@pytest.mark.parametrize(("kept", "least"), [("f16", 0.45), ("bf16", 0.45), ("q8_0", 0.25)])
+def test_fewer_bits_are_smaller_and_near(kept: str, least: float, tmp_path: Path) -> None:
+    model = made(initializer_range=0.05)
+    back = there_and_back(model, tmp_path, kept)
+    near = likeness(model, back.net, kept)
+    assert near.mean > 0 and near.trouble(kept) is None
+    kinds = {tensor.tensor_type.name for tensor in GGUFReader(tmp_path / "tiny.gguf").tensors}
+    assert kinds == {kept.upper(), "F32"}  # norms stay as they are
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "said"),
+    [
+        ("mixtral", {}, "model_type 'mixtral' cannot be written as GGUF; these can: llama, mistral"),
+        ("mistral", {"sliding_window": 5}, "sliding_window: 5"),
+        ("gemma3", {**GEMMA, "layer_types": SIX[::-1]}, "every sixth layer"),
+        ("gemma3", {**GEMMA, "query_pre_attn_scalar": 9}, "query_pre_attn_scalar: 9"),
+        ("gemma3", {**GEMMA, "final_logit_softcapping": 3.0}, r"final_logit_softcapping: 3\.0"),
+        ("llama", {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, **ROPE}}, "rope_type: yarn"),
+    ],
+)
+def test_what_llama_cpp_would_compute_otherwise_is_refused(kind, changes, said, tmp_path: Path) -> None:
+    model = made(kind, **changes)
+    save_model(model, tmp_path / "saved")
+    with pytest.raises(InputError, match=said):
+        write_gguf(tmp_path / "saved", model, tmp_path / "tiny.gguf", "f32")
+    assert not list(tmp_path.glob("*.gguf*"))
+
+
+# --- tokenizers -------------------------------------------------------------------------------------------------------
+
+
+def cut_by(splits) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer that cuts in another way before it merges."""
+    tokenizer = byte_bpe.__wrapped__(special=CHAT)
+    tokenizer.backend_tokenizer.pre_tokenizer = splits
+    return tokenizer
+
+
+@pytest.mark.parametrize("name", [*SPLITS, "smollm"])
+def test_the_way_to_cut_survives(name: str, tmp_path: Path) -> None:
+    model = made(tokenizer=cut_by(digits() if name == "smollm" else split_of(name)))
+    back = there_and_back(model, tmp_path)
+    assert str(GGUFReader(tmp_path / "tiny.gguf").fields["tokenizer.ggml.pre"].contents()) == name
+    for text in ("the end\n\n12 mats. 3456", "a  b   12\n 3", "it's I'LL 日本語2024年", "Привет,\n\n— 5"):
+        ids, found = (each(text, add_special_tokens=False)["input_ids"] for each in (model.tokenizer, back.tokenizer))
+        assert ids == found
+
+
+def test_digits_are_cut_out_as_smollm2_learnt_it() -> None:
+    """The library alone keeps a line end with what follows a digit."""
+    cuts = [text for text, _ in digits().pre_tokenize_str("end.\n\n2.")]
+    assert cuts == ["end", ".", "ĊĊ", "2", "."]
+
+
+def test_a_way_to_cut_without_a_name_is_refused_and_so_is_another_kind() -> None:
+    with pytest.raises(InputError, match="no name for the way in which its tokenizer cuts"):
+        words_of(cut_by(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)), ROWS)
+    with pytest.raises(InputError, match=r"of the kind Unigram, which llama\.cpp would cut into other tokens"):
+        words_of(unigram(), ROWS)
+
+
+def test_a_gguf_that_cuts_in_an_unknown_way_is_not_read_as_if_it_did_not(tmp_path: Path, monkeypatch) -> None:
+    model = made()
+    save_model(model, tmp_path / "saved")
+    monkeypatch.setattr("togi.model.gguf_words.split_name", lambda state: "strange")
+    write_gguf(tmp_path / "saved", model, tmp_path / "tiny.gguf", "f32")
+    with pytest.raises(InputError, match=r"tiny\.gguf: its tokenizer cuts texts in a way called 'strange'"):
+        convert_gguf(tmp_path / "tiny.gguf", tmp_path / "back")
+
+
+def sentencepiece() -> PreTrainedTokenizerFast:
+    """Llama 2's and Gemma's kind: BPE with bytes for what it does not know."""
+    alphabet = list("abcdehinortst▁.,")
+    merges = [("t", "h"), ("th", "e"), ("▁", "the"), ("a", "n"), ("an", "d"), ("▁", "and"), ("e", "n")]
+    specials = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *CHAT]
+    pieces = [*specials, *(f"<0x{i:02X}>" for i in range(256)), *dict.fromkeys(alphabet)]
+    pieces += [a + b for a, b in merges]
+    core = Tokenizer(
+        models.BPE(
+            vocab={piece: i for i, piece in enumerate(pieces)},
+            merges=merges,
+            unk_token="<unk>",
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    state = json.loads(core.to_str())
+    state["normalizer"] = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    core = Tokenizer.from_str(json.dumps(state))
+    core.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    core.add_special_tokens(specials)
+    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<bos>", eos_token="<eos>", unk_token="<unk>")
+
+
+def test_sentencepieces_kind_keeps_bytes_and_the_order_of_merges() -> None:
+    words = words_of(sentencepiece(), 300)
+    assert words.model == "llama" and not words.merges and not words.space_first and words.adds == (False, False)
+    score = dict(zip(words.pieces, words.scores, strict=True))
+    assert score["th"] > score["the"] > score["▁the"] > score["an"] > score["en"]
+    kinds = dict(zip(words.pieces, words.kinds, strict=True))
+    assert [kinds[piece] for piece in ("<unk>", "<bos>", "<0x0A>", "the", "[PAD299]")] == [2, 3, 6, 1, 5]
+
+
+def test_gemmas_tokens_survive(tmp_path: Path) -> None:
+    model = made("gemma3", tokenizer=sentencepiece(), **GEMMA)
+    back = there_and_back(model, tmp_path)
+    same_tokens(model.tokenizer, back.tokenizer)
+    text = "the  other and then\n the end, 日本"
+    assert (
+        model.tokenizer(text, add_special_tokens=False)["input_ids"]
+        == back.tokenizer(text, add_special_tokens=False)["input_ids"]
+    )
