@@ -32,7 +32,8 @@ GEMMA = {
     "num_hidden_layers": 6,
     "layer_types": SIX,
     "final_logit_softcapping": None,
-    "query_pre_attn_scalar": 16,
+    "query_pre_attn_scalar": 256,
+    "head_dim": 256,
     "tie_word_embeddings": True,
     "rope_parameters": {
         "full_attention": {"rope_type": "default", "rope_theta": 1e6},

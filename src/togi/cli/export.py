@@ -41,11 +41,12 @@ from togi.recipe.store import home, store_folder
 @click.option("--revision", help="Commit, tag or branch of a hub's model.  [default: main]")
 @click.option("--json", "as_json", is_flag=True, help="Print what was written and how near it is as JSON.")
 def command(model: str, folder: Path, form: str, kept: str | None, reward: bool, **more: Any) -> None:
-    """Write a model into a new FOLDER, for other programs.
+    """Write a model for other programs: merged safetensors, an adapter, or GGUF.
 
-    MODEL is a model folder, RECIPE:STAGE, package:NAME, or a hub's id. What is written is read back and compared with
-    the model: tokens of probe texts in several scripts, log-probabilities, and greedy answers. A GGUF is read back by
-    transformers; networks and tokenizers that llama.cpp would compute or cut otherwise are refused by name.
+    MODEL is a model folder, RECIPE:STAGE, package:NAME, or a hub's id; FOLDER must be new or empty. What is written is
+    read back and compared with the model before it gets its place: tokens of probe texts in several scripts,
+    log-probabilities, greedy answers. A GGUF is read back by transformers; networks and tokenizers that llama.cpp would
+    compute or cut otherwise are refused by name.
     """
     kind = "reward" if reward else "causal"
     source, _ = named_model(model, kind)

@@ -1,29 +1,33 @@
 """A model out of togi: merged safetensors, the adapter alone, or GGUF. Each is read back and compared with the model
-before it is called done."""
+before it gets its place."""
 
 import logging
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from togi.commands.bases import base_of
 from togi.core.errors import InputError, RecipeError
+from togi.core.files import sync_folder
 from togi.core.outside import read_object
 from togi.core.records import Message, Prompt, SamplingParams
-from togi.core.sources import ADAPTER_CONFIG, CARD, ModelSource
+from togi.core.sources import ADAPTER_CONFIG, CARD, HUB_ID, ModelSource
 from togi.core.tables import say_table
 from togi.core.terminal import json_text, say
 from togi.model.card import README, stored_dtype
+from togi.model.gguf_splits import scaled_positions
 from togi.model.gguf_write import GgufType, write_gguf
-from togi.model.likeness import Likeness, likeness, same_tokens
-from togi.model.load import LoadedModel, inspect, load, read_network
+from togi.model.likeness import likeness, same_tokens, score_likeness
+from togi.model.load import LoadedModel, inspect, load
 from togi.model.packages import convert_gguf
+from togi.model.reward_model import check_scalar_head
 from togi.model.save import check_saved, save_model
 from togi.rollout.generator import ModelGenerator
 
@@ -31,8 +35,9 @@ log = logging.getLogger(__name__)
 
 Format = Literal["merged", "adapter", "gguf"]
 KEPT = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
-QUESTION = "Who are you, and what can you do?"
+TYPES = {name: kind for kind, name in KEPT.items()}
 LONGEST = 64
+"""Tokens of the greedy answers that are shown side by side."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,20 +52,46 @@ class Wanted:
     question: str | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """One form of the model on the way out: how its weights are kept, and what loads it. At most one form is in memory
+    beside the model."""
+
+    name: str
+    kept: str
+    load: Callable[[], LoadedModel]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Written:
+    """What lies in the room `out`: the forms that lead there, the last one being what was asked for, and what a reader
+    should know."""
+
+    forms: Sequence[Form]
+    notes: Sequence[str] = ()
+
+
 def export(source: ModelSource, cache: Path, wanted: Wanted, as_json: bool) -> None:
     """Writes a model into a new folder and says how near it is to what it was written from.
 
-    Raises RecipeError for what cannot be written so, InputError where what was written is not the model.
+    Raises RecipeError for what cannot be written so, InputError where what was written is not the model; then nothing
+    is left behind.
     """
     _refuse(source, wanted)
-    model = load(source, cache, kind="causal" if wanted.kind == "causal" else "scorer")
+    kind = "causal" if wanted.kind == "causal" else "scorer"
+    model = load(source, cache, kind=kind)
+    if kind == "scorer":
+        check_scalar_head(model)
     stored = stored_dtype(inspect(source, cache))
-    work = {"merged": _merged, "adapter": _adapter, "gguf": _gguf}[wanted.format]
-    report = work(_Job(source, cache, model, stored, wanted))
+    with _beside(wanted.folder) as room:
+        job = _Job(source, cache, model, KEPT[stored], wanted, room)
+        written = {"merged": _merged, "adapter": _adapter, "gguf": _gguf}[wanted.format](job)
+        report = _report(job, written)
+        _place(job.out, wanted.folder)
     if as_json:
         say(json_text(report, indent=1))
     else:
-        _tell(report, wanted)
+        _tell(report)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +99,20 @@ class _Job:
     source: ModelSource
     cache: Path
     model: LoadedModel
-    stored: torch.dtype
+    stored: str
     wanted: Wanted
+    room: Path
 
-    def again(self, folder: Path) -> LoadedModel:
-        """The model of a folder that was just written."""
-        return load(ModelSource(kind="path", name=str(folder)), self.cache, kind=self.model.kind)
+    @property
+    def out(self) -> Path:
+        """What becomes the user's folder."""
+        return self.room / "out"
+
+    def form(self, name: str, kept: str, folder: Path) -> Form:
+        """A form of the model that lies in `folder`."""
+        beside = str(Path(self.source.name).parent)  # where an adapter's base is looked for
+        source = ModelSource(kind="path", name=str(folder), beside=beside)
+        return Form(name=name, kept=kept, load=lambda: load(source, self.cache, kind=self.model.kind))
 
 
 def _refuse(source: ModelSource, wanted: Wanted) -> None:
@@ -85,65 +124,80 @@ def _refuse(source: ModelSource, wanted: Wanted) -> None:
     if wanted.format == "gguf" and wanted.kind != "causal":
         raise RecipeError("command line: a reward model cannot be written as GGUF; use --format merged")
     if wanted.format == "adapter" and not (source.kind == "path" and (Path(source.name) / ADAPTER_CONFIG).is_file()):
-        raise RecipeError(
-            f"command line: {source.name} holds no adapter: it was merged, or trained whole; train with "
-            "`lora: {save: adapter}` (or both, whose adapter lies in output/adapter), or use --format merged"
-        )
+        raise RecipeError(f"command line: {source.name} holds no adapter: {_where_adapter(source)}")
+
+
+def _where_adapter(source: ModelSource) -> str:
+    beside = Path(source.name).parent / "adapter"
+    if source.kind == "path" and (beside / ADAPTER_CONFIG).is_file():
+        return f"it lies beside it, in {beside}; name that folder"
+    return (
+        "it was merged, or the model was trained whole; train with `lora: {save: adapter}`, or both, or use "
+        "--format merged"
+    )
+
+
+@contextmanager
+def _beside(folder: Path) -> Iterator[Path]:
+    """A room for what is written and not yet compared, on the same disk."""
+    folder.resolve().parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".togi-export-", dir=folder.resolve().parent) as room:
+        yield Path(room)
+
+
+def _place(written: Path, folder: Path) -> None:
+    """Gives a folder its place. Files are as readable as the user's other ones: some libraries hide what they write."""
+    mode = written.stat().st_mode & 0o666
+    for path in written.iterdir():
+        path.chmod(mode)
+    os.rename(written, folder)
+    sync_folder(folder.resolve().parent)
 
 
 # --- the formats ------------------------------------------------------------------------------------------------------
 
 
-def _merged(job: _Job) -> dict[str, Any]:
-    _save(job, job.wanted.folder)
-    again = job.again(job.wanted.folder)
-    forms = [("merged", again)]
-    return _report(job, forms, KEPT[job.stored], _files(job.wanted.folder))
+def _merged(job: _Job) -> _Written:
+    _save(job, job.out)
+    return _Written(forms=[job.form("merged", job.stored, job.out)])
 
 
 def _save(job: _Job, folder: Path) -> None:
     """Saves the whole model; what togi said of it before is said of it again."""
-    saved = save_model(job.model, folder, dtype=job.stored)
+    saved = save_model(job.model, folder, dtype=TYPES[job.stored])
     source = Path(job.source.name)
     for name in (CARD, README) if job.source.kind == "path" and not (source / ADAPTER_CONFIG).is_file() else ():
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
     if wrong := check_saved(saved, folder):
-        raise InputError(f"{folder}: was written, but {wrong[0]}")
+        raise InputError(f"{job.source.name}: what was written of it is not the model: {wrong[0]}")
 
 
-def _adapter(job: _Job) -> dict[str, Any]:
-    source, folder = Path(job.source.name), job.wanted.folder
-    shutil.copytree(source, folder)
-    forms = [("adapter", load(ModelSource(kind="path", name=str(folder), beside=str(source.parent)), job.cache))]
-    return _report(job, forms, "f32", _files(folder))
+def _adapter(job: _Job) -> _Written:
+    shutil.copytree(job.source.name, job.out)
+    return _Written(forms=[job.form("adapter", "f32", job.out)], notes=_base_notes(job.out))
 
 
-def _gguf(job: _Job) -> dict[str, Any]:
-    wanted = job.wanted
-    kept = wanted.kept or KEPT[job.stored]
-    with _beside(wanted.folder) as room:
-        _save(job, room / "merged")
-        merged = job.again(room / "merged")
-        target = room / "out" / f"{wanted.folder.resolve().name}-{kept}.gguf"
-        target.parent.mkdir()
-        notes = write_gguf(room / "merged", job.model, target, kept)  # type: ignore[arg-type]
-        log.info("reading %s back with transformers; this takes a minute or two", target.name)
-        convert_gguf(target, room / "back")
-        back = job.again(room / "back")
-        same_tokens(job.model.tokenizer, back.tokenizer)
-        report = _report(job, [("merged", merged), ("gguf", back)], kept, [target.name])
-        wanted.folder.mkdir(parents=True, exist_ok=True)
-        target.rename(wanted.folder / target.name)
-    return report | {"notes": notes}
+def _gguf(job: _Job) -> _Written:
+    kept = job.wanted.kept or job.stored
+    target = job.out / f"{job.wanted.folder.resolve().name}-{kept}.gguf"
+    job.out.mkdir()
+    _save(job, job.room / "merged")
+    notes = write_gguf(job.room / "merged", job.model, target, kept)  # type: ignore[arg-type]
+    log.info("reading %s back with transformers; this takes a minute or two", target.name)
+    rope = job.model.net.config.rope_parameters if scaled_positions(target) else None
+    convert_gguf(target, job.room / "back", rope)
+    forms = [job.form("merged", job.stored, job.room / "merged"), job.form("gguf", kept, job.room / "back")]
+    return _Written(forms=forms, notes=notes)
 
 
-@contextmanager
-def _beside(folder: Path) -> Iterator[Path]:
-    """A folder for what is only needed on the way, on the same disk."""
-    folder.resolve().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".togi-export-", dir=folder.resolve().parent) as room:
-        yield Path(room)
+def _base_notes(folder: Path) -> list[str]:
+    """A warning where only this machine has an adapter's base."""
+    path = folder / ADAPTER_CONFIG
+    base = str(read_object(path).get("base_model_name_or_path"))
+    if HUB_ID.fullmatch(base):
+        return []
+    return [f"its base is a folder of this machine ({base}): for others, write a hub's id into {path.name}"]
 
 
 def _files(folder: Path) -> list[str]:
@@ -153,77 +207,63 @@ def _files(folder: Path) -> list[str]:
 # --- how near it is ---------------------------------------------------------------------------------------------------
 
 
-def _report(job: _Job, forms: Sequence[tuple[str, LoadedModel]], kept: str, files: Sequence[str]) -> dict[str, Any]:
+def _report(job: _Job, written: _Written) -> dict[str, Any]:
     """Compares every form with the model. Raises InputError where the last one is another model."""
-    causal = job.wanted.kind == "causal"
-    report: dict[str, Any] = {"model": job.source.name, "folder": str(job.wanted.folder), "files": list(files)}
-    report["kept"] = kept
-    if not causal:  # `check_saved` has compared its scores on a probe
-        return report
-    found = {}
-    for name, form in forms:
-        near = likeness(job.model, form.net, kept if name != "merged" else KEPT[job.stored])
-        found[name] = asdict(near)
-    report["likeness"] = found
-    last = Likeness(**found[forms[-1][0]])
-    if (trouble := last.trouble(kept)) is not None:
-        raise InputError(f"what was written as {job.wanted.format} ({kept}) is not the model: {trouble}")
-    if job.wanted.question is not None:
-        report["question"] = job.wanted.question
-        report["answers"] = dict(_answers(job, forms))
-    return report
+    report: dict[str, Any] = {"model": job.source.name, "folder": str(job.wanted.folder)}
+    report |= {"files": _files(job.out), "kept": written.forms[-1].kept, "notes": [*written.notes]}
+    if job.model.kind == "scorer":
+        return report | {"scores": score_likeness(job.model, written.forms[-1].load())}
+    table: dict[str, str] = {}
+    base = base_of(job.source, job.cache, job.model) if job.wanted.question else None
+    if base is not None:
+        report["notes"] += [base] if isinstance(base, str) else []
+        table |= {} if isinstance(base, str) else {"base": _answer(job, base())}
+    table |= {"model" if base is None else "trained": _answer(job, job.model.net)}
+    report["likeness"] = {}
+    for form in written.forms:
+        report["likeness"][form.name], table[form.name] = _compare(job, form)
+    return report | ({"question": job.wanted.question, "answers": table} if job.wanted.question else {})
 
 
-def _answers(job: _Job, forms: Sequence[tuple[str, LoadedModel]]) -> Iterator[tuple[str, str]]:
-    """What each form, and the base where it is at hand, answers greedily under the trained model's template."""
-    if (base := _base(job)) is not None:
-        yield "base", _answer(job, base)
-    for name, form in (("trained", job.model), *forms):
-        yield name, _answer(job, form.net)
+def _compare(job: _Job, form: Form) -> tuple[dict[str, Any], str]:
+    """How near a form is to the model, and its answer. Raises InputError where it is another model."""
+    model = form.load()
+    same_tokens(job.model.tokenizer, model.tokenizer)
+    near = likeness(job.model, model.net, form.kept)
+    if (trouble := near.trouble(form.kept)) is not None:
+        raise InputError(f"what was written as {form.name} ({form.kept}) is not the model: {trouble}")
+    return asdict(near), _answer(job, model.net)
 
 
 def _answer(job: _Job, net: Any) -> str:
+    """What a network answers greedily under the model's template."""
+    if job.wanted.question is None:
+        return ""
     talk = ModelGenerator(net, job.model.tokenizer, job.model.template, batch_rows=1)
-    assert job.wanted.question is not None
     messages = (Message("user", job.wanted.question),)
     params = SamplingParams(temperature=0.0, max_tokens=LONGEST)
     (((answer,),)) = talk.generate([Prompt(id="question", messages=messages)], params)
     return answer.text
 
 
-def _base(job: _Job) -> Any:
-    """The network that the model was trained from, by what its card says; None where it is not at hand."""
-    card = Path(job.source.name) / CARD
-    said = (read_object(card).get("base") or {}) if job.source.kind == "path" and card.is_file() else {}
-    name = said.get("name")
-    if not isinstance(name, str):
-        return None
-    if not _installed(name):
-        return None
-    folder = inspect(ModelSource(kind="package", name=name), job.cache).folder
-    return read_network(folder, torch.float32, "causal").eval()
-
-
-def _installed(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-def _tell(report: dict[str, Any], wanted: Wanted) -> None:
+def _tell(report: dict[str, Any]) -> None:
     for name in report["files"]:
-        say(f"wrote {wanted.folder / name}")
-    for note in report.get("notes", ()):
+        say(f"wrote {Path(report['folder']) / name}")
+    for note in report["notes"]:
         say(note)
-    if "likeness" in report:
-        rows = [
-            [name, f"{near['mean']:.2g}", f"{near['worst']:.2g}", f"{near['others']} of {near['tokens']}"]
-            for name, near in report["likeness"].items()
-        ]
-        say_table(
-            ["against the model", "log-probability off, mean", "worst", "other tokens (ties)"], rows, right=(1, 2, 3)
-        )
+    if "scores" in report:
+        rows = [[each["text"], f"{each['here']:.6f}", f"{each['library']:.6f}"] for each in report["scores"]]
+        say_table(["score of", "togi", "read back by transformers"], rows, right=(1, 2))
+    else:
+        _tell_likeness(report["likeness"])
     if "answers" in report:
         say_table([report["question"], "greedy answer"], [[name, text] for name, text in report["answers"].items()])
+
+
+def _tell_likeness(found: dict[str, dict[str, Any]]) -> None:
+    rows = [
+        [name, f"{near['mean']:.2g}", f"{near['worst']:.2g}", f"{near['others']} of {near['tokens']}"]
+        for name, near in found.items()
+    ]
+    columns = ["read back", "log-probability off, mean", "worst", "other tokens (ties)"]
+    say_table(columns, rows, right=(1, 2, 3))

@@ -90,6 +90,11 @@ def _cached(
     return Path(found), Path(found).name
 
 
+def in_cache(name: str, commit: str, what: str = "model") -> bool:
+    """Whether the hub library's cache knows the files of a commit of `name`. Raises RecipeError without the library."""
+    return _is_cached(_library(), name, commit, what)
+
+
 def _library() -> Any:
     """The hub library, imported here because recipes with local files do not need it."""
     try:

@@ -6,8 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from togi.core.errors import InputError
+from togi.core.errors import GraderError, InputError
+from togi.core.records import Message
 from togi.model.load import LoadedModel
+from togi.model.policy import nearly_equal
+from togi.model.reward_model import ModelScorer
 
 ALLOWED = {"f32": 1e-3, "f16": 0.02, "bf16": 0.08, "q8_0": 0.15}
 """How far log-probabilities of tokens may be off in the mean, by how weights are kept."""
@@ -24,6 +27,8 @@ PROBES = (
     "Once upon a time, there was a café 😀",
 )
 """Texts in the scripts that togi's users write; how tokenizers cut them is compared too."""
+ANSWER = "I do not know."
+"""What reward models score as an answer to the probes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,3 +97,31 @@ def _scores(net: Any, ids: Tensor) -> Tensor:
     """Log-probabilities (T, V) of what follows each token."""
     with torch.no_grad():
         return net(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
+
+
+def score_likeness(model: LoadedModel, again: LoadedModel) -> list[dict[str, Any]]:
+    """What two readings of a reward model give for an answer to each probe: togi's of `model` (`here`), and the model
+    library's of `again`, with its own tokenizer, template and head (`library`).
+
+    Raises InputError where they are not the same up to rounding.
+    """
+    items = [((Message("user", text),), ANSWER) for text in PROBES]
+    here = [_number(score) for score in ModelScorer(model).score(items)]
+    found = [_library_score(again, text) for text in PROBES]
+    if not nearly_equal(torch.tensor(found), torch.tensor(here)):
+        raise InputError(f"what was written scores probes otherwise: {found} where the model gives {here}")
+    return [{"text": each[0], "here": each[1], "library": each[2]} for each in zip(PROBES, here, found, strict=True)]
+
+
+def _number(score: float | GraderError) -> float:
+    if isinstance(score, GraderError):
+        raise score
+    return score
+
+
+def _library_score(model: LoadedModel, text: str) -> float:
+    turns = [{"role": "user", "content": text}, {"role": "assistant", "content": ANSWER}]
+    whole = model.tokenizer.apply_chat_template(turns, tokenize=False)
+    ids = model.tokenizer(whole, add_special_tokens=False, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        return float(model.net(input_ids=ids, use_cache=False).logits[0, 0])

@@ -1,0 +1,190 @@
+"""`togi export` as a user runs it, on tiny models: what it writes, what it says, what it refuses."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tiny_model as tiny_network
+from tiny_models import at, logits, shaken
+from tiny_run import tiny_model
+from tokenizers_made import unigram
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from togi.cli import main
+from togi.core.errors import InputError
+from togi.model.adapter import LoraSettings
+from togi.model.card import About, origin_of
+from togi.model.likeness import score_likeness
+from togi.model.load import LoadedModel, inspect, load
+from togi.model.lora import add_lora
+from togi.model.reward_model import add_scalar_head
+from togi.model.save import save_adapter, save_model
+from togi.text.template import get_template
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base, an adapter upon it, the two merged with a card that names the base, and a reward model."""
+    found = tmp_path_factory.mktemp("export")
+    tiny_model(found / "base")
+    base = load(at(found / "base", template="chatml"), found)
+    origin = origin_of(at(found / "base"), inspect(at(found / "base"), found))
+    save_model(add_scalar_head(load(at(found / "base", template="chatml"), found), seed=1), found / "rm")
+    adapted = replace(base, net=shaken(add_lora(base.net, LoraSettings(rank=2), seed=0)), origin=origin)
+    save_adapter(adapted, found / "adapter", About(origin=origin))
+    save_model(adapted, found / "trained", About(origin=origin, stage="train.sft"))
+    return found
+
+
+@pytest.fixture
+def run(capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Runs the command; gives the exit code and what it printed on both streams."""
+    monkeypatch.setenv("TOGI_HOME", str(tmp_path / "home"))
+
+    def call(*words: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(["export", *map(str, words)])
+        told = capsys.readouterr()
+        return int(ended.value.code or 0), told.out, told.err
+
+    return call
+
+
+def library_logits(folder: Path) -> torch.Tensor:
+    return logits(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval())
+
+
+def test_a_merged_model_is_the_librarys_and_keeps_its_card(run, folder, tmp_path):
+    code, out, _ = run(folder / "trained", tmp_path / "out")
+    assert code == 0 and f"wrote {tmp_path / 'out' / 'model.safetensors'}" in out
+    torch.testing.assert_close(library_logits(tmp_path / "out"), library_logits(folder / "trained"), rtol=0, atol=0)
+    assert (tmp_path / "out" / "togi.json").read_bytes() == (folder / "trained" / "togi.json").read_bytes()
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()}
+    assert len(modes) == 1  # a library writes weights that nobody else may read
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_an_adapter_merged_and_alone(run, folder, tmp_path):
+    code, out, _ = run(folder / "adapter", tmp_path / "merged", "--json")
+    told = json.loads(out)
+    assert code == 0 and told["likeness"]["merged"]["worst"] < 1e-4
+    assert [*told["answers"]] == ["base", "trained", "merged"]
+    assert told["answers"]["trained"] == told["answers"]["merged"]
+    torch.testing.assert_close(
+        library_logits(tmp_path / "merged"), library_logits(folder / "trained"), rtol=0, atol=1e-5
+    )
+    code, out, _ = run(folder / "adapter", tmp_path / "alone", "--format", "adapter", "--json")
+    told = json.loads(out)
+    assert code == 0 and "adapter_model.safetensors" in told["files"] and "model.safetensors" not in told["files"]
+    assert told["likeness"]["adapter"]["worst"] < 1e-4
+    assert told["notes"] == [
+        f"its base is a folder of this machine ({folder / 'base'}): for others, write a hub's id into "
+        "adapter_config.json"
+    ]
+
+
+def test_a_gguf_alone_is_left_and_every_form_has_answered(run, folder, tmp_path):
+    code, out, err = run(folder / "adapter", tmp_path / "words", "--format", "gguf", "--type", "q8_0", "--json")
+    told = json.loads(out)
+    assert code == 0 and told["files"] == ["words-q8_0.gguf"] and told["kept"] == "q8_0"
+    assert [path.name for path in (tmp_path / "words").iterdir()] == ["words-q8_0.gguf"]
+    assert [*told["answers"]] == ["base", "trained", "merged", "gguf"]
+    assert told["likeness"]["merged"]["worst"] < 1e-4 < told["likeness"]["gguf"]["worst"]
+    assert "reading words-q8_0.gguf back with transformers" in err
+
+
+def test_a_terminator_of_several_tokens_is_told_as_a_stop_string(run, folder, tmp_path):
+    code, out, _ = run(folder / "base", tmp_path / "out", "--template", "chatml", "--format", "gguf")
+    assert code == 0 and "llama-cli: --reverse-prompt" in out and "out-f32.gguf" in out
+
+
+def test_people_read_a_table_of_answers(run, folder, tmp_path):
+    _, out, _ = run(folder / "adapter", tmp_path / "out", "--question", "Where do rivers begin?")
+    lines = [line.strip() for line in out.splitlines()]
+    (titles,) = [line for line in lines if line.startswith("Where do rivers begin?")]
+    assert titles.endswith("greedy answer")
+    assert [line.split(" ")[0] for line in lines if line.split(" ")[0] in ("base", "trained")] == ["base", "trained"]
+    code, out, _ = run(folder / "adapter", tmp_path / "silent", "--question", "")
+    assert code == 0 and "greedy answer" not in out and "log-probability off" in out
+
+
+def test_a_base_that_changed_since_is_not_asked(run, folder, tmp_path):
+    code, out, _ = run(folder / "trained", tmp_path / "out", "--json")
+    told = json.loads(out)  # its card names a folder that is in no store
+    assert code == 0 and [*told["answers"]] == ["trained", "merged"]
+    assert told["notes"] == ["the base (base) is not on this machine as it was, so it was not asked"]
+
+
+def test_the_base_that_a_stage_made_is_found_in_the_store(run, folder, tmp_path):
+    made = tmp_path / "home" / "store" / "train.sft-0123456789abcdef" / "output" / "model"
+    base = load(at(folder / "base", template="chatml"), tmp_path)
+    save_model(base, made)
+    save_model(base, tmp_path / "m", About(origin=origin_of(at(made), inspect(at(made), tmp_path))))
+    assert [*json.loads(run(tmp_path / "m", tmp_path / "one", "--json")[1])["answers"]] == ["base", "trained", "merged"]
+    (made / "generation_config.json").write_text("{}")
+    assert [*json.loads(run(tmp_path / "m", tmp_path / "two", "--json")[1])["answers"]] == ["trained", "merged"]
+
+
+def test_a_reward_model_has_one_label_and_the_same_scores_in_the_library(run, folder, tmp_path):
+    code, out, _ = run(folder / "rm", tmp_path / "out", "--reward", "--json")
+    told = json.loads(out)
+    assert code == 0 and len(told["scores"]) == 8
+    net = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    turns = [{"role": "user", "content": told["scores"][0]["text"]}, {"role": "assistant", "content": "I do not know."}]
+    ids = tokenizer(tokenizer.apply_chat_template(turns, tokenize=False), return_tensors="pt")["input_ids"]
+    assert net.config.num_labels == 1
+    with torch.no_grad():
+        score = float(net(input_ids=ids).logits[0, 0])
+    assert score == pytest.approx(told["scores"][0]["here"], abs=1e-5)
+
+
+def test_scores_that_differ_are_told(folder):
+    one, other = (load(at(folder / "rm"), folder, kind="scorer") for _ in range(2))
+    with torch.no_grad():
+        other.net.score.weight.mul_(1.01)
+    with pytest.raises(InputError, match="scores probes otherwise"):
+        score_likeness(one, other)
+
+
+MISTAKES = [
+    (("trained", "--type", "f16"), "--type goes with --format gguf"),
+    (("rm", "--reward", "--format", "gguf"), "a reward model cannot be written as GGUF; use --format merged"),
+    (("base", "--format", "adapter"), "holds no adapter: it lies beside it, in "),
+    (("trained", "--revision", "main"), "--revision goes with a hub's id"),
+    (("nowhere",), "is no model; give a model folder, RECIPE:STAGE"),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), MISTAKES, ids=[said for _, said in MISTAKES])
+def test_mistakes_are_told_and_leave_nothing(run, folder, tmp_path, words, said):
+    code, out, err = run(folder / words[0], tmp_path / "out", *words[1:])
+    assert code == 2 and said in err and out == "" and not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_files_in_it_is_never_written_over(run, folder, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    code, _, err = run(folder / "trained", tmp_path / "out")
+    assert code == 2 and "is there already; name a new folder" in err
+    (tmp_path / "out" / "mine.txt").unlink()
+    assert run(folder / "trained", tmp_path / "out")[0] == 0  # an empty one is
+
+
+def test_a_tokenizer_that_llama_cpp_would_cut_otherwise_is_refused_and_nothing_is_left(run, tmp_path):
+    net = tiny_network("llama", torch.float32, vocab_size=len(unigram()))
+    model = LoadedModel(net=net, tokenizer=unigram(), template=get_template("chatml"), name="tiny")
+    save_model(model, tmp_path / "m")
+    code, _, err = run(tmp_path / "m", tmp_path / "out", "--format", "gguf")
+    assert code == 3 and "of the kind Unigram" in err and "use --format merged" in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m"]
+
+
+def test_what_differs_is_not_left_behind(run, folder, tmp_path, monkeypatch):
+    """A converter with a fault: rows of queries and keys are not paired."""
+    monkeypatch.setattr("togi.model.gguf_write.written", lambda name, weight, config, form: weight.float())
+    code, _, err = run(folder / "trained", tmp_path / "out", "--format", "gguf")
+    assert code == 3 and "what was written as gguf (f32) is not the model" in err
+    assert [*tmp_path.iterdir()] == []
