@@ -33,6 +33,17 @@ TRACKERS = """\
 track: [tensorboard, wandb]
 ```
 """
+ABOUT_HARDWARE = """\
+`hardware` names the devices of the machine that the recipe is for. `togi plan` and `togi check` then reckon with them
+in place of the machine that they run on: memory device by device, time at their full speed. A stage that does not fit
+ends both commands with what would: smaller micro-batches, checkpointing, 4 bits. `togi run` takes the machine as it is.
+
+```yaml
+hardware:
+  - {name: RTX 5090, memory: 32, tflops: 210, bandwidth: 1790}   # cuda:0
+  - {name: RTX 4080, memory: 16 GiB}                             # cuda:1, such as a reward model's `device`
+```
+"""
 
 
 def pages() -> dict[str, str]:
@@ -89,6 +100,7 @@ def _recipe() -> str:
             LEGEND,
             f"## Top level\n\n{_table(setting_rows(RecipeHead))}",
             f"## track\n\n{TRACKERS}",
+            f"## hardware\n\n{ABOUT_HARDWARE}",
             f"## models\n\n{_meaning(ModelSpec)}\n\n{_table(setting_rows(ModelSpec))}",
             f"## data\n\n{_meaning(DataSpec)} [Data](data.md) explains files, columns and rows.\n",
             _table(setting_rows(DataSpec)),

@@ -11,7 +11,7 @@ from tiny_run import QUESTIONS, togi, write_recipe
 from tiny_texts import bare_context, chats
 from tokenizers import Tokenizer
 
-from togi.commands import plan
+from togi.commands import plan, plan_machine
 from togi.commands.plan import PlannedStage
 from togi.core.settings import ChatsRef, ModelRef
 from togi.model.sizes import Job, Shape, predict
@@ -243,12 +243,12 @@ def test_auto_is_planned_with_what_the_stage_would_take_now(tmp_path, monkeypatc
     shape = Shape.of(json.loads((tmp_path / "model" / "config.json").read_text()))
     for tokens, note in ((512, "512 tokens fit"), (8, "the peak is more than")):
         free = predict(shape, Job(), tokens).peak / USABLE_CPU + 1
-        monkeypatch.setattr(plan, "available", lambda free=free: free)
-        monkeypatch.setattr(plan, "has_accelerator", lambda: False)
+        monkeypatch.setattr(plan_machine, "available", lambda free=free: free)
+        monkeypatch.setattr(plan_machine, "has_accelerator", lambda: False)
         found = plan.estimates([before, stage], tmp_path / "store", "float32")["tuned"]
         assert found.peak_bytes == predict(shape, Job(), max(tokens, 256)).peak
         assert any(line.startswith(f"micro_batch_tokens auto: {note}") for line in found.notes)
-    monkeypatch.setattr(plan, "has_accelerator", lambda: True)
+    monkeypatch.setattr(plan_machine, "has_accelerator", lambda: True)
     found = plan.estimates([before, stage], tmp_path / "store", "float32")["tuned"]
     assert found.peak_bytes is None and any("accelerator" in why for why in found.unknown)
 

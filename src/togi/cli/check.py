@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from togi.cli.common import json_option, load_graph, print_json, recipe_arguments
+from togi.cli.planned import costs
 from togi.core import hub
 from togi.core.errors import InputError
 from togi.core.library_log import library_warnings_kept
@@ -53,17 +54,26 @@ def command(recipe: Path, overrides: tuple[str, ...], offline: bool, as_json: bo
             found = work.check(_stages(graph, work.CheckedStage), store_folder(), _progress, servers.contexts)
     more = [each for each in found.unverified if not any(told.startswith(each) for told in away)]
     found.unverified = list(dict.fromkeys([*away, *more]))
-    notes = [*unpinned(graph.recipe), *notes_on(graph), *work.absent_devices(graph.recipe.models), *servers.notes]
+    absent = work.absent_devices(graph.recipe.models, graph.recipe.hardware)
+    notes = [*unpinned(graph.recipe), *notes_on(graph), *absent, *servers.notes]
     notes += [f"not verified: {each}" for each in found.unverified]
     if as_json:
         print_json({**asdict(found), "endpoints": servers.to_json(), "notes": notes})
     else:
         _print(found, notes)
         servers.say()
-    if found.problems or servers.problems:
-        raise InputError("\n".join([*found.problems, *servers.problems]))
+    if problems := [*found.problems, *servers.problems] or _too_small(graph):
+        raise InputError("\n".join(problems))
     if not as_json:
         say(f"{recipe}: {len(graph.nodes)} stages, every key, reference, file and template fits")
+
+
+def _too_small(graph: Graph) -> list[str]:
+    """What does not fit the devices that the recipe names; finished stages fitted somewhere."""
+    store = store_folder()
+    left = [n.name for n in graph.nodes.values() if not is_done(store / n.folder_name)]
+    found = costs(graph, store) if graph.recipe.hardware and left else {}
+    return [problem for name in left if name in found for problem in found[name].problems]
 
 
 def _fetch(graph: Graph) -> list[str]:

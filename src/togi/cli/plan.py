@@ -7,6 +7,8 @@ from typing import Any
 import click
 
 from togi.cli.common import compute_option, json_option, load_graph, print_json, recipe_arguments
+from togi.cli.planned import costs
+from togi.core.errors import InputError
 from togi.core.settings import Ref
 from togi.core.tables import say_table
 from togi.core.terminal import say
@@ -22,21 +24,27 @@ def command(recipe: Path, overrides: tuple[str, ...], compute: str, as_json: boo
     """Show the graph, what is done and what is left, and what that will take.
 
     Tokens, operations and peak memory are computed from the settings, the data on the disk and the sizes of the models;
-    time from the speed of the last finished stage of the same type. For models on servers it tells calls, tokens and
-    money, answers that are stored already among them. What is not known yet is said so.
+    time from the speed of the last finished stage of the same type. Where the recipe names its hardware, memory and
+    time are those of its devices, and a stage that does not fit ends the command with what would. For models on servers
+    it tells calls, tokens and money, answers that are stored already among them. What is not known yet is said so.
     """
     graph = load_graph(recipe, overrides)
     store = store_folder()
     rows = [_row(node, store / node.folder_name) for node in graph.nodes.values()]
     if any(row["state"] != "done" for row in rows):
-        compute_dtype = graph.recipe.compute_dtype(compute)
-        found = _estimates(graph, store, "" if compute_dtype == "auto" else compute_dtype)
+        found = costs(graph, store, compute)
         for row in rows:
-            row["estimate"] = None if row["state"] == "done" else found[row["stage"]]
+            row["estimate"] = None if row["state"] == "done" else found[row["stage"]].to_json()
     models = _models(graph, store)
     if as_json:
         print_json([{**row, "models": _of_stage(graph, row["stage"], models)} for row in rows])
-        return
+    else:
+        _print(rows, models)
+    if problems := [problem for row in rows for problem in (row.get("estimate") or {"problems": ()})["problems"]]:
+        raise InputError("\n".join(problems))
+
+
+def _print(rows: list[dict[str, Any]], models: Any) -> None:
     say_table(("stage", "type", "state", "took", "from", "what it takes"), [_cells(row) for row in rows], right=(3,))
     _say_models(models)
     for row in rows:
@@ -93,16 +101,6 @@ def _row(node: Any, folder: Path) -> dict[str, Any]:
     }
 
 
-def _estimates(graph: Graph, store: Path, compute: str) -> dict[str, dict[str, Any]]:
-    work = importlib.import_module("togi.commands.plan")
-    planned = [
-        work.PlannedStage(n.name, n.settings, n.inputs, store / n.folder_name, is_done(store / n.folder_name))
-        for n in graph.nodes.values()
-    ]
-    prices = {name: found.price for name in graph.recipe.models if (found := graph.endpoint(name)) and found.urls}
-    return {name: found.to_json() for name, found in work.estimates(planned, store, compute, prices).items()}
-
-
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     took = "" if row["seconds"] is None else f"{row['seconds']:.1f} s"
     return row["stage"], row["type"], row["state"], took, ", ".join(row["inputs"]), _needs(row.get("estimate"))
@@ -121,10 +119,17 @@ def _needs(estimate: dict[str, Any] | None) -> str:
         _number(estimate["money"], "at most {:.4g} in money"),
         _number(estimate["tokens"], "{:,} tokens trained"),
         _number(estimate["flops"], "{:.2g} operations"),
-        _number(None if estimate["peak_bytes"] is None else estimate["peak_bytes"] / 1e9, "peak {:.2f} GB"),
+        *_peaks(estimate),
         _number(estimate["seconds"], "about {:,.0f} s"),
     ]
     return ", ".join(number for number in numbers if number)
+
+
+def _peaks(estimate: dict[str, Any]) -> list[str]:
+    """The peak of the device that trains, and what other devices hold."""
+    found = estimate["memory"] or {"": estimate["peak_bytes"]}
+    named = {f" on {name}" if len(found) > 1 else "": size for name, size in found.items()}
+    return [f"peak{name} {size / 1e9:.2f} GB" for name, size in named.items() if size is not None]
 
 
 def _number(value: float | None, words: str) -> str:

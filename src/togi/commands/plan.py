@@ -5,16 +5,18 @@ lengths in tokens, and the memory, operations and time of a training. Importing 
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
 from togi.client.endpoint import Price, Tokens
+from togi.commands.plan_machine import Machine
 from togi.commands.plan_models import expected, outside
 from togi.commands.plan_texts import texts
+from togi.commands.plan_training import Grader, Training, add_memory, add_time
 from togi.core.codec import read_records
 from togi.core.errors import InputError
 from togi.core.files import read_cache
@@ -22,15 +24,12 @@ from togi.core.records import KINDS
 from togi.core.settings import MAIN, EmbedderRef, ModelRef, Ref, ScorerRef
 from togi.core.sources import ModelSource
 from togi.core.strangers import run_stranger
-from togi.model.sizes import Shape, largest, predict, training_flops
+from togi.model.sizes import training_flops
 from togi.stages.base import StageSettings, output_path
 from togi.stages.cost import Cost, Known
 from togi.stages.table import STAGES, kinds_taken
 from togi.stages.training.job import TrainingJob
-from togi.stages.training.resources import USABLE_CPU
-from togi.train.machine import available, has_accelerator
 
-SMALLEST = 256  # tokens of a micro-batch that `auto` may choose
 COUNTED = 200
 """Records whose tokens are counted; the others are taken to be as long on average."""
 
@@ -46,20 +45,34 @@ class PlannedStage:
     done: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Around:
+    """What a plan knows besides the stages. `prices` are those of the models on servers, `servers` all models that
+    servers compute, those that the run starts among them, `devices` where the others are computed; all by the models'
+    names."""
+
+    machine: Machine = field(default_factory=Machine)
+    prices: Mapping[str, Price] = field(default_factory=dict)
+    servers: Collection[str] = ()
+    devices: Mapping[str, str] = field(default_factory=dict)
+
+
 def estimates(
-    stages: Sequence[PlannedStage], store: Path, compute: str = "", prices: Mapping[str, Price] | None = None
+    stages: Sequence[PlannedStage], store: Path, compute: str = "", around: Around | None = None
 ) -> dict[str, Cost]:
     """The cost of each stage, by name; `stages` stand after their inputs. `compute` is the type of matrix
-    multiplications; `prices` are those of the models on servers, by their names."""
-    planner = _Planner(store, compute or _products(store), prices or {})
+    multiplications, the machine's choice when empty."""
+    around = around or Around()
+    planner = _Planner(store, compute or _products(store, around.machine), around)
     return {stage.name: planner.stage(stage) for stage in stages}
 
 
 class _Planner:
-    def __init__(self, store: Path, compute_dtype: str, prices: Mapping[str, Price]) -> None:
+    def __init__(self, store: Path, compute_dtype: str, around: Around) -> None:
         self.store = store
         self.compute_dtype = compute_dtype
-        self.prices = prices
+        self.around = around
+        self.prices = around.prices
         self.known: dict[tuple[str, str], Known] = {}  # by stage and output
 
     def stage(self, stage: PlannedStage) -> Cost:
@@ -119,55 +132,32 @@ class _Planner:
         if shape is None:
             cost.unknown.append(model.why)
             return
-        self._peak(job, shape, self._scorers(job, inputs, cost), cost)
+        training = Training(
+            job=job,
+            shape=shape,
+            compute_dtype=self.compute_dtype,
+            machine=self.around.machine,
+            graders=self._graders(job, inputs, cost),
+            load=cost.load,
+        )
+        add_memory(training, inputs.stage.name, cost)
         if cost.tokens is not None:
             cost.flops = training_flops(shape, job.at(self.compute_dtype), cost.tokens, cost.tokens, 0)
             cost.flops += 2.0 * cost.load.forward * (shape.used_matrices + shape.embeddings)
-            self._time(job.settings.type, cost)
+            add_time(training, self.store, cost)
 
-    def _scorers(self, job: TrainingJob, inputs: "_Inputs", cost: Cost) -> list[Shape]:
-        """The sizes of the reward models that stand beside a training, as far as they are known."""
-        shapes = []
+    def _graders(self, job: TrainingJob, inputs: "_Inputs", cost: Cost) -> list[Grader]:
+        """The reward models that stand beside a training, as far as their sizes are known; those on servers do not."""
+        found = []
         for ref in job.scorers:
+            if ref.name in self.around.servers:
+                continue
             model = inputs[ref]
             if model.shape is None:
                 cost.unknown.append(f"peak memory: without the reward model {ref}, {model.why}")
             else:
-                shapes.append(model.shape)
-        return shapes
-
-    def _peak(self, job: TrainingJob, shape: Shape, scorers: list[Shape], cost: Cost) -> None:
-        """The peak memory: a micro-batch is as large as it may be, or as the step is; a longer example has its own."""
-        here = job.at(self.compute_dtype)
-        beside = job.beside(shape, self.compute_dtype, scorers)
-        limit = job.settings.micro_batch_tokens
-        room = math.inf
-        if limit == "auto" and has_accelerator():
-            why = "chosen of the accelerator's memory when the stage begins"
-            cost.unknown.append(f"peak memory: micro_batch_tokens auto, {why}")
-            return
-        if limit == "auto":
-            room = USABLE_CPU * available() / job.settings.processes
-            limit = largest(shape, here, room - beside) or SMALLEST
-        tokens = math.ceil(max(min(limit, cost.load.step), cost.load.example))
-        cost.peak_bytes = predict(shape, here, tokens).peak + beside
-        if room < math.inf:
-            fits = f"{limit:,} tokens fit" if cost.peak_bytes <= room else "the peak is more than"
-            cost.notes.append(f"micro_batch_tokens auto: {fits} the {room / 1e9:.2f} GB that may be used now")
-        longest = ", the longest example" if tokens > limit else ""
-        cost.notes.append(f"peak: with micro-batches of {tokens:,} tokens{longest}")
-
-    def _time(self, kind: str, cost: Cost) -> None:
-        """The time that the operations take at the speed of an earlier stage."""
-        assert cost.flops is not None
-        rate = achieved(self.store, kind)
-        if rate is None:
-            rate = achieved(self.store, "train.*")
-            if rate is None:
-                cost.unknown.append("time: no stage that trains has finished in this store yet")
-                return
-            cost.notes.append(f"time: at the speed of another kind of training, since no {kind} has finished")
-        cost.seconds = cost.flops / rate
+                found.append(Grader(model.shape, self.around.devices.get(ref.name, "")))
+        return found
 
 
 class _Inputs:
@@ -232,19 +222,11 @@ class _Inputs:
         return sum(lengths) / len(lengths), max(lengths)
 
 
-def achieved(store: Path, kind: str) -> float | None:
-    """Operations a second, everything in the stage's time included, of the last finished stage of this type."""
-    done = sorted(store.glob(f"{kind}-*/DONE"), key=lambda path: path.stat().st_mtime)
-    for path in reversed(done):
-        memory = path.parent / "memory.json"
-        found, done = read_cache(memory, {"flops": int | float}), read_cache(path, {"seconds": int | float})
-        if found and done and found["flops"] and done["seconds"]:
-            return float(found["flops"]) / float(done["seconds"])
-    return None
-
-
-def _products(store: Path) -> str:
-    """The type that this machine chose for matrix multiplications; float32 if it has not chosen yet."""
+def _products(store: Path, machine: Machine) -> str:
+    """The type of matrix multiplications: bfloat16 on a declared card, else what this machine chose; float32 if it has
+    not chosen yet."""
+    if machine.devices and machine.on_card:
+        return "bfloat16"
     chosen = sorted(store.glob("arithmetic-*.json"), key=lambda path: path.stat().st_mtime)
     found = read_cache(chosen[-1], {"compute_dtype": str}) if chosen else None
     return found["compute_dtype"] if found else "float32"

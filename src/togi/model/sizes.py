@@ -194,6 +194,25 @@ class Memory:
         return self.weights + self.cast + self.optimizer + moving
 
 
+def rank_peak(shape: Shape, memory: Memory, ranks: int) -> float:
+    """The peak of each of `ranks` processes that share the weights, gradients and moments of `memory`.
+
+    At work a process holds its part of them, and whole what it computes with: embeddings and head, the layer at work
+    and the next, and the gradients of one. Before the first step and when the model is saved it holds all weights.
+    """
+    if ranks == 1:
+        return memory.peak
+    root = shape.embeddings * (1 if shape.tied else 2)
+    whole = 4.0 * (root + 3 * shape.matrices / shape.layers)
+    work = memory.floor / ranks + whole + memory.cast + memory.activations + memory.head
+    return max(work, memory.weights + (memory.weights + memory.optimizer) / ranks)
+
+
+def key_bytes(shape: Shape, width: int) -> int:
+    """Bytes that the keys and values of one token take, in numbers of `width` bytes."""
+    return 2 * shape.layers * shape.key_heads * shape.head_width * width
+
+
 def adapter_size(shape: Shape, job: Job) -> int:
     """Weights of a low-rank adapter."""
     chosen = shape.linears if "all-linear" in job.targets else {n: shape.linears.get(n, (0, 0)) for n in job.targets}
@@ -309,11 +328,12 @@ def chunk_rows(row_bytes: int) -> int:
     return max(16, min(1024, CHUNK_BYTES // row_bytes))
 
 
-def largest(shape: Shape, job: Job, memory: float, *, step: int = 256, most: int = 2**16) -> int:
-    """The largest micro-batch (tokens, a multiple of `step`) whose peak fits `memory`; 0 where none does."""
+def largest(shape: Shape, job: Job, memory: float, *, step: int = 256, most: int = 2**16, ranks: int = 1) -> int:
+    """The largest micro-batch (tokens, a multiple of `step`) whose peak fits `memory`, that of each of `ranks`
+    processes; 0 where none does."""
     found = 0
     for tokens in range(step, most + 1, step):
-        if predict(shape, job, tokens).peak > memory:
+        if rank_peak(shape, predict(shape, job, tokens), ranks) > memory:
             break
         found = tokens
     return found

@@ -16,6 +16,7 @@ from togi.core.errors import RecipeError
 from togi.core.settings import MadeModelRef, RecipePath, Settings, runtime_setting
 from togi.recipe.document import KeyPath, dotted
 from togi.recipe.endpoint_spec import SERVED_KEYS, URL_KEYS, EndpointKeys
+from togi.recipe.hardware import PROCESSOR, Device
 from togi.recipe.hints import outside_name, shape, unknown_key
 from togi.recipe.licensed import Licensed
 from togi.recipe.locks import LOCK
@@ -163,6 +164,7 @@ class Recipe:
     tree: Tree
     track: tuple[str, ...] = ()
     compute: str = "auto"
+    hardware: tuple[Device, ...] = ()
 
     def compute_dtype(self, asked: str) -> str:
         """The type of matrix multiplications: what the command line asks for, else what the recipe says."""
@@ -183,6 +185,17 @@ class RecipeHead(Settings):
     track: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = Field(
         default=(), description="where metrics are shown besides metrics.jsonl; secrets come from the environment"
     )
+
+    hardware: tuple[Device, ...] = Field(
+        default=(), description="the devices that plan and check reckon with; this machine when empty"
+    )
+
+    @field_validator("hardware")
+    @classmethod
+    def _one_processor(cls, value: tuple[Device, ...]) -> tuple[Device, ...]:
+        if sum(not device.is_card for device in value) > 1:
+            raise ValueError(f"one device is called {PROCESSOR}, which is the processor with all its memory; join them")
+        return value
 
     @field_validator("track", mode="before")
     @classmethod
@@ -208,7 +221,7 @@ def validate(tree: Tree) -> Recipe:
     if problems or head is None:
         raise RecipeError("\n".join(problems))
     good = {name: stage for name, stage in stages.items() if stage is not None}
-    return Recipe(head.name, head.seed, models, data, good, tree, head.track, head.compute)
+    return Recipe(head.name, head.seed, models, data, good, tree, head.track, head.compute, head.hardware)
 
 
 def _misnamed(name: str) -> list[str]:

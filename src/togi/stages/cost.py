@@ -42,11 +42,24 @@ class Known:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
     """What a training computes: the most tokens of a step and of an example, and the tokens of passes that only go
-    forward."""
+    forward. `sampling` is what it samples from its model."""
 
     step: float = math.inf
     example: float = 0
     forward: float = 0
+    sampling: "Sampled | None" = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampled:
+    """What is sampled from one model: `batches` of at most `rows` answers at once, `group` of them to each prompt, of
+    `prompt` and `answer` tokens at most."""
+
+    batches: int
+    rows: int
+    group: int
+    prompt: int
+    answer: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +82,9 @@ class Cost:
     than others says in `asked` what it asks of each, by name. `answer` are the most tokens of a single answer of a
     model that it asks; it follows from the settings alone.
 
+    `peak_bytes` are those of the device that trains, and `memory` the bytes of each device by its name where the recipe
+    names hardware; `problems` say for what a device is too small, and what would fit.
+
     `load` is that of a training. `outputs` are what is known of the outputs to the stages that read them; of one that
     is not named here, nothing is.
     """
@@ -86,6 +102,8 @@ class Cost:
     answer: int | None = None
     notes: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    memory: dict[str, float] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
     load: Load = Load()
     outputs: dict[str, Known] = field(default_factory=dict)
     asked: dict[str, Asked] = field(default_factory=dict)

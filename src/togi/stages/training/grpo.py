@@ -15,7 +15,7 @@ from togi.model.sizes import Job, Shape, predict
 from togi.objectives.rules import policy_problem
 from togi.rewards.settings import GuardSettings, JudgeTerm, LengthGate, ModelTerm, OverlongTerm, RewardSettings
 from togi.stages.base import StageType, gives
-from togi.stages.cost import Asked, Cost, Inputs, Load
+from togi.stages.cost import Asked, Cost, Inputs, Load, Sampled
 from togi.stages.training.job import TrainingJob
 from togi.stages.training.optimisation import Optimisation, Share
 
@@ -269,6 +269,13 @@ def estimate(settings: TrainGrpo, inputs: Inputs) -> Cost:
         step=settings.prompts_per_step * (most + answers),
         example=most + settings.sampling.max_tokens,
         forward=cost.tokens / settings.epochs_per_batch if settings.loss.beta > 0 else 0.0,
+        sampling=Sampled(
+            batches=settings.steps // settings.updates,
+            rows=settings.minibatches * settings.prompts_per_step * settings.group_size,
+            group=settings.group_size,
+            prompt=most,
+            answer=settings.sampling.max_tokens,
+        ),
     )
     return cost
 

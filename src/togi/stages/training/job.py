@@ -56,9 +56,13 @@ class TrainingJob:
     def beside(self, shape: Shape, compute_dtype: str, scorers: Sequence[Shape]) -> float:
         """Bytes of the models that stand beside the trained one, of the sizes `shape`, as long as the stage runs;
         `scorers` are the sizes of its reward models."""
-        width = 2 if compute_dtype == "bfloat16" else 4
-        graders = width * sum(replace(scorer, tied=True).parameters for scorer in scorers)
-        return self.copies(self.at(compute_dtype), shape, compute_dtype) + graders
+        return self.copies(self.at(compute_dtype), shape, compute_dtype) + grader_bytes(scorers, compute_dtype)
+
+
+def grader_bytes(scorers: Sequence[Shape], compute_dtype: str) -> float:
+    """Bytes of reward models of these sizes."""
+    width = 2 if compute_dtype == "bfloat16" else 4
+    return float(width * sum(replace(scorer, tied=True).parameters for scorer in scorers))
 
 
 def training_job(settings: Optimisation) -> TrainingJob:

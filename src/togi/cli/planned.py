@@ -1,0 +1,29 @@
+"""What the stages of a recipe will take, for the commands that ask before anything runs."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from togi.recipe.graph import Graph
+from togi.recipe.hardware import placed
+from togi.recipe.store import is_done
+
+
+def costs(graph: Graph, store: Path, compute: str = "auto") -> dict[str, Any]:
+    """The `Cost` of each stage, by name, on the recipe's hardware or on this machine; `compute` is what the command
+    line asks for."""
+    work, machine = (importlib.import_module(f"togi.commands.{name}") for name in ("plan", "plan_machine"))
+    planned = [
+        work.PlannedStage(n.name, n.settings, n.inputs, store / n.folder_name, is_done(store / n.folder_name))
+        for n in graph.nodes.values()
+    ]
+    recipe = graph.recipe
+    endpoints = {name: found for name in recipe.models if (found := graph.endpoint(name)) is not None}
+    around = work.Around(
+        machine=machine.Machine(placed(recipe.hardware), recipe.tree.where(("hardware",))),
+        prices={name: found.price for name, found in endpoints.items() if found.urls},
+        servers=tuple(endpoints),
+        devices={name: spec.device for name, spec in recipe.models.items()},
+    )
+    dtype = recipe.compute_dtype(compute)
+    return work.estimates(planned, store, "" if dtype == "auto" else dtype, around)

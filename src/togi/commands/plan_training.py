@@ -1,0 +1,257 @@
+"""Memory and time of a training on a machine, and what would make it fit where it does not."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+
+from togi.commands.plan_machine import Machine
+from togi.core.files import read_cache
+from togi.model.sizes import Job, Shape, key_bytes, largest, predict, rank_peak
+from togi.stages.cost import Cost, Load, Sampled
+from togi.stages.table import STAGES
+from togi.stages.training.job import TrainingJob, grader_bytes
+from togi.stages.training.lora import Lora
+from togi.stages.training.optimisation import Optimisation
+
+SMALLEST = 256  # tokens of a micro-batch that `auto` may choose
+FLOPS = 1e12  # operations in one of `tflops`
+
+
+@dataclass(frozen=True, slots=True)
+class Grader:
+    """A reward model beside a training: its sizes, and the device that the recipe gives it."""
+
+    shape: Shape
+    device: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """A training of a model of the sizes `shape` on `machine`, with what stands beside it."""
+
+    job: TrainingJob
+    shape: Shape
+    compute_dtype: str
+    machine: Machine
+    graders: Sequence[Grader]
+    load: Load
+
+    @property
+    def here(self) -> Job:
+        """The job on this machine."""
+        return self.job.at(self.compute_dtype, cuda=self.machine.on_card)
+
+    @property
+    def room(self) -> float:
+        """Bytes that may be used."""
+        return self.machine.room(self.job.settings.processes)
+
+    @property
+    def beside(self) -> float:
+        """Bytes of other models on the device that trains."""
+        own = [each.shape for each in self.graders if self.machine.place(each.device) == self.machine.trains_on]
+        return self.job.beside(self.shape, self.compute_dtype, own)
+
+    def peak(self, tokens: int) -> float:
+        """Bytes at the peak, with micro-batches of so many tokens."""
+        memory = predict(self.shape, self.here, tokens)
+        return rank_peak(self.shape, memory, self.job.settings.processes) + self.beside
+
+    def limit(self) -> int:
+        """Tokens of a micro-batch, as the recipe says or as they fit."""
+        limit = self.job.settings.micro_batch_tokens
+        return (self.most() or SMALLEST) if limit == "auto" else limit
+
+    def tokens(self) -> int:
+        """Tokens of the largest micro-batch: it is as large as it may be, or as the step is; a longer example has its
+        own."""
+        return math.ceil(max(min(self.limit(), self.load.step), self.load.example))
+
+    def most(self) -> int:
+        """The most tokens that fit; 0 where none do."""
+        return largest(self.shape, self.here, self.room - self.beside, ranks=self.job.settings.processes)
+
+    def elsewhere(self) -> dict[str, float]:
+        """Bytes of the reward models on other devices."""
+        found: dict[str, float] = {}
+        for grader in self.graders:
+            place = self.machine.place(grader.device)
+            if place != self.machine.trains_on:
+                found[place] = found.get(place, 0.0) + grader_bytes([grader.shape], self.compute_dtype)
+        return found
+
+
+def add_memory(training: Training, stage: str, cost: Cost) -> None:
+    """Adds the peak memory, and what does not fit the declared devices."""
+    machine, settings = training.machine, training.job.settings
+    auto = settings.micro_batch_tokens == "auto"
+    if auto and not machine.known:
+        why = "chosen of the accelerator's memory when the stage begins"
+        cost.unknown.append(f"peak memory: micro_batch_tokens auto, {why}")
+        return
+    if wrong := _missing(machine, settings):
+        cost.problems.append(f"{machine.where}: hardware: stage {stage}: {wrong}")
+        return
+    tokens = training.tokens()
+    cost.peak_bytes = training.peak(tokens)
+    if auto:
+        room = training.room
+        fits = f"{training.most() or SMALLEST:,} tokens fit" if cost.peak_bytes <= room else "the peak is more than"
+        cost.notes.append(f"micro_batch_tokens auto: {fits} the {room / 1e9:.2f} GB that may be used{_when(machine)}")
+    longest = ", the longest example" if tokens > training.limit() else ""
+    cost.notes.append(f"peak: with micro-batches of {tokens:,} tokens{longest}")
+    if machine.devices:
+        cost.memory = {machine.trains_on: cost.peak_bytes, **training.elsewhere()}
+        cost.problems += [f"{machine.where}: hardware: stage {stage}: {wrong}" for wrong in _too_small(training, cost)]
+
+
+def _when(machine: Machine) -> str:
+    return f" of {machine.describe(machine.trains_on)}" if machine.devices else " now"
+
+
+def _missing(machine: Machine, settings: Optimisation) -> str:
+    """Why there is no card for each process; empty where there is."""
+    cards = sum(device.is_card for device in machine.devices.values())
+    if not cards or settings.processes <= cards:
+        return ""
+    return f"processes is {settings.processes}, but hardware names {cards} cards: one process needs one; name them all"
+
+
+def _too_small(training: Training, cost: Cost) -> Iterator[str]:
+    """What is wrong with each device that has less than the stage needs there."""
+    machine = training.machine
+    for device, needed in cost.memory.items():
+        usable = training.room if device == machine.trains_on else machine.usable(device)
+        if device not in machine.devices:
+            if device != "cpu":
+                yield f"a reward model is on {device}, which hardware does not name; add it, or change its device"
+        elif usable is not None and needed > usable:
+            fits = (
+                _remedy(training) if device == machine.trains_on else "; use a smaller reward model, or a larger card"
+            )
+            size = machine.devices[device].memory
+            yield (
+                f"it needs {needed / 1e9:.2f} GB of {machine.describe(device)}, which has {size:.4g} GB, of which "
+                f"{usable / 1e9:.2f} may be used{fits}"
+            )
+
+
+def _remedy(training: Training) -> str:
+    """What would make it fit, in the words of a recipe."""
+    found = list(_fitting(training))
+    if found:
+        return f"; it fits with {', or with '.join(found)}"
+    fewest = _fewest(training)
+    least = min(changed.peak(fewest) for _, changed in _changed(training))
+    whole = f", with micro-batches of {fewest:,} tokens, since examples are never cut" if fewest > SMALLEST else ""
+    return f"; no smaller micro-batch, checkpointing or 4 bits make it fit: the least is {least / 1e9:.2f} GB{whole}"
+
+
+def _fitting(training: Training) -> Iterator[str]:
+    """Changes that suffice, the smallest first."""
+    good: list[tuple[str, ...]] = []
+    for names, changed in _changed(training):
+        if any(set(before) <= set(names) for before in good):
+            continue
+        if changed.peak(changed.tokens()) <= training.room:
+            good.append(names)
+            yield " and ".join(names)
+        elif (tokens := _fewest(changed)) and changed.peak(tokens) <= training.room:
+            good.append(names)
+            most = max(tokens, changed.most())
+            yield " and ".join([*names, f"micro_batch_tokens: {most}"])
+
+
+def _fewest(training: Training) -> int:
+    """The smallest micro-batch that is tried: examples are never cut."""
+    return math.ceil(max(SMALLEST, training.load.example))
+
+
+def _changed(training: Training) -> Iterator[tuple[tuple[str, ...], Training]]:
+    """The training with each choice of changed settings, none first."""
+    changes = list(_changes(training.job.settings))
+    for count in range(len(changes) + 1):
+        for chosen in combinations(changes, count):
+            settings = training.job.settings
+            for _, update in chosen:
+                settings = settings.model_copy(update=update)
+            made = STAGES[settings.type].job
+            assert made is not None
+            yield tuple(words for words, _ in chosen), replace(training, job=made(settings))
+
+
+def _changes(settings: Optimisation) -> Iterator[tuple[str, dict[str, object]]]:
+    """Settings that save memory and are not set yet: their words, and the change."""
+    if not settings.activation_checkpointing:
+        yield "activation_checkpointing: true", {"activation_checkpointing": True}
+    if settings.processes > 1:
+        return
+    lora = settings.lora
+    if lora is None and settings.optimizer == "adamw":
+        yield "optimizer: adamw-8bit", {"optimizer": "adamw-8bit"}
+    if lora is None or (lora.base != "nf4" and lora.save == "merged"):
+        four_bits = (lora or Lora()).model_copy(update={"base": "nf4"})
+        words = f"lora: {{rank: {four_bits.rank}, base: nf4}}" if lora is None else "lora.base: nf4"
+        yield words, {"lora": four_bits, "weights": "float32"}
+
+
+# --- time -------------------------------------------------------------------------------------------------------------
+
+
+def add_time(training: Training, store: Path, cost: Cost) -> None:
+    """Adds the time of the stage's operations: on declared devices at their speed, else at that of earlier stages."""
+    assert cost.flops is not None
+    if training.machine.devices:
+        _declared_time(training, cost)
+        return
+    kind = training.job.settings.type
+    rate = achieved(store, kind)
+    if rate is None:
+        rate = achieved(store, "train.*")
+        if rate is None:
+            cost.unknown.append("time: no stage that trains has finished in this store yet")
+            return
+        cost.notes.append(f"time: at the speed of another kind of training, since no {kind} has finished")
+    cost.seconds = cost.flops / rate
+
+
+def _declared_time(training: Training, cost: Cost) -> None:
+    """The least that the declared device takes: at its full speed."""
+    device, sampled = training.machine.trainer, training.load.sampling
+    assert device is not None and cost.flops is not None
+    name = training.machine.describe(training.machine.trains_on)
+    missing = [key for key in ("tflops", "bandwidth") if getattr(device, key) is None]
+    if "tflops" in missing or (sampled and missing):
+        cost.unknown.append(f"time: hardware says no {' and no '.join(missing)} of {name}")
+        return
+    assert device.tflops is not None
+    speed = device.tflops * FLOPS
+    seconds = cost.flops / speed
+    if sampled is not None and device.bandwidth is not None:
+        seconds += _sampling_time(training, sampled, speed, device.bandwidth * 1e9)
+    cost.seconds = seconds / training.job.settings.processes
+    cost.notes.append(f"time: at the full speed that hardware gives {name}, so no less; grading and saving apart")
+
+
+def _sampling_time(training: Training, sampled: Sampled, speed: float, bandwidth: float) -> float:
+    """Seconds of sampling: each pass reads all weights and all keys, or computes, whichever takes longer."""
+    shape, width = training.shape, 2 if training.compute_dtype == "bfloat16" else 4
+    weights = min(predict(shape, training.here, 1).weights, float(width * shape.parameters))
+    tokens = sampled.rows * sampled.answer / 2 + sampled.rows / sampled.group * sampled.prompt
+    operations = 2.0 * (shape.used_matrices + shape.embeddings)
+    one = max((weights + tokens * key_bytes(shape, width)) / bandwidth, sampled.rows * operations / speed)
+    prompts = sampled.rows / sampled.group * sampled.prompt * 2.0 * shape.used_matrices / speed
+    return sampled.batches * (sampled.answer * one + prompts)
+
+
+def achieved(store: Path, kind: str) -> float | None:
+    """Operations a second, everything in the stage's time included, of the last finished stage of this type."""
+    done = sorted(store.glob(f"{kind}-*/DONE"), key=lambda path: path.stat().st_mtime)
+    for path in reversed(done):
+        memory = path.parent / "memory.json"
+        found, done = read_cache(memory, {"flops": int | float}), read_cache(path, {"seconds": int | float})
+        if found and done and found["flops"] and done["seconds"]:
+            return float(found["flops"]) / float(done["seconds"])
+    return None

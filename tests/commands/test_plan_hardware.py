@@ -1,0 +1,172 @@
+"""`hardware:` of a recipe: what `plan` and `check` reckon with in place of this machine."""
+
+import json
+
+import pytest
+from tiny_run import togi, write_recipe
+
+from togi.cli.planned import costs
+from togi.core.errors import RecipeError
+from togi.model.sizes import Job, Shape, predict
+from togi.recipe.graph import build
+from togi.recipe.schema import validate
+from togi.recipe.source import read_tree
+
+THIRTEEN = {  # llm-jp-3-13b, of whose folder a plan reads this file alone
+    "model_type": "llama",
+    "num_hidden_layers": 40,
+    "hidden_size": 5120,
+    "num_attention_heads": 40,
+    "num_key_value_heads": 40,
+    "intermediate_size": 13824,
+    "vocab_size": 99487,
+    "tie_word_embeddings": False,
+}
+RECIPE = """\
+name: cards
+hardware:
+  - {name: big, memory: 32, tflops: 200, bandwidth: 1000}
+  - {name: small, memory: 16}
+models:
+  base: {path: thirteen, template: chatml}
+  rm: {path: half, kind: reward, device: "cuda:1"}
+data:
+  talks: {path: talks.jsonl}
+stages:
+  tuned:
+    type: train.sft
+    init: $base
+    chats: $talks
+    steps: 100
+    max_length: 4096
+    lora: {rank: 16, base: nf4}
+    activation_checkpointing: true
+"""
+FULL = ("stages.tuned.lora=null", "stages.tuned.activation_checkpointing=false")
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    for name, layers in (("thirteen", 40), ("half", 16)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({**THIRTEEN, "num_hidden_layers": layers}))
+    (tmp_path / "talks.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    path = tmp_path / "cards.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def planned(recipe, *overrides, stage="tuned"):
+    graph = build(validate(read_tree(recipe, overrides)))
+    return costs(graph, recipe.parent / "store")[stage]
+
+
+def test_a_declared_card_computes_in_bfloat16_and_has_no_logits_kept(recipe):
+    found = planned(recipe)
+    job = Job(weights="nf4", rank=16, compute_dtype="bfloat16", checkpointing=True, accelerator=True)
+    assert found.peak_bytes == predict(Shape.of(THIRTEEN), job, 4096).peak
+    assert found.memory == {"cuda:0": found.peak_bytes} and not found.problems
+
+
+def test_time_follows_from_tflops_and_says_that_it_is_the_least(recipe):
+    found = planned(recipe)
+    assert found.seconds == pytest.approx(found.flops / 200e12)
+    assert any("full speed" in note and "big (cuda:0)" in note for note in found.notes)
+    assert planned(recipe, "hardware.0.tflops=100").seconds == pytest.approx(2 * found.seconds)
+    silent = planned(recipe, "hardware.0.tflops=null")
+    assert silent.seconds is None and "time: hardware says no tflops of big (cuda:0)" in silent.unknown
+
+
+def test_what_would_fit_is_said_and_does_fit(recipe):
+    small = ("hardware.0.memory=13", "stages.tuned.max_length=1024")
+    problem = planned(recipe, *small).problems[0]
+    assert f"{recipe}:2: hardware: stage tuned" in problem
+    assert "it needs 13.02 GB of big (cuda:0), which has 13 GB, of which 11.70 may be used" in problem
+    tokens = int(problem.rpartition("it fits with micro_batch_tokens: ")[2])
+    assert tokens >= 1024
+    assert not planned(recipe, *small, f"stages.tuned.micro_batch_tokens={tokens}").problems
+    assert planned(recipe, *small, f"stages.tuned.micro_batch_tokens={tokens + 256}").problems
+    longer = planned(recipe, small[0]).problems[0]  # examples are never cut
+    assert longer.endswith("the least is 13.02 GB, with micro-batches of 4,096 tokens, since examples are never cut")
+
+
+def test_four_bits_and_checkpointing_are_offered_where_they_help(recipe):
+    problem = planned(recipe, *FULL).problems[0]
+    assert "lora: {rank: 16, base: nf4}" in problem and "adamw-8bit" not in problem
+    hopeless = planned(recipe, "hardware.0.memory=4").problems[0]
+    assert "the least is" in hopeless and "it fits" not in hopeless
+
+
+def test_auto_takes_what_fits_the_declared_card(recipe):
+    found = planned(recipe, "stages.tuned.micro_batch_tokens=auto")
+    note = next(note for note in found.notes if note.startswith("micro_batch_tokens auto"))
+    assert "tokens fit the 28.80 GB that may be used of big (cuda:0)" in note and found.peak_bytes <= 28.8e9
+
+
+def test_a_reward_model_counts_on_its_own_card(recipe):
+    policy = (
+        "stages.policy={type: train.grpo, init: $base, prompts: $talks, reward: {terms: [{type: model, scorer: $rm}]}, "
+        "lora: {rank: 16, base: nf4}, activation_checkpointing: true}"
+    )
+    apart = planned(recipe, policy, stage="policy")
+    beside = planned(recipe, policy, "models.rm.device=cuda:0", stage="policy")
+    size = apart.memory["cuda:1"]
+    shape = Shape.of({**THIRTEEN, "num_hidden_layers": 16, "tie_word_embeddings": True})
+    assert size == 2 * shape.parameters
+    assert beside.memory.keys() == {"cuda:0"}
+    assert beside.memory["cuda:0"] - apart.memory["cuda:0"] == pytest.approx(size)
+    assert not apart.problems
+    lost = planned(recipe, policy, "models.rm.device=cuda:2", stage="policy").problems[0]
+    assert "a reward model is on cuda:2, which hardware does not name" in lost
+    small = planned(recipe, policy, "hardware.1.memory=8", stage="policy").problems[0]
+    assert "of small (cuda:1), which has 8 GB" in small and "a smaller reward model" in small
+
+
+def test_ranks_share_what_they_train_and_need_a_card_each(recipe):
+    many = ("stages.tuned.lora=null", "hardware=[" + ", ".join(["{name: a, memory: 80 GB}"] * 8) + "]")
+    one, eight = (planned(recipe, *many, f"stages.tuned.processes={n}").peak_bytes for n in (1, 8))
+    weights = 4 * Shape.of(THIRTEEN).parameters
+    assert weights < eight < one / 2  # each holds all weights once: when it loads and when it saves
+    assert (
+        "processes is 9, but hardware names 8 cards" in planned(recipe, *many, "stages.tuned.processes=9").problems[0]
+    )
+
+
+def test_a_declared_processor_takes_the_place_of_this_one(recipe):
+    found = planned(recipe, "hardware=[{name: cpu, memory: 64}]", "compute=bfloat16")
+    assert found.memory.keys() == {"cpu"} and not found.problems
+    assert planned(recipe, "hardware=[{name: cpu, memory: 15}]", "compute=bfloat16").problems
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [
+        ("[{name: a}]", "hardware.0.memory: this key is required"),
+        ("[{name: a, memory: 32XB}]", "a size is a number of GB"),
+        ("[{name: a, memory: 0}]", "greater than 0"),
+        ("[{name: a, memory: 1, speed: 2}]", "unknown key"),
+        ("[{name: cpu, memory: 1}, {name: cpu, memory: 2}]", "one device is called cpu"),
+        ("{name: a, memory: 1}", "should be a list"),
+    ],
+)
+def test_hardware_that_says_nothing_is_refused_with_its_place(recipe, value, wanted):
+    with pytest.raises(RecipeError) as raised:
+        validate(read_tree(recipe, (f"hardware={value}",)))
+    assert wanted in str(raised.value) and str(raised.value).startswith("command line (hardware)")
+
+
+def test_sizes_may_have_units(recipe):
+    heads = [validate(read_tree(recipe, (f"hardware.0.memory={text}",))) for text in ("32 GiB", "32000MB", "32")]
+    assert [head.hardware[0].size for head in heads] == [32 * 2**30, 32e9, 32e9]
+
+
+def test_plan_and_check_end_with_what_does_not_fit(tmp_path):
+    small = "hardware=[{name: tiny, memory: 1 MB}]"
+    recipe = write_recipe(tmp_path)
+    for command, shown in (("plan", "0 of 6 stages"), ("check", "model base: template")):
+        ended = togi(tmp_path / "home", command, str(recipe), small)
+        assert ended.returncode == 3 and "Traceback" not in ended.stderr
+        assert shown in ended.stdout  # what was found stands there all the same
+        for stage in ("reward", "policy"):
+            assert f"hardware: stage {stage}: it needs" in ended.stderr
+        assert togi(tmp_path / "home", command, str(recipe), "hardware=[{name: a, memory: 8}]").returncode == 0
