@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from togi.core.settings import Settings
 
@@ -49,6 +49,15 @@ class Device(Settings):
     def size(self) -> float:
         """Its memory in bytes."""
         return self.memory * 1e9
+
+
+def _one_processor(value: tuple[Device, ...]) -> tuple[Device, ...]:
+    if sum(not device.is_card for device in value) > 1:
+        raise ValueError(f"one device is called {PROCESSOR}, which is the processor with all its memory; join them")
+    return value
+
+
+Hardware = Annotated[tuple[Device, ...], AfterValidator(_one_processor)]
 
 
 def placed(devices: Sequence[Device]) -> dict[str, Device]:

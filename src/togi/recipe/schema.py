@@ -16,7 +16,7 @@ from togi.core.errors import RecipeError
 from togi.core.settings import MadeModelRef, RecipePath, Settings, runtime_setting
 from togi.recipe.document import KeyPath, dotted
 from togi.recipe.endpoint_spec import SERVED_KEYS, URL_KEYS, EndpointKeys
-from togi.recipe.hardware import PROCESSOR, Device
+from togi.recipe.hardware import Device, Hardware
 from togi.recipe.hints import outside_name, shape, unknown_key
 from togi.recipe.licensed import Licensed
 from togi.recipe.locks import LOCK
@@ -186,16 +186,9 @@ class RecipeHead(Settings):
         default=(), description="where metrics are shown besides metrics.jsonl; secrets come from the environment"
     )
 
-    hardware: tuple[Device, ...] = Field(
+    hardware: Hardware = Field(
         default=(), description="the devices that plan and check reckon with; this machine when empty"
     )
-
-    @field_validator("hardware")
-    @classmethod
-    def _one_processor(cls, value: tuple[Device, ...]) -> tuple[Device, ...]:
-        if sum(not device.is_card for device in value) > 1:
-            raise ValueError(f"one device is called {PROCESSOR}, which is the processor with all its memory; join them")
-        return value
 
     @field_validator("track", mode="before")
     @classmethod
