@@ -1,14 +1,15 @@
 """`mix`: several sets as one, each with its share of the tokens or rows (docs/methods.md)."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from togi.core.settings import ModelRef, RecordsRef, Ref, Settings
+from togi.core.settings import MAIN, ModelRef, RecordsRef, Ref, Settings
 from togi.data.mix import normalised
 from togi.stages.base import PassingSettings, StageType, passes_on
-from togi.stages.cost import Cost, Inputs, count, passing_on
+from togi.stages.cost import Cost, Inputs, Known, count, passing_on
 
 REASONS = ("over_share",)
 """What a record is dropped for: its set has more than its share."""
@@ -87,9 +88,25 @@ class Mix(PassingSettings):
 def estimate(settings: Mix, inputs: Inputs) -> Cost:
     """At most what comes, as often as it may stand there."""
     came, why = count(inputs, settings.passes)
-    cost = passing_on(inputs[settings.inputs[0].input], None if came is None else int(came * max(1, settings.epochs)))
+    most = None if came is None else int(came * max(1, settings.epochs))
+    if settings.by == "rows" and settings.amount is not None:
+        most = settings.amount if most is None else min(most, settings.amount)
+    cost = passing_on(inputs[settings.inputs[0].input], most)
     cost.unknown = [why] if came is None else []
+    if most is not None:
+        cost.outputs[MAIN] = replace(_mixed([inputs[ref] for ref in settings.passes], settings.shares), records=most)
     return cost
+
+
+def _mixed(known: Sequence[Known], shares: Sequence[float]) -> Known:
+    """What is known of records of several sets: those of the first where the lengths of one are not."""
+    told = [each.tokens + each.added for each in known if each.tokens is not None and not each.samples]
+    if len(told) < len(known):
+        return known[0]
+    longest = [None if each.longest is None else each.longest + each.added for each in known]
+    sizes = [size for size in longest if size is not None]
+    mean = sum(share * each for share, each in zip(shares, told, strict=True))
+    return Known(tokens=mean, longest=max(sizes) if len(sizes) == len(known) else None)
 
 
 STAGE = StageType(
