@@ -10,8 +10,18 @@ from places import RECIPES
 
 from togi.cli import main
 from togi.model.sizes import Shape
+from togi.recipe.schema import validate
+from togi.recipe.source import read_tree
 
-NAMES = ("arrowideative-13b",)
+LLM_JP = "llm-jp-3.1-instruct4"
+SIZES = {LLM_JP: "1.8b", f"{LLM_JP}-13b": "13b", f"{LLM_JP}-8x13b": "8x13b"}
+HUBS = {  # some of what a check without a network cannot verify
+    "arrowideative-13b": ("model llm-jp/llm-jp-3-13b", "model intfloat/multilingual-e5-large"),
+    "ca-reward-3b-ja": ("model sbintuitions/sarashina2.2-3b-instruct-v0.1", "dataset nvidia/HelpSteer3"),
+    **{name: (f"model llm-jp/llm-jp-3-{size}", "dataset llm-jp/ac-self-inst") for name, size in SIZES.items()},
+    "vikhr-nemo-12b": ("model mistralai/Mistral-Nemo-Instruct-2407", "dataset Vikhrmodels/Grounded-RAG-RU-v2"),
+}
+GATED = {"ca-reward-3b-ja": "lmsys/chatbot_arena_conversations", LLM_JP: "llm-jp/AnswerCarefully"}
 
 
 @pytest.fixture(autouse=True)
@@ -34,43 +44,96 @@ def plan(name: str) -> dict[str, dict[str, Any]]:
     return {row["stage"]: row for row in json.loads(ended.stdout)}
 
 
+def stages(name: str) -> dict[str, Any]:
+    """The settings of a recipe's stages."""
+    return dict(validate(read_tree(RECIPES / f"{name}.yaml")).stages)
+
+
 def parameters(rows: dict[str, dict[str, Any]], model: str) -> dict[str, int]:
     return next(row["models"][model] for row in rows.values() if model in row["models"])
 
 
 CARDS = {  # as the cards count: body, embeddings, total, active
-    "llm-jp-3-1.8b": (1_459_718_144, 407_498_752, 1_867_216_896, 1_867_216_896),
-    "llm-jp-3-13b": (12_688_184_320, 1_018_746_880, 13_706_931_200, 13_706_931_200),
-    "llm-jp-3-8x13b": (72_144_081_920, 1_018_746_880, 73_162_828_800, 22_200_806_400),
+    "1.8b": (1_459_718_144, 407_498_752, 1_867_216_896, 1_867_216_896),
+    "13b": (12_688_184_320, 1_018_746_880, 13_706_931_200, 13_706_931_200),
+    "8x13b": (72_144_081_920, 1_018_746_880, 73_162_828_800, 22_200_806_400),
 }
 
 
-@pytest.mark.parametrize("name", CARDS)
-def test_shapes_have_the_parameters_of_the_cards(name):
-    shape = Shape.of(json.loads((RECIPES / "shapes" / f"{name}.json").read_text()))
+@pytest.mark.parametrize("size", CARDS)
+def test_shapes_have_the_parameters_of_the_cards(size):
+    shape = Shape.of(json.loads((RECIPES / "shapes" / f"llm-jp-3-{size}.json").read_text()))
     counts = shape.counts
-    assert (counts.body, counts.embeddings, counts.total, counts.active) == CARDS[name]
+    assert (counts.body, counts.embeddings, counts.total, counts.active) == CARDS[size]
     assert shape.vocabulary == 99_584 and shape.parameters == counts.body + 2 * 99_584 * shape.width
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", HUBS)
 def test_a_recipe_is_checked_offline_and_tells_what_it_could_not_verify(name):
     ended = CliRunner().invoke(main, ["check", str(RECIPES / f"{name}.yaml"), "--offline"])
     assert ended.exit_code == 0, ended.output
     assert "every key, reference, file and template fits" in ended.stdout
-    for hub in UNVERIFIED[name]:
-        assert f"not verified: {hub} at revision main was not looked up on the hub (--offline)" in ended.stdout
+    lines = [line for line in ended.stdout.splitlines() if line.startswith("note: not verified: ")]
+    for hub in HUBS[name]:
+        assert [line for line in lines if f"{hub} at revision main was not looked up on the hub (--offline)" in line]
+    gated = [line for line in lines if line.endswith("It is gated: accept its terms on its page, and set HF_TOKEN")]
+    assert name not in GATED or (len(gated) == 1 and GATED[name] in gated[0])
+    names = [line.partition(" at revision ")[0] for line in lines]
+    assert len(names) == len(dict.fromkeys(names))
 
 
-UNVERIFIED = {"arrowideative-13b": ("model llm-jp/llm-jp-3-13b", "model intfloat/multilingual-e5-large")}
+@pytest.mark.parametrize("name", HUBS)
+def test_a_plan_knows_what_every_training_takes(name):
+    rows = plan(name)
+    for row in rows.values():
+        estimate = row["estimate"]
+        if row["type"].startswith("train."):
+            assert min(estimate["tokens"], estimate["flops"], estimate["peak_bytes"]) > 0, row["stage"]
+        elif row["type"] != "evaluate":
+            assert estimate["records"], row["stage"]
+    assert sum(row["estimate"]["calls"] or 0 for row in rows.values()) > 0
 
 
 def test_arrowideative_learns_by_grpo_alone_with_the_reward_of_its_card():
-    rows = plan("arrowideative-13b")
-    counts = parameters(rows, "base")
-    assert counts["body"] == 12_688_184_320 and counts["embeddings"] == 1_018_746_880
+    rows, policy = plan("arrowideative-13b"), stages("arrowideative-13b")["policy"]
     assert [row["type"] for row in rows.values() if row["type"].startswith("train.")] == ["train.grpo"]
-    policy = rows["policy"]["estimate"]
-    assert policy["samples"] == 8000 and policy["sampled"] == 8000 * 1024
-    assert policy["calls"] == 1000  # a group of 8 is one request to the reward model's server
-    assert policy["flops"] > 1e17 and policy["peak_bytes"] < 32e9
+    (gate,), (term,) = policy.reward.gates, policy.reward.terms
+    assert (gate.type, gate.bonus, term.cap, term.negative_scale) == ("terminator", 6.0, 10.0, 0.5)
+    estimate = rows["policy"]["estimate"]
+    assert estimate["samples"] == 8000 and estimate["sampled"] == 8000 * 1024
+    assert estimate["peak_bytes"] < 32e9  # of an RTX 5090
+
+
+def test_the_reward_model_is_trained_with_the_settings_of_its_card():
+    rows, made = plan("ca-reward-3b-ja"), stages("ca-reward-3b-ja")
+    reward = made["reward"]
+    assert made["parts"].parts == {"train": 601_348, "validation": 8_000}
+    assert (reward.batch_size, reward.schedule, reward.epochs, reward.max_length) == (32, "linear", 1.0, 4096)
+    assert reward.sweep == (8e-7, 1e-6, 2.5e-6, 5e-6) and reward.lora is None and reward.train_layers is None
+    assert rows["reward"]["estimate"]["samples"] == 4 * 601_348
+    assert made["judged"].orders == "both" and rows["judged"]["estimate"]["records"] >= 601_348 + 8_000
+    assert rows["helpsteer"]["estimate"]["records"] == 283 and rows["llm_jp_arena"]["estimate"]["records"] == 448
+    assert rows["reward"]["estimate"]["peak_bytes"] < 80e9  # of an A100
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_llm_jp_is_pretrained_on_instructions_and_learns_twice_from_its_own_answers(name):
+    rows, made = plan(name), stages(name)
+    counts = parameters(rows, "base")
+    assert tuple(counts[key] for key in ("body", "embeddings", "total", "active")) == CARDS[SIZES[name]]
+    shares = [source.share for source in made["pretrained"].sources]
+    assert shares[0] / sum(shares) == pytest.approx(90 / 400) and rows["pretrained"]["estimate"]["tokens"] == 400e9
+    first, second = made["round_1"], made["round_2"]
+    assert (first.init, second.init, second.pairs) == ("$tuned", "$round_1", ("$pairs_2", "$ac_self_inst"))
+    assert first.beta == second.beta == 0.1 and first.batch_size == 256
+    assert made["answers_1"].models == ("$tuned",) and made["answers_2"].models == ("$round_1",)
+
+
+def test_vikhr_learns_from_the_best_of_seven_answers_against_the_two_worst():
+    rows, made = plan("vikhr-nemo-12b"), stages("vikhr-nemo-12b")
+    assert (made["answers"].samples, made["answers"].temperature, made["pairs"].worst) == (7, 0.8, 2)
+    assert rows["best"]["estimate"]["records"] == 10_000 and rows["pairs"]["estimate"]["records"] == 2 * 10_000
+    assert rows["grandmaster"]["estimate"]["records"] == 150_000
+    tuned, policy = made["tuned"], made["policy"]
+    assert (tuned.learning_rate, tuned.lora.rank, tuned.max_length) == (4e-5, 256, 16_000)
+    assert (policy.beta, policy.target_margin, policy.chosen_sft_ratio, policy.lora.rank) == (1.2, 0.4, 0.75, 96)

@@ -94,18 +94,21 @@ def estimate(settings: Mix, inputs: Inputs) -> Cost:
     cost = passing_on(inputs[settings.inputs[0].input], most)
     cost.unknown = [why] if came is None else []
     if most is not None:
-        cost.outputs[MAIN] = replace(_mixed([inputs[ref] for ref in settings.passes], settings.shares), records=most)
+        cost.outputs[MAIN] = replace(_mixed(settings, [inputs[ref] for ref in settings.passes]), records=most)
     return cost
 
 
-def _mixed(known: Sequence[Known], shares: Sequence[float]) -> Known:
-    """What is known of records of several sets: those of the first where the lengths of one are not."""
+def _mixed(settings: Mix, known: Sequence[Known]) -> Known:
+    """What is known of records of several sets: that of the first where the lengths of one are not."""
     told = [each.tokens + each.added for each in known if each.tokens is not None and not each.samples]
     if len(told) < len(known):
         return known[0]
     longest = [None if each.longest is None else each.longest + each.added for each in known]
     sizes = [size for size in longest if size is not None]
-    mean = sum(share * each for share, each in zip(shares, told, strict=True))
+    rows = settings.shares
+    if settings.by == "tokens":  # a set of long records has fewer rows
+        rows = normalised([share / max(each, 1) for share, each in zip(settings.shares, told, strict=True)])
+    mean = sum(share * each for share, each in zip(rows, told, strict=True))
     return Known(tokens=mean, longest=max(sizes) if len(sizes) == len(known) else None)
 
 
