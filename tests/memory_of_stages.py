@@ -10,19 +10,24 @@ import json
 import random
 import sys
 import tempfile
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from togi.core import record_streams
+from judges import SpokenJudge, sample, shown
+
+from togi.core import aside, record_streams
 from togi.core.record_streams import record_writer
-from togi.core.records import Message, Prompt
+from togi.core.records import Document, Message, Prompt, Verdict
 from togi.core.settings import Ref
+from togi.core.sources import ModelSource
 from togi.data import diversify, duplicates
+from togi.stages import drops, judging_work
 from togi.stages.base import RECORDS_FILE
 from togi.stages.context import Context, Control, Resolved
+from togi.stages.data import harvest_work
 from togi.stages.table import STAGES
 
-MIXED = {"by": "rows", "kind": "prompts"}
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "import": ("import", {"kind": "prompts"}),
     "curate": ("curate", {"input": "$rows", "method": "rules", "max_chars": 1000}),
@@ -31,6 +36,11 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
         "mix",
         {"inputs": [{"input": "$rows"}, {"input": "$tests", "share": 1e-3}], "by": "rows", "kind": "prompts"},
     ),
+    "label": ("label", {"samples": "$answers", "judge": "$model"}),
+    "label-graded": ("label", {"samples": "$answers", "judge": "$model", "method": "graded"}),
+    "pairs": ("pairs", {"samples": "$answers", "verdicts": "$verdicts"}),
+    "synthesize-rewrite": ("synthesize", {"model": "$model", "method": "rewrite", "input": "$rows"}),
+    "synthesize-qa": ("synthesize", {"model": "$model", "method": "qa", "documents": "$documents", "min_support": 0}),
     "dedup-exact": ("dedup", {"input": "$rows", "kind": "prompts", "method": "exact"}),
     "dedup-minhash": ("dedup", {"input": "$rows", "kind": "prompts"}),
     "dedup-embeddings": ("dedup", {"input": "$rows", "kind": "prompts", "method": "embeddings", "threshold": 0.99}),
@@ -45,8 +55,20 @@ LETTERS = 240
 """Characters of a row's text, all of one byte."""
 
 
-PARTS = ((record_streams, "ROWS_PER_GROUP"), (duplicates, "BLOCK"), (duplicates, "TILE"), (diversify, "TILE"))
-PARTS += ((diversify, "POOL"), (diversify, "EXACT"))
+SMALL_GROUP = 1024
+"""Rows of a row group with `small`. What a file says of each group stays in memory while it is written: 90 bytes a row
+in groups of 256, 30 in groups of 1024, 2 in those that stages write."""
+PARTS = ((duplicates, "BLOCK"), (duplicates, "TILE"), (diversify, "TILE"))
+PARTS += ((diversify, "POOL"), (diversify, "EXACT"), (drops, "HELD"))
+
+
+class Forgetful(SpokenJudge):
+    """A model that keeps nothing of what it was asked."""
+
+    def generate(self, prompts: Any, params: Any) -> Any:
+        found = super().generate(prompts, params)
+        self.asked.clear()
+        return found
 
 
 class InSmallParts(Context):
@@ -58,9 +80,11 @@ class InSmallParts(Context):
 
 def in_small_parts() -> None:
     """Holds some hundred rows where it is some thousand."""
+    record_streams.ROWS_PER_GROUP = SMALL_GROUP
     for module, name in PARTS:
         setattr(module, name, 256)
     diversify.SEARCHED, diversify.PROBED = 32, 2
+    aside.IN_MEMORY = 1 << 14
 
 
 def write_rows(folder: Path, rows: int) -> None:
@@ -80,6 +104,39 @@ def write_rows(folder: Path, rows: int) -> None:
             writer.write([Prompt(id=name, messages=(Message("user", text),))])
 
 
+def write_answers(folder: Path, rows: int) -> None:
+    """Two answers to each of `rows` / 2 prompts of LETTERS characters, a verdict on both, and as many documents."""
+    with record_writer(folder / "answers" / RECORDS_FILE, "samples") as answers:
+        for row in range(rows):
+            question, text = (
+                f"{row // 2:x} {'why ' * (LETTERS // 4)}?",
+                f"{row:x} {'because ' * (LETTERS // 8 - row % 2)}",
+            )
+            answers.write([sample(f"{row:016x}", question, text)])
+    with record_writer(folder / "verdicts" / RECORDS_FILE, "verdicts") as verdicts:
+        for row in range(0, rows, 2):
+            pair = (f"{row:016x}", f"{row + 1:016x}")
+            verdicts.write([Verdict(id=f"{row}", prompt="p", answers=pair, judge="j", text="[[A]]", winner=pair[0])])
+    with record_writer(folder / "documents" / RECORDS_FILE, "documents") as documents:
+        for row in range(rows):
+            documents.write([Document(id=f"{row:016x}", text=f"{row:x} {'of all things ' * (LETTERS // 14)}")])
+
+
+def say(text: str, index: int) -> str:
+    """What a model says: which answer is longer, a grade, a question and its answer, or a question."""
+    if "[Answer A]" in text:
+        one, other = map(len, shown(text))
+        return "[[A]]" if one > other else "[[B]]"
+    if "Rating:" in text:
+        return "[[7]]"
+    number = next(SAID)
+    asked = f"Why does star number {number} shine?"
+    return f"Question: {asked}\nAnswer: It is hot, star {number}." if "Question:" in text else asked
+
+
+SAID = count()
+
+
 def run(stage: str, folder: Path, small: bool) -> int:
     """Bytes that the stage's work took at its peak above those that were there before."""
     if small:
@@ -90,9 +147,15 @@ def run(stage: str, folder: Path, small: bool) -> int:
     settings, work = STAGES[kind].settings.model_validate(given), importlib.import_module(STAGES[kind].work)
     made = folder / f"{stage}-0"
     made.mkdir()
+    kinds = {"answers": "samples", "verdicts": "verdicts", "documents": "documents"}
     inputs: dict[str, Resolved] = {
-        Ref(f"${name}"): Resolved("prompts", folder=folder / name) for name in ("rows", "tests")
+        Ref(f"${name}"): Resolved(kinds.get(name, "prompts"), folder=folder / name)
+        for name in ("rows", "tests", *kinds)
+        if (folder / name).exists()
     }
+    inputs[Ref("$model")] = Resolved("model", source=ModelSource(kind="endpoint", name="model"))
+    for module in (judging_work, harvest_work):
+        vars(module)["generator"] = lambda context, ref, batch_rows: Forgetful(say)
     kind_of = InSmallParts if small else Context
     context = kind_of("stage", made, folder, 1, inputs, Control(send=lambda event: None))
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew: imports took more than they left
@@ -111,5 +174,6 @@ def memory(name: str) -> int:
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as warm:  # what the first use of a library takes is not the rows'
         write_rows(Path(warm) / "rows", 600)
+        write_answers(Path(warm) / "rows", 600)
         run(sys.argv[1], Path(warm) / "rows", "small" in sys.argv)
     print(json.dumps({"bytes": run(sys.argv[1], Path(sys.argv[2]), "small" in sys.argv)}))

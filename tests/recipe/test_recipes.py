@@ -26,7 +26,7 @@ def test_every_recipe_fits_its_settings_and_its_data(path, monkeypatch):
     nodes = graph.build(recipe).nodes
     for node in nodes.values():
         if isinstance(node.settings, Import) and node.settings.path is not None:
-            assert not read(node.settings, {}).drops
+            assert not read(node.settings, {}).dropped
     assert recipe.name == path.stem.replace(".", "-")
     assert all(spec.licence for spec in (*recipe.models.values(), *recipe.data.values()))
 

@@ -7,10 +7,11 @@ import pytest
 
 from togi.core.codec import read_records, write_records
 from togi.core.errors import InputError
-from togi.core.files import read_json, read_lines
+from togi.core.files import read_json, read_lines, write_json
 from togi.core.records import Drop, Message, Prompt, Provenance
 from togi.core.settings import PromptsRef
 from togi.data import values
+from togi.stages import drops
 from togi.stages.base import RECORDS_FILE
 from togi.stages.context import Context, Control, Resolved
 from togi.stages.table import STAGES
@@ -64,7 +65,7 @@ def test_a_drop_names_record_stage_and_a_declared_reason(tmp_path: Path) -> None
     made = context(tmp_path, prompts(1))
     made.drop(prompts(1)[0], "too_short")
     made.drop("parent", "too_short")
-    assert made.drops == [Drop(id=name, stage="here", reason="too_short") for name in ("p0", "parent")]
+    assert [*made.drops] == [Drop(id=name, stage="here", reason="too_short") for name in ("p0", "parent")]
     with pytest.raises(ValueError, match="stage here: 'too_long' is no declared reason: too_short"):
         made.drop("parent", "too_long")
     with pytest.raises(ValueError, match="no declared reason"):
@@ -72,6 +73,27 @@ def test_a_drop_names_record_stage_and_a_declared_reason(tmp_path: Path) -> None
     made.finish()
     assert read_json(made.folder / "summary.json")["drops"] == {"too_short": 2}
     assert len(read_json(made.folder / "drops.json")) == 2
+
+
+def test_many_drops_wait_on_the_disk_and_are_written_as_few_are(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(drops, "HELD", 8)
+    made = context(tmp_path, prompts(1))
+    (made.folder / ".drops.tmp").write_text('["of a run that was killed", "too_short"]\n')
+    found = [Drop(id=f'{number} "質問"\u2028', stage="here", reason="too_short") for number in range(21)]
+    made.drop_all(found)
+    assert [*made.drops] == found and made.drops[20] == found[20] and len(made.drops) == 21
+    assert (made.folder / ".drops.tmp").read_text().count("\n") == 16
+    made.finish()
+    write_json(tmp_path / "whole.json", [{"id": each.id, "reason": each.reason} for each in found])
+    assert (made.folder / "drops.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+    assert sorted(path.name for path in made.folder.iterdir()) == ["drops.json", "summary.json"]
+
+
+def test_records_aside_are_read_by_number(tmp_path: Path) -> None:
+    made, given = context(tmp_path, prompts(9000)), prompts(9000)
+    aside = made.aside(REF)
+    assert len(aside) == 9000 and aside[8999] == given[8999] and aside[:3] == given[:3] and list(aside) == given
+    assert list(made.data) == [Provenance(dataset="made")] and list(made.folder.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ run. No weights are loaded.
 
 import importlib
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,9 +12,9 @@ from typing import Any
 import torch
 
 from togi.commands.check_rows import Lengths, Shown, Tokens, demo_of, lengths_of, shown_of, some
-from togi.core.codec import read_records
 from togi.core.errors import InputError, RecipeError
 from togi.core.hub import NotLookedUp
+from togi.core.record_streams import StoredRecords
 from togi.core.records import Chat, Record
 from togi.core.seeds import derive
 from togi.core.settings import MAIN, EmbedderRef, Ref, ScorerRef, parts
@@ -128,8 +127,9 @@ class DataCheck:
 
 
 def _checked_data(kind: str, imported: Imported) -> DataCheck:
-    counts = dict(Counter(drop.reason for drop in imported.drops))
-    return DataCheck(kind, len(imported.records), counts, _first(imported.records), tuple(imported.notes))
+    return DataCheck(
+        kind, len(imported.records), dict(imported.dropped), _first(imported.records), tuple(imported.notes)
+    )
 
 
 def _first(records: Sequence[Any]) -> str:
@@ -283,7 +283,7 @@ class _Checker:
         outputs = kind.outputs(stage.settings)
         made = {name: stage.folder / output_path(output, name) for name, output in outputs.items()}
         if stage.done and (found := {name: path for name, path in made.items() if path.is_file()}):
-            self.rows |= {(stage.name, name): _Rows(read_records(path)[1]) for name, path in found.items()}
+            self.rows |= {(stage.name, name): _Rows(StoredRecords(path)) for name, path in found.items()}
         elif kind.chooses is not None:
             ref = kind.chooses(stage.settings)
             source = str(stage.inputs[ref])

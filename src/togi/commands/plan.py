@@ -17,9 +17,9 @@ from togi.commands.plan_machine import Machine
 from togi.commands.plan_models import expected, outside
 from togi.commands.plan_texts import texts
 from togi.commands.plan_training import Grader, Training, add_memory, add_time
-from togi.core.codec import read_records
 from togi.core.errors import InputError
 from togi.core.files import read_cache
+from togi.core.record_streams import StoredRecords
 from togi.core.records import KINDS
 from togi.core.settings import MAIN, EmbedderRef, ModelRef, Ref, ScorerRef
 from togi.core.sources import ModelSource
@@ -86,7 +86,7 @@ class _Planner:
             found = cost.outputs.get(name, Known(records=cost.records if name == MAIN else None))
             path = stage.folder / output_path(output, name)
             if stage.done and output in KINDS and path.exists():
-                samples = read_records(path)[1]
+                samples = StoredRecords(path)
                 found = Known(records=len(samples), samples=samples)
             self.known[stage.name, name] = replace(found, why=found.why or f"unknown until {stage.name} ran")
         return cost

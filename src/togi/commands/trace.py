@@ -20,6 +20,7 @@ from togi.core.errors import InputError
 from togi.core.files import read_json
 from togi.core.record_streams import read_range
 from togi.core.records import Record, Sample
+from togi.stages.drops import DROPS_FILE
 
 NEAR = 5  # ids that an unknown one is compared with aloud
 SHARED = 2  # digits that an id must share with an unknown one to be near
@@ -161,7 +162,7 @@ class Tracer:
         """By stage: the reasons for which records were dropped, by id."""
         found: dict[str, dict[str, str]] = {name: {} for name in self.places}
         for name, place in self.places.items():
-            path = place.folder / "drops.json"
+            path = place.folder / DROPS_FILE
             for row in read_json(path) if path.exists() else ():
                 known = found[name].get(row["id"])
                 found[name][row["id"]] = f"{known}, {row['reason']}" if known else row["reason"]

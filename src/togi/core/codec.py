@@ -153,10 +153,11 @@ def to_row(record: Record) -> Row:
         "inherited": [_source_row(source) for source in record.inherited],
         "extra": _json(record.extra, sort_keys=True),
     }
-    return row | LAYOUTS[_kind(record)].pack(record)
+    return row | LAYOUTS[kind_of(record)].pack(record)
 
 
-def _kind(record: Record) -> str:
+def kind_of(record: Record) -> str:
+    """The kind of a record. Raises TypeError for one that no file keeps."""
     for kind, known in KINDS.items():
         if type(record) is known:
             return kind

@@ -5,8 +5,9 @@ What is written is byte for byte what `codec.write_records` writes for the same 
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +29,9 @@ from togi.core.errors import InputError
 from togi.core.files import atomic_file
 from togi.core.records import Provenance, Record
 
+PORTION = 1024
+"""Records that become columns at once: as columns they take a tenth of what they take as objects."""
+
 
 class RecordWriter:
     """Takes records of one kind in any portions; `count` is how many came."""
@@ -36,25 +40,42 @@ class RecordWriter:
         self.path = path
         self.kind = kind
         self.count = 0
-        self._file = file
-        self.waiting: list[Record] = []
         self.change: Callable[[Sequence[Record]], Sequence[Record]] | None = None
+        self._file = file
+        self._waiting: list[Record] = []
+        self._group: list[pa.Table] = []  # the row group at hand, a portion each
+        self._rows = 0  # in it
+
+    @property
+    def waiting(self) -> int:
+        """How many are in memory."""
+        return self._rows + len(self._waiting)
 
     def write(self, records: Sequence[Record]) -> None:
         """Adds records at the end, as `change` leaves them where there is one."""
         self.count += len(records)
-        self.waiting += records if self.change is None else self.change(records)
-        while len(self.waiting) >= ROWS_PER_GROUP:
-            self._flush(ROWS_PER_GROUP)
+        self._waiting += records if self.change is None else self.change(records)
+        while len(self._waiting) >= (rows := min(PORTION, ROWS_PER_GROUP - self._rows)):
+            self._take(rows)
+            if self._rows == ROWS_PER_GROUP:
+                self._flush()
 
     def finish(self) -> None:
         """Writes what is left; a file without records still has its columns."""
-        if self.waiting or not self.count:
-            self._flush(len(self.waiting))
+        if self._waiting or not self.count:
+            self._take(len(self._waiting))
+        if self._group:
+            self._flush()
 
-    def _flush(self, rows: int) -> None:
-        group, self.waiting = self.waiting[:rows], self.waiting[rows:]
-        self._file.write_table(to_table(self.path, self.kind, group), row_group_size=ROWS_PER_GROUP)
+    def _take(self, rows: int) -> None:
+        portion, self._waiting = self._waiting[:rows], self._waiting[rows:]
+        self._group.append(to_table(self.path, self.kind, portion))
+        self._rows += rows
+
+    def _flush(self) -> None:
+        table = pa.concat_tables(self._group).combine_chunks()
+        self._group, self._rows = [], 0
+        self._file.write_table(table, row_group_size=ROWS_PER_GROUP)
 
 
 @contextmanager
@@ -133,6 +154,35 @@ def pick_records(path: Path, rows: np.ndarray, batch: int) -> Iterator[list[Any]
     place[sort] = np.arange(len(rows))
     for first in range(0, len(rows), batch):
         yield _records(layout, table.take(place[first : first + batch]))
+
+
+class StoredRecords(Sequence[Any]):
+    """The records of a file, read as they are asked for: one after the other, or some of them at once. Some thousand
+    are in memory. Raises InputError as `codec.read_records` does."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._count = count_records(path)
+        self._block: tuple[int, list[Any]] = (-1, [])  # the number of the last one that was read, and its records
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Any]: ...
+    def __getitem__(self, index: int | slice) -> Any | list[Any]:
+        rows = range(self._count)[index]
+        if isinstance(rows, range):
+            return list(chain.from_iterable(pick_records(self.path, np.asarray(rows, dtype=np.int64), BLOCK)))
+        block, place = divmod(rows, BLOCK)
+        if self._block[0] != block:
+            self._block = (block, read_range(self.path, block * BLOCK, BLOCK))
+        return self._block[1][place]
+
+
+BLOCK = 4096
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The border: rows from outside become records, each with its source, licence and the columns togi never reads."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -48,14 +49,16 @@ class DataSpec:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """The records of a data set, in the order of its rows, and the rows that did not fit.
+    """The records of a data set, in the order of its rows, and the rows that did not fit; `dropped` counts these by
+    reason.
 
     `aside` are the columns that hold something and are not read, only kept in `extra`. `notes` are what a person should
     know of the import, in sentences.
     """
 
-    records: list[Record]
-    drops: list[Drop]
+    records: Sequence[Record] = ()
+    drops: Sequence[Drop] = ()
+    dropped: Counter[str] = field(default_factory=Counter)
     aside: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -63,11 +66,15 @@ class Imported:
 def load_records(spec: DataSpec, kind: str) -> Imported:
     """`pour_records`, with all records in memory."""
     records: list[Record] = []
-    return replace(pour_records(spec, kind, records.append), records=records)
+    drops: list[Drop] = []
+    return replace(pour_records(spec, kind, records.append, drops.append), records=records, drops=drops)
 
 
-def pour_records(spec: DataSpec, kind: str, sink: Callable[[Record], None]) -> Imported:
-    """Reads rows and gives `sink` a record of `kind` (prompts, chats, pairs, documents, samples).
+def pour_records(
+    spec: DataSpec, kind: str, sink: Callable[[Record], None], dropped: Callable[[Drop], None]
+) -> Imported:
+    """Reads rows and gives `sink` a record of `kind` (prompts, chats, pairs, documents, samples), or `dropped` the drop
+    of a row that does not fit. What it gives back holds neither.
 
     Raises RecipeError for a bad spec. Raises InputError with file, line and column for a row that does not fit (with
     `on_bad_row: drop` the row is dropped under its reason), and if there are no rows or none fits.
@@ -78,7 +85,7 @@ def pour_records(spec: DataSpec, kind: str, sink: Callable[[Record], None]) -> I
         raise RecipeError(f"rows cannot become {kind!r}; allowed are {', '.join(NEEDS)}{hint}")
     folder, source = _locate(spec)
     files = find_files(folder, spec.split, texts=kind == "documents")
-    border = _Border(spec, kind, source, sink)
+    border = _Border(spec, kind, source, sink, dropped)
     for row in chain.from_iterable(map(read_rows, files)):
         if border.full:
             break
@@ -108,11 +115,12 @@ class _Border:
     kind: str
     source: Provenance
     sink: Callable[[Record], None]
+    dropped: Callable[[Drop], None]
     made: int = 0
     seen: dict[bytes, int] = field(default_factory=dict)
     labelled: list[Labelled] = field(default_factory=list)
     aside: dict[str, None] = field(default_factory=dict)
-    imported: Imported = field(default_factory=lambda: Imported([], []))
+    imported: Imported = field(default_factory=Imported)
 
     @property
     def full(self) -> bool:
@@ -179,7 +187,8 @@ class _Border:
         self.aside.update((name, None) for name, value in extra.items() if not blank(value))
 
     def _drop(self, where: str, reason: str) -> None:
-        self.imported.drops.append(Drop(id=where, stage=STAGE, reason=reason))
+        self.imported.dropped[reason] += 1
+        self.dropped(Drop(id=where, stage=STAGE, reason=reason))
 
 
 def _hold(where: Mapping[str, Any], values: Mapping[str, Any]) -> None:
@@ -281,12 +290,9 @@ def _refuse_empty(files: Sequence[Path], made: int, imported: Imported) -> None:
     if made:
         return
     where = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
-    if not imported.drops:
+    if not imported.dropped:
         raise InputError(f"{where}: the data set is empty: it holds no row")
-    reasons: dict[str, int] = {}
-    for drop in imported.drops:
-        reasons[drop.reason] = reasons.get(drop.reason, 0) + 1
-    counts = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
+    counts = ", ".join(f"{reason} {count}" for reason, count in imported.dropped.items())
     raise InputError(
-        f"{where}: none of the {len(imported.drops)} rows fits ({counts}); set on_bad_row: error to see why"
+        f"{where}: none of the {imported.dropped.total()} rows fits ({counts}); set on_bad_row: error to see why"
     )

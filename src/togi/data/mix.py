@@ -5,6 +5,7 @@ stay within (K - 1) times the longest item of share x total, at every moment, ho
 """
 
 import random
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,12 +38,12 @@ class Cursor:
     seed: int
     epoch: int = 0
     place: int = 0
-    _order: tuple[int, list[int]] = field(default=(-1, []), repr=False)
+    _order: tuple[int, "array[int]"] = field(default=(-1, array("q")), repr=False)
 
     def item(self) -> int:
         """The item at this position."""
         if self._order[0] != self.epoch:
-            order = list(range(self.size))
+            order = array("q", range(self.size))
             random.Random(derive(self.seed, "epoch", self.epoch)).shuffle(order)
             self._order = (self.epoch, order)
         return self._order[1][self.place]

@@ -4,9 +4,12 @@ A preference is 1 where the first answer of a comparison is better, 0 where the 
 probability that the first is better.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
+
+import numpy as np
 
 from togi.core.records import Prompt, Sample
 from togi.judge.reading import Choice
@@ -36,12 +39,14 @@ class Outcome:
     preference: float | None = None
 
 
-def by_prompt(samples: Sequence[Sample]) -> list[list[Sample]]:
-    """The answers to each prompt, in the order in which prompts first come."""
-    groups: dict[str, list[Sample]] = {}
-    for sample in samples:
-        groups.setdefault(sample.prompt.id, []).append(sample)
-    return list(groups.values())
+def by_prompt(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
+    """The answers to each prompt, in the order in which prompts first come. Each sample is read twice; of all of them
+    some 200 bytes are held for each prompt, and 16 for each answer."""
+    numbers: dict[str, int] = {}
+    prompt_N = np.fromiter((numbers.setdefault(each.prompt.id, len(numbers)) for each in samples), np.int64)
+    order_N = np.argsort(prompt_N, kind="stable")
+    for _, group in groupby(order_N, key=lambda row: prompt_N[row]):
+        yield [samples[row] for row in group]
 
 
 def rivals(answers: Sequence[Sample], compare: Literal["all", "first"]) -> list[tuple[Sample, Sample]]:

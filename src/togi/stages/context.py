@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from togi.client.endpoint import Endpoint
+from togi.core.aside import records_aside
 from togi.core.codec import read_records, write_records
 from togi.core.errors import InputError, Interrupted, StageError
 from togi.core.files import append_line, cut_torn_line, read_json, read_lines, read_object, write_json
@@ -35,6 +36,7 @@ from togi.core.settings import MAIN, Ref
 from togi.core.sources import ModelSource
 from togi.stages.accounts import sources_in, unaccounted
 from togi.stages.base import output_path
+from togi.stages.drops import DropLog
 from togi.stages.shards import SHARD_ROWS, SerialShards, ShardExecutor
 from togi.stages.sources import Descent, model_sources, wrote
 
@@ -92,14 +94,17 @@ class Context:
     clients: dict[str, Any] = field(default_factory=dict)  # what asks servers, by the name of the model
     leaving: ExitStack = field(default_factory=ExitStack)  # what is closed when the stage ends
     counts: dict[str, int] = field(default_factory=dict)
-    drops: list[Drop] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     data: dict[Provenance, None] = field(default_factory=dict)  # what the records that were read come from, in order
     apart: tuple[str, ...] = ()
     contexts: Mapping[str, int] = field(default_factory=dict)
     adds_up: bool = False
     written: dict[str, Counter[Provenance]] = field(default_factory=dict)  # by output: how many records come from each
+    drops: DropLog = field(init=False)
     _descent: Descent | None = None
+
+    def __post_init__(self) -> None:
+        self.drops = DropLog(self.name, self.folder if self.ranks.first else None)
 
     # --- inputs -----------------------------------------------------------------------------------------------
 
@@ -126,6 +131,11 @@ class Context:
         for batch in pick_records(self.records_file(ref), rows, SHARD_ROWS):
             self.note(batch, ref)
             yield batch
+
+    def aside(self, ref: Ref) -> Sequence[Any]:
+        """The records that `ref` stands for, by number and in any order, read from the disk as they are asked for:
+        eight bytes of each are in memory. Raises InputError if there are none."""
+        return records_aside(self.batches(ref), self.folder)
 
     def records_file(self, ref: Ref) -> Path:
         """The file of the records that `ref` stands for."""
@@ -299,8 +309,7 @@ class Context:
             raise ValueError(
                 f"stage {self.name}: {reason!r} is no declared reason: {', '.join(self.reasons) or 'none'}"
             )
-        name = record if isinstance(record, str) else record.id
-        self.drops.append(Drop(id=name, stage=self.name, reason=reason))
+        self.drops.add(record if isinstance(record, str) else record.id, reason)
 
     def drop_all(self, drops: Iterable[Drop]) -> None:
         """Notes the drops that a function of `togi.data` found."""
@@ -309,7 +318,7 @@ class Context:
 
     def drop_counts(self) -> dict[str, int]:
         """How many records were dropped for which reason, in the order in which the reasons came."""
-        return dict(Counter(item.reason for item in self.drops))
+        return dict(self.drops.counts)
 
     def drop_reasons(self) -> str:
         """`drop_counts` in words."""
@@ -340,9 +349,7 @@ class Context:
 
     def finish(self) -> None:
         """Writes what the report reads: counts, drops by reason, and the stage's own summary."""
-        if self.drops:
-            rows = [{"id": item.id, "reason": item.reason} for item in self.drops]
-            write_json(self.folder / "drops.json", rows)
+        self.drops.finish()
         found: dict[str, Any] = {"counts": self.counts, "drops": self.drop_counts()}
         if self.adds_up:
             found["adds_up"] = True

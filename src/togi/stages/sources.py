@@ -12,12 +12,15 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from togi.core.errors import DamagedFile
 from togi.core.files import read_object
 from togi.core.records import Pair, Provenance, Record, Sample, joined
 from togi.core.sources import CARD, ModelSource
 
 Sources = tuple[Provenance, ...]
+ROOM = 1 << 16
 
 
 class Descent:
@@ -27,7 +30,8 @@ class Descent:
     samples and pairs carry. `unread` gives the sources of records that the stage reads in a way of its own.
 
     What sources a record has is held by its id only where that decides something: with writers, or once there is a
-    second set of sources. Until then an id takes 8 bytes, so that a stage that streams stays small.
+    second set of sources (some 130 bytes of a record). Until then an id takes at most 16 bytes, however often the
+    record is read, so that a stage that streams stays small.
     """
 
     def __init__(
@@ -39,9 +43,10 @@ class Descent:
         self.writers = {name: found for name, found in (writers or {}).items() if found}
         self.graders = graders
         self.unread = unread
-        self.sets: dict[Sources, None] = {}  # every set of sources that a record had, in order
+        self.sets: dict[Sources, Sources] = {}  # every set of sources that a record had, in order, each by itself
         self.of: dict[int, Sources] = {}  # by the hash of a record's id
         self._alike = array("q")  # such hashes, while all records have one set
+        self._room = ROOM  # how many, before those that stand there twice are looked for
         self._by_id = True  # whether the records that were read are known one by one
         self._made: dict[Any, Sources] = {}
 
@@ -53,9 +58,12 @@ class Descent:
                 self._note(record.prompt.id, record.sources)
 
     def _note(self, name: str, found: Sources) -> None:
-        self.sets.setdefault(found)
+        found = self.sets.setdefault(found, found)
         if len(self.sets) == 1 and not self.writers:
             self._alike.append(hash(name))
+            if len(self._alike) > self._room:
+                self._alike = array("q", np.unique(self._alike).tobytes())
+                self._room = max(ROOM, 2 * len(self._alike))
             return
         if self._alike:
             self.of |= dict.fromkeys(self._alike, next(iter(self.sets)))
@@ -65,7 +73,7 @@ class Descent:
     def given(self, records: Sequence[Record]) -> list[Record]:
         """Records that the stage writes, each with the sources of what it was made from."""
         if not self.sets:
-            self.sets, self._by_id = dict.fromkeys(self.unread()), False
+            self.sets, self._by_id = {each: each for each in self.unread()}, False
         if not (any(self.sets) or self.writers or self.graders):
             return list(records)
         return [self._given(record) for record in records]

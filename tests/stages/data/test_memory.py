@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from memory_of_stages import LETTERS, write_rows
+from memory_of_stages import LETTERS, SMALL_GROUP, write_answers, write_rows
 from places import TESTS
 
 from togi.core import record_streams
@@ -19,11 +19,13 @@ EMBEDDING = 2 * 1024
 """Bytes of an embedding of hashed n-grams in float16."""
 GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 """Arrays of a few hundred kB go back to the system when they are let go of, as those of real sizes do."""
+ONE_HEAP = {"MALLOC_ARENA_MAX": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}
+"""Threads share one heap: each with its own takes some MB more or less from run to run, as much as these rows do."""
 
 
 def peak(stage: str, folder: Path, *small: str) -> int:
     command = [sys.executable, str(TESTS / "memory_of_stages.py"), stage, str(folder), *small]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", **GIVEN_BACK}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **GIVEN_BACK, **ONE_HEAP}
     ended = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=3000)
     assert ended.returncode == 0, ended.stderr
     return int(json.loads(ended.stdout.splitlines()[-1])["bytes"])
@@ -36,8 +38,10 @@ def slope(stage: str, folder: Path, few: int, many: int, *small: str) -> float:
         made = folder / "-".join((str(rows), *small))
         if not made.exists():
             with pytest.MonkeyPatch.context() as kept:
-                kept.setattr(record_streams, "ROWS_PER_GROUP", 256 if small else record_streams.ROWS_PER_GROUP)
+                kept.setattr(record_streams, "ROWS_PER_GROUP", SMALL_GROUP if small else record_streams.ROWS_PER_GROUP)
                 write_rows(made, rows)
+                if small:
+                    write_answers(made, rows)
         peaks.append(peak(stage, made, *small))
     return (peaks[1] - peaks[0]) / (many - few)
 
@@ -50,17 +54,32 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("rows")
 
 
-@pytest.mark.parametrize("stage", ["curate"])
+@pytest.mark.parametrize("stage", ["curate", "decontaminate"])
 def test_from_ten_thousand_to_a_hundred_thousand_rows_memory_is_flat(rows: Path, stage: str) -> None:
     assert slope(stage, rows, 10_000, 100_000) < FLAT
 
 
 def test_import_holds_a_hash_of_each_row_and_not_the_row(rows: Path) -> None:
-    assert slope("import", rows, 5_000, 25_000, "small") < 400
+    assert slope("import", rows, 3_000, 12_000, "small") < 400
+
+
+@pytest.mark.parametrize(
+    ("stage", "most"),
+    [
+        ("mix", 150),
+        ("label", 450),
+        ("pairs", 450),
+        pytest.param("synthesize-qa", 300, marks=pytest.mark.slow),
+        pytest.param("label-graded", 250, marks=pytest.mark.slow),
+        pytest.param("synthesize-rewrite", 300, marks=pytest.mark.slow),
+    ],
+)
+def test_what_a_stage_holds_of_a_row_is_as_docs_memory_says(rows: Path, stage: str, most: int) -> None:
+    assert slope(stage, rows, 3_000, 12_000, "small") < most
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["curate", "import"])
+@pytest.mark.parametrize("stage", ["curate", "decontaminate", "import", "mix"])
 def test_a_million_rows_are_as_flat(rows: Path, stage: str) -> None:
     assert slope(stage, rows, 100_000, 1_000_000) < FLAT
 

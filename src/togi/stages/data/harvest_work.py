@@ -3,6 +3,7 @@ model gives for them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from typing import Any
 
 from togi.core.errors import InputError, StageError
@@ -178,7 +179,7 @@ class Rules:
         self.question: list[Filter] = [too_short(settings.min_chars), too_long(settings.longest_question)]
         self.question += [wrong_script(settings.language), copy_of_seed([seed.text for seed in seeds]), repeats]
         self.answer: list[Filter] = [copy_of_seed([seed.answer for seed in seeds if seed.answer]), repeats]
-        self.known: set[str] | None = set() if distinct else None
+        self.known: set[bytes] | None = set() if distinct else None  # hashes: some 100 bytes of an accepted question
 
     def failure(self, question: str, answer: str | None = None) -> str | None:
         """The first rule that is broken. A question that passes is known from then on."""
@@ -192,10 +193,10 @@ class Rules:
     def _duplicate(self, question: str) -> str | None:
         if self.known is None:
             return None
-        plain = normalise(question)
-        if plain in self.known:
+        key = blake2b(normalise(question).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        if key in self.known:
             return "duplicate"
-        self.known.add(plain)
+        self.known.add(key)
         return None
 
 

@@ -1,19 +1,28 @@
 """The work of `import`."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-from togi.data.importing import DataSpec, Imported, load_records, pour_records
+from togi.core.aside import Aside
+from togi.core.codec import from_row, to_row
+from togi.data.importing import DataSpec, Imported, pour_records
 from togi.data.presets import PRESETS
 from togi.stages.context import Context
 from togi.stages.data.importing import Import
 
 
 def read(settings: Import, takers: Mapping[str, Sequence[str]]) -> Imported:
-    """The records of a data set. `takers` are the stage types that take each kind of records.
+    """The records of a data set, on the disk where they are many, with counts of the drops alone. `takers` are the
+    stage types that take each kind of records.
 
     Raises InputError for rows that do not fit, which says what stages would take them.
     """
-    return load_records(_spec(settings, takers), settings.kind)
+    records: Aside[Any] = Aside(to_row, lambda row: from_row(settings.kind, row))
+    imported = pour_records(
+        _spec(settings, takers), settings.kind, lambda record: records.add([record]), lambda drop: None
+    )
+    return replace(imported, records=records)
 
 
 def _spec(settings: Import, takers: Mapping[str, Sequence[str]]) -> DataSpec:
@@ -26,12 +35,16 @@ def _spec(settings: Import, takers: Mapping[str, Sequence[str]]) -> DataSpec:
 
 def run(settings: Import, context: Context) -> None:
     with context.writer(settings.kind) as writer:
-        imported = pour_records(_spec(settings, context.takers), settings.kind, lambda record: writer.write([record]))
-    context.drop_all(imported.drops)
+        imported = pour_records(
+            _spec(settings, context.takers),
+            settings.kind,
+            lambda record: writer.write([record]),
+            lambda drop: context.drop(drop.id, drop.reason),
+        )
     for note in imported.notes:
         context.log(note)
     wanted = None if settings.expect is None or settings.limit is not None else settings.expect.rows
     if wanted not in (None, writer.count):
         context.log(f"{writer.count:,} rows fit; the recipe expects {wanted:,} (expect: rows)")
     context.summary |= {"columns_aside": imported.aside} if imported.aside else {}
-    context.count_in(writer.count + len(imported.drops))
+    context.count_in(writer.count + imported.dropped.total())

@@ -1,7 +1,7 @@
 """The methods of `synthesize` that ask an instruct model about a given question: `evolve` and `rewrite` make another
 question of it, `cot` answers it step by step."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from togi.core.records import Chat, Message, Prompt, Record, led_by_system
@@ -19,7 +19,7 @@ from togi.text.prompt_file import PromptFile
 def instructed(settings: Synthesize, context: Context) -> Plan:
     """Every prompt once, then again from the first one, as long as candidates are needed."""
     assert settings.input is not None
-    sources: list[Prompt] = context.records(settings.input)
+    sources: Sequence[Prompt] = context.aside(settings.input)
     if settings.check_answer:
         need_answers(sources, context.name)
     asker, rules = Asker(settings, context), Rules(settings)

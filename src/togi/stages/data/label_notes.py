@@ -18,7 +18,7 @@ ENOUGH = 50  # decided verdicts, before a share says anything
 
 @dataclass(slots=True)
 class Tally:
-    """Counts the last verdicts of each comparison or answer."""
+    """Counts the last verdicts of each comparison or answer; `grades` is the sum of those that were `graded`."""
 
     settings: Label
     context: Context
@@ -28,7 +28,8 @@ class Tally:
     first: int = 0
     both: int = 0
     agree: int = 0
-    grades: list[float] = field(default_factory=list)
+    graded: int = 0
+    grades: float = 0.0
     examples: list[dict[str, Any]] = field(default_factory=list)
 
     def show(self, contest: Contest, last: Sequence[Verdict]) -> None:
@@ -49,7 +50,9 @@ class Tally:
         """Takes the verdicts on one comparison, one for each order, or on one answer."""
         self.asked += len(last)
         self.read += sum(verdict.outcome not in ("unreadable", "failed") for verdict in last)
-        self.grades += [verdict.score for verdict in last if verdict.score is not None]
+        for verdict in last:
+            if verdict.score is not None:
+                self.graded, self.grades = self.graded + 1, self.grades + verdict.score
         winners = [verdict.winner for verdict in last if verdict.outcome in ("winner", "tie")]
         decided = [verdict for verdict in last if verdict.winner is not None]
         self.decided += len(decided)
@@ -93,8 +96,8 @@ class Tally:
         summary |= {"examples": self.examples} if self.examples else {}
         summary["verdicts_asked"] = self.asked
         summary["verdicts_unreadable"] = self.asked - self.read
-        if self.grades:
-            summary["mean_grade"] = sum(self.grades) / len(self.grades)
+        if self.graded:
+            summary["mean_grade"] = self.grades / self.graded
         if self.both:
             summary["orders_agree"] = self.agree / self.both
         if self.decided:

@@ -1,11 +1,12 @@
-"""The work of `label`: a unit is a batch of comparisons, each in all its orders, or of answers.
+"""The work of `label`: a unit is a batch of comparisons, each in all its orders, or of answers; only one is in memory.
 
 What the judge said is read again from the units when a stage goes on, so nothing is asked twice.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any, TypeVar
 
 from togi.core.errors import GraderError
@@ -35,7 +36,7 @@ Said = dict[str, Any]
 
 def run(settings: Label, context: Context) -> None:
     """Raises StageError where nothing that the judge said can be read."""
-    samples: list[Sample] = context.records(settings.samples)
+    samples: Sequence[Sample] = context.aside(settings.samples)
     tally = Tally(settings, context)
     tally.note_own(samples, judges_own(context, settings))
     prompt = judge_prompt(settings, settings.method)
@@ -50,7 +51,8 @@ def rehearse(settings: Label, context: Context) -> Iterator[Rehearsed]:
     samples: list[Sample] = context.records(settings.samples)
     prompt = judge_prompt(settings, settings.method)
     if settings.method == "pairwise":
-        shown = [_question(settings, prompt, contest, False) for contest in _contests(settings, context, samples)]
+        contests = _contests(settings, context.seed, samples, context.drop)
+        shown = [_question(settings, prompt, contest, False) for contest in contests]
     else:
         shown = [_graded_question(settings, prompt, sample) for sample in samples]
     source = context.model(settings.judge)
@@ -67,21 +69,29 @@ def _size(settings: Label, context: Context) -> int:
 
 
 def _asked(
-    settings: Label, context: Context, items: Sequence[Item], ask: Callable[[Sequence[Item]], list[Any]], tally: Tally
-) -> list[Any]:
-    """What the judge said of each comparison or answer, unit by unit. The first unit is small: a judge of which nothing
-    can be read is found before much is spent on it. Raises StageError for such a judge."""
-    starts = list(range(min(FIRST, len(items)), len(items), _size(settings, context)))
-    cuts = list(zip([0, *starts], [*starts, len(items)], strict=True)) if items else []
+    settings: Label,
+    context: Context,
+    items: Iterable[Item],
+    count: int,
+    ask: Callable[[Sequence[Item]], list[Any]],
+    tally: Tally,
+) -> Iterator[tuple[Item, Any]]:
+    """Each of `count` comparisons or answers with what the judge said of it, unit by unit. The first unit is small: a
+    judge of which nothing can be read is found before much is spent on it. Raises StageError for such a judge."""
+    size = _size(settings, context)
+    sizes = [min(FIRST, count), *(min(size, count - first) for first in range(FIRST, count, size))] if count else []
+    batch: list[Item] = []
 
     def make(number: int) -> list[Any]:
-        first, last = cuts[number]
-        said = ask(items[first:last])
+        said = ask(batch)
         if number == 0:
             tally.refuse_unreadable(_texts(said))
         return said
 
-    return [said for unit in context.units(len(cuts), make, "verdicts") for said in unit]
+    units, left = context.stream_units(len(sizes), make, "verdicts"), iter(items)
+    for rows in sizes:
+        batch = list(islice(left, rows))
+        yield from zip(batch, next(units), strict=True)
 
 
 def _texts(said: Any) -> list[Said]:
@@ -92,44 +102,42 @@ def _texts(said: Any) -> list[Said]:
 # --- two answers ------------------------------------------------------------------------------------------------------
 
 
-def _pairwise(settings: Label, context: Context, samples: list[Sample], prompt: JudgePrompt, tally: Tally) -> None:
-    contests = list(_contests(settings, context, samples))
-    context.count_in(len(contests) + len(context.drops))
+def _pairwise(settings: Label, context: Context, samples: Sequence[Sample], prompt: JudgePrompt, tally: Tally) -> None:
+    count = sum(1 for _ in _contests(settings, context.seed, samples, context.drop))
+    context.count_in(count + len(context.drops))
+    contests = _contests(settings, context.seed, samples, lambda sample, reason: None)
     ask = _choose(settings, context, prompt) if settings.by == "logprobs" else _compare(settings, context, prompt)
-    units = _asked(settings, context, contests, ask, tally)
-    verdicts: list[Verdict] = []
-    pairs: list[Pair] = []
-    for contest, orders in zip(contests, units, strict=True):
-        made = [_verdicts(context, settings, contest, order, said) for order, said in enumerate(orders)]
-        verdicts += [verdict for each in made for verdict in each]
-        last = [each[-1] for each in made]
-        tally.note(last)
-        tally.show(contest, last)
-        pair = _pair(settings, context, contest, last)
-        if isinstance(pair, Pair):
-            pairs.append(pair)
-        else:
-            context.drop(contest.first, pair)
-    context.write("verdicts", verdicts, "verdicts")
-    context.write("pairs", pairs)
+    with context.writer("verdicts", "verdicts") as verdicts, context.writer("pairs") as pairs:
+        for contest, orders in _asked(settings, context, contests, count, ask, tally):
+            made = [_verdicts(context, settings, contest, order, said) for order, said in enumerate(orders)]
+            verdicts.write([verdict for each in made for verdict in each])
+            last = [each[-1] for each in made]
+            tally.note(last)
+            tally.show(contest, last)
+            pair = _pair(settings, context, contest, last)
+            pairs.write([pair] if isinstance(pair, Pair) else [])
+            if isinstance(pair, str):
+                context.drop(contest.first, pair)
 
 
-def _contests(settings: Label, context: Context, samples: Sequence[Sample]) -> Iterator[Contest]:
+def _contests(
+    settings: Label, seed: int, samples: Sequence[Sample], drop: Callable[[Sample, str], None]
+) -> Iterator[Contest]:
     """The comparisons, in the order of prompts; answers that cannot be compared are dropped."""
     for answers in by_prompt(samples):
         spoken = [answer for answer in answers if answer.text.strip()]
         for answer in answers:
             if not answer.text.strip():
-                context.drop(answer, "empty_answer")
+                drop(answer, "empty_answer")
         if len(spoken) == 1:
-            context.drop(spoken[0], "alone")
+            drop(spoken[0], "alone")
         for first, second in rivals(spoken, settings.compare):
             if _same(first.text, second.text):
-                context.drop(first, "same_text")
+                drop(first, "same_text")
                 continue
             swaps = (False, True)
             if settings.orders == "random":
-                swaps = (derive(context.seed, "order", first.id, second.id) % 2 == 1,)
+                swaps = (derive(seed, "order", first.id, second.id) % 2 == 1,)
             yield Contest(first.prompt, first, second, swaps)
 
 
@@ -260,36 +268,38 @@ def _preference(verdict: Verdict, contest: Contest) -> float | None:
 # --- one answer -------------------------------------------------------------------------------------------------------
 
 
-def _graded(settings: Label, context: Context, samples: list[Sample], prompt: JudgePrompt, tally: Tally) -> None:
+def _graded(settings: Label, context: Context, samples: Sequence[Sample], prompt: JudgePrompt, tally: Tally) -> None:
     context.count_in(len(samples))
-    spoken = [sample for sample in samples if sample.text.strip()]
     for sample in samples:
         if not sample.text.strip():
             context.drop(sample, "empty_answer")
+    count = len(samples) - len(context.drops)
+    spoken = (sample for sample in samples if sample.text.strip())
     read = grade_reader(settings, prompt)
     judge = asker(settings, context, read, batch_rows=_size(settings, context) * settings.rounds)
+    shown = Shown("judge")
 
     def ask(batch: Sequence[Sample]) -> list[list[Said]]:
         questions = [_graded_question(settings, prompt, sample) for sample in batch]
         return [_said(each) for each in judge.ask(questions, settings.rounds)]
 
-    units = _asked(settings, context, spoken, ask, tally)
-    verdicts: list[Verdict] = []
-    kept: list[Sample] = []
-    for sample, attempts in zip(spoken, units, strict=True):
-        found = [_grade(settings, context, sample, number, said) for number, said in enumerate(attempts)]
-        verdicts += found
-        tally.note(found)
-        grades = [verdict.score for verdict in found if verdict.score is not None]
-        if grades:
-            kept.append(replace(sample, scores={**sample.scores, "judge": sum(grades) / len(grades)}))
-        else:
-            context.drop(sample, "failed" if found[-1].outcome == "failed" else "unreadable")
-    context.write("verdicts", verdicts, "verdicts")
-    shown = Shown("judge")
-    shown.take(kept)
+    with context.writer("verdicts", "verdicts") as verdicts, context.writer("samples") as kept:
+        for sample, attempts in _asked(settings, context, spoken, count, ask, tally):
+            found = [_grade(settings, context, sample, number, said) for number, said in enumerate(attempts)]
+            verdicts.write(found)
+            tally.note(found)
+            graded = _with_grade(sample, found)
+            shown.take(graded)
+            kept.write(graded)
+            if not graded:
+                context.drop(sample, "failed" if found[-1].outcome == "failed" else "unreadable")
     context.summary |= shown.summary()
-    context.write("samples", kept)
+
+
+def _with_grade(sample: Sample, found: Sequence[Verdict]) -> list[Sample]:
+    """The sample with the mean of its grades; none where no grade could be read."""
+    grades = [verdict.score for verdict in found if verdict.score is not None]
+    return [replace(sample, scores={**sample.scores, "judge": sum(grades) / len(grades)})] if grades else []
 
 
 def _graded_question(settings: Label, prompt: JudgePrompt, sample: Sample) -> Any:

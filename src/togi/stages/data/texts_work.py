@@ -1,12 +1,16 @@
 """The methods of `synthesize` that ask about documents: `qa` makes questions and answers, as text for instruction
 pre-training (arXiv 2406.14491) or as chats; `grounded` makes dialogues over several documents."""
 
+import tempfile
+import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from itertools import chain, islice
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from togi.core.aside import Aside
 from togi.core.errors import InputError
 from togi.core.records import Chat, Completion, Document, Message, Prompt, Record
 from togi.core.seeds import derive, make_id
@@ -25,23 +29,23 @@ STANDS_ELSEWHERE = 0.8
 """A document that holds this share of an answer, and of its question, is held to answer it too."""
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A document, or a part of one that is long; `index` counts the documents."""
+class Part(NamedTuple):
+    """A document, or a part of one that is long: the document's id, its number, its title, and the text."""
 
-    document: Document
+    id: str
     index: int
+    title: str | None
     text: str
 
-    @property
-    def title(self) -> str | None:
-        """The title, where the data has a column of that name."""
-        title = self.document.extra.get("title")
-        return title if isinstance(title, str) and title.strip() else None
+
+def _title(document: Document) -> str | None:
+    """The title, where the data has a column of that name."""
+    title = document.extra.get("title")
+    return title if isinstance(title, str) and title.strip() else None
 
 
-def parts_of(settings: Synthesize, context: Context, fits: Callable[[str], bool]) -> list[Part]:
-    """The documents as parts that the model can read; what is cut or left out is counted and said.
+def parts_of(settings: Synthesize, context: Context, fits: Callable[[str], bool]) -> Sequence[Part]:
+    """The documents as parts that the model can read, on the disk; what is cut or left out is counted and said.
 
     Raises InputError where the model's context has no room for any text, or no document is left.
     """
@@ -52,24 +56,23 @@ def parts_of(settings: Synthesize, context: Context, fits: Callable[[str], bool]
             f"the answer of at most {params_of(settings).max_tokens} tokens: lower max_tokens, or show fewer examples "
             "(shots)"
         )
-    documents: list[Document] = context.records(settings.documents)
-    found: list[Part] = []
-    long = 0
-    for index, document in enumerate(documents):
+    found = Aside[Part](list, lambda row: Part(*row), context.folder)
+    count = long = 0
+    for document in chain.from_iterable(context.batches(settings.documents)):
         pieces = [half for piece in chunks(document.text, settings.chunk_chars) for half in halves(piece, fits)]
-        long += len(pieces) > 1
+        count, long = count + 1, long + (len(pieces) > 1)
         if not pieces or (len(pieces) > 1 and settings.long_documents == "drop"):
             context.count_in(1)
             context.drop(document, "too_long" if pieces else "empty")
             continue
         kept = pieces[:1] if settings.long_documents == "cut" else pieces
-        found += [Part(document, index, piece) for piece in kept]
+        found.add(Part(document.id, count, _title(document), piece) for piece in kept)
     if not found:
         raise InputError(
             f"stage {context.name}: no document of {settings.documents} is left to ask about "
             f"({context.drop_reasons()}): set long_documents: split, or raise chunk_chars"
         )
-    _tell_of_cuts(settings, context, len(documents), long, len(found))
+    _tell_of_cuts(settings, context, count, long, len(found))
     return found
 
 
@@ -110,17 +113,17 @@ class Questions:
         return (Message("user", self.template.render(values)),)
 
 
-def _parts(settings: Synthesize, context: Context, questions: Questions) -> list[Part]:
+def _parts(settings: Synthesize, context: Context, questions: Questions) -> Sequence[Part]:
     """The parts of all documents, cut to the context with what stands around them."""
     held = fits_context(settings, context)
-    return parts_of(settings, context, lambda text: held(questions.asked(Part(Document(id="", text=text), 0, text), 0)))
+    return parts_of(settings, context, lambda text: held(questions.asked(Part("", 0, None, text), 0)))
 
 
 def rehearsed(settings: Synthesize, context: Context) -> Iterator[tuple[str, tuple[Message, ...] | str]]:
     """What the model will be asked first about each part."""
     questions = Questions(settings, context)
     for number, part in enumerate(_parts(settings, context, questions)):
-        yield part.document.id, questions.asked(part, number)
+        yield part.id, questions.asked(part, number)
 
 
 def _continued(settings: Synthesize, context: Context, pairs: int) -> Callable[[list[str], list[str]], list[Row]]:
@@ -163,7 +166,7 @@ def _plan(settings: Synthesize, context: Context, read: Callable[["Texts", int, 
         return reason or read(texts, number, row)
 
     most = settings.most(len(texts.parts))
-    return Plan(most, settings.batch, make, one, lambda number: texts.part(number).document.id)
+    return Plan(most, settings.batch, make, one, lambda number: texts.part(number).id)
 
 
 class Texts:
@@ -174,7 +177,7 @@ class Texts:
         self.context = context
         self.parts = parts
         self.rules = Rules(settings)
-        self._vectors: np.ndarray | None = None
+        self._vectors: Vectors | None = None
 
     def part(self, number: int) -> Part:
         """The part that a candidate asks about."""
@@ -182,12 +185,11 @@ class Texts:
 
     def name(self, number: int) -> str:
         """The id of what a candidate becomes."""
-        return make_id(self.context.folder.name, (self.part(number).document.id,), number)
+        return make_id(self.context.folder.name, (self.part(number).id,), number)
 
     def known(self, number: int) -> dict[str, Any]:
         """What a new record has from its document."""
-        document = self.part(number).document
-        return {"id": self.name(number), "parents": (document.id,)}
+        return {"id": self.name(number), "parents": (self.part(number).id,)}
 
     def pairs(self, number: int, row: Row) -> list[QuestionPair] | str:
         """The pairs that keep the rules; the reason of the first that does not where none does. A pair that the length
@@ -209,16 +211,42 @@ class Texts:
             return "echo"
         return self.rules.failure(pair.question, pair.answer)
 
-    def related(self, number: int) -> list[Part]:
-        """The parts of other documents, the most alike first."""
+    def related(self, number: int, count: int) -> list[Part]:
+        """Parts of other documents, the most alike first; fewer where there are no more."""
         if self._vectors is None:
-            self._vectors = embedder(self.context, self.settings.embedder).embed([part.text for part in self.parts])
+            asked = embedder(self.context, self.settings.embedder)
+            self._vectors = Vectors(lambda rows: asked.embed([part.text for part in rows]), self.parts, self.context)
         own = self.part(number)
-        alike_N = self._vectors @ self._vectors[number % len(self.parts)]
-        order = np.argsort(-alike_N, kind="stable").tolist()
-        return [self.parts[i] for i in order if self.parts[i].index != own.index]
+        alike_N = self._vectors.times(number % len(self.parts))
+        others = (self.parts[row] for row in np.argsort(-alike_N, kind="stable"))
+        return list(islice((part for part in others if part.index != own.index), count))
 
 
+class Vectors:
+    """The embeddings of all parts, on the disk."""
+
+    def __init__(self, embed: Callable[[list[Part]], np.ndarray], parts: Sequence[Part], context: Context) -> None:
+        self._file = tempfile.TemporaryFile(dir=context.folder)  # noqa: SIM115 - it lives as long as this
+        weakref.finalize(self, self._file.close)
+        self._count = len(parts)
+        for first in range(0, len(parts), TILE):
+            tile_TW = embed([*parts[first : first + TILE]])
+            self._dtype, self._width = tile_TW.dtype, tile_TW.shape[1]
+            self._file.write(tile_TW.tobytes())
+            context.progress(min(first + TILE, len(parts)), len(parts), "embedding")
+
+    def times(self, row: int) -> np.ndarray:
+        """(N,) how alike each part is to that of a row."""
+        (own_W,) = self._rows(row, 1)
+        return np.concatenate([self._rows(first, TILE) @ own_W for first in range(0, self._count, TILE)])
+
+    def _rows(self, first: int, count: int) -> np.ndarray:
+        self._file.seek(first * self._width * self._dtype.itemsize)
+        read = self._file.read(count * self._width * self._dtype.itemsize)
+        return np.frombuffer(read, self._dtype).reshape(-1, self._width)
+
+
+TILE = 4096
 SHORTEST_ECHO = 12
 """Characters of an answer that may be a bare choice between what its question names ("Green or black?" "Green.")."""
 
@@ -276,14 +304,14 @@ def _dialogue(settings: Synthesize, context: Context, texts: Texts, number: int,
     chance = np.random.default_rng(derive(context.seed, "documents", known["id"]))
     answered = chance.random() >= settings.unanswerable
     own, count = texts.part(number), settings.distractors
-    others = texts.related(number)[: count if answered else count + 1]
+    others = texts.related(number, count if answered else count + 1)
     if any(_answers(pair, other.text) for other in others):
         return "answer_elsewhere"
     shown = [*([own] if answered else []), *others]
     order = chance.permutation(len(shown)).tolist()
     documents = [Shown(shown[i].title, shown[i].text) for i in order]
     relevant = [order.index(0)] if answered else []
-    known["parents"] += tuple(dict.fromkeys(other.document.id for other in others))
+    known["parents"] += tuple(dict.fromkeys(other.id for other in others))
     answer = pair.answer if answered else settings.no_answer or NO_ANSWER[settings.language]
     return Chat(**known, messages=dialogue(documents, pair.question, relevant, answer))
 

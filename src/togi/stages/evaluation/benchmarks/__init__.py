@@ -1,1 +1,0 @@
-"""Benchmarks as values: each is a settings file, a work file and one line in table.py."""
