@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from togi.core.errors import InputError
-from togi.evaluate.statistics import Bootstrap, Floats, Interval
+from togi.evaluate.statistics import Bootstrap, Interval, by_cluster
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,25 +34,13 @@ def pair_accuracy(
     if broken:
         raise InputError(f"pair accuracy: {broken} of {chosen_P.size} pairs have a score that is not finite")
     right_P = (chosen_P > rejected_P).astype(np.float64)
-    found = bootstrap.share(_shares(right_P, prompts))
+    found = bootstrap.share(by_cluster(right_P, prompts) if prompts else right_P)
     low, high = max(found.low, 0.0), min(found.high, 1.0)
     return Accuracy(
         interval=replace(found, mean=float(right_P.mean()), low=low, high=high),
         pairs=len(right_P),
         ties=int((chosen_P == rejected_P).sum()),
     )
-
-
-def _shares(right_P: Floats, prompts: Sequence[Hashable]) -> Floats:
-    """One value per prompt: the linearised ratio estimator, whose mean is the share over all pairs. With a single
-    prompt, one value per pair."""
-    groups: dict[Hashable, list[float]] = {}
-    for prompt, right in zip(prompts, right_P.tolist(), strict=True) if prompts else ():
-        groups.setdefault(prompt, []).append(right)
-    if len(groups) < 2:
-        return right_P
-    share, size = float(right_P.mean()), len(right_P) / len(groups)
-    return np.array([share + (sum(own) - share * len(own)) / size for own in groups.values()])
 
 
 def shuffled_labels(count: int, seed: int) -> NDArray[np.bool_]:

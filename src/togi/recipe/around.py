@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 from togi.core.errors import RecipeError
 from togi.core.settings import Ref, references
-from togi.recipe.schema import Recipe
+from togi.recipe.schema import MODEL_KINDS, Recipe
 from togi.stages.base import UNKNOWN, StageSettings
 from togi.stages.table import STAGES
 
@@ -38,6 +38,12 @@ class Neighbours:
             return None if ref.name in self.recipe.data else UNKNOWN
         settings = self.stage(ref.name)
         return STAGES[settings.type].outputs(settings).get(ref.output, UNKNOWN)
+
+    def stands_for(self, ref: Ref) -> str | None:
+        if ref.name in self.recipe.models:
+            return MODEL_KINDS[self.recipe.models[ref.name].kind]
+        found = self.kind(ref)
+        return None if found == UNKNOWN else found
 
     def wanted(self, settings: StageSettings) -> str | None:
         name = next((name for name, each in self.recipe.stages.items() if each is settings), "")

@@ -24,14 +24,11 @@ from togi.core.settings import MAIN, CodePath, MadeModelRef, PackageName, Recipe
 from togi.core.sources import ModelSource, fingerprint, hash_folder, model_files
 from togi.recipe.around import completed
 from togi.recipe.endpoint_spec import endpoint_of
-from togi.recipe.schema import DataSpec, ModelSpec, Recipe, TemplateFile
+from togi.recipe.schema import MODEL_KINDS, DataSpec, ModelSpec, Recipe, TemplateFile
 from togi.recipe.store import VERSION, Read
 from togi.stages.base import UNKNOWN, StageSettings
 from togi.stages.context import Resolved
 from togi.stages.table import STAGES, takers
-
-MODEL_KINDS = {"causal": "model", "reward": "scorer", "embedder": "embedder"}
-"""What a reference to a `models:` entry of a kind stands for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,17 +348,22 @@ def _model_mark(source: ModelSource, sources: list[HashedFiles]) -> dict[str, An
     return mark | {name: value for name, value in more.items() if value}
 
 
-def canonical(value: Any, named: dict[str, Any], sources: list[HashedFiles]) -> Any:
-    """A settings tree as the fingerprint sees it: no place fields and no defaults, references and files replaced by
-    their content."""
+def canonical(settings: StageSettings, named: dict[str, Any], sources: list[HashedFiles]) -> dict[str, Any]:
+    """The settings of a stage as the fingerprint sees them: no place fields and no defaults, references and files
+    replaced by their content. The stage's own seed stands beside them."""
+    return {name: value for name, value in _told(settings, named, sources).items() if name != "seed"}
+
+
+def _told(value: Any, named: dict[str, Any], sources: list[HashedFiles]) -> Any:
+    """A settings tree without place fields and defaults; references and files replaced by their content."""
     if isinstance(value, BaseModel):
-        fields = [name for name in type(value).model_fields if name != "seed" and not is_place(value, name)]
-        found = {name: canonical(getattr(value, name), named, sources) for name in fields}
+        fields = [name for name in type(value).model_fields if not is_place(value, name)]
+        found = {name: _told(getattr(value, name), named, sources) for name in fields}
         return {name: item for name, item in found.items() if not _is_default(value, name, item, named)}
     if isinstance(value, dict):
-        return {key: canonical(item, named, sources) for key, item in value.items()}
+        return {key: _told(item, named, sources) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [canonical(item, named, sources) for item in value]
+        return [_told(item, named, sources) for item in value]
     if isinstance(value, Ref):
         return [value.name, named[value]] if value.named else named[value]
     if isinstance(value, CodePath) and Path(value).is_file():
@@ -380,7 +382,7 @@ def _is_default(settings: BaseModel, name: str, item: Any, named: dict[str, Any]
     if name == "type" or field.is_required():
         return False
     default = field.get_default(call_default_factory=True)
-    return getattr(settings, name) == default and digest(item) == digest(canonical(default, named, []))
+    return getattr(settings, name) == default and digest(item) == digest(_told(default, named, []))
 
 
 def _path_mark(path: Path, sources: list[HashedFiles]) -> str:

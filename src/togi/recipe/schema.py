@@ -29,6 +29,8 @@ from togi.text.template import TEMPLATE_NAMES
 DEVICE = r"^(cpu|cuda|cuda:[0-9]+)?$"
 S = TypeVar("S", bound=Settings)
 NAME = r"^[A-Za-z_][A-Za-z0-9_-]{0,99}$"
+MODEL_KINDS = {"causal": "model", "reward": "scorer", "embedder": "embedder"}
+"""What a reference to a `models:` entry of a kind stands for."""
 SHOWN = 100  # characters of a value that does not fit
 RESERVED = (LOCK,)  # a run's folder holds its stages by name beside files of its own; the others' names have a dot
 

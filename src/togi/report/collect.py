@@ -18,6 +18,7 @@ from togi.core.files import read_json, read_lines
 from togi.report.view import (
     AlarmView,
     AnswerView,
+    BenchmarkView,
     ExampleView,
     RowView,
     RunState,
@@ -61,6 +62,7 @@ class _Summary(BaseModel):
     counts: dict[str, int] = {}
     drops: dict[str, int] = {}
     table: list[RowView] = []
+    benchmarks: list[BenchmarkView] = []
     answers: list[AnswerView] = []
     answers_note: str = ""
     examples: list[ExampleView] = []
@@ -153,6 +155,7 @@ def _stage(stage: _Stage, folder: _Folder) -> StageView:
         metrics=metrics,
         alarms=[*alarms, *folder.alarms()],
         rows=summary.table,
+        benchmarks=summary.benchmarks,
         answers=summary.answers,
         answers_note=summary.answers_note,
         examples=summary.examples,

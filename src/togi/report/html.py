@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from togi.report import formatting
+from togi.report import cells, formatting
 from togi.report.curves import Panel, panels
 from togi.report.plot import reach, whisker
 from togi.report.stage_graph import rail
@@ -52,6 +52,7 @@ def render_report(run: RunView) -> str:
             curves=[(stage, *_split(made)) for stage, made in curves if made],
             tables=sorted((stage for stage in run.stages if stage.rows), key=lambda stage: not _compares(stage)),
             compares=any(_compares(stage) for stage in run.stages),
+            measured=[stage for stage in run.stages if stage.benchmarks],
             talks=[(stage, stage.answers[:MOST_ANSWERS]) for stage in run.stages if stage.answers],
             samples=[stage for stage in run.stages if stage.examples],
             open_samples=OPEN_SAMPLES,
@@ -90,6 +91,7 @@ def _environment() -> Environment:
         whisker=whisker,
         reach=reach,
     )
+    environment.filters.update(cell=cells.words, bounds_of=cells.bounds, change=cells.change, verdict=cells.verdict)
     environment.globals.update(outcome=formatting.outcome, better=_better)
     return environment
 

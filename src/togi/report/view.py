@@ -44,6 +44,59 @@ class RowView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnView:
+    """What one column of a benchmark measures. A `share` is from 0 to 1, and is shown in per cent."""
+
+    name: str
+    higher_is_better: bool | None = None
+    note: str = ""
+    share: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellView:
+    """A number with its interval and the questions behind it; None is what is not defined."""
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    note: str = ""
+
+
+Cells = Mapping[str, Mapping[str, CellView]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartView:
+    """A table inside the table of a benchmark, such as one by category; `cells` by subject, then by column."""
+
+    title: str
+    columns: Sequence[ColumnView]
+    cells: Cells
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchmarkView:
+    """What a benchmark found. `differences` are paired differences from `baseline`; `mark` is the manifest's hash."""
+
+    benchmark: str
+    columns: Sequence[ColumnView]
+    cells: Cells
+    rows: int
+    mark: str
+    level: float = 0.95
+    baseline: str | None = None
+    differences: Cells = field(default_factory=dict)
+    parts: Sequence[PartView] = ()
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    leaks: Mapping[str, int] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerView:
     """One question with the answers of base and policy, and their scores where there are any."""
 
@@ -117,6 +170,7 @@ class StageView:
     metrics: Sequence[Mapping[str, Any]] = ()
     alarms: Sequence[AlarmView] = ()
     rows: Sequence[RowView] = ()
+    benchmarks: Sequence[BenchmarkView] = ()
     answers: Sequence[AnswerView] = ()
     answers_note: str = ""
     examples: Sequence[ExampleView] = ()

@@ -28,6 +28,11 @@ class Around(Protocol):
         the recipe has to mend."""
         ...
 
+    def stands_for(self, ref: Ref) -> str | None:
+        """What a model of `models:` is, or the main output of a stage: model, scorer, a kind of records; None for what
+        there is not, or data."""
+        ...
+
     def wanted(self, settings: "StageSettings") -> str | None:
         """The kind of records that the first reader of a stage needs; None where nobody says."""
         ...

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from togi.data.features import HashedNgrams
-from togi.evaluate.benchmarks.base import Answered, Subject, Table, manifest
+from togi.evaluate.benchmarks.base import Answered, Compared, Subject, manifest
 from togi.evaluate.diversity import Texts, diversity_rows
 from togi.evaluate.table import Metric
 
@@ -17,11 +17,12 @@ class Measured:
     metric: Metric
     values: Callable[[Subject], Sequence[float]]
 
-    def run(self, subjects: Sequence[Subject], answered: Answered) -> Table:
+    def run(self, subjects: Sequence[Subject], answered: Answered) -> Compared:
         """The mean of every subject, and its difference from the first."""
-        base, *others = subjects
-        rows = {each.name: [answered.row(self.metric, self.values(base), self.values(each))] for each in others}
-        return Table(benchmark=self.name, baseline=base.name, rows=rows, manifest=manifest(answered))
+        values = {each.name: [float(value) for value in self.values(each)] for each in subjects}
+        base, *others = values
+        rows = {name: [answered.row(self.metric, values[base], values[name])] for name in others}
+        return Compared(benchmark=self.name, baseline=base, rows=rows, values=values, manifest=manifest(answered))
 
 
 CLOSED = Measured(
@@ -49,7 +50,7 @@ class Diversity:
     language: str
     name: str = "diversity"
 
-    def run(self, subjects: Sequence[Subject], answered: Answered) -> Table:
+    def run(self, subjects: Sequence[Subject], answered: Answered) -> Compared:
         """Distinct n-grams, self-BLEU and dispersion of every subject beside the first."""
         base, *others = subjects
         first = slice(None, None, answered.samples)
@@ -60,4 +61,4 @@ class Diversity:
             vectors = (embedder.embed(texts.base), embedder.embed(texts.policy))
             rows[each.name] = diversity_rows(texts, self.language, answered.bootstrap, vectors)
         made = manifest(answered, language=self.language)
-        return Table(benchmark=self.name, baseline=base.name, rows=rows, manifest=made)
+        return Compared(benchmark=self.name, baseline=base.name, rows=rows, manifest=made)

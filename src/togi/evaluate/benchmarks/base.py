@@ -1,4 +1,7 @@
-"""What a benchmark is: it measures subjects on the same prompts and gives a table of figures with intervals."""
+"""Measures of answers that several subjects gave to the same prompts: each subject beside the first, with intervals.
+
+A benchmark as a whole gives a `Table` (togi.evaluate.benchmarks.table).
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -43,8 +46,8 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """What a benchmark found: the rows of each subject against the first one, the baseline, by the subject's name.
+class Compared:
+    """What a measure found: the rows of each subject against the first one, the baseline, by the subject's name.
 
     `values` are the numbers of single answers by subject, where there are such (None for one that has none);
     `manifest` says how they came about.
@@ -53,7 +56,7 @@ class Table:
     benchmark: str
     baseline: str
     rows: Mapping[str, list[Row]]
-    values: Mapping[str, list[float | None]] = field(default_factory=dict)
+    values: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
     manifest: Mapping[str, Any] = field(default_factory=dict)
 
     def figures(self) -> list[Figure]:
@@ -64,6 +67,23 @@ class Table:
                 for figure in self._of(row, name):
                     found.setdefault(figure.id, figure)
         return list(found.values())
+
+    def items(self, answered: Answered) -> list[Figure]:
+        """The numbers of single answers as records, where there are such; their parents are the prompts."""
+        first = next(iter(self.rows.values()))[0]
+        return [
+            Figure(
+                id=digest([self.benchmark, first.metric, name, prompt.id, place % answered.samples])[:16],
+                parents=(prompt.id,),
+                benchmark=self.benchmark,
+                metric=first.metric,
+                subject=name,
+                value=value,
+                higher_is_better=first.higher_is_better,
+            )
+            for name, values in self.values.items()
+            for place, (prompt, value) in enumerate(zip(answered.owners, values, strict=True))
+        ]
 
     def _of(self, row: Row, name: str) -> list[Figure]:
         numbers = [
@@ -96,8 +116,8 @@ class Benchmark(Protocol):
     @property
     def name(self) -> str: ...
 
-    def run(self, subjects: Sequence[Subject], answered: Answered) -> Table:
-        """The table of all subjects. Raises InputError for an answer that cannot be measured."""
+    def run(self, subjects: Sequence[Subject], answered: Answered) -> Compared:
+        """The rows of all subjects. Raises InputError for an answer that cannot be measured."""
         ...
 
 

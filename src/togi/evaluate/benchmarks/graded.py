@@ -8,7 +8,7 @@ from itertools import compress
 from togi.core.errors import GraderError, InputError
 from togi.core.protocols import Scorer
 from togi.core.records import Prompt
-from togi.evaluate.benchmarks.base import Answered, Subject, Table, manifest
+from togi.evaluate.benchmarks.base import Answered, Compared, Subject, manifest
 from togi.evaluate.lengths import cut_to_shortest
 from togi.evaluate.table import Metric
 
@@ -27,7 +27,7 @@ class Graded:
         """What the reward model read."""
         return "text without terminator" + (", both answers cut to the shorter one's length" if self.cut else "")
 
-    def run(self, subjects: Sequence[Subject], answered: Answered) -> Table:
+    def run(self, subjects: Sequence[Subject], answered: Answered) -> Compared:
         """The mean score of every subject, and its difference from the first. A prompt with an answer that cannot be
         scored is left out for all subjects; the manifest counts such answers. Raises InputError where no prompt
         stays."""
@@ -53,7 +53,7 @@ class Graded:
         made = manifest(answered, cut=self.cut)
         if wrong:
             made["failed"] = {"answers": len(wrong), "first": wrong[0]}
-        return Table(benchmark=self.name, baseline=base, rows=rows, values=values, manifest=made)
+        return Compared(benchmark=self.name, baseline=base, rows=rows, values=values, manifest=made)
 
 
 def _scores(judge: Scorer, owners: Sequence[Prompt], texts: Sequence[str], wrong: list[str]) -> list[float | None]:

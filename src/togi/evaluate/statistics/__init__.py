@@ -9,7 +9,7 @@
 - models in battles: `bradley_terry`, `resampled` by question, since games of one question are not independent
 """
 
-from togi.evaluate.statistics.bootstrap import Bootstrap, Jackknife, bca_tails, by_prompt
+from togi.evaluate.statistics.bootstrap import Bootstrap, Jackknife, bca_tails, by_cluster, by_prompt
 from togi.evaluate.statistics.bradley_terry import (
     Battles,
     By,
@@ -39,6 +39,7 @@ __all__ = [
     "Regression",
     "bca_tails",
     "bradley_terry",
+    "by_cluster",
     "by_prompt",
     "cluster_mean",
     "effect_size",

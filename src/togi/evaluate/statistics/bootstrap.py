@@ -140,6 +140,19 @@ def by_prompt(values: Sequence[float], prompt_ids: Sequence[Hashable]) -> Floats
     return np.array([np.mean(group) for group in groups.values()], dtype=np.float64)
 
 
+def by_cluster(values: ArrayLike, clusters: Sequence[Hashable]) -> Floats:
+    """One value per cluster, whose mean is the mean of all values: the linearised ratio estimator (Cochran 1977,
+    Sampling Techniques, chapter 6). With a single cluster, the values themselves."""
+    values_N = np.asarray(values, dtype=np.float64)
+    groups: dict[Hashable, list[float]] = {}
+    for value, name in zip(values_N.tolist(), clusters, strict=True):
+        groups.setdefault(name, []).append(value)
+    if len(groups) < 2:
+        return values_N
+    mean, size = float(values_N.mean()), len(values_N) / len(groups)
+    return np.array([mean + (sum(own) - mean * len(own)) / size for own in groups.values()])
+
+
 def _checked(values: ArrayLike) -> Floats:
     values_P = np.asarray(values, dtype=np.float64)
     if values_P.ndim != 1 or len(values_P) < 2:

@@ -1,29 +1,52 @@
-"""`evaluate`: base and policy on the same unseen prompts, with paired intervals."""
+"""`evaluate`: models on benchmarks, with intervals; or base and policy on the same unseen prompts."""
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from togi.core.sampling import Sampling
-from togi.core.settings import ModelRef, PromptsRef, ScorerRef
-from togi.stages.base import StageSettings, StageType, gives
+from togi.core.settings import ModelRef, NamedModelRef, NamedScorerRef, PromptsRef, Ref, ScorerRef
+from togi.stages.base import Around, StageSettings, StageType, gives
 from togi.stages.cost import Cost, Inputs
+from togi.stages.evaluation.benchmarks.base import Asked, SubjectRef
+from togi.stages.evaluation.benchmarks.table import BENCHMARKS, AnyBenchmark
+from togi.stages.evaluation.benchmarks.table import REASONS as BENCHMARK_REASONS
 from togi.stages.failures import FailureSettings
 
-REASONS = ("failed",)
-"""What a prompt is left out for: one of its answers did not come."""
+REASONS = ("failed", *BENCHMARK_REASONS)
+"""What a prompt is left out for: one of its answers did not come; and what benchmarks drop rows for."""
+PAIR = ("base", "policy", "prompts")
+TWO_ALONE = (
+    *("reward", "held_out", "samples", "language", "batch_prompts", "show"),
+    *(name for name in Sampling.model_fields if name != "seed"),
+)
+"""Settings that benchmarks do not read: they have their own."""
+
+
+WHAT = {"model": "a language model (kind: causal)", "scorer": "a reward model (kind: reward)"}
+REFS: dict[str, type[Ref]] = {"model": NamedModelRef, "scorer": NamedScorerRef}
 
 
 class Evaluate(StageSettings, FailureSettings, Sampling):
-    """Terminator rate, reward, held-out reward, length and diversity: base against policy, prompt by prompt.
+    """Any number of models on any number of benchmarks; or, with base, policy and prompts, terminator rate, reward,
+    held-out reward, length and diversity of the two, prompt by prompt.
 
-    A prompt to which an answer failed is left out for both models, and counted.
+    A prompt to which an answer of base or policy failed is left out for both, and counted.
     """
 
     type: Literal["evaluate"] = "evaluate"
-    base: ModelRef
-    policy: ModelRef
-    prompts: PromptsRef
+    models: tuple[SubjectRef, ...] = Field(
+        default=(), description="the models that benchmarks measure; reward models too, where a benchmark takes them"
+    )
+    benchmarks: tuple[AnyBenchmark, ...] = Field(default=(), description="what is measured, in the order of the report")
+    judge: ModelRef | None = Field(default=None, description="the model that judges, for benchmarks that ask one")
+    baseline: SubjectRef | None = Field(
+        default=None, description="the model that others are compared with; the first of models when absent"
+    )
+    base: ModelRef | None = Field(default=None, description="without benchmarks: the model before")
+    policy: ModelRef | None = Field(default=None, description="without benchmarks: the model after")
+    prompts: PromptsRef | None = Field(default=None, description="without benchmarks: what both answer")
     reward: ScorerRef | None = Field(default=None, description="the reward model that the policy was trained on")
     held_out: ScorerRef | None = Field(default=None, description="a reward model that was never optimised against")
     samples: int = Field(default=1, ge=1, description="answers of each model to each prompt")
@@ -35,9 +58,77 @@ class Evaluate(StageSettings, FailureSettings, Sampling):
     batch_prompts: int = Field(default=16, ge=1, description="prompts in one unit of work")
     show: int = Field(default=12, ge=0, description="prompts whose answers stand in the report")
 
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        given = [name for name in PAIR if getattr(self, name) is not None]
+        if self.benchmarks:
+            fields = type(self).model_fields
+            unread = given + [name for name in TWO_ALONE if getattr(self, name) != fields[name].default]
+            if unread:
+                raise ValueError(
+                    f"{', '.join(unread)}: not read beside benchmarks, which have settings of their own; remove them, "
+                    "or remove benchmarks"
+                )
+            return self._measured()
+        if self.models or self.judge is not None or self.baseline is not None:
+            raise ValueError(f"models, judge and baseline need benchmarks: a list of {{type: {', '.join(BENCHMARKS)}}}")
+        if len(given) < len(PAIR):
+            missing = ", ".join(name for name in PAIR if name not in given)
+            raise ValueError(
+                f"{missing}: required, unless there are models and benchmarks; base and policy answer the same prompts"
+            )
+        return self
+
+    def _measured(self) -> Self:
+        """Raises ValueError for benchmarks that lack what they need."""
+        if not self.models:
+            raise ValueError("benchmarks need models: a list of references such as [$a, $b]")
+        for what, names in (
+            ("models", list(self.models)),
+            ("the names of benchmarks", [each.title for each in self.benchmarks]),
+        ):
+            twice = [name for place, name in enumerate(names) if name in names[:place]]
+            if twice:
+                hint = "; give one of them a `name`" if twice[0] not in self.models else ""
+                raise ValueError(f"{what}: {twice[0]} stands there twice{hint}")
+        for each in self.benchmarks:
+            kind = BENCHMARKS[each.type]
+            if kind.judged(each) and self.judge is None:
+                raise ValueError(f"benchmark {each.title} asks a judge: name a model under `judge`")
+            if kind.against and self.baseline is None:
+                raise ValueError(f"benchmark {each.title} compares with a baseline: name a model under `baseline`")
+        return self
+
+    def within(self, around: Around) -> Self:
+        """The settings with references to models or to reward models. Raises ValueError for one of a kind that a
+        benchmark cannot measure."""
+        found = {ref: str(around.stands_for(ref)) for ref in self.models}
+        for each in self.benchmarks:
+            allowed = BENCHMARKS[each.type].subjects
+            wrong = [ref for ref, kind in found.items() if kind in WHAT and kind not in allowed]
+            if wrong:
+                raise ValueError(
+                    f"benchmark {each.title} measures {' or '.join(WHAT[kind] for kind in allowed)}, but {wrong[0]} is "
+                    f"{WHAT[found[wrong[0]]]}; measure it in an evaluate stage of its own"
+                )
+        refs = tuple(REFS.get(kind, SubjectRef)(ref) for ref, kind in found.items())
+        baseline = self.baseline
+        if baseline is not None:
+            baseline = REFS.get(str(around.stands_for(baseline)), SubjectRef)(baseline)
+        return self.model_copy(update={"models": refs, "baseline": baseline})
+
+
+def measures(settings: Evaluate) -> Sequence[Ref]:
+    """The records on which models are measured."""
+    if settings.prompts is not None:
+        return [settings.prompts]
+    return [ref for each in settings.benchmarks for ref in BENCHMARKS[each.type].measures(each)]
+
 
 def estimate(settings: Evaluate, inputs: Inputs) -> Cost:
-    """Two models answer each prompt."""
+    """Two models answer each prompt; or what the benchmarks say."""
+    if settings.prompts is None:
+        return _estimate_benchmarks(settings, inputs)
     came = inputs[settings.prompts]
     if came.records is None:
         return Cost(answer=settings.max_tokens, unknown=[came.why])
@@ -45,13 +136,30 @@ def estimate(settings: Evaluate, inputs: Inputs) -> Cost:
     return Cost(samples=samples, sampled=samples * answer, answer=answer, calls=2 * came.records)
 
 
+def _estimate_benchmarks(settings: Evaluate, inputs: Inputs) -> Cost:
+    """The sum over benchmarks; what one of them does not know is unknown, and the rest is a lower bound."""
+    total = Cost()
+    for each in settings.benchmarks:
+        kind = BENCHMARKS[each.type]
+        if kind.estimate is None:
+            total.unknown.append(f"what {each.title} will ask")
+            continue
+        cost = kind.estimate(each, Asked(inputs, settings.models, settings.judge))
+        for name in ("samples", "tokens", "sampled", "calls", "read"):
+            if (more := getattr(cost, name)) is not None:
+                setattr(total, name, (getattr(total, name) or 0) + more)
+        total.notes += cost.notes
+        total.unknown += [f"{each.title}: {why}" for why in cost.unknown]
+    return total
+
+
 STAGE = StageType(
     "evaluate",
     Evaluate,
-    outputs=gives("tables"),
+    outputs=gives("tables", items="tables"),
     work="togi.stages.evaluation.evaluate_work",
-    version=7,
+    version=8,
     reasons=REASONS,
     estimate=estimate,
-    measures=lambda settings: [settings.prompts],
+    measures=measures,
 )

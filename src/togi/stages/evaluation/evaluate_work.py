@@ -1,4 +1,5 @@
-"""The work of `evaluate`: both models answer the same prompts from the same random streams, then everything is paired.
+"""The work of `evaluate`. Without benchmarks both models answer the same prompts from the same random streams, then
+everything is paired.
 
 The held-out reward is read on the text without terminator, both answers cut to the shorter one's length, so that
 closing or shortening alone cannot raise it.
@@ -14,7 +15,7 @@ from togi.core.records import Completion, Prompt
 from togi.core.seeds import derive
 from togi.core.settings import ModelRef, ScorerRef
 from togi.evaluate.benchmarks.answers import CHARACTERS, CLOSED, LENGTH, Diversity
-from togi.evaluate.benchmarks.base import Answered, Benchmark, Subject, Table
+from togi.evaluate.benchmarks.base import Answered, Benchmark, Compared, Subject
 from togi.evaluate.benchmarks.graded import Graded
 from togi.evaluate.statistics import Bootstrap
 from togi.evaluate.table import Row, rows_to_json
@@ -22,6 +23,7 @@ from togi.rewards.base import Attempt
 from togi.rewards.terminator import TerminatorCheck
 from togi.stages.context import Context
 from togi.stages.endpoints import generator, scorer
+from togi.stages.evaluation.benchmarks.run_work import run_benchmarks
 from togi.stages.evaluation.evaluate import Evaluate
 from togi.stages.failures import Failures
 from togi.stages.held_against import held_against
@@ -33,16 +35,23 @@ LEAST = 3
 
 
 def run(settings: Evaluate, context: Context) -> None:
+    if settings.benchmarks:
+        run_benchmarks(settings, context)
+    else:
+        compare_two(settings, context)
+
+
+def compare_two(settings: Evaluate, context: Context) -> None:
+    """Base against policy."""
     prompts = _prompts(settings, context)
     _warn_learnt(settings, context, prompts)
     _tell_held(settings, context)
-    refs = {"base": settings.base, "policy": settings.policy}
-    asked = [_answers(settings, context, ref, name, prompts) for name, ref in refs.items()]
+    asked = [_answers(settings, context, ref, name, prompts) for name, ref in _two(settings).items()]
     prompts, subjects = _without_failed(settings, context, prompts, asked)
     owners = [prompt for prompt in prompts for _ in range(settings.samples)]
     bootstrap = Bootstrap(seed=derive(context.seed, "bootstrap"), level=settings.level, resamples=settings.bootstrap)
     answered = Answered(owners, settings.samples, bootstrap)
-    tables: list[Table] = []
+    tables: list[Compared] = []
     rows: list[Row] = []
     for benchmark, ref in _benchmarks(settings, context, subjects):
         table = benchmark.run(subjects, answered)
@@ -55,9 +64,16 @@ def run(settings: Evaluate, context: Context) -> None:
             whole = ", while the answers shown are whole" if table.manifest["cut"] else ""
             context.summary["answers_note"] = f"scores are the {name} of the {note}{whole}"
     context.write("tables", [figure for table in tables for figure in table.figures()])
-    context.counts["out"] = len(prompts)
+    context.write("tables", [figure for table in tables for figure in table.items(answered)], "items")
+    context.counts = {"in": len(prompts), "out": len(prompts)}
     context.summary["table"] = rows_to_json(rows)
     context.summary["answers"] = _examples(settings, prompts, subjects, tables)
+
+
+def _two(settings: Evaluate) -> dict[str, ModelRef]:
+    """The models that are compared without benchmarks."""
+    refs = {"base": settings.base, "policy": settings.policy}
+    return {name: ref for name, ref in refs.items() if ref is not None}
 
 
 def _benchmarks(
@@ -75,12 +91,15 @@ def _benchmarks(
 
 
 def rehearse(settings: Evaluate, context: Context) -> Iterator[Rehearsed]:
+    if settings.benchmarks:
+        return
     prompts = asked(_prompts(settings, context))
-    for ref in dict.fromkeys((settings.base, settings.policy)):
+    for ref in dict.fromkeys(_two(settings).values()):
         yield from prompt_rows(context, weightless(context, ref), prompts, settings.max_tokens)
 
 
 def _prompts(settings: Evaluate, context: Context) -> list[Prompt]:
+    assert settings.prompts is not None
     prompts: list[Prompt] = context.records(settings.prompts)
     context.count_in(len(prompts))
     if len(prompts) < LEAST:
@@ -106,7 +125,8 @@ def _warn_learnt(settings: Evaluate, context: Context, prompts: list[Prompt]) ->
 
 def _tell_held(settings: Evaluate, context: Context) -> None:
     """Says beside the scores what data of the models was held against these prompts, and how much of it left."""
-    for name, ref in (("base", settings.base), ("policy", settings.policy)):
+    assert settings.prompts is not None
+    for name, ref in _two(settings).items():
         told = [
             f"{held.stage}: {held.matched} of {held.records} records matched and were left out"
             for held in held_against(context, ref, settings.prompts)
@@ -172,7 +192,7 @@ def _at(subject: Subject, whole: Sequence[bool], samples: int) -> Subject:
     )
 
 
-def _count_unscored(settings: Evaluate, context: Context, table: Table, owners: int) -> None:
+def _count_unscored(settings: Evaluate, context: Context, table: Compared, owners: int) -> None:
     """Counts the answers that the reward model of a table gave no score. Raises StageError where they are too many."""
     missing = [score for scores in table.values.values() for score in scores if score is None]
     failures = Failures(context, settings.max_failed_share, owners * len(table.values), f"the {table.benchmark}")
@@ -188,10 +208,11 @@ def _accuracy(context: Context, ref: ScorerRef, name: str) -> list[Row]:
 
 
 def _examples(
-    settings: Evaluate, prompts: list[Prompt], subjects: Sequence[Subject], tables: Sequence[Table]
+    settings: Evaluate, prompts: list[Prompt], subjects: Sequence[Subject], tables: Sequence[Compared]
 ) -> list[dict[str, Any]]:
     """The first answers to the first prompts, with what the last reward model gave them."""
-    values = next((table.values for table in reversed(tables) if table.values), {})
+    graded = [table.values for table in tables if "cut" in table.manifest]
+    values = graded[-1] if graded else {}
     rows = []
     for place, prompt in enumerate(prompts[: settings.show]):
         at = place * settings.samples

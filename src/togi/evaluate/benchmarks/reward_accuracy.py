@@ -1,0 +1,310 @@
+"""How often a reward model, or a judge, prefers the answer that people prefer.
+
+Of each pair a subject has a credit: 1 where it prefers people's choice, 0 where it prefers the other, 0.5 for a tie.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+
+from togi.evaluate.benchmarks.table import (
+    Cell,
+    Cells,
+    Part,
+    Table,
+    Values,
+    cell_of,
+    difference_cell,
+    mean_cell,
+    measured,
+    paired,
+)
+from togi.evaluate.statistics import Bootstrap, Floats, by_cluster, mcnemar
+from togi.evaluate.table import Metric
+
+ACCURACY = Metric(
+    name="accuracy",
+    higher_is_better=True,
+    note="micro: the share of all pairs on which people's choice is preferred; a tie counts half",
+    share=True,
+)
+DECIDED = Metric(
+    name="accuracy, ties dropped", higher_is_better=True, note="the same over pairs without a tie", share=True
+)
+TIES = Metric(name="ties", note="pairs whose two answers are preferred alike", share=True)
+LENGTH = Metric(
+    name="length bias", note="how much more often than people it prefers the longer answer; 0 is fair", share=False
+)
+ECE = Metric(
+    name="calibration error",
+    higher_is_better=False,
+    note="mean distance between how sure it is, sigmoid of the difference of scores, and how often it is right",
+)
+BINS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labelled:
+    """A pair that people judged: its id, its prompt (pairs of one prompt are not independent), the set and the category
+    that it belongs to, and the lengths of both answers in characters."""
+
+    id: str
+    prompt: str
+    split: str = ""
+    category: str = ""
+    chosen: int = 0
+    rejected: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a subject makes of a pair. `margin` is the score of people's choice less that of the other answer; None for
+    a judge that gives no scores. `credit` is None where it gave no verdict."""
+
+    credit: float | None
+    margin: float | None = None
+
+
+def scored(chosen: float | None, rejected: float | None) -> Reading:
+    """The reading of two scores."""
+    if chosen is None or rejected is None:
+        return Reading(None)
+    return Reading(0.5 if chosen == rejected else float(chosen > rejected), chosen - rejected)
+
+
+def judged(orders: Sequence[float | None]) -> Reading:
+    """The reading of verdicts in both orders, each 1, 0 or 0.5 for people's choice: their mean, where an unreadable one
+    counts half. Our reading of how the card of ca-reward-3b-ja judges: it gives half points."""
+    return Reading(sum(0.5 if each is None else each for each in orders) / len(orders))
+
+
+def accuracy_table(
+    name: str, rows: Sequence[Labelled], readings: Mapping[str, Sequence[Reading]], bootstrap: Bootstrap, baseline: str
+) -> Table:
+    """The table of all subjects. `readings` are in the order of `rows`. Raises InputError through the statistics."""
+    owners = [row.prompt for row in rows]
+    values: Values = {
+        subject: {ACCURACY.name: [one.credit for one in own], DECIDED.name: [_decided(one) for one in own]}
+        for subject, own in readings.items()
+    }
+    ties = {
+        subject: {TIES.name: [None if one.credit is None else float(one.credit == 0.5) for one in own]}
+        for subject, own in readings.items()
+    }
+    columns = [ACCURACY, DECIDED]
+    cells: dict[str, dict[str, Cell]] = {
+        subject: {**row, **measured([TIES], ties, bootstrap, owners)[subject]}
+        for subject, row in measured(columns, values, bootstrap, owners).items()
+    }
+    shown = [*columns, TIES]
+    for column, key in _means(rows):
+        shown.append(column)
+        for subject, own in readings.items():
+            cells[subject][column.name] = _unweighted(own, [key(row) for row in rows], owners, bootstrap)
+    shown += [LENGTH, ECE]
+    for subject, own in readings.items():
+        cells[subject] |= {LENGTH.name: length_bias(rows, own, bootstrap), ECE.name: calibration_error(own)}
+    return Table(
+        benchmark=name,
+        columns=[column for column in shown if any(row[column.name].n for row in cells.values())],
+        cells=cells,
+        rows=len(rows),
+        baseline=baseline if baseline in readings else None,
+        differences=paired(columns, values, baseline, bootstrap, owners) if baseline in readings else {},
+        parts=[part for part in _parts(rows, readings, bootstrap, baseline) if part.cells],
+        items=[row.id for row in rows],
+        owners=owners,
+        values=values,
+        level=bootstrap.level,
+    )
+
+
+def _decided(one: Reading) -> float | None:
+    return None if one.credit == 0.5 else one.credit
+
+
+def _means(rows: Sequence[Labelled]) -> list[tuple[Metric, Callable[[Labelled], str]]]:
+    """The unweighted means that the rows allow: over categories, and over sets."""
+    found: list[tuple[Metric, Callable[[Labelled], str]]] = []
+    for title, what, key in (
+        ("accuracy, macro", "categories", lambda row: row.category),
+        ("accuracy, mean of sets", "sets", lambda row: row.split),
+    ):
+        count = len(dict.fromkeys(map(key, rows)))
+        if count > 1:
+            metric = Metric(
+                name=title, higher_is_better=True, note=f"unweighted mean of {count} {what}; a tie counts half"
+            )
+            found.append((metric, key))
+    return found
+
+
+def _unweighted(own: Sequence[Reading], groups: Sequence[str], owners: Sequence[str], bootstrap: Bootstrap) -> Cell:
+    """The unweighted mean of the groups' accuracies; its interval from linearised values, one for each prompt."""
+    known = [place for place, one in enumerate(own) if one.credit is not None]
+    credit_N = np.array([own[place].credit for place in known], dtype=np.float64)
+    names = list(dict.fromkeys(groups[place] for place in known))
+    if not names:
+        return Cell()
+    group_N = np.array([names.index(groups[place]) for place in known])
+    size_K = np.bincount(group_N, minlength=len(names))
+    mean_K = np.bincount(group_N, weights=credit_N, minlength=len(names)) / size_K
+    mean = float(mean_K.mean())
+    pseudo_N = mean + (credit_N - mean_K[group_N]) * len(known) / (len(names) * size_K[group_N])
+    return _resampled(pseudo_N, [owners[place] for place in known], bootstrap, mean)
+
+
+def _resampled(values_N: Floats, owners: Sequence[str], bootstrap: Bootstrap, mean: float) -> Cell:
+    """A cell whose interval is drawn by owner; without one where nothing varies."""
+    if len(dict.fromkeys(owners)) < 2:
+        return Cell(value=mean, n=len(values_N))
+    found = bootstrap.mean(by_cluster(values_N, owners))
+    if found.low == found.high:
+        return Cell(value=mean, n=len(values_N))
+    return replace(cell_of(found, n=len(values_N)), value=mean)
+
+
+# --- what sways a subject ---------------------------------------------------------------------------------------------
+
+
+def length_bias(rows: Sequence[Labelled], own: Sequence[Reading], bootstrap: Bootstrap) -> Cell:
+    """How much more often than people a subject prefers the longer answer, over pairs whose lengths differ."""
+    known = [
+        (row, one.credit)
+        for row, one in zip(rows, own, strict=True)
+        if one.credit is not None and row.chosen != row.rejected
+    ]
+    people = [float(row.chosen > row.rejected) for row, _ in known]
+    subject = [credit if row.chosen > row.rejected else 1 - credit for row, credit in known]
+    return difference_cell(LENGTH, people, subject, bootstrap, [row.prompt for row, _ in known])
+
+
+def calibration_error(own: Sequence[Reading]) -> Cell:
+    """The expected calibration error over bins of equal width (Naeini et al. 2015), without an interval: it is biased
+    upwards where pairs are few. Defined for subjects that give scores."""
+    sure, right = _sureness(own)
+    if not len(sure):
+        return Cell()
+    bin_N = _bins(sure)
+    total = sum(
+        abs(float(sure[bin_N == number].mean()) - float(right[bin_N == number].mean())) * int((bin_N == number).sum())
+        for number in range(BINS)
+        if (bin_N == number).any()
+    )
+    return Cell(value=total / len(sure), n=len(sure))
+
+
+def _sureness(own: Sequence[Reading]) -> tuple[Floats, Floats]:
+    """(the chance that the scores give to the preferred answer, whether people prefer it too), without ties."""
+    margins = [one.margin for one in own if one.margin is not None and one.margin != 0]
+    sure = [1 / (1 + math.exp(-min(abs(margin), 700))) for margin in margins]
+    return np.array(sure, dtype=np.float64), np.array([float(margin > 0) for margin in margins])
+
+
+def _bins(sure_N: Floats) -> np.ndarray:
+    return np.minimum(((sure_N - 0.5) * 2 * BINS).astype(int), BINS - 1)
+
+
+# --- tables inside the table ------------------------------------------------------------------------------------------
+
+
+def _parts(
+    rows: Sequence[Labelled], readings: Mapping[str, Sequence[Reading]], bootstrap: Bootstrap, baseline: str
+) -> list[Part]:
+    found = [
+        _by_group(f"accuracy by {what}", rows, readings, [key(row) for row in rows], bootstrap)
+        for what, key in (("set", lambda row: row.split), ("category", lambda row: row.category))
+        if len(dict.fromkeys(map(key, rows))) > 1
+    ]
+    lengths = [_longer(row) for row in rows]
+    found.append(_by_group("accuracy by length of people's choice", rows, readings, lengths, bootstrap))
+    return [*found, _drawn(rows, readings, bootstrap), _calibration(readings, bootstrap), _against(readings, baseline)]
+
+
+def _longer(row: Labelled) -> str:
+    if row.chosen == row.rejected:
+        return "equally long"
+    return "the longer answer" if row.chosen > row.rejected else "the shorter answer"
+
+
+def _by_group(
+    title: str,
+    rows: Sequence[Labelled],
+    readings: Mapping[str, Sequence[Reading]],
+    groups: Sequence[str],
+    bootstrap: Bootstrap,
+) -> Part:
+    names = list(dict.fromkeys(groups))
+    columns = [Metric(name=name or "none", higher_is_better=True, share=True) for name in names]
+    cells: dict[str, dict[str, Cell]] = {}
+    for subject, own in readings.items():
+        cells[subject] = {}
+        for column, name in zip(columns, names, strict=True):
+            at = [place for place, group in enumerate(groups) if group == name]
+            owners = [rows[place].prompt for place in at]
+            cells[subject][column.name] = mean_cell(column, [own[place].credit for place in at], bootstrap, owners)
+    return Part(title=title, columns=columns, cells=cells, note="a tie counts half")
+
+
+def _drawn(rows: Sequence[Labelled], readings: Mapping[str, Sequence[Reading]], bootstrap: Bootstrap) -> Part:
+    """The accuracy with the interval of a bootstrap over prompts, beside Wilson's in the table."""
+    column = Metric(name="accuracy", higher_is_better=True, share=True)
+    cells: dict[str, dict[str, Cell]] = {}
+    for subject, own in readings.items():
+        known = [(one.credit, row.prompt) for row, one in zip(rows, own, strict=True) if one.credit is not None]
+        if len(dict.fromkeys(prompt for _, prompt in known)) > 1:
+            credits, owners = [credit for credit, _ in known], [prompt for _, prompt in known]
+            found = cell_of(bootstrap.share(by_cluster(credits, owners)), n=len(known))
+            low, high = max(0.0, found.low or 0.0), min(1.0, found.high or 0.0)
+            cells[subject] = {column.name: Cell(value=sum(credits) / len(credits), low=low, high=high, n=len(known))}
+    return Part(title="bootstrap over prompts", columns=[column], cells=cells, note="BCa")
+
+
+def _calibration(readings: Mapping[str, Sequence[Reading]], bootstrap: Bootstrap) -> Part:
+    """How often a scorer is right, by how sure it is."""
+    edges = [0.5 + 0.5 * number / BINS for number in range(BINS + 1)]
+    columns = [
+        Metric(name=f"{low:.1f} to {high:.1f}", higher_is_better=True, share=True) for low, high in pairwise(edges)
+    ]
+    cells: dict[str, dict[str, Cell]] = {}
+    for subject, own in readings.items():
+        sure_N, right_N = _sureness(own)
+        if len(sure_N):
+            bin_N = _bins(sure_N)
+            cells[subject] = {
+                column.name: mean_cell(column, right_N[bin_N == number].tolist(), bootstrap)
+                for number, column in enumerate(columns)
+            }
+    note = "how often it is right where its scores give the preferred answer this chance: sigmoid of their difference"
+    return Part(title="calibration", columns=columns, cells=cells, note=note)
+
+
+def _against(readings: Mapping[str, Sequence[Reading]], baseline: str) -> Part:
+    """McNemar's test of each subject and the baseline on the same pairs; a tie is not right."""
+    columns = [Metric(name="only it is right"), Metric(name="only the baseline is right"), Metric(name="p")]
+    cells: Cells = {
+        subject: _mcnemar_cells(readings[baseline], own)
+        for subject, own in readings.items()
+        if baseline in readings and subject != baseline
+    }
+    note = f"exact, two-sided, beside {baseline}, on pairs that both judged; a tie is not right"
+    return Part(title="McNemar's test", columns=columns, cells=cells, note=note)
+
+
+def _mcnemar_cells(base: Sequence[Reading], own: Sequence[Reading]) -> dict[str, Cell]:
+    both = [
+        (float(one.credit == 1), float(other.credit == 1))
+        for one, other in zip(base, own, strict=True)
+        if one.credit is not None and other.credit is not None
+    ]
+    if not both:
+        return {name: Cell() for name in ("only it is right", "only the baseline is right", "p")}
+    found = mcnemar([one for one, _ in both], [other for _, other in both])
+    return {
+        "only it is right": Cell(value=found.only_second, n=len(both)),
+        "only the baseline is right": Cell(value=found.only_first, n=len(both)),
+        "p": Cell(value=found.p, n=len(both)),
+    }

@@ -1,0 +1,51 @@
+"""Cells of benchmarks in words: shares in per cent, an em dash with its count for what is not defined."""
+
+from togi.report.formatting import MINUS
+from togi.report.view import CellView, ColumnView, Verdict
+
+NONE = "\N{EM DASH}"
+
+
+def words(cell: CellView, column: ColumnView) -> str:
+    """The value: a share in per cent."""
+    if cell.value is None:
+        return NONE
+    return _figure(cell.value, column.share)
+
+
+def bounds(cell: CellView, column: ColumnView) -> str:
+    """ "61.2 to 70.4 (448)", with the count of questions and what else is to be known."""
+    after = ", ".join(filter(None, (f"{cell.n:,}", cell.note)))
+    if cell.low is None or cell.high is None:
+        return f"({after})"
+    return f"{_figure(cell.low, column.share)} to {_figure(cell.high, column.share)} ({after})"
+
+
+def change(cell: CellView, column: ColumnView) -> str:
+    """A difference: "+1.3 (0.2 to 2.4)"."""
+    if cell.value is None:
+        return NONE
+    sign = "+" if cell.value > 0 else ""
+    if cell.low is None or cell.high is None:
+        return f"{sign}{_figure(cell.value, column.share)}"
+    low, high = (_figure(bound, column.share) for bound in (cell.low, cell.high))
+    return f"{sign}{_figure(cell.value, column.share)} ({low} to {high})"
+
+
+def verdict(cell: CellView, column: ColumnView) -> Verdict:
+    """What the interval of a difference allows to say."""
+    if cell.low is None or cell.high is None or cell.value is None or cell.low <= 0 <= cell.high:
+        return "unclear"
+    if column.higher_is_better is None:
+        return "changed"
+    return "better" if (cell.value > 0) is column.higher_is_better else "worse"
+
+
+def _figure(value: float, share: bool) -> str:
+    """Per cent with one decimal; other numbers with as many decimals as their size asks for."""
+    if share:
+        text = f"{100 * value:.1f}"
+    else:
+        size = abs(value)
+        text = f"{value:,.0f}" if size >= 1000 else f"{value:.{1 if size >= 100 else 2 if size >= 1 else 3}f}"
+    return text.replace("-", MINUS)

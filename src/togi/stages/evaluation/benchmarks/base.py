@@ -1,0 +1,68 @@
+"""What a benchmark is.
+
+A benchmark is two files: `x.py` declares its settings, what it measures and what it asks; `x_work.py` has
+`run(settings, room) -> Table` and may import anything heavy. One line in table.py makes it known.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field
+
+from togi.core.settings import ModelRef, Ref, Settings
+from togi.stages.cost import Cost, Inputs
+
+
+class SubjectRef(Ref):
+    """What a benchmark measures: a language model, or a reward model. Its name stands in the tables."""
+
+    kinds = ("model", "scorer")
+    named = True
+
+
+class BenchmarkSettings(Settings):
+    """Settings that every benchmark has."""
+
+    type: str
+    name: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$",
+        description="its name in tables; the type when absent",
+    )
+
+    @property
+    def title(self) -> str:
+        """The name in tables."""
+        return self.name or self.type
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a benchmark may ask when it estimates its cost: what is known of its inputs, the models that it measures,
+    and the judge."""
+
+    inputs: Inputs
+    subjects: Sequence[Ref]
+    judge: ModelRef | None
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkType:
+    """All that is asked about a kind of benchmark.
+
+    `work` is a module with `run(settings, room) -> Table`. `subjects` are the kinds that it can measure: `model` (a
+    language model), `scorer` (a reward model). `judged(settings)` says whether it needs the evaluation's judge;
+    `against`: it needs a baseline. `reasons` are all that it drops rows for. `estimate(settings, asked)` is what it
+    will take. `measures(settings)` are the records on which it measures models.
+    """
+
+    name: str
+    settings: type[BenchmarkSettings]
+    work: str
+    subjects: tuple[str, ...] = ("model",)
+    judged: Callable[[Any], bool] = lambda settings: False
+    against: bool = False
+    reasons: tuple[str, ...] = ()
+    estimate: Callable[[Any, Asked], Cost] | None = None
+    measures: Callable[[Any], Sequence[Ref]] = lambda settings: ()

@@ -1,0 +1,135 @@
+"""The work of `reward_accuracy`: scorers score both answers of a pair, judges read them in both orders."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from togi.core.errors import GraderError, InputError
+from togi.core.files import read_object
+from togi.core.records import Message, Pair, Prompt, SamplingParams
+from togi.core.seeds import content_id, digest
+from togi.core.settings import ModelRef, Ref, refs_of
+from togi.evaluate.benchmarks.reward_accuracy import Labelled, Reading, accuracy_table, judged, scored
+from togi.evaluate.benchmarks.table import Table
+from togi.judge.asking import Answered
+from togi.judge.contests import preference
+from togi.judge.prompts import Case, JudgePrompt, load_prompt, own_prompt
+from togi.judge.reading import Choice, read_choice
+from togi.stages.evaluation.benchmarks.reward_accuracy import RewardAccuracy
+from togi.stages.evaluation.benchmarks.room_work import Asking, Room
+
+CARD = {"llm-jp/llm-jp-chatbot-arena-conversations": 448, "nvidia/HelpSteer3": 283}
+"""Pairs that the card of ca-reward-3b-ja counts: of one turn, in Japanese, without ties."""
+
+
+def run(settings: RewardAccuracy, room: Room) -> Table:
+    kept = [(ref, pair) for ref in refs_of(settings.pairs) for pair in room.records(ref) if _usable(room, pair)]
+    if not kept:
+        raise InputError(
+            f"{room.name}: no pair is left: {room.dropped}; pairs in which people prefer one side are needed"
+        )
+    pairs = [pair for _, pair in kept]
+    rows = [_labelled(settings, ref, pair) for ref, pair in kept]
+    readings = {name: _read(settings, room, name, ref, pairs) for name, ref in room.subjects.items()}
+    room.note(pairs=digest([row.id for row in rows])[:16])
+    found = accuracy_table(room.name, rows, readings, room.bootstrap, room.baseline or "")
+    return replace(
+        found,
+        dropped=room.dropped,
+        leaks=room.leaks([Prompt(id=pair.id, messages=pair.prompt) for pair in pairs]),
+        notes=[note for ref in refs_of(settings.pairs) for note in _told(room, ref)],
+        manifest=room.manifest(),
+    )
+
+
+def _usable(room: Room, pair: Pair) -> bool:
+    """Whether people prefer one of two different answers."""
+    if pair.margin == 0:
+        room.drop(pair, "tie")
+        return False
+    if _text(pair.chosen) == _text(pair.rejected):
+        room.drop(pair, "same_text")
+        return False
+    return True
+
+
+def _text(side: Sequence[Message]) -> str:
+    return "\n".join(message.content for message in side if message.role == "assistant")
+
+
+def _labelled(settings: RewardAccuracy, ref: Ref, pair: Pair) -> Labelled:
+    category = pair.extra.get(settings.by) if settings.by else ""
+    if category is None:
+        raise InputError(
+            f"pair {pair.id} of {ref} has no column {settings.by!r}, which `by` names; it has "
+            f"{', '.join(pair.extra) or 'no columns of its own'}"
+        )
+    return Labelled(
+        id=pair.id,
+        prompt=content_id([[turn.role, turn.content] for turn in pair.prompt]),
+        split=ref.name,
+        category=str(category),
+        chosen=len(_text(pair.chosen)),
+        rejected=len(_text(pair.rejected)),
+    )
+
+
+def _read(settings: RewardAccuracy, room: Room, name: str, ref: Ref, pairs: Sequence[Pair]) -> list[Reading]:
+    if room.kind(ref) == "scorer":
+        return _scored(room, name, ref, pairs)
+    return _judged(settings, room, name, ModelRef(ref), pairs)
+
+
+def _scored(room: Room, name: str, ref: Ref, pairs: Sequence[Pair]) -> list[Reading]:
+    sides = [(*pair.prompt, *side) for pair in pairs for side in (pair.chosen, pair.rejected)]
+    found = room.scores(ref, [(talk[:-1], talk[-1].content) for talk in sides], f"scores-{name}")
+    scores = [None if isinstance(score, GraderError) else score for score in found]
+    readings = [scored(one, other) for one, other in zip(scores[::2], scores[1::2], strict=True)]
+    room.count("no_score", sum(reading.credit is None for reading in readings))
+    return readings
+
+
+def _judged(settings: RewardAccuracy, room: Room, name: str, ref: ModelRef, pairs: Sequence[Pair]) -> list[Reading]:
+    prompt = own_prompt("pairwise", settings.language)
+    if settings.prompt is not None:
+        prompt = load_prompt(Path(settings.prompt), "pairwise", settings.prompt_name)
+    questions = [_question(prompt, pair, swapped) for pair in pairs for swapped in (False, True)]
+    params = SamplingParams(temperature=settings.temperature, max_tokens=settings.max_tokens, seed=room.seed)
+    how = Asking(params, f"verdicts-{name}", retries=settings.retries, judge=ref)
+    answered = room.ask(questions, read_choice, how)
+    room.note(judge_prompt=_prompt_mark(prompt))
+    verdicts = [_verdict(room, each, bool(place % 2)) for place, each in enumerate(answered)]
+    return [judged(both) for both in zip(verdicts[::2], verdicts[1::2], strict=True)]
+
+
+def _question(prompt: JudgePrompt, pair: Pair, swapped: bool) -> Prompt:
+    """The pair as the judge reads it: people's choice first, or second where `swapped`."""
+    sides = (pair.rejected, pair.chosen) if swapped else (pair.chosen, pair.rejected)
+    case = Case(messages=pair.prompt, answers=(_text(sides[0]), _text(sides[1])))
+    return Prompt(id=content_id([pair.id, swapped]), messages=prompt.messages(case))
+
+
+def _verdict(room: Room, answered: Answered[Choice], swapped: bool) -> float | None:
+    if answered.values:
+        return preference(answered.values[0], swapped)
+    room.count("failed" if answered.failed else "no_verdict")
+    return None
+
+
+def _prompt_mark(prompt: JudgePrompt) -> str:
+    """The hash of a judge's prompt, by what it writes of a case of marks."""
+    case = Case(messages=(Message("user", "<question>"),), answers=("<first>", "<second>"))
+    return digest([[turn.role, turn.content] for turn in prompt.messages(case)])[:16]
+
+
+def _told(room: Room, ref: Ref) -> list[str]:
+    """What was kept and left out where the pairs were read, beside the count of the card."""
+    folder = room.context.inputs[ref].folder
+    if folder is None or not (folder / "summary.json").exists():
+        return []
+    summary, settings = read_object(folder / "summary.json"), read_object(folder / "settings.json")
+    counts, drops = summary.get("counts", {}), summary.get("drops", {})
+    told = ", ".join(f"{reason} {number:,}" for reason, number in drops.items()) or "none"
+    card = CARD.get(str(settings.get("preset")))
+    beside = f"; the card of ca-reward-3b-ja counts {card} in all (published)" if card else ""
+    return [f"{ref}: {counts.get('out', 0):,} of {counts.get('in', 0):,} rows kept; left out: {told}{beside}"]

@@ -1,0 +1,339 @@
+"""What a running benchmark is given: its subjects, the judge, and ways to ask them that a kill does not undo.
+
+What is asked is noted in the manifest: the questions, how answers are sampled, the judge, and what each subject is.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from togi.core.errors import GraderError, InputError
+from togi.core.hashing import file_hash
+from togi.core.protocols import Embedder, Scorer
+from togi.core.records import Completion, Message, Prompt, Record, SamplingParams
+from togi.core.seeds import derive, digest
+from togi.core.settings import EmbedderRef, ModelRef, Ref, ScorerRef
+from togi.core.sources import ModelSource, fingerprint
+from togi.evaluate.statistics import Bootstrap
+from togi.judge.asking import Answered, Asker, Attempt
+from togi.rewards.base import Attempt as Answer
+from togi.rewards.terminator import TerminatorCheck
+from togi.stages.context import Context
+from togi.stages.endpoints import ChatGenerator, embedder, generator, scorer
+from togi.stages.failures import Failures
+from togi.stages.seen_prompts import learnt, mark
+from togi.stages.shards import SHARD_ROWS
+
+Value = TypeVar("Value")
+Item = TypeVar("Item")
+TOO_LONG = "too_long"
+UNIT = 16
+"""Prompts, or questions to a judge, in one unit of work of a model that is computed here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """An answer of a subject: the text without its terminator, how it stopped, its tokens (0 where a server does not
+    tell), and whether it ended as the template wants. `stop` is `error` where a request failed, TOO_LONG where the
+    prompt leaves no room for an answer."""
+
+    text: str
+    stop: str
+    tokens: int
+    closed: bool
+
+    @property
+    def failed(self) -> bool:
+        """Whether there is no answer, because the request failed."""
+        return self.stop in ("error", TOO_LONG)
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How a judge is asked: `rounds` readable verdicts on each question, an unreadable one `retries` times again.
+    `phase` tells several calls of one benchmark apart. `judge` is another than the evaluation's."""
+
+    params: SamplingParams
+    phase: str = "verdicts"
+    retries: int = 1
+    rounds: int = 1
+    judge: ModelRef | None = None
+
+    def note(self, noted: dict[str, Any]) -> None:
+        """Adds it to what a manifest says; which subject is asked itself is said there already."""
+        phase = self.phase if self.judge is None else "subjects"
+        told = {"sampling": asdict(self.params), "retries": self.retries, "rounds": self.rounds}
+        noted.setdefault("judged", {})[phase] = told
+
+
+@dataclass(slots=True)
+class Room:
+    """What the benchmark `name` works with. `subjects` are the models that it measures, by name; `baseline` is the name
+    of the one that the others are compared with, which need not be a subject of its own (`baseline_ref`)."""
+
+    context: Context
+    name: str
+    subjects: Mapping[str, Ref]
+    judge: ModelRef | None = None
+    baseline: str | None = None
+    baseline_ref: Ref | None = None
+    level: float = 0.95
+    resamples: int = 2000
+    reasons: Sequence[str] = ()
+    max_failed_share: float = 0.1
+    dropped: dict[str, int] = field(default_factory=dict)
+    noted: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def seed(self) -> int:
+        """The seed of this benchmark: all subjects answer from the same random streams."""
+        return derive(self.context.seed, self.name)
+
+    @property
+    def bootstrap(self) -> Bootstrap:
+        """How intervals are resampled."""
+        return Bootstrap(seed=derive(self.context.seed, "bootstrap"), level=self.level, resamples=self.resamples)
+
+    def kind(self, ref: Ref) -> str:
+        """What a subject is: model or scorer."""
+        return self.context.inputs[ref].kind
+
+    # --- inputs ---------------------------------------------------------------------------------------------------
+
+    def records(self, ref: Ref) -> list[Any]:
+        """The records that `ref` stands for; they count as having come in. Raises InputError if there are none."""
+        found = self.context.records(ref)
+        self.context.count_in(len(found))
+        return found
+
+    def generator(self, ref: ModelRef, *, batch_rows: int = UNIT) -> ChatGenerator:
+        """What answers prompts as a model does; `answers` and `ask` journal what it says."""
+        return generator(self.context, ref, batch_rows=batch_rows)
+
+    def scorer(self, ref: ScorerRef) -> Scorer:
+        """A reward model."""
+        return scorer(self.context, ref)
+
+    def embedder(self, ref: EmbedderRef | None) -> Embedder:
+        """A sentence embedder; hashed n-grams where there is none."""
+        return embedder(self.context, ref)
+
+    # --- voice ----------------------------------------------------------------------------------------------------
+
+    def log(self, message: str) -> None:
+        """One line for the reader of the run."""
+        self.context.log(f"{self.name}: {message}")
+
+    def alarm(self, name: str, message: str, **fields: Any) -> None:
+        """Something that a person should see, in the log and in the report."""
+        self.context.alarm(name, f"{self.name}: {message}", **fields)
+
+    def progress(self, done: int, total: int, what: str) -> None:
+        """How far the work is."""
+        self.context.progress(done, total, what)
+
+    def drop(self, record: Record | str, reason: str) -> None:
+        """Notes a row that the benchmark cannot use, under one of its declared reasons."""
+        self.count(reason)
+        self.context.drop(record, reason)
+
+    def count(self, reason: str, number: int = 1) -> None:
+        """Counts what could not be used and is no record of its own, such as a judge's text. Raises ValueError for a
+        reason that the benchmark does not declare."""
+        if reason not in self.reasons:
+            raise ValueError(f"{self.name}: {reason!r} is no declared reason: {', '.join(self.reasons) or 'none'}")
+        if number:
+            self.dropped[reason] = self.dropped.get(reason, 0) + number
+
+    # --- work -----------------------------------------------------------------------------------------------------
+
+    def units(self, count: int, make: Callable[[int], Any], name: str = "batch") -> list[Any]:
+        """Does units 0..count-1 once each, across kills, and returns their values (JSON-like) in order. `name` tells
+        the phases of one benchmark apart."""
+        return self.context.units(count, make, f"{self.name}-{name}")
+
+    def answers(
+        self, subject: str, prompts: Sequence[Prompt], params: SamplingParams, phase: str = "answers"
+    ) -> list[list[Said]]:
+        """`params.n` answers of a subject (or of the baseline) to each prompt, each unit once, across kills.
+
+        `phase` tells several calls for one subject apart. An answer whose request failed says so. Raises StageError
+        where too many failed.
+        """
+        ref = ModelRef(self._ref(subject))
+        speaker = self.generator(ref, batch_rows=UNIT * params.n)
+
+        def make(batch: Sequence[Prompt]) -> list[Any]:
+            room = [speaker.fits(prompt, params) for prompt in batch]
+            found = iter(speaker.generate([prompt for prompt, fits in zip(batch, room, strict=True) if fits], params))
+            long = [Completion(text="", stop="error")] * params.n
+            groups = [(prompt, next(found) if fits else long) for prompt, fits in zip(batch, room, strict=True)]
+            rows = [_rows(speaker, *each) for each in groups]
+            return [
+                group if fits else [{**row, "stop": TOO_LONG} for row in group]
+                for group, fits in zip(rows, room, strict=True)
+            ]
+
+        units = self._in_units(ref, prompts, make, f"{phase}-{subject}")
+        self._note(phase, prompts, params)
+        found = [[Said(**row) for row in rows] for unit in units for rows in unit]
+        self._tell_long(ref, sum(group[0].stop == TOO_LONG for group in found))
+        self._tell_failed(ref, len(found), sum(group[0].stop == "error" for group in found))
+        return found
+
+    def scores(
+        self, ref: Ref, items: Sequence[tuple[tuple[Message, ...], str]], phase: str
+    ) -> list[float | GraderError]:
+        """What a reward model gives to answers (prompt messages, text without terminator), each unit once, across
+        kills. An answer that cannot be scored has an error. `phase` tells several calls apart."""
+        judge = self.scorer(ScorerRef(ref))
+
+        def make(batch: Sequence[tuple[tuple[Message, ...], str]]) -> list[Any]:
+            return [{"error": str(one)} if isinstance(one, GraderError) else one for one in judge.score(batch)]
+
+        units = self._in_units(ref, items, make, phase)
+        return [GraderError(one["error"]) if isinstance(one, dict) else one for unit in units for one in unit]
+
+    def ask(
+        self, questions: Sequence[Prompt], read: Callable[[str], Value | None], how: "Asking"
+    ) -> list[Answered[Value]]:
+        """What the judge says to each question, each unit once, across kills; `read` makes a verdict of a text, or
+        None.
+
+        The ids of questions name their random streams. Raises StageError where too many requests failed.
+        """
+        ref = how.judge or self.judge
+        if ref is None:
+            raise InputError(f"stage {self.context.name}: {self.name} needs a judge: name a model under `judge`")
+        speaker = self.generator(ref, batch_rows=UNIT * how.rounds)
+        asker = Asker(
+            generator=speaker, read=read, params=how.params, retries=how.retries, terminator=speaker.terminator
+        )
+
+        def make(batch: Sequence[Prompt]) -> list[list[tuple[str, bool]]]:
+            room = [speaker.fits(prompt, how.params) for prompt in batch]
+            found = iter(asker.ask([prompt for prompt, fits in zip(batch, room, strict=True) if fits], how.rounds))
+            return [_said(next(found)) if fits else [(TOO_LONG, True)] for fits in room]
+
+        units = self._in_units(ref, questions, make, how.phase)
+        how.note(self.noted)
+        if how.judge is None:
+            self.noted["judge"] = self.identity(ref)
+        found = [_answered(attempts, read) for unit in units for attempts in unit]
+        long = sum(attempts[0][0] == TOO_LONG for unit in units for attempts in unit)
+        self._tell_long(ref, long)
+        self._tell_failed(ref, len(found), sum(each.failed and not each.values for each in found) - long)
+        return found
+
+    def _in_units(
+        self, ref: Ref, items: Sequence[Item], make: Callable[[Sequence[Item]], list[Any]], phase: str
+    ) -> list[list[Any]]:
+        """`make` of each batch of items. A server is asked as much at once as it takes: its answers are stored one by
+        one, so that its units are large."""
+        remote = self.context.inputs[ref].endpoint is not None
+        size, phase = (SHARD_ROWS, f"{phase}-served") if remote else (UNIT, phase)
+        return self.units(-(-len(items) // size), lambda unit: make(items[unit * size : (unit + 1) * size]), phase)
+
+    def _tell_long(self, ref: Ref, count: int) -> None:
+        if count:
+            self.alarm(
+                "prompts_too_long",
+                f"{count} prompts leave {ref} no room for an answer of max_tokens tokens, and count as failed; take a "
+                "model with a longer context, or lower max_tokens",
+                value=float(count),
+                threshold=0.0,
+            )
+
+    def _tell_failed(self, ref: Ref, total: int, failed: int) -> None:
+        """Raises StageError where more than the allowed share of requests failed."""
+        failures = Failures(self.context, self.max_failed_share, total, f"{ref} ({self.name})")
+        failures.note(failed)
+        failures.tell("they count as failed")
+
+    def leaks(self, prompts: Sequence[Prompt]) -> dict[str, int]:
+        """For each model that is measured or judges, how many of the prompts it learnt from, with an alarm. Nothing is
+        known of models from outside."""
+        marks = [mark(prompt.messages) for prompt in prompts]
+        refs = {**self.subjects, **({"judge": self.judge} if self.judge is not None else {})}
+        found = {name: _among(marks, learnt(self.context, ref)) for name, ref in refs.items()}
+        for name, count in found.items():
+            if count:
+                self.alarm(
+                    "evaluated_on_learnt",
+                    f"{count} of {len(prompts)} questions are among those that {name} learnt from, so its figures do "
+                    "not hold for questions that it has not seen; keep them apart with `select` or `decontaminate`",
+                    value=count / len(prompts),
+                    threshold=0.0,
+                )
+        return found
+
+    # --- the manifest ---------------------------------------------------------------------------------------------
+
+    def note(self, **parts: Any) -> None:
+        """Notes in the manifest what must agree before two tables are compared, such as the hash of a judge's
+        prompt."""
+        self.noted |= parts
+
+    def manifest(self) -> dict[str, Any]:
+        """What is known of how the numbers came about."""
+        named = {name: self.identity(ref) for name, ref in self.subjects.items()}
+        if self.baseline_ref is not None and self.baseline is not None:
+            named[self.baseline] = self.identity(self.baseline_ref)
+        common = {"benchmark": self.name, "seed": self.seed, "level": self.level, **self.noted}
+        return {"common": common, "subjects": named}
+
+    def identity(self, ref: Ref) -> dict[str, Any]:
+        """What a model is: a fingerprint of its weights (of one on a server what the recipe says of it), what computes
+        it, and the chat template that the recipe names."""
+        target = self.context.inputs[ref]
+        source, endpoint = target.source, target.endpoint
+        engine = "togi" if endpoint is None else "server"
+        if target.folder is not None:
+            return {"model": target.folder.name, "engine": engine, "template": "own"}
+        assert source is not None
+        found = digest([fingerprint(source), source.tokens])[:16] if source.kind == "path" else fingerprint(source)
+        return {"model": found, "engine": engine, "template": _template(source)}
+
+    def _ref(self, subject: str) -> Ref:
+        if subject in self.subjects:
+            return self.subjects[subject]
+        assert subject == self.baseline and self.baseline_ref is not None, f"{subject} is no subject"
+        return self.baseline_ref
+
+    def _note(self, phase: str, prompts: Sequence[Prompt], params: SamplingParams) -> None:
+        """Later turns of a conversation hold what the subject said before: its questions alone are noted."""
+        asked = [[turn.content for turn in prompt.messages if turn.role != "assistant"] for prompt in prompts]
+        mark = {"questions": digest(asked)[:16], "sampling": asdict(params)}
+        self.noted.setdefault("asked", {})[phase] = mark
+
+
+def _rows(speaker: ChatGenerator, prompt: Prompt, group: Sequence[Completion]) -> list[dict[str, Any]]:
+    """The answers to a prompt as the journal keeps them."""
+    check = TerminatorCheck(terminator=speaker.terminator, turn_starts=speaker.turn_starts)
+    rows = []
+    for one in group:
+        text = one.text.partition(speaker.terminator)[0].strip()
+        closed = one.stop != "error" and check(Answer(prompt=prompt, completion=one, answer=text)) is None
+        rows.append({"text": text, "stop": one.stop, "tokens": len(one.token_ids), "closed": closed})
+    return rows
+
+
+def _said(answered: Answered[Any]) -> list[tuple[str, bool]]:
+    """All that a judge said to a question, as the journal keeps it."""
+    return [(attempt.text, attempt.failed) for attempt in answered.attempts]
+
+
+def _answered(attempts: Sequence[Sequence[Any]], read: Callable[[str], Value | None]) -> Answered[Value]:
+    """What the journal holds of one question."""
+    return Answered([Attempt(text, None if failed else read(text), failed) for text, failed in attempts])
+
+
+def _among(marks: Sequence[str], known: Sequence[str]) -> int:
+    found = dict.fromkeys(known)
+    return sum(each in found for each in marks)
+
+
+def _template(source: ModelSource) -> str:
+    """The name of a chat template, or the hash of the file that holds it."""
+    return file_hash(Path(source.template_file))[:16] if source.template_file else source.template or "own"

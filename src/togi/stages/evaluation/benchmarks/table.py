@@ -1,0 +1,25 @@
+"""The benchmarks that an evaluation can name. A new one is a settings file, a work file and one line here."""
+
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from togi.stages.evaluation.benchmarks import answers, reward_accuracy
+from togi.stages.evaluation.benchmarks.base import BenchmarkSettings
+
+BENCHMARKS = {
+    benchmark.name: benchmark
+    for benchmark in (
+        answers.BENCHMARK,
+        reward_accuracy.BENCHMARK,
+    )
+}
+REASONS = tuple(dict.fromkeys(reason for benchmark in BENCHMARKS.values() for reason in benchmark.reasons))
+"""All that benchmarks drop rows for."""
+
+if TYPE_CHECKING:
+    AnyBenchmark = BenchmarkSettings
+else:
+    AnyBenchmark = Annotated[reduce(or_, [each.settings for each in BENCHMARKS.values()]), Field(discriminator="type")]
