@@ -9,29 +9,23 @@ from typing import Any
 from torch import nn
 
 from togi.kernels import Norm, Options
+from togi.model.families import parts_of
 
-NORMS = (
-    "LlamaRMSNorm",
-    "MistralRMSNorm",
-    "MixtralRMSNorm",
-    "Qwen2RMSNorm",
-    "Qwen3RMSNorm",
-    "Qwen3MoeRMSNorm",
-)
-SHIFTED_NORMS = ("Gemma2RMSNorm", "Gemma3RMSNorm")
+NORMS = parts_of("RMSNorm", lambda family: not family.shifted)
+SHIFTED_NORMS = parts_of("RMSNorm", lambda family: family.shifted)
 """Norms whose weight is added to 1."""
 
-GATED = ("LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP")
-GELU_GATED = ("Gemma2MLP", "Gemma3MLP")
+GATED = parts_of("MLP", lambda family: family.gated == "silu")
+GELU_GATED = parts_of("MLP", lambda family: family.gated == "gelu")
 SILU = ("SiLU", "SiLUActivation")
 GELU = ("GELUTanh",)
 
-WINDOW_OF_MODEL = ("MistralAttention", "MixtralAttention")
-WINDOW_OF_LAYER = ("Qwen2Attention", "Qwen3Attention", "Gemma2Attention", "Gemma3Attention")
-ATTENTION = ("LlamaAttention", *WINDOW_OF_MODEL, *WINDOW_OF_LAYER)
+WINDOW_OF_MODEL = parts_of("Attention", lambda family: family.window == "model")
+WINDOW_OF_LAYER = parts_of("Attention", lambda family: family.window == "layer")
+ATTENTION = parts_of("Attention", lambda family: bool(family.window))
 """Queries and keys are rotated by rotary positions over their whole width, after a norm if the layer has one."""
 
-LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
+LAYERS = parts_of("DecoderLayer", lambda family: family.layers)
 """x + attention(norm(x)), and the same with the feed-forward part."""
 
 

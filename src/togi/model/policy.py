@@ -17,6 +17,7 @@ from togi.core.strangers import run_stranger
 from togi.model.adapter import beneath
 from togi.model.attention import TREE_ATTENTION, forest_arguments, refuse_unsupported, shares_prompts
 from togi.model.decoders import library_parts, use_library
+from togi.model.families import FAMILIES
 from togi.model.forest import Forest, Sequence, move, plant
 from togi.model.fused_layers import keep_less
 from togi.model.head import Head, TokenLogp, find_head, token_logp
@@ -24,9 +25,6 @@ from togi.model.recompute import recomputed_layers
 from togi.model.router import experts_per_token, router_loss, row_weights
 
 log = logging.getLogger(__name__)
-
-# proved equal to the plain computation by the tests; others are probed when they are loaded
-TESTED = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "mixtral", "qwen3_moe")
 
 
 def unwrapped(net: nn.Module) -> PreTrainedModel:
@@ -199,7 +197,7 @@ def share_prompts(net: nn.Module, *, check: bool) -> bool:
     with the attention that the library gave it."""
     model = unwrapped(net)
     own, kind = model.config._attn_implementation, model.config.get_text_config().model_type
-    if use_tree_attention(net, check=check) and (not check or kind in TESTED or check_tree(net)):
+    if use_tree_attention(net, check=check) and (not check or kind in FAMILIES or check_tree(net)):
         return True
     if model.config._attn_implementation == TREE_ATTENTION:
         model.set_attn_implementation("eager" if own is None or own == TREE_ATTENTION else own)
@@ -212,9 +210,9 @@ class Policy(nn.Module):
     """A causal language model that scores forests: body and chunked head inside one forward, which is what sharding
     wraps as root.
 
-    With `check` the head is compared with the model's own logits, and an architecture outside `TESTED` runs a probe
-    tree; where that fails, `apart` is set, aloud, and sequences are computed one at a time. `router_loss` is the weight
-    of the load-balancing loss of a mixture-of-experts model, which comes back beside the log-probabilities. While
+    With `check` the head is compared with the model's own logits, and a family outside `FAMILIES` runs a probe tree;
+    where that fails, `apart` is set, aloud, and sequences are computed one at a time. `router_loss` is the weight of
+    the load-balancing loss of a mixture-of-experts model, which comes back beside the log-probabilities. While
     `recompute` is set only the input of each layer is kept, and the layer is computed again in the backward.
     Raises InputError for a model that cannot be scored exactly, and for a router loss where there is no router.
     """

@@ -10,15 +10,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from togi.core.errors import InputError
+from togi.model.families import FAMILIES, family_of
 
 CHUNK_BYTES = 2**26  # logits of the head that are worked on at once
 KEPT_BYTES = 2**28  # logits that are kept for the backward, where the rest are made again
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight: 4 bits, one byte for 64 weights, four bytes for 256 of those
 EIGHT_BIT_MOMENTS = 2 * (1 + 4 / 256)  # two bytes, and four for 256 of each
-OTHER_NORMS = {"gemma2": 4, "gemma3_text": 4}  # norms of a layer, where there are not two
-FUSED_NORMS = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe")  # whose norms `fused_layers` replaces
-FUSED_GATES = ("llama", "mistral", "qwen2", "qwen3")
-HEAD_NORMS = ("qwen3", "qwen3_moe", "gemma3_text")  # families that norm queries and keys
 UNPADDED = "unpadded_vocab_size"  # a key of ours, in the shapes that come with recipes
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -74,8 +71,8 @@ class Shape:
                 head_width=known.get("head_dim") or known["hidden_size"] // heads,
                 ffn=(known.get("moe_intermediate_size") if experts else None) or known["intermediate_size"],
                 vocabulary=known["vocab_size"],
-                tied=known.get("tie_word_embeddings", family.startswith("gemma")),
-                attention_bias=known.get("attention_bias", family == "qwen2"),
+                tied=known.get("tie_word_embeddings", family_of(family).tied),
+                attention_bias=known.get("attention_bias", family_of(family).attention_bias),
                 experts=experts,
                 active=known.get("num_experts_per_tok") or 0,
                 unpadded=known.get(UNPADDED) or 0,
@@ -121,11 +118,12 @@ class Shape:
     @property
     def vectors(self) -> int:
         """Weights of norms and biases."""
-        norms = OTHER_NORMS.get(self.family, 2) * self.width
-        norms += 2 * self.head_width if self.family in HEAD_NORMS else 0
+        family = family_of(self.family)
+        norms = family.norms * self.width
+        norms += 2 * self.head_width if family.head_norms else 0
         if self.attention_bias:
             norms += sum(self.linears[name][1] for name in ("q_proj", "k_proj", "v_proj"))
-            norms += self.width if self.family != "qwen2" else 0
+            norms += self.width if family.output_bias else 0
         return self.layers * norms + self.width
 
     @property
@@ -288,7 +286,7 @@ def layer_bytes(shape: Shape, job: Job) -> int:
     frozen = job.rank > 0
     narrow = 2 if job.compute_dtype == "bfloat16" or _half(job) else 4
     copies = 0
-    fused = shape.family in FUSED_NORMS
+    fused = shape.family in FAMILIES and not FAMILIES[shape.family].shifted
     if narrow == 4:
         norm = (2 if frozen or fused else 3) * 4 * shape.width
     elif _half(job):
@@ -299,7 +297,7 @@ def layer_bytes(shape: Shape, job: Job) -> int:
         copies = 5 * 2 * shape.width
     attention = narrow * (3 * queries + 2 * keys) + 4 * shape.heads
     rows = 4
-    if shape.family in FUSED_GATES:
+    if family_of(shape.family).gated == "silu":
         adapted = frozen and ("down_proj" in job.targets or "all-linear" in job.targets)
         rows = 3 if adapted else 2
     ffn = narrow * rows * shape.ffn * times

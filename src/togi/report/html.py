@@ -17,7 +17,6 @@ from togi.report.waterfall import Step, in_words, licences, waterfall
 MOST_ANSWERS = 48
 OPEN_ANSWERS = 6
 OPEN_SAMPLES = 2
-ORDER = ("train.grpo", "train.smpo", "train.dpo", "train.sft", "train.pretrain")
 ANSWER_CHARACTERS = 4000
 TOKEN = re.compile(r"(<\|[^<>|\s]{1,40}\|>|<(?:start|end)_of_turn>|</?s>)")
 # Characters that HTML cannot hold, or that change the direction of text, are shown by their codes.
@@ -39,7 +38,8 @@ class Fall:
 
 def render_report(run: RunView) -> str:
     """The report of `run` as an HTML document."""
-    curves = [(stage, panels(stage)) for stage in sorted(run.stages, key=_place) if stage.metrics]
+    last_first = reversed(run.stages)  # the policy's curves stand before those of what prepared it
+    curves = [(stage, panels(stage)) for stage in last_first if stage.metrics]
     page = (
         _environment()
         .get_template("report.html.j2")
@@ -63,11 +63,6 @@ def render_report(run: RunView) -> str:
         )
     )
     return page.translate(CONTROLS).encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _place(stage: StageView) -> int:
-    """Where a stage's curves stand: the policy's first, those of what prepared it later, others last."""
-    return ORDER.index(stage.type) if stage.type in ORDER else len(ORDER)
 
 
 def _environment() -> Environment:

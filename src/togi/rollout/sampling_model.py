@@ -10,11 +10,12 @@ from transformers import PreTrainedModel
 
 from togi.core.errors import InputError
 from togi.core.records import Completion
+from togi.model.families import FAMILIES
 from togi.model.inspect import context_of
 from togi.rollout.attention import NAME
 
-TESTED = frozenset({"llama", "qwen2", "qwen3", "gemma2", "gemma3_text", "mistral", "mixtral"})
-"""Architectures that the tests compare with the plain computation; any other is probed when it is first used."""
+TESTED = frozenset(name for name, family in FAMILIES.items() if family.sampled)
+"""Families whose sampling the tests compare with the plain computation; any other is probed when it is first used."""
 
 
 KEPT = {"full_attention", "sliding_attention"}
