@@ -100,7 +100,7 @@ def test_the_report_has_a_table_a_benchmark(run: Path):
     [
         ("models: [$base, $policy]", "models: [$base, $reward]", "measures a language model"),
         ("models: [$base, $policy]", "base: $base", "not read beside benchmarks"),
-        ("type: answers,", "type: answer,", "answers, reward_accuracy"),
+        ("type: answers,", "type: answer,", "did you mean 'answers'"),
         ("models: [$base, $policy]", "models: [$base, $base]", "stands there twice"),
     ],
 )

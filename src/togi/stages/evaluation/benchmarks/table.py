@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from togi.stages.evaluation.benchmarks import answers, reward_accuracy
+from togi.stages.evaluation.benchmarks import answers, chat_health, diversity, reward_accuracy
 from togi.stages.evaluation.benchmarks.base import BenchmarkSettings
 
 BENCHMARKS = {
     benchmark.name: benchmark
     for benchmark in (
         answers.BENCHMARK,
+        chat_health.BENCHMARK,
+        diversity.BENCHMARK,
         reward_accuracy.BENCHMARK,
     )
 }

@@ -1,0 +1,127 @@
+"""The work of `diversity`."""
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+
+from togi.core.errors import InputError
+from togi.core.records import Prompt
+from togi.core.seeds import derive
+from togi.evaluate.benchmarks.diversity import Found, Measure, measure
+from togi.evaluate.benchmarks.table import Part, Table, Values, measured, paired
+from togi.evaluate.distinct import units_of
+from togi.evaluate.statistics import Bootstrap
+from togi.evaluate.table import Metric
+from togi.stages.evaluation.benchmarks.diversity import Diversity
+from togi.stages.evaluation.benchmarks.room_work import Room, Said
+
+
+def run(settings: Diversity, room: Room) -> Table:
+    prompts: list[Prompt] = room.records(settings.prompts)
+    params = settings.params(seed=room.seed if settings.seed is None else settings.seed, n=settings.samples)
+    said = {name: room.answers(name, prompts, params) for name in room.subjects}
+    kept = _answered(room, prompts, said)
+    if not kept:
+        raise InputError(f"{room.name}: no prompt has an answer of every model, so nothing can be compared")
+    read = [prompts[place] for place in kept]
+    texts = {name: [one.text for place in kept for one in own[place]] for name, own in said.items()}
+    found = measure(texts, _how(settings, room, read))
+    room.count("empty", found.left_out)
+    room.note(cut=settings.cut, embedder=_embedder(settings, room), units=units_of(settings.language))
+    values = _values(found.values)
+    columns = [column for column in found.columns if any(_any(own[column.name]) for own in values.values())]
+    return Table(
+        benchmark=room.name,
+        columns=columns,
+        cells=measured(columns, values, room.bootstrap),
+        rows=len(read),
+        baseline=room.baseline,
+        differences=paired(columns, values, room.baseline, room.bootstrap) if room.baseline in values else {},
+        parts=[_alike(found, list(texts), room.bootstrap)] if len(texts) > 1 else [],
+        items=[prompt.id for prompt in read],
+        values={name: {column.name: own[column.name] for column in columns} for name, own in values.items()},
+        dropped=room.dropped,
+        leaks=room.leaks(prompts),
+        notes=_notes(settings, found, read),
+        manifest=room.manifest(),
+        level=room.level,
+    )
+
+
+def _answered(room: Room, prompts: Sequence[Prompt], said: Mapping[str, Sequence[Sequence[Said]]]) -> list[int]:
+    """The places of prompts to which no answer failed; the others are dropped."""
+    kept = []
+    for place, prompt in enumerate(prompts):
+        if any(one.failed for own in said.values() for one in own[place]):
+            room.drop(prompt, "no_answer")
+        else:
+            kept.append(place)
+    return kept
+
+
+def _how(settings: Diversity, room: Room, prompts: Sequence[Prompt]) -> Measure:
+    return Measure(
+        samples=settings.samples,
+        units=units_of(settings.language),
+        embedder=room.embedder(settings.embedder),
+        seed=derive(room.seed, "draw"),
+        cut=settings.cut,
+        draw=settings.draw,
+        questions=_questions(settings, prompts),
+    )
+
+
+def _questions(settings: Diversity, prompts: Sequence[Prompt]) -> list[Hashable] | None:
+    """What each prompt asks. Raises InputError where a prompt does not say it."""
+    if not settings.question:
+        return None
+    names: list[Hashable] = []
+    for prompt in prompts:
+        if settings.question not in prompt.extra:
+            raise InputError(
+                f"prompt {prompt.id} has no column {settings.question!r}, which `question` names; it has "
+                f"{', '.join(prompt.extra) or 'no columns of its own'}"
+            )
+        names.append(str(prompt.extra[settings.question]))
+    return names
+
+
+def _embedder(settings: Diversity, room: Room) -> object:
+    return room.identity(settings.embedder) if settings.embedder is not None else "hashed runs of characters"
+
+
+def _values(found: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, dict[str, list[float | None]]]:
+    """One number for each prompt; None where it has none."""
+    return {
+        name: {column: [float(one) if math.isfinite(one) else None for one in own] for column, own in columns.items()}
+        for name, columns in found.items()
+    }
+
+
+def _any(values: Sequence[float | None]) -> bool:
+    return any(value is not None for value in values)
+
+
+def _alike(found: Found, names: Sequence[str], bootstrap: Bootstrap) -> Part:
+    """How alike the answers of two models to one prompt are; beside it, how alike a model's own are."""
+    columns = [Metric(name=f"like {name}", higher_is_better=None) for name in names]
+    values: Values = {
+        one: {f"like {other}": _values({"": {"": found.alike[one, other]}})[""][""] for other in names}
+        for one in names
+    }
+    note = (
+        "mean cosine similarity of an answer of one model and one of the other to the same prompt; on the diagonal, of "
+        "two answers of the model itself, which is what two models that answer alike come to"
+    )
+    return Part(
+        title="likeness between models", columns=columns, cells=measured(columns, values, bootstrap), note=note
+    )
+
+
+def _notes(settings: Diversity, found: Found, prompts: Sequence[Prompt]) -> list[str]:
+    cut = ", all models' answers to a prompt cut to the shortest of them" if settings.cut else ""
+    told = [f"n-grams are of {units_of(settings.language)}{cut}"]
+    if found.draw < len(prompts):
+        told.append(f"self-BLEU across prompts reads {found.draw} of {len(prompts)} prompts, drawn by the seed")
+    if found.left_out:
+        told.append(f"{found.left_out} answers are left out of texts compared, because one model's is empty")
+    return told

@@ -1,0 +1,32 @@
+"""What benchmarks have in common that let every model answer the same prompts."""
+
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from togi.core.sampling import Sampling
+from togi.core.settings import PromptsRef, Ref
+from togi.stages.cost import Cost
+from togi.stages.evaluation.benchmarks.base import Asked, BenchmarkSettings
+
+
+class PromptedSettings(BenchmarkSettings, Sampling):
+    """Settings of a benchmark of answers: what is asked, and how often."""
+
+    prompts: PromptsRef = Field(description="what is asked")
+    samples: int = Field(default=1, ge=1, description="answers of each model to each prompt")
+
+
+def measures(settings: PromptedSettings) -> Sequence[Ref]:
+    """The prompts."""
+    return [settings.prompts]
+
+
+def estimate(settings: PromptedSettings, asked: Asked) -> Cost:
+    """Every model answers each prompt."""
+    came = asked.inputs[settings.prompts]
+    if came.records is None:
+        return Cost(unknown=[came.why])
+    calls = len(asked.subjects) * came.records
+    samples = calls * settings.samples
+    return Cost(samples=samples, sampled=samples * settings.max_tokens, calls=calls)
