@@ -9,7 +9,7 @@ from togi.core.seeds import derive
 from togi.evaluate.benchmarks.diversity import Found, Measure, measure
 from togi.evaluate.benchmarks.table import Part, Table, Values, measured, paired
 from togi.evaluate.distinct import units_of
-from togi.evaluate.statistics import Bootstrap
+from togi.evaluate.statistics import Bootstrap, Floats
 from togi.evaluate.table import Metric
 from togi.stages.evaluation.benchmarks.diversity import Diversity
 from togi.stages.evaluation.benchmarks.room_work import Room, Said
@@ -27,7 +27,7 @@ def run(settings: Diversity, room: Room) -> Table:
     found = measure(texts, _how(settings, room, read))
     room.count("empty", found.left_out)
     room.note(cut=settings.cut, embedder=_embedder(settings, room), units=units_of(settings.language))
-    values = _values(found.values)
+    values = {name: {column: _values(own_P) for column, own_P in own.items()} for name, own in found.values.items()}
     columns = [column for column in found.columns if any(_any(own[column.name]) for own in values.values())]
     return Table(
         benchmark=room.name,
@@ -89,12 +89,9 @@ def _embedder(settings: Diversity, room: Room) -> object:
     return room.identity(settings.embedder) if settings.embedder is not None else "hashed runs of characters"
 
 
-def _values(found: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, dict[str, list[float | None]]]:
+def _values(values_P: Floats) -> list[float | None]:
     """One number for each prompt; None where it has none."""
-    return {
-        name: {column: [float(one) if math.isfinite(one) else None for one in own] for column, own in columns.items()}
-        for name, columns in found.items()
-    }
+    return [float(one) if math.isfinite(one) else None for one in values_P]
 
 
 def _any(values: Sequence[float | None]) -> bool:
@@ -104,17 +101,12 @@ def _any(values: Sequence[float | None]) -> bool:
 def _alike(found: Found, names: Sequence[str], bootstrap: Bootstrap) -> Part:
     """How alike the answers of two models to one prompt are; beside it, how alike a model's own are."""
     columns = [Metric(name=f"like {name}", higher_is_better=None) for name in names]
-    values: Values = {
-        one: {f"like {other}": _values({"": {"": found.alike[one, other]}})[""][""] for other in names}
-        for one in names
-    }
+    values: Values = {one: {f"like {other}": _values(found.alike[one, other]) for other in names} for one in names}
     note = (
         "mean cosine similarity of an answer of one model and one of the other to the same prompt; on the diagonal, of "
         "two answers of the model itself, which is what two models that answer alike come to"
     )
-    return Part(
-        title="likeness between models", columns=columns, cells=measured(columns, values, bootstrap), note=note
-    )
+    return Part(title="likeness between models", columns=columns, cells=measured(columns, values, bootstrap), note=note)
 
 
 def _notes(settings: Diversity, found: Found, prompts: Sequence[Prompt]) -> list[str]:
