@@ -112,7 +112,9 @@ def test_the_reward_model_is_trained_with_the_settings_of_its_card():
     assert reward.sweep == (8e-7, 1e-6, 2.5e-6, 5e-6) and reward.lora is None and reward.train_layers is None
     assert rows["reward"]["estimate"]["samples"] == 4 * 601_348
     assert made["judged"].orders == "both" and rows["judged"]["estimate"]["records"] >= 601_348 + 8_000
-    assert rows["helpsteer"]["estimate"]["records"] == 283 and rows["llm_jp_arena"]["estimate"]["records"] == 448
+    human = [rows[name]["estimate"]["records"] for name in ("helpsteer_train", "helpsteer_validation", "llm_jp_arena")]
+    assert human[0] + human[1] == 283 and human[2] == 448
+    assert [each.type for each in made["scores"].benchmarks] == ["reward_accuracy"] * 2
     assert rows["reward"]["estimate"]["peak_bytes"] < 80e9  # of an A100
 
 
