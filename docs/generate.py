@@ -1,11 +1,14 @@
-"""Writes the pages that follow from the code: docs/reference.md, docs/recipe.md, docs/stages/. A test compares them."""
+"""Writes the pages that follow from the code: docs/reference.md, docs/recipe.md, docs/plans.md,
+docs/stages/. A test compares them."""
 
 import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
+from click.testing import CliRunner
 
 from togi.cli import COMMANDS, main
 from togi.cli.list import recipe_text, setting_rows, stage_settings
@@ -46,10 +49,39 @@ hardware:
 """
 
 
+PLANNED = (
+    *("arrowideative-13b", "ca-reward-3b-ja", "llm-jp-3.1-instruct4", "llm-jp-3.1-instruct4-13b"),
+    *("llm-jp-3.1-instruct4-8x13b", "vikhr-nemo-12b"),
+)
+ABOUT_PLANS = """\
+What `togi plan` says of the [recipes at real scale](recipes.md) before anything is on the machine. Bounds are the most
+that settings allow; times are those of the training alone, at the full speed that the makers of the cards name, which no
+training reaches. A run takes a small multiple of them.
+"""
+
+
+def plans() -> str:
+    """What `togi plan` prints for each recipe at real scale, with an empty store."""
+    said = []
+    for name in PLANNED:
+        with tempfile.TemporaryDirectory() as home:
+            recipe = str(DOCS.parent / "recipes" / f"{name}.yaml")
+            ended = CliRunner(env={"TOGI_HOME": home}).invoke(main, ["plan", recipe])
+        assert ended.exit_code == 0, ended.output
+        said.append(f"## {name}\n\n```text\n{ended.stdout.strip()}\n```\n")
+    return "\n".join(["# Plans of the recipes at real scale\n", EDITED, ABOUT_PLANS, *said])
+
+
 def pages() -> dict[str, str]:
     """Every generated page: its path under docs/, and its text."""
     stages = {stage_page(name): _stage(name) for name in STAGES}
-    return {"reference.md": reference(), "recipe.md": _recipe(), "stages/index.md": _stages(), **stages}
+    return {
+        "reference.md": reference(),
+        "recipe.md": _recipe(),
+        "plans.md": plans(),
+        "stages/index.md": _stages(),
+        **stages,
+    }
 
 
 def stage_page(name: str) -> str:

@@ -8,7 +8,7 @@ from tiny import CONFIGS, SHAPE
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 from togi.core.errors import InputError
-from togi.model.sizes import CHUNK_BYTES, KEPT_BYTES, Job, Shape, adapter_size, largest, predict, training_flops
+from togi.model.sizes import CHUNK_BYTES, KEPT_BYTES, NF4, Job, Shape, adapter_size, largest, predict, training_flops
 
 SMALL = Shape.of(
     {
@@ -85,6 +85,15 @@ def test_what_each_choice_saves():
     assert predict(SMALL, replace(job, accumulates=False), 4096).peak < full
     four_bit = predict(SMALL, Job(weights="nf4", rank=16, compute_dtype="bfloat16"), 4096)
     assert four_bit.weights < 0.5 * predict(SMALL, Job(rank=16), 4096).weights
+
+
+def test_experts_are_not_put_into_4_bits():
+    mixture = replace(THIRTEEN, experts=8, active=2)
+    job = Job(weights="nf4", rank=16, targets=("q_proj",), compute_dtype="bfloat16")
+    attention = 40 * 4 * 5120**2
+    others = mixture.parameters - attention
+    assert predict(mixture, job, 1).weights == 2 * others + attention * NF4 + 4 * adapter_size(mixture, job)
+    assert THIRTEEN.plain_matrices == THIRTEEN.matrices
 
 
 def test_the_logits_of_the_head_are_bounded_whatever_the_tokens():

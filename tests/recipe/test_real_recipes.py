@@ -39,7 +39,7 @@ def _alone(tmp_path, monkeypatch):
 
 def plan(name: str) -> dict[str, dict[str, Any]]:
     """The rows of a plan by stage."""
-    ended = CliRunner().invoke(main, ["plan", str(RECIPES / f"{name}.yaml"), "--compute", "bfloat16", "--json"])
+    ended = CliRunner().invoke(main, ["plan", str(RECIPES / f"{name}.yaml"), "--json"])
     assert ended.exit_code == 0, ended.output
     return {row["stage"]: row for row in json.loads(ended.stdout)}
 
@@ -88,7 +88,8 @@ def test_a_plan_knows_what_every_training_takes(name):
     for row in rows.values():
         estimate = row["estimate"]
         if row["type"].startswith("train."):
-            assert min(estimate["tokens"], estimate["flops"], estimate["peak_bytes"]) > 0, row["stage"]
+            told = [estimate[key] for key in ("tokens", "flops", "peak_bytes", "seconds")]
+            assert None not in told and min(told) > 0 and estimate["memory"], row["stage"]
         elif row["type"] != "evaluate":
             assert estimate["records"], row["stage"]
     assert sum(row["estimate"]["calls"] or 0 for row in rows.values()) > 0
@@ -101,7 +102,7 @@ def test_arrowideative_learns_by_grpo_alone_with_the_reward_of_its_card():
     assert (gate.type, gate.bonus, term.cap, term.negative_scale) == ("terminator", 6.0, 10.0, 0.5)
     estimate = rows["policy"]["estimate"]
     assert estimate["samples"] == 8000 and estimate["sampled"] == 8000 * 1024
-    assert estimate["peak_bytes"] < 32e9  # of an RTX 5090
+    assert estimate["memory"]["cuda:0"] < 32e9 and estimate["memory"]["cuda:1"] < 16e9  # RTX 5090, RTX 4060 Ti
 
 
 def test_the_reward_model_is_trained_with_the_settings_of_its_card():
@@ -123,8 +124,9 @@ def test_llm_jp_is_pretrained_on_instructions_and_learns_twice_from_its_own_answ
     rows, made = plan(name), stages(name)
     counts = parameters(rows, "base")
     assert tuple(counts[key] for key in ("body", "embeddings", "total", "active")) == CARDS[SIZES[name]]
-    shares = [source.share for source in made["pretrained"].sources]
-    assert shares[0] / sum(shares) == pytest.approx(90 / 400) and rows["pretrained"]["estimate"]["tokens"] == 400e9
+    if not name.endswith("8x13b"):  # which starts after it
+        shares = [source.share for source in made["pretrained"].sources]
+        assert shares[0] / sum(shares) == pytest.approx(90 / 400) and rows["pretrained"]["estimate"]["tokens"] == 400e9
     first, second = made["round_1"], made["round_2"]
     assert (first.init, second.init, second.pairs) == ("$tuned", "$round_1", ("$pairs_2", "$ac_self_inst"))
     assert first.beta == second.beta == 0.1 and first.batch_size == 256

@@ -14,6 +14,7 @@ from togi.core.tables import say_table
 from togi.core.terminal import say
 from togi.recipe.graph import Graph
 from togi.recipe.store import damage, is_done, manifest, store_folder
+from togi.report.formatting import duration
 
 
 @click.command()
@@ -47,11 +48,9 @@ def command(recipe: Path, overrides: tuple[str, ...], compute: str, as_json: boo
 def _print(rows: list[dict[str, Any]], models: Any) -> None:
     say_table(("stage", "type", "state", "took", "from", "what it takes"), [_cells(row) for row in rows], right=(3,))
     _say_models(models)
-    for row in rows:
-        for note in (row.get("estimate") or {"notes": ()})["notes"]:
-            say(f"note: {row['stage']}: {note}")
-        for why in (row.get("estimate") or {"unknown": ()})["unknown"]:
-            say(f"not known: {row['stage']}: {why}")
+    for word, key in (("note", "notes"), ("not known", "unknown")):
+        for text, stages in _told(rows, key).items():
+            say(f"{word}: {', '.join(stages)}: {text}")
     for row in rows:
         if row["damage"] is not None:
             say(f"note: {row['stage']}: {row['damage']}; it is done again")
@@ -61,6 +60,15 @@ def _print(rows: list[dict[str, Any]], models: Any) -> None:
         say(f"servers are asked {calls:,} times" + (f", for at most {money:.4g} in money" if money else ""))
     left = [row["stage"] for row in rows if row["state"] != "done"]
     say(f"{len(rows) - len(left)} of {len(rows)} stages are done" + (f"; left: {', '.join(left)}" if left else ""))
+
+
+def _told(rows: list[dict[str, Any]], key: str) -> dict[str, list[str]]:
+    """Each sentence once, with the stages that it is said of."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        for text in (row.get("estimate") or {key: ()})[key]:
+            found.setdefault(text, []).append(row["stage"])
+    return found
 
 
 PARAMETERS = {"body": "without embeddings", "embeddings": "embeddings", "total": "total", "active": "active"}
@@ -120,7 +128,7 @@ def _needs(estimate: dict[str, Any] | None) -> str:
         _number(estimate["tokens"], "{:,} tokens trained"),
         _number(estimate["flops"], "{:.2g} operations"),
         *_peaks(estimate),
-        _number(estimate["seconds"], "about {:,.0f} s"),
+        "" if estimate["seconds"] is None else f"about {duration(estimate['seconds'])}",
     ]
     return ", ".join(number for number in numbers if number)
 

@@ -100,9 +100,13 @@ class Shape:
     @property
     def matrices(self) -> int:
         """Weights of the matrices of all layers."""
-        plain = sum(a * b for a, b in self.linears.values())
         experts = self.experts * (3 * self.width * self.ffn + self.width)
-        return self.layers * (plain + experts)
+        return self.plain_matrices + self.layers * experts
+
+    @property
+    def plain_matrices(self) -> int:
+        """Those apart from experts and routers, which the library holds in blocks that are not put into 4 bits."""
+        return self.layers * sum(a * b for a, b in self.linears.values())
 
     @property
     def used_matrices(self) -> int:
@@ -224,7 +228,7 @@ def predict(shape: Shape, job: Job, tokens: int) -> Memory:
     weights = float(shape.parameters * base)
     if job.weights == "nf4":
         base = 2 if job.compute_dtype == "bfloat16" else 4
-        weights = (shape.parameters - shape.matrices) * base + shape.matrices * NF4
+        weights = (shape.parameters - shape.plain_matrices) * base + shape.plain_matrices * NF4
     if job.rank:
         weights, base = weights + trained * 4, 4
     moments = EIGHT_BIT_MOMENTS if job.bits == 8 else 2.0 * (4 if job.weights in ("bfloat16-master", "nf4") else base)

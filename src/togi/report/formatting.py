@@ -10,6 +10,7 @@ from togi.report.view import IntervalView, RowView, RunView
 
 MINUS = "\N{MINUS SIGN}"
 VALUE_CHARACTERS = 2000
+DAY = 86_400
 
 
 def number(value: float | None, *, signed: bool = False) -> str:
@@ -32,7 +33,7 @@ def number(value: float | None, *, signed: bool = False) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """ "0.4 s", "12 s", "3 min 05 s", "2 h 14 min"; a dash for None."""
+    """ "0.4 s", "12 s", "3 min 05 s", "2 h 14 min", "24 days 3 h"; a dash for None."""
     if seconds is None:
         return "–"
     if seconds < 9.95:
@@ -42,7 +43,9 @@ def duration(seconds: float | None) -> str:
         return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    if whole < 2 * DAY:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // DAY:,} days {whole % DAY // 3600} h"
 
 
 def moment(seconds: float | None) -> str:

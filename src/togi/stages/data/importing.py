@@ -110,7 +110,7 @@ def _expected(settings: Import) -> Cost:
         return Cost()
     rows = min(settings.expect.rows, settings.limit or settings.expect.rows)
     known = Known(records=rows, tokens=settings.expect.tokens, longest=settings.expect.longest)
-    return Cost(records=rows, outputs={MAIN: known}, notes=["rows and lengths: as the recipe expects them (expect)"])
+    return Cost(records=rows, outputs={MAIN: known}, notes=["rows and lengths: as the recipe expects them"])
 
 
 WORK = "togi.stages.data.importing_work"
