@@ -55,8 +55,8 @@ PLANNED = (
 )
 ABOUT_PLANS = """\
 What `togi plan` says of the [recipes at real scale](recipes.md) before anything is on the machine. Bounds are the most
-that settings allow; times are those of the training alone, at the full speed that the makers of the cards name, which no
-training reaches. A run takes a small multiple of them.
+that settings allow; times are those of the training alone, at the full speed that the makers of the cards name, which
+no training reaches.
 """
 
 

@@ -19,6 +19,7 @@ HUBS = {  # some of what a check without a network cannot verify
     "arrowideative-13b": ("model llm-jp/llm-jp-3-13b", "model intfloat/multilingual-e5-large"),
     "ca-reward-3b-ja": ("model sbintuitions/sarashina2.2-3b-instruct-v0.1", "dataset nvidia/HelpSteer3"),
     **{name: (f"model llm-jp/llm-jp-3-{size}", "dataset llm-jp/ac-self-inst") for name, size in SIZES.items()},
+    f"{LLM_JP}-8x13b": ("model llm-jp/llm-jp-3.1-8x13b", "dataset llm-jp/ac-self-inst"),
     "vikhr-nemo-12b": ("model mistralai/Mistral-Nemo-Instruct-2407", "dataset Vikhrmodels/Grounded-RAG-RU-v2"),
 }
 GATED = {"ca-reward-3b-ja": "lmsys/chatbot_arena_conversations", LLM_JP: "llm-jp/AnswerCarefully"}
