@@ -4,9 +4,11 @@ import {readFileSync} from "node:fs";
 import {getLlama, LlamaLogLevel} from "node-llama-cpp";
 
 const asked = JSON.parse(readFileSync(0, "utf8"));
-const llama = await getLlama({gpu: false, build: "never", logLevel: LlamaLogLevel.error});
+const llama = await getLlama({gpu: false, build: "never", maxThreads: 1, logLevel: LlamaLogLevel.error});
 const model = await llama.loadModel({modelPath: asked.model});
-const context = await model.createContext({contextSize: 512});
+const context = await model.createContext({
+    contextSize: 512, threads: 1, flashAttention: false, experimentalKvCacheKeyType: "F32", experimentalKvCacheValueType: "F32"
+});
 const sequence = context.getSequence();
 const cut = asked.texts.map((text) => [...model.tokenize(text, false)]);
 const steps = [];

@@ -19,7 +19,7 @@ from togi.core.extras import missing
 from togi.core.terminal import PrintableFormatter, json_text, open_streams, say
 
 WORK = ("init", "run", "plan", "check", "status", "show", "report", "list", "clean")
-COMMANDS = (*WORK, "chat", "serve", "ground", "export", "evaluate", "trace", "schema")
+COMMANDS = (*WORK, "chat", "serve", "ground", "export", "push", "evaluate", "trace", "schema")
 
 
 class LazyGroup(click.Group):
@@ -113,6 +113,7 @@ SUMMARIES = {
     "clean": "Remove stored work that no run refers to.",
     "chat": "Talk to a model that a recipe trained or declares.",
     "export": "Write a model for other programs: merged safetensors, an adapter, or GGUF.",
+    "push": "Publish an exported folder on a model hub.",
     "serve": "Serve a model over HTTP, in OpenAI's shape, until Ctrl-C or SIGTERM.",
     "ground": "Answer a question from documents, and say which of them help.",
     "evaluate": "Compute a benchmark's figures from stored verdicts and grades, with intervals.",
