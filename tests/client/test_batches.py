@@ -58,7 +58,7 @@ def test_a_batch_outlives_the_run_that_began_it(tmp_path: Path) -> None:
 
 def test_a_batch_is_found_again_by_its_tag(tmp_path: Path, monkeypatch) -> None:
     """A run that ends between the batch's being made and its id's being kept."""
-    note = batches.Batches._note
+    note = batches.Batches.note_place
 
     async def lost(self, row):
         if row.batch:
@@ -68,7 +68,7 @@ def test_a_batch_is_found_again_by_its_tag(tmp_path: Path, monkeypatch) -> None:
     with hostile(batch_seconds=0.1) as server:
         made = endpoint(server.url, batch=True)
         with monkeypatch.context() as patch:
-            patch.setattr(batches.Batches, "_note", lost)
+            patch.setattr(batches.Batches, "note_place", lost)
             with client(tmp_path, made) as asked, pytest.raises(StageError, match="the power went"):
                 list(asked.ask(chats(10)))
         with client(tmp_path, made) as asked:

@@ -149,8 +149,8 @@ def test_a_template_that_adds_to_prompts_makes_later_reservations_larger(tmp_pat
         before = asked.spending()
         texts(list(asked.ask(chats(60))))
         assert before.done.input > 1
-        assert asked._exchange is not None
-        assert asked._exchange._excess == max(found.usage.input for found in asked.ask(chats(60))) - 1
+        assert asked.exchange is not None
+        assert asked.exchange.excess == max(found.usage.input for found in asked.ask(chats(60))) - 1
 
 
 def test_a_key_in_a_url_is_refused_and_not_shown(tmp_path: Path, monkeypatch) -> None:

@@ -9,7 +9,7 @@ import torch
 from tiny import CONFIGS, VOCABULARY, TrueFloat64, tiny_model
 
 from togi import kernels
-from togi.kernels.attention import Options, _BlockAttention, _functions, attend
+from togi.kernels.attention import BlockAttention, Options, attend, functions_for
 from togi.kernels.dispatch import kernels as chosen
 from togi.kernels.native import Native
 from togi.model.blocks import blocks_of, plan
@@ -68,7 +68,7 @@ def by_torch(
     computation."""
     query, key, value = (x.to(dtype).clone().requires_grad_() for x in tensors[:3])
     grouped = query.unflatten(0, (len(key), -1))
-    out = _BlockAttention.apply(grouped, key, value.transpose(0, 1), plan(layout, options.window), options)
+    out = BlockAttention.apply(grouped, key, value.transpose(0, 1), plan(layout, options.window), options)
     out = out.flatten(0, 1).transpose(0, 1)
     out.backward(tensors[3].to(dtype))
     return [out.detach(), query.grad, key.grad, value.grad]
@@ -77,7 +77,7 @@ def by_torch(
 def found(functions: Native, layout: Layout, options: Options, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     query, key, value = (x.clone().requires_grad_() for x in tensors[:3])
     blocks = blocks_of(layout, options.window)
-    assert _functions((query, key, value.transpose(0, 1)), blocks.table) is functions
+    assert functions_for((query, key, value.transpose(0, 1)), blocks.table) is functions
     out = attend(query, key, value.transpose(0, 1), blocks, options).transpose(0, 1)
     out.backward(tensors[3])
     return [out.detach(), query.grad, key.grad, value.grad]
@@ -157,14 +157,14 @@ def test_a_number_that_is_none_stays_none_and_with_those_that_see_it(functions, 
 def test_what_is_not_compiled_goes_another_way(functions):
     table = blocks_of(LAYOUTS["a text"], None).table
     heads = lambda rows, size, dtype: (torch.zeros(1, rows, size, dtype=dtype),) * 3  # noqa: E731
-    assert _functions(heads(300, 32, torch.float32), table) is functions
-    assert _functions(heads(300, 40, torch.float32), table) is None  # no multiple of 32
-    assert _functions(heads(300, 32, torch.float64), table) is None
-    assert _functions(heads(301, 32, torch.float32), table) is None  # rows of no tree
+    assert functions_for(heads(300, 32, torch.float32), table) is functions
+    assert functions_for(heads(300, 40, torch.float32), table) is None  # no multiple of 32
+    assert functions_for(heads(300, 32, torch.float64), table) is None
+    assert functions_for(heads(301, 32, torch.float32), table) is None  # rows of no tree
     query, key, value = heads(300, 32, torch.float32)
-    assert _functions((query, key.bfloat16(), value.bfloat16()), table) is None
+    assert functions_for((query, key.bfloat16(), value.bfloat16()), table) is None
     with kernels.without("attend"):
-        assert _functions((query, key, value), table) is None
+        assert functions_for((query, key, value), table) is None
     assert table.total == 300
 
 

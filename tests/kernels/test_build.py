@@ -108,7 +108,7 @@ def test_what_others_could_write_is_not_loaded(small, tmp_path):
     shutil.rmtree(small)
     small.mkdir(mode=0o777)
     small.chmod(0o777)
-    shutil.copy(planted, build._named(small, name, planted))
+    shutil.copy(planted, build.content_path(small, name, planted))
     assert answer(build.build(())) == 41
     assert small.stat().st_mode & 0o777 == 0o700
 

@@ -19,22 +19,22 @@ class Altered:
     """The compiled library with other functions in place of some."""
 
     def __init__(self, library, **others):
-        self._library, self._others = library, others
+        self.library, self._others = library, others
 
     def __getattr__(self, name):
-        return self._others.get(name) or getattr(self._library, name)
+        return self._others.get(name) or getattr(self.library, name)
 
 
 def loaded(**others) -> dispatch.Kernels:
     """The compiled functions with others in place of some, tried as when they are loaded."""
     real = dispatch.kernels().native
     assert real is not None
-    return dispatch.Kernels.of(Native(Build("fake", Altered(real._library, **others))))
+    return dispatch.Kernels.of(Native(Build("fake", Altered(real.library, **others))))
 
 
 def altering(name: str, change):
     """The function of that name, called with altered arguments."""
-    real = getattr(dispatch.kernels().native._library, name)
+    real = getattr(dispatch.kernels().native.library, name)
 
     def altered(arguments):
         change(arguments)

@@ -10,7 +10,7 @@ from tiny import CONFIGS, VOCABULARY, Largest, TrueFloat64, tiny_model
 from tiny_forests import batches, flat, group, sequence
 
 from togi.core.errors import InputError
-from togi.model.attention import TREE_ATTENTION, Options, _explicit, _flex, attend, block_mask
+from togi.model.attention import TREE_ATTENTION, Options, attend, attend_explicitly, attend_flexibly, block_mask
 from togi.model.blocks import plan
 from togi.model.forest import (
     Layout,
@@ -163,11 +163,11 @@ def test_all_ways_to_attend_agree(options):
     torch.manual_seed(1)
     size = len(forest.ids_T)
     query, key, value = (torch.randn(heads, size, 16, dtype=torch.float64) for heads in (4, 2, 2))
-    explicit = _explicit(forest, query.unflatten(0, (2, 2)), key, value, options).flatten(0, 1)
+    explicit = attend_explicitly(forest, query.unflatten(0, (2, 2)), key, value, options).flatten(0, 1)
     torch.testing.assert_close(attend(forest, query, key, value, options), explicit, rtol=0, atol=1e-12)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch warns that this way is slow
-        fused = _flex(forest, query.float(), key.float(), value.float(), options)
+        fused = attend_flexibly(forest, query.float(), key.float(), value.float(), options)
     torch.testing.assert_close(fused.double(), explicit, rtol=0, atol=1e-5)
 
 
@@ -258,7 +258,7 @@ def test_the_attention_of_accelerators_equals_the_plain_computation(kind, monkey
 
     def fused(forest, *given):
         met.append(forest)
-        return _flex(forest, *given)
+        return attend_flexibly(forest, *given)
 
     for name in ("attention", "fused_attention"):
         monkeypatch.setattr(f"togi.model.{name}.attend", fused)

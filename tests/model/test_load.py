@@ -21,7 +21,7 @@ from togi.model.folders import atomic_folder
 from togi.model.forest import Sequence, plant
 from togi.model.load import load, load_tokenizer
 from togi.model.lora import add_lora, linear_names
-from togi.model.packages import _expected_sha256, _join, _pieces
+from togi.model.packages import join_pieces, pieces_of, stated_sha256
 from togi.model.policy import Policy
 from togi.model.save import save_model
 
@@ -126,15 +126,15 @@ def test_pieces_are_joined_in_order_and_hashed(tmp_path):
     for name, text in (("m.gguf.part01", "b"), ("m.gguf.part00", "a"), ("SHA256SUMS", "f00d  m.gguf\n")):
         (tmp_path / name).write_text(text)
     source = ModelSource(kind="package", name="p")
-    pieces = _pieces(source, sorted(tmp_path.iterdir(), reverse=True))
-    found = _join(pieces, tmp_path / "whole")
+    pieces = pieces_of(source, sorted(tmp_path.iterdir(), reverse=True))
+    found = join_pieces(pieces, tmp_path / "whole")
     assert (tmp_path / "whole").read_text() == "ab"
     assert found == "fb8e20fc2e4c3f248c60c39bd652f3c1347298bb977b8b4d5903b85055620603"
-    assert _expected_sha256(list(tmp_path.iterdir()), "m.gguf") == "f00d"
+    assert stated_sha256(list(tmp_path.iterdir()), "m.gguf") == "f00d"
     (tmp_path / "other.gguf").write_text("")
     (tmp_path / "third.gguf").write_text("")
     with pytest.raises(InputError, match="must be one model"):
-        _pieces(source, list(tmp_path.iterdir()))
+        pieces_of(source, list(tmp_path.iterdir()))
 
 
 @pytest.mark.slow

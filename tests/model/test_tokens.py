@@ -21,7 +21,7 @@ from togi.model.tokens import add_tokens, give_rows
 from togi.recipe.graph import build
 from togi.recipe.schema import validate
 from togi.recipe.source import read_tree
-from togi.recipe.worker import _resolved, resolved_to_json
+from togi.recipe.worker import resolved_from_json, resolved_to_json
 from togi.stages.context import Resolved
 from togi.stages.training.sft import TrainSft
 from togi.text.template import TEMPLATES
@@ -138,7 +138,7 @@ def test_a_template_file_and_tokens_reach_the_worker(tmp_path):
     source, _ = source_and_mark(tmp_path, ", template: {file: my.jinja, terminator: END}, tokens: {add: ['<x>']}")
     assert (source.template_file, source.terminator) == (str(tmp_path / "my.jinja"), "END")
     sent = json.loads(json.dumps(resolved_to_json(Resolved("model", source=source))))
-    assert _resolved(sent).source == source
+    assert resolved_from_json(sent).source == source
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def import_rows(run: Run, monkeypatch: pytest.MonkeyPatch, during: Any = None) -
             during()
 
     monkeypatch.setattr(importing_work, "run", work)
-    worker._do(run._command(node, folder), Control(send=lambda event: None), ALONE)
+    worker.do_stage(run.command_for(node, folder), Control(send=lambda event: None), ALONE)
     return folder
 
 

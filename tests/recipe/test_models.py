@@ -14,7 +14,7 @@ from togi.recipe.model_services import services_of
 from togi.recipe.schema import validate
 from togi.recipe.services import ServiceSpec
 from togi.recipe.source import read_tree
-from togi.recipe.worker import _resolved, resolved_to_json
+from togi.recipe.worker import resolved_from_json, resolved_to_json
 from togi.stages.arithmetic import model_device
 from togi.stages.context import Context, Control, Resolved
 
@@ -145,7 +145,7 @@ def test_a_model_that_a_stage_trains_is_served_once_it_is_there(folder: Path) ->
     endpoint = context.endpoint(ModelRef("$teacher"))
     assert endpoint is not None and endpoint.urls == ("http://127.0.0.1:7/v1",) and endpoint.protocol == "togi"
     assert endpoint.model in service.command
-    assert _resolved(resolved_to_json(resolved)) == resolved
+    assert resolved_from_json(resolved_to_json(resolved)) == resolved
 
 
 @pytest.mark.parametrize(

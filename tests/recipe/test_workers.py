@@ -149,7 +149,7 @@ def test_a_signal_that_wakes_nobody_is_attended_to(run):
 def test_code_that_leaves_or_reads_standard_input_does_not_cut_the_worker_off():
     """`exit()` closes sys.stdin before it raises SystemExit."""
     code = (
-        "import sys\nfrom togi.recipe.worker import _take_input\norders = _take_input()\n"
+        "import sys\nfrom togi.recipe.worker import take_input\norders = take_input()\n"
         "first, read = orders.readline(), sys.stdin.read()\n"
         "try:\n    exit()\nexcept SystemExit:\n    print([first, read, orders.readline()])\n"
     )

@@ -241,7 +241,7 @@ def test_packed_weights_give_the_same_and_are_given_back(net, monkeypatch):
     expected = engine.generate(PROMPTS, params, streams(4, 3))
     packed = []
     monkeypatch.setattr("togi.rollout.local.FEWEST_TOKENS", 8)
-    engine._on_logits = lambda logits, rows: packed.append(all(layer.packed is not None for layer in layers))
+    engine.on_logits = lambda logits, rows: packed.append(all(layer.packed is not None for layer in layers))
     found = engine.generate(PROMPTS, params, streams(4, 3))
     assert packed == [True] * 8
     assert all(layer.packed is None for layer in layers)

@@ -15,7 +15,7 @@ from togi.stages.context import Context, Control, hold_numerics
 
 def begin(folder: Path, name: str) -> Context:
     """A stage in a worker that has just started."""
-    stages._chosen.cache_clear()
+    stages.chosen_numerics.cache_clear()
     return Context(name, folder / name, folder / "store", 1, {}, Control(send=lambda event: None))
 
 
@@ -31,7 +31,7 @@ def measure(monkeypatch):
         monkeypatch.setattr(stages, "choose_numerics", lambda kind: found)
 
     yield choose
-    stages._chosen.cache_clear()
+    stages.chosen_numerics.cache_clear()
 
 
 def test_an_unfinished_stage_does_not_go_on_with_arithmetic_that_was_chosen_otherwise(tmp_path, measure):

@@ -11,7 +11,7 @@ from togi.core.errors import RecipeError
 from togi.train import masters
 from togi.train.checkpoint import capture, restore, save
 from togi.train.masters import MasterWeightOptimizer
-from togi.train.optimizer import AdamWSettings, Schedule, Update, _maker, build_adamw, trained
+from togi.train.optimizer import AdamWSettings, Schedule, Update, build_adamw, optimizer_maker, trained
 
 NEEDS_BITS = pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not here")
 
@@ -101,7 +101,7 @@ def test_resume_equals_uninterrupted(options, dtype, tmp_path):
 def test_a_parameter_without_gradient_stays():
     net = net_of()
     params = trained(net.named_parameters())
-    make = _maker(AdamWSettings(learning_rate=0.1))
+    make = optimizer_maker(AdamWSettings(learning_rate=0.1))
     optimizer = MasterWeightOptimizer([{"params": list(params.values()), "lr": 0.1}], make, torch.device("cpu"))
     before = net[2].weight.detach().clone()
     net[0](torch.ones(1, 64)).sum().backward()

@@ -136,7 +136,7 @@ class Batches:
         await self.exchange.write(work)
         reply = await self.exchange.control("POST", "/files", self._file(part), _FORM)
         row = replace(row, file=_id(reply, "the file"))
-        await self._note(row)
+        await self.note_place(row)
         return row
 
     def _file(self, part: Asked) -> bytes:
@@ -152,7 +152,7 @@ class Batches:
         """Waits for a batch, stores its answers, and returns what failed of it."""
         if not row.batch:
             row = replace(row, batch=await self._start(row, asked))
-            await self._note(row)
+            await self.note_place(row)
         said = await self._ended(row)
         lines: list[Any] = []
         for key in ("output_file_id", "error_file_id"):
@@ -233,8 +233,8 @@ class Batches:
 
     # --- its row ------------------------------------------------------------------------------------------------------
 
-    async def _note(self, row: _Row) -> None:
-        """Keeps what is known of a batch."""
+    async def note_place(self, row: _Row) -> None:
+        """Keeps what is known of a batch in the store."""
         values = (row.file, row.batch, row.tag)
         await self.exchange.write(lambda db: db.execute("UPDATE batches SET file = ?, batch = ? WHERE tag = ?", values))
 

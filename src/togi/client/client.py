@@ -106,7 +106,7 @@ class Client:
         self._count, self._tell, self._check = count, tell, check
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._exchange: Exchange | None = None
+        self.exchange: Exchange | None = None
         self._abilities: Abilities | None = None
         self._pending: dict[Name, _Place] = {}
         self._inbox: deque[_Place] = deque()
@@ -159,8 +159,8 @@ class Client:
     def _batch(self, asked: dict[Name, AnyRequest]) -> dict[Name, Failure]:
         """Has requests answered by batches; returns those that failed."""
         self._start()
-        assert self._exchange is not None and self._loop is not None
-        work = asyncio.run_coroutine_threadsafe(self._answer_batch(self._exchange, asked), self._loop)
+        assert self.exchange is not None and self._loop is not None
+        work = asyncio.run_coroutine_threadsafe(self._answer_batch(self.exchange, asked), self._loop)
         try:
             while not work.done():
                 self._check()
@@ -311,25 +311,25 @@ class Client:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._exchange is not None:
-            await self._exchange.close()
+        if self.exchange is not None:
+            await self.exchange.close()
 
     async def _open(self) -> None:
-        self._exchange = Exchange(self.endpoint, self.account, self.store.path, self._count)
-        self._abilities = Abilities(self._exchange, self._tell)
+        self.exchange = Exchange(self.endpoint, self.account, self.store.path, self._count)
+        self._abilities = Abilities(self.exchange, self._tell)
 
     async def _answer(self, request: AnyRequest, name: Name) -> Whole | Failure:
         """What becomes of one request. What ends it for all ends it for all."""
-        assert self._exchange is not None and self._abilities is not None
+        assert self.exchange is not None and self._abilities is not None
         try:
             await self._abilities.learn(request)
             if isinstance(request, Generation) and self._abilities.singly(request):
-                found = await self._singly(self._exchange, request, name)
+                found = await self._singly(self.exchange, request, name)
             else:
-                found = await self._exchange.ask(request, name)
+                found = await self.exchange.ask(request, name)
         except TogiError as error:
-            raise self._exchange.end(error) from None
-        return self._counted(self._exchange, found)
+            raise self.exchange.end(error) from None
+        return self._counted(self.exchange, found)
 
     def _counted(self, exchange: Exchange, found: Whole | Failure) -> Whole | Failure:
         if not isinstance(found, Failure):

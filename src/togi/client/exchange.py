@@ -69,7 +69,7 @@ class Exchange:
         self._requests, self._tokens = Pace(endpoint.requests_per_minute), Pace(endpoint.tokens_per_minute)
         self._transport = Transport(read_key(endpoint))
         self._ever = False
-        self._excess = 0
+        self.excess = 0
         self._under_way = self._settled = 0
         self._begun = False
 
@@ -117,7 +117,7 @@ class Exchange:
         reservations larger: templates add to them what nobody counted."""
         used = usage_of(value) or Tokens(reserved.input, reserved.output)
         if isinstance(reserved, _Reserved):
-            self._excess = max(self._excess, used.input - (reserved.input - reserved.excess))
+            self.excess = max(self.excess, used.input - (reserved.input - reserved.excess))
         return used
 
     # --- many tries ---------------------------------------------------------------------------------------------------
@@ -310,7 +310,7 @@ class Exchange:
         try:
             while True:
                 before = self._settled
-                wanted = _Reserved(cost.input + self._excess, cost.output, self._excess)
+                wanted = _Reserved(cost.input + self.excess, cost.output, self.excess)
                 if await self.write(partial(reserve, account=self.account, tokens=wanted)):
                     self._under_way += 1
                     return wanted

@@ -88,17 +88,17 @@ class Blocks:
 def attend(query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, blocks: Blocks, options: Options) -> Tensor:
     """Attention of a forest, (H, T, D), differentiable in query, key and value. All on CPU, of one type and one width
     of head, and the scores have no soft cap."""
-    functions = _functions((query_HTD, key_KTD, value_KTD), blocks.table)
+    functions = functions_for((query_HTD, key_KTD, value_KTD), blocks.table)
     if functions is not None:
         calls = Calls(functions, blocks.table, options)
         out_THD: Tensor = _CompiledAttention.apply(query_HTD, key_KTD, value_KTD.transpose(0, 1), calls)  # type: ignore
         return out_THD.transpose(0, 1)
     query_KRTD = query_HTD.unflatten(0, (key_KTD.shape[0], -1))
-    out_KRTD: Tensor = _BlockAttention.apply(query_KRTD, key_KTD, value_KTD, blocks.each, options)  # type: ignore
+    out_KRTD: Tensor = BlockAttention.apply(query_KRTD, key_KTD, value_KTD, blocks.each, options)  # type: ignore
     return out_KRTD.flatten(0, 1)
 
 
-def _functions(heads: tuple[Tensor, Tensor, Tensor], table: BlockTable) -> Native | None:
+def functions_for(heads: tuple[Tensor, Tensor, Tensor], table: BlockTable) -> Native | None:
     """The compiled functions, if they attend with query, key and value like these, (H or K, T, D)."""
     query, key, value = heads
     half, (num_rows, size) = query.dtype == torch.bfloat16, query.shape[1:]
@@ -122,7 +122,7 @@ def _mask(block: Block, options: Options, like: Tensor) -> Tensor | None:
     return torch.zeros(unseen_QK.shape, dtype=like.dtype, device=like.device).masked_fill_(unseen_QK, -torch.inf)
 
 
-class _BlockAttention(torch.autograd.Function):
+class BlockAttention(torch.autograd.Function):
     """Attention as a sum of dense blocks. The backward of a block needs only the joined output and log-sum-exp of its
     rows, so nothing of size rows x keys is kept."""
 

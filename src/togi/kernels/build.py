@@ -99,7 +99,7 @@ def _kept(folder: Path, name: str) -> Path | None:
     for path in sorted(folder.glob(f"{name}-*.so")):
         found = path.lstat()
         own = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
-        if own and path == _named(folder, name, path):
+        if own and path == content_path(folder, name, path):
             os.utime(path)
             return path
         log.warning("the compiled library %s is damaged or not this user's own; it is compiled again", path)
@@ -118,7 +118,7 @@ def _sweep(folder: Path, name: str) -> None:
                 path.unlink()
 
 
-def _named(folder: Path, name: str, path: Path) -> Path:
+def content_path(folder: Path, name: str, path: Path) -> Path:
     """Where a library with the content of `path` belongs."""
     return folder / f"{name}-{hashlib.sha256(path.read_bytes()).hexdigest()}.so"
 
@@ -158,7 +158,7 @@ def _compile(command: Sequence[str], libraries: Sequence[str], cache: Path, name
         _output([*command, "-shared", *objects, *libraries, "-o", str(made)])
         with made.open("rb+") as handle:
             os.fsync(handle.fileno())
-        path = _named(cache, name, made)
+        path = content_path(cache, name, made)
         made.replace(path)
         sync_folder(cache)
     return path

@@ -128,7 +128,7 @@ class Native:
 
     def __init__(self, built: Build) -> None:
         self.name = built.name
-        self._library = library = built.library
+        self.library = library = built.library
         address, size = ctypes.c_void_p, ctypes.c_int64
         library.togi_decode.argtypes = (ctypes.POINTER(Decode),)
         library.togi_norm.argtypes = library.togi_norm_backward.argtypes = (ctypes.POINTER(_Norm),)
@@ -143,16 +143,16 @@ class Native:
 
     def size_of(self, part: str) -> int:
         """Bytes of that part's arguments as the library states them."""
-        return getattr(self._library, f"togi_size_{part}")()
+        return getattr(self.library, f"togi_size_{part}")()
 
     def decode(self, arguments: Decode) -> None:
         """Attention of one new token a row."""
-        self._library.togi_decode(arguments)
+        self.library.togi_decode(arguments)
 
     def norm(self, x: Tensor, weight_F: Tensor, epsilon: float, shift: float, dtype: torch.dtype) -> Tensor:
         """x / rms(x) * (shift + weight), (..., F), as `dtype`; computed in float32, rounded once; x is contiguous."""
         y = torch.empty_like(x, dtype=dtype)
-        self._library.togi_norm(_norm_arguments(x, weight_F, epsilon, shift, dtype, y=y))
+        self.library.togi_norm(_norm_arguments(x, weight_F, epsilon, shift, dtype, y=y))
         return y
 
     def norm_backward(
@@ -166,14 +166,14 @@ class Native:
             chunks = -(-(x.numel() // x.shape[-1]) // CHUNK)
             grad_weight, partial = (torch.empty(*n, x.shape[-1]) for n in ((), (chunks,)))
             grads |= {"grad_weight": grad_weight, "partial": partial}
-        self._library.togi_norm_backward(_norm_arguments(x, weight_F, epsilon, shift, grad_y.dtype, **grads))
+        self.library.togi_norm_backward(_norm_arguments(x, weight_F, epsilon, shift, grad_y.dtype, **grads))
         return grad_x, None if grad_weight is None else grad_weight.to(weight_F.dtype)
 
     def gate(self, x: Tensor, up: Tensor, gelu: bool) -> Tensor:
         """f(x) * up, (..., F), computed in float32 and rounded once; f is SiLU, or GELU by tanh."""
         x, up = x.contiguous(), up.contiguous()
         y = torch.empty_like(x)
-        self._library.togi_gate(_gate_arguments(gelu, x=x, up=up, y=y))
+        self.library.togi_gate(_gate_arguments(gelu, x=x, up=up, y=y))
         return y
 
     def gate_backward(
@@ -182,7 +182,7 @@ class Native:
         """Gradients of x and up, (..., F), and f(x) * up once more if it is wanted `again`."""
         x, up, grad = x.contiguous(), up.contiguous(), grad.to(x.dtype).contiguous()
         grad_x, grad_up, y = torch.empty_like(x), torch.empty_like(x), torch.empty_like(x) if again else None
-        self._library.togi_gate(_gate_arguments(gelu, x=x, up=up, y=y, grad=grad, grad_x=grad_x, grad_up=grad_up))
+        self.library.togi_gate(_gate_arguments(gelu, x=x, up=up, y=y, grad=grad, grad_x=grad_x, grad_up=grad_up))
         return grad_x, grad_up, y
 
     def rotate(self, x: Tensor, angles: tuple[Tensor, Tensor], back: bool = False) -> Tensor:
@@ -192,7 +192,7 @@ class Native:
         heads, positions = x.shape[:2] if back else (x.shape[1], x.shape[0])
         size, narrow = x.shape[2], torch.bfloat16
         y = x.new_empty((positions, heads, size) if back else (heads, positions, size))
-        self._library.togi_rotate(
+        self.library.togi_rotate(
             _Rotation(
                 *(tensor.data_ptr() for tensor in (x, cosine, sine, y)),
                 positions, heads, size, back, x.dtype == narrow, cosine.dtype == narrow,
@@ -208,7 +208,7 @@ class Native:
         chosen_C, lse_C = (torch.empty(len(logits_CV)) for _ in range(2))
         entropy_C = torch.empty(len(logits_CV)) if entropy else None
         tensors = {"logits": logits_CV, "target": target_C.contiguous(), "chosen": chosen_C, "lse": lse_C}
-        self._library.togi_softmax(_logits_arguments({**tensors, "entropy": entropy_C}, factor))
+        self.library.togi_softmax(_logits_arguments({**tensors, "entropy": entropy_C}, factor))
         return chosen_C, lse_C, entropy_C
 
     def softmax_backward_(
@@ -217,22 +217,22 @@ class Native:
         """Puts the gradient of the targets' log-probabilities in the place of the logits."""
         given = {"target": target_C, "lse": lse_C, "grad": grad_C.float()}
         copies = {name: tensor.contiguous() for name, tensor in given.items()}  # they must outlive the call
-        self._library.togi_softmax(_logits_arguments({"logits": logits_CV, **copies}, factor))
+        self.library.togi_softmax(_logits_arguments({"logits": logits_CV, **copies}, factor))
 
     def attend(self, arguments: Forest) -> None:
         """Attention of a forest."""
-        self._library.togi_attend(arguments)
+        self.library.togi_attend(arguments)
 
     def attend_backward(self, arguments: Forest) -> None:
         """Its gradients."""
-        self._library.togi_attend_backward(arguments)
+        self.library.togi_attend_backward(arguments)
 
     def pack(self, weight_NI: Tensor) -> Tensor:
         """The weight in the layout that `linear` reads."""
         outputs, inputs = weight_NI.shape
         weight_NI = weight_NI.contiguous()
         packed = weight_NI.new_empty(-(-outputs // 32) * 32 * inputs)
-        self._library.togi_pack(weight_NI.data_ptr(), packed.data_ptr(), outputs, inputs)
+        self.library.togi_pack(weight_NI.data_ptr(), packed.data_ptr(), outputs, inputs)
         return packed
 
     def linear(self, x: Tensor, packed: Tensor, bias_N: Tensor | None, outputs: int) -> Tensor:
@@ -241,7 +241,7 @@ class Native:
         y = x.new_empty((*x.shape[:-1], outputs))
         bias = None if bias_N is None else bias_N.data_ptr()
         rows = x.numel() // inputs
-        self._library.togi_linear(x.data_ptr(), packed.data_ptr(), bias, y.data_ptr(), rows, outputs, inputs)
+        self.library.togi_linear(x.data_ptr(), packed.data_ptr(), bias, y.data_ptr(), rows, outputs, inputs)
         return y
 
 

@@ -36,7 +36,9 @@ def _softmax_attention(query: Tensor, key: Tensor, value: Tensor, unseen: Tensor
     return torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype) @ value
 
 
-def _explicit(forest: Forest, query_KRTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, options: Options) -> Tensor:
+def attend_explicitly(
+    forest: Forest, query_KRTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, options: Options
+) -> Tensor:
     """Run by run with the scores written out: for soft caps, for values of another width and for other devices."""
     outs = []
     for tree in forest.layout.trees:
@@ -83,7 +85,7 @@ def _capped(softcap: float) -> Callable[..., Tensor]:
     return capped
 
 
-def _flex(forest: Forest, query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, options: Options) -> Tensor:
+def attend_flexibly(forest: Forest, query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, options: Options) -> Tensor:
     """One fused kernel over the packed row, on CUDA."""
     if not _compiled_flex:
         _compiled_flex.append(torch.compile(flex_attention, dynamic=False) if query_HTD.is_cuda else flex_attention)
@@ -101,12 +103,12 @@ def _flex(forest: Forest, query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor,
 def attend(forest: Forest, query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, options: Options) -> Tensor:
     """Attention of a forest, (H, T, D of the values)."""
     if query_HTD.is_cuda:
-        return _flex(forest, query_HTD, key_KTD, value_KTD, options)
+        return attend_flexibly(forest, query_HTD, key_KTD, value_KTD, options)
     same_width = value_KTD.shape[-1] == key_KTD.shape[-1]
     if options.softcap is None and same_width and query_HTD.device.type == "cpu":
         return kernels.attend(query_HTD, key_KTD, value_KTD, blocks_of(forest.layout, options.window), options)
     query_KRTD = query_HTD.unflatten(0, (key_KTD.shape[0], -1))
-    return _explicit(forest, query_KRTD, key_KTD, value_KTD, options).flatten(0, 1)
+    return attend_explicitly(forest, query_KRTD, key_KTD, value_KTD, options).flatten(0, 1)
 
 
 def _plain(

@@ -39,7 +39,7 @@ def _files(package: str) -> list[Path]:
     return sorted(found)
 
 
-def _pieces(source: ModelSource, files: Sequence[Path]) -> list[Path]:
+def pieces_of(source: ModelSource, files: Sequence[Path]) -> list[Path]:
     """The GGUF of a package, or the pieces that make it, in order."""
     whole = [path for path in files if fnmatch(path.name, source.file)]
     if len(whole) == 1:
@@ -54,7 +54,7 @@ def _pieces(source: ModelSource, files: Sequence[Path]) -> list[Path]:
     return sorted(pieces, key=lambda path: path.name)
 
 
-def _expected_sha256(files: Sequence[Path], name: str) -> str | None:
+def stated_sha256(files: Sequence[Path], name: str) -> str | None:
     """The hash that a package states for a file, if it states one."""
     for path in files:
         if path.name == "SHA256SUMS":
@@ -72,7 +72,7 @@ def _blocks(paths: Sequence[Path]) -> Iterator[bytes]:
                 yield block
 
 
-def _join(pieces: Sequence[Path], target: Path) -> str:
+def join_pieces(pieces: Sequence[Path], target: Path) -> str:
     """Writes the pieces to `target` and returns the sha256 of the whole."""
     total = hashlib.sha256()
     with target.open("wb") as out:
@@ -129,12 +129,12 @@ def package_folder(source: ModelSource, cache: Path) -> Path:
     folder = converted_folder(source, cache)
     if (folder / CONVERTED).exists():
         return folder
-    pieces = _pieces(source, files)
+    pieces = pieces_of(source, files)
     log.info("%s: converting its weights to safetensors, once; this takes a minute or two", source.name)
     name = pieces[0].name.partition(".part")[0]
     with atomic_folder(folder) as temporary:
         gguf = temporary / name
-        found, expected = _join(pieces, gguf), _expected_sha256(files, name)
+        found, expected = join_pieces(pieces, gguf), stated_sha256(files, name)
         if expected not in (None, found):
             raise InputError(f"package {source.name}: {name} has sha256 {found}, expected {expected}; install it again")
         convert_gguf(gguf, temporary)

@@ -209,7 +209,7 @@ class Run:
             workers.kill()
         else:
             self._heed()
-        for event in workers.do(self._command(node, folder)):
+        for event in workers.do(self.command_for(node, folder)):
             if event["event"] == "done":
                 self.cached[node.name] = event["found"]  # another run did it while this one waited for it
                 continue
@@ -259,7 +259,7 @@ class Run:
                 self.workers = Workers(self.folder / "worker.log", self.options.worker_threads, size)
         return self.workers
 
-    def _command(self, node: Node, folder: Path) -> dict[str, Any]:
+    def command_for(self, node: Node, folder: Path) -> dict[str, Any]:
         inputs = self.graph.resolve(node, self.store)
         return {
             "name": node.name,

@@ -75,7 +75,7 @@ def main() -> None:
     faulthandler.enable()  # a crash inside a library leaves its traceback in the log
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace", buffering=1)
     os.dup2(2, 1)
-    orders = _take_input()
+    orders = take_input()
     rank, size, rendezvous = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     control = Control(send=partial(_send, answers, threading.Lock(), rank))
     for number in STOPPING:  # until here the parent has them wait: none is lost, and none ends this process
@@ -90,7 +90,7 @@ def main() -> None:
         try:
             ranks = ranks or _meet(rank, size, rendezvous)
             sys.excepthook = crash  # torch.distributed has put its own there
-            found = _do(command, control, ranks)
+            found = do_stage(command, control, ranks)
             control.send({"event": "done", "stage": command["name"], "found": found})
         except TOLD as error:
             if (failure := told(error, command)) is None:
@@ -98,7 +98,7 @@ def main() -> None:
             _fail(control, command, failure)
 
 
-def _take_input() -> TextIO:
+def take_input() -> TextIO:
     """The stream of orders; standard input is empty from here on, since `exit()` of a stranger's code closes it."""
     orders = os.fdopen(os.dup(0), encoding="utf-8")
     with open(os.devnull, "rb") as nothing:
@@ -156,7 +156,7 @@ def _meet(rank: int, size: int, rendezvous: str) -> Ranks:
     return ALONE if size == 1 else importlib.import_module("togi.train.ranks").join(rank, size, rendezvous)
 
 
-def _do(command: dict[str, Any], control: Control, ranks: Ranks) -> bool:
+def do_stage(command: dict[str, Any], control: Control, ranks: Ranks) -> bool:
     """Does a stage; whether it found that another run had done it meanwhile."""
     folder = Path(command["folder"])
     stage = STAGES[command["settings"]["type"]]
@@ -166,7 +166,7 @@ def _do(command: dict[str, Any], control: Control, ranks: Ranks) -> bool:
         folder=folder,
         cache=Path(command["cache"]),
         seed=command["seed"],
-        inputs={ref: _resolved(value) for ref, value in command["inputs"].items()},
+        inputs={ref: resolved_from_json(value) for ref, value in command["inputs"].items()},
         control=control,
         compute=command["compute"],
         ranks=ranks,
@@ -291,7 +291,7 @@ def _spent(folder: Path) -> float:
     return float(found["seconds"]) if found else 0.0
 
 
-def _resolved(value: dict[str, Any]) -> Resolved:
+def resolved_from_json(value: dict[str, Any]) -> Resolved:
     source = value["source"] and ModelSource(**value["source"] | {"tokens": tuple(value["source"]["tokens"])})
     folder = Path(value["folder"]) if value["folder"] else None
     return Resolved(value["kind"], source, folder, value["device"], value["endpoint"] and _endpoint(value["endpoint"]))
@@ -303,7 +303,7 @@ def _endpoint(value: dict[str, Any]) -> Endpoint:
 
 
 def resolved_to_json(value: Resolved) -> dict[str, Any]:
-    """What `_resolved` reads."""
+    """What `resolved_from_json` reads."""
     source = asdict(value.source) if value.source else None
     folder = str(value.folder) if value.folder else None
     endpoint = asdict(value.endpoint) if value.endpoint else None

@@ -90,7 +90,7 @@ class Sampler:
         self.end_ids = tuple(end_ids)
         self._decoder = Decoder(tokenizer)
         self._watches: dict[tuple[tuple[str, ...], tuple[int, ...]], StopMatcher] = {}
-        self._on_logits = on_logits
+        self.on_logits = on_logits
         self._batch = RunningBatch(twin, self.device, attention_type(weight))
         self._state: BatchState | None = None
         self._waiting: deque[Group] = deque()
@@ -325,8 +325,8 @@ class Sampler:
 
     def _advance(self, rows: Sequence[Row], state: BatchState, logits_RV: Tensor) -> list[Event]:
         """Chooses a token for every row and tells what happened."""
-        if self._on_logits is not None:
-            self._on_logits(logits_RV.clone(), [(row.group.id, row.index) for row in rows])
+        if self.on_logits is not None:
+            self.on_logits(logits_RV.clone(), [(row.group.id, row.index) for row in rows])
         report_likeliest(rows, state, logits_RV)
         position_R = np.array([len(row.ids) for row in rows])
         random_R = torch.from_numpy(uniform(state.seeds_R, position_R)).to(self.device)

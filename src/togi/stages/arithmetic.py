@@ -53,7 +53,10 @@ def arithmetic(context: Context) -> Numerics:
 
     Raises StageError for an unfinished stage that was begun with something else.
     """
-    found, fresh = _chosen(context.cache, context.compute, context.ranks), _chosen.cache_info().hits == 0
+    found, fresh = (
+        chosen_numerics(context.cache, context.compute, context.ranks),
+        chosen_numerics.cache_info().hits == 0,
+    )
     if fresh:
         context.log(found.describe())
         if device().type == "cpu":
@@ -78,7 +81,7 @@ def in_machine_type(forward: Callable[[Inputs], Output], context: Context) -> Ca
 
 
 @lru_cache(maxsize=1)
-def _chosen(cache: Path, compute: str, ranks: Ranks) -> Numerics:
+def chosen_numerics(cache: Path, compute: str, ranks: Ranks) -> Numerics:
     usage.at_rest(device())  # no model is loaded yet: every loading asks for the arithmetic first
     if compute == "auto":
         found = ranks.on_first_rank(lambda: _measured(cache))

@@ -29,7 +29,7 @@ KEPT = 4
 
 
 @lru_cache(maxsize=KEPT)
-def _kept(source: ModelSource, cache: Path, dtype: torch.dtype) -> LoadedModel:
+def kept_model(source: ModelSource, cache: Path, dtype: torch.dtype) -> LoadedModel:
     return load(source, cache, dtype=dtype, device=model_device(source))
 
 
@@ -40,7 +40,7 @@ def _kept_scorer(source: ModelSource, cache: Path, dtype: torch.dtype) -> Scorer
 
 def forget_models() -> None:
     """Lets go of all that are kept: a training needs the memory more."""
-    _kept.cache_clear()
+    kept_model.cache_clear()
     _kept_scorer.cache_clear()
 
 
@@ -48,7 +48,7 @@ def load_model(context: Context, ref: ModelRef) -> LoadedModel:
     """A model to read from; its template is checked against its tokenizer. Do not change its weights."""
     source, dtype = context.model(ref), arithmetic(context).dtype
     _note_device(context, ref, source)
-    model = _converted_once(context, source, lambda: _kept(source, context.cache, dtype))
+    model = _converted_once(context, source, lambda: kept_model(source, context.cache, dtype))
     check_template(model.template, model.tokenizer)
     return model
 

@@ -125,7 +125,7 @@ def build_adamw(
             "adamw and weights: float32, which are cut over the processes"
         )
     groups = _groups(params, settings, rates or {})
-    make = _maker(settings)
+    make = optimizer_maker(settings)
     device = next(iter(params.values())).device
     home = torch.device("cpu") if settings.offload else device
     if settings.masters or home != device:
@@ -133,7 +133,7 @@ def build_adamw(
     return make(groups)
 
 
-def _maker(settings: AdamWSettings) -> Callable[[Groups], torch.optim.Optimizer]:
+def optimizer_maker(settings: AdamWSettings) -> Callable[[Groups], torch.optim.Optimizer]:
     """A function that builds the optimiser for some parameter groups."""
     options = {"lr": settings.learning_rate, "betas": settings.betas, "eps": settings.eps}
     if settings.bits == 32:

@@ -13,23 +13,23 @@ from togi.stages.base import RECORDS_FILE
 from togi.stages.context import Context, Control, Resolved
 from togi.stages.data import contrast_work
 from togi.stages.data.contrast import STAGE, Contrast
-from togi.stages.data.contrast_work import Answers, _instructed, _of_others, _pair
+from togi.stages.data.contrast_work import Answers, instructed, of_others, pair_of
 
 
 def test_off_topic_gives_every_prompt_the_answer_of_another_one():
     answers = [f"answer {i}" for i in range(9)]
     for seed in range(20):
-        others = _of_others(answers, seed)
+        others = of_others(answers, seed)
         assert sorted(others) == sorted(answers)
         assert all(other != own for other, own in zip(others, answers, strict=True))
-    assert _of_others(answers, 1) != _of_others(answers, 2)
+    assert of_others(answers, 1) != of_others(answers, 2)
 
 
 def test_an_instruction_is_a_system_turn_or_the_whole_user_turn():
     prompt = Prompt(id="p", messages=(Message("system", "Be brief."), Message("user", "Why?")))
-    system = _instructed("Be careless.", "careless-0", prompt)
+    system = instructed("Be careless.", "careless-0", prompt)
     assert system.messages == (Message("system", "Be careless."), Message("user", "Why?"))
-    whole = _instructed("Ask again: {question}", "careless-1", prompt)
+    whole = instructed("Ask again: {question}", "careless-1", prompt)
     assert whole.messages == (Message("user", "Ask again: Why?"),)
     assert system.id != whole.id  # the random stream of a sample follows from it
 
@@ -54,7 +54,7 @@ def test_with_examples_the_model_continues_a_list_of_answered_questions(monkeypa
     seeds = [Prompt(id=f"s{i}", messages=(Message("user", f"q{i}"),), answer=f"a{i}") for i in range(6)]
     prompts = [Prompt(id=f"p{i}", messages=(Message("system", "s"), Message("user", f"Why {i}?"))) for i in range(5)]
 
-    answers = contrast_work._by_examples(settings, context, prompts, seeds)
+    answers = contrast_work.by_examples(settings, context, prompts, seeds)
 
     assert answers == [f"answer {i + 1}" for i in range(5)]
     for i, text in enumerate(asked):
@@ -113,10 +113,10 @@ def test_an_answer_that_is_too_short_drops_its_pair_whether_sides_are_cut_or_not
     context = Context("pairs", folder, folder, 17, {}, Control(send=lambda event: None))
     settings = Contrast.model_validate({"input": "$p", "model": "$m", "min_tokens": 3, "cut_to_shorter": cut})
     prompt = Prompt(id="p", messages=(Message("user", "Why?"),))
-    kept = _pair(settings, context, Characters(), Answers(prompt, "because", "nope", 0))
+    kept = pair_of(settings, context, Characters(), Answers(prompt, "because", "nope", 0))
     assert isinstance(kept, Pair)
     assert (kept.chosen[0].content, kept.rejected[0].content) == ("beca" if cut else "because", "nope")
-    gone = _pair(settings, context, Characters(), Answers(prompt, "because", "no", 0))
+    gone = pair_of(settings, context, Characters(), Answers(prompt, "because", "no", 0))
     assert isinstance(gone, Drop) and gone.reason == "answer_too_short"
 
 

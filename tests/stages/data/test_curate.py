@@ -183,13 +183,13 @@ def test_contradictions_are_refused_before_anything_loads(settings, message):
 
 
 def test_braces_of_a_users_own_question_are_text():
-    asked = curate_work._asker('{text} Answer {"good": true}.')(draft(QUESTIONS[0]))
+    asked = curate_work.plain_asker('{text} Answer {"good": true}.')(draft(QUESTIONS[0]))
     assert asked[0].content == f'{QUESTIONS[0]} Answer {{"good": true}}.'
 
 
 def test_what_a_draft_says_is_not_filled_in():
     prompt = replace(draft("What is {answer}?"), answer="A {text}.")
-    asked = curate_work._verdict_asker(curate(method="json"))(prompt)
+    asked = curate_work.verdict_asker(curate(method="json"))(prompt)
     assert "What is {answer}?" in asked[0].content and "A {text}." in asked[0].content
 
 
@@ -291,7 +291,7 @@ def test_a_users_own_prompt_is_asked_in_place_of_the_shipped_one_which_speaks_th
     asked = says('{"keep": true}', '{"keep": true}')
     curated(curate(method="json", prompt=str(own)), context(tmp_path, [draft(QUESTIONS[0], "A.")]))
     assert asked[0][0].content == f"JSON about {QUESTIONS[0]} / A., please"
-    japanese = curate_work._verdict_asker(curate(method="json", language="ja"))(
+    japanese = curate_work.verdict_asker(curate(method="json", language="ja"))(
         draft("空はなぜ青いのですか。", "散乱。")
     )
     assert "下書き" in japanese[0].content and "散乱。" in japanese[0].content

@@ -23,7 +23,7 @@ from togi.objectives.grpo import LossType
 from togi.stages.models import load_trainable
 from togi.stages.training.grpo import TrainGrpo
 from togi.stages.training.grpo_rollouts_work import Rollouts
-from togi.stages.training.grpo_updates_work import _sequence
+from togi.stages.training.grpo_updates_work import sequence_of
 from togi.stages.training.grpo_work import run
 from togi.text.render import render_prompt
 from togi.text.template import Template
@@ -46,7 +46,7 @@ def distance(bench: Bench, settings: TrainGrpo, steps: int, everything: bool = F
         before = [param.detach().clone() for param in model.net.parameters()]
         source = bench.at_work(settings, model)
         if everything:
-            source.updates._learns = lambda answer: True  # type: ignore[method-assign]
+            source.updates.learns_from = lambda answer: True  # type: ignore[method-assign]
         params = trained(model.net.named_parameters())
         update = Update(
             optimizer=build_adamw(params, AdamWSettings(learning_rate=1e-3)), schedule=Schedule(), max_grad_norm=0.5
@@ -93,7 +93,7 @@ def test_old_log_probabilities_are_those_of_the_policy_that_sampled(bench):
     for group in source.made.groups:
         for answer in group:
             with torch.no_grad():
-                wanted[answer.completion.token_ids] = plain_logprobs(model.net, [_sequence(answer)])
+                wanted[answer.completion.token_ids] = plain_logprobs(model.net, [sequence_of(answer)])
     forward = source.forward
     seen = [forward(micro.inputs).logp_N for micro in first]
     with torch.no_grad():
@@ -158,7 +158,7 @@ def test_groups_that_teach_nothing_are_replaced_by_those_of_the_next_prompts(ben
     assert made.refilled == len(made.sampled) - 4 > 0 and found.consumed == len(made.sampled)
     plain.consumed = 0
     everything = [*made.sampled, *found.draw(1).sampled]
-    assert [group[0].prompt for group in everything] == plain._next(len(everything))
+    assert [group[0].prompt for group in everything] == plain.next_prompts(len(everything))
 
 
 def test_refilling_ends_after_its_rounds_and_what_is_left_counts(bench):
@@ -251,7 +251,7 @@ def test_with_an_adapter_the_reference_is_no_second_copy(bench):
         ids = ids_of(micro)
         answers = {answer.completion.token_ids: answer for group in source.made.groups for answer in group}
         if micro in second:
-            expected = plain_logprobs(plain, [_sequence(answers[tuple(part.tolist())]) for part in ids])
+            expected = plain_logprobs(plain, [sequence_of(answers[tuple(part.tolist())]) for part in ids])
             torch.testing.assert_close(micro.batch.ref_logp_N, expected, rtol=0, atol=1e-5)
             assert (source.forward(micro.inputs).logp_N - expected).abs().max() > 1e-2
     assert source.updates.frozen is None

@@ -104,12 +104,12 @@ def test_the_largest_micro_batch_is_measured_where_examples_are_longer_than_the_
 def test_a_training_begins_without_what_earlier_stages_kept(tmp_path):
     context = bare_context(tmp_path, chats=chats())
     models.load_model(context, BASE)
-    assert models._kept.cache_info().currsize
+    assert models.kept_model.cache_info().currsize
     small = [torch.ones(25_000) for _ in range(3_000)]
     del small[:-1]  # 300 MB of free memory below what is still held
     held = usage.used(torch.device("cpu"))
     memory_work.MemoryBudget(training_job(TrainSft(init=BASE, chats=CHATS, steps=2, micro_batch_tokens=64)), context)
-    assert not models._kept.cache_info().currsize
+    assert not models.kept_model.cache_info().currsize
     assert usage.peak(torch.device("cpu")) < held - 200e6
 
 

@@ -11,7 +11,7 @@ from togi.core.settings import ModelRef
 from togi.stages.models import load_trainable
 from togi.stages.training.pairs_work import PairToExample, read_pairs
 from togi.stages.training.smpo import TrainSmpo
-from togi.stages.training.smpo_work import _ends
+from togi.stages.training.smpo_work import terminator_marks
 from togi.text.render import render_chat, render_prompt
 from togi.text.turns import Unrendered
 
@@ -158,5 +158,5 @@ def test_the_terminators_of_an_answer_are_found(tmp_path):
     made = border(tmp_path)
     side = made(pair(QUESTION, "Light.", "No.")).group[0]
     terminator = made.model.tokenizer("<|im_end|>", add_special_tokens=False)["input_ids"]
-    marks = _ends(side, tuple(terminator))
+    marks = terminator_marks(side, tuple(terminator))
     assert sum(marks) == len(terminator) and all(marks[-len(terminator) :])

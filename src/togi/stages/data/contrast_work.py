@@ -37,15 +37,15 @@ def run(settings: Contrast, context: Context) -> None:
     if settings.examples is None:
         chosen = _answers(settings, context, "helpful", Careless(instruction=settings.helpful), prompts)
     else:
-        chosen = _by_examples(settings, context, prompts, context.records(settings.examples))
+        chosen = by_examples(settings, context, prompts, context.records(settings.examples))
     sides = [_answers(settings, context, f"careless-{n}", way, prompts) for n, way in enumerate(settings.careless)]
     if settings.off_topic:
-        sides.append(_of_others(chosen, derive(context.seed, "off_topic")))
+        sides.append(of_others(chosen, derive(context.seed, "off_topic")))
     if settings.questions:
-        sides.append(_of_others([prompt.text for prompt in prompts], derive(context.seed, "questions")))
+        sides.append(of_others([prompt.text for prompt in prompts], derive(context.seed, "questions")))
     words = tokenizer(context, settings.model)
     made = [
-        _pair(settings, context, words, Answers(prompt, good, bad, number))
+        pair_of(settings, context, words, Answers(prompt, good, bad, number))
         for number, rejected in enumerate(sides)
         for prompt, good, bad in zip(prompts, chosen, rejected, strict=True)
     ]
@@ -60,7 +60,7 @@ def rehearse(settings: Contrast, context: Context) -> Iterator[Rehearsed]:
         ways = [("helpful", Careless(instruction=settings.helpful)), *ways]
     for name, way in ways:
         model = weightless(context, way.model or settings.model)
-        under = [_instructed(way.instruction, name, prompt) for prompt in prompts]
+        under = [instructed(way.instruction, name, prompt) for prompt in prompts]
         try:
             yield from prompt_rows(context, model, asked(under), settings.max_tokens)
         except InputError as error:
@@ -69,7 +69,7 @@ def rehearse(settings: Contrast, context: Context) -> Iterator[Rehearsed]:
             raise InputError(f"{error} (under the {name} instruction){hint if system else ''}") from None
 
 
-def _by_examples(settings: Contrast, context: Context, prompts: list[Prompt], examples: list[Prompt]) -> list[Text]:
+def by_examples(settings: Contrast, context: Context, prompts: list[Prompt], examples: list[Prompt]) -> list[Text]:
     """One answer to each prompt from a list of answered questions that the model continues, up to the line's end."""
     size = settings.batch_prompts
     writer = completer(context, settings.model, batch_rows=size)
@@ -89,7 +89,7 @@ def _by_examples(settings: Contrast, context: Context, prompts: list[Prompt], ex
     return [text and text.strip() for text in texts]
 
 
-def _of_others(texts: Sequence[Text], seed: int) -> list[Text]:
+def of_others(texts: Sequence[Text], seed: int) -> list[Text]:
     """To each prompt what belongs to another one: a shuffled ring, so that none gets its own."""
     ring = list(range(len(texts)))
     random.Random(seed).shuffle(ring)
@@ -104,7 +104,7 @@ def _answers(settings: Contrast, context: Context, name: str, way: Careless, pro
     ends = (speaker.terminator, *speaker.turn_starts)
 
     def answer(unit: int) -> list[Text]:
-        batch = [_instructed(way.instruction, name, prompt) for prompt in prompts[unit * size : (unit + 1) * size]]
+        batch = [instructed(way.instruction, name, prompt) for prompt in prompts[unit * size : (unit + 1) * size]]
         found = speaker.generate(batch, _params(settings, context))
         return [_text(group[0]) for group in found]
 
@@ -136,7 +136,7 @@ def _before(text: str, ends: Sequence[str]) -> str:
     return text.strip()
 
 
-def _instructed(instruction: str, name: str, prompt: Prompt) -> Prompt:
+def instructed(instruction: str, name: str, prompt: Prompt) -> Prompt:
     """The prompt under an instruction: in place of the question where it names {question}, else as system turn."""
     if "{question}" in instruction:
         messages = (Message("user", instruction.replace("{question}", prompt.text)),)
@@ -154,7 +154,7 @@ def _params(settings: Contrast, context: Context) -> SamplingParams:
     )
 
 
-def _pair(settings: Contrast, context: Context, words: Tokenizer, answers: Answers) -> Pair | Drop:
+def pair_of(settings: Contrast, context: Context, words: Tokenizer, answers: Answers) -> Pair | Drop:
     chosen, rejected = answers.chosen, answers.rejected
     if chosen is None or rejected is None:
         return Drop(id=answers.prompt.id, stage=context.name, reason="failed")

@@ -102,17 +102,17 @@ def rehearse(settings: Curate, context: Context) -> Iterator[Rehearsed]:
     prompts = [as_draft(record) for record in records]
     if settings.model is None:
         return
-    ask = _verdict_asker(settings) if settings.method == "json" else _asker(settings.question)
+    ask = verdict_asker(settings) if settings.method == "json" else plain_asker(settings.question)
     model, most = weightless(context, settings.model), 1 if settings.method == "logprob" else settings.max_tokens
     yield from prompt_rows(context, model, [(p.id, ask(p)) for p in prompts], most)
 
 
-def _asker(question: str) -> Ask:
+def plain_asker(question: str) -> Ask:
     """Asks with {text} in the place of the draft."""
     return lambda prompt: (Message("user", question.replace("{text}", prompt.text)),)
 
 
-def _verdict_asker(settings: Curate) -> Ask:
+def verdict_asker(settings: Curate) -> Ask:
     """Asks with the prompt file: the user's, or the shipped one of the language."""
     template = prompt_of(settings.prompt, "curate", settings.language)
     return lambda prompt: (Message("user", template.render({"question": prompt.text, "answer": prompt.answer})),)
@@ -127,7 +127,7 @@ def _by_logprob(settings: Curate, context: Context, prompts: list[Prompt]) -> li
     """Keeps the share with the largest log p(yes) - log p(no), by the first token of each.
 
     A batch is one tree: what the questions share is computed once."""
-    judge, asker = chooser(context, _model(settings)), _asker(settings.question)
+    judge, asker = chooser(context, _model(settings)), plain_asker(settings.question)
     batches = _batches(settings, prompts)
 
     def ask(unit: int) -> list[float | str]:
@@ -200,7 +200,7 @@ def _by_reward(settings: Curate, context: Context, prompts: list[Prompt]) -> lis
 
 def _by_json(settings: Curate, context: Context, prompts: list[Prompt]) -> list[Prompt]:
     """One JSON verdict a draft; a broken one is asked for once more, then the draft is rejected."""
-    texts = _ask(settings, context, prompts, _verdict_asker(settings), "verdict")
+    texts = _ask(settings, context, prompts, verdict_asker(settings), "verdict")
     kept, unchanged = [], 0
     for prompt, text in zip(prompts, texts, strict=True):
         found = _corrected(settings, context, prompt, text)
@@ -237,7 +237,7 @@ def _corrected(settings: Curate, context: Context, prompt: Prompt, text: str | N
 def _rewrite(settings: Curate, context: Context, prompts: list[Prompt]) -> list[Prompt]:
     """Each draft once more, as plain text; one whose rewrite breaks a rule or failed stays as it was, and that is
     said."""
-    texts = _ask(settings, context, prompts, _asker(settings.rewrite_prompt), "rewrite")
+    texts = _ask(settings, context, prompts, plain_asker(settings.rewrite_prompt), "rewrite")
     held_to = rules(settings)
     good = [text if text is not None and first_failure(text, held_to) is None else "" for text in texts]
     count = sum(bool(text) for text in good)

@@ -139,7 +139,7 @@ class Rollouts:
     ) -> list[AnswerGroup]:
         """The next `count` groups of a batch that has those `before`."""
         size, first = self.settings.group_size, len(before)
-        prompts = self._next(count)
+        prompts = self.next_prompts(count)
         seeds = [
             [derive(self.context.seed, number, first + place, prompt.id, i) for i in range(size)]
             for place, prompt in enumerate(prompts)
@@ -201,7 +201,7 @@ class Rollouts:
             for group, values in zip(groups, found.values, strict=True)
         ]
 
-    def _next(self, count: int) -> list[Prompt]:
+    def next_prompts(self, count: int) -> list[Prompt]:
         """The next prompts of the shuffled epochs, which are laid end to end."""
         places = range(self.consumed, self.consumed + count)
         self.consumed += count

@@ -96,17 +96,17 @@ class Updates:
         prompt without a scored token does.
         """
         counted = [[answer for answer in group if answer.counts] for group in groups]
-        learning = [[answer for answer in group if self._learns(answer)] for group in counted]
+        learning = [[answer for answer in group if self.learns_from(answer)] for group in counted]
         computed = [group for group in learning if group] or [group[:1] for group in counted if group][:1]
         computed = computed or [[_unscored(groups[0][0])]]
         answers = [answer for group in computed for answer in group]
-        trees = [[_sequence(answer) for answer in group] for group in computed]
+        trees = [[sequence_of(answer) for answer in group] for group in computed]
         cuts = self.ranks.share(forests.split_by_tokens(trees, self.settings.tokens_at_once))
         made = [replace(self._micro(cut, [answers[i] for i in cut.index_S]), idle=idle) for cut, idle in cuts]
         graded = [answer for group in groups for answer in group if answer.graded.total is not None]
         return _with_idle(made, graded, answers) if self.ranks.first else made
 
-    def _learns(self, answer: Answer) -> bool:
+    def learns_from(self, answer: Answer) -> bool:
         """Whether an answer has a gradient: one of a group without spread has none but that of the KL."""
         return answer.advantage != 0 or self.settings.loss.beta > 0
 
@@ -172,7 +172,7 @@ def _unscored(answer: Answer) -> Answer:
     return replace(answer, advantage=0.0, completion=replace(answer.completion, token_ids=(), logprobs=()))
 
 
-def _sequence(answer: Answer) -> forests.Sequence:
+def sequence_of(answer: Answer) -> forests.Sequence:
     """A prompt with one answer: every sampled token is scored."""
     prompt, ids = answer.prompt_ids, answer.completion.token_ids
     return forests.Sequence(prompt + ids, (False,) * len(prompt) + (True,) * len(ids))

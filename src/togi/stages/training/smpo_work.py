@@ -66,11 +66,13 @@ class SmpoTask(PairTask):
         batch = super().batch(examples, inputs)
         if not self.settings.clipping.flip_terminator:
             return batch
-        marks = [mark for example in examples for side in example.group for mark in _ends(side, self.terminator)]
+        marks = [
+            mark for example in examples for side in example.group for mark in terminator_marks(side, self.terminator)
+        ]
         return replace(batch, terminator_N=torch.tensor(marks, dtype=torch.bool, device=self.device))
 
 
-def _ends(sequence: TokenSequence, terminator: tuple[int, ...]) -> list[bool]:
+def terminator_marks(sequence: TokenSequence, terminator: tuple[int, ...]) -> list[bool]:
     """Which of the scored tokens belong to a terminator: one mark a scored token, in order."""
     size = len(terminator)
     marked = [False] * len(sequence.ids)
