@@ -60,6 +60,9 @@ def expected(known: Sequence[Known], model: Known, cost: Cost) -> tuple[float, i
     rows = [came.records or 1 for came in known]
     mean = sum(n * ((came.tokens or 0) + came.added) for n, came in zip(rows, known, strict=True)) / sum(rows)
     added = max(came.added for came in known)
+    if not any(came.tokens for came in known):
+        cost.notes.append(f"length: at most {added} tokens, since none of it is written yet")
+        return mean, max(most for most in longest if most is not None)
     note = "length: as the recipe expects it"
     cost.notes.append(note + (f", with at most {added} tokens of answers that are not there yet" if added else ""))
     return mean, max(most for most in longest if most is not None)
