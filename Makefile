@@ -8,13 +8,17 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 
-.PHONY: quickstart quickstart-ja test test-slow lint bench docs site clean
+.PHONY: quickstart quickstart-ja toys test test-slow lint bench docs site clean
 
 quickstart: $(VENV)/.run $(VENV)/.smollm2
 	$(BIN)/togi run recipes/quickstart.yaml
 
 quickstart-ja: $(VENV)/.run $(VENV)/.gemma3
 	$(BIN)/togi run recipes/quickstart-ja.yaml
+
+# The recipes of published systems at toy scale, one after the other.
+toys: $(VENV)/.run $(VENV)/.smollm2
+	set -e; for toy in vikhr arrowideative; do $(BIN)/togi run recipes/toy/$$toy.yaml; done
 
 # Two test processes of one thread each: small tensors, and no waiting for each other on a busy machine.
 test: $(VENV)/.dev $(VENV)/.smollm2
