@@ -27,7 +27,7 @@ def test_every_recipe_fits_its_settings_and_its_data(path, monkeypatch):
     for node in nodes.values():
         if isinstance(node.settings, Import) and node.settings.path is not None:
             assert not read(node.settings, {}).dropped
-    assert recipe.name == path.stem.replace(".", "-")
+    assert recipe.name == ("toy-" if path.parent.name == "toy" else "") + path.stem.replace(".", "-")
     assert all(spec.licence for spec in (*recipe.models.values(), *recipe.data.values()))
 
 
