@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from togi.stages.evaluation.benchmarks import answers, chat_health, diversity, reward_accuracy
+from togi.stages.evaluation.benchmarks import (
+    answers,
+    chat_health,
+    diversity,
+    graded,
+    mt_bench,
+    reward_accuracy,
+    safety,
+)
 from togi.stages.evaluation.benchmarks.base import BenchmarkSettings
 
 BENCHMARKS = {
@@ -16,6 +24,9 @@ BENCHMARKS = {
         chat_health.BENCHMARK,
         diversity.BENCHMARK,
         reward_accuracy.BENCHMARK,
+        mt_bench.BENCHMARK,
+        graded.BENCHMARK,
+        safety.BENCHMARK,
     )
 }
 REASONS = tuple(dict.fromkeys(reason for benchmark in BENCHMARKS.values() for reason in benchmark.reasons))

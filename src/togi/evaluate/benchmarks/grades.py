@@ -1,0 +1,76 @@
+"""Sets whose answers a judge grades on a scale: MT-Bench, ELYZA-tasks-100, Tengu, Rakuda and their like.
+
+The score is the mean of all grades of a round, all turns in one pool, and then of the rounds (MT-Bench: Zheng and
+others 2023, arXiv 2306.05685; llm-jp-judge). It is not the mean of the turns' means: where grades are missing, the two
+differ.
+"""
+
+from togi.evaluate.benchmarks.judgments import (
+    ERRORS,
+    UNREADABLE,
+    Frame,
+    Judged,
+    categories,
+    category_cells,
+    dropped,
+    error_cells,
+    item_values,
+    items,
+    round_cells,
+    score_cell,
+)
+from togi.evaluate.benchmarks.table import Cell, Part, Table, paired
+from togi.evaluate.table import Metric
+
+SCORE = Metric(name="score", higher_is_better=True, note="mean of all grades of a round, then of the rounds")
+CATEGORIES = "by category"
+"""The part of the table of which the report draws a radar plot."""
+
+
+def table(judged: Judged, frame: Frame) -> Table:
+    """The score of each subject, by turn, category and round, with the shares of failures.
+
+    Differences from the baseline are paired by answer: question, turn and round.
+    """
+    level = frame.bootstrap.level
+    turns = list(dict.fromkeys(each.turn for own in judged.values() for each in own))
+    by_turn = [Metric(name=f"turn {turn}", higher_is_better=True) for turn in turns] if len(turns) > 1 else []
+    cells: dict[str, dict[str, Cell]] = {}
+    for subject, own in judged.items():
+        cells[subject] = {SCORE.name: score_cell(own, level)}
+        for turn, column in zip(turns, by_turn, strict=False):
+            cells[subject][column.name] = score_cell([each for each in own if each.turn == turn], level)
+        cells[subject] |= error_cells(own, level)
+    names, owners = items(judged)
+    values = item_values(judged, {SCORE.name: lambda each: each.score})
+    return Table(
+        benchmark=frame.name,
+        columns=[SCORE, *by_turn, ERRORS, UNREADABLE],
+        cells=cells,
+        rows=len(dict.fromkeys(owners)),
+        baseline=frame.baseline,
+        differences=paired([SCORE], values, frame.baseline, frame.bootstrap, owners) if frame.baseline else {},
+        parts=_parts(judged, level),
+        items=names,
+        owners=owners,
+        values=values,
+        dropped=dropped(judged),
+        leaks=frame.leaks,
+        notes=frame.notes,
+        manifest=frame.manifest,
+        level=level,
+    )
+
+
+def _parts(judged: Judged, level: float) -> list[Part]:
+    """The tables by category and by round, where there are several."""
+    found = []
+    if len(names := categories(judged)) > 1:
+        columns = [Metric(name=name, higher_is_better=True) for name in names]
+        found.append(Part(title=CATEGORIES, columns=columns, cells=category_cells(judged, level)))
+    cells = round_cells(judged, level)
+    rounds = list(next(iter(cells.values()), {}))
+    if len(rounds) > 1:
+        columns = [Metric(name=name, higher_is_better=True) for name in rounds]
+        found.append(Part(title="by round", columns=columns, cells=cells))
+    return found

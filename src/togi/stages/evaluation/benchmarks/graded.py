@@ -1,0 +1,42 @@
+"""`graded`: any set whose answers a judge grades on a scale, such as ELYZA-tasks-100, Tengu and Rakuda."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from togi.stages.evaluation.benchmarks.base import BenchmarkType
+from togi.stages.evaluation.benchmarks.judged import REASONS, JudgedSettings, estimate, measures
+
+
+class GradedSet(JudgedSettings):
+    """Each model answers every question (all of its turns), and a judge grades the answers. The judge sees the
+    question's reference answer and rubric where there are such."""
+
+    type: Literal["graded"] = "graded"
+    prompt_name: str | None = Field(default=None, description="which prompt of a file that holds several")
+    scale: tuple[int, int] = Field(default=(1, 10), description="lowest and highest grade")
+    reference: bool = Field(default=True, description="show the judge the question's reference answer, if there is one")
+    rubric: str | None = Field(
+        default=None, min_length=1, description="the column that says what a good answer to a question has"
+    )
+    category: str = Field(default="category", description="the column with a question's category, if there are such")
+    temperature: float = Field(default=0.0, ge=0, le=2, description="temperature of the answers; 0 is greedy")
+
+    @model_validator(mode="after")
+    def _has_a_scale(self) -> Self:
+        if self.scale[0] >= self.scale[1]:
+            raise ValueError(f"scale is {list(self.scale)}: the lowest grade stands first")
+        if self.prompt_name is not None and self.prompt is None:
+            raise ValueError("prompt_name chooses in the file under prompt, and there is none")
+        return self
+
+
+BENCHMARK = BenchmarkType(
+    "graded",
+    GradedSet,
+    work="togi.stages.evaluation.benchmarks.graded_work",
+    judged=lambda settings: True,
+    reasons=REASONS,
+    estimate=estimate,
+    measures=measures,
+)

@@ -1,0 +1,86 @@
+"""What benchmarks share whose answers a judge grades: how the judge is asked, in how many rounds, and what it costs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from togi.core.judging import LONGEST_PROMPT
+from togi.core.records import Prompt
+from togi.core.sampling import Sampling
+from togi.core.settings import PromptsRef, RecipePath, Ref
+from togi.data.question_files import TURNS
+from togi.stages.cost import Cost
+from togi.stages.evaluation.benchmarks.base import Asked, BenchmarkSettings
+
+REASONS = ("no_answer", "failed", "unreadable")
+"""Grades that are missing: the model gave no answer, the request to the judge failed, its text holds no grade."""
+LLM_JP_SYSTEM = "以下は、タスクを説明する指示です。要求を適切に満たす応答を書きなさい。"
+"""The sentence that llm-jp-judge puts before every conversation, in English benchmarks too."""
+
+
+class JudgedSettings(BenchmarkSettings, Sampling):
+    """Every model answers the questions, and a judge grades the answers. Both happen anew in each round."""
+
+    questions: PromptsRef = Field(description="what is asked; a reference answer is shown to the judge")
+    rounds: int = Field(default=1, ge=1, le=64, description="how often everything is answered and judged anew")
+    protocol: Literal["plain", "llm-jp"] = Field(
+        default="plain",
+        description="llm-jp: before every conversation the Japanese sentence of llm-jp-judge, as its published figures "
+        "have it; plain: nothing",
+    )
+    system: str | None = Field(
+        default=None, min_length=1, description="plain: a system prompt before every conversation"
+    )
+    max_tokens: int = Field(default=1024, ge=1, description="most tokens of an answer, terminator included")
+    language: Literal["en", "ja", "ru"] = Field(default="en", description="language of togi's own prompt for the judge")
+    prompt: RecipePath | None = Field(
+        default=None,
+        description="a prompt for the judge: Jinja (.j2), FastChat's judge_prompts.jsonl or a .yaml of llm-jp-judge",
+    )
+    reads: Literal["togi", "llm-jp", "fastchat"] = Field(
+        default="togi",
+        description="how a grade is read where the file of the prompt does not say so itself: the one on which the "
+        "judge's text agrees, or the first one as a published benchmark reads it",
+    )
+    judge_temperature: float = Field(default=0.0, ge=0, le=2, description="randomness of the judge")
+    judge_top_p: float = Field(default=1.0, gt=0, le=1, description="the judge samples from tokens of this mass")
+    judge_max_tokens: int = Field(default=2048, ge=1, description="most tokens of what the judge says")
+    retries: int = Field(default=1, ge=0, le=8, description="how often an unreadable grade is asked for again")
+
+    @model_validator(mode="after")
+    def _one_system(self) -> Self:
+        if self.protocol == "llm-jp" and self.system is not None:
+            raise ValueError("protocol: llm-jp has a system prompt of its own; remove system, or set protocol: plain")
+        return self
+
+    @property
+    def spoken_system(self) -> str | None:
+        """What stands before every conversation."""
+        return LLM_JP_SYSTEM if self.protocol == "llm-jp" else self.system
+
+
+def measures(settings: JudgedSettings) -> Sequence[Ref]:
+    return [settings.questions]
+
+
+def estimate(settings: JudgedSettings, asked: Asked) -> Cost:
+    """Every model answers each turn of each question, and the judge reads each answer; of prompts, the bytes, which are
+    more than the tokens."""
+    came = asked.inputs[settings.questions]
+    if came.records is None:
+        return Cost(unknown=[came.why])
+    questions = [record for record in came.samples if isinstance(record, Prompt)]
+    turns = [len(record.extra.get(TURNS) or ()) or 1 for record in questions]
+    most = max(turns, default=1)
+    per_subject = settings.rounds * (sum(turns) if len(turns) == came.records else most * came.records)
+    answers = len(asked.subjects) * per_subject
+    around = (
+        Path(settings.prompt).stat().st_size if settings.prompt and Path(settings.prompt).is_file() else LONGEST_PROMPT
+    )
+    longest = max((len(str(record.extra.get(TURNS) or record.text).encode()) for record in questions), default=0)
+    cost = Cost(samples=answers, calls=2 * answers, sampled=answers * (settings.max_tokens + settings.judge_max_tokens))
+    cost.read = answers * (2 * longest + around + 2 * most * settings.max_tokens)
+    cost.notes.append("calls: an answer and a grade each; without those for unreadable grades")
+    return cost

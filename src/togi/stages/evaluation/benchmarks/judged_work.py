@@ -1,0 +1,289 @@
+"""What benchmarks share whose answers a judge grades: conversations are held turn by turn, then their answers judged.
+
+An answer that did not come ends its conversation: later turns have none either.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from pathlib import Path
+
+from togi.core.errors import InputError
+from togi.core.records import Message, Prompt, SamplingParams, led_by_system
+from togi.core.seeds import derive, digest
+from togi.data.question_files import question_name, turns_of
+from togi.evaluate.benchmarks.judgments import Frame, Judgment, Outcome
+from togi.judge.prompts import Case, JudgePrompt, load_prompt, load_prompts, own_prompt
+from togi.judge.published import fastchat, llmjp_mt_bench
+from togi.judge.reading import read_grade
+from togi.stages.evaluation.benchmarks.judged import JudgedSettings
+from togi.stages.evaluation.benchmarks.room_work import Asking, Room
+from togi.stages.judging_work import questioned
+
+Read = Callable[[str], float | None]
+
+
+@dataclass(slots=True)
+class Talk:
+    """One conversation of a subject: the question, the round, and the answers so far; None where none came."""
+
+    question: Prompt
+    round: int
+    turns: tuple[str, ...]
+    temperature: float
+    answers: list[str | None] = field(default_factory=list)
+
+    @property
+    def over(self) -> bool:
+        """Whether an answer is missing."""
+        return None in self.answers
+
+    def messages(self, turn: int) -> tuple[Message, ...]:
+        """The conversation up to a turn (from 0) of the user."""
+        said = list(self.question.messages)
+        for place in range(turn):
+            said += [Message("assistant", self.answers[place] or ""), Message("user", self.turns[place + 1])]
+        return tuple(said)
+
+    def prompt(self, turn: int, system: str | None) -> Prompt:
+        """A turn as it is put to the subject; its id names its random stream."""
+        messages = self.messages(turn)
+        if system is not None and messages[0].role != "system":
+            messages = led_by_system(system, messages)
+        return Prompt(id=_name("turn", self.question.id, self.round, turn), messages=messages)
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What a judge is shown beside a question's answer: the reference answers to its turns, and a rubric."""
+
+    references: tuple[str, ...] = ()
+    rubric: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speaking:
+    """How subjects answer: the temperature of a question, and what stands before every conversation. `phase` tells
+    several ways of one subject apart."""
+
+    settings: JudgedSettings
+    room: Room
+    temperature: Callable[[Prompt], float]
+    system: str | None = None
+    phase: str = ""
+
+    def hold(self, subject: str, questions: Sequence[Prompt]) -> list[Talk]:
+        """Every question in every round, answered by a subject turn by turn."""
+        talks = [
+            Talk(question, number, turns_of(question), self.temperature(question))
+            for number in range(1, self.settings.rounds + 1)
+            for question in questions
+        ]
+        degrees = sorted(dict.fromkeys(talk.temperature for talk in talks))
+        for turn in range(max(len(talk.turns) for talk in talks)):
+            for degree in degrees:
+                self._say(subject, [t for t in talks if t.temperature == degree and turn < len(t.turns)], turn, degree)
+        return talks
+
+    def _say(self, subject: str, talks: Sequence[Talk], turn: int, degree: float) -> None:
+        """Adds the answers to one turn of conversations of one temperature."""
+        asked = [talk for talk in talks if not talk.over]
+        params = replace(self.settings.params(seed=seed_of(self.settings, self.room, "answers")), temperature=degree)
+        prompts = [talk.prompt(turn, self.system) for talk in asked]
+        found = self.room.answers(subject, prompts, params, f"{self.phase}turn-{turn + 1}-at-{degree:g}")
+        for talk, (said,) in zip(asked, found, strict=True):
+            talk.answers.append(None if said.failed else said.text)
+        for talk in talks:
+            talk.answers += [None] * (turn + 1 - len(talk.answers))
+
+
+@dataclass(frozen=True, slots=True)
+class Graded:
+    """An answer before its judge: whose it is, its conversation, and its turn (from 0)."""
+
+    subject: str
+    talk: Talk
+    turn: int
+
+    @property
+    def answer(self) -> str | None:
+        return self.talk.answers[self.turn]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """How answers are graded. `prompts` are the judge's, by name. `material` is by the id of the question. `system` is
+    said to a judge whose prompt has no system turn of its own; `published` reads a grade where `reads` is llm-jp."""
+
+    settings: JudgedSettings
+    room: Room
+    prompts: Mapping[str, JudgePrompt]
+    material: Mapping[str, Material]
+    scale: tuple[int, int]
+    category: str = "category"
+    system: str | None = None
+    published: Read = llmjp_mt_bench
+
+    def judge(self, talks: Mapping[str, Sequence[Talk]]) -> dict[str, list[Judgment]]:
+        """The judgments of all subjects, in the order of their conversations, turn by turn."""
+        answers = [
+            Graded(subject, talk, turn)
+            for subject, own in talks.items()
+            for talk in own
+            for turn in range(len(talk.turns))
+        ]
+        chosen = [(self._chosen(each), each) for each in answers if each.answer is not None]
+        found: dict[tuple[str, str, int, int], Judgment] = {}
+        for name, group in groupby(sorted(chosen, key=lambda pair: pair[0]), key=lambda pair: pair[0]):
+            found |= self._ask(name, [each for _, each in group])
+        self._note(chosen)
+        judged: dict[str, list[Judgment]] = {subject: [] for subject in talks}
+        for each in answers:
+            judged[each.subject].append(found.get(_place(each)) or self._judgment(each, "no_answer", None))
+        return judged
+
+    def _chosen(self, each: Graded) -> str:
+        """The name of the prompt for an answer: of several, the one for as many turns, with a reference or without.
+        Raises InputError where none or several would fit."""
+        known = self.material.get(each.talk.question.id, Material())
+        wants = each.turn < len(known.references)
+        fits = [name for name, prompt in self.prompts.items() if _fits(prompt, each.turn, wants)]
+        found = list(self.prompts) if len(self.prompts) == 1 else fits
+        if len(found) != 1:
+            told = ", ".join(found) if found else "none"
+            raise InputError(
+                f"{self.settings.prompt}: for turn {each.turn + 1} of a question "
+                f"{'with' if wants else 'without'} a reference answer one prompt is needed; found {told} among "
+                f"{', '.join(self.prompts)}"
+            )
+        return found[0]
+
+    def _ask(self, name: str, answers: Sequence[Graded]) -> dict[tuple[str, str, int, int], Judgment]:
+        prompt = self.prompts[name]
+        asked = [self._question(prompt, each) for each in answers]
+        settings = self.settings
+        params = SamplingParams(
+            temperature=settings.judge_temperature,
+            top_p=settings.judge_top_p,
+            max_tokens=settings.judge_max_tokens,
+            seed=seed_of(settings, self.room, "judge"),
+        )
+        how = Asking(params, phase=f"grades-{name}", retries=settings.retries)
+        found = self.room.ask(asked, self._reader(prompt), how)
+        judgments = {}
+        for each, said in zip(answers, found, strict=True):
+            score = said.values[0] if said.values else None
+            outcome: Outcome = "grade" if said.values else "failed" if said.failed else "unreadable"
+            judgments[_place(each)] = self._judgment(each, outcome, score)
+        return judgments
+
+    def _question(self, prompt: JudgePrompt, each: Graded) -> Prompt:
+        """An answer as the judge is asked of it. Raises InputError where the prompt lacks what it wants."""
+        question, turn, answer = each.talk.question, each.turn, each.answer or ""
+        known = self.material.get(question.id, Material())
+        low, high = self.scale
+        case = Case(
+            messages=each.talk.messages(turn),
+            answers=(answer,),
+            reference=known.references[turn] if turn < len(known.references) else None,
+            earlier_references=known.references[:turn],
+            rubric=known.rubric,
+            low=low,
+            high=high,
+        )
+        asked = questioned(prompt, case, f"question {question_name(question)}")
+        name = _name("judge", question.id, each.talk.round, turn, answer)
+        if self.system is not None and not prompt.system:
+            asked = replace(asked, messages=led_by_system(self.system, asked.messages))
+        return replace(asked, id=name)
+
+    def _reader(self, prompt: JudgePrompt) -> Read:
+        """Reads a grade on the scale: as the prompt's file says, else as the settings do."""
+        low, high = self.scale
+        chosen = {"llm-jp": self.published, "fastchat": fastchat, "togi": lambda text: read_grade(text, low, high)}
+        read = prompt.read or chosen[self.settings.reads]
+
+        def on_the_scale(text: str) -> float | None:
+            grade = read(text)
+            return float(grade) if grade is not None and low <= grade <= high else None
+
+        return on_the_scale
+
+    def _judgment(self, each: Graded, outcome: Outcome, score: float | None) -> Judgment:
+        return Judgment(
+            question=each.talk.question.id,
+            turn=each.turn + 1,
+            round=each.talk.round,
+            category=str(each.talk.question.extra.get(self.category) or ""),
+            outcome=outcome,
+            score=score,
+        )
+
+    def _note(self, chosen: Sequence[tuple[str, Graded]]) -> None:
+        """The judge's prompts stand in the manifest, and the material that it was shown."""
+        used = dict.fromkeys(name for name, _ in chosen)
+        texts = {name: digest([self.prompts[name].system, self.prompts[name].source])[:16] for name in sorted(used)}
+        shown = [[name, list(own.references), own.rubric] for name, own in self.material.items()]
+        self.room.note(
+            judge_prompts=texts,
+            judge_material=digest(shown)[:16],
+            reads=self.settings.reads,
+            scale=list(self.scale),
+            rounds=self.settings.rounds,
+        )
+
+
+def judge_prompts(settings: JudgedSettings, name: str | None, own: JudgePrompt | None = None) -> dict[str, JudgePrompt]:
+    """The prompts of the file that the settings name, or the one called `name`; without a file togi's `own`. Raises
+    InputError for a file without such prompts."""
+    if settings.prompt is None:
+        return {"togi": own or own_prompt("graded", settings.language)}
+    path = Path(settings.prompt)
+    found = load_prompts(path, "graded") if name is None else {name: load_prompt(path, "graded", name)}
+    if not found:
+        raise InputError(f"{path}: it holds no prompt that grades one answer")
+    return dict(found)
+
+
+def seed_of(settings: JudgedSettings, room: Room, what: str) -> int:
+    """The seed of what is sampled."""
+    return derive(room.seed if settings.seed is None else settings.seed, what)
+
+
+def frame(room: Room, questions: Sequence[Prompt], notes: Sequence[str] = ()) -> Frame:
+    """What a table has beside its numbers; to be asked for when everything was asked."""
+    return Frame(
+        name=room.name,
+        bootstrap=room.bootstrap,
+        baseline=room.baseline,
+        manifest=room.manifest(),
+        leaks=room.leaks(questions),
+        notes=notes,
+    )
+
+
+def measured(room: Room) -> list[str]:
+    """The names of the models that are measured, the baseline among them."""
+    return list(dict.fromkeys([*room.subjects, *([room.baseline] if room.baseline else [])]))
+
+
+def references_of(question: Prompt) -> tuple[str, ...]:
+    """The reference answers of a question's own row: its answer, or a column `reference`, text or a list of texts."""
+    if question.answer is not None:
+        return (question.answer,)
+    own = question.extra.get("reference")
+    listed = own if isinstance(own, list) else [own]
+    texts = tuple(each for each in listed if isinstance(each, str))
+    return texts if len(texts) == len(listed) else ()
+
+
+def _fits(prompt: JudgePrompt, turn: int, wants: bool) -> bool:
+    return prompt.turns is None or (prompt.turns == turn + 1 and prompt.wants_reference == wants)
+
+
+def _place(each: Graded) -> tuple[str, str, int, int]:
+    return each.subject, each.talk.question.id, each.talk.round, each.turn
+
+
+def _name(*parts: object) -> str:
+    return digest(list(parts))[:16]

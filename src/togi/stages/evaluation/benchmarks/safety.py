@@ -1,0 +1,61 @@
+"""`safety`: how safe answers are, graded from 1 to 5 in the manner of AnswerCarefully (docs/evaluation.md)."""
+
+from dataclasses import replace
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from togi.core.settings import APART, SamplesRef
+from togi.stages.cost import Cost
+from togi.stages.evaluation.benchmarks.base import Asked, BenchmarkType
+from togi.stages.evaluation.benchmarks.judged import REASONS, JudgedSettings, estimate, measures
+
+
+class Safety(JudgedSettings):
+    """Each model answers questions that invite harm, and a judge grades how safe the answers are: the score, the shares
+    that are accepted, violate and are neither, and refusals."""
+
+    type: Literal["safety"] = "safety"
+    rounds: int = Field(default=3, ge=1, le=64, description="how often everything is answered and judged anew")
+    prompt_name: str | None = Field(default=None, description="which prompt of a file that holds several")
+    reference: bool = Field(default=True, description="show the judge the question's reference answer, if there is one")
+    safety_prompt: str | None = Field(
+        default=None,
+        min_length=1,
+        description="a system prompt that asks for safe answers: every model is measured without it and with it",
+    )
+    labels: SamplesRef | None = Field(
+        default=None,
+        description="answers that people graded (`scores`), found by question and text: rates are then corrected for "
+        "the judge's errors",
+        json_schema_extra=APART,
+    )
+    label_score: str = Field(default="human", description="which of the `scores` of labels is people's grade")
+    temperature: float = Field(default=1.0, ge=0, le=2, description="temperature of the answers")
+    top_p: float = Field(default=0.95, gt=0, le=1, description="answers are sampled from tokens of this mass")
+    judge_temperature: float = Field(default=1.0, ge=0, le=2, description="randomness of the judge")
+    judge_top_p: float = Field(default=0.95, gt=0, le=1, description="the judge samples from tokens of this mass")
+    judge_max_tokens: int = Field(default=1024, ge=1, description="most tokens of what the judge says")
+
+    @model_validator(mode="after")
+    def _chooses(self) -> Self:
+        if self.prompt_name is not None and self.prompt is None:
+            raise ValueError("prompt_name chooses in the file under prompt, and there is none")
+        return self
+
+
+def cost(settings: Safety, asked: Asked) -> Cost:
+    """With a safety prompt, every model is measured twice."""
+    subjects = list(asked.subjects) * (2 if settings.safety_prompt else 1)
+    return estimate(settings, replace(asked, subjects=subjects))
+
+
+BENCHMARK = BenchmarkType(
+    "safety",
+    Safety,
+    work="togi.stages.evaluation.benchmarks.safety_work",
+    judged=lambda settings: True,
+    reasons=REASONS,
+    estimate=cost,
+    measures=measures,
+)
