@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 from pydantic import TypeAdapter, ValidationError
 
+from togi.cli.benchmarks import say_benchmark
 from togi.cli.common import json_option, load_graph, print_json, run_command, run_option, run_place, stage_folder
 from togi.core.codec import read_records, to_row
 from togi.core.errors import InputError, RecipeError
@@ -23,14 +24,15 @@ from togi.recipe.runs import find_run, settings_of, stage_of
 from togi.recipe.store import hold_whole, is_done
 from togi.report.collect import collect
 from togi.report.formatting import measured_row, table_row
-from togi.report.view import RowView, RunView, SourceView
+from togi.report.view import BenchmarkView, RowView, RunView, SourceView
 from togi.report.waterfall import Step, in_words, licences, waterfall
 from togi.stages.base import output_path
 
 SUMMARY = "summary.json"
-HIDDEN = ("answers", "table", "examples", "sources", "adds_up")  # what is shown elsewhere, or at length
+HIDDEN = ("answers", "table", "benchmarks", "examples", "sources", "adds_up")  # what is shown elsewhere, or at length
 Value = TypeVar("Value")
 TABLE = TypeAdapter(list[RowView])
+BENCHMARKS = TypeAdapter(list[BenchmarkView])
 SOURCES = TypeAdapter(list[SourceView])
 
 
@@ -153,10 +155,12 @@ def print_stage(folder: Path, path: str, count: int) -> None:
         say_table(COLUMNS, [table_row(row) for row in rows], right=(1, 2, 3))
     else:
         say_table(("metric", "value", "interval", "n"), [measured_row(row) for row in rows], right=(1, 2, 3))
+    for found in _validated(BENCHMARKS, folder, summary, "benchmarks"):
+        say_benchmark(found)
     records = _records(folder / path)
     if records == [] and (folder / path).is_file():
         say("no records")
-    shown = "table" in summary and path == output_path("tables")
+    shown = ("table" in summary or "benchmarks" in summary) and path == output_path("tables")
     for record in [] if shown else records[:count]:
         say(f"\n[{record.id}]\n{READABLE[type(record)](record)}")
     _metrics(read_lines(folder / "metrics.jsonl")[-count:] if count else [])

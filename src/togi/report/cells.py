@@ -1,6 +1,6 @@
 """Cells of benchmarks in words: shares in per cent, an em dash with its count for what is not defined."""
 
-from togi.report.formatting import MINUS
+from togi.report.formatting import MINUS, number
 from togi.report.view import CellView, ColumnView, Verdict
 
 NONE = "\N{EM DASH}"
@@ -47,5 +47,7 @@ def _figure(value: float, share: bool) -> str:
         text = f"{100 * value:.1f}"
     else:
         size = abs(value)
+        if size and size < 0.0005:
+            return number(value)
         text = f"{value:,.0f}" if size >= 1000 else f"{value:.{1 if size >= 100 else 2 if size >= 1 else 3}f}"
     return text.replace("-", MINUS)

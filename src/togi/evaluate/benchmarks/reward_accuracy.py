@@ -75,10 +75,11 @@ def scored(chosen: float | None, rejected: float | None) -> Reading:
     return Reading(0.5 if chosen == rejected else float(chosen > rejected), chosen - rejected)
 
 
-def judged(orders: Sequence[float | None]) -> Reading:
+def judged(orders: Sequence[float | None], failed: bool = False) -> Reading:
     """The reading of verdicts in both orders, each 1, 0 or 0.5 for people's choice: their mean, where an unreadable one
-    counts half. Our reading of how the card of ca-reward-3b-ja judges: it gives half points."""
-    return Reading(sum(0.5 if each is None else each for each in orders) / len(orders))
+    counts half. Our reading of how the card of ca-reward-3b-ja judges: it gives half points. Where a request `failed`,
+    the pair has no verdict."""
+    return Reading(None if failed else sum(0.5 if each is None else each for each in orders) / len(orders))
 
 
 def accuracy_table(
@@ -109,7 +110,7 @@ def accuracy_table(
         cells[subject] |= {LENGTH.name: length_bias(rows, own, bootstrap), ECE.name: calibration_error(own)}
     return Table(
         benchmark=name,
-        columns=[column for column in shown if any(row[column.name].n for row in cells.values())],
+        columns=[each for each in shown if each is ACCURACY or any(row[each.name].n for row in cells.values())],
         cells=cells,
         rows=len(rows),
         baseline=baseline if baseline in readings else None,
@@ -220,7 +221,8 @@ def _parts(
         if len(dict.fromkeys(map(key, rows))) > 1
     ]
     lengths = [_longer(row) for row in rows]
-    found.append(_by_group("accuracy by length of people's choice", rows, readings, lengths, bootstrap))
+    if len(dict.fromkeys(lengths)) > 1:
+        found.append(_by_group("accuracy by length of people's choice", rows, readings, lengths, bootstrap))
     return [*found, _drawn(rows, readings, bootstrap), _calibration(readings, bootstrap), _against(readings, baseline)]
 
 

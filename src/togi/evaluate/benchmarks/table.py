@@ -225,6 +225,8 @@ def mean_cell(column: Metric, values: Sequence[float | None], bootstrap: Bootstr
         return cell_of(wilson(sum(known), len(known), bootstrap.level))
     if column.share and len(dict.fromkeys(names)) > 1:
         found = cell_of(bootstrap.share(by_cluster(known, names)), n=len(known))
+        if found.low == found.high:  # nothing varies
+            return Cell(value=found.value, n=found.n)
         return Cell(value=found.value, low=max(0.0, found.low or 0.0), high=min(1.0, found.high or 0.0), n=found.n)
     mean = sum(known) / len(known)
     return cell_of(cluster_mean(known, names, bootstrap.level), value=mean, n=len(known))

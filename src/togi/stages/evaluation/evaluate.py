@@ -158,7 +158,7 @@ STAGE = StageType(
     Evaluate,
     outputs=gives("tables", items="tables"),
     work="togi.stages.evaluation.evaluate_work",
-    version=8,
+    version=9,
     reasons=REASONS,
     estimate=estimate,
     measures=measures,

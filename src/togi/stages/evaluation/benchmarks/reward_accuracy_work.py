@@ -99,7 +99,10 @@ def _judged(settings: RewardAccuracy, room: Room, name: str, ref: ModelRef, pair
     answered = room.ask(questions, read_choice, how)
     room.note(judge_prompt=_prompt_mark(prompt))
     verdicts = [_verdict(room, each, bool(place % 2)) for place, each in enumerate(answered)]
-    return [judged(both) for both in zip(verdicts[::2], verdicts[1::2], strict=True)]
+    gone = [each.failed and not each.values for each in answered]
+    return [
+        judged(verdicts[place : place + 2], failed=any(gone[place : place + 2])) for place in range(0, len(verdicts), 2)
+    ]
 
 
 def _question(prompt: JudgePrompt, pair: Pair, swapped: bool) -> Prompt:

@@ -1,0 +1,60 @@
+"""Tables of benchmarks in the terminal: one row a model, each number with its interval and its count."""
+
+from collections.abc import Mapping, Sequence
+
+from togi.core.tables import say_table
+from togi.core.terminal import say
+from togi.report.cells import bounds, change, words
+from togi.report.formatting import percent
+from togi.report.view import BenchmarkView, CellView, ColumnView
+
+
+def say_benchmark(found: BenchmarkView) -> None:
+    """Prints what a benchmark found: the table, the paired differences from the baseline, the tables inside it, and
+    what a reader must know. What is not defined is an em dash with its count."""
+    say(f"\n{found.benchmark}: {found.rows:,} rows, {percent(found.level)} intervals, manifest {found.mark}")
+    _say_cells("model", found.columns, found.cells)
+    if found.differences:
+        _say_texts(f"minus {found.baseline}, paired", found.columns, _changes(found))
+    for part in found.parts:
+        say(f"{part.title}{f' ({part.note})' if part.note else ''}")
+        _say_cells("model", part.columns, part.cells)
+    for line in _notes(found):
+        say(line)
+
+
+def _changes(found: BenchmarkView) -> dict[str, dict[str, str]]:
+    return {
+        name: {column.name: change(row[column.name], column) for column in found.columns if column.name in row}
+        for name, row in found.differences.items()
+    }
+
+
+def _say_cells(first: str, columns: Sequence[ColumnView], cells: Mapping[str, Mapping[str, CellView]]) -> None:
+    texts = {
+        name: {column.name: _told(row[column.name], column) for column in columns if column.name in row}
+        for name, row in cells.items()
+    }
+    _say_texts(first, columns, texts)
+
+
+def _say_texts(first: str, columns: Sequence[ColumnView], texts: Mapping[str, Mapping[str, str]]) -> None:
+    """A table without the columns that no row has."""
+    shown = [column for column in columns if any(column.name in row for row in texts.values())]
+    titles = [first, *(f"{column.name}, %" if column.share else column.name for column in shown)]
+    rows = [[name, *(row.get(column.name, "") for column in shown)] for name, row in texts.items()]
+    say_table(titles, rows, right=range(1, len(titles)))
+
+
+def _told(cell: CellView, column: ColumnView) -> str:
+    return f"{words(cell, column)}  {bounds(cell, column)}"
+
+
+def _notes(found: BenchmarkView) -> list[str]:
+    """What was left out, what models learnt from, what the columns mean."""
+    dropped = ", ".join(f"{reason.replace('_', ' ')} {count:,}" for reason, count in found.dropped.items())
+    leaks = ", ".join(f"{name} {count:,}" for name, count in found.leaks.items())
+    told = [f"left out: {dropped}"] if dropped else []
+    told += [f"questions that a model learnt from: {leaks}"] if leaks else []
+    told += [f"{column.name}: {column.note}" for column in found.columns if column.note]
+    return [*told, *found.notes]
