@@ -9,6 +9,7 @@ from markupsafe import Markup, escape
 
 from togi.report import cells, formatting
 from togi.report.curves import Panel, panels
+from togi.report.pictures import pictures
 from togi.report.plot import reach, whisker
 from togi.report.stage_graph import rail
 from togi.report.view import AnswerView, RunView, StageView
@@ -84,6 +85,7 @@ def _environment() -> Environment:
         flat=formatting.flat,
         answer=answer_html,
         whisker=whisker,
+        pictures=pictures,
         reach=reach,
     )
     environment.filters.update(cell=cells.words, bounds_of=cells.bounds, change=cells.change, verdict=cells.verdict)

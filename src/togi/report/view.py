@@ -78,6 +78,15 @@ class PartView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlotView:
+    """A picture of a benchmark's numbers: see `Plot` of togi.evaluate.benchmarks.table."""
+
+    kind: Literal["scatter", "leaderboard", "radar"]
+    columns: Sequence[str] = ()
+    part: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BenchmarkView:
     """What a benchmark found. `differences` are paired differences from `baseline`; `mark` is the manifest's hash."""
 
@@ -90,6 +99,7 @@ class BenchmarkView:
     baseline: str | None = None
     differences: Cells = field(default_factory=dict)
     parts: Sequence[PartView] = ()
+    plots: Sequence[PlotView] = ()
     dropped: Mapping[str, int] = field(default_factory=dict)
     leaks: Mapping[str, int] = field(default_factory=dict)
     notes: Sequence[str] = ()

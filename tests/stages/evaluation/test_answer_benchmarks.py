@@ -21,6 +21,7 @@ data:
 stages:
   pairs: {type: contrast, input: $questions, model: $base, off_topic: true, max_tokens: 12, min_tokens: 1}
   policy: {type: train.dpo, init: $base, pairs: $pairs, epochs: 2, batch_size: 2, learning_rate: 1e-2}
+  reward: {type: train.reward, init: $base, pairs: $pairs, epochs: 1, batch_size: 2, learning_rate: 1e-3}
   measured:
     type: evaluate
     models: [$base, $twin, $policy]
@@ -29,6 +30,7 @@ stages:
       - {type: chat_health, prompts: $questions, samples: 2, max_tokens: 24}
       - {type: diversity, prompts: $questions, samples: 3, max_tokens: 24}
       - {type: diversity, name: one_answer, prompts: $questions, samples: 1, max_tokens: 24}
+      - {type: reward_kl, prompts: $questions, reward: $reward, samples: 2, best_of: 4, max_tokens: 12}
 """
 
 
@@ -94,10 +96,30 @@ def test_one_answer_a_prompt_has_no_columns_of_answers_to_one_prompt(run: Path):
     assert "distinct-2" in names and "Vendi score" in names and not [name for name in names if "per prompt" in name]
 
 
+def test_a_model_has_no_kl_from_its_twin_and_some_from_a_trained_one(run: Path):
+    found = table(run, "reward_kl")
+    assert found["cells"]["twin"]["KL (nats)"]["value"] == 0 and found["cells"]["base"]["KL (nats)"]["value"] == 0
+    nats = values(run, "reward_kl", "KL (nats)", "policy")
+    assert found["cells"]["policy"]["KL (nats)"]["value"] == pytest.approx(sum(nats) / 8) != 0
+    assert list(found["parts"][0]["cells"]) == ["best of 1", "best of 2", "best of 4"]
+    best = [row["reward"]["value"] for row in found["parts"][0]["cells"].values()]
+    assert best[0] == pytest.approx(found["cells"]["base"]["reward"]["value"]) and best == sorted(best)
+
+
+def test_the_report_draws_the_frontier(run: Path):
+    page = next((run / "home").rglob("report.html")).read_text()
+    assert "reward against KL (nats)" in page and page.count('<circle class="dot c3"') == 3, "the line of best of n"
+
+
 @pytest.mark.parametrize(
     ("was", "now", "said"),
     [
         ("samples: 2,", "samples: 2, language: english,", "language"),
+        (
+            "twin: {path: model, template: chatml}",
+            "twin: {path: model, template: chatml-nobos}",
+            "render a prompt differently",
+        ),
         ("samples: 3,", "samples: 3, question: wording,", "no column 'wording'"),
     ],
 )

@@ -6,7 +6,7 @@ Numbers of single questions stand beside it (`values`), so that two tables can b
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from togi.core.records import Figure
 from togi.core.seeds import digest
@@ -61,6 +61,21 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Plot:
+    """A picture that a report draws of a table. `scatter`: each subject's second column against its first one, and the
+    rows of the part `part` as a broken line. `leaderboard`: one column with its intervals, best on top. `radar`: the
+    columns of `part`, one outline for each subject."""
+
+    kind: Literal["scatter", "leaderboard", "radar"]
+    columns: Sequence[str] = ()
+    part: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The plot as JSON-like values."""
+        return {"kind": self.kind, "columns": list(self.columns), "part": self.part}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
     """What a benchmark found.
 
@@ -79,6 +94,7 @@ class Table:
     baseline: str | None = None
     differences: Cells = field(default_factory=dict)
     parts: Sequence[Part] = ()
+    plots: Sequence[Plot] = ()
     items: Sequence[str] = ()
     owners: Sequence[str] = ()
     values: Values = field(default_factory=dict)
@@ -162,6 +178,7 @@ class Table:
                 }
                 for part in self.parts
             ],
+            "plots": [plot.to_json() for plot in self.plots],
             "dropped": dict(self.dropped),
             "leaks": dict(self.leaks),
             "notes": list(self.notes),

@@ -13,6 +13,7 @@ from togi.stages.evaluation.benchmarks import (
     graded,
     mt_bench,
     reward_accuracy,
+    reward_kl,
     safety,
 )
 from togi.stages.evaluation.benchmarks.base import BenchmarkSettings
@@ -27,6 +28,7 @@ BENCHMARKS = {
         mt_bench.BENCHMARK,
         graded.BENCHMARK,
         safety.BENCHMARK,
+        reward_kl.BENCHMARK,
     )
 }
 REASONS = tuple(dict.fromkeys(reason for benchmark in BENCHMARKS.values() for reason in benchmark.reasons))

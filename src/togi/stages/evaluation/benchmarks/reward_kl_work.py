@@ -1,0 +1,173 @@
+"""The work of `reward_kl`: models draw answers, a reward model scores them, and both the model and the baseline say how
+likely they find what the model drew."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from togi.core.errors import GraderError, InputError
+from togi.core.records import Prompt, SamplingParams
+from togi.core.seeds import digest
+from togi.core.settings import ModelRef
+from togi.evaluate.benchmarks.reward_kl import Drawn, frontier_table
+from togi.evaluate.benchmarks.table import Table
+from togi.evaluate.statistics import Floats
+from togi.model.load import LoadedModel
+from togi.stages.evaluation.benchmarks.answer_logp_work import AnswerLogp
+from togi.stages.evaluation.benchmarks.reward_kl import RewardKl
+from togi.stages.evaluation.benchmarks.room_work import UNIT, Room
+from togi.stages.models import load_model
+from togi.text.render import render_prompt
+
+_Group = tuple[list[int], list[tuple[int, ...]]]
+"""The token ids of a prompt, and of each answer to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """An answer as the journal keeps it: the text without terminator, and its token ids with it."""
+
+    text: str
+    ids: tuple[int, ...]
+
+
+def run(settings: RewardKl, room: Room) -> Table:
+    assert room.baseline is not None and room.baseline_ref is not None
+    refs = {room.baseline: ModelRef(room.baseline_ref)} | {name: ModelRef(ref) for name, ref in room.subjects.items()}
+    given: list[Prompt] = room.records(settings.prompts)
+    prompts, ids = _readable(settings, room, refs, given)
+    counts = {name: settings.best_of if name == room.baseline else settings.samples for name in refs}
+    answers = {name: _draw(settings, room, name, ref, prompts, counts[name]) for name, ref in refs.items()}
+    scores = {name: _scores(settings, room, name, prompts, answers[name]) for name in refs}
+    kept = _scored(room, prompts, scores)
+    drawn = {}
+    for name in refs:
+        if name != room.baseline:
+            groups = [(ids[place], [one.ids for one in answers[name][place]]) for place in kept]
+            drawn[name] = _drawn(settings, room, name, groups, np.array(scores[name])[kept])
+    room.note(
+        asked={"answers": {"questions": digest([prompt.text for prompt in prompts])[:16],
+                           "sampling": asdict(_params(settings, room, settings.samples)), "best_of": settings.best_of}},
+        reward=room.identity(settings.reward),
+    )  # fmt: skip
+    found = frontier_table(
+        room.name, room.baseline, np.array(scores[room.baseline])[kept], drawn, room.bootstrap,
+        [prompts[place].id for place in kept],
+    )  # fmt: skip
+    return replace(found, dropped=room.dropped, leaks=room.leaks(given), manifest=room.manifest())
+
+
+def _params(settings: RewardKl, room: Room, answers: int) -> SamplingParams:
+    seed = room.seed if settings.seed is None else settings.seed
+    return SamplingParams(temperature=settings.temperature, max_tokens=settings.max_tokens, n=answers, seed=seed)
+
+
+# --- what is asked ----------------------------------------------------------------------------------------------------
+
+
+def _readable(
+    settings: RewardKl, room: Room, refs: dict[str, ModelRef], prompts: Sequence[Prompt]
+) -> tuple[list[Prompt], list[list[int]]]:
+    """The prompts that leave every model room for an answer, and their token ids. Raises InputError for models that do
+    not read the same tokens."""
+    base, *others = ((name, _local(room, name, ref)) for name, ref in refs.items())
+    ids = [_ids(base[1], prompt) for prompt in prompts]
+    for name, model in others:
+        if model.tokenizer.get_vocab() != base[1].tokenizer.get_vocab():
+            raise InputError(f"{room.name}: {name} and {base[0]} have different tokenizers, so there is no KL of them")
+        if any(_ids(model, prompt) != own for prompt, own in zip(prompts, ids, strict=True)):
+            raise InputError(
+                f"{room.name}: {name} and {base[0]} render a prompt differently, so there is no KL of them; give both "
+                "the same `template` under models"
+            )
+    speakers = [room.generator(ref) for ref in refs.values()]
+    params = _params(settings, room, 1)
+    fitting = [place for place, prompt in enumerate(prompts) if all(one.fits(prompt, params) for one in speakers)]
+    for place in sorted(set(range(len(prompts))) - set(fitting)):
+        room.drop(prompts[place], "too_long")
+    if not fitting:
+        raise InputError(f"{room.name}: no prompt leaves room for {settings.max_tokens} tokens; lower max_tokens")
+    return [prompts[place] for place in fitting], [ids[place] for place in fitting]
+
+
+def _local(room: Room, name: str, ref: ModelRef) -> LoadedModel:
+    if room.context.inputs[ref].endpoint is not None:
+        raise InputError(
+            f"{room.name}: {name} is on a server, which tells no log-probabilities of answers that another model drew; "
+            "name a model that is computed here"
+        )
+    return load_model(room.context, ref)
+
+
+def _ids(model: LoadedModel, prompt: Prompt) -> list[int]:
+    return list(render_prompt(model.template, model.tokenizer, prompt.messages))
+
+
+# --- answers, scores, log-probabilities -------------------------------------------------------------------------------
+
+
+def _draw(
+    settings: RewardKl, room: Room, name: str, ref: ModelRef, prompts: Sequence[Prompt], count: int
+) -> list[list[_Answer]]:
+    """`count` answers to each prompt, each unit once, across kills."""
+    speaker, params = room.generator(ref, batch_rows=UNIT * count), _params(settings, room, count)
+
+    def make(unit: int) -> list[Any]:
+        found = speaker.generate(prompts[unit * UNIT : (unit + 1) * UNIT], params)
+        return [
+            [[one.text.partition(speaker.terminator)[0].strip(), list(one.token_ids)] for one in group]
+            for group in found
+        ]
+
+    units = room.units(-(-len(prompts) // UNIT), make, f"answers-{name}")
+    return [[_Answer(text, tuple(ids)) for text, ids in group] for unit in units for group in unit]
+
+
+def _scores(
+    settings: RewardKl, room: Room, name: str, prompts: Sequence[Prompt], answers: Sequence[Sequence[_Answer]]
+) -> list[list[float]]:
+    """The score of each answer, NaN where it has none."""
+    asked = [(prompt.messages, one.text) for prompt, group in zip(prompts, answers, strict=True) for one in group]
+    found = iter(room.scores(settings.reward, asked, f"reward-{name}"))
+    return [[_number(next(found)) for _ in group] for group in answers]
+
+
+def _number(score: float | GraderError) -> float:
+    return float("nan") if isinstance(score, GraderError) else score
+
+
+def _scored(room: Room, prompts: Sequence[Prompt], scores: dict[str, list[list[float]]]) -> list[int]:
+    """The places of prompts whose answers all have scores; the others are left out for all models. Raises InputError
+    where none is left."""
+    kept = []
+    for place, prompt in enumerate(prompts):
+        if all(np.isfinite(own[place]).all() for own in scores.values()):
+            kept.append(place)
+        else:
+            room.drop(prompt, "no_score")
+    if not kept:
+        raise InputError(f"{room.name}: no prompt has a score for each of its answers")
+    return kept
+
+
+def _drawn(settings: RewardKl, room: Room, name: str, groups: Sequence[_Group], scores_PK: Floats) -> Drawn:
+    """What is known of a policy's answers."""
+    assert room.baseline_ref is not None
+    return Drawn(
+        scores_PK=scores_PK,
+        own_PK=_logp(settings, room, ModelRef(room.subjects[name]), groups, f"own_logp-{name}"),
+        base_PK=_logp(settings, room, ModelRef(room.baseline_ref), groups, f"base_logp-{name}"),
+        tokens_PK=np.array([[len(ids) for ids in answers] for _, answers in groups]),
+    )
+
+
+def _logp(settings: RewardKl, room: Room, ref: ModelRef, groups: Sequence[_Group], phase: str) -> Floats:
+    """The log-probability of each answer under a model (P, K), at the temperature of the draw."""
+    asked = AnswerLogp(load_model(room.context, ref).net)
+
+    def make(unit: int) -> list[list[float]]:
+        return asked.sums(groups[unit * UNIT : (unit + 1) * UNIT], settings.temperature)
+
+    return np.array([group for unit in room.units(-(-len(groups) // UNIT), make, phase) for group in unit])
