@@ -115,11 +115,6 @@ def test_the_report_draws_the_frontier(run: Path):
     ("was", "now", "said"),
     [
         ("samples: 2,", "samples: 2, language: english,", "language"),
-        (
-            "twin: {path: model, template: chatml}",
-            "twin: {path: model, template: chatml-nobos}",
-            "render a prompt differently",
-        ),
         ("samples: 3,", "samples: 3, question: wording,", "no column 'wording'"),
     ],
 )
