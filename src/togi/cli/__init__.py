@@ -112,7 +112,7 @@ SUMMARIES = {
     "list": "List stage types and their settings, and templates.",
     "clean": "Remove stored work that no run refers to.",
     "chat": "Talk to a model that a recipe trained or declares.",
-    "export": "Write a model for other programs: merged safetensors, an adapter, or GGUF.",
+    "export": "Write a model or data for other programs: safetensors, an adapter, GGUF, Parquet.",
     "push": "Publish an exported folder on a model hub.",
     "serve": "Serve a model over HTTP, in OpenAI's shape, until Ctrl-C or SIGTERM.",
     "ground": "Answer a question from documents, and say which of them help.",

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from togi.cli.models import named_model
+from togi.cli.models import named_model, named_records
 from togi.core.errors import RecipeError
 from togi.core.library_log import library_warnings_kept
 from togi.recipe.store import home, store_folder
@@ -19,10 +19,9 @@ from togi.recipe.store import home, store_folder
 @click.option(
     "--format",
     "form",
-    type=click.Choice(("merged", "adapter", "gguf")),
-    default="merged",
-    show_default=True,
-    help="Safetensors in the hub's layout with adapters merged; the adapter alone; or one file for llama.cpp.",
+    type=click.Choice(("merged", "adapter", "gguf", "parquet")),
+    help="Safetensors in the hub's layout with adapters merged; the adapter alone; one file for llama.cpp; records as "
+    "Parquet.  [default: merged, of a stage that gives records parquet]",
 )
 @click.option(
     "--type",
@@ -40,20 +39,37 @@ from togi.recipe.store import home, store_folder
 @click.option("--template", metavar="NAME", help="Chat template by name.  [default: the model's own]")
 @click.option("--revision", help="Commit, tag or branch of a hub's model.  [default: main]")
 @click.option("--json", "as_json", is_flag=True, help="Print what was written and how near it is as JSON.")
-def command(model: str, folder: Path, form: str, kept: str | None, reward: bool, **more: Any) -> None:
-    """Write a model for other programs: merged safetensors, an adapter, or GGUF.
+def command(model: str, folder: Path, form: str | None, kept: str | None, reward: bool, **more: Any) -> None:
+    """Write a model or data for other programs: safetensors, an adapter, GGUF, Parquet.
 
     MODEL is a model folder, RECIPE:STAGE, package:NAME, or a hub's id; FOLDER must be new or empty. What is written is
     read back and compared with the model before it gets its place: tokens of probe texts in several scripts,
     log-probabilities, greedy answers. A GGUF is read back by transformers; networks and tokenizers that llama.cpp would
     compute or cut otherwise are refused by name.
+
+    Where MODEL is RECIPE:STAGE of a stage that gives records, its outputs become splits of a data set, with a card.
     """
+    if (records := named_records(model)) is not None:
+        _export_data(records, folder, form, more["as_json"])
+        return
+    if form == "parquet":
+        raise RecipeError(f"command line: --format parquet is for the records of a stage, and {model!r} is a model")
     kind = "reward" if reward else "causal"
     source, _ = named_model(model, kind)
     if more["revision"] is not None and source.kind != "hub":
         raise RecipeError(f"command line: --revision goes with a hub's id, and {model!r} is none; leave it out")
     source = replace(source, **{key: value for key in ("template", "revision") if (value := more[key]) is not None})
     work = importlib.import_module("togi.commands.export")  # brings torch: a mistake above must not wait for it
-    wanted = work.Wanted(folder=folder, format=form, kept=kept, kind=kind, question=more["question"] or None)
+    wanted = work.Wanted(
+        folder=folder, format=form or "merged", kept=kept, kind=kind, question=more["question"] or None
+    )
     with library_warnings_kept(home()):
         work.export(source, store_folder(), wanted, more["as_json"])
+
+
+def _export_data(records: tuple[Path, str, Any], folder: Path, form: str | None, as_json: bool) -> None:
+    run, stage, files = records
+    if form not in (None, "parquet"):
+        raise RecipeError(f"command line: stage {stage} gives records, so it is written as parquet, not as {form}")
+    work = importlib.import_module("togi.commands.export_data")
+    work.export_data(work.Records(run=run, stage=stage, files=files), folder, as_json)

@@ -10,13 +10,14 @@ from typing import Any
 from togi.cli.common import load_graph, run_command, stage_folder
 from togi.client.endpoint import Endpoint
 from togi.core.errors import RecipeError
+from togi.core.records import KINDS
 from togi.core.settings import MAIN
 from togi.core.sources import HUB_ID, ModelSource
 from togi.recipe.graph import MODEL_KINDS, Graph, kinds_of, made_by, model_source
 from togi.recipe.runs import find_run, settings_of, stage_of
 from togi.recipe.schema import ModelSpec
-from togi.recipe.store import hold_whole, is_done, is_older
-from togi.stages.base import MODEL_FOLDER
+from togi.recipe.store import hold_whole, is_done, is_older, run_folder
+from togi.stages.base import MODEL_FOLDER, output_path
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +113,26 @@ def named_endpoint(text: str, revision: str | None = None, key_env: str | None =
     if not name:
         raise RecipeError(f"command line: {text!r} names no model of the server; write URL#NAME")
     return Endpoint(name=text, urls=(url,), model=name, revision=revision or "", key_env=key_env)
+
+
+def named_records(text: str) -> tuple[Path, str, dict[str, tuple[str, Path]]] | None:
+    """Where RECIPE:STAGE names a finished stage that gives records: the folder of the recipe's run, the stage, and its
+    files of records with their kinds, by output; None for anything else. Raises RecipeError where the stage is not
+    finished, DamagedFile where its files are not what they were."""
+    recipe, _, name = text.rpartition(":")
+    if not recipe or not os.path.isfile(recipe):
+        return None
+    graph = load_graph(Path(recipe))
+    kinds = kinds_of(graph.nodes[name].settings) if name in graph.nodes else {}
+    wanted = {output: kind for output, kind in kinds.items() if kind in KINDS}
+    if not wanted or kinds.get(MAIN) in MODEL_KINDS.values():
+        return None
+    folder = stage_folder(graph, name, ())
+    if is_older(folder) or not is_done(folder):
+        raise RecipeError(f"{recipe}: stage {name} is not finished; do it with `{run_command(Path(recipe), (), name)}`")
+    hold_whole(folder, run_command(Path(recipe), redo=name, overrides=()))
+    files = {output: (kind, folder / output_path(kind, output)) for output, kind in wanted.items()}
+    return run_folder(graph.recipe.name), name, files
 
 
 def _in_folder(folder: Path) -> ModelSource:

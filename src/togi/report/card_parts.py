@@ -1,0 +1,86 @@
+"""What the cards of models and of data sets share: front matter, tables in Markdown, what something was made from."""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from togi.report.view import RunView, SourceView, StageView
+
+HUB_LICENCES = (
+    "apache-2.0", "mit", "openrail", "bigscience-openrail-m", "creativeml-openrail-m", "bigscience-bloom-rail-1.0",
+    "afl-3.0", "artistic-2.0", "bsl-1.0", "bsd", "bsd-2-clause", "bsd-3-clause", "c-uda", "cc", "cc0-1.0", "cc-by-2.0",
+    "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-2.0", "cc-by-nc-3.0",
+    "cc-by-nc-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0",
+    "cc-by-nc-sa-4.0", "cdla-sharing-1.0", "cdla-permissive-1.0", "cdla-permissive-2.0", "epl-2.0", "eupl-1.1",
+    "agpl-3.0", "gfdl", "gpl", "gpl-2.0", "gpl-3.0", "lgpl", "lgpl-3.0", "isc", "llama2", "llama3", "llama3.1",
+    "llama3.2", "llama3.3", "gemma", "mpl-2.0", "ms-pl", "ncsa", "odc-by", "odbl", "ofl-1.1", "osl-3.0", "postgresql",
+    "unlicense", "wtfpl", "zlib", "other",
+)  # fmt: skip
+"""Licences that the hub knows by name; it refuses front matter with others."""
+
+
+def front_matter(values: Mapping[str, Any]) -> str:
+    """The YAML at the head of a card, between its two lines; keys without a value are left out."""
+    written = io.StringIO()
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.allow_unicode = True
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.dump({key: value for key, value in values.items() if value not in (None, [], {}, "")}, written)
+    return f"---\n{written.getvalue()}---\n"
+
+
+def licence_keys(licences: Sequence[str]) -> dict[str, str]:
+    """`license` for front matter, and its name where the hub does not know it; nothing where none is said."""
+    said = [*dict.fromkeys(licence.strip() for licence in licences if licence.strip())]
+    if not said:
+        return {}
+    if len(said) == 1 and said[0].lower() in HUB_LICENCES:
+        return {"license": said[0].lower()}
+    return {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", "-and-".join(said).lower()).strip("-")}
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table in Markdown; empty without rows."""
+    if not rows:
+        return ""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join(f"| {' | '.join(cell(each) for each in line)} |\n" for line in lines)
+
+
+def cell(value: object) -> str:
+    """A value inside a table: on one line, with no bar that would end it."""
+    return re.sub(r"\s*\n\s*", "<br>", str(value).strip()).replace("|", "\\|")
+
+
+def fenced(text: str, language: str = "") -> str:
+    """A block of code whose fence is longer than any in it."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}\n"
+
+
+def ways_to(run: RunView, stage: str) -> list[StageView]:
+    """A stage and all that it was made from, in the order of the run. Raises KeyError for a stage that is not there."""
+    known = {each.name: each for each in run.stages}
+    wanted, waiting = {stage: None}, [stage]
+    while waiting:
+        for name in known[waiting.pop()].inputs:
+            if name in known and name not in wanted:
+                wanted[name] = None
+                waiting.append(name)
+    return [each for each in run.stages if each.name in wanted]
+
+
+def source_cells(source: SourceView, none: str) -> list[object]:
+    """A source as cells: name, revision, records, licence, terms."""
+    records = "" if source.records is None else f"{source.records:,}"
+    return [source.dataset, source.revision or none, records, source.licence or none, source.terms or none]
+
+
+def fallen(stage: StageView) -> str:
+    """What a stage dropped, by reason."""
+    return ", ".join(f"{reason} {count:,}" for reason, count in stage.drops.items())

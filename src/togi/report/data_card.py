@@ -1,0 +1,97 @@
+"""The card of an exported data set: README.md, as the hub reads it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from togi.report.card_parts import cell, fallen, front_matter, licence_keys, source_cells, table, ways_to
+from togi.report.view import RunView, SourceView, StageView
+
+NONE = "not said"
+SOURCES = ("source", "revision", "records", "licence", "terms")
+COLUMNS = {
+    "id": "16 hex digits, from what made the record",
+    "parents": "ids of the records that it was made from",
+    "source": "the data set that it was read from: name, revision, licence, terms",
+    "inherited": "the data sets and models that it was made from",
+    "extra": "other columns of the data, as JSON",
+    "messages": "turns; `train` is false where nothing is learnt from one, `extra` is what templates read, as JSON",
+    "prompt": "the turns before the answer; in verdicts, the id of the prompt",
+    "chosen": "the better answer, as turns",
+    "rejected": "the worse answer, as turns",
+    "margin": "by how much the chosen answer is better",
+    "answer": "the reference answer",
+    "text": "the text",
+    "completion": "the answer: its text, why it ended, its tokens",
+    "scores": "scores, by name",
+    "model": "which model wrote it",
+    "index": "which of several answers to one prompt",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """One file: the configuration and split that it is, its kind of records, its path in the folder, its rows, and its
+    columns with their types."""
+
+    config: str
+    name: str
+    kind: str
+    path: str
+    rows: int
+    columns: Mapping[str, str]
+
+
+def data_card(run: RunView, stage: str, splits: Sequence[Split], sources: Sequence[SourceView]) -> str:
+    """The card of what `stage` of a run made. Raises KeyError for a stage that the run does not have."""
+    made = ways_to(run, stage)
+    parts = [
+        _front(splits, sources),
+        f"# {run.name}: {stage}\n",
+        f"{sum(split.rows for split in splits):,} records, made with togi.\n",
+        "## Splits\n",
+        table(("configuration", "split", "records", "kind", "file"), [_split(split) for split in splits]),
+        "## Columns\n",
+        *[_columns(config, splits) for config in dict.fromkeys(split.config for split in splits)],
+        "## Sources, licences and terms\n",
+        table(SOURCES, [source_cells(source, NONE) for source in sources]) or "No source is recorded.\n",
+        *_binding(sources),
+        "## How it was made\n",
+        table(("stage", "type", "in", "out", "dropped"), [_step(each) for each in made]),
+        f"The recipe, with every setting and revision, is in `recipe.lock.yaml`: stage `{stage}`.\n",
+    ]
+    return "\n".join(parts)
+
+
+def _front(splits: Sequence[Split], sources: Sequence[SourceView]) -> str:
+    configs = [
+        {
+            "config_name": config,
+            "data_files": [{"split": split.name, "path": split.path} for split in splits if split.config == config],
+        }
+        for config in dict.fromkeys(split.config for split in splits)
+    ]
+    unsaid = any(source.kind == "data" and not source.licence for source in sources)
+    licence = {} if unsaid else licence_keys([source.licence for source in sources])
+    return front_matter({**licence, "tags": ["togi"], "configs": configs})
+
+
+def _split(split: Split) -> list[object]:
+    return [split.config, split.name, f"{split.rows:,}", split.kind, f"`{split.path}`"]
+
+
+def _columns(config: str, splits: Sequence[Split]) -> str:
+    columns = next(split.columns for split in splits if split.config == config)
+    rows = [[f"`{name}`", f"`{cell(kind)}`", COLUMNS.get(name, "")] for name, kind in columns.items()]
+    return f"Configuration `{config}`:\n\n" + table(("column", "type", "what it is"), rows)
+
+
+def _binding(sources: Sequence[SourceView]) -> list[str]:
+    bound = [source.dataset for source in sources if source.inherit]
+    if not bound:
+        return []
+    return [f"The licence and terms of {', '.join(bound)} hold for everything that is made from this data too.\n"]
+
+
+def _step(stage: StageView) -> list[object]:
+    counts = ["" if count is None else f"{count:,}" for count in (stage.counts_in, stage.counts_out)]
+    return [stage.name, f"`{stage.type}`", *counts, fallen(stage)]
