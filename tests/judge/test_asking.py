@@ -13,13 +13,15 @@ class Judge:
 
     texts: dict[str, list[str | None]]
     asked: list[tuple[list[str], float, int]] = field(default_factory=list)
+    refuses: bool = False
 
     def generate(self, prompts, params):
         self.asked.append(([p.id for p in prompts], params.temperature, params.n))
         return [[self.said(self.texts[p.id][i]) for i in range(params.n)] for p in prompts]
 
     def said(self, text):
-        return Completion(text="", stop="error") if text is None else Completion(text=f"{text}</s>", stop="terminator")
+        failure = Completion(text="", stop="error", refused=self.refuses)
+        return failure if text is None else Completion(text=f"{text}</s>", stop="terminator")
 
 
 def ask(judge: Judge, retries: int = 1, rounds: int = 1, temperature: float = 0.0):
@@ -37,6 +39,11 @@ def test_only_what_cannot_be_read_is_asked_again_and_no_longer_greedily():
     assert [each.failed for each in found] == [False, False, True]
     assert [attempt.text for attempt in found[1].attempts] == ["hm", "[[3]]"]
     assert judge.asked == [(["a", "b", "c"], 0.0, 1), (["b"], 0.5, 2)]
+
+
+def test_a_question_that_the_server_refuses_says_so():
+    judge = Judge({"a": [None], "b": ["[[7]]"]}, refuses=True)
+    assert [(each.failed, each.refused) for each in ask(judge)] == [(True, True), (False, False)]
 
 
 def test_retries_are_bounded_and_the_last_text_counts_no_more_than_the_first():

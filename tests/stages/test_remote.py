@@ -66,6 +66,20 @@ def test_seeds_belong_to_prompts_and_greedy_answers_have_none():
     assert [one.text for one in found] == [f"So.{END}"] * 3
 
 
+def test_a_greedy_question_that_is_put_again_is_another_request():
+    fake = Fake(said(("So.", "stop")))
+    for temperature in (0.0, 0.7):
+        RemoteGenerator(fake, repeat=2).generate([prompt("a")], SamplingParams(seed=7, temperature=temperature))
+    assert [request.index for request in fake.asked] == [2, 0]  # seeds tell sampled ones apart
+
+
+@pytest.mark.parametrize(("reason", "refused"), [("refused", True), ("filtered", True), ("server", False)])
+def test_what_a_server_will_not_answer_is_marked(reason, refused):
+    fake = Fake(Failure(reason=reason, message="no"))
+    ((found,),) = RemoteGenerator(fake).generate([prompt("a")], SamplingParams())
+    assert (found.stop, found.refused) == ("error", refused)
+
+
 def test_continuations_hold_no_terminator():
     fake = Fake(said((" upon", "stop")), said((" a", "length")))
     found = RemoteCompleter(fake).complete(["Once", "Such"], SamplingParams(), [[1], [2]])

@@ -119,7 +119,7 @@ class Completion:
     `text` runs up to and including the terminator. `logprobs` are in nats, one per token, under temperature only over
     the whole vocabulary; `sampled_logprobs` are under all sampling settings. `top_logprobs` are, per token, the
     likeliest ids with their `logprobs`, best first, as many as `SamplingParams.logprobs` asks for; files do not keep
-    them.
+    them. `refused`: the request failed because the server will not answer this prompt; files do not keep it either.
     """
 
     text: str
@@ -128,6 +128,7 @@ class Completion:
     logprobs: tuple[float, ...] = ()
     sampled_logprobs: tuple[float, ...] = ()
     top_logprobs: tuple[tuple[tuple[int, float], ...], ...] = ()
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,11 +16,13 @@ WARM = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Attempt(Generic[Value]):
-    """One text of a judge and what was read from it: None where nothing was. `failed`: there is no text."""
+    """One text of a judge and what was read from it: None where nothing was. `failed`: there is no text; `refused`:
+    because the server will not answer this question."""
 
     text: str
     value: Value | None
     failed: bool = False
+    refused: bool = False
 
 
 @dataclass(slots=True)
@@ -38,6 +40,11 @@ class Answered(Generic[Value]):
     def failed(self) -> bool:
         """Whether a request failed: it is not asked again here, because the client has done so."""
         return any(attempt.failed for attempt in self.attempts)
+
+    @property
+    def refused(self) -> bool:
+        """Whether the server will not answer this question."""
+        return any(attempt.refused for attempt in self.attempts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +91,6 @@ class Asker(Generic[Value]):
 
     def _attempt(self, completion: Completion) -> Attempt[Value]:
         if completion.stop == "error":
-            return Attempt("", None, failed=True)
+            return Attempt("", None, failed=True, refused=completion.refused)
         text = completion.text.partition(self.terminator)[0] if self.terminator else completion.text
         return Attempt(text.strip(), self.read(text))

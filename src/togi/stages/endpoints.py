@@ -27,9 +27,13 @@ class ChatGenerator(Generator, Protocol):
     def turn_starts(self) -> tuple[str, ...]: ...
 
 
-def generator(context: Context, ref: ModelRef, *, batch_rows: int) -> ChatGenerator:
-    """What answers prompts as the model does under its chat template; `batch_rows` samples are computed together."""
-    return _place(context, ref).generator(context, ref, batch_rows=batch_rows)
+def generator(context: Context, ref: ModelRef, *, batch_rows: int, repeat: int = 0) -> ChatGenerator:
+    """What answers prompts as the model does under its chat template; `batch_rows` samples are computed together.
+
+    `repeat` counts how often the same greedy question was put before. A server is asked anew each time, since its
+    greedy answers may differ; its stored answer would else be taken for a second one.
+    """
+    return _place(context, ref).generator(context, ref, batch_rows=batch_rows, repeat=repeat)
 
 
 def completer(context: Context, ref: ModelRef, *, batch_rows: int) -> Completer:

@@ -15,8 +15,8 @@ from togi.stages.rehearsal_work import weightless
 from togi.text.template import Template
 
 
-def generator(context: Context, ref: ModelRef, *, batch_rows: int) -> ModelGenerator:
-    """See `togi.stages.endpoints`."""
+def generator(context: Context, ref: ModelRef, *, batch_rows: int, repeat: int = 0) -> ModelGenerator:
+    """See `togi.stages.endpoints`. However often it is asked, its greedy answer is the same: `repeat` is not read."""
     model = load_model(context, ref)
     return ModelGenerator(model.net, model.tokenizer, model.template, batch_rows=batch_rows)
 

@@ -31,12 +31,12 @@ TICK = 1.0
 """Seconds between two words on how far the answers to one question of a stage are."""
 
 
-def generator(context: Context, ref: ModelRef, *, batch_rows: int) -> RemoteGenerator:
+def generator(context: Context, ref: ModelRef, *, batch_rows: int, repeat: int = 0) -> RemoteGenerator:
     """See `togi.stages.endpoints`. As many requests are under way as the endpoint's `concurrency` allows."""
     template = TEMPLATES.get(context.model(ref).template or "")
     if template is None:
-        return RemoteGenerator(asker(context, ref), END)
-    return RemoteGenerator(asker(context, ref), template.terminator, template.turn_starts)
+        return RemoteGenerator(asker(context, ref), END, repeat=repeat)
+    return RemoteGenerator(asker(context, ref), template.terminator, template.turn_starts, repeat)
 
 
 def completer(context: Context, ref: ModelRef, *, batch_rows: int) -> RemoteCompleter:

@@ -30,6 +30,9 @@ LIKELIEST = 20
 ITEMS = 64
 """Conversations of one request for scores."""
 
+REFUSALS = ("refused", "filtered", "too_long")
+"""Failures that belong to what was asked: asking again would not help."""
+
 SEEDS = 2**31
 """Servers take seeds of 32 bits with a sign."""
 
@@ -54,11 +57,13 @@ def sent(params: SamplingParams) -> SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class RemoteGenerator:
-    """Answers prompts on a server. Equal conversations of different prompts have seeds of their own."""
+    """Answers prompts on a server. Equal conversations of different prompts have seeds of their own. Greedy requests
+    have no seed: `repeat` counts how often the same one was put before, and each time the server is asked anew."""
 
     asker: Asker
     terminator: str = END
     turn_starts: tuple[str, ...] = ()
+    repeat: int = 0
 
     def fits(self, prompt: Prompt, params: SamplingParams) -> bool:
         """The server says what does not fit, and its answer has failed."""
@@ -66,9 +71,9 @@ class RemoteGenerator:
 
     def generate(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[list[Completion]]:
         """`params.n` completions for each prompt, in order; those of a failed request have stop `error`."""
-        own = sent(params)
+        own, index = sent(params), self.repeat if params.temperature == 0 else 0
         requests = (
-            ChatRequest(messages=prompt.messages, params=own, seed=seed_of(params, params.seed, prompt.id))
+            ChatRequest(messages=prompt.messages, params=own, seed=seed_of(params, params.seed, prompt.id), index=index)
             for prompt in prompts
         )
         return [_completions(found, params.n, self.terminator) for found in self.asker.ask(requests)]
@@ -201,7 +206,7 @@ def whole(asker: Asker, found: Whole | Failure) -> Whole:
 
 def _completions(found: Whole | Failure, count: int, terminator: str) -> list[Completion]:
     if isinstance(found, Failure):
-        return [Completion(text="", stop="error")] * count
+        return [Completion(text="", stop="error", refused=found.reason in REFUSALS)] * count
     assert isinstance(found, Answer)
     made = [_completion(choice, terminator) for choice in found.choices]
     return made if len(made) == count else made * count  # one greedy answer stands for all

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -247,24 +248,50 @@ def judge_says(server: Stub, grade: Callable[[str], str]) -> None:
     server.says = says
 
 
-def test_a_graded_set_shows_its_judge_the_reference_and_the_rubric(server: Stub, tmp_path: Path) -> None:
-    judge_says(server, lambda asked: "Rating: [[5]]" if "names the bird" in asked else "Rating: [[11]]")
-    path = recipe(
-        tmp_path, "{type: graded, name: elyza, questions: $questions, rubric: aspect, scale: [1, 5]}", server.url
-    )
+GRADED = "{type: graded, name: elyza, questions: $questions, rubric: aspect, scale: [1, 5], rounds: 2}"
+
+
+def test_a_graded_set_asks_anew_in_each_round_and_goes_on_where_a_category_is_refused(
+    server: Stub, tmp_path: Path
+) -> None:
+    """The judge sees reference and rubric. Greedy answers of a server, and greedy grades, differ from time to time."""
+    times = count(1)
+
+    def says(body: dict[str, Any], index: int) -> str:
+        asked = body["messages"][-1]["content"]
+        if "[[" not in asked:
+            return f"{said(body)} {next(times)}"
+        return f"Rating: [[{3 + 2 * (next(times) % 2)}]]" if "names the bird" in asked else "Rating: [[11]]"
+
+    server.says, server.failing = says, "ends the world"
+    path = recipe(tmp_path, GRADED, server.url)
     path.write_text(path.read_text().replace("replay", "large"))
     rows = [
         {"question": "Name a bird.", "reference": "A wren.", "aspect": "names the bird", "category": "birds"},
         {"question": "Name a fish.", "reference": "A carp.", "aspect": "names the fish", "category": "fish"},
+        {"question": "What ends the world?", "reference": "Ice.", "aspect": "knows", "category": "ends"},
     ]
     write_jsonl(tmp_path / "questions.jsonl", rows)
     ended = run(tmp_path / "home", path)
     assert ended.returncode == 0, ended.stderr
     found = table(tmp_path / "home")
-    assert found["benchmark"] == "elyza" and values(found["cells"], "a")["score"] == 5
-    assert found["cells"]["a"]["score"]["low"] is None and found["dropped"] == {"unreadable": 2}
-    judged = [body["messages"][-1]["content"] for body in server.asked if "[[" in body["messages"][-1]["content"]]
-    assert any("A wren." in text and "names the bird" in text for text in judged)
+    assert found["benchmark"] == "elyza" and found["cells"]["a"]["score"]["n"] == 2
+    assert found["cells"]["a"]["score"]["low"] is None and found["dropped"] == {"unreadable": 4, "no_answer": 4}
+    ends = found["parts"][0]["cells"]["a"]["ends"]
+    assert (ends["value"], ends["n"], ends["note"]) == (None, 0, "no grade of 2")
+    assert "1 of 3 prompts are refused by the server of $a" in ended.stdout + ended.stderr
+    asked = [body["messages"][-1]["content"] for body in server.asked if body["temperature"] == 0]
+    assert asked.count("Name a bird.") == 4
+    judged = {text for text in asked if "[[" in text and "names the bird" in text}
+    assert len(judged) == 4 and all("A wren." in text for text in judged)
+
+
+def test_a_model_whose_server_refuses_everything_ends_the_run(server: Stub, tmp_path: Path) -> None:
+    server.failing = "bird"
+    path = recipe(tmp_path, "{type: graded, questions: $questions}", server.url, name="large")
+    write_jsonl(tmp_path / "questions.jsonl", [{"question": "Name a bird."}])
+    ended = run(tmp_path / "home", path)
+    assert ended.returncode == 4 and "a answered none of 1 conversations" in " ".join(ended.stderr.split())
 
 
 SAFETY = (

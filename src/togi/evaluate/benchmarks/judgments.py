@@ -56,10 +56,11 @@ UNREADABLE = Metric(name="unreadable", higher_is_better=False, note="the judge's
 
 def score_cell(judgments: Iterable[Judgment], level: float) -> Cell:
     """The mean grade of each round, averaged over the rounds, with its interval by question; `n` counts the grades."""
-    known = [each for each in judgments if each.score is not None]
+    own = list(judgments)
+    known = [each for each in own if each.score is not None]
     scores, rounds = [each.score or 0.0 for each in known], [each.round for each in known]
     if not known:
-        return Cell()
+        return Cell(note=f"no grade of {len(own)}" if own else "")
     means = round_means(scores, rounds)
     found = mean_of_rounds(scores, rounds, [each.question for each in known], level)
     return cell_of(found, value=sum(means) / len(means), n=len(known))

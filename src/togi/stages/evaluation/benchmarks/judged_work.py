@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
+from typing import TypeVar
 
-from togi.core.errors import InputError
+from togi.core.errors import InputError, StageError
 from togi.core.records import Message, Prompt, SamplingParams, led_by_system
 from togi.core.seeds import derive, digest
 from togi.data.question_files import question_name, turns_of
@@ -17,9 +18,10 @@ from togi.judge.prompts import Case, JudgePrompt, load_prompt, load_prompts, own
 from togi.judge.published import fastchat, llmjp_mt_bench
 from togi.judge.reading import read_grade
 from togi.stages.evaluation.benchmarks.judged import JudgedSettings
-from togi.stages.evaluation.benchmarks.room_work import Asking, Room
+from togi.stages.evaluation.benchmarks.room_work import Again, Asking, Room
 from togi.stages.judging_work import questioned
 
+Item = TypeVar("Item")
 Read = Callable[[str], float | None]
 
 
@@ -82,15 +84,23 @@ class Speaking:
         degrees = sorted(dict.fromkeys(talk.temperature for talk in talks))
         for turn in range(max(len(talk.turns) for talk in talks)):
             for degree in degrees:
-                self._say(subject, [t for t in talks if t.temperature == degree and turn < len(t.turns)], turn, degree)
+                own = [t for t in talks if t.temperature == degree and turn < len(t.turns)]
+                for repeat, group in _calls(own, degree, lambda talk: talk.round):
+                    self._say(subject, group, turn, repeat)
+        if all(answer is None for talk in talks for answer in talk.answers):
+            raise StageError(
+                f"stage {self.room.context.name}: {self.room.name}: {subject} answered none of {len(talks)} "
+                "conversations; the log says what its server said"
+            )
         return talks
 
-    def _say(self, subject: str, talks: Sequence[Talk], turn: int, degree: float) -> None:
-        """Adds the answers to one turn of conversations of one temperature."""
-        asked = [talk for talk in talks if not talk.over]
+    def _say(self, subject: str, talks: Sequence[Talk], turn: int, repeat: int) -> None:
+        """Adds the answers to one turn of conversations of one temperature, which were asked `repeat` times before."""
+        asked, degree = [talk for talk in talks if not talk.over], talks[0].temperature
         params = replace(self.settings.params(seed=seed_of(self.settings, self.room, "answers")), temperature=degree)
         prompts = [talk.prompt(turn, self.system) for talk in asked]
-        found = self.room.answers(subject, prompts, params, f"{self.phase}turn-{turn + 1}-at-{degree:g}")
+        again = Again(repeat=repeat, refusable=True, asked=[talk.prompt(turn, self.system) for talk in talks])
+        found = self.room.answers(subject, prompts, params, f"{self.phase}turn-{turn + 1}-at-{degree:g}", again)
         for talk, (said,) in zip(asked, found, strict=True):
             talk.answers.append(None if said.failed else said.text)
         for talk in talks:
@@ -135,7 +145,14 @@ class Bench:
         chosen = [(self._chosen(each), each) for each in answers if each.answer is not None]
         found: dict[tuple[str, str, int, int], Judgment] = {}
         for name, group in groupby(sorted(chosen, key=lambda pair: pair[0]), key=lambda pair: pair[0]):
-            found |= self._ask(name, [each for _, each in group])
+            named = [each for _, each in group]
+            for repeat, own in _calls(named, self.settings.judge_temperature, lambda each: each.talk.round):
+                found |= self._ask(name, own, repeat)
+        if found and all(each.outcome == "failed" for each in found.values()):
+            raise StageError(
+                f"stage {self.room.context.name}: {self.room.name}: {self.room.judge} graded none of {len(found)} "
+                "answers; the log says what its server said"
+            )
         self._note(chosen)
         judged: dict[str, list[Judgment]] = {subject: [] for subject in talks}
         for each in answers:
@@ -158,7 +175,7 @@ class Bench:
             )
         return found[0]
 
-    def _ask(self, name: str, answers: Sequence[Graded]) -> dict[tuple[str, str, int, int], Judgment]:
+    def _ask(self, name: str, answers: Sequence[Graded], repeat: int) -> dict[tuple[str, str, int, int], Judgment]:
         prompt = self.prompts[name]
         asked = [self._question(prompt, each) for each in answers]
         settings = self.settings
@@ -168,7 +185,8 @@ class Bench:
             max_tokens=settings.judge_max_tokens,
             seed=seed_of(settings, self.room, "judge"),
         )
-        how = Asking(params, phase=f"grades-{name}", retries=settings.retries)
+        again = Again(repeat=repeat, refusable=True)
+        how = Asking(params, phase=f"grades-{name}", retries=settings.retries, again=again)
         found = self.room.ask(asked, self._reader(prompt), how)
         judgments = {}
         for each, said in zip(answers, found, strict=True):
@@ -231,6 +249,15 @@ class Bench:
             scale=list(self.scale),
             rounds=self.settings.rounds,
         )
+
+
+def _calls(items: Sequence[Item], degree: float, round_of: Callable[[Item], int]) -> list[tuple[int, Sequence[Item]]]:
+    """What is asked in one call, and how often it was asked before: everything at once, but greedy questions round by
+    round, since only that count tells equal ones apart."""
+    if degree:
+        return [(0, items)] if items else []
+    rounds = sorted(dict.fromkeys(map(round_of, items)))
+    return [(number - 1, [each for each in items if round_of(each) == number]) for number in rounds]
 
 
 def judge_prompts(settings: JudgedSettings, name: str | None, own: JudgePrompt | None = None) -> dict[str, JudgePrompt]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from togi.core.errors import GraderError, InputError
+from togi.core.errors import GraderError, InputError, StageError
 from togi.core.hashing import file_hash
 from togi.core.protocols import Embedder, Scorer
 from togi.core.records import Completion, Message, Prompt, Record, SamplingParams
@@ -27,7 +27,7 @@ from togi.stages.shards import SHARD_ROWS
 
 Value = TypeVar("Value")
 Item = TypeVar("Item")
-TOO_LONG = "too_long"
+TOO_LONG, REFUSED = "too_long", "refused"
 UNIT = 16
 """Prompts, or questions to a judge, in one unit of work of a model that is computed here."""
 
@@ -35,8 +35,8 @@ UNIT = 16
 @dataclass(frozen=True, slots=True)
 class Said:
     """An answer of a subject: the text without its terminator, how it stopped, its tokens (0 where a server does not
-    tell), and whether it ended as the template wants. `stop` is `error` where a request failed, TOO_LONG where the
-    prompt leaves no room for an answer."""
+    tell), and whether it ended as the template wants. `stop` is `error` where a request failed, REFUSED where the
+    server will not answer this prompt, TOO_LONG where the prompt leaves no room for an answer."""
 
     text: str
     stop: str
@@ -46,7 +46,21 @@ class Said:
     @property
     def failed(self) -> bool:
         """Whether there is no answer, because the request failed."""
-        return self.stop in ("error", TOO_LONG)
+        return self.stop in ("error", REFUSED, TOO_LONG)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Again:
+    """How one of several calls is made. `repeat` counts how often the same greedy questions were put before: a server
+    is asked anew. `refusable`: it is no error that a server refuses every prompt of this call; the benchmark sees to it
+    that something was answered. `asked` are the prompts that the manifest names, where some had to be left out."""
+
+    repeat: int = 0
+    refusable: bool = False
+    asked: Sequence[Prompt] | None = None
+
+
+ONCE = Again()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +73,7 @@ class Asking:
     retries: int = 1
     rounds: int = 1
     judge: ModelRef | None = None
+    again: Again = ONCE
 
     def note(self, noted: dict[str, Any]) -> None:
         """Adds it to what a manifest says; which subject is asked itself is said there already."""
@@ -107,9 +122,9 @@ class Room:
         self.context.count_in(len(found))
         return found
 
-    def generator(self, ref: ModelRef, *, batch_rows: int = UNIT) -> ChatGenerator:
+    def generator(self, ref: ModelRef, *, batch_rows: int = UNIT, repeat: int = 0) -> ChatGenerator:
         """What answers prompts as a model does; `answers` and `ask` journal what it says."""
-        return generator(self.context, ref, batch_rows=batch_rows)
+        return generator(self.context, ref, batch_rows=batch_rows, repeat=repeat)
 
     def scorer(self, ref: ScorerRef) -> Scorer:
         """A reward model."""
@@ -154,15 +169,21 @@ class Room:
         return self.context.units(count, make, f"{self.name}-{name}")
 
     def answers(
-        self, subject: str, prompts: Sequence[Prompt], params: SamplingParams, phase: str = "answers"
+        self,
+        subject: str,
+        prompts: Sequence[Prompt],
+        params: SamplingParams,
+        phase: str = "answers",
+        again: Again = ONCE,
     ) -> list[list[Said]]:
         """`params.n` answers of a subject (or of the baseline) to each prompt, each unit once, across kills.
 
         `phase` tells several calls for one subject apart. An answer whose request failed says so. Raises StageError
-        where too many failed.
+        where too many failed. A model that is computed here is asked no greedy question twice.
         """
         ref = ModelRef(self._ref(subject))
-        speaker = self.generator(ref, batch_rows=UNIT * params.n)
+        repeat = again.repeat if params.temperature or self._served(ref) else 0
+        speaker = self.generator(ref, batch_rows=UNIT * params.n, repeat=repeat)
 
         def make(batch: Sequence[Prompt]) -> list[Any]:
             room = [speaker.fits(prompt, params) for prompt in batch]
@@ -175,11 +196,10 @@ class Room:
                 for group, fits in zip(rows, room, strict=True)
             ]
 
-        units = self._in_units(ref, prompts, make, f"{phase}-{subject}")
-        self._note(phase, prompts, params)
+        units = self._in_units(ref, prompts, make, f"{phase}-{subject}{_nth(repeat)}")
+        self._note(phase, prompts if again.asked is None else again.asked, params)
         found = [[Said(**row) for row in rows] for unit in units for rows in unit]
-        self._tell_long(ref, sum(group[0].stop == TOO_LONG for group in found))
-        self._tell_failed(ref, len(found), sum(group[0].stop == "error" for group in found))
+        self._tell(ref, [group[0].stop for group in found], again.refusable)
         return found
 
     def scores(
@@ -206,7 +226,7 @@ class Room:
         ref = how.judge or self.judge
         if ref is None:
             raise InputError(f"stage {self.context.name}: {self.name} needs a judge: name a model under `judge`")
-        speaker = self.generator(ref, batch_rows=UNIT * how.rounds)
+        speaker = self.generator(ref, batch_rows=UNIT * how.rounds, repeat=how.again.repeat)
         asker = Asker(
             generator=speaker, read=read, params=how.params, retries=how.retries, terminator=speaker.terminator
         )
@@ -216,14 +236,12 @@ class Room:
             found = iter(asker.ask([prompt for prompt, fits in zip(batch, room, strict=True) if fits], how.rounds))
             return [_said(next(found)) if fits else [(TOO_LONG, True)] for fits in room]
 
-        units = self._in_units(ref, questions, make, how.phase)
+        units = self._in_units(ref, questions, make, f"{how.phase}{_nth(how.again.repeat)}")
         how.note(self.noted)
         if how.judge is None:
             self.noted["judge"] = self.identity(ref)
         found = [_answered(attempts, read) for unit in units for attempts in unit]
-        long = sum(attempts[0][0] == TOO_LONG for unit in units for attempts in unit)
-        self._tell_long(ref, long)
-        self._tell_failed(ref, len(found), sum(each.failed and not each.values for each in found) - long)
+        self._tell(ref, [_stopped(each) for each in found], how.again.refusable)
         return found
 
     def _in_units(
@@ -231,9 +249,22 @@ class Room:
     ) -> list[list[Any]]:
         """`make` of each batch of items. A server is asked as much at once as it takes: its answers are stored one by
         one, so that its units are large."""
-        remote = self.context.inputs[ref].endpoint is not None
-        size, phase = (SHARD_ROWS, f"{phase}-served") if remote else (UNIT, phase)
+        size, phase = (SHARD_ROWS, f"{phase}-served") if self._served(ref) else (UNIT, phase)
         return self.units(-(-len(items) // size), lambda unit: make(items[unit * size : (unit + 1) * size]), phase)
+
+    def _served(self, ref: Ref) -> bool:
+        return self.context.inputs[ref].endpoint is not None
+
+    def _tell(self, ref: Ref, stops: Sequence[str], refusable: bool) -> None:
+        """Alarms for what has no answer. Raises StageError where too many requests failed, or all were refused."""
+        self._tell_long(ref, stops.count(TOO_LONG))
+        refused = stops.count(REFUSED)
+        if refused:
+            told = f"{refused} of {len(stops)} prompts are refused by the server of {ref}; the log has its words"
+            if refused == len(stops) and not refusable:
+                raise StageError(f"stage {self.context.name}: {self.name}: {told}")
+            self.alarm("refused", f"{told}. They have no answer, and are counted", value=refused / len(stops))
+        self._tell_failed(ref, len(stops), stops.count("error"))
 
     def _tell_long(self, ref: Ref, count: int) -> None:
         if count:
@@ -315,18 +346,35 @@ def _rows(speaker: ChatGenerator, prompt: Prompt, group: Sequence[Completion]) -
     for one in group:
         text = one.text.partition(speaker.terminator)[0].strip()
         closed = one.stop != "error" and check(Answer(prompt=prompt, completion=one, answer=text)) is None
-        rows.append({"text": text, "stop": one.stop, "tokens": len(one.token_ids), "closed": closed})
+        stop = REFUSED if one.refused else one.stop
+        rows.append({"text": text, "stop": stop, "tokens": len(one.token_ids), "closed": closed})
     return rows
 
 
 def _said(answered: Answered[Any]) -> list[tuple[str, bool]]:
     """All that a judge said to a question, as the journal keeps it."""
-    return [(attempt.text, attempt.failed) for attempt in answered.attempts]
+    return [(REFUSED if attempt.refused else attempt.text, attempt.failed) for attempt in answered.attempts]
 
 
 def _answered(attempts: Sequence[Sequence[Any]], read: Callable[[str], Value | None]) -> Answered[Value]:
     """What the journal holds of one question."""
-    return Answered([Attempt(text, None if failed else read(text), failed) for text, failed in attempts])
+    return Answered(
+        [Attempt(text, None if failed else read(text), failed, failed and text == REFUSED) for text, failed in attempts]
+    )
+
+
+def _stopped(answered: Answered[Any]) -> str:
+    """How a question to a judge ended: REFUSED, TOO_LONG, `error`, or nothing where there is a text."""
+    if answered.values or not answered.failed:
+        return ""
+    if answered.refused:
+        return REFUSED
+    return TOO_LONG if answered.attempts[0].text == TOO_LONG else "error"
+
+
+def _nth(repeat: int) -> str:
+    """What tells the units of a repeated question apart."""
+    return f"-again-{repeat}" if repeat else ""
 
 
 def _among(marks: Sequence[str], known: Sequence[str]) -> int:
