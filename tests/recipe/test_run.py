@@ -49,7 +49,7 @@ def test_signals_that_come_before_there_are_processes_stop_the_run(tmp_path, mon
     run.display = Notes(signals)
     with pytest.raises(Interrupted, match=said):
         run.run()
-    assert run.workers is not None and all(worker.process.poll() is not None for worker in run.workers.workers)
+    assert run.workers is not None and all(worker.process.poll() is not None for worker in run.workers.workers.values())
     assert json.loads((run.folder / "state.json").read_text())["state"] == "interrupted"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from agents import two_agents
 from safetensors.torch import load_file
 from tiny_run import environment, results, togi
 from tiny_texts import write_texts
@@ -134,3 +135,13 @@ def test_a_rank_that_fails_and_one_that_is_killed_are_named_and_another_number_g
         load_file(stage(home) / "output" / "model" / "model.safetensors") for home in (tmp_path, two / "home")
     )
     assert all(torch.allclose(weights[name], others[name], atol=1e-5) for name in weights)
+
+
+def test_as_ranks_of_torchrun_it_ends_with_the_same_bits(two, tmp_path):
+    recipe = str(two / "tiny.yaml")
+    with two_agents() as agents:
+        run = agents.start([tmp_path, tmp_path], "run", "--compute", "float32", recipe)
+        (first, said), (second, quiet) = run.ended()
+    assert (first, second) == (0, 0), said + quiet
+    assert results(tmp_path) == results(two / "home")
+    assert "taught (train.sft)" in said and "taught" not in quiet

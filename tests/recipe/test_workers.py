@@ -39,7 +39,7 @@ def run(tmp_path, monkeypatch):
     yield make
     for each in started:
         each.close()
-        assert all(worker.process.returncode is not None for worker in each.workers)
+        assert all(worker.process.returncode is not None for worker in each.workers.values())
     assert time.monotonic() - start < 20
 
 

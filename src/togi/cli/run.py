@@ -11,6 +11,7 @@ from togi.core.errors import Interrupted, TogiError
 from togi.recipe.cluster import checked
 from togi.recipe.display import Closing, Human, JsonLines, Watched
 from togi.recipe.graph import Graph
+from togi.recipe.joined import own_place
 from togi.recipe.locks import Busy
 from togi.recipe.run import Options, Run, chat_command
 from togi.recipe.store import is_done
@@ -47,8 +48,11 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool, **options: 
     options["on"] = options["on"] and checked(options["on"])
     graph = load_graph(recipe, overrides, options["limit"])
     display = Watched(JsonLines() if as_json else Human())
-    given = Options(recipe=str(recipe), overrides=overrides, **options)
+    given = Options(recipe=str(recipe), overrides=overrides, joined=own_place(), **options)
     run = Run(graph, given, display)
+    if given.joined and given.joined.rank:  # rank 0 tells how it goes
+        run.run()
+        return
     display.gone = run.stop
     if given.limit is not None:
         display.note(f"a trial on {given.limit} rows of each data set, kept apart as {graph.recipe.name}, run {run.id}")

@@ -41,6 +41,13 @@ class Ranks:
     def sum_gradients(self, params: Iterable[Any]) -> None:
         """Sums the gradients of parameters that every rank holds whole. The backward pass has summed sharded ones."""
 
+    def tell(self, order: Any) -> None:
+        """On rank 0: what the ranks that follow it hear next; None lets them go. Nothing where none follow."""
+
+    def hear(self, stopped: Callable[[], bool]) -> Any:
+        """On a rank that follows rank 0: what it was told next; None at the end, and once `stopped` says so."""
+        return None
+
     def any(self, flag: bool) -> bool:
         """Whether the flag is up on any rank."""
         return any(self.gather(flag))

@@ -18,8 +18,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from togi.core.errors import Fault, InputError, WorkerDied
 from togi.core.files import read_cache, write_json
-from togi.recipe.cluster_probe import differences, looker
-from togi.recipe.cluster_work import CURE, ClusterNode, connect, examine, first_line, leave, nodes
+from togi.recipe.cluster_probe import CURE, differences, looker
+from togi.recipe.cluster_work import ClusterNode, connect, examine, first_line, leave, nodes
 from togi.recipe.pool import AHEAD, unpacked
 from togi.recipe.shard_worker import answer
 from togi.stages.context import Context

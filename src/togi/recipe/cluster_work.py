@@ -15,12 +15,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from togi.core.errors import InputError
 from togi.core.files import write_text
 from togi.recipe.cluster import own_signals
-from togi.recipe.cluster_probe import differences, looker
+from togi.recipe.cluster_probe import CURE, differences, looker
 
 ANSWER_SECONDS = 120.0  # in which each node answers that was asked
 PAUSE = 0.2
 TRIES = 3  # of connecting: in Ray 2.60 the process that its server for clients starts for each dies now and then
-CURE = "install the same on every node, or the work would not end with the same bytes"
 TROUBLE = (ConnectionError, RuntimeError, ValueError, RayError)  # what Ray raises where it cannot connect
 
 

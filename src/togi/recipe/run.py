@@ -26,6 +26,7 @@ from togi.recipe.display import Display
 from togi.recipe.executors import Executor
 from togi.recipe.graph import Graph, Node, kinds_of, unpinned
 from togi.recipe.guard import sources_to_json
+from togi.recipe.joined import Joined, JoinedWorkers, follow, lead, refuse_other_ranks
 from togi.recipe.lock import lock_text
 from togi.recipe.locks import Busy, is_held, wait
 from togi.recipe.mend import mend
@@ -67,12 +68,18 @@ class Options:
     compute: str = "auto"
     limit: int | None = None  # rows of each data set, in a trial
     on: str = ""  # a cluster (recipe/cluster.py); empty: this machine
+    joined: Joined | None = None  # which of the ranks that something else has started
     threads: int = 0  # 0: what OMP_NUM_THREADS says, else all that this process may use
 
     @property
     def worker_threads(self) -> int:
         asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-        return self.threads or (int(asked) if asked.isdigit() else 0) or len(os.sched_getaffinity(0))
+        own = max(1, len(os.sched_getaffinity(0)) // (self.joined.beside if self.joined else 1))
+        return self.threads or (int(asked) if asked.isdigit() else 0) or own
+
+    def rank_threads(self, ranks: int) -> int:
+        """Threads of each process of a stage: its share, or all of what a process has that was started as a rank."""
+        return self.worker_threads if self.joined else max(1, self.worker_threads // ranks)
 
 
 class Run:
@@ -107,6 +114,11 @@ class Run:
         names = self._wanted()
         check_trackers(self.graph.recipe.track)
         refuse_misuse(self.graph)
+        if (place := self.options.joined) is not None:
+            refuse_other_ranks(self.graph, place)
+            if place.rank:
+                follow(self._joined_workers(place), self.id, self.store)
+                return
         with ExitStack() as stack:
             with writing_home():
                 stack.enter_context(running(self.folder, clear_meetings))
@@ -144,6 +156,9 @@ class Run:
     def _run(self, names: list[str]) -> None:
         state, why = "failed", "a fault of togi's own; the traceback was printed"
         try:
+            if self.options.joined:
+                self.workers = workers = self._joined_workers(self.options.joined)
+                lead(workers, self.id, self.store)
             for number, name in enumerate(names, 1):
                 self._stage(self.graph.nodes[name])
                 self.services.after(names[number:])
@@ -251,6 +266,8 @@ class Run:
     def _workers_for(self, node: Node) -> Executor:
         """The processes at hand, or new ones where the stage wants another number of them."""
         size = node.settings.ranks
+        if self.workers is not None and self.options.joined:
+            return self.workers
         if self.workers is not None and self.workers.size != size:
             self.workers.close()
             self.workers = None
@@ -258,6 +275,10 @@ class Run:
             with writing_home():
                 self.workers = Workers(self.folder / "worker.log", self.options.worker_threads, size)
         return self.workers
+
+    def _joined_workers(self, place: Joined) -> JoinedWorkers:
+        with writing_home():
+            return JoinedWorkers(self.folder / "worker.log", self.options.worker_threads, place)
 
     def command_for(self, node: Node, folder: Path) -> dict[str, Any]:
         inputs = self.graph.resolve(node, self.store)
@@ -272,7 +293,9 @@ class Run:
             "reads": sources_to_json(node, [folder for folder, _ in self._reads(node)]),
             "settings": node.settings.model_dump(mode="json"),
             "inputs": {ref: resolved_to_json(value) for ref, value in inputs.items()},
-            "threads": max(1, self.options.worker_threads // node.settings.ranks),
+            "threads": self.options.rank_threads(node.settings.ranks),
+            "ranks": node.settings.ranks,
+            "joined": self.options.joined is not None,
             "accept_numerics": self.options.accept_numerics,
             "compute": self.graph.recipe.compute_dtype(self.options.compute),
             "recipe": self.graph.recipe.name,

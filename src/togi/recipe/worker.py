@@ -20,10 +20,10 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from functools import partial
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
@@ -39,6 +39,7 @@ from togi.core.sources import ModelSource
 from togi.core.strangers import describe
 from togi.recipe.cluster import own_signals
 from togi.recipe.faults import told
+from togi.recipe.greeting import FOLLOW, LAST, greet, loss
 from togi.recipe.guard import hold_sources, learn_known, source_change
 from togi.recipe.locks import take, wait
 from togi.recipe.pool import PoolShards
@@ -76,26 +77,54 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace", buffering=1)
     os.dup2(2, 1)
     orders = take_input()
-    rank, size, rendezvous = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    rank, size, meet_at, local = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
     control = Control(send=partial(_send, answers, threading.Lock(), rank))
     for number in STOPPING:  # until here the parent has them wait: none is lost, and none ends this process
         signal.signal(number, lambda *_: setattr(control, "stop", True))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     commands: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_listen, args=(orders, commands), daemon=True).start()
-    ranks: Ranks | None = None
+    meet = cache(partial(_meet, rank, size, meet_at, local))
     while True:
         command = commands.get()
-        sys.excepthook = crash = partial(_crash, control, command)
-        try:
-            ranks = ranks or _meet(rank, size, rendezvous)
-            sys.excepthook = crash  # torch.distributed has put its own there
-            found = do_stage(command, control, ranks)
+        found = _obey(command, control, meet)
+        if found is not None:
             control.send({"event": "done", "stage": command["name"], "found": found})
-        except TOLD as error:
-            if (failure := told(error, command)) is None:
-                raise
-            _fail(control, command, failure)
+
+
+def _obey(command: dict[str, Any], control: Control, meet: Callable[[], Ranks]) -> bool | None:
+    """Does a stage, or what else the parent says; whether another run had done it. None where it failed, which is
+    told."""
+    sys.excepthook = crash = partial(_crash, control, command)
+    try:
+        ranks = meet()
+        sys.excepthook = crash  # torch.distributed has put its own there
+        order = command.get("order")
+        if order is None:
+            return do_stage(command, control, _taking_part(command, ranks))
+        if order == LAST:
+            ranks.tell(None)
+        else:
+            greet(ranks, command)
+        while order == FOLLOW and (heard := ranks.hear(lambda: control.stop)) is not None:
+            if _obey(heard, control, lambda: ranks) is None:
+                return None
+        return False
+    except TOLD as error:
+        failure = told(error, command) or loss(error, command)
+        if failure is None:
+            raise
+        _fail(control, command, failure)
+        return None
+
+
+def _taking_part(command: dict[str, Any], ranks: Ranks) -> Ranks:
+    """The ranks that do the stage: all, whom rank 0 tells, or this process alone."""
+    if command["ranks"] == 1:
+        return ALONE
+    if ranks.first:
+        ranks.tell(command)
+    return ranks
 
 
 def take_input() -> TextIO:
@@ -151,9 +180,9 @@ def _crash(
         os._exit(1)  # an orderly end may wait for ranks that wait for this one
 
 
-def _meet(rank: int, size: int, rendezvous: str) -> Ranks:
+def _meet(rank: int, size: int, meet_at: str, local: int) -> Ranks:
     """The ranks of a stage, once all of them are there."""
-    return ALONE if size == 1 else importlib.import_module("togi.train.ranks").join(rank, size, rendezvous)
+    return ALONE if size == 1 else importlib.import_module("togi.train.ranks").join(rank, size, meet_at, local)
 
 
 def do_stage(command: dict[str, Any], control: Control, ranks: Ranks) -> bool:

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,17 +52,30 @@ class RankEvent:
     code: int = 0
 
 
-class Worker:
-    """One process: rank `rank` of `size`."""
+@dataclass(frozen=True, slots=True)
+class RankPlace:
+    """Rank `rank` of `size`. `meet_at` is a URL of torch's where they meet; `local` counts the ranks of one machine, of
+    which each has a device of its own."""
 
-    def __init__(self, log: Path, threads: int, rank: int, size: int, rendezvous: str) -> None:
-        self.rank = rank
-        self.log = log if rank == 0 else log.with_name(f"{log.stem}-rank{rank}{log.suffix}")
-        # those that are recorded, because bits depend on them; what the user's environment says was taken into account
-        counts = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        environment = {**ENVIRONMENT, **os.environ, **counts}
+    rank: int
+    size: int
+    meet_at: str
+    local: int
+
+    @property
+    def arguments(self) -> list[str]:
+        return [str(self.rank), str(self.size), self.meet_at, str(self.local)]
+
+
+class Worker:
+    """The process of one rank, on this machine."""
+
+    def __init__(self, log: Path, threads: int, place: RankPlace) -> None:
+        self.rank = place.rank
+        self.log = log_of(log, self.rank)
+        environment = {**ENVIRONMENT, **os.environ, **counts(threads)}
         with self.log.open("ab") as errors:
-            self.process = _start([*COMMAND, str(rank), str(size), rendezvous], environment, errors)
+            self.process: Any = start_process([*COMMAND, *place.arguments], environment, errors)
 
     def send(self, command: dict[str, Any]) -> None:
         """Gives the process something to do; that it is gone shows in what is heard of it."""
@@ -116,7 +129,18 @@ class Worker:
             self.process.wait()
 
 
-def _start(command: list[str], environment: dict[str, str], errors: BinaryIO) -> "subprocess.Popen[str]":
+def log_of(log: Path, rank: int) -> Path:
+    """Where a rank's errors go; `log` is that of rank 0."""
+    return log if rank == 0 else log.with_name(f"{log.stem}-rank{rank}{log.suffix}")
+
+
+def counts(threads: int) -> dict[str, str]:
+    """The variables that say how many threads a process has: those that are recorded, because bits depend on them.
+    What the user's environment says was taken into account."""
+    return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+
+
+def start_process(command: list[str], environment: dict[str, str], errors: BinaryIO) -> "subprocess.Popen[str]":
     """Starts a process in which signals wait until it is ready for them: one that came while it imports would end it
     without a word. Raises WorkerDied where the system cannot start another one."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -175,9 +199,9 @@ class RankOutcomes:
         """Whether all that happened so far is that ranks stopped because they were asked to."""
         return not self.gone and all(event["kind"] == "Interrupted" for event in self.failed.values())
 
-    def waiting(self, size: int) -> list[int]:
-        """Ranks that are still at work, or wait for another that is not."""
-        return [r for r in range(size) if not (r in self.done or r in self.failed or r in self.gone)]
+    def waiting(self, ranks: Iterable[int]) -> list[int]:
+        """Those of the ranks that are still at work, or wait for another that is not."""
+        return [r for r in ranks if not (r in self.done or r in self.failed or r in self.gone)]
 
     def cause(self) -> tuple[int, dict[str, Any] | None]:
         """The rank that ended the stage, and its message if it left one.
@@ -200,26 +224,33 @@ class Workers:
         self._stopping = False
         log.parent.mkdir(parents=True, exist_ok=True)
         self._meeting = tempfile.TemporaryDirectory(prefix=MEETING, dir=log.parent)
-        rendezvous = f"file://{self._meeting.name}/ranks"
-        self.workers = [Worker(log, max(1, threads // size), rank, size, rendezvous) for rank in range(size)]
+        self.workers = {worker.rank: worker for worker in self.started(log, threads)}
         self._heard: queue.SimpleQueue[RankEvent] = queue.SimpleQueue()
-        self._listeners = [threading.Thread(target=w.listen, args=(self._heard,), daemon=True) for w in self.workers]
+        self._listeners = [
+            threading.Thread(target=worker.listen, args=(self._heard,), daemon=True) for worker in self.workers.values()
+        ]
         for listener in self._listeners:
             listener.start()
 
+    def started(self, log: Path, threads: int) -> list[Worker]:
+        """The ranks that this process looks after; the first one speaks for all."""
+        meet_at, each = f"file://{self._meeting.name}/ranks", max(1, threads // self.size)
+        return [Worker(log, each, RankPlace(rank, self.size, meet_at, rank)) for rank in range(self.size)]
+
     def do(self, command: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Sends one stage and yields the events of rank 0; the last one is `done` or `failed`. Raises WorkerDied."""
-        for worker in self.workers:
+        """Sends one stage and yields the events of the first rank; the last one is `done` or `failed`. Raises
+        WorkerDied."""
+        for worker in self.workers.values():
             worker.send(command)
-        fates = RankOutcomes()
-        while len(fates.done) < self.size and not fates.trouble:
+        fates, speaker = RankOutcomes(), next(iter(self.workers))
+        while len(fates.done) < len(self.workers) and not fates.trouble:
             heard = self._next()
-            if not fates.take(heard) and heard.rank == 0 and heard.event is not None:
+            if not fates.take(heard) and heard.rank == speaker and heard.event is not None:
                 yield heard.event
         if fates.trouble:
             yield self._failure(fates, command["name"])
         else:
-            yield fates.done[0]
+            yield fates.done[speaker]
 
     def _next(self) -> RankEvent:
         """What is heard next. Waits by the second: a signal that comes just before this process falls asleep does not
@@ -227,7 +258,7 @@ class Workers:
         while True:
             with suppress(queue.Empty):
                 return self._heard.get(timeout=1.0)
-            for worker in self.workers:
+            for worker in self.workers.values():
                 if self._stopping:
                     worker.wake()
                 if (code := worker.process.poll()) is not None:  # what it forked may hold its output open
@@ -236,14 +267,14 @@ class Workers:
     def _failure(self, fates: RankOutcomes, stage: str) -> dict[str, Any]:
         """The message of the rank that ended the stage; ends those that wait for it. Raises WorkerDied and Fault."""
         start = time.monotonic()
-        while fates.waiting(self.size):
+        while fates.waiting(self.workers):
             left = start + (STOPPING if fates.stopping else SIGNS) - time.monotonic()
             try:
                 fates.take(self._heard.get(timeout=max(0.0, left)))
             except queue.Empty:
                 break
         rank, event = fates.cause()
-        for waiting in fates.waiting(self.size):
+        for waiting in fates.waiting(self.workers):
             self.workers[waiting].process.kill()
         named = f" (rank {rank} of {self.size})" if self.size > 1 else ""
         worker = f"stage {stage}: the worker{named}"
@@ -256,13 +287,13 @@ class Workers:
                 f"{worker} stopped with a fault of togi's own: {event['error']}. The traceback is in {log}. {saved}"
             )
         same = [other for other in fates.failed.values() if other["message"] == event["message"]]
-        return event if len(same) == self.size else {**event, "message": event["message"] + named}
+        return event if len(same) == len(self.workers) else {**event, "message": event["message"] + named}
 
     def stop(self) -> None:
         """Asks all ranks to save and stop. One that someone halted (SIGSTOP) goes on first: others wait for it."""
         self._stopping = True
         self._signal(signal.SIGTERM)
-        for worker in self.workers:
+        for worker in self.workers.values():
             worker.wake()
 
     def kill(self) -> None:
@@ -270,18 +301,18 @@ class Workers:
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: int) -> None:
-        for worker in self.workers:
+        for worker in self.workers.values():
             if worker.process.poll() is None:
                 worker.process.send_signal(number)
 
     def close(self) -> None:
         """Ends all ranks."""
-        for worker in self.workers:
+        for worker in self.workers.values():
             worker.dismiss()
         end = time.monotonic() + CLOSING
-        for worker in self.workers:
+        for worker in self.workers.values():
             worker.close(max(0.0, end - time.monotonic()))
-        for worker, listener in zip(self.workers, self._listeners, strict=True):
+        for worker, listener in zip(self.workers.values(), self._listeners, strict=True):
             listener.join(timeout=2.5)
             if not listener.is_alive():  # else what the process forked holds its output open
                 assert worker.process.stdout is not None
