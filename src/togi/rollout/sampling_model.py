@@ -1,11 +1,11 @@
 """What the sampler asks of a model of transformers: a twin that shares its weights, its context, what it supports."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from togi.core.errors import InputError
@@ -37,11 +37,32 @@ def shadow(net: nn.Module, attention: str | None = NAME) -> nn.Module:
     models = models_of(net)
     if not models:
         raise InputError(f"{type(net).__name__} is not a model of transformers; the embedded sampler needs one")
-    shared: dict[int, Any] = {id(parameter): parameter for parameter in net.parameters()}
-    twin = copy.deepcopy(net, shared).eval()
+    twin = copy.deepcopy(net, _shared(net, net.parameters())).eval()
     for model in models_of(twin) if attention is not None else ():
         model.config._attn_implementation = attention
     return twin
+
+
+def beside_training(net: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy of `net` in `dtype` that training does not change. Frozen weights that are of this type already, or kept
+    in 4 bits, are not copied but shared: of a network with an adapter the adapter alone is copied.
+
+    Give it the trained weights by `Sampler.publish`.
+    """
+    frozen = [weight for weight in net.parameters() if not weight.requires_grad]
+    shared = _shared(net, [weight for weight in frozen if weight.dtype == dtype or not weight.is_floating_point()])
+    known = dict(shared)  # copying adds to the other
+    twin = copy.deepcopy(net, shared)
+    for tensor in [*twin.parameters(), *twin.buffers()]:
+        if id(tensor) not in known and tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype)
+    return twin
+
+
+def _shared(net: nn.Module, weights: Iterable[Tensor]) -> dict[int, Any]:
+    """What a deep copy takes over instead of copying it: `weights`, and the scales of those in 4 bits."""
+    states = [getattr(module, "quant_state", None) for module in net.modules()]
+    return {id(kept): kept for kept in [*weights, *states] if kept is not None}
 
 
 def is_tested(net: nn.Module) -> bool:

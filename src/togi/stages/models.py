@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,6 +24,7 @@ from togi.stages.spoken import Spoken
 from togi.stages.training.lora import Lora
 from togi.stages.training.resources import Resources, refuse_training
 from togi.text.render import check_template
+from togi.train import usage
 
 KEPT = 4
 """Models that a worker keeps at once; the one used longest ago goes first."""
@@ -42,6 +44,14 @@ def forget_models() -> None:
     """Lets go of all that are kept: a training needs the memory more."""
     kept_model.cache_clear()
     _kept_scorer.cache_clear()
+
+
+def free_for_saving(net: Any) -> None:
+    """Gives back what a training has no more need of once it is over: gradients, and the models that are kept."""
+    forget_models()
+    for weight in net.parameters():
+        weight.grad = None
+    usage.give_back(device())
 
 
 def load_model(context: Context, ref: ModelRef) -> LoadedModel:

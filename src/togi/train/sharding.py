@@ -52,9 +52,10 @@ class ShardedModel:
 
     @torch.no_grad()
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """The current whole weights, one by one, by their names in `module.net`; all ranks must read all of them."""
+        """The current whole weights that are trained, one by one, by their names in `module.net`; all ranks must read
+        all of them."""
         for name, param in (self._shards or dict(self.module.named_parameters())).items():
-            if name.startswith("net."):
+            if name.startswith("net.") and param.requires_grad:
                 yield name.removeprefix("net."), _whole(param)
 
 

@@ -28,25 +28,68 @@ def _program() -> int:
     return machine.status("VmRSS")
 
 
-def begin_peak(device: torch.device) -> None:
-    """Returns freed memory to the system and resets the peak, if the system allows it."""
+def give_back(device: torch.device) -> None:
+    """Returns freed memory to the system."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
     if trim is not None:
         trim(0)
     if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+def begin_peak(device: torch.device, phase: str = "load") -> None:
+    """Returns freed memory to the system and resets the peak, if the system allows it. A phase of that name begins."""
+    give_back(device)
+    _reset(device)
+    _phases.clear()
+    _phases[phase] = 0
+    _now[:] = [phase]
+
+
+def enter(phase: str, device: torch.device) -> None:
+    """Ends the phase of the work that is under way, and begins another, or that one again."""
+    if _now == [phase]:
+        return
+    _note(device)
+    _reset(device)
+    _phases.setdefault(phase, 0)
+    _now[:] = [phase]
+
+
+def phases(device: torch.device) -> dict[str, int]:
+    """The largest memory use in each phase since `begin_peak`, in the order in which they first began."""
+    _note(device)
+    return dict(_phases)
+
+
+def peak(device: torch.device) -> int:
+    """The largest memory use since `begin_peak`."""
+    return max([_newest(device), *_phases.values()])
+
+
+_phases: dict[str, int] = {}
+_now: list[str] = []
+
+
+def _note(device: torch.device) -> None:
+    for phase in _now:
+        _phases[phase] = max(_phases[phase], _newest(device))
+
+
+def _newest(device: torch.device) -> int:
+    """The peak since the last reset."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else machine.status("VmHWM")
+
+
+def _reset(device: torch.device) -> None:
+    if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
     try:
         (machine.PROC / "self/clear_refs").write_text("5")
     except OSError:  # not on every system; the peak is then that of the whole life of the process
         return
-
-
-def peak(device: torch.device) -> int:
-    """The largest memory use since `begin_peak`."""
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else machine.status("VmHWM")
 
 
 def available(device: torch.device) -> int:

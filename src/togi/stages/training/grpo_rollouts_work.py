@@ -5,7 +5,6 @@ consumed before, which a checkpoint keeps. What was sampled is stored before it 
 after a kill learns from the same samples, whatever the engine would answer now.
 """
 
-import copy
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,8 +25,8 @@ from togi.rewards.settings import JudgeTerm, LanguageGate
 from togi.rewards.statistics import reward_statistics
 from togi.rollout.engine import answer
 from togi.rollout.local import Sampler
-from togi.rollout.sampling_model import context_limit
-from togi.stages.arithmetic import arithmetic
+from togi.rollout.sampling_model import beside_training, context_limit
+from togi.stages.arithmetic import arithmetic, device
 from togi.stages.context import Context, timed
 from togi.stages.endpoints import scorer
 from togi.stages.judging_work import JudgeScorer
@@ -35,6 +34,7 @@ from togi.stages.training.epochs import Epochs
 from togi.stages.training.grpo import TrainGrpo, scorers_of
 from togi.stages.training.grpo_samples_work import GradedGroup, StoredSamples
 from togi.text.render import render_prompt
+from togi.train import usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +106,7 @@ class Rollouts:
         self.epochs = Epochs(prompts, context.seed)
         self.size = settings.minibatches * settings.prompts_per_step
         self.engine = engine or _embedded(settings, context, model)
-        self.reward = _reward(settings, context, model)
+        self.reward: Reward = _reward(settings, context, model)
         self.stored = StoredSamples(context, self.engine.repeatable)
 
     def state(self) -> dict[str, Any]:
@@ -171,8 +171,10 @@ class Rollouts:
         answers, ranks = self._sample(prompts, seeds), self.context.ranks
         found: list[GradedGroup] = []
         for prompt in prompts:
+            usage.enter("sample", device())
             with timed(times, "sample"):
                 completions = next(answers)
+            usage.enter("score", device())
             with timed(times, "reward"):
                 graded = self.reward.grade(prompt, completions) if ranks.first else []
             found.append(list(zip(completions, graded, strict=ranks.first)))
@@ -244,10 +246,10 @@ class Rollouts:
 
 def _embedded(settings: TrainGrpo, context: Context, model: LoadedModel) -> Sampler:
     """The embedded engine. It samples from the policy itself where that can be: on one process in float32; elsewhere
-    from a copy in the type of the machine."""
+    from a copy in the type of the machine, of what is trained alone where the rest has that type."""
     dtype = arithmetic(context).dtype
     itself = dtype == torch.float32 and not context.ranks.several
-    net = model.net if itself else copy.deepcopy(model.net).to(dtype)
+    net = model.net if itself else beside_training(model.net, dtype)
     rows = max(settings.minibatches * settings.prompts_per_step * settings.group_size, settings.validation_samples)
     return Sampler(net, model.tokenizer, model.template.terminator, batch_rows=rows)
 

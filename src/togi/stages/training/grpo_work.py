@@ -19,10 +19,10 @@ from togi.objectives.advantages import compute_advantages
 from togi.rewards.build import build_watch
 from togi.rewards.guards import GuardState, stop_on
 from togi.rewards.statistics import reward_statistics
-from togi.stages.arithmetic import in_machine_type
+from togi.stages.arithmetic import device, in_machine_type
 from togi.stages.base import MODEL_FOLDER
 from togi.stages.context import Context, timed
-from togi.stages.models import keep_model, load_trainable
+from togi.stages.models import free_for_saving, keep_model, load_trainable
 from togi.stages.rehearsal_work import Rehearsed, asked, prompt_rows, weightless
 from togi.stages.seen_prompts import keep_learnt
 from togi.stages.spoken import Spoken, common_system
@@ -32,6 +32,7 @@ from togi.stages.training.grpo import TrainGrpo
 from togi.stages.training.grpo_rollouts_work import Answer, Rollout, Rollouts, teaches
 from togi.stages.training.grpo_updates_work import Micro, Updates
 from togi.stages.training.trainer_work import BestValidation, Trainer
+from togi.train import usage
 from togi.train.loop import StepInfo
 from togi.train.optimizer import trained
 from togi.train.sharding import ShardedModel
@@ -42,6 +43,23 @@ def run(settings: TrainGrpo, context: Context, engine: Engine | None = None) -> 
     training, held_out = _prompts(settings, context)
     keep_learnt(context, settings.init, (prompt.messages for prompt in training))
     model = load_trainable(context, settings.init, settings)
+    _train(settings, context, model, (training, held_out), engine)
+    free_for_saving(model.net)
+    usage.enter("save", device())
+    sampled = settings.sampling.model_dump(exclude={"stop", "seed"})
+    spoken = Spoken(common_system(prompt.messages for prompt in training), sampled)
+    keep_model(context, model, context.folder / MODEL_FOLDER, settings, spoken)
+
+
+def _train(
+    settings: TrainGrpo,
+    context: Context,
+    model: LoadedModel,
+    prompts: tuple[list[Prompt], list[Prompt]],
+    engine: Engine | None,
+) -> None:
+    """All steps. Sampler, reward models and optimiser are gone when it returns; `model` has what was learnt."""
+    training, held_out = prompts
     source = GrpoBatches(settings, context, model, training, held_out, engine)
     longest = max(len(source.rollouts.prompt_ids[prompt.id]) for prompt in training) + settings.sampling.max_tokens
     check_fits(context, longest, "sampling.max_tokens")
@@ -71,9 +89,7 @@ def run(settings: TrainGrpo, context: Context, engine: Engine | None = None) -> 
     context.summary["prompts_used"] = source.rollouts.consumed
     if (best := source.validated.best) is not None:
         context.summary["best_validation"] = {"step": best["step"], "reward": best["value"]}
-    sampled = settings.sampling.model_dump(exclude={"stop", "seed"})
-    spoken = Spoken(common_system(prompt.messages for prompt in training), sampled)
-    keep_model(context, model, context.folder / MODEL_FOLDER, settings, spoken)
+    source.rollouts.engine.close()
 
 
 def rehearse(settings: TrainGrpo, context: Context) -> Iterator[Rehearsed]:
@@ -131,6 +147,7 @@ class GrpoBatches:
         for number in range(first // self.settings.updates, self.settings.steps // self.settings.updates):
             self._publish()
             self.made = self.rollouts.draw(number)
+            usage.enter("update", device())
             yield from self.updates.steps(self.made)
 
     def _publish(self) -> None:
@@ -148,6 +165,7 @@ class GrpoBatches:
             with timed(times, "validation"):
                 self._publish()
                 found = self.rollouts.validate(trainer.step)
+            usage.enter("update", device())
         note = _note(metrics) if metrics else f"update {update + 1} of {self.settings.updates}"
         sampled = self.made.times if update == 0 else {}
         trainer.log(info, {**metrics, **found}, {**sampled, **times}, note)

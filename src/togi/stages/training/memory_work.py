@@ -101,6 +101,9 @@ class MemoryBudget:
         found: dict[str, Any] = {"micro_batch_tokens": self.settings.tokens_at_once}
         found |= {"measured": measured, "measured_with_saving": whole}
         found |= {"tokens": sum(steps), "flops": 0.0}
+        phases = {phase: size - self.before for phase, size in usage.phases(self.where).items()}
+        if len(phases) > 1:
+            found["phases"] = phases
         told = f"peak memory: {gigabytes(measured)} measured ({gigabytes(whole)} with saving)"
         if self.shape is not None and most:  # a head on stored features computes no token of the model
             expected = predict(self.shape, self.job, most)
