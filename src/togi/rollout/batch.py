@@ -17,6 +17,7 @@ from torch import Tensor
 from togi.rollout.attention import DecodePass, MixedPass, Places, PrefillPass
 from togi.rollout.cache import COLUMN_STEP, KeyCache
 from togi.rollout.requests import Group, Row, longest_shared
+from togi.rollout.room import KeyRoom
 
 OWN_COLUMNS = 1024
 """Room for an answer's keys is taken at once up to this many tokens, beyond that by doubling."""
@@ -33,6 +34,7 @@ class RunningBatch:
         self.net = net
         self.device = device
         self.whole = False
+        self.room: KeyRoom | None = None
         self.cache = KeyCache(dtype)
         self.groups: list[Group] = []  # in the order of their places in the cache
         self.rows: list[Row] = []
@@ -61,6 +63,19 @@ class RunningBatch:
             rows=sum(group.live for group in groups),
             own=max(min(group.request.params.max_tokens, OWN_COLUMNS) for group in groups),
         )
+
+    def fits(self, coming: Sequence[Group]) -> bool:
+        """Whether `room` is enough for the keys of all that runs and of the `coming` groups at their longest."""
+        if self.room is None or self.whole:
+            return True
+        groups = [*self.groups, *coming]
+        places, prompt, rows, own = self.cache.wanted(
+            groups=len(groups),
+            prompt=max(group.num_prompt for group in groups),
+            rows=sum(group.live for group in groups),
+            own=max(group.request.params.max_tokens for group in groups),
+        )
+        return places * prompt + rows * own <= self.room.columns
 
     def logits(self) -> Tensor:
         """Logits (R, V), float32, of each row's next token."""
@@ -139,7 +154,7 @@ class RunningBatch:
         """One more token of rows whose groups are the first ones. `places` are theirs, where they are known."""
         own_R = [row.num_own for row in rows]
         if max(own_R) >= self.cache.own:
-            self.cache.reserve(own=2 * self.cache.own)
+            self.cache.reserve(own=min(2 * self.cache.own, max(row.group.request.params.max_tokens for row in rows)))
         where = {id(group): place for place, group in enumerate(self.groups)}
         group_R = [where[id(row.group)] for row in rows] if places is None else []
         count = max(group_R) + 1 if places is None else places.groups

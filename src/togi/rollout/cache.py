@@ -82,14 +82,25 @@ class KeyCache:
         self.layers: dict[int, LayerCache] = {}
         self.groups = self.prompt = self.rows = self.own = 0
 
-    def reserve(self, *, groups: int = 0, prompt: int = 0, rows: int = 0, own: int = 0) -> None:
-        """Makes room; what is already stored is kept."""
-        wanted = (
+    @property
+    def size(self) -> int:
+        """Bytes of all buffers."""
+        layers = self.layers.values()
+        buffers = (t for each in layers for t in (each.prompt_key, each.prompt_value, each.own_key, each.own_value))
+        return sum(buffer.numel() * buffer.element_size() for buffer in buffers)
+
+    def wanted(self, *, groups: int = 0, prompt: int = 0, rows: int = 0, own: int = 0) -> tuple[int, int, int, int]:
+        """The sizes after `reserve` with the same arguments."""
+        return (
             max(self.groups, groups),
             max(self.prompt, round_up(prompt)),
             max(self.rows, rows),
             max(self.own, round_up(own)),
         )
+
+    def reserve(self, *, groups: int = 0, prompt: int = 0, rows: int = 0, own: int = 0) -> None:
+        """Makes room; what is already stored is kept."""
+        wanted = self.wanted(groups=groups, prompt=prompt, rows=rows, own=own)
         if wanted == (self.groups, self.prompt, self.rows, self.own):
             return
         self.groups, self.prompt, self.rows, self.own = wanted

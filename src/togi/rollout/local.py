@@ -32,6 +32,7 @@ from togi.rollout.fused_layers import compute_natively
 from togi.rollout.packed import FEWEST_TOKENS, Packing, can_pack
 from togi.rollout.processors import check_params, draw, uniform
 from togi.rollout.requests import BatchState, Group, Row, record, report_likeliest
+from togi.rollout.room import KeyRoom
 from togi.rollout.sampling_model import context_limit, is_tested, mean_error, shadow, unsupported
 from togi.rollout.terminator import Decoder, StopMatcher, TextStream
 
@@ -58,9 +59,10 @@ class Sampler:
 
     The weights are read where they are, so training steps on `net` are seen; the structure (adapters on or off) is that
     of the moment of construction. An end-of-sequence token that is not the terminator does not end an answer; `end_ids`
-    do, as stop strings. At most `batch_rows` rows are computed together. `on_logits` receives a copy of the float32
-    logits (R, V) of every step with the (request, index) of each row. A model whose keys cannot be kept is sampled by
-    computing whole sequences, aloud (`whole`). Raises InputError for one that cannot be computed so either.
+    do, as stop strings. At most `batch_rows` rows are computed together (`bound` limits their keys too). `on_logits`
+    receives a copy of the float32 logits (R, V) of every step with the (request, index) of each row. A model whose keys
+    cannot be kept is sampled by computing whole sequences, aloud (`whole`). Raises InputError for one that cannot be
+    computed so either.
     """
 
     repeatable = True
@@ -117,6 +119,16 @@ class Sampler:
         """Whether a step has anything to do."""
         return bool(self._waiting or self._batch.rows)
 
+    def bound(self, size: float) -> None:
+        """From now on keys and values take at most `size` bytes: requests wait for room, and are answered alike, up to
+        the rounding of smaller batches. Raises InputError for a model whose sizes are not known."""
+        self._batch.room = KeyRoom(self.net, size)
+
+    @property
+    def cache_bytes(self) -> int:
+        """What the keys and values take now."""
+        return self._batch.cache.size
+
     # --- the engine ---------------------------------------------------------------------------------------------------
 
     def check(self, request: Request, name: str = "the prompt") -> None:
@@ -132,6 +144,8 @@ class Sampler:
                 f"{name}: n = {request.params.n} samples, but a batch has {self.batch_rows} rows; "
                 "ask for fewer at once or raise batch_rows"
             )
+        if self._batch.room is not None and (wrong := self._batch.room.problem(request)):
+            raise InputError(f"{name}: {wrong}")
         if self.limit is not None and length + more > self.limit:
             raise InputError(
                 f"{name}: {length} tokens and max_tokens {more} are {length + more}, but the model's context is "
@@ -301,6 +315,10 @@ class Sampler:
             tokens += group.num_new
             if len(self._batch.rows) + group.live > self.batch_rows or (rows and tokens > PREFILL_TOKENS):
                 break
+            if not self._batch.fits([group]):
+                if self._batch.rows:
+                    break
+                self._batch.cache.clear()  # room that others left
             rows += group.live
             self._batch.join(self._waiting.popleft(), self._rows_of(group))
         if rows:
@@ -318,7 +336,7 @@ class Sampler:
         groups, rows = [], len(self._batch.rows)
         for group in self._waiting:
             rows += group.live
-            if rows > self.batch_rows:
+            if rows > self.batch_rows or not self._batch.fits([*groups, group]):
                 break
             groups.append(group)
         return groups

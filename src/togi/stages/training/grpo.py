@@ -169,6 +169,12 @@ class TrainGrpo(Optimisation):
     )
     sampling: PolicySampling = PolicySampling()
     loss: Loss = Loss()
+    key_cache: float | None = runtime_setting(
+        None,
+        "GB that keys and values of sampling may take; prompts wait until there is room; as much as a batch of samples "
+        "needs when absent",
+        gt=0,
+    )
     scale_rewards: Literal["group", "batch", "none"] = Field(
         default="group", description="advantages are divided by the deviation of the group, of the batch, or not"
     )

@@ -27,7 +27,7 @@ from togi.rollout.engine import answer
 from togi.rollout.local import Sampler
 from togi.rollout.sampling_model import beside_training, context_limit
 from togi.stages.arithmetic import arithmetic, device
-from togi.stages.context import Context, timed
+from togi.stages.context import Context, hold_numerics, timed
 from togi.stages.endpoints import scorer
 from togi.stages.judging_work import JudgeScorer
 from togi.stages.training.epochs import Epochs
@@ -101,6 +101,7 @@ class Rollouts:
             prompt.id: tuple(render_prompt(model.template, model.tokenizer, prompt.messages))
             for prompt in (*prompts, *held_out)
         }
+        context.ranks.on_first_rank(lambda: hold_numerics(context.folder, {"key_cache": settings.key_cache}))
         _check_lengths(self.prompt_ids, settings, context, context_limit(model.net))
         self.consumed = 0
         self.epochs = Epochs(prompts, context.seed)
@@ -251,7 +252,10 @@ def _embedded(settings: TrainGrpo, context: Context, model: LoadedModel) -> Samp
     itself = dtype == torch.float32 and not context.ranks.several
     net = model.net if itself else beside_training(model.net, dtype)
     rows = max(settings.minibatches * settings.prompts_per_step * settings.group_size, settings.validation_samples)
-    return Sampler(net, model.tokenizer, model.template.terminator, batch_rows=rows)
+    sampler = Sampler(net, model.tokenizer, model.template.terminator, batch_rows=rows)
+    if settings.key_cache is not None:
+        sampler.bound(settings.key_cache * 1e9)
+    return sampler
 
 
 def teaches(group: AnswerGroup) -> bool:

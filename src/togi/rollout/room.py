@@ -1,0 +1,46 @@
+"""How many tokens' keys and values fit a stated size."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from togi.core.protocols import Request
+from togi.kernels import supports_decode
+from togi.model.sizes import Shape, key_bytes
+from togi.rollout.cache import attention_type, round_up
+from togi.rollout.sampling_model import models_of
+
+
+def width_of_keys(weight: Tensor, heads: int, size: int) -> int:
+    """Bytes of each number of the cache, for weights like `weight` and key heads of this size."""
+    key = torch.empty((1, heads, 1, size), dtype=weight.dtype, device=weight.device)
+    return (weight.dtype if supports_decode(key, key) else attention_type(weight)).itemsize
+
+
+class KeyRoom:
+    """At most `size` bytes of keys and values of the tokens of `net`. Raises InputError for a model whose sizes are not
+    known."""
+
+    def __init__(self, net: nn.Module, size: float) -> None:
+        config: Any = models_of(net)[0].config
+        shape = Shape.of(config.to_dict())
+        self.size = size
+        self.token = key_bytes(shape, width_of_keys(next(net.parameters()), shape.key_heads, shape.head_width))
+
+    @property
+    def columns(self) -> int:
+        """The tokens that fit."""
+        return int(self.size // self.token)
+
+    def problem(self, request: Request) -> str:
+        """Why a request would never fit; empty where it does."""
+        params = request.params
+        needed = round_up(len(request.prompt_ids)) + params.n * round_up(params.max_tokens)
+        if needed <= self.columns:
+            return ""
+        size = needed * self.token / 1e9
+        return (
+            f"the keys of its {params.n} answers of {params.max_tokens} tokens take {size:.3g} GB, "
+            f"and the key cache has {self.size / 1e9:.3g}; ask for fewer or shorter answers, or give it more"
+        )
