@@ -118,7 +118,8 @@ def test_what_shares_its_base_samples_the_bits_of_a_whole_copy(dtype):
 
 def test_weights_in_four_bits_are_shared_with_their_scales():
     quantised = pytest.importorskip("togi.model.quantised")
-    net = tiny(LlamaConfig(**SIZES | {"hidden_size": 64, "intermediate_size": 128})).to(torch.bfloat16)
+    net = tiny(LlamaConfig(**{**SIZES, "hidden_size": 64, "intermediate_size": 128}))  # type: ignore[arg-type]
+    net = net.to(torch.bfloat16)
     quantised.quantise(net, "cpu")
     net = lora_library().add_lora(net, LoraSettings(rank=2), seed=1)
     twin = beside_training(net, torch.bfloat16)
