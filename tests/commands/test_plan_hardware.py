@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from places import ROOT
 from tiny_run import togi, write_recipe
 
 from togi.cli.planned import costs
@@ -106,7 +107,7 @@ def test_auto_takes_what_fits_the_declared_card(recipe):
 def test_a_reward_model_counts_on_its_own_card(recipe):
     policy = (
         "stages.policy={type: train.grpo, init: $base, prompts: $talks, reward: {terms: [{type: model, scorer: $rm}]}, "
-        "lora: {rank: 16, base: nf4}, activation_checkpointing: true}"
+        "lora: {rank: 16, base: nf4}, activation_checkpointing: true, key_cache: 1}"
     )
     apart = planned(recipe, policy, stage="policy")
     beside = planned(recipe, policy, "models.rm.device=cuda:0", stage="policy")
@@ -114,7 +115,7 @@ def test_a_reward_model_counts_on_its_own_card(recipe):
     shape = Shape.of({**THIRTEEN, "num_hidden_layers": 16, "tie_word_embeddings": True})
     assert size == 2 * shape.parameters
     assert beside.memory.keys() == {"cuda:0"}
-    assert beside.memory["cuda:0"] - apart.memory["cuda:0"] == pytest.approx(size)
+    assert beside.phases["update"] - apart.phases["update"] == pytest.approx(size)
     assert not apart.problems
     lost = planned(recipe, policy, "models.rm.device=cuda:2", stage="policy").problems[0]
     assert "a reward model is on cuda:2, which hardware does not name" in lost
@@ -170,3 +171,37 @@ def test_plan_and_check_end_with_what_does_not_fit(tmp_path):
         for stage in ("reward", "policy"):
             assert f"hardware: stage {stage}: it needs" in ended.stderr
         assert togi(tmp_path / "home", command, str(recipe), "hardware=[{name: a, memory: 8}]").returncode == 0
+
+
+POLICY = """\
+name: policy
+hardware: [{name: card, memory: 32}]
+models:
+  base: {path: thirteen, template: chatml}
+data:
+  asked: {hub: some/prompts}
+stages:
+  policy:
+    type: train.grpo
+    init: $base
+    prompts: $asked
+    group_size: 8
+    key_cache: 7
+    sampling: {max_tokens: 1024}
+    reward: {gates: [{type: length, min: 1}]}
+    lora: {rank: 16, alpha: 32, base: nf4}
+    activation_checkpointing: true
+"""
+PHASES = {"load": 9.0, "sample": 17.1, "score": 17.0, "update": 13.1, "save": 28.3}
+
+
+def test_a_13b_policy_fits_32_gb_phase_by_phase_as_docs_memory_says(recipe):
+    path = recipe.parent / "policy.yaml"
+    path.write_text(POLICY)
+    found = planned(path, stage="policy")
+    assert {phase: round(size / 1e9, 1) for phase, size in found.phases.items()} == PHASES
+    assert found.peak_bytes == max(found.phases.values()) <= 28.8e9 and not found.problems
+    row = " | ".join(f"{size}" for size in PHASES.values())
+    assert f"| NF4, GB | {row} |" in (ROOT / "docs" / "memory.md").read_text()
+    free = planned(path, "stages.policy.key_cache=null", stage="policy")
+    assert "it fits with key_cache: 7" in free.problems[0]

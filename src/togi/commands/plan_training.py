@@ -14,6 +14,7 @@ from togi.stages.table import STAGES
 from togi.stages.training.job import TrainingJob, grader_bytes
 from togi.stages.training.lora import Lora
 from togi.stages.training.optimisation import Optimisation
+from togi.stages.training.phases import Rollouts, by_phase, one_group
 
 SMALLEST = 256  # tokens of a micro-batch that `auto` may choose
 FLOPS = 1e12  # operations in one of `tflops`
@@ -49,15 +50,35 @@ class Training:
         return self.machine.room(self.job.settings.processes)
 
     @property
+    def own(self) -> list[Shape]:
+        """The sizes of the reward models on the device that trains."""
+        return [each.shape for each in self.graders if self.machine.place(each.device) == self.machine.trains_on]
+
+    @property
     def beside(self) -> float:
         """Bytes of other models on the device that trains."""
-        own = [each.shape for each in self.graders if self.machine.place(each.device) == self.machine.trains_on]
-        return self.job.beside(self.shape, self.compute_dtype, own)
+        return self.job.beside(self.shape, self.compute_dtype, self.own)
 
     def peak(self, tokens: int) -> float:
         """Bytes at the peak, with micro-batches of so many tokens."""
         memory = predict(self.shape, self.here, tokens)
-        return rank_peak(self.shape, memory, self.job.settings.processes) + self.beside
+        training = rank_peak(self.shape, memory, self.job.settings.processes) + self.beside
+        return max([training, *self.phases(tokens).values()])
+
+    def phases(self, tokens: int) -> dict[str, float]:
+        """Bytes at the peak of each phase of a policy on one process; nothing for other trainings."""
+        rollouts = self.rollouts
+        if rollouts is None or self.job.settings.processes > 1:
+            return {}
+        own = [replace(grader, tied=True) for grader in self.own]
+        copies = self.job.copies(self.job.at(self.compute_dtype), self.shape, self.compute_dtype)
+        return by_phase(self.shape, self.here, rollouts, tokens=tokens, copies=copies, graders=own)
+
+    @property
+    def rollouts(self) -> Rollouts | None:
+        """How a policy samples; prompts that are not there yet are taken to be as long as the answers."""
+        found, sampled = self.job.rollouts, self.load.sampling
+        return found and replace(found, prompt=found.answer if sampled is None else sampled.prompt)
 
     def limit(self) -> int:
         """Tokens of a micro-batch, as the recipe says or as they fit."""
@@ -102,6 +123,10 @@ def add_memory(training: Training, stage: str, cost: Cost) -> None:
         cost.notes.append(f"micro_batch_tokens auto: {fits} the {room / 1e9:.2f} GB that may be used{_when(machine)}")
     longest = ", the longest example" if tokens > training.limit() else ""
     cost.notes.append(f"peak: with micro-batches of {tokens:,} tokens{longest}")
+    if phases := training.phases(tokens):
+        cost.phases = phases
+        told = ", ".join(f"{phase} {size / 1e9:.2f}" for phase, size in phases.items())
+        cost.notes.append(f"peak by phase: {told} GB{_prompts(training)}")
     if machine.devices:
         cost.memory = {machine.trains_on: cost.peak_bytes, **training.elsewhere()}
         cost.problems += [f"{machine.where}: hardware: stage {stage}: {wrong}" for wrong in _too_small(training, cost)]
@@ -109,6 +134,12 @@ def add_memory(training: Training, stage: str, cost: Cost) -> None:
 
 def _when(machine: Machine) -> str:
     return f" of {machine.describe(machine.trains_on)}" if machine.devices else " now"
+
+
+def _prompts(training: Training) -> str:
+    if training.load.sampling is not None:
+        return ""
+    return "; the prompts are not there yet, and are taken to be as long as the answers"
 
 
 def _missing(machine: Machine, settings: Optimisation) -> str:
@@ -171,7 +202,7 @@ def _fewest(training: Training) -> int:
 
 def _changed(training: Training) -> Iterator[tuple[tuple[str, ...], Training]]:
     """The training with each choice of changed settings, none first."""
-    changes = list(_changes(training.job.settings))
+    changes = list(_changes(training))
     for count in range(len(changes) + 1):
         for chosen in combinations(changes, count):
             settings = training.job.settings
@@ -182,8 +213,13 @@ def _changed(training: Training) -> Iterator[tuple[tuple[str, ...], Training]]:
             yield tuple(words for words, _ in chosen), replace(training, job=made(settings))
 
 
-def _changes(settings: Optimisation) -> Iterator[tuple[str, dict[str, object]]]:
+def _changes(training: Training) -> Iterator[tuple[str, dict[str, object]]]:
     """Settings that save memory and are not set yet: their words, and the change."""
+    settings, rollouts = training.job.settings, training.rollouts
+    if rollouts is not None and rollouts.bound is None and rollouts.rows > rollouts.group:
+        width = 2 if training.compute_dtype == "bfloat16" else 4
+        size = math.ceil(one_group(training.shape, rollouts, width) / 1e8) / 10
+        yield f"key_cache: {size:g}", {"key_cache": size}
     if not settings.activation_checkpointing:
         yield "activation_checkpointing: true", {"activation_checkpointing": True}
     if settings.processes > 1:

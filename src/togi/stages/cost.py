@@ -83,7 +83,8 @@ class Cost:
     model that it asks; it follows from the settings alone.
 
     `peak_bytes` are those of the device that trains, and `memory` the bytes of each device by its name where the recipe
-    names hardware; `problems` say for what a device is too small, and what would fit.
+    names hardware. `phases` are the peaks of each phase of a policy's training. `problems` say for what a device is too
+    small, and what would fit.
 
     `load` is that of a training. `outputs` are what is known of the outputs to the stages that read them; of one that
     is not named here, nothing is.
@@ -103,6 +104,7 @@ class Cost:
     notes: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     memory: dict[str, float] = field(default_factory=dict)
+    phases: dict[str, float] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     load: Load = Load()
     outputs: dict[str, Known] = field(default_factory=dict)

@@ -11,13 +11,14 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from togi.core.sampling import Sampling
 from togi.core.settings import APART, PromptsRef, ScorerRef, Settings, references, runtime_setting
-from togi.model.sizes import Job, Shape, predict
+from togi.model.sizes import Job, Shape, adapter_size
 from togi.objectives.rules import policy_problem
 from togi.rewards.settings import GuardSettings, JudgeTerm, LengthGate, ModelTerm, OverlongTerm, RewardSettings
 from togi.stages.base import StageType, gives
 from togi.stages.cost import Asked, Cost, Inputs, Load, Sampled
 from togi.stages.training.job import TrainingJob
 from togi.stages.training.optimisation import Optimisation, Share
+from togi.stages.training.phases import Rollouts
 
 ELSEWHERE = {
     "gspo": "type: grpo with level: sequence",
@@ -314,14 +315,22 @@ def job(settings: TrainGrpo) -> TrainingJob:
 
     def copies(job: Job, shape: Shape, compute_dtype: str) -> float:
         width = 2 if compute_dtype == "bfloat16" else 4
-        itself = width == 4 and settings.processes == 1
-        trained = predict(shape, job, 1).weights  # 4-bit ones are copied as they are
-        sampled = 0.0 if itself else min(trained, shape.parameters * width)
+        sampled = float(shape.parameters * width)
+        if settings.processes == 1 and (width == 4 or job.weights != "float32"):
+            frozen = job.rank and job.weights in ("bfloat16", "nf4")  # shared, so that the adapter alone is copied
+            sampled = float(adapter_size(shape, job) * width) if frozen else 0.0 if width == 4 else sampled
         if settings.loss.beta > 0 and settings.lora is None:
             return sampled + shape.parameters * (2.0 if settings.loss.reference_dtype == "bfloat16" else 4.0)
         return sampled
 
-    return TrainingJob(settings=settings, entropy=True, scorers=tuple(scorers_of(settings)), copies=copies)
+    rollouts = Rollouts(
+        rows=settings.minibatches * settings.prompts_per_step * settings.group_size,
+        group=settings.group_size,
+        answer=settings.sampling.max_tokens,
+        bound=None if settings.key_cache is None else settings.key_cache * 1e9,
+    )
+    graders = tuple(scorers_of(settings))
+    return TrainingJob(settings=settings, entropy=True, scorers=graders, rollouts=rollouts, copies=copies)
 
 
 STAGE = StageType(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from togi.core.settings import ModelRef, ScorerRef
 from togi.model.sizes import LINEARS, Job, Shape
 from togi.stages.training.optimisation import Optimisation
+from togi.stages.training.phases import Rollouts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,7 +15,8 @@ class TrainingJob:
     vocabulary gives way to one number. `train_layers` are trained, from the top, of the `keep_layers` lowest; None:
     all. `scorers` are the reward models that stand beside it.
 
-    `copies(job, shape, compute_dtype)` are the bytes of other copies of the model that stand beside the trained one.
+    `rollouts` says how a policy samples. `copies(job, shape, compute_dtype)` are the bytes of other copies of the model
+    that stand beside the trained one.
     """
 
     settings: Optimisation
@@ -23,6 +25,7 @@ class TrainingJob:
     train_layers: int | None = None
     keep_layers: int | None = None
     scorers: tuple[ScorerRef, ...] = ()
+    rollouts: Rollouts | None = None
     copies: Callable[[Job, Shape, str], float] = lambda job, shape, compute_dtype: 0.0
 
     @property

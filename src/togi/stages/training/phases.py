@@ -1,0 +1,97 @@
+"""The memory of a policy's training by phase: load, sample, score, update, save. docs/memory.md says how it is derived.
+
+Importing this file does not import torch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from togi.model.sizes import Job, Shape, key_bytes, predict
+
+BLOCK = 16  # columns of the key cache come in blocks
+PREFILL = 2048  # tokens of prompts that are computed at once
+SCORED = 8192  # tokens that a reward model computes at once
+PACKED = 2 * 1024**3  # on a processor smaller models are laid out anew while they sample
+LOGITS = 3  # copies of the logits of all rows, in float32, while a token is drawn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollouts:
+    """How a policy samples: at most `rows` answers of `answer` tokens at once, `group` to each prompt, of at most
+    `prompt` tokens; their keys take at most `bound` bytes, where one is set."""
+
+    rows: int
+    group: int
+    answer: int
+    prompt: int = 0
+    bound: float | None = None
+
+
+def key_cache(shape: Shape, rollouts: Rollouts, width: int) -> float:
+    """Bytes of keys and values, of numbers of `width` bytes. A bound below what one group needs cannot be kept to."""
+    token = key_bytes(shape, width)
+    needed = _columns(rollouts.rows, rollouts) * token
+    if rollouts.bound is None:
+        return float(needed)
+    return min(float(needed), max(rollouts.bound, one_group(shape, rollouts, width)))
+
+
+def one_group(shape: Shape, rollouts: Rollouts, width: int) -> float:
+    """Bytes of keys and values of a single group: the least that sampling works with."""
+    return float(_columns(rollouts.group, rollouts) * key_bytes(shape, width))
+
+
+def _columns(rows: int, rollouts: Rollouts) -> int:
+    return rows // rollouts.group * _blocks(rollouts.prompt) + rows * _blocks(rollouts.answer)
+
+
+def _blocks(tokens: int) -> int:
+    return -(-tokens // BLOCK) * BLOCK
+
+
+def by_phase(
+    shape: Shape, job: Job, rollouts: Rollouts, *, tokens: int, copies: float, graders: Sequence[Shape]
+) -> dict[str, float]:
+    """Bytes at the peak of each phase on the device that trains, one process, with micro-batches of `tokens` rows.
+    `copies` are the bytes of other copies of the policy, `graders` the sizes of the
+    reward models on the same device."""
+    width = 2 if job.compute_dtype == "bfloat16" else 4
+    memory = predict(shape, job, tokens)
+    beside = copies + sum(width * (grader.matrices + grader.vectors + grader.embeddings) for grader in graders)
+    between = memory.weights + memory.optimizer + beside  # gradients are gone between steps
+    keys = key_cache(shape, rollouts, width)
+    rows = min(rollouts.rows, int(keys // one_group(shape, rollouts, width)) * rollouts.group)
+    logits = LOGITS * 4 * rows * shape.vocabulary
+    read = min(PREFILL + rollouts.prompt, rows // rollouts.group * rollouts.prompt)
+    sample = between + keys + packed(shape, job, rollouts) + max(logits, forward_bytes(shape, read, width))
+    scored = min(SCORED, rollouts.group * (rollouts.prompt + rollouts.answer))
+    score = max((forward_bytes(grader, scored, width) for grader in graders), default=0.0)
+    return {
+        "load": memory.weights + beside,
+        "sample": sample,
+        "score": between + keys + packed(shape, job, rollouts) + score,
+        "update": memory.peak + beside,
+        "save": saving(shape, job, memory.weights),
+    }
+
+
+def packed(shape: Shape, job: Job, rollouts: Rollouts) -> float:
+    """Bytes of the copy of the weights that a processor samples with."""
+    matrices = shape.embeddings + (0 if job.weights == "nf4" else shape.matrices)
+    size = matrices * (2 if job.compute_dtype == "bfloat16" else 4)
+    return 0.0 if job.accelerator or size > PACKED or rollouts.answer < 32 else float(size)
+
+
+def forward_bytes(shape: Shape, tokens: int, width: int) -> float:
+    """Bytes at work in a forward pass that keeps nothing: the rows of one layer."""
+    queries, keys = shape.heads * shape.head_width, shape.key_heads * shape.head_width
+    attention, ffn = 3 * queries + 2 * keys, 3 * shape.ffn * (shape.active or 1)
+    return float(tokens * width * (3 * shape.width + max(attention, ffn)))
+
+
+def saving(shape: Shape, job: Job, weights: float) -> float:
+    """Bytes while the model is merged, written and, on a processor, read back. Weights in 4 bits are written out."""
+    narrow = job.weights.startswith("bfloat16") or (job.weights == "nf4" and job.compute_dtype == "bfloat16")
+    whole = shape.parameters * (2.0 if narrow else 4.0) if job.rank else weights
+    merging = 3 * 4.0 * max(a * b for a, b in shape.linears.values()) if job.rank else 0.0
+    return whole + max(merging, 0.0 if job.accelerator else whole)
