@@ -18,7 +18,7 @@ quickstart-ja: $(VENV)/.run $(VENV)/.gemma3
 
 # The recipes of published systems at toy scale, one after the other.
 toys: $(VENV)/.run $(VENV)/.smollm2
-	set -e; for toy in vikhr arrowideative; do $(BIN)/togi run recipes/toy/$$toy.yaml; done
+	set -e; for toy in arrowideative ca-reward llm-jp vikhr; do $(BIN)/togi run recipes/toy/$$toy.yaml; done
 
 # Two test processes of one thread each: small tensors, and no waiting for each other on a busy machine.
 test: $(VENV)/.dev $(VENV)/.smollm2
