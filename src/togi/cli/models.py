@@ -115,6 +115,19 @@ def named_endpoint(text: str, revision: str | None = None, key_env: str | None =
     return Endpoint(name=text, urls=(url,), model=name, revision=revision or "", key_env=key_env)
 
 
+def trained_by(text: str) -> dict[str, Any] | None:
+    """What a card has to know of the run where RECIPE:STAGE names what a stage trained; None for any other model."""
+    recipe, _, name = text.rpartition(":")
+    if not recipe or not os.path.isfile(recipe):
+        return None
+    found = load_graph(Path(recipe)).recipe
+    if name not in found.stages:
+        return None
+    texts = {key: value for key, value in found.card.model_dump().items() if isinstance(value, str)}
+    said = {"languages": found.card.language, "licence": found.card.licence}
+    return {"run": run_folder(found.name), "stage": name, "recipe": Path(recipe), "texts": texts, **said}
+
+
 def named_records(text: str) -> tuple[Path, str, dict[str, tuple[str, Path]]] | None:
     """Where RECIPE:STAGE names a finished stage that gives records: the folder of the recipe's run, the stage, and its
     files of records with their kinds, by output; None for anything else. Raises RecipeError where the stage is not

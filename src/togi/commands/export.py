@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 
 from togi.commands.bases import base_of
+from togi.commands.model_card import Trained, write_cards
 from togi.core.errors import InputError, RecipeError
 from togi.core.files import sync_folder
 from togi.core.outside import read_object
@@ -43,13 +44,15 @@ LONGEST = 64
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
     """What to write and where: `kept` is how a GGUF keeps matrices (None: as they are stored); `kind` is causal or
-    reward; `question` is put to every form of the model, None to put none."""
+    reward; `question` is put to every form of the model, None to put none; `trained` is the run that made the model, for
+    its card."""
 
     folder: Path
     format: Format
     kept: GgufType | None
     kind: str
     question: str | None
+    trained: Trained | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +89,8 @@ def export(source: ModelSource, cache: Path, wanted: Wanted, as_json: bool) -> N
     with _beside(wanted.folder) as room:
         job = _Job(source, cache, model, KEPT[stored], wanted, room)
         written = {"merged": _merged, "adapter": _adapter, "gguf": _gguf}[wanted.format](job)
+        if wanted.trained is not None:
+            write_cards(wanted.trained, model, Path(source.name), wanted.format, job.out)
         report = _report(job, written)
         _place(job.out, wanted.folder)
     if as_json:
@@ -148,8 +153,9 @@ def _beside(folder: Path) -> Iterator[Path]:
 def _place(written: Path, folder: Path) -> None:
     """Gives a folder its place. Files are as readable as the user's other ones: some libraries hide what they write."""
     mode = written.stat().st_mode & 0o666
-    for path in written.iterdir():
-        path.chmod(mode)
+    for path in written.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
     os.rename(written, folder)
     sync_folder(folder.resolve().parent)
 
@@ -201,7 +207,7 @@ def _base_notes(folder: Path) -> list[str]:
 
 
 def _files(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 # --- how near it is ---------------------------------------------------------------------------------------------------

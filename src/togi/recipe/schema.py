@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from togi.core.errors import RecipeError
 from togi.core.settings import MadeModelRef, RecipePath, Settings, runtime_setting
+from togi.recipe.card_texts import CardTexts
 from togi.recipe.document import KeyPath, dotted
 from togi.recipe.endpoint_spec import SERVED_KEYS, URL_KEYS, EndpointKeys
 from togi.recipe.hardware import Device, Hardware
@@ -167,6 +168,7 @@ class Recipe:
     track: tuple[str, ...] = ()
     compute: str = "auto"
     hardware: tuple[Device, ...] = ()
+    card: CardTexts = CardTexts()
 
     def compute_dtype(self, asked: str) -> str:
         """The type of matrix multiplications: what the command line asks for, else what the recipe says."""
@@ -184,6 +186,7 @@ class RecipeHead(Settings):
     compute: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="type of matrix multiplications; auto tries once what the machine is fast at"
     )
+    card: CardTexts = Field(default_factory=CardTexts, description="texts for the card of an exported model")
     track: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = Field(
         default=(), description="where metrics are shown besides metrics.jsonl; secrets come from the environment"
     )
@@ -216,7 +219,7 @@ def validate(tree: Tree) -> Recipe:
     if problems or head is None:
         raise RecipeError("\n".join(problems))
     good = {name: stage for name, stage in stages.items() if stage is not None}
-    return Recipe(head.name, head.seed, models, data, good, tree, head.track, head.compute, head.hardware)
+    return Recipe(head.name, head.seed, models, data, good, tree, head.track, head.compute, head.hardware, head.card)
 
 
 def _misnamed(name: str) -> list[str]:

@@ -1,0 +1,89 @@
+"""The card of an exported model: what a real run knows, in three languages, and code that runs."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+from tiny_run import togi
+
+from togi.report.card_words import LANGUAGES, WORDS
+
+CARD = """
+card:
+  title: Tiny
+  language: [en, ja]
+  licence: MIT
+  intended: "To be | tested."
+  authors: me
+"""
+
+
+@pytest.fixture(scope="module")
+def exported(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The policy and the reward model of the tiny run, exported with its card."""
+    folder = tmp_path_factory.mktemp("cards")
+    recipe = finished / "carded.yaml"  # its texts are in no fingerprint, so that nothing is done again
+    recipe.write_text((finished / "tiny.yaml").read_text() + CARD)
+    for stage, more in (("policy", ()), ("reward", ("--reward",))):
+        ended = togi(finished / "home", "export", f"{recipe}:{stage}", str(folder / stage), *more)
+        assert ended.returncode == 0, ended.stderr
+    return folder
+
+
+def code_of(card: Path) -> str:
+    (code,) = re.findall(r"```python\n(.*?)```", card.read_text(), re.S)
+    return code.replace('"FOLDER"', repr(str(card.parent)))
+
+
+def run(code: str) -> str:
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def test_what_was_measured_round_trips_through_the_hubs_library(exported):
+    card = ModelCard.load(exported / "policy" / "README.md")
+    data = card.data
+    assert data.to_dict()["license"] == "mit" and data.language == ["en", "ja"]
+    assert data.pipeline_tag == "text-generation" and data.library_name == "transformers" and data.model_name == "Tiny"
+    found = {each.metric_name: each for each in data.eval_results}
+    assert {"reward", "length (tokens)"} <= {*found}
+    again = ModelCard(str(card)).data.eval_results
+    assert again == data.eval_results and found["reward"].metric_args["n"] == 6
+    shown = [line for line in card.text.splitlines() if line.startswith("| reward ")]
+    assert len(shown) == 1 and "scores |" in shown[0]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_each_language_has_every_part_and_its_code_runs(exported, language):
+    name = "README.md" if language == "en" else f"README.{language}.md"
+    text, words = (exported / "policy" / name).read_text(), WORDS[language]
+    for key in ("intended", "code", "results", "plots", "samples", "training", "architecture", "limits", "reproduce"):
+        assert f"## {words[key]}\n" in text, key
+    assert words["no_leaks"] in text and "`train.grpo`" in text and "LlamaForCausalLM" in text
+    assert [*WORDS[language]] == [*WORDS["en"]]
+    for picture in re.findall(r"!\[.*?\]\((.*?)\)", text):
+        assert (exported / "policy" / picture).read_text().startswith("<svg")
+    run(code_of(exported / "policy" / name))
+
+
+def test_code_for_a_terminator_of_several_tokens_stops_at_its_text(exported):
+    text = (exported / "policy" / "README.md").read_text()
+    assert "do_sample=False, stop_strings=['<|im_end|>'], tokenizer=tokenizer" in text
+    assert ".split('<|im_end|>')[0]" in text
+
+
+def test_a_reward_models_card_scores(exported):
+    text = (exported / "reward" / "README.md").read_text()
+    data = ModelCard(text).data
+    assert data.pipeline_tag == "text-classification" and "reward-model" in data.tags
+    assert WORDS["en"]["scores"] in text and "generate" not in text
+    assert float(run(code_of(exported / "reward" / "README.md"))) == pytest.approx(0, abs=100)
+
+
+def test_the_recipe_and_its_lock_lie_beside_the_card(exported):
+    assert "title: Tiny" in (exported / "policy" / "recipe.yaml").read_text()
+    assert "name: tiny" in (exported / "policy" / "recipe.lock.yaml").read_text()
