@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from togi.cli.models import named_model, named_records
+from togi.cli.models import named_model, named_records, trained_by
 from togi.core.errors import RecipeError
 from togi.core.library_log import library_warnings_kept
 from togi.recipe.store import home, store_folder
@@ -60,9 +60,9 @@ def command(model: str, folder: Path, form: str | None, kept: str | None, reward
         raise RecipeError(f"command line: --revision goes with a hub's id, and {model!r} is none; leave it out")
     source = replace(source, **{key: value for key in ("template", "revision") if (value := more[key]) is not None})
     work = importlib.import_module("togi.commands.export")  # brings torch: a mistake above must not wait for it
-    wanted = work.Wanted(
-        folder=folder, format=form or "merged", kept=kept, kind=kind, question=more["question"] or None
-    )
+    trained = None if (known := trained_by(model)) is None else work.Trained(**known)
+    form, question = form or "merged", more["question"] or None
+    wanted = work.Wanted(folder=folder, format=form, kept=kept, kind=kind, question=question, trained=trained)
     with library_warnings_kept(home()):
         work.export(source, store_folder(), wanted, more["as_json"])
 

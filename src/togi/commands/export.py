@@ -44,8 +44,8 @@ LONGEST = 64
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
     """What to write and where: `kept` is how a GGUF keeps matrices (None: as they are stored); `kind` is causal or
-    reward; `question` is put to every form of the model, None to put none; `trained` is the run that made the model, for
-    its card."""
+    reward; `question` is put to every form of the model, None to put none; `trained` is the run that made
+    the model, for its card."""
 
     folder: Path
     format: Format

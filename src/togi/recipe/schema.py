@@ -7,7 +7,7 @@ members of a union.
 import re
 import types
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
@@ -168,7 +168,7 @@ class Recipe:
     track: tuple[str, ...] = ()
     compute: str = "auto"
     hardware: tuple[Device, ...] = ()
-    card: CardTexts = CardTexts()
+    card: CardTexts = field(default_factory=CardTexts)
 
     def compute_dtype(self, asked: str) -> str:
         """The type of matrix multiplications: what the command line asks for, else what the recipe says."""

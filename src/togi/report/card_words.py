@@ -58,7 +58,8 @@ _EN = {
     "limit_data": "Figures hold for the prompts that were measured, with the intervals above.",
     "limit_alarms": "Alarms during the run: {alarms}.",
     "reproduce": "How to reproduce it",
-    "reproduce_text": "`recipe.yaml` is the recipe, and `recipe.lock.yaml` holds every setting and revision that it was run with.",
+    "reproduce_text": "`recipe.yaml` is the recipe, and `recipe.lock.yaml` "
+    "holds every setting and revision that it was run with.",
     "citation": "Citation",
     "acknowledgements": "Acknowledgements",
     "authors": "Authors",
@@ -69,15 +70,18 @@ _EN = {
 }
 _JA = {
     "lead": "{base} を togi で学習したモデルです({stages})。",
-    "lead_reward": "報酬モデルです。会話に一つの数値を与え、大きいほど良い応答です。{base} を togi で学習しました({stages})。",
+    "lead_reward": "報酬モデルです。会話に一つの数値を与え、大きいほど良い応答です。"
+    "{base} を togi で学習しました({stages})。",
     "intended": "想定する用途",
     "background": "背景",
     "code": "使い方",
     "ends": "応答は `{end}` で終わります。これは {count} トークンからなるため、文字列で停止を判定します。",
     "system": "次のシステムプロンプトで学習しました。推論でも同じものを与えてください。",
-    "scores": "スコアは同じプロンプトへの応答どうしの比較に使います。確率ではなく、異なるプロンプトの間では比較できません。",
+    "scores": "スコアは同じプロンプトへの応答どうしの比較に使います。"
+    "確率ではなく、異なるプロンプトの間では比較できません。",
     "adapter": "このフォルダーにはアダプターだけがあります。ベースモデルは `adapter_config.json` に書かれています。",
-    "gguf": "このフォルダーには llama.cpp 用の GGUF があります。チャットテンプレートと応答の終端はファイルに含まれます。",
+    "gguf": "このフォルダーには llama.cpp 用の GGUF "
+    "があります。チャットテンプレートと応答の終端はファイルに含まれます。",
     "results": "評価結果",
     "metric": "指標",
     "before": "学習前",
@@ -182,7 +186,8 @@ _RU = {
     "limit_data": "Числа относятся к тем промптам, на которых проводились измерения, с указанными выше интервалами.",
     "limit_alarms": "Предупреждения во время работы: {alarms}.",
     "reproduce": "Как воспроизвести",
-    "reproduce_text": "Рецепт находится в `recipe.yaml`, все настройки и ревизии его запуска записаны в `recipe.lock.yaml`.",
+    "reproduce_text": "Рецепт находится в `recipe.yaml`, все настройки и "
+    "ревизии его запуска записаны в `recipe.lock.yaml`.",
     "citation": "Цитирование",
     "acknowledgements": "Благодарности",
     "authors": "Авторы",
