@@ -80,6 +80,7 @@ def test_a_reward_models_card_scores(exported):
     text = (exported / "reward" / "README.md").read_text()
     data = ModelCard(text).data
     assert data.pipeline_tag == "text-classification" and "reward-model" in data.tags
+    assert {each.dataset_name for each in data.eval_results} == {"tiny: reward"}  # not what the policy was measured at
     assert WORDS["en"]["scores"] in text and "generate" not in text
     assert float(run(code_of(exported / "reward" / "README.md"))) == pytest.approx(0, abs=100)
 

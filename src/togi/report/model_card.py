@@ -44,9 +44,14 @@ def readme_name(language: str) -> str:
 
 
 def measured(run: RunView, stage: str) -> list[Measured]:
-    """Every row that was measured of what `stage` trained: by itself, and by stages that read it."""
-    found = [each for each in run.stages if each.name == stage or stage in each.inputs]
+    """Every row that was measured of what `stage` trained: by itself, and by evaluations whose policy it is."""
+    found = [each for each in run.stages if each.name == stage or _is_policy(stage, each)]
     return [Measured(stage=each.name, row=row) for each in found for row in each.rows]
+
+
+def _is_policy(stage: str, other: StageView) -> bool:
+    """Whether another stage measured what `stage` trained, and not something else that it only reads."""
+    return other.type == "evaluate" and other.settings.get("policy") == f"${stage}"
 
 
 def model_card(run: RunView, stage: str, facts: ModelFacts, language: str) -> str:
@@ -186,7 +191,7 @@ def _plots(facts: ModelFacts, words: Mapping[str, str]) -> Iterator[str]:
 
 
 def _samples(run: RunView, stage: StageView, words: Mapping[str, str]) -> Iterator[str]:
-    answers = [answer for each in run.stages if stage.name in each.inputs for answer in each.answers][:SAMPLES]
+    answers = [answer for each in run.stages if _is_policy(stage.name, each) for answer in each.answers][:SAMPLES]
     if answers:
         yield f"## {words['samples']}\n\n{words['samples_note']}\n"
         rows = [(answer.question, answer.base, answer.policy) for answer in answers]
