@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
@@ -46,13 +47,13 @@ def run(code: str) -> str:
 
 def test_what_was_measured_round_trips_through_the_hubs_library(exported):
     card = ModelCard.load(exported / "policy" / "README.md")
-    data = card.data
+    data: Any = card.data
     assert data.to_dict()["license"] == "mit" and data.language == ["en", "ja"]
     assert data.pipeline_tag == "text-generation" and data.library_name == "transformers" and data.model_name == "Tiny"
     found = {each.metric_name: each for each in data.eval_results}
     assert {"reward", "length (tokens)"} <= {*found}
-    again = ModelCard(str(card)).data.eval_results
-    assert again == data.eval_results and found["reward"].metric_args["n"] == 6
+    again: Any = ModelCard(str(card)).data
+    assert again.eval_results == data.eval_results and found["reward"].metric_args["n"] == 6
     shown = [line for line in card.text.splitlines() if line.startswith("| reward ")]
     assert len(shown) == 1 and "scores |" in shown[0]
 
@@ -78,7 +79,7 @@ def test_code_for_a_terminator_of_several_tokens_stops_at_its_text(exported):
 
 def test_a_reward_models_card_scores(exported):
     text = (exported / "reward" / "README.md").read_text()
-    data = ModelCard(text).data
+    data: Any = ModelCard(text).data
     assert data.pipeline_tag == "text-classification" and "reward-model" in data.tags
     assert {each.dataset_name for each in data.eval_results} == {"tiny: reward"}  # not what the policy was measured at
     assert WORDS["en"]["scores"] in text and "generate" not in text
