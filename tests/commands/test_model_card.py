@@ -54,7 +54,7 @@ def test_what_was_measured_round_trips_through_the_hubs_library(exported):
     assert {"reward", "length (tokens)"} <= {*found}
     again: Any = ModelCard(str(card)).data
     assert again.eval_results == data.eval_results and found["reward"].metric_args["n"] == 6
-    shown = [line for line in card.text.splitlines() if line.startswith("| reward ")]
+    shown = [line for line in card.text.splitlines() if line.startswith("| reward (")]
     assert len(shown) == 1 and "scores |" in shown[0]
 
 
