@@ -159,7 +159,7 @@ def test_mt_bench_through_a_recipe(whole: Whole) -> None:
     difference = found["differences"]["b"]["score"]
     assert difference["value"] == 1 and difference["n"] == 14
     report = (whole.home / "runs" / "judged" / "report.html").read_text()
-    assert "mt_bench" in report and "by category" in report
+    assert "mt_bench" in report and 'aria-label="by category"' in report and report.count('class="spoke"') == 3
 
 
 def test_mt_bench_asks_as_published(whole: Whole) -> None:

@@ -19,12 +19,12 @@ from togi.evaluate.benchmarks.judgments import (
     round_cells,
     score_cell,
 )
-from togi.evaluate.benchmarks.table import Cell, Part, Table, paired
+from togi.evaluate.benchmarks.table import Cell, Part, Plot, Table, paired
 from togi.evaluate.table import Metric
 
 SCORE = Metric(name="score", higher_is_better=True, note="mean of all grades of a round, then of the rounds")
 CATEGORIES = "by category"
-"""The part of the table of which the report draws a radar plot."""
+"""The part of the table of which the report draws a radar plot, from three categories on."""
 
 
 def table(judged: Judged, frame: Frame) -> Table:
@@ -51,6 +51,7 @@ def table(judged: Judged, frame: Frame) -> Table:
         baseline=frame.baseline,
         differences=paired([SCORE], values, frame.baseline, frame.bootstrap, owners) if frame.baseline else {},
         parts=_parts(judged, level),
+        plots=[Plot(kind="radar", part=CATEGORIES)] if len(categories(judged)) > 2 else [],
         items=names,
         owners=owners,
         values=values,
