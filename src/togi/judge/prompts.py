@@ -76,6 +76,11 @@ def safety_prompt(language: str) -> JudgePrompt:
     return _in_jinja(_own(f"safety.{language}.j2"), "graded")
 
 
+def arena_prompt(language: str) -> JudgePrompt:
+    """togi's prompt for two answers with arena-hard's five labels, in English, Japanese or Russian."""
+    return _in_jinja(_own(f"arena.{language}.j2"), "pairwise")
+
+
 def _own(name: str) -> PromptFile:
     return PromptFile(str(OWN / name), (OWN / name).read_text(encoding="utf-8"))
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from togi.stages.evaluation.benchmarks import (
     answers,
+    arena,
     chat_health,
     diversity,
     graded,
@@ -29,6 +30,7 @@ BENCHMARKS = {
         graded.BENCHMARK,
         safety.BENCHMARK,
         reward_kl.BENCHMARK,
+        arena.BENCHMARK,
     )
 }
 REASONS = tuple(dict.fromkeys(reason for benchmark in BENCHMARKS.values() for reason in benchmark.reasons))

@@ -1,0 +1,193 @@
+"""The table of an arena: win rates against the baseline from battles, with what length and style explain of them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from togi.core.errors import InputError, StageError
+from togi.evaluate.arena import Arena, Battle, Draw, Rows, Standing, rank, with_leaks
+from togi.evaluate.arena_files import length_controlled
+from togi.evaluate.arena_style import Control, StyleControl, Styles, rank_controlled
+from togi.evaluate.benchmarks.table import Cell, Cells, Part, Plot, Table
+from togi.evaluate.statistics import Bootstrap
+from togi.evaluate.table import Metric
+
+WIN = Metric(
+    name="win rate", higher_is_better=True, share=True,
+    note="chance to win against the baseline (Bradley-Terry; a clear win counts three times, a tie half); intervals "
+    "draw questions with all their games",
+)  # fmt: skip
+ELO = Metric(name="Elo", higher_is_better=True, note="1000 is the baseline's")
+TOKENS = Metric(name="mean tokens", note="by the model's own tokenizer; published tables count with tiktoken")
+LENGTH = Metric(
+    name="win rate, length-controlled", higher_is_better=True, share=True, note="Ru-Arena's weights: a win by a longer "
+    "answer counts less, one by a shorter answer more",
+)  # fmt: skip
+STYLE = Metric(
+    name="win rate, style-controlled", higher_is_better=True, share=True, note="arena-hard's regression on style"
+)  # fmt: skip
+UNLEAKED = Metric(
+    name="win rate, unleaked", higher_is_better=True, share=True, note="on questions that neither side learnt from"
+)  # fmt: skip
+GAMES = tuple(Metric(name=name) for name in ("rows won", "rows tied", "rows lost", "questions"))
+ROUNDS_PUBLISHED = 100
+SEEDS = 2**32  # of the generator that published tables draw with
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Played:
+    """What was played: battles, the style of each model's answer to each question, the rules and controls, and the
+    questions that models learnt from, by model."""
+
+    rows: Rows
+    baseline: str
+    styles: Styles
+    rules: str = "v0.1"
+    length_control: bool = False
+    style_control: Control | None = None
+    leaked: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def arena_table(name: str, played: Played, questions: Sequence[str], bootstrap: Bootstrap) -> Table:
+    """The table of all models and the baseline. Raises InputError where no battle is left."""
+    found = _ranked(played, bootstrap)
+    more = _controlled(played, bootstrap)
+    columns = [WIN, ELO, TOKENS, *(column for column, _ in more), *([UNLEAKED] if played.leaked else [])]
+    cells: Cells = {
+        model: {
+            WIN.name: _rate(one, model == played.baseline),
+            ELO.name: Cell(value=one.elo, n=one.n),
+            TOKENS.name: _tokens(played.styles.get(model, {}), questions),
+            **{column.name: _under(arena, model, played.baseline, one.n) for column, arena in more},
+            **({UNLEAKED.name: _share(one.unleaked, one.n)} if played.leaked else {}),
+        }
+        for model, one in found.standings.items()
+    }
+    return Table(
+        benchmark=name,
+        columns=columns,
+        cells=cells,
+        rows=len(played.rows.battles),
+        baseline=played.baseline,
+        parts=[_games(found), _published(played, bootstrap)],
+        plots=[Plot(kind="leaderboard", columns=(WIN.name,))],
+        items=questions,
+        values={model: {WIN.name: _by_question(played, model, questions)} for model in found.standings},
+        level=bootstrap.level,
+    )
+
+
+def _ranked(played: Played, bootstrap: Bootstrap) -> Arena:
+    found = _plain(played.rows, played.baseline, bootstrap)
+    return with_leaks(found, played.rows, played.leaked) if played.leaked else found
+
+
+def _plain(rows: Rows, baseline: str, bootstrap: Bootstrap) -> Arena:
+    seed = bootstrap.seed % SEEDS
+    return rank(rows, baseline=baseline, rounds=bootstrap.resamples, seed=seed, level=bootstrap.level)
+
+
+def _controlled(played: Played, bootstrap: Bootstrap) -> list[tuple[Metric, Arena | str]]:
+    """The leaderboards under the controls that were asked for; of one that cannot be computed, why."""
+    made: list[tuple[Metric, Arena | str]] = []
+    if played.length_control:
+        made.append((LENGTH, _or_reason(lambda: _by_length(played, bootstrap))))
+    if played.style_control is not None:
+        made.append((STYLE, _or_reason(lambda: _by_style(played, bootstrap))))
+    return made
+
+
+def _or_reason(make: Callable[[], Arena]) -> Arena | str:
+    """Few battles may not determine a control: the other figures stand without it."""
+    try:
+        return make()
+    except (InputError, StageError) as error:
+        return str(error)
+
+
+def _by_length(played: Played, bootstrap: Bootstrap) -> Arena:
+    lengths = {model: {name: style.tokens for name, style in own.items()} for model, own in played.styles.items()}
+    rows = length_controlled(played.rows, lengths, played.baseline)
+    return rank(
+        rows, baseline=played.baseline, rounds=bootstrap.resamples, seed=bootstrap.seed % SEEDS, level=bootstrap.level
+    )
+
+
+def _by_style(played: Played, bootstrap: Bootstrap) -> Arena:
+    assert played.style_control is not None
+    rules = "v2" if played.rules == "v2" else "v0.1"
+    control = StyleControl(control=played.style_control, rules=rules, styles=played.styles)
+    draw = Draw(rounds=bootstrap.resamples, seed=bootstrap.seed % SEEDS, level=bootstrap.level)
+    return rank_controlled(played.rows, control, draw, baseline=played.baseline)
+
+
+def _under(found: Arena | str, model: str, baseline: str, n: int) -> Cell:
+    """The rate of a model under a control."""
+    return Cell(n=n, note=found) if isinstance(found, str) else _rate(found.standings[model], model == baseline)
+
+
+def _rate(one: Standing, baseline: bool) -> Cell:
+    """The baseline's own rate is 50 % by definition, without an interval."""
+    if baseline or one.low is None or one.high is None:
+        return _share(one.win_rate, one.n)
+    found = _share(one.win_rate, one.n)
+    return replace(found, low=one.low / 100, high=one.high / 100)
+
+
+def _share(percent: float | None, n: int) -> Cell:
+    return Cell(value=None if percent is None else percent / 100, n=n)
+
+
+def _tokens(own: Mapping[str, object], questions: Sequence[str]) -> Cell:
+    """The mean over all questions; a missing answer counts 0, as in Ru-Arena. A dash where a server does not tell."""
+    counts = [getattr(style, "tokens", 0.0) for style in own.values()]
+    if not any(counts):
+        return Cell(n=len(counts))
+    return Cell(value=sum(counts) / len(questions), n=len(questions))
+
+
+def _games(found: Arena) -> Part:
+    cells = {
+        model: {
+            column.name: Cell(value=None if number is None else float(number), n=one.n)
+            for column, number in zip(GAMES, (one.wins, one.ties, one.losses, one.questions), strict=True)
+        }
+        for model, one in found.standings.items()
+    }
+    return Part(title="games", columns=GAMES, cells=cells, note="rows of battles; a clear win is three rows")
+
+
+def _published(played: Played, bootstrap: Bootstrap) -> Part:
+    """Intervals as published tables have them: rows are drawn, and plain percentiles taken."""
+    by, level = ("model", 0.9) if played.rules == "v2" else ("row", 0.95)
+    found = rank(
+        played.rows, baseline=played.baseline, by=by, rounds=ROUNDS_PUBLISHED, seed=bootstrap.seed % SEEDS, level=level
+    )
+    cells = {model: {WIN.name: _rate(one, model == played.baseline)} for model, one in found.standings.items()}
+    note = (
+        f"{ROUNDS_PUBLISHED} draws of {'the rows of each model' if by == 'model' else 'rows of all models'}, "
+        f"{100 * level:.0f} % percentiles: how published tables have them, to be compared with theirs; games of one "
+        "question depend on each other, so these are too narrow"
+    )
+    return Part(title="intervals as published", columns=[WIN], cells=cells, note=note)
+
+
+def _by_question(played: Played, model: str, questions: Sequence[str]) -> list[float | None]:
+    """What a model won of each question's rows, from 0 to 1; the baseline has half of each question that was judged."""
+    won: dict[str, list[float]] = {}
+    for battle in played.rows.battles:
+        if model == played.baseline:
+            won[str(battle.question)] = [0.5]
+        elif model in (battle.model_a, battle.model_b):
+            won.setdefault(str(battle.question), []).append(_of(battle, model))
+    return [sum(own) / len(own) if (own := won.get(name)) else None for name in questions]
+
+
+def _of(battle: Battle, model: str) -> float:
+    return battle.share if battle.model_a == model else 1 - battle.share
+
+
+def need_battles(rows: Rows) -> None:
+    """Raises InputError where no battle is left."""
+    if not rows.battles:
+        told = ", ".join(f"{count:,} {reason}" for reason, count in rows.dropped.items()) or "no game was judged"
+        raise InputError(f"no battle is left: {told}; look at what the judge said, in the stage's folder")

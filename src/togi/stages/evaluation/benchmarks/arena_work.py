@@ -1,0 +1,209 @@
+"""The work of `arena`. Files in arena-hard's layouts are written first, then read as `togi evaluate arena` does."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from togi.core.errors import InputError
+from togi.core.files import write_text
+from togi.core.records import Prompt, SamplingParams
+from togi.core.seeds import derive, digest
+from togi.core.settings import Ref
+from togi.data.question_files import question_name
+from togi.evaluate.arena import Rows
+from togi.evaluate.arena_files import NO_VERDICT, UNKNOWN_LABEL, read_judgments, read_styles, write_battles
+from togi.evaluate.benchmarks.arena import Played, arena_table, need_battles
+from togi.evaluate.benchmarks.table import Table
+from togi.evaluate.markdown import markup_counts
+from togi.judge.asking import Answered
+from togi.judge.prompts import Case, JudgePrompt, arena_prompt, load_prompt
+from togi.judge.published import arena_hard_v2, ru_arena
+from togi.judge.reading import spoken
+from togi.stages.evaluation.benchmarks.arena import Arena
+from togi.stages.evaluation.benchmarks.room_work import Asking, Room, Said
+from togi.stages.judging_work import questioned
+from togi.stages.seen_prompts import learnt, mark
+
+UNCLEAR = "unclear"
+"""What stands for two different labels in one text: no verdict, and no reason to ask again."""
+Answers = Mapping[str, Sequence[Said]]
+
+
+def run(settings: Arena, room: Room) -> Table:
+    assert room.baseline is not None and room.baseline_ref is not None
+    prompts: list[Prompt] = room.records(settings.questions)
+    names = _names(prompts)
+    subjects = [name for name in room.subjects if name != room.baseline]
+    if not subjects:
+        raise InputError(f"{room.name}: {room.baseline} is the baseline and the only model; name another under models")
+    said = _answers(settings, room, [room.baseline, *subjects], prompts)
+    folder = room.context.folder / "output" / room.name
+    for name in said:
+        _write(
+            folder / "model_answer" / f"{name}.jsonl", [_answer(settings, *each) for each in _rows(name, names, said)]
+        )
+    for name in subjects:
+        games = _games(settings, room, name, prompts, said)
+        _write(folder / "model_judgment" / f"{name}.jsonl", [_judgment(settings, room, name, *each) for each in games])
+    rows = read_judgments(folder / "model_judgment", settings.rules, room.baseline)
+    for reason, count in ((NO_VERDICT, "no_verdict"), (UNKNOWN_LABEL, "unknown_label")):
+        room.count(count, rows.dropped[reason])
+    need_battles(rows)
+    write_battles(folder / "battles.jsonl", rows)
+    found = arena_table(room.name, _played(settings, room, rows, prompts, names, folder), names, room.bootstrap)
+    return replace(found, dropped=room.dropped, leaks=room.leaks(prompts), notes=_notes(room), manifest=room.manifest())
+
+
+def _names(prompts: Sequence[Prompt]) -> list[str]:
+    names = [question_name(prompt) for prompt in prompts]
+    twice = [name for place, name in enumerate(names) if name in names[:place]]
+    if twice:
+        raise InputError(f"arena: question {twice[0]} stands there twice; keep one row for each question_id")
+    return names
+
+
+def _played(
+    settings: Arena, room: Room, rows: Rows, prompts: Sequence[Prompt], names: Sequence[str], folder: Path
+) -> Played:
+    return Played(
+        rows=rows,
+        baseline=room.baseline or "",
+        styles=read_styles(folder / "model_answer"),
+        rules=settings.rules,
+        length_control=settings.length_control,
+        style_control=settings.style_control,
+        leaked=_leaked(room, prompts, names, rows),
+    )
+
+
+def _leaked(room: Room, prompts: Sequence[Prompt], names: Sequence[str], rows: Rows) -> dict[str, list[str]]:
+    """The questions that each model learnt from."""
+    played = dict.fromkeys(name for battle in rows.battles for name in (battle.model_a, battle.model_b))
+    refs: dict[str, Ref] = {**room.subjects}
+    if room.baseline is not None and room.baseline_ref is not None:
+        refs[room.baseline] = room.baseline_ref
+    found: dict[str, list[str]] = {}
+    for model in played:
+        known = dict.fromkeys(learnt(room.context, refs[model]))
+        own = [name for name, prompt in zip(names, prompts, strict=True) if mark(prompt.messages) in known]
+        if own:
+            found[model] = own
+    return found
+
+
+def _notes(room: Room) -> list[str]:
+    """A judge that plays itself, or that plays under another name."""
+    if room.judge is None:
+        return []
+    own = room.identity(room.judge)["model"]
+    same = [name for name, ref in room.subjects.items() if room.identity(ref)["model"] == own]
+    if room.baseline_ref is not None and room.identity(room.baseline_ref)["model"] == own:
+        same = [*same, room.baseline or ""]
+    return [f"{name} is the judge of its own games" for name in dict.fromkeys(same)]
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+def _answers(settings: Arena, room: Room, names: Sequence[str], prompts: Sequence[Prompt]) -> dict[str, list[Said]]:
+    seed = derive(room.seed if settings.seed is None else settings.seed, "answers")
+    params = settings.params(seed=seed)
+    found = {name: [group[0] for group in room.answers(name, prompts, params)] for name in names}
+    room.count("no_answer", sum(one.failed for own in found.values() for one in own))
+    return found
+
+
+def _rows(name: str, names: Sequence[str], said: Answers) -> list[tuple[str, str, Said]]:
+    return [(name, question, one) for question, one in zip(names, said[name], strict=True) if not one.failed]
+
+
+def _answer(settings: Arena, model: str, question: str, said: Said) -> dict[str, Any]:
+    """A row of arena-hard's answers."""
+    metadata = {"token_len": said.tokens, **markup_counts(said.text)}
+    if settings.rules == "v2":
+        content = {"role": "assistant", "content": {"answer": said.text}}
+        return {"uid": question, "model": model, "messages": [content], "metadata": metadata}
+    turns = [{"content": said.text, "token_len": said.tokens}]
+    return {
+        "question_id": question,
+        "model_id": model,
+        "choices": [{"index": 0, "turns": turns}],
+        "conv_metadata": metadata,
+    }
+
+
+# --- games ------------------------------------------------------------------------------------------------------------
+
+
+def _games(
+    settings: Arena, room: Room, name: str, prompts: Sequence[Prompt], said: Answers
+) -> list[tuple[Prompt, list[Prompt], list[Answered[str]]]]:
+    """Of each question that both have answered: what the judge was asked in its two games, and what it said."""
+    assert room.baseline is not None
+    prompt = _prompt(settings)
+    room.note(judge_prompt=digest([prompt.system, prompt.source])[:16], rules=settings.rules)
+    both = [
+        (each, base.text, own.text)
+        for each, base, own in zip(prompts, said[room.baseline], said[name], strict=True)
+        if not base.failed and not own.failed
+    ]
+    asked = [_question(prompt, each, pair) for each, base, own in both for pair in ((base, own), (own, base))]
+    params = SamplingParams(
+        temperature=settings.judge_temperature, max_tokens=settings.judge_max_tokens, seed=derive(room.seed, "judge")
+    )
+    read = _read_v2 if settings.rules == "v2" else _read_v01
+    found = room.ask(asked, read, Asking(params, f"games-{name}", retries=settings.retries))
+    room.count("failed", sum(one.failed and not one.values for one in found))
+    return [
+        (each, asked[2 * place : 2 * place + 2], found[2 * place : 2 * place + 2])
+        for place, (each, _, _) in enumerate(both)
+    ]
+
+
+def _prompt(settings: Arena) -> JudgePrompt:
+    if settings.prompt is None:
+        return arena_prompt(settings.language)
+    return load_prompt(Path(settings.prompt), "pairwise", settings.prompt_name)
+
+
+def _question(prompt: JudgePrompt, question: Prompt, answers: tuple[str, str]) -> Prompt:
+    case = Case(messages=question.messages, answers=answers, reference=question.answer)
+    asked = questioned(prompt, case, f"question {question_name(question)}")
+    return replace(asked, id=digest(["arena", question.id, *answers])[:16])
+
+
+def _read_v01(text: str) -> str | None:
+    """The label, UNCLEAR for two different ones; None for a text without any, which is asked for again."""
+    label, again = ru_arena(spoken(text))
+    return None if again else label or UNCLEAR
+
+
+def _read_v2(text: str) -> str | None:
+    return arena_hard_v2(spoken(text))
+
+
+def _judgment(
+    settings: Arena, room: Room, model: str, question: Prompt, asked: Sequence[Prompt], said: Sequence[Answered[str]]
+) -> dict[str, Any]:
+    """A row of arena-hard's judgments: the baseline is A in the first game, the model in the second."""
+    texts = ["\n".join(attempt.text for attempt in one.attempts) for one in said]
+    scores = [None if not one.values or one.values[0] == UNCLEAR else one.values[0] for one in said]
+    judge = "" if room.judge is None else room.identity(room.judge)["model"]
+    if settings.rules == "v2":
+        category = str(question.extra.get("category") or "")
+        games = [{"score": score, "judgment": {"answer": text}} for score, text in zip(scores, texts, strict=True)]
+        named = {"uid": question_name(question), "category": category, "judge": judge, "model": model}
+        return {**named, "baseline": room.baseline, "games": games}
+    shown = [one.messages[-1].content for one in asked]
+    games = [
+        {"user_prompt": words, "judgment": text, "score": score}
+        for words, text, score in zip(shown, texts, scores, strict=True)
+    ]
+    return {"question_id": question_name(question), "model": model, "judge": judge, "games": games}
+
+
+def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

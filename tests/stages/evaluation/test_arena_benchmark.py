@@ -1,0 +1,106 @@
+"""The arena as a benchmark, run as a user runs it: models and the judge on a stub, labels counted by hand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from judges import shown
+from stub_server import KEY, stub_server
+from tiny_run import togi
+
+RECIPE = """\
+name: arena
+seed: 5
+models:
+  a: {url: 'URL', model: small, key_env: STUB_KEY}
+  b: {url: 'URL', model: large, key_env: STUB_KEY}
+data:
+  questions: {path: questions.jsonl}
+stages:
+  scores:
+    type: evaluate
+    models: [$a, $b]
+    judge: $b
+    bootstrap: 200
+    benchmarks:
+      - {type: arena, questions: $questions, max_tokens: 64}
+      - {type: arena, name: second, questions: $questions, max_tokens: 64, rules: v2}
+"""
+LABELS = {
+    "Write about rain.": ("[[B>>A]]", "[[A>B]]"),
+    "What is 2 + 2?": ("[[A>B]]", "[[B>A]]"),
+    "Why is the sky blue?": ("[[A=B]]", "[[A=B]]"),
+    "Name a bird.": ("First [[A>B]], no: [[B>A]]", "I cannot say."),
+}
+"""What the judge says in the game with the baseline as A, and in the other one."""
+RATE = (3 + 1 + 2 / 2) / (3 + 1 + 2 + 2)
+
+
+def said(body: dict[str, Any], index: int = 0) -> str:
+    asked = body["messages"][-1]["content"]
+    question = next(question for question in LABELS if question in asked)
+    if "[[" not in asked:
+        return f"{body['model']} on {question.lower()}"
+    return LABELS[question][0 if shown(asked)[0].startswith("small") else 1]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("arena")
+    rows = [{"question_id": 70 + place, "question": question} for place, question in enumerate(LABELS)]
+    (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with stub_server() as server:
+        server.says = said
+        (folder / "arena.yaml").write_text(RECIPE.replace("URL", server.url))
+        found = togi(folder / "home", "run", str(folder / "arena.yaml"), STUB_KEY=KEY)
+    assert found.returncode == 0, found.stdout + found.stderr
+    return folder
+
+
+def table(folder: Path, benchmark: str) -> dict[str, Any]:
+    (summary,) = (folder / "home" / "store").glob("evaluate-*/summary.json")
+    return next(each for each in json.loads(summary.read_text())["benchmarks"] if each["benchmark"] == benchmark)
+
+
+@pytest.mark.parametrize(("benchmark", "dropped"), [("arena", 2), ("second", 2)])
+def test_labels_are_counted_as_rows_against_the_baseline(run: Path, benchmark: str, dropped: int):
+    found = table(run, benchmark)
+    assert found["baseline"] == "a" and found["rows"] == 8 and found["dropped"] == {"no_verdict": dropped}
+    assert found["cells"]["b"]["win rate"]["value"] == pytest.approx(RATE)
+    assert found["cells"]["a"]["win rate"]["value"] == pytest.approx(0.5)
+    games = {name: cell["value"] for name, cell in found["parts"][0]["cells"]["b"].items()}
+    assert games == {"rows won": 4, "rows tied": 2, "rows lost": 2, "questions": 3}
+    assert found["notes"] == ["b is the judge of its own games"]
+
+
+def files(folder: Path, benchmark: str, name: str) -> list[dict[str, Any]]:
+    (path,) = (folder / "home" / "store").glob(f"evaluate-*/output/{benchmark}/{name}")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_files_lie_in_the_layouts_of_arena_hard_and_are_read_again(run: Path):
+    judged = files(run, "arena", "model_judgment/b.jsonl")
+    assert [row["question_id"] for row in judged] == ["70", "71", "72", "73"]
+    assert [game["score"] for game in judged[0]["games"]] == ["B>>A", "A>B"]
+    assert [game["score"] for game in judged[3]["games"]] == [None, None]
+    assert files(run, "second", "model_judgment/b.jsonl")[0]["baseline"] == "a"
+    answers = files(run, "arena", "model_answer/b.jsonl")
+    assert answers[0]["choices"][0]["turns"][0]["content"] == "large on write about rain."
+    (battles,) = (run / "home" / "store").glob("evaluate-*/output/arena/battles.jsonl")
+    read = togi(run / "home", "evaluate", "arena", "--battles", str(battles), "--baseline", "a", "--json")
+    assert json.loads(read.stdout)["models"]["b"]["win_rate"] == pytest.approx(100 * RATE)
+
+
+def test_the_report_draws_the_leaderboard(run: Path):
+    page = next((run / "home").rglob("report.html")).read_text()
+    assert '<svg class="board"' in page and ">62.5<" in page
+
+
+def test_a_model_alone_has_nobody_to_meet(tmp_path: Path):
+    (tmp_path / "questions.jsonl").write_text('{"question": "Name a bird."}\n')
+    with stub_server() as server:
+        server.says = said
+        (tmp_path / "arena.yaml").write_text(RECIPE.replace("URL", server.url).replace("[$a, $b]", "[$a]"))
+        found = togi(tmp_path / "home", "run", str(tmp_path / "arena.yaml"), STUB_KEY=KEY)
+    assert found.returncode != 0 and "name another under models" in " ".join(found.stderr.split())
