@@ -1,15 +1,15 @@
 """The chat server, asked by the openai library: the local generator's answers, and nothing dropped silently."""
 
+import copy
 import socket
 import time
 from collections.abc import Iterator
-from types import SimpleNamespace
+from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
-from rollout_tiny import CONFIGS, byte_level, tiny
+import torch
 from served import ask, serving
-from transformers import LlamaConfig
 
 from togi.core.protocols import Request
 from togi.core.records import Message, Prompt, SamplingParams
@@ -17,24 +17,13 @@ from togi.core.seeds import derive
 from togi.rollout.completer import ModelCompleter
 from togi.rollout.generator import ModelGenerator
 from togi.rollout.local import Sampler
+from togi.rollout.prompt_logprobs import text_logprobs
 from togi.serve.app import Served
 from togi.serve.chat import Speaker, chat_app
+from togi.serve.limits import Limits
 from togi.text.render import render_prompt
-from togi.text.template import get_template
 
 TALK = [{"role": "user", "content": "今日は?"}]
-TEXT = "Hello there, how"
-CONTEXT = 512
-
-
-@pytest.fixture(scope="module")
-def model() -> SimpleNamespace:
-    tokenizer = byte_level()
-    net = tiny(LlamaConfig(**{**CONFIGS["llama"].to_diff_dict(), "max_position_embeddings": CONTEXT}))
-    template = get_template("llama3-text", tokenizer)
-    ids = tokenizer(TEXT)["input_ids"]
-    plain = Sampler(net, tokenizer, template.terminator).generate([ids], SamplingParams(max_tokens=9), [[0]])[0][0]
-    return SimpleNamespace(net=net, tokenizer=tokenizer, template=template, end=plain.token_ids[-1])
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +33,14 @@ def engine(model) -> Sampler:
 
 @pytest.fixture(scope="module")
 def url(model, engine) -> Iterator[str]:
-    served = Served(name="tiny", kind="causal", limit=CONTEXT, vocabulary=300, key="secret")
-    speaker = Speaker(engine=engine, tokenizer=model.tokenizer, template=model.template, end_of_text=model.end)
+    served = Served(name="tiny", kind="causal", limit=model.context, vocabulary=300, key="secret")
+    speaker = Speaker(
+        engine=engine,
+        tokenizer=model.tokenizer,
+        template=model.template,
+        end_of_text=model.end,
+        read=lambda ids, top: text_logprobs(model.net, ids, top),
+    )
     with serving(chat_app(served, speaker)) as found:
         yield found
 
@@ -81,7 +76,7 @@ def test_samples_of_one_request_are_those_of_the_next_seeds(client):
 
 
 def test_completions_take_ids_and_end_as_the_local_completer_does(model, client):
-    text, params = TEXT, SamplingParams(max_tokens=40, logprobs=2)
+    text, params = model.text, SamplingParams(max_tokens=40, logprobs=2)
     tokenizer = model.tokenizer
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(model.end)  # what the server was told
     completer = ModelCompleter(model.net, tokenizer, model.template.terminator)
@@ -116,6 +111,66 @@ def test_log_probabilities_are_the_engines(model, engine, client):
     assert [[each.logprob for each in entry.top_logprobs] for entry in entries] == [
         pytest.approx(top, abs=1e-5) for top in tops
     ]
+
+
+def test_an_echoed_prompt_has_the_log_probabilities_of_the_plain_computation(model, client):
+    ids = model.tokenizer(model.text)["input_ids"]
+    asked = {"model": "tiny", "prompt": ids, "temperature": 0, "logprobs": 2, "echo": True}
+    read = client.completions.create(**asked, max_tokens=0).choices[0]
+    logp = model.net(input_ids=torch.tensor([ids])).logits[0].float().log_softmax(-1)
+    expected = logp[:-1].gather(1, torch.tensor(ids)[1:, None])[:, 0].tolist()
+    assert read.text == model.text and read.logprobs.token_logprobs[0] is None
+    assert read.logprobs.token_logprobs[1:] == pytest.approx(expected, abs=1e-4)
+    assert [max(top.values()) for top in read.logprobs.top_logprobs[1:]] == pytest.approx(
+        logp[:-1].max(-1).values.tolist(), abs=1e-4
+    )
+    written = client.completions.create(**asked, max_tokens=3, extra_body={"ignore_eos": True}).choices[0]
+    assert len(written.logprobs.tokens) == len(ids) + 3 and written.text.startswith(model.text)
+    assert written.logprobs.token_logprobs[1 : len(ids)] == read.logprobs.token_logprobs[1:]
+    plain = client.completions.create(
+        **{**asked, "echo": False}, max_tokens=3, extra_body={"ignore_eos": True}
+    ).choices[0]
+    assert written.text == model.text + plain.text
+    assert written.logprobs.token_logprobs[len(ids) :] == pytest.approx(plain.logprobs.token_logprobs, abs=1e-5)
+    assert written.logprobs.text_offset[len(ids)] == len(model.text)
+
+
+def test_of_two_models_each_answers_under_its_name(model, engine):
+    def speaker(engine: Sampler) -> Speaker:
+        return Speaker(engine=engine, tokenizer=model.tokenizer, template=model.template)
+
+    first, second = (Served(name=name, kind="causal", limit=model.context, vocabulary=300) for name in ("one", "two"))
+    other = copy.deepcopy(model.net)
+    with torch.no_grad():
+        other.lm_head.weight.neg_()
+    engines = [Sampler(net, model.tokenizer, model.template.terminator) for net in (model.net, other)]
+    with serving(chat_app(first, speaker(engines[0]), beside=[(second, speaker(engines[1]))])) as url:
+        assert [each["id"] for each in ask(f"{url}/v1/models")[1]["data"]] == ["one", "two"]
+        texts = []
+        for name in ("one", "two"):
+            body = {"model": name, "messages": TALK, "max_tokens": 12, "temperature": 0}
+            status, found = ask(f"{url}/v1/chat/completions", body)
+            assert status == 200 and found["model"] == name
+            texts.append(found["choices"][0]["message"]["content"])
+        assert texts[0] != texts[1]
+        assert "this is 'one' or 'two'" in ask(f"{url}/tokenize", {"model": "x", "prompt": "a"})[1]["error"]["message"]
+
+
+def test_more_requests_than_may_wait_are_sent_away(model, monkeypatch):
+    engine = Sampler(model.net, model.tokenizer, model.template.terminator)
+    step = engine.step
+    monkeypatch.setattr(engine, "step", lambda: (time.sleep(0.05), step()))
+    served = Served(name="tiny", kind="causal", limit=None, vocabulary=300, limits=Limits(waiting=1))
+    speaker = Speaker(engine=engine, tokenizer=model.tokenizer, template=model.template)
+    body = {"model": "tiny", "prompt": "a", "max_tokens": 100}
+    with serving(chat_app(served, speaker)) as url, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(ask, f"{url}/v1/completions", body)
+        while not engine.busy:
+            assert not first.done()
+            time.sleep(0.01)
+        status, found = ask(f"{url}/v1/completions", body)
+        assert status == 429 and "ask again later" in found["error"]["message"]
+        assert first.result()[0] == 200 and ask(f"{url}/v1/completions", {**body, "max_tokens": 1})[0] == 200
 
 
 def test_a_stream_is_the_whole_answer_in_pieces_and_stop_strings_are_left_out(client):
@@ -189,7 +244,7 @@ def test_keys_names_health_and_tokens(url, client, model):
     body = {"model": "tiny", "messages": TALK}
     counted = ask(f"{url}/tokenize", body, authorization="Bearer secret")[1]
     assert counted["tokens"] == render_prompt(model.template, model.tokenizer, (Message("user", TALK[0]["content"]),))
-    assert counted["count"] == len(counted["tokens"]) and counted["max_model_len"] == CONTEXT
+    assert counted["count"] == len(counted["tokens"]) and counted["max_model_len"] == model.context
 
 
 @pytest.mark.parametrize("stream", ["true", "false"])

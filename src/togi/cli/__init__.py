@@ -114,7 +114,7 @@ SUMMARIES = {
     "chat": "Talk to a model that a recipe trained or declares.",
     "export": "Write a model or data for other programs: safetensors, an adapter, GGUF, Parquet.",
     "push": "Publish an exported folder on a model hub.",
-    "serve": "Serve a model over HTTP, in OpenAI's shape, until Ctrl-C or SIGTERM.",
+    "serve": "Serve models over HTTP, in OpenAI's shape, until Ctrl-C or SIGTERM.",
     "ground": "Answer a question from documents, and say which of them help.",
     "evaluate": "Compute a benchmark's figures from stored verdicts and grades, with intervals.",
     "trace": "Tell the life of a record: what made, changed, scored or dropped it.",

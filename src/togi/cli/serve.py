@@ -3,43 +3,71 @@
 import importlib
 import os
 from dataclasses import replace
+from typing import Any
 
 import click
 
 from togi.cli.models import named_model
 from togi.core.errors import RecipeError
 from togi.core.library_log import library_warnings_kept
+from togi.core.sources import ModelSource
 from togi.recipe.store import home, store_folder
 
 
 @click.command()
-@click.argument("model")
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True)
 @click.option("--reward", is_flag=True, help="MODEL is a reward model: serve its scores.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0: all of them.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one.")
 @click.option(
     "--api-key-env", metavar="NAME", help="Environment variable with the key that clients must send.  [default: no key]"
 )
-@click.option("--name", help="What clients call the model.  [default: the last part of MODEL]")
+@click.option("--name", multiple=True, help="What clients call the model.  [default: the last part of MODEL]")
 @click.option("--template", metavar="NAME", help="Chat template by name.  [default: the model's own]")
 @click.option("--revision", help="Commit, tag or branch of a hub's model.  [default: main]")
-def command(model: str, reward: bool, host: str, port: int, api_key_env: str | None, **more: str | None) -> None:
-    """Serve a model over HTTP, in OpenAI's shape, until Ctrl-C or SIGTERM.
+@click.option(
+    "--timeout", type=click.FloatRange(min=1), default=600, show_default=True, help="Seconds for a whole answer."
+)
+@click.option(
+    "--waiting", type=click.IntRange(min=1), default=512, show_default=True, help="Most requests of a model at once."
+)
+@click.option(
+    "--body-mib", type=click.FloatRange(min=0.001), default=16, show_default=True, help="Longest body of a request."
+)
+def command(models: tuple[str, ...], reward: bool, host: str, port: int, **more: Any) -> None:
+    """Serve models over HTTP, in OpenAI's shape, until Ctrl-C or SIGTERM.
 
-    MODEL is a model folder, RECIPE:STAGE, package:NAME, or a hub's id. It answers /v1/chat/completions and
-    /v1/completions (texts or token ids); with --reward, /v1/scores and (no encoder) /classify give raw scores; an
-    embedder answers /v1/embeddings, without a prefix. What a request asks and this server does not do is refused with
-    status 400, never left out silently. Ended by a signal, it exits with 0.
+    MODEL is a model folder, RECIPE:STAGE, package:NAME, or a hub's id; several are language models. They answer
+    /v1/chat/completions and /v1/completions (texts or token ids), and on the page at / people talk to one of them, or
+    to two side by side. With --reward, /v1/scores and (no encoder) /classify give raw scores; an embedder answers
+    /v1/embeddings, without a prefix. What a request asks and this server does not do is refused with status 400, never
+    left out silently. /metrics is what Prometheus reads. Ended by a signal, it exits with 0.
     """
-    source, called = named_model(model, *(("reward",) if reward else ("causal", "embedder")))
-    if more["revision"] is not None and source.kind != "hub":
-        raise RecipeError(f"command line: --revision goes with a hub's id, and {model!r} is none; leave it out")
-    source = replace(source, **{key: value for key in ("template", "revision") if (value := more[key]) is not None})
-    key = _key(api_key_env)
+    names: tuple[str, ...] = more["name"]
+    if len(models) > 1 and reward:
+        raise RecipeError("command line: --reward serves one model; start a server for each")
+    if names and len(names) != len(models):
+        raise RecipeError(f"command line: --name: {len(names)} names for {len(models)} models; give one for each")
+    sources = [_source(model, reward, more["template"], more["revision"]) for model in models]
+    called = names or tuple(name for _, name in sources)
+    if len(set(called)) < len(called):
+        raise RecipeError(f"command line: {', '.join(called)}: models share a name; give each one with --name")
+    key = _key(more["api_key_env"])
     work = importlib.import_module("togi.commands.serve")  # brings torch: a mistake above must not wait for it
-    place = work.Place(host=host, port=port, key=key, name=more["name"] or called)
+    limits = work.Limits(body_bytes=int(more["body_mib"] * 2**20), seconds=more["timeout"], waiting=more["waiting"])
+    place = work.Place(host=host, port=port, key=key, limits=limits)
     with library_warnings_kept(home()):
-        work.serve(source, store_folder(), reward, place)
+        named = {name: source for name, (source, _) in zip(called, sources, strict=True)}
+        work.serve(named, store_folder(), reward, place)
+
+
+def _source(model: str, reward: bool, template: str | None, revision: str | None) -> tuple[ModelSource, str]:
+    """The model that an argument names, and what it is called."""
+    source, called = named_model(model, *(("reward",) if reward else ("causal", "embedder")))
+    if revision is not None and source.kind != "hub":
+        raise RecipeError(f"command line: --revision goes with a hub's id, and {model!r} is none; leave it out")
+    given = {"template": template, "revision": revision}
+    return replace(source, **{key: value for key, value in given.items() if value is not None}), called
 
 
 def _key(variable: str | None) -> str:

@@ -2,7 +2,7 @@
 
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,25 +17,28 @@ from togi.model.embed import SentenceEmbedder, embeds
 from togi.model.encoder_scorer import EncoderScorer, load_scorer_of
 from togi.model.load import load
 from togi.rollout.local import Sampler
+from togi.rollout.prompt_logprobs import text_logprobs
 from togi.serve.app import Served
 from togi.serve.chat import Speaker, chat_app
 from togi.serve.embed import embed_app
+from togi.serve.limits import Limits
 from togi.serve.reward import reward_app
 
 LAST_SECONDS = 5
 """How long requests under way may take once the server is asked to end."""
 
 OWN = ("127.0.0.1", "localhost", "::1")
+Sources = Mapping[str, ModelSource]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a model is served and under which name; clients must show `key` unless it is empty."""
+    """Where models are served; clients must show `key` unless it is empty."""
 
     host: str
     port: int
     key: str
-    name: str
+    limits: Limits
 
 
 class _Server(uvicorn.Server):
@@ -49,8 +52,8 @@ class _Server(uvicorn.Server):
             say(self.ready, err=True)
 
 
-def serve(source: ModelSource, cache: Path, reward: bool, place: Place) -> None:
-    """Serves the model that `source` names. Returns when a signal has ended the server.
+def serve(sources: Mapping[str, ModelSource], cache: Path, reward: bool, place: Place) -> None:
+    """Serves models under their names; several are language models. Returns when a signal has ended the server.
 
     Raises RecipeError for an address that cannot be had, InputError for a model that does not fit, and what its engine
     failed with.
@@ -62,13 +65,14 @@ def serve(source: ModelSource, cache: Path, reward: bool, place: Place) -> None:
             for server in served_by:
                 server.should_exit = True
 
-        kind = "reward" if reward else "embedder" if embeds(source, cache) else "causal"
-        app = APPS[kind](source, cache, place, died)
+        first = next(iter(sources.values()))
+        kind = "reward" if reward else "embedder" if len(sources) == 1 and embeds(first, cache) else "causal"
+        app = APPS[kind](sources, cache, place, died)
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, timeout_graceful_shutdown=LAST_SECONDS, server_header=False
         )
         server = _Server(config)
-        server.ready = _ready(place, listener, kind)
+        server.ready = _ready(place, listener, kind, list(sources))
         served_by.append(server)
         with suppress(KeyboardInterrupt):  # uvicorn raises the signal that ended it once more
             server.run(sockets=[listener])
@@ -76,34 +80,51 @@ def serve(source: ModelSource, cache: Path, reward: bool, place: Place) -> None:
             app.state.raise_failure()
 
 
-def _chat(source: ModelSource, cache: Path, place: Place, died: Callable[[], None]) -> FastAPI:
+def _chat(sources: Sources, cache: Path, place: Place, died: Callable[[], None]) -> FastAPI:
+    (served, speaker), *beside = [_speaking(name, source, cache, place) for name, source in sources.items()]
+    return chat_app(served, speaker, died, beside)
+
+
+def _speaking(name: str, source: ModelSource, cache: Path, place: Place) -> tuple[Served, Speaker]:
     model = load(source, cache)
     engine = Sampler(model.net, model.tokenizer, model.template.terminator)
     vocabulary = model.net.get_input_embeddings().num_embeddings
-    served = Served(name=place.name, kind="causal", limit=engine.limit, vocabulary=vocabulary, key=place.key)
+    served = Served(
+        name=name, kind="causal", limit=engine.limit, vocabulary=vocabulary, key=place.key, limits=place.limits
+    )
     speaker = Speaker(
         engine=engine,
         tokenizer=model.tokenizer,
         template=model.template,
         end_of_text=model.tokenizer.eos_token_id,
+        read=lambda ids, top: text_logprobs(model.net, ids, top),
     )
-    return chat_app(served, speaker, died)
+    return served, speaker
 
 
-def _reward(source: ModelSource, cache: Path, place: Place, died: Callable[[], None]) -> FastAPI:
+def _reward(sources: Sources, cache: Path, place: Place, died: Callable[[], None]) -> FastAPI:
+    ((name, source),) = sources.items()
     scorer = load_scorer_of(source, cache)
     encoder = isinstance(scorer, EncoderScorer)
     net, tokenizer = (scorer.net, scorer.tokenizer) if encoder else (scorer.model.net, scorer.model.tokenizer)
     vocabulary = net.get_input_embeddings().num_embeddings
     limit = None if scorer.limit == sys.maxsize else scorer.limit
-    served = Served(name=place.name, kind="reward", limit=limit, vocabulary=vocabulary, key=place.key)
+    served = Served(name=name, kind="reward", limit=limit, vocabulary=vocabulary, key=place.key, limits=place.limits)
     return reward_app(served, scorer, tokenizer)
 
 
-def _embed(source: ModelSource, cache: Path, place: Place, died: Callable[[], None]) -> FastAPI:
+def _embed(sources: Sources, cache: Path, place: Place, died: Callable[[], None]) -> FastAPI:
+    ((name, source),) = sources.items()
     embedder = SentenceEmbedder(source, cache)
     vocabulary = embedder.model.get_input_embeddings().num_embeddings
-    served = Served(name=place.name, kind="embedder", limit=embedder.max_tokens, vocabulary=vocabulary, key=place.key)
+    served = Served(
+        name=name,
+        kind="embedder",
+        limit=embedder.max_tokens,
+        vocabulary=vocabulary,
+        key=place.key,
+        limits=place.limits,
+    )
     return embed_app(served, embedder)
 
 
@@ -127,11 +148,13 @@ def _bound(place: Place) -> socket.socket:
     return found
 
 
-def _ready(place: Place, listener: socket.socket, kind: str) -> str:
+def _ready(place: Place, listener: socket.socket, kind: str, names: Sequence[str]) -> str:
     host = f"[{place.host}]" if ":" in place.host else place.host
     url = f"http://{host}:{listener.getsockname()[1]}"
     open_to_all = (
         "" if place.key or place.host in OWN else "; anyone who reaches this machine can use it (--api-key-env)"
     )
     where = " and ".join(f"{url}{path}" for path in PATHS[kind])
-    return f"{place.name} is served at {where}{open_to_all}. Ctrl-C ends it"
+    page = f"; talk to {'it' if len(names) == 1 else 'them'} at {url}" if kind == "causal" else ""
+    verb = "is" if len(names) == 1 else "are"
+    return f"{' and '.join(names)} {verb} served at {where}{page}{open_to_all}. Ctrl-C ends it"

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -75,6 +75,14 @@ class Engine(Protocol):
     def close(self) -> None:
         """Drops all requests and frees all memory."""
         ...
+
+
+class TextLogprobs(NamedTuple):
+    """Of each token of a text but the first its log-probability in nats (temperature 1), and the likeliest tokens at
+    its place with theirs."""
+
+    logprobs: list[float]
+    top: list[tuple[tuple[int, float], ...]]
 
 
 class Completer(Protocol):

@@ -3,17 +3,19 @@ away."""
 
 import asyncio
 import hmac
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
 from togi.core.errors import InputError, RecipeError, StageError
+from togi.serve.limits import Counts, Guard, Limits
 
 GONE = 499
 """The status of a request whose client went away, which nobody reads."""
@@ -24,13 +26,14 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
     """What is served: its name, its kind (causal, reward or embedder), the tokens of its context and of its
-    vocabulary, and the key that clients must show ("" for none)."""
+    vocabulary, the key that clients must show ("" for none), and what the server bears."""
 
     name: str
     kind: str
     limit: int | None
     vocabulary: int
     key: str = ""
+    limits: Limits = field(default_factory=Limits)
 
     def check_ids(self, ids: Sequence[int]) -> None:
         """Raises InputError for what is no token of the model."""
@@ -45,9 +48,13 @@ class Served:
 
 
 def new_app(
-    served: Served, healthy: Callable[[], bool], lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]
+    served: Served,
+    healthy: Callable[[], bool],
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
+    beside: Sequence[Served] = (),
 ) -> FastAPI:
-    """An app with /health and /v1/models. All but /health want the key."""
+    """An app with /health, /metrics and /v1/models, for `served` and the models `beside` it. All but /health want the
+    key. `app.state.counts` is what /metrics tells."""
 
     def check_key(request: Request) -> None:
         shown = request.headers.get("authorization", "").removeprefix("Bearer ")
@@ -64,24 +71,38 @@ def new_app(
         app.add_exception_handler(kind, _bad_input)
     app.add_exception_handler(StageError, _failed)
     app.router.add_route("/health", lambda request: JSONResponse(_health(served, healthy), 200 if healthy() else 503))
-    app.add_api_route("/v1/models", lambda: _models(served), methods=["GET"])
+    app.add_api_route("/v1/models", lambda: _models([served, *beside]), methods=["GET"])
+    counts = app.state.counts = Counts()
+    app.add_api_route("/metrics", counts.page, methods=["GET"], response_model=None)
+    app.add_middleware(Guard, limits=served.limits, counts=counts, paths=lambda: paths_of(app))
     return app
+
+
+def paths_of(app: FastAPI) -> set[str]:
+    """The paths that an app knows."""
+    return {route.path for route in app.routes if isinstance(route, Route)}
 
 
 def _health(served: Served, healthy: Callable[[], bool]) -> dict[str, str]:
     return {"status": "ok" if healthy() else "failed", "engine": "togi", "kind": served.kind}
 
 
-def _models(served: Served) -> dict[str, Any]:
-    about = {"id": served.name, "object": "model", "created": 0, "owned_by": "togi", "max_model_len": served.limit}
-    return {"object": "list", "data": [about]}
+def _models(served: Sequence[Served]) -> dict[str, Any]:
+    told = [
+        {"id": each.name, "object": "model", "created": 0, "owned_by": "togi", "max_model_len": each.limit}
+        for each in served
+    ]
+    return {"object": "list", "data": told}
 
 
-async def unless_gone(request: Request, work: Awaitable[T]) -> T | None:
-    """What `work` comes to; None where the client goes away first, and the work is cancelled then."""
+async def unless_gone(request: Request, work: Awaitable[T], seconds: float | None = None) -> T | None:
+    """What `work` comes to; None where the client goes away first, and the work is cancelled then. Raises HTTPException
+    where it takes longer than `seconds`."""
     task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
     try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED, timeout=seconds)
+        if not done:
+            raise HTTPException(504, f"no answer within {seconds:g} s; ask for fewer tokens, or raise --timeout")
         return task.result() if task.done() else None
     finally:
         for each in (task, gone):
@@ -102,16 +123,18 @@ def gone() -> Response:
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
-def error(status: int, message: str, param: str | None = None) -> JSONResponse:
+def error(
+    status: int, message: str, param: str | None = None, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
     """An error in OpenAI's shape."""
     kind = "invalid_request_error" if status < 500 else "server_error"
     value = {"message": message, "type": kind, "param": param, "code": status}
-    return JSONResponse({"error": value}, status)
+    return JSONResponse({"error": value}, status, headers)
 
 
 def _http_error(request: Request, found: Exception) -> Response:
     assert isinstance(found, HTTPException)
-    return error(found.status_code, str(found.detail))
+    return error(found.status_code, str(found.detail), headers=found.headers)
 
 
 def _bad_input(request: Request, found: Exception) -> Response:

@@ -30,7 +30,6 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "continue_final_message": (False,),
     "skip_special_tokens": (True, False),
     "store": (False,),
-    "echo": (False,),
     "suffix": ("",),
     "best_of": (1,),
 }
@@ -163,11 +162,18 @@ class ChatBody(Sampled):
 
 class CompletionBody(Sampled):
     """POST /v1/completions: a text or its token ids, or several. Ends at the model's end-of-text token too, unless
-    `ignore_eos`."""
+    `ignore_eos`. With `echo` the answer begins with the prompt, log-probabilities of its tokens too, and `max_tokens`
+    may be 0."""
 
     prompt: str | list[int] | list[str] | list[list[int]]
     logprobs: int | None = Field(default=None, ge=0)
     ignore_eos: bool | None = None
+    echo: bool | None = None
+
+    @property
+    def writes(self) -> bool:
+        """Whether anything is to be written, and not only read."""
+        return not (self.echo and self.max_tokens == 0)
 
 
 class TokenizeBody(Body):

@@ -1,9 +1,10 @@
 """Chat and completions over HTTP, in OpenAI's shape, on any engine that can be driven step by step."""
 
+import asyncio
 import itertools
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,96 +12,162 @@ from typing import Any
 from fastapi import FastAPI, Response
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.exceptions import HTTPException
 
 from togi.core.errors import InputError
-from togi.core.protocols import Request, Tokenizer
+from togi.core.protocols import Request, TextLogprobs, Tokenizer
 from togi.core.records import Completion
 from togi.core.seeds import derive
 from togi.serve.app import Served, gone, new_app, unless_gone
-from togi.serve.bodies import ChatBody, CompletionBody, Sampled, TokenizeBody
+from togi.serve.bodies import Body, ChatBody, CompletionBody, Sampled, TokenizeBody
 from togi.serve.engine_loop import EngineLoop, SteppingEngine
-from togi.serve.shapes import REASONS, chat_logprobs, completion_logprobs, stop_reason, text_of, usage
+from togi.serve.limits import Counts, Limits
+from togi.serve.pages import add_pages
+from togi.serve.shapes import (
+    REASONS,
+    chat_logprobs,
+    completion_logprobs,
+    echoed_logprobs,
+    joined_logprobs,
+    stop_reason,
+    text_of,
+    usage,
+)
 from togi.text.render import render_prompt
 from togi.text.template import Template
 
 NO_LIMIT = 2**31
+NOTHING = Completion(text="", stop="length")
+"""What stands after a prompt that is only read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speaker:
-    """A model that writes: its engine, tokenizer and template, and the token that ends its texts if it has one."""
+    """A model that writes: its engine, tokenizer and template, the token that ends its texts if it has one, and what
+    reads a text (its token ids, likeliest tokens a place) for `echo`."""
 
     engine: SteppingEngine
     tokenizer: Tokenizer
     template: Template
     end_of_text: int | None = None
+    read: Callable[[Sequence[int], int], TextLogprobs] | None = None
 
 
-def chat_app(served: Served, speaker: Speaker, died: Callable[[], None] = lambda: None) -> FastAPI:
-    """The app that serves `speaker`; `died` is called where its engine fails."""
-    loop = EngineLoop(speaker.engine)
+def chat_app(
+    served: Served,
+    speaker: Speaker,
+    died: Callable[[], None] = lambda: None,
+    beside: Sequence[tuple[Served, Speaker]] = (),
+) -> FastAPI:
+    """The app that serves `speaker`, and more models `beside` it; `died` is called where an engine fails."""
+    models = [_Model(*each) for each in ((served, speaker), *beside)]
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        loop.start(died)
+        for model in models:
+            model.loop.start(died)
         yield
-        loop.stop()
+        for model in models:
+            model.loop.stop()
 
-    app = new_app(served, lambda: not loop.ended, lifespan)
-    routes = _Routes(served, speaker, loop)
-    app.state.raise_failure = loop.raise_failure
+    app = new_app(served, lambda: not any(model.loop.ended for model in models), lifespan, [each for each, _ in beside])
+    routes = _Routes(models, served.limits, app.state.counts)
+    app.state.raise_failure = routes.raise_failure
     app.add_api_route("/v1/chat/completions", routes.chat, methods=["POST"], response_model=None)
     app.add_api_route("/v1/completions", routes.completions, methods=["POST"], response_model=None)
     app.add_api_route("/tokenize", routes.tokenize, methods=["POST"], response_model=None)
+    add_pages(app)
     return app
 
 
 class _Routes:
-    def __init__(self, served: Served, speaker: Speaker, loop: EngineLoop) -> None:
-        self.served = served
-        self.speaker = speaker
-        self.loop = loop
-        self._numbers = itertools.count()
+    """One handler a path; the body says which model is meant."""
+
+    def __init__(self, models: Sequence["_Model"], limits: Limits, counts: Counts) -> None:
+        self._models = {model.served.name: model for model in models}
+        self._limits = limits
+        self._counts = counts
+
+    def raise_failure(self) -> None:
+        """Raises what an engine ended with, if one failed."""
+        for model in self._models.values():
+            model.loop.raise_failure()
 
     async def chat(self, body: ChatBody, http: HttpRequest) -> Response:
         """POST /v1/chat/completions"""
-        self.served.check_name(body.model)
+        return await self._answered(self._model(body).chat(body, self._counts), http)
+
+    async def completions(self, body: CompletionBody, http: HttpRequest) -> Response:
+        """POST /v1/completions"""
+        return await self._answered(self._model(body).completions(body, self._counts), http)
+
+    async def tokenize(self, body: TokenizeBody) -> Response:
+        """POST /tokenize"""
+        return self._model(body, asks=False).tokenize(body)
+
+    def _model(self, body: Body, asks: bool = True) -> "_Model":
+        """The model that a body names. Raises HTTPException for one that is not served, or while too many wait."""
+        model = self._models.get(body.model)
+        if model is None:
+            names = " or ".join(repr(name) for name in self._models)
+            raise HTTPException(404, f"the model {body.model!r} is not served here; this is {names}")
+        if asks and model.loop.waiting >= self._limits.waiting:
+            raise HTTPException(
+                429, f"{model.loop.waiting} requests are under way, the most that wait here; ask again later",
+                {"Retry-After": "1"},
+            )  # fmt: skip
+        return model
+
+    async def _answered(self, work: Awaitable[Response], http: HttpRequest) -> Response:
+        found = await unless_gone(http, work, self._limits.seconds)
+        return gone() if found is None else found
+
+
+class _Model:
+    """A model that is served: answers in OpenAI's shape."""
+
+    def __init__(self, served: Served, speaker: Speaker) -> None:
+        self.served = served
+        self.speaker = speaker
+        self.loop = EngineLoop(speaker.engine)
+        self._numbers = itertools.count()
+
+    async def chat(self, body: ChatBody, counts: Counts) -> Response:
+        """The answer to a conversation."""
         if body.top_logprobs is not None and not body.logprobs:
             raise InputError("top_logprobs needs logprobs: true")
         messages = [turn.message for turn in body.messages]
         ids = render_prompt(self.speaker.template, self.speaker.tokenizer, messages)
         request, about = self._request(body, ids, body.top_logprobs or 0, ()), self._about("chat.completion")
         if body.stream:
-            return self._stream(request, body, {**about, "object": "chat.completion.chunk"}, _delta)
-        found = await unless_gone(http, self.loop.answers([request]))
-        if found is None:
-            return gone()
+            return self._stream(request, body, {**about, "object": "chat.completion.chunk"}, _delta, counts)
+        found = await self.loop.answers([request])
         choices = [self._chat_choice(body, index, one) for index, one in enumerate(found[0])]
         told = {"prompt_token_ids": ids} if body.return_token_ids else {}
-        return JSONResponse({**about, "choices": choices, "usage": usage([len(ids)], found), **told})
+        used = self._used([len(ids)], found, counts)
+        return JSONResponse({**about, "choices": choices, "usage": used, **told})
 
-    async def completions(self, body: CompletionBody, http: HttpRequest) -> Response:
-        """POST /v1/completions"""
-        self.served.check_name(body.model)
+    async def completions(self, body: CompletionBody, counts: Counts) -> Response:
+        """The continuation of texts."""
         ends = () if body.ignore_eos or self.speaker.end_of_text is None else (self.speaker.end_of_text,)
         prompts = self._prompts(body.prompt)
-        requests = [self._request(body, ids, body.logprobs or 0, ends) for ids in prompts]
+        requests = [self._request(body, ids, body.logprobs or 0, ends) for ids in prompts] if body.writes else []
         about = self._about("text_completion")
         if body.stream:
-            if len(requests) > 1:
-                raise InputError("stream: one prompt at a time; send each in a request of its own")
-            return self._stream(requests[0], body, about, _text)
-        found = await unless_gone(http, self.loop.answers(requests))
-        if found is None:
-            return gone()
-        every = [(ids, one) for ids, group in zip(prompts, found, strict=True) for one in group]
-        choices = [self._text_choice(body, index, ids, one) for index, (ids, one) in enumerate(every)]
-        counts = [len(ids) for ids in prompts]
-        return JSONResponse({**about, "choices": choices, "usage": usage(counts, found)})
+            if len(prompts) > 1 or body.echo:
+                raise InputError("stream: one prompt at a time, without echo; send each in a request of its own")
+            return self._stream(requests[0], body, about, _text, counts)
+        found = await self.loop.answers(requests) if body.writes else [[NOTHING] for _ in prompts]
+        read = await asyncio.to_thread(self._read, body, prompts)
+        every = [(place, one) for place, group in enumerate(found) for one in group]
+        choices = [
+            self._text_choice(body, index, prompts[place], one, read[place]) for index, (place, one) in enumerate(every)
+        ]
+        used = self._used([len(ids) for ids in prompts], found, counts)
+        return JSONResponse({**about, "choices": choices, "usage": used})
 
-    async def tokenize(self, body: TokenizeBody) -> Response:
-        """POST /tokenize"""
-        self.served.check_name(body.model)
+    def tokenize(self, body: TokenizeBody) -> Response:
+        """The tokens of a text or of a conversation."""
         if body.messages is not None:
             messages = [turn.message for turn in body.messages]
             ids = render_prompt(self.speaker.template, self.speaker.tokenizer, messages)
@@ -108,13 +175,34 @@ class _Routes:
             ids = self.speaker.tokenizer(body.prompt or "", add_special_tokens=body.add_special_tokens)["input_ids"]
         return JSONResponse({"count": len(ids), "max_model_len": self.served.limit, "tokens": list(ids)})
 
+    def _read(self, body: CompletionBody, prompts: Sequence[Sequence[int]]) -> list[TextLogprobs | None]:
+        """The log-probabilities of prompts, where a body asks for them."""
+        if not body.echo or body.logprobs is None:
+            return [None] * len(prompts)
+        if self.speaker.read is None:
+            raise InputError("echo: this server gives no log-probabilities of prompts; leave out logprobs or echo")
+        longest = max(map(len, prompts))
+        if self.served.limit is not None and longest > self.served.limit:
+            raise InputError(
+                f"prompt: it has {longest} tokens, and the model's context {self.served.limit}; shorten it"
+            )
+        return [self.speaker.read(ids, body.logprobs) for ids in prompts]
+
+    def _used(self, prompts: Sequence[int], found: Sequence[Sequence[Completion]], counts: Counts) -> dict[str, int]:
+        used = usage(prompts, found)
+        counts.used(self.served.name, used)
+        return used
+
     # --- requests -----------------------------------------------------------------------------------------------------
 
     def _prompts(self, prompt: str | list[int] | list[str] | list[list[int]]) -> list[list[int]]:
         if not prompt:
             raise InputError("prompt: it is empty; give a text or token ids")
         several: Any = [prompt] if isinstance(prompt, str) or isinstance(prompt[0], int) else prompt
-        return [self._ids(each) if isinstance(each, str) else list(each) for each in several]
+        found = [self._ids(each) if isinstance(each, str) else list(each) for each in several]
+        for ids in found:
+            self.served.check_ids(ids)
+        return found
 
     def _ids(self, text: str) -> list[int]:
         return list(self.speaker.tokenizer(text, add_special_tokens=True)["input_ids"])
@@ -159,12 +247,17 @@ class _Routes:
             **told,
         }
 
-    def _text_choice(self, body: CompletionBody, index: int, ids: Sequence[int], one: Completion) -> dict[str, Any]:
+    def _text_choice(
+        self, body: CompletionBody, index: int, ids: Sequence[int], one: Completion, read: TextLogprobs | None
+    ) -> dict[str, Any]:
         told = {"token_ids": list(one.token_ids), "prompt_token_ids": list(ids)} if body.return_token_ids else {}
+        logprobs = None if body.logprobs is None else completion_logprobs(one, self._piece)
+        if read is not None and logprobs is not None:
+            logprobs = joined_logprobs(echoed_logprobs(ids, read, self._piece), logprobs)
         return {
             "index": index,
-            "text": text_of(one, self.speaker.template.terminator),
-            "logprobs": None if body.logprobs is None else completion_logprobs(one, self._piece),
+            "text": (self._decode(ids) if body.echo else "") + text_of(one, self.speaker.template.terminator),
+            "logprobs": logprobs,
             **self._end(body, one),
             **told,
         }
@@ -172,19 +265,24 @@ class _Routes:
     # --- streams ------------------------------------------------------------------------------------------------------
 
     def _stream(
-        self, request: Request, body: ChatBody | CompletionBody, about: dict[str, Any], piece: "_Piece"
+        self,
+        request: Request,
+        body: ChatBody | CompletionBody,
+        about: dict[str, Any],
+        piece: "_Piece",
+        counts: Counts,
     ) -> Response:
         if body.logprobs or body.return_token_ids:
             raise InputError("stream: log-probabilities and token ids come with whole answers only; leave stream out")
         self.loop.engine.check(request)
         options = body.stream_options
         return StreamingResponse(
-            self._chunks(request, about, piece, options is not None and options.include_usage),
+            self._chunks(request, about, piece, options is not None and options.include_usage, counts),
             media_type="text/event-stream",
         )
 
     async def _chunks(
-        self, request: Request, about: dict[str, Any], piece: "_Piece", with_usage: bool
+        self, request: Request, about: dict[str, Any], piece: "_Piece", with_usage: bool, counts: Counts
     ) -> AsyncIterator[str]:
         ended: list[Completion] = []
         for index in range(request.params.n):
@@ -196,8 +294,9 @@ class _Routes:
                     ended.append(done)
                 reason = None if done is None else REASONS[done.stop]
                 yield _sent({**about, "choices": [piece(event.index, event.text, reason)]})
+        used = self._used([len(request.prompt_ids)], [ended], counts)
         if with_usage:
-            yield _sent({**about, "choices": [], "usage": usage([len(request.prompt_ids)], [ended])})
+            yield _sent({**about, "choices": [], "usage": used})
         yield "data: [DONE]\n\n"
 
 

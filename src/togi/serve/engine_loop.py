@@ -46,10 +46,16 @@ class EngineLoop:
     def __init__(self, engine: SteppingEngine) -> None:
         self.engine = engine
         self.ended = False
+        self._waiting = 0
         self._thread = ThreadPoolExecutor(1, "engine")
         self._run_of_it: Future[None] | None = None
         self._orders: queue.SimpleQueue[tuple[str, _Reader] | None] = queue.SimpleQueue()
         self._readers: dict[int, _Reader] = {}
+
+    @property
+    def waiting(self) -> int:
+        """Requests that have no whole answer yet."""
+        return self._waiting
 
     def start(self, died: Callable[[], None] = lambda: None) -> None:
         """Starts the thread; `died` is called, from it, where the engine fails."""
@@ -77,6 +83,7 @@ class EngineLoop:
         if self.ended:  # asked after the order was given: whatever is still in the queue then is not heeded any more
             reader.put(None)
         left = request.params.n
+        self._waiting += 1
         try:
             while left:
                 event = await reader.inbox.get()
@@ -85,6 +92,7 @@ class EngineLoop:
                 left -= event.completion is not None
                 yield event
         finally:
+            self._waiting -= 1
             self._orders.put(("cancel", reader))
 
     async def answers(self, requests: Sequence[Request]) -> list[list[Completion]]:

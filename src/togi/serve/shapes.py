@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from togi.core.protocols import TextLogprobs
 from togi.core.records import Completion
 
 REASONS: Mapping[str, str] = {"terminator": "stop", "stop_string": "stop", "length": "length"}
@@ -51,6 +52,30 @@ def completion_logprobs(completion: Completion, piece: Piece) -> dict[str, Any]:
         "token_logprobs": list(completion.logprobs),
         "top_logprobs": tops or None,
         "text_offset": ends,
+    }
+
+
+def echoed_logprobs(ids: Sequence[int], read: TextLogprobs, piece: Piece) -> dict[str, Any]:
+    """Log-probabilities of a prompt in the same shape; its first token has none."""
+    texts = [piece(token) for token in ids]
+    tops = [{piece(token): logp for token, logp in reversed(top)} for top in read.top]
+    return {
+        "tokens": texts,
+        "token_logprobs": [None, *read.logprobs],
+        "top_logprobs": [None, *tops] if any(tops) else None,
+        "text_offset": [sum(map(len, texts[:at])) for at in range(len(texts))],
+    }
+
+
+def joined_logprobs(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a prompt, then those of its answer."""
+    length = sum(map(len, first["tokens"]))
+    tops = [each["top_logprobs"] for each in (first, second) if each["tokens"]]
+    return {
+        "tokens": first["tokens"] + second["tokens"],
+        "token_logprobs": first["token_logprobs"] + second["token_logprobs"],
+        "top_logprobs": None if None in tops else [top for part in tops for top in part],
+        "text_offset": first["text_offset"] + [length + at for at in second["text_offset"]],
     }
 
 

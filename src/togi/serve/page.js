@@ -1,0 +1,112 @@
+// A talk with one model, or with two side by side. What a model writes is shown as text and never run.
+"use strict";
+
+const at = (id) => document.getElementById(id);
+const talks = [...document.querySelectorAll(".talk")].map((section) => ({
+  section, model: section.querySelector("select"), turns: section.querySelector(".turns"), messages: [],
+}));
+let underWay = null; // what stops the answers at work
+
+const headers = () => ({ "content-type": "application/json", ...(at("key").value && { authorization: `Bearer ${at("key").value}` }) });
+
+async function failure(response) {
+  const body = await response.json().catch(() => null);
+  return body?.error?.message ?? `the server answered with status ${response.status}`;
+}
+
+async function loadModels() {
+  const response = await fetch("/v1/models", { headers: headers() });
+  at("key-field").hidden = response.status !== 401 && !at("key").value;
+  if (!response.ok) { at("error").textContent = await failure(response); return; }
+  at("error").textContent = "";
+  const names = (await response.json()).data.map((model) => model.id);
+  talks.forEach((talk, index) => {
+    talk.model.replaceChildren(...names.map((name) => new Option(name)));
+    talk.model.selectedIndex = Math.min(index, names.length - 1);
+  });
+}
+
+function show(talk, role, text) {
+  const turn = document.createElement("div");
+  turn.className = `turn ${role}`;
+  turn.textContent = text;
+  talk.turns.append(turn);
+  talk.turns.scrollTop = talk.turns.scrollHeight;
+  return turn;
+}
+
+// Events of a stream, one by one.
+async function* events(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    const parts = (rest + value).split("\n\n");
+    rest = parts.pop();
+    for (const part of parts) {
+      const data = part.replace(/^data: /, "");
+      if (data !== "[DONE]") yield JSON.parse(data);
+    }
+  }
+}
+
+async function answer(talk, question, signal) {
+  show(talk, "user", question);
+  talk.messages.push({ role: "user", content: question });
+  const system = at("system").value.trim();
+  const body = {
+    model: talk.model.value, stream: true, stream_options: { include_usage: true },
+    temperature: Number(at("temperature").value), max_tokens: Number(at("max-tokens").value),
+    messages: [...(system ? [{ role: "system", content: system }] : []), ...talk.messages],
+  };
+  const turn = show(talk, "assistant", ""), began = performance.now();
+  let text = "", reason = null, tokens = 0;
+  try {
+    const response = await fetch("/v1/chat/completions", { method: "POST", headers: headers(), body: JSON.stringify(body), signal });
+    if (!response.ok) throw new Error(await failure(response));
+    for await (const event of events(response)) {
+      tokens = event.usage?.completion_tokens ?? tokens;
+      for (const choice of event.choices) { text += choice.delta.content; reason = choice.finish_reason ?? reason; }
+      turn.textContent = text;
+      talk.turns.scrollTop = talk.turns.scrollHeight;
+    }
+    const note = document.createElement("small");
+    const seconds = ((performance.now() - began) / 1000).toFixed(1);
+    note.textContent = `${tokens} tokens in ${seconds} s${reason === "length" ? ", cut at the longest answer" : ""}`;
+    turn.append(note);
+    talk.messages.push({ role: "assistant", content: text });
+  } catch (error) {
+    if (error.name === "AbortError") { talk.messages.push({ role: "assistant", content: text }); return; }
+    talk.messages.pop(); // the question, which has no answer
+    turn.classList.add("failed");
+    turn.textContent = error.message;
+  }
+}
+
+async function send() {
+  const question = at("question").value.trim();
+  if (underWay) { underWay.abort(); return; }
+  if (!question) return;
+  at("question").value = "";
+  underWay = new AbortController();
+  at("send").textContent = "Stop";
+  await Promise.all(talks.filter((talk) => !talk.section.hidden).map((talk) => answer(talk, question, underWay.signal)));
+  underWay = null;
+  at("send").textContent = "Send";
+}
+
+function reset() {
+  underWay?.abort();
+  for (const talk of talks) { talk.messages = []; talk.turns.replaceChildren(); }
+}
+
+at("ask").addEventListener("submit", (event) => { event.preventDefault(); send(); });
+at("question").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); send(); }
+});
+at("compare").addEventListener("change", () => { talks[1].section.hidden = !at("compare").checked; reset(); });
+at("reset").addEventListener("click", reset);
+at("key").addEventListener("change", loadModels);
+talks.forEach((talk) => talk.model.addEventListener("change", () => { talk.messages = []; talk.turns.replaceChildren(); }));
+loadModels();
