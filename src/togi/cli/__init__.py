@@ -19,7 +19,7 @@ from togi.core.extras import missing
 from togi.core.terminal import PrintableFormatter, json_text, open_streams, say
 
 WORK = ("init", "run", "plan", "check", "status", "show", "report", "list", "clean")
-COMMANDS = (*WORK, "chat", "serve", "ground", "export", "push", "evaluate", "trace", "schema")
+COMMANDS = (*WORK, "chat", "serve", "ground", "export", "push", "evaluate", "score", "compare", "trace", "schema")
 
 
 class LazyGroup(click.Group):
@@ -116,7 +116,9 @@ SUMMARIES = {
     "push": "Publish an exported folder on a model hub.",
     "serve": "Serve models over HTTP, in OpenAI's shape, until Ctrl-C or SIGTERM.",
     "ground": "Answer a question from documents, and say which of them help.",
-    "evaluate": "Compute a benchmark's figures from stored verdicts and grades, with intervals.",
+    "evaluate": "Measure a model on benchmarks, or compute a benchmark's figures from stored verdicts and grades.",
+    "score": "Score the answers in FILE with a reward model.",
+    "compare": "Compare two models, or two runs, question by question.",
     "trace": "Tell the life of a record: what made, changed, scored or dropped it.",
     "schema": "Print the JSON schema of recipes, for editors.",
 }
@@ -129,6 +131,7 @@ Exit codes:
   3    data, a file or a model does not fit
   4    a stage cannot go on
   5    the worker process died (out of memory, killed)
+  6    compare --fail-if-worse: the second model is worse
   130  stopped by Ctrl-C or SIGTERM; everything finished is saved
   141  what reads the output has left, as head does"""
 

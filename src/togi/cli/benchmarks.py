@@ -1,6 +1,7 @@
 """Tables of benchmarks in the terminal: one row a model, each number with its interval and its count."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from togi.core.tables import say_table
 from togi.core.terminal import say
@@ -58,3 +59,40 @@ def _notes(found: BenchmarkView) -> list[str]:
     told += [f"questions that a model learnt from: {leaks}"] if leaks else []
     told += [f"{column.name}: {column.note}" for column in found.columns if column.note]
     return [*told, *found.notes]
+
+
+def benchmark_json(found: BenchmarkView) -> dict[str, Any]:
+    """What a benchmark found as JSON: shares in percent, null where a number is not defined."""
+    return {
+        "benchmark": found.benchmark,
+        "rows": found.rows,
+        "dropped": dict(found.dropped),
+        "models": {name: _model_json(row, found.columns) for name, row in found.cells.items()},
+        "baseline": found.baseline,
+        "differences": {name: _row_json(row, found.columns) for name, row in found.differences.items()},
+        "parts": [
+            {"title": part.title, "models": {name: _row_json(row, part.columns) for name, row in part.cells.items()}}
+            for part in found.parts
+        ],
+        "leaks": dict(found.leaks),
+        "notes": list(found.notes),
+        "level": found.level,
+        "mark": found.mark,
+        "manifest": dict(found.manifest),
+    }
+
+
+def _model_json(row: Mapping[str, CellView], columns: Sequence[ColumnView]) -> dict[str, Any]:
+    """The numbers of a model; `n` is the count of the first."""
+    return {"n": row[columns[0].name].n if columns and columns[0].name in row else 0, **_row_json(row, columns)}
+
+
+def _row_json(row: Mapping[str, CellView], columns: Sequence[ColumnView]) -> dict[str, Any]:
+    return {column.name: cell_json(row[column.name], column.share) for column in columns if column.name in row}
+
+
+def cell_json(cell: CellView, share: bool) -> dict[str, Any]:
+    """A number with its bounds, a share in percent."""
+    scale = 100 if share else 1
+    value, low, high = (None if each is None else scale * each for each in (cell.value, cell.low, cell.high))
+    return {"value": value, "low": low, "high": high, "n": cell.n, **({"note": cell.note} if cell.note else {})}

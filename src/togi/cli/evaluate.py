@@ -7,19 +7,24 @@ from typing import Any
 import click
 
 from togi.cli.common import json_option, print_json
+from togi.cli.measure import OrModel, measure
 from togi.core.tables import say_table
 from togi.core.terminal import say
 
 FILE = click.Path(path_type=Path)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=OrModel, context_settings={"help_option_names": ["-h", "--help"]})
 def command() -> None:
-    """Compute a benchmark's figures from stored verdicts and grades, with intervals.
+    """Measure a model on benchmarks, or compute a benchmark's figures from stored verdicts and grades.
 
-    No model is asked. Files are JSON Lines, JSON, CSV, TSV or Parquet, and may be packed (.gz). What could not be used
-    is counted by reason; an em dash (null with --json) stands for what is not defined.
+    With a MODEL as the first word, a recipe of one stage is made and run. arena, alpaca and graded ask no model: they
+    read files of JSON Lines, JSON, CSV, TSV or Parquet, which may be packed (.gz). What could not be used is counted by
+    reason; an em dash (null with --json) stands for what is not defined.
     """
+
+
+command.add_command(measure)
 
 
 @command.command()

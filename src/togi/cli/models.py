@@ -10,6 +10,7 @@ from typing import Any
 from togi.cli.common import load_graph, run_command, stage_folder
 from togi.client.endpoint import Endpoint
 from togi.core.errors import RecipeError
+from togi.core.outside import read_object
 from togi.core.records import KINDS
 from togi.core.settings import MAIN
 from togi.core.sources import HUB_ID, ModelSource
@@ -146,6 +147,55 @@ def named_records(text: str) -> tuple[Path, str, dict[str, tuple[str, Path]]] | 
     hold_whole(folder, run_command(Path(recipe), redo=name, overrides=()))
     files = {output: (kind, folder / output_path(kind, output)) for output, kind in wanted.items()}
     return run_folder(graph.recipe.name), name, files
+
+
+def declared(text: str, revision: str | None = None, key_env: str | None = None) -> tuple[str, dict[str, Any], bool]:
+    """What one word names, as a `models:` entry without its kind: what it is called, the entry, and whether it is known
+    to be a reward model. Raises RecipeError as `named_model` does."""
+    there = named_endpoint(text, revision, key_env)
+    if there is not None:
+        told = {"revision": revision, "key_env": key_env}
+        entry = {"url": there.urls[0], "model": there.model, **{key: value for key, value in told.items() if value}}
+        return there.model.rpartition("/")[2], entry, False
+    source, name, reward = _either(text)
+    if revision is not None and source.kind != "hub":
+        raise RecipeError(f"command line: --revision goes with a hub's id or a URL, and {text!r} is none; leave it out")
+    entry = entry_of(source) | ({"revision": revision} if revision else {})
+    return name.rpartition("/")[2], entry, reward or _scores(source)
+
+
+def _either(text: str) -> tuple[ModelSource, str, bool]:
+    """The model that a word names, its name, and whether a recipe makes or declares it as a reward model."""
+    recipe, _, name = text.rpartition(":")
+    if os.path.isdir(text) or not recipe or not os.path.isfile(recipe):
+        return *named_model(text, "causal"), False
+    graph, target = load_graph(Path(recipe)), Path(recipe)
+    spec = graph.recipe.models.get(name)
+    made = name if spec is None or (made := made_by(spec)) is None else made.name
+    trained = made in graph.nodes and kinds_of(graph.nodes[made].settings).get(MAIN) == MODEL_KINDS["reward"]
+    reward = trained or (spec is not None and spec.kind == "reward")
+    return of_recipe(graph, target, name, (), "reward" if reward else "causal"), name, reward
+
+
+def entry_of(source: ModelSource) -> dict[str, Any]:
+    """A model as an entry under `models:`, without its kind."""
+    more = {"revision": source.revision} if source.kind == "hub" else {}
+    more = {"file": source.file} if source.kind == "package" else more
+    template: Any = source.template
+    if source.template_file:
+        template = {"file": source.template_file, "terminator": source.terminator}
+    given = {"template": template, "licence": source.licence, "terms": source.terms, "inherit": source.inherit}
+    tokens = {"tokens": {"add": list(source.tokens)}} if source.tokens else {}
+    return {source.kind: source.name, **more, **{key: value for key, value in given.items() if value}, **tokens}
+
+
+def _scores(source: ModelSource) -> bool:
+    """Whether the configuration in a folder is that of a reward model."""
+    path = Path(source.name) / "config.json"
+    if source.kind != "path" or not path.is_file():
+        return False
+    named = read_object(path).get("architectures") or []
+    return any(str(each).endswith("ForSequenceClassification") for each in named)
 
 
 def _in_folder(folder: Path) -> ModelSource:

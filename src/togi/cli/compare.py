@@ -1,0 +1,98 @@
+"""`togi compare`."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import click
+
+from togi.cli.common import compute_option, json_option, print_json, run_place
+from togi.cli.measure import named_as, run_made
+from togi.core.errors import RecipeError
+from togi.core.tables import say_table
+from togi.core.terminal import say
+from togi.recipe.runs import KnownRun, find_run, id_of
+from togi.recipe.state import read_state
+from togi.report.formatting import percent
+
+EXIT_WORSE = 6
+
+
+@click.command()
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="B")
+@click.argument("benchmarks", nargs=-1, metavar="[BENCHMARK]...")
+@click.option("--fail-if-worse", is_flag=True, help="Exit with 6 where an interval says that B is worse.")
+@click.option("--force", is_flag=True, help="Compare what was not measured alike, and say what differs.")
+@click.option("--judge", metavar="MODEL", help="The model that judges, for benchmarks that ask one.")
+@click.option("--limit", metavar="N", type=click.IntRange(1), help="Of two models: N rows of each data set.")
+@click.option("--reward", is_flag=True, help="A and B are reward models; known of a folder or a stage.")
+@click.option("--template", metavar="NAME", help="Chat template of A and B by name.  [default: their own]")
+@click.option("--key-env", metavar="NAME", help="Environment variable with the key of servers.  [default: no key]")
+@compute_option("tries once what the machine is fast at")
+@json_option
+def command(
+    a: str, b: str, benchmarks: tuple[str, ...], fail_if_worse: bool, force: bool, as_json: bool, **more: Any
+) -> None:
+    """Compare two models, or two runs, question by question.
+
+    A and B are runs (ids of `togi list --runs`, or recipes: their last run), whose evaluations are compared: the
+    benchmarks that both measured, of models of one name or of their only models. With a BENCHMARK they are models, and
+    both are measured first; models and benchmarks are named as for `togi evaluate`.
+
+    Each difference is B minus A on the questions that both have, with a paired bootstrap's interval, its size in
+    deviations (Hedges' g), McNemar's test of what is right or wrong, and the noise: how large a difference may come of
+    asking the same twice, known where questions were asked several times. Runs whose manifests differ are not compared
+    without --force.
+    """
+    work = importlib.import_module("togi.commands.compare")
+    if benchmarks:
+        found = _models(work, a, b, benchmarks, as_json, more)
+    else:
+        found = work.compare_runs(_run(a), _run(b), force)
+    if as_json:
+        told = [each.to_json() for each in found]
+        print_json(told[0] if len(told) == 1 else told)
+    else:
+        _say(work, found)
+    if fail_if_worse and any(each.worse for each in found):
+        click.get_current_context().exit(EXIT_WORSE)
+
+
+def _models(work: Any, a: str, b: str, benchmarks: tuple[str, ...], as_json: bool, more: dict[str, Any]) -> Any:
+    """Measures both models in one run, and compares them there."""
+    measure = importlib.import_module("togi.commands.measure")
+    key, template, reward = more["key_env"], more["template"], more["reward"]
+    models = [named_as(measure, each, None, key, template, reward) for each in (a, b)]
+    judge = more["judge"] and named_as(measure, more["judge"], None, key)
+    wanted = measure.Measured(models=models, benchmarks=benchmarks, judge=judge, limit=more["limit"])
+    graph = measure.graph_of(wanted)
+    run = run_made(graph, as_json, more["compute"])
+    base, other = (ref.name for ref in graph.nodes[measure.STAGE].settings.models)
+    return work.compare_models(_run_in(run.folder), base, other)
+
+
+def _run(text: str) -> KnownRun:
+    """A run by its id, or the last one of a recipe. Raises RecipeError and InputError where there is none."""
+    path = Path(text)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        return _run_in(run_place(path, (), None))
+    if path.is_dir():
+        raise RecipeError(f"command line: {text!r} is a folder; to compare models, name a BENCHMARK after A and B")
+    return find_run(text)
+
+
+def _run_in(folder: Path) -> KnownRun:
+    state = read_state(folder)
+    return KnownRun(id=id_of(state), folder=folder, state=state, last=True)
+
+
+def _say(work: Any, found: Any) -> None:
+    for each in found:
+        say(f"\n{each.benchmark}: A is {each.base}, B is {each.other}; {percent(each.level)} intervals")
+        if each.unlike:
+            say("not measured alike, so a difference may come from that: " + "; ".join(each.unlike))
+        say_table(work.COLUMNS, work.table_rows(each), right=range(1, 7))
+        alone = max((row.alone for row in each.differences), default=0)
+        if alone:
+            say(f"left out: {alone:,} questions without a number of both")

@@ -1,0 +1,217 @@
+"""Two models, or two runs, on the same questions."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from togi.core.codec import read_records
+from togi.core.errors import DamagedFile, InputError
+from togi.core.files import read_object
+from togi.core.records import Figure
+from togi.evaluate.benchmarks.table import Cell
+from togi.evaluate.comparison import Answers, Difference, compare, unlike
+from togi.evaluate.statistics import Bootstrap
+from togi.evaluate.table import Metric
+from togi.recipe.runs import KnownRun
+from togi.report.cells import bounds, change, words
+from togi.report.formatting import number
+from togi.report.view import BenchmarkView, CellView, ColumnView
+
+VIEWS = TypeAdapter(list[BenchmarkView])
+ITEMS = "output/items.parquet"
+RESAMPLES = 10_000
+APART = ("benchmark", "level")
+"""Parts of a manifest that change nothing in what was asked: the name, and how wide intervals are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A benchmark of a run with the numbers of its single questions, by subject and metric."""
+
+    view: BenchmarkView
+    items: Mapping[tuple[str, str], Answers]
+
+    @property
+    def subjects(self) -> list[str]:
+        return list(dict.fromkeys(subject for subject, _ in self.items))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """Two models on one benchmark. `unlike` are the parts of the manifests that differ."""
+
+    benchmark: str
+    base: str
+    other: str
+    level: float
+    differences: Sequence[Difference]
+    unlike: Sequence[str]
+
+    @property
+    def worse(self) -> list[str]:
+        """Metrics whose interval says that the second model is worse."""
+        return [each.metric.name for each in self.differences if each.verdict == "worse"]
+
+    def to_json(self) -> dict[str, Any]:
+        """Shares in percent, null where a number is not defined."""
+        return {
+            "benchmark": self.benchmark,
+            "a": self.base,
+            "b": self.other,
+            "level": self.level,
+            "unlike": list(self.unlike),
+            "worse": self.worse,
+            "metrics": {each.metric.name: _json(each) for each in self.differences},
+        }
+
+
+def compare_runs(base: KnownRun, other: KnownRun, force: bool) -> list[Found]:
+    """Each benchmark that both runs measured: their only models, or those of one name.
+
+    Raises InputError where there is no such benchmark or model, no question in common, or where manifests differ,
+    unless `force`.
+    """
+    one, two = _measured(base), _measured(other)
+    found = [pair for name in one if name in two for pair in _pairs(name, one[name], two[name], base.id, other.id)]
+    if not found:
+        names = " and ".join(f"{run.id} has {', '.join(own) or 'none'}" for run, own in ((base, one), (other, two)))
+        raise InputError(f"compare: the runs share no benchmark with models of one name, or with one model; {names}")
+    return _held(found, force)
+
+
+def compare_models(run: KnownRun, base: str, other: str) -> list[Found]:
+    """Two models of one run, on each of its benchmarks."""
+    return _held([_found(name, each, each, base, other) for name, each in _measured(run).items()], force=True)
+
+
+def _held(found: Sequence[Found], force: bool) -> list[Found]:
+    for each in found:
+        if each.unlike and not force:
+            told = "\n  ".join(each.unlike)
+            raise InputError(
+                f"compare: {each.benchmark} was not measured alike, so a difference may come from that:\n  {told}\n"
+                "measure both alike, or compare them all the same with --force"
+            )
+        if all(not row.difference.n for row in each.differences):
+            raise InputError(f"compare: {each.benchmark}: {each.base} and {each.other} have no question in common")
+    return list(found)
+
+
+def _pairs(name: str, one: Measured, two: Measured, base: str, other: str) -> Iterator[Found]:
+    if len(one.subjects) == len(two.subjects) == 1:
+        first, second = one.subjects[0], two.subjects[0]
+        yield _found(name, one, two, first, second, (base, other) if first == second else ())
+        return
+    for subject in one.subjects:
+        if subject in two.subjects:
+            yield _found(name, one, two, subject, subject, (base, other))
+
+
+def _found(name: str, one: Measured, two: Measured, base: str, other: str, runs: Sequence[str] = ()) -> Found:
+    """The two models on a benchmark; their names hold the runs where these are equal."""
+    bootstrap = Bootstrap(seed=0, level=one.view.level, resamples=RESAMPLES)
+    columns = [each for each in one.view.columns if (base, each.name) in one.items and (other, each.name) in two.items]
+    return Found(
+        benchmark=name,
+        base=f"{base} ({runs[0]})" if runs else base,
+        other=f"{other} ({runs[1]})" if runs else other,
+        level=one.view.level,
+        differences=[
+            compare(_metric(each), one.items[base, each.name], two.items[other, each.name], bootstrap)
+            for each in columns
+        ],
+        unlike=unlike(_common(one.view), _common(two.view)),
+    )
+
+
+def _metric(column: ColumnView) -> Metric:
+    return Metric(name=column.name, higher_is_better=column.higher_is_better, note=column.note, share=column.share)
+
+
+def _common(view: BenchmarkView) -> dict[str, Any]:
+    """What must agree: questions, sampling, seeds, the judge and its prompt."""
+    common = view.manifest.get("common", {})
+    return {key: value for key, value in common.items() if key not in APART}
+
+
+def _measured(run: KnownRun) -> dict[str, Measured]:
+    """The benchmarks of a run by name; those of several stages with one name also by their stage."""
+    found: dict[str, Measured] = {}
+    for stage in run.state["stages"]:
+        folder = Path(stage["folder"])
+        if stage["type"] == "evaluate" and (folder / ITEMS).exists():
+            rows = [row for row in read_records(folder / ITEMS)[1] if isinstance(row, Figure)]
+            for view in _views(folder / "summary.json"):
+                name = view.benchmark if view.benchmark not in found else f"{stage['name']}.{view.benchmark}"
+                found[name] = Measured(view, _items(rows, view.benchmark))
+    return found
+
+
+def _views(path: Path) -> list[BenchmarkView]:
+    try:
+        return VIEWS.validate_python(read_object(path).get("benchmarks", []))
+    except ValidationError:
+        raise DamagedFile(f"{path}: the benchmarks in it are damaged; do the stage again with --redo") from None
+
+
+def _items(rows: Sequence[Figure], benchmark: str) -> dict[tuple[str, str], Answers]:
+    found: dict[tuple[str, str], dict[str, tuple[str, float | None]]] = {}
+    for row in rows:
+        if row.benchmark == benchmark:
+            own = found.setdefault((row.subject, row.metric), {})
+            own[row.parents[0]] = (row.parents[-1], row.value)
+    return dict(found)
+
+
+# --- for people -------------------------------------------------------------------------------------------------------
+
+COLUMNS = ("metric", "A", "B", "B - A, paired", "effect", "noise", "McNemar", "B is")
+
+
+def table_rows(found: Found) -> list[list[str]]:
+    """A row a metric: both means with intervals, the difference, Hedges' g, the noise floor, McNemar's test."""
+    return [_row(each) for each in found.differences]
+
+
+def _row(each: Difference) -> list[str]:
+    column = ColumnView(name=each.metric.name, share=each.metric.share, higher_is_better=each.metric.higher_is_better)
+    title = f"{column.name}, %" if column.share else column.name
+    base, other, difference = (_view(cell) for cell in (each.base, each.other, each.difference))
+    both = [f"{words(cell, column)}  {bounds(cell, column)}" for cell in (base, other)]
+    noise = None if each.noise is None else each.noise * (100 if column.share else 1)
+    told = f"{each.test.only_first} : {each.test.only_second}, p {number(each.test.p)}" if each.test else number(None)
+    return [
+        title,
+        *both,
+        change(difference, column),
+        number(each.effect, signed=True),
+        number(noise),
+        told,
+        each.verdict,
+    ]
+
+
+def _view(cell: Cell) -> CellView:
+    return CellView(value=cell.value, low=cell.low, high=cell.high, n=cell.n, note=cell.note)
+
+
+def _json(each: Difference) -> dict[str, Any]:
+    scale = 100 if each.metric.share else 1
+    cells = {"a": each.base, "b": each.other, "difference": each.difference}
+    told = {name: _scaled(cell, scale) for name, cell in cells.items()}
+    test = (
+        None
+        if each.test is None
+        else {"only_a": each.test.only_first, "only_b": each.test.only_second, "p": each.test.p}
+    )
+    noise = None if each.noise is None else scale * each.noise
+    more = {"effect": each.effect, "mcnemar": test, "noise": noise, "alone": each.alone, "verdict": each.verdict}
+    return told | more
+
+
+def _scaled(cell: Cell, scale: int) -> dict[str, Any]:
+    value, low, high = (None if each is None else scale * each for each in (cell.value, cell.low, cell.high))
+    return {"value": value, "low": low, "high": high, "n": cell.n}

@@ -1,0 +1,208 @@
+"""A recipe of one stage, made of the words of `togi evaluate MODEL BENCHMARK...` and its like.
+
+So what a command measures is kept, resumed and reported as what a recipe measures.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, get_args
+
+from togi.core.errors import RecipeError
+from togi.core.seeds import digest
+from togi.core.settings import Ref
+from togi.core.sources import HUB_ID
+from togi.data.presets import PRESETS
+from togi.recipe.document import compose, flatten
+from togi.recipe.graph import Graph, build
+from togi.recipe.limit import limited
+from togi.recipe.schema import validate
+from togi.recipe.source import Tree
+from togi.stages.evaluation.benchmarks.base import BenchmarkType
+from togi.stages.evaluation.benchmarks.table import BENCHMARKS
+
+WHERE = "command line"
+STAGE = "scores"
+SCORE = "score"
+MODELS = {"model": "causal", "scorer": "reward", "embedder": "embedder"}
+"""The kind of a `models:` entry, by what a reference to it stands for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Named:
+    """A model as the command line names it: what it is called, its entry under `models:`, and whether it can be a
+    language model, a reward model or both (nothing is known of one that is not here)."""
+
+    name: str
+    entry: Mapping[str, Any]
+    kinds: Sequence[str] = ("model", "scorer")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What is measured on what. `judge` and `baseline` are None where the benchmarks need none. `folder` is where
+    paths of benchmarks start."""
+
+    models: Sequence[Named]
+    benchmarks: Sequence[str]
+    judge: Named | None = None
+    baseline: Named | None = None
+    limit: int | None = None
+    folder: Path = field(default_factory=Path)
+
+
+@dataclass(slots=True)
+class _Parts:
+    """The sections of the recipe while it is made."""
+
+    models: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+
+    def model(self, name: str, entry: Mapping[str, Any]) -> str:
+        """A reference to a model; the same entry is declared once, and another of its name gets a number."""
+        return self._declared(self.models, name, entry)
+
+    def records(self, text: str, folder: Path) -> str:
+        """A reference to data by its path, its preset or its hub id."""
+        return self._declared(self.data, Path(text).name.partition(".")[0], _data(text, folder))
+
+    def _declared(self, section: dict[str, Any], text: str, entry: Mapping[str, Any]) -> str:
+        for name, known in section.items():
+            if known == entry:
+                return f"${name}"
+        plain = re.sub(r"[^A-Za-z0-9_-]", "_", text)[:60]
+        plain = plain if re.match(r"[A-Za-z_]", plain) else f"_{plain}"
+        taken = {**self.models, **self.data, STAGE: None}
+        names = (plain, *(f"{plain}_{number}" for number in range(2, len(taken) + 3)))
+        name = next(each for each in names if each not in taken)
+        section[name] = dict(entry)
+        return f"${name}"
+
+
+def graph_of(wanted: Measured) -> Graph:
+    """The recipe as a graph. Raises RecipeError for a benchmark that is not known, or cannot measure these models."""
+    parts = _Parts()
+    given = [_read(word, wanted.folder) for word in wanted.benchmarks]
+    refs = [_subject(model, given, parts) for model in wanted.models]
+    stage: dict[str, Any] = {"type": "evaluate", "models": refs}
+    if wanted.judge is not None:
+        stage["judge"] = parts.model(wanted.judge.name, {**wanted.judge.entry, "kind": "causal"})
+    if wanted.baseline is not None:
+        stage["baseline"] = _subject(wanted.baseline, given, parts)
+        if stage["baseline"] not in refs and not any(BENCHMARKS[values["type"]].against for values in given):
+            stage["models"] = [stage["baseline"], *refs]  # what is to be compared is measured too
+    stage["benchmarks"] = [_settings(values, wanted.folder, parts) for values in given]
+    return _graph("-".join(["evaluate", *(ref[1:] for ref in refs)]), parts, stage, wanted.limit)
+
+
+def score_graph(model: Named, file: Path) -> Graph:
+    """A recipe that scores the answers of a file. Raises RecipeError for a file that is not there."""
+    parts = _Parts()
+    scorer = parts.model(model.name, {**model.entry, "kind": "reward"})
+    stage = {"type": "score", "samples": parts.records(str(file), Path()), "scorer": scorer, "as": SCORE}
+    return _graph(f"score-{scorer[1:]}", parts, stage, None)
+
+
+def _graph(name: str, parts: _Parts, stage: Mapping[str, Any], limit: int | None) -> Graph:
+    """A recipe of one stage, whose name tells it from others of the same models."""
+    marked = f"{name[:60]}-{digest([list(parts.models.items()), list(parts.data.items()), stage])[:6]}"
+    values = {"name": marked, "models": parts.models, "data": parts.data, "stages": {STAGE: dict(stage)}}
+    recipe = validate(Tree(values, {(): WHERE}))
+    return build(recipe if limit is None else limited(recipe, limit))
+
+
+def _subject(model: Named, given: Sequence[Mapping[str, Any]], parts: _Parts) -> str:
+    """A reference to a model of the kind that every benchmark measures. Raises RecipeError where there is none."""
+    kinds = list(model.kinds)
+    for values in given:
+        allowed = BENCHMARKS[values["type"]].subjects
+        if not any(kind in allowed for kind in kinds):
+            words = {"model": "language models", "scorer": "reward models (--reward)"}
+            raise RecipeError(
+                f"{WHERE}: {values['type']} measures {' and '.join(words[kind] for kind in allowed)}, which "
+                f"{model.name} is not"
+            )
+        kinds = [kind for kind in kinds if kind in allowed]
+    return parts.model(model.name, {**model.entry, "kind": MODELS[kinds[0]]})
+
+
+def _read(word: str, folder: Path) -> dict[str, Any]:
+    """The settings that a word names: TYPE, TYPE:DATA, or a map {type: TYPE, ...}."""
+    if word.lstrip().startswith("{"):
+        found = flatten(compose(word, lambda line: f"{WHERE} ({word})", folder), (), {})
+        return {**found, "type": _known(str(found.get("type", "")))}
+    kind, _, data = word.partition(":")
+    kind = _known(kind)
+    column = _first_data(BENCHMARKS[kind])
+    if data and column is None:
+        raise RecipeError(f"{WHERE}: {word}: {kind} reads no data; write {kind} alone")
+    return {"type": kind, **({column: data} if data and column else {})}
+
+
+def _known(kind: str) -> str:
+    if kind not in BENCHMARKS:
+        close = get_close_matches(kind, BENCHMARKS, 1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise RecipeError(
+            f"{WHERE}: no benchmark is called {kind!r}; {hint}(allowed: {', '.join(BENCHMARKS)}); write TYPE:DATA, or "
+            "'{type: TYPE, ...}' with its settings"
+        )
+    return kind
+
+
+def _first_data(kind: BenchmarkType) -> str | None:
+    """The setting that names what a benchmark measures on."""
+    found = [name for name in kind.settings.model_fields if _kind_of(kind, name) not in (None, *MODELS)]
+    return found[0] if found else None
+
+
+def _kind_of(kind: BenchmarkType, setting: str) -> str | None:
+    """What a setting refers to: model, scorer, embedder, or a kind of records; None for one that refers to nothing."""
+    types = list(_types(kind.settings.model_fields[setting].annotation))
+    refs = [each for each in types if isinstance(each, type) and issubclass(each, Ref)]
+    return refs[0].kinds[0] if refs else None
+
+
+def _types(annotation: Any) -> Iterator[Any]:
+    """A type and those inside it: of a union, a list, an annotation."""
+    yield annotation
+    for each in get_args(annotation):
+        yield from _types(each)
+
+
+def _settings(values: Mapping[str, Any], folder: Path, parts: _Parts) -> dict[str, Any]:
+    """The settings of a benchmark, with the data and models that they name declared. Raises RecipeError for a benchmark
+    without its data."""
+    kind = BENCHMARKS[values["type"]]
+    column = _first_data(kind)
+    if column is not None and kind.settings.model_fields[column].is_required() and column not in values:
+        raise RecipeError(
+            f"{WHERE}: {kind.name} needs {column}: write {kind.name}:DATA, a file, a folder, a preset or a hub's id"
+        )
+    return {name: _declared(kind, name, value, folder, parts) for name, value in values.items()}
+
+
+def _declared(kind: BenchmarkType, name: str, value: Any, folder: Path, parts: _Parts) -> Any:
+    what = _kind_of(kind, name) if name in kind.settings.model_fields else None
+    if what is None:
+        return value
+    if isinstance(value, list):
+        return [_declared(kind, name, each, folder, parts) for each in value]
+    if what in MODELS:
+        text = str(value)
+        entry = {"path": str((folder / text).resolve())} if (folder / text).is_dir() else {"hub": text}
+        return parts.model(Path(text).name, {**entry, "kind": MODELS[what]})
+    return parts.records(str(value), folder)
+
+
+def _data(text: str, folder: Path) -> dict[str, Any]:
+    """The entry under `data:` of a path, a preset or a hub id. Raises RecipeError for what is none of them."""
+    if (folder / text).exists():
+        return {"path": str((folder / text).resolve())}
+    if text in PRESETS:
+        return {"preset": text}
+    if HUB_ID.fullmatch(text) and not Path(text).suffix:
+        return {"hub": text}
+    raise RecipeError(f"{WHERE}: {text!r} is no file or folder here, and no preset or hub's id (owner/name)")

@@ -1,0 +1,115 @@
+"""`togi evaluate MODEL BENCHMARK`, `togi compare` and `togi score`, as a user runs them."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from judges import shown
+from stub_server import KEY, Stub, stub_server
+from tiny_run import togi
+
+from togi.commands.measure import Measured, Named, graph_of
+from togi.core.errors import RecipeError
+
+PAIRS = 30
+
+
+def says(body: dict[str, Any], index: int) -> str:
+    """`large` sees the better answer; `small` always likes the first place."""
+    first, _ = shown(body["messages"][-1]["content"])
+    return "[[A]]" if body["model"] == "small" or "good" in first else "[[B]]"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Stub]:
+    with stub_server(says) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def place(server: Stub, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with pairs, and the evaluations of two judges in home/."""
+    folder = tmp_path_factory.mktemp("measure")
+    rows = [{"prompt": f"Q {n}?", "chosen": f"A good one, {n}.", "rejected": f"Bad {n}."} for n in range(PAIRS)]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "few.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:20]))
+    return folder
+
+
+def evaluate(place: Path, server: Stub, model: str, *words: str) -> Any:
+    more = ("--key-env", "STUB_KEY", "--json")
+    ended = togi(place / "home", "evaluate", f"{server.url}#{model}", *words, *more, STUB_KEY=KEY)
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout)
+
+
+def test_two_evaluations_outside_any_recipe_are_kept_and_compared(place: Path, server: Stub):
+    data = f"reward_accuracy:{place / 'pairs.jsonl'}"
+    small, large = (evaluate(place, server, name, data) for name in ("small", "large"))
+    assert (small["benchmark"], small["rows"], small["dropped"]) == ("reward_accuracy", PAIRS, {})
+    assert small["models"]["small"]["accuracy"]["value"] == 50 and small["models"]["small"]["n"] == PAIRS
+    assert large["models"]["large"]["accuracy"]["value"] == 100
+    asked = len(server.asked)
+    assert evaluate(place, server, "large", data) == large and len(server.asked) == asked, "nothing is done twice"
+
+    ended = togi(place / "home", "compare", large["run"], small["run"], "--fail-if-worse", "--json")
+    assert ended.returncode == 6, ended.stderr
+    found = json.loads(ended.stdout)
+    assert (found["a"], found["b"], found["unlike"], found["worse"]) == ("large", "small", [], ["accuracy"])
+    accuracy = found["metrics"]["accuracy"]
+    assert accuracy["difference"]["value"] == -50 and accuracy["mcnemar"]["only_a"] == PAIRS
+    ended = togi(place / "home", "compare", small["run"], large["run"], "--fail-if-worse")
+    assert ended.returncode == 0, "what is better does not fail"
+    assert re.search(r"accuracy, % .*50\.0 .*100\.0 .*\+50\.0 .*better", ended.stdout), ended.stdout
+
+    other = evaluate(place, server, "small", f"reward_accuracy:{place / 'few.jsonl'}")
+    ended = togi(place / "home", "compare", other["run"], small["run"])
+    assert ended.returncode == 3 and "pairs: " in ended.stderr and "--force" in ended.stderr
+    ended = togi(place / "home", "compare", other["run"], small["run"], "--force", "--json")
+    forced = json.loads(ended.stdout)
+    assert forced["unlike"] and forced["metrics"]["accuracy"]["difference"]["n"] == 20
+
+
+def test_a_word_names_a_benchmark_its_data_and_its_settings(place: Path):
+    model = Named(name="my model", entry={"path": str(place)}, kinds=("model",))
+    words = ("answers:pairs.jsonl", "{type: answers, name: longer, prompts: pairs.jsonl, max_tokens: 99}")
+    graph = graph_of(Measured(models=[model], benchmarks=words, folder=place, limit=3))
+    (spec,) = graph.recipe.data.values()
+    assert graph.recipe.models["my_model"].kind == "causal"
+    assert (spec.path, spec.limit) == (str(place / "pairs.jsonl"), 3)
+    benchmarks: Any = graph.nodes["scores"].settings
+    assert [(each.title, each.max_tokens) for each in benchmarks.benchmarks][1] == ("longer", 99)
+
+
+def test_a_baseline_is_measured_beside_the_model(place: Path):
+    one, two = (Named(name="m", entry={"path": str(place / name)}, kinds=("scorer",)) for name in ("a", "b"))
+    for each in (one, two):
+        Path(each.entry["path"]).mkdir(exist_ok=True)
+    wanted = Measured(models=[one], benchmarks=["reward_accuracy:pairs.jsonl"], baseline=two, folder=place)
+    settings: Any = graph_of(wanted).nodes["scores"].settings
+    assert (list(settings.models), settings.baseline) == (["$m_2", "$m"], "$m_2")
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("answer:pairs.jsonl", "did you mean 'answers'"),
+        ("answers", "answers needs prompts"),
+        ("answers:nowhere.jsonl", "no file or folder here"),
+        ("{type: answers, prompts: pairs.jsonl, sample: 2}", "sample"),
+        ("mt_bench:pairs.jsonl", "asks a judge"),
+    ],
+)
+def test_what_cannot_be_measured_is_said(place: Path, word: str, said: str):
+    model = Named(name="m", entry={"path": str(place)}, kinds=("model",))
+    with pytest.raises(RecipeError, match=re.escape(said)):
+        graph_of(Measured(models=[model], benchmarks=[word], folder=place))
+
+
+def test_a_reward_model_does_not_answer(place: Path):
+    model = Named(name="m", entry={"path": str(place)}, kinds=("scorer",))
+    with pytest.raises(RecipeError, match="answers measures language models"):
+        graph_of(Measured(models=[model], benchmarks=["answers:pairs.jsonl"], folder=place))
