@@ -224,7 +224,7 @@ def _completion_row(c: Completion) -> Row:
 
 
 def _completion(row: Row) -> Completion:
-    numbers = {name: tuple(row[name]) for name in ("token_ids", "logprobs", "sampled_logprobs")}
+    numbers: dict[str, Any] = {name: tuple(row[name]) for name in ("token_ids", "logprobs", "sampled_logprobs")}
     return Completion(text=row["text"], stop=row["stop"], **numbers)
 
 

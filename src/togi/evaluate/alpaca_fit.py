@@ -60,7 +60,7 @@ def _best(x_NK: Floats, share_N: Floats, weight_N: Floats) -> Floats:
     group_N = np.arange(len(share_N))
     folds = list(GroupKFold(FOLDS).split(x_NK, groups=group_N))
     losses = [
-        np.mean([_loss(_fit(x_NK[t], share_N[t], weight_N[t], c), x_NK[h], share_N[h], weight_N[h]) for t, h in folds])
+        sum(_loss(_fit(x_NK[t], share_N[t], weight_N[t], c), x_NK[h], share_N[h], weight_N[h]) for t, h in folds)
         for c in STRENGTHS
     ]
     return _fit(x_NK, share_N, weight_N, float(STRENGTHS[int(np.argmin(losses))]))

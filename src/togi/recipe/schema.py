@@ -5,10 +5,9 @@ members of a union.
 """
 
 import re
-import types
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
@@ -21,6 +20,7 @@ from togi.recipe.hardware import Device, Hardware
 from togi.recipe.hints import outside_name, shape, unknown_key
 from togi.recipe.licensed import Licensed
 from togi.recipe.locks import LOCK
+from togi.recipe.places_in import fields_at, present
 from togi.recipe.source import Tree
 from togi.stages.base import StageSettings
 from togi.stages.data.importing import DataSettings
@@ -296,11 +296,11 @@ def _truths(given: Any, taken: Any, here: KeyPath = ()) -> Iterator[KeyPath]:
 
 def _mendable(cls: type[BaseModel], values: Any, error: Any) -> KeyPath:
     """Where null stands as the value of a known setting that knows no "none", which has its default then; else ()."""
-    place = _present(values, error["loc"])
+    place = present(values, error["loc"])
     null = error["input"] is None and error["type"] not in ("missing", "extra_forbidden")
     if not (null and place and all(isinstance(part, str) for part in place)):
         return ()
-    return place if place[-1] in _fields(cls, place[:-1]) else ()
+    return place if place[-1] in fields_at(cls, place[:-1]) else ()
 
 
 def _without(values: Any, paths: list[KeyPath], here: KeyPath = ()) -> Any:
@@ -312,7 +312,7 @@ def _without(values: Any, paths: list[KeyPath], here: KeyPath = ()) -> Any:
 
 
 def _place(values: Any, error: Any) -> KeyPath:
-    inside = _present(values, error["loc"])
+    inside = present(values, error["loc"])
     return (*inside, error["loc"][-1]) if error["type"] == "missing" else inside
 
 
@@ -325,7 +325,7 @@ def _wrong(cls: type[BaseModel], values: Any, place: KeyPath, errors: list[Any])
     if "extra_forbidden" in kinds:
         comma = found is None and place and str(place[-1])[:1].isdigit()
         hint = "; in {...} a comma ends a value: a decimal number has a point" if comma else ""
-        return f"unknown key{hint}{unknown_key(str(place[-1]), _fields(cls, place[:-1]))}"
+        return f"unknown key{hint}{unknown_key(str(place[-1]), fields_at(cls, place[:-1]))}"
     text = ", or ".join(dict.fromkeys(_wanted(error) for error in errors))
     if "value_error" in kinds and isinstance(found, str) and "expected a reference" in text:
         return f"{text}{outside_name(found)}"
@@ -366,38 +366,3 @@ def _shown(value: Any) -> str:
     """A value as the recipe has it, on one short line."""
     text = "nothing (null)" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
-
-
-def _present(values: Any, loc: tuple[Any, ...]) -> KeyPath:
-    """The part of an error's location that is really in the recipe (without the tags of unions)."""
-    path: list[str | int] = []
-    here = values
-    for part in loc:
-        if (isinstance(here, dict) and part in here) or (isinstance(here, list) and isinstance(part, int)):
-            here = here[part]
-            path.append(part)
-    return tuple(path)
-
-
-def _fields(annotation: Any, loc: tuple[Any, ...]) -> list[str]:
-    """Names of the settings that are allowed at `loc` below `annotation`."""
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        return _fields(get_args(annotation)[0], loc)
-    if origin in (Union, types.UnionType):
-        names = [name for member in get_args(annotation) for name in _fields(member, loc)]
-        return list(dict.fromkeys(names))
-    if origin in (list, tuple):
-        return _fields(get_args(annotation)[0], loc[1:])
-    if origin is dict:
-        return _fields(get_args(annotation)[1], loc[1:])
-    if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-        return []
-    if not loc:
-        return list(annotation.model_fields)
-    if loc[0] in annotation.model_fields:
-        return _fields(annotation.model_fields[loc[0]].annotation, loc[1:])
-    tag = annotation.model_fields.get("type")  # a union's location carries the tag of the chosen member
-    if tag is not None and loc[0] in get_args(tag.annotation):
-        return _fields(annotation, loc[1:])
-    return []

@@ -10,6 +10,7 @@ from togi.report.formatting import bounds, flat, number, percent
 from togi.report.view import RowView, RunView, StageView
 
 SAMPLES = 3
+INDENT = "    "
 ENVIRONMENT = ("device", "cpu", "processes", "compute_dtype", "togi", "torch", "transformers", "peft", "numpy")
 
 
@@ -158,7 +159,7 @@ def _scoring(words: Mapping[str, str]) -> str:
             "text = tokenizer.apply_chat_template(messages, tokenize=False)",
             'inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt").to(model.device)',
             "with torch.no_grad():",
-            "    print(float(model(**inputs).logits[0, 0]))",
+            f"{INDENT}print(float(model(**inputs).logits[0, 0]))",
         ]
     )
 

@@ -4,7 +4,6 @@ Work is cut into *units* whose members follow from settings and data alone; a fi
 done again, an unfinished one is done again whole.
 """
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -381,13 +380,3 @@ def hold_numerics(folder: Path, now: dict[str, Any], *, anew: bool = False) -> N
         )
     if before != (noted := {**before, **now}):
         write_json(path, noted)
-
-
-@contextmanager
-def timed(times: dict[str, float], phase: str) -> Iterator[None]:
-    """Adds the seconds of the block to `times[phase]`."""
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        times[phase] = times.get(phase, 0.0) + time.perf_counter() - start

@@ -18,7 +18,8 @@ from togi.model.policy import Policy, unwrapped
 from togi.model.router import own_weight
 from togi.objectives.base import Batch, Metrics, Objective, Output, add_metrics, on_host, read_metrics
 from togi.stages.arithmetic import in_machine_type
-from togi.stages.context import Context, timed
+from togi.stages.context import Context
+from togi.stages.timing import timed
 from togi.stages.training.examples_work import BatchSource, Data, Example, ShuffledEpochs, check_fits
 from togi.stages.training.optimisation import Optimisation
 from togi.stages.training.trainer_work import BestValidation, Trainer

@@ -27,9 +27,10 @@ from togi.rollout.engine import answer
 from togi.rollout.local import Sampler
 from togi.rollout.sampling_model import beside_training, context_limit
 from togi.stages.arithmetic import arithmetic, device
-from togi.stages.context import Context, hold_numerics, timed
+from togi.stages.context import Context, hold_numerics
 from togi.stages.endpoints import scorer
 from togi.stages.judging_work import JudgeScorer
+from togi.stages.timing import timed
 from togi.stages.training.epochs import Epochs
 from togi.stages.training.grpo import TrainGrpo, scorers_of
 from togi.stages.training.grpo_samples_work import GradedGroup, StoredSamples

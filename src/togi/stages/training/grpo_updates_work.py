@@ -20,7 +20,8 @@ from togi.model.policy import Policy
 from togi.objectives.base import Batch, Output, require
 from togi.objectives.grpo import GRPO, SamplerCorrection
 from togi.stages.arithmetic import in_machine_type
-from togi.stages.context import Context, timed
+from togi.stages.context import Context
+from togi.stages.timing import timed
 from togi.stages.training.grpo import TrainGrpo
 from togi.stages.training.grpo_rollouts_work import Answer, AnswerGroup, Rollout
 from togi.train.loop import MicroBatch

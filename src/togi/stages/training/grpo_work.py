@@ -21,11 +21,12 @@ from togi.rewards.guards import GuardState, stop_on
 from togi.rewards.statistics import reward_statistics
 from togi.stages.arithmetic import device, in_machine_type
 from togi.stages.base import MODEL_FOLDER
-from togi.stages.context import Context, timed
+from togi.stages.context import Context
 from togi.stages.models import free_for_saving, keep_model, load_trainable
 from togi.stages.rehearsal_work import Rehearsed, asked, prompt_rows, weightless
 from togi.stages.seen_prompts import keep_learnt
 from togi.stages.spoken import Spoken, common_system
+from togi.stages.timing import timed
 from togi.stages.training.examples_work import Example, check_fits, split
 from togi.stages.training.fit_work import adamw_update
 from togi.stages.training.grpo import TrainGrpo

@@ -1,0 +1,43 @@
+"""Where in a recipe an error is, and what settings are allowed there."""
+
+import types
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+from togi.recipe.document import KeyPath
+
+
+def present(values: Any, loc: tuple[Any, ...]) -> KeyPath:
+    """The part of an error's location that is really in the recipe (without the tags of unions)."""
+    path: list[str | int] = []
+    here = values
+    for part in loc:
+        if (isinstance(here, dict) and part in here) or (isinstance(here, list) and isinstance(part, int)):
+            here = here[part]
+            path.append(part)
+    return tuple(path)
+
+
+def fields_at(annotation: Any, loc: tuple[Any, ...]) -> list[str]:
+    """Names of the settings that are allowed at `loc` below `annotation`."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return fields_at(get_args(annotation)[0], loc)
+    if origin in (Union, types.UnionType):
+        names = [name for member in get_args(annotation) for name in fields_at(member, loc)]
+        return list(dict.fromkeys(names))
+    if origin in (list, tuple):
+        return fields_at(get_args(annotation)[0], loc[1:])
+    if origin is dict:
+        return fields_at(get_args(annotation)[1], loc[1:])
+    if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        return []
+    if not loc:
+        return list(annotation.model_fields)
+    if loc[0] in annotation.model_fields:
+        return fields_at(annotation.model_fields[loc[0]].annotation, loc[1:])
+    tag = annotation.model_fields.get("type")  # a union's location carries the tag of the chosen member
+    if tag is not None and loc[0] in get_args(tag.annotation):
+        return fields_at(annotation, loc[1:])
+    return []
