@@ -31,7 +31,7 @@ def _start(rank: int, size: int, folder: Path, work: Callable[..., Any], argumen
     code = 1
     try:
         torch.set_num_threads(1)
-        value: Any = work(join(rank, size, f"file://{folder}/meeting"), *arguments)
+        value: Any = work(join(rank, size, f"file://{folder}/meeting", rank), *arguments)
         code = 0
     except BaseException:  # noqa: BLE001 (whatever it is, the parent tells it)
         value = f"rank {rank}: {traceback.format_exc()}"
