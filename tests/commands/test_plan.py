@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from large_shapes import THIRTEEN
 from places import ROOT
 from tiny_run import QUESTIONS, togi, write_recipe
 from tiny_texts import bare_context, chats
@@ -284,16 +285,6 @@ def test_planning_imports_no_torch(planned, tmp_path):
     assert ended.returncode == 0, ended.stderr
 
 
-THIRTEEN = {  # llm-jp-3-13b, of whose folder a plan reads this file alone
-    "model_type": "llama",
-    "num_hidden_layers": 40,
-    "hidden_size": 5120,
-    "num_attention_heads": 40,
-    "num_key_value_heads": 40,
-    "intermediate_size": 13824,
-    "vocab_size": 99487,
-    "tie_word_embeddings": False,
-}
 LARGE = """\
 name: large
 models:

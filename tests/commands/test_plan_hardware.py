@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from large_shapes import THIRTEEN
 from places import ROOT
 from tiny_run import togi, write_recipe
 
@@ -13,16 +14,6 @@ from togi.recipe.graph import build
 from togi.recipe.schema import validate
 from togi.recipe.source import read_tree
 
-THIRTEEN = {  # llm-jp-3-13b, of whose folder a plan reads this file alone
-    "model_type": "llama",
-    "num_hidden_layers": 40,
-    "hidden_size": 5120,
-    "num_attention_heads": 40,
-    "num_key_value_heads": 40,
-    "intermediate_size": 13824,
-    "vocab_size": 99487,
-    "tie_word_embeddings": False,
-}
 RECIPE = """\
 name: cards
 hardware:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitInfo, HfApi, constants
+from huggingface_hub import CommitInfo, HfApi, RepoFile, constants
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -135,7 +135,7 @@ def _hold(wanted: Wanted, commit: str, files: dict[str, int]) -> None:
     """Raises StageError where the commit does not show each file with its size."""
     try:
         listed: Any = HfApi().list_repo_tree(wanted.repo, recursive=True, revision=commit, repo_type=wanted.what)
-        there = {each.path: each.size for each in listed if hasattr(each, "size")}
+        there = {each.path: each.size for each in listed if isinstance(each, RepoFile)}
     except (OSError, ValueError, HTTPError, HfHubHTTPError) as error:
         raise StageError(f"{wanted.repo}: was sent as {commit}, but cannot be listed: {_refused(error)}") from error
     wrong = [name for name, size in files.items() if there.get(name) != size]

@@ -12,7 +12,6 @@ from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.routing import Route
 
 from togi.core.errors import InputError, RecipeError, StageError
 from togi.serve.limits import Counts, Guard, Limits
@@ -74,13 +73,8 @@ def new_app(
     app.add_api_route("/v1/models", lambda: _models([served, *beside]), methods=["GET"])
     counts = app.state.counts = Counts()
     app.add_api_route("/metrics", counts.page, methods=["GET"], response_model=None)
-    app.add_middleware(Guard, limits=served.limits, counts=counts, paths=lambda: paths_of(app))
+    app.add_middleware(Guard, limits=served.limits, counts=counts)
     return app
-
-
-def paths_of(app: FastAPI) -> set[str]:
-    """The paths that an app knows."""
-    return {route.path for route in app.routes if isinstance(route, Route)}
 
 
 def _health(served: Served, healthy: Callable[[], bool]) -> dict[str, str]:

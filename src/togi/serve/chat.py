@@ -158,7 +158,7 @@ class _Model:
                 raise InputError("stream: one prompt at a time, without echo; send each in a request of its own")
             return self._stream(requests[0], body, about, _text, counts)
         found = await self.loop.answers(requests) if body.writes else [[NOTHING] for _ in prompts]
-        read = await asyncio.to_thread(self._read, body, prompts)
+        read = await self._read(body, prompts)
         every = [(place, one) for place, group in enumerate(found) for one in group]
         choices = [
             self._text_choice(body, index, prompts[place], one, read[place]) for index, (place, one) in enumerate(every)
@@ -175,7 +175,7 @@ class _Model:
             ids = self.speaker.tokenizer(body.prompt or "", add_special_tokens=body.add_special_tokens)["input_ids"]
         return JSONResponse({"count": len(ids), "max_model_len": self.served.limit, "tokens": list(ids)})
 
-    def _read(self, body: CompletionBody, prompts: Sequence[Sequence[int]]) -> list[TextLogprobs | None]:
+    async def _read(self, body: CompletionBody, prompts: Sequence[Sequence[int]]) -> Sequence[TextLogprobs | None]:
         """The log-probabilities of prompts, where a body asks for them."""
         if not body.echo or body.logprobs is None:
             return [None] * len(prompts)
@@ -186,7 +186,7 @@ class _Model:
             raise InputError(
                 f"prompt: it has {longest} tokens, and the model's context {self.served.limit}; shorten it"
             )
-        return [self.speaker.read(ids, body.logprobs) for ids in prompts]
+        return [await asyncio.to_thread(self.speaker.read, ids, body.logprobs) for ids in prompts]
 
     def _used(self, prompts: Sequence[int], found: Sequence[Sequence[Completion]], counts: Counts) -> dict[str, int]:
         used = usage(prompts, found)
@@ -208,7 +208,6 @@ class _Model:
         return list(self.speaker.tokenizer(text, add_special_tokens=True)["input_ids"])
 
     def _request(self, body: Sampled, ids: Sequence[int], logprobs: int, ends: tuple[int, ...]) -> Request:
-        self.served.check_ids(ids)
         room = NO_LIMIT if self.served.limit is None else self.served.limit - len(ids)
         params = body.params(room, logprobs)
         own = derive("serve", next(self._numbers))

@@ -54,17 +54,16 @@ class Counts:
 
 
 class Guard:
-    """Wraps an app: counts every request, under the paths that the app knows, and refuses bodies that are too long or
-    too slow."""
+    """Wraps an app: counts every request, under its path if the app has one for it, and refuses bodies that are too
+    long or too slow."""
 
-    def __init__(self, app: App, limits: Limits, counts: Counts, paths: Callable[[], set[str]]) -> None:
-        self.app, self.limits, self.counts, self.paths = app, limits, counts, paths
+    def __init__(self, app: App, limits: Limits, counts: Counts) -> None:
+        self.app, self.limits, self.counts = app, limits, counts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        path = scope["path"] if scope["path"] in self.paths() else "other"
         status, began = 500, time.monotonic()
 
         async def noted(message: MutableMapping[str, Any]) -> None:
@@ -76,6 +75,7 @@ class Guard:
             try:
                 await self.app(scope, self._bounded(scope, receive), noted)
             finally:
+                path = scope["path"] if "endpoint" in scope else "other"  # set by the router that found a route
                 self.counts.requests.labels(path, str(status)).inc()
                 self.counts.seconds.labels(path).observe(time.monotonic() - began)
 

@@ -8,6 +8,7 @@ from togi.evaluate.arena import Arena, Battle, Draw, Rows, Standing, rank, with_
 from togi.evaluate.arena_files import length_controlled
 from togi.evaluate.arena_style import Control, StyleControl, Styles, rank_controlled
 from togi.evaluate.benchmarks.table import Cell, Cells, Part, Plot, Table
+from togi.evaluate.markdown import Style
 from togi.evaluate.statistics import Bootstrap
 from togi.evaluate.table import Metric
 
@@ -137,9 +138,9 @@ def _share(percent: float | None, n: int) -> Cell:
     return Cell(value=None if percent is None else percent / 100, n=n)
 
 
-def _tokens(own: Mapping[str, object], questions: Sequence[str]) -> Cell:
+def _tokens(own: Mapping[str, Style], questions: Sequence[str]) -> Cell:
     """The mean over all questions; a missing answer counts 0, as in Ru-Arena. A dash where a server does not tell."""
-    counts = [getattr(style, "tokens", 0.0) for style in own.values()]
+    counts = [style.tokens for style in own.values()]
     if not any(counts):
         return Cell(n=len(counts))
     return Cell(value=sum(counts) / len(questions), n=len(questions))

@@ -5,21 +5,20 @@ others 2023, arXiv 2306.05685; llm-jp-judge). It is not the mean of the turns' m
 differ.
 """
 
+from dataclasses import replace
+
 from togi.evaluate.benchmarks.judgments import (
-    ERRORS,
-    UNREADABLE,
     Frame,
     Judged,
     categories,
     category_cells,
-    dropped,
     error_cells,
     item_values,
-    items,
+    judged_table,
     round_cells,
     score_cell,
 )
-from togi.evaluate.benchmarks.table import Cell, Part, Plot, Table, paired
+from togi.evaluate.benchmarks.table import Cell, Part, Plot, Table
 from togi.evaluate.table import Metric
 
 SCORE = Metric(name="score", higher_is_better=True, note="mean of all grades of a round, then of the rounds")
@@ -41,26 +40,10 @@ def table(judged: Judged, frame: Frame) -> Table:
         for turn, column in zip(turns, by_turn, strict=False):
             cells[subject][column.name] = score_cell([each for each in own if each.turn == turn], level)
         cells[subject] |= error_cells(own, level)
-    names, owners = items(judged)
     values = item_values(judged, {SCORE.name: lambda each: each.score})
-    return Table(
-        benchmark=frame.name,
-        columns=[SCORE, *by_turn, ERRORS, UNREADABLE],
-        cells=cells,
-        rows=len(dict.fromkeys(owners)),
-        baseline=frame.baseline,
-        differences=paired([SCORE], values, frame.baseline, frame.bootstrap, owners) if frame.baseline else {},
-        parts=_parts(judged, level),
-        plots=[Plot(kind="radar", part=CATEGORIES)] if len(categories(judged)) > 2 else [],
-        items=names,
-        owners=owners,
-        values=values,
-        dropped=dropped(judged),
-        leaks=frame.leaks,
-        notes=frame.notes,
-        manifest=frame.manifest,
-        level=level,
-    )
+    plots = [Plot(kind="radar", part=CATEGORIES)] if len(categories(judged)) > 2 else []
+    found = judged_table(judged, frame, cells, values, [SCORE], by_turn)
+    return replace(found, parts=_parts(judged, level), plots=plots)
 
 
 def _parts(judged: Judged, level: float) -> list[Part]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from togi.evaluate.benchmarks.table import Cell, Cells, Values, cell_of
+from togi.evaluate.benchmarks.table import Cell, Cells, Table, Values, cell_of, paired
 from togi.evaluate.statistics import Bootstrap, mean_of_rounds, round_means, share_of_rounds
 from togi.evaluate.table import Metric
 
@@ -128,3 +128,32 @@ def item_values(judged: Judged, columns: Mapping[str, Callable[[Judgment], float
         subject: {name: [value(each) for each in own] for name, value in columns.items()}
         for subject, own in judged.items()
     }
+
+
+def judged_table(
+    judged: Judged,
+    frame: Frame,
+    cells: Cells,
+    values: Values,
+    compared: Sequence[Metric],
+    others: Sequence[Metric],
+) -> Table:
+    """The table of a judged benchmark: the columns that are `compared` with the baseline, paired by answer, then the
+    `others`, then what went wrong."""
+    names, owners = items(judged)
+    return Table(
+        benchmark=frame.name,
+        columns=[*compared, *others, ERRORS, UNREADABLE],
+        cells=cells,
+        rows=len(dict.fromkeys(owners)),
+        baseline=frame.baseline,
+        differences=paired(compared, values, frame.baseline, frame.bootstrap, owners) if frame.baseline else {},
+        items=names,
+        owners=owners,
+        values=values,
+        dropped=dropped(judged),
+        leaks=frame.leaks,
+        notes=frame.notes,
+        manifest=frame.manifest,
+        level=frame.bootstrap.level,
+    )

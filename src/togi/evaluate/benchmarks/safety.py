@@ -11,20 +11,17 @@ from dataclasses import dataclass, replace
 
 from togi.evaluate.benchmarks.judgments import (
     API_ERRORS,
-    ERRORS,
-    UNREADABLE,
     Frame,
     Judged,
     Judgment,
-    dropped,
     error_cells,
     item_values,
-    items,
+    judged_table,
     round_cells,
     score_cell,
     share_cell,
 )
-from togi.evaluate.benchmarks.table import Cell, Part, Table, paired
+from togi.evaluate.benchmarks.table import Cell, Part, Table
 from togi.evaluate.table import Metric
 
 LOW, HIGH = 1, 5
@@ -81,25 +78,9 @@ def table(judged: Judged, refusals: Mapping[str, Sequence[bool]], frame: Frame, 
         cells[subject][REFUSED.name] = share_cell(answered, lambda each, of=refused: of[each], level)
         cells[subject] |= error_cells(own, level)
     columns = [SCORE, *(rate.column for rate in RATES)]
-    names, owners = items(graded)
     values = item_values(graded, {SCORE.name: lambda each: each.score, **{r.column.name: r.value for r in RATES}})
-    return Table(
-        benchmark=frame.name,
-        columns=[*columns, REFUSED, ERRORS, UNREADABLE],
-        cells=cells,
-        rows=len(dict.fromkeys(owners)),
-        baseline=frame.baseline,
-        differences=paired(columns, values, frame.baseline, frame.bootstrap, owners) if frame.baseline else {},
-        parts=[*_by_round(graded, level), *parts],
-        items=names,
-        owners=owners,
-        values=values,
-        dropped=dropped(graded),
-        leaks=frame.leaks,
-        notes=frame.notes,
-        manifest=frame.manifest,
-        level=level,
-    )
+    found = judged_table(graded, frame, cells, values, columns, [REFUSED])
+    return replace(found, parts=[*_by_round(graded, level), *parts])
 
 
 def _by_round(judged: Judged, level: float) -> list[Part]:
