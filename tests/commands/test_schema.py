@@ -30,6 +30,13 @@ def test_mistakes_do_not_fit(wrong):
     assert errors(**wrong)
 
 
+def test_a_stage_that_changes_an_extended_one_needs_no_type_but_known_words():
+    change = {"name": "a", "extends": "b.yaml", "stages": {"one": {"batch_size": 4}}}
+    assert list(VALIDATOR.iter_errors(change)) == []
+    assert list(VALIDATOR.iter_errors({**change, "stages": {"one": {"batch_sise": 4}}}))
+    assert list(VALIDATOR.iter_errors({"name": "a", "stages": {"one": {"batch_size": 4}}}))
+
+
 def test_null_is_a_default_and_removes_an_entry():
     assert errors(lora=None, steps=None) == []
     assert list(VALIDATOR.iter_errors({"extends": "b.yaml", "stages": {"one": None}, "track": "wandb"})) == []

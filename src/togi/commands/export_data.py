@@ -17,7 +17,7 @@ from togi.core.tables import say_table
 from togi.core.terminal import json_text, say
 from togi.model.folders import atomic_folder
 from togi.report.collect import collect
-from togi.report.data_card import Split, data_card
+from togi.report.data_card import HubSplit, data_card
 from togi.report.view import SourceView
 
 LOCK = "recipe.lock.yaml"
@@ -60,7 +60,7 @@ def export_data(records: Records, folder: Path, as_json: bool) -> None:
     say(f"its card is {folder / 'README.md'}")
 
 
-def _splits(records: Records) -> list[Split]:
+def _splits(records: Records) -> list[HubSplit]:
     kinds = [*dict.fromkeys(kind for kind, _ in records.files.values())]
     found = []
     for output, (kind, path) in records.files.items():
@@ -69,7 +69,7 @@ def _splits(records: Records) -> list[Split]:
         columns = {field.name: str(field.type) for field in pq.read_schema(path)}
         place = f"data/{name}.parquet" if config == "default" else f"{config}/{name}.parquet"
         rows = count_records(path)
-        found.append(Split(config=config, name=name, kind=kind, path=place, rows=rows, columns=columns))
+        found.append(HubSplit(config=config, name=name, kind=kind, path=place, rows=rows, columns=columns))
     return found
 
 

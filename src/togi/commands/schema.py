@@ -32,12 +32,14 @@ def recipe_schema() -> dict[str, Any]:
     head = _settings(RecipeHead, definitions, "head")
     top = definitions.pop(head["$ref"].rpartition("/")[2])
     sections = {name: {"additionalProperties": {"anyOf": [spec, NULL]}} for name, spec in entry.items()}
-    sections["stages"] = {"additionalProperties": {"anyOf": [_one_of(stages), NULL]}}
+    sections["stages"] = {"additionalProperties": {"anyOf": [_one_of(stages, definitions), NULL]}}
     for name, section in sections.items():
         top["properties"][name] = {"type": "object", **section}
     top["properties"]["extends"] = {"type": "string", "description": "a recipe that this one changes"}
     top["properties"]["track"] = {"anyOf": [top["properties"]["track"], {"type": "string"}]}
     top["required"] = []  # what an extended recipe has need not be said again
+    typed = {"properties": {"stages": {"additionalProperties": {"required": ["type"]}}}}
+    top |= {"if": {"required": ["extends"]}, "else": typed}
     return {"$schema": DIALECT, "title": "togi recipe", **top, "$defs": definitions}
 
 
@@ -62,11 +64,20 @@ def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-def _one_of(stages: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a stage: its `type` decides which settings it has, so that an error speaks of these alone."""
-    kinds = {"properties": {"type": {"enum": list(stages)}}, "required": ["type"], "type": "object"}
+def _one_of(stages: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a stage: its `type` decides which settings it has, so that an error speaks of these alone. One
+    without a type changes what an extended recipe has, and may have the settings of any stage."""
+    kinds = {"properties": {"type": {"enum": list(stages)}}, "type": "object"}
+    words = {word for settings in stages.values() for word in _of(settings, definitions)["properties"]}
+    untyped = {"if": {"not": {"required": ["type"]}}, "then": {"propertyNames": {"enum": sorted(words)}}}
     chosen = [
         {"if": {"properties": {"type": {"const": name}}, "required": ["type"]}, "then": settings}
         for name, settings in stages.items()
     ]
-    return {**kinds, "allOf": chosen}
+    return {**kinds, "allOf": [untyped, *chosen]}
+
+
+def _of(reference: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """The schema that a reference stands for."""
+    found: dict[str, Any] = definitions[reference["$ref"].removeprefix("#/$defs/")]
+    return found

@@ -29,7 +29,7 @@ COLUMNS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Split:
+class HubSplit:
     """One file: the configuration and split that it is, its kind of records, its path in the folder, its rows, and its
     columns with their types."""
 
@@ -41,7 +41,7 @@ class Split:
     columns: Mapping[str, str]
 
 
-def data_card(run: RunView, stage: str, splits: Sequence[Split], sources: Sequence[SourceView]) -> str:
+def data_card(run: RunView, stage: str, splits: Sequence[HubSplit], sources: Sequence[SourceView]) -> str:
     """The card of what `stage` of a run made. Raises KeyError for a stage that the run does not have."""
     made = ways_to(run, stage)
     parts = [
@@ -62,7 +62,7 @@ def data_card(run: RunView, stage: str, splits: Sequence[Split], sources: Sequen
     return "\n".join(parts)
 
 
-def _front(splits: Sequence[Split], sources: Sequence[SourceView]) -> str:
+def _front(splits: Sequence[HubSplit], sources: Sequence[SourceView]) -> str:
     configs = [
         {
             "config_name": config,
@@ -75,11 +75,11 @@ def _front(splits: Sequence[Split], sources: Sequence[SourceView]) -> str:
     return front_matter({**licence, "tags": ["togi"], "configs": configs})
 
 
-def _split(split: Split) -> list[object]:
+def _split(split: HubSplit) -> list[object]:
     return [split.config, split.name, f"{split.rows:,}", split.kind, f"`{split.path}`"]
 
 
-def _columns(config: str, splits: Sequence[Split]) -> str:
+def _columns(config: str, splits: Sequence[HubSplit]) -> str:
     columns = next(split.columns for split in splits if split.config == config)
     rows = [[f"`{name}`", f"`{cell(kind)}`", COLUMNS.get(name, "")] for name, kind in columns.items()]
     return f"Configuration `{config}`:\n\n" + table(("column", "type", "what it is"), rows)

@@ -69,7 +69,7 @@ class EngineLoop:
 
     def raise_failure(self) -> None:
         """Raises what the engine ended with, if it failed."""
-        if self._run_of_it is not None and self._run_of_it.done():
+        if self._run_of_it is not None and self.ended:  # readers hear of it a moment before the thread is through
             self._run_of_it.result()
 
     async def events(self, request: Request) -> AsyncGenerator[Event, None]:

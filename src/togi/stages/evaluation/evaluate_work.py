@@ -65,7 +65,7 @@ def compare_two(settings: Evaluate, context: Context) -> None:
             context.summary["answers_note"] = f"scores are the {name} of the {note}{whole}"
     context.write("tables", [figure for table in tables for figure in table.figures()])
     context.write("tables", [figure for table in tables for figure in table.items(answered)], "items")
-    context.counts = {"in": len(prompts), "out": len(prompts)}
+    context.counts = {"in": context.counts["in"], "out": len(prompts)}
     context.summary["table"] = rows_to_json(rows)
     context.summary["answers"] = _examples(settings, prompts, subjects, tables)
 
