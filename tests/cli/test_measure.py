@@ -84,6 +84,14 @@ def test_a_word_names_a_benchmark_its_data_and_its_settings(place: Path):
     assert [(each.title, each.max_tokens) for each in benchmarks.benchmarks][1] == ("longer", 99)
 
 
+def test_a_benchmark_may_name_a_model_that_is_measured(place: Path):
+    model = Named(name="gpt-4o", entry={"path": str(place)}, kinds=("model",))
+    word = "{type: rag, questions: pairs.jsonl, one_step: [$gpt-4o], correct: false, support: false}"
+    graph = graph_of(Measured(models=[model], benchmarks=[word], folder=place))
+    settings: Any = graph.nodes["scores"].settings
+    assert settings.benchmarks[0].one_step == ("$gpt-4o",) and list(graph.recipe.models) == ["gpt-4o"]
+
+
 def test_a_baseline_is_measured_beside_the_model(place: Path):
     one, two = (Named(name="m", entry={"path": str(place / name)}, kinds=("scorer",)) for name in ("a", "b"))
     for each in (one, two):

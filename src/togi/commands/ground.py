@@ -24,7 +24,7 @@ from togi.data.retrieval import Bm25, ByEmbedding, best
 from togi.model.embed import SentenceEmbedder
 from togi.model.load import LoadedModel, load
 from togi.rollout.local import Sampler
-from togi.text.grounded import ANSWER, IDS, MAX_TOKENS, Relevant, asked, asked_again, read_relevant
+from togi.text.grounded import ANSWER, IDS, MAX_TOKENS, Relevant, asked, asked_again, read_relevant, role_left_out
 from togi.text.render import render_prompt
 
 MOST = 6
@@ -228,10 +228,10 @@ class There:
 def check_shown(template: str, text: str, messages: Sequence[Message]) -> None:
     """Raises InputError where the text that a template makes lacks a turn that was asked: a system prompt that it
     replaces, documents for which it has no place."""
-    for message in messages:
-        if message.role != "assistant" and message.content.strip() not in text:
-            raise InputError(
-                f"template {template!r}: it does not write the turn of the role {message.role} as it stands, which a "
-                "grounded answer needs: choose a model that was trained for it, or a template with free roles "
-                "(--template llama3, llama3-text, vikhr-nemo)"
-            )
+    role = role_left_out(text, messages)
+    if role is not None:
+        raise InputError(
+            f"template {template!r}: it does not write the turn of the role {role} as it stands, which a grounded "
+            "answer needs: choose a model that was trained for it, or a template with free roles (--template llama3, "
+            "llama3-text, vikhr-nemo)"
+        )

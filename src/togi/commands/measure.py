@@ -192,6 +192,8 @@ def _declared(kind: BenchmarkType, name: str, value: Any, folder: Path, parts: _
         return [_declared(kind, name, each, folder, parts) for each in value]
     if what in MODELS:
         text = str(value)
+        if text[:1] == "$" and text[1:] in parts.models:  # a model that is measured, by the name it has in tables
+            return text
         entry = {"path": str((folder / text).resolve())} if (folder / text).is_dir() else {"hub": text}
         return parts.model(Path(text).name, {**entry, "kind": MODELS[what]})
     return parts.records(str(value), folder)

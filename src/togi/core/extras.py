@@ -12,6 +12,8 @@ EXTRAS = {
     "sacrebleu": "eval",
     "scipy": "eval",
     "sklearn": "eval",
+    "sudachipy": "ja",
+    "sudachidict_core": "ja",
     "bitsandbytes": "quantised",
     "fastapi": "serve",
     "uvicorn": "serve",

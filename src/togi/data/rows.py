@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 
 from togi.core.errors import InputError
 from togi.data.files import SPLITS, SUFFIXES, ending_of, find_files
-from togi.data.values import BadRow, kind_of, parse_json, parse_list, without_nulls
+from togi.data.squad import is_squad, squad_rows
+from togi.data.values import BadRow, judged, kind_of, parse_json, parse_list, without_nulls
 
 __all__ = ["SUFFIXES", "Row", "find_files", "read_rows"]
 
@@ -125,7 +126,8 @@ CONTAINERS = ("data", "rows", "examples", "records", "items", *SPLITS)
 
 
 def _json(path: Path) -> Iterator[Row]:
-    """A list of objects; or JSON Lines under another name, if the first line is a whole object."""
+    """A list of objects; the questions of a SQuAD file; or JSON Lines under another name, if the first line is a whole
+    object."""
     if _begins_with_a_row(path):
         yield from _jsonl(path)
         return
@@ -137,6 +139,9 @@ def _json(path: Path) -> Iterator[Row]:
         ) from None
     except BadRow as bad:
         raise InputError(f"{path}: {bad}") from None
+    if is_squad(value):
+        yield from (Row(f"{path}, {place}", judged(row)) for place, row in squad_rows(value))
+        return
     if not isinstance(value, list):
         held = f" with the keys {', '.join(list(value)[:8])}" if isinstance(value, dict) else ""
         raise InputError(f"{path}: found {kind_of(value)}{held}, wanted a list of objects, or one object on each line")

@@ -88,7 +88,7 @@ def parse_list(text: str) -> Any:
     if not isinstance(value, list):
         return value
     halves = _may_be_half(text)
-    return [_judged(item, halves) for item in value]
+    return [judged(item, halves) for item in value]
 
 
 def _too_long() -> BadRow:
@@ -138,8 +138,8 @@ def _whole(digits: str) -> Any:
         return _too_long()
 
 
-def _judged(item: Any, halves: bool) -> Any:
-    """The item, or a BadRow; `halves` says whether it may hold half a surrogate pair."""
+def judged(item: Any, halves: bool = True) -> Any:
+    """The item, or a BadRow for what no row can hold; `halves` says whether it may hold half a surrogate pair."""
     if _deeper(item, DEEPEST):
         return _too_deep()
     bad = _bad_in(item)

@@ -87,6 +87,15 @@ def _labels(pattern: re.Pattern[str], line: str) -> Iterator[Choice]:
             yield LABELS[bare]
 
 
+_BRACKETS = re.compile(r"\[\[([^\[\]\n]{1,400})\]\]")
+
+
+def bracketed(text: str) -> str | None:
+    """What stands in double brackets ([[correct]]), in lower case; None where nothing does, or not always the same."""
+    found = list(dict.fromkeys(word.strip().lower() for line in _lines(text) for word in _BRACKETS.findall(line)))
+    return found[0] if len(found) == 1 else None
+
+
 # --- a grade ----------------------------------------------------------------------------------------------------------
 
 _NUMBER = r"([+-]?\d+(?:[.,]\d+)?)(?:\s*(?:/|OUT OF|из)\s*(\d+))?"

@@ -84,6 +84,13 @@ def dialogue(documents: Sequence[Shown], question: str, relevant: Sequence[int],
     return (*asked(documents, question), relevant_message(relevant), Message("assistant", answer))
 
 
+def role_left_out(text: str, messages: Sequence[Message]) -> str | None:
+    """The role of the first turn that is asked and that `text`, which a template made of `messages`, lacks: a system
+    prompt that the template replaces, documents for which it has no place. None where all are there."""
+    asked = (each for each in messages if each.role != "assistant")
+    return next((each.role for each in asked if each.content.strip() not in text), None)
+
+
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 _LIST = re.compile(rf"""(["']){KEY}\1\s*:\s*\[([^\[\]]*)\]""")

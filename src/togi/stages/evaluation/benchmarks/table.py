@@ -13,6 +13,7 @@ from togi.stages.evaluation.benchmarks import (
     diversity,
     graded,
     mt_bench,
+    rag,
     reward_accuracy,
     reward_kl,
     safety,
@@ -31,6 +32,7 @@ BENCHMARKS = {
         safety.BENCHMARK,
         reward_kl.BENCHMARK,
         arena.BENCHMARK,
+        rag.BENCHMARK,
     )
 }
 REASONS = tuple(dict.fromkeys(reason for benchmark in BENCHMARKS.values() for reason in benchmark.reasons))

@@ -1,0 +1,127 @@
+"""Answers from documents, after the benchmark of Vikhr-Nemo's card: correct by a judge, like the reference, with the
+right documents named.
+
+The card publishes the first three columns for questions about the documents (in domain) and for others (out of
+domain). Its code is not public: the definitions below are our reading, and each column says what it is.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from togi.data.grounded_questions import GroundedQuestion
+from togi.evaluate.benchmarks.table import Part, Values, measured
+from togi.evaluate.rouge import Tokens, rouge_l
+from togi.evaluate.statistics import Bootstrap
+from togi.evaluate.table import Metric
+from togi.text.grounded import Relevant
+
+CORRECT = Metric(
+    name="correct",
+    higher_is_better=True,
+    note="share that the judge calls correct, given documents and reference",
+    share=True,
+)
+ROUGE = Metric(name="ROUGE-L", higher_is_better=True, note="F1 with the reference answer, in words")
+COUNTS_DIFFER = Metric(
+    name="ids: difference in number", higher_is_better=False, note="| ids named - ids that are right |"
+)
+PLACES_DIFFER = Metric(
+    name="ids: difference in place",
+    higher_is_better=False,
+    note="mean | k-th id named - k-th right id |, both in order; undefined where only one of the lists is empty",
+)
+SET_F1 = Metric(name="ids: F1", higher_is_better=True, note="of the set of ids; 1 where both are empty")
+EXACT = Metric(name="ids: exact", higher_is_better=True, note="share of answers with exactly the right ids", share=True)
+UNREAD = Metric(
+    name="ids: not readable", higher_is_better=False, note="share of first answers without a list of ids", share=True
+)
+UNKNOWN = Metric(
+    name="ids: unknown", higher_is_better=False, note="share of lists with an id that no document has", share=True
+)
+UNSUPPORTED = Metric(
+    name="unsupported",
+    higher_is_better=False,
+    note="share of an answer's sentences that the documents which it names do not support, by the judge",
+    share=True,
+)
+COLUMNS = (CORRECT, ROUGE, UNSUPPORTED, EXACT, SET_F1, COUNTS_DIFFER, PLACES_DIFFER, UNREAD, UNKNOWN)
+DOMAINS = {"in_domain": "in domain", "out_of_domain": "out of domain"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroundedAnswer:
+    """What a subject answered to a question, None where a request failed. `grounded`: it was asked for ids; `relevant`
+    are those that it named, None where they cannot be read. `correct` and `unsupported` (the share of its sentences)
+    are a judge's, None where it gave no verdict or was not asked."""
+
+    text: str | None
+    grounded: bool = True
+    relevant: Relevant | None = None
+    correct: bool | None = None
+    unsupported: float | None = None
+
+
+def values_of(question: GroundedQuestion, answer: GroundedAnswer, tokens: Tokens) -> dict[str, float | None]:
+    """The numbers of one answer by the name of their column; None for what is not defined."""
+    found: dict[str, float | None] = dict.fromkeys(column.name for column in COLUMNS)
+    if answer.text is None:
+        return found
+    found[CORRECT.name] = None if answer.correct is None else float(answer.correct)
+    found[UNSUPPORTED.name] = answer.unsupported
+    if question.reference is not None:
+        found[ROUGE.name] = rouge_l(tokens(question.reference), tokens(answer.text))
+    if answer.grounded:
+        found[UNREAD.name] = float(answer.relevant is None)
+    if answer.relevant is not None:
+        found[UNKNOWN.name] = float(bool(answer.relevant.unknown))
+        if question.relevant is not None:
+            found |= id_values(answer.relevant.ids, question.relevant)
+    return found
+
+
+def id_values(named: Sequence[int], right: Sequence[int]) -> dict[str, float | None]:
+    """How a list of ids differs from the right one."""
+    pairs = list(zip(sorted(named), sorted(right), strict=False))
+    places = sum(abs(one - other) for one, other in pairs) / len(pairs) if pairs else None
+    both = len([name for name in named if name in right])
+    total = len(named) + len(right)
+    return {
+        EXACT.name: float(sorted(named) == sorted(right)),
+        SET_F1.name: 2 * both / total if total else 1.0,
+        COUNTS_DIFFER.name: float(abs(len(named) - len(right))),
+        PLACES_DIFFER.name: places if total else 0.0,
+    }
+
+
+def rag_values(
+    questions: Sequence[GroundedQuestion],
+    answers: Mapping[str, Sequence[GroundedAnswer]],
+    tokens: Tokens,
+    columns: Sequence[Metric],
+) -> Values:
+    """By subject and column: one number per question."""
+    found = {}
+    for subject, own in answers.items():
+        rows = [values_of(question, answer, tokens) for question, answer in zip(questions, own, strict=True)]
+        found[subject] = {column.name: [row[column.name] for row in rows] for column in columns}
+    return found
+
+
+def rag_parts(
+    questions: Sequence[GroundedQuestion], values: Values, columns: Sequence[Metric], bootstrap: Bootstrap
+) -> list[Part]:
+    """The same columns for questions in domain and out of domain, as the card has them."""
+    parts = []
+    for domain, title in DOMAINS.items():
+        places = [place for place, question in enumerate(questions) if question.domain == domain]
+        chosen = {
+            subject: {name: [column[place] for place in places] for name, column in own.items()}
+            for subject, own in values.items()
+        }
+        if places:
+            owners = [questions[place].owner for place in places]
+            note = f"{len(places)} questions"
+            parts.append(
+                Part(title=title, columns=columns, cells=measured(columns, chosen, bootstrap, owners), note=note)
+            )
+    return parts

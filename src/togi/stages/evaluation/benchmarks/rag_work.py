@@ -1,0 +1,305 @@
+"""The work of `rag`. The two steps are those of `togi ground`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from togi.core.errors import InputError, StageError
+from togi.core.records import Message, Prompt, SamplingParams
+from togi.core.seeds import derive, digest
+from togi.core.settings import ModelRef
+from togi.data.document_files import read_parts
+from togi.data.grounded_questions import (
+    Drawing,
+    GroundedQuestion,
+    from_contexts,
+    from_dialogue,
+    from_folder,
+    has_context,
+    has_documents,
+)
+from togi.data.retrieval import Bm25, ByEmbedding, Finder
+from togi.evaluate.benchmarks.rag import COLUMNS, CORRECT, DOMAINS, UNSUPPORTED, GroundedAnswer, rag_parts, rag_values
+from togi.evaluate.benchmarks.table import Table, measured, paired
+from togi.evaluate.rouge import tokens_of
+from togi.judge.grounded import (
+    case_values,
+    correct_prompt,
+    read_correct,
+    read_numbers,
+    sentences,
+    support_prompt,
+)
+from togi.stages.endpoints import reader
+from togi.stages.evaluation.benchmarks.judged_work import measured as measured_models
+from togi.stages.evaluation.benchmarks.rag import Rag
+from togi.stages.evaluation.benchmarks.room_work import Again, Asking, Room, Said
+from togi.text.grounded import IDS, Shown, asked, asked_again, asked_at_once, read_relevant, role_left_out
+from togi.text.prompt_file import PromptFile
+
+Verdict = TypeVar("Verdict")
+Answers = dict[str, list[GroundedAnswer]]
+"""By subject: one answer to each question."""
+
+
+def run(settings: Rag, room: Room) -> Table:
+    prompts: list[Prompt] = room.records(settings.questions)
+    tokens = tokens_of(settings.language)
+    questions = _questions(settings, room, prompts)
+    subjects = measured_models(room)
+    for subject in subjects:
+        _check_shown(settings, room, subject, questions[0])
+    answers = {subject: _answers(settings, room, subject, questions) for subject in subjects}
+    if settings.correct:
+        answers = _judge_correct(settings, room, questions, answers)
+    if settings.support:
+        answers = _judge_support(settings, room, questions, answers)
+    asked = {CORRECT: settings.correct, UNSUPPORTED: settings.support}
+    columns = [column for column in COLUMNS if asked.get(column, True)]
+    values = rag_values(questions, answers, tokens, columns)
+    owners = [question.owner for question in questions]
+    bootstrap = room.bootstrap
+    return Table(
+        benchmark=room.name,
+        columns=columns,
+        cells=measured(columns, values, bootstrap, owners),
+        rows=len(questions),
+        baseline=room.baseline,
+        differences=paired(columns, values, room.baseline, bootstrap, owners) if room.baseline else {},
+        parts=rag_parts(questions, values, columns, bootstrap),
+        items=[question.id for question in questions],
+        owners=owners,
+        values=values,
+        dropped=room.dropped,
+        leaks=room.leaks(prompts),
+        notes=_notes(settings, room, questions),
+        manifest=room.manifest(),
+        level=room.level,
+    )
+
+
+def _notes(settings: Rag, room: Room, questions: Sequence[GroundedQuestion]) -> list[str]:
+    domains = [question.domain for question in questions]
+    told = [f"{domains.count(domain)} {title}" for domain, title in DOMAINS.items() if domain in domains]
+    notes = [f"questions: {', '.join(told)}"] if told else ["nobody says which documents answer the questions"]
+    at_once = [name for name in measured_models(room) if _at_once(settings, room, name)]
+    if at_once:
+        notes.append(
+            f"{', '.join(at_once)} answered in one step and named no ids; sentences were held against all documents"
+        )
+    return notes
+
+
+# --- questions --------------------------------------------------------------------------------------------------------
+
+
+def _questions(settings: Rag, room: Room, prompts: Sequence[Prompt]) -> list[GroundedQuestion]:
+    """All questions in the order of their prompts. Raises InputError where none has documents."""
+    spoken = [prompt for prompt in prompts if has_documents(prompt)]
+    told = [prompt for prompt in prompts if not has_documents(prompt) and has_context(prompt)]
+    bare = [prompt for prompt in prompts if not has_documents(prompt) and not has_context(prompt)]
+    drawing = Drawing(
+        shown=settings.shown,
+        outside=settings.out_of_domain,
+        seed=derive(room.seed, "documents"),
+        language=settings.language,
+    )
+    found = [*map(from_dialogue, spoken), *from_contexts(told, drawing), *_from_folder(settings, room, bare)]
+    if not found:
+        raise InputError(
+            f"{room.name}: none of {len(prompts)} questions has documents: neither a turn of the role documents nor a "
+            "column context; name a folder under documents"
+        )
+    by_id = {question.id: question for question in found}
+    return [by_id[prompt.id] for prompt in prompts if prompt.id in by_id]
+
+
+def _from_folder(settings: Rag, room: Room, prompts: Sequence[Prompt]) -> list[GroundedQuestion]:
+    if settings.documents is None or not prompts:
+        for prompt in prompts:
+            room.drop(prompt, "no_documents")
+        return []
+    parts = read_parts(Path(settings.documents), settings.chunk_chars, whole=settings.shown).parts
+    texts = [f"{part.shown.title or ''}\n{part.shown.content}" for part in parts]
+    finder: Finder = Bm25(texts) if settings.embedder is None else ByEmbedding(texts, room.embedder(settings.embedder))
+    room.note(documents=digest(texts)[:16])
+    return from_folder(prompts, parts, finder, settings.shown)
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+def _at_once(settings: Rag, room: Room, subject: str) -> bool:
+    return subject in [ref.name for ref in settings.one_step]
+
+
+def _check_shown(settings: Rag, room: Room, subject: str, question: GroundedQuestion) -> None:
+    """Raises InputError where a model here cannot be shown documents; a server renders conversations itself."""
+    ref = ModelRef(f"${subject}")
+    if _at_once(settings, room, subject) or room.context.inputs[ref].endpoint is not None:
+        return
+    template = reader(room.context, ref)[1]
+    messages = asked(question.documents, question.question)
+    try:
+        role = role_left_out(template.prompt_text(messages), messages)
+    except InputError as error:
+        raise InputError(f"{room.name}: {subject}: {error}; or name ${subject} under one_step") from None
+    if role is not None:
+        raise InputError(
+            f"{room.name}: {subject}: its template {template.name!r} does not write the turn of the role {role} as it "
+            f"stands, which a grounded answer needs: name ${subject} under one_step, or give it a template with free "
+            "roles (llama3, llama3-text, vikhr-nemo)"
+        )
+
+
+def _answers(settings: Rag, room: Room, subject: str, questions: Sequence[GroundedQuestion]) -> list[GroundedAnswer]:
+    seed = derive(room.seed if settings.seed is None else settings.seed, "answers")
+    params = settings.params(seed=seed)
+    if _at_once(settings, room, subject):
+        asking = [asked_at_once(each.documents, each.question) for each in questions]
+        second: list[Said | None] = [*_say(room, subject, "at-once", _named("at-once", questions, asking), params)]
+        found = [GroundedAnswer(text=_text(said), grounded=False) for said in second]
+    else:
+        found = _two_steps(room, subject, questions, params)
+    room.count("no_answer", sum(each.text is None for each in found))
+    if all(each.text is None for each in found):
+        raise StageError(
+            f"stage {room.context.name}: {room.name}: {subject} answered none of {len(found)} questions; the log says "
+            "why"
+        )
+    return found
+
+
+def _two_steps(
+    room: Room, subject: str, questions: Sequence[GroundedQuestion], params: SamplingParams
+) -> list[GroundedAnswer]:
+    """The ids first; then the answer, after what was said in the first step as it stands."""
+    first = [asked(each.documents, each.question) for each in questions]
+    ids = replace(IDS, max_tokens=params.max_tokens, seed=params.seed)
+    named = _say(room, subject, "ids", _named("ids", questions, first), ids)
+    again = [asked_again(messages, said.text) for messages, said in zip(first, named, strict=True)]
+    prompts = _named("answer", questions, again)
+    come = [prompt for prompt, said in zip(prompts, named, strict=True) if not said.failed]
+    second = iter(_say(room, subject, "answers", come, params, prompts))
+    answers = [None if said.failed else next(second) for said in named]
+    return [
+        GroundedAnswer(text=_text(answer), relevant=read_relevant(said.text, len(question.documents)))
+        for question, said, answer in zip(questions, named, answers, strict=True)
+    ]
+
+
+def _say(
+    room: Room,
+    subject: str,
+    phase: str,
+    prompts: Sequence[Prompt],
+    params: SamplingParams,
+    noted: Sequence[Prompt] | None = None,
+) -> list[Said]:
+    return [group[0] for group in room.answers(subject, prompts, params, phase, Again(asked=noted))]
+
+
+def _named(step: str, questions: Sequence[GroundedQuestion], asking: Sequence[Sequence[Message]]) -> list[Prompt]:
+    """The conversations as prompts; their ids name random streams."""
+    return [
+        Prompt(id=digest(["rag", step, question.id])[:16], messages=tuple(messages))
+        for question, messages in zip(questions, asking, strict=True)
+    ]
+
+
+def _text(said: Said | None) -> str | None:
+    return None if said is None or said.failed else said.text
+
+
+# --- verdicts ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """An answer before the judge, at `place` among its subject's, with the documents that the judge is shown."""
+
+    subject: str
+    place: int
+    question: GroundedQuestion
+    text: str
+    documents: Sequence[Shown]
+
+
+def _judge_correct(settings: Rag, room: Room, questions: Sequence[GroundedQuestion], answers: Answers) -> Answers:
+    """Whether each answer is correct, given all documents that were shown and the reference."""
+    cases = [
+        Case(subject, place, question, answer.text, question.documents)
+        for subject, own in answers.items()
+        for place, (question, answer) in enumerate(zip(questions, own, strict=True))
+        if answer.text is not None
+    ]
+    verdicts = _ask(settings, room, "correct", correct_prompt(settings.language), cases, read_correct)
+    return _with(answers, cases, [{"correct": verdict} for verdict in verdicts])
+
+
+def _judge_support(settings: Rag, room: Room, questions: Sequence[GroundedQuestion], answers: Answers) -> Answers:
+    """The share of each answer's sentences that the documents which it names do not support: of an answer in one step,
+    all that it was shown. Where the ids cannot be read, or there is no sentence, there is none."""
+    cases = [
+        Case(subject, place, question, answer.text, _held_against(question, answer))
+        for subject, own in answers.items()
+        for place, (question, answer) in enumerate(zip(questions, own, strict=True))
+        if answer.text is not None and sentences(answer.text) and not (answer.grounded and answer.relevant is None)
+    ]
+    verdicts = _ask(settings, room, "support", support_prompt(settings.language), cases, read_numbers)
+    shares = [_share(room, case, numbers) for case, numbers in zip(cases, verdicts, strict=True)]
+    return _with(answers, cases, [{"unsupported": share} for share in shares])
+
+
+def _held_against(question: GroundedQuestion, answer: GroundedAnswer) -> list[Shown]:
+    if answer.relevant is None:
+        return list(question.documents)
+    return [question.documents[number] for number in sorted(answer.relevant.ids)]
+
+
+def _share(room: Room, case: Case, numbers: Sequence[int] | None) -> float | None:
+    """The share of unsupported sentences; a number that no sentence has is no verdict."""
+    count = len(sentences(case.text))
+    if numbers is not None and any(number > count for number in numbers):
+        room.count("unreadable")
+        return None
+    return None if numbers is None else len(numbers) / count
+
+
+def _ask(
+    settings: Rag,
+    room: Room,
+    what: str,
+    prompt: PromptFile,
+    cases: Sequence[Case],
+    read: Callable[[str], Verdict | None],
+) -> list[Verdict | None]:
+    """A verdict on each case, None where there is none; those are counted."""
+    params = SamplingParams(
+        temperature=settings.judge_temperature,
+        max_tokens=settings.judge_max_tokens,
+        seed=derive(room.seed if settings.seed is None else settings.seed, "judge"),
+    )
+    put = [_put(what, prompt, case) for case in cases]
+    found = room.ask(put, read, Asking(params, what, retries=settings.retries)) if put else []
+    prompts = room.noted.get("judge_prompts", {})
+    room.note(judge_prompts={**prompts, what: digest(prompt.source)[:16]})
+    room.count("failed", sum(each.failed and not each.values for each in found))
+    room.count("unreadable", sum(not each.failed and not each.values for each in found))
+    return [each.values[0] if each.values else None for each in found]
+
+
+def _put(what: str, prompt: PromptFile, case: Case) -> Prompt:
+    """A case as it is put to the judge."""
+    values = case_values(case.documents, case.question.question, case.text, case.question.reference)
+    name = digest(["rag", what, case.question.id, case.subject])[:16]
+    return Prompt(id=name, messages=(Message("user", prompt.render(values)),))
+
+
+def _with(answers: Answers, cases: Sequence[Case], found: Sequence[Mapping[str, object]]) -> Answers:
+    """The answers with what was found of each case."""
+    changed = {subject: list(own) for subject, own in answers.items()}
+    for case, more in zip(cases, found, strict=True):
+        changed[case.subject][case.place] = replace(changed[case.subject][case.place], **more)
+    return changed
