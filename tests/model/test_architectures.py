@@ -117,8 +117,8 @@ def check(name: str, ways: tuple[bool, bool], folder: Path) -> None:
     torch.testing.assert_close(scored.detach(), plain, rtol=1e-3, atol=1e-3)
     (-scored.mean()).backward()
     torch.optim.SGD(policy.parameters(), lr=1e-2).step()
-    saved = save_model(model, folder / "o")
-    assert check_saved(saved, folder / "o") == []
+    save_model(model, folder / "o")
+    assert check_saved(model, folder / "o") == []
     load_tokenizer(ModelSource(kind="path", name=str(folder / "o")), folder)
     again = load(ModelSource(kind="path", name=str(folder / "o")), folder)
     generator = ModelGenerator(again.net, again.tokenizer, again.template, batch_rows=2)

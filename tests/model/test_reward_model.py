@@ -133,7 +133,8 @@ def test_prompts_are_computed_once():
 
 @pytest.mark.parametrize("kind", ["llama", "gemma3"])
 def test_a_saved_scorer_is_the_librarys_own(kind, tmp_path):
-    model = save_model(scorer(kind, torch.float32), tmp_path / "rm")
+    model = scorer(kind, torch.float32)
+    save_model(model, tmp_path / "rm")
     names = {p.name for p in (tmp_path / "rm").iterdir()}
     assert {"model.safetensors", "config.json", "tokenizer.json", "togi.json"} <= names
     theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "rm").eval()

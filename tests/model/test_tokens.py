@@ -66,8 +66,8 @@ def test_new_rows_are_trained_and_saved(tmp_path, tied, targets):
         settings = LoraSettings(rank=2, targets=targets, new_rows=ids)
         made = replace(made, net=add_lora(made.net, settings, seed=1))
     step(made.net, ids)
-    saved = save_model(made, tmp_path / "out")
-    assert check_saved(saved, tmp_path / "out") == []
+    save_model(made, tmp_path / "out")
+    assert check_saved(made, tmp_path / "out") == []
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert [tokenizer(token, add_special_tokens=False)["input_ids"] for token in NEW] == [[i] for i in ids]

@@ -94,7 +94,8 @@ def test_vllm_gives_the_same_scores(ends, tmp_path):
         loaded.tokenizer.pad_token = "</s>"
         loaded.net.config.pad_token_id = loaded.tokenizer.pad_token_id
     base = LoadedModel(net=loaded.net, tokenizer=loaded.tokenizer, template=template, name="tiny")
-    scorer = save_model(add_scalar_head(base, seed=4), tmp_path / "rm")
+    scorer = add_scalar_head(base, seed=4)
+    save_model(scorer, tmp_path / "rm")
     judge = ModelScorer(scorer)
     items = [((Message("user", question),), answer) for question, answer in ANSWERS.items()]
     items.append((items[0][0], ""))

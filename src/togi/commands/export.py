@@ -170,12 +170,12 @@ def _merged(job: _Job) -> _Written:
 
 def _save(job: _Job, folder: Path) -> None:
     """Saves the whole model; what togi said of it before is said of it again."""
-    saved = save_model(job.model, folder, dtype=TYPES[job.stored])
+    save_model(job.model, folder, dtype=TYPES[job.stored])
     source = Path(job.source.name)
     for name in (CARD, README) if job.source.kind == "path" and not (source / ADAPTER_CONFIG).is_file() else ():
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
-    if wrong := check_saved(saved, folder):
+    if wrong := check_saved(job.model, folder):
         raise InputError(f"{job.source.name}: what was written of it is not the model: {wrong[0]}")
 
 

@@ -1,14 +1,18 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685; rsLoRA, arXiv 2312.03732) on any linear layers, and rows of new tokens,
 through peft."""
 
+import copy
 import importlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from peft.utils.save_and_load import load_peft_weights
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -124,6 +128,32 @@ def merged(net: PeftModel, dtype: torch.dtype | None = None) -> Any:
     if wide != base.dtype:
         base.to(wide)
     return net.merge_and_unload()  # type: ignore[operator]
+
+
+def merged_parts(net: PeftModel, dtype: torch.dtype) -> dict[str, Callable[[], nn.Module]]:
+    """What makes of each part that an adapter changes the plain one of `merged`, bit for bit, by the part's name in the
+    network beneath the adapter. A part is made anew each time, and the network stays as it is."""
+    base: Any = net.get_base_model()
+    four_bits = getattr(base, "is_loaded_in_4bit", False)
+    parts = importlib.import_module("togi.model.quantised").written_out(net, dtype) if four_bits else {}
+    kind = dtype if four_bits or dtype != base.dtype else None
+    for name, part in base.named_modules():
+        inside = any(name.startswith(f"{other}.") for other in parts)
+        if not inside and isinstance(part, BaseTunerLayer | AuxiliaryTrainingWrapper):
+            parts.setdefault(name, partial(_merged_part, part, kind))
+    return parts
+
+
+@torch.no_grad()
+def _merged_part(part: Any, dtype: torch.dtype | None) -> nn.Module:
+    """A copy of a part with its adapter merged into it, in `dtype` (None: as it is)."""
+    whole = copy.deepcopy(part)
+    if dtype is not None:
+        whole.to(dtype)
+    if isinstance(whole, AuxiliaryTrainingWrapper):
+        return whole.unload_and_optionally_merge_module(merge=True, safe_merge=False, adapter_names=None)
+    whole.merge()
+    return whole.get_base_layer()
 
 
 def with_adapter(net: Any, folder: Path, *, meta: bool = False) -> Any:

@@ -4,6 +4,8 @@ They work on CUDA and on CPU. The linear layers of the decoder are quantised one
 heads stay as they are.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from togi.core.errors import InputError
+from togi.model.adapter import beneath
 
 BLOCK = 64  # weights that share a scale
 
@@ -81,17 +84,32 @@ def merge_quantised(net: PeftModel, dtype: torch.dtype) -> Any:
     peft would round the sum to 4 bits once more, which is another model than the one that was trained.
     """
     base: Any = net.get_base_model()
-    for name, module in list(base.named_modules()):
-        if isinstance(module, BaseTunerLayer) and isinstance(module.get_base_layer(), Linear4bit):
-            adapted: Any = module  # only its kinds know their delta
-            delta = sum(adapted.get_delta_weight(adapter) for adapter in adapted.active_adapters)
-            base.set_submodule(name, _plain(adapted.get_base_layer(), dtype, delta))
-    for name, module in list(base.named_modules()):
-        if isinstance(module, Linear4bit):
-            base.set_submodule(name, _plain(module, dtype, 0.0))
+    for name, made in written_out(net, dtype).items():
+        base.set_submodule(name, made())
     _forget_quantiser(base)
     base.to(dtype)
     return net.merge_and_unload()  # type: ignore[operator]
+
+
+def written_out(net: Any, dtype: torch.dtype) -> dict[str, Callable[[], nn.Module]]:
+    """What makes a plain layer in `dtype`, with its adapter where it has one, of each layer in 4 bits, by the layer's
+    name beneath the adapter."""
+    found: dict[str, Callable[[], nn.Module]] = {}
+    for name, module in beneath(net).named_modules():
+        if isinstance(module, BaseTunerLayer) and isinstance(module.get_base_layer(), Linear4bit):
+            found[name] = partial(_summed, module, dtype)
+        elif isinstance(module, Linear4bit) and name.rpartition(".")[0] not in found:
+            found[name] = partial(_plain, module, dtype)
+    return found
+
+
+def without_bits(net: Any) -> None:
+    """Puts plain layers without memory in the place of those in 4 bits."""
+    for name, module in list(net.named_modules()):
+        if isinstance(module, Linear4bit):
+            with torch.device("meta"):
+                net.set_submodule(name, nn.Linear(module.in_features, module.out_features, module.bias is not None))
+    _forget_quantiser(net)
 
 
 def _forget_quantiser(net: Any) -> None:
@@ -109,7 +127,15 @@ def _reads_four_bits(conversion: Any) -> bool:
     return any(type(step).__name__ == "Bnb4bitDeserialize" for step in getattr(conversion, "operations", None) or ())
 
 
-def _plain(layer: Any, dtype: torch.dtype, delta: Any) -> nn.Linear:
+@torch.no_grad()
+def _summed(adapted: Any, dtype: torch.dtype) -> nn.Linear:
+    """A layer in 4 bits and its adapter as one plain layer."""
+    delta = sum(adapted.get_delta_weight(adapter) for adapter in adapted.active_adapters)  # only its kinds know it
+    return _plain(adapted.get_base_layer(), dtype, delta)
+
+
+@torch.no_grad()
+def _plain(layer: Any, dtype: torch.dtype, delta: Any = 0.0) -> nn.Linear:
     weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state).to(torch.float32) + delta
     with torch.device("meta"):
         made = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)

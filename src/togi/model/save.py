@@ -6,8 +6,6 @@ What is saved is saved first and checked afterwards: a check that fails is told 
 import copy
 import logging
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +18,16 @@ from togi.core.errors import InputError
 from togi.core.files import read_json, write_json
 from togi.core.sources import ADAPTER_CONFIG
 from togi.core.strangers import run_stranger
-from togi.model.adapter import is_adapted, lora_library
+from togi.model.adapter import beneath, lora_library
 from togi.model.card import About, write_card
 from togi.model.decoders import use_library
 from togi.model.folders import atomic_folder
 from togi.model.load import LoadedModel, read_network
+from togi.model.mapped import MappedWeights
 from togi.model.older import readable_config, readable_tokenizer
 from togi.model.padding import keep_last_token
+from togi.model.shards import write_weights
+from togi.model.streamed import SavedNetwork
 from togi.text.render import check_template
 
 log = logging.getLogger(__name__)
@@ -38,24 +39,19 @@ SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "top_h", "eps
 NOTHING = About()
 
 
-def save_model(
-    model: LoadedModel, folder: Path, about: About = NOTHING, *, dtype: torch.dtype | None = None
-) -> LoadedModel:
+def save_model(model: LoadedModel, folder: Path, about: About = NOTHING, *, dtype: torch.dtype | None = None) -> None:
     """Saves the network, its tokenizer and its template, whole or not at all; `check_saved` reads them back.
 
     Weights are saved as `dtype` (None: as they are); what float16 cannot hold is saved in float32, aloud. `about` goes
-    into its card. An adapter is merged into the network first, for good: use the model that is returned. Raises OSError
-    if the disk is full.
+    into its card. An adapter is saved merged; `model` stays as it is, and one layer at a time is in memory beside it.
+    Raises OSError if the disk is full.
     """
-    if is_adapted(model.net):
-        model = replace(model, net=lora_library().merged(model.net, dtype))
     tokenizer = copy.deepcopy(model.tokenizer)
     if model.kind == "scorer":
         keep_last_token(model, tokenizer)
     with atomic_folder(folder) as temporary:
-        _save_network(model, temporary, _roomy(model, dtype or model.net.dtype))
+        _save_network(model, temporary, _roomy(model, dtype or beneath(model.net).dtype))
         _save_words(replace(model, tokenizer=tokenizer), temporary, about)
-    return model
 
 
 def save_adapter(model: LoadedModel, folder: Path, about: About, *, dtype: torch.dtype | None = None) -> None:
@@ -96,7 +92,8 @@ def _save_words(model: LoadedModel, folder: Path, about: About, *, adapter: bool
 def _roomy(model: LoadedModel, dtype: torch.dtype) -> torch.dtype:
     """`dtype`, or float32 where float16 has no room for the weights."""
     if dtype == torch.float16:
-        largest = max(float(weight.detach().abs().max()) for weight in model.net.parameters())
+        network = SavedNetwork(model.net, dtype)
+        largest = max(float(network.weight(name).abs().max()) for name, _ in network.plain.named_parameters())
         if largest > torch.finfo(dtype).max:
             log.warning("%s: a weight of %.3g has no room in float16, so it is saved in float32", model.name, largest)
             return torch.float32
@@ -111,34 +108,17 @@ def _save_network(model: LoadedModel, folder: Path, dtype: torch.dtype) -> None:
 
     The library refuses to save a generation configuration that it was content to load, so that file is written here.
     """
-    if model.kind != "causal":
-        _save_weights(model.net, folder, dtype)
-        return
-    with _without_generation(model.net) as generation:
-        _save_weights(model.net, folder, dtype)
-    write_json(folder / "generation_config.json", _generation(model, generation))
-
-
-def _save_weights(net: Any, folder: Path, dtype: torch.dtype) -> None:
-    cast: dict[int, Tensor] = {}  # by where they lie: tied weights stay one
-    for weight in net.state_dict().values():
-        if weight.is_floating_point():
-            cast.setdefault(weight.data_ptr(), weight.to(dtype))
-    state = {name: cast.get(weight.data_ptr(), weight) for name, weight in net.state_dict().items()}
-    net.save_pretrained(folder, state_dict=state)
+    network = SavedNetwork(model.net, dtype)
+    plain, generation = network.plain, None
+    if model.kind == "causal":
+        generation, plain.generation_config = plain.generation_config, GenerationConfig()
+    plain.save_pretrained(folder, state_dict={})  # the configuration alone
     path = folder / "config.json"
     write_json(path, readable_config(read_json(path) | {"dtype": str(dtype).removeprefix("torch.")}))
-
-
-@contextmanager
-def _without_generation(net: Any) -> Iterator[dict[str, Any]]:
-    """Gives what the network's generation configuration says, with a plain one in its place meanwhile."""
-    kept = net.generation_config
-    net.generation_config = GenerationConfig()
-    try:
-        yield {} if kept is None else kept.to_diff_dict()
-    finally:
-        net.generation_config = kept
+    write_weights(network, folder)
+    if model.kind == "causal":
+        said = {} if generation is None else generation.to_diff_dict()
+        write_json(folder / "generation_config.json", _generation(model, said))
 
 
 def _generation(model: LoadedModel, base: dict[str, Any]) -> dict[str, Any]:
@@ -166,17 +146,24 @@ def check_saved(model: LoadedModel, folder: Path) -> list[str]:
     trained, and a probe gives what the trained network gives with these weights.
 
     Both sides run the library's own layers, on the processor, in the type of what was saved: they differ only where
-    the configuration describes another network.
+    the configuration describes another network. What was saved stays in its files, and one layer of it is looked at at
+    a time.
     """
+    dtype = _stored_dtype(folder)
     try:
-        again = read_network(folder, _stored_dtype(folder), model.kind).eval()
+        again = read_network(folder, dtype, model.kind).eval()
     except InputError as error:
         return [f"what was saved cannot be loaded: {error}"]
+    trained, mapped = SavedNetwork(model.net, dtype), MappedWeights(folder)
     stored = dict(again.named_parameters())
-    for name, weight in model.net.named_parameters():
-        if name not in stored or not _same(stored[name], weight):
+    for name, _ in trained.plain.named_parameters():
+        if name not in stored or not _same(stored[name], trained.weight(name)):
             return [f"weight {name} is not what was trained; the folder would not load as the model was trained"]
-    return _probe(_twin(model.net, stored), again)
+        mapped.let_go(stored[name])
+    twin = _twin(trained.plain, stored)
+    for net in (twin, again):
+        mapped.read_in_passing(net)
+    return _probe(twin, again)
 
 
 def _stored_dtype(folder: Path) -> torch.dtype:
@@ -196,7 +183,7 @@ def _same(stored: Tensor, weight: Tensor) -> bool:
 
 
 def _twin(net: Any, weights: dict[str, Tensor]) -> Any:
-    """The trained network once more, on the processor, with `weights` (which it shares) in place of its own."""
+    """The network `net` once more, on the processor, with `weights` (which it shares) in place of its own."""
     mine = {id(old): weights[name] for name, old in net.named_parameters()}
     return copy.deepcopy(net, mine).to("cpu")
 

@@ -109,8 +109,8 @@ def _converted_once(context: Context, source: ModelSource, loaded: Callable[[], 
 def keep_model(
     context: Context, model: LoadedModel, folder: Path, resources: Resources, spoken: Spoken | None = None
 ) -> None:
-    """Saves a trained model as `resources` want it, from rank 0; on that rank an adapter may be merged for good. With
-    `lora.save: both` the adapter goes into the folder `adapter` beside it.
+    """Saves a trained model as `resources` want it, from rank 0. With `lora.save: both` the adapter goes into the
+    folder `adapter` beside it.
 
     It is saved first and checked then: what the check finds is an alarm, and the model stays. Raises OSError if the
     disk is full.
@@ -127,8 +127,8 @@ def keep_model(
         if save != "merged":
             _keep_adapter(context, model, folder if save == "adapter" else folder.parent / "adapter", resources, about)
         if save != "adapter":
-            saved = save_model(model, folder, about, dtype=_saved_dtype(resources, model))
-            _tell(context, folder, check_saved(saved, folder))
+            save_model(model, folder, about, dtype=_saved_dtype(resources, model))
+            _tell(context, folder, check_saved(model, folder))
     context.ranks.barrier()
 
 

@@ -90,8 +90,9 @@ def forward_bytes(shape: Shape, tokens: int, width: int) -> float:
 
 
 def saving(shape: Shape, job: Job, weights: float) -> float:
-    """Bytes while the model is merged, written and, on a processor, read back. Weights in 4 bits are written out."""
-    narrow = job.weights.startswith("bfloat16") or (job.weights == "nf4" and job.compute_dtype == "bfloat16")
-    whole = shape.parameters * (2.0 if narrow else 4.0) if job.rank else weights
+    """Bytes while the model is merged and written weight by weight, and read back so. The largest of them counts: a
+    matrix, its sum with the adapter and that adapter's part; or the embeddings in the type in which they are saved,
+    and on a processor also as they lie in the file."""
     merging = 3 * 4.0 * max(a * b for a, b in shape.linears.values()) if job.rank else 0.0
-    return whole + max(merging, 0.0 if job.accelerator else whole)
+    rounded = 2.0 if job.weights == "float32" else 0.0
+    return weights + max(merging, shape.embeddings * (rounded if job.accelerator else rounded + 2.0))
