@@ -34,6 +34,7 @@ from togi.recipe.store import home, store_folder
 @click.option(
     "--body-mib", type=click.FloatRange(min=0.001), default=16, show_default=True, help="Longest body of a request."
 )
+@click.option("--updates", is_flag=True, help="Clients may replace the weights: POST /update_weights_from_disk.")
 def command(models: tuple[str, ...], reward: bool, host: str, port: int, **more: Any) -> None:
     """Serve models over HTTP, in OpenAI's shape, until Ctrl-C or SIGTERM.
 
@@ -46,6 +47,8 @@ def command(models: tuple[str, ...], reward: bool, host: str, port: int, **more:
     names: tuple[str, ...] = more["name"]
     if len(models) > 1 and reward:
         raise RecipeError("command line: --reward serves one model; start a server for each")
+    if more["updates"] and reward:
+        raise RecipeError("command line: --updates is for language models; a reward model keeps its weights")
     if names and len(names) != len(models):
         raise RecipeError(f"command line: --name: {len(names)} names for {len(models)} models; give one for each")
     sources = [_source(model, reward, more["template"], more["revision"]) for model in models]
@@ -55,7 +58,7 @@ def command(models: tuple[str, ...], reward: bool, host: str, port: int, **more:
     key = _key(more["api_key_env"])
     work = importlib.import_module("togi.commands.serve")  # brings torch: a mistake above must not wait for it
     limits = work.Limits(body_bytes=int(more["body_mib"] * 2**20), seconds=more["timeout"], waiting=more["waiting"])
-    place = work.Place(host=host, port=port, key=key, limits=limits)
+    place = work.Place(host=host, port=port, key=key, limits=limits, updates=more["updates"])
     with library_warnings_kept(home()):
         named = {name: source for name, (source, _) in zip(called, sources, strict=True)}
         work.serve(named, store_folder(), reward, place)

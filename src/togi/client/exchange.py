@@ -6,6 +6,7 @@ answer is committed, so no more than `concurrency` requests can be lost by a kil
 
 import asyncio
 import json
+import logging
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable
@@ -40,6 +41,8 @@ LOOK = 0.5
 """Seconds: the longest sleep before a look at whether the run has ended."""
 SETTLE_LOOK = 0.02
 """Seconds between looks at whether others have settled."""
+JSON = "application/json"
+log = logging.getLogger(__name__)
 _json = json.JSONEncoder(ensure_ascii=False).encode
 
 Take = Callable[[Any, Tokens], Awaitable[T]]
@@ -69,6 +72,7 @@ class Exchange:
         self._requests, self._tokens = Pace(endpoint.requests_per_minute), Pace(endpoint.tokens_per_minute)
         self._transport = Transport(read_key(endpoint))
         self._ever = False
+        self.losses = 0  # connections that broke, or could not be made: the server may be another one since
         self.excess = 0
         self._under_way = self._settled = 0
         self._begun = False
@@ -232,6 +236,7 @@ class Exchange:
         try:
             reply = await self._transport.send("POST", url, body, seconds)
         except NoReply as error:
+            self.losses += error.broke != "deadline"
             if error.broke == "unsent":
                 await self._settle(reserved, NO_TOKENS)
                 self._unreachable(replica, str(error))
@@ -240,14 +245,20 @@ class Exchange:
             raise Again(reason, str(error), counts=not unsent, at_once=unsent) from None
         finally:
             replica.under_way -= 1
-        self.replicas.answered(replica)
-        self._ever = True
+        self._reached(replica)
         return reply
 
+    def _reached(self, replica: Replica) -> None:
+        if replica.failures:
+            log.warning("model %s: %s answers again", self.endpoint.name, replica.base)
+        self.replicas.answered(replica)
+        self._ever = True
+
     def _unreachable(self, replica: Replica, why: str) -> None:
-        """Leaves a server out for a while; ends the run when none has been there for too long."""
-        self.replicas.failed(replica)
+        """Leaves a server out for a while, and says so; ends the run when none has been there for too long."""
         patience = min(PATIENCE if self._ever else FIRST_PATIENCE, self.endpoint.deadline)
+        if self.replicas.failed(replica) and self._ever:
+            log.warning("model %s: %s; waiting for it, at most %.0f s", self.endpoint.name, why, patience)
         if (seconds := self.replicas.down_for()) >= patience:
             raise self.end(down(self.endpoint, why, seconds, ever=self._ever))
 
@@ -269,24 +280,40 @@ class Exchange:
             except NoReply as error:
                 self._unreachable(replica, str(error))
                 continue
-            self.replicas.answered(replica)
-            self._ever = True
+            self._reached(replica)
             return reply
 
-    async def control(self, method: str, path: str, body: bytes | None = None, kind: str = "application/json") -> Reply:
+    async def control(self, method: str, path: str, body: bytes | None = None, kind: str = JSON) -> Reply:
         """The good reply to a request that computes nothing. Raises TogiError where there is none after all tries."""
+        first = self.replicas.all[0]
+        return await self._controlled(first, method, first.base + path, body, kind)
+
+    async def order(self, replica: Replica, call: Call) -> Reply:
+        """The good reply of one server to an order, any reply where it `may_fail`; while the server is away, it is
+        waited for. Raises TogiError as `control` does."""
+        url = (root_of(replica.base) if call.at_root else replica.base) + call.path
+        body = _json(call.body).encode()
+        return await self._controlled(replica, "POST", url, body, may_fail=call.may_fail)
+
+    async def _controlled(
+        self, replica: Replica, method: str, url: str, body: bytes | None, kind: str = JSON, may_fail: bool = False
+    ) -> Reply:
         tries = 0
         while True:
             await self._turn(NO_TOKENS)
-            replica = self.replicas.all[0]
-            url = replica.base + path
             try:
                 reply = await self._transport.send(method, url, body, self.endpoint.deadline, kind)
-                check_status(reply, self.endpoint, url)
+                self._reached(replica)
+                if not (may_fail and 400 <= reply.status < 429):
+                    check_status(reply, self.endpoint, url)
                 return reply
             except Busy as busy:
                 self._pause(busy)
             except (NoReply, Again) as error:
+                self.losses += isinstance(error, NoReply)
+                if isinstance(error, NoReply) and error.broke == "unsent":
+                    self._unreachable(replica, str(error))
+                    continue
                 tries += 1
                 if tries >= TRIES:
                     raise self.end(

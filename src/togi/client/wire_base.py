@@ -7,11 +7,13 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A POST: `path` under the base URL, or under the server itself with `at_root`."""
+    """A POST: `path` under the base URL, or under the server itself with `at_root`. `may_fail`: an order that a server
+    may refuse."""
 
     path: str
     body: dict[str, Any]
     at_root: bool = False
+    may_fail: bool = False
 
 
 class Broken(Exception):

@@ -5,12 +5,14 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
-from togi.core.errors import RecipeError
+from togi.core.errors import InputError, RecipeError
 from togi.core.sources import ModelSource
 from togi.core.terminal import say
 from togi.model.embed import SentenceEmbedder, embeds
@@ -33,12 +35,14 @@ Sources = Mapping[str, ModelSource]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where models are served; clients must show `key` unless it is empty."""
+    """Where models are served; clients must show `key` unless it is empty. `updates`: who may ask may also have a model
+    take weights from a folder of this machine."""
 
     host: str
     port: int
     key: str
     limits: Limits
+    updates: bool = False
 
 
 class _Server(uvicorn.Server):
@@ -98,8 +102,23 @@ def _speaking(name: str, source: ModelSource, cache: Path, place: Place) -> tupl
         template=model.template,
         end_of_text=model.tokenizer.eos_token_id,
         read=lambda ids, top: text_logprobs(model.net, ids, top),
+        weights=partial(_weights, model.net, cache) if place.updates else None,
     )
     return served, speaker
+
+
+def _weights(net: Any, cache: Path, folder: str) -> dict[str, Any]:
+    """The weights in a folder, of a model or of an adapter for it, by their names in `net`. Raises InputError where
+    they are not those of such a network."""
+    found = dict(load(ModelSource(kind="path", name=folder), cache, dtype=net.dtype).net.named_parameters())
+    own = dict(net.named_parameters())
+    wrong = [name for name in own if name not in found or found[name].shape != own[name].shape]
+    if wrong or len(found) != len(own):
+        raise InputError(
+            f"{folder}: its weights are not those of the model that is served"
+            + (f" ({wrong[0]} is missing or has another shape)" if wrong else "")
+        )
+    return found
 
 
 def _reward(sources: Sources, cache: Path, place: Place, died: Callable[[], None]) -> FastAPI:

@@ -75,6 +75,10 @@ class NamedModelRef(ModelRef):
     named = True
 
 
+class EngineRef(ModelRef):
+    """A model on a server that samples for a training, which replaces the weights there."""
+
+
 class MadeModelRef(Ref):
     """What a stage trained, where a folder is meant: `path: $stage` under `models:`."""
 

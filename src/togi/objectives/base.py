@@ -3,7 +3,8 @@
 Letters: N scored tokens of a micro-batch, laid end to end; S its sequences; P its preference pairs.
 
 A loss divides by `totals`, the counts summed over all micro-batches (and ranks) of the step, so that no result depends
-on how the step was cut. Metrics are (sum, weight) pairs, which add over micro-batches for the same reason.
+on how the step was cut. Metrics are (sum, weight) pairs, which add over micro-batches for the same reason; the name of
+a largest value ends with `LARGEST`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -150,11 +151,23 @@ def mean_of(value: Tensor) -> tuple[Tensor | float, Tensor | float]:
     return value.detach().sum(dtype=torch.float64), float(value.numel())
 
 
+LARGEST = "/max"
+"""How the name of a metric ends that is the largest of all values: a (value, 1) pair."""
+
+
+def largest_of(value: Tensor) -> tuple[Tensor | float, Tensor | float]:
+    """The pair of a metric that is the largest of `value`, detached; without weight where there is none."""
+    return (value.detach().max(), 1.0) if value.numel() else (0.0, 0.0)
+
+
 def add_metrics(into: Metrics, metrics: Metrics) -> None:
-    """Adds the (sum, weight) pairs of one micro-batch to those of the step."""
+    """Adds the pairs of one micro-batch to those of the step."""
     for name, (total, weight) in metrics.items():
         old_total, old_weight = into.get(name, (0.0, 0.0))
-        into[name] = (old_total + total, old_weight + weight)
+        if name.endswith(LARGEST) and float(weight) and float(old_weight):
+            into[name] = (max(old_total, total, key=float), 1.0)
+        else:
+            into[name] = (old_total + total, old_weight + weight)
 
 
 def read_metrics(metrics: Metrics) -> dict[str, float]:

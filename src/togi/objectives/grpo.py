@@ -32,6 +32,7 @@ from togi.objectives.base import (
     Output,
     check_choice,
     check_ranges,
+    largest_of,
     mean_of,
     require,
     segment_length,
@@ -69,14 +70,32 @@ class SamplerCorrection:
 
     def weights(self, old_logp_N: Tensor, batch: Batch) -> Tensor:
         """One weight per token, detached: (N,)."""
-        difference_N = sampler_difference(old_logp_N, batch)
-        if self.level == "sequence":
-            difference_N = segment_sum(difference_N, batch.sequence_N, batch.num_sequences)[batch.sequence_N]
-        weight_N = difference_N.exp()
+        weight_N = self.raw(sampler_difference(old_logp_N, batch), batch)
         if self.mode == "truncate":
             return weight_N.clamp(min=self.floor, max=self.cap)
-        outside_N = (weight_N > self.cap) | (weight_N < (self.floor or 0.0))
-        return weight_N.masked_fill(outside_N, 0.0)
+        return weight_N.masked_fill(self.outside(weight_N), 0.0)
+
+    def raw(self, difference_N: Tensor, batch: Batch) -> Tensor:
+        """Weights from log-differences, as they are, a token or an answer: (N,)."""
+        if self.level == "sequence":
+            difference_N = segment_sum(difference_N, batch.sequence_N, batch.num_sequences)[batch.sequence_N]
+        return difference_N.exp()
+
+    def outside(self, weight_N: Tensor) -> Tensor:
+        """Which weights do not lie within floor and cap: (N,)."""
+        return (weight_N > self.cap) | (weight_N < (self.floor or 0.0))
+
+    def observed(self, old_logp_N: Tensor, batch: Batch) -> Metrics:
+        """How far sampler and trainer are apart: mean difference in nats, KL(sampler || trainer) by its estimate that
+        is never negative (r - 1 - log r), the largest weight, and the share of tokens whose weight lies outside."""
+        difference_N = sampler_difference(old_logp_N, batch)
+        weight_N = self.raw(difference_N, batch)
+        return {
+            "sampler_mismatch": mean_of(difference_N.abs()),
+            "sampler_kl": mean_of(difference_N.exp() - 1 - difference_N),
+            "sampler_weight/max": largest_of(weight_N),
+            "sampler_outside": mean_of(self.outside(weight_N)),
+        }
 
 
 def sampler_difference(old_logp_N: Tensor, batch: Batch) -> Tensor:
@@ -142,7 +161,7 @@ class GRPO:
             metrics["kl"] = mean_of(kl_N)
             loss_N = loss_N + self.beta * (kl_N * ratio_N if self.use_bias_correction_kl else kl_N)
         weight_N = variant.weight(self, logp_N.detach(), batch, totals)
-        return (loss_N * weight_N).sum(), metrics | _observed(output, old_N, batch)
+        return (loss_N * weight_N).sum(), metrics | _observed(output, old_N, batch, self.correction)
 
 
 def _ratio(difference_N: Tensor, batch: Batch, level: Level) -> Tensor:
@@ -158,13 +177,14 @@ def _k3(logp_N: Tensor, ref_logp_N: Tensor) -> Tensor:
     return difference_N.exp() - difference_N - 1
 
 
-def _observed(output: Output, old_N: Tensor, batch: Batch) -> Metrics:
-    """Metrics that are always logged: entropy, length, and the distance to the sampler."""
+def _observed(output: Output, old_N: Tensor, batch: Batch, correction: SamplerCorrection | None) -> Metrics:
+    """Metrics that are always logged: entropy, length, and the distance to the sampler, whether it is corrected for or
+    not."""
     metrics: Metrics = {"length": (float(batch.sequence_N.numel()), float(batch.num_sequences))}
     if output.entropy_N is not None:
         metrics["entropy"] = mean_of(output.entropy_N)
     if batch.sampler_logp_N is not None:
-        metrics["sampler_mismatch"] = mean_of(sampler_difference(old_N, batch).abs())
+        metrics |= (correction or SamplerCorrection(level="token")).observed(old_N, batch)
     return metrics
 
 

@@ -24,6 +24,7 @@ from togi.core.settings import MAIN, CodePath, MadeModelRef, PackageName, Recipe
 from togi.core.sources import ModelSource, fingerprint, hash_folder, model_files
 from togi.recipe.around import completed
 from togi.recipe.endpoint_spec import endpoint_of
+from togi.recipe.engines import misplaced
 from togi.recipe.schema import MODEL_KINDS, DataSpec, ModelSpec, Recipe, TemplateFile
 from togi.recipe.store import VERSION, Read
 from togi.stages.base import UNKNOWN, StageSettings
@@ -223,7 +224,7 @@ def _check_references(recipe: Recipe, problems: list[str]) -> None:
             if wrong := _no_output(recipe, ref):
                 problems.append(f"{where}: {key}: {wrong}")
                 continue
-            if path == ("init",) and (wrong := _not_here(recipe, ref)):
+            if wrong := misplaced(recipe, path, ref):
                 problems.append(f"{where}: {key}: {wrong}")
                 continue
             found = _kind_of(recipe, ref, settings)
@@ -231,14 +232,6 @@ def _check_references(recipe: Recipe, problems: list[str]) -> None:
                 wanted = " or ".join(ref.kinds)
                 hint = _declared(recipe, ref) or _who_takes(found)
                 problems.append(f"{where}: {key}: needs {wanted}, but {ref} gives {found}{hint}")
-
-
-def _not_here(recipe: Recipe, ref: Ref) -> str:
-    """Why a model cannot be trained, if it is on a server."""
-    spec = recipe.models.get(ref.name)
-    if spec is None or spec.url is None:
-        return ""
-    return f"{ref} is on a server (models.{ref.name}.url); a training needs its weights: a package, a hub id or a path"
 
 
 def _no_output(recipe: Recipe, ref: Ref) -> str:

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from togi.core.errors import RecipeError
-from togi.core.settings import Ref
+from togi.core.settings import references
 from togi.core.sources import ModelSource
 from togi.recipe.endpoint_spec import Serve
+from togi.recipe.engines import INIT, engines
 from togi.recipe.graph import Graph, made_by, model_source
 from togi.recipe.schema import ModelSpec
 from togi.recipe.services import ServiceSpec
@@ -31,6 +32,8 @@ def services_of(graph: Graph, store: Path) -> list[ServiceSpec]:
         assert endpoint is not None
         try:
             command = _command(spec, spec.serve, _source(graph, spec, store), endpoint.model)
+            if name in engines(graph.recipe):
+                command = _taking_weights(command, spec.serve)
         except RecipeError as error:
             where = graph.recipe.tree.where(("models", name, "serve"))
             raise RecipeError(f"{where}: models.{name}.serve: {error}") from None
@@ -43,11 +46,22 @@ def _askers(graph: Graph, model: str) -> tuple[str, ...]:
     """The stages that ask a model. What a stage trains it loads itself."""
     found = []
     for node in graph.nodes.values():
-        job = STAGES[node.settings.type].job
-        trained = None if job is None else job(node.settings).init
-        if any(Ref(ref).name == model and ref != trained for ref in node.inputs):
+        trains = STAGES[node.settings.type].job is not None
+        asked = [ref for path, ref in references(node.settings) if not (trains and path == INIT)]
+        if any(ref.name == model for ref in asked):
             found.append(node.name)
     return tuple(found)
+
+
+def _taking_weights(command: tuple[str, ...], serve: Serve) -> tuple[str, ...]:
+    """The command of a server whose weights a stage replaces."""
+    if serve.engine == "togi":
+        return (*command, "--updates")
+    if serve.engine == "sglang":
+        return command
+    allowed = ("VLLM_SERVER_DEV_MODE=1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1")
+    said = () if "--logprobs-mode" in serve.args else ("--logprobs-mode", "processed_logprobs")
+    return ("env", *allowed, *command, *said)
 
 
 def _source(graph: Graph, spec: ModelSpec, store: Path) -> ModelSource:

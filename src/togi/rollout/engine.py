@@ -10,10 +10,13 @@ from togi.core.records import Completion
 def answer(engine: Engine, requests: Sequence[Request]) -> Iterator[list[Completion]]:
     """The completions of each request, in the order of the requests, each as soon as it and those before it are whole.
 
-    All requests are added at once, so the later ones go on while the caller works on an earlier one. Left early, the
-    rest is cancelled.
+    All requests are added before this returns, so an engine that works by itself begins at once, and the later ones go
+    on while the caller works on an earlier one. Left early, the rest is cancelled.
     """
-    names = [engine.add(request) for request in requests]
+    return _answers(engine, [engine.add(request) for request in requests], requests)
+
+
+def _answers(engine: Engine, names: Sequence[int], requests: Sequence[Request]) -> Iterator[list[Completion]]:
     try:
         for name, request in zip(names, requests, strict=True):
             yield _completions(engine, name, request.params.n)

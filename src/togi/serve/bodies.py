@@ -190,6 +190,19 @@ class TokenizeBody(Body):
         return self
 
 
+class WeightsBody(BaseModel):
+    """POST /update_weights_from_disk, as SGLang has it: a folder with a model of the same shape, or with an adapter for
+    it. Answers tell `weight_version` from then on. `model` says which of several is meant."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    model_path: str = Field(min_length=1)
+    weight_version: str | None = None
+    model: str | None = None
+    flush_cache: Literal[True] = True
+    abort_all_requests: Literal[False] = False
+
+
 class ScoredItem(BaseModel):
     """What is scored: a conversation that ends with the answer, or its text as the template writes it, or the text's
     token ids."""

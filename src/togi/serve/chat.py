@@ -19,7 +19,7 @@ from togi.core.protocols import Request, TextLogprobs, Tokenizer
 from togi.core.records import Completion
 from togi.core.seeds import derive
 from togi.serve.app import Served, gone, new_app, unless_gone
-from togi.serve.bodies import Body, ChatBody, CompletionBody, Sampled, TokenizeBody
+from togi.serve.bodies import Body, ChatBody, CompletionBody, Sampled, TokenizeBody, WeightsBody
 from togi.serve.engine_loop import EngineLoop, SteppingEngine
 from togi.serve.limits import Counts, Limits
 from togi.serve.pages import add_pages
@@ -44,13 +44,15 @@ NOTHING = Completion(text="", stop="length")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speaker:
     """A model that writes: its engine, tokenizer and template, the token that ends its texts if it has one, and what
-    reads a text (its token ids, likeliest tokens a place) for `echo`."""
+    reads a text (its token ids, likeliest tokens a place) for `echo`. `weights` reads those of a folder, by their names
+    in the engine; without it the model takes none. It raises InputError for a folder that does not fit."""
 
     engine: SteppingEngine
     tokenizer: Tokenizer
     template: Template
     end_of_text: int | None = None
     read: Callable[[Sequence[int], int], TextLogprobs] | None = None
+    weights: Callable[[str], Mapping[str, Any]] | None = None
 
 
 def chat_app(
@@ -76,6 +78,8 @@ def chat_app(
     app.add_api_route("/v1/chat/completions", routes.chat, methods=["POST"], response_model=None)
     app.add_api_route("/v1/completions", routes.completions, methods=["POST"], response_model=None)
     app.add_api_route("/tokenize", routes.tokenize, methods=["POST"], response_model=None)
+    if speaker.weights is not None:
+        app.add_api_route("/update_weights_from_disk", routes.take_weights, methods=["POST"], response_model=None)
     add_pages(app)
     return app
 
@@ -105,6 +109,16 @@ class _Routes:
         """POST /tokenize"""
         return self._model(body, asks=False).tokenize(body)
 
+    async def take_weights(self, body: WeightsBody) -> Response:
+        """POST /update_weights_from_disk"""
+        if body.model is None and len(self._models) > 1:
+            raise InputError(f"model: say which of {', '.join(self._models)} takes the weights")
+        name = next(iter(self._models)) if body.model is None else body.model
+        if (model := self._models.get(name)) is None:
+            raise HTTPException(404, f"the model {name!r} is not served here")
+        await model.take_weights(body.model_path, body.weight_version)
+        return JSONResponse({"success": True, "message": f"{name} has the weights of {body.model_path}"})
+
     def _model(self, body: Body, asks: bool = True) -> "_Model":
         """The model that a body names. Raises HTTPException for one that is not served, or while too many wait."""
         model = self._models.get(body.model)
@@ -131,6 +145,7 @@ class _Model:
         self.speaker = speaker
         self.loop = EngineLoop(speaker.engine)
         self._numbers = itertools.count()
+        self._version: dict[str, str] = {}
 
     async def chat(self, body: ChatBody, counts: Counts) -> Response:
         """The answer to a conversation."""
@@ -157,6 +172,7 @@ class _Model:
             if len(prompts) > 1 or body.echo:
                 raise InputError("stream: one prompt at a time, without echo; send each in a request of its own")
             return self._stream(requests[0], body, about, _text, counts)
+        version = self._version
         found = await self.loop.answers(requests) if body.writes else [[NOTHING] for _ in prompts]
         read = await self._read(body, prompts)
         every = [(place, one) for place, group in enumerate(found) for one in group]
@@ -164,7 +180,7 @@ class _Model:
             self._text_choice(body, index, prompts[place], one, read[place]) for index, (place, one) in enumerate(every)
         ]
         used = self._used([len(ids) for ids in prompts], found, counts)
-        return JSONResponse({**about, "choices": choices, "usage": used})
+        return JSONResponse({**about, "choices": choices, "usage": used, **version})
 
     def tokenize(self, body: TokenizeBody) -> Response:
         """The tokens of a text or of a conversation."""
@@ -174,6 +190,17 @@ class _Model:
         else:
             ids = self.speaker.tokenizer(body.prompt or "", add_special_tokens=body.add_special_tokens)["input_ids"]
         return JSONResponse({"count": len(ids), "max_model_len": self.served.limit, "tokens": list(ids)})
+
+    async def take_weights(self, folder: str, version: str | None) -> None:
+        """Reads weights while requests are answered, and takes them once those under way are; later ones wait."""
+        assert self.speaker.weights is not None
+        weights = await asyncio.to_thread(self.speaker.weights, folder)
+
+        def take() -> None:
+            self.speaker.engine.publish(weights.items())
+            self._version = {"weight_version": version or folder}
+
+        await self.loop.update(take)
 
     async def _read(self, body: CompletionBody, prompts: Sequence[Sequence[int]]) -> Sequence[TextLogprobs | None]:
         """The log-probabilities of prompts, where a body asks for them."""

@@ -9,9 +9,10 @@ import queue
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, suppress
+from dataclasses import dataclass
 from typing import Protocol
 
-from togi.core.errors import StageError
+from togi.core.errors import StageError, TogiError
 from togi.core.protocols import Engine, Event, Request
 from togi.core.records import Completion
 
@@ -40,6 +41,14 @@ class _Reader:
             self._loop.call_soon_threadsafe(self.inbox.put_nowait, event)
 
 
+@dataclass(frozen=True, slots=True)
+class _Update:
+    """Work that wants an engine without requests; `done` tells what came of it."""
+
+    work: Callable[[], None]
+    done: "Future[None]"
+
+
 class EngineLoop:
     """The engine's thread, from `start` to `stop`."""
 
@@ -49,7 +58,8 @@ class EngineLoop:
         self._waiting = 0
         self._thread = ThreadPoolExecutor(1, "engine")
         self._run_of_it: Future[None] | None = None
-        self._orders: queue.SimpleQueue[tuple[str, _Reader] | None] = queue.SimpleQueue()
+        self._orders: queue.SimpleQueue[tuple[str, _Reader] | _Update | None] = queue.SimpleQueue()
+        self._update: _Update | None = None
         self._readers: dict[int, _Reader] = {}
 
     @property
@@ -95,6 +105,20 @@ class EngineLoop:
             self._waiting -= 1
             self._orders.put(("cancel", reader))
 
+    async def update(self, work: Callable[[], None]) -> None:
+        """Does `work` in the engine's thread once the requests under way are answered; later ones wait for it. Raises
+        what `work` does, StageError where the engine has ended."""
+        done: Future[None] = Future()
+        self._orders.put(_Update(work, done))
+        if self.ended:
+            done.cancel()
+        try:
+            await asyncio.wrap_future(done)
+        except asyncio.CancelledError:
+            if not self.ended:
+                raise
+            raise StageError("the engine has ended; the server's log says why") from None
+
     async def answers(self, requests: Sequence[Request]) -> list[list[Completion]]:
         """The completions of each request, in order; all are computed beside each other. Raises as `events` does."""
         for request in requests:
@@ -120,7 +144,9 @@ class EngineLoop:
             with suppress(queue.Empty):
                 while True:
                     order = self._orders.get(block=False)
-                    if order is not None:
+                    if isinstance(order, _Update):
+                        order.done.cancel()
+                    elif order is not None:
                         order[1].put(None)
             for reader in self._readers.values():
                 reader.put(None)
@@ -128,15 +154,34 @@ class EngineLoop:
     def _heed(self) -> bool:
         """Does what was ordered between two steps, and waits while there is nothing to compute; False: to end."""
         while True:
+            if self._update is not None and not self._updated(self._update):
+                return True
             try:
                 order = self._orders.get(block=not self.engine.busy)
             except queue.Empty:
                 return True
             if order is None:
                 return False
+            if isinstance(order, _Update):
+                self._update = order
+                continue
             what, reader = order
             if what == "add":
                 reader.id = self.engine.add(reader.request)
                 self._readers[reader.id] = reader
             elif reader.id is not None and self._readers.pop(reader.id, None) is not None:
                 self.engine.cancel(reader.id)
+
+    def _updated(self, update: _Update) -> bool:
+        """Whether the work that was waited for is done: it waits for requests under way."""
+        if self.engine.busy:
+            return False
+        self._update = None
+        if update.done.set_running_or_notify_cancel():
+            try:
+                update.work()
+            except TogiError as error:
+                update.done.set_exception(error)
+            else:
+                update.done.set_result(None)
+        return True

@@ -4,12 +4,14 @@ import importlib
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from togi.client.answers import Failure, Whole
 from togi.client.client import Client
 from togi.client.endpoint import Endpoint
+from togi.client.live import LiveClient
 from togi.client.requests import AnyRequest
 from togi.client.store import AnswerStore
 from togi.core.errors import RecipeError
@@ -110,9 +112,30 @@ def _client(context: Context, endpoint: Endpoint) -> Client:
     return context.leaving.enter_context(closing(client))
 
 
+@dataclass(frozen=True, slots=True)
+class _Live:
+    client: LiveClient
+
+
+def live_client(context: Context, ref: Ref) -> LiveClient:
+    """What asks the server of an engine, whose weights the stage replaces; nothing that it answers is stored. Raises
+    RecipeError for a provider's batch endpoint."""
+    endpoint = context.endpoint(ref)
+    assert endpoint is not None
+    if endpoint.batch:
+        raise RecipeError(
+            f"stage {context.name}: models.{ref.name}.batch: a policy cannot wait for a batch endpoint; remove it"
+        )
+    store = context.leaving.enter_context(closing(AnswerStore(Path(context.cache) / ANSWERS)))
+    client = LiveClient(endpoint, store, run=context.run, check=context.check_stop)
+    context.clients[f"{endpoint.name} (engine)"] = _Live(context.leaving.enter_context(closing(client)))
+    context.spent = lambda: _words(context)
+    return client
+
+
 def _words(context: Context) -> str:
     """What the run has spent on the servers of the stage so far."""
-    clients: list[Client] = [found.client for found in context.clients.values()]
+    clients: list[Client | LiveClient] = [found.client for found in context.clients.values()]
     return ", ".join(filter(None, (spent_words(each.endpoint, each.spending()) for each in clients)))
 
 

@@ -16,6 +16,7 @@ from togi.objectives.rules import policy_problem
 from togi.rewards.settings import GuardSettings, JudgeTerm, LengthGate, ModelTerm, OverlongTerm, RewardSettings
 from togi.stages.base import StageType, gives
 from togi.stages.cost import Asked, Cost, Inputs, Load, Sampled
+from togi.stages.training.engine import EngineSettings
 from togi.stages.training.job import TrainingJob
 from togi.stages.training.optimisation import Optimisation, Share
 from togi.stages.training.phases import Rollouts
@@ -176,6 +177,14 @@ class TrainGrpo(Optimisation):
         "needs when absent",
         gt=0,
     )
+    engine: EngineSettings | None = Field(
+        default=None, description="a server that samples the policy; the embedded engine when absent"
+    )
+    staleness: Literal[0, 1] = Field(
+        default=0,
+        description="1: the next batch of samples is drawn while this one is learnt from, so from the policy before; "
+        "loss.sampler_correction makes up for that",
+    )
     scale_rewards: Literal["group", "batch", "none"] = Field(
         default="group", description="advantages are divided by the deviation of the group, of the batch, or not"
     )
@@ -234,6 +243,31 @@ class TrainGrpo(Optimisation):
             raise ValueError("loss.reference_dtype is of a frozen copy, which lora does not need; remove it")
         if self.validation is None and self.validation_samples > 1:
             raise ValueError("validation_samples needs validation: name prompts, or a share such as 0.05")
+        return self
+
+    @model_validator(mode="after")
+    def _served(self) -> Self:
+        """What an engine on a server, and samples of the policy before, ask of the other settings."""
+        if self.staleness and self.loss.sampler_correction is None:
+            raise ValueError(
+                "staleness: 1 learns from answers of the policy before; say how they are weighed, for example "
+                "loss.sampler_correction: {level: token, mode: truncate, cap: 2.0}"
+            )
+        if self.engine is None:
+            return self
+        sampling = self.sampling
+        if sampling.top_p < 1 or sampling.top_k or sampling.min_p:
+            raise ValueError(
+                "with an engine samples are drawn by temperature alone, because the log-probabilities of a server "
+                "cannot be compared with the trainer's otherwise; remove sampling.top_p, top_k and min_p"
+            )
+        if self.key_cache is not None:
+            raise ValueError("key_cache bounds the embedded engine; remove it, or bound the server's own cache")
+        adapter = self.engine.publish == "adapter"
+        if adapter and self.lora is None:
+            raise ValueError("engine.publish: adapter needs lora; use publish: disk for the whole model")
+        if self.lora is not None and not adapter and self.processes > 1:
+            raise ValueError("with lora and several processes, set engine.publish: adapter")
         return self
 
     @model_validator(mode="after")
@@ -316,7 +350,9 @@ def job(settings: TrainGrpo) -> TrainingJob:
     def copies(job: Job, shape: Shape, compute_dtype: str) -> float:
         width = 2 if compute_dtype == "bfloat16" else 4
         sampled = float(shape.parameters * width)
-        if settings.processes == 1 and (width == 4 or job.weights != "float32"):
+        if settings.engine is not None:
+            sampled = 0.0
+        elif settings.processes == 1 and (width == 4 or job.weights != "float32"):
             frozen = job.rank and job.weights in ("bfloat16", "nf4")  # shared, so that the adapter alone is copied
             sampled = float(adapter_size(shape, job) * width) if frozen else 0.0 if width == 4 else sampled
         if settings.loss.beta > 0 and settings.lora is None:
@@ -329,8 +365,9 @@ def job(settings: TrainGrpo) -> TrainingJob:
         answer=settings.sampling.max_tokens,
         bound=None if settings.key_cache is None else settings.key_cache * 1e9,
     )
+    here = rollouts if settings.engine is None else None
     graders = tuple(scorers_of(settings))
-    return TrainingJob(settings=settings, entropy=True, scorers=graders, rollouts=rollouts, copies=copies)
+    return TrainingJob(settings=settings, entropy=True, scorers=graders, rollouts=here, copies=copies)
 
 
 STAGE = StageType(

@@ -6,13 +6,13 @@ after a kill learns from the same samples, whatever the engine would answer now.
 """
 
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
-from togi.core.errors import InputError
+from togi.core.errors import InputError, StageError
 from togi.core.protocols import Engine, Request
 from togi.core.records import Completion, Prompt
 from togi.core.seeds import derive
@@ -37,6 +37,8 @@ from togi.stages.training.grpo_samples_work import GradedGroup, StoredSamples
 from togi.text.render import render_prompt
 from togi.train import usage
 
+TRIES = 3  # of a unit whose engine loses its weights
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
@@ -58,11 +60,12 @@ AnswerGroup = tuple[Answer, ...]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
     """A batch of samples. `groups` are learnt from; `sampled` are all, those that were replaced in `rounds` included.
-    `times` are seconds by phase."""
+    `consumed` prompts were taken up to its end. `times` are seconds by phase."""
 
     groups: list[AnswerGroup]
     sampled: list[AnswerGroup]
     rounds: int
+    consumed: int = 0
     times: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -81,7 +84,9 @@ class Rollouts:
     taken from the shuffled epochs. Ranks share the sampling; the rewards are asked for once. Raises InputError for a
     prompt that is too long.
 
-    Whoever trains publishes the policy's weights to the engine; without one, the embedded engine is used.
+    Whoever trains publishes the policy's weights: `prepare` is called before the engine is asked, which it is not for
+    what is stored. `confirm` says afterwards whether all came from those weights; otherwise the engine is asked again.
+    Without an engine the embedded one is used.
     """
 
     def __init__(
@@ -107,6 +112,9 @@ class Rollouts:
         self.consumed = 0
         self.epochs = Epochs(prompts, context.seed)
         self.size = settings.minibatches * settings.prompts_per_step
+        self.prepare: Callable[[], None] = lambda: None
+        self.confirm: Callable[[], bool] = lambda: True
+        self._begun: dict[str, Iterator[list[Completion]]] = {}
         self.engine = engine or _embedded(settings, context, model)
         self.reward: Reward = _reward(settings, context, model)
         self.stored = StoredSamples(context, self.engine.repeatable)
@@ -134,20 +142,35 @@ class Rollouts:
             for place, group in zip(idle, self._groups(number, rounds, sampled, len(idle), times), strict=True):
                 groups[place] = group
                 sampled.append(group)
-        return Rollout(groups=self._with_advantages(groups), sampled=sampled, rounds=rounds, times=times)
+        groups = self._with_advantages(groups)
+        return Rollout(groups=groups, sampled=sampled, rounds=rounds, consumed=self.consumed, times=times)
+
+    def begin(self, number: int) -> None:
+        """Has an engine that works by itself begin with batch `number`, the next one to be drawn. What may be asked of
+        it for this batch comes from the weights of now."""
+        prompts = self.epochs.take(range(self.consumed, self.consumed + self.size))
+        unit = _batch_unit(number, 0)
+        stored = self.stored.holds(unit)
+        if not stored or self.settings.refill_rounds:
+            self.prepare()
+        if not stored:
+            self._begun[unit] = self._sample(prompts, self._seeds(number, 0, prompts))
+
+    def _seeds(self, number: int, first: int, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """The random streams of groups of a batch, from place `first` on."""
+        return [
+            [derive(self.context.seed, number, first + place, prompt.id, i) for i in range(self.settings.group_size)]
+            for place, prompt in enumerate(prompts)
+        ]
 
     def _groups(
         self, number: int, rounds: int, before: Sequence[AnswerGroup], count: int, times: dict[str, float]
     ) -> list[AnswerGroup]:
         """The next `count` groups of a batch that has those `before`."""
-        size, first = self.settings.group_size, len(before)
         prompts = self.next_prompts(count)
-        seeds = [
-            [derive(self.context.seed, number, first + place, prompt.id, i) for i in range(size)]
-            for place, prompt in enumerate(prompts)
-        ]
+        seeds = self._seeds(number, len(before), prompts)
         earlier = [answer.graded for group in before for answer in group]
-        found = self._graded(f"batch-{number:06d}-{rounds:03d}", prompts, seeds, times, earlier)
+        found = self._graded(_batch_unit(number, rounds), prompts, seeds, times, earlier)
         return [
             tuple(self._answer(prompt, *pair) for pair in group) for prompt, group in zip(prompts, found, strict=True)
         ]
@@ -165,12 +188,32 @@ class Rollouts:
 
         One group is one batch for a grader. It is graded as soon as it and those before it are there, while the engine
         goes on with the rest. Raises StageError, and stores nothing, where graders failed too often, on these and the
-        `earlier` answers of the batch.
+        `earlier` answers of the batch, and where the engine does not keep its weights.
         """
         stored = self.stored.replay(unit, prompts)
         if stored is not None:
             return stored
-        answers, ranks = self._sample(prompts, seeds), self.context.ranks
+        with timed(times, "publish"):
+            self.prepare()
+        for _ in range(TRIES):
+            found = self._asked(prompts, self._begun.pop(unit, None) or self._sample(prompts, seeds), times)
+            if self.confirm():
+                break
+        else:
+            raise StageError(
+                f"stage {self.context.name}: the engine lost the policy's weights {TRIES} times in one batch of "
+                "samples; see why its server is started anew, and run the same command again"
+            )
+        self.reward.check_failures([*earlier, *(graded for group in found for _, graded in group)])
+        with timed(times, "store"):
+            self.stored.keep(unit, prompts, found)
+        return found
+
+    def _asked(
+        self, prompts: Sequence[Prompt], answers: Iterator[list[Completion]], times: dict[str, float]
+    ) -> list[GradedGroup]:
+        """What the engine answers, graded."""
+        ranks = self.context.ranks
         found: list[GradedGroup] = []
         for prompt in prompts:
             usage.enter("sample", device())
@@ -180,11 +223,7 @@ class Rollouts:
             with timed(times, "reward"):
                 graded = self.reward.grade(prompt, completions) if ranks.first else []
             found.append(list(zip(completions, graded, strict=ranks.first)))
-        found = ranks.on_first_rank(lambda: found)
-        self.reward.check_failures([*earlier, *(graded for group in found for _, graded in group)])
-        with timed(times, "store"):
-            self.stored.keep(unit, prompts, found)
-        return found
+        return ranks.on_first_rank(lambda: found)
 
     def _answer(self, prompt: Prompt, completion: Completion, graded: Graded) -> Answer:
         truncated = self.model.template.terminator not in completion.text
@@ -240,10 +279,17 @@ class Rollouts:
             for prompt, own in zip(prompts, seeds, strict=True)
         ]
         answers = answer(self.engine, requests[ranks.rank :: ranks.size])
-        if not ranks.several:
-            return answers
+        return self._shared(answers, len(prompts)) if ranks.several else answers
+
+    def _shared(self, answers: Iterator[list[Completion]], count: int) -> Iterator[list[Completion]]:
+        """The answers of all ranks to `count` prompts, in the order of the prompts."""
+        ranks = self.context.ranks
         every = ranks.gather(list(answers))
-        return (every[at % ranks.size][at // ranks.size] for at in range(len(prompts)))
+        yield from (every[at % ranks.size][at // ranks.size] for at in range(count))
+
+
+def _batch_unit(number: int, rounds: int) -> str:
+    return f"batch-{number:06d}-{rounds:03d}"
 
 
 def _embedded(settings: TrainGrpo, context: Context, model: LoadedModel) -> Sampler:

@@ -44,6 +44,10 @@ class StoredSamples:
         """
         return self.context.ranks.on_first_rank(lambda: self._read(unit, prompts))
 
+    def holds(self, unit: str) -> bool:
+        """Whether a unit is stored, damaged or not."""
+        return self.context.ranks.on_first_rank(lambda: _seal(self.folder / f"{unit}.parquet").exists())
+
     def keep(self, unit: str, prompts: Sequence[Prompt], groups: Sequence[GradedGroup]) -> None:
         """Stores a unit, whole or not at all."""
         self.context.ranks.on_first_rank(lambda: self._write(unit, prompts, groups))

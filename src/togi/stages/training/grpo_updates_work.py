@@ -127,9 +127,16 @@ class Updates:
 
     # --- log-probabilities --------------------------------------------------------------------------------------------
 
-    def _logp(self, inputs: tuple[Policy, Forest]) -> Output:
-        policy, forest = inputs
-        temperature = self.settings.sampling.temperature
+    @torch.no_grad()
+    def logprobs(self, prompt: Sequence[int], answer: Sequence[int], temperature: float) -> list[float]:
+        """What the policy of now gives to the ids of an answer, in nats; all ranks must ask."""
+        scored = (False,) * len(prompt) + (True,) * len(answer)
+        forest = forests.plant([[forests.Sequence((*prompt, *answer), scored)]])
+        return require(self._measured((self.policy, forest, temperature)).logp_N, "logp_N").tolist()
+
+    def _logp(self, inputs: "tuple[Policy, Forest] | tuple[Policy, Forest, float]") -> Output:
+        policy, forest, *given = inputs
+        temperature = given[0] if given else self.settings.sampling.temperature
         # with the entropy in every pass, because logarithms of sums differ in the last bit without it
         found = policy(move(forest, self.device), temperature=temperature, entropy=True)
         return Output(logp_N=found.logp_N, entropy_N=found.entropy_N, aux=found.aux)

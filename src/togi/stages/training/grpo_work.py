@@ -4,6 +4,7 @@ A checkpoint falls between batches of samples: it holds weights, optimiser, step
 the length of every append-only file.
 """
 
+import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -101,7 +102,7 @@ def rehearse(settings: TrainGrpo, context: Context) -> Iterator[Rehearsed]:
 
 class GrpoBatches:
     """The batch source of on-policy training: an iterator of batches that looks at the policy. `made` is the batch of
-    samples at work."""
+    samples at work, `ahead` the next one where it is drawn before this one is learnt from."""
 
     def __init__(
         self,
@@ -116,11 +117,20 @@ class GrpoBatches:
         self.context = context
         self.updates = Updates(settings, context, model)
         self.forward = self.updates.forward
-        self.rollouts = Rollouts(settings, context, model, prompts, held_out, engine)
+        self.remote = None if settings.engine is None or engine is not None else _remote(settings, context, model)
+        self.served = engine if self.remote is None else self.remote.engine
+        self.rollouts = Rollouts(settings, context, model, prompts, held_out, self.served)
+        self.rollouts.prepare = self._publish
+        if self.remote is not None:
+            self.remote.probe = self.rollouts.prompt_ids[prompts[0].id][: self.remote.longest]
+            self.rollouts.confirm = self.remote.confirm
         self.spread = ShardedModel(self.updates.policy, context.ranks)  # last: it empties the weights
         self.updates.policy = self.spread.module
         self.watch: GuardState = build_watch(settings.guards)
         self.made = Rollout(groups=[], sampled=[], rounds=0)
+        self.ahead: Rollout | None = None
+        self.step = 0  # optimiser steps that the policy has learnt when the engine is asked next
+        self.published: int | None = None  # the same of the weights that the engine has
         self.dead = 0
         self.first_variety = 0.0
         self.validated = BestValidation(settings.choose_by, settings.choose == "best")
@@ -130,6 +140,7 @@ class GrpoBatches:
     def state(self) -> dict[str, Any]:
         return {
             **self.rollouts.state(),
+            "consumed": self.made.consumed or self.rollouts.consumed,
             "dead": self.dead,
             "crossed": list(self.watch.crossed),
             "first_variety": self.first_variety,
@@ -145,15 +156,31 @@ class GrpoBatches:
 
     def steps(self, first: int) -> Iterator[list[Micro]]:
         """The micro-batches of each optimiser step from `first` on, which begins a batch of samples."""
-        for number in range(first // self.settings.updates, self.settings.steps // self.settings.updates):
-            self._publish()
-            self.made = self.rollouts.draw(number)
+        updates, count = self.settings.updates, self.settings.steps // self.settings.updates
+        for number in range(first // updates, count):
+            self.step = number * updates
+            self.made, self.ahead = self.ahead or self.rollouts.draw(number), None
+            if self.settings.staleness and number + 1 < count:
+                self._go_ahead(number + 1)
             usage.enter("update", device())
             yield from self.updates.steps(self.made)
 
+    def _go_ahead(self, number: int) -> None:
+        """Has the next batch sampled from the policy that this one is about to change. An engine of its own works
+        meanwhile; the embedded one computes with the weights that are trained, so it is through before."""
+        if self.served is None:
+            self.ahead = self.rollouts.draw(number)
+        else:
+            self.rollouts.begin(number)
+
     def _publish(self) -> None:
-        """Gives the engine the weights of now."""
+        """Gives the engine the weights of now, unless it has them."""
+        if self.published == self.step:
+            return
         self.rollouts.engine.publish(self.spread.weights())
+        if self.remote is not None:
+            self.remote.check(self.updates.logprobs)
+        self.published = self.step
 
     def finish(self, trainer: Trainer, info: StepInfo) -> None:
         """Logs a finished step and what was sampled for it, validates when it is due and asks the guards. Raises
@@ -161,10 +188,12 @@ class GrpoBatches:
         number, update = divmod(info.step, self.settings.updates)
         times: dict[str, float] = {}
         metrics, guarded = self._metrics() if update == 0 else ({}, {})
+        if self.settings.staleness and trainer.step % self.settings.updates == 0:
+            self._finish_ahead(number + 1)
         found: dict[str, float] = {}
         if self._validates(trainer.step):
             with timed(times, "validation"):
-                self._publish()
+                self.step = trainer.step
                 found = self.rollouts.validate(trainer.step)
             usage.enter("update", device())
         note = _note(metrics) if metrics else f"update {update + 1} of {self.settings.updates}"
@@ -176,6 +205,12 @@ class GrpoBatches:
             kl = {"kl": info.metrics["kl"]} if "kl" in info.metrics else {}
             self._guard(number, trainer.step, {**guarded, **kl})
         self.validated.observe(trainer, found)
+
+    def _finish_ahead(self, number: int) -> None:
+        """Waits for the batch that is sampled ahead, and grades and stores it: a checkpoint after this step needs it,
+        since the weights that it comes from are gone then."""
+        if self.ahead is None and number < self.settings.steps // self.settings.updates:
+            self.ahead = self.rollouts.draw(number)
 
     def _metrics(self) -> tuple[dict[str, float], dict[str, float]]:
         """What is logged of the batch of samples, and what guards watch, under their names: of all that was sampled."""
@@ -208,9 +243,11 @@ class GrpoBatches:
             **groups,
             "distinct-2": variety,
             "truncated": sum(answer.truncated for answer in answers) / len(answers),
-            "epoch": rollouts.consumed / len(rollouts.prompts),
+            "epoch": made.consumed / len(rollouts.prompts),
             "num_tokens": float(sum(lengths)),
         }
+        if self.remote is not None:
+            metrics["engine/probe"] = self.remote.off
         return metrics, guarded
 
     # --- validation ---------------------------------------------------------------------------------------------------
@@ -238,6 +275,11 @@ class GrpoBatches:
                 "there is nothing to learn from. Show the terminator in the prompt (a template whose turns end with "
                 "it), raise sampling.max_tokens, lower the temperature, or loosen the gate"
             )
+
+
+def _remote(settings: TrainGrpo, context: Context, model: LoadedModel) -> Any:
+    """The policy on a server; what speaks to servers is imported where one is named."""
+    return importlib.import_module("togi.stages.training.grpo_engine_work").RemotePolicy(settings, context, model)
 
 
 def _prompts(settings: TrainGrpo, context: Context) -> tuple[list[Prompt], list[Prompt]]:

@@ -1,0 +1,186 @@
+"""Asks a server whose weights change while it is asked. Nothing that it answers is stored here: the same request may
+have another answer after the next order to take weights.
+
+    client = LiveClient(endpoint, store, run=run_id)
+    client.take(Weights(folder, mark))
+    sampled = client.wait(client.sample(request))
+
+Tries, limits, waiting for a server that is away, and budgets are those of `Exchange`.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, wait
+from functools import partial
+from typing import Any, TypeVar
+
+from togi.client.accounts import Account, Spending
+from togi.client.endpoint import Endpoint, Tokens
+from togi.client.exchange import Exchange
+from togi.client.probe import meet
+from togi.client.store import AnswerStore
+from togi.client.troubles import GivenUp
+from togi.client.wire_base import Call
+from togi.client.wire_samples import (
+    Sampled,
+    SampleRequest,
+    Weights,
+    orders,
+    read_sample,
+    read_score,
+    refusal,
+    sample,
+    score,
+)
+from togi.core.errors import InputError, StageError
+
+T = TypeVar("T")
+LISTEN = 0.2
+"""Seconds between looks at whether the run is to stop."""
+SPEAKS = ("vllm", "sglang", "togi")
+NEEDS = {
+    "vllm": "to take weights, vLLM is started with VLLM_SERVER_DEV_MODE=1, and for adapters with --enable-lora and "
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1",
+    "sglang": "to take adapters, SGLang is started with --enable-lora",
+    "togi": "to take weights, togi serve is started with --updates",
+}
+"""What a server must be started with."""
+
+
+class LiveClient:
+    """One endpoint whose weights a run replaces. `run` is the id under which its budget is kept. `check` is called
+    while it waits, and may raise to stop. The server is first asked by the first call."""
+
+    def __init__(
+        self, endpoint: Endpoint, store: AnswerStore, *, run: str, check: Callable[[], None] = lambda: None
+    ) -> None:
+        self.endpoint = endpoint
+        self._account = Account(run, endpoint.name, endpoint.budget, endpoint.price)
+        self._store, self._check = store, check
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._exchange: Exchange | None = None
+        self._met: asyncio.Lock | None = None
+        self._known = False
+        self.weights: Weights | None = None
+
+    @property
+    def losses(self) -> int:
+        """How many connections to the server broke, or could not be made, so far."""
+        return 0 if self._exchange is None else self._exchange.losses
+
+    def sample(self, request: SampleRequest) -> "Future[Sampled]":
+        """Asks for a sample; `wait` gives it. At most `concurrency` requests are under way."""
+        return self._submit(lambda exchange: self._sample(exchange, request))
+
+    def score(self, ids: tuple[int, ...]) -> "tuple[tuple[float, ...], str | None]":
+        """Log-probabilities (temperature 1) of all ids but the first, and the mark of the server's weights. Raises
+        StageError where the server does not tell them."""
+        return self.wait(self._submit(lambda exchange: self._score(exchange, ids)))
+
+    def take(self, weights: Weights) -> None:
+        """Has every server of the endpoint take weights; returns when they have. Raises StageError where one
+        refuses."""
+        self.wait(self._submit(lambda exchange: self._take(exchange, weights)))
+        self.weights = weights
+
+    def wait(self, future: "Future[T]") -> T:
+        """What comes of a request. Raises TogiError where nothing does."""
+        while not future.done():
+            self._check()
+            wait([future], LISTEN)
+        return future.result()
+
+    def spending(self) -> Spending:
+        """What the run has spent on this endpoint so far, killed processes included."""
+        return self._store.spending(self._account)
+
+    def close(self) -> None:
+        """Ends what is under way."""
+        if self._loop is None or self._thread is None:
+            return
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self._loop = None
+
+    # --- in the event loop --------------------------------------------------------------------------------------------
+
+    def _submit(self, work: Callable[[Exchange], Coroutine[Any, Any, T]]) -> "Future[T]":
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self._loop.run_forever, name="togi-samples", daemon=True)
+            self._thread.start()
+        return asyncio.run_coroutine_threadsafe(self._ask(work), self._loop)
+
+    async def _ask(self, work: Callable[[Exchange], Coroutine[Any, Any, T]]) -> T:
+        exchange = await self._ready()
+        try:
+            async with exchange.slots:
+                return await work(exchange)
+        except GivenUp as error:
+            raise exchange.end(StageError(f"model {self.endpoint.name}: {error.failure.message}")) from None
+
+    async def _ready(self) -> Exchange:
+        """The exchange, once the server is known to speak what is needed."""
+        if self._exchange is None:
+            self._exchange, self._met = Exchange(self.endpoint, self._account, self._store.path, None), asyncio.Lock()
+        assert self._met is not None
+        async with self._met:
+            if not self._known:
+                await meet(self._exchange)
+                self._known = True
+                if (speaks := self._exchange.dialect.speaks) not in SPEAKS:
+                    raise InputError(
+                        f"model {self.endpoint.name}: it speaks {speaks}, which has no token ids and takes no weights; "
+                        f"use vLLM, SGLang or togi serve --updates, and set protocol ({', '.join(SPEAKS)})"
+                    )
+        return self._exchange
+
+    async def _end(self) -> None:
+        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._exchange is not None:
+            await self._exchange.close()
+
+    @property
+    def _adapter(self) -> str:
+        return self.weights.mark if self.weights is not None and self.weights.adapter else ""
+
+    async def _sample(self, exchange: Exchange, request: SampleRequest) -> Sampled:
+        speaks = exchange.dialect.speaks
+        call = sample(request, self.endpoint.model, speaks, self._adapter)
+        cost = Tokens(len(request.prompt), request.max_tokens)
+        return await self._read(exchange, call, cost, partial(read_sample, speaks=speaks))
+
+    async def _score(self, exchange: Exchange, ids: tuple[int, ...]) -> tuple[tuple[float, ...], str | None]:
+        speaks = exchange.dialect.speaks
+        call = score(ids, self.endpoint.model, speaks, self._adapter)
+        return await self._read(exchange, call, Tokens(len(ids), 1), partial(read_score, speaks=speaks, count=len(ids)))
+
+    async def _read(self, exchange: Exchange, call: Call, cost: Tokens, read: Callable[[Any], T]) -> T:
+        async def take(value: Any, reserved: Tokens) -> T:
+            found = read(value)
+            await exchange.settle_reply(value, reserved)
+            return found
+
+        return await exchange.fetch(lambda: call, cost, take)
+
+    async def _take(self, exchange: Exchange, weights: Weights) -> None:
+        for replica in exchange.replicas.all:
+            for call in orders(weights, exchange.dialect.speaks):
+                try:
+                    reply = await exchange.order(replica, call)
+                except InputError as error:
+                    raise exchange.end(InputError(f"{error}; {NEEDS[exchange.dialect.speaks]}")) from None
+                if why := refusal(reply):
+                    raise exchange.end(
+                        StageError(
+                            f"model {self.endpoint.name}: {replica.base} did not take the weights in {weights.folder}: "
+                            f"{why}; does the server see that folder? (engine.folder)"
+                        )
+                    )
