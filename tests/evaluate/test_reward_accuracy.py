@@ -12,6 +12,7 @@ from togi.evaluate.benchmarks.reward_accuracy import (
     calibration_error,
     judged,
     length_bias,
+    near_chance,
     scored,
 )
 from togi.evaluate.benchmarks.table import Table
@@ -51,6 +52,11 @@ def test_a_judge_has_the_mean_of_both_orders_and_half_a_point_for_what_cannot_be
 
 def test_a_request_that_failed_is_no_verdict():
     assert judged((1.0, None), failed=True) == NONE
+
+
+def test_what_these_pairs_do_not_tell_from_chance_is_noted():
+    found = table({"coin": [RIGHT, WRONG] * 10, "good": [RIGHT] * 18 + [WRONG] * 2, "mute": [NONE] * 20})
+    assert near_chance(found) == ["coin is near chance: one half lies within the interval of its accuracy"]
 
 
 def test_ties_count_half_or_are_dropped():

@@ -19,7 +19,7 @@ from togi.core.records import Completion, Message
 from togi.data.importing import DataSpec, load_records
 from togi.judge.prompts import Case, own_prompt
 from togi.judge.reading import read_choice
-from togi.judge.replay import UNKNOWN, Verdicts, answer, server, verdicts_of
+from togi.judge.replay import UNKNOWN, Answers, Verdicts, answer, server, verdicts_of
 
 ROWS = [
     {"question": "Why?", "answer_a": "Yes", "answer_b": "Yes and no", "text": "[[B]]"},
@@ -53,7 +53,7 @@ def test_verdicts_are_found_by_question_and_answers_in_their_order():
 
 def test_a_response_has_a_choice_for_each_index():
     body = {"messages": [{"role": "user", "content": asked("Yes and no", "Yes")}], "n": 3}
-    found = answer(Verdicts(ROWS), body, "judge-7")
+    found = answer(Verdicts(ROWS), Answers([]), body, "judge-7")
     assert found["model"] == "judge-7"
     assert [(c["index"], c["message"]["content"]) for c in found["choices"]] == [(0, "hm"), (1, "[[A]]"), (2, "hm")]
 
@@ -87,9 +87,10 @@ def serve(tmp_path: Path):
     """Starts the server on verdicts, as a process; gives its URL."""
     running: list[subprocess.Popen] = []
 
-    def start(rows):
+    def start(rows, answers=()):
         path = write_jsonl(tmp_path / "verdicts.jsonl", rows)
-        command = [sys.executable, "-m", "togi.judge.replay", str(path), "--port", "0"]
+        said = ["--answers", str(write_jsonl(tmp_path / "answers.jsonl", answers))] if answers else []
+        command = [sys.executable, "-m", "togi.judge.replay", str(path), "--port", "0", *said]
         running.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
         line = running[-1].stdout.readline()
         return re.search(r"http://\S+/v1", line)[0]
@@ -109,6 +110,27 @@ def test_the_server_answers_and_refuses_what_is_no_chat_request(serve):
     for path, body, status in (("chat/completions", [], 400), ("embeddings", {}, 404)):
         with pytest.raises(urllib.error.HTTPError, match=str(status)):
             post(f"{url}/{path}", body)
+
+
+def test_models_say_their_stored_answers_again_and_nothing_where_there_is_none(serve):
+    answers = [
+        {"prompt": "Why?", "completion": "So.", "model": "careful"},
+        {"prompt": ["Who?", "And she?"], "completion": ["Anna.", "Ben."], "model": "careful"},
+        {"prompt": "Why?", "completion": "Hm.", "model": "loose"},
+    ]
+    url = serve(ROWS, answers)
+    with urllib.request.urlopen(f"{url}/models", timeout=20) as response:
+        assert [row["id"] for row in json.loads(response.read())["data"]] == ["replay", "careful", "loose"]
+
+    def said(model: str, *turns: str) -> tuple[str, str]:
+        roles = ("user", "assistant")
+        messages = [{"role": roles[place % 2], "content": text} for place, text in enumerate(turns)]
+        (choice,) = post(f"{url}/chat/completions", {"model": model, "messages": messages})["choices"]
+        return choice["message"]["content"], choice["finish_reason"]
+
+    assert said("careful", "Why?") == ("So.", "stop") and said("loose", "Why?") == ("Hm.", "stop")
+    assert said("careful", "Who?", "Anna.", "And she?") == ("Ben.", "stop")
+    assert said("loose", "Who?") == ("", "content_filter") and said("careful", "And she?") == ("", "content_filter")
 
 
 def test_a_file_that_holds_no_verdicts_is_refused_with_its_line(tmp_path):

@@ -58,7 +58,9 @@ def check_endpoint(endpoint: Endpoint, kind: str, rendered: bool) -> EndpointChe
     ):
         request = TEXTS if kind == "reward" and rendered else REQUESTS[kind]
         (answer,) = client.ask([request])
-        if isinstance(answer, Failure):
+        if isinstance(answer, Failure) and answer.reason == "filtered":  # it is there, and has the model
+            found.alarms.append(f"model {endpoint.name}: {answer.message} when it was asked {HELLO.content!r}")
+        elif isinstance(answer, Failure):
             raise InputError(f"model {endpoint.name}: {endpoint.urls[0]}: {answer.message}")
         found.verified, found.facts = True, client.facts()
     return found

@@ -1,12 +1,16 @@
 """A judge that says again what one said before: an OpenAI-compatible server over a file of stored verdicts.
 
-    python -m togi.judge.replay VERDICTS.jsonl... [--port 8765] [--write-answers ANSWERS.jsonl]
+    python -m togi.judge.replay VERDICTS.jsonl... [--answers ANSWERS.jsonl] [--port 8765] [--write-answers FILE]
 
 A row of a file is one verdict: `question`, `answer_a`, `answer_b` as they stood before the judge, and the `text` that
 it wrote; or `question`, `answer` and `text` for a grade. `text` may be a list, one for each time that it is asked. Rows
 of FastChat's pairwise judgments (`question`, `answer_1`, `answer_2`, `g1_judgment`, `g2_judgment`) hold two. A row is
 found by the question and the answers in what is asked, whatever prompt stands around them. To what was never judged it
 answers that it does not know, which no verdict can be read from.
+
+`--answers` names answers of models, in rows of `prompt`, `completion` and `model` (`prompt` may be a list of questions,
+and `completion` the answers to each). The server then says them again too: a request to one of these models is answered
+by what it said to the same questions, and by nothing where none of its answers is stored.
 
 `--write-answers` writes the answers of FastChat's rows, as `data:` reads them (prompt, completion, model), and ends.
 """
@@ -82,8 +86,35 @@ class Verdicts:
         return (UNKNOWN,) if best is None else best.texts
 
 
-def read_rows(paths: Iterable[Path]) -> list[dict[str, Any]]:
-    """The rows of some files. Raises ValueError with file and line for one that is no verdict."""
+class Answers:
+    """Stored answers of models, by model and by the questions so far."""
+
+    def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
+        self.by_model: dict[str, dict[tuple[str, ...], str]] = {}
+        for row in rows:
+            known = self.by_model.setdefault(row["model"], {})
+            asked: tuple[str, ...] = ()
+            for question, text in zip(_listed(row["prompt"]), _listed(row["completion"]), strict=True):
+                asked = (*asked, question.strip())
+                known.setdefault(asked, text)
+
+    def text(self, body: dict[str, Any]) -> str | None:
+        """What the model that a request names said to its questions: nothing where it never heard them. None for a model
+        of which no answers are stored."""
+        known = self.by_model.get(str(body.get("model")))
+        if known is None:
+            return None
+        turns = [turn for turn in body["messages"] if turn["role"] == "user"]
+        asked = tuple(str(turn["content"]).strip() for turn in turns)
+        return known.get(asked, "")
+
+
+def _listed(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+def read_rows(paths: Iterable[Path], forms: Sequence[Sequence[str]], what: str) -> list[dict[str, Any]]:
+    """The rows of some files. Raises ValueError with file and line for one that has none of the `forms`."""
     rows = []
     for path in paths:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
@@ -94,16 +125,18 @@ def read_rows(paths: Iterable[Path]) -> list[dict[str, Any]]:
             except ValueError as error:
                 raise ValueError(f"{path}:{number}: not JSON: {error}") from None
             known = row.keys() if isinstance(row, dict) else ()
-            if not any(all(name in known for name in form) for form in FORMS):
-                wanted = " or ".join(", ".join(form) for form in FORMS)
-                raise ValueError(f"{path}:{number}: a verdict has {wanted}")
+            if not any(all(name in known for name in form) for form in forms):
+                wanted = " or ".join(", ".join(form) for form in forms)
+                raise ValueError(f"{path}:{number}: {what} has {wanted}")
             rows.append(row)
     return rows
 
 
 FASTCHAT = ("question", "answer_1", "answer_2", "g1_judgment", "g2_judgment")
 FORMS = (("question", "answer_a", "answer_b", "text"), ("question", "answer", "text"), FASTCHAT)
-"""The columns of a row, by its form."""
+"""The columns of a verdict, by its form."""
+SAID = ("prompt", "completion", "model")
+"""The columns of a stored answer."""
 
 
 def verdicts_of(row: dict[str, Any]) -> list[dict[str, Any]]:
@@ -134,18 +167,23 @@ def answers_of(rows: Iterable[dict[str, Any]]) -> list[dict[str, str]]:
     ]
 
 
-def answer(verdicts: Verdicts, body: dict[str, Any], model: str) -> dict[str, Any]:
-    """The response to a chat request: `n` choices, each what the judge said when it was asked for the i-th time."""
+def answer(verdicts: Verdicts, answers: Answers, body: dict[str, Any], model: str) -> dict[str, Any]:
+    """The response to a chat request: `n` choices, each what the judge said when it was asked for the i-th time, or
+    what a model answered. A question that it never heard has none: the answer counts as held back (content_filter)."""
     asked = "\n".join(str(turn.get("content", "")) for turn in body.get("messages", []))
-    texts = verdicts.texts(asked, 2 if "[[A" in asked else 1)  # who compares is told how to name the better answer
+    said = answers.text(body)
+    judged = 2 if "[[A" in asked else 1  # who compares is told how to name the better answer
+    texts = verdicts.texts(asked, judged) if said is None else (said,)
     count = int(body.get("n") or 1)
+    ended = "content_filter" if said == "" else "stop"
     choices = [
-        {"index": i, "message": {"role": "assistant", "content": texts[i % len(texts)]}, "finish_reason": "stop"}
+        {"index": i, "message": {"role": "assistant", "content": texts[i % len(texts)]}, "finish_reason": ended}
         for i in range(count)
     ]
     tokens = {"prompt_tokens": len(asked) // 4, "completion_tokens": sum(map(len, texts)) // 4}
     usage = {**tokens, "total_tokens": sum(tokens.values())}
-    named = {"id": "replay", "object": "chat.completion", "created": int(time.time()), "model": model}
+    name = model if said is None else body["model"]
+    named = {"id": "replay", "object": "chat.completion", "created": int(time.time()), "model": name}
     return {**named, "choices": choices, "usage": usage}
 
 
@@ -156,14 +194,23 @@ class _Server(ThreadingHTTPServer):
     at once while the server is busy, and each waits for seconds."""
 
 
-def server(verdicts: Verdicts, host: str = "127.0.0.1", port: int = 0, model: str = "replay") -> ThreadingHTTPServer:
+def server(
+    verdicts: Verdicts,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    model: str = "replay",
+    answers: Answers | None = None,
+) -> ThreadingHTTPServer:
     """The server, bound but not running; port 0 takes a free one."""
+    said = answers or Answers([])
+    names = [model, *said.by_model]
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            known = {"object": "list", "data": [{"id": model, "object": "model", "owned_by": "replay"}]}
+            data = [{"id": name, "object": "model", "owned_by": "replay"} for name in names]
+            known = {"object": "list", "data": data}
             self._send(200, known if self.path.endswith("/models") else {"status": "ok"})
 
         def do_POST(self) -> None:
@@ -173,8 +220,8 @@ def server(verdicts: Verdicts, host: str = "127.0.0.1", port: int = 0, model: st
                 return
             try:
                 body = json.loads(raw)
-                found = answer(verdicts, body, model)
-            except (ValueError, AttributeError, TypeError) as error:
+                found = answer(verdicts, said, body, model)
+            except (ValueError, AttributeError, TypeError, KeyError) as error:
                 self._send(400, {"error": {"message": f"no chat request: {error}"}})
                 return
             self._send(200, found)
@@ -200,16 +247,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8765, help="0 takes a free port")
     parser.add_argument("--model", default="replay", help="the name under which the judge is served")
+    parser.add_argument("--answers", type=Path, nargs="+", default=(), metavar="FILE", help="stored answers of models")
     parser.add_argument("--write-answers", type=Path, metavar="FILE", help="write the answers of the rows, and end")
     given = parser.parse_args(arguments)
     try:
-        rows = read_rows(given.files)
+        rows = read_rows(given.files, FORMS, "a verdict")
         if given.write_answers is not None:
             lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in answers_of(rows)]
             given.write_answers.write_text("".join(lines), encoding="utf-8")
             parser.exit(0, f"{len(lines)} answers in {given.write_answers}\n")
         verdicts = Verdicts(verdict for row in rows for verdict in verdicts_of(row))
-        running = server(verdicts, given.host, given.port, given.model)
+        answers = Answers(read_rows(given.answers, [SAID], "an answer"))
+        running = server(verdicts, given.host, given.port, given.model, answers)
     except (OSError, ValueError) as error:
         parser.exit(3, f"{error}\n")
     say(f"{len(verdicts)} verdicts at http://{given.host}:{running.server_address[1]}/v1")

@@ -1,13 +1,17 @@
 """An evaluation of several models on several benchmarks, run as a user runs it, on random weights."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny_run import togi, write_recipe
 
+from togi.api import load
 from togi.core.codec import read_records
+from togi.judge.prompts import Case, own_prompt
+from togi.model.first_token import ModelChooser
 
 RECIPE = """\
 name: measured
@@ -33,6 +37,12 @@ stages:
     bootstrap: 100
     benchmarks:
       - {type: reward_accuracy, pairs: $pairs}
+  small:
+    type: evaluate
+    models: [$base]
+    bootstrap: 100
+    benchmarks:
+      - {type: reward_accuracy, name: small_judge, pairs: $pairs, read: logprobs}
 """
 
 
@@ -75,6 +85,26 @@ def test_reward_models_are_held_against_labels(run: Path):
 
 def credits(folder: Path, subject: str) -> list[float]:
     return [row.value for row in items(folder) if (row.metric, row.subject) == ("accuracy", subject)]
+
+
+def test_a_small_judge_is_read_by_its_log_probabilities(run: Path):
+    """The chance of A where people's choice stands first, less that where it stands second: above 0 is right."""
+    pairs = read_records(next((run / "home" / "store").glob("contrast-*/output/records.parquet")))[1]
+    model, prompt = load(run / "model", template="chatml"), own_prompt("pairwise", "en")
+    judge = ModelChooser(model.net, model.tokenizer, model.template)
+
+    def chance_of_a(pair: Any, first: str, second: str) -> float:
+        case = Case(messages=pair.prompt, answers=(first, second), explain=False)
+        (margin,) = judge.margins([prompt.messages(case)], "A", "B")
+        return 1 / (1 + math.exp(-margin))
+
+    sides = [(pair, pair.chosen[-1].content, pair.rejected[-1].content) for pair in pairs]
+    right = [float(chance_of_a(pair, good, bad) > chance_of_a(pair, bad, good)) for pair, good, bad in sides]
+    found = tables(run, "small_judge")
+    accuracy = found["cells"]["base"]["accuracy"]
+    assert accuracy["n"] == found["rows"] == len(right) and accuracy["value"] == sum(right) / len(right)
+    near = accuracy["low"] <= 0.5 <= accuracy["high"]
+    assert any("base is near chance" in note for note in found["notes"]) == near
 
 
 def items(folder: Path) -> list[Any]:

@@ -123,6 +123,15 @@ def accuracy_table(
     )
 
 
+def near_chance(table: Table) -> list[str]:
+    """A note for each subject whose accuracy these pairs do not tell from chance: its interval holds one half."""
+    own = {name: cells[ACCURACY.name] for name, cells in table.cells.items()}
+    near = [
+        name for name, one in own.items() if one.low is not None and one.high is not None and one.low <= 0.5 <= one.high
+    ]
+    return [f"{name} is near chance: one half lies within the interval of its accuracy" for name in near]
+
+
 def _decided(one: Reading) -> float | None:
     return None if one.credit == 0.5 else one.credit
 

@@ -24,6 +24,10 @@ class RewardAccuracy(BenchmarkSettings):
     )
     by: str = Field(default="", description="column of the rows that names their category, for the macro accuracy")
     language: Literal["en", "ja", "ru"] = Field(default="en", description="language of the judge's own prompt")
+    read: Literal["text", "logprobs"] = Field(
+        default="text",
+        description="read a judge's text, or its log-probabilities of A and B: a small judge writes no clear verdict",
+    )
     prompt: RecipePath | None = Field(
         default=None, description="a judge's prompt of your own for two answers: Jinja (.j2), .jsonl of FastChat"
     )

@@ -1,5 +1,6 @@
 """The work of `reward_accuracy`: scorers score both answers of a pair, judges read them in both orders."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from togi.core.files import read_object
 from togi.core.records import Message, Pair, Prompt, SamplingParams
 from togi.core.seeds import content_id, digest
 from togi.core.settings import ModelRef, Ref, refs_of
-from togi.evaluate.benchmarks.reward_accuracy import Labelled, Reading, accuracy_table, judged, scored
+from togi.evaluate.benchmarks.reward_accuracy import Labelled, Reading, accuracy_table, judged, near_chance, scored
 from togi.evaluate.benchmarks.table import Table
 from togi.judge.asking import Answered
 from togi.judge.contests import preference
@@ -37,7 +38,7 @@ def run(settings: RewardAccuracy, room: Room) -> Table:
         found,
         dropped=room.dropped,
         leaks=room.leaks([Prompt(id=pair.id, messages=pair.prompt) for pair in pairs]),
-        notes=[note for ref in refs_of(settings.pairs) for note in _told(room, ref)],
+        notes=[*near_chance(found), *(note for ref in refs_of(settings.pairs) for note in _told(room, ref))],
         manifest=room.manifest(),
     )
 
@@ -93,23 +94,46 @@ def _judged(settings: RewardAccuracy, room: Room, name: str, ref: ModelRef, pair
     prompt = own_prompt("pairwise", settings.language)
     if settings.prompt is not None:
         prompt = load_prompt(Path(settings.prompt), "pairwise", settings.prompt_name)
-    questions = [_question(prompt, pair, swapped) for pair in pairs for swapped in (False, True)]
-    params = SamplingParams(temperature=settings.temperature, max_tokens=settings.max_tokens, seed=room.seed)
-    how = Asking(params, f"verdicts-{name}", retries=settings.retries, judge=ref)
-    answered = room.ask(questions, read_choice, how)
-    room.note(judge_prompt=_prompt_mark(prompt))
-    verdicts = [_verdict(room, each, bool(place % 2)) for place, each in enumerate(answered)]
-    gone = [each.failed and not each.values for each in answered]
+    explain = settings.read == "text"
+    questions = [_question(prompt, pair, swapped, explain) for pair in pairs for swapped in (False, True)]
+    room.note(judge_prompt=_prompt_mark(prompt), read=settings.read)
+    verdicts, gone = (_written if explain else _chosen)(settings, room, name, ref, questions)
     return [
         judged(verdicts[place : place + 2], failed=any(gone[place : place + 2])) for place in range(0, len(verdicts), 2)
     ]
 
 
-def _question(prompt: JudgePrompt, pair: Pair, swapped: bool) -> Prompt:
+def _written(
+    settings: RewardAccuracy, room: Room, name: str, ref: ModelRef, questions: Sequence[Prompt]
+) -> tuple[list[float | None], list[bool]]:
+    """What is read in a judge's texts: its preference for people's choice, None where there is none; and which
+    requests failed. Every second question shows people's choice second."""
+    params = SamplingParams(temperature=settings.temperature, max_tokens=settings.max_tokens, seed=room.seed)
+    how = Asking(params, f"verdicts-{name}", retries=settings.retries, judge=ref)
+    answered = room.ask(questions, read_choice, how)
+    verdicts = [_verdict(room, each, bool(place % 2)) for place, each in enumerate(answered)]
+    return verdicts, [each.failed and not each.values for each in answered]
+
+
+def _chosen(
+    settings: RewardAccuracy, room: Room, name: str, ref: ModelRef, questions: Sequence[Prompt]
+) -> tuple[list[float | None], list[bool]]:
+    """The same of a judge's log-probabilities of A and B. What it prefers is decided by both orders together, so that
+    a judge that favours one place still says something."""
+    found = room.choices(ref, questions, ("A", "B"), f"choices-{name}")
+    gone = [isinstance(one, GraderError) for one in found]
+    room.count("failed", sum(gone))
+    sure = [0.5 if isinstance(one, GraderError) else 1 / (1 + math.exp(-max(min(one, 700), -700))) for one in found]
+    both = [first - second for first, second in zip(sure[::2], sure[1::2], strict=True)]
+    preferred: list[float | None] = [0.5 if not one else float(one > 0) for one in both for _ in range(2)]
+    return preferred, gone
+
+
+def _question(prompt: JudgePrompt, pair: Pair, swapped: bool, explain: bool) -> Prompt:
     """The pair as the judge reads it: people's choice first, or second where `swapped`."""
     sides = (pair.rejected, pair.chosen) if swapped else (pair.chosen, pair.rejected)
-    case = Case(messages=pair.prompt, answers=(_text(sides[0]), _text(sides[1])))
-    return Prompt(id=content_id([pair.id, swapped]), messages=prompt.messages(case))
+    case = Case(messages=pair.prompt, answers=(_text(sides[0]), _text(sides[1])), explain=explain)
+    return Prompt(id=content_id([pair.id, swapped, *([] if explain else ["choice"])]), messages=prompt.messages(case))
 
 
 def _verdict(room: Room, answered: Answered[Choice], swapped: bool) -> float | None:

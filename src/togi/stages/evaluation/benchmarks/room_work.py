@@ -20,7 +20,7 @@ from togi.judge.asking import Answered, Asker, Attempt
 from togi.rewards.base import Attempt as Answer
 from togi.rewards.terminator import TerminatorCheck
 from togi.stages.context import Context
-from togi.stages.endpoints import ChatGenerator, embedder, generator, scorer
+from togi.stages.endpoints import ChatGenerator, chooser, embedder, generator, scorer
 from togi.stages.failures import Failures
 from togi.stages.seen_prompts import learnt, mark
 from togi.stages.shards import SHARD_ROWS
@@ -243,6 +243,21 @@ class Room:
         found = [_answered(attempts, read) for unit in units for attempts in unit]
         self._tell(ref, [_stopped(each) for each in found], how.again.refusable)
         return found
+
+    def choices(
+        self, ref: ModelRef, questions: Sequence[Prompt], words: tuple[str, str], phase: str
+    ) -> list[float | GraderError]:
+        """How much rather a judge begins its answer to each question with the first word than with the second, in nats,
+        each unit once, across kills. A question of which this cannot be told has an error. The judge is a subject."""
+        judge = chooser(self.context, ref)
+
+        def make(batch: Sequence[Prompt]) -> list[Any]:
+            margins = judge.margins([question.messages for question in batch], *words)
+            return [{"error": str(one)} if isinstance(one, GraderError) else one for one in margins]
+
+        units = self._in_units(ref, questions, make, phase)
+        self.note(choices={"questions": digest([question.id for question in questions])[:16], "words": list(words)})
+        return [GraderError(one["error"]) if isinstance(one, dict) else one for unit in units for one in unit]
 
     def _in_units(
         self, ref: Ref, items: Sequence[Item], make: Callable[[Sequence[Item]], list[Any]], phase: str
