@@ -99,8 +99,8 @@ class Answers:
                 known.setdefault(asked, text)
 
     def text(self, body: dict[str, Any]) -> str | None:
-        """What the model that a request names said to its questions: nothing where it never heard them. None for a model
-        of which no answers are stored."""
+        """What the model that a request names said to its questions: nothing where it never heard them. None for a
+        model of which no answers are stored."""
         known = self.by_model.get(str(body.get("model")))
         if known is None:
             return None

@@ -10,6 +10,7 @@ from tiny_run import togi, write_recipe
 
 from togi.api import load
 from togi.core.codec import read_records
+from togi.core.records import Pair
 from togi.judge.prompts import Case, own_prompt
 from togi.model.first_token import ModelChooser
 
@@ -98,7 +99,7 @@ def test_a_small_judge_is_read_by_its_log_probabilities(run: Path):
         (margin,) = judge.margins([prompt.messages(case)], "A", "B")
         return 1 / (1 + math.exp(-margin))
 
-    sides = [(pair, pair.chosen[-1].content, pair.rejected[-1].content) for pair in pairs]
+    sides = [(one, one.chosen[-1].content, one.rejected[-1].content) for one in pairs if isinstance(one, Pair)]
     right = [float(chance_of_a(pair, good, bad) > chance_of_a(pair, bad, good)) for pair, good, bad in sides]
     found = tables(run, "small_judge")
     accuracy = found["cells"]["base"]["accuracy"]
