@@ -208,12 +208,7 @@ class Room:
         """What a reward model gives to answers (prompt messages, text without terminator), each unit once, across
         kills. An answer that cannot be scored has an error. `phase` tells several calls apart."""
         judge = self.scorer(ScorerRef(ref))
-
-        def make(batch: Sequence[tuple[tuple[Message, ...], str]]) -> list[Any]:
-            return [{"error": str(one)} if isinstance(one, GraderError) else one for one in judge.score(batch)]
-
-        units = self._in_units(ref, items, make, phase)
-        return [GraderError(one["error"]) if isinstance(one, dict) else one for unit in units for one in unit]
+        return _numbers(self._in_units(ref, items, lambda batch: _kept(judge.score(batch)), phase))
 
     def ask(
         self, questions: Sequence[Prompt], read: Callable[[str], Value | None], how: "Asking"
@@ -248,16 +243,10 @@ class Room:
         self, ref: ModelRef, questions: Sequence[Prompt], words: tuple[str, str], phase: str
     ) -> list[float | GraderError]:
         """How much rather a judge begins its answer to each question with the first word than with the second, in nats,
-        each unit once, across kills. A question of which this cannot be told has an error. The judge is a subject."""
+        each unit once, across kills. A question of which this cannot be told has an error."""
         judge = chooser(self.context, ref)
-
-        def make(batch: Sequence[Prompt]) -> list[Any]:
-            margins = judge.margins([question.messages for question in batch], *words)
-            return [{"error": str(one)} if isinstance(one, GraderError) else one for one in margins]
-
-        units = self._in_units(ref, questions, make, phase)
-        self.note(choices={"questions": digest([question.id for question in questions])[:16], "words": list(words)})
-        return [GraderError(one["error"]) if isinstance(one, dict) else one for unit in units for one in unit]
+        asked = [question.messages for question in questions]
+        return _numbers(self._in_units(ref, asked, lambda batch: _kept(judge.margins(batch, *words)), phase))
 
     def _in_units(
         self, ref: Ref, items: Sequence[Item], make: Callable[[Sequence[Item]], list[Any]], phase: str
@@ -364,6 +353,16 @@ def _rows(speaker: ChatGenerator, prompt: Prompt, group: Sequence[Completion]) -
         stop = REFUSED if one.refused else one.stop
         rows.append({"text": text, "stop": stop, "tokens": len(one.token_ids), "closed": closed})
     return rows
+
+
+def _kept(numbers: Sequence[float | GraderError]) -> list[Any]:
+    """Numbers, and errors in place of some, as the journal keeps them."""
+    return [{"error": str(one)} if isinstance(one, GraderError) else one for one in numbers]
+
+
+def _numbers(units: Sequence[Sequence[Any]]) -> list[float | GraderError]:
+    """What the journal holds of `_kept`."""
+    return [GraderError(one["error"]) if isinstance(one, dict) else one for unit in units for one in unit]
 
 
 def _said(answered: Answered[Any]) -> list[tuple[str, bool]]:
