@@ -392,8 +392,7 @@ def _nth(repeat: int) -> str:
 
 
 def _among(marks: Sequence[str], known: Sequence[str]) -> int:
-    found = dict.fromkeys(known)
-    return sum(each in found for each in marks)
+    return sum(map(frozenset(known).__contains__, marks))
 
 
 def _template(source: ModelSource) -> str:
