@@ -60,7 +60,7 @@ def test_questions_in_domain_and_out_of_it_have_tables_of_their_own():
     answers = {"m": [GroundedAnswer(text="x", relevant=each) for each in said]}
     values = rag_values(questions, answers, words, COLUMNS)
     inside, outside = rag_parts(questions, values, COLUMNS, BOOTSTRAP)
-    assert (inside.title, inside.note, outside.note) == ("in domain", "2 questions", "1 questions")
+    assert (inside.title, inside.note, outside.note) == ("in domain", "2 questions", "1 question")
     cell = inside.cells["m"]["ids: exact"]
     assert (cell.value, cell.n) == (0.5, 2) and cell.low is not None and cell.low < 0.5
     assert outside.cells["m"]["ids: exact"].value == 1 and outside.cells["m"]["correct"].value is None

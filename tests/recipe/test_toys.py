@@ -24,7 +24,7 @@ WRITTEN = {  # random weights write nothing that can be read: what they would wr
     "vikhr": ("stages.grounded=null", "stages.tuned.chats=[$grandmaster]"),
 }
 
-WITHOUT = {"llm-jp": ("graded_1", "graded_2", "scores")}
+WITHOUT = {"vikhr": ("arena", "grounded_answers"), "llm-jp": ("graded_1", "graded_2", "scores")}
 """Stages that ask a judge for words, which no model of a toy's size finds."""
 
 

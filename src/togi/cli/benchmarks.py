@@ -5,21 +5,21 @@ from typing import Any
 
 from togi.core.tables import say_table
 from togi.core.terminal import say
-from togi.report.cells import bounds, change, words
+from togi.report.cells import NONE, bounds, change, printed, words
 from togi.report.formatting import percent
-from togi.report.view import BenchmarkView, CellView, ColumnView
+from togi.report.view import BenchmarkView, CellView, ColumnView, ToldView
 
 
 def say_benchmark(found: BenchmarkView) -> None:
     """Prints what a benchmark found: the table, the paired differences from the baseline, the tables inside it, and
     what a reader must know. What is not defined is an em dash with its count."""
     say(f"\n{found.benchmark}: {found.rows:,} rows, {percent(found.level)} intervals, manifest {found.mark}")
-    _say_cells("model", found.columns, found.cells)
+    _say_cells("model", found.columns, found.cells, found.told())
     if found.differences:
         _say_texts(f"minus {found.baseline}, paired", found.columns, _changes(found))
     for part in found.parts:
         say(f"{part.title}{f' ({part.note})' if part.note else ''}")
-        _say_cells("model", part.columns, part.cells)
+        _say_cells("model", part.columns, part.cells, found.told(part.title))
     for line in _notes(found):
         say(line)
 
@@ -31,10 +31,18 @@ def _changes(found: BenchmarkView) -> dict[str, dict[str, str]]:
     }
 
 
-def _say_cells(first: str, columns: Sequence[ColumnView], cells: Mapping[str, Mapping[str, CellView]]) -> None:
+def _say_cells(
+    first: str, columns: Sequence[ColumnView], cells: Mapping[str, Mapping[str, CellView]], told: Sequence[ToldView]
+) -> None:
+    """A table, published rows below."""
     texts = {
         name: {column.name: _told(row[column.name], column) for column in columns if column.name in row}
         for name, row in cells.items()
+    }
+    texts |= {
+        f"{model} (published)": {column.name: _printed(row.get(column.name), column) for column in columns}
+        for table in told
+        for model, row in table.cells.items()
     }
     _say_texts(first, columns, texts)
 
@@ -51,6 +59,11 @@ def _told(cell: CellView, column: ColumnView) -> str:
     return f"{words(cell, column)}  {bounds(cell, column)}"
 
 
+def _printed(cell: CellView | None, column: ColumnView) -> str:
+    """A published figure, an em dash where the card has none."""
+    return NONE if cell is None else f"{words(cell, column)}  {printed(cell, column)}".strip()
+
+
 def _notes(found: BenchmarkView) -> list[str]:
     """What was left out, what models learnt from, what the columns mean."""
     dropped = ", ".join(f"{reason.replace('_', ' ')} {count:,}" for reason, count in found.dropped.items())
@@ -58,7 +71,7 @@ def _notes(found: BenchmarkView) -> list[str]:
     told = [f"left out: {dropped}"] if dropped else []
     told += [f"questions that a model learnt from: {leaks}"] if leaks else []
     told += [f"{column.name}: {column.note}" for column in found.columns if column.note]
-    return [*told, *found.notes]
+    return [*told, *found.notes, *(f"published: {each.where}" for each in found.published)]
 
 
 def benchmark_json(found: BenchmarkView) -> dict[str, Any]:
@@ -79,6 +92,23 @@ def benchmark_json(found: BenchmarkView) -> dict[str, Any]:
         "level": found.level,
         "mark": found.mark,
         "manifest": dict(found.manifest),
+        "published": [_told_json(each, found) for each in found.published],
+    }
+
+
+def _told_json(told: ToldView, found: BenchmarkView) -> dict[str, Any]:
+    """Published rows in the units of the others; what a card does not print is null."""
+    columns = next((part.columns for part in found.parts if part.title == told.part), found.columns)
+    shares = {column.name: column.share for column in columns}
+    return {
+        "title": told.title,
+        "card": told.card,
+        "source": told.source,
+        "part": told.part,
+        "models": {
+            model: {name: cell_json(cell, shares[name]) for name, cell in row.items()}
+            for model, row in told.cells.items()
+        },
     }
 
 

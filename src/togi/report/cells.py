@@ -21,6 +21,13 @@ def bounds(cell: CellView, column: ColumnView) -> str:
     return f"{_figure(cell.low, column.share)} to {_figure(cell.high, column.share)} ({after})"
 
 
+def printed(cell: CellView, column: ColumnView) -> str:
+    """The interval of a published figure, "77.6 to 81.7"; nothing where the card prints none."""
+    if cell.low is None or cell.high is None:
+        return ""
+    return f"{_figure(cell.low, column.share)} to {_figure(cell.high, column.share)}"
+
+
 def change(cell: CellView, column: ColumnView) -> str:
     """A difference: "+1.3 (0.2 to 2.4)"."""
     if cell.value is None:

@@ -89,6 +89,7 @@ def _environment() -> Environment:
         reach=reach,
     )
     environment.filters.update(cell=cells.words, bounds_of=cells.bounds, change=cells.change, verdict=cells.verdict)
+    environment.filters.update(printed=cells.printed)
     environment.globals.update(outcome=formatting.outcome, better=_better)
     return environment
 

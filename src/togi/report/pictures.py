@@ -54,10 +54,16 @@ def _leaderboard(found: BenchmarkView, plot: PlotView) -> Picture:
     (name,) = plot.columns
     column = next(each for each in found.columns if each.name == name)
     places = [_place(subject, row.get(name, NO_CELL), column.share) for subject, row in found.cells.items()]
+    places += [
+        _place(model, row[name], column.share, told=True)
+        for table in found.told()
+        for model, row in table.cells.items()
+        if name in row
+    ]
     places.sort(
         key=lambda one: float("-inf") if one.rate is None else one.rate, reverse=column.higher_is_better is not False
     )
-    base = next((one.rate for one in places if one.name == found.baseline), None)
+    base = next((one.rate for one in places if one.name == found.baseline and not one.told), None)
     title = f"{name}{', %' if column.share else ''}"
     return Picture(title=title, drawn=board(title, places, base))
 

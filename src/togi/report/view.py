@@ -87,6 +87,26 @@ class PlotView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ToldView:
+    """Published rows beside ours: see `Told` of togi.evaluate.benchmarks.table."""
+
+    title: str
+    card: str
+    source: str
+    licence: str
+    how: str
+    cells: Cells
+    part: str = ""
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def where(self) -> str:
+        """Where the rows come from, and what the card says of single ones."""
+        notes = "".join(f"; {model}: {note}" for model, note in self.notes.items())
+        return f"{self.title}, card of {self.card}: {self.how}{notes}. {self.source}, {self.licence}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BenchmarkView:
     """What a benchmark found. `differences` are paired differences from `baseline`; `mark` is the manifest's hash."""
 
@@ -104,6 +124,11 @@ class BenchmarkView:
     leaks: Mapping[str, int] = field(default_factory=dict)
     notes: Sequence[str] = ()
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    published: Sequence[ToldView] = ()
+
+    def told(self, part: str = "") -> list[ToldView]:
+        """The published rows of the table, or of a part of it."""
+        return [each for each in self.published if each.part == part]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

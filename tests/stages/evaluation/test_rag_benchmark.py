@@ -38,7 +38,13 @@ stages:
     judge: $plain
     bootstrap: 200
     benchmarks:
-      - {type: rag, questions: $questions, one_step: [$plain], max_tokens: 64, shown: 2, out_of_domain: 0.25}
+      - type: rag
+        questions: $questions
+        one_step: [$plain]
+        max_tokens: 64
+        shown: 2
+        out_of_domain: 0.25
+        published: [grounded_in_domain]
       - type: rag
         name: folder
         questions: $bare
@@ -137,7 +143,7 @@ def test_both_steps_are_counted_and_a_model_in_one_step_has_no_ids(whole: Whole)
     assert plain["unsupported"] == 0.5 and {plain[name] for name in plain if name.startswith("ids")} == {None}
     assert "plain answered in one step" in found["notes"][1]
     inside, outside = found["parts"]
-    assert (inside["note"], outside["note"]) == ("3 questions", "1 questions")
+    assert (inside["note"], outside["note"]) == ("3 questions", "1 question")
     assert values(outside["cells"], "grounded")["correct"] == 1 and values(outside["cells"], "plain")["correct"] == 0
     assert values(inside["cells"], "plain")["correct"] < 1
     assert (
@@ -168,6 +174,14 @@ def test_questions_to_a_folder_need_no_judge_and_nobody_says_what_answers_them(w
     assert cells["ROUGE-L"]["value"] == 1, "the page of each country was found"
     assert cells["ids: exact"]["value"] is None and "correct" not in cells and found["parts"] == []
     assert found["notes"][0] == "nobody says which documents answer the questions"
+
+
+def test_the_report_has_published_rows_beside_those_of_one_domain(whole: Whole):
+    page = next(whole.home.rglob("report.html")).read_text()
+    inside = page.partition("<summary>in domain</summary>")[2].partition("</details>")[0]
+    assert inside.count('<tr class="told">') == page.count('<tr class="told">') == 4
+    row = inside.partition("<b>gpt-3.5-turbo-0125</b>")[2].partition("</tr>")[0]
+    assert "published" in row and "49.0" in row and "0.280" in row and "—" in row
 
 
 def room(folder: Path, template: str) -> Room:

@@ -120,7 +120,7 @@ def rag_parts(
         }
         if places:
             owners = [questions[place].owner for place in places]
-            note = f"{len(places)} questions"
+            note = f"{len(places)} question{'s' if len(places) > 1 else ''}"
             parts.append(
                 Part(title=title, columns=columns, cells=measured(columns, chosen, bootstrap, owners), note=note)
             )

@@ -76,6 +76,27 @@ class Plot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """Published rows beside ours: where they stand (`title`, `card`, `source`, `licence`), how they were measured, and
+    their figures by model and by our column. `part`: the table inside ours that they belong to, empty for ours itself.
+    `notes` are the card's words on single models."""
+
+    title: str
+    card: str
+    source: str
+    licence: str
+    how: str
+    cells: Cells
+    part: str = ""
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The rows as JSON-like values."""
+        words = {name: getattr(self, name) for name in ("title", "card", "source", "licence", "how", "part")}
+        return {**words, "cells": _cells(self.cells), "notes": dict(self.notes)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
     """What a benchmark found.
 
@@ -84,7 +105,7 @@ class Table:
     `baseline`. `items` name the questions of `values`; those with equal `owners` are not independent.
 
     `manifest` says how the numbers came about: what must agree before two tables are compared (`common`), and what each
-    subject is (`subjects`).
+    subject is (`subjects`). `published` are rows of cards beside ours, which enter no comparison.
     """
 
     benchmark: str
@@ -103,6 +124,7 @@ class Table:
     notes: Sequence[str] = ()
     manifest: Mapping[str, Any] = field(default_factory=dict)
     level: float = 0.95
+    published: Sequence[Told] = ()
 
     @property
     def mark(self) -> str:
@@ -185,6 +207,7 @@ class Table:
             "manifest": dict(self.manifest),
             "mark": self.mark,
             "level": self.level,
+            "published": [each.to_json() for each in self.published],
         }
 
 

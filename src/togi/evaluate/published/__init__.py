@@ -17,11 +17,13 @@ FILE = Path(__file__).with_name("tables.json")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """A column: its name and unit, and whether a larger value is better (None: neither is)."""
+    """A column: its name and unit, and whether a larger value is better (None: neither is). `columns` are those of our
+    benchmark that mean the same, the closest first."""
 
     name: str
     unit: str
     higher_is_better: bool | None
+    columns: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,9 +46,12 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """A table of a card: where it stands, under which licence, and how its figures were measured."""
+    """A table of a card: where it stands, under which licence, and how its figures were measured. `benchmark` is the
+    type of ours that measures the same, `part` the table inside that one (empty: the table itself)."""
 
     name: str
+    benchmark: str
+    part: str
     title: str
     card: str
     source: str
@@ -78,16 +83,22 @@ def published(name: str) -> Published:
     return tables()[name]
 
 
+def of_benchmark(benchmark: str) -> list[str]:
+    """The names of the tables that a type of benchmark measures too."""
+    return [name for name, one in tables().items() if one.benchmark == benchmark]
+
+
 def _table(value: dict[str, Any]) -> Published:
     metrics = [_metric(each) for each in value["metrics"]]
     rows = [_row(each, len(metrics)) for each in value["rows"]]
-    words = {key: value[key] for key in ("name", "title", "card", "source", "licence", "how")}
-    return Published(**words, metrics=metrics, rows=rows)
+    words = {key: value[key] for key in ("name", "benchmark", "title", "card", "source", "licence", "how")}
+    return Published(**words, part=value.get("part", ""), metrics=metrics, rows=rows)
 
 
 def _metric(value: dict[str, Any]) -> Metric:
     better = {"higher": True, "lower": False, None: None}[value["better"]]
-    return Metric(name=value["name"], unit=value["unit"], higher_is_better=better)
+    columns = value.get("columns", [value["name"]])
+    return Metric(name=value["name"], unit=value["unit"], higher_is_better=better, columns=columns)
 
 
 def _row(value: list[Any], metrics: int) -> Row:

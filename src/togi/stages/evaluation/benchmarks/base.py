@@ -6,11 +6,12 @@ A benchmark is two files: `x.py` declares its settings, what it measures and wha
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from togi.core.settings import ModelRef, Ref, Settings
+from togi.evaluate.published import of_benchmark
 from togi.stages.cost import Cost, Inputs
 
 
@@ -30,6 +31,19 @@ class BenchmarkSettings(Settings):
         pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$",
         description="its name in tables; the type when absent",
     )
+    published: tuple[str, ...] = Field(
+        default=(),
+        description="tables of model cards that stand below ours, marked published (docs/published.md)",
+    )
+
+    @model_validator(mode="after")
+    def _known_tables(self) -> Self:
+        allowed = of_benchmark(self.type) if self.published else []
+        for name in self.published:
+            if name not in allowed:
+                tables = f"allowed are {', '.join(allowed)}" if allowed else "there is none of this benchmark"
+                raise ValueError(f"published: {name!r} is no published table of {self.type}; {tables}")
+        return self
 
     @property
     def title(self) -> str:

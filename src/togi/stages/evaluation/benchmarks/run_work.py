@@ -4,6 +4,7 @@ import importlib
 from collections.abc import Sequence
 
 from togi.evaluate.benchmarks.table import Table
+from togi.evaluate.benchmarks.told import with_published
 from togi.stages.context import Context
 from togi.stages.evaluation.benchmarks.base import BenchmarkSettings
 from togi.stages.evaluation.benchmarks.room_work import Room
@@ -37,7 +38,7 @@ def _run(settings: Evaluate, context: Context, benchmark: BenchmarkSettings) -> 
     )
     found: Table = importlib.import_module(kind.work).run(benchmark, room)
     context.log(f"{benchmark.title}: {_told(found)}")
-    return found
+    return with_published(found, benchmark.published)
 
 
 def _told(table: Table) -> str:
