@@ -2,10 +2,16 @@
 
     python benchmarks/gpu.py                        within 8 minutes; about 60 GB of the GPU's memory
     python benchmarks/gpu.py --tiny --device cpu    does it all run?
+    python benchmarks/gpu.py --large                one GRPO step of a 13B model in 32 GB, within 4 minutes
+    python benchmarks/gpu.py --large --tiny --device cpu
 
 bf16 compute over fp32 weights, no activation checkpointing, as many tokens a micro-batch on both sides. MFU counts
 the operations that a side cannot do without, 6 a parameter and token (the output head for scored tokens alone; 2 more
 for DPO's reference), over --peak-tflops.
+
+--large makes random weights of the shape of llm-jp-3-13b on the card, in 4 bits (NF4), and does a whole GRPO step with
+an adapter: 8 answers of 1,024 tokens to a prompt of about as many. PyTorch may take 32 GB of the card and no more. The
+peaks of the phases stand beside those that `togi plan` computes.
 
 This program has not been run on CUDA yet, only with --tiny --device cpu.
 """
@@ -35,6 +41,9 @@ from harness import (
 )
 from training import operations, scored_tokens
 
+from togi.model.sizes import Job, Shape
+from togi.stages.training.phases import Rollouts, by_phase
+
 PREFERENCES = {"prompt": 512, "answer": 512, "pairs": 16, "batch": 4, "beta": 0.1, "reference": "precomputed"}
 GROUPS = {"groups": 8, "samples": 8, "prompt": 512, "answer": 512, "batch": 8}
 CHATS = {"texts": 48, "shortest": 200, "longest": 2000, "unscored": 0.3, "row": 4096, "batch": 2}
@@ -43,6 +52,28 @@ TINY = {
     "sft": {**CHATS, "texts": 6, "shortest": 8, "longest": 40, "row": 64, "batch": 1},
     "dpo": {**PREFERENCES, "prompt": 24, "answer": 12, "pairs": 4, "batch": 2},
     "grpo": {"groups": 2, "samples": 4, "prompt": 24, "answer": 8, "batch": 4},
+}
+LARGE = {
+    "shape": {
+        "vocab_size": 99_487,
+        "hidden_size": 5120,
+        "intermediate_size": 13_824,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 40,
+        "num_key_value_heads": 40,
+        "max_position_embeddings": 4096,
+        "tie_word_embeddings": False,
+    },
+    **{"samples": 8, "words": 300, "letters": 1000, "answer": 1024, "tokens": 4096, "keys": 7.0, "cap": 32e9},
+}
+SMALL = {
+    **LARGE,
+    "shape": {
+        **LARGE["shape"],
+        **{"vocab_size": 512, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2},
+        **{"num_attention_heads": 2, "num_key_value_heads": 2},
+    },
+    **{"words": 20, "letters": 40, "answer": 40, "tokens": 512},
 }
 SCRIPTS = {"sft": "training.py", "dpo": "training.py", "grpo": "update.py"}
 
@@ -92,6 +123,33 @@ def lines(name: str, config: dict[str, Any], outcomes: Sequence[Outcome], peak: 
     return rows
 
 
+def large(options: argparse.Namespace) -> None:
+    """One GRPO step of a model that fills the card, with its peaks by phase beside the computed ones."""
+    options.repeats, options.warmup, options.model = 1, 0, CACHE / "tiny"  # for its tokenizer: a byte is a token
+    if not (options.model / "config.json").exists():
+        subprocess.run([sys.executable, HERE / "prepare.py", "--tiny"], check=True)
+    rest = {"work": "grpo", "precision": "bf16", "device": options.device, "lr": 1e-6}
+    config = {**prepare(options), **(SMALL if options.tiny else LARGE), **rest}
+    outcomes = measure("gpu-large", [Side(name="togi", script="togi_large.py", alone=True)], config, options)
+    failures(outcomes)
+    for outcome in (outcome for outcome in outcomes if outcome.rows):
+        (row,), expected = outcome.rows, _expected(config)
+        pairs = [(expected[phase], row["phases"][phase]) for phase in row["phases"]]
+        cells = [f"{computed / 1e9:.3g} / {found / 1e9:.3g}" for computed, found in pairs]
+        title = f"GRPO step of {outcome.ready['weights']:,} numbers: {row['seconds']:.1f} s; GB computed / measured"
+        show(title, ["side", *row["phases"]], [["togi", *cells]])
+        write("gpu-large", options, {"grpo": {"work": config, "computed": expected, "sides": summary(outcomes)}})
+
+
+def _expected(config: dict[str, Any]) -> dict[str, float]:
+    """Bytes by phase, as `togi plan` computes them."""
+    shape, card = Shape.of({"model_type": "llama", **config["shape"]}), config["device"] == "cuda"
+    job = Job(weights="nf4", rank=16, compute_dtype="bfloat16", checkpointing=True, entropy=True, accelerator=card)
+    sizes = {"rows": config["samples"], "group": config["samples"], "answer": config["answer"]}
+    rollouts = Rollouts(**sizes, prompt=config["letters"], bound=config["keys"] * 1e9)
+    return by_phase(shape, job, rollouts, tokens=config["tokens"], copies=0.0, graders=())
+
+
 def main() -> None:
     """Command line."""
     arguments = parser(__doc__.splitlines()[0])
@@ -101,8 +159,12 @@ def main() -> None:
     arguments.add_argument(
         "--peak-tflops", type=float, default=989.0, help="of the GPU in dense bf16 (H100, H200: 989)"
     )
+    arguments.add_argument("--large", action="store_true", help="one GRPO step of a 13B model alone, in 32 GB")
     arguments.set_defaults(repeats=3, warmup=2, threads=8, fp32_mode="default")
     options = arguments.parse_args()
+    if options.large:
+        large(options)
+        return
     if not options.tiny and options.model is None:
         options.model = CACHE / "gpu"
         if not (options.model / "config.json").exists():

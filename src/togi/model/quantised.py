@@ -31,7 +31,7 @@ def quantise(net: Any, device: torch.device | str) -> None:
     for name, layer in list(body.named_modules()):
         if type(layer) is nn.Linear:
             _check_rows(name, layer.in_features, BLOCK, torch.device(device))
-            body.set_submodule(name, _quantised(layer, net.dtype).to(device))
+            body.set_submodule(name, four_bits(layer, net.dtype).to(device))
     net.is_loaded_in_4bit = True  # what peft asks for
 
 
@@ -55,7 +55,8 @@ def _check_rows(name: str, width: int, block: int, device: torch.device) -> None
         )
 
 
-def _quantised(layer: nn.Linear, dtype: torch.dtype) -> Linear4bit:
+def four_bits(layer: nn.Linear, dtype: torch.dtype) -> Linear4bit:
+    """A linear layer whose weight will be in 4 bits once it is moved to a device; products are computed in `dtype`."""
     made = Linear4bit(
         layer.in_features,
         layer.out_features,
