@@ -30,6 +30,18 @@ HELP |= {"overall_preference": -2, "individual_preference": [{"score": -2, "reas
 DOCUMENTS = {"role": "documents", "content": "[]"}
 FOUND = {"role": "assistant", "content": '{"relevant_doc_ids": []}'}
 NVIDIA = [{"from": "User", "value": "Why?"}, {"from": "Assistant", "value": "So."}]
+SIDES = {"chosen": "So.", "rejected": "No."}
+
+
+def message(text: str, *replies: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """A message of an OpenAssistant tree."""
+    role = "assistant" if "rank" in more else "prompter"
+    return {"message_id": text, "text": text, "role": role, "lang": "en", "replies": list(replies), **more}
+
+
+TREE = message("Why?", message("No.", rank=1), message("So.", rank=0))
+PANDALM = {"idx": 0, "cmp_key": "a_b", "instruction": "Why?", "input": "", "response1": "No.", "response2": "So."}
+PANDALM |= {"annotator1": 2, "annotator2": 2, "annotator3": 1}
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "nvidia/HelpSteer3": ("pairs", HELP),
     "llm-jp/llm-jp-chatbot-arena-conversations": ("pairs", ARENA | {"annoy": True, "winner": "model_a"}),
@@ -47,6 +59,13 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "llm-jp/extraction-wiki-ja": ("chats", {"messages": [ASK, SAY]}),
     "nvidia/Daring-Anteater": ("chats", {"system": "", "mask": "User", "conversations": NVIDIA}),
     "ichikara-instruction": ("chats", {"ID": "1", "text": "Why?", "output": "So."}),
+    "allenai/reward-bench": (
+        "pairs",
+        {"prompt": "Why?", "chosen": "So.", "rejected": "No.", "subset": "hep-go", "id": 1},
+    ),
+    "Anthropic/hh-rlhf": ("pairs", {side: f"\n\nHuman: Why?\n\nAssistant: {text}" for side, text in SIDES.items()}),
+    "OpenAssistant/oasst1": ("pairs", {"message_tree_id": "t", "prompt": TREE}),
+    "WeOpenML/PandaLM": ("pairs", PANDALM),
     "jaster": ("chats", {"ID": "1", "instruction": "Why?", "input": "", "output": "So."}),
 }
 
@@ -98,6 +117,82 @@ def test_the_rows_of_a_card_are_chosen_by_where(tmp_path: Path) -> None:
     assert len(load(tmp_path, "prompts", {"question": "Why?", "n": 1}, where={"n": 1}).records) == 1
     with pytest.raises(InputError, match=r"no column 'turns' \(where: turns\); the row has question"):
         load(tmp_path, "prompts", {"question": "Why?"}, where={"turns": 1})
+
+
+# --- what people prefer -----------------------------------------------------------------------------------------------
+
+
+def test_any_two_answers_of_a_tree_with_different_ranks_are_a_pair(tmp_path: Path) -> None:
+    later = message("And?", message("Then.", rank=1), message("Well.", rank=0), message("Gone.", rank=2, deleted=True))
+    answers = [
+        message("Good.", later, rank=0),
+        message("Bad.", rank=2),
+        message("Fair.", rank=1),
+        message("Odd.", rank=1),
+    ]
+    tree = {"message_tree_id": "t", "prompt": message("Why?", *answers, message("New.", rank=None))}
+    alone = {"message_tree_id": "u", "prompt": message("What?", message("It.", rank=0))}
+    found = load(tmp_path, "pairs", tree, alone, preset="OpenAssistant/oasst1")
+    pairs = [
+        (each.chosen[0].content, each.rejected[0].content, each.margin)
+        for each in found.records
+        if isinstance(each, Pair)
+    ]
+    first = [
+        ("Good.", "Fair.", 1),
+        ("Good.", "Odd.", 1),
+        ("Good.", "Bad.", 2),
+        ("Fair.", "Bad.", 1),
+        ("Odd.", "Bad.", 1),
+    ]
+    assert pairs == [*first, ("Well.", "Then.", 1)]
+    assert [turn.content for turn in found.records[-1].prompt] == ["Why?", "Good.", "And?"]  # type: ignore[union-attr]
+    assert [drop.reason for drop in found.drops] == ["not_ranked"]
+    (chat, _) = load(tmp_path, "chats", tree, alone, preset="OpenAssistant/oasst1").records
+    assert isinstance(chat, Chat) and [turn.content for turn in chat.messages] == ["Why?", "Good.", "And?", "Well."]
+    assert len(load(tmp_path, "pairs", tree, preset="OpenAssistant/oasst1", limit=2).records) == 2
+
+
+def test_a_row_that_is_no_tree_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"rows.jsonl:1: .*a row is a tree of messages"):
+        load(tmp_path, "pairs", {"message_id": "m", "text": "Why?"}, preset="OpenAssistant/oasst1")
+    flat = {"prompt": {"message_id": "m", "role": "system", "text": "Hi", "replies": []}}
+    with pytest.raises(InputError, match=r"message m: wanted text, and the role prompter or assistant"):
+        load(tmp_path, "pairs", flat, preset="OpenAssistant/oasst1")
+
+
+@pytest.mark.parametrize(
+    ("votes", "better"), [((1, 1, 2), "No."), (("2", "0", "2"), "So."), ((0, 0, 1), None), ((0, 1, 2), None)]
+)
+def test_the_majority_of_three_people_counts(tmp_path: Path, votes: tuple[Any, ...], better: str | None) -> None:
+    row = PANDALM | dict(zip(("annotator1", "annotator2", "annotator3"), votes, strict=True))
+    found = load(tmp_path, "pairs", PANDALM, row, preset="WeOpenML/PandaLM")
+    chosen = [each.chosen[0].content for each in found.records[1:] if isinstance(each, Pair)]
+    assert (chosen, [drop.reason for drop in found.drops]) == (([better], []) if better else ([], ["tie"]))
+
+
+def test_rows_of_reward_bench_have_their_section(tmp_path: Path) -> None:
+    row = ROWS["allenai/reward-bench"][1]
+    found = load(tmp_path, "pairs", row, row | {"subset": "own"}, preset="allenai/reward-bench").records
+    assert [(each.extra["subset"], each.extra["section"]) for each in found] == [("hep-go", "Reasoning"), ("own", "")]
+
+
+DATA = ROOT.parent / "shared" / "data"
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="real preferences lie beside the project, in ../shared")
+@pytest.mark.parametrize(
+    ("file", "preset", "kept", "dropped"),
+    [
+        ("oasst_manual/en_100_tree.jsonl", "OpenAssistant/oasst1", 754, {}),
+        ("oasst_manual/en_100_message.jsonl", "OpenAssistant/oasst1", 754, {}),
+        ("pandalm/testset-v1.json", "WeOpenML/PandaLM", 835, {"tie": 105, "empty_text": 53, "wrong_type": 6}),
+        ("hh_rlhf/test.jsonl.gz", "Anthropic/hh-rlhf", 2308, {"no_answer": 4}),
+    ],
+)
+def test_real_preferences_are_read(file: str, preset: str, kept: int, dropped: dict[str, int]) -> None:
+    found = load_records(DataSpec(path=DATA / file, preset=preset, on_bad_row="drop"), "pairs")
+    assert (len(found.records), dict(found.dropped)) == (kept, dropped)
 
 
 @pytest.mark.parametrize("winner", ["tie", "tie(both good)", "tie (bothbad)"])

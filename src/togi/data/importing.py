@@ -13,7 +13,7 @@ from togi.core.records import KINDS, Completion, Drop, Message, Prompt, Provenan
 from togi.core.seeds import content_id, digest
 from togi.data.hub import download
 from togi.data.labelled import Labelled, pairs_of
-from togi.data.presets import PRESETS, LeftOut, preset_row
+from togi.data.presets import PRESETS, LeftOut, preset_row, spread_row
 from togi.data.rows import Row, find_files, read_rows
 from togi.data.shapes import NEEDS, SPOKEN, Shape, fitting, parse_row
 from togi.data.values import BadRow, blank, plain
@@ -89,7 +89,7 @@ def pour_records(
     for row in chain.from_iterable(map(read_rows, files)):
         if border.full:
             break
-        border.take(row)
+        border.take_all(row)
     return border.finish(files)
 
 
@@ -127,18 +127,33 @@ class _Border:
         """Whether as many rows fit as there may be."""
         return self.spec.limit is not None and self.made + len(self.labelled) >= self.spec.limit
 
-    def take(self, row: Row) -> None:
-        """Reads one row. Raises InputError where it does not fit and `on_bad_row` says so."""
+    def take_all(self, row: Row) -> None:
+        """Reads a row of a file, which may hold several. Raises InputError where one does not fit and `on_bad_row` says
+        so."""
+        if self.spec.preset is None or PRESETS[self.spec.preset].spread is None:
+            return self._take(row.where, lambda: self._read(row))
+        self._take(row.where, lambda: self._spread(row))
+
+    def _spread(self, row: Row) -> None:
+        if isinstance(row.values, BadRow):
+            raise row.values
+        for number, values in enumerate(spread_row(self.spec.preset, row.values, self.kind), 1):
+            if self.full:
+                return
+            one = Row(f"{row.where}, part {number}", dict(values))
+            self._take(one.where, lambda one=one: self._read(one))
+
+    def _take(self, where: str, read: Callable[[], None]) -> None:
         try:
-            self._read(row)
+            read()
         except LeftOut as left:
-            self._drop(row.where, left.reason)
+            self._drop(where, left.reason)
         except BadRow as bad:
             if self.spec.on_bad_row == "error":
                 whole = bad.reason in OF_THE_SET and not self.made
                 hint = "" if whole else ". To leave such rows out and count them, set on_bad_row: drop"
-                raise InputError(f"{row.where}: {bad}{hint}") from None
-            self._drop(row.where, bad.reason)
+                raise InputError(f"{where}: {bad}{hint}") from None
+            self._drop(where, bad.reason)
 
     def finish(self, files: Sequence[Path]) -> Imported:
         """Makes pairs of labelled rows. Raises InputError where no record has come of all rows."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+from togi.data.ranked_trees import tree_rows
 from togi.data.values import BadRow, blank, kind_of
 
 Row = Mapping[str, Any]
@@ -24,18 +25,20 @@ class LeftOut(Exception):
         self.reason = reason
 
 
-REASONS = ("tie", "several_turns", "filtered")
-"""All that a whole row can be left out for: neither answer won; the sides answer different histories; `where`."""
+REASONS = ("tie", "several_turns", "filtered", "not_ranked")
+"""All that a whole row can be left out for: neither answer won; the sides answer different histories; `where`; a tree
+of which no two answers differ in rank."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
     """A public set. `hub` is where it lies (empty: it is handed out elsewhere, and `path` names it), `split` what it
     calls its training rows; a `gated` one asks for consent first. `read(row, kind)` gives the row under togi's names,
-    from the columns `needs`."""
+    from the columns `needs`; `spread(row, kind)` first makes several rows of one, where a row holds several."""
 
     needs: Sequence[str]
     read: Callable[[Row, str], Row]
+    spread: Callable[[Row, str], Sequence[Row]] | None = None
     hub: str = ""
     split: str = "train"
     licence: str = ""
@@ -70,6 +73,18 @@ def preset_row(name: str, row: Row, kind: str) -> dict[str, Any]:
     named = dict(preset.read(row, kind))
     rest = {column: value for column, value in row.items() if column not in (*preset.needs, *named)}
     return named | {(f"file.{column}" if column in READ else column): value for column, value in rest.items()}
+
+
+def spread_row(name: str | None, row: Row, kind: str) -> Sequence[Row]:
+    """The rows that a row of the preset holds, most often itself. Raises BadRow as `preset_row` does, and LeftOut where
+    there are none."""
+    spread = None if name is None else PRESETS[name].spread
+    if spread is None:
+        return [row]
+    found = spread(row, kind)
+    if not found:
+        raise LeftOut("not_ranked")
+    return found
 
 
 def known_preset(name: str) -> str:
@@ -174,9 +189,44 @@ def _first_of(*columns: str) -> Callable[[Row, str], Row]:
     return read
 
 
+def _pandalm(row: Row, kind: str) -> Row:
+    """PandaLM's test set: three people say which response is better (1, 2, or 0 for neither); the majority counts."""
+    asked = {"instruction": row["instruction"], "input": row["input"]}
+    if kind != "pairs":
+        return asked
+    votes = [str(row[name]).strip() for name in ANNOTATORS]
+    if any(vote not in ("0", "1", "2") for vote in votes):
+        raise BadRow("wrong_type", f"columns {', '.join(ANNOTATORS)}: found {', '.join(votes)}, wanted 0, 1 or 2")
+    majority = max(votes, key=votes.count)
+    if majority == "0" or votes.count(majority) < 2:
+        raise LeftOut("tie")
+    sides = ("response1", "response2") if majority == "1" else ("response2", "response1")
+    return {**asked, "chosen": row[sides[0]], "rejected": row[sides[1]]}
+
+
+def _reward_bench(row: Row, kind: str) -> Row:
+    """RewardBench, with the section that a subset belongs to."""
+    section = next((name for name, subsets in SECTIONS.items() if row["subset"] in subsets), "")
+    return {**{name: row[name] for name in ("prompt", "chosen", "rejected", "subset")}, "section": section}
+
+
 # --- the sets ---------------------------------------------------------------------------------------------------------
 
 SAFETY = "for the safety of language models only; not to be redistributed; derived data names it and keeps these terms"
+
+ANNOTATORS = ("annotator1", "annotator2", "annotator3")
+SECTIONS = {
+    "Chat": ("alpacaeval-easy", "alpacaeval-length", "alpacaeval-hard", "mt-bench-easy", "mt-bench-med"),
+    "Chat Hard": (
+        *("mt-bench-hard", "llmbar-natural", "llmbar-adver-neighbor", "llmbar-adver-GPTInst", "llmbar-adver-GPTOut"),
+        "llmbar-adver-manual",
+    ),
+    "Safety": (
+        *("refusals-dangerous", "refusals-offensive", "xstest-should-refuse", "xstest-should-respond", "donotanswer"),
+    ),
+    "Reasoning": ("math-prm", "hep-cpp", "hep-go", "hep-java", "hep-js", "hep-python", "hep-rust"),
+}
+"""The sections of RewardBench by their subsets (Lambert et al. 2024)."""
 
 PRESETS: dict[str, Preset] = {
     "nvidia/HelpSteer3": Preset(
@@ -296,6 +346,37 @@ PRESETS: dict[str, Preset] = {
         read=_as_it_is("instruction", "input", "output"),
         told=False,
         about="written by llm-jp-eval from many sets, each under a licence of its own: name the files with path",
+    ),
+    "allenai/reward-bench": Preset(
+        hub="allenai/reward-bench",
+        needs=("prompt", "chosen", "rejected", "subset"),
+        read=_reward_bench,
+        split="filtered",
+        licence="ODC-BY",
+        about="pairs; section is the section of the subset: `by: section` gives accuracies by section. Its own table "
+        "weighs math-prm as much as the rest of Reasoning, which a mean of rows does not",
+    ),
+    "Anthropic/hh-rlhf": Preset(
+        hub="Anthropic/hh-rlhf/helpful-base",
+        needs=("chosen", "rejected"),
+        read=_as_it_is("chosen", "rejected"),
+        licence="MIT",
+        about="transcripts of both sides; other folders with `hub: Anthropic/hh-rlhf/harmless-base` and the like",
+    ),
+    "OpenAssistant/oasst1": Preset(
+        needs=(),
+        read=lambda row, kind: row,
+        spread=tree_rows,
+        licence="Apache-2.0",
+        about="files of trees (...trees.jsonl.gz), named with path: pairs of any two answers to one message with "
+        "different ranks, whose distance is the margin",
+    ),
+    "WeOpenML/PandaLM": Preset(
+        needs=("instruction", "input", "response1", "response2", *ANNOTATORS),
+        read=_pandalm,
+        licence="Apache-2.0",
+        about="its test set (testset-v1.json), named with path: pairs by the majority of three people; ties and three "
+        "different votes are left out. 59 of its 999 rows have a response that is empty or no text: on_bad_row: drop",
     ),
 }
 """Presets by the id of the set."""
