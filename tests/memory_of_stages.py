@@ -74,8 +74,8 @@ class Forgetful(SpokenJudge):
 class InSmallParts(Context):
     """Reads few records at a time."""
 
-    def batches(self, ref: Ref, rows: int = 256) -> Any:
-        return super().batches(ref, rows)
+    def batches(self, ref: Ref, rows: int = 256, *, noted: bool = True) -> Any:
+        return super().batches(ref, rows, noted=noted)
 
 
 def in_small_parts() -> None:

@@ -14,6 +14,7 @@ from stored_stage import begun_stage, finished_stage
 
 from togi.cli import main
 from togi.core.files import write_json
+from togi.core.locks import take
 from togi.recipe.state import running
 from togi.recipe.store import clear_stage, is_done
 from togi.recipe.sweep import older_note, register, sweep
@@ -153,3 +154,30 @@ def test_leftovers_of_kills_are_swept_and_what_is_at_work_is_not(home):
     sweep()
     assert not (done / "checkpoints").exists() and is_done(done) and (begun / "checkpoints").exists()
     assert [path.name for path in store.glob(".smollm*")] == [f".smollm-0123456789abcdef.{os.getpid()}.tmp"]
+
+
+def test_tokens_go_unless_a_run_is_at_work(home):
+    tokens = home / "store" / f"tokens-{'a' * 16}"
+    write_json(tokens / "tokens.json", {})
+    (tokens / "ids.bin").write_bytes(bytes(3_000_000))
+    run = used(home)
+    listed = CliRunner().invoke(main, ["list", "--runs"]).output
+    assert "tokenised data for training: 3.0 MB; `togi clean`" in listed
+    with running(run, lambda folder: None):
+        assert "0 folders" in clean("--yes") and tokens.exists()
+    assert f"3.0 MB  {tokens.name}  (tokenised data, made again where a training needs it)" in clean("--yes")
+    assert not tokens.exists()
+
+
+def test_tokens_that_a_kill_left_half_made_go_and_those_being_made_stay(home):
+    left, making = (home / "store" / f".tokens-{digit * 16}.making" for digit in "ab")
+    for folder in (left, making):
+        (folder / "new").mkdir(parents=True)
+    held = take(making)
+    shown = clean()
+    assert f"{left.name}  (left by a kill)" in shown and making.name not in shown
+    sweep()
+    assert not left.exists() and (making / "new").exists()
+    held.close()
+    clean("--yes")
+    assert not making.exists()

@@ -37,7 +37,7 @@ def start(home: Path, name: str) -> subprocess.Popen[str]:
 @contextmanager
 def held(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Another process that holds the lock of a folder as a run does."""
-    code = "import sys, time; from pathlib import Path; from togi.recipe.locks import take\n"
+    code = "import sys, time; from pathlib import Path; from togi.core.locks import take\n"
     code += f"h = take(Path({str(folder)!r})); print(h is not None, flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert holder.stdout is not None and holder.stdout.readline() == b"True\n"

@@ -272,6 +272,24 @@ def agree(ranks: Ranks) -> tuple[Any, ...]:
     )
 
 
+def take_turns(ranks: Ranks) -> list[str]:
+    said: list[str] = []
+
+    def make() -> str:
+        ranks.still_here()
+        said.append("made")
+        ranks.still_here()
+        return "value"
+
+    said.append(ranks.in_turn(make))
+    ranks.still_here()  # outside a turn it meets nobody
+    return said
+
+
+def test_the_first_rank_says_that_it_is_still_at_its_turn():
+    assert together(2, take_turns) == [["made", "value"]] * 2
+
+
 def test_ranks_agree():
     assert together(2, agree) == [([0, 10], {"from": 0}, True, rank) for rank in range(2)]
 

@@ -25,7 +25,7 @@ def command(yes: bool, samples: bool, answers: bool, run: str | None, as_json: b
 
     Shows it and its size; removes it only with --yes. A run refers to its stages: a recipe's last run, and every
     earlier one that `togi list --runs` shows, until it is forgotten with --forget. What a run works on meanwhile is
-    left alone.
+    left alone. Tokenised data goes too, unless a run is at work: the next training makes it again.
     """
     forgotten = forget_run(run) if run is not None else []
     if samples or answers:

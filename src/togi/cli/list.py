@@ -12,6 +12,7 @@ from togi.core.settings import classes
 from togi.core.tables import say_table
 from togi.core.terminal import say
 from togi.recipe.runs import KnownRun, known_runs
+from togi.recipe.sweep import tokens
 from togi.report.formatting import moment
 from togi.stages.table import STAGES
 from togi.text.template import TEMPLATES
@@ -54,6 +55,9 @@ def _list_runs(as_json: bool) -> None:
     say_table(("run", "recipe", "state", "stages done", "started", "changed settings", ""), shown)
     if not rows:
         say("no runs yet; `togi run RECIPE` makes one")
+    taken = tokens()
+    if taken:
+        say(f"tokenised data for training: {taken / 1e6:.1f} MB; `togi clean` removes it")
 
 
 def _run_row(run: KnownRun) -> dict[str, str]:

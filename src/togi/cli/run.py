@@ -8,11 +8,11 @@ import click
 
 from togi.cli.common import compute_option, json_option, load_graph, recipe_arguments
 from togi.core.errors import Interrupted, TogiError
+from togi.core.locks import Busy
 from togi.recipe.cluster import checked
 from togi.recipe.display import Closing, Human, JsonLines, Watched
 from togi.recipe.graph import Graph
 from togi.recipe.joined import own_place
-from togi.recipe.locks import Busy
 from togi.recipe.run import Options, Run, chat_command
 from togi.recipe.store import is_done
 from togi.report.collect import collect

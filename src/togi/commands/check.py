@@ -370,6 +370,15 @@ class Rehearsing(Context):
             raise InputError(f"stage {self.name}: {ref} holds no records")
         return some(records, MOST_ROWS)
 
-    def batches(self, ref: Ref, rows: int = SHARD_ROWS) -> Iterator[list[Any]]:
+    def batches(self, ref: Ref, rows: int = SHARD_ROWS, *, noted: bool = True) -> Iterator[list[Any]]:
         records = self.records(ref)
         return (records[start : start + rows] for start in range(0, len(records), rows))
+
+    def records_count(self, ref: Ref) -> int:
+        return len(self.records(ref))
+
+    def contents(self, ref: Ref) -> None:
+        """None: the records are in memory."""
+
+    def note_sources(self, ref: Ref) -> None:
+        """Nothing is made of these records."""

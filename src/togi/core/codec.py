@@ -144,6 +144,10 @@ def read_label(path: Path, metadata: Mapping[bytes, bytes]) -> tuple[str, int]:
     return kind, version
 
 
+EMPTY = "{}"
+"""The columns of a record that has no others, as JSON."""
+
+
 def to_row(record: Record) -> Row:
     """A record as a row of plain values, in the layout of its kind's schema."""
     row: Row = {
@@ -151,7 +155,7 @@ def to_row(record: Record) -> Row:
         "parents": list(record.parents),
         "source": None if record.source is None else _source_row(record.source),
         "inherited": [_source_row(source) for source in record.inherited],
-        "extra": _json(record.extra, sort_keys=True),
+        "extra": _json(record.extra, sort_keys=True) if record.extra else EMPTY,
     }
     return row | LAYOUTS[kind_of(record)].pack(record)
 
@@ -174,7 +178,7 @@ def from_row(kind: str, row: Row) -> Record:
         parents=tuple(row["parents"]),
         source=None if source is None else _source(**source),
         inherited=tuple(_source(**each) for each in row["inherited"]),
-        extra=json.loads(row["extra"]),
+        extra=json.loads(row["extra"]) if row["extra"] != EMPTY else {},
         **LAYOUTS[kind].unpack(row),
     )
 

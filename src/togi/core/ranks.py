@@ -15,6 +15,7 @@ class Ranks:
 
     rank: int = 0
     size: int = 1
+    _awaited: bool = False
 
     @property
     def first(self) -> bool:
@@ -53,14 +54,24 @@ class Ranks:
         return any(self.gather(flag))
 
     def in_turn(self, make: Callable[[], Value]) -> Value:
-        """The value of `make` on each rank. Rank 0 goes first, so that the others find what it leaves on the disk."""
+        """The value of `make` on each rank. Rank 0 goes first, so that the others find what it leaves on the disk. A
+        `make` that may take hours calls `still_here`."""
         if not self.first:
-            self.barrier()
+            while not self.any(False):
+                pass  # rank 0 is still at it
             return make()
+        self._awaited = True
         try:
             return make()
         finally:  # the other ranks raise the same error themselves
-            self.barrier()
+            self._awaited = False
+            self.any(True)
+
+    def still_here(self) -> None:
+        """Called now and then in the turn of rank 0: the others wait a bounded time only for a rank that says nothing.
+        Anywhere else it does nothing."""
+        if self._awaited:
+            self.any(False)
 
     def share(self, parts: Sequence[Value]) -> list[tuple[Value, bool]]:
         """This rank's parts of a step (numbers rank, rank + size, ...), and whether each is idle.

@@ -15,7 +15,8 @@ from togi.core.seeds import digest
 from togi.core.sources import ModelSource, fingerprint
 
 
-def _sync_tree(folder: Path) -> None:
+def sync_tree(folder: Path) -> None:
+    """Makes what lies in a folder durable."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             with path.open("rb+") as handle:
@@ -57,7 +58,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         with disk_errors(folder):
             yield temporary
         crash_point("before_sync", folder)
-        _sync_tree(temporary)
+        sync_tree(temporary)
         crash_point("before_rename", folder)
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)

@@ -19,6 +19,7 @@ from typing import Any
 from togi import __version__
 from togi.core.errors import ERRORS, InputError, Interrupted, RecipeError, StageError, TogiError, WorkerDied
 from togi.core.files import write_json, write_text
+from togi.core.locks import Busy, is_held, wait
 from togi.core.process import STOPPING, was_interrupted
 from togi.core.settings import MAIN
 from togi.recipe.cluster import opened
@@ -28,7 +29,6 @@ from togi.recipe.graph import Graph, Node, kinds_of, unpinned
 from togi.recipe.guard import sources_to_json
 from togi.recipe.joined import Joined, JoinedWorkers, follow, lead, refuse_other_ranks
 from togi.recipe.lock import lock_text
-from togi.recipe.locks import Busy, is_held, wait
 from togi.recipe.mend import mend
 from togi.recipe.model_services import services_of
 from togi.recipe.report import render

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from togi.core.errors import RecipeError
+from togi.core.locks import LOCK
 from togi.core.settings import MadeModelRef, RecipePath, Settings, runtime_setting
 from togi.recipe.card_texts import CardTexts
 from togi.recipe.document import KeyPath, dotted
@@ -19,7 +20,6 @@ from togi.recipe.endpoint_spec import SERVED_KEYS, URL_KEYS, EndpointKeys
 from togi.recipe.hardware import Device, Hardware
 from togi.recipe.hints import outside_name, shape, unknown_key
 from togi.recipe.licensed import Licensed
-from togi.recipe.locks import LOCK
 from togi.recipe.places_in import fields_at, present
 from togi.recipe.source import Tree
 from togi.stages.base import StageSettings

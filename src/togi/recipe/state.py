@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from togi.core.errors import DamagedFile
 from togi.core.files import read_object, write_json
-from togi.recipe.locks import Busy, holder, is_held, take
+from togi.core.locks import Busy, holder, is_held, take
 
 STATE = "state.json"
 STAGE_KEYS = ("name", "type", "state", "folder")  # what each stage of a state has, as text

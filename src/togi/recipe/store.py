@@ -15,9 +15,9 @@ from typing import Any
 from togi.core.errors import DamagedFile, InputError
 from togi.core.files import crash_point, read_json, read_object, read_sealed, sync_folder, write_sealed
 from togi.core.hashing import file_hash
+from togi.core.locks import Busy, holder, take
 from togi.core.seeds import digest
 from togi.core.settings import MAIN
-from togi.recipe.locks import Busy, holder, take
 from togi.stages.base import is_part_of
 
 VERSION = 2  # goes up when all that older versions of togi made is to be done again: it is in every fingerprint

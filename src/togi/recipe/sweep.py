@@ -9,13 +9,14 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
 from togi.core.errors import DamagedFile, StageError
 from togi.core.files import read_object, read_sealed, write_sealed
+from togi.core.locks import is_held
 from togi.recipe.runs import HISTORY
 from togi.recipe.state import STATE, is_running
 from togi.recipe.store import (
@@ -33,9 +34,11 @@ from togi.recipe.store import (
 
 USES = "uses.json"
 CONVERTED = "converted.json"
+TOKENS = "tokens.json"
 GONE = {DAMAGED: "damaged, set aside", TRASH: "left by a kill"}
 STAGE = re.compile(r"[a-z][a-z_.]*-[0-9a-f]{16}")
 LEFT = re.compile(r"\..+-[0-9a-f]{16}\.(?:(?P<pid>\d+)\.tmp|old)")  # of weights that were being converted
+MAKING = re.compile(r"\.tokens-[0-9a-f]{16}\.making")  # tokens that are being made, by whoever holds the lock
 
 
 @contextmanager
@@ -76,10 +79,10 @@ class Survey:
 def survey() -> Survey:
     """Looks through the whole store. Folders that vanish meanwhile, or cannot be looked into, are no trouble."""
     found = Survey()
-    used = _used(found.notes)
+    used, at_work = _used(found.notes), any(map(is_running, _runs()))
     for path in (*_folders(), *_folders(DAMAGED), *_folders(TRASH)):
         try:
-            why = _why(path, used)
+            why = _why(path, used, at_work)
         except OSError as error:
             found.notes.append(f"{path}: cannot be looked into ({error.strerror}); it is kept")
             continue
@@ -109,8 +112,9 @@ def _folders(*inside: str) -> list[Path]:
     return [path for path in found if path.is_dir() and not path.is_symlink()]
 
 
-def _why(path: Path, used: dict[str, bool]) -> str | None:
-    """Why a folder may go; None where it may not. `used` tells of each used folder whether its run is at work."""
+def _why(path: Path, used: dict[str, bool], at_work: bool) -> str | None:
+    """Why a folder may go; None where it may not. `used` tells of each used folder whether its run is at work,
+    `at_work` whether any run is."""
     name = path.name
     if path.parent.name in GONE:
         return GONE[path.parent.name]
@@ -118,6 +122,10 @@ def _why(path: Path, used: dict[str, bool]) -> str | None:
         return "left by a kill"
     if (path / CONVERTED).exists():
         return _outdated(path)
+    if MAKING.fullmatch(name):
+        return None if is_held(path) else "left by a kill"
+    if (path / TOKENS).exists():  # no run says which tokens it reads
+        return None if at_work else "tokenised data, made again where a training needs it"
     if not STAGE.fullmatch(name) or used.get(name):
         return None
     if is_older(path):
@@ -146,11 +154,16 @@ def _outdated(path: Path) -> str | None:
 def _used(notes: list[str]) -> dict[str, bool]:
     """The folders that recipes refer to, by name, and whether a run of theirs is at work."""
     found: dict[str, bool] = {}
-    for run in (*sorted((home() / "runs").glob("*/")), *sorted((home() / HISTORY).glob("*/"))):
+    for run in _runs():
         at_work = is_running(run)
         for name in _uses(run, notes):
             found[name] = found.get(name, False) or at_work
     return found
+
+
+def _runs() -> list[Path]:
+    """The folders of all runs: of each recipe's last one, and of earlier ones."""
+    return [run for where in ("runs", HISTORY) for run in sorted((home() / where).glob("*/"))]
 
 
 def used_folders() -> dict[str, bool]:
@@ -208,6 +221,8 @@ def sweep() -> None:
     for path in _folders():
         if _is_left(path.name):
             shutil.rmtree(path, ignore_errors=True)
+        elif MAKING.fullmatch(path.name):
+            _sweep_making(path)
         elif (path / "checkpoints").exists() and is_done(path):
             _sweep_checkpoints(path)
 
@@ -219,6 +234,17 @@ def _sweep_checkpoints(folder: Path) -> None:
                 shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     except (StageError, OSError):
         return  # somebody works there
+
+
+def _sweep_making(folder: Path) -> None:
+    """Removes tokens that a kill left half made."""
+    with suppress(StageError, OSError), locked(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def tokens() -> int:
+    """Bytes of the tokenised data in the store."""
+    return sum(size(path) for path in _folders() if (path / TOKENS).exists())
 
 
 def size(folder: Path) -> int:

@@ -32,6 +32,7 @@ from togi import __version__
 from togi.client.endpoint import Budget, Endpoint, Price
 from togi.core.errors import TogiError
 from togi.core.files import install_fault, read_cache, write_json
+from togi.core.locks import take, wait
 from togi.core.process import STOPPING
 from togi.core.ranks import ALONE, Ranks
 from togi.core.settings import ingredients, references
@@ -41,7 +42,6 @@ from togi.recipe.cluster import own_signals
 from togi.recipe.faults import told
 from togi.recipe.greeting import FOLLOW, LAST, greet, loss
 from togi.recipe.guard import hold_sources, learn_known, source_change
-from togi.recipe.locks import take, wait
 from togi.recipe.pool import PoolShards
 from togi.recipe.store import TRASH, begin, clear_leftovers, is_done, mark_done, remove, rename_away
 from togi.stages.base import StageSettings
@@ -223,7 +223,8 @@ def do_stage(command: dict[str, Any], control: Control, ranks: Ranks) -> bool:
             if job is not None:
                 fitting = importlib.import_module("togi.stages.training.memory_work")
                 fit = fitting.MemoryBudget(job, context)
-                work.run(fit.settings, context)
+                with _shards(settings, context, ""):
+                    work.run(fit.settings, context)
                 fit.finish()
             else:
                 with _shards(settings, context, command["on"] if stage.rows else ""):

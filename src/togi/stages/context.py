@@ -115,15 +115,27 @@ class Context:
         self.note(records, ref)
         return records
 
-    def batches(self, ref: Ref, rows: int = SHARD_ROWS) -> Iterator[list[Any]]:
-        """The records that `ref` stands for, in order, `rows` at a time. Raises InputError if there are none."""
+    def batches(self, ref: Ref, rows: int = SHARD_ROWS, *, noted: bool = True) -> Iterator[list[Any]]:
+        """The records that `ref` stands for, in order, `rows` at a time. Where they are not `noted`, the caller notes
+        where they come from. Raises InputError if there are none."""
         self.records_count(ref)
-        return self._batches(ref, rows)
+        return self._batches(ref, rows, noted)
 
-    def _batches(self, ref: Ref, rows: int) -> Iterator[list[Any]]:
+    def _batches(self, ref: Ref, rows: int, noted: bool) -> Iterator[list[Any]]:
         for batch in read_batches(self.records_file(ref), rows):
-            self.note(batch, ref)
+            if noted:
+                self.note(batch, ref)
             yield batch
+
+    def contents(self, ref: Ref) -> str | None:
+        """A hash of the records that `ref` stands for; None where they lie in no file."""
+        return file_hash(self.records_file(ref))
+
+    def note_sources(self, ref: Ref) -> None:
+        """Notes where the records of a whole output come from, for a model that is made from them: their sources alone
+        are read."""
+        if ref not in self.apart:
+            self.data |= dict.fromkeys(chain.from_iterable(file_sources(self.records_file(ref))))
 
     def picked(self, ref: Ref, rows: np.ndarray) -> Iterator[list[Any]]:
         """The records at some rows of what `ref` stands for, in the order of `rows`, some thousand at a time."""

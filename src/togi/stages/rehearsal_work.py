@@ -8,6 +8,7 @@ import importlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def data_rows(context: Context, model: LoadedModel, data: Data) -> list[Rehearse
     """The examples of a training as rows; its warnings are alarms, as when it begins."""
     for name, message in data.warnings:
         context.alarm(name, message)
-    return example_rows(model, (*data.training, *data.validation))
+    return example_rows(model, chain(data.training, data.validation))
 
 
 def example_rows(model: LoadedModel, examples: Iterable[Example]) -> list[Rehearsed]:

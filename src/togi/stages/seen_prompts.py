@@ -1,10 +1,13 @@
 """Which prompts a stage learnt from: kept beside its work, so that an evaluation can tell whether a model, or a scorer
 that judges it, has met its prompts before."""
 
+import json
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from togi.core.errors import DamagedFile
-from togi.core.files import read_json, write_json
+from togi.core.files import atomic_file, read_json
 from togi.core.records import Message
 from togi.core.seeds import digest
 from togi.core.settings import Ref
@@ -16,9 +19,20 @@ FILE = "learnt.json"
 
 def keep_learnt(context: Context, init: Ref, prompts: Iterable[Sequence[Message]]) -> None:
     """Writes marks of `prompts`, and of all that the stage's initial model had learnt from by then."""
-    marks = dict.fromkeys([*learnt(context, init), *map(mark, prompts)])
-    if context.ranks.first:
-        write_json(context.folder / FILE, list(marks))
+    keep_marks(context, init, np.fromiter((int(mark(prompt), 16) for prompt in prompts), np.uint64))
+
+
+def keep_marks(context: Context, init: Ref, mark_N: np.ndarray) -> None:
+    """`keep_learnt`, of prompts whose marks are known, as numbers. Memory holds some 50 bytes of each."""
+    if not context.ranks.first:
+        return
+    every_N = np.concatenate([np.fromiter((int(each, 16) for each in learnt(context, init)), np.uint64), mark_N])
+    _, first_M = np.unique(every_N, return_index=True)
+    first_M.sort()
+    with atomic_file(context.folder / FILE) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for number, place in enumerate(first_M):
+            file.write(f"{',' if number else '['}\n {json.dumps(f'{int(every_N[place]):016x}')}")
+        file.write("\n]\n" if len(first_M) else "[]\n")
 
 
 def learnt(context: Context, ref: Ref) -> list[str]:

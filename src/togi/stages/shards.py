@@ -35,7 +35,9 @@ class Shard:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardTask:
     """A shard to be done, as plain values: `rows` is the module that maps, `settings_class` is "module:class", `source`
-    the file of the records, of which the shard is `count` from `first` on."""
+    the file of the records, of which the shard is `count` from `first` on.
+
+    With `more`, what comes of the shard are no records: the module has `value_of(settings, shard, more)` instead."""
 
     rows: str
     settings_class: str
@@ -47,6 +49,7 @@ class ShardTask:
     number: int
     first: int
     count: int
+    more: dict[str, Any] | None = None
 
 
 class ShardExecutor(Protocol):
@@ -66,12 +69,15 @@ class SerialShards:
 
 
 def do_shard(task: ShardTask) -> dict[str, Any]:
-    """The value of a shard's unit: `kept` as rows of the codec, `dropped` as [id, reason]."""
+    """The value of a shard's unit: `kept` as rows of the codec, `dropped` as [id, reason]; or what `value_of` gives."""
     module, _, name = task.settings_class.partition(":")
     settings = getattr(importlib.import_module(module), name).model_validate(task.settings)
     records = read_range(Path(task.source), task.first, task.count)
     shard = Shard(records=records, stage=task.stage, producer=task.producer, seed=task.seed, number=task.number)
-    kept, drops = importlib.import_module(task.rows).map_rows(settings, shard)
+    rows = importlib.import_module(task.rows)
+    if task.more is not None:
+        return rows.value_of(settings, shard, task.more)
+    kept, drops = rows.map_rows(settings, shard)
     descent = Descent()
     descent.note(records)
     return {

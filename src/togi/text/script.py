@@ -1,5 +1,6 @@
 """Cheap, deterministic checks of a text's writing system, without a model or dictionary."""
 
+import re
 import unicodedata
 from typing import Literal
 
@@ -47,10 +48,13 @@ class _Marks(dict[int, int | None]):
 
 _MARKS: dict[Script, str] = {"latin": "l", "cyrillic": "c", "kana": "k", "kanji": "j", "hangul": "h", "other": "o"}
 _MARK_OF = _Marks()
+_ASCII_LETTER = re.compile("[A-Za-z]")
 
 
 def script_shares(text: str) -> dict[Script, float]:
     """Share of each writing system among the letters of `text`; empty if there are no letters."""
+    if text.isascii():
+        return {"latin": 1.0} if _ASCII_LETTER.search(text) else {}
     marks = text.translate(_MARK_OF)
     counts: dict[Script, int] = {script: marks.count(mark) for script, mark in _MARKS.items()}
     return {script: count / len(marks) for script, count in counts.items() if count}

@@ -100,7 +100,7 @@ def test_a_long_prompt_keeps_its_end_and_both_answers_stay_whole(tmp_path):
     prompt = prompt_ids(made, text)
     for side, answer in zip(example.group, ("Light.", "No idea."), strict=True):
         assert side.ids[:60] == prompt[-60:] and scored_text(made, side) == f"{answer}<|im_end|>"
-    assert made.cut == {"cut_prompts": 1, "cut_answers": 0}
+    assert made.counts == {"cut_prompts": 1, "cut_answers": 0}
 
 
 def test_a_cut_prompt_keeps_its_bos(tmp_path):
@@ -115,7 +115,9 @@ def test_long_answers_are_cut_to_what_the_prompt_leaves(tmp_path):
     example = made(pair(QUESTION, "b" * 300, "No."))
     start = len(prompt_ids(made))
     assert [len(side.ids) - start for side in example.group] == [40, len(example.group[1].ids) - start]
-    assert made.cut == {"cut_prompts": 0, "cut_answers": 1} and "<|im_end|>" not in scored_text(made, example.group[0])
+    assert made.counts == {"cut_prompts": 0, "cut_answers": 1} and "<|im_end|>" not in scored_text(
+        made, example.group[0]
+    )
 
 
 def test_answers_that_only_differ_behind_the_cut_are_equal(tmp_path):

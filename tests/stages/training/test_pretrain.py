@@ -47,9 +47,10 @@ def test_every_token_is_predicted_once_whatever_the_window(windows):
     text = Document(id="d", text="The sky is blue because of light. " * 5)
     whole = windows(max_length=256)
     ids = whole.ids(text)
-    assert whole.cut(text)[0].group[0] == Sequence(ids, (False,) + (True,) * (len(ids) - 1))
+    assert next(whole.pieces([whole.whole(text)])).group[0] == Sequence(ids, (False,) + (True,) * (len(ids) - 1))
     for length in (8, 9, 31, len(ids) - 1, len(ids), len(ids) + 1):
-        parts = [example.group[0] for example in windows(max_length=length).cut(text)]
+        made = windows(max_length=length)
+        parts = [example.group[0] for example in made.pieces([made.whole(text)])]
         assert max(len(part.ids) for part in parts) <= length
         scored = [i for part in parts for i, s in zip(part.ids, part.scored, strict=True) if s]
         assert scored == list(ids[1:])

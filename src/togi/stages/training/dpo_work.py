@@ -20,7 +20,7 @@ from togi.stages.training.reference_work import with_reference
 
 def run(settings: TrainDpo, context: Context) -> None:
     model = load_trainable(context, settings.init, settings)
-    data = read_pairs(settings, context, PairToExample(settings=settings, context=context, model=model))
+    data = read_pairs(settings, context, border(settings, context, model))
     task = DpoTask(settings, context, model, data)
     if settings.reference:
         task.data = with_reference(context, task, settings.tokens_at_once)
@@ -28,8 +28,12 @@ def run(settings: TrainDpo, context: Context) -> None:
 
 
 def rehearse(settings: TrainDpo, context: Context) -> list[Rehearsed]:
-    model = weightless(context, settings.init)
-    return pair_rows(settings, context, PairToExample(settings=settings, context=context, model=model))
+    return pair_rows(settings, context, border(settings, context, weightless(context, settings.init)))
+
+
+def border(settings: TrainDpo, context: Context, model: LoadedModel) -> PairToExample:
+    """What makes examples of pairs."""
+    return PairToExample(settings=settings, context=context, model=model)
 
 
 class DpoTask(PairTask):

@@ -1,6 +1,7 @@
 """Items in shuffled epochs, laid end to end."""
 
 import random
+from array import array
 from collections.abc import Iterable, Sequence
 from typing import Generic, TypeVar
 
@@ -15,7 +16,7 @@ class Epochs(Generic[Item]):
     def __init__(self, items: Sequence[Item], seed: int) -> None:
         self.items = items
         self.seed = seed
-        self._orders: dict[int, list[int]] = {}
+        self._orders: dict[int, array[int]] = {}
 
     def take(self, places: Iterable[int]) -> list[Item]:
         """The items at some places."""
@@ -25,10 +26,10 @@ class Epochs(Generic[Item]):
             chosen.append(self.items[self._order(epoch)[place]])
         return chosen
 
-    def _order(self, epoch: int) -> list[int]:
+    def _order(self, epoch: int) -> "array[int]":
         """The order of an epoch; that of the last one asked for is kept."""
         if epoch not in self._orders:
-            order = list(range(len(self.items)))
+            order = array("q", range(len(self.items)))
             random.Random(derive(self.seed, "epoch", epoch)).shuffle(order)
             self._orders = {epoch: order}
         return self._orders[epoch]

@@ -4,39 +4,27 @@ What a step takes follows from the settings, the data and the step, so a run tha
 """
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
+
+import numpy as np
 
 from togi.core.errors import InputError, StageError
 from togi.core.records import Record
 from togi.core.seeds import derive
 from togi.core.settings import Ref
-from togi.model.forest import Sequence as TokenSequence
 from togi.model.inspect import context_of
 from togi.model.load import LoadedModel
 from togi.stages.context import Context
-from togi.stages.seen_prompts import keep_learnt
-from togi.stages.spoken import common_system
+from togi.stages.seen_prompts import keep_marks
+from togi.stages.spoken import NEARLY_ALL
 from togi.stages.training.epochs import Epochs
+from togi.stages.training.example_work import Example
 from togi.stages.training.optimisation import FixedTraining
-from togi.text.turns import Unrendered
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Example:
-    """What is never cut: one tree of sequences (a chat has one, a pair two), and the numbers that go with it.
-
-    `prompt` tells which examples must stay on one side of a split. `ref_logp` are the log-probabilities (nats) of the
-    sequences under the initial model, each summed over its scored tokens.
-    """
-
-    id: str
-    prompt: Any
-    group: tuple[TokenSequence, ...]
-    margin: float | None = None
-    ref_logp: tuple[float, ...] | None = None
-
+from togi.stages.training.token_files_work import Stored
+from togi.stages.training.tokens_work import Border, tokenised, unrendered_warning
 
 # --- reading ----------------------------------------------------------------------------------------------------------
 
@@ -46,78 +34,51 @@ class Data:
     """Examples to train on and to validate on; `warnings` (name, message) become alarms when training begins. `system`
     is the system turn that nearly all examples to train on begin with."""
 
-    training: list[Example]
-    validation: list[Example] = field(default_factory=list)
+    training: Sequence[Example]
+    validation: Sequence[Example] = ()
     warnings: list[tuple[str, str]] = field(default_factory=list)
     system: str | None = None
 
 
-def read(
-    settings: FixedTraining, context: Context, refs: Sequence[Ref], make: Callable[[Any], "Example | str"]
-) -> Data:
-    """The examples that `make` gives for the records of `refs`, and those of `validation`.
+def read(settings: FixedTraining, context: Context, refs: Sequence[Ref], border: Border) -> Data:
+    """The examples that `border` makes of the records of `refs`, and those of `validation`: as tokens on the disk.
 
-    `make` gives a short reason instead of an example for a record that must be dropped. Raises InputError where nothing
-    is left to train on, or where the data cannot be split as asked for.
+    Raises InputError where nothing is left to train on, or where the data cannot be split as asked for.
     """
-    data = _read(settings, context, refs, make)
-    data.system = common_system(example.prompt for example in data.training)
-    keep_learnt(context, settings.init, (example.prompt for example in data.training))
-    return data
+    stored, told = _stored(settings, context, refs, border)
+    if not len(stored):
+        raise InputError(f"stage {context.name}: every record was dropped: {context.drop_reasons()}{_why(told)}")
+    held: Stored | None = None
+    if isinstance(settings.validation, float):
+        stored, held = split_stored(stored, settings.validation, derive(context.seed, "held_out"), context.name)
+    elif settings.validation is not None:
+        held, more = _stored(settings, context, [settings.validation], border)
+        told += more
+        if not len(held):
+            raise InputError(f"stage {context.name}: no record of {settings.validation} is left to validate on")
+        told += _overlap(stored, held)
+    keep_marks(context, settings.init, stored.column("mark"))
+    return Data(stored, () if held is None else held, told, stored.common_system(NEARLY_ALL))
 
 
-def _read(
-    settings: FixedTraining, context: Context, refs: Sequence[Ref], make: Callable[[Any], "Example | str"]
-) -> Data:
-    records = [record for ref in refs for record in context.records(ref)]
-    context.count_in(len(records))
-    data = build_examples(context, records, make)
-    examples = data.training
-    if not examples:
-        raise InputError(f"stage {context.name}: every record was dropped: {context.drop_reasons()}{_why(data)}")
-    validation = settings.validation
-    if validation is None:
-        return data
-    if isinstance(validation, float):
-        sides = split(examples, validation, derive(context.seed, "held_out"), context.name)
-        return replace(data, training=sides[0], validation=sides[1])
-    held_out_records = context.records(validation)
-    context.count_in(len(held_out_records))
-    held_out = build_examples(context, held_out_records, make)
-    data = replace(data, validation=held_out.training, warnings=[*data.warnings, *held_out.warnings])
-    if not data.validation:
-        raise InputError(f"stage {context.name}: no record of {validation} is left to validate on")
-    known = dict.fromkeys(example.prompt for example in examples)
-    shared = sum(example.prompt in known for example in data.validation)
-    if shared:
-        message = f"{shared} of {len(data.validation)} validation examples have a prompt that is trained on"
-        data.warnings.append(("validation_overlap", message))
-    return data
+def _stored(
+    settings: FixedTraining, context: Context, refs: Sequence[Ref], border: Border
+) -> tuple[Stored, list[tuple[str, str]]]:
+    """The examples of the records of `refs`, which are counted, and warnings."""
+    files = [tokenised(settings, context, ref, border) for ref in refs]
+    context.count_in(sum(file.more["records"] for file in files))
+    return Stored(files), unrendered_warning(files)
 
 
-def build_examples(context: Context, records: Sequence[Record], make: Callable[[Any], "Example | str"]) -> Data:
-    """The examples of records; what gives none is dropped and counted. Records that the template cannot render whole
-    (`Unrendered`) are a warning with the first one's reason."""
-    data = Data([])
-    unrendered: list[str] = []
-    for record in records:
-        try:
-            example = make(record)
-        except Unrendered as error:
-            unrendered.append(f"{record.id}: {error}")
-            example = "not_rendered"
-        if isinstance(example, str):
-            context.drop(record, example)
-        else:
-            data.training.append(example)
-    if unrendered:
-        told = f"{len(unrendered)} of {len(records)} records are dropped; the first is {unrendered[0]}"
-        data.warnings.append(("not_rendered", told))
-    return data
+def _overlap(training: Stored, held_out: Stored) -> list[tuple[str, str]]:
+    """A warning where examples to validate on have a prompt that is trained on."""
+    shared = int(np.isin(held_out.column("prompt"), training.column("prompt")).sum())
+    message = f"{shared} of {len(held_out)} validation examples have a prompt that is trained on"
+    return [("validation_overlap", message)] if shared else []
 
 
-def _why(data: Data) -> str:
-    return "".join(f"; {message}" for _, message in data.warnings)
+def _why(told: Sequence[tuple[str, str]]) -> str:
+    return "".join(f"; {message}" for _, message in told)
 
 
 def split(examples: Sequence[Example], share: float, seed: int, name: str) -> tuple[list[Example], list[Example]]:
@@ -126,15 +87,30 @@ def split(examples: Sequence[Example], share: float, seed: int, name: str) -> tu
     Raises InputError where there are too few prompts.
     """
     prompts = list(dict.fromkeys(example.prompt for example in examples))
-    random.Random(seed).shuffle(prompts)
-    count = max(2, round(share * len(prompts)))
-    if count > len(prompts) - 2:
+    held = {prompts[number]: None for number in _held_out(len(prompts), share, seed, name)}
+    return [e for e in examples if e.prompt not in held], [e for e in examples if e.prompt in held]
+
+
+def split_stored(examples: Stored, share: float, seed: int, name: str) -> tuple[Stored, Stored]:
+    """`split`, of examples on the disk."""
+    _, first_P, prompt_N = np.unique(examples.column("prompt"), return_index=True, return_inverse=True)
+    held_P = np.zeros(len(first_P), bool)
+    held_P[np.argsort(first_P)[_held_out(len(first_P), share, seed, name)]] = True
+    held_N = held_P[prompt_N]
+    return examples.among(~held_N), examples.among(held_N)
+
+
+def _held_out(prompts: int, share: float, seed: int, name: str) -> "array[int]":
+    """Which prompts are held out, by their numbers in the order in which they first come."""
+    order = array("q", range(prompts))
+    random.Random(seed).shuffle(order)
+    count = max(2, round(share * prompts))
+    if count > prompts - 2:
         raise InputError(
-            f"stage {name}: examples of {len(prompts)} prompts cannot be split into training and validation with a "
+            f"stage {name}: examples of {prompts} prompts cannot be split into training and validation with a "
             f"share of {share}; make at least 4, lower the share, or leave `validation` out"
         )
-    held = dict.fromkeys(prompts[:count])
-    return [e for e in examples if e.prompt not in held], [e for e in examples if e.prompt in held]
+    return order[:count]
 
 
 def too_long(settings: FixedTraining, context: Context, record: Record, length: int) -> str:

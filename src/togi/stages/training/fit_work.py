@@ -22,6 +22,7 @@ from togi.stages.context import Context
 from togi.stages.timing import timed
 from togi.stages.training.examples_work import BatchSource, Data, Example, ShuffledEpochs, check_fits
 from togi.stages.training.optimisation import Optimisation
+from togi.stages.training.token_files_work import largest
 from togi.stages.training.trainer_work import BestValidation, Trainer
 from togi.train.loop import MicroBatch
 from togi.train.optimizer import AdamWSettings, Schedule, Update, build_adamw, trained
@@ -73,7 +74,8 @@ class Task(ABC, Generic[Inputs]):
 
     def longest(self) -> int:
         """The size of the largest example to train on."""
-        return max((self.size(example) for example in self.data.training), default=0)
+        known = largest(self.data.training)
+        return max((self.size(example) for example in self.data.training), default=0) if known is None else known
 
     def source(self, settings: Any, seed: int) -> BatchSource:
         """The order of training."""
@@ -160,17 +162,17 @@ class Validation(Generic[Inputs]):
         self.task = task
         self.forward = forward
         self.ranks = ranks
-        self.made = [micro for _, micro in micro_batches(task, task.data.validation, budget, ranks)]
+        self.budget = budget
 
     @torch.no_grad()
     def measure(self, step: int) -> dict[str, float]:
         """Metrics under validation/, after `step` finished steps; nothing where nothing is held out."""
-        if not self.made:
+        if not len(self.task.data.validation):
             return {}
         objective = self.task.validated(step)
         totals = self._totals(objective)
         own: list[tuple[float, Metrics]] = []
-        for micro in self.made:
+        for micro in self._micro_batches():
             loss, found = objective.loss(self.forward(micro.inputs), micro.batch, totals)
             if not micro.idle:
                 own.append(
@@ -183,9 +185,13 @@ class Validation(Generic[Inputs]):
         values = {"loss": sum(loss for loss, _ in parts), **read_metrics(metrics)}
         return {f"validation/{name}": value for name, value in values.items()}
 
+    def _micro_batches(self) -> Iterator[MicroBatch[Inputs]]:
+        """Made each time anew: only one of them is in memory."""
+        return (micro for _, micro in micro_batches(self.task, self.task.data.validation, self.budget, self.ranks))
+
     def _totals(self, objective: Objective) -> dict[str, float]:
         """The objective's counts over all held-out examples."""
-        own = [objective.counts(micro.batch) for micro in self.made if not micro.idle]
+        own = [objective.counts(micro.batch) for micro in self._micro_batches() if not micro.idle]
         totals: dict[str, float] = {}
         for counts in (counts for found in self.ranks.gather(own) for counts in found):
             for name, count in counts.items():

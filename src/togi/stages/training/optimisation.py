@@ -71,7 +71,19 @@ class Optimisation(Resources):
         return self
 
 
-class FixedTraining(Optimisation):
+class TokenisedTraining(Optimisation):
+    """Training on records that become tokens on the disk before it begins."""
+
+    workers: int = runtime_setting(
+        1, "processes that tokenise, 4,096 records at a time each; 1: the stage's own", ge=1, le=1024
+    )
+
+    @property
+    def pool(self) -> int:
+        return self.workers
+
+
+class FixedTraining(TokenisedTraining):
     """Training that passes over its examples in a shuffled order, epoch after epoch."""
 
     epochs: float | None = Field(default=None, gt=0, description="passes over the data; absent, without steps: 1")

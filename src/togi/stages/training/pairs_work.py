@@ -49,12 +49,18 @@ class PairReader(ABC):
     model: LoadedModel
     bos: tuple[int, ...] = ()
     longest: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.bos = check_template(self.model.template, self.model.tokenizer).bos
         self.longest = length_limit(self.settings, self.context, self.model)
 
-    def __call__(self, pair: Pair) -> Example | str:
+    @property
+    def key(self) -> dict[str, Any]:
+        """What of the settings decides which example a pair becomes."""
+        return {"longest": self.longest, **self.settings.model_dump(include={"on_bad_pair", "overflow"})}
+
+    def __call__(self, pair: Pair, /) -> Example | str:
         """The example of a pair, or the reason for dropping it."""
         reason = _unusable(pair)
         if reason is not None:
@@ -107,14 +113,13 @@ class PairToExample(PairReader):
     BOS before it.
 
     Raises InputError where the template has no BOS to stand twice too. `room` are the tokens of a prompt that is
-    truncated; `cut` counts what was.
+    truncated; `counts` says how often something was cut.
     """
 
     settings: PreferenceTraining
     header: bool = False
     second_bos: bool = False
     room: int = 0
-    cut: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         PairReader.__post_init__(self)
@@ -129,6 +134,11 @@ class PairToExample(PairReader):
                 f"stage {self.context.name}: second_bos is on, but template {self.model.template.name!r} begins with "
                 "no BOS that could stand twice: switch it off, or take the template that the model was published with"
             )
+
+    @property
+    def key(self) -> dict[str, Any]:
+        own = {"header": self.header, "second_bos": self.second_bos, "room": self.room}
+        return {**PairReader.key.fget(self), **own}  # type: ignore[misc]
 
     def teaches(self, sides: Sides) -> bool:
         return all(any(side.scored) for side in sides)
@@ -155,8 +165,8 @@ class PairToExample(PairReader):
         start = len(self.bos) if sides[0].ids[: len(self.bos)] == self.bos else 0
         stop = prompt - gone + self.longest - self.room
         shorter = [_without(side, start, start + gone) for side in sides]
-        self.cut["cut_prompts"] += gone > 0
-        self.cut["cut_answers"] += sum(len(side.ids) > stop for side in shorter)
+        self.counts["cut_prompts"] += gone > 0
+        self.counts["cut_answers"] += sum(len(side.ids) > stop for side in shorter)
         chosen, rejected = (_without(side, stop, len(side.ids)) for side in shorter)
         return chosen, rejected
 
@@ -164,9 +174,9 @@ class PairToExample(PairReader):
 def read_pairs(settings: PreferenceTraining, context: Context, border: PairToExample) -> Data:
     """The examples of a stage's pairs and of its validation; what was cut is counted and told."""
     data = read(settings, context, refs_of(settings.pairs), border)
-    context.counts.update(+border.cut)
+    context.counts.update(+border.counts)
     context.counts |= {"pairs": len(data.training), "validation": len(data.validation)}
-    for name, count in sorted((+border.cut).items()):
+    for name, count in sorted((+border.counts).items()):
         what = name.removeprefix("cut_")
         data.warnings.append((name, f"{count} {what} were cut to fit max_length {border.longest}"))
     return data

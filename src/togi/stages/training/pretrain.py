@@ -8,7 +8,7 @@ from togi.core.settings import APART, ChatsRef, DocumentsRef, Settings
 from togi.stages.base import StageType, gives
 from togi.stages.cost import Cost, Inputs, Load
 from togi.stages.training.job import training_job
-from togi.stages.training.optimisation import Optimisation, Share
+from togi.stages.training.optimisation import Share, TokenisedTraining
 
 REASONS = ("empty", "two_bos")
 """What a text is dropped for."""
@@ -36,7 +36,7 @@ class MixedSource(Settings):
         return self
 
 
-class TrainPretrain(Optimisation):
+class TrainPretrain(TokenisedTraining):
     """Cross entropy of every token of raw documents and instruction-response pairs, mixed by their share of tokens.
 
     Each document ends with the end-of-text token and sees itself alone; one that is longer than `max_length` is cut

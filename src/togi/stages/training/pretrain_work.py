@@ -1,10 +1,14 @@
-"""The work of `train.pretrain`: texts are written out as they are drawn, so that no corpus is held as tokens."""
+"""The work of `train.pretrain`: texts lie on the disk as tokens, and become windows as they are drawn."""
 
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
+
+import numpy as np
 
 from togi.core.errors import InputError
 from togi.core.records import Chat, Document
@@ -18,10 +22,13 @@ from togi.stages.base import MODEL_FOLDER
 from togi.stages.context import Context
 from togi.stages.models import keep_model, load_trainable
 from togi.stages.rehearsal_work import Rehearsed, example_rows, weightless
-from togi.stages.seen_prompts import keep_learnt
-from togi.stages.training.examples_work import Data, Example, window_of
+from togi.stages.seen_prompts import keep_marks
+from togi.stages.training.example_work import Example
+from togi.stages.training.examples_work import Data, window_of
 from togi.stages.training.fit_work import TokenTask, fit
 from togi.stages.training.pretrain import TrainPretrain
+from togi.stages.training.token_files_work import Stored, TokenFile
+from togi.stages.training.tokens_work import kept, tokenised
 from togi.text.render import render_text
 from togi.text.template import leading_text
 
@@ -32,8 +39,8 @@ def run(settings: TrainPretrain, context: Context) -> None:
     model = load_trainable(context, settings.init, settings)
     windows = Windows.of(settings, context, model)
     corpora, held_out = _read(settings, context, windows)
-    chats = (text for texts in corpora.values() for text in texts if isinstance(text, Chat))
-    keep_learnt(context, settings.init, (chat.messages for chat in chats))
+    mark_N = np.concatenate([texts.column("mark") for texts in corpora.values()])
+    keep_marks(context, settings.init, mark_N[mark_N > 0])
     task = PretrainTask(settings, corpora, windows, model, Data([], held_out))
     fitted = fit(settings, context, model, task)
     context.counts["out"] = sum(len(texts) for texts in task.corpora.values())
@@ -47,43 +54,47 @@ def run(settings: TrainPretrain, context: Context) -> None:
 def rehearse(settings: TrainPretrain, context: Context) -> list[Rehearsed]:
     windows = Windows.of(settings, context, weightless(context, settings.init))
     corpora, held_out = _read(settings, context, windows)
-    texts = (text for texts in corpora.values() for text in texts)
-    cut = (window for text in texts for window in windows.cut(text))
-    return example_rows(windows.model, chain(cut, held_out))
+    return example_rows(windows.model, chain(windows.pieces(chain(*corpora.values())), held_out))
 
 
-def _read(settings: TrainPretrain, context: Context, windows: "Windows") -> tuple[dict[str, list[Text]], list[Example]]:
+def border(settings: TrainPretrain, context: Context, model: LoadedModel) -> "TextBorder":
+    """What makes tokens of texts. Raises InputError as `Windows.of` does."""
+    return TextBorder(Windows.of(settings, context, model))
+
+
+def _read(settings: TrainPretrain, context: Context, windows: "Windows") -> tuple[dict[str, Stored], Sequence[Example]]:
     """The texts of each source by its name, and the windows of the held-out ones."""
-    corpora: dict[str, list[Text]] = {}
-    held: list[Text] = []
-    for source in settings.sources:
-        texts = []
-        records = context.records(source.ref)
-        context.count_in(len(records))
-        for text in records:
-            reason = windows.unusable(text)
-            if reason is None:
-                texts.append(text)
-            else:
-                context.drop(text, reason)
-        random.Random(derive(context.seed, "held_out", source.ref.name)).shuffle(texts)
-        count = max(1, round(settings.validation * len(texts))) if isinstance(settings.validation, float) else 0
-        if count >= len(texts):
+    to_tokens = TextBorder(windows)
+    files = [_file(settings, context, source.ref, to_tokens) for source in settings.sources]
+    corpora: dict[str, Stored] = {}
+    held: list[np.ndarray] = []
+    before = 0
+    for source, file in zip(settings.sources, files, strict=True):
+        order = array("q", range(len(file)))
+        random.Random(derive(context.seed, "held_out", source.ref.name)).shuffle(order)
+        order_N = np.asarray(order, np.uint32)
+        count = max(1, round(settings.validation * len(file))) if isinstance(settings.validation, float) else 0
+        if count >= len(file):
             raise InputError(
-                f"stage {context.name}: {source.ref} has {len(texts)} texts to train on, {count} of them held out; it "
+                f"stage {context.name}: {source.ref} has {len(file)} texts to train on, {count} of them held out; it "
                 "needs more"
             )
-        held += texts[:count]
-        corpora[source.ref.name] = texts[count:]
+        held.append(before + order_N[:count])
+        corpora[source.ref.name] = Stored([file], order_N[count:])
+        before += len(file)
+    held_out = Stored(files, np.concatenate(held))
     if isinstance(settings.validation, DocumentsRef):
-        records = context.records(settings.validation)
-        context.count_in(len(records))
-        held = [text for text in records if windows.unusable(text) is None]
-    return corpora, [example for text in held for example in windows.cut(text)]
+        held_out = Stored([_file(settings, context, settings.validation, to_tokens)])
+    if not len(held_out):
+        return corpora, ()
+    vocabulary = len(windows.model.tokenizer)
+    return corpora, kept(context, "held_out", held_out, windows.length, windows.pieces(held_out), vocabulary)
 
 
-def _characters(text: Text) -> int:
-    return len(text.text) if isinstance(text, Document) else sum(len(message.content) for message in text.messages)
+def _file(settings: TrainPretrain, context: Context, ref: Any, border: "TextBorder") -> TokenFile:
+    file = tokenised(settings, context, ref, border)
+    context.count_in(file.more["records"])
+    return file
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,16 +141,41 @@ class Windows:
             ids = tuple(render_text(self.model.template, tokenizer, text.messages))
         return ids if ids[-1] == self.eos else (*ids, self.eos)
 
-    def cut(self, text: Text) -> list[Example]:
-        """The windows of a text. Each begins with the last token of the one before, which it does not score again, so
-        that every token is predicted once."""
+    def whole(self, text: Text) -> Example:
+        """A text as one sequence, of which no token carries loss yet."""
         ids = self.ids(text)
-        starts = range(0, max(len(ids) - 1, 1), self.length - 1)
-        parts = [ids[start : start + self.length] for start in starts]
-        return [
-            Example(id=text.id, prompt=text.id, group=(TokenSequence(part, (False,) + (True,) * (len(part) - 1)),))
-            for part in parts
-        ]
+        prompt = text.id if isinstance(text, Document) else text.messages
+        return Example(id=text.id, prompt=prompt, group=(TokenSequence(ids, (False,) * len(ids)),))
+
+    def pieces(self, texts: Iterable[Example]) -> Iterator[Example]:
+        """The windows of whole texts. Each begins with the last token of the one before, which it does not score again,
+        so that every token is predicted once."""
+        for text in texts:
+            ids = text.group[0].ids
+            for start in range(0, max(len(ids) - 1, 1), self.length - 1):
+                part = ids[start : start + self.length]
+                marks = (False,) + (True,) * (len(part) - 1)
+                yield Example(id=text.id, prompt=text.id, group=(TokenSequence(part, marks),))
+
+
+@dataclass(slots=True)
+class TextBorder:
+    """Turns texts into whole sequences of tokens, however long the windows are."""
+
+    windows: Windows
+    counts: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def model(self) -> LoadedModel:
+        return self.windows.model
+
+    @property
+    def key(self) -> Any:
+        """What decides which tokens a text becomes."""
+        return [self.windows.opening, self.windows.bos, self.windows.eos]
+
+    def __call__(self, text: Text, /) -> Example | str:
+        return self.windows.unusable(text) or self.windows.whole(text)
 
 
 class Mixture:
@@ -148,7 +184,7 @@ class Mixture:
     def __init__(
         self,
         settings: TrainPretrain,
-        corpora: Mapping[str, Sequence[Text]],
+        corpora: Mapping[str, Stored],
         windows: Windows,
         streams: Sequence[Stream],
     ) -> None:
@@ -158,7 +194,7 @@ class Mixture:
         self.batch_tokens = settings.batch_tokens
         self.tokens = settings.tokens or (settings.steps or 0) * settings.batch_tokens
         self.total_steps = -(-self.tokens // settings.batch_tokens)
-        self._cut: dict[str, tuple[str, list[Example]]] = {}
+        self._cut: dict[str, tuple[int, list[Example]]] = {}
 
     def take(self, step: int) -> list[Example]:
         """Windows up to the step's share of all tokens; the last one may go beyond, and the next step has less, but
@@ -174,9 +210,9 @@ class Mixture:
 
     def _parts(self, stream: Stream) -> list[Example]:
         """The windows of the text that a source is at; kept until the next one's turn."""
-        text = self.corpora[stream.name][stream.cursor.item()]
-        if self._cut.get(stream.name, ("",))[0] != text.id:
-            self._cut[stream.name] = (text.id, self.windows.cut(text))
+        item = stream.cursor.item()
+        if self._cut.get(stream.name, (-1,))[0] != item:
+            self._cut[stream.name] = (item, list(self.windows.pieces([self.corpora[stream.name][item]])))
         return self._cut[stream.name][1]
 
     def metrics(self) -> dict[str, float]:
@@ -198,7 +234,7 @@ class PretrainTask(TokenTask):
     def __init__(
         self,
         settings: TrainPretrain,
-        corpora: Mapping[str, Sequence[Text]],
+        corpora: Mapping[str, Stored],
         windows: Windows,
         model: LoadedModel,
         data: Data,
@@ -213,9 +249,8 @@ class PretrainTask(TokenTask):
         return SFT()
 
     def longest(self) -> int:
-        """Of the windows of each source's longest text: texts become tokens only as they are drawn."""
-        texts = [max(texts, key=_characters) for texts in self.corpora.values()]
-        return max(len(window.group[0].ids) for text in texts for window in self.windows.cut(text))
+        """A whole window, or the longest text where all are shorter."""
+        return min(self.windows.length, max(texts.longest() for texts in self.corpora.values()))
 
     def source(self, settings: TrainPretrain, seed: int) -> Mixture:
         self.streams = [

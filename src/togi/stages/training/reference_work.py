@@ -4,6 +4,7 @@ With an adapter it is computed with the adapter switched off, which is exactly t
 """
 
 import math
+from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from togi.objectives.base import require, segment_sum
 from togi.stages.context import Context
 from togi.stages.training.examples_work import Data, Example
 from togi.stages.training.fit_work import TokenTask, outputs
+from togi.stages.training.token_files_work import Changed
 
 UNIT = 64
 """Pairs of one unit of work: by number alone, so that a unit's members never change."""
@@ -24,16 +26,28 @@ def with_reference(context: Context, task: TokenTask, budget: int) -> Data:
     Call it before anything is trained or restored. Units that an earlier run finished are read, not computed again.
     Raises StageError where a sum is not finite.
     """
-    examples = [*task.data.training, *task.data.validation]
-    parts = [examples[start : start + UNIT] for start in range(0, len(examples), UNIT)]
-    found = context.units(len(parts), lambda number: _sums(context, task, parts[number], budget), "reference")
-    filled = [
-        replace(example, ref_logp=tuple(sums))
-        for part, values in zip(parts, found, strict=True)
-        for example, sums in zip(part, values, strict=True)
-    ]
-    count = len(task.data.training)
-    return replace(task.data, training=filled[:count], validation=filled[count:])
+    training, validation = task.data.training, task.data.validation
+    count, total = len(training), len(training) + len(validation)
+    ends = array("q", [0])
+    sums = array("d")
+
+    def make(number: int) -> list[list[float]]:
+        places = range(number * UNIT, min((number + 1) * UNIT, total))
+        examples = [training[at] if at < count else validation[at - count] for at in places]
+        return _sums(context, task, examples, budget)
+
+    for values in context.stream_units(-(-total // UNIT), make, "reference"):
+        for value in values:
+            sums.extend(value)
+            ends.append(len(sums))
+
+    def fill(examples: Sequence[Example], first: int) -> Sequence[Example]:
+        def changed(number: int, example: Example) -> Example:
+            return replace(example, ref_logp=tuple(sums[ends[first + number] : ends[first + number + 1]]))
+
+        return Changed(examples, changed)
+
+    return replace(task.data, training=fill(training, 0), validation=fill(validation, count))
 
 
 def _sums(context: Context, task: TokenTask, examples: Sequence[Example], budget: int) -> list[list[float]]:

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +32,7 @@ from togi.stages.training.examples_work import Data, Example, inner, read
 from togi.stages.training.fit_work import Task, fit, outputs
 from togi.stages.training.pairs_work import PairReader
 from togi.stages.training.reward import TrainReward
+from togi.stages.training.token_files_work import Changed
 from togi.text.render import render_text
 from togi.text.turns import Unrendered
 
@@ -72,7 +74,11 @@ class PairToTexts(PairReader):
 
     settings: TrainReward
 
-    def __call__(self, pair: Pair) -> Example | str:
+    @property
+    def key(self) -> dict[str, Any]:
+        return {**PairReader.key.fget(self), "margin": self.settings.margin}  # type: ignore[misc]
+
+    def __call__(self, pair: Pair, /) -> Example | str:
         """The example of a pair, or the reason for dropping it. Raises InputError where a margin is wanted and
         missing."""
         if isinstance(found := PairReader.__call__(self, pair), str):
@@ -93,8 +99,12 @@ class PairToTexts(PairReader):
 
 def read_pairs(settings: TrainReward, context: Context, model: LoadedModel) -> Data:
     """The examples of a stage's pairs, and of its validation."""
-    reader = PairToTexts(settings=settings, context=context, model=model)
-    return read(settings, context, refs_of(settings.pairs), reader)
+    return read(settings, context, refs_of(settings.pairs), border(settings, context, model))
+
+
+def border(settings: TrainReward, context: Context, model: LoadedModel) -> PairToTexts:
+    """What makes examples of pairs."""
+    return PairToTexts(settings=settings, context=context, model=model)
 
 
 # --- the model --------------------------------------------------------------------------------------------------------
@@ -112,7 +122,7 @@ class SharedBody:
         self.context = context
         self.unused: LoadedModel | None = model
         self.frozen = settings.train_layers == 0
-        self.texts = [*texts.training, *texts.validation]
+        self.texts = texts
         self.features: Features = {}
 
     def scorer(self, data: Data) -> tuple[LoadedModel, "RewardTask"]:
@@ -125,7 +135,8 @@ class SharedBody:
         elif self.settings.train_layers is not None:
             self._freeze(model, self.settings.train_layers)
         if self.frozen and not self.features:
-            self.features = _features(model, self.texts, self.settings.tokens_at_once)
+            texts = [*self.texts.training, *self.texts.validation]
+            self.features = _features(model, texts, self.settings.tokens_at_once)
         return model, RewardTask(self.settings, data, model, self.features)
 
     def _freeze(self, model: LoadedModel, train_layers: int) -> None:
@@ -188,6 +199,9 @@ class RewardTask(Task[Forest | Tensor]):
     def size(self, example: Example) -> int:
         return 0 if self.features else num_tokens(example.group)
 
+    def longest(self) -> int:
+        return 0 if self.features else super().longest()
+
     def rates(self) -> dict[str, float]:
         rate = self.settings.head_learning_rate
         # beside an adapter stands the head as it was before, which is frozen
@@ -223,7 +237,7 @@ class RewardTrainings:
         rate = self.settings.sweep[0] if self.settings.sweep else self.settings.learning_rate
         settings = self._with_rate(rate)
         flips = shuffled_labels(len(self.data.training), derive(self.context.seed, "control"))
-        mixed = [swap(e) if flip else e for e, flip in zip(self.data.training, flips, strict=True)]
+        mixed = Changed(self.data.training, lambda number, example: swap(example) if flips[number] else example)
         data = Data(mixed, self.data.validation)
 
         def train(_: int) -> Scores:

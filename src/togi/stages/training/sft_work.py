@@ -3,6 +3,9 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
 
 from togi.core.errors import InputError
 from togi.core.records import Chat, Message, led_by_system
@@ -19,9 +22,13 @@ from togi.stages.spoken import Spoken
 from togi.stages.training.examples_work import Data, Example, length_limit, read, too_long
 from togi.stages.training.fit_work import TokenTask, fit
 from togi.stages.training.sft import TrainSft
+from togi.stages.training.token_files_work import Stored
+from togi.stages.training.tokens_work import kept
 from togi.text.render import Rendered, check_template, render_turns
 from togi.text.turns import Unrendered
 
+DECIDE = {"system", "system_when", "packing", "overflow", "rewritten_answers", "score_header"}
+"""Settings that decide which example a chat becomes."""
 SHARED = 64  # rows that two chats must have in common before they are computed once
 
 
@@ -39,17 +46,23 @@ def rehearse(settings: TrainSft, context: Context) -> list[Rehearsed]:
     return data_rows(context, model, read_chats(settings, context, model))
 
 
+def border(settings: TrainSft, context: Context, model: LoadedModel) -> "ChatToExample":
+    """What makes examples of chats."""
+    return ChatToExample(settings, context, model)
+
+
 def read_chats(settings: TrainSft, context: Context, model: LoadedModel) -> Data:
     """The stage's examples, counted. Raises InputError where a chat does not fit and the settings want an error, and
     where nothing is left."""
-    border = ChatToExample(settings, context, model)
-    data = read(settings, context, refs_of(settings.chats), border)
-    context.counts.update(border.counts)
-    data.warnings += rewritten(settings, border)
+    to_example = border(settings, context, model)
+    data = read(settings, context, refs_of(settings.chats), to_example)
+    context.counts.update(to_example.counts)
+    data.warnings += rewritten(settings, to_example)
     context.counts["chats"] = len(data.training)
-    context.counts["scored_tokens"] = sum(sum(s.scored) for e in data.training for s in e.group)
+    assert isinstance(data.training, Stored)
+    context.counts["scored_tokens"] = int(data.training.column("scored").sum(dtype=np.int64))
     if settings.packing == "blocks":
-        data = _in_blocks(data, border.longest, context)
+        data = _in_blocks(data, data.training, to_example, context)
     context.counts["validation"] = len(data.validation)
     return data
 
@@ -85,7 +98,12 @@ class ChatToExample:
         self.bos = check_template(self.model.template, self.model.tokenizer).bos
         self.longest = length_limit(self.settings, self.context, self.model)
 
-    def __call__(self, chat: Chat) -> Example | str:
+    @property
+    def key(self) -> dict[str, Any]:
+        """What of the settings decides which example a chat becomes."""
+        return {"longest": self.longest, **self.settings.model_dump(include=DECIDE)}
+
+    def __call__(self, chat: Chat, /) -> Example | str:
         messages = self._messages(chat)
         if any(m.role == "assistant" and m.train and m.silent for m in messages):
             return "empty_answer"
@@ -158,12 +176,13 @@ def _prompt(messages: Sequence[Message]) -> tuple[Message, ...]:
     return tuple(messages[:first])
 
 
-def _in_blocks(data: Data, length: int, context: Context) -> Data:
+def _in_blocks(data: Data, chats: Stored, border: ChatToExample, context: Context) -> Data:
     """The chats to train on as blocks. Raises InputError where they do not fill one."""
+    length, vocabulary = border.longest, len(border.model.tokenizer)
     held_out = _fitting(data.validation, length, context)
-    training = list(blocks(data.training, length))
+    training = kept(context, "blocks", chats, length, blocks(chats, length), vocabulary)
     context.counts["blocks"] = len(training)
-    if not training:
+    if not len(training):
         raise InputError(
             f"stage {context.name}: all chats together do not fill one block of {length} tokens; lower max_length or "
             "set packing: apart"
@@ -177,30 +196,35 @@ def blocks(examples: Sequence[Example], length: int) -> Iterator[Example]:
     Documents of one block see each other, and positions run through. Blocks without a token that carries loss, and the
     unfinished last one, are left out.
     """
-    sequences = [sequence for example in examples for sequence in example.group]
-    ids = [token for sequence in sequences for token in sequence.ids]
-    scored = [mark for sequence in sequences for mark in sequence.scored]
-    for number, start in enumerate(range(0, len(ids) - length, length + 1)):
-        part = slice(start, start + length + 1)
-        marks = (False, *scored[part][1:])
-        if any(marks):
-            name = f"block-{number:06d}"
-            yield Example(id=name, prompt=name, group=(TokenSequence(tuple(ids[part]), marks),))
+    ids: list[int] = []
+    scored: list[bool] = []
+    number, size = 0, length + 1
+    for sequence in (sequence for example in examples for sequence in example.group):
+        ids += sequence.ids
+        scored += sequence.scored
+        while len(ids) >= size:
+            marks, name = (False, *scored[1:size]), f"block-{number:06d}"
+            if any(marks):
+                yield Example(id=name, prompt=name, group=(TokenSequence(tuple(ids[:size]), marks),))
+            ids, scored, number = ids[size:], scored[size:], number + 1
 
 
-def _fitting(held_out: Sequence[Example], longest: int, context: Context) -> list[Example]:
+def _fitting(held_out: Sequence[Example], longest: int, context: Context) -> Sequence[Example]:
     """The chats to validate on that are not too long: blocks cut only what is trained on. Raises InputError where none
     is left."""
-    kept = [example for example in held_out if all(len(each.ids) <= longest for each in example.group)]
-    long = [example for example in held_out if any(len(each.ids) > longest for each in example.group)]
-    for example in long:
-        context.drop(example.id, "too_long")
-    if long and not kept:
+    if not isinstance(held_out, Stored):
+        return held_out
+    fits_N = np.zeros(len(held_out), bool)
+    for number, example in enumerate(held_out):
+        fits_N[number] = all(len(each.ids) <= longest for each in example.group)
+        if not fits_N[number]:
+            context.drop(example.id, "too_long")
+    if not fits_N.any():
         raise InputError(
-            f"stage {context.name}: each of the {len(long)} chats to validate on is longer than {longest} tokens; "
+            f"stage {context.name}: each of the {len(held_out)} chats to validate on is longer than {longest} tokens; "
             "raise max_length or validate on shorter ones"
         )
-    return kept
+    return held_out.among(fits_N)
 
 
 class SftTask(TokenTask):

@@ -21,15 +21,16 @@ from togi.text.render import check_template
 
 def run(settings: TrainSmpo, context: Context) -> None:
     model = load_trainable(context, settings.init, settings)
-    data = read_pairs(settings, context, _border(settings, context, model))
+    data = read_pairs(settings, context, border(settings, context, model))
     train_and_save(settings, context, model, SmpoTask(settings, context, model, data))
 
 
 def rehearse(settings: TrainSmpo, context: Context) -> list[Rehearsed]:
-    return pair_rows(settings, context, _border(settings, context, weightless(context, settings.init)))
+    return pair_rows(settings, context, border(settings, context, weightless(context, settings.init)))
 
 
-def _border(settings: TrainSmpo, context: Context, model: LoadedModel) -> PairToExample:
+def border(settings: TrainSmpo, context: Context, model: LoadedModel) -> PairToExample:
+    """What makes examples of pairs."""
     header, second_bos = settings.score_header, settings.second_bos
     return PairToExample(settings=settings, context=context, model=model, header=header, second_bos=second_bos)
 

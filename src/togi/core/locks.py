@@ -27,7 +27,10 @@ def take(folder: Path, pid: int | None = None) -> TextIO | None:
     """Locks `folder`, which is made if it is not there, until the file that is returned is closed; None where another
     process holds it. `pid` is the run's own, told to those who wait; this process where it is absent."""
     folder.mkdir(parents=True, exist_ok=True)
-    handle = (folder / LOCK).open("a+", encoding="utf-8")
+    try:
+        handle = (folder / LOCK).open("a+", encoding="utf-8")
+    except FileNotFoundError:  # whoever held it removed it meanwhile
+        return None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not _is_at(handle, folder / LOCK):  # the folder was renamed or removed meanwhile

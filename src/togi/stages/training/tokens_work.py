@@ -1,0 +1,110 @@
+"""Tokenised data: what a training makes of records, kept in the store for every stage, rank and later start that would
+make the same of them.
+
+The folder is `tokens-<hash>`, of the records, the tokenizer, the template, and the settings that decide what a record
+becomes. What is in it is dispensable: `togi clean` removes it, and it is made again.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from togi.core.errors import DamagedFile
+from togi.core.seeds import digest
+from togi.core.settings import Ref
+from togi.stages.context import Context
+from togi.stages.made_once import made_once
+from togi.stages.training.example_work import Example
+from togi.stages.training.optimisation import TokenisedTraining
+from togi.stages.training.token_files_work import Stored, TokenFile
+from togi.stages.training.token_writer_work import MANIFEST, TokenWriter
+from togi.stages.training.tokenising_work import AT_ONCE, DROPS, Border, Making, words_of
+
+VERSION = 1
+"""Goes up where the same records and settings give other tokens."""
+
+
+def tokenised(settings: TokenisedTraining, context: Context, ref: Ref, border: Border) -> TokenFile:
+    """The examples of the records of `ref`, from the store where they lie there. The drops are the stage's, and what
+    the border counted stands in it, either way.
+
+    Raises InputError where the border does, and where there are no records.
+    """
+    count = context.records_count(ref)
+    key = _key(context, ref, border)
+    folder = context.folder / f"tokens-{ref.name}" if key is None else context.cache / f"tokens-{key}"
+    making = Making(settings, context, ref, border, {"name": folder.name, "records": count})
+    file = _stored(context, folder, f"the tokenising of {ref}", making.fill)
+    context.note_sources(ref)
+    border.counts.update(file.more["counts"])
+    with (file.folder / DROPS).open(encoding="utf-8") as drops:
+        for line in drops:
+            context.drop(*json.loads(line))
+    return file
+
+
+def _stored(context: Context, folder: Path, what: str, make: Callable[[Path], None]) -> TokenFile:
+    """The file of a folder, on each rank. Where it is not there, or not whole, `make` fills a new folder."""
+
+    def read(tell: Callable[[str], None]) -> TokenFile | None:
+        try:
+            return _own(TokenFile(folder)) if (folder / MANIFEST).exists() else None
+        except FileNotFoundError:  # it was put aside just now
+            return None
+        except DamagedFile as error:
+            tell(f"{error}. They are made again now")
+            return None
+
+    return context.ranks.in_turn(lambda: made_once(context, folder, what, read, make))
+
+
+def _key(context: Context, ref: Ref, border: Border) -> str | None:
+    """What names the tokens of records; None where the records lie in no file."""
+    content = context.contents(ref)
+    if content is None:
+        return None
+    code = [VERSION, *(metadata.version(name) for name in ("transformers", "tokenizers", "jinja2"))]
+    made_by = f"{type(border).__module__}.{type(border).__qualname__}"
+    return digest([code, content, words_of(border.model), made_by, border.key])[:16]
+
+
+def _own(file: TokenFile) -> TokenFile:
+    """The file. Raises DamagedFile where it was made under another name, which says what it is of."""
+    if file.more["name"] != file.folder.name:
+        raise DamagedFile(f"{file.folder}: tokens of other records, another tokenizer or other settings")
+    return file
+
+
+def kept(context: Context, name: str, of: Stored, key: Any, examples: Iterable[Example], vocabulary: int) -> Stored:
+    """Examples that follow from `of` and `key`, on the disk as those are: made once, under `name` where they lie in the
+    stage's folder."""
+    source = [[file.folder.name for file in of.files], hashlib.sha256(of.rows().tobytes()).hexdigest()]
+    stays = all(file.folder.parent == context.cache for file in of.files)
+    folder = context.cache / f"tokens-{digest([source, name, key])[:16]}" if stays else context.folder / name
+
+    def make(new: Path) -> None:
+        writer = TokenWriter(new, vocabulary)
+        try:
+            for example in examples:
+                writer.add(example)
+                if writer.examples % AT_ONCE == 0:
+                    writer.flush()
+                    context.ranks.still_here()
+            writer.finish({"name": folder.name})
+        finally:
+            writer.close()
+
+    return Stored([_stored(context, folder, f"the cutting into {name}", make)])
+
+
+def unrendered_warning(files: Sequence[TokenFile]) -> list[tuple[str, str]]:
+    """The warning that some records of the files cannot be rendered whole by the template, if there are any."""
+    counts = [file.more["unrendered"] for file in files]
+    if not (count := sum(number for number, _ in counts)):
+        return []
+    records = sum(file.more["records"] for file in files)
+    first = next(told for number, told in counts if number)
+    return [("not_rendered", f"{count} of {records} records are dropped; the first is {first}")]
