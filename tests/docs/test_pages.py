@@ -7,9 +7,10 @@ import sys
 from typing import get_args
 
 import pytest
+from click.testing import CliRunner
 from places import ROOT
 
-from togi.cli import COMMANDS
+from togi.cli import COMMANDS, main
 from togi.core.settings import classes
 from togi.recipe import graph
 from togi.recipe.schema import DataSpec, ModelSpec, RecipeHead, validate
@@ -87,6 +88,20 @@ def test_the_recipe_of_the_tutorial_fits(tmp_path, monkeypatch):
     (tmp_path / "tutorial.yaml").write_text("".join(blocks))
     nodes = graph.build(validate(read_tree(tmp_path / "tutorial.yaml"))).nodes
     assert list(nodes)[-1] == "scores" and len(nodes) == 11
+
+
+def test_the_recipe_of_the_guide_fits_its_cards(tmp_path, monkeypatch):
+    """With the shapes of the models that it names, and rows that are expected, `plan` needs no network and no card."""
+    (tmp_path / "guide.yaml").write_text("".join(re.findall(r"^```yaml\n(.*?)^```", text("guide.md"), re.M | re.S)))
+    monkeypatch.setenv("TOGI_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("JUDGE_KEY", "none")
+    for name in ("chats", "questions", "test"):
+        (tmp_path / f"{name}.jsonl").write_bytes((ROOT / "recipes" / "examples" / "chats-en.jsonl").read_bytes())
+    shapes = {"base": "llm-jp-3-13b", "small": "sarashina2.2-3b"}
+    words = [f"models.{name}.shape={ROOT / 'recipes' / 'shapes' / shape}.json" for name, shape in shapes.items()]
+    ended = CliRunner().invoke(main, ["plan", str(tmp_path / "guide.yaml"), *words])
+    assert ended.exit_code == 0, ended.output
+    assert re.search(r"policy .*peak on cuda:0 [\d.]+ GB, peak on cuda:1 [\d.]+ GB", ended.output), ended.output
 
 
 def test_the_readme_has_at_most_700_words():
