@@ -9,7 +9,7 @@ from tiny_run import togi, write_recipe
 
 from togi.cli.planned import costs
 from togi.core.errors import RecipeError
-from togi.model.sizes import Job, Shape, predict
+from togi.model.sizes import Job, Shape, key_bytes, predict
 from togi.recipe.graph import build
 from togi.recipe.schema import validate
 from togi.recipe.source import read_tree
@@ -112,6 +112,18 @@ def test_a_reward_model_counts_on_its_own_card(recipe):
     assert "a reward model is on cuda:2, which hardware does not name" in lost
     small = planned(recipe, policy, "hardware.1.memory=8", stage="policy").problems[0]
     assert "of small (cuda:1), which has 8 GB" in small and "a smaller reward model" in small
+
+
+def test_models_that_are_only_read_must_fit_and_leave_room_for_keys(recipe):
+    answers = "stages.answers={type: respond, prompts: $talks, models: [$base], max_tokens: 64}"
+    found = planned(recipe, answers, stage="answers")
+    weights = 2 * Shape.of(THIRTEEN).parameters
+    assert found.peak_bytes == found.memory["cuda:0"] == weights and not found.problems
+    note = next(note for note in found.notes if note.startswith("keys"))
+    tokens = int((0.9 * 32e9 - weights) // key_bytes(Shape.of(THIRTEEN), 2))
+    assert f"{tokens:,} tokens at once" in note
+    (small,) = planned(recipe, answers, "models.base.device=cuda:1", stage="answers").problems
+    assert "stage answers: the weights of base need 2" in small and "small (cuda:1), which has 16 GB" in small
 
 
 def test_ranks_share_what_they_train_and_need_a_card_each(recipe):

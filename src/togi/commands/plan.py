@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from togi.client.endpoint import Price, Tokens
 from togi.commands.plan_machine import Machine
 from togi.commands.plan_models import expected, outside
+from togi.commands.plan_reading import Read, add_reading
 from togi.commands.plan_texts import texts
 from togi.commands.plan_training import Grader, Training, add_memory, add_time
 from togi.core.errors import InputError
@@ -82,6 +83,8 @@ class _Planner:
         self._servers(stage, inputs, cost)
         if kind.job is not None:
             self._training(kind.job(stage.settings), inputs, cost)
+        else:
+            self._reading(stage, inputs, cost)
         for name, output in kind.outputs(stage.settings).items():
             found = cost.outputs.get(name, Known(records=cost.records if name == MAIN else None))
             path = stage.folder / output_path(output, name)
@@ -121,6 +124,18 @@ class _Planner:
             cost.calls = sum(each.calls for each in asked.values())
             cost.read = sum(each.read for each in asked.values())
             cost.money = sum(self.prices[name].of(tokens) for name, tokens in used.items()) or None
+
+    def _reading(self, stage: PlannedStage, inputs: "_Inputs", cost: Cost) -> None:
+        """Adds the memory of the models that a stage reads on the devices of the recipe."""
+        found: dict[str, Read] = {}
+        for ref in stage.inputs:
+            if isinstance(ref, ModelRef | ScorerRef | EmbedderRef) and ref.name not in self.around.servers:
+                shape = inputs[ref].shape
+                if shape is not None:
+                    writes = isinstance(ref, ModelRef)
+                    shape = replace(shape, tied=shape.tied or not writes)
+                    found[ref.name] = Read(shape, self.around.devices.get(ref.name, ""), writes)
+        add_reading(found, self.around.machine, stage.name, self.compute_dtype, cost)
 
     # --- stages that train --------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from togi.rollout.completer import ModelCompleter
 from togi.rollout.generator import ModelGenerator
 from togi.stages.arithmetic import model_device
 from togi.stages.context import Context
+from togi.stages.device_room import bound_keys
 from togi.stages.models import load_model, load_scorer
 from togi.stages.rehearsal_work import weightless
 from togi.text.template import Template
@@ -18,13 +19,17 @@ from togi.text.template import Template
 def generator(context: Context, ref: ModelRef, *, batch_rows: int, repeat: int = 0) -> ModelGenerator:
     """See `togi.stages.endpoints`. However often it is asked, its greedy answer is the same: `repeat` is not read."""
     model = load_model(context, ref)
-    return ModelGenerator(model.net, model.tokenizer, model.template, batch_rows=batch_rows)
+    found = ModelGenerator(model.net, model.tokenizer, model.template, batch_rows=batch_rows)
+    bound_keys(context, ref, model.net, found.sampler)
+    return found
 
 
 def completer(context: Context, ref: ModelRef, *, batch_rows: int) -> ModelCompleter:
     """See `togi.stages.endpoints`."""
     model = load_model(context, ref)
-    return ModelCompleter(model.net, model.tokenizer, model.template.terminator, batch_rows=batch_rows)
+    found = ModelCompleter(model.net, model.tokenizer, model.template.terminator, batch_rows=batch_rows)
+    bound_keys(context, ref, model.net, found.sampler)
+    return found
 
 
 def chooser(context: Context, ref: ModelRef) -> ModelChooser:

@@ -20,6 +20,7 @@ from togi.model.load import LoadedModel, inspect, load
 from togi.model.save import check_saved, check_saved_adapter, save_adapter, save_model
 from togi.stages.arithmetic import arithmetic, device, model_device
 from togi.stages.context import Context, hold_numerics
+from togi.stages.device_room import make_room
 from togi.stages.spoken import Spoken
 from togi.stages.training.lora import Lora
 from togi.stages.training.resources import Resources, refuse_training
@@ -27,16 +28,18 @@ from togi.text.render import check_template
 from togi.train import usage
 
 KEPT = 4
-"""Models that a worker keeps at once; the one used longest ago goes first."""
+"""Models that a worker keeps at once at most; the one used longest ago goes first, and all where there is no room."""
 
 
 @lru_cache(maxsize=KEPT)
 def kept_model(source: ModelSource, cache: Path, dtype: torch.dtype) -> LoadedModel:
+    make_room(source, cache, dtype, forget_models)
     return load(source, cache, dtype=dtype, device=model_device(source))
 
 
 @lru_cache(maxsize=KEPT)
 def _kept_scorer(source: ModelSource, cache: Path, dtype: torch.dtype) -> Scorer:
+    make_room(source, cache, dtype, forget_models)
     return load_scorer_of(source, cache, dtype=dtype, device=model_device(source))
 
 

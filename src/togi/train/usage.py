@@ -98,3 +98,8 @@ def available(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return machine.available()
+
+
+def total(device: torch.device) -> int:
+    """All memory of an accelerator."""
+    return int(torch.cuda.get_device_properties(device).total_memory)

@@ -15,6 +15,12 @@ USABLE = 0.9  # of what is free: allocators leave gaps
 USABLE_CPU = 0.7  # where the gaps are larger: docs/memory.md
 
 
+def key_room(total: float, weights: float) -> float:
+    """The bytes that the keys of one model may take of a card of `total` bytes while it writes: what is left beside its
+    weights, or beside the half of the card that several kept models may fill."""
+    return max(USABLE * total - max(weights, total / 2), 0.0)
+
+
 class Resources(RankedSettings):
     """Memory and precision of a training stage. `weights` and `optimizer` change what is learnt; the others do not,
     but for rounding."""

@@ -1,0 +1,51 @@
+"""How much of a device models that are only read take."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_run import tiny_model
+from tiny_texts import bare_context
+
+from togi.core.settings import ModelRef
+from togi.core.sources import ModelSource
+from togi.stages import models
+from togi.stages.device_room import make_room
+from togi.stages.training.resources import USABLE, key_room
+from togi.train import usage
+
+BASE = ModelRef("$base")
+
+
+@pytest.mark.parametrize(("spare", "forgotten"), [(0, 1), (10, 0)])
+def test_kept_models_go_where_one_more_has_no_room_beside_them(tmp_path, monkeypatch, spare: int, forgotten: int):
+    tiny_model(tmp_path / "model")
+    size = 4 * sum(weight.numel() for weight in load_file(tmp_path / "model" / "model.safetensors").values())
+    source = ModelSource(kind="path", name=str(tmp_path / "model"), template="chatml", device="cpu")
+    monkeypatch.setattr(usage, "available", lambda device: size / USABLE - 1 + spare)
+    gone = []
+    make_room(source, tmp_path, torch.float32, lambda: gone.append(1))
+    assert len(gone) == forgotten
+    make_room(source, tmp_path, torch.bfloat16, lambda: gone.append(1))  # half as large
+    assert len(gone) == forgotten
+
+
+def test_a_stage_keeps_what_fits_and_reads_on_where_nothing_does(tmp_path, monkeypatch):
+    context = bare_context(tmp_path)
+    models.forget_models()
+    models.load_model(context, BASE)
+    assert models.kept_model.cache_info().currsize == 1
+    others = [
+        ModelSource(kind="path", name=str(tmp_path / "model"), template=name) for name in ("llama3", "llama3-text")
+    ]
+    models.kept_model(others[0], context.cache, torch.float32)
+    assert models.kept_model.cache_info().currsize == 2
+    monkeypatch.setattr(usage, "available", lambda device: 0)
+    models.kept_model(others[1], context.cache, torch.float32)
+    assert models.kept_model.cache_info().currsize == 1
+    models.forget_models()
+
+
+def test_the_keys_have_what_one_model_leaves_of_a_card_or_half_of_it():
+    assert key_room(32e9, 27e9) == pytest.approx(0.9 * 32e9 - 27e9)
+    assert key_room(32e9, 3e9) == pytest.approx(0.9 * 32e9 - 16e9)
+    assert key_room(16e9, 27e9) == 0
