@@ -1,5 +1,6 @@
 """A policy's server for tests: togi's own, over HTTP, with what it is asked written down."""
 
+import json
 import os
 import signal
 import socket
@@ -8,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -32,24 +33,14 @@ def free_port() -> int:
 
 
 class Process:
-    """`togi serve` in a process of its own, which can be killed and started anew at the same address."""
+    """A server in a process of its own, which can be killed and started anew at the same address: `command` with
+    `{port}` in it, once GET `probe` answers."""
 
-    def __init__(self, model: Path, home: Path, *more: str) -> None:
+    def __init__(self, home: Path, probe: str, *command: str) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/v1"
-        self._command = [
-            sys.executable,
-            "-m",
-            "togi",
-            "serve",
-            str(model),
-            "--name",
-            "policy",
-            "--port",
-            str(self.port),
-        ]
-        self._command += more
-        self._home = home
+        self._command = [sys.executable, *(part.replace("{port}", str(self.port)) for part in command)]
+        self._home, self._probe = home, probe
         self.start()
 
     def start(self) -> None:
@@ -58,20 +49,34 @@ class Process:
         end = time.monotonic() + 120
         while time.monotonic() < end and self.process.poll() is None:
             with suppress(urllib.error.URLError, OSError):
-                urllib.request.urlopen(self.url.removesuffix("/v1") + "/health", timeout=5).close()
+                urllib.request.urlopen(self.url.removesuffix("/v1") + self._probe, timeout=5).close()
                 return
             time.sleep(0.1)
         raise AssertionError("the server did not come up")
 
     def kill(self) -> None:
         """kill -9."""
-        os.kill(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        if self.process.poll() is None:
+            os.kill(self.process.pid, signal.SIGKILL)
+            self.process.wait()
 
 
 @contextmanager
-def process(model: Path, home: Path, *more: str) -> Iterator[Process]:
-    server = Process(model, home, *more)
+def togi_serve(model: Path, home: Path, *more: str) -> Iterator[Process]:
+    """`togi serve`, which calls the model `policy`."""
+    named = ("--name", "policy", "--template", "chatml", "--port", "{port}")
+    server = Process(home, "/health", "-m", "togi", "serve", str(model), *named, *more)
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+@contextmanager
+def fake(protocol: str, home: Path, letters: Sequence[int] = ()) -> Iterator[Process]:
+    """A fake of tests/policy_servers.py."""
+    file = str(Path(__file__).parent / "policy_servers.py")
+    server = Process(home, "/v1/models", file, protocol, "{port}", json.dumps(letters))
     try:
         yield server
     finally:

@@ -3,8 +3,10 @@ as a function of the request and of the weights that it was given last."""
 
 import hashlib
 import json
+import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,14 +27,15 @@ NATIVE = {
 
 
 class Server(ThreadingHTTPServer):
-    """`calls` are the paths and bodies of all requests, in the order in which they came. `logprob(prompt, id, weights)`
-    is what the fake gives to a token; `letters` are the ids that it writes."""
+    """`calls` are the paths and bodies of all requests, in the order in which they came. `logprob(text, at)` is what
+    it gives to the token of a text at a place; `letters` are the ids that it writes."""
 
     daemon_threads = True
     request_queue_size = 1024
 
-    def __init__(self, answers: "type[VLLM] | type[SGLang]", letters: list[int]) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, answers: "Speaks", letters: list[int], port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.delay = 0.0  # seconds until an answer
         self.letters = letters
         self.loaded = ""  # what names the weights
         self.adapters: dict[str, str] = {}
@@ -40,7 +43,7 @@ class Server(ThreadingHTTPServer):
         self.wrong: list[str] = []
         self.takes = True
         self.speaks = answers(self)
-        self.logprob: Callable[[tuple[int, ...], int, str], float] = lambda prompt, token, weights: -1.0
+        self.logprob: Callable[[tuple[int, ...], int], float] = lambda text, at: -1.0
 
     def handle_error(self, request: Any, client_address: Any) -> None: ...
 
@@ -54,6 +57,10 @@ class Server(ThreadingHTTPServer):
             if type(body.get(name)) is not kind:
                 self.wrong.append(f"{path}: {name} is {body.get(name)!r}")
         self.wrong += [f"{path}: {name} is unknown" for name in body if name not in form and name not in optional]
+
+    def logprobs(self, prompt: list[int], ids: list[int]) -> list[float]:
+        text = (*prompt, *ids)
+        return [self.logprob(text, at) for at in range(len(prompt), len(text))]
 
     def tokens(self, prompt: list[int], seed: int, weights: str, count: int) -> list[int]:
         name = hashlib.sha256(json.dumps([prompt, seed, weights]).encode()).digest()
@@ -87,9 +94,10 @@ class VLLM:
         else:
             server.fits("sample", body, SAMPLE, "stop_token_ids")
             ids = server.tokens(prompt, body["seed"], weights, body["max_tokens"])
-        known = [server.logprob(tuple(prompt), token, weights) for token in ids]
         if body.get("echo"):
-            known = [None, *known[1:]]
+            known = [None, *server.logprobs(ids[:1], ids[1:])]
+        else:
+            known = server.logprobs(prompt, ids)
         row = {
             "index": 0,
             "text": "",
@@ -149,11 +157,13 @@ class SGLang:
             "prompt_tokens": len(prompt),
             "completion_tokens": len(ids),
             "weight_version": adapter or self.version,
-            "output_token_logprobs": [[server.logprob(tuple(prompt), each, weights), each, None] for each in ids],
+            "output_token_logprobs": [
+                [known, each, None] for known, each in zip(server.logprobs(prompt, ids), ids, strict=True)
+            ],
         }
         if scores:
-            known = [[server.logprob(tuple(prompt), each, weights), each, None] for each in prompt]
-            meta["input_token_logprobs"] = [[None, prompt[0], None], *known[1:]]
+            known = [None, *server.logprobs(prompt[:1], prompt[1:])]
+            meta["input_token_logprobs"] = rows(known, prompt)
         return 200, {"text": "", "output_ids": ids, "meta_info": meta}
 
     def update(self, body: Any) -> Answer:
@@ -174,6 +184,32 @@ class SGLang:
         return (200 if known else 400), {"success": known, "error_message": ""}
 
 
+class Rewards:
+    """togi's reward server: a score is a function of the conversation."""
+
+    owner = "togi"
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.paths: dict[str, Callable[[Any], Answer]] = {"/v1/scores": self.scores}
+
+    def scores(self, body: Any) -> Answer:
+        self.server.fits("scores", body, {"model": str, "items": list})
+        marks = [hashlib.sha256(json.dumps(item).encode()).digest() for item in body["items"]]
+        scores = [mark[0] / 64 - 2 for mark in marks]
+        return 200, {"model": body["model"], "scores": scores, "errors": [None] * len(scores)}
+
+
+Speaks = type[VLLM] | type[SGLang] | type[Rewards]
+
+
+def rows(logprobs: Sequence[float | None], ids: Sequence[int]) -> list[Any]:
+    return [[logprob, token, None] for logprob, token in zip(logprobs, ids, strict=True)]
+
+
+PROTOCOLS: dict[str, Speaks] = {"vllm": VLLM, "sglang": SGLang, "rewards": Rewards}
+
+
 def read(folder: str) -> str:
     """What names the weights in a folder: the hash of the file that holds them."""
     (path,) = Path(folder).glob("*model.safetensors")
@@ -190,6 +226,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.server.calls.append((self.path, body))
+        time.sleep(self.server.delay)
         found = self.server.speaks.paths.get(self.path)
         self._send(*((404, {"detail": "Not Found"}) if found is None else found(body)))
 
@@ -206,7 +243,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def policy_server(speaks: "type[VLLM] | type[SGLang]", letters: list[int]) -> Iterator[Server]:
+def policy_server(speaks: "Speaks", letters: list[int]) -> Iterator[Server]:
     """A fake that answers while the block lasts."""
     server = Server(speaks, letters)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -216,3 +253,9 @@ def policy_server(speaks: "type[VLLM] | type[SGLang]", letters: list[int]) -> It
     finally:
         server.shutdown()
         server.server_close()
+
+
+if __name__ == "__main__":  # PROTOCOL PORT LETTERS, for tests that kill it
+    alone = Server(PROTOCOLS[sys.argv[1]], json.loads(sys.argv[3]), int(sys.argv[2]))
+    alone.delay = 0.02
+    alone.serve_forever()

@@ -132,6 +132,10 @@ def test_a_served_model_is_a_service_for_the_stages_that_ask_it(folder: Path) ->
         and name in services(folder, "path: model, template: chatml, serve: {engine: togi}")[0].command
     )
     (other,) = services(folder, "path: model, kind: causal, serve: {engine: vllm, python: /opt/python}")
+    (second,) = services(folder, "path: model, device: 'cuda:1', serve: {engine: vllm, python: /opt/python}")
+    assert second.command == ("env", "CUDA_VISIBLE_DEVICES=1", *second.command[2:])
+    (own,) = services(folder, "path: model, template: chatml, device: 'cuda:1', serve: {engine: togi}")
+    assert own.command[own.command.index("--device") + 1] == "cuda:1"
     assert other.command[:5] == ("env", "-u", "PYTHONPATH", "/opt/python", "-m") and "vllm" in other.command[5]
 
 

@@ -116,6 +116,7 @@ def test_a_server_in_openais_shape_is_no_engine(tmp_path):
 def test_samples_of_other_weights_than_the_last_are_counted(tmp_path):
     with policy_server(SGLang, LETTERS) as server, engine(server, tmp_path) as made:
         made.publish([("w", 1)])
+        assert isinstance(server.speaks, SGLang)
         server.speaks.version = "default"  # as after a restart
         ask(made)
     assert made.foreign == 2

@@ -117,3 +117,30 @@ def test_an_engine_that_fails_leaves_nobody_waiting_and_says_why():
         loop.raise_failure()
     assert died == [True]
     loop.stop()
+
+
+def test_an_update_waits_for_what_is_under_way_and_comes_before_what_is_asked_later(loop):
+    told: list[str] = []
+
+    async def work() -> None:
+        first = asyncio.ensure_future(loop.answers([asked(tokens=2000)]))
+        await asyncio.sleep(0)
+        update = asyncio.ensure_future(loop.update(lambda: told.append(f"busy {loop.engine.busy}")))
+        await asyncio.sleep(0)
+        later = asyncio.ensure_future(loop.answers([asked(tokens=5)]))
+        for name, task in (("first", first), ("update", update), ("later", later)):
+            task.add_done_callback(lambda _, name=name: told.append(name))
+        await asyncio.gather(first, update, later)
+
+    asyncio.run(asyncio.wait_for(work(), 20))
+    assert told[0] == "busy False" or told[1] == "busy False"
+    assert [name for name in told if name != "busy False"][-1] == "later" and loop.engine.most == 1
+
+
+def test_what_an_update_raises_reaches_whoever_ordered_it(loop):
+    def fail() -> None:
+        raise InputError("these weights do not fit")
+
+    with pytest.raises(InputError, match="do not fit"):
+        asyncio.run(loop.update(fail))
+    assert asyncio.run(loop.answers([asked()]))[0][0].stop == "length"

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,8 @@ from togi.core.errors import RecipeError
 from togi.core.library_log import library_warnings_kept
 from togi.core.sources import ModelSource
 from togi.recipe.store import home, store_folder
+
+DEVICE = "cpu|cuda(:[0-9]+)?"
 
 
 @click.command()
@@ -34,6 +37,8 @@ from togi.recipe.store import home, store_folder
 @click.option(
     "--body-mib", type=click.FloatRange(min=0.001), default=16, show_default=True, help="Longest body of a request."
 )
+@click.option("--device", metavar="DEVICE", help="cpu, cuda or cuda:N.  [default: the accelerator, if there is one]")
+@click.option("--dtype", type=click.Choice(("float32", "bfloat16")), default="float32", show_default=True)
 @click.option("--updates", is_flag=True, help="Clients may replace the weights: POST /update_weights_from_disk.")
 def command(models: tuple[str, ...], reward: bool, host: str, port: int, **more: Any) -> None:
     """Serve models over HTTP, in OpenAI's shape, until Ctrl-C or SIGTERM.
@@ -47,6 +52,8 @@ def command(models: tuple[str, ...], reward: bool, host: str, port: int, **more:
     names: tuple[str, ...] = more["name"]
     if len(models) > 1 and reward:
         raise RecipeError("command line: --reward serves one model; start a server for each")
+    if more["device"] is not None and not re.fullmatch(DEVICE, more["device"]):
+        raise RecipeError(f"command line: --device: found {more['device']!r}; allowed: cpu, cuda, cuda:N")
     if more["updates"] and reward:
         raise RecipeError("command line: --updates is for language models; a reward model keeps its weights")
     if names and len(names) != len(models):
@@ -58,9 +65,12 @@ def command(models: tuple[str, ...], reward: bool, host: str, port: int, **more:
     key = _key(more["api_key_env"])
     work = importlib.import_module("togi.commands.serve")  # brings torch: a mistake above must not wait for it
     limits = work.Limits(body_bytes=int(more["body_mib"] * 2**20), seconds=more["timeout"], waiting=more["waiting"])
-    place = work.Place(host=host, port=port, key=key, limits=limits, updates=more["updates"])
+    place = work.Place(host=host, port=port, key=key, limits=limits, updates=more["updates"], dtype=more["dtype"])
     with library_warnings_kept(home()):
-        named = {name: source for name, (source, _) in zip(called, sources, strict=True)}
+        named = {
+            name: replace(source, device=more["device"] or "")
+            for name, (source, _) in zip(called, sources, strict=True)
+        }
         work.serve(named, store_folder(), reward, place)
 
 

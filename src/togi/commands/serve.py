@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 import uvicorn
 from fastapi import FastAPI
 
@@ -25,6 +26,7 @@ from togi.serve.chat import Speaker, chat_app
 from togi.serve.embed import embed_app
 from togi.serve.limits import Limits
 from togi.serve.reward import reward_app
+from togi.stages.arithmetic import model_device
 
 LAST_SECONDS = 5
 """How long requests under way may take once the server is asked to end."""
@@ -36,13 +38,14 @@ Sources = Mapping[str, ModelSource]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """Where models are served; clients must show `key` unless it is empty. `updates`: who may ask may also have a model
-    take weights from a folder of this machine."""
+    take weights from a folder of this machine. `dtype` is that of weights and products; embedders keep float32."""
 
     host: str
     port: int
     key: str
     limits: Limits
     updates: bool = False
+    dtype: str = "float32"
 
 
 class _Server(uvicorn.Server):
@@ -90,7 +93,7 @@ def _chat(sources: Sources, cache: Path, place: Place, died: Callable[[], None])
 
 
 def _speaking(name: str, source: ModelSource, cache: Path, place: Place) -> tuple[Served, Speaker]:
-    model = load(source, cache)
+    model = load(source, cache, dtype=getattr(torch, place.dtype), device=model_device(source))
     engine = Sampler(model.net, model.tokenizer, model.template.terminator)
     vocabulary = model.net.get_input_embeddings().num_embeddings
     served = Served(
@@ -123,7 +126,7 @@ def _weights(net: Any, cache: Path, folder: str) -> dict[str, Any]:
 
 def _reward(sources: Sources, cache: Path, place: Place, died: Callable[[], None]) -> FastAPI:
     ((name, source),) = sources.items()
-    scorer = load_scorer_of(source, cache)
+    scorer = load_scorer_of(source, cache, dtype=getattr(torch, place.dtype), device=model_device(source))
     encoder = isinstance(scorer, EncoderScorer)
     net, tokenizer = (scorer.net, scorer.tokenizer) if encoder else (scorer.model.net, scorer.model.tokenizer)
     vocabulary = net.get_input_embeddings().num_embeddings
@@ -134,7 +137,7 @@ def _reward(sources: Sources, cache: Path, place: Place, died: Callable[[], None
 
 def _embed(sources: Sources, cache: Path, place: Place, died: Callable[[], None]) -> FastAPI:
     ((name, source),) = sources.items()
-    embedder = SentenceEmbedder(source, cache)
+    embedder = SentenceEmbedder(source, cache, device=model_device(source))
     vocabulary = embedder.model.get_input_embeddings().num_embeddings
     served = Served(
         name=name,

@@ -92,7 +92,7 @@ class SamplerCorrection:
         weight_N = self.raw(difference_N, batch)
         return {
             "sampler_mismatch": mean_of(difference_N.abs()),
-            "sampler_kl": mean_of(difference_N.exp() - 1 - difference_N),
+            "sampler_kl": mean_of((difference_N.expm1() - difference_N).clamp(min=0)),
             "sampler_weight/max": largest_of(weight_N),
             "sampler_outside": mean_of(self.outside(weight_N)),
         }

@@ -86,7 +86,14 @@ def _command(spec: ModelSpec, serve: Serve, source: ModelSource, name: str) -> t
             f"engine {serve.engine} uses the template that the model has, not {source.template!r}; write the template "
             "into a file (template: {file: FILE}), or use engine: togi"
         )
-    return (*_python(serve), *(_vllm if serve.engine == "vllm" else _sglang)(spec, source, name), *HOST, *serve.args)
+    words = (_vllm if serve.engine == "vllm" else _sglang)(spec, source, name)
+    return (*_on(spec.device), *_python(serve), *words, *HOST, *serve.args)
+
+
+def _on(device: str) -> tuple[str, ...]:
+    """What shows a server the one device that its model is meant for."""
+    kind, _, number = device.partition(":")
+    return ("env", f"CUDA_VISIBLE_DEVICES={number or 0}") if kind == "cuda" else ()
 
 
 def _python(serve: Serve) -> tuple[str, ...]:
@@ -103,7 +110,8 @@ def _togi(spec: ModelSpec, source: ModelSource, name: str) -> Sequence[str]:
     revision = ("--revision", source.revision) if source.kind == "hub" else ()
     template = () if source.template is None else ("--template", source.template)
     reward = ("--reward",) if spec.kind == "reward" else ()
-    return ("-m", "togi", "serve", model, "--name", name, *revision, *template, *reward)
+    device = ("--device", spec.device) if spec.device else ()
+    return ("-m", "togi", "serve", model, "--name", name, *revision, *template, *reward, *device)
 
 
 def _vllm(spec: ModelSpec, source: ModelSource, name: str) -> Sequence[str]:

@@ -1,24 +1,48 @@
-"""A policy that is sampled on a server: over HTTP by togi's own, in this process and in one of its own."""
+"""A policy that is sampled on a server: togi's own over HTTP, and fakes of others that are killed like the trainer."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
-from engines import ENGINE, context, train
+from engines import ENGINE, Process, context, fake, togi_serve, train
 from grpo_runs import Bench, lines, weights
+from policy_servers import VLLM, policy_server
+from pydantic import ValidationError
 from served import serving
 
+from togi.core.codec import read_records
+from togi.core.errors import StageError
 from togi.core.sources import ModelSource
 from togi.model.load import load
+from togi.rewards.combine import Reward
 from togi.rollout.local import Sampler
 from togi.rollout.prompt_logprobs import text_logprobs
 from togi.serve.app import Served
 from togi.serve.chat import Speaker, chat_app
+from togi.stages.training.grpo import TrainGrpo
+
+AHEAD: dict[str, Any] = {
+    "staleness": 1,
+    "loss": {"sampler_correction": {"level": "token", "mode": "truncate", "cap": 2.0}},
+}
+
+
+class Killed(BaseException):
+    """Stands for a SIGKILL: nothing of the stage runs after it."""
 
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory) -> Bench:
     return Bench(tmp_path_factory.mktemp("engine"))
+
+
+@pytest.fixture(scope="module")
+def letters(bench) -> list[int]:
+    tokenizer = bench.model().tokenizer
+    return [tokenizer(letter, add_special_tokens=False)["input_ids"][-1] for letter in "abcdefghij"]
 
 
 def app(bench: Bench, takes: bool = True) -> Any:
@@ -47,17 +71,151 @@ def url(bench) -> Iterator[str]:
         yield f"{found}/v1"
 
 
-@pytest.mark.parametrize("more", [{}, {"lora": {"rank": 2}}, {"lora": {"rank": 2}, "publish": "adapter"}])
-def test_a_policy_sampled_on_a_server_learns_what_one_sampled_here_does(bench, url, more):
-    publish = more.get("publish", "disk")
-    settings: dict[str, Any] = {
-        "validation": 0.3,
-        "evaluate_every": 2,
-        **{k: v for k, v in more.items() if k == "lora"},
-    }
-    here = bench.run(f"here-{len(more)}-{publish}", bench.settings(**settings))
-    there = context(bench, f"there-{len(more)}-{publish}", url)
-    assert train(bench.settings(**settings, engine={**ENGINE, "publish": publish}), there) == weights(here)
+# --- the same policy --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("publish", "more"),
+    [
+        pytest.param("disk", {"validation": 0.3, "evaluate_every": 2, "steps": 2}, id="whole"),
+        pytest.param("disk", {"lora": {"rank": 2}, "steps": 2}, id="merged"),
+        pytest.param("adapter", {"lora": {"rank": 2}, "steps": 2}, id="adapter"),
+    ],
+)
+def test_a_policy_sampled_on_a_server_learns_what_one_sampled_here_does(bench, url, publish, more, request):
+    name = request.node.callspec.id
+    here = bench.run(f"here-{name}", bench.settings(**more))
+    there = context(bench, f"there-{name}", url)
+    assert train(bench.settings(**more, engine={**ENGINE, "publish": publish}), there) == weights(here)
     rows = lines(there.folder)
-    assert all(row["engine/probe"] < 1e-4 for row in rows)
+    assert all(row.pop("engine/probe") < 1e-4 for row in rows)
     assert [row["reward/total/mean"] for row in rows] == [row["reward/total/mean"] for row in lines(here)]
+    assert all(0 <= row["sampler_kl"] < 1 and row["sampler_weight/max"] > 0 for row in rows)
+
+
+def test_a_server_without_the_policys_weights_ends_the_stage(bench):
+    told = pytest.raises(StageError, match=r"does not have the weights that were published: .* differ from the trainer")
+    with serving(app(bench, takes=False)) as url, told:
+        train(bench.settings(engine=ENGINE), context(bench, "deaf", f"{url}/v1"))
+
+
+def test_log_probabilities_of_another_temperature_end_the_stage(bench, letters):
+    """As vLLM's are, which are of temperature 1 unless it is told otherwise."""
+    settings = bench.settings(engine={**ENGINE, "tolerance": 0.1}, sampling={"max_tokens": 12, "temperature": 0.2})
+    own = bench.at_work(bench.settings())
+    with policy_server(VLLM, letters) as server:
+        server.logprob = lambda text, at: own.updates.logprobs(text[:at], text[at : at + 1], 1.0)[0]
+        with pytest.raises(StageError, match=r"must be of the distribution at temperature 0.2; start vLLM with"):
+            train(settings, context(bench, "raw", server.url))
+    assert server.wrong == []
+
+
+# --- one batch ahead --------------------------------------------------------------------------------------------------
+
+
+def test_one_batch_ahead_is_exactly_one_batch_old(bench, letters):
+    settings = bench.settings(**AHEAD, engine={**ENGINE, "tolerance": 100.0}, steps=5)
+    with policy_server(VLLM, letters) as server:
+        train(settings, context(bench, "old", server.url))
+    published = [at for at, (path, _) in enumerate(server.calls) if path == "/collective_rpc"]
+    sampled = [at for at, (path, body) in enumerate(server.calls) if "return_token_ids" in body and body["n"]]
+    batches = [sum(first < at < last for at in sampled) for first, last in pairwise([*published, len(server.calls)])]
+    assert batches == [16 + 1, 8, 8, 8]  # the first weights write two batches, and the sample that tries the server
+    assert server.wrong == []
+
+
+def test_the_embedded_engine_samples_ahead_as_a_server_does(bench, url):
+    here = bench.run("here-ahead", bench.settings(**AHEAD, steps=3))
+    there = context(bench, "there-ahead", url)
+    train(bench.settings(**AHEAD, steps=3, engine=ENGINE), there)
+    ids, others = ([each.token_ids for each, _ in texts(folder)] for folder in (here, there.folder))
+    assert ids == others and len(ids) == 24
+    grads = [[row["grad_norm"] for row in lines(folder)] for folder in (here, there.folder)]
+    assert grads[0] == pytest.approx(grads[1], rel=1e-3) and min(grads[0]) > 0
+
+
+def test_a_batch_ahead_needs_a_word_on_how_it_is_weighed(bench):
+    with pytest.raises(ValidationError, match=r"say how they are weighed, .* loss.sampler_correction"):
+        bench.settings(staleness=1)
+
+
+# --- kills ------------------------------------------------------------------------------------------------------------
+
+
+def disturbed(bench: Bench, name: str, settings: TrainGrpo, server: Process, monkeypatch: Any) -> str:
+    """A run whose trainer is killed after its first and third step, and whose server is killed and started anew in the
+    middle of a batch each time. What it told."""
+    plain, left, told = Reward.grade, [0], [""]
+
+    def grade(reward: Reward, *asked: Any) -> Any:
+        if left:
+            left.pop()
+            server.kill()
+            server.start()
+        return plain(reward, *asked)
+
+    monkeypatch.setattr(Reward, "grade", grade)
+    for killed_after in (1, 3, None):
+        left[:] = [0]
+        made = context(bench, name, server.url, concurrency=1)
+
+        def send(event: dict[str, Any], last: int | None = killed_after) -> None:
+            told.append(str(event.get("message", "")))
+            if event["event"] == "progress" and event["done"] == last:
+                raise Killed
+
+        made.control.send = send
+        with nullcontext() if killed_after is None else pytest.raises(Killed):
+            train(settings, made)
+    return "\n".join(told)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "more"), [pytest.param("vllm", {}, id="at-once"), pytest.param("sglang", AHEAD, id="ahead")]
+)
+def test_kills_of_trainer_and_server_change_no_bit(bench, letters, tmp_path, monkeypatch, protocol, more, request):
+    settings = bench.settings(**more, engine={**ENGINE, "tolerance": 100.0}, steps=4, save_every=2)
+    name = request.node.callspec.id
+    with fake(protocol, tmp_path / "home", letters) as server:
+        whole = train(settings, context(bench, f"whole-{name}", server.url))
+        told = disturbed(bench, f"killed-{name}", settings, server, monkeypatch)
+    assert told.count("what it answered is sampled again") >= 2
+    first, second = bench.folder / f"whole-{name}", bench.folder / f"killed-{name}"
+    assert weights(second) == whole
+    assert [alike(row) for row in lines(second)] == [alike(row) for row in lines(first)]
+    assert texts(second) == texts(first)
+
+
+def alike(row: dict[str, Any]) -> dict[str, Any]:
+    """A step without its probe, which is not asked for what is replayed."""
+    return {name: value for name, value in row.items() if name != "engine/probe"}
+
+
+def texts(folder: Path) -> list[Any]:
+    records: Any = read_records(folder / "output" / "samples.parquet")[1]
+    return [(each.completion, each.scores) for each in records]
+
+
+@pytest.mark.slow
+def test_togi_serve_is_killed_and_the_run_goes_on_with_the_same_bits(bench, tmp_path, monkeypatch):
+    settings = bench.settings(engine=ENGINE)
+    with togi_serve(bench.folder / "model", tmp_path / "home", "--updates") as server:
+        disturbed(bench, "killed-togi", settings, server, monkeypatch)
+    assert weights(bench.folder / "killed-togi") == weights(bench.run("whole-togi", bench.settings()))
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"engine": ENGINE, "sampling": {"top_p": 0.9}}, "samples are drawn by temperature alone"),
+        ({"engine": {**ENGINE, "publish": "adapter"}}, "publish: adapter needs lora"),
+        ({"engine": ENGINE, "key_cache": 1.0}, "key_cache bounds the embedded engine"),
+        ({"engine": ENGINE, "lora": {"rank": 2}, "processes": 2}, "set engine.publish: adapter"),
+    ],
+)
+def test_settings_that_do_not_fit_an_engine_are_refused(bench, more, message):
+    with pytest.raises(ValidationError, match=message):
+        bench.settings(**more)

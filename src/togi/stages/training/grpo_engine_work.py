@@ -17,7 +17,6 @@ from torch import Tensor
 from togi.client.wire_samples import SampleRequest, Weights
 from togi.core.errors import StageError
 from togi.core.seeds import derive
-from togi.model.adapter import is_adapted
 from togi.model.card import About
 from togi.model.load import LoadedModel
 from togi.model.save import save_adapter, save_model
@@ -38,7 +37,8 @@ Measure = Callable[[Sequence[int], Sequence[int], float], list[float]]
 
 class RemotePolicy:
     """The engine that samples `model` on a server. `probe` are the ids of a text; `measure` is what the trainer says of
-    it. `off` is how far apart both were at the last publication, in nats. All ranks call everything here together."""
+    it. `off` is how far apart both were at the last publication of this process, in nats. All ranks call everything
+    here together."""
 
     def __init__(self, settings: TrainGrpo, context: Context, model: LoadedModel) -> None:
         assert settings.engine is not None
@@ -47,7 +47,7 @@ class RemotePolicy:
         self.temperature = settings.sampling.temperature
         self.probe: tuple[int, ...] = ()
         self.longest = PROBE_TOKENS
-        self.off = 0.0
+        self.off: float | None = None
         self.client = live_client(context, settings.engine.model)
         orders = context.ranks.first
         self.engine = RemoteEngine(self.client, model.tokenizer, model.template.terminator, self._write, orders=orders)
@@ -87,10 +87,7 @@ class RemotePolicy:
         return Weights(str(folder), self._mark(), adapter, before.mark if before is not None else "")
 
     def _twin(self, values: dict[str, Tensor]) -> Any:
-        """The network with `values`, which it shares. One whose adapter is to be merged is a copy, since merging
-        changes the weights beneath it."""
-        if self.settings.publish == "disk" and is_adapted(self.model.net):
-            return copy.deepcopy(self.model.net)
+        """The network with `values`, which it shares."""
         shared = {id(old): values.get(name, old) for name, old in self.model.net.named_parameters()}
         return copy.deepcopy(self.model.net, shared)
 

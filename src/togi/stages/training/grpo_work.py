@@ -246,7 +246,7 @@ class GrpoBatches:
             "epoch": made.consumed / len(rollouts.prompts),
             "num_tokens": float(sum(lengths)),
         }
-        if self.remote is not None:
+        if self.remote is not None and self.remote.off is not None:
             metrics["engine/probe"] = self.remote.off
         return metrics, guarded
 
