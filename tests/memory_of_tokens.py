@@ -1,6 +1,7 @@
 """Writes pairs as tokens, and reads them as training does: prints what the memory of the process grew by.
 
-`python tests/memory_of_tokens.py write FOLDER PAIRS`, then `... read FOLDER` in a process of its own.
+`python tests/memory_of_tokens.py write FOLDER PAIRS`, or `corpus FOLDER TEXTS` of 1,000 tokens each, then `... read
+FOLDER` in a process of its own.
 """
 
 import json
@@ -39,6 +40,22 @@ def write(folder: Path, pairs: int) -> None:
         writer.finish({})
 
 
+def write_corpus(folder: Path, texts: int) -> None:
+    """Texts of 1,000 tokens, written a thousand at a time, which repeat."""
+    part = folder.with_name("part")
+    text = TokenSequence(tuple(range(1, 1001)), (False,) * 1000)
+    for each in (part, folder):
+        each.mkdir(parents=True, exist_ok=True)
+    with closing(TokenWriter(part, 50_000)) as writer:
+        for number in range(1000):
+            writer.add(Example(id=f"{number:016x}", prompt=f"{number}", group=(text,)))
+        writer.finish({})
+    with closing(TokenWriter(folder, 50_000)) as writer:
+        for _ in range(texts // 1000):
+            writer.take(part)
+        writer.finish({})
+
+
 def read(folder: Path) -> dict[str, int]:
     """Bytes that the process holds, and its peak, above what it held before it read: a split, what was learnt, the
     order of an epoch, and STEPS batches."""
@@ -65,7 +82,8 @@ def memory(name: str) -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "write":
-        write(Path(sys.argv[2]), int(sys.argv[3]))
+    writers = {"write": write, "corpus": write_corpus}
+    if sys.argv[1] in writers:
+        writers[sys.argv[1]](Path(sys.argv[2]), int(sys.argv[3]))
     else:
         sys.stdout.write(json.dumps(read(Path(sys.argv[2]))))
