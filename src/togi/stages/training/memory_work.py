@@ -4,11 +4,13 @@ What was predicted, chosen and measured stands in memory.json in the stage's fol
 that goes on after a kill cuts its steps as before, so that it ends with the same bits.
 """
 
+from contextlib import suppress
 from typing import Any
 
 from togi.core.errors import InputError, StageError
 from togi.core.files import read_lines, read_object, write_json
-from togi.model.load import load_config
+from togi.model.adapter import lora_library
+from togi.model.load import inspect, load_config, load_tokenizer_of
 from togi.model.sizes import Shape, largest, predict, training_flops
 from togi.stages.arithmetic import arithmetic, device
 from togi.stages.context import Context
@@ -34,6 +36,7 @@ class MemoryBudget:
         self.context = context
         self.where = device()
         forget_models()
+        _bring_in(job, context)
         usage.begin_peak(self.where)
         self.before = usage.at_rest(self.where)
         self.shape: Shape | None = None
@@ -127,6 +130,16 @@ class MemoryBudget:
         own = [] if getattr(self.settings, "sweep", ()) else [folder / "metrics.jsonl"]
         paths = (*own, *sorted(folder.glob("runs/*/metrics.jsonl")))
         return [line for path in paths for line in read_lines(path) if line.keys() >= NEEDED]
+
+
+def _bring_in(job: TrainingJob, context: Context) -> None:
+    """Brings in, before memory is counted, what of the program comes with a model: the libraries of its kind, of its
+    adapter and of its tokenizer, some 0.2 GB. What cannot be read is told when the model is loaded."""
+    if job.settings.lora is not None:
+        lora_library()
+    with suppress(InputError):
+        source = context.model(job.settings.init)
+        context.ranks.in_turn(lambda: load_tokenizer_of(inspect(source, context.cache, weights=False)))
 
 
 def gigabytes(size: float) -> str:

@@ -66,10 +66,11 @@ def by_phase(
     sample = between + keys + packed(shape, job, rollouts) + max(logits, forward_bytes(shape, read, width))
     scored = min(SCORED, rollouts.group * (rollouts.prompt + rollouts.answer))
     score = max((forward_bytes(grader, scored, width) for grader in graders), default=0.0)
+    sampling = keys + packed(shape, job, rollouts) if rollouts.rows > rollouts.group else 0.0  # the other groups
     return {
         "load": memory.weights + beside,
         "sample": sample,
-        "score": between + keys + packed(shape, job, rollouts) + score,
+        "score": between + sampling + score,
         "update": memory.peak + beside,
         "save": saving(shape, job, memory.weights),
     }
