@@ -99,7 +99,7 @@ class _Planner:
         several models asks each as often."""
         models = [ref for ref in stage.inputs if isinstance(ref, ModelRef | ScorerRef | EmbedderRef)]
         servers = [ref for ref in models if ref.name in self.prices]
-        if cost.asked:
+        if cost.asked and servers:
             self._each(servers, cost)
             return
         calls = cost.calls

@@ -110,6 +110,11 @@ class Cost:
     outputs: dict[str, Known] = field(default_factory=dict)
     asked: dict[str, Asked] = field(default_factory=dict)
 
+    def ask(self, name: str, calls: int, read: int, written: int) -> None:
+        """Adds to what is asked of a model, by its name."""
+        before = self.asked.get(name, Asked(calls=0))
+        self.asked[name] = Asked(calls=before.calls + calls, read=before.read + read, written=before.written + written)
+
     def to_json(self) -> dict[str, Any]:
         """What `togi plan` tells, as a plain mapping."""
         told = [item.name for item in fields(self) if item.name not in ("load", "outputs", "asked", "answer")]

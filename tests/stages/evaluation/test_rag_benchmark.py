@@ -221,5 +221,6 @@ class Few:
 def test_the_cost_counts_both_steps_and_both_verdicts():
     refs = [SubjectRef("$a"), SubjectRef("$b")]
     settings = Rag(questions=PromptsRef("$questions"), one_step=(NamedModelRef("$b"),), max_tokens=10)
-    cost = estimate(settings, Asked(Few(), refs, None))
+    cost = estimate(settings, Asked(Few(), refs, ModelRef("$j")))
+    assert [cost.asked[name].calls for name in ("a", "b", "j")] == [10, 5, 20]
     assert (cost.calls, cost.sampled) == (5 * 3 + 5 * 4, 15 * 10 + 20 * 1024)

@@ -139,6 +139,7 @@ def estimate(settings: Evaluate, inputs: Inputs) -> Cost:
 def _estimate_benchmarks(settings: Evaluate, inputs: Inputs) -> Cost:
     """The sum over benchmarks; what one of them does not know is unknown, and the rest is a lower bound."""
     total = Cost()
+    told: list[Cost] = []
     for each in settings.benchmarks:
         kind = BENCHMARKS[each.type]
         if kind.estimate is None:
@@ -148,8 +149,13 @@ def _estimate_benchmarks(settings: Evaluate, inputs: Inputs) -> Cost:
         for name in ("samples", "tokens", "sampled", "calls", "read"):
             if (more := getattr(cost, name)) is not None:
                 setattr(total, name, (getattr(total, name) or 0) + more)
+        told += [cost] if cost.asked else []
         total.notes += cost.notes
         total.unknown += [f"{each.title}: {why}" for why in cost.unknown]
+    if len(told) == len(settings.benchmarks):  # else what each model is asked is not known of all of them
+        for cost in told:
+            for name, asked in cost.asked.items():
+                total.ask(name, asked.calls, asked.read, asked.written)
     return total
 
 

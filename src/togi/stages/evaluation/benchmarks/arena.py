@@ -6,11 +6,10 @@ from typing import Literal
 from pydantic import Field
 
 from togi.core.judging import LONGEST_PROMPT
-from togi.core.records import Prompt
 from togi.core.sampling import Sampling
 from togi.core.settings import PromptsRef, RecipePath, Ref
 from togi.stages.cost import Cost
-from togi.stages.evaluation.benchmarks.base import Asked, BenchmarkSettings, BenchmarkType
+from togi.stages.evaluation.benchmarks.base import Asked, BenchmarkSettings, BenchmarkType, longest_of, summed
 
 REASONS = ("no_answer", "failed", "no_verdict", "unknown_label")
 """An answer that did not come, of the model or of the baseline; a request to the judge that failed; a text of the judge
@@ -56,14 +55,16 @@ def estimate(settings: Arena, asked: Asked) -> Cost:
     came = asked.inputs[settings.questions]
     if came.records is None:
         return Cost(unknown=[came.why])
-    answers = len(asked.subjects) * came.records
+    longest = longest_of(came, lambda prompt: len(prompt.text.encode()))
+    cost = Cost()
+    for ref in asked.subjects:
+        cost.ask(ref.name, came.records, came.records * longest, came.records * settings.max_tokens)
     games = 2 * (len(asked.subjects) - 1) * came.records
-    longest = max((len(one.text.encode()) for one in came.samples if isinstance(one, Prompt)), default=0)
-    cost = Cost(samples=answers + games, calls=answers + games)
-    cost.sampled = answers * settings.max_tokens + games * settings.judge_max_tokens
-    cost.read = answers * longest + games * (LONGEST_PROMPT + longest + 2 * settings.max_tokens)
+    if asked.judge is not None:
+        read = games * (LONGEST_PROMPT + longest + 2 * settings.max_tokens)
+        cost.ask(asked.judge.name, games, read, games * settings.judge_max_tokens)
     cost.notes.append(f"{games:,} games are judged; without those that are asked again")
-    return cost
+    return summed(cost)
 
 
 BENCHMARK = BenchmarkType(

@@ -4,15 +4,17 @@ A benchmark is two files: `x.py` declares its settings, what it measures and wha
 `run(settings, room) -> Table` and may import anything heavy. One line in table.py makes it known.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 from pydantic import Field, model_validator
 
+from togi.core.records import Prompt
 from togi.core.settings import ModelRef, Ref, Settings
 from togi.evaluate.published import of_benchmark
-from togi.stages.cost import Cost, Inputs
+from togi.stages.cost import Cost, Inputs, Known
 
 
 class SubjectRef(Ref):
@@ -59,6 +61,20 @@ class Asked:
     inputs: Inputs
     subjects: Sequence[Ref]
     judge: ModelRef | None
+
+
+def summed(cost: Cost) -> Cost:
+    """The cost with the sums of what each model is asked."""
+    each = cost.asked.values()
+    cost.calls = cost.samples = sum(one.calls for one in each)
+    cost.read, cost.sampled = sum(one.read for one in each), sum(one.written for one in each)
+    return cost
+
+
+def longest_of(came: Known, size: Callable[[Prompt], int]) -> int:
+    """The most bytes of a prompt; where none is at hand yet, its most tokens as the recipe expects them."""
+    own = [size(one) for one in came.samples if isinstance(one, Prompt)]
+    return max(own, default=0) or came.longest or math.ceil(came.tokens or 0)
 
 
 @dataclass(frozen=True, slots=True)

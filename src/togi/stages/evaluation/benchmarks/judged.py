@@ -12,7 +12,7 @@ from togi.core.sampling import Sampling
 from togi.core.settings import PromptsRef, RecipePath, Ref
 from togi.data.question_files import TURNS
 from togi.stages.cost import Cost
-from togi.stages.evaluation.benchmarks.base import Asked, BenchmarkSettings
+from togi.stages.evaluation.benchmarks.base import Asked, BenchmarkSettings, longest_of, summed
 
 REASONS = ("no_answer", "failed", "unreadable")
 """Grades that are missing: the model gave no answer, the request to the judge failed, its text holds no grade."""
@@ -75,12 +75,18 @@ def estimate(settings: JudgedSettings, asked: Asked) -> Cost:
     turns = [len(record.extra.get(TURNS) or ()) or 1 for record in questions]
     most = max(turns, default=1)
     per_subject = settings.rounds * (sum(turns) if len(turns) == came.records else most * came.records)
-    answers = len(asked.subjects) * per_subject
     around = (
         Path(settings.prompt).stat().st_size if settings.prompt and Path(settings.prompt).is_file() else LONGEST_PROMPT
     )
-    longest = max((len(str(record.extra.get(TURNS) or record.text).encode()) for record in questions), default=0)
-    cost = Cost(samples=answers, calls=2 * answers, sampled=answers * (settings.max_tokens + settings.judge_max_tokens))
-    cost.read = answers * (2 * longest + around + 2 * most * settings.max_tokens)
+    longest = longest_of(came, lambda prompt: len(str(prompt.extra.get(TURNS) or prompt.text).encode()))
+    talk = longest + most * settings.max_tokens
+    cost = Cost()
+    for ref in asked.subjects:
+        cost.ask(ref.name, per_subject, per_subject * talk, per_subject * settings.max_tokens)
+    if asked.judge is not None:
+        answers = len(asked.subjects) * per_subject
+        cost.ask(asked.judge.name, answers, answers * (talk + around), answers * settings.judge_max_tokens)
     cost.notes.append("calls: an answer and a grade each; without those for unreadable grades")
-    return cost
+    found = summed(cost)
+    found.samples = len(asked.subjects) * per_subject
+    return found

@@ -11,7 +11,7 @@ from togi.core.sampling import Sampling
 from togi.core.settings import EmbedderRef, NamedModelRef, PromptsRef, RecipePath, Ref
 from togi.data.document_files import LONGEST
 from togi.stages.cost import Cost
-from togi.stages.evaluation.benchmarks.base import Asked, BenchmarkSettings, BenchmarkType
+from togi.stages.evaluation.benchmarks.base import Asked, BenchmarkSettings, BenchmarkType, longest_of, summed
 from togi.text.grounded import ANSWER, MAX_TOKENS
 
 REASONS = ("no_documents", "no_answer", "failed", "unreadable")
@@ -81,14 +81,16 @@ def estimate(settings: Rag, asked: Asked) -> Cost:
     came = asked.inputs[settings.questions]
     if came.records is None:
         return Cost(unknown=[came.why])
-    answers = len(asked.subjects) * came.records
-    steps = answers + sum(ref not in settings.one_step for ref in asked.subjects) * came.records
-    verdicts = answers * (settings.correct + settings.support)
-    longest = max((_bytes(one, settings) for one in came.samples if isinstance(one, Prompt)), default=0)
-    cost = Cost(samples=steps + verdicts, calls=steps + verdicts)
-    cost.sampled = steps * settings.max_tokens + verdicts * settings.judge_max_tokens
-    cost.read = steps * (longest + settings.max_tokens) + verdicts * (LONGEST_PROMPT + longest + settings.max_tokens)
-    return cost
+    longest = longest_of(came, lambda prompt: _bytes(prompt, settings))
+    cost = Cost()
+    for ref in asked.subjects:
+        steps = came.records * (1 if ref in settings.one_step else 2)
+        cost.ask(ref.name, steps, steps * (longest + settings.max_tokens), steps * settings.max_tokens)
+    if asked.judge is not None:
+        verdicts = len(asked.subjects) * came.records * (settings.correct + settings.support)
+        read = verdicts * (LONGEST_PROMPT + longest + settings.max_tokens)
+        cost.ask(asked.judge.name, verdicts, read, verdicts * settings.judge_max_tokens)
+    return summed(cost)
 
 
 def _bytes(prompt: Prompt, settings: Rag) -> int:

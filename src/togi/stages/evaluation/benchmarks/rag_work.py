@@ -85,9 +85,8 @@ def _notes(settings: Rag, room: Room, questions: Sequence[GroundedQuestion]) -> 
     notes = [f"questions: {', '.join(told)}"] if told else ["nobody says which documents answer the questions"]
     at_once = [name for name in measured_models(room) if _at_once(settings, room, name)]
     if at_once:
-        notes.append(
-            f"{', '.join(at_once)} answered in one step and named no ids; sentences were held against all documents"
-        )
+        held = "; sentences were held against all documents" if settings.support else ""
+        notes.append(f"{', '.join(at_once)} answered in one step and named no ids{held}")
     return notes
 
 
