@@ -25,7 +25,7 @@ PORTION = 1 << 14
 class TokenFile(Sequence[Example]):
     """The examples of a folder, read one by one; their `prompt` is a hash. `more` is what the manifest tells.
 
-    Raises DamagedFile where a file is cut or has changed, with what to do.
+    Raises DamagedFile where a file is cut or has changed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -40,12 +40,11 @@ class TokenFile(Sequence[Example]):
 
     @staticmethod
     def _check(path: Path, size: int, found: str) -> None:
-        cure = f"remove {path.parent} and start again: the tokens are made anew from the records"
         there = path.stat().st_size if path.exists() else 0
         if there != size:
-            raise DamagedFile(f"{path}: tokenised data is cut: {there} bytes, {size} were written; {cure}")
+            raise DamagedFile(f"{path}: tokenised data is cut: {there} bytes, {size} were written")
         if file_hash(path) != found:
-            raise DamagedFile(f"{path}: tokenised data is not as it was written; {cure}")
+            raise DamagedFile(f"{path}: tokenised data is not as it was written")
 
     def __len__(self) -> int:
         return self.more["examples"]
