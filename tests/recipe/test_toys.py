@@ -1,6 +1,9 @@
 """The toys of the real recipes run from the first stage to the last, on random weights at the smallest size."""
 
 import json
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,8 +27,22 @@ WRITTEN = {  # random weights write nothing that can be read: what they would wr
     "vikhr": ("stages.grounded=null", "stages.tuned.chats=[$grandmaster]"),
 }
 
-WITHOUT = {"vikhr": ("arena", "grounded_answers"), "llm-jp": ("graded_1", "graded_2", "scores")}
+WITHOUT = {"llm-jp": ("graded_1", "graded_2")}
 """Stages that ask a judge for words, which no model of a toy's size finds."""
+
+
+@pytest.fixture(scope="module")
+def stored() -> Iterator[str]:
+    """The URL of the models and the judge whose words are stored."""
+    verdicts, *answers = (
+        RECIPES / "examples" / name
+        for name in ("evaluation/verdicts.jsonl", "evaluation/answers.jsonl", "judge-labels/answers.jsonl")
+    )
+    command = [sys.executable, "-m", "togi.judge.replay", str(verdicts), "--port", "0", "--answers", *map(str, answers)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().split()[-1]
+        process.kill()
 
 
 @pytest.fixture
@@ -38,12 +55,17 @@ def model(tmp_path) -> Path:
     return folder
 
 
-def run(toy: str, model: Path, home: Path) -> Path:
-    """The folder of the run of a toy's smallest size, all of whose models from packages are `model`."""
+def run(toy: str, model: Path, home: Path, stored: str = "") -> Path:
+    """The folder of the run of a toy's smallest size, all of whose models from packages are `model`; `stored` is where
+    stored words are said again."""
     path = RECIPES / "toy" / f"{toy}-smoke.yaml"
-    models = [name for name, spec in validate(read_tree(path)).models.items() if spec.package]
-    here = [f"models.{name}.{key}" for name in models for key in ("package=null", f"path={model}", "template=chatml")]
-    ended = togi(home, "run", str(path), *here, *WRITTEN[toy], "--threads", "1", "--compute", "float32")
+    specs = validate(read_tree(path)).models
+    models = [name for name, spec in specs.items() if spec.package]
+    served = [f"models.{name}.url={stored}" for name, spec in specs.items() if spec.url]
+    here = [
+        f"models.{name}.{key}" for name in models for key in ("package=null", f"path={model}", "template=llama3-text")
+    ]
+    ended = togi(home, "run", str(path), *here, *served, *WRITTEN[toy], "--threads", "1", "--compute", "float32")
     assert ended.returncode == 0, ended.stderr
     return home / "runs" / f"toy-{toy}-smoke"
 
@@ -69,18 +91,20 @@ def test_arrowideative_runs_from_questions_to_a_policy_and_its_figures(model, tm
     assert any("reward" in metric for metric in metrics)
 
 
-def test_vikhr_runs_from_sft_to_smpo_on_the_best_answers_against_the_two_worst(model, tmp_path):
-    folder = run("vikhr", model, tmp_path / "home")
+def test_vikhr_runs_from_sft_to_smpo_on_the_best_answers_against_the_two_worst(model, tmp_path, stored):
+    folder = run("vikhr", model, tmp_path / "home", stored)
     stages = {stage.name: stage for stage in collect(folder).stages}
     assert all(stage.state == "done" for stage in stages.values())
     answers, pairs = (read_records(folder / name / RECORDS_FILE)[1] for name in ("answers", "pairs"))
     assert len(answers) == 6 * 7 and len(pairs) == 6 * 2
+    report = (folder / "report.html").read_text()
+    assert "careful" in report and "Vikhr-Nemo-12B-Instruct-R-21-09-24" in report, "replayed, and published"
     assert (folder / "policy" / "output" / "model" / "model.safetensors").exists()
 
 
 @pytest.mark.slow
-def test_ca_reward_runs_from_answers_to_an_accuracy_on_what_people_prefer(model, tmp_path):
-    folder = run("ca-reward", model, tmp_path / "home")
+def test_ca_reward_runs_from_answers_to_an_accuracy_on_what_people_prefer(model, tmp_path, stored):
+    folder = run("ca-reward", model, tmp_path / "home", stored)
     assert all(stage.state == "done" for stage in collect(folder).stages)
     assert (folder / "reward" / "output" / "model" / "model.safetensors").exists()
     figures = read_records(folder / "scores" / RECORDS_FILE)[1]
@@ -88,8 +112,8 @@ def test_ca_reward_runs_from_answers_to_an_accuracy_on_what_people_prefer(model,
 
 
 @pytest.mark.slow
-def test_llm_jp_runs_from_texts_to_a_second_round_on_its_own_answers(model, tmp_path):
-    folder = run("llm-jp", model, tmp_path / "home")
+def test_llm_jp_runs_from_texts_to_a_second_round_on_its_own_answers(model, tmp_path, stored):
+    folder = run("llm-jp", model, tmp_path / "home", stored)
     assert all(stage.state == "done" for stage in collect(folder).stages)
     first, second = (read_records(folder / name / RECORDS_FILE)[1] for name in ("answers_1", "answers_2"))
     assert {answer.model for answer in first} == {"tuned"} and {answer.model for answer in second} == {"round_1"}
