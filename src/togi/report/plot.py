@@ -86,7 +86,8 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, last + 1)]
+    digits = max(12, 3 - math.floor(math.log10(step)))  # of values as small as 1e-16 too
+    return [round(i * step, digits) for i in range(first, last + 1)]
 
 
 def whisker(row: RowView) -> Markup:
