@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from tiny_run import QUESTIONS, REWARD, tiny_model, togi
 
+from togi.cli.planned import costs
 from togi.core.errors import RecipeError
 from togi.core.files import read_lines
 from togi.recipe.graph import Graph, build
@@ -65,6 +66,12 @@ def graph(folder: Path, there: str, more: str = "") -> Graph:
 def test_an_engine_is_on_a_server_and_nobody_else_asks_it(folder: Path, there: str, more: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         graph(folder, there, more)
+
+
+def test_plan_counts_what_the_server_is_asked(folder: Path) -> None:
+    there = "url: 'http://127.0.0.1:9/v1', model: base, protocol: vllm, price: {output: 1000000}"
+    found = costs(graph(folder, there), folder / "store")["policy"]
+    assert found.calls == 2 * 2 and found.money == 2 * 2 * 4 * 12  # a request a group; answers as long as they may be
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,12 @@ def passing_on(came: Known, records: int | None, added: int = 0) -> Cost:
     return cost
 
 
+def at_most_the_input(settings: Any, inputs: Inputs) -> Cost:
+    """The `estimate` of a stage that passes on at most what comes as its `input`."""
+    came = inputs[settings.input]
+    return passing_on(came, came.records)
+
+
 def part_of(came: Known, records: int | None, added: int = 0) -> Known:
     """What is known of at most `records` of those that came, each of which has gained at most `added` tokens."""
     group = came.group if records == came.records else None

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from togi.core.settings import APART, EmbedderRef, RecordsRef, Ref, refs_of
 from togi.data.compared import Part
 from togi.stages.base import Around, PassingSettings, StageType, passes_on
-from togi.stages.cost import Cost, Inputs, passing_on
+from togi.stages.cost import at_most_the_input
 
 REASONS = ("in_evaluation_set", "like_evaluation_set")
 """What a record is dropped for: it holds n-grams of an evaluation text, or its embedding is close to that of one."""
@@ -74,12 +74,6 @@ class Decontaminate(PassingSettings):
         return self
 
 
-def estimate(settings: Decontaminate, inputs: Inputs) -> Cost:
-    """At most what comes."""
-    came = inputs[settings.input]
-    return passing_on(came, came.records)
-
-
 STAGE = StageType(
     "decontaminate",
     Decontaminate,
@@ -88,5 +82,5 @@ STAGE = StageType(
     reasons=REASONS,
     chooses=lambda settings: settings.input,
     conserves=True,
-    estimate=estimate,
+    estimate=at_most_the_input,
 )

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from togi.core.settings import EmbedderRef, RecordsRef, Ref
 from togi.data.compared import Part
 from togi.stages.base import PassingSettings, StageType, passes_on
-from togi.stages.cost import Cost, Inputs, passing_on
+from togi.stages.cost import at_most_the_input
 
 REASONS = ("copy", "near_copy")
 """What a record is dropped for: its text is that of one that stays, or almost."""
@@ -60,12 +60,6 @@ class Dedup(PassingSettings):
         return self
 
 
-def estimate(settings: Dedup, inputs: Inputs) -> Cost:
-    """At most what comes."""
-    came = inputs[settings.input]
-    return passing_on(came, came.records)
-
-
 STAGE = StageType(
     "dedup",
     Dedup,
@@ -74,5 +68,5 @@ STAGE = StageType(
     reasons=REASONS,
     chooses=lambda settings: settings.input,
     conserves=True,
-    estimate=estimate,
+    estimate=at_most_the_input,
 )

@@ -299,6 +299,7 @@ def estimate(settings: TrainGrpo, inputs: Inputs) -> Cost:
     cost = Cost(samples=samples, sampled=samples * settings.sampling.max_tokens)
     _graders(settings, inputs, samples * (1 + settings.refill_rounds), cost)
     prompts = inputs.lengths([settings.prompts], inputs[settings.init], cost)
+    _engine(settings, groups // settings.epochs_per_batch, 0.0 if prompts is None else prompts[0], cost)
     if prompts is None:
         cost.unknown.append("tokens: the lengths of the prompts are unknown until they are on the disk")
         return cost
@@ -319,6 +320,16 @@ def estimate(settings: TrainGrpo, inputs: Inputs) -> Cost:
         ),
     )
     return cost
+
+
+def _engine(settings: TrainGrpo, groups: int, mean: float, cost: Cost) -> None:
+    """Adds what a server that samples is asked: each group is one request."""
+    if settings.engine is None:
+        return
+    groups *= 1 + settings.refill_rounds
+    written = groups * settings.group_size * settings.sampling.max_tokens
+    cost.asked[settings.engine.model.name] = Asked(calls=groups, read=math.ceil(groups * mean), written=written)
+    cost.notes.append("calls: without validations and probes of the server that samples")
 
 
 def _graders(settings: TrainGrpo, inputs: Inputs, samples: int, cost: Cost) -> None:
