@@ -38,7 +38,13 @@ DEVICE = "cpu|cuda(:[0-9]+)?"
     "--body-mib", type=click.FloatRange(min=0.001), default=16, show_default=True, help="Longest body of a request."
 )
 @click.option("--device", metavar="DEVICE", help="cpu, cuda or cuda:N.  [default: the accelerator, if there is one]")
-@click.option("--dtype", type=click.Choice(("float32", "bfloat16")), default="float32", show_default=True)
+@click.option(
+    "--dtype",
+    type=click.Choice(("float32", "bfloat16")),
+    default="float32",
+    show_default=True,
+    help="Type of the weights and of what is computed.",
+)
 @click.option("--updates", is_flag=True, help="Clients may replace the weights: POST /update_weights_from_disk.")
 def command(models: tuple[str, ...], reward: bool, host: str, port: int, **more: Any) -> None:
     """Serve models over HTTP, in OpenAI's shape, until Ctrl-C or SIGTERM.
