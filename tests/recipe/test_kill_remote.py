@@ -60,6 +60,7 @@ def names(asked: list[dict[str, Any]]) -> Counter[str]:
     return Counter(text for text in found if QUESTION.content not in text)
 
 
+@pytest.mark.slow
 def test_label_and_synthesize_end_with_the_same_bytes_however_often_they_are_killed(server, tmp_path, monkeypatch):
     monkeypatch.setenv("STUB_KEY", KEY)
     path = tmp_path / "asked.yaml"

@@ -90,6 +90,7 @@ def state_of(home: Path) -> str:
     return json.loads((home / "runs" / "tiny" / "state.json").read_text())["state"]
 
 
+@pytest.mark.slow
 def test_killed_whole_it_is_told_as_interrupted_and_ends_with_the_same_bits(two, tmp_path):
     recipe = str(two / "tiny.yaml")
     run = start(two / "tiny.yaml", tmp_path)

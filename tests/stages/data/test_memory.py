@@ -54,7 +54,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("rows")
 
 
-@pytest.mark.parametrize("stage", ["curate", "decontaminate"])
+@pytest.mark.parametrize("stage", ["curate", pytest.param("decontaminate", marks=pytest.mark.slow)])
 def test_from_ten_thousand_to_a_hundred_thousand_rows_memory_is_flat(rows: Path, stage: str) -> None:
     assert slope(stage, rows, 10_000, 100_000) < FLAT
 
@@ -68,7 +68,7 @@ def test_import_holds_a_hash_of_each_row_and_not_the_row(rows: Path) -> None:
     [
         ("mix", 150),
         ("label", 450),
-        ("pairs", 450),
+        pytest.param("pairs", 450, marks=pytest.mark.slow),
         pytest.param("synthesize-qa", 300, marks=pytest.mark.slow),
         pytest.param("label-graded", 250, marks=pytest.mark.slow),
         pytest.param("synthesize-rewrite", 300, marks=pytest.mark.slow),
@@ -89,7 +89,7 @@ def test_a_million_rows_are_as_flat(rows: Path, stage: str) -> None:
     [
         ("dedup-exact", 0),
         ("dedup-minhash", LETTERS),
-        ("dedup-embeddings", EMBEDDING),
+        pytest.param("dedup-embeddings", EMBEDDING, marks=pytest.mark.slow),
         ("diversify-k_centre", EMBEDDING),
     ],
 )

@@ -118,6 +118,7 @@ ROAD = """\
 """
 
 
+@pytest.mark.slow
 def test_from_answers_over_scores_to_a_policy_that_answers(tmp_path):
     """What stages trained answers and scores; two scores, one of which ranks; the best answers are chats."""
     head = RECIPE[: RECIPE.index("  policy:")]

@@ -56,7 +56,11 @@ def test_a_wrong_kind_of_data_names_the_stages_that_take_it(taught):
 
 @pytest.mark.parametrize(
     "point",
-    ["mid_append:15", "before_rename:17", "after_rename:30", "mid_append:70"],
+    [
+        "mid_append:15",
+        "after_rename:30",
+        *(pytest.param(p, marks=pytest.mark.slow) for p in ("before_rename:17", "mid_append:70")),
+    ],
 )
 def test_killed_anywhere_a_run_ends_with_the_same_bits(taught, tmp_path, point):
     command = [sys.executable, "-m", "togi", "run", str(taught / "tiny.yaml"), "--threads", "1"]

@@ -106,7 +106,10 @@ def test_the_margin_of_smpo_follows_its_schedule(learnt):
     assert [line["target_margin"] for line in lines] == pytest.approx([0.01, 0.01 + 0.34 / 2])
 
 
-@pytest.mark.parametrize("point", ["before_rename:3", "after_rename:14", "mid_append:31"])
+@pytest.mark.parametrize(
+    "point",
+    ["after_rename:14", *(pytest.param(p, marks=pytest.mark.slow) for p in ("before_rename:3", "mid_append:31"))],
+)
 def test_killed_anywhere_a_run_ends_with_the_same_bits(learnt, tmp_path, point):
     command = [sys.executable, "-m", "togi", "run", str(learnt / "tiny.yaml"), "--threads", "1"]
     killed = subprocess.run(
