@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from stored_verdicts import needs_shared, vicuna_rows, write_jsonl
 
+from togi.client.endpoint import Endpoint
+from togi.commands.check_endpoints import check_endpoint
 from togi.core.records import Completion, Message
 from togi.data.importing import DataSpec, load_records
 from togi.judge.prompts import Case, own_prompt
@@ -131,6 +133,13 @@ def test_models_say_their_stored_answers_again_and_nothing_where_there_is_none(s
     assert said("careful", "Why?") == ("So.", "stop") and said("loose", "Why?") == ("Hm.", "stop")
     assert said("careful", "Who?", "Anna.", "And she?") == ("Ben.", "stop")
     assert said("loose", "Who?") == ("", "content_filter") and said("careful", "And she?") == ("", "content_filter")
+
+
+def test_check_takes_a_server_that_holds_its_answer_back_for_one_that_is_there(serve):
+    url = serve(ROWS, [{"prompt": "Why?", "completion": "So.", "model": "careful"}])
+    endpoint = Endpoint(name="careful", urls=(url,), model="careful", protocol="openai")
+    found = check_endpoint(endpoint, "causal", rendered=False)
+    assert found.verified and any("filter held the answer back" in alarm for alarm in found.alarms)
 
 
 def test_a_file_that_holds_no_verdicts_is_refused_with_its_line(tmp_path):

@@ -22,7 +22,22 @@ PORTION = 1 << 14
 """Rows that are read at once where a column of all is looked at."""
 
 
-class TokenFile(Sequence[Example]):
+class _Read(Sequence[Example]):
+    """Examples that are read when they are asked for, each by its number."""
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        numbers = range(len(self))[index]
+        return self._read(numbers) if isinstance(numbers, int) else [self._read(number) for number in numbers]
+
+    def _read(self, number: int) -> Example:
+        raise NotImplementedError
+
+
+class TokenFile(_Read):
     """The examples of a folder, read one by one; their `prompt` is a hash. `more` is what the manifest tells.
 
     Raises DamagedFile where a file is cut or has changed.
@@ -48,14 +63,6 @@ class TokenFile(Sequence[Example]):
 
     def __len__(self) -> int:
         return self.more["examples"]
-
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
-        numbers = range(len(self))[index]
-        return self._read(numbers) if isinstance(numbers, int) else [self._read(number) for number in numbers]
 
     def _read(self, number: int) -> Example:
         row = np.frombuffer(self._bytes(ROWS, number * ROW.itemsize, ROW.itemsize), ROW)[0]
@@ -96,7 +103,7 @@ class TokenFile(Sequence[Example]):
         return next((text for number, text in map(json.loads, lines) if number == key), None)
 
 
-class Stored(Sequence[Example]):
+class Stored(_Read):
     """Examples of several token files, one file after the other, or the chosen `rows_N` of them."""
 
     def __init__(self, files: Sequence[TokenFile], rows_N: np.ndarray | None = None) -> None:
@@ -106,14 +113,6 @@ class Stored(Sequence[Example]):
 
     def __len__(self) -> int:
         return int(self._starts[-1]) if self._rows_N is None else len(self._rows_N)
-
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
-        numbers = range(len(self))[index]
-        return self._read(numbers) if isinstance(numbers, int) else [self._read(number) for number in numbers]
 
     def _read(self, number: int) -> Example:
         row = number if self._rows_N is None else int(self._rows_N[number])
