@@ -45,6 +45,8 @@ def test_an_option_and_a_scale_that_cannot_be_read(tmp_path, capsys):
     for word in ("a", "a=", "=2", "a=-1", "a=nan", "a=inf"):
         code, out = told(capsys, "evaluate", "graded", "--scores", path, "--scale", word)
         assert code == 2 and "allowed is BENCH=FACTOR" in out.err
+    code, out = told(capsys, "evaluate", "graded", "--scores", path, "--scale", "a=2", "--scale", "a=3")
+    assert code == 2 and "found a=2, a=3; give one factor for each benchmark" in out.err
     code, out = told(capsys, "evaluate", "graded", "--scores", path, "--scale", "a=2", "--json")
     assert code == 0 and json.loads(out.out)["models"]["m"]["benches"]["a"]["mean"] == 6.0
 

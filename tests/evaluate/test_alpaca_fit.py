@@ -83,3 +83,14 @@ def test_without_the_published_anchors_rates_of_real_models_are_near_the_publish
     found = read_alpaca(folder / "preferences.jsonl.gz", None, folder / "difficulty.json", fit=True)
     apart = {name: one.controlled - published[name]["length_controlled_winrate"] for name, one in found.models.items()}
     assert len(apart) == 10 and max(map(abs, apart.values())) < 5
+
+
+def test_preferences_that_are_all_one_are_refused_and_a_fold_of_them_is_silent(tmp_path, capfd):
+    rows = preferences("m", longer=0, better=0.0, count=40)
+    for place, row in enumerate(rows):
+        row["preference"] = float(place != 3)
+    fit = read_alpaca(write_jsonl(tmp_path / "p.jsonl", rows), None, None, fit=True).models["m"]
+    assert 90 < fit.controlled < 100 and capfd.readouterr() == ("", "")
+    rows[3]["preference"] = 1.0
+    with pytest.raises(InputError, match="all 40 preferences of m are 1: length explains nothing"):
+        read_alpaca(write_jsonl(tmp_path / "p.jsonl", rows), None, None, fit=True)

@@ -77,6 +77,19 @@ def test_several_grades_of_a_question_are_rounds_and_do_not_narrow(tmp_path):
     assert thrice.interval.low == pytest.approx(once.interval.low)
 
 
+def test_ids_that_a_tool_wrote_as_floats_are_the_same_ids(tmp_path):
+    found = graded(tmp_path, [("m", "a", 0, 3), ("m", "a", 0.0, 5), ("m", "a", 1.0, 4)]).benches["m"]["a"]
+    assert (found.n, found.questions) == (3, 2)
+
+
+def test_weights_and_difficulties_may_begin_with_a_mark_of_byte_order(tmp_path):
+    files = [tmp_path / "w.json", tmp_path / "d.json"]
+    for path, value in zip(files, ({"m": dict.fromkeys(("length", "difficulty", "model"), 0)}, [1.0]), strict=True):
+        path.write_text(json.dumps(value), encoding="utf-8-sig")
+    rows = write_jsonl(tmp_path / "p.jsonl", [{"model": "m", "i": 0, "preference": 0.5}])
+    assert read_alpaca(rows, *files).models["m"].controlled == 50.0
+
+
 def test_what_is_not_defined_is_null_and_counted(tmp_path):
     rows = [("m", "a", 0, None), ("m", "b", 0, 4), ("o", "a", 0, 2), ("o", "a", 1, 2)]
     found = graded(tmp_path, rows).to_json()["models"]
@@ -125,6 +138,9 @@ def test_a_model_without_any_preference_is_null(tmp_path):
         ([("m", 0, 1)], [1], None, r"0.json: found \[1\]"),
         ([("m", 3, 1)], {"m": dict.fromkeys(("model", "length", "difficulty"), 1)}, [1, 2], "has 0 to 1"),
         ([("m", 0, 1)], None, {"d": [1]}, r"1.json: found d; allowed is"),
+        ([("m", 0, 1)], None, [], r"1.json: found \[\]; allowed is"),
+        ([("m", 0, 1)], None, [0.5, math.nan], r"1.json: the difficulty of instruction 1: found nan; allowed is a num"),
+        ([("m", 0, 1)], {"m": {"model": math.nan, "length": 1, "difficulty": 1}}, None, r"0.json: m: model: found nan"),
     ],
 )
 def test_files_that_do_not_fit_are_named(tmp_path, rows, weights, difficulty, message):
@@ -137,6 +153,8 @@ def test_files_that_do_not_fit_are_named(tmp_path, rows, weights, difficulty, me
     [
         ([("m", "a", 0, "good")], {}, r"s.jsonl:1: score: found 'good'; allowed is a number, or null"),
         ([("m", "a", 0, True)], {}, r"s.jsonl:1: score: found True"),
+        ([("m", "a", 0, 1e308)], {}, r"s.jsonl:1: score: found 1e\+308; allowed is a number, or null"),
+        ([("m", "a", 0.5, 1)], {}, r"s.jsonl:1: i: found 0.5; allowed is text"),
         ([("", "a", 0, 1)], {}, r"s.jsonl:1: model: found ''"),
         ([("m", "a", 0, 1)], {"b": 2.0}, r"--scale b: no such benchmark in .*; found a"),
     ],

@@ -142,8 +142,16 @@ def alpaca(
 
 
 def graded(scores: Path, scales: Sequence[str]) -> Graded:
-    """The means of a file of scores; `scales` are words such as BENCH=2. RecipeError for others."""
-    return read_graded(scores, dict(map(_scale, scales)))
+    """The means of a file of scores; `scales` are words such as BENCH=2. RecipeError for others, and for two factors of
+    one benchmark."""
+    factors = dict(map(_scale, scales))
+    if len(factors) < len(scales):
+        raise RecipeError(f"--scale: found {', '.join(scales)}; give one factor for each benchmark")
+    return read_graded(scores, factors)
+
+
+LARGEST_FACTOR = 1e50
+"""Grades that are multiplied by less stay numbers, and so do their squares."""
 
 
 def _scale(word: str) -> tuple[str, float]:
@@ -152,7 +160,7 @@ def _scale(word: str) -> tuple[str, float]:
         value = float(factor)
     except ValueError:
         value = 0.0
-    if not name or not 0 < value < float("inf"):
+    if not name or not 0 < value < LARGEST_FACTOR:
         raise RecipeError(f"--scale {word}: allowed is BENCH=FACTOR with a factor above 0, such as {name or 'BENCH'}=2")
     return name, value
 

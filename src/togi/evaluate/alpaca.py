@@ -18,9 +18,8 @@ import numpy as np
 from scipy.special import expit
 
 from togi.core.errors import InputError
-from togi.core.files import read_json
 from togi.evaluate.graded import bounds
-from togi.evaluate.rows import Read, rows_of, shown
+from togi.evaluate.rows import LARGEST, Read, rows_of, shown
 from togi.evaluate.statistics import Interval, mean_interval
 
 COLUMNS = ("model", "i", "preference")
@@ -210,27 +209,35 @@ def _weights(path: Path, models: list[str]) -> dict[str, dict[str, float]]:
             raise InputError(f"{path}: no weights of model {model}; found {', '.join(list(value)[:8])}")
         terms = value[model] if isinstance(value[model], dict) else {}
         for term in TERMS:
-            if isinstance(terms.get(term), bool) or not isinstance(terms.get(term), int | float):
+            if not _is_number(terms.get(term)):
                 found = shown(terms.get(term)) if term in terms else ", ".join(terms) or shown(value[model])
                 raise InputError(f"{path}: {model}: {term}: found {found}; a model needs numbers {', '.join(TERMS)}")
     return {model: {term: float(value[model][term]) for term in TERMS} for model in models}
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
+
+
 def _json(path: Path) -> Any:
     """The value of a JSON file, which may be packed (.gz). Raises InputError where it cannot be read."""
-    if not path.name.lower().endswith(".gz"):
-        return read_json(path)
+    packed = path.name.lower().endswith(".gz")
     try:
-        return json.loads(gzip.decompress(path.read_bytes()))
+        content = path.read_bytes()
+        return json.loads((gzip.decompress(content) if packed else content).decode("utf-8-sig"))
     except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise InputError(f"{path}: not a JSON file packed with gzip, or a damaged one ({error})") from None
+        kind = "not a JSON file packed with gzip, or a damaged one" if packed else "not a JSON file"
+        raise InputError(f"{path}: {kind} ({error})") from None
 
 
 def _difficulty(path: Path) -> list[float]:
     """The difficulty of each instruction: {"instruction_difficulty": [...]}, or the list alone."""
     value = _json(path)
     found = value.get("instruction_difficulty") if isinstance(value, dict) else value
-    if not isinstance(found, list) or not all(isinstance(d, int | float) and not isinstance(d, bool) for d in found):
+    if not isinstance(found, list) or not found:
         keys = ", ".join(list(value)[:8]) if isinstance(value, dict) else shown(value)
         raise InputError(f'{path}: found {keys}; allowed is {{"instruction_difficulty": [numbers]}}')
+    for place, one in enumerate(found):
+        if not _is_number(one):
+            raise InputError(f"{path}: the difficulty of instruction {place}: found {shown(one)}; allowed is a number")
     return [float(d) for d in found]

@@ -21,6 +21,7 @@ from togi.evaluate.statistics import Floats
 
 FOLDS, SEED = 5, 123
 STRENGTHS = np.logspace(-4, 4, 10)
+NOTHING = 1e-12  # of a row's weight: liblinear wants both classes, and says so on standard output
 ANCHORS_WEIGHT = 0.2  # of all anchors together, beside 1 for a row of the model
 
 
@@ -45,6 +46,11 @@ def fit_terms(own: Judged, anchors: Sequence[Judged], model: str) -> dict[str, f
     """The weights {length, difficulty, model} of one model. InputError for fewer than five preferences."""
     if len(own.preference_N) < FOLDS:
         raise InputError(f"--fit: {model} has {len(own.preference_N)} preferences; at least {FOLDS} are needed")
+    if np.ptp(own.preference_N) == 0 and own.preference_N[0] in (0, 1):
+        raise InputError(
+            f"--fit: all {len(own.preference_N)} preferences of {model} are {own.preference_N[0]:g}: length explains "
+            "nothing of them; leave its rows out, or leave --fit out"
+        )
     x_NK = np.concatenate([own.features(1.0), *(each.features(0.0) for each in anchors)])
     share_N = np.concatenate([own.preference_N, *(each.preference_N for each in anchors)])
     light = ANCHORS_WEIGHT / max(1, len(anchors))
@@ -71,6 +77,8 @@ def _fit(x_NK: Floats, share_N: Floats, weight_N: Floats, strength: float) -> Fl
     both_NK = np.concatenate([x_NK, x_NK])
     won_N = np.repeat([1, 0], len(x_NK))
     times_N = np.concatenate([share_N * weight_N, (1 - share_N) * weight_N])
+    if not times_N[: len(x_NK)].any() or not times_N[len(x_NK) :].any():
+        times_N = np.maximum(times_N, NOTHING)  # a fold of wins alone, or of losses
     model = LogisticRegression(C=strength, l1_ratio=1.0, solver="liblinear", fit_intercept=False, random_state=SEED)
     return model.fit(both_NK, won_N, sample_weight=times_N).coef_[0]
 

@@ -10,6 +10,9 @@ from togi.core.errors import InputError
 from togi.data.rows import read_rows
 from togi.data.values import BadRow
 
+LARGEST = 1e100
+"""Numbers beyond it are mistakes; sums of such numbers and their squares would leave what a float holds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Read:
@@ -19,20 +22,23 @@ class Read:
     values: dict[str, Any]
 
     def text(self, column: str) -> str:
-        """A column that is text (or a number, as ids are); InputError for anything else, or nothing."""
+        """A column that is text, or a whole number as ids are (81.0 is 81: some tools write ids so); InputError for
+        anything else, or nothing."""
         value = self.values[column]
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
         if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
             raise InputError(f"{self.where}: {column}: found {shown(value)}; allowed is text that is not empty")
         return str(value)
 
-    def number(self, column: str, low: float = -math.inf, high: float = math.inf) -> float | None:
+    def number(self, column: str, low: float = -LARGEST, high: float = LARGEST) -> float | None:
         """A column that is a number or null (or an empty cell); InputError for anything else."""
         value = self.values[column]
         if value is None or value == "":
             return None
         found = _number(value)
         if found is None or not low <= found <= high:
-            span = "" if math.isinf(low) else f" from {low:g} to {high:g}"
+            span = "" if low == -LARGEST else f" from {low:g} to {high:g}"
             raise InputError(f"{self.where}: {column}: found {shown(value)}; allowed is a number{span}, or null")
         return found
 
