@@ -7,6 +7,7 @@ after a kill learns from the same samples, whatever the engine would answer now.
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -32,6 +33,7 @@ from togi.stages.endpoints import scorer
 from togi.stages.judging_work import JudgeScorer
 from togi.stages.timing import timed
 from togi.stages.training.epochs import Epochs
+from togi.stages.training.grading_work import at_once, beside_sampling, is_elsewhere
 from togi.stages.training.grpo import TrainGrpo, scorers_of
 from togi.stages.training.grpo_samples_work import GradedGroup, StoredSamples
 from togi.text.render import render_prompt
@@ -117,6 +119,7 @@ class Rollouts:
         self._begun: dict[str, Iterator[list[Completion]]] = {}
         self.engine = engine or _embedded(settings, context, model)
         self.reward: Reward = _reward(settings, context, model)
+        self.beside = is_elsewhere(context, settings)
         self.stored = StoredSamples(context, self.engine.repeatable)
 
     def state(self) -> dict[str, Any]:
@@ -186,8 +189,8 @@ class Rollouts:
         """The graded answers to each prompt: those that are stored, else new ones, which are stored before they are
         used.
 
-        One group is one batch for a grader. It is graded as soon as it and those before it are there, while the engine
-        goes on with the rest. Raises StageError, and stores nothing, where graders failed too often, on these and the
+        One group is one batch for a grader. It is graded as soon as it and those before it are there. Where the models
+        of the reward are on a server or another device, the engine goes on with the rest meanwhile. Raises StageError, and stores nothing, where graders failed too often, on these and the
         `earlier` answers of the batch, and where the engine does not keep its weights.
         """
         stored = self.stored.replay(unit, prompts)
@@ -213,17 +216,20 @@ class Rollouts:
         self, prompts: Sequence[Prompt], answers: Iterator[list[Completion]], times: dict[str, float]
     ) -> list[GradedGroup]:
         """What the engine answers, graded."""
-        ranks = self.context.ranks
-        found: list[GradedGroup] = []
-        for prompt in prompts:
-            usage.enter("sample", device())
-            with timed(times, "sample"):
-                completions = next(answers)
+        ranks, found = self.context.ranks, []
+        grading = beside_sampling if self.beside and ranks.first else at_once
+        with grading(self.reward) as grade:
+            for prompt in prompts:
+                usage.enter("sample", device())
+                with timed(times, "sample"):
+                    completions = next(answers)
+                usage.enter("sample" if self.beside else "score", device())
+                with timed(times, "reward"):
+                    found.append((completions, grade(prompt, completions) if ranks.first else None))
             usage.enter("score", device())
             with timed(times, "reward"):
-                graded = self.reward.grade(prompt, completions) if ranks.first else []
-            found.append(list(zip(completions, graded, strict=ranks.first)))
-        return ranks.on_first_rank(lambda: found)
+                groups = [_paired(*group) for group in found]
+        return ranks.on_first_rank(lambda: groups)
 
     def _answer(self, prompt: Prompt, completion: Completion, graded: Graded) -> Answer:
         truncated = self.model.template.terminator not in completion.text
@@ -309,6 +315,11 @@ def teaches(group: AnswerGroup) -> bool:
     """Whether a group has an answer in the loss whose advantage is not 0, whatever advantages are divided by."""
     values = compute_advantages(_totals([group]), "none").values[0]
     return any(answer.counts and value for answer, value in zip(group, values, strict=True))
+
+
+def _paired(completions: list[Completion], graded: Future[list[Graded]] | None) -> GradedGroup:
+    """Answers with what they are worth; other ranks than the first grade nothing."""
+    return [] if graded is None else list(zip(completions, graded.result(), strict=True))
 
 
 def _totals(groups: Sequence[AnswerGroup]) -> list[list[float | None]]:

@@ -13,6 +13,10 @@ PREFILL = 2048  # tokens of prompts that are computed at once
 SCORED = 8192  # tokens that a reward model computes at once
 PACKED = 2 * 1024**3  # on a processor smaller models are laid out anew while they sample
 LOGITS = 3  # copies of the logits of all rows, in float32, while a token is drawn
+LIBRARIES = 40e6  # on a processor: what the model library loads with the first model, as measured
+ADAPTERS = 54e6  # and peft with the first adapter
+TOKENIZER = 700  # bytes a token of the vocabulary that a tokenizer takes, as measured
+SAVED_TOKENIZER = 370  # and its copies while it is saved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +58,7 @@ def by_phase(
 ) -> dict[str, float]:
     """Bytes at the peak of each phase on the device that trains, one process, with micro-batches of `tokens` rows.
     `copies` are the bytes of other copies of the policy, `graders` the sizes of the
-    reward models on the same device."""
+    reward models on the same device. On a processor libraries and tokenizers count too."""
     width = 2 if job.compute_dtype == "bfloat16" else 4
     memory = predict(shape, job, tokens)
     beside = copies + sum(width * (grader.matrices + grader.vectors + grader.embeddings) for grader in graders)
@@ -67,13 +71,18 @@ def by_phase(
     scored = min(SCORED, rollouts.group * (rollouts.prompt + rollouts.answer))
     score = max((forward_bytes(grader, scored, width) for grader in graders), default=0.0)
     sampling = keys + packed(shape, job, rollouts) if rollouts.rows > rollouts.group else 0.0  # the other groups
-    return {
+    models = {
         "load": memory.weights + beside,
         "sample": sample,
         "score": between + sampling + score,
         "update": memory.peak + beside,
         "save": saving(shape, job, memory.weights),
     }
+    if job.accelerator:
+        return models
+    around = LIBRARIES + (ADAPTERS if job.rank else 0) + TOKENIZER * sum(each.vocabulary for each in (shape, *graders))
+    copied = SAVED_TOKENIZER * shape.vocabulary
+    return {phase: size + around + (copied if phase == "save" else 0) for phase, size in models.items()}
 
 
 def packed(shape: Shape, job: Job, rollouts: Rollouts) -> float:
