@@ -190,8 +190,10 @@ class Rollouts:
         used.
 
         One group is one batch for a grader. It is graded as soon as it and those before it are there. Where the models
-        of the reward are on a server or another device, the engine goes on with the rest meanwhile. Raises StageError, and stores nothing, where graders failed too often, on these and the
-        `earlier` answers of the batch, and where the engine does not keep its weights.
+        of the reward are on servers or other devices, the engine goes on meanwhile.
+
+        Raises StageError, and stores nothing, where graders failed too often, on these and the `earlier` answers of the
+        batch, and where the engine does not keep its weights.
         """
         stored = self.stored.replay(unit, prompts)
         if stored is not None:
