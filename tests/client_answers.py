@@ -1,7 +1,7 @@
 """What the hostile server answers when it answers well: a function of the request, in the forms of real servers.
 
 `lacks` names what a server drops without a word: n, logprobs, seed, schema, stop, ids; `refuses` what it answers
-400 to.
+400 to; answers to a prompt that holds `filters` are held back.
 """
 
 import hashlib
@@ -48,10 +48,19 @@ class Answers:
     """The replies of one model on one kind of server; `asked` makes unseeded samples differ where seeds are dropped."""
 
     def __init__(
-        self, model="m", speaks="openai", lacks=(), refuses=(), probabilities=False, rounded=False, context=4096
+        self,
+        model="m",
+        speaks="openai",
+        lacks=(),
+        refuses=(),
+        probabilities=False,
+        rounded=False,
+        context=4096,
+        filters="",
     ):
         self.model, self.speaks, self.lacks, self.refuses = model, speaks, set(lacks), refuses
-        self.probabilities, self.rounded, self.context, self.asked = probabilities, rounded, context, 0
+        self.probabilities, self.rounded, self.context, self.filters = probabilities, rounded, context, filters
+        self.asked = 0
 
     def refused(self, body):
         """The parameter that this server answers 400 to, as servers do that drop nothing silently."""
@@ -78,6 +87,8 @@ class Answers:
 
     def sample(self, body, prompt, index):
         """(words, finish_reason, stop_reason) of one choice."""
+        if self.filters and self.filters in json.dumps(prompt):
+            return [], "content_filter", None
         seed = body.get("seed")
         varied = self.asked if "seed" in self.lacks and seed is not None else 0
         name = digest([prompt, body.get("temperature"), seed, index, varied])

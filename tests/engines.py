@@ -1,5 +1,6 @@
 """A policy's server for tests: togi's own, over HTTP, with what it is asked written down."""
 
+import http.client
 import json
 import os
 import signal
@@ -7,18 +8,21 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from grpo_runs import Bench, weights
 from tiny_run import environment
 
 from togi.client.endpoint import Endpoint
+from togi.commands.serve import Place, serve
 from togi.core.ranks import ALONE, Ranks
+from togi.core.sources import ModelSource
+from togi.serve.limits import Limits
 from togi.stages.context import Context, Resolved
 from togi.stages.training.grpo import TrainGrpo
 from togi.stages.training.grpo_work import run
@@ -48,17 +52,56 @@ class Process:
             self.process = subprocess.Popen(self._command, env=environment(self._home), stdout=log, stderr=log)
         end = time.monotonic() + 120
         while time.monotonic() < end and self.process.poll() is None:
-            with suppress(urllib.error.URLError, OSError):
-                urllib.request.urlopen(self.url.removesuffix("/v1") + self._probe, timeout=5).close()
+            if self.page(self._probe) is not None:
                 return
             time.sleep(0.1)
         raise AssertionError("the server did not come up")
+
+    def page(self, path: str) -> str | None:
+        """What GET `path` gives; None while nothing answers."""
+        url = self.url.removesuffix("/v1") + path
+        with suppress(OSError, http.client.HTTPException), urllib.request.urlopen(url, timeout=5) as found:
+            return found.read().decode()
+        return None
 
     def kill(self) -> None:
         """kill -9."""
         if self.process.poll() is None:
             os.kill(self.process.pid, signal.SIGKILL)
             self.process.wait()
+
+
+class Forked(Process):
+    """`togi serve` without its start: forked from the test's own process, so that nothing is imported twice."""
+
+    def __init__(self, model: Path, home: Path, reward: bool) -> None:
+        self._model, self._reward = model, reward
+        super().__init__(home, "/health")
+
+    def start(self) -> None:
+        self.pid = os.fork()
+        if not self.pid:
+            self._serve()
+        while self.page(self._probe) is None:
+            assert os.waitpid(self.pid, os.WNOHANG) == (0, 0), "the server did not come up"
+            time.sleep(0.01)
+
+    def _serve(self) -> None:
+        try:
+            os.environ["TOGI_COMPUTE"] = "float32"
+            torch.set_num_threads(1)
+            place = Place(host="127.0.0.1", port=self.port, key="", limits=Limits(), updates=not self._reward)
+            source = ModelSource(kind="path", name=str(self._model), template="chatml")
+            serve({"policy": source}, self._home / "cache", self._reward, place)
+        finally:
+            os._exit(1)
+
+    def kill(self) -> None:
+        """kill -9."""
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            self.pid = 0
 
 
 @contextmanager

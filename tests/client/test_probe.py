@@ -8,8 +8,10 @@ import pytest
 from client_asks import chats, client, endpoint, texts
 from hostile import hostile
 
-from togi.client.probe import on_bf16_steps
+from togi.client.client import Client
+from togi.client.probe import QUESTION, on_bf16_steps
 from togi.client.requests import ChatRequest, CompletionRequest, ScoreRequest
+from togi.client.store import AnswerStore
 from togi.core.errors import InputError, StageError
 from togi.core.records import Message, SamplingParams
 
@@ -47,6 +49,21 @@ def test_what_can_be_done_without_is_told(tmp_path: Path, lacking: str, alarm: s
             texts(list(asked.ask([request])))
         assert alarms == ([alarm] if lacks else [])
         assert asked.facts()[f"chat.{lacking}"] is not bool(lacks)
+
+
+def test_trials_whose_answers_a_filter_held_back_say_nothing_of_the_server(tmp_path: Path) -> None:
+    params = SamplingParams(max_tokens=24, temperature=1.0, n=2, logprobs=1, stop=(" the",))
+    request = ChatRequest(messages=(Message("user", "q"),), params=params, seed=3, schema={"type": "object"})
+    told: list[str] = []
+    with hostile(filters=QUESTION.content) as server, AnswerStore(tmp_path / "answers") as store:
+        asked = Client(endpoint(server.url), store, run="r", tell=lambda name, message: told.append(message))
+        with asked:
+            found = next(iter(asked.ask([request])))
+            facts = asked.facts()
+    assert len(found.choices) == 2 and all(choice.logprobs for choice in found.choices)
+    assert [message for message in told if "held back the answers with which" not in message] == []
+    assert [name for name in ("n", "logprobs", "seed", "stop", "schema") if facts[f"chat.{name}"] is not None] == []
+    assert sum("is not known" in message for message in told) == 5
 
 
 def test_stop_strings_are_cut_where_they_are_dropped(tmp_path: Path) -> None:

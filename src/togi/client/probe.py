@@ -4,7 +4,8 @@ Servers drop what they do not know without a word: `transformers serve` gives on
 log-probabilities, another answer under the same seed, prose for a schema; vLLM gives a probability for a score unless
 it is told not to. So each ability is tried with a few tokens before the first request that needs it, and no request
 pays for one that it does not need. What is missing is emulated (n choices by n requests, stop strings by cutting),
-told (seed, schema), or refused (log-probabilities, token ids, raw scores).
+told (seed, schema), or refused (log-probabilities, token ids, raw scores). A trial whose answers a filter held back
+says nothing, which is told too.
 """
 
 import asyncio
@@ -59,7 +60,7 @@ class Abilities:
 
     def __init__(self, exchange: Exchange, tell: Tell) -> None:
         self.exchange, self._tell = exchange, tell
-        self.found: dict[str, bool] = {}
+        self.found: dict[str, bool | None] = {}  # None: tried, and not known
         self._lock = asyncio.Lock()
         self._met = False
         self._told: set[str] = set()
@@ -93,6 +94,10 @@ class Abilities:
         try:
             works = await _TRIALS[ability](self.exchange, request)
         except GivenUp as error:
+            if error.failure.reason == "filtered":
+                self.found[name] = None
+                self.tell(f"endpoint_{ability}", f"{HELD}: {_UNKNOWN[ability]}")
+                return
             raise StageError(
                 f"model {self.exchange.endpoint.name}: the server could not be tried ({ability}): {error}; {STORED}"
             ) from None
@@ -105,6 +110,15 @@ class Abilities:
         self.tell(f"endpoint_{ability}", message)
 
 
+HELD = "the provider's filter held back the answers with which the server was tried"
+_UNKNOWN = {
+    "n": "whether it gives several choices is not known; choices are asked for one by one",
+    "logprobs": "whether it gives log-probabilities is not known; an answer without them counts as failed",
+    "seed": "whether it heeds `seed` is not known; the stored answers keep the run repeatable",
+    "schema": "whether it holds answers to a JSON schema is not known; they are read as they come",
+    "stop": "whether it heeds stop strings is not known; answers are cut after they have come",
+    "ids": "whether it answers token ids with token ids is not known; an answer without them counts as failed",
+}
 _REFUSED = ("logprobs", "ids", "scores")
 _MISSING = {
     "n": "the server gives one choice where several are asked for; choices are asked for one by one",
@@ -198,20 +212,28 @@ async def _ask(exchange: Exchange, request: AnyRequest) -> Any:
 
 
 def _read(exchange: Exchange, request: AnyRequest, value: Any) -> Any:
-    """The answer that a reply holds, None if it is not what was asked for."""
+    """The answer that a reply holds, None if it is not what was asked for. Raises GivenUp where the provider's filter
+    held it back, which says nothing of the server."""
     try:
         return None if value is None else exchange.dialect.read(request, value)
-    except Broken:
+    except Broken as broken:
+        if broken.filtered:
+            raise GivenUp("filtered", str(broken)) from None
         return None
 
 
 async def _answer(exchange: Exchange, request: AnyRequest) -> Any:
-    """The answer to a request, None where the server cannot give it. One bad reply may be chance: it is asked again."""
-    for _ in range(CHANCES):
+    """The answer to a request, None where the server cannot give it. One bad reply may be chance: it is asked again.
+    Raises GivenUp where the last was held back too."""
+    for left in reversed(range(CHANCES)):
         if (value := await _ask(exchange, request)) is None:
             return None
-        if (found := _read(exchange, request, value)) is not None:
-            return found
+        try:
+            if (found := _read(exchange, request, value)) is not None:
+                return found
+        except GivenUp:
+            if not left:
+                raise
     return None
 
 

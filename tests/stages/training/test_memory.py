@@ -1,6 +1,7 @@
 """Memory settings of training stages: none of them changes what is learnt, and what was predicted is told."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,12 @@ from safetensors.torch import load_file
 from tiny_run import QUESTIONS, togi, write_recipe
 from tiny_texts import bare_context, chats
 
+from togi.client.endpoint import Endpoint
 from togi.core.settings import ChatsRef, ModelRef
 from togi.model.sizes import Job, Shape, predict
 from togi.stages import models
-from togi.stages.training import memory_work, sft_work
+from togi.stages.context import Resolved
+from togi.stages.training import grpo, memory_work, sft_work
 from togi.stages.training.dpo import TrainDpo
 from togi.stages.training.grpo import TrainGrpo
 from togi.stages.training.job import training_job
@@ -99,6 +102,18 @@ def test_the_largest_micro_batch_is_measured_where_examples_are_longer_than_the_
     memory = json.loads((context.folder / "memory.json").read_text())
     assert memory["largest_micro_batch"] == max(line["largest_micro_batch"] for line in lines) > 64
     assert memory["predicted"] == round(predict(fit.shape, fit.job, memory["largest_micro_batch"]).peak)
+
+
+def test_a_reward_model_on_a_server_takes_no_memory_here(tmp_path):
+    context = bare_context(tmp_path, chats=chats())
+    reward = {"terms": [{"type": "model", "scorer": "$rm"}]}
+    settings = TrainGrpo.model_validate({"init": "$base", "prompts": "$prompts", "reward": reward})
+    here = Resolved("scorer", source=context.inputs["$base"].source)
+    there = replace(here, endpoint=Endpoint(name="rm", urls=("http://127.0.0.1:9/v1",), model="rm"))
+    beside = []
+    for context.inputs["$rm"] in (here, there):
+        beside.append(memory_work.MemoryBudget(grpo.job(settings), context).beside)
+    assert beside[0] > beside[1]
 
 
 def test_a_training_begins_without_what_earlier_stages_kept(tmp_path):

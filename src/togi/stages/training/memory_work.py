@@ -64,9 +64,11 @@ class MemoryBudget:
             write_json(context.folder / FILE, {"micro_batch_tokens": tokens, "fits": context.fits})
 
     def _scorers(self, job: TrainingJob) -> list[Shape]:
-        """The sizes of the reward models that are loaded beside."""
+        """The sizes of the reward models that are loaded beside; those on servers are not."""
         found = []
         for ref in job.scorers:
+            if self.context.inputs[ref].endpoint is not None:
+                continue
             try:
                 found.append(Shape.of(load_config(self.context.model(ref), self.context.cache)))
             except InputError as error:

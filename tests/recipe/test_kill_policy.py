@@ -1,0 +1,186 @@
+"""kill -9 of a run whose policy is sampled, and graded, on servers: of the trainer, of the engine, of the reward
+server. What was stored is replayed, and the bytes are those of an undisturbed run.
+
+A kill follows what stands on the disk, or what a server has answered since, so it falls into the work that comes next.
+"""
+
+import json
+import re
+import subprocess
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engines import Forked, Process, togi_serve
+from tiny_run import QUESTIONS, kill_all, results, start, tiny_model, togi
+from transformers import LlamaConfig, LlamaForSequenceClassification
+
+RECIPE = """\
+name: served
+seed: 3
+models:
+  base: {path: model, template: chatml}
+  there: {url: 'ENGINE', model: policy, protocol: togi, concurrency: 1}
+  rm: {url: 'REWARD', model: policy, kind: reward, protocol: togi}
+data:
+  questions: {path: questions.jsonl}
+stages:
+  policy:
+    type: train.grpo
+    init: $base
+    prompts: $questions
+    engine: {model: $there, tolerance: 0.001}
+    steps: STEPS
+    prompts_per_step: 2
+    group_size: 4
+    learning_rate: 1e-3
+    save_every: 2
+    sampling: {max_tokens: 16}
+    reward: {terms: [{type: model, scorer: $rm}]}
+"""
+AHEAD = "    staleness: 1\n    loss: {sampler_correction: {level: token, mode: truncate, cap: 2.0}}\n"
+ANSWERED = re.compile(r'togi_requests_total\{path="/v1/(?:completions|scores)",status="200"\} ([0-9.]+)')
+GONE = "no server has answered"
+Servers = dict[str, Process]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """`killed` is, once so many batches of samples are `stored`, steps are `logged` and checkpoints `saved`, and once
+    the server `asked` has then answered `more` requests."""
+
+    killed: str
+    stored: int = 0
+    logged: int = 0
+    saved: int = 0
+    asked: str = ""
+    more: int = 1
+
+
+MOMENTS = [
+    Moment("trainer", asked="engine", more=3),  # amid the first batch: nothing is stored
+    Moment("engine", stored=1),  # before it takes the next weights, or while it does
+    Moment("reward", stored=2, asked="engine"),  # before it grades the batch that is sampled
+    Moment("trainer", saved=1),
+    Moment("engine", stored=3, asked="engine", more=3),  # amid a batch
+    Moment("trainer", stored=4),  # the samples are stored, and no step has learnt from them
+    Moment("reward", stored=4, asked="reward"),  # between two groups of a batch
+    Moment("trainer", logged=6),
+    Moment("engine", stored=7, asked="reward"),  # sampled and partly graded, not stored
+    Moment("trainer", stored=8, asked="reward"),  # the same
+]
+
+
+def write(folder: Path, servers: Servers, steps: int, more: str = "") -> Path:
+    (folder / "questions.jsonl").write_text("".join(json.dumps({"question": q}) + "\n" for q in QUESTIONS))
+    text = RECIPE.replace("ENGINE", servers["engine"].url).replace("REWARD", servers["reward"].url)
+    path = folder / "served.yaml"
+    path.write_text(text.replace("STEPS", str(steps)) + more)
+    return path
+
+
+def models(folder: Path) -> tuple[Path, Path]:
+    """A policy, and a reward model."""
+    policy, reward = folder / "model", folder / "rm"
+    for each in (policy, reward):
+        tiny_model(each)
+    torch.manual_seed(7)
+    config = LlamaConfig.from_pretrained(reward)
+    config.num_labels, config.pad_token_id = 1, None
+    LlamaForSequenceClassification(config).save_pretrained(reward)
+    return policy, reward
+
+
+def reached(moment: Moment, home: Path) -> bool:
+    """Whether the disk is as far as a moment wants it."""
+    found = [*(home / "store").glob("train.grpo-*")]
+    if not found:
+        return not (moment.stored or moment.logged or moment.saved)
+    folder = found[0]
+    metrics = folder / "metrics.jsonl"
+    return (
+        len([*folder.glob("checkpoints/samples/batch-*.json")]) >= moment.stored
+        and (metrics.read_bytes().count(b"\n") if metrics.exists() else 0) >= moment.logged
+        and len([*folder.glob("checkpoints/step-*")]) >= moment.saved
+    )
+
+
+def answered(server: Process) -> int:
+    """The samples, or scores, that a server gave since its start."""
+    return sum(int(float(each)) for each in ANSWERED.findall(server.page("/metrics") or ""))
+
+
+def kill_at(moments: Sequence[Moment], recipe: Path, home: Path, servers: Servers) -> subprocess.CompletedProcess[str]:
+    """Runs, and kills at each of the moments; servers are started anew at once, and so is the trainer. The last run."""
+    run = start(recipe, home)
+    for moment in moments:
+        while not reached(moment, home):
+            run = alive(run, moment, recipe, home)
+        before = answered(servers[moment.asked]) if moment.asked else 0
+        while moment.asked and answered(servers[moment.asked]) < before + moment.more:
+            run = alive(run, moment, recipe, home)
+        if moment.killed == "trainer":
+            kill_all(run)
+            run = start(recipe, home)
+        else:
+            servers[moment.killed].kill()
+            servers[moment.killed].start()
+    text, _ = run.communicate(timeout=300)
+    if run.returncode and GONE in text:
+        return togi(home, "run", str(recipe), "--threads", "1")
+    return subprocess.CompletedProcess(run.args, run.returncode, "", text)
+
+
+def alive(run: "subprocess.Popen[str]", moment: Moment, recipe: Path, home: Path) -> "subprocess.Popen[str]":
+    """The run, or the next one where a server of a busy machine took longer to come back than a run waits for it."""
+    time.sleep(0.005)
+    if run.poll() is None:
+        return run
+    text = run.communicate()[0]
+    assert run.returncode and GONE in text, f"{moment} never came: {text}"
+    return start(recipe, home)
+
+
+def ended(home: Path) -> dict[str, Any]:
+    """What a run ended with; the probe of a step is not asked for where its samples are replayed."""
+    found = results(home)
+    for name, rows in found.items():
+        if name.endswith("/metrics"):
+            found[name] = [{key: value for key, value in row.items() if key != "engine/probe"} for row in rows]
+    return found
+
+
+def disturb(folder: Path, servers: Servers, moments: Sequence[Moment], steps: int, more: str = "") -> None:
+    """Runs a recipe undisturbed, and killed; both end with the same bytes."""
+    recipe = write(folder, servers, steps, more)
+    quiet = togi(folder / "quiet", "run", str(recipe), "--threads", "1")
+    assert quiet.returncode == 0, quiet.stderr
+    last = kill_at(moments, recipe, folder / "killed", servers)
+    assert last.returncode == 0, last.stderr
+    assert ended(folder / "killed") == ended(folder / "quiet")
+
+
+def test_kills_of_engine_and_trainer_change_no_byte(tmp_path: Path) -> None:
+    policy, reward = models(tmp_path)
+    with ExitStack() as stack:
+        servers: Servers = {"engine": Forked(policy, tmp_path, False), "reward": Forked(reward, tmp_path, True)}
+        for server in servers.values():
+            stack.callback(server.kill)
+        moments = [Moment("engine", stored=1, asked="engine", more=2), Moment("trainer", stored=3, asked="reward")]
+        disturb(tmp_path, servers, moments, steps=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [pytest.param("", id="at-once"), pytest.param(AHEAD, id="one-batch-ahead")])
+def test_ten_kills_change_no_byte(tmp_path: Path, more: str) -> None:
+    policy, reward = models(tmp_path)
+    with (
+        togi_serve(policy, tmp_path / "home", "--updates") as engine,
+        togi_serve(reward, tmp_path / "home", "--reward") as grader,
+    ):
+        disturb(tmp_path, {"engine": engine, "reward": grader}, MOMENTS, 12, more)
