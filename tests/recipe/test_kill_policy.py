@@ -176,6 +176,7 @@ def test_kills_of_engine_and_trainer_change_no_byte(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("more", [pytest.param("", id="at-once"), pytest.param(AHEAD, id="one-batch-ahead")])
 def test_ten_kills_change_no_byte(tmp_path: Path, more: str) -> None:
     policy, reward = models(tmp_path)
