@@ -24,7 +24,8 @@ from togi.objectives.sft import SFT
 from togi.objectives.smpo import SMPO
 from togi.recipe.display import Display, Silent
 from togi.recipe.graph import build
-from togi.recipe.run import Options, Run
+from togi.recipe.options import Options
+from togi.recipe.run import Run
 from togi.recipe.schema import validate
 from togi.recipe.source import read_tree
 from togi.recipe.store import store_folder

@@ -14,7 +14,7 @@ from togi.cli import COMMANDS, SUMMARIES, main
 from togi.cli.list import stage_settings
 from togi.cli.run import same_command
 from togi.core.errors import ERRORS
-from togi.recipe.run import Options
+from togi.recipe.options import Options
 
 HEAVY = ("torch", "transformers", "numpy", "pydantic", "pyarrow", "rich", "matplotlib", "jinja2")
 

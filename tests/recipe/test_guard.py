@@ -14,7 +14,8 @@ from togi.core.ranks import ALONE
 from togi.recipe import worker
 from togi.recipe.graph import build
 from togi.recipe.mend import mend
-from togi.recipe.run import Options, Run
+from togi.recipe.options import Options
+from togi.recipe.run import Run
 from togi.recipe.schema import validate
 from togi.recipe.source import read_tree
 from togi.recipe.store import is_done, outputs_digests

@@ -14,7 +14,8 @@ from togi.cli import main
 from togi.core.errors import InputError, Interrupted, WorkerDied
 from togi.recipe import workers
 from togi.recipe.graph import build
-from togi.recipe.run import Options, Run
+from togi.recipe.options import Options
+from togi.recipe.run import Run
 from togi.recipe.schema import validate
 from togi.recipe.source import read_tree
 

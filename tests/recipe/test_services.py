@@ -17,7 +17,8 @@ from togi.core.errors import Interrupted, StageError
 from togi.recipe import run as run_module
 from togi.recipe import service_guard, services
 from togi.recipe.graph import build
-from togi.recipe.run import Options, Run
+from togi.recipe.options import Options
+from togi.recipe.run import Run
 from togi.recipe.schema import validate
 from togi.recipe.services import Services, ServiceSpec
 from togi.recipe.source import read_tree

@@ -17,6 +17,7 @@ from togi.recipe import workers
 from togi.recipe.workers import Workers
 
 CRASHED = ["say", {"event": "crashed", "error": "KeyError: 'a'"}]
+ECHO = ["say", {"event": "crashed", "error": "RuntimeError: [gloo/transport/tcp/pair.cc:5] Connection closed by peer"}]
 DONE = ["say", {"event": "done"}]
 
 
@@ -81,6 +82,22 @@ def test_a_rank_that_crashes_is_named_with_what_it_raised_and_its_log(run, tmp_p
 def test_a_rank_that_ends_itself_without_a_word_is_the_cause(run):
     with pytest.raises(WorkerDied, match=r"rank 1 of 2\) ended itself with exit code 0, without a word; the last line"):
         run([["wait", 0.2], CRASHED, ["exit", 1]], [["exit", 0]])
+
+
+def test_a_rank_whose_end_shows_late_is_the_cause_all_the_same(run):
+    """As that of a rank on another machine, which the others miss before it is known to be gone."""
+    with pytest.raises(WorkerDied, match=r"the worker \(rank 1 of 2\) was killed \(SIGKILL\)"):
+        run([ECHO, ["exit", 1]], [["wait", workers.SIGNS + 1], ["killed"]])
+
+
+def test_a_rank_that_says_why_is_the_cause_though_others_missed_it_first(run):
+    (event,) = run([ECHO, ["exit", 1]], [["wait", 0.5], failed("the disk is full")])
+    assert event["message"] == "the disk is full (rank 1 of 2)"
+
+
+def test_ranks_that_only_miss_each_other_are_no_fault(run):
+    with pytest.raises(WorkerDied, match=r"rank 0 of 2\) lost another rank, which left no word: .*Connection closed"):
+        run([ECHO, ["exit", 1]], [["wait", 0.3], ECHO, ["exit", 1]])
 
 
 def test_what_is_no_event_goes_to_the_log(run, tmp_path):

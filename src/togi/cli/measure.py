@@ -15,7 +15,8 @@ from togi.core.errors import Interrupted
 from togi.core.terminal import say
 from togi.recipe.display import Human, Silent, Watched
 from togi.recipe.graph import Graph
-from togi.recipe.run import Options, Run
+from togi.recipe.options import Options
+from togi.recipe.run import Run
 from togi.report.collect import collect
 from togi.report.view import BenchmarkView
 

@@ -13,7 +13,8 @@ from togi.recipe.cluster import checked
 from togi.recipe.display import Closing, Human, JsonLines, Watched
 from togi.recipe.graph import Graph
 from togi.recipe.joined import own_place
-from togi.recipe.run import Options, Run, chat_command
+from togi.recipe.options import Options
+from togi.recipe.run import Run, chat_command
 from togi.recipe.store import is_done
 from togi.report.collect import collect
 from togi.report.formatting import compared
@@ -34,7 +35,7 @@ from togi.report.formatting import compared
     "--on",
     metavar="PLACE",
     default="",
-    help="A Ray cluster that does the shards of row-wise stages: ray://HOST:PORT, auto or local-cluster.",
+    help="A Ray cluster for ranks that train and for shards of rows: ray://HOST:PORT, auto or local-cluster.",
 )
 @compute_option("is what the recipe says, or tries once what this machine is fast at")
 @click.option("--accept-numerics", is_flag=True, help="Go on with a stage that was begun under other numerics.")

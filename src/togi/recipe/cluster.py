@@ -4,8 +4,9 @@ import importlib
 import importlib.util
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,19 @@ from togi.recipe.local_cluster import NODES, LocalCluster
 
 LOCAL, AUTO, CLIENT = "local-cluster", "auto", "ray://"
 PORT = 10001  # of Ray's server for clients, where the place names none
+
+
+@dataclass(frozen=True, slots=True)
+class RankNeeds:
+    """The ranks of a stage: `size` of them, of `threads` threads each."""
+
+    stage: str
+    size: int
+    threads: int
+
+    @property
+    def words(self) -> str:
+        return f"{self.size} ranks of {self.threads} processor{'s' * (self.threads != 1)} each"
 
 
 def checked(place: str) -> str:
@@ -31,9 +45,11 @@ def checked(place: str) -> str:
 
 
 @contextmanager
-def opened(place: str, folder: Path, store: Path, note: Callable[[str], None]) -> Iterator[str]:
-    """The address of the cluster at `place`, once each of its nodes has shown that it can work on `store`; empty where
-    there is no place. `folder` is the run's.
+def opened(
+    place: str, folder: Path, store: Path, note: Callable[[str], None], ranks: Sequence[RankNeeds] = ()
+) -> Iterator[str]:
+    """The address of the cluster at `place`, once each of its nodes has shown that it can work on `store`, and all that
+    there is room for each of `ranks`; empty where there is no place. `folder` is the run's.
 
     Raises ModuleNotFoundError where Ray is not installed, InputError where the cluster cannot do the work.
     """
@@ -46,7 +62,7 @@ def opened(place: str, folder: Path, store: Path, note: Callable[[str], None]) -
         work = cluster_work()
         work.connect(address)
         try:
-            note(work.examine(store, NODES if place == LOCAL else 1))
+            note(work.examine(store, NODES if place == LOCAL else 1, ranks))
         finally:
             work.leave()  # who works with the cluster connects: Ray's server for clients fails under several at a time
         yield address
@@ -65,6 +81,12 @@ def cluster_work() -> Any:
     """The module that speaks to Ray."""
     with own_signals():
         return importlib.import_module("togi.recipe.cluster_work")
+
+
+def cluster_ranks_work() -> Any:
+    """The module that lets ranks work on a cluster."""
+    with own_signals():
+        return importlib.import_module("togi.recipe.cluster_ranks_work")
 
 
 @contextmanager

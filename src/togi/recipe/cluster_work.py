@@ -4,17 +4,18 @@ import logging
 import os
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from togi.core.errors import InputError
 from togi.core.files import write_text
-from togi.recipe.cluster import own_signals
+from togi.recipe.cluster import RankNeeds, own_signals
 from togi.recipe.cluster_probe import CURE, differences, looker
 
 ANSWER_SECONDS = 120.0  # in which each node answers that was asked
@@ -78,12 +79,12 @@ def nodes() -> list[ClusterNode]:
     return sorted(found, key=lambda node: (node.name, node.id))
 
 
-def examine(store: Path, least: int = 1) -> str:
+def examine(store: Path, least: int = 1, ranks: Sequence[RankNeeds] = ()) -> str:
     """Asks every node whether it sees `store` and has the versions of this machine; what the cluster has, in words.
     Waits first until `least` nodes are there.
 
     Raises InputError, which names the nodes, where work would fail or give other bytes there, and where there is no
-    processor to work with.
+    processor to work with, or no room for `ranks`.
     """
     store.mkdir(parents=True, exist_ok=True)
     mark = store / f".seen-{os.getpid()}"
@@ -106,7 +107,10 @@ def examine(store: Path, least: int = 1) -> str:
     processors = sum(node.processors for node in found)
     if not processors:
         raise InputError(f"the cluster has no processor that Ray may use ({len(found)} nodes); see `ray status`")
-    return f"cluster: {_named([node.name for node in found])}, {processors} processors"
+    for needs in ranks:
+        refuse_without_room(found, needs)
+    whole = sizes(processors, sum(node.devices for node in found))
+    return f"cluster: {_named([node.name for node in found])}, {whole}"
 
 
 def _nodes_there(least: int) -> list[ClusterNode]:
@@ -143,6 +147,31 @@ def _named(names: list[str]) -> str:
     return f"node {names[0]}" if len(names) == 1 else f"nodes {', '.join(names)}"
 
 
+def refuse_without_room(found: list[ClusterNode], needs: RankNeeds) -> dict[str, float]:
+    """What one rank takes of the cluster, in Ray's words: its threads and, where the cluster has GPUs, one of them.
+
+    Raises InputError where the nodes have no room for all ranks, even with nothing else to do.
+    """
+    devices = any(node.devices for node in found)
+    room = sum(min(node.processors // needs.threads, node.devices if devices else needs.size) for node in found)
+    if room < needs.size:
+        have = ", ".join(f"{node.name} has {sizes(node.processors, node.devices)}" for node in found)
+        raise InputError(
+            f"stages.{needs.stage}.processes: the cluster has no room for {needs.words}"
+            f"{' and one GPU each' * devices}, but for {room} of them: {have}. Set stages.{needs.stage}.processes to a "
+            "lower number, lower --threads (those of all ranks together), or add nodes"
+        )
+    return {"CPU": needs.threads, **({"GPU": 1} if devices else {})}
+
+
+def sizes(processors: int, devices: int) -> str:
+    """Processors and GPUs, in words."""
+    found = [f"{processors} processor{'s' * (processors != 1)}"]
+    return " and ".join([*found, *([f"{devices} GPU{'s' * (devices != 1)}"] if devices else [])])
+
+
 def first_line(error: BaseException) -> str:
     """What Ray says of an error, short."""
+    if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
+        error = error.cause
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(":")[:300]

@@ -81,7 +81,7 @@ class JoinedWorkers(Workers):
         super().close()
 
 
-def lead(workers: JoinedWorkers, run: str, store: Path) -> None:
+def lead(workers: Workers, run: str, store: Path) -> None:
     """Returns once all ranks are there. Raises the TogiError that keeps them from working together."""
     _obeyed(workers, order(GREET, run, store))
 
@@ -118,7 +118,7 @@ def follow(workers: JoinedWorkers, run: str, store: Path) -> None:
         raise Interrupted("stopped; everything finished is saved")
 
 
-def _obeyed(workers: JoinedWorkers, command: dict[str, Any]) -> None:
+def _obeyed(workers: Workers, command: dict[str, Any]) -> None:
     for event in workers.do(command):
         if event["event"] == "failed":
             raise ERRORS.get(event["kind"], StageError)(event["message"])

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from togi.core.files import write_json, write_text
 from togi.core.locks import Busy, is_held, wait
 from togi.core.process import STOPPING, was_interrupted
 from togi.core.settings import MAIN
-from togi.recipe.cluster import opened
+from togi.recipe.cluster import RankNeeds, cluster_ranks_work, opened
 from togi.recipe.display import Display
 from togi.recipe.executors import Executor
 from togi.recipe.graph import Graph, Node, kinds_of, unpinned
@@ -31,6 +30,7 @@ from togi.recipe.joined import Joined, JoinedWorkers, follow, lead, refuse_other
 from togi.recipe.lock import lock_text
 from togi.recipe.mend import mend
 from togi.recipe.model_services import services_of
+from togi.recipe.options import Options
 from togi.recipe.report import render
 from togi.recipe.runs import keep_last, run_id
 from togi.recipe.services import Services, ServiceSpec
@@ -54,32 +54,6 @@ from togi.stages.spent import spent_by
 from togi.tracking.base import check_trackers
 
 DEATH_SECONDS = 30.0  # in which a stage saves what it finished once a service that it needs has died
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What the command line of `run` says; `recipe` is the path as it was typed, and so are `overrides`."""
-
-    recipe: str = ""
-    overrides: tuple[str, ...] = ()
-    until: str | None = None
-    redo: tuple[str, ...] = ()
-    accept_numerics: bool = False
-    compute: str = "auto"
-    limit: int | None = None  # rows of each data set, in a trial
-    on: str = ""  # a cluster (recipe/cluster.py); empty: this machine
-    joined: Joined | None = None  # which of the ranks that something else has started
-    threads: int = 0  # 0: what OMP_NUM_THREADS says, else all that this process may use
-
-    @property
-    def worker_threads(self) -> int:
-        asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-        own = max(1, len(os.sched_getaffinity(0)) // (self.joined.beside if self.joined else 1))
-        return self.threads or (int(asked) if asked.isdigit() else 0) or own
-
-    def rank_threads(self, ranks: int) -> int:
-        """Threads of each process of a stage: its share, or all of what a process has that was started as a rank."""
-        return self.worker_threads if self.joined else max(1, self.worker_threads // ranks)
 
 
 class Run:
@@ -123,7 +97,7 @@ class Run:
             with writing_home():
                 stack.enter_context(running(self.folder, clear_meetings))
             self._begin(names)
-            place = opened(self.options.on, self.folder, self.store, self.display.note)
+            place = opened(self.options.on, self.folder, self.store, self.display.note, self._ranks(names))
             self.cluster = stack.enter_context(place)
             stack.enter_context(self._heeding())
             self._run(names)
@@ -272,9 +246,33 @@ class Run:
             self.workers.close()
             self.workers = None
         if self.workers is None:
-            with writing_home():
-                self.workers = Workers(self.folder / "worker.log", self.options.worker_threads, size)
+            self.workers = self._on_cluster(node) if self.cluster and size > 1 else self._on_this_machine(size)
         return self.workers
+
+    def _on_this_machine(self, size: int) -> Executor:
+        with writing_home():
+            return Workers(self.folder / "worker.log", self.options.worker_threads, size)
+
+    def _on_cluster(self, node: Node) -> Executor:
+        """The ranks of a stage on the cluster, once all have shown that they have the same."""
+        log, display = self.folder / "worker.log", self.display
+        made = cluster_ranks_work().ClusterWorkers(self.cluster, log, self._needs(node), display.note, self._heed)
+        try:
+            lead(made, self.id, self.store)
+        except TogiError:
+            made.close()
+            raise
+        return made
+
+    def _needs(self, node: Node) -> RankNeeds:
+        return RankNeeds(node.name, node.settings.ranks, self.options.rank_threads(node.settings.ranks))
+
+    def _ranks(self, names: list[str]) -> list[RankNeeds]:
+        """The ranks of the stages that are not done."""
+        nodes = [
+            self.graph.nodes[name] for name in names if not is_done(self.store / self.graph.nodes[name].folder_name)
+        ]
+        return [self._needs(node) for node in nodes if node.settings.ranks > 1]
 
     def _joined_workers(self, place: Joined) -> JoinedWorkers:
         with writing_home():

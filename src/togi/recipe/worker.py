@@ -160,7 +160,7 @@ def _fail(control: Control, command: dict[str, Any], error: TogiError) -> None:
     if len(message) > LONGEST:
         message = f"{message[:LONGEST]} ... ({len(message) - LONGEST} more characters are in the worker's log)"
     failed = {"event": "failed", "stage": command["name"], "kind": type(error).__name__, "message": message}
-    control.send({**failed, "when": time.monotonic()})
+    control.send({**failed, "when": time.time()})
     with suppress(OSError):  # the disk may be full
         traceback.print_exception(error)
 
@@ -173,7 +173,7 @@ def _crash(
         if (failure := told(error, command)) is not None:  # such as a full disk in the words of a library
             _fail(control, command, failure)
         else:
-            control.send({"event": "crashed", "error": describe(error), "when": time.monotonic()})
+            control.send({"event": "crashed", "error": describe(error), "when": time.time()})
             sys.__excepthook__(kind, error, trace)
         sys.stderr.flush()
     finally:

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 
 from togi.core.errors import Fault, WorkerDied
 from togi.core.process import STOPPING as SIGNALS
+from togi.recipe.greeting import GONE
 
 # What a training process needs on glibc. Freed memory stays with the process, so that it is not faulted in again (1.04
 # to 1.18 times the speed, measured). No lists of small free blocks: aligned memory leaves such blocks beside it, and
@@ -36,7 +37,8 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONUNBUFFERED": "1",
 }
-COMMAND = (sys.executable, "-m", "togi.recipe.worker")  # then rank, number of ranks, where they meet
+WORKER = ("-m", "togi.recipe.worker")  # then rank, number of ranks, where they meet, and the device's number
+COMMAND = (sys.executable, *WORKER)
 SIGNS = 2.0  # seconds in which other ranks may show that they failed too
 MEETING = ".ranks-"  # how the folders begin in which ranks meet, beside the log
 CLOSING = 10.0  # seconds until processes that have nothing left to do are gone
@@ -69,6 +71,8 @@ class RankPlace:
 
 class Worker:
     """The process of one rank, on this machine."""
+
+    where = ""  # on which of several machines, for messages
 
     def __init__(self, log: Path, threads: int, place: RankPlace) -> None:
         self.rank = place.rank
@@ -171,6 +175,11 @@ def _event(line: str) -> dict[str, Any] | None:
     return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
 
 
+def is_echo(event: Mapping[str, Any]) -> bool:
+    """Whether a rank says no more than that another one is gone."""
+    return event["event"] == "crashed" and GONE.search(event["error"]) is not None
+
+
 @dataclass(slots=True)
 class RankOutcomes:
     """What has become of the ranks in a stage: the events that say so, and the exit codes of those that are gone."""
@@ -195,6 +204,16 @@ class RankOutcomes:
         return bool(self.failed or self.crashed or self.gone)
 
     @property
+    def silent(self) -> list[int]:
+        """The ranks that ended without a word."""
+        return [rank for rank in sorted(self.gone) if rank not in self.failed and rank not in self.crashed]
+
+    @property
+    def echoing(self) -> bool:
+        """Whether all that was heard so far is that ranks miss another one: that it is gone may take long to show."""
+        return not self.silent and all(map(is_echo, (*self.failed.values(), *self.crashed.values())))
+
+    @property
     def stopping(self) -> bool:
         """Whether all that happened so far is that ranks stopped because they were asked to."""
         return not self.gone and all(event["kind"] == "Interrupted" for event in self.failed.values())
@@ -207,13 +226,12 @@ class RankOutcomes:
         """The rank that ended the stage, and its message if it left one.
 
         A rank that ended without a word left none, but all others only tell of its absence; else it is the first that
-        spoke.
+        spoke of anything else.
         """
-        silent = [rank for rank in sorted(self.gone) if rank not in self.failed and rank not in self.crashed]
-        if silent:
-            return silent[0], None
-        told = sorted((*self.failed.items(), *self.crashed.items()), key=lambda item: item[1]["when"])
-        return told[0]
+        if self.silent:
+            return self.silent[0], None
+        told = (*self.failed.items(), *self.crashed.items())
+        return min(told, key=lambda item: (is_echo(item[1]), item[1]["when"]))
 
 
 class Workers:
@@ -268,7 +286,7 @@ class Workers:
         """The message of the rank that ended the stage; ends those that wait for it. Raises WorkerDied and Fault."""
         start = time.monotonic()
         while fates.waiting(self.workers):
-            left = start + (STOPPING if fates.stopping else SIGNS) - time.monotonic()
+            left = start + (STOPPING if fates.stopping or fates.echoing else SIGNS) - time.monotonic()
             try:
                 fates.take(self._heard.get(timeout=max(0.0, left)))
             except queue.Empty:
@@ -276,11 +294,15 @@ class Workers:
         rank, event = fates.cause()
         for waiting in fates.waiting(self.workers):
             self.workers[waiting].process.kill()
-        named = f" (rank {rank} of {self.size})" if self.size > 1 else ""
+        named = f" (rank {rank} of {self.size}{self.workers[rank].where})" if self.size > 1 else ""
         worker = f"stage {stage}: the worker{named}"
         saved = "Everything finished is saved"
         if event is None:
             raise WorkerDied(f"{worker} {self.workers[rank].end()}. {saved}: run the same command again")
+        if is_echo(event):
+            raise WorkerDied(
+                f"{worker} lost another rank, which left no word: {event['error']}. {saved}: run the same command again"
+            )
         if event["event"] == "crashed":
             log = self.workers[rank].log
             raise Fault(

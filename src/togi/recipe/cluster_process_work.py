@@ -1,0 +1,176 @@
+"""A process on a node of a Ray cluster, used as one of this machine.
+
+An actor starts the process on its node and holds it: it passes on what the process says and what it is told. Where the
+actor goes, with its node or because the run went, the input of the process closes, and with that the process ends.
+"""
+
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util import get_node_ip_address
+
+from togi.recipe.cluster_work import TROUBLE, first_line
+from togi.recipe.workers import start_process
+
+CALLS = 4  # that an actor heeds at a time: one waits for the words of its process, the others are short
+POLL = 5.0  # seconds that a question for its words waits on the node
+SILENCE = 90.0  # seconds without an answer of the actor after which it is given up
+DRAINING = 2.0  # seconds in which the last words of a process come that is gone
+PYTHON = "{python}"  # in a command: the interpreter of the node's own togi
+LOST = -signal.SIGKILL  # the exit code of a process of which nobody knows how it ended
+
+
+class ProcessActor:
+    """A process, held on a node. What it says is kept until it is asked for."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str]
+        self._said: queue.SimpleQueue[str | int] = queue.SimpleQueue()
+
+    def place(self) -> tuple[str, str, int]:
+        """The id of the node, its address, and a port that is free there."""
+        with socket.socket() as found:
+            found.bind(("", 0))
+            port = int(found.getsockname()[1])
+        return ray.get_runtime_context().get_node_id(), get_node_ip_address(), port
+
+    def start(self, command: list[str], environment: dict[str, str], defaults: dict[str, str], log: str) -> None:
+        """Starts the process in the environment of this node, over which `environment` goes, and which goes over
+        `defaults`."""
+        found = [sys.executable if part == PYTHON else part for part in command]
+        with Path(log).open("ab") as errors:
+            self._process = start_process(found, {**defaults, **os.environ, **environment}, errors)
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def heard(self, seconds: float) -> list[str | int]:
+        """What the process said since the last question, line by line, and at last its exit code. Waits `seconds` at
+        most for the first of it."""
+        found = []
+        with suppress(queue.Empty):
+            found.append(self._said.get(timeout=seconds))
+            while True:
+                found.append(self._said.get_nowait())
+        return found
+
+    def obey(self, kind: str, value: Any) -> None:
+        """Writes text to the process, closes its input, or sends it a signal."""
+        assert self._process.stdin is not None
+        if kind == "signal":
+            self._process.send_signal(value)
+            return
+        with suppress(BrokenPipeError):  # it is gone, and that is heard
+            if kind == "write":
+                self._process.stdin.write(value)
+                self._process.stdin.flush()
+            else:
+                self._process.stdin.close()
+
+    def _listen(self) -> None:
+        reader = threading.Thread(target=self._read, daemon=True)
+        reader.start()
+        code = self._process.wait()
+        reader.join(DRAINING)  # what the process forked may hold its output open
+        self._said.put(code)
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._said.put(line)
+
+
+class RemoteProcess:
+    """The process that `actor` holds, to be used as a `subprocess.Popen`.
+
+    Nothing here waits for the cluster but `wait`: orders are carried by a thread of their own, in their order, so a
+    handler of signals may give them too.
+    """
+
+    def __init__(self, actor: Any) -> None:
+        self.stdin, self.stdout = RemoteInput(self._order), RemoteOutput(self._lines)
+        self.returncode: int | None = None
+        self.lost = ""  # why nobody knows how it ended
+        self._actor = actor
+        self._ended = threading.Event()
+        self._orders: queue.SimpleQueue[tuple[str, Any] | None] = queue.SimpleQueue()
+        threading.Thread(target=self._carry, daemon=True).start()
+
+    def poll(self) -> int | None:
+        """The exit code; None while the process is there, as far as is known."""
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code, once all that the process said was read. Raises subprocess.TimeoutExpired."""
+        if not self._ended.wait(timeout):
+            raise subprocess.TimeoutExpired("a process on a node", timeout or 0.0)
+        assert self.returncode is not None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        self._order("signal", int(number))
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def _order(self, kind: str, value: Any = None) -> None:
+        self._orders.put((kind, value))
+
+    def _carry(self) -> None:
+        for order in iter(self._orders.get, None):
+            with suppress(*TROUBLE):  # where the actor is gone, its words end
+                ray.get(self._actor.obey.remote(*order))
+
+    def _lines(self) -> Iterator[str]:
+        """What the process says, until it is gone; whoever reads it learns of its end."""
+        while self.returncode is None:
+            try:
+                found = ray.get(self._actor.heard.remote(POLL), timeout=POLL + SILENCE)
+            except TROUBLE as error:
+                self.lost, found = first_line(error), [LOST]
+            for each in found:
+                if isinstance(each, str):
+                    yield each
+                else:
+                    self.returncode = each
+        self._orders.put(None)
+        self._ended.set()
+
+
+class RemoteInput:
+    """The standard input of a process on a node."""
+
+    def __init__(self, order: Callable[..., None]) -> None:
+        self._order = order
+        self._text = ""
+
+    def write(self, text: str) -> None:
+        self._text += text
+
+    def flush(self) -> None:
+        self._order("write", self._text)
+        self._text = ""
+
+    def close(self) -> None:
+        self._order("close")
+
+
+class RemoteOutput:
+    """The standard output of a process on a node, line by line."""
+
+    def __init__(self, lines: Callable[[], Iterator[str]]) -> None:
+        self._lines = lines
+
+    def __iter__(self) -> Iterator[str]:
+        return self._lines()
+
+    def close(self) -> None:
+        """It goes with its actor."""
