@@ -12,6 +12,8 @@ KEY = "stub-key"
 MODELS = ("small", "large")
 Says = Callable[[dict[str, Any], int], str]
 """What is said to a request, at an index."""
+Weighs = Callable[[dict[str, Any]], dict[str, float]]
+"""The log-probabilities of the likeliest first tokens of an answer, where a request asks for them."""
 
 
 class Stub(ThreadingHTTPServer):
@@ -25,6 +27,7 @@ class Stub(ThreadingHTTPServer):
         self.asked: list[dict[str, Any]] = []
         self.failing = ""  # a text: conversations that hold it fail
         self.says: Says = _words
+        self.weighs: Weighs = lambda body: {"yes": -0.5, " no": -1.5}
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that was killed is no news."""
@@ -54,13 +57,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.server.asked.append(body)
         answer = {"/v1/chat/completions": _chat, "/v1/completions": _completion, "/v1/embeddings": _embed}[self.path]
-        self._send(
-            200,
-            {
-                **answer(body, self.server.says),
-                "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
-            },
-        )
+        found = _first_token(body, self.server.weighs) if body.get("logprobs") else answer(body, self.server.says)
+        self._send(200, {**found, "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}})
 
     def _welcome(self) -> bool:
         welcome = self.headers.get("authorization") == f"Bearer {KEY}"
@@ -86,19 +84,25 @@ def _words(body: dict[str, Any], index: int) -> str:
 
 
 def _chat(body: dict[str, Any], says: Says) -> dict[str, Any]:
-    tops = [{"token": "yes", "logprob": -0.5, "bytes": None}, {"token": " no", "logprob": -1.5, "bytes": None}]
-    said = {"content": [{**tops[0], "top_logprobs": tops}]} if body.get("logprobs") else None
     return {
         "choices": [
             {
                 "index": index,
-                "message": {"role": "assistant", "content": "yes" if said else says(body, index)},
+                "message": {"role": "assistant", "content": says(body, index)},
                 "finish_reason": "stop",
-                "logprobs": said,
+                "logprobs": None,
             }
             for index in range(body.get("n", 1))
         ]
     }
+
+
+def _first_token(body: dict[str, Any], weighs: Weighs) -> dict[str, Any]:
+    tops = [{"token": token, "logprob": value, "bytes": None} for token, value in weighs(body).items()]
+    first = max(tops, key=lambda top: top["logprob"])
+    said = {"role": "assistant", "content": first["token"].strip()}
+    logprobs = {"content": [{**first, "top_logprobs": tops}]}
+    return {"choices": [{"index": 0, "message": said, "finish_reason": "stop", "logprobs": logprobs}]}
 
 
 def _completion(body: dict[str, Any], says: Says) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def test_the_same_seed_gives_the_same_interval_and_resamples_are_those_of_the_fi
 def test_what_cannot_be_controlled_is_said():
     rows, styles = made(questions=5)
     flat = {name: {q: Style(tokens=10.0, headers=0, lists=0, bold=0) for q in own} for name, own in styles.items()}
-    with pytest.raises(InputError, match="--style-control both: the answers of all battles differ in it by the same"):
+    with pytest.raises(InputError, match=r"style control \(both\): the answers of all battles differ in it"):
         rank_controlled(rows, StyleControl(control="both", rules="v2", styles=flat), FEW)
     with pytest.raises(InputError, match="question 3: no answer of o"):
         rank_controlled(

@@ -25,6 +25,8 @@ def test_the_judge_sees_documents_question_reference_and_answer(language: Any):
         assert all(part in text for part in ("Rain", "It rains.", "It snows.", "Why?"))
     assert "Because." in correct and "So. And so." in correct and "{" not in correct
     assert "1. So.\n2. And so." in support and "Because." not in support
+    letters = [correct_prompt(language).render(values | {"letter": letter}) for letter in "AB"]
+    assert letters[0] != letters[1] and all("[[" not in each and "\n\n\n" not in each for each in letters)
     without = correct_prompt(language).render(case_values([], "Why?", "So.", None))
     assert len(without) < len(correct) and "\n\n\n" not in without
 

@@ -41,3 +41,9 @@ def test_what_has_no_shape_is_no_picture(spokes, outlines):
 
 def test_equal_values_can_be_drawn():
     assert len(dots(radar("x", ["a", "b", "c"], {"m": [4.0, 4.0, 4.0]}))) == 3
+
+
+def test_the_first_name_stands_above_the_number_of_the_outermost_ring():
+    root = ET.fromstring(str(radar("x", ["up", "right", "left"], {"m": [10, 5, 5]}, span=(0, 10))))
+    heights = {element.text: float(element.attrib["y"]) for element in root.iter("text")}
+    assert heights["10"] - heights["up"] >= 10, "a line of text is some ten units high"

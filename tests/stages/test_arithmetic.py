@@ -1,6 +1,9 @@
 """What a stage computes with is noted with it, and holds until it is finished."""
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 import torch
@@ -8,6 +11,7 @@ import torch
 from togi import kernels
 from togi.core.errors import StageError
 from togi.core.files import read_json
+from togi.core.ranks import Ranks
 from togi.model.numerics import Numerics, processor
 from togi.stages import arithmetic as stages
 from togi.stages.context import Context, Control, hold_numerics
@@ -55,6 +59,26 @@ def test_an_unfinished_stage_does_not_go_on_with_arithmetic_that_was_chosen_othe
     hold_numerics(first.folder, {"torch": "2"}, anew=True)  # what --accept-numerics does
     stages.arithmetic(begin(tmp_path, "learn"))
     assert read_json(first.folder / "numerics.json")["fp32_mode"] == "onednn"
+
+
+def test_of_runs_that_measure_at_once_one_chooses_for_all(tmp_path, monkeypatch, measure):
+    """Both measure on a loaded machine before either has written, with different results."""
+    measure("default", "float32")
+    plain, both = stages.choose_numerics("cpu"), Barrier(2)
+    results = iter(["float32", "bfloat16"])
+
+    def measured(kind: str) -> Numerics:
+        dtype = next(results)
+        both.wait(20)
+        return replace(plain, compute_dtype=dtype)
+
+    monkeypatch.setattr(stages, "choose_numerics", measured)
+    with ThreadPoolExecutor(2) as pool:
+        chosen = list(pool.map(lambda _: stages.chosen_numerics(tmp_path, "auto", Ranks()).compute_dtype, range(2)))
+    (path,) = tmp_path.iterdir()
+    stages.chosen_numerics.cache_clear()
+    again = stages.chosen_numerics(tmp_path, "auto", Ranks()).compute_dtype
+    assert chosen == [again, again] == [read_json(path)["compute_dtype"]] * 2
 
 
 def test_an_unfinished_stage_does_not_go_on_with_other_compiled_functions(tmp_path, monkeypatch, measure):

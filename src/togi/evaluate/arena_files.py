@@ -198,7 +198,7 @@ def length_controlled(rows: Rows, lengths: Lengths, baseline: str) -> Rows:
 
 def _of(lengths: Lengths, model: str) -> Mapping[str, float]:
     if model not in lengths:
-        raise InputError(f"--answers: no answers of {model}; found {', '.join(list(lengths)[:12])}")
+        raise InputError(f"answers: no answers of {model}; found {', '.join(list(lengths)[:12])}")
     return lengths[model]
 
 
@@ -207,9 +207,7 @@ def _weights(base: Mapping[str, float], own: Mapping[str, float], model: str) ->
     difference = np.array([base[question] - own[question] for question in shared])
     spread = float(difference.std(ddof=1)) if len(shared) > 1 else 0.0
     if spread == 0:
-        raise InputError(
-            f"--length-control: the lengths of {model} and the baseline differ by the same on all questions"
-        )
+        raise InputError(f"length control: the lengths of {model} and the baseline differ by the same on all questions")
     return dict(zip(shared, (2 * expit(difference / spread)).tolist(), strict=True))
 
 
@@ -219,7 +217,7 @@ def _weighed(battle: Battle, weights: Mapping[str, Mapping[str, float]], baselin
     if not won:
         return replace(battle, weight=1.0)
     if battle.question not in weights[model]:
-        raise InputError(f"--answers: question {battle.question}: no answer of {model} or of {baseline}")
+        raise InputError(f"answers: question {battle.question}: no answer of {model} or of {baseline}")
     return replace(battle, weight=weights[model][str(battle.question)])
 
 

@@ -127,7 +127,7 @@ def _features(battles: Sequence[Battle], control: StyleControl) -> tuple[list[st
     deviation_4 = value_N4.std(axis=0, ddof=0 if control.rules == "v0.1" or len(battles) < 2 else 1)
     varied = [place for place in wanted if deviation_4[place] > 1e-12]
     if not varied:
-        raise InputError(f"--style-control {control.control}: the answers of all battles differ in it by the same")
+        raise InputError(f"style control ({control.control}): the answers of all battles differ in it by the same")
     value_NF = ((value_N4 - value_N4.mean(axis=0)) / np.where(deviation_4 > 0, deviation_4, 1.0))[:, varied]
     return [FEATURES["both"][place] for place in varied], value_NF
 
@@ -139,10 +139,10 @@ def _dense(side_N4: Floats) -> Floats:
 
 def _numbers(styles: Styles, model: str, battle: Battle) -> tuple[float, float, float, float]:
     if model not in styles:
-        raise InputError(f"--answers: no answers of {model}; found {', '.join(list(styles)[:12])}")
+        raise InputError(f"answers: no answers of {model}; found {', '.join(list(styles)[:12])}")
     if battle.question is None:
-        raise InputError("--style-control: battles have no question_id, so their answers cannot be found")
+        raise InputError("style control: battles have no question_id, so their answers cannot be found")
     style = styles[model].get(str(battle.question))
     if style is None:
-        raise InputError(f"--answers: question {battle.question}: no answer of {model}")
+        raise InputError(f"answers: question {battle.question}: no answer of {model}")
     return style.tokens, style.headers, style.lists, style.bold

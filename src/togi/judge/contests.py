@@ -62,6 +62,23 @@ def preference(choice: Choice, swapped: bool) -> float:
     return 1.0 if (choice == "A") is not swapped else 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """What a judge's log-probabilities of A and B say in both orders: its preference for the first answer by the mean
+    of that answer's probabilities in both places (1, 0, or 0.5 where they are even), and whether each order alone names
+    the same winner (None where one names none)."""
+
+    preference: float
+    agree: bool | None
+
+
+def weigh(margin: float, swapped: float) -> Weighed:
+    """`margin` is log p(A) - log p(B) with the first answer as A, `swapped` with the second as A. The mean
+    probability (p1(A) + p2(B)) / 2 is above one half where the first margin is the larger one."""
+    agree = (margin > 0) == (swapped < 0) if margin and swapped else None
+    return Weighed(0.5 if margin == swapped else float(margin > swapped), agree)
+
+
 def decide(preferences: Sequence[float | None], keep: Literal["consistent", "averaged"]) -> Outcome:
     """One outcome of the preferences in each order; None is a verdict that could not be read.
 

@@ -32,7 +32,8 @@ def support_prompt(language: Language) -> PromptFile:
 
 
 def case_values(documents: Sequence[Shown], question: str, answer: str, reference: str | None) -> dict[str, object]:
-    """What the prompts may name."""
+    """What the prompts may name. `letter`, where it is not empty, asks for one letter in the place of a verdict in
+    words: it stands for correct, the other one of A and B for incorrect."""
     shown = [{"title": each.title or "", "content": each.content} for each in documents]
     numbered = [{"number": number, "text": text} for number, text in enumerate(sentences(answer), 1)]
     return {
@@ -41,6 +42,7 @@ def case_values(documents: Sequence[Shown], question: str, answer: str, referenc
         "answer": answer,
         "reference": reference or "",
         "sentences": numbered,
+        "letter": "",
     }
 
 

@@ -10,6 +10,7 @@ from togi.report.plot import COLOURS, nice_ticks
 WIDTH, HEIGHT, RADIUS = 340, 264, 92
 MIDDLE = (WIDTH / 2, HEIGHT / 2)
 RINGS = 4
+ABOVE = 8  # the first spoke's name stands above the number of the outermost ring
 
 
 def radar(
@@ -57,6 +58,7 @@ def _ring(places: Sequence[tuple[float, float]], style: str) -> str:
 
 def _name(name: str, number: int, count: int) -> str:
     x, y = _at(number, count, 1.12)
+    y -= 0 if number else ABOVE
     side = x - MIDDLE[0]
     anchor = "middle" if abs(side) < 6 else "start" if side > 0 else "end"
     return f'<text class="spoke" x="{x:.1f}" y="{y + 3.5:.1f}" text-anchor="{anchor}">{escape(name)}</text>'

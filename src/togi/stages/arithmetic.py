@@ -1,10 +1,12 @@
 """Which arithmetic a worker computes with: chosen once a machine and kept in the store, so that bits stay the same."""
 
+import os
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -99,11 +101,33 @@ def chosen_numerics(cache: Path, compute: str, ranks: Ranks) -> Numerics:
 
 
 def _measured(cache: Path) -> Numerics:
-    """The choice of an earlier run on the same machine with as many threads, else a new measurement."""
+    """The choice of an earlier run on the same machine with as many threads, else a new measurement. Of runs that
+    measure at once the first to finish chooses: a choice that is replaced under a run would keep it from going on."""
     mark = digest([processor(), device().type, torch.get_num_threads(), torch.__version__])[:16]
     path = cache / f"arithmetic-{mark}.json"
-    known = read_cache(path, {"compute_dtype": str, "threads": int})
-    if known is None or known.keys() != {field.name for field in fields(Numerics)}:
-        known = asdict(choose_numerics(device().type))
-        write_json(path, known)
+    known = _known(path)
+    if known is None:
+        path.unlink(missing_ok=True)  # damaged, or of an older release
+        measured = asdict(choose_numerics(device().type))
+        _write_first(path, measured)
+        known = _known(path) or measured
     return Numerics(**known)
+
+
+def _known(path: Path) -> dict[str, Any] | None:
+    found = read_cache(path, {"compute_dtype": str, "threads": int})
+    return found if found and found.keys() == {field.name for field in fields(Numerics)} else None
+
+
+def _write_first(path: Path, value: Any) -> None:
+    """Writes the file, unless another run has done so meanwhile."""
+    own = path.with_name(f"{path.stem}-{os.getpid()}-{threading.get_ident()}.json")
+    write_json(own, value)
+    try:
+        os.link(own, path)
+    except FileExistsError:
+        return  # it has come since
+    except OSError:  # a file system without links
+        os.replace(own, path)
+    finally:
+        own.unlink(missing_ok=True)

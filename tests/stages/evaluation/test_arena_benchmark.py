@@ -26,6 +26,7 @@ stages:
     benchmarks:
       - {type: arena, questions: $questions, max_tokens: 64}
       - {type: arena, name: second, questions: $questions, max_tokens: 64, rules: v2}
+      - {type: arena, name: weighed, questions: $questions, max_tokens: 64, read: logprobs}
 """
 LABELS = {
     "Write about rain.": ("[[B>>A]]", "[[A>B]]"),
@@ -34,6 +35,14 @@ LABELS = {
     "Name a bird.": ("First [[A>B]], no: [[B>A]]", "I cannot say."),
 }
 """What the judge says in the game with the baseline as A, and in the other one."""
+MARGINS = {
+    "Write about rain.": (2.0, -1.0),
+    "What is 2 + 2?": (1.0, 1.0),
+    "Why is the sky blue?": (-1.0, 3.0),
+    "Name a bird.": (3.0, 1.0),
+}
+"""log p(A) - log p(B) in the same two games: both say the baseline; A, as much; both the model; A, rather the
+baseline."""
 RATE = (3 + 1 + 2 / 2) / (3 + 1 + 2 + 2)
 
 
@@ -45,13 +54,20 @@ def said(body: dict[str, Any], index: int = 0) -> str:
     return LABELS[question][0 if shown(asked)[0].startswith("small") else 1]
 
 
+def weighs(body: dict[str, Any]) -> dict[str, float]:
+    asked = body["messages"][-1]["content"]
+    margins = next((margins for question, margins in MARGINS.items() if question in asked), (0.0, 0.0))
+    margin = margins[0 if shown(asked)[0].startswith("small") else 1]
+    return {"A": margin - 4.0, "B": -4.0}
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("arena")
     rows = [{"question_id": 70 + place, "question": question} for place, question in enumerate(LABELS)]
     (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with stub_server() as server:
-        server.says = said
+        server.says, server.weighs = said, weighs
         (folder / "arena.yaml").write_text(RECIPE.replace("URL", server.url))
         found = togi(folder / "home", "run", str(folder / "arena.yaml"), STUB_KEY=KEY)
     assert found.returncode == 0, found.stdout + found.stderr
@@ -70,8 +86,25 @@ def test_labels_are_counted_as_rows_against_the_baseline(run: Path, benchmark: s
     assert found["cells"]["b"]["win rate"]["value"] == pytest.approx(RATE)
     assert found["cells"]["a"]["win rate"]["value"] == pytest.approx(0.5)
     games = {name: cell["value"] for name, cell in found["parts"][0]["cells"]["b"].items()}
-    assert games == {"rows won": 4, "rows tied": 2, "rows lost": 2, "questions": 3}
-    assert found["notes"] == ["b is the judge of its own games"]
+    assert games == {"rows won": 4, "rows tied": 2, "rows lost": 2, "questions": 3, "orders agree": 1}
+    near = "the judge cannot be told from chance on b: both games agree on 2 of 2 answers"
+    assert found["notes"] == ["b is the judge of its own games", near]
+
+
+def test_a_judge_read_by_log_probabilities_decides_by_both_games_together(run: Path):
+    found = table(run, "weighed")
+    games = {name: cell["value"] for name, cell in found["parts"][0]["cells"]["b"].items()}
+    assert games == {"rows won": 2, "rows tied": 2, "rows lost": 4, "questions": 4, "orders agree": 0.5}
+    assert found["notes"][1] == "the judge cannot be told from chance on b: both games agree on 2 of 4 answers"
+    assert found["manifest"]["common"]["read"] == "logprobs" and found["manifest"]["common"]["judge"]
+    judged = files(run, "weighed", "model_judgment/b.jsonl")
+    assert [[game["score"] for game in row["games"]] for row in judged] == [
+        ["A>B", "B>A"],
+        ["A=B", "A=B"],
+        ["B>A", "A>B"],
+        ["A>B", "B>A"],
+    ]
+    assert "[[A" not in judged[0]["games"][0]["user_prompt"], "one letter is asked for, and no label"
 
 
 def files(folder: Path, benchmark: str, name: str) -> list[dict[str, Any]]:

@@ -54,6 +54,15 @@ stages:
         shown: 1
         correct: false
         support: false
+      - type: rag
+        name: weighed
+        questions: $bare
+        documents: countries
+        one_step: [$plain]
+        max_tokens: 64
+        shown: 1
+        read: logprobs
+        support: false
 """
 CAPITALS = {"Norway": "Oslo", "Japan": "Tokyo", "France": "Paris", "Ghana": "Accra"}
 SQUAD = {
@@ -99,6 +108,16 @@ def said(body: dict[str, Any], index: int = 0) -> str:
     return f"{CAPITALS[country]}." if named else NOTHING
 
 
+def weighed(body: dict[str, Any]) -> dict[str, float]:
+    """Of answers of `small`, the judge knows which are correct; of those of `large` it prefers the letter A."""
+    asked = body["messages"][-1]["content"]
+    answer = asked.partition("[Answer]\n")[2]
+    if answer.startswith("Paris. It is large"):
+        return {"A": -0.5, "B": -1.5 if "A: correct" in asked else -0.9}
+    right = answer.startswith((*CAPITALS.values(), "The documents do not"))
+    return {"A": -0.1, "B": -3.0} if right is ("A: correct" in asked) else {"A": -3.0, "B": -0.1}
+
+
 @dataclass
 class Whole:
     """A run, and what its server was asked."""
@@ -117,7 +136,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     rows = [{"question": f"From where is {country} ruled?", "answer": city} for country, city in CAPITALS.items()]
     (folder / "bare.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with stub_server() as server:
-        server.says = said
+        server.says, server.weighs = said, weighed
         (folder / "rag.yaml").write_text(RECIPE.replace("URL", server.url))
         found = togi(folder / "home", "run", str(folder / "rag.yaml"), STUB_KEY=KEY)
         assert found.returncode == 0, found.stdout + found.stderr
@@ -174,6 +193,22 @@ def test_questions_to_a_folder_need_no_judge_and_nobody_says_what_answers_them(w
     assert cells["ROUGE-L"]["value"] == 1, "the page of each country was found"
     assert cells["ids: exact"]["value"] is None and "correct" not in cells and found["parts"] == []
     assert found["notes"][0] == "nobody says which documents answer the questions"
+
+
+def test_a_judge_read_by_log_probabilities_is_asked_with_either_letter_for_correct(whole: Whole):
+    found = table(whole.home, "weighed")
+    cells = {name: own["correct"]["value"] for name, own in found["cells"].items()}
+    assert cells == {"grounded": 1, "plain": 1} and "unsupported" not in found["cells"]["plain"]
+    (note,) = [note for note in found["notes"] if "chance" in note]
+    assert note == "the judge cannot be told from chance on plain: A and B for correct agree on 0 of 4 answers"
+    asked = [body["messages"][-1]["content"] for body in whole.asked if body.get("logprobs")]
+    assert sum("A: correct. B: incorrect." in text for text in asked) == 8
+    assert sum("A: incorrect. B: correct." in text for text in asked) == 8
+
+
+def test_log_probabilities_tell_no_list_of_sentences():
+    with pytest.raises(ValueError, match="with read: logprobs, say support: false"):
+        Rag(questions=PromptsRef("$questions"), read="logprobs")
 
 
 def test_the_report_has_published_rows_beside_those_of_one_domain(whole: Whole):

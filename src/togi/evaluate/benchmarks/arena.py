@@ -7,6 +7,7 @@ from togi.core.errors import InputError, StageError
 from togi.evaluate.arena import Arena, Battle, Draw, Rows, Standing, rank, with_leaks
 from togi.evaluate.arena_files import length_controlled
 from togi.evaluate.arena_style import Control, StyleControl, Styles, rank_controlled
+from togi.evaluate.benchmarks.orders import AGREE, agreement
 from togi.evaluate.benchmarks.table import Cell, Cells, Part, Plot, Table
 from togi.evaluate.markdown import Style
 from togi.evaluate.statistics import Bootstrap
@@ -37,7 +38,8 @@ SEEDS = 2**32  # of the generator that published tables draw with
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Played:
     """What was played: battles, the style of each model's answer to each question, the rules and controls, and the
-    questions that models learnt from, by model."""
+    questions that models learnt from, by model. `agreed` says of each model's questions of which the judge named a
+    winner in both games whether it was the same one."""
 
     rows: Rows
     baseline: str
@@ -46,6 +48,7 @@ class Played:
     length_control: bool = False
     style_control: Control | None = None
     leaked: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    agreed: Mapping[str, Sequence[bool]] = field(default_factory=dict)
 
 
 def arena_table(name: str, played: Played, questions: Sequence[str], bootstrap: Bootstrap) -> Table:
@@ -69,7 +72,7 @@ def arena_table(name: str, played: Played, questions: Sequence[str], bootstrap: 
         cells=cells,
         rows=len(played.rows.battles),
         baseline=played.baseline,
-        parts=[_games(found), _published(played, bootstrap)],
+        parts=[_games(found, played, bootstrap.level), _published(played, bootstrap)],
         plots=[Plot(kind="leaderboard", columns=(WIN.name,))],
         items=questions,
         values={model: {WIN.name: _by_question(played, model, questions)} for model in found.standings},
@@ -146,15 +149,17 @@ def _tokens(own: Mapping[str, Style], questions: Sequence[str]) -> Cell:
     return Cell(value=sum(counts) / len(questions), n=len(questions))
 
 
-def _games(found: Arena) -> Part:
+def _games(found: Arena, played: Played, level: float) -> Part:
     cells = {
         model: {
             column.name: Cell(value=None if number is None else float(number), n=one.n)
             for column, number in zip(GAMES, (one.wins, one.ties, one.losses, one.questions), strict=True)
         }
+        | {AGREE.name: agreement(played.agreed.get(model, ()), level)}
         for model, one in found.standings.items()
     }
-    return Part(title="games", columns=GAMES, cells=cells, note="rows of battles; a clear win is three rows")
+    columns = [*GAMES, AGREE]
+    return Part(title="games", columns=columns, cells=cells, note="rows of battles; a clear win is three rows")
 
 
 def _published(played: Played, bootstrap: Bootstrap) -> Part:

@@ -35,6 +35,11 @@ class Arena(BenchmarkSettings, Sampling):
     temperature: float = Field(default=0.0, ge=0, le=2, description="randomness of answers; 0 is greedy")
     max_tokens: int = Field(default=2048, ge=1, description="most tokens of an answer, terminator included")
     language: Literal["en", "ja", "ru"] = Field(default="en", description="language of togi's own prompt for the judge")
+    read: Literal["text", "logprobs"] = Field(
+        default="text",
+        description="read a label in the judge's text, or its log-probabilities of A and B in both games together, as "
+        "a small judge needs; there is no clear win then",
+    )
     prompt: RecipePath | None = Field(
         default=None,
         description="a prompt for the judge that asks for five labels: Jinja (.j2), .jsonl of FastChat",
@@ -62,7 +67,8 @@ def estimate(settings: Arena, asked: Asked) -> Cost:
     games = 2 * (len(asked.subjects) - 1) * came.records
     if asked.judge is not None:
         read = games * (LONGEST_PROMPT + longest + 2 * settings.max_tokens)
-        cost.ask(asked.judge.name, games, read, games * settings.judge_max_tokens)
+        written = settings.judge_max_tokens if settings.read == "text" else 1
+        cost.ask(asked.judge.name, games, read, games * written)
     cost.notes.append(f"{games:,} games are judged; without those that are asked again")
     return summed(cost)
 

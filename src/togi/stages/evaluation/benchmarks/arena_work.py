@@ -13,22 +13,37 @@ from togi.core.seeds import derive, digest
 from togi.core.settings import Ref
 from togi.data.question_files import question_name
 from togi.evaluate.arena import Rows
-from togi.evaluate.arena_files import NO_VERDICT, UNKNOWN_LABEL, read_judgments, read_styles, write_battles
+from togi.evaluate.arena_files import (
+    LABELS,
+    NO_VERDICT,
+    TURNED,
+    UNKNOWN_LABEL,
+    read_judgments,
+    read_styles,
+    write_battles,
+)
 from togi.evaluate.benchmarks.arena import Played, arena_table, need_battles
+from togi.evaluate.benchmarks.orders import near_chance
 from togi.evaluate.benchmarks.table import Table
 from togi.evaluate.markdown import markup_counts
-from togi.judge.asking import Answered
-from togi.judge.prompts import Case, JudgePrompt, arena_prompt, load_prompt
+from togi.judge.asking import Answered, Attempt
+from togi.judge.contests import Weighed
+from togi.judge.prompts import Case, JudgePrompt, arena_prompt, load_prompt, own_prompt
 from togi.judge.published import arena_hard_v2, ru_arena
 from togi.judge.reading import spoken
 from togi.stages.evaluation.benchmarks.arena import Arena
 from togi.stages.evaluation.benchmarks.room_work import Asking, Room, Said
+from togi.stages.evaluation.benchmarks.weighed_work import weighed
 from togi.stages.judging_work import questioned
 from togi.stages.seen_prompts import learnt, mark
 
 UNCLEAR = "unclear"
 """What stands for two different labels in one text: no verdict, and no reason to ask again."""
 Answers = Mapping[str, Sequence[Said]]
+Games = list[tuple[Prompt, list[Prompt], list[Answered[str]]]]
+"""Of each question: what the judge was asked in its two games, and what it said."""
+MIRRORED = {1.0: ("A>B", "B>A"), 0.5: ("A=B", "A=B"), 0.0: ("B>A", "A>B")}
+"""The labels of both games, by the preference for what is A in the first."""
 
 
 def run(settings: Arena, room: Room) -> Table:
@@ -44,16 +59,19 @@ def run(settings: Arena, room: Room) -> Table:
         _write(
             folder / "model_answer" / f"{name}.jsonl", [_answer(settings, *each) for each in _rows(name, names, said)]
         )
+    agreed = {}
     for name in subjects:
-        games = _games(settings, room, name, prompts, said)
+        games, agreed[name] = _games(settings, room, name, prompts, said)
         _write(folder / "model_judgment" / f"{name}.jsonl", [_judgment(settings, room, name, *each) for each in games])
     rows = read_judgments(folder / "model_judgment", settings.rules, room.baseline)
     for reason, count in ((NO_VERDICT, "no_verdict"), (UNKNOWN_LABEL, "unknown_label")):
         room.count(count, rows.dropped[reason])
     need_battles(rows)
     write_battles(folder / "battles.jsonl", rows)
-    found = arena_table(room.name, _played(settings, room, rows, prompts, names, folder), names, room.bootstrap)
-    return replace(found, dropped=room.dropped, leaks=room.leaks(prompts), notes=_notes(room), manifest=room.manifest())
+    played = replace(_played(settings, room, rows, prompts, names, folder), agreed=agreed)
+    found = arena_table(room.name, played, names, room.bootstrap)
+    notes = [*_notes(room), *near_chance(agreed, "both games", room.level)]
+    return replace(found, dropped=room.dropped, leaks=room.leaks(prompts), notes=notes, manifest=room.manifest())
 
 
 def _names(prompts: Sequence[Prompt]) -> list[str]:
@@ -139,8 +157,9 @@ def _answer(settings: Arena, model: str, question: str, said: Said) -> dict[str,
 
 def _games(
     settings: Arena, room: Room, name: str, prompts: Sequence[Prompt], said: Answers
-) -> list[tuple[Prompt, list[Prompt], list[Answered[str]]]]:
-    """Of each question that both have answered: what the judge was asked in its two games, and what it said."""
+) -> tuple[Games, list[bool]]:
+    """The games of each question that both have answered, and where the judge named a winner in both: whether it was
+    the same one."""
     assert room.baseline is not None
     prompt = _prompt(settings)
     room.note(judge_prompt=digest([prompt.system, prompt.source])[:16], rules=settings.rules)
@@ -149,27 +168,59 @@ def _games(
         for each, base, own in zip(prompts, said[room.baseline], said[name], strict=True)
         if not base.failed and not own.failed
     ]
-    asked = [_question(prompt, each, pair) for each, base, own in both for pair in ((base, own), (own, base))]
+    explain = settings.read == "text"
+    asked = [_question(prompt, each, pair, explain) for each, base, own in both for pair in ((base, own), (own, base))]
+    found, agree = (_written if explain else _chosen)(settings, room, name, asked)
+    games = [
+        (each, asked[2 * place : 2 * place + 2], found[2 * place : 2 * place + 2])
+        for place, (each, _, _) in enumerate(both)
+    ]
+    return games, agree
+
+
+def _written(settings: Arena, room: Room, name: str, asked: Sequence[Prompt]) -> tuple[list[Answered[str]], list[bool]]:
+    """What the judge wrote in each game, and whether the two games of a question name the same winner."""
     params = SamplingParams(
         temperature=settings.judge_temperature, max_tokens=settings.judge_max_tokens, seed=derive(room.seed, "judge")
     )
     read = _read_v2 if settings.rules == "v2" else _read_v01
     found = room.ask(asked, read, Asking(params, f"games-{name}", retries=settings.retries))
     room.count("failed", sum(one.failed and not one.values for one in found))
-    return [
-        (each, asked[2 * place : 2 * place + 2], found[2 * place : 2 * place + 2])
-        for place, (each, _, _) in enumerate(both)
-    ]
+    shares = [_share(one) for one in found]
+    both = [(one, other) for one, other in zip(shares[::2], shares[1::2], strict=True) if 0.5 not in (one, other)]
+    return found, [one == 1 - other for one, other in both]
+
+
+def _share(said: Answered[str]) -> float:
+    """What the answer in place A won of a game; one half too where there is no verdict."""
+    label = said.values[0] if said.values else ""
+    return LABELS.get(TURNED.get(label, label), (0.5, 1))[0]
+
+
+def _chosen(settings: Arena, room: Room, name: str, asked: Sequence[Prompt]) -> tuple[list[Answered[str]], list[bool]]:
+    """The same by the judge's log-probabilities of A and B. Both orders together decide both games, so that a judge
+    which favours one place still says something."""
+    assert room.judge is not None
+    room.note(judge=room.identity(room.judge), read=settings.read)
+    found = weighed(room, room.judge, asked, f"choices-{name}")
+    agree = [one.agree for one in found if one is not None and one.agree is not None]
+    return [Answered([attempt]) for one in found for attempt in _attempts(one)], agree
+
+
+def _attempts(one: Weighed | None) -> list[Attempt[str]]:
+    if one is None:
+        return [Attempt("", None, failed=True)] * 2
+    return [Attempt(f"[[{label}]], by log-probabilities", label) for label in MIRRORED[one.preference]]
 
 
 def _prompt(settings: Arena) -> JudgePrompt:
     if settings.prompt is None:
-        return arena_prompt(settings.language)
+        return arena_prompt(settings.language) if settings.read == "text" else own_prompt("pairwise", settings.language)
     return load_prompt(Path(settings.prompt), "pairwise", settings.prompt_name)
 
 
-def _question(prompt: JudgePrompt, question: Prompt, answers: tuple[str, str]) -> Prompt:
-    case = Case(messages=question.messages, answers=answers, reference=question.answer)
+def _question(prompt: JudgePrompt, question: Prompt, answers: tuple[str, str], explain: bool) -> Prompt:
+    case = Case(messages=question.messages, answers=answers, reference=question.answer, explain=explain)
     asked = questioned(prompt, case, f"question {question_name(question)}")
     return replace(asked, id=digest(["arena", question.id, *answers])[:16])
 

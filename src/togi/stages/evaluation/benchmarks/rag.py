@@ -47,6 +47,11 @@ class Rag(BenchmarkSettings, Sampling):
         "and have no ids",
     )
     correct: bool = Field(default=True, description="ask the judge whether each answer is correct")
+    read: Literal["text", "logprobs"] = Field(
+        default="text",
+        description="read a verdict on correctness in the judge's text, or its log-probabilities of A and B, with each "
+        "letter for correct once, as a small judge needs",
+    )
     support: bool = Field(default=True, description="ask the judge which sentences the named documents do not support")
     language: Literal["en", "ja", "ru"] = Field(
         default="en", description="language of the judge's prompts, and of the words that ROUGE-L counts"
@@ -63,6 +68,8 @@ class Rag(BenchmarkSettings, Sampling):
     def _read(self) -> Self:
         if self.embedder is not None and self.documents is None:
             raise ValueError("embedder finds documents of a folder, and none is named under documents")
+        if self.read == "logprobs" and self.support:
+            raise ValueError("log-probabilities tell no list of sentences: with read: logprobs, say support: false")
         return self
 
 
@@ -87,9 +94,10 @@ def estimate(settings: Rag, asked: Asked) -> Cost:
         steps = came.records * (1 if ref in settings.one_step else 2)
         cost.ask(ref.name, steps, steps * (longest + settings.max_tokens), steps * settings.max_tokens)
     if asked.judge is not None:
-        verdicts = len(asked.subjects) * came.records * (settings.correct + settings.support)
+        chosen = settings.read == "logprobs"
+        verdicts = len(asked.subjects) * came.records * (settings.correct * (1 + chosen) + settings.support)
         read = verdicts * (LONGEST_PROMPT + longest + settings.max_tokens)
-        cost.ask(asked.judge.name, verdicts, read, verdicts * settings.judge_max_tokens)
+        cost.ask(asked.judge.name, verdicts, read, verdicts * (1 if chosen else settings.judge_max_tokens))
     return summed(cost)
 
 

@@ -20,9 +20,11 @@ from togi.data.grounded_questions import (
     has_documents,
 )
 from togi.data.retrieval import Bm25, ByEmbedding, Finder
+from togi.evaluate.benchmarks.orders import near_chance
 from togi.evaluate.benchmarks.rag import COLUMNS, CORRECT, DOMAINS, UNSUPPORTED, GroundedAnswer, rag_parts, rag_values
 from togi.evaluate.benchmarks.table import Table, measured, paired
 from togi.evaluate.rouge import tokens_of
+from togi.judge.contests import Weighed
 from togi.judge.grounded import (
     case_values,
     correct_prompt,
@@ -35,6 +37,7 @@ from togi.stages.endpoints import reader
 from togi.stages.evaluation.benchmarks.judged_work import measured as measured_models
 from togi.stages.evaluation.benchmarks.rag import Rag
 from togi.stages.evaluation.benchmarks.room_work import Again, Asking, Room, Said
+from togi.stages.evaluation.benchmarks.weighed_work import LETTERS, weighed
 from togi.text.grounded import IDS, Shown, asked, asked_again, asked_at_once, read_relevant, role_left_out
 from togi.text.prompt_file import PromptFile
 
@@ -51,8 +54,9 @@ def run(settings: Rag, room: Room) -> Table:
     for subject in subjects:
         _check_shown(settings, room, subject, questions[0])
     answers = {subject: _answers(settings, room, subject, questions) for subject in subjects}
+    agreed: dict[str, list[bool]] = {}
     if settings.correct:
-        answers = _judge_correct(settings, room, questions, answers)
+        answers, agreed = _judge_correct(settings, room, questions, answers)
     if settings.support:
         answers = _judge_support(settings, room, questions, answers)
     asked = {CORRECT: settings.correct, UNSUPPORTED: settings.support}
@@ -73,7 +77,7 @@ def run(settings: Rag, room: Room) -> Table:
         values=values,
         dropped=room.dropped,
         leaks=room.leaks(prompts),
-        notes=_notes(settings, room, questions),
+        notes=[*_notes(settings, room, questions), *near_chance(agreed, "A and B for correct", room.level)],
         manifest=room.manifest(),
         level=room.level,
     )
@@ -225,16 +229,37 @@ class Case:
     documents: Sequence[Shown]
 
 
-def _judge_correct(settings: Rag, room: Room, questions: Sequence[GroundedQuestion], answers: Answers) -> Answers:
-    """Whether each answer is correct, given all documents that were shown and the reference."""
+def _judge_correct(
+    settings: Rag, room: Room, questions: Sequence[GroundedQuestion], answers: Answers
+) -> tuple[Answers, dict[str, list[bool]]]:
+    """Whether each answer is correct, given all documents that were shown and the reference; and of a judge that is
+    read by log-probabilities, by subject, whether it says the same whichever letter stands for correct."""
     cases = [
         Case(subject, place, question, answer.text, question.documents)
         for subject, own in answers.items()
         for place, (question, answer) in enumerate(zip(questions, own, strict=True))
         if answer.text is not None
     ]
-    verdicts = _ask(settings, room, "correct", correct_prompt(settings.language), cases, read_correct)
-    return _with(answers, cases, [{"correct": verdict} for verdict in verdicts])
+    prompt = correct_prompt(settings.language)
+    if settings.read == "text":
+        verdicts = _ask(settings, room, "correct", prompt, cases, read_correct)
+        return _with(answers, cases, [{"correct": verdict} for verdict in verdicts]), {}
+    found = _weigh(room, prompt, cases)
+    agreed: dict[str, list[bool]] = {subject: [] for subject in answers}
+    for case, one in zip(cases, found, strict=True):
+        if one is not None and one.agree is not None:
+            agreed[case.subject].append(one.agree)
+    sure = [None if one is None or one.preference == 0.5 else one.preference == 1.0 for one in found]
+    room.count("unreadable", sum(one is not None and one.preference == 0.5 for one in found))
+    return _with(answers, cases, [{"correct": verdict} for verdict in sure]), agreed
+
+
+def _weigh(room: Room, prompt: PromptFile, cases: Sequence[Case]) -> list[Weighed | None]:
+    """How a judge's log-probabilities of A and B weigh each case: A stands for correct, then B does."""
+    assert room.judge is not None
+    room.note(judge=room.identity(room.judge), read="logprobs", judge_prompts={"correct": digest(prompt.source)[:16]})
+    put = [_put(f"correct is {letter}", prompt, case, letter) for case in cases for letter in LETTERS]
+    return weighed(room, room.judge, put, "correct-choices")
 
 
 def _judge_support(settings: Rag, room: Room, questions: Sequence[GroundedQuestion], answers: Answers) -> Answers:
@@ -289,11 +314,11 @@ def _ask(
     return [each.values[0] if each.values else None for each in found]
 
 
-def _put(what: str, prompt: PromptFile, case: Case) -> Prompt:
+def _put(what: str, prompt: PromptFile, case: Case, letter: str = "") -> Prompt:
     """A case as it is put to the judge."""
     values = case_values(case.documents, case.question.question, case.text, case.question.reference)
     name = digest(["rag", what, case.question.id, case.subject])[:16]
-    return Prompt(id=name, messages=(Message("user", prompt.render(values)),))
+    return Prompt(id=name, messages=(Message("user", prompt.render(values | {"letter": letter})),))
 
 
 def _with(answers: Answers, cases: Sequence[Case], found: Sequence[Mapping[str, object]]) -> Answers:

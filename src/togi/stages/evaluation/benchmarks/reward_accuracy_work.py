@@ -1,6 +1,5 @@
 """The work of `reward_accuracy`: scorers score both answers of a pair, judges read them in both orders."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from togi.judge.prompts import Case, JudgePrompt, load_prompt, own_prompt
 from togi.judge.reading import Choice, read_choice
 from togi.stages.evaluation.benchmarks.reward_accuracy import RewardAccuracy
 from togi.stages.evaluation.benchmarks.room_work import Asking, Room
+from togi.stages.evaluation.benchmarks.weighed_work import weighed
 
 CARD = {"llm-jp/llm-jp-chatbot-arena-conversations": 448, "nvidia/HelpSteer3": 283}
 """Pairs that the card of ca-reward-3b-ja counts: of one turn, in Japanese, without ties."""
@@ -120,13 +120,9 @@ def _chosen(
 ) -> tuple[list[float | None], list[bool]]:
     """The same of a judge's log-probabilities of A and B. What it prefers is decided by both orders together, so that
     a judge that favours one place still says something."""
-    found = room.choices(ref, questions, ("A", "B"), f"choices-{name}")
-    gone = [isinstance(one, GraderError) for one in found]
-    room.count("failed", sum(gone))
-    sure = [0.5 if isinstance(one, GraderError) else 1 / (1 + math.exp(-max(min(one, 700), -700))) for one in found]
-    both = [first - second for first, second in zip(sure[::2], sure[1::2], strict=True)]
-    preferred: list[float | None] = [0.5 if not one else float(one > 0) for one in both for _ in range(2)]
-    return preferred, gone
+    found = [one for one in weighed(room, ref, questions, f"choices-{name}") for _ in range(2)]
+    preferred: list[float | None] = [0.5 if one is None else one.preference for one in found]
+    return preferred, [one is None for one in found]
 
 
 def _question(prompt: JudgePrompt, pair: Pair, swapped: bool, explain: bool) -> Prompt:
