@@ -16,11 +16,9 @@ quickstart: $(VENV)/.run $(VENV)/.smollm2
 quickstart-ja: $(VENV)/.run $(VENV)/.gemma3
 	$(BIN)/togi run recipes/quickstart-ja.yaml
 
-# The recipes of published systems at toy scale, one after the other, beside the server of stored answers and verdicts.
-STORED := recipes/examples/evaluation/answers.jsonl recipes/examples/judge-labels/answers.jsonl
+# The recipes of published systems at toy scale, one after the other.
 toys: $(VENV)/.run $(VENV)/.smollm2
-	$(BIN)/python -m togi.judge.replay recipes/examples/evaluation/verdicts.jsonl --port 8766 --answers $(STORED) & \
-	trap "kill $$!" EXIT; set -e; for toy in arrowideative ca-reward llm-jp vikhr; do $(BIN)/togi run recipes/toy/$$toy.yaml; done
+	set -e; for toy in arrowideative ca-reward llm-jp vikhr; do $(BIN)/togi run recipes/toy/$$toy.yaml; done
 
 # Two test processes of one thread each: small tensors, and no waiting for each other on a busy machine.
 test: $(VENV)/.dev $(VENV)/.smollm2

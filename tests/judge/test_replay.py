@@ -17,6 +17,7 @@ from stored_verdicts import needs_shared, vicuna_rows, write_jsonl
 
 from togi.client.endpoint import Endpoint
 from togi.commands.check_endpoints import check_endpoint
+from togi.core.errors import InputError
 from togi.core.records import Completion, Message
 from togi.data.importing import DataSpec, load_records
 from togi.judge.prompts import Case, own_prompt
@@ -133,6 +134,12 @@ def test_models_say_their_stored_answers_again_and_nothing_where_there_is_none(s
     assert said("careful", "Why?") == ("So.", "stop") and said("loose", "Why?") == ("Hm.", "stop")
     assert said("careful", "Who?", "Anna.", "And she?") == ("Ben.", "stop")
     assert said("loose", "Who?") == ("", "content_filter") and said("careful", "And she?") == ("", "content_filter")
+
+
+def test_a_model_of_which_nothing_is_stored_is_not_served(serve):
+    url = serve(ROWS, [{"prompt": "Why?", "completion": "So.", "model": "careful"}])
+    with pytest.raises(InputError, match=r"the model 'bold' does not exist here; these do: replay, careful"):
+        check_endpoint(Endpoint(name="bold", urls=(url,), model="bold", protocol="openai"), "causal", rendered=False)
 
 
 def test_check_takes_a_server_that_holds_its_answer_back_for_one_that_is_there(serve):

@@ -1,9 +1,6 @@
 """The toys of the real recipes run from the first stage to the last, on random weights at the smallest size."""
 
 import json
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,20 +28,6 @@ WITHOUT = {"llm-jp": ("graded_1", "graded_2")}
 """Stages that ask a judge for words, which no model of a toy's size finds."""
 
 
-@pytest.fixture(scope="module")
-def stored() -> Iterator[str]:
-    """The URL of the models and the judge whose words are stored."""
-    verdicts, *answers = (
-        RECIPES / "examples" / name
-        for name in ("evaluation/verdicts.jsonl", "evaluation/answers.jsonl", "judge-labels/answers.jsonl")
-    )
-    command = [sys.executable, "-m", "togi.judge.replay", str(verdicts), "--port", "0", "--answers", *map(str, answers)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        yield process.stdout.readline().split()[-1]
-        process.kill()
-
-
 @pytest.fixture
 def model(tmp_path) -> Path:
     """A random model with room for examples in its context."""
@@ -55,17 +38,15 @@ def model(tmp_path) -> Path:
     return folder
 
 
-def run(toy: str, model: Path, home: Path, stored: str = "") -> Path:
-    """The folder of the run of a toy's smallest size, all of whose models from packages are `model`; `stored` is where
-    stored words are said again."""
+def run(toy: str, model: Path, home: Path) -> Path:
+    """The folder of the run of a toy's smallest size, all of whose models from packages are `model`."""
     path = RECIPES / "toy" / f"{toy}-smoke.yaml"
     specs = validate(read_tree(path)).models
     models = [name for name, spec in specs.items() if spec.package]
-    served = [f"models.{name}.url={stored}" for name, spec in specs.items() if spec.url]
     here = [
         f"models.{name}.{key}" for name in models for key in ("package=null", f"path={model}", "template=llama3-text")
     ]
-    ended = togi(home, "run", str(path), *here, *served, *WRITTEN[toy], "--threads", "1", "--compute", "float32")
+    ended = togi(home, "run", str(path), *here, *WRITTEN[toy], "--threads", "1", "--compute", "float32")
     assert ended.returncode == 0, ended.stderr
     return home / "runs" / f"toy-{toy}-smoke"
 
@@ -91,8 +72,8 @@ def test_arrowideative_runs_from_questions_to_a_policy_and_its_figures(model, tm
     assert any("reward" in metric for metric in metrics)
 
 
-def test_vikhr_runs_from_sft_to_smpo_on_the_best_answers_against_the_two_worst(model, tmp_path, stored):
-    folder = run("vikhr", model, tmp_path / "home", stored)
+def test_vikhr_runs_from_sft_to_smpo_on_the_best_answers_against_the_two_worst(model, tmp_path):
+    folder = run("vikhr", model, tmp_path / "home")
     stages = {stage.name: stage for stage in collect(folder).stages}
     assert all(stage.state == "done" for stage in stages.values())
     answers, pairs = (read_records(folder / name / RECORDS_FILE)[1] for name in ("answers", "pairs"))
@@ -103,8 +84,8 @@ def test_vikhr_runs_from_sft_to_smpo_on_the_best_answers_against_the_two_worst(m
 
 
 @pytest.mark.slow
-def test_ca_reward_runs_from_answers_to_an_accuracy_on_what_people_prefer(model, tmp_path, stored):
-    folder = run("ca-reward", model, tmp_path / "home", stored)
+def test_ca_reward_runs_from_answers_to_an_accuracy_on_what_people_prefer(model, tmp_path):
+    folder = run("ca-reward", model, tmp_path / "home")
     assert all(stage.state == "done" for stage in collect(folder).stages)
     assert (folder / "reward" / "output" / "model" / "model.safetensors").exists()
     figures = read_records(folder / "scores" / RECORDS_FILE)[1]
@@ -112,8 +93,8 @@ def test_ca_reward_runs_from_answers_to_an_accuracy_on_what_people_prefer(model,
 
 
 @pytest.mark.slow
-def test_llm_jp_runs_from_texts_to_a_second_round_on_its_own_answers(model, tmp_path, stored):
-    folder = run("llm-jp", model, tmp_path / "home", stored)
+def test_llm_jp_runs_from_texts_to_a_second_round_on_its_own_answers(model, tmp_path):
+    folder = run("llm-jp", model, tmp_path / "home")
     assert all(stage.state == "done" for stage in collect(folder).stages)
     first, second = (read_records(folder / name / RECORDS_FILE)[1] for name in ("answers_1", "answers_2"))
     assert {answer.model for answer in first} == {"tuned"} and {answer.model for answer in second} == {"round_1"}

@@ -62,9 +62,9 @@ def check(graph: Graph, offline: bool) -> Servers:
         endpoint, stages = graph.endpoint(name), _askers(graph, name)
         if endpoint is None or not stages:
             continue
-        if spec.url is None:
+        if spec.serve is not None:
             servers.notes.append(
-                f"models.{name}: {endpoint.protocol} serves it while a run needs it; it was not started"
+                f"models.{name}: {spec.serve.engine} serves it while a run needs it; it was not started"
             )
             continue
         work = importlib.import_module("togi.commands.check_endpoints")

@@ -14,6 +14,7 @@ from togi.core.outside import read_object
 from togi.core.records import KINDS
 from togi.core.settings import MAIN
 from togi.core.sources import HUB_ID, ModelSource
+from togi.recipe.endpoint_spec import replayed
 from togi.recipe.graph import MODEL_KINDS, Graph, kinds_of, made_by, model_source
 from togi.recipe.runs import find_run, settings_of, stage_of
 from togi.recipe.schema import ModelSpec
@@ -216,6 +217,8 @@ def _declared(spec: ModelSpec, name: str, target: Path, kinds: tuple[str, ...]) 
         raise RecipeError(f"{target}: models.{name} is of kind {spec.kind}, not {_wanted(kinds[0])} (kind: {kinds[0]})")
     if spec.url is not None:
         raise RecipeError(f"{target}: models.{name}: it is on a server already; this command computes models here")
+    if replayed(spec):
+        raise RecipeError(f"{target}: models.{name}: its words are stored; this command computes models here")
     return model_source(spec)
 
 

@@ -23,10 +23,10 @@ class ModelSource:
     is the name of a chat template (None: the one saved with the model); `template_file` holds one of one's own, whose
     answers end with `terminator` where that is said. `tokens` are special tokens to add. `beside` is the folder of the
     recipe that names a path, where the base of an adapter is looked for too. `prefix` is put before every text that an
-    embedder reads. Of an endpoint, a model on a server, `name` is its name there, and `tokenizer` a folder or hub id.
-    `device` is where it is computed, the machine's choice when empty. `shape` is a file with its configuration, for
-    what only has to know its sizes. `licence` and `terms` are what the recipe says of
-    its weights; with `inherit` they bind what it writes and what is trained from it.
+    embedder reads. Of an endpoint, a model on a server, `name` is its name there, and `tokenizer` a folder or hub id;
+    `stored` are the files whose words it says again. `device` is where it is computed, the machine's choice when empty.
+    `shape` is a file with its configuration, for what only has to know its sizes. `licence` and `terms` are what the
+    recipe says of its weights; with `inherit` they bind what it writes and what is trained from it.
     """
 
     kind: Literal["package", "hub", "path", "endpoint"]
@@ -40,6 +40,7 @@ class ModelSource:
     beside: str = ""
     prefix: str = ""
     tokenizer: str = ""
+    stored: tuple[str, ...] = ()
     device: str = ""
     shape: str = ""
     licence: str = ""

@@ -2,6 +2,8 @@
 
     python -m togi.judge.replay VERDICTS.jsonl... [--answers ANSWERS.jsonl] [--port 8765] [--write-answers FILE]
 
+A run starts it for models with `serve: {engine: replay, verdicts: [FILES], answers: [FILES]}`.
+
 A row of a file is one verdict: `question`, `answer_a`, `answer_b` as they stood before the judge, and the `text` that
 it wrote; or `question`, `answer` and `text` for a grade. `text` may be a list, one for each time that it is asked. Rows
 of FastChat's pairwise judgments (`question`, `answer_1`, `answer_2`, `g1_judgment`, `g2_judgment`) hold two. A row is
@@ -220,6 +222,10 @@ def server(
                 return
             try:
                 body = json.loads(raw)
+                if (asked := body.get("model")) not in names:
+                    message = f"the model {asked!r} does not exist here; these do: {', '.join(names)}"
+                    self._send(404, {"error": {"message": message}})
+                    return
                 found = answer(verdicts, said, body, model)
             except (ValueError, AttributeError, TypeError, KeyError) as error:
                 self._send(400, {"error": {"message": f"no chat request: {error}"}})
@@ -243,13 +249,15 @@ def server(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serves until it is stopped; prints its address when it is ready."""
     parser = argparse.ArgumentParser(prog="python -m togi.judge.replay", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="stored verdicts, one JSON object a line")
+    parser.add_argument("files", type=Path, nargs="*", metavar="FILE", help="stored verdicts, one JSON object a line")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8765, help="0 takes a free port")
     parser.add_argument("--model", default="replay", help="the name under which the judge is served")
     parser.add_argument("--answers", type=Path, nargs="+", default=(), metavar="FILE", help="stored answers of models")
     parser.add_argument("--write-answers", type=Path, metavar="FILE", help="write the answers of the rows, and end")
     given = parser.parse_args(arguments)
+    if not (given.files or given.answers):
+        parser.error("name files of verdicts, or --answers")
     try:
         rows = read_rows(given.files, FORMS, "a verdict")
         if given.write_answers is not None:

@@ -1,6 +1,7 @@
 """Models on servers that sample for a training, which replaces their weights: who else may name them."""
 
 from togi.core.settings import EngineRef, Ref, references
+from togi.recipe.endpoint_spec import replayed
 from togi.recipe.schema import Recipe
 
 INIT = ("init",)
@@ -24,6 +25,8 @@ def misplaced(recipe: Recipe, path: tuple[str | int, ...], ref: Ref) -> str:
         spec = recipe.models.get(ref.name)
         if spec is None or (spec.url is None and spec.serve is None):
             return f"{ref} is not on a server; an engine is a model of `models:` with url or serve"
+        if replayed(spec):
+            return f"{ref} says stored words again, and has no weights that a policy could replace"
         return ""
     if path == INIT:
         return _not_here(recipe, ref)
@@ -39,6 +42,8 @@ def misplaced(recipe: Recipe, path: tuple[str | int, ...], ref: Ref) -> str:
 def _not_here(recipe: Recipe, ref: Ref) -> str:
     """Why a model cannot be trained, if it is on a server."""
     spec = recipe.models.get(ref.name)
+    if spec is not None and replayed(spec):
+        return f"{ref} says stored words again, and has no weights; a training needs a package, a hub id or a path"
     if spec is None or spec.url is None:
         return ""
     return f"{ref} is on a server (models.{ref.name}.url); a training needs its weights: a package, a hub id or a path"

@@ -23,7 +23,7 @@ from togi.core.seeds import digest
 from togi.core.settings import MAIN, CodePath, MadeModelRef, PackageName, RecipePath, Ref, is_place, references
 from togi.core.sources import ModelSource, fingerprint, hash_folder, model_files
 from togi.recipe.around import completed
-from togi.recipe.endpoint_spec import endpoint_of
+from togi.recipe.endpoint_spec import STORED_JUDGE, endpoint_of, replayed
 from togi.recipe.engines import misplaced
 from togi.recipe.schema import MODEL_KINDS, DataSpec, ModelSpec, Recipe, TemplateFile
 from togi.recipe.store import VERSION, Read
@@ -83,9 +83,9 @@ class Graph:
         spec = self.recipe.models.get(model)
         if spec is None or (spec.url is None and spec.serve is None):
             return None
-        if spec.url is not None:
-            assert spec.model is not None
-            return endpoint_of(model, spec, spec.model, spec.revision)
+        if spec.url is not None or replayed(spec):
+            source = model_source(spec)
+            return endpoint_of(model, spec, source.name, source.revision)
         made = made_by(spec)
         if made is not None:
             self.marks[model] = self.nodes[made.name].fingerprint
@@ -141,7 +141,8 @@ def build(recipe: Recipe) -> Graph:
 def model_source(spec: ModelSpec) -> ModelSource:
     """The source that a `models:` entry declares."""
     kind = "package" if spec.package else "hub" if spec.hub else "path" if spec.path else "endpoint"
-    name = str(spec.package or spec.hub or spec.path or spec.model)
+    name = str(spec.package or spec.hub or spec.path or spec.model or STORED_JUDGE)
+    stored = spec.serve if replayed(spec) else None
     beside = spec.path.beside if isinstance(spec.path, RecipePath) else ""
     template: Any = {"template": spec.template}
     if isinstance(spec.template, TemplateFile):
@@ -150,7 +151,8 @@ def model_source(spec: ModelSpec) -> ModelSource:
     return ModelSource(
         kind=kind,
         name=name,
-        revision=spec.revision,
+        revision=spec.revision if stored is None else stored.content(),
+        stored=() if stored is None else stored.stored,
         file=spec.file,
         beside=beside,
         tokens=tokens,
@@ -328,6 +330,7 @@ def _model_mark(source: ModelSource, sources: list[HashedFiles]) -> dict[str, An
     """What names a model from outside, and how it is read where that is not the default."""
     if source.kind == "path":  # before its fingerprint: what changes in between is found when the stage begins
         sources.append(take(Path(source.name), "model", model_files(source)))
+    sources += [take(Path(path), "tree", [Path(path)]) for path in source.stored]
     mark: dict[str, Any] = {"content": fingerprint(source)}
     if source.template_file:
         mark |= {"template": _path_mark(Path(source.template_file), sources), "terminator": source.terminator}

@@ -7,7 +7,7 @@ from pathlib import Path
 from togi.core.errors import RecipeError
 from togi.core.settings import references
 from togi.core.sources import ModelSource
-from togi.recipe.endpoint_spec import Serve
+from togi.recipe.endpoint_spec import Serve, replayed
 from togi.recipe.engines import INIT, engines
 from togi.recipe.graph import Graph, made_by, model_source
 from togi.recipe.schema import ModelSpec
@@ -23,10 +23,10 @@ def services_of(graph: Graph, store: Path) -> list[ServiceSpec]:
 
     Raises RecipeError, with the place in the recipe, for a model that its engine cannot serve as it is declared.
     """
-    found = []
+    found = _replays(graph)
     for name, spec in graph.recipe.models.items():
         stages = _askers(graph, name)
-        if spec.serve is None or not stages:
+        if spec.serve is None or replayed(spec) or not stages:
             continue
         endpoint = graph.endpoint(name)
         assert endpoint is not None
@@ -39,6 +39,22 @@ def services_of(graph: Graph, store: Path) -> list[ServiceSpec]:
             raise RecipeError(f"{where}: models.{name}.serve: {error}") from None
         ready = spec.serve.ready_seconds
         found.append(ServiceSpec(name=name, command=command, stages=stages, ready_seconds=ready))
+    return found
+
+
+def _replays(graph: Graph) -> list[ServiceSpec]:
+    """The services that say stored words again: one for all models whose words lie in the same files."""
+    shared: dict[tuple[str, ...], list[str]] = {}
+    for name, spec in graph.recipe.models.items():
+        if spec.serve is not None and replayed(spec) and _askers(graph, name):
+            answers = ("--answers", *spec.serve.answers) if spec.serve.answers else ()
+            words = ("-m", "togi.judge.replay", *spec.serve.verdicts, *HOST, *answers)
+            shared.setdefault((sys.executable, *words), []).append(name)
+    found = []
+    for command, (first, *others) in shared.items():
+        asked = {stage for name in (first, *others) for stage in _askers(graph, name)}
+        stages = tuple(stage for stage in graph.nodes if stage in asked)
+        found.append(ServiceSpec(name=first, also=tuple(others), command=command, stages=stages))
     return found
 
 

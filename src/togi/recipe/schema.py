@@ -16,7 +16,7 @@ from togi.core.locks import LOCK
 from togi.core.settings import MadeModelRef, RecipePath, Settings, runtime_setting
 from togi.recipe.card_texts import CardTexts
 from togi.recipe.document import KeyPath, dotted
-from togi.recipe.endpoint_spec import SERVED_KEYS, URL_KEYS, EndpointKeys
+from togi.recipe.endpoint_spec import URL_KEYS, EndpointKeys, read_here, replayed
 from togi.recipe.hardware import Device, Hardware
 from togi.recipe.hints import outside_name, shape, unknown_key
 from togi.recipe.licensed import Licensed
@@ -61,7 +61,8 @@ class AddedTokens(Settings):
 
 
 class ModelSpec(EndpointKeys, Licensed):
-    """A model from outside, or one that a stage trained: exactly one of package, hub, path and url."""
+    """A model from outside, or one that a stage trained: exactly one of package, hub, path and url; none of them where
+    its words are stored (serve.engine: replay)."""
 
     package: str | None = Field(
         default=None, min_length=1, description="a Python package that holds the weights (GGUF)"
@@ -99,7 +100,8 @@ class ModelSpec(EndpointKeys, Licensed):
 
     @model_validator(mode="after")
     def _one_place(self) -> "ModelSpec":
-        _exactly_one(self, ("package", "hub", "path", "url"))
+        if not replayed(self):
+            _exactly_one(self, ("package", "hub", "path", "url"))
         if self.url is None:
             _read_with(self, "revision", "hub")
         elif self.model is None:
@@ -108,8 +110,13 @@ class ModelSpec(EndpointKeys, Licensed):
         if self.shape is not None and self.hub is None and self.url is None:
             raise ValueError("shape is read with hub or url; a model that is here has its own config.json; remove it")
         for name in URL_KEYS:
-            if self.serve is None or name not in SERVED_KEYS:
+            if not read_here(self, name):
                 _read_with(self, name, "url")
+        if replayed(self) and (self.package, self.hub, self.path, self.url, self.kind) != (None,) * 4 + ("causal",):
+            raise ValueError(
+                "serve: {engine: replay} says stored words again, so there is no package, hub, path, url and kind; "
+                "remove them, or set serve: null"
+            )
         if self.serve is not None and self.url is not None:
             raise ValueError("serve starts a server for a model that is here (package, hub, path); with url one is up")
         if self.prefix and self.kind != "embedder":

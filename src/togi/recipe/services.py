@@ -29,11 +29,13 @@ SHOWN = 500  # characters of the last line of its log
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSpec:
     """How a service is started and who needs it. `{port}` in `command` and `probe` is a free port; `probe` is the path
-    that answers once the service is ready, within `ready_seconds`; `stages` are the names of those that need it."""
+    that answers once the service is ready, within `ready_seconds`; `stages` are the names of those that need it. It
+    answers for the names in `also` too."""
 
     name: str
     command: tuple[str, ...]
     stages: tuple[str, ...]
+    also: tuple[str, ...] = ()
     probe: str = "/health"
     ready_seconds: float = 300.0
 
@@ -118,7 +120,7 @@ class Services:
 
     def urls(self, stage: str) -> dict[str, str]:
         """Where the services that a stage needs answer, by name."""
-        return {spec.name: self.running[spec.name].url for spec in self._needed(stage)}
+        return {name: self.running[spec.name].url for spec in self._needed(stage) for name in (spec.name, *spec.also)}
 
     def before(self, stage: str, note: Callable[[str], None], check_stop: Callable[[], None]) -> None:
         """Starts what `stage` needs and waits until it answers. Raises StageError where a service does not come up."""

@@ -38,7 +38,8 @@ def serve() -> Iterator[Serve]:
 
 
 def label(home: Path, url: str, *more: str) -> None:
-    words = (f"models.judge.url={url}", "models.base=null", "stages.reward=null", *more)
+    there = ("models.judge.serve=null", f"models.judge.url={url}", "models.judge.model=replay")
+    words = (*there, "models.base=null", "stages.reward=null", *more)
     ended = togi(home, "run", str(RECIPE), "--threads", "1", *words)
     assert ended.returncode == 0, ended.stderr
 

@@ -117,6 +117,7 @@ class Rollouts:
         self.prepare: Callable[[], None] = lambda: None
         self.confirm: Callable[[], bool] = lambda: True
         self._begun: dict[str, Iterator[list[Completion]]] = {}
+        self._ahead: dict[str, float] = {}  # times of the batch that is begun
         self.engine = engine or _embedded(settings, context, model)
         self.reward: Reward = _reward(settings, context, model)
         self.beside = is_elsewhere(context, settings)
@@ -133,7 +134,7 @@ class Rollouts:
     def draw(self, number: int) -> Rollout:
         """Batch `number` (from 0). A group that teaches nothing gives its place to one of the next prompt, for at most
         `refill_rounds` rounds; what then still teaches nothing stays, and counts as it does without refilling."""
-        times: dict[str, float] = {}
+        times, self._ahead = self._ahead, {}
         groups = self._groups(number, 0, [], self.size, times)
         sampled = list(groups)
         rounds = 0
@@ -155,7 +156,8 @@ class Rollouts:
         unit = _batch_unit(number, 0)
         stored = self.stored.holds(unit)
         if not stored or self.settings.refill_rounds:
-            self.prepare()
+            with timed(self._ahead, "publish"):
+                self.prepare()
         if not stored:
             self._begun[unit] = self._sample(prompts, self._seeds(number, 0, prompts))
 
