@@ -22,7 +22,16 @@ def commands(tiny: bool) -> list[str]:
         update = ["grpo_update.py --precision fp32", f"grpo_update.py {less} --groups 1 --only togi TRL"]
         sampling = ["sampling.py --precision fp32", f"sampling.py {less}"]
         training = ["training.py --precision fp32", f"training.py {less} --chats 3 --documents 2 --pairs 1"]
-    return ["machine.py", *update, "grpo_step.py", *training, *sampling, "reward_scoring.py", "memory_vocab.py"]
+    return [
+        "machine.py",
+        *update,
+        "grpo_step.py",
+        "remote_step.py",
+        *training,
+        *sampling,
+        "reward_scoring.py",
+        "memory_vocab.py",
+    ]
 
 
 def run(command: str) -> bool:

@@ -4,11 +4,11 @@ loaded."""
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
 from togi.core.errors import InputError
 from togi.core.hashing import file_hash
@@ -46,6 +46,12 @@ class ModelSource:
     licence: str = ""
     terms: str | None = None
     inherit: bool = False
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The source whose fields `asdict` gave, once JSON has made lists of its tuples."""
+        parts: dict[str, Any] = {name: tuple(each) if isinstance(each, list) else each for name, each in value.items()}
+        return cls(**parts)
 
 
 CONVERSION = "#2"

@@ -322,7 +322,7 @@ def _spent(folder: Path) -> float:
 
 
 def resolved_from_json(value: dict[str, Any]) -> Resolved:
-    source = value["source"] and ModelSource(**value["source"] | {"tokens": tuple(value["source"]["tokens"])})
+    source = value["source"] and ModelSource.from_json(value["source"])
     folder = Path(value["folder"]) if value["folder"] else None
     return Resolved(value["kind"], source, folder, value["device"], value["endpoint"] and _endpoint(value["endpoint"]))
 

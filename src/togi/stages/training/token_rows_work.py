@@ -18,7 +18,7 @@ from togi.stages.training.tokenising_work import AT_ONCE, DROPS, Tally, part_fol
 def value_of(settings: TokenisedTraining, shard: Shard, more: dict[str, Any]) -> dict[str, Any]:
     """Writes the tokens of a shard; tells how many records there were, what was counted, and with which tokenizer.
     Raises InputError where a record does not fit and the settings want an error."""
-    source = ModelSource(**more["model"] | {"tokens": tuple(more["model"]["tokens"])})
+    source = ModelSource.from_json(more["model"])
     cache, folder = Path(more["cache"]), part_folder(Path(more["folder"]), shard.number)
     folder.mkdir(exist_ok=True)
     model = read_weightless(source, cache)
