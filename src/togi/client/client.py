@@ -23,6 +23,7 @@ from typing import Any
 
 from togi.client.accounts import Account, Spending
 from togi.client.answers import Answer, Failure, Scores, Whole, dump, load
+from togi.client.background import Background
 from togi.client.batches import Batches
 from togi.client.endpoint import Endpoint, Tokens
 from togi.client.exchange import Counter, Exchange
@@ -104,8 +105,7 @@ class Client:
         self.account = Account(run, endpoint.name, endpoint.budget, endpoint.price)
         self.progress = Progress()
         self._count, self._tell, self._check = count, tell, check
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        self._background = Background("togi-client")
         self.exchange: Exchange | None = None
         self._abilities: Abilities | None = None
         self._pending: dict[Name, _Place] = {}
@@ -159,8 +159,8 @@ class Client:
     def _batch(self, asked: dict[Name, AnyRequest]) -> dict[Name, Failure]:
         """Has requests answered by batches; returns those that failed."""
         self._start()
-        assert self.exchange is not None and self._loop is not None
-        work = asyncio.run_coroutine_threadsafe(self._answer_batch(self.exchange, asked), self._loop)
+        assert self.exchange is not None
+        work = self._background.submit(self._answer_batch(self.exchange, asked))
         try:
             while not work.done():
                 self._check()
@@ -183,13 +183,7 @@ class Client:
 
     def close(self) -> None:
         """Ends what is under way; it stays charged. The store stays open."""
-        if self._loop is None or self._thread is None:
-            return
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-        self._loop = None
+        self._background.end(self._end())
 
     def __enter__(self) -> "Client":
         return self
@@ -252,34 +246,32 @@ class Client:
     def _cancel(self, window: Iterable["_Place"]) -> None:
         """Ends the requests of a caller who is gone."""
         left = [place for place in window if not place.done]
-        if self._loop is not None and left:
-            self._loop.call_soon_threadsafe(lambda: [place.cancel() for place in left])
+        loop = self._background.loop
+        if loop is not None and left:
+            loop.call_soon_threadsafe(lambda: [place.cancel() for place in left])
 
     def _start(self) -> asyncio.AbstractEventLoop:
         """The event loop, in a thread of its own."""
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=self._loop.run_forever, name="togi-client", daemon=True)
-            self._thread.start()
+        if self._background.loop is None:
             try:
-                asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
+                self._background.submit(self._open()).result()
             except TogiError:  # no key, no store
                 self.close()
                 raise
-        return self._loop
+        return self._background.start()
 
     # --- the event loop -----------------------------------------------------------------------------------------------
 
     def _take_in(self) -> None:
         """Starts what has been asked since the last time."""
-        assert self._loop is not None
+        loop = asyncio.get_running_loop()
         self._woken = False
         while self._inbox:
             place = self._inbox.popleft()
             if place.unwanted:
                 self._pending.pop(place.name, None)
                 continue
-            place.task = self._loop.create_task(self._answer(place.request, place.name))
+            place.task = loop.create_task(self._answer(place.request, place.name))
             place.task.add_done_callback(partial(self._over, place))
 
     def _over(self, place: "_Place", task: "asyncio.Task[Whole | Failure]") -> None:
@@ -299,18 +291,13 @@ class Client:
     def _tell_caller(self) -> None:
         """Wakes the caller: with many under way only every few milliseconds, since each change of threads costs more
         than an answer does."""
-        assert self._loop is not None
         if len(self._pending) < MANY:
             self._news.set()
         else:
-            self._loop.call_later(GATHER, self._news.set)
+            asyncio.get_running_loop().call_later(GATHER, self._news.set)
 
     async def _end(self) -> None:
-        """Cancels all requests and closes what they used."""
-        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """Closes what the requests used."""
         if self.exchange is not None:
             await self.exchange.close()
 

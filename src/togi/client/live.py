@@ -9,13 +9,13 @@ Tries, limits, waiting for a server that is away, and budgets are those of `Exch
 """
 
 import asyncio
-import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, wait
 from functools import partial
 from typing import Any, TypeVar
 
 from togi.client.accounts import Account, Spending
+from togi.client.background import Background
 from togi.client.endpoint import Endpoint, Tokens
 from togi.client.exchange import Exchange
 from togi.client.probe import meet
@@ -58,8 +58,7 @@ class LiveClient:
         self.endpoint = endpoint
         self._account = Account(run, endpoint.name, endpoint.budget, endpoint.price)
         self._store, self._check = store, check
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        self._background = Background("togi-samples")
         self._exchange: Exchange | None = None
         self._met: asyncio.Lock | None = None
         self._known = False
@@ -98,22 +97,12 @@ class LiveClient:
 
     def close(self) -> None:
         """Ends what is under way."""
-        if self._loop is None or self._thread is None:
-            return
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-        self._loop = None
+        self._background.end(self._end())
 
     # --- in the event loop --------------------------------------------------------------------------------------------
 
     def _submit(self, work: Callable[[Exchange], Coroutine[Any, Any, T]]) -> "Future[T]":
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=self._loop.run_forever, name="togi-samples", daemon=True)
-            self._thread.start()
-        return asyncio.run_coroutine_threadsafe(self._ask(work), self._loop)
+        return self._background.submit(self._ask(work))
 
     async def _ask(self, work: Callable[[Exchange], Coroutine[Any, Any, T]]) -> T:
         exchange = await self._ready()
@@ -140,10 +129,6 @@ class LiveClient:
         return self._exchange
 
     async def _end(self) -> None:
-        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
         if self._exchange is not None:
             await self._exchange.close()
 

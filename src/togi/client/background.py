@@ -1,0 +1,50 @@
+"""An event loop in a thread of its own, for clients whose callers wait in theirs."""
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Background:
+    """The loop is there from the first `start` on until `end`; `name` is the thread's."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._thread: threading.Thread | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+
+    def start(self) -> asyncio.AbstractEventLoop:
+        """The loop, which runs."""
+        if self.loop is None:
+            self.loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self.loop.run_forever, name=self._name, daemon=True)
+            self._thread.start()
+        return self.loop
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
+        """Has the loop do some work."""
+        return asyncio.run_coroutine_threadsafe(work, self.start())
+
+    def end(self, last: Coroutine[Any, Any, None]) -> None:
+        """Cancels all tasks, does the `last` work and ends the loop."""
+        loop, thread = self.loop, self._thread
+        if loop is None or thread is None:
+            last.close()
+            return
+        asyncio.run_coroutine_threadsafe(_wind_up(last), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+        self.loop = None
+
+
+async def _wind_up(last: Coroutine[Any, Any, None]) -> None:
+    tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await last
