@@ -1,11 +1,12 @@
-"""Fixtures that several files share."""
+"""Fixtures that several files share. They import late: the process that hands out tests needs no torch."""
 
+import importlib
 import os
 import shutil
 from pathlib import Path
 
 import pytest
-from tiny_run import togi, write_recipe
+from order import HEAVIEST
 
 MEMORY = Path("/dev/shm")
 ROOM = 4 * 1024**3  # bytes; a whole run of the tests leaves less than 1 GB behind while it lasts
@@ -17,10 +18,18 @@ def pytest_configure() -> None:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The heaviest files come first, in their order."""
+    rank = {Path(__file__).parent / name: place for place, name in enumerate(HEAVIEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a tiny recipe that was run once, undisturbed; its work lies in home/."""
+    """The folder of a tiny recipe that was run once, undisturbed; its work lies in home/. The run was started plainly:
+    what forked ones end with is held against it."""
     folder = tmp_path_factory.mktemp("finished")
-    ended = togi(folder / "home", "run", str(write_recipe(folder)), "--threads", "1")
+    tiny_run = importlib.import_module("tiny_run")
+    ended = tiny_run.togi_plainly(folder / "home", "run", str(tiny_run.write_recipe(folder)), "--threads", "1")
     assert ended.returncode == 0, ended.stderr
     return folder

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import psutil
 import torch
 from tokenizers_made import byte_bpe
@@ -103,20 +104,31 @@ def environment(home: Path, **more: str) -> dict[str, str]:
     return {**os.environ, "TOGI_HOME": str(home), "TOGI_COMPUTE": "float32", "OMP_NUM_THREADS": "1", **more}
 
 
-def togi(home: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    """Runs the command line as a user does."""
+def togi(home: Path, *arguments: str, **more: str) -> "subprocess.CompletedProcess[str]":
+    """Runs the command line as a user does, in a forked process."""
     command = [sys.executable, "-m", "togi", *arguments]
-    return subprocess.run(
-        command, env=environment(home, **more), capture_output=True, text=True, check=False, timeout=300
-    )
+    return forked.run(command, env=environment(home, **more), text=True, timeout=300)
 
 
-def start(recipe: Path, home: Path, **more: str) -> subprocess.Popen[str]:
+def togi_plainly(home: Path, *arguments: str, **more: str) -> "subprocess.CompletedProcess[str]":
+    """As `togi`, in a process that is started: some seconds more. A fork must not hide what a start finds."""
+    command = [sys.executable, "-m", "togi", *arguments]
+    env = environment(home, **more)
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=300)
+
+
+def start(recipe: Path, home: Path, **more: str) -> "subprocess.Popen[str]":
     """A run that goes on while the test does other things; what it says is in its output."""
     command = [sys.executable, "-m", "togi", "run", str(recipe), "--threads", "1"]
-    return subprocess.Popen(
+    return forked.Popen(
         command, env=environment(home, **more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
+
+
+def start_plainly(recipe: Path, home: Path) -> "subprocess.Popen[str]":
+    """As `start`, in a process that is started, and so is its worker."""
+    command = [sys.executable, "-m", "togi", "run", str(recipe), "--threads", "1"]
+    return subprocess.Popen(command, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def kill_all(run: subprocess.Popen[str]) -> None:

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
-OF_OTHERS = ("_attn_implementation", "_model_mapping", "_exit", "_thread", "_python_dispatch")
+OF_PROCESSES = ("_execute_child", "_try_wait", "_internal_poll")  # what tests/forked.py does otherwise
+OF_OTHERS = ("_attn_implementation", "_model_mapping", "_exit", "_thread", "_python_dispatch", *OF_PROCESSES)
 """Private names of other libraries, for which there are no public ones."""
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tiny_run import kill_all, results, start, togi
+from tiny_run import kill_all, results, start, start_plainly, togi
 
 EVENT_FILES = ("journal.jsonl", "metrics.jsonl")
 Event = tuple[str, str, int]  # folder of the stage, file, number of lines
@@ -138,7 +138,7 @@ def test_a_second_signal_stops_at_once_and_is_no_fault(tmp_path):
     recipe.write_text(
         "name: tiny\ndata: {questions: {path: questions.jsonl}}\nstages: {some: {type: select, input: $questions}}\n"
     )
-    run = start(recipe, tmp_path)
+    run = start_plainly(recipe, tmp_path)
     worker_of(run).suspend()  # at its first imports: it cannot stop in good order before the second signal
     os.kill(run.pid, signal.SIGINT)
     assert run.stdout is not None

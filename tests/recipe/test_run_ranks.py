@@ -7,12 +7,13 @@ import sys
 import time
 from pathlib import Path
 
+import forked
 import psutil
 import pytest
 import torch
 from agents import two_agents
 from safetensors.torch import load_file
-from tiny_run import environment, results, togi
+from tiny_run import environment, results, togi, togi_plainly
 from tiny_texts import write_texts
 
 RECIPE = """\
@@ -44,7 +45,7 @@ RUN = ("run", "--threads", "2", "--compute", "float32")
 def two(tmp_path_factory) -> Path:
     """The folder of a recipe that two processes ran, undisturbed."""
     folder = tmp_path_factory.mktemp("two")
-    ended = togi(folder / "home", *RUN, str(write_texts(folder, RECIPE)))
+    ended = togi_plainly(folder / "home", *RUN, str(write_texts(folder, RECIPE)))
     assert ended.returncode == 0, ended.stderr
     return folder
 
@@ -55,7 +56,7 @@ def stage(home: Path) -> Path:
 
 def start(recipe: Path, home: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "togi", *RUN, str(recipe)]
-    return subprocess.Popen(command, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return forked.Popen(command, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def held_after(home: Path, count: int, run: subprocess.Popen[str]) -> dict[int, psutil.Process]:
@@ -63,7 +64,7 @@ def held_after(home: Path, count: int, run: subprocess.Popen[str]) -> dict[int, 
     while lines_in(home) < count:
         assert run.poll() is None, run.communicate()[0]
         time.sleep(0.002)
-    workers = [p for p in psutil.Process(run.pid).children() if "togi.recipe.worker" in p.cmdline()]
+    workers = [p for p in psutil.Process(run.pid).children(recursive=True) if "togi.recipe.worker" in p.cmdline()]
     ranks = {int(p.cmdline()[p.cmdline().index("togi.recipe.worker") + 1]): p for p in workers}
     assert sorted(ranks) == [0, 1]
     for rank in ranks.values():

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import forked
 import pytest
 from tiny_run import environment, togi
 
@@ -31,7 +32,7 @@ def home(tmp_path: Path) -> Path:
 
 def start(home: Path, name: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "togi", "run", str(home.parent / f"{name}.yaml")]
-    return subprocess.Popen(command, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return forked.Popen(command, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 @contextmanager

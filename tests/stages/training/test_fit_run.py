@@ -1,12 +1,10 @@
 """From raw text to a chat model and its judge, run as a user runs it: what was learnt, kills, and what was kept."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from tiny_run import environment, results, togi
+from tiny_run import results, togi, togi_plainly
 from tiny_texts import write_texts
 
 STAGES = ("begun", "taught", "tuned", "judge", "head")
@@ -16,7 +14,7 @@ STAGES = ("begun", "taught", "tuned", "judge", "head")
 def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the recipe, run once without disturbance; its work lies in home/."""
     folder = tmp_path_factory.mktemp("taught")
-    ended = togi(folder / "home", "run", str(write_texts(folder)), "--threads", "1")
+    ended = togi_plainly(folder / "home", "run", str(write_texts(folder)), "--threads", "1")
     assert ended.returncode == 0, ended.stderr
     return folder
 
@@ -63,10 +61,7 @@ def test_a_wrong_kind_of_data_names_the_stages_that_take_it(taught):
     ],
 )
 def test_killed_anywhere_a_run_ends_with_the_same_bits(taught, tmp_path, point):
-    command = [sys.executable, "-m", "togi", "run", str(taught / "tiny.yaml"), "--threads", "1"]
-    killed = subprocess.run(
-        command, env=environment(tmp_path, TOGI_CRASH_AT=point), capture_output=True, check=False, timeout=600
-    )
+    killed = togi(tmp_path, "run", str(taught / "tiny.yaml"), "--threads", "1", TOGI_CRASH_AT=point)
     assert killed.returncode == 5, killed.stderr
     ended = togi(tmp_path, "run", str(taught / "tiny.yaml"), "--threads", "1")
     assert ended.returncode == 0, ended.stderr

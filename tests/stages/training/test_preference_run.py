@@ -4,14 +4,12 @@ import json
 import math
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from tiny_pairs import RECIPE, metrics_of, rows, write_preferences
-from tiny_run import environment, results, togi
+from tiny_run import results, togi, togi_plainly
 
 from togi.core.records import Message
 from togi.core.sources import ModelSource
@@ -27,7 +25,7 @@ STAGES = ("first", "second", "lora_first", "lora_second", "margin")
 def learnt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the recipe, run once without disturbance; its work lies in home/."""
     folder = tmp_path_factory.mktemp("learnt")
-    ended = togi(folder / "home", "run", str(write_preferences(folder)), "--threads", "1")
+    ended = togi_plainly(folder / "home", "run", str(write_preferences(folder)), "--threads", "1")
     assert ended.returncode == 0, ended.stderr
     return folder
 
@@ -111,10 +109,7 @@ def test_the_margin_of_smpo_follows_its_schedule(learnt):
     ["after_rename:14", *(pytest.param(p, marks=pytest.mark.slow) for p in ("before_rename:3", "mid_append:31"))],
 )
 def test_killed_anywhere_a_run_ends_with_the_same_bits(learnt, tmp_path, point):
-    command = [sys.executable, "-m", "togi", "run", str(learnt / "tiny.yaml"), "--threads", "1"]
-    killed = subprocess.run(
-        command, env=environment(tmp_path, TOGI_CRASH_AT=point), capture_output=True, check=False, timeout=300
-    )
+    killed = togi(tmp_path, "run", str(learnt / "tiny.yaml"), "--threads", "1", TOGI_CRASH_AT=point)
     assert killed.returncode == 5, killed.stderr
     ended = togi(tmp_path, "run", str(learnt / "tiny.yaml"), "--threads", "1")
     assert ended.returncode == 0, ended.stderr
