@@ -27,4 +27,4 @@ child = subprocess.Popen(["sleep", "1000"])
 if "--deaf" in sys.argv:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 time.sleep(float(sys.argv[3]) if sys.argv[3:] else 0)
-HTTPServer(("127.0.0.1", int(sys.argv[1])), Toy).serve_forever()
+HTTPServer(("", int(sys.argv[1])), Toy).serve_forever()

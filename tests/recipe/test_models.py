@@ -126,7 +126,7 @@ def test_a_served_model_is_a_service_for_the_stages_that_ask_it(folder: Path) ->
     assert (found.name, found.stages, found.ready_seconds) == ("teacher", ("some",), 9)
     name = found.command[found.command.index("--name") + 1]
     words = ["-m", "togi", "serve", str(folder / "model"), "--name", name, "--template", "chatml"]
-    assert list(found.command[1:]) == [*words, "--host", "127.0.0.1", "--port", "{port}", "--x"]
+    assert list(found.command[1:]) == [*words, "--host", "{host}", "--port", "{port}", "--x"]
     assert (
         name.startswith("teacher-")
         and name in services(folder, "path: model, template: chatml, serve: {engine: togi}")[0].command
@@ -163,6 +163,32 @@ def test_a_model_that_a_stage_trains_is_served_once_it_is_there(folder: Path) ->
 def test_what_an_engine_cannot_serve_is_refused(folder: Path, entry: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         services(folder, entry)
+
+
+SERVED = "path: model, serve: {engine: vllm, python: /p"
+
+
+def test_on_a_cluster_the_one_device_of_a_service_is_chosen_there(folder: Path) -> None:
+    found = graph(folder, SERVED + "}, device: cuda")
+    (spec,) = services_of(found, folder / "store", on_cluster=True)
+    assert "CUDA_VISIBLE_DEVICES" not in " ".join(spec.command) and spec.listening("h", 7)[-3:] == ["h", "--port", "7"]
+    (spec,) = services_of(graph(folder, SERVED + "}, device: cpu"), folder / "store", on_cluster=True)
+    assert spec.device == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (
+            SERVED + "}, device: 'cuda:1'",
+            r"models\.teacher\.serve: device cuda:1 is one of one machine; .* cuda or cpu",
+        ),
+        (SERVED + ", args: [--tensor-parallel-size=2]}", r"--tensor-parallel-size=2 takes several devices, .* `url`"),
+    ],
+)
+def test_what_a_service_cannot_have_on_a_cluster_is_refused(folder: Path, entry: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        services_of(graph(folder, entry), folder / "store", on_cluster=True)
 
 
 def test_a_model_that_a_stage_trains_stands_under_models_too(folder: Path) -> None:

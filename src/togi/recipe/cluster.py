@@ -20,11 +20,12 @@ PORT = 10001  # of Ray's server for clients, where the place names none
 
 @dataclass(frozen=True, slots=True)
 class RankNeeds:
-    """The ranks of a stage: `size` of them, of `threads` threads each."""
+    """The ranks of a stage: `size` of them, of `threads` threads each, and `services` that take a device."""
 
     stage: str
     size: int
     threads: int
+    services: int = 0
 
     @property
     def words(self) -> str:
@@ -87,6 +88,12 @@ def cluster_ranks_work() -> Any:
     """The module that lets ranks work on a cluster."""
     with own_signals():
         return importlib.import_module("togi.recipe.cluster_ranks_work")
+
+
+def cluster_services_work() -> Any:
+    """The module that starts services on a cluster."""
+    with own_signals():
+        return importlib.import_module("togi.recipe.cluster_services_work")
 
 
 @contextmanager

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.util import get_node_ip_address
 
 from togi.recipe.cluster_work import TROUBLE, first_line
 from togi.recipe.workers import start_process
@@ -27,6 +26,7 @@ POLL = 5.0  # seconds that a question for its words waits on the node
 SILENCE = 90.0  # seconds without an answer of the actor after which it is given up
 DRAINING = 2.0  # seconds in which the last words of a process come that is gone
 PYTHON = "{python}"  # in a command: the interpreter of the node's own togi
+OURS = "TOGI_"  # how the variables begin that a process takes from this one; none of them is a secret
 LOST = -signal.SIGKILL  # the exit code of a process of which nobody knows how it ended
 
 
@@ -37,12 +37,12 @@ class ProcessActor:
         self._process: subprocess.Popen[str]
         self._said: queue.SimpleQueue[str | int] = queue.SimpleQueue()
 
-    def place(self) -> tuple[str, str, int]:
-        """The id of the node, its address, and a port that is free there."""
+    def place(self) -> tuple[str, int]:
+        """The id of the node, and a port that is free there."""
         with socket.socket() as found:
             found.bind(("", 0))
             port = int(found.getsockname()[1])
-        return ray.get_runtime_context().get_node_id(), get_node_ip_address(), port
+        return ray.get_runtime_context().get_node_id(), port
 
     def start(self, command: list[str], environment: dict[str, str], defaults: dict[str, str], log: str) -> None:
         """Starts the process in the environment of this node, over which `environment` goes, and which goes over
@@ -174,3 +174,14 @@ class RemoteOutput:
 
     def close(self) -> None:
         """It goes with its actor."""
+
+
+def own_variables() -> dict[str, str]:
+    """What a process on a node takes of the environment of this one."""
+    return {name: value for name, value in os.environ.items() if name.startswith(OURS)}
+
+
+def quietly(do: Callable[[Any], None], what: Any) -> None:
+    """Lets go of something on the cluster, which may be gone."""
+    with suppress(*TROUBLE):
+        do(what)

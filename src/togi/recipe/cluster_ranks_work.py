@@ -4,10 +4,9 @@ A rank is the same process as on one machine (recipe/worker.py), with the same e
 computes the same bits. Ranks of one node have numbers in a row.
 """
 
-import os
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,12 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from togi.core.errors import WorkerDied
 from togi.recipe.cluster import RankNeeds
-from togi.recipe.cluster_process_work import CALLS, PYTHON, ProcessActor, RemoteProcess
+from togi.recipe.cluster_process_work import CALLS, PYTHON, ProcessActor, RemoteProcess, own_variables, quietly
 from togi.recipe.cluster_work import TROUBLE, connect, first_line, leave, nodes, refuse_without_room, sizes
 from togi.recipe.workers import ENVIRONMENT, WORKER, RankPlace, Worker, Workers, counts, log_of
 
 PATIENCE = 30.0  # seconds without room until the run says what it waits for
 PAUSE = 1.0  # seconds between two looks whether someone asked to stop
-OURS = "TOGI_"  # how the variables begin that a rank takes from this process; none of them is a secret
 
 
 class ClusterWorker(Worker):
@@ -69,20 +67,20 @@ class ClusterWorkers(Workers):
         found = nodes()
         bundle = refuse_without_room(found, self._needs)
         group = placement_group([bundle] * self.size, strategy="PACK")
-        self._stack.callback(_quietly, remove_placement_group, group)
+        self._stack.callback(quietly, remove_placement_group, group)
         self._await_room(group)
         actors = [_actor(group, number, bundle) for number in range(self.size)]
         for actor in actors:
-            self._stack.callback(_quietly, ray.kill, actor)
+            self._stack.callback(quietly, ray.kill, actor)
         places = ray.get([actor.place.remote() for actor in actors])
         order = sorted(range(self.size), key=lambda number: (places[number][0], number))
-        names = {node.id: node.name for node in found}
-        meet_at = "tcp://{1}:{2}".format(*places[order[0]])
+        where = {node.id: node for node in (*found, *nodes())}
+        first, port = places[order[0]]
         workers: list[Worker] = []
         for rank, number in enumerate(order):
-            self._start(actors[number], RankPlace(rank, self.size, meet_at, 0), log)
-            workers.append(ClusterWorker(actors[number], names.get(places[number][0], "a node"), log, rank))
-        told = Counter(names.get(places[number][0], "a node") for number in order)
+            self._start(actors[number], RankPlace(rank, self.size, f"tcp://{where[first].address}:{port}", 0), log)
+            workers.append(ClusterWorker(actors[number], where[places[number][0]].name, log, rank))
+        told = Counter(where[places[number][0]].name for number in order)
         self._note("ranks by node: " + ", ".join(f"{name} {count}" for name, count in told.items()))
         return workers
 
@@ -92,8 +90,7 @@ class ClusterWorkers(Workers):
 
     def _start(self, actor: Any, place: RankPlace, log: Path) -> None:
         """Starts a rank. Ray shows each actor its own device alone, so that is the first one of all ranks."""
-        own = {name: value for name, value in os.environ.items() if name.startswith(OURS)}
-        environment = {**own, **counts(self._needs.threads)}
+        environment = {**own_variables(), **counts(self._needs.threads)}
         command = [PYTHON, *WORKER, *place.arguments]
         ray.get(actor.start.remote(command, environment, ENVIRONMENT, str(log_of(log, place.rank))))
 
@@ -115,9 +112,3 @@ def _actor(group: Any, number: int, bundle: dict[str, float]) -> Any:
     where = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=number)
     options = {"num_cpus": bundle["CPU"], "num_gpus": bundle.get("GPU", 0), "max_concurrency": CALLS}
     return ray.remote(ProcessActor).options(**options, scheduling_strategy=where).remote()
-
-
-def _quietly(do: Callable[[Any], None], what: Any) -> None:
-    """Lets go of something on the cluster, which may be gone."""
-    with suppress(*TROUBLE):
-        do(what)

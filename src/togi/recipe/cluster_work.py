@@ -24,18 +24,27 @@ TRIES = 3  # of connecting: in Ray 2.60 the process that its server for clients 
 TROUBLE = (ConnectionError, RuntimeError, ValueError, RayError)  # what Ray raises where it cannot connect
 
 
+_holders = 0  # of this process's connection
+
+
 @dataclass(frozen=True, slots=True)
 class ClusterNode:
-    """A living node: its id, its name, and how many processors and devices Ray may use there."""
+    """A living node: its id, its name, how many processors and devices Ray may use there, and its address."""
 
     id: str
     name: str
     processors: int
     devices: int
+    address: str = ""
 
 
 def connect(address: str) -> None:
-    """Makes this process a client of the cluster at `address`. Raises InputError where that cannot be."""
+    """Makes this process a client of the cluster at `address`, until `leave` was called as often. Raises InputError
+    where that cannot be."""
+    global _holders
+    if _holders and ray.is_initialized():
+        _holders += 1
+        return
     with own_signals(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what they say, the error says too
         try:
@@ -45,6 +54,7 @@ def connect(address: str) -> None:
                 f"--on {address}: no cluster can be used there: {first_line(error)}; see `ray status`, and start one "
                 "with `ray start --head`"
             ) from None
+    _holders = 1
 
 
 def _tried(address: str) -> None:
@@ -58,9 +68,12 @@ def _tried(address: str) -> None:
 
 
 def leave() -> None:
-    """Lets go of the cluster."""
-    with own_signals():
-        ray.shutdown()
+    """Lets go of the cluster, once all have who use it."""
+    global _holders
+    _holders = max(0, _holders - 1)
+    if not _holders:
+        with own_signals():
+            ray.shutdown()
 
 
 def nodes() -> list[ClusterNode]:
@@ -73,6 +86,7 @@ def nodes() -> list[ClusterNode]:
             name=name if names.count(name) == 1 else f"{name} ({each['NodeID'][:8]})",
             processors=int(each["Resources"].get("CPU", 0)),
             devices=int(each["Resources"].get("GPU", 0)),
+            address=each["NodeManagerAddress"],
         )
         for each, name in zip(alive, names, strict=True)
     ]
@@ -154,14 +168,21 @@ def refuse_without_room(found: list[ClusterNode], needs: RankNeeds) -> dict[str,
     """
     devices = any(node.devices for node in found)
     room = sum(min(node.processors // needs.threads, node.devices if devices else needs.size) for node in found)
+    if devices:
+        room = min(room, max(0, sum(node.devices for node in found) - needs.services))
     if room < needs.size:
         have = ", ".join(f"{node.name} has {sizes(node.processors, node.devices)}" for node in found)
+        wanted = f"{needs.words} and one GPU each{_beside(needs)}" if devices else needs.words
         raise InputError(
-            f"stages.{needs.stage}.processes: the cluster has no room for {needs.words}"
-            f"{' and one GPU each' * devices}, but for {room} of them: {have}. Set stages.{needs.stage}.processes to a "
-            "lower number, lower --threads (those of all ranks together), or add nodes"
+            f"stages.{needs.stage}.processes: the cluster has no room for {wanted}, but for {room} of them: {have}. "
+            f"Set stages.{needs.stage}.processes to a lower number, lower --threads (those of all ranks together), or "
+            "add nodes"
         )
     return {"CPU": needs.threads, **({"GPU": 1} if devices else {})}
+
+
+def _beside(needs: RankNeeds) -> str:
+    return f" beside {needs.services} service{'s' * (needs.services != 1)} with a GPU" if needs.services else ""
 
 
 def sizes(processors: int, devices: int) -> str:

@@ -15,30 +15,36 @@ from togi.recipe.services import ServiceSpec
 from togi.stages.base import MODEL_FOLDER
 from togi.stages.table import STAGES
 
-HOST = ("--host", "127.0.0.1", "--port", "{port}")
+HOST = ("--host", "{host}", "--port", "{port}")
+SEVERAL = ("--tensor-parallel-size", "-tp", "--tp-size", "--pipeline-parallel-size", "-pp", "--pp-size")
+SEVERAL += ("--data-parallel-size", "-dp", "--dp-size")
+"""Arguments of engines that take several devices."""
 
 
-def services_of(graph: Graph, store: Path) -> list[ServiceSpec]:
+def services_of(graph: Graph, store: Path, *, on_cluster: bool = False) -> list[ServiceSpec]:
     """The services of a recipe, in the order of its models; those that no stage asks are left out.
 
-    Raises RecipeError, with the place in the recipe, for a model that its engine cannot serve as it is declared.
+    Raises RecipeError, with the place in the recipe, for a model that its engine cannot serve as it is declared, or
+    not on a cluster.
     """
     found = _replays(graph)
     for name, spec in graph.recipe.models.items():
-        stages = _askers(graph, name)
-        if spec.serve is None or replayed(spec) or not stages:
+        stages, serve = _askers(graph, name), spec.serve
+        if serve is None or replayed(spec) or not stages:
             continue
         endpoint = graph.endpoint(name)
         assert endpoint is not None
         try:
-            command = _command(spec, spec.serve, _source(graph, spec, store), endpoint.model)
+            if on_cluster:
+                spec = _for_cluster(spec, serve)
+            command = _command(spec, serve, _source(graph, spec, store), endpoint.model)
             if name in engines(graph.recipe):
-                command = _taking_weights(command, spec.serve)
+                command = _taking_weights(command, serve)
         except RecipeError as error:
             where = graph.recipe.tree.where(("models", name, "serve"))
             raise RecipeError(f"{where}: models.{name}.serve: {error}") from None
-        ready = spec.serve.ready_seconds
-        found.append(ServiceSpec(name=name, command=command, stages=stages, ready_seconds=ready))
+        ready = serve.ready_seconds
+        found.append(ServiceSpec(name=name, command=command, stages=stages, ready_seconds=ready, device=spec.device))
     return found
 
 
@@ -54,8 +60,23 @@ def _replays(graph: Graph) -> list[ServiceSpec]:
     for command, (first, *others) in shared.items():
         asked = {stage for name in (first, *others) for stage in _askers(graph, name)}
         stages = tuple(stage for stage in graph.nodes if stage in asked)
-        found.append(ServiceSpec(name=first, also=tuple(others), command=command, stages=stages))
+        found.append(ServiceSpec(name=first, also=tuple(others), command=command, stages=stages, device="cpu"))
     return found
+
+
+def _for_cluster(spec: ModelSpec, serve: Serve) -> ModelSpec:
+    """The model as it is served on a cluster, which shows a service the one device that it gets. Raises RecipeError for
+    what needs more, or another one."""
+    if several := [part for part in serve.args if part.partition("=")[0] in SEVERAL]:
+        raise RecipeError(
+            f"{several[0]} takes several devices, and on a cluster (--on) a service gets one: start this server "
+            "yourself, and say where it is with `url`"
+        )
+    if spec.device.partition(":")[2] not in ("", "0"):
+        raise RecipeError(
+            f"device {spec.device} is one of one machine; on a cluster (--on) Ray chooses the device: say cuda or cpu"
+        )
+    return spec if spec.device in ("", "cpu") or serve.engine == "togi" else spec.model_copy(update={"device": ""})
 
 
 def _askers(graph: Graph, model: str) -> tuple[str, ...]:

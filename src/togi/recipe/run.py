@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from togi.core.files import write_json, write_text
 from togi.core.locks import Busy, is_held, wait
 from togi.core.process import STOPPING, was_interrupted
 from togi.core.settings import MAIN
-from togi.recipe.cluster import RankNeeds, cluster_ranks_work, opened
+from togi.recipe.cluster import RankNeeds, cluster_ranks_work, cluster_services_work, opened
 from togi.recipe.display import Display
 from togi.recipe.executors import Executor
 from togi.recipe.graph import Graph, Node, kinds_of, unpinned
@@ -33,7 +33,7 @@ from togi.recipe.model_services import services_of
 from togi.recipe.options import Options
 from togi.recipe.report import render
 from togi.recipe.runs import keep_last, run_id
-from togi.recipe.services import Services, ServiceSpec
+from togi.recipe.services import Services, ServiceSpec, Started, on_this_machine
 from togi.recipe.state import STATE, running
 from togi.recipe.store import (
     Read,
@@ -69,8 +69,9 @@ class Run:
         self.folder = run_folder(graph.recipe.name)
         self.id = run_id(graph.recipe.name, [(node.name, node.fingerprint) for node in graph.nodes.values()])
         self.workers: Executor | None = None
-        specs = services_of(graph, self.store) if services is None else services
-        self.services = Services(specs, self.folder, self._service_died)
+        on_cluster = bool(options.on)
+        specs = services_of(graph, self.store, on_cluster=on_cluster) if services is None else services
+        self.services = Services(specs, self.folder, self._service_died, self._start_service)
         self.at_work = ""  # the stage
         self.cluster = ""  # its address
         self.interrupted = False  # the work at hand is the last
@@ -206,6 +207,11 @@ class Run:
             if event["event"] == "failed":
                 raise ERRORS.get(event["kind"], StageError)(event["message"])
 
+    def _start_service(self, spec: ServiceSpec, log: Path, check_stop: Callable[[], None]) -> Started:
+        if self.cluster:
+            return cluster_services_work().on_cluster(self.cluster, spec, log, check_stop)
+        return on_this_machine(spec, log, check_stop)
+
     def _service_died(self, name: str) -> None:
         """Lets the stage at work, if it needs the service, save what it finished; after a while it is ended."""
         workers = self.workers
@@ -265,7 +271,8 @@ class Run:
         return made
 
     def _needs(self, node: Node) -> RankNeeds:
-        return RankNeeds(node.name, node.settings.ranks, self.options.rank_threads(node.settings.ranks))
+        size, services = node.settings.ranks, self.services.with_device(node.name)
+        return RankNeeds(node.name, size, self.options.rank_threads(size), services)
 
     def _ranks(self, names: list[str]) -> list[RankNeeds]:
         """The ranks of the stages that are not done."""
