@@ -50,7 +50,7 @@ class Process:
     def start(self) -> None:
         with (self._home.parent / "server.log").open("ab") as log:
             self.process = subprocess.Popen(self._command, env=environment(self._home), stdout=log, stderr=log)
-        end = time.monotonic() + 120
+        end = time.monotonic() + 600
         while time.monotonic() < end and self.process.poll() is None:
             if self.page(self._probe) is not None:
                 return

@@ -11,11 +11,14 @@ from typing import Any
 
 import uvicorn
 
+from togi.serve.connections import server_config
+from togi.serve.limits import Limits
+
 
 @contextmanager
-def serving(app: Any) -> Iterator[str]:
+def serving(app: Any, limits: Limits = Limits()) -> Iterator[str]:  # noqa: B008 (frozen)
     """The URL at which `app` answers while the block lasts."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=2))
+    server = uvicorn.Server(server_config(app, limits, port=0, log_level="error", timeout_graceful_shutdown=2))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     end = time.monotonic() + 20

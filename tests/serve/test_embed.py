@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,6 +56,27 @@ def test_the_vectors_are_those_of_the_embedder_here(url, embedder):
 def test_what_does_not_fit_is_refused(url, more, says):
     status, found = ask(f"{url}/v1/embeddings", {"model": "e5", **more})
     assert status == 400 and says in found["error"]["message"]
+
+
+def test_each_text_is_tokenised_once(url, embedder, monkeypatch):
+    seen: list[str] = []
+    read = embedder.tokenizer
+
+    class Watched:
+        pad = read.pad
+
+        def __call__(self, text: str, **more: Any) -> Any:
+            seen.append(text)
+            return read(text, **more)
+
+    monkeypatch.setattr(embedder, "tokenizer", Watched())
+    assert ask(f"{url}/v1/embeddings", {"model": "e5", "input": TEXTS})[0] == 200
+    assert seen == TEXTS
+
+
+def test_a_text_without_tokens_has_no_direction(url):
+    (row,) = ask(f"{url}/v1/embeddings", {"model": "e5", "input": [""]})[1]["data"]
+    assert not any(row["embedding"])
 
 
 def test_an_encoder_with_a_head_that_scores_is_no_embedder(tmp_path: Path):

@@ -16,7 +16,7 @@ from served import ask, serving
 from togi.serve.app import Served, new_app, unless_gone
 from togi.serve.limits import Limits
 
-LIMITS = Limits(body_bytes=1000, body_seconds=0.5, seconds=0.3)
+LIMITS = Limits(body_bytes=1000, client_seconds=0.5, seconds=0.3)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,10 @@ def test_requests_are_counted_by_path_and_status(server):
     before = metrics(server)
     sleep(server, seconds=0.0)
     ask(f"{server.url}/no-such-place", authorization="Bearer secret")
+    for name_of_none in ("a", "b/c"):
+        assert ask(f"{server.url}/v1/models/{name_of_none}", authorization="Bearer secret")[0] == 404
     after = metrics(server)
+    assert after['togi_requests_total{path="/v1/models/{name:path}",status="404"}'] >= 2, "one count for all names"
     assert after[name] - before.get(name, 0) == 1 and after[unknown] - before.get(unknown, 0) == 1
     assert after["togi_requests_running"] == 1, "the one that asks"
 

@@ -29,7 +29,18 @@ DEVICE = "cpu|cuda(:[0-9]+)?"
 @click.option("--template", metavar="NAME", help="Chat template by name.  [default: the model's own]")
 @click.option("--revision", help="Commit, tag or branch of a hub's model.  [default: main]")
 @click.option(
-    "--timeout", type=click.FloatRange(min=1), default=600, show_default=True, help="Seconds for a whole answer."
+    "--timeout",
+    type=click.FloatRange(min=1),
+    default=600,
+    show_default=True,
+    help="Seconds for a whole answer, streams too.",
+)
+@click.option(
+    "--client-timeout",
+    type=click.FloatRange(min=0.1),
+    default=30,
+    show_default=True,
+    help="Seconds in which a client must send a request, and take a part of its answer.",
 )
 @click.option(
     "--waiting", type=click.IntRange(min=1), default=512, show_default=True, help="Most requests of a model at once."
@@ -53,7 +64,8 @@ def command(models: tuple[str, ...], reward: bool, host: str, port: int, **more:
     /v1/chat/completions and /v1/completions (texts or token ids), and on the page at / people talk to one of them, or
     to two side by side. With --reward, /v1/scores and (no encoder) /classify give raw scores; an embedder answers
     /v1/embeddings, without a prefix. What a request asks and this server does not do is refused with status 400, never
-    left out silently. /metrics is what Prometheus reads. Ended by a signal, it exits with 0.
+    left out silently. /openapi.json describes requests and answers; /metrics is what Prometheus reads. Ended by a
+    signal, it exits with 0.
     """
     names: tuple[str, ...] = more["name"]
     if len(models) > 1 and reward:
@@ -70,7 +82,12 @@ def command(models: tuple[str, ...], reward: bool, host: str, port: int, **more:
         raise RecipeError(f"command line: {', '.join(called)}: models share a name; give each one with --name")
     key = _key(more["api_key_env"])
     work = importlib.import_module("togi.commands.serve")  # brings torch: a mistake above must not wait for it
-    limits = work.Limits(body_bytes=int(more["body_mib"] * 2**20), seconds=more["timeout"], waiting=more["waiting"])
+    limits = work.Limits(
+        body_bytes=int(more["body_mib"] * 2**20),
+        client_seconds=more["client_timeout"],
+        seconds=more["timeout"],
+        waiting=more["waiting"],
+    )
     place = work.Place(host=host, port=port, key=key, limits=limits, updates=more["updates"], dtype=more["dtype"])
     with library_warnings_kept(home()):
         named = {

@@ -1,10 +1,11 @@
 """Serves a model over HTTP until a signal comes."""
 
+import resource
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from togi.rollout.local import Sampler
 from togi.rollout.prompt_logprobs import text_logprobs
 from togi.serve.app import Served
 from togi.serve.chat import Speaker, chat_app
+from togi.serve.connections import server_config
 from togi.serve.embed import embed_app
 from togi.serve.limits import Limits
 from togi.serve.reward import reward_app
@@ -30,6 +32,10 @@ from togi.stages.arithmetic import model_device
 
 LAST_SECONDS = 5
 """How long requests under way may take once the server is asked to end."""
+
+MOST_FILES = 65536
+OWN_FILES = 128
+"""Open files that are no connections: the model's, the log, the event loop's."""
 
 OWN = ("127.0.0.1", "localhost", "::1")
 Sources = Mapping[str, ModelSource]
@@ -75,9 +81,8 @@ def serve(sources: Mapping[str, ModelSource], cache: Path, reward: bool, place: 
         first = next(iter(sources.values()))
         kind = "reward" if reward else "embedder" if len(sources) == 1 and embeds(first, cache) else "causal"
         app = APPS[kind](sources, cache, place, died)
-        config = uvicorn.Config(
-            app, log_level="warning", access_log=False, timeout_graceful_shutdown=LAST_SECONDS, server_header=False
-        )
+        limits = replace(place.limits, connections=_connections())
+        config = server_config(app, limits, log_level="warning", timeout_graceful_shutdown=LAST_SECONDS)
         server = _Server(config)
         server.ready = _ready(place, listener, kind, list(sources))
         served_by.append(server)
@@ -168,6 +173,16 @@ def _bound(place: Place) -> socket.socket:
             "with --host and --port (0: a free port)"
         ) from None
     return found
+
+
+def _connections() -> int:
+    """How many clients fit within the limit of open files, which is raised as far as the system lets it be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        soft = most
+    return max((MOST_FILES if soft == resource.RLIM_INFINITY else soft) - OWN_FILES, 1)
 
 
 def _ready(place: Place, listener: socket.socket, kind: str, names: Sequence[str]) -> str:

@@ -108,19 +108,21 @@ class SentenceEmbedder:
         cut = {"truncation": True, "max_length": self.max_tokens}
         return [self.tokenizer(self.prefix + text, **cut)["input_ids"] for text in texts]
 
-    def count(self, texts: Sequence[str]) -> int:
-        """The tokens that are read of texts, special ones included."""
-        return sum(map(len, self._ids(texts)))
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Embeddings (len(texts), H) in float32, each of length 1; of a text without tokens, zeros."""
+        return self.embed_counted(texts)[0]
 
     @torch.inference_mode()
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Embeddings (len(texts), H) in float32, each of length 1."""
+    def embed_counted(self, texts: Sequence[str]) -> tuple[np.ndarray, int]:
+        """The same, and how many tokens were read, special ones included."""
         ids = self._ids(texts)
         rows = np.zeros((len(texts), self.model.config.hidden_size), dtype=np.float32)
         for batch in self._batches([len(one) for one in ids]):
+            if not ids[batch[-1]]:  # the longest of its batch
+                continue
             padded = self.tokenizer.pad({"input_ids": [ids[i] for i in batch]}, return_tensors="pt").to(
                 self.model.device
             )
             hidden_BLH = self.model(**padded).last_hidden_state
             rows[batch] = mean_pooled(hidden_BLH, padded["attention_mask"]).cpu().numpy()
-        return rows
+        return rows, sum(map(len, ids))

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,8 @@ class Sampler:
         self.terminator = terminator
         self.end_ids = tuple(end_ids)
         self._decoder = Decoder(tokenizer)
-        self._watches: dict[tuple[tuple[str, ...], tuple[int, ...]], StopMatcher] = {}
+        decoder, own = self._decoder, self.end_ids
+        self._watch = lru_cache(64)(lambda stop, ends: StopMatcher(decoder, terminator, stop, (*own, *ends)))
         self.on_logits = on_logits
         self._batch = RunningBatch(twin, self.device, attention_type(weight))
         self._state: BatchState | None = None
@@ -158,7 +160,8 @@ class Sampler:
         self.check(request)
         context = self._decoder.context(request.prompt_ids)
         with self._lock:
-            group = Group(self._next_id, request, self._watch(request), context, request.params.n)
+            watch = self._watch(request.params.stop, request.end_ids)
+            group = Group(self._next_id, request, watch, context, request.params.n)
             self._next_id += 1
             self._waiting.append(group)
             self._queues[group.id] = _Queue(request.params.n)
@@ -267,13 +270,6 @@ class Sampler:
                 part_params = params if len(part) == params.n else replace(params, n=len(part))
                 requests.append((at, Request(prompt_ids=tuple(ids), params=part_params, seeds=part)))
         return requests
-
-    def _watch(self, request: Request) -> StopMatcher:
-        stop, end_ids = request.params.stop, request.end_ids
-        if (stop, end_ids) not in self._watches:
-            watch = StopMatcher(self._decoder, self.terminator, stop, (*self.end_ids, *end_ids))
-            self._watches[stop, end_ids] = watch
-        return self._watches[stop, end_ids]
 
     # --- a step -------------------------------------------------------------------------------------------------------
 

@@ -21,17 +21,30 @@ BLOCK = 256
 CANDIDATES = 128
 """How many of the likeliest tokens top-p looks at first; eight times as many when their mass does not suffice."""
 
+LEAST, MOST = 0.0001, 10000
+"""Factors beyond these take logits out of the range of float32."""
+
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def check_params(params: SamplingParams) -> None:
     """Raises InputError for a setting outside its range."""
     ranges = [
-        ("temperature", params.temperature, params.temperature >= 0, "0 (greedy) or more"),
+        (
+            "temperature",
+            params.temperature,
+            params.temperature == 0 or LEAST <= params.temperature <= MOST,
+            f"0 (greedy), or from {LEAST} to {MOST}",
+        ),
         ("top_p", params.top_p, 0 < params.top_p <= 1, "above 0, at most 1 (off)"),
-        ("top_k", params.top_k, params.top_k >= 0, "0 (off) or more"),
+        ("top_k", params.top_k, 0 <= params.top_k < 2**31, "0 (off) or more, below 2**31"),
         ("min_p", params.min_p, 0 <= params.min_p <= 1, "from 0 (off) to 1"),
-        ("repetition_penalty", params.repetition_penalty, params.repetition_penalty > 0, "above 0; 1 is off"),
+        (
+            "repetition_penalty",
+            params.repetition_penalty,
+            LEAST <= params.repetition_penalty <= MOST,
+            f"from {LEAST} to {MOST}; 1 is off",
+        ),
         ("max_tokens", params.max_tokens, params.max_tokens >= 1, "1 or more"),
         ("n", params.n, params.n >= 1, "1 or more"),
         ("logprobs", params.logprobs, params.logprobs >= 0, "0 (off) or more"),

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from togi.core.errors import InputError, RecipeError, StageError
@@ -20,6 +21,46 @@ GONE = 499
 """The status of a request whose client went away, which nobody reads."""
 
 T = TypeVar("T")
+
+
+class Problem(BaseModel):
+    """What went wrong; `param` is the part of the request that does not fit."""
+
+    message: str
+    type: str
+    param: str | None
+    code: int
+
+
+class Failed(BaseModel):
+    """The body of every answer that is an error."""
+
+    error: Problem
+
+
+def refusals(**why: str) -> dict[int | str, dict[str, Any]]:
+    """Statuses with their reasons, for the schema: `refusals(s404="no such model")`."""
+    return {int(name[1:]): {"model": Failed, "description": text} for name, text in why.items()}
+
+
+ALWAYS = refusals(s401="The key is missing or wrong.", s500="The model failed; the log of the server says why.")
+SENT = refusals(
+    s400="The request does not fit, or asks what this server does not do.",
+    s404="The model is not served here.",
+    s408="The body did not come in time.",
+    s413="The body is too long.",
+)
+"""What every request with a body may meet."""
+
+
+class _App(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """The schema without FastAPI's 422: what does not fit is a 400 here."""
+        found = super().openapi()
+        for path in found["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop("422", None)
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,17 +93,17 @@ def new_app(
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
     beside: Sequence[Served] = (),
 ) -> FastAPI:
-    """An app with /health, /metrics and /v1/models, for `served` and the models `beside` it. All but /health want the
-    key. `app.state.counts` is what /metrics tells."""
+    """An app with /health, /metrics, /v1/models and /openapi.json, for `served` and the models `beside` it. All but
+    /health and the schema want the key. `app.state.counts` is what /metrics tells."""
 
     def check_key(request: Request) -> None:
         shown = request.headers.get("authorization", "").removeprefix("Bearer ")
         if served.key and not hmac.compare_digest(shown.encode(), served.key.encode()):
             raise HTTPException(401, "the key is missing or wrong; send it as `Authorization: Bearer KEY`")
 
-    app = FastAPI(
+    app = _App(
         title="togi", lifespan=lifespan, dependencies=[Depends(check_key)], docs_url=None, redoc_url=None,
-        openapi_url=None,
+        responses=ALWAYS,
     )  # fmt: skip
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _bad_body)
@@ -70,9 +111,19 @@ def new_app(
         app.add_exception_handler(kind, _bad_input)
     app.add_exception_handler(StageError, _failed)
     app.router.add_route("/health", lambda request: JSONResponse(_health(served, healthy), 200 if healthy() else 503))
-    app.add_api_route("/v1/models", lambda: _models([served, *beside]), methods=["GET"])
+    named = {each.name: _model(each) for each in (served, *beside)}
+
+    def model(name: str) -> dict[str, Any]:
+        if name not in named:
+            raise HTTPException(404, f"the model {name!r} is not served here; there is {' and '.join(named)}")
+        return named[name]
+
+    app.add_api_route("/v1/models", lambda: {"object": "list", "data": list(named.values())}, methods=["GET"])
+    app.add_api_route(
+        "/v1/models/{name:path}", model, methods=["GET"], responses=refusals(s404="The model is not served here.")
+    )
     counts = app.state.counts = Counts()
-    app.add_api_route("/metrics", counts.page, methods=["GET"], response_model=None)
+    app.add_api_route("/metrics", counts.page, methods=["GET"], response_class=PlainTextResponse)
     app.add_middleware(Guard, limits=served.limits, counts=counts)
     return app
 
@@ -81,12 +132,8 @@ def _health(served: Served, healthy: Callable[[], bool]) -> dict[str, str]:
     return {"status": "ok" if healthy() else "failed", "engine": "togi", "kind": served.kind}
 
 
-def _models(served: Sequence[Served]) -> dict[str, Any]:
-    told = [
-        {"id": each.name, "object": "model", "created": 0, "owned_by": "togi", "max_model_len": each.limit}
-        for each in served
-    ]
-    return {"object": "list", "data": told}
+def _model(served: Served) -> dict[str, Any]:
+    return {"id": served.name, "object": "model", "created": 0, "owned_by": "togi", "max_model_len": served.limit}
 
 
 async def unless_gone(request: Request, work: Awaitable[T], seconds: float | None = None) -> T | None:
@@ -121,9 +168,17 @@ def error(
     status: int, message: str, param: str | None = None, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
     """An error in OpenAI's shape."""
+    return JSONResponse(error_value(status, message, param), status, headers)
+
+
+def error_value(status: int, message: str, param: str | None = None) -> dict[str, Any]:
+    """The body of an error. What is no Unicode in it, because the request had none, is written as an escape."""
     kind = "invalid_request_error" if status < 500 else "server_error"
-    value = {"message": message, "type": kind, "param": param, "code": status}
-    return JSONResponse({"error": value}, status, headers)
+    return {"error": {"message": _unicode(message), "type": kind, "param": param and _unicode(param), "code": status}}
+
+
+def _unicode(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _http_error(request: Request, found: Exception) -> Response:

@@ -6,16 +6,23 @@ Names and meanings are OpenAI's; `top_k`, `min_p`, `repetition_penalty`, `stop_t
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from togi.core.errors import InputError
 from togi.core.records import Message, SamplingParams
 
 MAX_TOKENS = 1024
 """Longest answer where a request does not say; less where the context leaves less."""
 
 SEEDS = 2**64
+MOST = 2**31
+STOPS = 64
+"""Most stop strings of a request."""
+
+TOP = 100
+"""Most of the likeliest tokens that are told at each place."""
 
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "frequency_penalty": (0,),
@@ -39,12 +46,24 @@ UNREAD = ("user", "metadata", "safety_identifier", "prompt_cache_key")
 """Parameters that describe the client and change no answer."""
 
 
+def _whole(text: str) -> str:
+    """JSON may hold half of a surrogate pair, which no tokenizer reads."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("half of a surrogate pair is no Unicode; send whole characters") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole)]
+
+
 class Body(BaseModel):
     """Base of all requests: unknown parameters are refused, numbers and texts are not converted."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    model: str
+    model: Text
 
     @model_validator(mode="before")
     @classmethod
@@ -74,10 +93,10 @@ class Sampled(Body):
     top_k: int | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
-    max_tokens: int | None = None
-    n: int | None = None
+    max_tokens: int | None = Field(default=None, le=MOST)
+    n: int | None = Field(default=None, ge=1, le=1024)
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: Text | list[Text] | None = None
     stop_token_ids: list[int] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -108,8 +127,11 @@ class Sampled(Body):
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """Strings that end an answer."""
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        """Strings that end an answer. Raises InputError for more than an engine should look for at each token."""
+        found = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        if len(found) > STOPS:
+            raise InputError(f"stop: {len(found)} strings; at most {STOPS} are looked for")
+        return found
 
     @property
     def longest(self) -> int | None:
@@ -125,15 +147,15 @@ class Sampled(Body):
 class TextPart(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     type: Literal["text"]
-    text: str
+    text: Text
 
 
 class Turn(BaseModel):
     """A message; its role may be any that the model's template knows."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    role: str
-    content: str | list[TextPart]
+    role: Text
+    content: Text | list[TextPart]
 
     @model_validator(mode="before")
     @classmethod
@@ -151,9 +173,9 @@ class ChatBody(Sampled):
     """POST /v1/chat/completions"""
 
     messages: list[Turn] = Field(min_length=1)
-    max_completion_tokens: int | None = None
+    max_completion_tokens: int | None = Field(default=None, le=MOST)
     logprobs: bool | None = None
-    top_logprobs: int | None = Field(default=None, ge=0)
+    top_logprobs: int | None = Field(default=None, ge=0, le=TOP)
 
     @property
     def longest(self) -> int | None:
@@ -165,8 +187,8 @@ class CompletionBody(Sampled):
     `ignore_eos`. With `echo` the answer begins with the prompt, log-probabilities of its tokens too, and `max_tokens`
     may be 0."""
 
-    prompt: str | list[int] | list[str] | list[list[int]]
-    logprobs: int | None = Field(default=None, ge=0)
+    prompt: Text | list[int] | list[Text] | list[list[int]]
+    logprobs: int | None = Field(default=None, ge=0, le=TOP)
     ignore_eos: bool | None = None
     echo: bool | None = None
 
@@ -179,7 +201,7 @@ class CompletionBody(Sampled):
 class TokenizeBody(Body):
     """POST /tokenize: a text as it stands, or a conversation that waits for its answer."""
 
-    prompt: str | None = None
+    prompt: Text | None = None
     messages: list[Turn] | None = None
     add_special_tokens: bool = True
 
@@ -196,9 +218,9 @@ class WeightsBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    model_path: str = Field(min_length=1)
-    weight_version: str | None = None
-    model: str | None = None
+    model_path: Text = Field(min_length=1)
+    weight_version: Text | None = None
+    model: Text | None = None
     flush_cache: Literal[True] = True
     abort_all_requests: Literal[False] = False
 
@@ -209,7 +231,7 @@ class ScoredItem(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
     messages: list[Turn] | None = None
-    text: str | None = None
+    text: Text | None = None
     ids: list[int] | None = None
 
     @model_validator(mode="after")
@@ -236,14 +258,14 @@ class ScoreBody(Body):
 class EmbedBody(Body):
     """POST /v1/embeddings: a text or several."""
 
-    input: str | list[str] = Field(min_length=1)
+    input: Text | list[Text] = Field(min_length=1)
     encoding_format: Literal["float", "base64"] | None = None
 
 
 class ClassifyBody(Body):
     """POST /classify, as SGLang has it: texts as the template writes them, or their token ids; one or several."""
 
-    text: str | list[str] | None = None
+    text: Text | list[Text] | None = None
     input_ids: list[int] | list[list[int]] | None = None
 
     @model_validator(mode="after")

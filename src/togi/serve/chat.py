@@ -14,11 +14,11 @@ from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
-from togi.core.errors import InputError
+from togi.core.errors import InputError, StageError
 from togi.core.protocols import Request, TextLogprobs, Tokenizer
 from togi.core.records import Completion
 from togi.core.seeds import derive
-from togi.serve.app import Served, gone, new_app, unless_gone
+from togi.serve.app import SENT, Served, error_value, gone, new_app, refusals, unless_gone
 from togi.serve.bodies import Body, ChatBody, CompletionBody, Sampled, TokenizeBody, WeightsBody
 from togi.serve.engine_loop import EngineLoop, SteppingEngine
 from togi.serve.limits import Counts, Limits
@@ -39,6 +39,12 @@ from togi.text.template import Template
 NO_LIMIT = 2**31
 NOTHING = Completion(text="", stop="length")
 """What stands after a prompt that is only read."""
+
+ANSWERED = {
+    200: {"content": {"text/event-stream": {}}},
+    **SENT,
+    **refusals(s429="Too many requests wait.", s504="The answer took too long."),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,11 +81,12 @@ def chat_app(
     app = new_app(served, lambda: not any(model.loop.ended for model in models), lifespan, [each for each, _ in beside])
     routes = _Routes(models, served.limits, app.state.counts)
     app.state.raise_failure = routes.raise_failure
-    app.add_api_route("/v1/chat/completions", routes.chat, methods=["POST"], response_model=None)
-    app.add_api_route("/v1/completions", routes.completions, methods=["POST"], response_model=None)
-    app.add_api_route("/tokenize", routes.tokenize, methods=["POST"], response_model=None)
+    asked: dict[str, Any] = {"methods": ["POST"], "response_model": None}
+    app.add_api_route("/v1/chat/completions", routes.chat, responses=ANSWERED, **asked)
+    app.add_api_route("/v1/completions", routes.completions, responses=ANSWERED, **asked)
+    app.add_api_route("/tokenize", routes.tokenize, responses=SENT, **asked)
     if speaker.weights is not None:
-        app.add_api_route("/update_weights_from_disk", routes.take_weights, methods=["POST"], response_model=None)
+        app.add_api_route("/update_weights_from_disk", routes.take_weights, responses=SENT, **asked)
     add_pages(app)
     return app
 
@@ -226,8 +233,12 @@ class _Model:
         if not prompt:
             raise InputError("prompt: it is empty; give a text or token ids")
         several: Any = [prompt] if isinstance(prompt, str) or isinstance(prompt[0], int) else prompt
+        if len(several) > self.served.limits.waiting:
+            raise InputError(f"prompt: {len(several)} prompts in one request, of at most {self.served.limits.waiting}")
         found = [self._ids(each) if isinstance(each, str) else list(each) for each in several]
         for ids in found:
+            if not ids:
+                raise InputError("prompt: one has no tokens; a prompt needs at least one")
             self.served.check_ids(ids)
         return found
 
@@ -313,13 +324,17 @@ class _Model:
         ended: list[Completion] = []
         for index in range(request.params.n):
             yield _sent({**about, "choices": [piece(index, "", None)]})
-        async with aclosing(self.loop.events(request)) as events:
-            async for event in events:
-                done = event.completion
-                if done is not None:
-                    ended.append(done)
-                reason = None if done is None else REASONS[done.stop]
-                yield _sent({**about, "choices": [piece(event.index, event.text, reason)]})
+        try:
+            async with aclosing(self.loop.events(request, self.served.limits.seconds)) as events:
+                async for event in events:
+                    done = event.completion
+                    if done is not None:
+                        ended.append(done)
+                    reason = None if done is None else REASONS[done.stop]
+                    yield _sent({**about, "choices": [piece(event.index, event.text, reason)]})
+        except (TimeoutError, StageError) as failed:  # the status is sent already
+            yield _sent(error_value(504 if isinstance(failed, TimeoutError) else 500, str(failed)))
+            return
         used = self._used([len(request.prompt_ids)], [ended], counts)
         if with_usage:
             yield _sent({**about, "choices": [], "usage": used})

@@ -12,14 +12,14 @@ from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
 
 from togi.core.protocols import Embedder
-from togi.serve.app import Served, new_app
+from togi.serve.app import SENT, Served, new_app
 from togi.serve.bodies import EmbedBody
 
 
 class CountingEmbedder(Embedder, Protocol):
-    """An `Embedder` that says how many tokens it reads of texts."""
+    """An `Embedder` that also says how many tokens it read."""
 
-    def count(self, texts: Sequence[str]) -> int: ...
+    def embed_counted(self, texts: Sequence[str]) -> tuple[np.ndarray, int]: ...
 
 
 def embed_app(served: Served, embedder: CountingEmbedder) -> FastAPI:
@@ -36,15 +36,13 @@ def embed_app(served: Served, embedder: CountingEmbedder) -> FastAPI:
         of the texts. A text that is too long is cut at its end, as `embedder` cuts it in a recipe."""
         served.check_name(body.model)
         texts = [body.input] if isinstance(body.input, str) else body.input
-        rows, tokens = await asyncio.get_running_loop().run_in_executor(
-            thread, lambda: (embedder.embed(texts), embedder.count(texts))
-        )
+        rows, tokens = await asyncio.get_running_loop().run_in_executor(thread, embedder.embed_counted, texts)
         data = [{"object": "embedding", "index": i, "embedding": _written(body, row)} for i, row in enumerate(rows)]
         used = {"prompt_tokens": tokens, "total_tokens": tokens}
         return JSONResponse({"object": "list", "data": data, "model": served.name, "usage": used})
 
     app = new_app(served, lambda: True, lifespan)
-    app.add_api_route("/v1/embeddings", embeddings, methods=["POST"], response_model=None)
+    app.add_api_route("/v1/embeddings", embeddings, methods=["POST"], response_model=None, responses=SENT)
     return app
 
 

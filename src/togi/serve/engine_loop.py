@@ -82,10 +82,11 @@ class EngineLoop:
         if self._run_of_it is not None and self.ended:  # readers hear of it a moment before the thread is through
             self._run_of_it.result()
 
-    async def events(self, request: Request) -> AsyncGenerator[Event, None]:
+    async def events(self, request: Request, seconds: float | None = None) -> AsyncGenerator[Event, None]:
         """The events of one request. Left early, the request is cancelled.
 
-        Raises InputError for a request that can never be answered, StageError where the engine has failed.
+        Raises InputError for a request that can never be answered, StageError where the engine has failed,
+        TimeoutError where the answer is not whole after `seconds`.
         """
         self.engine.check(request)
         reader = _Reader(request)
@@ -93,10 +94,19 @@ class EngineLoop:
         if self.ended:  # asked after the order was given: whatever is still in the queue then is not heeded any more
             reader.put(None)
         left = request.params.n
+        clock = asyncio.get_running_loop().time
+        end = None if seconds is None else clock() + seconds
         self._waiting += 1
         try:
             while left:
-                event = await reader.inbox.get()
+                try:
+                    async with asyncio.timeout_at(end):
+                        event = await reader.inbox.get()
+                    if end is not None and clock() > end:  # a client that reads slowly finds events at once
+                        raise TimeoutError
+                except TimeoutError:
+                    late = f"no whole answer within {seconds:g} s; ask for fewer tokens, or raise --timeout"
+                    raise TimeoutError(late) from None
                 if event is None:
                     raise StageError("the engine has ended; the server's log says why")
                 left -= event.completion is not None

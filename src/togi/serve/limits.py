@@ -1,4 +1,4 @@
-"""What a server bears: the size of a body, the time in which it must come, and what is counted of all requests."""
+"""What a server bears: how much a client may send, how long it may take, and what is counted of all requests."""
 
 import asyncio
 import time
@@ -21,13 +21,15 @@ SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """`body_bytes` of a request; `body_seconds` in which it must have come; `seconds` in which it must be answered;
-    `waiting` requests that may be under way at once."""
+    """`body_bytes` of a request; `seconds` in which it must be answered, streams too; `waiting` requests that may be
+    under way at once. `client_seconds` in which a client must have sent the headers and the body of a request, and must
+    take a part of its answer; `connections` that may be open at once."""
 
     body_bytes: int = 16 * 2**20
-    body_seconds: float = 30
+    client_seconds: float = 30
     seconds: float = 600
     waiting: int = 512
+    connections: int = 10_000
 
 
 class Counts:
@@ -75,7 +77,8 @@ class Guard:
             try:
                 await self.app(scope, self._bounded(scope, receive), noted)
             finally:
-                path = scope["path"] if "endpoint" in scope else "other"  # set by the router that found a route
+                found = scope["path"] if "endpoint" in scope else "other"  # set by the router that found a route
+                path = getattr(scope.get("route"), "path", found)  # with {name} for a name, of which there is no end
                 self.counts.requests.labels(path, str(status)).inc()
                 self.counts.seconds.labels(path).observe(time.monotonic() - began)
 
@@ -83,7 +86,7 @@ class Guard:
         """`receive`, which raises HTTPException once the body does not keep to its limits."""
         told = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
         size, whole = 0, False
-        end = time.monotonic() + self.limits.body_seconds
+        end = time.monotonic() + self.limits.client_seconds
 
         async def bounded() -> MutableMapping[str, Any]:
             nonlocal size, whole
@@ -93,7 +96,7 @@ class Guard:
             try:
                 message = await asyncio.wait_for(receive(), end - time.monotonic())
             except TimeoutError:
-                late = f"the body did not come within {self.limits.body_seconds:g} s; send it again"
+                late = f"the body did not come within {self.limits.client_seconds:g} s; send it again"
                 raise HTTPException(408, late, {"Connection": "close"}) from None
             size += len(message.get("body", b""))
             whole = not message.get("more_body", False)
@@ -106,4 +109,4 @@ class Guard:
         most = self.limits.body_bytes
         if size > most:
             why = f"the body has more than {most:,} bytes, the most that this server takes; send less"
-            raise HTTPException(413, why, {"Connection": "close"})
+            raise HTTPException(413, why)  # what is still sent is not read, and the client hears why

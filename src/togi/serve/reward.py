@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from togi.core.errors import GraderError, InputError
 from togi.core.protocols import Scorer, Tokenizer
 from togi.core.records import Message
-from togi.serve.app import Served, error, new_app
+from togi.serve.app import SENT, Served, error, new_app
 from togi.serve.bodies import ClassifyBody, ScoreBody
 
 Item = tuple[tuple[Message, ...], str]
@@ -37,8 +37,8 @@ def reward_app(served: Served, scorer: IdScorer, tokenizer: Tokenizer) -> FastAP
         routes.thread.shutdown()
 
     app = new_app(served, lambda: True, lifespan)
-    app.add_api_route("/v1/scores", routes.scores, methods=["POST"], response_model=None)
-    app.add_api_route("/classify", routes.classify, methods=["POST"], response_model=None)
+    app.add_api_route("/v1/scores", routes.scores, methods=["POST"], response_model=None, responses=SENT)
+    app.add_api_route("/classify", routes.classify, methods=["POST"], response_model=None, responses=SENT)
     return app
 
 

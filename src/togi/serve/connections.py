@@ -1,0 +1,110 @@
+"""What a client may do on its connection before and after its request is read: the time that it may take to send it,
+the length of its headers, and the time in which it must take what it is sent."""
+
+import asyncio
+from functools import partial
+from typing import Any, cast
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from togi.serve.app import error
+from togi.serve.limits import Limits
+
+HEAD_BYTES = 64 * 2**10
+"""Longest headers of a request, all of them together."""
+
+
+def server_config(app: Any, limits: Limits, **more: Any) -> uvicorn.Config:
+    """How uvicorn serves `app`."""
+    keep = max(int(limits.client_seconds), 1)
+    http = cast(Any, partial(Connection, limits=limits))
+    return uvicorn.Config(
+        app, http=http, ws="none", access_log=False, server_header=False, timeout_keep_alive=keep, **more
+    )
+
+
+class Connection(HttpToolsProtocol):
+    """One client. uvicorn waits for headers, and for a client that reads nothing, without an end; this closes the
+    connection, and the request that it was answering is forgotten."""
+
+    def __init__(self, *args: Any, limits: Limits, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._limits = limits
+        self._waits: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
+        self._in_head, self._heads, self._head_bytes = True, 0, 0
+
+    # --- what it sends ------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)  # told of every byte that the client does not take
+        if len(self.connections) > self._limits.connections:
+            self._refuse(503, "too many connections are open; try again later")
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        for timer in (self._waits, self._unread):
+            if timer is not None:
+                timer.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        heads = self._heads
+        super().data_received(data)
+        self._head_bytes = self._head_bytes + len(data) if self._in_head and heads == self._heads else 0
+        if self._head_bytes > HEAD_BYTES:
+            self._refuse(431, f"the headers have more than {HEAD_BYTES:,} bytes; send fewer")
+        self._wait()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = True
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._heads += 1
+        super().on_headers_complete()
+
+    def _wait(self) -> None:
+        """Bounds the time until headers are whole. Once they are, the body has a limit of its own."""
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if answering and self._waits is not None:
+            self._waits.cancel()
+            self._waits = None
+        elif not answering and self._waits is None:
+            self._waits = self.loop.call_later(self._limits.client_seconds, self._late)
+
+    def _late(self) -> None:
+        if self._head_bytes and not self.transport.is_closing():
+            self._refuse(408, f"the headers did not come within {self._limits.client_seconds:g} s; send them again")
+        self.transport.abort()
+
+    def _refuse(self, status: int, message: str) -> None:
+        body = bytes(error(status, message).body)
+        length = b"content-length: %d\r\n" % len(body)
+        kind = b"content-type: application/json\r\nconnection: close\r\n\r\n"
+        self.transport.write(STATUS_LINE[status] + length + kind + body)
+        self.transport.close()
+
+    # --- what it takes ------------------------------------------------------------------------------------------------
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._unread is not None:
+            self._unread.cancel()
+
+    def _watch(self, left: int) -> None:
+        self._unread = self.loop.call_later(self._limits.client_seconds, self._check_taken, left)
+
+    def _check_taken(self, before: int) -> None:
+        left = self.transport.get_write_buffer_size()
+        if left < before:
+            self._watch(left)
+        else:
+            self.transport.abort()
