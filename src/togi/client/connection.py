@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from togi.client.proxy import Proxy, Refused, Tunnel, proxy_of
+
 MOST_BYTES = 256 * 1024**2
 """Longest reply that is read."""
 IDLE_SECONDS = 4.0
@@ -33,11 +35,12 @@ class Lost(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A server: where its connections lead, and whether they are encrypted."""
+    """A server: where its connections lead, whether they are encrypted, and the proxy that the environment names."""
 
     host: str
     port: int
     secure: bool
+    proxy: Proxy | None = None
 
 
 def place_of(url: str) -> tuple[Place, str]:
@@ -53,7 +56,12 @@ def place_of(url: str) -> tuple[Place, str]:
         raise Unsent("a key does not belong into a URL; name its environment variable as key_env")
     secure = parts.scheme == "https"
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return Place(parts.hostname, port or (443 if secure else 80), secure), path
+    port = port or (443 if secure else 80)
+    try:
+        proxy = proxy_of(parts.hostname, port, secure=secure)
+    except Refused as error:
+        raise Unsent(str(error)) from None
+    return Place(parts.hostname, port, secure, proxy), path
 
 
 class Connection(asyncio.Protocol):
@@ -212,14 +220,38 @@ class Connections:
     async def _open(self, place: Place) -> Connection:
         if place.secure and self._secure is None:
             self._secure = ssl.create_default_context()
-        loop = asyncio.get_running_loop()
+        by = "" if place.proxy is None else f"{place.proxy.where}: "
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                _, connection = await loop.create_connection(
-                    Connection, place.host, place.port, ssl=self._secure if place.secure else None
-                )
+                return await self._connected(place)
         except TimeoutError:
-            raise Unsent(f"no connection within {CONNECT_SECONDS:.0f} s") from None
+            raise Unsent(f"{by}no connection within {CONNECT_SECONDS:.0f} s") from None
+        except Refused as error:
+            raise Unsent(str(error)) from None
         except (OSError, UnicodeError) as error:  # UnicodeError: a host name that cannot be one
-            raise Unsent(getattr(error, "strerror", None) or str(error)) from None
+            raise Unsent(by + (getattr(error, "strerror", None) or str(error))) from None
+
+    async def _connected(self, place: Place) -> Connection:
+        """A connection to a server; to its proxy where there is one, and through it where it is encrypted."""
+        loop = asyncio.get_running_loop()
+        if place.proxy is None:
+            secure = self._secure if place.secure else None
+            return (await loop.create_connection(Connection, place.host, place.port, ssl=secure))[1]
+        proxy = place.proxy
+        if not place.secure:
+            return (await loop.create_connection(Connection, proxy.host, proxy.port))[1]
+        assert self._secure is not None
+        plain, tunnel = await loop.create_connection(
+            lambda: Tunnel(proxy, place.host, place.port), proxy.host, proxy.port
+        )
+        connection = Connection()
+        led = None
+        try:
+            await tunnel.open
+            led = await loop.start_tls(plain, connection, self._secure, server_hostname=place.host)
+        finally:
+            if led is None:
+                plain.abort()
+        assert led is not None
+        connection.connection_made(led)
         return connection

@@ -99,7 +99,10 @@ class Transport:
         if (found := self._known.get(method + url)) is None:
             place, path = place_of(url)
             host = f"[{place.host}]" if ":" in place.host else place.host
-            lines = f"{method} {path} HTTP/1.1\r\nHost: {host}:{place.port}\r\n{self._common}"
+            more = ""
+            if place.proxy is not None and not place.secure:  # it is told the whole address
+                path, more = f"http://{host}:{place.port}{path}", place.proxy.header
+            lines = f"{method} {path} HTTP/1.1\r\nHost: {host}:{place.port}\r\n{self._common}{more}"
             found = self._known[method + url] = place, lines
         return found
 
