@@ -122,6 +122,40 @@ def test_the_rows_of_a_card_are_chosen_by_where(tmp_path: Path) -> None:
 # --- what people prefer -----------------------------------------------------------------------------------------------
 
 
+def flat(tree: dict[str, Any], name: str, parent: str | None = None) -> list[dict[str, Any]]:
+    """The messages of a tree, a row each, as the hub has them."""
+    own = {key: value for key, value in tree.items() if key != "replies"}
+    below = [row for reply in tree["replies"] for row in flat(reply, name, tree["message_id"])]
+    return [{"rank": None, **own, "message_tree_id": name, "parent_id": parent}, *below]
+
+
+def test_messages_a_row_are_the_trees_that_they_came_from(tmp_path: Path) -> None:
+    later = message("And?", message("Then.", rank=1), message("Well.", rank=0))
+    trees = [message("Why?", message("Good.", later, rank=0), message("Bad.", rank=2)), TREE | {"message_id": "u"}]
+    nested = [{"message_tree_id": str(place), "prompt": tree} for place, tree in enumerate(trees)]
+    rows = [row for place, tree in enumerate(trees) for row in flat(tree, str(place))]
+    rows[1]["rank"] = 0.0  # a column with nulls that pandas wrote
+    for kind in ("pairs", "chats", "prompts"):
+        (tmp_path / kind).mkdir()
+        wanted = load(tmp_path, kind, *nested, preset="OpenAssistant/oasst1").records
+        assert load(tmp_path / kind, kind, *rows, preset="OpenAssistant/oasst1").records == wanted
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        ([0, 1, 3, 2], r"rows.jsonl:4: tree a: its rows do not stand together; sort them by message_tree_id"),
+        ([1, 2], r"rows.jsonl:1: tree a: found 0 messages without parent_id; a tree has one"),
+        ([0, 4], r"rows.jsonl:1: tree a: message gone, which lost answers, is missing"),
+    ],
+)
+def test_messages_of_which_no_tree_can_be_made_are_told(tmp_path: Path, order: list[int], message: str) -> None:
+    rows = [*flat(TREE, "a"), *flat(TREE, "b")[:1]]
+    rows.append({**rows[1], "message_id": "lost", "parent_id": "gone"})
+    with pytest.raises(InputError, match=message):
+        load(tmp_path, "pairs", *[rows[place] for place in order], preset="OpenAssistant/oasst1")
+
+
 def test_any_two_answers_of_a_tree_with_different_ranks_are_a_pair(tmp_path: Path) -> None:
     later = message("And?", message("Then.", rank=1), message("Well.", rank=0), message("Gone.", rank=2, deleted=True))
     answers = [

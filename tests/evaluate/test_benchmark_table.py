@@ -119,3 +119,10 @@ def test_the_mark_follows_the_manifest():
     one, same = example(), example()
     other = Table(**{name: getattr(one, name) for name in Table.__slots__} | {"manifest": {"common": {"seed": 2}}})
     assert one.mark == same.mark == one.to_json()["mark"] != other.mark
+
+
+def test_no_interval_leaves_the_values_that_a_column_can_have():
+    similar = Metric(name="ROUGE-L", most=1.0)
+    low, high = mean_cell(similar, [0.0, 0.1, 0.4], DRAWS), mean_cell(similar, [0.9, 1.0, 0.6], DRAWS)
+    assert low.low == 0.0 and high.high == 1.0
+    assert 0.4 < (low.high or 0) < 1 and 0 < (high.low or 0) < 0.5

@@ -1,7 +1,7 @@
 """The border: rows from outside become records, each with its source, licence and the columns togi never reads."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from itertools import chain
@@ -86,7 +86,9 @@ def pour_records(
     folder, source = _locate(spec)
     files = find_files(folder, spec.split, texts=kind == "documents")
     border = _Border(spec, kind, source, sink, dropped)
-    for row in chain.from_iterable(map(read_rows, files)):
+    rows: Iterable[Row] = chain.from_iterable(map(read_rows, files))
+    gather = PRESETS[spec.preset].gather if spec.preset else None
+    for row in rows if gather is None else gather(rows):
         if border.full:
             break
         border.take_all(row)

@@ -5,12 +5,12 @@ the columns, `told` is False: they are our reading of it. Licences and terms are
 uses a set reads them whole.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from togi.data.ranked_trees import tree_rows
+from togi.data.ranked_trees import tree_rows, trees_of
 from togi.data.values import BadRow, blank, kind_of
 
 Row = Mapping[str, Any]
@@ -34,11 +34,13 @@ of which no two answers differ in rank."""
 class Preset:
     """A public set. `hub` is where it lies (empty: it is handed out elsewhere, and `path` names it), `split` what it
     calls its training rows; a `gated` one asks for consent first. `read(row, kind)` gives the row under togi's names,
-    from the columns `needs`; `spread(row, kind)` first makes several rows of one, where a row holds several."""
+    from the columns `needs`; `spread(row, kind)` first makes several rows of one, where a row holds several, and
+    `gather(rows)` before it one row of several, where a row holds a part."""
 
     needs: Sequence[str]
     read: Callable[[Row, str], Row]
     spread: Callable[[Row, str], Sequence[Row]] | None = None
+    gather: Callable[[Iterable[Any]], Iterator[Any]] | None = None
     hub: str = ""
     split: str = "train"
     licence: str = ""
@@ -366,10 +368,12 @@ PRESETS: dict[str, Preset] = {
     "OpenAssistant/oasst1": Preset(
         needs=(),
         read=lambda row, kind: row,
+        gather=trees_of,
         spread=tree_rows,
+        hub="OpenAssistant/oasst1",
         licence="Apache-2.0",
-        about="files of trees (...trees.jsonl.gz), named with path: pairs of any two answers to one message with "
-        "different ranks, whose distance is the margin",
+        about="its rows are messages; files of trees (...trees.jsonl.gz) can be named with path: pairs of any two "
+        "answers to one message with different ranks, whose distance is the margin",
     ),
     "WeOpenML/PandaLM": Preset(
         needs=("instruction", "input", "response1", "response2", *ANNOTATORS),

@@ -1,7 +1,8 @@
 """Conversation trees whose answers people ranked, as OpenAssistant publishes them: one tree a row, a message with its
-`replies`, whose `rank` is 0 for the best."""
+`replies`, whose `rank` is 0 for the best; or a message a row (`trees_of`)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -26,6 +27,70 @@ def tree_rows(row: Row, kind: str) -> list[dict[str, Any]]:
     if kind == "prompts":
         return [{**shared, "prompt": root["text"]}]
     return [{**shared, "messages": [_turn(each) for each in _best(root)]}]
+
+
+def trees_of(rows: Iterable[Any]) -> Iterator[Any]:
+    """The trees of a file: its rows as they are, or of the flat layout, a message a row, those of one tree after each
+    other. A tree that has no first message, or lacks a message that another one answers, or whose rows do not stand
+    together, is a BadRow in its place."""
+    known: dict[str, None] = {}
+    held: list[Any] = []
+    for row in rows:
+        tree = _tree_of(row)
+        if held and tree != _tree_of(held[0]):
+            yield _joined(held, known)
+            held = []
+        if tree is None:
+            yield row
+        else:
+            held.append(row)
+    if held:
+        yield _joined(held, known)
+
+
+def _tree_of(row: Any) -> str | None:
+    """The name of the tree that a row of the flat layout belongs to; None for any other row."""
+    values = row.values
+    if isinstance(values, BadRow) or "replies" in values or isinstance(values.get("prompt"), Mapping):
+        return None
+    name = values.get("message_tree_id")
+    return name if isinstance(name, str) and "message_id" in values and "parent_id" in values else None
+
+
+def _joined(held: Sequence[Any], known: dict[str, None]) -> Any:
+    """The tree of some messages; `known` are the trees that came before."""
+    name = str(_tree_of(held[0]))
+    values: dict[str, Any] | BadRow
+    try:
+        if name in known:
+            raise BadRow("wrong_type", f"tree {name}: its rows do not stand together; sort them by message_tree_id")
+        values = {"message_tree_id": name, "prompt": _grown(name, [row.values for row in held])}
+    except BadRow as bad:
+        values = bad
+    known[name] = None
+    return replace(held[0], values=values)
+
+
+def _grown(name: str, rows: Sequence[Any]) -> dict[str, Any]:
+    """The first message, with the others as replies of those that they answer."""
+    messages = {row["message_id"]: {**row, "rank": _whole(row.get("rank")), "replies": []} for row in rows}
+    roots = [message for message in messages.values() if message["parent_id"] is None]
+    if len(roots) != 1:
+        raise BadRow("wrong_type", f"tree {name}: found {len(roots)} messages without parent_id; a tree has one")
+    for message in messages.values():
+        parent = message["parent_id"]
+        if parent is not None and parent not in messages:
+            raise BadRow(
+                "wrong_type", f"tree {name}: message {parent}, which {message['message_id']} answers, is missing"
+            )
+        if parent is not None:
+            messages[parent]["replies"].append(message)
+    return roots[0]
+
+
+def _whole(rank: Any) -> Any:
+    """A rank that a tool wrote as a float, as an integer."""
+    return int(rank) if isinstance(rank, float) and rank.is_integer() else rank
 
 
 def _check(message: Any) -> None:

@@ -55,12 +55,13 @@ class Row:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
     """A row's metric: its name, its better direction, and a note for readers. `share`: a share of answers, from 0 to
-    1."""
+    1. `most`: values go from 0 to this, and no interval leaves that."""
 
     name: str
     higher_is_better: bool | None = None
     note: str = ""
     share: bool = False
+    most: float | None = None
 
 
 def compare(metric: Metric, base_P: ArrayLike, policy_P: ArrayLike, bootstrap: Bootstrap) -> Row:

@@ -21,7 +21,7 @@ CORRECT = Metric(
     note="share that the judge calls correct, given documents and reference",
     share=True,
 )
-ROUGE = Metric(name="ROUGE-L", higher_is_better=True, note="F1 with the reference answer, in words")
+ROUGE = Metric(name="ROUGE-L", higher_is_better=True, most=1.0, note="F1 with the reference answer, in words")
 COUNTS_DIFFER = Metric(
     name="ids: difference in number", higher_is_better=False, note="| ids named - ids that are right |"
 )
@@ -30,7 +30,7 @@ PLACES_DIFFER = Metric(
     higher_is_better=False,
     note="mean | k-th id named - k-th right id |, both in order; undefined where only one of the lists is empty",
 )
-SET_F1 = Metric(name="ids: F1", higher_is_better=True, note="of the set of ids; 1 where both are empty")
+SET_F1 = Metric(name="ids: F1", higher_is_better=True, most=1.0, note="of the set of ids; 1 where both are empty")
 EXACT = Metric(name="ids: exact", higher_is_better=True, note="share of answers with exactly the right ids", share=True)
 UNREAD = Metric(
     name="ids: not readable", higher_is_better=False, note="share of first answers without a list of ids", share=True

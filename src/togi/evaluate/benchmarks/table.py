@@ -5,7 +5,7 @@ Numbers of single questions stand beside it (`values`), so that two tables can b
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from togi.core.records import Figure
@@ -269,7 +269,10 @@ def mean_cell(column: Metric, values: Sequence[float | None], bootstrap: Bootstr
             return Cell(value=found.value, n=found.n)
         return Cell(value=found.value, low=max(0.0, found.low or 0.0), high=min(1.0, found.high or 0.0), n=found.n)
     mean = sum(known) / len(known)
-    return cell_of(cluster_mean(known, names, bootstrap.level), value=mean, n=len(known))
+    found = cell_of(cluster_mean(known, names, bootstrap.level), value=mean, n=len(known))
+    if column.most is None or found.low is None or found.high is None:
+        return found
+    return replace(found, low=max(0.0, found.low), high=min(column.most, found.high))
 
 
 def difference_cell(

@@ -164,7 +164,7 @@ STAGE = StageType(
     Evaluate,
     outputs=gives("tables", items="tables"),
     work="togi.stages.evaluation.evaluate_work",
-    version=10,
+    version=11,
     reasons=REASONS,
     estimate=estimate,
     measures=measures,
