@@ -1,6 +1,7 @@
 """Weights that are saved one layer at a time are the bytes that the library writes of the whole network in memory."""
 
 import copy
+import gc
 import importlib.util
 from dataclasses import replace
 from pathlib import Path
@@ -127,3 +128,28 @@ def test_saving_and_checking_hold_a_layer_and_no_second_model(tmp_path):
     save_model(model, tmp_path / "m", dtype=torch.float32)
     assert check_saved(model, tmp_path / "m") == []
     assert usage.peak(here) - before < 4 * layer < (tmp_path / "m" / "model.safetensors").stat().st_size / 2
+
+
+@needs_library
+def test_of_weights_that_are_in_four_bits_no_page_of_the_file_is_kept(tmp_path):
+    widths: dict[str, Any] = {"hidden_size": 256, "head_dim": 64, "num_attention_heads": 4, "intermediate_size": 1024}
+    save_model(loaded(num_hidden_layers=4, **widths), tmp_path / "m")
+    plain = load(at(tmp_path / "m"), tmp_path)
+    assert kept_pages(tmp_path / "m") > 10 * 2**20  # the library maps what it need not change
+    del plain
+    gc.collect()
+    model = load(at(tmp_path / "m"), tmp_path, nf4=True)
+    assert kept_pages(tmp_path / "m") < 2**20
+    assert all(weight.isfinite().all() for weight in model.net.parameters())
+
+
+def kept_pages(folder: Path) -> int:
+    """Bytes of this process's memory that are pages of the files of `folder`."""
+    found, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        name, *rest = line.split()
+        if not name.endswith(":"):
+            inside = f"{folder}/" in line
+        elif inside and name == "Rss:":
+            found += 1024 * int(rest[0])
+    return found

@@ -7,11 +7,13 @@ scorer.
 import importlib
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AutoTokenizer
 
 from togi.core.errors import InputError, RecipeError
@@ -20,6 +22,7 @@ from togi.core.sources import CARD, ModelSource
 from togi.model.adapter import beneath, lora_library
 from togi.model.card import Origin
 from togi.model.inspect import Facts, inspect_model, located
+from togi.model.mapped import MappedWeights
 from togi.model.network import STORED, build, foreign, read_config
 from togi.model.packages import package_folder
 from togi.model.tokens import add_tokens, give_rows
@@ -67,7 +70,8 @@ def load(
     """
     facts = _told(inspect(source, cache))
     net = _assembled(facts, dtype, kind)
-    _refuse_not_finite(facts, net)
+    read = MappedWeights(facts.folder).let_go if nf4 else lambda weight: None  # plain weights stay where they are
+    _refuse_not_finite(facts, net, read)
     tokenizer = load_tokenizer_of(facts)
     check_vocabulary(source.name, net, tokenizer)
     new = add_tokens(tokenizer, source.tokens)
@@ -76,7 +80,7 @@ def load(
     if getattr(net, "is_loaded_in_4bit", False):
         quantised_library().adopt(net)
     if nf4:
-        quantised_library().quantise(net, device)
+        quantised_library().quantise(net, device, read)
     net = net.to(device).eval()
     return LoadedModel(net=net, tokenizer=tokenizer, template=template, name=source.name, new_tokens=new)
 
@@ -144,8 +148,9 @@ def _assembled(facts: Facts, dtype: torch.dtype, kind: str, *, meta: bool = Fals
     return net
 
 
-def _refuse_not_finite(facts: Facts, net: Any) -> None:
-    """Raises InputError for weights that are no numbers, or infinite: every result would be."""
+def _refuse_not_finite(facts: Facts, net: Any, read: Callable[[Tensor], None]) -> None:
+    """Raises InputError for weights that are no numbers, or infinite: every result would be. `read` is told of each
+    weight that was looked at."""
     for name, weight in net.named_parameters():
         known = weight.dtype in STORED.values() and weight.numel()
         if known and not torch.stack(torch.aminmax(weight.detach())).isfinite().all():
@@ -154,6 +159,7 @@ def _refuse_not_finite(facts: Facts, net: Any) -> None:
                 "finite (NaN or infinity): the model was damaged where it was made; take an earlier save of it, or "
                 "download it again"
             )
+        read(weight)
 
 
 def load_tokenizer_of(facts: Facts) -> Any:

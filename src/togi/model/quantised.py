@@ -13,7 +13,7 @@ from bitsandbytes.functional import dequantize_4bit  # type: ignore[import-not-f
 from bitsandbytes.nn import Linear4bit, Params4bit  # type: ignore[import-not-found]
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import nn
+from torch import Tensor, nn
 
 from togi.core.errors import InputError
 from togi.model.adapter import beneath
@@ -21,8 +21,9 @@ from togi.model.adapter import beneath
 BLOCK = 64  # weights that share a scale
 
 
-def quantise(net: Any, device: torch.device | str) -> None:
+def quantise(net: Any, device: torch.device | str, read: Callable[[Tensor], None] = lambda weight: None) -> None:
     """Puts NF4 layers in the place of the decoder's linear ones, on `device`; products are computed in `net.dtype`.
+    `read` is told of each plain weight once it is in 4 bits.
 
     Raises InputError on a processor for rows that are no whole number of blocks: with AVX-512 the library (0.50) reads
     the scales of other blocks there, without a word.
@@ -32,6 +33,7 @@ def quantise(net: Any, device: torch.device | str) -> None:
         if type(layer) is nn.Linear:
             _check_rows(name, layer.in_features, BLOCK, torch.device(device))
             body.set_submodule(name, four_bits(layer, net.dtype).to(device))
+            read(layer.weight)
     net.is_loaded_in_4bit = True  # what peft asks for
 
 
