@@ -55,13 +55,13 @@ ERROR = "the loss is not finite at step 17; the last good checkpoint is step 16"
 
 # name, type, inputs, seconds, in, out, drops
 STAGES = [
-    ("drafts", "synthesize", [], 61.2, 24, 412, {"empty": 9, "no_question_mark": 27}),
-    ("questions", "curate", ["drafts"], 22.8, 412, 301, {"too_short": 31, "wrong_language": 4, "model_says_no": 76}),
-    ("prompts", "diversify", ["questions"], 1.9, 301, 256, {"near_duplicate": 38, "over_budget": 7}),
-    ("training", "select", ["prompts"], 0.1, 256, 192, {"other_split": 64}),
-    ("unseen", "select", ["prompts"], 0.1, 256, 64, {"other_split": 192}),
-    ("pairs", "contrast", ["training"], 48.0, 192, 180, {"identical": 8, "not_closed": 4}),
-    ("held_out_pairs", "contrast", ["training"], 47.1, 192, 178, {"identical": 9, "not_closed": 5}),
+    ("drafts", "synthesize", [], 61.2, 24, 412, {"empty": 9, "not_a_question": 27}),
+    ("questions", "curate", ["drafts"], 22.8, 412, 301, {"too_short": 31, "wrong_language": 4, "judged_low": 76}),
+    ("prompts", "diversify", ["questions"], 1.9, 301, 256, {"near_duplicate_ngrams": 38, "over_budget": 7}),
+    ("training", "select", ["prompts"], 0.1, 256, 192, {}),
+    ("unseen", "select", ["prompts"], 0.1, 256, 64, {}),
+    ("pairs", "contrast", ["training"], 48.0, 192, 180, {"equal_answers": 8, "empty_answer": 4}),
+    ("held_out_pairs", "contrast", ["training"], 47.1, 192, 178, {"equal_answers": 9, "empty_answer": 5}),
     ("reward", "train.reward", ["pairs"], 33.4, 180, None, {}),
     ("held_out", "train.reward", ["held_out_pairs"], 31.9, 178, None, {}),
     ("policy", "train.grpo", ["training", "reward"], 203.5, 192, None, {}),

@@ -3,10 +3,17 @@
 import json
 
 import pytest
+from report_fake_run import STAGES as MADE_UP
 from report_fake_run import write_run
 
 from togi.core.errors import InputError
 from togi.report.collect import collect
+from togi.stages.table import STAGES
+
+
+def test_the_made_up_run_drops_records_as_stages_do():
+    for name, kind, *_, drops in MADE_UP:
+        assert set(drops) <= set(STAGES[kind].reasons), name
 
 
 def _stage(run, name):

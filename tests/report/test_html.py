@@ -54,7 +54,7 @@ def test_everything_that_a_reader_looks_for_is_there(done):
         "Clearly better: terminator rate, held-out reward, reward. Clearly worse: self-BLEU.",
         "answers are shorter than 60 % of the base's",
         "scores are the reward of texts cut to <one> length.",
-        "near duplicate 38",
+        "near duplicate ngrams 38",
         "Gate pass rate",
         "Groups without spread",
         "Time by phase",
