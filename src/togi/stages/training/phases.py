@@ -101,8 +101,8 @@ def forward_bytes(shape: Shape, tokens: int, width: int) -> float:
 
 def saving(shape: Shape, job: Job, weights: float) -> float:
     """Bytes while the model is merged and written weight by weight, and read back so. The largest of them counts: a
-    matrix, its sum with the adapter and that adapter's part; or the embeddings in the type in which they are saved,
-    and on a processor also as they lie in the file."""
+    matrix, its sum with the adapter and that adapter's part; or the embeddings in the type in which they are saved, and
+    on a processor also as they lie in the file, at most 4 bytes each in all."""
     merging = 3 * 4.0 * max(a * b for a, b in shape.linears.values()) if job.rank else 0.0
     rounded = 2.0 if job.weights == "float32" else 0.0
-    return weights + max(merging, shape.embeddings * (rounded if job.accelerator else rounded + 2.0))
+    return weights + max(merging, shape.embeddings * (rounded if job.accelerator else 4.0))
