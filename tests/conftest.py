@@ -1,5 +1,6 @@
 """Fixtures that several files share. They import late: the process that hands out tests needs no torch."""
 
+import gc
 import importlib
 import os
 import shutil
@@ -22,6 +23,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The heaviest files come first, in their order."""
     rank = {Path(__file__).parent / name: place for place, name in enumerate(HEAVIEST)}
     items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays: a stage that frees memory need not look through it each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

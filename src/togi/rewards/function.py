@@ -46,6 +46,7 @@ def load_function(file: Path, name: str, style: str = "togi") -> UserFunction:
         raise InputError(f"reward function: {file} is not a Python file")
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where dataclasses look up their types
     loader, beside = spec.loader, Neighbours(file)
+    importlib.invalidate_caches()  # a file beside it may be new
     with beside.importable():
         run_stranger(lambda: loader.exec_module(module), InputError, f"reward function: {file} does not load")
     beside.check()

@@ -3,15 +3,17 @@
 Two files in different folders that both import `helper` each get their own. togi's libraries see neither.
 """
 
-import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from types import ModuleType
 
 from togi.core.code import neighbours
 from togi.core.errors import InputError
+
+MARK = f"{__name__} since here"  # no module; those that a block loads come after it
 
 
 class Neighbours:
@@ -30,21 +32,18 @@ class Neighbours:
         A library's module of the same name is set aside, except the standard library's.
         """
         folder, no_files = str(self.file.parent), sys.dont_write_bytecode
-        aside = {n: m for n, m in sys.modules.items() if self._ours(n) and _top(n) not in sys.stdlib_module_names}
-        for name in aside:
-            del sys.modules[name]
-        before = list(sys.modules)
+        aside = self._set_aside()
+        sys.modules[MARK] = sys.modules[__name__]
         sys.modules.update(self.modules)
         sys.path.insert(0, folder)
         sys.dont_write_bytecode = True
-        importlib.invalidate_caches()
         try:
             yield
         finally:
             sys.dont_write_bytecode = no_files
             if folder in sys.path:
                 sys.path.remove(folder)
-            self._keep(before)
+            self._keep()
             sys.modules.update(aside)
 
     def check(self) -> None:
@@ -58,13 +57,20 @@ class Neighbours:
                 "that a change of it would go unnoticed; name it in an import statement of that file"
             )
 
-    def _ours(self, name: str) -> bool:
-        return _top(name) in self.names
+    def _set_aside(self) -> dict[str, ModuleType]:
+        """Removes modules of the same names as the folder's from the process. Each call comes here, so all modules are
+        looked through only where there are such."""
+        ours = {name for name in self.names if name in sys.modules} - sys.stdlib_module_names
+        aside = {n: m for n, m in sys.modules.items() if _top(n) in ours} if ours else {}
+        for name in aside:
+            del sys.modules[name]
+        return aside
 
-    def _keep(self, before: list[str]) -> None:
-        """Removes the folder's modules from the process and keeps them for the next call."""
-        old = frozenset(before)
-        new = [name for name in sys.modules if name not in old]
+    def _keep(self) -> None:
+        """Removes the folder's modules from the process and keeps them for the next call. What was loaded since the
+        block began stands after its mark."""
+        new = list(takewhile(lambda name: name != MARK, reversed(sys.modules)))[::-1]
+        del sys.modules[MARK]
         self.modules = {name: sys.modules[name] for name in new if self._lies_here(sys.modules.get(_top(name)))}
         for name in self.modules:
             del sys.modules[name]
