@@ -17,6 +17,7 @@ from togi.commands.plan import PlannedStage
 from togi.core.settings import ChatsRef, ModelRef
 from togi.model.sizes import Job, Shape, predict
 from togi.stages.data.importing import Import
+from togi.stages.training.phases import TOKENIZER
 from togi.stages.training.resources import USABLE_CPU
 from togi.stages.training.sft import TrainSft
 
@@ -196,8 +197,9 @@ def test_a_policys_plan_counts_the_reward_model_once_and_only_the_layers_that_it
     alone = peak(scorer)
     assert peak(scorer, once) - alone == peak(scorer, twice) - alone
     whole = dataclasses.replace(shape, tied=True).parameters * 4
-    assert peak(scorer, once) - alone == whole
-    assert peak(scorer, "stages.scorer.keep_layers=1", once) - alone == kept.parameters * 4
+    tokenizer = TOKENIZER * shape.vocabulary
+    assert peak(scorer, once) - alone == whole + tokenizer
+    assert peak(scorer, "stages.scorer.keep_layers=1", once) - alone == kept.parameters * 4 + tokenizer
 
 
 def test_the_peak_is_that_of_the_longest_example_where_a_micro_batch_is_smaller(planned, tmp_path):
