@@ -6,7 +6,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
 OF_PROCESSES = ("_execute_child", "_try_wait", "_internal_poll")  # what tests/forked.py does otherwise
-OF_OTHERS = ("_attn_implementation", "_model_mapping", "_exit", "_thread", "_python_dispatch", *OF_PROCESSES)
+OF_OTHERS = ("_attn_implementation", "_model_mapping", "_exit", "_thread", "_python_dispatch", "_encode_pair", *OF_PROCESSES)
 """Private names of other libraries, for which there are no public ones."""
 
 
