@@ -111,3 +111,26 @@ def test_a_reader_that_leaves_is_told_once_and_the_work_may_end():
     assert pipe.shown == ["a"] and gone == [True]
     with pytest.raises(OutputClosed):
         raise watched.lost or AssertionError
+
+
+def test_a_note_of_a_signal_amid_a_line_comes_after_it():
+    class Interrupted(io.StringIO):
+        """A stream amid whose first write a signal comes; as those of files it cannot be written to from there."""
+
+        amid, told = False, False
+
+        def write(self, text: str) -> int:
+            if self.amid:
+                raise RuntimeError("reentrant call")
+            self.amid = True
+            if not self.told:
+                self.told = True
+                watched.note("stopping")
+            self.amid = False
+            return super().write(text)
+
+    human = Human()
+    human.console = Console(file=Interrupted(), width=100)
+    watched = Watched(human)
+    watched.event({"event": "log", "stage": "policy", "message": "waiting for another run"})
+    assert human.console.file.getvalue().split() == ["waiting", "for", "another", "run", "stopping"]

@@ -210,21 +210,34 @@ class Human:
 
 class Watched:
     """A display whose reader may leave, as `tee` does at a Ctrl-C: nothing is shown from then on. `lost` says why;
-    `gone` is called once, and can let the work end in good order."""
+    `gone` is called once, and can let the work end in good order.
+
+    What a signal's handler says while something is being shown waits for its end: streams refuse to be written to from
+    within a write.
+    """
 
     def __init__(self, display: Display) -> None:
         self.display = display
+        self._showing = False
+        self._waiting: list[Callable[[], None]] = []
         self.lost: TogiError | None = None
         self.gone: Callable[[], None] = lambda: None
 
     def _show(self, show: Callable[[], None]) -> None:
         if self.lost is not None:
             return
+        self._waiting.append(show)
+        if self._showing:
+            return
+        self._showing = True
         try:
-            show()
+            while self._waiting:
+                self._waiting.pop(0)()
         except (TogiError, OSError) as error:
             self.lost = error if isinstance(error, TogiError) else OutputClosed(f"nothing can be shown: {error}")
             self.gone()
+        finally:
+            self._showing = False
 
     def start(self, stage: str, kind: str) -> None:
         self._show(lambda: self.display.start(stage, kind))
