@@ -12,6 +12,27 @@ from pathlib import Path
 import psutil
 from tiny_run import environment
 
+TWO_RANKS = """\
+name: tiny
+seed: 3
+models:
+  base: {path: model, template: chatml}
+data:
+  dialogs: {path: chats.jsonl}
+stages:
+  taught:
+    type: train.sft
+    init: $base
+    chats: $dialogs
+    batch_size: 2
+    epochs: 8
+    learning_rate: 1e-3
+    save_every: 2
+    micro_batch_tokens: 64
+    processes: 2
+"""
+"""A recipe whose training has two ranks."""
+
 
 @dataclass
 class Agents:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from agents import TWO_RANKS
 from cluster import await_nodes, kill_node, two_nodes
 from tiny_run import environment, results, togi
 from tiny_texts import write_texts
@@ -24,25 +25,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
 ]
 
-RECIPE = """\
-name: tiny
-seed: 3
-models:
-  base: {path: model, template: chatml}
-data:
-  dialogs: {path: chats.jsonl}
-stages:
-  taught:
-    type: train.sft
-    init: $base
-    chats: $dialogs
-    batch_size: 2
-    epochs: 8
-    learning_rate: 1e-3
-    save_every: 2
-    micro_batch_tokens: 64
-    processes: 2
-"""
 RUN = ("run", "--threads", "2", "--compute", "float32")
 
 
@@ -50,7 +32,7 @@ RUN = ("run", "--threads", "2", "--compute", "float32")
 def recipe(tmp_path_factory) -> Path:
     """The recipe, done by two processes of one machine in home/ beside it."""
     folder = tmp_path_factory.mktemp("two")
-    ended = togi(folder / "home", *RUN, str(write_texts(folder, RECIPE)))
+    ended = togi(folder / "home", *RUN, str(write_texts(folder, TWO_RANKS)))
     assert ended.returncode == 0, ended.stderr
     return folder / "tiny.yaml"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import psutil
 import pytest
-from agents import Agents, two_agents
+from agents import TWO_RANKS, Agents, two_agents
 from tiny_run import results, togi
 from tiny_texts import write_texts
 
@@ -16,25 +16,6 @@ from togi.core.ranks import Ranks
 from togi.recipe.greeting import GREET, greet, loss, order
 from togi.recipe.joined import Joined, joined
 
-RECIPE = """\
-name: tiny
-seed: 3
-models:
-  base: {path: model, template: chatml}
-data:
-  dialogs: {path: chats.jsonl}
-stages:
-  taught:
-    type: train.sft
-    init: $base
-    chats: $dialogs
-    batch_size: 2
-    epochs: 8
-    learning_rate: 1e-3
-    save_every: 2
-    micro_batch_tokens: 64
-    processes: 2
-"""
 RUN = ("run", "--compute", "float32")
 SET = {"RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "a", "MASTER_PORT": "1", "LOCAL_RANK": "0"}
 
@@ -47,7 +28,7 @@ def agents() -> Iterator[Agents]:
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory) -> Path:
-    return write_texts(tmp_path_factory.mktemp("two"), RECIPE)
+    return write_texts(tmp_path_factory.mktemp("two"), TWO_RANKS)
 
 
 def test_a_rank_is_known_by_what_torchrun_sets() -> None:

@@ -227,7 +227,8 @@ class Rollouts:
                 usage.enter("sample", device())
                 with timed(times, "sample"):
                     completions = next(answers)
-                usage.enter("sample" if self.beside else "score", device())
+                if not self.beside:
+                    usage.enter("score", device())
                 with timed(times, "reward"):
                     found.append((completions, grade(prompt, completions) if ranks.first else None))
             usage.enter("score", device())
