@@ -75,12 +75,13 @@ def test_after_the_block_nothing_more_is_graded():
     grader, before = Grader(), set(threading.enumerate())
     with beside_sampling(reward(grader)) as grade:
         grade(*group("a", "x"))
-        grade(*group("b", "y"))
         assert grader.begun.wait(WAIT)
+        late = grade(*group("b", "y"))  # the thread has not seen it yet when the block ends
         (thread,) = set(threading.enumerate()) - before
     grader.may.set()
     thread.join(WAIT)
     assert not thread.is_alive() and grader.asked == ["x"]
+    assert late.cancelled()
 
 
 @pytest.fixture(scope="module")

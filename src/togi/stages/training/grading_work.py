@@ -62,4 +62,12 @@ def beside_sampling(reward: Reward) -> Iterator[Grading]:
 def _serve(loop: asyncio.AbstractEventLoop, threads: int) -> None:
     torch.set_num_threads(threads)  # each thread has a number of its own
     loop.run_forever()
+    loop.run_until_complete(_cancel_others())
     loop.close()
+
+
+async def _cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
