@@ -114,7 +114,7 @@ def _empty(folder: Path, library: Any, config: Any, dtype: torch.dtype) -> Any:
 def _class_of(folder: Path, config: Any, kind: str, encoder: bool) -> Any:
     """The library's class. Raises InputError where it has none, and for an architecture that is not supported."""
     known = CLASSES[kind]._model_mapping
-    found = known[type(config)] if type(config) in known.keys() else None  # noqa: SIM118 (it is no dictionary)
+    found = known.get(type(config), None)  # asked for its keys, it imports the code of all architectures
     cls = found[0] if isinstance(found, list | tuple) else found
     if not encoder:
         check_architecture(folder, config, cls)
