@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -22,45 +24,63 @@ GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "6553
 ONE_HEAP = {"MALLOC_ARENA_MAX": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}
 """Threads share one heap: each with its own takes some MB more or less from run to run, as much as these rows do."""
 
+pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read as Linux tells it")
 
-def peak(stage: str, folder: Path, *small: str) -> int:
-    command = [sys.executable, str(TESTS / "memory_of_stages.py"), stage, str(folder), *small]
+
+@pytest.fixture(scope="module")
+def measures() -> Iterator[subprocess.Popen[str]]:
+    """The process that measures."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", **GIVEN_BACK, **ONE_HEAP}
-    ended = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=3000)
-    assert ended.returncode == 0, ended.stderr
-    return int(json.loads(ended.stdout.splitlines()[-1])["bytes"])
+    command = [sys.executable, str(TESTS / "memory_of_stages.py")]
+    with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
 
 
-def slope(stage: str, folder: Path, few: int, many: int, *small: str) -> float:
-    """Bytes that each further row takes."""
-    peaks = []
-    for rows in (few, many):
-        made = folder / "-".join((str(rows), *small))
+@dataclass(frozen=True, slots=True)
+class Slopes:
+    """Files of rows, made once, and the process that measures with them."""
+
+    measures: subprocess.Popen[str]
+    folder: Path
+
+    def peak(self, stage: str, rows: Path, small: bool) -> int:
+        assert self.measures.stdin is not None and self.measures.stdout is not None
+        self.measures.stdin.write(json.dumps([stage, str(rows), small]) + "\n")
+        self.measures.stdin.flush()
+        found = json.loads(self.measures.stdout.readline())
+        assert found is not None, "the work failed: its words are above"
+        return int(found)
+
+    def of(self, stage: str, few: int, many: int, *, small: bool = False) -> float:
+        """Bytes that each further row takes."""
+        first, last = (self.peak(stage, self.made(rows, small), small) for rows in (few, many))
+        return (last - first) / (many - few)
+
+    def made(self, rows: int, small: bool) -> Path:
+        made = self.folder / f"{rows}-{small}"
         if not made.exists():
             with pytest.MonkeyPatch.context() as kept:
                 kept.setattr(record_streams, "ROWS_PER_GROUP", SMALL_GROUP if small else record_streams.ROWS_PER_GROUP)
                 write_rows(made, rows)
                 if small:
                     write_answers(made, rows)
-        peaks.append(peak(stage, made, *small))
-    return (peaks[1] - peaks[0]) / (many - few)
-
-
-pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read as Linux tells it")
+        return made
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("rows")
+def slopes(measures: subprocess.Popen[str], tmp_path_factory: pytest.TempPathFactory) -> Slopes:
+    return Slopes(measures, tmp_path_factory.mktemp("rows"))
 
 
 @pytest.mark.parametrize("stage", ["curate", pytest.param("decontaminate", marks=pytest.mark.slow)])
-def test_from_ten_thousand_to_a_hundred_thousand_rows_memory_is_flat(rows: Path, stage: str) -> None:
-    assert slope(stage, rows, 10_000, 100_000) < FLAT
+def test_from_ten_thousand_to_a_hundred_thousand_rows_memory_is_flat(slopes: Slopes, stage: str) -> None:
+    assert slopes.of(stage, 10_000, 100_000) < FLAT
 
 
-def test_import_holds_a_hash_of_each_row_and_not_the_row(rows: Path) -> None:
-    assert slope("import", rows, 3_000, 12_000, "small") < 400
+def test_import_holds_a_hash_of_each_row_and_not_the_row(slopes: Slopes) -> None:
+    assert slopes.of("import", 3_000, 12_000, small=True) < 400
 
 
 @pytest.mark.parametrize(
@@ -74,14 +94,14 @@ def test_import_holds_a_hash_of_each_row_and_not_the_row(rows: Path) -> None:
         pytest.param("synthesize-rewrite", 300, marks=pytest.mark.slow),
     ],
 )
-def test_what_a_stage_holds_of_a_row_is_as_docs_memory_says(rows: Path, stage: str, most: int) -> None:
-    assert slope(stage, rows, 3_000, 12_000, "small") < most
+def test_what_a_stage_holds_of_a_row_is_as_docs_memory_says(slopes: Slopes, stage: str, most: int) -> None:
+    assert slopes.of(stage, 3_000, 12_000, small=True) < most
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["curate", "decontaminate", "import", "mix"])
-def test_a_million_rows_are_as_flat(rows: Path, stage: str) -> None:
-    assert slope(stage, rows, 100_000, 1_000_000) < FLAT
+def test_a_million_rows_are_as_flat(slopes: Slopes, stage: str) -> None:
+    assert slopes.of(stage, 100_000, 1_000_000) < FLAT
 
 
 @pytest.mark.parametrize(
@@ -93,5 +113,7 @@ def test_a_million_rows_are_as_flat(rows: Path, stage: str) -> None:
         ("diversify-k_centre", EMBEDDING),
     ],
 )
-def test_global_stages_hold_at_most_a_kibibyte_beside_text_or_embedding(rows: Path, stage: str, beside: int) -> None:
-    assert slope(stage, rows, 3_000, 9_000, "small") < KIB + beside
+def test_global_stages_hold_at_most_a_kibibyte_beside_text_or_embedding(
+    slopes: Slopes, stage: str, beside: int
+) -> None:
+    assert slopes.of(stage, 3_000, 9_000, small=True) < KIB + beside
