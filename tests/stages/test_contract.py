@@ -78,7 +78,7 @@ LINE, FIRST = "        importing.STAGE,\n", "from togi.core.records import KINDS
 @pytest.fixture
 def house(tmp_path: Path) -> Path:
     """A copy of the package with one more stage: two files and one line of the table."""
-    shutil.copytree(ROOT, tmp_path / "src" / "togi", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT, tmp_path / "src" / "togi")  # with what Python has compiled
     stages = tmp_path / "src" / "togi" / "stages"
     (stages / "data" / "halve.py").write_text(SETTINGS)
     (stages / "data" / "halve_work.py").write_text(WORK)
