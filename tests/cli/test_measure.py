@@ -12,7 +12,7 @@ import pytest
 from judges import shown
 from places import ROOT
 from stub_server import KEY, Stub, stub_server
-from tiny_run import togi, togi_plainly
+from tiny_run import togi
 
 from togi.cli.measure import named_as
 from togi.commands import measure
@@ -60,7 +60,7 @@ def test_two_evaluations_outside_any_recipe_are_kept_and_compared(place: Path, s
     asked = len(server.asked)
     assert evaluate(place, server, "large", data) == large and len(server.asked) == asked, "nothing is done twice"
 
-    ended = togi_plainly(place / "home", "compare", large["run"], small["run"], "--fail-if-worse", "--json")
+    ended = togi(place / "home", "compare", large["run"], small["run"], "--fail-if-worse", "--json")
     assert ended.returncode == 6, ended.stderr
     found = json.loads(ended.stdout)
     assert (found["a"], found["b"], found["unlike"], found["worse"]) == ("large", "small", [], ["accuracy"])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import QUESTIONS, tiny_model, togi_plainly
+from tiny_run import QUESTIONS, tiny_model, togi
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 TEMPLATE = (
@@ -36,7 +36,7 @@ def test_scores_are_those_of_transformers_whatever_stands_beside(model: Path):
     talk = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Yes."}]
     path = model.parent / "answers.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"messages": talk}]))
-    ended = togi_plainly(model.parent / "home", "score", str(model), str(path), "--json")
+    ended = togi(model.parent / "home", "score", str(model), str(path), "--json")
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout)
     assert (found["rows"], found["dropped"]) == (6, {})

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import DatasetCard
-from tiny_run import togi, togi_plainly
+from tiny_run import togi
 
 from togi.report.card_parts import cell, fenced, licence_keys, table
 
@@ -33,7 +33,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_outputs_are_splits_that_the_hubs_reader_finds(done, tmp_path):
-    ended = togi_plainly(done / "home", "export", f"{done / 'rows.yaml'}:parts", str(tmp_path / "out"), "--json")
+    ended = togi(done / "home", "export", f"{done / 'rows.yaml'}:parts", str(tmp_path / "out"), "--json")
     assert ended.returncode == 0, ended.stderr
     splits = {split["name"]: split for split in json.loads(ended.stdout)["splits"]}
     card = DatasetCard.load(tmp_path / "out" / "README.md")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from agents import two_agents
 from safetensors.torch import load_file
-from tiny_run import environment, results, togi, togi_plainly
+from tiny_run import environment, results, togi
 from tiny_texts import write_texts
 
 RECIPE = """\
@@ -45,7 +45,7 @@ RUN = ("run", "--threads", "2", "--compute", "float32")
 def two(tmp_path_factory) -> Path:
     """The folder of a recipe that two processes ran, undisturbed."""
     folder = tmp_path_factory.mktemp("two")
-    ended = togi_plainly(folder / "home", *RUN, str(write_texts(folder, RECIPE)))
+    ended = togi(folder / "home", *RUN, str(write_texts(folder, RECIPE)))
     assert ended.returncode == 0, ended.stderr
     return folder
 

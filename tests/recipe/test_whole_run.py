@@ -166,14 +166,14 @@ def test_an_alarm_is_told_once_however_often_its_stage_was_killed(tmp_path):
 
 def test_the_other_commands_read_what_the_run_left(finished):
     recipe, home = str(finished / "tiny.yaml"), finished / "home"
-    assert "6 of 6 stages are done" in togi_plainly(home, "plan", recipe).stdout
-    assert "tiny: done" in togi_plainly(home, "status", recipe).stdout
-    assert "Why is the sky blue?" in togi_plainly(home, "show", recipe, "some", "-n", "9").stdout
-    shown = json.loads(togi_plainly(home, "show", recipe, "policy", "--json").stdout)
+    assert "6 of 6 stages are done" in togi(home, "plan", recipe).stdout
+    assert "tiny: done" in togi(home, "status", recipe).stdout
+    assert "Why is the sky blue?" in togi(home, "show", recipe, "some", "-n", "9").stdout
+    shown = json.loads(togi(home, "show", recipe, "policy", "--json").stdout)
     assert shown["metrics"][-1]["step"] == 6
-    assert togi_plainly(home, "report", recipe).stdout.strip().endswith("report.html")
-    assert unreferred(togi_plainly(home, "clean", "--json").stdout) == []
-    checked = togi_plainly(home, "check", recipe)
+    assert togi(home, "report", recipe).stdout.strip().endswith("report.html")
+    assert unreferred(togi(home, "clean", "--json").stdout) == []
+    checked = togi(home, "check", recipe)
     assert checked.returncode == 0 and "stage policy (train.grpo): 6 rows" in checked.stdout, checked.stderr
 
 

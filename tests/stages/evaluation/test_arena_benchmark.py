@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from judges import shown
 from stub_server import KEY, stub_server
-from tiny_run import togi, togi_plainly
+from tiny_run import togi
 
 RECIPE = """\
 name: arena
@@ -121,7 +121,7 @@ def test_files_lie_in_the_layouts_of_arena_hard_and_are_read_again(run: Path):
     answers = files(run, "arena", "model_answer/b.jsonl")
     assert answers[0]["choices"][0]["turns"][0]["content"] == "large on write about rain."
     (battles,) = (run / "home" / "store").glob("evaluate-*/output/arena/battles.jsonl")
-    read = togi_plainly(run / "home", "evaluate", "arena", "--battles", str(battles), "--baseline", "a", "--json")
+    read = togi(run / "home", "evaluate", "arena", "--battles", str(battles), "--baseline", "a", "--json")
     assert json.loads(read.stdout)["models"]["b"]["win_rate"] == pytest.approx(100 * RATE)
 
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny_run import results, togi, togi_plainly
+from tiny_run import results, togi
 from tiny_texts import write_texts
 
 STAGES = ("begun", "taught", "tuned", "judge", "head")
@@ -14,7 +14,7 @@ STAGES = ("begun", "taught", "tuned", "judge", "head")
 def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the recipe, run once without disturbance; its work lies in home/."""
     folder = tmp_path_factory.mktemp("taught")
-    ended = togi_plainly(folder / "home", "run", str(write_texts(folder)), "--threads", "1")
+    ended = togi(folder / "home", "run", str(write_texts(folder)), "--threads", "1")
     assert ended.returncode == 0, ended.stderr
     return folder
 

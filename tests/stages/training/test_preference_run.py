@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_pairs import RECIPE, metrics_of, rows, write_preferences
-from tiny_run import results, togi, togi_plainly
+from tiny_run import results, togi
 
 from togi.core.records import Message
 from togi.core.sources import ModelSource
@@ -25,7 +25,7 @@ STAGES = ("first", "second", "lora_first", "lora_second", "margin")
 def learnt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the recipe, run once without disturbance; its work lies in home/."""
     folder = tmp_path_factory.mktemp("learnt")
-    ended = togi_plainly(folder / "home", "run", str(write_preferences(folder)), "--threads", "1")
+    ended = togi(folder / "home", "run", str(write_preferences(folder)), "--threads", "1")
     assert ended.returncode == 0, ended.stderr
     return folder
 
