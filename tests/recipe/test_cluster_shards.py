@@ -192,5 +192,5 @@ def test_a_node_of_another_togi_is_told(cluster, recipe: Path, tmp_path: Path, m
     await_nodes(2)
     ended = togi(tmp_path / "home", "run", str(recipe), "--on", "auto")
     assert ended.returncode == 3 and "node node-3: togi's code " in ended.stderr, ended.stderr
-    assert "install the same on every node" in " ".join(ended.stderr.split())
+    assert "install the same everywhere" in " ".join(ended.stderr.split())
     assert not list((tmp_path / "home" / "store").glob("curate-*/units/*"))
