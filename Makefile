@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 
-.PHONY: quickstart quickstart-ja toys test test-slow lint bench docs site clean
+.PHONY: quickstart quickstart-ja toys test test-ray test-slow lint bench docs site clean
 
 quickstart: $(VENV)/.run $(VENV)/.smollm2
 	$(BIN)/togi run recipes/quickstart.yaml
@@ -23,6 +23,10 @@ toys: $(VENV)/.run $(VENV)/.smollm2
 # Two test processes of one thread each: small tensors, and no waiting for each other on a busy machine.
 test: $(VENV)/.dev $(VENV)/.smollm2
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+# Local clusters of two nodes, one test after the other.
+test-ray: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ray tests/recipe
 
 # Minutes each, on real weights. A test that needs a program of another environment names the variable that says where.
 test-slow: $(VENV)/.dev $(VENV)/.smollm2

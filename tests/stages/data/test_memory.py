@@ -99,6 +99,7 @@ def test_what_a_stage_holds_of_a_row_is_as_docs_memory_says(slopes: Slopes, stag
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("stage", ["curate", "decontaminate", "import", "mix"])
 def test_a_million_rows_are_as_flat(slopes: Slopes, stage: str) -> None:
     assert slopes.of(stage, 100_000, 1_000_000) < FLAT
