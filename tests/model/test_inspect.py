@@ -90,8 +90,8 @@ def added_token(folder: Path) -> None:
 DEEP = b'{"a":' * 100_000 + b"1" + b"}" * 100_000
 FAULTS: dict[str, tuple[str, Change, str]] = {
     "weights are a pointer": ("base", write("model.safetensors", POINTER), "git lfs pull"),
-    "tokenizer is a pointer": ("base", write("tokenizer.json", POINTER), "tokenizer.json: it is a pointer of git-lfs"),
-    "config is a pointer": ("base", write("config.json", POINTER), "config.json: it is a pointer of git-lfs"),
+    "tokenizer is a pointer": ("base", write("tokenizer.json", POINTER), "tokenizer.json: it is a git-lfs pointer"),
+    "config is a pointer": ("base", write("config.json", POINTER), "config.json: it is a git-lfs pointer"),
     "weights are cut": ("base", cut("model.safetensors", 20_000), "its header tells of .* download it again"),
     "header is cut": ("base", cut("model.safetensors", 300), "it was cut; download it again"),
     "weights are empty": ("base", write("model.safetensors", b""), "model.safetensors: it is empty"),

@@ -126,7 +126,7 @@ def test_a_seal_holds_a_file_to_what_it_was(tmp_path):
         read_sealed(path, {"c": int})
     value = json.loads(path.read_text())
     path.write_text(json.dumps({**value, "a": [1, 2]}))
-    with pytest.raises(DamagedFile, match=r"a\.json: damaged: it is not as togi wrote it"):
+    with pytest.raises(DamagedFile, match=r"a\.json: damaged: it has changed since togi wrote it"):
         read_sealed(path)
 
 
