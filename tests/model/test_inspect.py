@@ -104,7 +104,7 @@ FAULTS: dict[str, tuple[str, Change, str]] = {
     "header is odd": ("base", write("model.safetensors", b"\x0a" + bytes(7) + b'{"a": [1]}'), "its header is damaged"),
     "config is empty": ("base", write("config.json", b""), "config.json: it is empty"),
     "config is cut": ("base", cut("config.json", 100), "config.json: its JSON is damaged"),
-    "config is a list": ("base", write("config.json", b"[]"), "it holds a list"),
+    "config is a list": ("base", write("config.json", b"[]"), "it contains a list"),
     "config is deep": ("base", write("config.json", DEEP), "config.json"),
     "config is no text": ("base", write("config.json", b"\xff\xfe{}"), "not valid UTF-8"),
     "config names no type": ("base", edit("config.json", model_type="absent"), "names no model_type"),
@@ -147,7 +147,7 @@ FAULTS: dict[str, tuple[str, Change, str]] = {
     "adapter is a pointer": ("adapter", write("adapter_model.safetensors", POINTER), "git lfs pull"),
     "adapter is cut": ("adapter", cut("adapter_model.safetensors", 900), "download it again"),
     "adapter config is cut": ("adapter", cut("adapter_config.json", 50), "adapter_config.json: its JSON is damaged"),
-    "adapter config is a list": ("adapter", write("adapter_config.json", b"[1]"), "it holds a list"),
+    "adapter config is a list": ("adapter", write("adapter_config.json", b"[1]"), "it contains a list"),
     "adapter of an unknown kind": ("adapter", edit("adapter_config.json", peft_type="nonesuch"), "cannot be read"),
     "adapter without a base": ("adapter", edit("adapter_config.json", base_model_name_or_path=None), "is None; write"),
     "adapter whose base is gone": (

@@ -78,7 +78,7 @@ def test_a_cluster_without_room_says_so_before_work_begins(cluster: LocalCluster
     ended = togi(tmp_path, *RUN, str(recipe), "stages.taught.processes=3", "--on", "auto")
     text = " ".join(ended.stderr.split())
     assert ended.returncode == 3, text
-    assert "stages.taught.processes: the cluster has no room for 3 ranks of 1 processor each, but for 2" in text
+    assert "stages.taught.processes: the cluster has no room for 3 ranks of 1 processor each, only for 2" in text
     assert "node-1 has 1 processor, node-2 has 1 processor" in text and "Traceback" not in text
     assert not list((tmp_path / "store").glob("*-*"))
 

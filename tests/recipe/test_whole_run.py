@@ -110,7 +110,7 @@ def test_one_byte_that_flipped_is_found_before_it_is_read(copied):
     asked = togi(home, "run", recipe, "--redo", "scores", "--threads", "1")
     assert asked.returncode == 0, asked.stderr
     told = f"reward: {reward / WEIGHTS}: it changed since it was made, so it is done again; what was there is kept in"
-    assert told in asked.stderr and asked.stderr.count("finished before, not done again") == 4
+    assert told in asked.stderr and asked.stderr.count("finished earlier, not repeated") == 4
     assert results(home) == before
     assert "(damaged, set aside)" in togi(home, "clean").stdout
     flip((home / "runs" / "tiny" / "policy").resolve() / WEIGHTS)
@@ -137,7 +137,7 @@ def test_what_follows_a_changed_result_is_done_again(copied, finished_before):
     mark_done(policy, before["fingerprint"], before["seconds"], before["made_from"])
     ended = togi(copied / "home", "run", str(copied / "tiny.yaml"), "--threads", "1")
     assert ended.returncode == 0 and "scores: what it was made from has changed" in ended.stderr
-    assert ended.stderr.count("finished before, not done again") == 5
+    assert ended.stderr.count("finished earlier, not repeated") == 5
     assert units and all(path.stat().st_mtime_ns != before for path, before in units.items())
 
 
