@@ -149,7 +149,7 @@ FAULTS: dict[str, tuple[str, Change, str]] = {
     "adapter config is cut": ("adapter", cut("adapter_config.json", 50), "adapter_config.json: its JSON is damaged"),
     "adapter config is a list": ("adapter", write("adapter_config.json", b"[1]"), "it contains a list"),
     "adapter of an unknown kind": ("adapter", edit("adapter_config.json", peft_type="nonesuch"), "cannot be read"),
-    "adapter without a base": ("adapter", edit("adapter_config.json", base_model_name_or_path=None), "is None; write"),
+    "adapter without a base": ("adapter", edit("adapter_config.json", base_model_name_or_path=None), "is None; set"),
     "adapter whose base is gone": (
         "adapter",
         edit("adapter_config.json", base_model_name_or_path="./gone"),

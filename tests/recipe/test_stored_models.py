@@ -92,5 +92,5 @@ def test_entries_that_do_not_fit_are_refused(folder: Path, entry: str, message: 
 
 def test_stored_words_have_no_weights_to_train(folder: Path) -> None:
     trained = "  tuned: {type: train.sft, init: $judge, chats: $said}\n"
-    with pytest.raises(RecipeError, match=r"\$judge says stored words again, and has no weights; a training needs"):
+    with pytest.raises(RecipeError, match=r"\$judge replays stored answers and has no weights; training needs"):
         graph(folder, RECIPE + trained)

@@ -109,7 +109,7 @@ def test_one_byte_that_flipped_is_found_before_it_is_read(copied):
     assert chatted.returncode == 0 and "holding the files of policy to their hashes" in chatted.stderr
     asked = togi(home, "run", recipe, "--redo", "scores", "--threads", "1")
     assert asked.returncode == 0, asked.stderr
-    told = f"reward: {reward / WEIGHTS}: it changed since it was made, so it is done again; what was there is kept in"
+    told = f"reward: {reward / WEIGHTS}: it changed since it was made, so it is done again; the damaged files are in"
     assert told in asked.stderr and asked.stderr.count("finished earlier, not repeated") == 4
     assert results(home) == before
     assert "(damaged, set aside)" in togi(home, "clean").stdout

@@ -226,9 +226,9 @@ def test_what_is_missing_is_said_before_anything_is_asked(tmp_path: Path, work: 
 @pytest.mark.parametrize(
     ("settings", "more", "says"),
     [
-        (GradedSet, {"scale": [5, 1]}, r"scale is \[5, 1\]: the lowest grade comes first"),
-        (GradedSet, {"prompt_name": "x"}, "prompt is not set"),
-        (Safety, {"prompt_name": "x"}, "prompt is not set"),
+        (GradedSet, {"scale": [5, 1]}, r"scale is \[5, 1\]: the lowest grade stands first"),
+        (GradedSet, {"prompt_name": "x"}, "there is none"),
+        (Safety, {"prompt_name": "x"}, "there is none"),
         (MtBench, {"protocol": "llm-jp", "system": "Hi"}, "remove system"),
         (MtBench, {"temperatures": {"math": 3}}, "temperatures"),
     ],
