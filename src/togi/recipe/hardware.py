@@ -34,7 +34,7 @@ class Device(Settings):
     name: str = Field(min_length=1, description="its name; cpu is the processor, any other name is a card")
     memory: Gigabytes = Field(gt=0, description="its memory: a number of GB (10^9 bytes), or with a unit, as in 24 GiB")
     tflops: float | None = Field(
-        default=None, gt=0, description="10^12 matrix multiplication operations a second; togi needs it to estimate times"
+        default=None, gt=0, description="10^12 operations a second in matrix products; togi needs it to estimate times"
     )
     bandwidth: float | None = Field(
         default=None, gt=0, description="memory bandwidth in GB a second; togi needs it to estimate sampling times"
