@@ -143,7 +143,7 @@ def test_what_is_read_by_a_stage_that_is_to_be_done_is_read_whole(run):
     assert mended(run) == []
     (folders["some"] / "output" / "records.parquet").write_text("made by somebody else")
     (told,) = mended(run)
-    assert told.startswith(f"some: {folders['some'] / 'output' / 'records.parquet'}: it changed since it was made")
+    assert told.startswith(f"some: {folders['some'] / 'output' / 'records.parquet'}: it has changed since it was made")
     assert not folders["some"].exists() and is_done(folders["rows"])
 
 
@@ -176,7 +176,7 @@ def test_an_unfinished_stage_that_does_not_know_how_it_was_begun_begins_again(ru
     assert mended(run) == [] and folder.exists()
     (folder / "numerics.json").write_text("")
     (told,) = mended(run)
-    assert "numerics.json: damaged: it is empty, so it is done again; the damaged files are in" in told
+    assert "numerics.json: damaged: it is empty, so it is done again; the old files are in" in told
     assert not folder.exists()
 
 

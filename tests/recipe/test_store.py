@@ -61,8 +61,8 @@ def test_a_file_that_is_gone_is_seen_at_once_and_a_changed_one_when_it_is_read(t
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[:-1] + b"?")
     assert is_done(folder)
-    assert "it changed since it was made" in (deep_damage(folder) or "")
-    with pytest.raises(DamagedFile, match="do the stage again with `togi run x --redo y`"):
+    assert "it has changed since it was made" in (deep_damage(folder) or "")
+    with pytest.raises(DamagedFile, match="redo the stage with `togi run x --redo y`"):
         hold_whole(folder, "togi run x --redo y")
     (folder / name).unlink()
     assert not is_done(folder) and damage(folder) == f"{folder / name}: it is gone"

@@ -78,10 +78,10 @@ def test_files_that_are_gone_are_told(folder: Path) -> None:
         ("{serve: {engine: replay, verdicts: [verdicts.jsonl], args: [x]}}", "takes no `python` and no `args`"),
         (
             "{path: model, serve: {engine: replay, verdicts: [verdicts.jsonl]}}",
-            "there is no package, hub, path, url",
+            "replays stored answers, so package, hub, path, url",
         ),
         ("{url: 'http://a/v1', model: m, serve: {engine: replay, verdicts: [verdicts.jsonl]}}", "or set serve: null"),
-        ("{kind: reward, serve: {engine: replay, verdicts: [verdicts.jsonl]}}", "url and kind; remove them"),
+        ("{kind: reward, serve: {engine: replay, verdicts: [verdicts.jsonl]}}", "url and kind cannot be set; remove"),
     ],
 )
 def test_entries_that_do_not_fit_are_refused(folder: Path, entry: str, message: str) -> None:

@@ -35,7 +35,7 @@ def _aside(name: str, folder: Path, look: Callable[[Path], str | None], tell: Te
         kept = set_aside(folder)
     except StageError:  # another run is working there and will handle it
         return
-    tell(f"{name}: {wrong}, so it is done again; the damaged files are in {kept} until `togi clean`")
+    tell(f"{name}: {wrong}, so it is done again; the old files are in {kept} until `togi clean`")
 
 
 def _to_read(graph: Graph, names: Sequence[str], store: Path) -> list[str]:
