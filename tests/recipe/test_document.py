@@ -96,7 +96,7 @@ def test_anchors_aliases_and_merges_of_everyday_use(tmp_path):
         ("a: " + "[" * 5000 + "]" * 5000 + "\n", "r.yaml:1: a: nested deeper than 50 levels"),
         ("".join(" " * i + f"k{i}:\n" for i in range(300)), r"r\.yaml:\d+: k0: nested deeper than 50"),
         (f"a: &a {'[' * 30}{']' * 30}\nb: &b {'[' * 15}*a{']' * 15}\nc: {'[' * 9}*b{']' * 9}\n", ":3: c: nested"),
-        ("a: [" + "1, " * MAX_NODES + "]\n", "holds more than 20,000 values"),
+        ("a: [" + "1, " * MAX_NODES + "]\n", "contains more than 20,000 values"),
         ("a: '" + "x" * MAX_BYTES + "'\n", r"r\.yaml: larger than 1 MiB"),
         ("a: {x: !t 1}\nb: !u 2\na: 3\n", "(?s)a.x: found the tag !t.*b: found the tag !u.*a is given twice"),
         ("", "is a map"),

@@ -220,5 +220,5 @@ def test_a_device_that_is_not_here_is_a_note_to_check_and_an_error_to_the_stage(
     recipe = graph(folder, "path: model, device: 'cuda:97'").recipe
     (note,) = absent_devices(recipe.models)
     assert note.startswith("models.teacher.device: cuda:97 is not on this machine")
-    with pytest.raises(InputError, match="its device is cuda:97, and this machine has cpu"):
+    with pytest.raises(InputError, match="its device is cuda:97, but this machine has cpu"):
         model_device(ModelSource(kind="path", name="model", device="cuda:97"))
