@@ -165,7 +165,7 @@ def test_tokens_go_unless_a_run_is_at_work(home):
     assert "tokenised data for training: 3.0 MB; `togi clean`" in listed
     with running(run, lambda folder: None):
         assert "0 folders" in clean("--yes") and tokens.exists()
-    assert f"3.0 MB  {tokens.name}  (tokenised data, made again where a training needs it)" in clean("--yes")
+    assert f"3.0 MB  {tokens.name}  (tokenised data, made again when a training stage needs it)" in clean("--yes")
     assert not tokens.exists()
 
 

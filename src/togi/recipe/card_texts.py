@@ -11,7 +11,7 @@ class CardTexts(Settings):
     title: str = Field(default="", description="the model's name; empty: those of the recipe and the stage")
     language: tuple[str, ...] = Field(default=(), description="codes of its languages, as on the hub: [ja, en]")
     licence: str = Field(default="", description="the model's own licence; empty: the licences of its sources")
-    intended: str = Field(default="", description="what it is for, and what it is not for")
+    intended: str = Field(default="", description="what the model is for, and what it is not for")
     background: str = Field(default="", description="why it was made, and from what")
     hardware: str = Field(default="", description="the machines, if the run does not know them")
     limits: str = Field(default="", description="its limitations and risks")

@@ -41,7 +41,7 @@ def checked(place: str) -> str:
         return f"{CLIENT}{host}:{PORT}"
     raise RecipeError(
         f"command line: --on {place}: a place is {CLIENT}HOST:PORT (a Ray cluster), {AUTO} (the cluster that this "
-        f"machine belongs to, or that $RAY_ADDRESS names) or {LOCAL} (two nodes on this machine, for a try)"
+        f"machine belongs to, or that $RAY_ADDRESS names) or {LOCAL} (two nodes on this machine, for trials)"
     )
 
 

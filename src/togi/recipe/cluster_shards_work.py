@@ -120,7 +120,7 @@ class RayShards:
             raise Fault(f"{where}: shard {given.task.number} stopped because of a bug in togi: {error}") from None
         except RayError as error:
             raise WorkerDied(
-                f"{where}: the process that did shard {given.task.number} died {RETRIES + 1} times, the last time so: "
+                f"{where}: the process that did shard {given.task.number} died {RETRIES + 1} times, most recently: "
                 f"{first_line(error)} Everything finished is saved: run the same command again"
             ) from None
         if other := differences(found["versions"], installed()):

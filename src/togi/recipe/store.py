@@ -185,13 +185,13 @@ def _finished_damage(folder: Path) -> str | None:
     except DamagedFile as error:
         return str(error)
     gone = [name for name in found if not (folder / name).is_file()]
-    return f"{folder / gone[0]}: it is gone" if gone else None
+    return f"{folder / gone[0]}: it is missing" if gone else None
 
 
 def _begun_damage(folder: Path) -> str | None:
     try:
         if made_from(folder) is None and any((folder / name).exists() for name in WORK):
-            return f"{folder / BEGUN}: it is gone"
+            return f"{folder / BEGUN}: it is missing"
         for path in (folder / name for name in FIXED):
             if path.exists():
                 read_object(path)

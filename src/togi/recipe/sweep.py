@@ -125,7 +125,7 @@ def _why(path: Path, used: dict[str, bool], at_work: bool) -> str | None:
     if MAKING.fullmatch(name):
         return None if is_held(path) else "left by a kill"
     if (path / TOKENS).exists():  # runs do not register the tokens that they read
-        return None if at_work else "tokenised data, made again where a training needs it"
+        return None if at_work else "tokenised data, made again when a training stage needs it"
     if not STAGE.fullmatch(name) or used.get(name):
         return None
     if is_older(path):
