@@ -107,7 +107,7 @@ def test_where_it_is_not_known_what_a_run_used_all_that_it_links_to_stays(home, 
     run.mkdir(parents=True)
     (run / "some").symlink_to(Path("../../store") / MINE)
     (run / "state.json").write_text(state)
-    assert "all that it links to are kept" in clean("--yes")
+    assert "all folders that it links to are kept" in clean("--yes")
     assert names(home) == [MINE]
 
 

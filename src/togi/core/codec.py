@@ -336,7 +336,7 @@ LAYOUTS: dict[str, Layout] = {
 
 
 def _second(kind: str, row: Row) -> Row:
-    """Version 1 had no terms, no keys of a turn besides role, content and train, and no `model` of a sample."""
+    """Version 1 had no terms, no keys of a turn besides role, content and train, and no model and index of a sample."""
     if row["source"] is not None:
         row["source"]["terms"] = None
     if kind == "samples":

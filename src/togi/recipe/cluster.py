@@ -33,7 +33,7 @@ class RankNeeds:
 
 
 def checked(place: str) -> str:
-    """The place that `--on` names, with its port. Raises RecipeError for an invalid one."""
+    """The place that `--on` names, with Ray's default port if it has none. Raises RecipeError for an invalid one."""
     host, _, port = place.removeprefix(CLIENT).partition(":")
     if place in (LOCAL, AUTO) or (place.startswith(CLIENT) and host and port.isdigit()):
         return place

@@ -180,7 +180,7 @@ def _uses(run: Path, notes: list[str]) -> list[str]:
             stages = read_object(run / STATE, {"stages": list})["stages"]
             return [Path(stage["folder"]).name for stage in stages]
     except (DamagedFile, KeyError, TypeError) as error:
-        notes.append(f"{run}: unknown which folders its last run used ({error}); all that it links to are kept")
+        notes.append(f"{run}: unknown which folders its last run used ({error}); all folders that it links to are kept")
     try:
         return [Path(os.readlink(path)).name for path in sorted(run.iterdir()) if path.is_symlink()]
     except OSError:

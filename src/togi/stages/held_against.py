@@ -17,7 +17,7 @@ MADE_FROM = "made_from.json"
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Stage `stage` compared `records` records with the set `where`, whose content has the hash `mark`; `matched`
+    """Stage `stage` compared `records` records with the set `where`, whose content is identified by `mark`; `matched`
     records were removed."""
 
     stage: str

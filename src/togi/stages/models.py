@@ -86,7 +86,7 @@ def load_bare(context: Context, ref: ModelRef, resources: Resources | None = Non
 
 
 def _to_train(context: Context, source: ModelSource, resources: Resources | None) -> LoadedModel:
-    """The model with its sources. Rejects a model that cannot be trained or saved before loading it."""
+    """The model with its origin. Rejects a model that cannot be trained or saved before loading it."""
     machine, facts, lora = arithmetic(context), inspect(source, context.cache), resources and resources.lora
     if resources is not None:
         refuse_initial(resources, facts, source)
