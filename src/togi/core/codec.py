@@ -24,7 +24,7 @@ KEY = b"togi.schema"
 ROWS_PER_GROUP = 16_384
 COMPRESSION = "zstd"
 
-UNKEEPABLE = (ValueError, TypeError, OverflowError, RecursionError, pa.ArrowException)  # when rows become a table
+UNKEEPABLE = (ValueError, TypeError, OverflowError, RecursionError, pa.ArrowException)  # raised as rows become a table
 UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError, MemoryError, pa.ArrowException)
 
 Row = dict[str, Any]

@@ -1,4 +1,4 @@
-"""Signal handling of a command's process, before a run starts and in all commands that are not runs."""
+"""Signal handling in a command's process, before a run starts and in all commands that are not runs."""
 
 import signal
 from typing import Any

@@ -24,7 +24,7 @@ STYLES = {
     "better": "green",
     "worse": "red",
 }
-"""Styles of cells that hold one of these words."""
+"""Styles of cells with one of these words."""
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> Table:

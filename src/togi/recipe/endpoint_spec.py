@@ -50,7 +50,7 @@ class Serve(Settings):
     @model_validator(mode="after")
     def _says_what_it_has(self) -> Self:
         if self.engine != "replay" and self.stored:
-            raise ValueError(f"verdicts and answers are read with engine: replay, found engine: {self.engine}")
+            raise ValueError(f"verdicts and answers are read only with engine: replay, found engine: {self.engine}")
         if self.engine == "replay" and not self.stored:
             raise ValueError("engine replay needs `verdicts`, files with a judge's verdicts, or `answers` of models")
         if self.engine == "replay" and (self.python or self.args):

@@ -84,10 +84,10 @@ FOREIGN = {
 """Names of settings in other tools -> ours, dotted if ours is nested or at the top of a recipe."""
 
 MORE = {
-    "gradient_accumulation_steps": "the examples of one step over all processes; micro_batch_tokens cuts them to fit",
-    "per_device_train_batch_size": "the examples of one step over all processes; micro_batch_tokens cuts them to fit",
-    "micro_batch_size": "the examples of one step; micro_batch_tokens cuts them to fit",
-    "warmup_ratio": "in steps, not a share of them",
+    "gradient_accumulation_steps": "the examples of one step over all processes; micro_batch_tokens splits them to fit",
+    "per_device_train_batch_size": "the examples of one step over all processes; micro_batch_tokens splits them to fit",
+    "micro_batch_size": "the examples of one step; micro_batch_tokens splits them to fit",
+    "warmup_ratio": "a number of steps, not a fraction",
     "num_train_epochs": "a whole number",
     "lr_scheduler_type": "cosine, linear or constant",
     "report_to": "at the top of the recipe",
@@ -99,7 +99,7 @@ MORE = {
     "model": "declare it at the top under models:, and refer to it as $name",
     "model_name": "declare it at the top under models:, and refer to it as $name",
     "model_name_or_path": "declare it at the top under models:, and refer to it as $name",
-    "chat_template": "of the entry under models:",
+    "chat_template": "in the entry under models:",
     "finetuning_type": "lora: {} trains adapters; without it all weights are trained",
     "use_peft": "lora: {} trains adapters; without it all weights are trained",
     "load_in_4bit": "lora: {base: nf4}",

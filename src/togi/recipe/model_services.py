@@ -117,7 +117,7 @@ def _command(spec: ModelSpec, serve: Serve, source: ModelSource, name: str) -> t
     if not serve.python:
         raise RecipeError(f"engine {serve.engine} needs `python`: the Python of the environment that contains it")
     if source.kind == "package":
-        raise RecipeError(f"engine {serve.engine} does not serve a package (GGUF); use engine: togi")
+        raise RecipeError(f"engine {serve.engine} cannot serve a package (GGUF); use engine: togi")
     if source.template is not None:
         raise RecipeError(
             f"engine {serve.engine} uses the model's own template, not {source.template!r}; write the template "

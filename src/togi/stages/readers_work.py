@@ -1,4 +1,4 @@
-"""Tokenizers and templates of models whose weights are elsewhere."""
+"""Tokenizers and templates of models whose weights are not needed here."""
 
 from dataclasses import replace
 from pathlib import Path

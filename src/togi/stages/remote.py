@@ -28,7 +28,7 @@ LIKELIEST = 20
 """The number of first tokens that a chooser asks for: the most that servers give."""
 
 ITEMS = 64
-"""Conversations of one request for scores."""
+"""The most conversations in one request for scores."""
 
 REFUSALS = ("refused", "filtered", "too_long")
 """Failures caused by the request itself: repeating it would not help."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from togi.core.records import Message
 
-NEARLY_ALL = 0.9  # share of the rows
+NEARLY_ALL = 0.9  # fraction of the rows
 
 
 @dataclass(frozen=True, slots=True)
