@@ -74,7 +74,7 @@ def test_files_that_are_gone_are_told(folder: Path) -> None:
     ("entry", "message"),
     [
         ("{serve: {engine: replay}}", "engine replay needs `verdicts`"),
-        ("{path: model, serve: {engine: togi, verdicts: [verdicts.jsonl]}}", "read only with engine: replay, found engine"),
+        ("{path: model, serve: {engine: togi, verdicts: [verdicts.jsonl]}}", "read only with engine: replay, found"),
         ("{serve: {engine: replay, verdicts: [verdicts.jsonl], args: [x]}}", "takes no `python` and no `args`"),
         (
             "{path: model, serve: {engine: replay, verdicts: [verdicts.jsonl]}}",

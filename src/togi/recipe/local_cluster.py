@@ -62,7 +62,7 @@ class LocalCluster:
             *("--disable-usage-stats", *options),
         ]
         environment = {**os.environ, **self.environment, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
-        environment["RAY_NUM_REDIS_GET_RETRIES"] = "60"  # tries to find the first node; 20 are too few on a busy machine
+        environment["RAY_NUM_REDIS_GET_RETRIES"] = "60"  # to find the first node; 20 are too few on a busy machine
         with self.log.open("ab") as output:
             self.nodes.append(
                 subprocess.Popen(
