@@ -26,7 +26,7 @@ list `x`; `x[length].y` belongs to entries whose `type` is `length`.
 """
 ABOUT_RECIPES = """\
 A recipe is one YAML file. `extends: other.yaml` builds on another recipe: maps are merged, lists are replaced, and
-`null` removes an entry. `$name` refers to a stage, a model or data. Paths start at the file that names them.
+`null` removes an entry. `$name` refers to a stage, a model or data. A path is relative to the file that names it.
 """
 TRACKERS = """\
 `track` names the tools that show metrics besides `metrics.jsonl`: one word or a list of `tensorboard`, `trackio`,

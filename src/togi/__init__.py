@@ -1,6 +1,6 @@
 """togi: from a base language model to an aligned chat model, in one recipe file.
 
-The names of the Python API (docs/api.md) are loaded when they are first used: `import togi` imports nothing heavy.
+The names of the Python API (docs/api.md) are loaded on first use: `import togi` imports nothing heavy.
 """
 
 import importlib

@@ -9,11 +9,11 @@ from togi.core.process import heed_signals, ignore_signals
 
 
 def main() -> None:
-    """Runs the command line; it is imported late, so that signals are heeded from the beginning."""
+    """Runs the command line, which is imported late, so that signals are handled from the beginning."""
     try:
         heed_signals()
         importlib.import_module("togi.cli").main()
-    except KeyboardInterrupt:  # before there was a command
+    except KeyboardInterrupt:  # before a command began
         ignore_signals()
         with suppress(OSError):
             os.write(2, b"togi: interrupted\n")

@@ -1,6 +1,6 @@
-"""The Python API: what `togi.NAME` gives. See docs/api.md; everything else may change without notice.
+"""The Python API, available as `togi.NAME`. See docs/api.md; everything else may change without notice.
 
-Tensors are named by their shapes: N scored tokens, S sequences, T rows of a packed batch.
+Names of tensors end with their shapes: N scored tokens, S sequences, T rows of a packed batch.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -55,9 +55,10 @@ __all__ = [
 
 
 def load(name: str | Path, *, template: str | None = None, revision: str = "main") -> LoadedModel:
-    """A causal model with its tokenizer and chat template: a folder, a package of weights, or an id of the hub.
+    """Loads a causal model with its tokenizer and chat template, from a folder, a package of weights, or a hub id.
 
-    In float32, on the CPU, in evaluation mode. Raises InputError where there is no such model, or its files do not fit.
+    It is in float32, on the CPU, in evaluation mode. Raises InputError if the model does not exist or its files do not
+    match.
     """
     return load_model(_source(name, template, revision), store_folder())
 
@@ -65,10 +66,10 @@ def load(name: str | Path, *, template: str | None = None, revision: str = "main
 def score(
     scorer: str | Path | ModelScorer, conversations: Sequence[tuple[Sequence[Turn], str]], *, revision: str = "main"
 ) -> list[float]:
-    """The scores of a reward model, one for each (messages, answer), in order; the higher, the better.
+    """The scores of a reward model, one for each (messages, answer), in order; higher is better.
 
-    `scorer` is a folder, an id of the hub, or a `ModelScorer` of a model in memory. Raises InputError
-    for what is no reward model, GraderError for an answer that is too long for it.
+    `scorer` is a folder, a hub id, or a `ModelScorer` of a model in memory. Raises InputError for a model that is not a
+    reward model, GraderError for an answer that is too long for it.
     """
     if not isinstance(scorer, ModelScorer):
         scorer = ModelScorer(load_reward_model(_source(scorer, None, revision), store_folder()))
@@ -82,11 +83,11 @@ def score(
 def run(
     recipe: str | Path, overrides: Iterable[str] = (), *, until: str | None = None, display: Display | None = None
 ) -> RunView:
-    """Does what is left to do of a recipe, as `togi run RECIPE KEY=VALUE ... --until STAGE` does, and returns the run:
-    its stages with their metrics, its before/after rows, its alarms. Nothing is shown without a `display`.
+    """Runs the unfinished stages of a recipe, as `togi run RECIPE KEY=VALUE ... --until STAGE` does, and returns the
+    run: its stages with their metrics, its before/after rows, its alarms. Shows nothing without a `display`.
 
-    Call it under `if __name__ == "__main__"` or at the top of a notebook: it takes signals while it works, so that it
-    can be called in the main thread alone. Raises TogiError for whatever ends the run.
+    Call it under `if __name__ == "__main__"` or at the top of a notebook, and only from the main thread, because it
+    handles signals while it works. Raises the TogiError that ended the run.
     """
     given = tuple(overrides)
     graph = build(validate(read_tree(Path(recipe), given)))

@@ -149,7 +149,7 @@ def test_a_declared_processor_takes_the_place_of_this_one(recipe):
         ("[{name: a, memory: 32XB}]", "a size is a number of GB"),
         ("[{name: a, memory: 0}]", "greater than 0"),
         ("[{name: a, memory: 1, speed: 2}]", "unknown key"),
-        ("[{name: cpu, memory: 1}, {name: cpu, memory: 2}]", "one device is called cpu"),
+        ("[{name: cpu, memory: 1}, {name: cpu, memory: 2}]", "only one device may be called cpu"),
         ("{name: a, memory: 1}", "should be a list"),
     ],
 )

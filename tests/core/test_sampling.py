@@ -24,7 +24,7 @@ def test_every_setting_reaches_the_engine():
 def test_stages_have_the_same_keys_in_place_with_limits_and_defaults_of_their_own():
     for stage in (Respond, Evaluate):
         assert set(Sampling.model_fields) <= set(stage.model_fields)
-        assert stage.model_fields["seed"].description == "seed of this stage; the recipe's when absent"
+        assert stage.model_fields["seed"].description == "seed of this stage; when absent, the recipe's"
     assert Evaluate.model_fields["max_tokens"].default == 64
     asked = Respond.model_validate({"prompts": "$p", "models": ["$m"], **SET})
     assert asked.params(seed=9, n=2) == Sampling.model_validate(SET).params(seed=9, n=2)

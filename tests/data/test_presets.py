@@ -264,7 +264,7 @@ def test_a_preset_brings_its_licence_terms_split_and_place(tmp_path: Path, monke
     ("entry", "message"),
     [
         ("{preset: nvidia/HelpSteer}", "no preset is called 'nvidia/HelpSteer'; did you mean 'nvidia/HelpSteer3'?"),
-        ("{preset: jaster}", "the set of preset jaster lies on no hub; name its file or folder with `path`"),
+        ("{preset: jaster}", "the data set of preset jaster is not on a hub; set `path` to its file or folder"),
         ("{preset: jaster, path: x, columns: {prompt: q}}", "columns are not read with a preset"),
         ("{preset: nvidia/HelpSteer3, path: x, hub: a/b}", "exactly one of path, hub"),
     ],

@@ -90,8 +90,8 @@ def added_token(folder: Path) -> None:
 DEEP = b'{"a":' * 100_000 + b"1" + b"}" * 100_000
 FAULTS: dict[str, tuple[str, Change, str]] = {
     "weights are a pointer": ("base", write("model.safetensors", POINTER), "git lfs pull"),
-    "tokenizer is a pointer": ("base", write("tokenizer.json", POINTER), "tokenizer.json: it is a pointer of git-lfs"),
-    "config is a pointer": ("base", write("config.json", POINTER), "config.json: it is a pointer of git-lfs"),
+    "tokenizer is a pointer": ("base", write("tokenizer.json", POINTER), "tokenizer.json: it is a git-lfs pointer"),
+    "config is a pointer": ("base", write("config.json", POINTER), "config.json: it is a git-lfs pointer"),
     "weights are cut": ("base", cut("model.safetensors", 20_000), "its header tells of .* download it again"),
     "header is cut": ("base", cut("model.safetensors", 300), "it was cut; download it again"),
     "weights are empty": ("base", write("model.safetensors", b""), "model.safetensors: it is empty"),
@@ -104,7 +104,7 @@ FAULTS: dict[str, tuple[str, Change, str]] = {
     "header is odd": ("base", write("model.safetensors", b"\x0a" + bytes(7) + b'{"a": [1]}'), "its header is damaged"),
     "config is empty": ("base", write("config.json", b""), "config.json: it is empty"),
     "config is cut": ("base", cut("config.json", 100), "config.json: its JSON is damaged"),
-    "config is a list": ("base", write("config.json", b"[]"), "it holds a list"),
+    "config is a list": ("base", write("config.json", b"[]"), "it contains a list"),
     "config is deep": ("base", write("config.json", DEEP), "config.json"),
     "config is no text": ("base", write("config.json", b"\xff\xfe{}"), "not valid UTF-8"),
     "config names no type": ("base", edit("config.json", model_type="absent"), "names no model_type"),
@@ -147,9 +147,9 @@ FAULTS: dict[str, tuple[str, Change, str]] = {
     "adapter is a pointer": ("adapter", write("adapter_model.safetensors", POINTER), "git lfs pull"),
     "adapter is cut": ("adapter", cut("adapter_model.safetensors", 900), "download it again"),
     "adapter config is cut": ("adapter", cut("adapter_config.json", 50), "adapter_config.json: its JSON is damaged"),
-    "adapter config is a list": ("adapter", write("adapter_config.json", b"[1]"), "it holds a list"),
+    "adapter config is a list": ("adapter", write("adapter_config.json", b"[1]"), "it contains a list"),
     "adapter of an unknown kind": ("adapter", edit("adapter_config.json", peft_type="nonesuch"), "cannot be read"),
-    "adapter without a base": ("adapter", edit("adapter_config.json", base_model_name_or_path=None), "is None; write"),
+    "adapter without a base": ("adapter", edit("adapter_config.json", base_model_name_or_path=None), "is None; set"),
     "adapter whose base is gone": (
         "adapter",
         edit("adapter_config.json", base_model_name_or_path="./gone"),

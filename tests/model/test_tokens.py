@@ -145,7 +145,7 @@ def test_a_template_file_and_tokens_reach_the_worker(tmp_path):
     ("more", "said"),
     [
         (", tokens: {add: []}", "tokens.add"),
-        (", tokens: {add: [a, a]}", "each token stands once"),
+        (", tokens: {add: [a, a]}", "each token must be unique"),
         (", tokens: {add: [' ']}", "not blank"),
         (", template: chatlm", "did you mean 'chatml'"),
         (", template: {fil: x}", "template"),

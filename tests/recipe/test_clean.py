@@ -107,7 +107,7 @@ def test_where_it_is_not_known_what_a_run_used_all_that_it_links_to_stays(home, 
     run.mkdir(parents=True)
     (run / "some").symlink_to(Path("../../store") / MINE)
     (run / "state.json").write_text(state)
-    assert "all that it links to is kept" in clean("--yes")
+    assert "all folders that it links to are kept" in clean("--yes")
     assert names(home) == [MINE]
 
 
@@ -124,7 +124,7 @@ def test_what_an_older_togi_made_is_told_and_goes_unless_its_run_is_at_work(home
     run = home / "runs" / "tiny"
     run.mkdir(parents=True)
     write_json(run / "state.json", {"stages": [{"folder": str(store / OTHER)}]})
-    assert older_note() == ["1 folder of an older togi is not used any more; `togi clean` removes what it shows"]
+    assert older_note() == ["1 folder of an older togi is no longer used; `togi clean` removes unused folders"]
     with running(run, lambda folder: None):
         assert "0 folders" in clean()
     assert "(of an older togi)" in clean("--yes") and names(home) == []
@@ -165,7 +165,7 @@ def test_tokens_go_unless_a_run_is_at_work(home):
     assert "tokenised data for training: 3.0 MB; `togi clean`" in listed
     with running(run, lambda folder: None):
         assert "0 folders" in clean("--yes") and tokens.exists()
-    assert f"3.0 MB  {tokens.name}  (tokenised data, made again where a training needs it)" in clean("--yes")
+    assert f"3.0 MB  {tokens.name}  (tokenised data, made again when a training stage needs it)" in clean("--yes")
     assert not tokens.exists()
 
 

@@ -78,7 +78,7 @@ def test_a_cluster_without_room_says_so_before_work_begins(cluster: LocalCluster
     ended = togi(tmp_path, *RUN, str(recipe), "stages.taught.processes=3", "--on", "auto")
     text = " ".join(ended.stderr.split())
     assert ended.returncode == 3, text
-    assert "stages.taught.processes: the cluster has no room for 3 ranks of 1 processor each, but for 2" in text
+    assert "stages.taught.processes: the cluster has no room for 3 ranks of 1 processor each, only for 2" in text
     assert "node-1 has 1 processor, node-2 has 1 processor" in text and "Traceback" not in text
     assert not list((tmp_path / "store").glob("*-*"))
 
@@ -87,7 +87,7 @@ def test_room_is_counted_by_processors_and_devices() -> None:
     work = cluster_work()
     big, small = work.ClusterNode("a", "big", 8, 2), work.ClusterNode("b", "small", 3, 4)
     assert work.refuse_without_room([big, small], RankNeeds("policy", 3, 2)) == {"CPU": 2, "GPU": 1}
-    with pytest.raises(InputError, match=r"4 ranks of 2 processors each and one GPU each, but for 3 of them: big has"):
+    with pytest.raises(InputError, match=r"4 ranks of 2 processors each and one GPU each, only for 3 of them: big has"):
         work.refuse_without_room([big, small], RankNeeds("policy", 4, 2))
     plain = work.ClusterNode("c", "plain", 8, 0)
     assert work.refuse_without_room([plain], RankNeeds("policy", 4, 2)) == {"CPU": 2}

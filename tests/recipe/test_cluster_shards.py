@@ -159,7 +159,7 @@ def test_a_node_that_does_not_see_the_store_is_told(shards, tmp_path: Path) -> N
     work.connect("auto")
     seen_here_alone = os.open(tmp_path, os.O_RDONLY)  # a path that leads elsewhere in another process
     try:
-        with pytest.raises(InputError, match=r"nodes node-1, node-2 of the cluster does not see /proc/self/fd/"):
+        with pytest.raises(InputError, match=r"nodes node-1, node-2 of the cluster cannot see /proc/self/fd/"):
             work.examine(Path(f"/proc/self/fd/{seen_here_alone}/store"))
     finally:
         os.close(seen_here_alone)

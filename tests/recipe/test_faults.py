@@ -65,7 +65,7 @@ def test_no_memory_says_what_to_lower(error):
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE])
 def test_what_the_machine_refuses_is_said_plainly(number):
     found = told(os_error(number), COMMAND)
-    assert isinstance(found, StageError) and f"stage policy: {os.strerror(number)}: /home/x; mend that" in str(found)
+    assert isinstance(found, StageError) and f"stage policy: {os.strerror(number)}: /home/x; fix that" in str(found)
 
 
 def test_an_exit_is_no_success():

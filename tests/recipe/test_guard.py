@@ -63,7 +63,7 @@ def edit(path: Path) -> None:
 
 def test_a_file_that_changed_before_its_stage_began_is_refused(run, tmp_path, monkeypatch):
     edit(tmp_path / "rows" / "b.jsonl")
-    with pytest.raises(InputError, match=r"stage rows: .*rows/b\.jsonl was changed while the run went on"):
+    with pytest.raises(InputError, match=r"stage rows: .*rows/b\.jsonl was changed during the run"):
         import_rows(run, monkeypatch)
     assert not is_done(run.store / run.graph.nodes["rows"].folder_name)
 
@@ -143,7 +143,7 @@ def test_what_is_read_by_a_stage_that_is_to_be_done_is_read_whole(run):
     assert mended(run) == []
     (folders["some"] / "output" / "records.parquet").write_text("made by somebody else")
     (told,) = mended(run)
-    assert told.startswith(f"some: {folders['some'] / 'output' / 'records.parquet'}: it changed since it was made")
+    assert told.startswith(f"some: {folders['some'] / 'output' / 'records.parquet'}: it has changed since it was made")
     assert not folders["some"].exists() and is_done(folders["rows"])
 
 
@@ -176,7 +176,7 @@ def test_an_unfinished_stage_that_does_not_know_how_it_was_begun_begins_again(ru
     assert mended(run) == [] and folder.exists()
     (folder / "numerics.json").write_text("")
     (told,) = mended(run)
-    assert "numerics.json: damaged: it is empty, so it is done again; what was there is kept in" in told
+    assert "numerics.json: damaged: it is empty, so it is done again; the old files are in" in told
     assert not folder.exists()
 
 

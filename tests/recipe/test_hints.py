@@ -51,7 +51,7 @@ def test_mistakes_are_answered_with_what_was_meant(tmp_path, stage, hint):
 def test_a_hub_id_given_as_a_folder_is_told(tmp_path):
     text = "name: a\nmodels:\n  base: {path: Qwen/Qwen3-0.6B}\ndata:\n  chats: {path: r.yaml}\nstages:\n"
     (tmp_path / "r.yaml").write_text(text + "  one: {type: train.sft, init: $base, chats: $chats}\n")
-    with pytest.raises(InputError, match=r"did you mean a model of the hub, `hub: Qwen/Qwen3-0\.6B`\?"):
+    with pytest.raises(InputError, match=r"did you mean a model on the hub, `hub: Qwen/Qwen3-0\.6B`\?"):
         build(validate(read_tree(tmp_path / "r.yaml")))
 
 

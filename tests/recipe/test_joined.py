@@ -55,7 +55,7 @@ def test_another_number_of_processes_than_were_started_is_refused(recipe: Path, 
 def test_a_rank_that_does_not_see_the_store_is_told_before_work(agents: Agents, recipe: Path, tmp_path: Path) -> None:
     ended = agents.start([tmp_path / "a", tmp_path / "b"], *RUN, str(recipe)).ended()
     for code, said in ended:
-        assert "rank 1 of 2, on " in said and f"does not see the store of rank 0, {tmp_path / 'a'}/store" in said
+        assert "rank 1 of 2, on " in said and f"cannot see the store of rank 0, {tmp_path / 'a'}/store" in said
         assert code != 0
     assert not list(tmp_path.glob("*/store/*-*"))
 
@@ -79,7 +79,7 @@ def test_ranks_that_have_something_other_are_told(tmp_path: Path) -> None:
         greet(Two(host="second", run="another run"), command)
     with pytest.raises(InputError, match=r"rank 1 of 2, on second: python absent there, .* here, .*install the same"):
         greet(Two(host="second", versions={}), command)
-    with pytest.raises(InputError, match=r"rank 1 of 2, on second, does not see the store of rank 0"):
+    with pytest.raises(InputError, match=r"rank 1 of 2, on second, cannot see the store of rank 0"):
         greet(Two(host="second", sees=""), command)
     assert list(tmp_path.iterdir()) == []
 

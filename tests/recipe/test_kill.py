@@ -143,7 +143,7 @@ def test_a_second_signal_stops_at_once_and_is_no_fault(tmp_path):
     os.kill(run.pid, signal.SIGINT)
     assert run.stdout is not None
     for line in run.stdout:
-        if "once more to stop at once" in line.replace("\n", " "):
+        if "repeat to stop at once" in line.replace("\n", " "):
             break
     os.kill(run.pid, signal.SIGINT)
     text, _ = run.communicate(timeout=100)

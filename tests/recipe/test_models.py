@@ -94,17 +94,17 @@ def test_every_key_of_an_endpoint_but_its_name_and_tokenizer_is_a_runtime_settin
     ("endpoint", "message"),
     [
         ("url: 'http://a/v1'", "an endpoint .* needs `model`"),
-        ("path: model, concurrency: 4", "concurrency is read with url alone, found 4"),
-        ("path: model, model: big", "model is read with url alone, found 'big'"),
-        (f"{ENDPOINT}, serve: {{engine: togi}}", "serve starts a server for a model that is here"),
-        ("path: model, serve: {engine: togi}, key_env: KEY", "key_env is read with url alone"),
+        ("path: model, concurrency: 4", "concurrency is read only with url, found 4"),
+        ("path: model, model: big", "model is read only with url, found 'big'"),
+        (f"{ENDPOINT}, serve: {{engine: togi}}", "serve starts a server for a local model"),
+        ("path: model, serve: {engine: togi}, key_env: KEY", "key_env is read only with url"),
         ("url: 'http://a/v1', path: model, model: big", "exactly one of package, hub, path, url"),
         (f"{ENDPOINT}, protocol: grpc", "models.teacher.protocol: should be 'auto', 'openai'"),
         (f"{ENDPOINT}, budget: {{tokens: 0}}", "models.teacher.budget.tokens: should be greater than or equal to 1"),
-        (f"{ENDPOINT}, budget: {{money: 1}}", "budget.money is counted by `price`, which is not said"),
+        (f"{ENDPOINT}, budget: {{money: 1}}", "budget.money needs `price`, which is not set"),
         ("path: model, device: gpu", "models.teacher.device"),
-        ("path: model, prefix: x", "prefix is read with kind: embedder alone"),
-        ("path: $tuned, template: chatml", "template cannot be given to what \\$tuned trains"),
+        ("path: model, prefix: x", "prefix is read only with kind: embedder"),
+        ("path: $tuned, template: chatml", "template cannot be set for the model of \\$tuned"),
         (
             "path: $nothing",
             "models.teacher.path: needs a stage that gives model .*no stage \\$nothing; there are: \\$tuned",
@@ -156,7 +156,7 @@ def test_a_model_that_a_stage_trains_is_served_once_it_is_there(folder: Path) ->
     ("entry", "message"),
     [
         ("path: model, serve: {engine: vllm}", r"r\.yaml:4: models\.teacher\.serve: engine vllm needs `python`"),
-        ("path: model, template: chatml, serve: {engine: vllm, python: /p}", "uses the template that the model has"),
+        ("path: model, template: chatml, serve: {engine: vllm, python: /p}", "uses the model's own template"),
         ("path: model, tokens: {add: [x]}, serve: {engine: togi}", "a model with added tokens cannot be served"),
     ],
 )
@@ -181,9 +181,9 @@ def test_on_a_cluster_the_one_device_of_a_service_is_chosen_there(folder: Path) 
     [
         (
             SERVED + "}, device: 'cuda:1'",
-            r"models\.teacher\.serve: device cuda:1 is one of one machine; .* cuda or cpu",
+            r"models\.teacher\.serve: device cuda:1 is fixed to one machine; .* cuda or cpu",
         ),
-        (SERVED + ", args: [--tensor-parallel-size=2]}", r"--tensor-parallel-size=2 takes several devices, .* `url`"),
+        (SERVED + ", args: [--tensor-parallel-size=2]}", r"--tensor-parallel-size=2 needs several devices, .* `url`"),
     ],
 )
 def test_what_a_service_cannot_have_on_a_cluster_is_refused(folder: Path, entry: str, message: str) -> None:
@@ -220,5 +220,5 @@ def test_a_device_that_is_not_here_is_a_note_to_check_and_an_error_to_the_stage(
     recipe = graph(folder, "path: model, device: 'cuda:97'").recipe
     (note,) = absent_devices(recipe.models)
     assert note.startswith("models.teacher.device: cuda:97 is not on this machine")
-    with pytest.raises(InputError, match="its device is cuda:97, and this machine has cpu"):
+    with pytest.raises(InputError, match="its device is cuda:97, but this machine has cpu"):
         model_device(ModelSource(kind="path", name="model", device="cuda:97"))

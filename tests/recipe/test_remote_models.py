@@ -164,7 +164,7 @@ def test_a_training_from_a_server_is_refused(server: Stub, tmp_path: Path, told)
     path = recipe(tmp_path, server.url)
     path.write_text(path.read_text() + "  tuned: {type: train.sft, init: $a, chats: $some}\n")
     code, said = told("check", str(path))
-    assert code == 2 and "stages.tuned.init: $a is on a server (models.a.url); a training needs its weights" in said
+    assert code == 2 and "stages.tuned.init: $a is on a server (models.a.url); training needs its weights" in said
 
 
 def test_a_trial_on_few_rows_asks_little_and_stands_apart(server: Stub, tmp_path: Path, told) -> None:

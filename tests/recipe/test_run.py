@@ -32,7 +32,7 @@ def run_in(home: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, more: str 
 def test_a_home_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     run = run_in(tmp_path / "file" / "home", tmp_path, monkeypatch)
-    with pytest.raises(InputError, match=r"file/home \(\$TOGI_HOME\): runs cannot be kept there: Not a directory"):
+    with pytest.raises(InputError, match=r"file/home \(\$TOGI_HOME\): cannot store runs there: Not a directory"):
         run.run()
 
 

@@ -104,7 +104,7 @@ def test_killed_whole_it_is_told_as_interrupted_and_ends_with_the_same_bits(two,
     assert psutil.wait_procs(ranks.values(), timeout=30)[1] == []
     assert state_of(tmp_path) == "running"
     status = togi(tmp_path, "status", recipe).stdout
-    assert "tiny: interrupted (its process is gone" in status and re.search(r"taught +train\.sft +interrupted", status)
+    assert "tiny: interrupted (its process ended" in status and re.search(r"taught +train\.sft +interrupted", status)
     togi(tmp_path, "report", recipe)
     assert state_of(tmp_path) == "interrupted"
     again = togi(tmp_path, *RUN, recipe)

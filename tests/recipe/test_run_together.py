@@ -104,7 +104,7 @@ def test_a_second_run_of_a_recipe_is_refused_before_anything_of_the_first_is_tou
         folder = home / "runs" / "one"
         before = {path.name: os.lstat(path).st_mtime_ns for path in folder.iterdir()}
         again = togi(home, "run", str(home.parent / "one.yaml"), "stages.some.count=1", "--redo", "rows")
-        assert again.returncode == 4 and f"one: a recipe of this name is being run (pid {first.pid})" in again.stderr
+        assert again.returncode == 4 and f"one: a recipe of this name is running (pid {first.pid})" in again.stderr
         assert {path.name: os.lstat(path).st_mtime_ns for path in folder.iterdir()} == before
         assert json.loads((folder / "state.json").read_text())["state"] == "running"
         os.kill(first.pid, signal.SIGTERM)

@@ -79,7 +79,7 @@ def test_overrides_are_one_more_layer(tmp_path):
         (b"a: 1\na: 2\n", r"r\.yaml:2: not valid YAML"),
         (b"- 1\n", "is a map"),
         (b"a: 1\nb: \xff\xfe\n", r"r\.yaml:2: not valid UTF-8"),
-        (b"extends: [1]\n", r"r\.yaml:1: extends: expected a path"),
+        (b"extends: [1]\n", r"r\.yaml:1: extends: expected the path"),
         (b"extends: r.yaml\n", "in a circle"),
         (b"extends: gone.yaml\n", r"gone\.yaml: there is no such recipe"),
     ],

@@ -92,7 +92,7 @@ def test_a_damaged_stage_is_told_by_plan(recipe):
     ended = CliRunner().invoke(main, ["plan", str(recipe)])
     assert (
         ended.exit_code == 0
-        and f"{done.resolve()}: damaged: it is not as togi wrote it; it is done again" in ended.output
+        and f"{done.resolve()}: damaged: it has changed since togi wrote it; it is done again" in ended.output
     )
 
 

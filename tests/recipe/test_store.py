@@ -61,11 +61,11 @@ def test_a_file_that_is_gone_is_seen_at_once_and_a_changed_one_when_it_is_read(t
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[:-1] + b"?")
     assert is_done(folder)
-    assert "it changed since it was made" in (deep_damage(folder) or "")
-    with pytest.raises(DamagedFile, match="do the stage again with `togi run x --redo y`"):
+    assert "it has changed since it was made" in (deep_damage(folder) or "")
+    with pytest.raises(DamagedFile, match="redo the stage with `togi run x --redo y`"):
         hold_whole(folder, "togi run x --redo y")
     (folder / name).unlink()
-    assert not is_done(folder) and damage(folder) == f"{folder / name}: it is gone"
+    assert not is_done(folder) and damage(folder) == f"{folder / name}: it is missing"
 
 
 def test_a_change_that_keeps_size_and_time_is_seen(tmp_path):
@@ -90,7 +90,7 @@ def test_what_an_unfinished_stage_was_begun_with_must_be_whole(tmp_path, name, c
 def test_work_that_does_not_say_what_it_was_begun_from_is_damage(tmp_path):
     folder = begun_stage(tmp_path)
     (folder / "made_from.json").unlink()
-    assert damage(folder) == f"{folder / 'made_from.json'}: it is gone"
+    assert damage(folder) == f"{folder / 'made_from.json'}: it is missing"
 
 
 def test_what_is_set_aside_is_kept_and_no_stage_any_more(tmp_path):
@@ -126,7 +126,7 @@ def test_a_seal_holds_a_file_to_what_it_was(tmp_path):
         read_sealed(path, {"c": int})
     value = json.loads(path.read_text())
     path.write_text(json.dumps({**value, "a": [1, 2]}))
-    with pytest.raises(DamagedFile, match=r"a\.json: damaged: it is not as togi wrote it"):
+    with pytest.raises(DamagedFile, match=r"a\.json: damaged: it has changed since togi wrote it"):
         read_sealed(path)
 
 

@@ -74,14 +74,14 @@ def test_files_that_are_gone_are_told(folder: Path) -> None:
     ("entry", "message"),
     [
         ("{serve: {engine: replay}}", "engine replay needs `verdicts`"),
-        ("{path: model, serve: {engine: togi, verdicts: [verdicts.jsonl]}}", "read with engine: replay, found engine"),
+        ("{path: model, serve: {engine: togi, verdicts: [verdicts.jsonl]}}", "read only with engine: replay, found"),
         ("{serve: {engine: replay, verdicts: [verdicts.jsonl], args: [x]}}", "takes no `python` and no `args`"),
         (
             "{path: model, serve: {engine: replay, verdicts: [verdicts.jsonl]}}",
-            "there is no package, hub, path, url",
+            "replays stored answers, so package, hub, path, url",
         ),
         ("{url: 'http://a/v1', model: m, serve: {engine: replay, verdicts: [verdicts.jsonl]}}", "or set serve: null"),
-        ("{kind: reward, serve: {engine: replay, verdicts: [verdicts.jsonl]}}", "url and kind; remove them"),
+        ("{kind: reward, serve: {engine: replay, verdicts: [verdicts.jsonl]}}", "url and kind cannot be set; remove"),
     ],
 )
 def test_entries_that_do_not_fit_are_refused(folder: Path, entry: str, message: str) -> None:
@@ -92,5 +92,5 @@ def test_entries_that_do_not_fit_are_refused(folder: Path, entry: str, message: 
 
 def test_stored_words_have_no_weights_to_train(folder: Path) -> None:
     trained = "  tuned: {type: train.sft, init: $judge, chats: $said}\n"
-    with pytest.raises(RecipeError, match=r"\$judge says stored words again, and has no weights; a training needs"):
+    with pytest.raises(RecipeError, match=r"\$judge replays stored answers and has no weights; training needs"):
         graph(folder, RECIPE + trained)

@@ -56,8 +56,8 @@ def test_what_is_for_evaluation_is_not_trained_on_and_the_way_is_told(tmp_path: 
     with pytest.raises(RecipeError) as raised:
         refuse_misuse(graph(tmp_path, use="evaluation"))
     assert str(raised.value) == (
-        f"{tmp_path / 'r.yaml'}:10: stages.reward.pairs: data.safe is for evaluation alone (use: evaluation), and "
-        "would be trained on: safe -> some -> pairs -> reward. Train on other data, or let data.safe say use: any"
+        f"{tmp_path / 'r.yaml'}:10: stages.reward.pairs: data.safe is for evaluation only (use: evaluation), but "
+        "would be trained on: safe -> some -> pairs -> reward. Train on other data, or set use: any in data.safe"
     )
 
 
@@ -82,9 +82,9 @@ def test_an_evaluation_on_what_was_trained_on_is_told(tmp_path: Path) -> None:
     more += "  again: {type: evaluate, base: $base, policy: $tuned, prompts: $some}\n"
     found = notes(graph(tmp_path, use="training", more=more))[2:]
     assert found == [
-        "stages.again.prompts: $some is what tuned is trained on, so its figures do not hold for what the model has "
+        "stages.again.prompts: tuned is trained on $some, so its figures do not hold for data that the model has "
         "not seen; keep records apart for it with `split` or `select`",
-        "stages.again.prompts: data.safe is for training (use: training), and is measured on: safe -> some -> again",
+        "stages.again.prompts: data.safe is for training (use: training), but is evaluated on: safe -> some -> again",
     ]
 
 

@@ -109,8 +109,8 @@ def test_one_byte_that_flipped_is_found_before_it_is_read(copied):
     assert chatted.returncode == 0 and "holding the files of policy to their hashes" in chatted.stderr
     asked = togi(home, "run", recipe, "--redo", "scores", "--threads", "1")
     assert asked.returncode == 0, asked.stderr
-    told = f"reward: {reward / WEIGHTS}: it changed since it was made, so it is done again; what was there is kept in"
-    assert told in asked.stderr and asked.stderr.count("finished before, not done again") == 4
+    told = f"reward: {reward / WEIGHTS}: it has changed since it was made, so it is done again; the old files are in"
+    assert told in asked.stderr and asked.stderr.count("finished earlier, not repeated") == 4
     assert results(home) == before
     assert "(damaged, set aside)" in togi(home, "clean").stdout
     flip((home / "runs" / "tiny" / "policy").resolve() / WEIGHTS)
@@ -136,8 +136,8 @@ def test_what_follows_a_changed_result_is_done_again(copied, finished_before):
     before = manifest(policy)
     mark_done(policy, before["fingerprint"], before["seconds"], before["made_from"])
     ended = togi(copied / "home", "run", str(copied / "tiny.yaml"), "--threads", "1")
-    assert ended.returncode == 0 and "scores: what it was made from has changed" in ended.stderr
-    assert ended.stderr.count("finished before, not done again") == 5
+    assert ended.returncode == 0 and "scores: its inputs have changed" in ended.stderr
+    assert ended.stderr.count("finished earlier, not repeated") == 5
     assert units and all(path.stat().st_mtime_ns != before for path, before in units.items())
 
 

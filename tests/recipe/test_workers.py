@@ -72,15 +72,13 @@ def test_a_killed_rank_is_named_whatever_the_others_say_first(run):
 
 def test_a_rank_that_crashes_is_named_with_what_it_raised_and_its_log(run, tmp_path):
     """And not with the last line of its log, which any library may have written."""
-    with pytest.raises(
-        Fault, match=r"rank 1 of 2\) stopped with a fault of togi's own: KeyError: 'a'. The .*-rank1.log"
-    ):
+    with pytest.raises(Fault, match=r"rank 1 of 2\) stopped because of a bug in togi: KeyError: 'a'. The .*-rank1.log"):
         run([["wait", 0.5], CRASHED, ["exit", 1]], [CRASHED, ["exit", 3]])
     assert "Connection closed" in (tmp_path / "worker-rank1.log").read_text()
 
 
 def test_a_rank_that_ends_itself_without_a_word_is_the_cause(run):
-    with pytest.raises(WorkerDied, match=r"rank 1 of 2\) ended itself with exit code 0, without a word; the last line"):
+    with pytest.raises(WorkerDied, match=r"rank 1 of 2\) ended with exit code 0, without a message; the last line"):
         run([["wait", 0.2], CRASHED, ["exit", 1]], [["exit", 0]])
 
 
@@ -96,7 +94,7 @@ def test_a_rank_that_says_why_is_the_cause_though_others_missed_it_first(run):
 
 
 def test_ranks_that_only_miss_each_other_are_no_fault(run):
-    with pytest.raises(WorkerDied, match=r"rank 0 of 2\) lost another rank, which left no word: .*Connection closed"):
+    with pytest.raises(WorkerDied, match=r"rank 0 of 2\) lost another rank, which left no message: .*onnection closed"):
         run([ECHO, ["exit", 1]], [["wait", 0.3], ECHO, ["exit", 1]])
 
 

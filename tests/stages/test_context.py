@@ -45,7 +45,7 @@ def test_batches_join_to_the_records_and_reading_counts_nothing(tmp_path: Path) 
 
 
 def test_what_holds_no_records_is_an_error_before_the_first_batch(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"stage here: \$some holds no records"):
+    with pytest.raises(InputError, match=r"stage here: \$some has no records"):
         context(tmp_path, []).batches(REF)
 
 
@@ -66,9 +66,9 @@ def test_a_drop_names_record_stage_and_a_declared_reason(tmp_path: Path) -> None
     made.drop(prompts(1)[0], "too_short")
     made.drop("parent", "too_short")
     assert [*made.drops] == [Drop(id=name, stage="here", reason="too_short") for name in ("p0", "parent")]
-    with pytest.raises(ValueError, match="stage here: 'too_long' is no declared reason: too_short"):
+    with pytest.raises(ValueError, match="stage here: 'too_long' is not a declared reason: too_short"):
         made.drop("parent", "too_long")
-    with pytest.raises(ValueError, match="no declared reason"):
+    with pytest.raises(ValueError, match="not a declared reason"):
         made.drop_all([Drop(id="p0", stage="here", reason="blue")])
     made.finish()
     assert read_json(made.folder / "summary.json")["drops"] == {"too_short": 2}

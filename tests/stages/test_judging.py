@@ -53,7 +53,7 @@ def test_what_gives_no_grade_is_a_failure(reward):
     found = graded(built, "good", "gone", "bad")
     assert [row.total for row in found] == [4.0, None, None]
     assert "prompt p" in found[1].failed and "the request failed" in found[1].failed
-    assert "no grade can be read in 'I refuse.'" in found[2].failed
+    assert "cannot read a grade in 'I refuse.'" in found[2].failed
     with pytest.raises(StageError, match="3 of 4 answers could not be graded"):
         built.check_failures(graded(built, "good", "gone", "bad", "bad"))
 

@@ -144,7 +144,7 @@ def test_a_model_of_togi_says_what_it_was_trained_from(tmp_path: Path) -> None:
     write_json(tmp_path / "togi.json", {"sources": [asdict(SAFE)]})
     assert model_sources(ModelSource(kind="path", name=str(tmp_path))) == (SAFE,)
     write_json(tmp_path / "togi.json", {"sources": [{"dataset": "safe"}]})
-    with pytest.raises(InputError, match="its `sources` do not say what the model was made from"):
+    with pytest.raises(InputError, match="its `sources` cannot be read"):
         model_sources(ModelSource(kind="path", name=str(tmp_path)))
 
 

@@ -1,4 +1,4 @@
-"""Values on the disk that are read one by one, in any order: eight bytes of each are in memory."""
+"""A sequence of values on disk with random access; it keeps eight bytes of each in memory."""
 
 import json
 import tempfile
@@ -14,14 +14,14 @@ from togi.core.records import Record
 Value = TypeVar("Value")
 
 IN_MEMORY = 1 << 24
-"""Bytes of values that stay in memory before they go to the disk."""
+"""Bytes of values kept in memory before they are written to disk."""
 
 
 class Aside(Sequence[Value]):
-    """Values that are added at the end and read by number; each reading makes the value anew.
+    """An append-only sequence on disk, read by index; each read unpacks the value again.
 
-    `pack` makes something JSON-like of a value, and `unpack` the value of that. The file has no name in `folder` (the
-    system's folder for temporary files where it is None), so that it is gone with the process, however that ends.
+    `pack` turns a value into something JSON-like, and `unpack` turns it back. The file is unnamed, in `folder` (None:
+    the system's folder for temporary files), so it disappears with the process, however that ends.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Aside(Sequence[Value]):
         self._ends = array("q", [0])
 
     def add(self, values: Iterable[Value]) -> None:
-        """Puts values at the end. Raises OSError where the disk is full."""
+        """Appends values. Raises OSError if the disk is full."""
         self._file.seek(self._ends[-1])
         for value in values:
             written = json.dumps(self._pack(value), ensure_ascii=False).encode("utf-8", "surrogatepass")
@@ -59,7 +59,7 @@ class Aside(Sequence[Value]):
 
 
 def records_aside(batches: Iterable[Sequence[Record]], folder: Path) -> Sequence[Any]:
-    """The records of all batches, of one kind."""
+    """The records of all batches, which are of one kind, on disk."""
     kinds: list[str] = []
     kept: Aside[Any] = Aside(to_row, lambda row: from_row(kinds[0], row), folder)
     for batch in batches:

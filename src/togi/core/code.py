@@ -1,4 +1,4 @@
-"""Finds the modules that a user's Python file consists of: itself and the imported modules beside it. Runs nothing."""
+"""Finds the modules that a user's Python file imports from its own folder. Runs none of them."""
 
 import ast
 import re
@@ -7,11 +7,11 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
 
-UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)  # what ast.parse raises of a file that is no Python
+UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)  # what ast.parse raises for other files
 
 
 def neighbours(file: Path) -> list[Path]:
-    """The files of the file's own folder, at any depth, that its import statements lead to, sorted; not itself.
+    """The files below the file's folder that its imports lead to, directly or indirectly, sorted, without the file.
 
     `import_module` and `__import__` count if their argument is a literal name.
     """
@@ -27,12 +27,12 @@ def neighbours(file: Path) -> list[Path]:
 
 
 def _package(path: Path, folder: Path) -> tuple[str, ...]:
-    """The package of the module at `path`, or the package that it is."""
+    """The package of the module at `path`; for an __init__.py, the package itself."""
     return path.relative_to(folder).parts[:-1]
 
 
 def _imported(path: Path, package: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """The dotted names, split, of everything that the file imports; some may not be modules."""
+    """The dotted names, split at the dots, of everything that the file imports; some may not be modules."""
     if path.suffix != ".py":
         return
     try:
@@ -66,7 +66,7 @@ def _dots(name: str) -> tuple[int, str]:
 
 
 def _files(folder: Path, names: tuple[str, ...]) -> Iterator[Path]:
-    """The files in `folder` that importing `names` runs; `*` of a package means everything in it."""
+    """The files in `folder` that importing `names` executes; `*` of a package means everything in it."""
     here = folder
     for name in names:
         if name == "*":

@@ -1,7 +1,7 @@
-"""Records as Parquet files and back: typed even when empty, and the same bytes for the same records.
+"""Writes records as Parquet files and reads them back: typed even when empty; equal records give equal bytes.
 
-The schema's metadata carries `togi.schema`: the kind of records and the version of their layout. A reader upgrades
-older versions and refuses newer ones. `extra` is kept as JSON text, that of a turn too (null where it is empty).
+The schema's metadata contains `togi.schema`: the kind of records and the version of their layout. The reader upgrades
+older versions and refuses newer ones. `extra`, also that of a turn, is stored as JSON text (null if it is empty).
 Numbers are float64, ids int32.
 """
 
@@ -24,7 +24,7 @@ KEY = b"togi.schema"
 ROWS_PER_GROUP = 16_384
 COMPRESSION = "zstd"
 
-UNKEEPABLE = (ValueError, TypeError, OverflowError, RecursionError, pa.ArrowException)  # when rows become a table
+UNKEEPABLE = (ValueError, TypeError, OverflowError, RecursionError, pa.ArrowException)  # raised as rows become a table
 UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError, MemoryError, pa.ArrowException)
 
 Row = dict[str, Any]
@@ -59,7 +59,7 @@ _PAIR = [(side, _MESSAGES) for side in _SIDES]
 
 
 def schema(kind: str) -> pa.Schema:
-    """The Arrow schema of records of one kind, with the metadata that names kind and version."""
+    """The Arrow schema for one kind of records, with kind and version in its metadata."""
     label = json.dumps({"kind": kind, "version": VERSION}, sort_keys=True)
     return pa.schema([*_SHARED, *LAYOUTS[kind].columns], metadata={KEY: label.encode()})
 
@@ -67,8 +67,8 @@ def schema(kind: str) -> pa.Schema:
 def write_records(path: Path, kind: str, records: Sequence[Record]) -> None:
     """Writes records of one kind as Parquet, whole or not at all.
 
-    Raises StageError if the file cannot be written (a full disk) or a record holds what no file can keep (half a
-    surrogate pair in a text, a number of over 4,300 digits), and TypeError for a record of another kind.
+    Raises StageError if the file cannot be written (a full disk) or a record contains a value that cannot be stored
+    (half a surrogate pair in a text, a number of over 4,300 digits), and TypeError for a record of another kind.
     """
     table = to_table(path, kind, records)
     try:
@@ -76,13 +76,13 @@ def write_records(path: Path, kind: str, records: Sequence[Record]) -> None:
             pq.write_table(table, temporary, compression=COMPRESSION, row_group_size=ROWS_PER_GROUP)
     except OSError as error:
         raise StageError(
-            f"{path} cannot be written: {error.strerror or error}. Nothing half-written was left behind; "
-            "make room or choose another folder with TOGI_HOME, and run the same command again"
+            f"{path} cannot be written: {error.strerror or error}. No partial file was left behind; free "
+            "some space or choose another folder with TOGI_HOME, and run the same command again"
         ) from error
 
 
 def to_table(path: Path, kind: str, records: Sequence[Record]) -> pa.Table:
-    """Records of one kind as a table for the file `path`. Raises StageError for a value that no file can keep, and
+    """Records of one kind as a table for the file `path`. Raises StageError for a value that cannot be stored, and
     TypeError for a record of another kind."""
     for record in records:
         if not isinstance(record, KINDS[kind]):
@@ -90,21 +90,21 @@ def to_table(path: Path, kind: str, records: Sequence[Record]) -> pa.Table:
     try:
         return pa.Table.from_pylist([to_row(record) for record in records], schema=schema(kind))
     except UNKEEPABLE as error:
-        if len(records) > 1:  # which of them is it?
+        if len(records) > 1:  # find the bad record
             for record in records:
                 to_table(path, kind, [record])
         names = ", ".join(record.id for record in records[:3])
         raise StageError(
-            f"{path} cannot be written: record {names} holds a value that a file of {kind} cannot keep ({error}); "
-            "mend the data that it was made from"
+            f"{path} cannot be written: record {names} has a value that a file of {kind} cannot store ({error}); "
+            "fix the data that it was made from"
         ) from error
 
 
 def read_records(path: Path) -> tuple[str, list[Record]]:
-    """(kind, records) of a file that `write_records` wrote.
+    """Returns (kind, records) of a file that `write_records` wrote.
 
-    Raises InputError if the file is missing, damaged or no Parquet file, holds no records of togi, or comes from a
-    newer togi.
+    Raises InputError if the file is missing, damaged, not a Parquet file, not written by togi, or written by a newer
+    togi.
     """
     try:
         table = pq.read_table(path)
@@ -123,29 +123,29 @@ def read_records(path: Path) -> tuple[str, list[Record]]:
 
 
 def read_label(path: Path, metadata: Mapping[bytes, bytes]) -> tuple[str, int]:
-    """(kind, version) of the records in a file, from its metadata. Raises InputError if this togi does not know
-    them."""
+    """Returns (kind, version) of the records in a file, from its metadata. Raises InputError if this togi does not
+    know them."""
     if KEY not in metadata:
         raise InputError(
-            f"{path}: a Parquet file that togi did not write (no togi.schema): name it under data: to import it"
+            f"{path}: this Parquet file was not written by togi (no togi.schema): declare it under data: to import it"
         )
     try:
         label = json.loads(metadata[KEY])
         kind, version = str(label["kind"]), int(label["version"])
     except UNREADABLE as error:
-        raise InputError(f"{path}: a damaged file: its togi.schema does not say what it holds ({error})") from error
+        raise InputError(f"{path}: a damaged file: its togi.schema cannot be read ({error})") from error
     if version < 1:
-        raise InputError(f"{path}: a damaged file: its togi.schema names version {version}")
+        raise InputError(f"{path}: a damaged file: its togi.schema has version {version}")
     if version > VERSION or kind not in KINDS:
         raise InputError(
-            f"{path}: records of kind {kind!r}, version {version}, written by a newer togi than this one, "
-            f"which reads {', '.join(KINDS)} up to version {VERSION}: update togi"
+            f"{path}: records of kind {kind!r}, version {version}, were written by a newer togi; this one "
+            f"reads {', '.join(KINDS)} up to version {VERSION}: update togi"
         )
     return kind, version
 
 
 EMPTY = "{}"
-"""The columns of a record that has no others, as JSON."""
+"""The JSON of an empty `extra`."""
 
 
 def to_row(record: Record) -> Row:
@@ -161,17 +161,17 @@ def to_row(record: Record) -> Row:
 
 
 def kind_of(record: Record) -> str:
-    """The kind of a record. Raises TypeError for one that no file keeps."""
+    """The kind of a record. Raises TypeError for a type that cannot be stored."""
     for kind, known in KINDS.items():
         if type(record) is known:
             return kind
-    raise TypeError(f"no file keeps a {type(record).__name__}; kinds of records: {', '.join(KINDS)}")
+    raise TypeError(f"cannot store a {type(record).__name__}; kinds of records: {', '.join(KINDS)}")
 
 
 def from_row(kind: str, row: Row) -> Record:
-    """The record that `to_row` made the row of. Raises TypeError for a kind that there is not."""
+    """The record of a row that `to_row` made. Raises TypeError for an unknown kind."""
     if kind not in KINDS:
-        raise TypeError(f"there are no records of kind {kind!r}; kinds of records: {', '.join(KINDS)}")
+        raise TypeError(f"unknown kind of records: {kind!r}; kinds of records: {', '.join(KINDS)}")
     source = row["source"]
     return KINDS[kind](
         id=row["id"],
@@ -184,8 +184,8 @@ def from_row(kind: str, row: Row) -> Record:
 
 
 def _json(extra: Mapping[str, Any], *, sort_keys: bool = False) -> str:
-    """Columns as JSON text. Half a surrogate pair, which UTF-8 cannot hold, is escaped. The keys that a chat template
-    reads keep their order, because the template writes them in that order."""
+    """Columns as JSON text. Half a surrogate pair, which UTF-8 cannot encode, is escaped. Keys that a chat template
+    reads keep their order, because the template renders them in that order."""
     text = json.dumps(dict(extra), ensure_ascii=False, sort_keys=sort_keys)
     return "".join(f"\\u{ord(char):04x}" if "\ud800" <= char <= "\udfff" else char for char in text)
 
@@ -196,14 +196,14 @@ def _source_row(source: Provenance) -> Row:
 
 
 def sources_of(row: Row) -> tuple[Provenance, ...]:
-    """`Record.sources` of a row that may come from an older version and need not hold other columns."""
+    """`Record.sources` of a row, which may be of an older version and may lack other columns."""
     own = [] if row["source"] is None else [row["source"]]
     return tuple(_source(**each) for each in (*own, *row.get("inherited", ())))
 
 
 @lru_cache(maxsize=4096)
 def _source(**values: Any) -> Provenance:
-    """The same value for all records of a set: a file of a million rows names few sources."""
+    """The same object for equal sources: a file of a million rows has few of them."""
     return Provenance(**values)
 
 
@@ -237,8 +237,8 @@ def _completion(row: Row) -> Completion:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a kind of records is stored, beside what all records share: its columns, and the way from a record's fields
-    to their values and back."""
+    """How a kind of records is stored, besides the shared columns: its own columns, and the conversion of a record's
+    fields to column values and back."""
 
     columns: list[tuple[str, pa.DataType]]
     pack: Callable[[Any], Row]
@@ -246,7 +246,7 @@ class Layout:
 
 
 def _plain(columns: list[tuple[str, pa.DataType]]) -> Layout:
-    """The layout of records whose fields are columns as they are; tuples are lists."""
+    """The layout of records whose fields are stored unchanged as columns; tuples become lists."""
 
     def pack(record: Record) -> Row:
         values = {name: getattr(record, name) for name, _ in columns}
@@ -336,7 +336,7 @@ LAYOUTS: dict[str, Layout] = {
 
 
 def _second(kind: str, row: Row) -> Row:
-    """Version 1 knew no terms, no keys of a turn beside role, content and train, and not whose answer a sample is."""
+    """Version 1 had no terms, no keys of a turn besides role, content and train, and no model and index of a sample."""
     if row["source"] is not None:
         row["source"]["terms"] = None
     if kind == "samples":
@@ -349,7 +349,7 @@ def _second(kind: str, row: Row) -> Row:
 
 
 def _third(kind: str, row: Row) -> Row:
-    """Version 2 knew one source of a record, a data set whose terms bound nothing else."""
+    """Version 2 had one source per record, a data set, whose terms were never inherited."""
     if row["source"] is not None:
         row["source"] |= {"inherit": False, "kind": "data"}
     if kind == "samples":
@@ -358,4 +358,4 @@ def _third(kind: str, row: Row) -> Row:
 
 
 UPGRADES: dict[int, Callable[[str, Row], Row]] = {1: _second, 2: _third}
-"""Version: how its rows of a kind become rows of the next version."""
+"""By version: the function that upgrades its rows of a kind to the next version."""

@@ -2,22 +2,23 @@
 
     TogiError                     exit code
       RecipeError                 2   a recipe, a key, a reference or a command line that cannot be used
-      InputError                  3   data, a file or a model that does not fit
-        DamagedFile               3   a file of togi's own that is empty, cut, or not as it was written
-      StageError                  4   a stage that cannot go on (loss not finite, no sample passes a gate, disk full)
-        GraderError               4   one answer that could not be graded; a reward counts it instead of ending
+      InputError                  3   data, a file or a model that cannot be used
+        DamagedFile               3   one of togi's own files is empty, truncated or changed
+      StageError                  4   a stage that cannot continue (loss not finite, no sample passes a gate, disk full)
+        GraderError               4   one answer that could not be graded; a reward counts it and continues
       Fault                       1   an unexpected exception in a worker: a bug in togi
-      WorkerDied                  5   the worker process ended without saying why (out of memory, killed)
+      WorkerDied                  5   the worker process ended without a message (out of memory, killed)
       Interrupted                 130 stopped by Ctrl-C or SIGTERM; everything finished is saved
         OutputClosed              141 the reader of the output has closed it (`togi list | head -1`)
 
-A message says where (file:line or dotted key), what was found, what is allowed and what to do. Any other exception is a
-bug in togi: it ends with exit code 1 and a traceback in the log. A worker reports it to the parent as a Fault.
+A message states the location (file:line or dotted key), what was found, what is allowed and what to do. Any other
+exception is a bug in togi: it gives exit code 1 and a traceback in the log. A worker reports it to the parent as a
+Fault.
 """
 
 
 class TogiError(Exception):
-    """Root of the errors that are shown to the user without a traceback."""
+    """Base of the errors that are shown to the user without a traceback."""
 
     exit_code = 1
 
@@ -29,23 +30,24 @@ class RecipeError(TogiError):
 
 
 class InputError(TogiError):
-    """Data, a file or a model that does not fit what reads it."""
+    """Data, a file or a model that its reader cannot use."""
 
     exit_code = 3
 
 
 class DamagedFile(InputError):
-    """A file that togi wrote, or reads as JSON, is empty, cut, or not as it was written."""
+    """A file that togi wrote, or reads as JSON, is empty, truncated or changed."""
 
 
 class StageError(TogiError):
-    """A stage that cannot go on; what it finished is saved."""
+    """A stage that cannot continue; its finished work is saved."""
 
     exit_code = 4
 
 
 class GraderError(StageError):
-    """One answer could not be graded. A failure, never a zero: the sample leaves its group and is counted."""
+    """One answer could not be graded. This is a failure, never a score of 0: the sample leaves its group and is
+    counted."""
 
 
 class Fault(TogiError):
@@ -67,7 +69,7 @@ class Interrupted(TogiError):
 
 
 class OutputClosed(Interrupted):
-    """The reader of the output has closed it, as `head` does. Shells report such an end as 141."""
+    """The reader of the output has closed it, as `head` does. Shells report this as exit code 141."""
 
     exit_code = 141
 

@@ -1,7 +1,7 @@
-"""Files that are whole or absent: written to a temporary name, synced, then renamed; appended lines are cut when torn.
+"""Atomic files: written under a temporary name, synced, then renamed. A torn last line of an append is cut off.
 
-Every file is checked when it is read: one that is empty, cut or of another shape raises `DamagedFile`. A file that
-decides what work is done (`write_sealed`) carries a hash of itself, so that an edited one counts as damaged too.
+Every file is checked when it is read: one that is empty, truncated or of another shape raises `DamagedFile`. A file
+that decides what work is done (`write_sealed`) contains a hash of itself, so that an edited one counts as damaged too.
 
 `crash_point` marks the worst moments for a power cut. It does nothing unless the kill tests install a fault
 (`install_fault`, through TOGI_CRASH_AT).
@@ -28,7 +28,7 @@ _fault: Callable[[str, Path], None] | None = None
 
 
 def install_fault(spec: str) -> None:
-    """Arms a crash: "POINT:N" kills this process with SIGKILL at the N-th time (from 1) that POINT is reached.
+    """Arms a crash: "POINT:N" kills this process with SIGKILL when POINT is reached for the N-th time (from 1).
 
     Points: before_sync, before_rename, after_rename, mid_append.
     """
@@ -46,7 +46,7 @@ def install_fault(spec: str) -> None:
 
 
 def crash_point(name: str, path: Path) -> None:
-    """Marks a moment at which a kill must lose nothing."""
+    """Marks a moment at which a kill must not lose data."""
     if _fault is not None:
         _fault(name, path)
 
@@ -62,7 +62,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`, and renames it to `path` at the end of the block.
+    """Yields a temporary path next to `path`, and renames it to `path` at the end of the block.
 
     Raises OSError (disk full, permissions), after removing the temporary file.
     """
@@ -98,18 +98,18 @@ def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file. Raises DamagedFile if it is empty, cut, not JSON or unreadable."""
+    """The value of a JSON file. Raises DamagedFile if it is empty, truncated, not JSON or unreadable."""
     return _parse(_content(path), str(path))
 
 
 def read_object(path: Path, shape: Shape | None = None) -> dict[str, Any]:
-    """The object of a JSON file, with at least the keys of `shape`, each of the given type.
+    """The object in a JSON file, with at least the keys of `shape`, each of the given type.
 
     Raises DamagedFile for anything else.
     """
     value = read_json(path)
     if not isinstance(value, dict):
-        raise DamagedFile(f"{path}: damaged: an object is needed, found {str(value)[:40]!r}")
+        raise DamagedFile(f"{path}: damaged: expected an object, found {str(value)[:40]!r}")
     for key, kind in (shape or {}).items():
         if not isinstance(value.get(key), kind):
             found = f"found {str(value[key])[:40]!r}" if key in value else "it is missing"
@@ -122,16 +122,16 @@ def read_sealed(path: Path, shape: Shape | None = None) -> dict[str, Any]:
     value = read_object(path, shape)
     seal = value.pop(SEAL, None)
     if seal != digest(value):
-        raise DamagedFile(f"{path}: damaged: it is not as togi wrote it")
+        raise DamagedFile(f"{path}: damaged: it has changed since togi wrote it")
     return value
 
 
 def read_cache(path: Path, shape: Shape | None = None) -> dict[str, Any] | None:
-    """The object of an optional file; None if it is absent, or damaged, which is logged."""
+    """The object of an optional file; None if it is absent or damaged. Damage is logged."""
     try:
         return read_object(path, shape) if path.exists() else None
     except DamagedFile as error:
-        log.warning("%s; it is passed over", error)
+        log.warning("%s; the file is ignored", error)
         return None
 
 
@@ -167,7 +167,7 @@ def append_line(path: Path, value: Any) -> None:
 
 
 def cut_torn_line(path: Path) -> None:
-    """Removes an unfinished last line, which a kill in the middle of an append leaves."""
+    """Removes an unfinished last line, left by a kill in the middle of an append."""
     if not path.exists():
         return
     data = path.read_bytes()
@@ -187,8 +187,8 @@ def read_lines(path: Path, told: Callable[[str], None] | None = None) -> list[di
         try:
             value = _parse(line, f"{path}:{number}")
             if not isinstance(value, dict):
-                raise DamagedFile(f"{path}:{number}: damaged: an object is needed, found {str(value)[:40]!r}")
+                raise DamagedFile(f"{path}:{number}: damaged: expected an object, found {str(value)[:40]!r}")
             found.append(value)
         except DamagedFile as error:
-            (told or log.warning)(f"{error}; the line is passed over")
+            (told or log.warning)(f"{error}; the line is skipped")
     return found

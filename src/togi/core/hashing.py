@@ -1,6 +1,6 @@
 """Hashes of files, and checks that files have not changed.
 
-Size, times and inode only spare a second reading within one run. They are never stored on disk.
+Size, times and inode only save a second read within one run. They are never stored on disk.
 """
 
 import hashlib
@@ -19,8 +19,8 @@ _known: dict[str, tuple[Stamp, str]] = {}
 
 
 def file_hash(path: Path) -> str:
-    """sha256 (hex) of a file's content. A file that this process has hashed before is not read again while its size,
-    times and inode are the same. Raises OSError."""
+    """sha256 (hex) of a file's content. A file is not read again while its size, times and inode are those of an
+    earlier hash in this process. Raises OSError."""
     name, before = os.path.realpath(path), _stamp(path)
     if name in _known and _known[name][0] == before:
         return _known[name][1]
@@ -52,7 +52,7 @@ def learn(entries: Mapping[str, tuple[Stamp, str]]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class HashedFiles:
-    """The input files of a stage, each with its hash at the start. In a `tree`, an added file is a change too."""
+    """The input files of a stage, each with its hash at the start. In a `tree`, an added file is also a change."""
 
     path: str
     kind: str
@@ -69,7 +69,7 @@ def tree(path: Path) -> list[Path]:
             return sorted(Path(folder, name) for folder, _, names in os.walk(path, onerror=_raise) for name in names)
     except (OSError, ValueError) as error:  # ValueError: a NUL in its name
         raise unreadable(path, error) from None
-    raise InputError(f"{path}: there is no such file or folder; paths start at the file that names them")
+    raise InputError(f"{path}: there is no such file or folder; a path is relative to the file that names it")
 
 
 def _raise(error: OSError) -> None:
@@ -77,7 +77,7 @@ def _raise(error: OSError) -> None:
 
 
 def unreadable(path: Path, error: Exception) -> InputError:
-    """The error of a file that cannot be read."""
+    """The error for a file that cannot be read."""
     why = error.strerror if isinstance(error, OSError) else str(error)
     where = getattr(error, "filename", None) or path
     return InputError(f"{where}: cannot be read: {why}")
@@ -87,7 +87,7 @@ def take(path: Path, kind: str, files: Iterable[Path]) -> HashedFiles:
     """The current hashes of a source. Raises InputError for a file that cannot be read."""
     found = {}
     for file in files:
-        if not file.is_file():  # a link that leads nowhere, a pipe
+        if not file.is_file():  # a broken link, a pipe
             continue
         try:
             found[str(file)] = file_hash(file)

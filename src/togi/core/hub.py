@@ -1,6 +1,6 @@
-"""The model hub: the files of one revision of a repository, in the hub library's own cache.
+"""The model hub: downloads one revision of a repository into the hub library's cache.
 
-If the hub does not answer within seconds, a warning says so and the cached files are used. The library's own retries
+If the hub does not answer within seconds, togi logs a warning and uses the cached files. The library's own retries
 would take minutes.
 """
 
@@ -24,17 +24,17 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 SECONDS = 3.0
 """Time limit for the hub to resolve a revision to a commit."""
 
-_silent: dict[str, str] = {}  # hubs that did not answer this process, which does not ask them again
-_offline: list[str] = []  # why no hub is asked at all
+_silent: dict[str, str] = {}  # hubs that did not answer; this process does not ask them again
+_offline: list[str] = []  # why hubs are not asked at all
 
 
 class NotLookedUp(InputError):
-    """What is not in the cache, while hubs are not asked."""
+    """A model or data set that is not in the cache, while hubs are not asked (`offline`)."""
 
 
 @contextmanager
 def offline(why: str) -> Iterator[None]:
-    """No hub is asked: what the cache lacks raises NotLookedUp, which tells `why`."""
+    """Asks no hub inside the block: anything missing from the cache raises NotLookedUp, whose message gives `why`."""
     _offline.append(why)
     try:
         yield
@@ -45,7 +45,7 @@ def offline(why: str) -> Iterator[None]:
 def snapshot(
     name: str, revision: str, *, what: str = "model", allow: Sequence[str], ignore: Sequence[str] = ()
 ) -> tuple[Path, str]:
-    """(folder, commit) of the repository `name` ("owner/name") of kind `what` (model, dataset), downloaded once.
+    """Downloads the repository `name` ("owner/name") of kind `what` (model, dataset) once; returns (folder, commit).
 
     Fetches only files that match a pattern of `allow` and none of `ignore`. Raises RecipeError without the hub library.
     Raises InputError if the repository or revision does not exist, or if the hub does not answer and the cache lacks
@@ -59,18 +59,18 @@ def snapshot(
         if _is_cached(hub, name, revision, what):
             return Path(hub.snapshot_download(name, revision=revision, local_files_only=True, **options)), revision
     except hub.errors.LocalEntryNotFoundError:
-        pass  # not all of these files: the hub has to be asked
+        pass  # files are missing: the hub has to be asked
     why = _why_not(hub, name, revision, what)
     try:
         folder = Path(hub.snapshot_download(name, revision=revision, local_files_only=bool(why), **options))
         if why:
-            log.warning("%s: %s; the copy in the cache is used (%s)", name, why, folder.name)
+            log.warning("%s: %s; using the copy in the cache (%s)", name, why, folder.name)
     except (OSError, ValueError, hub.errors.HTTPError) as error:
         found = why or f"it cannot be fetched: {_first_line(error)}"
-        cached = ", and the cache of the hub library does not hold all of it" if why else ""
+        cached = ", and the cache of the hub library lacks some of its files" if why else ""
         raise InputError(
             f"{what} {name!r} at revision {revision!r}: {found}{cached}. Check the name and the network, or fetch it "
-            "elsewhere and name its folder with `path`"
+            "elsewhere and set `path` to its folder"
         ) from error
     return folder, folder.name  # the library names the folder of a snapshot after its commit
 
@@ -78,37 +78,37 @@ def snapshot(
 def _cached(
     hub: Any, name: str, revision: str, what: str, allow: Sequence[str], ignore: Sequence[str]
 ) -> tuple[Path, str]:
-    """`snapshot` from the cache alone. Raises NotLookedUp for what it does not hold."""
+    """`snapshot` from the cache only. Raises NotLookedUp if files are missing there."""
     patterns = {"allow_patterns": list(allow), "ignore_patterns": list(ignore) or None}
     try:
         found = hub.snapshot_download(name, revision=revision, repo_type=what, local_files_only=True, **patterns)
     except (OSError, ValueError, hub.errors.HTTPError):
         raise NotLookedUp(
             f"{what} {name} at revision {revision} was not looked up on the hub ({_offline[-1]}), and the cache does "
-            "not hold it: whether it is there, may be read and fits the recipe is not verified"
+            "not contain it: togi has not verified that it exists, may be read and fits the recipe"
         ) from None
     return Path(found), Path(found).name
 
 
 def in_cache(name: str, commit: str, what: str = "model") -> bool:
-    """Whether the hub library's cache knows the files of a commit of `name`. Raises RecipeError without the library."""
+    """Whether a commit of `name` is in the hub library's cache. Raises RecipeError without the library."""
     return _is_cached(_library(), name, commit, what)
 
 
 def _library() -> Any:
-    """The hub library, imported here because recipes with local files do not need it."""
+    """The hub library, imported late because recipes with local files do not need it."""
     try:
         hub = importlib.import_module("huggingface_hub")
-        for part in ("constants", "errors", "utils"):  # it loads its parts late
+        for part in ("constants", "errors", "utils"):  # the library loads its submodules lazily
             importlib.import_module(f"huggingface_hub.{part}")
     except ModuleNotFoundError:
         raise RecipeError("models and data from a hub need the package huggingface_hub: install togi[train]") from None
-    hub.utils.logging.set_verbosity_error()  # each of its retries would be a line in the terminal
+    hub.utils.logging.set_verbosity_error()  # otherwise each retry prints a line in the terminal
     return hub
 
 
 def _why_not(hub: Any, name: str, revision: str, what: str) -> str:
-    """Why the hub does not resolve a revision to a commit; empty if it does."""
+    """Why the hub cannot resolve a revision to a commit; empty if it can."""
     end = hub.constants.ENDPOINT
     if end in _silent:
         return _silent[end]
@@ -124,7 +124,7 @@ def _why_not(hub: Any, name: str, revision: str, what: str) -> str:
 
 
 def _is_cached(hub: Any, name: str, revision: str, what: str) -> bool:
-    """Whether a revision is a commit whose list of files is in the cache, so that missing files are known."""
+    """Whether the revision is a commit whose list of files is in the cache, so that missing files are known."""
     if not COMMIT.fullmatch(revision):
         return False
     repository = f"{what}s--{name.replace('/', '--')}"
@@ -132,8 +132,8 @@ def _is_cached(hub: Any, name: str, revision: str, what: str) -> bool:
 
 
 def within(seconds: float, call: Callable[[], Any]) -> Any:
-    """The result of `call`, or its exception, as a value; a TimeoutError if it takes longer than `seconds`. The
-    library's own deadlines do not cover silent name servers or slowly dripping answers."""
+    """Returns the result of `call`, or its exception as a value; a TimeoutError if it takes longer than `seconds`. The
+    library's own timeouts do not cover silent name servers or answers that arrive slowly."""
     found: list[Any] = []
 
     def work() -> None:

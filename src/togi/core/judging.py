@@ -1,4 +1,4 @@
-"""How a judge is asked: the settings that the stage `label` and the reward term `judge` share."""
+"""Settings of a judge, shared by the stage `label` and the reward term `judge`."""
 
 from pathlib import Path
 from typing import Literal, Self
@@ -8,30 +8,30 @@ from pydantic import Field, model_validator
 from togi.core.settings import ModelRef, RecipePath, Settings
 
 LONGEST_PROMPT = 2560
-"""Bytes of togi's own prompts at most."""
+"""The most bytes that togi's own prompts have."""
 
 
 class JudgeSettings(Settings):
-    """Which model judges, what it is told, and how it is sampled."""
+    """Which model judges, with which prompt, and how it is sampled."""
 
     judge: ModelRef = Field(description="the model that judges")
     language: Literal["en", "ja", "ru"] = Field(default="en", description="language of togi's own prompt")
     prompt: RecipePath | None = Field(
         default=None,
-        description="a prompt of your own: Jinja (.j2), FastChat's judge_prompts.jsonl or a .yaml of llm-jp-judge",
+        description="your own prompt: Jinja (.j2), FastChat's judge_prompts.jsonl or a .yaml of llm-jp-judge",
     )
-    prompt_name: str | None = Field(default=None, description="which prompt of a file that holds several")
+    prompt_name: str | None = Field(default=None, description="name of the prompt, if the file contains several")
     reference: bool = Field(default=True, description="show the judge the prompt's reference answer, if there is one")
     scale: tuple[int, int] = Field(default=(1, 10), description="lowest and highest grade")
-    temperature: float = Field(default=0.0, ge=0, le=2, description="0 is greedy; a question that is repeated has 0.5")
-    max_tokens: int = Field(default=512, ge=1, description="tokens of what the judge says, its reasoning included")
+    temperature: float = Field(default=0.0, ge=0, le=2, description="0 is greedy; a repeated question uses 0.5")
+    max_tokens: int = Field(default=512, ge=1, description="most tokens of the judge's answer, reasoning included")
     retries: int = Field(
-        default=1, ge=0, le=8, description="how often an unreadable verdict is asked for again, with the next index"
+        default=1, ge=0, le=8, description="how often to ask again for an unreadable verdict, with the next index"
     )
 
     @property
     def prompt_bytes(self) -> int:
-        """Bytes of the judge's prompt at most, without what it is filled with."""
+        """The most bytes of the judge's prompt, without the values that it is filled with."""
         if self.prompt is None:
             return LONGEST_PROMPT
         path = Path(self.prompt)
@@ -40,9 +40,9 @@ class JudgeSettings(Settings):
     @model_validator(mode="after")
     def _prompt_fits(self) -> Self:
         if self.prompt is not None and self.language != "en":
-            raise ValueError("language chooses among togi's own prompts, but prompt names another; remove one of them")
+            raise ValueError("language selects one of togi's own prompts, but prompt is set too; remove one of them")
         if self.prompt is None and self.prompt_name is not None:
-            raise ValueError("prompt_name chooses in the file under prompt, and there is none")
+            raise ValueError("prompt_name selects a prompt in the file under prompt, and prompt is not set")
         if self.scale[0] >= self.scale[1]:
-            raise ValueError(f"scale is {list(self.scale)}: the lowest grade stands first")
+            raise ValueError(f"scale is {list(self.scale)}: the lowest grade comes first")
         return self

@@ -1,4 +1,4 @@
-"""Warnings of libraries go to a file, not to the reader of a command."""
+"""Sends the warnings of libraries to a file instead of the terminal."""
 
 import logging
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ NAME = "libraries.log"
 
 @contextmanager
 def library_warnings_kept(folder: Path) -> Iterator[None]:
-    """Sends the warnings of libraries to `folder`/libraries.log while `with` lasts; without such a folder, nowhere.
+    """Sends the warnings of libraries to `folder`/libraries.log inside the block, or nowhere if the folder is absent.
 
-    Enter it once the libraries are imported: they set their own handlers then.
+    Enter it after the libraries are imported, because they set their own handlers on import.
     """
     handler: logging.Handler = logging.NullHandler()
     if folder.is_dir():

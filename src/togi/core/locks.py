@@ -1,7 +1,7 @@
-"""Locks on folders: taking one, saying who holds it, and waiting for it aloud.
+"""Locks on folders: takes one, names its holder, and waits for it with messages.
 
-A lock is a file that its holder has locked (flock) and written its run's process id into. The kernel lets the lock go
-however the process ends, so a file that lies there says nothing by itself.
+A lock is a file that its holder has locked (flock) and that contains the process id of its run. The kernel releases the
+lock however the process ends, so the mere existence of the file means nothing.
 """
 
 import fcntl
@@ -20,16 +20,16 @@ TOLD_EVERY = 60.0  # seconds
 
 
 class Busy(StageError):
-    """Another process works in the folder."""
+    """Another process is working in the folder."""
 
 
 def take(folder: Path, pid: int | None = None) -> TextIO | None:
-    """Locks `folder`, which is made if it is not there, until the file that is returned is closed; None where another
-    process holds it. `pid` is the run's own, told to those who wait; this process where it is absent."""
+    """Locks `folder`, creating it if needed, until the returned file is closed; returns None if another process holds
+    it. Waiting processes report `pid`, the run's process id; by default this process."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         handle = (folder / LOCK).open("a+", encoding="utf-8")
-    except FileNotFoundError:  # whoever held it removed it meanwhile
+    except FileNotFoundError:  # its holder removed the folder meanwhile
         return None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -38,7 +38,7 @@ def take(folder: Path, pid: int | None = None) -> TextIO | None:
     except BlockingIOError:
         handle.close()
         return None
-    with suppress(OSError):  # a lock without a name is a lock
+    with suppress(OSError):  # a lock without a process id still locks
         handle.truncate(0)
         handle.write(str(pid or os.getpid()))
         handle.flush()
@@ -62,7 +62,7 @@ def is_held(folder: Path) -> bool:
 
 
 def holder(folder: Path) -> str:
-    """ " (pid N)" of the run that holds a folder, or nothing where that is not written."""
+    """ " (pid N)" of the run that holds a folder; empty if the file does not contain it."""
     try:
         text = (folder / LOCK).read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
@@ -71,7 +71,7 @@ def holder(folder: Path) -> str:
 
 
 def wait(folder: Path, what: str, tell: Callable[[str], None]) -> Iterator[None]:
-    """Comes back once a pause, for ever, while another run holds `folder`; tells so at first and once a minute."""
+    """Yields after each pause, without end, while another run holds `folder`; reports this first and once a minute."""
     start = time.monotonic()
     told = 0
     while True:

@@ -1,6 +1,6 @@
-"""Reads files of model folders from outside, which may be cut, empty or of another kind.
+"""Reads files of model folders from outside, which may be truncated, empty or of another kind.
 
-Without torch. Each error names the file, what is wrong with it, and what to do.
+Needs no torch. Each error names the file, what is wrong with it, and what to do.
 """
 
 import json
@@ -14,7 +14,7 @@ LARGEST = 2**28  # bytes of a JSON file; the largest tokenizers have 2**25
 
 
 def refuse_pointer(path: Path) -> None:
-    """Raises InputError if a file is a git-lfs pointer instead of the real file, or cannot be read."""
+    """Raises InputError if a file is a git-lfs pointer instead of the content, or cannot be read."""
     try:
         with path.open("rb") as handle:
             first = handle.read(len(POINTER))
@@ -22,13 +22,13 @@ def refuse_pointer(path: Path) -> None:
         raise InputError(f"{path}: it cannot be read: {error.strerror or error}") from error
     if first == POINTER:
         raise InputError(
-            f"{path}: it is a pointer of git-lfs, not the file itself; run `git lfs pull` in {path.parent}, or "
+            f"{path}: it is a git-lfs pointer, not the file itself; run `git lfs pull` in {path.parent}, or "
             "download the file"
         )
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises InputError if the file does not hold one."""
+    """The JSON object in a file. Raises InputError if the file does not contain one."""
     refuse_pointer(path)
     try:
         if path.stat().st_size > LARGEST:
@@ -45,7 +45,7 @@ def read_object(path: Path) -> dict[str, Any]:
         what = f"its JSON is damaged ({error})" if text.strip() else "it is empty"
         raise InputError(f"{path}: {what}; download it again") from error
     if not isinstance(value, dict):
-        raise InputError(f"{path}: it holds {_kind(value)}, and a JSON object is needed; download it again")
+        raise InputError(f"{path}: it contains {_kind(value)} instead of a JSON object; download it again")
     return value
 
 

@@ -1,4 +1,4 @@
-"""Signal handling of a command's process, before a run starts and in all commands that are not runs."""
+"""Signal handling in a command's process, before a run starts and in all commands that are not runs."""
 
 import signal
 from typing import Any
@@ -8,8 +8,8 @@ _asked = False
 
 
 class Signalled(KeyboardInterrupt):
-    """A signal asked the command to end. Not KeyboardInterrupt itself: once that has passed through `exec`, Python 3.11
-    ends its process by SIGINT, whatever exit code was chosen."""
+    """A signal asked the command to end. Not KeyboardInterrupt itself, because after that has passed through `exec`,
+    Python 3.11 ends the process by SIGINT, whatever the exit code."""
 
 
 def heed_signals() -> None:
@@ -25,7 +25,7 @@ def ignore_signals() -> None:
 
 
 def was_interrupted() -> bool:
-    """Whether a signal came since `heed_signals`. Python drops exceptions that are raised inside some callbacks."""
+    """Whether a signal came since `heed_signals`; needed because Python drops exceptions raised in some callbacks."""
     return _asked
 
 

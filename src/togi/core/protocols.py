@@ -1,4 +1,4 @@
-"""The narrow interfaces between floors. The tests have a fake of a few lines for each."""
+"""The narrow interfaces between layers. The tests have a fake of a few lines for each."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Generator(Protocol):
 class Request:
     """One prompt for an engine to answer `params.n` times, sample i from the random stream `seeds[i]`.
 
-    `stream`: events carry text as it becomes certain. `end_ids` are tokens that end an answer as a stop string does.
+    `stream`: events contain text as soon as it is final. `end_ids` are tokens that end an answer as a stop string does.
     """
 
     prompt_ids: tuple[int, ...]
@@ -39,7 +39,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """News of sample `index` of `request`: new text (streams only), and the completion once the sample has ended."""
+    """An update on sample `index` of `request`: new text (streams only), and the completion when the sample ends."""
 
     request: int
     index: int
@@ -51,7 +51,7 @@ class Engine(Protocol):
     """Answers requests of token ids, many at a time. Each request has its own queue of events, so two readers never
     take each other's events.
 
-    `repeatable`: the same request under the same weights always gets the same answer.
+    `repeatable`: the same request with the same weights always gets the same answer.
     """
 
     repeatable: bool
@@ -61,7 +61,7 @@ class Engine(Protocol):
         ...
 
     def events(self, request: int) -> Iterator[Event]:
-        """The events of one request in order; waits for them, and ends with the request or when it is cancelled."""
+        """Yields the events of one request in order, waiting for them; ends when the request ends or is cancelled."""
         ...
 
     def cancel(self, request: int) -> None:
@@ -69,7 +69,7 @@ class Engine(Protocol):
         ...
 
     def publish(self, weights: Iterable[tuple[str, Any]]) -> None:
-        """Uses these weights (names and whole tensors) from now on. Raises RuntimeError while requests run."""
+        """Replaces the weights (names and whole tensors). Raises RuntimeError while requests run."""
         ...
 
     def close(self) -> None:
@@ -78,8 +78,8 @@ class Engine(Protocol):
 
 
 class TextLogprobs(NamedTuple):
-    """Of each token of a text but the first its log-probability in nats (temperature 1), and the likeliest tokens at
-    its place with theirs."""
+    """For each token of a text except the first: its log-probability in nats (temperature 1), and the likeliest tokens
+    at that position with theirs."""
 
     logprobs: list[float]
     top: list[tuple[tuple[int, float], ...]]
@@ -94,15 +94,15 @@ class Completer(Protocol):
 
 
 class Chooser(Protocol):
-    """Says which of two words a model would rather begin its answer with: log p(yes) - log p(no) of each
-    conversation, in nats. A conversation of which this cannot be told gets an error in place of it."""
+    """Compares two words as the beginning of a model's answer: log p(yes) - log p(no) for each conversation, in nats.
+    A conversation that gives no such margin gets an error instead."""
 
     def margins(self, asked: Sequence[tuple[Message, ...]], yes: str, no: str) -> Sequence[float | GraderError]: ...
 
 
 class Scorer(Protocol):
     """Scores answers in batches; higher is better. Each item is (prompt messages, answer text without terminator). An
-    item that cannot be scored gets an error in place of its score."""
+    item that cannot be scored gets an error instead of a score."""
 
     def score(self, items: Sequence[tuple[tuple[Message, ...], str]]) -> Sequence[float | GraderError]: ...
 
@@ -114,7 +114,7 @@ class Embedder(Protocol):
 
 
 class Tracker(Protocol):
-    """Shows the metrics of one stage somewhere. Each step is logged once, in order."""
+    """Sends the metrics of one stage to a tracking tool. Each step is logged once, in order."""
 
     def log(self, step: int, metrics: dict[str, float]) -> None: ...
     def close(self) -> None: ...

@@ -1,6 +1,6 @@
-"""Files of records, read and written a part at a time: memory holds one row group, never the whole file.
+"""Reads and writes files of records in parts: one row group is in memory, never the whole file.
 
-What is written is byte for byte what `codec.write_records` writes for the same records.
+The output is byte for byte that of `codec.write_records` for the same records.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -30,11 +30,11 @@ from togi.core.files import atomic_file
 from togi.core.records import Provenance, Record
 
 PORTION = 1024
-"""Records that become columns at once: as columns they take a tenth of what they take as objects."""
+"""Records converted to columns at a time: as columns they take a tenth of the memory that they take as objects."""
 
 
 class RecordWriter:
-    """Takes records of one kind in any portions; `count` is how many came."""
+    """Writes records of one kind, given in portions of any size; `count` is how many were given."""
 
     def __init__(self, path: Path, kind: str, file: pq.ParquetWriter) -> None:
         self.path = path
@@ -43,16 +43,16 @@ class RecordWriter:
         self.change: Callable[[Sequence[Record]], Sequence[Record]] | None = None
         self._file = file
         self._waiting: list[Record] = []
-        self._group: list[pa.Table] = []  # the row group at hand, a portion each
+        self._group: list[pa.Table] = []  # portions of the current row group
         self._rows = 0  # in it
 
     @property
     def waiting(self) -> int:
-        """How many are in memory."""
+        """How many records are in memory."""
         return self._rows + len(self._waiting)
 
     def write(self, records: Sequence[Record]) -> None:
-        """Adds records at the end, as `change` leaves them where there is one."""
+        """Appends records, after passing them through `change` if there is one."""
         self.count += len(records)
         self._waiting += records if self.change is None else self.change(records)
         while len(self._waiting) >= (rows := min(PORTION, ROWS_PER_GROUP - self._rows)):
@@ -61,7 +61,7 @@ class RecordWriter:
                 self._flush()
 
     def finish(self) -> None:
-        """Writes what is left; a file without records still has its columns."""
+        """Writes the remaining records; a file without records still has its columns."""
         if self._waiting or not self.count:
             self._take(len(self._waiting))
         if self._group:
@@ -80,10 +80,10 @@ class RecordWriter:
 
 @contextmanager
 def record_writer(path: Path, kind: str) -> Iterator[RecordWriter]:
-    """Writes records as they come; the file is there, whole, when the block ends, or not at all.
+    """Yields a writer for records as they come. The file exists only when the block ends without an error.
 
-    Raises OSError where it cannot be written (a full disk), StageError for a record that no file can keep, and
-    TypeError on one of another kind.
+    Raises OSError if it cannot be written (a full disk), StageError for a record that cannot be stored, and TypeError
+    for one of another kind.
     """
     with atomic_file(path) as temporary, pq.ParquetWriter(temporary, schema(kind), compression=COMPRESSION) as file:
         writer = RecordWriter(path, kind, file)
@@ -92,13 +92,13 @@ def record_writer(path: Path, kind: str) -> Iterator[RecordWriter]:
 
 
 def count_records(path: Path) -> int:
-    """How many records a file holds. Raises InputError as `codec.read_records` does."""
+    """The number of records in a file. Raises InputError as `codec.read_records` does."""
     with _opened(path) as (file, _):
         return file.metadata.num_rows
 
 
 def file_sources(path: Path) -> list[tuple[Provenance, ...]]:
-    """Every set of sources that a record of a file has, in order; no other columns are read. Raises InputError as
+    """Each distinct set of sources among the records of a file, in order; reads no other columns. Raises InputError as
     `codec.read_records` does."""
     found: dict[tuple[Provenance, ...], None] = {}
     with _opened(path) as (file, (_, version)):
@@ -122,7 +122,7 @@ def read_batches(path: Path, rows: int) -> Iterator[list[Any]]:
 
 
 def read_range(path: Path, first: int, rows: int) -> list[Any]:
-    """At most `rows` records of a file from record `first` on; only the row groups that hold them are read."""
+    """At most `rows` records of a file from record `first` on; reads only the row groups that contain them."""
     found: list[Any] = []
     with _opened(path) as (file, layout):
         start = 0
@@ -138,7 +138,7 @@ def read_range(path: Path, first: int, rows: int) -> list[Any]:
 def pick_records(path: Path, rows: np.ndarray, batch: int) -> Iterator[list[Any]]:
     """The records at some rows of a file, in the order of `rows`, `batch` at a time.
 
-    Memory holds the chosen ones as columns, and one row group. Raises InputError as `codec.read_records` does.
+    The chosen records, as columns, and one row group are in memory. Raises InputError as `codec.read_records` does.
     """
     sort = np.argsort(rows, kind="stable")
     with _opened(path) as (file, layout):
@@ -157,13 +157,13 @@ def pick_records(path: Path, rows: np.ndarray, batch: int) -> Iterator[list[Any]
 
 
 class StoredRecords(Sequence[Any]):
-    """The records of a file, read as they are asked for: one after the other, or some of them at once. Some thousand
-    are in memory. Raises InputError as `codec.read_records` does."""
+    """The records of a file, read on demand, by index or slice. A few thousand are in memory. Raises InputError as
+    `codec.read_records` does."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._count = count_records(path)
-        self._block: tuple[int, list[Any]] = (-1, [])  # the number of the last one that was read, and its records
+        self._block: tuple[int, list[Any]] = (-1, [])  # number and records of the block read last
 
     def __len__(self) -> int:
         return self._count
@@ -187,7 +187,7 @@ BLOCK = 4096
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[pq.ParquetFile, tuple[str, int]]]:
-    """The file with the kind and the version of its records; what is wrong with it is an InputError."""
+    """Yields the open file, with the kind and the version of its records. Raises InputError for a bad file."""
     try:
         with pq.ParquetFile(path) as file:
             yield file, read_label(path, file.schema_arrow.metadata or {})
@@ -206,16 +206,16 @@ def _records(layout: tuple[str, int], rows: "pa.Table | pa.RecordBatch") -> list
 
 
 def join_records(path: Path, kind: str, parts: Sequence[Path]) -> int:
-    """Writes the records of files of one kind, one file after the other, into one file; how many there are.
+    """Concatenates the records of files of one kind into one file; returns how many there are.
 
-    Memory holds one part. Raises InputError as `codec.read_records` does, and for a part of another kind.
+    One part is in memory at a time. Raises InputError as `codec.read_records` does, and for a part of another kind.
     """
     count = 0
     with atomic_file(path) as temporary, pq.ParquetWriter(temporary, schema(kind), compression=COMPRESSION) as file:
         for part in parts:
             with _opened(part) as (found, (other, version)):
                 if other != kind:
-                    raise InputError(f"{part}: records of {other}; {kind} go here")
+                    raise InputError(f"{part}: contains {other}, expected {kind}")
                 table = found.read()
                 if version < VERSION:
                     table = to_table(part, kind, _records((kind, version), table))

@@ -1,8 +1,8 @@
-"""The vocabulary of togi: the values that stages exchange.
+"""The values that stages exchange: prompts, samples, pairs and other records.
 
-Every record is a frozen value. `id` names it and `parents` are the ids it was made from. `source` is the data set that
-it was read from, `inherited` are the data sets and models that it was made from. `extra` holds columns that togi keeps
-and never reads.
+Every record is a frozen value. `id` identifies it and `parents` are the ids it was made from. `source` is the data set
+that it was read from, `inherited` are the data sets and models that it was made from. `extra` contains columns that
+togi keeps but never reads.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,8 +15,8 @@ Outcome = Literal["winner", "tie", "grade", "unreadable", "failed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """A data set or a model that something was made from: its name, its revision, its licence, and its terms beside
-    the licence. `inherit`: its terms bind everything that is made from it, however far down."""
+    """A data set or a model that something was made from: its name, its revision, its licence, and its terms in
+    addition to the licence. `inherit`: its terms bind everything made from it, directly or indirectly."""
 
     dataset: str
     revision: str = ""
@@ -27,18 +27,18 @@ class Provenance:
 
     @property
     def says(self) -> str:
-        """The licence and the terms in one line; empty where nothing is known of them."""
+        """The licence and the terms in one line; empty if neither is known."""
         bound = "binds what is made from it" if self.inherit else ""
         return "; ".join(part for part in (self.licence, self.terms, bound) if part)
 
     @property
     def passed_on(self) -> "Provenance":
-        """What a record made from this one's keeps of it: always the licence, the terms only where they bind."""
+        """The part of it that derived records keep: always the licence, the terms only if they bind."""
         return self if self.inherit or self.terms is None else replace(self, terms=None)
 
 
 def joined(sources: Iterable[Provenance]) -> tuple[Provenance, ...]:
-    """Each source once, in order. One without its terms is left out where it also stands with them."""
+    """Each source once, in order. A source without terms is left out if the same source with terms is present."""
     found = list(dict.fromkeys(sources))
     full = {replace(each, terms=None, inherit=False) for each in found if each.inherit or each.terms is not None}
     return tuple(each for each in found if each not in full)
@@ -52,8 +52,8 @@ CALLS = ("tool_calls", "function_call")
 class Message:
     """One turn of a conversation. `train=False` keeps an assistant turn out of the loss.
 
-    `extra` holds what chat templates read and togi does not: `tool_calls`, `reasoning_content` and the like, as values
-    that JSON knows. The tools on offer stand under "tools" in the `extra` of a conversation's first message.
+    `extra` contains values that chat templates read and togi does not, such as `tool_calls` and `reasoning_content`, as
+    JSON values. The available tools are under "tools" in the `extra` of a conversation's first message.
     """
 
     role: str
@@ -63,12 +63,12 @@ class Message:
 
     @property
     def silent(self) -> bool:
-        """Whether the turn neither says anything nor calls a tool."""
+        """Whether the turn has neither text nor a tool call."""
         return not (self.content.strip() or any(self.extra.get(key) for key in CALLS))
 
 
 def led_by_system(text: str, messages: Sequence[Message]) -> tuple[Message, ...]:
-    """The conversation after a system turn; the tools on offer move to it, since they belong to the first message."""
+    """The conversation with a system turn put first; the tools move to it, since they belong to the first message."""
     first, *rest = messages
     if TOOLS not in first.extra:
         return (Message("system", text), *messages)
@@ -78,7 +78,7 @@ def led_by_system(text: str, messages: Sequence[Message]) -> tuple[Message, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """What all records share."""
+    """The fields that all records share."""
 
     id: str
     parents: tuple[str, ...] = ()
@@ -88,25 +88,25 @@ class Record:
 
     @property
     def sources(self) -> tuple[Provenance, ...]:
-        """Its own source, if there is one, and those that it inherited."""
+        """Its own source, if there is one, and the inherited ones."""
         return self.inherited if self.source is None else (self.source, *self.inherited)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt(Record):
-    """A conversation that waits for the assistant's answer. `answer` is a reference answer, if there is one."""
+    """A conversation without the assistant's answer. `answer` is a reference answer, if there is one."""
 
     messages: tuple[Message, ...]
     answer: str | None = None
 
     @property
     def text(self) -> str:
-        """The last user message: what a reader calls the question."""
+        """The last user message, that is the question."""
         return next(m.content for m in reversed(self.messages) if m.role == "user")
 
 
 def with_system(prompt: Prompt, text: str) -> Prompt:
-    """The prompt after a system turn, unless it has one."""
+    """The prompt with a system turn put first, unless it has one."""
     if prompt.messages[0].role == "system":
         return prompt
     return replace(prompt, messages=led_by_system(text, prompt.messages))
@@ -114,12 +114,12 @@ def with_system(prompt: Prompt, text: str) -> Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """What a model answered: the sampled ids and how they ended.
+    """A model's answer: the sampled ids and how they ended.
 
-    `text` runs up to and including the terminator. `logprobs` are in nats, one per token, under temperature only over
-    the whole vocabulary; `sampled_logprobs` are under all sampling settings. `top_logprobs` are, per token, the
-    likeliest ids with their `logprobs`, best first, as many as `SamplingParams.logprobs` asks for; files do not keep
-    them. `refused`: the request failed because the server will not answer this prompt; files do not keep it either.
+    `text` includes the terminator. `logprobs` are in nats, one per token, with only the temperature applied, over the
+    whole vocabulary; `sampled_logprobs` have all sampling settings applied. `top_logprobs` are, per token, the
+    `SamplingParams.logprobs` likeliest ids with their `logprobs`, best first; they are not stored in files. `refused`:
+    the request failed because the server will not answer this prompt; it is not stored either.
     """
 
     text: str
@@ -133,7 +133,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample(Record):
-    """A prompt with one completion and its scores by component name (None: the component was not asked).
+    """A prompt with one completion and its scores by component name (None: not scored by that component).
 
     `model` names the model that answered, and `index` counts the answers to one prompt; None if unknown.
     """
@@ -152,7 +152,7 @@ class Sample(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair(Record):
-    """A preference: under `prompt`, `chosen` is better than `rejected`, by `margin` where it is known."""
+    """A preference: after `prompt`, `chosen` is better than `rejected`, by `margin` if it is known."""
 
     prompt: tuple[Message, ...]
     chosen: tuple[Message, ...]
@@ -161,7 +161,7 @@ class Pair(Record):
 
     @property
     def text(self) -> str:
-        """The last message of the better side."""
+        """The last message of the chosen side."""
         return self.chosen[-1].content
 
 
@@ -186,13 +186,12 @@ class Document(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict(Record):
-    """What a judge said of answers to one prompt, in one order.
+    """A judge's verdict on answers to one prompt, in one order.
 
-    `prompt` and `answers` are ids; the answers stand as the judge read them. `order` counts the orders in which the
-    judge was asked, `attempt` how often it was asked before in this one. `outcome` says what was read: a winner, a tie,
-    a grade, nothing (`unreadable`), or that the request failed. `winner` is the id of the better answer, `score` a
-    grade; `probability` that of the first answer's being better, where log-probabilities were read. `text` is what the
-    judge wrote.
+    `prompt` and `answers` are ids; the answers are in the order in which the judge read them. `order` is the index of
+    that order, `attempt` the number of earlier requests with it. `outcome` is the result: a winner, a tie, a grade,
+    nothing (`unreadable`), or a failed request. `winner` is the id of the better answer, `score` a grade, `probability`
+    that the first answer is better, if log-probabilities were read. `text` is the judge's output.
     """
 
     prompt: str
@@ -211,8 +210,8 @@ class Verdict(Record):
 class Figure(Record):
     """One number of a table: a metric of a subject, such as a model, with its interval.
 
-    With `against` it is the paired difference from that subject. `count` is the number of prompts behind it.
-    `higher_is_better` is None if neither direction is good by itself. `value` is None if there is no number, as for a
+    With `against` it is the paired difference from that subject. `count` is the number of prompts that it is computed
+    from. `higher_is_better` is None if neither direction is better. `value` is None if there is no number, as for a
     failed benchmark.
     """
 
@@ -229,7 +228,7 @@ class Figure(Record):
 
     @property
     def text(self) -> str:
-        """The figure on one line."""
+        """The figure as one line."""
         of = f"{self.subject} - {self.against}" if self.against else self.subject
         number = "-" if self.value is None else f"{self.value:.4g}"
         interval = "" if self.low is None or self.high is None else f" [{self.low:.4g}, {self.high:.4g}]"
@@ -238,10 +237,10 @@ class Figure(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Match(Record):
-    """A record that left because it is like another one.
+    """A record that was removed because it is similar to another one.
 
-    `record` and `other` are their ids; `where` refers to the set of the other one. `how` says by what they are alike
-    (text, ngrams, embedding), `similarity` how much. `text` is the record's, or the part that both have.
+    `record` and `other` are their ids; `where` refers to the set of the other one. `how` is the kind of similarity
+    (text, ngrams, embedding), `similarity` its value. `text` is the record's, or the part that both share.
     """
 
     record: str
@@ -254,7 +253,7 @@ class Match(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drop:
-    """A dropped record: where and why. `reason` is a short constant, by which drops are counted."""
+    """A dropped record, with its stage and the reason, a short constant by which drops are counted."""
 
     id: str
     stage: str
@@ -264,8 +263,8 @@ class Drop:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """How to sample. `top_k=0`, `top_p=1`, `min_p=0` and `repetition_penalty=1` switch their filter off;
-    `temperature=0` is greedy. `stop` are strings that end an answer besides the terminator. `logprobs` is how many of
-    the likeliest tokens are reported at each place."""
+    `temperature=0` is greedy. `stop` are strings that end an answer, in addition to the terminator. `logprobs` is how
+    many of the likeliest tokens are reported at each position."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -297,4 +296,4 @@ KINDS: dict[str, type[Record]] = {
     "tables": Figure,
     "matches": Match,
 }
-"""Every kind of records that a stage can give. core/codec.py says how files keep each."""
+"""Every kind of records that a stage can output. core/codec.py defines how each is stored."""

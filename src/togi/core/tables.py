@@ -1,4 +1,4 @@
-"""Tables for people: aligned, wrapped to the terminal, coloured only there. Cells are text, whatever stands in them."""
+"""Tables for people: aligned, wrapped to the terminal, coloured only there. Cells are plain text, never markup."""
 
 import io
 import json
@@ -14,7 +14,7 @@ from rich.text import Text
 
 from togi.core.terminal import printable, say
 
-UNLIMITED = 100_000  # columns of what is no terminal: nothing is wrapped, so that lines can be searched
+UNLIMITED = 100_000  # columns if the output is not a terminal: nothing is wrapped, so that lines can be searched
 STYLES = {
     "done": "green",
     "running": "cyan",
@@ -24,12 +24,12 @@ STYLES = {
     "better": "green",
     "worse": "red",
 }
-"""Styles of cells that hold one of these words."""
+"""Styles of cells with one of these words."""
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> Table:
-    """A table of `columns` and `rows` for rich. Columns whose numbers are in `right` are aligned to the right; a table
-    without titles has empty `columns`."""
+    """A table of `columns` and `rows` for rich. Columns whose indices are in `right` are right-aligned; a table without
+    titles has empty `columns`."""
     shown = Table(box=box.SIMPLE_HEAD if any(columns) else None, pad_edge=False, show_header=any(columns))
     for number, title in enumerate(columns):
         side = "right" if number in right else "left"
@@ -40,14 +40,14 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Seque
 
 
 def say_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
-    """Prints a table on standard output: as wide as the terminal, or as its content where there is none. Raises
+    """Prints a table on standard output, as wide as the terminal, or as its content if there is none. Raises
     OutputClosed and StageError, as `say` does."""
     if rows:
         say(rendered(table(columns, rows, right=right), colour=sys.stdout.isatty()), escaped=True)
 
 
 def rendered(value: Any, colour: bool) -> str:
-    """What rich makes of `value`, without blanks at the ends of lines."""
+    """`value` rendered by rich, without trailing spaces."""
     width = shutil.get_terminal_size().columns if colour else UNLIMITED
     written = io.StringIO()
     console = Console(file=written, width=width, force_terminal=colour, highlight=False, emoji=False)
@@ -57,7 +57,7 @@ def rendered(value: Any, colour: bool) -> str:
 
 
 def plain(value: Any) -> str:
-    """A JSON-like value in words: no brackets of Python, no quotes around text; "none" for what is empty."""
+    """A JSON-like value in words: no Python brackets, no quotes around text; "none" for an empty value."""
     if isinstance(value, str):
         return value
     if isinstance(value, bool):

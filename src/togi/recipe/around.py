@@ -1,4 +1,4 @@
-"""What the stages of a recipe decide for each other: the kind that a stage passes on, the sets that are measured on."""
+"""Settings that stages of a recipe take from each other: the kind that a stage passes on, the evaluation sets."""
 
 from dataclasses import dataclass, field, replace
 
@@ -10,14 +10,15 @@ from togi.stages.table import STAGES
 
 
 def completed(recipe: Recipe) -> Recipe:
-    """The recipe with what each stage leaves to the others filled in. Raises RecipeError where that cannot be."""
+    """The recipe, with the settings that stages take from other stages filled in. Raises RecipeError if they cannot
+    be."""
     around = Neighbours(recipe)
     return replace(recipe, stages={name: around.stage(name) for name in recipe.stages})
 
 
 @dataclass(slots=True)
 class Neighbours:
-    """An `Around` of one recipe. A circle of stages is left as it is: the graph reports it."""
+    """The `Around` of one recipe. A cycle of stages stays as it is: the graph reports it."""
 
     recipe: Recipe
     done: dict[str, StageSettings] = field(default_factory=dict)
@@ -50,7 +51,7 @@ class Neighbours:
         return self._wanted(name, ())
 
     def _wanted(self, name: str, seen: tuple[str, ...]) -> str | None:
-        """What the readers of a stage need, through stages that pass its records on."""
+        """The kind that the readers of a stage need, also through stages that pass its records on."""
         for reader, settings in self.recipe.stages.items():
             for ref in (ref for _, ref in references(settings) if ref.name == name and reader not in seen):
                 passed = ref in settings.passes

@@ -1,4 +1,4 @@
-"""The `card:` of a recipe: what only people know of a model, for its card."""
+"""The `card:` of a recipe: texts for the model card that only people can write."""
 
 from pydantic import Field
 
@@ -6,15 +6,15 @@ from togi.core.settings import Settings
 
 
 class CardTexts(Settings):
-    """What stands in the card of an exported model beside what the run knows. It is in no fingerprint."""
+    """Texts for the card of an exported model, in addition to the facts of the run. They are in no fingerprint."""
 
-    title: str = Field(default="", description="the model's name; the recipe's and the stage's when empty")
-    language: tuple[str, ...] = Field(default=(), description="codes of its languages, as the hub has them: [ja, en]")
-    licence: str = Field(default="", description="the model's own licence; what its sources say when empty")
-    intended: str = Field(default="", description="what it is for, and what not")
-    background: str = Field(default="", description="why and from what it was made")
-    hardware: str = Field(default="", description="the machines, where the run does not know them")
-    limits: str = Field(default="", description="what it cannot do, and what to beware of")
+    title: str = Field(default="", description="the model's name; empty: those of the recipe and the stage")
+    language: tuple[str, ...] = Field(default=(), description="codes of its languages, as on the hub: [ja, en]")
+    licence: str = Field(default="", description="the model's own licence; empty: the licences of its sources")
+    intended: str = Field(default="", description="what the model is for, and what it is not for")
+    background: str = Field(default="", description="why it was made, and from what")
+    hardware: str = Field(default="", description="the machines, if the run does not know them")
+    limits: str = Field(default="", description="its limitations and risks")
     citation: str = Field(default="", description="how to cite it")
     acknowledgements: str = Field(default="", description="whom to thank")
     authors: str = Field(default="", description="who made it")

@@ -1,4 +1,4 @@
-"""`togi run --on PLACE`: a run on a Ray cluster. What imports Ray is imported late, by a run that asks for it."""
+"""`togi run --on PLACE`: a run on a Ray cluster. Modules that import Ray are imported only by such a run."""
 
 import importlib
 import importlib.util
@@ -15,12 +15,12 @@ from togi.core.process import STOPPING
 from togi.recipe.local_cluster import NODES, LocalCluster
 
 LOCAL, AUTO, CLIENT = "local-cluster", "auto", "ray://"
-PORT = 10001  # of Ray's server for clients, where the place names none
+PORT = 10001  # of Ray's client server, if the place names none
 
 
 @dataclass(frozen=True, slots=True)
 class RankNeeds:
-    """The ranks of a stage: `size` of them, of `threads` threads each, and `services` that take a device."""
+    """The ranks of a stage: `size` ranks of `threads` threads each, and the number of `services` that take a device."""
 
     stage: str
     size: int
@@ -33,7 +33,7 @@ class RankNeeds:
 
 
 def checked(place: str) -> str:
-    """The place that `--on` names, whole. Raises RecipeError for what is none."""
+    """The place that `--on` names, with Ray's default port if it has none. Raises RecipeError for an invalid one."""
     host, _, port = place.removeprefix(CLIENT).partition(":")
     if place in (LOCAL, AUTO) or (place.startswith(CLIENT) and host and port.isdigit()):
         return place
@@ -41,7 +41,7 @@ def checked(place: str) -> str:
         return f"{CLIENT}{host}:{PORT}"
     raise RecipeError(
         f"command line: --on {place}: a place is {CLIENT}HOST:PORT (a Ray cluster), {AUTO} (the cluster that this "
-        f"machine belongs to, or that $RAY_ADDRESS names) or {LOCAL} (two nodes on this machine, for a try)"
+        f"machine belongs to, or that $RAY_ADDRESS names) or {LOCAL} (two nodes on this machine, for trials)"
     )
 
 
@@ -49,10 +49,10 @@ def checked(place: str) -> str:
 def opened(
     place: str, folder: Path, store: Path, note: Callable[[str], None], ranks: Sequence[RankNeeds] = ()
 ) -> Iterator[str]:
-    """The address of the cluster at `place`, once each of its nodes has shown that it can work on `store`, and all that
-    there is room for each of `ranks`; empty where there is no place. `folder` is the run's.
+    """Yields the address of the cluster at `place`, after checking that each node can use `store` and that the cluster
+    has room for each of `ranks`; yields an empty address if `place` is empty. `folder` is the run's.
 
-    Raises ModuleNotFoundError where Ray is not installed, InputError where the cluster cannot do the work.
+    Raises ModuleNotFoundError if Ray is not installed, InputError if the cluster cannot do the work.
     """
     if not place:
         yield ""
@@ -65,7 +65,7 @@ def opened(
         try:
             note(work.examine(store, NODES if place == LOCAL else 1, ranks))
         finally:
-            work.leave()  # who works with the cluster connects: Ray's server for clients fails under several at a time
+            work.leave()  # users of the cluster connect themselves: Ray's client server fails with several at a time
         yield address
 
 
@@ -79,13 +79,13 @@ def _address(place: str, folder: Path) -> Iterator[str]:
 
 
 def cluster_work() -> Any:
-    """The module that speaks to Ray."""
+    """The module that uses Ray."""
     with own_signals():
         return importlib.import_module("togi.recipe.cluster_work")
 
 
 def cluster_ranks_work() -> Any:
-    """The module that lets ranks work on a cluster."""
+    """The module that runs ranks on a cluster."""
     with own_signals():
         return importlib.import_module("togi.recipe.cluster_ranks_work")
 
@@ -98,7 +98,7 @@ def cluster_services_work() -> Any:
 
 @contextmanager
 def own_signals() -> Iterator[None]:
-    """Keeps what this process does on a signal, and on an exception: Ray puts its own there."""
+    """Restores this process's handlers of signals and exceptions, which Ray replaces."""
     handlers = {number: signal.getsignal(number) for number in STOPPING}
     hook = sys.excepthook
     try:

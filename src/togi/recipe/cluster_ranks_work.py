@@ -1,7 +1,7 @@
 """The ranks of a training stage on a Ray cluster: actors of one placement group, each with the process of one rank.
 
 A rank is the same process as on one machine (recipe/worker.py), with the same environment and the same threads, so it
-computes the same bits. Ranks of one node have numbers in a row.
+computes the same bits. Ranks on one node have consecutive numbers.
 """
 
 from collections import Counter
@@ -20,8 +20,8 @@ from togi.recipe.cluster_process_work import CALLS, PYTHON, ProcessActor, Remote
 from togi.recipe.cluster_work import TROUBLE, connect, first_line, leave, nodes, refuse_without_room, sizes
 from togi.recipe.workers import ENVIRONMENT, WORKER, RankPlace, Worker, Workers, counts, log_of
 
-PATIENCE = 30.0  # seconds without room until the run says what it waits for
-PAUSE = 1.0  # seconds between two looks whether someone asked to stop
+PATIENCE = 30.0  # seconds without room until the run reports what it waits for
+PAUSE = 1.0  # seconds between two checks for a request to stop
 
 
 class ClusterWorker(Worker):
@@ -40,10 +40,10 @@ class ClusterWorker(Worker):
 
 
 class ClusterWorkers(Workers):
-    """All ranks of a stage, on the cluster at `address`. `threads` are those of all of them together. `note` says what
-    is waited for, and `heed` raises where someone asked to stop.
+    """All ranks of a stage, on the cluster at `address`. `threads` is the total of all ranks. `note` reports what the
+    run waits for, and `heed` raises if someone asked to stop.
 
-    Raises InputError where the cluster has no room for them at all, WorkerDied where they cannot be started.
+    Raises InputError if the cluster has no room for them at all, WorkerDied if they cannot be started.
     """
 
     def __init__(
@@ -89,13 +89,13 @@ class ClusterWorkers(Workers):
         self._stack.close()
 
     def _start(self, actor: Any, place: RankPlace, log: Path) -> None:
-        """Starts a rank. Ray shows each actor its own device alone, so that is the first one of all ranks."""
+        """Starts a rank. Ray shows each actor only its own device, so the device number is 0 on each rank."""
         environment = {**own_variables(), **counts(self._needs.threads)}
         command = [PYTHON, *WORKER, *place.arguments]
         ray.get(actor.start.remote(command, environment, ENVIRONMENT, str(log_of(log, place.rank))))
 
     def _await_room(self, group: Any) -> None:
-        """Returns once the ranks have their places."""
+        """Returns when all ranks are placed on nodes."""
         waited = 0.0
         while not group.wait(timeout_seconds=PAUSE):
             self._heed()
@@ -103,8 +103,8 @@ class ClusterWorkers(Workers):
             if waited % PATIENCE == 0:
                 free = ray.available_resources()
                 self._note(
-                    f"stage {self._needs.stage} waits for room for {self._needs.words}: of the cluster "
-                    f"{sizes(int(free.get('CPU', 0)), int(free.get('GPU', 0)))} are free"
+                    f"stage {self._needs.stage} waits for room for {self._needs.words}: the cluster has "
+                    f"{sizes(int(free.get('CPU', 0)), int(free.get('GPU', 0)))} free"
                 )
 
 

@@ -1,7 +1,7 @@
-"""Services of a run on a Ray cluster: each is held by an actor on a node, which gets a GPU for it where there are any.
+"""Services of a run on a Ray cluster: an actor on a node owns each, and gets a GPU for it if the cluster has any.
 
-A service takes no processor of those that Ray counts. It listens on the address of its node, since ranks on other nodes
-ask it too.
+A service takes none of the processors that Ray counts. It listens on the address of its node, because ranks on other
+nodes use it too.
 """
 
 import sys
@@ -20,14 +20,14 @@ from togi.recipe.cluster_process_work import CALLS, PYTHON, ProcessActor, Remote
 from togi.recipe.cluster_work import TROUBLE, connect, first_line, leave, nodes
 from togi.recipe.services import GUARDING, ServiceSpec, Started
 
-PAUSE = 1.0  # seconds between two looks whether someone asked to stop
+PAUSE = 1.0  # seconds between two checks for a request to stop
 
 
 def on_cluster(address: str, spec: ServiceSpec, log: Path, check_stop: Callable[[], None]) -> Started:
     """Starts a service on a node of the cluster.
 
-    Raises StageError where no GPU becomes free for it in the time in which it should be ready, and where the cluster
-    is gone.
+    Raises StageError if no GPU becomes free within the time in which the service should be ready, and if the cluster is
+    gone.
     """
     with ExitStack() as stack:
         connect(address)
@@ -52,7 +52,7 @@ def on_cluster(address: str, spec: ServiceSpec, log: Path, check_stop: Callable[
 
 
 def _placed(actor: Any, spec: ServiceSpec, check_stop: Callable[[], None]) -> tuple[str, int]:
-    """Where the actor is, once there is room for it."""
+    """Waits until there is room for the actor; returns its node and a free port."""
     asked = actor.place.remote()
     end = time.monotonic() + spec.ready_seconds
     while time.monotonic() < end:
@@ -69,7 +69,7 @@ def _placed(actor: Any, spec: ServiceSpec, check_stop: Callable[[], None]) -> tu
 
 
 def _write(process: RemoteProcess, log: Path) -> None:
-    """Writes what the service says into its log; its errors stand there by themselves."""
+    """Writes the output of the service to its log; its standard error goes there directly."""
     for line in process.stdout:
         with log.open("a", encoding="utf-8") as output:
             output.write(line)

@@ -1,8 +1,8 @@
 """Shards as tasks of a Ray cluster.
 
-The driver chooses the node, the one with the fewest shards to do for its processors, because Ray's own strategies put
-short tasks on few nodes. The choice is soft: where a node dies, Ray does its shards again on another one. What is done
-waits in the object stores of the nodes; the driver fetches one value at a time.
+The driver chooses the node with the fewest waiting shards per processor, because Ray's own strategies put short tasks
+on few nodes. The choice is soft: if a node dies, Ray repeats its shards on another one. Results wait in the object
+stores of the nodes; the driver fetches one value at a time.
 """
 
 from collections import Counter, deque
@@ -25,26 +25,26 @@ from togi.recipe.shard_worker import answer
 from togi.stages.context import Context
 from togi.stages.shards import ShardTask
 
-RETRIES = 2  # times that Ray does a shard again whose process or node died
-PATIENCE = 30.0  # seconds without a value until the stage says what it waits for
-PLACES = "places.json"  # in the stage's folder: how many shards each node did
+RETRIES = 2  # times that Ray repeats a shard whose process or node died
+PATIENCE = 30.0  # seconds without a value until the stage reports what it waits for
+PLACES = "places.json"  # in the stage's folder: the number of shards done by each node
 
 
 def do(task: dict[str, Any]) -> dict[str, Any]:
-    """A shard, on a node: its value or its error, the node, and what is installed there."""
+    """Does a shard on a node; returns its value or its error, the node, and the installed versions."""
     node = ray.get_runtime_context().get_node_id()
     return {**answer(ShardTask(**task)), "node": node, "versions": installed()}
 
 
 @cache
 def installed() -> dict[str, str]:
-    """The versions that bytes depend on, as this process found them first."""
+    """The versions that results depend on, as this process found them first."""
     return looker()("")["versions"]
 
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A shard that was given to a node."""
+    """A shard that was sent to a node."""
 
     task: ShardTask
     node: str
@@ -52,8 +52,8 @@ class Given:
 
 
 class RayShards:
-    """The `ShardExecutor` on the cluster at `address`. Every node of it is examined first; one that comes later shows
-    what is installed there with each shard that it does."""
+    """The `ShardExecutor` on the cluster at `address`. It checks every node first; a node that joins later reports its
+    installed versions with each shard."""
 
     def __init__(self, address: str, store: Path, context: Context) -> None:
         self.context = context
@@ -83,11 +83,11 @@ class RayShards:
             self._tell(done)
 
     def close(self) -> None:
-        """Lets go of the cluster."""
+        """Disconnects from the cluster."""
         leave()
 
     def _give(self, task: ShardTask, waiting: deque[Given]) -> int:
-        """Gives a shard to the least busy node; how many shards the cluster does at a time."""
+        """Sends a shard to the least busy node; returns how many shards the cluster does at a time."""
         alive = self._alive(task)
         node = min(alive, key=lambda each: self._busy(waiting)[each.id] / each.processors)
         where = NodeAffinitySchedulingStrategy(node.id, soft=True)
@@ -95,7 +95,7 @@ class RayShards:
         return sum(each.processors for each in alive)
 
     def _alive(self, task: ShardTask) -> list[ClusterNode]:
-        """The nodes that can do shards. Raises WorkerDied where there is none any more."""
+        """The nodes that can do shards. Raises WorkerDied if there are none left."""
         try:
             alive = [node for node in nodes() if node.processors]
         except RayError as error:
@@ -106,30 +106,30 @@ class RayShards:
         return alive
 
     def _busy(self, waiting: deque[Given]) -> Counter[str]:
-        """How many shards each node has still to do."""
+        """Shards left to do, by node."""
         answers = [given.answer for given in waiting]
         _, undone = ray.wait(answers, num_returns=len(answers), timeout=0) if answers else ([], [])
         return Counter(given.node for given in waiting if given.answer in undone)
 
     def _take(self, given: Given, done: Counter[str]) -> dict[str, Any]:
-        """The value of a shard, once it is there. Raises the error that it told of."""
+        """Waits for the value of a shard. Raises the error that the shard reported."""
         where = f"stage {given.task.stage}"
         try:
             found = self._fetched(given)
         except (RayTaskError, TaskCancelledError) as error:
-            raise Fault(f"{where}: shard {given.task.number} stopped with a fault of togi's own: {error}") from None
+            raise Fault(f"{where}: shard {given.task.number} stopped because of a bug in togi: {error}") from None
         except RayError as error:
             raise WorkerDied(
-                f"{where}: the process that did shard {given.task.number} died {RETRIES + 1} times, the last time so: "
+                f"{where}: the process that did shard {given.task.number} died {RETRIES + 1} times, most recently: "
                 f"{first_line(error)} Everything finished is saved: run the same command again"
             ) from None
         if other := differences(found["versions"], installed()):
-            raise InputError(f"{where}: {self.names.get(found['node'], 'a node')} has come with {other}; {CURE}")
+            raise InputError(f"{where}: {self.names.get(found['node'], 'a node')} joined with {other}; {CURE}")
         done[found["node"]] += 1
         return unpacked(given.task, found)
 
     def _fetched(self, given: Given) -> dict[str, Any]:
-        """A shard's answer. What takes long is told, and a wish to stop is heeded while it is waited for."""
+        """A shard's answer. While waiting, it reports long waits and reacts to requests to stop."""
         while True:
             try:
                 return ray.get(given.answer, timeout=PATIENCE)
@@ -141,7 +141,7 @@ class RayShards:
                 )
 
     def _tell(self, done: Counter[str]) -> None:
-        """Notes how many shards each node did, those of earlier, interrupted runs included."""
+        """Records how many shards each node did, including earlier, interrupted runs."""
         path = self.context.folder / PLACES
         before = read_cache(path, {"shards": dict}) or {"shards": {}}
         shards = Counter(before["shards"]) + Counter({self.names.get(node, node): n for node, n in done.items()})

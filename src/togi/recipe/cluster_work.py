@@ -1,4 +1,4 @@
-"""A Ray cluster, through Ray's public interface: its nodes, and whether each of them can work for this run."""
+"""A Ray cluster, used through Ray's public interface: its nodes, and whether each of them can work for this run."""
 
 import logging
 import os
@@ -18,18 +18,18 @@ from togi.core.files import write_text
 from togi.recipe.cluster import RankNeeds, own_signals
 from togi.recipe.cluster_probe import CURE, differences, looker
 
-ANSWER_SECONDS = 120.0  # in which each node answers that was asked
+ANSWER_SECONDS = 120.0  # time limit for each node to answer
 PAUSE = 0.2
-TRIES = 3  # of connecting: in Ray 2.60 the process that its server for clients starts for each dies now and then
-TROUBLE = (ConnectionError, RuntimeError, ValueError, RayError)  # what Ray raises where it cannot connect
+TRIES = 3  # to connect: in Ray 2.60 the process that its client server starts for each client sometimes dies
+TROUBLE = (ConnectionError, RuntimeError, ValueError, RayError)  # what Ray raises if it cannot connect
 
 
-_holders = 0  # of this process's connection
+_holders = 0  # users of this process's connection
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterNode:
-    """A living node: its id, its name, how many processors and devices Ray may use there, and its address."""
+    """A node that is alive: its id, its name, how many processors and devices Ray may use there, and its address."""
 
     id: str
     name: str
@@ -39,19 +39,19 @@ class ClusterNode:
 
 
 def connect(address: str) -> None:
-    """Makes this process a client of the cluster at `address`, until `leave` was called as often. Raises InputError
-    where that cannot be."""
+    """Makes this process a client of the cluster at `address`, until `leave` has been called once for each `connect`.
+    Raises InputError if it cannot connect."""
     global _holders
     if _holders and ray.is_initialized():
         _holders += 1
         return
     with own_signals(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what they say, the error says too
+        warnings.simplefilter("ignore")  # the error repeats what they say
         try:
             _tried(address)
         except TROUBLE as error:
             raise InputError(
-                f"--on {address}: no cluster can be used there: {first_line(error)}; see `ray status`, and start one "
+                f"--on {address}: cannot use a cluster there: {first_line(error)}; see `ray status`, and start one "
                 "with `ray start --head`"
             ) from None
     _holders = 1
@@ -68,7 +68,7 @@ def _tried(address: str) -> None:
 
 
 def leave() -> None:
-    """Lets go of the cluster, once all have who use it."""
+    """Disconnects from the cluster when all its users have left."""
     global _holders
     _holders = max(0, _holders - 1)
     if not _holders:
@@ -77,7 +77,7 @@ def leave() -> None:
 
 
 def nodes() -> list[ClusterNode]:
-    """The nodes that are alive, in the order of their names."""
+    """The nodes that are alive, sorted by name."""
     alive = [each for each in ray.nodes() if each["Alive"]]
     names = [each["NodeName"] for each in alive]
     found = [
@@ -94,11 +94,11 @@ def nodes() -> list[ClusterNode]:
 
 
 def examine(store: Path, least: int = 1, ranks: Sequence[RankNeeds] = ()) -> str:
-    """Asks every node whether it sees `store` and has the versions of this machine; what the cluster has, in words.
-    Waits first until `least` nodes are there.
+    """Checks that every node sees `store` and has the versions of this machine; returns a description of the cluster.
+    Waits first until it has `least` nodes.
 
-    Raises InputError, which names the nodes, where work would fail or give other bytes there, and where there is no
-    processor to work with, or no room for `ranks`.
+    Raises InputError, naming the nodes, if work would fail or give other bytes there, if there is no processor to use,
+    and if there is no room for `ranks`.
     """
     store.mkdir(parents=True, exist_ok=True)
     mark = store / f".seen-{os.getpid()}"
@@ -111,7 +111,7 @@ def examine(store: Path, least: int = 1, ranks: Sequence[RankNeeds] = ()) -> str
         mark.unlink()
     if blind := [node.name for node in found if answers[node.id]["sees"] != content]:
         raise InputError(
-            f"{_named(blind)} of the cluster does not see {store}: set TOGI_HOME to a folder on a file system that "
+            f"{_named(blind)} of the cluster cannot see {store}: set TOGI_HOME to a folder on a file system that "
             "every node mounts at the same path"
         )
     here = looker()(str(mark))["versions"]
@@ -128,7 +128,7 @@ def examine(store: Path, least: int = 1, ranks: Sequence[RankNeeds] = ()) -> str
 
 
 def _nodes_there(least: int) -> list[ClusterNode]:
-    """The nodes, once there are `least`. Raises InputError where they do not come."""
+    """Waits for `least` nodes and returns all nodes. Raises InputError if they do not join in time."""
     end = time.monotonic() + ANSWER_SECONDS
     while len(found := nodes()) < least:
         if time.monotonic() > end:
@@ -138,7 +138,7 @@ def _nodes_there(least: int) -> list[ClusterNode]:
 
 
 def _answers(found: list[ClusterNode], mark: Path) -> dict[str, dict[str, Any]]:
-    """What each node says to the probe, by its id. Raises InputError for a node that does not answer."""
+    """The answer of each node to the probe, by its id. Raises InputError for a node that does not answer."""
     look = ray.remote(num_cpus=0, max_retries=0)(looker())
     asked = {
         node: look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(str(mark))
@@ -162,9 +162,9 @@ def _named(names: list[str]) -> str:
 
 
 def refuse_without_room(found: list[ClusterNode], needs: RankNeeds) -> dict[str, float]:
-    """What one rank takes of the cluster, in Ray's words: its threads and, where the cluster has GPUs, one of them.
+    """The resources of one rank, in Ray's terms: its threads and, if the cluster has GPUs, one GPU.
 
-    Raises InputError where the nodes have no room for all ranks, even with nothing else to do.
+    Raises InputError if the nodes have no room for all ranks, even when idle.
     """
     devices = any(node.devices for node in found)
     room = sum(min(node.processors // needs.threads, node.devices if devices else needs.size) for node in found)
@@ -174,15 +174,15 @@ def refuse_without_room(found: list[ClusterNode], needs: RankNeeds) -> dict[str,
         have = ", ".join(f"{node.name} has {sizes(node.processors, node.devices)}" for node in found)
         wanted = f"{needs.words} and one GPU each{_beside(needs)}" if devices else needs.words
         raise InputError(
-            f"stages.{needs.stage}.processes: the cluster has no room for {wanted}, but for {room} of them: {have}. "
-            f"Set stages.{needs.stage}.processes to a lower number, lower --threads (those of all ranks together), or "
-            "add nodes"
+            f"stages.{needs.stage}.processes: the cluster has no room for {wanted}, only for {room} of them: {have}. "
+            f"Set stages.{needs.stage}.processes to a lower number, lower --threads (the total of all ranks), or add "
+            "nodes"
         )
     return {"CPU": needs.threads, **({"GPU": 1} if devices else {})}
 
 
 def _beside(needs: RankNeeds) -> str:
-    return f" beside {needs.services} service{'s' * (needs.services != 1)} with a GPU" if needs.services else ""
+    return f" in addition to {needs.services} service{'s' * (needs.services != 1)} with a GPU" if needs.services else ""
 
 
 def sizes(processors: int, devices: int) -> str:
@@ -192,7 +192,7 @@ def sizes(processors: int, devices: int) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What Ray says of an error, short."""
+    """The first line of Ray's message for an error."""
     if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
         error = error.cause
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(":")[:300]

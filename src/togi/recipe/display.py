@@ -1,4 +1,4 @@
-"""What `togi run` shows: a live line in a terminal, a quiet log elsewhere, JSON lines on demand."""
+"""The output of `togi run`: a live line in a terminal, a quiet log elsewhere, JSON lines on demand."""
 
 import time
 from collections import deque
@@ -23,8 +23,8 @@ from togi.stages.table import STAGES
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Closing:
-    """What a finished run leaves: its id, the path of its report, the command that talks to each model, the rows of
-    its before/after table, in the words of `COLUMNS`, and what it spent on servers."""
+    """The results of a finished run: its id, the path of its report, the command to chat with each model, the rows of
+    its before/after table, with the keys of `COLUMNS`, and what it spent on servers."""
 
     run: str
     report: str
@@ -37,7 +37,7 @@ COLUMNS = ("metric", "before", "after", "difference", "")
 
 
 class Display(Protocol):
-    """Hears about stages and their events."""
+    """Shows stages and their events."""
 
     def start(self, stage: str, kind: str) -> None: ...
     def cached(self, stage: str, kind: str) -> None: ...
@@ -48,8 +48,9 @@ class Display(Protocol):
 
 
 class Pace:
-    """How fast work goes, and when it ends. The first unit holds the loading of a model and the second one warm-up
-    (kernels compile, memory is taken), so the clock starts after both; it looks at the last RECENT units."""
+    """The speed of the work and the time left. The first unit includes the loading of a model and the second one
+    warm-up (kernels compile, memory is allocated), so the clock starts after both and averages the last RECENT
+    units."""
 
     WARM_UP = 2
     RECENT = 20
@@ -60,8 +61,8 @@ class Pace:
         self.recent: deque[tuple[float, int]] = deque(maxlen=self.RECENT)
 
     def take(self, now: float, done: int, what: str) -> None:
-        """Hears at `now` (seconds) that `done` units of `what` are done."""
-        if done == 1 or what != self.what:  # what earlier runs did says nothing about this one's rate
+        """Records at time `now` (seconds) that `done` units of `what` are done."""
+        if done == 1 or what != self.what:  # work of earlier runs must not count for this one's rate
             self.what, self.heard = what, 0
             self.recent.clear()
         self.heard += 1
@@ -69,7 +70,7 @@ class Pace:
             self.recent.append((now, done))
 
     def rate_and_rest(self, total: int) -> str:
-        """ "3.1/s, 0:12 left"; empty before anything is known."""
+        """ "3.1/s, 0:12 left"; empty while nothing is known."""
         if len(self.recent) < 2:
             return ""
         (begun, before), (now, done) = self.recent[0], self.recent[-1]
@@ -77,7 +78,7 @@ class Pace:
 
 
 def rate_and_rest(done: int, total: int, seconds: float) -> str:
-    """ "3.1/s, 0:12 left" or "4.2 s each, 1:03 left" of work that took `seconds`; empty before anything is known."""
+    """ "3.1/s, 0:12 left" or "4.2 s each, 1:03 left" for work that took `seconds`; empty while nothing is known."""
     if not done or seconds <= 0:
         return ""
     rate = done / seconds
@@ -93,24 +94,25 @@ def clock(seconds: float) -> str:
 
 
 def first_words(kind: str) -> str:
-    """What a stage does before it tells how far it is."""
+    """What a stage does before it reports progress."""
     stage = STAGES.get(kind)
     loads = stage is not None and (takes(stage.settings, "model") or takes(stage.settings, "scorer"))
     return "loading model" if loads else "reading records"
 
 
 class _Lines(Console):
-    """A console on standard error that leaves the process to end itself when its reader has left."""
+    """A console on standard error that does not end the process when its reader has closed it."""
 
     def on_broken_pipe(self) -> None:
-        raise OutputClosed("what reads the output has left")
+        raise OutputClosed("the reader of the output has closed it")
 
 
 class Human:
-    """Lines for people. In a terminal the running stage has one line that is redrawn; in a log a line every 15 s."""
+    """Lines for people. In a terminal the running stage has one line that is redrawn; in a log it writes one every
+    15 s."""
 
     EVERY_SECONDS = 15.0
-    BAR = 24  # characters of the bar
+    BAR = 24  # width of the bar in characters
 
     def __init__(self) -> None:
         self.console: Console = _Lines(stderr=True, highlight=False, soft_wrap=True)
@@ -119,7 +121,7 @@ class Human:
         self.pace = Pace()
         self.spinner = Spinner("dots")
         self.words = ""
-        self.at: dict[str, Any] | None = None  # the last event that told how far the work is
+        self.at: dict[str, Any] | None = None  # the last progress event
 
     def start(self, stage: str, kind: str) -> None:
         self.begun = self.last = time.monotonic()
@@ -132,7 +134,7 @@ class Human:
 
     def cached(self, stage: str, kind: str) -> None:
         self._close()
-        self._print((stage, "bold"), (f" ({kind})", "dim"), " finished before, not done again")
+        self._print((stage, "bold"), (f" ({kind})", "dim"), " finished earlier, not repeated")
 
     def event(self, event: dict[str, Any]) -> None:
         if event["event"] == "log":
@@ -155,7 +157,7 @@ class Human:
         return f"{event['done']}/{event['total']} {event['what']}", rest, event["note"]
 
     def _line(self) -> RenderableType:
-        """The line that is redrawn: a spinner, and how far the work is."""
+        """The line that is redrawn: a spinner and the progress."""
         spent = clock(time.monotonic() - self.begun)
         row = Table.grid(padding=(0, 1))
         if self.at is None:
@@ -198,7 +200,7 @@ class Human:
             self._print(f"  {line}")
 
     def _print(self, *parts: str | tuple[str, str]) -> None:
-        """One line of texts, some with a style; none is read as markup."""
+        """Prints one line of texts, some with a style; none is parsed as markup."""
         styled = [(part, "") if isinstance(part, str) else part for part in parts]
         self.console.print(Text.assemble(*((printable(text), style) for text, style in styled)))
 
@@ -209,11 +211,10 @@ class Human:
 
 
 class Watched:
-    """A display whose reader may leave, as `tee` does at a Ctrl-C: nothing is shown from then on. `lost` says why;
-    `gone` is called once, and can let the work end in good order.
+    """A display whose reader may close the output, as `tee` does at a Ctrl-C: it shows nothing from then on. `lost` is
+    the reason; `gone` is called once, and can end the work in good order.
 
-    What a signal's handler says while something is being shown waits for its end: streams refuse to be written to from
-    within a write.
+    Messages of a signal handler during a write wait until the write ends, because streams are not reentrant.
     """
 
     def __init__(self, display: Display) -> None:

@@ -1,7 +1,7 @@
 """Reads YAML into nodes: maps, lists, texts, numbers, true, false and null, each with the line where it was set.
 
-Nothing else gets in: no tags, no keys that are not text, no second document. What a text can make of the reader is
-bounded: its size, how deep it nests, and how many values it holds, those that aliases repeat counted each time.
+Rejects everything else: tags, keys that are not text, a second document. The size of a text, its nesting depth and its
+number of values are limited; values that aliases repeat count each time.
 """
 
 import re
@@ -31,8 +31,8 @@ KeyPath = tuple[str | int, ...]
 MAX_BYTES = 1 << 20
 MAX_NODES = 20_000
 MAX_DEPTH = 50
-MAX_FILES = 32  # recipes that one another extend
-MAX_WHOLE = 2**63  # a whole number is below it, either sign: what programs and files keep in 64 bits
+MAX_FILES = 32  # recipes in a chain of `extends`
+MAX_WHOLE = 2**63  # the absolute value of an integer is below it, so that it fits in 64 bits
 
 _NULL = re.compile(r"~|null|Null|NULL|")
 _TRUTH = re.compile(r"(true|True|TRUE)|false|False|FALSE")
@@ -47,8 +47,8 @@ _COLLECTION_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
 @dataclass(slots=True)
 class Node:
-    """A value and where it was set. Aliases share nodes, so none is changed in place. `size` counts the values that it
-    holds and itself, `height` how deep they nest."""
+    """A value and where it was set. Aliases share nodes, so no node is changed in place. `size` counts the node and all
+    values in it, `height` is their nesting depth."""
 
     value: "dict[str, Node] | list[Node] | str | int | float | bool | None"
     where: str
@@ -63,7 +63,7 @@ class Node:
 
 
 def flatten(node: Node, path: KeyPath, origins: dict[KeyPath, str]) -> Any:
-    """`node` as plain dicts, lists and scalars; `origins` gets where each of them was set."""
+    """`node` as plain dicts, lists and scalars; adds to `origins` where each of them was set."""
     origins[path] = node.where
     if isinstance(node.value, dict):
         return {key: flatten(item, (*path, key), origins) for key, item in node.value.items()}
@@ -77,10 +77,10 @@ def dotted(path: KeyPath) -> str:
 
 
 def compose(text: str, where: Callable[[int], str], folder: Path, path: KeyPath = ()) -> Node:
-    """The one document in `text`, null where there is none. `where` turns a line, from 1, into words; relative paths
-    start at `folder`; `path` is where the value stands in a recipe.
+    """The one document in `text`, null if there is none. `where` describes a line, counted from 1; relative paths start
+    at `folder`; `path` is the key path of the value in a recipe.
 
-    Raises RecipeError: invalid YAML, and all of what a recipe cannot hold.
+    Raises RecipeError for invalid YAML, and for everything that a recipe cannot contain.
     """
     composer = _Composer(text, where, folder)
     root = composer.document(path)
@@ -90,7 +90,8 @@ def compose(text: str, where: Callable[[int], str], folder: Path, path: KeyPath 
 
 
 def _events(text: str, where: Callable[[int], str]) -> Iterator[Any]:
-    """The parser's events. Its exceptions end here: it raises others than its own for some escapes and directives."""
+    """The parser's events. Raises RecipeError for any exception of the parser, which for some escapes and directives
+    raises other exceptions than its own."""
     events = YAML(typ="safe", pure=True).parse(text)
     line = 1
     while True:
@@ -116,7 +117,8 @@ def _first_line(error: object) -> str:
 
 
 class _Composer:
-    """Makes nodes of events. What a recipe cannot hold becomes a problem, and null; what has no bound ends it."""
+    """Turns events into nodes. A construct that a recipe cannot contain is recorded as a problem and becomes null; one
+    that exceeds a limit ends the reading."""
 
     def __init__(self, text: str, where: Callable[[int], str], folder: Path) -> None:
         self.events = _events(text, where)
@@ -134,7 +136,7 @@ class _Composer:
         next(self.events)  # the document ends
         second = next(self.events)
         if isinstance(second, DocumentStartEvent):
-            self._problem(second, path, "a second document begins here; a recipe is one: remove `---`")
+            self._problem(second, path, "a second document begins here, but a recipe is one document: remove `---`")
         return root
 
     def _problem(self, event: Any, path: KeyPath, text: str) -> None:
@@ -168,15 +170,15 @@ class _Composer:
     def _counted(self, node: Node, event: Any, path: KeyPath, depth: int) -> Node:
         self.count += node.size
         if self.count > MAX_NODES:
-            told = f"more than {MAX_NODES:,} values, those that aliases (*name) repeat counted each time"
-            raise self._end(event, path[:1], f"the recipe holds {told}; make it smaller")
+            told = f"more than {MAX_NODES:,} values, counting those that aliases (*name) repeat each time"
+            raise self._end(event, path[:1], f"the recipe contains {told}; make it smaller")
         if depth + node.height - 1 > MAX_DEPTH:
             raise self._end(event, path[:1], f"nested deeper than {MAX_DEPTH} levels; make it flatter")
         return node
 
     def _alias(self, event: AliasEvent, path: KeyPath) -> Node:
         if event.anchor not in self.anchors:
-            raise self._end(event, path, f"*{event.anchor}: no value above is marked &{event.anchor}")
+            raise self._end(event, path, f"*{event.anchor}: no value above has the anchor &{event.anchor}")
         node = self.anchors[event.anchor]
         if node is None:
             raise self._end(event, path, f"*{event.anchor}: the value would contain itself")
@@ -186,7 +188,7 @@ class _Composer:
         known = _TEXT_TAGS if isinstance(event, ScalarEvent) else _COLLECTION_TAGS
         if event.tag is not None and event.tag not in known:
             told = event.tag.replace("tag:yaml.org,2002:", "!!")
-            self._problem(event, path, f"found the tag {told}; a recipe holds no tags: remove it")
+            self._problem(event, path, f"found the tag {told}; a recipe cannot have tags: remove it")
 
     def _map(self, path: KeyPath, depth: int) -> dict[str, Node]:
         found: dict[str, Node] = {}
@@ -204,13 +206,13 @@ class _Composer:
                 self.problems.append(f"{here}: not valid YAML: {told}")
             else:
                 found[key] = Node(value.value, here)
-        for here, other in merged:  # what stands here wins, then what was merged first
+        for here, other in merged:  # keys of this map win, then those merged first
             for key, node in other.items():
                 found.setdefault(key, Node(node.value, here))
         return found
 
     def _merged(self, value: Node, event: Any, path: KeyPath) -> list[dict[str, Node]]:
-        """The maps that `<<` brings."""
+        """The maps that `<<` merges."""
         nodes = value.value if isinstance(value.value, list) else [value]
         maps = [node.value for node in nodes if isinstance(node.value, dict)]
         if len(maps) == len(nodes):
@@ -253,7 +255,7 @@ class _Composer:
 
 
 def _resolved(text: str) -> Any:
-    """A plain scalar as YAML 1.2 reads it: null, true, false, a number, or else text, as which dates are read too."""
+    """The value of a plain scalar in YAML 1.2: null, true, false, a number, else text. Dates are text too."""
     if _NULL.fullmatch(text):
         return None
     if truth := _TRUTH.fullmatch(text):

@@ -1,7 +1,8 @@
-"""Who does the work of a run: stages, and the shards of row-wise stages.
+"""The interface of executors, which do the stages of a run.
 
-`Workers` (recipe/workers.py) does stages in processes of this machine, one or one a rank; `SerialShards` and
-`PoolShards` do shards, `RayShards` (recipe/cluster_shards_work.py) on a cluster. All give the same bytes.
+`Workers` (recipe/workers.py) does stages in processes on this machine, one in all or one per rank. `SerialShards` and
+`PoolShards` do shards of row-wise stages, `RayShards` (recipe/cluster_shards_work.py) on a cluster. All give the same
+bytes.
 """
 
 from collections.abc import Iterator
@@ -11,23 +12,23 @@ from togi.stages.shards import ShardExecutor as ShardExecutor
 
 
 class Executor(Protocol):
-    """Does stages, one after the other; `size` processes do each of them."""
+    """Does stages, one after the other, each in `size` processes."""
 
     size: int
 
     def do(self, command: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Does the stage of `command` and yields what it tells; the last event is `done` or `failed`. Raises WorkerDied
-        where it ends without a word, and Fault for an exception that nobody expected."""
+        """Does the stage of `command` and yields its events; the last one is `done` or `failed`. Raises WorkerDied if
+        it ends without a message, and Fault for an unexpected exception."""
         ...
 
     def stop(self) -> None:
-        """Lets the work at hand be finished and saved."""
+        """Asks the stage to finish and save its current unit, then stop."""
         ...
 
     def kill(self) -> None:
-        """Ends the work at once; what is finished is saved."""
+        """Ends the work at once; finished work is saved already."""
         ...
 
     def close(self) -> None:
-        """Lets go of all processes."""
+        """Ends all processes."""
         ...

@@ -1,6 +1,6 @@
-"""What a worker tells of an exception: what a user can mend is one of togi's errors, everything else is a fault.
+"""Turns exceptions in a worker into messages: problems that a user can fix become togi's errors, others are faults.
 
-Libraries say that the disk or the memory is full in ways of their own, not all of them OSError or MemoryError.
+Libraries report a full disk or memory in different ways, not always as OSError or MemoryError.
 """
 
 import errno
@@ -13,7 +13,7 @@ from togi.core.errors import StageError, TogiError
 from togi.core.extras import missing
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-SURROUNDINGS = (  # what the machine refuses whatever the program does
+SURROUNDINGS = (  # errors caused by the machine, not by the program
     *FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE,
     errno.ENAMETOOLONG, errno.ELOOP,
 )  # fmt: skip
@@ -26,12 +26,13 @@ SAVED = "everything finished is saved"
 
 
 def told(error: BaseException, command: Mapping[str, Any]) -> TogiError | None:
-    """What the user is told of what ended the stage of `command`; None of a fault of togi's own."""
+    """The error that is shown to the user for the exception that ended the stage of `command`; None for a bug in
+    togi."""
     where = f"stage {command['name']}"
     full = next((each for each in _chain(error) if _number(each) in FULL), None)
     if full is not None and not isinstance(error, StageError):
         return StageError(
-            f"{where}: the disk is full ({_file(full) or 'while writing'}); nothing finished is lost: free some space "
+            f"{where}: the disk is full ({_file(full) or 'while writing'}); finished work is saved: free some space "
             "and run the same command again"
         )
     if isinstance(error, TogiError):
@@ -48,12 +49,12 @@ def told(error: BaseException, command: Mapping[str, Any]) -> TogiError | None:
     number = _number(error)
     if number in SURROUNDINGS:
         place = f": {_file(error)}" if _file(error) else f" ({_first_line(error)})"
-        return StageError(f"{where}: {os.strerror(number)}{place}; mend that and run the same command again: {SAVED}")
+        return StageError(f"{where}: {os.strerror(number)}{place}; fix that and run the same command again: {SAVED}")
     return None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An exception and those that it was made from."""
+    """An exception and its causes and contexts."""
     seen: list[BaseException] = []
     each: BaseException | None = error
     while each is not None and each not in seen:
@@ -63,7 +64,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _number(error: BaseException) -> int:
-    """The system's number of an error, 0 where it has none."""
+    """The errno of an error, 0 if it has none."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
     found = NUMBERED.search(str(error)) if isinstance(error, Exception) else None
@@ -85,7 +86,7 @@ def _lacks_memory(error: BaseException) -> bool:
 
 
 def _advice(command: Mapping[str, Any]) -> str:
-    """Which settings of the stage make it need less."""
+    """Advice on the stage's settings that reduce its memory."""
     settings = command["settings"]
     found = [f"stages.{command['name']}.{key}" for key in LOWER if key in settings]
     if "max_tokens" in (settings.get("sampling") or {}):

@@ -1,7 +1,7 @@
-"""From a recipe to an ordered list of nodes with fingerprints, type-checked before anything runs.
+"""Turns a recipe into an ordered list of nodes with fingerprints, type-checked before anything runs.
 
-A fingerprint leaves out what is equal to its default: a new setting with a default reruns nothing. A default that
-changes raises the version of its stage (tests/recipe/test_fingerprints.py holds it).
+A fingerprint omits settings that equal their defaults, so a new setting with a default reruns nothing. Changing a
+default raises the version of its stage (tests/recipe/test_fingerprints.py checks this).
 """
 
 import os
@@ -35,7 +35,7 @@ from togi.stages.table import STAGES, takers
 @dataclass(frozen=True, slots=True)
 class Node:
     """One stage of the graph. `inputs` maps each reference of the settings to a node's name or a model from outside;
-    `sources` are the files from outside that the fingerprint covers, as they were when it was taken."""
+    `sources` are the files from outside that the fingerprint covers, with their hashes at that time."""
 
     name: str
     settings: StageSettings
@@ -59,10 +59,10 @@ class Graph:
 
     recipe: Recipe
     nodes: dict[str, Node] = field(default_factory=dict)
-    marks: dict[str, str] = field(default_factory=dict)  # what names the models that are served, each hashed once
+    marks: dict[str, str] = field(default_factory=dict)  # identities of served models, each hashed once
 
     def resolve(self, node: Node, store: Path) -> dict[str, Resolved]:
-        """What each reference of `node` stands for, in a given store."""
+        """The target of each reference of `node`, in a given store."""
         found = {}
         for ref, target in node.inputs.items():
             if isinstance(target, ModelSource):
@@ -78,8 +78,8 @@ class Graph:
         return found
 
     def endpoint(self, model: str) -> Endpoint | None:
-        """How a declared model is asked on a server, of its own or started by the run; None where it is computed here
-        or is no declared model. One that the run serves is named by its content."""
+        """The endpoint of a declared model on a server, whether external or started by the run; None if the model is
+        computed here or not declared. The answers of a model that the run serves are identified by its content."""
         spec = self.recipe.models.get(model)
         if spec is None or (spec.url is None and spec.serve is None):
             return None
@@ -94,7 +94,7 @@ class Graph:
         return endpoint_of(model, spec, f"{model}-{self.marks[model][:12]}", "")
 
     def reads(self, node: Node, store: Path) -> list[Read]:
-        """The outputs that `node` reads, each once, in a given store."""
+        """The distinct outputs that `node` reads, in a given store."""
         found = [
             (store / self.nodes[target].folder_name, Ref(ref).output)
             for ref, target in node.inputs.items()
@@ -103,7 +103,7 @@ class Graph:
         return list(dict.fromkeys(found))
 
     def needed_by(self, name: str) -> list[str]:
-        """The names of `name` and everything it stands on, in running order."""
+        """The names of `name` and everything that it depends on, in running order."""
         wanted = [name]
         for other in reversed(list(self.nodes)):
             if any(other in self.nodes[child].parents for child in wanted) and other not in wanted:
@@ -114,7 +114,7 @@ class Graph:
 def build(recipe: Recipe) -> Graph:
     """Orders, type-checks and fingerprints a recipe's stages.
 
-    Raises RecipeError (unknown or misfitting references, circles) and InputError (missing files and packages).
+    Raises RecipeError (unknown or unsuitable references, cycles) and InputError (missing files and packages).
     """
     problems: list[str] = []
     recipe = completed(recipe)
@@ -168,24 +168,24 @@ def model_source(spec: ModelSpec) -> ModelSource:
 
 
 def made_by(spec: ModelSpec) -> MadeModelRef | None:
-    """The stage whose model an entry stands for; None for a model from outside."""
+    """The stage that trains the model of an entry; None for a model from outside."""
     return spec.path if isinstance(spec.path, MadeModelRef) else None
 
 
 def _stage_of(recipe: Recipe, ref: Ref) -> str:
-    """The stage that a reference leads to, through `path: $stage` of a model too."""
+    """The stage that a reference leads to, also through `path: $stage` of a model."""
     spec = recipe.models.get(ref.name)
     made = None if spec is None else made_by(spec)
     return ref.name if made is None else made.name
 
 
 def unpinned(recipe: Recipe) -> list[str]:
-    """A note on each model and data set whose revision is not a commit: it may change upstream, unnoticed."""
+    """A note on each model and data set whose revision is not a commit, because it may change upstream unnoticed."""
     places = [(f"models.{name}", spec.hub, spec.revision) for name, spec in recipe.models.items()]
     places += [(f"data.{name}", spec.on_hub, spec.revision) for name, spec in recipe.data.items()]
     return [
-        f"{key}: {hub} at revision {revision} may change upstream, and what was made from it would not be done again; "
-        "pin it with the hash of a commit as `revision`"
+        f"{key}: {hub} at revision {revision} may change upstream without rerunning the stages that use it; "
+        "set `revision` to the hash of a commit to pin it"
         for key, hub, revision in places
         if hub is not None and not COMMIT.fullmatch(revision)
     ]
@@ -197,7 +197,7 @@ def kinds_of(settings: StageSettings) -> Mapping[str, str]:
 
 
 def _check_made(recipe: Recipe, problems: list[str]) -> None:
-    """Finds models that stand for what no stage trains, or for what is of another kind."""
+    """Finds models (`path: $stage`) that no stage trains, or whose stage gives another kind."""
     for name, spec in recipe.models.items():
         made = made_by(spec)
         if made is None:
@@ -237,7 +237,7 @@ def _check_references(recipe: Recipe, problems: list[str]) -> None:
 
 
 def _no_output(recipe: Recipe, ref: Ref) -> str:
-    """What is wrong with the output that a reference names; empty where there is one."""
+    """Why the output that a reference names is invalid; empty if it exists."""
     if ref.name not in recipe.stages:
         section = "models" if ref.name in recipe.models else "data"
         return "" if ref == f"${ref.name}" else f"{section}.{ref.name} has no outputs; write ${ref.name}"
@@ -251,12 +251,12 @@ def _no_output(recipe: Recipe, ref: Ref) -> str:
 
 
 def _declared(recipe: Recipe, ref: Ref) -> str:
-    """What the entry of a model has to say for it to be of the kind that is needed; empty where that is no help."""
+    """A hint to change the `kind` of a model's entry to the needed kind; empty if that does not apply."""
     spec = recipe.models.get(ref.name)
     if spec is None or not {"model", "scorer"} & {*ref.kinds}:
         return ""
     kind = "reward" if "scorer" in ref.kinds else "causal"
-    return f"; where it is one, say so: models.{ref.name}.kind: {kind} (it says {spec.kind})"
+    return f"; if it is one, set models.{ref.name}.kind: {kind} (now {spec.kind})"
 
 
 def _who_takes(kind: str) -> str:
@@ -265,7 +265,7 @@ def _who_takes(kind: str) -> str:
 
 
 def _kind_of(recipe: Recipe, ref: Ref, reader: StageSettings | None = None) -> str:
-    """The kind of what `ref` stands for, read by a stage with the settings `reader`."""
+    """The kind of the target of `ref`, when a stage with the settings `reader` reads it."""
     if ref.name in recipe.models:
         return MODEL_KINDS[recipe.models[ref.name].kind]
     if ref.name in recipe.data:
@@ -289,7 +289,8 @@ def _order(recipe: Recipe) -> list[str]:
 
 
 def _add_import(graph: Graph, ref: Ref, reader: StageSettings) -> str:
-    """The node that reads data as `ref` wants it; read as two kinds, the second is NAME@KIND, which no stage can be."""
+    """The node that imports data as the kind that `ref` needs. If data are read as two kinds, the second node is
+    NAME@KIND, which cannot be the name of a stage."""
     kind = _kind_of(graph.recipe, ref, reader)
     first = graph.nodes.get(ref.name)
     name = ref.name if first is None or kinds_of(first.settings)[MAIN] == kind else f"{ref.name}@{kind}"
@@ -311,7 +312,7 @@ def _add(graph: Graph, name: str, settings: StageSettings, inputs: dict[str, "st
 def content(
     graph: Graph, settings: StageSettings, inputs: dict[str, "str | ModelSource"], sources: list[HashedFiles]
 ) -> dict[str, Any]:
-    """All that a stage's fingerprint covers besides its seed; notes in `sources` the files that it was taken from."""
+    """Everything that a stage's fingerprint covers except its seed; adds to `sources` the files that it covers."""
     named = {
         ref: _model_mark(target, sources) if isinstance(target, ModelSource) else _output_mark(graph, target, Ref(ref))
         for ref, target in inputs.items()
@@ -327,8 +328,8 @@ def _output_mark(graph: Graph, target: str, ref: Ref) -> str:
 
 
 def _model_mark(source: ModelSource, sources: list[HashedFiles]) -> dict[str, Any]:
-    """What names a model from outside, and how it is read where that is not the default."""
-    if source.kind == "path":  # before its fingerprint: what changes in between is found when the stage begins
+    """The identity of a model from outside, and how it is read if that is not the default."""
+    if source.kind == "path":  # before its fingerprint: a change in between is found when the stage begins
         sources.append(take(Path(source.name), "model", model_files(source)))
     sources += [take(Path(path), "tree", [Path(path)]) for path in source.stored]
     mark: dict[str, Any] = {"content": fingerprint(source)}
@@ -345,13 +346,13 @@ def _model_mark(source: ModelSource, sources: list[HashedFiles]) -> dict[str, An
 
 
 def canonical(settings: StageSettings, named: dict[str, Any], sources: list[HashedFiles]) -> dict[str, Any]:
-    """The settings of a stage as the fingerprint sees them: no place fields and no defaults, references and files
-    replaced by their content. The stage's own seed stands beside them."""
+    """The settings of a stage as the fingerprint covers them: without runtime settings, defaults and seed; references
+    and files are replaced by their content."""
     return {name: value for name, value in _told(settings, named, sources).items() if name != "seed"}
 
 
 def _told(value: Any, named: dict[str, Any], sources: list[HashedFiles]) -> Any:
-    """A settings tree without place fields and defaults; references and files replaced by their content."""
+    """A settings tree without runtime settings and defaults; references and files are replaced by their content."""
     if isinstance(value, BaseModel):
         fields = [name for name in type(value).model_fields if not is_place(value, name)]
         found = {name: _told(getattr(value, name), named, sources) for name in fields}
@@ -373,7 +374,7 @@ def _told(value: Any, named: dict[str, Any], sources: list[HashedFiles]) -> Any:
 
 
 def _is_default(settings: BaseModel, name: str, item: Any, named: dict[str, Any]) -> bool:
-    """Whether a setting need not be told. `type` always is: it tells the kinds of a union apart."""
+    """Whether a setting is omitted. `type` never is: it distinguishes the members of a union."""
     field = type(settings).model_fields[name]
     if name == "type" or field.is_required():
         return False
@@ -386,7 +387,7 @@ def _path_mark(path: Path, sources: list[HashedFiles]) -> str:
 
 
 def _mark(source: HashedFiles, folder: Path, sources: list[HashedFiles]) -> str:
-    """What names the content of a source: the hash of its one file, or names below `folder` and hashes of several."""
+    """The identity of a source's content: the hash of its one file, or names below `folder` and hashes of several."""
     sources.append(source)
     if list(source.files) == [source.path]:
         return source.files[source.path]

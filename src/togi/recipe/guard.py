@@ -1,6 +1,6 @@
-"""What a stage reads is held to what it was when the run read it: when the stage begins, and before it is called done.
+"""Checks that a stage's input files have not changed since the run hashed them: at its start, and before it is done.
 
-Else a file that is edited while a run goes on would be kept under the fingerprint of what it was, for good.
+Otherwise results of a file that was edited during the run would be stored under the fingerprint of the old content.
 """
 
 from collections.abc import Iterable
@@ -15,8 +15,8 @@ from togi.recipe.store import contents
 
 
 def sources_to_json(node: Node, folders: Iterable[Path]) -> dict[str, Any]:
-    """The files that a stage reads, with their hashes: those from outside, and what the stages before made, which lie
-    in `folders`. What is known of their sizes and times spares the worker a second reading."""
+    """The files that a stage reads, with their hashes: those from outside, and the outputs of earlier stages, which are
+    in `folders`. Known sizes and times save the worker a second read."""
     made = [
         HashedFiles(str(folder), "made", {str(folder / name): found for name, found in contents(folder).items()})
         for folder in dict.fromkeys(folders)
@@ -29,21 +29,21 @@ def sources_to_json(node: Node, folders: Iterable[Path]) -> dict[str, Any]:
 
 
 def learn_known(found: dict[str, Any]) -> None:
-    """Takes over, in a worker, what the run's parent hashed."""
+    """Takes over, in a worker, the hashes that the run's parent computed."""
     learn(found["known"])
 
 
 def source_change(found: dict[str, Any]) -> str | None:
-    """Which file that a stage reads is not what it was, and how; None where all are."""
+    """The first file of a stage's inputs that has changed, and how; None if none has."""
     return next((told for value in found["sources"] if (told := change(HashedFiles(**value)))), None)
 
 
 def hold_sources(stage: str, found: dict[str, Any]) -> None:
-    """Raises InputError where a file that the stage reads is not what it was."""
+    """Raises InputError if a file that the stage reads has changed."""
     told = source_change(found)
     if told is not None:
         raise InputError(
-            f"stage {stage}: {told} while the run went on, so what is made of it cannot be kept under its name. Leave "
-            "it alone while a run reads it, and run the same command again: what depends on it is done with what it "
-            "holds then"
+            f"stage {stage}: {told} during the run, so results from it cannot be stored. Do not change it while a run "
+            "reads it, and run the same command again: the stages that depend on it will use its new "
+            "content"
         )

@@ -1,4 +1,4 @@
-"""`hardware:` of a recipe: the devices that `plan` and `check` reckon with in place of this machine's."""
+"""`hardware:` of a recipe: the devices that `plan` and `check` assume instead of this machine's."""
 
 import re
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ SIZE = re.compile(rf"\s*([0-9]+(?:\.[0-9]+)?)\s*({'|'.join(UNITS)})\s*")
 
 
 def _in_gigabytes(value: Any) -> Any:
-    """A size with its unit as a number of GB; what is no text is left to the field's own check."""
+    """Converts a size with a unit to a number of GB; the field itself validates values that are not text."""
     if not isinstance(value, str):
         return value
     found = SIZE.fullmatch(value)
@@ -31,13 +31,13 @@ class Device(Settings):
     """A device that a recipe is planned for. The one called `cpu` is the processor with its memory; the others are
     cuda:0, cuda:1 and so on, in their order."""
 
-    name: str = Field(min_length=1, description="what it is called; cpu is the processor, any other name a card")
+    name: str = Field(min_length=1, description="its name; cpu is the processor, any other name is a card")
     memory: Gigabytes = Field(gt=0, description="its memory: a number of GB (10^9 bytes), or with a unit, as in 24 GiB")
     tflops: float | None = Field(
-        default=None, gt=0, description="10^12 operations a second of matrix multiplications; no time without it"
+        default=None, gt=0, description="10^12 operations a second in matrix products; togi needs it to estimate times"
     )
     bandwidth: float | None = Field(
-        default=None, gt=0, description="GB a second that it reads of its memory; no time of sampling without it"
+        default=None, gt=0, description="memory bandwidth in GB a second; togi needs it to estimate sampling times"
     )
 
     @property
@@ -53,7 +53,7 @@ class Device(Settings):
 
 def _one_processor(value: tuple[Device, ...]) -> tuple[Device, ...]:
     if sum(not device.is_card for device in value) > 1:
-        raise ValueError(f"one device is called {PROCESSOR}, which is the processor with all its memory; join them")
+        raise ValueError(f"only one device may be called {PROCESSOR}: the processor with all its memory; merge them")
     return value
 
 

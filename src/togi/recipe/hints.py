@@ -1,4 +1,4 @@
-"""What was probably meant: names of settings in TRL, LLaMA-Factory and their like, and values of other shapes."""
+"""Hints on what was probably meant: settings of TRL, LLaMA-Factory and similar tools, and values of another type."""
 
 import difflib
 import re
@@ -81,13 +81,13 @@ FOREIGN = {
     "reward_weights": "reward.terms",
     "center_rewards_coefficient": "centring",
 }
-"""Names elsewhere -> ours, dotted where it lies deeper or at the top of a recipe."""
+"""Names of settings in other tools -> ours, dotted if ours is nested or at the top of a recipe."""
 
 MORE = {
-    "gradient_accumulation_steps": "the examples of one step over all processes; micro_batch_tokens cuts them to fit",
-    "per_device_train_batch_size": "the examples of one step over all processes; micro_batch_tokens cuts them to fit",
-    "micro_batch_size": "the examples of one step; micro_batch_tokens cuts them to fit",
-    "warmup_ratio": "in steps, not a share of them",
+    "gradient_accumulation_steps": "the examples of one step over all processes; micro_batch_tokens splits them to fit",
+    "per_device_train_batch_size": "the examples of one step over all processes; micro_batch_tokens splits them to fit",
+    "micro_batch_size": "the examples of one step; micro_batch_tokens splits them to fit",
+    "warmup_ratio": "a number of steps, not a fraction",
     "num_train_epochs": "a whole number",
     "lr_scheduler_type": "cosine, linear or constant",
     "report_to": "at the top of the recipe",
@@ -99,29 +99,28 @@ MORE = {
     "model": "declare it at the top under models:, and refer to it as $name",
     "model_name": "declare it at the top under models:, and refer to it as $name",
     "model_name_or_path": "declare it at the top under models:, and refer to it as $name",
-    "chat_template": "of the entry under models:",
-    "finetuning_type": "lora: {} trains adapters, without it all weights are trained",
-    "use_peft": "lora: {} trains adapters, without it all weights are trained",
+    "chat_template": "in the entry under models:",
+    "finetuning_type": "lora: {} trains adapters; without it all weights are trained",
+    "use_peft": "lora: {} trains adapters; without it all weights are trained",
     "load_in_4bit": "lora: {base: nf4}",
     "quantization_bit": "lora: {base: nf4}",
 }
-"""What else to know about some of them."""
+"""Notes on some of these settings."""
 
 ABSENT = {
     "neftune_noise_alpha": "noise on embeddings is not supported; remove it",
-    "trust_remote_code": "code of models is never run; remove it",
+    "trust_remote_code": "togi never runs code of models; remove it",
 }
-"""What has no counterpart."""
+"""Settings without a counterpart in togi, with advice."""
 
 
 def unknown_key(found: str, allowed: Sequence[str]) -> str:
-    """What follows "unknown key": the setting that was meant, as far as that can be told, and those that are allowed
-    here."""
+    """The text after "unknown key": the setting that was probably meant, and the allowed ones."""
     return f"{meant(found, allowed)} (allowed: {', '.join(allowed)})"
 
 
 def meant(found: str, allowed: Sequence[str]) -> str:
-    """ "; did you mean ...?", or nothing. Another library's name is looked up first, then what is spelt alike."""
+    """ "; did you mean ...?", or empty. Names of other tools are tried first, then similar spellings."""
     if found in ABSENT:
         return f"; {ABSENT[found]}"
     ours = FOREIGN.get(found)
@@ -135,7 +134,7 @@ def meant(found: str, allowed: Sequence[str]) -> str:
 
 
 def shape(key: str, found: Any, wanted: str) -> str:
-    """A hint on a value of another shape than what is `wanted`, by the words of the message; empty where none helps."""
+    """A hint for a value of the wrong type, chosen by the message `wanted`; empty if there is none."""
     if found is True and "map" in wanted:
         return f"; did you mean `{key}: {{}}`, all of its defaults?"
     if found is False and "map" in wanted:
@@ -149,7 +148,7 @@ def shape(key: str, found: Any, wanted: str) -> str:
 
 
 def outside_name(found: str) -> str:
-    """A hint on what was given for a reference `$name`: a hub's id or a path is declared first."""
+    """A hint for a value that was given in place of a reference `$name`: a hub id or a path must be declared first."""
     if re.fullmatch(r"[\w.-]+/[\w.-]+", found):
         return f"; did you mean to declare it, as models: {{base: {{hub: {found}}}}}, and to refer to it as $base?"
     if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", found):

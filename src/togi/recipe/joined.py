@@ -1,8 +1,8 @@
-"""A run whose ranks something else has started: torchrun, or what sets the same variables.
+"""A run whose ranks were started by torchrun or by a launcher that sets the same variables.
 
-Each of its processes is the same command. Rank 0's does the run, with a worker that is rank 0 of the stages that all do
-together and does the others alone. The rest follow (`follow`): each has the worker of one rank, which hears of stages
-from rank 0's worker, through the store that torch's ranks meet at.
+Each process runs the same command. Rank 0's does the run, with a worker that is rank 0 of the stages that all ranks do
+together, and does the other stages alone. The other processes follow (`follow`): each has the worker of one rank, which
+gets its stages from rank 0's worker, through torch's rendezvous store.
 """
 
 import os
@@ -20,12 +20,12 @@ from togi.recipe.greeting import FOLLOW, GREET, LAST, order
 from togi.recipe.workers import RankPlace, Worker, Workers
 
 NAMES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-MEET_AT = "env://"  # where torch reads them
+MEET_AT = "env://"  # tells torch to read the environment variables
 
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """Rank `rank` of `size`, the `local`-th of the `beside` of its machine."""
+    """Rank `rank` of `size`; it is number `local` of the `beside` ranks on its machine."""
 
     rank: int
     size: int
@@ -34,9 +34,9 @@ class Joined:
 
 
 def joined(environment: Mapping[str, str]) -> Joined | None:
-    """Which rank this process was started as; None where it is no rank, or the only one.
+    """The rank that this process was started as; None if it is not a rank, or the only one.
 
-    Raises RecipeError for variables that say something else.
+    Raises RecipeError for invalid variables.
     """
     if any(name not in environment for name in NAMES):
         return None
@@ -50,12 +50,12 @@ def joined(environment: Mapping[str, str]) -> Joined | None:
 
 def _number(environment: Mapping[str, str], name: str) -> int:
     if not environment[name].isdigit():
-        raise RecipeError(f"environment: {name} is a count, found {environment[name]!r}; it is torchrun's to set")
+        raise RecipeError(f"environment: {name} must be a count, found {environment[name]!r}; torchrun sets it")
     return int(environment[name])
 
 
 class JoinedWorkers(Workers):
-    """The one worker of this process, a rank of all. `threads` are its own."""
+    """The one worker of this process, which is one of the ranks. `threads` are its own."""
 
     def __init__(self, log: Path, threads: int, place: Joined) -> None:
         self._place = place
@@ -73,7 +73,7 @@ class JoinedWorkers(Workers):
             yield event
 
     def close(self) -> None:
-        """Ends the worker; rank 0's lets those go that follow it."""
+        """Ends the worker; rank 0's worker first ends its followers."""
         if self._place.rank == 0 and not self._at_work:
             with suppress(TogiError):
                 for _ in self.do(order(LAST)):
@@ -82,12 +82,12 @@ class JoinedWorkers(Workers):
 
 
 def lead(workers: Workers, run: str, store: Path) -> None:
-    """Returns once all ranks are there. Raises the TogiError that keeps them from working together."""
+    """Returns when all ranks have met. Raises a TogiError if they cannot work together."""
     _obeyed(workers, order(GREET, run, store))
 
 
 def refuse_other_ranks(graph: Graph, place: Joined) -> None:
-    """Raises RecipeError where a stage wants several processes, but not as many as were started, and where none wants
+    """Raises RecipeError if a stage has several processes but not the number that was started, or if no stage has
     several."""
     wanted = {name: node.settings.ranks for name, node in graph.nodes.items()}
     wrong = {name: count for name, count in wanted.items() if count not in (1, place.size)}
@@ -99,12 +99,12 @@ def refuse_other_ranks(graph: Graph, place: Joined) -> None:
     if place.size not in wanted.values():
         raise RecipeError(
             f"{place.size} processes were started (WORLD_SIZE), but no stage has `processes: {place.size}`: set it for "
-            "those that train, or start togi by itself"
+            "the stages that train, or start togi without a launcher"
         )
 
 
 def follow(workers: JoinedWorkers, run: str, store: Path) -> None:
-    """Follows rank 0 until it ends the run. Raises what ended a stage on this rank, and Interrupted."""
+    """Follows rank 0 until it ends the run. Raises the error that ended a stage on this rank, and Interrupted."""
     with _heeding(workers) as asked:
         try:
             _obeyed(workers, order(FOLLOW, run, store))
@@ -126,7 +126,7 @@ def _obeyed(workers: Workers, command: dict[str, Any]) -> None:
 
 @contextmanager
 def _heeding(workers: JoinedWorkers) -> Iterator[list[int]]:
-    """The signals that came: the first lets the work at hand be saved, the second ends it."""
+    """Yields the list of signals that came: the first lets the current work be saved, the second ends it."""
     asked: list[int] = []
 
     def heed(number: int, frame: Any) -> None:
@@ -142,5 +142,5 @@ def _heeding(workers: JoinedWorkers) -> Iterator[list[int]]:
 
 
 def own_place() -> Joined | None:
-    """`joined` of this process's environment."""
+    """`joined` for this process's environment."""
     return joined(os.environ)

@@ -1,4 +1,4 @@
-"""A recipe on few rows, to try it: `togi run --limit N`."""
+"""A recipe on a few rows, for a trial: `togi run --limit N`."""
 
 from dataclasses import replace
 
@@ -6,8 +6,8 @@ from togi.recipe.schema import Recipe
 
 
 def limited(recipe: Recipe, rows: int) -> Recipe:
-    """The recipe with at most `rows` rows of each data set, and counts to match. It has a name of its own, and its
-    stages have fingerprints of their own, so nothing of it is taken for a result of the whole recipe."""
+    """The recipe with at most `rows` rows of each data set, and counts to match. Its name and the fingerprints of its
+    stages differ, so its results are never taken for those of the whole recipe."""
     data = {
         name: spec.model_copy(update={"limit": rows if spec.limit is None else min(spec.limit, rows)})
         for name, spec in recipe.data.items()

@@ -1,6 +1,6 @@
-"""A Ray cluster on this machine, for a try: nodes that are as separate from each other as those of two machines.
+"""A Ray cluster on this machine, for trials: its nodes are as separate as those of two machines.
 
-Each node is `ray start --block` under a guard, so none of them outlives the run, even a run that is killed.
+Each node is `ray start --block` under a guard, so none of them outlives the run, even if the run is killed.
 """
 
 import os
@@ -25,12 +25,12 @@ READY_SECONDS = 90.0
 
 
 class LocalCluster:
-    """`nodes` nodes, which have `processors` each and are called node-1, node-2 and so on. What Ray says goes to `log`.
-    Its processes connect to `address`; `client` is its server for clients, which machines that are no nodes use.
-    Only who has the token in `environment` may use it. A `with` block puts that into the environment of this process;
-    Ray reads it once, when it is imported.
+    """`nodes` nodes with `processors` each, called node-1, node-2 and so on. Ray's output goes to `log`. Processes of
+    the cluster connect to `address`; `client` is the client server, for machines that are not nodes. Using the cluster
+    needs the token in `environment`. A `with` block adds that to the environment of this process; Ray reads it once,
+    on import.
 
-    Raises StageError where the cluster does not come up.
+    Raises StageError if the cluster does not start.
     """
 
     def __init__(self, log: Path, nodes: int = NODES, processors: int = 0) -> None:
@@ -41,7 +41,7 @@ class LocalCluster:
         self.processors = processors or max(1, len(os.sched_getaffinity(0)) // nodes)
         self.address, self.client = f"127.0.0.1:{_free_port()}", f"ray://127.0.0.1:{_free_port()}"
         self.nodes: list[subprocess.Popen[bytes]] = []
-        self.folder = Path(tempfile.mkdtemp(prefix="togi-"))  # its path is short: sockets lie in it
+        self.folder = Path(tempfile.mkdtemp(prefix="togi-"))  # a short path, because it contains sockets
         log.parent.mkdir(parents=True, exist_ok=True)
         try:
             ports = ("--port", _port(self.address), "--ray-client-server-port", _port(self.client))
@@ -62,7 +62,7 @@ class LocalCluster:
             *("--disable-usage-stats", *options),
         ]
         environment = {**os.environ, **self.environment, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
-        environment["RAY_NUM_REDIS_GET_RETRIES"] = "60"  # looks for the first node; 20 are too few on a busy machine
+        environment["RAY_NUM_REDIS_GET_RETRIES"] = "60"  # to find the first node; 20 are too few on a busy machine
         with self.log.open("ab") as output:
             self.nodes.append(
                 subprocess.Popen(
@@ -103,14 +103,14 @@ class LocalCluster:
         self.close()
 
     def _wait(self) -> None:
-        """Returns when the first node takes connections."""
+        """Returns when the first node accepts connections."""
         host, port = self.address.split(":")
         end = time.monotonic() + READY_SECONDS
         while time.monotonic() < end and self.nodes[0].poll() is None:
             with suppress(OSError), socket.create_connection((host, int(port)), timeout=1.0):
                 return
             time.sleep(0.1)
-        raise StageError(f"a Ray cluster on this machine did not come up; its log is {self.log}")
+        raise StageError(f"a Ray cluster on this machine did not start; its log is {self.log}")
 
 
 def ray_command() -> str:

@@ -1,5 +1,5 @@
-"""recipe.lock.yaml: the recipe as it was understood, with every default written out, each stage's fingerprint, and the
-licences and terms that reach it."""
+"""recipe.lock.yaml: the resolved recipe, with every default written out, each stage's fingerprint, and the licences and
+terms that apply to it."""
 
 from io import StringIO
 from typing import Any

@@ -1,5 +1,5 @@
-"""Before a run begins: finished work that it will read is read whole and held to its hashes, and what is damaged is set
-aside, aloud, so that it is done again."""
+"""Before a run begins, checks the finished work that it will read against its hashes, sets damaged work aside with a
+message, and so lets it be done again."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,19 +9,19 @@ from togi.recipe.graph import Graph
 from togi.recipe.store import contents, damage, deep_damage, is_done, made_from, outputs_digests, set_aside
 
 Tell = Callable[[str], None]
-LONG = 2e9  # bytes; to read more takes seconds, which are explained
+LONG = 2e9  # bytes; reading more takes seconds and is announced
 
 
 def mend(graph: Graph, names: Sequence[str], store: Path, tell: Tell) -> None:
-    """Sets aside what is damaged among the stages `names`: bookkeeping and missing files of any of them, and whatever
-    changed in those that others will read. What is only begun is begun again."""
+    """Sets aside damaged stages among `names`: any with damaged bookkeeping or missing files, and those that others
+    will read if any file has changed. Unfinished stages begin again."""
     for name in names:
         _aside(name, store / graph.nodes[name].folder_name, damage, tell)
     read: list[str] = []
     while fresh := [name for name in _to_read(graph, names, store) if name not in read]:
         size = sum(_size(store / graph.nodes[name].folder_name) for name in fresh)
         if size > LONG:
-            tell(f"reading {size / 1e9:.1f} GB of finished work that is used now, to see that it is whole")
+            tell(f"reading {size / 1e9:.1f} GB of finished work, to check that it is undamaged")
         for name in fresh:
             _aside(name, store / graph.nodes[name].folder_name, deep_damage, tell)
         read += fresh
@@ -33,13 +33,13 @@ def _aside(name: str, folder: Path, look: Callable[[Path], str | None], tell: Te
         return
     try:
         kept = set_aside(folder)
-    except StageError:  # another run is at work there, and sees to it
+    except StageError:  # another run is working there and will handle it
         return
-    tell(f"{name}: {wrong}, so it is done again; what was there is kept in {kept} until `togi clean`")
+    tell(f"{name}: {wrong}, so it is done again; the old files are in {kept} until `togi clean`")
 
 
 def _to_read(graph: Graph, names: Sequence[str], store: Path) -> list[str]:
-    """The finished stages that stages read which are not done, or may have to be done again."""
+    """The finished stages that are read by stages that are not done or may have to be done again."""
     undone: list[str] = []
     for name in names:
         node = graph.nodes[name]

@@ -1,4 +1,4 @@
-"""The services that a recipe's models declare (`serve:`): which command starts the server of each, who needs it."""
+"""The services that a recipe's models declare (`serve:`): the command that starts each, and the stages that need it."""
 
 import sys
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ from togi.stages.table import STAGES
 HOST = ("--host", "{host}", "--port", "{port}")
 SEVERAL = ("--tensor-parallel-size", "-tp", "--tp-size", "--pipeline-parallel-size", "-pp", "--pp-size")
 SEVERAL += ("--data-parallel-size", "-dp", "--dp-size")
-"""Arguments of engines that take several devices."""
+"""Arguments of engines that use several devices."""
 
 
 def services_of(graph: Graph, store: Path, *, on_cluster: bool = False) -> list[ServiceSpec]:
-    """The services of a recipe, in the order of its models; those that no stage asks are left out.
+    """The services of a recipe, in the order of its models, without those that no stage uses.
 
-    Raises RecipeError, with the place in the recipe, for a model that its engine cannot serve as it is declared, or
-    not on a cluster.
+    Raises RecipeError, with the location in the recipe, for a model that its engine cannot serve as declared, or not on
+    a cluster.
     """
     found = _replays(graph)
     for name, spec in graph.recipe.models.items():
@@ -49,7 +49,7 @@ def services_of(graph: Graph, store: Path, *, on_cluster: bool = False) -> list[
 
 
 def _replays(graph: Graph) -> list[ServiceSpec]:
-    """The services that say stored words again: one for all models whose words lie in the same files."""
+    """The services that replay stored answers: one for all models with the same files."""
     shared: dict[tuple[str, ...], list[str]] = {}
     for name, spec in graph.recipe.models.items():
         if spec.serve is not None and replayed(spec) and _askers(graph, name):
@@ -65,22 +65,22 @@ def _replays(graph: Graph) -> list[ServiceSpec]:
 
 
 def _for_cluster(spec: ModelSpec, serve: Serve) -> ModelSpec:
-    """The model as it is served on a cluster, which shows a service the one device that it gets. Raises RecipeError for
-    what needs more, or another one."""
+    """The model as it is served on a cluster, where a service sees only the one device that it gets. Raises RecipeError
+    for a model that needs more devices, or a particular one."""
     if several := [part for part in serve.args if part.partition("=")[0] in SEVERAL]:
         raise RecipeError(
-            f"{several[0]} takes several devices, and on a cluster (--on) a service gets one: start this server "
-            "yourself, and say where it is with `url`"
+            f"{several[0]} needs several devices, but on a cluster (--on) a service gets one: start this server "
+            "yourself and set its `url`"
         )
     if spec.device.partition(":")[2] not in ("", "0"):
         raise RecipeError(
-            f"device {spec.device} is one of one machine; on a cluster (--on) Ray chooses the device: say cuda or cpu"
+            f"device {spec.device} is fixed to one machine; on a cluster (--on) Ray chooses the device: use cuda or cpu"
         )
     return spec if spec.device in ("", "cpu") or serve.engine == "togi" else spec.model_copy(update={"device": ""})
 
 
 def _askers(graph: Graph, model: str) -> tuple[str, ...]:
-    """The stages that ask a model. What a stage trains it loads itself."""
+    """The stages that use a served model. A stage loads the model that it trains itself."""
     found = []
     for node in graph.nodes.values():
         trains = STAGES[node.settings.type].job is not None
@@ -91,7 +91,7 @@ def _askers(graph: Graph, model: str) -> tuple[str, ...]:
 
 
 def _taking_weights(command: tuple[str, ...], serve: Serve) -> tuple[str, ...]:
-    """The command of a server whose weights a stage replaces."""
+    """The command of a server whose weights a stage will replace."""
     if serve.engine == "togi":
         return (*command, "--updates")
     if serve.engine == "sglang":
@@ -102,7 +102,7 @@ def _taking_weights(command: tuple[str, ...], serve: Serve) -> tuple[str, ...]:
 
 
 def _source(graph: Graph, spec: ModelSpec, store: Path) -> ModelSource:
-    """What is served: a model from outside, or the folder that a stage's model will lie in."""
+    """The model to serve: one from outside, or the folder in which a stage's model will be saved."""
     made = made_by(spec)
     if made is None:
         return model_source(spec)
@@ -111,16 +111,16 @@ def _source(graph: Graph, spec: ModelSpec, store: Path) -> ModelSource:
 
 def _command(spec: ModelSpec, serve: Serve, source: ModelSource, name: str) -> tuple[str, ...]:
     if source.tokens:
-        raise RecipeError("a model with added tokens cannot be served; train and save it first, and serve that")
+        raise RecipeError("a model with added tokens cannot be served; train and save it first, then serve the result")
     if serve.engine == "togi":
         return (*_python(serve), *_togi(spec, source, name), *HOST, *serve.args)
     if not serve.python:
-        raise RecipeError(f"engine {serve.engine} needs `python`: the Python of the environment that holds it")
+        raise RecipeError(f"engine {serve.engine} needs `python`: the Python of the environment that contains it")
     if source.kind == "package":
-        raise RecipeError(f"engine {serve.engine} does not serve a package (GGUF); use engine: togi")
+        raise RecipeError(f"engine {serve.engine} cannot serve a package (GGUF); use engine: togi")
     if source.template is not None:
         raise RecipeError(
-            f"engine {serve.engine} uses the template that the model has, not {source.template!r}; write the template "
+            f"engine {serve.engine} uses the model's own template, not {source.template!r}; write the template "
             "into a file (template: {file: FILE}), or use engine: togi"
         )
     words = (_vllm if serve.engine == "vllm" else _sglang)(spec, source, name)
@@ -128,21 +128,21 @@ def _command(spec: ModelSpec, serve: Serve, source: ModelSource, name: str) -> t
 
 
 def _on(device: str) -> tuple[str, ...]:
-    """What shows a server the one device that its model is meant for."""
+    """The part of a command that shows a server only the device of its model."""
     kind, _, number = device.partition(":")
     return ("env", f"CUDA_VISIBLE_DEVICES={number or 0}") if kind == "cuda" else ()
 
 
 def _python(serve: Serve) -> tuple[str, ...]:
-    """An interpreter of another environment must not find togi's own packages."""
+    """The interpreter's part of a command. One of another environment must not find togi's own packages."""
     return ("env", "-u", "PYTHONPATH", serve.python) if serve.python else (sys.executable,)
 
 
 def _togi(spec: ModelSpec, source: ModelSource, name: str) -> Sequence[str]:
     if source.file != "*.gguf":
-        raise RecipeError(f"engine togi serves the only weights of a package; `file` is {source.file!r}")
+        raise RecipeError(f"engine togi serves only packages with a single weights file; `file` is {source.file!r}")
     if source.template_file:
-        raise RecipeError("engine togi takes a template by its name; one in a file cannot be handed over yet")
+        raise RecipeError("engine togi accepts only the name of a template; a template file is not supported yet")
     model = f"package:{source.name}" if source.kind == "package" else source.name
     revision = ("--revision", source.revision) if source.kind == "hub" else ()
     template = () if source.template is None else ("--template", source.template)

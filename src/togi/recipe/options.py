@@ -1,4 +1,4 @@
-"""What the command line of `togi run` says."""
+"""The options of `togi run`."""
 
 import os
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from togi.recipe.joined import Joined
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What the command line of `run` says; `recipe` is the path as it was typed, and so are `overrides`."""
+    """The options on the command line of `run`; `recipe`, a path, and `overrides` are as the user typed them."""
 
     recipe: str = ""
     overrides: tuple[str, ...] = ()
@@ -18,8 +18,8 @@ class Options:
     compute: str = "auto"
     limit: int | None = None  # rows of each data set, in a trial
     on: str = ""  # a cluster (recipe/cluster.py); empty: this machine
-    joined: Joined | None = None  # which of the ranks that something else has started
-    threads: int = 0  # 0: what OMP_NUM_THREADS says, else all that this process may use
+    joined: Joined | None = None  # this process's rank, if a launcher such as torchrun started it
+    threads: int = 0  # 0: the value of OMP_NUM_THREADS, else all that this process may use
 
     @property
     def worker_threads(self) -> int:
@@ -28,5 +28,5 @@ class Options:
         return self.threads or (int(asked) if asked.isdigit() else 0) or own
 
     def rank_threads(self, ranks: int) -> int:
-        """Threads of each process of a stage: its share, or all of what a process has that was started as a rank."""
+        """Threads of each process of a stage: its share, or all threads of a process that was started as a rank."""
         return self.worker_threads if self.joined else max(1, self.worker_threads // ranks)

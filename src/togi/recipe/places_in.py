@@ -1,4 +1,4 @@
-"""Where in a recipe an error is, and what settings are allowed there."""
+"""The location of an error in a recipe, and the settings that are allowed there."""
 
 import types
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -9,7 +9,7 @@ from togi.recipe.document import KeyPath
 
 
 def present(values: Any, loc: tuple[Any, ...]) -> KeyPath:
-    """The part of an error's location that is really in the recipe (without the tags of unions)."""
+    """The part of an error's location that exists in the recipe (without the tags of unions)."""
     path: list[str | int] = []
     here = values
     for part in loc:

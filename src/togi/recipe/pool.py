@@ -1,7 +1,7 @@
-"""Shards in several processes of this machine.
+"""Does shards in several processes on this machine.
 
-Each process is told a shard by a line on its standard input and answers with one line. One that is killed in the middle
-of a shard is replaced, and the shard is done again; one that dies on the same shard twice ends the stage.
+Each process gets a shard as a line on its standard input and answers with one line. If a process is killed during a
+shard, a new one does the shard again; a second death on the same shard ends the stage.
 """
 
 import json
@@ -22,13 +22,13 @@ from togi.stages.shards import ShardTask
 COMMAND = (sys.executable, "-m", "togi.recipe.shard_worker")
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 TRIES = 2  # processes that may die on one shard
-AHEAD = 2  # shards a process that may be done before they are asked for: what is done and not yet used is in memory
+AHEAD = 2  # shards per process that may be done in advance; their results wait in memory
 
 Start = Callable[[], "subprocess.Popen[str]"]
 
 
 def start_process() -> "subprocess.Popen[str]":
-    """A process that waits for shards. Raises WorkerDied where the system cannot start one."""
+    """Starts a process that waits for shards. Raises WorkerDied if the system cannot start one."""
     try:
         return subprocess.Popen(
             COMMAND,
@@ -43,7 +43,7 @@ def start_process() -> "subprocess.Popen[str]":
 
 
 class PoolShards:
-    """The `ShardExecutor` with `size` processes, started when they are first needed; `close` ends them."""
+    """The `ShardExecutor` with `size` processes, which are started on first use; `close` ends them."""
 
     def __init__(self, size: int, start: Start = start_process) -> None:
         self.size = size
@@ -89,7 +89,7 @@ class PoolShards:
         self._idle.put(process)
 
     def _value(self, task: ShardTask) -> dict[str, Any]:
-        """One shard's value, by whichever process is idle."""
+        """The value of one shard, computed by an idle process."""
         line = json.dumps(asdict(task)) + "\n"
         code = 0
         for _ in range(TRIES):
@@ -109,7 +109,7 @@ class PoolShards:
 
 
 def _ask(process: "subprocess.Popen[str]", line: str) -> str:
-    """The process's answer; empty where it died."""
+    """The process's answer; empty if it died."""
     assert process.stdin is not None and process.stdout is not None
     try:
         process.stdin.write(line)
@@ -121,14 +121,14 @@ def _ask(process: "subprocess.Popen[str]", line: str) -> str:
 
 
 def _end(code: int) -> str:
-    """How a process ended that gave no answer."""
+    """How a process without an answer ended, in words."""
     if code < 0:
-        return f"was killed (signal {-code}); when nobody did that, the machine ran out of memory: lower `workers`"
-    return f"ended itself with exit code {code}; what led to it is in the worker's log"
+        return f"was killed (signal {-code}); if nobody killed it, the machine ran out of memory: lower `workers`"
+    return f"ended with exit code {code}; the worker's log shows why"
 
 
 def unpacked(task: ShardTask, answer: dict[str, Any]) -> dict[str, Any]:
-    """The value in an answer. Raises the error that it tells of."""
+    """The value in an answer. Raises the error that it contains."""
     if "value" in answer:
         return answer["value"]
     where = f"stage {task.stage}, shard {task.number}"

@@ -1,4 +1,4 @@
-"""Writes a run's report from what lies on disk: after every stage, on failure and interruption too."""
+"""Writes a run's report from the files on disk: after every stage, also on failure and interruption."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +9,7 @@ from togi.report.html import render_report
 
 
 def render(run: Path, tell: Callable[[str], None] | None = None) -> Path:
-    """Renders `run`/report.html and returns its path; `tell` hears what of the run's files is damaged."""
+    """Renders `run`/report.html and returns its path; reports damaged files of the run to `tell`."""
     target, view = run / "report.html", collect(run)
     write_text(target, render_report(view))
     for stage, alarm in view.alarms:

@@ -1,7 +1,7 @@
-"""`togi run`: workers, the stages in order, a report after each; nothing finished is ever done twice.
+"""`togi run`: starts workers, does the stages in order and writes a report after each; never repeats finished work.
 
 The parent never imports torch. It forwards Ctrl-C and SIGTERM, turns a dead worker into a clear error, and keeps the
-run's state on disk, so that `status` and `report` need nothing but files.
+run's state on disk, so that `status` and `report` need only files.
 """
 
 import os
@@ -53,7 +53,7 @@ from togi.recipe.workers import Workers, clear_meetings
 from togi.stages.spent import spent_by
 from togi.tracking.base import check_trackers
 
-DEATH_SECONDS = 30.0  # in which a stage saves what it finished once a service that it needs has died
+DEATH_SECONDS = 30.0  # time for a stage to save finished work after a service that it needs has died
 
 
 class Run:
@@ -72,19 +72,19 @@ class Run:
         on_cluster = bool(options.on)
         specs = services_of(graph, self.store, on_cluster=on_cluster) if services is None else services
         self.services = Services(specs, self.folder, self._service_died, self._start_service)
-        self.at_work = ""  # the stage
-        self.cluster = ""  # its address
-        self.interrupted = False  # the work at hand is the last
+        self.at_work = ""  # the running stage
+        self.cluster = ""  # the address of the cluster
+        self.interrupted = False  # the run ends after the current work
         self.signalled = False
         self.killed = False
         self.cached: dict[str, bool] = {}
-        self.ended: dict[str, tuple[str, str]] = {}  # stages that did not get done: their state, and why
+        self.ended: dict[str, tuple[str, str]] = {}  # stages that did not finish: their state and the reason
         self.started = time.time()
 
     def run(self) -> None:
-        """Does everything that is not done. Raises the TogiError that ended it; state and report are written first.
+        """Does all unfinished stages. Raises the TogiError that ended the run, after writing state and report.
 
-        Raises Busy where a run of the same name is at work, before anything of it is touched.
+        Raises Busy if a run of the same name is at work, before changing any of its files.
         """
         names = self._wanted()
         check_trackers(self.graph.recipe.track)
@@ -105,7 +105,7 @@ class Run:
 
     @contextmanager
     def _heeding(self) -> Iterator[None]:
-        """From here on a signal lets the work at hand finish first; before, there was none to finish."""
+        """Inside the block, a signal lets the current work finish first; before it, there was none to finish."""
         previous = {s: signal.signal(s, self._on_signal) for s in STOPPING}
         if was_interrupted():
             self._on_signal(signal.SIGINT, None)
@@ -129,7 +129,7 @@ class Run:
         mend(self.graph, names, self.store, self.display.note)
 
     def _run(self, names: list[str]) -> None:
-        state, why = "failed", "a fault of togi's own; the traceback was printed"
+        state, why = "failed", "a bug in togi; the traceback was printed"
         try:
             if self.options.joined:
                 self.workers = workers = self._joined_workers(self.options.joined)
@@ -178,7 +178,7 @@ class Run:
                 error = StageError(f"{death}. Everything finished is saved: run the same command again")
             self.ended[node.name] = _state_after(error), str(error)
             raise error from None
-        if self._is_outdated(node, folder):  # the other run did it from other inputs
+        if self._is_outdated(node, folder):  # another run did it, from other inputs
             self._stage(node)
         elif self.cached[node.name]:
             self.display.cached(node.name, node.settings.type)
@@ -195,7 +195,7 @@ class Run:
         workers = self._workers_for(node)
         self.at_work = node.name
         self.services.before(node.name, self.display.note, self._heed)
-        if self.killed:  # signals that came while the processes were being started
+        if self.killed:  # signals came while the processes were starting
             workers.kill()
         else:
             self._heed()
@@ -213,7 +213,7 @@ class Run:
         return on_this_machine(spec, log, check_stop)
 
     def _service_died(self, name: str) -> None:
-        """Lets the stage at work, if it needs the service, save what it finished; after a while it is ended."""
+        """Lets the running stage, if it needs the service, save its finished work, and kills it after a while."""
         workers = self.workers
         if workers is not None and self.at_work in self.services.specs[name].stages:
             workers.stop()
@@ -225,14 +225,14 @@ class Run:
         return self.graph.reads(node, self.store)
 
     def _forget_outdated(self, node: Node, folder: Path) -> None:
-        """Forgets, aloud, work that was done or begun from other inputs than there are now: one of them was done again
-        and came to something else."""
+        """Discards, with a message, work that was done or begun from other inputs than the current ones: an input was
+        done again with another result."""
         if not self._is_outdated(node, folder):
             return
         try:
             clear_stage(folder)
-            self.display.note(f"{node.name}: what it was made from has changed, so it is done again")
-        except Busy:  # the other run may be doing it from what there is now
+            self.display.note(f"{node.name}: its inputs have changed, so it is done again")
+        except Busy:  # the other run may be using the current inputs
             for _ in wait(folder, f"stage {node.name}", self.display.note):
                 self._heed()
                 if not is_held(folder):
@@ -244,7 +244,7 @@ class Run:
         return before is not None and before != outputs_digests(self._reads(node))
 
     def _workers_for(self, node: Node) -> Executor:
-        """The processes at hand, or new ones where the stage wants another number of them."""
+        """The existing processes, or new ones if the stage needs another number of them."""
         size = node.settings.ranks
         if self.workers is not None and self.options.joined:
             return self.workers
@@ -260,7 +260,7 @@ class Run:
             return Workers(self.folder / "worker.log", self.options.worker_threads, size)
 
     def _on_cluster(self, node: Node) -> Executor:
-        """The ranks of a stage on the cluster, once all have shown that they have the same."""
+        """The ranks of a stage on the cluster, after checking that all have the same store, code and libraries."""
         log, display = self.folder / "worker.log", self.display
         made = cluster_ranks_work().ClusterWorkers(self.cluster, log, self._needs(node), display.note, self._heed)
         try:
@@ -275,7 +275,7 @@ class Run:
         return RankNeeds(node.name, size, self.options.rank_threads(size), services)
 
     def _ranks(self, names: list[str]) -> list[RankNeeds]:
-        """The ranks of the stages that are not done."""
+        """The ranks of the unfinished stages."""
         nodes = [
             self.graph.nodes[name] for name in names if not is_done(self.store / self.graph.nodes[name].folder_name)
         ]
@@ -326,19 +326,19 @@ class Run:
             return
         self.signalled = True
         self.stop()
-        self.display.note("stopping: the work at hand is finished and saved first; once more to stop at once")
+        self.display.note("stopping: the current work is finished and saved first; repeat to stop at once")
 
     def spent(self) -> list[str]:
-        """What the run has spent on each model on a server, killed processes included, in words."""
+        """The run's spending on each model on a server, including killed processes, in words."""
         endpoints = [found for name in self.graph.recipe.models if (found := self.graph.endpoint(name)) is not None]
         try:
             return spent_by(self.id, endpoints, self.store)
-        except (InputError, StageError) as wrong:  # where answers are needed it ends the stage
-            self.display.note(f"what was spent on servers is not known: {wrong}")
+        except (InputError, StageError) as wrong:  # if answers are needed, it ends the stage anyway
+            self.display.note(f"spending on servers is unknown: {wrong}")
             return []
 
     def stop(self) -> None:
-        """Lets the work at hand finish and be saved, and ends the run then."""
+        """Ends the run after the current work is finished and saved."""
         self.interrupted = True
         if self.workers is not None:
             self.workers.stop()
@@ -358,7 +358,7 @@ class Run:
             "spent": self.spent(),
             "versions": {"togi": __version__, "python": sys.version.split()[0]},
         }
-        try:  # what goes wrong here is told, but never in the place of what the run itself ended with
+        try:  # errors here are reported, but never replace the error of the run itself
             write_json(self.folder / STATE, value)
             render(self.folder)
         except OSError as wrong:
@@ -389,8 +389,8 @@ def _state_after(error: TogiError) -> str:
 
 
 def chat_command(options: Options, node: Node) -> str | None:
-    """How to talk to what a stage made, under the same overrides; None where it makes no model that talks, and in a
-    trial, which the recipe does not lead to."""
+    """The command to chat with a stage's model, under the same overrides; None if its output is not a chat model, and
+    for a trial, which the recipe's name does not lead to."""
     if not options.recipe or options.limit is not None or kinds_of(node.settings).get(MAIN) != "model":
         return None
     return shlex.join(["togi", "chat", options.recipe, node.name, *options.overrides])

@@ -1,8 +1,8 @@
-"""Runs as things: each has an id, by which it is still found after an override has taken its place.
+"""Known runs: each has an id, by which it can still be found after a run with other overrides has replaced it.
 
-The folder of a recipe's last run is `runs/NAME`. When a run with another id begins there, what described the one before
-is kept in `history/ID`: its state, its recipe, its report and what it uses of the store, so that `togi clean` keeps its
-results until it is forgotten.
+The folder of a recipe's last run is `runs/NAME`. When a run with another id begins there, the files that describe the
+previous one are copied to `history/ID`: its state, its recipe, its report and the list of store folders that it uses,
+so that `togi clean` keeps its results until the run is forgotten.
 """
 
 import shutil
@@ -23,14 +23,14 @@ from togi.stages.base import StageSettings
 from togi.stages.table import STAGES
 
 HISTORY = "history"
-KEPT = ("uses.json", "recipe.lock.yaml", "report.html", STATE)  # the state comes last: with it the run is known
+KEPT = ("uses.json", "recipe.lock.yaml", "report.html", STATE)  # the state comes last: it makes the run known
 DIGITS = 12
-SHORTEST = 4  # digits of an id that may be typed
+SHORTEST = 4  # digits of an id that must be typed at least
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownRun:
-    """A run on the disk. `last`: it is its recipe's last one, in whose folder a run may be at work."""
+    """A run on disk. `last`: it is its recipe's last one, and a run may be at work in its folder."""
 
     id: str
     folder: Path
@@ -39,8 +39,8 @@ class KnownRun:
 
 
 def run_id(name: str, fingerprints: Iterable[tuple[str, str]]) -> str:
-    """The id of a run: digits of the hash of its recipe's name and of the names and fingerprints of its stages. The
-    same command on the same files gives the same id."""
+    """The id of a run: digits of a hash of its recipe's name and of the names and fingerprints of its stages. The same
+    command on the same files gives the same id."""
     return digest([name, *map(list, fingerprints)])[:DIGITS]
 
 
@@ -50,7 +50,7 @@ def id_of(state: Mapping[str, Any]) -> str:
 
 
 def keep_last(folder: Path, beginning: str) -> None:
-    """Keeps what describes the last run in `folder`, unless it is the one that is `beginning`, an id."""
+    """Keeps the files that describe the last run in `folder`, unless its id is `beginning`, the run that begins."""
     with suppress(DamagedFile):
         before = id_of(read_state(folder)) if (folder / STATE).exists() else beginning
         if before != beginning:
@@ -60,7 +60,7 @@ def keep_last(folder: Path, beginning: str) -> None:
 
 
 def known_runs() -> list[KnownRun]:
-    """Every run that is known, the newest first; one whose state is damaged is left out."""
+    """All known runs, newest first, without those whose state is damaged."""
     found: dict[str, KnownRun] = {}
     for place, last in (("runs", True), (HISTORY, False)):
         for folder in sorted((home() / place).glob("*/")):
@@ -73,18 +73,18 @@ def known_runs() -> list[KnownRun]:
 
 
 def find_run(given: str) -> KnownRun:
-    """The run whose id is `given`, or begins so. Raises RecipeError where there is none, or more than one."""
+    """The run whose id is, or begins with, `given`. Raises RecipeError if there is none, or more than one."""
     runs = known_runs()
     found = [run for run in runs if run.id.startswith(given)] if len(given) >= SHORTEST else []
     if len(found) == 1:
         return found[0]
-    what = "is the beginning of several ids" if found else "is no run that is known"
+    what = "is the beginning of several ids" if found else "is not a known run"
     names = ", ".join(f"{run.id} ({run.state['name']})" for run in found or runs) or "none; `togi run` makes one"
     raise RecipeError(f"--run: {given!r} {what}; known runs: {names}")
 
 
 def stage_of(run: KnownRun, name: str) -> Mapping[str, Any]:
-    """A stage of a run, with its folder. Raises RecipeError where there is none of this name."""
+    """The stage `name` of a run, with its folder. Raises RecipeError if there is none."""
     for stage in run.state["stages"]:
         if stage["name"] == name:
             return stage
@@ -93,18 +93,17 @@ def stage_of(run: KnownRun, name: str) -> Mapping[str, Any]:
 
 
 def settings_of(stage: Mapping[str, Any]) -> StageSettings:
-    """The settings of a stage of a run that has begun. Raises DamagedFile where they are not there any more, or not
-    whole."""
+    """The settings of a stage that has begun. Raises DamagedFile if they are missing or damaged."""
     path = Path(stage["folder"]) / "settings.json"
     try:
         return STAGES[stage["type"]].settings.model_validate(read_object(path))
     except (KeyError, ValidationError):
-        raise DamagedFile(f"{path}: these are not the settings of a stage {stage['type']} of this togi") from None
+        raise DamagedFile(f"{path}: not the settings of a stage {stage['type']} of this version of togi") from None
 
 
 def forget(given: str) -> list[str]:
-    """Forgets an earlier run, or with "all" each of them; returns their ids. Their results go with `togi clean`
-    where no other run uses them. Raises RecipeError for a recipe's last run, or one that is not known."""
+    """Forgets an earlier run, or all of them with "all"; returns their ids. `togi clean` then removes their results
+    unless another run uses them. Raises RecipeError for a recipe's last run, or an unknown one."""
     runs = [run for run in known_runs() if not run.last] if given == "all" else [find_run(given)]
     for run in runs:
         if run.last:

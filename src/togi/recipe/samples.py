@@ -1,4 +1,4 @@
-"""Stored samples of finished trainings: how much room they take, and how they are forgotten."""
+"""Stored samples of finished training stages: their size, and how they are removed."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ SAMPLES = "samples"
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """The samples of one finished stage: bytes on the disk, and why they are kept; empty where they may go."""
+    """The samples of one finished stage: their bytes on disk, and why they are kept (empty if they may be removed)."""
 
     folder: Path
     bytes: int
@@ -20,7 +20,7 @@ class Stored:
 
 
 def bytes_of(folder: Path) -> int:
-    """Bytes of the samples in a stage's folder, finished or not."""
+    """The size in bytes of the samples in a stage's folder, finished or not."""
     files = (*folder.glob(f"output/{SAMPLES}*"), *folder.glob(f"checkpoints/{SAMPLES}/*"))
     return sum(path.stat().st_size for path in files if path.is_file())
 
@@ -36,7 +36,7 @@ def stored() -> list[Stored]:
 
 
 def forget(entries: list[Stored]) -> list[Stored]:
-    """Forgets samples that may go; returns those that are kept, because somebody needs or uses them by now."""
+    """Removes samples that may go; returns those that are kept because something needs or uses them by now."""
     with registering():
         now = {entry.folder: entry for entry in stored()}
         return [now.get(entry.folder, entry) for entry in entries if not _forgotten(now.get(entry.folder))]
@@ -65,7 +65,7 @@ def _finished() -> list[Path]:
 
 
 def _readers() -> dict[str, str]:
-    """Stages whose samples another stage was made from, or begun with, with the name of that other stage's folder."""
+    """Stages whose samples another stage has used, each with the name of that other stage's folder."""
     found: dict[str, str] = {}
     for folder in sorted(store_folder().glob("*-*")):
         try:

@@ -1,6 +1,6 @@
-"""The recipe as strict values, and errors that name the file, the line and the key.
+"""Validates recipes strictly, with errors that name the file, the line and the key.
 
-Stages are validated one by one against the settings class of their `type`, so that a message never speaks of the other
+Stages are validated one by one against the settings class of their `type`, so that a message never mentions the other
 members of a union.
 """
 
@@ -31,62 +31,62 @@ DEVICE = r"^(cpu|cuda|cuda:[0-9]+)?$"
 S = TypeVar("S", bound=Settings)
 NAME = r"^[A-Za-z_][A-Za-z0-9_-]{0,99}$"
 MODEL_KINDS = {"causal": "model", "reward": "scorer", "embedder": "embedder"}
-"""What a reference to a `models:` entry of a kind stands for."""
-SHOWN = 100  # characters of a value that does not fit
-RESERVED = (LOCK,)  # a run's folder holds its stages by name beside files of its own; the others' names have a dot
+"""The kind of reference target for each `kind` of a `models:` entry."""
+SHOWN = 100  # characters of an invalid value
+RESERVED = (LOCK,)  # files in a run's folder, next to its stages; other files there have a dot in their names
 
 
 class TemplateFile(Settings):
-    """A chat template of one's own, in jinja."""
+    """A user's own chat template, in Jinja."""
 
-    file: RecipePath = Field(description="the file that holds it")
+    file: RecipePath = Field(description="the template file")
     terminator: str | None = Field(
-        default=None, min_length=1, description="what ends an answer; found by writing a short chat when absent"
+        default=None, min_length=1, description="the text that ends an answer; when absent, found from a short chat"
     )
 
 
 class AddedTokens(Settings):
-    """Special tokens for a model that lacks them. Their rows of the embeddings and of the head begin as the mean of the
-    others, and are trained, with lora too."""
+    """Special tokens for a model that lacks them. Their rows of the embeddings and of the head start as the mean of the
+    others and are trained, also with lora."""
 
-    add: tuple[str, ...] = Field(min_length=1, description="tokens by their text; those that it has stay as they are")
+    add: tuple[str, ...] = Field(min_length=1, description="texts of the tokens; existing tokens stay unchanged")
 
     @field_validator("add")
     @classmethod
     def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         wrong = [token for i, token in enumerate(value) if not token.strip() or token in value[:i]]
         if wrong:
-            raise ValueError(f"each token stands once and is not blank, found {wrong[0]!r}")
+            raise ValueError(f"each token must be unique and not blank, found {wrong[0]!r}")
         return value
 
 
 class ModelSpec(EndpointKeys, Licensed):
-    """A model from outside, or one that a stage trained: exactly one of package, hub, path and url; none of them where
-    its words are stored (serve.engine: replay)."""
+    """A model from outside, or one that a stage trained: exactly one of package, hub, path and url; none of them if its
+    stored answers are replayed (serve.engine: replay)."""
 
     package: str | None = Field(
-        default=None, min_length=1, description="a Python package that holds the weights (GGUF)"
+        default=None, min_length=1, description="a Python package that contains the weights (GGUF)"
     )
-    hub: str | None = Field(default=None, min_length=1, description="a model hub's id")
+    hub: str | None = Field(default=None, min_length=1, description="a hub id (owner/name)")
     path: Annotated[MadeModelRef | RecipePath, Field(union_mode="left_to_right")] | None = Field(
-        default=None, description="a model folder, or $stage: what a stage trained"
+        default=None, description="a model folder, or $stage: the model that a stage trained"
     )
-    revision: str = Field(default="main", description="hub: commit, tag or branch; url: as it is declared")
-    file: str = Field(default="*.gguf", min_length=1, description="package: pattern of the weights file")
+    revision: str = Field(default="main", description="hub: commit, tag or branch; url: a label of your choice")
+    file: str = Field(default="*.gguf", min_length=1, description="package: pattern for the weights file")
     kind: Literal["causal", "reward", "embedder"] = Field(
         default="causal",
-        description="causal: it writes; reward: it scores conversations, one number each; embedder: it embeds texts",
+        description="causal: generates text; reward: gives each conversation a score; embedder: embeds texts",
     )
     prefix: str = Field(default="", description='embedder: put before every text; multilingual E5 wants "query: "')
     device: str = runtime_setting(
-        "", "where it is computed when it is only read (cpu, cuda:1); the machine's choice when empty", pattern=DEVICE
+        "", "device for a model that is not trained (cpu, cuda:1); empty: the machine's choice", pattern=DEVICE
     )
     shape: RecipePath | None = runtime_setting(
-        None, "hub, url: a config.json of the model, so that `togi plan` knows its sizes without it"
+        None, "hub, url: a config.json of the model, so that `togi plan` knows its sizes without the model"
     )
     template: str | TemplateFile | None = Field(
         default=None,
-        description="chat template by name, or {file: FILE, terminator: TEXT}; the model's own when absent",
+        description="name of a chat template, or {file: FILE, terminator: TEXT}; when absent, the model's own",
     )
     tokens: AddedTokens | None = Field(default=None, description="special tokens to add to the tokenizer and the model")
 
@@ -94,7 +94,7 @@ class ModelSpec(EndpointKeys, Licensed):
     @classmethod
     def _known_template(cls, value: str | TemplateFile | None) -> str | TemplateFile | None:
         if isinstance(value, str) and value not in TEMPLATE_NAMES:
-            hint = "; one of your own is {file: FILE}"
+            hint = "; for your own template, use {file: FILE}"
             raise ValueError(f"no template is called {value!r}{unknown_key(value, list(TEMPLATE_NAMES))}{hint}")
         return value
 
@@ -108,19 +108,19 @@ class ModelSpec(EndpointKeys, Licensed):
             raise ValueError("an endpoint (url) needs `model`, the model's name on the server")
         _read_with(self, "file", "package")
         if self.shape is not None and self.hub is None and self.url is None:
-            raise ValueError("shape is read with hub or url; a model that is here has its own config.json; remove it")
+            raise ValueError("shape is read only with hub or url; a local model has its own config.json; remove it")
         for name in URL_KEYS:
             if not read_here(self, name):
                 _read_with(self, name, "url")
         if replayed(self) and (self.package, self.hub, self.path, self.url, self.kind) != (None,) * 4 + ("causal",):
             raise ValueError(
-                "serve: {engine: replay} says stored words again, so there is no package, hub, path, url and kind; "
+                "serve: {engine: replay} replays stored answers, so package, hub, path, url and kind cannot be set; "
                 "remove them, or set serve: null"
             )
         if self.serve is not None and self.url is not None:
-            raise ValueError("serve starts a server for a model that is here (package, hub, path); with url one is up")
+            raise ValueError("serve starts a server for a local model (package, hub, path); url names a running one")
         if self.prefix and self.kind != "embedder":
-            raise ValueError(f"prefix is read with kind: embedder alone, found kind: {self.kind}; remove it")
+            raise ValueError(f"prefix is read only with kind: embedder, found kind: {self.kind}; remove it")
         return self
 
     @model_validator(mode="after")
@@ -128,7 +128,7 @@ class ModelSpec(EndpointKeys, Licensed):
         if isinstance(self.path, MadeModelRef):
             given = [name for name in ("template", "tokens", "terms") if getattr(self, name) is not None]
             if given:
-                raise ValueError(f"{given[0]} cannot be given to what {self.path} trains: it has its own; remove it")
+                raise ValueError(f"{given[0]} cannot be set for the model of {self.path}, which has its own; remove it")
         return self
 
 
@@ -140,9 +140,9 @@ class DataSpec(DataSettings):
         if self.preset is None or (self.path, self.hub) != (None, None):
             _exactly_one(self, ("path", "hub"))
         elif self.on_hub is None:
-            raise ValueError(f"the set of preset {self.preset} lies on no hub; name its file or folder with `path`")
+            raise ValueError(f"the data set of preset {self.preset} is not on a hub; set `path` to its file or folder")
         if self.preset is not None and self.columns:
-            raise ValueError(f"columns are not read with a preset, which knows those of {self.preset}; remove one")
+            raise ValueError(f"columns are not read with a preset, which defines those of {self.preset}; remove one")
         if self.on_hub is None:
             _read_with(self, "revision", "hub")
         return self
@@ -152,19 +152,19 @@ def _exactly_one(spec: BaseModel, names: tuple[str, ...]) -> None:
     given = [name for name in names if getattr(spec, name) is not None]
     if len(given) != 1:
         found = " and ".join(given) or "none of them"
-        raise ValueError(f"exactly one of {', '.join(names)} says where it comes from, found {found}")
+        raise ValueError(f"exactly one of {', '.join(names)} is needed, found {found}")
 
 
 def _read_with(spec: BaseModel, name: str, place: str) -> None:
-    """Raises ValueError for a setting that does nothing, because what it belongs to comes from elsewhere."""
+    """Raises ValueError for a setting without effect, because `place`, which it belongs to, is not set."""
     value = getattr(spec, name)
     if getattr(spec, place) is None and value != type(spec).model_fields[name].default:
-        raise ValueError(f"{name} is read with {place} alone, found {value!r}; remove it")
+        raise ValueError(f"{name} is read only with {place}, found {value!r}; remove it")
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A whole recipe, validated; `tree` still knows where each value was set."""
+    """A validated recipe; `tree` knows where each value was set."""
 
     name: str
     seed: int
@@ -178,7 +178,7 @@ class Recipe:
     card: CardTexts = field(default_factory=CardTexts)
 
     def compute_dtype(self, asked: str) -> str:
-        """The type of matrix multiplications: what the command line asks for, else what the recipe says."""
+        """The type of matrix multiplications: that of the command line, else that of the recipe."""
         return self.compute if asked == "auto" else asked
 
 
@@ -186,21 +186,19 @@ class RecipeHead(Settings):
     """The keys at the top of a recipe."""
 
     name: str = Field(pattern=NAME, description="the run's name: its folder under $TOGI_HOME/runs")
-    seed: int = Field(default=17, ge=0, description="seed of every stage that sets none of its own")
+    seed: int = Field(default=17, ge=0, description="seed of every stage that sets no seed itself")
     models: dict[str, Any] = Field(default_factory=dict, description="models from outside, by name")
     data: dict[str, Any] = Field(default_factory=dict, description="data from outside, by name")
-    stages: dict[str, Any] = Field(min_length=1, description="the work, by name; each stage has a `type`")
+    stages: dict[str, Any] = Field(min_length=1, description="the stages, by name; each has a `type`")
     compute: Literal["auto", "float32", "bfloat16"] = Field(
-        default="auto", description="type of matrix multiplications; auto tries once what the machine is fast at"
+        default="auto", description="type of matrix multiplications; auto measures once which is fast on the machine"
     )
     card: CardTexts = Field(default_factory=CardTexts, description="texts for the card of an exported model")
     track: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = Field(
-        default=(), description="where metrics are shown besides metrics.jsonl; secrets come from the environment"
+        default=(), description="tools that show metrics, besides metrics.jsonl; secrets come from the environment"
     )
 
-    hardware: Hardware = Field(
-        default=(), description="the devices that plan and check reckon with; this machine when empty"
-    )
+    hardware: Hardware = Field(default=(), description="the devices that plan and check assume; empty: this machine's")
 
     @field_validator("track", mode="before")
     @classmethod
@@ -209,7 +207,7 @@ class RecipeHead(Settings):
 
 
 def validate(tree: Tree) -> Recipe:
-    """Turns a merged tree into a recipe. Raises RecipeError listing every problem that one reading can find."""
+    """Turns a merged tree into a recipe. Raises RecipeError with every problem that can be found at once."""
     problems: list[str] = []
     head = _validate(RecipeHead, tree.values, (), tree, problems)
     members = {section: _members(section, tree, problems) for section in ("models", "data", "stages")}
@@ -239,13 +237,13 @@ def _misnamed(name: str) -> list[str]:
 
 
 def _members(section: str, tree: Tree, problems: list[str]) -> dict[str, dict[str, Any]]:
-    """The entries of a section that are maps of settings; the others are problems."""
+    """The entries of a section that are maps of settings; reports the others as problems."""
     values = tree.values.get(section)
-    found = values if isinstance(values, dict) else {}  # what is no map is told with the keys at the top
+    found = values if isinstance(values, dict) else {}  # other values are reported with the keys at the top
     for name, value in found.items():
         if not isinstance(value, dict):
             wrong = f"should be a map of settings, found {_shown(value)}"
-            wrong += "; null removes only what an extended recipe has" if value is None else ""
+            wrong += "; null only removes entries of an extended recipe" if value is None else ""
             problems.append(f"{tree.where((section, name))}: {section}.{name}: {wrong}")
     return {name: value for name, value in found.items() if isinstance(value, dict)}
 
@@ -289,7 +287,7 @@ def _validate(cls: type[S], values: Any, path: KeyPath, tree: Tree, problems: li
 
 
 def _truths(given: Any, taken: Any, here: KeyPath = ()) -> Iterator[KeyPath]:
-    """Where true or false was taken for a number: `steps: true` would be one step."""
+    """The paths where true or false was accepted as a number: `steps: true` would be one step."""
     if isinstance(given, bool) and isinstance(taken, int | float) and not isinstance(taken, bool):
         yield here
     elif isinstance(given, dict):
@@ -302,7 +300,7 @@ def _truths(given: Any, taken: Any, here: KeyPath = ()) -> Iterator[KeyPath]:
 
 
 def _mendable(cls: type[BaseModel], values: Any, error: Any) -> KeyPath:
-    """Where null stands as the value of a known setting that knows no "none", which has its default then; else ()."""
+    """The path of a known setting that does not accept null and has it, which then means its default; else ()."""
     place = present(values, error["loc"])
     null = error["input"] is None and error["type"] not in ("missing", "extra_forbidden")
     if not (null and place and all(isinstance(part, str) for part in place)):
@@ -324,7 +322,7 @@ def _place(values: Any, error: Any) -> KeyPath:
 
 
 def _wrong(cls: type[BaseModel], values: Any, place: KeyPath, errors: list[Any]) -> str:
-    """What is wrong at one place; of a setting of several types, what each of them wants."""
+    """The error at one path; for a setting of several types, what each of them requires."""
     kinds = [error["type"] for error in errors]
     if "missing" in kinds:
         return "this key is required"
@@ -358,7 +356,7 @@ WANTED = {
     "bool_parsing": "should be true or false",
     "union_tag_not_found": "this map needs a `type`",
 }
-"""What an error of pydantic says in the words of a recipe."""
+"""Messages for pydantic's errors, in the terms of a recipe."""
 
 
 def _wanted(error: Any) -> str:
@@ -370,6 +368,6 @@ def _wanted(error: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value as the recipe has it, on one short line."""
+    """A value as written in the recipe, as one short line."""
     text = "nothing (null)" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

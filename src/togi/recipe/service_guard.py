@@ -1,7 +1,7 @@
-"""Holds one service: starts its command and ends it, with all that it started, when standard input closes.
+"""Guards one service: starts its command, and ends it with all its child processes when standard input closes.
 
-Standard input is a pipe from the run. It closes when the run lets go of the service, and when the run is killed, so no
-service outlives its run. Where this process itself is killed, the kernel kills the service.
+Standard input is a pipe from the run. It closes when the run ends the service or is killed, so no service outlives its
+run. If this process itself is killed, the kernel kills the service.
 """
 
 import ctypes
@@ -17,11 +17,11 @@ DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 
 
 def main() -> None:
-    """Runs the command of the command line; ends with its exit code, 128 + N where signal N ended it."""
+    """Runs the command given as arguments; exits with its exit code, or 128 + N if signal N ended it."""
     service = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_me)
     threading.Thread(target=_end_with_parent, args=(service,), daemon=True).start()
     code = service.wait()
-    _signal(service, signal.SIGKILL)  # what it left behind
+    _signal(service, signal.SIGKILL)  # its remaining child processes
     sys.stdout.flush()
     os._exit(code if code >= 0 else 128 - code)
 
@@ -41,7 +41,7 @@ def _end_with_parent(service: "subprocess.Popen[bytes]") -> None:
 
 
 def _signal(service: "subprocess.Popen[bytes]", number: int) -> None:
-    """Sends a signal to the service and all in its session that did not leave its group."""
+    """Sends a signal to the service's process group."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(service.pid, number)
 

@@ -1,7 +1,7 @@
 """Services: processes that stages need while they work, such as the server of a model.
 
 A service is started before the first stage that needs it, is ready when it answers, is watched, and is stopped after
-the last one. One that dies ends the stage that needs it, with what its log says; no wait is without a bound.
+the last one. If it dies, the stage that needs it ends, with the last line of its log; every wait has a limit.
 """
 
 import http.client
@@ -23,18 +23,18 @@ from togi.core.errors import StageError
 GUARDING = ("-m", "togi.recipe.service_guard")
 GUARD = (sys.executable, *GUARDING)
 LOCALHOST = "127.0.0.1"
-PROBE_SECONDS = 2.0  # one question whether it is ready
-PAUSE = 0.2  # seconds between two of them
-CLOSING = 15.0  # seconds until a service that is stopped is gone; its guard kills it after 10
+PROBE_SECONDS = 2.0  # time limit of one check whether the service is ready
+PAUSE = 0.2  # seconds between two checks
+CLOSING = 15.0  # seconds until a stopped service has ended; its guard kills it after 10
 SHOWN = 500  # characters of the last line of its log
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSpec:
-    """How a service is started and who needs it. `{host}` and `{port}` in `command` are where it is to listen; `probe`
-    is the path that answers once the service is ready, within `ready_seconds`; `stages` are the names of those that
-    need it. It answers for the names in `also` too. On a cluster it gets a GPU, if there are any, unless `device` is
-    cpu."""
+    """How to start a service, and the stages that need it. `{host}` and `{port}` in `command` are the address on which
+    it listens; `probe` is the path that answers when the service is ready, within `ready_seconds`; `stages` are the
+    names of the stages that need it. It also serves the names in `also`. On a cluster it gets a GPU, if there are any,
+    unless `device` is cpu."""
 
     name: str
     command: tuple[str, ...]
@@ -45,14 +45,14 @@ class ServiceSpec:
     device: str = ""
 
     def listening(self, host: str, port: int) -> list[str]:
-        """The command of a service that listens there."""
+        """The command of a service that listens on this address."""
         return [part.replace("{host}", host).replace("{port}", str(port)) for part in self.command]
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The guard of a service, as a `subprocess.Popen`; where the service listens; what lets go of its place once it is
-    gone, and why nobody knows how it ended."""
+    """The guard of a service, as a `subprocess.Popen`; the address of the service; a function that releases its place
+    when it has ended, and one that returns why its end is unknown."""
 
     process: Any
     url: str
@@ -61,11 +61,12 @@ class Started:
 
 
 Start = Callable[[ServiceSpec, Path, Callable[[], None]], Started]
-"""Starts a service, whose output goes to a file. The function that it is given raises where someone asked to stop."""
+"""Starts a service whose output goes to a file. The last argument is a function that raises if someone asked to
+stop."""
 
 
 def on_this_machine(spec: ServiceSpec, log: Path, check_stop: Callable[[], None]) -> Started:
-    """A service of this machine, which nobody on another one reaches."""
+    """Starts a service on this machine, which other machines cannot reach."""
     port = _free_port()
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -79,7 +80,7 @@ def on_this_machine(spec: ServiceSpec, log: Path, check_stop: Callable[[], None]
 
 
 class Service:
-    """A service that was started. Its output goes to `log`."""
+    """A running service. Its output goes to `log`."""
 
     def __init__(self, spec: ServiceSpec, log: Path, started: Started, died: Callable[["Service"], None]) -> None:
         self.spec = spec
@@ -92,9 +93,9 @@ class Service:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def wait_ready(self, check_stop: Callable[[], None]) -> None:
-        """Returns when the service answers. `check_stop` raises where someone asked to stop.
+        """Returns when the service answers. `check_stop` raises if someone asked to stop.
 
-        Raises StageError where it ends before, or does not answer in time.
+        Raises StageError if it ends before, or does not answer in time.
         """
         end = time.monotonic() + self.spec.ready_seconds
         while not _answers(self.url + self.spec.probe):
@@ -109,13 +110,13 @@ class Service:
             time.sleep(PAUSE)
 
     def settle(self) -> None:
-        """Waits a moment for the end of a service whose last answer failed."""
+        """Waits a moment in case the service, whose last answer failed, is ending."""
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(PAUSE)
 
     @property
     def dead(self) -> bool:
-        """Whether it ended though nobody stopped it."""
+        """Whether it ended without being stopped."""
         return self.process.poll() is not None and not self._stopping
 
     def end(self) -> str:
@@ -129,13 +130,13 @@ class Service:
         return f"service {self.spec.name} {how} (its log is {self.log}{what})"
 
     def stop(self) -> None:
-        """Ends the service and all that it started; returns when it is gone."""
+        """Ends the service and its child processes; returns when they have ended."""
         self._stopping = True
         assert self.process.stdin is not None
         self.process.stdin.close()
         try:
             self.process.wait(CLOSING)
-        except subprocess.TimeoutExpired:  # someone halted the guard: with it the kernel kills the service
+        except subprocess.TimeoutExpired:  # the guard is halted: when it is killed, the kernel kills the service
             self.process.kill()
             self.process.wait()
         self._started.release()
@@ -147,7 +148,7 @@ class Service:
 
 
 class Services:
-    """The services of a run. `died` is called, from another thread, with the name of one that ends by itself."""
+    """The services of a run. `died` is called, from another thread, with the name of a service that ends by itself."""
 
     def __init__(
         self, specs: Iterable[ServiceSpec], folder: Path, died: Callable[[str], None], start: Start = on_this_machine
@@ -159,15 +160,16 @@ class Services:
         self._died = died
 
     def urls(self, stage: str) -> dict[str, str]:
-        """Where the services that a stage needs answer, by name."""
+        """The URLs of the services that a stage needs, by name."""
         return {name: self.running[spec.name].url for spec in self._needed(stage) for name in (spec.name, *spec.also)}
 
     def with_device(self, stage: str) -> int:
-        """How many services that a stage needs take a GPU where there are any."""
+        """How many of the services that a stage needs take a GPU if there are any."""
         return sum(spec.device != "cpu" for spec in self._needed(stage))
 
     def before(self, stage: str, note: Callable[[str], None], check_stop: Callable[[], None]) -> None:
-        """Starts what `stage` needs and waits until it answers. Raises StageError where a service does not come up."""
+        """Starts the services that `stage` needs and waits until they answer. Raises StageError if one does not
+        start."""
         for spec in self._needed(stage):
             service = self.running.get(spec.name)
             if service is not None and service.dead:
@@ -183,7 +185,7 @@ class Services:
             service.wait_ready(check_stop)
 
     def death(self, stage: str) -> str | None:
-        """How a service ended that `stage` needs; None where all are alive."""
+        """How a service that `stage` needs ended; None if all are alive."""
         found = [self.running[spec.name] for spec in self._needed(stage) if spec.name in self.running]
         for service in found:
             service.settle()
@@ -191,7 +193,7 @@ class Services:
         return f"{dead[0].end()} while stage {stage} needed it" if dead else None
 
     def after(self, left: Sequence[str]) -> None:
-        """Stops what none of the stages in `left` needs."""
+        """Stops the services that no stage in `left` needs."""
         for name in [name for name, spec in self.specs.items() if not any(stage in left for stage in spec.stages)]:
             if name in self.running:
                 self.running.pop(name).stop()
@@ -211,7 +213,7 @@ def _free_port() -> int:
 
 
 def _answers(url: str) -> bool:
-    """Whether something answers with anything but an error of its own; proxies of the environment are not asked."""
+    """Whether the URL answers without a server error; ignores proxies of the environment."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(url, timeout=PROBE_SECONDS) as found:

@@ -1,6 +1,6 @@
 """A process that does shards: one JSON line in, one JSON line out. It ends when its input closes.
 
-What a library prints goes to standard error.
+Output that a library prints goes to standard error.
 """
 
 import json
@@ -18,12 +18,12 @@ def main() -> None:
     os.dup2(2, 1)
     for line in sys.stdin:
         if not line.endswith("\n"):
-            break  # the parent died in the middle of it
+            break  # the parent died in the middle of a line
         answers.write(json.dumps(answer(ShardTask(**json.loads(line)))) + "\n")
 
 
 def answer(task: ShardTask) -> dict[str, Any]:
-    """The `value` of a shard, or the `kind` and `message` of the error that it raised."""
+    """Does a shard; returns its `value`, or the `kind` and `message` of the error that it raised."""
     try:
         return {"value": do_shard(task)}
     except TogiError as error:

@@ -1,9 +1,8 @@
-"""Reads a recipe file into plain values that know the file and line they were set at.
+"""Reads a recipe file into plain values, each with the file and line where it was set.
 
-`extends: other.yaml` merges maps deeply and replaces lists. `null` removes a stage, a model, data or a key at the top
-that the other recipe has; as the value of a setting it is kept, for there it can mean "none". `a.b=value` on the
-command line is one more layer on top. Strings become `Located`, so that a path can be resolved against the file that
-names it.
+`extends: other.yaml` merges maps deeply and replaces lists. `null` removes a stage, a model, data or a top-level key of
+the other recipe; as the value of a setting it is kept, because there it can mean "none". `a.b=value` on the command
+line is one more layer on top. Strings become `Located`, so that a path can be resolved against the file that names it.
 """
 
 import stat
@@ -16,7 +15,7 @@ from togi.core.settings import absolute
 from togi.recipe.document import MAX_BYTES, MAX_DEPTH, MAX_FILES, KeyPath, Node, compose, dotted, flatten
 
 NAMED = 2
-"""Length of the path of a stage, a model or data; settings lie deeper."""
+"""Length of the key path of a stage, a model or data; paths of settings are longer."""
 
 
 @dataclass(slots=True)
@@ -27,7 +26,7 @@ class Tree:
     origins: dict[KeyPath, str] = field(default_factory=dict)
 
     def where(self, path: KeyPath) -> str:
-        """file:line of a key, or of the nearest key above it that is in the recipe."""
+        """file:line of a key, or of the nearest parent key that is in the recipe."""
         for length in range(len(path), -1, -1):
             if path[:length] in self.origins:
                 return self.origins[path[:length]]
@@ -37,8 +36,8 @@ class Tree:
 def read_tree(path: Path, overrides: tuple[str, ...] = ()) -> Tree:
     """The recipe at `path` with everything it extends and the overrides applied.
 
-    Raises RecipeError: a file that cannot be read, invalid YAML or what a recipe cannot hold (with its line), a loop of
-    `extends`, a malformed override.
+    Raises RecipeError for a file that cannot be read, invalid YAML or content that a recipe cannot have (with its
+    line), a loop of `extends`, a malformed override.
     """
     root = _read(_resolved(str(path), Path(), "command line"), ())
     for override in overrides:
@@ -58,7 +57,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> Node:
     if path in seen:
         raise RecipeError(f"{seen[-1]}: `extends` goes in a circle: {' -> '.join(p.name for p in (*seen, path))}")
     if len(seen) == MAX_FILES:
-        raise RecipeError(f"{path}: `extends` goes on over more than {MAX_FILES} recipes; join some of them")
+        raise RecipeError(f"{path}: more than {MAX_FILES} recipes extend each other; merge some of them")
     root = compose(_text(path), lambda line: f"{path}:{line}", path.parent)
     if not isinstance(root.value, dict):
         raise RecipeError(f"{path}:1: a recipe is a map of name, seed, models, data and stages; this is not a map")
@@ -69,14 +68,14 @@ def _read(path: Path, seen: tuple[Path, ...]) -> Node:
         return above
     if not isinstance(parent.value, str):
         found = flatten(parent, (), {})
-        raise RecipeError(f"{parent.where}: extends: expected a path of a recipe, found {found!r}")
+        raise RecipeError(f"{parent.where}: extends: expected the path of a recipe, found {found!r}")
     below = _read(_resolved(parent.value, path.parent, f"{parent.where}: extends"), (*seen, path))
     return _merged(below, above, 0)
 
 
 def _text(path: Path) -> str:
     try:
-        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():  # to open a pipe would wait for its other end
+        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():  # opening a pipe would block
             raise RecipeError(f"{path}: not a regular file; give the path of a recipe (.yaml)")
         with path.open("rb") as handle:
             data = handle.read(MAX_BYTES + 1)
@@ -87,7 +86,7 @@ def _text(path: Path) -> str:
     except OSError as error:
         raise RecipeError(f"{path}: the recipe cannot be read: {error.strerror}") from None
     if len(data) > MAX_BYTES:
-        raise RecipeError(f"{path}: larger than {MAX_BYTES >> 20} MiB; keep data in files of their own")
+        raise RecipeError(f"{path}: larger than {MAX_BYTES >> 20} MiB; keep data in separate files")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -96,7 +95,7 @@ def _text(path: Path) -> str:
 
 
 def _merged(below: Node, above: Node, depth: int) -> Node:
-    """`above` laid over `below`. What null would remove and is not there stays null, and is refused with its line."""
+    """Merges `above` over `below`. A null with nothing to remove stays null, and is rejected later with its line."""
     if not isinstance(below.value, dict) or not isinstance(above.value, dict):
         return above
     merged = dict(below.value)
@@ -130,14 +129,14 @@ def _here() -> Path:
 
 
 def _set(node: Node, path: tuple[str, ...], depth: int, value: Node) -> Node:
-    """`node` with `value` at the rest of `path`; maps that are missing on the way are made."""
+    """`node` with `value` at the rest of `path`; creates missing maps on the way."""
     if depth == len(path):
         return value
     part = path[depth]
     if isinstance(node.value, list):
         index = int(part) if part.isascii() and part.isdigit() and len(part) < 10 else len(node.value)
         if index >= len(node.value):
-            raise RecipeError(f"command line: {dotted(path)}: there is no such place in the recipe")
+            raise RecipeError(f"command line: {dotted(path)}: there is no such key in the recipe")
         items = list(node.value)
         items[index] = _set(items[index], path, depth + 1, value)
         return Node(items, node.where)

@@ -1,7 +1,7 @@
-"""The state of a run on disk, and whether the process that wrote it is still there.
+"""The state of a run on disk, and whether the process that wrote it is still running.
 
-A run holds a lock on its folder; the kernel lets it go however the process ends. So a state that says "running" under a
-lock that nobody holds is that of a run that was killed.
+A run holds a lock on its folder, which the kernel releases however the process ends. So a state of "running" without a
+held lock means that the run was killed.
 """
 
 import time
@@ -15,15 +15,15 @@ from togi.core.files import read_object, write_json
 from togi.core.locks import Busy, holder, is_held, take
 
 STATE = "state.json"
-STAGE_KEYS = ("name", "type", "state", "folder")  # what each stage of a state has, as text
-PATIENCE = 1.0  # seconds in which others may be looking whether a run is at work
+STAGE_KEYS = ("name", "type", "state", "folder")  # text values that each stage of a state has
+PATIENCE = 1.0  # seconds to wait while other processes check whether a run is at work
 
 
 @contextmanager
 def running(folder: Path, clear: Callable[[Path], None]) -> Iterator[None]:
-    """Holds the run's lock: what `is_running` sees. `clear` first removes from `folder` what killed runs left.
+    """Holds the run's lock, which `is_running` checks. First calls `clear` to remove leftovers of killed runs.
 
-    Raises Busy where another run of the same name is at work, and leaves everything of it alone.
+    Raises Busy if another run of the same name is at work, and then changes nothing.
     """
     with _held(folder):
         clear(folder)
@@ -31,13 +31,13 @@ def running(folder: Path, clear: Callable[[Path], None]) -> Iterator[None]:
 
 
 def _held(folder: Path) -> TextIO:
-    """The run's lock. Those who only look hold it for a moment, which is waited for."""
+    """Takes the run's lock. Waits for processes that hold it for a moment only to check it."""
     end = time.monotonic() + PATIENCE
     while (held := take(folder)) is None:
         if time.monotonic() > end:
             raise Busy(
-                f"{folder.name}: a recipe of this name is being run{holder(folder)}; wait for it or stop it, or run "
-                "this one under another name (name=...)"
+                f"{folder.name}: a recipe of this name is running{holder(folder)}; wait for it or stop it, or "
+                "run this one under another name (name=...)"
             )
         time.sleep(0.02)
     return held
@@ -49,14 +49,14 @@ def is_running(folder: Path) -> bool:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """The state of a run, with the stages' folders where they are now; one that was killed is interrupted, and so is
-    the stage that it was at. Raises DamagedFile, which says what to do."""
+    """The state of a run, with the current folders of its stages. A killed run, and the stage that it was doing, count
+    as interrupted. Raises DamagedFile, whose message gives advice."""
     state = _settled(folder)
     return {**state, "stages": [{**stage, "folder": str(stage_folder(folder, stage))} for stage in state["stages"]]}
 
 
 def stage_folder(run: Path, stage: Mapping[str, Any]) -> Path:
-    """Where a stage of a run lies: in the store beside the runs, wherever both were moved to."""
+    """The folder of a run's stage: in the store next to the runs, wherever both were moved."""
     return run.parent.parent / "store" / Path(stage["folder"]).name
 
 
@@ -66,12 +66,12 @@ def _settled(folder: Path) -> dict[str, Any]:
         return state
     for stage in state["stages"]:
         stage["state"] = "interrupted" if stage["state"] == "running" else stage["state"]
-    error = "its process is gone without a word; run the same command again: it goes on"
+    error = "its process ended without a message; run the same command again to continue"
     return {**state, "state": "interrupted", "error": error}
 
 
 def _stored(folder: Path) -> dict[str, Any]:
-    again = "; run the recipe again: what is finished is found, and the file is written anew"
+    again = "; run the recipe again: it finds the finished work and writes the file again"
     try:
         state = read_object(folder / STATE, {"name": str, "state": str, "stages": list})
     except DamagedFile as error:
@@ -83,7 +83,7 @@ def _stored(folder: Path) -> dict[str, Any]:
 
 
 def settle(folder: Path) -> None:
-    """Writes the state of a run that was killed as what it is, for those who read the file itself."""
+    """Rewrites the state of a killed run as interrupted, for readers of the file itself."""
     state = _settled(folder)
     if state != _stored(folder):
         write_json(folder / STATE, state)

@@ -1,8 +1,8 @@
 """The store: one folder per finished or unfinished stage, named by its fingerprint, shared by all recipes.
 
-A stage is finished when DONE is there, whole, with every file that it names. What is damaged is never taken for
-anything: it is set aside, aloud, and done again. A folder goes by being renamed first, so that a kill leaves it whole
-or not at all; what is left in the trash is swept later (`recipe.sweep`).
+A stage is finished when DONE is undamaged and every file that it names exists. Damaged work is never used: it is set
+aside, with a message, and done again. Removing a folder renames it first, so that a kill leaves it whole or removed;
+the trash is emptied later (`recipe.sweep`).
 """
 
 import os
@@ -20,20 +20,20 @@ from togi.core.seeds import digest
 from togi.core.settings import MAIN
 from togi.stages.base import is_part_of
 
-VERSION = 2  # goes up when all that older versions of togi made is to be done again: it is in every fingerprint
+VERSION = 2  # in every fingerprint; raising it reruns everything that older versions of togi made
 DONE = "DONE"
 BEGUN = "made_from.json"
-OUTPUT = "output"  # the folder of a stage's outputs, and the main one in `made_from`
-BESIDE = ("learnt.json", "summary.json")  # what other stages read of a stage besides its output
-FIXED = ("numerics.json", "memory.json")  # what an unfinished stage was begun with, and must go on with
-WORK = ("units", "checkpoints", "journal.jsonl")  # what shows that a stage was begun
+OUTPUT = "output"  # the folder of a stage's outputs, and the name of the main one in `made_from`
+BESIDE = ("learnt.json", "summary.json")  # files that other stages read in addition to the output
+FIXED = ("numerics.json", "memory.json")  # what an unfinished stage began with, and must continue with
+WORK = ("units", "checkpoints", "journal.jsonl")  # files that show that a stage has begun
 DONE_SHAPE = {"format": int, "fingerprint": str, "seconds": int | float, "made_from": dict, "files": dict}
 Read = tuple[Path, str]  # the folder of a stage, and the name of the output that is read
-TRASH, DAMAGED = ".trash", ".damaged"  # where in the store folders lie that are being removed, and were set aside
+TRASH, DAMAGED = ".trash", ".damaged"  # folders in the store for folders being removed, and set aside
 
 
 def home() -> Path:
-    """$TOGI_HOME, or ./runs. Raises InputError for one that cannot be a folder of ours."""
+    """$TOGI_HOME, or ./runs. Raises InputError if it cannot be used as a folder."""
     given = os.environ.get("TOGI_HOME") or "runs"
     try:
         given.encode()
@@ -43,23 +43,23 @@ def home() -> Path:
             wrong = "it may not be read"
     except UnicodeEncodeError:
         wrong = "its name is not UTF-8"
-    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: ~ of a user that there is not
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: ~ of an unknown user
         wrong = (isinstance(error, OSError) and error.strerror) or str(error).rstrip(".")
     if wrong is not None:
-        raise InputError(f"TOGI_HOME={given!r} cannot hold runs: {wrong}; choose a folder with TOGI_HOME=FOLDER")
+        raise InputError(f"TOGI_HOME={given!r} cannot be used for runs: {wrong}; choose a folder with TOGI_HOME=FOLDER")
     return path
 
 
 @contextmanager
 def writing_home() -> Iterator[None]:
-    """Raises InputError, which names the home folder, where the block cannot write into it."""
+    """Raises InputError, naming the home folder, if the block cannot write into it."""
     try:
         yield
     except OSError as error:
         where = f"{home()} ({'$TOGI_HOME' if 'TOGI_HOME' in os.environ else 'the default; $TOGI_HOME chooses another'})"
         raise InputError(
-            f"{where}: runs cannot be kept there: {error.strerror} ({error.filename}); choose another folder with "
-            "TOGI_HOME=FOLDER, or make room in it"
+            f"{where}: cannot store runs there: {error.strerror} ({error.filename}); choose another folder with "
+            "TOGI_HOME=FOLDER, or free some space"
         ) from None
 
 
@@ -75,12 +75,12 @@ def run_folder(recipe: str) -> Path:
 
 
 def is_done(folder: Path) -> bool:
-    """Whether a stage's folder holds finished work: its manifest is whole, and the files that it names are there."""
+    """Whether a stage is finished: its manifest is undamaged, and the files that it names exist."""
     return (folder / DONE).exists() and _finished_damage(folder) is None
 
 
 def mark_done(folder: Path, fingerprint: str, seconds: float, made_from: Mapping[str, str]) -> None:
-    """Writes the manifest with the hashes of everything under output/; it comes last. `made_from` are the digests of
+    """Writes the manifest with the hashes of everything under output/, as the last step. `made_from` are the digests of
     the outputs that were read (`outputs_digests`)."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and _is_result(path, folder)]
     value = {
@@ -95,7 +95,7 @@ def mark_done(folder: Path, fingerprint: str, seconds: float, made_from: Mapping
 
 
 def manifest(folder: Path) -> dict[str, Any]:
-    """The DONE manifest of a finished stage. Raises DamagedFile where it is not whole."""
+    """The DONE manifest of a finished stage. Raises DamagedFile if it is damaged."""
     found = read_sealed(folder / DONE, DONE_SHAPE)
     if found["format"] != VERSION:
         raise DamagedFile(f"{folder / DONE}: of another version of togi (format {found['format']}, this is {VERSION})")
@@ -103,18 +103,18 @@ def manifest(folder: Path) -> dict[str, Any]:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """All that others may read of a finished stage, by its path in the folder, with its hash."""
+    """The files of a finished stage that others may read: path in the folder -> hash."""
     found = manifest(folder)
     return {**found["files"], **found.get("beside", {})}
 
 
 def begin(folder: Path, made_from: Mapping[str, str]) -> None:
-    """Notes what a stage is being made from, before anything is made of it."""
+    """Records the inputs of a stage before its work begins."""
     write_sealed(folder / BEGUN, {"format": VERSION, "made_from": dict(made_from)})
 
 
 def made_from(folder: Path) -> dict[str, str] | None:
-    """The digests of the outputs that a stage was made or begun from; None where there is nothing yet.
+    """The digests of the outputs that a finished or unfinished stage was made from; None if it has not begun.
 
     Raises DamagedFile.
     """
@@ -125,20 +125,20 @@ def made_from(folder: Path) -> dict[str, str] | None:
 
 
 def output_digest(folder: Path, name: str = MAIN) -> str:
-    """A digest of a named output of a finished stage. Raises InputError for one that was forgotten."""
+    """A digest of a named output of a finished stage. Raises InputError if the output was removed."""
     files = {path: found for path, found in manifest(folder)["files"].items() if is_part_of(path, name)}
     if not files and name != MAIN:
         raise InputError(
-            f"{folder}: the output {name!r} is gone: `togi clean --samples` forgets stored samples that nothing reads. "
-            "Do the stage again with `togi run RECIPE --redo STAGE`"
+            f"{folder}: the output {name!r} is gone: `togi clean --samples` removes stored samples that nothing reads. "
+            "Redo the stage with `togi run RECIPE --redo STAGE`"
         )
     return digest(files)
 
 
 def forget_output(folder: Path, name: str) -> None:
-    """Takes a named output out of a finished stage, whose lock is held, for good; the others stay as they are.
+    """Removes a named output from a finished stage, whose lock is held; the others stay unchanged.
 
-    A kill in its middle leaves files that the manifest does not name; the next call removes them.
+    A kill during the removal leaves files that the manifest does not name; the next call removes them.
     """
     found = manifest(folder)
     files = {path: known for path, known in found["files"].items() if not is_part_of(path, name)}
@@ -150,7 +150,7 @@ def forget_output(folder: Path, name: str) -> None:
 
 
 def outputs_digests(reads: Sequence[Read]) -> dict[str, str]:
-    """What the outputs that a stage reads came to, by "FOLDER/OUTPUT": recipes share stages, but not their names."""
+    """The digests of the outputs that a stage reads, by "FOLDER/OUTPUT", because recipes share stages but not names."""
     return {f"{folder.name}/{OUTPUT if name == MAIN else name}": output_digest(folder, name) for folder, name in reads}
 
 
@@ -160,7 +160,7 @@ def _is_result(path: Path, folder: Path) -> bool:
 
 
 def is_older(folder: Path) -> bool:
-    """Whether a folder holds the work of an older togi: its stages have other names now, so nobody reads it."""
+    """Whether a folder contains work of an older togi, which is never read: stage folders have other names now."""
     for name in (DONE, BEGUN):
         try:
             found = read_json(folder / name)
@@ -175,7 +175,7 @@ def is_older(folder: Path) -> bool:
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a stage's folder, as far as it is seen without reading what was made; None where nothing."""
+    """The damage of a stage's folder that is visible without reading its outputs; None if there is none."""
     return _finished_damage(folder) if (folder / DONE).exists() else _begun_damage(folder)
 
 
@@ -185,13 +185,13 @@ def _finished_damage(folder: Path) -> str | None:
     except DamagedFile as error:
         return str(error)
     gone = [name for name in found if not (folder / name).is_file()]
-    return f"{folder / gone[0]}: it is gone" if gone else None
+    return f"{folder / gone[0]}: it is missing" if gone else None
 
 
 def _begun_damage(folder: Path) -> str | None:
     try:
         if made_from(folder) is None and any((folder / name).exists() for name in WORK):
-            return f"{folder / BEGUN}: it is gone"
+            return f"{folder / BEGUN}: it is missing"
         for path in (folder / name for name in FIXED):
             if path.exists():
                 read_object(path)
@@ -201,8 +201,8 @@ def _begun_damage(folder: Path) -> str | None:
 
 
 def deep_damage(folder: Path, only: str = "") -> str | None:
-    """What is wrong with a finished stage's folder, every file of it read whole, once a run; None where nothing. `only`
-    is how the paths of those begin that are read."""
+    """The damage of a finished stage's folder, after hashing every file (once a run); None if there is none. Checks
+    only paths that begin with `only`."""
     wrong = _finished_damage(folder)
     if wrong is not None:
         return wrong
@@ -211,25 +211,25 @@ def deep_damage(folder: Path, only: str = "") -> str | None:
             continue
         try:
             if file_hash(folder / name) != wanted:
-                return f"{folder / name}: it changed since it was made"
+                return f"{folder / name}: it has changed since it was made"
         except OSError as error:
             return f"{folder / name}: it cannot be read ({error.strerror})"
     return None
 
 
 def hold_whole(folder: Path, again: str, only: str = "") -> None:
-    """Raises DamagedFile where what a finished stage made is not what it was. `again` is how it is done again, `only`
-    how the paths of those files begin that are about to be read."""
+    """Raises DamagedFile if the files of a finished stage have changed. `again` is the command that redoes the stage;
+    checks only paths that begin with `only`."""
     wrong = deep_damage(folder, only)
     if wrong is not None:
-        raise DamagedFile(f"{wrong}, so it is not used; do the stage again with `{again}`")
+        raise DamagedFile(f"{wrong}, so it is not used; redo the stage with `{again}`")
 
 
-# --- folders that go --------------------------------------------------------------------------------------------------
+# --- removing folders -------------------------------------------------------------------------------------------------
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Removes what a kill in the middle of a write left behind: temporary files and folders, and old ones."""
+    """Removes leftovers of a kill during a write: temporary and old files and folders."""
     for path in sorted((*folder.rglob(".*.tmp"), *folder.rglob(".*.old"))):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -238,7 +238,7 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def clear_stage(folder: Path) -> None:
-    """Forgets a stage's work, so that it is done again from its beginning. Raises Busy if another process works
+    """Removes a stage's work, so that it is done again from the beginning. Raises Busy if another process works
     there."""
     with locked(folder):
         gone = rename_away(folder, TRASH)
@@ -246,14 +246,14 @@ def clear_stage(folder: Path) -> None:
 
 
 def set_aside(folder: Path) -> Path:
-    """Takes a damaged folder's name away, and keeps what is in it until `togi clean`; returns where it lies. Raises
-    Busy if another process works there."""
+    """Renames a damaged folder, to keep its files until `togi clean`; returns the new path. Raises Busy if another
+    process works there."""
     with locked(folder):
         return rename_away(folder, DAMAGED)
 
 
 def rename_away(folder: Path, where: str) -> Path:
-    """Takes a folder, whose lock is held, out of the store for good: to TRASH or DAMAGED; returns the new path."""
+    """Moves a folder, whose lock is held, out of the store to TRASH or DAMAGED; returns the new path."""
     target = folder.parent / where / f"{folder.name}-{os.urandom(4).hex()}"
     target.parent.mkdir(exist_ok=True)
     crash_point("before_forgetting", folder)
@@ -265,7 +265,7 @@ def rename_away(folder: Path, where: str) -> Path:
 
 
 def remove(gone: Path) -> None:
-    """Removes a folder that was taken away, as far as that is allowed; a kill in its middle leaves less of it."""
+    """Removes a renamed folder, as far as permissions allow; a kill during the removal leaves part of it."""
     for path in sorted(gone.glob("*")):
         crash_point("removing", path)
         if path.is_dir() and not path.is_symlink():
@@ -275,7 +275,7 @@ def remove(gone: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds a stage's folder against other runs. Raises Busy, a StageError, if another process works there."""
+    """Locks a stage's folder against other runs. Raises Busy, a StageError, if another process works there."""
     held = take(folder)
     if held is None:
         raise Busy(f"{folder.name}: another run{holder(folder)} is working on this stage; wait for it, or stop it")

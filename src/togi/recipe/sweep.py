@@ -1,7 +1,7 @@
-"""What of the store nobody uses, and what kills left in it.
+"""Finds and removes unused folders of the store, and leftovers of kills.
 
-A run says what it uses before it begins, and `clean` renames what nobody uses, one of them at a time (`registering`):
-so `clean` can go beside any run. A folder that somebody works in is locked, and left alone.
+A run registers the folders that it uses before it begins, and `clean` renames unused folders, one process at a time
+(`registering`), so `clean` is safe while runs work. A folder in use by a process is locked, and left alone.
 """
 
 import fcntl
@@ -37,14 +37,14 @@ CONVERTED = "converted.json"
 TOKENS = "tokens.json"
 GONE = {DAMAGED: "damaged, set aside", TRASH: "left by a kill"}
 STAGE = re.compile(r"[a-z][a-z_.]*-[0-9a-f]{16}")
-LEFT = re.compile(r"\..+-[0-9a-f]{16}\.(?:(?P<pid>\d+)\.tmp|old)")  # of weights that were being converted
-MAKING = re.compile(r"\.tokens-[0-9a-f]{16}\.making")  # tokens that are being made, by whoever holds the lock
+LEFT = re.compile(r"\..+-[0-9a-f]{16}\.(?:(?P<pid>\d+)\.tmp|old)")  # leftovers of weight conversions
+MAKING = re.compile(r"\.tokens-[0-9a-f]{16}\.making")  # tokens in the making, by the holder of the lock
 
 
 @contextmanager
 def registering() -> Iterator[None]:
-    """One process at a time says what it uses, or renames what nobody uses. Raises InputError where the home cannot be
-    written."""
+    """Lets one process at a time register what it uses, or rename unused folders. Raises InputError if the home cannot
+    be written."""
     with writing_home():
         store_folder().mkdir(parents=True, exist_ok=True)
         handle = (store_folder() / ".lock").open("a")
@@ -54,15 +54,15 @@ def registering() -> Iterator[None]:
 
 
 def register(run: Path, folders: Iterable[str]) -> None:
-    """Says that the run of a recipe uses these folders of the store, by their names, until its next run says
-    otherwise."""
+    """Records that the run of a recipe uses these folders of the store, by name, until its next run replaces the
+    record."""
     with registering():
         write_sealed(run / USES, {"folders": list(folders)})
 
 
 @dataclass(frozen=True, slots=True)
 class Unused:
-    """A folder that may go. `why` is empty where the reason is that no recipe refers to it."""
+    """A folder that may be removed. `why` is empty if the reason is that no recipe refers to it."""
 
     folder: Path
     why: str = ""
@@ -70,21 +70,21 @@ class Unused:
 
 @dataclass(slots=True)
 class Survey:
-    """What of a store may go; `notes` say what is kept because it is not known whether it is used."""
+    """The removable folders of a store; `notes` name what is kept because its use is unknown."""
 
     unused: list[Unused] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
 def survey() -> Survey:
-    """Looks through the whole store. Folders that vanish meanwhile, or cannot be looked into, are no trouble."""
+    """Examines the whole store. Tolerates folders that vanish meanwhile or cannot be read."""
     found = Survey()
     used, at_work = _used(found.notes), any(map(is_running, _runs()))
     for path in (*_folders(), *_folders(DAMAGED), *_folders(TRASH)):
         try:
             why = _why(path, used, at_work)
         except OSError as error:
-            found.notes.append(f"{path}: cannot be looked into ({error.strerror}); it is kept")
+            found.notes.append(f"{path}: cannot be read ({error.strerror}); it is kept")
             continue
         if why is not None:
             found.unused.append(Unused(path, why))
@@ -100,11 +100,11 @@ def older_note() -> list[str]:
     """A note on what an older togi made, if anything."""
     count = len(older_folders())
     what = "1 folder of an older togi is" if count == 1 else f"{count} folders of an older togi are"
-    return [f"{what} not used any more; `togi clean` removes what it shows"] if count else []
+    return [f"{what} no longer used; `togi clean` removes unused folders"] if count else []
 
 
 def _folders(*inside: str) -> list[Path]:
-    """The folders of the store, or of a folder in it; none where it cannot be looked into."""
+    """The folders of the store, or of a folder in it; empty if it cannot be read."""
     try:
         found = sorted(store_folder().joinpath(*inside).iterdir())
     except OSError:
@@ -113,8 +113,8 @@ def _folders(*inside: str) -> list[Path]:
 
 
 def _why(path: Path, used: dict[str, bool], at_work: bool) -> str | None:
-    """Why a folder may go; None where it may not. `used` tells of each used folder whether its run is at work,
-    `at_work` whether any run is."""
+    """Why a folder may be removed; None if it may not. `used` maps each used folder to whether its run is at work;
+    `at_work` is whether any run is."""
     name = path.name
     if path.parent.name in GONE:
         return GONE[path.parent.name]
@@ -124,8 +124,8 @@ def _why(path: Path, used: dict[str, bool], at_work: bool) -> str | None:
         return _outdated(path)
     if MAKING.fullmatch(name):
         return None if is_held(path) else "left by a kill"
-    if (path / TOKENS).exists():  # no run says which tokens it reads
-        return None if at_work else "tokenised data, made again where a training needs it"
+    if (path / TOKENS).exists():  # runs do not register the tokens that they read
+        return None if at_work else "tokenised data, made again when a training stage needs it"
     if not STAGE.fullmatch(name) or used.get(name):
         return None
     if is_older(path):
@@ -139,7 +139,7 @@ def _is_left(name: str) -> bool:
 
 
 def _outdated(path: Path) -> str | None:
-    """Why converted weights may go: the package that they come from is not installed in that version."""
+    """Why converted weights may be removed: their package is not installed in that version; None if it is."""
     try:
         source = read_object(path / CONVERTED, {"source": str})["source"]
         package, _, version = source.partition(":")[0].partition("==")
@@ -162,7 +162,7 @@ def _used(notes: list[str]) -> dict[str, bool]:
 
 
 def _runs() -> list[Path]:
-    """The folders of all runs: of each recipe's last one, and of earlier ones."""
+    """The folders of all runs: each recipe's last one, and earlier ones."""
     return [run for where in ("runs", HISTORY) for run in sorted((home() / where).glob("*/"))]
 
 
@@ -172,7 +172,7 @@ def used_folders() -> dict[str, bool]:
 
 
 def _uses(run: Path, notes: list[str]) -> list[str]:
-    """The folders that the last run of a recipe used. Where its own files do not say, all that it links to."""
+    """The folders that the last run of a recipe used; if its record is missing or damaged, all that it links to."""
     try:
         if (run / USES).exists():
             return list(map(str, read_sealed(run / USES, {"folders": list})["folders"]))
@@ -180,7 +180,7 @@ def _uses(run: Path, notes: list[str]) -> list[str]:
             stages = read_object(run / STATE, {"stages": list})["stages"]
             return [Path(stage["folder"]).name for stage in stages]
     except (DamagedFile, KeyError, TypeError) as error:
-        notes.append(f"{run}: what its last run used is not known ({error}); all that it links to is kept")
+        notes.append(f"{run}: unknown which folders its last run used ({error}); all folders that it links to are kept")
     try:
         return [Path(os.readlink(path)).name for path in sorted(run.iterdir()) if path.is_symlink()]
     except OSError:
@@ -188,8 +188,8 @@ def _uses(run: Path, notes: list[str]) -> list[str]:
 
 
 def take_away(unused: list[Unused]) -> tuple[list[Path], list[Path]]:
-    """Renames folders that may go, unless they are used or locked by now, then removes them. Returns those that were
-    in use, and those of which something is left because it may not be removed."""
+    """Renames removable folders, unless they are used or locked by now, then removes them. Returns those that were in
+    use, and those that could not be removed completely."""
     gone, busy = [], []
     with registering():
         now = {entry.folder for entry in survey().unused}
@@ -204,7 +204,7 @@ def take_away(unused: list[Unused]) -> tuple[list[Path], list[Path]]:
 
 
 def _rename(folder: Path, gone: list[Path]) -> bool:
-    """Renames a folder and notes where it is now, unless somebody works in it."""
+    """Renames a folder and appends its new path to `gone`, unless a process works in it."""
     try:
         with locked(folder):
             gone.append(rename_away(folder, TRASH))
@@ -214,8 +214,8 @@ def _rename(folder: Path, gone: list[Path]) -> bool:
 
 
 def sweep() -> None:
-    """Removes what kills left: folders that were being removed, weights that were being converted, and checkpoints of
-    finished stages. What cannot be removed stays for the next time."""
+    """Removes leftovers of kills: folders in removal, weights in conversion, and checkpoints of finished stages. What
+    cannot be removed stays for the next time."""
     for path in _folders(TRASH):
         shutil.rmtree(path, ignore_errors=True)
     for path in _folders():
@@ -233,22 +233,22 @@ def _sweep_checkpoints(folder: Path) -> None:
             if is_done(folder):
                 shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     except (StageError, OSError):
-        return  # somebody works there
+        return  # a process works there
 
 
 def _sweep_making(folder: Path) -> None:
-    """Removes tokens that a kill left half made."""
+    """Removes unfinished tokens that a kill left."""
     with suppress(StageError, OSError), locked(folder):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def tokens() -> int:
-    """Bytes of the tokenised data in the store."""
+    """The size in bytes of the tokenised data in the store."""
     return sum(size(path) for path in _folders() if (path / TOKENS).exists())
 
 
 def size(folder: Path) -> int:
-    """Bytes of the files below a folder, as far as they can be seen."""
+    """The size in bytes of the readable files below a folder."""
     total = 0
     for here, _, names in os.walk(folder):
         for name in names:

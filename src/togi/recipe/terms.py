@@ -1,6 +1,7 @@
-"""Licences, terms and uses across a recipe, as they follow from its graph before anything runs.
+"""Licences, terms and uses across a recipe, derived from its graph before anything runs.
 
-What the records of a run really came from stands with the records (`stages/sources.py`); here is what may reach them.
+The actual sources of a run's records are stored with the records (`stages/sources.py`); this module computes the
+possible ones.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,8 @@ Reached = dict[str, tuple[str, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """The licence and the terms of an entry of `data:` or `models:`; with `binds` those of all that is made from it."""
+    """The licence and the terms of an entry of `data:` or `models:`; with `binds` they apply to everything made from
+    it."""
 
     entry: str
     licence: str
@@ -32,8 +34,8 @@ class Said:
 
 
 def reached(graph: Graph) -> dict[str, Reached]:
-    """For each node: the entries of `data:` and `models:` that become part of what it makes, by their keys, each with
-    the names on the way from there."""
+    """For each node: the entries of `data:` and `models:` that become part of its output, by key, each with the names
+    on the path from the entry to the node."""
     found: dict[str, Reached] = {}
     for node in graph.nodes.values():
         entry = node.name.partition("@")[0]  # data read as a second kind is NAME@KIND
@@ -50,7 +52,7 @@ def reached(graph: Graph) -> dict[str, Reached]:
 
 
 def said(recipe: Recipe) -> dict[str, Said]:
-    """What the entries of a recipe say of their licences and terms, by key; entries that say nothing are left out."""
+    """The licences and terms of a recipe's entries, by key, without entries that have neither."""
     entries: list[tuple[str, ModelSpec | DataSpec]] = [(f"models.{name}", spec) for name, spec in recipe.models.items()]
     entries += [(f"data.{name}", spec) for name, spec in recipe.data.items()]
     found = {key: Said(key, *spec.says) for key, spec in entries}
@@ -58,7 +60,7 @@ def said(recipe: Recipe) -> dict[str, Said]:
 
 
 def terms_by_stage(graph: Graph) -> dict[str, list[dict[str, Any]]]:
-    """The licences and terms that reach each stage, for recipe.lock.yaml."""
+    """The licences and terms that apply to each stage, for recipe.lock.yaml."""
     known, found = said(graph.recipe), {}
     for name, origins in reached(graph).items():
         rows = []
@@ -74,7 +76,7 @@ def terms_by_stage(graph: Graph) -> dict[str, list[dict[str, Any]]]:
 
 
 def notes(graph: Graph) -> list[str]:
-    """What a person should know of the terms and the uses of a recipe's data, in sentences."""
+    """Notes for the user on the terms and the uses of a recipe's data, as sentences."""
     return [*_binding(graph), *_measured_on_training(graph)]
 
 
@@ -90,8 +92,8 @@ def _binding(graph: Graph) -> Iterator[str]:
 
 
 def refuse_misuse(graph: Graph) -> None:
-    """Raises RecipeError where something would be trained on data that is for evaluation alone, or on what is made from
-    it, with the way that leads there."""
+    """Raises RecipeError if a stage would train on data that is for evaluation only, or on data made from it; the
+    message shows the path."""
     reach, problems = reached(graph), []
     for node in graph.nodes.values():
         for ref, key in _trained_on(node):
@@ -100,8 +102,8 @@ def refuse_misuse(graph: Graph) -> None:
                     where = graph.recipe.tree.where(("stages", node.name, *key))
                     dotted = ".".join(map(str, ("stages", node.name, *key)))
                     problems.append(
-                        f"{where}: {dotted}: {origin} is for evaluation alone (use: evaluation), and would be trained "
-                        f"on: {' -> '.join((*path, node.name))}. Train on other data, or let {origin} say use: any"
+                        f"{where}: {dotted}: {origin} is for evaluation only (use: evaluation), but would be trained "
+                        f"on: {' -> '.join((*path, node.name))}. Train on other data, or set use: any in {origin}"
                     )
     if problems:
         raise RecipeError("\n".join(problems))
@@ -113,7 +115,7 @@ def _use(recipe: Recipe, origin: str) -> str:
 
 
 def _trained_on(node: Node) -> list[tuple[Ref, tuple[str | int, ...]]]:
-    """The records that a node trains on, with their keys; none for a node that trains nothing."""
+    """The records that a node trains on, with their keys; empty for a node that does not train."""
     if STAGES[node.settings.type].job is None:
         return []
     used = ingredients(node.settings)
@@ -126,8 +128,8 @@ def _is_model(ref: Ref) -> bool:
 
 
 def _measured_on_training(graph: Graph) -> Iterator[str]:
-    """A sentence on each evaluation whose records are among those that a model in it was trained on, as far as the
-    graph tells, or are meant for training."""
+    """A sentence on each evaluation whose records one of its models was trained on, as far as the graph shows, or that
+    are meant for training."""
     reach = reached(graph)
     for node in graph.nodes.values():
         if {*kinds_of(node.settings).values()} != {"tables"}:
@@ -140,19 +142,19 @@ def _measured_on_training(graph: Graph) -> Iterator[str]:
             key = ".".join(map(str, ("stages", node.name, *path)))
             if (trainer := trained.get((target, ref.output))) is not None:
                 yield (
-                    f"{key}: {ref} is what {trainer} is trained on, so its figures do not hold for what the model has "
+                    f"{key}: {trainer} is trained on {ref}, so its figures do not hold for data that the model has "
                     "not seen; keep records apart for it with `split` or `select`"
                 )
             for origin, way in reach[target].items():
                 if _use(graph.recipe, origin) == "training":
                     yield (
-                        f"{key}: {origin} is for training (use: training), and is measured on: "
+                        f"{key}: {origin} is for training (use: training), but is evaluated on: "
                         f"{' -> '.join((*way, node.name))}"
                     )
 
 
 def _training_records(graph: Graph, node: Node) -> Mapping[tuple[str, str], str]:
-    """Node and output of all records that the models of a stage were trained on, with the stage that did."""
+    """Node and output of all records that the models of a stage were trained on, each with the stage that did so."""
     found: dict[tuple[str, str], str] = {}
     waiting = [node.inputs[ref] for _, ref in references(node.settings) if _is_model(ref)]
     seen: list[str] = []

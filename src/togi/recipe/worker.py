@@ -1,10 +1,10 @@
 """The worker process, one rank of a stage or the only one: does stages in the environment that training needs.
 
-It is told what to do by JSON lines on standard input and answers with JSON lines on the descriptor that standard output
-had at its start; anything that a library prints goes to standard error instead, and what a stranger's code reads from
-standard input, or closes, is nothing of ours. When the parent's end of that input closes, because it died, the worker
-ends at once: everything finished is on disk. Of several ranks, only rank 0 tells how the work goes and
-writes files; the others tell how they ended.
+It reads commands as JSON lines from standard input and answers with JSON lines on the descriptor that standard output
+had at its start. Output that a library prints goes to standard error instead, and foreign code that reads or closes
+standard input does not affect the commands. When the parent dies, that input closes, and the worker ends at once:
+finished work is on disk. Of several ranks, only rank 0 reports progress and writes files; the others report only how
+they ended.
 """
 
 import faulthandler
@@ -49,7 +49,7 @@ from togi.stages.context import Context, Control, Resolved, hold_numerics
 from togi.stages.table import STAGES, kinds_taken
 
 SPENT = "spent.json"
-TOLD = (TogiError, ModuleNotFoundError, OSError, MemoryError, RuntimeError, SystemExit)  # that `told` may know
+TOLD = (TogiError, ModuleNotFoundError, OSError, MemoryError, RuntimeError, SystemExit)  # that `told` may recognise
 LAST_WORDS = ("done", "failed", "crashed")
 LONGEST = 20_000  # characters of a message
 LIBRARIES = ("torch", "transformers", "numpy", "peft")
@@ -59,7 +59,7 @@ logging.getLogger("bitsandbytes").addHandler(logging.StreamHandler())  # to work
 
 
 class StageLogHandler(logging.Handler):
-    """What units say that know of no stage, such as that weights are being converted, is told as the stage's own."""
+    """Forwards log messages of library code, such as the conversion of weights, to the running stage."""
 
     def __init__(self, context: Context) -> None:
         super().__init__()
@@ -73,13 +73,13 @@ def main() -> None:
     """Reads commands until standard input closes."""
     if "TOGI_CRASH_AT" in os.environ:
         install_fault(os.environ["TOGI_CRASH_AT"])
-    faulthandler.enable()  # a crash inside a library leaves its traceback in the log
+    faulthandler.enable()  # so that a crash inside a library leaves a traceback in the log
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace", buffering=1)
     os.dup2(2, 1)
     orders = take_input()
     rank, size, meet_at, local = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
     control = Control(send=partial(_send, answers, threading.Lock(), rank))
-    for number in STOPPING:  # until here the parent has them wait: none is lost, and none ends this process
+    for number in STOPPING:  # the parent has blocked them until here, so none is lost and none ends this process
         signal.signal(number, lambda *_: setattr(control, "stop", True))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     commands: queue.Queue[dict[str, Any]] = queue.Queue()
@@ -93,12 +93,12 @@ def main() -> None:
 
 
 def _obey(command: dict[str, Any], control: Control, meet: Callable[[], Ranks]) -> bool | None:
-    """Does a stage, or what else the parent says; whether another run had done it. None where it failed, which is
-    told."""
+    """Does a stage, or another order of the parent; returns whether another run had done it. Returns None if it failed,
+    after reporting the failure."""
     sys.excepthook = crash = partial(_crash, control, command)
     try:
         ranks = meet()
-        sys.excepthook = crash  # torch.distributed has put its own there
+        sys.excepthook = crash  # torch.distributed has replaced it
         order = command.get("order")
         if order is None:
             return do_stage(command, control, _taking_part(command, ranks))
@@ -119,7 +119,7 @@ def _obey(command: dict[str, Any], control: Control, meet: Callable[[], Ranks]) 
 
 
 def _taking_part(command: dict[str, Any], ranks: Ranks) -> Ranks:
-    """The ranks that do the stage: all, whom rank 0 tells, or this process alone."""
+    """The ranks that do the stage: all of them, in which case rank 0 sends them the order, or only this process."""
     if command["ranks"] == 1:
         return ALONE
     if ranks.first:
@@ -128,7 +128,7 @@ def _taking_part(command: dict[str, Any], ranks: Ranks) -> Ranks:
 
 
 def take_input() -> TextIO:
-    """The stream of orders; standard input is empty from here on, since `exit()` of a stranger's code closes it."""
+    """Returns the stream of orders and makes standard input empty, because `exit()` in foreign code closes it."""
     orders = os.fdopen(os.dup(0), encoding="utf-8")
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
@@ -136,7 +136,7 @@ def take_input() -> TextIO:
 
 
 def _listen(orders: TextIO, commands: "queue.Queue[dict[str, Any]]") -> None:
-    """Passes on what the parent says; when it is gone, even in the middle of a line, so is this process."""
+    """Queues the parent's commands; ends this process when the parent is gone, even in the middle of a line."""
     for line in orders:
         if not line.endswith("\n"):
             break
@@ -155,7 +155,7 @@ def _send(answers: TextIO, one_at_a_time: threading.Lock, rank: int, event: dict
 
 
 def _fail(control: Control, command: dict[str, Any], error: TogiError) -> None:
-    """Says what ended the stage; in the log stands what led to it."""
+    """Reports the error that ended the stage; its traceback goes to the log."""
     message = str(error)
     if len(message) > LONGEST:
         message = f"{message[:LONGEST]} ... ({len(message) - LONGEST} more characters are in the worker's log)"
@@ -168,9 +168,9 @@ def _fail(control: Control, command: dict[str, Any], error: TogiError) -> None:
 def _crash(
     control: Control, command: dict[str, Any], kind: type[BaseException], error: BaseException, trace: Any
 ) -> None:
-    """Says that this rank ends, before others can say that they miss it; the traceback goes to the log."""
+    """Reports that this rank ends, before others can report it missing; the traceback goes to the log."""
     try:
-        if (failure := told(error, command)) is not None:  # such as a full disk in the words of a library
+        if (failure := told(error, command)) is not None:  # such as a full disk, reported by a library
             _fail(control, command, failure)
         else:
             control.send({"event": "crashed", "error": describe(error), "when": time.time()})
@@ -181,12 +181,12 @@ def _crash(
 
 
 def _meet(rank: int, size: int, meet_at: str, local: int) -> Ranks:
-    """The ranks of a stage, once all of them are there."""
+    """The ranks of a stage, after all of them have met."""
     return ALONE if size == 1 else importlib.import_module("togi.train.ranks").join(rank, size, meet_at, local)
 
 
 def do_stage(command: dict[str, Any], control: Control, ranks: Ranks) -> bool:
-    """Does a stage; whether it found that another run had done it meanwhile."""
+    """Does a stage; returns whether another run had done it meanwhile."""
     folder = Path(command["folder"])
     stage = STAGES[command["settings"]["type"]]
     settings = stage.settings.model_validate(command["settings"])
@@ -237,14 +237,14 @@ def do_stage(command: dict[str, Any], control: Control, ranks: Ranks) -> bool:
 
 
 def apart(settings: StageSettings) -> tuple[str, ...]:
-    """The references to records that the stage makes nothing of."""
+    """The references to records that do not become part of the stage's output."""
     used = ingredients(settings)
     return tuple(ref for _, ref in references(settings) if ref not in used)
 
 
 @contextmanager
 def _shards(settings: StageSettings, context: Context, cluster: str) -> Iterator[None]:
-    """Lets several processes do the shards of the stage: those of a cluster, or as many as its settings want."""
+    """Lets several processes do the shards of the stage: those of a cluster, or the number in its settings."""
     if not cluster and settings.pool == 1:
         yield
         return
@@ -264,8 +264,8 @@ def _on_cluster(cluster: str, context: Context) -> Any:
 
 @contextmanager
 def _turn(context: Context, command: dict[str, Any]) -> Iterator[None]:
-    """Holds the stage's folder; while another run holds it, waits aloud. All ranks wait together, so that a wish to
-    stop ends it."""
+    """Locks the stage's folder, waiting with messages while another run holds it. All ranks wait together, so that a
+    request to stop ends the wait."""
     held: list[TextIO] = []
 
     def free() -> bool:
@@ -285,11 +285,12 @@ def _turn(context: Context, command: dict[str, Any]) -> Iterator[None]:
 
 
 def _prepare(folder: Path, command: dict[str, Any], size: int, trains: bool) -> float:
-    """Makes the folder ready to begin or to go on; the seconds that earlier, interrupted runs of the stage took."""
+    """Prepares the folder to begin or continue; returns the seconds that earlier, interrupted runs of the stage
+    took."""
     hold_sources(command["name"], command["reads"])
     _check_numerics(folder, command, size)
     clear_leftovers(folder)
-    if not trains:  # its alarms are told again; a training cuts them back to its checkpoint
+    if not trains:  # its alarms will be raised again; a training stage cuts them back to its checkpoint
         (folder / "alarms.jsonl").unlink(missing_ok=True)
     begin(folder, command["made_from"])
     if read_cache(folder / "settings.json") is None:
@@ -305,13 +306,13 @@ def _finish(context: Context, command: dict[str, Any], seconds: float) -> None:
 
 
 def _leave(context: Context, command: dict[str, Any], seconds: float) -> None:
-    """Notes the time that the work took. What was begun while a file that it reads was changed is forgotten: it would
-    be taken up again once the file is what it was."""
+    """Records the time that the work took. Discards unfinished work if a file that it reads has changed: it would
+    continue from that work if the file were restored."""
     if not is_done(context.folder) and source_change(command["reads"]) is not None:
-        context.log("a file that this stage reads was changed while the run went on: what was begun is forgotten")
+        context.log("a file that this stage reads was changed during the run: its unfinished work is discarded")
         remove(rename_away(context.folder, TRASH))
     else:
-        with suppress(OSError):  # what ended the stage is the one to tell
+        with suppress(OSError):  # the error that ended the stage matters more
             write_json(context.folder / SPENT, {"seconds": seconds})
 
 
@@ -333,7 +334,7 @@ def _endpoint(value: dict[str, Any]) -> Endpoint:
 
 
 def resolved_to_json(value: Resolved) -> dict[str, Any]:
-    """What `resolved_from_json` reads."""
+    """The input of `resolved_from_json`."""
     source = asdict(value.source) if value.source else None
     folder = str(value.folder) if value.folder else None
     endpoint = asdict(value.endpoint) if value.endpoint else None
@@ -341,7 +342,8 @@ def resolved_to_json(value: Resolved) -> dict[str, Any]:
 
 
 def _check_numerics(folder: Path, command: dict[str, Any], size: int) -> None:
-    """An unfinished stage goes on only under the numerics it began with: other libraries give other bits."""
+    """Raises StageError unless an unfinished stage continues with the numerics that it began with: other libraries give
+    other bits."""
     micro_batch = command["settings"].get("micro_batch_tokens")
     now = {**numerics(command["threads"]), "micro_batch_tokens": micro_batch, "compute": command["compute"]}
     now["processes"] = size
@@ -349,7 +351,7 @@ def _check_numerics(folder: Path, command: dict[str, Any], size: int) -> None:
 
 
 def numerics(threads: int) -> dict[str, Any]:
-    """What bits depend on besides settings and data."""
+    """The facts that bits depend on in addition to settings and data."""
     versions = {}
     for name in LIBRARIES:
         try:

@@ -1,8 +1,8 @@
-"""The processes that do the work, seen from the parent: one, or one a rank.
+"""The worker processes, as seen from the parent: one in all, or one per rank.
 
-A rank that fails must end the others, which wait for it in the middle of a step, and its message must be the one that
-is told: what the others say is only that it is gone. So the first sign of a failure opens a short time in which the
-others may show theirs; then one is chosen as the cause, and what still waits is killed.
+If a rank fails, the others, which wait for it in the middle of a step, must end too, and its message must be the one
+that is reported: the others only report that it is gone. So after the first sign of a failure, the parent waits a short
+time for messages of other ranks, then chooses one as the cause and kills the ranks that still wait.
 """
 
 import json
@@ -25,10 +25,11 @@ from togi.core.errors import Fault, WorkerDied
 from togi.core.process import STOPPING as SIGNALS
 from togi.recipe.greeting import GONE
 
-# What a training process needs on glibc. Freed memory stays with the process, so that it is not faulted in again (1.04
-# to 1.18 times the speed, measured). No lists of small free blocks: aligned memory leaves such blocks beside it, and
-# while they are in a list, the hole of a freed tensor is a little too small for the next of the same size (that was 0.6
-# to 0.7 GB of 2.2 to 2.5 above weights, gradients and optimiser). A variable that the user has set wins.
+# Settings of glibc for a training process. Freed memory stays with the process, so that it is not faulted in again
+# (measured: 1.04 to 1.18 times the speed). No free lists of small blocks: aligned allocations leave such blocks next to
+# them, and while those are in a free list, the hole of a freed tensor is slightly too small for the next tensor of the
+# same size (this wasted 0.6 to 0.7 GB of the 2.2 to 2.5 GB in addition to weights, gradients and optimiser). A variable
+# that the user has set takes precedence.
 ENVIRONMENT = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "100000000000",
@@ -37,17 +38,17 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONUNBUFFERED": "1",
 }
-WORKER = ("-m", "togi.recipe.worker")  # then rank, number of ranks, where they meet, and the device's number
+WORKER = ("-m", "togi.recipe.worker")  # then rank, number of ranks, meeting URL, and device number
 COMMAND = (sys.executable, *WORKER)
-SIGNS = 2.0  # seconds in which other ranks may show that they failed too
-MEETING = ".ranks-"  # how the folders begin in which ranks meet, beside the log
-CLOSING = 10.0  # seconds until processes that have nothing left to do are gone
-STOPPING = 25.0  # seconds until the others have stopped as well, once one of them was asked to and did
+SIGNS = 2.0  # seconds to wait for failures of other ranks
+MEETING = ".ranks-"  # prefix of the folders, next to the log, in which ranks meet
+CLOSING = 10.0  # seconds until idle processes have ended
+STOPPING = 25.0  # seconds until the other ranks have stopped too, after one stopped on request
 
 
 @dataclass(frozen=True, slots=True)
 class RankEvent:
-    """One event of one rank; None: the rank is gone, with this exit code."""
+    """One event of one rank; if `event` is None, the rank has ended with the exit code `code`."""
 
     rank: int
     event: dict[str, Any] | None
@@ -56,8 +57,8 @@ class RankEvent:
 
 @dataclass(frozen=True, slots=True)
 class RankPlace:
-    """Rank `rank` of `size`. `meet_at` is a URL of torch's where they meet; `local` counts the ranks of one machine, of
-    which each has a device of its own."""
+    """Rank `rank` of `size`. `meet_at` is torch's rendezvous URL; `local` is the rank's number on its machine, and so
+    the number of its device."""
 
     rank: int
     size: int
@@ -72,7 +73,7 @@ class RankPlace:
 class Worker:
     """The process of one rank, on this machine."""
 
-    where = ""  # on which of several machines, for messages
+    where = ""  # the machine, if there are several, for messages
 
     def __init__(self, log: Path, threads: int, place: RankPlace) -> None:
         self.rank = place.rank
@@ -82,14 +83,14 @@ class Worker:
             self.process: Any = start_process([*COMMAND, *place.arguments], environment, errors)
 
     def send(self, command: dict[str, Any]) -> None:
-        """Gives the process something to do; that it is gone shows in what is heard of it."""
+        """Sends the process a command. If the process has ended, `listen` reports that."""
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps(command) + "\n")
             self.process.stdin.flush()
 
     def listen(self, heard: "queue.SimpleQueue[RankEvent]") -> None:
-        """Passes on every event until the process is gone; what else stands on its output goes to the log."""
+        """Queues every event until the process ends; other output goes to the log."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             event = _event(line)
@@ -101,31 +102,31 @@ class Worker:
         heard.put(RankEvent(self.rank, None, self.process.wait()))
 
     def end(self) -> str:
-        """How the process, which is gone and said nothing, ended."""
+        """How the process, which left no message, ended, in words."""
         code = self.process.wait()
         if code == -signal.SIGKILL:
-            return "was killed (SIGKILL); when nobody did that, the machine ran out of memory: lower batch sizes"
+            return "was killed (SIGKILL); if nobody killed it, the machine ran out of memory: lower batch sizes"
         if code < 0:
             names = [each.name for each in signal.Signals if each == -code]
-            return f"was ended by signal {names[0] if names else -code}; what led to it may stand in {self.log}"
+            return f"was ended by signal {names[0] if names else -code}; its log may show why: {self.log}"
         last = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
         what = f"; the last line of its log is: {last[0][:500]}" if last else ""
-        return f"ended itself with exit code {code}, without a word{what}; its log is {self.log}"
+        return f"ended with exit code {code}, without a message{what}; its log is {self.log}"
 
     def wake(self) -> None:
-        """Lets the process go on if someone has stopped it (SIGSTOP): it could not stop in good order."""
+        """Continues the process if someone has halted it (SIGSTOP): it could not stop in good order otherwise."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)
 
     def dismiss(self) -> None:
-        """Lets the process leave: it does when its input closes."""
+        """Closes the input of the process, which then ends."""
         assert self.process.stdin is not None
-        with suppress(BrokenPipeError):  # of what a dead process never read
+        with suppress(BrokenPipeError):  # from data that a dead process never read
             self.process.stdin.close()
         self.wake()
 
     def close(self, seconds: float) -> None:
-        """Returns when the process, which was dismissed, is gone; it is killed after `seconds`."""
+        """Waits for the end of the dismissed process; kills it after `seconds`."""
         try:
             self.process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -134,19 +135,19 @@ class Worker:
 
 
 def log_of(log: Path, rank: int) -> Path:
-    """Where a rank's errors go; `log` is that of rank 0."""
+    """The log of a rank's errors; `log` is that of rank 0."""
     return log if rank == 0 else log.with_name(f"{log.stem}-rank{rank}{log.suffix}")
 
 
 def counts(threads: int) -> dict[str, str]:
-    """The variables that say how many threads a process has: those that are recorded, because bits depend on them.
-    What the user's environment says was taken into account."""
+    """The variables that set the number of threads of a process, which is recorded because bits depend on it.
+    `threads` already respects the user's environment."""
     return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
 
 
 def start_process(command: list[str], environment: dict[str, str], errors: BinaryIO) -> "subprocess.Popen[str]":
-    """Starts a process in which signals wait until it is ready for them: one that came while it imports would end it
-    without a word. Raises WorkerDied where the system cannot start another one."""
+    """Starts a process in which signals are blocked until it is ready for them: during its imports, a signal would end
+    it without a message. Raises WorkerDied if the system cannot start another process."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         return subprocess.Popen(
@@ -161,13 +162,13 @@ def start_process(command: list[str], environment: dict[str, str], errors: Binar
             errors="backslashreplace",
         )
     except OSError as error:
-        raise WorkerDied(f"a worker could not be started: {error}; make room on the machine and try again") from None
+        raise WorkerDied(f"a worker could not be started: {error}; free some memory and try again") from None
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _event(line: str) -> dict[str, Any] | None:
-    """What a worker says in one line; None of what is no event, such as something that was printed before it ran."""
+    """The event in one line of a worker's output; None for other lines, such as text that was printed at its start."""
     try:
         event = json.loads(line)
     except (ValueError, RecursionError):
@@ -176,13 +177,13 @@ def _event(line: str) -> dict[str, Any] | None:
 
 
 def is_echo(event: Mapping[str, Any]) -> bool:
-    """Whether a rank says no more than that another one is gone."""
+    """Whether a rank only reports that another one is gone."""
     return event["event"] == "crashed" and GONE.search(event["error"]) is not None
 
 
 @dataclass(slots=True)
 class RankOutcomes:
-    """What has become of the ranks in a stage: the events that say so, and the exit codes of those that are gone."""
+    """How the ranks of a stage ended: their last events, and the exit codes of those that are gone."""
 
     done: dict[int, dict[str, Any]] = field(default_factory=dict)
     failed: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -190,7 +191,7 @@ class RankOutcomes:
     gone: dict[int, int] = field(default_factory=dict)
 
     def take(self, heard: RankEvent) -> bool:
-        """Takes up an event if it is one rank's last word."""
+        """Records an event if it is the last of its rank; returns whether it is."""
         if heard.event is None:
             self.gone[heard.rank] = heard.code
             return True
@@ -205,28 +206,28 @@ class RankOutcomes:
 
     @property
     def silent(self) -> list[int]:
-        """The ranks that ended without a word."""
+        """The ranks that ended without a message."""
         return [rank for rank in sorted(self.gone) if rank not in self.failed and rank not in self.crashed]
 
     @property
     def echoing(self) -> bool:
-        """Whether all that was heard so far is that ranks miss another one: that it is gone may take long to show."""
+        """Whether ranks have only reported a missing rank so far: its end may take long to show."""
         return not self.silent and all(map(is_echo, (*self.failed.values(), *self.crashed.values())))
 
     @property
     def stopping(self) -> bool:
-        """Whether all that happened so far is that ranks stopped because they were asked to."""
+        """Whether ranks have only stopped on request so far."""
         return not self.gone and all(event["kind"] == "Interrupted" for event in self.failed.values())
 
     def waiting(self, ranks: Iterable[int]) -> list[int]:
-        """Those of the ranks that are still at work, or wait for another that is not."""
+        """Those of the ranks that are still working, or waiting for a rank that is not."""
         return [r for r in ranks if not (r in self.done or r in self.failed or r in self.gone)]
 
     def cause(self) -> tuple[int, dict[str, Any] | None]:
         """The rank that ended the stage, and its message if it left one.
 
-        A rank that ended without a word left none, but all others only tell of its absence; else it is the first that
-        spoke of anything else.
+        A rank that ended without a message is the cause, because the others only report its absence; otherwise it is
+        the first rank that reported anything else.
         """
         if self.silent:
             return self.silent[0], None
@@ -235,7 +236,7 @@ class RankOutcomes:
 
 
 class Workers:
-    """All ranks of a stage. `threads` are those of all of them together."""
+    """All ranks of a stage. `threads` is the total of all ranks."""
 
     def __init__(self, log: Path, threads: int, size: int = 1) -> None:
         self.size = size
@@ -251,7 +252,7 @@ class Workers:
             listener.start()
 
     def started(self, log: Path, threads: int) -> list[Worker]:
-        """The ranks that this process looks after; the first one speaks for all."""
+        """Starts the ranks that this process manages; the first one reports for all."""
         meet_at, each = f"file://{self._meeting.name}/ranks", max(1, threads // self.size)
         return [Worker(log, each, RankPlace(rank, self.size, meet_at, rank)) for rank in range(self.size)]
 
@@ -271,19 +272,20 @@ class Workers:
             yield fates.done[speaker]
 
     def _next(self) -> RankEvent:
-        """What is heard next. Waits by the second: a signal that comes just before this process falls asleep does not
-        wake it, and Python attends to signals only when it is awake."""
+        """The next event. Waits one second at a time: a signal that comes just before this process sleeps does not wake
+        it, and Python handles signals only while it is awake."""
         while True:
             with suppress(queue.Empty):
                 return self._heard.get(timeout=1.0)
             for worker in self.workers.values():
                 if self._stopping:
                     worker.wake()
-                if (code := worker.process.poll()) is not None:  # what it forked may hold its output open
+                if (code := worker.process.poll()) is not None:  # its child processes may hold its output open
                     return RankEvent(worker.rank, None, code)
 
     def _failure(self, fates: RankOutcomes, stage: str) -> dict[str, Any]:
-        """The message of the rank that ended the stage; ends those that wait for it. Raises WorkerDied and Fault."""
+        """The failure of the rank that ended the stage; kills the ranks that wait for it. Raises WorkerDied and
+        Fault."""
         start = time.monotonic()
         while fates.waiting(self.workers):
             left = start + (STOPPING if fates.stopping or fates.echoing else SIGNS) - time.monotonic()
@@ -301,18 +303,19 @@ class Workers:
             raise WorkerDied(f"{worker} {self.workers[rank].end()}. {saved}: run the same command again")
         if is_echo(event):
             raise WorkerDied(
-                f"{worker} lost another rank, which left no word: {event['error']}. {saved}: run the same command again"
+                f"{worker} lost another rank, which left no message: {event['error']}. {saved}: run the same command "
+                "again"
             )
         if event["event"] == "crashed":
             log = self.workers[rank].log
             raise Fault(
-                f"{worker} stopped with a fault of togi's own: {event['error']}. The traceback is in {log}. {saved}"
+                f"{worker} stopped because of a bug in togi: {event['error']}. The traceback is in {log}. {saved}"
             )
         same = [other for other in fates.failed.values() if other["message"] == event["message"]]
         return event if len(same) == len(self.workers) else {**event, "message": event["message"] + named}
 
     def stop(self) -> None:
-        """Asks all ranks to save and stop. One that someone halted (SIGSTOP) goes on first: others wait for it."""
+        """Asks all ranks to save and stop. Continues halted ranks (SIGSTOP) first, because others wait for them."""
         self._stopping = True
         self._signal(signal.SIGTERM)
         for worker in self.workers.values():
@@ -336,13 +339,13 @@ class Workers:
             worker.close(max(0.0, end - time.monotonic()))
         for worker, listener in zip(self.workers.values(), self._listeners, strict=True):
             listener.join(timeout=2.5)
-            if not listener.is_alive():  # else what the process forked holds its output open
+            if not listener.is_alive():  # else a child process holds its output open
                 assert worker.process.stdout is not None
                 worker.process.stdout.close()
         self._meeting.cleanup()
 
 
 def clear_meetings(folder: Path) -> None:
-    """Removes the places where ranks of runs met that were killed. No run may be at work in `folder`."""
+    """Removes the meeting folders of killed runs. No run may be at work in `folder`."""
     for place in folder.glob(f"{MEETING}*"):
         shutil.rmtree(place, ignore_errors=True)

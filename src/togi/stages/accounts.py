@@ -1,4 +1,4 @@
-"""What a finished stage says of its records: whether all are accounted for, and what they were made from."""
+"""Accounts of a finished stage's records: whether all are accounted for, and what they were made from."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -10,8 +10,8 @@ from togi.core.settings import MAIN
 
 
 def unaccounted(counts: Mapping[str, int], dropped: int) -> tuple[int, str]:
-    """(how many records are gone without a reason, or below 0 came from nowhere; that in words). (0, "") where what
-    came in is what went out and what was dropped, and where nothing was counted."""
+    """Returns (how many records are missing without a reason, negative if there are too many; the same in words).
+    Returns (0, "") if the records out and dropped add up to those in, and if nothing was counted."""
     came, went = counts.get("in"), counts.get("out")
     if came is None or went is None or came == went + dropped:
         return 0, ""
@@ -21,8 +21,8 @@ def unaccounted(counts: Mapping[str, int], dropped: int) -> tuple[int, str]:
 
 
 def sources_in(written: Mapping[str, Counter[Provenance]]) -> list[dict[str, Any]]:
-    """The sources with a licence or terms of the records of the main output (of all outputs where there is none), each
-    with the number of records that come from it. `written` are such numbers by output."""
+    """The sources with a licence or terms of the main output's records (of all outputs if there is no main one), each
+    with its number of records. `written` contains such numbers by output."""
     parts = [written[MAIN]] if MAIN in written else written.values()
     counts = sum(parts, Counter())
     return [{**asdict(source), "records": count} for source, count in counts.items() if source.says]

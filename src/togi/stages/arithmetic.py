@@ -1,4 +1,4 @@
-"""Which arithmetic a worker computes with: chosen once a machine and kept in the store, so that bits stay the same."""
+"""The arithmetic of a worker, chosen once per machine and kept in the store, so that results stay the same bits."""
 
 import os
 import threading
@@ -26,21 +26,21 @@ Inputs = TypeVar("Inputs")
 
 
 def device() -> torch.device:
-    """The accelerator where there is one, else the processor."""
+    """The accelerator if there is one, else the processor."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def model_device(source: ModelSource) -> torch.device:
-    """Where a model that is only read is computed: where the recipe says, else where everything is.
+    """The device of a model that is not trained: that of the recipe, else the default device.
 
-    Raises InputError for a device that is not here.
+    Raises InputError for a device that this machine does not have.
     """
     if not source.device:
         return device()
     found = torch.device(source.device)
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         raise InputError(
-            f"{source.name}: its device is {source.device}, and this machine has {_devices()}; change `device` under "
+            f"{source.name}: its device is {source.device}, but this machine has {_devices()}; change `device` under "
             "models:, or run on a machine that has it"
         )
     return found
@@ -51,9 +51,10 @@ def _devices() -> str:
 
 
 def arithmetic(context: Context) -> Numerics:
-    """What this machine computes with, applied; told once a worker, noted with every stage that computes.
+    """Applies this machine's arithmetic and returns it; logs it once per worker and records it with every stage that
+    computes.
 
-    Raises StageError for an unfinished stage that was begun with something else.
+    Raises StageError for an unfinished stage that began with other arithmetic.
     """
     found, fresh = (
         chosen_numerics(context.cache, context.compute, context.ranks),
@@ -70,21 +71,21 @@ def arithmetic(context: Context) -> Numerics:
 
 
 def _described(report: Mapping[str, str]) -> str:
-    """One line on what computes each part of a decoder."""
+    """One line on the implementation of each part of a decoder."""
     by_torch = [f"{part} by {how}" for part, how in report.items() if how != "compiled"]
     compiled = [part for part, how in report.items() if how == "compiled"]
     return f"compiled kernels: {', '.join(compiled) or 'none'}" + "".join(f"; {each}" for each in by_torch)
 
 
 def in_machine_type(forward: Callable[[Inputs], Output], context: Context) -> Callable[[Inputs], Output]:
-    """`forward` with products in the type that this machine is fast at; weights and gradients stay float32."""
+    """`forward` with matrix products in the type that is fast on this machine; weights and gradients stay float32."""
     wide = arithmetic(context).dtype == torch.float32
     return forward if wide else in_bfloat16(forward, device().type)
 
 
 @lru_cache(maxsize=1)
 def chosen_numerics(cache: Path, compute: str, ranks: Ranks) -> Numerics:
-    usage.at_rest(device())  # no model is loaded yet: every loading asks for the arithmetic first
+    usage.at_rest(device())  # no model is loaded yet, because each load asks for the arithmetic first
     if compute == "auto":
         found = ranks.on_first_rank(lambda: _measured(cache))
     else:
@@ -101,8 +102,9 @@ def chosen_numerics(cache: Path, compute: str, ranks: Ranks) -> Numerics:
 
 
 def _measured(cache: Path) -> Numerics:
-    """The choice of an earlier run on the same machine with as many threads, else a new measurement. Of runs that
-    measure at once the first to finish chooses: a choice that is replaced under a run would keep it from going on."""
+    """The choice of an earlier run on the same machine with the same number of threads, else a new measurement. If runs
+    measure at the same time, the first to finish chooses: replacing the choice of a run would stop it from continuing.
+    """
     mark = digest([processor(), device().type, torch.get_num_threads(), torch.__version__])[:16]
     path = cache / f"arithmetic-{mark}.json"
     known = _known(path)
@@ -120,13 +122,13 @@ def _known(path: Path) -> dict[str, Any] | None:
 
 
 def _write_first(path: Path, value: Any) -> None:
-    """Writes the file, unless another run has done so meanwhile."""
+    """Writes the file, unless another run has written it meanwhile."""
     own = path.with_name(f"{path.stem}-{os.getpid()}-{threading.get_ident()}.json")
     write_json(own, value)
     try:
         os.link(own, path)
     except FileExistsError:
-        return  # it has come since
+        return  # another run has written it
     except OSError:  # a file system without links
         os.replace(own, path)
     finally:

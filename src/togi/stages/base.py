@@ -1,7 +1,7 @@
-"""What a stage is.
+"""The interface of stages.
 
-A stage is two files: `x.py` declares its settings, its outputs and where its work lives; `x_work.py` does the work and
-may import anything heavy.
+A stage has two files: `x.py` declares its settings, its outputs and its work module; `x_work.py` does the work and may
+have heavy imports.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,28 +17,28 @@ from togi.stages.cost import Cost, Inputs
 RECORDS_FILE = "output/records.parquet"
 MODEL_FOLDER = "output/model"
 UNKNOWN = "records"
-"""The kind of what cannot be told yet: of a reference that leads nowhere, or round in a circle."""
+"""The kind of a reference that cannot be resolved: its target does not exist, or is part of a cycle."""
 
 
 class Around(Protocol):
-    """What settings may ask of the recipe that they stand in."""
+    """What settings may ask about the recipe that contains them."""
 
     def kind(self, ref: Ref) -> str | None:
-        """The kind of what a reference stands for; None for data, which become what they are read as; UNKNOWN for what
-        the recipe has to mend."""
+        """The kind of a reference's target; None for data, whose kind depends on the reader; UNKNOWN if the recipe is
+        wrong."""
         ...
 
     def stands_for(self, ref: Ref) -> str | None:
-        """What a model of `models:` is, or the main output of a stage: model, scorer, a kind of records; None for what
-        there is not, or data."""
+        """The kind of a model of `models:` or of a stage's output: model, scorer, a kind of records; None for data, and
+        if the target does not exist."""
         ...
 
     def wanted(self, settings: "StageSettings") -> str | None:
-        """The kind of records that the first reader of a stage needs; None where nobody says."""
+        """The kind of records that the first reader of a stage needs; None if no reader determines it."""
         ...
 
     def measured(self) -> list[Ref]:
-        """The records on which the stages of the recipe measure models, each once."""
+        """The records on which stages of the recipe evaluate models, each once."""
         ...
 
 
@@ -46,46 +46,45 @@ class StageSettings(Settings):
     """Settings that every stage has."""
 
     type: str
-    seed: int | None = Field(default=None, ge=0, description="seed of this stage; the recipe's when absent")
+    seed: int | None = Field(default=None, ge=0, description="seed of this stage; when absent, the recipe's")
 
     def of_model(self, source: ModelSource) -> ModelSource:
-        """A model from outside as this stage wants it, where the recipe leaves that open."""
+        """A model from outside, with this stage's choices where the recipe makes none."""
         return source
 
     def within(self, around: Around) -> Self:
-        """The settings in a recipe: what they leave open and other stages decide is filled in. Raises ValueError."""
+        """The settings, completed with values that other stages of the recipe determine. Raises ValueError."""
         return self
 
     def limited(self, rows: int) -> Self:
-        """The settings for a trial in which each data set has at most `rows` rows: counts that this leaves no room for
-        are lower."""
+        """The settings for a trial in which each data set has at most `rows` rows: counts are lowered to match."""
         return self
 
     @property
     def passes(self) -> Sequence[Ref]:
-        """The records that the stage passes on, where its output is of their kind; see `PassingSettings`."""
+        """The records that the stage passes on, if its output has their kind; see `PassingSettings`."""
         return ()
 
     @property
     def downloads(self) -> list[tuple[str, str]]:
-        """Data sets of a hub that the stage reads: their ids and revisions."""
+        """The ids and revisions of the data sets on a hub that the stage reads."""
         return []
 
     @property
     def ranks(self) -> int:
-        """How many processes do the work together."""
+        """The number of processes that do the work together."""
         return 1
 
     @property
     def pool(self) -> int:
-        """How many processes do shards of rows; 1: none besides the stage's own."""
+        """The number of processes that do shards of rows; 1: only the stage's own process."""
         return 1
 
 
 class RowSettings(StageSettings):
     """Settings of a stage that maps rows, whose shards several processes can do."""
 
-    workers: int = runtime_setting(1, "processes that do shards of 4,096 rows; 1: the stage's own", ge=1, le=1024)
+    workers: int = runtime_setting(1, "processes for shards of 4,096 rows; 1: only the stage's own", ge=1, le=1024)
 
     @property
     def pool(self) -> int:
@@ -93,14 +92,14 @@ class RowSettings(StageSettings):
 
 
 class PassingSettings(StageSettings):
-    """Settings of a stage that takes several kinds of records and gives the kind that it takes: that of `passes`."""
+    """Settings of a stage that accepts several kinds of records and gives the kind of its input, `passes`."""
 
-    of_data: ClassVar[str | None] = None  # what rows under data: become where `kind` does not say
+    of_data: ClassVar[str | None] = None  # the kind of rows under data: if `kind` is absent
 
     kind: Literal["prompts", "chats", "documents", "samples", "pairs"] | None = Field(
         default=None,
-        description="what the input's rows become where it stands under data: and no stage that reads this one says; "
-        "else the input's own kind",
+        description="kind of records for an input under data:, if no stage that reads this one determines it; "
+        "otherwise the input's own kind",
     )
 
     def within(self, around: Around) -> Self:
@@ -110,19 +109,19 @@ class PassingSettings(StageSettings):
             return self
         if None in found:
             given = next(ref for ref in self.passes if around.kind(ref) is None)
-            raise ValueError(f"say with `kind` what {given} becomes: prompts, chats, documents or pairs")
+            raise ValueError(f"set `kind` to read {given} as prompts, chats, documents or pairs")
         if len(found) > 1 or (self.kind is not None and self.kind not in found):
             told = ", ".join(f"{ref} gives {around.kind(ref) or asked}" for ref in self.passes)
-            also = f", kind says {self.kind}" if self.kind is not None else ""
-            raise ValueError(f"all records have to be of one kind, but {told}{also}")
+            also = f", kind is {self.kind}" if self.kind is not None else ""
+            raise ValueError(f"all records must be of one kind, but {told}{also}")
         return self.model_copy(update={"kind": next(iter(found))})
 
 
 class RankedSettings(StageSettings):
-    """Settings of a stage whose work several processes can do together: all that train a model."""
+    """Settings of a stage whose work several processes can do together: every stage that trains a model."""
 
     processes: int = runtime_setting(
-        1, "processes that train together, each with its share of the weights and micro-batches", ge=1, le=1024
+        1, "processes that train together, each with a share of the weights and micro-batches", ge=1, le=1024
     )
 
     @property
@@ -132,7 +131,7 @@ class RankedSettings(StageSettings):
 
 @dataclass(frozen=True, slots=True)
 class Gives:
-    """The outputs of a stage type whose outputs do not depend on the settings: kinds by name."""
+    """The outputs of a stage type, kinds by name, if they do not depend on the settings."""
 
     kinds: Mapping[str, str]
 
@@ -141,14 +140,13 @@ class Gives:
 
 
 def gives(main: str, **named: str) -> Gives:
-    """The outputs of a stage: the kind of the main one, which `$stage` refers to, and of those that have a name
-    (`$stage.name`)."""
+    """The outputs of a stage: the kind of the main one, which `$stage` refers to, and of named ones (`$stage.name`)."""
     return Gives({MAIN: main, **named})
 
 
 @dataclass(frozen=True, slots=True)
 class PassesOn:
-    """The outputs of a stage with `PassingSettings`: the main one is of its kind, `named` have their own."""
+    """The outputs of a stage with `PassingSettings`: the main one has the stage's kind, `named` have their own."""
 
     named: Mapping[str, str]
 
@@ -157,24 +155,24 @@ class PassesOn:
 
 
 def passes_on(**named: str) -> PassesOn:
-    """The outputs of a stage that gives the kind that it takes."""
+    """The outputs of a stage that gives the kind of its input."""
     return PassesOn(named)
 
 
 @dataclass(frozen=True, slots=True)
 class StageType:
-    """All that is asked about a kind of stage.
+    """The definition of a type of stage.
 
     `outputs(settings)` are the kinds of its outputs by name: a kind of records (core/records.py), model or scorer.
-    `work` is a module with `run(settings, context)`. `version` goes up when the same settings give other bytes;
-    `reasons` are all that a record can be dropped for; `rows` is the module of a row-wise stage's `map_rows`
+    `work` is a module with `run(settings, context)`. Raise `version` when the same settings give other bytes. `reasons`
+    are all reasons for which it drops records; `rows` is the module of a row-wise stage's `map_rows`
     (stages/shards.py). `conserves`: every record that comes in goes out or is dropped for a reason, as in stages that
-    map rows; an alarm says where the counts do not add up.
+    map rows; an alarm reports counts that do not add up.
 
-    `estimate(settings, inputs)` is what the stage will take. `job(settings)` says how it trains (a `TrainingJob`); a
-    stage without one trains nothing. `measures(settings)` are the records on which it measures models.
-    `chooses(settings)` refers to the records of which the outputs are parts. With
-    `imports` records come from outside: `work` has `read(settings, takers)` beside `run`.
+    `estimate(settings, inputs)` is the cost of the stage. `job(settings)` is how it trains (a `TrainingJob`); a stage
+    without one does not train. `measures(settings)` are the records on which it evaluates models. `chooses(settings)`
+    refers to the records of which the outputs are subsets. With `imports`, records come from outside: `work` has
+    `read(settings, takers)` in addition to `run`.
     """
 
     name: str
@@ -193,14 +191,14 @@ class StageType:
 
     @property
     def adds_up(self) -> bool:
-        """Whether what comes in is what goes out and what is dropped."""
+        """Whether the records that come in are those that go out or are dropped."""
         return self.conserves or bool(self.rows)
 
     @property
     def yields(self) -> str:
-        """The outputs in words, as far as they follow from the type alone."""
+        """The outputs in words, as far as the type alone determines them."""
         if isinstance(self.outputs, PassesOn):
-            kinds = {MAIN: "the kind that it takes", **self.outputs.named}
+            kinds = {MAIN: "the kind of its input", **self.outputs.named}
         elif isinstance(self.outputs, Gives):
             kinds = {**self.outputs.kinds}
         else:
@@ -210,7 +208,7 @@ class StageType:
 
 
 def output_path(kind: str, name: str = MAIN) -> str:
-    """Where an output lies in the folder of its stage: a file of records, or the folder of a model."""
+    """The path of an output in the folder of its stage: a file of records, or the folder of a model."""
     if kind in ("model", "scorer"):
         return MODEL_FOLDER if name == MAIN else f"output/{name}"
     return RECORDS_FILE if name == MAIN else f"output/{name}.parquet"

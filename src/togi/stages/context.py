@@ -1,7 +1,7 @@
-"""What a running stage is given to work with: its folder, its inputs, its voice, and units of work.
+"""The context of a running stage: its folder, its inputs, its messages, and units of work.
 
-Work is cut into *units* whose members follow from settings and data alone; a finished unit is written once and never
-done again, an unfinished one is done again whole.
+Work is divided into *units*, which settings and data alone determine; a finished unit is written once and never
+repeated, an unfinished one is repeated as a whole.
 """
 
 from collections import Counter
@@ -42,9 +42,8 @@ from togi.stages.sources import Descent, model_sources, wrote
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What a reference stands for: a model from outside, or the folder of a finished stage, whose model is computed on
-    `device` where the recipe says so. A model that is asked on a server has an `endpoint`; without URLs it is the
-    service of the same name."""
+    """The target of a reference: a model from outside, or the folder of a finished stage, whose model runs on `device`
+    if the recipe sets it. A model on a server has an `endpoint`; without URLs it is the service of the same name."""
 
     kind: str
     source: ModelSource | None = None
@@ -55,7 +54,7 @@ class Resolved:
 
 @dataclass(slots=True)
 class Control:
-    """How a stage speaks to whoever runs it: events go out, a wish to stop comes in."""
+    """The connection between a stage and its runner: events go out, a request to stop comes in."""
 
     send: Callable[[dict[str, Any]], None]
     stop: bool = False
@@ -63,14 +62,14 @@ class Control:
 
 @dataclass(slots=True)
 class Context:
-    """A running stage's folder, seed, inputs and voice. With several `ranks`, only rank 0 writes into the folder and
-    speaks; all of them call everything here at the same places. `fits` are the tokens of the longest example that the
-    memory at hand has room for, where they were asked for. `takers` are the stage types that take each kind of records.
-    `reasons` are all that the stage drops records for; None where nobody said. `services` are the URLs of the services
-    that it needs, by name. `apart` are references to records that nothing is made of, such as those of a validation.
-    `contexts` are the tokens that models on servers take, by name, as far as they are known.
-    `adds_up`: what comes in is what goes out and what is dropped. `run` is the id of the run, which budgets are kept
-    for; `spent` says what it has spent on servers so far, in words."""
+    """A running stage's folder, seed, inputs and messages. With several `ranks`, only rank 0 writes into the folder and
+    sends messages; all ranks call everything here in the same order. `fits` is the length in tokens of the longest
+    example that fits into memory, if requested. `takers` are the stage types that accept each kind of records.
+    `reasons` are all reasons for which the stage drops records; None if undeclared. `services` are the URLs of the
+    services that it needs, by name. `apart` are references to records that do not become part of the output, such as
+    those for validation. `contexts` are the context lengths in tokens of models on servers, by name, as far as known.
+    `adds_up`: the records that come in are those that go out or are dropped. `run` is the id of the run, to which
+    budgets apply; `spent` returns its spending on servers so far, in words."""
 
     name: str
     folder: Path
@@ -90,15 +89,15 @@ class Context:
     services: Mapping[str, str] = field(default_factory=dict)
     run: str = ""
     spent: Callable[[], str] = lambda: ""
-    clients: dict[str, Any] = field(default_factory=dict)  # what asks servers, by the name of the model
-    leaving: ExitStack = field(default_factory=ExitStack)  # what is closed when the stage ends
+    clients: dict[str, Any] = field(default_factory=dict)  # clients of servers, by the name of the model
+    leaving: ExitStack = field(default_factory=ExitStack)  # resources that are closed when the stage ends
     counts: dict[str, int] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
-    data: dict[Provenance, None] = field(default_factory=dict)  # what the records that were read come from, in order
+    data: dict[Provenance, None] = field(default_factory=dict)  # sources of the records read, in order
     apart: tuple[str, ...] = ()
     contexts: Mapping[str, int] = field(default_factory=dict)
     adds_up: bool = False
-    written: dict[str, Counter[Provenance]] = field(default_factory=dict)  # by output: how many records come from each
+    written: dict[str, Counter[Provenance]] = field(default_factory=dict)  # by output: the number of records from each
     drops: DropLog = field(init=False)
     _descent: Descent | None = None
 
@@ -108,7 +107,7 @@ class Context:
     # --- inputs -----------------------------------------------------------------------------------------------
 
     def records(self, ref: Ref) -> list[Any]:
-        """The records that `ref` stands for, all in memory. Raises InputError if there are none."""
+        """The records of `ref`, all in memory. Raises InputError if there are none."""
         _, records = read_records(self.records_file(ref))
         if not records:
             raise self._no_records(ref)
@@ -116,8 +115,8 @@ class Context:
         return records
 
     def batches(self, ref: Ref, rows: int = SHARD_ROWS, *, noted: bool = True) -> Iterator[list[Any]]:
-        """The records that `ref` stands for, in order, `rows` at a time. Where they are not `noted`, the caller notes
-        where they come from. Raises InputError if there are none."""
+        """The records of `ref`, in order, `rows` at a time. If not `noted`, the caller records their sources. Raises
+        InputError if there are none."""
         self.records_count(ref)
         return self._batches(ref, rows, noted)
 
@@ -128,62 +127,61 @@ class Context:
             yield batch
 
     def contents(self, ref: Ref) -> str | None:
-        """A hash of the records that `ref` stands for; None where they lie in no file."""
+        """A hash of the records of `ref`; None if they are not in a file."""
         return file_hash(self.records_file(ref))
 
     def note_sources(self, ref: Ref) -> None:
-        """Notes where the records of a whole output come from, for a model that is made from them: their sources alone
-        are read."""
+        """Records the sources of a whole output, for a model that is made from it. Reads only the sources."""
         if ref not in self.apart:
             self.data |= dict.fromkeys(chain.from_iterable(file_sources(self.records_file(ref))))
 
     def picked(self, ref: Ref, rows: np.ndarray) -> Iterator[list[Any]]:
-        """The records at some rows of what `ref` stands for, in the order of `rows`, some thousand at a time."""
+        """The records of `ref` at the indices `rows`, in that order, a few thousand at a time."""
         for batch in pick_records(self.records_file(ref), rows, SHARD_ROWS):
             self.note(batch, ref)
             yield batch
 
     def aside(self, ref: Ref) -> Sequence[Any]:
-        """The records that `ref` stands for, by number and in any order, read from the disk as they are asked for:
-        eight bytes of each are in memory. Raises InputError if there are none."""
+        """The records of `ref`, for random access by index, read from disk on demand: each takes eight bytes of memory.
+        Raises InputError if there are none."""
         return records_aside(self.batches(ref), self.folder)
 
     def records_file(self, ref: Ref) -> Path:
-        """The file of the records that `ref` stands for."""
+        """The file with the records of `ref`."""
         target = self.inputs[ref]
         assert target.folder is not None, f"{ref} is not a stage"
         return target.folder / output_path(target.kind, ref.output)
 
     def output_mark(self, ref: Ref) -> str:
-        """What names the output that `ref` stands for: the folder of its stage, and its own name."""
+        """The identity of the output that `ref` refers to: the folder of its stage, and its own name."""
         target = self.inputs[ref]
         assert target.folder is not None, f"{ref} is not a stage"
         return f"{target.folder.name}/{ref.output}"
 
     def records_count(self, ref: Ref) -> int:
-        """How many records `ref` stands for, without reading them. Raises InputError if there are none."""
+        """The number of records of `ref`, without reading them. Raises InputError if there are none."""
         count = count_records(self.records_file(ref))
         if not count:
             raise self._no_records(ref)
         return count
 
     def _no_records(self, ref: Ref) -> InputError:
-        return InputError(f"stage {self.name}: {ref} holds no records; see its drops with `togi show`")
+        return InputError(f"stage {self.name}: {ref} has no records; see its drops with `togi show`")
 
     def note(self, records: Sequence[Record], ref: Ref | None = None) -> None:
-        """Notes where records come from that the stage makes something of. `records` and `batches` do so by themselves,
-        with the reference: what stands apart becomes no part of anything."""
+        """Records the sources of records that the stage uses. `records` and `batches` do this themselves, with the
+        reference: records of an `apart` reference do not become part of the output."""
         if ref not in self.apart:
             self.data |= dict.fromkeys(source for record in records for source in record.sources)
             self._descended().note(records)
 
     def sourced(self, records: Sequence[Record]) -> list[Record]:
-        """Records that the stage writes, each with the sources of what it was made from. `write` and `writer` do so by
+        """Adds to each record that the stage writes the sources of what it was made from. `write` and `writer` do this
         themselves."""
         return self._descended().given(records)
 
     def lineage(self) -> tuple[Provenance, ...]:
-        """The sources of a model that is trained here: of the records that were read, and of the models."""
+        """The sources of a model that is trained here: those of the records read, and of the models."""
         models = [*self._models("model").values(), *self._models("scorer").values()]
         return joined([*self.data, *chain(*models)])
 
@@ -195,18 +193,18 @@ class Context:
         return self._descent
 
     def _models(self, kind: str) -> dict[str, tuple[Provenance, ...]]:
-        """The sources of all models of a kind among the inputs, by name."""
+        """The sources of all models of one kind among the inputs, by name."""
         refs = [Ref(ref) for ref, target in self.inputs.items() if target.kind == kind]
         return {ref.name: model_sources(self.model(ref)) for ref in refs}
 
     def _unread(self) -> list[tuple[Provenance, ...]]:
-        """The sets of sources of all records that the stage may have made something of."""
+        """The sets of sources of all records that the stage may have used."""
         refs = [Ref(ref) for ref, target in self.inputs.items() if target.kind in KINDS and ref not in self.apart]
         files = [path for ref in refs if (path := self.records_file(ref)).is_file()]
         return list(dict.fromkeys(chain.from_iterable(map(file_sources, files))))
 
     def model(self, ref: Ref) -> ModelSource:
-        """Where the weights that `ref` stands for lie."""
+        """The source of the weights of `ref`."""
         target = self.inputs[ref]
         if target.source is not None:
             return target.source
@@ -215,52 +213,52 @@ class Context:
         return ModelSource(kind="path", name=str(folder), device=target.device)
 
     def endpoint(self, ref: Ref) -> Endpoint | None:
-        """The server of the model that `ref` stands for; None for a model that is computed here."""
+        """The server of the model `ref`; None for a model that is computed here."""
         found = self.inputs[ref].endpoint
         if found is None or found.urls:
             return found
         return replace(found, urls=(f"{self.services[found.name]}/v1",))
 
-    # --- voice ------------------------------------------------------------------------------------------------
+    # --- messages ---------------------------------------------------------------------------------------------
 
     def log(self, message: str) -> None:
-        """One line for the reader of the run."""
+        """Logs one line for the user."""
         self.control.send({"event": "log", "stage": self.name, "message": message})
 
     def progress(self, done: int, total: int, what: str, note: str = "") -> None:
-        """How far the work is: `done` of `total` in units of `what`."""
+        """Reports progress: `done` of `total` in units of `what`."""
         note = ", ".join(filter(None, (note, self.spent())))
         event = {"event": "progress", "stage": self.name, "done": done, "total": total, "what": what, "note": note}
         self.control.send(event)
 
     def alarm(self, name: str, message: str, **fields: Any) -> None:
-        """Something that a person should see: in the log, in the report, kept in the stage's folder."""
+        """Raises an alarm for the user: it goes to the log and the report, and is stored in the stage's folder."""
         alarm = {"name": name, "message": message, **fields}
         if self.ranks.first:
             append_line(self.folder / "alarms.jsonl", alarm)
         self.control.send({"event": "alarm", "stage": self.name, **alarm})
 
     def check_stop(self) -> None:
-        """Raises Interrupted if someone asked to stop. Called where everything finished is saved."""
+        """Raises Interrupted if someone asked to stop. Call it only when all finished work is saved."""
         if self.ranks.any(self.control.stop):
             raise Interrupted(f"stage {self.name}: stopped; everything finished is saved")
 
     # --- work -------------------------------------------------------------------------------------------------
 
     def units(self, count: int, make: Callable[[int], Any], name: str = "batch") -> list[Any]:
-        """`stream_units`, all values in memory."""
+        """`stream_units` with all values in memory."""
         return list(self.stream_units(count, make, name))
 
     def stream_units(
         self, count: int, make: Callable[[int], Any], name: str = "batch", *, told: bool = True
     ) -> Iterator[Any]:
-        """Does units 0..count-1 once each, across kills, and yields their values (JSON-like) in order.
+        """Does each of the units 0..count-1 once, even across kills, and yields their values (JSON-like) in order.
 
-        `name` tells the units of one stage's phases apart. With `told` each unit is a step of the progress; a stage
-        that counts its progress in other things tells it itself. A stage that has enough reads no further.
+        `name` distinguishes the phases of a stage. With `told`, each unit is a step of the progress; a stage that
+        counts its progress differently reports it itself. A stage that has enough values may stop reading.
 
-        A unit is committed by renaming its file, then by a line in the journal with the file's hash; a unit whose
-        line is missing or damaged, or whose file does not match it, is done again.
+        A unit is committed by renaming its file, then by a line in the journal with the file's hash; a unit whose line
+        is missing or damaged, or whose file does not match it, is done again.
         """
         committed = self.ranks.on_first_rank(self._committed)
         for number in range(count):
@@ -270,18 +268,18 @@ class Context:
             yield value
 
     def missing_units(self, count: int, name: str) -> list[int]:
-        """Which of the units 0..count-1 are still to be done."""
+        """The units among 0..count-1 that are left to do."""
         committed = self._committed()
         return [number for number in range(count) if not self._is_whole(f"{name}-{number:06d}", committed)]
 
     def _committed(self) -> dict[str, str]:
-        """Units that the journal names, with the hashes of their files."""
+        """The units in the journal, with the hashes of their files."""
         journal = self.folder / "journal.jsonl"
         cut_torn_line(journal)
         lines = [line for line in read_lines(journal) if "unit" in line]
         whole = [line for line in lines if line.get("line") == _line_hash(line)]
         if len(whole) < len(lines):
-            self.log(f"{journal}: {len(lines) - len(whole)} damaged lines are passed over; their work is done again")
+            self.log(f"{journal}: {len(lines) - len(whole)} damaged lines are skipped; their work is done again")
         return {line["unit"]: line["sha256"] for line in whole}
 
     def _is_whole(self, unit: str, committed: dict[str, str]) -> bool:
@@ -292,7 +290,7 @@ class Context:
         return self.folder / "units" / f"{unit}.json"
 
     def _unit(self, unit: str, committed: dict[str, str], make: Callable[[], Any], count: int) -> Any:
-        """The value of one unit, made if it is not there."""
+        """The value of one unit, which is done first if necessary."""
         path = self._unit_file(unit)
 
         def commit(value: Any) -> None:
@@ -308,27 +306,27 @@ class Context:
         return self.ranks.on_first_rank(lambda: read_json(path))
 
     def count_in(self, count: int) -> None:
-        """Adds records to those that came into the stage."""
+        """Adds to the number of records that came into the stage."""
         self.counts["in"] = self.counts.get("in", 0) + count
 
     def drop(self, record: Record | str, reason: str) -> None:
-        """Notes a record that leaves the road here, or its id: that of its parent where it was never made.
+        """Drops a record, given as a record or an id; for a record that was never made, the id of its parent.
 
         Raises ValueError for a reason that the stage does not declare.
         """
         if self.reasons is not None and reason not in self.reasons:
             raise ValueError(
-                f"stage {self.name}: {reason!r} is no declared reason: {', '.join(self.reasons) or 'none'}"
+                f"stage {self.name}: {reason!r} is not a declared reason: {', '.join(self.reasons) or 'none'}"
             )
         self.drops.add(record if isinstance(record, str) else record.id, reason)
 
     def drop_all(self, drops: Iterable[Drop]) -> None:
-        """Notes the drops that a function of `togi.data` found."""
+        """Records the drops that a function of `togi.data` found."""
         for each in drops:
             self.drop(each.id, each.reason)
 
     def drop_counts(self) -> dict[str, int]:
-        """How many records were dropped for which reason, in the order in which the reasons came."""
+        """The number of dropped records by reason, in the order of first occurrence."""
         return dict(self.drops.counts)
 
     def drop_reasons(self) -> str:
@@ -336,14 +334,14 @@ class Context:
         return ", ".join(f"{reason} {count}" for reason, count in self.drop_counts().items())
 
     def write(self, kind: str, records: Sequence[Record], output: str = MAIN) -> None:
-        """Writes the records of one of the stage's outputs, and counts them: those of the main one as `out`."""
+        """Writes the records of one of the stage's outputs, and counts those of the main one as `out`."""
         self.counts["out" if output == MAIN else output] = len(records)
         if self.ranks.first:
             write_records(self.folder / output_path(kind, output), kind, self._leaving(kind, records, output))
 
     @contextmanager
     def writer(self, kind: str, output: str = MAIN) -> Iterator[RecordWriter]:
-        """Writes the records of one of the stage's outputs as they come; it is there, whole, when the block ends. For a
+        """Yields a writer for the records of one of the stage's outputs; the file exists when the block ends. For a
         stage of one process."""
         with record_writer(self.folder / output_path(kind, output), kind) as writer:
             writer.change = lambda records: self._leaving(kind, records, output)
@@ -351,7 +349,7 @@ class Context:
         self.counts["out" if output == MAIN else output] = writer.count
 
     def _leaving(self, kind: str, records: Sequence[Record], output: str) -> Sequence[Record]:
-        """Records as they are written."""
+        """The records in the form in which they are written."""
         if kind == "tables":
             return records
         found = self.sourced(records)
@@ -359,7 +357,7 @@ class Context:
         return found
 
     def finish(self) -> None:
-        """Writes what the report reads: counts, drops by reason, and the stage's own summary."""
+        """Writes the files for the report: counts, drops by reason, and the stage's own summary."""
         self.drops.finish()
         found: dict[str, Any] = {"counts": self.counts, "drops": self.drop_counts()}
         if self.adds_up:
@@ -373,22 +371,22 @@ class Context:
 
 
 def _line_hash(line: dict[str, Any]) -> str:
-    """What a journal's line says of itself, so that an edited one skips no unit."""
+    """The hash of a journal's line, so that no unit is skipped because of an edited line."""
     return digest({key: value for key, value in line.items() if key != "line"})[:16]
 
 
 def hold_numerics(folder: Path, now: dict[str, Any], *, anew: bool = False) -> None:
-    """Notes what the bits of a stage depend on besides settings and data; `anew` forgets what was noted before.
+    """Records what a stage's bits depend on in addition to settings and data; `anew` discards earlier records.
 
-    Raises StageError for an unfinished stage that was begun under something else: it would not end with the same bits.
+    Raises StageError for an unfinished stage that began under other conditions: it would not give the same bits.
     """
     path = folder / "numerics.json"
     before = read_object(path) if path.exists() and not anew else {}
     other = [f"{key}: {before[key]} then, {now[key]} now" for key in now if key in before and before[key] != now[key]]
     if other:
         raise StageError(
-            f"{folder.name}: this stage was begun under other numerics ({'; '.join(other)}), so it would not end "
-            "with the same bits; restore them, or go on all the same with --accept-numerics"
+            f"{folder.name}: this stage was begun under other numerics ({'; '.join(other)}), so it would not give "
+            "the same bits; restore them, or continue anyway with --accept-numerics"
         )
     if before != (noted := {**before, **now}):
         write_json(path, noted)

@@ -1,7 +1,7 @@
-"""What a stage will take, as far as it is known before it runs. `togi plan` asks each stage for it.
+"""The cost of a stage, as far as it is known before the stage runs. `togi plan` asks each stage for it.
 
-Bounds come from the settings; counts and lengths come from what is on the disk, through stages that pass records on.
-What cannot be bounded is said to be unknown, never guessed.
+Bounds come from the settings; counts and lengths come from records on disk, through stages that pass records on. A
+quantity without a bound is reported as unknown, never guessed.
 """
 
 import math
@@ -17,13 +17,13 @@ from togi.model.sizes import Shape
 
 @dataclass(slots=True)
 class Known:
-    """What is known of an output, or of a model from outside, to those that read it.
+    """The known facts about an output, or a model from outside, for its readers.
 
-    `records` are the most that it holds or will hold. `samples` are some of them, or of those that they will be made
-    from, with `added`, the most tokens that each gains on the way. Where no sample is there, `tokens` is what a record
-    has on average and `longest` what it has at most, as the recipe says. `group` are the answers to each prompt.
-    `shape` are the sizes of a model, `context` the tokens of its context, `tokenizer` the folder of its tokenizer.
-    `why` says what is not known, and why.
+    `records` is the largest number of records that it has or will have. `samples` are some of them, or of the records
+    that they will be made from; `added` is the most tokens that each gains on the way. Without samples, `tokens` is the
+    mean and `longest` the maximum number of tokens of a record, from the recipe. `group` is the number of answers to
+    each prompt. `shape` are the sizes of a model, `context` its context length in tokens, `tokenizer` the folder of its
+    tokenizer. `why` states what is unknown, and why.
     """
 
     records: int | None = None
@@ -41,8 +41,8 @@ class Known:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What a training computes: the most tokens of a step and of an example, and the tokens of passes that only go
-    forward. `sampling` is what it samples from its model."""
+    """The computation of a training stage: the most tokens of a step and of an example, and the tokens of forward-only
+    passes. `sampling` is what it samples from its model."""
 
     step: float = math.inf
     example: float = 0
@@ -52,8 +52,8 @@ class Load:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampled:
-    """What is sampled from one model: `batches` of at most `rows` answers at once, `group` of them to each prompt, of
-    `prompt` and `answer` tokens at most."""
+    """The samples from one model: `batches` of at most `rows` answers at once, `group` answers to each prompt, with at
+    most `prompt` and `answer` tokens."""
 
     batches: int
     rows: int
@@ -64,8 +64,8 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What a stage asks of one model at most: requests, tokens (or bytes, which are more) of their prompts, tokens of
-    their answers."""
+    """Upper bounds for a stage's requests to one model: their number, the tokens of their prompts (or bytes, which are
+    more), the tokens of their answers."""
 
     calls: int
     read: int = 0
@@ -74,20 +74,20 @@ class Asked:
 
 @dataclass(slots=True)
 class Cost:
-    """What is known of a stage beforehand. `records` and `tokens` are the most that it can yield and compute; `sampled`
-    the most tokens that it writes; `unknown` says what else would have to be known, and why.
+    """The cost of a stage as known beforehand. `records` and `tokens` are the most that it can output and compute;
+    `sampled` the most tokens that it generates; `unknown` states what is missing, and why.
 
-    `calls` are the requests that it makes to models, wherever they are, and `read` the most tokens of their prompts;
-    `plan` keeps those that go to servers, and makes `money` of them. A stage that asks some of its models otherwise
-    than others says in `asked` what it asks of each, by name. `answer` are the most tokens of a single answer of a
-    model that it asks; it follows from the settings alone.
+    `calls` is the number of its requests to models, local or on servers, and `read` the most tokens of their prompts;
+    `plan` keeps those to servers and computes `money` from them. A stage that uses its models differently sets `asked`,
+    by model name. `answer` is the most tokens of a single answer of a model that it asks; the settings alone determine
+    it.
 
-    `peak_bytes` are those of the device that trains, and `memory` the bytes of each device by its name where the recipe
-    names hardware. `phases` are the peaks of each phase of a policy's training. `problems` say for what a device is too
+    `peak_bytes` is the peak memory of the device that trains, and `memory` the bytes by device if the recipe names
+    hardware. `phases` are the peaks of each phase of a policy's training. `problems` state for what a device is too
     small, and what would fit.
 
-    `load` is that of a training. `outputs` are what is known of the outputs to the stages that read them; of one that
-    is not named here, nothing is.
+    `load` is the computation of a training stage. `outputs` are the known facts about the outputs, for the stages that
+    read them; nothing is known of an output that is not in it.
     """
 
     records: int | None = None
@@ -111,36 +111,36 @@ class Cost:
     asked: dict[str, Asked] = field(default_factory=dict)
 
     def ask(self, name: str, calls: int, read: int, written: int) -> None:
-        """Adds to what is asked of a model, by its name."""
+        """Adds requests to a model, by its name."""
         before = self.asked.get(name, Asked(calls=0))
         self.asked[name] = Asked(calls=before.calls + calls, read=before.read + read, written=before.written + written)
 
     def to_json(self) -> dict[str, Any]:
-        """What `togi plan` tells, as a plain mapping."""
+        """The values that `togi plan` reports, as a plain mapping."""
         told = [item.name for item in fields(self) if item.name not in ("load", "outputs", "asked", "answer")]
         return {name: getattr(self, name) for name in told}
 
 
 class Inputs(Protocol):
-    """What a stage may ask when it estimates its cost."""
+    """The information for a stage that estimates its cost."""
 
     @property
     def takers(self) -> Mapping[str, Sequence[str]]:
-        """The stage types that take each kind of records."""
+        """The stage types that accept each kind of records."""
         ...
 
     def __getitem__(self, ref: Ref, /) -> Known:
-        """What is known of what a reference stands for."""
+        """The known facts about the target of a reference."""
         ...
 
     def lengths(self, refs: Sequence[Ref], model: Known, cost: Cost) -> tuple[float, int] | None:
-        """Mean and most tokens of a record of `refs`, as the template of `model` writes it, from some that are on the
-        disk, with a note in `cost`; None where they cannot be counted."""
+        """Mean and maximum number of tokens of a record of `refs`, rendered with the template of `model`, from some
+        records on disk, with a note in `cost`; None if they cannot be counted."""
         ...
 
 
 def count(inputs: Inputs, refs: Sequence[Ref]) -> tuple[int | None, str]:
-    """How many records there are behind `refs` together; None and why, if that is not known."""
+    """The total number of records of `refs`; None and the reason if it is unknown."""
     total = 0
     for ref in refs:
         if (records := inputs[ref].records) is None:
@@ -150,19 +150,20 @@ def count(inputs: Inputs, refs: Sequence[Ref]) -> tuple[int | None, str]:
 
 
 def passing_on(came: Known, records: int | None, added: int = 0) -> Cost:
-    """The cost of a stage that leaves at most `records` of those that came; each has gained at most `added` tokens."""
+    """The cost of a stage that outputs at most `records` of its input records, each with at most `added` more
+    tokens."""
     cost = Cost(records=records, unknown=[came.why] if came.records is None else [])
     cost.outputs[MAIN] = part_of(came, records, added)
     return cost
 
 
 def at_most_the_input(settings: Any, inputs: Inputs) -> Cost:
-    """The `estimate` of a stage that passes on at most what comes as its `input`."""
+    """The `estimate` of a stage that passes on at most the records of its `input`."""
     came = inputs[settings.input]
     return passing_on(came, came.records)
 
 
 def part_of(came: Known, records: int | None, added: int = 0) -> Known:
-    """What is known of at most `records` of those that came, each of which has gained at most `added` tokens."""
+    """The known facts about at most `records` of the input records, each with at most `added` more tokens."""
     group = came.group if records == came.records else None
     return replace(came, records=records, added=came.added + added, group=group, why="")

@@ -1,6 +1,6 @@
-"""What models that are only read may take of a device, and the keys of what they write.
+"""Device memory for models that are not trained, and for the KV cache of their answers.
 
-On an accelerator all of it is decided by the size of the card, so that a run that goes on computes as it began.
+On an accelerator the size of the card alone decides, so that a resumed run computes as it began.
 """
 
 import math
@@ -23,15 +23,15 @@ from togi.train import usage
 
 
 def make_room(source: ModelSource, cache: Path, dtype: torch.dtype, forget: Callable[[], None]) -> None:
-    """Calls `forget`, which lets go of the models that are kept, where the device has no room for this one beside
-    them. Nothing is done for a model whose size its files do not tell."""
+    """Calls `forget`, which releases the cached models, if the device has no room for this one in addition. Does
+    nothing for a model whose files do not show its size."""
     stored = inspect(source, cache).weights
     if stored is None:
         return
     device = model_device(source)
     size = dtype.itemsize * sum(math.prod(each.shape) for each in stored.values())
     full = size > USABLE * usage.available(device)
-    if device.type == "cuda":  # what `bound_keys` reckons with: one model, or several in half of the card
+    if device.type == "cuda":  # as `bound_keys` assumes: one model, or several in half of the card
         full = full or usage.used(device) + size > usage.total(device) / 2
     if full:
         forget()
@@ -39,8 +39,8 @@ def make_room(source: ModelSource, cache: Path, dtype: torch.dtype, forget: Call
 
 
 def bound_keys(context: Context, ref: ModelRef, net: nn.Module, sampler: Sampler) -> None:
-    """On an accelerator, keeps the keys of what a model writes within what its weights leave; answers wait for room. A
-    model whose sizes are not known has no bound. Raises StageError where the stage was begun on another card."""
+    """On an accelerator, limits the KV cache of a model to the memory that its weights leave; answers wait for room. A
+    model of unknown sizes has no limit. Raises StageError if the stage began on another card."""
     device = next(net.parameters()).device
     if device.type != "cuda":
         return

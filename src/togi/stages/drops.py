@@ -1,4 +1,4 @@
-"""The records that a stage drops: some thousand in memory, the others on the disk, the counts always at hand."""
+"""The records that a stage drops: some thousand in memory, the others on disk, the counts in memory."""
 
 import json
 from collections import Counter
@@ -11,14 +11,14 @@ from togi.core.records import Drop
 
 DROPS_FILE = "drops.json"
 ASIDE = ".drops.tmp"
-"""Where drops wait until the stage ends; a stage that goes on after a kill drops all of them again."""
+"""The file of drops until the stage ends; a stage that continues after a kill drops all of them again."""
 HELD = 4096
 
 
 class DropLog(Sequence[Drop]):
-    """Drops of a stage, in the order in which they came; `counts` is how many there are for each reason.
+    """The drops of a stage, in order; `counts` is their number by reason.
 
-    With a `folder` fewer than HELD are in memory: the others wait in a file there, as lines of [id, reason].
+    With a `folder`, fewer than HELD are in memory: the others are in a file there, as lines of [id, reason].
     """
 
     def __init__(self, stage: str, folder: Path | None) -> None:
@@ -28,7 +28,7 @@ class DropLog(Sequence[Drop]):
         self._held: list[Drop] = []
 
     def add(self, name: str, reason: str) -> None:
-        """Notes that the record with this id was dropped. Raises OSError where the disk is full."""
+        """Records the drop of the record with this id. Raises OSError if the disk is full."""
         self.counts[reason] += 1
         self._held.append(Drop(id=name, stage=self.stage, reason=reason))
         if self._folder is not None and len(self._held) >= HELD:
@@ -37,9 +37,9 @@ class DropLog(Sequence[Drop]):
             self._held = []
 
     def finish(self) -> None:
-        """Writes `drops.json`, a list of {id, reason}, if there is something to write. Nothing is dropped after it.
+        """Writes `drops.json`, a list of {id, reason}, if there are drops. Nothing may be dropped afterwards.
 
-        Raises OSError where the disk is full.
+        Raises OSError if the disk is full.
         """
         if self._folder is None or not len(self):
             return
@@ -72,6 +72,6 @@ class DropLog(Sequence[Drop]):
 
 
 def _row(drop: Drop) -> str:
-    """As `core.files.write_json` writes it in a list."""
+    """A drop in the format of an item in a list that `core.files.write_json` writes."""
     name, reason = (json.dumps(each, ensure_ascii=False) for each in (drop.id, drop.reason))
     return f'{{\n  "id": {name},\n  "reason": {reason}\n }}'

@@ -1,7 +1,7 @@
-"""What stages ask models for, by reference: answers, continuations, choices, scores, embeddings.
+"""Access to models by reference, for stages: answers, continuations, choices, scores, embeddings.
 
-A stage that does not train a model never touches its network: where the model is, on this machine or on a server, is
-the recipe's business (`models:`). What computes here brings torch and is imported when it is asked for.
+A stage that does not train a model never touches its network: the recipe (`models:`) decides whether the model is on
+this machine or on a server. The module for local models needs torch and is imported on demand.
 """
 
 import importlib
@@ -16,8 +16,8 @@ from togi.text.template import Template
 
 
 class ChatGenerator(Generator, Protocol):
-    """A `Generator` that says how its answers end: `terminator` closes one, `turn_starts` begin what is no answer; and
-    whether there is room for the longest answer to a prompt (`fits`)."""
+    """A `Generator` that knows how its answers end: `terminator` closes an answer, `turn_starts` begin other turns.
+    `fits` tells whether there is room for the longest answer to a prompt."""
 
     def fits(self, prompt: Prompt, params: SamplingParams) -> bool: ...
 
@@ -28,27 +28,27 @@ class ChatGenerator(Generator, Protocol):
 
 
 def generator(context: Context, ref: ModelRef, *, batch_rows: int, repeat: int = 0) -> ChatGenerator:
-    """What answers prompts as the model does under its chat template; `batch_rows` samples are computed together.
+    """A generator of the model's answers under its chat template; it computes `batch_rows` samples together.
 
-    `repeat` counts how often the same greedy question was put before. A server is asked anew each time, since its
-    greedy answers may differ; its stored answer would else be taken for a second one.
+    `repeat` counts how often the same greedy question was asked before. Each time the server gets a new request,
+    because its greedy answers may differ; otherwise the stored answer would be returned again.
     """
     return _place(context, ref).generator(context, ref, batch_rows=batch_rows, repeat=repeat)
 
 
 def completer(context: Context, ref: ModelRef, *, batch_rows: int) -> Completer:
-    """What continues plain texts as the model does, without a chat template."""
+    """A completer, which continues plain texts with the model, without a chat template."""
     return _place(context, ref).completer(context, ref, batch_rows=batch_rows)
 
 
 def chooser(context: Context, ref: ModelRef) -> Chooser:
-    """What says which of two words the model would rather begin its answer with."""
+    """A chooser, which compares two words as the beginning of the model's answer."""
     return _place(context, ref).chooser(context, ref)
 
 
 def tokenizer(context: Context, ref: ModelRef) -> Any:
-    """The model's tokenizer, of the transformers library. Raises RecipeError for a model on a server whose tokenizer
-    the recipe does not name."""
+    """The model's tokenizer, from the transformers library. Raises RecipeError for a model on a server if the recipe
+    does not name its tokenizer."""
     return _place(context, ref).tokenizer(context, ref)
 
 
@@ -58,16 +58,16 @@ def reader(context: Context, ref: ModelRef) -> tuple[Any, Template]:
 
 
 def scorer(context: Context, ref: ScorerRef) -> Scorer:
-    """A reward model that a stage trained, or from outside."""
+    """A reward model, trained by a stage or from outside."""
     return _place(context, ref).scorer(context, ref)
 
 
 def embedder(context: Context, ref: EmbedderRef | None) -> Embedder:
-    """A sentence embedder from outside, with its prefix; hashed n-grams of characters where the recipe names none."""
+    """A sentence embedder from outside, with its prefix; hashed character n-grams if the recipe names none."""
     return HashedNgrams() if ref is None else _place(context, ref).embedder(context, ref)
 
 
 def _place(context: Context, ref: Any) -> Any:
-    """The module that knows models where this one is."""
+    """The module for models at the location of this one."""
     here = context.inputs[ref].endpoint is None
     return importlib.import_module(f"togi.stages.endpoints_{'local' if here else 'remote'}")

@@ -1,4 +1,4 @@
-"""What stages ask of models that are computed in this process."""
+"""Access to models that are computed in this process, for stages."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from togi.text.template import Template
 
 
 def generator(context: Context, ref: ModelRef, *, batch_rows: int, repeat: int = 0) -> ModelGenerator:
-    """See `togi.stages.endpoints`. However often it is asked, its greedy answer is the same: `repeat` is not read."""
+    """See `togi.stages.endpoints`. Ignores `repeat`, because greedy answers are always the same here."""
     model = load_model(context, ref)
     found = ModelGenerator(model.net, model.tokenizer, model.template, batch_rows=batch_rows)
     bound_keys(context, ref, model.net, found.sampler)

@@ -1,4 +1,4 @@
-"""What stages ask of models on servers, of their own or services of the run."""
+"""Access to models on servers, external ones or services of the run, for stages."""
 
 import importlib
 import time
@@ -30,11 +30,11 @@ from togi.stages.spent import ANSWERS, spent_words
 from togi.text.template import TEMPLATES, Template
 
 TICK = 1.0
-"""Seconds between two words on how far the answers to one question of a stage are."""
+"""Seconds between two progress reports on the answers to a stage's requests."""
 
 
 def generator(context: Context, ref: ModelRef, *, batch_rows: int, repeat: int = 0) -> RemoteGenerator:
-    """See `togi.stages.endpoints`. As many requests are under way as the endpoint's `concurrency` allows."""
+    """See `togi.stages.endpoints`. Ignores `batch_rows`: the endpoint's `concurrency` limits the requests."""
     template = TEMPLATES.get(context.model(ref).template or "")
     if template is None:
         return RemoteGenerator(asker(context, ref), END, repeat=repeat)
@@ -62,8 +62,9 @@ def reader(context: Context, ref: ModelRef) -> tuple[Any, Template]:
 
 
 def scorer(context: Context, ref: ScorerRef) -> RemoteScorer:
-    """See `togi.stages.endpoints`. togi's own server renders conversations; for others the recipe's tokenizer and
-    template do, where it names them. This follows from the recipe alone, so that stored scores need no server."""
+    """See `togi.stages.endpoints`. togi's own server renders conversations; for other servers togi renders them with
+    the tokenizer and template of the recipe, if it names them. Only the recipe decides this, so that stored scores need
+    no server."""
     asked = asker(context, ref)
     protocol, source = asked.client.endpoint.protocol, context.model(ref)
     if protocol == "togi" or (protocol == "auto" and not source.tokenizer):
@@ -78,7 +79,7 @@ def embedder(context: Context, ref: EmbedderRef) -> RemoteEmbedder:
 
 
 class StageAsker:
-    """A client that says how far it is, and stops when the stage is to stop."""
+    """A client that reports its progress, and stops when the stage must stop."""
 
     def __init__(self, context: Context, client: Client) -> None:
         self.name = client.endpoint.name
@@ -86,7 +87,7 @@ class StageAsker:
         self._context = context
 
     def ask(self, requests: Iterable[AnyRequest]) -> Iterator[Whole | Failure]:
-        """Answers in the order of the requests."""
+        """Yields answers in the order of the requests."""
         own = list(requests)
         told = time.monotonic()
         for done, found in enumerate(self.client.ask(own), 1):
@@ -97,7 +98,7 @@ class StageAsker:
 
 
 def asker(context: Context, ref: Ref) -> StageAsker:
-    """What asks the server of a model; one client for each entry of `models:` while the stage runs."""
+    """The client for the server of a model; one for each entry of `models:` while the stage runs."""
     endpoint = context.endpoint(ref)
     assert endpoint is not None
     if (found := context.clients.get(endpoint.name)) is None:
@@ -118,7 +119,7 @@ class _Live:
 
 
 def live_client(context: Context, ref: Ref) -> LiveClient:
-    """What asks the server of an engine, whose weights the stage replaces; nothing that it answers is stored. Raises
+    """The client for an engine, a server whose weights the stage replaces; its answers are not stored. Raises
     RecipeError for a provider's batch endpoint."""
     endpoint = context.endpoint(ref)
     assert endpoint is not None
@@ -134,19 +135,19 @@ def live_client(context: Context, ref: Ref) -> LiveClient:
 
 
 def _words(context: Context) -> str:
-    """What the run has spent on the servers of the stage so far."""
+    """The run's spending on the servers of the stage so far."""
     clients: list[Client | LiveClient] = [found.client for found in context.clients.values()]
     return ", ".join(filter(None, (spent_words(each.endpoint, each.spending()) for each in clients)))
 
 
 def _reader(context: Context, ref: Ref) -> tuple[Any, Any]:
-    """The tokenizer and the template with which a server's model reads texts, from the folder or hub id that the recipe
-    names, or from the model itself where the run serves it. Raises RecipeError where neither is there."""
+    """The tokenizer and the template of a server's model, from the folder or hub id that the recipe names, or from the
+    model itself if the run serves it. Raises RecipeError if there is neither."""
     source = context.model(ref)
     if source.kind == "endpoint" and not source.tokenizer:
         raise RecipeError(
-            f"stage {context.name}: models.{ref.name}.tokenizer: this needs the model's tokens, and a server does not "
-            "tell them; name a folder or a hub id with its tokenizer, and its template if the tokenizer has none"
+            f"stage {context.name}: models.{ref.name}.tokenizer: this needs the model's tokens, which a server does "
+            "not give; name a folder or a hub id with its tokenizer, and its template if the tokenizer has none"
         )
     work = importlib.import_module("togi.stages.readers_work")
     return work.read_words(source, context.cache, "scorer" if isinstance(ref, ScorerRef) else "causal")

@@ -1,4 +1,4 @@
-"""Answers that a stage asked for and did not get: a few are counted, and too many of them end it."""
+"""Failed requests of a stage: a few are counted, too many end the stage."""
 
 import math
 from dataclasses import dataclass, field
@@ -9,11 +9,11 @@ from togi.stages.context import Context
 
 
 class FailureSettings(Settings):
-    """How many requests may fail. What a stage writes does not depend on it."""
+    """How many requests may fail. The stage's output does not depend on it."""
 
     max_failed_share: float = runtime_setting(
         0.1,
-        "the stage stops when a larger share of its requests has failed; a single one stops it only at 0",
+        "the stage stops when a larger share of its requests fails; a single failure stops it only at 0",
         ge=0,
         le=1,
     )
@@ -21,8 +21,7 @@ class FailureSettings(Settings):
 
 @dataclass(slots=True)
 class Failures:
-    """Counts the requests to `what` that failed, of `total` that a stage makes; one asks for all answers to a
-    prompt."""
+    """Counts failed requests to `what`, of `total` that a stage makes; one request asks for all answers to a prompt."""
 
     context: Context
     share: float
@@ -32,24 +31,24 @@ class Failures:
     first: str = field(default="")
 
     def note(self, failed: int, why: str = "") -> None:
-        """Adds failures. Raises StageError once there are too many."""
+        """Adds failures. Raises StageError if there are too many."""
         self.failed += failed
         self.first = self.first or why
         allowed = max(1, math.floor(self.share * self.total)) if self.share else 0
         if self.failed > allowed:
             raise StageError(
                 f"stage {self.context.name}: {self.failed} of {self.total} requests to {self.what} failed, and at most "
-                f"{allowed} may (max_failed_share {self.share:g}); {self._why()}. All answers that came are kept: do "
-                "the stage again with --redo once the cause is mended, or allow more failures"
+                f"{allowed} may (max_failed_share {self.share:g}); {self._why()}. All received answers are kept: fix "
+                "the cause and redo the stage with --redo, or allow more failures"
             )
 
     def tell(self, left_out: str) -> None:
-        """An alarm where answers failed; `left_out` says what the stage does without."""
+        """Raises an alarm if answers failed; `left_out` states what the stage leaves out."""
         if self.failed:
             self.context.alarm(
                 "failed",
                 f"{self.failed} of {self.total} requests to {self.what} failed, so {left_out}; {self._why()}. To ask "
-                "for them again, do the stage again with --redo: stored answers are not asked for twice",
+                "for them again, redo the stage with --redo: stored answers are not requested twice",
                 value=self.failed / self.total,
                 threshold=self.share,
             )

@@ -1,5 +1,5 @@
-"""Which evaluation sets the data of a model was held against: `decontaminate` leaves it beside its work, and an
-evaluation finds it through what the model was made from."""
+"""Records which evaluation sets a model's data was compared with: `decontaminate` writes this next to its output, and
+an evaluation finds it through the lineage of the model."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -17,7 +17,8 @@ MADE_FROM = "made_from.json"
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Stage `stage` held `records` records against the set `where`, whose content `mark` names; `matched` left."""
+    """Stage `stage` compared `records` records with the set `where`, whose content is identified by `mark`; `matched`
+    records were removed."""
 
     stage: str
     where: str
@@ -31,7 +32,7 @@ class Held:
 
 
 def held_against(context: Context, ref: Ref, tests: Ref) -> list[Held]:
-    """What was held against the set `tests` before `ref` was made of it; nothing is known of models from outside.
+    """The comparisons with the set `tests` among everything that `ref` was made from; none for models from outside.
 
     Raises DamagedFile.
     """
@@ -41,7 +42,7 @@ def held_against(context: Context, ref: Ref, tests: Ref) -> list[Held]:
 
 
 def _lineage(folder: Path) -> Iterator[Path]:
-    """The folder of a stage and those of all that it was made from, each once."""
+    """The folder of a stage and those of all stages that it was made from, each once."""
     waiting, seen = [folder], {folder: None}
     while waiting:
         here = waiting.pop(0)
@@ -60,4 +61,4 @@ def _read(path: Path) -> list[Held]:
     try:
         return [Held(**each) for each in read_json(path)]
     except TypeError:
-        raise DamagedFile(f"{path}: damaged: it does not say what was held against what") from None
+        raise DamagedFile(f"{path}: damaged: it is not a list of comparisons") from None

@@ -1,4 +1,4 @@
-"""Judges for stages: the prompt of the settings, and the model that is asked."""
+"""Judges for stages: the prompt from the settings, and the model."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,14 +18,14 @@ Value = TypeVar("Value")
 
 
 def judge_prompt(settings: JudgeSettings, method: Method) -> JudgePrompt:
-    """What the judge is asked. Raises InputError for a file that holds no such prompt."""
+    """The judge's prompt. Raises InputError for a file without such a prompt."""
     if settings.prompt is None:
         return own_prompt(method, settings.language)
     return load_prompt(Path(settings.prompt), method, settings.prompt_name)
 
 
 def questioned(prompt: JudgePrompt, case: Case, name: str) -> Prompt:
-    """A case as it is put to the judge; `name` names its random stream. Raises InputError with the name."""
+    """A case as a question to the judge; `name` identifies its random stream. Raises InputError with the name."""
     try:
         return Prompt(id=name, messages=prompt.messages(case))
     except InputError as error:
@@ -35,7 +35,7 @@ def questioned(prompt: JudgePrompt, case: Case, name: str) -> Prompt:
 def asker(
     settings: JudgeSettings, context: Context, read: Callable[[str], Value | None], *, batch_rows: int
 ) -> Asker[Value]:
-    """The judge, asked for text that `read` reads; `batch_rows` questions are computed together."""
+    """The judge, whose text `read` parses; it computes `batch_rows` questions together."""
     speaker = generator(context, settings.judge, batch_rows=batch_rows)
     params = SamplingParams(
         temperature=settings.temperature, max_tokens=settings.max_tokens, seed=derive(context.seed, "judge")
@@ -44,7 +44,8 @@ def asker(
 
 
 def grade_reader(settings: JudgeSettings, prompt: JudgePrompt) -> Callable[[str], float | None]:
-    """Reads a grade on the scale of the settings, as the prompt's file says where it does."""
+    """A function that reads a grade on the scale of the settings, with the method of the prompt's file if it has
+    one."""
     low, high = settings.scale
 
     def read(text: str) -> float | None:
@@ -57,22 +58,22 @@ def grade_reader(settings: JudgeSettings, prompt: JudgePrompt) -> Callable[[str]
 
 
 def graded_case(settings: JudgeSettings, messages: Sequence[Message], answer: str, reference: str | None) -> Case:
-    """One answer that is to be graded."""
+    """One answer to be graded."""
     low, high = settings.scale
     shown = reference if settings.reference else None
     return Case(messages=tuple(messages), answers=(answer,), reference=shown, low=low, high=high)
 
 
 def judges_own(context: Context, settings: JudgeSettings) -> list[str]:
-    """The names under which the judge may have answered itself: its name in the recipe, and at its source; a folder's
-    own name, as licences name it."""
+    """The names under which the judge's own answers may appear: its name in the recipe, and at its source (for a
+    folder, only the folder's name, as in licences)."""
     source = context.model(settings.judge)
     names = (settings.judge.name, source.name, *([Path(source.name).name] if source.kind == "path" else []))
     return list(dict.fromkeys(names))
 
 
 class JudgeScorer:
-    """A judge as a `Scorer`: the grade of each answer. One without a readable grade is a failure, never a number."""
+    """A judge as a `Scorer`: gives each answer a grade. An unreadable grade is a failure, never a number."""
 
     def __init__(self, settings: JudgeSettings, context: Context, *, batch_rows: int) -> None:
         self.settings = settings
@@ -80,7 +81,7 @@ class JudgeScorer:
         self.asker = asker(settings, context, grade_reader(settings, self.prompt), batch_rows=batch_rows)
 
     def score(self, items: Sequence[tuple[tuple[Message, ...], str]]) -> list[float | GraderError]:
-        """The grades of answers, in order; without references, since a reward sees none."""
+        """The grades of answers, in order, without reference answers, because a reward has none."""
         questions = [self._question(messages, answer) for messages, answer in items]
         return [self._grade(answered) for answered in self.asker.ask(questions)]
 
@@ -95,4 +96,4 @@ class JudgeScorer:
         last = answered.attempts[-1]
         if last.failed:
             return GraderError(f"judge {self.settings.judge}: the request failed")
-        return GraderError(f"judge {self.settings.judge}: no grade can be read in {last.text[:200]!r}")
+        return GraderError(f"judge {self.settings.judge}: cannot read a grade in {last.text[:200]!r}")

@@ -1,8 +1,8 @@
-"""Folders that several runs and ranks may want at the same time, such as tokenised data in the store: one of them makes
-it, the others wait and read it.
+"""Folders that several runs and ranks may need at the same time, such as tokenised data in the store: one process makes
+the folder, the others wait and read it.
 
-What is being made lies in a folder that its maker has locked, and takes its name when it is whole. A kill leaves the
-folder without a holder: the next maker begins anew, and `togi clean` removes it.
+Its maker fills a locked folder, which is renamed when complete. A kill leaves the folder unlocked: the next maker
+begins again, and `togi clean` removes it.
 """
 
 import os
@@ -29,16 +29,16 @@ def made_once(
     read: Callable[[Tell], Value | None],
     make: Callable[[Path], None],
 ) -> Value:
-    """What `read` finds in `folder`. Where it finds None, `make` first fills a folder that takes the place of `folder`.
+    """Returns what `read` finds in `folder`. If it finds None, `make` first fills a folder that replaces `folder`.
 
-    `read` tells why it finds nothing usable. `what` says what is made, to those who wait for another process. Raises
+    `read` logs why it finds nothing usable. `what` describes the work in messages to waiting processes. Raises
     Interrupted when asked to stop while waiting, and OSError (disk full, permissions).
     """
     found = read(lambda message: None)
     if found is not None:
         return found
     with _held(context, folder.with_name(f".{folder.name}.making"), what) as place:
-        found = read(context.log)  # another may have made it since
+        found = read(context.log)  # another process may have made it since
         if found is None:
             _replace(folder, place, make)
             found = read(context.log)
@@ -48,7 +48,8 @@ def made_once(
 
 @contextmanager
 def _held(context: Context, place: Path, what: str) -> Iterator[Path]:
-    """Holds `place` against other processes, and removes it at the end. While another one holds it, waits aloud."""
+    """Locks `place` against other processes, and removes it at the end. Waits with messages while another process holds
+    it."""
     handle = take(place)
     if handle is None:
         for _ in wait(place, what, context.log):
@@ -66,7 +67,7 @@ def _held(context: Context, place: Path, what: str) -> Iterator[Path]:
 
 
 def _replace(folder: Path, place: Path, make: Callable[[Path], None]) -> None:
-    """Fills a new folder in `place`, then gives it the name of `folder`; what stood there goes."""
+    """Fills a new folder in `place`, then renames it to `folder`, replacing the old one."""
     new, old = place / "new", place / "old"
     for left in (new, old):
         shutil.rmtree(left, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Models for stages: kept while the worker lives where they are only read, fresh where they are trained."""
+"""Models for stages: cached for the life of the worker if they are only read, loaded anew if they are trained."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -28,7 +28,7 @@ from togi.text.render import check_template
 from togi.train import usage
 
 KEPT = 4
-"""Models that a worker keeps at once at most; the one used longest ago goes first, and all where there is no room."""
+"""The most models that a worker caches; the least recently used is released first, and all if there is no room."""
 
 
 @lru_cache(maxsize=KEPT)
@@ -44,13 +44,13 @@ def _kept_scorer(source: ModelSource, cache: Path, dtype: torch.dtype) -> Scorer
 
 
 def forget_models() -> None:
-    """Lets go of all that are kept: a training needs the memory more."""
+    """Releases all cached models, to give their memory to training."""
     kept_model.cache_clear()
     _kept_scorer.cache_clear()
 
 
 def free_for_saving(net: Any) -> None:
-    """Gives back what a training has no more need of once it is over: gradients, and the models that are kept."""
+    """Releases what is no longer needed after training: gradients and cached models."""
     forget_models()
     for weight in net.parameters():
         weight.grad = None
@@ -58,7 +58,7 @@ def free_for_saving(net: Any) -> None:
 
 
 def load_model(context: Context, ref: ModelRef) -> LoadedModel:
-    """A model to read from; its template is checked against its tokenizer. Do not change its weights."""
+    """A model for inference, whose template is checked against its tokenizer. Do not change its weights."""
     source, dtype = context.model(ref), arithmetic(context).dtype
     _note_device(context, ref, source)
     model = _converted_once(context, source, lambda: kept_model(source, context.cache, dtype))
@@ -67,10 +67,10 @@ def load_model(context: Context, ref: ModelRef) -> LoadedModel:
 
 
 def load_trainable(context: Context, ref: ModelRef, resources: Resources | None = None) -> LoadedModel:
-    """A model of one's own, to be trained: its weights are float32, whatever products are computed in, unless
-    `resources` want them otherwise. With an adapter in `resources` it has a fresh one, and only that is trained.
+    """A separate copy of a model, for training: its weights are float32, whatever type matrix products use, unless
+    `resources` set another type. With an adapter in `resources` it gets a new adapter, and only that is trained.
 
-    Raises InputError where the adapter does not fit the model.
+    Raises InputError if the adapter does not fit the model.
     """
     lora = None if resources is None else resources.lora
     model = load_bare(context, ref, resources)
@@ -78,7 +78,7 @@ def load_trainable(context: Context, ref: ModelRef, resources: Resources | None 
 
 
 def load_bare(context: Context, ref: ModelRef, resources: Resources | None = None) -> LoadedModel:
-    """`load_trainable` before the adapter."""
+    """`load_trainable` without adding the adapter."""
     source = context.model(ref)
     model = _converted_once(context, source, lambda: _to_train(context, source, resources))
     check_template(model.template, model.tokenizer)
@@ -86,7 +86,7 @@ def load_bare(context: Context, ref: ModelRef, resources: Resources | None = Non
 
 
 def _to_train(context: Context, source: ModelSource, resources: Resources | None) -> LoadedModel:
-    """The model with what it is trained from. What could not be trained or saved is refused before it is loaded."""
+    """The model with its origin. Rejects a model that cannot be trained or saved before loading it."""
     machine, facts, lora = arithmetic(context), inspect(source, context.cache), resources and resources.lora
     if resources is not None:
         refuse_initial(resources, facts, source)
@@ -99,24 +99,24 @@ def _to_train(context: Context, source: ModelSource, resources: Resources | None
 
 
 def refuse_initial(resources: Resources, facts: Facts, source: ModelSource) -> None:
-    """`refuse_training` of a model from outside or of a stage's."""
+    """`refuse_training` for a model from outside or from a stage."""
     adapter, added = bool(facts.adapters), bool(source.tokens)
     refuse_training(resources, facts.config, source.name, adapter=adapter, added=added)
 
 
 def _converted_once(context: Context, source: ModelSource, loaded: Callable[[], LoadedModel]) -> LoadedModel:
-    """What `loaded` gives; rank 0 goes first where loading may leave converted weights in the cache."""
+    """Returns `loaded()`; rank 0 goes first if loading may write converted weights to the cache."""
     return context.ranks.in_turn(loaded) if source.kind == "package" else loaded()
 
 
 def keep_model(
     context: Context, model: LoadedModel, folder: Path, resources: Resources, spoken: Spoken | None = None
 ) -> None:
-    """Saves a trained model as `resources` want it, from rank 0. With `lora.save: both` the adapter goes into the
-    folder `adapter` beside it.
+    """Saves a trained model as set in `resources`, from rank 0. With `lora.save: both` the adapter goes into the folder
+    `adapter` next to it.
 
-    It is saved first and checked then: what the check finds is an alarm, and the model stays. Raises OSError if the
-    disk is full.
+    The model is checked after saving: a problem raises an alarm, and the model stays. Raises OSError if the disk is
+    full.
     """
     about = About(
         stage=resources.type,
@@ -136,7 +136,7 @@ def keep_model(
 
 
 def _keep_adapter(context: Context, model: LoadedModel, folder: Path, resources: Resources, about: About) -> None:
-    """An adapter keeps the type in which it was trained unless another is asked for by name."""
+    """Saves an adapter, in the type in which it was trained unless the settings name another."""
     dtype = None if resources.save_dtype == "base" else _saved_dtype(resources, model)
     save_adapter(model, folder, about, dtype=dtype)
     _tell(context, folder, check_saved_adapter(model, folder))
@@ -154,7 +154,7 @@ def _tell(context: Context, folder: Path, problems: Sequence[str]) -> None:
 
 
 def adapted(model: LoadedModel, lora: Lora, *, seed: int, full: tuple[str, ...] = ()) -> LoadedModel:
-    """`model` with a fresh adapter that changes nothing yet; `full` are modules that are trained whole."""
+    """`model` with a new adapter that has no effect yet; `full` are modules that are trained in full."""
     settings = LoraSettings(
         rank=lora.rank,
         alpha=lora.alpha,
@@ -175,7 +175,7 @@ def load_scorer(context: Context, ref: ScorerRef) -> Scorer:
 
 
 def _note_device(context: Context, ref: Ref, source: ModelSource) -> None:
-    """The bits of a stage depend on where its models are computed, though its fingerprint does not."""
+    """Records the device of a model, because a stage's bits depend on it and its fingerprint does not."""
     if source.device:
         where = {f"device of {ref}": source.device}
         context.ranks.on_first_rank(lambda: hold_numerics(context.folder, where))

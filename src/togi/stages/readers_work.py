@@ -1,4 +1,4 @@
-"""Tokenizers and templates of models whose weights are elsewhere."""
+"""Tokenizers and templates of models whose weights are not needed here."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +10,8 @@ from togi.text.template import Template
 
 
 def read_words(source: ModelSource, cache: Path, kind: str) -> tuple[Any, Template]:
-    """The tokenizer and the template of a model. Of one on a server only these are here: the recipe names the folder or
-    hub id of its tokenizer. Raises InputError as loading them does."""
+    """The tokenizer and the template of a model. For a model on a server, the recipe names the folder or hub id of its
+    tokenizer. Raises InputError as loading them does."""
     if source.kind != "endpoint":
         return load_tokenizer(source, cache, kind)
     is_folder = Path(source.tokenizer).is_dir()

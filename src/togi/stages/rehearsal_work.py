@@ -1,7 +1,7 @@
-"""What stages do with their rows before they load weights, done without weights: `togi check` shows it.
+"""Rehearsals: prepare the rows of stages as a run does, but without weights, for `togi check`.
 
-A stage's work module may have `rehearse(settings, context)`. It yields rows as `run` renders, cuts and masks them, and
-raises what `run` would raise for them. A stage that loads no model needs none.
+A stage's work module may have `rehearse(settings, context)`. It yields rows as `run` renders, truncates and masks them,
+and raises the errors that `run` would raise for them. A stage that loads no model needs none.
 """
 
 import importlib
@@ -29,8 +29,8 @@ from togi.text.render import check_template, render_prompt
 
 @dataclass(frozen=True, slots=True)
 class Rehearsed:
-    """What a stage makes of one record for `model`: a pair has two sequences, anything else one. `more` is the
-    most tokens that the model will write behind them."""
+    """The sequences that a stage makes from one record for `model`: two for a pair, otherwise one. `more` is the most
+    tokens that the model will generate after them."""
 
     id: str
     model: LoadedModel
@@ -39,20 +39,20 @@ class Rehearsed:
 
     @property
     def length(self) -> int:
-        """Tokens of the longest sequence."""
+        """The length of the longest sequence in tokens, including `more`."""
         return max(len(side.ids) for side in self.sides) + self.more
 
 
 @dataclass(frozen=True, slots=True)
 class Weightless:
-    """Stands for a network of which only the configuration is read."""
+    """Stands in for a network when only its configuration is read."""
 
     config: Any
 
 
 def weightless(context: Context, ref: Ref) -> LoadedModel:
-    """A model without its network; of one on a server the tokenizer that the recipe names. Raises InputError and
-    RecipeError as loading does, weights aside."""
+    """A model without its network; for a model on a server, with the tokenizer that the recipe names. Raises InputError
+    and RecipeError as loading does, except for weights."""
     source = context.model(ref)
     if source.kind == "endpoint":
         words, template = read_words(source, context.cache, "causal")
@@ -63,7 +63,7 @@ def weightless(context: Context, ref: Ref) -> LoadedModel:
 
 @dataclass(frozen=True, slots=True)
 class _Stated:
-    """Stands for the configuration of a model of which only the context is known, or not even that."""
+    """Stands in for the configuration of a model of which at most the context length is known."""
 
     context: int | None
 
@@ -76,7 +76,7 @@ class _Stated:
 
 @lru_cache(maxsize=8)
 def read_weightless(source: ModelSource, cache: Path, kind: str = "causal") -> LoadedModel:
-    """A model of `kind` (causal, scorer) without its network, whose template fits its tokenizer; read once."""
+    """A model of `kind` (causal, scorer) without its network; checks that its template fits its tokenizer. Cached."""
     tokenizer, template = load_tokenizer(source, cache, kind)
     check_template(template, tokenizer)
     facts = inspect(source, cache, weights=False)
@@ -85,24 +85,24 @@ def read_weightless(source: ModelSource, cache: Path, kind: str = "causal") -> L
 
 
 def context_limit(model: LoadedModel) -> int | None:
-    """The longest sequence, in tokens; None where the model does not say."""
+    """The longest sequence, in tokens; None if the model does not specify it."""
     return context_of(model.net.config.get_text_config().to_dict())
 
 
 def rehearsal(stage: StageType) -> Callable[[Any, Context], Iterable[Rehearsed]] | None:
-    """The `rehearse` of a stage; None for one that renders no rows."""
+    """The `rehearse` function of a stage; None for a stage that renders no rows."""
     return getattr(importlib.import_module(stage.work), "rehearse", None)
 
 
 def data_rows(context: Context, model: LoadedModel, data: Data) -> list[Rehearsed]:
-    """The examples of a training as rows; its warnings are alarms, as when it begins."""
+    """The examples of a training stage as rows; its warnings become alarms, as at the start of training."""
     for name, message in data.warnings:
         context.alarm(name, message)
     return example_rows(model, chain(data.training, data.validation))
 
 
 def example_rows(model: LoadedModel, examples: Iterable[Example]) -> list[Rehearsed]:
-    """Examples of a training as rows."""
+    """Training examples as rows."""
     return [Rehearsed(example.id, model, example.group) for example in examples]
 
 
@@ -113,7 +113,7 @@ def prompt_rows(
     max_tokens: int,
     overlong: Callable[[str], None] | None = None,
 ) -> Iterator[Rehearsed]:
-    """Prompts, by their ids, as a model is asked them. Raises InputError, with stage and prompt, for one that the
+    """Prompts, with their ids, as rendered for a model. Raises InputError, naming stage and prompt, for one that the
     template refuses, and for one that leaves no room for `max_tokens` unless `overlong` takes its id."""
     limit = context_limit(model)
     for name, messages in prompts:
@@ -134,5 +134,5 @@ def prompt_rows(
 
 
 def asked(prompts: Iterable[Prompt]) -> list[tuple[str, Sequence[Message]]]:
-    """Prompts as `prompt_rows` takes them."""
+    """Prompts in the form that `prompt_rows` accepts."""
     return [(prompt.id, prompt.messages) for prompt in prompts]

@@ -1,8 +1,8 @@
-"""Models on servers behind the protocols of models in this process: stages do not notice where a model is.
+"""Models on servers with the same protocols as models in this process, so that stages need not know where a model is.
 
-A server renders conversations itself and its answers hold no terminator; one is put behind each answer that the model
-ended, so that what reads a local answer reads a remote one. A request that failed for good is a completion with stop
-`error` and empty text, or a `GraderError` in the place of a score.
+A server renders conversations itself and its answers contain no terminator; one is appended to each answer that the
+model ended, so that local and remote answers read alike. A request that failed permanently gives a completion with stop
+`error` and empty text, or a `GraderError` instead of a score.
 """
 
 import math
@@ -22,23 +22,24 @@ from togi.text.render import render_text
 from togi.text.template import Template
 
 END = "<|end_of_answer|>"
-"""Stands behind an answer that the model ended, where the recipe names no template."""
+"""The terminator appended to an answer that the model ended, if the recipe names no template."""
 
 LIKELIEST = 20
-"""First tokens that a chooser asks for: the most that servers give."""
+"""The number of first tokens that a chooser asks for: the most that servers give."""
 
 ITEMS = 64
-"""Conversations of one request for scores."""
+"""The most conversations in one request for scores."""
 
 REFUSALS = ("refused", "filtered", "too_long")
-"""Failures that belong to what was asked: asking again would not help."""
+"""Failures caused by the request itself: repeating it would not help."""
 
 SEEDS = 2**31
-"""Servers take seeds of 32 bits with a sign."""
+"""Servers accept signed 32-bit seeds."""
 
 
 class Asker(Protocol):
-    """What asks a server: answers in the order of the requests; what failed for good has a `Failure`."""
+    """A client of a server: yields answers in the order of the requests, a `Failure` for a request that failed
+    permanently."""
 
     name: str
 
@@ -46,19 +47,19 @@ class Asker(Protocol):
 
 
 def seed_of(params: SamplingParams, *parts: Any) -> int | None:
-    """The seed that a server is sent: none for a greedy answer, which is one answer whoever asks."""
+    """The seed that a server gets: none for a greedy answer, which does not depend on it."""
     return None if params.temperature == 0 else derive(*parts) % SEEDS
 
 
 def sent(params: SamplingParams) -> SamplingParams:
-    """What is asked of a server: of greedy answers, which are all alike, a single one. vLLM refuses more."""
+    """The parameters that a server gets: only one greedy answer, because they are all equal and vLLM refuses more."""
     return replace(params, n=1) if params.temperature == 0 else params
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteGenerator:
-    """Answers prompts on a server. Equal conversations of different prompts have seeds of their own. Greedy requests
-    have no seed: `repeat` counts how often the same one was put before, and each time the server is asked anew."""
+    """Answers prompts on a server. Equal conversations of different prompts have different seeds. Greedy requests have
+    no seed: `repeat` counts how often the same one was made before, and each time the server gets a new request."""
 
     asker: Asker
     terminator: str = END
@@ -66,7 +67,7 @@ class RemoteGenerator:
     repeat: int = 0
 
     def fits(self, prompt: Prompt, params: SamplingParams) -> bool:
-        """The server says what does not fit, and its answer has failed."""
+        """Always true: the server itself refuses a prompt that does not fit, and its answer fails."""
         return True
 
     def generate(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[list[Completion]]:
@@ -81,14 +82,14 @@ class RemoteGenerator:
 
 @dataclass(frozen=True, slots=True)
 class RemoteCompleter:
-    """Continues plain texts on a server. No terminator stands behind a text that the model ended."""
+    """Continues plain texts on a server. Appends no terminator to a text that the model ended."""
 
     asker: Asker
 
     def complete(
         self, texts: Sequence[str], params: SamplingParams, seeds: Sequence[Sequence[int]]
     ) -> list[list[Completion]]:
-        """`params.n` continuations of each text, in order; `seeds` name the random stream of each text."""
+        """`params.n` continuations of each text, in order; `seeds` select the random stream of each text."""
         asked = sent(params)
         requests = (
             CompletionRequest(prompt=text, params=asked, seed=seed_of(params, *own))
@@ -99,13 +100,13 @@ class RemoteCompleter:
 
 @dataclass(frozen=True, slots=True)
 class RemoteChooser:
-    """Reads which of two words a model would begin its answer with among its likeliest first tokens. A word that is not
-    among them counts as the least likely of them, so the margin is a bound there."""
+    """Compares two words as the beginning of a model's answer by its likeliest first tokens. A word that is not among
+    them counts as the least likely of them, so the margin is then a bound."""
 
     asker: Asker
 
     def margins(self, asked: Sequence[tuple[Message, ...]], yes: str, no: str) -> list[float | GraderError]:
-        """log p(yes) - log p(no) in nats for each conversation; an error where the request failed or the answer begins
+        """log p(yes) - log p(no) in nats for each conversation; an error if the request failed or the answer begins
         with neither."""
         params = SamplingParams(max_tokens=1, logprobs=LIKELIEST)
         requests = (ChatRequest(messages=messages, params=params) for messages in asked)
@@ -121,7 +122,7 @@ class RemoteChooser:
             said = ", ".join(repr(token) for token, _ in likeliest[:5])
             return GraderError(
                 f"model {self.asker.name}: it would begin an answer neither with {yes!r} nor with {no!r}: its "
-                f"likeliest first tokens are {said}; ask for a word that it would say, or use a method that reads its "
+                f"likeliest first tokens are {said}; ask for a word that it would use, or use a method that reads its "
                 "text"
             )
         least = min(logp for _, logp in likeliest)
@@ -129,7 +130,7 @@ class RemoteChooser:
 
 
 def _log_share(likeliest: Sequence[tuple[str, float]], word: str, other: str) -> float:
-    """Log of the share of the tokens that begin `word` and not `other`; -inf where none does."""
+    """Log of the total probability of tokens that begin `word` and not `other`; -inf if there are none."""
     found = [
         logp
         for token, logp in likeliest
@@ -140,8 +141,8 @@ def _log_share(likeliest: Sequence[tuple[str, float]], word: str, other: str) ->
 
 @dataclass(frozen=True, slots=True)
 class RemoteScorer:
-    """Scores on a server, raw logits; a batch is one request, and more than ITEMS are several at once. Where the server
-    is not togi's, `rendered` writes a conversation as the token ids that it scores."""
+    """Scores on a server, as raw logits; a batch is one request, or several at once if it has more than ITEMS items. If
+    the server is not togi's, `rendered` turns a conversation into the token ids that it scores."""
 
     asker: Asker
     rendered: Callable[[tuple[Message, ...]], tuple[int, ...]] | None = None
@@ -166,20 +167,20 @@ class RemoteScorer:
 
 
 def rendering(template: Template, tokenizer: Tokenizer) -> Callable[[tuple[Message, ...]], tuple[int, ...]]:
-    """Writes conversations as the ids that a scorer reads."""
+    """A function that renders conversations as the ids that a scorer reads."""
     return lambda messages: tuple(render_text(template, tokenizer, messages))
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteEmbedder:
-    """Embeds texts on a server, `batch` of them in a request; `prefix` is put before every text."""
+    """Embeds texts on a server, `batch` texts per request; `prefix` is put before every text."""
 
     asker: Asker
     prefix: str = ""
     batch: int = 64
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """(len(texts), width) float32, rows of length 1. Raises StageError where a request failed."""
+        """Returns (len(texts), width) float32, rows of length 1. Raises StageError if a request failed."""
         own = [f"{self.prefix}{text}" for text in texts]
         requests = (EmbedRequest(texts=tuple(own[at : at + self.batch])) for at in range(0, len(own), self.batch))
         rows = [self._rows(found) for found in self.asker.ask(requests)]
@@ -190,15 +191,15 @@ class RemoteEmbedder:
         assert isinstance(vectors, Vectors)
         lengths = np.linalg.norm(vectors.rows, axis=1, keepdims=True)
         if not lengths.all():
-            raise InputError(f"model {self.asker.name}: the embedding of a text is all zeros; it is no embedder")
+            raise InputError(f"model {self.asker.name}: the embedding of a text is all zeros: this is not an embedder")
         return vectors.rows / lengths
 
 
 def whole(asker: Asker, found: Whole | Failure) -> Whole:
-    """An answer that the stage cannot do without. Raises StageError for a failure."""
+    """The answer to a request that the stage needs. Raises StageError for a failure."""
     if isinstance(found, Failure):
         raise StageError(
-            f"model {asker.name}: a request got no answer: {found.message}. All answers that came are kept: run the "
+            f"model {asker.name}: a request got no answer: {found.message}. All received answers are kept: run the "
             "same command again"
         )
     return found
@@ -209,11 +210,11 @@ def _completions(found: Whole | Failure, count: int, terminator: str) -> list[Co
         return [Completion(text="", stop="error", refused=found.reason in REFUSALS)] * count
     assert isinstance(found, Answer)
     made = [_completion(choice, terminator) for choice in found.choices]
-    return made if len(made) == count else made * count  # one greedy answer stands for all
+    return made if len(made) == count else made * count  # one greedy answer is used for all
 
 
 def _completion(choice: Choice, terminator: str) -> Completion:
-    """Text that the model ended has the terminator behind it, as a local answer has."""
+    """A completion from a server's answer, with the terminator appended if the model ended it, as in a local one."""
     kept: dict[str, Any] = {"token_ids": choice.token_ids, "logprobs": choice.logprobs}
     if choice.finish == "stop" and terminator:
         return Completion(text=choice.text + terminator, stop="terminator", **kept)

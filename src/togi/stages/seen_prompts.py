@@ -1,5 +1,5 @@
-"""Which prompts a stage learnt from: kept beside its work, so that an evaluation can tell whether a model, or a scorer
-that judges it, has met its prompts before."""
+"""Records which prompts a stage trained on, next to its output, so that an evaluation can tell whether a model, or a
+scorer that grades it, has seen its prompts before."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -18,12 +18,12 @@ FILE = "learnt.json"
 
 
 def keep_learnt(context: Context, init: Ref, prompts: Iterable[Sequence[Message]]) -> None:
-    """Writes marks of `prompts`, and of all that the stage's initial model had learnt from by then."""
+    """Writes hashes of `prompts`, and of all prompts that the stage's initial model was trained on."""
     keep_marks(context, init, np.fromiter((int(mark(prompt), 16) for prompt in prompts), np.uint64))
 
 
 def keep_marks(context: Context, init: Ref, mark_N: np.ndarray) -> None:
-    """`keep_learnt`, of prompts whose marks are known, as numbers. Memory holds some 50 bytes of each."""
+    """`keep_learnt` for prompts whose hashes are known, as numbers. Each takes some 50 bytes of memory."""
     if not context.ranks.first:
         return
     every_N = np.concatenate([np.fromiter((int(each, 16) for each in learnt(context, init)), np.uint64), mark_N])
@@ -36,16 +36,16 @@ def keep_marks(context: Context, init: Ref, mark_N: np.ndarray) -> None:
 
 
 def learnt(context: Context, ref: Ref) -> list[str]:
-    """Marks of the prompts that `ref` learnt from; none are known of models from outside."""
+    """Hashes of the prompts that `ref` was trained on; empty for models from outside."""
     folder = context.inputs[ref].folder
     if folder is None or not (folder / FILE).exists():
         return []
     found = read_json(folder / FILE)
     if not isinstance(found, list):
-        raise DamagedFile(f"{folder / FILE}: damaged: a list is needed, found {str(found)[:40]!r}")
+        raise DamagedFile(f"{folder / FILE}: damaged: expected a list, found {str(found)[:40]!r}")
     return found
 
 
 def mark(messages: Sequence[Message]) -> str:
-    """What names a prompt here: what its user says, but for case, spacing and punctuation."""
+    """A hash of a prompt's user messages, which ignores case, spacing and punctuation."""
     return digest([normalise(message.content) for message in messages if message.role == "user"])[:16]

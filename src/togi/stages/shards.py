@@ -1,10 +1,10 @@
-"""Row-wise work: a stage that maps each row by itself does so shard by shard.
+"""Row-wise work: a stage that maps each row independently does so shard by shard.
 
-A shard is SHARD_ROWS rows, counted from the first: which rows it holds follows from the data alone. The runner decides
-who does the shards and in how many processes (`ShardExecutor`); the bytes do not depend on it. So what maps rows
-computes with one thread, and knows nothing but its settings and the shard.
+A shard is SHARD_ROWS consecutive rows, counted from the first, so the data alone determine it. The runner decides which
+processes do the shards (`ShardExecutor`); the bytes do not depend on that. Therefore the mapping code computes with one
+thread, and uses only its settings and the shard.
 
-Such a stage's type names under `rows` a module without heavy imports, with `map_rows(settings, shard)`.
+`rows` of such a stage's type names a module without heavy imports, with `map_rows(settings, shard)`.
 """
 
 import importlib
@@ -22,7 +22,7 @@ SHARD_ROWS = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
-    """Rows of one shard. `stage` is the stage's name, `producer` what ids of new records begin from, `number` counts
+    """Rows of one shard. `stage` is the stage's name, `producer` the input of the ids of new records, `number` counts
     shards from 0."""
 
     records: Sequence[Any]
@@ -34,10 +34,10 @@ class Shard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardTask:
-    """A shard to be done, as plain values: `rows` is the module that maps, `settings_class` is "module:class", `source`
-    the file of the records, of which the shard is `count` from `first` on.
+    """A shard to be done, as plain values: `rows` is the mapping module, `settings_class` is "module:class", `source`
+    the file of the records, of which the shard is `count` records from `first` on.
 
-    With `more`, what comes of the shard are no records: the module has `value_of(settings, shard, more)` instead."""
+    With `more`, the result of the shard is not records: the module has `value_of(settings, shard, more)` instead."""
 
     rows: str
     settings_class: str
@@ -53,9 +53,9 @@ class ShardTask:
 
 
 class ShardExecutor(Protocol):
-    """Does shards somewhere. The values come in the order of the tasks, whichever is done first.
+    """Does shards. The values come in the order of the tasks, whichever is done first.
 
-    Raises the TogiError that a shard raised, and WorkerDied where a process ends on the same shard twice.
+    Raises the TogiError that a shard raised, and WorkerDied if a process dies on the same shard twice.
     """
 
     def values(self, tasks: Sequence[ShardTask]) -> Iterator[dict[str, Any]]: ...

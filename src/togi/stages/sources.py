@@ -1,7 +1,7 @@
-"""What the records and models of a stage are made from: data sets and models, with their licences and terms.
+"""The sources of a stage's records and models: data sets and models, with their licences and terms.
 
-A stage need know nothing of it. What it reads is noted, and what it writes is given the sources of its parents; a
-record that is new here is given those of the models that write in this stage too.
+Stages need no code for this. The sources of everything that a stage reads are recorded, and each record that it writes
+gets the sources of its parents; a new record also gets those of the models that generate text in this stage.
 """
 
 from array import array
@@ -24,14 +24,15 @@ ROOM = 1 << 16
 
 
 class Descent:
-    """The sources of the records that a stage has read, and what follows from them for those that it writes.
+    """The sources of the records that a stage has read, and those of the records that it writes, which follow from
+    them.
 
-    `writers` are the sources of the models that write here, by name; `graders` those of the reward models whose scores
-    samples and pairs carry. `unread` gives the sources of records that the stage reads in a way of its own.
+    `writers` are the sources of the models that generate text here, by name; `graders` those of the reward models whose
+    scores samples and pairs have. `unread` gives the sources of records that the stage reads by other means.
 
-    What sources a record has is held by its id only where that decides something: with writers, or once there is a
-    second set of sources (some 130 bytes of a record). Until then an id takes at most 16 bytes, however often the
-    record is read, so that a stage that streams stays small.
+    The sources of a record are stored by its id only if needed: with writers, or when there is a second set of sources
+    (some 130 bytes per record). Until then an id takes at most 16 bytes, however often the record is read, so that a
+    streaming stage needs little memory.
     """
 
     def __init__(
@@ -43,15 +44,15 @@ class Descent:
         self.writers = {name: found for name, found in (writers or {}).items() if found}
         self.graders = graders
         self.unread = unread
-        self.sets: dict[Sources, Sources] = {}  # every set of sources that a record had, in order, each by itself
+        self.sets: dict[Sources, Sources] = {}  # each distinct set of sources, in order, mapped to itself
         self.of: dict[int, Sources] = {}  # by the hash of a record's id
-        self._alike = array("q")  # such hashes, while all records have one set
-        self._room = ROOM  # how many, before those that stand there twice are looked for
-        self._by_id = True  # whether the records that were read are known one by one
+        self._alike = array("q")  # such hashes, while all records have the same set
+        self._room = ROOM  # number of hashes at which duplicates are removed
+        self._by_id = True  # whether the records read are known individually
         self._made: dict[Any, Sources] = {}
 
     def note(self, records: Sequence[Record]) -> None:
-        """Records that the stage reads."""
+        """Records the sources of records that the stage reads."""
         for record in records:
             self._note(record.id, record.sources)
             if isinstance(record, Sample):
@@ -71,7 +72,7 @@ class Descent:
         self.of[hash(name)] = found
 
     def given(self, records: Sequence[Record]) -> list[Record]:
-        """Records that the stage writes, each with the sources of what it was made from."""
+        """The records that the stage writes, each with the sources of what it was made from."""
         if not self.sets:
             self.sets, self._by_id = {each: each for each in self.unread()}, False
         if not (any(self.sets) or self.writers or self.graders):
@@ -93,7 +94,7 @@ class Descent:
         return record if found == record.inherited else replace(record, inherited=found)
 
     def _parents(self, record: Record) -> Sequence[Sources]:
-        """The sources of a new record's parents; all that were read where nothing says which of them it is made of."""
+        """The sources of a new record's parents; those of all records read if its parents are unknown."""
         listed = [self.of[hash(parent)] for parent in record.parents if hash(parent) in self.of]
         known = tuple(dict.fromkeys(listed))
         as_it_was = record.sources and not self._by_id and not self.writers
@@ -101,7 +102,7 @@ class Descent:
 
 
 def passed_on(sources: Sources) -> Sources:
-    """What of a record's sources a record made from it keeps."""
+    """The part of a record's sources that a record made from it keeps."""
     return tuple(each.passed_on for each in sources)
 
 
@@ -109,7 +110,7 @@ def passed_on(sources: Sources) -> Sources:
 
 
 def model_sources(source: ModelSource) -> Sources:
-    """The sources of a model from outside, or of one that togi trained: itself, where the recipe names its licence or
+    """The sources of a model from outside, or of one that togi trained: itself, if the recipe names its licence or
     terms, and what it was trained from. Raises DamagedFile as `trained_from` does."""
     own = Provenance(
         dataset=Path(source.name).name if source.kind == "path" else source.name,
@@ -124,7 +125,8 @@ def model_sources(source: ModelSource) -> Sources:
 
 
 def wrote(model: Sources) -> Sources:
-    """What of a model's sources a record that it wrote has: the models that it comes from, and whatever binds."""
+    """The part of a model's sources that its answers have: the models that it comes from, and all sources that
+    bind."""
     return tuple(each for each in model if each.kind == "model" or each.inherit)
 
 
@@ -138,11 +140,11 @@ NAMES = tuple(each.name for each in fields(Provenance))
 
 
 def trained_from(folder: Path) -> Sources:
-    """The sources of a model that togi trained, from its folder; none of one that it did not. Raises DamagedFile where
-    the file that names them is not whole."""
+    """The sources of a model that togi trained, from its folder; empty for other models. Raises DamagedFile if the file
+    that names them is damaged."""
     card = folder / CARD
     found = read_object(card).get("sources") if card.exists() else None
     try:
         return tuple(Provenance(**{name: row[name] for name in NAMES}) for row in found or ())
     except (KeyError, TypeError):
-        raise DamagedFile(f"{card}: damaged: its `sources` do not say what the model was made from") from None
+        raise DamagedFile(f"{card}: damaged: its `sources` cannot be read") from None

@@ -1,4 +1,4 @@
-"""What runs have spent on servers, and the file that says it."""
+"""The spending of runs on servers, and the file that records it."""
 
 from pathlib import Path
 
@@ -7,11 +7,11 @@ from togi.client.endpoint import Endpoint
 from togi.client.store import AnswerStore
 
 ANSWERS = "answers.sqlite"
-"""The file in the store that keeps the answers of servers, and what runs have spent on them."""
+"""The file in the store with the answers of servers, and the spending of runs on them."""
 
 
 def spent_words(endpoint: Endpoint, spending: Spending) -> str:
-    """What was spent on one endpoint; empty where nothing was."""
+    """The spending on one endpoint, in words; empty if there was none."""
     total = spending.tokens
     if not spending.calls:
         return ""
@@ -22,7 +22,7 @@ def spent_words(endpoint: Endpoint, spending: Spending) -> str:
 
 
 def spent_by(run: str, endpoints: list[Endpoint], store: Path) -> list[str]:
-    """What a run has spent on each endpoint, killed processes included; nothing of those that it did not ask."""
+    """The spending of a run on each endpoint, including killed processes, without endpoints that it did not use."""
     if not endpoints or not (store / ANSWERS).exists():
         return []
     with AnswerStore(store / ANSWERS) as answers:
@@ -32,7 +32,7 @@ def spent_by(run: str, endpoints: list[Endpoint], store: Path) -> list[str]:
 
 
 def stored_answers(store: Path) -> dict[str, tuple[int, int]]:
-    """How many answers are stored, and their bytes, by model@revision."""
+    """The number of stored answers and their bytes, by model@revision."""
     if not (store / ANSWERS).exists():
         return {}
     with AnswerStore(store / ANSWERS) as answers:
@@ -40,7 +40,7 @@ def stored_answers(store: Path) -> dict[str, tuple[int, int]]:
 
 
 def forget_answers(store: Path) -> None:
-    """Forgets all stored answers."""
+    """Removes all stored answers."""
     if (store / ANSWERS).exists():
         with AnswerStore(store / ANSWERS) as answers:
             answers.forget()

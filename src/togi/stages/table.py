@@ -1,4 +1,4 @@
-"""The stages that a recipe can name. A new one is a settings file, a work file and one line here."""
+"""The stages that a recipe can name. A new stage needs a settings file, a work file and one line here."""
 
 from togi.core.records import KINDS
 from togi.core.settings import takes
@@ -51,10 +51,10 @@ STAGES = {
 
 
 def kinds_taken() -> dict[str, list[str]]:
-    """The stage types that take each kind of records."""
+    """The stage types that accept each kind of records."""
     return {kind: takers(kind) for kind in KINDS}
 
 
 def takers(kind: str) -> list[str]:
-    """The stage types that take `kind`."""
+    """The stage types that accept `kind`."""
     return [name for name, stage in STAGES.items() if takes(stage.settings, kind)]

@@ -1,4 +1,4 @@
-"""How long the phases of a step take."""
+"""Measures how long the phases of a step take."""
 
 import time
 from collections.abc import Iterator

@@ -1,8 +1,8 @@
-"""Where metrics are shown besides metrics.jsonl: TensorBoard, trackio, Weights & Biases, each by one word.
+"""Trackers show metrics in addition to metrics.jsonl: TensorBoard, trackio, Weights & Biases, each named by one word.
 
-Secrets come from the environment alone, as each library reads them (WANDB_API_KEY, HF_TOKEN); WANDB_MODE=offline and
-TRACKIO_DIR say where lines go. A step is told once: `tracked.json` remembers the last one, so that a stage that goes on
-after a kill does not repeat what it does again with the same bits.
+Secrets come only from the environment, as each library reads them (WANDB_API_KEY, HF_TOKEN); WANDB_MODE=offline and
+TRACKIO_DIR control where metrics go. Each step is logged once: `tracked.json` stores the last one, so that a stage that
+continues after a kill does not log the steps again that it repeats with the same bits.
 """
 
 import importlib
@@ -18,12 +18,12 @@ from togi.core.files import read_cache, write_json
 from togi.core.protocols import Tracker
 
 TRACKERS = {"tensorboard": "tensorboard", "trackio": "trackio", "wandb": "wandb"}
-"""The word in a recipe, and the package that it needs."""
+"""By the tracker's name in a recipe: the package that it needs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrackedRun:
-    """What a tracker is opened with. `run` is the same after a resume and another one after --redo."""
+    """The run that a tracker is opened for. `run` stays the same after a resume and changes after --redo."""
 
     project: str
     run: str
@@ -45,7 +45,7 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 class Tracking:
-    """The trackers that a stage named, open. They are opened on rank 0 alone: other ranks give no `names`."""
+    """The open trackers of a stage. Only rank 0 opens them: other ranks pass no `names`."""
 
     def __init__(self, names: Sequence[str], *, stage: str, project: str, folder: Path) -> None:
         self._path = folder / "tracked.json"
@@ -66,7 +66,7 @@ class Tracking:
             self._open.append(module.open_tracker(run))
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Tells a step, once; values that are not numbers are left out."""
+        """Logs a step, once; values that are not numbers are left out."""
         if not self._open or step <= self._last:
             return
         numbers = {k: float(v) for k, v in metrics.items() if k != "step" and isinstance(v, int | float)}

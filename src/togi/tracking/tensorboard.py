@@ -7,7 +7,7 @@ from togi.tracking.base import TrackedRun
 
 
 class TensorBoard:
-    """A tracker; each step is on the disk before the next one begins."""
+    """A tracker; each step is on disk before the next one begins."""
 
     def __init__(self, writer: SummaryWriter) -> None:
         self.writer = writer

@@ -1,4 +1,4 @@
-"""Metrics in Weights & Biases. The key comes from WANDB_API_KEY; WANDB_MODE=offline writes files alone."""
+"""Metrics in Weights & Biases. The key comes from WANDB_API_KEY; WANDB_MODE=offline writes only files."""
 
 import importlib
 from typing import Any
@@ -24,7 +24,7 @@ class WeightsAndBiases:
 
 
 def open_tracker(run: TrackedRun) -> Tracker:
-    """Raises StageError where there is no key and no wish to stay offline."""
+    """Raises StageError if there is no key and WANDB_MODE is not offline."""
     run.folder.mkdir(parents=True, exist_ok=True)
     try:
         found = wandb.init(
@@ -32,6 +32,6 @@ def open_tracker(run: TrackedRun) -> Tracker:
         )
     except wandb.errors.Error as error:
         raise StageError(
-            f"track: wandb: {error}. Set WANDB_API_KEY, or WANDB_MODE=offline to write files alone"
+            f"track: wandb: {error}. Set WANDB_API_KEY, or WANDB_MODE=offline to write only files"
         ) from error
     return WeightsAndBiases(found)

@@ -166,11 +166,11 @@ def test_a_recipe_tells_what_was_dropped_and_what_it_is_like(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (", kind: documents", "", r"few.yaml:5: stages.once: say with `kind` what \$texts becomes: prompts, chats"),
+        (", kind: documents", "", r"few.yaml:5: stages.once: set `kind` to read \$texts as prompts, chats"),
         (
             "input: $once",
             "input: $once, kind: chats",
-            r"few.yaml:6: stages.few: all records have to be of one kind, but ",
+            r"few.yaml:6: stages.few: all records must be of one kind, but ",
         ),
         ("input: $once", "input: $none", r"few.yaml:6: stages.few.input: nothing is called '\$none'"),
         ("input: $texts, kind: documents", "input: $few", "these stages wait for each other"),

@@ -137,7 +137,7 @@ def test_data_is_read_as_what_the_readers_of_its_parts_need(tmp_path, more, kind
         (SFT.replace("parts.train", "s.a") + OTHER + SOME, r"tuned\.chats: needs chats, but \$s\.a gives prompts"),
         (
             OTHER.replace("split,", "split, kind: chats,") + SOME,
-            r"stages\.s: all records have to be of one kind, but \$some gives prompts, kind says chats",
+            r"stages\.s: all records must be of one kind, but \$some gives prompts, kind is chats",
         ),
         (CIRCLE, "wait for each other"),
         (OTHER.replace("$some", "$base"), r"stages\.s\.input: needs prompts or .* \$base gives model"),
