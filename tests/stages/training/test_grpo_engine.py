@@ -135,7 +135,7 @@ def test_the_embedded_engine_samples_ahead_as_a_server_does(bench, url):
 
 
 def test_a_batch_ahead_needs_a_word_on_how_it_is_weighed(bench):
-    with pytest.raises(ValidationError, match=r"say how they are weighed, .* loss.sampler_correction"):
+    with pytest.raises(ValidationError, match=r"which need importance weights; .* loss.sampler_correction"):
         bench.settings(staleness=1)
 
 
@@ -210,9 +210,9 @@ def test_togi_serve_is_killed_and_the_run_goes_on_with_the_same_bits(bench, tmp_
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"engine": ENGINE, "sampling": {"top_p": 0.9}}, "samples are drawn by temperature alone"),
+        ({"engine": ENGINE, "sampling": {"top_p": 0.9}}, "an engine samples by temperature alone"),
         ({"engine": {**ENGINE, "publish": "adapter"}}, "publish: adapter needs lora"),
-        ({"engine": ENGINE, "key_cache": 1.0}, "key_cache bounds the embedded engine"),
+        ({"engine": ENGINE, "key_cache": 1.0}, "key_cache limits the embedded engine"),
         ({"engine": ENGINE, "lora": {"rank": 2}, "processes": 2}, "set engine.publish: adapter"),
     ],
 )
