@@ -59,8 +59,8 @@ class FallWatch:
             return
         message = (
             f"the chosen answers fell by {fall:.3g} nats per token below their start at step {step} (mean of {window} "
-            f"steps; allowed: {self.settings.max_fall:g}): lower the learning rate, or add a loss on the chosen answers "
-            "(sft_weight, chosen_sft_ratio)"
+            f"steps; allowed: {self.settings.max_fall:g}): lower the learning rate, or add a loss on the chosen "
+            "answers (sft_weight, chosen_sft_ratio)"
         )
         context.alarm("falling_chosen", message, step=step, value=-fall, threshold=-self.settings.max_fall)
         if self.settings.stop:

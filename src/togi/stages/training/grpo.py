@@ -136,7 +136,9 @@ class Loss(Settings):
         narrow = self.reference_dtype != "float32"
         if self.beta == 0 and (narrow or not self.kl_bias_correction):
             name = "reference_dtype" if narrow else "kl_bias_correction"
-            raise ValueError(f"{name} belongs to the KL term, which beta: 0 switches off; set beta, or remove the setting")
+            raise ValueError(
+                f"{name} belongs to the KL term, which beta: 0 switches off; set beta, or remove the setting"
+            )
         return self
 
     @model_validator(mode="after")
