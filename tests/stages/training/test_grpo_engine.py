@@ -105,7 +105,7 @@ def test_log_probabilities_of_another_temperature_end_the_stage(bench, letters):
     own = bench.at_work(bench.settings())
     with policy_server(VLLM, letters) as server:
         server.logprob = lambda text, at: own.updates.logprobs(text[:at], text[at : at + 1], 1.0)[0]
-        with pytest.raises(StageError, match=r"must be of the distribution at temperature 0.2; start vLLM with"):
+        with pytest.raises(StageError, match=r"must be taken at temperature 0.2; start vLLM with"):
             train(settings, context(bench, "raw", server.url))
     assert server.wrong == []
 
@@ -179,7 +179,7 @@ def test_kills_of_trainer_and_server_change_no_bit(bench, letters, tmp_path, mon
     with fake(protocol, tmp_path / "home", letters) as server:
         whole = train(settings, context(bench, f"whole-{name}", server.url))
         told = disturbed(bench, f"killed-{name}", settings, server, monkeypatch)
-    assert told.count("what it answered is sampled again") >= 2
+    assert told.count("its answers are discarded and sampled again") >= 2
     first, second = bench.folder / f"whole-{name}", bench.folder / f"killed-{name}"
     assert weights(second) == whole
     assert [alike(row) for row in lines(second)] == [alike(row) for row in lines(first)]
