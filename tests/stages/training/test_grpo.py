@@ -442,7 +442,7 @@ def test_settings_are_read_again_as_they_were_written_out(bench):
         ({"loss": {"type": "luspo"}}, "level: sequence"),
         ({"loss": {"type": "vespo", "level": "sequence"}}, "level: token"),
         ({"loss": {"type": "vespo", "sampler_correction": {}}}, "remove sampler_correction"),
-        ({"loss": {"max_weight": 5.0}}, "read by cispo alone"),
+        ({"loss": {"max_weight": 5.0}}, "applies only to cispo"),
         ({"loss": {"delta": 1.2}}, "clipped at 1.2 already"),
         ({"loss": {"kl_bias_correction": False}}, "beta: 0 switches off"),
         ({"loss": {"beta": 0.1, "reference_dtype": "bfloat16"}, "lora": {}}, "lora does not need"),
