@@ -1,7 +1,7 @@
 """The one training loop.
 
 Counts are summed over all micro-batches and ranks of a step before any loss is computed, so the weights do not depend
-on how the step is cut. A loss or gradient that is not finite raises an error before the weights change.
+on how the step is split. A loss or gradient that is not finite raises an error before the weights change.
 """
 
 import math
@@ -27,7 +27,7 @@ NAMED_ROWS = 8  # rows that an error names at most
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MicroBatch(Generic[Inputs]):
-    """The inputs of one forward (`inputs`, of the model's type) and of the objective (`batch`).
+    """The inputs of one forward pass (`inputs`, of the model's type) and of the objective (`batch`).
 
     `rows` are record ids, for error messages; `num_tokens` counts the tokens that the model computes. An `idle`
     micro-batch keeps this rank in step with the others and has no weight.

@@ -80,10 +80,12 @@ class Loss(Settings):
         default="token", description="sequence: one ratio per answer (GSPO); luspo needs it"
     )
     eps: float | None = Field(
-        default=None, gt=0, lt=1, description="the ratio is clipped to 1 - eps and 1 + eps_high; 0.2 when absent"
+        default=None, gt=0, lt=1, description="the ratio is clipped to [1 - eps, 1 + eps_high]; 0.2 when absent"
     )
     eps_high: float | None = Field(default=None, gt=0, description="eps when absent; DAPO: 0.28")
-    delta: float | None = Field(default=None, gt=1, description="two-sided clip: largest ratio below advantage 0")
+    delta: float | None = Field(
+        default=None, gt=1, description="two-sided clip: largest ratio of tokens with a negative advantage"
+    )
     max_weight: float | None = Field(default=None, gt=0, description="cispo: largest ratio; 5 when absent")
     beta: float = Field(
         default=0.0,
@@ -214,10 +216,10 @@ class TrainGrpo(Optimisation):
     dead_steps: int = Field(
         default=10,
         ge=0,
-        description="stop if no answer passes the gates in this many batches of samples from the start; 0: never",
+        description="stop the run if no answer has passed the gates after this many batches of samples; 0: never",
     )
     save_every: int = Field(
-        default=10, ge=1, description="optimiser steps between checkpoints, rounded to whole batches of samples"
+        default=10, ge=1, description="optimiser steps between checkpoints, rounded up to whole batches of samples"
     )
     keep: int = runtime_setting(2, "newest checkpoints to keep while the stage runs, besides the best one", ge=1)
 
@@ -364,7 +366,7 @@ def _graders(settings: TrainGrpo, inputs: Inputs, samples: int, cost: Cost) -> N
 
 
 def job(settings: TrainGrpo) -> TrainingJob:
-    """A policy with its sampling copy, the frozen copy for the KL, and its reward models."""
+    """The job: a policy with its sampling copy, the frozen copy for the KL, and its reward models."""
 
     def copies(job: Job, shape: Shape, compute_dtype: str) -> float:
         width = 2 if compute_dtype == "bfloat16" else 4
@@ -372,7 +374,10 @@ def job(settings: TrainGrpo) -> TrainingJob:
         if settings.engine is not None:
             sampled = 0.0
         elif settings.processes == 1 and (width == 4 or job.weights != "float32"):
-            frozen = job.rank and job.weights in ("bfloat16", "nf4")  # shared, so that the adapter alone is copied
+            frozen = job.rank and job.weights in (
+                "bfloat16",
+                "nf4",
+            )  # frozen weights are shared, and only the adapter is copied
             sampled = float(adapter_size(shape, job) * width) if frozen else 0.0 if width == 4 else sampled
         if settings.loss.beta > 0 and settings.lora is None:
             return sampled + shape.parameters * (2.0 if settings.loss.reference_dtype == "bfloat16" else 4.0)

@@ -1,6 +1,6 @@
-"""Settings shared by all training on fixed data: the update, when to validate and save, which weights to keep.
+"""Settings shared by training stages: the update, when to validate and save, which weights to keep.
 
-"Fixed" data are records that exist before training begins, unlike the answers that `train.grpo` samples for itself.
+"Fixed" data are records that exist before training begins, unlike the answers that `train.grpo` samples.
 """
 
 from typing import Annotated, Any, ClassVar, Literal, Self

@@ -73,7 +73,7 @@ def by_phase(
     sample = between + keys + packed(shape, job, rollouts) + max(logits, forward_bytes(shape, read, width))
     scored = min(SCORED, rollouts.group * (rollouts.prompt + rollouts.answer))
     score = max((forward_bytes(grader, scored, width) for grader in graders), default=0.0)
-    sampling = keys + packed(shape, job, rollouts) if rollouts.rows > rollouts.group else 0.0  # the other groups
+    sampling = keys + packed(shape, job, rollouts) if rollouts.rows > rollouts.group else 0.0  # of the other groups
     models = {
         "load": memory.weights + beside,
         "sample": sample,

@@ -16,8 +16,8 @@ USABLE_CPU = 0.7  # on a CPU the gaps are larger: docs/memory.md
 
 
 def key_room(total: float, weights: float) -> float:
-    """Bytes for the key-value cache of one generating model on a card of `total` bytes: what its weights leave free,
-    and at most what is left beside the half of the card that several loaded models may fill."""
+    """Bytes for the key-value cache of one generating model on a card of `total` bytes: what its weights leave free, or
+    what remains besides half of the card, which several loaded models may fill, if that is less."""
     return max(USABLE * total - max(weights, total / 2), 0.0)
 
 
