@@ -149,8 +149,8 @@ def window_of(max_length: int | None, context: Context, model: LoadedModel) -> i
 
 
 def check_fits(context: Context, longest: int, setting: str) -> None:
-    """Raises StageError if the longest example, which is never cut, does not fit into what `micro_batch_tokens: auto`
-    found. `setting` is the setting that limits its length."""
+    """Raises StageError if the longest example, which is never cut, is larger than the micro-batch that fits into
+    memory according to `micro_batch_tokens: auto`. `setting` is the setting that limits its length."""
     if context.fits is not None and longest > context.fits:
         raise StageError(
             f"stage {context.name}: the longest example has {longest} tokens, but the available memory only fits a "

@@ -176,8 +176,8 @@ class TrainGrpo(Optimisation):
         default=0,
         ge=0,
         le=100,
-        description="dynamic sampling: rounds in which groups without a learning signal are replaced by groups of the "
-        "next prompts; 0: off",
+        description="dynamic sampling: maximum number of rounds in which groups without a learning signal are replaced "
+        "by groups of the next prompts; 0: off",
     )
     sampling: PolicySampling = PolicySampling()
     loss: Loss = Loss()
