@@ -118,7 +118,7 @@ class Loss(Settings):
     @classmethod
     def _known(cls, value: Any) -> Any:
         if isinstance(value, str) and value in ELSEWHERE:
-            raise ValueError(f"{value!r} is not a type of its own; it is {ELSEWHERE[value]}")
+            raise ValueError(f"{value!r} is not a type here; it is {ELSEWHERE[value]}")
         return value
 
     @model_validator(mode="after")
