@@ -152,7 +152,7 @@ def test_an_architecture_is_refused_with_the_reason(name, tmp_path):
 def test_a_model_that_does_not_say_its_context_needs_a_length(tmp_path):
     context: Any = SimpleNamespace(name="tuned")
     bloom, gpt2 = (load(made(name, tmp_path / name), tmp_path) for name in ("bloom", "gpt2"))
-    with pytest.raises(InputError, match=r"stage tuned: max_length is not set, and .* does not say how long a text"):
+    with pytest.raises(InputError, match=r"stage tuned: max_length is not set, and .* does not specify its context"):
         window_of(None, context, bloom)
     assert (window_of(64, context, bloom), window_of(None, context, gpt2)) == (64, 256)
     with pytest.raises(InputError, match="max_length is 257, but the model's context is 256"):

@@ -208,7 +208,7 @@ def test_clipping_leaves_the_cross_entropies_and_what_is_logged_of_them_alone():
         (DPO, {"loss_type": "orpo"}, "found 'orpo'; allowed: sigmoid, sigmoid_norm, hinge, ipo, robust"),
         (DPO, {"beta": 0.0}, "beta out of range"),
         (DPO, {"loss_type": "robust", "label_smoothing": 0.5}, "label_smoothing out of range"),
-        (DPO, {"loss_type": "ipo", "label_smoothing": 0.1}, "label_smoothing does nothing to loss: ipo"),
+        (DPO, {"loss_type": "ipo", "label_smoothing": 0.1}, "label_smoothing has no effect on loss: ipo"),
         (DPO, {"sft_weight": -1.0}, "sft_weight out of range"),
         (SMPO, {"loss_type": "simpo"}, "found 'simpo'; allowed: sigmoid, hinge, ipo, smooth_lower_bound"),
         (SMPO, {"target_margin": -0.1}, "target_margin out of range"),

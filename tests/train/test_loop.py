@@ -287,9 +287,9 @@ def test_vectors_are_not_decayed_and_a_head_has_its_own_rate():
 
 def test_optimisers_that_are_refused():
     params = trained(tiny_model().named_parameters())
-    with pytest.raises(RecipeError, match="no parameter to train"):
+    with pytest.raises(RecipeError, match="no parameters to train"):
         build_adamw({}, AdamWSettings(learning_rate=0.1))
-    with pytest.raises(RecipeError, match="no trained parameter's name begins so"):
+    with pytest.raises(RecipeError, match="no trained parameter has a name with this prefix"):
         build_adamw(params, AdamWSettings(learning_rate=0.1), rates={"scores.": 0.3})
     with pytest.raises(RecipeError, match="allowed: constant, linear, cosine"):
         Schedule(kind="cubic")

@@ -1,9 +1,9 @@
 """Parts of a decoder as total functions: tensors in, tensors out.
 
-Compiled functions (`c/`) compute them where they can, torch does elsewhere; which of them is decided inside, once a
-process, and `report` says so. Compiling takes the system's C compiler some seconds, once. Without a compiler, or with
-TOGI_NATIVE=0 in the environment, torch alone computes: slower, and the same up to rounding. TOGI_NATIVE=avx2 or avx512
-limits compiled functions to those instructions on a processor that has more.
+Compiled functions (`c/`) compute them where possible, and torch elsewhere. The choice is made here, once per process;
+`report` returns it. The system's C compiler needs some seconds for the first build. Without a compiler, or with
+TOGI_NATIVE=0 in the environment, torch computes everything: more slowly, with the same results up to rounding.
+TOGI_NATIVE=avx2 or avx512 limits compiled functions to those instruction sets.
 """
 
 from togi.kernels.attention import Block, Blocks, BlockTable, Options, attend

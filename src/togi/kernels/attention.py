@@ -23,8 +23,8 @@ _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a layer attends: sliding window in tokens, its own included (None: all), scale and soft cap (None: none) of
-    the scores."""
+    """A layer's attention: sliding window in tokens, the query's own included (None: unlimited), and scale and soft cap
+    (None: none) of the scores."""
 
     window: int | None
     scale: float
@@ -32,7 +32,7 @@ class Options:
 
     @classmethod
     def asked(cls, query: Tensor, settings: dict[str, Any]) -> "Options":
-        """What a layer of the library asks for among its keyword arguments; query is (..., D)."""
+        """The options in the keyword arguments of a layer of the library; query is (..., D)."""
         scale = settings.get("scaling")
         scale = query.shape[-1] ** -0.5 if scale is None else scale
         return cls(window=settings.get("sliding_window"), scale=scale, softcap=settings.get("softcap"))
@@ -42,8 +42,8 @@ class Options:
 class Block:
     """Query rows [q0, q1) against key rows [k0, k1), both consecutive in position.
 
-    `shift` is position(q0) - position(k0) - (a query at shift 0 sees exactly its own key and earlier ones). `see`: all
-    keys, earlier ones, or earlier ones inside the window. `merge`: the rows have been visited by another block before.
+    `shift` is position(q0) - position(k0); with shift 0 a query sees exactly its own key and earlier ones. `see`: all
+    keys, earlier ones, or earlier ones inside the window. `merge`: an earlier block has already set these rows.
     """
 
     q0: int
@@ -57,8 +57,8 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class BlockTable:
-    """The blocks as `c/attention.c` reads them: `block_B7`, the first block and the first row of each tree
-    (N + 1), how many rows and keys the largest block and the largest tree have, and how many rows there are in all."""
+    """The blocks in the form of `c/attention.c`: `block_B7`; the first block and the first row of each tree (N + 1);
+    the most rows (`queries`) and keys of a block, the most rows of a tree, and the total number of rows."""
 
     block_B7: Tensor
     trees_N: Tensor
@@ -69,8 +69,8 @@ class BlockTable:
     total: int
 
     def room(self, size: int, width: int) -> tuple[int, int]:
-        """Bytes that a thread needs for the forward and for the backward, for heads of that size, in numbers of `width`
-        bytes."""
+        """Bytes that a thread needs for the forward and for the backward pass, for heads of that size and numbers of
+        `width` bytes."""
         queries, keys = (-(-n // 32) * 32 for n in (self.queries, self.keys))
         forward = (queries + 32) * (size * (width + 4) + 8) + keys * 2 * size * width + STEP**2 * (4 + width)
         backward = self.rows * 4 * size + queries * (size * (4 + 4 * width) + 8) + keys * size * (8 + 4 * width)
@@ -79,15 +79,15 @@ class BlockTable:
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """All blocks of a forest, those that set rows before those that merge, and the same as a table."""
+    """All blocks of a forest, as objects and as a table. Blocks that set rows come before those that merge."""
 
     each: tuple[Block, ...]
     table: BlockTable
 
 
 def attend(query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, blocks: Blocks, options: Options) -> Tensor:
-    """Attention of a forest, (H, T, D), differentiable in query, key and value. All on CPU, of one type and one width
-    of head, and the scores have no soft cap."""
+    """Attention of a forest, (H, T, D), differentiable in query, key and value. All must be on CPU, with one type and
+    one head size, and the scores must have no soft cap."""
     functions = functions_for((query_HTD, key_KTD, value_KTD), blocks.table)
     if functions is not None:
         calls = Calls(functions, blocks.table, options)
@@ -99,7 +99,7 @@ def attend(query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, blocks: Blocks
 
 
 def functions_for(heads: tuple[Tensor, Tensor, Tensor], table: BlockTable) -> Native | None:
-    """The compiled functions, if they attend with query, key and value like these, (H or K, T, D)."""
+    """The compiled functions, if they support query, key and value like these, (H or K, T, D)."""
     query, key, value = heads
     half, (num_rows, size) = query.dtype == torch.bfloat16, query.shape[1:]
     same = key.shape == value.shape and key.shape[1:] == query.shape[1:]
@@ -123,15 +123,15 @@ def _mask(block: Block, options: Options, like: Tensor) -> Tensor | None:
 
 
 class BlockAttention(torch.autograd.Function):
-    """Attention as a sum of dense blocks. The backward of a block needs only the joined output and log-sum-exp of its
-    rows, so nothing of size rows x keys is kept."""
+    """Attention as a sum of dense blocks. The backward pass of a block needs only the merged output and log-sum-exp of
+    its rows, so nothing of size rows x keys is kept."""
 
     @staticmethod
-    def forward(  # the signature of autograd functions: context, then tensors, then the rest
+    def forward(  # order of the arguments: context, then tensors, then the rest
         ctx: Any, query_KRTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, blocks: tuple[Block, ...], options: Options
     ) -> Tensor:
         num_keys, num_shared, rows_in_all, width = query_KRTD.shape
-        # in the order that the layer's output has, so that it is kept once
+        # in the memory order of the layer's output, so that it is stored only once
         out_KRTD = query_KRTD.new_empty(rows_in_all, num_keys, num_shared, width).permute(1, 2, 0, 3)
         wide = torch.promote_types(query_KRTD.dtype, torch.float32)
         lse_KRT = query_KRTD.new_empty(query_KRTD.shape[:3], dtype=wide)
@@ -192,9 +192,9 @@ class BlockAttention(torch.autograd.Function):
 
 
 def _inputs(block: Block, query_KRTD: Tensor, key_KTD: Tensor, value_KTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Query, key and value of a block, (K, heads, rows, D). Where all rows see all keys, the heads that share a key
-    become one long list of queries, and the keys are read once; it is cut so that the threads, which take a head each,
-    have equally much to do."""
+    """Query, key and value of a block, (K, heads, rows, D). If all rows see all keys, the heads that share a key form
+    one long list of queries, so that the keys are read once. The list is split so that the threads, which compute one
+    head each, have equal work."""
     num_keys, num_shared, _, width = query_KRTD.shape
     query = query_KRTD[:, :, block.q0 : block.q1]
     key, value = key_KTD[:, None, block.k0 : block.k1], value_KTD[:, None, block.k0 : block.k1]
@@ -210,7 +210,7 @@ def _inputs(block: Block, query_KRTD: Tensor, key_KTD: Tensor, value_KTD: Tensor
 
 
 class _CompiledAttention(torch.autograd.Function):
-    """The same by compiled functions, (T, H, D), from (H, T, D), (K, T, D) and (T, K, D)."""
+    """Attention by compiled functions, (T, H, D), from (H, T, D), (K, T, D) and (T, K, D)."""
 
     @staticmethod
     def forward(ctx: Any, query_HTD: Tensor, key_KTD: Tensor, value_TKD: Tensor, calls: "Calls") -> Tensor:
@@ -230,8 +230,8 @@ class _CompiledAttention(torch.autograd.Function):
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """Calls of compiled functions; heads are contiguous (H, T, D) and (K, T, D), `value_TKD`, the output and its
-    gradient (T, K or H, D), all float32, or bfloat16 where there are `products`."""
+    """Calls of the compiled functions. Queries (H, T, D), keys (K, T, D), values (T, K, D), output and its gradient (T,
+    H, D) are contiguous, and all float32, or bfloat16 if the library has `products`."""
 
     native: Native
     table: BlockTable

@@ -1,7 +1,7 @@
-"""Compiles the C files in `c/` for this processor, once, and keeps the library where only its user can write.
+"""Compiles the C files in `c/` for this processor, once, and keeps the library where only the user can write.
 
-A library is named after what it was compiled from and by what it holds: `native-<fingerprint>-<sha256>.so`. One whose
-content does not match its name is damaged, and is compiled again.
+A library's name contains a fingerprint of its inputs and a hash of its content: `native-<fingerprint>-<sha256>.so`. If
+the content does not match the name, the library is damaged and compiled again.
 """
 
 import ctypes
@@ -29,41 +29,43 @@ SOURCES = sorted((Path(__file__).parent / "c").glob("*.[ch]"))
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fno-strict-aliasing", "-fopenmp", "-fPIC")
 _NO_TILES = ("-mno-amx-tile", "-mno-amx-bf16", "-mno-amx-int8")
 LEVELS = {"": (), "1": (), "avx512": _NO_TILES, "avx2": (*_NO_TILES, "-mno-avx512f")}
-"""Values of TOGI_NATIVE, with the compiler's options: the instruction sets that the library may use at most."""
+"""Values of TOGI_NATIVE, with the compiler options that limit the instruction sets of the library."""
 
-STALE_SECONDS = 3600  # no compilation takes so long: its folder was left by a process that was killed
-UNUSED_SECONDS = 30 * 24 * 3600  # other checkouts and compilers use other libraries
+STALE_SECONDS = 3600  # no compilation takes this long: a killed process left the folder
+UNUSED_SECONDS = 30 * 24 * 3600  # libraries of other checkouts and compilers are kept this long
 
 
 class BuildError(Exception):
-    """There is no compiled library; the text says why."""
+    """There is no compiled library; the message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """A compiled library. `name` follows from the sources, the compiler, the processor and the threads alone."""
+    """A compiled library. `name` depends only on the sources, the compiler, the processor and the OpenMP library."""
 
     name: str
     library: ctypes.CDLL
 
 
 def build(sizes: Sequence[str]) -> Build:
-    """The library for this processor, held to the instruction sets that TOGI_NATIVE names; compiled if it is not there.
-    `sizes` are the compiler's options that define constants.
+    """The library for this processor, limited to the instruction sets of TOGI_NATIVE; compiled if it does not exist.
+    `sizes` are the compiler options that define constants.
 
-    Raises BuildError without a compiler, one OpenMP library or a folder of one's own, InputError on a TOGI_NATIVE
-    that is not in LEVELS.
+    Raises BuildError if there is no compiler, no unique OpenMP library or no private folder, and InputError if
+    TOGI_NATIVE is not in LEVELS.
     """
     level = os.environ.get("TOGI_NATIVE", "").lower()
     if level not in LEVELS:
         allowed = ", ".join(("0", *(name for name in LEVELS if name)))
-        raise InputError(f"TOGI_NATIVE: found {level!r}, allowed are {allowed}; unset it to use all of the processor")
+        raise InputError(
+            f"TOGI_NATIVE: found {level!r}; allowed: {allowed}; unset it to use all instructions of the processor"
+        )
     command = [*shlex.split(os.environ.get("CC") or "cc"), *FLAGS, *LEVELS[level], *sizes]
     threads, compiler = threads_library(), command[0]
     if threads is None:
-        raise BuildError("it is not clear which libgomp is torch's, whose threads it would share")
+        raise BuildError("torch's libgomp, whose threads the kernels must share, could not be identified")
     if shutil.which(compiler) is None:
-        raise BuildError(f"the C compiler {compiler} is not found; install gcc, or name where it is in CC")
+        raise BuildError(f"the C compiler {compiler} was not found; install gcc, or set CC to the path of a compiler")
     try:
         name = f"native-{_fingerprint(command, threads)}"
         folder = _own_folder()
@@ -75,17 +77,17 @@ def build(sizes: Sequence[str]) -> Build:
 
 
 def cache_folder() -> Path:
-    """Where compiled libraries are kept."""
+    """The folder of compiled libraries."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "togi"
 
 
 def _own_folder() -> Path:
-    """The cache folder, which nobody else can write. Raises BuildError where it belongs to somebody else."""
+    """The cache folder, which nobody else can write. Raises BuildError if it belongs to another user."""
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-        raise BuildError(f"{folder} is not a folder of this user's own; name another place in XDG_CACHE_HOME")
+        raise BuildError(f"{folder} is not a folder that this user owns; set XDG_CACHE_HOME to another folder")
     if stat.S_IMODE(found.st_mode) != 0o700:
         folder.chmod(0o700)
         for path in folder.glob("native-*.so"):  # others may have put them there
@@ -94,7 +96,8 @@ def _own_folder() -> Path:
 
 
 def _kept(folder: Path, name: str) -> Path | None:
-    """The library of that name, if it is whole and the user's own; what is damaged, unfinished or long unused goes."""
+    """The library of that name, if it is intact and owned by the user. Removes damaged, unfinished and long unused
+    libraries."""
     _sweep(folder, name)
     for path in sorted(folder.glob(f"{name}-*.so")):
         found = path.lstat()
@@ -102,7 +105,7 @@ def _kept(folder: Path, name: str) -> Path | None:
         if own and path == content_path(folder, name, path):
             os.utime(path)
             return path
-        log.warning("the compiled library %s is damaged or not this user's own; it is compiled again", path)
+        log.warning("the compiled library %s is damaged or owned by another user; compiling it again", path)
         path.unlink()
     return None
 
@@ -119,12 +122,13 @@ def _sweep(folder: Path, name: str) -> None:
 
 
 def content_path(folder: Path, name: str, path: Path) -> Path:
-    """Where a library with the content of `path` belongs."""
+    """The path for a library with the content of `path`."""
     return folder / f"{name}-{hashlib.sha256(path.read_bytes()).hexdigest()}.so"
 
 
 def threads_library() -> str | None:
-    """The OpenMP library that torch has loaded, whose threads the functions must share; None on other systems."""
+    """The OpenMP library that torch has loaded, whose threads the functions must share; None if it cannot be
+    identified."""
     try:
         loaded = Path("/proc/self/maps").read_text()
     except FileNotFoundError:
@@ -133,14 +137,15 @@ def threads_library() -> str | None:
 
 
 def _torchs(libraries: Collection[str]) -> str | None:
-    """Which of several OpenMP libraries is torch's: scikit-learn, for one, brings another, under a name of its own."""
+    """The one of several OpenMP libraries that is torch's. scikit-learn, for example, brings its own under another
+    name."""
     if len(libraries) > 1:
         libraries = {path for path in libraries if Path(path).parent.parent.name == "torch"}
     return min(libraries) if len(libraries) == 1 else None
 
 
 def _fingerprint(command: Sequence[str], threads: str) -> str:
-    """What the library follows from: sources, compiler, processor, threads."""
+    """A hash of everything that the library depends on: sources, compiler, processor, OpenMP library."""
     version = _output([*command, "--version"])
     processor = _output([*command, "-dM", "-E", "-x", "c", os.devnull])
     whole = "\0".join([*(source.read_text() for source in SOURCES), version, processor, *command, threads])
@@ -148,7 +153,7 @@ def _fingerprint(command: Sequence[str], threads: str) -> str:
 
 
 def _compile(command: Sequence[str], libraries: Sequence[str], cache: Path, name: str) -> Path:
-    """Compiles in a folder of its own: several ranks may do so at once."""
+    """Compiles in a temporary folder, because several ranks may compile at the same time."""
     with tempfile.TemporaryDirectory(prefix="compiling-", dir=cache) as folder, ThreadPoolExecutor() as pool:
         sources = [source for source in SOURCES if source.suffix == ".c"]
         objects = [str(Path(folder) / f"{source.stem}.o") for source in sources]

@@ -1,7 +1,7 @@
-"""Compiled functions against torch in float64 on a few numbers, when the library is loaded; some milliseconds.
+"""Checks of compiled functions against torch in float64, on a few numbers, when the library is loaded.
 
-They catch a compiler or processor that computes something else, and arguments that Python and C state differently. The
-tests hold the same functions much more closely.
+They take some milliseconds, and catch wrong results of a compiler or processor, and argument structures that differ
+between Python and C. The tests check the same functions much more thoroughly.
 """
 
 import ctypes
@@ -14,22 +14,23 @@ from torch import Tensor
 from togi.kernels.native import ARGUMENTS, BLOCK, Decode, Forest, Native
 
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
-"""The largest difference from float64, over the largest number: well above rounding, well below a mistake."""
+"""The largest allowed difference from float64, relative to the largest number: well above rounding errors, well below a
+mistake."""
 
 Found = Sequence[tuple[Tensor, Tensor]]
-"""What a compiled function gave, and the same in float64."""
+"""Outputs of compiled functions, each with the exact value in float64."""
 
 
 @dataclass(frozen=True, slots=True)
 class Complaint:
-    """Why a part is not compiled here; `wrong`: it should have been right."""
+    """The reason for which a part is not compiled here. `wrong`: it is an error, not a missing feature."""
 
     text: str
     wrong: bool = True
 
 
 def complaint(native: Native, part: str) -> Complaint | None:
-    """What speaks against the compiled functions of that part; None if nothing does."""
+    """The reason not to use the compiled functions of that part; None if there is none."""
     if part in ARGUMENTS:
         ours, theirs = ctypes.sizeof(ARGUMENTS[part]), native.size_of(part)
         if ours != theirs:
@@ -39,7 +40,7 @@ def complaint(native: Native, part: str) -> Complaint | None:
     for dtype in _types(native, part):
         for number, (found, exact) in enumerate(CHECKS[part](native, dtype)):
             error = float((found.double() - exact).abs().max() / exact.abs().max())
-            if not error <= TOLERANCES[dtype]:  # also where it is no number
+            if not error <= TOLERANCES[dtype]:  # also true for NaN
                 return Complaint(f"output {number} in {dtype} is off by {error:.1e} of the largest number")
     return None
 
@@ -51,7 +52,7 @@ def _types(native: Native, part: str) -> list[torch.dtype]:
 
 
 def _numbers(dtype: torch.dtype, *shapes: tuple[int, ...]) -> list[Tensor]:
-    """Normal numbers, the same each time."""
+    """Normally distributed numbers, the same on each call."""
     generator = torch.Generator().manual_seed(len(shapes))
     return [torch.randn(*shape, generator=generator).to(dtype) for shape in shapes]
 
@@ -69,7 +70,7 @@ def _norm(native: Native, dtype: torch.dtype) -> Found:
 
 
 def _gate(native: Native, dtype: torch.dtype) -> Found:
-    """f(x) is x sigmoid(z): SiLU for z = x, GELU by tanh for z = 2 sqrt(2 / pi) (x + 0.044715 x^3)."""
+    """f(x) is x sigmoid(z): SiLU for z = x, tanh-approximated GELU for z = 2 sqrt(2 / pi) (x + 0.044715 x^3)."""
     x, up, grad = _numbers(dtype, (3, 40), (3, 40), (3, 40))
     wide, coming, pairs = x.double(), grad.double(), []
     root = (8 / torch.pi) ** 0.5
@@ -86,7 +87,7 @@ def _gate(native: Native, dtype: torch.dtype) -> Found:
 
 
 def _rotate(native: Native, dtype: torch.dtype) -> Found:
-    """The halves of the angles differ, which no model's do."""
+    """The two halves of the angles differ, unlike in any model."""
     x, cosine, sine, grad = _numbers(dtype, (3, 2, 40), (3, 40), (3, 40), (2, 3, 40))
     (low, high), (below, above) = x.double().transpose(0, 1).chunk(2, -1), (grad.double() * sine.double()).chunk(2, -1)
     rotated = x.double().transpose(0, 1) * cosine.double() + torch.cat((-high, low), -1) * sine.double()
@@ -148,7 +149,7 @@ def _plain_attention(tensors: dict[str, Tensor], scale: float) -> list[Tensor]:
 
 
 def _decode(native: Native, dtype: torch.dtype) -> Found:
-    """Two rows after one prompt of 3 tokens, with 1 and 2 tokens of their own; 2 query heads and 1 key head."""
+    """Two rows after one prompt of 3 tokens, with 1 and 2 own tokens; 2 query heads and 1 key head."""
     size, own = 32, [1, 2]
     query, key, value = _numbers(dtype, (2, 1, 2, size), (2, 1, size), (2, 1, size))
     keys, values = _numbers(dtype, (3, BLOCK, size), (3, BLOCK, size))  # of the prompt, then of each row
@@ -192,4 +193,4 @@ CHECKS: dict[str, Callable[[Native, torch.dtype], Found]] = {
     "decode": _decode,
     "linear": _linear,
 }
-"""The parts, and what each is tried on."""
+"""The parts, and the check of each."""

@@ -1,6 +1,6 @@
-"""Attention of one new token a row, as sampling asks for it: each prompt's keys lie once for all rows of its group.
+"""Attention of one new token per row, for sampling. The keys of a prompt are stored once for all rows of its group.
 
-Shapes: R rows, G groups, K key heads, M = H / K, D head size, P prompt columns, S own columns.
+Shapes: R rows, G groups, H query heads, K key heads, D head size, P prompt columns, S own columns.
 """
 
 from dataclasses import dataclass
@@ -17,9 +17,10 @@ from togi.kernels.norms import Norm
 
 @dataclass(slots=True)
 class New:
-    """A new token's queries (R, ..., H D), keys and values (R, ..., K D), and what is still to be done with both.
+    """A new token's queries (R, ..., H D), keys and values (R, ..., K D), and what remains to be applied to queries and
+    keys.
 
-    First the norms of each head, then the rotation by position: cosine and sine (R, ..., D).
+    First the norms of each head, then the rotation by position, with `angles`: cosine and sine (R, ..., D).
     """
 
     query: Tensor
@@ -31,8 +32,8 @@ class New:
 
 
 class Stored(NamedTuple):
-    """Keys in blocks of 16 columns, prompt_key (G, K, P / 16, D, 16) and own_key (R, K, S / 16, D, 16), and values
-    (G, K, P, D) and (R, K, S, D)."""
+    """Keys in blocks of 16 columns, prompt_key (G, K, P / 16, D, 16) and own_key (R, K, S / 16, D, 16), and values,
+    prompt_value (G, K, P, D) and own_value (R, K, S, D)."""
 
     prompt_key: Tensor
     prompt_value: Tensor
@@ -41,8 +42,8 @@ class Stored(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Rows, those of a group one after another; of each row its group, its prompt's length, and how many tokens of its
-    own come before the new one."""
+    """Row indices in an order that keeps groups together; and for each row its group, the length of its prompt, and the
+    number of its own tokens before the new one."""
 
     order_R: Tensor
     group_R: Tensor
@@ -51,20 +52,20 @@ class Rows(NamedTuple):
 
 
 def supports_decode(key: Tensor, value: Tensor) -> bool:
-    """Whether `decode` computes with keys and values like these (..., D). It decides how they are stored, so torch's
-    way with other keys and values is the cache's own."""
+    """Whether `decode` supports keys and values like these (..., D). The storage layout depends on it; for others the
+    cache has its own layout and computes with torch."""
     size = key.shape[-1]
     return alike(key, value) and size % 32 == 0 and size == value.shape[-1] and compiled("decode") is not None
 
 
 def decode(new: New, stored: Stored, rows: Rows, options: Options) -> Tensor:
-    """Attention (R, 1, H D) of the new tokens to their prompts and rows; writes their keys and values too.
+    """Attention (R, 1, H D) of the new tokens to their prompts and rows. Also stores their keys and values.
 
-    Raises LookupError where `supports_decode` says no.
+    Raises LookupError if `supports_decode` returns False.
     """
     functions = compiled("decode")
     if functions is None:
-        raise LookupError("decode is not compiled here; supports_decode says so before keys are stored")
+        raise LookupError("decode is not compiled here; call supports_decode before storing keys")
     dtype, (_, num_keys, _, size) = stored.own_key.dtype, stored.own_value.shape
     query, key, value = (x.to(dtype).contiguous() for x in (new.query, new.key, new.value))
     cosine, sine = (x.to(dtype).contiguous() for x in new.angles) if new.angles else (None, None)

@@ -1,7 +1,7 @@
-"""Which parts compiled functions compute: decided once a process, by trying each on a few numbers.
+"""Chooses the parts that compiled functions compute, once per process, by testing each on a few numbers.
 
-torch computes a part where there is no compiled library, where the library states the size of its arguments differently
-from Python, and where its numbers differ from torch's.
+torch computes a part if there is no compiled library, if library and Python disagree on the size of its arguments, or
+if its results are wrong.
 """
 
 import logging
@@ -21,19 +21,20 @@ from togi.kernels.native import SIZES, Native
 log = logging.getLogger(__name__)
 
 PARTS = tuple(CHECKS)
-"""norm, gate, rotate, softmax (over the vocabulary), attend (forests), decode (one token a row), linear (few rows)."""
+"""norm, gate, rotate, softmax (over the vocabulary), attend (forests), decode (one token per row), linear (few
+rows)."""
 
 
 @dataclass(slots=True)
 class Kernels:
-    """The compiled functions, if there are any, and the parts that torch computes, with the reason."""
+    """The compiled functions, if there are any, and the parts that torch computes, with the reasons."""
 
     native: Native | None
     off: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, native: Native) -> "Kernels":
-        """The functions that agree with torch. One that does not is left out, aloud."""
+        """The functions that pass their checks. The others are left out, and logged."""
         found = cls(native)
         for part in PARTS:
             why = complaint(native, part)
@@ -52,36 +53,36 @@ class Kernels:
 
 @lru_cache(maxsize=1)
 def kernels() -> Kernels:
-    """Those of this process. Raises InputError on a TOGI_NATIVE that names no instruction set."""
+    """The kernels of this process. Raises InputError if TOGI_NATIVE is not a known instruction set."""
     if os.environ.get("TOGI_NATIVE") == "0":
         return Kernels.none("TOGI_NATIVE is 0")
     try:
         return Kernels.of(Native(build(SIZES)))
     except BuildError as error:
-        log.warning("torch alone computes, which is slower: %s", error)
+        log.warning("no compiled kernels, so torch computes everything, which is slower: %s", error)
         return Kernels.none(str(error))
 
 
 def compiled(part: str) -> Native | None:
-    """The compiled functions, if they compute that part."""
+    """The compiled functions, if they compute the part."""
     found = kernels()
     return None if part in found.off else found.native
 
 
 def alike(x: Tensor, other: Tensor) -> bool:
-    """Whether these are numbers that compiled functions take: on CPU, both float32 or both bfloat16."""
+    """Whether compiled functions accept these tensors: on CPU, both float32 or both bfloat16."""
     known = x.dtype is torch.float32 or x.dtype is torch.bfloat16
     return known and x.dtype is other.dtype and x.is_cpu and other.is_cpu
 
 
 def report() -> dict[str, str]:
-    """What computes each part on CPU: "compiled", or "torch" and why."""
+    """What computes each part on CPU: "compiled", or "torch" with the reason."""
     off = kernels().off
     return {part: f"torch ({off[part]})" if part in off else "compiled" for part in PARTS}
 
 
 def identity() -> str:
-    """What the bits of this process depend on: the library's name and the parts that it does not compute."""
+    """What bit-identical results depend on: the library's name and the parts that it does not compute."""
     found = kernels()
     if found.native is None:
         return "nothing"
@@ -90,7 +91,7 @@ def identity() -> str:
 
 @contextmanager
 def without(*parts: str) -> Iterator[None]:
-    """Inside the context torch computes these parts (none named: all), for comparisons."""
+    """A context in which torch computes these parts (by default all), for comparisons."""
     found = kernels()
     before = found.off
     found.off = {**before, **dict.fromkeys(parts or PARTS, "switched off")}

@@ -1,6 +1,6 @@
-"""Gates of feed-forward parts: f(x) * up, where f is SiLU, or GELU by tanh.
+"""Gates of feed-forward layers: f(x) * up, where f is SiLU, or GELU with its tanh approximation.
 
-Shapes: H width, F width of the feed-forward part.
+Shapes: H width, F width of the feed-forward layer.
 """
 
 from typing import Any
@@ -15,21 +15,22 @@ from togi.kernels.native import Native
 
 
 def gate(x: Tensor, up: Tensor, gelu: bool = False) -> Tensor:
-    """f(x) * up, (..., F). Differentiable in both; with SiLU, or compiled, the graph keeps x and up alone."""
+    """f(x) * up, (..., F). Differentiable in both. With SiLU, or compiled, the graph keeps only x and up."""
     if _plainly(x, up, gelu):
         return _product(x, up, gelu)
     return _Gate.apply(x, up, gelu)  # type: ignore[return-value]
 
 
 def gated_linear(x: Tensor, up: Tensor, weight_HF: Tensor, bias_H: Tensor | None, gelu: bool = False) -> Tensor:
-    """(f(x) * up) W' + b, (..., H), which keeps no more. Under autocast x and up have its type."""
+    """(f(x) * up) W' + b, (..., H). The graph keeps no more activations than that of `gate`. Under autocast, x and up
+    must have its type."""
     if _plainly(x, up, gelu):
         return F.linear(_product(x, up, gelu), weight_HF, bias_H)
     return _GatedLinear.apply(x, up, weight_HF, bias_H, gelu)  # type: ignore[return-value]
 
 
 def _plainly(x: Tensor, up: Tensor, gelu: bool) -> bool:
-    """Whether torch's own graph serves."""
+    """Whether plain torch operations are used, with torch's own graph if gradients are on."""
     return _functions(x, up) is None and (gelu or not torch.is_grad_enabled())
 
 
@@ -47,7 +48,7 @@ def _product(x: Tensor, up: Tensor, gelu: bool) -> Tensor:
 def _product_backward(
     grad: Tensor, x: Tensor, up: Tensor, gelu: bool, again: bool = False
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Gradients of x and up from that of f(x) * up, and that product once more if it is wanted `again`."""
+    """Gradients of x and up from that of f(x) * up, and with `again` the recomputed product."""
     functions = _functions(x, up)
     if functions is not None:
         return functions.gate_backward(x, up, grad, gelu, again)
@@ -71,7 +72,7 @@ class _Gate(torch.autograd.Function):
 
 class _GatedLinear(torch.autograd.Function):
     @staticmethod
-    def forward(  # the signature of autograd functions: context, then tensors, then the rest
+    def forward(  # order of the arguments: context, then tensors, then the rest
         ctx: Any, x: Tensor, up: Tensor, weight_HF: Tensor, bias_H: Tensor | None, gelu: bool
     ) -> Tensor:
         ctx.save_for_backward(x, up, weight_HF)

@@ -1,10 +1,9 @@
-"""The compiled functions of `c/` as they are called: tensors in, tensors out, nothing decided.
+"""Thin wrappers of the compiled functions in `c/`: tensors in, tensors out.
 
-Every number is computed in one order, whatever the number of threads. What computes a part, these or torch, is decided
-in `dispatch`; the arguments must be as stated here.
+The order of all operations is fixed, whatever the number of threads. `dispatch` chooses between these functions and
+torch; arguments are not checked here, and must be as documented.
 
-Shapes: N outputs, I inputs, F width, T positions, H heads, D head size, C tokens,
-V vocabulary.
+Shapes: N outputs, I inputs, F width, T positions, H heads, D head size, C tokens, V vocabulary.
 """
 
 import ctypes
@@ -15,24 +14,24 @@ from torch import Tensor
 from togi.kernels.build import Build
 
 BLOCK = 16
-"""Keys lie in blocks of so many columns."""
+"""Columns per block of keys."""
 
 CHUNK = 32
-"""Rows whose share of a norm's weight's gradient is summed apart."""
+"""Rows per partial sum of the gradient of a norm's weight."""
 
 STEP = 64
-"""Rows and keys whose scores the attention of a forest holds at once."""
+"""Rows, and keys, for which the attention of a forest holds scores at a time."""
 
 SIZES = tuple(f"-D{name}={size}" for name, size in (("BLOCK", BLOCK), ("CHUNK", CHUNK), ("STEP", STEP)))
 
 MOST_ROWS = 64
-"""Products of more rows are left to torch: they are no longer bound by reading the weights."""
+"""torch computes products of more rows: they are no longer bound by reading the weights."""
 
 
 class Decode(ctypes.Structure):
-    """The arguments of `togi_decode`, as `c/decode.c` states them; contiguous tensors by their addresses."""
+    """The arguments of `togi_decode`, as declared in `c/decode.c`; contiguous tensors by their addresses."""
 
-    __slots__ = ()  # so that a name that is no field is refused
+    __slots__ = ()  # so that setting a name that is not a field is an error
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("query", "key", "value", "out")),
         *((name, ctypes.c_void_p) for name in ("prompt_key", "prompt_value", "own_key", "own_value")),
@@ -93,12 +92,12 @@ NORM_TYPES = {
     (_NARROW, _NARROW, _NARROW): 2,
     (_NARROW, _WIDE, _NARROW): 3,
 }
-"""Types of a norm's input, weight and output, as `c/layers.c` counts them."""
+"""Numbers of the types of a norm's input, weight and output, as in `c/layers.c`."""
 
 
 class Forest(ctypes.Structure):
-    """The arguments of `togi_attend` and `togi_attend_backward`, as `c/attention.c` states them; `kept` are the tensors
-    that must outlive the call."""
+    """The arguments of `togi_attend` and `togi_attend_backward`, as declared in `c/attention.c`. `kept` holds the
+    tensors that must outlive the call."""
 
     __slots__ = ("kept",)
     _fields_ = (
@@ -119,12 +118,12 @@ ARGUMENTS = {
     "attend": Forest,
     "decode": Decode,
 }
-"""What each part is called with; the library states its sizes too."""
+"""The argument structure of each part; the library reports its size too."""
 
 
 class Native:
-    """The compiled functions. `name` follows from what they were compiled from and by; `products`: whether this
-    processor has AMX, which `linear`, and `attend` in bfloat16, are written for."""
+    """The compiled functions. `name` depends on their sources and compiler. `products`: whether this processor has AMX,
+    which `linear`, and `attend` in bfloat16, require."""
 
     def __init__(self, built: Build) -> None:
         self.name = built.name
@@ -142,15 +141,16 @@ class Native:
             library.togi_linear.argtypes = (address, address, address, address, size, size, size)
 
     def size_of(self, part: str) -> int:
-        """Bytes of that part's arguments as the library states them."""
+        """Bytes of the part's arguments according to the library."""
         return getattr(self.library, f"togi_size_{part}")()
 
     def decode(self, arguments: Decode) -> None:
-        """Attention of one new token a row."""
+        """Attention of one new token per row."""
         self.library.togi_decode(arguments)
 
     def norm(self, x: Tensor, weight_F: Tensor, epsilon: float, shift: float, dtype: torch.dtype) -> Tensor:
-        """x / rms(x) * (shift + weight), (..., F), as `dtype`; computed in float32, rounded once; x is contiguous."""
+        """x / rms(x) * (shift + weight), (..., F), as `dtype`; computed in float32, rounded once. x must be
+        contiguous."""
         y = torch.empty_like(x, dtype=dtype)
         self.library.togi_norm(_norm_arguments(x, weight_F, epsilon, shift, dtype, y=y))
         return y
@@ -170,7 +170,7 @@ class Native:
         return grad_x, None if grad_weight is None else grad_weight.to(weight_F.dtype)
 
     def gate(self, x: Tensor, up: Tensor, gelu: bool) -> Tensor:
-        """f(x) * up, (..., F), computed in float32 and rounded once; f is SiLU, or GELU by tanh."""
+        """f(x) * up, (..., F), computed in float32 and rounded once; f is SiLU, or tanh-approximated GELU."""
         x, up = x.contiguous(), up.contiguous()
         y = torch.empty_like(x)
         self.library.togi_gate(_gate_arguments(gelu, x=x, up=up, y=y))
@@ -179,15 +179,15 @@ class Native:
     def gate_backward(
         self, x: Tensor, up: Tensor, grad: Tensor, gelu: bool, again: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Gradients of x and up, (..., F), and f(x) * up once more if it is wanted `again`."""
+        """Gradients of x and up, (..., F), and with `again` the recomputed f(x) * up."""
         x, up, grad = x.contiguous(), up.contiguous(), grad.to(x.dtype).contiguous()
         grad_x, grad_up, y = torch.empty_like(x), torch.empty_like(x), torch.empty_like(x) if again else None
         self.library.togi_gate(_gate_arguments(gelu, x=x, up=up, y=y, grad=grad, grad_x=grad_x, grad_up=grad_up))
         return grad_x, grad_up, y
 
     def rotate(self, x: Tensor, angles: tuple[Tensor, Tensor], back: bool = False) -> Tensor:
-        """Heads (T, H, D) rotated by their cosines and sines (T, D), as (H, T, D), rounded once; `back`: a gradient
-        (H, T, D) the other way."""
+        """Heads (T, H, D) rotated by their cosines and sines (T, D), as (H, T, D), rounded once. `back`: the gradient
+        (T, H, D) of the heads from that of the result (H, T, D)."""
         x, (cosine, sine) = x.contiguous(), (angle.contiguous() for angle in angles)
         heads, positions = x.shape[:2] if back else (x.shape[1], x.shape[0])
         size, narrow = x.shape[2], torch.bfloat16
@@ -203,8 +203,8 @@ class Native:
     def softmax(
         self, logits_CV: Tensor, target_C: Tensor, factor: float, entropy: bool = False
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The targets' logits times `factor`, the log-sum-exp of all logits times `factor`, and the entropy of their
-        distribution in nats if it is wanted, (C) in float32."""
+        """The targets' logits times `factor`, the log-sum-exp of all logits times `factor`, and if requested the
+        entropy of their distribution in nats, (C) in float32."""
         chosen_C, lse_C = (torch.empty(len(logits_CV)) for _ in range(2))
         entropy_C = torch.empty(len(logits_CV)) if entropy else None
         tensors = {"logits": logits_CV, "target": target_C.contiguous(), "chosen": chosen_C, "lse": lse_C}
@@ -214,7 +214,7 @@ class Native:
     def softmax_backward_(
         self, logits_CV: Tensor, target_C: Tensor, lse_C: Tensor, grad_C: Tensor, factor: float
     ) -> None:
-        """Puts the gradient of the targets' log-probabilities in the place of the logits."""
+        """Overwrites the logits with the gradient of the targets' log-probabilities."""
         given = {"target": target_C, "lse": lse_C, "grad": grad_C.float()}
         copies = {name: tensor.contiguous() for name, tensor in given.items()}  # they must outlive the call
         self.library.togi_softmax(_logits_arguments({"logits": logits_CV, **copies}, factor))
@@ -224,7 +224,7 @@ class Native:
         self.library.togi_attend(arguments)
 
     def attend_backward(self, arguments: Forest) -> None:
-        """Its gradients."""
+        """Gradients of `attend`."""
         self.library.togi_attend_backward(arguments)
 
     def pack(self, weight_NI: Tensor) -> Tensor:
@@ -270,7 +270,7 @@ def _gate_arguments(gelu: bool, **tensors: Tensor | None) -> _Gate:
 
 
 def _logits_arguments(tensors: dict[str, Tensor | None], factor: float) -> _Logits:
-    """Raises ValueError for logits that are not contiguous: of a copy the gradient would be lost."""
+    """Raises ValueError if the logits are not contiguous: the gradient would be written to a copy and lost."""
     logits = tensors["logits"]
     assert logits is not None
     if not logits.is_contiguous():

@@ -1,4 +1,4 @@
-"""Norms by the root of the mean square.
+"""Root-mean-square norms.
 
 Shapes: F width.
 """
@@ -25,9 +25,9 @@ class Norm:
 
 def norm(x: Tensor, norm: Norm, dtype: torch.dtype | None = None) -> Tensor:
     """The norm of x (..., F), computed in float32 or wider, as `dtype` (None: that of x). Differentiable in x and the
-    weight; of the forward, the graph keeps no more than x and a number a row.
+    weight; the graph keeps at most x and one number per row.
 
-    Torch alone gives the numbers of the library's norms; compiled functions round once.
+    torch gives the same numbers as the library's norms; compiled functions round only once.
     """
     dtype = dtype or x.dtype
     if _functions(x, norm, dtype) is not None:
@@ -38,7 +38,7 @@ def norm(x: Tensor, norm: Norm, dtype: torch.dtype | None = None) -> Tensor:
 
 
 def _functions(x: Tensor, norm: Norm, dtype: torch.dtype) -> Native | None:
-    """The compiled functions, if they compute such a norm. A weight that is spread over ranks lies nowhere."""
+    """The compiled functions, if they compute such a norm. A sharded weight has no data here."""
     weight_F = norm.weight_F
     known = x.is_cpu and weight_F.is_cpu and (x.dtype, weight_F.dtype, dtype) in NORM_TYPES
     return compiled("norm") if known and weight_F.data_ptr() != 0 else None
@@ -77,7 +77,7 @@ class _Compiled(torch.autograd.Function):
 
 
 class _Lean(torch.autograd.Function):
-    """weight * x / rms(x), as `dtype`; the input is kept once."""
+    """weight * x / rms(x), as `dtype`; the graph keeps the input only once."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_F: Tensor, epsilon: float, dtype: torch.dtype) -> Tensor:

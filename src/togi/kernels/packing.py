@@ -1,12 +1,12 @@
-"""Linear maps of few rows, whose weights are laid out once for many calls.
+"""Linear maps of few rows, with weights that are packed once for many calls.
 
-A product on CPU may rearrange the weights at every call; few rows do not repay that. Packing does it once: in the
-layout of `c/linear.c` where that computes such a product, else in oneDNN's own, by the operators that torch's
-compiler uses for frozen weights. The products stay the same up to the order of their sums.
+A product on CPU may rearrange the weights in every call, which does not pay off for few rows. Packing does it only
+once: into the layout of `c/linear.c` if that computes the product, else into oneDNN's, with the operators that torch's
+compiler uses for frozen weights. The products stay the same up to the order of summation.
 
-Where the processor has no products in a half type, torch emulates them (bfloat16 is 8 times slower than float32 on
-AVX2). There the packed copy is float32: inputs are widened and results rounded to the half type, which is what a
-product in that type with float32 sums does.
+If the processor has no products in a half type, torch emulates them (on AVX2, bfloat16 is 8 times slower than float32).
+The packed copy is then float32: inputs are widened and results rounded to the half type, which is equivalent to a
+product in that type with float32 sums.
 
 Shapes: R rows, N outputs, I inputs.
 """
@@ -21,7 +21,7 @@ from togi.kernels.dispatch import compiled
 from togi.kernels.native import Native
 
 MOST_ROWS = 64
-"""Compiled products of more rows are left to torch: they are no longer bound by reading the weights."""
+"""torch computes products of more rows: they are no longer bound by reading the weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +31,11 @@ class PackedWeight:
     weight_NI: Tensor
     packed: Tensor
     functions: Native | None
-    """What computes with `packed`; None: oneDNN."""
+    """The compiled functions that read `packed`; None: oneDNN."""
 
 
 def pack(weight_NI: Tensor, rows: int) -> PackedWeight:
-    """The weight, laid out for products of that many rows; on CPU, in a type that `product_type` knows."""
+    """Packs a weight on CPU for products of that many rows, in the type of `product_type`."""
     functions = compiled("linear") if rows <= MOST_ROWS and _known(weight_NI) else None
     if functions is not None:
         return PackedWeight(weight_NI, functions.pack(weight_NI), functions)
@@ -56,7 +56,7 @@ def linear(x: Tensor, weight: PackedWeight, bias_N: Tensor | None) -> Tensor:
 
 
 def product_type(weight: Tensor) -> torch.dtype:
-    """The type in which products with `weight` are computed: its own, or float32 where this processor emulates it."""
+    """The type in which products with `weight` are computed: its own, or float32 if torch would emulate its own."""
     supported = {
         torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
         torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,

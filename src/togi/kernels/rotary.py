@@ -16,8 +16,8 @@ Angles = tuple[Tensor, Tensor]
 
 
 def rotate(x_THD: Tensor, angles: Angles) -> Tensor:
-    """Heads rotated by the angles of their positions, as (H, T, D), rounded to the type of the heads. Differentiable in
-    the heads alone."""
+    """Heads rotated by the angles of their positions, as (H, T, D), rounded to the type of the heads. Differentiable
+    only in the heads."""
     known = alike(x_THD, x_THD) and alike(*angles)
     if known and compiled("rotate") is not None:
         return _Rotate.apply(x_THD, *angles)  # type: ignore[return-value]

@@ -13,13 +13,13 @@ from torch import Tensor
 from togi.kernels.dispatch import alike, compiled
 from togi.kernels.native import Native
 
-LOGITS_IN_CACHE = 2**20  # what is read and written several times in a row
+LOGITS_IN_CACHE = 2**20  # logits that are read and written several times in a row
 
 
 @dataclass(frozen=True, slots=True)
 class LogitShape:
-    """What stands between a head's linear map and the softmax: logits * scale, then the soft cap (None: none), then
-    over the temperature."""
+    """The operations between a head's linear map and the softmax: multiplication by `scale`, the soft cap (None: none),
+    and division by the temperature."""
 
     scale: float = 1.0
     softcap: float | None = None
@@ -27,12 +27,12 @@ class LogitShape:
 
     @property
     def factor(self) -> float:
-        """What logits are multiplied with, where they have no cap."""
+        """The factor of logits without a soft cap."""
         return self.scale / self.temperature
 
     def capped_(self, logits: Tensor) -> Tensor:
-        """Logits before the temperature, in fp32 or wider, without a graph; in the memory of `logits` where its type
-        allows."""
+        """Logits before the temperature, in float32 or wider, without a graph; in place if the type of `logits` allows
+        it."""
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.scale != 1.0:
             logits.mul_(self.scale)
@@ -40,8 +40,8 @@ class LogitShape:
 
 
 class Softmax(NamedTuple):
-    """The targets' logits, the log-sum-exp of all logits, and the entropy in nats if it was asked for, (C) in fp32 or
-    wider; `whole`: the raw logits were left as they were."""
+    """The targets' logits, the log-sum-exp of all logits, and if requested the entropy in nats, (C) in float32 or
+    wider. `whole`: the raw logits are unchanged."""
 
     chosen_C: Tensor
     lse_C: Tensor
@@ -50,7 +50,7 @@ class Softmax(NamedTuple):
 
 
 def softmax_(raw_CV: Tensor, target_C: Tensor, shape: LogitShape, entropy: bool = False) -> Softmax:
-    """The softmax over the vocabulary of what a linear map gave. May destroy `raw_CV`; has no graph."""
+    """The softmax over the vocabulary of a linear map's output, without a graph. May overwrite `raw_CV`."""
     functions = _functions(raw_CV, shape)
     if functions is not None:
         return Softmax(*functions.softmax(raw_CV, target_C, shape.factor, entropy), whole=True)
@@ -70,19 +70,19 @@ def softmax_(raw_CV: Tensor, target_C: Tensor, shape: LogitShape, entropy: bool 
 
 
 def softmax_backward_(raw_CV: Tensor, target_C: Tensor, lse_C: Tensor, grad_C: Tensor, shape: LogitShape) -> None:
-    """Puts the gradient of the targets' log-probabilities with respect to the raw logits in their place."""
+    """Overwrites the raw logits with the gradient of the targets' log-probabilities with respect to them."""
     functions = _functions(raw_CV, shape)
     if functions is not None:
         functions.softmax_backward_(raw_CV, target_C, lse_C, grad_C, shape.factor)
         return
     for rows in _in_cache(raw_CV):
         gradient = _gradient_(raw_CV[rows], target_C[rows], lse_C[rows], grad_C[rows], shape)
-        if gradient.dtype != raw_CV.dtype:  # else it is in place
+        if gradient.dtype != raw_CV.dtype:  # otherwise it was computed in place
             raw_CV[rows] = gradient
 
 
 def entropy_(logits_CV: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-sum-exp and entropy in nats; destroys its argument and takes one chunk of memory more. A logit of minus
+    """Log-sum-exp and entropy in nats. Overwrites its argument and allocates a copy of its size. A logit of minus
     infinity adds nothing."""
     top_C = logits_CV.amax(-1)
     logits_CV.sub_(top_C[:, None])
@@ -100,7 +100,7 @@ def _functions(raw_CV: Tensor, shape: LogitShape) -> Native | None:
 
 
 def _in_cache(logits_CV: Tensor) -> Iterator[slice]:
-    """Rows of a chunk, as many at a time as stay in the processor's caches; on an accelerator all."""
+    """Yields the rows of a chunk, as many at a time as fit into the processor's caches; all on an accelerator."""
     num_tokens, width = logits_CV.shape
     size = max(1, LOGITS_IN_CACHE // width) if logits_CV.device.type == "cpu" else num_tokens
     for start in range(0, num_tokens, size):
@@ -108,13 +108,13 @@ def _in_cache(logits_CV: Tensor) -> Iterator[slice]:
 
 
 def _logsumexp_(logits_CV: Tensor) -> Tensor:
-    """Log-sum-exp that destroys its argument: memory for another chunk would cost as much as the arithmetic."""
+    """Log-sum-exp that overwrites its argument, because allocating a copy would cost as much as the arithmetic."""
     top_C = logits_CV.amax(-1)
     return logits_CV.sub_(top_C[:, None]).exp_().sum(-1).log_().add_(top_C)
 
 
 def _gradient_(raw_CV: Tensor, target_C: Tensor, lse_C: Tensor, grad_C: Tensor, shape: LogitShape) -> Tensor:
-    """The gradient in fp32 or wider: in the memory of `raw_CV` where that is as wide."""
+    """The gradient in float32 or wider, in place if `raw_CV` is as wide."""
     grad_CV = shape.capped_(raw_CV)
     slope_CV = None if shape.softcap is None else 1 - (grad_CV / shape.softcap).square_()
     if shape.temperature != 1.0:

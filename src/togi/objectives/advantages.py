@@ -37,8 +37,8 @@ class Advantages:
 
 
 def compute_advantages(groups: Sequence[Rewards], scale: Scale = "group") -> Advantages:
-    """Subtracts the group's mean from each reward, and divides by (unbiased deviation + 1e-4) of the group or the
-    batch, or by nothing.
+    """Subtracts the group's mean from each reward, and divides by the unbiased standard deviation + 1e-4 of the group
+    or the batch, or by nothing.
 
     Raises StageError for an infinite reward, RecipeError for an unknown scale.
     """
@@ -63,12 +63,12 @@ def _failed(reward: float | None) -> bool:
 def _graded(group: Rewards) -> np.ndarray:
     rewards = np.array([reward for reward in group if not _failed(reward)], dtype=np.float64)
     if np.isinf(rewards).any():
-        raise StageError(f"an infinite reward in {list(group)}: a grader must give a number or fail")
+        raise StageError(f"an infinite reward in {list(group)}: a grader must return a finite number or fail")
     return rewards
 
 
 def _flat(rewards: np.ndarray) -> bool:
-    # Exact, because the mean of equal numbers may differ from them in the last bit.
+    # An exact comparison, because the mean of equal numbers may differ from them in the last bit.
     return bool(rewards.min() == rewards.max())
 
 

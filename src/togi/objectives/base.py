@@ -1,10 +1,10 @@
 """The inputs and outputs of objectives: a micro-batch as flat tensors, and segment sums over its sequences.
 
-Letters: N scored tokens of a micro-batch, laid end to end; S its sequences; P its preference pairs.
+Letters: N scored tokens of a micro-batch, concatenated; S its sequences; P its preference pairs.
 
 A loss divides by `totals`, the counts summed over all micro-batches (and ranks) of the step, so that no result depends
-on how the step was cut. Metrics are (sum, weight) pairs, which add over micro-batches for the same reason; the name of
-a largest value ends with `LARGEST`.
+on how the step was split. Metrics are (sum, weight) pairs, which add over micro-batches for the same reason; the names
+of maxima end with `LARGEST`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -49,8 +49,8 @@ class Batch:
 
     `sequence_N` (int64) is the sequence of each scored token. Log-probabilities: `old_logp_N` under the policy at the
     start of the step (absent: under the policy itself), `ref_logp_N` under the stage's initial model, `ref_logp_S` its
-    sums per sequence, `sampler_logp_N` as the sampler reported them (NaN where it did not). `terminator_N` (bool) marks
-    terminator tokens. Pair p is (2p, 2p + 1) unless `chosen_P` and `rejected_P` are given.
+    sums per sequence, `sampler_logp_N` as reported by the sampler (NaN if it reported none). `terminator_N` (bool)
+    marks terminator tokens. Pair p is (2p, 2p + 1) unless `chosen_P` and `rejected_P` are given.
     """
 
     num_sequences: int
@@ -124,7 +124,7 @@ def check_choice(key: str, value: str, allowed: Iterable[str]) -> None:
 
 
 def check_ranges(fits: Mapping[str, bool], allowed: str) -> None:
-    """Raises RecipeError that names the settings out of range."""
+    """Raises RecipeError with the names of the settings that are out of range."""
     wrong = [name for name, fine in fits.items() if not fine]
     if wrong:
         raise RecipeError(f"objective: {', '.join(wrong)} out of range; allowed: {allowed}")
@@ -152,11 +152,11 @@ def mean_of(value: Tensor) -> tuple[Tensor | float, Tensor | float]:
 
 
 LARGEST = "/max"
-"""How the name of a metric ends that is the largest of all values: a (value, 1) pair."""
+"""The suffix of metrics that are the maximum of all values, as (value, 1) pairs."""
 
 
 def largest_of(value: Tensor) -> tuple[Tensor | float, Tensor | float]:
-    """The pair of a metric that is the largest of `value`, detached; without weight where there is none."""
+    """The pair of a metric that is the maximum of `value`, detached; its weight is 0 if `value` is empty."""
     return (value.detach().max(), 1.0) if value.numel() else (0.0, 0.0)
 
 

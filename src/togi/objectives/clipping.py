@@ -1,8 +1,8 @@
 """Clipping of token log-probabilities, so that single tokens do not dominate the means that a preference loss compares.
 
-The published trainer intends this per micro-batch, but a bug makes it do nothing (docs/methods.md). So it is off by
-default. Here the quantiles are taken per answer, so that results do not depend on how a step is cut. With micro-batches
-of one pair, as published, both definitions agree.
+The published trainer intends this per micro-batch, but a bug disables it (docs/methods.md), so it is off by default.
+Here the quantiles are taken per answer, so that results do not depend on how a step is split. With micro-batches of one
+pair, as published, both definitions agree.
 
 Letters: N scored tokens of a micro-batch; S its sequences.
 """

@@ -4,13 +4,13 @@
     sigmoid        -log sigmoid(beta d)                                      arXiv 2305.18290
     sigmoid_norm   the same, d from means over each answer's tokens          arXiv 2411.15124
     hinge          max(0, 1 - beta d)                                        arXiv 2305.10425, 2309.06657
-    ipo            (d - 1 / (2 beta))^2, d from means likewise               arXiv 2310.12036
+    ipo            (d - 1 / (2 beta))^2, d from means too                    arXiv 2310.12036
     robust         sigmoid, corrected for a known share of flipped labels    arXiv 2403.00409
 
-d is the log-ratio to the stage's initial model of the chosen answer minus that of the rejected one. `reference=False`
-takes log-probabilities in place of log-ratios (CPO, arXiv 2401.08417). `sft_weight` adds the cross entropy of the
-chosen tokens (RPO, arXiv 2404.19733). Pairs and tokens are counted over the whole step. An equal pair has d = 0: it
-costs what the table says, and its gradients cancel.
+d is the chosen answer's log-ratio to the stage's initial model minus that of the rejected one. `reference=False` uses
+log-probabilities instead of log-ratios (CPO, arXiv 2401.08417). `sft_weight` adds the cross entropy of the chosen
+tokens (RPO, arXiv 2404.19733). Pairs and tokens are counted over the whole step. A pair of equal answers has d = 0: its
+loss follows from the table, and its gradients cancel.
 
 Letters: N scored tokens of a micro-batch; S its sequences; P its preference pairs.
 """
@@ -39,7 +39,7 @@ from togi.objectives.pairs import logp_metrics, pair_counts, reward_metrics, sid
 from togi.objectives.rules import dpo_problem
 
 LossType = Literal["sigmoid", "sigmoid_norm", "hinge", "ipo", "robust"]
-AVERAGED = ("sigmoid_norm", "ipo")  # the difference is between means over tokens, not sums
+AVERAGED = ("sigmoid_norm", "ipo")  # d is a difference of means over tokens, not of sums
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +65,7 @@ class DPO:
 
     @property
     def needs(self) -> frozenset[str]:
-        """The reference's sums of log-probabilities, unless there is no reference."""
+        """The reference's summed log-probabilities, if there is a reference."""
         return frozenset({"ref_logp_S"}) if self.reference else frozenset()
 
     def counts(self, batch: Batch) -> dict[str, float]:
@@ -84,7 +84,9 @@ class DPO:
             loss = loss - self.sft_weight * sides(sum_S, batch)[0].sum() / nonzero_total(totals, "chosen_tokens")
         metrics = reward_metrics(*sides(self.beta * ratio_S, batch)) | logp_metrics(sum_S, length_S, batch)
         if self.reference:
-            metrics["chosen_change"] = mean_of(sides(ratio_S / length_S, batch)[0])  # nats per token; below 0: falling
+            metrics["chosen_change"] = mean_of(
+                sides(ratio_S / length_S, batch)[0]
+            )  # nats per token; negative: less likely
         return loss, metrics
 
 

@@ -12,9 +12,9 @@
 
 `level="sequence"` is GSPO (arXiv 2507.18071); `off_policy_threshold` is the mask of DeepSeek-V3.2 (arXiv 2512.02556).
 Answers and tokens are counted over the whole step. Other libraries divide bnpo by the tokens of the micro-batch, so
-their results depend on the cut; here bnpo equals dapo.
+their results depend on how the step is split; here bnpo equals dapo.
 
-Letters: N scored tokens of a micro-batch, laid end to end; S its sequences (answers).
+Letters: N scored tokens of a micro-batch, concatenated; S its sequences (answers).
 """
 
 import math
@@ -44,9 +44,9 @@ from togi.objectives.rules import Level, policy_problem
 LossType = Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "luspo", "sapo", "vespo"]
 Surrogate = tuple[Tensor, Metrics]  # the loss of each token (N,), and the clipped shares
 
-SAPO_TEMPERATURE = (1.0, 1.05)  # of tokens with positive advantage, and of the others
-VESPO_SHAPE = ((2.0, 3.0), (3.0, 2.0))  # (k, lambda) of answers with advantage >= 0, and of the others
-VESPO_LOG_RANGE = (math.log(1e-8), 20.0)  # what an answer's log ratio is clamped to
+SAPO_TEMPERATURE = (1.0, 1.05)  # for tokens with positive advantage, and for the others
+VESPO_SHAPE = ((2.0, 3.0), (3.0, 2.0))  # (k, lambda) for answers with advantage >= 0, and for the others
+VESPO_LOG_RANGE = (math.log(1e-8), 20.0)  # an answer's log ratio is clamped to this range
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,18 +76,18 @@ class SamplerCorrection:
         return weight_N.masked_fill(self.outside(weight_N), 0.0)
 
     def raw(self, difference_N: Tensor, batch: Batch) -> Tensor:
-        """Weights from log-differences, as they are, a token or an answer: (N,)."""
+        """Unbounded weights from log-differences, per token or answer: (N,)."""
         if self.level == "sequence":
             difference_N = segment_sum(difference_N, batch.sequence_N, batch.num_sequences)[batch.sequence_N]
         return difference_N.exp()
 
     def outside(self, weight_N: Tensor) -> Tensor:
-        """Which weights do not lie within floor and cap: (N,)."""
+        """Which weights are outside [floor, cap]: (N,)."""
         return (weight_N > self.cap) | (weight_N < (self.floor or 0.0))
 
     def observed(self, old_logp_N: Tensor, batch: Batch) -> Metrics:
-        """How far sampler and trainer are apart: mean difference in nats, KL(sampler || trainer) by its estimate that
-        is never negative (r - 1 - log r), the largest weight, and the share of tokens whose weight lies outside."""
+        """The mismatch between sampler and trainer: mean difference in nats, KL(sampler || trainer) by the non-negative
+        estimate r - 1 - log r, the largest weight, and the share of tokens whose weight is out of bounds."""
         difference_N = sampler_difference(old_logp_N, batch)
         weight_N = self.raw(difference_N, batch)
         return {
@@ -99,7 +99,7 @@ class SamplerCorrection:
 
 
 def sampler_difference(old_logp_N: Tensor, batch: Batch) -> Tensor:
-    """log p_trainer - log p_sampler of the sampled tokens, 0 where the sampler reported none: (N,), no graph."""
+    """log p_trainer - log p_sampler of the sampled tokens, 0 if the sampler reported none: (N,), no graph."""
     return (old_logp_N - require(batch.sampler_logp_N, "sampler_logp_N")).detach().nan_to_num(nan=0.0)
 
 
@@ -114,8 +114,8 @@ class GRPO:
     delta: float | None = None  # two-sided clip: the largest ratio of a token with negative advantage
     max_weight: float | None = None  # cispo: the largest ratio; 5 when None
     beta: float = 0.0  # weight of the KL to the initial model; 0 needs no reference
-    use_bias_correction_kl: bool = True  # the KL term is weighted by the ratio, as an estimate off policy must be
-    max_tokens: int | None = None  # dr_grpo: the answer budget that it divides by
+    use_bias_correction_kl: bool = True  # weight the KL term by the ratio, as an off-policy estimate must be
+    max_tokens: int | None = None  # dr_grpo: the token budget of an answer, its divisor
     correction: SamplerCorrection | None = None
     off_policy_threshold: float | None = None  # nats per token: leaves out answers with negative advantage beyond it
 
@@ -172,14 +172,13 @@ def _ratio(difference_N: Tensor, batch: Batch, level: Level) -> Tensor:
 
 
 def _k3(logp_N: Tensor, ref_logp_N: Tensor) -> Tensor:
-    """The low-variance, never negative estimate of KL(policy || reference) at the sampled tokens: (N,)."""
+    """The low-variance, non-negative estimate of KL(policy || reference) at the sampled tokens: (N,)."""
     difference_N = ref_logp_N - logp_N
     return difference_N.exp() - difference_N - 1
 
 
 def _observed(output: Output, old_N: Tensor, batch: Batch, correction: SamplerCorrection | None) -> Metrics:
-    """Metrics that are always logged: entropy, length, and the distance to the sampler, whether it is corrected for or
-    not."""
+    """Metrics that are always logged: entropy, length, and the mismatch with the sampler, even without a correction."""
     metrics: Metrics = {"length": (float(batch.sequence_N.numel()), float(batch.num_sequences))}
     if output.entropy_N is not None:
         metrics["entropy"] = mean_of(output.entropy_N)
@@ -200,9 +199,9 @@ class _Tokens:
 
 
 def _near_policy(threshold: float, tokens: _Tokens, old_N: Tensor) -> Tensor:
-    """0 on answers with negative advantage that lie further than `threshold` from the sampling policy, else 1: (N,).
+    """0 for answers with negative advantage whose distance from the sampling policy exceeds `threshold`, else 1: (N,).
 
-    The distance is mean(log p_sampled - log p) over the answer, with the sampler's log-probabilities where it reported
+    The distance is mean(log p_sampled - log p) over the answer, with the sampler's log-probabilities if the batch has
     them.
     """
     batch = tokens.batch
@@ -272,7 +271,7 @@ def _per_token(settings: GRPO, logp_N: Tensor, batch: Batch, totals: Mapping[str
 
 
 def _per_budget(settings: GRPO, logp_N: Tensor, batch: Batch, totals: Mapping[str, float]) -> Tensor:
-    assert settings.max_tokens is not None  # checked when the settings were made
+    assert settings.max_tokens is not None  # checked in __post_init__
     return torch.full_like(logp_N, 1 / (max(totals["sequences"], 1.0) * settings.max_tokens))
 
 
@@ -298,7 +297,7 @@ VARIANTS: dict[str, _Variant] = {
 
 
 def _check_ranges(settings: GRPO) -> None:
-    """Refuses values for which the clip inverts or the KL pushes the policy away."""
+    """Rejects values that invert the clip, or with which the KL pushes the policy away."""
     fits = {
         "eps": 0 < settings.eps < 1,
         "eps_high": settings.eps_high is None or settings.eps_high > 0,
@@ -312,7 +311,7 @@ def _check_ranges(settings: GRPO) -> None:
 
 
 def _check_unread(settings: GRPO) -> None:
-    """Refuses settings that the loss type does not use."""
+    """Rejects settings that the loss type does not use."""
     kind = settings.loss_type
     wrong = policy_problem(
         kind,

@@ -49,7 +49,7 @@ def pair_counts(batch: Batch) -> dict[str, float]:
 
 
 def reward_metrics(chosen_P: Tensor, rejected_P: Tensor) -> Metrics:
-    """Means of the rewards of both sides and of their difference; an equal pair counts as wrong in `accuracy`."""
+    """Means of the rewards of both sides and of their difference. A tie counts as wrong in `accuracy`."""
     return {
         "accuracy": mean_of(chosen_P > rejected_P),
         "margin": mean_of(chosen_P - rejected_P),

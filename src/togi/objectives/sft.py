@@ -1,6 +1,6 @@
 """Supervised fine-tuning and instruction pre-training: the cross entropy of the scored tokens.
 
-Letters: N scored tokens of a micro-batch, laid end to end; S its sequences.
+Letters: N scored tokens of a micro-batch, concatenated; S its sequences.
 """
 
 from collections.abc import Mapping
@@ -30,11 +30,11 @@ class SFT:
 
     @property
     def needs(self) -> frozenset[str]:
-        """Nothing besides the scored tokens."""
+        """Nothing except the scored tokens."""
         return frozenset()
 
     def counts(self, batch: Batch) -> dict[str, float]:
-        """Scored tokens, and sequences that have some."""
+        """Scored tokens, and sequences that have any."""
         return {"tokens": float(batch.sequence_N.numel()), "sequences": float(batch.sequence_N.unique().numel())}
 
     def loss(self, output: Output, batch: Batch, totals: Mapping[str, float]) -> tuple[Tensor, Metrics]:

@@ -7,13 +7,13 @@
     sigmoid              -log sigmoid(beta z)
     hinge                max(0, -beta z)
     ipo                  (beta z)^2
-    smooth_lower_bound   max(0, -beta z)^2: nothing more to gain once the margin is reached
-    smooth_double_bound  the same + max(0, beta (z - margin_delta))^2: nor beyond it
+    smooth_lower_bound   max(0, -beta z)^2: zero once the margin is reached
+    smooth_double_bound  the same + max(0, beta (z - margin_delta))^2: rises again beyond margin_delta
 
 Source: the published trainer of Vikhr-Nemo (docs/methods.md). r is `chosen_sft_ratio`; below 1 the cross entropy also
 trains on rejected answers. Pairs and the tokens of each side are counted over the whole step. SimPO (arXiv 2405.14734)
-is `sigmoid` with target_margin = gamma / beta and sft_weight = 0. A pair of equal sides has z = -target_margin, and the
-gradients of its shape cancel.
+is `sigmoid` with target_margin = gamma / beta and sft_weight = 0. A pair of equal answers has z = -target_margin, and
+the gradients of its shape cancel.
 
 Letters: N scored tokens of a micro-batch; S its sequences; P its preference pairs.
 """
@@ -47,7 +47,7 @@ FIRST_MARGIN = 0.01
 
 
 def margin_at(step: int, total_steps: int, target: float) -> float:
-    """The margin schedule: linear from 0.01 at step 0 to `target` at `total_steps`, and constant after it."""
+    """The margin schedule: linear from 0.01 at step 0 to `target` at `total_steps`, then constant."""
     return FIRST_MARGIN + (target - FIRST_MARGIN) * min(step / total_steps, 1.0)
 
 
@@ -80,7 +80,7 @@ class SMPO:
 
     @property
     def needs(self) -> frozenset[str]:
-        """The terminator marks, if `flip_terminator` is set."""
+        """The terminator mask, if `flip_terminator` is set."""
         return frozenset({"terminator_N"}) if self.clipping.flip_terminator else frozenset()
 
     def counts(self, batch: Batch) -> dict[str, float]:
@@ -124,7 +124,7 @@ def _lower_bound(settings: SMPO, z_P: Tensor) -> Tensor:
 
 
 def _double_bound(settings: SMPO, z_P: Tensor) -> Tensor:
-    assert settings.margin_delta is not None  # checked when the settings were made
+    assert settings.margin_delta is not None  # checked in __post_init__
     return _lower_bound(settings, z_P) + _hinge(settings, settings.margin_delta - z_P) ** 2
 
 

@@ -16,7 +16,7 @@ class Attempt:
     answer: str
 
 
-# A check gives None for an answer that passes, else the reason: a short constant, which becomes a counter.
+# A check returns None for an answer that passes, else the reason: a short constant, which becomes a counter.
 Check = Callable[[Attempt], str | None]
 
 # A grade is a finite number, or the error that kept the grader from giving one.
@@ -41,7 +41,7 @@ class Term:
     name: str
     grader: Grader
     weight: float = 1.0
-    cap: float | None = None  # larger scores count as this
+    cap: float | None = None  # upper limit of scores
     negative_scale: float = 1.0  # factor of negative scores
 
     def contribution(self, score: float) -> float:

@@ -1,4 +1,4 @@
-"""Gate: the answer does not repeat the question or the system turn, a shortcut that policies soon learn."""
+"""Gate: the answer does not repeat the question or the system turn, a shortcut that policies learn quickly."""
 
 from dataclasses import dataclass
 

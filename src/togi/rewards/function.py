@@ -23,7 +23,7 @@ from togi.rewards.neighbours import Neighbours
 
 @dataclass(frozen=True, slots=True)
 class UserFunction:
-    """A function of a user's file. While it runs, it can import the modules beside that file."""
+    """A function in a user's file. While it runs, it can import the modules in that file's folder."""
 
     function: Callable[..., Any]
     beside: Neighbours
@@ -44,9 +44,9 @@ def load_function(file: Path, name: str, style: str = "togi") -> UserFunction:
     spec = importlib.util.spec_from_file_location(mark, file)
     if not file.is_file() or spec is None or spec.loader is None:
         raise InputError(f"reward function: {file} is not a Python file")
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where dataclasses look up their types
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look up their types here
     loader, beside = spec.loader, Neighbours(file)
-    importlib.invalidate_caches()  # a file beside it may be new
+    importlib.invalidate_caches()  # a file in its folder may be new
     with beside.importable():
         run_stranger(lambda: loader.exec_module(module), InputError, f"reward function: {file} does not load")
     beside.check()

@@ -37,7 +37,7 @@ class Alarm:
 
 @dataclass(slots=True)
 class GuardState:
-    """Guards and how often in a row each was crossed; `crossed` belongs in a checkpoint."""
+    """Guards, and how often in a row each was crossed. Checkpoints must keep `crossed`."""
 
     guards: Sequence[Guard]
     crossed: list[int] = field(default_factory=list)

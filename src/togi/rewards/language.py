@@ -12,7 +12,7 @@ Detector = Callable[[str], tuple[str, float]]  # text -> (language code, confide
 class LanguageCheck:
     """Passes when the detected language is allowed with at least `min_confidence`.
 
-    Answers shorter than `min_chars` pass, because detectors only guess there.
+    Answers shorter than `min_chars` pass, because detection is unreliable for them.
     """
 
     detect: Detector

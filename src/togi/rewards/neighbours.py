@@ -1,4 +1,4 @@
-"""The modules beside a user's file: importable while the file is loaded or called, and at no other time.
+"""The modules in the folder of a user's file, importable only while the file is loaded or called.
 
 Two files in different folders that both import `helper` each get their own. togi's libraries see neither.
 """
@@ -13,7 +13,7 @@ from types import ModuleType
 from togi.core.code import neighbours
 from togi.core.errors import InputError
 
-MARK = f"{__name__} since here"  # no module; those that a block loads come after it
+MARK = f"{__name__} since here"  # not a module; modules that a block loads come after it
 
 
 class Neighbours:
@@ -47,19 +47,19 @@ class Neighbours:
             sys.modules.update(aside)
 
     def check(self) -> None:
-        """Raises InputError if a module of the folder was loaded without an import statement: a change of it would go
-        unnoticed."""
+        """Raises InputError if a module of the folder was loaded without an import statement, because changes to it
+        would go unnoticed."""
         places = {name: Path(found) for name, m in self.modules.items() if (found := getattr(m, "__file__", None))}
         unseen = [name for name, path in places.items() if path not in self.known and path != self.file]
         if unseen:
             raise InputError(
                 f"reward function: {self.file} imports {unseen[0]} in a way that togi cannot see before it runs, so "
-                "that a change of it would go unnoticed; name it in an import statement of that file"
+                "changes to it would go unnoticed; name it in an import statement of that file"
             )
 
     def _set_aside(self) -> dict[str, ModuleType]:
-        """Removes modules of the same names as the folder's from the process. Each call comes here, so all modules are
-        looked through only where there are such."""
+        """Removes modules with the same names as the folder's from the process, and returns them. This runs on every
+        call, so it searches all modules only if there are such names."""
         ours = {name for name in self.names if name in sys.modules} - sys.stdlib_module_names
         aside = {n: m for n, m in sys.modules.items() if _top(n) in ours} if ours else {}
         for name in aside:
@@ -67,8 +67,8 @@ class Neighbours:
         return aside
 
     def _keep(self) -> None:
-        """Removes the folder's modules from the process and keeps them for the next call. What was loaded since the
-        block began stands after its mark."""
+        """Removes the folder's modules from the process and keeps them for the next call. Modules loaded in the block
+        come after its mark."""
         new = list(takewhile(lambda name: name != MARK, reversed(sys.modules)))[::-1]
         del sys.modules[MARK]
         self.modules = {name: sys.modules[name] for name in new if self._lies_here(sys.modules.get(_top(name)))}
@@ -76,8 +76,8 @@ class Neighbours:
             del sys.modules[name]
 
     def _lies_here(self, module: ModuleType | None) -> bool:
-        """Whether a top-level module is a file or folder directly in the user's folder, not in an environment inside
-        it."""
+        """Whether a top-level module is a file or folder directly in the user's folder, and not in an environment
+        inside it."""
         folder = self.file.parent
         if getattr(module, "__file__", None) is None:  # a folder without __init__.py
             return any(Path(place).parent == folder for place in getattr(module, "__path__", ()))

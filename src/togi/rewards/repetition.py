@@ -28,7 +28,7 @@ class RepetitionCheck:
 
 
 def ngrams(items: Sequence[Any], size: int) -> list[Any]:
-    """All runs of `size` neighbours; none if there are fewer items."""
+    """All runs of `size` adjacent items; none if there are fewer."""
     runs = range(len(items) - size + 1)
     return [items[i : i + size] if isinstance(items, str) else tuple(items[i : i + size]) for i in runs]
 

@@ -1,4 +1,4 @@
-"""How a recipe writes gates, terms and guards. Variants are told apart by `type`; unknown keys are refused."""
+"""Settings of gates, terms and guards. `type` selects the variant; unknown keys are rejected."""
 
 import re
 from typing import Annotated, Literal, Self
@@ -10,7 +10,7 @@ from togi.core.settings import CodePath, ScorerRef, Settings
 
 
 class GateSettings(Settings):
-    """What every gate has."""
+    """Settings of every gate."""
 
     name: str | None = Field(default=None, min_length=1, description="name in the logs; the type when absent")
     bonus: float = Field(default=0.0, description="added to the reward of an answer that passes")
@@ -27,9 +27,11 @@ class LanguageGate(GateSettings):
     """The answer is written in an allowed language."""
 
     type: Literal["language"] = "language"
-    allowed: tuple[str, ...] = Field(min_length=1, description="language codes, like en or ja")
-    min_confidence: float = Field(default=0.5, ge=0, le=1, description="of the language detector")
-    min_chars: int = Field(default=20, ge=0, description="shorter answers pass, because detectors only guess there")
+    allowed: tuple[str, ...] = Field(min_length=1, description="language codes, such as en or ja")
+    min_confidence: float = Field(default=0.5, ge=0, le=1, description="lowest confidence of the language detector")
+    min_chars: int = Field(
+        default=20, ge=0, description="shorter answers pass, because detection is unreliable for them"
+    )
 
 
 class LengthGate(GateSettings):
@@ -51,8 +53,8 @@ class RepetitionGate(GateSettings):
     """The answer does not repeat itself."""
 
     type: Literal["repetition"] = "repetition"
-    unit: Literal["chars", "words"] = Field(default="chars", description="what an n-gram is made of")
-    size: int = Field(default=16, ge=1, description="characters or words of an n-gram")
+    unit: Literal["chars", "words"] = Field(default="chars", description="unit of an n-gram")
+    size: int = Field(default=16, ge=1, description="characters or words per n-gram")
     max_share: float = Field(default=0.3, ge=0, le=1, description="largest share of n-grams that repeat an earlier one")
     max_line_share: float = Field(
         default=0.3, ge=0, le=1, description="largest share of lines that repeat an earlier one"
@@ -63,7 +65,7 @@ class EchoGate(GateSettings):
     """The answer does not repeat the question or the system turn."""
 
     type: Literal["echo"] = "echo"
-    size: int = Field(default=6, ge=1, description="characters of an n-gram")
+    size: int = Field(default=6, ge=1, description="characters per n-gram")
     max_share: float = Field(
         default=0.6, ge=0, le=1, description="largest share of the answer's n-grams that occur in the prompt"
     )
@@ -86,15 +88,15 @@ class PatternGate(GateSettings):
 
 
 class TermSettings(Settings):
-    """What every term has."""
+    """Settings of every term."""
 
     weight: float = Field(default=1.0, description="factor of the shaped score in the reward")
 
 
 class ScoreTerm(TermSettings):
-    """What every term with a shaped score has."""
+    """Settings of every term with a shaped score."""
 
-    cap: float | None = Field(default=None, ge=0, description="larger scores count as this")
+    cap: float | None = Field(default=None, ge=0, description="upper limit of scores; larger ones count as this value")
     negative_scale: float = Field(default=1.0, ge=0, description="factor of negative scores")
 
 
@@ -107,24 +109,24 @@ class ModelTerm(ScoreTerm):
 
 
 class FunctionTerm(ScoreTerm):
-    """A function `f(prompt, completion) -> number` of a Python file. The file may import what lies beside it."""
+    """A function `f(prompt, completion) -> number` in a Python file. The file may import modules from its folder."""
 
     type: Literal["function"] = "function"
     file: CodePath = Field(description="the Python file")
     name: str = Field(min_length=1, description="the function, and its name in the logs")
     style: Literal["togi", "trl", "trl-text"] = Field(
         default="togi",
-        description="how it is called. togi: f(prompt, completion) -> number. trl: f(prompts, completions, "
+        description="signature of the function. togi: f(prompt, completion) -> number. trl: f(prompts, completions, "
         "completion_ids, **columns) -> list, with lists of messages. trl-text: the same with plain texts",
     )
 
 
 class JudgeTerm(JudgeSettings, ScoreTerm):
-    """A language model that grades the answer. An answer whose grade cannot be read, or whose request fails, is a
-    failure, never a zero."""
+    """A language model that grades the answer. An unreadable grade or a failed request counts as a failure, never as
+    zero."""
 
     type: Literal["judge"] = "judge"
-    reference: Literal[False] = Field(default=False, description="a reward sees no reference answers")
+    reference: Literal[False] = Field(default=False, description="rewards have no reference answers")
     name: str = Field(default="judge", min_length=1, description="name in the logs")
 
 
@@ -133,7 +135,7 @@ class OverlongTerm(TermSettings):
 
     type: Literal["overlong"] = "overlong"
     weight: float = Field(default=1.0, gt=0, description="factor of the penalty")
-    max_tokens: int = Field(ge=2, description="sampled tokens, terminator included, at which the penalty is -1")
+    max_tokens: int = Field(ge=2, description="sampled tokens, terminator included, from which the penalty is -1")
     cache_tokens: int = Field(ge=1, description="tokens before max_tokens over which the penalty grows")
     name: str = Field(default="overlong", min_length=1, description="name in the logs")
 
@@ -170,11 +172,15 @@ def term_name(term: AnyTerm) -> str:
 class RewardSettings(Settings):
     """Gates in order, then terms."""
 
-    gates: tuple[AnyGate, ...] = Field(default=(), description="tests, in order; the first that fails ends it")
-    terms: tuple[AnyTerm, ...] = Field(default=(), description="scores, added where all gates are passed")
-    floor: bool = Field(default=False, description="an answer that passes never gets less than one that fails")
+    gates: tuple[AnyGate, ...] = Field(
+        default=(), description="checks, in order; the first that fails ends the grading of an answer"
+    )
+    terms: tuple[AnyTerm, ...] = Field(default=(), description="scores, added for answers that pass all gates")
+    floor: bool = Field(
+        default=False, description="an answer that passes all gates never gets less than one that fails"
+    )
     max_failed_share: float = Field(
-        default=0.1, ge=0, le=1, description="the run stops if graders fail on a larger share of the answers"
+        default=0.1, ge=0, le=1, description="stop the run if graders fail on a larger share of the answers"
     )
 
     @model_validator(mode="after")
@@ -184,15 +190,15 @@ class RewardSettings(Settings):
             raise ValueError("a reward needs at least one gate or term")
         twice = sorted(name for name in dict.fromkeys(names) if names.count(name) > 1 or name == "total")
         if twice:
-            raise ValueError(f"components are logged by name, and {', '.join(twice)} is taken: give another `name`")
+            raise ValueError(f"components are logged by name, and {', '.join(twice)} is taken: set a different `name`")
         return self
 
 
 class GuardSettings(Settings):
     """A threshold on one metric of the run.
 
-    `no_spread_share` is the share of groups without an advantage, `kl` the distance to the stage's initial model in
-    nats per token, `diversity` that of the answers divided by its first measurement.
+    `no_spread_share` is the share of groups without an advantage, `kl` the KL divergence from the stage's initial model
+    in nats per token, `diversity` that of the answers relative to the first measurement.
     """
 
     metric: Literal[
@@ -203,10 +209,10 @@ class GuardSettings(Settings):
         "diversity",
         "failed_share",
         "below_fail_share",
-    ] = Field(description="what is watched")
+    ] = Field(description="the metric to watch")
     min: float | None = Field(default=None, description="smallest value without an alarm")
     max: float | None = Field(default=None, description="largest value without an alarm")
-    patience: int = Field(default=1, ge=1, description="measurements in a row outside before the alarm")
+    patience: int = Field(default=1, ge=1, description="measurements in a row that must be outside before the alarm")
     action: Literal["warn", "stop"] = Field(default="warn", description="raise an alarm, or stop the run as well")
 
     @model_validator(mode="after")

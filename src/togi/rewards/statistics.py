@@ -13,7 +13,7 @@ QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """One component over the answers that it graded. `quantiles` at 10, 25, 50, 75 and 90 %."""
+    """One component over the answers that it graded. `quantiles` are those at 10, 25, 50, 75 and 90 %."""
 
     count: int
     mean: float
@@ -35,7 +35,7 @@ class RewardStatistics:
 
     @property
     def gate_pass_rate(self) -> float:
-        """Share of the graded answers that passed every gate; 1 where there is none to pass."""
+        """Share of the graded answers that passed every gate; 1 if no answers were graded."""
         graded = self.num_answers - sum(self.failures.values())
         return 1 - sum(self.gates.values()) / max(graded, 1)
 

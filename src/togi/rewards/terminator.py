@@ -7,8 +7,8 @@ from togi.rewards.base import Attempt
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TerminatorCheck:
-    """Passes an answer that is not blank, holds exactly one terminator, at its end except for whitespace, holds no
-    string of `turn_starts`, and was not cut off by the token budget. The search is in the text, not in the ids."""
+    """Passes an answer that is not blank, ends with its only terminator (whitespace may follow), contains no string of
+    `turn_starts`, and was not cut off by the token budget. It searches the text, not the ids."""
 
     terminator: str
     turn_starts: tuple[str, ...] = ()

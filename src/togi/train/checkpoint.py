@@ -1,13 +1,13 @@
-"""Checkpoints: the whole state of a training run, whole or absent.
+"""Checkpoints: the complete state of a training run, written atomically.
 
     step-00000010/
       weights.safetensors  optimizer.safetensors  random.safetensors  progress.json
-      manifest.json        written last: hashes of the others and of itself, byte lengths of the append-only files
-                           beside them, the format of all this and the fingerprint of the stage
+      manifest.json        written last: hashes of the other files and of itself, byte lengths of the append-only files
+                           in the folder above, the format number and the fingerprint of the stage
 
 Each rank writes its own tensors (`shards`), and any number of ranks can read them. A checkpoint is written to a
-temporary folder, synced and renamed. Restoring one also cuts every append-only file back to its recorded length, so
-that nothing is logged twice.
+temporary folder, synced and renamed. Restoring it also truncates every append-only file to its recorded length, so that
+nothing is logged twice.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ from togi.train.shards import like, local, rows_of
 
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
-FORMAT = 2  # goes up when a checkpoint's files or their meaning change
+FORMAT = 2  # increased when a checkpoint's files or their meaning change
 SHAPE = {"format": int, "fingerprint": str, "step": int, "lengths": dict, "sha256": dict}
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def restore(
     ranks: Ranks = ALONE,
     fingerprint: str = "",
 ) -> Restored:
-    """Loads a checkpoint into `params`, `optimizer` and the random generators, and cuts append-only files back.
+    """Loads a checkpoint into `params`, `optimizer` and the random generators, and truncates append-only files.
 
     Raises StageError if the checkpoint belongs to another stage or other parameters, has another format, or if a file
     is shorter than recorded.
@@ -108,18 +108,18 @@ def restore(
 
 
 def _manifest(path: Path, fingerprint: str) -> dict[str, Any]:
-    """The manifest of a checkpoint. Raises StageError if it is another stage's or has another format."""
+    """The manifest of a checkpoint. Raises StageError if it belongs to another stage or has another format."""
     manifest = read_object(path / MANIFEST)
     if manifest.get("format") != FORMAT:
         raise StageError(
             f"{path}: it was written by another version of togi (format {manifest.get('format', 'without a number')}, "
-            f"this one reads {FORMAT}); go on with that version, or start anew with `togi run --redo`"
+            f"this one reads {FORMAT}); continue with that version, or start over with `togi run --redo`"
         )
     if manifest["fingerprint"] != fingerprint:
         raise StageError(
             f"{path}: it belongs to a stage with other settings, data or models, or of another version: its "
             f"fingerprint is {manifest['fingerprint'][:16] or 'empty'}, this stage's is {fingerprint[:16] or 'empty'}; "
-            "start anew with `togi run --redo`"
+            "start over with `togi run --redo`"
         )
     return manifest
 
@@ -147,11 +147,11 @@ def _restore_optimizer(
     for full_name, shape in stored.shapes.items():
         name, _, key = full_name.rpartition("/")
         param = params[name]
-        if shape == tuple(param.shape):  # moments are cut as their parameter is; counters are not
+        if shape == tuple(param.shape):  # moments are sharded like their parameter; counters are not
             value = like(stored.read(full_name, rows_of(param)).to(param.device), param)
         else:
             value = stored.read(full_name)
-        entries.setdefault(numbers[name], {})[key] = value.clone()  # what was read may be a view of the file
+        entries.setdefault(numbers[name], {})[key] = value.clone()  # the tensor read may be a view of the file
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
@@ -175,7 +175,7 @@ def _check_same(what: str, ours: Mapping[str, Tensor], found: Mapping[str, tuple
         name = other[0]
         raise StageError(
             f"{path}: its {what} belong to another model: {name} is {found.get(name, 'absent')} there and "
-            f"{shapes.get(name, 'absent')} here ({len(other)} differ); start anew with `togi run --redo`"
+            f"{shapes.get(name, 'absent')} here ({len(other)} differ); start over with `togi run --redo`"
         )
 
 
@@ -195,7 +195,7 @@ def save(
 
     `files` are append-only (metrics, journal) and synced by their writers; their lengths are recorded. Every rank
     writes its own tensors, rank 0 the rest. Raises StageError if the disk is full or not writable; earlier checkpoints
-    stay as they were.
+    stay intact.
     """
     final = folder / _name(state.step)
     temporary = folder / f".{final.name}.tmp"
@@ -205,14 +205,14 @@ def save(
         hashes = _write_tensors(temporary, final, state, ranks)
         ranks.on_first_rank(lambda: _finish(temporary, final, state, files, hashes, ranks.size))
     except (OSError, SafetensorError) as error:
-        with suppress(OSError):  # the first error is reported
+        with suppress(OSError):  # report the first error only
             if hashes:
                 shutil.rmtree(temporary)
             for path in _paths(temporary, ranks):  # only this rank's files: others may still be writing
                 path.unlink(missing_ok=True)
         raise StageError(
             f"the checkpoint of step {state.step} could not be written to {folder}: {error}. Free some space and run "
-            "the same command again: it goes on from the checkpoint before"
+            "the same command again: it resumes from the previous checkpoint"
         ) from error
     ranks.on_first_rank(lambda: _prune(folder, keep, pinned))
     return final
@@ -277,7 +277,7 @@ def take_weights(folder: Path, step: int, params: Mapping[str, Parameter], finge
     path = folder / _name(step)
     wrong = _damage(path)
     if wrong is not None:
-        raise StageError(f"{path}: the checkpoint to go back to cannot be read: {wrong}; start anew with --redo")
+        raise StageError(f"{path}: the checkpoint of the best weights cannot be read: {wrong}; start over with --redo")
     _put_weights(path, _manifest(path, fingerprint).get("ranks", 1), params)
 
 
@@ -292,13 +292,13 @@ def newest_complete(folder: Path) -> Path | None:
 
 
 def cut_files(path: Path) -> None:
-    """Cuts a checkpoint's append-only files back to their recorded lengths. Raises StageError if one is shorter."""
+    """Truncates a checkpoint's append-only files to their recorded lengths. Raises StageError if one is shorter."""
     for relative, length in read_sealed(path / MANIFEST, SHAPE)["lengths"].items():
         file = path.parent / relative
         if _size(file) < length:
             raise StageError(
                 f"{file} has {_size(file)} bytes, but had {length} when {path.name} was saved: it was changed since; "
-                "start anew with `togi run --redo`"
+                "start over with `togi run --redo`"
             )
         _cut(file, length)
 
@@ -335,7 +335,7 @@ def _damage(path: Path) -> str | None:
 
 def _is_foreign(path: Path) -> bool:
     """Whether another version of togi wrote a checkpoint: its manifest has no hash, or another format. Raises
-    DamagedFile for a manifest that has changed since."""
+    DamagedFile if the manifest has changed since."""
     found = read_object(path / MANIFEST)
     if SEAL not in found:
         return found.get("format", 1) == 1 and isinstance(found.get("sha256"), dict)

@@ -10,7 +10,7 @@ WRAPPED = "__bnb_optimizer_quant_state__"
 
 
 class EightBitAdamW(AdamW8bit):
-    """bitsandbytes' optimiser, with a state of plain tensors for saving. Tensors of less than 4,096 elements keep
+    """bitsandbytes' optimiser with a state of plain tensors, for saving. Tensors with fewer than 4,096 elements keep
     32-bit moments, as in the library."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -22,7 +22,8 @@ class EightBitAdamW(AdamW8bit):
         super().load_state_dict({**state_dict, "state": state}, move_to_device)
 
     def _counted(self, entries: dict[str, Any]) -> dict[str, Any]:
-        """The step is a number to the library, and only moments inside its wrapping keep their type."""
+        """Converts a saved state to the library's form: a step as int, and moments in its wrapper, which keeps their
+        type."""
         wrapped = {key: value for key, value in entries.items() if key != "step"}
         if "absmax1" in entries:
             device = entries["state1"].device

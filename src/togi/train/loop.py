@@ -1,7 +1,7 @@
 """The one training loop.
 
 Counts are summed over all micro-batches and ranks of a step before any loss is computed, so the weights do not depend
-on how the step is cut. A loss or gradient that is not finite raises an error before the weights change.
+on how the step is split. A loss or gradient that is not finite raises an error before the weights change.
 """
 
 import math
@@ -27,7 +27,7 @@ NAMED_ROWS = 8  # rows that an error names at most
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MicroBatch(Generic[Inputs]):
-    """The inputs of one forward (`inputs`, of the model's type) and of the objective (`batch`).
+    """The inputs of one forward pass (`inputs`, of the model's type) and of the objective (`batch`).
 
     `rows` are record ids, for error messages; `num_tokens` counts the tokens that the model computes. An `idle`
     micro-batch keeps this rank in step with the others and has no weight.
@@ -64,15 +64,17 @@ def train_steps(
     first_step: int = 0,
     ranks: Ranks = ALONE,
 ) -> Iterator[StepInfo]:
-    """Trains on the micro-batches of each step and yields after it; a batch source may read the model in between.
+    """Trains on the micro-batches of each step and yields after it. A batch source may read the model in between.
 
-    `objective` may depend on the step (a schedule). With several `ranks`, each has its own micro-batches, equally many
-    (`Ranks.share`), and all yield the same values. Raises StageError for a loss or gradient that is not finite, before
-    the weights change, and for a batch that lacks a field of the objective.
+    `objective` may depend on the step, as in a schedule. With several `ranks`, each has its own micro-batches, all of
+    the same number (`Ranks.share`), and all yield the same values. Raises StageError if a loss or gradient is not
+    finite, before the weights change, and if a batch lacks a field that the objective needs.
     """
     for step, micro_batches in enumerate(steps, first_step):
         start = time.perf_counter()
-        with nullcontext() if ranks.several else casts_kept():  # sharded weights come and go with each forward
+        with (
+            nullcontext() if ranks.several else casts_kept()
+        ):  # sharded weights are gathered and freed in each forward pass
             here = _accumulate(forward, _at(objective, step), micro_batches, step, ranks)
         found = _agree(here, step, ranks)
         ranks.sum_gradients(update.params)
@@ -95,7 +97,7 @@ def _at(objective: Objective | Callable[[int], Objective], step: int) -> Objecti
 
 @dataclass(slots=True)
 class _Found:
-    """The results of a step's micro-batches, first of one rank, then of all."""
+    """The results of a step's micro-batches, of one rank or of all."""
 
     losses: list[float]
     broken: list[str]
@@ -132,7 +134,7 @@ def _accumulate(
     broken = [micro for micro, loss in zip(working, values, strict=True) if not math.isfinite(loss)]
     return _Found(
         losses=values,
-        broken=[row for micro in broken for row in micro.rows or ("not named",)],
+        broken=[row for micro in broken for row in micro.rows or ("unknown",)],
         rows=[row for micro in working for row in micro.rows],
         metrics=metrics,
         num_tokens=sum(micro.num_tokens for micro in working),
@@ -143,13 +145,13 @@ def _accumulate(
 def _totals(
     objective: Objective, micro_batches: Sequence[MicroBatch], step: int, ranks: Ranks
 ) -> tuple[dict[str, float], int]:
-    """Sums the counts and the number of micro-batches over the step. Raises StageError if a batch lacks a field of the
-    objective."""
+    """Sums the counts and the number of micro-batches over the step. Raises StageError if a batch lacks a field that
+    the objective needs."""
     totals: Counter[str] = Counter()
     for micro in micro_batches:
         absent = micro.batch.absent(objective.needs)
         if absent:
-            raise StageError(f"step {step}: the objective reads {', '.join(absent)}, which the batch does not have")
+            raise StageError(f"step {step}: the objective needs {', '.join(absent)}, which the batch does not have")
         if not micro.idle:
             totals.update(objective.counts(micro.batch))
     working = sum(not micro.idle for micro in micro_batches)
@@ -157,7 +159,7 @@ def _totals(
         every = ranks.gather((totals, working))
         totals, working = Counter(), 0
         for counts, number in every:
-            totals.update(counts)  # keeps a count of 0, as + would not
+            totals.update(counts)  # unlike +, keeps a count of 0
             working += number
     if not working:
         raise StageError(f"step {step}: there is nothing to train on")
@@ -165,8 +167,8 @@ def _totals(
 
 
 def _agree(found: _Found, step: int, ranks: Ranks) -> _Found:
-    """The results of all ranks. Raises StageError on every rank if a loss is not finite, with the rows of those
-    micro-batches."""
+    """The results of all ranks. If a loss is not finite, raises StageError on every rank, with the rows of its
+    micro-batch."""
     if ranks.several:
         found.metrics = {name: (float(total), float(weight)) for name, (total, weight) in found.metrics.items()}
         every = ranks.gather(found)
@@ -186,6 +188,6 @@ def _agree(found: _Found, step: int, ranks: Ranks) -> _Found:
 
 
 def _named(rows: Sequence[str]) -> str:
-    """The first of some rows, for a message."""
+    """The first rows, for a message."""
     more = f" and {len(rows) - NAMED_ROWS} more" if len(rows) > NAMED_ROWS else ""
-    return f"Rows: {', '.join(rows[:NAMED_ROWS]) or 'not named'}{more}"
+    return f"Rows: {', '.join(rows[:NAMED_ROWS]) or 'unknown'}{more}"

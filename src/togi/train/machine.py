@@ -8,7 +8,7 @@ ACCELERATOR = Path("/dev/nvidia0")
 
 
 def has_accelerator() -> bool:
-    """Whether the machine has an accelerator; only its library knows its memory."""
+    """Whether the machine has an accelerator. Only the accelerator's library knows its memory."""
     return ACCELERATOR.exists()
 
 
@@ -23,7 +23,7 @@ def status(name: str) -> int:
 
 
 def field(path: Path, name: str) -> int:
-    """The number of `name` in one of the kernel's tables."""
+    """The number of the field `name` in one of the kernel's tables."""
     lines = path.read_text(encoding="ascii", errors="replace").splitlines()
     return int(next(line for line in lines if line.startswith(name)).split()[1])
 

@@ -1,6 +1,6 @@
 """Optimisers with float32 master weights, for bfloat16 weights or an optimiser state on the host.
 
-Buckets are updated one after the other, so at most one bucket of gradients is held twice.
+Buckets are updated one after the other, so that at most one bucket of gradients exists twice.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,16 +10,16 @@ import torch
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-BUCKET = 2**26  # elements whose gradients are in float32 at one time: 256 MiB
+BUCKET = 2**26  # elements whose gradients are in float32 at the same time: 256 MiB
 
 Groups = list[dict[str, Any]]
 
 
 class MasterWeightOptimizer(Optimizer):
-    """An optimiser over float32 masters on device `home`, for parameters of a narrower type or on another device.
+    """An optimiser over float32 master weights on device `home`, for narrower parameters or those on another device.
 
-    `make` builds the inner optimiser for some parameter groups. A parameter's state is the inner one's, plus its master
-    under "master".
+    `make` builds the inner optimiser for some parameter groups. A parameter's state is that of the inner optimiser,
+    plus the master weight under "master".
     """
 
     def __init__(self, groups: Groups, make: Callable[[Groups], Optimizer], home: torch.device) -> None:
@@ -56,7 +56,7 @@ class MasterWeightOptimizer(Optimizer):
 
 
 class _Bucket:
-    """Some parameters of some groups, their masters and their inner optimiser."""
+    """Some parameters, their master weights and their inner optimiser."""
 
     def __init__(
         self, groups: Groups, members: list[tuple[int, Parameter]], make: Callable[[Groups], Optimizer], home: Any
@@ -99,7 +99,7 @@ class _Bucket:
 
 
 def _cut(groups: Groups) -> list[list[tuple[int, Parameter]]]:
-    """(number of the group, parameter) in order, cut into buckets."""
+    """(group index, parameter) in order, split into buckets."""
     buckets: list[list[tuple[int, Parameter]]] = [[]]
     size = 0
     for number, group in enumerate(groups):

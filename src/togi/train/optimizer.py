@@ -1,7 +1,7 @@
 """AdamW, its learning-rate schedules, and one update of the weights.
 
-By default the weights are float32 and need no masters; the forward alone computes in bfloat16 (`precision`). The rate
-is a function of the step alone, so a resumed run needs no schedule state.
+By default the weights are float32 and need no master copies; only the forward pass computes in bfloat16 (`precision`).
+The rate depends only on the step, so a resumed run needs no schedule state.
 """
 
 import importlib
@@ -24,7 +24,7 @@ from togi.train.masters import Groups, MasterWeightOptimizer
 class AdamWSettings:
     """AdamW (arXiv 1711.05101). `learning_rate` is the peak of the schedule; `bits` is the precision of the moments.
 
-    `masters` keeps float32 copies of the weights for the update; `offload` keeps them and the moments on the host.
+    `masters` keeps float32 copies of the weights for the update; `offload` keeps them and the moments in host memory.
     """
 
     learning_rate: float
@@ -76,7 +76,7 @@ class Update:
 
     @property
     def params(self) -> list[Parameter]:
-        """All parameters that are trained."""
+        """All trained parameters."""
         return [param for group in self.optimizer.param_groups for param in group["params"]]
 
     def apply(self, step: int, rows: str = "") -> tuple[float, float]:
@@ -114,15 +114,15 @@ def build_adamw(
     parameters, if a key of `rates` matches no name, or for 8 bits without bitsandbytes or on sharded weights.
     """
     if not params:
-        raise RecipeError("there is no parameter to train")
+        raise RecipeError("there are no parameters to train")
     unused = [prefix for prefix in rates or {} if not any(name.startswith(prefix) for name in params)]
     if unused:
-        raise RecipeError(f"learning rate for {', '.join(unused)}: no trained parameter's name begins so")
+        raise RecipeError(f"learning rate for {', '.join(unused)}: no trained parameter has a name with this prefix")
     special = settings.bits == 8 or settings.masters or settings.offload
     if special and any(isinstance(param, DTensor) for param in params.values()):
         raise RecipeError(
-            "8-bit moments, float32 masters and offload work on one process; with `processes` above 1 use optimizer: "
-            "adamw and weights: float32, which are cut over the processes"
+            "8-bit moments, float32 masters and offload work with one process only; with `processes` above 1 use "
+            "optimizer: adamw and weights: float32, which are sharded over the processes"
         )
     groups = _groups(params, settings, rates or {})
     make = optimizer_maker(settings)
@@ -170,6 +170,6 @@ def trained(named_params: Iterable[tuple[str, Parameter]]) -> dict[str, Paramete
 
 
 def order_of(optimizer: torch.optim.Optimizer, params: Mapping[str, Parameter]) -> Sequence[str]:
-    """The names of the optimiser's parameters in its own order, which numbers its state."""
+    """The names of the optimiser's parameters in its own order, which is that of the indices in its state."""
     names = {id(param): name for name, param in params.items()}
     return [names[id(param)] for group in optimizer.param_groups for param in group["params"]]

@@ -22,6 +22,6 @@ def in_bfloat16(forward: Callable[[Inputs], Output], device_type: str) -> Callab
 
 
 def casts_kept() -> AbstractContextManager[object]:
-    """A context in which trained weights are cast once for all forwards of `in_bfloat16`. Torch drops its cached casts
-    at the end of the outermost autocast context, which this one is; it casts nothing itself."""
+    """A context in which trained weights are cast only once for all forward passes of `in_bfloat16`. Torch drops its
+    cached casts at the end of the outermost autocast context. This is such a context; it casts nothing itself."""
     return torch.autocast("cpu", enabled=False)

@@ -1,4 +1,4 @@
-"""Several processes that train together, over torch.distributed: gloo for small values and the CPU, NCCL for CUDA."""
+"""Training on several processes with torch.distributed: gloo for small values and the CPU, NCCL for CUDA."""
 
 import json
 import os
@@ -21,17 +21,17 @@ from togi.core.ranks import Ranks
 
 Value = TypeVar("Value")
 TIMEOUT = timedelta(hours=2)
-"""How long a rank waits for another live rank. The parent notices a dead one at once."""
+"""How long a rank waits for another live rank. The parent process notices a dead one at once."""
 GATHERING = timedelta(minutes=5)
-"""How long a rank waits for others to come to a prepared meeting."""
+"""How long a rank waits for the others at a prepared rendezvous."""
 PREPARED = "env://"
 PAUSE = 0.2
 
 
 class RankGroup(Ranks):
-    """`size` processes; values travel as pickles over gloo, gradients over the device's own backend.
+    """`size` processes. Values are sent as pickles over gloo, gradients over the device's own backend.
 
-    `mesh` has one dimension, on the training device. Ranks that follow rank 0 hear of orders through `store`.
+    `mesh` has one dimension, on the training device. The other ranks get rank 0's orders through `store`.
     """
 
     def __init__(self, rank: int, size: int, mesh: DeviceMesh, store: Store | None = None) -> None:
@@ -72,28 +72,28 @@ class RankGroup(Ranks):
     def sum_gradients(self, params: Iterable[Any]) -> None:
         for param in params:
             if not isinstance(param, DTensor):
-                # a rank whose micro-batches did not use the parameter takes part with zeros
+                # a rank whose micro-batches did not use the parameter contributes zeros
                 param.grad = torch.zeros_like(param) if param.grad is None else param.grad
                 distributed.all_reduce(param.grad)
 
 
 def join(rank: int, size: int, meet_at: str, local: int) -> RankGroup:
-    """Joins the other ranks at `meet_at`, a URL for torch.distributed such as file:///path; env:// is a meeting that
-    something else has prepared, such as torchrun. `local` is the number of the rank's device on its machine.
+    """Joins the other ranks at `meet_at`, a URL for torch.distributed such as file:///path; env:// is a rendezvous
+    prepared by a launcher such as torchrun. `local` is the index of the rank's device on its machine.
 
-    Raises InputError if the machine has CUDA devices, but none for this rank, and where ranks do not come.
+    Raises InputError if the machine has CUDA devices but none for this rank, and if ranks do not join in time.
     """
     kind = "cpu"
     if torch.cuda.is_available():
         kind, devices = "cuda", torch.cuda.device_count()
         if devices <= local:
             raise InputError(
-                f"rank {rank} of {size} needs a CUDA device of its own, but its machine has {devices} for {local + 1} "
-                "ranks or more: lower `processes`"
+                f"rank {rank} of {size} needs its own CUDA device, but its machine has {devices} for at least "
+                f"{local + 1} ranks: lower `processes`"
             )
         torch.cuda.set_device(local)
     elif sys.platform == "linux" and _on_this_machine(meet_at):
-        # ranks of one machine meet on it; looking the machine's name up fails where it has no network
+        # ranks of one machine use the loopback device; looking up the machine's name fails without a network
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
     store = _prepared(rank, size) if meet_at == PREPARED else None
@@ -114,13 +114,13 @@ def _on_this_machine(meet_at: str) -> bool:
 
 
 def _prepared(rank: int, size: int) -> Store:
-    """The store of a prepared meeting, once all ranks are there."""
+    """The store of a prepared rendezvous. Returns when all ranks have joined."""
     store, _, _ = next(iter(rendezvous(PREPARED, rank, size, timeout=GATHERING)))
     here = PrefixStore("togi", store)
     here.set(f"here-{rank}", "")
     end = time.monotonic() + GATHERING.total_seconds()
     while missing := [other for other in range(size) if not here.check([f"here-{other}"])]:
         if time.monotonic() > end:
-            raise InputError(f"of {size} ranks these did not come: {', '.join(map(str, missing))}; see what they say")
+            raise InputError(f"of {size} ranks these did not join: {', '.join(map(str, missing))}; see their output")
         time.sleep(PAUSE)
     return here

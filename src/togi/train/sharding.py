@@ -20,7 +20,7 @@ from togi.train.ranks import RankGroup
 
 
 class ShardedModel:
-    """A module (`Policy` or `RewardModel`) while it is trained.
+    """A module (`Policy` or `RewardModel`) during training.
 
     On one process, `module` is that module itself. On several, it is a copy with sharded weights, and the original has
     empty weights until `gather` fills them.
@@ -52,15 +52,15 @@ class ShardedModel:
 
     @torch.no_grad()
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """The current whole weights that are trained, one by one, by their names in `module.net`; all ranks must read
-        all of them."""
+        """Yields the current unsharded trained weights one by one, with their names in `module.net`. All ranks must
+        read all of them."""
         for name, param in (self._shards or dict(self.module.named_parameters())).items():
             if name.startswith("net.") and param.requires_grad:
                 yield name.removeprefix("net."), _whole(param)
 
 
 def _whole(param: Tensor) -> Tensor:
-    """The whole tensor of a parameter that may be sharded; all ranks must call it."""
+    """The unsharded tensor of a parameter; all ranks must call it."""
     return param.full_tensor() if isinstance(param, DTensor) else param
 
 
@@ -71,7 +71,7 @@ def _twin(module: nn.Module) -> Any:
 
 
 def _empty(module: nn.Module) -> None:
-    """Frees the memory of the weights; ties between them stay."""
+    """Frees the memory of the weights, and keeps ties between them."""
     shells = {
         id(param): nn.Parameter(torch.empty_like(param, device="meta"), param.requires_grad)
         for param in module.parameters()
@@ -87,7 +87,7 @@ def _replace(module: nn.Module, params: dict[int, nn.Parameter]) -> None:
 
 
 def _shard(module: Any, mesh: DeviceMesh) -> None:
-    """Shards layer by layer, and the rest with the module itself, whose forward is body and head."""
+    """Shards each layer, and the rest as one unit with the module, whose forward pass is body and head."""
     body: Any = body_of(unwrapped(module.net))
     for layer in body.layers:
         fully_shard(layer, mesh=mesh)
@@ -95,6 +95,6 @@ def _shard(module: Any, mesh: DeviceMesh) -> None:
     for part in module.modules():
         if isinstance(part, FSDPModule):
             part.set_gradient_divide_factor(1.0)
-            part.set_force_sum_reduction_for_comms(True)  # scaled sums are known to NCCL alone
-    # a rank without a scored token has no gradient for the head, where the others have one
+            part.set_force_sum_reduction_for_comms(True)  # only NCCL knows scaled sums
+    # a rank without a scored token has no gradient for the head, although the others have one
     module.set_reduce_scatter_unused_params(True)

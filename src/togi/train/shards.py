@@ -1,10 +1,10 @@
-"""The tensors of a checkpoint as safetensors files, read whole or only the rows of a rank.
+"""The tensors of a checkpoint as safetensors files, read completely or only for the rows of a rank.
 
-    weights.safetensors                   of one process: every tensor whole
-    weights-00001-of-00002.safetensors    of rank 0 of two: its rows of sharded tensors, and whole what is not sharded
+    weights.safetensors                   of one process: all tensors
+    weights-00001-of-00002.safetensors    of rank 0 of two: its rows of sharded tensors, and all unsharded tensors
 
-The header of a rank's file states its rows: {"rows": '{"NAME": [start, stop, rows of the whole tensor]}'}. So any
-number of ranks can read a checkpoint of any other number.
+The header of a rank's file contains its rows: {"rows": '{"NAME": [start, stop, rows of the whole tensor]}'}. So a
+checkpoint can be read by any number of ranks.
 """
 
 import json
@@ -29,7 +29,7 @@ def file_name(kind: str, rank: int, size: int) -> str:
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], ranks: Ranks) -> None:
-    """Writes this rank's part. Only rank 0 writes tensors that every rank holds whole."""
+    """Writes this rank's part. Only rank 0 writes tensors that are not sharded."""
     kept: dict[str, Tensor] = {}
     stated: dict[str, tuple[int, int, int]] = {}
     for name, tensor in tensors.items():
@@ -52,7 +52,7 @@ class Stored:
         for rank in range(size):
             handle = safe_open(folder / file_name(kind, rank, size), framework="pt")
             stated = json.loads((handle.metadata() or {}).get("rows", "{}"))
-            for name in handle.keys():  # noqa: SIM118 (a handle is no mapping)
+            for name in handle.keys():  # noqa: SIM118 (a handle is not a mapping)
                 shape = tuple(handle.get_slice(name).get_shape())
                 start, stop, count = stated.get(name, (0, shape[0] if shape else 1, shape[0] if shape else 1))
                 self.shapes[name] = (count, *shape[1:]) if shape else ()
@@ -78,17 +78,17 @@ class Stored:
 
 
 def rows_of(tensor: Tensor) -> tuple[int, int] | None:
-    """The rows [start, stop) of a sharded tensor on this rank; None for a tensor that every rank holds whole."""
+    """The rows [start, stop) of a sharded tensor on this rank; None for a tensor that is not sharded."""
     if not isinstance(tensor, DTensor):
         return None
     count, size = tensor.shape[0], tensor.device_mesh.size()
-    step = -(-count // size)  # torch.chunk's cut: the last ranks may hold fewer rows, or none
+    step = -(-count // size)  # as torch.chunk does: the last ranks may hold fewer rows, or none
     start = min(tensor.device_mesh.get_local_rank() * step, count)
     return start, min(start + step, count)
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This rank's rows, in the same memory."""
+    """This rank's rows, not copied."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 

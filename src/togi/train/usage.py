@@ -39,7 +39,7 @@ def give_back(device: torch.device) -> None:
 
 
 def begin_peak(device: torch.device, phase: str = "load") -> None:
-    """Returns freed memory to the system and resets the peak, if the system allows it. A phase of that name begins."""
+    """Returns freed memory to the system, resets the peak if the system allows it, and begins the phase."""
     give_back(device)
     _reset(device)
     _phases.clear()
@@ -48,7 +48,7 @@ def begin_peak(device: torch.device, phase: str = "load") -> None:
 
 
 def enter(phase: str, device: torch.device) -> None:
-    """Ends the phase of the work that is under way, and begins another, or that one again."""
+    """Ends the current phase and begins or resumes another."""
     if _now == [phase]:
         return
     _note(device)
@@ -58,7 +58,7 @@ def enter(phase: str, device: torch.device) -> None:
 
 
 def phases(device: torch.device) -> dict[str, int]:
-    """The largest memory use in each phase since `begin_peak`, in the order in which they first began."""
+    """The largest memory use of each phase since `begin_peak`, in order of first occurrence."""
     _note(device)
     return dict(_phases)
 
@@ -88,7 +88,7 @@ def _reset(device: torch.device) -> None:
         return
     try:
         (machine.PROC / "self/clear_refs").write_text("5")
-    except OSError:  # not on every system; the peak is then that of the whole life of the process
+    except OSError:  # not available on every system; the peak is then that of the whole process lifetime
         return
 
 

@@ -78,7 +78,7 @@ def test_epochs_are_laid_end_to_end_and_follow_from_the_step(settings, steps, la
         (TrainSft, {"preset": "llm-jp"}, "llm-jp-instruct3"),
         (TrainSft, {"validation": 1.0}, "less than 1"),
         (TrainSft, {"epochs": 0}, "greater than 0"),
-        (TrainReward, {"sweep": [1e-5]}, "two different learning rates"),
+        (TrainReward, {"sweep": [1e-5]}, "two or more different learning rates"),
         (TrainReward, {"sweep": [1e-5, 1e-4], "validation": None}, "sweep needs validation"),
         (TrainReward, {"sweep": [1e-5, 1e-4], "learning_rate": 1e-3}, "keep one of them"),
         (TrainReward, {"lora": {"rank": 4}, "train_layers": 0}, "keep one of them"),
@@ -86,7 +86,7 @@ def test_epochs_are_laid_end_to_end_and_follow_from_the_step(settings, steps, la
         (TrainPretrain, {"tokens": 10, "steps": 3}, "either tokens or steps"),
         (TrainPretrain, {}, "either tokens or steps"),
         (TrainPretrain, {"steps": 3, "betas": [0.9, 1.5]}, "less than 1"),
-        (TrainPretrain, {"steps": 3, "sources": [{"documents": "$x"}, {"documents": "$x"}]}, "stands twice"),
+        (TrainPretrain, {"steps": 3, "sources": [{"documents": "$x"}, {"documents": "$x"}]}, "is listed twice"),
         (TrainPretrain, {"steps": 3, "sources": [{"documents": "$x", "chats": "$y"}]}, "documents or chats"),
         (Synthesize, {"min_chars": 20, "max_chars": 10}, "no draft could pass"),
     ],
@@ -145,7 +145,7 @@ def test_under_blocks_a_chat_to_validate_on_may_not_be_too_long_either(tmp_path)
     context = held_out("some", 2, 90)
     assert context.counts["validation"] == 1
     assert [(drop.id, drop.reason) for drop in context.drops] == [("v90", "too_long")]
-    with pytest.raises(InputError, match="each of the 1 chats to validate on is longer than 100 tokens"):
+    with pytest.raises(InputError, match="none of the 1 validation chats fits into 100 tokens"):
         held_out("none", 90)
 
 

@@ -375,7 +375,7 @@ def test_a_prompt_that_leaves_no_room_for_an_answer_is_named_before_anything_is_
     settings = bench.settings()
     template, tokenizer = bench.model().template, bench.model().tokenizer
     length = len(render_prompt(template, tokenizer, long.messages))
-    says = rf"1 of 9 prompts .* long, has {length} tokens, .* are {length + 12}, but the model's context is 256"
+    says = rf"1 of 9 prompts .* long, has {length} tokens, .* makes {length + 12}, but the model's context is 256"
     with pytest.raises(InputError, match=says):
         Rollouts(settings, bench.context("too-long"), bench.model(), *parts)
 
@@ -442,11 +442,11 @@ def test_settings_are_read_again_as_they_were_written_out(bench):
         ({"loss": {"type": "luspo"}}, "level: sequence"),
         ({"loss": {"type": "vespo", "level": "sequence"}}, "level: token"),
         ({"loss": {"type": "vespo", "sampler_correction": {}}}, "remove sampler_correction"),
-        ({"loss": {"max_weight": 5.0}}, "read by cispo alone"),
-        ({"loss": {"delta": 1.2}}, "clipped at 1.2 already"),
-        ({"loss": {"kl_bias_correction": False}}, "beta: 0 leaves out"),
+        ({"loss": {"max_weight": 5.0}}, "applies only to cispo"),
+        ({"loss": {"delta": 1.2}}, "already clipped at 1.2"),
+        ({"loss": {"kl_bias_correction": False}}, "beta: 0 switches off"),
         ({"loss": {"beta": 0.1, "reference_dtype": "bfloat16"}, "lora": {}}, "lora does not need"),
-        ({"loss": {"sampler_correction": {"cap": 1.0, "floor": 2.0}}}, "no weight lies between"),
+        ({"loss": {"sampler_correction": {"cap": 1.0, "floor": 2.0}}}, "floor must be below cap"),
         ({"steps": 10, "epochs_per_batch": 4}, "set steps to 8 or 12"),
         ({"steps": 3, "minibatches": 4}, "set steps to 4"),
         ({"validation_samples": 2}, "needs validation"),
@@ -454,7 +454,7 @@ def test_settings_are_read_again_as_they_were_written_out(bench):
         ({"reward": {"terms": [{"type": "overlong", "max_tokens": 40, "cache_tokens": 8}]}}, "no answer could be"),
         ({"reward": {"terms": [{"type": "overlong", "max_tokens": 8, "cache_tokens": 8}]}}, "every answer would be"),
         ({"refill_rounds": -1}, "greater than or equal to 0"),
-        ({"guards": [{"metric": "kl", "max": 1.0}]}, "set loss.beta above 0"),
+        ({"guards": [{"metric": "kl", "max": 1.0}]}, "only if loss.beta is above 0"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(bench, more, message):

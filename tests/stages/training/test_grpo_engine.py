@@ -105,7 +105,7 @@ def test_log_probabilities_of_another_temperature_end_the_stage(bench, letters):
     own = bench.at_work(bench.settings())
     with policy_server(VLLM, letters) as server:
         server.logprob = lambda text, at: own.updates.logprobs(text[:at], text[at : at + 1], 1.0)[0]
-        with pytest.raises(StageError, match=r"must be of the distribution at temperature 0.2; start vLLM with"):
+        with pytest.raises(StageError, match=r"must be taken at temperature 0.2; start vLLM with"):
             train(settings, context(bench, "raw", server.url))
     assert server.wrong == []
 
@@ -135,7 +135,7 @@ def test_the_embedded_engine_samples_ahead_as_a_server_does(bench, url):
 
 
 def test_a_batch_ahead_needs_a_word_on_how_it_is_weighed(bench):
-    with pytest.raises(ValidationError, match=r"say how they are weighed, .* loss.sampler_correction"):
+    with pytest.raises(ValidationError, match=r"which need importance weights; .* loss.sampler_correction"):
         bench.settings(staleness=1)
 
 
@@ -179,7 +179,7 @@ def test_kills_of_trainer_and_server_change_no_bit(bench, letters, tmp_path, mon
     with fake(protocol, tmp_path / "home", letters) as server:
         whole = train(settings, context(bench, f"whole-{name}", server.url))
         told = disturbed(bench, f"killed-{name}", settings, server, monkeypatch)
-    assert told.count("what it answered is sampled again") >= 2
+    assert told.count("its answers are discarded and sampled again") >= 2
     first, second = bench.folder / f"whole-{name}", bench.folder / f"killed-{name}"
     assert weights(second) == whole
     assert [alike(row) for row in lines(second)] == [alike(row) for row in lines(first)]
@@ -210,9 +210,9 @@ def test_togi_serve_is_killed_and_the_run_goes_on_with_the_same_bits(bench, tmp_
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"engine": ENGINE, "sampling": {"top_p": 0.9}}, "samples are drawn by temperature alone"),
+        ({"engine": ENGINE, "sampling": {"top_p": 0.9}}, "an engine samples by temperature alone"),
         ({"engine": {**ENGINE, "publish": "adapter"}}, "publish: adapter needs lora"),
-        ({"engine": ENGINE, "key_cache": 1.0}, "key_cache bounds the embedded engine"),
+        ({"engine": ENGINE, "key_cache": 1.0}, "key_cache limits the embedded engine"),
         ({"engine": ENGINE, "lora": {"rank": 2}, "processes": 2}, "set engine.publish: adapter"),
     ],
 )

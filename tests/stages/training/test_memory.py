@@ -163,13 +163,13 @@ def test_settings_become_a_job():
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"lora": {}, "weights": "bfloat16-master"}, "adapter is float32 already"),
+        ({"lora": {}, "weights": "bfloat16-master"}, "adapter is already float32"),
         ({"lora": {"base": "nf4"}, "weights": "bfloat16"}, "4 bits"),
-        ({"processes": 2, "optimizer": "adamw-8bit"}, "works on one process"),
-        ({"processes": 2, "lora": {"base": "nf4"}}, "works on one process"),
+        ({"processes": 2, "optimizer": "adamw-8bit"}, "works with one process only"),
+        ({"processes": 2, "lora": {"base": "nf4"}}, "works with one process only"),
         ({"micro_batch_tokens": 8}, "greater than or equal to 64"),
         ({"micro_batch_tokens": "most"}, "auto"),
-        ({"lora": {"targets": ["q_proj", "q_proj"]}}, "stands once"),
+        ({"lora": {"targets": ["q_proj", "q_proj"]}}, "listed only once"),
         ({"lora": {"rank": 0}}, "greater than or equal to 1"),
     ],
 )

@@ -72,7 +72,7 @@ def test_sides_of_several_messages_score_every_answer_and_no_question(tmp_path):
 )
 def test_what_teaches_nothing_is_dropped_with_its_reason_or_is_an_error(tmp_path, chosen, rejected, reason):
     assert border(tmp_path)(pair(QUESTION, chosen, rejected)) == reason
-    with pytest.raises(InputError, match="pair p0 teaches nothing"):
+    with pytest.raises(InputError, match="pair p0 cannot be trained on"):
         border(tmp_path, on_bad_pair="error")(pair(QUESTION, chosen, rejected))
 
 
@@ -152,7 +152,7 @@ def test_a_second_bos_needs_a_first_one(tmp_path):
 def test_a_length_beyond_the_models_context_is_refused(tmp_path):
     with pytest.raises(InputError, match="context is 256"):
         border(tmp_path, max_length=257)
-    with pytest.raises(InputError, match="leaves no token of the model's 256"):
+    with pytest.raises(InputError, match="leaves none of the model's 256"):
         border(tmp_path, overflow="truncate", max_prompt_length=256)
 
 

@@ -133,10 +133,10 @@ def test_settings_that_contradict_each_other_are_refused_at_check(tmp_path):
     write_preferences(tmp_path)
     for old, new, said in (
         ("loss: sigmoid_norm", "loss: robust", "set label_smoothing"),
-        ("loss: sigmoid_norm", "loss: ipo, label_smoothing: 0.1", "does nothing to loss: ipo"),
+        ("loss: sigmoid_norm", "loss: ipo, label_smoothing: 0.1", "has no effect on loss: ipo"),
         ("type: train.smpo,", "type: train.smpo, margin_delta: 0.2,", "smooth_double_bound"),
         ("type: train.smpo,", "type: train.smpo, second_bos: true,", "score_header"),
-        ("type: train.smpo,", "type: train.smpo, max_prompt_length: 9,", "overflow: truncate alone"),
+        ("type: train.smpo,", "type: train.smpo, max_prompt_length: 9,", "only to overflow: truncate"),
     ):
         (tmp_path / "wrong.yaml").write_text(RECIPE.replace(old, new))
         ended = togi(tmp_path / "home", "check", str(tmp_path / "wrong.yaml"))

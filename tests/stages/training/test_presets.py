@@ -69,7 +69,7 @@ def test_what_is_written_out_reads_back_as_the_same(name):
 def test_a_sweep_stands_in_place_of_the_rate_of_a_preset(name):
     made = TrainReward.model_validate({**GIVEN, "preset": name, "sweep": [1e-5, 2e-5]})
     assert made.sweep == (1e-5, 2e-5) and made.batch_size == REWARD_PRESETS[name]["batch_size"]
-    with pytest.raises(ValidationError, match="sweep and learning_rate both give rates"):
+    with pytest.raises(ValidationError, match="sweep and learning_rate both set the rate"):
         TrainReward.model_validate({**GIVEN, "preset": name, "sweep": [1e-5, 2e-5], "learning_rate": 3e-4})
 
 

@@ -101,9 +101,9 @@ def test_the_tokens_of_the_recipe_are_trained_on_and_no_step_more(tmp_path, toke
 
 
 def test_a_window_that_is_longer_than_a_step_is_refused(windows):
-    with pytest.raises(ValidationError, match="a window of 201 tokens is more than a step has"):
+    with pytest.raises(ValidationError, match="a window of 201 tokens is larger than a step"):
         settings(max_length=201)
-    with pytest.raises(InputError, match="context, 256 tokens, which is more than a step has"):
+    with pytest.raises(InputError, match="context, 256 tokens, which is larger than a step"):
         windows(max_length=None, batch_tokens=255)
     assert windows(max_length=None, batch_tokens=256).length == 256
 

@@ -205,14 +205,14 @@ QUANTISED = {
 
 @pytest.mark.parametrize("method", QUANTISED)
 def test_other_quantised_weights_cannot_be_trained(method):
-    with pytest.raises(InputError, match=rf"m: its weights are quantised \(.*{method}\), which cannot be trained"):
+    with pytest.raises(InputError, match=rf"m: its weights are quantised \(.*{method}\), which togi cannot train"):
         refuse_training(settings(lora={}), {"quantization_config": QUANTISED[method]}, "m")
 
 
 def test_weights_in_four_bits_are_trained_by_one_process_with_an_adapter():
     config = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
     refuse_training(settings(lora={}), config, "m")
-    with pytest.raises(InputError, match="take no update"):
+    with pytest.raises(InputError, match="cannot be updated"):
         refuse_training(settings(), config, "m")
     with pytest.raises(InputError, match="set processes: 1"):
         refuse_training(settings(lora={}, processes=2), config, "m")
@@ -226,8 +226,8 @@ def test_an_adapter_on_a_tied_head_is_not_saved_alone():
 
 
 def test_adapters_without_a_base_to_lie_on_are_refused():
-    with pytest.raises(ValidationError, match="no folder holds"):
+    with pytest.raises(ValidationError, match="not stored anywhere"):
         settings(lora={"base": "nf4", "save": "both"})
     reward = {"type": "train.reward", "init": BASE, "pairs": "$pairs", "lora": {"save": "adapter"}}
-    with pytest.raises(ValidationError, match="a head that its base has not"):
+    with pytest.raises(ValidationError, match="a head that its base lacks"):
         TrainReward.model_validate(reward)

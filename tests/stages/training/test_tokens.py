@@ -93,12 +93,12 @@ def test_a_file_that_is_cut_is_told_and_made_again(tmp_path, name):
     whole = tokens_of(context, border(context))
     content = (whole.folder / name).read_bytes()
     (whole.folder / name).write_bytes(content[:-3])
-    with pytest.raises(DamagedFile, match=f"{name}: tokenised data is cut: {len(content) - 3} bytes, {len(content)} "):
+    with pytest.raises(DamagedFile, match=f"{name}: .* truncated: found {len(content) - 3} bytes, {len(content)} "):
         TokenFile(whole.folder)
     told = []
     context.control.send = lambda event: told.append(event.get("message", ""))
     again = tokens_of(context, border(context))
-    assert any("tokenised data is cut" in line and "They are made again now" in line for line in told)
+    assert any("tokenised data is truncated" in line and "Tokenising again" in line for line in told)
     assert (again.folder / name).read_bytes() == content
 
 
@@ -151,7 +151,7 @@ def test_another_tokenizer_in_the_pool_is_an_error(tmp_path, monkeypatch):
     made = border(context)
     context.shards = InThisProcess()
     made.model.tokenizer.add_tokens(["a word that the file of the tokenizer lacks"])
-    with pytest.raises(StageError, match="another process reads another tokenizer or template"):
+    with pytest.raises(StageError, match="a worker process read a different tokenizer or template"):
         tokens_of(context, made)
     assert not list(context.cache.glob("*tokens-*"))
 

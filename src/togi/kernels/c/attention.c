@@ -1,20 +1,20 @@
 /* Attention of a forest as dense blocks, and its gradients.
 
-   A block is query rows [q0, q1) against key rows [k0, k1) of one tree. A run of rows to itself comes first and may be
-   followed by blocks whose rows were visited before. Numbers are float, or bfloat16 (`half`) for processors with AMX:
-   then products read bfloat16 and sum in float32, and what is exponential is float32, as in torch's kernels.
+   A block is query rows [q0, q1) against key rows [k0, k1) of one tree. Blocks of a run of rows with itself come first,
+   then blocks whose rows have been visited before (`merge`). Numbers are float, or bfloat16 (`half`) on processors with
+   AMX: products then read bfloat16 and sum in float32, and exponentials are float32, as in torch's kernels.
 
-   T rows, H query heads, R of them a key head, D head size (a multiple of 32); rows and keys of a block are padded to a
-   multiple of 32 with zeros. Words: floats, or pairs of bfloat16 as the tiles read their second operand. */
+   T rows, H query heads, R of them per key head, D head size (a multiple of 32). Rows and keys of a block are padded
+   with zeros to a multiple of 32. Words: floats, or pairs of bfloat16 in the layout of the tiles' second operand. */
 
 #include "vectors.h"
 
-/* The scores of STEP rows and keys are in the cache at once. */
+/* The scores of STEP rows and STEP keys stay in the cache. */
 #define ROUND(n) (((n) + 31) / 32 * 32)
 
 typedef struct {
     int64_t q0, q1, k0, k1;
-    int64_t all, shift, merge; /* all keys are seen; position(q0) - position(k0); the rows were visited before */
+    int64_t all, shift, merge; /* all keys are visible; position(q0) - position(k0); the rows were visited before */
 } Block;
 
 typedef struct {
@@ -24,10 +24,10 @@ typedef struct {
     const void *grad;                             /* (T, H, D) */
     void *grad_query, *grad_key, *grad_value;     /* as query, key, value */
     float *partial_key, *partial_value;           /* (H, T, D): each query head's share */
-    const Block *blocks;                          /* those of a tree one after another */
+    const Block *blocks;                          /* grouped by tree */
     const int64_t *trees, *starts;                /* (N + 1): first block, first row of each tree */
     char *scratch;                                /* (threads, room) */
-    int64_t room, rows, heads, shared, size, num_trees, window, half, threads; /* a window of 0 is none */
+    int64_t room, rows, heads, shared, size, num_trees, window, half, threads; /* window 0: none */
     float scale;
 } Forest;
 
@@ -35,9 +35,9 @@ SIZE_OF(attend, Forest)
 
 /* --- products ---------------------------------------------------------------------------------------------------- */
 
-#define TALL 8 /* rows of a product that are summed at once, two vectors of columns wide */
+#define TALL 8 /* rows of a product that are summed at once, over two vectors of columns */
 
-/* c = a b, or c += a b: a (M, K) in rows of `la`, b (K, N) in rows of `lb`, c (M, N) in rows of `lc` */
+/* c = a b, or c += a b: a (M, K), b (K, N) and c (M, N) with row strides `la`, `lb` and `lc` */
 static void multiply_floats(float *c, int64_t lc, const float *a, int64_t la, const float *b, int64_t lb, int64_t M,
                             int64_t N, int64_t K, int add) {
     for (int64_t n = 0; n < N; n += 2 * LANES)
@@ -73,7 +73,7 @@ static void begin_tiles(void) {
 
 #define end_tiles _tile_release
 
-/* As multiply_floats, with a of bfloat16 and b (K / 2, N) words */
+/* Like multiply_floats, with a in bfloat16 and b (K / 2, N) words */
 static void multiply_halves(float *c, int64_t lc, const uint16_t *a, int64_t la, const uint32_t *b, int64_t lb,
                             int64_t M, int64_t N, int64_t K, int add) {
     FENCE;
@@ -134,7 +134,7 @@ INLINE void transpose(__m512i *x) {
     }
 }
 
-/* 16 words of 16 rows (null: zeros), to columns in rows of `room` */
+/* 16 words of 16 rows (null: zeros), to columns with row stride `room` */
 static void turn_words(uint32_t *to, const uint32_t *const *rows, int64_t room) {
     __m512i x[16];
     for (int j = 0; j < 16; j++) x[j] = rows[j] ? _mm512_loadu_si512(rows[j]) : _mm512_setzero_si512();
@@ -147,7 +147,7 @@ static void turn_words(uint32_t *to, const uint32_t *const *rows, int64_t room) 
 static void begin_tiles(void) {}
 static void end_tiles(void) {}
 static void multiply_halves(float *c, int64_t lc, const uint16_t *a, int64_t la, const uint32_t *b, int64_t lb,
-                            int64_t M, int64_t N, int64_t K, int add) {} /* never called: see blocks.py */
+                            int64_t M, int64_t N, int64_t K, int add) {} /* never called: see attention.py */
 
 static void turn_words(uint32_t *to, const uint32_t *const *rows, int64_t room) {
     for (int j = 0; j < 16; j++)
@@ -156,8 +156,8 @@ static void turn_words(uint32_t *to, const uint32_t *const *rows, int64_t room) 
 
 #endif
 
-/* c = a b, or c += a b: a (M, K) in rows of `la`, words b of (K, N) in rows of `lb`, c (M, N) in rows of `lc`; all
-   sizes are multiples of 32 */
+/* c = a b, or c += a b: a (M, K), b words of (K, N) and c (M, N) with row strides `la`, `lb` and `lc`; all sizes are
+   multiples of 32 */
 INLINE void multiply(float *c, int64_t lc, const void *a, int64_t la, const void *b, int64_t lb, int64_t M, int64_t N,
                      int64_t K, int add, const int half) {
     if (half) multiply_halves(c, lc, a, la, b, lb, M, N, K, add);
@@ -166,7 +166,7 @@ INLINE void multiply(float *c, int64_t lc, const void *a, int64_t la, const void
 
 /* --- layouts ----------------------------------------------------------------------------------------------------- */
 
-/* (count, D) in rows of `stride` numbers, to (room, D) with zeros behind */
+/* (count, D) with row stride `stride`, to (room, D), filled up with zeros */
 INLINE void as_rows(void *to, const void *from, int64_t stride, int64_t count, int64_t room, int64_t D,
                     const int half) {
     for (int64_t i = 0; i < count; i++)
@@ -203,7 +203,7 @@ INLINE void as_turned_words(uint32_t *to, const void *from, int64_t stride, int6
         }
 }
 
-/* Words of the transpose to the transpose itself, (D, room). */
+/* From words of the transpose to the transpose itself, (D, room). */
 INLINE void as_turned(uint16_t *to, const uint32_t *from, int64_t room, int64_t D) {
     for (int64_t d = 0; d < D / 2; d++)
         for (int64_t i = 0; i < room; i++) {
@@ -225,9 +225,9 @@ static void add_turned(float *to, const float *from, int64_t count, int64_t room
         }
 }
 
-/* --- what is seen ------------------------------------------------------------------------------------------------ */
+/* --- visibility -------------------------------------------------------------------------------------------------- */
 
-/* How far the first query row is in front of the first key, and how far at most a query sees. */
+/* The position of the first query row minus that of the first key, and the longest distance that a query sees. */
 typedef struct { int64_t distance, window; } Sight;
 
 static Sight sight(const Forest *f, const Block *b) {
@@ -235,7 +235,7 @@ static Sight sight(const Forest *f, const Block *b) {
     return (Sight){b->shift, f->window ? f->window : INT32_MAX};
 }
 
-/* Whether rows [q, q + nq) see none of keys [k, k + nk), all of them (1), or some (2). */
+/* Whether rows [q, q + nq) see none of keys [k, k + nk) (0), all of them (1), or some (2). */
 static int seen(Sight s, int64_t q, int64_t nq, int64_t k, int64_t nk) {
     const int64_t nearest = s.distance + q - (k + nk - 1), farthest = s.distance + q + nq - 1 - k;
     if (farthest < 0 || nearest >= s.window) return 0;
@@ -244,20 +244,20 @@ static int seen(Sight s, int64_t q, int64_t nq, int64_t k, int64_t nk) {
 
 /* --- forward ----------------------------------------------------------------------------------------------------- */
 
-/* Whether keys or rows `at` + 0, 1, .. are seen: numbers from `first` to before `last`. */
+/* Which of the keys or rows `at` + 0, 1, .. are in [first, last). */
 INLINE ints within(int64_t at, int64_t first, int64_t last) {
     const ints here = counted() + (int32_t)at;
     return (here >= (int32_t)first) & (here < (int32_t)last);
 }
 
-/* One step of the softmax: scores (rows, keys) become exponentials, the sums so far are scaled to the new maximum. */
+/* One step of the softmax: turns scores (rows, keys) into exponentials, and rescales the sums to the new maximum. */
 INLINE void exponentials(const float *scores, void *shares, float *sums, float *most, float *total, int64_t rows,
                          int64_t keys, int64_t D, Sight s, float scale, const int masked, const int half) {
     const int64_t room = ROUND(keys);
     for (int64_t i = 0; i < ROUND(rows); i++) {
         const float *from = scores + i * STEP;
         void *to = (void *)moved(shares, i * STEP, half);
-        int64_t first = 0, last = i < rows ? keys : 0; /* keys [first, last) are seen */
+        int64_t first = 0, last = i < rows ? keys : 0; /* keys [first, last) are visible */
         if (masked && last) {
             const int64_t here = s.distance + i;
             last = here + 1 < keys ? here + 1 : keys;
@@ -297,7 +297,7 @@ typedef struct {
     float *sums, *most, *total; /* (q, D), (q), (q) */
 } Run;
 
-/* Rows [q0, q1) of a run, as far as they are of a block, against the keys of that block. */
+/* The rows [q0, q1) of a run that are in a block, against the keys of that block. */
 INLINE void look(const Forest *f, const Block *b, int64_t q0, int64_t q1, int64_t head, Run run, char *scratch,
                  const int half) {
     const int64_t D = f->size, keys = b->k1 - b->k0, room = ROUND(keys), many = f->heads / f->shared;
@@ -324,10 +324,10 @@ INLINE void look(const Forest *f, const Block *b, int64_t q0, int64_t q1, int64_
         }
 }
 
-/* Rows [q0, q1) against all that they see: each run's own keys, then those of blocks that were visited before. */
+/* Rows [q0, q1) against all keys that they see: each run's own keys, then those of the merged blocks. */
 INLINE void rows_forward(const Forest *f, const Block *first, const Block *end, int64_t q0, int64_t q1, int64_t head,
                          char *scratch, const int half) {
-    const int64_t D = f->size, count = q1 - q0, room = ROUND(count) + 32; /* a block may begin at any row */
+    const int64_t D = f->size, count = q1 - q0, room = ROUND(count) + 32; /* a block may start at any row */
     Run run = {scratch, (float *)moved(scratch, room * D, half), 0, 0};
     run.most = run.sums + room * D;
     run.total = run.most + room;
@@ -347,7 +347,7 @@ INLINE void rows_forward(const Forest *f, const Block *first, const Block *end, 
     }
 }
 
-/* Run by run, but branches that all see the whole trunk together: its keys are laid out once. */
+/* Run by run, except that branches which all see the whole trunk are computed together: its keys are packed once. */
 INLINE void tree_forward(const Forest *f, int64_t tree, int64_t head, char *scratch, const int half) {
     const Block *first = f->blocks + f->trees[tree], *end = f->blocks + f->trees[tree + 1];
     int64_t done = first->q0;
@@ -378,7 +378,7 @@ void togi_attend(const Forest *f) {
 
 /* --- backward ---------------------------------------------------------------------------------------------------- */
 
-/* Shares and slopes of scores (keys, rows), the slopes also as words. */
+/* Softmax shares, and gradients (slopes), of scores (keys, rows); the slopes also as words. */
 INLINE void slopes(const float *scores, const float *grads, const float *lse, const float *mean, void *shares,
                    void *slope, uint32_t *words, int64_t rows, int64_t keys, int64_t real, Sight s, float scale,
                    const int masked, const int half) {
@@ -398,7 +398,7 @@ INLINE void slopes(const float *scores, const float *grads, const float *lse, co
 }
 
 typedef struct {
-    float *query, *key, *value; /* of a tree, from its first row on */
+    float *query, *key, *value; /* of a tree, from its first row */
 } Sums;
 
 INLINE void *take(char **scratch, int64_t bytes) {
@@ -439,7 +439,7 @@ INLINE void block_backward(const Forest *f, const Block *b, int64_t head, int64_
     memset(grad_query, 0, (Q + 2 * K) * D * 4);
     for (int64_t q = 0; q < Q; q++) {
         vector sums = {0};
-        lse[q] = q < nq ? f->lse[head * f->rows + b->q0 + q] : INFINITY; /* a share of nothing */
+        lse[q] = q < nq ? f->lse[head * f->rows + b->q0 + q] : INFINITY; /* makes the share 0 */
         for (int64_t d = 0; d < (q < nq ? D : 0); d += LANES)
             sums += load(grad, q * f->heads * D + d, half) * load(out, q * f->heads * D + d, half);
         mean[q] = summed(sums);
@@ -484,7 +484,7 @@ INLINE void tree_backward(const Forest *f, int64_t tree, int64_t head, char *scr
         store_lanes(f->grad_query, at + i, *(vector *)(sums.query + i), half);
 }
 
-/* The shares of the query heads of a key head, summed. */
+/* Sums the gradients of all query heads of a key head. */
 INLINE void gather(const Forest *f, int64_t head, int64_t t, const int half) {
     const int64_t D = f->size, T = f->rows, many = f->heads / f->shared;
     for (int64_t d = 0; d < D; d += LANES) {

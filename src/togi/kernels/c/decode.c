@@ -1,25 +1,25 @@
-/* Decoding on CPU: attention of one new token a row.
+/* Decoding on CPU: attention of one new token per row.
 
-   R rows, G groups, K key heads, M query heads a key head, D head size, P prompt columns, S own columns. */
+   R rows, G groups, K key heads, M query heads per key head, D head size, P prompt columns, S own columns. */
 
 #include "vectors.h"
 
-/* Keys lie in blocks of BLOCK columns (16), (D, 16) each. */
-#define QUERIES 4 /* computed at once, as many as the registers hold */
+/* Keys are stored in blocks of BLOCK (16) columns, (D, 16) each. */
+#define QUERIES 4 /* computed at once: as many as fit into the registers */
 
 typedef struct {
     const void *query, *key, *value;           /* (R, K, M, D) and (R, K, D): the new token's */
     void *out;                                 /* (R, K, M, D) */
     const void *prompt_key, *prompt_value;     /* (G, K, P / 16, D, 16) and (G, K, P, D) */
     void *own_key, *own_value;                 /* (R, K, S / 16, D, 16) and (R, K, S, D); the new token's is written */
-    const int64_t *order;                      /* (R): rows, those of a group one after another */
+    const int64_t *order;                      /* (R): row indices, grouped */
     const int64_t *group, *prompt, *own;       /* (R): group, its prompt's length, own tokens before the new one */
     float *scratch;                            /* (threads, M * (D + P + S)) */
-    const void *cosine, *sine;                 /* (R, D): the turn of queries and keys; null: they are turned already */
-    const void *query_norm, *key_norm;         /* (D): weights of a norm before it; null: none */
+    const void *cosine, *sine;                 /* (R, D): rotation of queries and keys; null: already rotated */
+    const void *query_norm, *key_norm;         /* (D): weights of a norm before the rotation; null: none */
     int64_t rows, heads, shared, size, prompt_room, own_room, window;
     int64_t half, threads; /* half: all numbers are bfloat16, not float */
-    float scale, softcap;  /* a window or cap of 0 is none */
+    float scale, softcap;  /* window or softcap 0: none */
     float epsilon, shift;  /* of the norms */
 } Decode;
 
@@ -30,7 +30,7 @@ INLINE void score(const float *queries, const void *keys, int64_t blocks, float 
                   const int half, const int Q) {
     for (int64_t b = 0; b < blocks; b++)
         for (int part = 0; part < BLOCK; part += LANES) {
-            vector even[QUERIES] = {0}, odd[QUERIES] = {0}; /* two sums each: a single one would wait for itself */
+            vector even[QUERIES] = {0}, odd[QUERIES] = {0}; /* two sums each, because one alone would stall */
             for (int64_t d = 0; d < D; d += 2) {
                 size_t at = (b * D + d) * BLOCK + part;
                 vector key = load(keys, at, half), next = load(keys, at + BLOCK, half);
@@ -56,7 +56,7 @@ INLINE void gather(const float *weights, int64_t room, const void *values, int64
     }
 }
 
-/* What an item sees: keys [skip, stop) of the prompt and [own_skip, own_stop) of the row. */
+/* The keys that an item sees: [skip, stop) of the prompt and [own_skip, own_stop) of the row. */
 typedef struct {
     const void *prompt_key, *prompt_value, *own_key, *own_value;
     int64_t skip, stop, own_skip, own_stop;
@@ -108,7 +108,7 @@ INLINE void attend(const Decode *a, const Seen *s, const float *queries, float *
     }
 }
 
-/* A head's numbers, normalised and turned by their position as the row asks for. */
+/* A head's numbers, normalised and rotated by position if requested. */
 INLINE void prepare(const Decode *a, const void *head, const void *norm, int64_t row, float *to, const int half) {
     const int64_t D = a->size, H = D / 2;
     for (int64_t d = 0; d < D; d += LANES) *(vector *)(to + d) = load(head, d, half);
@@ -127,7 +127,7 @@ INLINE void prepare(const Decode *a, const void *head, const void *norm, int64_t
     }
 }
 
-/* Writes the new token's key and value behind the row's own. */
+/* Appends the new token's key and value to the row's own. */
 INLINE void keep(const Decode *a, int64_t row, int64_t head, int64_t own, float *key, const int half) {
     const int64_t D = a->size, at = row * a->heads + head, to = at * a->own_room * D;
     prepare(a, moved(a->key, at * D, half), a->key_norm, row, key, half);
@@ -165,7 +165,7 @@ INLINE void attend_row(const Decode *a, int64_t row, int64_t head, float *querie
     }
 }
 
-/* Attention of one new token a row, whose key and value are written first; D is a multiple of 32. */
+/* Attention of one new token per row, whose key and value are stored first; D is a multiple of 32. */
 void togi_decode(const Decode *a) {
 #pragma omp parallel num_threads(a->threads)
     {

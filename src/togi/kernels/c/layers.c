@@ -1,13 +1,12 @@
-/* Norms, gates and rotary positions, forward and backward; each number is read once and written once.
+/* Norms, gates and rotary positions, forward and backward. Each number is read once and written once.
 
    R rows, F width, T positions, H heads, D head size. */
 
 #include "vectors.h"
 
-/* Of a weight's gradient the share of CHUNK rows is summed by one thread: any number of threads sums alike. */
+/* One thread sums the weight gradient of CHUNK rows, so the result does not depend on the number of threads. */
 
-/* The types of a norm: that of its input, of its weight, of its output.
-   The numbers are those of native.py. */
+/* The types of a norm's input, weight and output, numbered as in native.py. */
 #define BY_TYPES(types, function, ...)                                                                                 \
     switch (types) {                                                                                                   \
     case 0: function(__VA_ARGS__, 0, 0, 0); break;                                                                     \
@@ -85,13 +84,13 @@ void togi_norm_backward(const Norm *a) {
 
 /* --- gates ------------------------------------------------------------------------------------------------------- */
 
-/* f(x) is x / (1 + exp(-z)): SiLU for z = x, GELU by tanh for z = 2 sqrt(2 / pi) (x + 0.044715 x^3). */
+/* f(x) is x / (1 + exp(-z)): SiLU for z = x, tanh-approximated GELU for z = 2 sqrt(2 / pi) (x + 0.044715 x^3). */
 #define GELU 1.5957691216057308f
 #define CUBE 0.044715f
 
 typedef struct {
     const void *x, *up;              /* (R, F) */
-    void *y;                         /* (R, F): f(x) * up; null in the backward: not wanted */
+    void *y;                         /* (R, F): f(x) * up; optional (null) in the backward */
     const void *grad;                /* (R, F) */
     void *grad_x, *grad_up;          /* (R, F) */
     int64_t rows, width, gelu, half; /* half: all numbers are bfloat16, not float */
@@ -107,7 +106,7 @@ INLINE Open opened(vector x, const int gelu) {
     vector z = x;
     if (gelu) z = GELU * (x + CUBE * x * x * x);
     const ints below = z < 0;
-    vector falling = exps((vector)((ints)z | ((ints){0} + INT32_MIN))); /* of -|z| */
+    vector falling = exps((vector)((ints)z | ((ints){0} + INT32_MIN))); /* exp(-|z|) */
     vector one = 1 / (1 + falling), other = falling * one;
     return (Open){kept(one, ~below) + kept(other, below), kept(other, ~below) + kept(one, below)};
 }
@@ -143,7 +142,7 @@ INLINE void gate_rows(const Gate *a, int64_t row, const int gelu, const int half
     else gate(a, row, gelu, half);
 }
 
-/* Forward without a gradient, backward with one. */
+/* Without `grad` the forward pass, with it the backward pass. */
 void togi_gate(const Gate *a) {
 #pragma omp parallel for schedule(static) if (a->rows * a->width >= PARALLEL)
     for (int64_t row = 0; row < a->rows; row++) {
@@ -158,7 +157,7 @@ void togi_gate(const Gate *a) {
 
 typedef struct {
     const void *x, *cosine, *sine;   /* heads (T, H, D), backward (H, T, D); angles (T, D) */
-    void *y;                         /* rotated (H, T, D); backward (T, H, D), rotated by the transposed map */
+    void *y;                         /* rotated (H, T, D); backward (T, H, D), by the transposed map */
     int64_t positions, heads, size;
     int64_t back, half, angle_half;
 } Rotation;

@@ -1,7 +1,7 @@
 /* Products of few rows with bfloat16 weights, for processors with AMX.
 
-   A weight (N, K) is kept as panels of 32 outputs; a panel is K / 32 pairs of tiles, a tile (16 inputs / 2, 16 outputs,
-   2 inputs): a panel is read once from its beginning to its end. N is rounded up to 32 with zeros. */
+   A weight (N, K) is stored as panels of 32 outputs. A panel is K / 32 pairs of tiles, each (16 input pairs, 16
+   outputs, 2 inputs), and is read once from start to end. N is padded with zeros to a multiple of 32. */
 
 #include "vectors.h"
 
@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #define PANEL 32
-#define AHEAD 4096 /* bytes asked for before they are read: by itself the processor does not look beyond a page */
+#define AHEAD 4096 /* bytes of prefetch: on its own the processor does not prefetch beyond a page */
 
 /* Whether this process may use the tiles. */
 int togi_products(void) { return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */) == 0; }
@@ -29,7 +29,7 @@ void togi_pack(const uint16_t *weight, uint16_t *packed, int64_t N, int64_t K) {
                     }
 }
 
-/* Tiles 0 to 3: sums of two times 16 rows; 4 and 5: inputs; 6 and 7: weights. */
+/* Tiles 0 to 3: sums of twice 16 rows; 4 and 5: inputs; 6 and 7: weights. */
 static void configure(int upper, int lower) {
     struct { uint8_t palette, start, reserved[14]; uint16_t bytes[16]; uint8_t rows[16]; } tiles = {.palette = 1};
     const int rows[8] = {upper, upper, lower, lower, upper, lower, 16, 16};
@@ -41,7 +41,7 @@ static void configure(int upper, int lower) {
     _tile_loadconfig(&tiles);
 }
 
-/* y = x weight' + bias for x (M, K), K a multiple of 32; a null bias is none. */
+/* y = x weight' + bias for x (M, K), with K a multiple of 32; null: no bias. */
 void togi_linear(const uint16_t *x, const uint16_t *packed, const uint16_t *bias, uint16_t *y, int64_t M, int64_t N,
                  int64_t K) {
 #pragma omp parallel

@@ -5,10 +5,10 @@
 #include "vectors.h"
 
 typedef struct {
-    void *logits;            /* (C, V); the backward puts their gradient in their place */
+    void *logits;            /* (C, V); the backward overwrites them with their gradient */
     const int64_t *target;   /* (C) */
-    float *chosen, *lse;     /* (C): the target's logit and the log-sum-exp of all, of logits times `factor` */
-    float *entropy;          /* (C): of the distribution; null: not wanted */
+    float *chosen, *lse;     /* (C): of logits times `factor`, the target's and the log-sum-exp of all */
+    float *entropy;          /* (C): of the distribution; optional (null) */
     const float *grad;       /* (C): of log-probabilities; null: forward */
     int64_t tokens, width, half;
     float factor;
@@ -16,7 +16,7 @@ typedef struct {
 
 SIZE_OF(softmax, Logits)
 
-/* Adds exponentials to a sum, and what they weigh to another; a share of nothing weighs nothing. */
+/* Adds exponentials to `sum`, and for the entropy exponential * exponent to `weight`; a zero exponential adds 0. */
 INLINE void weigh(vector here, vector *sum, vector *weight, const int entropy) {
     const vector share = exps(here), least = all(-150.0f);
     *sum += share;
@@ -31,7 +31,7 @@ INLINE void row_forward(const Logits *a, int64_t row, const int half, const int 
     vector tops = all(-INFINITY), even = {0}, odd = {0}, even_weight = {0}, odd_weight = {0};
     for (int64_t i = 0; i + LANES <= V; i += LANES) {
         const vector here = load(from, i, half) * a->factor;
-        const ints above = ~(here <= tops); /* what is no number is above */
+        const ints above = ~(here <= tops); /* true for NaN */
         tops = (vector)(((ints)here & above) | ((ints)tops & ~above));
     }
     float top = -INFINITY, sum = 0, weight = 0;

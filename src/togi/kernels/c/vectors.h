@@ -1,4 +1,4 @@
-/* Numbers that are bfloat16 (`half`) or float in memory and float in registers. */
+/* Vectors of numbers that are bfloat16 (`half`) or float in memory, and float in registers. */
 
 #include <math.h>
 #include <stddef.h>
@@ -15,11 +15,11 @@
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
-/* Python states these structures too: their sizes are compared when the library is loaded. */
+/* Python declares these structures too; their sizes are compared when the library is loaded. */
 #define SIZE_OF(part, type) \
     int64_t togi_size_##part(void) { return sizeof(type); }
 
-#define PARALLEL (1 << 15) /* numbers that repay waking the other threads */
+#define PARALLEL (1 << 15) /* numbers from which several threads pay off */
 
 #ifdef __AVX512F__
 #define LANES 16
@@ -96,11 +96,11 @@ INLINE vector kept(vector x, ints mask) { return (vector)((ints)x & mask); }
 /* exp_ of each lane; also right a little above 0 */
 INLINE vector exps(vector x) {
 #ifdef __AVX512F__
-    x = (vector)_mm512_max_ps((__m512)all(-150.0f), (__m512)x); /* gives its second where one is no number */
+    x = (vector)_mm512_max_ps((__m512)all(-150.0f), (__m512)x); /* returns its second operand if one is NaN */
     vector n = (vector)_mm512_roundscale_ps((__m512)(x * 1.44269504088896341f), 0);
 #else
     const vector shift = all(12582912.0f); /* 1.5 * 2^23 */
-    const ints some = ~(x < -87.0f); /* what is no number stays so */
+    const ints some = ~(x < -87.0f); /* NaN stays NaN */
     x = kept(x, some);
     vector n = (x * 1.44269504088896341f + shift) - shift;
 #endif
@@ -125,7 +125,7 @@ INLINE void store_lanes(void *to, size_t at, vector numbers, const int half) {
 #endif
 }
 
-/* Numbers `at` + 0, 1, .. of `count`, with zeros behind the last. */
+/* Numbers `at` + 0, 1, .. of `count`, filled up with zeros. */
 INLINE vector get(const void *from, int64_t at, int64_t count, const int half) {
     if (count - at >= LANES) return load(from, at, half);
     vector found = {0};
@@ -147,5 +147,5 @@ INLINE float summed(vector numbers) {
     return sum;
 }
 
-/* What the tiles read and write is memory that the compiler does not know of. */
+/* Tile instructions access memory in ways that the compiler does not see. */
 #define FENCE __asm__ volatile("" ::: "memory")

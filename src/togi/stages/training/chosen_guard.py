@@ -1,7 +1,7 @@
-"""Watches the log-probability of the chosen answers while preferences are learnt.
+"""Watches the log-probability of chosen answers during preference training.
 
-A preference loss is also met by making both answers less likely, the rejected one faster. The model then forgets how to
-say what was chosen, while loss, margin and accuracy look well.
+A preference loss also falls when both answers become less likely, the rejected one faster. The model then forgets the
+chosen answers, while loss, margin and accuracy look good.
 """
 
 from collections.abc import Mapping
@@ -16,20 +16,21 @@ from togi.stages.context import Context
 
 
 class FallingChosen(Settings):
-    """When to sound the alarm over chosen answers that become less likely."""
+    """When to raise an alarm because chosen answers become less likely."""
 
     max_fall: float = Field(
         default=0.5,
         gt=0,
-        description="nats per token by which the chosen answers may fall under their start, as a mean over `window`",
+        description="largest fall of the chosen answers' log-probability below its start, in nats per token, averaged "
+        "over `window`",
     )
-    window: int = Field(default=5, ge=1, description="optimiser steps that are averaged, at the start and now")
-    stop: bool = Field(default=False, description="end the run instead of going on with an alarm")
+    window: int = Field(default=5, ge=1, description="optimiser steps to average over, at the start and now")
+    stop: bool = Field(default=False, description="stop the run as well as raise the alarm")
 
 
 @dataclass(slots=True)
 class FallWatch:
-    """A `FallingChosen` at work. `start` counts as unchanged: a known value, or the mean of the first window."""
+    """The state of a `FallingChosen` guard. `start` is the baseline: a known value, or the mean of the first window."""
 
     settings: FallingChosen
     start: float | None = None
@@ -43,7 +44,8 @@ class FallWatch:
         self.start, self.recent, self.below = state["start"], list(state["recent"]), state["below"]
 
     def observe(self, step: int, value: float, context: Context) -> None:
-        """Takes the value of a step, and tells when the fall begins. Raises StageError where the recipe wants that."""
+        """Records the value of a step, and raises an alarm when the fall begins. Raises StageError if the recipe sets
+        `stop`."""
         window = self.settings.window
         self.recent = [*self.recent, value][-window:]
         if len(self.recent) < window:
@@ -56,9 +58,9 @@ class FallWatch:
         if not began:
             return
         message = (
-            f"the chosen answers fell by {fall:.3g} nats per token under their start at step {step} (mean of {window} "
-            f"steps; allowed: {self.settings.max_fall:g}): lower the learning rate, or give the chosen answers a loss "
-            "of their own (sft_weight, chosen_sft_ratio)"
+            f"the chosen answers fell by {fall:.3g} nats per token below their start at step {step} (mean of {window} "
+            f"steps; allowed: {self.settings.max_fall:g}): lower the learning rate, or add a loss on the chosen "
+            "answers (sft_weight, chosen_sft_ratio)"
         )
         context.alarm("falling_chosen", message, step=step, value=-fall, threshold=-self.settings.max_fall)
         if self.settings.stop:

@@ -1,4 +1,4 @@
-"""`train.dpo`: a policy learns from preference pairs, held to its initial model (arXiv 2305.18290; docs/methods.md)."""
+"""`train.dpo`: trains a policy on preference pairs, close to its initial model (arXiv 2305.18290; docs/methods.md)."""
 
 from dataclasses import replace
 from typing import Any, Literal, Self
@@ -32,25 +32,26 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class TrainDpo(PreferenceTraining):
-    """The log-ratio to the initial model rises on chosen answers against rejected ones."""
+    """Raises the log-ratio to the initial model of chosen answers over that of rejected ones."""
 
     type: Literal["train.dpo"] = "train.dpo"
     preset: Literal["llm-jp-instruct3"] | None = Field(default=None, description="published settings by name")
     loss: Literal["sigmoid", "sigmoid_norm", "hinge", "ipo", "robust"] = Field(
-        default="sigmoid", description="sigmoid_norm: of means over tokens; robust: corrected for label_smoothing"
+        default="sigmoid",
+        description="sigmoid_norm: sigmoid of means over tokens; robust: corrected for label_smoothing",
     )
-    beta: float = Field(default=0.1, gt=0, description="how strongly the policy is held to the initial model")
+    beta: float = Field(default=0.1, gt=0, description="strength of the pull towards the initial model")
     label_smoothing: float = Field(
-        default=0.0, ge=0, lt=0.5, description="share of the pairs that are taken to be labelled the wrong way round"
+        default=0.0, ge=0, lt=0.5, description="assumed share of pairs whose labels are flipped"
     )
     sft_weight: float = Field(
         default=0.0, ge=0, description="weight of the cross entropy of the chosen answers' tokens (RPO)"
     )
     reference: bool = Field(
-        default=True, description="false: log-probabilities in place of log-ratios to the initial model (CPO)"
+        default=True, description="false: use log-probabilities instead of log-ratios to the initial model (CPO)"
     )
     learning_rate: float = Field(
-        default=1e-6, gt=0, description="peak of the schedule; about ten times as much for LoRA"
+        default=1e-6, gt=0, description="peak of the schedule; use about ten times as much for LoRA"
     )
 
     @model_validator(mode="before")
@@ -63,12 +64,15 @@ class TrainDpo(PreferenceTraining):
         if wrong := dpo_problem(self.loss, self.label_smoothing):
             raise ValueError(wrong)
         if self.loss == "robust" and not self.label_smoothing:
-            raise ValueError("loss: robust corrects for a share of flipped labels: set label_smoothing, such as 0.1")
+            raise ValueError(
+                "loss: robust corrects for flipped labels: set label_smoothing to their share, such as 0.1"
+            )
         return self
 
 
 def estimate(settings: TrainDpo, inputs: Inputs) -> Cost:
-    """Pairs; with a reference, the initial model reads each pair once, those of the validation too."""
+    """The cost of training on pairs. With a reference, the initial model also reads each pair once, validation
+    included."""
     cost = pairs_cost(settings, inputs)
     if not (settings.reference and cost.tokens and cost.samples):
         return cost

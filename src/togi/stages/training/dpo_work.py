@@ -1,4 +1,4 @@
-"""The work of `train.dpo`: pairs, what the initial model says about them, and the loss between the two."""
+"""The work of `train.dpo`: pairs, their log-probabilities under the initial model, and the loss."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -32,12 +32,13 @@ def rehearse(settings: TrainDpo, context: Context) -> list[Rehearsed]:
 
 
 def border(settings: TrainDpo, context: Context, model: LoadedModel) -> PairToExample:
-    """What makes examples of pairs."""
+    """The converter from pairs to examples."""
     return PairToExample(settings=settings, context=context, model=model)
 
 
 class DpoTask(PairTask):
-    """The chosen answers are watched by how they changed against the initial model, pair by pair: 0 at the start."""
+    """With a reference, chosen answers are watched by their change from the initial model, pair by pair: 0 at the
+    start."""
 
     settings: TrainDpo
 

@@ -1,4 +1,4 @@
-"""Items in shuffled epochs, laid end to end."""
+"""Items in shuffled epochs, as one endless sequence."""
 
 import random
 from array import array
@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 
 
 class Epochs(Generic[Item]):
-    """Which item stands at place 0, 1, ... of all epochs follows from `seed` and the number of items alone."""
+    """An endless sequence of shuffled epochs over `items`. The order depends only on `seed` and the number of items."""
 
     def __init__(self, items: Sequence[Item], seed: int) -> None:
         self.items = items
@@ -19,7 +19,7 @@ class Epochs(Generic[Item]):
         self._orders: dict[int, array[int]] = {}
 
     def take(self, places: Iterable[int]) -> list[Item]:
-        """The items at some places."""
+        """The items at these positions of the sequence."""
         chosen = []
         for at in places:
             epoch, place = divmod(at, len(self.items))
@@ -27,7 +27,7 @@ class Epochs(Generic[Item]):
         return chosen
 
     def _order(self, epoch: int) -> "array[int]":
-        """The order of an epoch; that of the last one asked for is kept."""
+        """The order of an epoch. Only the most recent order is kept."""
         if epoch not in self._orders:
             order = array("q", range(len(self.items)))
             random.Random(derive(self.seed, "epoch", epoch)).shuffle(order)

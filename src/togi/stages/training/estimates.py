@@ -1,4 +1,4 @@
-"""What trainings on fixed data will take."""
+"""The cost of training on fixed data."""
 
 import math
 from collections.abc import Sequence
@@ -11,9 +11,11 @@ from togi.stages.training.optimisation import FixedTraining
 def fixed_cost(
     settings: FixedTraining, inputs: Inputs, refs: Sequence[Ref], *, sides: int = 1, block: int | None = None
 ) -> Cost:
-    """Samples and tokens of a training on the records of `refs`, whose examples have `sides` sequences; with `block`
-    examples are laid end to end and cut into blocks of that many tokens, or of as many as the longest has where it is
-    0."""
+    """Samples and tokens of a training on the records of `refs`, whose examples have `sides` sequences.
+
+    With `block`, examples are concatenated and cut into blocks of that many tokens; 0: as many as the longest example
+    has.
+    """
     cost = Cost()
     if settings.steps is not None:
         cost.samples = settings.steps * settings.batch_size
@@ -33,9 +35,9 @@ def fixed_cost(
             most = limit = 1 + (block or most)
         cost.load = Load(step=settings.batch_size * min(most, limit), example=min(most, limit))
     elif settings.max_length is None:
-        cost.unknown.append("tokens: lengths are unknown, and there is no max_length")
+        cost.unknown.append("tokens: lengths are unknown and max_length is not set")
     else:
         cost.tokens = round(cost.samples * limit)
-        cost.notes.append("tokens: at most, if every record were as long as max_length")
+        cost.notes.append("tokens: upper bound, with every record at max_length")
         cost.load = Load(step=settings.batch_size * limit, example=limit)
     return cost

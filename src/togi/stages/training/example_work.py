@@ -1,4 +1,4 @@
-"""What a training learns from, one at a time."""
+"""The training example."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,9 +8,10 @@ from togi.model.forest import Sequence as TokenSequence
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """What is never cut: one tree of sequences (a chat has one, a pair two), and the numbers that go with it.
+    """A unit that is never split: one tree of sequences (one for a chat, two for a pair) and the numbers that go with
+    it.
 
-    `prompt` tells which examples must stay on one side of a split. `ref_logp` are the log-probabilities (nats) of the
+    Examples with an equal `prompt` must stay on one side of a split. `ref_logp` are the log-probabilities (nats) of the
     sequences under the initial model, each summed over its scored tokens.
     """
 

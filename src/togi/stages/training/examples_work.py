@@ -1,6 +1,7 @@
-"""Examples of training on fixed data: reading records, splitting them, and the order in which steps take them.
+"""Examples of training on fixed data: reading records, splitting them, and the order in which steps use them.
 
-What a step takes follows from the settings, the data and the step, so a run that was killed goes on with the same bits.
+The examples of a step depend only on the settings, the data and the step, so a killed run resumes with bit-identical
+results.
 """
 
 import random
@@ -31,8 +32,8 @@ from togi.stages.training.tokens_work import Border, tokenised, unrendered_warni
 
 @dataclass(slots=True)
 class Data:
-    """Examples to train on and to validate on; `warnings` (name, message) become alarms when training begins. `system`
-    is the system turn that nearly all examples to train on begin with."""
+    """Examples for training and validation. `warnings` (name, message) become alarms when training begins. `system` is
+    the system turn that nearly all training examples begin with."""
 
     training: Sequence[Example]
     validation: Sequence[Example] = ()
@@ -41,9 +42,9 @@ class Data:
 
 
 def read(settings: FixedTraining, context: Context, refs: Sequence[Ref], border: Border) -> Data:
-    """The examples that `border` makes of the records of `refs`, and those of `validation`: as tokens on the disk.
+    """The examples that `border` makes of the records of `refs` and of `validation`, stored as tokens on disk.
 
-    Raises InputError where nothing is left to train on, or where the data cannot be split as asked for.
+    Raises InputError if nothing is left to train on, or if the data cannot be split as requested.
     """
     stored, told = _stored(settings, context, refs, border)
     if not len(stored):
@@ -55,7 +56,7 @@ def read(settings: FixedTraining, context: Context, refs: Sequence[Ref], border:
         held, more = _stored(settings, context, [settings.validation], border)
         told += more
         if not len(held):
-            raise InputError(f"stage {context.name}: no record of {settings.validation} is left to validate on")
+            raise InputError(f"stage {context.name}: no record of {settings.validation} is left for validation")
         told += _overlap(stored, held)
     keep_marks(context, settings.init, stored.column("mark"))
     return Data(stored, () if held is None else held, told, stored.common_system(NEARLY_ALL))
@@ -64,16 +65,16 @@ def read(settings: FixedTraining, context: Context, refs: Sequence[Ref], border:
 def _stored(
     settings: FixedTraining, context: Context, refs: Sequence[Ref], border: Border
 ) -> tuple[Stored, list[tuple[str, str]]]:
-    """The examples of the records of `refs`, which are counted, and warnings."""
+    """The examples of the records of `refs`, and warnings. Counts the records."""
     files = [tokenised(settings, context, ref, border) for ref in refs]
     context.count_in(sum(file.more["records"] for file in files))
     return Stored(files), unrendered_warning(files)
 
 
 def _overlap(training: Stored, held_out: Stored) -> list[tuple[str, str]]:
-    """A warning where examples to validate on have a prompt that is trained on."""
+    """A warning if validation examples have prompts that also occur in training."""
     shared = int(np.isin(held_out.column("prompt"), training.column("prompt")).sum())
-    message = f"{shared} of {len(held_out)} validation examples have a prompt that is trained on"
+    message = f"{shared} of {len(held_out)} validation examples have a prompt that is also trained on"
     return [("validation_overlap", message)] if shared else []
 
 
@@ -82,9 +83,9 @@ def _why(told: Sequence[tuple[str, str]]) -> str:
 
 
 def split(examples: Sequence[Example], share: float, seed: int, name: str) -> tuple[list[Example], list[Example]]:
-    """Training and held-out examples; those of one prompt stand on one side, and either side has two prompts.
+    """Training and held-out examples. Those of one prompt stay on one side, and each side has at least two prompts.
 
-    Raises InputError where there are too few prompts.
+    Raises InputError if there are too few prompts.
     """
     prompts = list(dict.fromkeys(example.prompt for example in examples))
     held = {prompts[number]: None for number in _held_out(len(prompts), share, seed, name)}
@@ -92,7 +93,7 @@ def split(examples: Sequence[Example], share: float, seed: int, name: str) -> tu
 
 
 def split_stored(examples: Stored, share: float, seed: int, name: str) -> tuple[Stored, Stored]:
-    """`split`, of examples on the disk."""
+    """`split` for examples on disk."""
     _, first_P, prompt_N = np.unique(examples.column("prompt"), return_index=True, return_inverse=True)
     held_P = np.zeros(len(first_P), bool)
     held_P[np.argsort(first_P)[_held_out(len(first_P), share, seed, name)]] = True
@@ -101,42 +102,42 @@ def split_stored(examples: Stored, share: float, seed: int, name: str) -> tuple[
 
 
 def _held_out(prompts: int, share: float, seed: int, name: str) -> "array[int]":
-    """Which prompts are held out, by their numbers in the order in which they first come."""
+    """The held-out prompts, as indices in order of first occurrence."""
     order = array("q", range(prompts))
     random.Random(seed).shuffle(order)
     count = max(2, round(share * prompts))
     if count > prompts - 2:
         raise InputError(
             f"stage {name}: examples of {prompts} prompts cannot be split into training and validation with a "
-            f"share of {share}; make at least 4, lower the share, or leave `validation` out"
+            f"share of {share}; provide at least 4 prompts, lower the share, or remove `validation`"
         )
     return order[:count]
 
 
 def too_long(settings: FixedTraining, context: Context, record: Record, length: int) -> str:
-    """The reason for dropping a record of `length` tokens. Raises InputError where the settings want an error."""
+    """The reason for dropping a record of `length` tokens. Raises InputError if `overflow` is error."""
     if settings.overflow == "error":
         raise InputError(
             f"stage {context.name}: record {record.id} has {length} tokens, max_length is {settings.max_length}; raise "
-            "max_length or set overflow to what should happen"
+            "max_length, or choose another overflow"
         )
     return "too_long"
 
 
 def length_limit(settings: FixedTraining, context: Context, model: LoadedModel) -> int:
-    """`max_length`, or the model's context. Raises InputError where it is more than the context."""
+    """`max_length`, or the model's context. Raises InputError if it exceeds the context."""
     return window_of(settings.max_length, context, model)
 
 
 def window_of(max_length: int | None, context: Context, model: LoadedModel) -> int:
-    """The longest sequence, in tokens: `max_length`, or the model's context. Raises InputError where it is more, and
-    where neither is known."""
+    """The longest sequence, in tokens: `max_length`, or the model's context. Raises InputError if `max_length` exceeds
+    the context, or if neither is known."""
     window = context_of(model.net.config.get_text_config().to_dict())
     if max_length is None and window is not None:
         return window
     if max_length is None:
         raise InputError(
-            f"stage {context.name}: max_length is not set, and {model.name} does not say how long a text it takes (its "
+            f"stage {context.name}: max_length is not set, and {model.name} does not specify its context (its "
             "config.json has no max_position_embeddings): set max_length to the longest text, in tokens, that it was "
             "trained on"
         )
@@ -148,18 +149,18 @@ def window_of(max_length: int | None, context: Context, model: LoadedModel) -> i
 
 
 def check_fits(context: Context, longest: int, setting: str) -> None:
-    """Raises StageError where `micro_batch_tokens: auto` found no room for the longest example, which is never cut;
-    `setting` is what bounds its length."""
+    """Raises StageError if the longest example, which is never cut, is larger than the micro-batch that fits into
+    memory according to `micro_batch_tokens: auto`. `setting` is the setting that limits its length."""
     if context.fits is not None and longest > context.fits:
         raise StageError(
-            f"stage {context.name}: the longest example has {longest} tokens, but the memory at hand has room for a "
+            f"stage {context.name}: the longest example has {longest} tokens, but the available memory only fits a "
             f"micro-batch of {context.fits} tokens. Lower {setting}, or set activation_checkpointing: true, lora, or "
             "optimizer: adamw-8bit"
         )
 
 
 def inner(context: Context, name: str) -> Context:
-    """The context of a training inside a stage, such as a control: a folder of its own, the same voice and seed."""
+    """The context of a training inside a stage, such as a control: its own folder, with the stage's log and seed."""
     folder = context.folder / "runs" / name
     folder.mkdir(parents=True, exist_ok=True)
     return replace(context, folder=folder)
@@ -169,8 +170,8 @@ def inner(context: Context, name: str) -> Context:
 
 
 class BatchSource(Protocol):
-    """Which examples each step trains on. `take` is called once a step, in order; `state` is what does not follow from
-    the step alone; `metrics` are logged with the step that was taken last."""
+    """Selects the examples of each step. `take` is called once per step, in order. `state` is what does not follow from
+    the step alone. `metrics` are logged with the step taken last."""
 
     @property
     def total_steps(self) -> int: ...
@@ -181,7 +182,7 @@ class BatchSource(Protocol):
 
 
 class ShuffledEpochs:
-    """Shuffled epochs laid end to end and cut into batches; only the last batch may be smaller."""
+    """Shuffled epochs in a row, cut into batches. Only the last batch may be smaller."""
 
     def __init__(self, settings: FixedTraining, examples: Sequence[Example], seed: int) -> None:
         self.examples = Epochs(examples, seed)
@@ -206,4 +207,4 @@ class ShuffledEpochs:
         return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Nothing to take up: everything follows from the step."""
+        """Does nothing: everything follows from the step."""

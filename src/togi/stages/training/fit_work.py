@@ -1,6 +1,6 @@
 """Training on fixed data: micro-batches, validation, the best weights.
 
-A stage brings a `Task`: its examples (`examples_work`) and how a model learns from them. `fit` does the rest.
+A stage provides a `Task`: its examples (`examples_work`) and how a model is trained on them. `fit` does the rest.
 """
 
 from abc import ABC, abstractmethod
@@ -31,15 +31,15 @@ from togi.train.sharding import ShardedModel
 Inputs = TypeVar("Inputs")
 
 
-# --- what a stage brings ----------------------------------------------------------------------------------------------
+# --- what a stage provides --------------------------------------------------------------------------------------------
 
 
 class Task(ABC, Generic[Inputs]):
-    """How a model learns from examples. `Inputs` is what one forward reads.
+    """How a model is trained on examples. `Inputs` is the input type of one forward pass.
 
-    `module` is a `Policy` or `RewardModel`; None where the trained weights are few, so that each rank holds them whole.
-    While it is trained on several ranks its weights are empty, and another one, whose weights are shards, is handed to
-    `forward`.
+    `module` is a `Policy` or `RewardModel`; None if the trained weights are so few that each rank holds all of them.
+    During training on several ranks its weights are empty, and `forward` gets another module, whose weights are
+    shards.
     """
 
     def __init__(self, data: Data, device: torch.device, module: Any = None) -> None:
@@ -52,20 +52,21 @@ class Task(ABC, Generic[Inputs]):
         """The loss of a step (from 0)."""
 
     def validated(self, step: int) -> Objective:
-        """The loss that validation measures after `step` steps; the same at all of them where they are compared."""
+        """The loss that validation measures after `step` steps. For validations to be comparable, it must be the same
+        after every step."""
         return self.objective(max(step - 1, 0))
 
     @abstractmethod
     def forward(self, module: Any, inputs: Inputs) -> Output:
-        """What the model says about a micro-batch, with a graph where gradients are on. `module` is the task's, or what
-        stands in for it."""
+        """The model's output for a micro-batch, with a graph if gradients are enabled. `module` is the task's, or its
+        replacement."""
 
     @abstractmethod
     def plant(self, examples: Sequence[Example]) -> Inputs:
-        """What the forward reads for some examples."""
+        """The inputs of a forward pass over some examples."""
 
     def batch(self, examples: Sequence[Example], inputs: Inputs) -> Batch:
-        """What the objective reads for the same examples."""
+        """The objective's inputs for the same examples."""
         return Batch(num_sequences=sum(len(example.group) for example in examples))
 
     def size(self, example: Example) -> int:
@@ -82,17 +83,17 @@ class Task(ABC, Generic[Inputs]):
         return ShuffledEpochs(settings, self.data.training, seed)
 
     def observe(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Called after each step with what it measured: where a guard stands. What it remembers is its `state`."""
+        """Called after each step with its metrics; a guard goes here. What it must remember belongs in `state`."""
 
     def state(self) -> dict[str, Any]:
-        """What of the task must survive a kill, besides what follows from the step."""
+        """The task's state that a checkpoint must keep because it does not follow from the step."""
         return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Takes up what `state` gave."""
+        """Restores what `state` returned."""
 
     def rates(self) -> Mapping[str, float]:
-        """Peak learning rates of parameters whose name begins with a key, where they differ from the setting."""
+        """Peak learning rates that differ from the setting, by prefix of the parameter's name."""
         return {}
 
 
@@ -114,7 +115,7 @@ class TokenTask(Task[Forest]):
 
 
 def cut(task: Task[Any], examples: Sequence[Example], budget: int) -> list[list[Example]]:
-    """Examples in order, in parts of at most `budget` tokens; a longer example is a part of its own."""
+    """Splits examples, in order, into parts of at most `budget` tokens. A longer example forms its own part."""
     parts: list[list[Example]] = []
     tokens = 0
     for example in examples:
@@ -130,7 +131,7 @@ def cut(task: Task[Any], examples: Sequence[Example], budget: int) -> list[list[
 def micro_batches(
     task: Task[Inputs], examples: Sequence[Example], budget: int, ranks: Ranks = ALONE
 ) -> Iterator[tuple[list[Example], MicroBatch[Inputs]]]:
-    """This rank's micro-batches of some examples; the cut is the same on any number of ranks."""
+    """This rank's micro-batches of some examples. The split does not depend on the number of ranks."""
     for part, idle in ranks.share(cut(task, examples, budget)):
         inputs = task.plant(part)
         yield (
@@ -146,7 +147,7 @@ def micro_batches(
 
 
 def _computed(task: Task[Any], part: Sequence[Example], inputs: Any) -> int:
-    """Tokens of a micro-batch: examples that begin alike may have fewer together than each alone."""
+    """Tokens of a micro-batch. Examples with a common prefix may share its tokens."""
     return len(inputs.ids_T) if isinstance(inputs, Forest) else sum(task.size(example) for example in part)
 
 
@@ -154,7 +155,7 @@ def _computed(task: Task[Any], part: Sequence[Example], inputs: Any) -> int:
 
 
 class Validation(Generic[Inputs]):
-    """One pass without gradients over the held-out examples: their loss as if they were one batch, and its metrics."""
+    """A pass without gradients over the held-out examples, which gives their loss and metrics as of one batch."""
 
     def __init__(
         self, task: Task[Inputs], forward: Callable[[Inputs], Output], budget: int, ranks: Ranks = ALONE
@@ -166,7 +167,7 @@ class Validation(Generic[Inputs]):
 
     @torch.no_grad()
     def measure(self, step: int) -> dict[str, float]:
-        """Metrics under validation/, after `step` finished steps; nothing where nothing is held out."""
+        """Metrics under validation/, after `step` finished steps; empty if no examples are held out."""
         if not len(self.task.data.validation):
             return {}
         objective = self.task.validated(step)
@@ -186,7 +187,7 @@ class Validation(Generic[Inputs]):
         return {f"validation/{name}": value for name, value in values.items()}
 
     def _micro_batches(self) -> Iterator[MicroBatch[Inputs]]:
-        """Made each time anew: only one of them is in memory."""
+        """Built anew on each call, so that only one of them is in memory."""
         return (micro for _, micro in micro_batches(self.task, self.task.data.validation, self.budget, self.ranks))
 
     def _totals(self, objective: Objective) -> dict[str, float]:
@@ -202,7 +203,7 @@ class Validation(Generic[Inputs]):
 def outputs(
     task: Task[Inputs], context: Context, examples: Sequence[Example], budget: int
 ) -> Iterator[tuple[list[Example], Output]]:
-    """What the model says about examples, micro-batch by micro-batch, without gradients; ranks share the work."""
+    """Yields the model's outputs for examples by micro-batch, without gradients. Ranks share the work."""
     forward = _forward(task, task.module, context)
 
     def say(micro: MicroBatch[Inputs]) -> Output:
@@ -223,7 +224,7 @@ def outputs(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingResult:
-    """A finished training: after which step the model's weights are, and what they reached on the validation."""
+    """A finished training: the step that the model's weights are from, and their validation metrics."""
 
     step: int
     validation: dict[str, float]
@@ -231,7 +232,7 @@ class TrainingResult:
 
 @dataclass(slots=True)
 class _Progress:
-    """What a checkpoint keeps besides weights: the states of source and task, and the best validation so far."""
+    """What a checkpoint keeps besides weights: the state of source and task, and the best validation so far."""
 
     source: BatchSource
     task: Task[Any]
@@ -247,11 +248,10 @@ class _Progress:
 
 
 def fit(settings: Optimisation, context: Context, model: LoadedModel, task: Task[Any]) -> TrainingResult:
-    """Trains `model` in place, and leaves it with the weights that `choose` names.
+    """Trains `model` in place, and leaves it with the weights that `choose` selects.
 
-    Goes on from the newest checkpoint of the stage's folder where there is one. Raises StageError for a loss that is
-    not finite and for an example that the memory has no room for, Interrupted when asked to stop (everything finished
-    is saved).
+    Resumes from the newest checkpoint in the stage's folder, if there is one. Raises StageError if the loss is not
+    finite or an example does not fit into memory, and Interrupted when asked to stop, after saving all finished work.
     """
     check_fits(context, task.longest(), "max_length")
     spread = ShardedModel(task.module, context.ranks) if task.module is not None else None
@@ -284,7 +284,7 @@ def fit(settings: Optimisation, context: Context, model: LoadedModel, task: Task
 
 
 def _prepared(settings: Optimisation, module: Any) -> Any:
-    """A module as the settings want it trained."""
+    """Applies the settings of the training to a module, and returns it."""
     module.recompute = settings.activation_checkpointing
     if isinstance(module, Policy):
         module.weigh_router(router_weight(settings, module))
@@ -292,7 +292,7 @@ def _prepared(settings: Optimisation, module: Any) -> Any:
 
 
 def _forward(task: Task[Inputs], module: Any, context: Context) -> Callable[[Inputs], Output]:
-    """The task's forward through `module`, in the arithmetic of the machine."""
+    """The task's forward pass through `module`, in the machine's compute type."""
     return in_machine_type(lambda inputs: task.forward(module, inputs), context)
 
 
@@ -304,7 +304,7 @@ def _train(
     source: BatchSource,
     validated: BestValidation,
 ) -> dict[str, float]:
-    """All steps that are left; gives the metrics of the last validation."""
+    """Runs all remaining steps. Returns the metrics of the last validation."""
     validation = Validation(task, forward, settings.tokens_at_once, trainer.context.ranks)
     found: dict[str, float] = {}
     for info in trainer.run(forward, task.objective, _steps(settings, task, source, trainer)):
@@ -333,14 +333,14 @@ def _note(loss: float, validation: Mapping[str, float]) -> str:
 def _steps(
     settings: Optimisation, task: Task[Inputs], source: BatchSource, trainer: Trainer
 ) -> Iterator[list[MicroBatch[Inputs]]]:
-    """The micro-batches of each step, made when they are asked for."""
+    """Yields the micro-batches of each step, built on demand."""
     for step in range(trainer.step, source.total_steps):
         taken, ranks = source.take(step), trainer.context.ranks
         yield [micro for _, micro in micro_batches(task, taken, settings.tokens_at_once, ranks)]
 
 
 def router_weight(settings: Optimisation, policy: Policy) -> float:
-    """The weight of the router loss: the setting, else the model's own where a stage adds it by itself."""
+    """The weight of the router loss: the setting, or else the model's own if the stage adds it by default."""
     if settings.router_loss is not None:
         return settings.router_loss
     return own_weight(unwrapped(policy.net)) if settings.adds_router_loss else 0.0

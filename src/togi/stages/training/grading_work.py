@@ -1,4 +1,4 @@
-"""Grading while the engine samples: the groups of a batch, one after the other, where sampling leaves room for it."""
+"""Grades the groups of a batch one after the other, at the same time as sampling where that is possible."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
@@ -16,11 +16,11 @@ from togi.stages.context import Context
 from togi.stages.training.grpo import TrainGrpo
 
 Grading = Callable[[Prompt, Sequence[Completion]], Future[list[Graded]]]
-"""Begins to grade the answers to one prompt."""
+"""Starts to grade the answers to one prompt."""
 
 
 def is_elsewhere(context: Context, settings: TrainGrpo) -> bool:
-    """Whether models grade, and each is on a server or on another device than the one that trains."""
+    """Whether the reward uses models, and all of them are on servers or on other devices than the training one."""
     refs = [ref for _, ref in references(settings.reward) if isinstance(ref, ScorerRef | ModelRef)]
     return bool(refs) and all(
         context.endpoint(ref) is not None or model_device(context.model(ref)) != device() for ref in refs
@@ -29,7 +29,7 @@ def is_elsewhere(context: Context, settings: TrainGrpo) -> bool:
 
 @contextmanager
 def at_once(reward: Reward) -> Iterator[Grading]:
-    """Grades each group before the engine goes on."""
+    """Grades each group before the engine continues."""
 
     def grade(prompt: Prompt, completions: Sequence[Completion]) -> Future[list[Graded]]:
         found: Future[list[Graded]] = Future()
@@ -41,8 +41,8 @@ def at_once(reward: Reward) -> Iterator[Grading]:
 
 @contextmanager
 def beside_sampling(reward: Reward) -> Iterator[Grading]:
-    """Grades in a thread of its own, one group after the other in the order in which they come: graders are asked what
-    they would be asked without it. Groups whose turn has not come when the block ends are not graded."""
+    """Grades in a separate thread, one group after the other in order of arrival, so that graders get the same calls as
+    with `at_once`. Groups still waiting when the block ends are not graded."""
     loop = asyncio.new_event_loop()
     ended: list[bool] = []
 
@@ -60,7 +60,7 @@ def beside_sampling(reward: Reward) -> Iterator[Grading]:
 
 
 def _serve(loop: asyncio.AbstractEventLoop, threads: int) -> None:
-    torch.set_num_threads(threads)  # each thread has a number of its own
+    torch.set_num_threads(threads)  # the setting is per thread
     loop.run_forever()
     loop.run_until_complete(_cancel_others())
     loop.close()

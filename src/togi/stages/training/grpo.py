@@ -1,7 +1,7 @@
-"""`train.grpo`: a policy learns from groups of its own answers and a gated reward.
+"""`train.grpo`: trains a policy on groups of its own answers with a gated reward.
 
-Method and sources: docs/methods.md; GRPO is arXiv 2402.03300, dynamic sampling and the punishment of overlong answers
-are DAPO's (arXiv 2503.14476).
+Method and sources: docs/methods.md. GRPO is arXiv 2402.03300; dynamic sampling and the penalty on overlong answers come
+from DAPO (arXiv 2503.14476).
 """
 
 import math
@@ -23,44 +23,44 @@ from togi.stages.training.phases import Rollouts
 
 ELSEWHERE = {
     "gspo": "type: grpo with level: sequence",
-    "opsm": "a mask that any type takes: off_policy_threshold",
+    "opsm": "a mask that works with every type: off_policy_threshold",
 }
 
 
 class PolicySampling(Sampling):
-    """How the policy answers while it learns. What is sampled is exactly what is trained on."""
+    """How the policy samples its answers during training. It is trained on exactly these samples."""
 
     temperature: float = Field(default=1.0, gt=0, le=2)
-    top_p: float = Field(default=1.0, gt=0, le=1, description="under 1 it biases the ratio: a warning says so")
-    top_k: int = Field(default=0, ge=0, description="0: off; otherwise a warning, as for top_p")
-    min_p: float = Field(default=0.0, ge=0, lt=1, description="0: off; otherwise a warning, as for top_p")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="values below 1 bias the ratio and raise a warning")
+    top_k: int = Field(default=0, ge=0, description="0: off; other values raise a warning, as for top_p")
+    min_p: float = Field(default=0.0, ge=0, lt=1, description="0: off; other values raise a warning, as for top_p")
     repetition_penalty: float = Field(default=1.0, description="must stay 1: the trainer cannot recompute it")
-    max_tokens: int = Field(default=64, ge=1, description="tokens of an answer, terminator included")
-    stop: tuple[str, ...] = Field(default=(), description="must stay empty: the policy learns to end an answer itself")
-    seed: int | None = Field(default=None, description="must stay absent: the stage has a seed")
+    max_tokens: int = Field(default=64, ge=1, description="maximum length of an answer in tokens, terminator included")
+    stop: tuple[str, ...] = Field(default=(), description="must stay empty: the policy learns to end its answers")
+    seed: int | None = Field(default=None, description="must stay absent: the stage's seed is used")
 
     @field_validator("repetition_penalty")
     @classmethod
     def _off(cls, value: float) -> float:
         if value != 1.0:
-            raise ValueError(f"must be 1 in training, found {value}: the trainer cannot recompute what it does")
+            raise ValueError(f"must be 1 in training, found {value}: the trainer cannot recompute its effect")
         return value
 
     @field_validator("stop", "seed")
     @classmethod
     def _unset(cls, value: Any, info: ValidationInfo) -> Any:
         if value not in ((), None):
-            why = "the policy learns to end an answer itself" if info.field_name == "stop" else "the stage has a `seed`"
+            why = "the policy learns to end its answers" if info.field_name == "stop" else "use the stage's `seed`"
             raise ValueError(f"must be absent in training: {why}")
         return value
 
 
 class Correction(Settings):
-    """Weights p_trainer / p_sampler, for a sampler that does not compute exactly what the trainer does."""
+    """Importance weights p_trainer / p_sampler, for a sampler whose probabilities differ from the trainer's."""
 
-    level: Literal["token", "sequence"] = Field(default="sequence", description="a weight a token, or a whole answer")
+    level: Literal["token", "sequence"] = Field(default="sequence", description="one weight per token or per answer")
     mode: Literal["truncate", "mask"] = Field(
-        default="mask", description="what happens outside floor to cap: the weight stops there, or becomes 0"
+        default="mask", description="weights outside floor to cap are clamped (truncate) or set to 0 (mask)"
     )
     cap: float = Field(default=3.0, gt=0, description="largest weight")
     floor: float | None = Field(default=None, gt=0, description="smallest weight; none when absent")
@@ -68,37 +68,45 @@ class Correction(Settings):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.floor is not None and self.floor >= self.cap:
-            raise ValueError(f"floor is {self.floor} and cap {self.cap}: no weight lies between them")
+            raise ValueError(f"floor is {self.floor} and cap is {self.cap}: floor must be below cap")
         return self
 
 
 class Loss(Settings):
-    """Which member of the family, and its constants."""
+    """The loss variant and its constants."""
 
     type: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "luspo", "sapo", "vespo"] = "dapo"
-    level: Literal["token", "sequence"] = Field(default="token", description="sequence: GSPO; luspo needs it")
+    level: Literal["token", "sequence"] = Field(
+        default="token", description="sequence: one ratio per answer (GSPO); luspo needs it"
+    )
     eps: float | None = Field(
-        default=None, gt=0, lt=1, description="the ratio is clipped to 1 - eps and 1 + eps_high; 0.2 when absent"
+        default=None, gt=0, lt=1, description="the ratio is clipped to [1 - eps, 1 + eps_high]; 0.2 when absent"
     )
     eps_high: float | None = Field(default=None, gt=0, description="eps when absent; DAPO: 0.28")
-    delta: float | None = Field(default=None, gt=1, description="two-sided clip: largest ratio below advantage 0")
+    delta: float | None = Field(
+        default=None, gt=1, description="two-sided clip: largest ratio of tokens with a negative advantage"
+    )
     max_weight: float | None = Field(default=None, gt=0, description="cispo: largest ratio; 5 when absent")
     beta: float = Field(
         default=0.0,
         ge=0,
-        description="weight of the KL to the initial model: the adapter switched off, or a frozen copy without one",
+        description="weight of the KL to the initial model, which is computed with the adapter switched off, or "
+        "without lora by a frozen copy",
     )
-    kl_bias_correction: bool = Field(default=True, description="the KL term is weighted by the ratio")
+    kl_bias_correction: bool = Field(default=True, description="weight the KL term by the ratio")
     reference_dtype: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="type of the frozen copy that beta needs where there is no adapter"
+        default="float32", description="type of the frozen copy that beta needs when there is no adapter"
     )
     sampler_correction: Correction | None = Field(
-        default=None, description="weights for what the sampler computed otherwise; the mismatch is logged in any case"
+        default=None,
+        description="importance weights that correct for a sampler that computes other probabilities than the trainer; "
+        "the mismatch is logged in any case",
     )
     off_policy_threshold: float | None = Field(
         default=None,
         gt=0,
-        description="an answer below advantage 0 that lost more nats a token than this carries no loss (DeepSeek-V3.2)",
+        description="an answer with a negative advantage carries no loss if its log-probability fell by more than this "
+        "many nats per token (DeepSeek-V3.2)",
     )
 
     @property
@@ -110,7 +118,7 @@ class Loss(Settings):
     @classmethod
     def _known(cls, value: Any) -> Any:
         if isinstance(value, str) and value in ELSEWHERE:
-            raise ValueError(f"{value!r} is not a type here, but {ELSEWHERE[value]}")
+            raise ValueError(f"{value!r} is not a type here; it is {ELSEWHERE[value]}")
         return value
 
     @model_validator(mode="after")
@@ -130,7 +138,9 @@ class Loss(Settings):
         narrow = self.reference_dtype != "float32"
         if self.beta == 0 and (narrow or not self.kl_bias_correction):
             name = "reference_dtype" if narrow else "kl_bias_correction"
-            raise ValueError(f"{name} belongs to the KL, which beta: 0 leaves out; set beta or remove it")
+            raise ValueError(
+                f"{name} belongs to the KL term, which beta: 0 switches off; set beta, or remove the setting"
+            )
         return self
 
     @model_validator(mode="after")
@@ -138,16 +148,16 @@ class Loss(Settings):
         high = 1 + (self.clip if self.eps_high is None else self.eps_high)
         if self.delta is not None and self.delta <= high:
             raise ValueError(
-                f"delta is {self.delta}, but the ratio is clipped at {high:g} already; choose a larger one"
+                f"delta is {self.delta}, but the ratio is already clipped at {high:g}; choose a larger delta"
             )
         return self
 
 
 class TrainGrpo(Optimisation):
-    """Samples groups of answers, grades them, learns from them. Prompts come in a shuffled order, epoch after epoch.
+    """Samples groups of answers, grades them and trains on them. Prompts are shuffled anew in each epoch.
 
-    A batch of samples is minibatches x prompts_per_step prompts with group_size answers each. It serves minibatches x
-    epochs_per_batch optimiser steps; then the next is sampled, from the policy as it is.
+    A batch of samples is minibatches x prompts_per_step prompts with group_size answers each. It is used for
+    minibatches x epochs_per_batch optimiser steps; then the current policy samples the next batch.
     """
 
     measures: ClassVar[tuple[str, ...]] = ("reward",)
@@ -156,75 +166,73 @@ class TrainGrpo(Optimisation):
     prompts: PromptsRef
     reward: RewardSettings
     steps: int = Field(default=100, ge=1, description="optimiser steps")
-    prompts_per_step: int = Field(default=8, ge=1, description="prompts that one optimiser step learns from")
-    group_size: int = Field(default=8, ge=2, description="answers to each prompt")
+    prompts_per_step: int = Field(default=8, ge=1, description="prompts per optimiser step")
+    group_size: int = Field(default=8, ge=2, description="answers per prompt")
     minibatches: int = Field(
-        default=1, ge=1, le=1024, description="optimiser steps that a batch of samples is cut into"
+        default=1, ge=1, le=1024, description="optimiser steps in one pass over a batch of samples"
     )
-    epochs_per_batch: int = Field(default=1, ge=1, le=64, description="how often each batch of samples is learnt from")
+    epochs_per_batch: int = Field(default=1, ge=1, le=64, description="passes over each batch of samples")
     refill_rounds: int = Field(
         default=0,
         ge=0,
         le=100,
-        description="dynamic sampling: how often the groups of a batch that teach nothing are replaced by groups of "
-        "the next prompts; 0: never",
+        description="dynamic sampling: maximum number of rounds in which groups without a learning signal are replaced "
+        "by groups of the next prompts; 0: off",
     )
     sampling: PolicySampling = PolicySampling()
     loss: Loss = Loss()
     key_cache: float | None = runtime_setting(
         None,
-        "GB that keys and values of sampling may take; prompts wait until there is room; as much as a batch of samples "
-        "needs when absent",
+        "GB for the key-value cache while sampling; prompts wait until there is room; absent: as much as a batch of "
+        "samples needs",
         gt=0,
     )
     engine: EngineSettings | None = Field(
-        default=None, description="a server that samples the policy; the embedded engine when absent"
+        default=None, description="a server that samples from the policy; the embedded engine when absent"
     )
     staleness: Literal[0, 1] = Field(
         default=0,
-        description="1: the next batch of samples is drawn while this one is learnt from, so from the policy before; "
-        "loss.sampler_correction makes up for that",
+        description="1: the next batch is sampled while this one is trained on, and so from the previous policy; "
+        "loss.sampler_correction corrects for that",
     )
     scale_rewards: Literal["group", "batch", "none"] = Field(
-        default="group", description="advantages are divided by the deviation of the group, of the batch, or not"
+        default="group", description="advantages are divided by the standard deviation of their group or batch, or not"
     )
     learning_rate: float = Field(default=1e-6, gt=0, description="peak of the schedule")
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.99)
-    mask_truncated: bool = Field(
-        default=False, description="answers whose text does not hold the terminator carry no loss"
-    )
+    mask_truncated: bool = Field(default=False, description="answers whose text lacks the terminator carry no loss")
     validation: PromptsRef | Share | None = Field(
         default=None,
-        description="prompts to answer and grade without learning, or the share of them to keep out",
+        description="prompts for validation, or the share of the prompts to keep out of training for it",
         json_schema_extra=APART,
     )
-    validation_samples: int = Field(default=1, ge=1, description="answers to each validation prompt")
-    choose_by: Literal["reward"] = Field(default="reward", description="what best means: the mean reward")  # type: ignore[assignment]
+    validation_samples: int = Field(default=1, ge=1, description="answers per validation prompt")
+    choose_by: Literal["reward"] = Field(default="reward", description="metric of the best validation: the mean reward")  # type: ignore[assignment]
     guards: tuple[GuardSettings, ...] = ()
     by_characters: bool = Field(
-        default=False, description="measure diversity over characters: for languages written without spaces"
+        default=False, description="measure diversity over characters; for languages written without spaces"
     )
     dead_steps: int = Field(
         default=10,
         ge=0,
-        description="stop after this many first batches of samples in which none passed the gates; 0 never does",
+        description="stop the run if no answer has passed the gates after this many batches of samples; 0: never",
     )
     save_every: int = Field(
-        default=10, ge=1, description="optimiser steps between checkpoints, which fall between batches of samples"
+        default=10, ge=1, description="optimiser steps between checkpoints, rounded up to whole batches of samples"
     )
-    keep: int = runtime_setting(2, "newest checkpoints to keep while the stage runs, beside the best one", ge=1)
+    keep: int = runtime_setting(2, "newest checkpoints to keep while the stage runs, besides the best one", ge=1)
 
     @property
     def updates(self) -> int:
-        """Optimiser steps that one batch of samples serves."""
+        """Optimiser steps per batch of samples."""
         return self.minibatches * self.epochs_per_batch
 
     @model_validator(mode="after")
     def _guards_measure(self) -> Self:
         for guard in self.guards:
             if guard.metric == "kl" and self.loss.beta == 0:
-                raise ValueError("a guard on kl needs the KL to be computed: set loss.beta above 0")
+                raise ValueError("a guard on kl needs the KL, which is computed only if loss.beta is above 0")
         return self
 
     @model_validator(mode="after")
@@ -232,7 +240,7 @@ class TrainGrpo(Optimisation):
         if self.steps % self.updates:
             below = self.steps - self.steps % self.updates
             raise ValueError(
-                f"steps is {self.steps}, but a batch of samples serves {self.updates} optimiser steps (minibatches x "
+                f"steps is {self.steps}, but a batch of samples covers {self.updates} optimiser steps (minibatches x "
                 f"epochs_per_batch); set steps to {f'{below} or ' if below else ''}{below + self.updates}"
             )
         return self
@@ -240,17 +248,17 @@ class TrainGrpo(Optimisation):
     @model_validator(mode="after")
     def _one_reference(self) -> Self:
         if self.lora is not None and self.loss.reference_dtype != "float32":
-            raise ValueError("loss.reference_dtype is of a frozen copy, which lora does not need; remove it")
+            raise ValueError("loss.reference_dtype is the type of a frozen copy, which lora does not need; remove it")
         if self.validation is None and self.validation_samples > 1:
             raise ValueError("validation_samples needs validation: name prompts, or a share such as 0.05")
         return self
 
     @model_validator(mode="after")
     def _served(self) -> Self:
-        """What an engine on a server, and samples of the policy before, ask of the other settings."""
+        """Checks the other settings against an engine on a server and against samples of the previous policy."""
         if self.staleness and self.loss.sampler_correction is None:
             raise ValueError(
-                "staleness: 1 learns from answers of the policy before; say how they are weighed, for example "
+                "staleness: 1 trains on answers of the previous policy, which need importance weights; set for example "
                 "loss.sampler_correction: {level: token, mode: truncate, cap: 2.0}"
             )
         if self.engine is None:
@@ -258,11 +266,11 @@ class TrainGrpo(Optimisation):
         sampling = self.sampling
         if sampling.top_p < 1 or sampling.top_k or sampling.min_p:
             raise ValueError(
-                "with an engine samples are drawn by temperature alone, because the log-probabilities of a server "
-                "cannot be compared with the trainer's otherwise; remove sampling.top_p, top_k and min_p"
+                "an engine samples by temperature alone, because otherwise the server's log-probabilities cannot be "
+                "compared with the trainer's; remove sampling.top_p, top_k and min_p"
             )
         if self.key_cache is not None:
-            raise ValueError("key_cache bounds the embedded engine; remove it, or bound the server's own cache")
+            raise ValueError("key_cache limits the embedded engine; remove it, or limit the cache on the server")
         adapter = self.engine.publish == "adapter"
         if adapter and self.lora is None:
             raise ValueError("engine.publish: adapter needs lora; use publish: disk for the whole model")
@@ -275,25 +283,26 @@ class TrainGrpo(Optimisation):
         for gate in self.reward.gates:
             if isinstance(gate, LengthGate) and gate.unit == "tokens" and gate.min > self.sampling.max_tokens:
                 raise ValueError(
-                    f"the length gate asks for {gate.min} tokens, but sampling.max_tokens is "
+                    f"the length gate requires {gate.min} tokens, but sampling.max_tokens is "
                     f"{self.sampling.max_tokens}: no answer could pass"
                 )
         for term in self.reward.terms:
             if isinstance(term, OverlongTerm) and term.free_tokens >= self.sampling.max_tokens:
                 raise ValueError(
-                    f"the overlong term begins after {term.free_tokens} tokens, but sampling.max_tokens is "
-                    f"{self.sampling.max_tokens}: no answer could be punished"
+                    f"the overlong penalty starts after {term.free_tokens} tokens, but sampling.max_tokens is "
+                    f"{self.sampling.max_tokens}: no answer could be penalised"
                 )
         return self
 
 
 def scorers_of(settings: TrainGrpo) -> list[ScorerRef]:
-    """The reward models that a policy is graded by, each once."""
+    """The distinct reward models of the reward, sorted."""
     return sorted({ref for _, ref in references(settings.reward) if isinstance(ref, ScorerRef)})
 
 
 def estimate(settings: TrainGrpo, inputs: Inputs) -> Cost:
-    """Every answer as long as it may be; a prompt is computed once for its group, whose answers may be apart."""
+    """Assumes that every answer has max_tokens. Each prompt is computed once per group; the answers of a group may be
+    in different micro-batches."""
     groups = settings.steps * settings.prompts_per_step
     samples = groups * settings.group_size // settings.epochs_per_batch
     cost = Cost(samples=samples, sampled=samples * settings.sampling.max_tokens)
@@ -301,12 +310,12 @@ def estimate(settings: TrainGrpo, inputs: Inputs) -> Cost:
     prompts = inputs.lengths([settings.prompts], inputs[settings.init], cost)
     _engine(settings, groups // settings.epochs_per_batch, 0.0 if prompts is None else prompts[0], cost)
     if prompts is None:
-        cost.unknown.append("tokens: the lengths of the prompts are unknown until they are on the disk")
+        cost.unknown.append("tokens: the lengths of the prompts are unknown until the prompts are on disk")
         return cost
     mean, most = prompts
     answers = settings.group_size * settings.sampling.max_tokens
     cost.tokens = round(groups * (mean + answers))
-    cost.notes.append("tokens: at most, if every answer were as long as max_tokens; sampling is not in the operations")
+    cost.notes.append("tokens: upper bound, with every answer at max_tokens; operations do not include sampling")
     cost.load = Load(
         step=settings.prompts_per_step * (most + answers),
         example=most + settings.sampling.max_tokens,
@@ -323,17 +332,18 @@ def estimate(settings: TrainGrpo, inputs: Inputs) -> Cost:
 
 
 def _engine(settings: TrainGrpo, groups: int, mean: float, cost: Cost) -> None:
-    """Adds what a server that samples is asked: each group is one request."""
+    """Adds the requests to the sampling server: one per group."""
     if settings.engine is None:
         return
     groups *= 1 + settings.refill_rounds
     written = groups * settings.group_size * settings.sampling.max_tokens
     cost.asked[settings.engine.model.name] = Asked(calls=groups, read=math.ceil(groups * mean), written=written)
-    cost.notes.append("calls: without validations and probes of the server that samples")
+    cost.notes.append("calls: without validations and probes of the sampling server")
 
 
 def _graders(settings: TrainGrpo, inputs: Inputs, samples: int, cost: Cost) -> None:
-    """Adds what judges and reward models are asked if every answer passes the gates; a group is one batch of scores."""
+    """Adds the calls of judges and reward models if every answer passes the gates. A reward model scores a group in one
+    call."""
     asked = [term for term in settings.reward.terms if isinstance(term, JudgeTerm | ModelTerm)]
     prompts: list[Any] = list(inputs[settings.prompts].samples)
     shown = sum(len(prompt.text.encode()) for prompt in prompts) / len(prompts) if prompts else 0.0
@@ -350,13 +360,13 @@ def _graders(settings: TrainGrpo, inputs: Inputs, samples: int, cost: Cost) -> N
     if judges := [term for term in asked if isinstance(term, JudgeTerm)]:
         cost.answer = max(term.max_tokens for term in judges)
         more = "unreadable grades" if settings.validation is None else "unreadable grades and validations"
-        cost.notes.append(f"calls: if every answer passes the gates; without those for {more}")
+        cost.notes.append(f"calls: if every answer passes the gates; without calls for {more}")
         if not prompts:
-            cost.unknown.append("tokens read: the prompts that the judge is shown are not there yet")
+            cost.unknown.append("tokens read: the prompts that the judge reads do not exist yet")
 
 
 def job(settings: TrainGrpo) -> TrainingJob:
-    """A policy with the copy that it is sampled from, the frozen one of its KL, and its reward models."""
+    """The job: a policy with its sampling copy, the frozen copy for the KL, and its reward models."""
 
     def copies(job: Job, shape: Shape, compute_dtype: str) -> float:
         width = 2 if compute_dtype == "bfloat16" else 4
@@ -364,7 +374,10 @@ def job(settings: TrainGrpo) -> TrainingJob:
         if settings.engine is not None:
             sampled = 0.0
         elif settings.processes == 1 and (width == 4 or job.weights != "float32"):
-            frozen = job.rank and job.weights in ("bfloat16", "nf4")  # shared, so that the adapter alone is copied
+            frozen = job.rank and job.weights in (
+                "bfloat16",
+                "nf4",
+            )  # frozen weights are shared, and only the adapter is copied
             sampled = float(adapter_size(shape, job) * width) if frozen else 0.0 if width == 4 else sampled
         if settings.loss.beta > 0 and settings.lora is None:
             return sampled + shape.parameters * (2.0 if settings.loss.reference_dtype == "bfloat16" else 4.0)

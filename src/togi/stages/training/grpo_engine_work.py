@@ -1,7 +1,7 @@
-"""The policy on a server: its weights are written where the server finds them, and a probe says whether it has them.
+"""The policy on a server: publishes its weights in a folder for the server, and verifies with a probe that it has them.
 
-The probe is the log-probabilities of a fixed text: the server's own, against those that the trainer computes. A server
-that was started anew samples from the weights that it was started with; what it answered is thrown away then.
+The probe compares the server's log-probabilities of a fixed text with the trainer's. A restarted server samples from
+the weights that it was started with; its answers are then discarded.
 """
 
 import copy
@@ -27,18 +27,20 @@ from togi.stages.endpoints_remote import live_client
 from togi.stages.training.engine import EngineSettings
 from togi.stages.training.grpo import TrainGrpo
 
-FOLDER = "checkpoints/published"  # goes with the checkpoints when the stage is finished
+FOLDER = "checkpoints/published"  # removed with the checkpoints when the stage is finished
 PROBE_TOKENS, PROBE_SAMPLED = 64, 16
 TRIES = 3
 
 Measure = Callable[[Sequence[int], Sequence[int], float], list[float]]
-"""Log-probabilities that the trainer gives to the ids of an answer after a prompt, at a temperature."""
+"""Returns the trainer's log-probabilities of an answer's ids, given (prompt ids, answer ids, temperature)."""
 
 
 class RemotePolicy:
-    """The engine that samples `model` on a server. `probe` are the ids of a text; `measure` is what the trainer says of
-    it. `off` is how far apart both were at the last publication of this process, in nats. All ranks call everything
-    here together."""
+    """The engine that samples from `model` on a server.
+
+    `probe` holds the ids of the probe's text. `off` is the mean difference, in nats, between the server's and the
+    trainer's log-probabilities at the last publication of this process. All ranks call every method together.
+    """
 
     def __init__(self, settings: TrainGrpo, context: Context, model: LoadedModel) -> None:
         assert settings.engine is not None
@@ -60,7 +62,7 @@ class RemotePolicy:
     # --- publishing ---------------------------------------------------------------------------------------------------
 
     def _place(self) -> Path:
-        """Where weights are put; what a killed run left there is removed."""
+        """The folder for published weights. Removes what a killed run left there."""
         shared = self.settings.folder
         folder = self.context.folder / FOLDER if shared is None else Path(shared) / self.context.folder.name
         if self.context.ranks.first:
@@ -72,7 +74,7 @@ class RemotePolicy:
         return self.context.ranks.on_first_rank(lambda: self._saved(values))
 
     def _saved(self, values: dict[str, Tensor]) -> Weights:
-        """The weights of now in a folder of their own; the one before stays until the server has these."""
+        """Saves the current weights to a new folder. The previous folder stays until the server has loaded them."""
         self._count += 1
         before = self.client.weights
         folder = self._folder / f"{self._count:06d}"
@@ -87,19 +89,19 @@ class RemotePolicy:
         return Weights(str(folder), self._mark(), adapter, before.mark if before is not None else "")
 
     def _twin(self, values: dict[str, Tensor]) -> Any:
-        """The network with `values`, which it shares."""
+        """A copy of the network that uses `values`, without copying them."""
         shared = {id(old): values.get(name, old) for name, old in self.model.net.named_parameters()}
         return copy.deepcopy(self.model.net, shared)
 
     def _mark(self) -> str:
-        """A name that no weights on the server have, of this run or of one that was killed."""
+        """A unique name for weights on the server, also across killed runs."""
         return f"togi-{self._count}-{time.time_ns():x}"
 
     # --- the probe ----------------------------------------------------------------------------------------------------
 
     def check(self, measure: Measure) -> None:
-        """Holds what the server says of the probe against what the trainer does. Raises StageError where it does not
-        have the weights that were published."""
+        """Compares the server's log-probabilities of the probe with the trainer's, which `measure` computes. Raises
+        StageError if the server does not have the published weights."""
         own = measure(self.probe[:1], self.probe[1:], 1.0)
         self.off = self.context.ranks.on_first_rank(lambda: self._checked(own))
         if not self._tried:
@@ -117,16 +119,17 @@ class RemotePolicy:
                 return off
             if losses == self.client.losses:
                 break
-            self._again()  # it was started anew between the order and the probe
+            self._again()  # the server was restarted between publication and probe
         raise StageError(
             f"stage {self.context.name}: the server of {self.settings.model} does not have the weights that were "
             f"published: its log-probabilities of a probe differ from the trainer's by {off:.3g} nats on average "
-            f"(engine.tolerance: {self.settings.tolerance:g}); serve the model that `init` names, in a type that is as "
-            "wide as the trainer's"
+            f"(engine.tolerance: {self.settings.tolerance:g}); serve the model that `init` names, with the precision "
+            "of the trainer"
         )
 
     def _try_samples(self, measure: Measure) -> None:
-        """Whether the log-probabilities of samples mean what the trainer's do: tried once."""
+        """Checks, only once, that the log-probabilities of samples are comparable with the trainer's. Raises StageError
+        if not."""
         request = SampleRequest(
             prompt=self.probe,
             temperature=self.temperature,
@@ -140,20 +143,20 @@ class RemotePolicy:
         if off > self.settings.tolerance:
             raise StageError(
                 f"stage {self.context.name}: log-probabilities of samples from {self.settings.model} differ from the "
-                f"trainer's by {off:.3g} nats on average (engine.tolerance: {self.settings.tolerance:g}), though those "
-                f"of given texts agree: they must be of the distribution at temperature {self.temperature:g}; start "
-                "vLLM with --logprobs-mode processed_logprobs"
+                f"trainer's by {off:.3g} nats on average (engine.tolerance: {self.settings.tolerance:g}), although "
+                f"those of given texts agree: they must be taken at temperature {self.temperature:g}; start vLLM with "
+                "--logprobs-mode processed_logprobs"
             )
 
     def confirm(self) -> bool:
-        """Whether what the server answered since the last publication came from the weights of then. Otherwise it has
-        them again, and the answers are worth nothing."""
+        """Whether all answers since the last publication came from the published weights. If not, publishes them again;
+        the answers must be discarded."""
         lost = self.engine.foreign > 0 or self.client.losses != self._losses
         if not self.context.ranks.any(lost) and self.context.ranks.on_first_rank(self._holds):
             return True
         self.context.log(
-            f"the server of {self.settings.model} was away, or has other weights now: it is given the policy's again, "
-            "and what it answered is sampled again"
+            f"the server of {self.settings.model} was unavailable or has other weights: the policy's weights are "
+            "published again, and its answers are discarded and sampled again"
         )
         self.client.weights = self.context.ranks.on_first_rank(self._again)
         self.engine.foreign, self._losses = 0, self.client.losses
@@ -164,7 +167,7 @@ class RemotePolicy:
         return self._is_ours(mark) and _apart(told, self._told) <= self.settings.tolerance
 
     def _again(self) -> Weights:
-        """Gives the server the weights of the last publication once more, under a mark of their own."""
+        """Publishes the last weights again, under a new mark."""
         weights = self.client.weights
         assert weights is not None
         self._count += 1
@@ -176,7 +179,7 @@ class RemotePolicy:
         return mark is None or (self.client.weights is not None and mark == self.client.weights.mark)
 
     def _tidy(self) -> None:
-        """Removes what was published before: the server has read what came after it."""
+        """Removes earlier publications; the server has loaded the latest."""
         kept = self.client.weights
         for folder in self._folder.iterdir():
             if kept is not None and str(folder) != kept.folder:
@@ -184,5 +187,5 @@ class RemotePolicy:
 
 
 def _apart(first: Sequence[float], second: Sequence[float]) -> float:
-    """How far two lists of log-probabilities are apart, in nats, on average."""
+    """The mean absolute difference of two lists of log-probabilities, in nats."""
     return sum(abs(a - b) for a, b in zip(first, second, strict=True)) / len(first)

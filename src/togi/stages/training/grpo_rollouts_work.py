@@ -1,8 +1,8 @@
-"""Rollouts of `train.grpo`: which prompts come next, the policy's answers to them, and what those are worth.
+"""Rollouts of `train.grpo`: selects the next prompts, samples the policy's answers to them, and grades these.
 
-Everything random follows from (seed, batch, place in the batch, prompt id, sample index) and from how many prompts were
-consumed before, which a checkpoint keeps. What was sampled is stored before it is used, so that a stage that goes on
-after a kill learns from the same samples, whatever the engine would answer now.
+All randomness derives from (seed, batch, index in the batch, prompt id, sample index) and from the number of prompts
+consumed so far, which a checkpoint keeps. Samples are stored before they are used, so a resumed stage trains on the
+same samples, whatever the engine would answer now.
 """
 
 import importlib
@@ -39,13 +39,13 @@ from togi.stages.training.grpo_samples_work import GradedGroup, StoredSamples
 from togi.text.render import render_prompt
 from togi.train import usage
 
-TRIES = 3  # of a unit whose engine loses its weights
+TRIES = 3  # attempts at a unit if the engine loses its weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One sampled answer. `truncated`: its text does not hold the terminator. `counts`: it belongs to the loss, because
-    it was graded and is not masked. `advantage` is None where a grader failed."""
+    """One sampled answer. `truncated`: its text lacks the terminator. `counts`: it is part of the loss, because it was
+    graded and is not masked. `advantage` is None if a grader failed."""
 
     prompt: Prompt
     prompt_ids: tuple[int, ...]
@@ -61,8 +61,8 @@ AnswerGroup = tuple[Answer, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
-    """A batch of samples. `groups` are learnt from; `sampled` are all, those that were replaced in `rounds` included.
-    `consumed` prompts were taken up to its end. `times` are seconds by phase."""
+    """A batch of samples. `groups` are trained on; `sampled` are all groups, including those replaced in `rounds`.
+    `consumed` is the number of prompts taken up to its end. `times` holds seconds by phase."""
 
     groups: list[AnswerGroup]
     sampled: list[AnswerGroup]
@@ -72,7 +72,7 @@ class Rollout:
 
     @property
     def answers(self) -> list[Answer]:
-        """All answers that were sampled."""
+        """All sampled answers."""
         return [answer for group in self.sampled for answer in group]
 
     @property
@@ -82,13 +82,14 @@ class Rollout:
 
 
 class Rollouts:
-    """Asks `engine` and grades; `held_out` prompts are for validation alone. `consumed` counts the prompts that were
-    taken from the shuffled epochs. Ranks share the sampling; the rewards are asked for once. Raises InputError for a
-    prompt that is too long.
+    """Samples with `engine` (None: the embedded one) and grades the answers.
 
-    Whoever trains publishes the policy's weights: `prepare` is called before the engine is asked, which it is not for
-    what is stored. `confirm` says afterwards whether all came from those weights; otherwise the engine is asked again.
-    Without an engine the embedded one is used.
+    `held_out` prompts are for validation only. `consumed` counts the prompts taken from the shuffled epochs. Ranks
+    share the sampling; only the first computes rewards. Raises InputError for a prompt that is too long.
+
+    The caller publishes the policy's weights in `prepare`, which is called before the engine samples, but not for
+    stored samples. Afterwards `confirm` returns whether all answers came from those weights; if not, the engine samples
+    again.
     """
 
     def __init__(
@@ -117,7 +118,7 @@ class Rollouts:
         self.prepare: Callable[[], None] = lambda: None
         self.confirm: Callable[[], bool] = lambda: True
         self._begun: dict[str, Iterator[list[Completion]]] = {}
-        self._ahead: dict[str, float] = {}  # times of the batch that is begun
+        self._ahead: dict[str, float] = {}  # times of the batch that was started with `begin`
         self.engine = engine or _embedded(settings, context, model)
         self.reward: Reward = _reward(settings, context, model)
         self.beside = is_elsewhere(context, settings)
@@ -132,8 +133,8 @@ class Rollouts:
     # --- training -----------------------------------------------------------------------------------------------------
 
     def draw(self, number: int) -> Rollout:
-        """Batch `number` (from 0). A group that teaches nothing gives its place to one of the next prompt, for at most
-        `refill_rounds` rounds; what then still teaches nothing stays, and counts as it does without refilling."""
+        """Batch `number` (from 0). Groups without a learning signal are replaced by groups of the next prompts, for at
+        most `refill_rounds` rounds; those that remain are kept, and count as they do without refilling."""
         times, self._ahead = self._ahead, {}
         groups = self._groups(number, 0, [], self.size, times)
         sampled = list(groups)
@@ -150,8 +151,8 @@ class Rollouts:
         return Rollout(groups=groups, sampled=sampled, rounds=rounds, consumed=self.consumed, times=times)
 
     def begin(self, number: int) -> None:
-        """Has an engine that works by itself begin with batch `number`, the next one to be drawn. What may be asked of
-        it for this batch comes from the weights of now."""
+        """Starts sampling batch `number`, the next to be drawn, on an engine that works in the background. Everything
+        sampled for this batch comes from the current weights."""
         prompts = self.epochs.take(range(self.consumed, self.consumed + self.size))
         unit = _batch_unit(number, 0)
         stored = self.stored.holds(unit)
@@ -162,7 +163,7 @@ class Rollouts:
             self._begun[unit] = self._sample(prompts, self._seeds(number, 0, prompts))
 
     def _seeds(self, number: int, first: int, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """The random streams of groups of a batch, from place `first` on."""
+        """The seeds of a batch's groups, from index `first` on."""
         return [
             [derive(self.context.seed, number, first + place, prompt.id, i) for i in range(self.settings.group_size)]
             for place, prompt in enumerate(prompts)
@@ -171,7 +172,7 @@ class Rollouts:
     def _groups(
         self, number: int, rounds: int, before: Sequence[AnswerGroup], count: int, times: dict[str, float]
     ) -> list[AnswerGroup]:
-        """The next `count` groups of a batch that has those `before`."""
+        """The next `count` groups of a batch that already has the groups `before`."""
         prompts = self.next_prompts(count)
         seeds = self._seeds(number, len(before), prompts)
         earlier = [answer.graded for group in before for answer in group]
@@ -188,14 +189,13 @@ class Rollouts:
         times: dict[str, float],
         earlier: Sequence[Graded] = (),
     ) -> list[GradedGroup]:
-        """The graded answers to each prompt: those that are stored, else new ones, which are stored before they are
-        used.
+        """The graded answers to each prompt: stored ones, or else new ones, which are stored before they are used.
 
-        One group is one batch for a grader. It is graded as soon as it and those before it are there. Where the models
-        of the reward are on servers or other devices, the engine goes on meanwhile.
+        One group is one batch for a grader. It is graded as soon as it and all earlier groups are sampled. If the
+        reward's models are on servers or other devices, the engine continues meanwhile.
 
-        Raises StageError, and stores nothing, where graders failed too often, on these and the `earlier` answers of the
-        batch, and where the engine does not keep its weights.
+        Raises StageError, and stores nothing, if graders failed too often on these and the `earlier` answers of the
+        batch, or if the engine keeps losing its weights.
         """
         stored = self.stored.replay(unit, prompts)
         if stored is not None:
@@ -209,7 +209,7 @@ class Rollouts:
         else:
             raise StageError(
                 f"stage {self.context.name}: the engine lost the policy's weights {TRIES} times in one batch of "
-                "samples; see why its server is started anew, and run the same command again"
+                "samples; find out why its server restarts, and run the same command again"
             )
         self.reward.check_failures([*earlier, *(graded for group in found for _, graded in group)])
         with timed(times, "store"):
@@ -219,7 +219,7 @@ class Rollouts:
     def _asked(
         self, prompts: Sequence[Prompt], answers: Iterator[list[Completion]], times: dict[str, float]
     ) -> list[GradedGroup]:
-        """What the engine answers, graded."""
+        """Collects the engine's answers and grades them."""
         ranks, found = self.context.ranks, []
         grading = beside_sampling if self.beside and ranks.first else at_once
         with grading(self.reward) as grade:
@@ -256,7 +256,7 @@ class Rollouts:
         ]
 
     def next_prompts(self, count: int) -> list[Prompt]:
-        """The next prompts of the shuffled epochs, which are laid end to end."""
+        """The next prompts of the shuffled epochs."""
         places = range(self.consumed, self.consumed + count)
         self.consumed += count
         return self.epochs.take(places)
@@ -264,9 +264,8 @@ class Rollouts:
     # --- validation ---------------------------------------------------------------------------------------------------
 
     def validate(self, step: int) -> dict[str, float]:
-        """What the policy gets after `step` steps for prompts that it does not learn from, under validation/, with the
-        same random streams each time; nothing where there are none, and no reward where graders failed on every
-        answer."""
+        """The policy's metrics on the held-out prompts after `step` steps, under validation/, with the same seeds each
+        time. Empty if there are no such prompts; without a reward if graders failed on every answer."""
         prompts = self.held_out
         if not prompts:
             return {}
@@ -282,8 +281,8 @@ class Rollouts:
         }
 
     def _sample(self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]]) -> Iterator[list[Completion]]:
-        """Answers to each prompt in order, one from each of its seeds; with several ranks each samples every so many of
-        the prompts."""
+        """Yields the answers to each prompt in order, one per seed. With several ranks, each samples every
+        `ranks.size`-th prompt."""
         ranks, params = self.context.ranks, self.settings.sampling.params(n=len(seeds[0]))
         requests = [
             Request(prompt_ids=self.prompt_ids[prompt.id], params=params, seeds=tuple(own))
@@ -293,7 +292,7 @@ class Rollouts:
         return self._shared(answers, len(prompts)) if ranks.several else answers
 
     def _shared(self, answers: Iterator[list[Completion]], count: int) -> Iterator[list[Completion]]:
-        """The answers of all ranks to `count` prompts, in the order of the prompts."""
+        """Yields the answers of all ranks to `count` prompts, in the order of the prompts."""
         ranks = self.context.ranks
         every = ranks.gather(list(answers))
         yield from (every[at % ranks.size][at // ranks.size] for at in range(count))
@@ -304,8 +303,8 @@ def _batch_unit(number: int, rounds: int) -> str:
 
 
 def _embedded(settings: TrainGrpo, context: Context, model: LoadedModel) -> Sampler:
-    """The embedded engine. It samples from the policy itself where that can be: on one process in float32; elsewhere
-    from a copy in the type of the machine, of what is trained alone where the rest has that type."""
+    """The embedded engine. With one process and float32 it samples from the policy itself, otherwise from a copy in the
+    machine's compute type; if the frozen weights already have that type, only the trained ones are copied."""
     dtype = arithmetic(context).dtype
     itself = dtype == torch.float32 and not context.ranks.several
     net = model.net if itself else beside_training(model.net, dtype)
@@ -317,13 +316,13 @@ def _embedded(settings: TrainGrpo, context: Context, model: LoadedModel) -> Samp
 
 
 def teaches(group: AnswerGroup) -> bool:
-    """Whether a group has an answer in the loss whose advantage is not 0, whatever advantages are divided by."""
+    """Whether a group has an answer in the loss with a nonzero advantage, whatever the scaling of advantages."""
     values = compute_advantages(_totals([group]), "none").values[0]
     return any(answer.counts and value for answer, value in zip(group, values, strict=True))
 
 
 def _paired(completions: list[Completion], graded: Future[list[Graded]] | None) -> GradedGroup:
-    """Answers with what they are worth; other ranks than the first grade nothing."""
+    """Answers with their grades; empty on all ranks except the first, which do not grade."""
     return [] if graded is None else list(zip(completions, graded.result(), strict=True))
 
 
@@ -334,15 +333,15 @@ def _totals(groups: Sequence[AnswerGroup]) -> list[list[float | None]]:
 def _check_lengths(
     prompt_ids: Mapping[str, Sequence[int]], settings: TrainGrpo, context: Context, limit: int | None
 ) -> None:
-    """Raises InputError where a prompt leaves no room for an answer, however late its turn would come."""
+    """Raises InputError if any prompt, however late it would be used, leaves no room for an answer."""
     most = settings.sampling.max_tokens
     long = {name: len(ids) for name, ids in prompt_ids.items() if limit is not None and len(ids) + most > limit}
     if long:
         name, length = max(long.items(), key=lambda item: item[1])
         raise InputError(
             f"stage {context.name}: {len(long)} of {len(prompt_ids)} prompts are too long; the longest, {name}, has "
-            f"{length} tokens, which with max_tokens {most} are {length + most}, but the model's context is {limit}. "
-            "Leave such prompts out, or lower sampling.max_tokens"
+            f"{length} tokens, which with max_tokens {most} makes {length + most}, but the model's context is {limit}. "
+            "Remove such prompts, or lower sampling.max_tokens"
         )
 
 
@@ -362,5 +361,5 @@ def _reward(settings: TrainGrpo, context: Context, model: LoadedModel) -> Reward
 
 
 def _detect() -> Detector:
-    """What tells languages, loaded where a gate asks for it."""
+    """The language detector, imported only when a gate needs it."""
     return importlib.import_module("togi.text.language").detect

@@ -1,8 +1,8 @@
-"""Samples of `train.grpo` on the disk: stored with their scores before anything is made of them, and replayed.
+"""Samples of `train.grpo` on disk: stored with their scores before they are used, and replayed on resume.
 
-A unit is what was sampled at once: the first groups of a batch, one round of refilling, one validation. Its records are
-written first and sealed then; a sealed unit is never cut back, and a stage that goes on reads it instead of asking the
-engine and the graders again, whose answers may differ.
+A unit is one call of the sampler: the first groups of a batch, one round of refilling, or one validation. Its records
+are written first and then sealed. A sealed unit is never cut back; a resumed stage reads it instead of sampling and
+grading again, which may give other results.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,16 +20,16 @@ from togi.stages.base import output_path
 from togi.stages.context import Context
 
 SAMPLES = "samples"  # the kind of records, and the name of the output
-UNITS = "checkpoints/samples"  # goes with the checkpoints when the stage is finished
-TOTAL = "total"  # no component of a reward may have this name
+UNITS = "checkpoints/samples"  # removed with the checkpoints when the stage is finished
+TOTAL = "total"  # components of a reward cannot have this name
 
 GradedGroup = list[tuple[Completion, Graded]]
 
 
 class StoredSamples:
-    """The samples of one stage. Rank 0 reads and writes; what it reads is told to all.
+    """The samples of one stage. Rank 0 reads and writes, and broadcasts what it reads.
 
-    `repeatable`: the engine would answer as before. Only then a damaged unit is sampled again.
+    `repeatable`: the engine would give the same answers again. Only then is a damaged unit sampled again.
     """
 
     def __init__(self, context: Context, repeatable: bool) -> None:
@@ -38,7 +38,7 @@ class StoredSamples:
         self.folder = context.folder / UNITS
 
     def replay(self, unit: str, prompts: Sequence[Prompt]) -> list[GradedGroup] | None:
-        """The graded answers of a unit, a group for each of its prompts; None where they are to be sampled.
+        """The graded answers of a unit, one group per prompt; None if they must be sampled.
 
         Raises StageError for a damaged unit that cannot be sampled again.
         """
@@ -49,12 +49,12 @@ class StoredSamples:
         return self.context.ranks.on_first_rank(lambda: _seal(self.folder / f"{unit}.parquet").exists())
 
     def keep(self, unit: str, prompts: Sequence[Prompt], groups: Sequence[GradedGroup]) -> None:
-        """Stores a unit, whole or not at all."""
+        """Stores a unit atomically."""
         self.context.ranks.on_first_rank(lambda: self._write(unit, prompts, groups))
 
     def publish(self) -> None:
-        """Joins the samples of all batches, in their order, as an output of the stage; those of validations are left
-        out, because nothing should be trained on them."""
+        """Joins the samples of all batches, in order, as an output of the stage. Validation samples are left out,
+        because they must not be trained on."""
         self.context.ranks.on_first_rank(self._publish)
 
     def _write(self, unit: str, prompts: Sequence[Prompt], groups: Sequence[GradedGroup]) -> None:
@@ -86,10 +86,10 @@ class StoredSamples:
         except (InputError, OSError) as error:
             if not self.repeatable:
                 raise StageError(
-                    f"stage {self.context.name}: stored samples are damaged ({error}), and the engine would answer "
-                    "otherwise now; put the file back from a copy, or start anew with `togi run --redo`"
+                    f"stage {self.context.name}: stored samples are damaged ({error}), and the engine would now give "
+                    "different answers; restore the file from a copy, or start over with `togi run --redo`"
                 ) from error
-            self.context.log(f"stored samples are damaged ({error}): they are sampled again")
+            self.context.log(f"stored samples are damaged ({error}): sampling them again")
             return None
 
     def _publish(self) -> None:
@@ -104,21 +104,21 @@ def _seal(path: Path) -> Path:
 
 
 def _groups(path: Path, prompts: Sequence[Prompt]) -> list[GradedGroup]:
-    """What a sealed file holds. Raises InputError where it is not as it was written, or answers other prompts."""
+    """The contents of a sealed file. Raises DamagedFile if it has changed or answers other prompts."""
     if file_hash(path) != read_sealed(_seal(path), {"sha256": str})["sha256"]:
-        raise DamagedFile(f"{path}: it is not as togi wrote it")
+        raise DamagedFile(f"{path}: it has changed since togi wrote it")
     groups: list[GradedGroup] = [[] for _ in prompts]
     for sample in read_records(path)[1]:
         assert isinstance(sample, Sample)
         place = sample.extra["place"]
         if place >= len(prompts) or sample.parents != (prompts[place].id,):
-            raise DamagedFile(f"{path}: sample {sample.id} answers another prompt than the one that is asked now")
+            raise DamagedFile(f"{path}: sample {sample.id} answers a different prompt than the current one")
         groups[place].append((sample.completion, _graded(sample)))
     return groups
 
 
 def _why(graded: Graded) -> dict[str, str | bool]:
-    """What of a grade is no score."""
+    """The parts of a grade that are not scores."""
     known = {"gate": graded.gate, "failed": graded.failed, "below_fail": graded.below_fail}
     return {name: value for name, value in known.items() if value}
 

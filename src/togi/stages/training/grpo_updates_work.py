@@ -1,7 +1,7 @@
-"""Updates of `train.grpo`: from a batch of graded answers to the micro-batches of the optimiser steps that it serves.
+"""Updates of `train.grpo`: from a batch of graded answers to the micro-batches of its optimiser steps.
 
-Log-probabilities of the policy that sampled (old) and of the initial model (reference) are computed here, by the
-trainer's own forward, on the same micro-batches that are learnt from: where the weights are the same, so are the bits.
+Log-probabilities of the policy that sampled (old) and of the initial model (reference) are computed here, with the
+trainer's own forward pass on the micro-batches used for training, so equal weights give bit-identical results.
 """
 
 import copy
@@ -30,9 +30,9 @@ Micro = MicroBatch[Forest]
 
 
 class Updates:
-    """What the policy learns from. With an adapter the reference is the same network with the adapter switched off;
-    without one it is a frozen copy. There is neither where `beta` is 0. With several ranks `policy` is replaced by one
-    whose weights are shards, and each rank has its share of the micro-batches."""
+    """Makes the policy's micro-batches. With an adapter, the reference is the same network with the adapter switched
+    off; otherwise it is a frozen copy. With `beta` 0 there is no reference. With several ranks, `policy` is replaced by
+    one whose weights are shards, and each rank gets its share of the micro-batches."""
 
     def __init__(self, settings: TrainGrpo, context: Context, model: LoadedModel) -> None:
         self.settings = settings
@@ -44,7 +44,7 @@ class Updates:
         self.dtype = torch.promote_types(next(model.net.parameters()).dtype, torch.float32)
         self.frozen = _frozen(settings, model)
         self._measured = in_machine_type(self._logp, context)
-        self._seen: list[Tensor] | None = None  # log-probabilities of the update at work, in its micro-batches' order
+        self._seen: list[Tensor] | None = None  # log-probabilities in the current update, by micro-batch
 
     def objective(self) -> GRPO:
         loss = self.settings.loss
@@ -64,17 +64,18 @@ class Updates:
         )
 
     def forward(self, forest: Forest) -> Output:
-        """What the policy says, with a graph."""
+        """The policy's output, with a graph."""
         output = self._logp((self.policy, forest))
         if self._seen is not None:
             self._seen.append(require(output.logp_N, "logp_N").detach())
         return output
 
     def steps(self, rollout: Rollout) -> Iterator[list[Micro]]:
-        """The micro-batches of each optimiser step that a batch of samples serves.
+        """Yields the micro-batches of each optimiser step on a batch of samples.
 
-        Old log-probabilities are those before the first of these steps. The first minibatch has them from its own first
-        forward, where the ratio is 1; the others from one pass. Each of its micro-batches is forwarded once, in order.
+        Old log-probabilities are those before the first of these steps. The first minibatch takes them from its own
+        first forward pass, where the ratio is 1; the others from a separate pass. Each micro-batch yielded must go
+        through `forward` exactly once, in order.
         """
         size, epochs = self.settings.prompts_per_step, self.settings.epochs_per_batch
         with timed(rollout.times, "prepare"):
@@ -92,9 +93,9 @@ class Updates:
     def _part(self, groups: Sequence[AnswerGroup]) -> list[Micro]:
         """This rank's micro-batches of one optimiser step.
 
-        An answer without gradient is not computed, but counts in what the loss divides by; one that is masked counts
-        as an answer without tokens. Where no answer has a gradient, a single one stands in; where none even counts, a
-        prompt without a scored token does.
+        An answer without gradient is not computed, but counts in the loss's divisor; a masked one counts as an answer
+        without tokens. If no answer has a gradient, a single one is computed; if no answer counts at all, a prompt
+        without scored tokens.
         """
         counted = [[answer for answer in group if answer.counts] for group in groups]
         learning = [[answer for answer in group if self.learns_from(answer)] for group in counted]
@@ -108,7 +109,7 @@ class Updates:
         return _with_idle(made, graded, answers) if self.ranks.first else made
 
     def learns_from(self, answer: Answer) -> bool:
-        """Whether an answer has a gradient: one of a group without spread has none but that of the KL."""
+        """Whether an answer has a gradient. In a group without spread only the KL has one."""
         return answer.advantage != 0 or self.settings.loss.beta > 0
 
     def _micro(self, cut: forests.MicroBatch, answers: Sequence[Answer]) -> Micro:
@@ -129,7 +130,7 @@ class Updates:
 
     @torch.no_grad()
     def logprobs(self, prompt: Sequence[int], answer: Sequence[int], temperature: float) -> list[float]:
-        """What the policy of now gives to the ids of an answer, in nats; all ranks must ask."""
+        """The current policy's log-probabilities of an answer's ids, in nats. All ranks must call this."""
         scored = (False,) * len(prompt) + (True,) * len(answer)
         forest = forests.plant([[forests.Sequence((*prompt, *answer), scored)]])
         return require(self._measured((self.policy, forest, temperature)).logp_N, "logp_N").tolist()
@@ -137,7 +138,7 @@ class Updates:
     def _logp(self, inputs: "tuple[Policy, Forest] | tuple[Policy, Forest, float]") -> Output:
         policy, forest, *given = inputs
         temperature = given[0] if given else self.settings.sampling.temperature
-        # with the entropy in every pass, because logarithms of sums differ in the last bit without it
+        # every pass computes the entropy, because without it log-sum-exps differ in the last bit
         found = policy(move(forest, self.device), temperature=temperature, entropy=True)
         return Output(logp_N=found.logp_N, entropy_N=found.entropy_N, aux=found.aux)
 
@@ -164,8 +165,8 @@ def _given_old(micro: Micro, old_logp_N: Tensor | None) -> Micro:
 
 
 def _with_idle(made: list[Micro], graded: Sequence[Answer], computed: Sequence[Answer]) -> list[Micro]:
-    """The micro-batches, the first of which also counts the answers that are not computed, and the tokens of those that
-    are not masked."""
+    """The micro-batches, of which the first also counts the answers that are not computed, and the tokens of the
+    unmasked ones among them."""
     sequences = len(graded) - len(computed)
     counted = [answer for answer in graded if answer.counts]
     tokens = sum(len(a.completion.token_ids) for a in counted) - sum(len(a.completion.token_ids) for a in computed)
@@ -176,11 +177,11 @@ def _with_idle(made: list[Micro], graded: Sequence[Answer], computed: Sequence[A
 
 
 def _unscored(answer: Answer) -> Answer:
-    """The prompt of an answer, with nothing to learn from."""
+    """The prompt of an answer, without scored tokens."""
     return replace(answer, advantage=0.0, completion=replace(answer.completion, token_ids=(), logprobs=()))
 
 
 def sequence_of(answer: Answer) -> forests.Sequence:
-    """A prompt with one answer: every sampled token is scored."""
+    """A prompt with one answer, of which every sampled token is scored."""
     prompt, ids = answer.prompt_ids, answer.completion.token_ids
     return forests.Sequence(prompt + ids, (False,) * len(prompt) + (True,) * len(ids))

@@ -1,7 +1,7 @@
-"""The work of `train.grpo`: a batch of samples, graded, serves one optimiser step or several; then the next is drawn.
+"""The work of `train.grpo`: samples and grades a batch, trains on it for one or more optimiser steps, and repeats.
 
-A checkpoint falls between batches of samples: it holds weights, optimiser, step, how many prompts were consumed, and
-the length of every append-only file.
+Checkpoints are written between batches of samples. They hold weights, optimiser state, step, the number of consumed
+prompts, and the length of every append-only file.
 """
 
 import importlib
@@ -41,7 +41,7 @@ from togi.train.sharding import ShardedModel
 
 
 def run(settings: TrainGrpo, context: Context, engine: Engine | None = None) -> None:
-    """Trains the policy on what `engine` samples; without one, on what the embedded engine does."""
+    """Trains the policy on samples from `engine`, or from the embedded engine if None."""
     training, held_out = _prompts(settings, context)
     keep_learnt(context, settings.init, (prompt.messages for prompt in training))
     model = load_trainable(context, settings.init, settings)
@@ -60,7 +60,8 @@ def _train(
     prompts: tuple[list[Prompt], list[Prompt]],
     engine: Engine | None,
 ) -> None:
-    """All steps. Sampler, reward models and optimiser are gone when it returns; `model` has what was learnt."""
+    """Runs all steps. On return, sampler, reward models and optimiser are freed, and `model` has the trained
+    weights."""
     training, held_out = prompts
     source = GrpoBatches(settings, context, model, training, held_out, engine)
     longest = max(len(source.rollouts.prompt_ids[prompt.id]) for prompt in training) + settings.sampling.max_tokens
@@ -101,8 +102,8 @@ def rehearse(settings: TrainGrpo, context: Context) -> Iterator[Rehearsed]:
 
 
 class GrpoBatches:
-    """The batch source of on-policy training: an iterator of batches that looks at the policy. `made` is the batch of
-    samples at work, `ahead` the next one where it is drawn before this one is learnt from."""
+    """The batch source of on-policy training, which samples batches from the policy. `made` is the current batch of
+    samples, `ahead` the next one if it is drawn before the current one is trained on."""
 
     def __init__(
         self,
@@ -129,8 +130,8 @@ class GrpoBatches:
         self.watch: GuardState = build_watch(settings.guards)
         self.made = Rollout(groups=[], sampled=[], rounds=0)
         self.ahead: Rollout | None = None
-        self.step = 0  # optimiser steps that the policy has learnt when the engine is asked next
-        self.published: int | None = None  # the same of the weights that the engine has
+        self.step = 0  # optimiser steps in the policy's weights the next time the engine samples
+        self.published: int | None = None  # optimiser steps in the engine's weights
         self.dead = 0
         self.first_variety = 0.0
         self.validated = BestValidation(settings.choose_by, settings.choose == "best")
@@ -155,7 +156,7 @@ class GrpoBatches:
     # --- steps --------------------------------------------------------------------------------------------------------
 
     def steps(self, first: int) -> Iterator[list[Micro]]:
-        """The micro-batches of each optimiser step from `first` on, which begins a batch of samples."""
+        """Yields the micro-batches of each optimiser step from `first` on, which starts a batch of samples."""
         updates, count = self.settings.updates, self.settings.steps // self.settings.updates
         for number in range(first // updates, count):
             self.step = number * updates
@@ -166,15 +167,15 @@ class GrpoBatches:
             yield from self.updates.steps(self.made)
 
     def _go_ahead(self, number: int) -> None:
-        """Has the next batch sampled from the policy that this one is about to change. An engine of its own works
-        meanwhile; the embedded one computes with the weights that are trained, so it is through before."""
+        """Starts sampling the next batch before the current one changes the policy. A separate engine samples during
+        training; the embedded one shares the trained weights, so it finishes before."""
         if self.served is None:
             self.ahead = self.rollouts.draw(number)
         else:
             self.rollouts.begin(number)
 
     def _publish(self) -> None:
-        """Gives the engine the weights of now, unless it has them."""
+        """Gives the engine the current weights, unless it has them."""
         if self.published == self.step:
             return
         self.rollouts.engine.publish(self.spread.weights())
@@ -183,8 +184,8 @@ class GrpoBatches:
         self.published = self.step
 
     def finish(self, trainer: Trainer, info: StepInfo) -> None:
-        """Logs a finished step and what was sampled for it, validates when it is due and asks the guards. Raises
-        StageError where a guard wants that."""
+        """Logs a finished step and its samples, validates when due, and checks the guards. Raises StageError if a guard
+        stops the run."""
         number, update = divmod(info.step, self.settings.updates)
         times: dict[str, float] = {}
         metrics, guarded = self._metrics() if update == 0 else ({}, {})
@@ -207,13 +208,13 @@ class GrpoBatches:
         self.validated.observe(trainer, found)
 
     def _finish_ahead(self, number: int) -> None:
-        """Waits for the batch that is sampled ahead, and grades and stores it: a checkpoint after this step needs it,
-        since the weights that it comes from are gone then."""
+        """Waits for the batch that is sampled ahead, and grades and stores it. A checkpoint after this step needs it,
+        because the weights that it was sampled from are gone by then."""
         if self.ahead is None and number < self.settings.steps // self.settings.updates:
             self.ahead = self.rollouts.draw(number)
 
     def _metrics(self) -> tuple[dict[str, float], dict[str, float]]:
-        """What is logged of the batch of samples, and what guards watch, under their names: of all that was sampled."""
+        """The logged metrics of the batch of samples, and the metrics of the guards, over all samples."""
         rollouts, made = self.rollouts, self.made
         answers = made.answers
         statistics = reward_statistics([answer.graded for answer in answers])
@@ -261,8 +262,8 @@ class GrpoBatches:
     # --- guards -------------------------------------------------------------------------------------------------------
 
     def _guard(self, number: int, step: int, metrics: Mapping[str, float]) -> None:
-        """Alarms where a guard's threshold is crossed. Raises StageError where the recipe wants that to end the run,
-        and where nothing passed a gate for as many batches of samples, from the first on, as it allows."""
+        """Raises alarms for crossed guards. Raises StageError if such a guard stops the run, and if no answer passed
+        the gates in the first `dead_steps` batches of samples."""
         alarms = self.watch.observe(step, metrics)
         for alarm in alarms:
             self.context.alarm(alarm.name, alarm.message, step=step, value=alarm.value, threshold=alarm.threshold)
@@ -272,18 +273,18 @@ class GrpoBatches:
         if self.settings.dead_steps and self.dead == number + 1 == self.settings.dead_steps:
             raise StageError(
                 f"stage {self.context.name}: in its first {self.dead} batches of samples no answer passed the gates: "
-                "there is nothing to learn from. Show the terminator in the prompt (a template whose turns end with "
-                "it), raise sampling.max_tokens, lower the temperature, or loosen the gate"
+                "there is nothing to learn from. Show the terminator in the prompt (with a template whose turns end "
+                "with it), raise sampling.max_tokens, lower the temperature, or loosen the gates"
             )
 
 
 def _remote(settings: TrainGrpo, context: Context, model: LoadedModel) -> Any:
-    """The policy on a server; what speaks to servers is imported where one is named."""
+    """The policy on a server. Code for servers is imported only when one is used."""
     return importlib.import_module("togi.stages.training.grpo_engine_work").RemotePolicy(settings, context, model)
 
 
 def _prompts(settings: TrainGrpo, context: Context) -> tuple[list[Prompt], list[Prompt]]:
-    """Prompts to learn from, and those to validate on."""
+    """The training prompts and the validation prompts."""
     prompts: list[Prompt] = context.records(settings.prompts)
     context.count_in(len(prompts))
     validation = settings.validation
@@ -303,7 +304,7 @@ def _warn_overlap(context: Context, training: Sequence[Prompt], held_out: Sequen
     known = dict.fromkeys(prompt.messages for prompt in training)
     shared = sum(prompt.messages in known for prompt in held_out)
     if shared:
-        context.alarm("validation_overlap", f"{shared} of {len(held_out)} validation prompts are learnt from too")
+        context.alarm("validation_overlap", f"{shared} of {len(held_out)} validation prompts are also trained on")
 
 
 def _note(metrics: Mapping[str, float]) -> str:
@@ -313,7 +314,7 @@ def _note(metrics: Mapping[str, float]) -> str:
 
 
 def _keep_samples(context: Context, step: int, answers: Sequence[Answer]) -> None:
-    """The best and the worst answer of each batch of samples, for the report."""
+    """Stores the best and the worst answer of a batch of samples, for the report."""
     graded = [answer for answer in answers if answer.graded.total is not None]
     if not graded:
         return
@@ -340,6 +341,6 @@ def _warn_biased_sampling(settings: TrainGrpo, context: Context) -> None:
     if used:
         context.alarm(
             "biased_sampling",
-            f"{', '.join(used)} cuts the sampled distribution, which the trainer's log-probabilities do not know of: "
-            "the policy gradient is biased; sample with temperature alone",
+            f"{', '.join(used)} truncates the sampled distribution, which the trainer's log-probabilities do not "
+            "reflect: the policy gradient is biased; sample with temperature alone",
         )

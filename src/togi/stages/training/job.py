@@ -1,4 +1,4 @@
-"""How a stage trains, as the prediction of its memory and of its operations sees it."""
+"""A stage's training, as described to the prediction of its memory and operations."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,12 +11,12 @@ from togi.stages.training.phases import Rollouts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingJob:
-    """One training. `entropy`: the loss reads the entropy of the head's distribution. `scorer`: the head over the
-    vocabulary gives way to one number. `train_layers` are trained, from the top, of the `keep_layers` lowest; None:
-    all. `scorers` are the reward models that stand beside it.
+    """One training. `entropy`: the loss reads the entropy of the head's distribution. `scorer`: a head with one output
+    replaces the vocabulary head. Of the `keep_layers` lowest layers, the top `train_layers` are trained; None: all.
+    `scorers` are the reward models in memory.
 
-    `rollouts` says how a policy samples. `copies(job, shape, compute_dtype)` are the bytes of other copies of the model
-    that stand beside the trained one.
+    `rollouts` describes how a policy samples. `copies(job, shape, compute_dtype)` returns the bytes of other copies of
+    the model in memory.
     """
 
     settings: Optimisation
@@ -30,11 +30,11 @@ class TrainingJob:
 
     @property
     def init(self) -> ModelRef:
-        """The model that is trained."""
+        """The model to train."""
         return self.settings.init
 
     def at(self, compute_dtype: str, *, cuda: bool = False) -> Job:
-        """The job on a machine whose matrix multiplications are in the type `compute_dtype`."""
+        """The job on a machine that multiplies matrices in `compute_dtype`."""
         settings, lora = self.settings, self.settings.lora
         return Job(
             weights="nf4" if lora is not None and lora.base == "nf4" else settings.weights,
@@ -51,14 +51,14 @@ class TrainingJob:
         )
 
     def shape(self, init: Shape) -> Shape:
-        """The sizes of what is trained from a model of the sizes `init`."""
+        """The sizes of the trained model, given those of the initial model."""
         if not self.scorer:
             return init
         return replace(init, tied=True, layers=min(self.keep_layers or init.layers, init.layers))
 
     def beside(self, shape: Shape, compute_dtype: str, scorers: Sequence[Shape]) -> float:
-        """Bytes of the models that stand beside the trained one, of the sizes `shape`, as long as the stage runs;
-        `scorers` are the sizes of its reward models."""
+        """Bytes of the models kept in memory besides the trained one, which has the sizes `shape`; `scorers` are the
+        sizes of its reward models."""
         return self.copies(self.at(compute_dtype), shape, compute_dtype) + grader_bytes(scorers, compute_dtype)
 
 
@@ -69,5 +69,5 @@ def grader_bytes(scorers: Sequence[Shape], compute_dtype: str) -> float:
 
 
 def training_job(settings: Optimisation) -> TrainingJob:
-    """The job of a training of the whole model, with nothing beside it."""
+    """The job of a training that needs no other models in memory."""
     return TrainingJob(settings=settings)

@@ -15,22 +15,22 @@ class Lora(Settings):
     targets: tuple[str, ...] = Field(
         default=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
         min_length=1,
-        description="names of linear layers; all-linear: all but the heads",
+        description="names of linear layers; all-linear: all except the heads",
     )
     rank_stabilised: bool = Field(default=False, description="scale by alpha / sqrt(rank) instead (rsLoRA)")
     token_rows: tuple[str, ...] = Field(
         default=(),
-        description="tokens that the tokenizer has, by their text, whose rows of the embeddings and of the output head "
-        "are trained too",
+        description="tokens of the tokenizer, by their text, whose rows of the embeddings and the output head are "
+        "trained too",
     )
     base: Literal["as_loaded", "nf4"] = Field(
-        default="as_loaded", description="nf4: the frozen weights in 4 bits (QLoRA; needs bitsandbytes)"
+        default="as_loaded", description="nf4: keep the frozen weights in 4 bits (QLoRA; needs bitsandbytes)"
     )
 
     save: Literal["merged", "adapter", "both"] = Field(
         default="merged",
-        description="what the stage leaves: the model with the adapter merged; the adapter alone, a folder that peft "
-        "and vLLM load onto its base; or both, the merged one as the model and the adapter beside it (output/adapter)",
+        description="output of the stage. merged: the model with the adapter merged; adapter: the adapter alone, which "
+        "peft and vLLM load onto its base; both: the merged model, with the adapter in output/adapter",
     )
 
     @field_validator("targets", "token_rows")
@@ -38,5 +38,5 @@ class Lora(Settings):
     def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         twice = [name for i, name in enumerate(value) if name in value[:i]]
         if twice or "" in value:
-            raise ValueError(f"each name stands once and is not empty, found {twice or ['']}")
+            raise ValueError(f"names must be non-empty and listed only once, found {twice or ['']}")
         return value

@@ -1,7 +1,7 @@
-"""Fits a training stage into the memory at hand: predicts its peak, chooses the micro-batch, measures afterwards.
+"""Fits a training stage into the available memory: predicts its peak, chooses the micro-batch size, measures the peak.
 
-What was predicted, chosen and measured stands in memory.json in the stage's folder. The choice is made once: a stage
-that goes on after a kill cuts its steps as before, so that it ends with the same bits.
+Predictions, choice and measurements are stored in memory.json in the stage's folder. The choice is made only once: a
+resumed stage splits its steps as before, so its results are bit-identical.
 """
 
 from contextlib import suppress
@@ -19,16 +19,16 @@ from togi.stages.training.job import TrainingJob
 from togi.stages.training.resources import USABLE, USABLE_CPU
 from togi.train import usage
 
-MOST = 2**16  # tokens of a micro-batch that auto chooses; more are no faster
-LONGEST = 2**20  # tokens of an example: beyond every model's context
+MOST = 2**16  # the most tokens of a micro-batch that auto chooses; more are not faster
+LONGEST = 2**20  # tokens of an example; more than any model's context
 FILE = "memory.json"
-NEEDED = {"tokens_per_second", "time/update", "memory/most_gb"}  # of a line of metrics, unless it was damaged
+NEEDED = {"tokens_per_second", "time/update", "memory/most_gb"}  # every undamaged line of metrics has these
 
 
 class MemoryBudget:
-    """One training and the memory at hand. `settings` are the stage's settings with `auto` decided.
+    """One training and the available memory. `settings` are the stage's settings with `auto` replaced by the choice.
 
-    Raises StageError where nothing fits, InputError for `auto` where the model's sizes are not known.
+    Raises StageError if no micro-batch fits, and InputError for `auto` if the model's sizes are unknown.
     """
 
     def __init__(self, job: TrainingJob, context: Context) -> None:
@@ -41,7 +41,7 @@ class MemoryBudget:
         self.before = usage.at_rest(self.where)
         self.shape: Shape | None = None
         tokens = settings.micro_batch_tokens
-        # one after the other: the first may convert the weights of a package, once
+        # one rank after the other: the first may have to convert the weights of a package
         config = context.ranks.in_turn(lambda: load_config(context.model(settings.init), context.cache))
         try:
             self.shape = job.shape(Shape.of(config))
@@ -64,7 +64,7 @@ class MemoryBudget:
             write_json(context.folder / FILE, {"micro_batch_tokens": tokens, "fits": context.fits})
 
     def _scorers(self, job: TrainingJob) -> list[Shape]:
-        """The sizes of the reward models that are loaded beside; those on servers are not."""
+        """The sizes of the reward models loaded in this process; those on servers do not count."""
         found = []
         for ref in job.scorers:
             if self.context.inputs[ref].endpoint is not None:
@@ -76,7 +76,7 @@ class MemoryBudget:
         return found
 
     def _most(self, processes: int, shape: Shape) -> int:
-        """The most tokens that fit what is free now."""
+        """The largest number of tokens that fits into the memory that is free now."""
         free = self.context.ranks.on_first_rank(lambda: usage.available(self.where))
         cpu = self.where.type == "cpu"
         room = USABLE_CPU * free / processes if cpu else USABLE * free
@@ -85,16 +85,17 @@ class MemoryBudget:
             need = predict(shape, self.job, 256).peak + self.beside
             raise StageError(
                 f"stage {self.context.name}: no micro-batch fits: the smallest, 256 tokens, needs {gigabytes(need)}, "
-                f"and {gigabytes(room)} may be used. Set activation_checkpointing: true, lora, or optimizer: adamw-8bit"
+                f"but only {gigabytes(room)} can be used. Set activation_checkpointing: true, lora, or optimizer: "
+                "adamw-8bit"
             )
         self.context.log(f"micro-batches of {min(tokens, MOST)} tokens: {tokens} fit {gigabytes(room)}")
         return tokens
 
     def finish(self) -> None:
-        """Writes to memory.json, and tells, the measured peak of training, that of the stage with the saving of its
-        model, and what is predicted for the largest micro-batch that there was.
+        """Writes to memory.json, and logs, the measured peak of training, that of the stage including saving, and the
+        prediction for the largest micro-batch that occurred.
 
-        On the CPU the measured ones are all that the process held besides the program.
+        On the CPU, the measured peaks are all of the process's memory except the program itself.
         """
         if not self.context.ranks.first:
             return
@@ -110,7 +111,7 @@ class MemoryBudget:
         if len(phases) > 1:
             found["phases"] = phases
         told = f"peak memory: {gigabytes(measured)} measured ({gigabytes(whole)} with saving)"
-        if self.shape is not None and most:  # a head on stored features computes no token of the model
+        if self.shape is not None and most:  # a head on stored features computes no tokens of the model
             expected = predict(self.shape, self.job, most)
             found |= {
                 "largest_micro_batch": most,
@@ -119,15 +120,15 @@ class MemoryBudget:
                 "flops": sum(steps) * training_flops(self.shape, self.job, 1, 1, 0),
             }
             told += (
-                f", {gigabytes(found['predicted'])} predicted for its largest micro-batch, {most:,} tokens; "
-                f"{gigabytes(found['floor'])} of it are weights, gradients and optimiser"
+                f", {gigabytes(found['predicted'])} predicted for the largest micro-batch of {most:,} tokens, of which "
+                f"{gigabytes(found['floor'])} are weights, gradients and optimiser state"
             )
         write_json(self.context.folder / FILE, found)
         self.context.log(told)
 
     def _lines(self) -> list[dict[str, Any]]:
-        """The metrics of all trainings of the stage. Those of a sweep have folders of their own; what stands in the
-        stage's own is a copy of one of them."""
+        """The metrics of all trainings of the stage. Those of a sweep have their own folders; the file in the stage's
+        folder is then a copy of one of them."""
         folder = self.context.folder
         own = [] if getattr(self.settings, "sweep", ()) else [folder / "metrics.jsonl"]
         paths = (*own, *sorted(folder.glob("runs/*/metrics.jsonl")))
@@ -135,8 +136,8 @@ class MemoryBudget:
 
 
 def _bring_in(job: TrainingJob, context: Context) -> None:
-    """Brings in, before memory is counted, what of the program comes with a model: the libraries of its kind, of its
-    adapter and of its tokenizer, some 0.2 GB. What cannot be read is told when the model is loaded."""
+    """Imports the libraries that a model, its adapter and its tokenizer need, some 0.2 GB, before memory is measured.
+    Files that cannot be read are reported later, when the model is loaded."""
     if job.settings.lora is not None:
         lora_library()
     with suppress(InputError):

@@ -1,6 +1,6 @@
-"""Settings that all training on fixed data shares: the update, when to validate and save, which weights to keep.
+"""Settings shared by training stages: the update, when to validate and save, which weights to keep.
 
-"Fixed" data are records that exist before training begins, unlike the answers that `train.grpo` samples for itself.
+"Fixed" data are records that exist before training begins, unlike the answers that `train.grpo` samples.
 """
 
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -14,32 +14,36 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Optimisation(Resources):
-    """From a model to a trained one. `init` gives weights alone; going on after a kill is never `init`.
+    """Trains a model. `init` provides only its weights; a run resumes from checkpoints, never from `init`.
 
-    A subclass adds its data, and narrows `validation` to the records that it takes.
+    A subclass adds its data, and narrows `validation` to the records that it accepts.
     """
 
     measures: ClassVar[tuple[str, ...]] = ("loss",)
     adds_router_loss: ClassVar[bool] = False
 
-    init: ModelRef = Field(description="the model to start from: its weights alone")
+    init: ModelRef = Field(description="the model to start from; only its weights are used")
     learning_rate: float = Field(default=1e-5, gt=0, description="peak of the schedule")
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    warmup_steps: int = Field(default=0, ge=0, description="optimiser steps in which the rate rises from 0")
-    final_rate: float = Field(default=0.0, ge=0, le=1, description="share of the peak at which linear and cosine end")
-    final_steps: int = Field(default=0, ge=0, description="last optimiser steps that stay at the final rate")
+    warmup_steps: int = Field(default=0, ge=0, description="optimiser steps over which the rate rises from 0")
+    final_rate: float = Field(
+        default=0.0, ge=0, le=1, description="final rate of linear and cosine, as a share of the peak"
+    )
+    final_steps: int = Field(default=0, ge=0, description="optimiser steps at the end that stay at the final rate")
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
-    eps: float = Field(default=1e-8, gt=0, description="AdamW's")
-    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's; norms and biases are not decayed")
+    eps: float = Field(default=1e-8, gt=0, description="epsilon of AdamW")
+    weight_decay: float = Field(
+        default=0.0, ge=0, description="weight decay of AdamW; norms and biases are not decayed"
+    )
     max_grad_norm: float = Field(default=1.0, gt=0, description="gradients are scaled down to this norm")
     validation: Any = Field(default=None, description="records, or the share of the prompts to keep out of training")
     evaluate_every: int | None = Field(
-        default=None, ge=1, description="optimiser steps between validations; absent: at the end alone"
+        default=None, ge=1, description="optimiser steps between validations; absent: only at the end"
     )
     choose: Literal["last", "best"] = Field(
-        default="last", description="which weights to keep: of the last step, or of the best validation"
+        default="last", description="weights to keep: those of the last step, or those of the best validation"
     )
-    choose_by: Literal["loss", "accuracy"] = Field(default="loss", description="what best means")
+    choose_by: Literal["loss", "accuracy"] = Field(default="loss", description="metric of the best validation")
     router_loss: float | None = Field(
         default=None,
         ge=0,
@@ -47,7 +51,7 @@ class Optimisation(Resources):
         "train.sft and train.pretrain, 0 elsewhere",
     )
     save_every: int = Field(default=50, ge=1, description="optimiser steps between checkpoints")
-    keep: int = runtime_setting(2, "newest checkpoints to keep while the stage runs, beside the best one", ge=1)
+    keep: int = runtime_setting(2, "newest checkpoints to keep while the stage runs, besides the best one", ge=1)
 
     @model_validator(mode="after")
     def _validates(self) -> Self:
@@ -65,17 +69,17 @@ class Optimisation(Resources):
     def _final_rate_is_reached(self) -> Self:
         if self.schedule == "constant" and (self.final_rate or self.final_steps):
             name = "final_rate" if self.final_rate else "final_steps"
-            raise ValueError(f"{name} does nothing under schedule: constant; choose linear or cosine, or leave it")
+            raise ValueError(f"{name} does nothing with schedule: constant; choose linear or cosine, or remove it")
         if self.final_steps and not self.final_rate:
             raise ValueError("final_steps at a final rate of 0 would train nothing; set final_rate too")
         return self
 
 
 class TokenisedTraining(Optimisation):
-    """Training on records that become tokens on the disk before it begins."""
+    """Training on records that are tokenised to disk before it begins."""
 
     workers: int = runtime_setting(
-        1, "processes that tokenise, 4,096 records at a time each; 1: the stage's own", ge=1, le=1024
+        1, "processes that tokenise, 4,096 records at a time each; 1: the stage's own process", ge=1, le=1024
     )
 
     @property
@@ -84,16 +88,20 @@ class TokenisedTraining(Optimisation):
 
 
 class FixedTraining(TokenisedTraining):
-    """Training that passes over its examples in a shuffled order, epoch after epoch."""
+    """Training that passes over its examples in epochs, each in a new random order."""
 
-    epochs: float | None = Field(default=None, gt=0, description="passes over the data; absent, without steps: 1")
+    epochs: float | None = Field(
+        default=None, gt=0, description="passes over the data; 1 if both epochs and steps are absent"
+    )
     steps: int | None = Field(default=None, ge=1, description="optimiser steps, instead of epochs")
-    batch_size: int = Field(default=16, ge=1, description="examples (chats, pairs) of one optimiser step")
-    max_length: int | None = Field(default=None, ge=8, description="tokens of an example; absent: the model's context")
-    overflow: Any = Field(default="drop", description="what a longer example does: drop (counted) or error")
+    batch_size: int = Field(default=16, ge=1, description="examples (chats, pairs) per optimiser step")
+    max_length: int | None = Field(
+        default=None, ge=8, description="maximum tokens of an example; absent: the model's context"
+    )
+    overflow: Any = Field(default="drop", description="treatment of longer examples: drop (counted) or error")
 
     @model_validator(mode="after")
     def _epochs_or_steps(self) -> Self:
         if self.steps is not None and self.epochs is not None:
-            raise ValueError("steps and epochs both say how long to train; keep one of them, and set the other to null")
+            raise ValueError("steps and epochs both set how long to train; keep one of them, and set the other to null")
         return self

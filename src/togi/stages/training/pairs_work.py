@@ -1,6 +1,7 @@
-"""Preference pairs as examples: trees of one prompt and two answers, of which only the answers' tokens are scored.
+"""Preference pairs as examples: trees of one prompt and two answers, in which only the answers' tokens are scored.
 
-What does not fit is dropped with a reason or is an error, as the recipe asks; nothing leaves or is cut uncounted.
+A pair that does not fit is dropped with a reason or is an error, as the recipe specifies. All drops and cuts are
+counted.
 """
 
 from abc import ABC, abstractmethod
@@ -38,10 +39,11 @@ REASONS = {
 
 @dataclass(slots=True, kw_only=True)
 class PairReader(ABC):
-    """Turns pairs into examples of two sequences, or says why one teaches nothing: what every training on pairs shares.
+    """Turns pairs into examples of two sequences, or gives the reason for dropping them. Shared by all training on
+    pairs.
 
-    `longest` are the most tokens of a whole sequence. Raises InputError where a length is more than the model's
-    context, and where the recipe allows no drop.
+    `longest` is the largest number of tokens of a whole sequence. Raises InputError if a length exceeds the model's
+    context, and instead of a drop if the recipe does not allow drops.
     """
 
     settings: PreferenceTraining | TrainReward
@@ -57,7 +59,7 @@ class PairReader(ABC):
 
     @property
     def key(self) -> dict[str, Any]:
-        """What of the settings decides which example a pair becomes."""
+        """The settings that determine a pair's example."""
         return {"longest": self.longest, **self.settings.model_dump(include={"on_bad_pair", "overflow"})}
 
     def __call__(self, pair: Pair, /) -> Example | str:
@@ -71,7 +73,7 @@ class PairReader(ABC):
             if self.settings.on_bad_pair == "drop":
                 raise
             raise InputError(
-                f"stage {self.context.name}: pair {pair.id}: {error}; mend it, or set on_bad_pair: drop"
+                f"stage {self.context.name}: pair {pair.id}: {error}; fix it, or set on_bad_pair: drop"
             ) from None
         if self.bos and any(side.ids[: 2 * len(self.bos)] == self.bos * 2 for side in sides):
             return self._bad(pair, "two_bos")
@@ -88,20 +90,20 @@ class PairReader(ABC):
 
     @abstractmethod
     def sequence(self, pair: Pair, side: Sequence[Message]) -> TokenSequence:
-        """One side of a pair after its prompt, as the model reads it. Raises InputError that names stage and pair."""
+        """The tokens of a pair's prompt with one of its sides. Raises InputError that names stage and pair."""
 
     def shortened(self, sides: Sides) -> Sides:
-        """Sides that are too long, cut; for trainings that have overflow: truncate."""
+        """Cuts sides that are too long; for training with overflow: truncate."""
         raise NotImplementedError
 
     def teaches(self, sides: Sides) -> bool:
-        """Whether there is something to learn in both sequences."""
+        """Whether both sequences have something to train on."""
         return True
 
     def _bad(self, pair: Pair, reason: str) -> str:
         if self.settings.on_bad_pair == "error":
             raise InputError(
-                f"stage {self.context.name}: pair {pair.id} teaches nothing: {REASONS[reason]}; mend it, or set "
+                f"stage {self.context.name}: pair {pair.id} cannot be trained on: {REASONS[reason]}; fix it, or set "
                 "on_bad_pair: drop"
             )
         return reason
@@ -112,8 +114,8 @@ class PairToExample(PairReader):
     """Pairs whose answers' tokens are scored. `header` scores the assistant's header too; `second_bos` puts a scored
     BOS before it.
 
-    Raises InputError where the template has no BOS to stand twice too. `room` are the tokens of a prompt that is
-    truncated; `counts` says how often something was cut.
+    `room` is the length of a truncated prompt in tokens; `counts` counts the cuts. Also raises InputError if
+    `second_bos` is set but the template has no BOS.
     """
 
     settings: PreferenceTraining
@@ -126,13 +128,13 @@ class PairToExample(PairReader):
         self.room = self.settings.max_prompt_length or self.longest // 2
         if self.room >= self.longest:
             raise InputError(
-                f"stage {self.context.name}: max_prompt_length is {self.room}, which leaves no token of the model's "
-                f"{self.longest} to the answers: lower it"
+                f"stage {self.context.name}: max_prompt_length is {self.room}, which leaves none of the model's "
+                f"{self.longest} tokens for the answers: lower it"
             )
         if self.second_bos and not self.bos:
             raise InputError(
                 f"stage {self.context.name}: second_bos is on, but template {self.model.template.name!r} begins with "
-                "no BOS that could stand twice: switch it off, or take the template that the model was published with"
+                "no BOS to repeat: switch it off, or use the template that the model was published with"
             )
 
     @property
@@ -159,7 +161,7 @@ class PairToExample(PairReader):
         return TokenSequence(ids, scored)
 
     def shortened(self, sides: Sides) -> Sides:
-        """The prompt cut to its last tokens (its BOS stays), then both answers to what is left."""
+        """Cuts the prompt to its last tokens, keeping its BOS, and then both answers to what is left."""
         prompt = min(side.first_scored for side in sides)
         gone = max(0, prompt - self.room)
         start = len(self.bos) if sides[0].ids[: len(self.bos)] == self.bos else 0
@@ -172,7 +174,7 @@ class PairToExample(PairReader):
 
 
 def read_pairs(settings: PreferenceTraining, context: Context, border: PairToExample) -> Data:
-    """The examples of a stage's pairs and of its validation; what was cut is counted and told."""
+    """The examples of a stage's pairs and of its validation. Cuts are counted and become warnings."""
     data = read(settings, context, refs_of(settings.pairs), border)
     context.counts.update(+border.counts)
     context.counts |= {"pairs": len(data.training), "validation": len(data.validation)}
@@ -183,13 +185,13 @@ def read_pairs(settings: PreferenceTraining, context: Context, border: PairToExa
 
 
 def pair_rows(settings: PreferenceTraining, context: Context, border: PairToExample) -> list[Rehearsed]:
-    """The pairs of a stage as `togi check` shows them."""
+    """A stage's pairs as shown by `togi check`."""
     return data_rows(context, border.model, read_pairs(settings, context, border))
 
 
 class PairTask(TokenTask):
-    """A task over pairs that watches the chosen answers. `start` is the watched metric's value before training, if it
-    is known."""
+    """A task over pairs that watches the chosen answers. `start` is the watched metric's value before training, if
+    known."""
 
     watched = "logp_chosen"
     start: float | None = None
@@ -213,7 +215,7 @@ class PairTask(TokenTask):
 
 
 def train_and_save(settings: PreferenceTraining, context: Context, model: LoadedModel, task: PairTask) -> None:
-    """Trains, saves the model, and tells which step's weights it has and what they reached on the validation."""
+    """Trains, saves the model, and records in the summary which step's weights it has and their validation metrics."""
     fitted = fit(settings, context, model, task)
     context.counts["out"] = context.counts["pairs"]
     context.summary |= {"step": fitted.step, "validation": fitted.validation}
@@ -221,7 +223,7 @@ def train_and_save(settings: PreferenceTraining, context: Context, model: Loaded
 
 
 def _unusable(pair: Pair) -> str | None:
-    """Why the messages of a pair teach nothing, None if they do."""
+    """Why a pair's messages cannot be trained on; None if they can."""
     sides = (pair.chosen, pair.rejected)
     if not all(any(m.role == "assistant" and not m.silent for m in side) for side in sides):
         return "empty_answer"

@@ -1,14 +1,14 @@
-"""Presets: published settings under a name, which a recipe may still change key by key."""
+"""Presets: published settings under a name. A recipe can override each key."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def fill(values: Any, presets: Mapping[str, Mapping[str, Any]]) -> Any:
-    """`values` over those of the preset that they name under `preset`; maps are merged, everything else is replaced,
-    and `steps` of the recipe's own stand in place of the preset's `epochs`.
+    """Lays `values` over the preset that they name under `preset`. Mappings are merged, other values replaced; `steps`
+    in `values` replaces the preset's `epochs`.
 
-    A name that no preset has is left for the type of `preset` to refuse.
+    An unknown name is left as it is, for the validation of `preset` to reject.
     """
     name = values.get("preset") if isinstance(values, dict) else None
     if not isinstance(name, str) or name not in presets:

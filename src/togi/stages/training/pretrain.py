@@ -11,12 +11,12 @@ from togi.stages.training.job import training_job
 from togi.stages.training.optimisation import Share, TokenisedTraining
 
 REASONS = ("empty", "two_bos")
-"""What a text is dropped for."""
+"""Reasons for which a text is dropped."""
 
 
 class MixedSource(Settings):
-    """One source of the mixture: raw text, or instruction-response pairs and longer conversations, which the model's
-    template writes out."""
+    """One source of the mixture: raw text, or instruction-response pairs and longer conversations, rendered with the
+    model's template."""
 
     documents: DocumentsRef | None = Field(default=None, description="raw text")
     chats: ChatsRef | None = Field(default=None, description="instruction-response pairs, or longer conversations")
@@ -24,7 +24,7 @@ class MixedSource(Settings):
 
     @property
     def ref(self) -> DocumentsRef | ChatsRef:
-        """Where its texts come from."""
+        """The source's reference, to documents or chats."""
         ref = self.chats if self.documents is None else self.documents
         assert ref is not None
         return ref
@@ -39,8 +39,8 @@ class MixedSource(Settings):
 class TrainPretrain(TokenisedTraining):
     """Cross entropy of every token of raw documents and instruction-response pairs, mixed by their share of tokens.
 
-    Each document ends with the end-of-text token and sees itself alone; one that is longer than `max_length` is cut
-    into windows. A source that runs out begins again, in another order.
+    Each document ends with the end-of-text token and attends only to itself. One longer than `max_length` is cut into
+    windows. A source that runs out starts again in a new order.
     """
 
     adds_router_loss: ClassVar[bool] = True
@@ -49,9 +49,9 @@ class TrainPretrain(TokenisedTraining):
     sources: tuple[MixedSource, ...] = Field(min_length=1)
     tokens: int | None = Field(default=None, ge=1, description="tokens to train on, all sources together")
     steps: int | None = Field(default=None, ge=1, description="optimiser steps, instead of tokens")
-    batch_tokens: int = Field(default=32768, ge=1, description="tokens of one optimiser step")
+    batch_tokens: int = Field(default=32768, ge=1, description="tokens per optimiser step")
     max_length: int | None = Field(
-        default=None, ge=8, description="tokens of a window, at most batch_tokens; absent: the model's context"
+        default=None, ge=8, description="maximum tokens of a window, at most batch_tokens; absent: the model's context"
     )
     validation: Share | DocumentsRef | None = Field(
         default=None,
@@ -59,22 +59,24 @@ class TrainPretrain(TokenisedTraining):
         json_schema_extra=APART,
     )
     bos: bool = Field(
-        default=True, description="documents begin with what the tokenizer itself puts in front of a text"
+        default=True, description="documents start with the tokens that the tokenizer itself adds before a text"
     )
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
-    weight_decay: float = Field(default=0.1, ge=0, description="AdamW's; norms and biases are not decayed")
+    weight_decay: float = Field(
+        default=0.1, ge=0, description="weight decay of AdamW; norms and biases are not decayed"
+    )
 
     @model_validator(mode="after")
     def _tokens_or_steps(self) -> Self:
         if (self.tokens is None) == (self.steps is None):
-            raise ValueError("give either tokens or steps: how long to train")
+            raise ValueError("set either tokens or steps: how long to train")
         return self
 
     @model_validator(mode="after")
     def _a_step_holds_a_window(self) -> Self:
         if self.max_length is not None and self.max_length > self.batch_tokens:
             raise ValueError(
-                f"max_length: a window of {self.max_length} tokens is more than a step has (batch_tokens: "
+                f"max_length: a window of {self.max_length} tokens is larger than a step (batch_tokens: "
                 f"{self.batch_tokens}); lower max_length or raise batch_tokens"
             )
         return self
@@ -84,12 +86,12 @@ class TrainPretrain(TokenisedTraining):
         names = [str(source.ref) for source in self.sources]
         twice = [name for i, name in enumerate(names) if name in names[:i]]
         if twice:
-            raise ValueError(f"sources: {twice[0]} stands twice; give it one share")
+            raise ValueError(f"sources: {twice[0]} is listed twice; give it one share")
         return self
 
 
 def estimate(settings: TrainPretrain, inputs: Inputs) -> Cost:
-    """As many tokens as are asked for, in windows."""
+    """The cost of training on the requested number of tokens, in windows."""
     window = settings.max_length or inputs[settings.init].context or 0
     tokens = settings.tokens or (settings.steps or 0) * settings.batch_tokens
     return Cost(tokens=tokens, load=Load(step=settings.batch_tokens + window, example=window))

@@ -1,4 +1,4 @@
-"""The work of `train.pretrain`: texts lie on the disk as tokens, and become windows as they are drawn."""
+"""The work of `train.pretrain`: texts are stored on disk as tokens, and cut into windows as they are drawn."""
 
 import random
 from array import array
@@ -58,12 +58,12 @@ def rehearse(settings: TrainPretrain, context: Context) -> list[Rehearsed]:
 
 
 def border(settings: TrainPretrain, context: Context, model: LoadedModel) -> "TextBorder":
-    """What makes tokens of texts. Raises InputError as `Windows.of` does."""
+    """The converter from texts to tokens. Raises the InputErrors of `Windows.of`."""
     return TextBorder(Windows.of(settings, context, model))
 
 
 def _read(settings: TrainPretrain, context: Context, windows: "Windows") -> tuple[dict[str, Stored], Sequence[Example]]:
-    """The texts of each source by its name, and the windows of the held-out ones."""
+    """The texts of each source by name, and the windows of the held-out texts."""
     to_tokens = TextBorder(windows)
     files = [_file(settings, context, source.ref, to_tokens) for source in settings.sources]
     corpora: dict[str, Stored] = {}
@@ -76,8 +76,8 @@ def _read(settings: TrainPretrain, context: Context, windows: "Windows") -> tupl
         count = max(1, round(settings.validation * len(file))) if isinstance(settings.validation, float) else 0
         if count >= len(file):
             raise InputError(
-                f"stage {context.name}: {source.ref} has {len(file)} texts to train on, {count} of them held out; it "
-                "needs more"
+                f"stage {context.name}: {source.ref} has {len(file)} texts, of which {count} are held out, so none are "
+                "left to train on; add texts"
             )
         held.append(before + order_N[:count])
         corpora[source.ref.name] = Stored([file], order_N[count:])
@@ -99,8 +99,8 @@ def _file(settings: TrainPretrain, context: Context, ref: Any, border: "TextBord
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Texts as sequences of at most `length` rows in which every token but the first carries loss. Documents begin with
-    `opening`, whose ids are `bos`."""
+    """Texts as sequences of at most `length` tokens, in which every token except the first carries loss. Documents
+    begin with `opening`, whose ids are `bos`."""
 
     model: LoadedModel
     length: int
@@ -110,7 +110,7 @@ class Windows:
 
     @classmethod
     def of(cls, settings: TrainPretrain, context: Context, model: LoadedModel) -> "Windows":
-        """Raises InputError where the tokenizer has no end-of-text token, or a step has no room for a window."""
+        """Raises InputError if the tokenizer has no end-of-text token, or if a window is larger than a step."""
         tokenizer = model.tokenizer
         if tokenizer.eos_token_id is None:
             raise InputError(f"stage {context.name}: {model.name}'s tokenizer has no eos token to end documents with")
@@ -119,13 +119,13 @@ class Windows:
         length = window_of(settings.max_length, context, model)
         if length > settings.batch_tokens:
             raise InputError(
-                f"stage {context.name}: without max_length a window is the model's context, {length} tokens, which is "
-                f"more than a step has (batch_tokens: {settings.batch_tokens}); set max_length or raise batch_tokens"
+                f"stage {context.name}: without max_length a window is the context, {length} tokens, which is "
+                f"larger than a step (batch_tokens: {settings.batch_tokens}); set max_length or raise batch_tokens"
             )
         return cls(model, length, opening, tuple(bos), int(tokenizer.eos_token_id))
 
     def unusable(self, text: Text) -> str | None:
-        """Why a text is not read, None if it is."""
+        """Why a text is dropped; None if it is used."""
         if not isinstance(text, Document):
             return None
         if not text.text.strip():
@@ -133,7 +133,7 @@ class Windows:
         return "two_bos" if self.opening and text.text.startswith(self.opening) else None
 
     def ids(self, text: Text) -> tuple[int, ...]:
-        """A whole text, ended by one end-of-text token."""
+        """The ids of a whole text, ending with one end-of-text token."""
         tokenizer = self.model.tokenizer
         if isinstance(text, Document):
             ids = (*self.bos, *tokenizer(text.text, add_special_tokens=False)["input_ids"])
@@ -142,14 +142,14 @@ class Windows:
         return ids if ids[-1] == self.eos else (*ids, self.eos)
 
     def whole(self, text: Text) -> Example:
-        """A text as one sequence, of which no token carries loss yet."""
+        """A text as one sequence, in which no token carries loss yet."""
         ids = self.ids(text)
         prompt = text.id if isinstance(text, Document) else text.messages
         return Example(id=text.id, prompt=prompt, group=(TokenSequence(ids, (False,) * len(ids)),))
 
     def pieces(self, texts: Iterable[Example]) -> Iterator[Example]:
-        """The windows of whole texts. Each begins with the last token of the one before, which it does not score again,
-        so that every token is predicted once."""
+        """Yields the windows of whole texts. Each begins with the last token of the previous one, which is not scored
+        again, so every token is predicted exactly once."""
         for text in texts:
             ids = text.group[0].ids
             for start in range(0, max(len(ids) - 1, 1), self.length - 1):
@@ -160,7 +160,7 @@ class Windows:
 
 @dataclass(slots=True)
 class TextBorder:
-    """Turns texts into whole sequences of tokens, however long the windows are."""
+    """Turns texts into whole sequences of tokens, regardless of the window length."""
 
     windows: Windows
     counts: Counter[str] = field(default_factory=Counter)
@@ -171,7 +171,7 @@ class TextBorder:
 
     @property
     def key(self) -> Any:
-        """What decides which tokens a text becomes."""
+        """The settings that determine a text's tokens."""
         return [self.windows.opening, self.windows.bos, self.windows.eos]
 
     def __call__(self, text: Text, /) -> Example | str:
@@ -179,7 +179,7 @@ class TextBorder:
 
 
 class Mixture:
-    """Draws windows, each from the source furthest behind its share, until a step has its tokens."""
+    """Draws the windows of each step, each from the source that is furthest behind its share."""
 
     def __init__(
         self,
@@ -197,8 +197,8 @@ class Mixture:
         self._cut: dict[str, tuple[int, list[Example]]] = {}
 
     def take(self, step: int) -> list[Example]:
-        """Windows up to the step's share of all tokens; the last one may go beyond, and the next step has less, but
-        never none. The last step ends where all tokens do."""
+        """The windows of a step, up to its cumulative number of tokens. The last window may exceed it; the next step
+        then gets fewer tokens, but at least one window. The last step ends at the total number of tokens."""
         goal = min((step + 1) * self.batch_tokens, self.tokens)
         taken: list[Example] = []
         while not taken or sum(stream.tokens for stream in self.streams) < goal:
@@ -209,7 +209,7 @@ class Mixture:
         return taken
 
     def _parts(self, stream: Stream) -> list[Example]:
-        """The windows of the text that a source is at; kept until the next one's turn."""
+        """The windows of a source's current text, cached until it moves to the next."""
         item = stream.cursor.item()
         if self._cut.get(stream.name, (-1,))[0] != item:
             self._cut[stream.name] = (item, list(self.windows.pieces([self.corpora[stream.name][item]])))
@@ -249,7 +249,7 @@ class PretrainTask(TokenTask):
         return SFT()
 
     def longest(self) -> int:
-        """A whole window, or the longest text where all are shorter."""
+        """The length of a window, or of the longest text if all are shorter."""
         return min(self.windows.length, max(texts.longest() for texts in self.corpora.values()))
 
     def source(self, settings: TrainPretrain, seed: int) -> Mixture:

@@ -1,6 +1,6 @@
-"""What a stage's initial model says about its pairs: computed once, before anything is trained, and kept in its folder.
+"""The initial model's log-probabilities of a stage's pairs, computed once before training and kept in its folder.
 
-With an adapter it is computed with the adapter switched off, which is exactly the model that the stage began with.
+With an adapter they are computed with the adapter switched off, which is exactly the initial model.
 """
 
 import math
@@ -17,14 +17,14 @@ from togi.stages.training.fit_work import TokenTask, outputs
 from togi.stages.training.token_files_work import Changed
 
 UNIT = 64
-"""Pairs of one unit of work: by number alone, so that a unit's members never change."""
+"""Pairs per unit of work. It depends on nothing else, so that the pairs of a unit never change."""
 
 
 def with_reference(context: Context, task: TokenTask, budget: int) -> Data:
     """The task's examples with the initial model's log-probability of each sequence, summed over its scored tokens.
 
     Call it before anything is trained or restored. Units that an earlier run finished are read, not computed again.
-    Raises StageError where a sum is not finite.
+    Raises StageError if a sum is not finite.
     """
     training, validation = task.data.training, task.data.validation
     count, total = len(training), len(training) + len(validation)
@@ -51,7 +51,7 @@ def with_reference(context: Context, task: TokenTask, budget: int) -> Data:
 
 
 def _sums(context: Context, task: TokenTask, examples: Sequence[Example], budget: int) -> list[list[float]]:
-    """One list an example, one number a sequence (nats)."""
+    """One list per example, with one number per sequence (nats)."""
     sums: list[list[float]] = []
     with without_adapter(task.module.net):
         for part, output in outputs(task, context, examples, budget):
@@ -62,7 +62,7 @@ def _sums(context: Context, task: TokenTask, examples: Sequence[Example], budget
     for example, values in zip(examples, sums, strict=True):
         if not all(math.isfinite(value) for value in values):
             raise StageError(
-                f"stage {context.name}: the initial model gives pair {example.id} log-probabilities {values}, which no "
-                "training can start from; look at it with `togi show`, and at the model's weights"
+                f"stage {context.name}: the initial model gives pair {example.id} log-probabilities {values}, which "
+                "are not finite; look at the pair with `togi show`, and check the model's weights"
             )
     return sums

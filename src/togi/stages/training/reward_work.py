@@ -1,4 +1,4 @@
-"""The work of `train.reward`: a scalar head (and as many layers as asked for) learns which answer was preferred."""
+"""The work of `train.reward`: trains a scalar head, and the requested layers, to predict the preferred answer."""
 
 import os
 import shutil
@@ -70,7 +70,7 @@ def load_trunk(settings: TrainReward, context: Context) -> LoadedModel:
 
 @dataclass(slots=True, kw_only=True)
 class PairToTexts(PairReader):
-    """Pairs as trees of two branches. A scorer scores no token: it reads the last row."""
+    """Pairs as trees of two branches. No token carries loss: a scorer reads the last row."""
 
     settings: TrainReward
 
@@ -79,8 +79,8 @@ class PairToTexts(PairReader):
         return {**PairReader.key.fget(self), "margin": self.settings.margin}  # type: ignore[misc]
 
     def __call__(self, pair: Pair, /) -> Example | str:
-        """The example of a pair, or the reason for dropping it. Raises InputError where a margin is wanted and
-        missing."""
+        """The example of a pair, or the reason for dropping it. Raises InputError if `margin` is set and the pair has
+        none."""
         if isinstance(found := PairReader.__call__(self, pair), str):
             return found
         if self.settings.margin and pair.margin is None:
@@ -103,7 +103,7 @@ def read_pairs(settings: TrainReward, context: Context, model: LoadedModel) -> D
 
 
 def border(settings: TrainReward, context: Context, model: LoadedModel) -> PairToTexts:
-    """What makes examples of pairs."""
+    """The converter from pairs to examples."""
     return PairToTexts(settings=settings, context=context, model=model)
 
 
@@ -111,10 +111,10 @@ def border(settings: TrainReward, context: Context, model: LoadedModel) -> PairT
 
 
 class SharedBody:
-    """Scorers that begin alike: the initial model with the same new head, as often as a stage trains one.
+    """Makes scorers with the same start, the initial model with the same new head, one per training of the stage.
 
-    Where only the head learns, all of them share one trunk, and what it says of each text of `texts` is computed once,
-    in their order, so that it is the same bits whichever training comes first after a kill.
+    If only the head is trained, all of them share one trunk. The features of `texts` are then computed once and in
+    order, so that they are bit-identical whichever training comes first after a kill.
     """
 
     def __init__(self, settings: TrainReward, context: Context, model: LoadedModel, texts: Data) -> None:
@@ -140,7 +140,7 @@ class SharedBody:
         return model, RewardTask(self.settings, data, model, self.features)
 
     def _freeze(self, model: LoadedModel, train_layers: int) -> None:
-        """Only the head and the upper layers want a gradient."""
+        """Enables gradients for the head and the upper layers only."""
         layers = model.net.base_model.layers
         if train_layers > len(layers):
             raise InputError(
@@ -154,7 +154,7 @@ class SharedBody:
 
 @torch.no_grad()
 def _features(model: LoadedModel, examples: Sequence[Example], budget: int) -> Features:
-    """The last hidden state (H,) of each text: all that a head alone ever sees."""
+    """The last hidden state (H,) of each text, the only input of the head."""
     use_tree_attention(model.net)
     found: Features = {}
     for cut in split_by_tokens([example.group for example in examples], budget):
@@ -166,10 +166,10 @@ def _features(model: LoadedModel, examples: Sequence[Example], budget: int) -> F
 
 
 class RewardTask(Task[Forest | Tensor]):
-    """Scores of both sides; what a micro-batch holds is a forest, or rows of features where only the head learns."""
+    """Scores both sides of pairs. A micro-batch holds a forest, or rows of features if only the head is trained."""
 
     def __init__(self, settings: TrainReward, data: Data, model: LoadedModel, features: Features) -> None:
-        # a head alone is small: every rank holds it whole
+        # a head alone is small, so every rank holds all of it
         super().__init__(data, model.net.device, None if features else RewardModel(model.net))
         self.settings = settings
         self.net = model.net
@@ -204,7 +204,7 @@ class RewardTask(Task[Forest | Tensor]):
 
     def rates(self) -> dict[str, float]:
         rate = self.settings.head_learning_rate
-        # beside an adapter stands the head as it was before, which is frozen
+        # with an adapter, the parameters also include the original head, which is frozen
         names = [name for name, p in self.net.named_parameters() if p.requires_grad and ".score." in f".{name}"]
         return {} if rate is None else dict.fromkeys(names, rate)
 
@@ -214,7 +214,7 @@ class RewardTask(Task[Forest | Tensor]):
 
 @dataclass(frozen=True, slots=True)
 class RewardTrainings:
-    """The trainings of the stage: one, or one a learning rate, and a control."""
+    """The trainings of the stage: one, or one per learning rate, and a control."""
 
     settings: TrainReward
     context: Context
@@ -222,7 +222,7 @@ class RewardTrainings:
     trunk: SharedBody
 
     def once(self) -> list[Row]:
-        """Trains and saves; the row of its accuracy."""
+        """Trains and saves a model. Returns the row of its accuracy, if there is validation."""
         model, task = self.trunk.scorer(self.data)
         fit(self.settings, self.context, model, task)
         rows = []
@@ -233,7 +233,7 @@ class RewardTrainings:
         return rows
 
     def control(self) -> list[Row]:
-        """The row of a model that was trained the same way on labels that mean nothing."""
+        """Trains a control on shuffled labels. Returns the row of its accuracy."""
         rate = self.settings.sweep[0] if self.settings.sweep else self.settings.learning_rate
         settings = self._with_rate(rate)
         flips = shuffled_labels(len(self.data.training), derive(self.context.seed, "control"))
@@ -253,7 +253,7 @@ class RewardTrainings:
 
     def sweep(self) -> list[Row]:
         """Trains at each learning rate and keeps the model that is most accurate on the held-out pairs (the first of
-        equals); a row for each rate."""
+        equals). Returns one row per rate."""
         rates = self.settings.sweep
 
         def train(number: int) -> Scores:
@@ -274,8 +274,8 @@ class RewardTrainings:
         return [self._row(*row) for row in zip(names, found, notes, strict=True)]
 
     def _keep(self, best: int) -> None:
-        """Makes the model, the metrics and the alarms of one rate those of the stage; killed anywhere, it can be done
-        again."""
+        """Makes the model, metrics and alarms of one rate those of the stage. Safe to repeat after a kill at any
+        point."""
         runs, target = self.context.folder / "runs", self.context.folder / MODEL_FOLDER
         if not target.exists():
             chosen = runs / f"rate-{best}"
@@ -291,7 +291,7 @@ class RewardTrainings:
         return self.settings.model_copy(update={"learning_rate": rate, "sweep": ()})
 
     def _scores(self, task: RewardTask) -> Scores:
-        """Scores of the chosen and of the rejected sides of the held-out pairs."""
+        """Scores of the chosen sides and of the rejected sides of the held-out pairs."""
         budget = self.settings.tokens_at_once
         parts = [found.score_S for _, found in outputs(task, self.context, task.data.validation, budget)]
         scores = torch.cat([part for part in parts if part is not None]).tolist()
@@ -304,17 +304,17 @@ class RewardTrainings:
     def _row(self, name: str, found: Accuracy, note: str) -> Row:
         notes = [f"of {found.pairs} pairs", note, f"{found.ties} ties count as wrong" if found.ties else ""]
         note = "; ".join(part for part in notes if part)
-        self.context.log(f"{name}: {found.interval.mean:.1%} of {found.pairs} pairs, of {found.interval.n} prompts")
+        self.context.log(f"{name}: {found.interval.mean:.1%} of {found.pairs} pairs from {found.interval.n} prompts")
         return single(Metric(name=name, higher_is_better=True, note=note), found.interval)
 
 
 def swap(example: Example) -> Example:
-    """The pair with its sides exchanged; the margin, where known, changes its sign."""
+    """The pair with its sides swapped and its margin, if it has one, negated."""
     margin = None if example.margin is None else -example.margin
     return replace(example, group=example.group[::-1], margin=margin)
 
 
 def _lengths(pairs: Sequence[Example]) -> str:
-    """Mean lengths of both sides: whether length alone could tell them apart."""
+    """Mean lengths of both sides, which show whether length alone could tell them apart."""
     chosen, rejected = (sum(len(pair.group[side].ids) for pair in pairs) / len(pairs) for side in (0, 1))
     return f"mean length {chosen:.1f} tokens chosen, {rejected:.1f} rejected, prompt included"

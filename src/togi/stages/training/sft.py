@@ -1,4 +1,4 @@
-"""`train.sft`: supervised fine-tuning on chats, with the loss on the assistant's turns (docs/methods.md)."""
+"""`train.sft`: supervised fine-tuning on chats, with loss on the assistant's turns (docs/methods.md)."""
 
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
@@ -47,49 +47,49 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 DRESSES = {"vikhr-nemo-sft": ("vikhr-nemo", ("<|start_header_id|>", "<|end_header_id|>"))}
-"""Chat template and added tokens of the presets that were published with some."""
+"""Chat template and added tokens of presets that were published with their own."""
 
 REASONS = ("empty_answer", "two_bos", "no_answer_to_learn", "no_answer_after_truncation", "too_long", "not_rendered")
-"""What a chat is dropped for."""
+"""Reasons for which a chat is dropped."""
 
 
 class TrainSft(FixedTraining):
-    """Cross entropy of every assistant turn and its terminator; a turn with `train: false` is context alone."""
+    """Cross entropy of every assistant turn and its terminator. A turn with `train: false` is context only."""
 
     adds_router_loss: ClassVar[bool] = True
 
     type: Literal["train.sft"] = "train.sft"
     preset: Literal["llm-jp-instruct3", "vikhr-nemo-sft"] | None = Field(
-        default=None, description="published settings, which the recipe's own keys change one by one"
+        default=None, description="published settings by name; keys in the recipe override them one by one"
     )
-    chats: ChatsRef | tuple[ChatsRef, ...] = Field(description="conversations, of one stage or of several")
+    chats: ChatsRef | tuple[ChatsRef, ...] = Field(description="conversations, from one stage or several")
     validation: Share | ChatsRef | None = Field(
         default=None, description="chats, or the share of the prompts to keep out of training", json_schema_extra=APART
     )
     system: str | None = Field(default=None, min_length=1, description="a system prompt to add to the chats")
     system_when: Literal["absent", "always"] = Field(
-        default="absent", description="add the system prompt to chats that have none, or in front of any other too"
+        default="absent", description="add `system` to chats without a system prompt, or in front of every chat"
     )
     score_header: bool = Field(default=False, description="the tokens that open an assistant turn carry loss too")
     normalise: Literal["tokens", "sequences"] = Field(
-        default="tokens", description="each token of a step weighs the same, or each chat"
+        default="tokens", description="weight each token of a step equally, or each chat"
     )
     packing: Literal["apart", "blocks"] = Field(
         default="apart",
-        description="apart: chats never see each other; blocks: laid end to end, cut every max_length tokens, in sight "
-        "of what stands before them",
+        description="apart: chats never attend to each other; blocks: chats are concatenated, cut every max_length "
+        "tokens, and attend to all that precedes them in their block",
     )
     overflow: Literal["drop", "error", "truncate", "truncate_to_answer"] = Field(
         default="drop",
-        description="what a longer chat does: is dropped, is an error, loses its end, or loses what follows the last "
-        "answer that fits; all are counted",
+        description="treatment of longer chats: drop them, raise an error, cut them at max_length (truncate), or cut "
+        "them after the last answer that fits (truncate_to_answer); all are counted",
     )
 
     rewritten_answers: Literal["split", "last"] = Field(
         default="split",
-        description="what an answer does that the template writes differently once the conversation goes on (thoughts "
-        "are taken out of the history, say): split: is learnt in a sequence of its own that ends with it; last: only "
-        "what stands as it is served in the longest sequence carries loss; both are counted",
+        description="treatment of answers that the template renders differently in later turns, for example because it "
+        "removes thoughts from the history. split: train on each in a separate sequence that ends with it; last: only "
+        "the answers that the full chat renders as served carry loss; both are counted",
     )
 
     @model_validator(mode="before")
@@ -107,20 +107,22 @@ class TrainSft(FixedTraining):
     @model_validator(mode="after")
     def _system_is_there(self) -> Self:
         if self.system is None and self.system_when == "always":
-            raise ValueError("system_when: always needs `system`, the text to add")
+            raise ValueError("system_when: always needs `system`: the text to add")
         return self
 
     @model_validator(mode="after")
     def _blocks_cut_by_themselves(self) -> Self:
         if self.packing == "blocks" and self.overflow != "drop":
-            raise ValueError("overflow does nothing under packing: blocks, which are cut wherever they are full")
+            raise ValueError(
+                "overflow does nothing with packing: blocks, because blocks are cut wherever they are full"
+            )
         if self.packing == "blocks" and self.normalise == "sequences":
-            raise ValueError("normalise: sequences weighs chats, but blocks hold parts of several; use packing: apart")
+            raise ValueError("normalise: sequences weights chats, but blocks mix several chats; use packing: apart")
         return self
 
 
 def estimate(settings: TrainSft, inputs: Inputs) -> Cost:
-    """Chats, or blocks of several."""
+    """The cost of training on chats, or on blocks of them."""
     block = (settings.max_length or inputs[settings.init].context or 0) if settings.packing == "blocks" else None
     return fixed_cost(settings, inputs, refs_of(settings.chats), block=block)
 

@@ -1,4 +1,4 @@
-"""The work of `train.sft`: chats become sequences whose answers carry loss."""
+"""The work of `train.sft`: turns chats into sequences whose answers carry loss, and trains on them."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -28,8 +28,8 @@ from togi.text.render import Rendered, check_template, render_turns
 from togi.text.turns import Unrendered
 
 DECIDE = {"system", "system_when", "packing", "overflow", "rewritten_answers", "score_header"}
-"""Settings that decide which example a chat becomes."""
-SHARED = 64  # rows that two chats must have in common before they are computed once
+"""Settings that determine a chat's example."""
+SHARED = 64  # tokens that chats must share at the start for these to be computed only once
 
 
 def run(settings: TrainSft, context: Context) -> None:
@@ -47,13 +47,13 @@ def rehearse(settings: TrainSft, context: Context) -> list[Rehearsed]:
 
 
 def border(settings: TrainSft, context: Context, model: LoadedModel) -> "ChatToExample":
-    """What makes examples of chats."""
+    """The converter from chats to examples."""
     return ChatToExample(settings, context, model)
 
 
 def read_chats(settings: TrainSft, context: Context, model: LoadedModel) -> Data:
-    """The stage's examples, counted. Raises InputError where a chat does not fit and the settings want an error, and
-    where nothing is left."""
+    """The stage's examples, counted. Raises InputError if a chat does not fit and the settings ask for an error, and if
+    no examples are left."""
     to_example = border(settings, context, model)
     data = read(settings, context, refs_of(settings.chats), to_example)
     context.counts.update(to_example.counts)
@@ -68,23 +68,23 @@ def read_chats(settings: TrainSft, context: Context, model: LoadedModel) -> Data
 
 
 def rewritten(settings: TrainSft, border: "ChatToExample") -> list[tuple[str, str]]:
-    """What became of chats whose template writes earlier answers differently later, if there are any."""
+    """A warning that tells how chats with rewritten answers were treated, if there are any."""
     counts = border.counts
     if not counts["rewritten_chats"]:
         return []
-    told = f"template {border.model.template.name!r} writes earlier answers differently once a conversation goes on"
+    told = f"template {border.model.template.name!r} renders earlier answers differently in later turns"
     if settings.rewritten_answers == "last":
-        what = f"{counts['answers_unlearnt']} answers carry no loss (rewritten_answers: split learns them too)"
+        what = f"{counts['answers_unlearnt']} answers carry no loss (rewritten_answers: split trains on them too)"
     else:
-        what = f"{counts['sequences_split_off']} sequences were split off, which end with such an answer"
-    return [("rewritten_answers", f"{told}: of {counts['rewritten_chats']} chats {what}")]
+        what = f"{counts['sequences_split_off']} sequences were split off, each ending with such an answer"
+    return [("rewritten_answers", f"{told}: in {counts['rewritten_chats']} chats {what}")]
 
 
 @dataclass(slots=True)
 class ChatToExample:
-    """Turns chats into examples, or into reasons for dropping them. `counts` says what was cut.
+    """Turns chats into examples, or into reasons for dropping them. `counts` counts the cuts.
 
-    Raises InputError where the template does not know a role, and where the settings want an error for a long chat.
+    Raises InputError if the template does not know a role, and for a long chat if the settings ask for an error.
     """
 
     settings: TrainSft
@@ -100,7 +100,7 @@ class ChatToExample:
 
     @property
     def key(self) -> dict[str, Any]:
-        """What of the settings decides which example a chat becomes."""
+        """The settings that determine a chat's example."""
         return {"longest": self.longest, **self.settings.model_dump(include=DECIDE)}
 
     def __call__(self, chat: Chat, /) -> Example | str:
@@ -120,7 +120,7 @@ class ChatToExample:
         return Example(id=chat.id, prompt=_prompt(messages), group=group)
 
     def _cut(self, chat: Chat, found: Rendered) -> TokenSequence | str:
-        """A text within the limit, or why it is dropped."""
+        """A text cut to the limit, or the reason for dropping it."""
         stop = len(found.ids)
         if self.settings.packing == "apart" and stop > self.longest:
             if self.settings.overflow in ("drop", "error"):
@@ -158,7 +158,7 @@ class ChatToExample:
         return found
 
     def _stop(self, found: Rendered) -> int:
-        """Where a chat that is too long ends."""
+        """The end of a chat that is too long, in tokens."""
         if self.settings.overflow == "truncate":
             return self.longest
         return max((end for end in found.ends if end <= self.longest), default=0)
@@ -171,30 +171,30 @@ class ChatToExample:
 
 
 def _prompt(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """What stands before the first answer that carries loss: chats that share it stay on one side of a split."""
+    """The messages before the first answer that carries loss. Chats that share them stay on one side of a split."""
     first = next(i for i, m in enumerate(messages) if m.role == "assistant" and m.train)
     return tuple(messages[:first])
 
 
 def _in_blocks(data: Data, chats: Stored, border: ChatToExample, context: Context) -> Data:
-    """The chats to train on as blocks. Raises InputError where they do not fill one."""
+    """The data with its training chats as blocks. Raises InputError if they do not fill one block."""
     length, vocabulary = border.longest, len(border.model.tokenizer)
     held_out = _fitting(data.validation, length, context)
     training = kept(context, "blocks", chats, length, blocks(chats, length), vocabulary)
     context.counts["blocks"] = len(training)
     if not len(training):
         raise InputError(
-            f"stage {context.name}: all chats together do not fill one block of {length} tokens; lower max_length or "
+            f"stage {context.name}: all chats together do not fill one block of {length} tokens; lower max_length, or "
             "set packing: apart"
         )
     return replace(data, training=training, validation=held_out)
 
 
 def blocks(examples: Sequence[Example], length: int) -> Iterator[Example]:
-    """All examples laid end to end and cut into blocks of `length` predicted tokens, as some published trainings do.
+    """Yields all examples concatenated and cut into blocks of `length` predicted tokens, as in some published recipes.
 
-    Documents of one block see each other, and positions run through. Blocks without a token that carries loss, and the
-    unfinished last one, are left out.
+    Documents in a block attend to earlier ones, and positions run through the block. Blocks without loss and the
+    incomplete last block are left out.
     """
     ids: list[int] = []
     scored: list[bool] = []
@@ -210,8 +210,8 @@ def blocks(examples: Sequence[Example], length: int) -> Iterator[Example]:
 
 
 def _fitting(held_out: Sequence[Example], longest: int, context: Context) -> Sequence[Example]:
-    """The chats to validate on that are not too long: blocks cut only what is trained on. Raises InputError where none
-    is left."""
+    """The validation chats that are not too long; only training chats are cut into blocks. Raises InputError if none
+    are left."""
     if not isinstance(held_out, Stored):
         return held_out
     fits_N = np.zeros(len(held_out), bool)
@@ -221,14 +221,14 @@ def _fitting(held_out: Sequence[Example], longest: int, context: Context) -> Seq
             context.drop(example.id, "too_long")
     if not fits_N.any():
         raise InputError(
-            f"stage {context.name}: each of the {len(held_out)} chats to validate on is longer than {longest} tokens; "
-            "raise max_length or validate on shorter ones"
+            f"stage {context.name}: none of the {len(held_out)} validation chats fits into {longest} tokens; raise "
+            "max_length, or validate on shorter chats"
         )
     return held_out.among(fits_N)
 
 
 class SftTask(TokenTask):
-    """Cross entropy; chats of one micro-batch that begin alike share that beginning."""
+    """Cross entropy on chats. Chats of one micro-batch with a common prefix share its computation."""
 
     def __init__(self, settings: TrainSft, data: Data, model: LoadedModel) -> None:
         super().__init__(data, model)
@@ -242,8 +242,8 @@ class SftTask(TokenTask):
 
 
 def grouped(sequences: Sequence[TokenSequence], least: int) -> list[list[TokenSequence]]:
-    """Sequences with the same first `least` ids (a system prompt, a question with several answers) as one tree each,
-    the others alone. Their results do not depend on it.
+    """Groups sequences with the same first `least` ids, such as a system prompt, into one tree; others form a group
+    alone. Grouping does not change results.
     """
     together: dict[tuple[int, ...], list[TokenSequence]] = {}
     for number, sequence in enumerate(sequences):

@@ -13,7 +13,7 @@ from togi.stages.training.presets import fill
 
 
 def _published(**settings: Any) -> dict[str, Any]:
-    """What the published configurations have in common, and what their code did to a pair."""
+    """What the published configurations share, and how their code treated pairs."""
     return {
         "loss": "smooth_lower_bound",
         "margin_schedule": "constant",
@@ -76,34 +76,35 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class Clipping(Settings):
-    """What keeps single tokens from ruling the means that are compared. In the published code all four do nothing."""
+    """Keeps single tokens from dominating the compared means. In the published code none of the four has an effect."""
 
     flip_terminator: bool = Field(
-        default=False, description="reward the terminator of rejected answers instead of punishing it"
+        default=False, description="reward the terminator of rejected answers instead of penalising it"
     )
     lower_quantile: float | None = Field(
-        default=None, gt=0, le=0.5, description="rejected tokens below this quantile of their answer count as it"
+        default=None, gt=0, le=0.5, description="raise rejected tokens to at least this quantile of their answer"
     )
     upper_quantile: float | None = Field(
-        default=None, ge=0.5, lt=1, description="chosen tokens above this quantile of their answer count as it"
+        default=None, ge=0.5, lt=1, description="lower chosen tokens to at most this quantile of their answer"
     )
     min_logp: float | None = Field(
-        default=None, lt=0, description="rejected tokens below this log-probability (nats) count as it"
+        default=None, lt=0, description="raise rejected tokens to at least this log-probability (nats)"
     )
 
 
 class TrainSmpo(PreferenceTraining):
-    """The mean log-probability of chosen answers rises a margin above that of rejected ones; no reference model."""
+    """Raises the mean log-probability of chosen answers above that of rejected ones by a margin, without a reference
+    model."""
 
     type: Literal["train.smpo"] = "train.smpo"
     preset: Literal["vikhr-nemo", "vikhr-llama-3.1-8b", "vikhr-phi4", "vikhr-qwen-1.5b"] | None = Field(
-        default=None, description="published settings by name, header and second BOS in the loss as they were"
+        default=None, description="published settings by name, including the header and second BOS in the loss"
     )
     loss: Literal["sigmoid", "hinge", "ipo", "smooth_lower_bound", "smooth_double_bound"] = Field(
-        default="smooth_lower_bound", description="shape of the margin's loss"
+        default="smooth_lower_bound", description="shape of the loss on the margin"
     )
-    beta: float = Field(default=1.2, gt=0, description="scale of the difference before the shape")
-    target_margin: float = Field(default=0.35, ge=0, description="nats per token")
+    beta: float = Field(default=1.2, gt=0, description="scale of the difference that `loss` is applied to")
+    target_margin: float = Field(default=0.35, ge=0, description="target of the difference, in nats per token")
     margin_delta: float | None = Field(
         default=None, gt=0, description="smooth_double_bound: width of the free band above the margin, nats per token"
     )
@@ -114,18 +115,18 @@ class TrainSmpo(PreferenceTraining):
         default=0.8,
         ge=0,
         le=1,
-        description="share of the chosen answers in the cross entropy; the rest learns rejected",
+        description="share of the chosen answers in the cross entropy; the rest is on the rejected answers",
     )
     sft_weight: float = Field(default=1.0, ge=0, description="weight of both cross entropies")
     clipping: Clipping = Clipping()
     score_header: bool = Field(
-        default=False, description="score the assistant's header, and count it in the length, as the published code did"
+        default=False, description="score the assistant's header and count it in the length, as the published code did"
     )
     second_bos: bool = Field(
         default=False,
-        description="a second BOS between prompt and answer, scored: a fault of the published code; for replicas alone",
+        description="a second, scored BOS between prompt and answer: a bug of the published code; for replicas only",
     )
-    learning_rate: float = Field(default=2e-5, gt=0, description="peak of the schedule; as published, for LoRA")
+    learning_rate: float = Field(default=2e-5, gt=0, description="peak of the schedule; the published value, for LoRA")
 
     @model_validator(mode="before")
     @classmethod
@@ -137,7 +138,7 @@ class TrainSmpo(PreferenceTraining):
         if wrong := smpo_problem(self.loss, self.margin_delta):
             raise ValueError(wrong)
         if self.second_bos and not self.score_header:
-            raise ValueError("second_bos stands before the header and is scored with it: set score_header too")
+            raise ValueError("second_bos precedes the header and is scored with it: set score_header too")
         return self
 
 

@@ -1,4 +1,4 @@
-"""The work of `train.smpo`: pairs alone; there is no reference model."""
+"""The work of `train.smpo`, which needs no reference model."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,13 +30,13 @@ def rehearse(settings: TrainSmpo, context: Context) -> list[Rehearsed]:
 
 
 def border(settings: TrainSmpo, context: Context, model: LoadedModel) -> PairToExample:
-    """What makes examples of pairs."""
+    """The converter from pairs to examples."""
     header, second_bos = settings.score_header, settings.second_bos
     return PairToExample(settings=settings, context=context, model=model, header=header, second_bos=second_bos)
 
 
 class SmpoTask(PairTask):
-    """Pairs under a margin that may follow the step."""
+    """Training on pairs with a margin that may depend on the step."""
 
     settings: TrainSmpo
 
@@ -60,7 +60,7 @@ class SmpoTask(PairTask):
         return replace(self.base, target_margin=margin_at(step, self.total_steps, self.settings.target_margin))
 
     def validated(self, step: int) -> SMPO:
-        """Against the whole margin from the beginning on, so that the losses of two steps compare."""
+        """Uses the full margin at every step, so that the losses of different steps are comparable."""
         return self.base
 
     def batch(self, examples: Sequence[Example], inputs: Forest) -> Batch:
@@ -74,7 +74,7 @@ class SmpoTask(PairTask):
 
 
 def terminator_marks(sequence: TokenSequence, terminator: tuple[int, ...]) -> list[bool]:
-    """Which of the scored tokens belong to a terminator: one mark a scored token, in order."""
+    """Which of the scored tokens belong to a terminator: one flag per scored token, in order."""
     size = len(terminator)
     marked = [False] * len(sequence.ids)
     for place in range(len(sequence.ids) - size + 1):

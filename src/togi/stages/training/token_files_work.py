@@ -1,4 +1,4 @@
-"""Examples on the disk as tokens: a record at a time is in memory, read where it is asked for."""
+"""Tokenised examples on disk, read on demand, so that only one record at a time is in memory."""
 
 import json
 import math
@@ -19,11 +19,11 @@ from togi.stages.training.example_work import Example
 from togi.stages.training.token_writer_work import COUNTS, ENDS, FILES, IDS, MANIFEST, MARKS, NAMES, ROW, ROWS, SYSTEMS
 
 PORTION = 1 << 14
-"""Rows that are read at once where a column of all is looked at."""
+"""Rows that are read at a time for a column of all examples."""
 
 
 class _Read(Sequence[Example]):
-    """Examples that are read when they are asked for, each by its number."""
+    """Examples that are read on demand, by index."""
 
     @overload
     def __getitem__(self, index: int) -> Example: ...
@@ -38,9 +38,9 @@ class _Read(Sequence[Example]):
 
 
 class TokenFile(_Read):
-    """The examples of a folder, read one by one; their `prompt` is a hash. `more` is what the manifest tells.
+    """The examples of a folder, read one by one; their `prompt` is a hash. `more` is the manifest.
 
-    Raises DamagedFile where a file is cut or has changed.
+    Raises DamagedFile if a file is truncated or has changed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -57,9 +57,9 @@ class TokenFile(_Read):
     def _check(path: Path, size: int, found: str) -> None:
         there = path.stat().st_size if path.exists() else 0
         if there != size:
-            raise DamagedFile(f"{path}: tokenised data is cut: {there} bytes, {size} were written")
+            raise DamagedFile(f"{path}: tokenised data is truncated: found {there} bytes, {size} were written")
         if file_hash(path) != found:
-            raise DamagedFile(f"{path}: tokenised data is not as it was written")
+            raise DamagedFile(f"{path}: tokenised data has changed since it was written")
 
     def __len__(self) -> int:
         return self.more["examples"]
@@ -85,7 +85,7 @@ class TokenFile(_Read):
         return TokenSequence(tuple(ids.tolist()), tuple(scored.tolist()))
 
     def _bytes(self, name: str, start: int, size: int) -> bytes:
-        """Read, not mapped: what is mapped counts as memory of the process."""
+        """Reads instead of mapping, because mapped pages count as memory of the process."""
         return os.pread(self._files[name].fileno(), size, start)
 
     def column(self, name: str) -> np.ndarray:
@@ -98,13 +98,13 @@ class TokenFile(_Read):
         return found_N
 
     def system(self, key: int) -> str | None:
-        """The system turn with a hash; None for 0, which stands for none."""
+        """The system turn with this hash; None if there is none, as for 0."""
         lines = self._bytes(SYSTEMS, 0, self.more["files"][SYSTEMS][0]).splitlines()
         return next((text for number, text in map(json.loads, lines) if number == key), None)
 
 
 class Stored(_Read):
-    """Examples of several token files, one file after the other, or the chosen `rows_N` of them."""
+    """The examples of several token files, in order, or those at the indices `rows_N`."""
 
     def __init__(self, files: Sequence[TokenFile], rows_N: np.ndarray | None = None) -> None:
         self.files = files
@@ -125,11 +125,11 @@ class Stored(_Read):
         return every_N if self._rows_N is None else every_N[self._rows_N]
 
     def among(self, chosen_N: np.ndarray) -> "Stored":
-        """Those that `chosen_N` is true for."""
+        """The examples for which `chosen_N` is true."""
         return Stored(self.files, self.rows()[chosen_N])
 
     def rows(self) -> np.ndarray:
-        """The numbers of the examples among those of all files."""
+        """The indices of the examples among those of all files."""
         return np.arange(len(self), dtype=np.uint32) if self._rows_N is None else self._rows_N
 
     def longest(self) -> int:
@@ -137,7 +137,7 @@ class Stored(_Read):
         return int(self.column("size").max(initial=0))
 
     def common_system(self, share: float) -> str | None:
-        """The system turn that at least `share` of the examples begin with; None where there is none such."""
+        """The system turn that at least `share` of the examples begin with; None if there is none."""
         keys, counts = np.unique(self.column("system"), return_counts=True)
         if not len(keys) or counts.max() < share * len(self):
             return None
@@ -146,7 +146,7 @@ class Stored(_Read):
 
 
 class Changed(Sequence[Example]):
-    """Examples that are each changed as they are read; their tokens stay as many."""
+    """Examples changed on reading. The change must not affect their number of tokens."""
 
     def __init__(self, examples: Sequence[Example], change: Callable[[int, Example], Example]) -> None:
         self.examples = examples
@@ -167,7 +167,7 @@ class Changed(Sequence[Example]):
 
 
 def largest(examples: Sequence[Example]) -> int | None:
-    """Tokens of the largest example, where they are known without reading all; None elsewhere."""
+    """Tokens of the largest example, if known without reading all; otherwise None."""
     while isinstance(examples, Changed):
         examples = examples.examples
     return examples.longest() if isinstance(examples, Stored) else None

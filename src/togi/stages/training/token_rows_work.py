@@ -1,4 +1,4 @@
-"""A shard of records as tokens, in a process of the pool: a folder of its own, which the stage joins to the others."""
+"""Tokenises a shard of records in a process of the pool, into a separate folder that the stage then joins."""
 
 import importlib
 from contextlib import closing
@@ -16,8 +16,8 @@ from togi.stages.training.tokenising_work import AT_ONCE, DROPS, Tally, part_fol
 
 
 def value_of(settings: TokenisedTraining, shard: Shard, more: dict[str, Any]) -> dict[str, Any]:
-    """Writes the tokens of a shard; tells how many records there were, what was counted, and with which tokenizer.
-    Raises InputError where a record does not fit and the settings want an error."""
+    """Writes the tokens of a shard. Returns the number of records, the counts, and the tokenizer's hash. Raises
+    InputError if a record does not fit and the settings ask for an error."""
     source = ModelSource.from_json(more["model"])
     cache, folder = Path(more["cache"]), part_folder(Path(more["folder"]), shard.number)
     folder.mkdir(exist_ok=True)

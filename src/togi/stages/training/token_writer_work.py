@@ -1,8 +1,8 @@
-"""How examples lie on the disk as tokens, and what writes them.
+"""The format of tokenised examples on disk, and its writer.
 
-A folder holds six files. Of a token there are its id (2 bytes, or 4 where the vocabulary has more than 65,536) and one
-bit, whether it is scored; of a sequence 8 bytes, where it ends; of an example a row (ROW) and its id. `tokens.json`
-tells how many there are, with the files' hashes.
+A folder holds six files. Each token has its id (2 bytes, or 4 if the vocabulary has more than 65,536 tokens) and one
+bit that tells whether it is scored; each sequence 8 bytes with its end; each example a row (ROW) and its id.
+`tokens.json` holds the counts and the files' hashes.
 """
 
 import json
@@ -28,25 +28,25 @@ IDS, MARKS, ENDS, ROWS, NAMES, SYSTEMS = "ids.bin", "marks.bin", "ends.bin", "ro
 FILES = (IDS, MARKS, ENDS, ROWS, NAMES, SYSTEMS)
 ROW = np.dtype(
     [
-        ("sequence", "<u8"),  # its first one; ENDS begins with a 0
-        ("name", "<u8"),  # where its id begins in NAMES
-        ("prompt", "<u8"),  # a hash: examples with the same one stay on one side of a split
-        ("mark", "<u8"),  # what names the prompt among all that were learnt (`seen_prompts.mark`), 0 without one
+        ("sequence", "<u8"),  # index of its first sequence; ENDS begins with a 0
+        ("name", "<u8"),  # offset of its id in NAMES
+        ("prompt", "<u8"),  # a hash; examples with the same one stay on one side of a split
+        ("mark", "<u8"),  # the prompt's mark among those trained on (`seen_prompts.mark`), 0 without messages
         ("system", "<u8"),  # a hash of its system turn, 0 without one
         ("margin", "<f8"),  # NaN without one
-        ("count", "<u4"),  # sequences
+        ("count", "<u4"),  # number of sequences
         ("letters", "<u4"),  # bytes of its id
         ("size", "<u4"),  # tokens that the model computes
         ("scored", "<u4"),  # tokens that carry loss
     ]
 )
 COUNTS = {"examples": int, "tokens": int, "type": str, "files": dict}
-"""What every manifest tells."""
+"""The entries of every manifest."""
 
 
 class TokenWriter:
-    """Writes examples into a folder. Call `flush` now and then, and `finish` at the end: what was added since is in
-    memory, at some 4 bytes a token. Raises OSError where the disk is full."""
+    """Writes examples into a folder. Call `flush` regularly and `finish` at the end: until then, added examples stay in
+    memory, at about 4 bytes per token. Raises OSError if the disk is full."""
 
     def __init__(self, folder: Path, vocabulary: int) -> None:
         self.tokens = self.examples = 0
@@ -61,7 +61,7 @@ class TokenWriter:
         self._systems: dict[int, None] = {}
 
     def add(self, example: Example) -> None:
-        """Adds an example whose prompt is messages, or any text that names it."""
+        """Adds an example whose prompt is messages, or a text that identifies it."""
         said = () if isinstance(example.prompt, str) else tuple(example.prompt)
         name = example.id.encode("utf-8", "surrogatepass")
         scored = sum(sum(each.scored) for each in example.group)
@@ -79,7 +79,7 @@ class TokenWriter:
         self._letters += len(name)
 
     def _system(self, said: Sequence[Message]) -> int:
-        """A hash of the system turn that messages begin with; its text is written once."""
+        """A hash of the system turn that messages begin with; 0 if there is none. Each text is written only once."""
         if not said or said[0].role != "system":
             return 0
         text = said[0].content
@@ -93,7 +93,7 @@ class TokenWriter:
             self._files[SYSTEMS].write(f"{json.dumps([key, text])}\n".encode())
 
     def take(self, folder: Path) -> None:
-        """Adds all that another writer wrote into `folder`: what is there then is what adding its examples gives."""
+        """Adds everything that another writer wrote into `folder`, with the same result as adding its examples."""
         self.flush()
         told = read_sealed(folder / MANIFEST, COUNTS)
         rows = np.fromfile(folder / ROWS, ROW)
@@ -113,7 +113,7 @@ class TokenWriter:
         self._sequences, self._letters = self._sequences + len(ends), self._letters + told["files"][NAMES][0]
 
     def flush(self) -> None:
-        """Writes what is in memory; marks that fill no byte wait."""
+        """Writes what is in memory. Bits that do not fill a byte stay."""
         whole = len(self._marks) // 8 * 8
         self._put(IDS, np.asarray(self._ids, self._type))
         self._put(MARKS, np.packbits(np.frombuffer(self._marks[:whole], np.uint8)))
@@ -122,7 +122,7 @@ class TokenWriter:
         del self._ids[:], self._marks[:whole], self._ends[:], self._rows[:]
 
     def finish(self, more: dict[str, Any], besides: Sequence[str] = ()) -> None:
-        """Closes the files and writes the manifest, with `more` in it, and the hashes of other files `besides`."""
+        """Closes the files and writes the manifest, which includes `more` and the hashes of the files `besides`."""
         self.flush()
         self._put(MARKS, np.packbits(np.frombuffer(self._marks, np.uint8)))
         self.close()
@@ -142,7 +142,7 @@ class TokenWriter:
 
 
 def prompt_key(prompt: Any) -> int:
-    """What names a prompt in a file: equal messages, and equal texts, have the same."""
+    """The hash of a prompt: the same for equal messages, and for equal texts."""
     if isinstance(prompt, str):
         return _number(["text", prompt])
     return _number([[each.role, each.content, each.train, dict(each.extra)] for each in prompt])

@@ -1,4 +1,4 @@
-"""Records become tokens, in the stage's own process or in several (`workers`): the bytes are the same."""
+"""Tokenises records, in the stage's process or in several (`workers`), with byte-identical results."""
 
 import json
 import shutil
@@ -24,14 +24,14 @@ from togi.text.turns import Unrendered
 
 DROPS = "drops.jsonl"
 AT_ONCE = 512
-"""Records that are examples in memory at a time."""
+"""Records that are held in memory as examples at a time."""
 ROWS = "togi.stages.training.token_rows_work"
-"""What does a shard of records in another process."""
+"""The module that tokenises a shard of records in another process."""
 
 
 class Border(Protocol):
-    """Makes an example of a record, or gives the reason for dropping it. `key` are the settings that decide which, as
-    JSON-like values; `counts` what it counted on the way."""
+    """Converts a record to an example, or gives the reason for dropping it. `key` holds the settings that determine the
+    result, as JSON-like values; `counts` its counters."""
 
     counts: Counter[str]
 
@@ -45,7 +45,7 @@ class Border(Protocol):
 
 
 def words_of(model: LoadedModel) -> str:
-    """A hash of all that a model makes tokens with: tokenizer, special tokens, template."""
+    """A hash of everything that determines a model's tokens: tokenizer, special tokens, template."""
     tokenizer = model.tokenizer
     special = sorted(map(str, tokenizer.special_tokens_map.items()))
     return digest([tokenizer.backend_tokenizer.to_str(), special, asdict(model.template)])
@@ -53,23 +53,23 @@ def words_of(model: LoadedModel) -> str:
 
 @dataclass(slots=True)
 class Tally:
-    """What tokenising tells besides tokens: what the border counted, how many records the template cannot render whole,
-    and why the first of them."""
+    """Counts made while tokenising: the border's counters, the number of records that the template cannot render in
+    full, and the reason for the first of them."""
 
     counts: Counter[str] = field(default_factory=Counter)
     unrendered: int = 0
     first: str = ""
 
     def add(self, more: "Tally") -> None:
-        """Counts what was told of the records that follow."""
+        """Adds the tally of the following records."""
         self.counts.update(more.counts)
         self.unrendered += more.unrendered
         self.first = self.first or more.first
 
 
 def tokenise(border: Border, records: Iterable[Record], writer: TokenWriter, drops: TextIO) -> Tally:
-    """Writes the examples of records, and a line [id, reason] for each that gives none. Raises InputError as the border
-    does."""
+    """Writes the examples of records, and a line [id, reason] for each dropped record. Raises the border's
+    InputError."""
     tally = Tally()
     before, border.counts = border.counts, tally.counts
     try:
@@ -96,8 +96,8 @@ def _example(border: Border, record: Record, tally: Tally) -> Example | str:
 
 @dataclass(frozen=True, slots=True)
 class Making:
-    """Makes the tokens of the records of `ref`. `told` is what the manifest tells besides, such as how many `records`
-    there are."""
+    """Tokenises the records of `ref`. `told` holds further entries of the manifest, such as the number of
+    `records`."""
 
     settings: TokenisedTraining
     context: Context
@@ -106,8 +106,8 @@ class Making:
     told: dict[str, Any]
 
     def fill(self, folder: Path) -> None:
-        """Writes all examples into a folder, and shows the rate. Raises InputError as the border does, and Interrupted
-        when asked to stop."""
+        """Writes all examples into a folder, and reports the rate. Raises the border's InputError, and Interrupted when
+        asked to stop."""
         tally, done, start = Tally(), 0, time.monotonic()
         with closing(TokenWriter(folder, len(self.border.model.tokenizer))) as writer:
             with (folder / DROPS).open("w", encoding="utf-8") as drops:
@@ -120,14 +120,14 @@ class Making:
             writer.finish({**self.told, "counts": dict(tally.counts), "unrendered": unrendered}, [DROPS])
 
     def _tell(self, done: int, note: str) -> None:
-        """Says how far it is, to people and to ranks that wait."""
+        """Reports progress, and tells waiting ranks that this one is alive."""
         self.context.progress(done, self.told["records"], "records", note)
         self.context.ranks.still_here()
-        if self.context.control.stop:  # every rank hears of it by itself: one of them may be here alone
-            raise Interrupted(f"stage {self.context.name}: stopped while it tokenised; it begins anew")
+        if self.context.control.stop:  # each rank gets the signal itself; the others may not be here
+            raise Interrupted(f"stage {self.context.name}: stopped while tokenising, which starts over on resume")
 
     def _steps(self, writer: TokenWriter, drops: TextIO, folder: Path) -> Iterator[tuple[int, Tally]]:
-        """How many records were written, and what is told of them, part by part."""
+        """Yields the number of records written and their tally, part by part."""
         alone = isinstance(self.context.shards, SerialShards) or self.told["records"] <= SHARD_ROWS
         if not alone and self.context.contents(self.ref) is not None:
             yield from self._in_pool(writer, drops, folder)
@@ -141,8 +141,8 @@ class Making:
             part = part_folder(folder, task.number)
             if value["words"] != words:
                 raise StageError(
-                    f"stage {self.context.name}: another process reads another tokenizer or template for "
-                    f"{self.settings.init} than the stage does; set workers: 1"
+                    f"stage {self.context.name}: a worker process read a different tokenizer or template for "
+                    f"{self.settings.init} than the stage did; set workers: 1"
                 )
             writer.take(part)
             with (part / DROPS).open(encoding="utf-8") as lines:
@@ -172,5 +172,5 @@ class Making:
 
 
 def part_folder(folder: Path, number: int) -> Path:
-    """Where the tokens of a shard lie until they are joined."""
+    """The folder of a shard's tokens until they are joined."""
     return folder / f"part-{number:06d}"

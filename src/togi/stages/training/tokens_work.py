@@ -1,8 +1,7 @@
-"""Tokenised data: what a training makes of records, kept in the store for every stage, rank and later start that would
-make the same of them.
+"""Tokenised data: kept in the store, for every stage, rank and later run that would tokenise the same records alike.
 
-The folder is `tokens-<hash>`, of the records, the tokenizer, the template, and the settings that decide what a record
-becomes. What is in it is dispensable: `togi clean` removes it, and it is made again.
+The folder is `tokens-<hash>`, with a hash of the records, the tokenizer, the template, and the settings that determine
+a record's example. It can be deleted: `togi clean` removes it, and it is made again when needed.
 """
 
 import hashlib
@@ -24,14 +23,14 @@ from togi.stages.training.token_writer_work import MANIFEST, TokenWriter
 from togi.stages.training.tokenising_work import AT_ONCE, DROPS, Border, Making, words_of
 
 VERSION = 1
-"""Goes up where the same records and settings give other tokens."""
+"""Increased when the same records and settings give different tokens."""
 
 
 def tokenised(settings: TokenisedTraining, context: Context, ref: Ref, border: Border) -> TokenFile:
-    """The examples of the records of `ref`, from the store where they lie there. The drops are the stage's, and what
-    the border counted stands in it, either way.
+    """The examples of the records of `ref`, from the store if it has them. In either case the drops are recorded in the
+    stage, and the counts in the border.
 
-    Raises InputError where the border does, and where there are no records.
+    Raises the border's InputError, and InputError if there are no records.
     """
     count = context.records_count(ref)
     key = _key(context, ref, border)
@@ -47,22 +46,22 @@ def tokenised(settings: TokenisedTraining, context: Context, ref: Ref, border: B
 
 
 def _stored(context: Context, folder: Path, what: str, make: Callable[[Path], None]) -> TokenFile:
-    """The file of a folder, on each rank. Where it is not there, or not whole, `make` fills a new folder."""
+    """The token file of a folder, on each rank. If it is missing or damaged, `make` fills a new folder."""
 
     def read(tell: Callable[[str], None]) -> TokenFile | None:
         try:
             return _own(TokenFile(folder)) if (folder / MANIFEST).exists() else None
-        except FileNotFoundError:  # it was put aside just now
+        except FileNotFoundError:  # another process has just set it aside
             return None
         except DamagedFile as error:
-            tell(f"{error}. They are made again now")
+            tell(f"{error}. Tokenising again")
             return None
 
     return context.ranks.in_turn(lambda: made_once(context, folder, what, read, make))
 
 
 def _key(context: Context, ref: Ref, border: Border) -> str | None:
-    """What names the tokens of records; None where the records lie in no file."""
+    """The store key of the records' tokens; None if the records are not in a file."""
     content = context.contents(ref)
     if content is None:
         return None
@@ -72,15 +71,15 @@ def _key(context: Context, ref: Ref, border: Border) -> str | None:
 
 
 def _own(file: TokenFile) -> TokenFile:
-    """The file. Raises DamagedFile where it was made under another name, which says what it is of."""
+    """The file. Raises DamagedFile if it was made under another name, and so for other contents."""
     if file.more["name"] != file.folder.name:
         raise DamagedFile(f"{file.folder}: tokens of other records, another tokenizer or other settings")
     return file
 
 
 def kept(context: Context, name: str, of: Stored, key: Any, examples: Iterable[Example], vocabulary: int) -> Stored:
-    """Examples that follow from `of` and `key`, on the disk as those are: made once, under `name` where they lie in the
-    stage's folder."""
+    """Examples derived from `of` and `key`, stored on disk where those are, and made only once. `name` is their folder
+    if they are stored in the stage's folder."""
     source = [[file.folder.name for file in of.files], hashlib.sha256(of.rows().tobytes()).hexdigest()]
     stays = all(file.folder.parent == context.cache for file in of.files)
     folder = context.cache / f"tokens-{digest([source, name, key])[:16]}" if stays else context.folder / name
@@ -101,7 +100,7 @@ def kept(context: Context, name: str, of: Stored, key: Any, examples: Iterable[E
 
 
 def unrendered_warning(files: Sequence[TokenFile]) -> list[tuple[str, str]]:
-    """The warning that some records of the files cannot be rendered whole by the template, if there are any."""
+    """A warning if the template cannot render some records of the files in full."""
     counts = [file.more["unrendered"] for file in files]
     if not (count := sum(number for number, _ in counts)):
         return []

@@ -1,4 +1,4 @@
-"""What training stages share: an update, one line of metrics a step, checkpoints, and going on after a kill."""
+"""What training stages share: updates, one line of metrics per step, checkpoints, and resuming after a kill."""
 
 import math
 import time
@@ -21,12 +21,12 @@ from togi.train.loop import MicroBatch, StepInfo, train_steps
 from togi.train.optimizer import Update
 
 Inputs = TypeVar("Inputs")
-HIGHER = ("accuracy", "reward")  # metrics of a validation that are better when they are higher
+HIGHER = ("accuracy", "reward")  # validation metrics for which higher is better
 APPENDED = ("metrics.jsonl", "samples.jsonl", "alarms.jsonl", "journal.jsonl")
 
 
 class Progress(Protocol):
-    """What of a batch source must survive a kill, besides what follows from the step."""
+    """State that a checkpoint must keep because it does not follow from the step."""
 
     def state(self) -> dict[str, Any]: ...
     def restore(self, state: Mapping[str, Any]) -> None: ...
@@ -34,9 +34,10 @@ class Progress(Protocol):
 
 @dataclass(slots=True)
 class Trainer:
-    """One training stage at work. `step` counts finished steps; the checkpoint of step `pinned` is never pruned.
+    """A running training. `step` counts finished steps; the checkpoint of step `pinned` is never pruned.
 
-    `together` steps in a row share what a checkpoint does not keep: it saves, and stops, only between such rows.
+    Each run of `together` steps shares state that a checkpoint does not keep, so it saves and stops only between such
+    runs.
     """
 
     context: Context
@@ -54,7 +55,8 @@ class Trainer:
     _tracking: Tracking | None = None
 
     def resume(self) -> None:
-        """Takes up the newest complete checkpoint; without one, the stage begins anew and forgets its lines."""
+        """Restores the newest complete checkpoint. Without one, training starts over and earlier log lines are
+        removed."""
         newest = self.context.ranks.on_first_rank(self._newest)
         if newest is None:
             return
@@ -62,10 +64,10 @@ class Trainer:
         state = restore(newest, self.params, self.update.optimizer, context.ranks, context.fingerprint)
         self.progress.restore(state.progress)
         self.step = self._saved = state.step
-        self.context.log(f"going on after step {state.step} of {self.total_steps}")
+        self.context.log(f"resuming after step {state.step} of {self.total_steps}")
 
     def _newest(self) -> Path | None:
-        """The checkpoint to go on from; without one, lines of an earlier attempt are forgotten."""
+        """The checkpoint to resume from. Without one, removes the log lines of an earlier attempt."""
         for name in APPENDED:
             cut_torn_line(self.context.folder / name)
         newest = newest_complete(self.context.folder / "checkpoints")
@@ -80,7 +82,7 @@ class Trainer:
         objective: Objective | Callable[[int], Objective],
         steps: Iterable[Sequence[MicroBatch[Inputs]]],
     ) -> Iterator[StepInfo]:
-        """Trains, and yields after each step, for the caller to log. Saves when it is due, and before stopping."""
+        """Trains, and yields after each step for the caller to log it. Saves when due and before stopping."""
         ranks = self.context.ranks
         for info in train_steps(forward, self.update, objective, steps, first_step=self.step, ranks=ranks):
             self.step = info.step + 1
@@ -94,7 +96,7 @@ class Trainer:
                 self.save()
 
     def log(self, info: StepInfo, metrics: Mapping[str, float], times: Mapping[str, float], note: str = "") -> None:
-        """Appends the step's line to metrics.jsonl and tells how far the work is."""
+        """Appends the step's line to metrics.jsonl and reports progress."""
         line = {
             "step": self.step,
             "loss": info.loss,
@@ -123,7 +125,7 @@ class Trainer:
         return Tracking(names, stage=context.name, project=context.recipe, folder=context.folder)
 
     def save(self) -> None:
-        """Writes a checkpoint of the last finished step, once."""
+        """Writes a checkpoint of the last finished step, unless there is one."""
         if self._saved == self.step:
             return
         folder = self.context.folder
@@ -141,7 +143,7 @@ class Trainer:
             append_line(self.context.folder / name, line)
 
     def take_pinned(self) -> None:
-        """Goes back to the weights of the pinned checkpoint, where there is one."""
+        """Restores the weights of the pinned checkpoint, if there is one."""
         if self.pinned is not None and self.pinned != self.step:
             folder = self.context.folder / "checkpoints"
             take_weights(folder, self.pinned, self.params, self.context.fingerprint)
@@ -149,8 +151,11 @@ class Trainer:
 
 @dataclass(slots=True)
 class BestValidation:
-    """The best validation so far, by the metric validation/`by`. Where it is `chosen`, the checkpoint of its step stays
-    until the end, when its weights are taken. `best` is its step, value and metrics: what a checkpoint keeps."""
+    """The best validation so far, by the metric validation/`by`.
+
+    If `chosen`, the checkpoint of its step is kept until the end of training, when its weights are restored. `best` is
+    its step, value and metrics, which go into checkpoints.
+    """
 
     by: str
     chosen: bool
@@ -162,9 +167,9 @@ class BestValidation:
             trainer.pinned = self.best["step"]
 
     def observe(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
-        """Takes up a validation after the trainer's step, and saves its weights where they are better than all before.
+        """Records the validation after the trainer's step, and saves the weights if it is the best so far.
 
-        A value that is absent or not a number never is.
+        A value that is absent or not finite is never the best.
         """
         value, sign = metrics.get(f"validation/{self.by}", math.nan), 1.0 if self.by in HIGHER else -1.0
         if not math.isfinite(value) or (self.best is not None and sign * value <= sign * self.best["value"]):
@@ -176,7 +181,7 @@ class BestValidation:
                 trainer.save()
 
     def take(self, trainer: Trainer) -> dict[str, Any] | None:
-        """Goes back to the best weights where they are chosen; the validation that they had."""
+        """Restores the best weights if they are `chosen`. Returns their validation."""
         if not self.chosen or self.best is None:
             return None
         trainer.take_pinned()
@@ -184,7 +189,7 @@ class BestValidation:
 
 
 def _forget(path: Path) -> None:
-    """Removes the lines of a training that begins anew; units of work that were done before it stay done."""
+    """Removes the log lines of a training that starts over. Finished units of earlier work stay finished."""
     units = [line for line in read_lines(path) if "unit" in line] if path.name == "journal.jsonl" else []
     path.unlink(missing_ok=True)
     for line in units:
