@@ -70,7 +70,7 @@ def test_embeddings_find_what_ngrams_let_pass(tmp_path):
 
 
 def test_what_a_method_does_not_read_is_refused():
-    with pytest.raises(ValidationError, match="neighbours is read with method: facility_location, found k_centre"):
+    with pytest.raises(ValidationError, match="neighbours is only read with method: facility_location, found k_centre"):
         Diversify.model_validate({"input": "$in", "keep": 3, "neighbours": 8})
 
 
