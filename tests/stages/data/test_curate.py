@@ -163,7 +163,7 @@ def test_a_rewrite_that_breaks_a_rule_leaves_the_draft(tmp_path, says):
         ({"model": None, "method": "json"}, "json asks a model"),
         ({"method": "rules"}, "does not read model"),
         ({"method": "rules", "model": None, "rewrite": True}, "does not read rewrite"),
-        ({"method": "json", "keep_share": 0.5}, "logprob or reward alone"),
+        ({"method": "json", "keep_share": 0.5}, "keep_share is only read with method: logprob or reward"),
         ({"method": "reward", "model": None}, "reward asks a model: name it under `scorer`"),
         ({"method": "reward", "scorer": "$rm"}, "reads `model` only for a rewrite"),
         ({"scorer": "$rm"}, "scorer is only read with method: reward"),
@@ -173,8 +173,8 @@ def test_a_rewrite_that_breaks_a_rule_leaves_the_draft(tmp_path, says):
         ({"method": "reward", "model": None, "scorer": "$rm", "rewrite": True}, "rewrite asks a model"),
         ({"min_chars": 30, "max_chars": 20}, "no draft could pass"),
         ({"yes": "no"}, "they must differ"),
-        ({"question": "Is it good? Yes or no."}, "question must hold {text}"),
-        ({"rewrite_prompt": "Say it better: {draft}"}, "rewrite_prompt must hold {text}"),
+        ({"question": "Is it good? Yes or no."}, "question must contain {text}"),
+        ({"rewrite_prompt": "Say it better: {draft}"}, "rewrite_prompt must contain {text}"),
     ],
 )
 def test_contradictions_are_refused_before_anything_loads(settings, message):

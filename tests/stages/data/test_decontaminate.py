@@ -176,8 +176,8 @@ def test_a_circle_and_nothing_to_hold_against_are_errors(tmp_path, old, new, mes
     ("settings", "message"),
     [
         ({"against": "$in"}, r"against: \$in is the input itself"),
-        ({"against": []}, "against: it is empty"),
-        ({"max_cosine": 0.5}, "max_cosine is read with an embedder alone"),
+        ({"against": []}, "against is empty"),
+        ({"max_cosine": 0.5}, "max_cosine is only read with an embedder"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings, message):

@@ -115,9 +115,9 @@ def test_presets_are_shares_of_instruction_text_and_corpus():
     ("settings", "message"),
     [
         ({}, "by: tokens needs `model`"),
-        ({"by": "rows", "model": "$m"}, "by: rows reads no model"),
+        ({"by": "rows", "model": "$m"}, "by: rows does not read model"),
         ({"model": "$m", "preset": "ipt-3.1", "inputs": [{"input": "$a", "share": 2}, {"input": "$b"}]}, "two inputs"),
-        ({"by": "rows", "inputs": [{"input": "$a"}, {"input": "$a"}]}, r"\$a stands twice"),
+        ({"by": "rows", "inputs": [{"input": "$a"}, {"input": "$a"}]}, r"\$a is listed twice"),
     ],
 )
 def test_contradictions_are_refused(settings, message):

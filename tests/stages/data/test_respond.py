@@ -192,9 +192,9 @@ def test_models_on_servers_are_kept_busy_by_larger_units(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"models": ["$a", "$a"]}, r"\$a stands twice"),
+        ({"models": ["$a", "$a"]}, r"\$a is listed twice"),
         ({"models": []}, "at least 1 item"),
-        ({"samples": 2, "temperature": 0}, "2 samples at temperature 0 would be the same answer"),
+        ({"samples": 2, "temperature": 0}, "2 samples at temperature 0 would be identical"),
         ({"stop": [""]}, "empty text"),
     ],
 )

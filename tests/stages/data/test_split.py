@@ -84,7 +84,7 @@ def test_a_part_that_equal_prompts_make_uneven_is_an_alarm_and_an_empty_one_an_e
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"a": 0.5, "b": 0.4}, "the shares sum to 0.9; they have to sum to 1"),
+        ({"a": 0.5, "b": 0.4}, "the shares sum to 0.9 but must sum to 1"),
         ({"a": 0.5, "b": 4}, "some parts are shares"),
         ({"main": 0.5, "b": 0.5}, "'main' cannot be the name of a part"),
         ({"a b": 1}, "'a b' cannot be the name of a part"),

@@ -27,7 +27,7 @@ def test_every_method_gives_the_kinds_that_it_declares(method):
         assert STAGE.outputs(Synthesize.model_validate({**given, **more, "kind": kind})) == {"main": kind}
     other = next(kind for kind in ("chats", "prompts") if kind not in kinds or method in ("magpie", "cot"))
     if other not in kinds:
-        with pytest.raises(ValidationError, match=f"method: {method} gives"):
+        with pytest.raises(ValidationError, match=f"method: {method} produces"):
             Synthesize.model_validate({**given, "kind": other})
 
 
