@@ -151,7 +151,7 @@ PACKED = gzip.compress(MANY, mtime=0)
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("a.jsonl.gz", PACKED[: len(PACKED) // 2], r"a.jsonl.gz:\d+: the file ends early.*fetch it anew"),
+        ("a.jsonl.gz", PACKED[: len(PACKED) // 2], r"a.jsonl.gz:\d+: the file ends early.*fetch it again"),
         ("a.jsonl.gz", PACKED[:-4], r"a.jsonl.gz:2001: the file ends early"),
         ("a.jsonl.gz", LINE, "a.jsonl.gz:1: not a gzip file"),
         ("a.csv.gz", LINE, "a.csv.gz:1: not a gzip file"),
@@ -260,7 +260,7 @@ def test_a_folder_of_save_to_disk_names_to_parquet(tmp_path: Path, several: bool
         (("train.jsonl", "train.parquet"), r"train.jsonl and train.parquet look like the same rows in two formats"),
         (("a.jsonl", "b.jsonl.zst"), r"b.jsonl.zst: togi does not read this compression"),
         (("a.tar.gz",), r"a.tar.gz: togi does not read this compression"),
-        (("a.docx",), "holds no file with the ending"),
+        (("a.docx",), "has no file with the ending"),
     ],
 )
 def test_folders_that_are_not_clear(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
@@ -290,7 +290,7 @@ def test_links_pipes_and_folders_that_are_none(tmp_path: Path) -> None:
         read(tmp_path / ("x" * 300))
     write(tmp_path / "other" / "b.jsonl", LINE)
     os.symlink(tmp_path / "other", tmp_path / "set" / "other")
-    with pytest.raises(InputError, match="set/other: a link to a folder, which is not followed"):
+    with pytest.raises(InputError, match="set/other: togi does not follow a link to a folder"):
         read(tmp_path / "set")
 
 

@@ -226,7 +226,7 @@ def test_servers_answer_and_what_they_refuse_is_dropped_as_failed(tmp_path):
         ended = togi(home, "run", str(recipe), STUB_KEY=KEY)
         assert ended.returncode == 0, ended.stderr
         assert (
-            "ALARM failed: 6 answers are missing because their requests failed (see the log for the reasons); 42 are kept"
+            "ALARM failed: 6 answers are missing because their requests failed (the log has the reasons); 42 are kept"
             in ended.stderr
         )
         server.failing = ""

@@ -143,8 +143,8 @@ def _tell_failures(context: Context, kept: int) -> None:
     if failed:
         context.alarm(
             "failed",
-            f"{failed} answers are missing because their requests failed (see the log for the reasons); {kept} are "
-            "kept. To request the missing ones, rerun the stage with --redo: stored answers are not requested again",
+            f"{failed} answers are missing because their requests failed (the log has the reasons); {kept} are kept. "
+            "To request the missing ones, rerun the stage with --redo: stored answers are not requested again",
             value=failed,
         )
 
