@@ -138,7 +138,7 @@ def test_models_say_their_stored_answers_again_and_nothing_where_there_is_none(s
 
 def test_a_model_of_which_nothing_is_stored_is_not_served(serve):
     url = serve(ROWS, [{"prompt": "Why?", "completion": "So.", "model": "careful"}])
-    with pytest.raises(InputError, match=r"the model 'bold' does not exist here; these do: replay, careful"):
+    with pytest.raises(InputError, match=r"the model 'bold' does not exist; available are: replay, careful"):
         check_endpoint(Endpoint(name="bold", urls=(url,), model="bold", protocol="openai"), "causal", rendered=False)
 
 
