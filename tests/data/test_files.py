@@ -98,8 +98,8 @@ DEEPER = b'{"question": "x", "n": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
         (b'{"question": "x", "n": ' + b"9" * 5000 + b"}", "number_too_long", "over 4,300 digits"),
         (DEEP, "nested_too_deeply", "more than 64 levels"),
         (DEEPER, "nested_too_deeply", "more than 64 levels"),
-        (b'{"question": "x", "question": "y"}', "duplicate_key", "names 'question' twice"),
-        (b'{"question": "x", "e": [{"a": 1, "a": 1}]}', "duplicate_key", "names 'a' twice"),
+        (b'{"question": "x", "question": "y"}', "duplicate_key", "has the key 'question' twice"),
+        (b'{"question": "x", "e": [{"a": 1, "a": 1}]}', "duplicate_key", "has the key 'a' twice"),
         (b'{"question": "x", "e": {"\\udc00": 1}}', "invalid_utf8", "half a surrogate pair"),
         (b'{"question": "x", "e": ["\\ud83d\\ud83d"]}', "invalid_utf8", "half a surrogate pair"),
     ],
@@ -234,7 +234,7 @@ def test_text_beside_rows_is_data_of_documents_alone(tmp_path: Path) -> None:
 def test_columns_of_other_names_are_no_rows_to_drop(tmp_path: Path) -> None:
     bad = b'{"frage": "x"}\n'
     for data, advised in ((bad + LINE, False), (LINE + bad, True)):
-        with pytest.raises(InputError, match="Say which column is which") as caught:
+        with pytest.raises(InputError, match="Map its columns with") as caught:
             read(write(tmp_path / "a.jsonl", data))
         assert ("on_bad_row" in str(caught.value)) is advised
 

@@ -32,9 +32,9 @@ MEND += "file each)"
 def find_files(path: Path, split: str, texts: bool = True) -> list[Path]:
     """The files to read: `path` itself, or the files of a folder that belong to `split`, sorted by name.
 
-    Files without a split in their names belong to every split. Documentation and metadata next to the data (README,
-    LICENSE, dataset_info.json) are skipped; without `texts`, so are .txt files next to other data files. Raises
-    InputError if there is nothing to read, if a file has an unknown compression, or if several folders each look like a
+    If no file name contains a split, all files are read. Documentation and metadata next to the data (README, LICENSE,
+    dataset_info.json) are skipped; without `texts`, so are .txt files next to other data files. Raises InputError if
+    there is nothing to read, if a file has an unknown compression, or if several folders each look like a
     configuration.
     """
     try:

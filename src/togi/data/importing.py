@@ -242,8 +242,8 @@ def _misfit(spec: DataSpec, kind: str, values: Mapping[str, Any]) -> BadRow:
         others = [f"{other} (for {', '.join(takers[other])})" if takers.get(other) else other for other in fits]
         return BadRow("wrong_shape", f"{found}. Such rows would fit {' or '.join(others)}")
     known = next((name for name in PRESETS if spec.preset is None and (spec.hub or "").startswith(name)), None)
-    hint = f"`preset: {known}` reads this set, or say" if known else "Say"
-    return BadRow("wrong_shape", f"{found}. {hint} which column is which with `columns: {{our name: the file's name}}`")
+    hint = f"`preset: {known}` reads this set, or map" if known else "Map"
+    return BadRow("wrong_shape", f"{found}. {hint} its columns with `columns: {{our name: the file's name}}`")
 
 
 def _content(shape: Shape, kind: str) -> Any:

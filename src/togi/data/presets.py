@@ -304,7 +304,7 @@ PRESETS: dict[str, Preset] = {
         hub="kanhatakeyama/AutoMultiTurnByCalm3-22B",
         needs=("q1", "a1"),
         read=_renaming(prompt="q1", completion="a1"),
-        about="the first question and answer, as its users take them; the second stays in extra",
+        about="the first question and answer, as is common for this set; the second stays in extra",
     ),
     "kanhatakeyama/ramdom-to-fixed-multiturn-Calm3": Preset(
         hub="kanhatakeyama/ramdom-to-fixed-multiturn-Calm3",
@@ -343,13 +343,13 @@ PRESETS: dict[str, Preset] = {
         read=_renaming(prompt="text", completion="output"),
         licence="CC-BY-NC-SA",
         told=False,
-        about="handed out by its makers: name the file with path; ichikara-instruction-format has the same columns",
+        about="distributed by its makers: set path to the file; ichikara-instruction-format has the same columns",
     ),
     "jaster": Preset(
         needs=("instruction", "input", "output"),
         read=_as_it_is("instruction", "input", "output"),
         told=False,
-        about="written by llm-jp-eval from many sets, each under a licence of its own: name the files with path",
+        about="written by llm-jp-eval from many sets, each under its own licence: set path to the files",
     ),
     "allenai/reward-bench": Preset(
         hub="allenai/reward-bench",
@@ -365,7 +365,7 @@ PRESETS: dict[str, Preset] = {
         needs=("chosen", "rejected"),
         read=_as_it_is("chosen", "rejected"),
         licence="MIT",
-        about="transcripts of both sides; other folders with `hub: Anthropic/hh-rlhf/harmless-base` and the like",
+        about="transcripts of both sides; other folders with hub, such as `hub: Anthropic/hh-rlhf/harmless-base`",
     ),
     "OpenAssistant/oasst1": Preset(
         needs=(),
@@ -374,15 +374,16 @@ PRESETS: dict[str, Preset] = {
         spread=tree_rows,
         hub="OpenAssistant/oasst1",
         licence="Apache-2.0",
-        about="its rows are messages; files of trees (...trees.jsonl.gz) can be named with path: pairs of any two "
-        "answers to one message with different ranks, whose distance is the margin",
+        about="its rows are messages; path also accepts files of trees (...trees.jsonl.gz): pairs of any two "
+        "answers to one message with different ranks; the margin is the difference of the ranks",
     ),
     "WeOpenML/PandaLM": Preset(
         needs=("instruction", "input", "response1", "response2", *ANNOTATORS),
         read=_pandalm,
         licence="Apache-2.0",
-        about="its test set (testset-v1.json), named with path: pairs by the majority of three people; ties and three "
-        "different votes are left out. 59 of its 999 rows have a response that is empty or no text: on_bad_row: drop",
+        about="its test set (testset-v1.json), read with path: pairs by the majority of three annotators; ties and "
+        "three different votes are left out. 59 of its 999 rows have an empty or non-text response: set on_bad_row: "
+        "drop",
     ),
 }
 """Presets by the id of the set."""

@@ -97,7 +97,7 @@ def ambiguous(one: str, other: str, what: str) -> BadRow:
 def parse_row(row: Mapping[str, Any], kind: str, named: Sequence[str] = ()) -> Shape | None:
     """Parses a row as a record of `kind`; None if it lacks the columns.
 
-    Raises BadRow if a column does not hold what its name says, or if two columns could be meant.
+    Raises BadRow if a column's value does not fit its name, or if two columns could be meant.
     """
     return _READERS[kind](Columns(row, named))
 

@@ -173,7 +173,7 @@ def _behind(prefill: str, message: Message, rest: str) -> str:
 
 
 def _own_thought(message: Message) -> str:
-    """The thought of a turn that is stored beside its content."""
+    """The thought of a turn that is stored separately from its content."""
     found = next((message.extra[key] for key in THOUGHTS if message.extra.get(key) is not None), "")
     return found if isinstance(found, str) else ""
 

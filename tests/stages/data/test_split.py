@@ -77,7 +77,7 @@ def test_a_part_that_equal_prompts_make_uneven_is_an_alarm_and_an_empty_one_an_e
     with pytest.raises(InputError, match=r"part (a|b) would be empty"):
         split(tmp_path / "more", "prompts", prompts(10, same=10), {"a": 0.6, "b": 0.4})
     (tmp_path / "last").mkdir()
-    with pytest.raises(InputError, match=r"ask for 12 records, but \$x holds 10"):
+    with pytest.raises(InputError, match=r"need 12 records, but \$x has only 10"):
         split(tmp_path / "last", "prompts", prompts(10), {"a": 8, "b": 4})
 
 

@@ -72,7 +72,7 @@ def outputs(settings: Label) -> dict[str, str]:
 
 
 def estimate(settings: Label, inputs: Inputs) -> Cost:
-    """Every answer is graded, or compared with every other one. Prompts are counted in bytes, an upper bound of their
+    """Every answer is graded, or compared with every other one. Known texts count as bytes, an upper bound of their
     tokens."""
     came = inputs[settings.samples]
     answer = 1 if settings.by == "logprobs" else settings.max_tokens

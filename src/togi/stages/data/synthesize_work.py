@@ -1,4 +1,4 @@
-"""The work of `synthesize`: a plan for each method, and one common way to harvest (harvest_work)."""
+"""The work of `synthesize`: one plan per method; harvest_work runs all of them."""
 
 from collections.abc import Callable, Iterator
 

@@ -54,8 +54,8 @@ def parts_of(settings: Synthesize, context: Context, fits: Callable[[str], bool]
     if not fits("a"):
         raise InputError(
             f"stage {context.name}: the context of {settings.model} has no room for a document next to the "
-            f"instruction and an answer of {params_of(settings).max_tokens} tokens: lower max_tokens, or show fewer "
-            "examples (shots)"
+            f"instruction and an answer of at most {params_of(settings).max_tokens} tokens: lower max_tokens, or show "
+            "fewer examples (shots)"
         )
     found = Aside[Part](list, lambda row: Part(*row), context.folder)
     count = long = 0
@@ -190,7 +190,7 @@ class Texts:
         return make_id(self.context.folder.name, (self.part(number).id,), number)
 
     def known(self, number: int) -> dict[str, Any]:
-        """The fields that a new record inherits from its document."""
+        """The id and parents of a new record."""
         return {"id": self.name(number), "parents": (self.part(number).id,)}
 
     def pairs(self, number: int, row: Row) -> list[QuestionPair] | str:
