@@ -19,7 +19,7 @@ from togi.data.shapes import NEEDS, SPOKEN, Shape, fitting, parse_row
 from togi.data.values import BadRow, blank, plain
 
 STAGE = "import"
-OF_THE_SET = ("wrong_shape", "missing_column", "ambiguous_columns")  # if the first row has it, all rows would drop
+OF_THE_SET = ("wrong_shape", "missing_column", "ambiguous_columns")  # in the first row: all rows probably have it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

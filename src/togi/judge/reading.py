@@ -48,7 +48,7 @@ def _agreed(lines: list[str], read: Callable[[str], Iterator[Value]]) -> tuple[b
 
 _WHO = r"ASSISTANT|ANSWER|RESPONSE|MODEL|OPTION|アシスタント|回答|応答|АССИСТЕНТ|ОТВЕТ|МОДЕЛЬ|ВАРИАНТ"
 _DRESS = re.compile(r"[\s*_`\"'«»“”:.]")
-_CYRILLIC = str.maketrans("АВС", "ABC")  # letters of the Russian keyboard that look like ours
+_CYRILLIC = str.maketrans("АВС", "ABC")  # Cyrillic letters that look like Latin ones
 LABELS: dict[str, Choice] = {
     **dict.fromkeys(("A", "A>B", "A>>B", "B<A", "B<<A"), "A"),
     **dict.fromkeys(("B", "B>A", "B>>A", "A<B", "A<<B"), "B"),

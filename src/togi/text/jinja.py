@@ -198,7 +198,7 @@ def render_jinja(
     tools: Any = None,
     date: str = DATE,
 ) -> str:
-    """Renders a conversation with a jinja chat template, like `apply_chat_template`. `strftime_now` returns `date`
+    """Renders a conversation with a Jinja chat template, like `apply_chat_template`. `strftime_now` returns `date`
     (YYYY-MM-DD).
 
     Raises InputError with the template's own message, or with the error inside it.
@@ -258,7 +258,7 @@ def with_date(source: str, date: str) -> str:
     day = datetime.fromisoformat(date)
     told = {f"%{flag}{letter}": day.strftime(f"%{flag}{letter}") for flag in ("", "-") for letter in _DIRECTIVES}
     replaced = "".join(f" | replace({json.dumps(k)}, {json.dumps(v)})" for k, v in told.items() if k != v)
-    return f"{_DATED}{{{{ format{replaced} }}}}{{%- endmacro %}}\n{source}"  # the line end goes with the block
+    return f"{_DATED}{{{{ format{replaced} }}}}{{%- endmacro %}}\n{source}"  # Jinja drops the line end after a block
 
 
 def asks_for_date(source: str) -> bool:

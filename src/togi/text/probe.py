@@ -91,7 +91,7 @@ def _marks(known: Sequence[str]) -> re.Pattern[str]:
 
 
 def _split(text: str, marks: re.Pattern[str]) -> list[str]:
-    """The text as marks and the pieces between them."""
+    """The text as special tokens ("marks") and the pieces between them."""
     found, done = [], 0
     for mark in marks.finditer(text):
         found += [text[done : mark.start()], mark[0]]

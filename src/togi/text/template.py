@@ -1,6 +1,6 @@
 """Chat templates as data: the strings around each turn, and the terminator, the string that ends an assistant turn.
 
-A `Template` is a frozen value. Most are tables of strings; a tokenizer's own template is kept as jinja source. Sources:
+A `Template` is a frozen value. Most are tables of strings; a tokenizer's own template is kept as Jinja source. Sources:
 ChatML as in the first model card of docs/methods.md, llm-jp as in its published tokenizer, sarashina as in its instruct
 models, Llama 3 as published, with any role allowed (for `documents`), Vikhr-Nemo as Llama 3 on Mistral's tokenizer.
 """
@@ -360,6 +360,6 @@ def _one_of(named: Mapping[str, str]) -> str:
     tools = named.get("tool_use")
     if not tools or tools == source:
         return source
-    first, second = (text.removesuffix("\n") for text in (tools, source))  # jinja drops the last line end
+    first, second = (text.removesuffix("\n") for text in (tools, source))  # Jinja drops the last line end
     test = "{%- if tools is defined and tools is not none %}\n"
     return f"{test}{first}{{%+ else %}}\n{second}{{%+ endif %}}"
