@@ -155,7 +155,7 @@ def test_a_file_that_holds_no_verdicts_is_refused_with_its_line(tmp_path):
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert (
         ended.returncode == 3
-        and "wrong.jsonl:2: a verdict has question, answer_a" in ended.stderr
+        and "wrong.jsonl:2: a verdict needs question, answer_a" in ended.stderr
         and "Traceback" not in ended.stderr
     )
 
