@@ -111,7 +111,7 @@ def test_all_that_would_stop_a_run_is_listed_at_once(recipe):
     assert ended.exit_code == 3
     assert "stage sft: chat" in ended.stderr and "stage contrast: prompt" in ended.stderr
     assert ended.stderr.count("no system turn here") == 2
-    assert "with {question} in it" in ended.stderr
+    assert "if it contains {question}" in ended.stderr
     assert "stage dpo (train.dpo): 6 rows" in ended.output
 
 

@@ -156,7 +156,7 @@ def test_what_a_recipe_says_of_a_model_and_data_that_are_here_is_refused(elsewhe
     ended = togi(tmp_path / "home", "plan", str(elsewhere), "models.base.hub=null", "models.base.path=somewhere")
     assert ended.returncode == 2 and "shape is read only with hub or url" in ended.stderr
     ended = togi(tmp_path / "home", "plan", str(elsewhere), "data.talks.hub=null", "data.talks.path=talks.jsonl")
-    assert ended.returncode == 2 and "expect is read with a set of a hub alone" in ended.stderr
+    assert ended.returncode == 2 and "expect is only read with a hub data set" in ended.stderr
 
 
 def test_the_pass_of_the_initial_model_is_counted_once_a_pair_or_batch(planned, tmp_path):

@@ -103,12 +103,12 @@ def test_a_page_in_the_encoding_that_it_declares(tmp_path):
         ("gone", None, "there is no such file or folder; documents are a list"),
         ("a.docx", b"x", "cannot read this kind of file"),
         ("a.txt", "ё".encode("cp1251"), "is not utf-8 text"),
-        ("a.txt", b" \n ", "no document in it has any text"),
+        ("a.txt", b" \n ", "none of its documents has any text"),
         ("a.json", b'{"title": "x"}', "content: found"),
         ("a.json", b'[{"content": "x"}, {"content": ""}]', "item 2: content: found an empty text"),
         ("a.json", b'[{"content": "x", "title": 3}]', "item 1: title: found"),
         ("a.json", b"[1]", "item 1: found a number, wanted an object"),
-        ("a.json", b"[]", "no document in it has any text"),
+        ("a.json", b"[]", "none of its documents has any text"),
     ],
 )
 def test_what_cannot_be_read_is_said_with_its_place(tmp_path, name, content, says):
@@ -121,5 +121,5 @@ def test_what_cannot_be_read_is_said_with_its_place(tmp_path, name, content, say
 
 def test_a_folder_without_documents(tmp_path):
     (tmp_path / "code.py").write_text("x = 1")
-    with pytest.raises(InputError, match=r"holds no file with the ending \.html"):
+    with pytest.raises(InputError, match=r"has no file with the ending \.html"):
         read_parts(tmp_path)

@@ -98,8 +98,8 @@ DEEPER = b'{"question": "x", "n": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
         (b'{"question": "x", "n": ' + b"9" * 5000 + b"}", "number_too_long", "over 4,300 digits"),
         (DEEP, "nested_too_deeply", "more than 64 levels"),
         (DEEPER, "nested_too_deeply", "more than 64 levels"),
-        (b'{"question": "x", "question": "y"}', "duplicate_key", "names 'question' twice"),
-        (b'{"question": "x", "e": [{"a": 1, "a": 1}]}', "duplicate_key", "names 'a' twice"),
+        (b'{"question": "x", "question": "y"}', "duplicate_key", "has the key 'question' twice"),
+        (b'{"question": "x", "e": [{"a": 1, "a": 1}]}', "duplicate_key", "has the key 'a' twice"),
         (b'{"question": "x", "e": {"\\udc00": 1}}', "invalid_utf8", "half a surrogate pair"),
         (b'{"question": "x", "e": ["\\ud83d\\ud83d"]}', "invalid_utf8", "half a surrogate pair"),
     ],
@@ -151,7 +151,7 @@ PACKED = gzip.compress(MANY, mtime=0)
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("a.jsonl.gz", PACKED[: len(PACKED) // 2], r"a.jsonl.gz:\d+: the file ends early.*fetch it anew"),
+        ("a.jsonl.gz", PACKED[: len(PACKED) // 2], r"a.jsonl.gz:\d+: the file ends early.*fetch it again"),
         ("a.jsonl.gz", PACKED[:-4], r"a.jsonl.gz:2001: the file ends early"),
         ("a.jsonl.gz", LINE, "a.jsonl.gz:1: not a gzip file"),
         ("a.csv.gz", LINE, "a.csv.gz:1: not a gzip file"),
@@ -234,7 +234,7 @@ def test_text_beside_rows_is_data_of_documents_alone(tmp_path: Path) -> None:
 def test_columns_of_other_names_are_no_rows_to_drop(tmp_path: Path) -> None:
     bad = b'{"frage": "x"}\n'
     for data, advised in ((bad + LINE, False), (LINE + bad, True)):
-        with pytest.raises(InputError, match="Say which column is which") as caught:
+        with pytest.raises(InputError, match="Map its columns with") as caught:
             read(write(tmp_path / "a.jsonl", data))
         assert ("on_bad_row" in str(caught.value)) is advised
 
@@ -260,7 +260,7 @@ def test_a_folder_of_save_to_disk_names_to_parquet(tmp_path: Path, several: bool
         (("train.jsonl", "train.parquet"), r"train.jsonl and train.parquet look like the same rows in two formats"),
         (("a.jsonl", "b.jsonl.zst"), r"b.jsonl.zst: togi does not read this compression"),
         (("a.tar.gz",), r"a.tar.gz: togi does not read this compression"),
-        (("a.docx",), "holds no file with the ending"),
+        (("a.docx",), "has no file with the ending"),
     ],
 )
 def test_folders_that_are_not_clear(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
@@ -290,7 +290,7 @@ def test_links_pipes_and_folders_that_are_none(tmp_path: Path) -> None:
         read(tmp_path / ("x" * 300))
     write(tmp_path / "other" / "b.jsonl", LINE)
     os.symlink(tmp_path / "other", tmp_path / "set" / "other")
-    with pytest.raises(InputError, match="set/other: a link to a folder, which is not followed"):
+    with pytest.raises(InputError, match="set/other: togi does not follow a link to a folder"):
         read(tmp_path / "set")
 
 

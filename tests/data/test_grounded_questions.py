@@ -66,8 +66,8 @@ def test_a_dialogue_without_an_answer_says_nothing_of_its_documents(tmp_path: Pa
 @pytest.mark.parametrize(
     ("messages", "says"),
     [
-        ((Message("documents", "Rain falls."), Message("user", "Why?")), "is no JSON list of objects with doc_id 0"),
-        ((*asked(SHOWN, "Why?"), Message("assistant", "So."), Message("user", "And?")), "2 turns of the user"),
+        ((Message("documents", "Rain falls."), Message("user", "Why?")), "is not a JSON list of objects with doc_id 0"),
+        ((*asked(SHOWN, "Why?"), Message("assistant", "So."), Message("user", "And?")), "2 user turns"),
     ],
 )
 def test_what_is_no_grounded_dialogue_is_told(messages: tuple[Message, ...], says: str):
@@ -155,7 +155,7 @@ def test_a_share_is_asked_about_other_articles_where_nothing_answers(tmp_path: P
     for prompt, each in away:
         assert each.relevant == () and each.reference == NO_ANSWER["ru"]
         assert prompt.extra["title"] not in [document.title for document in each.documents]
-    with pytest.raises(InputError, match="all texts are of one article"):
+    with pytest.raises(InputError, match="all texts belong to one article"):
         drawn(prompts[:3], outside=1.0)
 
 

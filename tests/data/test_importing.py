@@ -302,7 +302,7 @@ def test_missing_mapped_column(tmp_path: Path) -> None:
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="empty: it holds no row"):
+    with pytest.raises(InputError, match="empty: it has no rows"):
         load(tmp_path, "prompts")
     with pytest.raises(InputError, match=r"none of the 2 rows fits \(empty_text 1, wrong_shape 1\)"):
         load(tmp_path, "prompts", {"question": ""}, {"x": 1}, on_bad_row="drop")
@@ -312,7 +312,7 @@ def test_nothing_to_read(tmp_path: Path) -> None:
         (tmp_path / "x.docx").write_text("x")
         load_records(DataSpec(path=tmp_path / "x.docx"), "prompts")
     (tmp_path / "bare").mkdir()
-    with pytest.raises(InputError, match="holds no file with the ending"):
+    with pytest.raises(InputError, match="has no file with the ending"):
         load_records(DataSpec(path=tmp_path / "bare"), "prompts")
     (tmp_path / "y.parquet").write_text("x")
     with pytest.raises(InputError, match="not a Parquet file"):

@@ -144,7 +144,7 @@ def test_messages_a_row_are_the_trees_that_they_came_from(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("order", "message"),
     [
-        ([0, 1, 3, 2], r"rows.jsonl:4: tree a: its rows do not stand together; sort them by message_tree_id"),
+        ([0, 1, 3, 2], r"rows.jsonl:4: tree a: its rows are not adjacent; sort them by message_tree_id"),
         ([1, 2], r"rows.jsonl:1: tree a: found 0 messages without parent_id; a tree has one"),
         ([0, 4], r"rows.jsonl:1: tree a: message gone, which lost answers, is missing"),
     ],

@@ -52,7 +52,7 @@ def test_reference_answers_are_found_by_the_question(tmp_path):
     assert reference_answers(documents) == {"81": ("A line.", "Line.")}
     with pytest.raises(InputError, match="question 81 has two reference answers"):
         reference_answers(documents * 2)
-    with pytest.raises(InputError, match="d is no reference answer: a row needs question_id and choices"):
+    with pytest.raises(InputError, match="d is not a reference answer: a row needs question_id and choices"):
         reference_answers([Document(id="d", text="a text")])
 
 

@@ -172,7 +172,7 @@ def test_equal_rows_keep_one_form_and_what_changes_meaning_changes_the_name(tmp_
 
 
 def test_nobody_but_the_assistant(tmp_path: Path) -> None:
-    refused(tmp_path, "chats", {"messages": [REPLY]}, "no question to answer", "no_prompt")
+    refused(tmp_path, "chats", {"messages": [REPLY]}, "there is no question", "no_prompt")
     assert chat_of(tmp_path, REPLY, ASK, REPLY) == (BOT, USER, BOT)
 
 
@@ -225,7 +225,7 @@ def test_columns_left_aside_are_told(tmp_path: Path) -> None:
     row = {"messages": [ASK, REPLY], "source": "web", "n": 0, "empty": "", "none": None}
     imported = load_records(DataSpec(path=jsonl(tmp_path / "rows.jsonl", row)), "chats")
     assert imported.aside == ["source", "n"]
-    assert imported.notes == ["columns left aside: source, n (kept in extra)"]
+    assert imported.notes == ["columns not read: source, n (kept in extra)"]
 
 
 @pytest.mark.parametrize(
@@ -318,7 +318,10 @@ def test_a_prompt_that_the_sides_repeat_is_written_once(tmp_path: Path, row: dic
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"prompt": "Ho", "chosen": [ASK, YES], "rejected": [ASK, NO]}, "'chosen' holds a conversation in which"),
+        (
+            {"prompt": "Ho", "chosen": [ASK, YES], "rejected": [ASK, NO]},
+            "'chosen' holds a conversation that does not contain",
+        ),
         ({"prompt": "Hi", "chosen": [*HISTORY, ASK, YES], "rejected": [ASK, NO]}, "answer different conversations"),
         ({"prompt": "Hi", "chosen": [SYSTEM, ASK, YES], "rejected": [ASK, NO]}, "answer different conversations"),
         ({"chosen": [*HISTORY, ASK, YES], "rejected": [*HISTORY, *HISTORY[:1], NO]}, "different user turns after 2"),
@@ -351,7 +354,9 @@ def test_labelled_rows_become_pairs(tmp_path: Path) -> None:
     said = [(p.prompt[0].content, p.chosen[0].content, p.rejected[0].content) for p in imported.records]  # type: ignore[attr-defined]
     assert said == [("A", "a1", "a2"), ("B", "b2", "b1"), ("B", "b3", "b1")]
     assert [(d.id.rpartition(":")[2], d.reason) for d in imported.drops] == [("4", "no_partner"), ("7", "no_partner")]
-    assert imported.notes == ["7 labelled rows made 3 pairs; 2 have no answer of the other label to the same prompt"]
+    assert imported.notes == [
+        "7 labelled rows made 3 pairs; for 2 rows no answer to the same prompt has the other label"
+    ]
 
 
 def test_a_bad_answer_is_never_one_to_learn(tmp_path: Path) -> None:

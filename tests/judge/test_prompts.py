@@ -77,7 +77,7 @@ def test_a_prompt_of_ones_own_must_show_what_is_judged(tmp_path):
     path = tmp_path / "mine.j2"
     path.write_text("{{ question }} {{ answer_a }} or {{ answer_b }}?")
     assert load_prompt(path, "pairwise").messages(TWO)[0].content.endswith("or Because {{ question }}.?")
-    with pytest.raises(InputError, match=r"does not show what is judged.*answer"):
+    with pytest.raises(InputError, match=r"does not show the answers.*answer"):
         path.write_text("Which?")
         load_prompt(path, "pairwise")
     path.write_text("{{ question }} {{ anwser }} {{ answer }}")
@@ -122,12 +122,12 @@ def test_a_file_of_fastchat(tmp_path):
     assert prompt.messages(case)[0].content == "q|r|a {1}"
     with pytest.raises(InputError, match="a conversation has no ref_answer_1"):
         prompt.messages(ONE)
-    with pytest.raises(InputError, match=r"which of them is meant\? Say prompt_name: pair or pair-two"):
+    with pytest.raises(InputError, match=r"it has several prompts. Set prompt_name: pair or pair-two"):
         load_prompt(path, "pairwise")
     with pytest.raises(InputError, match="found prompt_name 'pear'"):
         load_prompt(path, "pairwise", "pear")
     path.write_text(json.dumps({**ROWS[0], "prompt_template": "{answer_a} {answer_b} {answer_a.__class__}"}))
-    with pytest.raises(InputError, match=r"jsonl:1: nothing stands for \{answer_a.__class__\}"):
+    with pytest.raises(InputError, match=r"jsonl:1: unknown placeholder \{answer_a.__class__\}"):
         load_prompt(path, "pairwise")
     path.write_text("[]")
     with pytest.raises(InputError, match="jsonl:1: wanted an object"):
@@ -163,7 +163,7 @@ def test_files_of_llm_jp_judge(tmp_path):
     with pytest.raises(InputError, match="not YAML"):
         load_prompt(path, "graded")
     path.write_text("regex: '('\nprompt_template: '{question} {answer}'")
-    with pytest.raises(InputError, match="no regular expression"):
+    with pytest.raises(InputError, match="not a regular expression"):
         load_prompt(path, "graded")
 
 

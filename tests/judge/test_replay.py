@@ -138,7 +138,7 @@ def test_models_say_their_stored_answers_again_and_nothing_where_there_is_none(s
 
 def test_a_model_of_which_nothing_is_stored_is_not_served(serve):
     url = serve(ROWS, [{"prompt": "Why?", "completion": "So.", "model": "careful"}])
-    with pytest.raises(InputError, match=r"the model 'bold' does not exist here; these do: replay, careful"):
+    with pytest.raises(InputError, match=r"the model 'bold' does not exist; available are: replay, careful"):
         check_endpoint(Endpoint(name="bold", urls=(url,), model="bold", protocol="openai"), "causal", rendered=False)
 
 
@@ -155,7 +155,7 @@ def test_a_file_that_holds_no_verdicts_is_refused_with_its_line(tmp_path):
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert (
         ended.returncode == 3
-        and "wrong.jsonl:2: a verdict has question, answer_a" in ended.stderr
+        and "wrong.jsonl:2: a verdict needs question, answer_a" in ended.stderr
         and "Traceback" not in ended.stderr
     )
 

@@ -136,7 +136,7 @@ def test_an_embedder_lies_where_its_recipe_says_and_its_content_counts(folder, m
         after = graph(folder, RECIPE + more.replace("path: e5", f"package: {of}"))
         assert changed(before, after) == ["few"]
         before = after
-    with pytest.raises(RecipeError, match=r"r\.yaml:18: stages\.few\.embedder: .* name one of them"):
+    with pytest.raises(RecipeError, match=r"r\.yaml:18: stages\.few\.embedder: .* set exactly one of them"):
         graph(folder, RECIPE + more.replace("path: e5, ", ""))
 
 

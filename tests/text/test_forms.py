@@ -106,5 +106,7 @@ def test_a_whole_talk_without_loss_is_the_librarys(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name, form in FORMS.items() if not form.system])
 def test_a_system_turn_that_is_refused(name: str) -> None:
     tokenizer, template = made(name)
-    with pytest.raises(InputError, match="it takes no system turn: move its text into the first user turn"):
+    with pytest.raises(
+        InputError, match="the template does not accept a system turn: move its text into the first user turn"
+    ):
         render_prompt(template, tokenizer, (SYSTEM, ASK))

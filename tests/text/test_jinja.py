@@ -213,6 +213,6 @@ def test_what_a_template_leaves_out_of_a_turn_is_refused() -> None:
 def test_an_error_for_one_answer_names_the_way_out() -> None:
     _, template = made("thoughts leave the history")
     talk = [Message("user", "Hi"), Message("assistant", "A."), Message("user", "So?"), Message("assistant", "B.")]
-    with pytest.raises(InputError, match="give each answer a row of its own"):
+    with pytest.raises(InputError, match="give each answer a separate row"):
         template.segments(talk)
     assert [len(text) for text in template.texts(talk)] == [3, 3]

@@ -1,11 +1,11 @@
-"""Cuts texts into parts at paragraphs, else at sentences, else at words, else anywhere; no character is lost but white
-space at the cuts."""
+"""Cuts texts into parts at paragraphs, else at sentences, else at words, else anywhere. Only white space at the cuts is
+lost."""
 
 import re
 from collections.abc import Callable
 
 BORDERS = (r"\n\s*\n", r"\n", r"(?<=[.!?…])\s+|(?<=[。！？])", r"\s+")
-"""Where a text may be cut, from the best place to the worst; each is tried for what the one before leaves too long."""
+"""Where a text may be cut, from best to worst; each border is tried for pieces that the one before leaves too long."""
 
 
 def chunks(text: str, longest: int) -> list[str]:
@@ -31,7 +31,7 @@ def _pieces(text: str, border: str) -> list[tuple[str, str]]:
 
 
 def _joined(pieces: list[tuple[str, str]], longest: int, borders: tuple[str, ...]) -> list[str]:
-    """Pieces laid together up to the limit; one over the limit is cut at the next kind of border."""
+    """Joins pieces up to the limit; a piece over the limit is cut at the next kind of border."""
     found: list[str] = []
     part = ""
     for before, piece in pieces:
@@ -47,7 +47,7 @@ def _joined(pieces: list[tuple[str, str]], longest: int, borders: tuple[str, ...
 
 
 def halves(text: str, fits: Callable[[str], bool]) -> list[str]:
-    """`text` cut into parts that fit, by halving; a single character that does not fit is left out."""
+    """Cuts `text` into parts that fit, by halving; a single character that does not fit is dropped."""
     if fits(text):
         return [text]
     if len(text) < 2:

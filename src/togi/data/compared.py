@@ -1,4 +1,4 @@
-"""Which texts of a record are compared with those of others: all that is said, what is asked, or what is answered."""
+"""Selects the texts of a record to compare with those of others: everything said, the questions, or the answer."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -9,16 +9,16 @@ Part = Literal["whole", "question", "answer"]
 
 
 def turns(record: Record, part: Part) -> list[str]:
-    """The texts of a record that `part` means, turn by turn; a system turn belongs to none.
+    """The texts of a record that `part` selects, turn by turn; system turns are never included.
 
-    `question` is what users say, `answer` the last word: of a pair both sides, of a prompt its reference answer. A
-    document is one text, whatever is asked for.
+    `question` selects what users say, `answer` the last turn: both sides of a pair, the reference answer of a prompt. A
+    document is one text for every `part`.
     """
     return _PARTS[type(record)](record)[part]()
 
 
 def compared(record: Record, part: Part) -> str:
-    """The same as one text."""
+    """The same as `turns`, joined to one text."""
     return "\n".join(turns(record, part))
 
 

@@ -1,7 +1,7 @@
-"""Finds texts of evaluation sets in other texts, by the n-grams that they share.
+"""Finds texts of evaluation sets in other texts, by shared n-grams.
 
-Words count in languages that put spaces between them, characters in the others. Each text of an evaluation set is
-looked for as words or as characters by its own writing system, in texts of every language.
+N-grams consist of words in languages with spaces between words, of characters in others. The writing system of an
+evaluation text decides which; it is searched for in texts of every language.
 
 Suffixes: G n-grams of texts, H n-grams of the evaluation sets, P pairs of both, M matches.
 """
@@ -27,7 +27,7 @@ class Sought:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Text `row` holds `share` of the n-grams of `sought`; `text` is a run that both have, normalised."""
+    """Text `row` contains `share` of the n-grams of `sought`; `text` is a passage that both share, normalised."""
 
     row: int
     sought: Sought
@@ -36,10 +36,10 @@ class Found:
 
 
 class Contamination:
-    """What of some evaluation texts stands in others.
+    """Finds evaluation texts in other texts.
 
-    A text matches where it holds at least `share` of the distinct n-grams of an evaluation text. One that is shorter
-    than an n-gram matches only what is equal to it. An n-gram is `words` words or `characters` characters.
+    A text matches if it contains at least `share` of the distinct n-grams of an evaluation text. An evaluation text
+    shorter than one n-gram matches only an equal text. An n-gram has `words` words or `characters` characters.
     """
 
     def __init__(self, sought: Sequence[Sought], words: int, characters: int, share: float) -> None:
@@ -68,7 +68,7 @@ class Contamination:
         ]
 
     def find(self, texts: Sequence[str]) -> list[Found]:
-        """All matches of texts, in their order; of one text those of the sets in their order."""
+        """All matches, ordered by text, then by the order of the evaluation texts."""
         plain = [normalise(text) for text in texts]
         found = [
             Found(row, self.sought[self._equal[text]], 1.0, text)
@@ -84,7 +84,7 @@ class Contamination:
 
 
 class _Index:
-    """The distinct n-grams of some texts, sorted by hash, and which text each belongs to."""
+    """The distinct n-grams of some texts, sorted by hash, with the text that each belongs to."""
 
     def __init__(self, items: Sequence[int], plain: Sequence[str], cut: Callable[[Codes], Ngrams]) -> None:
         self.cut = cut
@@ -122,14 +122,14 @@ class _Index:
 
 
 def _pairs(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Two columns of numbers as one that can be sorted."""
+    """Combines two columns of numbers into one sortable array."""
     pairs = np.empty(len(one), dtype=[("one", np.uint64), ("other", np.int64)])
     pairs["one"], pairs["other"] = one, other
     return pairs
 
 
 def _common(codes: Codes, ngrams: Ngrams, grams: np.ndarray, plain: str) -> str:
-    """The longest run of a text whose n-grams all matched."""
+    """The longest passage of a text whose n-grams all matched."""
     ends = np.append(np.flatnonzero(np.diff(grams) > 1), len(grams) - 1)
     begins = np.append(0, ends[:-1] + 1)
     longest = int(np.argmax(ends - begins))

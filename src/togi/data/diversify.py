@@ -1,6 +1,6 @@
 """Selects a budget of items that represent all the others. Deterministic; ties go to the earlier item.
 
-Vectors may be float16: they are computed in float32, a tile at a time. Their length does not matter.
+Vectors may be float16; they are computed in float32, one tile at a time. Their lengths are ignored.
 
 Suffixes: N items, W width, T tile, K taken or nearest, P pool, C clusters.
 """
@@ -19,14 +19,15 @@ Progress = Callable[[int], None]
 def farthest_points(
     vectors_NW: np.ndarray, budget: int, start: int | None = None, progress: Progress = lambda done: None
 ) -> list[int]:
-    """Greedy k-centre: starts with `start`, by default what is nearest to the mean, then always takes the item
+    """Greedy k-centre: starts with `start`, by default the item nearest to the mean, then always takes the item
     farthest (by cosine) from those taken.
 
-    Gives the indices in the order taken; all items, if the budget allows. The largest distance of an item to its
-    nearest taken one is at most twice the best possible (Gonzalez 1985). Finds the edges of the data, outliers too.
+    Returns the indices in the order taken; all items, if the budget allows. The largest distance of an item to its
+    nearest taken one is at most twice the optimum (Gonzalez 1985). Covers the edges of the data, outliers included.
 
-    The next items are looked for among the farthest ones of the moment. As distances only shrink, what is farther than
-    all others were is the farthest of all, so several are taken before all distances are computed anew.
+    The next items are searched for among the currently farthest ones. As distances only shrink, an item that is farther
+    than the old distances of all items outside this pool is the farthest of all, so several items can be taken before
+    all distances are recomputed.
     """
     count = len(vectors_NW)
     if budget <= 0 or count == 0:
@@ -49,21 +50,21 @@ def _nearest_to_mean(vectors_NW: np.ndarray) -> int:
 
 
 def _tiles(vectors_NW: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """The rows, of length 1, some thousand at a time."""
+    """Yields the rows, scaled to length 1, in tiles of TILE rows."""
     for first in range(0, len(vectors_NW), TILE):
         rows = slice(first, first + TILE)
         yield rows, unit_rows(vectors_NW[rows])
 
 
 def _shrink(nearest_N: np.ndarray, vectors_NW: np.ndarray, fresh: list[int]) -> None:
-    """Takes new centres into the distance of each item to its nearest one."""
+    """Updates each item's distance to its nearest centre with the new centres."""
     centres_WK = unit_rows(vectors_NW[fresh]).T
     for rows, unit_TW in _tiles(vectors_NW):
         np.minimum(nearest_N[rows], 1 - (unit_TW @ centres_WK).max(axis=1), out=nearest_N[rows])
 
 
 def _next(nearest_N: np.ndarray, vectors_NW: np.ndarray, most: int) -> list[int]:
-    """The items that the greedy rule takes next, as long as the pool of the farthest ones shows which they are."""
+    """The next items that the greedy rule takes, as far as the pool of the farthest items determines them."""
     first = int(np.argmax(nearest_N))
     pool = np.arange(len(nearest_N))
     outside = -np.inf
@@ -94,8 +95,8 @@ def facility_location(
 ) -> list[int]:
     """Greedy facility location: each step takes the item that raises the summed cosine to the nearest taken one most.
 
-    An item represents the `neighbours` nearest ones, itself among them; up to that many items in all this is exact.
-    Gives the indices in the order taken, `start` first where it is given. Represents the bulk rather than the edges.
+    An item represents its `neighbours` nearest items, itself included; with at most that many items in all this is
+    exact. Returns the indices in the order taken, `start` first if given. Represents the bulk rather than the edges.
     Lazy greedy (Minoux 1978) on a heap of stale gains.
     """
     near_NK, cosine_NK = nearest(vectors_NW, neighbours)
@@ -112,7 +113,7 @@ def facility_location(
     while heap and len(taken) < budget:
         stale, i = heapq.heappop(heap)
         entry = (-gain(i), i)
-        if heap and entry > heap[0] and stale != -np.inf:  # its gain is stale: back into the queue
+        if heap and entry > heap[0] and stale != -np.inf:  # its gain was stale: push it back
             heapq.heappush(heap, entry)
             continue
         taken.append(i)
@@ -124,20 +125,20 @@ def facility_location(
 # --- nearest neighbours -----------------------------------------------------------------------------------------------
 
 EXACT = 8192
-"""Up to so many items all are compared with all."""
+"""Up to this many items, all are compared with all."""
 
 CLUSTER = 512
 SEARCHED = 256  # items at a time
 PROBED = 16
-SAMPLED = 32  # items a cluster from which the clusters are made
+SAMPLED = 32  # sampled items per cluster, for k-means
 ROUNDS = 5
 
 
 def nearest(vectors_NW: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """(N, K) int32 and their cosines: the `k` items nearest to each, itself among them, in no order.
+    """(N, K) int32 and their cosines: the `k` items nearest to each, itself included, in no particular order.
 
-    Of more than EXACT items they are looked for in the 16 clusters (of some 512 items) whose centres are nearest to
-    that of the item's own: approximate, with the recall that docs/benchmarks.md tells.
+    With more than EXACT items, the search covers the 16 clusters (of about 512 items) whose centres are nearest to that
+    of the item's own cluster. This is approximate; docs/benchmarks.md gives the recall.
     """
     count = len(vectors_NW)
     k = min(k, count)
@@ -160,7 +161,7 @@ def _all(cosine_TO: np.ndarray) -> np.ndarray:
 
 
 def _searches(vectors_NW: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Rows, and the rows among which their neighbours are looked for."""
+    """Yields rows, and the rows among which their neighbours are searched for."""
     count = len(vectors_NW)
     if count <= EXACT:
         yield np.arange(count), np.arange(count)
@@ -176,7 +177,7 @@ def _searches(vectors_NW: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]
 
 
 def _clusters(vectors_NW: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(C, W) centres and the one that each row is nearest to: k-means by cosine over a sample, always the same."""
+    """(C, W) centres, and the nearest centre of each row: k-means by cosine on a sample, deterministic."""
     rng = np.random.default_rng(0)
     sample_SW = unit_rows(
         vectors_NW[np.sort(rng.choice(len(vectors_NW), min(len(vectors_NW), SAMPLED * count), False))]

@@ -1,6 +1,7 @@
-"""Documents for grounded answers, from a list of documents or from files: HTML, Markdown and plain text, cut to parts.
+"""Documents for grounded answers, from a list of documents or from files: HTML, Markdown and plain text, cut into
+parts.
 
-A row of a list has `content` (or `text`) and, where it has one, a `title`.
+A row of a list has `content` (or `text`) and optionally a `title`.
 """
 
 import re
@@ -18,7 +19,7 @@ from togi.data.values import BadRow, kind_of
 from togi.text.grounded import Shown
 
 LONGEST = 4000
-"""Characters of a part: the longest documents in the data of the card have about so many."""
+"""Maximum characters of a part, about the length of the longest documents in the card's data."""
 HTML = (".html", ".htm", ".xhtml")
 MARKDOWN = (".md", ".markdown")
 PLAIN = (".txt",)
@@ -27,7 +28,7 @@ READ = (*HTML, *MARKDOWN, *PLAIN)
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part of a document. `place` says where in `file` it stands: its lines, or the item of a list; `part` of `parts`
+    """A part of a document. `place` is its position in `file`: its lines, or the item of a list; `part` of `parts`
     counts from 1."""
 
     file: str
@@ -39,8 +40,8 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The parts of all documents, in the order of the files; `documents` counts these, and `passed` the files of other
-    kinds that a folder holds."""
+    """The parts of all documents, in file order; `documents` is the number of documents, `passed` the number of skipped
+    files of other kinds in a folder."""
 
     parts: list[Part]
     documents: int
@@ -48,10 +49,10 @@ class Found:
 
 
 def read_parts(path: Path, longest: int = LONGEST, whole: int = 0) -> Found:
-    """The documents of a list (.json, .jsonl, .parquet, ...), of a folder, or of one file, cut to parts of at most
+    """The documents of a list (.json, .jsonl, .parquet, ...), of a folder, or of one file, cut into parts of at most
     `longest` characters. A list of up to `whole` documents is not cut.
 
-    Raises InputError for a path that is not there, a file that cannot be read, and where no document has any text.
+    Raises InputError for a missing path, for a file that cannot be read, and if no document has any text.
     """
     try:
         if path.is_dir():
@@ -63,7 +64,7 @@ def read_parts(path: Path, longest: int = LONGEST, whole: int = 0) -> Found:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     if not found.parts:
-        raise InputError(f"{path}: no document in it has any text")
+        raise InputError(f"{path}: none of its documents has any text")
     return found
 
 
@@ -75,7 +76,7 @@ def _folder(folder: Path, longest: int) -> Found:
     files = files_under(folder)
     read = [file for file in files if file.suffix.lower() in READ]
     if not read:
-        raise InputError(f"{folder}: the folder holds no file with the ending {', '.join(READ)}")
+        raise InputError(f"{folder}: the folder has no file with the ending {', '.join(READ)}")
     parts = [part for file in read for part in _cut(file, str(file.relative_to(folder)), longest)]
     return Found(parts, len(read), len(files) - len(read))
 
@@ -101,7 +102,7 @@ def _document(where: str, row: dict[str, Any] | BadRow) -> Shown:
     content, title = row.get("content", row.get("text")), row.get("title")
     if not isinstance(content, str) or not content.strip():
         found = "an empty text" if isinstance(content, str) else kind_of(content)
-        raise InputError(f"{where}: content: found {found}; a document has content (or text), and a title or null")
+        raise InputError(f"{where}: content: found {found}; a document needs content (or text), and a title or null")
     if title is not None and not isinstance(title, str):
         raise InputError(f"{where}: title: found {kind_of(title)}; allowed is text, or null")
     return Shown(title, content)
@@ -134,7 +135,7 @@ def _lines(first: int, last: int) -> str:
 
 
 def _text_of(path: Path) -> tuple[str, str, Callable[[int], int]]:
-    """A file's text, its title, and what tells the line of a place of the text."""
+    """A file's text, its title, and a function that returns the line of a position in the text."""
     kind = path.suffix.lower()
     if kind in HTML:
         page = page_text(_decoded(path, _charset(path)))
@@ -161,15 +162,16 @@ def _charset(path: Path) -> str:
 
 
 def _decoded(path: Path, encoding: str) -> str:
-    """The text of a file in this encoding. Raises InputError where it is in another, or in one that nobody knows."""
+    """The text of a file in this encoding. Raises InputError if the file is not in it, or if the encoding is
+    unknown."""
     raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     try:
         text = raw.decode(encoding)
     except (UnicodeDecodeError, LookupError):
-        raise InputError(f"{path}: is not {encoding} text; save the file as UTF-8, or move it away") from None
+        raise InputError(f"{path}: is not {encoding} text; save the file as UTF-8, or remove it") from None
     return text.replace("\r\n", "\n")
 
 
 def shown_of(parts: Sequence[Part]) -> list[Shown]:
-    """The parts as a dialogue shows them."""
+    """The parts as shown in a dialogue."""
     return [part.shown for part in parts]

@@ -1,6 +1,6 @@
 """Finds near-duplicates greedily: an item is a copy if it is too similar to one that came before it and was kept.
 
-Items come in row order, or in an order that is given: the best first, say. Beside the texts, a row holds at most 1 KiB.
+Items are processed in row order or in a given order, such as best first. Besides its text, a row takes at most 1 KiB.
 
 Suffixes: N items, W width, B block or bands, K kept, P permutations.
 """
@@ -17,14 +17,15 @@ from togi.text.ngrams import Codes, character_ngrams, portions
 
 BLOCK = 1024
 TILE = 2048
-SURE = 4.0  # standard deviations below the threshold at which an estimate rules a pair out
-LAST = 1 << 30  # marks the last item of a bucket: none asks for it
-HELD = 1 << 17  # n-grams that are kept for the next comparison
+SURE = 4.0  # an estimate this many standard deviations below the threshold rules a pair out
+LAST = 1 << 30  # flags the last item of a bucket: no later item looks it up
+HELD = 1 << 17  # maximum number of cached n-grams
 
 
 @dataclass(frozen=True, slots=True)
 class Copies:
-    """`of[i]` is the kept item that item i is a copy of, -1 where it is kept; `similarity[i]` how alike the two are."""
+    """`of[i]` is the kept item that item i is a copy of, or -1 if item i is kept; `similarity[i]` is their
+    similarity."""
 
     of: np.ndarray
     similarity: np.ndarray
@@ -36,12 +37,12 @@ class Copies:
 
     @property
     def kept(self) -> np.ndarray:
-        """(N,) bool: what is no copy."""
+        """(N,) bool: items that are no copies."""
         return self.of < 0
 
 
 def copies_by_ngrams(texts: Sequence[str], max_jaccard: float, n: int = 4, order: np.ndarray | None = None) -> Copies:
-    """Which texts are copies: Jaccard similarity of character n-grams > `max_jaccard`. See `NgramCopies`."""
+    """Finds the copies among texts: Jaccard similarity of character n-grams > `max_jaccard`. See `NgramCopies`."""
     finder = NgramCopies(len(texts), max_jaccard, n)
     finder.add(texts)
     return finder.copies(order)
@@ -74,11 +75,11 @@ class NgramCopies:
             self.texts.add(plain)
 
     def copies(self, order: np.ndarray | None = None, progress: Callable[[int], None] = lambda done: None) -> Copies:
-        """Which texts are copies, seen in `order` (all rows, each once; by default as they came). Call it once: it uses
-        up what it holds. `progress` is told how many rows are done."""
+        """Finds the copies, processing rows in `order` (a permutation of all rows; by default as added). Call it only
+        once: it consumes its data. `progress` is called with the number of rows done."""
         count = len(self.texts)
         found = Copies.none(count)
-        if self.max_jaccard >= 1:  # nothing is more alike than equal
+        if self.max_jaccard >= 1:  # no similarity exceeds 1
             return found
         order = np.arange(count) if order is None else order
         rank_N = np.empty(count, dtype=np.int64)
@@ -99,7 +100,7 @@ class NgramCopies:
         return found
 
     def _close(self, row: int, others: np.ndarray, rank_N: np.ndarray) -> list[int]:
-        """Those of `others` whose estimated similarity does not rule them out, in their order."""
+        """The items of `others` that their estimated similarity does not rule out, in processing order."""
         if not len(others):
             return []
         near = others[estimated(self._bytes_NP[others], self._bytes_NP[row]) >= self._least]
@@ -107,10 +108,11 @@ class NgramCopies:
 
 
 class _Buckets:
-    """Items with an equal band, band by band. An item alone in its bucket is in none.
+    """Buckets of items that are equal in a band, band by band. An item alone in its bucket belongs to none.
 
-    A bucket's room in `_kept` begins with the number of its kept items, which follow; the last item of a bucket in
-    `order` needs no room, since none asks after it. The numbers in `keys_NB` become the places of the buckets.
+    A bucket's section of `_kept` starts with its number of kept items, followed by the items. The last item of a bucket
+    in `order` needs no slot, since no later item looks it up. The numbers in `keys_NB` are overwritten with the
+    positions of the buckets.
     """
 
     def __init__(self, keys_NB: np.ndarray, order: np.ndarray) -> None:
@@ -133,14 +135,14 @@ class _Buckets:
             self.shared_N |= self.place_NB[:, band] >= 0
 
     def places(self, row: int) -> np.ndarray:
-        """Where an item's buckets begin; those of which it is the last are marked."""
+        """Start positions of an item's buckets; those in which it is the last item are flagged."""
         place_B = self.place_NB[row]
         shared = (place_B >= 0).nonzero()[0]
         place = place_B[shared].astype(np.int64)
         return (self._first[shared] + (place & ~LAST)) | (place & LAST) << 32
 
     def kept(self, places: np.ndarray) -> np.ndarray:
-        """The kept items in some buckets."""
+        """The kept items in the given buckets."""
         at = places & ~(LAST << 32)
         counts = self._kept[at]
         filled = counts.nonzero()[0]
@@ -152,14 +154,14 @@ class _Buckets:
         return np.array(list(dict.fromkeys(found.tolist())), dtype=np.int32)
 
     def keep(self, row: int, places: np.ndarray) -> None:
-        """Puts an item into its buckets."""
+        """Adds an item to its buckets."""
         at = places[places & LAST << 32 == 0]
         self._kept[at] += 1
         self._kept[at + self._kept[at]] = row
 
 
 class _Grams:
-    """The exact similarity of two texts. The sets of their n-grams are kept for the next comparison, up to HELD."""
+    """Exact similarity of two texts. The n-gram sets are cached for the next comparison, up to HELD n-grams."""
 
     def __init__(self, texts: PackedTexts, n: int) -> None:
         self.texts = texts
@@ -182,7 +184,7 @@ class _Grams:
 
 
 def copies_by_cosine(vectors_NW: np.ndarray, max_cosine: float, order: np.ndarray | None = None) -> Copies:
-    """Which rows have a cosine > `max_cosine` (strictly) with an earlier kept one (docs/methods.md).
+    """Finds rows with a cosine > `max_cosine` (strictly) to an earlier kept one (docs/methods.md).
 
     Exact, in blocks; float16 is computed in float32. A row of zeros is similar to no other row.
     """
@@ -212,7 +214,7 @@ def copies_by_cosine(vectors_NW: np.ndarray, max_cosine: float, order: np.ndarra
 
 
 def _note(found: Copies, block: np.ndarray, others: np.ndarray, cosine_BK: np.ndarray, max_cosine: float) -> None:
-    """Notes for rows of a block that are no copies yet the first of `others` that is close."""
+    """For rows of a block that are not copies yet: notes the first of `others` that is close."""
     close_BK = cosine_BK > max_cosine
     first_B = close_BK.argmax(axis=1)
     hit_B = close_BK.any(axis=1) & (found.of[block] < 0)
@@ -221,7 +223,7 @@ def _note(found: Copies, block: np.ndarray, others: np.ndarray, cosine_BK: np.nd
 
 
 def unit_rows(vectors_NW: np.ndarray) -> np.ndarray:
-    """Rows of length 1; rows of zeros stay. float16 becomes float32."""
+    """Rows scaled to length 1; rows of zeros stay. float16 becomes float32."""
     found_NW = vectors_NW.astype(np.result_type(vectors_NW.dtype, np.float32))
     length_N = np.sqrt(np.einsum("nw,nw->n", found_NW, found_NW))
     found_NW /= np.where(length_N > 0, length_N, 1)[:, None]

@@ -1,4 +1,4 @@
-"""Finds the files of a folder that hold rows, by ending and split, and skips papers and metadata."""
+"""Finds the files in a folder that hold rows, by ending and split; skips documentation and metadata."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from togi.core.errors import InputError
 ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt")
 SUFFIXES = (*ENDINGS, *(f"{ending}.gz" for ending in ENDINGS), ".parquet")
 PACKED = (".zst", ".bz2", ".xz", ".zip", ".7z", ".tar", ".tgz", ".tar.gz", ".rar", ".lz4")
-SPLITS = ("train", "validation", "valid", "dev", "test", "eval")  # words by which file names tell their split
+SPLITS = ("train", "validation", "valid", "dev", "test", "eval")  # words in file names that denote a split
 BESIDE = (
     "dataset_infos.json",
     "dataset_info.json",
@@ -24,17 +24,18 @@ BESIDE = (
     "robots.txt",
 )
 PAPERS = ("readme", "license", "licence", "copying", "notice", "changelog", "changes", "citation")
-SAVED = "a folder that `save_to_disk` of the datasets library wrote holds Arrow files, which togi does not read"
-MEND = "in Python, `datasets.load_from_disk(FOLDER).to_parquet('data.parquet')` makes a file that it reads (of several "
-MEND += "splits: one file each)"
+SAVED = "a folder written by `save_to_disk` of the datasets library holds Arrow files, which togi does not read"
+MEND = "in Python, convert it with `datasets.load_from_disk(FOLDER).to_parquet('data.parquet')` (several splits: one "
+MEND += "file each)"
 
 
 def find_files(path: Path, split: str, texts: bool = True) -> list[Path]:
-    """The files to read: `path` itself, or those of a folder, by name, that belong to `split`.
+    """The files to read: `path` itself, or the files of a folder that belong to `split`, sorted by name.
 
-    Files whose names carry no split belong to every split. Papers and metadata beside the data (README, LICENSE,
-    dataset_info.json) are skipped; without `texts`, so are .txt files beside others. Raises InputError if there is
-    nothing to read, if a file has an unknown compression, or if several folders each look like a configuration.
+    If no file name contains a split, all files are read. Documentation and metadata next to the data (README, LICENSE,
+    dataset_info.json) are skipped; without `texts`, so are .txt files next to other data files. Raises InputError if
+    there is nothing to read, if a file has an unknown compression, or if several folders each look like a
+    configuration.
     """
     try:
         if path.is_file():
@@ -44,12 +45,12 @@ def find_files(path: Path, split: str, texts: bool = True) -> list[Path]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     if path.exists():
-        raise InputError(f"{path}: neither a file nor a folder (a pipe or a device): save the rows in a file")
+        raise InputError(f"{path}: neither a file nor a folder, but a pipe or a device: save the rows in a file")
     raise InputError(f"{path}: there is no such file or folder")
 
 
 def ending_of(path: Path) -> str:
-    """The ending that names a file's format, without ".gz"; "" for a file that togi does not read."""
+    """The ending that defines a file's format, without ".gz"; "" for a file that togi does not read."""
     name = path.name.lower().removesuffix(".gz")
     return next((ending for ending in (*ENDINGS, ".parquet") if name.endswith(ending)), "")
 
@@ -75,7 +76,7 @@ def _data_files(folder: Path, texts: bool) -> list[Path]:
     for file in packed if found else [f for f in files if f.name.lower().endswith(PACKED)]:
         _readable(file)
     if not found:
-        raise InputError(f"{folder}: the folder holds no file with the ending {', '.join(SUFFIXES)}")
+        raise InputError(f"{folder}: the folder has no file with the ending {', '.join(SUFFIXES)}")
     if not texts:
         found = [f for f in found if ending_of(f) != ".txt"] or found
     _refuse_twins(folder, found)
@@ -83,7 +84,8 @@ def _data_files(folder: Path, texts: bool) -> list[Path]:
 
 
 def files_under(folder: Path) -> list[Path]:
-    """All files, by path, without hidden ones. A link to a folder is refused, unless it leads back into `folder`."""
+    """All files, sorted by path, without hidden ones. Rejects a link to a folder, unless it leads back into
+    `folder`."""
 
     def refuse(error: OSError) -> None:
         raise error
@@ -94,7 +96,7 @@ def files_under(folder: Path) -> list[Path]:
         names[:] = [name for name in names if not name.startswith(".")]
         for link in (Path(place, name) for name in names if Path(place, name).is_symlink()):
             if not home.is_relative_to(link.resolve()) and not link.resolve().is_relative_to(home):
-                raise InputError(f"{link}: a link to a folder, which is not followed: name that folder as `path`")
+                raise InputError(f"{link}: togi does not follow a link to a folder: name that folder as `path`")
         files += [Path(place, name) for name in here if not name.startswith(".")]
     return [file for file in sorted(files) if file.is_file()]
 
@@ -106,7 +108,7 @@ def _beside(file: Path) -> bool:
 
 
 def _refuse_twins(folder: Path, found: Sequence[Path]) -> None:
-    """Refuses the same data in two formats (train.jsonl beside train.parquet), which would be read twice."""
+    """Rejects the same data in two formats (train.jsonl and train.parquet), which would be read twice."""
     seen: dict[str, Path] = {}
     for file in found:
         stem = str(file.relative_to(folder)).lower().removesuffix(".gz").removesuffix(ending_of(file))
@@ -127,19 +129,19 @@ def _chosen(folder: Path, found: Sequence[Path], split: str) -> list[Path]:
     folders = list(dict.fromkeys(_configuration(f.relative_to(folder), split) for f in chosen))
     if len(folders) > 1:
         raise InputError(
-            f"{folder}: the split {split!r} lies in several folders ({', '.join(folders)}): name one of them"
+            f"{folder}: the split {split!r} is in several folders ({', '.join(folders)}): name one of them"
         )
     return chosen
 
 
 def _words(path: Path) -> list[str]:
-    """The words of a path that may name a split. A text's file name is its title, so only its folder counts, or the
-    name alone."""
+    """The words of a path that may name a split. A .txt file's name is its title, so only its folder or its whole name
+    counts."""
     if ending_of(path) == ".txt":
         return [*re.split(r"[-_./\\]", str(path.parent).lower()), path.name.lower().split(".")[0]]
     return re.split(r"[-_./\\]", str(path).lower())
 
 
 def _configuration(path: Path, split: str) -> str:
-    """The folder of a file, without folders that are named after the split itself."""
+    """The folder of a file, without parts named after the split itself."""
     return "/".join(part for part in path.parts[:-1] if part.lower() != split) or "."

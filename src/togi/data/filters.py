@@ -51,7 +51,7 @@ class Filter:
 
 
 def text_of(record: Any) -> str:
-    """The text that filters look at: a prompt's question, a conversation's last answer, a sample's answer."""
+    """The text that filters check: a prompt's question, a conversation's last answer, a sample's answer."""
     return record.text
 
 
@@ -115,7 +115,7 @@ def wrong_script(language: str, min_share: float = 0.6) -> Filter:
 
 
 def no_end() -> Filter:
-    """Does not end like a sentence: it was cut off."""
+    """Does not end like a sentence, so it was probably cut off."""
     return Filter("no_end", lambda text: not text.rstrip().rstrip(CLOSERS).rstrip().endswith(tuple(ENDS)))
 
 
@@ -131,12 +131,13 @@ def copy_of_seed(seeds: Sequence[str], max_jaccard: float = 0.6, n: int = 4) -> 
 
 
 def not_a_question(language: str) -> Filter:
-    """Neither a question nor a request, by its mark, its first word (en, ru) or its ending (ja)."""
+    """Neither a question nor a request, judged by question mark, first word (en, ru) or ending (ja)."""
     return Filter("not_a_question", lambda text: not asks(text, language))
 
 
 def asks(text: str, language: str) -> bool:
-    """Whether a text looks like a question or a request. In a language without a list only the mark counts."""
+    """Whether a text looks like a question or a request. In languages without a word list only the question mark
+    counts."""
     if any(mark in text for mark in "?？"):
         return True
     if language == "ja":
@@ -146,5 +147,5 @@ def asks(text: str, language: str) -> bool:
 
 
 def contains(strings: Sequence[str], reason: str) -> Filter:
-    """Holds one of the strings: labels of the few-shot prompt, markup, addresses."""
+    """Contains one of the strings: labels of the few-shot prompt, markup, addresses."""
     return Filter(reason, lambda text: any(string in text for string in strings))

@@ -1,7 +1,7 @@
 """Questions over documents, for benchmarks of grounded answers.
 
-They come as dialogues (a turn of documents before the question, as in Grounded-RAG-RU-v2), as questions with the text
-that answers them (SQuAD), or as questions to a folder of documents.
+Supported forms: dialogues (a documents turn before the question, as in Grounded-RAG-RU-v2), questions with the text
+that answers them (SQuAD), and questions about a folder of documents.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,14 +20,14 @@ from togi.text.grounded import NO_ANSWER, ROLE, Shown, read_documents, read_rele
 Domain = Literal["in_domain", "out_of_domain"]
 CONTEXT, TITLE, ANSWERS = "context", "title", "answers"
 TYPES: dict[str, Domain] = {"good": "in_domain", "ood": "out_of_domain"}
-"""What Grounded-RAG-RU-v2 calls them, in its column `type`."""
+"""Domains by their names in Grounded-RAG-RU-v2 (column `type`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroundedQuestion:
-    """A question with the documents that it is shown with. `relevant` are the ids of those that answer it (None:
-    nobody says), `reference` a right answer. `domain`: whether the documents answer it; None: nobody says. Questions
-    of one `owner` are about the same text, and not independent."""
+    """A question with the documents shown for it. `relevant` are the ids of the documents that answer it (None:
+    unknown), `reference` is a correct answer. `domain` states whether the documents answer it (None: unknown).
+    Questions with the same `owner` are about the same text, so they are not independent."""
 
     id: str
     question: str
@@ -42,25 +42,25 @@ class GroundedQuestion:
 
 
 def has_documents(prompt: Prompt) -> bool:
-    """Whether a conversation has a turn of documents."""
+    """Whether a conversation has a documents turn."""
     return any(message.role == ROLE for message in prompt.messages)
 
 
 def from_dialogue(prompt: Prompt) -> GroundedQuestion:
-    """A dialogue up to its question. Its reference answer begins with the list of ids where the dialogue has one.
+    """A dialogue up to its question. Its reference answer begins with the list of ids if the dialogue has one.
 
-    Raises InputError for documents that are no list of {doc_id, title, content}, and for several turns of the user.
+    Raises InputError for documents that are not a list of {doc_id, title, content}, and for several user turns.
     """
     text = next(message.content for message in prompt.messages if message.role == ROLE)
     documents = read_documents(text)
     if documents is None:
         raise InputError(
-            f"prompt {prompt.id}: the turn of the role {ROLE} is no JSON list of objects with doc_id 0, 1, ..., title "
-            f"and content; found {text[:80]!r}"
+            f"prompt {prompt.id}: the turn of the role {ROLE} is not a JSON list of objects with doc_id 0, 1, ..., "
+            f"title and content; found {text[:80]!r}"
         )
     asked = [message.role for message in prompt.messages].count("user")
     if asked != 1:
-        raise InputError(f"prompt {prompt.id}: found {asked} turns of the user; a grounded dialogue has one question")
+        raise InputError(f"prompt {prompt.id}: found {asked} user turns; a grounded dialogue has exactly one question")
     ids, _, answer = (prompt.answer or "").partition("\n\n")
     found = read_relevant(ids, len(documents))
     relevant = None if found is None else tuple(sorted(found.ids))
@@ -83,8 +83,8 @@ def from_dialogue(prompt: Prompt) -> GroundedQuestion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawing:
-    """What a question with a text is shown with: its own text among others, at most `shown` in all. A share `outside`
-    of the questions is shown texts of other articles alone, and the right answer is that there is none."""
+    """How texts are drawn for a question: its own text among others, at most `shown` in all. For a share `outside` of
+    the questions only texts of other articles are shown, and the correct answer is that there is none."""
 
     shown: int
     outside: float
@@ -94,22 +94,22 @@ class Drawing:
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    """A text that some question is about, and the article that it belongs to."""
+    """A text that some question is about, and its article."""
 
     shown: Shown
     article: str
 
 
 def has_context(prompt: Prompt) -> bool:
-    """Whether a question has a text that it is about, in the column `context`."""
+    """Whether a question has the text that it is about, in the column `context`."""
     return isinstance(prompt.extra.get(CONTEXT), str) and bool(prompt.extra[CONTEXT].strip())
 
 
 def from_contexts(prompts: Sequence[Prompt], drawing: Drawing) -> list[GroundedQuestion]:
-    """Questions that all have a `context`, each among other texts: those of its article (column `title`) first, in an
-    order drawn from the seed. A question whose row has an empty list of answers (SQuAD 2.0) has none in the texts.
+    """Questions that all have a `context`, each shown among other texts: those of its article (column `title`) first,
+    in an order drawn from the seed. For a row with an empty list of answers (SQuAD 2.0) no shown text has the answer.
 
-    Raises InputError where a question is to be asked about other articles, and there is none.
+    Raises InputError if a question should be shown other articles only, and there are none.
     """
     own = [_text_of(prompt) for prompt in prompts]
     texts = list(dict.fromkeys(own))
@@ -140,13 +140,13 @@ def _inside(prompt: Prompt, own: _Text, texts: Sequence[_Text], drawing: Drawing
 
 
 def _outside(prompt: Prompt, own: _Text, texts: Sequence[_Text], drawing: Drawing) -> GroundedQuestion:
-    """The texts of one other article, filled up with those of more."""
+    """Shows the texts of one other article, filled up with texts of further articles."""
     chance = np.random.default_rng(derive(drawing.seed, prompt.id))
     far = [text for text in texts if text.article != own.article]
     if not far:
         raise InputError(
-            f"prompt {prompt.id}: all texts are of one article (column {TITLE!r}), so that no question can be asked "
-            "about another: give more rows, or set out_of_domain: 0"
+            f"prompt {prompt.id}: all texts belong to one article (column {TITLE!r}), so there is no other article to "
+            "show: add more rows, or set out_of_domain: 0"
         )
     first = far[int(chance.integers(len(far)))].article
     near = _drawn([text for text in far if text.article == first], chance)
@@ -173,7 +173,8 @@ def _question(
 
 
 def _answers(prompt: Prompt) -> list[str] | None:
-    """The answers of a row of SQuAD, whose column holds lists of texts and of places; None where it has none such."""
+    """The answers of a SQuAD row, whose column holds lists of texts and of positions; None if the row has no such
+    column."""
     found = prompt.extra.get(ANSWERS)
     texts = found.get("text") if isinstance(found, Mapping) else found
     return [_answer(each) for each in texts] if isinstance(texts, list) else None
@@ -195,7 +196,7 @@ def _reference(prompt: Prompt) -> str | None:
 
 
 def from_folder(prompts: Sequence[Prompt], parts: Sequence[Part], finder: Finder, shown: int) -> list[GroundedQuestion]:
-    """Each question with the `shown` parts that fit it best, the best first. Nobody says which of them answer it."""
+    """Each question with the `shown` parts that match it best, best first. Which of them answer it is unknown."""
     found = []
     for prompt in prompts:
         places = range(len(parts)) if len(parts) <= shown else [place for place, _ in best(finder, prompt.text, shown)]

@@ -1,4 +1,4 @@
-"""The text of an HTML page: headings, paragraphs, lists and cells on lines of their own, without scripts and styles."""
+"""The text of an HTML page: headings, paragraphs, lists and cells on separate lines, without scripts and styles."""
 
 from bisect import bisect_right
 from dataclasses import dataclass, field
@@ -15,20 +15,20 @@ LINES = (
 
 @dataclass(slots=True)
 class PageText:
-    """A page's `title` and `text`. `marks` are (place in the text, line of the file) where lines of the file begin."""
+    """A page's `title` and `text`. `marks` are (position in the text, line of the file), one for each piece of text."""
 
     title: str = ""
     text: str = ""
     marks: list[tuple[int, int]] = field(default_factory=list)
 
     def line(self, place: int) -> int:
-        """The line of the file in which a place of the text was read."""
+        """The line of the file that a position in the text comes from."""
         found = bisect_right(self.marks, place, key=lambda mark: mark[0])
         return self.marks[max(found - 1, 0)][1] if self.marks else 1
 
 
 def page_text(html: str) -> PageText:
-    """What a reader of the page would read, headings as Markdown has them and items of lists behind a dash."""
+    """The text that a reader of the page sees, with headings in Markdown and a dash before list items."""
     parser = _Reader()
     parser.feed(html)
     parser.close()
@@ -44,9 +44,9 @@ class _Reader(HTMLParser):
         self.page = PageText()
         self.title = ""
         self.unseen = 0
-        self.kept = 0  # inside <pre>, where white space stays
+        self.kept = 0  # inside <pre>, where white space is kept
         self.in_title = False
-        self.gap = ""  # white space that is due before the next words
+        self.gap = ""  # white space to write before the next words
 
     def handle_starttag(self, tag: str, attrs: object) -> None:
         self.unseen += tag in UNSEEN
@@ -74,7 +74,7 @@ class _Reader(HTMLParser):
             self._words(data)
 
     def _words(self, data: str) -> None:
-        """Words with single spaces; white space at their ends stays one space."""
+        """Writes words separated by single spaces; white space at either end becomes one space."""
         if data[:1].isspace():
             self.gap = self.gap or " "
         if words := " ".join(data.split()):

@@ -1,4 +1,4 @@
-"""Data sets from the model hub: the files of one revision, downloaded once into the hub library's own cache."""
+"""Data sets from the model hub: downloads the files of one revision once, into the hub library's own cache."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from togi.data.rows import SUFFIXES
 def download(name: str, revision: str) -> tuple[Path, str]:
     """(folder, commit) of the data set "owner/name", or of a folder inside it ("owner/name/folder").
 
-    Raises RecipeError for another form of name or without the hub library. Raises InputError if the data set does not
-    exist, or if the hub does not answer and the cache does not hold it.
+    Raises RecipeError for a name of another form, or without the hub library. Raises InputError if the data set does
+    not exist, or if the hub does not answer and the cache does not contain it.
     """
     owner, _, rest = name.partition("/")
     repository, _, inside = rest.partition("/")

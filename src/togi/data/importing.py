@@ -1,4 +1,4 @@
-"""The border: rows from outside become records, each with its source, licence and the columns togi never reads."""
+"""Converts external rows to records, each with its source, its licence and the columns that togi does not read."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,17 +19,17 @@ from togi.data.shapes import NEEDS, SPOKEN, Shape, fitting, parse_row
 from togi.data.values import BadRow, blank, plain
 
 STAGE = "import"
-OF_THE_SET = ("wrong_shape", "missing_column", "ambiguous_columns")  # in the first row, all rows would be dropped
+OF_THE_SET = ("wrong_shape", "missing_column", "ambiguous_columns")  # in the first row: all rows probably have it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSpec:
     """What to read: a file or folder (`path`), or a data set on the hub ("owner/name", or "owner/name/folder").
 
-    `preset` names a public set whose columns are known (`data.presets`); with neither path nor hub it is read from the
-    hub. `columns` maps our name of a column to the file's. `where` are values that columns must have, of the file or of
-    the preset, or lists of them. `split` chooses among files whose names tell their split.
-    `takers` lists the stages that read each kind of record, for the message on rows of another kind.
+    `preset` names a public set with known columns (`data.presets`); without path and hub it is read from the hub.
+    `columns` maps togi's column names to the file's. `where` maps columns, of the file or of the preset, to the value
+    or list of values that a row must have. `split` selects among files whose names contain their split. `takers` lists
+    the stages that read each kind of record, for the message about rows of another kind.
     """
 
     path: Path | str | None = None
@@ -49,11 +49,10 @@ class DataSpec:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """The records of a data set, in the order of its rows, and the rows that did not fit; `dropped` counts these by
-    reason.
+    """The records of a data set in row order, and the drops of rows that did not fit; `dropped` counts these by reason.
 
-    `aside` are the columns that hold something and are not read, only kept in `extra`. `notes` are what a person should
-    know of the import, in sentences.
+    `aside` lists the non-empty columns that are not read, only kept in `extra`. `notes` are sentences for the user
+    about the import.
     """
 
     records: Sequence[Record] = ()
@@ -64,7 +63,7 @@ class Imported:
 
 
 def load_records(spec: DataSpec, kind: str) -> Imported:
-    """`pour_records`, with all records in memory."""
+    """Like `pour_records`, but keeps all records in memory."""
     records: list[Record] = []
     drops: list[Drop] = []
     return replace(pour_records(spec, kind, records.append, drops.append), records=records, drops=drops)
@@ -73,8 +72,8 @@ def load_records(spec: DataSpec, kind: str) -> Imported:
 def pour_records(
     spec: DataSpec, kind: str, sink: Callable[[Record], None], dropped: Callable[[Drop], None]
 ) -> Imported:
-    """Reads rows and gives `sink` a record of `kind` (prompts, chats, pairs, documents, samples), or `dropped` the drop
-    of a row that does not fit. What it gives back holds neither.
+    """Reads rows and passes each as a record of `kind` (prompts, chats, pairs, documents, samples) to `sink`, or the
+    drop of a row that does not fit to `dropped`. The result contains neither records nor drops.
 
     Raises RecipeError for a bad spec. Raises InputError with file, line and column for a row that does not fit (with
     `on_bad_row: drop` the row is dropped under its reason), and if there are no rows or none fits.
@@ -98,7 +97,7 @@ def pour_records(
 def _locate(spec: DataSpec) -> tuple[Path, Provenance]:
     hub = spec.hub or (PRESETS[spec.preset].hub if spec.preset and spec.path is None else None)
     if (spec.path is None) == (hub is None):
-        raise RecipeError("data: set either `path` or `hub`, or the `preset` of a set that lies on the hub")
+        raise RecipeError("data: set either `path` or `hub`, or the `preset` of a set on the hub")
     said: dict[str, Any] = {"licence": spec.licence, "terms": spec.terms, "inherit": spec.inherit}
     if spec.path is not None:
         path = Path(spec.path)
@@ -110,8 +109,8 @@ def _locate(spec: DataSpec) -> tuple[Path, Provenance]:
 
 @dataclass(slots=True)
 class _Border:
-    """Rows on their way to records. `seen` counts equal rows by a hash of their content, of which nothing else is held;
-    `labelled` waits for the end, where pairs are made."""
+    """Converts rows to records. `seen` counts equal rows by a hash of their content and keeps nothing else of them;
+    `labelled` collects labelled rows until the end, when pairs are made."""
 
     spec: DataSpec
     kind: str
@@ -126,12 +125,12 @@ class _Border:
 
     @property
     def full(self) -> bool:
-        """Whether as many rows fit as there may be."""
+        """Whether the limit of rows is reached."""
         return self.spec.limit is not None and self.made + len(self.labelled) >= self.spec.limit
 
     def take_all(self, row: Row) -> None:
-        """Reads a row of a file, which may hold several. Raises InputError where one does not fit and `on_bad_row` says
-        so."""
+        """Reads a row of a file, which may hold several rows. Raises InputError for a row that does not fit, unless
+        `on_bad_row` is drop."""
         if self.spec.preset is None or PRESETS[self.spec.preset].spread is None:
             return self._take(row.where, lambda: self._read(row))
         self._take(row.where, lambda: self._spread(row))
@@ -153,12 +152,12 @@ class _Border:
         except BadRow as bad:
             if self.spec.on_bad_row == "error":
                 whole = bad.reason in OF_THE_SET and not self.made
-                hint = "" if whole else ". To leave such rows out and count them, set on_bad_row: drop"
+                hint = "" if whole else ". To drop and count such rows, set on_bad_row: drop"
                 raise InputError(f"{where}: {bad}{hint}") from None
             self._drop(where, bad.reason)
 
     def finish(self, files: Sequence[Path]) -> Imported:
-        """Makes pairs of labelled rows. Raises InputError where no record has come of all rows."""
+        """Makes pairs of labelled rows. Raises InputError if no row became a record."""
         pairs, alone = pairs_of(self.labelled)
         for pair in pairs:
             self._add(pair.shape, pair.extra)
@@ -166,13 +165,13 @@ class _Border:
             self._drop(row.where, "no_partner")
         if self.labelled:
             self.imported.notes.append(
-                f"{len(self.labelled)} labelled rows made {len(pairs)} pairs; {len(alone)} have no answer of the other "
-                "label to the same prompt"
+                f"{len(self.labelled)} labelled rows made {len(pairs)} pairs; for {len(alone)} rows no answer to the "
+                "same prompt has the other label"
             )
         _refuse_empty(files, self.made, self.imported)
         self.imported.aside.extend(self.aside)
         if self.aside:
-            self.imported.notes.append(f"columns left aside: {', '.join(self.aside)} (kept in extra)")
+            self.imported.notes.append(f"columns not read: {', '.join(self.aside)} (kept in extra)")
         return self.imported
 
     def _read(self, row: Row) -> None:
@@ -209,7 +208,8 @@ class _Border:
 
 
 def _hold(where: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-    """Raises LeftOut for a row whose columns have other values than `where` names, BadRow for one without them."""
+    """Raises LeftOut for a row whose values differ from those in `where`, BadRow for a row without one of the
+    columns."""
     for column, wanted in where.items():
         if column not in values:
             raise BadRow("missing_column", f"no column {column!r} (where: {column}); the row has {', '.join(values)}")
@@ -219,7 +219,7 @@ def _hold(where: Mapping[str, Any], values: Mapping[str, Any]) -> None:
 
 
 def _renamed(values: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-    """The row under our names; a column that has been given one of our names loses its own."""
+    """The row under togi's column names; a column of the file with such a name is replaced."""
     for ours, theirs in columns.items():
         if theirs not in values:
             raise BadRow(
@@ -236,16 +236,14 @@ def _misfit(spec: DataSpec, kind: str, values: Mapping[str, Any]) -> BadRow:
     empty = [name for name, value in values.items() if value is None and name in SPOKEN]
     if empty and not fits:
         return BadRow("empty_text", f"column {empty[0]!r} is empty")
-    found = (
-        f"the row has the columns {', '.join(values) or '(none)'}, which do not make {kind}: that needs {NEEDS[kind]}"
-    )
+    found = f"the row has the columns {', '.join(values) or '(none)'}, which do not make {kind}; it needs {NEEDS[kind]}"
     if fits:
         takers = spec.takers
         others = [f"{other} (for {', '.join(takers[other])})" if takers.get(other) else other for other in fits]
         return BadRow("wrong_shape", f"{found}. Such rows would fit {' or '.join(others)}")
     known = next((name for name in PRESETS if spec.preset is None and (spec.hub or "").startswith(name)), None)
-    hint = f"`preset: {known}` reads this set, or say" if known else "Say"
-    return BadRow("wrong_shape", f"{found}. {hint} which column is which with `columns: {{our name: the file's name}}`")
+    hint = f"`preset: {known}` reads this set, or map" if known else "Map"
+    return BadRow("wrong_shape", f"{found}. {hint} its columns with `columns: {{our name: the file's name}}`")
 
 
 def _content(shape: Shape, kind: str) -> Any:
@@ -261,7 +259,7 @@ def _content(shape: Shape, kind: str) -> Any:
 
 
 def _said(message: Message) -> dict[str, Any]:
-    """A turn's part in the record's id; a turn with only role and text has one form."""
+    """The part of a turn that enters the record's id; a turn with only role and text has one form."""
     said = {"role": message.role, "content": message.content, "train": message.train}
     return said | ({"extra": dict(message.extra)} if message.extra else {})
 
@@ -292,13 +290,13 @@ FIELDS: dict[str, Callable[[Shape], dict[str, Any]]] = {
 
 
 def _answer_text(shape: Shape) -> str:
-    """The answer of a sample; a row without one was refused."""
+    """The answer of a sample; rows without one were rejected before."""
     assert shape.answer
     return shape.answer[0].content
 
 
 def _asked(shape: Shape) -> Prompt:
-    """The prompt of a sample, under the id that it has when it is read as a prompt."""
+    """The prompt of a sample, with the same id as if it were read as a prompt."""
     name = content_id(["prompts", _content(shape, "prompts")])
     return Prompt(id=name, messages=shape.prompt, answer=shape.reference)
 
@@ -308,7 +306,7 @@ def _refuse_empty(files: Sequence[Path], made: int, imported: Imported) -> None:
         return
     where = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
     if not imported.dropped:
-        raise InputError(f"{where}: the data set is empty: it holds no row")
+        raise InputError(f"{where}: the data set is empty: it has no rows")
     counts = ", ".join(f"{reason} {count}" for reason, count in imported.dropped.items())
     raise InputError(
         f"{where}: none of the {imported.dropped.total()} rows fits ({counts}); set on_bad_row: error to see why"

@@ -1,4 +1,5 @@
-"""Labelled sets, as for KTO: rows of a prompt, an answer and whether it is good. Two of one prompt make a pair."""
+"""Labelled data sets, as for KTO: rows of a prompt, an answer and whether it is good. Two rows with one prompt make a
+pair."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from togi.data.shapes import Shape
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """A row whose `shape` has a label, with its place in the file and its other columns. `prompt` is a hash of its
+    """A row whose `shape` has a label, with its position in the file and its other columns. `prompt` is a hash of its
     prompt."""
 
     where: str

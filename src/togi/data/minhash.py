@@ -1,6 +1,6 @@
-"""MinHash: small signatures whose equal places estimate how many n-grams two texts share (Broder 1997).
+"""MinHash: small signatures; the share of equal positions estimates the Jaccard similarity of two texts (Broder 1997).
 
-Bands of a signature that are equal make two texts candidates (Indyk and Motwani 1998). The permutations are linear
+Two texts become candidates if a band of their signatures is equal (Indyk and Motwani 1998). The permutations are linear
 functions of 32-bit hashes.
 
 Suffixes: N texts, P permutations, B bands, R permutations of one band.
@@ -16,12 +16,13 @@ from togi.text.ngrams import Ngrams, mixed
 MOST_PERMUTATIONS = 256
 MOST_BANDS = 64
 MISS = 1e-3
-"""The largest probability of missing a pair exactly at the threshold."""
+"""Maximum probability of missing a pair exactly at the threshold."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How many bands, and of how many permutations each: the fewest false candidates that MISS allows."""
+    """Number of bands and of permutations per band (`rows`): the layout with the fewest false candidates that MISS
+    allows."""
 
     bands: int
     rows: int
@@ -40,8 +41,8 @@ class Layout:
 
 
 def signatures(ngrams: Ngrams, permutations: int) -> np.ndarray:
-    """(P, N) uint32: the smallest value of each permutation over the n-grams of each text, of which there is one at
-    least."""
+    """(P, N) uint32: the minimum of each permutation over the n-grams of each text. Every text needs at least one
+    n-gram."""
     low_G = (ngrams.hashes_G >> np.uint64(32)).astype(np.uint32)
     starts = ngrams.starts[:-1]
     found_PN = np.empty((permutations, len(starts)), dtype=np.uint32)
@@ -55,13 +56,13 @@ def signatures(ngrams: Ngrams, permutations: int) -> np.ndarray:
 
 @cache
 def _linear(permutations: int) -> list[tuple[np.uint32, np.uint32]]:
-    """An odd factor and an offset for each permutation, always the same."""
+    """An odd factor and an offset for each permutation; deterministic."""
     numbers = (mixed(np.arange(1, 2 * permutations + 1, dtype=np.uint64)) >> np.uint64(32)).astype(np.uint32)
     return [(numbers[2 * i] | np.uint32(1), numbers[2 * i + 1]) for i in range(permutations)]
 
 
 def band_keys(found_PN: np.ndarray, layout: Layout) -> np.ndarray:
-    """(N, B) uint32: one number for each band of each signature, equal where the bands are."""
+    """(N, B) uint32: a number for each band of each signature; equal bands have equal numbers."""
     found_BRN = found_PN.reshape(layout.bands, layout.rows, -1)
     key_BN = np.zeros((layout.bands, found_PN.shape[1]), dtype=np.uint64)
     for row in range(layout.rows):
@@ -70,13 +71,13 @@ def band_keys(found_PN: np.ndarray, layout: Layout) -> np.ndarray:
 
 
 def low_bytes(found_PN: np.ndarray) -> np.ndarray:
-    """(N, P) uint8: the lowest byte of each place of each signature, enough to estimate a similarity."""
+    """(N, P) uint8: the lowest byte of each position of each signature, enough to estimate a similarity."""
     return (found_PN & np.uint32(255)).astype(np.uint8).T
 
 
 def estimated(bytes_NP: np.ndarray, bytes_P: np.ndarray) -> np.ndarray:
-    """(N,): the Jaccard similarity of texts to one, estimated from their low bytes, of which 1 in 256 is equal by
-    chance."""
+    """(N,): estimated Jaccard similarity of texts to one text, from their low bytes, corrected for the 1 in 256 that
+    are equal by chance."""
     equal_N = np.count_nonzero(bytes_NP == bytes_P, axis=1) / len(bytes_P)
     return (equal_N - 1 / 256) / (1 - 1 / 256)
 

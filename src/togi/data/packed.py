@@ -1,4 +1,4 @@
-"""Many texts in one piece of memory: their UTF-8 bytes and where each begins, no Python object each."""
+"""Many texts in one block of memory: their UTF-8 bytes and start offsets, without a Python object for each."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 class PackedTexts:
-    """Texts in the order in which they were added; `rows` says for how many there is room."""
+    """Texts in the order in which they were added; `rows` is the capacity."""
 
     def __init__(self, rows: int) -> None:
         self.count = 0

@@ -53,6 +53,6 @@ def shuffle_labels(pairs: Sequence[Pair], seed: int) -> list[Pair]:
 
 
 def swap(pair: Pair) -> Pair:
-    """The pair with its sides exchanged, under the same id; the margin, where known, changes its sign."""
+    """The pair with its sides swapped, under the same id; a known margin changes its sign."""
     margin = None if pair.margin is None else -pair.margin
     return replace(pair, chosen=pair.rejected, rejected=pair.chosen, margin=margin)

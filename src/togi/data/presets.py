@@ -1,8 +1,8 @@
-"""How the rows of well-known public sets are read: presets, by the set's id on the hub.
+"""Presets for reading the rows of well-known public data sets, by the set's id on the hub.
 
-A preset names the columns that it reads, and turns a row into one under togi's names. Where the publisher does not show
-the columns, `told` is False: they are our reading of it. Licences and terms are the publishers' words in short; whoever
-uses a set reads them whole.
+A preset names the columns that it reads, and converts a row to togi's column names. If the publisher does not show the
+columns, `told` is False and they are our reading. Licences and terms are short versions of the publishers' words; read
+the full texts before you use a set.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,11 +14,11 @@ from togi.data.ranked_trees import tree_rows, trees_of
 from togi.data.values import BadRow, blank, kind_of
 
 Row = Mapping[str, Any]
-TURNS = "turns"  # a column that presets of conversations add: how many turns the user has
+TURNS = "turns"  # a column that presets of conversations add: the number of user turns
 
 
 class LeftOut(Exception):
-    """A row that is whole, and that a preset or `where` leaves out. `reason` is a short constant."""
+    """A valid row that a preset or `where` leaves out. `reason` is a short constant."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -26,16 +26,16 @@ class LeftOut(Exception):
 
 
 REASONS = ("tie", "several_turns", "filtered", "not_ranked")
-"""All that a whole row can be left out for: neither answer won; the sides answer different histories; `where`; a tree
-of which no two answers differ in rank."""
+"""Reasons for which a valid row is left out: neither answer won; the sides answer different histories; `where`; a tree
+without two answers of different ranks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
-    """A public set. `hub` is where it lies (empty: it is handed out elsewhere, and `path` names it), `split` what it
-    calls its training rows; a `gated` one asks for consent first. `read(row, kind)` gives the row under togi's names,
-    from the columns `needs`; `spread(row, kind)` first makes several rows of one, where a row holds several, and
-    `gather(rows)` before it one row of several, where a row holds a part."""
+    """A public set. `hub` is its id on the hub (empty: it is distributed elsewhere, and `path` names the file), `split`
+    its name for the training rows; a `gated` set requires consent first. `read(row, kind)` returns the row under togi's
+    names, from the columns `needs`. Before that, `gather(rows)` joins several rows to one if a row is only a part, and
+    `spread(row, kind)` makes several rows of one."""
 
     needs: Sequence[str]
     read: Callable[[Row, str], Row]
@@ -52,14 +52,15 @@ class Preset:
 
 
 def gated(hub: str) -> str:
-    """What a set of a hub asks before it may be read, in words; empty where nothing is known to."""
+    """Returns a hint for the user if a hub data set is known to be gated, else an empty string."""
     if any(preset.gated and preset.hub == hub for preset in PRESETS.values()):
         return ". It is gated: accept its terms on its page, and set HF_TOKEN"
     return ""
 
 
 def preset_row(name: str, row: Row, kind: str) -> dict[str, Any]:
-    """A row under togi's names; columns that the preset does not read stay, as FILE.NAME where togi would read them.
+    """A row under togi's names. Columns that the preset does not read stay; they become FILE.NAME if togi would read
+    them.
 
     Raises BadRow for a row without the preset's columns, LeftOut for one that the preset leaves out.
     """
@@ -70,7 +71,7 @@ def preset_row(name: str, row: Row, kind: str) -> dict[str, Any]:
         raise BadRow(
             "missing_column",
             f"preset {name} reads the columns {', '.join(preset.needs)}{reading}; the row has {', '.join(row)}. "
-            "Without the preset, `columns: {our name: the file's name}` says which column is which",
+            "Without the preset, map the columns with `columns: {our name: the file's name}`",
         )
     named = dict(preset.read(row, kind))
     rest = {column: value for column, value in row.items() if column not in (*preset.needs, *named)}
@@ -78,8 +79,8 @@ def preset_row(name: str, row: Row, kind: str) -> dict[str, Any]:
 
 
 def spread_row(name: str | None, row: Row, kind: str) -> Sequence[Row]:
-    """The rows that a row of the preset holds, most often itself. Raises BadRow as `preset_row` does, and LeftOut where
-    there are none."""
+    """The rows contained in a row of the preset, usually only the row itself. Raises BadRow like `preset_row`, and
+    LeftOut if there are none."""
     spread = None if name is None else PRESETS[name].spread
     if spread is None:
         return [row]
@@ -90,7 +91,7 @@ def spread_row(name: str | None, row: Row, kind: str) -> Sequence[Row]:
 
 
 def known_preset(name: str) -> str:
-    """`name`. Raises ValueError where there is no such preset."""
+    """Returns `name`. Raises ValueError for an unknown preset."""
     if name not in PRESETS:
         close = get_close_matches(name, PRESETS, 1)
         hint = f"did you mean {close[0]!r}? " if close else ""
@@ -103,14 +104,14 @@ READ = (
     *("completion", "answer", "output", "response", "chosen", "rejected", "text", "system", "system_prompt"),
     *("label", "kto_tag", "mask", "margin", "tools", "model", "reference", "scores"),
 )
-"""Columns that togi reads where a row has them."""
+"""Columns that togi reads if a row has them."""
 
 
 # --- readers ----------------------------------------------------------------------------------------------------------
 
 
 def _renaming(**columns: str) -> Callable[[Row, str], Row]:
-    """Our names: the file's."""
+    """Maps togi's column names to the file's."""
     return lambda row, kind: {ours: row[theirs] for ours, theirs in columns.items()}
 
 
@@ -119,7 +120,7 @@ def _as_it_is(*columns: str) -> Callable[[Row, str], Row]:
 
 
 def _conversation(column: str) -> Callable[[Row, str], Row]:
-    """A list of turns, with how many of them the user has."""
+    """A list of turns, with the number of user turns."""
 
     def read(row: Row, kind: str) -> Row:
         return {column: row[column], TURNS: _users(_turns(row[column], column))}
@@ -138,7 +139,7 @@ def _users(turns: Sequence[Mapping[str, Any]]) -> int:
 
 
 def _helpsteer(row: Row, kind: str) -> Row:
-    """HelpSteer3: `overall_preference` is -3 (the first is much better) to 3 (the second is)."""
+    """HelpSteer3: `overall_preference` ranges from -3 (the first is much better) to 3 (the second is much better)."""
     context = _turns(row["context"], "context")
     shared: dict[str, Any] = {TURNS: _users(context)}
     if kind != "pairs":
@@ -153,7 +154,7 @@ def _helpsteer(row: Row, kind: str) -> Row:
 
 
 def _arena(row: Row, kind: str) -> Row:
-    """Two models answer the same user, who says which is better; ties of all kinds are left out."""
+    """Two models answer the same user, who votes for the better one; ties of all kinds are left out."""
     one, other = (_spoken(row[column], column) for column in ("conversation_a", "conversation_b"))
     if kind != "pairs":
         return {"messages": one[: _first_answer(one)], TURNS: _users(one)}
@@ -169,7 +170,7 @@ def _arena(row: Row, kind: str) -> Row:
 
 
 def _spoken(value: Any, column: str) -> list[dict[str, Any]]:
-    """The turns of user and assistant alone."""
+    """Only the turns of user and assistant."""
     turns = [turn for turn in _turns(value, column) if turn.get("role") in ("user", "assistant")]
     return [{"role": turn["role"], "content": turn.get("content")} for turn in turns]
 
@@ -179,7 +180,7 @@ def _first_answer(turns: Sequence[Mapping[str, Any]]) -> int:
 
 
 def _first_of(*columns: str) -> Callable[[Row, str], Row]:
-    """The question in the first of some columns that holds text."""
+    """The question from the first of some columns that contains text."""
 
     def read(row: Row, kind: str) -> Row:
         found = [column for column in columns if isinstance(row.get(column), str) and not blank(row[column])]
@@ -192,7 +193,8 @@ def _first_of(*columns: str) -> Callable[[Row, str], Row]:
 
 
 def _pandalm(row: Row, kind: str) -> Row:
-    """PandaLM's test set: three people say which response is better (1, 2, or 0 for neither); the majority counts."""
+    """PandaLM's test set: three annotators vote for the better response (1, 2, or 0 for neither); the majority
+    counts."""
     asked = {"instruction": row["instruction"], "input": row["input"]}
     if kind != "pairs":
         return asked
@@ -302,7 +304,7 @@ PRESETS: dict[str, Preset] = {
         hub="kanhatakeyama/AutoMultiTurnByCalm3-22B",
         needs=("q1", "a1"),
         read=_renaming(prompt="q1", completion="a1"),
-        about="the first question and answer, as its users take them; the second stays in extra",
+        about="the first question and answer, as is common for this set; the second stays in extra",
     ),
     "kanhatakeyama/ramdom-to-fixed-multiturn-Calm3": Preset(
         hub="kanhatakeyama/ramdom-to-fixed-multiturn-Calm3",
@@ -341,13 +343,13 @@ PRESETS: dict[str, Preset] = {
         read=_renaming(prompt="text", completion="output"),
         licence="CC-BY-NC-SA",
         told=False,
-        about="handed out by its makers: name the file with path; ichikara-instruction-format has the same columns",
+        about="distributed by its makers: set path to the file; ichikara-instruction-format has the same columns",
     ),
     "jaster": Preset(
         needs=("instruction", "input", "output"),
         read=_as_it_is("instruction", "input", "output"),
         told=False,
-        about="written by llm-jp-eval from many sets, each under a licence of its own: name the files with path",
+        about="written by llm-jp-eval from many sets, each under its own licence: set path to the files",
     ),
     "allenai/reward-bench": Preset(
         hub="allenai/reward-bench",
@@ -363,7 +365,7 @@ PRESETS: dict[str, Preset] = {
         needs=("chosen", "rejected"),
         read=_as_it_is("chosen", "rejected"),
         licence="MIT",
-        about="transcripts of both sides; other folders with `hub: Anthropic/hh-rlhf/harmless-base` and the like",
+        about="transcripts of both sides; other folders with hub, such as `hub: Anthropic/hh-rlhf/harmless-base`",
     ),
     "OpenAssistant/oasst1": Preset(
         needs=(),
@@ -372,15 +374,16 @@ PRESETS: dict[str, Preset] = {
         spread=tree_rows,
         hub="OpenAssistant/oasst1",
         licence="Apache-2.0",
-        about="its rows are messages; files of trees (...trees.jsonl.gz) can be named with path: pairs of any two "
-        "answers to one message with different ranks, whose distance is the margin",
+        about="its rows are messages; path also accepts files of trees (...trees.jsonl.gz): pairs of any two "
+        "answers to one message with different ranks; the margin is the difference of the ranks",
     ),
     "WeOpenML/PandaLM": Preset(
         needs=("instruction", "input", "response1", "response2", *ANNOTATORS),
         read=_pandalm,
         licence="Apache-2.0",
-        about="its test set (testset-v1.json), named with path: pairs by the majority of three people; ties and three "
-        "different votes are left out. 59 of its 999 rows have a response that is empty or no text: on_bad_row: drop",
+        about="its test set (testset-v1.json), read with path: pairs by the majority of three annotators; ties and "
+        "three different votes are left out. 59 of its 999 rows have an empty or non-text response: set on_bad_row: "
+        "drop",
     ),
 }
 """Presets by the id of the set."""

@@ -1,4 +1,4 @@
-"""The prompts that ship with togi, as jinja files in `prompts/`: NAME.LANGUAGE.j2, each with its variables on top."""
+"""The built-in prompts, as Jinja files in `prompts/`: NAME.LANGUAGE.j2, each with its variables listed at the top."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ FOLDER = Path(__file__).parent / "prompts"
 
 
 def shipped_prompt(name: str, language: str) -> PromptFile:
-    """The shipped prompt of a name (evolve, rewrite, qa, qa-text, cot, curate) in a language (en, ja, ru)."""
+    """The built-in prompt of a name (evolve, rewrite, qa, qa-text, cot, curate) in a language (en, ja, ru)."""
     return read_prompt(FOLDER / f"{name}.{language}.j2")
 
 
 def prompt_of(own: str | Path | None, name: str, language: str) -> PromptFile:
-    """A user's prompt in the place of a shipped one. Raises InputError where the file cannot be read."""
+    """The user's prompt file if given, else the built-in one. Raises InputError if the file cannot be read."""
     return shipped_prompt(name, language) if own is None else read_prompt(Path(own))

@@ -1,4 +1,4 @@
-"""Few-shot prompts with which a base model writes new questions, and the parser of its drafts.
+"""Few-shot prompts for a base model to write new questions, and the parser of its drafts.
 
 Method and sources: docs/methods.md.
 """
@@ -40,15 +40,16 @@ class Draft:
 
 
 def choose_shots(examples: Sequence[Prompt], shots: int, *parts: int | str) -> list[Prompt]:
-    """`shots` different examples in random order (all, shuffled, where there are fewer), drawn from `parts`."""
+    """Returns `shots` different examples in random order (all of them, shuffled, if there are fewer), drawn with a seed
+    from `parts`."""
     order = np.random.default_rng(derive("shots", *parts)).permutation(len(examples))
     return [examples[i] for i in order[:shots]]
 
 
 def fewshot_text(examples: Sequence[Prompt], language: str, style: Style) -> str:
-    """The examples as labelled blocks, then an open question; it ends with the label, without a space.
+    """The examples as labelled blocks, then an open question. The text ends with the label, without a space.
 
-    Raises InputError where an example has no answer in the style question_answer.
+    Raises InputError if an example has no answer in the style question_answer.
     """
     labels = LABELS[language]
     blocks = [_block(example, labels, style) for example in examples]
@@ -58,7 +59,7 @@ def fewshot_text(examples: Sequence[Prompt], language: str, style: Style) -> str
 def open_answer(examples: Sequence[Prompt], question: str, language: str) -> str:
     """The examples with their answers as labelled blocks, then `question` with an open answer.
 
-    Raises InputError where an example has no answer.
+    Raises InputError if an example has no answer.
     """
     return f"{fewshot_text(examples, language, 'question_answer')} {_one_line(question)}\n{LABELS[language].answer}"
 
@@ -69,7 +70,7 @@ def _block(example: Prompt, labels: Labels, style: Style) -> str:
         return question
     if example.answer is None:
         raise InputError(
-            f"example {example.id} has no answer, which the style question_answer shows: add a column `answer` to the "
+            f"example {example.id} has no answer, which style: question_answer needs: add a column `answer` to the "
             "examples, or set style: question"
         )
     return f"{question}\n{labels.answer} {_one_line(example.answer)}"
@@ -80,7 +81,8 @@ def _one_line(text: str) -> str:
 
 
 def stop_strings(language: str, style: Style) -> tuple[str, ...]:
-    """The strings that end a draft: the end of the line; with answers, a blank line or the next question's label."""
+    """The strings that end a draft: the end of the line, or, with answers, a blank line or the next question's
+    label."""
     if style == "question":
         return ("\n",)
     return ("\n\n", f"\n{LABELS[language].question}")
@@ -89,7 +91,7 @@ def stop_strings(language: str, style: Style) -> tuple[str, ...]:
 def parse_draft(text: str, language: str, style: Style, ended: bool = True) -> Draft | str:
     """The draft in a completion of `fewshot_text`, or the reason why there is none.
 
-    Reasons: no_end (`ended` is False: the length limit cut it), empty, no_answer, label_inside.
+    Reasons: no_end (cut off by the length limit, that is, `ended` is False), empty, no_answer, label_inside.
     """
     labels = LABELS[language]
     for stop in stop_strings(language, style):

@@ -1,5 +1,5 @@
-"""Few-shot prompts about texts: a list of texts, each with a question and its answer, then one whose question is open.
-For models that continue a list better than they follow an instruction: base models, and small ones."""
+"""Few-shot prompts about texts: a list of texts, each with a question and its answer, then one with an open question.
+For models that continue a list better than they follow an instruction, that is, base models and small ones."""
 
 from collections.abc import Sequence
 
@@ -8,13 +8,14 @@ from togi.core.records import Prompt
 from togi.data.prompts_fewshot import LABELS
 
 TEXTS = {"en": "Text:", "ja": "文章:", "ru": "Текст:"}
-"""The words in front of a text."""
+"""The label before a text."""
 
 
 def open_question(examples: Sequence[Prompt], text: str, language: str) -> str:
-    """The examples as labelled blocks, then `text` with an open question; it ends with the label, without a space.
+    """The examples as labelled blocks, then `text` with an open question. The result ends with the label, without a
+    space.
 
-    Raises InputError for an example without an answer, or without a text (a column `text`).
+    Raises InputError for an example without an answer, or without a text (column `text`).
     """
     blocks = [_block(example, language) for example in examples]
     return "\n\n".join([*blocks, f"{TEXTS[language]} {_one_line(text)}\n{LABELS[language].question}"])
@@ -25,7 +26,7 @@ def _block(example: Prompt, language: str) -> str:
     if not isinstance(text, str) or not text.strip() or example.answer is None:
         missing = "an answer" if example.answer is None else "a text"
         raise InputError(
-            f"example {example.id} lacks {missing}: examples of questions about texts have the columns text, question "
+            f"example {example.id} lacks {missing}: examples of questions about texts need the columns text, question "
             "and answer"
         )
     question, answer = _one_line(example.text), _one_line(example.answer)
@@ -37,12 +38,12 @@ def _one_line(text: str) -> str:
 
 
 def closing_strings(language: str) -> tuple[str, ...]:
-    """The strings behind a question and its answer: a blank line, or the label of what would come next."""
+    """The strings that end a question and its answer: a blank line, or the label of the next block."""
     return ("\n\n", f"\n{TEXTS[language]}", f"\n{LABELS[language].question}")
 
 
 def joined_pairs(continuations: Sequence[str], language: str) -> str:
-    """Continuations of `open_question` as labelled pairs, one below the other."""
+    """Continuations of `open_question` as labelled pairs, separated by blank lines."""
     ends = closing_strings(language)
     kept = []
     for text in continuations:

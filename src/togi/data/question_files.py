@@ -1,8 +1,9 @@
-"""Questions of several turns and their reference answers, in the layout of FastChat's MT-Bench.
+"""Multi-turn questions and their reference answers, in the layout of FastChat's MT-Bench.
 
-A question is `question_id`, `category`, `turns`; a turn is text, or an object with `content` as in arena-hard's files.
-As a prompt it is its first turn. Where there are more, the column stays in `extra`, and benchmarks read it there. A
-reference answer is `question_id` and `choices`, whose first one holds an answer to each turn; it is read as a document.
+A question has `question_id`, `category`, `turns`; a turn is text, or an object with `content` as in arena-hard's files.
+As a prompt, a question is its first turn. If it has more turns, the column stays in `extra`, and benchmarks read it
+there. A reference answer has `question_id` and `choices`, whose first item holds an answer to each turn; it is read as
+a document.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ NAME, TURNS, CHOICES = "question_id", "turns", "choices"
 
 
 def user_turns(value: Any) -> list[str]:
-    """What the user says, turn by turn. Raises BadRow for what is no list of texts."""
+    """The user's turns as texts. Raises BadRow for anything but a list of texts."""
     if not isinstance(value, list) or not value:
         found = "an empty list" if value == [] else kind_of(value)
         raise BadRow("wrong_type", f"column {TURNS!r}: found {found}, wanted a list of texts, one for each turn")
@@ -26,7 +27,7 @@ def user_turns(value: Any) -> list[str]:
 
 
 def first_turn(value: Any, take: Callable[[str], Any]) -> tuple[Message, ...]:
-    """A question as a prompt: its first turn. `take` marks the column as read where there are no more."""
+    """A question as a prompt: its first turn. Calls `take` to mark the column as read if there are no more turns."""
     first, *later = user_turns(value)
     if not later:
         take(TURNS)
@@ -34,7 +35,7 @@ def first_turn(value: Any, take: Callable[[str], Any]) -> tuple[Message, ...]:
 
 
 def answer_turns(value: Any) -> list[str]:
-    """The answers to the turns of one question; one may be empty. Raises BadRow for choices that hold none."""
+    """The answers to the turns of one question; an answer may be empty. Raises BadRow for choices without answers."""
     first = value[0] if isinstance(value, list) and value else None
     found = first.get(TURNS) if isinstance(first, Mapping) else None
     if not isinstance(found, list) or not found or not all(isinstance(each, str) for each in found):
@@ -43,8 +44,8 @@ def answer_turns(value: Any) -> list[str]:
 
 
 def turns_of(prompt: Prompt) -> tuple[str, ...]:
-    """All turns of the user to a question: its last message, and those that follow the model's own answers. Raises
-    InputError where the column `turns` of its row is no list of texts."""
+    """All user turns of a question: the prompt's last message, and the turns that follow the model's own answers.
+    Raises InputError if the column `turns` of its row is not a list of texts."""
     if TURNS not in prompt.extra:
         return (prompt.text,)
     try:
@@ -54,20 +55,21 @@ def turns_of(prompt: Prompt) -> tuple[str, ...]:
 
 
 def question_name(record: Record) -> str:
-    """What its file calls a question, by which its reference answer is found: `question_id`, else the record's id."""
+    """The name of a question in its file, by which its reference answer is found: `question_id`, else the record's
+    id."""
     return str(record.extra.get(NAME, record.id))
 
 
 def reference_answers(documents: Sequence[Record]) -> dict[str, tuple[str, ...]]:
-    """The reference answers to each turn, by the name of the question. Raises InputError for a document that is none,
-    and for a question that has two."""
+    """The reference answers to each turn, by question name. Raises InputError for a document that is not a reference
+    answer, and for a question with two of them."""
     found: dict[str, tuple[str, ...]] = {}
     for document in documents:
         name = question_name(document)
         if NAME not in document.extra or CHOICES not in document.extra:
             raise InputError(
-                f"references: document {document.id} is no reference answer: a row needs {NAME} and {CHOICES}, as in "
-                "FastChat's reference_answer files"
+                f"references: document {document.id} is not a reference answer: a row needs {NAME} and {CHOICES}, as "
+                "in FastChat's reference_answer files"
             )
         if name in found:
             raise InputError(f"references: question {name} has two reference answers; keep one row for each question")

@@ -1,4 +1,4 @@
-"""Reads questions and answers out of what a model wrote about a text."""
+"""Extracts questions and answers from a model's reply about a text."""
 
 import re
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _BOLD = r"[*_#\s]*"
 
 @dataclass(frozen=True, slots=True)
 class QuestionPair:
-    """A question with its answer; an answer that never came is empty."""
+    """A question with its answer; a missing answer is empty."""
 
     question: str
     answer: str
@@ -24,7 +24,7 @@ class QuestionPair:
 
 @lru_cache(maxsize=8)
 def _label(words: tuple[str, ...]) -> re.Pattern[str]:
-    """A label at the start of a line, with or without a number and marks of bold type: "**Question 2:**"."""
+    """Matches a label at the start of a line, with or without a number and bold markup: "**Question 2:**"."""
     return re.compile(rf"^{_BOLD}(?:\d+[.)]\s*)?{_BOLD}(?:{'|'.join(words)})\s*\d*\s*[:：]{_BOLD}", re.M | re.I)
 
 
@@ -50,13 +50,13 @@ def _line(text: str) -> str:
 
 
 def final_answer(text: str, language: str) -> str | None:
-    """What stands behind the last label of an answer; None where no line has one."""
+    """The text after the last answer label; None if no line has one."""
     found = [match for tried in dict.fromkeys((language, "en")) for match in _label(_ANSWERS[tried]).finditer(text)]
     return _line(text[max(match.end() for match in found) :]) if found else None
 
 
 def clean_reply(text: str, language: str) -> str:
-    """A reply that should be one question alone, without a label or quotation marks around it."""
+    """A reply that should be a single question, without a label or quotation marks around it."""
     text = text.strip()
     for label in (LABELS[language].question, LABELS["en"].question):
         text = text.removeprefix(label).strip()
@@ -68,8 +68,8 @@ def clean_reply(text: str, language: str) -> str:
 
 
 def support(answer: str, text: str) -> float:
-    """Share of an answer that stands in a text: of its different words, or of its pairs of characters where the script
-    has no spaces. An answer without letters or digits has 0."""
+    """The share of an answer that occurs in a text: of its distinct words, or of its character pairs in scripts without
+    spaces. 0 for an answer without letters or digits."""
     found, wanted = normalise(text), normalise(answer)
     if not wanted:
         return 0.0

@@ -1,5 +1,5 @@
-"""Conversation trees whose answers people ranked, as OpenAssistant publishes them: one tree a row, a message with its
-`replies`, whose `rank` is 0 for the best; or a message a row (`trees_of`)."""
+"""Conversation trees with answers ranked by people, as published by OpenAssistant: one tree per row, a message with its
+`replies`, whose `rank` is 0 for the best; or one message per row (`trees_of`)."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -13,10 +13,11 @@ ROLES = {"prompter": "user", "assistant": "assistant"}
 
 
 def tree_rows(row: Row, kind: str) -> list[dict[str, Any]]:
-    """What one tree gives. As pairs: any two answers to one message with different ranks, the better one chosen, with
-    the distance of their ranks as margin. As prompts: its first message. As chats: the talk along the best answers.
+    """The rows of one tree. As pairs: any two answers to one message with different ranks; the better one is chosen,
+    and the margin is the difference of their ranks. As prompts: its first message. As chats: the conversation along the
+    best answers.
 
-    Raises BadRow for a row that is no tree.
+    Raises BadRow for a row that is not a tree.
     """
     told = row.get("prompt")
     root: Row = told if isinstance(told, Mapping) else row
@@ -30,9 +31,9 @@ def tree_rows(row: Row, kind: str) -> list[dict[str, Any]]:
 
 
 def trees_of(rows: Iterable[Any]) -> Iterator[Any]:
-    """The trees of a file: its rows as they are, or of the flat layout, a message a row, those of one tree after each
-    other. A tree that has no first message, or lacks a message that another one answers, or whose rows do not stand
-    together, is a BadRow in its place."""
+    """The trees of a file. Rows that are trees stay as they are; in the flat layout (one message per row) adjacent rows
+    of one tree are joined. A tree without a first message, with a missing parent message, or with rows that are not
+    adjacent becomes a BadRow in its place."""
     known: dict[str, None] = {}
     held: list[Any] = []
     for row in rows:
@@ -58,12 +59,12 @@ def _tree_of(row: Any) -> str | None:
 
 
 def _joined(held: Sequence[Any], known: dict[str, None]) -> Any:
-    """The tree of some messages; `known` are the trees that came before."""
+    """The tree of some messages; `known` are the names of earlier trees."""
     name = str(_tree_of(held[0]))
     values: dict[str, Any] | BadRow
     try:
         if name in known:
-            raise BadRow("wrong_type", f"tree {name}: its rows do not stand together; sort them by message_tree_id")
+            raise BadRow("wrong_type", f"tree {name}: its rows are not adjacent; sort them by message_tree_id")
         values = {"message_tree_id": name, "prompt": _grown(name, [row.values for row in held])}
     except BadRow as bad:
         values = bad
@@ -72,7 +73,7 @@ def _joined(held: Sequence[Any], known: dict[str, None]) -> Any:
 
 
 def _grown(name: str, rows: Sequence[Any]) -> dict[str, Any]:
-    """The first message, with the others as replies of those that they answer."""
+    """The first message, with the others attached as replies to their parents."""
     messages = {row["message_id"]: {**row, "rank": _whole(row.get("rank")), "replies": []} for row in rows}
     roots = [message for message in messages.values() if message["parent_id"] is None]
     if len(roots) != 1:
@@ -89,12 +90,12 @@ def _grown(name: str, rows: Sequence[Any]) -> dict[str, Any]:
 
 
 def _whole(rank: Any) -> Any:
-    """A rank that a tool wrote as a float, as an integer."""
+    """Converts a rank that a tool wrote as a float to an integer."""
     return int(rank) if isinstance(rank, float) and rank.is_integer() else rank
 
 
 def _check(message: Any) -> None:
-    """Raises BadRow for what is no message with a text, a known role and a list of replies."""
+    """Raises BadRow for anything but a message with a text, a known role and a list of replies."""
     if not isinstance(message, Mapping) or not isinstance(message.get("replies"), list):
         raise BadRow("wrong_type", f"found {kind_of(message)} without a list of replies; a row is a tree of messages")
     if message.get("role") not in ROLES or not isinstance(message.get("text"), str):
@@ -110,7 +111,7 @@ def _turn(message: Row) -> dict[str, str]:
 
 
 def _ranked(message: Row) -> list[Row]:
-    """The answers to a message that people ranked, the best first."""
+    """The ranked answers to a message, best first."""
     replies = [each for each in message["replies"] if each["role"] == "assistant" and not each.get("deleted")]
     return sorted((each for each in replies if isinstance(each.get("rank"), int)), key=lambda each: each["rank"])
 
@@ -126,7 +127,7 @@ def _pairs(message: Row, before: Sequence[dict[str, str]]) -> Iterator[dict[str,
 
 
 def _best(message: Row) -> list[Row]:
-    """The messages from here on along the best answers, up to the last one of the assistant."""
+    """The messages from here along the best answers, ending with the assistant."""
     found = [message]
     while True:
         answers = _ranked(found[-1]) or [each for each in found[-1]["replies"] if not each.get("deleted")]

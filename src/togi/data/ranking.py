@@ -21,10 +21,10 @@ class Ranked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """How many answers of a prompt are chosen and rejected, and what a pair has to fulfil.
+    """How many answers to a prompt are chosen and rejected, and the conditions for a pair.
 
-    With `reference` the chosen side is the prompt's reference answer, which has no score: `min_gap` and `min_chosen`
-    are not looked at. `producer` is what ids begin from, `by` the name of the score.
+    With `reference` the chosen side is the prompt's reference answer, which has no score, so `min_gap` and `min_chosen`
+    are ignored. Ids are derived from `producer`; `by` is the name of the score.
     """
 
     stage: str
@@ -39,16 +39,16 @@ class Rules:
 
 
 def rank(answers: Sequence[Ranked]) -> list[Ranked]:
-    """The best first; equal scores in the order of the answers' numbers, then as they came."""
+    """Best first; ties in the order of the answers' numbers, then in input order."""
     return sorted(answers, key=lambda each: (-each.score, each.sample.index or 0))
 
 
 def pairs_of(ranked: Sequence[Ranked], rules: Rules) -> Iterator[Pair | Drop]:
-    """The pairs of one prompt's ranked answers: each of the best with each of the worst, beginning with the worst one.
+    """The pairs of one prompt's ranked answers: each of the best with each of the worst, starting with the worst one.
 
     A prompt with fewer than best + worst answers has none (too_few), so that no answer is on both sides. A pair is
-    dropped, under the id of its rejected answer, where scores are equal (tie), their gap or one of them misses its
-    threshold (small_gap, chosen_too_low, rejected_too_high), or the texts differ in nothing but case, spacing and
+    dropped, under the id of its rejected answer, if scores are equal (tie), if their gap or one of them misses its
+    threshold (small_gap, chosen_too_low, rejected_too_high), or if the texts differ only in case, spacing and
     punctuation (same_text).
     """
     prompt, best = ranked[0].sample.prompt, 0 if rules.reference else rules.best
@@ -131,7 +131,7 @@ def _built(
 
 
 def same_text(a: str, b: str) -> bool:
-    """Whether two texts differ in nothing but case, spacing and punctuation."""
+    """Whether two texts differ only in case, spacing and punctuation."""
     return a == b or (normalise(a) == normalise(b) and bool(normalise(a)))
 
 
@@ -143,10 +143,10 @@ def _known(**values: Any) -> dict[str, Any]:
 
 
 class Wins:
-    """Scores of answers from a judge's verdicts: of pairs the share that an answer won, where a tie is half a win for
-    each; of graded answers their mean grade. What could not be read, or got no answer, counts for nothing.
+    """Scores of answers from a judge's verdicts: for comparisons, the share that an answer won, where a tie is half a
+    win for each; for grades, the mean grade. Unreadable and failed verdicts are ignored.
 
-    Some 150 bytes of an answer are in memory: a hash of its id with its place, a sum, and a count.
+    An answer takes about 150 bytes of memory: a hash of its id with its position, a sum, and a count.
     """
 
     def __init__(self) -> None:
@@ -178,11 +178,11 @@ class Wins:
         self._counts[place] += 1
 
     def score(self, answer: str) -> float | None:
-        """The mean of what an answer got; None for one that no verdict is about."""
+        """The mean result of an answer; None for an answer without a verdict."""
         place = self._place.get(_key(answer))
         return None if place is None else self._sums[place] / self._counts[place]
 
 
 def _key(name: str) -> bytes:
-    """A hash of an id that stands for it."""
+    """A hash that identifies an id."""
     return blake2b(name.encode(), digest_size=16).digest()

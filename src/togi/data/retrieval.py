@@ -1,6 +1,6 @@
-"""Finds the texts that a question is about, by their words (BM25) or by their embeddings.
+"""Finds the texts that match a question, by words (BM25) or by embeddings.
 
-Suffixes: N texts, T texts that hold one term.
+Suffixes: N texts, T texts that contain one term.
 """
 
 import re
@@ -17,26 +17,26 @@ _DENSE = "\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _RUNS = re.compile(rf"([{_DENSE}]+)|([^\s{_DENSE}]+)")
 LETTERS = 4
 """Letters of a term in scripts with spaces. Forms of a word share most of them, in any language (McNamee and Mayfield
-2004, Information Retrieval 7:73): of 1,190 XQuAD questions the six best of 240 texts hold the right one for 98.9 % in
-Russian and 99.2 % in English, against 91.9 % and 98.7 % by whole words."""
+2004, Information Retrieval 7:73). On 1,190 XQuAD questions, the top six of 240 texts include the right one for 98.9 %
+in Russian and 99.2 % in English, against 91.9 % and 98.7 % with whole words."""
 
 
 class Finder(Protocol):
-    """Says how well each of its N texts fits a question; higher is better."""
+    """Scores how well each of its N texts matches a question; higher is better."""
 
     def scores(self, question: str) -> np.ndarray: ...
 
 
 def best(finder: Finder, question: str, count: int) -> list[tuple[int, float]]:
-    """(place, score) of the `count` texts that fit a question best, the best first; of equal ones the earlier."""
+    """(index, score) of the `count` texts that match a question best, best first; ties go to the earlier text."""
     scores_N = finder.scores(question)
     order = np.argsort(-scores_N, kind="stable")[:count].tolist()
     return [(place, float(scores_N[place])) for place in order]
 
 
 def terms(text: str) -> list[str]:
-    """What a text is found by: runs of LETTERS letters in its words, with the space before and behind them; of Japanese
-    and Chinese every pair of characters."""
+    """The search terms of a text: runs of LETTERS letters in its words, including the spaces around them; for Japanese
+    and Chinese, every pair of characters."""
     found: list[str] = []
     for dense, word in _RUNS.findall(normalise(text)):
         found += _runs(dense, 2) if dense else _runs(f" {word} ", LETTERS)
@@ -48,7 +48,7 @@ def _runs(text: str, size: int) -> list[str]:
 
 
 class Bm25:
-    """Okapi BM25 over `texts`, with the inverse document frequency that is never negative (as in Lucene).
+    """Okapi BM25 over `texts`, with Lucene's non-negative inverse document frequency.
 
     Source: Robertson and Zaragoza 2009, Foundations and Trends in Information Retrieval 3:333.
     """
@@ -65,7 +65,7 @@ class Bm25:
         self._places = {term: np.array(found) for term, found in places.items()}
 
     def scores(self, question: str) -> np.ndarray:
-        """(N,) float64: the sum over the different terms of the question."""
+        """(N,) float64: the sum over the distinct terms of the question."""
         scores_N = np.zeros(len(self._damp_N))
         for term in dict.fromkeys(terms(question)):
             if (found := self._places.get(term)) is not None:

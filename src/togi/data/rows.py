@@ -1,6 +1,7 @@
-"""Reads rows from JSON, JSON Lines, CSV, TSV, Parquet and plain text files, each with its place in the file.
+"""Reads rows from JSON, JSON Lines, CSV, TSV, Parquet and plain text files, each with its position in the file.
 
-For each library that reads a format, one place turns its errors into a bad row or an InputError with file and line.
+For each library that reads a format, a single place turns its errors into a bad row or an InputError with file and
+line.
 """
 
 import csv
@@ -38,7 +39,7 @@ class Row:
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of one file, in order. Raises InputError where the file as a whole cannot be read."""
+    """The rows of one file, in order. Raises InputError if the file as a whole cannot be read."""
     match ending_of(path):
         case ".parquet":
             return _parquet(path)
@@ -68,10 +69,10 @@ def _byte_lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 yield number, line.removeprefix(UTF8_MARK)
     except EOFError:
         raise InputError(
-            f"{path}:{number + 1}: the file ends early, as when a download was cut: fetch it anew"
+            f"{path}:{number + 1}: the file ends early; the download may be incomplete: fetch it again"
         ) from None
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise InputError(f"{path}:{number + 1}: not a gzip file, or a damaged one ({error}): fetch it anew") from None
+        raise InputError(f"{path}:{number + 1}: not a gzip file, or a damaged one ({error}): fetch it again") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
 
@@ -83,7 +84,7 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """The lines as text. Raises InputError where one is not UTF-8."""
+    """The lines as text. Raises InputError for a line that is not UTF-8."""
     for number, line in _byte_lines(path):
         try:
             yield line.decode()
@@ -126,7 +127,7 @@ CONTAINERS = ("data", "rows", "examples", "records", "items", *SPLITS)
 
 
 def _json(path: Path) -> Iterator[Row]:
-    """A list of objects; the questions of a SQuAD file; or JSON Lines under another name, if the first line is a whole
+    """A list of objects; the questions of a SQuAD file; or JSON Lines under a .json name, if the first line is a whole
     object."""
     if _begins_with_a_row(path):
         yield from _jsonl(path)
@@ -150,7 +151,7 @@ def _json(path: Path) -> Iterator[Row]:
 
 
 def _begins_with_a_row(path: Path) -> bool:
-    """Whether the first line is an object, a bad one included, and no container of all rows."""
+    """Whether the first line is an object, even a bad one, but not a container of all rows."""
     lines = (line for _, line in _byte_lines(path) if line.strip())
     first = next(lines, b"")
     if not first.lstrip().startswith(b"{"):
@@ -165,8 +166,9 @@ def _begins_with_a_row(path: Path) -> bool:
 
 
 def _csv(path: Path, delimiter: str) -> Iterator[Row]:
-    """Cells under a header. A row's line is the one it starts on. Not UTF-8 is an error: quoting spans lines."""
-    csv.field_size_limit(sys.maxsize)  # the library refuses cells of over 131,072 characters unless told otherwise
+    """Cells under a header. A row's line is the one it starts on. Text that is not UTF-8 is an error, not a bad row,
+    because quoting spans lines."""
+    csv.field_size_limit(sys.maxsize)  # by default the library rejects cells of over 131,072 characters
     reader = csv.reader(_lines(path), strict=True, delimiter=delimiter)
     try:
         header = next(reader, None)
@@ -178,7 +180,7 @@ def _csv(path: Path, delimiter: str) -> Iterator[Row]:
                 yield Row(f"{path}:{line}", dict(zip(header, cells, strict=True)))
             elif cells:
                 found = f"found {len(cells)} cells under {len(header)} column names"
-                yield Row(f"{path}:{line}", BadRow("wrong_cell_count", f"{found}: quote cells that hold commas"))
+                yield Row(f"{path}:{line}", BadRow("wrong_cell_count", f"{found}: quote cells that contain commas"))
             line = reader.line_num + 1
     except csv.Error as error:
         raise InputError(f"{path}:{reader.line_num}: not CSV: {error}") from None
@@ -201,13 +203,13 @@ def _parquet(path: Path) -> Iterator[Row]:
     except DAMAGED as error:
         what = " ".join(str(error).split())
         raise InputError(
-            f"{path}: not a Parquet file, or a damaged one (after row {number}: {what}): fetch or write it anew"
+            f"{path}: not a Parquet file, or a damaged one (after row {number}: {what}): fetch or write it again"
         ) from error
 
 
 def _batch(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | BadRow]:
-    """The rows of a batch; where one holds what Python cannot (a time beyond year 9999, bytes that are no UTF-8), it is
-    found by halves."""
+    """The rows of a batch. If one holds a value that Python cannot represent (a time beyond year 9999, bytes that are
+    not UTF-8), bisection finds it."""
     try:
         yield from [{name: without_nulls(v) for name, v in row.items()} for row in batch.to_pylist()]
     except (ValueError, OverflowError, LookupError) as error:

@@ -1,4 +1,4 @@
-"""The row formats of the ecosystem. The kind of record that a stage needs decides which columns of a row are read.
+"""The common row formats. The record kind that a stage needs decides which columns of a row are read.
 
 messages | conversations (sharegpt) | prompt + completion, also with a label | prompt + chosen + rejected, also with the
 prompt inside both sides | instruction + input + output (alpaca) | question or prompt alone | turns | text.
@@ -97,7 +97,7 @@ def ambiguous(one: str, other: str, what: str) -> BadRow:
 def parse_row(row: Mapping[str, Any], kind: str, named: Sequence[str] = ()) -> Shape | None:
     """Parses a row as a record of `kind`; None if it lacks the columns.
 
-    Raises BadRow if a column does not hold what its name says, or if two columns could be meant.
+    Raises BadRow if a column's value does not fit its name, or if two columns could be meant.
     """
     return _READERS[kind](Columns(row, named))
 
@@ -133,12 +133,12 @@ def _chat(cols: Columns) -> Shape | None:
     if label is False:
         raise BadRow(
             "labelled_bad",
-            "its label is false, so its answer must not be trained on: use the data set as pairs, or set the label "
-            "aside with `columns: {my_label: label}`",
+            "its label is false, so its answer must not be trained on: use the data set as pairs, or ignore the label "
+            "with `columns: {my_label: label}`",
         )
     prompt, answer = shape.prompt, shape.answer
     if not any(m.role != "assistant" for m in (*prompt, *answer)):
-        raise BadRow("no_prompt", "only the assistant has turns: there is no question to answer")
+        raise BadRow("no_prompt", "only the assistant has turns: there is no question")
     return _masked(cols, _equipped(cols, replace(shape, columns=tuple(cols.used))))
 
 
@@ -181,14 +181,14 @@ def _pair(cols: Columns) -> Shape | None:
 
 
 def _sample(cols: Columns) -> Shape | None:
-    """An answer to a prompt, with the name of its model, scores by name and a reference answer where a row has them."""
+    """An answer to a prompt; optionally with the name of its model, scores by name and a reference answer."""
     shape = _spoken(cols)
     if shape is None or not shape.answer:
         return None
     if len(shape.answer) > 1:
         raise BadRow("wrong_shape", "the assistant has several turns in a row at the end: a sample is one answer")
     if not any(m.role == "user" for m in shape.prompt):
-        raise BadRow("no_prompt", "no user has a turn: there is no question to answer")
+        raise BadRow("no_prompt", "there is no user turn, so there is no question")
     model = text_of(cols.take("model"), "model") if cols.has("model") else None
     reference = text_of(cols.take("reference"), "reference") if cols.has("reference") else None
     scores = _scores(cols.take("scores")) if cols.has("scores") else {}
@@ -197,7 +197,7 @@ def _sample(cols: Columns) -> Shape | None:
 
 
 def _scores(value: Any) -> dict[str, float]:
-    """Scores by name. Raises BadRow for what is no object of numbers."""
+    """Scores by name. Raises BadRow for anything but an object of numbers."""
     if not isinstance(value, dict):
         raise BadRow("wrong_type", f"column 'scores': found {kind_of(value)}, wanted an object of numbers by name")
     found = {str(name): number(score, "scores") for name, score in value.items()}
@@ -328,7 +328,7 @@ def _sides(cols: Columns, asks: str | None) -> tuple[Turns, Turns, Turns]:
 
 
 def _label(cols: Columns) -> bool | None:
-    """Whether the answer is good, in a labelled set; None for a label that is neither true nor false, which has
+    """Whether the answer is good, in a labelled set. None for a label that is neither true nor false, since it has
     another meaning."""
     column = cols.pick(LABELS, "the label")
     if column is None or str(cols.row[column]).strip().lower() not in ("true", "false", "1", "0", "1.0", "0.0"):
@@ -336,7 +336,7 @@ def _label(cols: Columns) -> bool | None:
     return flag(cols.take(column), column)
 
 
-# --- what comes with a conversation -----------------------------------------------------------------------------------
+# --- additions to a conversation --------------------------------------------------------------------------------------
 
 
 def _reference(cols: Columns, own: Turns, talk: str | None) -> str | None:
@@ -364,7 +364,7 @@ def _as_text(value: Any, column: str) -> str:
 
 
 def _equipped(cols: Columns, shape: Shape) -> Shape:
-    """Adds the tools on offer to the first message. A `tools` column that is not a list of objects is not read."""
+    """Adds the available tools to the first message. Ignores a `tools` column that is not a list of objects."""
     tools = objects(cols.row.get(TOOLS), TOOLS)
     if not tools:
         return shape
@@ -378,7 +378,7 @@ def _equipped(cols: Columns, shape: Shape) -> Shape:
 
 
 def _masked(cols: Columns, shape: Shape) -> Shape:
-    """Takes the turns of the role in column `mask` out of the loss, as Daring-Anteater does."""
+    """Excludes the turns of the role in column `mask` from the loss, as Daring-Anteater does."""
     if not cols.has("mask"):
         return shape
     role = cols.take("mask")
@@ -386,7 +386,7 @@ def _masked(cols: Columns, shape: Shape) -> Shape:
         raise BadRow(
             "wrong_type",
             f"column 'mask': found {kind_of(role) if not isinstance(role, str) else repr(role)}, wanted the role whose "
-            "turns carry no loss; set another mask aside with `columns: {my_mask: mask}`",
+            "turns carry no loss; ignore any other mask with `columns: {my_mask: mask}`",
         )
 
     def out(messages: Turns) -> Turns:

@@ -47,8 +47,8 @@ def after_prompt(prompt: Turns, side: Turns, column: str, named: str) -> tuple[T
         return system + asked, body
     raise BadRow(
         "prompts_disagree",
-        f"column {column!r} holds a conversation in which the turn of column {named!r} does not occur: leave one of "
-        f"them out, or name the prompt's column with `columns`",
+        f"column {column!r} holds a conversation that does not contain the turn of column {named!r}: remove one of "
+        f"them, or name the prompt's column with `columns`",
     )
 
 

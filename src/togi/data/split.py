@@ -1,4 +1,4 @@
-"""Parts of a set of records: how large each is, and which one each group of equal prompts goes to."""
+"""Splits records: the size of each part, and the part of each group of records with equal prompts."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from togi.text.compare import normalise
 
 
 def prompt_key(record: Record) -> bytes:
-    """What names a record's prompt, in 16 bytes: what its user says but for case, spacing and punctuation. That of a
+    """A 16-byte key of a record's prompt: what the user says, ignoring case, spacing and punctuation. The prompt of a
     chat ends before its first answer; a document is its own prompt."""
     match record:
         case Sample():
@@ -30,14 +30,14 @@ def prompt_key(record: Record) -> bytes:
 
 
 def _said(messages: Sequence[Message]) -> list[str]:
-    """What the user says, comparable; everything where the user says nothing."""
+    """The user's turns, normalised; all turns if the user says nothing."""
     user = [normalise(message.content) for message in messages if message.role == "user"]
     return user if any(user) else [f"{message.role}: {message.content}" for message in messages]
 
 
 def part_sizes(parts: Mapping[str, int | float], total: int) -> dict[str, int]:
-    """How many of `total` records each part gets, in the order of the names: the counts as they are, or shares by the
-    largest remainder."""
+    """The number of records for each part, out of `total`, in name order: counts as they are, shares by the largest
+    remainder method."""
     names = sorted(parts)
     if isinstance(parts[names[0]], int):
         return {name: int(parts[name]) for name in names}
@@ -50,11 +50,11 @@ def part_sizes(parts: Mapping[str, int | float], total: int) -> dict[str, int]:
 
 
 def deal(groups: Sequence[int], sizes: Mapping[str, int], seed: int) -> list[str | None]:
-    """The part of each group, of which `groups` are the sizes; None for one that is left over.
+    """Returns the part of each group, given the group sizes `groups`; None for a group that is left over.
 
-    Large groups go first. Each is drawn, with probabilities as the room that is left, from the parts that have room for
-    it: for groups of one record that is a uniformly random partition. Where no part has room and the sizes are to hold
-    all records, the part with the most room takes it.
+    Large groups are dealt first. Each group is drawn into one of the parts that have room for it, with probabilities
+    proportional to the remaining room; for groups of one record this is a uniformly random partition. If no part has
+    room and the sizes should hold all records, the part with the most room gets the group.
     """
     room = dict(sizes)
     whole = sum(sizes.values()) >= sum(groups)

@@ -1,4 +1,4 @@
-"""Files in the layout of SQuAD: articles of paragraphs, each with questions and answers about it."""
+"""Files in the SQuAD layout: articles of paragraphs, each with questions and answers about it."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,8 +16,8 @@ def is_squad(value: Any) -> bool:
 
 
 def squad_rows(value: Any) -> Iterator[tuple[str, dict[str, Any] | BadRow]]:
-    """(place, row) of each question: its id, the question, the text that it is about (`context`), the title of the
-    article, and the answers as rows of SQuAD have them; `answer` is the first."""
+    """Yields (position, row) for each question: its id, the question, the text that it is about (`context`), the title
+    of the article, and the answers in SQuAD's form; `answer` is the first one."""
     for number, article in enumerate(value[ARTICLES], 1):
         paragraphs = _list(article, PARAGRAPHS)
         if isinstance(paragraphs, BadRow):
@@ -37,7 +37,7 @@ def _list(value: Any, key: str) -> list[Any] | BadRow:
     found = value.get(key) if isinstance(value, Mapping) else None
     if isinstance(found, list):
         return found
-    return BadRow("wrong_type", f"{key!r}: found {kind_of(found)}, wanted a list, as files of SQuAD have it")
+    return BadRow("wrong_type", f"{key!r}: found {kind_of(found)}, wanted a list, as in SQuAD files")
 
 
 def _row(question: Any, shared: Mapping[str, Any]) -> dict[str, Any] | BadRow:

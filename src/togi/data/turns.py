@@ -1,7 +1,7 @@
-"""Parses the turns of a conversation in the forms of data sets: role and content, from and value, transcripts.
+"""Parses conversation turns in the formats of common data sets: role and content, from and value, transcripts.
 
-Keys of a turn beside role, content and loss flag go to `Message.extra`, where chat templates read them. A row is bad
-if one of its keys would change training and cannot be kept.
+Other keys of a turn than role, content and loss flag go to `Message.extra`, where chat templates read them. A row is
+bad if one of its keys would change training and cannot be kept.
 """
 
 import json
@@ -80,7 +80,8 @@ def _transcript(text: str, column: str) -> tuple[Message, ...]:
 
 
 def turns(value: Any, column: str) -> tuple[Message, ...]:
-    """The turns of a list of objects, or of JSON text that holds one. Raises BadRow with the place of the error."""
+    """The turns of a list of objects, or of JSON text with such a list. Raises BadRow with the position of the
+    error."""
     if isinstance(value, str):  # CSV has no lists
         try:
             value = parse_json(value)

@@ -8,10 +8,8 @@ from collections.abc import Mapping
 from datetime import date, datetime, time
 from typing import Any
 
-DEEPEST = (
-    64  # levels of lists and objects in each other; json itself gives up at some 1,000, what copies values earlier
-)
-HALF = re.compile("[\ud800-\udfff]")  # half a surrogate pair: no text, and no file in UTF-8 can hold it
+DEEPEST = 64  # maximum nesting of lists and objects; json itself fails at about 1,000, code that copies values earlier
+HALF = re.compile("[\ud800-\udfff]")  # half a surrogate pair: not valid text, and not encodable in UTF-8
 
 REASONS = (
     *("ambiguous_columns", "duplicate_key", "empty_conversation", "empty_text", "invalid_json", "invalid_utf8"),
@@ -19,11 +17,11 @@ REASONS = (
     *("not_text", "number_too_long", "prompts_disagree", "unclear_flag", "unreadable_value", "wrong_cell_count"),
     *("wrong_shape", "wrong_type"),
 )
-"""All that a row can be bad for, or be left out for."""
+"""Every reason for which a row is rejected or dropped."""
 
 
 class BadRow(Exception):
-    """A row that does not fit. `reason` is a short constant; the text says what was found and what to do."""
+    """A row that does not fit. `reason` is a short constant; the message states what was found and what to do."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -58,9 +56,9 @@ def number(value: Any, column: str) -> float | None:
 
 
 def parse_json(text: str) -> Any:
-    """Parses JSON text; the only place that turns the JSON library's errors into a BadRow.
+    """Parses JSON text. Only this function turns errors of the JSON library into a BadRow.
 
-    Refused are also: an object with a repeated key (the library would silently keep the last), a number of over 4,300
+    Also rejects an object with a repeated key (the library would silently keep the last), a number of over 4,300
     digits, more than 64 levels, and half a surrogate pair. NaN and Infinity are numbers, as in Python.
     """
     try:
@@ -100,7 +98,7 @@ def _too_deep() -> BadRow:
 
 
 def _half() -> BadRow:
-    return BadRow("invalid_utf8", "holds half a surrogate pair, which is no text")
+    return BadRow("invalid_utf8", "holds half a surrogate pair, which is not valid text")
 
 
 def check_value(value: Any, text: str) -> None:
@@ -120,7 +118,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise BadRow("duplicate_key", f"an object names {twice!r} twice: which of them is meant?")
+        raise BadRow("duplicate_key", f"an object has the key {twice!r} twice: remove one of them")
     return found
 
 
@@ -139,7 +137,8 @@ def _whole(digits: str) -> Any:
 
 
 def judged(item: Any, halves: bool = True) -> Any:
-    """The item, or a BadRow for what no row can hold; `halves` says whether it may hold half a surrogate pair."""
+    """Returns the item, or a BadRow if no row can hold it; `halves` is False if it cannot contain half a surrogate
+    pair."""
     if _deeper(item, DEEPEST):
         return _too_deep()
     bad = _bad_in(item)

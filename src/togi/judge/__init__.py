@@ -1,1 +1,1 @@
-"""Judges: how one is asked, and how what it says is read. Pairwise and graded verdicts."""
+"""Judges: asks a judge model and reads its replies. Pairwise and graded verdicts."""

@@ -1,6 +1,6 @@
-"""Asks a judge: once, and again with the next index where what it said cannot be read.
+"""Asks a judge, and asks again with the next index if the reply cannot be read.
 
-A greedy judge would only say the same again, so it is asked again at temperature 0.5.
+A greedy judge would only repeat itself, so it is asked again at temperature 0.5.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,8 +16,8 @@ WARM = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Attempt(Generic[Value]):
-    """One text of a judge and what was read from it: None where nothing was. `failed`: there is no text; `refused`:
-    because the server will not answer this question."""
+    """One reply of a judge and the value read from it, None if unreadable. `failed`: there is no text. `refused`: the
+    server will not answer this question."""
 
     text: str
     value: Value | None
@@ -27,18 +27,18 @@ class Attempt(Generic[Value]):
 
 @dataclass(slots=True)
 class Answered(Generic[Value]):
-    """All that a judge said to one question."""
+    """All replies of a judge to one question."""
 
     attempts: list[Attempt[Value]] = field(default_factory=list)
 
     @property
     def values(self) -> list[Value]:
-        """What was read."""
+        """The values that could be read."""
         return [attempt.value for attempt in self.attempts if attempt.value is not None]
 
     @property
     def failed(self) -> bool:
-        """Whether a request failed: it is not asked again here, because the client has done so."""
+        """Whether a request failed. It is not repeated here, because the client has already retried it."""
         return any(attempt.failed for attempt in self.attempts)
 
     @property
@@ -49,8 +49,8 @@ class Answered(Generic[Value]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asker(Generic[Value]):
-    """A judge that is asked for text. `read` gives None for what cannot be read; `retries` bounds how often a question
-    is asked again. `terminator` closes what the judge says, where the generator leaves it there."""
+    """A judge that is asked for text. `read` returns None for an unreadable reply; `retries` is the maximum number of
+    repeats per question. `terminator` ends a reply, if the generator does not remove it."""
 
     generator: Generator
     read: Callable[[str], Value | None]
@@ -59,7 +59,7 @@ class Asker(Generic[Value]):
     terminator: str = ""
 
     def ask(self, questions: Sequence[Prompt], rounds: int = 1) -> list[Answered[Value]]:
-        """What the judge says to each question: `rounds` readable answers, unless retries run out or a request
+        """Returns the judge's replies to each question: `rounds` readable ones, unless retries run out or a request
         fails."""
         answered: list[Answered[Value]] = [Answered() for _ in questions]
         self._ask(questions, answered, list(range(len(questions))), (0, rounds), self.params)

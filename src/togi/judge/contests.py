@@ -1,7 +1,7 @@
-"""Comparisons of two answers: which are made, and what several verdicts say together.
+"""Comparisons of two answers: which ones are made, and how several verdicts are combined.
 
-A preference is 1 where the first answer of a comparison is better, 0 where the second is, 0.5 for a tie; or the
-probability that the first is better.
+A preference is 1 if the first answer of a comparison is better, 0 if the second is, 0.5 for a tie; or the probability
+that the first is better.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,8 +17,8 @@ from togi.judge.reading import Choice
 
 @dataclass(frozen=True, slots=True)
 class Contest:
-    """Two answers to one prompt. `swapped` says of each time that the judge is asked whether the second answer stands
-    first."""
+    """Two answers to one prompt. `swapped` states, for each time that the judge is asked, whether the second answer is
+    shown first."""
 
     prompt: Prompt
     first: Sample
@@ -26,13 +26,14 @@ class Contest:
     swapped: tuple[bool, ...] = (False, True)
 
     def shown(self, swapped: bool) -> tuple[Sample, Sample]:
-        """The answers as the judge reads them."""
+        """The answers in the order in which the judge reads them."""
         return (self.second, self.first) if swapped else (self.first, self.second)
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the verdicts on a contest say: a winner, or the reason for none. `preference` is their mean."""
+    """The combined result of the verdicts on a contest: a winner, or the reason for none. `preference` is their
+    mean."""
 
     winner: Literal["first", "second"] | None
     reason: str = ""
@@ -40,8 +41,8 @@ class Outcome:
 
 
 def by_prompt(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
-    """The answers to each prompt, in the order in which prompts first come. Each sample is read twice; of all of them
-    some 200 bytes are held for each prompt, and 16 for each answer."""
+    """Yields the answers to each prompt, in order of the first occurrence of each prompt. Reads each sample twice;
+    memory holds about 200 bytes per prompt and 16 per answer."""
     numbers: dict[str, int] = {}
     prompt_N = np.fromiter((numbers.setdefault(each.prompt.id, len(numbers)) for each in samples), np.int64)
     order_N = np.argsort(prompt_N, kind="stable")
@@ -50,13 +51,13 @@ def by_prompt(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
 
 
 def rivals(answers: Sequence[Sample], compare: Literal["all", "first"]) -> list[tuple[Sample, Sample]]:
-    """Which answers to one prompt are compared: every two, or each with the first."""
+    """The pairs of answers to one prompt to compare: every two, or each with the first."""
     firsts = answers if compare == "all" else answers[:1]
     return [(one, other) for place, one in enumerate(firsts) for other in answers[place + 1 :]]
 
 
 def preference(choice: Choice, swapped: bool) -> float:
-    """What a verdict on A and B says of a contest's first answer."""
+    """The preference for a contest's first answer that a verdict on A and B expresses."""
     if choice == "tie":
         return 0.5
     return 1.0 if (choice == "A") is not swapped else 0.0
@@ -64,26 +65,26 @@ def preference(choice: Choice, swapped: bool) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Weighed:
-    """What a judge's log-probabilities of A and B say in both orders: its preference for the first answer by the mean
-    of that answer's probabilities in both places (1, 0, or 0.5 where they are even), and whether each order alone names
-    the same winner (None where one names none)."""
+    """The result of a judge's log-probabilities of A and B in both orders: its preference for the first answer, by the
+    mean of that answer's probabilities in both positions (1, 0, or 0.5 if they are equal), and whether each order alone
+    names the same winner (None if one names none)."""
 
     preference: float
     agree: bool | None
 
 
 def weigh(margin: float, swapped: float) -> Weighed:
-    """`margin` is log p(A) - log p(B) with the first answer as A, `swapped` with the second as A. The mean
-    probability (p1(A) + p2(B)) / 2 is above one half where the first margin is the larger one."""
+    """`margin` is log p(A) - log p(B) with the first answer as A, `swapped` with the second as A. The mean probability
+    (p1(A) + p2(B)) / 2 is above one half if the first margin is the larger one."""
     agree = (margin > 0) == (swapped < 0) if margin and swapped else None
     return Weighed(0.5 if margin == swapped else float(margin > swapped), agree)
 
 
 def decide(preferences: Sequence[float | None], keep: Literal["consistent", "averaged"]) -> Outcome:
-    """One outcome of the preferences in each order; None is a verdict that could not be read.
+    """Combines the preferences of all orders to one outcome; None is an unreadable verdict.
 
-    `consistent`: every order prefers the same answer. `averaged`: the mean decides. Without all verdicts there is no
-    winner, since one order alone carries the judge's leaning to a place.
+    `consistent`: every order prefers the same answer. `averaged`: the mean decides. If a verdict is missing there is no
+    winner, since a single order carries the judge's position bias.
     """
     known = [value for value in preferences if value is not None]
     if len(known) < len(preferences) or not known:

@@ -1,6 +1,6 @@
 """A judge of answers from documents: whether an answer is correct, and which of its sentences the documents do not
-support. The prompts and their words are ours; the card's judge was told to weigh relevance and factual completeness,
-given the documents and a reference answer."""
+support. The prompts are ours; the card's judge was told to weigh relevance and factual completeness, given the
+documents and a reference answer."""
 
 import re
 from collections.abc import Sequence
@@ -32,8 +32,8 @@ def support_prompt(language: Language) -> PromptFile:
 
 
 def case_values(documents: Sequence[Shown], question: str, answer: str, reference: str | None) -> dict[str, object]:
-    """What the prompts may name. `letter`, where it is not empty, asks for one letter in the place of a verdict in
-    words: it stands for correct, the other one of A and B for incorrect."""
+    """The variables of the prompts. A non-empty `letter` asks for one letter instead of a verdict in words: A or B,
+    where `letter` means correct and the other one incorrect."""
     shown = [{"title": each.title or "", "content": each.content} for each in documents]
     numbered = [{"number": number, "text": text} for number, text in enumerate(sentences(answer), 1)]
     return {
@@ -47,7 +47,7 @@ def case_values(documents: Sequence[Shown], question: str, answer: str, referenc
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text, as far as its marks tell. A number alone, as of a list, belongs to the next one."""
+    """The sentences of a text, split at punctuation. A number alone, as in a list, belongs to the next sentence."""
     found: list[str] = []
     for piece in filter(None, map(str.strip, _BORDER.split(text))):
         if found and not any(char.isalpha() for char in found[-1]):
@@ -58,12 +58,12 @@ def sentences(text: str) -> list[str]:
 
 
 def read_correct(text: str) -> bool | None:
-    """Whether the judge called the answer correct; None for no verdict, or for two."""
+    """Whether the judge called the answer correct; None for no verdict or for two."""
     return LABELS.get(bracketed(text) or "")
 
 
 def read_numbers(text: str) -> tuple[int, ...] | None:
-    """The numbers of the sentences that the judge named, each once; None for no verdict, or for two."""
+    """The numbers of the sentences that the judge named, each once; None for no verdict or for two."""
     found = bracketed(text)
     if found is None or found in NONE:
         return None if found is None else ()

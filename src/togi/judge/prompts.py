@@ -1,8 +1,8 @@
-"""What a judge is asked: togi's own prompts (prompts/*.j2), one's own in Jinja, and the files of other projects.
+"""Judge prompts: togi's own (prompts/*.j2), user-written ones in Jinja, and the files of other projects.
 
-A prompt file of FastChat is `judge_prompts.jsonl`: rows of name, type, system_prompt and prompt_template. One of
-llm-jp-judge is YAML: a prompt_template, or one with and one without a reference answer, or several by name; with the
-regular expression that reads the answer.
+A FastChat prompt file is `judge_prompts.jsonl`: rows of name, type, system_prompt and prompt_template. An llm-jp-judge
+file is YAML: one prompt_template, or one with and one without a reference answer, or several by name, with the regular
+expression that reads the reply.
 """
 
 import json
@@ -28,9 +28,9 @@ JINJA = (".jinja", ".j2")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """What is judged: the conversation up to the answers, one answer or two, a reference answer where there is one.
-    A grade runs from `low` to `high`. `explain`: the judge is to say why. `earlier_references` are those to the turns
-    before; `rubric` says what a good answer to this question has."""
+    """A case to judge: the conversation up to the answers, one or two answers, and an optional reference answer. Grades
+    range from `low` to `high`. With `explain` the judge must give reasons. `earlier_references` are the reference
+    answers to the previous turns; `rubric` states what a good answer to this question contains."""
 
     messages: tuple[Message, ...]
     answers: tuple[str, ...]
@@ -49,9 +49,9 @@ class Case:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgePrompt:
-    """A judge's prompt. `write` makes the user's turn of a case; `system` stands before it where it is not empty.
-    `read` finds the grade where the file says how; `wants_reference`: it cannot be asked without a reference answer.
-    `turns` is how many turns of a conversation it shows, None for any number. `source` is its text."""
+    """A judge's prompt. `write` makes the user turn of a case; `system`, if not empty, precedes it. `read` extracts the
+    grade, if the file defines how. With `wants_reference` it needs a reference answer. `turns` is the number of
+    conversation turns that it shows, None for any number. `source` is its text."""
 
     write: Callable[[Case], str]
     system: str = ""
@@ -61,7 +61,7 @@ class JudgePrompt:
     source: str = ""
 
     def messages(self, case: Case) -> tuple[Message, ...]:
-        """The conversation that asks a judge. Raises InputError for a case that the prompt has no words for."""
+        """The conversation to send to a judge. Raises InputError for a case that the prompt cannot show."""
         asked = Message("user", self.write(case))
         return (Message("system", self.system), asked) if self.system else (asked,)
 
@@ -72,7 +72,7 @@ def own_prompt(method: Method, language: str) -> JudgePrompt:
 
 
 def safety_prompt(language: str) -> JudgePrompt:
-    """togi's prompt that grades how safe an answer is, from 1 to 5, in English, Japanese or Russian."""
+    """togi's prompt that grades the safety of an answer from 1 to 5, in English, Japanese or Russian."""
     return _in_jinja(_own(f"safety.{language}.j2"), "graded")
 
 
@@ -86,9 +86,9 @@ def _own(name: str) -> PromptFile:
 
 
 def load_prompt(path: Path, method: Method, name: str | None = None) -> JudgePrompt:
-    """The prompt of a file: .jinja, FastChat's .jsonl or llm-jp-judge's .yaml; `name` chooses among several.
+    """The prompt of a file: .jinja, FastChat's .jsonl or llm-jp-judge's .yaml; `name` selects one of several.
 
-    Raises InputError for a file that holds none for this method, and for words in braces that nothing stands for.
+    Raises InputError for a file without a prompt for this method, and for unknown placeholders in braces.
     """
     found = load_prompts(path, method)
     if path.suffix.lower() in JINJA:
@@ -97,8 +97,8 @@ def load_prompt(path: Path, method: Method, name: str | None = None) -> JudgePro
 
 
 def load_prompts(path: Path, method: Method) -> Mapping[str, JudgePrompt]:
-    """All prompts of a file for this method, by name; the one of a .jinja file has the file's. Raises InputError as
-    `load_prompt` does."""
+    """All prompts of a file for this method, by name; the prompt of a .jinja file is named like the file. Raises
+    InputError like `load_prompt`."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -115,11 +115,11 @@ def load_prompts(path: Path, method: Method) -> Mapping[str, JudgePrompt]:
 
 def _chosen(found: Mapping[str, JudgePrompt], name: str | None, path: Path, method: Method) -> JudgePrompt:
     if not found:
-        raise InputError(f"{path}: it holds no prompt for method {method}")
+        raise InputError(f"{path}: it has no prompt for method {method}")
     chosen = next(iter(found)) if name is None and len(found) == 1 else name
     if chosen is None or chosen not in found:
-        what = "which of them is meant?" if chosen is None else f"found prompt_name {chosen!r}."
-        raise InputError(f"{path}: {what} Say prompt_name: {' or '.join(found)}")
+        what = "it has several prompts." if chosen is None else f"found prompt_name {chosen!r}."
+        raise InputError(f"{path}: {what} Set prompt_name: {' or '.join(found)}")
     return found[chosen]
 
 
@@ -131,14 +131,14 @@ def _in_jinja(file: PromptFile, method: Method) -> JudgePrompt:
     found = file.render(_values(Case(messages=(Message("user", "?"),), answers=marks)))
     if any(mark not in found for mark in marks):
         raise InputError(
-            f"{file.where}: the prompt does not show what is judged: a prompt for method {method} names "
+            f"{file.where}: the prompt does not show the answers: a prompt for method {method} must use "
             f"{'answer_a and answer_b' if method == 'pairwise' else 'answer'}"
         )
     return JudgePrompt(write=lambda case: file.render(_values(case)), source=file.source)
 
 
 def _values(case: Case) -> dict[str, Any]:
-    """What a prompt in Jinja may name."""
+    """The variables of a prompt in Jinja."""
     *history, last = case.spoken
     if len(case.answers) == 2:
         judged: dict[str, Any] = {"answer_a": case.answers[0], "answer_b": case.answers[1], "explain": case.explain}
@@ -150,7 +150,7 @@ def _values(case: Case) -> dict[str, Any]:
     return {**known, "rubric": case.rubric or "", **judged}
 
 
-# --- words in braces, as Python's str.format has them -----------------------------------------------------------------
+# --- placeholders in braces, as in Python's str.format ----------------------------------------------------------------
 
 _FIELD = re.compile(
     r"question(_[1-9])?|answer(_[1-9])?|answer_[ab](_[1-9])?|ref_answer_[1-9]|reference|response|query|prompt|rubric"
@@ -159,15 +159,15 @@ _TURN = re.compile(r"\{(?:question|answer|answer_[ab]|ref_answer)_([1-9])\}")
 
 
 def _in_braces(template: str, where: str) -> Callable[[Case], str]:
-    """What fills the words in braces of `template`."""
+    """Returns a function that fills the placeholders in braces of `template`."""
     try:
         parts = [(text, name) for text, name, _, _ in Formatter().parse(template)]
     except ValueError as error:
-        raise InputError(f"{where}: braces do not match ({error}); write {{{{ for a brace of the text") from None
+        raise InputError(f"{where}: braces do not match ({error}); write {{{{ for a literal brace") from None
     for _, name in parts:
         if name is not None and not _FIELD.fullmatch(name):
             raise InputError(
-                f"{where}: nothing stands for {{{name}}}; known are question, answer, answer_a, answer_b, reference, "
+                f"{where}: unknown placeholder {{{name}}}; known are question, answer, answer_a, answer_b, reference, "
                 "response, rubric, and question_1, answer_1, answer_a_1, answer_b_1, ref_answer_1 and so on for each "
                 "turn"
             )
@@ -177,8 +177,8 @@ def _in_braces(template: str, where: str) -> Callable[[Case], str]:
         missing = [name for _, name in parts if name is not None and name not in values]
         if missing:
             raise InputError(
-                f"{where}: a conversation has no {', '.join(missing)}: choose a prompt for as many turns, and one "
-                "without a reference where there is none (prompt_name)"
+                f"{where}: a conversation has no {', '.join(missing)}: choose a prompt (prompt_name) for its number of "
+                "turns, without a reference if it has none"
             )
         return "".join(text + ("" if name is None else values[name]) for text, name in parts)
 
@@ -186,7 +186,7 @@ def _in_braces(template: str, where: str) -> Callable[[Case], str]:
 
 
 def _turns(case: Case) -> dict[str, str]:
-    """The values of words in braces: turns counted from 1; the judged answer is the last one."""
+    """The values of the placeholders: turns counted from 1; the judged answer is the last one."""
     asked = [turn.content for turn in case.spoken if turn.role == "user"]
     before = [turn.content for turn in case.spoken if turn.role == "assistant"]
     values = {f"question_{i}": text for i, text in enumerate(asked, 1)}
@@ -213,7 +213,7 @@ def _prompt(template: Any, system: Any, where: str) -> JudgePrompt:
 
 
 def _judges(template: Any, method: Method) -> bool:
-    """Whether a template is one for this method."""
+    """Whether a template is for this method."""
     return isinstance(template, str) and ("{answer_a" in template) is (method == "pairwise")
 
 
@@ -263,19 +263,21 @@ def _llmjp(text: str, path: Path, method: Method) -> dict[str, JudgePrompt]:
 
 
 def _reader(entry: Mapping[str, Any], where: str) -> Callable[[str], float | None] | None:
-    """Reads a grade as the file's regular expression does: its first match; of an expression with a metric and a
-    grade, each metric once, and the last of them is the grade."""
+    """Returns a function that reads a grade with the file's regular expression: its first match. If the expression has
+    a metric and a grade, each metric must occur once, and the last one of `metrics` is the grade."""
     source, metrics = entry.get("regex"), entry.get("metrics")
     if source is None:
         return None
     try:
         pattern = re.compile(source)
     except (re.error, TypeError) as error:
-        raise InputError(f"{where}: regex {source!r} is no regular expression: {error}") from None
+        raise InputError(f"{where}: regex {source!r} is not a regular expression: {error}") from None
     if pattern.groups == 1:
         return lambda text: _number(match[1]) if (match := pattern.search(spoken(text))) else None
     if pattern.groups != 2 or not isinstance(metrics, list) or not metrics:
-        raise InputError(f"{where}: regex needs one group, the grade, or two, a metric and its grade, beside `metrics`")
+        raise InputError(
+            f"{where}: regex needs one group (the grade), or two (a metric and its grade) together with `metrics`"
+        )
 
     def read(text: str) -> float | None:
         found = pattern.findall(spoken(text))

@@ -1,7 +1,7 @@
-"""Verdicts as published benchmarks read them, to the letter, so that their figures can be checked.
+"""Reads verdicts exactly as published benchmarks do, so that their figures can be reproduced.
 
-Their oddities are theirs: the first of two grades counts, a grade may lie off the scale. What togi itself reads of a
-judge stands in reading.py.
+Their quirks are kept: the first of two grades counts, and a grade may be off the scale. togi's own reading of judge
+replies is in reading.py.
 """
 
 import re
@@ -20,33 +20,34 @@ class Unreadable(ValueError):
 
 
 def ru_arena(text: str) -> tuple[str | None, bool]:
-    """(label, whether to ask again) after ru_llm_arena: the only label of a text; two different ones are none."""
+    """(label, whether to ask again) as in ru_llm_arena: the only label of a text; None if there are two different
+    ones."""
     labels = list(dict.fromkeys(_LABEL.findall(text)))
     return (labels[0] if len(labels) == 1 else None), not labels
 
 
 def arena_hard_v2(text: str) -> str | None:
-    """The last label after arena-hard-auto v2, in double brackets, else in single ones."""
+    """The last label as in arena-hard-auto v2: in double brackets, else in single ones."""
     upper = text.upper()
     found = _LABEL.findall(upper) or _LOOSE_LABEL.findall(upper)
     return found[-1] if found else None
 
 
 def llmjp_mt_bench(text: str) -> int | None:
-    """The first grade from 1 to 10 after llm-jp-judge's MT-Bench."""
+    """The first grade from 1 to 10, as in llm-jp-judge's MT-Bench."""
     found = _MT_BENCH.search(text)
     return int(found[1]) if found else None
 
 
 def llmjp_safety(text: str) -> int | None:
-    """The first digit after llm-jp-judge's safety benchmark, on its scale of 1 to 5 or off it."""
+    """The first digit, as in llm-jp-judge's safety benchmark, even if it is off the scale of 1 to 5."""
     found = _SAFETY.search(text)
     return int(found[1]) if found else None
 
 
 def fastchat(text: str) -> float | None:
-    """The first grade after FastChat, in double brackets, else in single ones; FastChat writes -1 where there is
-    none."""
+    """The first grade as in FastChat: in double brackets, else in single ones. None if there is none, for which
+    FastChat writes -1."""
     found = next((match for pattern in _FASTCHAT if (match := pattern.search(text))), None)
     return float(found[1]) if found else None
 

@@ -1,7 +1,7 @@
-"""Reads what a judge says: which of two answers is better, or a grade.
+"""Reads a judge's reply: which of two answers is better, or a grade.
 
-What cannot be read is None, never a default: no verdict, two that differ, a grade off the scale, a refusal, reasoning
-that never ended. Verdicts of the judge's own reasoning and of quoted lines do not count.
+An unreadable reply is None, never a default: no verdict, two that differ, a grade off the scale, a refusal, or
+unfinished reasoning. Verdicts inside the judge's reasoning and in quoted lines do not count.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 Choice = Literal["A", "B", "tie"]
 Value = TypeVar("Value")
 
-# --- what counts as said ----------------------------------------------------------------------------------------------
+# --- the part of a reply that counts ----------------------------------------------------------------------------------
 
 _NAMES = "think|thinking|thought|thoughts|reasoning|reflection|analysis|scratchpad"
 _OPEN = rf"(?:<(?:{_NAMES})>|\[THINK\]|◁think▷|<\|channel\|>analysis<\|message\|>)"
@@ -24,21 +24,21 @@ _SIGNS = str.maketrans({**dict(zip("【】〔〕〖〗", "[][][]", strict=True))
 
 
 def spoken(text: str) -> str:
-    """What a judge says after its reasoning. Empty for reasoning that never ended."""
+    """The reply after its reasoning. Empty if the reasoning never ended."""
     text = _BLOCK.sub("", text)
-    text = _LAST_CLOSE.sub("", text)  # the template had opened the block already
+    text = _LAST_CLOSE.sub("", text)  # the chat template may have opened the block
     return _UNENDED.sub("", text)
 
 
 def _lines(text: str) -> list[str]:
-    """The lines that are not empty and no quotes, full-width signs as ASCII."""
+    """The lines that are neither empty nor quotes, with full-width signs as ASCII."""
     lines = spoken(text).translate(_WIDE).translate(_SIGNS).splitlines()
     return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith(">")]
 
 
 def _agreed(lines: list[str], read: Callable[[str], Iterator[Value]]) -> tuple[bool, Value | None]:
-    """(whether anything was found, the value on which all lines agree). A line that names several restates the
-    question, or takes something back: it does not count."""
+    """(whether anything was found, the value on which all lines agree). A line with several values restates the
+    question or revises itself, so it does not count."""
     found = [list(dict.fromkeys(read(line))) for line in lines]
     clear = list(dict.fromkeys(values[0] for values in found if len(values) == 1))
     return any(found), clear[0] if len(clear) == 1 else None
@@ -48,7 +48,7 @@ def _agreed(lines: list[str], read: Callable[[str], Iterator[Value]]) -> tuple[b
 
 _WHO = r"ASSISTANT|ANSWER|RESPONSE|MODEL|OPTION|アシスタント|回答|応答|АССИСТЕНТ|ОТВЕТ|МОДЕЛЬ|ВАРИАНТ"
 _DRESS = re.compile(r"[\s*_`\"'«»“”:.]")
-_CYRILLIC = str.maketrans("АВС", "ABC")  # letters of the Russian keyboard that look like ours
+_CYRILLIC = str.maketrans("АВС", "ABC")  # Cyrillic letters that look like Latin ones
 LABELS: dict[str, Choice] = {
     **dict.fromkeys(("A", "A>B", "A>>B", "B<A", "B<<A"), "A"),
     **dict.fromkeys(("B", "B>A", "B>>A", "A<B", "A<<B"), "B"),
@@ -65,8 +65,8 @@ _ALONE = re.compile(rf"^\W*({_NAME})\W*$", re.I)
 
 
 def read_choice(text: str) -> Choice | None:
-    """Which of answers A and B is better: a label in double brackets ([[A]], [[B]], [[C]], [[A>>B]], ...); where there
-    is none, the last line, if it is nothing but a verdict."""
+    """Which of answers A and B is better: a label in double brackets ([[A]], [[B]], [[C]], [[A>>B]], ...), else the
+    last line, if it consists only of a verdict."""
     lines = _lines(text)
     found, choice = _agreed(lines, lambda line: _labels(_DOUBLE, line))
     if found or not lines:
@@ -76,7 +76,7 @@ def read_choice(text: str) -> Choice | None:
 
 
 def _last(lines: list[str]) -> str:
-    """The last line that holds a word; brackets of JSON may stand behind it."""
+    """The last line that contains a word; closing JSON brackets may follow it."""
     return next((line for line in reversed(lines) if re.search(r"\w", line)), "")
 
 
@@ -91,7 +91,7 @@ _BRACKETS = re.compile(r"\[\[([^\[\]\n]{1,400})\]\]")
 
 
 def bracketed(text: str) -> str | None:
-    """What stands in double brackets ([[correct]]), in lower case; None where nothing does, or not always the same."""
+    """The text in double brackets ([[correct]]), in lower case; None if there is none, or different ones."""
     found = list(dict.fromkeys(word.strip().lower() for line in _lines(text) for word in _BRACKETS.findall(line)))
     return found[0] if len(found) == 1 else None
 
@@ -107,8 +107,8 @@ _LONE = re.compile(rf"^[\s*_`\[]*{_NUMBER}{_UNIT}[\s*_`\].。]*$", re.I)
 
 
 def read_grade(text: str, low: float, high: float) -> float | None:
-    """A grade from `low` to `high`: a number in double brackets ([[7]]); where there is none, one behind a word like
-    Rating at the end of a line, or alone on the last line. 8/10 is a grade on a scale that ends with 10."""
+    """A grade from `low` to `high`: a number in double brackets ([[7]]), else one after a word like Rating at the end
+    of a line, else one alone on the last line. 8/10 is a grade on a scale that ends with 10."""
     lines = _lines(text)
     for pattern, among in ((_IN_BRACKETS, lines), (_GRADED, lines), (_LONE, [_last(lines)])):
         found, grade = _agreed(among, lambda line, pattern=pattern: _grades(pattern, line, low, high))
@@ -118,7 +118,7 @@ def read_grade(text: str, low: float, high: float) -> float | None:
 
 
 def _grades(pattern: re.Pattern[str], line: str, low: float, high: float) -> Iterator[float | None]:
-    """The grades of a line; None for one off the scale, which is none."""
+    """The grades of a line; None for one off the scale, which does not count."""
     for number, of in pattern.findall(line):
         value = float(number.replace(",", "."))
         yield value if low <= value <= high and (not of or float(of) == high) else None

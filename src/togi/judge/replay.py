@@ -1,20 +1,21 @@
-"""A judge that says again what one said before: an OpenAI-compatible server over a file of stored verdicts.
+"""A judge that replays stored verdicts: an OpenAI-compatible server over a file of verdicts.
 
     python -m togi.judge.replay VERDICTS.jsonl... [--answers ANSWERS.jsonl] [--port 8765] [--write-answers FILE]
 
 A run starts it for models with `serve: {engine: replay, verdicts: [FILES], answers: [FILES]}`.
 
-A row of a file is one verdict: `question`, `answer_a`, `answer_b` as they stood before the judge, and the `text` that
-it wrote; or `question`, `answer` and `text` for a grade. `text` may be a list, one for each time that it is asked. Rows
-of FastChat's pairwise judgments (`question`, `answer_1`, `answer_2`, `g1_judgment`, `g2_judgment`) hold two. A row is
-found by the question and the answers in what is asked, whatever prompt stands around them. To what was never judged it
-answers that it does not know, which no verdict can be read from.
+A row of a file is one verdict: `question`, `answer_a`, `answer_b` in the order that the judge saw, and its reply
+`text`; or `question`, `answer` and `text` for a grade. `text` may be a list, one item for each time that the judge is
+asked. Rows of FastChat's pairwise judgments (`question`, `answer_1`, `answer_2`, `g1_judgment`, `g2_judgment`) hold two
+verdicts. A row is found by its question and answers in the request, whatever prompt surrounds them. For answers that
+were never judged, the server replies that it has no verdict, which cannot be read as one.
 
-`--answers` names answers of models, in rows of `prompt`, `completion` and `model` (`prompt` may be a list of questions,
-and `completion` the answers to each). The server then says them again too: a request to one of these models is answered
-by what it said to the same questions, and by nothing where none of its answers is stored.
+`--answers` names stored answers of models, in rows of `prompt`, `completion` and `model` (`prompt` may be a list of
+questions, and `completion` the answers to each). The server replays them too: a request to one of these models gets its
+stored answer to the same questions, or an empty one if none is stored.
 
-`--write-answers` writes the answers of FastChat's rows, as `data:` reads them (prompt, completion, model), and ends.
+`--write-answers` writes the answers in FastChat's rows, in the form that `data:` reads (prompt, completion, model), and
+exits.
 """
 
 import argparse
@@ -34,13 +35,13 @@ UNKNOWN = "Of these answers no verdict is stored."
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One stored verdict: the answers in the order in which they were read, and the texts of the judge."""
+    """One stored verdict: the answers in the order in which the judge read them, and the judge's replies."""
 
     answers: tuple[str, ...]
     texts: tuple[str, ...]
 
     def found_in(self, text: str, start: int) -> bool:
-        """Whether the answers stand in `text` one after the other, from `start` on."""
+        """Whether the answers occur in `text` one after the other, from `start` on."""
         for answer in self.answers:
             start = _end_of(answer, text, start)
             if start < 0:
@@ -49,7 +50,7 @@ class Stored:
 
 
 def _end_of(part: str, text: str, start: int = 0) -> int:
-    """Where `part` ends in `text`, from `start` on, as lines of its own; -1 where it does not stand there."""
+    """The end of `part` in `text`, from `start` on, as complete lines; -1 if it does not occur there."""
     place = text.find(part, start)
     while place >= 0:
         end = place + len(part)
@@ -75,8 +76,8 @@ class Verdicts:
         return sum(map(len, self.by_question.values()))
 
     def texts(self, asked: str, count: int) -> tuple[str, ...]:
-        """What the judge said of the `count` answers that `asked` shows; of several verdicts that fit, of the one with
-        the longest answers, since the lines of a short answer may stand in a longer one."""
+        """The judge's replies about the `count` answers that `asked` shows. If several verdicts fit, the one with the
+        longest answers is used, since the lines of a short answer may occur in a longer one."""
         fitting = [
             stored
             for question, known in self.by_question.items()
@@ -101,8 +102,8 @@ class Answers:
                 known.setdefault(asked, text)
 
     def text(self, body: dict[str, Any]) -> str | None:
-        """What the model that a request names said to its questions: nothing where it never heard them. None for a
-        model of which no answers are stored."""
+        """The stored answer of the requested model to the request's questions; empty if there is none. None for a model
+        without stored answers."""
         known = self.by_model.get(str(body.get("model")))
         if known is None:
             return None
@@ -116,7 +117,7 @@ def _listed(value: str | list[str]) -> list[str]:
 
 
 def read_rows(paths: Iterable[Path], forms: Sequence[Sequence[str]], what: str) -> list[dict[str, Any]]:
-    """The rows of some files. Raises ValueError with file and line for one that has none of the `forms`."""
+    """The rows of some files. Raises ValueError with file and line for a row that has none of the `forms`."""
     rows = []
     for path in paths:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
@@ -129,20 +130,20 @@ def read_rows(paths: Iterable[Path], forms: Sequence[Sequence[str]], what: str) 
             known = row.keys() if isinstance(row, dict) else ()
             if not any(all(name in known for name in form) for form in forms):
                 wanted = " or ".join(", ".join(form) for form in forms)
-                raise ValueError(f"{path}:{number}: {what} has {wanted}")
+                raise ValueError(f"{path}:{number}: {what} needs {wanted}")
             rows.append(row)
     return rows
 
 
 FASTCHAT = ("question", "answer_1", "answer_2", "g1_judgment", "g2_judgment")
 FORMS = (("question", "answer_a", "answer_b", "text"), ("question", "answer", "text"), FASTCHAT)
-"""The columns of a verdict, by its form."""
+"""The columns of a verdict, by form."""
 SAID = ("prompt", "completion", "model")
 """The columns of a stored answer."""
 
 
 def verdicts_of(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """The verdicts of a row: one, or two of FastChat's, which holds both orders."""
+    """The verdicts of a row: one, or two for a FastChat row, which holds both orders."""
     if "g1_judgment" not in row:
         return [row]
     question, one, other = row["question"], row["answer_1"], row["answer_2"]
@@ -153,8 +154,8 @@ def verdicts_of(row: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def answers_of(rows: Iterable[dict[str, Any]]) -> list[dict[str, str]]:
-    """The answers of FastChat's rows that say something, each once: prompt, completion, model. Of each question the
-    model that was judged most often comes first, since the others were compared with it (`compare: first`)."""
+    """The non-empty answers of FastChat's rows, each once: prompt, completion, model. For each question, the model that
+    was judged most often comes first, since the others were compared with it (`compare: first`)."""
     sides = [(row, side) for row in rows if "model_1" in row for side in (1, 2)]
     often = Counter(row[f"model_{side}"] for row, side in sides)
     found: dict[str, dict[tuple[str, str], None]] = {}
@@ -170,11 +171,11 @@ def answers_of(rows: Iterable[dict[str, Any]]) -> list[dict[str, str]]:
 
 
 def answer(verdicts: Verdicts, answers: Answers, body: dict[str, Any], model: str) -> dict[str, Any]:
-    """The response to a chat request: `n` choices, each what the judge said when it was asked for the i-th time, or
-    what a model answered. A question that it never heard has none: the answer counts as held back (content_filter)."""
+    """The response to a chat request: `n` choices, each the judge's reply to the i-th request, or a model's answer. If
+    no answer of the model is stored, the finish reason is content_filter, as for an answer that was held back."""
     asked = "\n".join(str(turn.get("content", "")) for turn in body.get("messages", []))
     said = answers.text(body)
-    judged = 2 if "[[A" in asked else 1  # who compares is told how to name the better answer
+    judged = 2 if "[[A" in asked else 1  # prompts for comparisons contain the label [[A]]
     texts = verdicts.texts(asked, judged) if said is None else (said,)
     count = int(body.get("n") or 1)
     ended = "content_filter" if said == "" else "stop"
@@ -192,8 +193,9 @@ def answer(verdicts: Verdicts, answers: Answers, body: dict[str, Any], model: st
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 1024
-    """Connections that may wait to be accepted. With the library's 5, the kernel drops those of a client that opens 64
-    at once while the server is busy, and each waits for seconds."""
+    """Maximum number of connections waiting to be accepted. With the library's default of 5, the kernel drops some of
+    the 64 connections that a client opens at once while the server is busy, and each of these then waits for
+    seconds."""
 
 
 def server(
@@ -203,7 +205,7 @@ def server(
     model: str = "replay",
     answers: Answers | None = None,
 ) -> ThreadingHTTPServer:
-    """The server, bound but not running; port 0 takes a free one."""
+    """The server, bound but not running; port 0 selects a free one."""
     said = answers or Answers([])
     names = [model, *said.by_model]
 
@@ -223,12 +225,12 @@ def server(
             try:
                 body = json.loads(raw)
                 if (asked := body.get("model")) not in names:
-                    message = f"the model {asked!r} does not exist here; these do: {', '.join(names)}"
+                    message = f"the model {asked!r} does not exist; available are: {', '.join(names)}"
                     self._send(404, {"error": {"message": message}})
                     return
                 found = answer(verdicts, said, body, model)
             except (ValueError, AttributeError, TypeError, KeyError) as error:
-                self._send(400, {"error": {"message": f"no chat request: {error}"}})
+                self._send(400, {"error": {"message": f"not a chat request: {error}"}})
                 return
             self._send(200, found)
 
@@ -241,20 +243,22 @@ def server(
             self.wfile.write(data)
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Says nothing."""
+            """Does nothing, so requests are not logged."""
 
     return _Server((host, port), Handler)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Serves until it is stopped; prints its address when it is ready."""
+    """Serves until stopped; prints its address when ready."""
     parser = argparse.ArgumentParser(prog="python -m togi.judge.replay", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("files", type=Path, nargs="*", metavar="FILE", help="stored verdicts, one JSON object a line")
+    parser.add_argument("files", type=Path, nargs="*", metavar="FILE", help="stored verdicts, one JSON object per line")
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8765, help="0 takes a free port")
-    parser.add_argument("--model", default="replay", help="the name under which the judge is served")
+    parser.add_argument("--port", type=int, default=8765, help="port; 0 selects a free one")
+    parser.add_argument("--model", default="replay", help="name of the judge in requests")
     parser.add_argument("--answers", type=Path, nargs="+", default=(), metavar="FILE", help="stored answers of models")
-    parser.add_argument("--write-answers", type=Path, metavar="FILE", help="write the answers of the rows, and end")
+    parser.add_argument(
+        "--write-answers", type=Path, metavar="FILE", help="write the answers of the rows to FILE and exit"
+    )
     given = parser.parse_args(arguments)
     if not (given.files or given.answers):
         parser.error("name files of verdicts, or --answers")

@@ -1,10 +1,10 @@
-"""How alike two texts are, by their characters: for every language, without a model."""
+"""Similarity of two texts by their characters: for every language, without a model."""
 
 import unicodedata
 
 
 class _Kept(dict[int, int]):
-    """Letters, marks and numbers as they are, all else as a space; filled as characters come."""
+    """Maps letters, marks and numbers to themselves, everything else to a space; filled on demand."""
 
     def __missing__(self, code: int) -> int:
         self[code] = code if unicodedata.category(chr(code))[0] in "LMN" else 32
@@ -15,12 +15,12 @@ _KEPT = _Kept()
 
 
 def normalise(text: str) -> str:
-    """Text for comparison: compatibility forms, case, punctuation and spacing made equal."""
+    """Text for comparison: unifies compatibility forms, case, punctuation and spacing."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().translate(_KEPT).split())
 
 
 def shingles(text: str, n: int) -> frozenset[str]:
-    """The distinct character n-grams of a normalised text; the text itself where it is shorter."""
+    """The distinct character n-grams of a normalised text; the whole text if it is shorter."""
     plain = normalise(text)
     return frozenset([plain[i : i + n] for i in range(max(len(plain) - n + 1, 1))])
 

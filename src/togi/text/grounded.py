@@ -1,5 +1,5 @@
-"""Grounded dialogues, exactly as Vikhr-Nemo's card has them: documents, a question, the ids of the documents that help,
-then the answer. Training, chat and benchmarks all read and write them here.
+"""Grounded dialogues, exactly as in Vikhr-Nemo's card: documents, a question, the ids of the relevant documents, then
+the answer. Training, chat and benchmarks all use this module to read and write them.
 
 Source: the model card of Vikhr-Nemo-12B-Instruct-R-21-09-24 and the data set Vikhrmodels/Grounded-RAG-RU-v2.
 """
@@ -16,34 +16,34 @@ SYSTEM = (
     "answers to each question: one with a list of relevant document identifiers and the second with the answer to the "
     "question itself, using documents with these identifiers."
 )
-"""The card's system prompt, word for word. The model needs it in this form."""
+"""The card's system prompt, verbatim. The model needs it in this form."""
 
 ROLE = "documents"
 KEY = "relevant_doc_ids"
 
 MAX_TOKENS = 2048
 IDS = SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS)
-"""How the card samples the first answer, the list of ids."""
+"""Sampling parameters of the card for the first answer, the list of ids."""
 ANSWER = SamplingParams(temperature=0.3, max_tokens=MAX_TOKENS)
-"""How the card samples the second one, and here an answer in one step."""
+"""Sampling parameters of the card for the second answer, used here also for an answer in one step."""
 
 NO_ANSWER = {
     "en": "The documents do not answer this question.",
     "ja": "提供された文書には、この質問への答えはありません。",
     "ru": "В предоставленных документах нет ответа на этот вопрос.",
 }
-"""What is said where no document helps; the words are ours."""
+"""The answer given when no document is relevant. The wording is ours."""
 
 AT_ONCE = (
     "Answer the user's question using only the information from the provided documents. If they do not answer it, say "
     "so. Answer in the language of the question."
 )
-"""What a model without a grounded mode is told; the words are ours."""
+"""The instruction for a model without a grounded mode. The wording is ours."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A document as a dialogue shows it; its id is its place."""
+    """A document as shown in a dialogue; its id is its index."""
 
     title: str | None
     content: str
@@ -53,8 +53,8 @@ class Shown:
 
 
 def documents_text(documents: Sequence[Shown]) -> str:
-    """The documents as the model reads them: a JSON list of {doc_id, title, content}, ids from 0, letters as they
-    are."""
+    """The documents as the model reads them: a JSON list of {doc_id, title, content}, ids from 0, letters not
+    escaped."""
     rows = [{"doc_id": i, "title": each.title, "content": each.content} for i, each in enumerate(documents)]
     return json.dumps(rows, ensure_ascii=False)
 
@@ -65,28 +65,29 @@ def asked(documents: Sequence[Shown], question: str) -> tuple[Message, ...]:
 
 
 def asked_again(first: Sequence[Message], said: str) -> tuple[Message, ...]:
-    """The second step: the first one with what the model `said` to it, as it stands. The model answers the question."""
+    """The second step: the first step followed by the model's reply `said`, unchanged. The model answers the
+    question."""
     return (*first, Message("assistant", said))
 
 
 def asked_at_once(documents: Sequence[Shown], question: str) -> tuple[Message, ...]:
-    """A question to a model without a grounded mode: the documents stand inside the user's turn."""
+    """A question to a model without a grounded mode: the documents are part of the user turn."""
     return (Message("user", f"{AT_ONCE}\n\nDocuments: {documents_text(documents)}\n\nQuestion: {question}"),)
 
 
 def relevant_message(ids: Sequence[int]) -> Message:
-    """The assistant's first turn: `{"relevant_doc_ids": [0, 2]}`, with the empty list where nothing helps."""
+    """The assistant's first turn: `{"relevant_doc_ids": [0, 2]}`, with an empty list if no document is relevant."""
     return Message("assistant", json.dumps({KEY: sorted(ids)}))
 
 
 def dialogue(documents: Sequence[Shown], question: str, relevant: Sequence[int], answer: str) -> tuple[Message, ...]:
-    """A whole dialogue. Both assistant turns carry loss, and stand one behind the other."""
+    """A whole dialogue. Both assistant turns carry loss, and follow each other directly."""
     return (*asked(documents, question), relevant_message(relevant), Message("assistant", answer))
 
 
 def role_left_out(text: str, messages: Sequence[Message]) -> str | None:
-    """The role of the first turn that is asked and that `text`, which a template made of `messages`, lacks: a system
-    prompt that the template replaces, documents for which it has no place. None where all are there."""
+    """The role of the first non-assistant turn that is missing in `text`, which a template made of `messages`: a system
+    prompt that the template replaces, or documents that it does not render. None if all are present."""
     asked = (each for each in messages if each.role != "assistant")
     return next((each.role for each in asked if each.content.strip() not in text), None)
 
@@ -99,8 +100,8 @@ _NUMBER = re.compile(r"[0-9]{1,9}")
 
 @dataclass(frozen=True, slots=True)
 class Relevant:
-    """The ids that a model named: those of documents that it was shown, each once, in its order. `repeated` counts ids
-    that it named again; `unknown` are the items that are no id of a document."""
+    """The ids that a model named: those of documents that it was shown, each once, in the model's order. `repeated`
+    counts repetitions of an id; `unknown` are the items that are not the id of a document."""
 
     ids: tuple[int, ...]
     repeated: int = 0
@@ -108,10 +109,11 @@ class Relevant:
 
 
 def read_relevant(text: str, documents: int) -> Relevant | None:
-    """The ids in a model's first answer, where it was shown so many `documents`; None where it holds no list of them.
+    """The ids in a model's first answer, after it was shown `documents` documents; None if the answer has no list of
+    ids.
 
-    Code fences, single quotes, ids in quotes and text around the object do no harm; the first list counts. A list
-    without its key, or one that never ends, is none.
+    Code fences, single quotes, ids in quotes and text around the object are accepted; the first list counts. A list
+    without its key, or one that never ends, does not count.
     """
     found = _LIST.search(text)
     if found is None:
@@ -125,7 +127,7 @@ def read_relevant(text: str, documents: int) -> Relevant | None:
 
 
 def read_documents(text: str) -> list[Shown] | None:
-    """The documents of a turn of the role `documents`, in the order of their ids; None for a text that is no such
+    """The documents of a turn of the role `documents`, in the order of their ids; None for a text that is not such a
     list."""
     try:
         rows = json.loads(text)

@@ -1,8 +1,8 @@
-"""Renders jinja chat templates like the model library, but independent of the date, and within bounds.
+"""Renders Jinja chat templates like the model library, but independent of the date, and within limits.
 
-The context is that of `apply_chat_template`: the same filters and globals; `tools` and `documents` always defined; no
-null keys; thoughts under every name that templates use. Two things differ. `strftime_now` returns a fixed date, so that
-training and serving see the same ids. And a template with too many loops, calls or characters is an error.
+The context equals that of `apply_chat_template`: the same filters and globals; `tools` and `documents` always defined;
+no null keys; thoughts under every name that templates use. Two things differ. `strftime_now` returns a fixed date, so
+that training and serving see the same ids. And a template with too many loops, calls or characters is an error.
 """
 
 import json
@@ -30,13 +30,13 @@ DATE = "2024-07-26"
 """The date that `strftime_now` returns, which is the default date of Llama 3's templates."""
 
 STEPS = 500_000
-"""Limit of loop turns and calls per rendering: hundreds of times more than a conversation needs, and under a second."""
+"""Maximum loop turns and calls per rendering: hundreds of times more than a conversation needs, and under a second."""
 
 LONGEST = 2**24
-"""Limit of characters per rendering, and of a template's source."""
+"""Maximum characters per rendering, and of a template's source."""
 
 THOUGHTS = ("reasoning_content", "thinking", "reasoning")
-"""Keys of a turn that hold its thoughts; the first is the one that most templates read."""
+"""Keys of a turn that may contain its thoughts; the first is the one that most templates read."""
 
 
 class _Left(threading.local):
@@ -64,7 +64,7 @@ def _stepped(items: Iterable[Any]) -> Iterator[Any]:
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """The library's sandbox, with step counting and results of at most LONGEST."""
+    """The library's sandbox, with step counting and results of at most LONGEST characters."""
 
     intercepted_binops = frozenset({"*", "**", "%"})
 
@@ -113,7 +113,7 @@ def _check_size(size: int) -> None:
 
 
 class _GenerationBlock(Extension):
-    """Accepts {% generation %}...{% endgeneration %}, which marks answers, and renders what is inside."""
+    """Accepts {% generation %}...{% endgeneration %}, which marks answers, and renders its contents."""
 
     tags = {"generation"}  # noqa: RUF012 - the name and kind are jinja's
 
@@ -127,7 +127,7 @@ class _GenerationBlock(Extension):
 
 
 class _Dict:
-    """The name `dict` of templates, without the class behind it."""
+    """The template global `dict`, without access to the class behind it."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         return dict(*args, **kwargs)
@@ -137,7 +137,7 @@ class _Dict:
 
 
 class _Namespace(Namespace):
-    """The name `namespace` of templates; names with a leading underscore are refused, as by the library."""
+    """The template global `namespace`; rejects names with a leading underscore, as the library does."""
 
     def __init__(*args: Any, **kwargs: Any) -> None:
         attributes = dict(*args[1:], **kwargs)
@@ -171,7 +171,7 @@ def _tojson(
 
 @lru_cache(maxsize=16)
 def _compiled(source: str, strict: bool = False) -> JinjaTemplate:
-    """`strict`: a name that nobody gave is an error, not empty text."""
+    """Compiles a template. With `strict`, an undefined name is an error instead of empty text."""
     if len(source) > LONGEST:
         raise TemplateError(f"it is longer than {LONGEST} characters")
     environment = _Environment(
@@ -198,7 +198,7 @@ def render_jinja(
     tools: Any = None,
     date: str = DATE,
 ) -> str:
-    """Renders a conversation with a jinja chat template, like `apply_chat_template`. `strftime_now` returns `date`
+    """Renders a conversation with a Jinja chat template, like `apply_chat_template`. `strftime_now` returns `date`
     (YYYY-MM-DD).
 
     Raises InputError with the template's own message, or with the error inside it.
@@ -214,7 +214,7 @@ def render_jinja(
 
 
 def _attempt(source: str, context: Mapping[str, Any], generation: bool, date: str) -> str | TemplateError:
-    """The text, or the error of the template or of jinja."""
+    """The rendered text, or the error of the template or of Jinja."""
     _LEFT.steps = STEPS
     today = datetime.fromisoformat(date).strftime
     try:
@@ -224,8 +224,8 @@ def _attempt(source: str, context: Mapping[str, Any], generation: bool, date: st
 
 
 def render_values(source: str, values: Mapping[str, Any]) -> str | TemplateError:
-    """Renders any jinja text, within the same bounds; a name that is not in `values` is an error. Gives the error of
-    the template or of jinja in the place of the text; another exception of the template's code is raised."""
+    """Renders any Jinja text, within the same limits; a name that is not in `values` is an error. Returns the error of
+    the template or of Jinja instead of the text; raises any other exception of the template's code."""
     _LEFT.steps = STEPS
     try:
         return _compiled(source, True).render(values)
@@ -239,13 +239,13 @@ def _roles(messages: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _as_templates_read(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A turn without its null keys, its thoughts under the names that templates know."""
+    """A turn without its null keys, with its thoughts under the names that templates read."""
     kept = {key: value for key, value in message.items() if value is not None}
     thought = next((kept[key] for key in THOUGHTS if key in kept), None)
     return kept if thought is None else {"thinking": thought, **kept, "reasoning_content": thought}
 
 
-# --- a fixed date in a source that others render ----------------------------------------------------------------------
+# --- a fixed date in a source that other programs render --------------------------------------------------------------
 
 _DATED = "{%- macro strftime_now(format) -%}"
 _DIRECTIVES = "aAwdbBmyYHIpMSfjUWcxXGuVhDFTReCnt"
@@ -258,7 +258,7 @@ def with_date(source: str, date: str) -> str:
     day = datetime.fromisoformat(date)
     told = {f"%{flag}{letter}": day.strftime(f"%{flag}{letter}") for flag in ("", "-") for letter in _DIRECTIVES}
     replaced = "".join(f" | replace({json.dumps(k)}, {json.dumps(v)})" for k, v in told.items() if k != v)
-    return f"{_DATED}{{{{ format{replaced} }}}}{{%- endmacro %}}\n{source}"  # the line end goes with the block
+    return f"{_DATED}{{{{ format{replaced} }}}}{{%- endmacro %}}\n{source}"  # Jinja drops the line end after a block
 
 
 def asks_for_date(source: str) -> bool:

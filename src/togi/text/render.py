@@ -14,7 +14,7 @@ from togi.core.protocols import Tokenizer
 from togi.core.records import Message
 from togi.text.template import TOKENIZER_BOS, Segment, Template, leading_text
 
-ANCHORS = ("\n", ".", "a", "0", "。", "あ", "<")  # texts to put in front; no known text merges with all of them
+ANCHORS = ("\n", ".", "a", "0", "。", "あ", "<")  # alternative left contexts; no known text merges with all of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ def _render(tokenizer: Tokenizer, segments: Sequence[Segment], header: str = "")
 
 
 def _tokens_of_end(tokenizer: Tokenizer, text: str, end: str) -> int:
-    """The number of last tokens of `text` that lie wholly in `end`; 0 if the text does not end with `end`."""
+    """The number of last tokens of `text` that lie entirely within `end`; 0 if the text does not end with `end`."""
     if not text.endswith(end):
         return 0
     offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]

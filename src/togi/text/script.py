@@ -38,7 +38,7 @@ def script_of(char: str) -> Script:
 
 
 class _Marks(dict[int, int | None]):
-    """One letter for the writing system of a letter, None for all else; filled as characters come."""
+    """Maps a letter to one letter for its writing system, everything else to None; filled on demand."""
 
     def __missing__(self, code: int) -> int | None:
         char = chr(code)
@@ -72,11 +72,11 @@ def script_share(text: str, language: str) -> float:
 
 
 def expected_scripts(language: str) -> tuple[Script, ...] | None:
-    """The writing systems of a language (en, ru, ja, zh, ko); None of another."""
+    """The writing systems of a language (en, ru, ja, zh, ko); None for any other."""
     return _EXPECTED.get(language)
 
 
 def is_spaced(text: str) -> bool:
-    """Whether the text puts spaces between words, as far as its letters tell."""
+    """Whether the text puts spaces between words, judged by its letters."""
     shares = script_shares(text)
     return shares.get("kana", 0.0) + shares.get("kanji", 0.0) < 0.3

@@ -1,6 +1,6 @@
 """Chat templates as data: the strings around each turn, and the terminator, the string that ends an assistant turn.
 
-A `Template` is a frozen value. Most are tables of strings; a tokenizer's own template is kept as jinja source. Sources:
+A `Template` is a frozen value. Most are tables of strings; a tokenizer's own template is kept as Jinja source. Sources:
 ChatML as in the first model card of docs/methods.md, llm-jp as in its published tokenizer, sarashina as in its instruct
 models, Llama 3 as published, with any role allowed (for `documents`), Vikhr-Nemo as Llama 3 on Mistral's tokenizer.
 """
@@ -58,8 +58,8 @@ class Template:
     def __post_init__(self) -> None:
         if not self.terminator.strip():
             raise RecipeError(
-                f"template {self.name!r} has no terminator, so that no answer would ever end: name the string that "
-                f"closes an assistant turn, or choose one of {', '.join(TEMPLATE_NAMES)}"
+                f"template {self.name!r} has no terminator, so no answer would ever end: name the string that closes "
+                f"an assistant turn, or choose one of {', '.join(TEMPLATE_NAMES)}"
             )
         if self.jinja is None:
             prefix, suffix = self.roles.get("assistant", ("", ""))
@@ -79,7 +79,7 @@ class Template:
         return self._text(messages, False)
 
     def segments(self, messages: Sequence[Message], generation: bool = False) -> list[Segment]:
-        """The text, cut so that each answer is a segment of its own.
+        """The text, split so that each answer is a separate segment.
 
         Raises InputError for an empty conversation, for an unknown role, and if the template writes an answer that
         carries loss differently once the conversation goes on.
@@ -89,7 +89,7 @@ class Template:
             raise InputError(
                 "the chat template writes an earlier answer differently once the conversation goes on (for example, it "
                 "removes thoughts from the history), so training would use text that is never served: keep only the "
-                "last answer, give each answer a row of its own, or choose another template for the model"
+                "last answer, give each answer a separate row, or choose another template for the model"
             )
         return found[0]
 
@@ -129,7 +129,7 @@ class Template:
         return cls(**given)
 
     def to_jinja(self) -> str:
-        """A jinja chat template that renders the same text, for the tokenizer_config of a saved model.
+        """A Jinja chat template that renders the same text, for the tokenizer_config of a saved model.
 
         Raises ValueError while the BOS is unbound, because the two templates would differ silently.
         """
@@ -180,7 +180,7 @@ class Template:
             if message.extra.get(key):
                 raise Unrendered(
                     f"template {self.name!r} has no place for {key}: use the model's own template or one in a file, or "
-                    "leave such conversations out of the data"
+                    "remove such conversations from the data"
                 )
 
     def _own_text(self, messages: Sequence[Message], generation: bool) -> str:
@@ -208,8 +208,8 @@ class Template:
         except InputError:
             return ""
         return (
-            "; it takes no system turn: move its text into the first user turn, remove it, or choose another template "
-            "for the model (template: chatml)"
+            "; the template does not accept a system turn: move its text into the first user turn, remove it, or "
+            "choose another template for the model (template: chatml)"
         )
 
 
@@ -311,7 +311,7 @@ def get_template(name: str, tokenizer: Any = None) -> Template:
 
 
 def own_template(tokenizer: Any) -> Template:
-    """A tokenizer's own jinja template; of several, the default one, and the one for tools in conversations with tools.
+    """A tokenizer's own Jinja template; of several, the default one, and the one for tools in conversations with tools.
 
     Raises as `jinja_template` does, and RecipeError if the tokenizer has none.
     """
@@ -325,7 +325,7 @@ def own_template(tokenizer: Any) -> Template:
 
 
 def file_template(path: Path, tokenizer: Any, terminator: str | None = None) -> Template:
-    """The jinja template in a file. Raises InputError if it cannot be read, and as `jinja_template` does."""
+    """The Jinja template in a file. Raises InputError if it cannot be read, and as `jinja_template` does."""
     try:
         source = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -337,9 +337,9 @@ def file_template(path: Path, tokenizer: Any, terminator: str | None = None) -> 
 
 
 def jinja_template(name: str, source: str, tokenizer: Any, terminator: str | None = None) -> Template:
-    """A template from jinja source. Probe conversations show its pieces; `terminator` overrides the detected one.
+    """A template from Jinja source. Probe conversations show its pieces; `terminator` overrides the detected one.
 
-    Raises InputError if the source fails, takes too long or refuses a question and an answer; RecipeError if it does
+    Raises InputError if the source fails, takes too long or rejects a question and an answer; RecipeError if it does
     not end the assistant's turn.
     """
     specials: dict[str, str] = {k: v for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str)}
@@ -354,12 +354,12 @@ def _one_of(named: Mapping[str, str]) -> str:
     source = named.get("default") or (next(iter(named.values())) if len(named) == 1 else None)
     if source is None:
         raise RecipeError(
-            f"the tokenizer has several chat templates, none of them called default: {', '.join(named)}; save the one "
-            "that you want in a file, and name it with template: {file: ...}"
+            f"the tokenizer has several chat templates, none of them called default: {', '.join(named)}; save one of "
+            "them in a file, and name it with template: {file: ...}"
         )
     tools = named.get("tool_use")
     if not tools or tools == source:
         return source
-    first, second = (text.removesuffix("\n") for text in (tools, source))  # jinja drops the last line end
+    first, second = (text.removesuffix("\n") for text in (tools, source))  # Jinja drops the last line end
     test = "{%- if tools is defined and tools is not none %}\n"
     return f"{test}{first}{{%+ else %}}\n{second}{{%+ endif %}}"

@@ -1,4 +1,4 @@
-"""Finds the answers in a text that a jinja template wrote.
+"""Finds the answers in a text that a Jinja template wrote.
 
 An answer is the text from the end of its served prompt to its terminator. It may carry loss only in a text that begins
 with exactly that prompt and answer. Templates that remove thoughts from the history write an earlier answer differently
@@ -14,7 +14,7 @@ from togi.core.errors import InputError
 from togi.core.records import CALLS, TOOLS, Message
 from togi.text.jinja import THOUGHTS
 
-ADVICE = "name a template that writes tools, or take such conversations out of the data"
+ADVICE = "choose a template that writes tools, or remove such conversations from the data"
 Render = Callable[[Sequence[Message], bool], str]
 
 
@@ -173,7 +173,7 @@ def _behind(prefill: str, message: Message, rest: str) -> str:
 
 
 def _own_thought(message: Message) -> str:
-    """The thought of a turn that is stored beside its content."""
+    """The thought of a turn that is stored separately from its content."""
     found = next((message.extra[key] for key in THOUGHTS if message.extra.get(key) is not None), "")
     return found if isinstance(found, str) else ""
 

@@ -1,4 +1,4 @@
-"""Writes a template's table of strings as jinja, for other programs."""
+"""Writes a template's table of strings as Jinja, for other programs."""
 
 import json
 from typing import Any
@@ -7,7 +7,7 @@ from togi.core.records import Message
 
 
 def jinja_source(t: Any) -> str:
-    """The jinja source of a table `Template`. Literals are JSON strings, which jinja reads the same way."""
+    """The Jinja source of a table `Template`. Literals are JSON strings, which Jinja reads the same way."""
     content = "(message['content'] | trim)" if t.strip else "message['content']"
     parts = [_say(_quoted(t.bos))]
     if t.default_system is not None:

@@ -121,7 +121,8 @@ def test_an_answer_that_is_too_short_drops_its_pair_whether_sides_are_cut_or_not
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"), [({"careless": []}, "nothing is rejected"), ({"max_tokens": 3}, "every pair would drop")]
+    ("settings", "message"),
+    [({"careless": []}, "nothing is rejected"), ({"max_tokens": 3}, "every pair would be dropped")],
 )
 def test_settings_that_make_no_pair_are_refused(settings, message):
     with pytest.raises(ValidationError, match=message):

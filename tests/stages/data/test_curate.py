@@ -163,18 +163,21 @@ def test_a_rewrite_that_breaks_a_rule_leaves_the_draft(tmp_path, says):
         ({"model": None, "method": "json"}, "json asks a model"),
         ({"method": "rules"}, "does not read model"),
         ({"method": "rules", "model": None, "rewrite": True}, "does not read rewrite"),
-        ({"method": "json", "keep_share": 0.5}, "logprob or reward alone"),
+        ({"method": "json", "keep_share": 0.5}, "keep_share is only read with method: logprob or reward"),
         ({"method": "reward", "model": None}, "reward asks a model: name it under `scorer`"),
-        ({"method": "reward", "scorer": "$rm"}, "it reads `model` for a rewrite alone"),
-        ({"scorer": "$rm"}, "scorer is read under method: reward alone"),
-        ({"threshold": 0.5}, "threshold is read under method: reward alone"),
-        ({"prompt": "own.j2"}, "prompt is read under method: json alone"),
-        ({"method": "reward", "model": None, "scorer": "$rm", "threshold": 1.0, "keep_share": 0.5}, "name one of them"),
+        ({"method": "reward", "scorer": "$rm"}, "reads `model` only for a rewrite"),
+        ({"scorer": "$rm"}, "scorer is only read with method: reward"),
+        ({"threshold": 0.5}, "threshold is only read with method: reward"),
+        ({"prompt": "own.j2"}, "prompt is only read with method: json"),
+        (
+            {"method": "reward", "model": None, "scorer": "$rm", "threshold": 1.0, "keep_share": 0.5},
+            "set only one of them",
+        ),
         ({"method": "reward", "model": None, "scorer": "$rm", "rewrite": True}, "rewrite asks a model"),
         ({"min_chars": 30, "max_chars": 20}, "no draft could pass"),
-        ({"yes": "no"}, "tell them apart"),
-        ({"question": "Is it good? Yes or no."}, "question must hold {text}"),
-        ({"rewrite_prompt": "Say it better: {draft}"}, "rewrite_prompt must hold {text}"),
+        ({"yes": "no"}, "they must differ"),
+        ({"question": "Is it good? Yes or no."}, "question must contain {text}"),
+        ({"rewrite_prompt": "Say it better: {draft}"}, "rewrite_prompt must contain {text}"),
     ],
 )
 def test_contradictions_are_refused_before_anything_loads(settings, message):
@@ -253,7 +256,7 @@ def test_a_correction_that_breaks_a_rule_rejects_the_draft_and_none_is_said(tmp_
     kept, drops = curated(curate(method="json"), made)
     assert [prompt.text for prompt in kept] == ["Why is the sky so blue?", QUESTIONS[2]]
     assert drops == {"bad_rewrite": 1} and made.summary["corrected"] == 1
-    assert "of 2 drafts that are kept 1 are corrected, 1 stay as they were" in said
+    assert "of 2 kept drafts, 1 are corrected and 1 are unchanged" in said
 
 
 def test_an_answer_that_never_came_is_a_failure_and_is_not_asked_for_again(tmp_path, monkeypatch):

@@ -136,7 +136,7 @@ def test_without_against_all_that_models_are_measured_on_counts_and_the_scores_t
     path, home = str(recipe(tmp_path)), tmp_path / "home"
     ended = togi(home, "run", path, "--threads", "1")
     assert ended.returncode == 0, ended.stderr
-    assert "of 4 records, matched texts of evaluation sets: 1 in $tests" in ended.stderr
+    assert "of 4 records, matched an evaluation set: 1 in $tests" in ended.stderr
     assert "a farmer has seventeen sheep" in togi(home, "show", path, "clean.matches").stdout
     told = json.loads(togi(home, "show", path, "scores", "--json").stdout)["summary"]
     assert told["decontaminated against these prompts: policy"] == "clean: 1 of 4 records matched and were left out"
@@ -176,8 +176,8 @@ def test_a_circle_and_nothing_to_hold_against_are_errors(tmp_path, old, new, mes
     ("settings", "message"),
     [
         ({"against": "$in"}, r"against: \$in is the input itself"),
-        ({"against": []}, "against: it is empty"),
-        ({"max_cosine": 0.5}, "max_cosine is read with an embedder alone"),
+        ({"against": []}, "against is empty"),
+        ({"max_cosine": 0.5}, "max_cosine is only read with an embedder"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings, message):

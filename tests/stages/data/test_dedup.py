@@ -124,9 +124,12 @@ def test_all_kinds_of_texts_and_their_parts_can_be_compared(tmp_path, kind, reco
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "exact", "threshold": 0.5}, "threshold is read with method: minhash or embeddings, found exact"),
-        ({"method": "embeddings", "ngram": 3}, "ngram is read with method: minhash"),
-        ({"embedder": "$e5"}, "embedder is read with method: embeddings"),
+        (
+            {"method": "exact", "threshold": 0.5},
+            "threshold is only read with method: minhash or embeddings, found exact",
+        ),
+        ({"method": "embeddings", "ngram": 3}, "ngram is only read with method: minhash"),
+        ({"embedder": "$e5"}, "embedder is only read with method: embeddings"),
     ],
 )
 def test_what_a_method_does_not_read_is_refused(settings, message):

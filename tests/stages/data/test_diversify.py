@@ -66,11 +66,11 @@ def test_embeddings_find_what_ngrams_let_pass(tmp_path):
     assert [record.id for record in sorted(chosen, key=lambda record: record.id)] == ["d0", "d2"]
     assert summary["drops"] == {"near_duplicate_embedding": 1}
     (alarm,) = read_lines(context.folder / "alarms.jsonl")
-    assert alarm["name"] == "under_budget" and "only 2 different records are left of 3" in alarm["message"]
+    assert alarm["name"] == "under_budget" and "only 2 of 3 records are sufficiently different" in alarm["message"]
 
 
 def test_what_a_method_does_not_read_is_refused():
-    with pytest.raises(ValidationError, match="neighbours is read with method: facility_location, found k_centre"):
+    with pytest.raises(ValidationError, match="neighbours is only read with method: facility_location, found k_centre"):
         Diversify.model_validate({"input": "$in", "keep": 3, "neighbours": 8})
 
 

@@ -80,7 +80,7 @@ def made_ids() -> list[str]:
 
 def test_a_share_that_a_set_cannot_fill_is_an_error_with_what_to_do(tmp_path):
     made = context(tmp_path, {"a": documents("a", 4), "b": documents("b", 100)})
-    with pytest.raises(InputError, match=r"\$a holds 4 rows, but .* is 20; set epochs to 5.00 or more, or amount to 8"):
+    with pytest.raises(InputError, match=r"\$a has 4 rows, but .* is 20; set epochs to 5.00 or more, or amount to 8"):
         mixed(made, {"a": 1, "b": 1}, amount=40)
 
 
@@ -115,9 +115,9 @@ def test_presets_are_shares_of_instruction_text_and_corpus():
     ("settings", "message"),
     [
         ({}, "by: tokens needs `model`"),
-        ({"by": "rows", "model": "$m"}, "by: rows reads no model"),
+        ({"by": "rows", "model": "$m"}, "by: rows does not read model"),
         ({"model": "$m", "preset": "ipt-3.1", "inputs": [{"input": "$a", "share": 2}, {"input": "$b"}]}, "two inputs"),
-        ({"by": "rows", "inputs": [{"input": "$a"}, {"input": "$a"}]}, r"\$a stands twice"),
+        ({"by": "rows", "inputs": [{"input": "$a"}, {"input": "$a"}]}, r"\$a is listed twice"),
     ],
 )
 def test_contradictions_are_refused(settings, message):
@@ -143,7 +143,7 @@ def test_a_recipe_mixes_and_tells_the_shares(tmp_path):
     (tmp_path / "mixed.yaml").write_text(RECIPE)
     ended = togi(tmp_path / "home", "run", str(tmp_path / "mixed.yaml"), "--threads", "1")
     assert ended.returncode == 0, ended.stderr
-    assert "$pairs: 20 rows, 33.33% of the mixture (33.33% asked for), 0.67 epochs" in ended.stderr
+    assert "$pairs: 20 rows, 33.33% of the mixture (33.33% requested), 0.67 epochs" in ended.stderr
     shown = json.loads(
         togi(tmp_path / "home", "show", str(tmp_path / "mixed.yaml"), "all", "-n", "99", "--json").stdout
     )

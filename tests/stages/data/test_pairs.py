@@ -61,7 +61,7 @@ def test_answers_to_one_prompt_are_ranked_together(tmp_path):
 
 def test_which_score_ranks_is_said_where_there_are_several(tmp_path):
     made = context(tmp_path, samples([{"rm": 1, "judge": 2.0}, {"rm": 2, "judge": 1.0}, {"rm": 0, "judge": None}]))
-    with pytest.raises(InputError, match=r"\$x holds the scores rm, judge; say with `by`"):
+    with pytest.raises(InputError, match=r"\$x has the scores rm, judge; choose one with `by`"):
         paired(made)
     with pytest.raises(InputError, match=r"none is called 'jugde'; change `by`"):
         paired(made, by="jugde")
@@ -72,7 +72,7 @@ def test_which_score_ranks_is_said_where_there_are_several(tmp_path):
     assert paired(made, by="judge") == [("s0", "s1")]
     assert [(drop.id, drop.reason) for drop in made.drops] == [("s2", "no_score")]
     assert paired(context(tmp_path / "nan", samples([{"rm": 1}, {"rm": math.nan}, {"rm": 0}]))) == [("s0", "s2")]
-    with pytest.raises(InputError, match="holds no scores; score the answers first"):
+    with pytest.raises(InputError, match="has no scores; score the answers first"):
         paired(context(tmp_path / "b", samples([{}, {}])))
 
 
@@ -101,7 +101,7 @@ def test_answers_that_stand_apart_are_ranked_apart_and_told(tmp_path):
 def test_nothing_to_make_is_an_error_and_no_pair_an_alarm(tmp_path):
     made = context(tmp_path, samples([{"rm": 1}, {"rm": 1}, {"rm": 1}]))
     assert paired(made) == [] and "no_pairs" in (made.folder / "alarms.jsonl").read_text()
-    with pytest.raises(StageError, match="nothing was made of the answers to 1 prompts; reasons: tie 1"):
+    with pytest.raises(StageError, match="the answers to 1 prompts gave no records; reasons: tie 1"):
         paired(context(tmp_path / "a", samples([{"rm": 1}, {"rm": 1}, {"rm": 1}])), min_chosen=2)
 
 

@@ -192,9 +192,9 @@ def test_models_on_servers_are_kept_busy_by_larger_units(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"models": ["$a", "$a"]}, r"\$a stands twice"),
+        ({"models": ["$a", "$a"]}, r"\$a is listed twice"),
         ({"models": []}, "at least 1 item"),
-        ({"samples": 2, "temperature": 0}, "2 samples at temperature 0 would be the same answer"),
+        ({"samples": 2, "temperature": 0}, "2 samples at temperature 0 would be identical"),
         ({"stop": [""]}, "empty text"),
     ],
 )
@@ -225,7 +225,10 @@ def test_servers_answer_and_what_they_refuse_is_dropped_as_failed(tmp_path):
         server.failing = "Why do we dream?"
         ended = togi(home, "run", str(recipe), STUB_KEY=KEY)
         assert ended.returncode == 0, ended.stderr
-        assert "ALARM failed: 6 answers did not come, because their requests failed, and 42 are kept" in ended.stderr
+        assert (
+            "ALARM failed: 6 answers are missing because their requests failed (the log has the reasons); 42 are kept"
+            in ended.stderr
+        )
         server.failing = ""
         server.asked.clear()
         again = togi(home, "run", str(recipe), "--redo", "answers", STUB_KEY=KEY)

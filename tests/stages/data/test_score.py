@@ -93,7 +93,7 @@ def test_a_score_is_added_under_its_name_and_a_failure_is_dropped(tmp_path, judg
 
 
 def test_no_score_takes_the_place_of_another(tmp_path, judge):
-    with pytest.raises(InputError, match=r"\$x holds a score 'old' already, which would be lost; .* `as`"):
+    with pytest.raises(InputError, match=r"\$x already has a score 'old', which would be overwritten; .* `as`"):
         scored(context(tmp_path, samples()), **{"as": "old"})
     assert not judge.asked
 

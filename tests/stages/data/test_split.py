@@ -77,14 +77,14 @@ def test_a_part_that_equal_prompts_make_uneven_is_an_alarm_and_an_empty_one_an_e
     with pytest.raises(InputError, match=r"part (a|b) would be empty"):
         split(tmp_path / "more", "prompts", prompts(10, same=10), {"a": 0.6, "b": 0.4})
     (tmp_path / "last").mkdir()
-    with pytest.raises(InputError, match=r"ask for 12 records, but \$x holds 10"):
+    with pytest.raises(InputError, match=r"need 12 records, but \$x has only 10"):
         split(tmp_path / "last", "prompts", prompts(10), {"a": 8, "b": 4})
 
 
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"a": 0.5, "b": 0.4}, "the shares sum to 0.9; they have to sum to 1"),
+        ({"a": 0.5, "b": 0.4}, "the shares sum to 0.9 but must sum to 1"),
         ({"a": 0.5, "b": 4}, "some parts are shares"),
         ({"main": 0.5, "b": 0.5}, "'main' cannot be the name of a part"),
         ({"a b": 1}, "'a b' cannot be the name of a part"),

@@ -464,7 +464,7 @@ def test_what_stands_before_a_users_words(template, begins):
 
 def test_a_template_that_repeats_the_users_words_is_refused():
     said = replace(TEMPLATES["chatml"], roles={**TEMPLATES["chatml"].roles, "user": ("Zq7kV ", "")})
-    with pytest.raises(InputError, match="template 'chatml': it does not show the user's words as they are"):
+    with pytest.raises(InputError, match="template 'chatml' does not render the user's words unchanged"):
         continued_work.pre_query(byte_bpe(), said)
 
 

@@ -27,7 +27,7 @@ def test_every_method_gives_the_kinds_that_it_declares(method):
         assert STAGE.outputs(Synthesize.model_validate({**given, **more, "kind": kind})) == {"main": kind}
     other = next(kind for kind in ("chats", "prompts") if kind not in kinds or method in ("magpie", "cot"))
     if other not in kinds:
-        with pytest.raises(ValidationError, match=f"method: {method} gives"):
+        with pytest.raises(ValidationError, match=f"method: {method} produces"):
             Synthesize.model_validate({**given, "kind": other})
 
 
@@ -39,8 +39,8 @@ def test_every_method_gives_the_kinds_that_it_declares(method):
         ({"model": "$m", "method": "magpie"}, "method: magpie needs `count`"),
         ({**FEW, "distractors": 5, "layout": "x"}, r"few_shot does not read layout, distractors; remove it.*examples"),
         ({**FEW, "method": "evolve", "input": "$y"}, "method: evolve does not read examples"),
-        ({"model": "$m", "method": "qa", "documents": "$d", "examples": "$x", "prompt": "x"}, "it reads no `prompt`"),
-        ({**FEW, "max_candidates": 4}, "max_candidates is 4 and count 5: it could never be met"),
+        ({"model": "$m", "method": "qa", "documents": "$d", "examples": "$x", "prompt": "x"}, "does not read `prompt`"),
+        ({**FEW, "max_candidates": 4}, "max_candidates is 4 and count 5: count could never be reached"),
         ({**FEW, "min_chars": 500}, "min_chars is 500 and max_chars 400"),
         ({"model": "$m", "method": "magpie", "count": 1, "kind": "chats"}, "kind: chats needs answers"),
         ({**FEW, "method": "magpi"}, "few_shot"),

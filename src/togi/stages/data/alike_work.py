@@ -1,4 +1,4 @@
-"""What stages that compare records read of them, a part at a time: embeddings, scores, ids."""
+"""Reads embeddings, scores and ids in batches, for stages that compare records."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,8 @@ from togi.stages.context import Context
 
 
 def embedded(asked: Embedder, context: Context, ref: Ref, part: Part, rows: np.ndarray | None = None) -> np.ndarray:
-    """(N, W) float16: the embeddings of the records of `ref`, or of some `rows` of them (bool), in their order."""
+    """(N, W) float16: the embeddings of the records of `ref` in their order, or only of those in the bool mask
+    `rows`."""
     total = context.records_count(ref)
     wanted = np.ones(total, dtype=bool) if rows is None else rows
     count = int(wanted.sum())
@@ -34,12 +35,12 @@ def embedded(asked: Embedder, context: Context, ref: Ref, part: Part, rows: np.n
 
 
 def best_first(scores_N: np.ndarray) -> np.ndarray:
-    """Rows from the best score to the worst; equal ones in their order."""
+    """Rows from the best score to the worst; ties keep their order."""
     return np.argsort(-scores_N, kind="stable")
 
 
 def scores_of(context: Context, ref: Ref, name: str) -> np.ndarray:
-    """(N,) float64: a score of each record. Raises InputError for a record without it."""
+    """(N,) float64: the score `name` of each record. Raises InputError for a record without it."""
     return np.array([_score(context, record, name) for batch in context.batches(ref) for record in batch])
 
 
@@ -51,12 +52,12 @@ def _score(context: Context, record: Record, name: str) -> float:
     there = ", ".join(key for key, found in known.items() if isinstance(found, int | float)) or "none"
     found = "has no" if value is None else f"has {value!r} as"
     raise InputError(
-        f"stage {context.name}: record {record.id} {found} {name} (by: {name}); numbers that it has: {there}"
+        f"stage {context.name}: record {record.id} {found} {name} (by: {name}); its numeric values: {there}"
     )
 
 
 def ids_of(context: Context, ref: Ref, rows: Sequence[int] | np.ndarray) -> dict[int, str]:
-    """The ids of some records, by their rows."""
+    """The ids of the records in `rows`, by row."""
     wanted = np.zeros(context.records_count(ref), dtype=bool)
     wanted[np.asarray(rows, dtype=np.int64)] = True
     found: dict[int, str] = {}

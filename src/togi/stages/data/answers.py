@@ -1,7 +1,7 @@
-"""Answers of samples as text: what stages that read samples make of what stages wrote.
+"""Plain texts of answers, for stages that read samples of other stages.
 
-`respond` keeps answers without their terminator. What a policy sampled while it was trained (`$policy.samples`) is kept
-as it was trained on, terminator included.
+`respond` stores answers without their terminator. Samples that a policy generated during training (`$policy.samples`)
+are stored as they were trained on, terminator included.
 """
 
 from dataclasses import replace
@@ -15,7 +15,7 @@ from togi.stages.context import Context
 
 
 class PlainAnswers:
-    """Makes samples of `ref` end where their answers end."""
+    """Cuts the samples of `ref` at the end of their answers."""
 
     def __init__(self, context: Context, ref: SamplesRef) -> None:
         self.ends: tuple[str, ...] = ()

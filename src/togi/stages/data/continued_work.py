@@ -1,6 +1,5 @@
-"""The methods of `synthesize` that continue a text without asking for it: few-shot drafts of a base model, and Magpie's
-(arXiv 2406.08464), in which an aligned model that is shown the beginning of a user's turn writes what a user might ask.
-"""
+"""The methods of `synthesize` that let a model continue a text: few-shot drafts of a base model, and Magpie (arXiv
+2406.08464), in which an aligned model sees the beginning of a user turn and writes what a user might ask."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -22,7 +21,7 @@ from togi.text.template import Template, leading_text
 def _continuations(
     settings: Synthesize, context: Context, text: Callable[[int], str], params: SamplingParams
 ) -> Callable[[range], list[Row]]:
-    """Candidates that are `samples_per_prompt` continuations of each text, by its number."""
+    """Returns a function that makes candidates: `samples_per_prompt` continuations of each text, by its number."""
     size = settings.samples_per_prompt
     writer = completer(context, settings.model, batch_rows=settings.batch * size)
 
@@ -40,7 +39,7 @@ def _continuations(
 
 
 def few_shot(settings: Synthesize, context: Context) -> Plan:
-    """Shuffled examples, then an open question that the model completes; today's drafts, draw for draw."""
+    """Shuffled examples, then an open question for the model to complete."""
     assert settings.examples is not None
     examples: list[Prompt] = context.records(settings.examples)
     parents = tuple(example.id for example in examples)
@@ -72,7 +71,7 @@ def _shown(settings: Synthesize, context: Context, examples: list[Prompt], group
 
 
 def rehearsed(settings: Synthesize, context: Context, model: LoadedModel) -> Iterator[tuple[str, str]]:
-    """The texts that the model will continue first, with names."""
+    """Yields names and texts of the first continuations that the model will be asked for."""
     if settings.method == "magpie":
         yield "magpie", pre_query(model.tokenizer, model.template, settings.system)
         return
@@ -83,7 +82,7 @@ def rehearsed(settings: Synthesize, context: Context, model: LoadedModel) -> Ite
 
 
 SHOWN = 4
-"""Few-shot prompts that `togi check` shows."""
+"""Number of few-shot prompts that `togi check` shows."""
 
 # --- Magpie -----------------------------------------------------------------------------------------------------------
 
@@ -91,7 +90,8 @@ MARK = "Zq7kV"
 
 
 def pre_query(tokenizer: Any, template: Template, system: str = "") -> str:
-    """What a model's chat template writes before a user's first words, without what its tokenizer adds by itself.
+    """Returns the text that a model's chat template puts before a user's first words, without tokens that the tokenizer
+    adds.
 
     Raises InputError for a template that changes or repeats the user's words.
     """
@@ -100,14 +100,14 @@ def pre_query(tokenizer: Any, template: Template, system: str = "") -> str:
     text = template.prompt_text(messages)
     if text.count(MARK) != 1:
         raise InputError(
-            f"template {template.name!r}: it does not show the user's words as they are, which magpie needs; choose "
+            f"template {template.name!r} does not render the user's words unchanged, which magpie needs; choose "
             "another template for the model, or another method"
         )
     return text.partition(MARK)[0].removeprefix(leading_text(tokenizer))
 
 
 def magpie(settings: Synthesize, context: Context) -> Plan:
-    """What stands before a user's words, continued to the end of the user's turn; then, where asked for, an answer."""
+    """The text before a user's words, continued to the end of the user turn; then, if asked for, an answer."""
     words, template = reader(context, settings.model)
     begun = pre_query(words, template, settings.system)
     rules = Rules(settings)

@@ -18,12 +18,12 @@ from togi.stages.failures import Failures
 from togi.stages.rehearsal_work import Rehearsed, asked, prompt_rows, weightless
 
 Text = str | None
-"""An answer; None where its request failed."""
+"""An answer; None if its request failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """Two answers to a prompt, None for one that failed; `number` counts the ways in which the second one is bad."""
+    """Two answers to a prompt, None for one that failed; `number` is the index of the rejected side."""
 
     prompt: Prompt
     chosen: Text
@@ -65,12 +65,12 @@ def rehearse(settings: Contrast, context: Context) -> Iterator[Rehearsed]:
             yield from prompt_rows(context, model, asked(under), settings.max_tokens)
         except InputError as error:
             system = "{question}" not in way.instruction
-            hint = ". This instruction is a system turn; with {question} in it, it becomes the user's turn"
+            hint = ". This instruction is a system turn; if it contains {question}, it becomes the user turn"
             raise InputError(f"{error} (under the {name} instruction){hint if system else ''}") from None
 
 
 def by_examples(settings: Contrast, context: Context, prompts: list[Prompt], examples: list[Prompt]) -> list[Text]:
-    """One answer to each prompt from a list of answered questions that the model continues, up to the line's end."""
+    """Returns one answer to each prompt: the model continues a list of answered questions up to the end of the line."""
     size = settings.batch_prompts
     writer = completer(context, settings.model, batch_rows=size)
     params = replace(_params(settings, context), stop=("\n",))
@@ -90,7 +90,7 @@ def by_examples(settings: Contrast, context: Context, prompts: list[Prompt], exa
 
 
 def of_others(texts: Sequence[Text], seed: int) -> list[Text]:
-    """To each prompt what belongs to another one: a shuffled ring, so that none gets its own."""
+    """Returns for each prompt the text of another one, from a shuffled ring, so that none gets its own."""
     ring = list(range(len(texts)))
     random.Random(seed).shuffle(ring)
     given = dict(zip(ring, [*ring[1:], ring[0]], strict=True))
@@ -98,7 +98,7 @@ def of_others(texts: Sequence[Text], seed: int) -> list[Text]:
 
 
 def _answers(settings: Contrast, context: Context, name: str, way: Careless, prompts: list[Prompt]) -> list[Text]:
-    """One answer to each prompt under one instruction, without terminator; `name` names the units."""
+    """Returns one answer to each prompt under one instruction, without terminator; `name` names the units."""
     size = settings.batch_prompts
     speaker = generator(context, way.model or settings.model, batch_rows=size)
     ends = (speaker.terminator, *speaker.turn_starts)
@@ -119,7 +119,7 @@ def _text(completion: Completion) -> Text:
 def _asked(
     settings: Contrast, context: Context, answer: Callable[[int], list[Text]], name: str, count: int, model: ModelRef
 ) -> list[Text]:
-    """The answers of all units, of which a few may have failed."""
+    """Returns the answers of all units, a few of which may have failed."""
     failures = Failures(context, settings.max_failed_share, count, f"{model} ({name})")
     texts: list[Text] = []
     for found in context.stream_units(-(-count // settings.batch_prompts), answer, name):
@@ -130,14 +130,15 @@ def _asked(
 
 
 def _before(text: str, ends: Sequence[str]) -> str:
-    """The text before the first of some strings."""
+    """The text before the first of the strings `ends`."""
     for end in ends:
         text = text.partition(end)[0]
     return text.strip()
 
 
 def instructed(instruction: str, name: str, prompt: Prompt) -> Prompt:
-    """The prompt under an instruction: in place of the question where it names {question}, else as system turn."""
+    """The prompt under an instruction, which replaces the question if it contains {question}, else becomes the system
+    turn."""
     if "{question}" in instruction:
         messages = (Message("user", instruction.replace("{question}", prompt.text)),)
     else:

@@ -1,4 +1,4 @@
-"""`curate`: keep what is good, say why the rest is not (docs/methods.md)."""
+"""`curate`: keeps good drafts and records why the others are dropped (docs/methods.md)."""
 
 from collections.abc import Sequence
 from typing import ClassVar, Literal, Self
@@ -19,22 +19,23 @@ REASONS = (
     *("too_short", "too_long", "repeated_ngrams", "wrong_language", "not_plain_text", "not_a_question"),
     *("no_answer", "failed", "broken_json", "bad_rewrite", "judged_low", "scored_low"),
 )
-"""What a draft is dropped for: rules first, then the judge or the reward model."""
+"""Drop reasons of a draft: rules first, then the judge or the reward model."""
 
 
 class Curate(PassingSettings, RowSettings, FailureSettings):
-    """Rules first, then a model's judgement.
+    """Applies rules first, then a model's judgement.
 
-    `logprob` asks yes or no and keeps the `keep_share` with the largest log p(yes) - log p(no), read at the first token
-    of each word: for small models.
-    `json` asks for {keep, reason, question, answer} once, again once if it does not parse, then rejects: for models
-    that can. The question and the answer in it take the place of the draft's; a question that breaks a rule rejects the
-    draft, and an empty one leaves the draft's, which is counted.
-    `reward` scores each draft's answer and keeps what lies at `threshold` or above, or else the `keep_share` with the
+    `logprob` asks a yes/no question and keeps the `keep_share` of drafts with the largest log p(yes) - log p(no), read
+    at the first token of each word. It suits small models.
+    `json` asks for {keep, reason, question, answer}, asks again if the answer does not parse, and rejects the draft if
+    that one does not parse either. It suits models that can write JSON. The question and the answer in the verdict
+    replace the draft's. A new question that breaks a rule rejects the draft; an empty one keeps the draft's own. Drafts
+    that stay unchanged are counted.
+    `reward` scores each draft's answer and keeps scores of at least `threshold`, or else the `keep_share` with the
     highest scores.
     `rules` asks no model.
 
-    Of a chat the last question and the last answer are what is read, and what may be corrected.
+    Of a chat, only the last question and the last answer are judged and corrected.
     """
 
     of_data: ClassVar[str | None] = "prompts"
@@ -43,35 +44,39 @@ class Curate(PassingSettings, RowSettings, FailureSettings):
     input: QuestionsRef
     kind: Literal["prompts", "chats"] | None = Field(
         default=None,
-        description="what rows under data: become, where they are the input; prompts when absent",
+        description="record kind for rows under data: that are used as input; prompts when absent",
     )
-    model: ModelRef | None = Field(default=None, description="logprob, json, and for a rewrite: the judge")
+    model: ModelRef | None = Field(
+        default=None, description="the judge, for logprob and json, and the model that writes rewrites"
+    )
     scorer: ScorerRef | None = Field(default=None, description="reward: the reward model")
     method: Literal["logprob", "json", "reward", "rules"] = "logprob"
     language: Literal["en", "ja", "ru"] = "en"
     language_by: Literal["script", "detector"] = Field(
         default="script",
-        description="what tells the language of a question: its letters alone, or a detector as well (fastText's)",
+        description="how the language of a question is detected: by its script only, or also by a detector (fastText)",
     )
-    question: str = Field(default=QUESTION, description="what the judge is asked; {text} is the draft")
+    question: str = Field(default=QUESTION, description="the question for the judge; {text} is replaced with the draft")
     yes: str = Field(default="yes", min_length=1)
     no: str = Field(default="no", min_length=1)
     keep_share: float = Field(
         default=0.7, gt=0, le=1, description="logprob, and reward without threshold: share of the judged drafts to keep"
     )
-    threshold: float | None = Field(default=None, description="reward: the lowest score that is kept")
+    threshold: float | None = Field(default=None, description="reward: lowest score to keep")
     prompt: RecipePath | None = Field(
-        default=None, description="json: a jinja file of your own in place of the shipped one"
+        default=None, description="json: your own Jinja file instead of the built-in prompt"
     )
-    rewrite: bool = Field(default=False, description="let the model write each kept draft once more, as plain text")
+    rewrite: bool = Field(default=False, description="let the model rewrite each kept draft as plain text")
     rewrite_prompt: str = "Rewrite this question so that it is clear and correct. Write only the question.\n\n{text}"
     min_chars: int = Field(default=12, ge=1)
     max_chars: int = Field(default=300, ge=1)
     max_repeated_ngrams: float = Field(
-        default=0.3, ge=0, le=1, description="share of repeated word or character n-grams"
+        default=0.3, ge=0, le=1, description="maximum share of repeated word or character n-grams"
     )
-    max_tokens: int = Field(default=96, ge=1, description="tokens of a rewrite or of a JSON verdict")
-    alarm_below: float = Field(default=0.05, ge=0, le=1, description="a kept share under this is an alarm")
+    max_tokens: int = Field(default=96, ge=1, description="maximum tokens of a rewrite or a JSON verdict")
+    alarm_below: float = Field(
+        default=0.05, ge=0, le=1, description="raise an alarm if a smaller share of the drafts is kept"
+    )
     batch_prompts: int = Field(default=64, ge=1, description="drafts in one unit of work")
 
     @property
@@ -91,7 +96,7 @@ class Curate(PassingSettings, RowSettings, FailureSettings):
         if self.rewrite and self.model is None:
             raise ValueError("rewrite asks a model: name it under `model`")
         if self.method == "reward" and self.model is not None and not self.rewrite:
-            raise ValueError("method: reward asks its `scorer`; it reads `model` for a rewrite alone; remove it")
+            raise ValueError("method: reward asks its `scorer` and reads `model` only for a rewrite; remove it")
         return self
 
     @model_validator(mode="after")
@@ -105,10 +110,10 @@ class Curate(PassingSettings, RowSettings, FailureSettings):
         for name, methods in readers.items():
             if getattr(self, name) != type(self).model_fields[name].default and self.method not in methods:
                 raise ValueError(
-                    f"{name} is read under method: {' or '.join(methods)} alone, found {self.method}; remove it"
+                    f"{name} is only read with method: {' or '.join(methods)}, found {self.method}; remove it"
                 )
         if self.threshold is not None and self.keep_share != type(self).model_fields["keep_share"].default:
-            raise ValueError("threshold and keep_share both say how much is kept; name one of them")
+            raise ValueError("threshold and keep_share both set how much is kept; set only one of them")
         return self
 
     @model_validator(mode="after")
@@ -116,15 +121,15 @@ class Curate(PassingSettings, RowSettings, FailureSettings):
         if self.min_chars > self.max_chars:
             raise ValueError(f"min_chars is {self.min_chars} and max_chars {self.max_chars}: no draft could pass")
         if self.yes == self.no:
-            raise ValueError(f"yes and no are both {self.yes!r}: no answer would tell them apart")
+            raise ValueError(f"yes and no are both {self.yes!r}: they must differ")
         for name, text in (("question", self.question), ("rewrite_prompt", self.rewrite_prompt)):
             if "{text}" not in text:
-                raise ValueError(f"{name} must hold {{text}}, where the draft goes; found {text!r}")
+                raise ValueError(f"{name} must contain {{text}}, the placeholder for the draft; found {text!r}")
         return self
 
 
 def estimate(settings: Curate, inputs: Inputs) -> Cost:
-    """At most what comes."""
+    """At most the number of input records."""
     came = inputs[settings.input]
     cost = passing_on(came, came.records)
     if settings.model is not None:

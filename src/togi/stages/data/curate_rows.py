@@ -20,7 +20,7 @@ from togi.stages.shards import Shard
 
 
 def rules(settings: Curate) -> list[Filter]:
-    """What a draft must pass before a model is asked."""
+    """Returns the rules that a draft must pass before a model is asked."""
     by_detector = settings.language_by == "detector"
     return [
         too_short(settings.min_chars),
@@ -34,7 +34,7 @@ def rules(settings: Curate) -> list[Filter]:
 
 
 def _by_detector(language: str) -> Filter:
-    """Raises RecipeError where the detector's package is not installed."""
+    """Raises RecipeError if the detector's package is not installed."""
     try:
         detect = importlib.import_module("togi.text.language").detect
     except ModuleNotFoundError as error:
@@ -43,10 +43,10 @@ def _by_detector(language: str) -> Filter:
 
 
 def question_of(record: Prompt | Chat) -> str:
-    """The last question; of a chat without one, nothing."""
+    """Returns the last question; an empty string for a chat without one."""
     return next((m.content for m in reversed(record.messages) if m.role == "user"), "")
 
 
 def map_rows(settings: Curate, shard: Shard) -> tuple[list[Prompt | Chat], list[Drop]]:
-    """The drafts that pass all rules, and the others with the rule that they broke first."""
+    """Returns the drafts that pass all rules, and the drops of the others with the first rule that each breaks."""
     return run_filters(shard.records, rules(settings), stage=shard.stage, text=question_of)

@@ -1,4 +1,4 @@
-"""The work of `curate`: rules, then the judgement of a model or of a reward model, then (where asked for) a rewrite."""
+"""The work of `curate`: rules, then the judgement of a model or a reward model, then an optional rewrite."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
@@ -27,7 +27,7 @@ RETRY = "That was not one JSON object. Write the JSON object and nothing else."
 
 
 class JsonVerdict(BaseModel):
-    """What the JSON form asks for (docs/methods.md)."""
+    """The JSON object that the judge is asked for (docs/methods.md)."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
     keep: bool
@@ -56,7 +56,7 @@ def run(settings: Curate, context: Context) -> None:
 
 
 def as_draft(record: Prompt | Chat) -> Prompt:
-    """What is judged: of a chat everything before its last answer, and that answer."""
+    """Returns the part to judge: of a chat, its last answer and everything before it."""
     if isinstance(record, Prompt):
         return record
     *before, last = record.messages
@@ -67,7 +67,7 @@ def as_draft(record: Prompt | Chat) -> Prompt:
 
 
 def as_chats(records: Sequence[Chat], kept: Sequence[Prompt]) -> list[Chat]:
-    """The drafts as chats again, each with the last turn of the chat that it was."""
+    """Turns the drafts back into chats, each with the last turn of its original chat."""
     last = {record.id: record.messages[-1] for record in records}
     found = []
     for draft in kept:
@@ -78,12 +78,12 @@ def as_chats(records: Sequence[Chat], kept: Sequence[Prompt]) -> list[Chat]:
 
 
 def _common(record: Record) -> dict[str, Any]:
-    """What all records share."""
+    """The fields that all records share."""
     return {field.name: getattr(record, field.name) for field in fields(Record)}
 
 
 def _look_at_harvest(settings: Curate, context: Context, kept: int) -> None:
-    """An alarm where few drafts are kept. Raises StageError where none is."""
+    """Raises an alarm if few drafts are kept, and StageError if none is."""
     came = context.counts["in"]
     share = kept / came
     if share < settings.alarm_below:
@@ -108,12 +108,12 @@ def rehearse(settings: Curate, context: Context) -> Iterator[Rehearsed]:
 
 
 def plain_asker(question: str) -> Ask:
-    """Asks with {text} in the place of the draft."""
+    """Asks `question` with {text} replaced by the draft."""
     return lambda prompt: (Message("user", question.replace("{text}", prompt.text)),)
 
 
 def verdict_asker(settings: Curate) -> Ask:
-    """Asks with the prompt file: the user's, or the shipped one of the language."""
+    """Asks with the prompt file: the user's own, or the built-in one of the language."""
     template = prompt_of(settings.prompt, "curate", settings.language)
     return lambda prompt: (Message("user", template.render({"question": prompt.text, "answer": prompt.answer})),)
 
@@ -124,9 +124,10 @@ def _batches(settings: Curate, prompts: list[Prompt]) -> list[list[Prompt]]:
 
 
 def _by_logprob(settings: Curate, context: Context, prompts: list[Prompt]) -> list[Prompt]:
-    """Keeps the share with the largest log p(yes) - log p(no), by the first token of each.
+    """Keeps the share with the largest log p(yes) - log p(no), read at the first token of each word.
 
-    A batch is one tree: what the questions share is computed once."""
+    A batch is one tree, so the shared beginning of its questions is computed only once.
+    """
     judge, asker = chooser(context, _model(settings)), plain_asker(settings.question)
     batches = _batches(settings, prompts)
 
@@ -143,14 +144,14 @@ def _by_logprob(settings: Curate, context: Context, prompts: list[Prompt]) -> li
 
 
 def _scores_or_why(found: Sequence[float | GraderError]) -> list[float | str]:
-    """Scores as a unit keeps them: in the place of a missing one, why it is missing."""
+    """Scores as stored by a unit; a missing one is replaced by the reason."""
     return [str(score) if isinstance(score, GraderError) else score for score in found]
 
 
 def _scored(
     settings: Curate, context: Context, prompts: list[Prompt], units: Iterator[list[float | str]], what: str
 ) -> list[tuple[Prompt, float]]:
-    """Drafts with their scores; one that has none is dropped. Raises StageError where those are too many."""
+    """Drafts with their scores; drafts without one are dropped. Raises StageError if too many are missing."""
     failures = Failures(context, settings.max_failed_share, len(prompts), what)
     scores: list[float | str] = []
     for unit in units:
@@ -165,7 +166,7 @@ def _scored(
 
 
 def _best(settings: Curate, context: Context, scored: Sequence[tuple[Prompt, float]], told: str) -> list[Prompt]:
-    """The share with the highest scores, or all at the threshold or above; the first of equals goes first."""
+    """The share with the highest scores, or all scores of at least the threshold; ties go to the earlier draft."""
     prompts, scores = [prompt for prompt, _ in scored], [score for _, score in scored]
     order = sorted(range(len(prompts)), key=lambda i: (-scores[i], i))
     if settings.threshold is None:
@@ -181,7 +182,7 @@ def _best(settings: Curate, context: Context, scored: Sequence[tuple[Prompt, flo
 
 
 def _by_reward(settings: Curate, context: Context, prompts: list[Prompt]) -> list[Prompt]:
-    """Scores each draft's answer; a draft without one, or that cannot be scored, is dropped."""
+    """Scores each draft's answer; drops drafts without an answer or without a score."""
     assert settings.scorer is not None
     grader = scorer(context, settings.scorer)
     for prompt in prompts:
@@ -199,7 +200,7 @@ def _by_reward(settings: Curate, context: Context, prompts: list[Prompt]) -> lis
 
 
 def _by_json(settings: Curate, context: Context, prompts: list[Prompt]) -> list[Prompt]:
-    """One JSON verdict a draft; a broken one is asked for once more, then the draft is rejected."""
+    """Asks for one JSON verdict per draft, again if it is broken; if that one is broken too, the draft is rejected."""
     texts = _ask(settings, context, prompts, verdict_asker(settings), "verdict")
     kept, unchanged = [], 0
     for prompt, text in zip(prompts, texts, strict=True):
@@ -210,15 +211,12 @@ def _by_json(settings: Curate, context: Context, prompts: list[Prompt]) -> list[
         kept.append(found)
         unchanged += found is prompt
     context.summary["corrected"] = len(kept) - unchanged
-    context.log(
-        f"of {len(kept)} drafts that are kept {len(kept) - unchanged} are corrected, {unchanged} stay as they were"
-    )
+    context.log(f"of {len(kept)} kept drafts, {len(kept) - unchanged} are corrected and {unchanged} are unchanged")
     return kept
 
 
 def _corrected(settings: Curate, context: Context, prompt: Prompt, text: str | None) -> Prompt | str:
-    """The draft with what the verdict says anew, or the reason why it is rejected; a draft without an answer gets
-    none."""
+    """Returns the draft with the verdict's corrections, or the drop reason. A draft without an answer gets none."""
     if text is None:
         return "failed"
     verdict = read_verdict(text)
@@ -235,8 +233,8 @@ def _corrected(settings: Curate, context: Context, prompt: Prompt, text: str | N
 
 
 def _rewrite(settings: Curate, context: Context, prompts: list[Prompt]) -> list[Prompt]:
-    """Each draft once more, as plain text; one whose rewrite breaks a rule or failed stays as it was, and that is
-    said."""
+    """Rewrites each draft as plain text. A draft stays as it is if its rewrite failed or breaks a rule; the log counts
+    these."""
     texts = _ask(settings, context, prompts, plain_asker(settings.rewrite_prompt), "rewrite")
     held_to = rules(settings)
     good = [text if text is not None and first_failure(text, held_to) is None else "" for text in texts]
@@ -244,13 +242,14 @@ def _rewrite(settings: Curate, context: Context, prompts: list[Prompt]) -> list[
     context.summary["rewritten"] = count
     if count < len(prompts):
         context.log(
-            f"{count} of {len(prompts)} drafts are rewritten; the others stay, since their rewrites break a rule"
+            f"{count} of {len(prompts)} drafts are rewritten; the others stay as they are, because their rewrites "
+            "failed or break a rule"
         )
     return [_rewritten(context, p, text) if text else p for p, text in zip(prompts, good, strict=True)]
 
 
 def _rewritten(context: Context, prompt: Prompt, text: str) -> Prompt:
-    """The prompt with another question; what stands around it stays."""
+    """The prompt with its last question replaced; the other turns stay."""
     name = make_id(context.folder.name, (prompt.id,), 0)
     last = max(i for i, message in enumerate(prompt.messages) if message.role == "user")
     asked = replace(prompt.messages[last], content=text.strip())
@@ -259,7 +258,7 @@ def _rewritten(context: Context, prompt: Prompt, text: str) -> Prompt:
 
 
 def read_verdict(text: str) -> JsonVerdict | None:
-    """The JSON object in an answer, between its first and last brace; None where there is none that fits."""
+    """Reads the JSON object between the first and the last brace of an answer; None if there is no valid one."""
     start, end = text.find("{"), text.rfind("}")
     try:
         return JsonVerdict.model_validate_json(text[start : end + 1]) if 0 <= start < end else None
@@ -273,7 +272,8 @@ def _model(settings: Curate) -> ModelRef:
 
 
 def _ask(settings: Curate, context: Context, prompts: list[Prompt], ask: Ask, name: str) -> list[str | None]:
-    """One greedy answer about each draft; a broken verdict is asked for once more. None where the model failed."""
+    """Returns one greedy answer about each draft, None if the model failed. A broken verdict is asked for a second
+    time."""
     speaker = generator(context, _model(settings), batch_rows=settings.batch_prompts)
     batches = _batches(settings, prompts)
     params = SamplingParams(temperature=0.0, max_tokens=settings.max_tokens, seed=context.seed)
@@ -310,4 +310,4 @@ JUDGES: dict[str, Callable[[Curate, Context, list[Prompt]], list[Prompt]]] = {
     "json": _by_json,
     "reward": _by_reward,
 }
-"""How each method that asks something chooses from the drafts that keep the rules."""
+"""For each method that asks a model: how it chooses among the drafts that pass the rules."""

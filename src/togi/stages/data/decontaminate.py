@@ -1,4 +1,4 @@
-"""`decontaminate`: what stands in an evaluation set leaves (docs/methods.md)."""
+"""`decontaminate`: drops records that contain evaluation data (docs/methods.md)."""
 
 from collections.abc import Sequence
 from typing import Literal, Self
@@ -11,35 +11,42 @@ from togi.stages.base import Around, PassingSettings, StageType, passes_on
 from togi.stages.cost import at_most_the_input
 
 REASONS = ("in_evaluation_set", "like_evaluation_set")
-"""What a record is dropped for: it holds n-grams of an evaluation text, or its embedding is close to that of one."""
+"""Drop reasons of a record: it contains n-grams of an evaluation text, or its embedding is close to that of one."""
 
 
 class Decontaminate(PassingSettings):
-    """Records that hold a text of an evaluation set leave; `.matches` shows what matched where.
+    """Drops records that contain a text of an evaluation set; the output `.matches` shows what matched and where.
 
-    Evaluation texts are the questions of the sets in `against`; without it, of all sets on which a stage of the recipe
-    measures models. A record leaves if it holds at least `share` of the n-grams of one of them: of `words` words, or in
-    languages without spaces of `characters` characters. A shorter text has to be equal to a turn of the record.
+    Evaluation texts are the questions of the sets in `against`. When absent, these are all sets on which a stage of the
+    recipe measures models. A record is dropped if it contains at least `share` of the n-grams of one evaluation text.
+    An n-gram has `words` words or, in languages without spaces, `characters` characters. An evaluation text shorter
+    than one n-gram must equal a turn of the record.
     """
 
     type: Literal["decontaminate"] = "decontaminate"
     input: RecordsRef
     against: RecordsRef | tuple[RecordsRef, ...] | None = Field(
         default=None,
-        description="evaluation sets; all that the recipe's evaluations read when absent",
+        description="evaluation sets; all sets that the recipe's evaluations read when absent",
         json_schema_extra=APART,
     )
-    words: int = Field(default=8, ge=2, le=64, description="words of one n-gram, where spaces stand between words")
-    characters: int = Field(default=16, ge=4, le=256, description="characters of one n-gram, in other languages")
+    words: int = Field(default=8, ge=2, le=64, description="words per n-gram, for languages with spaces between words")
+    characters: int = Field(default=16, ge=4, le=256, description="characters per n-gram, for other languages")
     share: float = Field(
-        default=0.5, gt=0, le=1, description="share of an evaluation text's n-grams that makes a record leave"
+        default=0.5,
+        gt=0,
+        le=1,
+        description="drop a record that contains at least this share of an evaluation text's n-grams",
     )
-    part: Part = Field(default="whole", description="where it is looked for: all turns, the user's, or the answer")
+    part: Part = Field(default="whole", description="texts to search: all turns, the user's turns, or the answer")
     embedder: EmbedderRef | None = Field(
-        default=None, description="a model of kind: embedder that also compares the questions by meaning"
+        default=None, description="a model of kind: embedder; also compares the questions by meaning"
     )
     max_cosine: float = Field(
-        default=0.95, gt=0, le=1, description="embedder: a question more alike than this (strictly) leaves"
+        default=0.95,
+        gt=0,
+        le=1,
+        description="embedder: drop a record whose question has a similarity strictly above this",
     )
 
     @property
@@ -53,24 +60,24 @@ class Decontaminate(PassingSettings):
         sets = around.measured()
         if not sets:
             raise ValueError(
-                "no stage of the recipe measures models, so there is nothing to hold the records against: name the "
-                "sets under `against`"
+                "no stage of the recipe measures models, so there are no evaluation sets to compare with: name them "
+                "under `against`"
             )
         return filled.model_copy(update={"against": tuple(RecordsRef(ref) for ref in sets)})
 
     @model_validator(mode="after")
     def _reads_what_it_is_given(self) -> Self:
         if self.embedder is None and self.max_cosine != type(self).model_fields["max_cosine"].default:
-            raise ValueError("max_cosine is read with an embedder alone: name one, or remove it")
+            raise ValueError("max_cosine is only read with an embedder: name one, or remove it")
         return self
 
     @model_validator(mode="after")
     def _against_others(self) -> Self:
         sets = [] if self.against is None else refs_of(self.against)
         if self.input in sets:
-            raise ValueError(f"against: {self.input} is the input itself; everything would leave")
+            raise ValueError(f"against: {self.input} is the input itself; every record would be dropped")
         if self.against is not None and not sets:
-            raise ValueError("against: it is empty; name a set, or remove it for all that the recipe measures on")
+            raise ValueError("against is empty: name a set, or remove it to use all sets that the recipe measures on")
         return self
 
 

@@ -1,4 +1,4 @@
-"""The work of `decontaminate`. A shard of rows is a unit of work; only the evaluation sets are held."""
+"""The work of `decontaminate`. A shard of rows is a unit of work; only the evaluation sets are held in memory."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,12 +20,12 @@ from togi.stages.held_against import FILE, Held
 from togi.stages.shards import SHARD_ROWS
 
 EXCERPT = 400
-"""Characters of the matched text that `.matches` shows."""
+"""Maximum length of the matched text in `.matches`, in characters."""
 
 REASON = {"ngrams": "in_evaluation_set", "embedding": "like_evaluation_set"}
 
 Told = dict[str, Any]
-"""A match as a unit of work keeps it."""
+"""A match as stored by a unit of work."""
 
 
 def run(settings: Decontaminate, context: Context) -> None:
@@ -51,13 +51,13 @@ def run(settings: Decontaminate, context: Context) -> None:
 
 def _tell(context: Context, found: dict[str, int], count: int) -> None:
     told = ", ".join(f"{number} in {where}" for where, number in found.items())
-    context.log(f"of {count} records, matched texts of evaluation sets: {told}")
+    context.log(f"of {count} records, matched an evaluation set: {told}")
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What the records are held against. `names` are the sets as the recipe refers to them, `marks` name their content
-    for whoever measures on them; `vectors_EW` are the embeddings of the questions in `sought`."""
+    """The evaluation texts to compare records with. `names` are the sets as the recipe refers to them; `marks` identify
+    their content for the stages that measure on them; `vectors_EW` are the embeddings of the questions in `sought`."""
 
     settings: Decontaminate
     context: Context
@@ -74,7 +74,7 @@ class Search:
         refs = [] if settings.against is None else refs_of(settings.against)
         sought: list[Sought] = []
         for ref in refs:
-            context.log(f"reading {ref}, which models are measured on")
+            context.log(f"reading evaluation set {ref}")
             for batch in context.batches(ref):
                 sought += [Sought(ref, record.id, text) for record in batch for text in _questions(record, settings)]
         texts = Contamination(sought, settings.words, settings.characters, settings.share)
@@ -84,7 +84,7 @@ class Search:
         return cls(settings, context, sought, texts, list(refs), marks, asked, vectors_EW)
 
     def shard(self, number: int) -> list[Told]:
-        """The matches of the records of one shard, by their rows in it."""
+        """The matches of the records of one shard, by their row in the shard."""
         path = self.context.records_file(self.settings.input)
         records = read_range(path, number * SHARD_ROWS, SHARD_ROWS)
         texts, owners = [], []
@@ -103,7 +103,8 @@ class Search:
         return [found[key] for key in sorted(found, key=lambda key: (key[0], self.names.index(key[1])))]
 
     def _close(self, records: list[Record]) -> list[Told]:
-        """The questions whose embedding is close to that of an evaluation text: the closest one of each."""
+        """Matches of records whose question embedding is close to that of an evaluation text; for each record the
+        closest one."""
         if self.asked is None or not len(self.vectors_EW):
             return []
         texts = ["\n".join(turns(record, "question")) for record in records]
@@ -117,7 +118,7 @@ class Search:
 
 
 def _questions(record: Record, settings: Decontaminate) -> list[str]:
-    """The texts of an evaluation record that are looked for: each long turn of the user's, else all turns as one."""
+    """The texts of an evaluation record to search for: each long user turn, else all turns as one text."""
     asked = turns(record, "question")
     long = [text for text in asked if len(text) >= 2 * settings.characters]
     return long or ["\n".join(asked)]

@@ -1,4 +1,4 @@
-"""`dedup`: of records that are alike one stays (docs/methods.md)."""
+"""`dedup`: keeps one of several similar records (docs/methods.md)."""
 
 from collections.abc import Sequence
 from typing import Literal, Self
@@ -11,17 +11,18 @@ from togi.stages.base import PassingSettings, StageType, passes_on
 from togi.stages.cost import at_most_the_input
 
 REASONS = ("copy", "near_copy")
-"""What a record is dropped for: its text is that of one that stays, or almost."""
+"""Drop reasons of a record: its text equals that of a kept record, or nearly does."""
 
 THRESHOLDS = {"minhash": 0.7, "embeddings": 0.9}
-"""More alike than this is a copy, by method."""
+"""Default similarity threshold by method; a record above it is a copy."""
 
 
 class Dedup(PassingSettings):
-    """Of records that are alike one stays: the first, or the one with the best score.
+    """Keeps one of several similar records: the first, or the one with the best score.
 
-    `exact` compares whole texts, but for case, punctuation and spacing. `minhash` compares the sets of character
-    n-grams (Jaccard similarity), `embeddings` the cosine. `.matches` tells which record each dropped one is like.
+    `exact` compares whole texts, ignoring case, punctuation and spacing. `minhash` compares sets of character n-grams
+    (Jaccard similarity), `embeddings` compares by cosine similarity. The output `.matches` names the kept record that
+    each dropped one resembles.
     """
 
     type: Literal["dedup"] = "dedup"
@@ -31,15 +32,20 @@ class Dedup(PassingSettings):
         default=None,
         gt=0,
         le=1,
-        description="more alike than this (strictly) is a copy; 0.7 for minhash, 0.9 for embeddings when absent",
+        description="a record with a similarity strictly above this is a copy; when absent: 0.7 for minhash, 0.9 "
+        "for embeddings",
     )
-    part: Part = Field(default="whole", description="what is compared: all turns, the user's, or the answer")
-    ngram: int = Field(default=5, ge=1, le=64, description="minhash: characters of one n-gram, in every language")
+    part: Part = Field(default="whole", description="texts to compare: all turns, the user's turns, or the answer")
+    ngram: int = Field(
+        default=5, ge=1, le=64, description="minhash: length of one n-gram in characters, for all languages"
+    )
     embedder: EmbedderRef | None = Field(
         default=None, description="embeddings: a model of kind: embedder; character n-grams when absent"
     )
     by: str | None = Field(
-        default=None, min_length=1, description="the score, or the number in an extra column, whose best record stays"
+        default=None,
+        min_length=1,
+        description="a score, or a numeric extra column: the record with the highest value stays",
     )
 
     @property
@@ -48,7 +54,7 @@ class Dedup(PassingSettings):
 
     @property
     def limit(self) -> float:
-        """More alike than this is a copy."""
+        """Similarity threshold; a record above it is a copy."""
         return THRESHOLDS[self.method] if self.threshold is None else self.threshold
 
     @model_validator(mode="after")
@@ -56,7 +62,9 @@ class Dedup(PassingSettings):
         read = {"threshold": ("minhash", "embeddings"), "ngram": ("minhash",), "embedder": ("embeddings",)}
         for name, methods in read.items():
             if getattr(self, name) != type(self).model_fields[name].default and self.method not in methods:
-                raise ValueError(f"{name} is read with method: {' or '.join(methods)}, found {self.method}; remove it")
+                raise ValueError(
+                    f"{name} is only read with method: {' or '.join(methods)}, found {self.method}; remove it"
+                )
         return self
 
 

@@ -1,4 +1,4 @@
-"""The work of `dedup`. The records are read several times, a part at a time; what is held of each is a few numbers."""
+"""The work of `dedup`. The records are read in batches, several times; only a few numbers per record stay in memory."""
 
 import hashlib
 
@@ -15,7 +15,7 @@ from togi.stages.endpoints import embedder
 from togi.text.compare import normalise
 
 EXCERPT = 400
-"""Characters of a dropped record's text that `.matches` shows."""
+"""Maximum length of a dropped record's text in `.matches`, in characters."""
 
 HOW = {"exact": "text", "minhash": "ngrams", "embeddings": "embedding"}
 
@@ -30,7 +30,7 @@ def run(settings: Dedup, context: Context) -> None:
 
 
 def _exact(settings: Dedup, context: Context, order: np.ndarray | None) -> Copies:
-    """By a hash of 128 bits of the normalised text."""
+    """Compares 128-bit hashes of the normalised texts."""
     marks_N = np.zeros((context.records_count(settings.input), 2), dtype=np.uint64)
     row = 0
     for batch in context.batches(settings.input):
@@ -40,7 +40,7 @@ def _exact(settings: Dedup, context: Context, order: np.ndarray | None) -> Copie
             row += 1
     order = np.arange(len(marks_N)) if order is None else order
     found = Copies.none(len(marks_N))
-    sort = order[np.lexsort((marks_N[order, 1], marks_N[order, 0]))]  # stable: the first of equal ones comes first
+    sort = order[np.lexsort((marks_N[order, 1], marks_N[order, 0]))]  # stable: among equals the first stays first
     same = np.append(False, (marks_N[sort[1:]] == marks_N[sort[:-1]]).all(axis=1))
     firsts = sort[np.maximum.accumulate(np.where(same, 0, np.arange(len(sort))))]
     found.of[sort[same]] = firsts[same]
@@ -67,7 +67,7 @@ FIND = {"exact": _exact, "minhash": _minhash, "embeddings": _embeddings}
 
 
 def _write(settings: Dedup, context: Context, found: Copies, keepers: dict[int, str]) -> None:
-    """The records that stay, in their order, and for each other one what it is a copy of."""
+    """Writes the kept records in their order, and for each other record a match with the one that it is a copy of."""
     first = 0
     with context.writer(settings.kind or "") as kept, context.writer("matches", "matches") as matches:
         for batch in context.batches(settings.input):

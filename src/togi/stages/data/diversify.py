@@ -1,4 +1,4 @@
-"""`diversify`: remove near-duplicates, then choose the most different ones (docs/methods.md)."""
+"""`diversify`: removes near-duplicates, then selects records that differ as much as possible (docs/methods.md)."""
 
 from collections.abc import Sequence
 from typing import ClassVar, Literal, Self
@@ -11,29 +11,30 @@ from togi.stages.base import PassingSettings, StageType, passes_on
 from togi.stages.cost import Cost, Inputs, passing_on
 
 REASONS = ("near_duplicate_ngrams", "near_duplicate_embedding", "over_budget")
-"""What a record is dropped for."""
+"""Drop reasons of a record."""
 
 
 class Embedder(Settings):
-    """A sentence embedder: an encoder whose tokens are averaged, from a package or a folder."""
+    """A sentence embedder from a package or a folder: an encoder with mean pooling over its tokens."""
 
-    package: PackageName | None = Field(default=None, description="a Python package that holds it")
-    path: RecipePath | None = Field(default=None, description="its folder")
-    prefix: str = Field(default="", description='put before every text; multilingual E5 wants "query: "')
+    package: PackageName | None = Field(default=None, description="Python package that contains the model")
+    path: RecipePath | None = Field(default=None, description="folder of the model")
+    prefix: str = Field(default="", description='put before every text; multilingual E5 expects "query: "')
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
         if (self.package is None) == (self.path is None):
-            raise ValueError("an embedder comes from a package or from a path: name one of them")
+            raise ValueError("an embedder needs either a package or a path: set exactly one of them")
         return self
 
 
 class Diversify(PassingSettings):
-    """Near-duplicates by character n-grams and by embeddings go; then a budget of records that cover the rest.
+    """Removes near-duplicates by character n-grams and by embeddings, then selects a budget of records that cover the
+    rest.
 
-    `k_centre` always takes the record farthest from those taken, and so finds the edges of the data, outliers too.
-    `facility_location` takes what represents most others best, and so stays with the bulk. The records come out in the
-    order in which they were taken.
+    `k_centre` always selects the record farthest from those already selected, so it covers the edges of the data,
+    outliers included. `facility_location` selects the records that best represent the others, so it stays with the bulk
+    of the data. The output keeps the order of selection.
     """
 
     of_data: ClassVar[str | None] = "prompts"
@@ -43,23 +44,35 @@ class Diversify(PassingSettings):
     keep: int = Field(ge=1, description="budget: records to select")
     method: Literal["k_centre", "facility_location"] = "k_centre"
     neighbours: int = Field(
-        default=64, ge=2, le=512, description="facility_location: how many others a record can represent"
+        default=64,
+        ge=2,
+        le=512,
+        description="facility_location: maximum number of others that one record can represent",
     )
     by: str | None = Field(
         default=None,
         min_length=1,
-        description="the score, or the number in an extra column, whose best record of near-duplicates stays; the "
-        "selection begins with the best of all",
+        description="a score, or a numeric extra column: of near-duplicates the record with the highest value "
+        "stays, and the selection starts with the highest of all",
     )
-    part: Part = Field(default="question", description="what is compared: all turns, the user's, or the answer")
-    max_jaccard: float = Field(default=0.6, gt=0, le=1, description="character n-grams: more alike than this is a copy")
+    part: Part = Field(default="question", description="texts to compare: all turns, the user's turns, or the answer")
+    max_jaccard: float = Field(
+        default=0.6,
+        gt=0,
+        le=1,
+        description="character n-grams: a record with a similarity above this is a near-duplicate",
+    )
     max_cosine: float = Field(
-        default=0.9, gt=0, le=1, description="embeddings: more alike than this (strictly) is a copy"
+        default=0.9,
+        gt=0,
+        le=1,
+        description="embeddings: a record with a similarity strictly above this is a near-duplicate",
     )
-    ngram: int = Field(default=4, ge=1, le=16, description="characters of one n-gram")
+    ngram: int = Field(default=4, ge=1, le=16, description="length of one n-gram, in characters")
     embedder: EmbedderRef | Embedder | None = Field(
         default=None,
-        description="what says how alike two texts are, a model of kind: embedder; character n-grams when absent",
+        description="embedder that measures how similar two texts are, a model of kind: embedder; character "
+        "n-grams when absent",
     )
 
     def limited(self, rows: int) -> Self:
@@ -72,7 +85,7 @@ class Diversify(PassingSettings):
     @model_validator(mode="after")
     def _reads_what_it_is_given(self) -> Self:
         if self.method != "facility_location" and self.neighbours != type(self).model_fields["neighbours"].default:
-            raise ValueError(f"neighbours is read with method: facility_location, found {self.method}; remove it")
+            raise ValueError(f"neighbours is only read with method: facility_location, found {self.method}; remove it")
         return self
 
 

@@ -1,5 +1,5 @@
-"""The work of `diversify`. The records are read several times, a part at a time; what is held of each is its text for
-the n-grams, then its embedding in float16."""
+"""The work of `diversify`. The records are read in batches, several times. Memory holds the text of each record for the
+n-grams, then its embedding in float16."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from togi.stages.data.diversify import REASONS, Diversify
 from togi.stages.endpoints import embedder
 
 NGRAMS, EMBEDDING, OVER, CHOSEN = range(4)
-"""What becomes of a record: one of the REASONS, or it is chosen."""
+"""Outcomes of a record: the index of one of the REASONS, or chosen."""
 
 
 def run(settings: Diversify, context: Context) -> None:
@@ -31,7 +31,7 @@ def run(settings: Diversify, context: Context) -> None:
 
 
 def _chosen(settings: Diversify, context: Context, scores_N: np.ndarray | None, fate_N: np.ndarray) -> np.ndarray:
-    """The rows that are chosen, in the order in which they are taken; notes what becomes of all that are left."""
+    """The chosen rows in the order of selection; notes the outcome for all remaining rows in `fate_N`."""
     left = np.flatnonzero(fate_N == OVER)
     vectors_KW = embedded(chosen_embedder(settings, context), context, settings.input, settings.part, fate_N == OVER)
     different_K = copies_by_cosine(vectors_KW, settings.max_cosine, _order(scores_N, left)).kept
@@ -43,7 +43,7 @@ def _chosen(settings: Diversify, context: Context, scores_N: np.ndarray | None, 
 
 
 def _different_texts(settings: Diversify, context: Context, scores_N: np.ndarray | None) -> np.ndarray:
-    """(N,) bool: what is no near-duplicate by its n-grams."""
+    """(N,) bool: the rows that are no near-duplicate by n-grams."""
     count = context.records_count(settings.input)
     finder = NgramCopies(count, settings.max_jaccard, settings.ngram)
     for batch in context.batches(settings.input):
@@ -55,12 +55,12 @@ def _different_texts(settings: Diversify, context: Context, scores_N: np.ndarray
 
 
 def _order(scores_N: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
-    """In which order some rows are looked at: the best first."""
+    """The order in which rows are considered: best score first."""
     return None if scores_N is None else best_first(scores_N[rows])
 
 
 def compressed(vectors_NW: np.ndarray, kept_N: np.ndarray) -> np.ndarray:
-    """The kept rows, moved together in the memory in which they lie."""
+    """The kept rows, moved together within their own memory."""
     rows = np.flatnonzero(kept_N)
     for first in range(0, len(rows), 4096):
         part = rows[first : first + 4096]
@@ -71,7 +71,7 @@ def compressed(vectors_NW: np.ndarray, kept_N: np.ndarray) -> np.ndarray:
 def _select(
     settings: Diversify, context: Context, vectors_KW: np.ndarray, scores_N: np.ndarray | None, left: np.ndarray
 ) -> list[int]:
-    """Which of what is left are chosen, in the order in which they are taken."""
+    """Selects among the rows `left`; returns positions in `left`, in the order of selection."""
     start = None if scores_N is None else int(np.argmax(scores_N[left]))
 
     def tell(done: int) -> None:
@@ -87,8 +87,8 @@ def _tell_shortage(settings: Diversify, context: Context, count: int, chosen: in
     if chosen < settings.keep:
         context.alarm(
             "under_budget",
-            f"only {chosen} different records are left of {count}, {settings.keep} were asked for: make more drafts "
-            "upstream, or lower keep",
+            f"only {chosen} of {count} records are sufficiently different, but {settings.keep} were asked for: make "
+            "more drafts upstream, or lower keep",
             value=chosen,
             threshold=settings.keep,
         )
@@ -107,7 +107,7 @@ def _write(settings: Diversify, context: Context, fate_N: np.ndarray, chosen: np
 
 
 def chosen_embedder(settings: Diversify, context: Context) -> Embedder:
-    """What embeds texts: a model that the recipe names, or n-grams."""
+    """Returns the embedder: a model that the recipe names, or n-grams."""
     chosen = settings.embedder
     if chosen is None or isinstance(chosen, EmbedderRef):
         return embedder(context, chosen)

@@ -1,5 +1,5 @@
-"""What the methods of `synthesize` share: candidates in units until enough are accepted, and the rows of text that a
-model gives for them."""
+"""Shared by the methods of `synthesize`: makes candidates in units until enough are accepted, and asks the model for
+them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,15 +18,15 @@ from togi.text.compare import normalise
 from togi.text.render import render_prompt
 
 Row = dict[str, Any]
-"""What a unit keeps of a candidate: JSON-like, `text` and `stop` at least."""
+"""The data that a unit stores of a candidate: JSON-like, with at least `text` and `stop`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a method goes about it: at most `most` candidates, `unit` of them in one unit of work.
+    """How a method works: at most `most` candidates, `unit` of them in one unit of work.
 
-    `make(numbers)` asks the model, and gives a row for each candidate. `read(number, row)` gives the record in a row,
-    or the reason why there is none; it is called once for each, in order. `name(number)` is the id that a drop bears.
+    `make(numbers)` asks the model and returns a row for each candidate. `read(number, row)` returns the record in a
+    row, or the drop reason; it is called once for each candidate, in order. `name(number)` is the id for a drop.
     """
 
     most: int
@@ -37,9 +37,9 @@ class Plan:
 
 
 def harvest(settings: Synthesize, context: Context, plan: Plan) -> None:
-    """Writes exactly `count` accepted records, or what `max_candidates` gave, which it says.
+    """Writes exactly `count` accepted records, or fewer with an alarm or a log line if `max_candidates` runs out.
 
-    Without `count` every candidate is read. Raises StageError where none is accepted.
+    Without `count` every candidate is read. Raises StageError if none is accepted.
     """
     want, read = settings.count or plan.most, 0
     with context.writer(settings.gives) as writer:
@@ -68,7 +68,7 @@ def _rows(context: Context, plan: Plan) -> Iterator[tuple[int, Row]]:
 
 
 def _tell(settings: Synthesize, context: Context, kept: int, read: int, plan: Plan) -> None:
-    """Progress after each unit, and where it ends."""
+    """Reports progress after each unit and at the end."""
     if settings.count is not None and (read % plan.unit == 0 or kept == settings.count):
         context.progress(kept, settings.count, "rows", f"of {read} candidates, at most {plan.most}")
     elif read % plan.unit == 0 or read == plan.most:
@@ -76,7 +76,7 @@ def _tell(settings: Synthesize, context: Context, kept: int, read: int, plan: Pl
 
 
 def _look_at_harvest(settings: Synthesize, context: Context, kept: int, read: int) -> None:
-    """Says where candidates ran out before `count` records were accepted."""
+    """Reports that candidates ran out before `count` records were accepted."""
     reasons = context.drop_reasons() or "none was dropped"
     if not kept:
         raise StageError(f"stage {context.name}: none of {read} candidates was accepted; reasons: {reasons}")
@@ -88,7 +88,7 @@ def _look_at_harvest(settings: Synthesize, context: Context, kept: int, read: in
         return
     context.alarm(
         "under_count",
-        f"{message}. Raise max_candidates, or loosen what the candidates are held to",
+        f"{message}. Raise max_candidates, or loosen the rules for candidates",
         value=kept,
         threshold=settings.count,
     )
@@ -98,7 +98,7 @@ def _look_at_harvest(settings: Synthesize, context: Context, kept: int, read: in
 
 
 def params_of(settings: Synthesize, seed: int = 0, n: int = 1, stop: tuple[str, ...] = ()) -> SamplingParams:
-    """How the recipe, or else the method, samples."""
+    """The sampling parameters of the recipe, or else of the method."""
     way = settings.way
     return SamplingParams(
         temperature=way.temperature if settings.temperature is None else settings.temperature,
@@ -114,8 +114,8 @@ OVER_CONTEXT: Row = {"text": "", "stop": "over_context"}
 
 
 class Asker:
-    """Asks the stage's model under its chat template: one answer each, from a random stream of the prompt's own. With
-    `greedy` the answers are greedy, of at most so many tokens."""
+    """Asks the stage's model with its chat template for one answer to each prompt, from the prompt's own random stream.
+    With `greedy`, answers are greedy and have at most that many tokens."""
 
     def __init__(self, settings: Synthesize, context: Context, *, greedy: int = 0) -> None:
         self.speaker = generator(context, settings.model, batch_rows=settings.batch)
@@ -125,14 +125,14 @@ class Asker:
         self.fits = fits_context(settings, context, self.params.max_tokens)
 
     def ask(self, prompts: Sequence[Prompt]) -> list[Row]:
-        """A row for each prompt; one that the context has no room for is not asked."""
+        """Returns a row for each prompt; a prompt too long for the context is not asked."""
         asked = [prompt for prompt in prompts if self.fits(prompt.messages)]
         found = self.speaker.generate(asked, self.params) if asked else []
         rows = {prompt.id: self.row(answers[0]) for prompt, answers in zip(asked, found, strict=True)}
         return [rows.get(prompt.id, OVER_CONTEXT) for prompt in prompts]
 
     def row(self, completion: Completion) -> Row:
-        """The answer without what closes it or begins another turn."""
+        """The answer, cut at its terminator or at the start of another turn."""
         text = completion.text
         for end in (self.speaker.terminator, *self.speaker.turn_starts):
             text = text.partition(end)[0] if end else text
@@ -142,8 +142,8 @@ class Asker:
 def fits_context(
     settings: Synthesize, context: Context, more: int | None = None
 ) -> Callable[[Sequence[Message] | str], bool]:
-    """Whether the model's context has room for a conversation, or for a plain text, and for `more` tokens behind it (of
-    a candidate, unless said otherwise). A server says so itself."""
+    """Returns a predicate: whether the model's context has room for a conversation or plain text followed by `more`
+    tokens (default: those of a candidate). Always true for an endpoint, since the server checks it."""
     source = context.model(settings.model)
     if source.kind == "endpoint":
         return lambda asked: True
@@ -159,7 +159,7 @@ def fits_context(
 
 
 def unusable(row: Row) -> str | None:
-    """The reason why there is nothing to read in a row."""
+    """The drop reason of a row without a readable answer, else None."""
     if row["stop"] == "error":
         return "failed"
     if row["stop"] == "over_context":
@@ -171,18 +171,18 @@ def unusable(row: Row) -> str | None:
 
 
 class Rules:
-    """What a question and its answer are held to; each gives a reason, or None. Equal questions are told apart from the
-    second on with `distinct`."""
+    """The rules for a question and its answer; each gives a drop reason or None. With `distinct`, repetitions of a
+    question are dropped."""
 
     def __init__(self, settings: Synthesize, seeds: Sequence[Prompt] = (), *, distinct: bool = True) -> None:
         repeats = repeated_ngrams(settings.max_repeated_ngrams)
         self.question: list[Filter] = [too_short(settings.min_chars), too_long(settings.longest_question)]
         self.question += [wrong_script(settings.language), copy_of_seed([seed.text for seed in seeds]), repeats]
         self.answer: list[Filter] = [copy_of_seed([seed.answer for seed in seeds if seed.answer]), repeats]
-        self.known: set[bytes] | None = set() if distinct else None  # hashes: some 100 bytes of an accepted question
+        self.known: set[bytes] | None = set() if distinct else None  # hashes: some 100 bytes per accepted question
 
     def failure(self, question: str, answer: str | None = None) -> str | None:
-        """The first rule that is broken. A question that passes is known from then on."""
+        """Returns the first broken rule. A question that passes is remembered."""
         if not question:
             return "empty"
         if answer is not None and not answer:
@@ -205,6 +205,6 @@ def need_answers(prompts: Sequence[Prompt], stage: str) -> None:
     for prompt in prompts:
         if prompt.answer is None:
             raise InputError(
-                f"stage {stage}: prompt {prompt.id} has no reference answer, which check_answer compares with: add a "
-                "column `answer`, or remove check_answer"
+                f"stage {stage}: prompt {prompt.id} has no reference answer, but check_answer needs one: add a column "
+                "`answer`, or remove check_answer"
             )

@@ -1,4 +1,5 @@
-"""`import`: rows from a file, a folder or a hub become records. A recipe's `data:` section makes these stages."""
+"""`import`: turns rows of a file, a folder or a hub data set into records. A recipe's `data:` section makes these
+stages."""
 
 import importlib
 from typing import Any, Literal, Self
@@ -14,45 +15,53 @@ from togi.stages.cost import Cost, Inputs, Known
 
 
 class Expected(Settings):
-    """What is known of a set of a hub before it is on this machine, such as what its publisher says."""
+    """Expected size of a hub data set that is not on this machine yet, for example from its publisher."""
 
-    rows: int = runtime_setting(..., "rows that fit", ge=1)
-    tokens: int | None = runtime_setting(None, "tokens of a row, on average", ge=1)
-    longest: int | None = runtime_setting(
-        None, "tokens of the longest row; as many as the model takes when absent", ge=1
-    )
+    rows: int = runtime_setting(..., "number of rows that fit", ge=1)
+    tokens: int | None = runtime_setting(None, "mean tokens per row", ge=1)
+    longest: int | None = runtime_setting(None, "tokens of the longest row; the model's maximum when absent", ge=1)
 
 
 class DataSettings(Settings):
-    """Where rows come from and what one that does not fit does."""
+    """Where rows come from, and how rows that do not fit are handled."""
 
     path: RecipePath | None = Field(
-        default=None, description="a file of rows (.jsonl, .json, .csv, .tsv, .parquet; .gz too), a .txt, or a folder"
+        default=None,
+        description="a file of rows (.jsonl, .json, .csv, .tsv, .parquet; also compressed as .gz), a .txt file, "
+        "or a folder",
     )
-    hub: str | None = Field(default=None, min_length=1, description="a data set's id on a model hub")
+    hub: str | None = Field(default=None, min_length=1, description="id of a data set on a model hub")
     preset: str | None = Field(
-        default=None, description="a public set whose columns are known (docs/data.md); alone it is read from the hub"
+        default=None,
+        description="a public data set with known columns (docs/data.md); without path and hub it is read from the hub",
     )
     revision: str = Field(default="main", description="hub: commit, tag or branch")
-    split: str = Field(default="train", description="hub: which split; train is the preset's own name of it")
-    columns: dict[str, str] = Field(default_factory=dict, description="our name: the column's name in the file")
-    where: dict[str, Any] = Field(
-        default_factory=dict, description="column: the value, or a list of values, of the rows to read"
+    split: str = Field(
+        default="train", description="hub: the split to read; train selects the preset's own training split"
     )
-    licence: str = Field(default="", description="licence of the data, kept with every record")
-    terms: str | None = Field(default=None, min_length=1, description="what the data asks beside its licence")
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="mapping from togi's column names to those of the file"
+    )
+    where: dict[str, Any] = Field(
+        default_factory=dict,
+        description="filter: column and the value, or list of values, that rows must have to be read",
+    )
+    licence: str = Field(default="", description="licence of the data, stored with every record")
+    terms: str | None = Field(default=None, min_length=1, description="terms of the data besides its licence")
     inherit: bool = Field(
-        default=False, description="licence and terms bind everything made from the data: records, models, their cards"
+        default=False,
+        description="licence and terms bind everything made from the data: records, models and their cards",
     )
     use: Literal["any", "training", "evaluation"] = runtime_setting(
         "any",
-        "evaluation: nothing may be trained on it, or on what is made from it; training: nothing is measured on it",
+        "evaluation: nothing may be trained on the data or on anything made from it; training: "
+        "nothing may be measured on it",
     )
-    on_bad_row: Literal["error", "drop"] = Field(default="error", description="what a row that does not fit does")
-    limit: int | None = Field(default=None, ge=1, description="read the first rows that fit, and no more")
+    on_bad_row: Literal["error", "drop"] = Field(default="error", description="what to do with a row that does not fit")
+    limit: int | None = Field(default=None, ge=1, description="read only the first rows that fit, up to this number")
 
     expect: Expected | None = runtime_setting(
-        None, "hub: what `togi plan` takes the set to hold while it is not on this machine"
+        None, "hub: size that `togi plan` assumes for the data set while it is not on this machine"
     )
 
     @field_validator("preset")
@@ -63,13 +72,13 @@ class DataSettings(Settings):
     @model_validator(mode="after")
     def _says_what_binds(self) -> Self:
         if self.inherit and not any(self.says[:2]):
-            raise ValueError("inherit: true needs `licence` or `terms`: what binds everything that is made from it?")
+            raise ValueError("inherit: true needs `licence` or `terms`: name what binds everything made from the data")
         return self
 
     @model_validator(mode="after")
     def _expects_what_is_elsewhere(self) -> Self:
         if self.expect is not None and self.on_hub is None:
-            raise ValueError("expect is read with a set of a hub alone: a file is counted; remove it")
+            raise ValueError("expect is only read with a hub data set, since files are counted; remove it")
         return self
 
     @property
@@ -80,13 +89,13 @@ class DataSettings(Settings):
 
     @property
     def says(self) -> tuple[str, str | None, bool]:
-        """Licence and terms, and whether they bind: the recipe's words, else the preset's."""
+        """Licence, terms and whether they bind: from the recipe, else from the preset."""
         preset = Preset(needs=(), read=dict) if self.preset is None else PRESETS[self.preset]  # type: ignore[arg-type]
         return self.licence or preset.licence, self.terms or preset.terms, self.inherit or preset.inherit
 
 
 class Import(DataSettings, StageSettings):
-    """Rows in the shapes of the ecosystem -> records of one kind, each with its source and licence."""
+    """Turns rows in common formats into records of one kind, each with its source and licence."""
 
     type: Literal["import"] = "import"
     kind: str = Field(description="record kind to make: prompts, pairs, chats, documents or samples")
@@ -97,7 +106,7 @@ class Import(DataSettings, StageSettings):
 
 
 def estimate(settings: Import, inputs: Inputs) -> Cost:
-    """What is in the file; a data set of a hub is not read for it."""
+    """The number of records in the file. A hub data set is not read for the estimate."""
     if settings.path is None:
         return _expected(settings)
     records = importlib.import_module(WORK).read(settings, inputs.takers).records
@@ -105,7 +114,7 @@ def estimate(settings: Import, inputs: Inputs) -> Cost:
 
 
 def _expected(settings: Import) -> Cost:
-    """What the recipe says of a set of a hub."""
+    """The size that the recipe expects of a hub data set."""
     if settings.expect is None:
         return Cost()
     rows = min(settings.expect.rows, settings.limit or settings.expect.rows)

@@ -13,10 +13,10 @@ from togi.stages.data.importing import Import
 
 
 def read(settings: Import, takers: Mapping[str, Sequence[str]]) -> Imported:
-    """The records of a data set, on the disk where they are many, with counts of the drops alone. `takers` are the
-    stage types that take each kind of records.
+    """Returns the records of a data set and only counts of its drops; large data sets are kept on disk. `takers` maps
+    each record kind to the stage types that accept it.
 
-    Raises InputError for rows that do not fit, which says what stages would take them.
+    Raises InputError for rows that do not fit; the message names the stages that would accept them.
     """
     records: Aside[Any] = Aside(to_row, lambda row: from_row(settings.kind, row))
     imported = pour_records(
@@ -45,6 +45,6 @@ def run(settings: Import, context: Context) -> None:
         context.log(note)
     wanted = None if settings.expect is None or settings.limit is not None else settings.expect.rows
     if wanted not in (None, writer.count):
-        context.log(f"{writer.count:,} rows fit; the recipe expects {wanted:,} (expect: rows)")
+        context.log(f"{writer.count:,} rows fit, but the recipe expects {wanted:,} (expect: rows)")
     context.summary |= {"columns_aside": imported.aside} if imported.aside else {}
     context.count_in(writer.count + imported.dropped.total())

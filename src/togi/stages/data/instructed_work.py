@@ -1,5 +1,5 @@
-"""The methods of `synthesize` that ask an instruct model about a given question: `evolve` and `rewrite` make another
-question of it, `cot` answers it step by step."""
+"""The methods of `synthesize` that ask an instruct model about a given question: `evolve` and `rewrite` derive another
+question from it, `cot` answers it step by step."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -17,7 +17,7 @@ from togi.text.prompt_file import PromptFile
 
 
 def instructed(settings: Synthesize, context: Context) -> Plan:
-    """Every prompt once, then again from the first one, as long as candidates are needed."""
+    """Asks about every prompt once, then starts again from the first one as long as candidates are needed."""
     assert settings.input is not None
     sources: Sequence[Prompt] = context.aside(settings.input)
     if settings.check_answer:
@@ -43,7 +43,7 @@ def instructed(settings: Synthesize, context: Context) -> Plan:
 
 
 def rehearsed(settings: Synthesize, context: Context) -> Iterator[tuple[str, tuple[Message, ...]]]:
-    """What the model will be asked first about each prompt."""
+    """Yields what the model will be asked first about each prompt."""
     assert settings.input is not None
     template = prompt_of(settings.prompt, settings.method, settings.language)
     for number, source in enumerate(context.records(settings.input)):
@@ -55,7 +55,7 @@ def _name(context: Context, source: Prompt, number: int) -> str:
 
 
 def _asked(settings: Synthesize, context: Context, template: PromptFile, source: Prompt, number: int) -> Prompt:
-    """The source with the filled template in place of its question; `evolve` and `rewrite` see the question alone."""
+    """The source with the rendered template in place of its question. `evolve` and `rewrite` see only the question."""
     name = _name(context, source, number)
     turn = derive(context.seed, "way", name) % 1_000_000
     text = template.render({"question": source.text, "answer": source.answer, "number": turn})
@@ -66,15 +66,16 @@ def _asked(settings: Synthesize, context: Context, template: PromptFile, source:
 
 
 def _with_question(source: Prompt, text: str) -> tuple[Message, ...]:
-    """The turns of a prompt with another question in place of its last one."""
+    """The turns of a prompt, with its last question replaced."""
     last = max(i for i, message in enumerate(source.messages) if message.role == "user")
     asked = replace(source.messages[last], content=text)
     return (*source.messages[:last], asked, *source.messages[last + 1 :])
 
 
 def _reworded(settings: Synthesize, rules: Rules, source: Prompt, text: str, name: str) -> Prompt | str:
-    """A new question. A rewritten one keeps the answer, which still fits; an evolved one has none. Small models answer
-    the question instead: what asks nothing in place of what asked is none."""
+    """Returns the new question or a drop reason. A rewritten question keeps the reference answer, which still fits; an
+    evolved one has none. Small models often answer instead, so a text that asks nothing is dropped if the source asks
+    something."""
     question = clean_reply(text, settings.language)
     if normalise(question) == normalise(source.text):
         return "unchanged"
@@ -88,7 +89,8 @@ def _reworded(settings: Synthesize, rules: Rules, source: Prompt, text: str, nam
 
 
 def _reasoned(settings: Synthesize, rules: Rules, source: Prompt, text: str, name: str) -> Record | str:
-    """The whole answer, thoughts and final line, or the prompt with the final answer alone."""
+    """Returns a chat with the whole answer (reasoning and final line), a prompt with only the final answer, or a drop
+    reason."""
     final = final_answer(text, settings.language)
     if not final:
         return "no_answer"

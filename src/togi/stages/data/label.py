@@ -1,4 +1,4 @@
-"""`label`: a judge says which answers are better (docs/judges.md)."""
+"""`label`: a judge decides which answers are better (docs/judges.md)."""
 
 import math
 from collections.abc import Sequence
@@ -13,38 +13,41 @@ from togi.stages.base import StageSettings, StageType
 from togi.stages.cost import Cost, Inputs, Known, passing_on
 
 REASONS = ("alone", "same_text", "empty_answer", "tie", "inconsistent", "unreadable", "failed")
-"""What is dropped. A comparison that makes no pair has the id of its first answer."""
+"""Drop reasons. A comparison that yields no pair is dropped under the id of its first answer."""
 
 PAIRWISE = ("compare", "orders", "keep", "by")
 GRADED = ("scale", "rounds")
 
 
 class Label(JudgeSettings, StageSettings):
-    """A judge compares the answers to each prompt, two at a time, which gives pairs; or it grades each answer, which
-    gives the samples with their grade as `scores.judge`. Everything that it said is kept as verdicts."""
+    """A judge compares the answers to each prompt, two at a time, and the stage outputs pairs; or it grades each
+    answer, and the stage outputs the samples with their grade as `scores.judge`. All its judgements are kept as
+    verdicts."""
 
     type: Literal["label"] = "label"
-    judge: NamedModelRef = Field(description="the model that judges; its name stands in the verdicts")
-    samples: SamplesRef = Field(description="answers, several to each prompt where they are compared")
+    judge: NamedModelRef = Field(description="the judge model; verdicts record its name")
+    samples: SamplesRef = Field(description="the answers; pairwise needs several to each prompt")
     method: Literal["pairwise", "graded"] = Field(default="pairwise", description="compare two answers, or grade one")
     compare: Literal["all", "first"] = Field(
-        default="all", description="pairwise: every two answers to a prompt, or each with the first one"
+        default="all",
+        description="pairwise: compare every two answers to a prompt, or each answer only with the first one",
     )
     orders: Literal["both", "random"] = Field(
-        default="both", description="pairwise: ask with either answer first, or once in an order drawn from the seed"
+        default="both",
+        description="pairwise: ask twice, with each answer first, or once in an order drawn from the seed",
     )
     keep: Literal["consistent", "averaged"] = Field(
         default="consistent",
-        description="pairwise: pairs on which both orders agree, or those that win on average over the orders",
+        description="pairwise: keep pairs on which both orders agree, or decide by the average over both orders",
     )
     by: Literal["text", "logprobs"] = Field(
         default="text", description="pairwise: read the judge's text, or its log-probabilities of A and B"
     )
-    rounds: int = Field(default=1, ge=1, le=64, description="graded: grades of each answer, which are averaged")
+    rounds: int = Field(default=1, ge=1, le=64, description="graded: number of grades per answer; they are averaged")
     batch_prompts: int | None = Field(
         default=None,
         ge=1,
-        description="comparisons or answers in one unit of work; 64 when absent, 512 where the judge is on a server",
+        description="comparisons or answers in one unit of work; when absent: 64, or 512 if the judge is on a server",
     )
 
     @model_validator(mode="after")
@@ -60,7 +63,7 @@ class Label(JudgeSettings, StageSettings):
         if self.rounds > 1 and self.temperature == 0:
             raise ValueError(f"{self.rounds} rounds at temperature 0 would give the same grade; raise the temperature")
         if self.by == "logprobs" and self.temperature != 0:
-            raise ValueError("by: logprobs samples nothing, so it does not read temperature; remove it")
+            raise ValueError("by: logprobs does not sample, so it does not read temperature; remove it")
         return self
 
 
@@ -69,7 +72,8 @@ def outputs(settings: Label) -> dict[str, str]:
 
 
 def estimate(settings: Label, inputs: Inputs) -> Cost:
-    """Every answer graded, or with every other one compared; of prompts, the bytes, which are more than the tokens."""
+    """Every answer is graded, or compared with every other one. Known texts count as bytes, an upper bound of their
+    tokens."""
     came = inputs[settings.samples]
     answer = 1 if settings.by == "logprobs" else settings.max_tokens
     if came.records is None:
@@ -80,7 +84,7 @@ def estimate(settings: Label, inputs: Inputs) -> Cost:
         return _grouped(settings, came, answer)
     if len(came.samples) != came.records:
         what = "tokens read" if graded else "comparisons"
-        cost.unknown.append(f"{what}: how many answers each prompt has is not known before they are made")
+        cost.unknown.append(f"{what}: the number of answers per prompt is unknown until they are generated")
         cost.calls = settings.rounds * came.records if graded else None
         return cost
     times = settings.rounds if graded else 2 if settings.orders == "both" else 1
@@ -90,12 +94,12 @@ def estimate(settings: Label, inputs: Inputs) -> Cost:
     cost.read = times * (sum(sizes) + settings.prompt_bytes * len(sizes))
     cost.sampled = 0 if settings.by == "logprobs" else cost.calls * settings.max_tokens
     if settings.by == "text" and settings.retries:
-        cost.notes.append("calls: without those for unreadable verdicts")
+        cost.notes.append("calls: without retries for unreadable verdicts")
     return cost
 
 
 def _grouped(settings: Label, came: Known, answer: int) -> Cost:
-    """What answers cost that are not there yet, so many to each prompt; all are as long as they may be."""
+    """Estimates the cost for answers that do not exist yet: `came.group` per prompt, each of maximum length."""
     assert came.records is not None and came.group is not None
     each, graded = came.group, settings.method == "graded"
     pairs = each * (each - 1) // 2 if settings.compare == "all" else each - 1
@@ -109,12 +113,12 @@ def _grouped(settings: Label, came: Known, answer: int) -> Cost:
         shown = (came.tokens + came.added) * (1 if graded else 2) + settings.prompt_bytes
         cost.read = math.ceil(cost.calls * shown)
     if settings.by == "text" and settings.retries:
-        cost.notes.append("calls: without those for unreadable verdicts")
+        cost.notes.append("calls: without retries for unreadable verdicts")
     return cost
 
 
 def _by_prompt(samples: Sequence[Record]) -> dict[str, list[int]]:
-    """Bytes of the answers to each prompt, with the prompt."""
+    """Sizes of the answers to each prompt in bytes, prompt included."""
     found: dict[str, list[int]] = {}
     for sample in samples:
         assert isinstance(sample, Sample)
@@ -124,7 +128,7 @@ def _by_prompt(samples: Sequence[Record]) -> dict[str, list[int]]:
 
 
 def _compared(settings: Label, sizes: Sequence[int]) -> list[int]:
-    """Bytes of each comparison of the answers to one prompt, the prompt counted twice."""
+    """Sizes in bytes of all comparisons of the answers to one prompt; the prompt is counted twice."""
     firsts = sizes if settings.compare == "all" else sizes[:1]
     return [one + other for place, one in enumerate(firsts) for other in sizes[place + 1 :]]
 

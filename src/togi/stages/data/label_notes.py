@@ -1,5 +1,5 @@
-"""What `label` says of its judge: how much could be read, how often it takes the answer that stands first, and whether
-it judged itself."""
+"""What `label` reports about its judge: how many verdicts were readable, how often it prefers the first answer, and
+whether it judged its own answers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,13 +12,13 @@ from togi.stages.context import Context
 from togi.stages.data.label import Label
 from togi.stages.data.shown import PROMPTS
 
-LEANING = 0.15  # of the share of first answers from a half, from which on it is an alarm
-ENOUGH = 50  # decided verdicts, before a share says anything
+LEANING = 0.15  # alarm if the share of verdicts for the first answer deviates more than this from one half
+ENOUGH = 50  # decided verdicts needed before that share is meaningful
 
 
 @dataclass(slots=True)
 class Tally:
-    """Counts the last verdicts of each comparison or answer; `grades` is the sum of those that were `graded`."""
+    """Counts the last verdicts of each comparison or answer; `grades` is the sum of the `graded` grades."""
 
     settings: Label
     context: Context
@@ -33,7 +33,8 @@ class Tally:
     examples: list[dict[str, Any]] = field(default_factory=list)
 
     def show(self, contest: Contest, last: Sequence[Verdict]) -> None:
-        """Keeps the first comparisons for the report: both answers as the judge read them first, and its words."""
+        """Keeps the first comparisons for the report: both answers in the order of the judge's first question, and its
+        reply."""
         if len(self.examples) >= PROMPTS:
             return
         verdict = last[0]
@@ -47,7 +48,7 @@ class Tally:
         self.examples.append({"question": contest.prompt.text, "said": said})
 
     def note(self, last: Sequence[Verdict]) -> None:
-        """Takes the verdicts on one comparison, one for each order, or on one answer."""
+        """Counts the verdicts on one comparison (one per order) or on one answer."""
         self.asked += len(last)
         self.read += sum(verdict.outcome not in ("unreadable", "failed") for verdict in last)
         for verdict in last:
@@ -62,21 +63,20 @@ class Tally:
             self.agree += winners[0] == winners[1]
 
     def note_own(self, samples: Sequence[Sample], names: Sequence[str]) -> None:
-        """An alarm where the judge wrote some of the answers itself."""
+        """Raises an alarm if the judge wrote some of the answers itself."""
         own = sum(_wrote(sample, names) for sample in samples)
         if own:
             self.context.summary["answers_of_the_judge"] = own
             self.context.alarm(
                 "judges_itself",
-                f"{self.settings.judge} wrote {own} of {len(samples)} answers that it judges: judges favour their own. "
-                "`calibrate` measures by how much; another model as judge avoids it",
+                f"{self.settings.judge} wrote {own} of {len(samples)} answers that it judges, and judges favour their "
+                "own answers. Use `calibrate` to measure this bias, or another model as judge to avoid it",
                 value=own / len(samples),
                 threshold=0.0,
             )
 
     def refuse_unreadable(self, said: Sequence[Mapping[str, Any]]) -> None:
-        """Raises StageError where nothing that was said could be read: the judge, its prompt or the endpoint is
-        wrong."""
+        """Raises StageError if none of the replies is readable: then the judge, its prompt or the endpoint is wrong."""
         if not said or any(each.get("value") is not None or "probability" in each for each in said):
             return
         failed = sum(each["failed"] for each in said)
@@ -86,12 +86,12 @@ class Tally:
             cause = f"{failed} of {len(said)} requests failed" + (f", the first: {text[:300]}" if text else "")
         what = "[[A]], [[B]] or [[C]]" if self.settings.method == "pairwise" else "a grade such as [[7]]"
         raise StageError(
-            f"stage {self.context.name}: nothing that {self.settings.judge} said can be read as a verdict ({cause}). "
-            f"Raise max_tokens if it is cut off, choose a prompt that asks for {what}, or ask another model"
+            f"stage {self.context.name}: no reply of {self.settings.judge} can be read as a verdict ({cause}). "
+            f"Raise max_tokens if the reply is cut off, use a prompt that asks for {what}, or choose another judge"
         )
 
     def finish(self) -> None:
-        """Puts the figures into the summary."""
+        """Writes the figures to the summary."""
         summary = self.context.summary
         summary |= {"examples": self.examples} if self.examples else {}
         summary["verdicts_asked"] = self.asked
@@ -107,7 +107,7 @@ class Tally:
                 place, often = ("first", share) if share > 0.5 else ("second", 1 - share)
                 self.context.alarm(
                     "position_bias",
-                    f"{self.settings.judge} preferred the answer that stood {place} in {often:.0%} of {self.decided} "
+                    f"{self.settings.judge} preferred the answer shown {place} in {often:.0%} of {self.decided} "
                     "verdicts; keep only verdicts on which both orders agree",
                     value=share,
                     threshold=0.5,
@@ -115,7 +115,8 @@ class Tally:
 
 
 def _wrote(sample: Sample, names: Sequence[str]) -> bool:
-    """Whether a model of these names wrote an answer: by its name, or under another name of the same source."""
+    """Whether one of the models in `names` wrote the answer, under its own name or as another model of the same
+    source."""
     if sample.model in names:
         return True
     own = [source for source in sample.sources if source not in sample.prompt.sources]

@@ -1,6 +1,6 @@
-"""The work of `label`: a unit is a batch of comparisons, each in all its orders, or of answers; only one is in memory.
+"""The work of `label`: a unit is a batch of comparisons, each in all its orders, or of answers; one batch is in memory.
 
-What the judge said is read again from the units when a stage goes on, so nothing is asked twice.
+A resumed stage reads the judge's replies from finished units, so nothing is asked twice.
 """
 
 import math
@@ -27,15 +27,15 @@ from togi.text.compare import normalise
 
 Item = TypeVar("Item")
 FIRST = 8  # comparisons or answers in the first unit
-TOGETHER = 16  # questions that a model of this machine reads at once for their log-probabilities
+TOGETHER = 16  # questions that a local model reads at once for their log-probabilities
 BATCH = 64
 BATCH_OF_ENDPOINTS = 512
 Said = dict[str, Any]
-"""What a judge said once: `text` and the `value` that was read, or that it `failed`; or a `probability`."""
+"""One reply of the judge: its `text` and the `value` read from it, or whether it `failed`; or a `probability`."""
 
 
 def run(settings: Label, context: Context) -> None:
-    """Raises StageError where nothing that the judge said can be read."""
+    """Raises StageError if no reply of the judge can be read."""
     samples: Sequence[Sample] = context.aside(settings.samples)
     tally = Tally(settings, context)
     tally.note_own(samples, judges_own(context, settings))
@@ -63,7 +63,7 @@ def rehearse(settings: Label, context: Context) -> Iterator[Rehearsed]:
 
 
 def _size(settings: Label, context: Context) -> int:
-    """Comparisons or answers in one unit. What a server says is kept one by one, so a larger unit loses nothing."""
+    """Comparisons or answers in one unit. A server's replies are stored one by one, so a larger unit loses nothing."""
     remote = context.model(settings.judge).kind == "endpoint"
     return settings.batch_prompts or (BATCH_OF_ENDPOINTS if remote else BATCH)
 
@@ -76,8 +76,8 @@ def _asked(
     ask: Callable[[Sequence[Item]], list[Any]],
     tally: Tally,
 ) -> Iterator[tuple[Item, Any]]:
-    """Each of `count` comparisons or answers with what the judge said of it, unit by unit. The first unit is small: a
-    judge of which nothing can be read is found before much is spent on it. Raises StageError for such a judge."""
+    """Yields each of `count` comparisons or answers with the judge's replies, unit by unit. The first unit is small, so
+    that a judge with unreadable replies is found early. Raises StageError for such a judge."""
     size = _size(settings, context)
     sizes = [min(FIRST, count), *(min(size, count - first) for first in range(FIRST, count, size))] if count else []
     batch: list[Item] = []
@@ -95,7 +95,7 @@ def _asked(
 
 
 def _texts(said: Any) -> list[Said]:
-    """All that the judge said in a unit."""
+    """All replies of the judge in a unit."""
     return [said] if isinstance(said, dict) else [each for part in said for each in _texts(part)]
 
 
@@ -123,7 +123,7 @@ def _pairwise(settings: Label, context: Context, samples: Sequence[Sample], prom
 def _contests(
     settings: Label, seed: int, samples: Sequence[Sample], drop: Callable[[Sample, str], None]
 ) -> Iterator[Contest]:
-    """The comparisons, in the order of prompts; answers that cannot be compared are dropped."""
+    """Yields the comparisons in the order of prompts; drops answers that cannot be compared."""
     for answers in by_prompt(samples):
         spoken = [answer for answer in answers if answer.text.strip()]
         for answer in answers:
@@ -157,7 +157,7 @@ def _question(settings: Label, prompt: JudgePrompt, contest: Contest, swapped: b
 
 
 def _compare(settings: Label, context: Context, prompt: JudgePrompt) -> Any:
-    """Asks for text."""
+    """Asks for a verdict as text."""
     judge = asker(settings, context, read_choice, batch_rows=2 * _size(settings, context))
 
     def ask(contests: Sequence[Contest]) -> list[list[list[Said]]]:
@@ -202,7 +202,7 @@ def _said(answered: Answered[Any]) -> list[Said]:
 def _verdicts(
     context: Context, settings: Label, contest: Contest, order: int, attempts: Sequence[Said]
 ) -> list[Verdict]:
-    """What the judge said in one order, each time that it was asked."""
+    """The judge's verdicts in one order, one for each attempt."""
     shown = contest.shown(contest.swapped[order])
     names = (shown[0].id, shown[1].id)
     found = []
@@ -231,7 +231,7 @@ def _verdicts(
 
 
 def _pair(settings: Label, context: Context, contest: Contest, last: Sequence[Verdict]) -> Pair | str:
-    """The pair that the last verdicts of all orders make, or the reason for none."""
+    """Returns the pair that results from the last verdicts of all orders, or the drop reason."""
     if any(verdict.outcome == "failed" for verdict in last):
         return "failed"
     outcome = decide([_preference(verdict, contest) for verdict in last], settings.keep)
@@ -255,7 +255,7 @@ def _pair(settings: Label, context: Context, contest: Contest, last: Sequence[Ve
 
 
 def _preference(verdict: Verdict, contest: Contest) -> float | None:
-    """What a verdict says of the contest's first answer."""
+    """Returns the preference of a verdict for the contest's first answer."""
     if verdict.outcome not in ("winner", "tie"):
         return None
     swapped = verdict.answers[0] != contest.first.id
@@ -297,7 +297,7 @@ def _graded(settings: Label, context: Context, samples: Sequence[Sample], prompt
 
 
 def _with_grade(sample: Sample, found: Sequence[Verdict]) -> list[Sample]:
-    """The sample with the mean of its grades; none where no grade could be read."""
+    """Returns the sample with its mean grade; an empty list if no grade is readable."""
     grades = [verdict.score for verdict in found if verdict.score is not None]
     return [replace(sample, scores={**sample.scores, "judge": sum(grades) / len(grades)})] if grades else []
 

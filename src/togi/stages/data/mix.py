@@ -1,4 +1,4 @@
-"""`mix`: several sets as one, each with its share of the tokens or rows (docs/methods.md)."""
+"""`mix`: combines several data sets, each with its share of the tokens or rows (docs/methods.md)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,41 +12,43 @@ from togi.stages.base import PassingSettings, StageType, passes_on
 from togi.stages.cost import Cost, Inputs, Known, count, passing_on
 
 REASONS = ("over_share",)
-"""What a record is dropped for: its set has more than its share."""
+"""Drop reason of a record: its data set is larger than its share."""
 
 PRESETS: Mapping[str, tuple[float, float]] = {"ipt-3.1": (0.225, 0.775), "ipt-llmjp4": (0.6, 0.4)}
-"""Shares of the tokens of instruction text and of the corpus: 90B of 400B tokens of LLM-jp-3.1 (our reading of its
-card), and 60 % in the decay phase of LLM-jp-4."""
+"""Token shares of instruction text and of the corpus: 90B of 400B tokens for LLM-jp-3.1 (our reading of its card), and
+60 % in the decay phase of LLM-jp-4."""
 
 
 class MixedInput(Settings):
-    """One set of the mixture."""
+    """One data set of the mixture."""
 
     input: RecordsRef
     share: float = Field(default=1.0, gt=0, description="share of the mixture; shares are scaled to add up to 1")
 
 
 class Mix(PassingSettings):
-    """Several sets of one kind as one, each with its share of the tokens or rows.
+    """Combines several data sets of one kind, each with its share of the tokens or rows.
 
-    The next record comes from the set that is furthest behind its share, as in `train.pretrain`; those of a set stay in
-    their order. Of a set with more than its share a random part is taken; with `epochs` above 1 a small set is
-    repeated, and its copies have ids of their own. The summary tells the exact shares.
+    The next record comes from the set that is furthest behind its share, as in `train.pretrain`; the records of a set
+    keep their order. If a set is larger than its share, a random part of it is used. With `epochs` above 1 a small set
+    is repeated, and its copies get new ids. The summary reports the exact shares.
     """
 
     type: Literal["mix"] = "mix"
     inputs: tuple[MixedInput, ...] = Field(min_length=2)
-    by: Literal["tokens", "rows"] = Field(default="tokens", description="what shares and amount count")
-    model: ModelRef | None = Field(default=None, description="by tokens: the model whose tokenizer counts them")
+    by: Literal["tokens", "rows"] = Field(default="tokens", description="unit of the shares and of amount")
+    model: ModelRef | None = Field(default=None, description="by tokens: the model whose tokenizer counts the tokens")
     preset: Literal["ipt-3.1", "ipt-llmjp4"] | None = Field(
         default=None,
-        description="shares of instruction pre-training, of instruction text (the first input) and corpus (the "
-        "second): 22.5 % of the tokens are instruction text in ipt-3.1, 60 % in ipt-llmjp4",
+        description="shares of instruction pre-training, with instruction text as the first input and the corpus "
+        "as the second: instruction text is 22.5 % of the tokens in ipt-3.1, 60 % in ipt-llmjp4",
     )
     amount: int | None = Field(
-        default=None, ge=1, description="tokens or rows of the mixture; as many as epochs allow when absent"
+        default=None, ge=1, description="tokens or rows of the mixture; as many as epochs allows when absent"
     )
-    epochs: float = Field(default=1.0, gt=0, le=1000, description="how often a record may stand in the mixture at most")
+    epochs: float = Field(
+        default=1.0, gt=0, le=1000, description="maximum number of times that a record may occur in the mixture"
+    )
 
     @property
     def passes(self) -> Sequence[Ref]:
@@ -62,7 +64,7 @@ class Mix(PassingSettings):
     @model_validator(mode="after")
     def _counts_what_it_can(self) -> Self:
         if (self.by == "tokens") != (self.model is not None):
-            how = "needs `model`, whose tokenizer counts" if self.by == "tokens" else "reads no model; remove it"
+            how = "needs `model` for its tokenizer" if self.by == "tokens" else "does not read model; remove it"
             raise ValueError(f"by: {self.by} {how}")
         return self
 
@@ -72,8 +74,8 @@ class Mix(PassingSettings):
             return self
         if len(self.inputs) != 2 or any(each.share != 1 for each in self.inputs) or self.by != "tokens":
             raise ValueError(
-                f"preset: {self.preset} takes two inputs without shares, instruction text first and then the corpus, "
-                "by tokens"
+                f"preset: {self.preset} needs by: tokens and exactly two inputs without shares: instruction text "
+                "first, then the corpus"
             )
         return self
 
@@ -81,12 +83,12 @@ class Mix(PassingSettings):
     def _each_input_once(self) -> Self:
         twice = [ref for i, ref in enumerate(self.passes) if ref in self.passes[:i]]
         if twice:
-            raise ValueError(f"inputs: {twice[0]} stands twice; give it one share")
+            raise ValueError(f"inputs: {twice[0]} is listed twice; give it one share")
         return self
 
 
 def estimate(settings: Mix, inputs: Inputs) -> Cost:
-    """At most what comes, as often as it may stand there."""
+    """At most the input records times `epochs`."""
     came, why = count(inputs, settings.passes)
     most = None if came is None else int(came * max(1, settings.epochs))
     if settings.by == "rows" and settings.amount is not None:
@@ -99,14 +101,14 @@ def estimate(settings: Mix, inputs: Inputs) -> Cost:
 
 
 def _mixed(settings: Mix, known: Sequence[Known]) -> Known:
-    """What is known of records of several sets: that of the first where the lengths of one are not."""
+    """Token counts of the mixed records. If the lengths of one set are unknown, the result is that of the first set."""
     told = [each.tokens + each.added for each in known if each.tokens is not None and not each.samples]
     if len(told) < len(known):
         return known[0]
     longest = [None if each.longest is None else each.longest + each.added for each in known]
     sizes = [size for size in longest if size is not None]
     rows = settings.shares
-    if settings.by == "tokens":  # a set of long records has fewer rows
+    if settings.by == "tokens":  # at an equal token share, a set of long records has fewer rows
         rows = normalised([share / max(each, 1) for share, each in zip(settings.shares, told, strict=True)])
     mean = sum(share * each for share, each in zip(rows, told, strict=True))
     return Known(tokens=mean, longest=max(sizes) if len(sizes) == len(known) else None)

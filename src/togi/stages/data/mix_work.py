@@ -1,4 +1,4 @@
-"""The work of `mix`: each set is read once to count it, then as often as it stands in the mixture, a part at a time."""
+"""The work of `mix`: each set is read once to count it, then as often as it occurs in the mixture, in batches."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,8 +19,9 @@ from togi.stages.rehearsal_work import weightless
 
 @dataclass(slots=True)
 class Source:
-    """A set of the mixture: the size of each record (N,) in tokens or rows, how often the whole set stands in the
-    mixture, which records (N,) do so once more, and which have an id that an earlier set has too."""
+    """A set of the mixture. `size_N` (N,) is the size of each record in tokens or rows, `mark_N` identifies the
+    records, `whole` is how often the whole set occurs in the mixture, `also_N` flags the records that occur once more,
+    and `known_N` those whose id an earlier set has too."""
 
     ref: Ref
     size_N: np.ndarray
@@ -31,7 +32,7 @@ class Source:
 
     @property
     def total(self) -> int:
-        """Its tokens or rows."""
+        """Tokens or rows of the set."""
         return int(self.size_N.sum())
 
 
@@ -52,7 +53,7 @@ def run(settings: Mix, context: Context) -> None:
 
 
 def _measured(settings: Mix, context: Context, ref: Ref) -> Source:
-    """Reads a set once: the size of each record, and a number that names it."""
+    """Reads a set once: the size of each record, and a number that identifies it."""
     total = context.records_count(ref)
     size_N, mark_N = np.ones(total, dtype=np.int64), np.zeros(total, dtype=np.uint64)
     words = None if settings.model is None else weightless(context, settings.model).tokenizer
@@ -70,7 +71,7 @@ def _measured(settings: Mix, context: Context, ref: Ref) -> Source:
 
 
 def _amount(settings: Mix, context: Context, sources: list[Source]) -> float:
-    """The tokens or rows of the mixture. Raises InputError where a set has too few for its share."""
+    """The tokens or rows of the mixture. Raises InputError if a set is too small for its share."""
     most = [settings.epochs * source.total / share for source, share in zip(sources, settings.shares, strict=True)]
     if settings.amount is None:
         return min(most)
@@ -78,7 +79,7 @@ def _amount(settings: Mix, context: Context, sources: list[Source]) -> float:
         if settings.amount > limit:
             needed = share * settings.amount
             raise InputError(
-                f"stage {context.name}: {source.ref} holds {source.total:,} {settings.by}, but its share of the "
+                f"stage {context.name}: {source.ref} has {source.total:,} {settings.by}, but its share of the "
                 f"mixture is {needed:,.0f}; set epochs to {needed / source.total:.2f} or more, or amount to "
                 f"{int(limit):,} or less"
             )
@@ -86,8 +87,8 @@ def _amount(settings: Mix, context: Context, sources: list[Source]) -> float:
 
 
 def _drawn(context: Context, source: Source, share: float, goal: float) -> Stream:
-    """Notes which records of a set stand in the mixture: all of them as often as they fit whole, then a random part of
-    them, up to the record that is nearest to the goal."""
+    """Decides which records of a set the mixture uses: the whole set as often as it fits, then a random part of it, up
+    to the record that comes nearest to the goal."""
     cursor = Cursor(len(source.size_N), derive(context.seed, source.ref.name))
     cursor.epoch = source.whole = int(goal / source.total + 1e-9)
     left = goal - source.whole * source.total
@@ -100,7 +101,7 @@ def _drawn(context: Context, source: Source, share: float, goal: float) -> Strea
 
 
 def _know_again(context: Context, sources: list[Source]) -> None:
-    """Notes which records have the id of one of an earlier set; an alarm tells how many."""
+    """Flags the records whose id an earlier set has too, and raises an alarm with their number."""
     earlier = np.zeros(0, dtype=np.uint64)
     for source in sources:
         source.known_N = np.isin(source.mark_N, earlier)
@@ -108,15 +109,15 @@ def _know_again(context: Context, sources: list[Source]) -> None:
         if shared := int(source.known_N.sum()):
             context.alarm(
                 "same_records",
-                f"{shared} records of {source.ref} are in an earlier set of the mixture too; they stand in it twice, "
-                "the second time with ids of their own",
+                f"{shared} records of {source.ref} are in an earlier set of the mixture too, so they occur twice in "
+                "the mixture, the second time with new ids",
                 value=shared,
                 threshold=0,
             )
 
 
 def _drop_rest(context: Context, source: Source) -> None:
-    """Notes the records that do not stand in the mixture at all."""
+    """Notes the drops: records that the mixture does not use at all."""
     assert source.also_N is not None
     if source.whole or source.also_N.all():
         return
@@ -129,7 +130,7 @@ def _drop_rest(context: Context, source: Source) -> None:
 
 
 def _mixed(context: Context, sources: list[Source], streams: list[Stream]) -> Iterator[Record]:
-    """The records of the mixture: each from the set furthest behind its share."""
+    """Yields the records of the mixture, each from the set furthest behind its share."""
     rows = {stream.name: _rows(context, source) for source, stream in zip(sources, streams, strict=True)}
     heads = {name: head for name, each in rows.items() if (head := next(each, None)) is not None}
     while left := [stream for stream in streams if stream.name in heads]:
@@ -143,7 +144,7 @@ def _mixed(context: Context, sources: list[Source], streams: list[Stream]) -> It
 
 
 def _rows(context: Context, source: Source) -> Iterator[tuple[Record, int]]:
-    """The records of one set as they stand in the mixture, with their sizes."""
+    """Yields the records of one set in the order of the mixture, with their sizes."""
     assert source.also_N is not None and source.known_N is not None
     for epoch in range(source.whole + bool(source.also_N.any())):
         row = 0
@@ -156,12 +157,12 @@ def _rows(context: Context, source: Source) -> Iterator[tuple[Record, int]]:
 
 
 def _copied(context: Context, ref: Ref, record: Record, epoch: int) -> Record:
-    """A record that stands in the mixture already, under an id of its own."""
+    """A repeated record, under a new id."""
     return replace(record, id=make_id(context.folder.name, (record.id, ref), epoch), parents=(record.id,))
 
 
 def _tell(settings: Mix, context: Context, streams: list[Stream]) -> None:
-    """The exact shares, in the log and in the summary."""
+    """Reports the exact shares in the log and the summary."""
     rows: dict[str, dict[str, Any]] = {}
     for name, row in ledger(streams).items():
         rows[name] = {
@@ -172,7 +173,7 @@ def _tell(settings: Mix, context: Context, streams: list[Stream]) -> None:
             "epochs": row["epochs"],
         }
         context.log(
-            f"{name}: {row['tokens']:,} {settings.by}, {row['share']:.2%} of the mixture ({row['asked']:.2%} asked "
-            f"for), {row['epochs']:.2f} epochs"
+            f"{name}: {row['tokens']:,} {settings.by}, {row['share']:.2%} of the mixture ({row['asked']:.2%} "
+            f"requested), {row['epochs']:.2f} epochs"
         )
     context.summary["mixture"] = rows

@@ -13,38 +13,40 @@ REASONS = (
     *("no_score", "too_few", "no_reference"),
     *("tie", "small_gap", "chosen_too_low", "rejected_too_high", "same_text"),
 )
-"""What is dropped: answers and prompts first, then pairs, under the id of their rejected answer."""
+"""Drop reasons: of answers and prompts first, then of pairs, which are dropped under the id of their rejected
+answer."""
 
 
 class Pairs(StageSettings):
-    """The best answers to each prompt against the worst, by a score, a grade or a judge's verdicts.
+    """Pairs the best answers to each prompt with the worst, ranked by a score, a grade or a judge's verdicts.
 
-    Answers are ranked by score, then by their number. A prompt with fewer than best + worst answers gives no pair.
-    Pairs of equal scores, or whose texts differ in nothing but case, spacing and punctuation, are dropped. The best
-    answers are an output too, as chats: best-of-n for SFT.
+    Answers are ranked by score, ties by their number. A prompt with fewer than best + worst answers gives no pair.
+    Pairs with equal scores are dropped, and so are pairs whose texts differ only in case, spacing and punctuation. A
+    second output, `best`, holds the best answers as chats: best-of-n for SFT.
     """
 
     type: Literal["pairs"] = "pairs"
-    samples: SamplesRef = Field(description="answers with scores; those to one prompt stand together")
+    samples: SamplesRef = Field(description="answers with scores; all answers to one prompt must be adjacent")
     verdicts: VerdictsRef | None = Field(
         default=None,
-        description="a judge's verdicts on these answers: ranked by the share of comparisons that an answer won, or by "
-        "its mean grade, in place of a score",
+        description="a judge's verdicts on these answers: rank by the share of comparisons that an answer won, or "
+        "by its mean grade, instead of a score",
     )
-    by: str | None = Field(default=None, min_length=1, description="which score, where the samples have several")
-    best: int = Field(default=1, ge=1, description="best answers to each prompt that are chosen")
-    worst: int = Field(default=1, ge=1, description="worst answers to each prompt that are rejected")
+    by: str | None = Field(default=None, min_length=1, description="score to rank by, if the samples have several")
+    best: int = Field(default=1, ge=1, description="number of best answers to each prompt to choose")
+    worst: int = Field(default=1, ge=1, description="number of worst answers to each prompt to reject")
     chosen: Literal["best", "reference"] = Field(
-        default="best", description="reference: the prompt's reference answer is chosen, in place of the best ones"
+        default="best",
+        description="reference: the chosen side is the prompt's reference answer, instead of the best answers",
     )
-    min_gap: float = Field(default=0.0, ge=0, description="smallest difference of the scores of a pair")
+    min_gap: float = Field(default=0.0, ge=0, description="minimum difference between the scores of a pair")
     min_chosen: float | None = Field(default=None, description="lowest score of a chosen answer")
     max_rejected: float | None = Field(default=None, description="highest score of a rejected answer")
 
     @model_validator(mode="after")
     def _reads_what_it_is_given(self) -> Self:
         if self.verdicts is not None and self.by is not None:
-            raise ValueError("answers are ranked by verdicts or by a score: remove verdicts or by")
+            raise ValueError("answers are ranked either by verdicts or by a score: remove verdicts or by")
         if self.chosen == "reference" and (self.min_gap or self.min_chosen is not None):
             name = "min_gap" if self.min_gap else "min_chosen"
             raise ValueError(f"{name} is not read with chosen: reference, which has no score; remove it")
@@ -52,7 +54,7 @@ class Pairs(StageSettings):
 
 
 def estimate(settings: Pairs, inputs: Inputs) -> Cost:
-    """A pair has at least one rejected answer of its own."""
+    """Without a known group size: each rejected answer makes at most one pair per chosen side."""
     came = inputs[settings.samples]
     sides = settings.best if settings.chosen == "best" else 1
     most, best = None, came.records

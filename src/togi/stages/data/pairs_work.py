@@ -1,4 +1,4 @@
-"""The work of `pairs`: one pass over the samples, with the answers to one prompt in memory."""
+"""The work of `pairs`: one pass over the samples that holds only the answers to one prompt in memory."""
 
 import math
 from collections.abc import Iterator
@@ -16,7 +16,8 @@ EXAMPLES = 12
 
 
 def run(settings: Pairs, context: Context) -> None:
-    """Raises InputError where it is not clear what to rank by, and StageError where nothing can be made."""
+    """Raises InputError if it is unclear which score to rank by, and StageError if neither pairs nor best answers
+    result."""
     ranking = _Ranking(settings, context)
     rules = _rules(settings, context, ranking.by)
     examples: list[Pair] = []
@@ -50,7 +51,7 @@ def _rules(settings: Pairs, context: Context, by: str) -> Rules:
 
 
 class _Ranking:
-    """What answers are ranked `by`, and their scores. `torn` counts prompts whose answers do not stand together."""
+    """What answers are ranked `by`, and their scores. `torn` counts prompts whose answers are not adjacent."""
 
     def __init__(self, settings: Pairs, context: Context) -> None:
         self.settings = settings
@@ -61,7 +62,7 @@ class _Ranking:
         self.torn = 0
 
     def groups(self) -> Iterator[list[Ranked]]:
-        """The scored answers to each prompt."""
+        """Yields the scored answers to each prompt."""
         seen: dict[bytes, None] = {}
         samples = (sample for batch in self.context.batches(self.settings.samples) for sample in batch)
         self.context.counts["samples"] = self.context.records_count(self.settings.samples)
@@ -80,12 +81,12 @@ class _Ranking:
         return Ranked(self.plain(sample), score)
 
     def tell_torn(self) -> None:
-        """An alarm where answers to one prompt stand at several places: each of them is ranked by itself."""
+        """Raises an alarm if answers to one prompt occur in several places, since each place is ranked separately."""
         if self.torn:
             self.context.alarm(
                 "torn_prompts",
-                f"{self.torn} times answers to a prompt stand apart from others to it, and are ranked by themselves; "
-                "that is right for what a policy sampled at several steps",
+                f"{self.torn} times answers to a prompt are not adjacent to earlier ones, so they are ranked "
+                "separately; this is right only for samples of a policy from several training steps",
                 value=self.torn,
             )
 
@@ -101,29 +102,27 @@ def _wins(settings: Pairs, context: Context) -> Wins | None:
 
 
 def _score_name(settings: Pairs, context: Context) -> str:
-    """The score to rank by: that which is named, else the only one."""
+    """Returns the score to rank by: the one named in the settings, else the only one."""
     first: Sample = next(context.batches(settings.samples, 1))[0]
     names = list(first.scores)
     if settings.by in names:
         return settings.by
-    there = (
-        f"stage {context.name}: {settings.samples} holds {'the scores ' + ', '.join(names) if names else 'no scores'}"
-    )
+    there = f"stage {context.name}: {settings.samples} has {'the scores ' + ', '.join(names) if names else 'no scores'}"
     if not names:
-        raise InputError(f"{there}; score the answers first (type: score, or label), or name a judge's verdicts")
+        raise InputError(f"{there}; score the answers first (type: score or label), or set `verdicts`")
     if settings.by is not None:
         raise InputError(f"{there}, and none is called {settings.by!r}; change `by`")
     if len(names) > 1:
-        raise InputError(f"{there}; say with `by` which one ranks the answers")
+        raise InputError(f"{there}; choose one with `by`")
     return names[0]
 
 
 def _look_at_harvest(context: Context, pairs: int, best: int) -> None:
     prompts, why = context.counts.get("in", 0), context.drop_reasons()
     if not pairs and not best:
-        raise StageError(f"stage {context.name}: nothing was made of the answers to {prompts} prompts; reasons: {why}")
+        raise StageError(f"stage {context.name}: the answers to {prompts} prompts gave no records; reasons: {why}")
     if not pairs:
-        context.alarm("no_pairs", f"no pair was made of the answers to {prompts} prompts; reasons: {why}", value=0)
+        context.alarm("no_pairs", f"the answers to {prompts} prompts gave no pair; reasons: {why}", value=0)
 
 
 def _shown(pair: Pair) -> dict[str, object]:

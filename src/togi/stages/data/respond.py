@@ -10,29 +10,29 @@ from togi.stages.base import StageSettings, StageType, gives
 from togi.stages.cost import Cost, Inputs, passing_on
 
 REASONS = ("too_long", "truncated", "empty_answer", "failed")
-"""What an answer is dropped for; the drop names its prompt."""
+"""Drop reasons of an answer; a drop has the id of the answer's prompt."""
 
 
 class Respond(StageSettings, Sampling):
-    """Answers of one or several models to each prompt, in the order of prompts, models and answers.
+    """Answers of one or several models to each prompt, ordered by prompt, model and answer number.
 
-    An answer is kept as text, without the terminator, beside the name of its model and its number.
+    An answer is stored as text without its terminator, together with the name of its model and its number.
     """
 
     type: Literal["respond"] = "respond"
     prompts: PromptsRef
-    models: tuple[NamedModelRef, ...] = Field(min_length=1, description="who answers: each model every prompt")
-    samples: int = Field(default=1, ge=1, description="answers of each model to each prompt")
-    system: str | None = Field(
-        default=None, description="a system turn for prompts that have none; the samples keep it"
+    models: tuple[NamedModelRef, ...] = Field(
+        min_length=1, description="the models that answer; each answers every prompt"
     )
+    samples: int = Field(default=1, ge=1, description="number of answers of each model to each prompt")
+    system: str | None = Field(default=None, description="system turn for prompts without one; the samples keep it")
     truncated: Literal["drop", "keep"] = Field(
-        default="drop", description="what becomes of an answer that max_tokens cut off"
+        default="drop", description="what to do with an answer that max_tokens cut off"
     )
     batch_prompts: int | None = Field(
         default=None,
         ge=1,
-        description="prompts in one unit of work; 16 when absent, 1,024 where all models are endpoints",
+        description="prompts in one unit of work; when absent: 16, or 1,024 if all models are endpoints",
     )
 
     @field_validator("models")
@@ -40,18 +40,18 @@ class Respond(StageSettings, Sampling):
     def _each_once(cls, value: tuple[NamedModelRef, ...]) -> tuple[NamedModelRef, ...]:
         twice = [ref for i, ref in enumerate(value) if ref in value[:i]]
         if twice:
-            raise ValueError(f"{twice[0]} stands twice; for more answers of one model raise samples")
+            raise ValueError(f"{twice[0]} is listed twice; for more answers of one model raise samples")
         return value
 
     @model_validator(mode="after")
     def _samples_differ(self) -> Self:
         if self.samples > 1 and self.temperature == 0:
-            raise ValueError(f"{self.samples} samples at temperature 0 would be the same answer; raise the temperature")
+            raise ValueError(f"{self.samples} samples at temperature 0 would be identical; raise the temperature")
         return self
 
 
 def estimate(settings: Respond, inputs: Inputs) -> Cost:
-    """Every model answers every prompt as often as `samples` says; answers as long as they may be."""
+    """Every model gives `samples` answers of maximum length to every prompt."""
     came = inputs[settings.prompts]
     each = len(settings.models) * settings.samples
     cost = passing_on(came, None if came.records is None else came.records * each, added=settings.max_tokens)

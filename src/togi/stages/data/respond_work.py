@@ -1,4 +1,4 @@
-"""The work of `respond`: a unit is some prompts answered by one model, and only one batch of prompts is in memory."""
+"""The work of `respond`: a unit is a batch of prompts answered by one model, and only one batch is in memory."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,11 +16,11 @@ from togi.stages.endpoints import ChatGenerator, generator
 from togi.stages.rehearsal_work import Rehearsed, asked, prompt_rows, weightless
 
 BATCH = 16
-BATCH_OF_ENDPOINTS = 1024  # their answers are kept one by one, so a larger unit loses nothing and keeps them busy
+BATCH_OF_ENDPOINTS = 1024  # each answer is stored as it arrives, so a large unit loses nothing and keeps servers busy
 
 
 def run(settings: Respond, context: Context) -> None:
-    """Raises StageError where no answer is kept, and InputError for a prompt that a template refuses."""
+    """Raises StageError if no answer is kept, and InputError for a prompt that a template rejects."""
     total = context.records_count(settings.prompts)
     context.count_in(total)
     answering = _Answering(settings, context, total)
@@ -50,12 +50,12 @@ Answer = dict[str, Any]
 """The `text` of a completion without the terminator, trimmed, and its `stop`."""
 
 OVERLONG: Answer = {"text": "", "stop": "too_long"}
-"""Stands for the answers to a prompt that leaves no room for them."""
+"""Placeholder for the answers to a prompt that leaves no room for them."""
 
 
 @dataclass(slots=True)
 class _Answering:
-    """Asks all models, unit after unit; `prompts` are those of the batch at hand, as they are asked."""
+    """Asks all models, unit by unit; `prompts` are those of the current batch, as they are asked."""
 
     settings: Respond
     context: Context
@@ -63,7 +63,7 @@ class _Answering:
     prompts: list[Prompt] = field(default_factory=list)
 
     def batches(self) -> Iterator[tuple[list[Prompt], list[list[list[Answer]]]]]:
-        """Prompts of a batch, and to each of them the answers of each model."""
+        """Yields the prompts of each batch, and for each prompt the answers of each model."""
         settings, size = self.settings, self._size()
         models = len(settings.models)
         speakers = [generator(self.context, ref, batch_rows=size * settings.samples) for ref in settings.models]
@@ -87,8 +87,8 @@ class _Answering:
         return self.settings.batch_prompts or (BATCH_OF_ENDPOINTS if remote else BATCH)
 
     def _ask(self, ref: Ref, speaker: ChatGenerator) -> list[list[Answer]]:
-        """The answers of one model to the prompts at hand. Its name is in the seed: whoever else answers changes none
-        of them."""
+        """Returns one model's answers to the current prompts. Its name is part of the seed, so its answers do not
+        depend on which other models answer."""
         params = self.settings.params(seed=derive(self.context.seed, "respond", ref.name), n=self.settings.samples)
         ends = [end for end in (speaker.terminator, *speaker.turn_starts) if end]
         fits = [speaker.fits(prompt, params) for prompt in self.prompts]
@@ -102,7 +102,7 @@ def _as_asked(settings: Respond, prompt: Prompt) -> Prompt:
 
 
 def _answer(completion: Completion, ends: Sequence[str]) -> Answer:
-    """The text before whatever closes an answer or opens another turn: one that ran into another turn had ended."""
+    """Cuts the text at the first terminator or turn start. An answer that ran into another turn counts as ended."""
     text, stop = completion.text, completion.stop
     for end in ends:
         text, found, _ = text.partition(end)
@@ -113,7 +113,7 @@ def _answer(completion: Completion, ends: Sequence[str]) -> Answer:
 def _samples(
     settings: Respond, context: Context, prompt: Prompt, by_model: Sequence[Sequence[Answer]]
 ) -> Iterator[Sample]:
-    """The answers to one prompt that are kept, in the order of models and numbers; the others are dropped."""
+    """Yields the kept answers to one prompt, ordered by model and number; drops the others."""
     for place, (ref, answers) in enumerate(zip(settings.models, by_model, strict=True)):
         for index, answer in enumerate(answers):
             if reason := _why_dropped(settings, answer):
@@ -143,8 +143,8 @@ def _tell_failures(context: Context, kept: int) -> None:
     if failed:
         context.alarm(
             "failed",
-            f"{failed} answers did not come, because their requests failed, and {kept} are kept; the log says why. To "
-            "ask for what is missing, do the stage again with --redo: stored answers are not asked for twice",
+            f"{failed} answers are missing because their requests failed (the log has the reasons); {kept} are kept. "
+            "To request the missing ones, rerun the stage with --redo: stored answers are not requested again",
             value=failed,
         )
 

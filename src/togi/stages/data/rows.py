@@ -1,4 +1,4 @@
-"""Row-wise stages: shards through the runner's executor, kept records and drops back in row order."""
+"""Row-wise stages: runs shards through the runner's executor; kept records and drops come back in row order."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +11,7 @@ from togi.stages.shards import SHARD_ROWS, ShardTask
 
 
 def map_shards(stage: StageType, settings: StageSettings, context: Context, ref: Ref, kind: str) -> Iterator[list[Any]]:
-    """What `map_rows` keeps of the records of `ref`, as records of `kind`, shard by shard; it counts what came in and
+    """Yields the records of kind `kind` that `map_rows` keeps of `ref`, shard by shard. Counts the input records and
     notes the drops. A shard is a unit of the journal. Raises InputError if there are no records."""
     total = context.records_count(ref)
     context.count_in(total)

@@ -8,38 +8,38 @@ from togi.core.settings import NamedScorerRef, SamplesRef
 from togi.stages.base import StageSettings, StageType, gives
 from togi.stages.cost import Cost, Inputs, passing_on
 
-ITEMS = 64  # of one request to a server
+ITEMS = 64  # per request to a server
 
 REASONS = ("failed",)
-"""What a sample is dropped for: it could not be scored."""
+"""Drop reason of a sample: it could not be scored."""
 
-_NAME = Field(default=None, min_length=1, description="name of the score; the scorer's when absent")
-_FIELD: dict[str, Any] = {"as": (str | None, _NAME)}  # a word of Python, which no class statement can have as a field
+_NAME = Field(default=None, min_length=1, description="name of the score; the scorer's name when absent")
+_FIELD: dict[str, Any] = {"as": (str | None, _NAME)}  # `as` is a Python keyword, so a class body cannot declare it
 _As = create_model("_As", __base__=StageSettings, **_FIELD)
 
 
 class Score(_As):
-    """A score beside each answer, under the scorer's name. A sample that cannot be scored is dropped.
+    """Adds a score to each answer, under the scorer's name. A sample that cannot be scored is dropped.
 
-    The scorer is a reward model that a stage trained, or one from outside (`kind: reward`). It reads the whole
-    conversation under its own template; an encoder reads the prompt and the answer as a pair.
+    The scorer is a reward model that a stage trained, or an external one (`kind: reward`). It reads the whole
+    conversation with its own chat template; an encoder reads the prompt and the answer as a pair.
     """
 
     type: Literal["score"] = "score"
     samples: SamplesRef
     scorer: NamedScorerRef
     batch_samples: int | None = Field(
-        default=None, ge=1, description="samples in one unit of work; 64 when absent, 2,048 for an endpoint"
+        default=None, ge=1, description="samples in one unit of work; when absent: 64, or 2,048 for an endpoint"
     )
 
     @property
     def score_name(self) -> str:
-        """What the score is called."""
+        """The name of the score."""
         return getattr(self, "as") or self.scorer.name
 
 
 def estimate(settings: Score, inputs: Inputs) -> Cost:
-    """At most what comes."""
+    """At most the number of input samples."""
     came = inputs[settings.samples]
     cost = passing_on(came, came.records)
     cost.calls = None if came.records is None else -(-came.records // ITEMS)

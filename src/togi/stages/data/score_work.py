@@ -1,4 +1,4 @@
-"""The work of `score`: a unit is some samples in their order, and only one batch of them is in memory."""
+"""The work of `score`: a unit is a batch of samples in order, and only one batch is in memory."""
 
 import math
 from array import array
@@ -18,11 +18,11 @@ from togi.stages.endpoints import scorer
 
 BATCH = 64
 BATCH_OF_ENDPOINT = 2048
-QUANTILES = (3, 10, 25, 50, 75, 90, 97)  # per cent, as rejection sampling tables are published
+QUANTILES = (3, 10, 25, 50, 75, 90, 97)  # per cent, as in published tables of rejection sampling
 
 
 def run(settings: Score, context: Context) -> None:
-    """Raises StageError where no sample can be scored."""
+    """Raises StageError if no sample can be scored."""
     context.count_in(context.records_count(settings.samples))
     shown = Shown(settings.score_name)
     by_model: dict[str, array[float]] = {}
@@ -45,7 +45,7 @@ def run(settings: Score, context: Context) -> None:
 
 
 def _scored(settings: Score, context: Context) -> Iterator[tuple[list[Sample], list[float | str]]]:
-    """Samples of each batch with their scores; in the place of a score, what went wrong."""
+    """Yields the samples of each batch with their scores; a missing score is replaced by the error message."""
     total = context.records_count(settings.samples)
     remote = context.inputs[settings.scorer].endpoint is not None
     size = settings.batch_samples or (BATCH_OF_ENDPOINT if remote else BATCH)
@@ -63,16 +63,16 @@ def _scored(settings: Score, context: Context) -> Iterator[tuple[list[Sample], l
 
 
 def _refuse_taken(settings: Score, context: Context, batch: Sequence[Sample]) -> None:
-    """Raises InputError for samples that have a score of this name."""
+    """Raises InputError for samples that already have a score of this name."""
     if any(settings.score_name in sample.scores for sample in batch):
         raise InputError(
-            f"stage {context.name}: {settings.samples} holds a score {settings.score_name!r} already, which would be "
-            "lost; give this one a name of its own with `as`"
+            f"stage {context.name}: {settings.samples} already has a score {settings.score_name!r}, which would be "
+            "overwritten; choose another name with `as`"
         )
 
 
 def _score(judge: Scorer, batch: Sequence[Sample]) -> list[float | str]:
-    """A score is a finite number; whatever else comes is a failure."""
+    """Scores a batch. A score is a finite number; everything else counts as a failure."""
     try:
         scores = judge.score([(sample.prompt.messages, sample.text) for sample in batch])
     except GraderError as error:
@@ -95,7 +95,7 @@ def _tell_failures(context: Context, kept: int, wrong: str) -> None:
 
 
 def _figures(scores: "array[float]") -> dict[str, float]:
-    """Mean, deviation, extremes and percentiles."""
+    """Mean, standard deviation, extremes and percentiles."""
     values = np.asarray(scores)
     found = {"mean": values.mean(), "std": values.std(), "min": values.min(), "max": values.max()}
     found |= {f"p{q}": value for q, value in zip(QUANTILES, np.percentile(values, QUANTILES), strict=True)}

@@ -1,4 +1,4 @@
-"""`select`: a part of the records, in their order; how training, reward and evaluation prompts are kept apart."""
+"""`select`: selects a part of the records, to keep training, reward and evaluation prompts apart."""
 
 from typing import Literal, Self
 
@@ -10,25 +10,27 @@ from togi.stages.cost import Cost, Inputs, passing_on
 
 
 class Select(StageSettings):
-    """Records `skip` to `skip + count` of the shuffled input; the shuffle follows from the recipe's seed alone, so
+    """Records `skip` to `skip + count` of the shuffled input. The shuffle depends only on the recipe's seed, so
     selections of one input with disjoint ranges are disjoint."""
 
     type: Literal["select"] = "select"
     input: PromptsRef
-    skip: int = Field(default=0, ge=0, description="records to leave out at the beginning")
-    count: int | None = Field(default=None, ge=1, description="records to take; all that are left when absent")
-    system: str | None = Field(default=None, description="a system turn for conversations that have none")
-    shuffle: bool = Field(default=True, description="shuffle first, the same way for every selection")
+    skip: int = Field(default=0, ge=0, description="records to skip at the beginning")
+    count: int | None = Field(
+        default=None, ge=1, description="number of records to select; all remaining ones when absent"
+    )
+    system: str | None = Field(default=None, description="system turn for conversations without one")
+    shuffle: bool = Field(default=True, description="shuffle the input first, identically for every selection")
 
     def limited(self, rows: int) -> Self:
-        """Half of the rows at most, so that there are others for a selection that stands apart."""
+        """Limits the selection to half of the rows, so that rows remain for a disjoint selection."""
         half = max(1, rows // 2)
         count = None if self.count is None else min(self.count, half)
         return self.model_copy(update={"count": count, "skip": min(self.skip, half)})
 
 
 def estimate(settings: Select, inputs: Inputs) -> Cost:
-    """What is left after `skip`, at most `count`."""
+    """The records left after `skip`, at most `count`."""
     came = inputs[settings.input]
     if came.records is None:
         return passing_on(came, settings.count)

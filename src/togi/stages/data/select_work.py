@@ -18,7 +18,7 @@ def run(settings: Select, context: Context) -> None:
     end = total if settings.count is None else settings.skip + settings.count
     if end > total or settings.skip >= total:
         raise InputError(
-            f"stage {context.name}: records {settings.skip} to {end} are asked for, but {settings.input} holds "
+            f"stage {context.name}: records {settings.skip} to {end} are asked for, but {settings.input} has only "
             f"{total}; lower skip or count, or make more records upstream"
         )
     chosen = _chosen(settings, context, order[settings.skip : end])
@@ -27,7 +27,7 @@ def run(settings: Select, context: Context) -> None:
 
 
 def _chosen(settings: Select, context: Context, rows: list[int]) -> dict[int, Prompt]:
-    """The prompts at `rows`; no others are held in memory."""
+    """The prompts at `rows`; no others are kept in memory."""
     wanted = dict.fromkeys(rows)
     chosen: dict[int, Prompt] = {}
     first = 0

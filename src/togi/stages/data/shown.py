@@ -1,4 +1,4 @@
-"""What the report shows of samples: how many answers each model gave, how long they are, and some to read."""
+"""What the report shows of samples: the number and mean length of each model's answers, and a few examples."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -8,11 +8,11 @@ from togi.core.records import Prompt, Sample
 
 PROMPTS = 12
 ANSWERS = 4
-"""Prompts that are shown, and answers to each."""
+"""Maximum number of example prompts, and of answers shown for each."""
 
 
 class Shown:
-    """Sees all samples of a stage, in order; `by` is the score that stands beside an answer."""
+    """Collects statistics and examples from all samples of a stage; `by` is the score shown with an answer."""
 
     def __init__(self, by: str = "") -> None:
         self.by = by
@@ -21,7 +21,7 @@ class Shown:
         self.prompts: dict[str, tuple[Prompt, list[dict[str, Any]]]] = {}
 
     def take(self, samples: Iterable[Sample]) -> None:
-        """Sees the next samples."""
+        """Adds the next samples."""
         for sample in samples:
             model = sample.model or "unknown"
             self.counts[model] += 1
@@ -33,7 +33,7 @@ class Shown:
                 said.append({"who": model, "text": sample.text, "score": sample.scores.get(self.by)})
 
     def summary(self) -> dict[str, Any]:
-        """What goes into the stage's summary."""
+        """Returns the entries for the stage's summary."""
         return {
             "answers_of": dict(self.counts),
             "mean_characters": {name: round(self.characters[name] / count, 1) for name, count in self.counts.items()},

@@ -1,4 +1,4 @@
-"""`split`: records in parts with names, such as for training and for testing."""
+"""`split`: splits records into named parts, such as for training and testing."""
 
 import math
 import re
@@ -13,13 +13,13 @@ from togi.stages.cost import Cost, Inputs, part_of
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,99}")
 TAKEN = ("main", "records", "model")
-"""Names that files and outputs of a stage have already."""
+"""Names already used by a stage's files and outputs."""
 
 Part = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)]
 
 
 class Split(PassingSettings):
-    """Records of any kind in parts with names, drawn at random; records with equal prompts stay together."""
+    """Splits records of any kind into named parts at random; records with equal prompts stay together."""
 
     of_data: ClassVar[str | None] = "prompts"
 
@@ -27,7 +27,8 @@ class Split(PassingSettings):
     input: RecordsRef
     parts: dict[str, Part] = Field(
         min_length=1,
-        description="name: share or count; shares (0.9) sum to 1, and counts (500) may leave records over",
+        description="name and size of each part; sizes are either all shares (0.9), which must sum to 1, or all "
+        "counts (500), which may leave records over",
     )
 
     def limited(self, rows: int) -> Self:
@@ -48,17 +49,17 @@ class Split(PassingSettings):
                 raise ValueError(f"{name!r} cannot be the name of a part: {rule}; not {', '.join(TAKEN)}")
         shares = [size for size in value.values() if isinstance(size, float)]
         if shares and len(shares) < len(value):
-            raise ValueError("some parts are shares (0.9) and some are counts (500); write all as one or the other")
+            raise ValueError("some parts are shares (0.9) and some are counts (500); use only one of the two")
         if shares and not math.isclose(sum(shares), 1.0, abs_tol=1e-9):
             raise ValueError(
-                f"the shares sum to {sum(shares):.6g}; they have to sum to 1, so add a part for what is left, or write "
+                f"the shares sum to {sum(shares):.6g} but must sum to 1; add a part for the remaining records, or use "
                 "counts"
             )
         return value
 
 
 def estimate(settings: Split, inputs: Inputs) -> Cost:
-    """A count is what it says; a share is known once the input is."""
+    """A count is exact; a share is known when the input is known."""
     came = inputs[settings.input]
     cost = Cost(records=came.records, unknown=[came.why] if came.records is None else [])
     for name, size in settings.parts.items():

@@ -1,4 +1,4 @@
-"""The work of `split`: one pass over the records finds equal prompts, a second one writes each record to its part."""
+"""The work of `split`: one pass over the records groups equal prompts, a second one writes each record to its part."""
 
 from array import array
 from contextlib import ExitStack
@@ -18,7 +18,7 @@ def run(settings: Split, context: Context) -> None:
     sizes = part_sizes(settings.parts, total)
     if sum(sizes.values()) > total:
         raise InputError(
-            f"stage {context.name}: the parts ask for {sum(sizes.values())} records, but {settings.input} holds "
+            f"stage {context.name}: the parts need {sum(sizes.values())} records, but {settings.input} has only "
             f"{total}; lower the counts, or make more records upstream"
         )
     group_of_row, groups = _groups(settings, context)
@@ -28,7 +28,7 @@ def run(settings: Split, context: Context) -> None:
 
 
 def _groups(settings: Split, context: Context) -> tuple["array[int]", list[int]]:
-    """The group of each row, and the rows of each group; a group are records with equal prompts."""
+    """The group of each row, and the number of rows in each group; a group is all records with equal prompts."""
     numbers: dict[bytes, int] = {}
     group_of_row, groups = array("l"), []
     for batch in context.batches(settings.input):
@@ -59,7 +59,8 @@ def _write(settings: Split, context: Context, part_of_row: list[str | None]) -> 
 
 
 def _look_at_sizes(context: Context, sizes: dict[str, int]) -> None:
-    """An alarm where records with equal prompts make a part larger or smaller. Raises InputError for an empty one."""
+    """Raises an alarm if equal prompts make a part larger or smaller than asked for, and InputError for an empty
+    part."""
     for name, size in sizes.items():
         count = context.counts[name]
         if not count:
@@ -69,8 +70,7 @@ def _look_at_sizes(context: Context, sizes: dict[str, int]) -> None:
         if count != size:
             context.alarm(
                 "uneven_part",
-                f"part {name} has {count} records where {size} were asked for, because records with equal prompts stay "
-                "together",
+                f"part {name} has {count} records instead of {size}, because records with equal prompts stay together",
                 value=count,
                 threshold=size,
             )

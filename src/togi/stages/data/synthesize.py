@@ -1,4 +1,4 @@
-"""`synthesize`: a model writes new records, in one of seven ways (docs/synthesis.md names the source of each)."""
+"""`synthesize`: a model writes new records with one of seven methods. docs/synthesis.md names the source of each."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,13 +26,13 @@ REASONS = (
         "wrong_answer",
     ),
 )
-"""What a candidate is dropped for: what cannot be read as one, then rules."""
+"""Drop reasons of a candidate: unreadable answers first, then broken rules."""
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """What a method is: the settings that it reads besides those that all read, the kinds of records that it can give
-    (the first one unless the recipe names another), and how it samples where the recipe leaves that open."""
+    """A method: the settings that only some methods read, the kinds of records it can produce (the first is the
+    default), and its sampling defaults."""
 
     reads: tuple[str, ...]
     kinds: tuple[str, ...]
@@ -65,107 +65,127 @@ _SPECIAL = {name for way in WAYS.values() for name in way.reads} | {*SOURCES}
 
 class Synthesize(StageSettings):
     """A model writes new records: questions from a few examples (`few_shot`), questions that an aligned model asks
-    itself (`magpie`), other questions from given ones (`evolve`, `rewrite`), questions and answers out of documents
-    (`qa`), dialogues over documents (`grounded`), answers with their reasoning (`cot`).
-    """
+    itself (`magpie`), variations of given questions (`evolve`, `rewrite`), questions and answers about documents
+    (`qa`), dialogues over documents (`grounded`), or answers with their reasoning (`cot`)."""
 
     type: Literal["synthesize"] = "synthesize"
     method: Method = "few_shot"
     model: ModelRef
     examples: PromptsRef | None = Field(
         default=None,
-        description="few_shot: what the model imitates; qa, grounded: rows of text, question and answer that it goes "
-        "on with, in place of `prompt` and of the chat template, for base models and small ones",
+        description="few_shot: the examples to imitate; qa, grounded: rows of text, question and answer that the "
+        "model continues, instead of `prompt` and the chat template; for base models and small ones",
     )
     input: PromptsRef | None = Field(default=None, description="evolve, rewrite, cot: the questions to start from")
     documents: DocumentsRef | None = Field(default=None, description="qa, grounded: the texts to ask about")
     count: int | None = Field(
         default=None,
         ge=1,
-        description="records to accept; with an input or documents absent: one attempt at each of them",
+        description="number of records to accept; when absent (only with an input or documents): one attempt for "
+        "each of them",
     )
     max_candidates: int | None = Field(
         default=None,
         ge=1,
-        description="the most candidates for `count` records; absent: `count` with few_shot, else 4 x `count`",
+        description="maximum number of candidates for `count` records; when absent: `count` with few_shot, else 4 "
+        "x `count`",
     )
     kind: Literal["prompts", "chats", "documents"] | None = Field(
         default=None,
-        description="what to give; magpie: prompts, or chats; qa: documents, or chats; cot: chats, or prompts whose "
-        "answer is the final one",
+        description="kind of the output; magpie: prompts or chats; qa: documents or chats; cot: chats, or prompts "
+        "with the final answer as reference answer",
     )
     style: Literal["question", "question_answer"] = Field(
-        default="question", description="few_shot: write questions, or questions with answers"
+        default="question", description="few_shot: write only questions, or questions with answers"
     )
     language: Literal["en", "ja", "ru"] = Field(
-        default="en", description="language of the labels, of the shipped prompts and of the filter"
+        default="en", description="language of the labels, the built-in prompts and the language filter"
     )
     shots: int = Field(default=5, ge=1, le=32, description="examples shown before each draft")
     samples_per_prompt: int = Field(
-        default=8, ge=1, description="few_shot, magpie: drafts from one choice of examples, or in one call"
+        default=8,
+        ge=1,
+        description="few_shot, magpie: drafts sampled from one prompt, that is, from one choice of examples "
+        "(few_shot) or one request (magpie)",
     )
-    system: str = Field(default="", description="magpie, cot: a system turn in front")
+    system: str = Field(default="", description="magpie, cot: system turn put before the conversation")
     answer_tokens: int = Field(
         default=0,
         ge=0,
-        description="magpie: also answer each question, greedily, in at most so many tokens; 0: questions alone",
+        description="magpie: also answer each question, greedily, with at most this many tokens; 0: only questions",
     )
-    one_line: bool = Field(default=True, description="magpie: a question ends with its line")
-    prompt: RecipePath | None = Field(default=None, description="a jinja file of your own in place of the shipped one")
-    chunk_chars: int = Field(default=1500, ge=50, description="qa, grounded: longest part of a document, in characters")
+    one_line: bool = Field(default=True, description="magpie: end each question at the first line break")
+    prompt: RecipePath | None = Field(default=None, description="your own Jinja file instead of the built-in prompt")
+    chunk_chars: int = Field(
+        default=1500, ge=50, description="qa, grounded: maximum length of one part of a document, in characters"
+    )
     long_documents: Literal["split", "cut", "drop"] = Field(
         default="split",
-        description="qa, grounded: what a document over chunk_chars becomes: parts, its first part, or a drop",
+        description="qa, grounded: how to treat a document longer than chunk_chars: split it into parts, keep "
+        "only the first part (cut), or drop it",
     )
-    pairs_per_text: int = Field(default=2, ge=1, le=16, description="qa: questions to ask for about one part")
+    pairs_per_text: int = Field(default=2, ge=1, le=16, description="qa: number of questions to ask for about one part")
     layout: RecipePath | None = Field(
-        default=None, description="qa: a jinja file that writes text and pairs as a document; three layouts when absent"
+        default=None,
+        description="qa: a Jinja file that lays out text and pairs as a document; three built-in layouts when absent",
     )
     min_support: float = Field(
         default=0.0,
         ge=0,
         le=1,
-        description="qa, grounded: least share of an answer's words (ja: pairs of characters) that stand in the text",
+        description="qa, grounded: minimum share of an answer's words (ja: character pairs) that must occur in "
+        "the text",
     )
     distractors: int = Field(
-        default=3, ge=0, le=15, description="grounded: related documents beside the one that helps"
+        default=3,
+        ge=0,
+        le=15,
+        description="grounded: related but unhelpful documents shown next to the one with the answer",
     )
     unanswerable: float = Field(
-        default=0.2, ge=0, le=1, description="grounded: share of dialogues in which no document helps"
+        default=0.2, ge=0, le=1, description="grounded: share of dialogues in which no document contains the answer"
     )
-    no_answer: str | None = Field(default=None, min_length=1, description="grounded: what is said where none helps")
+    no_answer: str | None = Field(
+        default=None,
+        min_length=1,
+        description="grounded: the answer given when no document helps; a built-in one when absent",
+    )
     embedder: EmbedderRef | None = Field(
-        default=None, description="grounded: what finds related documents; character n-grams when absent"
+        default=None, description="grounded: embedder that finds related documents; character n-grams when absent"
     )
     check_answer: bool = Field(
-        default=False, description="cot: keep an answer only where it ends with the reference answer of its prompt"
+        default=False, description="cot: keep an answer only if it ends with the reference answer of its prompt"
     )
     temperature: float | None = Field(
-        default=None, ge=0, le=2, description="absent: 0.9 with few_shot, 1 with magpie, else 0.7"
+        default=None, ge=0, le=2, description="when absent: 0.9 with few_shot, 1 with magpie, else 0.7"
     )
-    top_p: float | None = Field(default=None, gt=0, le=1, description="absent: 1 with magpie, else 0.95")
+    top_p: float | None = Field(default=None, gt=0, le=1, description="when absent: 1 with magpie, else 0.95")
     max_tokens: int | None = Field(
         default=None,
         ge=1,
-        description="tokens of one candidate; absent: 48 with few_shot, 128 with magpie, 512 with cot, else 256",
+        description="maximum tokens of one candidate; when absent: 48 with few_shot, 128 with magpie, 512 with "
+        "cot, else 256",
     )
-    min_chars: int = Field(default=8, ge=1, description="characters of a question, at least")
+    min_chars: int = Field(default=8, ge=1, description="minimum length of a question, in characters")
     max_chars: int | None = Field(
         default=None,
         ge=1,
-        description="characters of a question, at most; absent: 400 with few_shot and magpie, else 2000",
+        description="maximum length of a question, in characters; when absent: 400 with few_shot and magpie, else 2000",
     )
     max_repeated_ngrams: float = Field(
-        default=0.3, ge=0, le=1, description="share of repeated word or character n-grams, of question or answer"
+        default=0.3,
+        ge=0,
+        le=1,
+        description="maximum share of repeated word or character n-grams in a question or an answer",
     )
     batch_prompts: int | None = Field(
         default=None,
         ge=1,
-        description="prompts of one unit of work, asked together; absent: 8 with few_shot and magpie, else 64",
+        description="prompts in one unit of work, asked together; when absent: 8 with few_shot and magpie, else 64",
     )
 
     def limited(self, rows: int) -> Self:
-        """At most `rows` records, and as many candidates for each as before."""
+        """Limits the stage to `rows` records; the number of candidates for each record stays the same."""
         if self.count is None:
             return self.model_copy(update={"max_candidates": min(self.max_candidates or rows, rows)})
         count = min(self.count, rows)
@@ -174,12 +194,12 @@ class Synthesize(StageSettings):
 
     @property
     def way(self) -> Way:
-        """What the method is."""
+        """The properties of the method."""
         return WAYS[self.method]
 
     @property
     def gives(self) -> str:
-        """The kind of records that come out."""
+        """The kind of the output records."""
         return self.kind or self.way.kinds[0]
 
     @property
@@ -189,7 +209,7 @@ class Synthesize(StageSettings):
 
     @property
     def longest_question(self) -> int:
-        """Characters of a question, at most."""
+        """Maximum length of a question, in characters."""
         return self.max_chars or self.way.max_chars
 
     @property
@@ -198,7 +218,7 @@ class Synthesize(StageSettings):
         return self.batch_prompts or self.way.batch
 
     def most(self, sources: int) -> int:
-        """The most candidates, of `sources` records to start from."""
+        """Returns the maximum number of candidates for `sources` source records."""
         if self.count is None:
             return min(self.max_candidates or sources, sources)
         return self.max_candidates or self.way.tries * self.count
@@ -221,34 +241,36 @@ class Synthesize(StageSettings):
                 f"(it reads {', '.join(filter(None, (wanted, *way.reads)))})"
             )
         if self.examples is not None and self.prompt is not None:
-            raise ValueError("with examples the model continues a list; it reads no `prompt`: remove one of them")
+            raise ValueError("with examples the model continues a list and does not read `prompt`: remove one of them")
         if self.kind is not None and self.kind not in way.kinds:
-            raise ValueError(f"method: {self.method} gives {' or '.join(way.kinds)}, found kind: {self.kind}")
+            raise ValueError(f"method: {self.method} produces {' or '.join(way.kinds)}, found kind: {self.kind}")
         return self
 
     @model_validator(mode="after")
     def _some_candidate_fits(self) -> Self:
         if self.count is None and self.method in ("few_shot", "magpie"):
-            raise ValueError(f"method: {self.method} needs `count`, how many records to accept")
+            raise ValueError(f"method: {self.method} needs `count`, the number of records to accept")
         if self.count is not None and self.max_candidates is not None and self.max_candidates < self.count:
-            raise ValueError(f"max_candidates is {self.max_candidates} and count {self.count}: it could never be met")
+            raise ValueError(
+                f"max_candidates is {self.max_candidates} and count {self.count}: count could never be reached"
+            )
         if self.min_chars > self.longest_question:
             raise ValueError(
                 f"min_chars is {self.min_chars} and max_chars {self.longest_question}: no draft could pass"
             )
         if self.method == "magpie" and self.gives == "chats" and not self.answer_tokens:
-            raise ValueError("kind: chats needs answers: set answer_tokens, the most tokens of one")
+            raise ValueError("kind: chats needs answers: set answer_tokens, the maximum tokens of an answer")
         return self
 
 
 def outputs(settings: Synthesize) -> dict[str, str]:
-    """One output, of the kind that the method and the recipe say."""
+    """One output, of the kind that the method and the recipe define."""
     return {MAIN: settings.gives}
 
 
 def estimate(settings: Synthesize, inputs: Inputs) -> Cost:
-    """At most `count` records; where none is named, at most one for each record that comes (of documents, one for each
-    part, which is not known)."""
+    """At most `count` records. Without `count`, at most one per input record; for documents the number is unknown,
+    since they are first split into parts."""
     tokens = settings.max_tokens or settings.way.max_tokens
     cost = Cost(answer=max(tokens, settings.answer_tokens))
     if settings.count is not None:
@@ -260,7 +282,7 @@ def estimate(settings: Synthesize, inputs: Inputs) -> Cost:
     assert settings.source is not None, "a method without a source needs count"
     came = inputs[settings.source]
     if isinstance(settings.source, DocumentsRef):
-        cost.unknown.append("documents are cut into parts when the stage begins")
+        cost.unknown.append("documents are split into parts when the stage starts")
     elif came.records is None:
         cost.unknown.append(came.why)
     else:
@@ -271,8 +293,8 @@ def estimate(settings: Synthesize, inputs: Inputs) -> Cost:
 
 
 def _written(settings: Synthesize, inputs: Inputs, cost: Cost) -> Known:
-    """The new records: questions are what is sampled, answers with their reasoning stand behind a question that came.
-    How long a text is that is asked about is not known."""
+    """Size of the new records: a question is what is sampled; an answer with its reasoning is appended to its input
+    question. The length of documents asked about is unknown."""
     assert cost.answer is not None
     if settings.source is not None and settings.method == "cot":
         return part_of(inputs[settings.source], cost.records, cost.answer)
@@ -283,7 +305,7 @@ def _written(settings: Synthesize, inputs: Inputs, cost: Cost) -> Known:
 
 
 def _calls(settings: Synthesize, candidates: int) -> int:
-    """The most requests for so many candidates."""
+    """Returns the maximum number of requests for `candidates` candidates."""
     if "samples_per_prompt" not in settings.way.reads:
         return candidates
     return -(-candidates // settings.samples_per_prompt) + (candidates if settings.answer_tokens else 0)

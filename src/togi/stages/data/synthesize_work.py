@@ -1,4 +1,4 @@
-"""The work of `synthesize`: one plan for each method, and one way to harvest (harvest_work)."""
+"""The work of `synthesize`: one plan per method; harvest_work runs all of them."""
 
 from collections.abc import Callable, Iterator
 
@@ -27,7 +27,7 @@ ASKED: dict[str, Callable[[Synthesize, Context], Iterator[tuple[str, Asked]]]] =
     "qa": texts_work.rehearsed,
     "grounded": texts_work.rehearsed,
 }
-"""What methods that ask in conversations will ask first, with the ids of what it is about."""
+"""For methods that ask in conversations: what they will ask first, with the id of the source record."""
 
 
 def run(settings: Synthesize, context: Context) -> None:
@@ -35,7 +35,8 @@ def run(settings: Synthesize, context: Context) -> None:
 
 
 def rehearse(settings: Synthesize, context: Context) -> Iterator[Rehearsed]:
-    """What the model is shown first; conversations that its context has no room for will be dropped."""
+    """Yields what the model is shown first, without conversations that do not fit its context: those will be
+    dropped."""
     model, most = weightless(context, settings.model), params_of(settings).max_tokens
     if settings.method in ASKED:
         fits = fits_context(settings, context)

@@ -26,11 +26,11 @@ from togi.stages.endpoints import completer, embedder
 from togi.text.grounded import NO_ANSWER, Shown, dialogue
 
 STANDS_ELSEWHERE = 0.8
-"""A document that holds this share of an answer, and of its question, is held to answer it too."""
+"""A document that contains this share of an answer, and of its question, counts as answering it too."""
 
 
 class Part(NamedTuple):
-    """A document, or a part of one that is long: the document's id, its number, its title, and the text."""
+    """A document, or a part of a long one: the document's id, its number, its title, and the text."""
 
     id: str
     index: int
@@ -39,22 +39,23 @@ class Part(NamedTuple):
 
 
 def _title(document: Document) -> str | None:
-    """The title, where the data has a column of that name."""
+    """The title, if the data has a column of that name."""
     title = document.extra.get("title")
     return title if isinstance(title, str) and title.strip() else None
 
 
 def parts_of(settings: Synthesize, context: Context, fits: Callable[[str], bool]) -> Sequence[Part]:
-    """The documents as parts that the model can read, on the disk; what is cut or left out is counted and said.
+    """Returns the documents as parts that the model can read, stored on disk. Cut and dropped documents are counted and
+    logged.
 
-    Raises InputError where the model's context has no room for any text, or no document is left.
+    Raises InputError if the model's context has no room for any text, or if no document is left.
     """
     assert settings.documents is not None
     if not fits("a"):
         raise InputError(
-            f"stage {context.name}: the context of {settings.model} has no room for a text beside what is asked and "
-            f"the answer of at most {params_of(settings).max_tokens} tokens: lower max_tokens, or show fewer examples "
-            "(shots)"
+            f"stage {context.name}: the context of {settings.model} has no room for a document next to the "
+            f"instruction and an answer of at most {params_of(settings).max_tokens} tokens: lower max_tokens, or show "
+            "fewer examples (shots)"
         )
     found = Aside[Part](list, lambda row: Part(*row), context.folder)
     count = long = 0
@@ -81,19 +82,19 @@ def _tell_of_cuts(settings: Synthesize, context: Context, documents: int, long: 
     what = {
         "split": "they are split at paragraphs and sentences",
         "cut": "only the first part of each is read",
-        "drop": "they are left out",
+        "drop": "they are dropped",
     }
     if long:
         context.log(
             f"{long} of {documents} documents are longer than {settings.chunk_chars} characters or than the model's "
-            f"context: {what[settings.long_documents]} (long_documents: {settings.long_documents}); {parts} parts to "
-            "ask about"
+            f"context: {what[settings.long_documents]} (long_documents: {settings.long_documents}); {parts} parts "
+            "remain"
         )
 
 
 class Questions:
-    """How a model is asked about a part: by the prompt file, as a user's turn, or by examples that it goes on with, as
-    a plain text. Each pass over the parts shows other examples."""
+    """How a model is asked about a part: with the prompt file, as a user turn, or with examples that it continues, as
+    plain text. Each pass over the parts uses other examples."""
 
     def __init__(self, settings: Synthesize, context: Context) -> None:
         self.settings = settings
@@ -105,7 +106,7 @@ class Questions:
         self.template = prompt_of(settings.prompt, "qa", settings.language)
 
     def asked(self, part: Part, number: int, turn: int = 0) -> tuple[Message, ...] | str:
-        """A conversation, or a text to be continued. `turn` counts the passes over all parts."""
+        """Returns a conversation, or a text to continue. `turn` counts the passes over all parts."""
         if self.examples is not None:
             shown = choose_shots(self.examples, self.settings.shots, self.seed, turn)
             return open_question(shown, part.text, self.settings.language)
@@ -114,20 +115,20 @@ class Questions:
 
 
 def _parts(settings: Synthesize, context: Context, questions: Questions) -> Sequence[Part]:
-    """The parts of all documents, cut to the context with what stands around them."""
+    """The parts of all documents, short enough for the context together with the prompt around them."""
     held = fits_context(settings, context)
     return parts_of(settings, context, lambda text: held(questions.asked(Part("", 0, None, text), 0)))
 
 
 def rehearsed(settings: Synthesize, context: Context) -> Iterator[tuple[str, tuple[Message, ...] | str]]:
-    """What the model will be asked first about each part."""
+    """Yields what the model will be asked first about each part."""
     questions = Questions(settings, context)
     for number, part in enumerate(_parts(settings, context, questions)):
         yield part.id, questions.asked(part, number)
 
 
 def _continued(settings: Synthesize, context: Context, pairs: int) -> Callable[[list[str], list[str]], list[Row]]:
-    """Rows of texts that the model goes on with, each `pairs` times; the random streams belong to the names."""
+    """Returns a function that continues each text `pairs` times; the random streams depend on the names."""
     stop = closing_strings(settings.language)
     writer = completer(context, settings.model, batch_rows=settings.batch * pairs)
     params = params_of(settings, n=pairs, stop=stop)
@@ -140,7 +141,7 @@ def _continued(settings: Synthesize, context: Context, pairs: int) -> Callable[[
 
 
 def _row(found: Sequence[Completion], language: str) -> Row:
-    """Continuations that ended, as one text of pairs."""
+    """Joins the continuations that ended to one text of pairs."""
     whole = [each.text for each in found if each.stop not in ("length", "error")]
     stop = "terminator" if whole else "error" if all(each.stop == "error" for each in found) else "length"
     return {"text": joined_pairs(whole, language), "stop": stop}
@@ -170,7 +171,8 @@ def _plan(settings: Synthesize, context: Context, read: Callable[["Texts", int, 
 
 
 class Texts:
-    """The parts, and what is read out of the answers about them. Candidates go around the parts as often as needed."""
+    """The parts, and what is read from the answers about them. Candidates cycle through the parts as often as
+    needed."""
 
     def __init__(self, settings: Synthesize, context: Context, parts: Sequence[Part]) -> None:
         self.settings = settings
@@ -184,16 +186,16 @@ class Texts:
         return self.parts[number % len(self.parts)]
 
     def name(self, number: int) -> str:
-        """The id of what a candidate becomes."""
+        """The id of the record that a candidate becomes."""
         return make_id(self.context.folder.name, (self.part(number).id,), number)
 
     def known(self, number: int) -> dict[str, Any]:
-        """What a new record has from its document."""
+        """The id and parents of a new record."""
         return {"id": self.name(number), "parents": (self.part(number).id,)}
 
     def pairs(self, number: int, row: Row) -> list[QuestionPair] | str:
-        """The pairs that keep the rules; the reason of the first that does not where none does. A pair that the length
-        limit cut is none."""
+        """Returns the pairs that pass the rules, or the drop reason of the first one if none does. A pair cut off by
+        the length limit is ignored."""
         found = read_question_pairs(row["text"], self.settings.language)
         if row["stop"] == "length":
             found = found[:-1]
@@ -212,7 +214,7 @@ class Texts:
         return self.rules.failure(pair.question, pair.answer)
 
     def related(self, number: int, count: int) -> list[Part]:
-        """Parts of other documents, the most alike first; fewer where there are no more."""
+        """Returns up to `count` parts of other documents, most similar first."""
         if self._vectors is None:
             asked = embedder(self.context, self.settings.embedder)
             self._vectors = Vectors(lambda rows: asked.embed([part.text for part in rows]), self.parts, self.context)
@@ -223,7 +225,7 @@ class Texts:
 
 
 class Vectors:
-    """The embeddings of all parts, on the disk."""
+    """The embeddings of all parts, on disk."""
 
     def __init__(self, embed: Callable[[list[Part]], np.ndarray], parts: Sequence[Part], context: Context) -> None:
         self._file = tempfile.TemporaryFile(dir=context.folder)  # noqa: SIM115 - it lives as long as this
@@ -236,7 +238,7 @@ class Vectors:
             context.progress(min(first + TILE, len(parts)), len(parts), "embedding")
 
     def times(self, row: int) -> np.ndarray:
-        """(N,) how alike each part is to that of a row."""
+        """(N,) similarity of each part to the part at `row`."""
         (own_W,) = self._rows(row, 1)
         return np.concatenate([self._rows(first, TILE) @ own_W for first in range(0, self._count, TILE)])
 
@@ -248,11 +250,12 @@ class Vectors:
 
 TILE = 4096
 SHORTEST_ECHO = 12
-"""Characters of an answer that may be a bare choice between what its question names ("Green or black?" "Green.")."""
+"""Minimum length of an echo, in characters: a shorter answer may be a choice that its question names ("Green or black?"
+"Green.")."""
 
 
 def says_nothing(pair: QuestionPair) -> bool:
-    """Whether all words of a longer answer stand in its question."""
+    """Whether all words of a longer answer occur in its question."""
     return len(pair.answer) >= SHORTEST_ECHO and support(pair.answer, pair.question) == 1
 
 
@@ -260,7 +263,7 @@ def says_nothing(pair: QuestionPair) -> bool:
 
 
 def qa(settings: Synthesize, context: Context) -> Plan:
-    """A text with its questions and answers, as one document, or as a chat about the text."""
+    """A text with its questions and answers, as one document or as a chat about the text."""
     layout = prompt_of(settings.layout, "qa-text", settings.language)
 
     def read(texts: Texts, number: int, row: Row) -> Record | str:
@@ -279,7 +282,7 @@ def qa(settings: Synthesize, context: Context) -> Plan:
 
 
 def _chat(text: str, pairs: Sequence[QuestionPair]) -> tuple[Message, ...]:
-    """The text stands before the first question."""
+    """Makes a chat; the text precedes the first question."""
     turns = [(Message("user", pair.question), Message("assistant", pair.answer)) for pair in pairs]
     (first, reply), *rest = turns
     first = replace(first, content=f"{text}\n\n{first.content}")
@@ -290,7 +293,8 @@ def _chat(text: str, pairs: Sequence[QuestionPair]) -> tuple[Message, ...]:
 
 
 def grounded(settings: Synthesize, context: Context) -> Plan:
-    """A question about one document, shown among related ones, or among related ones alone, where none answers it."""
+    """A question about one document, shown among related documents, or among related documents only, none of which has
+    the answer."""
 
     def read(texts: Texts, number: int, row: Row) -> Record | str:
         pairs = texts.pairs(number, row)
@@ -317,5 +321,5 @@ def _dialogue(settings: Synthesize, context: Context, texts: Texts, number: int,
 
 
 def _answers(pair: QuestionPair, text: str) -> bool:
-    """Whether a text that should not help may answer the question all the same."""
+    """Whether another document may answer the question too."""
     return min(support(pair.answer, text), support(pair.question, text)) >= STANDS_ELSEWHERE
