@@ -136,4 +136,4 @@ def test_a_model_alone_has_nobody_to_meet(tmp_path: Path):
         server.says = said
         (tmp_path / "arena.yaml").write_text(RECIPE.replace("URL", server.url).replace("[$a, $b]", "[$a]"))
         found = togi(tmp_path / "home", "run", str(tmp_path / "arena.yaml"), STUB_KEY=KEY)
-    assert found.returncode != 0 and "name another under models" in " ".join(found.stderr.split())
+    assert found.returncode != 0 and "add another one to models" in " ".join(found.stderr.split())
