@@ -202,7 +202,7 @@ def test_a_judge_read_by_log_probabilities_is_asked_with_either_letter_for_corre
     cells = {name: own["correct"]["value"] for name, own in found["cells"].items()}
     assert cells == {"grounded": 1, "plain": 1} and "unsupported" not in found["cells"]["plain"]
     (note,) = [note for note in found["notes"] if "chance" in note]
-    assert note == "the judge cannot be told from chance on plain: A and B for correct agree on 0 of 4 answers"
+    assert note == "the judge is not distinguishable from chance on plain: A and B for correct agree on 0 of 4 answers"
     asked = [body["messages"][-1]["content"] for body in whole.asked if body.get("logprobs")]
     assert sum("A: correct. B: incorrect." in text for text in asked) == 8
     assert sum("A: incorrect. B: correct." in text for text in asked) == 8
