@@ -234,7 +234,7 @@ def _json(path: Path) -> Any:
 
 
 def _difficulty(path: Path) -> list[float]:
-    """The difficulty of each instruction: {"instruction_difficulty": [...]}, or the list alone."""
+    """The difficulty of each instruction: {"instruction_difficulty": [...]}, or only the list."""
     value = _json(path)
     found = value.get("instruction_difficulty") if isinstance(value, dict) else value
     if not isinstance(found, list) or not found:

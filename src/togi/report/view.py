@@ -173,8 +173,9 @@ class AlarmView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceView:
-    """A data set or model that a stage's records or model were made from, with its licence and terms. `records` is the
-    number of its records; None for a model. `inherit`: its terms also bind everything made from it."""
+    """A data set or model that a stage's records or model were made from, with its licence and terms. `records` is how
+    many of the stage's records come from it; None for a model. `inherit`: its terms also bind everything made from
+    it."""
 
     dataset: str
     licence: str = ""

@@ -18,7 +18,7 @@ WIN = Metric(
     note="chance to win against the baseline (Bradley-Terry; a clear win counts three times, a tie half); intervals "
     "resample questions with all their games",
 )  # fmt: skip
-ELO = Metric(name="Elo", higher_is_better=True, note="the baseline has 1000")
+ELO = Metric(name="Elo", higher_is_better=True, note="1000 for the baseline")
 TOKENS = Metric(name="mean tokens", note="by the model's own tokenizer; published tables count with tiktoken")
 LENGTH = Metric(
     name="win rate, length-controlled", higher_is_better=True, share=True, note="Ru-Arena's weights: a win with a "

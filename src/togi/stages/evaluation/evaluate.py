@@ -82,7 +82,7 @@ class Evaluate(StageSettings, FailureSettings, Sampling):
         return self
 
     def _measured(self) -> Self:
-        """Raises ValueError for benchmarks that lack what they need."""
+        """Raises ValueError if benchmarks lack models, a judge or a baseline, or if a name is repeated."""
         if not self.models:
             raise ValueError("benchmarks need models: a list of references such as [$a, $b]")
         for what, names in (

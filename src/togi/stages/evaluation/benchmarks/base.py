@@ -63,7 +63,7 @@ class Asked:
 
 
 def summed(cost: Cost) -> Cost:
-    """The cost with the sums of what each model is asked."""
+    """The cost with totals summed over all models."""
     each = cost.asked.values()
     cost.calls = cost.samples = sum(one.calls for one in each)
     cost.read, cost.sampled = sum(one.read for one in each), sum(one.written for one in each)
@@ -71,7 +71,7 @@ def summed(cost: Cost) -> Cost:
 
 
 def longest_of(came: Known, size: Callable[[Prompt], int]) -> int:
-    """The most bytes of a prompt; where none is at hand yet, its most tokens as the recipe expects them."""
+    """The most bytes of a prompt; without prompts yet, the most tokens that the recipe expects."""
     own = [size(one) for one in came.samples if isinstance(one, Prompt)]
     return max(own, default=0) or came.longest or math.ceil(came.tokens or 0)
 

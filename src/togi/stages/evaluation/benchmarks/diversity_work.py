@@ -111,7 +111,7 @@ def _alike(found: Found, names: Sequence[str], bootstrap: Bootstrap) -> Part:
 
 def _notes(settings: Diversity, found: Found, prompts: Sequence[Prompt]) -> list[str]:
     cut = ", all models' answers to a prompt cut to the shortest of them" if settings.cut else ""
-    told = [f"n-grams are of {units_of(settings.language)}{cut}"]
+    told = [f"n-grams are made of {units_of(settings.language)}{cut}"]
     if found.draw < len(prompts):
         told.append(f"self-BLEU across prompts reads {found.draw} of {len(prompts)} prompts, drawn by the seed")
     if found.left_out:

@@ -111,7 +111,7 @@ def _ids(model: LoadedModel, prompt: Prompt) -> list[int]:
 def _draw(
     settings: RewardKl, room: Room, name: str, ref: ModelRef, prompts: Sequence[Prompt], count: int
 ) -> list[list[_Answer]]:
-    """`count` answers to each prompt. Finished units survive a kill."""
+    """`count` answers to each prompt. Finished units are not repeated after a restart."""
     speaker, params = room.generator(ref, batch_rows=UNIT * count), _params(settings, room, count)
 
     def make(unit: int) -> list[Any]:

@@ -1,4 +1,5 @@
-"""The context of a running benchmark: its subjects, the judge, and methods to ask them whose results survive a kill.
+"""The context of a running benchmark: its subjects, the judge, and methods that ask them. Finished units of work are
+stored, so a restart does not repeat them.
 
 The manifest records what was asked: the questions, the sampling parameters, the judge, and the identity of each
 subject.
@@ -165,8 +166,8 @@ class Room:
     # --- work -----------------------------------------------------------------------------------------------------
 
     def units(self, count: int, make: Callable[[int], Any], name: str = "batch") -> list[Any]:
-        """Computes units 0..count-1 and returns their values (JSON-like) in order. Finished units survive a kill.
-        `name` distinguishes the phases of one benchmark."""
+        """Computes units 0..count-1 and returns their values (JSON-like) in order. Finished units are not repeated
+        after a restart. `name` distinguishes the phases of one benchmark."""
         return self.context.units(count, make, f"{self.name}-{name}")
 
     def answers(
@@ -177,7 +178,8 @@ class Room:
         phase: str = "answers",
         again: Again = ONCE,
     ) -> list[list[Said]]:
-        """`params.n` answers of a subject (or of the baseline) to each prompt. Finished units survive a kill.
+        """`params.n` answers of a subject (or of the baseline) to each prompt. Finished units are not repeated after a
+        restart.
 
         `phase` distinguishes several calls for one subject. A failed request gives an answer with `failed` set. Raises
         StageError if too many failed. A local model is never asked the same greedy question twice.
@@ -206,16 +208,16 @@ class Room:
     def scores(
         self, ref: Ref, items: Sequence[tuple[tuple[Message, ...], str]], phase: str
     ) -> list[float | GraderError]:
-        """A reward model's scores of answers (prompt messages, text without terminator). Finished units survive a kill.
-        An answer that cannot be scored gets an error. `phase` distinguishes several calls."""
+        """A reward model's scores of answers (prompt messages, text without terminator). Finished units are not
+        repeated after a restart. An answer that cannot be scored gets an error. `phase` distinguishes several calls."""
         judge = self.scorer(ScorerRef(ref))
         return _numbers(self._in_units(ref, items, lambda batch: _kept(judge.score(batch)), phase))
 
     def ask(
         self, questions: Sequence[Prompt], read: Callable[[str], Value | None], how: "Asking"
     ) -> list[Answered[Value]]:
-        """The judge's replies to each question. Finished units survive a kill. `read` parses a text into a verdict, or
-        None.
+        """The judge's replies to each question. Finished units are not repeated after a restart. `read` parses a text
+        into a verdict, or None.
 
         The ids of questions name their random streams. Raises StageError if too many requests failed.
         """
@@ -244,7 +246,8 @@ class Room:
         self, ref: ModelRef, questions: Sequence[Prompt], words: tuple[str, str], phase: str
     ) -> list[float | GraderError]:
         """The judge's log-probability of beginning its answer with the first word minus that of the second, in nats,
-        for each question. Finished units survive a kill. A question without a result gets an error."""
+        for each question. Finished units are not repeated after a restart. A question without a result gets an
+        error."""
         judge = chooser(self.context, ref)
         asked = [question.messages for question in questions]
         return _numbers(self._in_units(ref, asked, lambda batch: _kept(judge.margins(batch, *words)), phase))
@@ -333,7 +336,7 @@ class Room:
     def _ref(self, subject: str) -> Ref:
         if subject in self.subjects:
             return self.subjects[subject]
-        assert subject == self.baseline and self.baseline_ref is not None, f"{subject} is no subject"
+        assert subject == self.baseline and self.baseline_ref is not None, f"{subject} is not a subject"
         return self.baseline_ref
 
     def _note(self, phase: str, prompts: Sequence[Prompt], params: SamplingParams) -> None:
