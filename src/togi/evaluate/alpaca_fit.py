@@ -43,7 +43,8 @@ class Judged:
 
 
 def fit_terms(own: Judged, anchors: Sequence[Judged], model: str) -> dict[str, float]:
-    """The weights {length, difficulty, model} of one model. InputError for fewer than five preferences."""
+    """The weights {length, difficulty, model} of one model. InputError for fewer than five preferences, or
+    if all are 0 or all are 1."""
     if len(own.preference_N) < FOLDS:
         raise InputError(f"--fit: {model} has {len(own.preference_N)} preferences; at least {FOLDS} are needed")
     if np.ptp(own.preference_N) == 0 and own.preference_N[0] in (0, 1):

@@ -36,7 +36,7 @@ class Texts:
             raise InputError(f"diversity: {len(self.base)} base and {len(self.policy)} policy answers cannot be paired")
 
     def cut(self, *, share: float = 1.0) -> "Texts":
-        """Both answers of each prompt cut to `share` of the shorter one's length, at word borders."""
+        """Both answers of each prompt cut to `share` of the shorter one's length, at word boundaries."""
         pairs = [cut_characters(*pair, share=share) for pair in zip(self.base, self.policy, strict=True)]
         return Texts(base=[pair[0] for pair in pairs], policy=[pair[1] for pair in pairs], one_length=True)
 

@@ -52,7 +52,7 @@ def cell_of(interval: Interval | None, *, value: float | None = None, n: int | N
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A table inside a table, such as the accuracy by category: the same subjects, other columns."""
+    """A sub-table, such as the accuracy by category: the same subjects, other columns."""
 
     title: str
     columns: Sequence[Metric]

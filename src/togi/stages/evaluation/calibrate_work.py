@@ -1,4 +1,4 @@
-"""The work of `calibrate`: joins verdicts, answers and labels by their texts, then counts."""
+"""Runs `calibrate`: joins verdicts, answers and labels by their texts, then counts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

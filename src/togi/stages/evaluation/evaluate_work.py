@@ -1,4 +1,4 @@
-"""The work of `evaluate`. Without benchmarks, both models answer the same prompts from the same random streams, and all
+"""Runs `evaluate`. Without benchmarks, both models answer the same prompts from the same random streams, and all
 measures are paired.
 
 The held-out reward reads the text without terminator, with both answers cut to the shorter one's length, so that ending

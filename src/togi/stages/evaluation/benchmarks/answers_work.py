@@ -1,4 +1,4 @@
-"""The work of `answers`."""
+"""Runs the benchmark `answers`."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The work of `arena`. Writes files in arena-hard's layouts, then reads them as `togi evaluate arena` does."""
+"""Runs the benchmark `arena`. Writes files in arena-hard's layouts, then reads them as `togi evaluate arena` does."""
 
 import json
 from collections.abc import Mapping, Sequence

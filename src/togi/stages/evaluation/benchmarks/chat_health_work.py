@@ -1,4 +1,4 @@
-"""The work of `chat_health`."""
+"""Runs the benchmark `chat_health`."""
 
 from collections.abc import Mapping, Sequence
 

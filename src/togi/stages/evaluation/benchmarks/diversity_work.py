@@ -1,4 +1,4 @@
-"""The work of `diversity`."""
+"""Runs the benchmark `diversity`."""
 
 import math
 from collections.abc import Hashable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The work of `graded`."""
+"""Runs the benchmark `graded`."""
 
 from collections.abc import Sequence
 

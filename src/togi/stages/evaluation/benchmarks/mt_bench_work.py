@@ -1,4 +1,4 @@
-"""The work of `mt_bench`."""
+"""Runs the benchmark `mt_bench`."""
 
 from collections.abc import Sequence
 

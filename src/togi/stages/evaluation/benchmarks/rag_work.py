@@ -1,4 +1,4 @@
-"""The work of `rag`. The two steps are those of `togi ground`."""
+"""Runs the benchmark `rag`. The two steps are those of `togi ground`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace

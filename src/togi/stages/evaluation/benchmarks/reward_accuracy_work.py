@@ -1,4 +1,4 @@
-"""The work of `reward_accuracy`: scorers score both answers of a pair, judges read them in both orders."""
+"""Runs the benchmark `reward_accuracy`: scorers score both answers of a pair, judges read them in both orders."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,5 +1,5 @@
-"""The work of `reward_kl`: models sample answers, a reward model scores them, and both the model and the baseline
-compute the log-probabilities of the model's answers."""
+"""Runs the benchmark `reward_kl`: models sample answers, a reward model scores them, and both the model and the
+baseline compute the log-probabilities of the model's answers."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace

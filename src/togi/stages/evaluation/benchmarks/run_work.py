@@ -42,7 +42,7 @@ def _run(settings: Evaluate, context: Context, benchmark: BenchmarkSettings) -> 
 
 
 def _told(table: Table) -> str:
-    """The first column in words."""
+    """The first column as text."""
     first = table.columns[0]
     told = [f"{name} {_number(row[first.name].value)}" for name, row in table.cells.items() if first.name in row]
     return f"{first.name} of {_listed(told)}, {table.rows:,} rows"

@@ -1,4 +1,4 @@
-"""The work of `safety`."""
+"""Runs the benchmark `safety`."""
 
 from collections.abc import Mapping, Sequence
 
