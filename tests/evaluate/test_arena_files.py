@@ -103,7 +103,7 @@ def test_lengths_that_are_missing_are_named(tmp_path):
         length_controlled(found, base, "base")
     with pytest.raises(InputError, match="by the same number on all questions"):
         length_controlled(found, base | {"m": {"0": 11.0, "1": 21.0}}, "base")
-    with pytest.raises(InputError, match="question 1: no answer of m or of base"):
+    with pytest.raises(InputError, match="question 1: no answer by m or by base"):
         length_controlled(found, {"base": {"0": 1.0, "2": 2.0}, "m": {"0": 5.0, "2": 9.0}}, "base")
 
 

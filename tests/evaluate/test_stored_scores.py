@@ -136,7 +136,7 @@ def test_a_model_without_any_preference_is_null(tmp_path):
         ([("m", 0, 1)], {"x": {}}, None, r"0.json: no weights for model m; found x"),
         ([("m", 0, 1)], {"m": {"model": 1, "length": 1}}, None, r"0.json: m: difficulty: found model, length"),
         ([("m", 0, 1)], [1], None, r"0.json: found \[1\]"),
-        ([("m", 3, 1)], {"m": dict.fromkeys(("model", "length", "difficulty"), 1)}, [1, 2], "has 0 to 1"),
+        ([("m", 3, 1)], {"m": dict.fromkeys(("model", "length", "difficulty"), 1)}, [1, 2], "has instructions 0 to 1"),
         ([("m", 0, 1)], None, {"d": [1]}, r"1.json: found d; expected"),
         ([("m", 0, 1)], None, [], r"1.json: found \[\]; expected"),
         ([("m", 0, 1)], None, [0.5, math.nan], r"1.json: the difficulty of instruction 1: found nan; expected a num"),

@@ -111,7 +111,7 @@ def test_what_cannot_be_controlled_is_said():
     flat = {name: {q: Style(tokens=10.0, headers=0, lists=0, bold=0) for q in own} for name, own in styles.items()}
     with pytest.raises(InputError, match=r"style control \(both\): the answers of all battles differ in style"):
         rank_controlled(rows, StyleControl(control="both", rules="v2", styles=flat), FEW)
-    with pytest.raises(InputError, match="question 3: no answer of o"):
+    with pytest.raises(InputError, match="question 3: no answer by o"):
         rank_controlled(
             rows,
             StyleControl(control="both", rules="v2", styles={**styles, "o": {**styles["o"], "3": None}}),
