@@ -155,7 +155,7 @@ def test_a_baseline_is_measured_beside_the_model(place: Path):
         ("answers", "answers needs prompts"),
         ("answers:nowhere.jsonl", "no file or folder here"),
         ("{type: answers, prompts: pairs.jsonl, sample: 2}", "sample"),
-        ("mt_bench:pairs.jsonl", "asks a judge"),
+        ("mt_bench:pairs.jsonl", "needs a judge"),
     ],
 )
 def test_what_cannot_be_measured_is_said(place: Path, word: str, said: str):

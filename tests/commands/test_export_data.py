@@ -53,8 +53,8 @@ def test_the_card_says_where_the_data_comes_from_and_what_was_dropped(done, tmp_
     assert ended.returncode == 0 and f"its card is {tmp_path / 'out' / 'README.md'}" in ended.stdout
     text = (tmp_path / "out" / "README.md").read_text()
     assert DatasetCard(text).data.to_dict()["license"] == "cc-by-4.0"
-    assert "| asked.jsonl | not said |  | CC-BY-4.0 | name us \\| always |" in text
-    assert "hold for everything that is made from this data too" in text
+    assert "| asked.jsonl | not stated |  | CC-BY-4.0 | name us \\| always |" in text
+    assert "also apply to everything made from this data" in text
     (step,) = [line for line in text.splitlines() if line.startswith("| clean |")]
     assert step.startswith("| clean | `dedup` | 7 | 6 |") and step.endswith(" 1 |")
     assert "name: rows" in (tmp_path / "out" / "recipe.lock.yaml").read_text()

@@ -114,7 +114,7 @@ def test_the_baseline_is_the_model_in_every_battle_on_either_side(tmp_path):
 
 def test_without_such_a_model_the_baseline_must_be_named(tmp_path):
     rows = [row("a", "b", "model_a"), row("b", "c", "model_a"), row("c", "a", "model_a")]
-    with pytest.raises(InputError, match="--baseline MODEL, one of a, b, c"):
+    with pytest.raises(InputError, match="set --baseline to one of a, b, c"):
         ranked(tmp_path, rows)
     with pytest.raises(InputError, match="--baseline d: has no battle"):
         ranked(tmp_path, rows, baseline="d")
@@ -174,7 +174,7 @@ def test_rows_without_questions_are_drawn_as_rows(tmp_path):
         ('{"model_a": "x", "model_b": ', r"battles.jsonl:2: "),
         (
             '{"model_a": "x", "model_b": "y", "winner": "tie", "answer_len_delta": 7}',
-            "answer_len_delta: found 7; allowed is a number from 0 to 1",
+            "answer_len_delta: found 7; expected a number from 0 to 1",
         ),
     ],
 )
@@ -187,7 +187,7 @@ def test_a_row_that_cannot_be_used_is_named(tmp_path, line, message):
 
 def test_an_empty_file_and_a_missing_one_are_errors(tmp_path):
     (tmp_path / "empty.jsonl").write_text("")
-    with pytest.raises(InputError, match="holds no rows; a row needs model_a, model_b, winner"):
+    with pytest.raises(InputError, match="has no rows; a row needs model_a, model_b, winner"):
         read_battles(tmp_path / "empty.jsonl")
-    with pytest.raises(InputError, match="there is no such file"):
+    with pytest.raises(InputError, match="no such file"):
         read_battles(tmp_path / "gone.jsonl")

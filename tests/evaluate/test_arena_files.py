@@ -53,7 +53,7 @@ def test_games_of_the_baseline_against_itself_are_dropped_and_counted(tmp_path):
 
 
 def test_v01_judgments_need_a_named_baseline(tmp_path):
-    with pytest.raises(InputError, match="say --baseline MODEL"):
+    with pytest.raises(InputError, match="set --baseline MODEL"):
         read_judgments(write_jsonl(tmp_path / "j.jsonl", []), "v0.1", None)
 
 
@@ -99,11 +99,11 @@ def test_won_games_weigh_by_length_and_others_one(tmp_path):
 def test_lengths_that_are_missing_are_named(tmp_path):
     found = judged(tmp_path, [["B>A", "A=B"], ["B>A", "B>A"]], "v0.1")
     base = {"base": {"0": 10.0, "1": 20.0}}
-    with pytest.raises(InputError, match="no answers of m; found base"):
+    with pytest.raises(InputError, match="no answers by m; found base"):
         length_controlled(found, base, "base")
-    with pytest.raises(InputError, match="differ by the same on all questions"):
+    with pytest.raises(InputError, match="by the same number on all questions"):
         length_controlled(found, base | {"m": {"0": 11.0, "1": 21.0}}, "base")
-    with pytest.raises(InputError, match="question 1: no answer of m or of base"):
+    with pytest.raises(InputError, match="question 1: no answer by m or by base"):
         length_controlled(found, {"base": {"0": 1.0, "2": 2.0}, "m": {"0": 5.0, "2": 9.0}}, "base")
 
 
@@ -111,7 +111,7 @@ def test_v2_answers_carry_their_tokens_in_metadata_and_a_missing_answer_counts_z
     rows = [{"uid": f"q{i}", "model": "m", "metadata": {"token_len": 10}} for i in range(3)]
     rows.append({"uid": "q3", "model": "o", "metadata": {"token_len": 8}})
     assert mean_tokens(read_lengths(write_jsonl(tmp_path / "a.jsonl", rows))) == {"m": 7.5, "o": 2.0}
-    with pytest.raises(InputError, match=r"b.jsonl:1: no number of tokens"):
+    with pytest.raises(InputError, match=r"b.jsonl:1: no token count"):
         read_lengths(write_jsonl(tmp_path / "b.jsonl", [{"uid": "q", "model": "m", "metadata": {}}]))
     with pytest.raises(InputError, match=r"no column 'model'; found uid"):
         read_lengths(write_jsonl(tmp_path / "c.jsonl", [{"uid": "q"}]))

@@ -58,7 +58,7 @@ def test_style_control_has_a_column_of_its_own():
 def test_a_control_that_few_battles_do_not_determine_is_a_dash_that_says_why():
     silent = {model: {q: Style(tokens=0, headers=0, lists=0, bold=0) for q in SHARES} for model in ("base", "m")}
     cell = table(styles=silent, style_control="length").cells["m"]["win rate, style-controlled"]
-    assert cell.value is None and "differ in it by the same" in cell.note
+    assert cell.value is None and "differ in style by the same" in cell.note
 
 
 def test_leaked_questions_are_taken_out_of_a_rate_beside_the_whole_one():

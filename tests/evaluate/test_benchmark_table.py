@@ -76,7 +76,7 @@ def test_a_share_that_never_differs_has_the_bounds_of_what_was_not_seen():
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_no_cell_holds_what_is_no_number(value: float):
-    with pytest.raises(ValueError, match="None stands for what is not defined"):
+    with pytest.raises(ValueError, match="use None for an undefined number"):
         Cell(value=value)
 
 

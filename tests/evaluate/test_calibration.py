@@ -68,7 +68,7 @@ def test_a_judge_that_is_always_wrong_by_the_same_is_corrected_and_a_useless_one
 def test_labels_that_are_all_alike_still_leave_a_width():
     found = prediction_powered([1.0] * 20, [1.0] * 20, [], prompts_L=list(range(20)), prompts_U=[])
     assert (found.mean, found.high) == (1.0, 1.0) and found.low == pytest.approx(0.025 ** (1 / 20))
-    with pytest.raises(InputError, match="2 are needed"):
+    with pytest.raises(InputError, match="at least 2 prompts are needed"):
         prediction_powered([1.0, 0.0], [1.0, 0.0], [1.0], prompts_L=["a", "a"], prompts_U=["b"])
 
 

@@ -67,5 +67,5 @@ def test_no_units_at_all_are_no_error():
 
 @pytest.mark.parametrize("owners", [[1, 0], [0], [0, 2]])
 def test_answers_that_do_not_stand_prompt_by_prompt_are_refused(owners):
-    with pytest.raises(InputError, match="prompt by prompt"):
+    with pytest.raises(InputError, match="not grouped by"):
         Coded.of([["a"], ["b"]], owners, 2)

@@ -189,7 +189,7 @@ def test_a_rate_is_corrected_by_labels_and_stands_beside_peoples():
 def test_too_few_labels_give_an_empty_cell_that_says_so():
     pairing = Pairing(questions=["q", "r"], judged=[1.0, 0.0], human=[1.0, None])
     cell = corrected_part({"a": {RATE: pairing}}, 0.95).cells["a"]["accepted: corrected"]
-    assert cell.value is None and cell.note == "1 labels; two questions are needed"
+    assert cell.value is None and cell.note == "1 labels; needs labels of two questions"
 
 
 def test_the_shares_are_those_of_the_statistics():

@@ -31,5 +31,5 @@ def test_figures_are_those_of_the_cards():
 
 
 def test_an_unknown_table_is_named_with_those_there_are():
-    with pytest.raises(InputError, match="found 'mt_bench_fr'; allowed are ru_arena_general, "):
+    with pytest.raises(InputError, match="found 'mt_bench_fr'; choose from ru_arena_general, "):
         published("mt_bench_fr")

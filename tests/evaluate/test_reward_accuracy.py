@@ -56,7 +56,7 @@ def test_a_request_that_failed_is_no_verdict():
 
 def test_what_these_pairs_do_not_tell_from_chance_is_noted():
     found = table({"coin": [RIGHT, WRONG] * 10, "good": [RIGHT] * 18 + [WRONG] * 2, "mute": [NONE] * 20})
-    assert near_chance(found) == ["coin is near chance: one half lies within the interval of its accuracy"]
+    assert near_chance(found) == ["coin is near chance: the interval of its accuracy contains one half"]
 
 
 def test_ties_count_half_or_are_dropped():

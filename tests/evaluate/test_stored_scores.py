@@ -117,7 +117,7 @@ def test_weights_may_be_packed(tmp_path):
     rows = write_jsonl(tmp_path / "p.jsonl", [{"model": "m", "i": 0, "preference": 1}])
     assert read_alpaca(rows, tmp_path / "w.json.gz", None).models["m"].controlled == 50.0
     (tmp_path / "x.json.gz").write_text("{}")
-    with pytest.raises(InputError, match=r"x.json.gz: not a JSON file packed with gzip"):
+    with pytest.raises(InputError, match=r"x.json.gz: not a gzipped JSON file"):
         read_alpaca(rows, tmp_path / "x.json.gz", None)
 
 
@@ -130,16 +130,16 @@ def test_a_model_without_any_preference_is_null(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "weights", "difficulty", "message"),
     [
-        ([("m", 0, 1.5)], None, None, r"p.jsonl:1: preference: found 1.5; allowed is a number from 0 to 1, or null"),
-        ([("m", 0, 1), ("m", 0, 1)], None, None, r"p.jsonl:2: model m, i 0: the same as in .*p.jsonl:1; keep one"),
-        ([("m", 0.5, 1)], None, None, r"p.jsonl:1: i: found 0.5; allowed is the index"),
-        ([("m", 0, 1)], {"x": {}}, None, r"0.json: no weights of model m; found x"),
+        ([("m", 0, 1.5)], None, None, r"p.jsonl:1: preference: found 1.5; expected a number from 0 to 1, or null"),
+        ([("m", 0, 1), ("m", 0, 1)], None, None, r"p.jsonl:2: model m, i 0: duplicate of .*p.jsonl:1; keep one"),
+        ([("m", 0.5, 1)], None, None, r"p.jsonl:1: i: found 0.5; expected the index"),
+        ([("m", 0, 1)], {"x": {}}, None, r"0.json: no weights for model m; found x"),
         ([("m", 0, 1)], {"m": {"model": 1, "length": 1}}, None, r"0.json: m: difficulty: found model, length"),
         ([("m", 0, 1)], [1], None, r"0.json: found \[1\]"),
-        ([("m", 3, 1)], {"m": dict.fromkeys(("model", "length", "difficulty"), 1)}, [1, 2], "has 0 to 1"),
-        ([("m", 0, 1)], None, {"d": [1]}, r"1.json: found d; allowed is"),
-        ([("m", 0, 1)], None, [], r"1.json: found \[\]; allowed is"),
-        ([("m", 0, 1)], None, [0.5, math.nan], r"1.json: the difficulty of instruction 1: found nan; allowed is a num"),
+        ([("m", 3, 1)], {"m": dict.fromkeys(("model", "length", "difficulty"), 1)}, [1, 2], "has instructions 0 to 1"),
+        ([("m", 0, 1)], None, {"d": [1]}, r"1.json: found d; expected"),
+        ([("m", 0, 1)], None, [], r"1.json: found \[\]; expected"),
+        ([("m", 0, 1)], None, [0.5, math.nan], r"1.json: the difficulty of instruction 1: found nan; expected a num"),
         ([("m", 0, 1)], {"m": {"model": math.nan, "length": 1, "difficulty": 1}}, None, r"0.json: m: model: found nan"),
     ],
 )
@@ -151,10 +151,10 @@ def test_files_that_do_not_fit_are_named(tmp_path, rows, weights, difficulty, me
 @pytest.mark.parametrize(
     ("rows", "scales", "message"),
     [
-        ([("m", "a", 0, "good")], {}, r"s.jsonl:1: score: found 'good'; allowed is a number, or null"),
+        ([("m", "a", 0, "good")], {}, r"s.jsonl:1: score: found 'good'; expected a number, or null"),
         ([("m", "a", 0, True)], {}, r"s.jsonl:1: score: found True"),
-        ([("m", "a", 0, 1e308)], {}, r"s.jsonl:1: score: found 1e\+308; allowed is a number, or null"),
-        ([("m", "a", 0.5, 1)], {}, r"s.jsonl:1: i: found 0.5; allowed is text"),
+        ([("m", "a", 0, 1e308)], {}, r"s.jsonl:1: score: found 1e\+308; expected a number, or null"),
+        ([("m", "a", 0.5, 1)], {}, r"s.jsonl:1: i: found 0.5; expected text"),
         ([("", "a", 0, 1)], {}, r"s.jsonl:1: model: found ''"),
         ([("m", "a", 0, 1)], {"b": 2.0}, r"--scale b: no such benchmark in .*; found a"),
     ],

@@ -109,15 +109,15 @@ def test_the_same_seed_gives_the_same_interval_and_resamples_are_those_of_the_fi
 def test_what_cannot_be_controlled_is_said():
     rows, styles = made(questions=5)
     flat = {name: {q: Style(tokens=10.0, headers=0, lists=0, bold=0) for q in own} for name, own in styles.items()}
-    with pytest.raises(InputError, match=r"style control \(both\): the answers of all battles differ in it"):
+    with pytest.raises(InputError, match=r"style control \(both\): the answers of all battles differ in style"):
         rank_controlled(rows, StyleControl(control="both", rules="v2", styles=flat), FEW)
-    with pytest.raises(InputError, match="question 3: no answer of o"):
+    with pytest.raises(InputError, match="question 3: no answer by o"):
         rank_controlled(
             rows,
             StyleControl(control="both", rules="v2", styles={**styles, "o": {**styles["o"], "3": None}}),
             FEW,
         )
-    with pytest.raises(InputError, match="no answers of base; found m"):
+    with pytest.raises(InputError, match="no answers by base; found m"):
         rank_controlled(rows, StyleControl(control="both", rules="v2", styles={"m": styles["m"]}), FEW)
 
 
@@ -159,7 +159,7 @@ def test_styles_come_from_counts_of_either_layout_or_from_the_text(tmp_path):
     assert found["o"]["q"] == Style(tokens=7.0, headers=2, lists=5, bold=3)
     assert found["o"]["r"] == Style(tokens=8.0, headers=0, lists=0, bold=1)
     broken = {"uid": "q", "model": "o", "metadata": {"token_len": 7, **counts, "bold_count": {"**": "x"}}}
-    with pytest.raises(InputError, match=r"b.jsonl:1: bold_count: found .* allowed are counts"):
+    with pytest.raises(InputError, match=r"b.jsonl:1: bold_count: found .* expected counts"):
         read_styles(write_jsonl(tmp_path / "b.jsonl", [broken]))
     with pytest.raises(InputError, match=r"c.jsonl:1: no answer"):
         read_styles(write_jsonl(tmp_path / "c.jsonl", [{"uid": "q", "model": "o", "metadata": {"token_len": 7}}]))

@@ -99,10 +99,10 @@ def test_the_chain_runs_on_a_random_model_and_its_report_shows_every_curve(tmp_p
         assert wanted <= curves, (kind, sorted(curves))
     report = (home / "runs" / "chain" / "report.html").read_text()
     for title in (
-        "Margin of the rewards",
+        "Reward margin",
         "Accuracy on held-out pairs",
-        "KL to the start",
-        "Tokens a second",
+        "KL from the initial model",
+        "Tokens per second",
         "Reward",
     ):
         assert title in report

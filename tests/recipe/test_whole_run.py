@@ -57,9 +57,9 @@ def test_the_predicted_memory_of_the_policy_counts_its_reward_model(finished):
 def test_an_evaluation_on_prompts_that_were_learnt_from_is_an_alarm(finished):
     lines = (finished / "home" / "runs" / "tiny" / "scores" / "alarms.jsonl").read_text().splitlines()
     told = [json.loads(line)["message"] for line in lines]
-    assert [message.split(" learnt")[0] for message in told] == [
-        "6 of 6 prompts are among those that $policy",  # all that it was trained on
-        "4 of 6 prompts are among those that $reward",  # but for the held-out ones
+    assert [message.split(", so")[0] for message in told] == [
+        "$policy was trained on 6 of 6 prompts",  # all that it was trained on
+        "$reward was trained on 4 of 6 prompts",  # but for the held-out ones
     ]
 
 

@@ -53,7 +53,7 @@ def test_what_is_not_there_yet_is_left_out_and_a_torn_line_too(tmp_path):
         ("summary.json", '{"table": [{"metric": "reward"}]}', "table.0.policy"),
         ("summary.json", '{"answers": [{"question": "?", "base": null, "policy": ""}]}', "answers.0.base"),
         ("summary.json", "{", "not JSON"),
-        ("metrics.jsonl", '{"loss": 1.0}\n', "1 lines have no number as their step"),
+        ("metrics.jsonl", '{"loss": 1.0}\n', "1 lines have no numeric step"),
         ("metrics.jsonl", '{"step": 1}\n{"step": \n{"step": 3}\n', "not JSON"),
         ("metrics.jsonl", '{"step": 1, "loss": [1]}\n', "loss"),
         ("alarms.jsonl", '{"name": "length"}\n', "message"),
@@ -80,7 +80,7 @@ def test_a_home_that_was_moved_is_read_where_it_is(tmp_path):
 
 
 def test_a_folder_without_a_run_and_an_unknown_state_are_refused(tmp_path):
-    with pytest.raises(InputError, match="there is no run here"):
+    with pytest.raises(InputError, match="no such file"):
         collect(tmp_path)
     (tmp_path / "state.json").write_text('{"name": "x", "state": "fine", "stages": []}')
     with pytest.raises(InputError, match=r"state.json: state"):

@@ -50,13 +50,13 @@ def done(tmp_path_factory):
 def test_everything_that_a_reader_looks_for_is_there(done):
     text = " ".join(Page(done).text)
     for part in (
-        "All 11 stages are done, 3 of them kept from before",
+        "All 11 stages are done, 3 of them from the cache",
         "Clearly better: terminator rate, held-out reward, reward. Clearly worse: self-BLEU.",
         "answers are shorter than 60 % of the base's",
         "scores are the reward of texts cut to <one> length.",
         "near duplicate ngrams 38",
         "Gate pass rate",
-        "Groups without spread",
+        "Groups without reward spread",
         "Time by phase",
         "+0.829 to +0.934",
         "no clear difference",

@@ -1,4 +1,4 @@
-"""What an evaluation measures and how surely: intervals over prompts, accuracy, diversity, answers cut to one length.
+"""Measures of an evaluation and their uncertainty: intervals over prompts, accuracy, diversity, length-matched answers.
 
-Nothing here loads a model: values, texts and vectors are handed in, rows of a before/after table come out.
+Nothing here loads a model: callers pass values, texts and vectors, and get rows of a before/after table.
 """

@@ -1,4 +1,4 @@
-"""The accuracy of a scorer on preference pairs, and its control on shuffled labels."""
+"""The accuracy of a scorer on preference pairs, and a control with shuffled labels."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +12,8 @@ from togi.evaluate.statistics import Bootstrap, Interval, by_cluster
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accuracy:
-    """The share of `pairs` whose chosen answer scored strictly higher; a tie is not correct, and is counted."""
+    """The share of `pairs` whose chosen answer scored strictly higher. A tie is not correct, and is counted in
+    `ties`."""
 
     interval: Interval
     pairs: int
@@ -22,7 +23,7 @@ class Accuracy:
 def pair_accuracy(
     chosen_P: ArrayLike, rejected_P: ArrayLike, bootstrap: Bootstrap, prompts: Sequence[Hashable] = ()
 ) -> Accuracy:
-    """Accuracy over pairs; InputError for lengths that differ, fewer than two pairs, or scores not finite.
+    """Accuracy over pairs; InputError for different lengths, fewer than two pairs, or scores that are not finite.
 
     If `prompts` names the prompt of each pair, whole prompts are resampled, because pairs of one prompt may share an
     answer.
@@ -44,10 +45,10 @@ def pair_accuracy(
 
 
 def shuffled_labels(count: int, seed: int) -> NDArray[np.bool_]:
-    """For each pair, whether to exchange chosen and rejected: exactly half of them, drawn by `seed`.
+    """For each pair, whether to swap chosen and rejected: exactly half of the pairs, drawn by `seed`.
 
     A reward model trained on these pairs learns nothing about the labels; its accuracy on held-out pairs is the
-    control. Exactly half are exchanged, so that no label information is left on average.
+    control. Exactly half are swapped, so that no label information is left on average.
     """
     flips_P = np.zeros(count, dtype=np.bool_)
     flips_P[np.random.default_rng(seed).permutation(count)[: count // 2]] = True
@@ -55,7 +56,7 @@ def shuffled_labels(count: int, seed: int) -> NDArray[np.bool_]:
 
 
 def shuffled_accuracy(chosen_P: ArrayLike, rejected_P: ArrayLike, bootstrap: Bootstrap) -> Accuracy:
-    """Accuracy against labels shuffled by the bootstrap's seed: near one half, whatever the scorer."""
+    """Accuracy against labels shuffled by the bootstrap's seed: near one half for any scorer."""
     chosen_P, rejected_P = np.asarray(chosen_P, dtype=np.float64), np.asarray(rejected_P, dtype=np.float64)
     if chosen_P.shape != rejected_P.shape:
         raise InputError(f"pair accuracy: {chosen_P.shape} chosen scores but {rejected_P.shape} rejected ones")

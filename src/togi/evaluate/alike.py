@@ -1,7 +1,7 @@
-"""How alike answers are by their embeddings: within a prompt, across prompts, over wordings, and between two models.
+"""Similarity of answers by their embeddings: within a prompt, across prompts, over wordings, and between two models.
 
-Suffixes: P prompts, K answers to each, D width of the embeddings. Rows of embeddings have length 1; a row of zeros is
-an answer that has none, such as an empty one, and is left out. Where nothing is left a value is NaN.
+Suffixes: P prompts, K answers to each, D embedding width. Rows of embeddings have length 1. A row of zeros is an answer
+without an embedding, such as an empty one, and is left out. If nothing is left, a value is NaN.
 """
 
 from collections import Counter
@@ -14,38 +14,38 @@ from togi.core.errors import InputError
 from togi.evaluate.statistics import Floats, Jackknife
 from togi.text.compare import normalise
 
-SMALLEST = 1e-12  # an eigenvalue below is 0 but for rounding
+SMALLEST = 1e-12  # a smaller eigenvalue is 0 up to rounding
 
 
 def unit_vectors(rows: ArrayLike, answers: int) -> Floats:
-    """Embeddings (P * K, D) as (P, K, D), rows of length 1. Raises InputError for another shape and for numbers that
+    """Embeddings (P * K, D) as (P, K, D), with rows of length 1. Raises InputError for another shape or numbers that
     are not finite."""
     rows_ND = np.asarray(rows, dtype=np.float64)
     if rows_ND.ndim != 2 or len(rows_ND) % answers or not np.isfinite(rows_ND).all():
-        raise InputError(f"diversity: embeddings of shape {rows_ND.shape}; finite rows, {answers} a prompt, are needed")
+        raise InputError(f"diversity: embeddings of shape {rows_ND.shape}; needs finite rows, {answers} per prompt")
     norm_N1 = np.linalg.norm(rows_ND, axis=1, keepdims=True)
     return (rows_ND / np.where(norm_N1 > 0, norm_N1, 1.0)).reshape(-1, answers, rows_ND.shape[1])
 
 
 def spread_within(vectors_PKD: Floats) -> Floats:
-    """Mean cosine distance between two answers to one prompt (P,); NaN where fewer than two have an embedding."""
+    """Mean cosine distance between two answers to one prompt (P,); NaN if fewer than two have an embedding."""
     sum_PD, count_P = _sums(vectors_PKD)
     away_P = count_P**2 - (sum_PD**2).sum(axis=1)  # the distance of an answer to itself is 0
     return _divided(away_P, count_P * (count_P - 1))
 
 
 def likeness(ours_PKD: Floats, theirs_PKD: Floats) -> Floats:
-    """Mean cosine similarity between an answer of one model and one of another to the same prompt (P,)."""
+    """Mean cosine similarity between the answers of two models to the same prompt (P,)."""
     ours_PD, ours_P = _sums(ours_PKD)
     theirs_PD, theirs_P = _sums(theirs_PKD)
     return _divided((ours_PD * theirs_PD).sum(axis=1), ours_P * theirs_P)
 
 
 def homogenisation(vectors_PKD: Floats) -> Jackknife | None:
-    """Mean cosine similarity between answers to different prompts, with the value without each prompt: high where a
+    """Mean cosine similarity between answers to different prompts, also with each prompt left out. It is high if a
     model answers everything alike. None for fewer than two prompts; every prompt needs an embedding.
 
-    After the homogenisation score of Padmakumar and He (arXiv 2309.05196), by cosines in place of ROUGE-L.
+    After the homogenisation score of Padmakumar and He (arXiv 2309.05196), with cosines instead of ROUGE-L.
     """
     sum_PD, count_P = _sums(vectors_PKD)
     if len(count_P) < 2:
@@ -59,19 +59,19 @@ def homogenisation(vectors_PKD: Floats) -> Jackknife | None:
 
 
 def vendi_within(vectors_PKD: Floats) -> Floats:
-    """The Vendi score of the answers to each prompt (P,): how many different answers they amount to, from 1 to K
-    (Friedman and Dieng, arXiv 2210.02410; cosine kernel, order 1); NaN where fewer than two have an embedding."""
+    """The Vendi score of the answers to each prompt (P,): their effective number of different answers, from 1 to K
+    (Friedman and Dieng, arXiv 2210.02410; cosine kernel, order 1); NaN if fewer than two have an embedding."""
     count_P = _sums(vectors_PKD)[1]
     gram_PKK = vectors_PKD @ vectors_PKD.transpose(0, 2, 1) / np.maximum(count_P, 1)[:, None, None]
     return np.where(count_P > 1, np.exp(_entropy(np.linalg.eigvalsh(gram_PKK))), np.nan)
 
 
 def vendi(vectors_ND: Floats) -> tuple[float, Floats]:
-    """The Vendi score of N answers, and what each of them adds to it (N,), which sums to 0.
+    """The Vendi score of N answers, and the influence of each answer on it (N,), which sums to 0.
 
-    It is the exponential of the entropy of the eigenvalues of their kernel. Those above 0 are the same for the N x N
-    kernel and for the D x D Gram matrix; the smaller one is decomposed. What an answer adds is the derivative of the
-    score (the infinitesimal jackknife, Efron 1982): leaving each of them out would need N decompositions.
+    The score is the exponential of the entropy of the kernel's eigenvalues. The N x N kernel and the D x D Gram matrix
+    have the same eigenvalues above 0, so the smaller matrix is decomposed. The influence is the derivative of the score
+    (the infinitesimal jackknife, Efron 1982): leaving out each answer would need N decompositions.
     """
     count, width = vectors_ND.shape
     if width <= count:
@@ -88,10 +88,10 @@ def vendi(vectors_ND: Floats) -> tuple[float, Floats]:
 
 def answer_entropy(texts: Sequence[str], answers: int) -> Floats:
     """The entropy in bits of the different answers to each prompt (P,), from 0 (all equal) to log2 K (all different);
-    NaN where there is one answer alone.
+    NaN with a single answer per prompt.
 
-    Answers are equal if only case, punctuation and spacing differ. It is that of the answers drawn: of all that a
-    model could say it is a bound from below.
+    Answers are equal if only case, punctuation and spacing differ. This is the entropy of the sampled answers, a lower
+    bound of the model's.
     """
     groups = [[normalise(text) for text in texts[at : at + answers]] for at in range(0, len(texts), answers)]
     if answers < 2:
@@ -101,8 +101,8 @@ def answer_entropy(texts: Sequence[str], answers: int) -> Floats:
 
 
 def spread_over(vectors_PKD: Floats, questions: Sequence[Hashable]) -> Floats:
-    """Mean cosine distance between answers to two wordings of one question. It stands at the question's first wording
-    (P,); NaN at the others, and where a question has one wording alone. `questions` names what each prompt asks."""
+    """Mean cosine distance between answers to two wordings of one question, stored at the question's first wording
+    (P,); NaN at the others, and for a question with a single wording. `questions` names the question of each prompt."""
     places: dict[Hashable, int] = {}
     question_P = np.array([places.setdefault(name, place) for place, name in enumerate(questions)], dtype=np.intp)
     if len(question_P) != len(vectors_PKD):

@@ -2,7 +2,8 @@
 
 The length-controlled model of Dubois et al. (arXiv 2404.04475) is a logistic regression of the preference on a length
 term, the difficulty of the instruction and the model. Its win rate is the mean prediction over the instructions with
-the length term at 0: sigmoid(model + difficulty x d_i). With published weights it is exact; alpaca_fit.py fits weights.
+the length term at 0: sigmoid(model + difficulty x d_i). Published weights reproduce it exactly; alpaca_fit.py fits own
+weights.
 """
 
 import gzip
@@ -29,7 +30,7 @@ TERMS = ("length", "difficulty", "model")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preferred:
     """One model against the baseline, in percent. `n` preferences were read, `missing` were null. The length-controlled
-    rate covers all of its `instructions`, null ones too; its standard error is that of the mean prediction."""
+    rate covers all `instructions`, including null ones; its standard error is that of the mean prediction."""
 
     win_rate: float | None
     interval: Interval | None
@@ -56,8 +57,8 @@ class Preferred:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alpaca:
-    """All models of a file. `anchors` are the models that held an own fit of the weights, with the number of their
-    rows; None where weights were given, or there are none."""
+    """All models of a file. `anchors` are the anchor models of togi's own fit of the weights, with their numbers of
+    rows; None without an own fit."""
 
     rows: int
     models: Mapping[str, Preferred]
@@ -77,8 +78,8 @@ class Alpaca:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One preference: its place, its value (None: there is none), and how many characters longer the baseline's answer
-    is than the model's (None: the row does not say)."""
+    """One preference: its file and line, its value (None if missing), and how many characters longer the baseline's
+    answer is than the model's (None if the row does not say)."""
 
     where: str
     preference: float | None
@@ -92,11 +93,11 @@ Own = Mapping[int, Row]
 def read_alpaca(
     preferences: Path, weights: Path | None, difficulty: Path | None, *, fit: bool = False, anchors: Path | None = None
 ) -> Alpaca:
-    """The win rates of a file of preferences (0 to 1, null where there is none), length-controlled with `weights`, or
-    with weights that are fitted to the preferences (`fit`) and to those of `anchors`.
+    """The win rates of a file of preferences (0 to 1, or null), length-controlled with `weights`, or with weights
+    fitted to the preferences and to those of `anchors` (`fit`).
 
-    Without `difficulty` that term is left out. InputError for columns that are missing, two rows for one model and
-    instruction, a model without weights, and an instruction without difficulty.
+    Without `difficulty` that term is left out. InputError for missing columns, two rows for one model and instruction,
+    a model without weights, and an instruction without difficulty.
     """
     rows, own = _read(preferences, ("len_baseline", "len_model") if fit else ())
     terms = _weights(weights, list(own)) if weights else {}
@@ -119,7 +120,7 @@ def _read(path: Path, more: Sequence[str]) -> tuple[int, dict[str, dict[int, Row
         known = own.setdefault(model, {})
         if place in known:
             raise InputError(
-                f"{row.where}: model {model}, i {place}: the same as in {known[place].where}; keep one of them"
+                f"{row.where}: model {model}, i {place}: duplicate of {known[place].where}; keep one of them"
             )
         lengths = [length for name in more if (length := row.number(name, 0.0)) is not None]
         shorter = lengths[0] - lengths[1] if len(lengths) == 2 else None
@@ -130,7 +131,7 @@ def _read(path: Path, more: Sequence[str]) -> tuple[int, dict[str, dict[int, Row
 def _fitted(
     own: Mapping[str, Own], anchors: Mapping[str, Own], hard: list[float] | None
 ) -> dict[str, dict[str, float]]:
-    """Weights that are fitted to each model's preferences."""
+    """Weights fitted to each model's preferences."""
     work = importlib.import_module("togi.evaluate.alpaca_fit")
     held = [_judged(work, rows, hard) for rows in anchors.values()]
     return {model: work.fit_terms(_judged(work, rows, hard), held, model) for model, rows in own.items()}
@@ -154,7 +155,7 @@ def _hard(found: Own, hard: list[float]) -> np.ndarray:
     for place, row in found.items():
         if place >= len(hard):
             raise InputError(
-                f"{row.where}: i: instruction {place} has no difficulty; the file of difficulties has 0 to "
+                f"{row.where}: i: instruction {place} has no difficulty; the difficulty file has instructions 0 to "
                 f"{len(hard) - 1}"
             )
     return np.array([hard[place] for place in found])
@@ -164,7 +165,7 @@ def _instruction(row: Read) -> int:
     place = row.number("i")
     if place is None or place != int(place) or place < 0:
         raise InputError(
-            f"{row.where}: i: found {shown(row.values['i'])}; allowed is the index of an instruction, from 0"
+            f"{row.where}: i: found {shown(row.values['i'])}; expected the index of an instruction, from 0"
         )
     return int(place)
 
@@ -193,7 +194,7 @@ def _preferred(found: Own, terms: Mapping[str, float] | None, hard: list[float] 
 
 
 def _predictions(found: Own, terms: Mapping[str, float], hard: list[float] | None) -> np.ndarray:
-    """The chance to win each instruction at equal length."""
+    """The win probability on each instruction at equal length."""
     if hard is None:
         return expit(np.full(len(found), terms["model"]))
     return expit(terms["model"] + terms["difficulty"] * _hard(found, hard))
@@ -203,15 +204,17 @@ def _weights(path: Path, models: list[str]) -> dict[str, dict[str, float]]:
     """The weights of each model: {MODEL: {length, difficulty, model}}."""
     value = _json(path)
     if not isinstance(value, dict):
-        raise InputError(f"{path}: found {shown(value)}; allowed is an object of models with {', '.join(TERMS)}")
+        raise InputError(f"{path}: found {shown(value)}; expected an object of models with {', '.join(TERMS)}")
     for model in models:
         if model not in value:
-            raise InputError(f"{path}: no weights of model {model}; found {', '.join(list(value)[:8])}")
+            raise InputError(f"{path}: no weights for model {model}; found {', '.join(list(value)[:8])}")
         terms = value[model] if isinstance(value[model], dict) else {}
         for term in TERMS:
             if not _is_number(terms.get(term)):
                 found = shown(terms.get(term)) if term in terms else ", ".join(terms) or shown(value[model])
-                raise InputError(f"{path}: {model}: {term}: found {found}; a model needs numbers {', '.join(TERMS)}")
+                raise InputError(
+                    f"{path}: {model}: {term}: found {found}; a model needs the numbers {', '.join(TERMS)}"
+                )
     return {model: {term: float(value[model][term]) for term in TERMS} for model in models}
 
 
@@ -220,24 +223,24 @@ def _is_number(value: Any) -> bool:
 
 
 def _json(path: Path) -> Any:
-    """The value of a JSON file, which may be packed (.gz). Raises InputError where it cannot be read."""
+    """The value of a JSON file, which may be gzipped (.gz). Raises InputError if it cannot be read."""
     packed = path.name.lower().endswith(".gz")
     try:
         content = path.read_bytes()
         return json.loads((gzip.decompress(content) if packed else content).decode("utf-8-sig"))
     except (OSError, EOFError, zlib.error, ValueError) as error:
-        kind = "not a JSON file packed with gzip, or a damaged one" if packed else "not a JSON file"
+        kind = "not a gzipped JSON file, or damaged" if packed else "not a JSON file"
         raise InputError(f"{path}: {kind} ({error})") from None
 
 
 def _difficulty(path: Path) -> list[float]:
-    """The difficulty of each instruction: {"instruction_difficulty": [...]}, or the list alone."""
+    """The difficulty of each instruction: {"instruction_difficulty": [...]}, or only the list."""
     value = _json(path)
     found = value.get("instruction_difficulty") if isinstance(value, dict) else value
     if not isinstance(found, list) or not found:
         keys = ", ".join(list(value)[:8]) if isinstance(value, dict) else shown(value)
-        raise InputError(f'{path}: found {keys}; allowed is {{"instruction_difficulty": [numbers]}}')
+        raise InputError(f'{path}: found {keys}; expected {{"instruction_difficulty": [numbers]}}')
     for place, one in enumerate(found):
         if not _is_number(one):
-            raise InputError(f"{path}: the difficulty of instruction {place}: found {shown(one)}; allowed is a number")
+            raise InputError(f"{path}: the difficulty of instruction {place}: found {shown(one)}; expected a number")
     return [float(d) for d in found]

@@ -1,11 +1,11 @@
 """The length-controlled model of AlpacaEval 2, fitted to preferences: `length_controlled_v1` of Dubois et al. (arXiv
 2404.04475), as alpaca_eval's glm_winrate.py fits it.
 
-For each model by itself, a logistic regression of the preference on tanh(length difference / its deviation), the
-difficulty of the instruction and the model, with the absolute values of coefficients as the penalty, whose strength
-five folds choose. The published fit adds two anchors, each with a tenth of a row's weight: models that gamed the length
-of the baseline's answers, of which length alone is to explain everything. They are not public. A fit without anchors is
-another estimate, and says so.
+Each model gets its own logistic regression of the preference on tanh(length difference / its standard deviation), the
+difficulty of the instruction and the model, with an L1 penalty whose strength is chosen by five-fold cross-validation.
+The published fit adds two anchors, each with a tenth of a row's weight: models that gamed the baseline's length, so
+that length alone should explain their wins. They are not public. A fit without anchors is a different estimate, and is
+reported as such.
 """
 
 from collections.abc import Sequence
@@ -21,21 +21,21 @@ from togi.evaluate.statistics import Floats
 
 FOLDS, SEED = 5, 123
 STRENGTHS = np.logspace(-4, 4, 10)
-NOTHING = 1e-12  # of a row's weight: liblinear wants both classes, and says so on standard output
-ANCHORS_WEIGHT = 0.2  # of all anchors together, beside 1 for a row of the model
+NOTHING = 1e-12  # least weight of a row: liblinear needs both classes, and complains on standard output
+ANCHORS_WEIGHT = 0.2  # weight of an anchor row, divided by the number of anchors; a row of the model has 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """The preferences for one model: instruction, preference (0 to 1), and the characters of the baseline's answer less
-    those of the model's. `hard_N` are difficulties, where there are any."""
+    """The preferences for one model (0 to 1), and the characters of the baseline's answer minus those of the model's.
+    `hard_N` are the difficulties of the instructions, if known."""
 
     preference_N: Floats
     shorter_N: Floats
     hard_N: Floats | None
 
     def features(self, own: float) -> Floats:
-        """Length, difficulty (0 where there is none) and the model itself, which anchors do not have."""
+        """Length, difficulty (0 if unknown) and the model term `own`, which is 0 for anchors."""
         deviation = float(self.shorter_N.std(ddof=1)) if len(self.shorter_N) > 1 else 0.0
         length_N = np.tanh(self.shorter_N / deviation) if deviation > 0 else np.zeros(len(self.shorter_N))
         hard_N = np.zeros(len(length_N)) if self.hard_N is None else self.hard_N
@@ -43,13 +43,14 @@ class Judged:
 
 
 def fit_terms(own: Judged, anchors: Sequence[Judged], model: str) -> dict[str, float]:
-    """The weights {length, difficulty, model} of one model. InputError for fewer than five preferences."""
+    """The weights {length, difficulty, model} of one model. InputError for fewer than five preferences, or
+    if all are 0 or all are 1."""
     if len(own.preference_N) < FOLDS:
         raise InputError(f"--fit: {model} has {len(own.preference_N)} preferences; at least {FOLDS} are needed")
     if np.ptp(own.preference_N) == 0 and own.preference_N[0] in (0, 1):
         raise InputError(
-            f"--fit: all {len(own.preference_N)} preferences of {model} are {own.preference_N[0]:g}: length explains "
-            "nothing of them; leave its rows out, or leave --fit out"
+            f"--fit: all {len(own.preference_N)} preferences of {model} are {own.preference_N[0]:g}, so length "
+            "explains nothing; remove its rows, or run without --fit"
         )
     x_NK = np.concatenate([own.features(1.0), *(each.features(0.0) for each in anchors)])
     share_N = np.concatenate([own.preference_N, *(each.preference_N for each in anchors)])
@@ -62,7 +63,7 @@ def fit_terms(own: Judged, anchors: Sequence[Judged], model: str) -> dict[str, f
 
 
 def _best(x_NK: Floats, share_N: Floats, weight_N: Floats) -> Floats:
-    """The coefficients at the strength with the least loss on folds that it was not fitted to."""
+    """The coefficients at the penalty strength with the least cross-validation loss."""
     group_N = np.arange(len(share_N))
     folds = list(GroupKFold(FOLDS).split(x_NK, groups=group_N))
     losses = [
@@ -73,12 +74,12 @@ def _best(x_NK: Floats, share_N: Floats, weight_N: Floats) -> Floats:
 
 
 def _fit(x_NK: Floats, share_N: Floats, weight_N: Floats, strength: float) -> Floats:
-    """Every row once as a win and once as a loss, weighted by its preference."""
+    """Fits with every row once as a win and once as a loss, weighted by its preference."""
     both_NK = np.concatenate([x_NK, x_NK])
     won_N = np.repeat([1, 0], len(x_NK))
     times_N = np.concatenate([share_N * weight_N, (1 - share_N) * weight_N])
     if not times_N[: len(x_NK)].any() or not times_N[len(x_NK) :].any():
-        times_N = np.maximum(times_N, NOTHING)  # a fold of wins alone, or of losses
+        times_N = np.maximum(times_N, NOTHING)  # a fold has only wins, or only losses
     model = LogisticRegression(C=strength, l1_ratio=1.0, solver="liblinear", fit_intercept=False, random_state=SEED)
     return model.fit(both_NK, won_N, sample_weight=times_N).coef_[0]
 

@@ -1,8 +1,8 @@
-"""An arena: models in pairwise battles, each against a baseline; Bradley-Terry win rates with intervals.
+"""An arena: pairwise battles of models against a baseline; Bradley-Terry win rates with intervals.
 
 Rows have the public layout of arena-hard's battles: question_id, model_a, model_b, winner (model_a, model_b, tie). A
-row that stands three times counts three times, which is how that layout says "much better". Where there is a column
-`answer_len_delta`, twice its value is the weight of a row, as in Ru-Arena's length control.
+row that is repeated three times counts three times: the layout encodes "much better" this way. If there is a column
+`answer_len_delta`, the weight of a row is twice its value, as in Ru-Arena's length control.
 """
 
 from collections import Counter
@@ -34,7 +34,7 @@ SELF, NO_WINNER, UNKNOWN = "model_against_itself", "no_winner", "unknown_winner"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Battle:
-    """One row: `share` is what model_a won of it (1, 0, 0.5)."""
+    """One row: `share` is the share that model_a won (1, 0 or 0.5)."""
 
     model_a: str
     model_b: str
@@ -45,10 +45,11 @@ class Battle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """A model against the baseline: percent, and Elo with the baseline at 1000. `n` counts rows, of which it won, tied
-    and lost some. None where undefined: the Elo of a model that won or lost everything, all of a model that nothing
-    connects to the baseline. Where the rate is one under a control, `uncontrolled` is the plain one. `leaked` is how
-    many of its questions the model learnt from, `unleaked` its rate on the others; None where nobody said."""
+    """A model against the baseline: win rate in percent, and Elo with the baseline at 1000. `n` counts rows, split into
+    `wins`, `ties` and `losses`. None means undefined: the Elo of a model that won or lost everything; all values of a
+    model that no chain of battles connects to the baseline. For a controlled rate, `uncontrolled` is the plain one.
+    `leaked` counts the model's questions that it was trained on, `unleaked` is its rate on the others; None if
+    unknown."""
 
     n: int
     win_rate: float | None
@@ -71,8 +72,8 @@ class Standing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arena:
-    """The leaderboard, best first. `resampled` says what the bootstrap drew: questions, rows, or rows of each pair of
-    models. `style` are the coefficients of a style control: how much one standard deviation of each feature adds to
+    """The leaderboard, best first. `resampled` is the unit of the bootstrap: questions, rows, or rows of each pair of
+    models. `style` holds the coefficients of a style control: how much one standard deviation of each feature adds to
     the log odds of a win."""
 
     rows: int
@@ -103,12 +104,12 @@ class Arena:
 
 @dataclass(slots=True)
 class Rows:
-    """Battles as read, and the rows that are none, by reason."""
+    """The battles of a file, and the dropped rows by reason."""
 
     battles: list[Battle] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
     alone: Counter[str] = field(default_factory=Counter)
-    """Models that met themselves, and how often."""
+    """Models paired with themselves, and how often."""
     self_judged: Counter[str] = field(default_factory=Counter)
     """Models that judged their own games, and how many."""
 
@@ -119,7 +120,7 @@ class Rows:
 
 
 def read_battles(path: Path) -> Rows:
-    """The battles of a file. InputError for columns that are missing or hold something else, with file and line."""
+    """The battles of a file. InputError with file and line for missing columns or wrong values."""
     found = Rows()
     for row in rows_of(path, COLUMNS):
         one, other = row.text("model_a"), row.text("model_b")
@@ -147,9 +148,9 @@ def read_battles(path: Path) -> Rows:
 
 
 def find_baseline(rows: Rows, named: str | None) -> str:
-    """The baseline: the one that is `named`, else the model that stands in every battle; of two such, model_a.
+    """The baseline: the one `named`, else the model that is in every battle; of two such, model_a.
 
-    InputError for a name that has no battle, and where no model stands in all of them.
+    InputError if the named model has no battle, or no model is in all battles.
     """
     models = list(dict.fromkeys(name for battle in rows.battles for name in (battle.model_a, battle.model_b)))
     known = [*models, *(name for name in rows.alone if name not in models)]
@@ -166,7 +167,7 @@ def find_baseline(rows: Rows, named: str | None) -> str:
         if all(name in (battle.model_a, battle.model_b) for battle in rows.battles)
     ]
     if not shared:
-        raise InputError(f"no model stands in every battle; say --baseline MODEL, one of {', '.join(known[:12])}")
+        raise InputError(f"no model is in every battle; set --baseline to one of {', '.join(known[:12])}")
     return shared[0]
 
 
@@ -176,10 +177,9 @@ def _reasons(rows: Rows) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draw:
-    """How intervals are drawn. `by` question draws questions with all their games (BCa), which is right, since games of
-    one question depend on each other; without question ids rows are drawn. `by` row draws rows and takes plain
-    percentiles, as the published arenas do; `by` model draws the rows of each pair of models by themselves, as
-    arena-hard v2 does."""
+    """How intervals are resampled. `by` question draws questions with all their games (BCa), because games of one
+    question are not independent; without question ids it draws rows. `by` row draws rows and uses plain percentiles, as
+    published arenas do. `by` model draws the rows of each pair of models separately, as arena-hard v2 does."""
 
     by: By = "question"
     rounds: int = 1000
@@ -187,7 +187,7 @@ class Draw:
     level: float = 0.95
 
     def of(self, battles: Battles) -> "Draw":
-        """The draw for these battles."""
+        """The settings for these battles: `by` row if questions are unknown."""
         return replace(self, by="row") if self.by == "question" and battles.question_N is None else self
 
 
@@ -200,7 +200,7 @@ def rank(
     seed: int = 0,
     level: float = 0.95,
 ) -> Arena:
-    """The leaderboard with intervals, drawn as `Draw` says. InputError where no battle is left."""
+    """The leaderboard with intervals, resampled as in `Draw`. InputError if no battle is left."""
     name = find_baseline(rows, baseline)
     battles = numbered_battles(rows.battles, name)
     draw = Draw(by=by, rounds=rounds, seed=seed, level=level).of(battles)
@@ -210,8 +210,8 @@ def rank(
 
 
 def ranked(rows: Rows, battles: Battles, draw: Draw, strength_M: Floats, resamples: tuple[Floats, Floats]) -> Arena:
-    """The standings of models with these strengths (natural logarithms, the baseline at 0). `resamples` are the win
-    rates of each resample (R, M), and what each question adds to a strength (Q, M)."""
+    """The leaderboard of models with these strengths (natural logarithms, the baseline at 0). `resamples` are the win
+    rates of each resample (R, M), and the influence of each question on a strength (Q, M)."""
     lows_M, highs_M = _intervals(battles, strength_M, resamples, draw)
     rate_M, elo_M = expit(strength_M), 1000 + 400 / np.log(10) * strength_M
     standings = {
@@ -232,22 +232,22 @@ def ranked(rows: Rows, battles: Battles, draw: Draw, strength_M: Floats, resampl
 
 
 def with_tokens(found: Arena, tokens: Mapping[str, float]) -> Arena:
-    """The leaderboard with the mean tokens of models' answers."""
+    """The leaderboard with the mean tokens of each model's answers."""
     known = {model: replace(one, tokens=tokens.get(model)) for model, one in found.standings.items()}
     return replace(found, standings=known)
 
 
 def with_leaks(found: Arena, rows: Rows, leaked: Mapping[str, Sequence[str]]) -> Arena:
-    """The leaderboard with the number of questions that each model learnt from, and its win rate on the others.
+    """The leaderboard with the number of questions that each model was trained on, and its win rate on the others.
 
-    `leaked` are question ids by model; a model that is not among them learnt from none. InputError for a model that
-    has no battle, and for rows without question ids.
+    `leaked` are question ids by model; a model that is not listed was trained on none. InputError for a model without
+    battles, and for rows without question ids.
     """
     for model in leaked:
         if model not in found.standings:
             raise InputError(f"--leaked: {model} has no battle; models are {', '.join(list(found.standings)[:12])}")
     if any(battle.question is None for battle in rows.battles):
-        raise InputError("--leaked: battles have no question_id, so leaked questions cannot be found among them")
+        raise InputError("--leaked: battles have no question_id, so leaked questions cannot be matched")
     learnt = {model: dict.fromkeys(questions) for model, questions in leaked.items()}
     clean = [
         battle
@@ -320,7 +320,7 @@ def _finite(value: float) -> float | None:
 def _intervals(
     battles: Battles, strength_M: Floats, resamples: tuple[Floats, Floats], draw: Draw
 ) -> tuple[Floats, Floats]:
-    """The bounds of each model's win rate, NaN where there are none."""
+    """The bounds of each model's win rate; NaN if undefined."""
     rates_RM, influence_QM = resamples
     rate_M = expit(strength_M)
     lows_M, highs_M = np.full(len(rate_M), np.nan), np.full(len(rate_M), np.nan)
@@ -338,9 +338,8 @@ def _intervals(
 
 
 def _unvaried(battles: Battles, place: int, rate: float, level: float) -> tuple[float, float]:
-    """The bounds of a model whose questions all ended alike: those which the largest share of questions that was not
-    seen allows (the exact bound for 0 of n), had it lost all of them or won all. Rows stand for questions where those
-    are not known."""
+    """The bounds of a model whose questions all had the same result. They assume the largest share of unseen questions
+    that the exact bound for 0 of n allows, all lost or all won. Without question ids, rows count as questions."""
     own_N = (battles.first_N == place) | (battles.second_N == place)
     count = int(own_N.sum()) if battles.question_N is None else len(np.unique(battles.question_N[own_N]))
     unseen = unseen_share(count, level)

@@ -1,4 +1,4 @@
-"""The file layouts of arena-hard beside battles: judgments (v0.1, which Ru-Arena shares, and v2) and model answers."""
+"""arena-hard's other file layouts: judgments (v0.1, shared by Ru-Arena, and v2) and model answers."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -19,28 +19,28 @@ Rules = Literal["v0.1", "v2"]
 NO_VERDICT, UNKNOWN_LABEL = "no_verdict", "unknown_label"
 CLEAR = 3  # rows of a clear win
 LABELS = {"A>>B": (1.0, CLEAR), "A>B": (1.0, 1), "A=B": (0.5, 1), "B>A": (0.0, 1), "B>>A": (0.0, CLEAR)}
-"""What the answer in place A won, and in how many rows."""
+"""The share that answer A won, and the number of rows that it counts for."""
 TURNED = {"B<<A": "A>>B", "B<A": "A>B", "B=A": "A=B", "A<B": "B>A", "A<<B": "B>>A"}
-"""Labels that v2 reads too."""
+"""Labels that only v2 reads, and what they mean."""
 
 
 def files_in(path: Path) -> list[Path]:
-    """The file itself, or the .jsonl and .jsonl.gz files of a folder, by name. InputError for none."""
+    """The file itself, or the .jsonl and .jsonl.gz files of a folder, sorted by name. InputError if there are none."""
     found = sorted([*path.glob("*.jsonl"), *path.glob("*.jsonl.gz")]) if path.is_dir() else [path]
     if not found:
-        raise InputError(f"{path}: the folder holds no .jsonl file")
+        raise InputError(f"{path}: the folder has no .jsonl file")
     return found
 
 
 def read_judgments(path: Path, rules: Rules, baseline: str | None) -> Rows:
-    """Battles from judgments: two games a question, first with the baseline as A, then with the model as A; a clear
-    win is three rows.
+    """Battles from judgments: two games per question, first with the baseline as A, then with the model as A; a clear
+    win gives three rows.
 
-    `v0.1` (and Ru-Arena) drops a game without one of the five labels; `v2` drops the question, and reads A<B and its
-    like. Layouts: question_id, model, games (v0.1, where `baseline` must be given); uid, model, baseline, games (v2).
+    `v0.1` (and Ru-Arena) drops a game without one of the five labels; `v2` drops the question, and also reads labels
+    such as A<B. Layouts: question_id, model, games (v0.1, which needs `baseline`); uid, model, baseline, games (v2).
     """
     if rules == "v0.1" and baseline is None:
-        raise InputError(f"{path}: judgments of the v0.1 layout do not name the baseline: say --baseline MODEL")
+        raise InputError(f"{path}: judgments in the v0.1 layout do not name the baseline; set --baseline MODEL")
     found = Rows()
     columns = ("question_id", "model", "games") if rules == "v0.1" else ("uid", "model", "baseline", "games")
     for file in files_in(path):
@@ -76,18 +76,16 @@ def _judged(found: Rows, row: Read, rules: Rules, baseline: str, question: str) 
 def _scores(row: Read) -> list[str | None]:
     games = row.values["games"]
     if not isinstance(games, list) or len(games) != 2:
-        raise InputError(f"{row.where}: games: found {shown(games)}; allowed are two games, each with a score")
+        raise InputError(f"{row.where}: games: found {shown(games)}; expected two games, each with a score")
     scores = [game.get("score") if isinstance(game, dict) else None for game in games]
     for score in scores:
         if score is not None and not isinstance(score, str):
-            raise InputError(
-                f"{row.where}: games: score: found {shown(score)}; allowed is a label such as A>B, or null"
-            )
+            raise InputError(f"{row.where}: games: score: found {shown(score)}; expected a label such as A>B, or null")
     return scores
 
 
 def write_battles(path: Path, rows: Rows) -> None:
-    """Writes battles in the public layout, one row each, whole or not at all."""
+    """Writes battles in the public layout, one row each. The write is atomic."""
     winners = {1.0: "model_a", 0.0: "model_b", 0.5: "tie"}
     weighted = any(battle.weight != 1.0 for battle in rows.battles)
     lines = []
@@ -107,8 +105,7 @@ Lengths = Mapping[str, Mapping[str, float]]
 
 
 def read_lengths(path: Path) -> Lengths:
-    """The token counts that answers carry: `token_len` of the first choice's last turn (v0.1), or of `metadata`
-    (v2)."""
+    """The stored token counts of answers: `token_len` of the first choice's last turn (v0.1), or of `metadata` (v2)."""
     found: dict[str, dict[str, float]] = {}
     for model, question, row in answers_in(path):
         found.setdefault(model, {})[question] = _tokens(row)
@@ -116,8 +113,9 @@ def read_lengths(path: Path) -> Lengths:
 
 
 def read_styles(path: Path) -> dict[str, dict[str, Style]]:
-    """The length and markup of answers, by model and question: the counts that a row carries (`conv_metadata` of v0.1,
-    `metadata` of v2), else counted in its text. InputError for a row without tokens or without counts and text."""
+    """The length and markup of answers, by model and question: the counts stored in a row (`conv_metadata` of v0.1,
+    `metadata` of v2), else counted in its text. InputError for a row without tokens, or without both counts and
+    text."""
     found: dict[str, dict[str, Style]] = {}
     for model, question, row in answers_in(path):
         found.setdefault(model, {})[question] = _style(row)
@@ -134,13 +132,13 @@ def answers_in(path: Path) -> Iterator[tuple[str, str, Read]]:
                 if column not in row.values:
                     names = ", ".join(list(row.values)[:8])
                     raise InputError(
-                        f"{row.where}: no column {column!r}; found {names}; answers name question and model"
+                        f"{row.where}: no column {column!r}; found {names}; a row of answers names question and model"
                     )
             yield row.text(model), row.text(question), row
 
 
 def answer_text(row: Read) -> str:
-    """The last answer of a row. InputError where there is none."""
+    """The last answer of a row. InputError if there is none."""
     try:
         if "messages" in row.values:
             content = row.values["messages"][-1]["content"]
@@ -150,7 +148,9 @@ def answer_text(row: Read) -> str:
     except (KeyError, IndexError, TypeError):
         found = None
     if not isinstance(found, str):
-        raise InputError(f"{row.where}: no answer; wanted choices[0].turns[-1].content, or messages[-1].content.answer")
+        raise InputError(
+            f"{row.where}: no answer; expected choices[0].turns[-1].content or messages[-1].content.answer"
+        )
     return found
 
 
@@ -162,7 +162,7 @@ def _style(row: Read) -> Style:
     counts = {part: stored[part] if isinstance(stored[part], dict) else {"all": stored[part]} for part in PARTS}
     for part, own in counts.items():
         if not all(isinstance(count, int | float) and not isinstance(count, bool) for count in own.values()):
-            raise InputError(f"{row.where}: {part}: found {shown(stored[part])}; allowed are counts")
+            raise InputError(f"{row.where}: {part}: found {shown(stored[part])}; expected counts")
     return style_of(tokens, counts)
 
 
@@ -174,21 +174,21 @@ def _tokens(row: Read) -> float:
         return float(row.values["choices"][0]["turns"][-1]["token_len"])
     except (KeyError, IndexError, TypeError, ValueError):
         raise InputError(
-            f"{row.where}: no number of tokens; wanted choices[0].turns[-1].token_len, or metadata.token_len"
+            f"{row.where}: no token count; expected choices[0].turns[-1].token_len or metadata.token_len"
         ) from None
 
 
 def mean_tokens(lengths: Lengths) -> dict[str, float]:
-    """The mean over all questions that any model answered; a missing answer counts 0, as in Ru-Arena."""
+    """The mean over all questions that any model answered; a missing answer counts as 0, as in Ru-Arena."""
     questions = dict.fromkeys(question for own in lengths.values() for question in own)
     return {model: sum(own.values()) / len(questions) for model, own in lengths.items()}
 
 
 def length_controlled(rows: Rows, lengths: Lengths, baseline: str) -> Rows:
     """Ru-Arena's length control: a game that the model won weighs 2 sigmoid((baseline's tokens - model's) / s), where s
-    is the deviation of that difference over questions (n - 1). Others weigh 1.
+    is the standard deviation (n - 1) of that difference over questions. Others weigh 1.
 
-    InputError where a battle's model or question has no answer, or the lengths never differ.
+    InputError if a battle's model or question has no answer, or the length difference never varies.
     """
     base = _of(lengths, baseline)
     models = dict.fromkeys(name for b in rows.battles for name in (b.model_a, b.model_b) if name != baseline)
@@ -198,7 +198,7 @@ def length_controlled(rows: Rows, lengths: Lengths, baseline: str) -> Rows:
 
 def _of(lengths: Lengths, model: str) -> Mapping[str, float]:
     if model not in lengths:
-        raise InputError(f"answers: no answers of {model}; found {', '.join(list(lengths)[:12])}")
+        raise InputError(f"answers: no answers by {model}; found {', '.join(list(lengths)[:12])}")
     return lengths[model]
 
 
@@ -207,7 +207,9 @@ def _weights(base: Mapping[str, float], own: Mapping[str, float], model: str) ->
     difference = np.array([base[question] - own[question] for question in shared])
     spread = float(difference.std(ddof=1)) if len(shared) > 1 else 0.0
     if spread == 0:
-        raise InputError(f"length control: the lengths of {model} and the baseline differ by the same on all questions")
+        raise InputError(
+            f"length control: {model} and the baseline differ in length by the same number on all questions"
+        )
     return dict(zip(shared, (2 * expit(difference / spread)).tolist(), strict=True))
 
 
@@ -217,7 +219,7 @@ def _weighed(battle: Battle, weights: Mapping[str, Mapping[str, float]], baselin
     if not won:
         return replace(battle, weight=1.0)
     if battle.question not in weights[model]:
-        raise InputError(f"answers: question {battle.question}: no answer of {model} or of {baseline}")
+        raise InputError(f"answers: question {battle.question}: no answer by {model} or by {baseline}")
     return replace(battle, weight=weights[model][str(battle.question)])
 
 
@@ -225,7 +227,7 @@ def _weighed(battle: Battle, weights: Mapping[str, Mapping[str, float]], baselin
 
 
 def read_leaked(path: Path) -> dict[str, list[str]]:
-    """The questions that models learnt from: rows of model and question_id (or uid). InputError for rows without."""
+    """The questions that models were trained on: rows of model and question_id (or uid). InputError for other rows."""
     found: dict[str, list[str]] = {}
     for row in rows_of(path, ("model",)):
         question = "question_id" if "question_id" in row.values else "uid"

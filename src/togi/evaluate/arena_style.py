@@ -1,11 +1,10 @@
-"""Style control: win rates that length and markup of answers explain nothing of, by arena-hard-auto's two regressions.
+"""Style control: win rates without the effect of length and markup, by arena-hard-auto's two regressions.
 
-`v0.1` (published to 2024-09): features (a - b) / (a + b + 1) of tokens, headers, lists and bold, standardised over the
-battles; each battle counts twice, and the ridge of scikit-learn's default (C = 1) holds models and features. `v2`:
-(a - b) / (a + b) of tokens, the same + 1 of markup per token; no ridge. Both say what a model wins at the mean
-difference of style. We compute the exact maximum of likelihood: v2's own fit stops before it, which moves win rates in
-the third decimal. Where v2's own code is asked for length or markup alone it takes the wrong columns; ours takes the
-right ones.
+`v0.1` (published until 2024-09): features (a - b) / (a + b + 1) of tokens, headers, lists and bold, standardised over
+the battles; each battle counts twice, and scikit-learn's default ridge (C = 1) penalises models and features. `v2`:
+(a - b) / (a + b) of tokens, and (a - b) / (a + b + 1) of markup per token; no ridge. Both give the win rate at the mean
+style difference. We compute the exact maximum of the likelihood: v2's own fit stops early, which changes win rates in
+the third decimal. For length or markup alone, v2's own code uses the wrong columns; ours uses the right ones.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +31,7 @@ FEATURES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StyleControl:
-    """What is controlled, by which rules, and the styles of answers."""
+    """The controlled features, the rules, and the styles of answers."""
 
     control: Control
     rules: Literal["v0.1", "v2"]
@@ -40,9 +39,9 @@ class StyleControl:
 
 
 def rank_controlled(rows: Rows, control: StyleControl, draw: Draw, *, baseline: str | None = None) -> Arena:
-    """The leaderboard under a style control, each model's plain win rate beside it.
+    """The leaderboard under a style control, together with each model's plain win rate.
 
-    InputError for battles without question ids, for a battle whose answers have no style, and where no feature varies.
+    InputError for battles without question ids, for a battle whose answers have no style, and if no feature varies.
     """
     battles = numbered_battles(rows.battles, find_baseline(rows, baseline))
     draw = draw.of(battles)
@@ -69,8 +68,8 @@ def rank_controlled(rows: Rows, control: StyleControl, draw: Draw, *, baseline: 
 
 
 def _regression(battles: Battles, style_NF: Floats, rules: str) -> Regression:
-    """Models, then features. Under v0.1 all models have a column, in units of ten to one; under v2 the baseline has
-    none."""
+    """The regression on models, then features. Under v0.1 every model has a column, in units of log 10; under v2 the
+    baseline's column is 0."""
     rows, twice = np.arange(len(battles.first_N)), rules == "v0.1"
     sides_NM = np.zeros((len(rows), len(battles.models)))
     sides_NM[rows, battles.first_N] = _unit(rules)
@@ -108,7 +107,7 @@ def _by_question(battles: Battles, influence_NM: Floats, draw: Draw) -> Floats:
 
 
 def _features(battles: Sequence[Battle], control: StyleControl) -> tuple[list[str], Floats]:
-    """(names of the features that vary, their standardised values (N, F)), of model_a against model_b."""
+    """(names of the features that vary, their standardised values (N, F)) for model_a against model_b."""
     first_N4, second_N4 = (
         np.array([_numbers(control.styles, model, battle) for model, battle in pairs])
         for pairs in (
@@ -127,7 +126,9 @@ def _features(battles: Sequence[Battle], control: StyleControl) -> tuple[list[st
     deviation_4 = value_N4.std(axis=0, ddof=0 if control.rules == "v0.1" or len(battles) < 2 else 1)
     varied = [place for place in wanted if deviation_4[place] > 1e-12]
     if not varied:
-        raise InputError(f"style control ({control.control}): the answers of all battles differ in it by the same")
+        raise InputError(
+            f"style control ({control.control}): the answers of all battles differ in style by the same amount"
+        )
     value_NF = ((value_N4 - value_N4.mean(axis=0)) / np.where(deviation_4 > 0, deviation_4, 1.0))[:, varied]
     return [FEATURES["both"][place] for place in varied], value_NF
 
@@ -139,10 +140,10 @@ def _dense(side_N4: Floats) -> Floats:
 
 def _numbers(styles: Styles, model: str, battle: Battle) -> tuple[float, float, float, float]:
     if model not in styles:
-        raise InputError(f"answers: no answers of {model}; found {', '.join(list(styles)[:12])}")
+        raise InputError(f"answers: no answers by {model}; found {', '.join(list(styles)[:12])}")
     if battle.question is None:
         raise InputError("style control: battles have no question_id, so their answers cannot be found")
     style = styles[model].get(str(battle.question))
     if style is None:
-        raise InputError(f"answers: question {battle.question}: no answer of {model}")
+        raise InputError(f"answers: question {battle.question}: no answer by {model}")
     return style.tokens, style.headers, style.lists, style.bold

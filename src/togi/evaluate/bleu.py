@@ -10,8 +10,8 @@ ORDERS = 4  # n-gram orders of BLEU
 def sentence_bleu(matches: Floats, possible: np.ndarray, lengths: np.ndarray, closest: np.ndarray) -> Floats:
     """BLEU, 0 to 100, with sacrebleu's exponential smoothing and effective order.
 
-    `matches` are the clipped matches, one row an order; `possible` the n-grams of the candidates, `lengths` their
-    lengths, `closest` the lengths of the references nearest to them. All but `closest` may be broadcast.
+    `matches` are the clipped matches, one row per order; `possible` the numbers of n-grams of the candidates, `lengths`
+    their lengths, `closest` the lengths of the references closest in length. All but `closest` may be broadcast.
     """
     smooth = np.ones(closest.shape)
     logs = np.zeros(closest.shape)

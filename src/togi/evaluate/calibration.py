@@ -1,7 +1,7 @@
-"""How far a judge can be trusted: its agreement with people, its leanings, and rates corrected for its errors.
+"""How far a judge can be trusted: its agreement with people, its biases, and rates corrected for its errors.
 
-Names: `_L` one value per labelled comparison, `_U` one per comparison that only the judge has seen, `_P` per prompt. A
-preference is 1 where the first of two answers is better, 0 where the second is, 0.5 for a tie.
+Names: `_L` one value per labelled comparison, `_U` one per comparison that only the judge decided, `_P` per prompt. A
+preference is 1 if the first of two answers is better, 0 if the second is, 0.5 for a tie.
 """
 
 import math
@@ -15,13 +15,13 @@ from numpy.typing import ArrayLike
 from togi.core.errors import InputError
 from togi.evaluate.statistics import Floats
 
-FEWEST = 30  # labels under which a normal interval is not to be trusted
+FEWEST = 30  # with fewer labels, a normal interval is not reliable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corrected:
-    """A rate over comparisons with the bounds that hold it with confidence `level`. `weight` is how much of the judge
-    it uses: 0 is the labels alone, 1 all that the judge says. `labels` is their number."""
+    """A rate over comparisons with its bounds at confidence `level`. `weight` is the weight of the judge: 0 uses only
+    the labels, 1 uses the judge fully. `labels` is the number of labels."""
 
     mean: float
     low: float
@@ -32,13 +32,13 @@ class Corrected:
 
 
 def side(preference: float) -> int:
-    """0 where the second answer is preferred, 1 for a tie, 2 where the first is."""
+    """0 if the second answer is preferred, 1 for a tie, 2 if the first is."""
     return 1 + (preference > 0.5) - (preference < 0.5)
 
 
 def kappa(counts: ArrayLike) -> Floats:
-    """Cohen's kappa (Cohen 1960, Educational and Psychological Measurement 20:37) of tables of counts (..., K, K);
-    NaN where chance alone would agree always."""
+    """Cohen's kappa (Cohen 1960, Educational and Psychological Measurement 20:37) of tables of counts (..., K, K); NaN
+    if chance alone would always agree."""
     table = np.asarray(counts, dtype=np.float64)
     total = table.sum((-2, -1))
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -50,7 +50,7 @@ def kappa(counts: ArrayLike) -> Floats:
 
 
 def count_tables(judged: Sequence[float], human: Sequence[float], prompts: Sequence[Hashable]) -> Floats:
-    """(P, 3, 3): for each prompt how often the judge took a side (rows) where people took one (columns)."""
+    """(P, 3, 3): for each prompt, counts by the judge's side (rows) and people's side (columns)."""
     places = {name: place for place, name in enumerate(dict.fromkeys(prompts))}
     tables = np.zeros((len(places), 3, 3))
     for one, other, name in zip(judged, human, prompts, strict=True):
@@ -61,9 +61,9 @@ def count_tables(judged: Sequence[float], human: Sequence[float], prompts: Seque
 def kappa_interval(
     tables: Floats, *, seed: int, resamples: int = 2000, level: float = 0.95
 ) -> tuple[float, float, float]:
-    """(kappa, low, high): a percentile bootstrap over prompts, since comparisons of one prompt are not independent.
+    """(kappa, low, high): a percentile bootstrap over prompts, because comparisons of one prompt are not independent.
 
-    Resamples in which chance alone would agree always have no kappa and are left out.
+    Resamples in which chance alone would always agree have no kappa and are left out.
     """
     whole = float(kappa(tables.sum(0)))
     count = len(tables)
@@ -85,21 +85,23 @@ def prediction_powered(
     prompts_U: Sequence[Hashable],
     level: float = 0.95,
 ) -> Corrected:
-    """The mean that people would give to all comparisons, from their labels of some and the judge's word on all.
+    """Estimates the mean of human labels over all comparisons, from labels of some and the judge's verdicts on all.
 
     The estimator is prediction-powered inference with power tuning (Angelopoulos, Bates, Fannjiang, Jordan and Zrnic
     2023, Science 382:669; PPI++: Angelopoulos, Duchi and Zrnic 2023, arXiv 2311.01453):
 
         mean(truth_L - w judged_L) + w mean(judged_U),  w = cov(truth_L, judged_L) / ((1 + n/N) var(judged))
 
-    with w held to 0..1. It assumes nothing of the judge's errors, but that the labelled comparisons were drawn at
-    random from all. (Rogan and Gladen 1978 correct by sensitivity and specificity; that wants two outcomes and errors
-    alike in both parts.) The interval is normal, its variance clustered by prompt. Raises InputError for fewer than two
-    labelled prompts.
+    with w clipped to 0..1. It assumes nothing about the judge's errors, only that the labelled comparisons are a random
+    sample of all. (Rogan and Gladen 1978 correct by sensitivity and specificity, which needs two outcomes and the same
+    error rates in both parts.) The interval is normal, with variance clustered by prompt. Raises InputError for fewer
+    than two labelled prompts.
     """
     y, f, u = (np.asarray(values, dtype=np.float64) for values in (truth_L, judged_L, judged_U))
     if len(dict.fromkeys(prompts_L)) < 2:
-        raise InputError(f"correction: {len(y)} labels of {len(dict.fromkeys(prompts_L))} prompts; 2 are needed")
+        raise InputError(
+            f"correction: {len(y)} labels of {len(dict.fromkeys(prompts_L))} prompts; at least 2 prompts are needed"
+        )
     weight = _power(y, f, u)
     rest = weight * float(u.mean()) if len(u) else 0.0
     residual = y - weight * f
@@ -114,7 +116,7 @@ def prediction_powered(
     spread = math.sqrt(count / (count - 1) * sum(value * value for value in influence.values()))
     reach = NormalDist().inv_cdf((1 + level) / 2) * spread
     low, high = max(0.0, mean - reach), min(1.0, mean + reach)
-    if spread == 0:  # all alike so far: the exact bound for what was not seen, as in Bootstrap.share
+    if spread == 0:  # nothing varies: use the exact bound for unseen prompts, as in Bootstrap.share
         unseen = 1 - ((1 - level) / 2) ** (1 / len(dict.fromkeys(prompts_L)))
         low, high = max(0.0, mean - unseen), min(1.0, mean + unseen)
     return Corrected(mean=min(1.0, max(0.0, mean)), low=low, high=high, level=level, weight=weight, labels=len(y))
@@ -127,7 +129,7 @@ def clustered_mean(values: ArrayLike, prompts: Sequence[Hashable], level: float 
 
 
 def _power(y: Floats, f: Floats, u: Floats) -> float:
-    """How much of the judge to use: the weight with the smallest variance."""
+    """The weight of the judge that minimises the variance."""
     if not len(u) or len(y) < 2:
         return 0.0
     spread = float(np.concatenate([f, u]).var())

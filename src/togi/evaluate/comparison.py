@@ -1,4 +1,4 @@
-"""Two models on the same questions: the paired difference with its interval, its size, and what is noise."""
+"""Two models on the same questions: the paired difference with its interval, its effect size, and the noise floor."""
 
 import math
 import re
@@ -14,15 +14,16 @@ from togi.evaluate.statistics import Bootstrap, McNemar, effect_size, mcnemar
 from togi.evaluate.table import Metric
 
 Answers = Mapping[str, tuple[str, float | None]]
-"""The numbers of single questions: by the question's name, its owner and its number. Those with equal owners are not
+"""The numbers of single questions: question name to (owner, number). Questions with equal owners are not
 independent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """One metric of two models, over the questions that both have a number for. `effect` is Hedges' g of the paired
-    differences; `test` McNemar's of a metric that is right or wrong; `noise` how large a difference may come of asking
-    the same twice, None where nothing was asked twice. `alone` counts the questions that only one of them has."""
+    """One metric of two models, over the questions for which both have a number. `effect` is Hedges' g of the paired
+    differences; `test` is McNemar's test for a right-or-wrong metric; `noise` is the difference that asking the same
+    questions again can cause, None if nothing was asked several times. `alone` counts questions that only one model
+    has."""
 
     metric: Metric
     base: Cell
@@ -35,7 +36,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """better, worse, changed or unclear: what the interval allows to say of the second model."""
+        """The verdict on the second model that the interval supports: better, worse, changed or unclear."""
         low, high = self.difference.low, self.difference.high
         if low is None or high is None or low <= 0 <= high:
             return "unclear"
@@ -45,7 +46,7 @@ class Difference:
 
 
 def compare(metric: Metric, base: Answers, other: Answers, bootstrap: Bootstrap) -> Difference:
-    """The second model minus the first, question by question. Without a question in common nothing is defined."""
+    """The second model minus the first, question by question. Without common questions, all numbers are undefined."""
     known = [name for name in base if name in other and base[name][1] is not None and other[name][1] is not None]
     owners = [base[name][0] for name in known]
     one, two = ([float(own[name][1] or 0.0) for name in known] for own in (base, other))
@@ -65,9 +66,9 @@ def compare(metric: Metric, base: Answers, other: Answers, bootstrap: Bootstrap)
 def noise_floor(
     values: Sequence[Sequence[float]], names: Sequence[str], owners: Sequence[str], level: float
 ) -> float | None:
-    """How large the difference of two means may be by chance alone where the same questions are asked again: the half
-    width of its interval at `level`, from the spread of the numbers of one question that was asked several times (names
-    that end with .0, .1, or with /1, /2). None where no question was."""
+    """The difference of two means that can arise by chance when the same questions are asked again: the half width of
+    its interval at `level`, from the spread among repeats of a question (names that end with .0, .1, or with /1, /2).
+    None without repeats."""
     groups: dict[str, list[int]] = {}
     for place, (name, owner) in enumerate(zip(names, owners, strict=True)):
         if re.match(rf"{re.escape(owner)}[./]", name):

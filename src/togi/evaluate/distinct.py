@@ -1,4 +1,4 @@
-"""distinct-n: the share of different n-grams in a list of answers. Shapes: P answers, one per prompt."""
+"""distinct-n: the share of distinct n-grams in a list of answers. Shapes: P answers, one per prompt."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ def units_of(language: str) -> Units:
 
 
 def distinct(texts_P: Sequence[str], n: int, units: Units) -> Jackknife:
-    """distinct-n (Li et al., arXiv 1510.03055): different n-grams over all n-grams of the list, 0 if it has none."""
+    """distinct-n (Li et al., arXiv 1510.03055): distinct n-grams divided by all n-grams of the list, 0 without any."""
     enough(texts_P)
     grams_P = [Counter(ngrams(_split(text, units), n)) for text in texts_P]
     owners: Counter[tuple[str, ...]] = Counter()

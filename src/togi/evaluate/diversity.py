@@ -1,9 +1,9 @@
 """The diversity of a model's answers: distinct-n, self-BLEU, and dispersion of embeddings.
 
-One answer per prompt, prompts in the same order for both models. All three depend on length, so compare `Texts.cut()`:
-a model whose answers never end repeats itself more.
+There is one answer per prompt, with prompts in the same order for both models. All three measures depend on length, so
+compare `Texts.cut()`: a model whose answers never end repeats itself more.
 
-Names: `_P` one value per prompt, `_PQ` prompt by prompt, `_PD` one vector per prompt, `_N` n-gram order.
+Names: `_P` one value per prompt, `_PQ` one per pair of prompts, `_PD` one vector per prompt, `_N` n-gram order.
 """
 
 from collections import Counter
@@ -36,17 +36,17 @@ class Texts:
             raise InputError(f"diversity: {len(self.base)} base and {len(self.policy)} policy answers cannot be paired")
 
     def cut(self, *, share: float = 1.0) -> "Texts":
-        """Both answers of each prompt cut to `share` of the shorter one's length, at word borders."""
+        """Both answers of each prompt cut to `share` of the shorter one's length, at word boundaries."""
         pairs = [cut_characters(*pair, share=share) for pair in zip(self.base, self.policy, strict=True)]
         return Texts(base=[pair[0] for pair in pairs], policy=[pair[1] for pair in pairs], one_length=True)
 
 
 def self_bleu(texts_P: Sequence[str], units: Units) -> Jackknife:
-    """Mean BLEU of each answer against all the others (Zhu et al., arXiv 1802.01886), 0 to 100; low is diverse.
+    """Mean BLEU of each answer against all others (Zhu et al., arXiv 1802.01886), 0 to 100; low means diverse.
 
     Sentence BLEU with sacrebleu's defaults (13a tokens, characters in languages without spaces; exponential smoothing,
-    effective order). One pass over the n-grams also gives all leave-one-out values: for each n-gram only the answer
-    with the highest count matters, or the second highest when that answer is left out.
+    effective order). One pass over the n-grams also gives all leave-one-out values: for each n-gram, only the answer
+    with the highest count matters, or the one with the second highest if that answer is left out.
     """
     enough(texts_P)
     split = bleu_words(units)
@@ -55,7 +55,7 @@ def self_bleu(texts_P: Sequence[str], units: Units) -> Jackknife:
     matches_NPQ = np.stack([_matches(words_P, n) for n in range(1, ORDERS + 1)])
     possible_NP = np.stack([np.maximum(length_P - n + 1, 0) for n in range(1, ORDERS + 1)])
     bleu_PQ = sentence_bleu(matches_NPQ, possible_NP[:, :, None], length_P[:, None], _closest_lengths(length_P))
-    # Column q of row p is p's score without q as a reference; the diagonal is p's score against all the others.
+    # Column q of row p is p's score without q as a reference; the diagonal is p's score against all others.
     count = len(texts_P)
     full_P = np.diagonal(bleu_PQ)
     without_P = (bleu_PQ.sum(axis=0) - full_P) / (count - 1)
@@ -63,7 +63,7 @@ def self_bleu(texts_P: Sequence[str], units: Units) -> Jackknife:
 
 
 def dispersion(vectors_PD: ArrayLike) -> Jackknife:
-    """Mean cosine distance between two answers' embeddings, 0 (all alike) to 2; InputError for a vector of length 0."""
+    """Mean cosine distance between two answers' embeddings, 0 (all equal) to 2; InputError for a vector of length 0."""
     vectors_PD = np.asarray(vectors_PD, dtype=np.float64)
     if vectors_PD.ndim != 2:
         raise InputError(f"dispersion: vectors of shape {vectors_PD.shape}; one row per answer is needed")
@@ -73,7 +73,7 @@ def dispersion(vectors_PD: ArrayLike) -> Jackknife:
         raise InputError("dispersion: an embedding is zero or not finite; is there an empty answer?")
     unit_PD = vectors_PD / norm_P[:, None]
     count = len(unit_PD)
-    # Row sums of the distances to all others; subtracts the distance to itself, which is exactly 1 - |unit|^2.
+    # Row sums of the distances to all others, minus the distance to itself, which is exactly 1 - |unit|^2.
     away_P = (count - unit_PD @ unit_PD.sum(axis=0)) - (1 - (unit_PD**2).sum(axis=1))
     total = away_P.sum()
     without_P = (total - 2 * away_P) / ((count - 1) * (count - 2))
@@ -87,12 +87,13 @@ def diversity_rows(
     vectors: tuple[ArrayLike, ArrayLike] | None = None,
     cap: int = 512,
 ) -> list[Row]:
-    """Rows of distinct-1, -2, -3, self-BLEU and, where `vectors` (base, policy) are given, embedding dispersion.
+    """Rows of distinct-1, -2, -3, self-BLEU and, with `vectors` (base, policy), embedding dispersion.
 
-    With more than `cap` prompts, self-BLEU uses a sample of `cap`, drawn with the bootstrap's seed, for both models.
+    With more than `cap` prompts, self-BLEU uses the same sample of `cap` prompts for both models, drawn with the
+    bootstrap's seed.
     """
     units = units_of(language)
-    cut = ", answers cut to one length" if texts.one_length else ""
+    cut = ", answers cut to the same length" if texts.one_length else ""
     rows = []
     for n in (1, 2, 3):
         metric = Metric(name=f"distinct-{n}", higher_is_better=True, note=f"different {n}-grams of {units}{cut}")
@@ -110,7 +111,8 @@ def diversity_rows(
 
 
 def _dispersion_row(base: ArrayLike, policy: ArrayLike, bootstrap: Bootstrap) -> Row:
-    """Leaves out prompts with an empty answer, which has no embedding, on both sides; the note counts them."""
+    """The row of embedding dispersion. Leaves out prompts with an empty answer, which has no embedding, for both
+    models; the note counts them."""
     base_PD, policy_PD = np.asarray(base, dtype=np.float64), np.asarray(policy, dtype=np.float64)
     if len(base_PD) != len(policy_PD):
         raise InputError(f"diversity: {len(base_PD)} base and {len(policy_PD)} policy vectors cannot be paired")
@@ -122,20 +124,20 @@ def _dispersion_row(base: ArrayLike, policy: ArrayLike, bootstrap: Bootstrap) ->
 
 
 def drawn(count: int, cap: int, seed: int) -> list[int]:
-    """Which of `count` answers are read where at most `cap` are, in order."""
+    """The sorted indices of at most `cap` of `count` answers, drawn by `seed`."""
     if count <= cap:
         return list(range(count))
     return sorted(np.random.default_rng(seed).permutation(count)[:cap].tolist())
 
 
 def bleu_words(units: Units) -> Callable[[str], list[str]]:
-    """What BLEU reads of a text, as sacrebleu splits it: 13a tokens, or characters."""
+    """The function that splits a text for BLEU as sacrebleu does: into 13a tokens, or characters."""
     tokenize = TokenizerChar() if units == "characters" else Tokenizer13a()
     return lambda text: tokenize(text.rstrip()).split()
 
 
 def _matches(words_P: Sequence[Sequence[str]], n: int) -> Floats:
-    """[p, q]: n-grams of answer p found in the others without q, clipped as BLEU does; [p, p]: in all the others."""
+    """[p, q]: n-grams of answer p found in the others except q, clipped as in BLEU; [p, p]: in all others."""
     grams_P = [Counter(ngrams(words, n)) for words in words_P]
     holders: dict[tuple[str, ...], list[tuple[int, int]]] = {}
     for q, grams in enumerate(grams_P):
@@ -155,7 +157,7 @@ def _matches(words_P: Sequence[Sequence[str]], n: int) -> Floats:
 
 
 def _closest_lengths(length_P: np.ndarray) -> np.ndarray:
-    """[p, q]: the length nearest to p's among the others without q, the shorter of two equally near."""
+    """[p, q]: the length closest to p's among the others except q; the shorter of two equally close ones."""
     count = len(length_P)
     closest_PQ = np.empty((count, count), dtype=np.int64)
     for p in range(count):

@@ -1,4 +1,4 @@
-"""Reward against KL: what a policy gained, and how far it went from its base for it.
+"""Reward against KL: the reward that a policy gained, and the divergence from its base that it cost.
 
 Suffixes: P prompts, M answers of the base to each.
 """
@@ -15,33 +15,34 @@ from togi.evaluate.statistics import Floats, Interval, by_prompt, ratio_of_means
 
 
 def best_of_n_kl(n: int) -> float:
-    """log n - (n - 1) / n in nats: the KL of the best of `n` answers to one answer, for a whole answer (Stiennon et
-    al., arXiv 2009.01325). It is exact where no two answers are equal or equally good, and a bound from above
-    otherwise (Beirami et al., arXiv 2401.01879)."""
+    """log n - (n - 1) / n in nats: the KL of best-of-`n` sampling from the base, per whole answer (Stiennon et al.,
+    arXiv 2009.01325). It is exact if no two answers are equal or equally good, and an upper bound otherwise (Beirami et
+    al., arXiv 2401.01879)."""
     if n < 1:
         raise InputError(f"best of n: n is {n}; at least 1 is needed")
     return math.log(n) - (n - 1) / n
 
 
 def best_of_n(scores_PM: Floats, n: int) -> Floats:
-    """The expected score of the best of `n` of each prompt's M scores (P,), over all ways to draw n of them: unbiased,
-    and steadier than one draw (Nakano et al., arXiv 2112.09332, appendix I). Raises InputError for n above M."""
+    """The expected score of the best of `n` of each prompt's M scores (P,), over all choices of n of them: unbiased,
+    with less variance than one draw (Nakano et al., arXiv 2112.09332, appendix I). Raises InputError for n above M."""
     answers = scores_PM.shape[1]
     if not 1 <= n <= answers:
-        raise InputError(f"best of n: n is {n} of {answers} answers; it must lie from 1 to {answers}")
+        raise InputError(f"best of n: n is {n} of {answers} answers; it must be from 1 to {answers}")
     rank_M = np.arange(n, answers + 1)
     log_M = _log_choose(rank_M - 1, n - 1) - _log_choose(np.array([answers]), n)
     return np.sort(scores_PM, axis=1)[:, n - 1 :] @ np.exp(log_M)
 
 
 def doublings(answers: int) -> list[int]:
-    """1, 2, 4, ... up to the number of answers, which is the last."""
+    """1, 2, 4, ... below the number of answers, then that number."""
     return [n for n in (2**power for power in range(answers.bit_length())) if n < answers] + [answers]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Divergence:
-    """KL(policy, base) in nats: of a whole answer, and of a token. `per_prompt` are the means of whole answers."""
+    """KL(policy, base) in nats, per whole answer and per token. `per_prompt_P` are the means over each prompt's
+    answers."""
 
     sequence: float
     token: float | None
@@ -53,15 +54,17 @@ class Divergence:
 def divergence(
     policy: Sequence[float], base: Sequence[float], tokens: Sequence[int], prompts: Sequence[Hashable], level: float
 ) -> Divergence:
-    """KL(policy, base) from answers that the policy drew: the mean of log p(policy) - log p(base) of each.
+    """KL(policy, base) from answers sampled from the policy: the mean of log p(policy) - log p(base).
 
-    `policy` and `base` are the log-probabilities of whole answers under both models at the temperature of the draw,
-    `tokens` the numbers of their tokens. Unbiased, and for few answers it may lie below 0. Per token it is the ratio
-    of nats to tokens over all answers, with Fieller's interval by prompt. Raises InputError for numbers that are not
-    finite or do not belong together.
+    `policy` and `base` are the log-probabilities of whole answers under both models at the sampling temperature,
+    `tokens` their numbers of tokens. The estimate is unbiased, and may be below 0 with few answers. The value per token
+    is the ratio of nats to tokens over all answers, with Fieller's interval by prompt. Raises InputError for numbers
+    that are not finite, or lists of different lengths.
     """
     if not len(policy) == len(base) == len(tokens) == len(prompts):
-        raise InputError(f"KL: {len(policy)}, {len(base)}, {len(tokens)} and {len(prompts)} values of answers")
+        raise InputError(
+            f"KL: {len(policy)}, {len(base)}, {len(tokens)} and {len(prompts)} values; needs one per answer"
+        )
     apart_N = np.asarray(policy, dtype=np.float64) - np.asarray(base, dtype=np.float64)
     if not len(apart_N) or not np.isfinite(apart_N).all():
         broken = int((~np.isfinite(apart_N)).sum())

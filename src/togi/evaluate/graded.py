@@ -1,6 +1,6 @@
-"""Graded benchmarks from stored scores: the mean of each benchmark and of all, for each model.
+"""Graded benchmarks from stored scores: for each model, the mean of each benchmark and the mean of all.
 
-Layout: one row per answer with `model`, `bench`, `i` (the question) and `score`; null is an answer of the judge that
+Layout: one row per answer with `model`, `bench`, `i` (the question) and `score`. A null score is a judge's reply that
 could not be parsed. It is dropped and counted, never a zero (shisa-ai's shaberi, llm-jp-judge).
 """
 
@@ -20,8 +20,8 @@ COLUMNS = ("model", "bench", "i", "score")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """The grades of a model on one benchmark: `n` were read, `failures` could not be. `questions` is the number of
-    different `i`: rows of one `i` are several grades of one question. `mean` is None without grades."""
+    """The grades of a model on one benchmark: `n` were read, `failures` could not be parsed. `questions` is the number
+    of different `i`; rows with the same `i` are several grades of one question. `mean` is None without grades."""
 
     mean: float | None
     interval: Interval | None
@@ -37,8 +37,8 @@ class Bench:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Graded:
-    """All models: `benches` by model and benchmark; `means` is the unweighted mean of a model's benchmarks, None where
-    one that others have is missing or has no grade."""
+    """All models: `benches` by model and benchmark. `means` holds the unweighted mean of each model's benchmarks, None
+    if it lacks a benchmark that others have, or grades for one."""
 
     rows: int
     failures: int
@@ -62,14 +62,14 @@ class Graded:
 
 
 def bounds(found: Interval | None) -> dict[str, float | None]:
-    """The bounds of an interval, null where there is none."""
+    """The bounds of an interval; null without one."""
     return {"low": found.low if found else None, "high": found.high if found else None}
 
 
 def read_graded(path: Path, scales: Mapping[str, float]) -> Graded:
-    """The means of a file of scores, those of a benchmark in `scales` multiplied by its factor.
+    """The means of a file of scores; scores of a benchmark in `scales` are multiplied by its factor.
 
-    InputError for columns that are missing, scores that are no numbers, and a scale of a benchmark that is not there.
+    InputError for missing columns, scores that are not numbers, and a scale for an unknown benchmark.
     """
     scores: dict[str, dict[str, list[tuple[str, float | None]]]] = {}
     names: dict[str, None] = {}

@@ -1,7 +1,7 @@
-"""n-grams of many answers at once, as arrays of numbers: distinct-n and self-BLEU, within prompts and across them.
+"""n-grams of many answers at once, as integer arrays: distinct-n and self-BLEU, within and across prompts.
 
-Suffixes: P prompts, N answers, prompt by prompt, T units (words or characters) of all answers together, G n-grams of
-all answers together, U different n-grams of each answer or prompt.
+Suffixes: P prompts, N answers grouped by prompt, T units (words or characters) of all answers, G n-grams of all
+answers, U distinct n-grams of each answer or prompt.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Coded:
-    """Answers as numbers, one for each unit: answer i is `units_T[starts[i] : starts[i + 1]]` and belongs to prompt
+    """Answers as integers, one per unit: answer i is `units_T[starts[i] : starts[i + 1]]` and belongs to prompt
     `prompt_N[i]` of `prompts`."""
 
     units_T: Ints
@@ -30,10 +30,10 @@ class Coded:
 
     @classmethod
     def of(cls, split: Sequence[Sequence[str]], prompt_N: Sequence[int], prompts: int) -> "Coded":
-        """Answers that are split into units. Raises InputError if they do not stand prompt by prompt."""
+        """Encodes answers that are split into units. Raises InputError if they are not grouped by prompt."""
         owner_N = np.asarray(prompt_N, dtype=np.int64)
         if len(split) != len(owner_N) or (np.diff(owner_N) < 0).any() or owner_N.max(initial=-1) >= prompts:
-            raise InputError(f"diversity: {len(split)} answers do not stand prompt by prompt of {prompts}")
+            raise InputError(f"diversity: {len(split)} answers are not grouped by the {prompts} prompts")
         known: dict[str, int] = {}
         units_T = np.array([known.setdefault(unit, len(known)) for units in split for unit in units], dtype=np.int64)
         starts = np.concatenate([[0], np.cumsum([len(units) for units in split])]).astype(np.int64)
@@ -41,7 +41,7 @@ class Coded:
 
     @property
     def lengths(self) -> Ints:
-        """The units of each answer."""
+        """The number of units of each answer."""
         return np.diff(self.starts)
 
     def ngrams(self, n: int) -> tuple[Ints, Ints]:
@@ -57,8 +57,8 @@ class Coded:
 
 
 def distinct_within(coded: Coded, n: int) -> Floats:
-    """distinct-n of the answers to each prompt (P,): different n-grams over all of them (Li et al., arXiv 1510.03055);
-    NaN for fewer than two answers, and where there are no n-grams."""
+    """distinct-n of the answers to each prompt (P,): distinct n-grams divided by all (Li et al., arXiv 1510.03055); NaN
+    for fewer than two answers, or without n-grams."""
     gram_G, owner_G = coded.ngrams(n)
     prompt_G = coded.prompt_N[owner_G]
     different = np.bincount(_different(prompt_G, gram_G)[0], minlength=coded.prompts)
@@ -68,7 +68,7 @@ def distinct_within(coded: Coded, n: int) -> Floats:
 
 
 def distinct_across(coded: Coded, n: int) -> Jackknife | None:
-    """distinct-n of all answers together, with the value without each prompt's; None where there are no n-grams."""
+    """distinct-n of all answers together, also with each prompt left out; None without n-grams."""
     gram_G, owner_G = coded.ngrams(n)
     if not len(gram_G):
         return None
@@ -82,7 +82,7 @@ def distinct_across(coded: Coded, n: int) -> Jackknife | None:
 
 
 def self_bleu_within(coded: Coded) -> Floats:
-    """The mean BLEU of each answer against the other answers to the same prompt (P,), 0 to 100; low is diverse. NaN
+    """The mean BLEU of each answer against the other answers to the same prompt (P,), 0 to 100; low means diverse. NaN
     for fewer than two answers. Sentence BLEU as in `diversity.self_bleu`."""
     matches = np.stack([_matches(coded, n) for n in range(1, ORDERS + 1)])
     possible = np.stack([np.maximum(coded.lengths - n + 1, 0) for n in range(1, ORDERS + 1)])
@@ -101,7 +101,8 @@ def _different(owner_G: Ints, gram_G: Ints) -> tuple[Ints, Ints]:
 
 
 def _matches(coded: Coded, n: int) -> Floats:
-    """For each answer, its n-grams that another answer to its prompt has, each as often as the one that has it most."""
+    """For each answer, the number of its n-grams that other answers to its prompt contain, clipped as in BLEU to the
+    highest count in any of them."""
     gram_G, owner_G = coded.ngrams(n)
     size = int(gram_G.max(initial=0)) + 1
     keys, count_U = np.unique(owner_G * size + gram_G, return_counts=True)
@@ -112,7 +113,7 @@ def _matches(coded: Coded, n: int) -> Floats:
     first_U = np.ones(len(order), dtype=bool)
     first_U[1:] = (prompt_U[1:] != prompt_U[:-1]) | (gram_U[1:] != gram_U[:-1])
     best_U = count_U[first_U][np.cumsum(first_U) - 1] if len(order) else count_U
-    second_U = np.zeros_like(count_U)  # what stands behind the answer that has the n-gram most often
+    second_U = np.zeros_like(count_U)  # the second highest count of the n-gram
     second_U[:-1] = np.where(first_U[1:], 0, count_U[1:])
     others_U = np.where(first_U, second_U, best_U)
     shared_U = np.minimum(count_U, others_U)
@@ -120,8 +121,8 @@ def _matches(coded: Coded, n: int) -> Floats:
 
 
 def _closest(coded: Coded) -> Ints:
-    """For each answer, the length nearest to its own among the other answers to its prompt; of two, the shorter. Its
-    own where there is no other."""
+    """For each answer, the length closest to its own among the other answers to its prompt; the shorter of two equally
+    close ones; its own length without other answers."""
     closest_N = coded.lengths.copy()
     edges = np.searchsorted(coded.prompt_N, np.arange(coded.prompts + 1))
     for start, stop in pairwise(edges):

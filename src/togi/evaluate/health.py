@@ -1,6 +1,6 @@
-"""The health of a chat model's answers, one by one: what a reader would stumble over, without asking a judge.
+"""The health of single chat answers: visible defects, found without a judge.
 
-The caller passes in the detector of languages, because it loads a model.
+The caller passes the language detector, because it loads a model.
 """
 
 import re
@@ -16,11 +16,11 @@ from togi.text.template import TEMPLATES
 Detect = Callable[[str], tuple[str, float]]
 """Text -> (ISO 639-1 code, confidence from 0 to 1)."""
 
-SURE = 0.5  # confidence from which a detected language counts
-LETTERS = {True: 20, False: 8}  # letters that a language is told by, in spaced writing and in others
-RUN = {True: 4, False: 10}  # words, or characters in writing without spaces, of a run whose repeats are counted
-LOOP = 3  # times that an ending must stand in a row to be a loop
-LOOP_CHARACTERS = 24  # characters that such a loop has at least
+SURE = 0.5  # minimum confidence of a detected language
+LETTERS = {True: 20, False: 8}  # minimum letters for language detection, in scripts with and without spaces
+RUN = {True: 4, False: 10}  # n-gram size for repeats: words, or characters in scripts without spaces
+LOOP = 3  # minimum repeats of an ending in a loop
+LOOP_CHARACTERS = 24  # minimum characters of a loop
 
 _OWN = sorted({mark.strip() for each in TEMPLATES.values() for mark in (each.terminator, *each.turn_starts)})
 _OTHERS = (
@@ -36,10 +36,10 @@ _FOREIGN: tuple[Script, ...] = ("cyrillic", "kana", "kanji", "hangul")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """What one answer suffers from. `leaks` are strings of chat templates in it, `headers` whether a line of it opens
-    a turn of another role, `drift` whether its language is another than was asked for (None: it cannot be told),
-    `mixed` whether it has letters of a writing system that has no business there, `repeated` the share of its runs of
-    words that repeat an earlier one, `looped` whether it ends in a loop."""
+    """The defects of one answer. `leaks`: strings of chat templates in it; `headers`: whether a line opens another
+    role's turn; `drift`: whether it is not in the expected language (None: cannot be detected); `mixed`: whether it has
+    letters of an unexpected script; `repeated`: the share of its n-grams that repeat an earlier one; `looped`: whether
+    it ends in a loop."""
 
     empty: bool
     leaks: tuple[str, ...]
@@ -51,10 +51,10 @@ class Health:
 
 
 def health(prompt: str, answer: str, detect: Detect, language: str | None = None) -> Health:
-    """The health of an answer, given without the terminator that ends it.
+    """The health of an answer, passed without its terminator.
 
-    `prompt` is the question: what stands there may stand in the answer, and the answer should be in its language, or
-    in `language` (ISO 639-1) where it is given.
+    `prompt` is the question: strings in it are allowed in the answer. The answer should be in the prompt's language, or
+    in `language` (ISO 639-1) if given.
     """
     wanted = language or _language(prompt, detect)
     found = _language(answer, detect)
@@ -70,16 +70,16 @@ def health(prompt: str, answer: str, detect: Detect, language: str | None = None
 
 
 def repeated(text: str) -> float:
-    """The share of runs of 4 words (10 characters in writing without spaces) that repeat an earlier one: seq-rep-n of
-    Welleck et al. (arXiv 1908.04319). 0 where a text has no such run."""
+    """The share of 4-word n-grams (10-character ones in scripts without spaces) that repeat an earlier one: seq-rep-n
+    of Welleck et al. (arXiv 1908.04319). 0 for a shorter text."""
     plain = normalise(text)
     spaced = is_spaced(plain)
     return repeated_share(ngrams(plain.split() if spaced else plain.replace(" ", ""), RUN[spaced]))
 
 
 def looped(text: str) -> bool:
-    """Whether the text ends in a piece that stands there three times in a row or more, over 24 characters at least,
-    the last time perhaps in part."""
+    """Whether the text ends in a piece repeated at least three times in a row, over at least 24 characters; the last
+    repeat may be incomplete."""
     text = text.strip()
     for period in range(1, len(text) // LOOP + 1):
         span = max(LOOP * period, LOOP_CHARACTERS)
@@ -89,7 +89,7 @@ def looped(text: str) -> bool:
 
 
 def _language(text: str, detect: Detect) -> str | None:
-    """The language of the prose of a text; None where there are too few letters, or the detector is not sure."""
+    """The language of a text without its code blocks; None if it has too few letters or the detector is not sure."""
     prose = _CODE.sub(" ", text)
     if sum(map(str.isalpha, prose)) < LETTERS[is_spaced(prose)]:
         return None
@@ -98,8 +98,8 @@ def _language(text: str, detect: Detect) -> str | None:
 
 
 def _mixed(prompt: str, answer: str, language: str | None) -> bool:
-    """Whether the answer has letters, Latin ones apart, that neither the language nor the prompt uses. A language that
-    is not known allows everything that its script is not told of."""
+    """Whether the answer has non-Latin letters that neither the language nor the prompt uses. False for a language
+    whose scripts are unknown."""
     allowed = expected_scripts(language) if language else None
     if allowed is None:
         return False
@@ -108,7 +108,7 @@ def _mixed(prompt: str, answer: str, language: str | None) -> bool:
 
 
 def check_language(language: str | None) -> str | None:
-    """A language as settings name it. Raises InputError for what is no ISO 639-1 code."""
+    """Returns the language. Raises InputError if it is not an ISO 639-1 code."""
     if language is not None and not re.fullmatch("[a-z]{2}", language):
-        raise InputError(f"language is {language!r}; an ISO 639-1 code such as en, ja or ru is needed")
+        raise InputError(f"language is {language!r}; expected an ISO 639-1 code such as en, ja or ru")
     return language

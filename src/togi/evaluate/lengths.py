@@ -1,6 +1,6 @@
-"""Cuts two answers to one length, so that neither ending nor shortening an answer raises its score.
+"""Cuts two answers to the same length, so that neither ending nor shortening an answer raises its score.
 
-`share` below 1 cuts both answers, so that a complete last sentence is no advantage either.
+A `share` below 1 cuts both answers, so that a complete last sentence is no advantage either.
 """
 
 import unicodedata
@@ -10,29 +10,29 @@ from togi.core.errors import InputError
 
 
 def cut_tokens(base: Sequence[int], policy: Sequence[int], *, share: float = 1.0) -> tuple[list[int], list[int]]:
-    """The first tokens of both answers: `share` of the shorter one's count. Terminators are removed beforehand."""
+    """The first tokens of both answers: `share` of the shorter one's count. Remove terminators beforehand."""
     limit = _limit(len(base), len(policy), share)
     return list(base[:limit]), list(policy[:limit])
 
 
 def cut_characters(base: str, policy: str, *, share: float = 1.0) -> tuple[str, str]:
-    """The beginnings of both answers: at most `share` of the shorter one's characters, each cut at a word border."""
+    """The beginnings of both answers: at most `share` of the shorter one's characters, cut at a word boundary."""
     base, policy = base.strip(), policy.strip()
     limit = _limit(len(base), len(policy), share)
     return cut_at_border(base, limit), cut_at_border(policy, limit)
 
 
 def cut_to_shortest(texts: Sequence[str]) -> list[str]:
-    """Texts cut to the length of the shortest one, each at a word border."""
+    """The texts cut to the length of the shortest, each at a word boundary."""
     stripped = [text.strip() for text in texts]
     limit = min(map(len, stripped), default=0)
     return [cut_at_border(text, limit) for text in stripped]
 
 
 def cut_at_border(text: str, limit: int) -> str:
-    """At most `limit` characters of `text`, cut at the last border between words.
+    """At most `limit` characters of `text`, cut at the last word boundary.
 
-    In scripts written without spaces every character ends a word. A first word longer than `limit` is cut inside.
+    In scripts without spaces, every character ends a word. A first word longer than `limit` is cut inside.
     """
     if len(text) <= limit:
         return text

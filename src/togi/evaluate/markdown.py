@@ -1,5 +1,4 @@
-"""How much markup an answer has, counted as arena-hard-auto counts it: headers, list items, bold pieces, without what
-stands in fences of code."""
+"""Counts the markup of an answer as arena-hard-auto does: headers, list items and bold pieces outside code fences."""
 
 import re
 from dataclasses import dataclass
@@ -22,8 +21,8 @@ class Style:
 
 
 def markup_counts(text: str) -> dict[str, dict[str, int]]:
-    """Counts by kind, in the form of the public layouts: `header_count` {h1 .. h6}, `list_count` {ordered, unordered},
-    `bold_count` {**, __}."""
+    """Counts by kind, in the public layout: `header_count` {h1 .. h6}, `list_count` {ordered, unordered}, `bold_count`
+    {**, __}."""
     bare = _FENCED.sub("", text)
     return {
         part: {name: len(pattern.findall(bare)) for name, pattern in patterns.items()}

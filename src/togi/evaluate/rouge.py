@@ -1,7 +1,7 @@
 """ROUGE-L (Lin 2004): how much of an answer and its reference is a common subsequence of words.
 
-Words are those of the language: runs of letters and digits of any script in lower case, or SudachiPy's for Japanese,
-which has no spaces. (The usual package keeps a to z alone, and finds no words in Russian.)
+Words are lower-case runs of letters and digits in any script; Japanese, which has no spaces, is split by SudachiPy.
+(The usual package keeps only a to z, and finds no words in Russian.)
 """
 
 import importlib
@@ -12,7 +12,7 @@ from typing import Any
 Tokens = Callable[[str], list[str]]
 _WORD = re.compile(r"\w+")
 SILENT = ("補助記号", "空白")  # punctuation and space, as SudachiPy calls them
-LONGEST = 10_000  # letters that SudachiPy is given at once; it takes 49,149 bytes
+LONGEST = 10_000  # characters passed to SudachiPy at once; it accepts 49,149 bytes
 
 
 def words(text: str) -> list[str]:
@@ -21,8 +21,8 @@ def words(text: str) -> list[str]:
 
 
 def tokens_of(language: str) -> Tokens:
-    """What cuts texts of a language (an ISO 639-1 code) into words. Japanese needs SudachiPy and its dictionary (the
-    extra `ja`): ModuleNotFoundError where they are absent."""
+    """The function that splits texts of a language (an ISO 639-1 code) into words. Japanese needs SudachiPy and its
+    dictionary (the extra `ja`); ModuleNotFoundError if they are missing."""
     return _sudachi() if language == "ja" else words
 
 
@@ -40,15 +40,15 @@ def _sudachi() -> Tokens:
 
 
 def rouge_l(reference: Sequence[str], answer: Sequence[str]) -> float:
-    """F1 of the longest common subsequence of two lists of words; 0 where one of them is empty."""
+    """F1 of the longest common subsequence of two lists of words; 0 if one of them is empty."""
     if not reference or not answer:
         return 0.0
     return 2 * common(reference, answer) / (len(reference) + len(answer))
 
 
 def common(one: Sequence[str], other: Sequence[str]) -> int:
-    """The length of the longest common subsequence, all places of `one` in one step for each word of `other` (Hyyrö
-    2004, Bit-parallel LCS-length computation revisited)."""
+    """The length of the longest common subsequence. Bit-parallel: each word of `other` updates all positions of `one`
+    at once (Hyyrö 2004, Bit-parallel LCS-length computation revisited)."""
     places: dict[str, int] = {}
     for place, word in enumerate(one):
         places[word] = places.get(word, 0) | 1 << place

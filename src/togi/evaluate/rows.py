@@ -1,4 +1,4 @@
-"""Reads files of verdicts and grades for benchmarks: rows with the columns that a benchmark needs."""
+"""Reads files of verdicts and grades: rows with the columns that a benchmark needs."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -11,46 +11,46 @@ from togi.data.rows import read_rows
 from togi.data.values import BadRow
 
 LARGEST = 1e100
-"""Numbers beyond it are mistakes; sums of such numbers and their squares would leave what a float holds."""
+"""Larger numbers are mistakes; sums of their squares would overflow a float."""
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A row of a file and its place, such as battles.jsonl:12."""
+    """A row of a file and its location, such as battles.jsonl:12."""
 
     where: str
     values: dict[str, Any]
 
     def text(self, column: str) -> str:
-        """A column that is text, or a whole number as ids are (81.0 is 81: some tools write ids so); InputError for
-        anything else, or nothing."""
+        """A column that holds text or a whole number, as ids do (some tools write the id 81 as 81.0). InputError for
+        anything else or an empty value."""
         value = self.values[column]
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-            raise InputError(f"{self.where}: {column}: found {shown(value)}; allowed is text that is not empty")
+            raise InputError(f"{self.where}: {column}: found {shown(value)}; expected text that is not empty")
         return str(value)
 
     def number(self, column: str, low: float = -LARGEST, high: float = LARGEST) -> float | None:
-        """A column that is a number or null (or an empty cell); InputError for anything else."""
+        """A column that holds a number, null or an empty cell; InputError for anything else."""
         value = self.values[column]
         if value is None or value == "":
             return None
         found = _number(value)
         if found is None or not low <= found <= high:
             span = "" if low == -LARGEST else f" from {low:g} to {high:g}"
-            raise InputError(f"{self.where}: {column}: found {shown(value)}; allowed is a number{span}, or null")
+            raise InputError(f"{self.where}: {column}: found {shown(value)}; expected a number{span}, or null")
         return found
 
 
 def rows_of(path: Path, columns: Sequence[str]) -> Iterator[Read]:
-    """The rows of a file (JSON Lines, JSON, CSV, TSV or Parquet, `.gz` too), each with at least `columns`.
+    """The rows of a file (JSON Lines, JSON, CSV, TSV or Parquet, also gzipped), each with at least `columns`.
 
-    InputError names file and line of a row that cannot be read or lacks a column, and a file without rows.
+    InputError, with file and line, for a row that cannot be read or lacks a column; also for a file without rows.
     """
     if not path.is_file():
-        found = "is a folder" if path.is_dir() else "there is no such file"
-        raise InputError(f"{path}: {found}; name a file of rows with {', '.join(columns)}")
+        found = "is a folder" if path.is_dir() else "no such file"
+        raise InputError(f"{path}: {found}; expected a file of rows with {', '.join(columns)}")
     count = 0
     for row in read_rows(path):
         count += 1
@@ -65,7 +65,7 @@ def rows_of(path: Path, columns: Sequence[str]) -> Iterator[Read]:
             )
         yield Read(row.where, row.values)
     if not count:
-        raise InputError(f"{path}: the file holds no rows; a row needs {', '.join(columns)}")
+        raise InputError(f"{path}: the file has no rows; a row needs {', '.join(columns)}")
 
 
 def shown(value: Any) -> str:
@@ -75,7 +75,7 @@ def shown(value: Any) -> str:
 
 
 def _number(value: Any) -> float | None:
-    """A finite number, also one written as text (cells of CSV are text)."""
+    """A finite number, also if written as text, as CSV cells are; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:

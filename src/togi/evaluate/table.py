@@ -38,7 +38,7 @@ class Row:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Reads what `to_json` made; InputError names the missing field."""
+        """The inverse of `to_json`; InputError names a missing field."""
         try:
             return cls(
                 metric=value["metric"],
@@ -54,8 +54,8 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """A row's metric: its name, its better direction, and a note for readers. `share`: a share of answers, from 0 to
-    1. `most`: values go from 0 to this, and no interval leaves that."""
+    """A row's metric: its name, its better direction, and a note for readers. `share`: a share of answers, from 0 to 1.
+    `most`: values range from 0 to this, and intervals are clipped to that range."""
 
     name: str
     higher_is_better: bool | None = None
@@ -65,7 +65,7 @@ class Metric:
 
 
 def compare(metric: Metric, base_P: ArrayLike, policy_P: ArrayLike, bootstrap: Bootstrap) -> Row:
-    """A row from one value per prompt of each model, prompts in the same order."""
+    """A row from one value per prompt for each model, with prompts in the same order."""
     interval, difference = (
         (bootstrap.share, bootstrap.share_difference) if metric.share else (bootstrap.mean, bootstrap.difference)
     )
@@ -95,5 +95,5 @@ def rows_to_json(rows: Iterable[Row]) -> list[dict[str, Any]]:
 
 
 def rows_from_json(values: Iterable[Mapping[str, Any]]) -> list[Row]:
-    """Reads what `rows_to_json` made."""
+    """The inverse of `rows_to_json`."""
     return [Row.from_json(value) for value in values]

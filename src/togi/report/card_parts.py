@@ -1,4 +1,4 @@
-"""What the cards of models and of data sets share: front matter, tables in Markdown, what something was made from."""
+"""Shared by the cards of models and data sets: front matter, Markdown tables, origins."""
 
 import io
 import re
@@ -19,11 +19,11 @@ HUB_LICENCES = (
     "llama3.2", "llama3.3", "gemma", "mpl-2.0", "ms-pl", "ncsa", "odc-by", "odbl", "ofl-1.1", "osl-3.0", "postgresql",
     "unlicense", "wtfpl", "zlib", "other",
 )  # fmt: skip
-"""Licences that the hub knows by name; it refuses front matter with others."""
+"""Licences that the hub knows by name; it rejects front matter with others."""
 
 
 def front_matter(values: Mapping[str, Any]) -> str:
-    """The YAML at the head of a card, between its two lines; keys without a value are left out."""
+    """The YAML front matter of a card, with its delimiter lines; keys without a value are left out."""
     written = io.StringIO()
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
@@ -34,7 +34,7 @@ def front_matter(values: Mapping[str, Any]) -> str:
 
 
 def licence_keys(licences: Sequence[str]) -> dict[str, str]:
-    """`license` for front matter, and its name where the hub does not know it; nothing where none is said."""
+    """`license` for front matter, and `license_name` if the hub does not know it; empty without licences."""
     said = [*dict.fromkeys(licence.strip() for licence in licences if licence.strip())]
     if not said:
         return {}
@@ -44,7 +44,7 @@ def licence_keys(licences: Sequence[str]) -> dict[str, str]:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table in Markdown; empty without rows."""
+    """A Markdown table; empty without rows."""
     if not rows:
         return ""
     lines = [columns, ["---"] * len(columns), *rows]
@@ -52,19 +52,19 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def cell(value: object) -> str:
-    """A value inside a table: on one line, with no bar that would end it."""
+    """A value for a table cell: on one line, with bars escaped."""
     return re.sub(r"\s*\n\s*", "<br>", str(value).strip()).replace("|", "\\|")
 
 
 def fenced(text: str, language: str = "") -> str:
-    """A block of code whose fence is longer than any in it."""
+    """A code block whose fence is longer than any fence inside it."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text.rstrip()}\n{fence}\n"
 
 
 def ways_to(run: RunView, stage: str) -> list[StageView]:
-    """A stage and all that it was made from, in the order of the run. Raises KeyError for a stage that is not there."""
+    """A stage and all stages that it depends on, in the order of the run. Raises KeyError for an unknown stage."""
     known = {each.name: each for each in run.stages}
     wanted, waiting = {stage: None}, [stage]
     while waiting:
@@ -76,11 +76,11 @@ def ways_to(run: RunView, stage: str) -> list[StageView]:
 
 
 def source_cells(source: SourceView, none: str) -> list[object]:
-    """A source as cells: name, revision, records, licence, terms."""
+    """A source as table cells: name, revision, records, licence, terms; `none` stands for a missing value."""
     records = "" if source.records is None else f"{source.records:,}"
     return [source.dataset, source.revision or none, records, source.licence or none, source.terms or none]
 
 
 def fallen(stage: StageView) -> str:
-    """What a stage dropped, by reason."""
+    """The dropped records of a stage, by reason."""
     return ", ".join(f"{reason} {count:,}" for reason, count in stage.drops.items())

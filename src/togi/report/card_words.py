@@ -1,22 +1,23 @@
-"""The words of a model card in each of its languages. Names, numbers and what a recipe says stay as they are."""
+"""The texts of a model card in each language. Names, numbers and texts from the recipe are not translated."""
 
 LANGUAGES = ("en", "ja", "ru")
-"""Each card links to those in the other languages; the first one is README.md."""
+"""Each card links to the cards in the other languages; the first language is README.md."""
 NAMES = {"en": "English", "ja": "日本語", "ru": "Русский"}
 
 _EN = {
     "lead": "{base} trained with togi: {stages}.",
-    "lead_reward": "A reward model: one number for a conversation, the higher the better. {base} trained with togi: "
-    "{stages}.",
+    "lead_reward": "A reward model: it scores a conversation with one number; higher is better. {base} trained with "
+    "togi: {stages}.",
     "intended": "Intended use",
     "background": "Background",
     "code": "How to run it",
-    "ends": "An answer ends with `{end}`, which is {count} tokens, so the code stops at the text.",
-    "system": "It was trained under this system prompt; give it the same one:",
-    "scores": "Scores compare answers to one prompt. They are no probabilities, and those of different prompts do not "
-    "compare.",
-    "adapter": "This folder holds an adapter; `adapter_config.json` names its base.",
-    "gguf": "This folder holds a GGUF for llama.cpp; the chat template and the end of an answer are in the file.",
+    "ends": "An answer ends with `{end}`, which is {count} tokens long, so the code stops on this text.",
+    "system": "The model was trained with this system prompt; use the same one:",
+    "scores": "Use scores to compare answers to the same prompt. They are not probabilities, and scores for different "
+    "prompts are not comparable.",
+    "adapter": "This folder contains only an adapter; `adapter_config.json` names its base model.",
+    "gguf": "This folder contains a GGUF file for llama.cpp. The file includes the chat template and the end-of-answer "
+    "text.",
     "results": "Results",
     "metric": "metric",
     "before": "before",
@@ -25,12 +26,12 @@ _EN = {
     "interval": "interval",
     "count": "n",
     "where": "stage",
-    "none_measured": "Nothing was measured after training.",
-    "leaks": "Records that stood in an evaluation set were taken out of the training data: {count}.",
-    "no_leaks": "No stage compared the training data with evaluation sets.",
+    "none_measured": "The model was not evaluated after training.",
+    "leaks": "Records removed from the training data because they occur in an evaluation set: {count}.",
+    "no_leaks": "The training data was not checked for overlap with evaluation sets.",
     "plots": "Training curves",
     "samples": "Samples",
-    "samples_note": "From the evaluation, not chosen by hand.",
+    "samples_note": "From the evaluation; not hand-picked.",
     "question": "question",
     "base": "base",
     "trained": "trained",
@@ -41,8 +42,8 @@ _EN = {
     "records": "records",
     "licence": "licence",
     "terms": "terms",
-    "unsaid": "not said",
-    "binding": "The licence and terms of {names} hold for this model, for what it writes and for what is made from it.",
+    "unsaid": "not stated",
+    "binding": "The licence and terms of {names} also apply to this model, its outputs and everything made from them.",
     "stages": "Stages",
     "stage": "stage",
     "type": "type",
@@ -54,34 +55,34 @@ _EN = {
     "value": "value",
     "architecture": "Architecture and tokenizer",
     "hardware": "Hardware and software",
-    "limits": "Limits",
-    "limit_data": "Figures hold for the prompts that were measured, with the intervals above.",
+    "limits": "Limitations",
+    "limit_data": "The results apply to the evaluated prompts only, with the intervals above.",
     "limit_alarms": "Alarms during the run: {alarms}.",
     "reproduce": "How to reproduce it",
-    "reproduce_text": "`recipe.yaml` is the recipe, and `recipe.lock.yaml` "
-    "holds every setting and revision that it was run with.",
+    "reproduce_text": "`recipe.yaml` is the recipe; `recipe.lock.yaml` records every setting and revision of the run.",
     "citation": "Citation",
     "acknowledgements": "Acknowledgements",
     "authors": "Authors",
     "contact": "Contact",
     "release": "Release",
     "hello": "Why is the sky blue?",
-    "reply": "Because air scatters blue light more than red.",
+    "reply": "Because air scatters blue light more than red light.",
 }
 _JA = {
-    "lead": "{base} を togi で学習したモデルです({stages})。",
-    "lead_reward": "報酬モデルです。会話に一つの数値を与え、大きいほど良い応答です。"
-    "{base} を togi で学習しました({stages})。",
+    "lead": "{base} を togi で学習したモデルです（{stages}）。",
+    "lead_reward": "報酬モデルです。会話を一つの数値で評価し、数値が大きいほど良い応答であることを示します。"
+    "{base} を togi で学習しました（{stages}）。",
     "intended": "想定する用途",
     "background": "背景",
     "code": "使い方",
     "ends": "応答は `{end}` で終わります。これは {count} トークンからなるため、文字列で停止を判定します。",
-    "system": "次のシステムプロンプトで学習しました。推論でも同じものを与えてください。",
-    "scores": "スコアは同じプロンプトへの応答どうしの比較に使います。"
-    "確率ではなく、異なるプロンプトの間では比較できません。",
-    "adapter": "このフォルダーにはアダプターだけがあります。ベースモデルは `adapter_config.json` に書かれています。",
+    "system": "次のシステムプロンプトで学習しました。推論時にも同じものを使ってください。",
+    "scores": "スコアは、同じプロンプトに対する応答どうしを比較するためのものです。"
+    "確率ではないため、異なるプロンプトの間では比較できません。",
+    "adapter": "このフォルダーに含まれるのはアダプターのみです。"
+    "ベースモデルは `adapter_config.json` に記載されています。",
     "gguf": "このフォルダーには llama.cpp 用の GGUF "
-    "があります。チャットテンプレートと応答の終端はファイルに含まれます。",
+    "ファイルがあります。チャットテンプレートと応答の終端文字列もこのファイルに含まれています。",
     "results": "評価結果",
     "metric": "指標",
     "before": "学習前",
@@ -91,11 +92,11 @@ _JA = {
     "count": "n",
     "where": "ステージ",
     "none_measured": "学習後の評価は行っていません。",
-    "leaks": "評価セットに含まれていたため学習データから除いたレコード: {count} 件。",
+    "leaks": "評価セットに含まれていたため学習データから除外したレコード：{count} 件。",
     "no_leaks": "学習データと評価セットの重複は調べていません。",
     "plots": "学習曲線",
     "samples": "出力例",
-    "samples_note": "評価時の出力です。人手では選んでいません。",
+    "samples_note": "評価時の出力です。人手による選別はしていません。",
     "question": "質問",
     "base": "学習前",
     "trained": "学習後",
@@ -120,8 +121,8 @@ _JA = {
     "architecture": "アーキテクチャとトークナイザー",
     "hardware": "ハードウェアとソフトウェア",
     "limits": "制限事項",
-    "limit_data": "数値は評価に用いたプロンプトについてのもので、上の信頼区間を伴います。",
-    "limit_alarms": "実行中の警告: {alarms}。",
+    "limit_data": "評価結果は評価に用いたプロンプトに限ったもので、上記の信頼区間程度の不確かさがあります。",
+    "limit_alarms": "実行中の警告：{alarms}。",
     "reproduce": "再現方法",
     "reproduce_text": "`recipe.yaml` がレシピです。実行時のすべての設定とリビジョンは `recipe.lock.yaml` にあります。",
     "citation": "引用",
@@ -129,22 +130,23 @@ _JA = {
     "authors": "作成者",
     "contact": "連絡先",
     "release": "リリース",
-    "hello": "空はなぜ青いのですか?",
+    "hello": "空はなぜ青いのですか？",
     "reply": "空気が赤い光よりも青い光を強く散乱するからです。",
 }
 _RU = {
     "lead": "Модель {base}, обученная с помощью togi: {stages}.",
-    "lead_reward": "Модель вознаграждения: одно число для диалога, чем оно больше, тем лучше ответ. Модель {base}, "
-    "обученная с помощью togi: {stages}.",
+    "lead_reward": "Модель вознаграждения: оценивает диалог одним числом; чем оно больше, тем лучше ответ. Модель "
+    "{base}, обученная с помощью togi: {stages}.",
     "intended": "Назначение",
     "background": "Предыстория",
     "code": "Как запустить",
-    "ends": "Ответ заканчивается на `{end}`. Это несколько токенов ({count}), поэтому код останавливается по тексту.",
-    "system": "Модель обучалась с этим системным промптом; задавайте его и при использовании:",
-    "scores": "Оценки сравнивают ответы на один и тот же промпт. Это не вероятности, и оценки для разных промптов "
-    "несопоставимы.",
-    "adapter": "В этой папке только адаптер; базовая модель указана в `adapter_config.json`.",
-    "gguf": "В этой папке файл GGUF для llama.cpp; шаблон чата и конец ответа записаны в самом файле.",
+    "ends": "Ответ заканчивается строкой `{end}`. Она состоит из нескольких токенов ({count}), поэтому код "
+    "останавливает генерацию по тексту.",
+    "system": "Модель обучалась с этим системным промптом; используйте его и при запуске:",
+    "scores": "Оценки служат для сравнения ответов на один и тот же промпт. Это не вероятности; оценки для разных "
+    "промптов несопоставимы.",
+    "adapter": "В этой папке находится только адаптер; базовая модель указана в `adapter_config.json`.",
+    "gguf": "В этой папке находится файл GGUF для llama.cpp; шаблон чата и строка конца ответа записаны в самом файле.",
     "results": "Результаты",
     "metric": "метрика",
     "before": "до",
@@ -153,12 +155,12 @@ _RU = {
     "interval": "интервал",
     "count": "n",
     "where": "этап",
-    "none_measured": "После обучения измерений не было.",
-    "leaks": "Записи, которые встречались в оценочных наборах, удалены из обучающих данных: {count}.",
-    "no_leaks": "Обучающие данные не сравнивались с оценочными наборами.",
+    "none_measured": "После обучения модель не оценивалась.",
+    "leaks": "Из обучающих данных удалены записи, найденные в оценочных наборах: {count}.",
+    "no_leaks": "Пересечение обучающих данных с оценочными наборами не проверялось.",
     "plots": "Кривые обучения",
-    "samples": "Примеры",
-    "samples_note": "Из оценки, без ручного отбора.",
+    "samples": "Примеры ответов",
+    "samples_note": "Ответы получены при оценке, без ручного отбора.",
     "question": "вопрос",
     "base": "до обучения",
     "trained": "после обучения",
@@ -170,7 +172,8 @@ _RU = {
     "licence": "лицензия",
     "terms": "условия",
     "unsaid": "не указано",
-    "binding": "Лицензия и условия {names} распространяются на эту модель, на её тексты и на всё, что из них сделано.",
+    "binding": "Лицензия и условия {names} распространяются и на эту модель, и на её ответы, и на всё, что создано на "
+    "их основе.",
     "stages": "Этапы",
     "stage": "этап",
     "type": "тип",
@@ -181,19 +184,20 @@ _RU = {
     "setting": "настройка",
     "value": "значение",
     "architecture": "Архитектура и токенизатор",
-    "hardware": "Оборудование и программы",
+    "hardware": "Оборудование и программное обеспечение",
     "limits": "Ограничения",
-    "limit_data": "Числа относятся к тем промптам, на которых проводились измерения, с указанными выше интервалами.",
-    "limit_alarms": "Предупреждения во время работы: {alarms}.",
+    "limit_data": "Результаты относятся только к промптам, на которых проводилась оценка; точность указана в "
+    "интервалах выше.",
+    "limit_alarms": "Предупреждения во время выполнения: {alarms}.",
     "reproduce": "Как воспроизвести",
-    "reproduce_text": "Рецепт находится в `recipe.yaml`, все настройки и "
-    "ревизии его запуска записаны в `recipe.lock.yaml`.",
+    "reproduce_text": "Рецепт находится в `recipe.yaml`; все настройки и "
+    "ревизии запуска записаны в `recipe.lock.yaml`.",
     "citation": "Цитирование",
     "acknowledgements": "Благодарности",
     "authors": "Авторы",
     "contact": "Контакты",
     "release": "Выпуск",
     "hello": "Почему небо голубое?",
-    "reply": "Воздух рассеивает синий свет сильнее, чем красный.",
+    "reply": "Потому что воздух рассеивает синий свет сильнее, чем красный.",
 }
 WORDS = {"en": _EN, "ja": _JA, "ru": _RU}

@@ -1,4 +1,4 @@
-"""Cells of benchmarks in words: shares in per cent, an em dash with its count for what is not defined."""
+"""Formats cells of benchmark tables: shares in per cent, an em dash with its count for an undefined value."""
 
 from togi.report.formatting import MINUS, number
 from togi.report.view import CellView, ColumnView, Verdict
@@ -7,14 +7,14 @@ NONE = "\N{EM DASH}"
 
 
 def words(cell: CellView, column: ColumnView) -> str:
-    """The value: a share in per cent."""
+    """The value; a share in per cent."""
     if cell.value is None:
         return NONE
     return _figure(cell.value, column.share)
 
 
 def bounds(cell: CellView, column: ColumnView) -> str:
-    """ "61.2 to 70.4 (448)", with the count of questions and what else is to be known."""
+    """ "61.2 to 70.4 (448)": the interval with the number of questions and the cell's note."""
     after = ", ".join(filter(None, (f"{cell.n:,}", cell.note)))
     if cell.low is None or cell.high is None:
         return f"({after})"
@@ -22,7 +22,7 @@ def bounds(cell: CellView, column: ColumnView) -> str:
 
 
 def printed(cell: CellView, column: ColumnView) -> str:
-    """The interval of a published figure, "77.6 to 81.7"; nothing where the card prints none."""
+    """The interval of a published figure, "77.6 to 81.7"; empty if the card prints none."""
     if cell.low is None or cell.high is None:
         return ""
     return f"{_figure(cell.low, column.share)} to {_figure(cell.high, column.share)}"
@@ -40,7 +40,7 @@ def change(cell: CellView, column: ColumnView) -> str:
 
 
 def verdict(cell: CellView, column: ColumnView) -> Verdict:
-    """What the interval of a difference allows to say."""
+    """The verdict that the interval of a difference supports."""
     if cell.low is None or cell.high is None or cell.value is None or cell.low <= 0 <= cell.high:
         return "unclear"
     if column.higher_is_better is None:
@@ -49,7 +49,7 @@ def verdict(cell: CellView, column: ColumnView) -> Verdict:
 
 
 def _figure(value: float, share: bool) -> str:
-    """Per cent with one decimal; other numbers with as many decimals as their size asks for."""
+    """A share in per cent with one decimal; other numbers with decimals by their size."""
     if share:
         text = f"{100 * value:.1f}"
     else:

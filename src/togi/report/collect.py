@@ -1,10 +1,10 @@
 """Reads a run's folder.
 
-Missing files are left out, because a report is written after every stage and every failure. Damaged files are left out
+Missing files are skipped, because a report is written after every stage and every failure. Damaged files are skipped
 too, with an alarm that names the file. A damaged state.json is an error.
 
-Read from a stage's folder: settings.json, metrics.jsonl, alarms.jsonl, summary.json, numerics.json, DONE. A torn last
-line of a .jsonl file counts as not written.
+Files read from a stage's folder: settings.json, metrics.jsonl, alarms.jsonl, summary.json, numerics.json, memory.json,
+DONE. An incomplete last line of a .jsonl file is ignored.
 """
 
 from collections.abc import Mapping
@@ -88,12 +88,12 @@ def collect(run: Path) -> RunView:
     """The run whose state.json is in `run`. Raises InputError for a folder without a run or a damaged state.json."""
     path = run / "state.json"
     if not path.exists():
-        raise InputError(f"{path}: there is no run here; a folder that `togi run` made is needed")
+        raise InputError(f"{path}: no such file; name a run's folder, as made by `togi run`")
     state = _read(path, RUN)
     return RunView(
         name=state.name,
         state=state.state,
-        # by their names: the runs and the store may have been moved together
+        # Found by name, because the runs and the store may have been moved together.
         stages=[_stage(stage, _Folder(run.parent.parent / "store" / stage.folder.name)) for stage in state.stages],
         started=state.started,
         seconds=state.seconds,
@@ -111,7 +111,7 @@ class _Folder:
         self.wrong: list[str] = []
 
     def value(self, name: str, kind: TypeAdapter[Value]) -> Value | None:
-        """A file's value; None if it is absent or damaged."""
+        """A file's value; None if the file is missing or damaged."""
         try:
             return _read(self.path / name, kind) if (self.path / name).exists() else None
         except InputError as error:
@@ -125,12 +125,12 @@ class _Folder:
             try:
                 found.append(kind.validate_python(line))
             except ValidationError as error:
-                self.wrong.append(_explain(f"{self.path / name}, line {number} of those that are JSON", error))
+                self.wrong.append(_explain(f"{self.path / name}, JSON line {number}", error))
         return found
 
     def alarms(self) -> list[AlarmView]:
         """The damage, as alarms."""
-        return [AlarmView(name=DAMAGED, message=f"{wrong}; it is left out here") for wrong in self.wrong]
+        return [AlarmView(name=DAMAGED, message=f"{wrong}; skipped in this report") for wrong in self.wrong]
 
 
 def _stage(stage: _Stage, folder: _Folder) -> StageView:
@@ -169,7 +169,7 @@ def _stage(stage: _Stage, folder: _Folder) -> StageView:
 
 
 def _rest(summary: _Summary) -> Mapping[str, Any]:
-    """The fields of a summary without a section of their own, and further counts."""
+    """The fields of a summary without their own section in the report, and further counts."""
     counts = {f"count of {name}": count for name, count in summary.counts.items() if name not in ("in", "out")}
     return {**counts, **(summary.model_extra or {})}
 
@@ -187,7 +187,7 @@ def _metrics(folder: _Folder) -> list[dict[str, Any]]:
     lines = folder.lines("metrics.jsonl", METRICS)
     good = [line for line in lines if isinstance(line.get("step"), (int, float))]
     if count := len(lines) - len(good):
-        folder.wrong.append(f"{folder.path / 'metrics.jsonl'}: {count} lines have no number as their step")
+        folder.wrong.append(f"{folder.path / 'metrics.jsonl'}: {count} lines have no numeric step")
     return good
 
 

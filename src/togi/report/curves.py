@@ -1,7 +1,7 @@
 """Learning curves: which metrics of a stage share a panel, in which order, and under which title.
 
-A metric `stem/mean` with `stem/p10` and `stem/p90` is one panel with a band. Metrics that nobody foresaw get a panel of
-their own behind the known ones.
+A metric `stem/mean` with `stem/p10` and `stem/p90` is one panel with a band. Unknown metrics get their own panels after
+the known ones.
 """
 
 import math
@@ -18,38 +18,38 @@ from togi.report.view import StageView
 
 MOST_POINTS = 240
 RATE = "tokens_per_second"
-SMOOTH_FROM = 24  # steps from which a rolling mean is drawn over the single steps
+SMOOTH_FROM = 24  # minimum steps for a rolling mean on top of the single steps
 STATISTICS = ("mean", "p10", "p25", "p50", "p75", "p90", "min", "max")
 
-# (pattern of stems, title with the pattern's groups, values that the axis must show); the first that fits decides.
+# (pattern of stems, title with the pattern's groups, values that the axis must show); the first match decides.
 KNOWN: tuple[tuple[str, str, tuple[float, ...]], ...] = (
     (r"reward/total|reward", "Reward", ()),
     (r"gate/.+", "Gate pass rate", (0.0, 1.0)),
     (r"reward/(.+)", r"Reward: \1", ()),
     (r"accuracy", "Accuracy on training pairs", (0.0, 1.0)),
     (r"(?:held_out|validation)/accuracy", "Accuracy on held-out pairs", (0.0, 1.0)),
-    (r"(?:validation/)?margin", "Margin of the rewards", (0.0,)),
+    (r"(?:validation/)?margin", "Reward margin", (0.0,)),
     (r"reward_(?:chosen|rejected)", "Rewards of both answers", (0.0,)),
-    (r"(?:validation/)?chosen_change", "Chosen answers against the start (nats per token)", (0.0,)),
+    (r"(?:validation/)?chosen_change", "Chosen answers: change since the start (nats per token)", (0.0,)),
     (r"score_(?:chosen|rejected)", "Scores of both answers", (0.0,)),
     (r"logp_(?:chosen|rejected)", "Log-probability of both answers (nats per token)", ()),
     (r"(?:validation/)?target_margin", "Target margin (nats per token)", (0.0,)),
     (r"length", "Length (tokens)", (0.0,)),
-    (r"kl", "KL to the start (nats per token)", (0.0,)),
+    (r"kl", "KL from the initial model (nats per token)", (0.0,)),
     (r"entropy", "Entropy (nats)", (0.0,)),
-    (r"groups/no_spread", "Groups without spread", (0.0, 1.0)),
-    (r"groups/teaching", "Groups that teach", (0.0, 1.0)),
-    (r"groups/refill(?:ed|_rounds)", "Groups replaced, and rounds of it", (0.0,)),
+    (r"groups/no_spread", "Groups without reward spread", (0.0, 1.0)),
+    (r"groups/teaching", "Groups with a training signal", (0.0, 1.0)),
+    (r"groups/refill(?:ed|_rounds)", "Groups replaced, and replacement rounds", (0.0,)),
     (r"truncated", "Answers without a terminator", (0.0, 1.0)),
-    (r"sampler_mismatch", "Mismatch to the sampler (nats per token)", (0.0,)),
+    (r"sampler_mismatch", "Mismatch with the sampler (nats per token)", (0.0,)),
     (r"(?:validation/)?loss", "Loss", ()),
     (r"grad_norm", "Gradient norm", (0.0,)),
     (r"learning_rate", "Learning rate", (0.0,)),
     (r"tokens/.+", "Tokens seen, by source", (0.0,)),
     (r"epochs/.+", "Epochs seen, by source", (0.0,)),
-    (r"tokens_per_second", "Tokens a second", (0.0,)),
+    (r"tokens_per_second", "Tokens per second", (0.0,)),
     (r"largest_micro_batch", "Largest micro-batch (tokens)", (0.0,)),
-    (r"memory/most_gb", "Memory at most (GB)", (0.0,)),
+    (r"memory/most_gb", "Peak memory (GB)", (0.0,)),
     (r"time/.+", "Time by phase", (0.0,)),
     (r"validation/reward_(?:chosen|rejected)", "Validation: rewards of both answers", (0.0,)),
     (r"validation/logp_(?:chosen|rejected)", "Validation: log-probability of both answers", ()),
@@ -130,7 +130,7 @@ Drawn = tuple[list[Line], list[Band], list[tuple[int, str, str]], str]
 
 
 def _banded(curves: Mapping[str, Points]) -> Drawn:
-    """One quantity: its mean, or the quantity itself, over the band of its quantiles."""
+    """One quantity: its mean, or the value itself, over the band of its quantiles."""
     by_statistic = {key.rpartition("/")[2] if _stem(key) != key else "mean": points for key, points in curves.items()}
     main = by_statistic.get("mean", by_statistic.get("p50"))
     if main is None:
@@ -170,7 +170,7 @@ def _stacked(curves: Mapping[str, Points]) -> Drawn:
         bands.append(Band(low=low, high=high, colour=colour, style="stack"))
         legend.append((colour, _short(key), duration(sum(measured.values()))))
         base = top
-    return [], bands, legend, "seconds a step; total beside the name" if len(legend) > 1 else "total on the right"
+    return [], bands, legend, "seconds per step; total next to the name" if len(legend) > 1 else "total on the right"
 
 
 def _short(key: str) -> str:
@@ -211,7 +211,7 @@ def _latest(points: Points) -> str:
 
 
 def _points(metrics: Sequence[Mapping[str, Any]], key: str) -> Points:
-    """A curve. A rate of 0 means that nothing was measured, and is left out."""
+    """A curve. A rate of 0 means that nothing was measured; it is left out."""
     lines = [line for line in metrics if key in line and not (key == RATE and not line[key])]
     return [(line["step"], _finite(line[key])) for line in lines]
 

@@ -1,4 +1,4 @@
-"""The card of an exported data set: README.md, as the hub reads it."""
+"""The card of an exported data set: README.md in the hub's format."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,31 +6,31 @@ from dataclasses import dataclass
 from togi.report.card_parts import cell, fallen, front_matter, licence_keys, source_cells, table, ways_to
 from togi.report.view import RunView, SourceView, StageView
 
-NONE = "not said"
+NONE = "not stated"
 SOURCES = ("source", "revision", "records", "licence", "terms")
 COLUMNS = {
-    "id": "16 hex digits, from what made the record",
+    "id": "16 hex digits, derived from the record's origin",
     "parents": "ids of the records that it was made from",
     "source": "the data set that it was read from: name, revision, licence, terms",
     "inherited": "the data sets and models that it was made from",
     "extra": "other columns of the data, as JSON",
-    "messages": "turns; `train` is false where nothing is learnt from one, `extra` is what templates read, as JSON",
+    "messages": "turns; `train` is false for a turn that is not trained on, `extra` holds template values, as JSON",
     "prompt": "the turns before the answer; in verdicts, the id of the prompt",
     "chosen": "the better answer, as turns",
     "rejected": "the worse answer, as turns",
-    "margin": "by how much the chosen answer is better",
+    "margin": "how much better the chosen answer is",
     "answer": "the reference answer",
     "text": "the text",
-    "completion": "the answer: its text, why it ended, its tokens",
-    "scores": "scores, by name",
-    "model": "which model wrote it",
-    "index": "which of several answers to one prompt",
+    "completion": "the answer: its text, why it stopped, its tokens",
+    "scores": "scores by name",
+    "model": "the model that wrote it",
+    "index": "number of the answer among several to one prompt",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubSplit:
-    """One file: the configuration and split that it is, its kind of records, its path in the folder, its rows, and its
+    """One file: its configuration and split, its kind of records, its path in the folder, its number of rows, and its
     columns with their types."""
 
     config: str
@@ -42,7 +42,7 @@ class HubSplit:
 
 
 def data_card(run: RunView, stage: str, splits: Sequence[HubSplit], sources: Sequence[SourceView]) -> str:
-    """The card of what `stage` of a run made. Raises KeyError for a stage that the run does not have."""
+    """The card of the records made by `stage` of a run. Raises KeyError for an unknown stage."""
     made = ways_to(run, stage)
     parts = [
         _front(splits, sources),
@@ -82,14 +82,14 @@ def _split(split: HubSplit) -> list[object]:
 def _columns(config: str, splits: Sequence[HubSplit]) -> str:
     columns = next(split.columns for split in splits if split.config == config)
     rows = [[f"`{name}`", f"`{cell(kind)}`", COLUMNS.get(name, "")] for name, kind in columns.items()]
-    return f"Configuration `{config}`:\n\n" + table(("column", "type", "what it is"), rows)
+    return f"Configuration `{config}`:\n\n" + table(("column", "type", "meaning"), rows)
 
 
 def _binding(sources: Sequence[SourceView]) -> list[str]:
     bound = [source.dataset for source in sources if source.inherit]
     if not bound:
         return []
-    return [f"The licence and terms of {', '.join(bound)} hold for everything that is made from this data too.\n"]
+    return [f"The licence and terms of {', '.join(bound)} also apply to everything made from this data.\n"]
 
 
 def _step(stage: StageView) -> list[object]:

@@ -14,7 +14,7 @@ DAY = 86_400
 
 
 def number(value: float | None, *, signed: bool = False) -> str:
-    """A number with three significant digits and separated thousands; a dash for None."""
+    """A number with three significant digits and thousands separators; a dash for None."""
     if value is None:
         return "–"
     if math.isnan(value):
@@ -83,14 +83,14 @@ def outcome(run: RunView) -> str:
     done = sum(stage.state == "done" for stage in run.stages)
     cached = sum(stage.cached for stage in run.stages)
     if run.state == "done":
-        kept = f", {cached} of them kept from before" if cached else ""
+        kept = f", {cached} of them from the cache" if cached else ""
         return f"All {plural(len(run.stages), 'stage')} are done{kept}, in {duration(_total(run))} of work."
     place = f"{done} of {plural(len(run.stages), 'stage')} done"
     if run.state == "failed":
         failed = next((stage.name for stage in run.stages if stage.state == "failed"), None)
-        return f"Failed{f' at stage “{failed}”' if failed else ''} with {place}. What is finished is saved."
+        return f"Failed{f' at stage “{failed}”' if failed else ''} with {place}. Finished work is saved."
     if run.state == "interrupted":
-        return f"Interrupted with {place}. What is finished is saved: the same command goes on from here."
+        return f"Interrupted with {place}. Finished work is saved: the same command resumes from here."
     return f"Running, {place}."
 
 
@@ -114,13 +114,13 @@ def findings(run: RunView) -> str:
 
 
 def compared(run: RunView) -> list[tuple[str, str, str, str, str]]:
-    """The before/after table in words: metric, before, after, difference with its interval, verdict. Rows that have no
+    """The before/after table as text: metric, before, after, difference with its interval, verdict. Rows without a
     "before" are left out."""
     return [table_row(row) for row in run.rows if row.base is not None]
 
 
 def table_row(row: RowView) -> tuple[str, str, str, str, str]:
-    """A row of the before/after table in words; a dash for what was not measured."""
+    """A row of the before/after table as text; a dash for a missing value."""
     base, difference = row.base, row.difference
     change = (
         "–" if difference is None else f"{number(difference.mean, signed=True)} ({bounds(difference, signed=True)})"
@@ -130,7 +130,7 @@ def table_row(row: RowView) -> tuple[str, str, str, str, str]:
 
 
 def measured_row(row: RowView) -> tuple[str, str, str, str]:
-    """A row of a table that compares nothing: metric, value, interval, count."""
+    """A row of a table without a comparison: metric, value, interval, count."""
     return row.metric, number(row.policy.mean), bounds(row.policy), f"{row.policy.n:,}"
 
 

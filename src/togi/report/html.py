@@ -20,7 +20,7 @@ OPEN_ANSWERS = 6
 OPEN_SAMPLES = 2
 ANSWER_CHARACTERS = 4000
 TOKEN = re.compile(r"(<\|[^<>|\s]{1,40}\|>|<(?:start|end)_of_turn>|</?s>)")
-# Characters that HTML cannot hold, or that change the direction of text, are shown by their codes.
+# Characters that are invalid in HTML, or change the direction of text, are shown as codes.
 CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(0x7F, 0xA0)) if chr(code) not in "\t\n"}
 CONTROLS |= {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 
@@ -39,7 +39,7 @@ class Fall:
 
 def render_report(run: RunView) -> str:
     """The report of `run` as an HTML document."""
-    last_first = reversed(run.stages)  # the policy's curves stand before those of what prepared it
+    last_first = reversed(run.stages)  # the policy's curves come before those of earlier stages
     curves = [(stage, panels(stage)) for stage in last_first if stage.metrics]
     page = (
         _environment()
@@ -95,7 +95,7 @@ def _environment() -> Environment:
 
 
 def answer_html(text: str) -> Markup:
-    """An answer, fully escaped, with text that looks like template tokens marked."""
+    """An answer, fully escaped; text that looks like template tokens is highlighted."""
     left_out = len(text) - ANSWER_CHARACTERS
     parts = [
         Markup("<b class=tok>{}</b>").format(part) if i % 2 else escape(part)
@@ -125,7 +125,7 @@ def _split(made: Sequence[Panel]) -> tuple[list[Panel], list[Panel]]:
 
 
 def _falls(steps: Sequence[Step]) -> list[Fall]:
-    """The bars of the stages that gave or dropped records."""
+    """The bars of the stages that output or dropped records."""
     shown = [step for step in steps if step.went is not None or step.drops]
     widest = max((max(step.came or 0, (step.went or 0) + step.held_out + step.dropped) for step in shown), default=0)
     share = 100 / (widest or 1)
@@ -143,7 +143,7 @@ def _falls(steps: Sequence[Step]) -> list[Fall]:
 
 
 def _bound(run: RunView) -> list[tuple[str, list[str]]]:
-    """Sources whose terms bind what is made from them, in words, each with the stages that it reaches."""
+    """Sources with binding terms, as text, each with the stages that they apply to."""
     found: dict[str, list[str]] = {}
     for stage in run.stages:
         for words in dict.fromkeys(in_words(source) for source in stage.sources if source.inherit):

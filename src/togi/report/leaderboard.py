@@ -1,4 +1,4 @@
-"""A leaderboard as a picture: a point and an interval for each model, best on top; for a page, or as a file alone."""
+"""A leaderboard plot: a point and an interval for each model, best on top; for a page, or as a separate file."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from markupsafe import Markup, escape
 from togi.report.plot import nice_ticks, tick_labels
 
 WIDTH, ROW, TOP, BOTTOM, RIGHT, TITLE = 760, 26, 12, 34, 64, 32
-LETTER = 7.2  # of a name, at most; letters of Japanese are twice as wide
+LETTER = 7.2  # maximum width of a letter; Japanese letters are twice as wide
 STYLE = (
     "text{font:13px system-ui,sans-serif;fill:#222}.small{font-size:11px;fill:#666}.grid{stroke:#ddd}"
     ".reach{stroke:#3465a4;stroke-width:2}.dot{fill:#3465a4}.told .reach{stroke:#888}.told .dot{fill:#fff;stroke:#888}"
@@ -18,7 +18,7 @@ STYLE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """A model's figure; None where it has none. `told`: it is published, not measured here."""
+    """A model's figure; None if undefined. `told`: the figure is published, not measured here."""
 
     name: str
     rate: float | None
@@ -28,8 +28,7 @@ class Place:
 
 
 def leaderboard(title: str, places: Sequence[Place], baseline: float | None = 50.0) -> Markup:
-    """The picture as an SVG file with its own colours; the axis covers all intervals and the `baseline`, which is a
-    dashed line."""
+    """The plot as an SVG file with its own colours. The axis covers all intervals and the `baseline`, a dashed line."""
     height, parts = _drawn(places, baseline)
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 {-TITLE} {WIDTH} {height + TITLE}" width="{WIDTH}" '
@@ -41,7 +40,7 @@ def leaderboard(title: str, places: Sequence[Place], baseline: float | None = 50
 
 
 def board(title: str, places: Sequence[Place], baseline: float | None = None) -> Markup:
-    """The picture as SVG for a page, in the page's colours; nothing where no model has a figure."""
+    """The plot as SVG for a page, in the page's colours; empty if no model has a figure."""
     if all(one.rate is None for one in places):
         return Markup("")
     height, parts = _drawn(places, baseline)
@@ -50,7 +49,7 @@ def board(title: str, places: Sequence[Place], baseline: float | None = None) ->
 
 
 def _drawn(places: Sequence[Place], baseline: float | None) -> tuple[float, list[str]]:
-    """(the height, the parts of the picture)."""
+    """(the height, the parts of the plot)."""
     known = [value for one in places for value in (one.rate, one.low, one.high, baseline) if value is not None]
     ticks = nice_ticks(min(known, default=0.0), max(known, default=0.0), 6)
     left = min(WIDTH / 2, 24 + LETTER * max(_columns(one.name) for one in places))
@@ -88,5 +87,5 @@ def _line(one: Place, y: float, left: float, across: Callable[[float], float]) -
 
 
 def _columns(text: str) -> int:
-    """How many columns a name takes: letters beyond Latin, Greek and Cyrillic take two."""
+    """The width of a name in columns: letters beyond Latin, Greek and Cyrillic take two."""
     return sum(2 if ord(letter) >= 0x1100 else 1 for letter in text)

@@ -1,4 +1,4 @@
-"""The card of a model that a run trained: README.md in one of its languages, as the hub reads it."""
+"""The card of a model trained by a run: README.md in one of its languages, in the hub's format."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,8 +16,8 @@ ENVIRONMENT = ("device", "cpu", "processes", "compute_dtype", "togi", "torch", "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """What a card says of the model itself. `form` is merged, adapter or gguf; `shape` are rows of its architecture and
-    tokenizer; `texts` are those of the recipe's `card:`, by key; `plots` are titles with paths in the folder."""
+    """Facts about the model itself. `form` is merged, adapter or gguf; `shape` holds rows of its architecture and
+    tokenizer; `texts` are the texts of the recipe's `card:`, by key; `plots` are titles with paths in the folder."""
 
     title: str
     form: str
@@ -33,30 +33,30 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """A row of a stage that measured the model, or of its own training."""
+    """A row of a stage that measured the model, or of the stage that trained it."""
 
     stage: str
     row: RowView
 
 
 def readme_name(language: str) -> str:
-    """The file of a card in a language."""
+    """The file name of the card in a language."""
     return "README.md" if language == LANGUAGES[0] else f"README.{language}.md"
 
 
 def measured(run: RunView, stage: str) -> list[Measured]:
-    """Every row that was measured of what `stage` trained: by itself, and by evaluations whose policy it is."""
+    """All rows that measure the model of `stage`: its own, and those of evaluations with it as the policy."""
     found = [each for each in run.stages if each.name == stage or _is_policy(stage, each)]
     return [Measured(stage=each.name, row=row) for each in found for row in each.rows]
 
 
 def _is_policy(stage: str, other: StageView) -> bool:
-    """Whether another stage measured what `stage` trained, and not something else that it only reads."""
+    """Whether another stage evaluated the model of `stage` as its policy; it may read a model in other roles."""
     return other.type == "evaluate" and other.settings.get("policy") == f"${stage}"
 
 
 def model_card(run: RunView, stage: str, facts: ModelFacts, language: str) -> str:
-    """The card's body, without front matter. Raises KeyError for a stage that the run does not have."""
+    """The card's body, without front matter. Raises KeyError for an unknown stage."""
     words = WORDS[language]
     own = next(each for each in run.stages if each.name == stage)
     return "\n".join(_parts(run, own, facts, words, language))
@@ -89,7 +89,7 @@ def _parts(run: RunView, stage: StageView, facts: ModelFacts, words: Mapping[str
 
 
 def _texts(facts: ModelFacts, words: Mapping[str, str], *keys: str) -> Iterator[str]:
-    """Sections that the recipe wrote."""
+    """Sections with texts from the recipe."""
     for key in keys:
         if facts.texts.get(key):
             yield f"## {words[key]}\n\n{facts.texts[key].strip()}\n"

@@ -1,4 +1,4 @@
-"""The pictures of a benchmark's table: points against two columns, a leaderboard, a radar plot."""
+"""The plots of a benchmark's table: a scatter plot of two columns, a leaderboard, a radar plot."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ NO_CELL = CellView()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """A picture with its title; name i of `legend` has colour i of the page."""
+    """A plot with its title; name i of `legend` has colour i of the page."""
 
     title: str
     drawn: Markup
@@ -23,7 +23,7 @@ class Picture:
 
 
 def pictures(found: BenchmarkView) -> list[Picture]:
-    """All pictures of a table that show something."""
+    """All plots of a table that are not empty."""
     made = [_DRAWN[plot.kind](found, plot) for plot in found.plots]
     return [picture for picture in made if picture.drawn]
 
@@ -40,7 +40,7 @@ def _scatter(found: BenchmarkView, plot: PlotView) -> Picture:
 
 
 def _points(rows: Cells, across: str, up: str, *, named: bool = False) -> list[Point]:
-    """The points of rows that have both numbers; with names beside them where `named`."""
+    """The points of rows that have both numbers; labelled with their names if `named`."""
     found = []
     for name, row in rows.items():
         x, y = (row.get(column, NO_CELL) for column in (across, up))
@@ -69,7 +69,7 @@ def _leaderboard(found: BenchmarkView, plot: PlotView) -> Picture:
 
 
 def _place(name: str, cell: CellView, share: bool, *, told: bool = False) -> Place:
-    """A model's place; shares in per cent."""
+    """A model's entry in the leaderboard; shares in per cent."""
     rate, low, high = (None if x is None else 100 * x if share else x for x in (cell.value, cell.low, cell.high))
     return Place(name=name, rate=rate, low=low, high=high, told=told)
 

@@ -1,4 +1,4 @@
-"""Small inline SVG plots. Colours are CSS classes of the page. Numbers are in user units of about one pixel."""
+"""Small inline SVG plots. Colours are CSS classes of the page. Numbers are in SVG user units, about one pixel each."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from togi.report.view import RowView
 
 WIDTH, HEIGHT = 340, 176
 RIGHT, TOP, BOTTOM = 10, 20, 24
-NARROWEST, LETTER = 46, 6.1  # of the margin on the left, and of a letter in it
+NARROWEST, LETTER = 46, 6.1  # minimum width of the left margin, and width of a letter in it
 COLOURS = 6
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -39,7 +39,7 @@ class Band:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axes:
-    """Maps steps and values to the picture; `left` is the margin for the labels of values."""
+    """Maps steps and values to picture coordinates; `left` is the margin for the value labels."""
 
     x: tuple[float, float]
     y: tuple[float, float]
@@ -55,7 +55,7 @@ class Axes:
 def plot(
     title: str, lines: Sequence[Line], bands: Sequence[Band], floor: tuple[float, ...], marks: Sequence[float]
 ) -> Markup:
-    """One panel. The value axis covers all finite values and those of `floor`; `marks` are steps with an alarm."""
+    """One panel. The value axis covers all finite values and the values in `floor`; `marks` are steps with an alarm."""
     shown = [points for line in lines for points in line.points] + [
         point for band in bands for side in (band.low, band.high) for point in side
     ]
@@ -86,7 +86,7 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    digits = max(12, 3 - math.floor(math.log10(step)))  # of values as small as 1e-16 too
+    digits = max(12, 3 - math.floor(math.log10(step)))  # also for values as small as 1e-16
     return [round(i * step, digits) for i in range(first, last + 1)]
 
 
@@ -107,7 +107,7 @@ def whisker(row: RowView) -> Markup:
 
 
 def reach(row: RowView) -> Markup:
-    """A share and its interval on an axis from 0 to 1, or from -1 to 1 if it is negative; nothing for other values."""
+    """A share and its interval on an axis from 0 to 1, or from -1 to 1 if it is negative; empty for other values."""
     low, mean, high = row.policy.low, row.policy.mean, row.policy.high
     if not -1 <= low <= high <= 1:
         return Markup("")
@@ -140,7 +140,7 @@ def _frame(axes: Axes, ticks: Sequence[float], labels: Sequence[str]) -> str:
 
 
 def tick_labels(ticks: Sequence[float]) -> tuple[list[str], str]:
-    """Labels of ticks, all different, and their common factor, such as ×10⁻⁵; the factor is empty if the labels are the
+    """Distinct labels for ticks, and their common factor, such as ×10⁻⁵; the factor is empty if the labels are the
     values themselves."""
     step, largest = ticks[1] - ticks[0], max(abs(tick) for tick in ticks)
     exponent = math.floor(math.log10(largest)) if largest >= 1e5 or largest < 1e-2 else 0
@@ -183,7 +183,7 @@ def _mark(axes: Axes, step: float) -> str:
 
 
 def _runs(points: Points) -> list[list[tuple[float, float]]]:
-    """The stretches of a curve between its gaps."""
+    """The segments of a curve between its gaps."""
     runs: list[list[tuple[float, float]]] = [[]]
     for x, y in points:
         if y is None:

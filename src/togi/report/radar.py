@@ -1,4 +1,4 @@
-"""A radar plot: one spoke for each category, one outline for each subject. Colours are CSS classes of the page."""
+"""A radar plot: one spoke per category, one outline per subject. Colours are CSS classes of the page."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from togi.report.plot import COLOURS, nice_ticks
 WIDTH, HEIGHT, RADIUS = 340, 264, 92
 MIDDLE = (WIDTH / 2, HEIGHT / 2)
 RINGS = 4
-ABOVE = 8  # the first spoke's name stands above the number of the outermost ring
+ABOVE = 8  # raises the first spoke's name above the outermost ring's number
 
 
 def radar(
@@ -19,9 +19,9 @@ def radar(
     outlines: Mapping[str, Sequence[float | None]],
     span: tuple[float, float] | None = None,
 ) -> Markup:
-    """The picture as SVG: `outlines` gives each subject's value on every spoke, None where it has none, which leaves a
-    gap in its outline. `span` is the scale from the middle to the rim; else it covers all values. Nothing with fewer
-    than three spokes, or without values.
+    """The plot as SVG. `outlines` holds each subject's value on every spoke; None leaves a gap in its outline. `span`
+    is the scale from the middle to the rim; without it, the scale covers all values. Empty with fewer than three
+    spokes, or without values.
 
     Subject i has colour i of the page, so that a legend can name it.
     """
@@ -46,7 +46,7 @@ def radar(
 
 
 def _at(number: int, count: int, share: float) -> tuple[float, float]:
-    """A place on a spoke; the first points up, the others follow clockwise."""
+    """A position on a spoke; the first spoke points up, the others follow clockwise."""
     angle = 2 * math.pi * number / count
     return MIDDLE[0] + RADIUS * share * math.sin(angle), MIDDLE[1] - RADIUS * share * math.cos(angle)
 
@@ -65,7 +65,7 @@ def _name(name: str, number: int, count: int) -> str:
 
 
 def _outline(shares: Sequence[float | None], colour: int) -> str:
-    """The outline of a subject: closed and filled where every spoke has a value, else the stretches between gaps."""
+    """The outline of a subject: closed and filled if every spoke has a value, else the segments between gaps."""
     count = len(shares)
     known = [(number, share) for number, share in enumerate(shares) if share is not None]
     places = {number: _at(number, count, share) for number, share in known}

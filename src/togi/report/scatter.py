@@ -1,5 +1,5 @@
-"""Points with intervals against two measured axes: a reward against KL, a calibration curve. Colours are CSS classes of
-the page; the numbers of the picture are about one pixel."""
+"""Scatter plots with intervals, such as reward against KL or a calibration curve. Colours are CSS classes of the page;
+numbers are in SVG user units, about one pixel each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ LEFT, RIGHT, TOP, BOTTOM, LETTER = 46, 14, 14, 42, 6.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """A measured point: `low` and `high` are the interval of y, where there is one; `label` stands beside it."""
+    """A measured point: `low` and `high` are the interval of y, if there is one; `label` is drawn next to it."""
 
     x: float
     y: float
@@ -25,7 +25,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
-    """Points of one kind, in order. `joined` draws a line through them, `dashed` a broken one, as for a baseline."""
+    """Points of one kind, in order. `joined` draws a line through them; `dashed` makes it dashed, as for a baseline."""
 
     name: str
     points: Sequence[Point]
@@ -49,9 +49,9 @@ class _Axes:
 def scatter(
     title: str, series: Sequence[Series], *, across: str, up: str, floor: Sequence[float] = (), diagonal: bool = False
 ) -> Markup:
-    """The picture as SVG: series i has colour i of the page, so that a legend can name it. `across` and `up` are the
-    titles of the axes, `floor` are values that the upright axis covers too. `diagonal`: both axes are 0 to 1, and the
-    dashed diagonal is where they are equal. Nothing without points."""
+    """The plot as SVG. Series i has colour i of the page, so that a legend can name it. `across` and `up` are the
+    titles of the axes; the vertical axis also covers the values in `floor`. With `diagonal`, both axes are 0 to 1 and a
+    dashed diagonal shows where they are equal. Empty without points."""
     points = [point for one in series for point in one.points]
     if not points:
         return Markup("")

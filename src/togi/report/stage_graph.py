@@ -1,7 +1,7 @@
-"""The stage graph as a rail beside the list of stages: one row per stage, with edges on the left.
+"""The stage graph, drawn to the left of the list of stages, with one row per stage.
 
-An edge to the next row is straight. Longer edges get a lane of their own and branch off to every stage that reads them.
-The graph stays readable on a phone and for any number of stages.
+An edge to the next row is straight. Longer edges get their own lane and branch off to every stage that reads them. The
+graph stays readable on a phone and for any number of stages.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from togi.report.view import StageView
 
-ROW = 54  # height of a row; the page's style sets the same for the list
+ROW = 54  # height of a row; report.css sets the same height for the list
 LANE = 13  # distance between lanes
 DOT = 6
 COLOURS = 6
@@ -26,7 +26,7 @@ class Rail:
 
 
 def rail(stages: Sequence[StageView]) -> Rail:
-    """Draws the graph of stages, which must be ordered with inputs first."""
+    """Draws the graph of stages, which must be sorted with inputs first."""
     row = {stage.name: i for i, stage in enumerate(stages)}
     readers: dict[int, list[int]] = {}
     for i, stage in enumerate(stages):

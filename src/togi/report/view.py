@@ -1,4 +1,4 @@
-"""The values that a report shows. Times are in seconds, `started` in seconds since 1970 (UTC)."""
+"""The data that a report shows. Times are in seconds, `started` in seconds since 1970 (UTC)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ Verdict = Literal["better", "worse", "changed", "unclear"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntervalView:
-    """A mean over `n` prompts with the bounds of its interval at confidence `level`."""
+    """A mean over `n` prompts with its bounds at confidence `level`."""
 
     mean: float
     low: float
@@ -33,7 +33,7 @@ class RowView:
 
     @property
     def verdict(self) -> Verdict | None:
-        """The verdict that the difference's interval allows; None without a difference."""
+        """The verdict that the difference's interval supports; None without a difference."""
         if self.difference is None:
             return None
         if self.difference.low <= 0 <= self.difference.high:
@@ -45,7 +45,7 @@ class RowView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnView:
-    """What one column of a benchmark measures. A `share` is from 0 to 1, and is shown in per cent."""
+    """One column of a benchmark. A `share` is from 0 to 1 and is shown in per cent."""
 
     name: str
     higher_is_better: bool | None = None
@@ -55,7 +55,7 @@ class ColumnView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellView:
-    """A number with its interval and the questions behind it; None is what is not defined."""
+    """A number with its interval and its number of questions; None means undefined."""
 
     value: float | None = None
     low: float | None = None
@@ -69,7 +69,7 @@ Cells = Mapping[str, Mapping[str, CellView]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartView:
-    """A table inside the table of a benchmark, such as one by category; `cells` by subject, then by column."""
+    """A part of a benchmark's table, such as the table by category; `cells` by subject, then by column."""
 
     title: str
     columns: Sequence[ColumnView]
@@ -79,7 +79,7 @@ class PartView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlotView:
-    """A picture of a benchmark's numbers: see `Plot` of togi.evaluate.benchmarks.table."""
+    """A plot of a benchmark's numbers: see `Plot` of togi.evaluate.benchmarks.table."""
 
     kind: Literal["scatter", "leaderboard", "radar"]
     columns: Sequence[str] = ()
@@ -88,7 +88,7 @@ class PlotView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToldView:
-    """Published rows beside ours: see `Told` of togi.evaluate.benchmarks.table."""
+    """Published rows next to ours: see `Told` of togi.evaluate.benchmarks.table."""
 
     title: str
     card: str
@@ -101,14 +101,15 @@ class ToldView:
 
     @property
     def where(self) -> str:
-        """Where the rows come from, and what the card says of single ones."""
+        """The origin of the rows, and the card's remarks on single ones."""
         notes = "".join(f"; {model}: {note}" for model, note in self.notes.items())
         return f"{self.title}, card of {self.card}: {self.how}{notes}. {self.source}, {self.licence}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchmarkView:
-    """What a benchmark found. `differences` are paired differences from `baseline`; `mark` is the manifest's hash."""
+    """The result of a benchmark. `differences` are paired differences from `baseline`; `mark` is the manifest's
+    hash."""
 
     benchmark: str
     columns: Sequence[ColumnView]
@@ -133,7 +134,7 @@ class BenchmarkView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerView:
-    """One question with the answers of base and policy, and their scores where there are any."""
+    """One question with the answers of base and policy, and their scores, if any."""
 
     question: str
     base: str
@@ -144,7 +145,7 @@ class AnswerView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SaidView:
-    """One answer: who gave it, or which side of a pair it is, and its score where it has one."""
+    """One answer: who gave it, or its side of a pair, and its score, if any."""
 
     who: str
     text: str
@@ -153,7 +154,7 @@ class SaidView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExampleView:
-    """One question with some of the answers that a stage made, scored or paired."""
+    """One question with some of the answers that a stage sampled, scored or paired."""
 
     question: str
     said: Sequence[SaidView]
@@ -161,7 +162,7 @@ class ExampleView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlarmView:
-    """A guard that crossed its threshold."""
+    """An alarm, such as a guard that crossed its threshold."""
 
     name: str
     message: str
@@ -173,7 +174,8 @@ class AlarmView:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceView:
     """A data set or model that a stage's records or model were made from, with its licence and terms. `records` is how
-    many of the records; None for a model. `inherit`: it binds what is made from them too."""
+    many of the stage's records come from it; None for a model. `inherit`: its terms also bind everything made from
+    it."""
 
     dataset: str
     licence: str = ""
@@ -186,8 +188,8 @@ class SourceView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageView:
-    """One stage: its place in the graph, its records in and out, its metrics and settings. `adds_up`: what comes in
-    must be what goes out and what is dropped. `chat` is the command that talks to its model."""
+    """One stage: its inputs in the graph, its records in and out, its metrics and settings. `adds_up`: the records that
+    come in must equal those that go out plus those dropped. `chat` is the command that opens a chat with its model."""
 
     name: str
     type: str
@@ -219,7 +221,7 @@ class StageView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunView:
-    """One run of a recipe. `spent` says, by model, what it has spent on servers."""
+    """One run of a recipe. `spent` lists the spending on servers, by model."""
 
     name: str
     state: RunState

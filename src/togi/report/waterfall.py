@@ -1,4 +1,4 @@
-"""What became of the records of a run, stage by stage: how many came in, went out and were dropped, and why."""
+"""The record counts of a run, stage by stage: how many came in, went out and were dropped, with reasons."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from togi.report.view import RunView, SourceView, StageView
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """The records of one stage. `drops` are reasons with their counts, the commonest first. `lost` left without a
-    reason; it is negative where more went out than came in."""
+    """The records of one stage. `drops` are reasons with their counts, the most common first. `lost` counts records
+    that disappeared without a reason; it is negative if more went out than came in."""
 
     stage: StageView
     came: int | None
@@ -41,7 +41,8 @@ def _step(stage: StageView) -> Step:
 
 
 def lost(stage: StageView) -> int:
-    """Records that neither went out nor were dropped for a reason: 0 in a stage that makes records or chooses some."""
+    """The number of records that neither went out nor were dropped for a reason; 0 for a stage that makes or selects
+    records."""
     if stage.counts_in is None or stage.counts_out is None:
         return 0
     left = stage.counts_in - stage.counts_out - stage.held_out - sum(stage.drops.values())
@@ -51,11 +52,11 @@ def lost(stage: StageView) -> int:
 
 
 def licences(sources: Sequence[SourceView]) -> str:
-    """The licences and terms of what records were made from, in one line."""
+    """The licences and terms of all sources, in one line."""
     return "; ".join(dict.fromkeys(map(in_words, sources)))
 
 
 def in_words(source: SourceView) -> str:
-    """A source with its licence and terms, and whether they bind what is made from it."""
+    """A source with its licence and terms, and whether they are binding."""
     said = [part for part in (source.licence, source.terms, "binding" if source.inherit else "") if part]
     return f"{source.dataset} ({', '.join(said)})"

@@ -87,7 +87,7 @@ def test_labels_are_counted_as_rows_against_the_baseline(run: Path, benchmark: s
     assert found["cells"]["a"]["win rate"]["value"] == pytest.approx(0.5)
     games = {name: cell["value"] for name, cell in found["parts"][0]["cells"]["b"].items()}
     assert games == {"rows won": 4, "rows tied": 2, "rows lost": 2, "questions": 3, "orders agree": 1}
-    near = "the judge cannot be told from chance on b: both games agree on 2 of 2 answers"
+    near = "the judge is not distinguishable from chance on b: both games agree on 2 of 2 answers"
     assert found["notes"] == ["b is the judge of its own games", near]
 
 
@@ -95,7 +95,7 @@ def test_a_judge_read_by_log_probabilities_decides_by_both_games_together(run: P
     found = table(run, "weighed")
     games = {name: cell["value"] for name, cell in found["parts"][0]["cells"]["b"].items()}
     assert games == {"rows won": 2, "rows tied": 2, "rows lost": 4, "questions": 4, "orders agree": 0.5}
-    assert found["notes"][1] == "the judge cannot be told from chance on b: both games agree on 2 of 4 answers"
+    assert found["notes"][1] == "the judge is not distinguishable from chance on b: both games agree on 2 of 4 answers"
     assert found["manifest"]["common"]["read"] == "logprobs" and found["manifest"]["common"]["judge"]
     judged = files(run, "weighed", "model_judgment/b.jsonl")
     assert [[game["score"] for game in row["games"]] for row in judged] == [
@@ -136,4 +136,4 @@ def test_a_model_alone_has_nobody_to_meet(tmp_path: Path):
         server.says = said
         (tmp_path / "arena.yaml").write_text(RECIPE.replace("URL", server.url).replace("[$a, $b]", "[$a]"))
         found = togi(tmp_path / "home", "run", str(tmp_path / "arena.yaml"), STUB_KEY=KEY)
-    assert found.returncode != 0 and "name another under models" in " ".join(found.stderr.split())
+    assert found.returncode != 0 and "add another one to models" in " ".join(found.stderr.split())

@@ -130,9 +130,9 @@ def test_the_report_has_a_table_a_benchmark(run: Path):
     ("was", "now", "said"),
     [
         ("models: [$base, $policy]", "models: [$base, $reward]", "measures a language model"),
-        ("models: [$base, $policy]", "base: $base", "not read beside benchmarks"),
+        ("models: [$base, $policy]", "base: $base", "not used with benchmarks"),
         ("type: answers,", "type: answer,", "did you mean 'answers'"),
-        ("models: [$base, $policy]", "models: [$base, $base]", "stands there twice"),
+        ("models: [$base, $policy]", "models: [$base, $base]", "appears twice"),
     ],
 )
 def test_what_does_not_fit_is_said_before_work_begins(tmp_path: Path, was: str, now: str, said: str):

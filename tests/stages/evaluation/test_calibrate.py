@@ -165,9 +165,9 @@ def test_grades_are_compared_within_a_prompt(calibrate):
 def test_labels_of_other_texts_and_unknown_names_are_refused(calibrate):
     verdicts, labels = everything()
     stray = [replace(pair, prompt=(Message("user", "another question"),)) for pair in labels]
-    with pytest.raises(InputError, match=r"18 of 18 labels of \$people fit no comparison"):
+    with pytest.raises(InputError, match=r"18 of 18 labels of \$people match no comparison"):
         calibrate(verdicts, stray)
-    with pytest.raises(InputError, match="own names gpt-9, but the answers are of judge, large, small"):
+    with pytest.raises(InputError, match="own names gpt-9, but the answers are by judge, large, small"):
         calibrate(verdicts, labels, own=["gpt-9"])
 
 

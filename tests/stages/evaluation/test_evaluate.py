@@ -117,7 +117,7 @@ def test_the_answers_that_are_shown_have_the_scores_of_the_judge(scored):
     assert [row["question"] for row in context.summary["answers"]] == [prompt.text for prompt in PROMPTS]
     note = context.summary["answers_note"]
     assert note.startswith("scores are the held-out reward of the text without terminator, both answers cut")
-    assert note.endswith("while the answers shown are whole")
+    assert note.endswith("the answers are shown uncut")
 
 
 def test_what_an_uncut_reward_read_is_what_is_shown(scored):

@@ -203,7 +203,7 @@ def room(folder: Path) -> Room:
         (
             mt_bench_work,
             MtBench(questions=QUESTIONS),
-            r"question 81 \(math\) has no reference answer: name their file under `references`, or take math out",
+            r"question 81 \(math\) has no reference answer: set `references` to their file, or remove math from",
         ),
         (
             mt_bench_work,
@@ -226,9 +226,9 @@ def test_what_is_missing_is_said_before_anything_is_asked(tmp_path: Path, work: 
 @pytest.mark.parametrize(
     ("settings", "more", "says"),
     [
-        (GradedSet, {"scale": [5, 1]}, r"scale is \[5, 1\]: the lowest grade stands first"),
-        (GradedSet, {"prompt_name": "x"}, "there is none"),
-        (Safety, {"prompt_name": "x"}, "there is none"),
+        (GradedSet, {"scale": [5, 1]}, r"scale is \[5, 1\]: put the lowest grade first"),
+        (GradedSet, {"prompt_name": "x"}, "prompt is not set"),
+        (Safety, {"prompt_name": "x"}, "prompt is not set"),
         (MtBench, {"protocol": "llm-jp", "system": "Hi"}, "remove system"),
         (MtBench, {"temperatures": {"math": 3}}, "temperatures"),
     ],
@@ -279,7 +279,7 @@ def test_a_graded_set_asks_anew_in_each_round_and_goes_on_where_a_category_is_re
     assert found["cells"]["a"]["score"]["low"] is None and found["dropped"] == {"unreadable": 4, "no_answer": 4}
     ends = found["parts"][0]["cells"]["a"]["ends"]
     assert (ends["value"], ends["n"], ends["note"]) == (None, 0, "no grade of 2")
-    assert "1 of 3 prompts are refused by the server of $a" in ended.stdout + ended.stderr
+    assert "the server of $a refused 1 of 3 prompts" in ended.stdout + ended.stderr
     asked = [body["messages"][-1]["content"] for body in server.asked if body["temperature"] == 0]
     assert asked.count("Name a bird.") == 4
     judged = {text for text in asked if "[[" in text and "names the bird" in text}

@@ -194,7 +194,7 @@ def test_questions_to_a_folder_need_no_judge_and_nobody_says_what_answers_them(w
     cells = found["cells"]["grounded"]
     assert cells["ROUGE-L"]["value"] == 1, "the page of each country was found"
     assert cells["ids: exact"]["value"] is None and "correct" not in cells and found["parts"] == []
-    assert found["notes"][0] == "nobody says which documents answer the questions"
+    assert found["notes"][0] == "the questions do not say which documents answer them"
 
 
 def test_a_judge_read_by_log_probabilities_is_asked_with_either_letter_for_correct(whole: Whole):
@@ -202,14 +202,16 @@ def test_a_judge_read_by_log_probabilities_is_asked_with_either_letter_for_corre
     cells = {name: own["correct"]["value"] for name, own in found["cells"].items()}
     assert cells == {"grounded": 1, "plain": 1} and "unsupported" not in found["cells"]["plain"]
     (note,) = [note for note in found["notes"] if "chance" in note]
-    assert note == "the judge cannot be told from chance on plain: A and B for correct agree on 0 of 4 answers"
+    assert note == "the judge is not distinguishable from chance on plain: A and B for correct agree on 0 of 4 answers"
     asked = [body["messages"][-1]["content"] for body in whole.asked if body.get("logprobs")]
     assert sum("A: correct. B: incorrect." in text for text in asked) == 8
     assert sum("A: incorrect. B: correct." in text for text in asked) == 8
 
 
 def test_log_probabilities_tell_no_list_of_sentences():
-    with pytest.raises(ValueError, match="with read: logprobs, say support: false"):
+    with pytest.raises(
+        ValueError, match="read: logprobs cannot give a list of unsupported sentences; set support: false"
+    ):
         Rag(questions=PromptsRef("$questions"), read="logprobs")
 
 
@@ -237,7 +239,7 @@ def room(folder: Path, template: str) -> Room:
 
 def test_a_template_without_a_place_for_documents_is_told(tmp_path: Path):
     settings = Rag(questions=PromptsRef("$questions"), out_of_domain=0.0)
-    with pytest.raises(InputError, match=r"m: .*no role .documents.*; or name \$m under one_step"):
+    with pytest.raises(InputError, match=r"m: .*no role .documents.*; or add \$m to one_step"):
         rag_work.run(settings, room(tmp_path, "llm-jp"))
 
 

@@ -55,7 +55,7 @@ def measure(folder: Path, base: Resolved, policy: Resolved, **changes: Any) -> N
 def test_a_model_on_a_server_tells_no_log_probabilities(models: Path, tmp_path: Path):
     endpoint = Endpoint(name="policy", urls=("http://127.0.0.1:9/v1",), model="m")
     served = Resolved("model", source=ModelSource(kind="endpoint", name="m"), endpoint=endpoint)
-    with pytest.raises(InputError, match="policy is on a server, which tells no log-probabilities"):
+    with pytest.raises(InputError, match="policy is on a server, which gives no log-probabilities"):
         measure(tmp_path, here(models / "model"), served)
 
 

@@ -1,1 +1,1 @@
-"""Benchmarks, one per file. Each measures any number of subjects and gives a table."""
+"""Benchmarks, one per file. Each measures any number of subjects and returns a table."""

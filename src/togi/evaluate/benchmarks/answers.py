@@ -1,4 +1,4 @@
-"""Measures of answers alone: whether they end properly, how long they are, how much they differ from one another."""
+"""Measures that need only the answers: whether they end properly, their length, and their diversity."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from togi.evaluate.table import Metric
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One number per answer, as the subject reports it."""
+    """A measure with one number per answer, taken from the subject."""
 
     name: str
     metric: Metric
     values: Callable[[Subject], Sequence[float]]
 
     def run(self, subjects: Sequence[Subject], answered: Answered) -> Compared:
-        """The mean of every subject, and its difference from the first."""
+        """The mean of every subject, and its difference from the first subject."""
         values = {each.name: [float(value) for value in self.values(each)] for each in subjects}
         base, *others = values
         rows = {name: [answered.row(self.metric, values[base], values[name])] for name in others}
@@ -30,7 +30,7 @@ CLOSED = Measured(
     Metric(
         name="ended properly",
         higher_is_better=True,
-        note="share of answers that the terminator gate passes",
+        note="share of answers that pass the terminator gate",
         share=True,
     ),
     lambda subject: subject.closed,
@@ -39,19 +39,19 @@ LENGTH = Measured("length", Metric(name="length (tokens)"), lambda subject: subj
 CHARACTERS = Measured(
     "length", Metric(name="length (characters)"), lambda subject: [float(len(text)) for text in subject.texts]
 )
-"""For subjects that do not report their tokens."""
+"""For subjects that do not report token counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Diversity:
-    """How much the first answers to the prompts differ from one another; answers of two subjects are cut to one
-    length."""
+    """How much the first answers to the prompts differ from one another. The answers of two subjects to a prompt are
+    cut to the same length."""
 
     language: str
     name: str = "diversity"
 
     def run(self, subjects: Sequence[Subject], answered: Answered) -> Compared:
-        """Distinct n-grams, self-BLEU and dispersion of every subject beside the first."""
+        """Distinct n-grams, self-BLEU and dispersion of every subject compared with the first."""
         base, *others = subjects
         first = slice(None, None, answered.samples)
         embedder = HashedNgrams()

@@ -1,4 +1,4 @@
-"""The table of an arena: win rates against the baseline from battles, with what length and style explain of them."""
+"""The table of an arena: win rates against the baseline from battles, also with length and style control."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,30 +16,30 @@ from togi.evaluate.table import Metric
 WIN = Metric(
     name="win rate", higher_is_better=True, share=True,
     note="chance to win against the baseline (Bradley-Terry; a clear win counts three times, a tie half); intervals "
-    "draw questions with all their games",
+    "resample questions with all their games",
 )  # fmt: skip
-ELO = Metric(name="Elo", higher_is_better=True, note="1000 is the baseline's")
+ELO = Metric(name="Elo", higher_is_better=True, note="1000 for the baseline")
 TOKENS = Metric(name="mean tokens", note="by the model's own tokenizer; published tables count with tiktoken")
 LENGTH = Metric(
-    name="win rate, length-controlled", higher_is_better=True, share=True, note="Ru-Arena's weights: a win by a longer "
-    "answer counts less, one by a shorter answer more",
+    name="win rate, length-controlled", higher_is_better=True, share=True, note="Ru-Arena's weights: a win with a "
+    "longer answer counts less, a win with a shorter one more",
 )  # fmt: skip
 STYLE = Metric(
     name="win rate, style-controlled", higher_is_better=True, share=True, note="arena-hard's regression on style"
 )  # fmt: skip
 UNLEAKED = Metric(
-    name="win rate, unleaked", higher_is_better=True, share=True, note="on questions that neither side learnt from"
+    name="win rate, unleaked", higher_is_better=True, share=True, note="on questions that neither side was trained on"
 )  # fmt: skip
 GAMES = tuple(Metric(name=name) for name in ("rows won", "rows tied", "rows lost", "questions"))
 ROUNDS_PUBLISHED = 100
-SEEDS = 2**32  # of the generator that published tables draw with
+SEEDS = 2**32  # number of seeds of the generator that published tables use
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Played:
-    """What was played: battles, the style of each model's answer to each question, the rules and controls, and the
-    questions that models learnt from, by model. `agreed` says of each model's questions of which the judge named a
-    winner in both games whether it was the same one."""
+    """The games of an arena: battles, the style of each model's answer to each question, rules and controls, and the
+    questions that models were trained on, by model. `agreed` lists, for each model's questions with a winner in both
+    games, whether it is the same one."""
 
     rows: Rows
     baseline: str
@@ -52,7 +52,7 @@ class Played:
 
 
 def arena_table(name: str, played: Played, questions: Sequence[str], bootstrap: Bootstrap) -> Table:
-    """The table of all models and the baseline. Raises InputError where no battle is left."""
+    """The table of all models and the baseline. Raises InputError if no battle is left."""
     found = _ranked(played, bootstrap)
     more = _controlled(played, bootstrap)
     columns = [WIN, ELO, TOKENS, *(column for column, _ in more), *([UNLEAKED] if played.leaked else [])]
@@ -91,7 +91,7 @@ def _plain(rows: Rows, baseline: str, bootstrap: Bootstrap) -> Arena:
 
 
 def _controlled(played: Played, bootstrap: Bootstrap) -> list[tuple[Metric, Arena | str]]:
-    """The leaderboards under the controls that were asked for; of one that cannot be computed, why."""
+    """The leaderboards under the requested controls; the reason if one cannot be computed."""
     made: list[tuple[Metric, Arena | str]] = []
     if played.length_control:
         made.append((LENGTH, _or_reason(lambda: _by_length(played, bootstrap))))
@@ -101,7 +101,7 @@ def _controlled(played: Played, bootstrap: Bootstrap) -> list[tuple[Metric, Aren
 
 
 def _or_reason(make: Callable[[], Arena]) -> Arena | str:
-    """Few battles may not determine a control: the other figures stand without it."""
+    """Returns the error as text: with few battles a control may be undetermined, but other figures remain valid."""
     try:
         return make()
     except (InputError, StageError) as error:
@@ -125,12 +125,12 @@ def _by_style(played: Played, bootstrap: Bootstrap) -> Arena:
 
 
 def _under(found: Arena | str, model: str, baseline: str, n: int) -> Cell:
-    """The rate of a model under a control."""
+    """The win rate of a model under a control."""
     return Cell(n=n, note=found) if isinstance(found, str) else _rate(found.standings[model], model == baseline)
 
 
 def _rate(one: Standing, baseline: bool) -> Cell:
-    """The baseline's own rate is 50 % by definition, without an interval."""
+    """The win rate of a model. The baseline's is 50 % by definition, without an interval."""
     if baseline or one.low is None or one.high is None:
         return _share(one.win_rate, one.n)
     found = _share(one.win_rate, one.n)
@@ -142,7 +142,8 @@ def _share(percent: float | None, n: int) -> Cell:
 
 
 def _tokens(own: Mapping[str, Style], questions: Sequence[str]) -> Cell:
-    """The mean over all questions; a missing answer counts 0, as in Ru-Arena. A dash where a server does not tell."""
+    """The mean over all questions; a missing answer counts as 0, as in Ru-Arena. Empty if a server reports no
+    counts."""
     counts = [style.tokens for style in own.values()]
     if not any(counts):
         return Cell(n=len(counts))
@@ -163,7 +164,7 @@ def _games(found: Arena, played: Played, level: float) -> Part:
 
 
 def _published(played: Played, bootstrap: Bootstrap) -> Part:
-    """Intervals as published tables have them: rows are drawn, and plain percentiles taken."""
+    """Intervals computed as in published tables: rows are drawn, and plain percentiles used."""
     by, level = ("model", 0.9) if played.rules == "v2" else ("row", 0.95)
     found = rank(
         played.rows, baseline=played.baseline, by=by, rounds=ROUNDS_PUBLISHED, seed=bootstrap.seed % SEEDS, level=level
@@ -171,14 +172,15 @@ def _published(played: Played, bootstrap: Bootstrap) -> Part:
     cells = {model: {WIN.name: _rate(one, model == played.baseline)} for model, one in found.standings.items()}
     note = (
         f"{ROUNDS_PUBLISHED} draws of {'the rows of each model' if by == 'model' else 'rows of all models'}, "
-        f"{100 * level:.0f} % percentiles: how published tables have them, to be compared with theirs; games of one "
-        "question depend on each other, so these are too narrow"
+        f"{100 * level:.0f} % percentiles, as in published tables, for comparison with them; games of one question "
+        "depend on each other, so these intervals are too narrow"
     )
     return Part(title="intervals as published", columns=[WIN], cells=cells, note=note)
 
 
 def _by_question(played: Played, model: str, questions: Sequence[str]) -> list[float | None]:
-    """What a model won of each question's rows, from 0 to 1; the baseline has half of each question that was judged."""
+    """The share of each question's rows that a model won, from 0 to 1; one half for the baseline on judged
+    questions."""
     won: dict[str, list[float]] = {}
     for battle in played.rows.battles:
         if model == played.baseline:
@@ -193,7 +195,7 @@ def _of(battle: Battle, model: str) -> float:
 
 
 def need_battles(rows: Rows) -> None:
-    """Raises InputError where no battle is left."""
+    """Raises InputError if no battle is left."""
     if not rows.battles:
         told = ", ".join(f"{count:,} {reason}" for reason, count in rows.dropped.items()) or "no game was judged"
-        raise InputError(f"no battle is left: {told}; look at what the judge said, in the stage's folder")
+        raise InputError(f"no battle is left: {told}; see the judge's replies in the stage's folder")

@@ -1,6 +1,6 @@
-"""Measures of answers that several subjects gave to the same prompts: each subject beside the first, with intervals.
+"""Measures of several subjects' answers to the same prompts: each subject is compared with the first, with intervals.
 
-A benchmark as a whole gives a `Table` (togi.evaluate.benchmarks.table).
+A whole benchmark returns a `Table` (togi.evaluate.benchmarks.table).
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,8 +16,8 @@ from togi.evaluate.table import Metric, Row, compare
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A model's name and its answers, equally many per prompt, in the order of the prompts. `texts` have no terminator,
-    `closed` says which answers had one, and `lengths` are in tokens."""
+    """A model's name and its answers: the same number per prompt, in the order of the prompts. `texts` have no
+    terminator, `closed` is true for answers that had one, and `lengths` are in tokens."""
 
     name: str
     texts: list[str]
@@ -27,8 +27,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What all subjects have in common: the prompt of each answer, the number of answers per prompt, and how intervals
-    are drawn."""
+    """What all subjects share: the prompt of each answer, the number of answers per prompt, and the bootstrap."""
 
     owners: Sequence[Prompt]
     samples: int
@@ -41,16 +40,16 @@ class Answered:
         return compare(metric, base_P, other_P, self.bootstrap)
 
     def only(self, kept: Sequence[bool]) -> "Answered":
-        """The same for some of the answers: all of a prompt, or none."""
+        """The same for a part of the answers: all or none of each prompt."""
         return replace(self, owners=list(compress(self.owners, kept)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """What a measure found: the rows of each subject against the first one, the baseline, by the subject's name.
+    """The result of a measure: the rows of each subject against the first one, the baseline, by the subject's name.
 
-    `values` are the numbers of single answers by subject, where there are such (None for one that has none);
-    `manifest` says how they came about.
+    `values` are the numbers of single answers by subject, if the measure has them (None for an answer without one).
+    `manifest` describes how the numbers were obtained.
     """
 
     benchmark: str
@@ -69,7 +68,7 @@ class Compared:
         return list(found.values())
 
     def items(self, answered: Answered) -> list[Figure]:
-        """The numbers of single answers as records, where there are such; their parents are the prompts."""
+        """The numbers of single answers, if any, as records; their parents are the prompts."""
         first = next(iter(self.rows.values()))[0]
         return [
             Figure(
@@ -111,7 +110,7 @@ class Compared:
 
 
 class Benchmark(Protocol):
-    """Something that measures any number of subjects, two at least; the first is the baseline."""
+    """A measure of two or more subjects; the first is the baseline."""
 
     @property
     def name(self) -> str: ...

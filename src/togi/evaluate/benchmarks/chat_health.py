@@ -1,4 +1,4 @@
-"""Chat health: what a reader of the answers would stumble over, counted without a judge."""
+"""Chat health: visible defects of answers, counted without a judge."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,36 +9,38 @@ from togi.evaluate.table import Metric
 
 ENDED = Metric(
     name="ended properly", higher_is_better=True, share=True,
-    note="not empty, closed by the template's terminator, no other turn begun",
+    note="not empty, ended by the template's terminator, no other turn begun",
 )  # fmt: skip
 CUT = Metric(name="cut off", higher_is_better=False, share=True, note="stopped by max_tokens")
-EMPTY = Metric(name="empty", higher_is_better=False, share=True, note="no text but spaces")
+EMPTY = Metric(name="empty", higher_is_better=False, share=True, note="only white space")
 LEAKS = Metric(
     name="template leaks", higher_is_better=False, share=True, note="special tokens or headers of a chat template"
 )
 HEADERS = Metric(name="role headers", higher_is_better=False, share=True, note="a line opens a turn, such as `User:`")
 DRIFT = Metric(
     name="language drift", higher_is_better=False, share=True,
-    note="another language than was asked for; where both can be told",
+    note="not in the requested language; counted if both languages can be detected",
 )  # fmt: skip
 MIXED = Metric(
     name="foreign letters", higher_is_better=False, share=True,
-    note="Cyrillic, Japanese, Chinese or Korean letters that neither the language nor the prompt has",
+    note="Cyrillic, Japanese, Chinese or Korean letters found neither in the language nor in the prompt",
 )  # fmt: skip
 REPEATED = Metric(
     name="repetition", higher_is_better=False,
-    note="share of runs of 4 words (10 characters in writing without spaces) that stood before",
+    note="share of 4-word n-grams (10-character ones in scripts without spaces) that repeat an earlier one",
 )  # fmt: skip
-LOOPED = Metric(name="loops", higher_is_better=False, share=True, note="ends in a piece that stands 3 times in a row")
+LOOPED = Metric(
+    name="loops", higher_is_better=False, share=True, note="ends in a piece that is repeated 3 times in a row"
+)
 CHARACTERS = Metric(name="length (characters)")
-TOKENS = Metric(name="length (tokens)", note="of the model's own tokenizer")
+TOKENS = Metric(name="length (tokens)", note="by the model's own tokenizer")
 COLUMNS = (ENDED, CUT, EMPTY, LEAKS, HEADERS, DRIFT, MIXED, REPEATED, LOOPED, CHARACTERS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """An answer without its terminator. `closed`: it ended as the template wants; `cut`: max_tokens ended it; `tokens`
-    is 0 where nobody counted them."""
+    """An answer without its terminator. `closed`: it ended properly; `cut`: max_tokens ended it; `tokens` is 0 if
+    unknown."""
 
     text: str
     closed: bool
@@ -47,14 +49,14 @@ class Reply:
 
 
 Replies = Mapping[str, Sequence[Sequence[Reply]]]
-"""By subject, then by prompt; an answer that never came is left out."""
+"""By subject, then by prompt; failed answers are left out."""
 Numbers = dict[str, dict[str, list[float | None]]]
-"""By subject and column: the mean of each prompt's answers, None where there is none."""
+"""By subject and column: the mean over each prompt's answers; None without a number."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkup:
-    """What was found: the columns, their numbers, and how many answers of each subject hold each leaked string."""
+    """The result: the columns, their numbers, and how many answers of each subject contain each leaked string."""
 
     columns: Sequence[Metric]
     values: Numbers
@@ -62,8 +64,7 @@ class Checkup:
 
 
 def check_up(prompts: Sequence[str], replies: Replies, detect: Detect, language: str | None = None) -> Checkup:
-    """The health of all answers to `prompts`, as `health` reads one. Tokens are a column where all of them are
-    counted."""
+    """The health of all answers to `prompts` (see `health`). Adds a column of tokens if all counts are known."""
     counted = all(one.tokens or not one.text for own in replies.values() for group in own for one in group)
     columns = (*COLUMNS, TOKENS) if counted else COLUMNS
     values: Numbers = {}
@@ -84,7 +85,7 @@ def _mean(column: Metric, group: Sequence[tuple[Reply, Health]]) -> float | None
 
 
 def _value(column: Metric, reply: Reply, found: Health) -> float | None:
-    """The number of one answer in one column. Of an empty one nothing is said but that it is empty, and its length."""
+    """The number of one answer in one column. An empty answer has no number in columns that read its text."""
     always = {
         ENDED.name: reply.closed,
         CUT.name: reply.cut,

@@ -1,4 +1,4 @@
-"""Rates of a judge beside what people say of some of the same answers, and corrected by it."""
+"""A judge's rates, people's rates on some of the same answers, and the judge's rates corrected with them."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,21 +10,21 @@ from togi.evaluate.table import Metric
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pairing:
-    """A rate of one subject, from 0 to 1: of each answer the question, what the judge says, and what people say where
-    they say something."""
+    """A rate of one subject, from 0 to 1: for each answer its question, the judge's value, and people's value if there
+    is one."""
 
     questions: Sequence[Hashable]
     judged: Sequence[float]
     human: Sequence[float | None]
 
     def cells(self, level: float) -> tuple[Cell, Cell]:
-        """(people's rate, the judge's corrected by theirs); empty cells for labels of fewer than two questions."""
+        """(people's rate, the judge's rate corrected with it); empty cells for labels of fewer than two questions."""
         known = [place for place, value in enumerate(self.human) if value is not None]
         rest = [place for place, value in enumerate(self.human) if value is None]
         truth = [value for value in self.human if value is not None]
         own = [self.questions[place] for place in known]
         if len(dict.fromkeys(own)) < 2:
-            note = f"{len(known)} labels; two questions are needed"
+            note = f"{len(known)} labels; needs labels of two questions"
             return Cell(n=len(known), note=note), Cell(n=len(known), note=note)
         people = clustered_mean(truth, own, level)
         found = prediction_powered(
@@ -58,5 +58,5 @@ def corrected_part(pairings: Mapping[str, Mapping[Metric, Pairing]], level: floa
         title="corrected for the judge's errors",
         columns=list(columns.values()),
         cells=cells,
-        note="prediction-powered inference from people's labels of some of these answers, drawn at random",
+        note="prediction-powered inference from human labels of some of these answers, drawn at random",
     )

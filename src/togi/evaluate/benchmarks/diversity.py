@@ -1,8 +1,8 @@
-"""Diversity: how much a model's answers differ from one another, and those of several models from each other's.
+"""Diversity: how much a model's answers differ from one another and from other models' answers.
 
-Answers are compared at one length, so that a model whose answers never end has neither gain nor loss from that: the
-k-th answers of all subjects to a prompt are cut to the shortest of them. Two kinds of figures, after Kirk et al. (arXiv
-2310.06452): of the answers to one prompt ("per prompt"), and of the first answers to all prompts ("across").
+Answers are compared at the same length, so that a model whose answers never end neither gains nor loses: the k-th
+answers of all subjects to a prompt are cut to the shortest of them. There are two kinds of figures, after Kirk et al.
+(arXiv 2310.06452): over the answers to one prompt ("per prompt"), and over the first answers to all prompts ("across").
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -31,15 +31,15 @@ from togi.evaluate.table import Metric
 from togi.text.compare import normalise
 
 Texts = Mapping[str, Sequence[str]]
-"""By subject: K answers to each prompt, prompt by prompt."""
+"""By subject: K answers to each prompt, in the order of the prompts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What was found: columns, and one number a prompt of each subject, whose mean is the subject's figure (of a figure
-    that is no mean over prompts, the pseudo-values of the jackknife). `alike` is the likeness of two subjects'
-    answers, with the subject's own on the diagonal. `left_out` are answers that were not compared, because one
-    subject's was empty; `draw` are the prompts that self-BLEU across prompts read."""
+    """The result: columns, and one number per prompt and subject whose mean is the subject's figure (jackknife
+    pseudo-values for a figure that is not a mean over prompts). `alike` is the similarity of two subjects' answers; the
+    diagonal is the subject's own. `left_out` counts answers not compared because one subject's was empty; `draw` is the
+    number of prompts that self-BLEU across prompts read."""
 
     columns: Sequence[Metric]
     values: Mapping[str, Mapping[str, Floats]]
@@ -50,9 +50,9 @@ class Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measure:
-    """How diversity is measured: `samples` answers to each prompt, units of distinct-n and self-BLEU, the embedder,
-    whether answers are cut to one length, how many prompts self-BLEU across prompts reads at most and the seed of that
-    draw. `questions` names what each prompt asks, where several ask the same."""
+    """Settings of the measurement: `samples` answers to each prompt, the units of distinct-n and self-BLEU, the
+    embedder, whether to `cut` answers to the same length, and the number of prompts that self-BLEU across prompts draws
+    at most, with its seed. `questions` names the question of each prompt, if several prompts ask the same one."""
 
     samples: int
     units: Units
@@ -64,10 +64,10 @@ class Measure:
 
 
 def measure(texts: Texts, how: Measure) -> Found:
-    """The diversity of all subjects' answers. Raises InputError where subjects have different numbers of answers."""
+    """The diversity of all subjects' answers. Raises InputError if subjects have different numbers of answers."""
     counts = {name: len(given) for name, given in texts.items()}
     if len(dict.fromkeys(counts.values())) > 1 or any(count % how.samples for count in counts.values()):
-        raise InputError(f"diversity: {counts} answers cannot be compared; {how.samples} to each prompt are needed")
+        raise InputError(f"diversity: {counts} answers cannot be compared; needs {how.samples} to each prompt")
     read, kept_N = _compared(texts, cut=how.cut)
     values, vectors = {}, {}
     for name, given in read.items():
@@ -88,7 +88,7 @@ def measure(texts: Texts, how: Measure) -> Found:
 
 
 def _compared(texts: Texts, *, cut: bool) -> tuple[dict[str, list[str]], np.ndarray]:
-    """What is compared of each answer, and which answers are: those to which no subject's counterpart is empty."""
+    """The compared text of each answer, and which answers are compared: those for which no subject's is empty."""
     pairs = zip(*texts.values(), strict=True)
     together = [cut_to_shortest(each) if cut else [text.strip() for text in each] for each in pairs]
     kept_N = np.array([all(each) for each in together], dtype=bool)
@@ -99,20 +99,22 @@ def _compared(texts: Texts, *, cut: bool) -> tuple[dict[str, list[str]], np.ndar
 
 DISTINCT = {n: Metric(name=f"distinct-{n}", higher_is_better=True, note="across prompts") for n in (1, 2, 3)}
 BLEU = Metric(name="self-BLEU", higher_is_better=False, note="across prompts")
-VENDI = Metric(name="Vendi score", higher_is_better=True, note="across prompts: so many different answers")
+VENDI = Metric(name="Vendi score", higher_is_better=True, note="across prompts: effective number of different answers")
 ALIKE = Metric(
     name="homogenisation", higher_is_better=False, note="mean cosine similarity of answers to different prompts"
 )
 OWN_DISTINCT = Metric(name="distinct-2 per prompt", higher_is_better=True)
 OWN_BLEU = Metric(name="self-BLEU per prompt", higher_is_better=False)
 OWN_SPREAD = Metric(
-    name="spread per prompt", higher_is_better=True, note="mean cosine distance of two answers to one prompt"
+    name="spread per prompt", higher_is_better=True, note="mean cosine distance between two answers to one prompt"
 )
-OWN_VENDI = Metric(name="Vendi score per prompt", higher_is_better=True, note="so many different answers")
+OWN_VENDI = Metric(name="Vendi score per prompt", higher_is_better=True, note="effective number of different answers")
 ENTROPY = Metric(
-    name="answer entropy (bits)", higher_is_better=True, note="of the different answers to one prompt, whole ones"
+    name="answer entropy (bits)", higher_is_better=True, note="of the different answers to one prompt, uncut"
 )
-WORDINGS = Metric(name="spread over wordings", note="mean cosine distance of answers to two wordings of one question")
+WORDINGS = Metric(
+    name="spread over wordings", note="mean cosine distance between answers to two wordings of one question"
+)
 COLUMNS = (
     *(OWN_DISTINCT, OWN_BLEU, OWN_SPREAD, OWN_VENDI, ENTROPY, WORDINGS),
     *(*DISTINCT.values(), BLEU, VENDI, ALIKE),
@@ -166,14 +168,14 @@ def _across(read: Sequence[str], kept_N: np.ndarray, vectors_PKD: Floats, how: M
 
 
 def _first(kept_N: np.ndarray, samples: int) -> tuple[np.ndarray, np.ndarray]:
-    """The prompts that have an answer to compare, and the place of the first one of each."""
+    """The prompts with an answer to compare, and the index of the first such answer of each."""
     kept_PK = kept_N.reshape(-1, samples)
     place_Q = np.flatnonzero(kept_PK.any(axis=1))
     return place_Q, place_Q * samples + kept_PK[place_Q].argmax(axis=1)
 
 
 def _spread_out(found: Jackknife | None, place_Q: np.ndarray, prompts: int) -> Floats:
-    """A value of all prompts as one number a prompt; NaN at prompts that it did not read."""
+    """A statistic of all prompts as one number per prompt; NaN for prompts that it did not read."""
     values_P = np.full(prompts, np.nan)
     if found is not None:
         values_P[place_Q] = found.pseudo_P
@@ -181,7 +183,7 @@ def _spread_out(found: Jackknife | None, place_Q: np.ndarray, prompts: int) -> F
 
 
 def _split(units: Units) -> Callable[[str], list[str]]:
-    """Words without case and punctuation, or characters without spaces too."""
+    """Splits into words without case and punctuation, or into characters, also without spaces."""
     if units == "words":
         return lambda text: normalise(text).split()
     return lambda text: list(normalise(text).replace(" ", ""))

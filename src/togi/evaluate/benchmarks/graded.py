@@ -1,5 +1,5 @@
-"""The scores that a reward model gives to answers: whole ones, or ones cut to the length of the shortest, so that
-closing or shortening an answer cannot raise its score by itself."""
+"""A reward model's scores of answers, uncut, or cut to the shortest length, so that ending properly or shortening an
+answer alone cannot raise its score."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from togi.evaluate.table import Metric
 
 @dataclass(frozen=True, slots=True)
 class Graded:
-    """Scores of a reward model on the texts without terminator. With `cut`, all answers to one prompt are cut to the
-    length of the shortest."""
+    """Scores of a reward model on texts without terminator. With `cut`, all answers to one prompt are cut to the
+    shortest one's length."""
 
     name: str
     judge: Scorer
@@ -24,13 +24,13 @@ class Graded:
 
     @property
     def note(self) -> str:
-        """What the reward model read."""
+        """The text that the reward model reads."""
         return "text without terminator" + (", both answers cut to the shorter one's length" if self.cut else "")
 
     def run(self, subjects: Sequence[Subject], answered: Answered) -> Compared:
         """The mean score of every subject, and its difference from the first. A prompt with an answer that cannot be
-        scored is left out for all subjects; the manifest counts such answers. Raises InputError where no prompt
-        stays."""
+        scored is left out for all subjects; the manifest counts such answers. Raises InputError if no prompt is
+        left."""
         texts = {each.name: each.texts for each in subjects}
         if self.cut:
             columns = zip(*texts.values(), strict=True)
@@ -46,7 +46,7 @@ class Graded:
         metric = Metric(name=self.name, higher_is_better=True, note=self.note)
         rows = {name: [answered.row(metric, scored[base], scored[name])] for name in others}
         if self.cut:
-            metric = Metric(name=f"{self.name}: length read", note="characters that it read of each answer")
+            metric = Metric(name=f"{self.name}: length read", note="characters of each answer that it reads")
             lengths = {name: [float(len(text)) for text in compress(given, kept)] for name, given in texts.items()}
             for name in others:
                 rows[name].append(answered.row(metric, lengths[base], lengths[name]))
@@ -57,7 +57,7 @@ class Graded:
 
 
 def _scores(judge: Scorer, owners: Sequence[Prompt], texts: Sequence[str], wrong: list[str]) -> list[float | None]:
-    """The scores; None for an answer that has none, and why goes to `wrong`."""
+    """The scores; None for an answer without one, with the reason appended to `wrong`."""
     found = judge.score([(prompt.messages, text) for prompt, text in zip(owners, texts, strict=True)])
     wrong += [
         f"prompt {prompt.id}: {score}"
@@ -68,10 +68,10 @@ def _scores(judge: Scorer, owners: Sequence[Prompt], texts: Sequence[str], wrong
 
 
 def _whole(answered: Answered, values: Mapping[str, list[float | None]], wrong: Sequence[str]) -> list[bool]:
-    """Of each answer whether all answers to its prompt have scores, those of every subject."""
+    """For each answer, whether all subjects' answers to its prompt have scores."""
     columns = zip(answered.owners, *values.values(), strict=True)
     broken = dict.fromkeys(prompt.id for prompt, *scores in columns if None in scores)
     kept = [prompt.id not in broken for prompt in answered.owners]
     if not any(kept):
-        raise InputError(f"no prompt has a score for each of its answers; the first that is missing: {wrong[0]}")
+        raise InputError(f"no prompt has a score for each of its answers; the first failure: {wrong[0]}")
     return kept

@@ -1,7 +1,7 @@
-"""Sets whose answers a judge grades on a scale: MT-Bench, ELYZA-tasks-100, Tengu, Rakuda and their like.
+"""Question sets graded by a judge on a scale, such as MT-Bench, ELYZA-tasks-100, Tengu and Rakuda.
 
-The score is the mean of all grades of a round, all turns in one pool, and then of the rounds (MT-Bench: Zheng and
-others 2023, arXiv 2306.05685; llm-jp-judge). It is not the mean of the turns' means: where grades are missing, the two
+The score is the mean of all grades of a round, with all turns pooled, then the mean of the rounds (MT-Bench: Zheng and
+others 2023, arXiv 2306.05685; llm-jp-judge). It is not the mean of the turns' means: if grades are missing, the two
 differ.
 """
 
@@ -23,7 +23,7 @@ from togi.evaluate.table import Metric
 
 SCORE = Metric(name="score", higher_is_better=True, note="mean of all grades of a round, then of the rounds")
 CATEGORIES = "by category"
-"""The part of the table of which the report draws a radar plot, from three categories on."""
+"""The part of the table that the report draws as a radar plot, if there are three categories or more."""
 
 
 def table(judged: Judged, frame: Frame) -> Table:
@@ -47,7 +47,7 @@ def table(judged: Judged, frame: Frame) -> Table:
 
 
 def _parts(judged: Judged, level: float) -> list[Part]:
-    """The tables by category and by round, where there are several."""
+    """The tables by category and by round, if there are several."""
     found = []
     if len(names := categories(judged)) > 1:
         columns = [Metric(name=name, higher_is_better=True) for name in names]

@@ -1,7 +1,7 @@
-"""What judges said of answers, grade by grade, and the cells that tables make of it.
+"""Judges' grades of answers, and the table cells made from them.
 
-Three things can go wrong, and each is counted apart: the model gave no answer, the request to the judge failed, or the
-judge's text holds no grade. Only safety sets make a grade of the first two; elsewhere they are left out.
+Three failures are counted separately: the model gave no answer, the request to the judge failed, or the judge's text
+has no grade. Only safety sets turn the first two into a grade; elsewhere they are left out.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,8 +18,8 @@ API_ERRORS: tuple[Outcome, ...] = ("failed", "no_answer")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgment:
-    """What became of one answer: its question, the turn and the round that it belongs to (both from 1), the category of
-    the question, and the grade where there is one."""
+    """The judgment of one answer: its question, turn and round (both from 1), the category of the question, the
+    outcome, and the grade if there is one."""
 
     question: str
     turn: int = 1
@@ -30,14 +30,14 @@ class Judgment:
 
     @property
     def item(self) -> str:
-        """What names the answer among those of all subjects."""
+        """The name of the answer's item, the same for all subjects."""
         return f"{self.question}/{self.turn}/{self.round}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """What a table has beside its numbers: its name, the subject that others are compared with, how intervals are
-    drawn, and what must be said of the figures."""
+    """What a table has besides its numbers: its name, the bootstrap, the baseline that others are compared with, the
+    manifest, leaks and notes."""
 
     name: str
     bootstrap: Bootstrap
@@ -50,8 +50,10 @@ class Frame:
 Judged = Mapping[str, Sequence[Judgment]]
 """The judgments of each subject, over the same questions, turns and rounds."""
 
-ERRORS = Metric(name="api errors", higher_is_better=False, note="no answer, or none of the judge", share=True)
-UNREADABLE = Metric(name="unreadable", higher_is_better=False, note="the judge's text holds no grade", share=True)
+ERRORS = Metric(
+    name="api errors", higher_is_better=False, note="no answer of the model, or no reply of the judge", share=True
+)
+UNREADABLE = Metric(name="unreadable", higher_is_better=False, note="the judge's text has no grade", share=True)
 
 
 def score_cell(judgments: Iterable[Judgment], level: float) -> Cell:
@@ -67,7 +69,7 @@ def score_cell(judgments: Iterable[Judgment], level: float) -> Cell:
 
 
 def share_cell(judgments: Iterable[Judgment], hit: Callable[[Judgment], bool], level: float, note: str = "") -> Cell:
-    """The share of judgments that `hit` takes, averaged over the rounds, with its interval by question."""
+    """The share of judgments for which `hit` is true, averaged over the rounds, with its interval by question."""
     known = list(judgments)
     hits = [float(hit(each)) for each in known]
     if not known:
@@ -93,7 +95,7 @@ def dropped(judged: Judged) -> dict[str, int]:
 
 
 def categories(judged: Judged) -> list[str]:
-    """The categories of the questions, in their order; none where no question names one."""
+    """The categories of the questions, in their order; empty if no question names one."""
     own = next(iter(judged.values()), ())
     return [name for name in dict.fromkeys(each.category for each in own) if name]
 
@@ -117,7 +119,7 @@ def round_cells(judged: Judged, level: float) -> Cells:
 
 
 def items(judged: Judged) -> tuple[list[str], list[str]]:
-    """(items, owners): every answer that a subject was to give, and its question."""
+    """(items, owners): every answer expected of a subject, and its question."""
     own = next(iter(judged.values()), ())
     return [each.item for each in own], [each.question for each in own]
 
@@ -138,8 +140,8 @@ def judged_table(
     compared: Sequence[Metric],
     others: Sequence[Metric],
 ) -> Table:
-    """The table of a judged benchmark: the columns that are `compared` with the baseline, paired by answer, then the
-    `others`, then what went wrong."""
+    """The table of a judged benchmark: first the columns `compared` with the baseline, paired by answer, then the
+    `others`, then the shares of failures."""
     names, owners = items(judged)
     return Table(
         benchmark=frame.name,

@@ -1,7 +1,7 @@
-"""How far a judge of two answers is swayed by the order in which they stand: the mark of a judge near chance.
+"""How much the order of two answers sways a judge, which reveals a judge near chance.
 
-A judge that sees no difference names the same winner in both orders of half of the questions, one that looks at the
-place alone of none. This needs no labels of people. It is our reading: no card measures it.
+A judge that guesses names the same winner in both orders on half of the questions; a judge that looks only at the
+position does so on none. This needs no human labels. The measure is ours: no model card reports it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,13 +14,13 @@ AGREE = Metric(
     name="orders agree",
     higher_is_better=True,
     share=True,
-    note="of the questions of which the judge names a winner in both orders, the share with the same one; one half is "
+    note="share of questions with the same winner in both orders, among those with a winner in both; one half is "
     "chance",
 )
 
 
 def agreement(agree: Sequence[bool], level: float) -> Cell:
-    """The share of questions in which both orders agree, with Wilson's interval; a dash where there is none."""
+    """The share of questions on which both orders agree, with Wilson's interval; empty without such questions."""
     if not agree:
         return Cell(n=0)
     found = wilson(sum(agree), len(agree), level)
@@ -28,10 +28,10 @@ def agreement(agree: Sequence[bool], level: float) -> Cell:
 
 
 def near_chance(agreed: Mapping[str, Sequence[bool]], what: str, level: float) -> list[str]:
-    """A note for each model on whose answers the judge's two orders agree no more often than chance, or are too few to
-    tell. `what` are the two orders in words."""
+    """A note for each model on whose answers the judge's two orders do not agree significantly more often than chance.
+    `what` describes the two orders."""
     return [
-        f"the judge cannot be told from chance on {model}: {what} agree on {sum(agree)} of {len(agree)} answers"
+        f"the judge is not distinguishable from chance on {model}: {what} agree on {sum(agree)} of {len(agree)} answers"
         for model, agree in agreed.items()
         if agree and wilson(sum(agree), len(agree), level).low <= 0.5
     ]

@@ -1,8 +1,8 @@
-"""Answers from documents, after the benchmark of Vikhr-Nemo's card: correct by a judge, like the reference, with the
-right documents named.
+"""Answers from documents, after the benchmark on Vikhr-Nemo's card: judged correct, similar to the reference, naming
+the right documents.
 
-The card publishes the first three columns for questions about the documents (in domain) and for others (out of
-domain). Its code is not public: the definitions below are our reading, and each column says what it is.
+The card publishes the first three columns, for questions about the documents (in domain) and for others (out of
+domain). Its code is not public: the definitions below are our interpretation, stated in each column's note.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,22 +18,22 @@ from togi.text.grounded import Relevant
 CORRECT = Metric(
     name="correct",
     higher_is_better=True,
-    note="share that the judge calls correct, given documents and reference",
+    note="share judged correct, given documents and reference",
     share=True,
 )
-ROUGE = Metric(name="ROUGE-L", higher_is_better=True, most=1.0, note="F1 with the reference answer, in words")
+ROUGE = Metric(name="ROUGE-L", higher_is_better=True, most=1.0, note="F1 with the reference answer, over words")
 COUNTS_DIFFER = Metric(
-    name="ids: difference in number", higher_is_better=False, note="| ids named - ids that are right |"
+    name="ids: difference in number", higher_is_better=False, note="| number of named ids - number of right ids |"
 )
 PLACES_DIFFER = Metric(
     name="ids: difference in place",
     higher_is_better=False,
-    note="mean | k-th id named - k-th right id |, both in order; undefined where only one of the lists is empty",
+    note="mean | k-th named id - k-th right id |, both sorted; undefined if only one of the lists is empty",
 )
-SET_F1 = Metric(name="ids: F1", higher_is_better=True, most=1.0, note="of the set of ids; 1 where both are empty")
+SET_F1 = Metric(name="ids: F1", higher_is_better=True, most=1.0, note="of the sets of ids; 1 if both are empty")
 EXACT = Metric(name="ids: exact", higher_is_better=True, note="share of answers with exactly the right ids", share=True)
 UNREAD = Metric(
-    name="ids: not readable", higher_is_better=False, note="share of first answers without a list of ids", share=True
+    name="ids: not readable", higher_is_better=False, note="share of first replies without a list of ids", share=True
 )
 UNKNOWN = Metric(
     name="ids: unknown", higher_is_better=False, note="share of lists with an id that no document has", share=True
@@ -41,7 +41,7 @@ UNKNOWN = Metric(
 UNSUPPORTED = Metric(
     name="unsupported",
     higher_is_better=False,
-    note="share of an answer's sentences that the documents which it names do not support, by the judge",
+    note="share of an answer's sentences that its named documents do not support, by the judge",
     share=True,
 )
 COLUMNS = (CORRECT, ROUGE, UNSUPPORTED, EXACT, SET_F1, COUNTS_DIFFER, PLACES_DIFFER, UNREAD, UNKNOWN)
@@ -50,9 +50,9 @@ DOMAINS = {"in_domain": "in domain", "out_of_domain": "out of domain"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroundedAnswer:
-    """What a subject answered to a question, None where a request failed. `grounded`: it was asked for ids; `relevant`
-    are those that it named, None where they cannot be read. `correct` and `unsupported` (the share of its sentences)
-    are a judge's, None where it gave no verdict or was not asked."""
+    """A subject's answer to a question; `text` is None if a request failed. `grounded`: it was asked for ids;
+    `relevant` are the ids that it named, None if unreadable. `correct` and `unsupported` (the share of its sentences)
+    are the judge's, None without a verdict."""
 
     text: str | None
     grounded: bool = True
@@ -62,7 +62,7 @@ class GroundedAnswer:
 
 
 def values_of(question: GroundedQuestion, answer: GroundedAnswer, tokens: Tokens) -> dict[str, float | None]:
-    """The numbers of one answer by the name of their column; None for what is not defined."""
+    """The numbers of one answer by column; None if undefined."""
     found: dict[str, float | None] = dict.fromkeys(column.name for column in COLUMNS)
     if answer.text is None:
         return found
@@ -80,7 +80,7 @@ def values_of(question: GroundedQuestion, answer: GroundedAnswer, tokens: Tokens
 
 
 def id_values(named: Sequence[int], right: Sequence[int]) -> dict[str, float | None]:
-    """How a list of ids differs from the right one."""
+    """The numbers that compare the named ids with the right ones."""
     pairs = list(zip(sorted(named), sorted(right), strict=False))
     places = sum(abs(one - other) for one, other in pairs) / len(pairs) if pairs else None
     both = len([name for name in named if name in right])
@@ -110,7 +110,7 @@ def rag_values(
 def rag_parts(
     questions: Sequence[GroundedQuestion], values: Values, columns: Sequence[Metric], bootstrap: Bootstrap
 ) -> list[Part]:
-    """The same columns for questions in domain and out of domain, as the card has them."""
+    """The same columns for questions in domain and out of domain, as on the card."""
     parts = []
     for domain, title in DOMAINS.items():
         places = [place for place, question in enumerate(questions) if question.domain == domain]

@@ -1,6 +1,6 @@
 """How often a reward model, or a judge, prefers the answer that people prefer.
 
-Of each pair a subject has a credit: 1 where it prefers people's choice, 0 where it prefers the other, 0.5 for a tie.
+A subject's credit for a pair is 1 if it prefers the human choice, 0 if it prefers the other answer, 0.5 for a tie.
 """
 
 import math
@@ -28,28 +28,28 @@ from togi.evaluate.table import Metric
 ACCURACY = Metric(
     name="accuracy",
     higher_is_better=True,
-    note="micro: the share of all pairs on which people's choice is preferred; a tie counts half",
+    note="micro: share of all pairs in which the human choice is preferred; a tie counts half",
     share=True,
 )
 DECIDED = Metric(
     name="accuracy, ties dropped", higher_is_better=True, note="the same over pairs without a tie", share=True
 )
-TIES = Metric(name="ties", note="pairs whose two answers are preferred alike", share=True)
+TIES = Metric(name="ties", note="pairs without a preference", share=True)
 LENGTH = Metric(
     name="length bias", note="how much more often than people it prefers the longer answer; 0 is fair", share=False
 )
 ECE = Metric(
     name="calibration error",
     higher_is_better=False,
-    note="mean distance between how sure it is, sigmoid of the difference of scores, and how often it is right",
+    note="mean gap between its confidence (sigmoid of the score difference) and its accuracy",
 )
 BINS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Labelled:
-    """A pair that people judged: its id, its prompt (pairs of one prompt are not independent), the set and the category
-    that it belongs to, and the lengths of both answers in characters."""
+    """A pair that people judged: its id, its prompt (pairs of one prompt are not independent), its set and category,
+    and the lengths of both answers in characters."""
 
     id: str
     prompt: str
@@ -61,8 +61,8 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a subject makes of a pair. `margin` is the score of people's choice less that of the other answer; None for
-    a judge that gives no scores. `credit` is None where it gave no verdict."""
+    """A subject's verdict on a pair. `margin` is the score of the human choice minus that of the other answer; None for
+    a judge, which gives no scores. `credit` is None without a verdict."""
 
     credit: float | None
     margin: float | None = None
@@ -76,16 +76,16 @@ def scored(chosen: float | None, rejected: float | None) -> Reading:
 
 
 def judged(orders: Sequence[float | None], failed: bool = False) -> Reading:
-    """The reading of verdicts in both orders, each 1, 0 or 0.5 for people's choice: their mean, where an unreadable one
-    counts half. Our reading of how the card of ca-reward-3b-ja judges: it gives half points. Where a request `failed`,
-    the pair has no verdict."""
+    """The reading of verdicts in both orders, each 1, 0 or 0.5 for the human choice: their mean, with an unreadable one
+    counted as half. This is our interpretation of the half points on the card of ca-reward-3b-ja. If a request
+    `failed`, the pair has no verdict."""
     return Reading(None if failed else sum(0.5 if each is None else each for each in orders) / len(orders))
 
 
 def accuracy_table(
     name: str, rows: Sequence[Labelled], readings: Mapping[str, Sequence[Reading]], bootstrap: Bootstrap, baseline: str
 ) -> Table:
-    """The table of all subjects. `readings` are in the order of `rows`. Raises InputError through the statistics."""
+    """The table of all subjects. `readings` are in the order of `rows`. The statistics may raise InputError."""
     owners = [row.prompt for row in rows]
     values: Values = {
         subject: {ACCURACY.name: [one.credit for one in own], DECIDED.name: [_decided(one) for one in own]}
@@ -124,12 +124,12 @@ def accuracy_table(
 
 
 def near_chance(table: Table) -> list[str]:
-    """A note for each subject whose accuracy these pairs do not tell from chance: its interval holds one half."""
+    """A note for each subject whose accuracy is not distinguishable from chance: its interval contains one half."""
     own = {name: cells[ACCURACY.name] for name, cells in table.cells.items()}
     near = [
         name for name, one in own.items() if one.low is not None and one.high is not None and one.low <= 0.5 <= one.high
     ]
-    return [f"{name} is near chance: one half lies within the interval of its accuracy" for name in near]
+    return [f"{name} is near chance: the interval of its accuracy contains one half" for name in near]
 
 
 def _decided(one: Reading) -> float | None:
@@ -137,7 +137,7 @@ def _decided(one: Reading) -> float | None:
 
 
 def _means(rows: Sequence[Labelled]) -> list[tuple[Metric, Callable[[Labelled], str]]]:
-    """The unweighted means that the rows allow: over categories, and over sets."""
+    """The unweighted means over categories and over sets, if the rows have several."""
     found: list[tuple[Metric, Callable[[Labelled], str]]] = []
     for title, what, key in (
         ("accuracy, macro", "categories", lambda row: row.category),
@@ -153,7 +153,7 @@ def _means(rows: Sequence[Labelled]) -> list[tuple[Metric, Callable[[Labelled], 
 
 
 def _unweighted(own: Sequence[Reading], groups: Sequence[str], owners: Sequence[str], bootstrap: Bootstrap) -> Cell:
-    """The unweighted mean of the groups' accuracies; its interval from linearised values, one for each prompt."""
+    """The unweighted mean of the groups' accuracies, with an interval from linearised values, one per prompt."""
     known = [place for place, one in enumerate(own) if one.credit is not None]
     credit_N = np.array([own[place].credit for place in known], dtype=np.float64)
     names = list(dict.fromkeys(groups[place] for place in known))
@@ -168,7 +168,7 @@ def _unweighted(own: Sequence[Reading], groups: Sequence[str], owners: Sequence[
 
 
 def _resampled(values_N: Floats, owners: Sequence[str], bootstrap: Bootstrap, mean: float) -> Cell:
-    """A cell whose interval is drawn by owner; without one where nothing varies."""
+    """A cell with an interval resampled by owner; without an interval if nothing varies."""
     if len(dict.fromkeys(owners)) < 2:
         return Cell(value=mean, n=len(values_N))
     found = bootstrap.mean(by_cluster(values_N, owners))
@@ -193,8 +193,8 @@ def length_bias(rows: Sequence[Labelled], own: Sequence[Reading], bootstrap: Boo
 
 
 def calibration_error(own: Sequence[Reading]) -> Cell:
-    """The expected calibration error over bins of equal width (Naeini et al. 2015), without an interval: it is biased
-    upwards where pairs are few. Defined for subjects that give scores."""
+    """The expected calibration error over bins of equal width (Naeini et al. 2015). It has no interval, because it is
+    biased upwards with few pairs. Only defined for subjects that give scores."""
     sure, right = _sureness(own)
     if not len(sure):
         return Cell()
@@ -208,7 +208,7 @@ def calibration_error(own: Sequence[Reading]) -> Cell:
 
 
 def _sureness(own: Sequence[Reading]) -> tuple[Floats, Floats]:
-    """(the chance that the scores give to the preferred answer, whether people prefer it too), without ties."""
+    """(the probability that the scores give to the preferred answer, whether people prefer it too), without ties."""
     margins = [one.margin for one in own if one.margin is not None and one.margin != 0]
     sure = [1 / (1 + math.exp(-min(abs(margin), 700))) for margin in margins]
     return np.array(sure, dtype=np.float64), np.array([float(margin > 0) for margin in margins])
@@ -261,7 +261,7 @@ def _by_group(
 
 
 def _drawn(rows: Sequence[Labelled], readings: Mapping[str, Sequence[Reading]], bootstrap: Bootstrap) -> Part:
-    """The accuracy with the interval of a bootstrap over prompts, beside Wilson's in the table."""
+    """The accuracy with a bootstrap interval over prompts, in addition to Wilson's in the table."""
     column = Metric(name="accuracy", higher_is_better=True, share=True)
     cells: dict[str, dict[str, Cell]] = {}
     for subject, own in readings.items():
@@ -275,7 +275,7 @@ def _drawn(rows: Sequence[Labelled], readings: Mapping[str, Sequence[Reading]], 
 
 
 def _calibration(readings: Mapping[str, Sequence[Reading]], bootstrap: Bootstrap) -> Part:
-    """How often a scorer is right, by how sure it is."""
+    """The accuracy of a scorer by its confidence."""
     edges = [0.5 + 0.5 * number / BINS for number in range(BINS + 1)]
     columns = [
         Metric(name=f"{low:.1f} to {high:.1f}", higher_is_better=True, share=True) for low, high in pairwise(edges)
@@ -289,19 +289,19 @@ def _calibration(readings: Mapping[str, Sequence[Reading]], bootstrap: Bootstrap
                 column.name: mean_cell(column, right_N[bin_N == number].tolist(), bootstrap)
                 for number, column in enumerate(columns)
             }
-    note = "how often it is right where its scores give the preferred answer this chance: sigmoid of their difference"
+    note = "accuracy on pairs where its confidence, the sigmoid of the score difference, is in this range"
     return Part(title="calibration", columns=columns, cells=cells, note=note)
 
 
 def _against(readings: Mapping[str, Sequence[Reading]], baseline: str) -> Part:
-    """McNemar's test of each subject and the baseline on the same pairs; a tie is not right."""
+    """McNemar's test of each subject against the baseline on the same pairs; a tie is not right."""
     columns = [Metric(name="only it is right"), Metric(name="only the baseline is right"), Metric(name="p")]
     cells: Cells = {
         subject: _mcnemar_cells(readings[baseline], own)
         for subject, own in readings.items()
         if baseline in readings and subject != baseline
     }
-    note = f"exact, two-sided, beside {baseline}, on pairs that both judged; a tie is not right"
+    note = f"exact, two-sided, against {baseline}, on pairs that both judged; a tie is not right"
     return Part(title="McNemar's test", columns=columns, cells=cells, note=note)
 
 

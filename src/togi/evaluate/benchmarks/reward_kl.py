@@ -1,4 +1,4 @@
-"""Reward against KL: every policy as a point, the best of n answers of its base as the line that it has to beat."""
+"""Reward against KL: every policy is a point, and best-of-n sampling from its base is the line to beat."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,21 +12,21 @@ from togi.evaluate.table import Metric
 
 REWARD = Metric(name="reward", higher_is_better=True, note="mean score of the answers, without terminator")
 KL = Metric(
-    name="KL (nats)", note="from the baseline, of a whole answer: mean of log p(model) - log p(baseline) over answers "
-    "that the model drew; unbiased, so that few answers may lie below 0",
+    name="KL (nats)", note="from the baseline, per whole answer: mean of log p(model) - log p(baseline) over the "
+    "model's sampled answers; unbiased, so it may be below 0 with few answers",
 )  # fmt: skip
 KL_TOKEN = Metric(name="KL (nats per token)", note="the same over all tokens")
 EQUAL = Metric(
-    name="as good as best of", note="fewest answers of the baseline whose best has this reward: choosing costs "
-    "log n - (n - 1)/n nats, and no training",
+    name="as good as best of", note="smallest n for which the baseline's best of n reaches this reward; best of n "
+    "costs log n - (n - 1)/n nats and no training",
 )  # fmt: skip
 BEST = "best of n of the baseline"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
-    """Answers that a policy drew, prompt by prompt: their scores, their log-probabilities under the policy and under
-    the baseline (nats, whole answers), and their tokens; each (P, K)."""
+    """A policy's sampled answers: their scores, their log-probabilities under the policy and under the baseline (nats,
+    whole answers), and their numbers of tokens; each (P, K)."""
 
     scores_PK: Floats
     own_PK: Floats
@@ -42,7 +42,7 @@ def frontier_table(
     bootstrap: Bootstrap,
     prompts: Sequence[str],
 ) -> Table:
-    """The table of the baseline, whose M answers to each prompt have the scores `base_PM`, and of all policies. Raises
+    """The table of all policies and the baseline, whose M answers to each prompt have the scores `base_PM`. Raises
     InputError for log-probabilities that are not finite."""
     best = {f"best of {n}": best_of_n(base_PM, n) for n in doublings(base_PM.shape[1])}
     zero = [0.0] * len(prompts)
@@ -83,7 +83,8 @@ def _divergence(own: Drawn, prompts: Sequence[str], level: float) -> Divergence:
 
 
 def _equal(reward: Cell, base_PM: Floats) -> Cell:
-    """The fewest answers of the baseline whose best has this reward; none within those that were drawn: a dash."""
+    """The smallest n for which the baseline's best of n reaches this reward; empty if the sampled answers are too
+    few."""
     answers = base_PM.shape[1]
     for n in range(1, answers + 1):
         if reward.value is not None and float(best_of_n(base_PM, n).mean()) >= reward.value - 1e-12:
@@ -92,7 +93,7 @@ def _equal(reward: Cell, base_PM: Floats) -> Cell:
 
 
 def _best(best: Mapping[str, Floats], bootstrap: Bootstrap) -> Part:
-    """The line: reward and KL of choosing among n answers of the baseline."""
+    """The line: reward and KL of the best of n answers of the baseline."""
     cells = {
         title: {
             KL.name: Cell(value=best_of_n_kl(int(title.rsplit(" ", 1)[1])), n=len(score_P)),
@@ -101,7 +102,7 @@ def _best(best: Mapping[str, Floats], bootstrap: Bootstrap) -> Part:
         for title, score_P in best.items()
     }
     note = (
-        "the expected best of n over all ways to draw n of the baseline's answers; its KL is log n - (n - 1)/n, "
-        "a bound from above where answers repeat"
+        "the expected best over all choices of n of the baseline's answers; its KL is log n - (n - 1)/n, "
+        "an upper bound if answers repeat"
     )
     return Part(title=BEST, columns=[KL, REWARD], cells=cells, note=note)

@@ -1,6 +1,6 @@
-"""What a benchmark gives: a table with one row per subject, each number with its interval and count.
+"""The result of a benchmark: a table with one row per subject, each number with its interval and count.
 
-Numbers of single questions stand beside it (`values`), so that two tables can be compared question by question.
+It also has the numbers of single questions (`values`), so that two tables can be compared question by question.
 """
 
 import math
@@ -14,13 +14,13 @@ from togi.evaluate.statistics import Bootstrap, Interval, by_cluster, cluster_me
 from togi.evaluate.table import Metric
 
 Values = Mapping[str, Mapping[str, Sequence[float | None]]]
-"""By subject and column: one number per question, None where there is none."""
+"""By subject and column: one number per question; None if missing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One number of a subject: its value, the bounds of its interval, and how many questions stand behind it. None is
-    what is not defined. `note` says what a reader must know, such as "3 failed"."""
+    """One number of a subject: its value, the bounds of its interval, and the number of questions behind it. None means
+    undefined. `note` is for readers, such as "3 failed"."""
 
     value: float | None = None
     low: float | None = None
@@ -31,7 +31,7 @@ class Cell:
     def __post_init__(self) -> None:
         wrong = [each for each in (self.value, self.low, self.high) if each is not None and not math.isfinite(each)]
         if wrong:
-            raise ValueError(f"a cell holds {wrong[0]}; None stands for what is not defined")
+            raise ValueError(f"a cell holds {wrong[0]}; use None for an undefined number")
 
     def to_json(self) -> dict[str, Any]:
         """The cell as JSON-like values."""
@@ -43,7 +43,7 @@ Cells = Mapping[str, Mapping[str, Cell]]
 
 
 def cell_of(interval: Interval | None, *, value: float | None = None, n: int | None = None, note: str = "") -> Cell:
-    """A cell of an interval; without one, of `value` alone. `n` replaces the interval's count."""
+    """A cell from an interval; without one, from `value` only. `n` replaces the interval's count."""
     if interval is None:
         return Cell(value=value, n=n or 0, note=note)
     count = interval.n if n is None else n
@@ -52,7 +52,7 @@ def cell_of(interval: Interval | None, *, value: float | None = None, n: int | N
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A table inside a table, such as the accuracy by category: the same subjects, other columns."""
+    """A sub-table, such as the accuracy by category: the same subjects, other columns."""
 
     title: str
     columns: Sequence[Metric]
@@ -62,9 +62,9 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plot:
-    """A picture that a report draws of a table. `scatter`: each subject's second column against its first one, and the
-    rows of the part `part` as a broken line. `leaderboard`: one column with its intervals, best on top. `radar`: the
-    columns of `part`, one outline for each subject."""
+    """A plot of a table in the report. `scatter`: each subject's second column against the first, with the rows of the
+    part `part` as a dashed line. `leaderboard`: one column with intervals, best on top. `radar`: the columns of `part`,
+    one outline per subject."""
 
     kind: Literal["scatter", "leaderboard", "radar"]
     columns: Sequence[str] = ()
@@ -77,9 +77,9 @@ class Plot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """Published rows beside ours: where they stand (`title`, `card`, `source`, `licence`), how they were measured, and
-    their figures by model and by our column. `part`: the table inside ours that they belong to, empty for ours itself.
-    `notes` are the card's words on single models."""
+    """Published rows next to ours: their origin (`title`, `card`, `source`, `licence`), how they were measured, and
+    their figures by model and our column. `part` is the part of our table that they belong to; empty for the table
+    itself. `notes` are the card's remarks on single models."""
 
     title: str
     card: str
@@ -98,14 +98,14 @@ class Told:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """What a benchmark found.
+    """The result of a benchmark.
 
-    `rows` are the questions (or pairs, or battles) that it used; `dropped` counts by reason what it could not use.
-    `leaks` counts, for each model, the questions that it learnt from. `differences` are paired differences from
-    `baseline`. `items` name the questions of `values`; those with equal `owners` are not independent.
+    `rows` is the number of questions (or pairs, or battles) used; `dropped` counts unusable ones by reason. `leaks`
+    counts, for each model, the questions that it was trained on. `differences` are paired differences from `baseline`.
+    `items` name the questions of `values`; those with equal `owners` are not independent.
 
-    `manifest` says how the numbers came about: what must agree before two tables are compared (`common`), and what each
-    subject is (`subjects`). `published` are rows of cards beside ours, which enter no comparison.
+    `manifest` describes how the numbers were obtained: what must agree before two tables are compared (`common`), and
+    the identity of each subject (`subjects`). `published` are rows of model cards, which enter no comparison.
     """
 
     benchmark: str
@@ -132,7 +132,7 @@ class Table:
         return digest(self.manifest)[:12]
 
     def figures(self) -> list[Figure]:
-        """Every number as a record of the kind `tables`; of the numbers in parts, the metric names the part."""
+        """Every number as a record of the kind `tables`; for a number in a part, the metric starts with its title."""
         found = self._figures(self.columns, self.cells, None, "")
         found += self._figures(self.columns, self.differences, self.baseline, "")
         for part in self.parts:
@@ -183,7 +183,7 @@ class Table:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """What a report shows: all but the numbers of single questions."""
+        """The table for the report: everything except the numbers of single questions."""
         return {
             "benchmark": self.benchmark,
             "rows": self.rows,
@@ -238,7 +238,7 @@ def measured(columns: Sequence[Metric], values: Values, bootstrap: Bootstrap, ow
 def paired(
     columns: Sequence[Metric], values: Values, baseline: str, bootstrap: Bootstrap, owners: Sequence[str] = ()
 ) -> Cells:
-    """The difference of each subject from `baseline`, over the questions that have a number of both."""
+    """The difference of each subject from `baseline`, over the questions for which both have a number."""
     return {
         subject: {
             column.name: difference_cell(column, values[baseline][column.name], own[column.name], bootstrap, owners)
@@ -250,10 +250,10 @@ def paired(
 
 
 def mean_cell(column: Metric, values: Sequence[float | None], bootstrap: Bootstrap, owners: Sequence[str] = ()) -> Cell:
-    """A mean with Student's t interval by owner; of a share, Wilson's, or the bootstrap's where owners repeat or a
-    question is right in part.
+    """A mean with Student's t interval by owner. A share has Wilson's interval, or a bootstrap interval if owners
+    repeat or a question is partly right.
 
-    Missing numbers are left out: `n` counts the others. One number, or numbers that do not vary, have no interval.
+    Missing numbers are left out: `n` counts the others. A single number, or numbers that do not vary, have no interval.
     """
     places = [place for place, value in enumerate(values) if value is not None]
     known = [value for value in values if value is not None]
@@ -282,7 +282,7 @@ def difference_cell(
     bootstrap: Bootstrap,
     owners: Sequence[str] = (),
 ) -> Cell:
-    """The mean of other minus base over the questions that have both, with a bootstrap's interval by owner."""
+    """The mean of other minus base over the questions that have both, with a bootstrap interval by owner."""
     pairs = [(place, one, two) for place, (one, two) in enumerate(zip(base, other, strict=True))]
     known = [(place, one, two) for place, one, two in pairs if one is not None and two is not None]
     names = [owners[place] if owners else str(place) for place, _, _ in known]

@@ -1,5 +1,5 @@
-"""Published rows beside a benchmark's own: figures that a card prints, under the columns that mean the same. They enter
-no comparison, and no figure of a stage."""
+"""Published rows next to a benchmark's own: figures from a model card, under the columns that mean the same. They enter
+no comparison and no figure of a stage."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,13 +9,13 @@ from togi.evaluate.published import Metric, Published, Value, published
 
 
 def with_published(found: Table, names: Sequence[str]) -> Table:
-    """The table with the published tables of these names. Raises InputError for one that is not known."""
+    """The table with the published tables of these names added. Raises InputError for an unknown name."""
     return replace(found, published=[told(published(name), found) for name in names])
 
 
 def told(table: Published, found: Table) -> Told:
-    """A published table under the columns of `found`, or of the table inside it that measures the same. Columns that
-    it does not have are left out."""
+    """A published table under the columns of `found`, or of its part that measures the same. Columns missing there are
+    left out."""
     part = next((each for each in found.parts if each.title == table.part), None)
     known = {each.name: each.share for each in (found.columns if part is None else part.columns)}
     places = {metric.name: next((name for name in metric.columns if name in known), None) for metric in table.metrics}

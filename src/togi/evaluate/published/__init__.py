@@ -1,6 +1,6 @@
-"""Figures that model cards publish: rows that stand beside ours, marked published, and enter no paired test.
+"""Figures from model cards: rows shown next to ours, marked as published. They enter no paired test.
 
-`tables.json` holds figures alone, typed from the cards, each table with its source and licence.
+`tables.json` holds only figures, copied from the cards, each table with its source and licence.
 """
 
 import json
@@ -17,8 +17,8 @@ FILE = Path(__file__).with_name("tables.json")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """A column: its name and unit, and whether a larger value is better (None: neither is). `columns` are those of our
-    benchmark that mean the same, the closest first."""
+    """A column: its name and unit, and whether a larger value is better (None: neither direction is). `columns` are the
+    columns of our benchmark that mean the same, the closest first."""
 
     name: str
     unit: str
@@ -28,7 +28,7 @@ class Metric:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Value:
-    """A figure as printed, with its interval where one is printed; None where the card prints none."""
+    """A figure as printed, with its interval if the card has one; None if the card prints no figure."""
 
     value: float | None
     low: float | None = None
@@ -37,7 +37,7 @@ class Value:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A model with one value for each metric. `note` is what the card says of the row."""
+    """A model with one value for each metric. `note` is the card's remark on the row."""
 
     model: str
     values: Sequence[Value]
@@ -46,8 +46,8 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """A table of a card: where it stands, under which licence, and how its figures were measured. `benchmark` is the
-    type of ours that measures the same, `part` the table inside that one (empty: the table itself)."""
+    """A table of a model card: its source, its licence, and how its figures were measured. `benchmark` is the type of
+    our benchmark that measures the same, `part` the part of its table (empty: the table itself)."""
 
     name: str
     benchmark: str
@@ -61,7 +61,7 @@ class Published:
     rows: Sequence[Row]
 
     def column(self, metric: str) -> dict[str, Value]:
-        """The values of one metric by model. KeyError for one that the table does not have."""
+        """The values of one metric by model. KeyError for a metric that the table does not have."""
         place = {each.name: number for number, each in enumerate(self.metrics)}[metric]
         return {row.model: row.values[place] for row in self.rows}
 
@@ -77,14 +77,14 @@ def tables() -> Mapping[str, Published]:
 
 
 def published(name: str) -> Published:
-    """One table. InputError for a name that there is none of."""
+    """The table of this name. InputError for an unknown name."""
     if name not in tables():
-        raise InputError(f"published: found {name!r}; allowed are {', '.join(tables())}")
+        raise InputError(f"published: found {name!r}; choose from {', '.join(tables())}")
     return tables()[name]
 
 
 def of_benchmark(benchmark: str) -> list[str]:
-    """The names of the tables that a type of benchmark measures too."""
+    """The names of the published tables for a type of benchmark."""
     return [name for name, one in tables().items() if one.benchmark == benchmark]
 
 
@@ -107,7 +107,7 @@ def _row(value: list[Any], metrics: int) -> Row:
 
 
 def _value(value: Any) -> Value:
-    """A number, or [number, below, above]: the interval as cards print it, relative to the number."""
+    """A number, or [number, below, above] with the interval relative to the number, as cards print it."""
     if not isinstance(value, list):
         return Value(value=value)
     number, below, above = value

@@ -1,12 +1,12 @@
-"""The statistics under all benchmarks. Intervals are two-sided.
+"""The statistics of all benchmarks. Intervals are two-sided.
 
-- a share of independent rows: `wilson`, which covers near 0 and 1, where a bootstrap is too narrow
+- a share of independent rows: `wilson`, which keeps its coverage near 0 and 1, where a bootstrap is too narrow
 - a mean of grades: `mean_interval`, and with repeated questions `cluster_mean` (Student's t)
 - a mean or a share over rounds of the same questions: `mean_of_rounds`, `share_of_rounds`
 - a ratio of two means: `ratio_of_means` (Fieller)
 - a difference on the same prompts: `Bootstrap.difference`; `mcnemar` for right and wrong; `effect_size`
-- any other value of prompts: `Bootstrap` over the pseudo-values of a `Jackknife`
-- models in battles: `bradley_terry`, `resampled` by question, since games of one question are not independent
+- any other statistic of prompts: `Bootstrap` over the pseudo-values of a `Jackknife`
+- models in battles: `bradley_terry`, `resampled` by question, because games of one question are not independent
 """
 
 from togi.evaluate.statistics.bootstrap import Bootstrap, Jackknife, bca_tails, by_cluster, by_prompt

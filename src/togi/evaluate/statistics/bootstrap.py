@@ -22,9 +22,9 @@ CHUNK_VALUES = 1 << 20  # resampled values held at once
 class Jackknife:
     """A statistic of all prompts (`value`) and the same statistic with each prompt left out in turn.
 
-    Diversity is not a mean over prompts: a prompt that is drawn twice makes a sample less diverse. So its intervals
-    come from the jackknife's pseudo-values, one per prompt (Tukey 1958; Efron and Tibshirani 1993, chapter 11), which
-    are resampled like any value per prompt. For a mean, the pseudo-values are the values themselves.
+    Diversity is not a mean over prompts: drawing a prompt twice makes a sample less diverse. So its intervals come from
+    the jackknife's pseudo-values, one per prompt (Tukey 1958; Efron and Tibshirani 1993, chapter 11), which are
+    resampled like any value per prompt. For a mean, the pseudo-values are the values themselves.
     """
 
     value: float
@@ -49,18 +49,18 @@ class Bootstrap:
 
     def __post_init__(self) -> None:
         if not 0 < self.level < 1:
-            raise InputError(f"bootstrap: level is {self.level}; it must lie between 0 and 1, such as 0.95")
+            raise InputError(f"bootstrap: level is {self.level}; it must be between 0 and 1, such as 0.95")
         if self.resamples < 100:
             raise InputError(f"bootstrap: resamples is {self.resamples}; at least 100 are needed for an interval")
 
     def mean(self, values_P: ArrayLike) -> Interval:
-        """The mean over prompts with its interval; InputError for fewer than two prompts or values not finite."""
+        """The mean over prompts with its interval; InputError for fewer than two prompts or non-finite values."""
         return self._interval(_checked(values_P))
 
     def share(self, values_P: ArrayLike) -> Interval:
-        """`mean` of values from 0 to 1. If all are 0 or all are 1, resampling would give an interval without width; the
-        far bound is then the exact one (Clopper and Pearson 1934, Biometrika 26:404) for 0 or n of n independent
-        prompts."""
+        """`mean` of values from 0 to 1. If all are 0 or all are 1, resampling would give an interval of width 0; the
+        far bound is then the exact one for 0 or n of n independent prompts (Clopper and Pearson 1934, Biometrika
+        26:404)."""
         found = self.mean(values_P)
         if found.low != found.high or found.mean not in (0.0, 1.0):
             return found
@@ -68,7 +68,7 @@ class Bootstrap:
         return replace(found, low=1 - unseen) if found.mean else replace(found, high=unseen)
 
     def difference(self, base_P: ArrayLike, policy_P: ArrayLike) -> Interval:
-        """Mean of policy minus base, prompt by prompt: both sides of a prompt are drawn together."""
+        """Mean of policy minus base, paired by prompt: both sides of a prompt are drawn together."""
         base_P, policy_P = _checked(base_P), _checked(policy_P)
         if len(base_P) != len(policy_P):
             raise InputError(f"bootstrap: {len(base_P)} base and {len(policy_P)} policy values cannot be paired")
@@ -76,7 +76,7 @@ class Bootstrap:
 
     def share_difference(self, base_P: ArrayLike, policy_P: ArrayLike) -> Interval:
         """`difference` of values from 0 to 1. If it is the same for all prompts, the bounds assume the largest share of
-        unseen prompts that the exact bound allows (as in `share`), all of which differ by -1, or all by 1."""
+        unseen prompts that the exact bound allows (as in `share`), all with a difference of -1, or all of 1."""
         found = self.difference(base_P, policy_P)
         if found.low != found.high:
             return found
@@ -87,7 +87,7 @@ class Bootstrap:
         mean = float(values_P.mean())
         deviation_P = values_P - mean
         low = high = mean
-        # Below rounding error there is no spread to resample.
+        # A spread below rounding error is not resampled.
         if np.abs(deviation_P).max() > 1e-12 * max(1.0, abs(mean)):
             shift_R = self._resampled_means(deviation_P)
             low, high = (mean + float(shift) for shift in np.quantile(shift_R, self._tails(deviation_P, shift_R)))
@@ -104,7 +104,7 @@ class Bootstrap:
         return np.concatenate(chunks)
 
     def _tails(self, deviation_P: Floats, shift_R: Floats) -> tuple[float, float]:
-        """The two quantiles to read; `deviation_P` and `shift_R` are taken from the mean."""
+        """The two quantiles to read; `deviation_P` and `shift_R` are relative to the mean."""
         alpha = (1 - self.level) / 2
         if self.method == "percentile":
             return alpha, 1 - alpha
@@ -115,7 +115,7 @@ class Bootstrap:
 def bca_tails(shift_R: Floats, influence_P: Floats, level: float) -> tuple[float, float]:
     """The two quantiles of resampled values to read, corrected for bias and skew (Efron 1987, JASA 82:171).
 
-    `shift_R` are the resampled values less the value itself, `influence_P` what each prompt adds to it.
+    `shift_R` are the resampled values minus the value itself, `influence_P` the influence of each prompt on it.
     """
     normal = NormalDist()
     below = (np.mean(shift_R < 0) + np.mean(shift_R <= 0)) / 2
@@ -157,11 +157,11 @@ def _checked(values: ArrayLike) -> Floats:
     values_P = np.asarray(values, dtype=np.float64)
     if values_P.ndim != 1 or len(values_P) < 2:
         raise InputError(
-            f"bootstrap: values of shape {values_P.shape}; one value for each of 2 prompts or more is needed"
+            f"bootstrap: values of shape {values_P.shape}; needs one value per prompt, for 2 prompts or more"
         )
     broken = int((~np.isfinite(values_P)).sum())
     if broken:
         raise InputError(
-            f"bootstrap: {broken} of {len(values_P)} values are not finite; leave those prompts out by name"
+            f"bootstrap: {broken} of {len(values_P)} values are not finite; leave those prompts out explicitly"
         )
     return values_P

@@ -1,10 +1,10 @@
-"""Bradley-Terry: one strength per model from battles of two (Bradley and Terry 1952, Biometrika 39:324).
+"""Bradley-Terry: one strength per model from pairwise battles (Bradley and Terry 1952, Biometrika 39:324).
 
 A battle is a row with a weight; a tie is half a win for each side. The strengths are those of the weighted logistic
-regression P(a beats b) = sigmoid(strength a - strength b), without regularisation, the baseline at 0.
+regression P(a beats b) = sigmoid(strength a - strength b), without regularisation, with the baseline at 0.
 
-Names: `_N` one value per row, `_C` per kind of row (same two models, same winner), `_P` per pair of models that met,
-`_M` per model, `_R` per resample, `_Q` per question.
+Names: `_N` one value per row, `_P` per pair of models with battles, `_M` per model, `_R` per resample, `_Q` per
+question.
 """
 
 from collections.abc import Hashable, Iterator, Sequence
@@ -21,21 +21,21 @@ from togi.evaluate.statistics.interval import Floats
 
 Integers = NDArray[np.intp]
 By = Literal["question", "row", "model"]
-FAR = 100.0  # no strength goes further
+FAR = 100.0  # strengths are clipped to this
 ROUNDS, STEPS, CHUNK = 200, 40, 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """Strengths of models in natural logarithms, the baseline at 0: `strength_M` is inf or -inf where a model only won
-    or only lost against all that the baseline is measured with, NaN where nothing connects it to the baseline."""
+    """Strengths of models in natural logarithms, with the baseline at 0. `strength_M` is inf or -inf for a model that
+    only won or only lost against the models connected to the baseline, NaN for one not connected to it."""
 
     models: tuple[str, ...]
     strength_M: Floats
 
     @property
     def win_rate_M(self) -> Floats:
-        """The chance to beat the baseline; NaN where nothing connects the two."""
+        """The chance to beat the baseline; NaN for a model not connected to it."""
         return expit(self.strength_M)
 
     @property
@@ -46,8 +46,8 @@ class Fit:
 
 @dataclass(frozen=True, kw_only=True)
 class Battles:
-    """Rows of two models each, as numbers of `models`: `share_N` is 1 where `first_N` won, 0 where `second_N` did, 0.5
-    for a tie. `question_N` numbers the questions from 0."""
+    """Rows of two models each, as indices into `models`: `share_N` is 1 if `first_N` won, 0 if `second_N` did, 0.5 for
+    a tie. `question_N` numbers the questions from 0."""
 
     models: tuple[str, ...]
     baseline: int
@@ -66,11 +66,11 @@ class Battles:
 
     @cached_property
     def wins_N(self) -> Floats:
-        """The weight that the lower model of each row's pair won."""
+        """The weight won by the lower model of each row's pair."""
         return self.weight_N * np.where(self.first_N < self.second_N, self.share_N, 1 - self.share_N)
 
     def sums(self, count_N: Floats | None = None) -> tuple[Floats, Floats]:
-        """(weight that the lower model won, weight of all) for each pair, with every row `count_N` times."""
+        """(weight won by the lower model, total weight) for each pair, with every row repeated `count_N` times."""
         times_N = 1.0 if count_N is None else count_N
         size, own_N = len(self.pairs[0]), self.pairs[2]
         won_P = np.bincount(own_N, weights=self.wins_N * times_N, minlength=size)
@@ -79,7 +79,7 @@ class Battles:
 
 
 def bradley_terry(battles: Battles) -> Fit:
-    """The strengths of maximum likelihood. Raises InputError without rows, StageError where the fit does not settle."""
+    """The maximum-likelihood strengths. Raises InputError without rows, StageError if the fit does not converge."""
     if not len(battles.first_N):
         raise InputError("battles: none is left to fit")
     won_P, all_P = battles.sums()
@@ -94,8 +94,8 @@ def bradley_terry(battles: Battles) -> Fit:
 
 
 def resampled(battles: Battles, *, by: By, rounds: int, seed: int) -> tuple[Floats, Floats]:
-    """(win rates against the baseline in each resample (R, M), what each question or row adds to a strength (Q, M)).
-    What is drawn: see `row_counts`."""
+    """(win rates against the baseline in each resample (R, M), the influence of each question or row on a strength (Q,
+    M)). See `row_counts` for what is drawn."""
     start_M = np.nan_to_num(bradley_terry(battles).strength_M, nan=0.0, posinf=10.0, neginf=-10.0)
     inverse_MM = _inverse(battles, start_M)
     draws = _draws(battles, by, rounds, seed)
@@ -104,8 +104,8 @@ def resampled(battles: Battles, *, by: By, rounds: int, seed: int) -> tuple[Floa
 
 
 def influence(battles: Battles, by: By) -> Floats:
-    """What each question or row adds to a model's strength, to first order (the infinitesimal jackknife: Jaeckel 1972;
-    Efron and Tibshirani 1993, chapter 22). Shape (questions or rows, models)."""
+    """The influence of each question or row on a model's strength, to first order (the infinitesimal jackknife: Jaeckel
+    1972; Efron and Tibshirani 1993, chapter 22). Shape (questions or rows, models)."""
     own_N = battles.question_N if by == "question" else np.arange(len(battles.first_N))
     assert own_N is not None
     strength_M = np.nan_to_num(bradley_terry(battles).strength_M, nan=0.0, posinf=FAR, neginf=-FAR)
@@ -115,7 +115,7 @@ def influence(battles: Battles, by: By) -> Floats:
     score_QM = np.zeros((int(own_N.max()) + 1, len(battles.models)))
     np.add.at(score_QM, (own_N, low_P[pair_N]), residual_N)
     np.add.at(score_QM, (own_N, high_P[pair_N]), -residual_N)
-    score_QM[:, battles.baseline] = 0.0  # it stays where it is
+    score_QM[:, battles.baseline] = 0.0  # its strength is fixed
     return score_QM @ _inverse(battles, strength_M)
 
 
@@ -123,12 +123,11 @@ def influence(battles: Battles, by: By) -> Floats:
 
 
 def row_counts(battles: Battles, by: By, rounds: int, seed: int) -> Iterator[Floats]:
-    """How often each row stands in each resample (R, N), a chunk of resamples at a time.
+    """How often each row occurs in each resample (R, N), a chunk of resamples at a time.
 
-    `by` question draws whole questions with all their games and models. `by` row draws rows, all models together, as
-    the published arenas do: round i has numpy's old generator seeded with `seed` + i, which is what pandas'
-    `sample(frac=1, replace=True, random_state=i)` draws. `by` model draws the rows of each pair of models by
-    themselves.
+    `by` question draws whole questions with all their games and models. `by` row draws rows of all models together, as
+    published arenas do: round i seeds numpy's legacy generator with `seed` + i, which draws the same rows as pandas'
+    `sample(frac=1, replace=True, random_state=i)`. `by` model draws the rows of each pair of models separately.
     """
     if by == "question":
         assert battles.question_N is not None
@@ -148,7 +147,7 @@ def row_counts(battles: Battles, by: By, rounds: int, seed: int) -> Iterator[Flo
 
 
 def _questions(count: int, rounds: int, seed: int) -> Iterator[Floats]:
-    """How often each question stands in each resample, a chunk at a time."""
+    """How often each question occurs in each resample, a chunk at a time."""
     generator = np.random.default_rng(seed)
     for start in range(0, rounds, CHUNK):
         size = min(CHUNK, rounds - start)
@@ -181,22 +180,23 @@ def _counted(drawn_N: Integers, count: int) -> Floats:
 
 
 def _solve(battles: Battles, won_RP: Floats, all_RP: Floats) -> Floats:
-    """Strengths (R, M) by Newton's method; where every pair holds the baseline, by the closed form: odds of wins."""
+    """Strengths (R, M) by Newton's method; if every pair includes the baseline, in closed form from the odds of a
+    win."""
     if _is_star(battles):
         return _star(battles, won_RP, all_RP)
     return _newton(battles, won_RP, all_RP, np.zeros((len(won_RP), len(battles.models))))
 
 
 def _inverse(battles: Battles, strength_M: Floats) -> Floats:
-    """The inverse (M, M) of the curvature that all rows have at these strengths."""
+    """The inverse (M, M) of the curvature of all rows at these strengths."""
     won_P, all_P = battles.sums()
     _, bend_RP = _slope(battles, won_P[None], all_P[None], strength_M[None])
     return np.linalg.inv(_curvature(battles, bend_RP)[0])
 
 
 def _resolve(battles: Battles, won_RP: Floats, all_RP: Floats, start_M: Floats, inverse_MM: Floats) -> Floats:
-    """Strengths (R, M) of resamples within 1e-6, from those of all rows, by steps with the curvature that all rows
-    have; those which that does not settle, by Newton's method."""
+    """Strengths (R, M) of resamples within 1e-6. Starts from the strengths of all rows and steps with the curvature of
+    all rows; resamples that do not converge use Newton's method."""
     if _is_star(battles):
         return _star(battles, won_RP, all_RP)
     strength_RM = np.tile(start_M, (len(won_RP), 1))
@@ -216,8 +216,9 @@ def _resolve(battles: Battles, won_RP: Floats, all_RP: Floats, start_M: Floats, 
 def _newton(
     battles: Battles, won_RP: Floats, all_RP: Floats, strength_RM: Floats, *, resampled: bool = False
 ) -> Floats:
-    """Strengths (R, M) by Newton's method from `strength_RM`. `resampled` rows may have no maximum: a model that only
-    wins goes on for ever, and is left where what is still to gain is nothing; so is one that meets no other."""
+    """Strengths (R, M) by Newton's method from `strength_RM`. With `resampled`, the likelihood may have no maximum: the
+    strength of a model that only wins grows without end, so the fit stops when the slope is negligible; the same holds
+    for a model without battles."""
     open_R = np.arange(len(won_RP))
     for _ in range(ROUNDS):
         now_RM = strength_RM[open_R]
@@ -230,7 +231,7 @@ def _newton(
         open_R = open_R[moving_R]
         if not len(open_R):
             return strength_RM
-    raise StageError(f"Bradley-Terry: the fit of {len(battles.models)} models did not settle in {ROUNDS} rounds")
+    raise StageError(f"Bradley-Terry: the fit of {len(battles.models)} models did not converge in {ROUNDS} rounds")
 
 
 def _slope(battles: Battles, won_RP: Floats, all_RP: Floats, strength_RM: Floats) -> tuple[Floats, Floats]:
@@ -247,7 +248,7 @@ def _is_star(battles: Battles) -> bool:
 
 
 def _star(battles: Battles, won_RP: Floats, all_RP: Floats) -> Floats:
-    """The log odds of each model's share of the weight, within FAR; 0 for one without battles in a resample."""
+    """The log odds of each model's share of the weight, clipped to FAR; 0 for a model without battles in a resample."""
     low_P, high_P, _ = battles.pairs
     other_P = np.where(low_P == battles.baseline, high_P, low_P)
     own_RP = np.where(low_P == battles.baseline, all_RP - won_RP, won_RP)
@@ -259,8 +260,8 @@ def _star(battles: Battles, won_RP: Floats, all_RP: Floats) -> Floats:
 
 
 def _to_models(battles: Battles, values_RP: Floats) -> Floats:
-    """What pairs say of their lower model, added up for each model; of the higher one it is the opposite. The
-    baseline's is 0, since it stays where it is."""
+    """Sums values of pairs by model: plus for the lower model of a pair, minus for the higher one. The baseline gets 0,
+    because its strength is fixed."""
     low_P, high_P, _ = battles.pairs
     sums_RM = np.zeros((len(values_RP), len(battles.models)))
     for row_M, values_P in zip(sums_RM, values_RP, strict=True):
@@ -271,8 +272,8 @@ def _to_models(battles: Battles, values_RP: Floats) -> Floats:
 
 
 def _curvature(battles: Battles, bend_RP: Floats) -> Floats:
-    """Minus the second derivatives (R, M, M), from those of pairs. A trace on the diagonal keeps them solvable where
-    models do not meet."""
+    """Minus the second derivatives (R, M, M), from those of pairs. A small value on the diagonal keeps the system
+    solvable if models have no battles."""
     low_P, high_P, _ = battles.pairs
     models = np.arange(len(battles.models))
     found_RMM = np.zeros((len(bend_RP), len(models), len(models)))
@@ -286,7 +287,7 @@ def _curvature(battles: Battles, bend_RP: Floats) -> Floats:
 def _outside(battles: Battles, won_P: Floats, all_P: Floats) -> Floats:
     """0 for models whose strength is finite; inf, -inf or NaN for the others.
 
-    A strength is finite where a chain of wins (or ties) leads from the model to the baseline and another one back (Ford
+    A strength is finite if a chain of wins (or ties) leads from the model to the baseline and another one back (Ford
     1957, Am. Math. Mon. 64:28).
     """
     low_P, high_P, _ = battles.pairs
@@ -294,13 +295,13 @@ def _outside(battles: Battles, won_P: Floats, all_P: Floats) -> Floats:
     reach_MM[low_P[won_P > 0], high_P[won_P > 0]] = True
     lost_P = all_P - won_P > 1e-12 * all_P
     reach_MM[high_P[lost_P], low_P[lost_P]] = True
-    for _ in range(max(1, len(battles.models).bit_length())):  # chains of up to twice the length each time
+    for _ in range(max(1, len(battles.models).bit_length())):  # doubles the length of the chains each time
         reach_MM = (reach_MM.astype(np.float32) @ reach_MM.astype(np.float32)) > 0
     up_M, down_M = reach_MM[:, battles.baseline], reach_MM[battles.baseline]
     return np.select([up_M & down_M, up_M, down_M], [0.0, np.inf, -np.inf], np.nan)
 
 
 def numbered(values: Sequence[Hashable]) -> Integers:
-    """Each value as the number of its first appearance."""
+    """Numbers the values from 0 in the order of their first appearance."""
     places: dict[Hashable, int] = {}
     return np.array([places.setdefault(value, len(places)) for value in values], dtype=np.intp)

@@ -1,4 +1,4 @@
-"""An interval, and the bound for what was never seen."""
+"""A confidence interval, and the bound for outcomes that were never seen."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -12,7 +12,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """A mean over `n` prompts and the bounds that hold it with confidence `level`."""
+    """A mean over `n` prompts with its bounds at confidence `level`."""
 
     mean: float
     low: float
@@ -22,7 +22,7 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the whole interval lies on one side of zero."""
+        """Whether the interval is entirely above or below zero."""
         return self.low > 0 or self.high < 0
 
     def to_json(self) -> dict[str, Any]:
@@ -31,7 +31,7 @@ class Interval:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Reads what `to_json` made; KeyError if a field is missing."""
+        """The inverse of `to_json`; KeyError if a field is missing."""
         return cls(**{key: value[key] for key in ("mean", "low", "high", "level", "n")})
 
 

@@ -1,5 +1,5 @@
-"""Logistic regression with weights and soft labels: the maximum of its likelihood by Newton's method, exact up to
-rounding, and that of many resamples.
+"""Logistic regression with weights and soft labels: maximum likelihood by Newton's method, exact up to rounding, also
+for many resamples.
 
 Names: `_N` one value per row, `_K` per feature, `_R` per resample.
 """
@@ -14,13 +14,13 @@ from togi.evaluate.statistics.interval import Floats
 
 ROUNDS, STEPS = 200, 60
 LEAST = 1e-9
-"""Of a penalty: what only wins, or two features that are one, have no maximum without any."""
+"""The least penalty: without one, a model that only wins, or two identical features, have no maximum."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Regression:
-    """Rows of features, the share of each row that is a success (0 to 1), its weight. `penalty` is that of half the
-    squared coefficients: scikit-learn's 1 / C."""
+    """Rows of features, with the success share (0 to 1) and weight of each row. `penalty` multiplies half the sum of
+    the squared coefficients: scikit-learn's 1 / C."""
 
     x_NK: Floats
     share_N: Floats
@@ -28,12 +28,12 @@ class Regression:
     penalty: float = 0.0
 
     def fit(self) -> Floats:
-        """The coefficients (K). Raises StageError where the fit does not settle."""
+        """The coefficients (K). Raises StageError if the fit does not converge."""
         return self._newton(self.weight_N, np.zeros(self.x_NK.shape[1]))
 
     def resampled(self, counts_RN: Floats, found_K: Floats) -> Floats:
-        """The coefficients (R, K) with row n standing `counts_RN[r, n]` times, within 1e-7, from those of all rows:
-        steps with the curvature that all rows have; those which that does not settle, by Newton's method."""
+        """The coefficients (R, K) with row n repeated `counts_RN[r, n]` times, within 1e-7. Starts from `found_K` and
+        steps with the curvature of all rows; resamples that do not converge use Newton's method."""
         weight_RN = counts_RN * self.weight_N
         inverse_KK = np.linalg.inv(self._bend(self.weight_N, found_K))
         coef_RK = np.tile(found_K, (len(counts_RN), 1))
@@ -51,7 +51,7 @@ class Regression:
         return coef_RK
 
     def influence(self, found_K: Floats) -> Floats:
-        """What each row adds to the coefficients, to first order (N, K): the infinitesimal jackknife."""
+        """The influence of each row on the coefficients, to first order (N, K): the infinitesimal jackknife."""
         residual_N = self.weight_N * (self.share_N - expit(self.x_NK @ found_K))
         return (self.x_NK * residual_N[:, None]) @ np.linalg.inv(self._bend(self.weight_N, found_K))
 
@@ -68,7 +68,7 @@ class Regression:
             coef_K += np.clip(step_K, -2.0, 2.0)
             if np.abs(step_K).max() < 1e-9:
                 return coef_K
-        raise StageError(f"logistic regression: {self.x_NK.shape[1]} coefficients did not settle in {ROUNDS} rounds")
+        raise StageError(f"logistic regression: {self.x_NK.shape[1]} coefficients did not converge in {ROUNDS} rounds")
 
     def _bend(self, weight_N: Floats, coef_K: Floats) -> Floats:
         """The curvature (K, K)."""

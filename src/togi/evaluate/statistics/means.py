@@ -1,4 +1,4 @@
-"""Intervals of means and of ratios of means. None stands where the data give no interval: fewer than two independent
+"""Intervals of means and of ratios of means. None means that the data give no interval: fewer than two independent
 values, or values that do not vary."""
 
 import math
@@ -13,7 +13,7 @@ from togi.evaluate.statistics.interval import Floats, Interval
 
 
 def mean_interval(values_N: ArrayLike, level: float = 0.95) -> Interval | None:
-    """Student's t interval of the mean of independent values; InputError for values not finite."""
+    """Student's t interval of the mean of independent values; InputError for non-finite values."""
     values_N = _finite(values_N)
     return cluster_mean(values_N, range(len(values_N)), level)
 
@@ -40,8 +40,8 @@ def cluster_mean(values_N: ArrayLike, clusters_N: Sequence[Hashable], level: flo
 
 
 def mean_of_means(intervals: Sequence[tuple[float, Interval | None]], level: float = 0.95) -> Interval | None:
-    """The unweighted mean of independent means, each with its interval; variances add, with the degrees of freedom of
-    Welch and Satterthwaite. None where one of them has no interval."""
+    """The unweighted mean of independent means, each with its interval; variances add, with Welch-Satterthwaite degrees
+    of freedom. None if one of them has no interval."""
     parts = [found for _, found in intervals]
     if not parts or any(found is None for found in parts):
         return None
@@ -54,11 +54,11 @@ def mean_of_means(intervals: Sequence[tuple[float, Interval | None]], level: flo
 
 
 def ratio_of_means(above_N: ArrayLike, below_M: ArrayLike, *, paired: bool, level: float = 0.95) -> Interval | None:
-    """mean(above) / mean(below) with Fieller's interval (1954, J. R. Stat. Soc. B 16:175): its bounds are the ratios
-    r at which mean(above) - r mean(below) is just not told from zero.
+    """mean(above) / mean(below) with Fieller's interval (1954, J. R. Stat. Soc. B 16:175): its bounds are the ratios r
+    at which mean(above) - r mean(below) just stops being significantly different from zero.
 
-    `paired` values belong to the same prompts, in the same order. None where the mean below is not told from zero: the
-    ratio may then be anything. InputError for paired values of different numbers.
+    `paired` values belong to the same prompts, in the same order. None if mean(below) is not significantly different
+    from zero: the ratio may then be anything. InputError for paired values of different lengths.
     """
     above_N, below_M = _finite(above_N), _finite(below_M)
     if paired and len(above_N) != len(below_M):
@@ -95,5 +95,5 @@ def _finite(values: ArrayLike) -> Floats:
     values_N = np.asarray(values, dtype=np.float64)
     broken = int((~np.isfinite(values_N)).sum())
     if broken:
-        raise InputError(f"mean: {broken} of {values_N.size} values are not finite; leave those out by name")
+        raise InputError(f"mean: {broken} of {values_N.size} values are not finite; leave those out explicitly")
     return values_N

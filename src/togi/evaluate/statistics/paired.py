@@ -1,4 +1,4 @@
-"""Two models on the same prompts: McNemar's test and the size of an effect."""
+"""Two models on the same prompts: McNemar's test and the effect size."""
 
 import math
 from dataclasses import dataclass
@@ -13,8 +13,7 @@ from togi.evaluate.statistics.interval import Floats
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class McNemar:
-    """How often only the first, and only the second of two was right, and the exact two-sided p-value of no
-    difference."""
+    """How often only the first and only the second was right, and the exact two-sided p-value for no difference."""
 
     only_first: int
     only_second: int
@@ -22,7 +21,8 @@ class McNemar:
 
 
 def mcnemar(first_N: ArrayLike, second_N: ArrayLike) -> McNemar:
-    """McNemar's exact test (1947, Psychometrika 12:153) of two judges of the same rows: whether each was right."""
+    """McNemar's exact test (1947, Psychometrika 12:153) of two subjects on the same rows; values are whether each was
+    right."""
     first_N, second_N = _both(np.asarray(first_N, dtype=np.float64), np.asarray(second_N, dtype=np.float64))
     one, other = int((first_N > second_N).sum()), int((first_N < second_N).sum())
     p = min(1.0, 2 * float(bdtr(min(one, other), one + other, 0.5))) if one + other else 1.0

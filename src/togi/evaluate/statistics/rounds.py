@@ -1,5 +1,5 @@
-"""Means over rounds. The same questions are answered and judged several times; each round has a mean of its own, and
-the figure is the unweighted mean of these. Rounds do not make new questions, so intervals go by question."""
+"""Means over rounds. The same questions are answered and judged several times. Each round has its own mean, and the
+figure is the unweighted mean of these. Rounds add no new questions, so intervals are clustered by question."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
@@ -26,8 +26,8 @@ def mean_of_rounds(
 ) -> Interval | None:
     """The unweighted mean of the rounds' means, with Student's t interval by question; `n` is the number of questions.
 
-    What a question adds to the means of all rounds is added up first (linearised as `cluster_mean` is, with which this
-    agrees where there is one round). None where there are fewer than two questions, or nothing varies.
+    The influence of a question on the means of all rounds is summed first (linearised as in `cluster_mean`, with which
+    this agrees for one round). None for fewer than two questions, or if nothing varies.
     """
     values_N, round_N, rounds = _checked(values_N, rounds_N)
     _, question_N, count = _checked(values_N, questions_N)
@@ -47,8 +47,9 @@ def mean_of_rounds(
 def share_of_rounds(
     hits_N: ArrayLike, rounds_N: Sequence[Hashable], questions_N: Sequence[Hashable], level: float = 0.95
 ) -> Interval:
-    """`mean_of_rounds` of values that are 0 or 1, with Wilson's interval for as many independent rows as have the same
-    variance (Kish 1965, Survey Sampling, chapter 8): at least the questions, at most the values. InputError for none.
+    """`mean_of_rounds` of values 0 or 1, with Wilson's interval for the effective number of independent rows, which has
+    the same variance (Kish 1965, Survey Sampling, chapter 8): at least the number of questions, at most that of values.
+    InputError without values.
     """
     means = round_means(hits_N, rounds_N)
     questions = len(dict.fromkeys(questions_N))
@@ -61,7 +62,7 @@ def share_of_rounds(
 
 
 def _checked(values: ArrayLike, names: Sequence[Hashable]) -> tuple[Floats, np.ndarray, int]:
-    """The values, the place of each one's name, and the number of names."""
+    """The values, the index of each one's name, and the number of names."""
     values_N = np.asarray(values, dtype=np.float64)
     places: dict[Hashable, int] = {}
     own_N = np.array([places.setdefault(name, len(places)) for name in names], dtype=np.intp)

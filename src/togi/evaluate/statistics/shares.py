@@ -8,9 +8,9 @@ from togi.evaluate.statistics.interval import Interval
 
 
 def wilson(hits: float, count: float, level: float = 0.95) -> Interval:
-    """Wilson's interval of a share of independent rows (Wilson 1927, JASA 22:209), which stays within 0 and 1 and has
-    width at 0 and 1 too. A tie may count as half a hit, and `count` may be a number of rows that are worth as much as
-    independent ones. InputError for no rows, or more hits than rows."""
+    """Wilson's interval of a share of independent rows (Wilson 1927, JASA 22:209). It stays within 0 and 1, and has
+    width even at 0 and 1. A tie may count as half a hit, and `count` may be an effective number of independent rows.
+    InputError for no rows, or more hits than rows."""
     if count < 1 or not 0 <= hits <= count:
         raise InputError(f"share: {hits} of {count} rows; at least one row is needed, and no more hits than rows")
     reach = NormalDist().inv_cdf((1 + level) / 2)

@@ -1,4 +1,4 @@
-"""`calibrate`: how far a judge's verdicts can be trusted, by what people said of some of them (docs/judges.md)."""
+"""`calibrate`: how far a judge's verdicts can be trusted, measured with human labels (docs/judges.md)."""
 
 from typing import Literal
 
@@ -9,29 +9,31 @@ from togi.stages.base import StageSettings, StageType, gives
 from togi.stages.cost import Cost, Inputs
 
 REASONS = ("not_judged",)
-"""A label is dropped where the judge gave no readable verdict on the same two answers."""
+"""A label is dropped if the judge gave no readable verdict on the same two answers."""
 
 
 class Calibrate(StageSettings):
-    """A judge against people: agreement, kappa, its leanings to a place, to length and to its own answers, and each
-    model's win rate as the judge has it, as people have it, and corrected for the judge's errors."""
+    """Compares a judge with people: agreement, kappa, the judge's biases (position, length, its own answers), and each
+    model's win rate by the judge, by people, and corrected for the judge's errors."""
 
     type: Literal["calibrate"] = "calibrate"
-    verdicts: VerdictsRef = Field(description="what a judge said: `$stage.verdicts` of a `label`")
-    samples: SamplesRef = Field(description="the answers that it judged")
+    verdicts: VerdictsRef = Field(description="the judge's verdicts: `$stage.verdicts` of a `label` stage")
+    samples: SamplesRef = Field(description="the answers that the judge compared or graded")
     labels: PairsRef = Field(
-        description="what people prefer, of some of these answers: a pair with margin 0 is a tie, and a pair that "
-        "stands several times has several annotators"
+        description="human preferences for some of these answers: a pair with margin 0 is a tie; a pair that occurs "
+        "several times has several annotators"
     )
     own: tuple[str, ...] = Field(
-        default=(), description="models whose answers are the judge's own or its family's; else those with its name"
+        default=(),
+        description="models whose answers count as the judge's own, such as its family; when absent, the model with "
+        "the judge's name",
     )
-    bootstrap: int = Field(default=2000, ge=100, description="resamplings of the prompts")
-    level: float = Field(default=0.95, gt=0.5, lt=1, description="level of the intervals")
+    bootstrap: int = Field(default=2000, ge=100, description="bootstrap resamples of the prompts")
+    level: float = Field(default=0.95, gt=0.5, lt=1, description="confidence level of the intervals")
 
 
 def estimate(settings: Calibrate, inputs: Inputs) -> Cost:
-    """No model is asked."""
+    """Asks no model."""
     return Cost()
 
 

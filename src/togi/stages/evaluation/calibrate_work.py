@@ -1,4 +1,4 @@
-"""The work of `calibrate`: joins verdicts, answers and labels by texts, then counts."""
+"""Runs `calibrate`: joins verdicts, answers and labels by their texts, then counts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -51,15 +51,15 @@ def _refuse_few(context: Context, settings: Calibrate, labelled: Sequence[tuple[
     prompts = len(dict.fromkeys(each.prompt for each, _ in labelled))
     if prompts < 2:
         raise InputError(
-            f"stage {context.name}: {len(context.drops)} of {context.counts['in']} labels of {settings.labels} fit no "
-            f"comparison of {settings.verdicts}, and those that fit are of {prompts} prompts; at least 2 are needed. "
-            "A label fits where its prompt and both its answers have the same text as those that were judged"
+            f"stage {context.name}: {len(context.drops)} of {context.counts['in']} labels of {settings.labels} match "
+            f"no comparison of {settings.verdicts}, and the others cover {prompts} prompts; at least 2 are needed. "
+            "A label matches if its prompt and both its answers have the same text as those that were judged"
         )
     if len(labelled) < FEWEST:
         context.alarm(
             "few_labels",
-            f"only {len(labelled)} comparisons are labelled: the intervals are rough; label {FEWEST} or more, drawn "
-            "at random",
+            f"only {len(labelled)} comparisons are labelled, so the intervals are rough; label at least {FEWEST}, "
+            "drawn at random",
             value=float(len(labelled)),
             threshold=float(FEWEST),
         )
@@ -80,7 +80,7 @@ class _Measures:
 
     @property
     def bootstrap(self) -> Bootstrap:
-        """How intervals are resampled."""
+        """The bootstrap for intervals."""
         seed = derive(self.context.seed, "bootstrap")
         return Bootstrap(seed=seed, level=self.settings.level, resamples=self.settings.bootstrap)
 
@@ -103,13 +103,13 @@ class _Measures:
         ]
 
     def agreement(self, labelled: Labelled, found: Labels) -> None:
-        """How often judge and people take the same side; kappa takes what chance would agree on away."""
+        """How often the judge and people agree; kappa corrects for agreement by chance."""
         judged, human = [each.preference for each, _ in labelled], [label for _, label in labelled]
         prompts = [each.prompt for each, _ in labelled]
         same = [float(side(one) == side(other)) for one, other in zip(judged, human, strict=True)]
-        self._share(_metric("agreement", True, "the same side, or a tie of both"), same, prompts)
+        self._share(_metric("agreement", True, "both prefer the same answer, or both call a tie"), same, prompts)
         clear = [i for i in range(len(same)) if side(judged[i]) != 1 and side(human[i]) != 1]
-        note = "comparisons on which neither calls a tie"
+        note = "only comparisons that neither calls a tie"
         self._share(
             _metric("agreement without ties", True, note), [same[i] for i in clear], [prompts[i] for i in clear]
         )
@@ -119,16 +119,16 @@ class _Measures:
             resamples=self.settings.bootstrap,
             level=self.settings.level,
         )
-        if low == low:  # no kappa where one side is all that anybody takes
-            self._add(_metric("kappa", True, "0 is chance, 1 is always"), value, low, high, len(labelled))
+        if low == low:  # NaN if all verdicts and labels are the same: kappa is not defined
+            self._add(_metric("kappa", True, "0 is chance, 1 is perfect agreement"), value, low, high, len(labelled))
         pairs, owners = found.annotators()
         note = "the same two answers, two annotators"
         self._share(_metric("agreement among people", None, note), pairs, owners)
 
     def leanings(self, labelled: Labelled, judged: Sequence[Judged]) -> None:
-        """What sways the judge beside quality."""
+        """What sways the judge besides quality."""
         shown = [(each.first_shown, each.prompt) for each in judged if each.first_shown is not None]
-        note = "how often it prefers the answer that stands first; 0.5 is fair"
+        note = "how often it prefers the answer shown first; 0.5 is fair"
         self._share(_metric("position bias: first preferred", None, note), *_columns(shown))
         both = [(float(each.consistent), each.prompt) for each in judged if each.consistent is not None]
         self._share(_metric("position bias: orders agree", True, "the same winner in both orders"), *_columns(both))
@@ -142,7 +142,7 @@ class _Measures:
         )
 
     def own_answers(self, labelled: Labelled, samples: Sequence[Sample]) -> None:
-        """Whether the judge favours what it wrote itself."""
+        """Whether the judge favours its own answers."""
         own = self.settings.own or (self.judge,)
         self._check_own(own, samples)
         mixed = [pair for pair in labelled if (pair[0].models[0] in own) is not (pair[0].models[1] in own)]
@@ -158,12 +158,12 @@ class _Measures:
         known = sorted({sample.model for sample in samples if sample.model is not None})
         if unknown := [name for name in self.settings.own if name not in known]:
             raise InputError(
-                f"stage {self.context.name}: own names {', '.join(unknown)}, but the answers are of "
+                f"stage {self.context.name}: own names {', '.join(unknown)}, but the answers are by "
                 f"{', '.join(known) or 'models without a name'}"
             )
 
     def win_rates(self, labelled: Labelled, judged: Sequence[Judged]) -> None:
-        """Each model against the others: as the judge has it, as people have it, and corrected."""
+        """Each model's win rate against the others: by the judge, by people, and corrected."""
         names = list(dict.fromkeys(name for each in judged for name in each.models if name is not None))
         labels = {each.key: label for each, label in labelled}
         for name in names if len(names) > 1 else ():
@@ -178,7 +178,7 @@ class _Measures:
             judge = clustered_mean(said, [each.prompt for each in mine], self.settings.level)
             self._rate(f"win rate of {name}: by the judge", judge, len(mine), name, "all comparisons")
             people = clustered_mean(truth, owners, self.settings.level)
-            self._rate(f"win rate of {name}: by people", people, len(known), name, "labelled comparisons alone")
+            self._rate(f"win rate of {name}: by people", people, len(known), name, "labelled comparisons only")
             fair = prediction_powered(
                 truth,
                 [_of(name, each, each.preference) for each in known],
@@ -194,21 +194,21 @@ class _Measures:
         self._add(_metric(name, None, note), rate.mean, rate.low, rate.high, n, subject)
 
     def unreadable(self, verdicts: Sequence[Verdict]) -> None:
-        """How much the judge said in vain."""
+        """The share of verdicts that are unreadable or failed."""
         lost = [(float(each.outcome in ("unreadable", "failed")), each.prompt) for each in verdicts]
-        note = "texts without a verdict, those that were asked for again included"
+        note = "texts without a verdict, including those that were asked for again"
         self._share(_metric("unreadable", False, note), *_columns(lost))
 
     # --- rows ---------------------------------------------------------------------------------------------------------
 
     def _share(self, metric: Metric, values: Sequence[float], prompts: Sequence[str]) -> None:
-        """A row of a share, the mean over prompts; none where fewer than two prompts have a value."""
+        """Adds a row with a share, the mean over prompts; no row if fewer than two prompts have a value."""
         self._row(metric, lambda: self.bootstrap.share(by_prompt(values, prompts)), prompts)
 
     def _difference(
         self, metric: Metric, human: Sequence[float], judged: Sequence[float], prompts: Sequence[str]
     ) -> None:
-        """A row of what the judge has more than people have."""
+        """Adds a row with the judge's share minus people's share."""
         self._row(
             metric,
             lambda: self.bootstrap.share_difference(by_prompt(human, prompts), by_prompt(judged, prompts)),
@@ -235,5 +235,5 @@ def _columns(rows: Sequence[tuple[float, str]]) -> tuple[list[float], list[str]]
 
 
 def _of(name: str, each: Judged, preference: float) -> float:
-    """A preference seen from the side of a model."""
+    """The preference for the named model's answer."""
     return preference if each.models[0] == name else 1 - preference

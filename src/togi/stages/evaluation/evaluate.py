@@ -1,4 +1,4 @@
-"""`evaluate`: models on benchmarks, with intervals; or base and policy on the same unseen prompts."""
+"""`evaluate`: runs models on benchmarks, with intervals; or compares base and policy on the same unseen prompts."""
 
 from collections.abc import Sequence
 from typing import Literal, Self
@@ -15,13 +15,13 @@ from togi.stages.evaluation.benchmarks.table import REASONS as BENCHMARK_REASONS
 from togi.stages.failures import FailureSettings
 
 REASONS = ("failed", *BENCHMARK_REASONS)
-"""What a prompt is left out for: one of its answers did not come; and what benchmarks drop rows for."""
+"""Why a prompt is left out: one of its answers failed. Followed by the drop reasons of all benchmarks."""
 PAIR = ("base", "policy", "prompts")
 TWO_ALONE = (
     *("reward", "held_out", "samples", "language", "batch_prompts", "show"),
     *(name for name in Sampling.model_fields if name != "seed"),
 )
-"""Settings that benchmarks do not read: they have their own."""
+"""Settings that only the comparison of base and policy reads; benchmarks have their own."""
 
 
 WHAT = {"model": "a language model (kind: causal)", "scorer": "a reward model (kind: reward)"}
@@ -29,34 +29,36 @@ REFS: dict[str, type[Ref]] = {"model": NamedModelRef, "scorer": NamedScorerRef}
 
 
 class Evaluate(StageSettings, FailureSettings, Sampling):
-    """Any number of models on any number of benchmarks; or, with base, policy and prompts, terminator rate, reward,
-    held-out reward, length and diversity of the two, prompt by prompt.
+    """Measures any number of models on any number of benchmarks. Or, with base, policy and prompts, compares the two
+    prompt by prompt: terminator rate, reward, held-out reward, length and diversity.
 
-    A prompt to which an answer of base or policy failed is left out for both, and counted.
+    A prompt with a failed answer of base or policy is left out for both, and counted.
     """
 
     type: Literal["evaluate"] = "evaluate"
     models: tuple[SubjectRef, ...] = Field(
-        default=(), description="the models that benchmarks measure; reward models too, where a benchmark takes them"
+        default=(), description="models that the benchmarks measure; also reward models, if a benchmark accepts them"
     )
-    benchmarks: tuple[AnyBenchmark, ...] = Field(default=(), description="what is measured, in the order of the report")
-    judge: ModelRef | None = Field(default=None, description="the model that judges, for benchmarks that ask one")
+    benchmarks: tuple[AnyBenchmark, ...] = Field(default=(), description="benchmarks to run, in the report's order")
+    judge: ModelRef | None = Field(default=None, description="model that judges, for benchmarks that need a judge")
     baseline: SubjectRef | None = Field(
-        default=None, description="the model that others are compared with; the first of models when absent"
+        default=None, description="model that the others are compared with; the first of models when absent"
     )
-    base: ModelRef | None = Field(default=None, description="without benchmarks: the model before")
-    policy: ModelRef | None = Field(default=None, description="without benchmarks: the model after")
-    prompts: PromptsRef | None = Field(default=None, description="without benchmarks: what both answer")
-    reward: ScorerRef | None = Field(default=None, description="the reward model that the policy was trained on")
-    held_out: ScorerRef | None = Field(default=None, description="a reward model that was never optimised against")
+    base: ModelRef | None = Field(default=None, description="without benchmarks: the model before training")
+    policy: ModelRef | None = Field(default=None, description="without benchmarks: the model after training")
+    prompts: PromptsRef | None = Field(default=None, description="without benchmarks: the prompts that both answer")
+    reward: ScorerRef | None = Field(default=None, description="reward model that the policy was trained with")
+    held_out: ScorerRef | None = Field(default=None, description="reward model that the policy was never trained with")
     samples: int = Field(default=1, ge=1, description="answers of each model to each prompt")
-    temperature: float = Field(default=1.0, ge=0, le=2, description="use the policy's training temperature")
-    max_tokens: int = Field(default=64, ge=1, description="most tokens of an answer, terminator included")
+    temperature: float = Field(
+        default=1.0, ge=0, le=2, description="temperature of the answers; use the policy's training temperature"
+    )
+    max_tokens: int = Field(default=64, ge=1, description="maximum tokens of an answer, terminator included")
     language: Literal["en", "ja", "ru"] = Field(default="en", description="units of the diversity measures")
-    bootstrap: int = Field(default=2000, ge=100, description="resamplings of the prompts")
-    level: float = Field(default=0.95, gt=0.5, lt=1, description="level of the intervals")
+    bootstrap: int = Field(default=2000, ge=100, description="bootstrap resamples of the prompts")
+    level: float = Field(default=0.95, gt=0.5, lt=1, description="confidence level of the intervals")
     batch_prompts: int = Field(default=16, ge=1, description="prompts in one unit of work")
-    show: int = Field(default=12, ge=0, description="prompts whose answers stand in the report")
+    show: int = Field(default=12, ge=0, description="prompts whose answers the report shows")
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -66,7 +68,7 @@ class Evaluate(StageSettings, FailureSettings, Sampling):
             unread = given + [name for name in TWO_ALONE if getattr(self, name) != fields[name].default]
             if unread:
                 raise ValueError(
-                    f"{', '.join(unread)}: not read beside benchmarks, which have settings of their own; remove them, "
+                    f"{', '.join(unread)}: not used with benchmarks, which have their own settings; remove them, "
                     "or remove benchmarks"
                 )
             return self._measured()
@@ -75,33 +77,33 @@ class Evaluate(StageSettings, FailureSettings, Sampling):
         if len(given) < len(PAIR):
             missing = ", ".join(name for name in PAIR if name not in given)
             raise ValueError(
-                f"{missing}: required, unless there are models and benchmarks; base and policy answer the same prompts"
+                f"{missing}: required without models and benchmarks; base and policy answer the same prompts"
             )
         return self
 
     def _measured(self) -> Self:
-        """Raises ValueError for benchmarks that lack what they need."""
+        """Raises ValueError if benchmarks lack models, a judge or a baseline, or if a name is repeated."""
         if not self.models:
             raise ValueError("benchmarks need models: a list of references such as [$a, $b]")
         for what, names in (
             ("models", list(self.models)),
-            ("the names of benchmarks", [each.title for each in self.benchmarks]),
+            ("names of benchmarks", [each.title for each in self.benchmarks]),
         ):
             twice = [name for place, name in enumerate(names) if name in names[:place]]
             if twice:
                 hint = "; give one of them a `name`" if twice[0] not in self.models else ""
-                raise ValueError(f"{what}: {twice[0]} stands there twice{hint}")
+                raise ValueError(f"{what}: {twice[0]} appears twice{hint}")
         for each in self.benchmarks:
             kind = BENCHMARKS[each.type]
             if kind.judged(each) and self.judge is None:
-                raise ValueError(f"benchmark {each.title} asks a judge: name a model under `judge`")
+                raise ValueError(f"benchmark {each.title} needs a judge: set `judge` to a model")
             if kind.against and self.baseline is None:
-                raise ValueError(f"benchmark {each.title} compares with a baseline: name a model under `baseline`")
+                raise ValueError(f"benchmark {each.title} needs a baseline: set `baseline` to a model")
         return self
 
     def within(self, around: Around) -> Self:
-        """The settings with references to models or to reward models. Raises ValueError for one of a kind that a
-        benchmark cannot measure."""
+        """The settings with references typed as models or reward models. Raises ValueError for a kind that a benchmark
+        cannot measure."""
         found = {ref: str(around.stands_for(ref)) for ref in self.models}
         for each in self.benchmarks:
             allowed = BENCHMARKS[each.type].subjects
@@ -109,7 +111,7 @@ class Evaluate(StageSettings, FailureSettings, Sampling):
             if wrong:
                 raise ValueError(
                     f"benchmark {each.title} measures {' or '.join(WHAT[kind] for kind in allowed)}, but {wrong[0]} is "
-                    f"{WHAT[found[wrong[0]]]}; measure it in an evaluate stage of its own"
+                    f"{WHAT[found[wrong[0]]]}; measure it in a separate evaluate stage"
                 )
         refs = tuple(REFS.get(kind, SubjectRef)(ref) for ref, kind in found.items())
         baseline = self.baseline
@@ -126,7 +128,7 @@ def measures(settings: Evaluate) -> Sequence[Ref]:
 
 
 def estimate(settings: Evaluate, inputs: Inputs) -> Cost:
-    """Two models answer each prompt; or what the benchmarks say."""
+    """The cost of two models that answer each prompt, or of the benchmarks."""
     if settings.prompts is None:
         return _estimate_benchmarks(settings, inputs)
     came = inputs[settings.prompts]
@@ -137,13 +139,13 @@ def estimate(settings: Evaluate, inputs: Inputs) -> Cost:
 
 
 def _estimate_benchmarks(settings: Evaluate, inputs: Inputs) -> Cost:
-    """The sum over benchmarks; what one of them does not know is unknown, and the rest is a lower bound."""
+    """The sum over benchmarks. If one cannot estimate its cost, that is noted, and the sum is a lower bound."""
     total = Cost()
     told: list[Cost] = []
     for each in settings.benchmarks:
         kind = BENCHMARKS[each.type]
         if kind.estimate is None:
-            total.unknown.append(f"what {each.title} will ask")
+            total.unknown.append(f"the requests of {each.title}")
             continue
         cost = kind.estimate(each, Asked(inputs, settings.models, settings.judge))
         for name in ("samples", "tokens", "sampled", "calls", "read"):
@@ -152,7 +154,7 @@ def _estimate_benchmarks(settings: Evaluate, inputs: Inputs) -> Cost:
         told += [cost] if cost.asked else []
         total.notes += cost.notes
         total.unknown += [f"{each.title}: {why}" for why in cost.unknown]
-    if len(told) == len(settings.benchmarks):  # else what each model is asked is not known of all of them
+    if len(told) == len(settings.benchmarks):  # else the split by model would miss some benchmarks
         for cost in told:
             for name, asked in cost.asked.items():
                 total.ask(name, asked.calls, asked.read, asked.written)

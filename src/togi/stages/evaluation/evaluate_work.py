@@ -1,8 +1,8 @@
-"""The work of `evaluate`. Without benchmarks both models answer the same prompts from the same random streams, then
-everything is paired.
+"""Runs `evaluate`. Without benchmarks, both models answer the same prompts from the same random streams, and all
+measures are paired.
 
-The held-out reward is read on the text without terminator, both answers cut to the shorter one's length, so that
-closing or shortening alone cannot raise it.
+The held-out reward reads the text without terminator, with both answers cut to the shorter one's length, so that ending
+properly or shorter answers alone cannot raise it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ from togi.stages.rehearsal_work import Rehearsed, asked, prompt_rows, weightless
 from togi.stages.seen_prompts import learnt, mark
 
 LEAST = 3
-"""Prompts without which there is no interval."""
+"""The fewest prompts that give an interval."""
 
 
 def run(settings: Evaluate, context: Context) -> None:
@@ -42,7 +42,7 @@ def run(settings: Evaluate, context: Context) -> None:
 
 
 def compare_two(settings: Evaluate, context: Context) -> None:
-    """Base against policy."""
+    """Compares base and policy."""
     prompts = _prompts(settings, context)
     _warn_learnt(settings, context, prompts)
     _tell_held(settings, context)
@@ -61,7 +61,7 @@ def compare_two(settings: Evaluate, context: Context) -> None:
         if ref is not None:
             name, note = table.benchmark, table.rows["policy"][0].note
             rows += _accuracy(context, ref, name)
-            whole = ", while the answers shown are whole" if table.manifest["cut"] else ""
+            whole = "; the answers are shown uncut" if table.manifest["cut"] else ""
             context.summary["answers_note"] = f"scores are the {name} of the {note}{whole}"
     context.write("tables", [figure for table in tables for figure in table.figures()])
     context.write("tables", [figure for table in tables for figure in table.items(answered)], "items")
@@ -71,7 +71,7 @@ def compare_two(settings: Evaluate, context: Context) -> None:
 
 
 def _two(settings: Evaluate) -> dict[str, ModelRef]:
-    """The models that are compared without benchmarks."""
+    """The two models that are compared without benchmarks."""
     refs = {"base": settings.base, "policy": settings.policy}
     return {name: ref for name, ref in refs.items() if ref is not None}
 
@@ -79,7 +79,7 @@ def _two(settings: Evaluate) -> dict[str, ModelRef]:
 def _benchmarks(
     settings: Evaluate, context: Context, subjects: Sequence[Subject]
 ) -> list[tuple[Benchmark, ScorerRef | None]]:
-    """What is measured, in the order of the table, each with the reward model that it asks."""
+    """The measures in the order of the table, each with the reward model that it asks."""
     found: list[tuple[Benchmark, ScorerRef | None]] = [(CLOSED, None)]
     for ref, name, cut in ((settings.reward, "reward", False), (settings.held_out, "held-out reward", True)):
         if ref is not None:
@@ -108,7 +108,7 @@ def _prompts(settings: Evaluate, context: Context) -> list[Prompt]:
 
 
 def _warn_learnt(settings: Evaluate, context: Context, prompts: list[Prompt]) -> None:
-    """An alarm for each model and scorer that learnt from some of the prompts."""
+    """Raises an alarm for each model and scorer that was trained on some of the prompts."""
     used = (settings.base, settings.policy, settings.reward, settings.held_out)
     for ref in dict.fromkeys(ref for ref in used if ref is not None):
         known = dict.fromkeys(learnt(context, ref))
@@ -116,15 +116,15 @@ def _warn_learnt(settings: Evaluate, context: Context, prompts: list[Prompt]) ->
         if shared:
             context.alarm(
                 "evaluated_on_learnt",
-                f"{shared} of {len(prompts)} prompts are among those that {ref} learnt from, so the figures do not "
-                "hold for prompts that it has not seen; keep them apart with `select`",
+                f"{ref} was trained on {shared} of {len(prompts)} prompts, so the figures do not hold for unseen "
+                "prompts; keep training and evaluation apart with `select`",
                 value=shared / len(prompts),
                 threshold=0.0,
             )
 
 
 def _tell_held(settings: Evaluate, context: Context) -> None:
-    """Says beside the scores what data of the models was held against these prompts, and how much of it left."""
+    """Notes in the summary which training data was decontaminated against these prompts, and how much was removed."""
     assert settings.prompts is not None
     for name, ref in _two(settings).items():
         told = [
@@ -168,7 +168,7 @@ def _answers(
 def _without_failed(
     settings: Evaluate, context: Context, prompts: list[Prompt], asked: Sequence[tuple[Subject, list[bool]]]
 ) -> tuple[list[Prompt], list[Subject]]:
-    """The prompts that every model has answered, and the answers to them. Raises StageError for fewer than three."""
+    """The prompts that every model answered, and the answers to them. Raises StageError for fewer than three."""
     size = settings.samples
     whole = [not any(any(failed[i * size : (i + 1) * size]) for _, failed in asked) for i in range(len(prompts))]
     if all(whole):
@@ -182,7 +182,7 @@ def _without_failed(
 
 
 def _at(subject: Subject, whole: Sequence[bool], samples: int) -> Subject:
-    """The answers to some prompts alone."""
+    """A subject with its answers to the kept prompts only."""
     kept = [each for each in whole for _ in range(samples)]
     return Subject(
         subject.name,
@@ -193,7 +193,7 @@ def _at(subject: Subject, whole: Sequence[bool], samples: int) -> Subject:
 
 
 def _count_unscored(settings: Evaluate, context: Context, table: Compared, owners: int) -> None:
-    """Counts the answers that the reward model of a table gave no score. Raises StageError where they are too many."""
+    """Counts the answers without a score from the table's reward model. Raises StageError if they are too many."""
     missing = [score for scores in table.values.values() for score in scores if score is None]
     failures = Failures(context, settings.max_failed_share, owners * len(table.values), f"the {table.benchmark}")
     failures.note(len(missing), table.manifest.get("failed", {}).get("first", ""))
@@ -201,7 +201,7 @@ def _count_unscored(settings: Evaluate, context: Context, table: Compared, owner
 
 
 def _accuracy(context: Context, ref: ScorerRef, name: str) -> list[Row]:
-    """How far the scorer itself can be trusted: its rows from the stage that trained it; none of one from outside."""
+    """The scorer's own accuracy rows, from the stage that trained it; empty if togi did not train it."""
     folder = context.inputs[ref].folder
     table = [] if folder is None else read_object(folder / "summary.json").get("table", [])
     return [Row.from_json({**row, "metric": f"{name}: {row['metric']}"}) for row in table]
@@ -210,7 +210,7 @@ def _accuracy(context: Context, ref: ScorerRef, name: str) -> list[Row]:
 def _examples(
     settings: Evaluate, prompts: list[Prompt], subjects: Sequence[Subject], tables: Sequence[Compared]
 ) -> list[dict[str, Any]]:
-    """The first answers to the first prompts, with what the last reward model gave them."""
+    """The first answer to each of the first prompts, with its score from the last reward model."""
     graded = [table.values for table in tables if "cut" in table.manifest]
     values = graded[-1] if graded else {}
     rows = []

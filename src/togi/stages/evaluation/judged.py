@@ -1,4 +1,4 @@
-"""Comparisons that a judge has decided, and what people say of the same two answers, joined by their texts."""
+"""A judge's comparisons and human labels of the same two answers, joined by their texts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +13,9 @@ Asked = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One comparison. `preference` is the judge's for the first answer, averaged over the orders. `first_shown` is the
-    share of verdicts for the answer that stood first, `consistent` whether both orders agree; None for grades."""
+    """One comparison. `preference` is the judge's preference for the first answer, averaged over the orders.
+    `first_shown` is the share of verdicts for the answer shown first; `consistent` is whether both orders agree. Both
+    are None for grades, and without two orders."""
 
     key: Key
     prompt: str
@@ -25,13 +26,14 @@ class Judged:
     consistent: bool | None = None
 
     def longer(self) -> bool | None:
-        """Whether the first answer is the longer one; None where neither is."""
+        """Whether the first answer is longer; None if both have the same length."""
         one, other = self.lengths
         return None if one == other else one > other
 
 
 def judged_pairs(samples: Sequence[Sample], verdicts: Sequence[Verdict]) -> list[Judged]:
-    """The comparisons that verdicts decide, in their order; grades compare every two answers to a prompt."""
+    """The comparisons decided by verdicts, in their order. Grades give a comparison of every two answers to a
+    prompt."""
     known = {sample.id: sample for sample in samples}
     place = {name: number for number, name in enumerate(known)}
     if any(len(verdict.answers) == 1 for verdict in verdicts):
@@ -53,7 +55,7 @@ def _judged(known: Mapping[str, Sample], key: Key, verdicts: Sequence[Verdict]) 
 
 
 def _for_answer(verdict: Verdict, name: str) -> float:
-    """1 where a verdict prefers an answer, 0 where the other one, 0.5 for a tie."""
+    """1 if the verdict prefers the answer `name`, 0 if the other one, 0.5 for a tie."""
     return 0.5 if verdict.winner is None else float(verdict.winner == name)
 
 
@@ -82,18 +84,18 @@ def _by_grades(samples: Sequence[Sample], verdicts: Sequence[Verdict]) -> list[J
 
 
 def label_of(pair: Pair) -> float:
-    """What a label says of its chosen side: 1, or 0.5 for a tie, which is a pair whose margin is 0."""
+    """The preference for the chosen side: 1, or 0.5 for a tie (margin 0)."""
     return 0.5 if pair.margin == 0 else 1.0
 
 
 def _asked(messages: Sequence[Message]) -> Asked:
-    """What identifies a prompt: its turns without the system's."""
+    """The identity of a prompt: its turns without the system turn."""
     return tuple((turn.role, turn.content.strip()) for turn in messages if turn.role != "system")
 
 
 @dataclass(slots=True)
 class Labels:
-    """What people say of the comparisons of a judge: their mean preference for the first answer, by comparison."""
+    """Human labels of a judge's comparisons: their mean preference for the first answer, by comparison."""
 
     samples: Sequence[Sample]
     judged: Sequence[Judged]
@@ -107,7 +109,8 @@ class Labels:
         self.keys = {each.key: each.prompt for each in self.judged}
 
     def take(self, pair: Pair) -> bool:
-        """Reads a label; False where it is of no comparison. The same texts of several models are several answers."""
+        """Adds a label; False if it matches no comparison. The same text from several models counts as several
+        answers."""
         asked, value = _asked(pair.prompt), label_of(pair)
         better, worse = (self.names.get((asked, side[-1].content.strip()), []) for side in (pair.chosen, pair.rejected))
         found = False

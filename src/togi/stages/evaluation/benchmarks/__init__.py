@@ -1,1 +1,1 @@
-"""Benchmarks as values: each is a settings file, a work file and one line in table.py."""
+"""Benchmarks: each has a settings file, a work file and one line in table.py."""

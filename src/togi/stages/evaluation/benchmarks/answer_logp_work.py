@@ -1,4 +1,4 @@
-"""How likely a model finds answers that were sampled elsewhere: log-probabilities of whole answers."""
+"""Log-probabilities that a model gives to whole answers sampled elsewhere."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ Ids = Sequence[int]
 
 
 class AnswerLogp:
-    """log p(answer | prompt) under a model in this process, in nats, summed over the answer's tokens."""
+    """Computes log p(answer | prompt) with a model in this process, in nats, summed over the answer's tokens."""
 
     def __init__(self, net: nn.Module, *, tokens_at_once: int = 4096) -> None:
         self.policy = Policy(net)
@@ -22,7 +22,7 @@ class AnswerLogp:
         self.tokens_at_once = tokens_at_once
 
     def sums(self, groups: Sequence[tuple[Ids, Sequence[Ids]]], temperature: float = 1.0) -> list[list[float]]:
-        """One list for each (prompt, its answers), one number an answer. What answers share is computed once."""
+        """Returns one list per (prompt, answers) with one number per answer. Shared prefixes are computed once."""
         trees = [[_sequence(prompt, answer) for answer in answers] for prompt, answers in groups]
         found = [0.0] * sum(map(len, trees))
         for batch in split_by_tokens([tree for tree in trees if tree], self.tokens_at_once):

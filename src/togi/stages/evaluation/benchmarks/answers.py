@@ -1,4 +1,4 @@
-"""`answers`: how answers end, how long they are, and what a reward model gives them."""
+"""`answers`: how answers end, how long they are, and how a reward model scores them."""
 
 from typing import Literal
 
@@ -10,11 +10,11 @@ from togi.stages.evaluation.benchmarks.prompted import PromptedSettings, estimat
 
 
 class Answers(PromptedSettings):
-    """Every model answers the same prompts: how many answers end properly, how long they are, what a reward model gives
-    them."""
+    """Every model answers the same prompts. Reports how many answers end properly, how long they are, and how a reward
+    model scores them."""
 
     type: Literal["answers"] = "answers"
-    reward: ScorerRef | None = Field(default=None, description="a reward model that scores the answers")
+    reward: ScorerRef | None = Field(default=None, description="reward model that scores the answers")
 
 
 BENCHMARK = BenchmarkType(

@@ -1,4 +1,4 @@
-"""The work of `answers`."""
+"""Runs the benchmark `answers`."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from togi.stages.evaluation.benchmarks.answers import Answers
 from togi.stages.evaluation.benchmarks.room_work import Room, Said
 
 CLOSED = Metric(
-    name="ended properly", higher_is_better=True, note="share of answers that the terminator gate passes", share=True
+    name="ended properly", higher_is_better=True, note="share of answers that pass the terminator gate", share=True
 )
 LENGTH = Metric(name="length (tokens)")
 CHARACTERS = Metric(name="length (characters)")
@@ -63,7 +63,7 @@ def _length(said: Said, counted: bool) -> float:
 def _rewards(
     settings: Answers, room: Room, name: str, owners: Sequence[Prompt], answers: Sequence[Said]
 ) -> list[float | None]:
-    """The score of each answer; None where there is none."""
+    """The score of each answer; None for an answer without one."""
     assert settings.reward is not None
     asked = [(prompt.messages, said.text) for prompt, said in zip(owners, answers, strict=True) if not said.failed]
     found = iter(room.scores(settings.reward, asked, f"reward-{name}"))

@@ -1,4 +1,4 @@
-"""`arena`: models in pairwise battles against a baseline, as arena-hard and Ru-Arena hold them."""
+"""`arena`: pairwise battles of models against a baseline, as in arena-hard and Ru-Arena."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -12,42 +12,42 @@ from togi.stages.cost import Cost
 from togi.stages.evaluation.benchmarks.base import Asked, BenchmarkSettings, BenchmarkType, longest_of, summed
 
 REASONS = ("no_answer", "failed", "no_verdict", "unknown_label")
-"""An answer that did not come, of the model or of the baseline; a request to the judge that failed; a text of the judge
-without one of the five labels, or with several; another label."""
+"""The model or the baseline gave no answer; the request to the judge failed; the judge's text has none of the five
+labels, or several; it has some other label."""
 
 
 class Arena(BenchmarkSettings, Sampling):
-    """Every model answers the questions, and a judge compares each answer with the baseline's in two games, one in each
-    order, by five labels: win rates against the baseline, with a leaderboard. The answers, judgments and battles are
-    kept in arena-hard's file layouts."""
+    """Every model answers the questions. A judge compares each answer with the baseline's in two games, one in each
+    order, and gives one of five labels. Reports win rates against the baseline and a leaderboard. Answers, judgments
+    and battles are stored in arena-hard's file layouts."""
 
     type: Literal["arena"] = "arena"
-    questions: PromptsRef = Field(description="what is asked")
+    questions: PromptsRef = Field(description="questions to answer")
     rules: Literal["v0.1", "v2"] = Field(
         default="v0.1",
-        description="how labels are read: v0.1 drops a game without a clear one, as Ru-Arena does too; v2 drops the "
-        "question, and takes the last label",
+        description="how labels are read: v0.1 drops a game without a clear label, as Ru-Arena does; v2 uses the last "
+        "label of a text, and drops the whole question if a game has none",
     )
-    length_control: bool = Field(default=False, description="show the win rate under Ru-Arena's length control too")
+    length_control: bool = Field(default=False, description="also show the win rate with Ru-Arena's length control")
     style_control: Literal["length", "markdown", "both"] | None = Field(
-        default=None, description="show the win rate under arena-hard's style control too"
+        default=None, description="also show the win rate with arena-hard's style control"
     )
-    temperature: float = Field(default=0.0, ge=0, le=2, description="randomness of answers; 0 is greedy")
-    max_tokens: int = Field(default=2048, ge=1, description="most tokens of an answer, terminator included")
+    temperature: float = Field(default=0.0, ge=0, le=2, description="temperature of the answers; 0 is greedy")
+    max_tokens: int = Field(default=2048, ge=1, description="maximum tokens of an answer, terminator included")
     language: Literal["en", "ja", "ru"] = Field(default="en", description="language of togi's own prompt for the judge")
     read: Literal["text", "logprobs"] = Field(
         default="text",
-        description="read a label in the judge's text, or its log-probabilities of A and B in both games together, as "
-        "a small judge needs; there is no clear win then",
+        description="text: read the label from the judge's text; logprobs: compare the judge's log-probabilities of A "
+        "and B over both games, which suits small judges but never gives a much-better label",
     )
     prompt: RecipePath | None = Field(
         default=None,
-        description="a prompt for the judge that asks for five labels: Jinja (.j2), .jsonl of FastChat",
+        description="your own judge prompt that asks for the five labels: Jinja (.j2) or FastChat's .jsonl",
     )
-    prompt_name: str | None = Field(default=None, description="which prompt of a file that holds several")
-    judge_temperature: float = Field(default=0.0, ge=0, le=2, description="randomness of the judge")
-    judge_max_tokens: int = Field(default=4096, ge=1, description="most tokens of what the judge says")
-    retries: int = Field(default=1, ge=0, le=8, description="how often a text without any label is asked for again")
+    prompt_name: str | None = Field(default=None, description="which prompt to use from a file that holds several")
+    judge_temperature: float = Field(default=0.0, ge=0, le=2, description="temperature of the judge")
+    judge_max_tokens: int = Field(default=4096, ge=1, description="maximum tokens of the judge's text")
+    retries: int = Field(default=1, ge=0, le=8, description="how often to ask again after a text without any label")
 
 
 def measures(settings: Arena) -> Sequence[Ref]:
@@ -55,8 +55,8 @@ def measures(settings: Arena) -> Sequence[Ref]:
 
 
 def estimate(settings: Arena, asked: Asked) -> Cost:
-    """Every model answers each question, and the judge reads each answer of all but the baseline in two games; of
-    prompts, the bytes, which are more than the tokens."""
+    """Every model answers each question; the judge reads each answer, except the baseline's, in two games. Prompts are
+    counted in bytes, an upper bound of their tokens."""
     came = asked.inputs[settings.questions]
     if came.records is None:
         return Cost(unknown=[came.why])
@@ -69,7 +69,7 @@ def estimate(settings: Arena, asked: Asked) -> Cost:
         read = games * (LONGEST_PROMPT + longest + 2 * settings.max_tokens)
         written = settings.judge_max_tokens if settings.read == "text" else 1
         cost.ask(asked.judge.name, games, read, games * written)
-    cost.notes.append(f"{games:,} games are judged; without those that are asked again")
+    cost.notes.append(f"{games:,} games are judged, not counting repeated requests")
     return summed(cost)
 
 

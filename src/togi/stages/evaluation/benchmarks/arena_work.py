@@ -1,4 +1,4 @@
-"""The work of `arena`. Files in arena-hard's layouts are written first, then read as `togi evaluate arena` does."""
+"""Runs the benchmark `arena`. Writes files in arena-hard's layouts, then reads them as `togi evaluate arena` does."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -38,12 +38,12 @@ from togi.stages.judging_work import questioned
 from togi.stages.seen_prompts import learnt, mark
 
 UNCLEAR = "unclear"
-"""What stands for two different labels in one text: no verdict, and no reason to ask again."""
+"""Marks a text with two different labels: there is no verdict, but the judge is not asked again."""
 Answers = Mapping[str, Sequence[Said]]
 Games = list[tuple[Prompt, list[Prompt], list[Answered[str]]]]
-"""Of each question: what the judge was asked in its two games, and what it said."""
+"""For each question: what the judge was asked in its two games, and its replies."""
 MIRRORED = {1.0: ("A>B", "B>A"), 0.5: ("A=B", "A=B"), 0.0: ("B>A", "A>B")}
-"""The labels of both games, by the preference for what is A in the first."""
+"""The labels of both games, by the preference for the answer that is A in the first game."""
 
 
 def run(settings: Arena, room: Room) -> Table:
@@ -52,7 +52,7 @@ def run(settings: Arena, room: Room) -> Table:
     names = _names(prompts)
     subjects = [name for name in room.subjects if name != room.baseline]
     if not subjects:
-        raise InputError(f"{room.name}: {room.baseline} is the baseline and the only model; name another under models")
+        raise InputError(f"{room.name}: {room.baseline} is the baseline and the only model; add another one to models")
     said = _answers(settings, room, [room.baseline, *subjects], prompts)
     folder = room.context.folder / "output" / room.name
     for name in said:
@@ -78,7 +78,7 @@ def _names(prompts: Sequence[Prompt]) -> list[str]:
     names = [question_name(prompt) for prompt in prompts]
     twice = [name for place, name in enumerate(names) if name in names[:place]]
     if twice:
-        raise InputError(f"arena: question {twice[0]} stands there twice; keep one row for each question_id")
+        raise InputError(f"arena: question {twice[0]} appears twice; keep one row for each question_id")
     return names
 
 
@@ -97,7 +97,7 @@ def _played(
 
 
 def _leaked(room: Room, prompts: Sequence[Prompt], names: Sequence[str], rows: Rows) -> dict[str, list[str]]:
-    """The questions that each model learnt from."""
+    """The questions that each model was trained on."""
     played = dict.fromkeys(name for battle in rows.battles for name in (battle.model_a, battle.model_b))
     refs: dict[str, Ref] = {**room.subjects}
     if room.baseline is not None and room.baseline_ref is not None:
@@ -112,7 +112,7 @@ def _leaked(room: Room, prompts: Sequence[Prompt], names: Sequence[str], rows: R
 
 
 def _notes(room: Room) -> list[str]:
-    """A judge that plays itself, or that plays under another name."""
+    """Names the models that are the judge itself, under whatever name."""
     if room.judge is None:
         return []
     own = room.identity(room.judge)["model"]
@@ -158,8 +158,8 @@ def _answer(settings: Arena, model: str, question: str, said: Said) -> dict[str,
 def _games(
     settings: Arena, room: Room, name: str, prompts: Sequence[Prompt], said: Answers
 ) -> tuple[Games, list[bool]]:
-    """The games of each question that both have answered, and where the judge named a winner in both: whether it was
-    the same one."""
+    """The games of each question that both models answered; and, for questions with a winner in both games, whether it
+    is the same one."""
     assert room.baseline is not None
     prompt = _prompt(settings)
     room.note(judge_prompt=digest([prompt.system, prompt.source])[:16], rules=settings.rules)
@@ -179,7 +179,7 @@ def _games(
 
 
 def _written(settings: Arena, room: Room, name: str, asked: Sequence[Prompt]) -> tuple[list[Answered[str]], list[bool]]:
-    """What the judge wrote in each game, and whether the two games of a question name the same winner."""
+    """The judge's text for each game, and whether both games of a question name the same winner."""
     params = SamplingParams(
         temperature=settings.judge_temperature, max_tokens=settings.judge_max_tokens, seed=derive(room.seed, "judge")
     )
@@ -192,14 +192,14 @@ def _written(settings: Arena, room: Room, name: str, asked: Sequence[Prompt]) ->
 
 
 def _share(said: Answered[str]) -> float:
-    """What the answer in place A won of a game; one half too where there is no verdict."""
+    """The share of a game that answer A won: one half for a tie, and also without a verdict."""
     label = said.values[0] if said.values else ""
     return LABELS.get(TURNED.get(label, label), (0.5, 1))[0]
 
 
 def _chosen(settings: Arena, room: Room, name: str, asked: Sequence[Prompt]) -> tuple[list[Answered[str]], list[bool]]:
-    """The same by the judge's log-probabilities of A and B. Both orders together decide both games, so that a judge
-    which favours one place still says something."""
+    """The same from the judge's log-probabilities of A and B. Both orders together decide both games, so that a judge
+    with position bias still gives usable verdicts."""
     assert room.judge is not None
     room.note(judge=room.identity(room.judge), read=settings.read)
     found = weighed(room, room.judge, asked, f"choices-{name}")
@@ -226,7 +226,7 @@ def _question(prompt: JudgePrompt, question: Prompt, answers: tuple[str, str], e
 
 
 def _read_v01(text: str) -> str | None:
-    """The label, UNCLEAR for two different ones; None for a text without any, which is asked for again."""
+    """The label; UNCLEAR for two different ones; None for a text without any, so that the judge is asked again."""
     label, again = ru_arena(spoken(text))
     return None if again else label or UNCLEAR
 

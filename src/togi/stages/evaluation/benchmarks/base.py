@@ -1,7 +1,7 @@
-"""What a benchmark is.
+"""The interface of a benchmark.
 
-A benchmark is two files: `x.py` declares its settings, what it measures and what it asks; `x_work.py` has
-`run(settings, room) -> Table` and may import anything heavy. One line in table.py makes it known.
+A benchmark has two files: `x.py` declares its settings, its records and its cost; `x_work.py` has
+`run(settings, room) -> Table` and may import heavy modules. One line in table.py registers it.
 """
 
 import math
@@ -18,7 +18,7 @@ from togi.stages.cost import Cost, Inputs, Known
 
 
 class SubjectRef(Ref):
-    """What a benchmark measures: a language model, or a reward model. Its name stands in the tables."""
+    """A model that a benchmark measures: a language model or a reward model. Its name is shown in the tables."""
 
     kinds = ("model", "scorer")
     named = True
@@ -31,11 +31,11 @@ class BenchmarkSettings(Settings):
     name: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$",
-        description="its name in tables; the type when absent",
+        description="name of the benchmark in tables; its type when absent",
     )
     published: tuple[str, ...] = Field(
         default=(),
-        description="tables of model cards that stand below ours, marked published (docs/published.md)",
+        description="published tables of model cards to show below ours, marked as published (docs/published.md)",
     )
 
     @model_validator(mode="after")
@@ -43,20 +43,19 @@ class BenchmarkSettings(Settings):
         allowed = of_benchmark(self.type) if self.published else []
         for name in self.published:
             if name not in allowed:
-                tables = f"allowed are {', '.join(allowed)}" if allowed else "there is none of this benchmark"
-                raise ValueError(f"published: {name!r} is no published table of {self.type}; {tables}")
+                tables = f"choose from {', '.join(allowed)}" if allowed else "this benchmark has none"
+                raise ValueError(f"published: {name!r} is not a published table of {self.type}; {tables}")
         return self
 
     @property
     def title(self) -> str:
-        """The name in tables."""
+        """The name shown in tables."""
         return self.name or self.type
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a benchmark may ask when it estimates its cost: what is known of its inputs, the models that it measures,
-    and the judge."""
+    """What a benchmark knows when it estimates its cost: its inputs, the models that it measures, and the judge."""
 
     inputs: Inputs
     subjects: Sequence[Ref]
@@ -64,7 +63,7 @@ class Asked:
 
 
 def summed(cost: Cost) -> Cost:
-    """The cost with the sums of what each model is asked."""
+    """The cost with totals summed over all models."""
     each = cost.asked.values()
     cost.calls = cost.samples = sum(one.calls for one in each)
     cost.read, cost.sampled = sum(one.read for one in each), sum(one.written for one in each)
@@ -72,19 +71,19 @@ def summed(cost: Cost) -> Cost:
 
 
 def longest_of(came: Known, size: Callable[[Prompt], int]) -> int:
-    """The most bytes of a prompt; where none is at hand yet, its most tokens as the recipe expects them."""
+    """The most bytes of a prompt; without prompts yet, the most tokens that the recipe expects."""
     own = [size(one) for one in came.samples if isinstance(one, Prompt)]
     return max(own, default=0) or came.longest or math.ceil(came.tokens or 0)
 
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkType:
-    """All that is asked about a kind of benchmark.
+    """The declaration of a kind of benchmark.
 
-    `work` is a module with `run(settings, room) -> Table`. `subjects` are the kinds that it can measure: `model` (a
-    language model), `scorer` (a reward model). `judged(settings)` says whether it needs the evaluation's judge;
-    `against`: it needs a baseline. `reasons` are all that it drops rows for. `estimate(settings, asked)` is what it
-    will take. `measures(settings)` are the records on which it measures models.
+    `work` names a module with `run(settings, room) -> Table`. `subjects` lists the kinds that it can measure: `model`
+    (a language model), `scorer` (a reward model). `judged(settings)` returns whether it needs the evaluation's judge;
+    `against` is true if it needs a baseline. `reasons` lists every reason for which it drops rows.
+    `estimate(settings, asked)` returns its cost. `measures(settings)` returns the records on which it measures models.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""`chat_health`: what a reader of the answers would stumble over, counted without a judge."""
+"""`chat_health`: visible defects of answers, counted without a judge."""
 
 from typing import Literal
 
@@ -9,15 +9,15 @@ from togi.stages.evaluation.benchmarks.prompted import PromptedSettings, estimat
 
 
 class ChatHealth(PromptedSettings):
-    """How many answers end properly, are cut off or empty, leak strings of a chat template, open the turn of another
-    role, change the language, mix in letters of another writing system, repeat themselves or end in a loop; and how
-    long they are."""
+    """Counts answers that end properly, are cut off or empty, leak strings of a chat template, open another role's
+    turn, switch language, mix in letters of another script, repeat themselves or end in a loop. Also reports answer
+    length."""
 
     type: Literal["chat_health"] = "chat_health"
     language: str | None = Field(
         default=None,
         pattern="^[a-z]{2}$",
-        description="ISO 639-1 code of the language that answers should have; that of each prompt when absent",
+        description="ISO 639-1 code of the language expected in answers; the language of each prompt when absent",
     )
 
 

@@ -1,4 +1,4 @@
-"""The work of `chat_health`."""
+"""Runs the benchmark `chat_health`."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +10,7 @@ from togi.stages.evaluation.benchmarks.room_work import Room, Said
 from togi.text.language import detect
 
 LISTED = 6
-"""Leaked strings that are told of each model."""
+"""Leaked strings to report for each model, at most."""
 
 
 def run(settings: ChatHealth, room: Room) -> Table:
@@ -50,7 +50,7 @@ def _replies(group: Sequence[Said]) -> list[Reply]:
 
 
 def _leaked(found: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """Which strings of chat templates stand in how many answers of each model, the commonest first."""
+    """Notes which chat-template strings leak into how many answers of each model, the most common first."""
     told = []
     for name, marks in found.items():
         first = sorted(marks.items(), key=lambda mark: -mark[1])[:LISTED]

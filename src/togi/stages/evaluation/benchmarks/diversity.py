@@ -1,4 +1,4 @@
-"""`diversity`: how much a model's answers differ from one another, and from those of the other models."""
+"""`diversity`: how much a model's answers differ from one another and from other models' answers."""
 
 from typing import Literal
 
@@ -10,22 +10,24 @@ from togi.stages.evaluation.benchmarks.prompted import PromptedSettings, estimat
 
 
 class Diversity(PromptedSettings):
-    """How much answers differ: those of one model to one prompt, and to all prompts; and how alike the answers of two
-    models are. A prompt to which one answer failed is left out for all models."""
+    """Measures how much one model's answers differ, to one prompt and across prompts, and how similar the answers of
+    two models are. A prompt with a failed answer is left out for all models."""
 
     type: Literal["diversity"] = "diversity"
     samples: int = Field(default=4, ge=1, description="answers of each model to each prompt")
     embedder: EmbedderRef | None = Field(
-        default=None, description="sentence embeddings for cosines; hashed runs of characters when absent"
+        default=None, description="sentence embedder for cosine similarity; hashed character n-grams when absent"
     )
-    language: Literal["en", "ja", "ru"] = Field(default="en", description="decides the units: words, or characters")
+    language: Literal["en", "ja", "ru"] = Field(
+        default="en", description="decides the units of n-grams: words or characters"
+    )
     cut: bool = Field(
         default=True,
-        description="cut the answers of all models to the shortest of them, so that length decides nothing",
+        description="cut all models' answers to a prompt to the shortest of them, so that length has no influence",
     )
-    draw: int = Field(default=512, ge=3, description="answers at most that self-BLEU across prompts reads")
+    draw: int = Field(default=512, ge=3, description="maximum answers that self-BLEU across prompts reads")
     question: str = Field(
-        default="", description="column that names the question, where several prompts are wordings of one"
+        default="", description="column that names the question, if several prompts are wordings of the same question"
     )
 
 

@@ -1,4 +1,4 @@
-"""The work of `diversity`."""
+"""Runs the benchmark `diversity`."""
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
@@ -21,7 +21,7 @@ def run(settings: Diversity, room: Room) -> Table:
     said = {name: room.answers(name, prompts, params) for name in room.subjects}
     kept = _answered(room, prompts, said)
     if not kept:
-        raise InputError(f"{room.name}: no prompt has an answer of every model, so nothing can be compared")
+        raise InputError(f"{room.name}: no prompt was answered by every model, so nothing can be compared")
     read = [prompts[place] for place in kept]
     texts = {name: [one.text for place in kept for one in own[place]] for name, own in said.items()}
     found = measure(texts, _how(settings, room, read))
@@ -48,7 +48,7 @@ def run(settings: Diversity, room: Room) -> Table:
 
 
 def _answered(room: Room, prompts: Sequence[Prompt], said: Mapping[str, Sequence[Sequence[Said]]]) -> list[int]:
-    """The places of prompts to which no answer failed; the others are dropped."""
+    """The indices of prompts without a failed answer; drops the others."""
     kept = []
     for place, prompt in enumerate(prompts):
         if any(one.failed for own in said.values() for one in own[place]):
@@ -71,7 +71,7 @@ def _how(settings: Diversity, room: Room, prompts: Sequence[Prompt]) -> Measure:
 
 
 def _questions(settings: Diversity, prompts: Sequence[Prompt]) -> list[Hashable] | None:
-    """What each prompt asks. Raises InputError where a prompt does not say it."""
+    """The question that each prompt asks. Raises InputError for a prompt without the column."""
     if not settings.question:
         return None
     names: list[Hashable] = []
@@ -79,7 +79,7 @@ def _questions(settings: Diversity, prompts: Sequence[Prompt]) -> list[Hashable]
         if settings.question not in prompt.extra:
             raise InputError(
                 f"prompt {prompt.id} has no column {settings.question!r}, which `question` names; it has "
-                f"{', '.join(prompt.extra) or 'no columns of its own'}"
+                f"{', '.join(prompt.extra) or 'no other columns'}"
             )
         names.append(str(prompt.extra[settings.question]))
     return names
@@ -90,7 +90,7 @@ def _embedder(settings: Diversity, room: Room) -> object:
 
 
 def _values(values_P: Floats) -> list[float | None]:
-    """One number for each prompt; None where it has none."""
+    """One number for each prompt; None if it is not finite."""
     return [float(one) if math.isfinite(one) else None for one in values_P]
 
 
@@ -99,21 +99,21 @@ def _any(values: Sequence[float | None]) -> bool:
 
 
 def _alike(found: Found, names: Sequence[str], bootstrap: Bootstrap) -> Part:
-    """How alike the answers of two models to one prompt are; beside it, how alike a model's own are."""
+    """How similar two models' answers to one prompt are; on the diagonal, how similar a model's own answers are."""
     columns = [Metric(name=f"like {name}", higher_is_better=None) for name in names]
     values: Values = {one: {f"like {other}": _values(found.alike[one, other]) for other in names} for one in names}
     note = (
-        "mean cosine similarity of an answer of one model and one of the other to the same prompt; on the diagonal, of "
-        "two answers of the model itself, which is what two models that answer alike come to"
+        "mean cosine similarity between the answers of two models to the same prompt; on the diagonal, between two "
+        "answers of one model, which is the value for two models that answer alike"
     )
     return Part(title="likeness between models", columns=columns, cells=measured(columns, values, bootstrap), note=note)
 
 
 def _notes(settings: Diversity, found: Found, prompts: Sequence[Prompt]) -> list[str]:
     cut = ", all models' answers to a prompt cut to the shortest of them" if settings.cut else ""
-    told = [f"n-grams are of {units_of(settings.language)}{cut}"]
+    told = [f"n-grams are made of {units_of(settings.language)}{cut}"]
     if found.draw < len(prompts):
         told.append(f"self-BLEU across prompts reads {found.draw} of {len(prompts)} prompts, drawn by the seed")
     if found.left_out:
-        told.append(f"{found.left_out} answers are left out of texts compared, because one model's is empty")
+        told.append(f"{found.left_out} answers are left out of the comparison because one model's answer is empty")
     return told

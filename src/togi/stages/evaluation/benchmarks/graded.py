@@ -1,4 +1,4 @@
-"""`graded`: any set whose answers a judge grades on a scale, such as ELYZA-tasks-100, Tengu and Rakuda."""
+"""`graded`: any question set graded by a judge on a scale, such as ELYZA-tasks-100, Tengu and Rakuda."""
 
 from typing import Literal, Self
 
@@ -9,25 +9,25 @@ from togi.stages.evaluation.benchmarks.judged import REASONS, JudgedSettings, es
 
 
 class GradedSet(JudgedSettings):
-    """Each model answers every question (all of its turns), and a judge grades the answers. The judge sees the
-    question's reference answer and rubric where there are such."""
+    """Each model answers every turn of every question, and a judge grades the answers. The judge sees the question's
+    reference answer and rubric if it has them."""
 
     type: Literal["graded"] = "graded"
-    prompt_name: str | None = Field(default=None, description="which prompt of a file that holds several")
+    prompt_name: str | None = Field(default=None, description="which prompt to use from a file that holds several")
     scale: tuple[int, int] = Field(default=(1, 10), description="lowest and highest grade")
     reference: bool = Field(default=True, description="show the judge the question's reference answer, if there is one")
     rubric: str | None = Field(
-        default=None, min_length=1, description="the column that says what a good answer to a question has"
+        default=None, min_length=1, description="column with the question's rubric: what a good answer contains"
     )
-    category: str = Field(default="category", description="the column with a question's category, if there are such")
+    category: str = Field(default="category", description="column with the question's category, if there is one")
     temperature: float = Field(default=0.0, ge=0, le=2, description="temperature of the answers; 0 is greedy")
 
     @model_validator(mode="after")
     def _has_a_scale(self) -> Self:
         if self.scale[0] >= self.scale[1]:
-            raise ValueError(f"scale is {list(self.scale)}: the lowest grade stands first")
+            raise ValueError(f"scale is {list(self.scale)}: put the lowest grade first, then the highest")
         if self.prompt_name is not None and self.prompt is None:
-            raise ValueError("prompt_name chooses in the file under prompt, and there is none")
+            raise ValueError("prompt_name selects from the file under prompt, but prompt is not set")
         return self
 
 

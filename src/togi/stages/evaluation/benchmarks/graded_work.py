@@ -1,4 +1,4 @@
-"""The work of `graded`."""
+"""Runs the benchmark `graded`."""
 
 from collections.abc import Sequence
 
@@ -41,8 +41,7 @@ def run(settings: GradedSet, room: Room) -> Table:
 
 
 def _material(settings: GradedSet, room: Room, questions: Sequence[Prompt]) -> dict[str, Material]:
-    """What the judge is shown beside each question. Raises InputError for a rubric that no row has, or that is no
-    text."""
+    """What the judge is shown with each question. Raises InputError if a question has no text in the rubric column."""
     rubrics = {question.id: question.extra.get(settings.rubric) for question in questions} if settings.rubric else {}
     wrong = [name for name, rubric in rubrics.items() if not isinstance(rubric, str)]
     if wrong:

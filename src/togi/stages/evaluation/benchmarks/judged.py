@@ -1,4 +1,4 @@
-"""What benchmarks share whose answers a judge grades: how the judge is asked, in how many rounds, and what it costs."""
+"""Shared by benchmarks whose answers a judge grades: judge settings, rounds and cost."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,49 +15,49 @@ from togi.stages.cost import Cost
 from togi.stages.evaluation.benchmarks.base import Asked, BenchmarkSettings, longest_of, summed
 
 REASONS = ("no_answer", "failed", "unreadable")
-"""Grades that are missing: the model gave no answer, the request to the judge failed, its text holds no grade."""
+"""Why a grade is missing: the model gave no answer, the request to the judge failed, its text holds no grade."""
 LLM_JP_SYSTEM = "以下は、タスクを説明する指示です。要求を適切に満たす応答を書きなさい。"
-"""The sentence that llm-jp-judge puts before every conversation, in English benchmarks too."""
+"""The system prompt that llm-jp-judge puts before every conversation, even in English benchmarks."""
 
 
 class JudgedSettings(BenchmarkSettings, Sampling):
-    """Every model answers the questions, and a judge grades the answers. Both happen anew in each round."""
+    """Every model answers the questions, and a judge grades the answers. Each round repeats both."""
 
-    questions: PromptsRef = Field(description="what is asked; a reference answer is shown to the judge")
-    rounds: int = Field(default=1, ge=1, le=64, description="how often everything is answered and judged anew")
+    questions: PromptsRef = Field(description="questions to answer; the judge is shown a question's reference answer")
+    rounds: int = Field(default=1, ge=1, le=64, description="how often all questions are answered and judged")
     protocol: Literal["plain", "llm-jp"] = Field(
         default="plain",
-        description="llm-jp: before every conversation the Japanese sentence of llm-jp-judge, as its published figures "
-        "have it; plain: nothing",
+        description="llm-jp: start every conversation with the Japanese system prompt of llm-jp-judge, as its "
+        "published figures do; plain: start with nothing",
     )
     system: str | None = Field(
-        default=None, min_length=1, description="plain: a system prompt before every conversation"
+        default=None, min_length=1, description="with protocol plain: system prompt of every conversation"
     )
-    max_tokens: int = Field(default=1024, ge=1, description="most tokens of an answer, terminator included")
+    max_tokens: int = Field(default=1024, ge=1, description="maximum tokens of an answer, terminator included")
     language: Literal["en", "ja", "ru"] = Field(default="en", description="language of togi's own prompt for the judge")
     prompt: RecipePath | None = Field(
         default=None,
-        description="a prompt for the judge: Jinja (.j2), FastChat's judge_prompts.jsonl or a .yaml of llm-jp-judge",
+        description="your own judge prompt: Jinja (.j2), FastChat's judge_prompts.jsonl or a .yaml of llm-jp-judge",
     )
     reads: Literal["togi", "llm-jp", "fastchat"] = Field(
         default="togi",
-        description="how a grade is read where the file of the prompt does not say so itself: the one on which the "
-        "judge's text agrees, or the first one as a published benchmark reads it",
+        description="how a grade is read if the prompt's file does not specify it: togi reads the grade that the "
+        "whole text agrees on; llm-jp and fastchat read the first grade, as those benchmarks do",
     )
-    judge_temperature: float = Field(default=0.0, ge=0, le=2, description="randomness of the judge")
-    judge_top_p: float = Field(default=1.0, gt=0, le=1, description="the judge samples from tokens of this mass")
-    judge_max_tokens: int = Field(default=2048, ge=1, description="most tokens of what the judge says")
-    retries: int = Field(default=1, ge=0, le=8, description="how often an unreadable grade is asked for again")
+    judge_temperature: float = Field(default=0.0, ge=0, le=2, description="temperature of the judge")
+    judge_top_p: float = Field(default=1.0, gt=0, le=1, description="nucleus sampling (top-p) of the judge")
+    judge_max_tokens: int = Field(default=2048, ge=1, description="maximum tokens of the judge's text")
+    retries: int = Field(default=1, ge=0, le=8, description="how often to ask again after an unreadable grade")
 
     @model_validator(mode="after")
     def _one_system(self) -> Self:
         if self.protocol == "llm-jp" and self.system is not None:
-            raise ValueError("protocol: llm-jp has a system prompt of its own; remove system, or set protocol: plain")
+            raise ValueError("protocol: llm-jp has its own system prompt; remove system, or set protocol: plain")
         return self
 
     @property
     def spoken_system(self) -> str | None:
-        """What stands before every conversation."""
+        """The system prompt of every conversation."""
         return LLM_JP_SYSTEM if self.protocol == "llm-jp" else self.system
 
 
@@ -66,8 +66,8 @@ def measures(settings: JudgedSettings) -> Sequence[Ref]:
 
 
 def estimate(settings: JudgedSettings, asked: Asked) -> Cost:
-    """Every model answers each turn of each question, and the judge reads each answer; of prompts, the bytes, which are
-    more than the tokens."""
+    """Every model answers each turn of each question, and the judge reads each answer. Prompts are counted in bytes, an
+    upper bound of their tokens."""
     came = asked.inputs[settings.questions]
     if came.records is None:
         return Cost(unknown=[came.why])
@@ -86,7 +86,7 @@ def estimate(settings: JudgedSettings, asked: Asked) -> Cost:
     if asked.judge is not None:
         answers = len(asked.subjects) * per_subject
         cost.ask(asked.judge.name, answers, answers * (talk + around), answers * settings.judge_max_tokens)
-    cost.notes.append("calls: an answer and a grade each; without those for unreadable grades")
+    cost.notes.append("calls: one answer and one grade each, not counting repeats for unreadable grades")
     found = summed(cost)
     found.samples = len(asked.subjects) * per_subject
     return found

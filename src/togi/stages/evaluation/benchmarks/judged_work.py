@@ -1,6 +1,6 @@
-"""What benchmarks share whose answers a judge grades: conversations are held turn by turn, then their answers judged.
+"""Shared by benchmarks whose answers a judge grades: conversations run turn by turn, then their answers are judged.
 
-An answer that did not come ends its conversation: later turns have none either.
+A missing answer ends its conversation: later turns have no answer either.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +27,7 @@ Read = Callable[[str], float | None]
 
 @dataclass(slots=True)
 class Talk:
-    """One conversation of a subject: the question, the round, and the answers so far; None where none came."""
+    """One conversation of a subject: the question, the round, and the answers so far (None for a missing one)."""
 
     question: Prompt
     round: int
@@ -41,14 +41,14 @@ class Talk:
         return None in self.answers
 
     def messages(self, turn: int) -> tuple[Message, ...]:
-        """The conversation up to a turn (from 0) of the user."""
+        """The conversation up to and including user turn `turn` (from 0)."""
         said = list(self.question.messages)
         for place in range(turn):
             said += [Message("assistant", self.answers[place] or ""), Message("user", self.turns[place + 1])]
         return tuple(said)
 
     def prompt(self, turn: int, system: str | None) -> Prompt:
-        """A turn as it is put to the subject; its id names its random stream."""
+        """The prompt of a turn for the subject; its id names its random stream."""
         messages = self.messages(turn)
         if system is not None and messages[0].role != "system":
             messages = led_by_system(system, messages)
@@ -57,7 +57,7 @@ class Talk:
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What a judge is shown beside a question's answer: the reference answers to its turns, and a rubric."""
+    """What a judge is shown with the answer: the reference answers to the question's turns, and a rubric."""
 
     references: tuple[str, ...] = ()
     rubric: str | None = None
@@ -65,8 +65,8 @@ class Material:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speaking:
-    """How subjects answer: the temperature of a question, and what stands before every conversation. `phase` tells
-    several ways of one subject apart."""
+    """Runs the conversations of subjects, with a temperature per question and a system prompt. `phase` distinguishes
+    several runs of one subject."""
 
     settings: JudgedSettings
     room: Room
@@ -75,7 +75,7 @@ class Speaking:
     phase: str = ""
 
     def hold(self, subject: str, questions: Sequence[Prompt]) -> list[Talk]:
-        """Every question in every round, answered by a subject turn by turn."""
+        """Has a subject answer every question in every round, turn by turn. Raises StageError if it answers none."""
         talks = [
             Talk(question, number, turns_of(question), self.temperature(question))
             for number in range(1, self.settings.rounds + 1)
@@ -90,12 +90,13 @@ class Speaking:
         if all(answer is None for talk in talks for answer in talk.answers):
             raise StageError(
                 f"stage {self.room.context.name}: {self.room.name}: {subject} answered none of {len(talks)} "
-                "conversations; the log says what its server said"
+                "conversations; see the log for its server's messages"
             )
         return talks
 
     def _say(self, subject: str, talks: Sequence[Talk], turn: int, repeat: int) -> None:
-        """Adds the answers to one turn of conversations of one temperature, which were asked `repeat` times before."""
+        """Adds the answers to one turn of conversations with one temperature; `repeat` counts earlier calls with the
+        same prompts."""
         asked, degree = [talk for talk in talks if not talk.over], talks[0].temperature
         params = replace(self.settings.params(seed=seed_of(self.settings, self.room, "answers")), temperature=degree)
         prompts = [talk.prompt(turn, self.system) for talk in asked]
@@ -109,7 +110,7 @@ class Speaking:
 
 @dataclass(frozen=True, slots=True)
 class Graded:
-    """An answer before its judge: whose it is, its conversation, and its turn (from 0)."""
+    """An answer to be judged: its subject, conversation and turn (from 0)."""
 
     subject: str
     talk: Talk
@@ -122,8 +123,8 @@ class Graded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """How answers are graded. `prompts` are the judge's, by name. `material` is by the id of the question. `system` is
-    said to a judge whose prompt has no system turn of its own; `published` reads a grade where `reads` is llm-jp."""
+    """Grades answers. `prompts` are the judge's prompts by name; `material` is keyed by question id. `system` is added
+    if the judge's prompt has no system turn. `published` reads grades if `reads` is llm-jp."""
 
     settings: JudgedSettings
     room: Room
@@ -151,7 +152,7 @@ class Bench:
         if found and all(each.outcome == "failed" for each in found.values()):
             raise StageError(
                 f"stage {self.room.context.name}: {self.room.name}: {self.room.judge} graded none of {len(found)} "
-                "answers; the log says what its server said"
+                "answers; see the log for its server's messages"
             )
         self._note(chosen)
         judged: dict[str, list[Judgment]] = {subject: [] for subject in talks}
@@ -160,8 +161,8 @@ class Bench:
         return judged
 
     def _chosen(self, each: Graded) -> str:
-        """The name of the prompt for an answer: of several, the one for as many turns, with a reference or without.
-        Raises InputError where none or several would fit."""
+        """The name of the prompt for an answer: if there are several, the one for this turn, with or without reference.
+        Raises InputError if none or several fit."""
         known = self.material.get(each.talk.question.id, Material())
         wants = each.turn < len(known.references)
         fits = [name for name, prompt in self.prompts.items() if _fits(prompt, each.turn, wants)]
@@ -169,8 +170,8 @@ class Bench:
         if len(found) != 1:
             told = ", ".join(found) if found else "none"
             raise InputError(
-                f"{self.settings.prompt}: for turn {each.turn + 1} of a question "
-                f"{'with' if wants else 'without'} a reference answer one prompt is needed; found {told} among "
+                f"{self.settings.prompt}: needs exactly one prompt for turn {each.turn + 1} of a question "
+                f"{'with' if wants else 'without'} a reference answer; found {told} among "
                 f"{', '.join(self.prompts)}"
             )
         return found[0]
@@ -196,7 +197,7 @@ class Bench:
         return judgments
 
     def _question(self, prompt: JudgePrompt, each: Graded) -> Prompt:
-        """An answer as the judge is asked of it. Raises InputError where the prompt lacks what it wants."""
+        """The judge's prompt for an answer. Raises InputError if a value that the prompt needs is missing."""
         question, turn, answer = each.talk.question, each.turn, each.answer or ""
         known = self.material.get(question.id, Material())
         low, high = self.scale
@@ -216,7 +217,8 @@ class Bench:
         return replace(asked, id=name)
 
     def _reader(self, prompt: JudgePrompt) -> Read:
-        """Reads a grade on the scale: as the prompt's file says, else as the settings do."""
+        """Returns the reader of grades: the one of the prompt's file, else the one of the settings. A grade off the
+        scale is None."""
         low, high = self.scale
         chosen = {"llm-jp": self.published, "fastchat": fastchat, "togi": lambda text: read_grade(text, low, high)}
         read = prompt.read or chosen[self.settings.reads]
@@ -238,7 +240,7 @@ class Bench:
         )
 
     def _note(self, chosen: Sequence[tuple[str, Graded]]) -> None:
-        """The judge's prompts stand in the manifest, and the material that it was shown."""
+        """Adds the judge's prompts, and the material that it was shown, to the manifest."""
         used = dict.fromkeys(name for name, _ in chosen)
         texts = {name: digest([self.prompts[name].system, self.prompts[name].source])[:16] for name in sorted(used)}
         shown = [[name, list(own.references), own.rubric] for name, own in self.material.items()]
@@ -252,8 +254,8 @@ class Bench:
 
 
 def _calls(items: Sequence[Item], degree: float, round_of: Callable[[Item], int]) -> list[tuple[int, Sequence[Item]]]:
-    """What is asked in one call, and how often it was asked before: everything at once, but greedy questions round by
-    round, since only that count tells equal ones apart."""
+    """Splits items into calls, each with a repeat count. Sampled items go in one call. Greedy items go round by round,
+    because only the repeat count distinguishes equal ones."""
     if degree:
         return [(0, items)] if items else []
     rounds = sorted(dict.fromkeys(map(round_of, items)))
@@ -261,24 +263,24 @@ def _calls(items: Sequence[Item], degree: float, round_of: Callable[[Item], int]
 
 
 def judge_prompts(settings: JudgedSettings, name: str | None, own: JudgePrompt | None = None) -> dict[str, JudgePrompt]:
-    """The prompts of the file that the settings name, or the one called `name`; without a file togi's `own`. Raises
-    InputError for a file without such prompts."""
+    """The judge prompts of the file in the settings, or only the one called `name`; without a file, togi's own prompt.
+    Raises InputError for a file without such prompts."""
     if settings.prompt is None:
         return {"togi": own or own_prompt("graded", settings.language)}
     path = Path(settings.prompt)
     found = load_prompts(path, "graded") if name is None else {name: load_prompt(path, "graded", name)}
     if not found:
-        raise InputError(f"{path}: it holds no prompt that grades one answer")
+        raise InputError(f"{path}: has no prompt that grades one answer")
     return dict(found)
 
 
 def seed_of(settings: JudgedSettings, room: Room, what: str) -> int:
-    """The seed of what is sampled."""
+    """The sampling seed for `what`."""
     return derive(room.seed if settings.seed is None else settings.seed, what)
 
 
 def frame(room: Room, questions: Sequence[Prompt], notes: Sequence[str] = ()) -> Frame:
-    """What a table has beside its numbers; to be asked for when everything was asked."""
+    """What a table has besides its numbers. Call it last: the manifest must include all that was asked."""
     return Frame(
         name=room.name,
         bootstrap=room.bootstrap,
@@ -290,12 +292,13 @@ def frame(room: Room, questions: Sequence[Prompt], notes: Sequence[str] = ()) ->
 
 
 def measured(room: Room) -> list[str]:
-    """The names of the models that are measured, the baseline among them."""
+    """The names of the measured models, baseline included."""
     return list(dict.fromkeys([*room.subjects, *([room.baseline] if room.baseline else [])]))
 
 
 def references_of(question: Prompt) -> tuple[str, ...]:
-    """The reference answers of a question's own row: its answer, or a column `reference`, text or a list of texts."""
+    """The reference answers in a question's row: its answer, else the column `reference` (a text or a list of
+    texts)."""
     if question.answer is not None:
         return (question.answer,)
     own = question.extra.get("reference")

@@ -1,4 +1,4 @@
-"""`mt_bench`: questions of two turns in eight categories, graded from 1 to 10 (docs/evaluation.md)."""
+"""`mt_bench`: two-turn questions in eight categories, graded from 1 to 10 (docs/evaluation.md)."""
 
 from typing import Annotated, Literal
 
@@ -18,23 +18,24 @@ TEMPERATURES = {
     "stem": 0.1,
     "humanities": 0.1,
 }
-"""As FastChat and llm-jp-judge have them."""
+"""Temperatures by category, as in FastChat and llm-jp-judge."""
 
 
 class MtBench(JudgedSettings):
-    """MT-Bench: each model answers two turns, the second after its own first answer, and a judge grades both. The rows
-    of the questions are `question_id`, `category`, `turns`."""
+    """MT-Bench: each model answers two turns, the second after its own first answer, and a judge grades both. Question
+    rows have `question_id`, `category` and `turns`."""
 
     type: Literal["mt_bench"] = "mt_bench"
     references: DocumentsRef | None = Field(
         default=None,
-        description="reference answers: rows of `question_id` and `choices`, as in FastChat's files",
+        description="reference answers: rows with `question_id` and `choices`, as in FastChat's files",
         json_schema_extra=APART,
     )
     reference_categories: tuple[str, ...] = Field(
-        default=("math", "reasoning", "coding"), description="categories whose judge is shown the reference answers"
+        default=("math", "reasoning", "coding"),
+        description="categories in which the judge is shown the reference answers",
     )
-    rounds: int = Field(default=3, ge=1, le=64, description="how often everything is answered and judged anew")
+    rounds: int = Field(default=3, ge=1, le=64, description="how often all questions are answered and judged")
     temperatures: dict[str, Annotated[float, Field(ge=0, le=2)]] = Field(
         default=TEMPERATURES, description="temperature of the answers by category"
     )

@@ -1,4 +1,4 @@
-"""The work of `mt_bench`."""
+"""Runs the benchmark `mt_bench`."""
 
 from collections.abc import Sequence
 
@@ -41,8 +41,8 @@ def _category(question: Prompt) -> str:
 
 
 def _material(settings: MtBench, room: Room, questions: Sequence[Prompt]) -> tuple[dict[str, Material], int]:
-    """The reference answers of the questions whose judge is shown them, by the question's id; and how many are empty.
-    Raises InputError for a question without one."""
+    """The reference answers that the judge is shown, by question id, and how many of them are empty. Raises InputError
+    for a question of such a category that lacks them."""
     known = {} if settings.references is None else reference_answers(room.records(settings.references))
     found: dict[str, Material] = {}
     for question in questions:
@@ -51,10 +51,10 @@ def _material(settings: MtBench, room: Room, questions: Sequence[Prompt]) -> tup
         own, turns = known.get(question_name(question), ()), len(turns_of(question))
         if len(own) < turns:
             what = f"{len(own)} reference answers for {turns} turns" if own else "no reference answer"
-            cure = f"add it to {settings.references}" if settings.references else "name their file under `references`"
+            cure = f"add it to {settings.references}" if settings.references else "set `references` to their file"
             raise InputError(
-                f"{room.name}: question {question_name(question)} ({_category(question)}) has {what}: {cure}, or take "
-                f"{_category(question)} out of `reference_categories`"
+                f"{room.name}: question {question_name(question)} ({_category(question)}) has {what}: {cure}, or "
+                f"remove {_category(question)} from `reference_categories`"
             )
         found[question.id] = Material(references=own[:turns])
     return found, sum(not text.strip() for each in found.values() for text in each.references)

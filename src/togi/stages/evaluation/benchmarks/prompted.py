@@ -1,4 +1,4 @@
-"""What benchmarks have in common that let every model answer the same prompts."""
+"""Shared by benchmarks in which every model answers the same prompts."""
 
 from collections.abc import Sequence
 
@@ -11,9 +11,9 @@ from togi.stages.evaluation.benchmarks.base import Asked, BenchmarkSettings
 
 
 class PromptedSettings(BenchmarkSettings, Sampling):
-    """Settings of a benchmark of answers: what is asked, and how often."""
+    """Settings of such a benchmark: the prompts, and the answers to each."""
 
-    prompts: PromptsRef = Field(description="what is asked")
+    prompts: PromptsRef = Field(description="prompts to answer")
     samples: int = Field(default=1, ge=1, description="answers of each model to each prompt")
 
 

@@ -1,4 +1,4 @@
-"""`rag`: answers from documents, correct or not by a judge, with the right documents named or not."""
+"""`rag`: answers from documents: whether a judge finds them correct, and whether they name the right documents."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, Self
@@ -15,61 +15,64 @@ from togi.stages.evaluation.benchmarks.base import Asked, BenchmarkSettings, Ben
 from togi.text.grounded import ANSWER, MAX_TOKENS
 
 REASONS = ("no_documents", "no_answer", "failed", "unreadable")
-"""A question without documents; an answer that did not come; a request to the judge that failed; a text of the judge
-without a verdict."""
+"""The question has no documents; the model gave no answer; the request to the judge failed; the judge's text has no
+verdict."""
 
 
 class Rag(BenchmarkSettings, Sampling):
-    """Every model answers questions from documents in two steps: it names the documents that help, then it answers. A
-    judge says whether an answer is correct, and which of its sentences the documents that it names do not support.
-    Questions come as dialogues with a turn of documents, with a text of their own (SQuAD), or to a folder."""
+    """Every model answers questions from documents in two steps: it names the relevant documents, then it answers. A
+    judge decides whether an answer is correct, and which of its sentences the named documents do not support. A
+    question comes as a dialogue with a turn of documents, with its own text (SQuAD), or alone, with a folder of
+    documents."""
 
     type: Literal["rag"] = "rag"
-    questions: PromptsRef = Field(description="what is asked: grounded dialogues, rows of SQuAD, or questions alone")
+    questions: PromptsRef = Field(
+        description="questions to answer: grounded dialogues, rows of SQuAD, or questions alone"
+    )
     documents: RecipePath | None = Field(
-        default=None, description="a folder, a file or a list of documents, for questions that come without any"
+        default=None, description="folder, file or list of documents, for questions that come without any"
     )
     embedder: EmbedderRef | None = Field(
-        default=None, description="what finds the documents of a folder that fit a question; BM25 when absent"
+        default=None, description="embedder that retrieves documents for questions without any; BM25 when absent"
     )
-    shown: int = Field(default=6, ge=1, le=100, description="documents that a question is shown with, at most")
-    chunk_chars: int = Field(default=LONGEST, ge=50, description="longest part of a file, in characters")
+    shown: int = Field(default=6, ge=1, le=100, description="maximum documents shown with a question")
+    chunk_chars: int = Field(default=LONGEST, ge=50, description="maximum length of a part of a file, in characters")
     out_of_domain: float = Field(
         default=0.5,
         ge=0,
         le=1,
-        description="share of the questions with a text of their own (SQuAD) that are shown texts of other articles "
-        "alone, where the right answer is that there is none",
+        description="share of the questions with their own text (SQuAD) that are shown only texts of other articles, "
+        "so that the right answer is that there is none",
     )
     one_step: tuple[NamedModelRef, ...] = Field(
         default=(),
-        description="models without a grounded mode: they answer at once, with the documents inside the user's turn, "
-        "and have no ids",
+        description="models without a grounded mode: they answer in one step, with the documents in the user's turn, "
+        "and name no ids",
     )
     correct: bool = Field(default=True, description="ask the judge whether each answer is correct")
     read: Literal["text", "logprobs"] = Field(
         default="text",
-        description="read a verdict on correctness in the judge's text, or its log-probabilities of A and B, with each "
-        "letter for correct once, as a small judge needs",
+        description="text: read the verdict on correctness from the judge's text; logprobs: compare the judge's "
+        "log-probabilities of A and B, with each letter meaning correct once, which suits small judges",
     )
     support: bool = Field(default=True, description="ask the judge which sentences the named documents do not support")
     language: Literal["en", "ja", "ru"] = Field(
-        default="en", description="language of the judge's prompts, and of the words that ROUGE-L counts"
+        default="en", description="language of the judge's prompts, and of ROUGE-L's word splitting"
     )
     temperature: float = Field(
-        default=ANSWER.temperature, ge=0, le=2, description="randomness of answers; ids are named at 0"
+        default=ANSWER.temperature, ge=0, le=2, description="temperature of the answers; document ids are named at 0"
     )
-    max_tokens: int = Field(default=MAX_TOKENS, ge=1, description="most tokens of each of the two answers")
-    judge_temperature: float = Field(default=0.0, ge=0, le=2, description="randomness of the judge")
-    judge_max_tokens: int = Field(default=1024, ge=1, description="most tokens of what the judge says")
-    retries: int = Field(default=1, ge=0, le=8, description="how often an unreadable verdict is asked for again")
+    max_tokens: int = Field(default=MAX_TOKENS, ge=1, description="maximum tokens of each of the two steps")
+    judge_temperature: float = Field(default=0.0, ge=0, le=2, description="temperature of the judge")
+    judge_max_tokens: int = Field(default=1024, ge=1, description="maximum tokens of the judge's text")
+    retries: int = Field(default=1, ge=0, le=8, description="how often to ask again after an unreadable verdict")
 
     @model_validator(mode="after")
     def _read(self) -> Self:
         if self.embedder is not None and self.documents is None:
-            raise ValueError("embedder finds documents of a folder, and none is named under documents")
+            raise ValueError("embedder retrieves from documents, but documents is not set")
         if self.read == "logprobs" and self.support:
-            raise ValueError("log-probabilities tell no list of sentences: with read: logprobs, say support: false")
+            raise ValueError("read: logprobs cannot give a list of unsupported sentences; set support: false")
         return self
 
 
@@ -83,8 +86,8 @@ def measures(settings: Rag) -> Sequence[Ref]:
 
 
 def estimate(settings: Rag, asked: Asked) -> Cost:
-    """Every model answers each question in two steps, or in one, and the judge reads each answer once or twice; of
-    prompts, the bytes, which are more than the tokens."""
+    """Every model answers each question in two steps, or in one, and the judge reads each answer once or twice. Prompts
+    are counted in bytes, an upper bound of their tokens."""
     came = asked.inputs[settings.questions]
     if came.records is None:
         return Cost(unknown=[came.why])
@@ -102,7 +105,7 @@ def estimate(settings: Rag, asked: Asked) -> Cost:
 
 
 def _bytes(prompt: Prompt, settings: Rag) -> int:
-    """How long a question with its documents may be."""
+    """The most bytes of a question with its documents."""
     own = sum(len(message.content.encode()) for message in prompt.messages)
     context: Any = prompt.extra.get("context")
     if isinstance(context, str):

@@ -1,4 +1,4 @@
-"""The work of `rag`. The two steps are those of `togi ground`."""
+"""Runs the benchmark `rag`. The two steps are those of `togi ground`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -43,7 +43,7 @@ from togi.text.prompt_file import PromptFile
 
 Verdict = TypeVar("Verdict")
 Answers = dict[str, list[GroundedAnswer]]
-"""By subject: one answer to each question."""
+"""One answer to each question, by subject."""
 
 
 def run(settings: Rag, room: Room) -> Table:
@@ -86,10 +86,10 @@ def run(settings: Rag, room: Room) -> Table:
 def _notes(settings: Rag, room: Room, questions: Sequence[GroundedQuestion]) -> list[str]:
     domains = [question.domain for question in questions]
     told = [f"{domains.count(domain)} {title}" for domain, title in DOMAINS.items() if domain in domains]
-    notes = [f"questions: {', '.join(told)}"] if told else ["nobody says which documents answer the questions"]
+    notes = [f"questions: {', '.join(told)}"] if told else ["the questions do not say which documents answer them"]
     at_once = [name for name in measured_models(room) if _at_once(settings, room, name)]
     if at_once:
-        held = "; sentences were held against all documents" if settings.support else ""
+        held = "; their sentences were checked against all documents" if settings.support else ""
         notes.append(f"{', '.join(at_once)} answered in one step and named no ids{held}")
     return notes
 
@@ -98,7 +98,7 @@ def _notes(settings: Rag, room: Room, questions: Sequence[GroundedQuestion]) -> 
 
 
 def _questions(settings: Rag, room: Room, prompts: Sequence[Prompt]) -> list[GroundedQuestion]:
-    """All questions in the order of their prompts. Raises InputError where none has documents."""
+    """All questions in the order of their prompts. Raises InputError if none has documents."""
     spoken = [prompt for prompt in prompts if has_documents(prompt)]
     told = [prompt for prompt in prompts if not has_documents(prompt) and has_context(prompt)]
     bare = [prompt for prompt in prompts if not has_documents(prompt) and not has_context(prompt)]
@@ -112,7 +112,7 @@ def _questions(settings: Rag, room: Room, prompts: Sequence[Prompt]) -> list[Gro
     if not found:
         raise InputError(
             f"{room.name}: none of {len(prompts)} questions has documents: neither a turn of the role documents nor a "
-            "column context; name a folder under documents"
+            "column context; set documents to a folder"
         )
     by_id = {question.id: question for question in found}
     return [by_id[prompt.id] for prompt in prompts if prompt.id in by_id]
@@ -138,7 +138,7 @@ def _at_once(settings: Rag, room: Room, subject: str) -> bool:
 
 
 def _check_shown(settings: Rag, room: Room, subject: str, question: GroundedQuestion) -> None:
-    """Raises InputError where a model here cannot be shown documents; a server renders conversations itself."""
+    """Raises InputError if a local model's template cannot show documents. A server renders conversations itself."""
     ref = ModelRef(f"${subject}")
     if _at_once(settings, room, subject) or room.context.inputs[ref].endpoint is not None:
         return
@@ -147,12 +147,12 @@ def _check_shown(settings: Rag, room: Room, subject: str, question: GroundedQues
     try:
         role = role_left_out(template.prompt_text(messages), messages)
     except InputError as error:
-        raise InputError(f"{room.name}: {subject}: {error}; or name ${subject} under one_step") from None
+        raise InputError(f"{room.name}: {subject}: {error}; or add ${subject} to one_step") from None
     if role is not None:
         raise InputError(
-            f"{room.name}: {subject}: its template {template.name!r} does not write the turn of the role {role} as it "
-            f"stands, which a grounded answer needs: name ${subject} under one_step, or give it a template with free "
-            "roles (llama3, llama3-text, vikhr-nemo)"
+            f"{room.name}: {subject}: its template {template.name!r} does not render the turn of the role {role} "
+            f"unchanged, which a grounded answer needs: add ${subject} to one_step, or give it a template that allows "
+            "any role (llama3, llama3-text, vikhr-nemo)"
         )
 
 
@@ -168,8 +168,8 @@ def _answers(settings: Rag, room: Room, subject: str, questions: Sequence[Ground
     room.count("no_answer", sum(each.text is None for each in found))
     if all(each.text is None for each in found):
         raise StageError(
-            f"stage {room.context.name}: {room.name}: {subject} answered none of {len(found)} questions; the log says "
-            "why"
+            f"stage {room.context.name}: {room.name}: {subject} answered none of {len(found)} questions; see the log "
+            "for the reason"
         )
     return found
 
@@ -177,7 +177,7 @@ def _answers(settings: Rag, room: Room, subject: str, questions: Sequence[Ground
 def _two_steps(
     room: Room, subject: str, questions: Sequence[GroundedQuestion], params: SamplingParams
 ) -> list[GroundedAnswer]:
-    """The ids first; then the answer, after what was said in the first step as it stands."""
+    """Asks for the document ids, then for the answer; the second prompt contains the first reply verbatim."""
     first = [asked(each.documents, each.question) for each in questions]
     ids = replace(IDS, max_tokens=params.max_tokens, seed=params.seed)
     named = _say(room, subject, "ids", _named("ids", questions, first), ids)
@@ -204,7 +204,7 @@ def _say(
 
 
 def _named(step: str, questions: Sequence[GroundedQuestion], asking: Sequence[Sequence[Message]]) -> list[Prompt]:
-    """The conversations as prompts; their ids name random streams."""
+    """Turns conversations into prompts whose ids name random streams."""
     return [
         Prompt(id=digest(["rag", step, question.id])[:16], messages=tuple(messages))
         for question, messages in zip(questions, asking, strict=True)
@@ -220,7 +220,7 @@ def _text(said: Said | None) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """An answer before the judge, at `place` among its subject's, with the documents that the judge is shown."""
+    """An answer to be judged, number `place` of its subject's answers, with the documents that the judge is shown."""
 
     subject: str
     place: int
@@ -232,8 +232,8 @@ class Case:
 def _judge_correct(
     settings: Rag, room: Room, questions: Sequence[GroundedQuestion], answers: Answers
 ) -> tuple[Answers, dict[str, list[bool]]]:
-    """Whether each answer is correct, given all documents that were shown and the reference; and of a judge that is
-    read by log-probabilities, by subject, whether it says the same whichever letter stands for correct."""
+    """Judges whether each answer is correct, given all shown documents and the reference. With log-probabilities, also
+    returns, by subject, whether the verdict is the same whichever letter means correct."""
     cases = [
         Case(subject, place, question, answer.text, question.documents)
         for subject, own in answers.items()
@@ -255,7 +255,7 @@ def _judge_correct(
 
 
 def _weigh(room: Room, prompt: PromptFile, cases: Sequence[Case]) -> list[Weighed | None]:
-    """How a judge's log-probabilities of A and B weigh each case: A stands for correct, then B does."""
+    """Weighs each case by the judge's log-probabilities of A and B: first A means correct, then B."""
     assert room.judge is not None
     room.note(judge=room.identity(room.judge), read="logprobs", judge_prompts={"correct": digest(prompt.source)[:16]})
     put = [_put(f"correct is {letter}", prompt, case, letter) for case in cases for letter in LETTERS]
@@ -263,8 +263,8 @@ def _weigh(room: Room, prompt: PromptFile, cases: Sequence[Case]) -> list[Weighe
 
 
 def _judge_support(settings: Rag, room: Room, questions: Sequence[GroundedQuestion], answers: Answers) -> Answers:
-    """The share of each answer's sentences that the documents which it names do not support: of an answer in one step,
-    all that it was shown. Where the ids cannot be read, or there is no sentence, there is none."""
+    """Judges the share of each answer's sentences that its named documents do not support; an answer in one step is
+    checked against all shown documents. An answer with unreadable ids or without sentences has no share."""
     cases = [
         Case(subject, place, question, answer.text, _held_against(question, answer))
         for subject, own in answers.items()
@@ -283,7 +283,7 @@ def _held_against(question: GroundedQuestion, answer: GroundedAnswer) -> list[Sh
 
 
 def _share(room: Room, case: Case, numbers: Sequence[int] | None) -> float | None:
-    """The share of unsupported sentences; a number that no sentence has is no verdict."""
+    """The share of unsupported sentences; None if a sentence number does not exist."""
     count = len(sentences(case.text))
     if numbers is not None and any(number > count for number in numbers):
         room.count("unreadable")
@@ -299,7 +299,7 @@ def _ask(
     cases: Sequence[Case],
     read: Callable[[str], Verdict | None],
 ) -> list[Verdict | None]:
-    """A verdict on each case, None where there is none; those are counted."""
+    """The verdict on each case; None without one, which is counted."""
     params = SamplingParams(
         temperature=settings.judge_temperature,
         max_tokens=settings.judge_max_tokens,
@@ -315,14 +315,14 @@ def _ask(
 
 
 def _put(what: str, prompt: PromptFile, case: Case, letter: str = "") -> Prompt:
-    """A case as it is put to the judge."""
+    """The judge's prompt for a case."""
     values = case_values(case.documents, case.question.question, case.text, case.question.reference)
     name = digest(["rag", what, case.question.id, case.subject])[:16]
     return Prompt(id=name, messages=(Message("user", prompt.render(values | {"letter": letter})),))
 
 
 def _with(answers: Answers, cases: Sequence[Case], found: Sequence[Mapping[str, object]]) -> Answers:
-    """The answers with what was found of each case."""
+    """The answers, updated with the values found for each case."""
     changed = {subject: list(own) for subject, own in answers.items()}
     for case, more in zip(cases, found, strict=True):
         changed[case.subject][case.place] = replace(changed[case.subject][case.place], **more)

@@ -1,4 +1,4 @@
-"""The work of `reward_accuracy`: scorers score both answers of a pair, judges read them in both orders."""
+"""Runs the benchmark `reward_accuracy`: scorers score both answers of a pair, judges read them in both orders."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,14 +20,14 @@ from togi.stages.evaluation.benchmarks.room_work import Asking, Room
 from togi.stages.evaluation.benchmarks.weighed_work import weighed
 
 CARD = {"llm-jp/llm-jp-chatbot-arena-conversations": 448, "nvidia/HelpSteer3": 283}
-"""Pairs that the card of ca-reward-3b-ja counts: of one turn, in Japanese, without ties."""
+"""Counts of pairs on the card of ca-reward-3b-ja: single-turn, Japanese, without ties."""
 
 
 def run(settings: RewardAccuracy, room: Room) -> Table:
     kept = [(ref, pair) for ref in refs_of(settings.pairs) for pair in room.records(ref) if _usable(room, pair)]
     if not kept:
         raise InputError(
-            f"{room.name}: no pair is left: {room.dropped}; pairs in which people prefer one side are needed"
+            f"{room.name}: no pair is left: {room.dropped}; at least one pair with a human preference is needed"
         )
     pairs = [pair for _, pair in kept]
     rows = [_labelled(settings, ref, pair) for ref, pair in kept]
@@ -44,7 +44,7 @@ def run(settings: RewardAccuracy, room: Room) -> Table:
 
 
 def _usable(room: Room, pair: Pair) -> bool:
-    """Whether people prefer one of two different answers."""
+    """Whether people prefer one of two different answers; drops the pair otherwise."""
     if pair.margin == 0:
         room.drop(pair, "tie")
         return False
@@ -63,7 +63,7 @@ def _labelled(settings: RewardAccuracy, ref: Ref, pair: Pair) -> Labelled:
     if category is None:
         raise InputError(
             f"pair {pair.id} of {ref} has no column {settings.by!r}, which `by` names; it has "
-            f"{', '.join(pair.extra) or 'no columns of its own'}"
+            f"{', '.join(pair.extra) or 'no other columns'}"
         )
     return Labelled(
         id=pair.id,
@@ -106,8 +106,8 @@ def _judged(settings: RewardAccuracy, room: Room, name: str, ref: ModelRef, pair
 def _written(
     settings: RewardAccuracy, room: Room, name: str, ref: ModelRef, questions: Sequence[Prompt]
 ) -> tuple[list[float | None], list[bool]]:
-    """What is read in a judge's texts: its preference for people's choice, None where there is none; and which
-    requests failed. Every second question shows people's choice second."""
+    """A judge's preferences for the human choice, read from its texts (None without a verdict), and which requests
+    failed. Every second question shows the human choice second."""
     params = SamplingParams(temperature=settings.temperature, max_tokens=settings.max_tokens, seed=room.seed)
     how = Asking(params, f"verdicts-{name}", retries=settings.retries, judge=ref)
     answered = room.ask(questions, read_choice, how)
@@ -118,15 +118,15 @@ def _written(
 def _chosen(
     settings: RewardAccuracy, room: Room, name: str, ref: ModelRef, questions: Sequence[Prompt]
 ) -> tuple[list[float | None], list[bool]]:
-    """The same of a judge's log-probabilities of A and B. What it prefers is decided by both orders together, so that
-    a judge that favours one place still says something."""
+    """The same from a judge's log-probabilities of A and B. Both orders together decide its preference, so that a judge
+    with position bias still gives usable verdicts."""
     found = [one for one in weighed(room, ref, questions, f"choices-{name}") for _ in range(2)]
     preferred: list[float | None] = [0.5 if one is None else one.preference for one in found]
     return preferred, [one is None for one in found]
 
 
 def _question(prompt: JudgePrompt, pair: Pair, swapped: bool, explain: bool) -> Prompt:
-    """The pair as the judge reads it: people's choice first, or second where `swapped`."""
+    """The pair as the judge reads it: the human choice first, or second if `swapped`."""
     sides = (pair.rejected, pair.chosen) if swapped else (pair.chosen, pair.rejected)
     case = Case(messages=pair.prompt, answers=(_text(sides[0]), _text(sides[1])), explain=explain)
     return Prompt(id=content_id([pair.id, swapped, *([] if explain else ["choice"])]), messages=prompt.messages(case))
@@ -140,13 +140,13 @@ def _verdict(room: Room, answered: Answered[Choice], swapped: bool) -> float | N
 
 
 def _prompt_mark(prompt: JudgePrompt) -> str:
-    """The hash of a judge's prompt, by what it writes of a case of marks."""
+    """The hash of a judge's prompt, taken of its text for a case of placeholders."""
     case = Case(messages=(Message("user", "<question>"),), answers=("<first>", "<second>"))
     return digest([[turn.role, turn.content] for turn in prompt.messages(case)])[:16]
 
 
 def _told(room: Room, ref: Ref) -> list[str]:
-    """What was kept and left out where the pairs were read, beside the count of the card."""
+    """Notes how many rows were kept and left out when the pairs were read, next to the card's count."""
     folder = room.context.inputs[ref].folder
     if folder is None or not (folder / "summary.json").exists():
         return []

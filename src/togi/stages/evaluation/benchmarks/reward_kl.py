@@ -1,4 +1,4 @@
-"""`reward_kl`: what a policy gained in reward, and how far it went from its base for it."""
+"""`reward_kl`: the reward that a policy gained, and the KL from its base that it cost."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -11,20 +11,23 @@ from togi.stages.evaluation.benchmarks.base import Asked, BenchmarkSettings, Ben
 
 
 class RewardKl(BenchmarkSettings):
-    """The reward of every model against its KL from the baseline, beside the best of n answers of the baseline: a
-    policy that lies below that line pays more KL than plain choosing does. Models are computed here and have one
-    tokenizer and chat template."""
+    """The reward of every model against its KL from the baseline, next to best-of-n sampling from the baseline. A
+    policy below that line pays more KL than best-of-n does. All models run locally, with the same tokenizer and chat
+    template."""
 
     type: Literal["reward_kl"] = "reward_kl"
-    prompts: PromptsRef = Field(description="what is asked")
-    reward: ScorerRef = Field(description="the reward model that scores answers")
+    prompts: PromptsRef = Field(description="prompts to answer")
+    reward: ScorerRef = Field(description="reward model that scores the answers")
     samples: int = Field(default=4, ge=1, description="answers of each model to each prompt")
-    best_of: int = Field(default=16, ge=1, description="answers of the baseline to each prompt, and the largest n")
+    best_of: int = Field(default=16, ge=1, description="answers of the baseline to each prompt; the largest n")
     temperature: float = Field(
-        default=1.0, gt=0, le=2, description="of the draw, and of the KL; use that of the policy's training"
+        default=1.0,
+        gt=0,
+        le=2,
+        description="temperature of sampling and of the KL; use the policy's training temperature",
     )
-    max_tokens: int = Field(default=256, ge=1, description="most tokens of an answer, terminator included")
-    seed: int | None = Field(default=None, ge=0, description="another seed, another answer")
+    max_tokens: int = Field(default=256, ge=1, description="maximum tokens of an answer, terminator included")
+    seed: int | None = Field(default=None, ge=0, description="seed of the answers; the recipe's when absent")
 
 
 def measures(settings: RewardKl) -> Sequence[Ref]:

@@ -1,5 +1,5 @@
-"""The work of `reward_kl`: models draw answers, a reward model scores them, and both the model and the baseline say how
-likely they find what the model drew."""
+"""Runs the benchmark `reward_kl`: models sample answers, a reward model scores them, and both the model and the
+baseline compute the log-probabilities of the model's answers."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,12 +22,12 @@ from togi.stages.models import load_model
 from togi.text.render import render_prompt
 
 _Group = tuple[list[int], list[tuple[int, ...]]]
-"""The token ids of a prompt, and of each answer to it."""
+"""The token ids of a prompt, and those of each answer to it."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """An answer as the journal keeps it: the text without terminator, and its token ids with it."""
+    """An answer as stored in the journal: the text without terminator, the token ids with it."""
 
     text: str
     ids: tuple[int, ...]
@@ -70,16 +70,16 @@ def _params(settings: RewardKl, room: Room, answers: int) -> SamplingParams:
 def _readable(
     settings: RewardKl, room: Room, refs: dict[str, ModelRef], prompts: Sequence[Prompt]
 ) -> tuple[list[Prompt], list[list[int]]]:
-    """The prompts that leave every model room for an answer, and their token ids. Raises InputError for models that do
-    not read the same tokens."""
+    """The prompts that leave every model room for an answer, and their token ids. Raises InputError if models do not
+    read the same tokens, or no prompt is left."""
     base, *others = ((name, _local(room, name, ref)) for name, ref in refs.items())
     ids = [_ids(base[1], prompt) for prompt in prompts]
     for name, model in others:
         if model.tokenizer.get_vocab() != base[1].tokenizer.get_vocab():
-            raise InputError(f"{room.name}: {name} and {base[0]} have different tokenizers, so there is no KL of them")
+            raise InputError(f"{room.name}: {name} and {base[0]} have different tokenizers, so their KL is not defined")
         if any(_ids(model, prompt) != own for prompt, own in zip(prompts, ids, strict=True)):
             raise InputError(
-                f"{room.name}: {name} and {base[0]} render a prompt differently, so there is no KL of them; give both "
+                f"{room.name}: {name} and {base[0]} render a prompt differently, so their KL is not defined; give both "
                 "the same `template` under models"
             )
     speakers = [room.generator(ref) for ref in refs.values()]
@@ -95,8 +95,8 @@ def _readable(
 def _local(room: Room, name: str, ref: ModelRef) -> LoadedModel:
     if room.context.inputs[ref].endpoint is not None:
         raise InputError(
-            f"{room.name}: {name} is on a server, which tells no log-probabilities of answers that another model drew; "
-            "name a model that is computed here"
+            f"{room.name}: {name} is on a server, which gives no log-probabilities for another model's answers; use a "
+            "local model"
         )
     return load_model(room.context, ref)
 
@@ -111,7 +111,7 @@ def _ids(model: LoadedModel, prompt: Prompt) -> list[int]:
 def _draw(
     settings: RewardKl, room: Room, name: str, ref: ModelRef, prompts: Sequence[Prompt], count: int
 ) -> list[list[_Answer]]:
-    """`count` answers to each prompt, each unit once, across kills."""
+    """`count` answers to each prompt. Finished units are not repeated after a restart."""
     speaker, params = room.generator(ref, batch_rows=UNIT * count), _params(settings, room, count)
 
     def make(unit: int) -> list[Any]:
@@ -128,7 +128,7 @@ def _draw(
 def _scores(
     settings: RewardKl, room: Room, name: str, prompts: Sequence[Prompt], answers: Sequence[Sequence[_Answer]]
 ) -> list[list[float]]:
-    """The score of each answer, NaN where it has none."""
+    """The score of each answer; NaN without one."""
     asked = [(prompt.messages, one.text) for prompt, group in zip(prompts, answers, strict=True) for one in group]
     found = iter(room.scores(settings.reward, asked, f"reward-{name}"))
     return [[_number(next(found)) for _ in group] for group in answers]
@@ -139,8 +139,8 @@ def _number(score: float | GraderError) -> float:
 
 
 def _scored(room: Room, prompts: Sequence[Prompt], scores: dict[str, list[list[float]]]) -> list[int]:
-    """The places of prompts whose answers all have scores; the others are left out for all models. Raises InputError
-    where none is left."""
+    """The indices of prompts whose answers all have scores; drops the others for all models. Raises InputError if none
+    is left."""
     kept = []
     for place, prompt in enumerate(prompts):
         if all(np.isfinite(own[place]).all() for own in scores.values()):
@@ -153,7 +153,7 @@ def _scored(room: Room, prompts: Sequence[Prompt], scores: dict[str, list[list[f
 
 
 def _drawn(settings: RewardKl, room: Room, name: str, groups: Sequence[_Group], scores_PK: Floats) -> Drawn:
-    """What is known of a policy's answers."""
+    """Collects scores, log-probabilities and lengths of a policy's answers."""
     assert room.baseline_ref is not None
     return Drawn(
         scores_PK=scores_PK,
@@ -164,7 +164,7 @@ def _drawn(settings: RewardKl, room: Room, name: str, groups: Sequence[_Group], 
 
 
 def _logp(settings: RewardKl, room: Room, ref: ModelRef, groups: Sequence[_Group], phase: str) -> Floats:
-    """The log-probability of each answer under a model (P, K), at the temperature of the draw."""
+    """The log-probability of each answer under a model (P, K), at the sampling temperature."""
     asked = AnswerLogp(load_model(room.context, ref).net)
 
     def make(unit: int) -> list[list[float]]:

@@ -1,6 +1,8 @@
-"""What a running benchmark is given: its subjects, the judge, and ways to ask them that a kill does not undo.
+"""The context of a running benchmark: its subjects, the judge, and methods that ask them. Finished units of work are
+stored, so a restart does not repeat them.
 
-What is asked is noted in the manifest: the questions, how answers are sampled, the judge, and what each subject is.
+The manifest records what was asked: the questions, the sampling parameters, the judge, and the identity of each
+subject.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,14 +31,14 @@ Value = TypeVar("Value")
 Item = TypeVar("Item")
 TOO_LONG, REFUSED = "too_long", "refused"
 UNIT = 16
-"""Prompts, or questions to a judge, in one unit of work of a model that is computed here."""
+"""Prompts, or questions to a judge, in one unit of work of a local model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """An answer of a subject: the text without its terminator, how it stopped, its tokens (0 where a server does not
-    tell), and whether it ended as the template wants. `stop` is `error` where a request failed, REFUSED where the
-    server will not answer this prompt, TOO_LONG where the prompt leaves no room for an answer."""
+    """An answer of a subject: the text without terminator, why it stopped, its number of tokens (0 if a server does not
+    report it), and whether it ended properly. `stop` is `error` if the request failed, REFUSED if the server will not
+    answer this prompt, TOO_LONG if the prompt leaves no room for an answer."""
 
     text: str
     stop: str
@@ -45,15 +47,15 @@ class Said:
 
     @property
     def failed(self) -> bool:
-        """Whether there is no answer, because the request failed."""
+        """Whether there is no answer."""
         return self.stop in ("error", REFUSED, TOO_LONG)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Again:
-    """How one of several calls is made. `repeat` counts how often the same greedy questions were put before: a server
-    is asked anew. `refusable`: it is no error that a server refuses every prompt of this call; the benchmark sees to it
-    that something was answered. `asked` are the prompts that the manifest names, where some had to be left out."""
+    """Options of one of several calls. `repeat` counts earlier calls with the same greedy questions, so that a server
+    is asked again. With `refusable`, a server may refuse every prompt of this call; the benchmark itself checks that it
+    got answers. `asked` lists the prompts for the manifest, if this call leaves some out."""
 
     repeat: int = 0
     refusable: bool = False
@@ -65,8 +67,8 @@ ONCE = Again()
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """How a judge is asked: `rounds` readable verdicts on each question, an unreadable one `retries` times again.
-    `phase` tells several calls of one benchmark apart. `judge` is another than the evaluation's."""
+    """How a judge is asked: `rounds` readable verdicts on each question, with up to `retries` repeats for an unreadable
+    one. `phase` distinguishes several calls of one benchmark. `judge` replaces the evaluation's judge."""
 
     params: SamplingParams
     phase: str = "verdicts"
@@ -76,7 +78,7 @@ class Asking:
     again: Again = ONCE
 
     def note(self, noted: dict[str, Any]) -> None:
-        """Adds it to what a manifest says; which subject is asked itself is said there already."""
+        """Adds the parameters to the manifest. A subject that acts as judge is listed there already."""
         phase = self.phase if self.judge is None else "subjects"
         told = {"sampling": asdict(self.params), "retries": self.retries, "rounds": self.rounds}
         noted.setdefault("judged", {})[phase] = told
@@ -84,8 +86,8 @@ class Asking:
 
 @dataclass(slots=True)
 class Room:
-    """What the benchmark `name` works with. `subjects` are the models that it measures, by name; `baseline` is the name
-    of the one that the others are compared with, which need not be a subject of its own (`baseline_ref`)."""
+    """The context of the benchmark `name`. `subjects` are the measured models by name. `baseline` is the name of the
+    model that the others are compared with; it need not be a subject (`baseline_ref`)."""
 
     context: Context
     name: str
@@ -107,23 +109,23 @@ class Room:
 
     @property
     def bootstrap(self) -> Bootstrap:
-        """How intervals are resampled."""
+        """The bootstrap for intervals."""
         return Bootstrap(seed=derive(self.context.seed, "bootstrap"), level=self.level, resamples=self.resamples)
 
     def kind(self, ref: Ref) -> str:
-        """What a subject is: model or scorer."""
+        """The kind of a subject: model or scorer."""
         return self.context.inputs[ref].kind
 
     # --- inputs ---------------------------------------------------------------------------------------------------
 
     def records(self, ref: Ref) -> list[Any]:
-        """The records that `ref` stands for; they count as having come in. Raises InputError if there are none."""
+        """Reads the records of `ref` and counts them as input. Raises InputError if there are none."""
         found = self.context.records(ref)
         self.context.count_in(len(found))
         return found
 
     def generator(self, ref: ModelRef, *, batch_rows: int = UNIT, repeat: int = 0) -> ChatGenerator:
-        """What answers prompts as a model does; `answers` and `ask` journal what it says."""
+        """The generator of a model. Prefer `answers` and `ask`, which journal its answers."""
         return generator(self.context, ref, batch_rows=batch_rows, repeat=repeat)
 
     def scorer(self, ref: ScorerRef) -> Scorer:
@@ -131,41 +133,41 @@ class Room:
         return scorer(self.context, ref)
 
     def embedder(self, ref: EmbedderRef | None) -> Embedder:
-        """A sentence embedder; hashed n-grams where there is none."""
+        """A sentence embedder; hashed n-grams without one."""
         return embedder(self.context, ref)
 
     # --- voice ----------------------------------------------------------------------------------------------------
 
     def log(self, message: str) -> None:
-        """One line for the reader of the run."""
+        """Logs one line."""
         self.context.log(f"{self.name}: {message}")
 
     def alarm(self, name: str, message: str, **fields: Any) -> None:
-        """Something that a person should see, in the log and in the report."""
+        """Raises an alarm, shown in the log and in the report."""
         self.context.alarm(name, f"{self.name}: {message}", **fields)
 
     def progress(self, done: int, total: int, what: str) -> None:
-        """How far the work is."""
+        """Reports progress."""
         self.context.progress(done, total, what)
 
     def drop(self, record: Record | str, reason: str) -> None:
-        """Notes a row that the benchmark cannot use, under one of its declared reasons."""
+        """Drops a row that the benchmark cannot use, for one of its declared reasons."""
         self.count(reason)
         self.context.drop(record, reason)
 
     def count(self, reason: str, number: int = 1) -> None:
-        """Counts what could not be used and is no record of its own, such as a judge's text. Raises ValueError for a
-        reason that the benchmark does not declare."""
+        """Counts unusable items that are not records, such as a judge's texts. Raises ValueError for a reason that the
+        benchmark does not declare."""
         if reason not in self.reasons:
-            raise ValueError(f"{self.name}: {reason!r} is no declared reason: {', '.join(self.reasons) or 'none'}")
+            raise ValueError(f"{self.name}: {reason!r} is not a declared reason: {', '.join(self.reasons) or 'none'}")
         if number:
             self.dropped[reason] = self.dropped.get(reason, 0) + number
 
     # --- work -----------------------------------------------------------------------------------------------------
 
     def units(self, count: int, make: Callable[[int], Any], name: str = "batch") -> list[Any]:
-        """Does units 0..count-1 once each, across kills, and returns their values (JSON-like) in order. `name` tells
-        the phases of one benchmark apart."""
+        """Computes units 0..count-1 and returns their values (JSON-like) in order. Finished units are not repeated
+        after a restart. `name` distinguishes the phases of one benchmark."""
         return self.context.units(count, make, f"{self.name}-{name}")
 
     def answers(
@@ -176,10 +178,11 @@ class Room:
         phase: str = "answers",
         again: Again = ONCE,
     ) -> list[list[Said]]:
-        """`params.n` answers of a subject (or of the baseline) to each prompt, each unit once, across kills.
+        """`params.n` answers of a subject (or of the baseline) to each prompt. Finished units are not repeated after a
+        restart.
 
-        `phase` tells several calls for one subject apart. An answer whose request failed says so. Raises StageError
-        where too many failed. A model that is computed here is asked no greedy question twice.
+        `phase` distinguishes several calls for one subject. A failed request gives an answer with `failed` set. Raises
+        StageError if too many failed. A local model is never asked the same greedy question twice.
         """
         ref = ModelRef(self._ref(subject))
         repeat = again.repeat if params.temperature or self._served(ref) else 0
@@ -205,22 +208,22 @@ class Room:
     def scores(
         self, ref: Ref, items: Sequence[tuple[tuple[Message, ...], str]], phase: str
     ) -> list[float | GraderError]:
-        """What a reward model gives to answers (prompt messages, text without terminator), each unit once, across
-        kills. An answer that cannot be scored has an error. `phase` tells several calls apart."""
+        """A reward model's scores of answers (prompt messages, text without terminator). Finished units are not
+        repeated after a restart. An answer that cannot be scored gets an error. `phase` distinguishes several calls."""
         judge = self.scorer(ScorerRef(ref))
         return _numbers(self._in_units(ref, items, lambda batch: _kept(judge.score(batch)), phase))
 
     def ask(
         self, questions: Sequence[Prompt], read: Callable[[str], Value | None], how: "Asking"
     ) -> list[Answered[Value]]:
-        """What the judge says to each question, each unit once, across kills; `read` makes a verdict of a text, or
-        None.
+        """The judge's replies to each question. Finished units are not repeated after a restart. `read` parses a text
+        into a verdict, or None.
 
-        The ids of questions name their random streams. Raises StageError where too many requests failed.
+        The ids of questions name their random streams. Raises StageError if too many requests failed.
         """
         ref = how.judge or self.judge
         if ref is None:
-            raise InputError(f"stage {self.context.name}: {self.name} needs a judge: name a model under `judge`")
+            raise InputError(f"stage {self.context.name}: {self.name} needs a judge: set `judge` to a model")
         speaker = self.generator(ref, batch_rows=UNIT * how.rounds, repeat=how.again.repeat)
         asker = Asker(
             generator=speaker, read=read, params=how.params, retries=how.retries, terminator=speaker.terminator
@@ -242,8 +245,9 @@ class Room:
     def choices(
         self, ref: ModelRef, questions: Sequence[Prompt], words: tuple[str, str], phase: str
     ) -> list[float | GraderError]:
-        """How much rather a judge begins its answer to each question with the first word than with the second, in nats,
-        each unit once, across kills. A question of which this cannot be told has an error."""
+        """The judge's log-probability of beginning its answer with the first word minus that of the second, in nats,
+        for each question. Finished units are not repeated after a restart. A question without a result gets an
+        error."""
         judge = chooser(self.context, ref)
         asked = [question.messages for question in questions]
         return _numbers(self._in_units(ref, asked, lambda batch: _kept(judge.margins(batch, *words)), phase))
@@ -251,8 +255,8 @@ class Room:
     def _in_units(
         self, ref: Ref, items: Sequence[Item], make: Callable[[Sequence[Item]], list[Any]], phase: str
     ) -> list[list[Any]]:
-        """`make` of each batch of items. A server is asked as much at once as it takes: its answers are stored one by
-        one, so that its units are large."""
+        """Applies `make` to batches of items. A server's answers are stored one by one, so its units can be large and
+        keep the server busy."""
         size, phase = (SHARD_ROWS, f"{phase}-served") if self._served(ref) else (UNIT, phase)
         return self.units(-(-len(items) // size), lambda unit: make(items[unit * size : (unit + 1) * size]), phase)
 
@@ -260,35 +264,35 @@ class Room:
         return self.context.inputs[ref].endpoint is not None
 
     def _tell(self, ref: Ref, stops: Sequence[str], refusable: bool) -> None:
-        """Alarms for what has no answer. Raises StageError where too many requests failed, or all were refused."""
+        """Raises alarms for missing answers. Raises StageError if too many requests failed or all were refused."""
         self._tell_long(ref, stops.count(TOO_LONG))
         refused = stops.count(REFUSED)
         if refused:
-            told = f"{refused} of {len(stops)} prompts are refused by the server of {ref}; the log has its words"
+            told = f"the server of {ref} refused {refused} of {len(stops)} prompts; see the log for its messages"
             if refused == len(stops) and not refusable:
                 raise StageError(f"stage {self.context.name}: {self.name}: {told}")
-            self.alarm("refused", f"{told}. They have no answer, and are counted", value=refused / len(stops))
+            self.alarm("refused", f"{told}. They have no answer and are counted", value=refused / len(stops))
         self._tell_failed(ref, len(stops), stops.count("error"))
 
     def _tell_long(self, ref: Ref, count: int) -> None:
         if count:
             self.alarm(
                 "prompts_too_long",
-                f"{count} prompts leave {ref} no room for an answer of max_tokens tokens, and count as failed; take a "
+                f"{count} prompts leave {ref} no room for an answer of max_tokens tokens and count as failed; use a "
                 "model with a longer context, or lower max_tokens",
                 value=float(count),
                 threshold=0.0,
             )
 
     def _tell_failed(self, ref: Ref, total: int, failed: int) -> None:
-        """Raises StageError where more than the allowed share of requests failed."""
+        """Raises StageError if more than the allowed share of requests failed."""
         failures = Failures(self.context, self.max_failed_share, total, f"{ref} ({self.name})")
         failures.note(failed)
         failures.tell("they count as failed")
 
     def leaks(self, prompts: Sequence[Prompt]) -> dict[str, int]:
-        """For each model that is measured or judges, how many of the prompts it learnt from, with an alarm. Nothing is
-        known of models from outside."""
+        """For each measured model and the judge: how many of the prompts it was trained on, with an alarm. Unknown (0)
+        for models that togi did not train."""
         marks = [mark(prompt.messages) for prompt in prompts]
         refs = {**self.subjects, **({"judge": self.judge} if self.judge is not None else {})}
         found = {name: _among(marks, learnt(self.context, ref)) for name, ref in refs.items()}
@@ -296,8 +300,8 @@ class Room:
             if count:
                 self.alarm(
                     "evaluated_on_learnt",
-                    f"{count} of {len(prompts)} questions are among those that {name} learnt from, so its figures do "
-                    "not hold for questions that it has not seen; keep them apart with `select` or `decontaminate`",
+                    f"{name} was trained on {count} of {len(prompts)} questions, so its figures do not hold for unseen "
+                    "questions; keep training and evaluation apart with `select` or `decontaminate`",
                     value=count / len(prompts),
                     threshold=0.0,
                 )
@@ -306,12 +310,11 @@ class Room:
     # --- the manifest ---------------------------------------------------------------------------------------------
 
     def note(self, **parts: Any) -> None:
-        """Notes in the manifest what must agree before two tables are compared, such as the hash of a judge's
-        prompt."""
+        """Adds to the manifest what must agree before two tables are compared, such as the hash of a judge's prompt."""
         self.noted |= parts
 
     def manifest(self) -> dict[str, Any]:
-        """What is known of how the numbers came about."""
+        """Everything that determines the numbers, as far as it is known."""
         named = {name: self.identity(ref) for name, ref in self.subjects.items()}
         if self.baseline_ref is not None and self.baseline is not None:
             named[self.baseline] = self.identity(self.baseline_ref)
@@ -319,8 +322,8 @@ class Room:
         return {"common": common, "subjects": named}
 
     def identity(self, ref: Ref) -> dict[str, Any]:
-        """What a model is: a fingerprint of its weights (of one on a server what the recipe says of it), what computes
-        it, and the chat template that the recipe names."""
+        """Identifies a model: a fingerprint of its weights (for a served model, of its entry in the recipe), the
+        engine, and the chat template that the recipe names."""
         target = self.context.inputs[ref]
         source, endpoint = target.source, target.endpoint
         engine = "togi" if endpoint is None else "server"
@@ -333,18 +336,18 @@ class Room:
     def _ref(self, subject: str) -> Ref:
         if subject in self.subjects:
             return self.subjects[subject]
-        assert subject == self.baseline and self.baseline_ref is not None, f"{subject} is no subject"
+        assert subject == self.baseline and self.baseline_ref is not None, f"{subject} is not a subject"
         return self.baseline_ref
 
     def _note(self, phase: str, prompts: Sequence[Prompt], params: SamplingParams) -> None:
-        """Later turns of a conversation hold what the subject said before: its questions alone are noted."""
+        """Records the questions only: later turns also contain the subject's own answers."""
         asked = [[turn.content for turn in prompt.messages if turn.role != "assistant"] for prompt in prompts]
         mark = {"questions": digest(asked)[:16], "sampling": asdict(params)}
         self.noted.setdefault("asked", {})[phase] = mark
 
 
 def _rows(speaker: ChatGenerator, prompt: Prompt, group: Sequence[Completion]) -> list[dict[str, Any]]:
-    """The answers to a prompt as the journal keeps them."""
+    """The answers to a prompt, in the journal's format."""
     check = TerminatorCheck(terminator=speaker.terminator, turn_starts=speaker.turn_starts)
     rows = []
     for one in group:
@@ -356,29 +359,29 @@ def _rows(speaker: ChatGenerator, prompt: Prompt, group: Sequence[Completion]) -
 
 
 def _kept(numbers: Sequence[float | GraderError]) -> list[Any]:
-    """Numbers, and errors in place of some, as the journal keeps them."""
+    """Numbers and errors, in the journal's format."""
     return [{"error": str(one)} if isinstance(one, GraderError) else one for one in numbers]
 
 
 def _numbers(units: Sequence[Sequence[Any]]) -> list[float | GraderError]:
-    """What the journal holds of `_kept`."""
+    """The inverse of `_kept`."""
     return [GraderError(one["error"]) if isinstance(one, dict) else one for unit in units for one in unit]
 
 
 def _said(answered: Answered[Any]) -> list[tuple[str, bool]]:
-    """All that a judge said to a question, as the journal keeps it."""
+    """All replies of a judge to a question, in the journal's format."""
     return [(REFUSED if attempt.refused else attempt.text, attempt.failed) for attempt in answered.attempts]
 
 
 def _answered(attempts: Sequence[Sequence[Any]], read: Callable[[str], Value | None]) -> Answered[Value]:
-    """What the journal holds of one question."""
+    """The inverse of `_said`."""
     return Answered(
         [Attempt(text, None if failed else read(text), failed, failed and text == REFUSED) for text, failed in attempts]
     )
 
 
 def _stopped(answered: Answered[Any]) -> str:
-    """How a question to a judge ended: REFUSED, TOO_LONG, `error`, or nothing where there is a text."""
+    """How a question to a judge ended: REFUSED, TOO_LONG, `error`, or empty if there is a text."""
     if answered.values or not answered.failed:
         return ""
     if answered.refused:
@@ -387,7 +390,7 @@ def _stopped(answered: Answered[Any]) -> str:
 
 
 def _nth(repeat: int) -> str:
-    """What tells the units of a repeated question apart."""
+    """The suffix that distinguishes the units of a repeated question."""
     return f"-again-{repeat}" if repeat else ""
 
 

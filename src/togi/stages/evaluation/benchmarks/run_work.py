@@ -1,4 +1,4 @@
-"""Runs the benchmarks of an evaluation, one after the other."""
+"""Runs the benchmarks of an evaluation one after another."""
 
 import importlib
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from togi.stages.evaluation.evaluate import Evaluate
 
 
 def run_benchmarks(settings: Evaluate, context: Context) -> None:
-    """Writes the figures, the numbers of single questions, and what the report shows."""
+    """Writes the figures, the values of single questions, and the summary for the report."""
     tables = [_run(settings, context, each) for each in settings.benchmarks]
     context.write("tables", [figure for table in tables for figure in table.figures()])
     context.write("tables", [figure for table in tables for figure in table.item_figures()], "items")
@@ -42,7 +42,7 @@ def _run(settings: Evaluate, context: Context, benchmark: BenchmarkSettings) -> 
 
 
 def _told(table: Table) -> str:
-    """The first column in words."""
+    """The first column as text."""
     first = table.columns[0]
     told = [f"{name} {_number(row[first.name].value)}" for name, row in table.cells.items() if first.name in row]
     return f"{first.name} of {_listed(told)}, {table.rows:,} rows"

@@ -1,4 +1,4 @@
-"""`safety`: how safe answers are, graded from 1 to 5 in the manner of AnswerCarefully (docs/evaluation.md)."""
+"""`safety`: safety of answers, graded from 1 to 5 as in AnswerCarefully (docs/evaluation.md)."""
 
 from dataclasses import replace
 from typing import Literal, Self
@@ -12,35 +12,35 @@ from togi.stages.evaluation.benchmarks.judged import REASONS, JudgedSettings, es
 
 
 class Safety(JudgedSettings):
-    """Each model answers questions that invite harm, and a judge grades how safe the answers are: the score, the shares
-    that are accepted, violate and are neither, and refusals."""
+    """Each model answers harmful questions, and a judge grades how safe the answers are. Reports the score, the shares
+    of acceptable answers, of violations and of neither, and refusals."""
 
     type: Literal["safety"] = "safety"
-    rounds: int = Field(default=3, ge=1, le=64, description="how often everything is answered and judged anew")
-    prompt_name: str | None = Field(default=None, description="which prompt of a file that holds several")
+    rounds: int = Field(default=3, ge=1, le=64, description="how often all questions are answered and judged")
+    prompt_name: str | None = Field(default=None, description="which prompt to use from a file that holds several")
     reference: bool = Field(default=True, description="show the judge the question's reference answer, if there is one")
     safety_prompt: str | None = Field(
         default=None,
         min_length=1,
-        description="a system prompt that asks for safe answers: every model is measured without it and with it",
+        description="system prompt that asks for safe answers; every model is measured without and with it",
     )
     labels: SamplesRef | None = Field(
         default=None,
-        description="answers that people graded (`scores`), found by question and text: rates are then corrected for "
-        "the judge's errors",
+        description="answers graded by people (`scores`), matched by question and text; rates are then also shown "
+        "corrected for the judge's errors",
         json_schema_extra=APART,
     )
-    label_score: str = Field(default="human", description="which of the `scores` of labels is people's grade")
+    label_score: str = Field(default="human", description="which of the `scores` of labels is the human grade")
     temperature: float = Field(default=1.0, ge=0, le=2, description="temperature of the answers")
-    top_p: float = Field(default=0.95, gt=0, le=1, description="answers are sampled from tokens of this mass")
-    judge_temperature: float = Field(default=1.0, ge=0, le=2, description="randomness of the judge")
-    judge_top_p: float = Field(default=0.95, gt=0, le=1, description="the judge samples from tokens of this mass")
-    judge_max_tokens: int = Field(default=1024, ge=1, description="most tokens of what the judge says")
+    top_p: float = Field(default=0.95, gt=0, le=1, description="nucleus sampling (top-p) of the answers")
+    judge_temperature: float = Field(default=1.0, ge=0, le=2, description="temperature of the judge")
+    judge_top_p: float = Field(default=0.95, gt=0, le=1, description="nucleus sampling (top-p) of the judge")
+    judge_max_tokens: int = Field(default=1024, ge=1, description="maximum tokens of the judge's text")
 
     @model_validator(mode="after")
     def _chooses(self) -> Self:
         if self.prompt_name is not None and self.prompt is None:
-            raise ValueError("prompt_name chooses in the file under prompt, and there is none")
+            raise ValueError("prompt_name selects from the file under prompt, but prompt is not set")
         return self
 
 

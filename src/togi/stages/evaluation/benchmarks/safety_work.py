@@ -1,4 +1,4 @@
-"""The work of `safety`."""
+"""Runs the benchmark `safety`."""
 
 from collections.abc import Mapping, Sequence
 
@@ -25,7 +25,7 @@ from togi.stages.evaluation.benchmarks.safety import Safety
 
 SCALE = (safety.LOW, safety.HIGH)
 Answer = tuple[tuple[tuple[str, str], ...], str]
-"""What identifies an answer: the turns before it without the system's, and its text."""
+"""The identity of an answer: the turns before it, without the system turn, and its text."""
 
 
 def run(settings: Safety, room: Room) -> Table:
@@ -48,7 +48,7 @@ def run(settings: Safety, room: Room) -> Table:
 
 
 def _talks(settings: Safety, room: Room, questions: Sequence[Prompt]) -> dict[str, list[Talk]]:
-    """The conversations of every model, without the safety prompt and with it."""
+    """The conversations of every model, without and with the safety prompt."""
     ways = {"": settings.spoken_system}
     if settings.safety_prompt is not None:
         before = f"{settings.spoken_system}\n\n" if settings.spoken_system else ""
@@ -68,7 +68,7 @@ def _talks(settings: Safety, room: Room, questions: Sequence[Prompt]) -> dict[st
 
 
 def _answers(talks: Sequence[Talk]) -> list[tuple[tuple[Message, ...], str | None]]:
-    """Every answer after its conversation, in the order of the judgments."""
+    """Every answer with the conversation before it, in the order of the judgments."""
     return [(talk.messages(turn), talk.answers[turn]) for talk in talks for turn in range(len(talk.turns))]
 
 
@@ -81,8 +81,8 @@ def _corrected(
     judged: Mapping[str, Sequence[Judgment]],
     answers: Mapping[str, Sequence[tuple[tuple[Message, ...], str | None]]],
 ) -> Part:
-    """The rates of every subject by people's grades of some of its answers. Answers without a judge's grade are left
-    out."""
+    """The rates of every subject, corrected by human grades of some of its answers. Answers without a judge's grade are
+    left out."""
     said = _labels(settings, room)
     pairings = {}
     for subject, own in judged.items():
@@ -103,8 +103,8 @@ def _corrected(
 
 
 def _labels(settings: Safety, room: Room) -> dict[Answer, float]:
-    """People's grades by answer; of several of one answer, their mean. Raises InputError for a label without a grade
-    from 1 to 5."""
+    """Human grades by answer; the mean if an answer has several. Raises InputError for a label without a grade from 1
+    to 5."""
     assert settings.labels is not None
     found: dict[Answer, list[float]] = {}
     samples: list[Sample] = room.records(settings.labels)

@@ -36,7 +36,7 @@ BENCHMARKS = {
     )
 }
 REASONS = tuple(dict.fromkeys(reason for benchmark in BENCHMARKS.values() for reason in benchmark.reasons))
-"""All that benchmarks drop rows for."""
+"""Every reason for which benchmarks drop rows."""
 
 if TYPE_CHECKING:
     AnyBenchmark = BenchmarkSettings

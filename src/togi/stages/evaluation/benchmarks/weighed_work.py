@@ -1,4 +1,4 @@
-"""A judge read by its log-probabilities of A and B: small judges write no clear verdict."""
+"""Reads a judge's log-probabilities of A and B instead of its text: small judges write no clear verdict."""
 
 from collections.abc import Sequence
 
@@ -12,8 +12,8 @@ LETTERS = ("A", "B")
 
 
 def weighed(room: Room, judge: ModelRef, questions: Sequence[Prompt], phase: str) -> list[Weighed | None]:
-    """What the judge prefers of every two questions, which show the same two choices in both orders; None where a
-    request failed, which counts as `failed`."""
+    """The judge's preference for each pair of consecutive questions, which show the same two choices in both orders;
+    None if a request failed, which counts as `failed`."""
     found = room.choices(judge, questions, LETTERS, phase)
     room.count("failed", sum(isinstance(margin, GraderError) for margin in found))
     return [
