@@ -127,7 +127,7 @@ def test_a_server_that_cannot_be_tried_ends_the_run(tmp_path: Path, monkeypatch)
         hostile(always="500") as server,
         client(tmp_path, endpoint(server.url)) as asked,
         pytest.raises(
-            StageError, match=r"model teacher: the server could not be tried \(n\): .*answers 500: out of luck"
+            StageError, match=r"model teacher: the server could not be tested \(n\): .*answers 500: out of luck"
         ),
     ):
         list(asked.ask(chats(100, n=2)))

@@ -122,8 +122,8 @@ GOOD = {"index": 0, "message": {"content": "x"}, "finish_reason": "stop"}
     ("reply", "said"),
     [
         ([], "the reply is not an object"),
-        ({"choices": []}, "0 came, 1 were asked for"),
-        ({"choices": [GOOD, GOOD]}, "2 came, 1 were asked for"),
+        ({"choices": []}, "received 0, expected 1"),
+        ({"choices": [GOOD, GOOD]}, "received 2, expected 1"),
         ({"choices": [GOOD | {"index": 3}]}, r"the indices are \[3\]"),
         ({"choices": [GOOD | {"finish_reason": None}]}, "incomplete"),
         ({"choices": [GOOD | {"finish_reason": "abort"}]}, "incomplete"),

@@ -88,9 +88,9 @@ def test_a_conversation_that_is_too_long_has_an_error_in_the_place_of_its_score(
     [
         ("v1/scores", {"items": []}, "items: List should have at least 1 item"),
         ("v1/scores", {"items": [{"messages": turns("a", "b")[:1]}]}, "last, the assistant's answer"),
-        ("v1/scores", {"items": [{"messages": turns("a", "b")}, {"ids": [1]}]}, "items are conversations, all of them"),
+        ("v1/scores", {"items": [{"messages": turns("a", "b")}, {"ids": [1]}]}, "items must be all conversations"),
         ("v1/scores", {"items": [{"text": "a", "ids": [1]}]}, "give one of messages, text and ids"),
-        ("v1/scores", {"items": [{"ids": [10**6]}]}, "1000000 is no token id of this model"),
+        ("v1/scores", {"items": [{"ids": [10**6]}]}, "1000000 is not a token id of this model"),
         ("classify", {"text": "a", "input_ids": [1]}, "give either text or input_ids"),
         ("classify", {"text": []}, "the list is empty"),
         ("classify", {"text": ["a", ""]}, "at least one token"),

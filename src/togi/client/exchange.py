@@ -181,7 +181,7 @@ class Exchange:
         """Closes the gate after a 429; ends the run if the refusals persist."""
         patience = min(PATIENCE, self.endpoint.deadline)
         if (busy.seconds or 0.0) > patience:
-            why = f"the server asks for a wait of {busy.seconds:.0f} s"
+            why = f"the server asks to wait {busy.seconds:.0f} s"
         else:
             self._gate.close(busy.seconds)
             if self._gate.busy_for() < patience:
