@@ -193,8 +193,8 @@ def test_a_stream_is_the_whole_answer_in_pieces_and_stop_strings_are_left_out(cl
     ("more", "says"),
     [
         ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format: this server does not"),
-        ({"tools": [{"type": "function"}]}, "tools: this server does not do it"),
-        ({"frequency_penalty": 0.5}, "frequency_penalty: this server does not do it"),
+        ({"tools": [{"type": "function"}]}, "tools: this server does not support it"),
+        ({"frequency_penalty": 0.5}, "frequency_penalty: this server does not support it"),
         ({"logit_bias": {"5": 1}}, "logit_bias: this server"),
         ({"guided_json": "{}"}, "guided_json: this server"),
         ({"temperature": -1}, "temperature is -1"),

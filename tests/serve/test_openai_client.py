@@ -96,7 +96,7 @@ def test_the_list_of_models(client):
     ("more", "error", "says"),
     [
         ({"temperature": -1}, openai.BadRequestError, "temperature is -1"),
-        ({"tools": [{"type": "function"}]}, openai.BadRequestError, "tools: this server does not do it"),
+        ({"tools": [{"type": "function"}]}, openai.BadRequestError, "tools: this server does not support it"),
         ({"model": "large"}, openai.NotFoundError, "'large' is not served here"),
     ],
 )

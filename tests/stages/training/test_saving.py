@@ -185,7 +185,7 @@ def test_the_card_says_what_the_model_was_made_of_and_nothing_of_the_run(tmp_pat
     for word in ("train.sft", "base", "chats.jsonl", "CC0", "<|im_end|>", "from_pretrained"):
         assert word in readme
     assert card["licence"] == "gemma" and "- Licence: gemma\n" in readme
-    assert "- Model: base (gemma, no harm, binding)" in readme and "What is binding above holds" in readme
+    assert "- Model: base (gemma, no harm, binding)" in readme and "Binding terms above also apply" in readme
     assert [(row["dataset"], row["terms"], row["inherit"]) for row in card["sources"]] == [
         ("chats.jsonl", None, False),
         ("base", "no harm", True),
