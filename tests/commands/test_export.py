@@ -145,7 +145,7 @@ def test_scores_that_differ_are_told(folder):
     one, other = (load(at(folder / "rm"), folder, kind="scorer") for _ in range(2))
     with torch.no_grad():
         other.net.score.weight.mul_(1.01)
-    with pytest.raises(InputError, match="scores probes otherwise"):
+    with pytest.raises(InputError, match="scores probes differently"):
         score_likeness(one, other)
 
 

@@ -121,8 +121,8 @@ FAULTS: dict[str, tuple[str, Change, str]] = {
     "quantised": ("base", edit("config.json", quantization_config={"quant_method": "gptq", "bits": 4}), "'gptqmodel'"),
     "a weight is missing": ("base", weights(lambda w: w.pop("model.norm.weight")), "1 weights are missing .*norm"),
     "card is damaged": ("base", write("togi.json", b"{"), "togi.json: its JSON is damaged"),
-    "card without a template": ("base", write("togi.json", b"{}"), "togi.json: it describes no template"),
-    "card with an odd template": ("base", write("togi.json", b'{"template": {"roles": 3}}'), "describes no template"),
+    "card without a template": ("base", write("togi.json", b"{}"), "togi.json: it contains no valid template"),
+    "card with an odd template": ("base", write("togi.json", b'{"template": {"roles": 3}}'), "no valid template"),
     "tokenizer is cut": ("base", cut("tokenizer.json", 500), "tokenizer.json: its JSON is damaged"),
     "tokenizer is something else": ("base", write("tokenizer.json", b'{"a": 1}'), "the tokenizer cannot be loaded"),
     "tokenizer writes too much": (
@@ -166,7 +166,7 @@ FAULTS: dict[str, tuple[str, Change, str]] = {
         weights(
             lambda w: [w.update({k.replace(".1.", ".7."): w.pop(k)}) for k in list(w)], "adapter_model.safetensors"
         ),
-        "no place for",
+        "the base has no layers for",
     ),
     "adapter of another width": (
         "adapter",
@@ -200,7 +200,7 @@ def test_weights_that_are_not_finite_are_refused_by_their_name(value, whole, tmp
     shutil.copytree(whole / "base", tmp_path / "m")
     weights(lambda w: w["model.layers.1.mlp.up_proj.weight"][3].fill_(value))(tmp_path / "m")
     with pytest.raises(
-        InputError, match=r"weight model\.layers\.1\.mlp\.up_proj\.weight holds numbers that are not fin"
+        InputError, match=r"weight model\.layers\.1\.mlp\.up_proj\.weight contains numbers that are not fin"
     ):
         load(at(tmp_path / "m"), tmp_path)
 
