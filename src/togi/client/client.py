@@ -157,7 +157,7 @@ class Client:
                 yield failed[name] if body is None else load(body)
 
     def _batch(self, asked: dict[Name, AnyRequest]) -> dict[Name, Failure]:
-        """Has requests answered by batches; returns those that failed."""
+        """Answers requests through batches; returns the failed ones."""
         self._start()
         assert self.exchange is not None
         work = self._background.submit(self._answer_batch(self.exchange, asked))

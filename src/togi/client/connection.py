@@ -112,7 +112,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Reads a piece of the reply."""
         if self._reply is None or self._reply.done():
-            self.close()  # nobody asked for it
+            self.close()  # unsolicited data
             return
         try:
             self._parser.feed_data(data)

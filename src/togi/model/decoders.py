@@ -23,10 +23,10 @@ GELU = ("GELUTanh",)
 WINDOW_OF_MODEL = parts_of("Attention", lambda family: family.window == "model")
 WINDOW_OF_LAYER = parts_of("Attention", lambda family: family.window == "layer")
 ATTENTION = parts_of("Attention", lambda family: bool(family.window))
-"""Queries and keys are rotated by rotary positions over their whole width, after a norm if the layer has one."""
+"""Attention that applies rotary positions to the whole width of queries and keys, after a norm if the layer has one."""
 
 LAYERS = parts_of("DecoderLayer", lambda family: family.layers)
-"""x + attention(norm(x)), and the same with the feed-forward part."""
+"""Layers that compute x + attention(norm(x)), and then the same with the feed-forward part."""
 
 
 def kind_of(module: nn.Module) -> str:

@@ -107,7 +107,7 @@ class SentenceEmbedder:
         return [self.tokenizer(self.prefix + text, **cut)["input_ids"] for text in texts]
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Embeddings (len(texts), H) in float32, each of length 1; of a text without tokens, zeros."""
+        """Embeddings (len(texts), H) in float32, each of length 1; zeros for a text without tokens."""
         return self.embed_counted(texts)[0]
 
     @torch.inference_mode()

@@ -44,7 +44,7 @@ class ModelChooser:
         return (logits[:, first] - logits[:, second]).tolist()
 
     def _first_id(self, messages: tuple[Message, ...], word: str) -> int:
-        """The token with which the model would begin to answer `word`."""
+        """The first token of `word` as the model's answer."""
         ids = render_answer(self.template, self.tokenizer, messages, word)
         if not ids:
             raise RecipeError(f"{word!r} has no tokens in this model; choose another word")

@@ -74,7 +74,7 @@ def find_head(model: PreTrainedModel) -> Head:
 
 def _chunks(num_tokens: int, row_bytes: int, chunk: int | None) -> Iterator[slice]:
     most = chunk or chunk_rows(row_bytes)
-    size = -(-num_tokens // -(-num_tokens // most)) if num_tokens else most  # as even as can be
+    size = -(-num_tokens // -(-num_tokens // most)) if num_tokens else most  # as equal as possible
     for start in range(0, num_tokens, size):
         yield slice(start, min(num_tokens, start + size))
 

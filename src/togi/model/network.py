@@ -1,4 +1,4 @@
-"""Builds a network from a model's folder: the only place where the model library and peft read foreign files.
+"""Builds a network from a model's folder: the only place where the model library and peft read files of other origin.
 
 All their errors become InputError, and so do faults that they silently ignore (such as missing weights, which would be
 random numbers).

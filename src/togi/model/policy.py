@@ -266,7 +266,7 @@ class Policy(nn.Module):
         return scored._replace(aux=aux)
 
     def num_parameters(self) -> dict[str, int]:
-        """Counts of all and of trainable parameters."""
+        """The numbers of all parameters and of trainable ones."""
         counts: dict[str, Any] = {"total": 0, "trainable": 0}
         for parameter in self.parameters():
             counts["total"] += parameter.numel()

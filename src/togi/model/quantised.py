@@ -42,7 +42,7 @@ def adopt(net: Any) -> None:
     weights as stored. Raises InputError as `quantise` does."""
     for name, layer in net.named_modules():
         if isinstance(layer, Linear4bit):
-            weight: Any = layer.weight  # no plain parameter
+            weight: Any = layer.weight  # a Params4bit, which has a quant_state
             _check_rows(name, layer.in_features, weight.quant_state.blocksize, weight.device)
             layer.compute_dtype = net.dtype
             layer.compute_type_is_set = True
@@ -67,7 +67,7 @@ def four_bits(layer: nn.Linear, dtype: torch.dtype) -> Linear4bit:
         quant_type="nf4",
         device="meta",
     )
-    weight: Any = Params4bit  # its arguments are those of its __new__, which type checkers do not see
+    weight: Any = Params4bit  # type checkers do not see the arguments of its __new__
     made.weight = weight(
         layer.weight.detach(), requires_grad=False, blocksize=BLOCK, quant_type="nf4", compress_statistics=True
     )

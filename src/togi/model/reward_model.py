@@ -166,7 +166,7 @@ class ModelScorer:
         self.reward = RewardModel(model.net)
 
     def sequence(self, messages: tuple[Message, ...], answer: str) -> Sequence:
-        """The conversation as ids, ending as the template ends an answer."""
+        """The token ids of the conversation, up to the end of the answer as the template writes it."""
         turns = (*messages, Message("assistant", answer))
         ids = render_text(self.model.template, self.model.tokenizer, turns)
         return Sequence(tuple(ids), (False,) * len(ids))
