@@ -159,7 +159,7 @@ def _needs(request: AnyRequest) -> list[str]:
 async def meet(exchange: Exchange) -> None:
     """Finds the server's protocol and checks that it has the model, from GET /models if the server supports it.
 
-    Raises InputError if there is no server, it refuses the key, or the model is not in its list of models.
+    Raises InputError if there is no server, it refuses the key, or vLLM or togi does not list the model.
     """
     endpoint, dialect = exchange.endpoint, exchange.dialect
     reply = await exchange.get("/models")
