@@ -93,7 +93,7 @@ FAULTS: dict[str, tuple[str, Change, str]] = {
     "tokenizer is a pointer": ("base", write("tokenizer.json", POINTER), "tokenizer.json: it is a pointer of git-lfs"),
     "config is a pointer": ("base", write("config.json", POINTER), "config.json: it is a pointer of git-lfs"),
     "weights are cut": ("base", cut("model.safetensors", 20_000), "its header describes .* download it again"),
-    "header is cut": ("base", cut("model.safetensors", 300), "it was cut; download it again"),
+    "header is cut": ("base", cut("model.safetensors", 300), "is truncated; download it again"),
     "weights are empty": ("base", write("model.safetensors", b""), "model.safetensors: it is empty"),
     "weights are something else": (
         "base",
@@ -117,7 +117,7 @@ FAULTS: dict[str, tuple[str, Change, str]] = {
         "layers that config.json does not have",
     ),
     "config of more layers": ("base", edit("config.json", num_hidden_layers=3), "weights are missing .*layers.2"),
-    "config of another width": ("base", edit("config.json", intermediate_size=64), r"wanted \[32, 64\]"),
+    "config of another width": ("base", edit("config.json", intermediate_size=64), r"expected \[32, 64\]"),
     "quantised": ("base", edit("config.json", quantization_config={"quant_method": "gptq", "bits": 4}), "'gptqmodel'"),
     "a weight is missing": ("base", weights(lambda w: w.pop("model.norm.weight")), "1 weights are missing .*norm"),
     "card is damaged": ("base", write("togi.json", b"{"), "togi.json: its JSON is damaged"),
