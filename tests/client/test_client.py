@@ -156,7 +156,7 @@ def test_a_template_that_adds_to_prompts_makes_later_reservations_larger(tmp_pat
 def test_a_key_in_a_url_is_refused_and_not_shown(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("togi.client.exchange.FIRST_PATIENCE", 0.1)
     made = endpoint("http://user:secret@127.0.0.1:9/v1")
-    with client(tmp_path, made) as asked, pytest.raises(InputError, match="a key does not belong into a URL") as error:
+    with client(tmp_path, made) as asked, pytest.raises(InputError, match="a URL must not contain a key") as error:
         list(asked.ask(chats(1)))
     assert "secret" not in str(error.value)
 
@@ -178,7 +178,7 @@ def test_a_server_that_goes(tmp_path: Path, monkeypatch) -> None:
         server.process.kill()
         with pytest.raises(StageError, match="no server has answered") as error:
             list(results)
-        assert "goes on from here" in str(error.value)
+        assert "continues from here" in str(error.value)
         assert asked.store.count() >= 1
 
 

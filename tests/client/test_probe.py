@@ -61,9 +61,9 @@ def test_trials_whose_answers_a_filter_held_back_say_nothing_of_the_server(tmp_p
             found = next(iter(asked.ask([request])))
             facts = asked.facts()
     assert len(found.choices) == 2 and all(choice.logprobs for choice in found.choices)
-    assert [message for message in told if "held back the answers with which" not in message] == []
+    assert [message for message in told if "withheld the answers to the test requests" not in message] == []
     assert [name for name in ("n", "logprobs", "seed", "stop", "schema") if facts[f"chat.{name}"] is not None] == []
-    assert sum("is not known" in message for message in told) == 5
+    assert sum("it is unknown" in message for message in told) == 5
 
 
 def test_stop_strings_are_cut_where_they_are_dropped(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_what_a_server_refuses_and_nobody_must_have_is_left_out(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("lacking", "said"), [("logprobs", "gives no log-probabilities"), ("ids", "does not answer token ids")]
+    ("lacking", "said"), [("logprobs", "returns no log-probabilities"), ("ids", "does not answer token ids")]
 )
 def test_what_cannot_be_done_without_is_refused(tmp_path: Path, lacking: str, said: str) -> None:
     request = CompletionRequest(prompt=(1, 2), params=SamplingParams(logprobs=1, max_tokens=4))
@@ -105,7 +105,7 @@ def test_a_scorer_that_answers_with_probabilities_is_refused(tmp_path: Path) -> 
     with (
         hostile(speaks="vllm", probabilities=True) as server,
         client(tmp_path, endpoint(server.url)) as asked,
-        pytest.raises(InputError, match="probabilities where raw scores are needed"),
+        pytest.raises(InputError, match="probabilities, but raw scores are needed"),
     ):
         list(asked.ask([ScoreRequest(items=("a",))]))
 
@@ -127,7 +127,7 @@ def test_a_server_that_cannot_be_tried_ends_the_run(tmp_path: Path, monkeypatch)
         hostile(always="500") as server,
         client(tmp_path, endpoint(server.url)) as asked,
         pytest.raises(
-            StageError, match=r"model teacher: the server could not be tried \(n\): .*answers 500: out of luck"
+            StageError, match=r"model teacher: the server could not be tested \(n\): .*answers 500: out of luck"
         ),
     ):
         list(asked.ask(chats(100, n=2)))

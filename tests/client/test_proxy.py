@@ -149,5 +149,5 @@ def test_a_proxy_that_refuses_or_is_none_is_told_without_its_password(proxy: Pro
         send("https://models.example")
     assert caught.value.broke == "unsent" and "secret" not in str(caught.value)
     monkeypatch.setenv("HTTPS_PROXY", "socks5://me:secret@127.0.0.1:1")
-    with pytest.raises(NoReply, match=r"HTTPS_PROXY names '127\.0\.0\.1:1'; allowed is http://HOST:PORT"):
+    with pytest.raises(NoReply, match=r"HTTPS_PROXY is '127\.0\.0\.1:1'; it must be http://HOST:PORT"):
         send("https://models.example")

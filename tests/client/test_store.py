@@ -64,7 +64,7 @@ def test_a_file_that_is_no_store_or_of_a_newer_togi(tmp_path: Path) -> None:
     with sqlite3.connect(newer) as db:
         db.execute("PRAGMA user_version = 99")
     db.close()
-    with pytest.raises(InputError, match="answers of a newer togi"):
+    with pytest.raises(InputError, match="written by a newer togi"):
         AnswerStore(newer)
 
 

@@ -86,7 +86,7 @@ def test_log_probabilities_are_refused(tmp_path: Path, server: tuple[str, str]) 
     url, model = server
     with (
         client(tmp_path, endpoint(url, model=model)) as asked,
-        pytest.raises(InputError, match="gives no log-probabilities"),
+        pytest.raises(InputError, match="returns no log-probabilities"),
     ):
         list(asked.ask([ask("q", logprobs=1)]))
 

@@ -121,14 +121,14 @@ GOOD = {"index": 0, "message": {"content": "x"}, "finish_reason": "stop"}
 @pytest.mark.parametrize(
     ("reply", "said"),
     [
-        ([], "the reply is no object"),
-        ({"choices": []}, "0 came, 1 were asked for"),
-        ({"choices": [GOOD, GOOD]}, "2 came, 1 were asked for"),
+        ([], "the reply is not an object"),
+        ({"choices": []}, "received 0, expected 1"),
+        ({"choices": [GOOD, GOOD]}, "received 2, expected 1"),
         ({"choices": [GOOD | {"index": 3}]}, r"the indices are \[3\]"),
-        ({"choices": [GOOD | {"finish_reason": None}]}, "not whole"),
-        ({"choices": [GOOD | {"finish_reason": "abort"}]}, "not whole"),
-        ({"choices": [GOOD | {"message": {"content": 5}}]}, "no text"),
-        ({"choices": [GOOD | {"message": "x"}]}, "no object"),
+        ({"choices": [GOOD | {"finish_reason": None}]}, "incomplete"),
+        ({"choices": [GOOD | {"finish_reason": "abort"}]}, "incomplete"),
+        ({"choices": [GOOD | {"message": {"content": 5}}]}, "not text"),
+        ({"choices": [GOOD | {"message": "x"}]}, "not an object"),
     ],
 )
 def test_a_reply_that_is_not_the_answer(reply: Any, said: str) -> None:
@@ -143,7 +143,7 @@ def test_a_score_is_a_finite_number(value: Any) -> None:
 
 
 def test_a_classifier_is_no_reward_model() -> None:
-    with pytest.raises(Broken, match="a reward model gives one"):
+    with pytest.raises(Broken, match="a reward model returns one"):
         Dialect("vllm").read(ScoreRequest(items=("a",)), {"data": [{"index": 0, "probs": [0.1, 0.9]}]})
 
 

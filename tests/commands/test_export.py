@@ -145,7 +145,7 @@ def test_scores_that_differ_are_told(folder):
     one, other = (load(at(folder / "rm"), folder, kind="scorer") for _ in range(2))
     with torch.no_grad():
         other.net.score.weight.mul_(1.01)
-    with pytest.raises(InputError, match="scores probes otherwise"):
+    with pytest.raises(InputError, match="scores probes differently"):
         score_likeness(one, other)
 
 
@@ -178,7 +178,7 @@ def test_a_tokenizer_that_llama_cpp_would_cut_otherwise_is_refused_and_nothing_i
     model = LoadedModel(net=net, tokenizer=unigram(), template=get_template("chatml"), name="tiny")
     save_model(model, tmp_path / "m")
     code, _, err = run(tmp_path / "m", tmp_path / "out", "--format", "gguf")
-    assert code == 3 and "of the kind Unigram" in err and "use --format merged" in err
+    assert code == 3 and "of type Unigram" in err and "use --format merged" in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m"]
 
 

@@ -146,7 +146,7 @@ def test_check_takes_a_server_that_holds_its_answer_back_for_one_that_is_there(s
     url = serve(ROWS, [{"prompt": "Why?", "completion": "So.", "model": "careful"}])
     endpoint = Endpoint(name="careful", urls=(url,), model="careful", protocol="openai")
     found = check_endpoint(endpoint, "causal", rendered=False)
-    assert found.verified and any("filter held the answer back" in alarm for alarm in found.alarms)
+    assert found.verified and any("filter withheld the answer" in alarm for alarm in found.alarms)
 
 
 def test_a_file_that_holds_no_verdicts_is_refused_with_its_line(tmp_path):

@@ -78,7 +78,7 @@ REFUSED = {
     "jamba": "recurrent state",
     "qwen3_next": "recurrent state",
     "minimax": "layers of type linear_attention",
-    "t5": "t5 models are not supported: it has an encoder beside its decoder",
+    "t5": "t5 models are not supported: it has an encoder in addition to its decoder",
     "bert": "bert models are not supported: it is an encoder",
     "modernbert-decoder": "its head does something unknown",
     "minicpm3": "its head does something unknown",

@@ -109,7 +109,7 @@ def test_another_pooling_is_refused(folder):
 
 
 def test_a_folder_without_weights_is_refused(tmp_path):
-    with pytest.raises(InputError, match="no weights in it"):
+    with pytest.raises(InputError, match="it has no weights"):
         embedder(tmp_path)
 
 

@@ -235,7 +235,7 @@ def test_moving_to_the_same_device_changes_nothing():
     ("make", "says"),
     [
         (lambda: Sequence((), ()), "0 ids"),
-        (lambda: Sequence((1, 2), (False,)), "2 ids and 1 marks"),
+        (lambda: Sequence((1, 2), (False,)), "2 ids and 1 flags"),
         (lambda: Sequence((1, 2), (True, False)), "first token"),
         (lambda: plant([]), "at least one sequence"),
     ],

@@ -92,9 +92,9 @@ def test_digits_are_cut_out_as_smollm2_learnt_it() -> None:
 
 
 def test_a_way_to_cut_without_a_name_is_refused_and_so_is_another_kind() -> None:
-    with pytest.raises(InputError, match="no name for the way in which its tokenizer cuts"):
+    with pytest.raises(InputError, match="no name for the way in which its tokenizer splits"):
         words_of(cut_by(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)), ROWS)
-    with pytest.raises(InputError, match=r"of the kind Unigram, which llama\.cpp would cut into other tokens"):
+    with pytest.raises(InputError, match=r"of type Unigram, which llama\.cpp would split into other tokens"):
         words_of(unigram(), ROWS)
 
 
@@ -103,7 +103,7 @@ def test_a_gguf_that_cuts_in_an_unknown_way_is_not_read_as_if_it_did_not(tmp_pat
     save_model(model, tmp_path / "saved")
     monkeypatch.setattr("togi.model.gguf_words.split_name", lambda state: "strange")
     write_gguf(tmp_path / "saved", model, tmp_path / "tiny.gguf", "f32")
-    with pytest.raises(InputError, match=r"tiny\.gguf: its tokenizer cuts texts in a way called 'strange'"):
+    with pytest.raises(InputError, match=r"tiny\.gguf: its tokenizer splits texts by 'strange'"):
         convert_gguf(tmp_path / "tiny.gguf", tmp_path / "back")
 
 

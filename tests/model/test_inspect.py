@@ -92,13 +92,13 @@ FAULTS: dict[str, tuple[str, Change, str]] = {
     "weights are a pointer": ("base", write("model.safetensors", POINTER), "git lfs pull"),
     "tokenizer is a pointer": ("base", write("tokenizer.json", POINTER), "tokenizer.json: it is a git-lfs pointer"),
     "config is a pointer": ("base", write("config.json", POINTER), "config.json: it is a git-lfs pointer"),
-    "weights are cut": ("base", cut("model.safetensors", 20_000), "its header tells of .* download it again"),
-    "header is cut": ("base", cut("model.safetensors", 300), "it was cut; download it again"),
+    "weights are cut": ("base", cut("model.safetensors", 20_000), "its header describes .* download it again"),
+    "header is cut": ("base", cut("model.safetensors", 300), "is truncated; download it again"),
     "weights are empty": ("base", write("model.safetensors", b""), "model.safetensors: it is empty"),
     "weights are something else": (
         "base",
         write("model.safetensors", b"<html>not found</html>"),
-        "no safetensors file",
+        "not a safetensors file",
     ),
     "header is no JSON": ("base", write("model.safetensors", b"\x04" + bytes(7) + b"abcd"), "its header is damaged"),
     "header is odd": ("base", write("model.safetensors", b"\x0a" + bytes(7) + b'{"a": [1]}'), "its header is damaged"),
@@ -117,12 +117,12 @@ FAULTS: dict[str, tuple[str, Change, str]] = {
         "layers that config.json does not have",
     ),
     "config of more layers": ("base", edit("config.json", num_hidden_layers=3), "weights are missing .*layers.2"),
-    "config of another width": ("base", edit("config.json", intermediate_size=64), r"wanted \[32, 64\]"),
+    "config of another width": ("base", edit("config.json", intermediate_size=64), r"expected \[32, 64\]"),
     "quantised": ("base", edit("config.json", quantization_config={"quant_method": "gptq", "bits": 4}), "'gptqmodel'"),
     "a weight is missing": ("base", weights(lambda w: w.pop("model.norm.weight")), "1 weights are missing .*norm"),
     "card is damaged": ("base", write("togi.json", b"{"), "togi.json: its JSON is damaged"),
-    "card without a template": ("base", write("togi.json", b"{}"), "togi.json: it describes no template"),
-    "card with an odd template": ("base", write("togi.json", b'{"template": {"roles": 3}}'), "describes no template"),
+    "card without a template": ("base", write("togi.json", b"{}"), "togi.json: it contains no valid template"),
+    "card with an odd template": ("base", write("togi.json", b'{"template": {"roles": 3}}'), "no valid template"),
     "tokenizer is cut": ("base", cut("tokenizer.json", 500), "tokenizer.json: its JSON is damaged"),
     "tokenizer is something else": ("base", write("tokenizer.json", b'{"a": 1}'), "the tokenizer cannot be loaded"),
     "tokenizer writes too much": (
@@ -130,14 +130,14 @@ FAULTS: dict[str, tuple[str, Change, str]] = {
         added_token,
         r"has 264 rows of embeddings, .*\('<\|4\|>'\).*embeddings\(265\)",
     ),
-    "a shard is missing": ("shards", lambda f: (f / first_shard(f)).unlink(), "files of weights are missing: model-0"),
+    "a shard is missing": ("shards", lambda f: (f / first_shard(f)).unlink(), "weight files are missing: model-0"),
     "a shard is a pointer": ("shards", lambda f: write(first_shard(f), POINTER)(f), "git lfs pull"),
-    "the index is missing": ("shards", remove("model.safetensors.index.json"), "which says what is where, is missing"),
+    "the index is missing": ("shards", remove("model.safetensors.index.json"), "are in several files"),
     "the index is empty": ("shards", write("model.safetensors.index.json", b"{}"), "no weight_map"),
     "the index leads away": (
         "shards",
         edit("model.safetensors.index.json", weight_map={"a": "../base/model.safetensors"}),
-        "no file of weights in this folder",
+        "not a weight file in this folder",
     ),
     "the index names what is not there": (
         "shards",
@@ -166,7 +166,7 @@ FAULTS: dict[str, tuple[str, Change, str]] = {
         weights(
             lambda w: [w.update({k.replace(".1.", ".7."): w.pop(k)}) for k in list(w)], "adapter_model.safetensors"
         ),
-        "no place for",
+        "the base has no layers for",
     ),
     "adapter of another width": (
         "adapter",
@@ -200,7 +200,7 @@ def test_weights_that_are_not_finite_are_refused_by_their_name(value, whole, tmp
     shutil.copytree(whole / "base", tmp_path / "m")
     weights(lambda w: w["model.layers.1.mlp.up_proj.weight"][3].fill_(value))(tmp_path / "m")
     with pytest.raises(
-        InputError, match=r"weight model\.layers\.1\.mlp\.up_proj\.weight holds numbers that are not fin"
+        InputError, match=r"weight model\.layers\.1\.mlp\.up_proj\.weight contains numbers that are not fin"
     ):
         load(at(tmp_path / "m"), tmp_path)
 

@@ -84,7 +84,7 @@ def untold(folder: Path) -> None:
         (remove("model.safetensors"), "no weights"),
         (pickled, "a pickle"),
         (remove("tokenizer.json", "tokenizer_config.json"), "no tokenizer"),
-        (untold, "no chat template comes with it"),
+        (untold, "it has no chat template"),
     ],
 )
 def test_folders_that_cannot_be_used_are_refused(change, says, tmp_path):
@@ -225,7 +225,7 @@ def test_an_adapters_folder_is_loaded_onto_its_base(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        (LoraSettings(rank=0), "at least rank 1"),
+        (LoraSettings(rank=0), "must be at least 1"),
         (LoraSettings(targets=("c_attn",)), "no linear layer is called 'c_attn'"),
     ],
 )

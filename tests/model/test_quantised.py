@@ -84,7 +84,7 @@ def test_what_is_saved_is_what_was_trained(tied, tmp_path):
 @needs_library
 def test_rows_that_are_no_whole_number_of_blocks_are_refused(tmp_path):
     save_model(loaded(**{**WIDTHS, "intermediate_size": 96}), tmp_path / "base")
-    with pytest.raises(InputError, match=r"multiple of 64 weights on a processor; layers\.0\.mlp\.down_proj has 96"):
+    with pytest.raises(InputError, match=r"multiple of 64 weights; layers\.0\.mlp\.down_proj has 96"):
         load(at(tmp_path / "base"), tmp_path, nf4=True)
 
 

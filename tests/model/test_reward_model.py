@@ -163,7 +163,7 @@ def test_an_adapter_trains_the_head_and_is_merged_when_saved(tmp_path):
 def test_a_causal_model_is_no_scorer_and_the_other_way_round(tmp_path):
     save_model(loaded(dtype=torch.float32), tmp_path / "causal")
     save_model(scorer(dtype=torch.float32), tmp_path / "scorer")
-    with pytest.raises(InputError, match="which is no scorer"):
+    with pytest.raises(InputError, match="which is not a scorer"):
         load_reward_model(ModelSource(kind="path", name=str(tmp_path / "causal")), tmp_path)
     with pytest.raises(InputError, match="which is a scorer"):
         load(ModelSource(kind="path", name=str(tmp_path / "scorer")), tmp_path)

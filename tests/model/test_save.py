@@ -39,7 +39,7 @@ def test_a_damaged_save_is_noticed(tmp_path):
     weights["model.norm.weight"] += 1e-3
     save_file(weights, file, metadata={"format": "pt"})
     (problem,) = check_saved(model, tmp_path / "m")
-    assert "model.norm.weight is not what was trained" in problem
+    assert "model.norm.weight differs from the trained one" in problem
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

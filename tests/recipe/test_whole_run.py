@@ -68,7 +68,7 @@ def test_products_in_bfloat16_are_used_where_asked_for(tmp_path):
     command = ["run", str(recipe), "--threads", "1", "--until", "policy"]
     ended = togi(tmp_path / "home", *command, TOGI_COMPUTE="auto")
     assert ended.returncode == 0, ended.stderr
-    assert "products in bfloat16, as asked for" in ended.stderr
+    assert "products in bfloat16, as requested" in ended.stderr
     text = (tmp_path / "home" / "runs" / "tiny" / "policy" / "metrics.jsonl").read_text()
     lines = [json.loads(line) for line in text.splitlines()]
     assert len(lines) == 6
@@ -220,7 +220,7 @@ def test_what_was_made_names_its_hashes(finished):
         ("{path: questions.jsonl}", "{path: latin.jsonl}", 3, "latin.jsonl:1"),
         ("{path: questions.jsonl}", "{path: empty.jsonl}", 3, "empty.jsonl"),
         ("sampling: {max_tokens: 12}", "sampling: {max_tokens: 4000}", 3, "the model's context is 256"),
-        ("path: model,", "path: bare,", 3, "no tokenizer in it"),
+        ("path: model,", "path: bare,", 3, "it has no tokenizer"),
         ("name: vowels}", "name: consonants}", 3, "consonants"),
         (
             "learning_rate: 1e-3\n    save_every",

@@ -219,7 +219,7 @@ def test_an_untested_architecture_is_probed_and_a_wrong_one_computed_whole(llama
     assert sampler(llama).generate([[1]], SamplingParams(max_tokens=2), [[0]])
     monkeypatch.setattr("togi.rollout.attention.DecodePass._write", lambda self, buffer, new: None)
     engine = sampler(llama)
-    assert engine.whole and "differ from its own by" in caplog.text and "whole sequence again" in caplog.text
+    assert engine.whole and "differ from the model's own" in caplog.text and "recomputes its whole" in caplog.text
     for prompt, (answer,) in zip(
         PROMPTS, engine.generate(PROMPTS, SamplingParams(max_tokens=8), streams(4, 1)), strict=True
     ):

@@ -104,7 +104,7 @@ def test_layers_of_an_unknown_type_compute_whole_sequences_and_a_warning_says_so
     expected = Sampler(net, CharTokenizer(), "Q").generate([[1, 2, 3]], SamplingParams(max_tokens=6), [[0]])[0][0]
     net.config.layer_types = ["linear_attention", "full_attention"]
     sampler = Sampler(net, CharTokenizer(), "Q")
-    assert "layers of type linear_attention are the library's alone" in caplog.text
+    assert "only the library can compute its layers of type linear_attention" in caplog.text
     found = sampler.generate([[1, 2, 3]], SamplingParams(max_tokens=6), [[0]])[0][0]
     assert found.token_ids == expected.token_ids
 

@@ -98,7 +98,7 @@ def test_an_answer_that_the_server_cut_is_no_answer(tmp_path):
 def test_a_server_that_takes_no_weights_is_told_with_what_to_do(tmp_path):
     with policy_server(SGLang, LETTERS) as server, engine(server, tmp_path) as made:
         server.takes = False
-        with pytest.raises(StageError, match=r"did not take the weights in .*: 'no such folder'; does the server see"):
+        with pytest.raises(StageError, match=r"did not load the weights in .*: 'no such folder'; can the server read"):
             made.publish([("w", 1)])
     (tmp_path / "second").mkdir()
     with policy_server(VLLM, LETTERS) as server, engine(server, tmp_path / "second") as made:
@@ -108,7 +108,7 @@ def test_a_server_that_takes_no_weights_is_told_with_what_to_do(tmp_path):
 
 
 def test_a_server_in_openais_shape_is_no_engine(tmp_path):
-    told = pytest.raises(InputError, match=r"it speaks openai, which has no token ids .*; use vLLM, SGLang")
+    told = pytest.raises(InputError, match=r"its protocol is openai, which supports neither .*; use vLLM, SGLang")
     with policy_server(VLLM, LETTERS) as server, engine(server, tmp_path, protocol="openai") as made, told:
         ask(made)
 

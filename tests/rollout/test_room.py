@@ -73,7 +73,7 @@ def test_answers_are_the_same_however_small_the_cache_and_it_never_holds_more(ne
 
 def test_a_request_whose_keys_never_fit_is_refused_with_both_sizes(net):
     bounded = sampler_of(net, 100 * KeyRoom(net, 1).token)
-    with pytest.raises(InputError, match=r"the keys of its 2 answers of 64 tokens take .* and the key cache has"):
+    with pytest.raises(InputError, match=r"the keys of its 2 answers of 64 tokens take .* but the key cache has"):
         bounded.add(requests(max_tokens=64)[0])
     assert not bounded.busy
 

@@ -169,7 +169,7 @@ def test_more_requests_than_may_wait_are_sent_away(model, monkeypatch):
             assert not first.done()
             time.sleep(0.01)
         status, found = ask(f"{url}/v1/completions", body)
-        assert status == 429 and "ask again later" in found["error"]["message"]
+        assert status == 429 and "retry later" in found["error"]["message"]
         assert first.result()[0] == 200 and ask(f"{url}/v1/completions", {**body, "max_tokens": 1})[0] == 200
 
 
@@ -193,8 +193,8 @@ def test_a_stream_is_the_whole_answer_in_pieces_and_stop_strings_are_left_out(cl
     ("more", "says"),
     [
         ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format: this server does not"),
-        ({"tools": [{"type": "function"}]}, "tools: this server does not do it"),
-        ({"frequency_penalty": 0.5}, "frequency_penalty: this server does not do it"),
+        ({"tools": [{"type": "function"}]}, "tools: this server does not support it"),
+        ({"frequency_penalty": 0.5}, "frequency_penalty: this server does not support it"),
         ({"logit_bias": {"5": 1}}, "logit_bias: this server"),
         ({"guided_json": "{}"}, "guided_json: this server"),
         ({"temperature": -1}, "temperature is -1"),
@@ -202,7 +202,7 @@ def test_a_stream_is_the_whole_answer_in_pieces_and_stop_strings_are_left_out(cl
         ({"n": 1000}, "n = 1000 samples, but a batch has 64 rows"),
         ({"max_tokens": 1000}, "but the model's context is 512"),
         ({"top_logprobs": 3}, "top_logprobs needs logprobs: true"),
-        ({"stream": True, "logprobs": True}, "come with whole answers only"),
+        ({"stream": True, "logprobs": True}, "are not streamed"),
         ({"messages": []}, "messages: List should have at least 1 item"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "messages.0.content"),
         ({"messages": [{"role": "user", "content": "a", "tool_calls": []}]}, "messages.0.tool_calls: this server"),
@@ -229,7 +229,7 @@ def test_parameters_that_say_nothing_are_accepted(url):
 def test_ids_outside_the_vocabulary_are_refused_and_the_engine_lives(url, client):
     body = {"model": "tiny", "prompt": [5, 300], "max_tokens": 2}
     status, found = ask(f"{url}/v1/completions", body, authorization="Bearer secret")
-    assert status == 400 and found["error"]["message"] == "300 is no token id of this model; it has 0 to 299"
+    assert status == 400 and found["error"]["message"] == "300 is not a token id of this model; its ids are 0 to 299"
     assert client.completions.create(model="tiny", prompt=[5, 299], max_tokens=2).usage.completion_tokens == 2
 
 

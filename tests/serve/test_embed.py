@@ -49,7 +49,7 @@ def test_the_vectors_are_those_of_the_embedder_here(url, embedder):
     [
         ({"input": []}, "at least 1"),
         ({"input": [[1, 2]]}, "input"),
-        ({"input": "a", "dimensions": 8}, "dimensions: this server does not do it"),
+        ({"input": "a", "dimensions": 8}, "dimensions: this server does not support it"),
         ({"input": "a", "encoding_format": "int8"}, "encoding_format"),
     ],
 )

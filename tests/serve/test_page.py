@@ -84,5 +84,5 @@ def test_two_models_answer_side_by_side(server, tmp_path: Path):
     for turns in found["turns"]:
         assert turns[0] == "<img src=x onerror=alert(1)>" and turns[2] == "And now?"
         assert "but the model's context is 512" in turns[5], "what went wrong stands where the answer would"
-    assert all(re.fullmatch(r"[1-5] tokens in [\d.]+ s(, cut at the longest answer)?", note) for note in found["notes"])
+    assert all(re.fullmatch(r"[1-5] tokens in [\d.]+ s(, cut at the token limit)?", note) for note in found["notes"])
     assert found["kept"] == [4, 4], "a question without an answer is not sent again"

@@ -88,13 +88,13 @@ def test_a_conversation_that_is_too_long_has_an_error_in_the_place_of_its_score(
     [
         ("v1/scores", {"items": []}, "items: List should have at least 1 item"),
         ("v1/scores", {"items": [{"messages": turns("a", "b")[:1]}]}, "last, the assistant's answer"),
-        ("v1/scores", {"items": [{"messages": turns("a", "b")}, {"ids": [1]}]}, "items are conversations, all of them"),
+        ("v1/scores", {"items": [{"messages": turns("a", "b")}, {"ids": [1]}]}, "items must be all conversations"),
         ("v1/scores", {"items": [{"text": "a", "ids": [1]}]}, "give one of messages, text and ids"),
-        ("v1/scores", {"items": [{"ids": [10**6]}]}, "1000000 is no token id of this model"),
+        ("v1/scores", {"items": [{"ids": [10**6]}]}, "1000000 is not a token id of this model"),
         ("classify", {"text": "a", "input_ids": [1]}, "give either text or input_ids"),
         ("classify", {"text": []}, "the list is empty"),
         ("classify", {"text": ["a", ""]}, "at least one token"),
-        ("classify", {"text": "a", "use_activation": True}, "use_activation: this server does not do it"),
+        ("classify", {"text": "a", "use_activation": True}, "use_activation: this server does not support it"),
     ],
 )
 def test_what_does_not_fit_is_refused(url, path, more, says):
@@ -113,7 +113,7 @@ def test_an_encoder_scores_conversations_as_it_does_here_and_refuses_bare_texts(
         assert found["usage"]["prompt_tokens"] == sum(len(judge.tokenizer(*talk)["input_ids"]) for talk in TALKS)
         for path, more in (("v1/scores", {"items": [{"text": "So."}]}), ("classify", {"text": "So."})):
             status, found = ask(f"{url}/{path}", {"model": "rm", **more})
-            assert status == 400 and "as a pair, never one text" in found["error"]["message"]
+            assert status == 400 and "as a pair, not a single text" in found["error"]["message"]
 
 
 def test_health_says_the_kind(url):

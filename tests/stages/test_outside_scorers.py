@@ -68,7 +68,7 @@ def test_a_folder_of_the_library_gives_the_librarys_score(kind, tmp_path):
 
 def test_a_template_that_is_named_is_used(tmp_path):
     folder = write_scorer(tmp_path / "rm", template=None)
-    with pytest.raises(InputError, match="no chat template comes with it"):
+    with pytest.raises(InputError, match="it has no chat template"):
         load_reward_model(source(folder), tmp_path)
     assert ModelScorer(load_reward_model(source(folder, "chatml"), tmp_path)).score([(TALK, "So.")])
 
@@ -80,7 +80,7 @@ def test_a_head_that_is_read_otherwise_is_refused(tmp_path):
     model.net.score = torch.nn.Linear(32, 1)  # a bias counts too
     check_scalar_head(model)
     model.net.score = torch.nn.Sequential(torch.nn.Linear(32, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
-    with pytest.raises(InputError, match=r"LlamaForSequenceClassification has none; take a reward model of a decoder"):
+    with pytest.raises(InputError, match=r"LlamaForSequenceClassification has none; use a reward model of a decoder"):
         check_scalar_head(model)
     with pytest.raises(InputError, match="its head gives 3 numbers; a scorer gives one"):
         load_reward_model(source(write_scorer(tmp_path / "three", num_labels=3)), tmp_path)
@@ -106,7 +106,7 @@ def test_an_adapter_that_brings_its_head_is_a_scorer(tmp_path):
         expected, abs=1e-4
     )
     assert load_tokenizer(source(tmp_path / "rm", "chatml"), tmp_path, "scorer")
-    with pytest.raises(InputError, match="the base has no place for"):
+    with pytest.raises(InputError, match="the base has no layers for"):
         load(source(tmp_path / "rm", "chatml"), tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Models on servers: requests and answers as values, and the client that asks, stores, retries and keeps to a budget.
+"""Models on servers: requests and answers as values, and a client that sends, stores, retries and keeps to a budget.
 
-`endpoint`, `requests` and `answers` are values and cost nothing to import; `client` is what asks.
+`endpoint`, `requests` and `answers` hold plain values and are cheap to import; `client` sends the requests.
 """

@@ -1,8 +1,8 @@
-"""What a run may spend on a model, and has spent, across kills.
+"""The budget of a run for a model and its spending so far, kept across kills.
 
-Before a request is sent its longest possible answer is reserved; the answer's usage settles that. What was sent and
-never answered stays reserved for good, so a budget is never passed, whatever is killed. All this is one row per run
-and model.
+Before a request is sent, the tokens of its longest possible answer are reserved; the usage of the answer settles the
+reservation. The reservation of a request that never got an answer stays forever, so a kill can never cause a budget to
+be exceeded. Each run and model has one row.
 """
 
 import sqlite3
@@ -13,7 +13,7 @@ from togi.client.endpoint import FREE, NO_BOUND, NO_TOKENS, Budget, Price, Token
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Whose budget: the id of the run, and the name of the model in its recipe."""
+    """The owner of a budget: the id of the run, and the name of the model in its recipe."""
 
     run: str
     model: str
@@ -23,8 +23,8 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """What a run has spent on a model: `done` as the server counted it, `open` reserved for requests that are under way
-    or were lost. `calls` counts requests that were sent."""
+    """The spending of a run on a model: `done` as counted by the server, `open` reserved for requests that are in
+    flight or were lost. `calls` counts the requests sent."""
 
     calls: int = 0
     open: Tokens = NO_TOKENS
@@ -32,12 +32,12 @@ class Spending:
 
     @property
     def tokens(self) -> Tokens:
-        """All that counts against the budget."""
+        """All tokens that count against the budget."""
         return self.open + self.done
 
 
 def spending(db: sqlite3.Connection, account: Account) -> Spending:
-    """What the account's run has spent on its model so far."""
+    """The spending of the account's run on its model so far."""
     row = db.execute(
         "SELECT calls, open_input, open_output, done_input, done_output FROM accounts WHERE run = ? AND model = ?",
         (account.run, account.model),
@@ -46,7 +46,7 @@ def spending(db: sqlite3.Connection, account: Account) -> Spending:
 
 
 def reserve(db: sqlite3.Connection, account: Account, tokens: Tokens) -> bool:
-    """Reserves `tokens` for one call; false, and nothing reserved, where they do not fit into what is left."""
+    """Reserves `tokens` for one call. Returns False and reserves nothing if they exceed what is left."""
     if not fits(account, spending(db, account).tokens + tokens):
         return False
     db.execute(
@@ -59,7 +59,7 @@ def reserve(db: sqlite3.Connection, account: Account, tokens: Tokens) -> bool:
 
 
 def fits(account: Account, tokens: Tokens) -> bool:
-    """Whether that many tokens are within the budget."""
+    """Whether a total of `tokens` is within the budget."""
     budget = account.budget
     return (budget.tokens is None or tokens.total <= budget.tokens) and (
         budget.money is None or account.price.of(tokens) <= budget.money
@@ -67,7 +67,7 @@ def fits(account: Account, tokens: Tokens) -> bool:
 
 
 def settle(db: sqlite3.Connection, account: Account, reserved: Tokens, used: Tokens) -> None:
-    """Puts what a call used in the place of what was reserved for it."""
+    """Replaces the reservation of a call by the tokens that it used."""
     db.execute(
         "UPDATE accounts SET open_input = open_input - ?, open_output = open_output - ?, done_input = done_input + ?, "
         "done_output = done_output + ? WHERE run = ? AND model = ?",

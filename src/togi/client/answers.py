@@ -1,6 +1,6 @@
-"""What a server answered, as values, and how they are kept.
+"""The answers of servers, as values, and their stored form.
 
-A `Failure` is no answer: it is never stored, and the next run asks again.
+A `Failure` is not an answer: it is never stored, and the next run asks again.
 """
 
 import base64
@@ -18,10 +18,10 @@ Reason = Literal["refused", "too_long", "filtered", "deadline", "server", "broke
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """One text that a model wrote. `text` ends before the stop string that ended it, and holds no terminator.
+    """One generated text. `text` includes neither the stop string that ended it nor the terminator.
 
-    `logprobs` are in nats, one per token of `tokens`; `top` are, per token, the likeliest tokens with their
-    log-probabilities, best first. `token_ids` are there where the server gives ids.
+    `logprobs` are in nats, one per token of `tokens`; `top` holds, per token, the most likely tokens with their
+    log-probabilities, best first. `token_ids` is empty if the server returns no ids.
     """
 
     text: str
@@ -47,7 +47,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """One raw score per item; text in its place says why the server could not score it."""
+    """One raw score per item, or the reason why the server could not score the item."""
 
     scores: tuple[float | str, ...]
     usage: Tokens = NO_TOKENS
@@ -55,7 +55,7 @@ class Scores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vectors:
-    """(texts, width) float32, one row per text, as the server gives them: not made to length 1."""
+    """Embeddings: (texts, width) float32, one row per text, as the server returns them: not normalised."""
 
     rows: np.ndarray
     usage: Tokens = NO_TOKENS
@@ -63,7 +63,7 @@ class Vectors:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """A request that got no whole answer within its tries and its deadline, and why."""
+    """A request that got no complete answer within its tries and its deadline, with the reason."""
 
     reason: Reason
     message: str
@@ -74,7 +74,7 @@ _compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def dump(answer: Whole) -> bytes:
-    """An answer as it is stored."""
+    """Serialises an answer for the store."""
     value: dict[str, Any] = {"usage": [answer.usage.input, answer.usage.output]}
     if isinstance(answer, Answer):
         value["choices"] = [_choice_json(choice) for choice in answer.choices]
@@ -87,7 +87,7 @@ def dump(answer: Whole) -> bytes:
 
 
 def load(body: bytes) -> Whole:
-    """The answer that `dump` wrote."""
+    """Reads an answer that `dump` wrote."""
     value = json.loads(body)
     usage = Tokens(*value["usage"])
     if "choices" in value:
@@ -99,7 +99,7 @@ def load(body: bytes) -> Whole:
 
 
 def _choice_json(choice: Choice) -> dict[str, Any]:
-    """A choice without what is empty."""
+    """A choice as JSON, without its empty fields."""
     said = {name: getattr(choice, name) for name in ("token_ids", "tokens", "logprobs", "top")}
     return {"text": choice.text, "finish": choice.finish, **{name: value for name, value in said.items() if value}}
 

@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own, for clients whose callers wait in theirs."""
+"""An event loop in its own thread, for clients with synchronous callers."""
 
 import asyncio
 import threading
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class Background:
-    """The loop is there from the first `start` on until `end`; `name` is the thread's."""
+    """An event loop that runs from the first `start` until `end`, in a thread called `name`."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -18,7 +18,7 @@ class Background:
         self.loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> asyncio.AbstractEventLoop:
-        """The loop, which runs."""
+        """Starts the loop if needed, and returns it."""
         if self.loop is None:
             self.loop = asyncio.new_event_loop()
             self._thread = threading.Thread(target=self.loop.run_forever, name=self._name, daemon=True)
@@ -26,11 +26,11 @@ class Background:
         return self.loop
 
     def submit(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
-        """Has the loop do some work."""
+        """Runs `work` in the loop."""
         return asyncio.run_coroutine_threadsafe(work, self.start())
 
     def end(self, last: Coroutine[Any, Any, None]) -> None:
-        """Cancels all tasks, does the `last` work and ends the loop."""
+        """Cancels all tasks, runs `last` and ends the loop."""
         loop, thread = self.loop, self._thread
         if loop is None or thread is None:
             last.close()

@@ -1,10 +1,11 @@
-"""The batch endpoint of a provider: all requests in one file, answered within a day at a lower price.
+"""The batch endpoint of a provider: answers all requests of one file within a day, at a lower price.
 
     POST /files (a line per request) -> POST /batches -> GET /batches/ID until it has ended -> GET /files/ID/content
 
-A batch has a row in the store from before its file is sent until its answers are stored, so a killed run goes on with
-the batch that it began: it finds it by its id, or by the tag in its metadata where it was killed before it knew the id.
-The whole batch is reserved before it is sent, and settled by what its answers used.
+A batch has a row in the store from before its file is sent until its answers are stored, so a restarted run resumes
+the batch that a killed run began: it finds the batch by its id, or by the tag in its metadata if the run was killed
+before it knew the id. The cost of the whole batch is reserved before it is sent, and settled by the usage of its
+answers.
 """
 
 import asyncio
@@ -31,7 +32,7 @@ from togi.core.seeds import digest
 
 FIRST_POLL, LONGEST_POLL = 1.0, 60.0
 ROUNDS = 3
-"""Batches that a request may be in before it counts as failed."""
+"""The number of batches that a request is sent in before it counts as failed."""
 ENDED = ("completed", "failed", "expired", "cancelled")
 BOUNDARY = "togi-4f1c0b7e9a2d"
 
@@ -41,7 +42,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A batch that has begun: what was reserved for it, and what is known of it on the server."""
+    """A batch that has begun: the tokens reserved for it, and the ids of its file and batch on the server."""
 
     tag: str
     run: str
@@ -51,16 +52,16 @@ class _Row:
 
 
 class Batches:
-    """Answers requests of one exchange by batches."""
+    """Answers requests of one exchange in batches."""
 
     def __init__(self, exchange: Exchange) -> None:
         self.exchange = exchange
         self.account = exchange.account
 
     async def answer(self, asked: Asked) -> dict[Name, Failure]:
-        """Stores the answers of `asked`, which are all of one kind, and returns those that failed.
+        """Stores the answers to `asked`, which are all of one kind, and returns the requests that failed.
 
-        Raises StageError where the budget does not allow one more request, or a batch is refused.
+        Raises StageError if the budget does not allow one more request, or a batch is refused.
         """
         failed = await self._go_on()
         for _ in range(ROUNDS):
@@ -82,7 +83,7 @@ class Batches:
         return await self.exchange.write(work)
 
     async def _affordable(self, asked: Asked) -> Asked:
-        """As many of the requests, from the first on, as the budget allows. Raises StageError if it allows none."""
+        """The first requests, as many as the budget allows. Raises StageError if it allows none."""
         spent = (await self.exchange.write(lambda db: spending(db, self.account))).tokens
         part: Asked = {}
         for name, request in asked.items():
@@ -97,7 +98,7 @@ class Batches:
     # --- one batch ----------------------------------------------------------------------------------------------------
 
     async def _go_on(self) -> dict[Name, Failure]:
-        """Finishes the batches that an earlier run has begun and did not see the end of, whatever they asked."""
+        """Finishes the batches that an earlier run began but did not finish, whatever requests they hold."""
 
         def work(db: sqlite3.Connection) -> list[_Row]:
             wanted = "SELECT tag, run, open_input, open_output, file, batch FROM batches WHERE model = ? ORDER BY tag"
@@ -109,18 +110,18 @@ class Batches:
             if not row.file:  # it was never sent
                 await self._forget(row)
                 continue
-            log.info("model %s: going on with batch %s", self.exchange.endpoint.name, row.batch or row.tag)
+            log.info("model %s: resuming batch %s", self.exchange.endpoint.name, row.batch or row.tag)
             sent = await self.exchange.control("GET", f"/files/{row.file}/content")
             failed |= await self._finish(row, dict(map(_request_of, _lines(sent.body))))
         return failed
 
     @property
     def _name(self) -> str:
-        """What batches are kept under: the model of the recipe, and what it is on the server."""
+        """The key of the batches' rows: the model's name in the recipe, and its model@revision on the server."""
         return f"{self.account.model}={self.exchange.label}"
 
     async def _begin(self, part: Asked) -> _Row:
-        """Reserves a batch and sends its file."""
+        """Reserves the cost of a batch and sends its file."""
         reserved = NO_TOKENS
         for request in part.values():
             reserved += self.exchange.cost(request)
@@ -149,7 +150,7 @@ class Batches:
         return _form({"purpose": "batch"}, "\n".join(lines).encode("utf-8", "replace"))
 
     async def _finish(self, row: _Row, asked: Asked) -> dict[Name, Failure]:
-        """Waits for a batch, stores its answers, and returns what failed of it."""
+        """Waits for a batch, stores its answers, and returns its failures."""
         if not row.batch:
             row = replace(row, batch=await self._start(row, asked))
             await self.note_place(row)
@@ -169,7 +170,7 @@ class Batches:
         return await self._keep(row, asked, lines)
 
     async def _start(self, row: _Row, asked: Asked) -> str:
-        """The id of the batch of a file that was sent: begun before, or now."""
+        """The id of the batch for a file that was sent. Starts the batch if the server does not have it yet."""
         reply = await self.exchange.control("GET", "/batches?limit=100")
         for each in _data(reply):
             if (each.get("metadata") or {}).get("togi") == row.tag:
@@ -181,7 +182,7 @@ class Batches:
         return _id(await self.exchange.control("POST", "/batches", body), "the batch")
 
     async def _ended(self, row: _Row) -> dict[str, Any]:
-        """What the server says of a batch once it has ended."""
+        """Waits until a batch has ended, and returns the server's description of it."""
         wait = FIRST_POLL
         while True:
             said = _object(await self.exchange.control("GET", f"/batches/{row.batch}"))
@@ -191,7 +192,7 @@ class Batches:
             wait = min(wait * 1.5, LONGEST_POLL)
 
     async def _keep(self, row: _Row, asked: Asked, lines: Sequence[Any]) -> dict[Name, Failure]:
-        """Stores the answers of a batch, settles it and forgets its row, all at once."""
+        """Stores the answers of a batch, settles its reservation and deletes its row, in one transaction."""
         failed: dict[Name, Failure] = {}
         found: dict[Name, Whole] = {}
         for line in lines:
@@ -217,7 +218,7 @@ class Batches:
         return failed
 
     def _read(self, request: AnyRequest, line: dict[str, Any]) -> Whole | Failure:
-        """The answer in a line of a batch's output, or why it has none."""
+        """The answer in a line of a batch's output, or a Failure with the reason why there is none."""
         response = line.get("response") or {}
         body = response.get("body")
         if response.get("status_code") != 200:
@@ -234,12 +235,12 @@ class Batches:
     # --- its row ------------------------------------------------------------------------------------------------------
 
     async def note_place(self, row: _Row) -> None:
-        """Keeps what is known of a batch in the store."""
+        """Stores the ids of a batch and of its file."""
         values = (row.file, row.batch, row.tag)
         await self.exchange.write(lambda db: db.execute("UPDATE batches SET file = ?, batch = ? WHERE tag = ?", values))
 
     async def _forget(self, row: _Row) -> None:
-        """Lets go of a batch that did nothing."""
+        """Releases the reservation of a batch that used nothing, and deletes its row."""
 
         def work(db: sqlite3.Connection) -> None:
             settle(db, replace(self.account, run=row.run), row.reserved, NO_TOKENS)
@@ -252,12 +253,12 @@ _FORM = f"multipart/form-data; boundary={BOUNDARY}"
 
 
 def _unbounded(account: Account) -> Account:
-    """The account without its bound, which was looked at before."""
+    """The account without its budget, which was checked before."""
     return Account(account.run, account.model)
 
 
 def _request_of(line: dict[str, Any]) -> tuple[Name, AnyRequest]:
-    """The request that a line of a sent file asks: as much of it as reading its answer needs."""
+    """The request in a line of a sent file, with only the fields that are needed to read its answer."""
     body = line["body"]
     if "input" in body:
         return _name_of(line), EmbedRequest(texts=tuple(body["input"]))
@@ -281,7 +282,7 @@ def _custom(name: Name) -> str:
 
 
 def _name_of(line: Any) -> Name:
-    """The name of the request that a line answers; one that no request has where it cannot be read."""
+    """The name of the request that a line answers, or a name that matches no request if it cannot be read."""
     key, _, index = str(line.get("custom_id") if isinstance(line, dict) else "").partition("-")
     try:
         return bytes.fromhex(key), int(index)
@@ -290,7 +291,7 @@ def _name_of(line: Any) -> Name:
 
 
 def _lines(content: bytes) -> list[Any]:
-    """The objects of JSON lines; what is none counts as no answer."""
+    """The objects in JSON lines. Lines that are not JSON objects are skipped, so their requests count as unanswered."""
     found = []
     for line in content.splitlines():
         try:

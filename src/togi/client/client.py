@@ -1,12 +1,12 @@
-"""The client: requests in, answers out in their order, many under way at once, every answer stored before it is used.
+"""The client: sends many requests at once, yields answers in order, and stores every answer before it is used.
 
     with AnswerStore(path) as store, Client(endpoint, store, run=run_id) as client:
         for request, answer in zip(requests, client.ask(requests)):
             ...
 
-A result is an answer or a `Failure`. What would befall every request ends the call with one error: InputError for a
-server that is not there, a wrong key, a model that it does not serve; StageError for a spent budget, a sustained 429,
-a server that has gone. All answers that came until then stay stored.
+A result is an answer or a `Failure`. A problem that would hit every request ends the call with one error: InputError
+if the server cannot be reached, the key is wrong, or the model is not served; StageError if the budget is spent, 429
+replies persist, or the server goes down. All answers received until then stay stored.
 """
 
 import asyncio
@@ -34,23 +34,23 @@ from togi.client.troubles import STORED
 from togi.core.errors import Interrupted, StageError, TogiError
 
 AHEAD = 4
-"""Requests that are taken ahead of the one whose answer is due, as a multiple of those under way."""
+"""Requests read ahead of the one whose answer is due, as a multiple of `concurrency`."""
 LISTEN = 0.1
-"""Seconds between looks at whether the run is to stop."""
+"""Seconds between checks of whether the run should stop."""
 MANY, GATHER = 16, 0.005
-"""With so many requests under way a caller who waits is told of answers after so many seconds."""
+"""With at least MANY requests in flight, a waiting caller is woken only GATHER seconds after an answer."""
 FAILURES = 32
-"""Requests in a row without an answer, at least, after which a run ends."""
+"""Failed requests in a row after which a run ends; more if `concurrency` is larger."""
 JUDGED_SCORES = 16
 BATCH_REQUESTS = 10_000
-"""Requests of one batch at most; OpenAI takes 50,000 and 200 MB."""
+"""The most requests in one batch; OpenAI accepts 50,000 and 200 MB."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class Progress:
-    """What a client has done: answers that it got, that were stored before, and requests that failed."""
+    """Counts of a client: answers received, answers already stored, and failed requests."""
 
     answered: int = 0
     stored: int = 0
@@ -59,7 +59,7 @@ class Progress:
 
 @dataclass(slots=True, eq=False)
 class _Place:
-    """Where the result of a request will be. `done` is set last, by the event loop."""
+    """Holds the result of a request once it is known. The event loop sets `done` last."""
 
     request: AnyRequest
     name: Name
@@ -70,7 +70,7 @@ class _Place:
     unwanted: bool = False
 
     def cancel(self) -> None:
-        """Ends the request, or never begins it."""
+        """Cancels the request, or keeps it from starting."""
         self.unwanted = True
         if self.task is not None:
             self.task.cancel()
@@ -84,11 +84,11 @@ def _log_alarm(name: str, message: str) -> None:
 
 
 class Client:
-    """Asks one endpoint for one run. `run` is the id under which its budget is kept, across kills. `count` gives the
-    prompt tokens of a request for reservations; its bytes are taken without one. `tell` takes alarms; `check` is called
-    while the client waits, and may raise to stop.
+    """Sends the requests of one run to one endpoint. The budget is kept under the id `run`, across kills. `count`
+    returns the prompt tokens of a request for reservations; by default its bytes are used. `tell` receives alarms.
+    `check` is called while the client waits, and may raise to stop it.
 
-    The server is first asked when an answer is not in the store; only then is the key read.
+    The client contacts the server, and reads the key, only when an answer is not in the store.
     """
 
     def __init__(
@@ -119,10 +119,10 @@ class Client:
     # --- asking -------------------------------------------------------------------------------------------------------
 
     def ask(self, requests: Iterable[AnyRequest]) -> Iterator[Any]:
-        """The result of each request, in their order: an `Answer` of a chat or completion, `Scores`, `Vectors`, or a
-        `Failure`. Requests are taken as they are needed, a bounded number ahead.
+        """Yields the result of each request, in order: an `Answer` to a chat or completion, `Scores`, `Vectors`, or a
+        `Failure`. Requests are read as needed, a bounded number ahead.
 
-        Raises TogiError where no further request can be answered; what is under way is stored first.
+        Raises TogiError if no further request can be answered; answers in flight are stored first.
         """
         if self.endpoint.batch:
             yield from self._ask_batches(requests)
@@ -157,7 +157,7 @@ class Client:
                 yield failed[name] if body is None else load(body)
 
     def _batch(self, asked: dict[Name, AnyRequest]) -> dict[Name, Failure]:
-        """Has requests answered by batches; returns those that failed."""
+        """Answers requests through batches; returns the failed ones."""
         self._start()
         assert self.exchange is not None
         work = self._background.submit(self._answer_batch(self.exchange, asked))
@@ -178,11 +178,11 @@ class Client:
         return self.store.spending(self.account)
 
     def facts(self) -> dict[str, Any]:
-        """What was learned of the server, for reports; empty while it was not asked."""
+        """What is known of the server, for reports; empty until it has been contacted."""
         return {} if self._abilities is None else endpoint_facts(self._abilities, self.endpoint)
 
     def close(self) -> None:
-        """Ends what is under way; it stays charged. The store stays open."""
+        """Cancels requests in flight, which stay charged. The store stays open."""
         self._background.end(self._end())
 
     def __enter__(self) -> "Client":
@@ -197,7 +197,7 @@ class Client:
         return request_key(request, self.endpoint.model, self.endpoint.revision), request.index
 
     def _place(self, request: AnyRequest) -> "_Place":
-        """A place with the stored answer to a request, or where it will be. Equal requests under way share one."""
+        """The place for the result of a request, filled if its answer is stored. Equal requests in flight share one."""
         name = self._name(request)
         if (pending := self._pending.get(name)) is not None:
             return pending
@@ -213,7 +213,7 @@ class Client:
         return place
 
     def _result(self, place: "_Place") -> Whole | Failure:
-        """What came of a request. Raises what ended it."""
+        """Waits for the result of a request. Raises the error that ended it."""
         while not place.done:
             self._check()
             self._awaited = place
@@ -226,32 +226,32 @@ class Client:
         return self._watch(place.result)
 
     def _watch(self, result: Whole | Failure) -> Whole | Failure:
-        """Sounds the alarm on scores that were rounded."""
+        """Raises an alarm if scores were rounded to bfloat16."""
         if isinstance(result, Scores) and len(self._scores) < JUDGED_SCORES:
             self._scores += [score for score in result.scores if isinstance(score, float)]
             if len(self._scores) >= JUDGED_SCORES and on_bf16_steps(self._scores):
                 self._tell(
                     "rounded_scores",
-                    f"model {self.endpoint.name}: all scores lie on the steps of bfloat16, so near ones tie; serve the "
+                    f"model {self.endpoint.name}: all scores are rounded to bfloat16, so close scores tie; serve the "
                     "reward model in float32",
                 )
         return result
 
     def _drain(self, window: Iterable["_Place"]) -> None:
-        """Waits for what is under way, so that it is stored."""
+        """Waits for requests in flight, so that their answers are stored."""
         for place in window:
             with suppress(TogiError):
                 self._result(place)
 
     def _cancel(self, window: Iterable["_Place"]) -> None:
-        """Ends the requests of a caller who is gone."""
+        """Cancels the unfinished requests of a caller that stopped iterating."""
         left = [place for place in window if not place.done]
         loop = self._background.loop
         if loop is not None and left:
             loop.call_soon_threadsafe(lambda: [place.cancel() for place in left])
 
     def _start(self) -> asyncio.AbstractEventLoop:
-        """The event loop, in a thread of its own."""
+        """Starts the event loop in its own thread, if it does not run yet, and returns it."""
         if self._background.loop is None:
             try:
                 self._background.submit(self._open()).result()
@@ -263,7 +263,7 @@ class Client:
     # --- the event loop -----------------------------------------------------------------------------------------------
 
     def _take_in(self) -> None:
-        """Starts what has been asked since the last time."""
+        """Starts the requests that arrived since the last call."""
         loop = asyncio.get_running_loop()
         self._woken = False
         while self._inbox:
@@ -275,7 +275,7 @@ class Client:
             place.task.add_done_callback(partial(self._over, place))
 
     def _over(self, place: "_Place", task: "asyncio.Task[Whole | Failure]") -> None:
-        """Puts what came of a request into its place."""
+        """Stores the result or error of a request in its place."""
         if task.cancelled():
             place.error = Interrupted(f"model {self.endpoint.name}: the request was cancelled")
         elif (error := task.exception()) is not None:
@@ -289,15 +289,15 @@ class Client:
             self._tell_caller()
 
     def _tell_caller(self) -> None:
-        """Wakes the caller: with many under way only every few milliseconds, since each change of threads costs more
-        than an answer does."""
+        """Wakes the caller; with many requests in flight only every few milliseconds, since a thread switch costs more
+        than an answer."""
         if len(self._pending) < MANY:
             self._news.set()
         else:
             asyncio.get_running_loop().call_later(GATHER, self._news.set)
 
     async def _end(self) -> None:
-        """Closes what the requests used."""
+        """Closes the exchange."""
         if self.exchange is not None:
             await self.exchange.close()
 
@@ -306,7 +306,7 @@ class Client:
         self._abilities = Abilities(self.exchange, self._tell)
 
     async def _answer(self, request: AnyRequest, name: Name) -> Whole | Failure:
-        """What becomes of one request. What ends it for all ends it for all."""
+        """Answers one request. A TogiError ends the exchange, and so all other requests."""
         assert self.exchange is not None and self._abilities is not None
         try:
             await self._abilities.learn(request)
@@ -329,14 +329,14 @@ class Client:
         if self._in_a_row >= max(FAILURES, self.endpoint.concurrency):
             raise exchange.end(
                 StageError(
-                    f"model {self.endpoint.name}: {self._in_a_row} requests in a row failed, the last one so: "
+                    f"model {self.endpoint.name}: {self._in_a_row} requests in a row failed, the last one with: "
                     f"{found.message}; {STORED}"
                 )
             )
         return found
 
     async def _singly(self, exchange: Exchange, request: Generation, name: Name) -> Whole | Failure:
-        """The choices of a request, asked for one by one, and stored once more together."""
+        """Asks for the choices of a request one by one; stores each, and then all together as well."""
         parts = await asyncio.gather(*(self._part(exchange, single(request, i)) for i in range(request.params.n)))
         choices, usage = [], Tokens()
         for part in parts:

@@ -1,4 +1,4 @@
-"""Commits what the tasks of an event loop write: all that they want at one moment is one transaction."""
+"""Commits the writes of an event loop's tasks: all writes that wait at one moment form one transaction."""
 
 import asyncio
 import sqlite3
@@ -14,8 +14,8 @@ T = TypeVar("T")
 
 
 class Committer:
-    """Writes into the store at `path` for the tasks of one loop. Commits take some 0.1 ms and stand in the loop itself:
-    a thread of their own costs more than they do. Syncs, which wait for the disk, have one."""
+    """Writes to the store at `path` for the tasks of one loop. A commit takes some 0.1 ms and runs in the loop, since
+    handing it to a thread would cost more. Syncs wait for the disk, so they run in a thread."""
 
     def __init__(self, path: Path) -> None:
         self._writer = StoreWriter(path)
@@ -25,7 +25,7 @@ class Committer:
         self._syncing: asyncio.Future[None] | None = None
 
     async def do(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """The result of `work`, once it is committed. Raises TogiError where the store cannot be written."""
+        """Commits `work` and returns its result. Raises TogiError if the store cannot be written."""
         if not self._waiting:
             self._loop.call_soon(self._commit)
         future = self._loop.create_future()
@@ -42,19 +42,19 @@ class Committer:
                     future.set_exception(error)
             return
         for (_, future), result in zip(waiting, results, strict=True):
-            if not future.done():  # a task that was cancelled meanwhile
+            if not future.done():  # done: its task was cancelled meanwhile
                 future.set_result(result)
         self._sync()
 
     def _sync(self) -> None:
-        """Starts to make safe from a power cut what was committed, once a second."""
+        """Starts a sync of the commits, at most once per SYNC_EVERY seconds."""
         now = time.monotonic()
         if now - self._synced >= SYNC_EVERY and (self._syncing is None or self._syncing.done()):
             self._synced = now
             self._syncing = self._loop.run_in_executor(None, self._writer.sync)
 
     async def close(self) -> None:
-        """Waits for the last sync."""
+        """Commits pending work, waits for the last sync and closes the store."""
         if self._waiting:
             self._commit()
         if self._syncing is not None:

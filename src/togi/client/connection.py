@@ -1,7 +1,7 @@
-"""HTTP/1.1 over asyncio: one connection, one request at a time, a whole reply or the reason why there is none.
+"""HTTP/1.1 over asyncio: one request at a time per connection, and a complete reply or the reason why there is none.
 
-The parser is httptools. Libraries that do more for a request (aiohttp 4 times, httpx 20 times the processor time of
-bare streams) miss the speed that benchmarks/client.py asks for.
+The parser is httptools. Full client libraries are too slow for the target in benchmarks/client.py: aiohttp needs 4
+times, httpx 20 times the processor time of bare streams.
 """
 
 import asyncio
@@ -17,25 +17,25 @@ import httptools
 from togi.client.proxy import Proxy, Refused, Tunnel, proxy_of
 
 MOST_BYTES = 256 * 1024**2
-"""Longest reply that is read."""
+"""The longest reply body accepted."""
 IDLE_SECONDS = 4.0
-"""After this a connection is not used again: servers close theirs after 5."""
+"""Idle connections older than this are not reused, because servers close them after 5 s."""
 CONNECT_SECONDS = 15.0
 SILENT_SECONDS = 30
-"""A server whose kernel has not taken what was sent for so long, or does not answer keep-alives, is gone."""
+"""A server counts as gone if its kernel acknowledges neither data nor keep-alives for this long."""
 
 
 class Unsent(Exception):
-    """The server could not be reached; it has seen nothing of the request."""
+    """The server could not be reached; it has not seen the request."""
 
 
 class Lost(Exception):
-    """The request was sent, and no whole reply came."""
+    """The request was sent, but no complete reply came."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A server: where its connections lead, whether they are encrypted, and the proxy that the environment names."""
+    """A server: its address, whether connections are encrypted, and the proxy that the environment names."""
 
     host: str
     port: int
@@ -44,16 +44,16 @@ class Place:
 
 
 def place_of(url: str) -> tuple[Place, str]:
-    """The server of a URL, and the path on it. Raises Unsent for what is no http or https URL."""
+    """The server of a URL, and the path on it. Raises Unsent if it is not an http or https URL."""
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
         raise Unsent(str(error)) from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise Unsent("it is no http:// or https:// URL")
+        raise Unsent("it is not an http:// or https:// URL")
     if parts.username or parts.password:
-        raise Unsent("a key does not belong into a URL; name its environment variable as key_env")
+        raise Unsent("a URL must not contain a key; put the key in an environment variable and name it as key_env")
     secure = parts.scheme == "https"
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     port = port or (443 if secure else 80)
@@ -65,7 +65,7 @@ def place_of(url: str) -> tuple[Place, str]:
 
 
 class Connection(asyncio.Protocol):
-    """A connection to a server. `ask` sends one request and gives its reply: status, headers, body."""
+    """A connection to a server. `ask` sends one request; `status`, `headers` and `body` then hold the reply."""
 
     def __init__(self) -> None:
         self.used = False
@@ -75,7 +75,7 @@ class Connection(asyncio.Protocol):
         self._reply: asyncio.Future[None] | None = None
 
     def ask(self, request: bytes) -> "asyncio.Future[None]":
-        """Sends a request; the future is done when the reply is whole, and raises Lost where it never will be."""
+        """Sends a request. The future is done when the reply is complete, and raises Lost if it never will be."""
         assert self._transport is not None
         self._parser: Any = httptools.HttpResponseParser(self)
         self.headers: dict[str, str] = {}
@@ -96,7 +96,7 @@ class Connection(asyncio.Protocol):
         return b"".join(self._parts)
 
     def close(self) -> None:
-        """Ends the connection; what was not sent is thrown away."""
+        """Closes the connection and discards unsent data."""
         self.reusable = False
         if self._transport is not None:
             self._transport.abort()
@@ -104,7 +104,7 @@ class Connection(asyncio.Protocol):
     # --- called by asyncio --------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Remembers where to write."""
+        """Stores the transport."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         _watch(transport.get_extra_info("socket"))
@@ -112,17 +112,17 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Reads a piece of the reply."""
         if self._reply is None or self._reply.done():
-            self.close()  # nobody asked for it
+            self.close()  # unsolicited data
             return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             self._fail(f"the answer is not HTTP ({error})")
         except httptools.HttpParserUpgrade:
-            self._fail("the server wants another protocol")
+            self._fail("the server asks to switch to another protocol")
 
     def connection_lost(self, error: Exception | None) -> None:
-        """A reply without a stated length ends with its connection; any other is lost."""
+        """Completes a reply without a stated length, which ends with its connection; any other reply is lost."""
         self.reusable = False
         if self._reply is None or self._reply.done():
             return
@@ -136,24 +136,24 @@ class Connection(asyncio.Protocol):
     # --- called by the parser -----------------------------------------------------------------------------------------
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keeps a header, its name in small letters."""
+        """Stores a header under its name in lower case."""
         self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
-        """Refuses a stream of events where one whole answer was asked for."""
+        """Refuses a stream of events, since requests never ask for one."""
         self._headed = True
         if self.headers.get("content-type", "").startswith("text/event-stream"):
-            self._fail("the server sends a stream of events, where one whole answer was asked for")
+            self._fail("the server sends a stream of events, but the request asked for one complete answer")
 
     def on_body(self, data: bytes) -> None:
-        """Keeps a piece of the body."""
+        """Stores a piece of the body."""
         self._parts.append(data)
         self._size += len(data)
         if self._size > MOST_BYTES:
             self._fail(f"the answer is longer than {MOST_BYTES // 1024**2} MiB")
 
     def on_message_complete(self) -> None:
-        """The reply is whole, unless it was an interim one (1xx)."""
+        """Completes the reply, unless it is an interim one (1xx)."""
         if self.status < 200:
             self.headers, self._headed = {}, False
         elif self._reply is not None and not self._reply.done():
@@ -167,16 +167,16 @@ class Connection(asyncio.Protocol):
 
 
 def _watch(connection: socket.socket) -> None:
-    """Has the kernel end a connection whose other side is gone, long before the deadline of a request. A server that
-    thinks keeps it: kernels acknowledge for it."""
+    """Makes the kernel end a connection whose other side is gone, long before the deadline of a request. A busy server
+    keeps its connection, because its kernel still acknowledges."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("TCP_KEEPIDLE", SILENT_SECONDS), ("TCP_USER_TIMEOUT", SILENT_SECONDS * 1000)):
-        if hasattr(socket, name):  # Linux; elsewhere the deadline alone holds
+        if hasattr(socket, name):  # Linux only; elsewhere only the deadline ends such a connection
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 class Connections:
-    """The connections of one event loop, kept for the next request."""
+    """The connections of one event loop, kept open for reuse."""
 
     def __init__(self) -> None:
         self._resting: dict[Place, list[Connection]] = {}
@@ -188,12 +188,12 @@ class Connections:
         try:
             await connection.ask(request)
         except (Lost, asyncio.CancelledError):
-            connection.close()  # what comes now is for nobody
+            connection.close()  # a late reply must not reach the next request
             raise
         return connection
 
     def rest(self, place: Place, connection: Connection) -> None:
-        """Keeps a connection, if the server does."""
+        """Keeps a connection for reuse, if the server keeps it open."""
         if connection.reusable:
             connection.rested = time.monotonic()
             self._resting.setdefault(place, []).append(connection)
@@ -201,14 +201,14 @@ class Connections:
             connection.close()
 
     def close(self) -> None:
-        """Ends all connections that rest."""
+        """Closes all idle connections."""
         for resting in self._resting.values():
             for connection in resting:
                 connection.close()
         self._resting.clear()
 
     def _rested(self, place: Place) -> Connection | None:
-        """The connection that rested last, if it is still good."""
+        """The connection that became idle last and is still usable, or None."""
         resting = self._resting.get(place, [])
         while resting:
             connection = resting.pop()
@@ -225,14 +225,14 @@ class Connections:
             async with asyncio.timeout(CONNECT_SECONDS):
                 return await self._connected(place)
         except TimeoutError:
-            raise Unsent(f"{by}no connection within {CONNECT_SECONDS:.0f} s") from None
+            raise Unsent(f"{by}could not connect within {CONNECT_SECONDS:.0f} s") from None
         except Refused as error:
             raise Unsent(str(error)) from None
-        except (OSError, UnicodeError) as error:  # UnicodeError: a host name that cannot be one
+        except (OSError, UnicodeError) as error:  # UnicodeError: the host name is invalid
             raise Unsent(by + (getattr(error, "strerror", None) or str(error))) from None
 
     async def _connected(self, place: Place) -> Connection:
-        """A connection to a server; to its proxy where there is one, and through it where it is encrypted."""
+        """Connects to a server: directly, to its proxy if there is one, or through a tunnel in it for https."""
         loop = asyncio.get_running_loop()
         if place.proxy is None:
             secure = self._secure if place.secure else None

@@ -1,4 +1,4 @@
-"""A model on a server, as a value: where it is, what it is called, how fast it may be asked and what it may cost."""
+"""The description of a model on a server: address, name, rate limits, budget and price."""
 
 import os
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ MILLION = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Tokens read (`input`) and written (`output`)."""
+    """Token counts: prompt tokens (`input`) and generated tokens (`output`)."""
 
     input: int = 0
     output: int = 0
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Input and output tokens together."""
         return self.input + self.output
 
     def __add__(self, other: "Tokens") -> "Tokens":
@@ -28,19 +28,20 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """What a million tokens cost, of prompts and of answers."""
+    """The price of a million prompt tokens (`input`) and of a million generated tokens (`output`)."""
 
     input: float = 0.0
     output: float = 0.0
 
     def of(self, tokens: Tokens) -> float:
-        """What `tokens` cost."""
+        """The cost of `tokens`."""
         return (tokens.input * self.input + tokens.output * self.output) / MILLION
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """What may be spent in one run, across kills: tokens read and written, money by `Price`. None: no bound."""
+    """The most that one run may spend, even if it is killed and restarted: input and output tokens together, and
+    money as computed by `Price`. None means no limit."""
 
     tokens: int | None = None
     money: float | None = None
@@ -53,12 +54,12 @@ NO_BOUND = Budget()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """A model on a server. Its answers are named by `model` and `revision`; everything else says where and how fast.
+    """A model on a server. Stored answers are keyed by `model` and `revision`; the other fields affect no key.
 
-    `name` is what messages call it, and what its budget is kept under: the name of the `models:` entry. Several `urls`
-    are replicas of one model. `key_env` names the environment variable that holds the key, which is read when the
-    first request is sent and stored nowhere. `deadline` is in seconds, for one request with all its retries. `batch`:
-    requests go through the provider's batch endpoint, which answers within a day at a lower price.
+    `name` is the name of the `models:` entry; messages and the budget's account use it. Several `urls` are replicas of
+    one model. `key_env` names the environment variable that holds the key; it is read when the first request is sent
+    and stored nowhere. `deadline` is the time in seconds for one request with all its retries. With `batch`, requests
+    go through the provider's batch endpoint, which answers within a day at a lower price.
     """
 
     name: str
@@ -77,17 +78,17 @@ class Endpoint:
 
     @property
     def bases(self) -> tuple[str, ...]:
-        """The URLs without a slash at the end."""
+        """The URLs without trailing slashes."""
         return tuple(url.rstrip("/") for url in self.urls)
 
 
 def root_of(base: str) -> str:
-    """The server itself of a base URL such as http://host:8000/v1, under which paths lie that are not OpenAI's."""
+    """The server root of a base URL such as http://host:8000/v1; paths that are not OpenAI's are under the root."""
     return base.removesuffix("/v1")
 
 
 def read_key(endpoint: Endpoint) -> str | None:
-    """The key of an endpoint, None where it needs none. Raises RecipeError if the environment does not hold it."""
+    """The key of an endpoint, or None if it needs none. Raises RecipeError if the environment lacks it."""
     if endpoint.key_env is None:
         return None
     key = os.environ.get(endpoint.key_env, "").strip()
@@ -98,7 +99,7 @@ def read_key(endpoint: Endpoint) -> str | None:
         )
     if not (key.isascii() and key.isprintable()):
         raise RecipeError(
-            f"model {endpoint.name}: key_env: the key in {endpoint.key_env} holds characters that no HTTP header can; "
-            "set it again, on one line"
+            f"model {endpoint.name}: key_env: the key in {endpoint.key_env} contains characters that are not allowed "
+            "in an HTTP header; set it again, on one line"
         )
     return key

@@ -1,7 +1,7 @@
-"""From a request to its stored answer: reserve, send, check, store; again where that can help.
+"""Turns a request into its stored answer: reserves, sends, checks and stores, and retries where that can help.
 
 Everything here runs in the client's event loop. A slot is taken before a reservation is written and freed after the
-answer is committed, so no more than `concurrency` requests can be lost by a kill, and what is lost stays charged.
+answer is committed, so a kill loses at most `concurrency` requests, and lost requests stay charged.
 """
 
 import asyncio
@@ -31,16 +31,16 @@ from togi.core.errors import StageError, TogiError
 
 T = TypeVar("T")
 TRIES = 6
-"""How often a request is sent that servers drop or answer wrongly."""
+"""The number of times that a request is sent if servers drop it or answer wrongly."""
 PATIENCE = 60.0
-"""Seconds of nothing but refusals (429), or of no server at all, after which a run ends."""
+"""Seconds of only refusals (429), or without any server, after which a run ends."""
 FIRST_PATIENCE = 3.0
-"""The same before any server has answered."""
+"""Seconds without any server after which a run ends, if none has answered before."""
 
 LOOK = 0.5
-"""Seconds: the longest sleep before a look at whether the run has ended."""
+"""Seconds between checks of whether the run has ended, while sleeping."""
 SETTLE_LOOK = 0.02
-"""Seconds between looks at whether others have settled."""
+"""Seconds between checks of whether other requests have settled."""
 JSON = "application/json"
 log = logging.getLogger(__name__)
 _json = json.JSONEncoder(ensure_ascii=False).encode
@@ -51,13 +51,14 @@ Counter = Callable[[AnyRequest], int]
 
 @dataclass(frozen=True, slots=True)
 class _Reserved(Tokens):
-    """What is reserved for one request; `excess` of its input is for what templates add to prompts."""
+    """The reservation for one request; `excess` of its input tokens are for what templates add to prompts."""
 
     excess: int = 0
 
 
 class Exchange:
-    """Asks the servers of one endpoint. `count` gives a request's prompt tokens; its bytes are taken without one."""
+    """Sends requests to the servers of one endpoint. `count` returns the prompt tokens of a request; by default its
+    bytes are used."""
 
     def __init__(self, endpoint: Endpoint, account: Account, store: Path, count: Counter | None) -> None:
         self.endpoint, self.account = endpoint, account
@@ -72,7 +73,7 @@ class Exchange:
         self._requests, self._tokens = Pace(endpoint.requests_per_minute), Pace(endpoint.tokens_per_minute)
         self._transport = Transport(read_key(endpoint))
         self._ever = False
-        self.losses = 0  # connections that broke, or could not be made: the server may be another one since
+        self.losses = 0  # connections that broke or failed: the server may have been replaced since
         self.excess = 0
         self._under_way = self._settled = 0
         self._begun = False
@@ -85,8 +86,8 @@ class Exchange:
     # --- one request --------------------------------------------------------------------------------------------------
 
     async def ask(self, request: AnyRequest, name: Name) -> Whole | Failure:
-        """The answer to a request, stored under `name`, or why there is none. Raises TogiError where no request can be
-        answered any more."""
+        """The answer to a request, stored under `name`, or a Failure. Raises TogiError if no further request can be
+        answered."""
 
         async def take(value: Any, reserved: Tokens) -> Whole:
             found = self.dialect.read(request, value)
@@ -101,8 +102,8 @@ class Exchange:
             return error.failure
 
     async def _keep(self, answer: Whole, reserved: Tokens, name: Name) -> Whole:
-        """Stores an answer and settles its reservation in one transaction; gives what is stored, which may be another
-        process's answer to the same request."""
+        """Stores an answer and settles its reservation in one transaction. Returns the stored answer, which may be
+        another process's answer to the same request."""
         body = dump(answer)
 
         def work(db: sqlite3.Connection) -> bytes:
@@ -113,12 +114,12 @@ class Exchange:
         return answer if kept == body else load(kept)
 
     def cost(self, request: AnyRequest) -> Tokens:
-        """The most that a request can use: its prompt, and its longest answer."""
+        """The most tokens that a request can use: its prompt, and its longest answer."""
         return Tokens(self._count(request), written_at_most(request))
 
     def _used(self, value: Any, reserved: Tokens) -> Tokens:
-        """What a reply says it used, or all that was reserved. Prompts that were longer than counted make later
-        reservations larger: templates add to them what nobody counted."""
+        """The usage that a reply reports, or the whole reservation if it reports none. If a prompt was longer than
+        counted, because a template added tokens to it, later reservations grow by the difference."""
         used = usage_of(value) or Tokens(reserved.input, reserved.output)
         if isinstance(reserved, _Reserved):
             self.excess = max(self.excess, used.input - (reserved.input - reserved.excess))
@@ -127,9 +128,10 @@ class Exchange:
     # --- many tries ---------------------------------------------------------------------------------------------------
 
     async def fetch(self, call: Callable[[], Call], cost: Tokens, take: Take[T]) -> T:
-        """What `take` makes of the reply to a call; it gets the reply's JSON and what was reserved, and settles it.
+        """Sends a call until it succeeds, and returns the result of `take`, which receives the JSON of the reply and
+        the reservation, and settles it.
 
-        Raises GivenUp when the tries or the deadline are over, TogiError when the run is.
+        Raises GivenUp when the tries or the deadline are exhausted, TogiError when the run has ended.
         """
         spent, tries = 0.0, 0
         while True:
@@ -150,7 +152,7 @@ class Exchange:
                 self._pause(busy)
 
     async def _turn(self, cost: Tokens) -> None:
-        """Waits until a request may be sent. Raises what has ended the run."""
+        """Waits until a request may be sent. Raises the error that has ended the run."""
         self._check()
         await self._sleep(self._requests.wait())
         await self._sleep(self._tokens.wait(cost.total))
@@ -160,7 +162,7 @@ class Exchange:
             await self._sleep(self.replicas.rest_left() + 0.01)
 
     async def _sleep(self, seconds: float) -> None:
-        """Waits, unless the run ends meanwhile. Raises what has ended it."""
+        """Waits, unless the run ends meanwhile. Raises the error that has ended it."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             await asyncio.sleep(min(left, LOOK))
@@ -171,12 +173,12 @@ class Exchange:
             raise self.fatal
 
     def end(self, error: TogiError) -> TogiError:
-        """Lets nothing be sent any more; what is under way is still answered and stored."""
+        """Stops further requests; those in flight are still answered and stored."""
         self.fatal = self.fatal or error
         return self.fatal
 
     def _pause(self, busy: Busy) -> None:
-        """Closes the gate for a 429; ends the run when it is sustained."""
+        """Closes the gate after a 429; ends the run if the refusals persist."""
         patience = min(PATIENCE, self.endpoint.deadline)
         if (busy.seconds or 0.0) > patience:
             why = f"the server asks to wait {busy.seconds:.0f} s"
@@ -184,7 +186,7 @@ class Exchange:
             self._gate.close(busy.seconds)
             if self._gate.busy_for() < patience:
                 return
-            why = f"nothing but refusals for {self._gate.busy_for():.0f} s"
+            why = f"only refusals for {self._gate.busy_for():.0f} s"
         limits = "lower concurrency, or set requests_per_minute or tokens_per_minute"
         raise self.end(StageError(f"model {self.endpoint.name}: too many requests: {why} ({busy}); {limits}; {STORED}"))
 
@@ -207,13 +209,14 @@ class Exchange:
             self._finished()
 
     async def _value(self, replica: Replica, call: Call, reserved: Tokens, seconds: float) -> Any:
-        """The JSON of a good reply. Raises what a bad one means, after releasing what it cannot have used."""
+        """The JSON of a good reply. Raises the error for a bad one; releases its reservation if it cannot have used
+        any."""
         url = (root_of(replica.base) if call.at_root else replica.base) + call.path
         reply = await self._send(replica, url, call, reserved, seconds)
         try:
             check_status(reply, self.endpoint, url)
         except Again:
-            raise  # a server that failed may have computed: it stays charged
+            raise  # stays charged: a server that failed may have computed tokens
         except TogiError as error:
             await self._settle(reserved, NO_TOKENS)
             raise self.end(error) from None
@@ -255,7 +258,7 @@ class Exchange:
         self._ever = True
 
     def _unreachable(self, replica: Replica, why: str) -> None:
-        """Leaves a server out for a while, and says so; ends the run when none has been there for too long."""
+        """Skips a server for a while, with a log message; ends the run if no server has been reachable for too long."""
         patience = min(PATIENCE if self._ever else FIRST_PATIENCE, self.endpoint.deadline)
         if self.replicas.failed(replica) and self._ever:
             log.warning("model %s: %s; waiting for it, at most %.0f s", self.endpoint.name, why, patience)
@@ -263,14 +266,15 @@ class Exchange:
             raise self.end(down(self.endpoint, why, seconds, ever=self._ever))
 
     def _other_words(self, error: GivenUp) -> Exception:
-        """OpenAI's newer models refuse `max_tokens` and ask for another word."""
+        """The error to raise for `error`: OpenAI's newer models refuse `max_tokens`, and the request is sent again with
+        `max_completion_tokens`."""
         if "max_completion_tokens" in str(error) and self.dialect.max_tokens != "max_completion_tokens":
             self.dialect.max_tokens = "max_completion_tokens"
             return Again("refused", str(error), at_once=True)
         return error
 
     async def get(self, path: str, *, at_root: bool = False) -> Reply:
-        """The reply to a GET of the first server that can be reached. Raises TogiError if there is none."""
+        """The reply of the first reachable server to a GET. Raises TogiError if there is none."""
         while True:
             await self._turn(NO_TOKENS)
             replica = self.replicas.pick() or self.replicas.all[0]
@@ -284,13 +288,13 @@ class Exchange:
             return reply
 
     async def control(self, method: str, path: str, body: bytes | None = None, kind: str = JSON) -> Reply:
-        """The good reply to a request that computes nothing. Raises TogiError where there is none after all tries."""
+        """The good reply to a request that computes nothing. Raises TogiError if all tries fail."""
         first = self.replicas.all[0]
         return await self._controlled(first, method, first.base + path, body, kind)
 
     async def order(self, replica: Replica, call: Call) -> Reply:
-        """The good reply of one server to an order, any reply where it `may_fail`; while the server is away, it is
-        waited for. Raises TogiError as `control` does."""
+        """The good reply of one server to an order, or any reply if it `may_fail`. Waits while the server is down.
+        Raises TogiError as `control` does."""
         url = (root_of(replica.base) if call.at_root else replica.base) + call.path
         body = _json(call.body).encode()
         return await self._controlled(replica, "POST", url, body, may_fail=call.may_fail)
@@ -326,10 +330,10 @@ class Exchange:
     # --- the budget ---------------------------------------------------------------------------------------------------
 
     async def _reserve(self, cost: Tokens) -> _Reserved:
-        """Reserves what a request can cost at most; waits for others to settle where it does not fit yet. Under a
-        budget the first request goes alone: it tells what templates add to a prompt.
+        """Reserves the most that a request can cost; if that does not fit, waits for others to settle. With a budget,
+        the first request goes alone, because it shows how much templates add to a prompt.
 
-        Raises StageError where it will never fit.
+        Raises StageError if it can never fit.
         """
         while self._bounded and self._begun and not self._settled:
             await self._sleep(SETTLE_LOOK)
@@ -354,14 +358,14 @@ class Exchange:
         return budget.tokens is not None or budget.money is not None
 
     async def spent(self, cost: Tokens) -> StageError:
-        """The error for a budget that is spent, or smaller than one request."""
+        """The error for a budget that is spent, or too small for one request."""
         now = await self.write(lambda db: spending(db, self.account))
         budget, price, name = self.account.budget, self.account.price, self.endpoint.name
         allowed = [f"{budget.tokens:,} tokens"] if budget.tokens is not None else []
         allowed += [f"{budget.money:g} (money)"] if budget.money is not None else []
         of_cost = f", {price.of(cost):.4g} in money" if budget.money is not None else ""
         request = (
-            f"the next request may use {cost.total:,} tokens ({cost.input:,} read, {cost.output:,} written{of_cost})"
+            f"the next request may use {cost.total:,} tokens ({cost.input:,} input, {cost.output:,} output{of_cost})"
         )
         if now.tokens.total == 0:
             return StageError(
@@ -383,12 +387,12 @@ class Exchange:
         await self.write(lambda db: settle(db, self.account, reserved, used))
 
     def _finished(self) -> None:
-        """Notes that a reservation is settled, or lost."""
+        """Records that a reservation is settled, or lost."""
         self._under_way -= 1
         self._settled += 1
 
     async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Does `work` in the store's next transaction."""
+        """Runs `work` in the store's next transaction."""
         return await self._committer.do(work)
 
 

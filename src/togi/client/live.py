@@ -1,11 +1,11 @@
-"""Asks a server whose weights change while it is asked. Nothing that it answers is stored here: the same request may
-have another answer after the next order to take weights.
+"""A client for a server whose weights change during a run. It stores no answers, because the same request may have
+another answer after the next update of the weights.
 
     client = LiveClient(endpoint, store, run=run_id)
     client.take(Weights(folder, mark))
     sampled = client.wait(client.sample(request))
 
-Tries, limits, waiting for a server that is away, and budgets are those of `Exchange`.
+`Exchange` handles retries, rate limits, servers that are down, and budgets.
 """
 
 import asyncio
@@ -37,20 +37,20 @@ from togi.core.errors import InputError, StageError
 
 T = TypeVar("T")
 LISTEN = 0.2
-"""Seconds between looks at whether the run is to stop."""
+"""Seconds between checks of whether the run should stop."""
 SPEAKS = ("vllm", "sglang", "togi")
 NEEDS = {
-    "vllm": "to take weights, vLLM is started with VLLM_SERVER_DEV_MODE=1, and for adapters with --enable-lora and "
+    "vllm": "for weight updates, start vLLM with VLLM_SERVER_DEV_MODE=1, and for adapters with --enable-lora and "
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1",
-    "sglang": "to take adapters, SGLang is started with --enable-lora",
-    "togi": "to take weights, togi serve is started with --updates",
+    "sglang": "for updates of adapters, start SGLang with --enable-lora",
+    "togi": "for weight updates, start togi serve with --updates",
 }
-"""What a server must be started with."""
+"""How each server must be started."""
 
 
 class LiveClient:
-    """One endpoint whose weights a run replaces. `run` is the id under which its budget is kept. `check` is called
-    while it waits, and may raise to stop. The server is first asked by the first call."""
+    """A client for one endpoint whose weights the run replaces. The budget is kept under the id `run`. `check` is
+    called while the client waits, and may raise to stop it. The server is contacted at the first call."""
 
     def __init__(
         self, endpoint: Endpoint, store: AnswerStore, *, run: str, check: Callable[[], None] = lambda: None
@@ -66,26 +66,26 @@ class LiveClient:
 
     @property
     def losses(self) -> int:
-        """How many connections to the server broke, or could not be made, so far."""
+        """The number of connections to the server that broke or failed so far."""
         return 0 if self._exchange is None else self._exchange.losses
 
     def sample(self, request: SampleRequest) -> "Future[Sampled]":
-        """Asks for a sample; `wait` gives it. At most `concurrency` requests are under way."""
+        """Requests a sample; `wait` returns it. At most `concurrency` requests are in flight."""
         return self._submit(lambda exchange: self._sample(exchange, request))
 
     def score(self, ids: tuple[int, ...]) -> "tuple[tuple[float, ...], str | None]":
-        """Log-probabilities (temperature 1) of all ids but the first, and the mark of the server's weights. Raises
-        StageError where the server does not tell them."""
+        """Log-probabilities (temperature 1) of all ids but the first, and the version of the server's weights. Raises
+        StageError if the server does not return them."""
         return self.wait(self._submit(lambda exchange: self._score(exchange, ids)))
 
     def take(self, weights: Weights) -> None:
-        """Has every server of the endpoint take weights; returns when they have. Raises StageError where one
+        """Makes every server of the endpoint load weights, and waits until they have. Raises StageError if one
         refuses."""
         self.wait(self._submit(lambda exchange: self._take(exchange, weights)))
         self.weights = weights
 
     def wait(self, future: "Future[T]") -> T:
-        """What comes of a request. Raises TogiError where nothing does."""
+        """Waits for the result of a request. Raises TogiError if it fails."""
         while not future.done():
             self._check()
             wait([future], LISTEN)
@@ -96,7 +96,7 @@ class LiveClient:
         return self._store.spending(self._account)
 
     def close(self) -> None:
-        """Ends what is under way."""
+        """Cancels requests in flight."""
         self._background.end(self._end())
 
     # --- in the event loop --------------------------------------------------------------------------------------------
@@ -113,7 +113,7 @@ class LiveClient:
             raise exchange.end(StageError(f"model {self.endpoint.name}: {error.failure.message}")) from None
 
     async def _ready(self) -> Exchange:
-        """The exchange, once the server is known to speak what is needed."""
+        """The exchange, after checking that the server's protocol supports token ids and updates."""
         if self._exchange is None:
             self._exchange, self._met = Exchange(self.endpoint, self._account, self._store.path, None), asyncio.Lock()
         assert self._met is not None
@@ -123,8 +123,9 @@ class LiveClient:
                 self._known = True
                 if (speaks := self._exchange.dialect.speaks) not in SPEAKS:
                     raise InputError(
-                        f"model {self.endpoint.name}: it speaks {speaks}, which has no token ids and takes no weights; "
-                        f"use vLLM, SGLang or togi serve --updates, and set protocol ({', '.join(SPEAKS)})"
+                        f"model {self.endpoint.name}: its protocol is {speaks}, which supports neither token ids nor "
+                        f"weight updates; use vLLM, SGLang or togi serve --updates, and set protocol "
+                        f"({', '.join(SPEAKS)})"
                     )
         return self._exchange
 
@@ -165,7 +166,7 @@ class LiveClient:
                 if why := refusal(reply):
                     raise exchange.end(
                         StageError(
-                            f"model {self.endpoint.name}: {replica.base} did not take the weights in {weights.folder}: "
-                            f"{why}; does the server see that folder? (engine.folder)"
+                            f"model {self.endpoint.name}: {replica.base} did not load the weights in {weights.folder}: "
+                            f"{why}; can the server read that folder? (engine.folder)"
                         )
                     )

@@ -1,6 +1,6 @@
-"""When a request may be sent: rate limits, pauses that a server asks for, waits between tries.
+"""Decides when a request may be sent: rate limits, pauses that a server asks for, waits between tries.
 
-Nothing here enters a result, so the jitter needs no seed.
+Timing affects no result, so the jitter needs no seed.
 """
 
 import math
@@ -18,13 +18,13 @@ _jitter = random.Random()
 
 @dataclass(slots=True)
 class Pace:
-    """A limit per minute, kept by even spacing: it holds in every minute, and nothing comes in bursts."""
+    """A limit per minute, kept by even spacing: it holds in any minute, and there are no bursts."""
 
     per_minute: int | None
     free_at: float = 0.0
 
     def wait(self, amount: int = 1) -> float:
-        """Takes `amount` out of the limit; the seconds until they are within it."""
+        """Uses `amount` of the limit; returns the seconds to wait until that is allowed."""
         if self.per_minute is None:
             return 0.0
         now = time.monotonic()
@@ -35,18 +35,18 @@ class Pace:
 
 @dataclass(slots=True)
 class Gate:
-    """Closed while a server wants no requests (429). `busy_since` is when it began to refuse all of them."""
+    """Closed while a server accepts no requests (429). `busy_since` is the time since which it refuses all of them."""
 
     opens_at: float = 0.0
     busy_since: float | None = None
     pauses: int = 0
 
     def wait(self) -> float:
-        """Seconds until the gate is open, more or less: those that wait should not all go on at once."""
+        """Seconds until the gate opens, with jitter, so that the waiting requests do not all continue at once."""
         return max(0.0, self.opens_at - time.monotonic()) * _jitter.uniform(1.0, 1.25)
 
     def close(self, seconds: float | None) -> None:
-        """Notes a 429 with its Retry-After, if it has one. Many at once lengthen the pause only once."""
+        """Records a 429, with its Retry-After if it has one. Many at once lengthen the pause only once."""
         now = time.monotonic()
         if self.busy_since is None:
             self.busy_since = now
@@ -57,22 +57,22 @@ class Gate:
             self.pauses += 1
 
     def answered(self) -> None:
-        """Notes that the server answers."""
+        """Records that the server answers."""
         self.busy_since, self.pauses = None, 0
 
     def busy_for(self) -> float:
-        """Seconds for which every answer was a refusal."""
+        """Seconds since which every answer has been a refusal."""
         return 0.0 if self.busy_since is None else time.monotonic() - self.busy_since
 
 
 def backoff(tries: int) -> float:
-    """Seconds to wait after `tries` failed tries: twice as long each time, up to a bound, with jitter."""
+    """Seconds to wait after `tries` failed tries: doubles each time up to a limit, with jitter."""
     return min(FIRST_WAIT * 2**tries, LONGEST_WAIT) * _jitter.uniform(0.5, 1.0)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a Retry-After header asks for, which holds seconds or a date; None without one that can
-    be read. `headers` have their names in small letters."""
+    """Seconds that a Retry-After header (seconds or a date) asks for, or None without a readable one. Names in
+    `headers` must be in lower case."""
     said = headers.get("retry-after", "").strip()
     try:
         seconds = float(said)

@@ -1,11 +1,11 @@
-"""What a server really does, asked before it is relied on.
+"""Tests what a server can really do, before a request relies on it.
 
-Servers drop what they do not know without a word: `transformers serve` gives one choice for n = 2, no
-log-probabilities, another answer under the same seed, prose for a schema; vLLM gives a probability for a score unless
-it is told not to. So each ability is tried with a few tokens before the first request that needs it, and no request
-pays for one that it does not need. What is missing is emulated (n choices by n requests, stop strings by cutting),
-told (seed, schema), or refused (log-probabilities, token ids, raw scores). A trial whose answers a filter held back
-says nothing, which is told too.
+Servers silently ignore what they do not support: `transformers serve` returns one choice for n = 2, no
+log-probabilities, different answers for the same seed, and prose despite a schema; vLLM returns a probability as a
+score unless told not to. So each ability is tested with a few tokens before the first request that needs it, and only
+then. Missing abilities are emulated (n choices by n requests, stop strings by cutting), reported in an alarm (seed,
+schema), or refused (log-probabilities, token ids, raw scores). If a provider's filter withholds the answers of a test,
+the ability is unknown, which is also reported.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ from togi.core.errors import InputError, StageError
 from togi.core.records import Message, SamplingParams
 
 Tell = Callable[[str, str], None]
-"""Takes the name of an alarm and what it says."""
+"""Receives the name of an alarm and its message."""
 KNOWN = ("vllm", "sglang", "togi")
 QUESTION = Message("user", "Name three colours.")
 TEXT = "The three primary colours are"
@@ -52,22 +52,22 @@ TEXTS = (
 IDS = ((1, 2, 3), (3, 2, 1), (2, 2, 2, 2), (1, 3))
 CHANCES = 3
 BF16_SCORES = 8
-"""Scores that must all lie on bfloat16 steps before that is told."""
+"""The number of distinct scores that must all be bfloat16 values before the alarm."""
 
 
 class Abilities:
-    """What the server of one exchange does. `told` are the alarms so far, by name."""
+    """The abilities of the server of one exchange, tested when first needed."""
 
     def __init__(self, exchange: Exchange, tell: Tell) -> None:
         self.exchange, self._tell = exchange, tell
-        self.found: dict[str, bool | None] = {}  # None: tried, and not known
+        self.found: dict[str, bool | None] = {}  # None: tested, but unknown
         self._lock = asyncio.Lock()
         self._met = False
         self._told: set[str] = set()
 
     async def learn(self, request: AnyRequest) -> None:
-        """Learns what `request` needs. Raises InputError for what the server cannot do and togi cannot emulate,
-        StageError where it gives no answer at all."""
+        """Tests the abilities that `request` needs. Raises InputError if the server lacks one that togi cannot emulate,
+        StageError if it gives no answer at all."""
         needed = _needs(request)
         if self._met and all(name in self.found for name in needed):
             return
@@ -80,13 +80,13 @@ class Abilities:
                     await self._try(name, request)
 
     def tell(self, name: str, message: str) -> None:
-        """Sounds an alarm, once."""
+        """Raises an alarm, once per name."""
         if name not in self._told:
             self._told.add(name)
             self._tell(name, f"model {self.exchange.endpoint.name}: {message}")
 
     def singly(self, request: AnyRequest) -> bool:
-        """Whether the choices of a request must be asked for one by one."""
+        """Whether the choices of a request must be requested one by one."""
         return isinstance(request, Generation) and request.params.n > 1 and not self.found[f"{request.kind}.n"]
 
     async def _try(self, name: str, request: AnyRequest) -> None:
@@ -99,7 +99,7 @@ class Abilities:
                 self.tell(f"endpoint_{ability}", f"{HELD}: {_UNKNOWN[ability]}")
                 return
             raise StageError(
-                f"model {self.exchange.endpoint.name}: the server could not be tried ({ability}): {error}; {STORED}"
+                f"model {self.exchange.endpoint.name}: the server could not be tested ({ability}): {error}; {STORED}"
             ) from None
         self.found[name] = works
         if works:
@@ -110,26 +110,26 @@ class Abilities:
         self.tell(f"endpoint_{ability}", message)
 
 
-HELD = "the provider's filter held back the answers with which the server was tried"
+HELD = "the provider's filter withheld the answers to the test requests"
 _UNKNOWN = {
-    "n": "whether it gives several choices is not known; choices are asked for one by one",
-    "logprobs": "whether it gives log-probabilities is not known; an answer without them counts as failed",
-    "seed": "whether it heeds `seed` is not known; the stored answers keep the run repeatable",
-    "schema": "whether it holds answers to a JSON schema is not known; they are read as they come",
-    "stop": "whether it heeds stop strings is not known; answers are cut after they have come",
-    "ids": "whether it answers token ids with token ids is not known; an answer without them counts as failed",
+    "n": "it is unknown whether the server returns several choices; choices are requested one by one",
+    "logprobs": "it is unknown whether the server returns log-probabilities; an answer without them counts as failed",
+    "seed": "it is unknown whether the server honours `seed`; the stored answers keep the run repeatable",
+    "schema": "it is unknown whether the server enforces a JSON schema; answers are read as they are",
+    "stop": "it is unknown whether the server honours stop strings; togi cuts the answers itself",
+    "ids": "it is unknown whether the server answers token ids with token ids; an answer without them counts as failed",
 }
 _REFUSED = ("logprobs", "ids", "scores")
 _MISSING = {
-    "n": "the server gives one choice where several are asked for; choices are asked for one by one",
-    "logprobs": "the server gives no log-probabilities ({kind}); use a server that does (vLLM, SGLang, togi), "
-    "or leave them out",
-    "seed": "the server does not heed `seed`: asking again gives another answer; the stored answers keep the run "
+    "n": "the server returns one choice when asked for several; choices are requested one by one",
+    "logprobs": "the server returns no log-probabilities ({kind}); use a server that does (vLLM, SGLang, togi), "
+    "or do not ask for them",
+    "seed": "the server does not honour `seed`: asking again gives another answer; the stored answers keep the run "
     "repeatable",
-    "schema": "the server does not hold answers to a JSON schema; they are read as they come",
-    "stop": "the server does not heed stop strings; answers are cut after they have come",
+    "schema": "the server does not enforce a JSON schema; answers are read as they are",
+    "stop": "the server does not honour stop strings; togi cuts the answers itself",
     "ids": "the server does not answer token ids with token ids; use a server that does (vLLM, SGLang, togi)",
-    "scores": "the server answers with probabilities where raw scores are needed; serve the reward model without an "
+    "scores": "the server returns probabilities, but raw scores are needed; serve the reward model without an "
     "activation (vLLM: --pooler-config '{{\"use_activation\": false}}'), or with togi serve --reward",
 }
 
@@ -157,9 +157,9 @@ def _needs(request: AnyRequest) -> list[str]:
 
 
 async def meet(exchange: Exchange) -> None:
-    """Learns what the server speaks and whether it has the model, from GET /models where it has that.
+    """Finds the server's protocol and checks that it has the model, from GET /models if the server supports it.
 
-    Raises InputError if there is no server, it refuses the key, or it lists its models and ours is not among them.
+    Raises InputError if there is no server, it refuses the key, or vLLM or togi does not list the model.
     """
     endpoint, dialect = exchange.endpoint, exchange.dialect
     reply = await exchange.get("/models")
@@ -191,11 +191,11 @@ def _listed(value: Any) -> list[dict[str, Any]]:
     return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
-# --- trials -----------------------------------------------------------------------------------------------------------
+# --- tests of abilities -----------------------------------------------------------------------------------------------
 
 
 async def _ask(exchange: Exchange, request: AnyRequest) -> Any:
-    """The JSON of the reply to a request; None where the server refuses it or gives none that can be read."""
+    """The JSON of the reply to a request, or None if the server refuses it or sends no readable reply."""
 
     async def take(value: Any, reserved: Tokens) -> Any:
         await exchange.settle_reply(value, reserved)
@@ -212,8 +212,8 @@ async def _ask(exchange: Exchange, request: AnyRequest) -> Any:
 
 
 def _read(exchange: Exchange, request: AnyRequest, value: Any) -> Any:
-    """The answer that a reply holds, None if it is not what was asked for. Raises GivenUp where the provider's filter
-    held it back, which says nothing of the server."""
+    """The answer in a reply, or None if it is not what was asked for. Raises GivenUp if the provider's filter withheld
+    it, which says nothing about the server."""
     try:
         return None if value is None else exchange.dialect.read(request, value)
     except Broken as broken:
@@ -223,8 +223,8 @@ def _read(exchange: Exchange, request: AnyRequest, value: Any) -> Any:
 
 
 async def _answer(exchange: Exchange, request: AnyRequest) -> Any:
-    """The answer to a request, None where the server cannot give it. One bad reply may be chance: it is asked again.
-    Raises GivenUp where the last was held back too."""
+    """The answer to a request, or None if the server cannot give it. A bad reply may be chance, so the request is
+    repeated up to CHANCES times. Raises GivenUp if a filter withheld the last answer too."""
     for left in reversed(range(CHANCES)):
         if (value := await _ask(exchange, request)) is None:
             return None
@@ -260,7 +260,7 @@ async def _gives_ids(exchange: Exchange, request: AnyRequest) -> bool:
 
 
 async def _heeds_seed(exchange: Exchange, request: AnyRequest) -> bool:
-    """The same seed twice gives the same text, at a temperature at which chance would not."""
+    """Whether the same seed gives the same text twice, at a temperature at which chance alone would not."""
     asked = replace(_small(request, temperature=1.0, max_tokens=16), seed=20_231)
     first: Answer | None = await _answer(exchange, asked)
     if first is None:
@@ -271,10 +271,10 @@ async def _heeds_seed(exchange: Exchange, request: AnyRequest) -> bool:
 
 
 async def _heeds_stop(exchange: Exchange, request: AnyRequest) -> bool:
-    """A greedy answer ends before a piece of it that is made a stop string. Answers are cut wherever that is needed."""
+    """Whether a greedy answer ends before a piece of itself that is given as a stop string."""
     free: Answer | None = await _answer(exchange, _small(request, max_tokens=12))
     if free is None or len(free.text) < 4:
-        return True  # nothing to learn from
+        return True  # too short to test with; answers are cut in any case
     middle = len(free.text) // 2
     piece = free.text[middle : middle + 2]
     asked = _small(request, max_tokens=12, stop=(piece,))
@@ -296,7 +296,7 @@ async def _heeds_schema(exchange: Exchange, request: AnyRequest) -> bool:
 
 
 def _follows(choice: Choice) -> bool:
-    """Whether an answer follows SCHEMA, as far as it goes."""
+    """Whether an answer follows SCHEMA; of a truncated answer only the beginning is checked."""
     if choice.finish == "length":
         return choice.text.lstrip().startswith("{")
     try:
@@ -307,9 +307,10 @@ def _follows(choice: Choice) -> bool:
 
 
 async def _gives_raw_scores(exchange: Exchange, request: AnyRequest) -> bool:
-    """Whether scores are what the model's head gives, not a probability made of it.
+    """Whether scores are the raw output of the model's head, not probabilities computed from it.
 
-    Scores that all lie in [0, 1] may be either: of vLLM, those with an activation must then differ.
+    Scores that are all within [0, 1] may be either; with vLLM, they are then compared with scores under an activation,
+    which must differ.
     """
     assert isinstance(request, ScoreRequest)
     asked = ScoreRequest(items=_like(request.items[0]))
@@ -319,8 +320,8 @@ async def _gives_raw_scores(exchange: Exchange, request: AnyRequest) -> bool:
         found = await _answer(exchange, asked)
     if found is None:
         raise InputError(
-            f"model {exchange.endpoint.name}: {exchange.endpoint.urls[0]} gives no scores; serve the reward model with "
-            "togi serve --reward, vLLM (--runner pooling) or SGLang (--is-embedding), and set protocol"
+            f"model {exchange.endpoint.name}: {exchange.endpoint.urls[0]} returns no scores; serve the reward model "
+            "with togi serve --reward, vLLM (--runner pooling) or SGLang (--is-embedding), and set protocol"
         )
     values = [score for score in found.scores if isinstance(score, float)]
     if exchange.dialect.speaks != "vllm" or not all(0.0 <= value <= 1.0 for value in values):
@@ -329,7 +330,7 @@ async def _gives_raw_scores(exchange: Exchange, request: AnyRequest) -> bool:
 
 
 async def _activated(exchange: Exchange, asked: ScoreRequest) -> Any:
-    """The scores of vLLM as probabilities."""
+    """The scores of vLLM with an activation: probabilities."""
 
     def call() -> Call:
         raw = exchange.dialect.call(asked, exchange.endpoint.model)
@@ -344,7 +345,7 @@ async def _activated(exchange: Exchange, asked: ScoreRequest) -> Any:
 
 
 def _like(item: Any) -> tuple[Any, ...]:
-    """Texts to try a scorer with, of the same form as `item`."""
+    """Texts to test a scorer with, in the same form as `item`."""
     if isinstance(item, TextPair):
         return tuple(TextPair("What is 2 + 2?", text) for text in TEXTS)
     if isinstance(item, str):
@@ -365,12 +366,12 @@ _TRIALS: dict[str, Callable[[Exchange, AnyRequest], Any]] = {
 }
 
 
-# --- numbers that were rounded ----------------------------------------------------------------------------------------
+# --- rounded numbers --------------------------------------------------------------------------------------------------
 
 
 def on_bf16_steps(scores: Sequence[float]) -> bool:
-    """Whether all of many scores are numbers that bfloat16 can hold, as those of a head that computes in bfloat16 are.
-    Neighbours are then 1 part in 128 to 256 apart, and near scores tie."""
+    """Whether all scores, if there are enough, are bfloat16 values, as from a head that computes in bfloat16.
+    Neighbouring values then differ by 1 part in 128 to 256, so close scores tie."""
     values = np.asarray([score for score in scores if score and not float(score * 8).is_integer()], np.float64)
     if len(np.unique(values)) < BF16_SCORES:
         return False
@@ -379,7 +380,7 @@ def on_bf16_steps(scores: Sequence[float]) -> bool:
 
 
 def endpoint_facts(abilities: Abilities, endpoint: Endpoint) -> dict[str, Any]:
-    """What was learned, for reports."""
+    """What is known of the server, for reports."""
     dialect = abilities.exchange.dialect
     context = {} if dialect.context is None else {"context": dialect.context}
     return {

@@ -1,8 +1,8 @@
-"""Proxies that the environment names, as curl and the hub's library read them: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and
-NO_PROXY, in any case.
+"""Proxies from the environment, as curl and the hub's library read it: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY,
+in upper or lower case.
 
 A request to an https server goes through a tunnel (CONNECT), so the proxy sees no key. This machine's own addresses are
-never asked through a proxy.
+never contacted through a proxy.
 """
 
 import asyncio
@@ -12,16 +12,16 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 LONGEST = 64 * 1024
-"""Bytes of a proxy's answer to CONNECT at most."""
+"""The most bytes in a proxy's answer to CONNECT."""
 
 
 class Refused(Exception):
-    """No way leads through the proxy; the server has seen nothing of the request."""
+    """The proxy cannot be used; the server has not seen the request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """A proxy, and what it wants to be told of who asks (the value of Proxy-Authorization, or nothing)."""
+    """A proxy, and its login (the value of Proxy-Authorization, or empty)."""
 
     host: str
     port: int
@@ -29,7 +29,7 @@ class Proxy:
 
     @property
     def header(self) -> str:
-        """The line of a request that names who asks."""
+        """The Proxy-Authorization line of a request, or empty."""
         return f"Proxy-Authorization: {self.login}\r\n" if self.login else ""
 
     @property
@@ -39,7 +39,7 @@ class Proxy:
 
 
 def proxy_of(host: str, port: int, *, secure: bool) -> Proxy | None:
-    """The proxy for a server; None where it is asked directly. Raises Refused for a proxy that is no http:// URL."""
+    """The proxy for a server, or None to connect directly. Raises Refused if the proxy is not an http:// URL."""
     named = getproxies()
     scheme = "https" if secure else "http"
     url = named.get(scheme) or named.get("all")
@@ -53,7 +53,7 @@ def proxy_of(host: str, port: int, *, secure: bool) -> Proxy | None:
     if found[0] != "http" or not found[1]:
         shown = url.rpartition("@")[2]
         variable = f"{scheme.upper()}_PROXY" if named.get(scheme) else "ALL_PROXY"
-        raise Refused(f"{variable} names {shown!r}; allowed is http://HOST:PORT")
+        raise Refused(f"{variable} is {shown!r}; it must be http://HOST:PORT")
     login = ""
     if parts.username is not None:
         words = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
@@ -66,7 +66,7 @@ def _own(host: str) -> bool:
 
 
 class Tunnel(asyncio.Protocol):
-    """A connection to a proxy that is asked to lead to a server: `open` is done when it does."""
+    """A connection to a proxy that opens a tunnel to a server. `open` is done when the tunnel is."""
 
     def __init__(self, proxy: Proxy, host: str, port: int) -> None:
         self._proxy = proxy
@@ -76,12 +76,12 @@ class Tunnel(asyncio.Protocol):
         self.open: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Asks."""
+        """Sends CONNECT."""
         assert isinstance(transport, asyncio.Transport)
         transport.write(self._asked)
 
     def data_received(self, data: bytes) -> None:
-        """Reads the answer up to its empty line."""
+        """Reads the answer up to its blank line."""
         self._said += data
         if self.open.done() or (b"\r\n\r\n" not in self._said and len(self._said) < LONGEST):
             return
@@ -93,6 +93,6 @@ class Tunnel(asyncio.Protocol):
             self.open.set_exception(Refused(f"{self._proxy.where} refuses: {' '.join(words[1:]) or status}"))
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Without an answer there is no way."""
+        """Fails the tunnel if there was no answer."""
         if not self.open.done():
             self.open.set_exception(Refused(f"{self._proxy.where} closed the connection"))

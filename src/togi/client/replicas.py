@@ -1,4 +1,4 @@
-"""Several servers with one model: the least busy one that answers is asked; a dead one is left out and tried again."""
+"""Several servers with one model: picks the least busy one, and skips a dead one until it is time to retry it."""
 
 import time
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ FIRST_REST, LONGEST_REST = 1.0, 30.0
 
 @dataclass(slots=True)
 class Replica:
-    """One server. It rests until `rests_until` after a connection failed."""
+    """One server. After a failed connection it is not used until `rests_until`."""
 
     base: str
     under_way: int = 0
@@ -19,13 +19,13 @@ class Replica:
 
 @dataclass(slots=True)
 class Replicas:
-    """All servers of an endpoint. `down_since` is when the last of them failed, None while one answers."""
+    """All servers of an endpoint. `down_since` is the time since which all fail, None while one answers."""
 
     all: list[Replica]
     down_since: float | None = None
 
     def pick(self) -> Replica | None:
-        """The server to ask next; None while all rest."""
+        """The server to ask next, or None while all are resting."""
         now = time.monotonic()
         awake = [each for each in self.all if each.rests_until <= now]
         return min(awake, key=lambda each: (each.under_way, each.asked), default=None)
@@ -35,7 +35,7 @@ class Replicas:
         return max(0.0, min(each.rests_until for each in self.all) - time.monotonic())
 
     def failed(self, replica: Replica) -> bool:
-        """Notes that a server cannot be reached; true at its first failure in a row."""
+        """Records that a server cannot be reached; True for the first failure in a row."""
         now = time.monotonic()
         first = replica.failures == 0
         if replica.rests_until <= now:  # requests that fail together count once
@@ -46,7 +46,7 @@ class Replicas:
         return first
 
     def answered(self, replica: Replica) -> None:
-        """Notes that a server answers."""
+        """Records that a server answers."""
         replica.failures, replica.rests_until, self.down_since = 0, 0.0, None
 
     def down_for(self) -> float:

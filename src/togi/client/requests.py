@@ -1,8 +1,8 @@
-"""What a model on a server can be asked, as values.
+"""Requests to a model on a server, as values.
 
-A request is named by `request_key`: the hash of its content and of the model and revision that the recipe declares,
-never of a URL, a key or a limit. `index` tells repeated requests of one content apart: the second sample of a prompt,
-or the second try of a judge whose first answer could not be read.
+`request_key` identifies a request: it hashes the content and the model and revision that the recipe declares, never a
+URL, a key or a limit. `index` distinguishes requests with the same content: the second sample of a prompt, or the
+second try of a judge whose first answer could not be parsed.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from togi.core.records import Message, SamplingParams
 Ids = tuple[int, ...]
 PLAIN = SamplingParams()
 SAMPLED = ("top_p", "top_k", "min_p", "repetition_penalty", "logprobs")
-"""Sampling settings that stay out of a request, and out of its key, while they change nothing."""
+"""Sampling settings that are left out of a request, and of its key, when they have no effect."""
 _canonical = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
 
 
@@ -24,9 +24,9 @@ _canonical = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",
 class ChatRequest:
     """A conversation to answer `params.n` times; the server renders it with the model's chat template.
 
-    `params.seed` is not read: `seed` is what a server is sent, None to send none. Choice i of a seeded request is asked
-    with seed + i where the server gives one choice at a time. `schema` is a JSON schema that the answer must follow.
-    Roles are free: the server's template decides which it knows.
+    `params.seed` is ignored: the server is sent `seed`, or no seed if it is None. If the server returns one choice at
+    a time, choice i of a seeded request is asked for with seed + i. `schema` is a JSON schema that the answer must
+    follow. Any role is allowed: the server's template decides which roles it accepts.
     """
 
     messages: tuple[Message, ...]
@@ -38,18 +38,18 @@ class ChatRequest:
     kind = "chat"
 
     def content(self) -> dict[str, Any]:
-        """What is asked, as JSON knows it."""
+        """The content of the request, as a JSON value."""
         schema = {} if self.schema is None else {"schema": self.schema}
         return {"messages": [message_json(message) for message in self.messages], **_sampling(self), **schema}
 
     def prompt_bytes(self) -> int:
-        """UTF-8 bytes of the conversation: an upper bound of its tokens, the template's own left out."""
+        """UTF-8 bytes of the conversation: an upper bound of its tokens, without those that the template adds."""
         return sum(_message_bytes(message) for message in self.messages)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompletionRequest:
-    """A text, or token ids, to continue `params.n` times, without a chat template. Ids are answered with ids."""
+    """A text, or token ids, to continue `params.n` times without a chat template. The answer to ids contains ids."""
 
     prompt: str | Ids
     params: SamplingParams
@@ -59,7 +59,7 @@ class CompletionRequest:
     kind = "completion"
 
     def content(self) -> dict[str, Any]:
-        """What is asked, as JSON knows it."""
+        """The content of the request, as a JSON value."""
         return {"prompt": self.prompt, **_sampling(self)}
 
     def prompt_bytes(self) -> int:
@@ -69,8 +69,8 @@ class CompletionRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreRequest:
-    """Texts for a reward model to score as one batch: rendered texts or their token ids; conversations, where the
-    server is togi's; pairs of a query and a document, where it is vLLM."""
+    """Texts for a reward model to score as one batch: rendered texts or their token ids; conversations, if the server
+    is togi; pairs of a query and a document, if it is vLLM."""
 
     items: tuple["str | Ids | tuple[Message, ...] | TextPair", ...]
     index: int = 0
@@ -78,7 +78,7 @@ class ScoreRequest:
     kind = "score"
 
     def content(self) -> dict[str, Any]:
-        """What is asked, as JSON knows it."""
+        """The content of the request, as a JSON value."""
         return {"items": [item_json(item) for item in self.items]}
 
     def prompt_bytes(self) -> int:
@@ -96,7 +96,7 @@ class EmbedRequest:
     kind = "embed"
 
     def content(self) -> dict[str, Any]:
-        """What is asked, as JSON knows it."""
+        """The content of the request, as a JSON value."""
         return {"texts": self.texts}
 
     def prompt_bytes(self) -> int:
@@ -117,31 +117,31 @@ AnyRequest = ChatRequest | CompletionRequest | ScoreRequest | EmbedRequest
 
 
 def written_at_most(request: AnyRequest) -> int:
-    """Tokens that the answer can hold at most."""
+    """The most tokens that the answer can have."""
     return request.params.n * request.params.max_tokens if isinstance(request, Generation) else 0
 
 
 def request_key(request: AnyRequest, model: str, revision: str) -> bytes:
-    """32 bytes that name the content of a request to a model at a revision, without its index."""
+    """A 32-byte hash of a request's content, model and revision, without its index."""
     value = [model, revision, request.kind, request.content()]
     text = _canonical(value)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 def single(request: Generation, choice: int) -> Generation:
-    """The request for one choice of several, for servers that give one at a time."""
+    """The request for a single choice, for servers that return one at a time."""
     seed = None if request.seed is None else request.seed + choice
     one = replace(request.params, n=1)
     return replace(request, params=one, seed=seed, index=request.index * request.params.n + choice)
 
 
 def message_json(message: Message) -> dict[str, Any]:
-    """A message as servers read it."""
+    """A message as the JSON that servers accept."""
     return {"role": message.role, "content": message.content, **message.extra}
 
 
 def item_json(item: Any) -> Any:
-    """An item of a score request as JSON knows it."""
+    """An item of a score request, as a JSON value."""
     if isinstance(item, TextPair):
         return {"query": item.query, "document": item.document}
     if isinstance(item, tuple) and item and isinstance(item[0], Message):

@@ -1,8 +1,8 @@
-"""Every whole answer, kept in one SQLite file that many processes may use at once; and what each run has spent.
+"""Stores every complete answer, and the spending of each run, in one SQLite file that many processes may share.
 
-Work is committed in groups: all that waits at one moment is one transaction. A kill loses nothing that was committed.
-A power cut may lose what was committed in the last second: WAL with `synchronous = NORMAL` syncs at checkpoints alone,
-and the log is synced once a second beside them. The file does not live on network file systems.
+Writes are committed in groups: everything that waits at one moment forms one transaction. A kill loses nothing that
+was committed. A power cut may lose the commits of the last second: WAL with `synchronous = NORMAL` syncs only at
+checkpoints, and togi also syncs the log once a second. The file must not be on a network file system.
 """
 
 import hashlib
@@ -19,10 +19,10 @@ from togi.core.errors import DamagedFile, InputError, StageError, TogiError
 
 FORMAT = 1
 PATIENCE = 60.0
-"""Seconds to wait for another process that writes."""
+"""Seconds to wait while another process writes."""
 HELD_WAIT = 0.02
 SYNC_EVERY = 1.0
-"""Seconds: the most that a power cut may lose."""
+"""Seconds between syncs: a power cut loses at most this much."""
 TABLES = """
 CREATE TABLE IF NOT EXISTS answers (
     key BLOB NOT NULL, idx INTEGER NOT NULL, model TEXT NOT NULL, seal BLOB NOT NULL, body BLOB NOT NULL,
@@ -47,9 +47,9 @@ log = logging.getLogger(__name__)
 class AnswerStore:
     """The stored answers of all recipes, and the accounts of runs.
 
-    Reading, and writing through `write`, is for the thread that made the store; another thread writes through a
-    `StoreWriter` of its own. Raises DamagedFile for a file that is no store, InputError for one of a newer togi or one
-    that cannot be opened.
+    Only the thread that created the store may read it or call `write`; another thread writes through its own
+    `StoreWriter`. Raises DamagedFile if the file is not a store, InputError if a newer togi wrote it or it cannot be
+    opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,34 +61,34 @@ class AnswerStore:
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def get(self, name: Name) -> bytes | None:
-        """A stored answer. A damaged one counts as absent, which is logged."""
+        """A stored answer, or None. A damaged answer is logged and counts as absent."""
         try:
             return read_answer(self._db, name)
         except sqlite3.Error as error:
             raise meaning(self.path, error) from None
 
     def spending(self, account: Account) -> Spending:
-        """What a run has spent on a model."""
+        """The spending of a run on a model."""
         return spending(self._db, account)
 
     def count(self) -> int:
-        """How many answers there are."""
+        """The number of stored answers."""
         return self._db.execute("SELECT count(*) FROM answers").fetchone()[0]
 
     def models(self) -> dict[str, tuple[int, int]]:
-        """Answers and their bytes by model@revision, in alphabetical order."""
+        """The number of answers and their size in bytes, by model@revision in alphabetical order."""
         found = self._db.execute("SELECT model, count(*), sum(length(body)) FROM answers GROUP BY model")
         return {model: (count, size) for model, count, size in found}
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
     def write(self, work: Work) -> Any:
-        """Does `work` as one transaction and returns its result."""
+        """Runs `work` as one transaction and returns its result."""
         return self._writer.commit([work])[0]
 
     def forget(self, model: str | None = None) -> int:
-        """Forgets the answers of one model@revision, or all of them and the batches under way, and returns how many
-        answers there were. What runs have spent stays known."""
+        """Deletes the answers of one model@revision, or all answers and all batches in progress, and returns the
+        number of deleted answers. The spending of runs is kept."""
 
         def work(db: sqlite3.Connection) -> int:
             if model is not None:
@@ -101,7 +101,7 @@ class AnswerStore:
         return count
 
     def close(self) -> None:
-        """Folds the log into the file, if nobody else has it open."""
+        """Closes the store; merges the log into the file if no other process has it open."""
         self._writer.close()
 
     def __enter__(self) -> "AnswerStore":
@@ -112,16 +112,16 @@ class AnswerStore:
 
 
 class StoreWriter:
-    """A connection of one thread to the file at `path`, which commits work in groups."""
+    """One thread's connection to the file at `path`. Commits work in groups."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.db = self._open()
 
     def commit(self, works: Sequence[Work]) -> list[Any]:
-        """Does all of `works` as one transaction, or none, and returns their results.
+        """Runs all of `works` as one transaction and returns their results.
 
-        Raises StageError if the disk is full or the file is held by another process, DamagedFile if it is damaged.
+        Raises StageError if the disk is full or another process holds the file, DamagedFile if it is damaged.
         """
         try:
             self.db.execute("BEGIN IMMEDIATE")
@@ -134,7 +134,7 @@ class StoreWriter:
         return results
 
     def sync(self) -> None:
-        """Makes what was committed safe from a power cut. May be called from any thread."""
+        """Syncs the log, so that a power cut loses no commit. May be called from any thread."""
         try:
             handle = os.open(f"{self.path}-wal", os.O_RDONLY)
         except FileNotFoundError:
@@ -145,11 +145,11 @@ class StoreWriter:
             os.close(handle)
 
     def close(self) -> None:
-        """Lets go of the file."""
+        """Closes the connection."""
         self.db.close()
 
     def _open(self) -> sqlite3.Connection:
-        """A connection to the file. SQLite does not wait for another process that makes the file's log: this does."""
+        """Opens the file. Waits while another process creates the file's log, which SQLite itself does not."""
         end = time.monotonic() + PATIENCE
         while True:
             try:
@@ -164,11 +164,11 @@ class StoreWriter:
                 time.sleep(HELD_WAIT)
 
     def _prepare(self, db: sqlite3.Connection) -> None:
-        """Makes the tables of a new file; refuses a file of a newer togi."""
+        """Creates the tables in a new file; refuses a file of a newer togi."""
         found = db.execute("PRAGMA user_version").fetchone()[0]
         if found > FORMAT:
             raise InputError(
-                f"{self.path}: answers of a newer togi (format {found}, this one reads {FORMAT}); update togi, or move "
+                f"{self.path}: written by a newer togi (format {found}, this one reads {FORMAT}); update togi, or move "
                 "the file away to ask again"
             )
         if found < FORMAT:
@@ -181,14 +181,14 @@ def is_held(error: sqlite3.Error) -> bool:
 
 
 def meaning(path: Path, error: sqlite3.Error) -> TogiError:
-    """What an error of SQLite means to a user."""
+    """Converts an error of SQLite to one with a clear message."""
     name = getattr(error, "sqlite_errorname", "")
     if name.startswith("SQLITE_FULL"):
         return StageError(f"{path}: the disk is full; free some space and run the same command again")
     if is_held(error):
         return StageError(f"{path}: another process has held it for {PATIENCE:.0f} s; run the same command again")
     if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
-        return DamagedFile(f"{path}: damaged: {error}; move it away to ask again for what it held")
+        return DamagedFile(f"{path}: damaged: {error}; move it away to ask for its answers again")
     return InputError(f"{path}: cannot be used: {error}")
 
 
@@ -198,13 +198,13 @@ def read_answer(db: sqlite3.Connection, name: Name) -> bytes | None:
     if found is None:
         return None
     if found[0] != _seal(name, found[1]):
-        log.warning("answer %s:%d is damaged; it is asked for again", name[0].hex()[:16], name[1])
+        log.warning("answer %s:%d is damaged; asking for it again", name[0].hex()[:16], name[1])
         return None
     return found[1]
 
 
 def keep_answer(db: sqlite3.Connection, name: Name, model: str, body: bytes) -> bytes:
-    """Stores an answer and returns what is stored now: the answer of another process where that was sooner."""
+    """Stores an answer and returns the stored one, which is another process's answer if that came first."""
     before = read_answer(db, name)
     if before is not None:
         return before
@@ -214,5 +214,5 @@ def keep_answer(db: sqlite3.Connection, name: Name, model: str, body: bytes) -> 
 
 
 def _seal(name: Name, body: bytes) -> bytes:
-    """What tells a damaged row: 8 bytes over its name and body."""
+    """An 8-byte checksum of a row's name and body, to detect damage."""
     return hashlib.blake2b(b"%b%d:%b" % (name[0], name[1], body), digest_size=8).digest()

@@ -1,6 +1,6 @@
-"""One exchange with a server: bytes out, a whole reply in, or the reason why there is none.
+"""Sends one request and returns its complete reply, or the reason why there is none.
 
-Redirects are not followed: a request that carries a key goes where the recipe says, or nowhere.
+Redirects are not followed: a request that carries a key goes only to the address in the recipe.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ Broke = Literal["unsent", "lost", "deadline"]
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole HTTP reply; the names of headers are in small letters."""
+    """A complete HTTP reply; header names are in lower case."""
 
     status: int
     body: bytes
@@ -33,7 +33,7 @@ class Reply:
 
     @property
     def location(self) -> str:
-        """Where a redirect leads."""
+        """The target of a redirect."""
         return self.headers.get("location", "")
 
     def json(self) -> Any:
@@ -41,7 +41,7 @@ class Reply:
         return json.loads(self.body)
 
     def words(self) -> str:
-        """What an error reply says, in one line: the message of its JSON, or its text."""
+        """The message of an error reply, in one line: that of its JSON, or its text."""
         try:
             value = self.json()
         except (ValueError, RecursionError):
@@ -54,7 +54,8 @@ class Reply:
 
 
 class NoReply(Exception):
-    """There is no whole reply. `broke` says whether the request may have reached the server: `unsent` did not."""
+    """There is no complete reply. `broke` tells whether the request may have reached the server; if `unsent`, it did
+    not."""
 
     def __init__(self, broke: Broke, message: str) -> None:
         super().__init__(message)
@@ -62,7 +63,7 @@ class NoReply(Exception):
 
 
 class Transport:
-    """Keeps connections to the servers of one endpoint. Lives in one event loop."""
+    """Sends requests to the servers of one endpoint over kept connections. Belongs to one event loop."""
 
     def __init__(self, key: str | None) -> None:
         self._connections = Connections()
@@ -90,7 +91,7 @@ class Transport:
         except Unsent as error:
             raise NoReply("unsent", f"{_shown(url)}: cannot be reached: {error}") from None
         except TimeoutError:
-            raise NoReply("deadline", f"{url}: no whole answer within {seconds:.0f} s") from None
+            raise NoReply("deadline", f"{url}: no complete answer within {seconds:.0f} s") from None
         except Lost as error:
             raise NoReply("lost", f"{url}: {error}") from None
 
@@ -100,7 +101,7 @@ class Transport:
             place, path = place_of(url)
             host = f"[{place.host}]" if ":" in place.host else place.host
             more = ""
-            if place.proxy is not None and not place.secure:  # it is told the whole address
+            if place.proxy is not None and not place.secure:  # a plain proxy needs the full URL
                 path, more = f"http://{host}:{place.port}{path}", place.proxy.header
             lines = f"{method} {path} HTTP/1.1\r\nHost: {host}:{place.port}\r\n{self._common}{more}"
             found = self._known[method + url] = place, lines
@@ -113,15 +114,15 @@ class Transport:
 
 
 def _shown(url: str) -> str:
-    """A URL without what stands before an @, which may be a key."""
+    """A URL without the part before an @, which may contain a key."""
     return re.sub(r"//[^/@]*@", "//...@", url)
 
 
 def _plain(reply: Reply) -> Reply:
-    """The reply of a server that compresses though it was asked not to. Raises Lost for what cannot be unpacked."""
+    """Decompresses a reply, for servers that compress despite `Accept-Encoding: identity`. Raises Lost if it cannot."""
     if reply.headers.get("content-encoding", "identity") == "identity":
         return reply
     try:
         return Reply(reply.status, gzip.decompress(reply.body), reply.headers)
     except (OSError, EOFError, ValueError) as error:
-        raise Lost(f"the answer cannot be unpacked ({error})") from None
+        raise Lost(f"the answer cannot be decompressed ({error})") from None

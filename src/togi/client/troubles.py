@@ -1,4 +1,4 @@
-"""What goes wrong with a request: try again, give this one up, or end the run with one clear message."""
+"""Errors of requests: try again, give up this request, or end the run with one clear message."""
 
 import re
 
@@ -7,7 +7,7 @@ from togi.client.endpoint import Endpoint
 from togi.client.transport import Reply
 from togi.core.errors import InputError, StageError, TogiError
 
-STORED = "every answer so far is stored: the same command goes on from here"
+STORED = "every answer so far is stored; the same command continues from here"
 SPENT = re.compile(r"insufficient_quota|exceeded your current quota|billing", re.I)
 TOO_LONG = re.compile(r"context[_ ](?:length|window)|maximum context|max_model_len|too long|too many tokens", re.I)
 NO_MODEL = re.compile(
@@ -21,7 +21,8 @@ PASSING = (408, 409, 425)
 
 
 class Again(Exception):
-    """This try failed; another may not. `counts` against the bound on tries; `at_once`: without a wait."""
+    """This try failed; another may succeed. `counts`: it counts against the limit on tries; `at_once`: retry without
+    waiting."""
 
     def __init__(self, reason: Reason, message: str, *, counts: bool = True, at_once: bool = False) -> None:
         super().__init__(message)
@@ -30,7 +31,7 @@ class Again(Exception):
 
 
 class GivenUp(Exception):
-    """This request gets no answer. Others may."""
+    """This request gets no answer; others may."""
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
@@ -38,7 +39,7 @@ class GivenUp(Exception):
 
 
 class Busy(Exception):
-    """The server wants no requests for `seconds`, or does not say for how long."""
+    """The server accepts no requests for `seconds`, or for an unknown time if None."""
 
     def __init__(self, message: str, seconds: float | None) -> None:
         super().__init__(message)
@@ -46,7 +47,7 @@ class Busy(Exception):
 
 
 def check_status(reply: Reply, endpoint: Endpoint, url: str) -> None:
-    """Raises what a reply other than 200 means: Again, GivenUp, Busy, or the TogiError that ends the run."""
+    """Raises the error for a reply other than 200: Again, GivenUp, Busy, or the TogiError that ends the run."""
     status = reply.status
     if status == 200:
         return
@@ -63,15 +64,15 @@ def check_status(reply: Reply, endpoint: Endpoint, url: str) -> None:
 
 
 def _fatal(reply: Reply, endpoint: Endpoint, url: str, said: str) -> TogiError | None:
-    """The error of a reply that every request would get."""
+    """The error for a reply that every request would get, or None if others may succeed."""
     status, name = reply.status, f"model {endpoint.name}"
     if 300 <= status < 400 or status < 200:
         return InputError(
-            f"{name}: {url} redirects to {reply.location or 'nowhere'}; togi follows no redirect, since it would take "
-            "the key along: write the final address as url"
+            f"{name}: {url} redirects to {reply.location or 'nowhere'}; togi does not follow redirects, because that "
+            "would send the key to another address; set url to the final address"
         )
     if status in (401, 403):
-        where = f"check the key in {endpoint.key_env}" if endpoint.key_env else "name its variable as key_env"
+        where = f"check the key in {endpoint.key_env}" if endpoint.key_env else "set key_env to the key's variable"
         return InputError(f"{name}: {url} refuses the key ({status}: {reply.words()}); {where}")
     if status == 402:
         return StageError(f"{name}: the account has no credit left ({said}); {STORED}")
@@ -79,8 +80,8 @@ def _fatal(reply: Reply, endpoint: Endpoint, url: str, said: str) -> TogiError |
         return not_served(endpoint, url, reply.words())
     if status in (404, 405):
         return InputError(
-            f"{name}: {url} does not exist there ({status}); url must be the base, such as http://host:8000/v1, and "
-            "the server must be able to do this kind of request"
+            f"{name}: {url} does not exist ({status}); url must be the base, such as http://host:8000/v1, and "
+            "the server must support this kind of request"
         )
     return None
 
@@ -93,7 +94,7 @@ def not_served(endpoint: Endpoint, url: str, why: str) -> InputError:
 
 
 def down(endpoint: Endpoint, why: str, seconds: float, *, ever: bool) -> TogiError:
-    """The error for servers that cannot be reached; `ever`: one answered before."""
+    """The error for servers that cannot be reached; `ever`: whether one has answered before."""
     if ever:
         return StageError(f"model {endpoint.name}: no server has answered for {seconds:.0f} s ({why}); {STORED}")
     return InputError(f"model {endpoint.name}: {why}; start the server, or correct url")

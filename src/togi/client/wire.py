@@ -1,4 +1,4 @@
-"""Requests as servers read them, and their replies as answers: one table of what each protocol speaks.
+"""Converts requests to HTTP calls and replies to answers. The paths by protocol:
 
     request         openai                 vllm                      sglang                     togi
     chat            /v1/chat/completions   the same, with top_k ...  the same, with top_k ...   the same, with top_k ...
@@ -8,8 +8,8 @@
     pairs of texts  -                      /score                    -                          -
     embeddings      /v1/embeddings         the same                  the same                   the same
 
-A reply is checked as it is read: as many choices as were asked for and in their order, each with an end and the
-log-probabilities that were asked for, numbers that are finite. `Broken` says what is wrong with it.
+A reply is checked when it is read: it must have the requested number of choices in order, each with a finish reason
+and the requested log-probabilities, and its numbers must be finite. Otherwise `Broken` describes the fault.
 """
 
 from dataclasses import dataclass, field, replace
@@ -35,9 +35,9 @@ EXTRAS = ("top_k", "min_p", "repetition_penalty")
 
 @dataclass(slots=True)
 class Dialect:
-    """What is known of a server: its protocol, and how it wants the few things that differ between servers of one.
+    """The protocol of a server, and the few details that differ between servers of one protocol.
 
-    `without` names fields of requests that it refuses and that togi can do without: schema, seed, stop.
+    `without` names request fields that the server refuses and that togi can do without: schema, seed, stop.
     """
 
     speaks: str = "openai"
@@ -48,7 +48,7 @@ class Dialect:
     without: set[str] = field(default_factory=set)
 
     def call(self, request: AnyRequest, model: str) -> Call:
-        """The HTTP call for a request. Raises InputError for one that the protocol has no words for."""
+        """The HTTP call for a request. Raises InputError if the protocol cannot express the request."""
         self._refuse(request)
         if isinstance(request, Generation):
             request = self._reduced(request)
@@ -62,7 +62,7 @@ class Dialect:
         return wire_numbers.scores(request, model, self.speaks, self.score_path)
 
     def read(self, request: AnyRequest, value: Any) -> Whole:
-        """The answer that a reply holds. Raises Broken."""
+        """The answer in a reply. Raises Broken."""
         if isinstance(request, ChatRequest):
             return wire_texts.read_chat(request, value)
         if isinstance(request, CompletionRequest):
@@ -73,11 +73,11 @@ class Dialect:
         return wire_numbers.read_scores(request, value, self.speaks, self.score_path)
 
     def usage(self, value: Any) -> Tokens | None:
-        """The tokens that a reply says it used, None where it does not say."""
+        """The tokens that a reply reports as used, or None if it reports none."""
         return usage_of(value)
 
     def _reduced(self, request: Generation) -> Generation:
-        """The request without what the server refuses."""
+        """The request without the fields that the server refuses."""
         if "schema" in self.without and isinstance(request, ChatRequest):
             request = replace(request, schema=None)
         if "seed" in self.without:
@@ -87,15 +87,15 @@ class Dialect:
         return request
 
     def _refuse(self, request: AnyRequest) -> None:
-        """What the protocol cannot say is refused, never left out."""
+        """Raises InputError for what the protocol cannot express, since it must not be dropped silently."""
         if self.speaks == "openai" and (why := _beyond_openai(request)):
             raise InputError(
-                f"the protocol openai has no {why}; set protocol to what the server speaks (vllm, sglang, togi)"
+                f"the protocol openai has no {why}; set protocol to that of the server (vllm, sglang, togi)"
             )
         if isinstance(request, ScoreRequest):
             pairs = any(isinstance(item, TextPair) for item in request.items)
             if pairs and self.speaks != "vllm":
-                raise InputError(f"the protocol {self.speaks} scores no pairs of texts; vllm does")
+                raise InputError(f"the protocol {self.speaks} cannot score pairs of texts; vllm can")
 
 
 def _beyond_openai(request: AnyRequest) -> str:
@@ -110,7 +110,7 @@ def _beyond_openai(request: AnyRequest) -> str:
 
 
 def usage_of(value: Any) -> Tokens | None:
-    """`usage` of a reply in OpenAI's form, or the sums of SGLang's `meta_info`."""
+    """`usage` of a reply in OpenAI's form, or the sum over SGLang's `meta_info`; None if it is missing."""
     parts = value if isinstance(value, list) else [value]
     total = Tokens()
     for part in parts:

@@ -1,4 +1,4 @@
-"""What the files of the wire share: a call, a reply that is none, and small readers of JSON."""
+"""Shared by the `wire` modules: a call, the error for a broken reply, and small validators of JSON values."""
 
 import math
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A POST: `path` under the base URL, or under the server itself with `at_root`. `may_fail`: an order that a server
-    may refuse."""
+    """A POST to `path` under the base URL, or under the server root with `at_root`. With `may_fail`, the server may
+    refuse it without an error."""
 
     path: str
     body: dict[str, Any]
@@ -17,7 +17,7 @@ class Call:
 
 
 class Broken(Exception):
-    """A reply that is not the answer that was asked for. `filtered`: the provider will not give one."""
+    """The reply is not the answer asked for. `filtered`: the provider's filter withheld the answer."""
 
     def __init__(self, message: str, *, filtered: bool = False) -> None:
         super().__init__(message)
@@ -27,21 +27,21 @@ class Broken(Exception):
 def fields(value: Any, what: str) -> dict[str, Any]:
     """`value` as an object. Raises Broken."""
     if not isinstance(value, dict):
-        raise Broken(f"{what} is no object but {str(value)[:60]!r}")
+        raise Broken(f"{what} is not an object: {str(value)[:60]!r}")
     return value
 
 
 def items(value: Any, what: str, wanted: int | None = None) -> list[Any]:
-    """`value` as a list, of `wanted` items. Raises Broken."""
+    """`value` as a list, of `wanted` items unless None. Raises Broken."""
     if not isinstance(value, list):
-        raise Broken(f"{what} is no list but {str(value)[:60]!r}")
+        raise Broken(f"{what} is not a list: {str(value)[:60]!r}")
     if wanted is not None and len(value) != wanted:
-        raise Broken(f"{what}: {len(value)} came, {wanted} were asked for")
+        raise Broken(f"{what}: received {len(value)}, expected {wanted}")
     return value
 
 
 def in_order(found: list[Any], what: str) -> list[dict[str, Any]]:
-    """Objects by their `index`, which must count from 0; in their own order where none has one. Raises Broken."""
+    """Objects sorted by their `index`, which must count from 0; in the given order if none has one. Raises Broken."""
     rows = [fields(each, what) for each in found]
     places = [row.get("index") for row in rows]
     if all(place is None for place in places):
@@ -61,10 +61,10 @@ def number(value: Any, what: str) -> float:
 def text(value: Any, what: str) -> str:
     """`value` as text. Raises Broken."""
     if not isinstance(value, str):
-        raise Broken(f"{what} is no text but {str(value)[:60]!r}")
+        raise Broken(f"{what} is not text: {str(value)[:60]!r}")
     return value
 
 
 def count(value: Any) -> int | None:
-    """`value` as a number of tokens, None if it is none."""
+    """`value` as a number of tokens, or None if it is not one."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

@@ -1,7 +1,7 @@
-"""Scores and embeddings. What counts as a score is the raw output of a reward model's head, never a probability.
+"""Scores and embeddings. A score is the raw output of a reward model's head, never a probability.
 
-togi's own: POST /v1/scores {model, items: [{text} | {ids} | {messages}]} -> {scores: [number or null], errors: [null or
-text], usage}. One request is one batch there.
+togi's own endpoint: POST /v1/scores {model, items: [{text} | {ids} | {messages}]} -> {scores: [number or null],
+errors: [null or text], usage}. It scores each request as one batch.
 """
 
 from typing import Any
@@ -23,8 +23,8 @@ def scores(request: ScoreRequest, model: str, speaks: str, path: str) -> Call:
         return Call("/scores", {"model": model, "items": [_own(item) for item in request.items]})
     if any(isinstance(item, tuple) and item and isinstance(item[0], Message) for item in request.items):
         raise InputError(
-            f"the protocol {speaks} scores texts or token ids, not conversations; name its `tokenizer` and `template`, "
-            "or serve it with togi"
+            f"the protocol {speaks} scores texts or token ids, not conversations; set the model's `tokenizer` and "
+            "`template`, or serve it with togi"
         )
     if speaks == "sglang":
         key = "text" if isinstance(request.items[0], str) else "input_ids"
@@ -36,7 +36,7 @@ def scores(request: ScoreRequest, model: str, speaks: str, path: str) -> Call:
 def _pairs(request: ScoreRequest, model: str) -> Call:
     pairs = [item for item in request.items if isinstance(item, TextPair)]
     if len(pairs) != len(request.items):
-        raise InputError("one request scores pairs of texts or texts, not both")
+        raise InputError("a request scores either pairs of texts or single texts, not both")
     body = {"text_1": [pair.query for pair in pairs], "text_2": [pair.document for pair in pairs]}
     return Call("/score", {"model": model, **body, "use_activation": False}, at_root=True)
 
@@ -78,12 +78,12 @@ def _own_scores(value: Any, wanted: int) -> Scores:
 def _only(value: Any, what: str) -> float:
     found = items(value, what)
     if len(found) != 1:
-        raise Broken(f"{what}: {len(found)} numbers; a reward model gives one: this model is none")
+        raise Broken(f"{what}: {len(found)} numbers; a reward model returns one, so this is not a reward model")
     return number(found[0], "a score")
 
 
 def _last(value: Any) -> float:
-    """The last number of what /pooling gives: a score, or one per token."""
+    """The last number in a result of /pooling, which is one score, or one score per token."""
     while isinstance(value, list) and value:
         value = value[-1]
     return number(value, "a score")
@@ -103,7 +103,7 @@ def read_embeddings(request: EmbedRequest, value: Any) -> Vectors:
     try:
         matrix = np.asarray(rows, np.float32)
     except (TypeError, ValueError):
-        raise Broken("an embedding holds what is no number") from None
+        raise Broken("an embedding contains a value that is not a number") from None
     if not np.isfinite(matrix).all():
-        raise Broken("an embedding holds what is no finite number")
+        raise Broken("an embedding contains a number that is not finite")
     return Vectors(rows=matrix)

@@ -1,13 +1,13 @@
-"""Samples of a policy, and the weights that it is sampled with: what vLLM, SGLang and togi call these things.
+"""Calls for the samples of a policy and for updates of its weights, on vLLM, SGLang and togi:
 
-    order               vllm                                  sglang                          togi
+    call                vllm                                  sglang                          togi
     sample token ids    /v1/completions                       /generate                       /v1/completions
     score token ids     the same, with echo                   the same, from the first on     the same, with echo
     weights of a folder /collective_rpc (reload_weights),     /update_weights_from_disk       /update_weights_from_disk
                         /reset_prefix_cache
     an adapter by name  /v1/unload_ and /v1/load_lora_adapter /unload_ and /load_lora_adapter a folder as well
 
-A sample ends at the terminator alone, which stays in it, and is answered with ids and their log-probabilities.
+A sample ends only at the terminator, which stays in it. The reply contains its ids and their log-probabilities.
 """
 
 from collections.abc import Mapping
@@ -18,14 +18,14 @@ from togi.client.transport import Reply
 from togi.client.wire_base import Broken, Call, fields, items, number
 
 SEEDS: Mapping[str, int] = {"togi": 2**64}
-"""Seeds that a server takes; 2**31 where it says nothing else."""
+"""The number of seeds that a server accepts, if it is not 2**31."""
 PLAIN: Mapping[str, Any] = {"top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleRequest:
-    """One sample from the random stream `seed` after the ids of a prompt. `end_id` is the terminator where it is one
-    token."""
+    """A request for one sample after the ids of a prompt, from the random stream `seed`. `end_id` is the terminator's
+    id if it is a single token."""
 
     prompt: tuple[int, ...]
     temperature: float
@@ -37,8 +37,8 @@ class SampleRequest:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """The ids of a sample, their log-probabilities, why the server ended it, and the mark of its weights if it has
-    one."""
+    """The ids of a sample, their log-probabilities, its finish reason, and the version of the weights, if the server
+    reports it."""
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
@@ -48,8 +48,8 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Weights for a server to take: those of a `folder`, under a `mark` of their own; an `adapter` by that mark, in the
-    place of the one called `before`."""
+    """Weights for a server to load from a `folder`; `mark` is their version. An `adapter` is loaded under the name
+    `mark`, and replaces the one named `before`."""
 
     folder: str
     mark: str
@@ -61,7 +61,7 @@ class Weights:
 
 
 def sample(request: SampleRequest, model: str, speaks: str, adapter: str) -> Call:
-    """The call for one sample; `adapter` is the name of the one that is sampled with, empty for none."""
+    """The call for one sample; `adapter` is the name of the adapter to sample with, empty for none."""
     if speaks == "sglang":
         return _generate(request, adapter)
     body: dict[str, Any] = {
@@ -111,7 +111,7 @@ def _seed(seed: int, speaks: str) -> int:
 
 
 def read_sample(value: Any, speaks: str) -> Sampled:
-    """The sample that a reply holds. Raises Broken."""
+    """The sample in a reply. Raises Broken."""
     if speaks == "sglang":
         row = fields(value[0] if isinstance(value, list) and value else value, "a sample")
         meta = fields(row.get("meta_info"), "meta_info")
@@ -126,7 +126,7 @@ def read_sample(value: Any, speaks: str) -> Sampled:
 def _sampled(ids: Any, logprobs: list[Any], finish: Any, mark: Any) -> Sampled:
     found = items(ids, "token ids", len(logprobs))
     if not found or not all(isinstance(each, int) and each >= 0 for each in found):
-        raise Broken(f"token ids: {str(found)[:60]} are none")
+        raise Broken(f"token ids: {str(found)[:60]} are not token ids")
     known = tuple(number(each, "a log-probability") for each in logprobs)
     return Sampled(tuple(found), known, str(finish), None if mark is None else str(mark))
 
@@ -135,11 +135,11 @@ def _native(meta: Mapping[str, Any], name: str) -> list[Any]:
     return [items(place, "a log-probability", 3)[0] for place in items(meta.get(name), name)]
 
 
-# --- a text that is given ---------------------------------------------------------------------------------------------
+# --- given texts ------------------------------------------------------------------------------------------------------
 
 
 def score(ids: tuple[int, ...], model: str, speaks: str, adapter: str) -> Call:
-    """The call that tells the log-probabilities of given ids, at temperature 1."""
+    """The call that returns the log-probabilities of given ids, at temperature 1."""
     if speaks == "sglang":
         sampling = {"max_new_tokens": 1, "temperature": 1.0, "top_k": -1, **PLAIN}
         body: dict[str, Any] = {"input_ids": ids, "sampling_params": sampling}
@@ -151,7 +151,7 @@ def score(ids: tuple[int, ...], model: str, speaks: str, adapter: str) -> Call:
 
 
 def read_score(value: Any, speaks: str, count: int) -> tuple[tuple[float, ...], str | None]:
-    """Log-probabilities of all `count` ids but the first, and the mark of the server's weights. Raises Broken."""
+    """Log-probabilities of all `count` ids but the first, and the version of the server's weights. Raises Broken."""
     if speaks == "sglang":
         row = fields(value[0] if isinstance(value, list) and value else value, "a reply")
         meta = fields(row.get("meta_info"), "meta_info")
@@ -161,7 +161,7 @@ def read_score(value: Any, speaks: str, count: int) -> tuple[tuple[float, ...], 
         row, mark = fields(items(reply.get("choices"), "choices", 1)[0], "a choice"), reply.get("weight_version")
         found = items(fields(row.get("logprobs"), "logprobs").get("token_logprobs"), "token_logprobs")
     if len(found) < count:
-        raise Broken(f"log-probabilities of a given text: {len(found)} came, {count} were asked for")
+        raise Broken(f"log-probabilities of a given text: received {len(found)}, expected {count}")
     return tuple(number(each, "a log-probability") for each in found[1:count]), None if mark is None else str(mark)
 
 
@@ -169,7 +169,7 @@ def read_score(value: Any, speaks: str, count: int) -> tuple[tuple[float, ...], 
 
 
 def orders(weights: Weights, speaks: str) -> list[Call]:
-    """What is sent to a server, in this order, for it to take weights."""
+    """The calls, in order, that make a server load weights."""
     if speaks == "vllm" and not weights.adapter:
         reload = {"method": "reload_weights", "kwargs": {"weights_path": weights.folder}}
         return [Call("/collective_rpc", reload, at_root=True), Call("/reset_prefix_cache", {}, at_root=True)]
@@ -183,9 +183,9 @@ def orders(weights: Weights, speaks: str) -> list[Call]:
 
 
 def refusal(reply: Reply) -> str:
-    """Why a server did not do what it was ordered, though its status is good; empty where it did."""
+    """The reason why a server did not obey, in a reply whose status is good; empty if it did."""
     try:
         value = reply.json()
     except (ValueError, RecursionError):
-        return ""  # vLLM answers in words
+        return ""  # vLLM answers in plain text
     return f"{value.get('message')!r}" if isinstance(value, dict) and value.get("success") is False else ""

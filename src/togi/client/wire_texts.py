@@ -1,6 +1,6 @@
-"""Chats and completions: OpenAI's form, what vLLM and SGLang add to it, and SGLang's own /generate.
+"""Chats and completions: OpenAI's form, the additions of vLLM and SGLang, and SGLang's own /generate.
 
-Sampling settings are all sent, also those that change nothing: servers fill what is left out from the model's
+All sampling settings are sent, even those without effect, because servers fill missing ones from the model's
 generation_config.json.
 """
 
@@ -12,7 +12,7 @@ from togi.client.requests import ChatRequest, CompletionRequest, Generation, mes
 from togi.client.wire_base import Broken, Call, fields, in_order, items, number, text
 
 STOPS_OF_OPENAI = 4
-"""OpenAI refuses more stop strings; the rest are cut here."""
+"""OpenAI refuses more stop strings; the client cuts answers at the others itself."""
 ENDS: dict[str, Finish] = {
     "stop": "stop", "eos": "stop", "end_turn": "stop", "stop_sequence": "stop",
     "length": "length", "max_tokens": "length",
@@ -20,7 +20,7 @@ ENDS: dict[str, Finish] = {
 
 Top = tuple[tuple[tuple[str, float], ...], ...]
 Logprobs = tuple[tuple[str, ...], tuple[float, ...], Top]
-"""Tokens, their log-probabilities, and the likeliest tokens at each place."""
+"""Tokens, their log-probabilities, and the most likely tokens at each position."""
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------
@@ -39,7 +39,7 @@ def chat(request: ChatRequest, model: str, speaks: str, max_tokens: str) -> Call
 
 
 def completion(request: CompletionRequest, model: str, speaks: str) -> Call:
-    """POST /v1/completions with a text, or with ids, which are answered with ids."""
+    """POST /v1/completions with a text, or with ids; the answer to ids contains ids."""
     ids = not isinstance(request.prompt, str)
     body = {"model": model, "prompt": request.prompt, **_sampling(request, speaks)}
     body["max_tokens"] = request.params.max_tokens
@@ -148,18 +148,18 @@ def _choices(request: Generation, value: Any) -> list[dict[str, Any]]:
 def _ids(value: Any) -> tuple[int, ...]:
     ids = items(value, "token ids")
     if not all(isinstance(each, int) and not isinstance(each, bool) and each >= 0 for each in ids):
-        raise Broken(f"token ids: {str(ids)[:60]} are no ids")
+        raise Broken(f"token ids: {str(ids)[:60]} are not all token ids")
     return tuple(ids)
 
 
 def _choice(request: Generation, row: dict[str, Any], made: Choice) -> Choice:
-    """`made` with how it ended, cut at the first stop string that a server left in it. Raises Broken for a choice that
-    has not ended."""
+    """`made` with its finish reason, cut at the first stop string that a server left in it. Raises Broken if the choice
+    is incomplete."""
     said = row.get("finish_reason")
     if said == "content_filter":
-        raise Broken("the provider's filter held the answer back", filtered=True)
+        raise Broken("the provider's filter withheld the answer", filtered=True)
     if said not in ENDS:
-        raise Broken(f"a choice is not whole: its finish_reason is {said!r}")
+        raise Broken(f"a choice is incomplete: its finish_reason is {said!r}")
     finish = ENDS[said]
     if finish == "stop" and row.get("stop_reason") in request.params.stop:
         finish = "stop_string"
@@ -183,7 +183,7 @@ def _cut(made: Choice, stops: Sequence[str], finish: Finish) -> Choice:
 
 
 def _tokens_of(tokens: Sequence[str], characters: int) -> int:
-    """How many tokens begin within the first `characters`."""
+    """The number of tokens that begin within the first `characters`."""
     seen = 0
     for number_, token in enumerate(tokens):
         if seen >= characters:
@@ -199,7 +199,7 @@ def _chat_logprobs(request: ChatRequest, row: dict[str, Any], written: str) -> L
     if not request.params.logprobs:
         return (), (), ()
     content = (row.get("logprobs") or {}).get("content")
-    places = [fields(place, "a place of logprobs") for place in items(content, "logprobs")]
+    places = [fields(place, "an entry of logprobs") for place in items(content, "logprobs")]
     _some(places, written)
     tokens = tuple(text(place.get("token"), "a token") for place in places)
     logprobs = tuple(number(place.get("logprob"), "a log-probability") for place in places)
@@ -207,7 +207,7 @@ def _chat_logprobs(request: ChatRequest, row: dict[str, Any], written: str) -> L
 
 
 def _likeliest(value: Any) -> tuple[tuple[str, float], ...]:
-    found = [fields(each, "a likeliest token") for each in items(value, "top_logprobs")]
+    found = [fields(each, "an entry of top_logprobs") for each in items(value, "top_logprobs")]
     pairs = [(text(each.get("token"), "a token"), number(each.get("logprob"), "a log-probability")) for each in found]
     return tuple(sorted(pairs, key=lambda pair: -pair[1]))
 
@@ -230,4 +230,4 @@ def _ranked(place: Any) -> tuple[tuple[str, float], ...]:
 
 def _some(places: Sequence[Any], written: str) -> None:
     if written and not places:
-        raise Broken("logprobs are empty, though the answer is not")
+        raise Broken("logprobs is empty, but the answer is not")

@@ -1,5 +1,5 @@
-"""What the rest of togi asks about adapters, without their library: peft takes seconds to import, so `lora` is imported
-only where a model has an adapter or gets one."""
+"""Questions about adapters that need no peft: peft takes seconds to import, so `lora` is imported only if a model has
+or gets an adapter."""
 
 import importlib
 import sys
@@ -15,11 +15,11 @@ ALL_LINEAR = "all-linear"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraSettings:
-    """`targets` are names of linear layers (the last part of their path, or more of it), or "all-linear": all but the
-    heads. The adapter is scaled by alpha / rank, with `rslora` by alpha / sqrt(rank). `full` are modules that are
-    trained whole, such as a scalar head ("score"). `token_rows` are ids whose rows of the embeddings, and of the output
-    head where there is one, are trained too; tied ones stay tied. `new_rows` are ids of tokens that were just
-    added: the same, but where the head has an adapter, which reaches its rows."""
+    """The settings of an adapter. `targets` are names of linear layers (the last part of their path, or more of it), or
+    "all-linear": all but the heads. The adapter is scaled by alpha / rank, with `rslora` by alpha / sqrt(rank). `full`
+    names modules that are trained entirely, such as a scalar head ("score"). `token_rows` are token ids whose rows in
+    the embeddings, and in the output head if there is one, are trained too; tied rows stay tied. `new_rows` are the
+    same for tokens that were just added, except that an adapter on the head then trains the head's rows."""
 
     rank: int = 16
     alpha: float = 32.0
@@ -37,8 +37,8 @@ def token_ids(tokenizer: Any, tokens: Sequence[str]) -> tuple[int, ...]:
         ids = tokenizer(token, add_special_tokens=False)["input_ids"]
         if len(ids) != 1:
             raise InputError(
-                f"token_rows: {token!r} is {len(ids)} tokens of this tokenizer; only rows of tokens that it has can be "
-                "trained. Leave it out, name one that it has (many have unused ones), or add it to the model with "
+                f"token_rows: {token!r} is {len(ids)} tokens of this tokenizer, but must be exactly one. "
+                "Leave it out, name a token of the vocabulary (many have unused ones), or add it to the model with "
                 "tokens: {add: [...]}, which trains the rows of added tokens without token_rows"
             )
         found.append(int(ids[0]))
@@ -46,21 +46,21 @@ def token_ids(tokenizer: Any, tokens: Sequence[str]) -> tuple[int, ...]:
 
 
 def lora_library() -> Any:
-    """The module that puts adapters on, merges, reads and saves them."""
+    """The module that adds, merges, reads and saves adapters."""
     return importlib.import_module("togi.model.lora")
 
 
 def is_adapted(net: Any) -> bool:
-    """Whether `net` is a network with an adapter around it: only peft makes one, and then it has been imported."""
+    """Whether `net` is a network with an adapter. Only peft makes one, so peft must have been imported."""
     library: Any = sys.modules.get("peft")
     return library is not None and isinstance(net, library.PeftModel)
 
 
 def beneath(net: Any) -> Any:
-    """The network that the adapter lies on; without an adapter, `net` itself."""
+    """The base network of the adapter; without an adapter, `net` itself."""
     return net.get_base_model() if is_adapted(net) else net
 
 
 def without_adapter(net: Any) -> AbstractContextManager[None]:
-    """A context in which `net` is exactly the model that the adapter was put on; without an adapter, itself."""
+    """A context in which the adapter is off, so that `net` is exactly its base model."""
     return net.disable_adapter() if is_adapted(net) else nullcontext()

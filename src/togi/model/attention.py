@@ -2,9 +2,10 @@
 
 Shapes: H query heads, K key heads, R = H / K, T rows, D width of a head. Rows are those of a `Forest`.
 
-The forest travels as the keyword argument `togi_forest` of the forward. Without it `togi_tree` is the library's own
-SDPA, so that one model serves both. On CPU a tree is computed as dense blocks: each trunk and branch to itself, then
-all branches to their trunk; the parts are joined by their log-sum-exp, and no mask over a whole tree is ever made.
+The forest is passed as the keyword argument `togi_forest` of the forward pass. Without it `togi_tree` is the library's
+own SDPA, so the same model handles both. On CPU a tree is computed in dense blocks: each trunk and branch attends to
+itself, then all branches attend to their trunk; the parts are combined by their log-sum-exp, and no mask over a whole
+tree is ever built.
 """
 
 from collections.abc import Callable
@@ -28,7 +29,7 @@ TREE_ATTENTION = "togi_tree"
 
 
 def _softmax_attention(query: Tensor, key: Tensor, value: Tensor, unseen: Tensor, options: Options) -> Tensor:
-    """Attention written out: softmax(cap(q k / scale)) v, with a soft cap if the model has one."""
+    """Explicit attention: softmax(cap(q k scale)) v, with a soft cap if the model has one."""
     scores = query @ key.transpose(-1, -2) * options.scale
     if options.softcap is not None:
         scores = options.softcap * torch.tanh(scores / options.softcap)
@@ -39,7 +40,8 @@ def _softmax_attention(query: Tensor, key: Tensor, value: Tensor, unseen: Tensor
 def attend_explicitly(
     forest: Forest, query_KRTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, options: Options
 ) -> Tensor:
-    """Run by run with the scores written out: for soft caps, for values of another width and for other devices."""
+    """Attention of a forest, one trunk or branch at a time, with explicit scores: for soft caps, for values of another
+    width and for other devices."""
     outs = []
     for tree in forest.layout.trees:
         trunk = range(tree.start, tree.trunk_stop)
@@ -56,11 +58,11 @@ def attend_explicitly(
     return torch.cat(outs, dim=2)
 
 
-_compiled_flex: list[Callable[..., Any]] = []  # compiled on first use: importing this file must not start a compiler
+_compiled_flex: list[Callable[..., Any]] = []  # compiled on first use, so that an import starts no compiler
 
 
 def block_mask(forest: Forest, window: int | None) -> Any:
-    """The block mask of FlexAttention for a forest, made once per forest and window. Rows that pad see themselves."""
+    """FlexAttention's block mask for a forest, built once per forest and window. Padding rows see only themselves."""
     if window not in forest.cache:
         tree_T, branch_T, position_T = forest.tree_T, forest.branch_T, forest.position_T
 
@@ -77,7 +79,7 @@ def block_mask(forest: Forest, window: int | None) -> Any:
 
 @lru_cache(maxsize=8)
 def _capped(softcap: float) -> Callable[..., Tensor]:
-    """A score function for FlexAttention; the same object for the same cap, so that nothing is compiled twice."""
+    """A score function for FlexAttention; the same object for the same cap, so that it is compiled only once."""
 
     def capped(score: Tensor, batch: Any, head: Any, q: Any, k: Any) -> Tensor:
         return softcap * torch.tanh(score / softcap)
@@ -114,7 +116,7 @@ def attend(forest: Forest, query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor
 def _plain(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """The library's SDPA, and with a soft cap, which SDPA would drop without a word, the same written out."""
+    """The library's SDPA, or explicit attention for a soft cap, which SDPA would silently ignore."""
     if kwargs.get("softcap") is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     num_shared, length = query.shape[1] // key.shape[1], query.shape[2]
@@ -137,7 +139,7 @@ def tree_attention(
 ) -> tuple[Tensor, None]:
     """The function that transformers calls in each layer; query is (1, H, T, D), the result (1, T, H, D).
 
-    Raises InputError where a layer asks for something that is not computed here.
+    Raises InputError if a layer needs something that is not supported here.
     """
     for name in ("s_aux", "position_bias"):
         if kwargs.get(name) is not None:
@@ -160,8 +162,8 @@ ALL_MASK_ATTENTION_FUNCTIONS.register(TREE_ATTENTION, sdpa_mask)
 
 
 def forest_arguments(forest: Forest) -> dict[str, Any]:
-    """Keyword arguments of the model body's forward for a forest. A mask of 4 dimensions is handed through as it is,
-    so the empty one here keeps the library from building a T x T square."""
+    """Keyword arguments of the model body's forward pass for a forest. The library passes a 4-dimensional mask through
+    unchanged, so the empty mask keeps it from building a T x T one."""
     return {
         "input_ids": forest.ids_T[None],
         "position_ids": forest.position_T[None],
@@ -172,15 +174,15 @@ def forest_arguments(forest: Forest) -> dict[str, Any]:
 
 
 def refuse_unsupported(config: Any) -> None:
-    """Raises InputError for attention in both directions, where a token depends on what follows it."""
+    """Raises InputError for bidirectional attention, in which a token depends on later ones."""
     text = config.get_text_config()
     if text.to_dict().get("use_bidirectional_attention"):
-        raise InputError(f"{text.model_type}: it attends to what follows a token (use_bidirectional_attention)")
+        raise InputError(f"{text.model_type}: its tokens attend to later ones (use_bidirectional_attention)")
 
 
 def shares_prompts(config: Any) -> bool:
-    """Whether tree attention knows all that a configuration asks of attention: biases by distance and attention in
-    chunks are the library's alone, one sequence at a time. (Rotary schemes that depend on the longest position change
-    beyond the context that `context_of` allows, never within it.)"""
+    """Whether tree attention supports the attention of a configuration. Only the library computes distance biases
+    (ALiBi) and chunked attention, one sequence at a time. (Rotary schemes that depend on the longest position change
+    only beyond the context that `context_of` allows.)"""
     known = config.get_text_config().to_dict()
     return not any(known.get(name) for name in ("attention_chunk_size", "alibi"))

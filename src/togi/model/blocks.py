@@ -13,7 +13,8 @@ from togi.model.forest import Layout, Tree
 
 
 def _own_blocks(start: int, stop: int, window: int | None) -> list[Block]:
-    """A run of rows to itself; with a window shorter than the run in strips, so that the cost is linear."""
+    """The blocks in which a run of rows attends to itself; strips if the window is shorter than the run, so that the
+    cost is linear."""
     if window is None or stop - start <= window:
         return [Block(start, stop, start, stop, "earlier")]
     blocks = []
@@ -24,7 +25,7 @@ def _own_blocks(start: int, stop: int, window: int | None) -> list[Block]:
 
 
 def _trunk_blocks(tree: Tree, window: int | None) -> list[Block]:
-    """The branches of a tree to its trunk."""
+    """The blocks in which the branches of a tree attend to its trunk."""
     trunk = tree.trunk_stop - tree.start
     if not tree.branches:
         return []
@@ -40,7 +41,7 @@ def _trunk_blocks(tree: Tree, window: int | None) -> list[Block]:
 
 @lru_cache(maxsize=64)
 def plan(layout: Layout, window: int | None) -> tuple[Block, ...]:
-    """The dense blocks that make up the attention of a forest; blocks that set rows come before those that merge."""
+    """The dense blocks of a forest's attention; blocks that set rows come before blocks that merge into them."""
     blocks: list[Block] = []
     for tree in layout.trees:
         for start, stop in ((tree.start, tree.trunk_stop), *tree.branches):
@@ -51,7 +52,7 @@ def plan(layout: Layout, window: int | None) -> tuple[Block, ...]:
 
 @lru_cache(maxsize=64)
 def blocks_of(layout: Layout, window: int | None) -> Blocks:
-    """The blocks of `plan`, as `togi.kernels.attend` reads them."""
+    """The blocks of `plan`, in the form that `togi.kernels.attend` needs."""
     rows, trees, starts = [], [0], []
     for tree in layout.trees:
         blocks = plan(Layout((tree,)), window)

@@ -1,7 +1,7 @@
-"""What stands beside saved weights: togi.json, which togi reads, and README.md, which people and hubs read.
+"""The descriptions saved with a model's weights: togi.json for togi, and README.md for people and hubs.
 
-Both say only what follows from the settings and inputs of the stage: equal work leaves equal bytes, whatever the recipe
-is called, wherever and whenever it ran.
+Both depend only on the settings and inputs of the stage: the same work gives the same bytes, regardless of the recipe's
+name, the place and the time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,13 +22,13 @@ from togi.model.network import STORED
 from togi.text.template import Template
 
 README = "README.md"
-FORMAT = 2  # 1 had neither base, data and licence nor the system prompt and sampling of training
+FORMAT = 2  # format 1 lacked base, data, licence, and the system prompt and sampling of training
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """What a model was trained from: its name and revision (a commit, a version, the hash of a folder's files), where
-    it lies (a hub's id, or a folder), the type in which its weights are stored, and its licence where that is known."""
+    """The base that a model was trained from: its name and revision (a commit, a version, or the hash of a folder's
+    files), its place (a hub's id, or a folder), the type of its stored weights, and its licence if known."""
 
     name: str
     revision: str
@@ -40,8 +40,8 @@ class Origin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class About:
-    """What a stage knows of the model that it trained. `sources` are the data sets and models that it was made from,
-    `spoken` are `system` and `sampling` of the training."""
+    """What a stage knows of the model that it trained. `sources` are the data sets and models that it was made from;
+    `spoken` holds the `system` and `sampling` of the training."""
 
     stage: str = ""
     origin: Origin | None = None
@@ -50,7 +50,7 @@ class About:
 
 
 def origin_of(source: ModelSource, facts: Facts) -> Origin:
-    """Where a model comes from. Raises InputError where its folder cannot be read."""
+    """The origin of a model. Raises InputError if its folder cannot be read."""
     return Origin(
         name=_name(source),
         revision=_revision(source),
@@ -62,7 +62,7 @@ def origin_of(source: ModelSource, facts: Facts) -> Origin:
 
 
 def _name(source: ModelSource) -> str:
-    """Of a stage's model the name of the stage's folder, which is its fingerprint."""
+    """The name of a model; for a stage's model, that of the stage's folder, which is its fingerprint."""
     folder = Path(source.name)
     if source.kind != "path":
         return source.name
@@ -85,10 +85,10 @@ def _licence(folder: Path) -> str | None:
 
 
 def stored_dtype(facts: Facts) -> torch.dtype:
-    """The type that most of a model's weights are stored in; of weights in 4 bits, that of the others."""
+    """The type in which most of a model's weights are stored, not counting weights in 4 bits."""
     sizes: dict[str, int] = {}
     for name, stored in (facts.weights or {}).items():
-        if stored.dtype in STORED and ".weight." not in name:  # scales of 4 bits hang on the name of their weight
+        if stored.dtype in STORED and ".weight." not in name:  # NAME.weight.* are the scales of 4-bit weights
             sizes[stored.dtype] = sizes.get(stored.dtype, 0) + torch.Size(stored.shape).numel()
     return STORED[max(sizes, key=lambda kind: sizes[kind])] if sizes else torch.float32
 
@@ -126,9 +126,9 @@ def _readme(kind: str, template: Template, about: About, adapter: bool) -> str:
     licence = None if origin is None else origin.licence
     lines += [f"- Licence: {licence or 'that of the base; the terms of the data apply too'}"]
     if any(source.inherit for source in about.sources):
-        lines += ["- What is binding above holds for this model, for what it writes, and for what is trained from it."]
+        lines += ["- Binding terms above also apply to this model, to its outputs, and to models trained from it."]
     if about.spoken.get("system"):
-        lines += ["- It was trained under a system prompt, which togi.json holds: give it the same one."]
+        lines += ["- It was trained with a system prompt, which is in togi.json: use the same one."]
     return "\n".join([*lines, "", "## How to load it", "", *_loading(kind, template, adapter), ""])
 
 
@@ -146,19 +146,19 @@ def _named(source: Provenance) -> str:
 def _loading(kind: str, template: Template, adapter: bool) -> list[str]:
     if adapter:
         return [
-            "This folder holds a LoRA adapter; adapter_config.json names its base.",
+            "This folder contains a LoRA adapter; adapter_config.json names its base.",
             "",
             *_python("from peft import AutoPeftModelForCausalLM", "AutoPeftModelForCausalLM"),
         ]
     if kind == "scorer":
         name = "AutoModelForSequenceClassification"
         return [
-            "A reward model: the one logit of a conversation rendered with its chat template, the higher the better.",
+            "A reward model: it gives one logit for a conversation rendered with its chat template; higher is better.",
             "",
             *_python(f"from transformers import {name}", name),
         ]
     return [
-        f"An answer ends with `{template.terminator}`. Where generation_config.json holds `stop_strings`, give "
+        f"An answer ends with `{template.terminator}`. If generation_config.json contains `stop_strings`, pass "
         "`tokenizer=tokenizer` to `generate`.",
         "",
         *_python("from transformers import AutoModelForCausalLM", "AutoModelForCausalLM"),

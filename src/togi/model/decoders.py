@@ -1,5 +1,5 @@
-"""Which modules of the library are which part of a decoder, known by the names of their classes, their settings, and
-how to give one another forward."""
+"""Recognises the parts of a decoder by the class names of the library's modules, reads their settings, and replaces
+their forward methods."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,19 +23,19 @@ GELU = ("GELUTanh",)
 WINDOW_OF_MODEL = parts_of("Attention", lambda family: family.window == "model")
 WINDOW_OF_LAYER = parts_of("Attention", lambda family: family.window == "layer")
 ATTENTION = parts_of("Attention", lambda family: bool(family.window))
-"""Queries and keys are rotated by rotary positions over their whole width, after a norm if the layer has one."""
+"""Attention that applies rotary positions to the whole width of queries and keys, after a norm if the layer has one."""
 
 LAYERS = parts_of("DecoderLayer", lambda family: family.layers)
-"""x + attention(norm(x)), and the same with the feed-forward part."""
+"""Layers that compute x + attention(norm(x)), and then the same with the feed-forward part."""
 
 
 def kind_of(module: nn.Module) -> str:
-    """The name of its class, by which a part is known."""
+    """The name of a module's class, which identifies a known part."""
     return type(module).__name__
 
 
 def gelu_of(module: Any) -> bool | None:
-    """Whether a gated feed-forward part opens by GELU (by tanh) or by SiLU; None for any other module."""
+    """Whether the gate of a feed-forward part is GELU (tanh) rather than SiLU; None for any other module."""
     if kind_of(module) not in (*GATED, *GELU_GATED):
         return None
     activation = kind_of(module.act_fn)
@@ -43,14 +43,14 @@ def gelu_of(module: Any) -> bool | None:
 
 
 def norm_of(module: Any) -> Norm | None:
-    """What a known norm computes; None for any other module."""
+    """The parameters of a known norm; None for any other module."""
     if kind_of(module) in SHIFTED_NORMS:
         return Norm(module.weight, module.eps, 1.0)
     return Norm(module.weight, module.variance_epsilon, 0.0) if kind_of(module) in NORMS else None
 
 
 def options_of(module: Any) -> Options:
-    """How a known attention attends."""
+    """The options of a known attention module."""
     kind = kind_of(module)
     window = module.config.sliding_window if kind in WINDOW_OF_MODEL else None
     if kind in WINDOW_OF_LAYER:
@@ -60,7 +60,7 @@ def options_of(module: Any) -> Options:
 
 
 def rotates_whole_heads(module: Any, cosine: Any, rows: int) -> bool:
-    """Whether the angles of `rows` tokens are for the whole width of each head."""
+    """Whether the rotary angles of `rows` tokens cover the whole width of each head."""
     return cosine.numel() == rows * module.head_dim
 
 
@@ -68,20 +68,20 @@ def rotates_whole_heads(module: Any, cosine: Any, rows: int) -> bool:
 
 
 def use_forward(module: nn.Module, forward: Callable[..., Any]) -> None:
-    """Gives a module of the library another forward: its class becomes one of the same name with that forward, so that
-    what the library does around forwards (computing layers again) stays. (A forward kept in the module itself would be
-    a circle, and the weights would outlive the model until such circles are looked for.)"""
+    """Replaces the forward method of a module: its class becomes a subclass of the same name with that method, so that
+    the library's wrappers around it (such as recomputation) still work. (A method stored in the module itself would be
+    a reference cycle, and keep the weights alive until the garbage collector runs.)"""
     module.__class__ = _kind_with(library_kind(module), forward)
 
 
 def use_library(module: nn.Module) -> None:
-    """Takes that forward away again."""
+    """Restores the library's forward method."""
     module.__class__ = library_kind(module)
 
 
 @contextmanager
 def library_parts(net: nn.Module) -> Iterator[None]:
-    """Inside the context every module has the library's forward."""
+    """Inside the context every module has the library's forward method."""
     before = [(module, module.__class__) for module in net.modules()]
     for module, _ in before:
         use_library(module)
@@ -93,12 +93,12 @@ def library_parts(net: nn.Module) -> Iterator[None]:
 
 
 def library_kind(module: nn.Module) -> type:
-    """The class that the library gave it."""
+    """The library's class of a module."""
     return getattr(type(module), "togi_library_kind", type(module))
 
 
 def library_forward(module: Any, *given: Any, **settings: Any) -> Any:
-    """The library's forward."""
+    """Calls the library's forward method."""
     kind: Any = library_kind(module)
     return kind.forward(module, *given, **settings)
 

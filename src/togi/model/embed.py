@@ -23,42 +23,40 @@ from togi.model.packages import package_folder
 
 
 def mean_pooled(hidden_BLH: Tensor, mask_BL: Tensor) -> Tensor:
-    """Mean over the tokens that the mask keeps, scaled to length 1, (B, H)."""
+    """Mean over the unmasked tokens, scaled to length 1, (B, H)."""
     weight_BL1 = mask_BL[..., None].to(hidden_BLH.dtype)
     mean_BH = (hidden_BLH * weight_BL1).sum(1) / weight_BL1.sum(1).clamp_min(1)
     return torch.nn.functional.normalize(mean_BH, dim=-1)
 
 
 def _check_pooling(place: Path) -> None:
-    """Raises InputError where the folder asks for another pooling than the mean."""
+    """Raises InputError if the folder asks for a pooling other than the mean."""
     config = place / "1_Pooling" / "config.json"
     if config.exists() and not read_object(config).get("pooling_mode_mean_tokens"):
-        raise InputError(
-            f"{place}: asks for a pooling other than the mean of its tokens, which is all that is known here"
-        )
+        raise InputError(f"{place}: asks for a pooling other than the mean over tokens; only the mean is supported")
 
 
 def _max_tokens(place: Path, model: Any) -> int:
-    """The length at which the embedder cuts a text, special tokens included."""
+    """The most tokens that the embedder reads of a text, special tokens included."""
     stated = place / "sentence_bert_config.json"
     said = read_object(stated).get("max_seq_length") if stated.exists() else None
     limits = [limit for limit in (said, _positions(model)) if type(limit) is int]
     if not limits:
-        raise InputError(f"{place}: the embedder does not say how long a text it takes (max_position_embeddings)")
+        raise InputError(f"{place}: the embedder does not specify its longest input (max_position_embeddings)")
     return min(limits)
 
 
 def _positions(model: Any) -> int | None:
-    """How many tokens an encoder has positions for. RoBERTa and its like (XLM-R, on which multilingual E5 stands) count
-    them from the pad token's id + 1 on, so that as many rows of the table are no token's."""
+    """The number of tokens for which an encoder has positions. RoBERTa and similar models (such as XLM-R, the base of
+    multilingual E5) number positions from the pad token's id + 1, so the rows before that are unused."""
     table = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
     limit, before = context_of(model.config.to_dict()), getattr(table, "padding_idx", None)
     return limit if limit is None or before is None else limit - before - 1
 
 
 def embeds(source: ModelSource, cache: Path) -> bool:
-    """Whether a model is an encoder without a head that scores, which can only embed. Raises InputError for one that
-    cannot be found."""
+    """Whether a model is an encoder without a scoring head, which can only embed. Raises InputError if it cannot be
+    found."""
     config = read_config(inspect(source, cache).folder)
     scores = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
     return is_encoder(config) and not scores
@@ -67,9 +65,9 @@ def embeds(source: ModelSource, cache: Path) -> bool:
 class SentenceEmbedder:
     """An `Embedder` made of an encoder of transformers.
 
-    `prefix` is put before every text ("query: " for E5). `tokens` is the size of a batch, padding included; it changes
-    speed alone. A text longer than the encoder reads is cut at its end, as the encoder was trained.
-    Raises InputError for a model that cannot be found or pools in another way.
+    `prefix` is put before every text ("query: " for E5). `tokens` is the size of a batch, padding included; it affects
+    only speed. A text that is too long is cut at its end, as in the training of the encoder.
+    Raises InputError if the model cannot be found, or uses another pooling.
     """
 
     def __init__(
@@ -94,7 +92,7 @@ class SentenceEmbedder:
         self.max_tokens = _max_tokens(place, self.model)
 
     def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
-        """Places of texts of like length, so that little is padded."""
+        """Indices of texts grouped by length, to reduce padding."""
         batch: list[int] = []
         for place in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
             if batch and lengths[place] * (len(batch) + 1) > self.tokens:
@@ -109,12 +107,12 @@ class SentenceEmbedder:
         return [self.tokenizer(self.prefix + text, **cut)["input_ids"] for text in texts]
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Embeddings (len(texts), H) in float32, each of length 1; of a text without tokens, zeros."""
+        """Embeddings (len(texts), H) in float32, each of length 1; zeros for a text without tokens."""
         return self.embed_counted(texts)[0]
 
     @torch.inference_mode()
     def embed_counted(self, texts: Sequence[str]) -> tuple[np.ndarray, int]:
-        """The same, and how many tokens were read, special ones included."""
+        """Like `embed`, and also the number of tokens read, special ones included."""
         ids = self._ids(texts)
         rows = np.zeros((len(texts), self.model.config.hidden_size), dtype=np.float32)
         for batch in self._batches([len(one) for one in ids]):

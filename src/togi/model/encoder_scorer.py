@@ -1,7 +1,7 @@
 """Reward models that are encoders, such as DeBERTa: they read a prompt and an answer as a pair of texts.
 
-The prompt is what its turns say, one below the other; an encoder has no chat template. What the library's tokenizer
-makes of the pair is read, padded with its mask, so that a score does not depend on the batch.
+The prompt is the text of its turns, joined by newlines, because an encoder has no chat template. The library's
+tokenizer encodes the pair; batches are padded and masked, so a score does not depend on the batch.
 """
 
 import sys
@@ -25,7 +25,7 @@ Item = tuple[tuple[Message, ...], str]
 class EncoderScorer:
     """A `Scorer` made of an encoder with a head of one number. `tokens` is the size of a batch, padding included.
 
-    A pair longer than the encoder's positions has an error in the place of its score: nothing is cut off.
+    A pair longer than the encoder's positions gets an error instead of a score; nothing is cut off.
     """
 
     def __init__(self, net: Any, tokenizer: Any, name: str, *, tokens: int = 8192) -> None:
@@ -49,14 +49,14 @@ class EncoderScorer:
         return [len(self.tokenizer(*pair)["input_ids"]) for pair in _pairs(items)]
 
     def score_ids(self, texts: Sequence[Sequence[int]]) -> list[float | GraderError]:
-        """Raises InputError: in one text it cannot be told where the prompt ends."""
+        """Raises InputError, because a single text does not show where the prompt ends."""
         raise InputError(
-            f"{self.name} reads a prompt and an answer as a pair, never one text; send conversations (`messages`) to "
-            "/v1/scores"
+            f"{self.name} reads a prompt and an answer as a pair, not a single text; send conversations (`messages`) "
+            "to /v1/scores"
         )
 
     def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
-        """Places of pairs that fit, the shortest first, in batches."""
+        """Batches of the indices of pairs that fit, the shortest first."""
         batches: list[list[int]] = []
         for place in sorted((i for i, n in enumerate(lengths) if n <= self.limit), key=lambda i: lengths[i]):
             if not batches or (len(batches[-1]) + 1) * lengths[place] > self.tokens:
@@ -75,12 +75,12 @@ class EncoderScorer:
 
 
 def _pairs(items: Sequence[Item]) -> list[tuple[str, str]]:
-    """What the turns of a prompt say, and the answer."""
+    """The text of each prompt's turns, and the answer."""
     return [("\n".join(message.content for message in messages), answer) for messages, answer in items]
 
 
 def _positions(net: Any) -> int:
-    """The longest pair, in tokens. Models like RoBERTa count positions from behind that of the pad token."""
+    """The longest pair, in tokens. Models such as RoBERTa number positions from the pad token's id + 1."""
     known = context_of(net.config.get_text_config().to_dict())
     pad = getattr(getattr(net.base_model, "embeddings", None), "padding_idx", None)
     return sys.maxsize if known is None else known if pad is None else known - pad - 1
@@ -94,8 +94,8 @@ def reads_pairs(facts: Facts) -> bool:
 def load_scorer_of(
     source: ModelSource, cache: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> ModelScorer | EncoderScorer:
-    """A reward model of either kind, as its configuration says. Raises InputError for a head of several numbers, and as
-    `load_reward_model` does."""
+    """A decoder or encoder reward model, depending on its configuration. Raises InputError if its head gives several
+    numbers, and as `load_reward_model` does."""
     facts = inspect(source, cache)
     if not reads_pairs(facts):
         return ModelScorer(load_reward_model(source, cache, dtype=dtype, device=device))
@@ -104,8 +104,8 @@ def load_scorer_of(
 
 
 def check_encoder(source: ModelSource, cache: Path) -> bool:
-    """Whether a scorer is an encoder, in which case it is held against what its files say, without weights. Raises
-    InputError as loading does."""
+    """Whether a scorer is an encoder; if so, checks its files without loading weights. Raises InputError as loading
+    does."""
     facts = inspect(source, cache, weights=False)
     if not reads_pairs(facts):
         return False

@@ -1,5 +1,5 @@
-"""What togi knows of model families by name. Every other file asks this table; a family that is not in it is measured
-and probed when it is loaded, and computed as the library computes it."""
+"""What togi knows of model families, by name. All other modules use this table. A family that is not in it is measured
+and probed when it is loaded, and the library computes it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,16 +8,16 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """A model family; `parts` is how the names of the library's classes begin.
+    """A model family; `parts` is the prefix of the library's class names.
 
-    Of its form: `norms` of a layer, `head_norms` of queries and keys, `shifted` norms whose weight is added to 1,
-    `tied` embeddings and `attention_bias` where a configuration does not say, `output_bias` where attention has biases.
+    Structure: `norms` per layer, `head_norms` of queries and keys, `shifted` norms whose weight is added to 1, `tied`
+    embeddings and `attention_bias` if a configuration does not specify them, `output_bias` if attention has biases.
 
-    Of what togi computes in its place: `fused_norms`, `gated` feed-forward parts and by what they open, attention with
-    its `window` (which the model or the layer holds), whole `layers`.
+    Parts that togi computes instead of the library: feed-forward parts with the `gated` activation, attention with its
+    `window` (a setting of the model or of the layer), whole `layers`.
 
-    Of what the tests hold to the library's computation: the sampler (`sampled`). All families of the table are held to
-    it in training.
+    Tests against the library's computation: `sampled` if the sampler is tested. Training is tested for all families in
+    the table.
     """
 
     parts: str
@@ -50,11 +50,11 @@ _OTHER_GEMMA = Family(parts="", tied=True)
 
 
 def family_of(model_type: str) -> Family:
-    """The family of a `model_type`; of one that is not in the table what most families are. All Gemmas tie their
-    embeddings."""
+    """The family of a `model_type`; for one that is not in the table, the values of most families. All Gemmas tie
+    their embeddings."""
     return FAMILIES.get(model_type, _OTHER_GEMMA if model_type.startswith("gemma") else _OTHER)
 
 
 def parts_of(part: str, wanted: Callable[[Family], bool]) -> tuple[str, ...]:
-    """The names of the library's classes for a part, such as `RMSNorm`, of the families that are wanted."""
+    """The library's class names for a part, such as `RMSNorm`, of the families for which `wanted` is true."""
     return tuple(f"{family.parts}{part}" for family in FAMILIES.values() if wanted(family))

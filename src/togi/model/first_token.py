@@ -1,4 +1,4 @@
-"""How a model would begin its answer: log-probabilities of two words at the first token, without sampling."""
+"""Compares the log-probabilities of two words at the first token of a model's answer, without sampling."""
 
 from collections.abc import Sequence
 
@@ -27,8 +27,8 @@ class ModelChooser:
     def margins(self, asked: Sequence[tuple[Message, ...]], yes: str, no: str) -> list[float]:
         """log p(yes) - log p(no) in nats for each conversation, by the first token of each word.
 
-        The conversations are one tree: what they share is computed once. Raises RecipeError for words that are no
-        token of the model, or begin with the same one.
+        The conversations form one tree, so their shared prefix is computed once. Raises RecipeError for a word without
+        tokens, or words that begin with the same token.
         """
         first, second = (self._first_id(asked[0], word) for word in (yes, no))
         if first == second:
@@ -44,8 +44,8 @@ class ModelChooser:
         return (logits[:, first] - logits[:, second]).tolist()
 
     def _first_id(self, messages: tuple[Message, ...], word: str) -> int:
-        """The token with which the model would begin to answer `word`."""
+        """The first token of `word` as the model's answer."""
         ids = render_answer(self.template, self.tokenizer, messages, word)
         if not ids:
-            raise RecipeError(f"{word!r} is no token of this model; choose another word")
+            raise RecipeError(f"{word!r} has no tokens in this model; choose another word")
         return ids[0]

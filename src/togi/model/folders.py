@@ -1,4 +1,4 @@
-"""Model folders that are whole or absent."""
+"""Model folders that are written completely or not at all."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from togi.core.sources import ModelSource, fingerprint
 
 
 def sync_tree(folder: Path) -> None:
-    """Makes what lies in a folder durable."""
+    """Syncs a folder and everything in it to disk."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             with path.open("rb+") as handle:
@@ -27,8 +27,8 @@ def sync_tree(folder: Path) -> None:
 
 
 class disk_errors:
-    """A context for writing through safetensors and tokenizers, whose errors are no OSError when a disk is full: what
-    the system refused becomes the OSError that it was. tokenizers raises a bare Exception.
+    """A context for writing through safetensors and tokenizers, which do not raise OSError when a disk is full (a bare
+    Exception in tokenizers): converts errors of the system back to OSError.
     """
 
     def __init__(self, where: Path) -> None:
@@ -44,9 +44,9 @@ class disk_errors:
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Yields a temporary folder beside `folder`; at the end it takes the place of `folder`, or nothing changes.
+    """Yields a temporary folder next to `folder`; at the end it replaces `folder`, or nothing changes.
 
-    An older `folder` is moved aside first and removed last, so that a kill leaves one whole folder under one of the two
+    An older `folder` is moved aside first and removed last, so a kill leaves one complete folder under one of the two
     names. Raises OSError (disk full, permissions), whichever library wrote.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -72,5 +72,5 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 
 def converted_folder(source: ModelSource, cache: Path) -> Path:
-    """Where the converted weights of a package are kept, whether they are there yet or not."""
+    """The folder for the converted weights of a package, which may not exist yet."""
     return cache / f"{source.name}-{digest(fingerprint(source))[:16]}"

@@ -1,10 +1,10 @@
-"""Forests: how tokens are laid out, so that a shared prompt is computed once.
+"""Forests: a layout of tokens in which a shared prompt is computed once.
 
 Shapes: T rows of the packed batch, N scored tokens, S sequences.
 
-A batch is one packed row that holds trees: a trunk (the longest common prefix of a group) and its branches. Row i sees
-row j when they are in one tree, j is on the trunk or on i's own branch, and j's position is not later. The first token
-of every branch is predicted from the trunk's last row.
+A batch is one packed row of trees: a trunk (the longest common prefix of a group) and its branches. Row i sees row j if
+both are in the same tree, j is on the trunk or on i's own branch, and j's position is not later. The first token of
+every branch is predicted from the trunk's last row.
 """
 
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ PADDING = -1
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """Token ids and which of them are scored. The first id cannot be scored: nothing stands before it.
+    """Token ids, and flags for those that are scored. The first id cannot be scored, because nothing precedes it.
 
     Raises InputError if the two differ in length, if there is no id, or if the first is scored.
     """
@@ -33,10 +33,11 @@ class Sequence:
     def __post_init__(self) -> None:
         if not self.ids or len(self.ids) != len(self.scored):
             raise InputError(
-                f"a sequence has {len(self.ids)} ids and {len(self.scored)} marks; it needs as many, and one"
+                f"a sequence has {len(self.ids)} ids and {len(self.scored)} flags; both must have the same, non-zero "
+                "length"
             )
         if self.scored[0]:
-            raise InputError("the first token of a sequence is scored, but no row stands before it to predict it")
+            raise InputError("the first token of a sequence is scored, but there is no row before it to predict it")
 
     @property
     def first_scored(self) -> int:
@@ -46,7 +47,7 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """Rows [start, trunk_stop) are the trunk, each branch is [start, stop). One branch alone is part of the trunk."""
+    """Rows [start, trunk_stop) are the trunk, each branch is [start, stop). A single branch is part of the trunk."""
 
     start: int
     trunk_stop: int
@@ -55,18 +56,18 @@ class Tree:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the trees of a forest lie, in plain integers; equal layouts are equal values."""
+    """The row ranges of a forest's trees, as plain integers; equal layouts compare equal."""
 
     trees: tuple[Tree, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Forest:
-    """A packed batch. Scored tokens are in the order of their sequences, and sequences in the order they were given.
+    """A packed batch. Scored tokens are in the order of their sequences, and sequences in the given order.
 
     `ids_T`, `position_T` (in the token's own sequence), `tree_T` (-1 on padding rows), `branch_T` (0 on the trunk),
-    `source_N` (row whose hidden state predicts scored token n), `target_N` (its id), `sequence_N` (whose it is),
-    `last_S` (row of each sequence's last token, from lengths). All int64. `cache` holds what the attention makes once
+    `source_N` (row whose hidden state predicts scored token n), `target_N` (its id), `sequence_N` (its sequence),
+    `last_S` (row of each sequence's last token, from lengths). All int64. `cache` holds what attention computes once
     for all layers.
     """
 
@@ -85,7 +86,7 @@ class Forest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MicroBatch:
-    """Groups that are computed together. `index_S[s]` is the place of sequence s among all sequences that were cut."""
+    """Groups that are computed together. `index_S[s]` is the index of sequence s among all sequences of the split."""
 
     groups: tuple[tuple[Sequence, ...], ...]
     index_S: tuple[int, ...]
@@ -93,7 +94,7 @@ class MicroBatch:
 
 def common_prefix(ids: Seq[tuple[int, ...]]) -> int:
     """Number of leading ids that all tuples share."""
-    shortest, longest = min(ids), max(ids)  # in lexicographic order only the extremes need comparing
+    shortest, longest = min(ids), max(ids)  # only the lexicographic extremes need comparing
     for i, (a, b) in enumerate(zip(shortest, longest, strict=False)):
         if a != b:
             return i
@@ -101,14 +102,14 @@ def common_prefix(ids: Seq[tuple[int, ...]]) -> int:
 
 
 def trunk_length(group: Seq[Sequence]) -> int:
-    """Rows that all sequences of a group share: the common prefix, cut back to the last row before a scored token, and
-    so that every branch has at least one row. 0 if there is nothing to share."""
+    """The number of rows that all sequences of a group share: the common prefix, shortened to end before any scored
+    token and to leave every branch at least one row. 0 if there is nothing to share."""
     prefix = common_prefix([s.ids for s in group])
     return min(prefix, *(min(s.first_scored, len(s.ids) - 1) for s in group))
 
 
 def num_tokens(group: Seq[Sequence]) -> int:
-    """Rows that a group takes in a forest."""
+    """The number of rows of a group in a forest."""
     if len(group) == 1:
         return len(group[0].ids)
     return sum(len(s.ids) for s in group) - (len(group) - 1) * trunk_length(group)
@@ -116,7 +117,7 @@ def num_tokens(group: Seq[Sequence]) -> int:
 
 @dataclass(slots=True)
 class _Rows:
-    """The columns of a forest while it is planted."""
+    """The columns of a forest under construction."""
 
     ids: list[int] = field(default_factory=list)
     position: list[int] = field(default_factory=list)
@@ -157,7 +158,7 @@ def _plant_tree(rows: _Rows, group: Seq[Sequence], trunk: int) -> None:
 
 
 def plant(groups: Iterable[Seq[Sequence]]) -> Forest:
-    """Lays out groups of sequences, each group a tree; a group that shares not one row becomes a tree per sequence.
+    """Lays out groups of sequences, each group as a tree; a group that shares no row becomes one tree per sequence.
 
     Raises InputError if there is no sequence at all.
     """
@@ -190,7 +191,7 @@ def plant(groups: Iterable[Seq[Sequence]]) -> Forest:
 
 
 def _cut_group(group: Seq[Sequence], first: int, budget: int) -> Iterable[tuple[list[Sequence], list[int]]]:
-    """Parts of a group of at most `budget` tokens each, with the places of their sequences; a part has at least one."""
+    """Splits a group into parts of at most `budget` tokens, but at least one sequence, with the sequences' indices."""
     part: list[Sequence] = []
     for i, sequence in enumerate(group):
         if part and num_tokens([*part, sequence]) > budget:
@@ -202,7 +203,7 @@ def _cut_group(group: Seq[Sequence], first: int, budget: int) -> Iterable[tuple[
 
 def split_by_tokens(groups: Seq[Seq[Sequence]], budget: int) -> list[MicroBatch]:
     """Micro-batches of at most `budget` tokens, in order. A tree over the budget is split between branches, and its
-    trunk is computed again; a single sequence over the budget is a micro-batch of its own."""
+    trunk is computed again; a single sequence over the budget gets its own micro-batch."""
     batches: list[MicroBatch] = []
     held: list[tuple[Sequence, ...]] = []
     places: list[int] = []
@@ -249,7 +250,7 @@ def _pad(forest: Forest, size: int) -> Forest:
 
 
 def move(forest: Forest, device: torch.device | str) -> Forest:
-    """The forest on `device`; on CUDA it is padded to a bucket size, so that compiled kernels are used again."""
+    """The forest on `device`; on CUDA it is padded to a bucket size, so that compiled kernels can be reused."""
     device = torch.device(device)
     if forest.ids_T.device == device:
         return forest

@@ -1,4 +1,4 @@
-"""Attention of known decoders over forests, whose heads are laid out once, when they are rotated.
+"""Attention of known decoders over forests; the layout of heads is changed only once, during rotation.
 
 Shapes: T rows, H query heads, K key heads, D head size.
 """
@@ -15,7 +15,7 @@ from togi.model.decoders import library_forward, options_of, rotates_whole_heads
 def attention_forward(
     module: Any, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], **settings: Any
 ) -> tuple[Tensor, None]:
-    """The library's attention; what is no forest, or not on CPU, goes through the library."""
+    """Replaces the forward method of the library's attention; calls it if there is no forest, or not on CPU."""
     forest, (cosine, sine) = settings.get("togi_forest"), position_embeddings
     whole = rotates_whole_heads(module, cosine[0], hidden_states.shape[-2])
     dropout = module.training and module.attention_dropout

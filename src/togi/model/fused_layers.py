@@ -1,7 +1,7 @@
-"""Parts of known decoders that keep less for their backward than the library's, and are faster, with the same results.
+"""Parts of known decoders that are faster than the library's and keep less for the backward pass. Results are the same.
 
 Shapes: T rows, H width, F width of the feed-forward part. For each row the library keeps gate, silu(gate), up and their
-product, and the input of a norm twice; here it is gate and up, and the input once. The rest is made again from them.
+product, and the input of a norm twice; these parts keep gate and up, and the input once, and recompute the rest.
 """
 
 from typing import Any
@@ -14,12 +14,12 @@ from togi.model.decoders import ATTENTION, LAYERS, gelu_of, kind_of, norm_of, us
 from togi.model.fused_attention import attention_forward
 
 DENSE_NORMS = ("input_layernorm", "post_attention_layernorm")
-"""What these give is read by linear maps alone, so that under autocast it may have their type: it is cast once for all
-of them, and kept once. In a mixture of experts it is not so."""
+"""Norms whose output only linear layers read, so that under autocast it may have their type: it is cast, and kept, once
+for all of them. This does not hold in a mixture of experts."""
 
 
 def keep_less(model: nn.Module) -> bool:
-    """Replaces the forwards of the parts that are known by name; whether there are any."""
+    """Replaces the forward methods of known parts; returns whether there are any."""
     replaced = False
     for name, module in model.named_modules():
         forward = _forward_of(name, module)
@@ -30,7 +30,7 @@ def keep_less(model: nn.Module) -> bool:
 
 
 def _forward_of(name: str, module: nn.Module) -> Any:
-    """The forward that stands for a known part's own; None for any other module."""
+    """The replacement for the forward method of a known part, or None for any other module."""
     if gelu_of(module) is not None:
         return _gated_forward
     if norm_of(module) is None:
@@ -41,7 +41,7 @@ def _forward_of(name: str, module: nn.Module) -> Any:
 
 def _gated_forward(module: Any, x: Tensor) -> Tensor:
     gate, up, down, gelu = module.gate_proj(x), module.up_proj(x), module.down_proj, bool(gelu_of(module))
-    if type(down) is not nn.Linear:  # an adapter, or weights in 4 bits: what reads the product keeps it
+    if type(down) is not nn.Linear:  # an adapter or 4-bit layer keeps its own input
         return down(kernels.gate(gate, up, gelu))
     return kernels.gated_linear(gate, up, down.weight, down.bias, gelu)
 

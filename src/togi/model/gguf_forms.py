@@ -1,7 +1,7 @@
-"""The networks that can be written as GGUF, and what llama.cpp has to be told of each.
+"""The networks that can be written as GGUF, and the metadata that llama.cpp needs for each.
 
-The keys and the order of rows follow llama.cpp's own converter. What it fixes in its code (Gemma 3's pattern of
-windows, say) is refused where a configuration says otherwise: the file would load and compute another network.
+The keys and the order of rows follow llama.cpp's own converter. A configuration that contradicts what llama.cpp fixes
+in its code (such as Gemma 3's pattern of windows) is refused: the file would load but compute another network.
 """
 
 import math
@@ -18,8 +18,8 @@ from togi.core.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A network as llama.cpp knows it. `rotated`: rows of queries and keys stand in pairs; `shifted`: norms are kept as
-    weight + 1. `check` gives what llama.cpp would compute otherwise, if anything."""
+    """A network as llama.cpp knows it. `rotated`: rows of queries and keys are in pairs; `shifted`: norms are stored as
+    weight + 1. `check` returns the setting that llama.cpp would compute differently, or None."""
 
     arch: gguf.MODEL_ARCH
     rotated: bool = False
@@ -28,7 +28,7 @@ class Form:
 
 
 def _plain_window(config: Any) -> str | None:
-    """A sliding window, which llama.cpp does not know of these networks."""
+    """Refuses a sliding window, which llama.cpp does not support for these networks."""
     window = getattr(config, "sliding_window", None)
     used = getattr(config, "use_sliding_window", True)
     if used and window is not None and window < config.max_position_embeddings:
@@ -37,13 +37,13 @@ def _plain_window(config: Any) -> str | None:
 
 
 def _gemma_3(config: Any) -> str | None:
-    """What llama.cpp's Gemma 3 has in its code."""
+    """Refuses what contradicts the constants in llama.cpp's code for Gemma 3."""
     kinds = ["full_attention" if (layer + 1) % 6 == 0 else "sliding_attention" for layer in range(_layers(config))]
     if list(config.layer_types) != kinds:
-        return "layer_types: every sixth layer must see everything, the others a window"
+        return "layer_types: every sixth layer must have full attention, the others a window"
     local = _rope(config, "sliding_attention").get("rope_theta")
     if local != 10_000.0:
-        return f"the base of rotary positions in windows: {local}, not 10,000"
+        return f"the rotary base of windowed layers: {local}, not 10,000"
     if config.query_pre_attn_scalar != config.head_dim:
         return f"query_pre_attn_scalar: {config.query_pre_attn_scalar}, not head_dim ({config.head_dim})"
     capped = [name for name in ("attn_logit_softcapping", "final_logit_softcapping") if getattr(config, name, None)]
@@ -57,19 +57,19 @@ FORMS = {
     "qwen3": Form(gguf.MODEL_ARCH.QWEN3, check=_plain_window),
     "gemma3_text": Form(gguf.MODEL_ARCH.GEMMA3, shifted=True, check=_gemma_3),
 }
-"""Networks by `model_type` of their configuration."""
+"""Forms by the `model_type` of a configuration."""
 
 
 def form_of(config: Any) -> Form:
-    """The form of a network. Raises InputError for one that cannot be written as GGUF, with the reason."""
+    """The form of a network. Raises InputError, with the reason, if it cannot be written as GGUF."""
     form = FORMS.get(config.model_type)
     if form is None:
         known = ", ".join(FORMS)
         raise InputError(f"model_type {config.model_type!r} cannot be written as GGUF; these can: {known}")
     if (wrong := form.check(config) or _wrong_rope(config)) is not None:
         raise InputError(
-            f"llama.cpp computes {config.model_type} otherwise than this configuration says ({wrong}), so it is not "
-            "written as GGUF; use --format merged"
+            f"llama.cpp would compute this {config.model_type} differently ({wrong}), so it cannot be written as GGUF; "
+            "use --format merged"
         )
     return form
 
@@ -84,7 +84,7 @@ def _layers(config: Any) -> int:
 
 
 def _rope(config: Any, layer: str = "full_attention") -> dict[str, Any]:
-    """The rotary positions of a network, or of one of its kinds of layers."""
+    """The rotary settings of a network, or of one of its types of layers."""
     found = dict(getattr(config, "rope_parameters", None) or {})
     return dict(found.get(layer) or {}) if layer in found else found
 
@@ -94,7 +94,7 @@ def _head(config: Any) -> int:
 
 
 def write_shape(writer: gguf.GGUFWriter, config: Any, form: Form, rows: int) -> None:
-    """The sizes of a network with `rows` embeddings."""
+    """Writes the sizes of a network with `rows` embeddings."""
     head, rope = _head(config), _rope(config)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -117,7 +117,7 @@ def write_shape(writer: gguf.GGUFWriter, config: Any, form: Form, rows: int) -> 
 
 
 def extra_tensors(config: Any) -> Iterator[tuple[str, Tensor]]:
-    """Weights that no file of the network holds: what Llama 3 divides the frequencies of rotary positions by."""
+    """Yields weights that are not in the network's files: the divisors of Llama 3's rotary frequencies."""
     rope = _rope(config)
     if rope.get("rope_type") != "llama3":
         return
@@ -130,7 +130,7 @@ def extra_tensors(config: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def written(name: str, weight: Tensor, config: Any, form: Form) -> Tensor:
-    """A weight of the library as llama.cpp wants it, in float32. `name` is the library's."""
+    """A weight of the library in llama.cpp's form, in float32. `name` is the library's."""
     weight = weight.float()
     if form.shifted and name.endswith("norm.weight"):
         return weight + 1
@@ -142,6 +142,6 @@ def written(name: str, weight: Tensor, config: Any, form: Form) -> Tensor:
 
 
 def _paired(weight: Tensor, heads: int) -> Tensor:
-    """Rows of each head in pairs (i, i + half), as llama.cpp turns them."""
+    """Reorders the rows of each head in pairs (i, i + half), as llama.cpp rotates them."""
     halves = weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:])
     return halves.transpose(1, 2).reshape(weight.shape).contiguous()

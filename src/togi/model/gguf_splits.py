@@ -1,7 +1,7 @@
-"""How a byte-level tokenizer cuts texts before it merges, by the names that GGUF files have for it.
+"""The pre-tokenization (splitting before merges) of byte-level tokenizers, by its name in GGUF files.
 
-The cuts follow llama.cpp, whose names they are. The model library knows some of the names, and cuts as GPT-2 did for
-all others without a word: SmolLM2 would read "\\n\\n2." in four pieces instead of the three that it learnt.
+The names and splits are llama.cpp's. The model library knows some of the names, and silently splits as GPT-2 for all
+others: SmolLM2 would read "\\n\\n2." in four pieces instead of the three that it learnt.
 """
 
 from pathlib import Path
@@ -24,22 +24,22 @@ SPLITS = {
     "tekken": rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
     r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 }
-"""The expression of each name whose tokenizers split by one: Llama 3, Qwen 2 and 3, Mistral Nemo."""
+"""The regular expressions of tokenizers that split by one, by name: Llama 3, Qwen 2 and 3, Mistral Nemo."""
 DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
-"""Names of tokenizers that take out each digit, then cut as GPT-2 did."""
+"""Names of tokenizers that separate each digit, then split as GPT-2."""
 GPT_2 = ("gpt-2", "phi-2", "mpt", "olmo", "jais", "roberta-bpe", "gigachat")
-"""Names of tokenizers that cut as GPT-2 did."""
+"""Names of tokenizers that split as GPT-2."""
 
 
 def digits() -> Any:
-    """The cuts of `DIGITS`."""
+    """The pre-tokenizer of `DIGITS`."""
     plain = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), plain])
 
 
 def drop_strangers(folder: Path, gguf: Path) -> None:
-    """Takes out of a saved tokenizer what the model library added: special tokens of GPT-2 or Gemma that the GGUF does
-    not have, with ids for which there are no embeddings."""
+    """Removes from a saved tokenizer what the model library added: special tokens of GPT-2 or Gemma that are not in the
+    GGUF, and whose ids have no embeddings."""
     count = len(GGUFReader(gguf).fields["tokenizer.ggml.tokens"].data)
     path, settings = folder / "tokenizer.json", folder / "tokenizer_config.json"
     state = read_json(path)
@@ -55,29 +55,29 @@ def drop_strangers(folder: Path, gguf: Path) -> None:
 
 
 def scaled_positions(gguf: Path) -> bool:
-    """Whether the rotary positions of a GGUF are scaled, which the model library does not read."""
+    """Whether the rotary positions of a GGUF are scaled, which the model library does not support."""
     reader = GGUFReader(gguf)
     kinds = [_text(reader.fields, name) for name in reader.fields if name.endswith(".rope.scaling.type")]
     return any(kind != "none" for kind in kinds) or any(each.name == "rope_freqs.weight" for each in reader.tensors)
 
 
 def mend_splits(tokenizer: Tokenizer, gguf: Path) -> None:
-    """Has a tokenizer that the model library read from a GGUF cut texts as the file says.
+    """Makes a tokenizer that the model library read from a GGUF split texts as the file specifies.
 
     Raises InputError for a name that neither togi nor the library knows.
     """
     fields = GGUFReader(gguf).fields
     model, name = (_text(fields, f"tokenizer.ggml.{key}") for key in ("model", "pre"))
     if model != "gpt2" or name in ("", *GGUF_PRE_TOKENIZER_SPLITS):
-        return  # SentencePiece has no such cuts, and these the library knows
+        return  # SentencePiece does not split, and the library knows these names
     if name in GPT_2:
         cuts: Any = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     elif name in DIGITS:
         cuts = digits()
     else:
         raise InputError(
-            f"{gguf.name}: its tokenizer cuts texts in a way called {name!r}, which togi does not know; take the model "
-            "as safetensors, with its tokenizer.json"
+            f"{gguf.name}: its tokenizer splits texts by {name!r}, which togi does not know; use the model's "
+            "safetensors, with its tokenizer.json"
         )
     tokenizer.pre_tokenizer = cuts  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -87,8 +87,8 @@ def _text(fields: Any, key: str) -> str:
 
 
 def split_name(tokenizer: dict[str, Any]) -> str | None:
-    """What GGUF calls the cuts of a byte-level tokenizer, given as the value of its tokenizer.json; None for cuts that
-    have no name here."""
+    """The GGUF name for the splits of a byte-level tokenizer, given the value of its tokenizer.json, or None if it is
+    unknown."""
     found = tokenizer.get("pre_tokenizer") or {}
     parts = found.get("pretokenizers", [found])
     kinds = [part.get("type") for part in parts]
@@ -103,6 +103,6 @@ def split_name(tokenizer: dict[str, Any]) -> str | None:
 
 
 def split_of(name: str) -> Any:
-    """The cuts of a name of `SPLITS`."""
+    """The pre-tokenizer for a name in `SPLITS`."""
     cut = pre_tokenizers.Split(Regex(SPLITS[name]), behavior="isolated")
     return pre_tokenizers.Sequence([cut, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])

@@ -1,4 +1,4 @@
-"""A tokenizer as GGUF: pieces, kinds, merges or scores, and where an answer ends."""
+"""Writes a tokenizer as GGUF: pieces, token types, merges or scores, and the token that ends an answer."""
 
 import json
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from togi.core.errors import InputError
 from togi.model.gguf_splits import split_name
 
 UNREACHED = -1e6
-"""The score of a piece that no merge makes."""
+"""The score of a piece that no merge produces."""
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What a GGUF says of a tokenizer. `model` and `cuts` are llama.cpp's names; `merges` belong to byte-level
-    tokenizers, `scores` to those of SentencePiece's kind."""
+    """The description of a tokenizer in a GGUF. `model` and `cuts` are llama.cpp's names; byte-level tokenizers have
+    `merges`, SentencePiece-style ones `scores`."""
 
     model: str
     cuts: str
@@ -30,22 +30,22 @@ class Words:
 
 
 def words_of(tokenizer: Any, rows: int) -> Words:
-    """A fast tokenizer for a network with `rows` embeddings; rows without a piece are filled up.
+    """Describes a fast tokenizer for a network with `rows` embeddings; rows without a token get a placeholder.
 
-    Raises InputError for a tokenizer that llama.cpp has no name for: it would cut texts otherwise.
+    Raises InputError for a tokenizer without a name in llama.cpp, which would split texts differently.
     """
     state = state_of(tokenizer)
     model = state["model"]
     if model["type"] != "BPE":
         raise InputError(
-            f"its tokenizer is of the kind {model['type']}, which llama.cpp would cut into other tokens; only BPE can "
+            f"its tokenizer is of type {model['type']}, which llama.cpp would split into other tokens; only BPE can "
             "be written as GGUF, so use --format merged"
         )
     bytewise = not model.get("byte_fallback")
     cuts = split_name(state) if bytewise else "default"
     if cuts is None:
         raise InputError(
-            "llama.cpp has no name for the way in which its tokenizer cuts texts before it merges, so it is not "
+            "llama.cpp has no name for the way in which its tokenizer splits texts before merges, so it cannot be "
             "written as GGUF; use --format merged"
         )
     pieces, kinds = _pieces(state, rows)
@@ -63,7 +63,7 @@ def words_of(tokenizer: Any, rows: int) -> Words:
 
 
 def state_of(tokenizer: Any) -> dict[str, Any]:
-    """What a fast tokenizer is made of: the value of its tokenizer.json."""
+    """The state of a fast tokenizer: the value of its tokenizer.json."""
     return json.loads(tokenizer.backend_tokenizer.to_str())
 
 
@@ -83,7 +83,8 @@ def _pieces(state: dict[str, Any], rows: int) -> tuple[list[str], list[int]]:
 
 
 def _scores(pieces: list[str], merges: list[str]) -> list[float]:
-    """SentencePiece merges what scores highest first: minus the place of the first merge that makes a piece."""
+    """The scores of pieces: minus the rank of the first merge that produces a piece, since SentencePiece merges the
+    highest score first."""
     order: dict[str, int] = {}
     for place, pair in enumerate(merges):
         order.setdefault(pair.replace(" ", "", 1), place)
@@ -91,7 +92,7 @@ def _scores(pieces: list[str], merges: list[str]) -> list[float]:
 
 
 def _adds(tokenizer: Any) -> tuple[bool, bool]:
-    """Whether the tokenizer puts its token of the beginning, and of the end, around a text."""
+    """Whether the tokenizer adds its BOS token before a text, and its EOS token after it."""
     bare, whole = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
     return whole[: len(bare)] != bare and whole[0] == tokenizer.bos_token_id, whole[-1] != bare[-1]
 
@@ -109,7 +110,7 @@ def _space_first(state: dict[str, Any]) -> bool:
 
 
 def write_words(writer: gguf.GGUFWriter, words: Words, tokenizer: Any, end: int | None, template: str) -> None:
-    """The tokenizer, the id that ends an answer (None: the tokenizer's own) and the chat template as Jinja."""
+    """Writes the tokenizer, the id that ends an answer (None: the tokenizer's own) and the chat template as Jinja."""
     writer.add_tokenizer_model(words.model)
     writer.add_tokenizer_pre(words.cuts)
     writer.add_token_list(words.pieces)

@@ -1,4 +1,4 @@
-"""A model folder as one GGUF file for llama.cpp, weight after weight."""
+"""Writes a model folder as one GGUF file for llama.cpp, one weight at a time."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,17 +25,17 @@ TYPES: dict[str, tuple[GGMLQuantizationType, LlamaFileType]] = {
     "bf16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
     "q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
 }
-"""How matrices are kept; norms and biases are always float32."""
+"""The types of matrices; norms and biases are always float32."""
 BLOCK = 32
 """Weights that share a scale in Q8_0."""
 
 
 def write_gguf(folder: Path, model: LoadedModel, target: Path, kept: GgufType) -> list[str]:
-    """Writes the network in `folder`, with the tokenizer and the template of `model`, to `target`; returns what a
-    reader should know. One weight at a time is in memory.
+    """Writes the network in `folder`, with the tokenizer and the template of `model`, to `target`; returns notes for
+    the user. Only one weight at a time is in memory.
 
-    Raises InputError for networks and tokenizers that llama.cpp would compute or cut otherwise, OSError if the disk is
-    full.
+    Raises InputError for networks or tokenizers that llama.cpp would compute or split differently, OSError if the disk
+    is full.
     """
     config = read_config(folder)
     form = form_of(config)
@@ -63,13 +63,13 @@ def _notes(terminator: Sequence[int], text: str) -> list[str]:
     if len(terminator) == 1:
         return []
     return [
-        f"an answer ends with {text!r}, which is {len(terminator)} tokens: llama.cpp ends only at single tokens, so "
+        f"an answer ends with {text!r}, which is {len(terminator)} tokens; llama.cpp ends only at single tokens, so "
         f"give it {text!r} as a stop string (llama-cli: --reverse-prompt)"
     ]
 
 
 def _stored(folder: Path) -> Iterator[tuple[str, tuple[Path, tuple[int, ...]]]]:
-    """The weights of a folder: their files and shapes."""
+    """Yields the names of a folder's weights, with their files and shapes."""
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118
@@ -77,7 +77,7 @@ def _stored(folder: Path) -> Iterator[tuple[str, tuple[Path, tuple[int, ...]]]]:
 
 
 def _names(form: Form, config: Any, stored: dict[str, Any]) -> dict[str, str]:
-    """llama.cpp's name of each weight. Raises InputError for a weight that it has no name for."""
+    """llama.cpp's name for each weight. Raises InputError for a weight without one."""
     known = gguf.get_tensor_name_map(form.arch, config.num_hidden_layers)
     names = {name: known.get_name(name, try_suffixes=(".weight", ".bias")) for name in stored}
     strange = [name for name, found in names.items() if found is None]
@@ -111,7 +111,7 @@ def _write_weights(
 
 
 def _kind(shape: tuple[int, ...], kept: GgufType) -> GGMLQuantizationType:
-    """How a weight of this shape is kept; rows that are no whole blocks stay in float16."""
+    """The type for a weight of this shape; rows that do not divide into blocks stay in float16."""
     if len(shape) < 2:
         return GGMLQuantizationType.F32
     if kept == "q8_0" and shape[-1] % BLOCK:

@@ -1,10 +1,10 @@
-"""Log-probabilities from hidden states, with a bounded part of the logits held at a time.
+"""Computes log-probabilities from hidden states, with only a bounded part of the logits in memory at a time.
 
 Shapes: N scored tokens, C tokens of one chunk, H width, V vocabulary.
 
-A plain linear head has its own backward: the hidden states and one log-sum-exp per token are kept, and the logits of a
-chunk are made again, but for those of the first chunks where there is room (`KEPT_BYTES`) and compiled functions leave
-them whole. Any other head (with an adapter, say) runs the same chunks under checkpointing.
+A plain linear head has a custom backward pass: it keeps the hidden states and one log-sum-exp per token, and recomputes
+the logits of each chunk. It keeps the logits of the first chunks if there is room (`KEPT_BYTES`) and the compiled
+functions leave them intact. Any other head (such as one with an adapter) runs the same chunks with checkpointing.
 """
 
 from collections import deque
@@ -26,10 +26,10 @@ ROWS_PER_PRODUCT = 8192  # of the weight's gradient
 
 
 class TokenLogp(NamedTuple):
-    """`logp_N` in nats, differentiable; `entropy_N` of the whole distribution in nats, without a graph, if asked for;
-    `aux` a weighted router loss, if asked for.
+    """`logp_N` in nats, differentiable; `entropy_N` of the whole distribution in nats, without a graph, if requested;
+    `aux` a weighted router loss, if requested.
 
-    A plain tuple type, because sharding looks for tensors inside what a forward returns.
+    A plain tuple type, because sharding searches the return value of a forward pass for tensors.
     """
 
     logp_N: Tensor
@@ -46,7 +46,7 @@ class Head:
     softcap: float | None = None
 
     def shape(self, logits: Tensor) -> Tensor:
-        """Logits as the model states them, in fp32 or wider."""
+        """The model's final logits (scaled and capped), in fp32 or wider."""
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.scale != 1.0:
             logits = logits * self.scale
@@ -62,7 +62,7 @@ class Head:
 def find_head(model: PreTrainedModel) -> Head:
     """The output head of a causal language model, from its modules and its configuration.
 
-    Raises InputError if the model has none. `check_head` proves that it is the right one.
+    Raises InputError if the model has none. `check_head` verifies it.
     """
     module = model.get_output_embeddings()
     if module is None:
@@ -74,7 +74,7 @@ def find_head(model: PreTrainedModel) -> Head:
 
 def _chunks(num_tokens: int, row_bytes: int, chunk: int | None) -> Iterator[slice]:
     most = chunk or chunk_rows(row_bytes)
-    size = -(-num_tokens // -(-num_tokens // most)) if num_tokens else most  # as even as can be
+    size = -(-num_tokens // -(-num_tokens // most)) if num_tokens else most  # as equal as possible
     for start in range(0, num_tokens, size):
         yield slice(start, min(num_tokens, start + size))
 
@@ -135,8 +135,8 @@ class _LinearLogp(torch.autograd.Function):
 
 
 def _add_product(total: Tensor | None, left: Tensor, right: Tensor, wide: torch.dtype) -> Tensor:
-    """total + left @ right, summed in `wide`, in the memory of `total`; narrow products are made in parts, because each
-    is cast before it is added."""
+    """total + left @ right, summed in `wide`, in the memory of `total`; narrow products are computed in parts, because
+    each is cast before it is added."""
     if total is not None and left.dtype == wide:
         return total.addmm_(left, right)
     found = left.new_empty(len(left), right.shape[1], dtype=wide) if total is None else total
@@ -151,8 +151,8 @@ def _add_product(total: Tensor | None, left: Tensor, right: Tensor, wide: torch.
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """What is asked of the chunks, the type that autocast gives their products, which the backward must repeat, and
-    whether there will be one (`graph`)."""
+    """What to compute in chunks, the type that autocast gives their products, which the backward pass must repeat, and
+    whether there will be a backward pass (`graph`)."""
 
     head: Head
     temperature: float
@@ -163,7 +163,7 @@ class _Task:
 
     @property
     def shape(self) -> LogitShape:
-        """What stands between the linear map and the softmax."""
+        """The transformation between the linear map and the softmax."""
         return LogitShape(self.head.scale, self.head.softcap, self.temperature)
 
 
@@ -175,7 +175,7 @@ def _generic_chunk(hidden_CH: Tensor, target_C: Tensor, task: _Task) -> tuple[Te
 
 
 def _generic(hidden_NH: Tensor, target_N: Tensor, task: _Task, width: int) -> tuple[Tensor, Tensor | None]:
-    """Chunks of any head module, each computed again in the backward."""
+    """Chunks of any head module, each recomputed in the backward pass."""
     parts = []
     for part in _chunks(len(target_N), 4 * width, task.chunk):
         inputs = (hidden_NH[part], target_N[part], task)
@@ -196,14 +196,14 @@ def token_logp(
     entropy: bool = False,
     chunk: int | None = None,
 ) -> TokenLogp:
-    """log p(target | hidden) under `temperature`, over the whole vocabulary, `chunk` tokens at a time (None: by size).
+    """log p(target | hidden) at `temperature`, over the whole vocabulary, `chunk` tokens at a time (None: by size).
 
     Raises InputError if the temperature is not positive.
     """
     if not temperature > 0:
         raise InputError(f"temperature {temperature}: log-probabilities need a temperature above 0")
     if len(target_N) == 0:
-        empty = hidden_NH.sum() * torch.zeros(0, device=hidden_NH.device)  # keeps the graph: ranks stay in step
+        empty = hidden_NH.sum() * torch.zeros(0, device=hidden_NH.device)  # keeps the graph, so ranks stay in step
         return TokenLogp(empty, empty.detach() if entropy else None)
     kind = hidden_NH.device.type
     autocast_dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None

@@ -1,4 +1,4 @@
-"""What the safetensors files of a model folder hold, read from their headers: names, shapes and types, no weights.
+"""Reads the headers of a model folder's safetensors files: names, shapes and types of tensors, but no weights.
 
 Torch-free. The format: 8 bytes with the length of a JSON header, the header, then the tensors.
 """
@@ -33,14 +33,14 @@ class Stored(NamedTuple):
 
 
 def read_header(path: Path) -> dict[str, Stored]:
-    """The tensors of one file. Raises InputError for a file that is cut, damaged, or something else."""
+    """The tensors of one file. Raises InputError if it is truncated, damaged, or not a safetensors file."""
     refuse_pointer(path)
     try:
         size = path.stat().st_size
         with path.open("rb") as handle:
             length = int.from_bytes(handle.read(8), "little")
             if not 2 <= length <= min(LARGEST_HEADER, size - 8):
-                raise _damaged(path, "it is empty" if not size else "it is no safetensors file, or it was cut")
+                raise _damaged(path, "it is empty" if not size else "it is not a safetensors file, or is truncated")
             header = json.loads(handle.read(length))
         end, found = 0, {}
         for name, entry in header.items():
@@ -52,7 +52,7 @@ def read_header(path: Path) -> dict[str, Stored]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(path, f"its header is damaged ({error})") from error
     if size - 8 - length != end:
-        raise _damaged(path, f"it has {size} bytes, and its header tells of {8 + length + end}")
+        raise _damaged(path, f"it has {size} bytes, but its header describes {8 + length + end}")
     return found
 
 
@@ -61,7 +61,7 @@ def _damaged(path: Path, what: str) -> InputError:
 
 
 def _stored(entry: Any) -> tuple[Stored, int]:
-    """One tensor of a header, and where its bytes end. Raises what a header of another form raises."""
+    """One tensor of a header, and the end of its bytes. Raises ValueError, KeyError or TypeError for a bad entry."""
     begin, end = entry["data_offsets"]
     shape = tuple(entry["shape"])
     if not all(type(number) is int and number >= 0 for number in (begin, end, *shape)):
@@ -73,9 +73,9 @@ def _stored(entry: Any) -> tuple[Stored, int]:
 
 
 def read_weights(folder: Path) -> dict[str, Stored]:
-    """The tensors of a model folder, those of all its shards.
+    """The tensors of a model folder, from all its shards.
 
-    Raises InputError, with what to do, for files that are missing, cut or damaged, and for weights that are pickles.
+    Raises InputError, with advice, for files that are missing, truncated or damaged, and for pickled weights.
     """
     if (folder / WEIGHTS).exists():
         return read_header(folder / WEIGHTS)
@@ -86,13 +86,13 @@ def read_weights(folder: Path) -> dict[str, Stored]:
     missing = [name for name in shards if not (folder / name).exists()]
     if missing:
         raise InputError(
-            f"{folder}: {len(missing)} of {len(shards)} files of weights are missing: {some(missing)}; download them"
+            f"{folder}: {len(missing)} of {len(shards)} weight files are missing: {some(missing)}; download them"
         )
     found = {name: read_header(folder / name) for name in shards}
     for tensor, shard in index["weight_map"].items():
         if tensor not in found[shard]:
             raise InputError(
-                f"{folder / INDEX}: it names {tensor} in {shard}, which does not hold it; download both files again"
+                f"{folder / INDEX}: it names {tensor} in {shard}, which does not contain it; download both files again"
             )
     return {name: stored for shard in found.values() for name, stored in shard.items()}
 
@@ -105,27 +105,27 @@ def _shards(folder: Path, index: Mapping[str, Any]) -> list[str]:
     shards = sorted(set(names.values()))
     for name in shards:
         if Path(name).name != name or not name.endswith(".safetensors"):
-            raise InputError(f"{folder / INDEX}: it names {name!r}, which is no file of weights in this folder")
+            raise InputError(f"{folder / INDEX}: it names {name!r}, which is not a weight file in this folder")
     return shards
 
 
 def _instead(folder: Path) -> str:
-    """What a folder without weights holds in their place, and what to do."""
+    """What a folder without weights contains instead, with advice."""
     pickles = sorted(p.name for end in ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5") for p in folder.glob(end))
     others = sorted(p.name for p in folder.glob("*.safetensors"))
     ggufs = sorted(p.name for p in folder.glob("*.gguf"))
     if any("-of-" in name for name in others):
-        return f"the weights are in pieces ({some(others)}), and {INDEX}, which says what is where, is missing"
+        return f"the weights are in several files ({some(others)}), but their index {INDEX} is missing"
     if others:
         return f"its weights are expected in {WEIGHTS}; found {some(others)}"
     if pickles:
         return (
-            f"only {pickles[0]}, a pickle, which can run any code when it is read; togi reads *.safetensors: convert "
-            "it with save_pretrained first"
+            f"it has only {pickles[0]}, a pickle, which can run any code when it is read; togi reads *.safetensors: "
+            "convert it with save_pretrained first"
         )
     if ggufs:
-        return f"only {some(ggufs)}; togi reads *.safetensors: take the folder that the GGUF was made from"
-    return f"no weights in it; togi reads {WEIGHTS}: download them, or name the folder that holds them"
+        return f"it has only {some(ggufs)}; togi reads *.safetensors: use the folder that the GGUF was made from"
+    return f"it has no weights; togi reads {WEIGHTS}: download them, or name the folder that contains them"
 
 
 def some(names: list[str], most: int = 3) -> str:

@@ -1,6 +1,6 @@
-"""The preflight of a model: what its folder holds, read before any weights are.
+"""The preflight check of a model: inspects its folder before any weights are read.
 
-Torch-free. `check`, `plan` and `load` look at a model through it, so they refuse the same folders in the same words.
+Torch-free. `check`, `plan` and `load` all use it, so they refuse the same folders with the same messages.
 """
 
 import importlib.util
@@ -37,16 +37,15 @@ LIBRARIES = {
     "torchao": "torchao",
     "vptq": "vptq",
 }
-"""Ways in which weights are quantised, and the library that each needs."""
+"""Quantisation methods, and the library that each needs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """A model on this machine: the `folder` of the whole model with its configuration, and the folders of `adapters`
-    upon it, the lowest first.
+    """A model on this machine: the `folder` of the whole model with its configuration, and the folders of the
+    `adapters` on it, the innermost first.
 
-    `weights` are the tensors of the folder, None where only its small files are here. `notes` are what a user should
-    know.
+    `weights` are the tensors of the folder, None if only its small files are here. `notes` are messages for the user.
     """
 
     folder: Path
@@ -63,22 +62,22 @@ class Facts:
 
     @property
     def context(self) -> int | None:
-        """The longest sequence, in tokens; None where the model does not say."""
+        """The longest sequence, in tokens; None if the model does not specify it."""
         return context_of(self.text)
 
     @property
     def quantised(self) -> str | None:
-        """How the weights are quantised, by the name that the configuration gives it."""
+        """The quantisation method of the weights, as the configuration names it; None if they are plain."""
         return quantised_by(self.config)
 
     @property
     def top(self) -> Path:
-        """The folder that was asked for: of the uppermost adapter, or of the model."""
+        """The folder that was asked for: that of the outermost adapter, or of the model."""
         return self.adapters[-1] if self.adapters else self.folder
 
     @property
     def tokenizer(self) -> Path | None:
-        """The folder of the tokenizer, which an adapter may leave to what it lies upon; None without one."""
+        """The folder of the tokenizer, or None without one. An adapter without a tokenizer uses that of its base."""
         places = [*reversed(self.adapters), self.folder]
         return next((p for p in places if any((p / name).exists() for name in TOKENIZER)), None)
 
@@ -86,11 +85,11 @@ class Facts:
 def inspect_model(
     source: ModelSource, *, weights: bool = True, folder: Path | None = None, bare: bool = False
 ) -> Facts:
-    """The facts of a model; those of a hub are fetched first, without `weights` only their small files.
+    """The facts of a model; a hub's model is fetched first, without `weights` only its small files.
 
-    `folder` is where the model lies if that is known, as a package's converted weights are; a `bare` one may hold no
-    weights yet. Raises InputError, with
-    what to do, for a folder that is no model, or whose files are missing, cut, damaged or of another kind.
+    `folder` is the model's folder if it is known, such as that of a package's converted weights; a `bare` folder may
+    have no weights yet. Raises InputError, with advice, if a folder is not a model, or if its files are missing,
+    truncated, damaged or of another kind.
     """
     place = located(source, weights) if folder is None else folder
     adapters: list[Path] = []
@@ -103,7 +102,7 @@ def inspect_model(
         base = adapter_base(place, source.beside)
         assert base is not None
         if base.kind == "hub":
-            notes.append(f"{place}: the adapter's base {base.name} is no folder near it, so it is taken from the hub")
+            notes.append(f"{place}: there is no local folder for the adapter's base {base.name}, so the hub's is used")
         source, place = base, located(base, weights)
     config = _configuration(place)
     absent = (source.kind == "hub" and not weights) or (bare and not any(place.glob("*.safetensors")))
@@ -112,7 +111,7 @@ def inspect_model(
 
 
 def located(source: ModelSource, weights: bool) -> Path:
-    """The folder of a model of a hub, fetched, or of a path. Raises InputError where it is not there."""
+    """The folder of a hub's model, which is fetched, or of a path. Raises InputError if it does not exist."""
     if source.kind == "hub":
         allow = (*SMALL, "*.safetensors") if weights else SMALL
         return snapshot(source.name, source.revision, allow=allow, ignore=("*/*.safetensors", "consolidated*"))[0]
@@ -123,9 +122,9 @@ def located(source: ModelSource, weights: bool) -> Path:
 
 
 def _configuration(folder: Path) -> dict[str, Any]:
-    """The configuration of a whole model's folder, all of whose small files can be read."""
+    """The configuration of a whole model's folder; checks that all its small files can be read."""
     if not (folder / "config.json").exists():
-        raise InputError(f"{folder}: no config.json in it, so it is not a model folder of transformers")
+        raise InputError(f"{folder}: it has no config.json, so it is not a model folder of transformers")
     _check_files(folder)
     path = folder / "config.json"
     config = read_object(path)
@@ -136,7 +135,7 @@ def _configuration(folder: Path) -> dict[str, Any]:
 
 
 def _check_files(folder: Path) -> None:
-    """Raises InputError for pointers of git-lfs, and for JSON files that hold no object."""
+    """Raises InputError for git-lfs pointers, and for JSON files that do not contain an object."""
     for pattern in SMALL:
         for path in sorted(folder.glob(pattern)):
             refuse_pointer(path)
@@ -151,11 +150,11 @@ def _check_adapter(folder: Path, weights: bool) -> None:
     if (folder / ADAPTER_WEIGHTS).exists():
         read_header(folder / ADAPTER_WEIGHTS)
     elif weights:
-        raise InputError(f"{folder}: an {ADAPTER_CONFIG} without {ADAPTER_WEIGHTS}; save the adapter again")
+        raise InputError(f"{folder}: it has {ADAPTER_CONFIG} but no {ADAPTER_WEIGHTS}; save the adapter again")
 
 
 def quantised_by(config: Mapping[str, Any]) -> str | None:
-    """How the weights of a configuration are quantised; None where they are plain."""
+    """The quantisation method of a configuration's weights; None if they are plain."""
     found = config.get("quantization_config")
     if not isinstance(found, dict):
         return None
@@ -165,20 +164,20 @@ def quantised_by(config: Mapping[str, Any]) -> str | None:
 
 
 def _check_library(path: Path, config: Mapping[str, Any]) -> None:
-    """Raises InputError for quantised weights whose library is not here."""
+    """Raises InputError for quantised weights whose library is not installed."""
     method = quantised_by(config)
     library = LIBRARIES.get(method or "")
     if library is not None and importlib.util.find_spec(library) is None:
         raise InputError(
-            f"{path}: the weights are quantised by {method}, and its library {library!r} is not installed: install it, "
-            "or name the model's plain weights (LoRA can quantise them itself: lora: {base: nf4})"
+            f"{path}: the weights are quantised by {method}, but its library {library!r} is not installed: install it, "
+            "or use the model's plain weights (LoRA can quantise them itself: lora: {base: nf4})"
         )
 
 
 def context_of(text: Mapping[str, Any]) -> int | None:
-    """The longest sequence that a configuration allows, in tokens; None where it does not say.
+    """The longest sequence that a configuration allows, in tokens; None if it does not specify one.
 
-    Rotary schemes that change with the longest position of a batch (longrope) are held below that change.
+    For rotary schemes that change with the longest position of a batch (longrope), the limit is below that change.
     """
     limits = [text.get(name) for name in CONTEXT]
     schemes = [found for name in ("rope_parameters", "rope_scaling") if isinstance(found := text.get(name), dict)]

@@ -1,4 +1,4 @@
-"""Whether two networks are one: what was written somewhere else against what it was written from."""
+"""Checks whether two networks are the same: an exported model against its source."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +13,9 @@ from togi.model.policy import nearly_equal
 from togi.model.reward_model import ModelScorer
 
 ALLOWED = {"f32": 1e-3, "f16": 0.02, "bf16": 0.08, "q8_0": 0.15}
-"""How far log-probabilities of tokens may be off in the mean, by how weights are kept."""
+"""The allowed mean difference of tokens' log-probabilities, by the type of stored weights."""
 TIES = 4
-"""Two tokens whose log-probabilities differ by less than so many times that are a tie: either may come first."""
+"""Two tokens tie if their log-probabilities differ by less than this multiple of ALLOWED: either may be first."""
 PROBES = (
     "Why is the sky blue?\n\n2. Because",
     "日本の首都は東京です。2024年の",
@@ -26,15 +26,16 @@ PROBES = (
     "Снег идёт, и на улице",
     "Once upon a time, there was a café 😀",
 )
-"""Texts in the scripts that togi's users write; how tokenizers cut them is compared too."""
+"""Texts in the scripts of togi's users; their tokenization is compared too."""
 ANSWER = "I do not know."
-"""What reward models score as an answer to the probes."""
+"""The answer to the probes that reward models score."""
 
 
 @dataclass(frozen=True, slots=True)
 class Likeness:
-    """Over `tokens` that the first network writes greedily: the mean and the largest difference of log-probabilities,
-    how often the second one would have written another token (`others`), and how often where it was no tie."""
+    """A comparison over `tokens` that the first network writes greedily: the mean and the largest difference of
+    log-probabilities, the number of tokens for which the second network would choose another one (`others`), and the
+    number of these that are not ties (`wrong`)."""
 
     tokens: int
     mean: float
@@ -43,27 +44,27 @@ class Likeness:
     wrong: int
 
     def trouble(self, kept: str) -> str | None:
-        """What is wrong for weights that are `kept` so; None where the two are one."""
+        """The fault, for weights stored as `kept`; None if the networks are the same."""
         allowed = ALLOWED[kept]
         if not self.mean <= allowed:
-            return f"log-probabilities are off by {self.mean:.2g} in the mean, where {allowed:g} is rounding"
+            return f"log-probabilities differ by {self.mean:.2g} on average; rounding explains at most {allowed:g}"
         if self.wrong:
-            return f"{self.wrong} of {self.tokens} tokens of greedy answers are others, and no ties"
+            return f"{self.wrong} of {self.tokens} tokens of greedy answers differ and are not ties"
         return None
 
 
 def same_tokens(one: Any, other: Any) -> None:
-    """Raises InputError where two tokenizers cut a probe text otherwise."""
+    """Raises InputError if two tokenizers split a probe text differently."""
     for text in PROBES:
         ids, found = (each(text, add_special_tokens=False)["input_ids"] for each in (one, other))
         if ids != found:
             raise InputError(
-                f"its tokenizer does not survive: {text!r} is {ids[:12]}... here and {found[:12]}... there"
+                f"its tokenizer changes: {text!r} is {ids[:12]}... in the model and {found[:12]}... as written"
             )
 
 
 def likeness(model: LoadedModel, other: Any, kept: str, length: int = 24) -> Likeness:
-    """Compares the network of `model` with another one on what it writes after each probe, `length` tokens."""
+    """Compares the network of `model` with another one, on the `length` tokens that it writes after each probe."""
     gaps: list[Tensor] = []
     others = wrong = 0
     for text in PROBES:
@@ -82,7 +83,7 @@ def likeness(model: LoadedModel, other: Any, kept: str, length: int = 24) -> Lik
 
 
 def greedy(net: Any, ids: Tensor, length: int) -> Tensor:
-    """`ids` (1, T) and the `length` likeliest tokens after them, one by one, the end included if it comes."""
+    """`ids` (1, T) followed by `length` greedily chosen tokens, including any end token."""
     cache = None
     fed = ids
     with torch.no_grad():
@@ -94,22 +95,22 @@ def greedy(net: Any, ids: Tensor, length: int) -> Tensor:
 
 
 def _scores(net: Any, ids: Tensor) -> Tensor:
-    """Log-probabilities (T, V) of what follows each token."""
+    """Log-probabilities (T, V) of the next token after each position."""
     with torch.no_grad():
         return net(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
 
 
 def score_likeness(model: LoadedModel, again: LoadedModel) -> list[dict[str, Any]]:
-    """What two readings of a reward model give for an answer to each probe: togi's of `model` (`here`), and the model
-    library's of `again`, with its own tokenizer, template and head (`library`).
+    """The scores of an answer to each probe, computed in two ways: by togi from `model` (`here`), and by the model
+    library from `again`, with its own tokenizer, template and head (`library`).
 
-    Raises InputError where they are not the same up to rounding.
+    Raises InputError if they differ by more than rounding.
     """
     items = [((Message("user", text),), ANSWER) for text in PROBES]
     here = [_number(score) for score in ModelScorer(model).score(items)]
     found = [_library_score(again, text) for text in PROBES]
     if not nearly_equal(torch.tensor(found), torch.tensor(here)):
-        raise InputError(f"what was written scores probes otherwise: {found} where the model gives {here}")
+        raise InputError(f"the written model scores probes differently: {found}, but the model gives {here}")
     return [{"text": each[0], "here": each[1], "library": each[2]} for each in zip(PROBES, here, found, strict=True)]
 
 

@@ -1,6 +1,6 @@
-"""Models in: from a package, a hub or a folder to a network, its tokenizer and its chat template.
+"""Loads a model from a package, a hub or a folder: its network, tokenizer and chat template.
 
-A folder saved by togi (`model.save`) also holds `togi.json`: the template, and whether it is a causal model or a
+A folder saved by togi (`model.save`) also contains `togi.json`: the template, and whether it is a causal model or a
 scorer.
 """
 
@@ -35,8 +35,8 @@ MODALITY = re.compile("image|video|audio|boi|eoi|boa|eoa")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """A network of transformers (or one with an adapter around it), its fast tokenizer, its template and its name; of
-    one that is to be trained also what it is trained from. `new_tokens` are those whose rows nobody has trained yet."""
+    """A network of transformers (possibly with an adapter), its fast tokenizer, its template and its name; a model to
+    be trained also has its `origin`. `new_tokens` are tokens whose rows are still untrained."""
 
     net: Any
     tokenizer: Any
@@ -61,16 +61,16 @@ def load(
     kind: str = "causal",
     nf4: bool = False,
 ) -> LoadedModel:
-    """Loads the model that `source` names; what has to be converted is kept in `cache`.
+    """Loads the model that `source` names; converted weights are stored in `cache`.
 
     An adapter's folder is loaded onto its base and merged. With `nf4` the decoder's linear layers are then frozen in 4
-    bits, which needs bitsandbytes. Raises InputError, with what to do, for a folder that is missing or damaged, for
-    weights that are pickles, do not fit the configuration or are not finite, for a model of another kind, and for a
-    tokenizer that writes ids for which there are no embeddings.
+    bits, which needs bitsandbytes. Raises InputError, with advice, if a folder is missing or damaged, if weights are
+    pickled, do not fit the configuration or are not finite, if the model is of another kind, or if the tokenizer
+    produces ids without embeddings.
     """
     facts = _told(inspect(source, cache))
     net = _assembled(facts, dtype, kind)
-    read = MappedWeights(facts.folder).let_go if nf4 else lambda weight: None  # plain weights stay where they are
+    read = MappedWeights(facts.folder).let_go if nf4 else lambda weight: None  # plain weights stay in memory
     _refuse_not_finite(facts, net, read)
     tokenizer = load_tokenizer_of(facts)
     check_vocabulary(source.name, net, tokenizer)
@@ -86,7 +86,7 @@ def load(
 
 
 def inspect(source: ModelSource, cache: Path, *, weights: bool = True) -> Facts:
-    """The facts of a model (`inspect_model`); the weights of a package are converted first, once."""
+    """The facts of a model (`inspect_model`); a package's weights are first converted, if they have not been yet."""
     folder = package_folder(source, cache) if source.kind == "package" else None
     return inspect_model(source, weights=weights, folder=folder)
 
@@ -103,10 +103,10 @@ def load_config(source: ModelSource, cache: Path) -> dict[str, Any]:
 
 
 def load_tokenizer(source: ModelSource, cache: Path, kind: str = "causal") -> tuple[Any, Template]:
-    """The tokenizer and the template that `load` would give, without the weights.
+    """The tokenizer and the template that `load` would return, without the weights.
 
-    The network is built without memory for them, and held against what the files of weights say that they hold. Raises
-    InputError as `load` does, but for weights that are not finite.
+    The network is built without memory for weights, and checked against the headers of the weight files. Raises
+    InputError as `load` does, except for weights that are not finite.
     """
     facts = _told(inspect(source, cache, weights=False))
     net = _assembled(facts, torch.float32, kind, meta=True)
@@ -117,20 +117,21 @@ def load_tokenizer(source: ModelSource, cache: Path, kind: str = "causal") -> tu
 
 
 def bare_tokenizer(source: ModelSource) -> tuple[Any, Template]:
-    """The tokenizer in a folder or of a hub's model, and its template, where no model is looked at. Raises InputError
-    where they cannot be read."""
+    """The tokenizer and template in a folder or of a hub's model, without inspecting a model. Raises InputError if they
+    cannot be read."""
     facts = Facts(folder=located(source, weights=False), adapters=(), config={}, weights=None)
     tokenizer = load_tokenizer_of(facts)
     return tokenizer, _template(source, facts, tokenizer)
 
 
 def read_network(folder: Path, dtype: torch.dtype, kind: str) -> Any:
-    """The network of a whole folder alone. Raises InputError where it cannot be loaded or is of another kind."""
+    """The network in a whole model's folder, without tokenizer and template. Raises InputError if it cannot be loaded
+    or is of another kind."""
     return build(inspect_model(ModelSource(kind="path", name=str(folder))), dtype, kind)
 
 
 def quantised_library() -> Any:
-    """The module that knows 4 bits. Raises InputError where its library is not here."""
+    """The module for weights in 4 bits. Raises InputError if its library is not installed."""
     try:
         return importlib.import_module("togi.model.quantised")
     except ImportError as error:
@@ -141,7 +142,7 @@ def quantised_library() -> Any:
 
 
 def _assembled(facts: Facts, dtype: torch.dtype, kind: str, *, meta: bool = False) -> Any:
-    """The network of the whole model, its adapters merged, the lowest first."""
+    """The network of the whole model, with its adapters merged, the innermost first."""
     net = build(facts, dtype, kind, meta=meta)
     for folder in facts.adapters:
         net = lora_library().with_adapter(net, folder, meta=meta)
@@ -149,24 +150,23 @@ def _assembled(facts: Facts, dtype: torch.dtype, kind: str, *, meta: bool = Fals
 
 
 def _refuse_not_finite(facts: Facts, net: Any, read: Callable[[Tensor], None]) -> None:
-    """Raises InputError for weights that are no numbers, or infinite: every result would be. `read` is told of each
-    weight that was looked at."""
+    """Raises InputError for weights that are NaN or infinite, since every result would be too. Calls `read` with each
+    weight after checking it."""
     for name, weight in net.named_parameters():
         known = weight.dtype in STORED.values() and weight.numel()
         if known and not torch.stack(torch.aminmax(weight.detach())).isfinite().all():
             raise InputError(
-                f"{facts.top}: weight {name} holds numbers that are not "
-                "finite (NaN or infinity): the model was damaged where it was made; take an earlier save of it, or "
-                "download it again"
+                f"{facts.top}: weight {name} contains numbers that are not "
+                "finite (NaN or infinity), so the model is broken; use an earlier checkpoint, or download it again"
             )
         read(weight)
 
 
 def load_tokenizer_of(facts: Facts) -> Any:
-    """The fast tokenizer of a model on this machine. Raises InputError where there is none."""
+    """The fast tokenizer of a model on this machine. Raises InputError if there is none."""
     folder = facts.tokenizer
     if folder is None:
-        raise InputError(f"{facts.top}: no tokenizer in it; save the tokenizer of the model into the same folder")
+        raise InputError(f"{facts.top}: it has no tokenizer; save the tokenizer of the model into the same folder")
     tokenizer = foreign(
         lambda: AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True),
         f"{folder}: the tokenizer cannot be loaded",
@@ -177,21 +177,21 @@ def load_tokenizer_of(facts: Facts) -> Any:
 
 
 def check_vocabulary(name: str, net: Any, tokenizer: Any) -> None:
-    """Raises InputError where the tokenizer writes ids for which the network has no embeddings; more embeddings than
-    ids are fine. Places for pictures and sounds, which a text never holds, are not counted."""
+    """Raises InputError if the tokenizer produces ids without embeddings; more embeddings than ids are fine.
+    Placeholders for images and audio, which never occur in a text, do not count."""
     rows = int(net.get_input_embeddings().weight.shape[0])
     unwritten = [str(token) for key, token in tokenizer.special_tokens_map.items() if MODALITY.search(key)]
     token, largest = max(tokenizer.get_vocab().items(), key=lambda item: (item[0] not in unwritten, item[1]))
     if largest >= rows:
         raise InputError(
-            f"{name}: the model has {rows} rows of embeddings, its tokenizer writes ids up to {largest} ({token!r}): "
+            f"{name}: the model has {rows} rows of embeddings, but its tokenizer has ids up to {largest} ({token!r}): "
             f"call model.resize_token_embeddings({largest + 1}) of transformers and save both to one folder, or use "
             "the tokenizer that the model was trained with"
         )
 
 
 def _template(source: ModelSource, facts: Facts, tokenizer: Any) -> Template:
-    """The template that is asked for by name, else the one saved with the model, else the tokenizer's own."""
+    """The template that the source names, else the one saved with the model, else the tokenizer's own."""
     if source.template_file:
         return file_template(Path(source.template_file), tokenizer, source.terminator)
     if source.template is not None:
@@ -201,9 +201,7 @@ def _template(source: ModelSource, facts: Facts, tokenizer: Any) -> Template:
         return _saved_template(card)
     if tokenizer.chat_template:
         return get_template(OWN, tokenizer)
-    raise InputError(
-        f"{source.name}: no chat template comes with it; name one of {', '.join(TEMPLATE_NAMES)}: `template:`"
-    )
+    raise InputError(f"{source.name}: it has no chat template; set `template:` to one of {', '.join(TEMPLATE_NAMES)}")
 
 
 def _saved_template(card: Path) -> Template:
@@ -211,5 +209,5 @@ def _saved_template(card: Path) -> Template:
         return Template.from_json(read_object(card)["template"])
     except (KeyError, TypeError, ValueError, AttributeError, RecipeError) as error:
         raise InputError(
-            f"{card}: it describes no template ({error}); save the model again, or name its template in the recipe"
+            f"{card}: it contains no valid template ({error}); save the model again, or set `template` in the recipe"
         ) from error

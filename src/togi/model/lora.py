@@ -1,5 +1,5 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685; rsLoRA, arXiv 2312.03732) on any linear layers, and rows of new tokens,
-through peft."""
+"""Low-rank adapters (LoRA, arXiv 2106.09685; rsLoRA, arXiv 2312.03732) on any linear layers, and trainable token rows,
+with peft."""
 
 import copy
 import importlib
@@ -35,7 +35,7 @@ def _matches(name: str, target: str) -> bool:
 
 
 def _targets(net: PreTrainedModel, settings: LoraSettings) -> list[str]:
-    """Full names of the layers that get an adapter. Raises InputError for a target that no layer has."""
+    """Full names of the layers that get an adapter. Raises InputError for a target that matches no layer."""
     known = linear_names(net)
     if ALL_LINEAR in settings.targets:
         heads = ("score", "lm_head", *settings.full)
@@ -60,14 +60,14 @@ def _head_name(net: PreTrainedModel) -> str:
 
 
 def _row_modules(net: PreTrainedModel, settings: LoraSettings, targets: Sequence[str]) -> dict[str, list[int]] | None:
-    """Which rows of which modules are trained, as peft wants it. Tied heads follow their embeddings by themselves."""
+    """The trainable rows of each module, in peft's form. Tied heads follow their embeddings automatically."""
     rows = sorted({*settings.token_rows, *settings.new_rows})
     if not rows:
         return None
     head = _head_name(net)
     if settings.token_rows and head in targets:
         raise InputError(
-            f"{head} cannot have both an adapter and token_rows: leave it out of the targets, or the rows out"
+            f"{head} cannot have both an adapter and token_rows: leave it out of the targets, or leave out token_rows"
         )
     names = [_name_of(net, net.get_input_embeddings())]
     if head and head not in targets and not net.config.get_text_config().tie_word_embeddings:
@@ -76,24 +76,24 @@ def _row_modules(net: PreTrainedModel, settings: LoraSettings, targets: Sequence
 
 
 def _untie(net: PreTrainedModel) -> None:
-    """Gives the output head weights of its own, so that an adapter on it cannot reach the input embeddings."""
+    """Gives the output head its own copy of the weights, so that an adapter on it does not affect the embeddings."""
     head = net.get_output_embeddings()
     assert isinstance(head, nn.Linear)
     head.weight = nn.Parameter(head.weight.detach().clone())
     net.config.get_text_config().tie_word_embeddings = False
     net.config.tie_word_embeddings = False
     net.all_tied_weights_keys = {}
-    log.warning("the output head gets an adapter, so it no longer shares its weights with the input embeddings")
+    log.warning("the output head gets an adapter, so it no longer shares weights with the input embeddings")
 
 
 def add_lora(net: Any, settings: LoraSettings, *, seed: int) -> PeftModel:
-    """Freezes `net` and puts an adapter on it that changes nothing yet. An adapter it already has is merged first, so
-    that switching the new one off gives exactly the model that came in.
+    """Freezes `net` and adds an adapter that changes nothing yet. An existing adapter is merged first, so that turning
+    the new one off gives exactly the given model.
 
-    Raises InputError for a rank below 1, a target that no layer has, or rows of a head that also gets an adapter.
+    Raises InputError for a rank below 1, a target that matches no layer, or rows of a head that also gets an adapter.
     """
     if settings.rank < 1:
-        raise InputError(f"rank {settings.rank}: an adapter has at least rank 1")
+        raise InputError(f"rank {settings.rank}: the rank of an adapter must be at least 1")
     if isinstance(net, PeftModel):
         net = net.merge_and_unload()  # type: ignore[operator]
     targets = _targets(net, settings)
@@ -105,21 +105,21 @@ def add_lora(net: Any, settings: LoraSettings, *, seed: int) -> PeftModel:
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]
         target_modules=targets,
-        lora_dropout=0.0,  # a shared trunk would share its mask
+        lora_dropout=0.0,  # sequences with a shared trunk would share its dropout mask
         use_rslora=settings.rslora,
         modules_to_save=list(settings.full) or None,
         trainable_token_indices=rows,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        adapted: Any = get_peft_model(net, config)  # beside weights in bfloat16 it is float32
+        adapted: Any = get_peft_model(net, config)  # the adapter is float32 even if the weights are bfloat16
     return adapted.eval()
 
 
 def merged(net: PeftModel, dtype: torch.dtype | None = None) -> Any:
-    """The network with its adapter merged into it, for good; quantised layers become plain ones.
+    """The network with its adapter permanently merged; quantised layers become plain ones.
 
-    The sum is made in `dtype` where that is wider than the weights beneath the adapter, so that it is not rounded.
+    The sum is computed in `dtype` if that is wider than the base weights, so that it is not rounded.
     """
     base: Any = net.get_base_model()
     wide = base.dtype if dtype is None else torch.promote_types(base.dtype, dtype)
@@ -131,8 +131,8 @@ def merged(net: PeftModel, dtype: torch.dtype | None = None) -> Any:
 
 
 def merged_parts(net: PeftModel, dtype: torch.dtype) -> dict[str, Callable[[], nn.Module]]:
-    """What makes of each part that an adapter changes the plain one of `merged`, bit for bit, by the part's name in the
-    network beneath the adapter. A part is made anew each time, and the network stays as it is."""
+    """For each part that an adapter changes, a function that builds the plain part that `merged` would give, bit for
+    bit; by the part's name in the base network. Each call builds a new part, and the network stays unchanged."""
     base: Any = net.get_base_model()
     four_bits = getattr(base, "is_loaded_in_4bit", False)
     parts = importlib.import_module("togi.model.quantised").written_out(net, dtype) if four_bits else {}
@@ -146,7 +146,7 @@ def merged_parts(net: PeftModel, dtype: torch.dtype) -> dict[str, Callable[[], n
 
 @torch.no_grad()
 def _merged_part(part: Any, dtype: torch.dtype | None) -> nn.Module:
-    """A copy of a part with its adapter merged into it, in `dtype` (None: as it is)."""
+    """A copy of a part with its adapter merged, in `dtype` (None: unchanged)."""
     whole = copy.deepcopy(part)
     if dtype is not None:
         whole.to(dtype)
@@ -157,7 +157,7 @@ def _merged_part(part: Any, dtype: torch.dtype | None) -> nn.Module:
 
 
 def with_adapter(net: Any, folder: Path, *, meta: bool = False) -> Any:
-    """The network with an adapter of peft merged into it; with `meta` only held against it.
+    """The network with a peft adapter merged; with `meta`, only checks that the adapter fits.
 
     Raises InputError for an adapter that does not fit: other layers, other shapes, other rows of embeddings.
     """
@@ -167,7 +167,7 @@ def with_adapter(net: Any, folder: Path, *, meta: bool = False) -> Any:
     adapted = foreign(lambda: PeftModel(net, config), where)
     report = foreign(lambda: adapted.load_adapter(str(folder), "default", is_trainable=False), where)
     if left := sorted(report.unexpected_keys):
-        raise InputError(f"{where}: the base has no place for {len(left)} of its weights ({some(left)})")
+        raise InputError(f"{where}: the base has no layers for {len(left)} of its weights ({some(left)})")
     missing = sorted(name for name in report.missing_keys if "lora_" in name or "modules_to_save" in name)
     if missing:
         raise InputError(
@@ -176,13 +176,13 @@ def with_adapter(net: Any, folder: Path, *, meta: bool = False) -> Any:
     if meta:
         return net
     whole = foreign(lambda: merged(adapted), f"{folder}: the adapter cannot be merged")
-    for weight in whole.parameters():  # peft froze them
+    for weight in whole.parameters():  # peft has frozen them
         weight.requires_grad_(weight.is_floating_point())
     return whole
 
 
 def saved_weights(folder: Path) -> dict[str, Tensor]:
-    """The weights of an adapter's folder, on the processor, by their names there."""
+    """The weights in an adapter's folder, on the CPU, by their names there."""
     return load_peft_weights(str(folder), device="cpu")
 
 

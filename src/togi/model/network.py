@@ -1,7 +1,7 @@
-"""From a model's folder to a network: the one place where the model library and peft read files that others wrote.
+"""Builds a network from a model's folder: the only place where the model library and peft read files of other origin.
 
-Whatever they raise is an InputError here, and what they pass over in silence (weights that are missing, and would be
-random numbers) is one too.
+All their errors become InputError, and so do faults that they silently ignore (such as missing weights, which would be
+random numbers).
 """
 
 import logging
@@ -35,7 +35,7 @@ LAYER = re.compile(r"\.\d+\.")
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the library's reports, which go to the terminal: what matters in them is an error here."""
+    """Silences the library's reports to the terminal; their important parts become errors here."""
     before = library_logging.get_verbosity()
     library_logging.set_verbosity(logging.CRITICAL)
     try:
@@ -47,13 +47,13 @@ def _quietly() -> Iterator[None]:
 
 
 def foreign(call: Callable[[], T], where: str) -> T:
-    """What a call of the libraries gives that reads a folder. Raises InputError, with `where`, for all it raises."""
+    """The result of a library call that reads a folder. Converts all its errors to InputError, prefixed by `where`."""
     with _quietly():
         return run_stranger(call, InputError, where)
 
 
 def read_config(folder: Path) -> Any:
-    """The library's configuration of a model folder. Raises InputError where it cannot be made."""
+    """The library's configuration of a model folder. Raises InputError if it cannot be read."""
     options = {"trust_remote_code": False, "local_files_only": True}
     return foreign(
         lambda: AutoConfig.from_pretrained(folder, **options), f"{folder}: the model's configuration cannot be read"
@@ -61,8 +61,8 @@ def read_config(folder: Path) -> Any:
 
 
 def build(facts: Facts, dtype: torch.dtype, kind: str, *, meta: bool = False, encoder: bool = False) -> Any:
-    """The network of a whole model's folder, of `kind` causal or scorer; with `meta` without memory for its weights,
-    which are then known by their headers alone. With `encoder` it is a scorer that reads a text from both sides.
+    """The network of a whole model's folder, of `kind` causal or scorer. With `meta` its weights take no memory, and
+    are checked by their headers only. With `encoder` it is a scorer with bidirectional attention.
 
     Raises InputError for an architecture that cannot be trained or sampled here, for a model of another kind, and for
     weights that do not fit the configuration.
@@ -84,14 +84,14 @@ def build(facts: Facts, dtype: torch.dtype, kind: str, *, meta: bool = False, en
     else:
         call = lambda: cls.from_pretrained(facts.folder, trust_remote_code=False, **options)  # noqa: E731
     net, report = foreign(call, f"{facts.folder}: the model cannot be loaded")
-    if headless:  # `with_adapter` makes sure that it is there
+    if headless:  # `with_adapter` checks that the adapter has the head
         report["missing_keys"] = [name for name in report["missing_keys"] if not name.startswith("score.")]
     _check_report(facts.folder, report)
     return net
 
 
 def _brings_head(facts: Facts) -> bool:
-    """Whether an adapter lies on the model that holds a scalar head of its own, as peft saves reward models."""
+    """Whether an adapter of the model contains a scalar head, as in peft's reward models."""
     saved = [read_object(folder / ADAPTER_CONFIG).get("modules_to_save") for folder in facts.adapters]
     return any(isinstance(names, list) and "score" in names for names in saved)
 
@@ -105,16 +105,16 @@ def _stored(facts: Facts) -> Iterable[tuple[str, Any]]:
 
 
 def _empty(folder: Path, library: Any, config: Any, dtype: torch.dtype) -> Any:
-    """The network of a configuration, without memory for its weights."""
+    """The network for a configuration, without memory for its weights."""
     plain = type(config).from_dict({k: v for k, v in config.to_dict().items() if k != "quantization_config"})
     with torch.device("meta"):
         return foreign(lambda: library.from_config(plain, dtype=dtype), f"{folder}: the model cannot be built")
 
 
 def _class_of(folder: Path, config: Any, kind: str, encoder: bool) -> Any:
-    """The library's class. Raises InputError where it has none, and for an architecture that is not supported."""
+    """The library's class. Raises InputError if it has none, or the architecture is not supported."""
     known = CLASSES[kind]._model_mapping
-    found = known.get(type(config), None)  # asked for its keys, it imports the code of all architectures
+    found = known.get(type(config), None)  # not by its keys(), which imports the code of all architectures
     cls = found[0] if isinstance(found, list | tuple) else found
     if not encoder:
         check_architecture(folder, config, cls)
@@ -125,30 +125,30 @@ def _class_of(folder: Path, config: Any, kind: str, encoder: bool) -> Any:
 
 
 def check_kind(folder: Path, config: Any, kind: str) -> None:
-    """Raises InputError where a causal model is asked of a scorer's weights or the other way round: the library would
+    """Raises InputError if the weights are a scorer's but `kind` is causal, or the other way round: the library would
     fill the missing head with random numbers."""
     names, scorer = config.architectures or [], _is_scorer(config)
     if names and scorer != (kind == "scorer"):
-        what = "a scorer; to score with it, declare it with kind: reward" if scorer else "no scorer"
-        raise InputError(f"{folder}: holds {names[0]}, which is {what}; a {kind} model is needed here")
+        what = "a scorer; to score with it, declare it with kind: reward" if scorer else "not a scorer"
+        raise InputError(f"{folder}: contains {names[0]}, which is {what}; a {kind} model is needed here")
     if scorer and config.num_labels != 1:
         raise InputError(f"{folder}: its head gives {config.num_labels} numbers; a scorer gives one")
 
 
 def is_encoder(config: Any) -> bool:
-    """Whether a configuration is of an encoder alone, which reads a text from both sides."""
+    """Whether a configuration is of an encoder-only model, with bidirectional attention."""
     encoder = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     return encoder and not getattr(config, "is_encoder_decoder", False)
 
 
 def check_architecture(folder: Path, config: Any, cls: Any) -> None:
-    """Raises InputError for what is no decoder with attention alone, by its name and the reason."""
+    """Raises InputError, with the reason, for any architecture but a decoder whose layers all are attention layers."""
     text = config.get_text_config()
     why = ""
     if getattr(config, "is_encoder_decoder", False):
-        why = "it has an encoder beside its decoder"
+        why = "it has an encoder in addition to its decoder"
     elif is_encoder(config):
-        why = "it is an encoder, which reads a text from both sides"
+        why = "it is an encoder, with bidirectional attention"
     elif getattr(cls, "_is_stateful", False):
         why = "it keeps a recurrent state, which cannot branch at the end of a shared prompt"
     elif odd := sorted(set(getattr(text, "layer_types", None) or ()) - ATTENTIONS):
@@ -156,21 +156,21 @@ def check_architecture(folder: Path, config: Any, cls: Any) -> None:
     if why:
         raise InputError(
             f"{folder}: {config.model_type} models are not supported: {why}. togi trains and samples decoder-only "
-            "models whose layers attend (Llama, Qwen, Gemma, Mistral and their like)"
+            "models with attention layers (Llama, Qwen, Gemma, Mistral and similar ones)"
         )
 
 
 def _check_report(folder: Path, report: dict[str, Any]) -> None:
-    """Raises InputError for weights that the library would make up, or leave aside."""
+    """Raises InputError for weights that the library would make up or ignore."""
     if found := sorted(report["mismatched_keys"]):
         name, stored, wanted = found[0]
         raise InputError(
-            f"{folder}: {len(found)} weights have other shapes than config.json says: {name} is {list(stored)}, wanted "
-            f"{list(wanted)}; config.json and the weights are of different models: download both again"
+            f"{folder}: {len(found)} weights have shapes that differ from config.json: {name} is {list(stored)}, "
+            f"expected {list(wanted)}; config.json and the weights are of different models: download both again"
         )
     if missing := sorted(report["missing_keys"]):
         raise InputError(
-            f"{folder}: {len(missing)} weights are missing ({some(missing)}), and would be random numbers; download "
+            f"{folder}: {len(missing)} weights are missing ({some(missing)}) and would be random numbers; download "
             "the weights again, or save the whole model"
         )
     if layers := sorted(name for name in report["unexpected_keys"] if LAYER.search(name)):

@@ -1,8 +1,8 @@
-"""Which arithmetic this machine is good at, found by trying: exactness against float64, then speed.
+"""Measures which arithmetic is best on this machine: accuracy against float64, then speed.
 
 `torch.backends.mkldnn.matmul.fp32_precision = "bf16"` sends fp32 products to another library, which on many machines is
-faster and as exact; but the setting only permits rounding, and some machines round. So it is tried, and left off where
-it costs exactness or brings no speed. Products in bf16 are chosen only where they are really faster than fp32.
+faster and equally accurate; but the setting permits rounding, and some machines do round. So it is measured, and stays
+off if it costs accuracy or brings no speed. Products use bf16 only if that is really faster than fp32.
 """
 
 import platform
@@ -21,15 +21,16 @@ Mode = Literal["default", "onednn"]
 ROWS = (1, 16, 128, 1024)  # kernels are chosen by shape
 TIMED_ROWS = 100
 WEIGHTS = ((576, 1536), (1536, 576))
-EXACT_FACTOR = 4.0  # an exact library errs by a small factor more than another; bf16 errs by thousands
-MIN_GAIN = 1.4  # well above what a busy machine measures by chance, so that one machine chooses the same every time
+EXACT_FACTOR = 4.0  # errors of accurate libraries differ by a small factor; those of bf16 are thousands of times larger
+MIN_GAIN = 1.4  # well above the noise on a busy machine, so that a machine always makes the same choice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Numerics:
-    """The arithmetic of a run. `fp32_mode` "onednn": the setting above is on. `compute_dtype`: of matrix products.
+    """The arithmetic of a run. `fp32_mode` "onednn" means that the setting above is on; `compute_dtype` is the type of
+    matrix products.
 
-    Figures: largest error against float64 relative to the default's, and speed relative to fp32 as it comes.
+    Measurements: the largest error against float64 relative to the default's, and speed relative to the default fp32.
     """
 
     device: str
@@ -48,7 +49,7 @@ class Numerics:
         threads = f"{self.threads} thread{'' if self.threads == 1 else 's'}"
         chosen = f"cpu ({self.cpu}, {threads}): products in {self.compute_dtype}"
         if not self.bf16_speed:
-            return f"{chosen}, as asked for"
+            return f"{chosen}, as requested"
         setting = "on" if self.fp32_mode == "onednn" else "off"
         return (
             f"{chosen} (bfloat16 is {self.bf16_speed:.2f} times as fast as float32); oneDNN for float32 is {setting} "
@@ -57,13 +58,13 @@ class Numerics:
 
     @property
     def dtype(self) -> torch.dtype:
-        """`compute_dtype` as torch knows it."""
+        """`compute_dtype` as a torch dtype."""
         return torch.bfloat16 if self.compute_dtype == "bfloat16" else torch.float32
 
 
 @contextmanager
 def fp32_products(mode: Mode) -> Iterator[None]:
-    """Products of fp32 tensors in that mode, inside the context."""
+    """A context in which products of fp32 tensors use `mode`."""
     before = torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
     torch.backends.mkldnn.matmul.fp32_precision = "bf16" if mode == "onednn" else before  # type: ignore[attr-defined]
     try:
@@ -73,7 +74,7 @@ def fp32_products(mode: Mode) -> Iterator[None]:
 
 
 def worst_errors(products: Sequence[Product]) -> list[float]:
-    """Of each way to multiply, the largest difference from float64 over 1 to 1,024 rows with normal entries."""
+    """The largest error of each product function against float64, over 1 to 1,024 rows with normal entries."""
     generator = torch.Generator().manual_seed(0)
     worst = [0.0] * len(products)
     for width, out in WEIGHTS:
@@ -88,18 +89,19 @@ def worst_errors(products: Sequence[Product]) -> list[float]:
 
 
 def linear(rows: Tensor, weight: Tensor) -> Tensor:
-    """The product as it comes."""
+    """The default product."""
     return torch.nn.functional.linear(rows, weight)
 
 
 def onednn(rows: Tensor, weight: Tensor) -> Tensor:
-    """The product with the setting on, which does what it likes with the permission to round."""
+    """The product with the setting on, which permits rounding."""
     with fp32_products("onednn"):
         return linear(rows, weight)
 
 
 def seconds(ways: Sequence[tuple[Product, torch.dtype]]) -> list[float]:
-    """Seconds of one product of 100 rows, each way in turn so that all meet the same company; the best of five."""
+    """Seconds of one product of 100 rows, the best of five for each method. Methods are interleaved so that machine
+    load affects them equally."""
     generator = torch.Generator().manual_seed(1)
     rows, weight = (torch.randn(n, 576, generator=generator) for n in (TIMED_ROWS, 1536))
     best = [float("inf")] * len(ways)
@@ -113,14 +115,14 @@ def seconds(ways: Sequence[tuple[Product, torch.dtype]]) -> list[float]:
 
 
 def processor() -> str:
-    """The processor as its products see it."""
+    """The processor's architecture and instruction set."""
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def choose_numerics(device: torch.device | str = "cpu", *, onednn: Product = onednn) -> Numerics:
-    """What to compute with on `device`; takes less than a second, and changes no setting (see `apply_numerics`).
+    """Chooses the arithmetic for `device`; takes less than a second, and changes no setting (see `apply_numerics`).
 
-    `onednn` is what is tried for fp32.
+    `onednn` is the alternative that is measured for fp32.
     """
     kind = torch.device(device).type
     cpu = processor()
@@ -147,7 +149,7 @@ def choose_numerics(device: torch.device | str = "cpu", *, onednn: Product = one
 
 
 def apply_numerics(numerics: Numerics) -> None:
-    """Sets the process to compute as `numerics` says."""
+    """Makes the process compute as `numerics` specifies."""
     torch.set_num_threads(numerics.threads)
     if numerics.fp32_mode == "onednn":
         torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # type: ignore[attr-defined]

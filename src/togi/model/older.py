@@ -1,13 +1,13 @@
-"""Configurations that transformers 4.51 reads as well: version 5 gave some keys other names and other places.
+"""Makes configurations readable for transformers 4.51 too: version 5 renamed and moved some keys.
 
-The new keys stay; the old ones stand beside them and say the same.
+The new keys stay, and the old ones are added with the same values.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 FAST = "PreTrainedTokenizerFast"
-NEW_CLASSES = ("TokenizersBackend", "PythonBackend")  # of version 5 alone
+NEW_CLASSES = ("TokenizersBackend", "PythonBackend")  # only in version 5
 FULL, WINDOWED = "full_attention", "sliding_attention"
 
 
@@ -32,7 +32,7 @@ def readable_tokenizer(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """`rope_parameters` as `rope_theta` and `rope_scaling`; those of windowed layers have one key of their own."""
+    """`rope_parameters` as `rope_theta` and `rope_scaling`; windowed layers have a separate key."""
     found = config.get("rope_parameters")
     if not isinstance(found, dict):
         return {}
@@ -47,7 +47,7 @@ def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _windows(config: Mapping[str, Any]) -> dict[str, Any]:
-    """`layer_types` as the distance between layers that see everything, where they stand at equal distances."""
+    """`layer_types` as the distance between layers with full attention, if all distances are equal."""
     layers = config.get("layer_types") or []
     if WINDOWED not in layers:
         return {}

@@ -1,4 +1,4 @@
-"""Weights inside Python packages: found without importing the package, converted once to safetensors."""
+"""Weights inside Python packages: found without importing the package, and converted once to safetensors."""
 
 import hashlib
 import logging
@@ -27,7 +27,7 @@ CONVERTED = "converted.json"
 
 
 def _files(package: str) -> list[Path]:
-    """Paths of all files of an installed package and, for weights in pieces, of the packages that it requires."""
+    """Paths of all files in an installed package and in the packages that hold further pieces of its weights."""
     found = [Path(str(path.locate())) for path in metadata.files(package) or ()]
     for requirement in metadata.requires(package) or ():
         name = re.split(r"[\s;<>=!~\[(]", requirement, maxsplit=1)[0]
@@ -40,7 +40,7 @@ def _files(package: str) -> list[Path]:
 
 
 def pieces_of(source: ModelSource, files: Sequence[Path]) -> list[Path]:
-    """The GGUF of a package, or the pieces that make it, in order."""
+    """The GGUF file of a package, or its pieces in order."""
     whole = [path for path in files if fnmatch(path.name, source.file)]
     if len(whole) == 1:
         return whole
@@ -49,7 +49,7 @@ def pieces_of(source: ModelSource, files: Sequence[Path]) -> list[Path]:
     if whole or len(stems) != 1:
         names = ", ".join(p.name for p in (*whole, *pieces)) or "none"
         raise InputError(
-            f"package {source.name}: files like {source.file!r} must be one model, found {names}; set `file`"
+            f"package {source.name}: files that match {source.file!r} must be one model, found {names}; set `file`"
         )
     return sorted(pieces, key=lambda path: path.name)
 
@@ -73,7 +73,7 @@ def _blocks(paths: Sequence[Path]) -> Iterator[bytes]:
 
 
 def join_pieces(pieces: Sequence[Path], target: Path) -> str:
-    """Writes the pieces to `target` and returns the sha256 of the whole."""
+    """Writes the pieces to `target` and returns the sha256 of the result."""
     total = hashlib.sha256()
     with target.open("wb") as out:
         for block in _blocks(pieces):
@@ -84,7 +84,7 @@ def join_pieces(pieces: Sequence[Path], target: Path) -> str:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the library's progress bar, which no setting of it turns off; `package_folder` has said what goes on."""
+    """Hides the library's progress bar, which no setting turns off; `package_folder` has logged the conversion."""
     bar = modeling_gguf_pytorch_utils.tqdm  # pyright: ignore[reportPrivateImportUsage]
     modeling_gguf_pytorch_utils.tqdm = partial(bar, disable=True)  # type: ignore[misc, assignment]
     try:
@@ -97,11 +97,11 @@ def _quietly() -> Iterator[None]:
 def convert_gguf(gguf: Path, folder: Path, rope: dict[str, Any] | None = None) -> None:
     """Writes the weights of a GGUF as fp32 safetensors, with its configuration and tokenizer, into `folder`.
 
-    The library does not read scaled rotary positions: `rope` are those of the configuration. Raises InputError for a
-    file that has them where none are given, and for one that the library cannot read.
+    The library does not read scaled rotary positions, so `rope` gives the configuration's. Raises InputError if a file
+    has scaled positions but `rope` is None, and for a file that the library cannot read.
     """
     if rope is None and scaled_positions(gguf):
-        raise InputError(f"{gguf.name}: its rotary positions are scaled, which is not read; take it as safetensors")
+        raise InputError(f"{gguf.name}: scaled rotary positions are not supported in GGUF; use safetensors")
     options = {"dtype": torch.float32, "quantization_config": GgufConfig(dequantize=True)}
     net = foreign(
         lambda: AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, **options),
@@ -117,9 +117,9 @@ def convert_gguf(gguf: Path, folder: Path, rope: dict[str, Any] | None = None) -
 
 
 def package_folder(source: ModelSource, cache: Path) -> Path:
-    """A folder with the safetensors of a package: its own, or one in `cache` made from its GGUF, once.
+    """The folder with a package's safetensors: in the package, or in `cache`, converted once from its GGUF.
 
-    Raises InputError if the package is missing, holds no model or more than one, or is damaged.
+    Raises InputError if the package is missing or damaged, or does not contain exactly one model.
     """
     named = fingerprint(source)
     files = _files(source.name)

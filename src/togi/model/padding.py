@@ -1,8 +1,8 @@
-"""The pad token of a saved scorer: one that no conversation ends with.
+"""Chooses the pad token of a saved scorer: one that no conversation ends with.
 
-The library reads each row of a batch at its last token that is not the pad token, servers read the last token, and with
-pad equal to what a conversation ends with (eos, most often) the library reads the token before. So the saved scorer
-gets another one of the special tokens that its tokenizer has. Without any, it keeps none: the library then reads the
+The library reads each row of a batch at its last token that is not the pad token; servers read the last token. If the
+pad token equals the last token of a conversation (often eos), the library reads the token before it. So the saved
+scorer gets another special token of its tokenizer. If there is none, it has no pad token: the library then reads the
 right token and refuses to pad.
 """
 
@@ -16,18 +16,18 @@ from togi.text.render import render_text
 log = logging.getLogger(__name__)
 
 ANSWERS = ("a", "Yes.", "- one\n- two")
-SPARE = ("pad", "reserved", "unused", "extra")  # words in the names of tokens that are there for such things
+SPARE = ("pad", "reserved", "unused", "extra")  # words in the names of spare tokens
 
 
 def keep_last_token(model: LoadedModel, tokenizer: Any) -> None:
-    """Sets the pad token of a scorer's configuration and of the `tokenizer` that is saved with it."""
+    """Sets the pad token in a scorer's configuration and in the `tokenizer` saved with it."""
     written = [_conversation(model, answer) for answer in ANSWERS]
     last = [ids[-1] for ids in written]
     config = model.net.config.get_text_config()
     known = [i for i in _candidates(tokenizer, config.pad_token_id, written[0]) if i < config.vocab_size]
     pad = next((i for i in known if i not in last), None)
     if pad is None:
-        log.warning("%s: conversations end with the only pad token, so the saved scorer has none", model.name)
+        log.warning("%s: conversations end with the only possible pad token, so the saved scorer has none", model.name)
     else:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
     config.pad_token_id = model.net.config.pad_token_id = pad
@@ -38,8 +38,8 @@ def _conversation(model: LoadedModel, answer: str) -> list[int]:
 
 
 def _candidates(tokenizer: Any, configured: int | None, written: list[int]) -> list[int]:
-    """Ids that may be the pad token, the best first: the one at hand, then special tokens by their names, and those
-    that the template writes at the end. A token that is not special yet would be cut out of texts if it became it."""
+    """Candidate ids for the pad token, best first: the current one, then special tokens by name, and last those that
+    the template writes. Only special tokens qualify: another token would be removed from texts if it became special."""
     special = {i: str(token.content).lower() for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     spare = {i: next((n for n, word in enumerate(SPARE) if word in name), len(SPARE)) for i, name in special.items()}
     order = sorted(special, key=lambda i: (i in written, spare[i], i))

@@ -1,4 +1,4 @@
-"""From a model and a forest to log-probabilities of the scored tokens.
+"""Computes the log-probabilities of a forest's scored tokens with a model.
 
 Shapes: T rows, N scored tokens, H width, V vocabulary; see `forest`.
 """
@@ -28,9 +28,9 @@ log = logging.getLogger(__name__)
 
 
 def unwrapped(net: nn.Module) -> PreTrainedModel:
-    """The model of the library beneath an adapter; its layers hold the adapter's weights.
+    """The transformers model inside an adapter; its layers contain the adapter's weights.
 
-    Raises InputError for anything else than a model of the library.
+    Raises InputError for anything but a model of transformers.
     """
     model = beneath(net)
     if not isinstance(model, PreTrainedModel):
@@ -39,7 +39,7 @@ def unwrapped(net: nn.Module) -> PreTrainedModel:
 
 
 def body_of(model: PreTrainedModel) -> nn.Module:
-    """The decoder without its head: what the library names so, or else the model inside the model."""
+    """The decoder without its head: the result of `get_decoder`, or the inner model."""
     found = model.get_decoder()
     if isinstance(found, PreTrainedModel) and found is not model:
         return found
@@ -47,11 +47,11 @@ def body_of(model: PreTrainedModel) -> nn.Module:
 
 
 def use_tree_attention(net: nn.Module, *, check: bool = True) -> bool:
-    """Plugs tree attention into `net`, and parts that keep less for the backward (`fused_layers`); False if its layers
-    do not go through the library's attention interface, or ask more of it. With `check` those parts are compared with
-    the library's on a probe, and left to the library, aloud, where they differ.
+    """Plugs tree attention into `net`, and parts that keep less for the backward pass (`fused_layers`). Returns False
+    if its layers do not use the library's attention interface, or need features that tree attention lacks. With `check`
+    those parts are compared with the library's on a probe; if they differ, the library's are used, with a warning.
 
-    Raises InputError for models whose tokens depend on more than their own sequence.
+    Raises InputError for models with bidirectional attention.
     """
     model = unwrapped(net)
     refuse_unsupported(model.config)
@@ -62,15 +62,15 @@ def use_tree_attention(net: nn.Module, *, check: bool = True) -> bool:
         for module in model.modules():
             use_library(module)
         log.warning(
-            "%s: togi's own norms, gates and attention differ from those of transformers %s on a probe, so the "
-            "library's are used, which take more memory and time",
+            "%s: togi's own norms, gates and attention differ from those of transformers %s on a probe; the "
+            "library's are used, which need more memory and time",
             model.config.model_type, metadata.version("transformers"),
         )  # fmt: skip
     return True
 
 
 def hidden_states(net: nn.Module, forest: Forest, *, apart: bool = False) -> Tensor:
-    """Last hidden states (T, H) of a forest; `apart` runs each sequence in a forward of its own."""
+    """Last hidden states (T, H) of a forest; `apart` runs a separate forward pass for each sequence."""
     model = unwrapped(net)
     if not apart:
         return body_of(model)(**forest_arguments(forest)).last_hidden_state[0]
@@ -80,13 +80,13 @@ def hidden_states(net: nn.Module, forest: Forest, *, apart: bool = False) -> Ten
         for number, (start, stop) in enumerate(tree.branches or ((tree.trunk_stop, tree.trunk_stop),)):
             ids_T = torch.cat([trunk_T, forest.ids_T[start:stop]])
             hidden_TH = hidden_alone(model, ids_T)
-            # every sequence computes the same trunk; the first one's is kept
+            # every sequence computes the same trunk; the first result is kept
             pieces.append(hidden_TH if number == 0 else hidden_TH[len(trunk_T) :])
     return torch.cat(pieces)
 
 
 def hidden_alone(model: PreTrainedModel, ids_T: Tensor) -> Tensor:
-    """Last hidden states (T, H) of one sequence, by the library's own computation."""
+    """Last hidden states (T, H) of one sequence, computed by the library."""
     return body_of(model)(input_ids=ids_T[None], use_cache=False).last_hidden_state[0]
 
 
@@ -99,9 +99,9 @@ def score_tokens(
     chunk: int | None = None,
     apart: bool = False,
 ) -> TokenLogp:
-    """Log-probabilities (N,) of the scored tokens, differentiable; logits are made for those tokens only, in chunks.
+    """Log-probabilities (N,) of the scored tokens, differentiable; computes logits only for those tokens, in chunks.
 
-    `net` must have been given to `use_tree_attention` (a `Policy` has) unless `apart`.
+    Unless `apart`, `net` must have been prepared by `use_tree_attention` (as in a `Policy`).
     """
     hidden_NH = hidden_states(net, forest, apart=apart)[forest.source_N]
     head = find_head(unwrapped(net))
@@ -109,7 +109,7 @@ def score_tokens(
 
 
 def plain_logprobs(net: nn.Module, sequences: Iterable[Sequence], *, temperature: float = 1.0) -> Tensor:
-    """The plain computation: one sequence at a time, all logits; (N,) in the order of a forest. For proofs."""
+    """The plain computation: one sequence at a time, all logits; (N,) in the order of a forest. For checks."""
     parts = []
     for sequence in sequences:
         ids_T = torch.tensor(sequence.ids, device=next(net.parameters()).device)
@@ -127,21 +127,21 @@ def probe_ids(model: PreTrainedModel, length: int) -> list[int]:
 
 
 def nearly_equal(found: Tensor, expected: Tensor) -> bool:
-    """Whether two results are the same up to rounding, relative to the largest entry."""
+    """Whether two results are equal up to rounding, relative to the largest entry."""
     tolerance = 5e-2 if expected.dtype in (torch.bfloat16, torch.float16) else 1e-3
     return bool((found - expected).abs().max() <= tolerance * expected.abs().max())
 
 
 @torch.no_grad()
 def check_head(net: nn.Module) -> None:
-    """Compares our reading of the output head with the model's own logits on a probe.
+    """Compares togi's computation of the output head with the model's own logits on a probe.
 
-    Raises InputError if they differ: the model does something to its logits that is not known here.
+    Raises InputError if they differ, since the model then transforms its logits in an unknown way.
     """
     model = unwrapped(net)
     device = next(model.parameters()).device
     ids = torch.tensor([probe_ids(model, 8)], device=device)
-    where = f"{type(model).__name__}: it cannot be computed on a probe"
+    where = f"{type(model).__name__}: it fails on a probe"
     expected = run_stranger(lambda: model(input_ids=ids, use_cache=False).logits[0], InputError, where)
     head = find_head(model)
     found = run_stranger(lambda: head(hidden_alone(model, ids[0])), InputError, where)
@@ -150,14 +150,15 @@ def check_head(net: nn.Module) -> None:
     if not nearly_equal(found.to(expected.dtype), expected):
         raise InputError(
             f"{type(model).__name__}: logits computed from its hidden states and output head differ from its own by "
-            f"{(found - expected).abs().max():.3g}; its head does something unknown, so it cannot be trained or scored"
+            f"{(found - expected).abs().max():.3g}; its head does something unknown, so togi cannot train it or score "
+            "with it"
         )
 
 
 @torch.no_grad()
 def check_parts(model: PreTrainedModel) -> bool:
-    """Whether the parts that stand for the library's give the same hidden states of a probe. True also where the
-    library's own fail on it: that is no fault of the parts."""
+    """Whether togi's parts give the same hidden states on a probe as the library's. True also if the library's own
+    parts fail on it, which is not the fault of togi's parts."""
     ids = probe_ids(model, 16)
     scored = (False,) * 8 + (True,) * 8
     forest = move(plant([[Sequence(tuple(ids), scored)]]), next(model.parameters()).device)
@@ -176,8 +177,8 @@ def check_parts(model: PreTrainedModel) -> bool:
 
 @torch.no_grad()
 def check_tree(net: nn.Module) -> bool:
-    """Whether a probe tree gives what its sequences give one at a time; a model whose code does not hand the tree on
-    may also fail."""
+    """Whether a probe tree gives the same results as its sequences one at a time. False also if the model fails, as
+    when its code does not pass the tree on."""
     model = unwrapped(net)
     ids = probe_ids(model, 20)
     scored = (False,) * 8 + (True,) * 4
@@ -193,8 +194,8 @@ def check_tree(net: nn.Module) -> bool:
 
 
 def share_prompts(net: nn.Module, *, check: bool) -> bool:
-    """Makes `net` compute shared prompts once, if it can; False, aloud, where each sequence has to be computed apart,
-    with the attention that the library gave it."""
+    """Makes `net` compute shared prompts once, if possible. Otherwise returns False, with a warning: each sequence is
+    then computed separately, with the library's attention."""
     model = unwrapped(net)
     own, kind = model.config._attn_implementation, model.config.get_text_config().model_type
     if use_tree_attention(net, check=check) and (not check or kind in FAMILIES or check_tree(net)):
@@ -202,19 +203,19 @@ def share_prompts(net: nn.Module, *, check: bool) -> bool:
     if model.config._attn_implementation == TREE_ATTENTION:
         model.set_attn_implementation("eager" if own is None or own == TREE_ATTENTION else own)
     if check:
-        log.warning("%s: a shared prompt changes its results, so each sequence is computed apart, slower", kind)
+        log.warning("%s: sharing a prompt changes its results; computing each sequence apart, which is slower", kind)
     return False
 
 
 class Policy(nn.Module):
-    """A causal language model that scores forests: body and chunked head inside one forward, which is what sharding
-    wraps as root.
+    """A causal language model that scores forests: body and chunked head in one forward method, so that sharding can
+    wrap it as root.
 
-    With `check` the head is compared with the model's own logits, and a family outside `FAMILIES` runs a probe tree;
-    where that fails, `apart` is set, aloud, and sequences are computed one at a time. `router_loss` is the weight of
-    the load-balancing loss of a mixture-of-experts model, which comes back beside the log-probabilities. While
-    `recompute` is set only the input of each layer is kept, and the layer is computed again in the backward.
-    Raises InputError for a model that cannot be scored exactly, and for a router loss where there is no router.
+    With `check` the head is compared with the model's own logits, and a family outside `FAMILIES` runs a probe tree; if
+    that fails, `apart` is set, with a warning, and sequences are computed one at a time. `router_loss` is the weight of
+    the load-balancing loss of a mixture-of-experts model, which is returned with the log-probabilities. While
+    `recompute` is set, only the input of each layer is kept, and the backward pass recomputes the layer.
+    Raises InputError for a model that cannot be scored exactly, and for a router loss without a router.
     """
 
     def __init__(
@@ -224,21 +225,21 @@ class Policy(nn.Module):
         self.net = net
         self.chunk = chunk
         self.recompute = False
-        net.eval()  # dropout off: a shared trunk would share its mask
+        net.eval()  # no dropout: sequences with a shared trunk would share its mask
         self.apart = not share_prompts(net, check=check)
         if check:
             check_head(net)
         self.weigh_router(router_loss)
 
     def weigh_router(self, weight: float) -> None:
-        """Sets `router_loss`. Raises InputError where the model has no router, or computes sequences apart."""
+        """Sets `router_loss`. Raises InputError if the model has no router, or computes sequences apart."""
         self.router_loss = weight
         self.top_k = experts_per_token(unwrapped(self.net)) if weight else 0
         if self.apart and weight:
             raise InputError("the router loss needs a model that computes a shared prompt once: set router_loss to 0")
 
     def train(self, mode: bool = True) -> "Policy":
-        """Does nothing: the model stays in evaluation mode, in which it is trained too."""
+        """Does nothing: the model stays in evaluation mode, even in training."""
         return self
 
     @property
@@ -265,7 +266,7 @@ class Policy(nn.Module):
         return scored._replace(aux=aux)
 
     def num_parameters(self) -> dict[str, int]:
-        """Counts of all and of trainable parameters."""
+        """The numbers of all parameters and of trainable ones."""
         counts: dict[str, Any] = {"total": 0, "trainable": 0}
         for parameter in self.parameters():
             counts["total"] += parameter.numel()

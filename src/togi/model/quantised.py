@@ -1,7 +1,7 @@
-"""Frozen weights in 4 bits (NF4 with double quantisation; QLoRA, arXiv 2305.14314), through bitsandbytes.
+"""Frozen weights in 4 bits (NF4 with double quantisation; QLoRA, arXiv 2305.14314), with bitsandbytes.
 
 They work on CUDA and on CPU. The linear layers of the decoder are quantised one after the other; embeddings, norms and
-heads stay as they are.
+heads stay unchanged.
 """
 
 from collections.abc import Callable
@@ -22,11 +22,11 @@ BLOCK = 64  # weights that share a scale
 
 
 def quantise(net: Any, device: torch.device | str, read: Callable[[Tensor], None] = lambda weight: None) -> None:
-    """Puts NF4 layers in the place of the decoder's linear ones, on `device`; products are computed in `net.dtype`.
-    `read` is told of each plain weight once it is in 4 bits.
+    """Replaces the decoder's linear layers by NF4 layers on `device`; products are computed in `net.dtype`. Calls
+    `read` with each plain weight after quantising it.
 
-    Raises InputError on a processor for rows that are no whole number of blocks: with AVX-512 the library (0.50) reads
-    the scales of other blocks there, without a word.
+    Raises InputError on CPU for rows that do not divide into blocks: with AVX-512 the library (0.50) silently reads the
+    scales of other blocks there.
     """
     body = net.get_decoder()
     for name, layer in list(body.named_modules()):
@@ -34,15 +34,15 @@ def quantise(net: Any, device: torch.device | str, read: Callable[[Tensor], None
             _check_rows(name, layer.in_features, BLOCK, torch.device(device))
             body.set_submodule(name, four_bits(layer, net.dtype).to(device))
             read(layer.weight)
-    net.is_loaded_in_4bit = True  # what peft asks for
+    net.is_loaded_in_4bit = True  # peft checks this
 
 
 def adopt(net: Any) -> None:
-    """Makes the layers of a network that was saved in 4 bits compute as those of `quantise` do: in `net.dtype`, with
-    weights that stay as they are stored. Raises InputError as that does."""
+    """Makes the layers of a network that was saved in 4 bits compute as those of `quantise`: in `net.dtype`, with the
+    weights as stored. Raises InputError as `quantise` does."""
     for name, layer in net.named_modules():
         if isinstance(layer, Linear4bit):
-            weight: Any = layer.weight  # no plain parameter
+            weight: Any = layer.weight  # a Params4bit, which has a quant_state
             _check_rows(name, layer.in_features, weight.quant_state.blocksize, weight.device)
             layer.compute_dtype = net.dtype
             layer.compute_type_is_set = True
@@ -52,13 +52,13 @@ def adopt(net: Any) -> None:
 def _check_rows(name: str, width: int, block: int, device: torch.device) -> None:
     if device.type == "cpu" and width % block:
         raise InputError(
-            f"weights in 4 bits need rows of a multiple of {block} weights on a processor; {name} has {width}. Use "
+            f"on CPU, weights in 4 bits need rows of a multiple of {block} weights; {name} has {width}. Use "
             "plain weights (lora.base: as_loaded), or a GPU"
         )
 
 
 def four_bits(layer: nn.Linear, dtype: torch.dtype) -> Linear4bit:
-    """A linear layer whose weight will be in 4 bits once it is moved to a device; products are computed in `dtype`."""
+    """A linear layer whose weight is quantised when it is moved to a device; products are computed in `dtype`."""
     made = Linear4bit(
         layer.in_features,
         layer.out_features,
@@ -67,24 +67,23 @@ def four_bits(layer: nn.Linear, dtype: torch.dtype) -> Linear4bit:
         quant_type="nf4",
         device="meta",
     )
-    weight: Any = Params4bit  # its arguments are those of its __new__, which type checkers do not see
+    weight: Any = Params4bit  # type checkers do not see the arguments of its __new__
     made.weight = weight(
         layer.weight.detach(), requires_grad=False, blocksize=BLOCK, quant_type="nf4", compress_statistics=True
     )
     if layer.bias is not None:
         made.bias = nn.Parameter(layer.bias.detach(), requires_grad=False)
-    # On a processor with AVX512-BF16 the library would put other weights in place at the first forward without a
-    # gradient: their scales rounded to bfloat16, in a layout that only some shapes fit and that cannot be merged.
+    # With AVX512-BF16 the library would replace the weights at the first forward pass without gradients: with scales
+    # rounded to bfloat16, in a layout that only fits some shapes and cannot be merged.
     made.support_avx512bf16_for_cpu = False
     return made
 
 
 @torch.no_grad()
 def merge_quantised(net: PeftModel, dtype: torch.dtype) -> Any:
-    """The network beneath an adapter with plain layers again, in `dtype`: the weights that 4 bits stand for, plus the
-    adapter's.
+    """The base network of an adapter with plain layers again, in `dtype`: the dequantised weights plus the adapter's.
 
-    peft would round the sum to 4 bits once more, which is another model than the one that was trained.
+    peft would round the sum to 4 bits again, which would not be the trained model.
     """
     base: Any = net.get_base_model()
     for name, made in written_out(net, dtype).items():
@@ -95,8 +94,8 @@ def merge_quantised(net: PeftModel, dtype: torch.dtype) -> Any:
 
 
 def written_out(net: Any, dtype: torch.dtype) -> dict[str, Callable[[], nn.Module]]:
-    """What makes a plain layer in `dtype`, with its adapter where it has one, of each layer in 4 bits, by the layer's
-    name beneath the adapter."""
+    """For each layer in 4 bits, a function that builds the plain layer in `dtype`, with its adapter merged if it has
+    one; by the layer's name in the base network."""
     found: dict[str, Callable[[], nn.Module]] = {}
     for name, module in beneath(net).named_modules():
         if isinstance(module, BaseTunerLayer) and isinstance(module.get_base_layer(), Linear4bit):
@@ -107,7 +106,7 @@ def written_out(net: Any, dtype: torch.dtype) -> dict[str, Callable[[], nn.Modul
 
 
 def without_bits(net: Any) -> None:
-    """Puts plain layers without memory in the place of those in 4 bits."""
+    """Replaces layers in 4 bits by plain layers without memory."""
     for name, module in list(net.named_modules()):
         if isinstance(module, Linear4bit):
             with torch.device("meta"):
@@ -116,12 +115,12 @@ def without_bits(net: Any) -> None:
 
 
 def _forget_quantiser(net: Any) -> None:
-    """Takes away what the library noted on a network that it loaded in 4 bits, and would refuse to save plainly."""
+    """Removes the library's attributes of a network loaded in 4 bits; they would block saving it as plain."""
     net.is_loaded_in_4bit = False
     for name in ("hf_quantizer", "quantization_method", "is_quantized"):
         net.__dict__.pop(name, None)
     net.config.__dict__.pop("quantization_config", None)
-    conversions = net.__dict__.get("_weight_conversions")  # of names, to be done backwards when it is saved
+    conversions = net.__dict__.get("_weight_conversions")  # reverted when the network is saved
     if conversions is not None:
         net._weight_conversions = [one for one in conversions if not _reads_four_bits(one)]
 
@@ -133,7 +132,7 @@ def _reads_four_bits(conversion: Any) -> bool:
 @torch.no_grad()
 def _summed(adapted: Any, dtype: torch.dtype) -> nn.Linear:
     """A layer in 4 bits and its adapter as one plain layer."""
-    delta = sum(adapted.get_delta_weight(adapter) for adapter in adapted.active_adapters)  # only its kinds know it
+    delta = sum(adapted.get_delta_weight(adapter) for adapter in adapted.active_adapters)
     return _plain(adapted.get_base_layer(), dtype, delta)
 
 

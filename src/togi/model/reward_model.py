@@ -1,10 +1,10 @@
-"""Reward models: a decoder with a scalar head, read at each sequence's last token, wherever that is.
+"""Reward models: a decoder with a scalar head that reads each sequence's last token.
 
-Shapes: T rows, S sequences, H width. The last row comes from lengths, never from a pad id: with pad equal to eos the
+Shapes: T rows, S sequences, H width. The last row comes from lengths, never from a pad id: if pad equals eos, the
 library reads the token before the last.
 
-Folders are in the library's own layout (`...ForSequenceClassification` with `score.weight`), so it loads what is saved
-here and the other way round.
+Folders have the library's layout (`...ForSequenceClassification` with `score.weight`), so each side can load what the
+other saved.
 """
 
 import sys
@@ -56,7 +56,7 @@ def add_scalar_head(model: LoadedModel, *, seed: int) -> LoadedModel:
 
 
 def keep_layers(model: LoadedModel, count: int) -> None:
-    """Removes all but the first `count` transformer layers of a causal model of one's own; its final norm stays.
+    """Removes all but the first `count` transformer layers of a causal model, in place; its final norm stays.
 
     Raises InputError if it has fewer.
     """
@@ -74,8 +74,8 @@ def keep_layers(model: LoadedModel, count: int) -> None:
 def load_reward_model(
     source: ModelSource, cache: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> LoadedModel:
-    """Loads a scorer, whoever trained it; see `load`. Raises InputError if it is a causal model, if its head gives more
-    than one number, and if the library reads it otherwise than a scalar head on a decoder's last token is read."""
+    """Loads a scorer, also one trained elsewhere; see `load`. Raises InputError if it is a causal model, if its head
+    gives more than one number, or if the library does not compute it as a scalar head on a decoder's last token."""
     model = load(source, cache, dtype=dtype, device=device, kind="scorer")
     check_scalar_head(model)
     return model
@@ -83,13 +83,12 @@ def load_reward_model(
 
 @torch.no_grad()
 def check_scalar_head(model: LoadedModel) -> None:
-    """Compares our reading of a scorer with the library's own on a probe. Raises InputError where they differ, as they
-    do for encoders."""
+    """Compares togi's scores with the library's own on a probe. Raises InputError if they differ, as for encoders."""
     net = unwrapped(model.net)
     head = getattr(net, "score", None)
-    other = f"{model.name}: togi reads scores from a decoder with one linear layer `score`, and {type(net).__name__} "
+    other = f"{model.name}: togi reads scores from a decoder with one linear layer `score`, but {type(net).__name__} "
     if not isinstance(head, nn.Linear):
-        raise InputError(f"{other}has none; take a reward model of a decoder (Llama, Qwen, Gemma, Mistral)")
+        raise InputError(f"{other}has none; use a reward model of a decoder (Llama, Qwen, Gemma, Mistral)")
     pad = net.config.get_text_config().pad_token_id
     ids = torch.tensor([[i for i in probe_ids(net, 9) if i != pad][:8]], device=net.device)
     probes = [ids[:, :length] for length in (2, 4, 6, 8)]
@@ -97,14 +96,14 @@ def check_scalar_head(model: LoadedModel) -> None:
     hidden_SH = torch.cat([body_of(net)(input_ids=probe, use_cache=False).last_hidden_state[:, -1] for probe in probes])
     found = read_head(head, hidden_SH)
     if not nearly_equal(found.to(expected.dtype), expected):
-        raise InputError(f"{other}gives scores {expected.tolist()} on a probe where that gives {found.tolist()}")
+        raise InputError(f"{other}gives scores {expected.tolist()} on a probe, where that gives {found.tolist()}")
 
 
 class RewardModel(nn.Module):
     """A network with a scalar head that scores forests: higher is better.
 
-    An architecture that is not proved by the tests runs a probe tree when `check`; where that fails, sequences are
-    computed one at a time (`apart`). `recompute` is that of `Policy`.
+    With `check`, an architecture that the tests do not cover runs a probe tree; if that fails, sequences are computed
+    one at a time (`apart`). `recompute` works as in `Policy`.
     """
 
     def __init__(self, net: nn.Module, *, check: bool = True) -> None:
@@ -115,7 +114,7 @@ class RewardModel(nn.Module):
         self.apart = not share_prompts(net, check=check)
 
     def train(self, mode: bool = True) -> "RewardModel":
-        """Does nothing: the model stays in evaluation mode, in which it is trained too."""
+        """Does nothing: the model stays in evaluation mode, even in training."""
         return self
 
     def forward(self, forest: Forest) -> Tensor:
@@ -127,19 +126,19 @@ class RewardModel(nn.Module):
 
 
 def read_head(head: Any, hidden_SH: Tensor) -> Tensor:
-    """Scores (S,) of hidden states by a scalar head, in fp32 or wider under autocast too.
+    """Scores (S,) of hidden states by a scalar head, in fp32 or wider, even under autocast.
 
-    In bfloat16 scores between 1 and 2 are 1/128 apart, and answers that differ would tie.
+    In bfloat16, scores between 1 and 2 are 1/128 apart, so different answers would tie.
     """
     wide = torch.promote_types(hidden_SH.dtype, torch.float32)
     with torch.autocast(hidden_SH.device.type, enabled=False):
         bias = None if head.bias is None else head.bias.to(wide)
         score_S1 = F.linear(hidden_SH.to(wide), head.weight.to(wide), bias)
-    return score_S1[:, 0].clone()  # no view: sharding ties the backward to what is returned
+    return score_S1[:, 0].clone()  # not a view, because sharding hooks the backward pass to the returned tensor
 
 
 def batches_by_length(sequences: Seq[Sequence], prompts: Seq[Any], budget: int) -> Iterator[MicroBatch]:
-    """Micro-batches in which sequences of one prompt stand together and lengths rise; `index_S` leads back."""
+    """Micro-batches that keep sequences of one prompt together, sorted by length; `index_S` gives original indices."""
     together: dict[Any, list[int]] = {}
     for i, prompt in enumerate(prompts):
         together.setdefault(prompt, []).append(i)
@@ -153,9 +152,9 @@ def batches_by_length(sequences: Seq[Sequence], prompts: Seq[Any], budget: int) 
 class ModelScorer:
     """A `Scorer` made of a reward model: it renders with its own template and tokenizer, shares prompts, never pads.
 
-    `tokens` is the size of a micro-batch and changes speed alone. A conversation longer than `max_tokens`, or the
-    model's context, has an error in the place of its score: nothing is ever cut off, because a cut answer would be
-    scored at another token.
+    `tokens` is the size of a micro-batch and affects only speed. A conversation longer than `max_tokens`, or the
+    model's context, gets an error instead of a score: nothing is cut off, because a cut answer would be scored at the
+    wrong token.
     """
 
     def __init__(self, model: LoadedModel, *, tokens: int = 8192, max_tokens: int | None = None) -> None:
@@ -167,7 +166,7 @@ class ModelScorer:
         self.reward = RewardModel(model.net)
 
     def sequence(self, messages: tuple[Message, ...], answer: str) -> Sequence:
-        """The conversation as ids, ending as the template ends an answer."""
+        """The token ids of the conversation, up to the end of the answer as the template writes it."""
         turns = (*messages, Message("assistant", answer))
         ids = render_text(self.model.template, self.model.tokenizer, turns)
         return Sequence(tuple(ids), (False,) * len(ids))
@@ -182,12 +181,12 @@ class ModelScorer:
         return [len(self.sequence(messages, answer).ids) for messages, answer in items]
 
     def score_ids(self, texts: Seq[Seq[int]]) -> list[float | GraderError]:
-        """Scores of texts that are token ids already, in order."""
+        """Scores of texts given as token ids, in order."""
         sequences = [Sequence(tuple(ids), (False,) * len(ids)) for ids in texts]
         return self._score_fitting(sequences, range(len(sequences)))
 
     def _score_fitting(self, sequences: Seq[Sequence], prompts: Seq[Any]) -> list[float | GraderError]:
-        """Scores of the sequences that the model can read; errors in the places of the others."""
+        """Scores of the sequences that fit the model's limit, and errors for the others."""
         fitting = [i for i, sequence in enumerate(sequences) if len(sequence.ids) <= self.limit]
         scores = self.score_sequences([sequences[i] for i in fitting], [prompts[i] for i in fitting])
         found = dict(zip(fitting, scores, strict=True))

@@ -1,8 +1,7 @@
 """The load-balancing loss of mixture-of-experts routers (Switch Transformers, arXiv 2101.03961, equations 4 to 6).
 
-Shapes: T rows of a forest, E experts. A row of a trunk counts as often as its tree has branches, which is what one
-sequence at a time would count. Means are over the rows of one micro-batch, so this loss, alone among all, depends on
-how a step is cut.
+Shapes: T rows of a forest, E experts. A trunk row counts once per branch of its tree, as if sequences were computed one
+at a time. Means are over the rows of one micro-batch, so this is the only loss that depends on how a step is split.
 """
 
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from togi.model.forest import Forest
 
 
 def experts_per_token(model: PreTrainedModel) -> int:
-    """How many experts a token is sent to. Raises InputError for a model without experts."""
+    """The number of experts per token. Raises InputError for a model without experts."""
     known = model.config.get_text_config().to_dict()
     count = known.get("num_experts_per_tok")
     if not count:
@@ -25,13 +24,13 @@ def experts_per_token(model: PreTrainedModel) -> int:
 
 
 def own_weight(model: PreTrainedModel) -> float:
-    """The weight that a model's configuration gives its router loss; 0 without experts."""
+    """The weight of the router loss in a model's configuration; 0 without experts."""
     known = model.config.get_text_config().to_dict()
     return float(known.get("router_aux_loss_coef") or 0.0) if known.get("num_experts_per_tok") else 0.0
 
 
 def row_weights(forest: Forest) -> Tensor:
-    """(T,) float32: how many sequences a row belongs to; 0 on padding rows."""
+    """(T,) float32: the number of sequences that each row belongs to; 0 for padding rows."""
     weight_T = torch.zeros(len(forest.ids_T), dtype=torch.float32)
     for tree in forest.layout.trees:
         weight_T[tree.start : tree.trunk_stop] = max(len(tree.branches), 1)
@@ -43,7 +42,7 @@ def row_weights(forest: Forest) -> Tensor:
 def router_loss(logits_TE: Sequence[Tensor], weight_T: Tensor, top_k: int) -> Tensor:
     """E x the sum over experts of (share of choices) x (mean probability), over all layers together.
 
-    It is `top_k` where every expert gets the same. Only the probabilities have a gradient."""
+    It equals `top_k` if the load is balanced. Only the probabilities have a gradient."""
     chosen_E, probability_E = 0.0, 0.0
     for layer_TE in logits_TE:
         share_TE = layer_TE.softmax(-1, dtype=torch.promote_types(layer_TE.dtype, torch.float32))

@@ -1,6 +1,6 @@
-"""Models out: a network, its tokenizer and its chat template, into a folder that `load` and transformers read.
+"""Saves a network, its tokenizer and its chat template to a folder that `load` and transformers can read.
 
-What is saved is saved first and checked afterwards: a check that fails is told (`check_saved`), it takes nothing away.
+A model is saved first and checked afterwards: a failed check is reported (`check_saved`), but deletes nothing.
 """
 
 import copy
@@ -34,16 +34,16 @@ log = logging.getLogger(__name__)
 
 TRAINED = re.compile("lora_|trainable_tokens")  # weights of an adapter, by their names in peft
 PROBE_TOKENS = 24
-ROUNDINGS = 8  # units of the type's precision, relative to the largest output, that a probe may be off
+ROUNDINGS = 8  # allowed error of a probe, in units of the type's precision relative to the largest output
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "top_h", "epsilon_cutoff", "eta_cutoff")
 NOTHING = About()
 
 
 def save_model(model: LoadedModel, folder: Path, about: About = NOTHING, *, dtype: torch.dtype | None = None) -> None:
-    """Saves the network, its tokenizer and its template, whole or not at all; `check_saved` reads them back.
+    """Saves the network, its tokenizer and its template, completely or not at all; `check_saved` reads them back.
 
-    Weights are saved as `dtype` (None: as they are); what float16 cannot hold is saved in float32, aloud. `about` goes
-    into its card. An adapter is saved merged; `model` stays as it is, and one layer at a time is in memory beside it.
+    Weights are saved as `dtype` (None: unchanged); if they exceed float16, in float32, with a warning. `about` goes
+    into the card. An adapter is saved merged; `model` stays unchanged, and only one layer at a time is copied.
     Raises OSError if the disk is full.
     """
     tokenizer = copy.deepcopy(model.tokenizer)
@@ -55,11 +55,10 @@ def save_model(model: LoadedModel, folder: Path, about: About = NOTHING, *, dtyp
 
 
 def save_adapter(model: LoadedModel, folder: Path, about: About, *, dtype: torch.dtype | None = None) -> None:
-    """Saves the adapter alone, in peft's layout, with the tokenizer and the template, whole or not at all; `about` says
-    what it lies on.
+    """Saves only the adapter, in peft's layout, with the tokenizer and the template, completely or not at all; `about`
+    names its base.
 
-    Its weights are saved as they were trained, in float32, unless a `dtype` is given. Raises OSError if the disk is
-    full.
+    Its weights are saved as trained, in float32, unless a `dtype` is given. Raises OSError if the disk is full.
     """
     config = model.net.peft_config["default"]
     if about.origin is not None:
@@ -73,46 +72,46 @@ def save_adapter(model: LoadedModel, folder: Path, about: About, *, dtype: torch
         model.net.save_pretrained(str(temporary), state_dict=cast, save_embedding_layers=False)
         path = temporary / ADAPTER_CONFIG
         said = read_json(path)
-        write_json(path, said | {"target_modules": sorted(said["target_modules"])})  # of a set, in no order
+        write_json(path, said | {"target_modules": sorted(said["target_modules"])})  # peft writes a set, unordered
         _save_words(model, temporary, about, adapter=True)
 
 
 def _save_words(model: LoadedModel, folder: Path, about: About, *, adapter: bool = False) -> None:
-    """The tokenizer with the template, and the card."""
+    """Saves the tokenizer with the template, and the card."""
     tokenizer = copy.deepcopy(model.tokenizer)
     tokenizer.chat_template = model.template.bind(model.tokenizer).to_jinja()
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     write_json(path, readable_tokenizer(read_json(path)))
-    # a folder's place says nothing about the model, and would make equal models differ
+    # the path of a folder says nothing about the model, and would make equal models differ
     name = Path(model.name).name if Path(model.name).is_absolute() else model.name
     write_card(folder, name, model.kind, model.template, about, adapter=adapter)
 
 
 def _roomy(model: LoadedModel, dtype: torch.dtype) -> torch.dtype:
-    """`dtype`, or float32 where float16 has no room for the weights."""
+    """`dtype`, or float32 if the weights exceed float16."""
     if dtype == torch.float16:
         network = SavedNetwork(model.net, dtype)
         largest = max(float(network.weight(name).abs().max()) for name, _ in network.plain.named_parameters())
         if largest > torch.finfo(dtype).max:
-            log.warning("%s: a weight of %.3g has no room in float16, so it is saved in float32", model.name, largest)
+            log.warning("%s: a weight of %.3g exceeds float16, so the model is saved in float32", model.name, largest)
             return torch.float32
     return dtype
 
 
-# --- how a saved model ends -------------------------------------------------------------------------------------------
+# --- the network and its generation settings --------------------------------------------------------------------------
 
 
 def _save_network(model: LoadedModel, folder: Path, dtype: torch.dtype) -> None:
-    """Weights as `dtype`, configuration and, of a causal model, how it generates.
+    """Saves the weights as `dtype`, the configuration and, for a causal model, the generation settings.
 
-    The library refuses to save a generation configuration that it was content to load, so that file is written here.
+    The library refuses to save some generation configurations that it loads, so that file is written here.
     """
     network = SavedNetwork(model.net, dtype)
     plain, generation = network.plain, None
     if model.kind == "causal":
         generation, plain.generation_config = plain.generation_config, GenerationConfig()
-    plain.save_pretrained(folder, state_dict={})  # the configuration alone
+    plain.save_pretrained(folder, state_dict={})  # only the configuration
     path = folder / "config.json"
     write_json(path, readable_config(read_json(path) | {"dtype": str(dtype).removeprefix("torch.")}))
     write_weights(network, folder)
@@ -122,10 +121,10 @@ def _save_network(model: LoadedModel, folder: Path, dtype: torch.dtype) -> None:
 
 
 def _generation(model: LoadedModel, base: dict[str, Any]) -> dict[str, Any]:
-    """The base's way to generate, which also ends where the template ends an answer: at the terminator's id, beside
-    the base's own, where it is one token, else at its text (`generate` then asks for `tokenizer=`)."""
+    """The base's generation settings, with the template's terminator as an additional end: as an id if it is one token,
+    else as a stop string (`generate` then needs `tokenizer=`)."""
     said = {key: value for key, value in base.items() if not key.startswith("_")}
-    if said.get("do_sample") is False:  # then these say nothing, and the library would not save them again
+    if said.get("do_sample") is False:  # these then have no effect, and the library would refuse to save them
         said = {key: value for key, value in said.items() if key not in SAMPLING}
     template = model.template.bind(model.tokenizer)
     terminator = check_template(template, model.tokenizer).terminator
@@ -142,23 +141,22 @@ def _generation(model: LoadedModel, base: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_saved(model: LoadedModel, folder: Path) -> list[str]:
-    """Reads a saved network back and says what is wrong with it: nothing, where every weight is the one that was
-    trained, and a probe gives what the trained network gives with these weights.
+    """Reads a saved network back and returns its faults: none if every weight equals the trained one, and a probe gives
+    the same output as the trained network with these weights.
 
-    Both sides run the library's own layers, on the processor, in the type of what was saved: they differ only where
-    the configuration describes another network. What was saved stays in its files, and one layer of it is looked at at
-    a time.
+    Both sides run the library's own layers, on CPU, in the saved type, so they differ only if the configuration
+    describes another network. Saved weights stay in their files, and only one layer at a time is in memory.
     """
     dtype = _stored_dtype(folder)
     try:
         again = read_network(folder, dtype, model.kind).eval()
     except InputError as error:
-        return [f"what was saved cannot be loaded: {error}"]
+        return [f"the saved model cannot be loaded: {error}"]
     trained, mapped = SavedNetwork(model.net, dtype), MappedWeights(folder)
     stored = dict(again.named_parameters())
     for name, _ in trained.plain.named_parameters():
         if name not in stored or not _same(stored[name], trained.weight(name)):
-            return [f"weight {name} is not what was trained; the folder would not load as the model was trained"]
+            return [f"weight {name} differs from the trained one; the folder would not load as the trained model"]
         mapped.let_go(stored[name])
     twin = _twin(trained.plain, stored)
     for net in (twin, again):
@@ -171,11 +169,11 @@ def _stored_dtype(folder: Path) -> torch.dtype:
 
 
 def check_saved_adapter(model: LoadedModel, folder: Path) -> list[str]:
-    """Reads a saved adapter back and says what is wrong with it: nothing, where every weight is the one trained."""
+    """Reads a saved adapter back and returns its faults: none if every weight equals the trained one."""
     lora = lora_library()
     stored, trained = lora.saved_weights(folder), lora.trained_weights(model.net)
     wrong = [name for name, weight in trained.items() if name not in stored or not _same(stored[name], weight)]
-    return [f"weight {name} of the adapter is not what was trained" for name in wrong[:1]]
+    return [f"weight {name} of the adapter differs from the trained one" for name in wrong[:1]]
 
 
 def _same(stored: Tensor, weight: Tensor) -> bool:
@@ -183,19 +181,19 @@ def _same(stored: Tensor, weight: Tensor) -> bool:
 
 
 def _twin(net: Any, weights: dict[str, Tensor]) -> Any:
-    """The network `net` once more, on the processor, with `weights` (which it shares) in place of its own."""
+    """A copy of `net` on CPU that shares `weights` instead of its own."""
     mine = {id(old): weights[name] for name, old in net.named_parameters()}
     return copy.deepcopy(net, mine).to("cpu")
 
 
 def _probe(twin: Any, again: Any) -> list[str]:
-    """What differs between the outputs of two networks with the same weights."""
+    """The fault that a probe finds between two networks with the same weights, if any."""
     width = again.config.get_text_config().vocab_size
     ids = torch.tensor([[(7919 * (i + 1)) % width for i in range(PROBE_TOKENS)]])
     try:
         expected, found = (run_stranger(lambda net=net: _outputs(net, ids), InputError) for net in (twin, again))
     except InputError as error:
-        return [f"its outputs cannot be computed on a probe: {error}"]
+        return [f"it fails on a probe: {error}"]
     if not bool(expected.isfinite().all()):
         return ["its outputs on a probe are not finite numbers"]
     allowed = ROUNDINGS * torch.finfo(expected.dtype).eps * float(expected.abs().max())
@@ -203,13 +201,13 @@ def _probe(twin: Any, again: Any) -> list[str]:
     if off <= allowed:
         return []
     return [
-        f"outputs on a probe differ by {off:.3g}, where {allowed:.3g} is rounding; the configuration does not describe "
-        "the network that was trained"
+        f"outputs on a probe differ by {off:.3g}; rounding explains at most {allowed:.3g}. The configuration does not "
+        "describe the trained network"
     ]
 
 
 def _outputs(net: Any, ids: Tensor) -> Tensor:
-    """What the library's own layers give for ids (1, T): logits, or the score of a scorer."""
+    """The output of the library's own layers for ids (1, T): logits, or the score of a scorer."""
     for module in net.modules():
         use_library(module)
     if net._can_set_attn_implementation():

@@ -1,7 +1,7 @@
-"""A network's weights on the disk as the library writes them, byte for byte, one layer at a time.
+"""Writes a network's weights exactly as the library would, byte for byte, but one layer at a time.
 
-The library's own names, order and division into files are asked for with weights that take no memory; then each weight
-is made, written into its place and let go.
+The names, order and division into files come from the library, given weights without memory; then each weight is
+computed, written to its position and released.
 """
 
 import json
@@ -22,7 +22,7 @@ from togi.model.headers import INDEX
 from togi.model.streamed import SavedNetwork
 
 PATTERN = "model{suffix}.safetensors"
-LARGEST = "50GB"  # of a file, as the library has it
+LARGEST = "50GB"  # the library's limit on a file
 LAYER = re.compile(r"(.*?\.\d+)\.")
 FORMAT = {"format": "pt"}
 
@@ -30,9 +30,9 @@ Place = tuple[str, int]  # a file, and the byte at which a weight begins
 
 
 def write_weights(network: SavedNetwork, folder: Path, *, largest: str = LARGEST) -> None:
-    """Writes the weights of `network` into `folder`, in files of at most `largest`. At most one layer is in memory
-    where the library saves a layer's weights in another form than it computes with, else one weight. Raises OSError if
-    the disk is full."""
+    """Writes the weights of `network` into `folder`, in files of at most `largest`. One weight at a time is in memory,
+    or one layer if the library stores a layer's weights in another form than it computes with. Raises OSError if the
+    disk is full."""
     shapes = _kept(network)
     made = _as_stored(network.plain, list(shapes), shapes)
     split = _split(made, largest)
@@ -54,14 +54,14 @@ def write_weights(network: SavedNetwork, folder: Path, *, largest: str = LARGEST
 
 
 def _kept(network: SavedNetwork) -> dict[str, Tensor]:
-    """The weights that are saved, one of those that are tied, without memory."""
+    """The weights to save, without memory; only one of each set of tied weights."""
     ignored = network.plain._keys_to_ignore_on_save or ()
     shapes = {name: shape for name, shape in network.shapes().items() if name not in ignored}
     return remove_tied_weights_from_state_dict(shapes, network.plain)
 
 
 def _split(made: dict[str, Tensor], largest: str) -> Any:
-    """Which weights lie in which file. The library keeps those together that are views of one memory."""
+    """The division of weights into files. The library keeps weights together that share memory."""
     return split_state_dict_into_shards_factory(
         made,
         get_storage_size=lambda weight: weight.untyped_storage().nbytes(),
@@ -72,7 +72,7 @@ def _split(made: dict[str, Tensor], largest: str) -> Any:
 
 
 def _groups(plain: Any, shapes: dict[str, Tensor], made: dict[str, Tensor]) -> Iterator[Sequence[str]]:
-    """The names of `shapes` in parts that can be brought into their stored form, as in `made`, each for itself."""
+    """Splits the names of `shapes` into groups that can be converted separately to their stored form, as in `made`."""
     if all(name in made and made[name].shape == shape.shape for name, shape in shapes.items()):
         yield from ([name] for name in shapes)
         return
@@ -85,13 +85,13 @@ def _groups(plain: Any, shapes: dict[str, Tensor], made: dict[str, Tensor]) -> I
 
 
 def _as_stored(plain: Any, names: Sequence[str], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Some weights under the names and in the form in which they are stored."""
+    """Weights under their stored names and in their stored form."""
     return revert_weight_conversion(plain, {name: tensors[name] for name in names})
 
 
 def _write_header(file: BinaryIO, shapes: dict[str, Tensor]) -> dict[str, int]:
-    """Writes the header that the library would, and gives the byte at which each weight begins. The order is the
-    library's own: it is asked to save as many weights of these types without an element."""
+    """Writes the header that the library would, and returns the byte at which each weight begins. The order comes from
+    the library, which saves empty weights of the same names and types."""
     empty = save({name: torch.empty(0, dtype=shape.dtype) for name, shape in shapes.items()}, metadata=FORMAT)
     header: dict[str, Any] = json.loads(empty[8 : 8 + int.from_bytes(empty[:8], "little")])
     end, starts = 0, {}

@@ -1,8 +1,7 @@
-"""What training needs, by arithmetic alone: parameters, bytes at the peak, floating-point operations.
+"""Predicts the needs of training by arithmetic: parameters, peak memory, floating-point operations.
 
-Nothing is loaded and nothing is measured here; docs/memory.md has the derivation, and how far it is from measurements.
-Shapes: T rows of a micro-batch, N of them scored, H width, F width of the feed-forward part, V vocabulary. Sizes are
-bytes.
+Nothing is loaded or measured here; docs/memory.md has the derivation, and compares it with measurements. Shapes: T rows
+of a micro-batch, N of them scored, H width, F width of the feed-forward part, V vocabulary. Sizes are in bytes.
 """
 
 from collections.abc import Mapping
@@ -12,18 +11,18 @@ from typing import Any, Literal
 from togi.core.errors import InputError
 from togi.model.families import FAMILIES, family_of
 
-CHUNK_BYTES = 2**26  # logits of the head that are worked on at once
-KEPT_BYTES = 2**28  # logits that are kept for the backward, where the rest are made again
-NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight: 4 bits, one byte for 64 weights, four bytes for 256 of those
-EIGHT_BIT_MOMENTS = 2 * (1 + 4 / 256)  # two bytes, and four for 256 of each
-UNPADDED = "unpadded_vocab_size"  # a key of ours, in the shapes that come with recipes
+CHUNK_BYTES = 2**26  # logits of the head that are computed at once
+KEPT_BYTES = 2**28  # logits that are kept for the backward pass; the rest are recomputed
+NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes per weight: 4 bits, one byte per 64 weights, four bytes per 256 of those
+EIGHT_BIT_MOMENTS = 2 * (1 + 4 / 256)  # two bytes per weight, and four bytes per 256 of each moment
+UNPADDED = "unpadded_vocab_size"  # togi's own key, in the shapes that come with recipes
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """How many parameters a model has, as model cards tell it: `body` without embeddings and output head, `embeddings`
-    with the head, `active` those that one token meets, embeddings among them."""
+    """The number of parameters of a model, as model cards count them: `body` without embeddings and output head,
+    `embeddings` with the head, `active` those used for one token, embeddings included."""
 
     body: int
     embeddings: int
@@ -37,8 +36,8 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """The sizes of a decoder, from its configuration. `experts` is 0 for a dense one; `unpadded` are the rows of the
-    embeddings that stand for tokens, where the configuration says that the others fill them up."""
+    """The sizes of a decoder, from its configuration. `experts` is 0 for a dense one; `unpadded` is the number of
+    embedding rows that belong to tokens, if the configuration says that the others are padding."""
 
     family: str
     layers: int
@@ -56,7 +55,7 @@ class Shape:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Shape":
-        """From a config.json. Raises InputError naming a key that is not there."""
+        """The shape for the contents of a config.json. Raises InputError that names a missing key."""
         known = config.get("text_config") or config
         try:
             heads = known["num_attention_heads"]
@@ -80,11 +79,11 @@ class Shape:
         except KeyError as error:
             raise InputError(f"the model's configuration has no {error}, so its memory cannot be predicted") from None
         except (TypeError, ZeroDivisionError, AttributeError) as error:
-            raise InputError(f"the model's configuration is odd ({error}), so its memory cannot be predicted") from None
+            raise InputError(f"the model's configuration is bad ({error}), so its memory cannot be predicted") from None
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
-        """(inputs, outputs) of the matrices of a layer, experts apart."""
+        """(inputs, outputs) of the matrices of a layer, without experts."""
         queries, keys = self.heads * self.head_width, self.key_heads * self.head_width
         found = {
             "q_proj": (self.width, queries),
@@ -99,29 +98,29 @@ class Shape:
 
     @property
     def matrices(self) -> int:
-        """Weights of the matrices of all layers."""
+        """The number of weights in the matrices of all layers."""
         experts = self.experts * (3 * self.width * self.ffn + self.width)
         return self.plain_matrices + self.layers * experts
 
     @property
     def plain_matrices(self) -> int:
-        """Those apart from experts and routers, which the library holds in blocks that are not put into 4 bits."""
+        """The same without experts and routers, which the library stores in blocks that are not quantised to 4 bits."""
         return self.layers * sum(a * b for a, b in self.linears.values())
 
     @property
     def used_matrices(self) -> int:
-        """Those that one token meets: with experts, its own and the router."""
+        """The weights in matrices that one token uses: with experts, only its own and the router."""
         idle = (self.experts - self.active) * 3 * self.width * self.ffn
         return self.matrices - self.layers * idle
 
     @property
     def embeddings(self) -> int:
-        """Weights of the embeddings; those of an untied head are as many again."""
+        """The number of weights in the embeddings; an untied head has the same number."""
         return self.vocabulary * self.width
 
     @property
     def vectors(self) -> int:
-        """Weights of norms and biases."""
+        """The number of weights in norms and biases."""
         family = family_of(self.family)
         norms = family.norms * self.width
         norms += 2 * self.head_width if family.head_norms else 0
@@ -132,13 +131,13 @@ class Shape:
 
     @property
     def parameters(self) -> int:
-        """All weights."""
+        """The number of all weights."""
         return self.matrices + self.embeddings * (1 if self.tied else 2) + self.vectors
 
     @property
     def counts(self) -> Counts:
-        """The parameters as cards count them: embeddings have a row for each token, and a token meets the rows of the
-        router that choose its experts."""
+        """The parameters as model cards count them: embeddings without padding rows, and for one token only the router
+        rows of its experts."""
         rows = (self.unpadded or self.vocabulary) * (1 if self.tied else 2)
         idle = (self.experts - self.active) * (3 * self.width * self.ffn + self.width)
         body, embeddings = self.matrices + self.vectors, rows * self.width
@@ -147,11 +146,11 @@ class Shape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """How a model is trained. `compute_dtype` is the type of matrix multiplications; `rank` 0 trains all weights.
+    """How a model is trained. `compute_dtype` is the type of matrix products; `rank` 0 trains all weights.
 
-    `accumulates`: a step has several micro-batches, so that gradients are there while activations are. `entropy`: the
-    head also computes it. `scorer`: the head gives one number. `accelerator`: its softmax copies logits in float32 and
-    keeps none. `layers`: how many are trained, from the top; None: all, and the embeddings with them.
+    `accumulates`: a step has several micro-batches, so gradients and activations exist at the same time. `entropy`: the
+    head also computes the entropy. `scorer`: the head gives one number. `accelerator`: the softmax copies logits in
+    float32, and none are kept. `layers`: the number of trained layers, from the top; None: all, and the embeddings.
     """
 
     weights: Literal["float32", "bfloat16", "bfloat16-master", "nf4"] = "float32"
@@ -170,9 +169,9 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """Bytes on the device by what they are for, and on the host where the optimiser is offloaded.
+    """Bytes on the device by purpose, and on the host if the optimiser is offloaded.
 
-    `head` is the chunk of logits at work, `cast` copies of weights in another type."""
+    `head` is the logits in memory, `cast` copies of weights in another type."""
 
     weights: float
     cast: float
@@ -185,12 +184,13 @@ class Memory:
 
     @property
     def floor(self) -> float:
-        """What is there whatever the micro-batch: weights, optimiser, gradients."""
+        """The bytes that do not depend on the micro-batch: weights, optimiser, gradients."""
         return self.weights + self.optimizer + self.gradients
 
     @property
     def peak(self) -> float:
-        """The most that is held at one time. Gradients of a step's only micro-batch come while activations go."""
+        """The most bytes at any time. In a step with a single micro-batch, gradients appear while activations are
+        released."""
         busy = self.activations + self.head
         moving = self.gradients + busy if self.together else max(self.gradients, busy)
         return self.weights + self.cast + self.optimizer + moving
@@ -199,8 +199,8 @@ class Memory:
 def rank_peak(shape: Shape, memory: Memory, ranks: int) -> float:
     """The peak of each of `ranks` processes that share the weights, gradients and moments of `memory`.
 
-    At work a process holds its part of them, and whole what it computes with: embeddings and head, the layer at work
-    and the next, and the gradients of one. Before the first step and when the model is saved it holds all weights.
+    While training, a process holds its part of them, and unsharded what it computes with: embeddings and head, the
+    current layer and the next, and the gradients of one. Before the first step and during saving it holds all weights.
     """
     if ranks == 1:
         return memory.peak
@@ -211,18 +211,18 @@ def rank_peak(shape: Shape, memory: Memory, ranks: int) -> float:
 
 
 def key_bytes(shape: Shape, width: int) -> int:
-    """Bytes that the keys and values of one token take, in numbers of `width` bytes."""
+    """Bytes of the keys and values of one token, for numbers of `width` bytes."""
     return 2 * shape.layers * shape.key_heads * shape.head_width * width
 
 
 def adapter_size(shape: Shape, job: Job) -> int:
-    """Weights of a low-rank adapter."""
+    """The number of weights in a low-rank adapter."""
     chosen = shape.linears if "all-linear" in job.targets else {n: shape.linears.get(n, (0, 0)) for n in job.targets}
     return shape.layers * job.rank * sum(a + b for a, b in chosen.values())
 
 
 def predict(shape: Shape, job: Job, tokens: int) -> Memory:
-    """The memory of a micro-batch of `tokens` rows, all scored, at its peak."""
+    """The peak memory of a micro-batch of `tokens` rows, all scored."""
     trained = _trained(shape, job)
     base = 4 if job.weights == "float32" else 2
     weights = float(shape.parameters * base)
@@ -249,7 +249,7 @@ def predict(shape: Shape, job: Job, tokens: int) -> Memory:
 
 
 def _trained(shape: Shape, job: Job) -> int:
-    """How many weights are trained."""
+    """The number of trained weights."""
     if job.rank:
         return adapter_size(shape, job)
     if job.layers is not None:
@@ -258,8 +258,8 @@ def _trained(shape: Shape, job: Job) -> int:
 
 
 def _cast(shape: Shape, job: Job) -> float:
-    """Weights in the type of matrix multiplications: float32 ones are cast once a micro-batch and kept for it; 4-bit
-    ones are written out one at a time."""
+    """Bytes of weights cast to the type of matrix products: float32 weights are cast once per micro-batch and kept for
+    it; 4-bit weights are dequantised one matrix at a time."""
     if job.weights == "nf4":
         return max(a * b for a, b in shape.linears.values()) * (2 if job.compute_dtype == "bfloat16" else 4)
     if job.weights == "float32" and job.compute_dtype == "bfloat16":
@@ -268,7 +268,7 @@ def _cast(shape: Shape, job: Job) -> float:
 
 
 def activations(shape: Shape, job: Job, tokens: int) -> int:
-    """Bytes that the layers keep for the backward of a micro-batch, and those around them."""
+    """Bytes that the layers, and the parts around them, keep for the backward pass of a micro-batch."""
     layer = layer_bytes(shape, job)
     wide = 2 if _half(job) else 4
     trained = shape.layers if job.layers is None else min(job.layers, shape.layers)
@@ -281,9 +281,9 @@ def activations(shape: Shape, job: Job, tokens: int) -> int:
 def layer_bytes(shape: Shape, job: Job) -> int:
     """Bytes that one layer keeps for each row: inputs of products, of norms and of the gate.
 
-    With an adapter the frozen matrices keep no input of their own, but what the adapter reads is kept. Where the type
-    changes between a row and the products that read it, each of them keeps a copy of its own. Families of
-    `fused_layers` keep the input of a norm once, and of the gated part gate and up.
+    With an adapter, the frozen matrices keep no input, but the adapter keeps its own. If the type changes between a row
+    and the products that read it, each of them keeps its own copy. Families of `fused_layers` keep the input of a norm
+    once, and only gate and up of the gated part.
     """
     queries, keys = shape.heads * shape.head_width, shape.key_heads * shape.head_width
     times = shape.active or 1
@@ -326,13 +326,13 @@ def _head(shape: Shape, job: Job, tokens: int) -> int:
 
 
 def chunk_rows(row_bytes: int) -> int:
-    """How many tokens' logits the head works on at once."""
+    """The number of tokens whose logits the head computes at once."""
     return max(16, min(1024, CHUNK_BYTES // row_bytes))
 
 
 def largest(shape: Shape, job: Job, memory: float, *, step: int = 256, most: int = 2**16, ranks: int = 1) -> int:
-    """The largest micro-batch (tokens, a multiple of `step`) whose peak fits `memory`, that of each of `ranks`
-    processes; 0 where none does."""
+    """The largest micro-batch (tokens, a multiple of `step`) whose peak fits into `memory` on each of `ranks`
+    processes; 0 if none does."""
     found = 0
     for tokens in range(step, most + 1, step):
         if rank_peak(shape, predict(shape, job, tokens), ranks) > memory:
@@ -342,12 +342,12 @@ def largest(shape: Shape, job: Job, memory: float, *, step: int = 256, most: int
 
 
 def training_flops(shape: Shape, job: Job, tokens: int, scored: int, length: int) -> float:
-    """Floating-point operations of a forward and a backward over `tokens` rows, `scored` of which go through the head;
-    `length` is the usual length of a sequence.
+    """Floating-point operations of a forward and backward pass over `tokens` rows, `scored` of which go through the
+    head; `length` is the typical length of a sequence.
 
-    Two a weight and row forward, as many for the gradient of the rows, as many for that of the weights, which adapters
-    save; recomputation adds a forward of the layers. A row attends to half of its sequence. Layers that are not trained
-    have no backward; a scorer's head counts nothing.
+    Two per weight and row in the forward pass, two for the gradient of the rows, and two for that of the weights, which
+    adapters save; recomputation adds a forward pass of the layers. A row attends to half of its sequence. Untrained
+    layers have no backward pass; a scorer's head counts nothing.
     """
     share = 1.0 if job.layers is None else min(job.layers, shape.layers) / shape.layers
     attention = 2 * shape.layers * shape.heads * shape.head_width * length * tokens

@@ -1,5 +1,5 @@
-"""What a trained network is saved as, one part at a time: an adapter is merged, and 4 bits are written out, for the
-weights at hand alone. The trained network stays as it is, and no second one is ever whole in memory.
+"""Computes the weights to save from a trained network, one part at a time: merges adapters and dequantises 4-bit
+weights. The trained network stays unchanged, and there is never a complete second one in memory.
 """
 
 import copy
@@ -16,9 +16,9 @@ Parts = Mapping[str, Callable[[], nn.Module]]
 
 
 class SavedNetwork:
-    """What `net` is saved as in `dtype`. `plain` is that network without memory for its weights: its parts, their
-    names, its configuration. Sums with an adapter are made in `dtype` where that is wider than the weights beneath, so
-    that they are not rounded."""
+    """The network as which `net` is saved in `dtype`. `plain` is that network without memory for its weights: its
+    parts, their names, its configuration. Sums with an adapter are computed in `dtype` if that is wider than the base
+    weights, so that they are not rounded."""
 
     def __init__(self, net: Any, dtype: torch.dtype) -> None:
         self.base = beneath(net)
@@ -32,15 +32,15 @@ class SavedNetwork:
         self._made: tuple[str, Any] = ("", None)
 
     def weight(self, name: str) -> Tensor:
-        """A weight of `plain`, before it is rounded to `dtype`. The part that was made last is kept, so ask for the
-        weights of one part one after another."""
+        """A weight of `plain`, before rounding to `dtype`. Only the last computed part is cached, so request the
+        weights of one part consecutively."""
         name = self._same.get(name, name)
         path, _, own = name.rpartition(".")
         changed = next((at for at in _above(path) if at in self._parts), None)
         if changed is None:
             return getattr(self.base.get_submodule(path), own).detach()
         if self._made[0] != changed:
-            self._made = ("", None)  # not two at once
+            self._made = ("", None)  # so that there are never two in memory
             self._made = (changed, self._parts[changed]())
         part = self._made[1].get_submodule(path[len(changed) + 1 :])
         return getattr(part, own).detach()
@@ -51,7 +51,7 @@ class SavedNetwork:
         return weight.to(self.dtype) if weight.is_floating_point() else weight
 
     def shapes(self) -> dict[str, Tensor]:
-        """The weights that are saved, by their names in `plain`, without memory for them; tied ones are one tensor."""
+        """The weights to save, by their names in `plain`, without memory; tied weights are the same tensor."""
         state = self.plain.state_dict(keep_vars=True)
         kinds = {id(weight): self.dtype if weight.is_floating_point() else weight.dtype for weight in state.values()}
         made = {id(w): torch.empty(w.shape, dtype=kinds[id(w)], device="meta") for w in state.values()}
@@ -59,20 +59,20 @@ class SavedNetwork:
 
 
 def _changed(net: Any, dtype: torch.dtype) -> Parts:
-    """What makes the parts that are saved otherwise than they lie in `net`, by their names."""
+    """Functions that build the parts whose saved form differs from that in `net`, by name."""
     if is_adapted(net):
         return lora_library().merged_parts(net, dtype)
     return quantised_library().written_out(net, dtype) if getattr(net, "is_loaded_in_4bit", False) else {}
 
 
 def _above(path: str) -> list[str]:
-    """A part's name and those of the parts that it lies in."""
+    """A part's name and those of the parts that contain it."""
     names = path.split(".")
     return [".".join(names[:count]) for count in range(len(names), 0, -1)]
 
 
 def _without_memory(net: Any) -> Any:
-    """The network that `net` is when its adapter is merged and 4 bits are written out, its weights without memory."""
+    """`net` with its adapter merged and 4-bit layers made plain, without memory for its weights."""
     shells: dict[int, Any] = {
         id(weight): nn.Parameter(torch.empty(weight.shape, dtype=weight.dtype, device="meta"), requires_grad=False)
         for weight in net.parameters()

@@ -1,4 +1,4 @@
-"""Special tokens that a recipe adds to a model: in the tokenizer, and as rows of its embeddings and of its head."""
+"""Adds a recipe's special tokens to a model: to the tokenizer, and as rows of its embeddings and its head."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from tokenizers import AddedToken
 
 
 def add_tokens(tokenizer: Any, tokens: Sequence[str]) -> tuple[str, ...]:
-    """Makes `tokens` special tokens of the tokenizer; gives those that it did not have."""
+    """Makes `tokens` special tokens of the tokenizer; returns those that are new to it."""
     known = tokenizer.get_vocab()
     new = tuple(token for token in tokens if token not in known)
     if tokens:
@@ -19,8 +19,8 @@ def add_tokens(tokenizer: Any, tokens: Sequence[str]) -> tuple[str, ...]:
 
 
 def give_rows(net: Any, tokenizer: Any, new: Sequence[str]) -> None:
-    """Gives new tokens rows of the embeddings and of the output head: the mean of the rows of the older tokens, whether
-    they are added or stood there unused. Tied ones stay tied."""
+    """Sets the rows of new tokens in the embeddings and the output head to the mean of the older tokens' rows, whether
+    the rows are added or existed unused. Tied weights stay tied."""
     if not new:
         return
     ids = [int(i) for i in tokenizer.convert_tokens_to_ids(list(new))]

@@ -1,6 +1,6 @@
 """The versions of the transformers library that togi was tested with.
 
-Parts of its models are replaced by name (`fused_layers`), so another version is not refused, but mentioned.
+Parts of its models are replaced by name (`fused_layers`), so another version is allowed, but causes a warning.
 """
 
 import logging
@@ -20,6 +20,6 @@ def warn_if_untested(version: str | None = None) -> None:
     if not oldest <= (int(major), int(minor)) <= newest:
         bounds = f">={oldest[0]}.{oldest[1]},<{newest[0]}.{newest[1] + 1}"
         log.warning(
-            "transformers %s is installed, but togi was tested with %s. Parts of models that differ are left to the "
-            "library; for tested results: pip install 'transformers%s'", version, bounds, bounds,
+            "transformers %s is installed, but togi was tested with %s. If parts of a model differ, the library's are "
+            "used; for tested results: pip install 'transformers%s'", version, bounds, bounds,
         )  # fmt: skip

@@ -1,10 +1,10 @@
 """Attention for sampling, plugged into the model library's own attention interface under the name `togi_decode`.
 
-What a forward pass needs to know travels through the model as the keyword `togi_pass`: a `PrefillPass` (several
-prompts in one row, each attends to itself), a `DecodePass` (one new token in each row) or a `MixedPass` of both in one
-row. Nothing is global.
+The state of a forward pass travels through the model as the keyword `togi_pass`: a `PrefillPass` (several prompts in
+one row, each attends to itself), a `DecodePass` (one new token in each row) or a `MixedPass` of both in one row.
+Nothing is global.
 
-Shapes: T packed tokens, R rows, G groups, N row places in a group, H query heads, K key heads, M = H / K, D head size,
+Shapes: T packed tokens, R rows, G groups, N row slots in a group, H query heads, K key heads, M = H / K, D head size,
 P prompt columns, S own columns, C = P + S.
 """
 
@@ -27,9 +27,10 @@ NAME = "togi_decode"
 
 @dataclass(slots=True)
 class PrefillPass:
-    """Prompts packed in one row of T tokens: `lengths` in order, written to the places `groups` of the cache.
+    """Prompts packed in one row of T tokens: `lengths` in order, written to the cache slots `groups`.
 
-    `shared` says which group holds a prompt's beginning already, and how many tokens of it; these are not in the row.
+    `shared` names, for each prompt, the group that already has the keys of its first tokens, and the number of these
+    tokens; they are not in the row.
     """
 
     cache: KeyCache
@@ -38,7 +39,7 @@ class PrefillPass:
     shared: Sequence[Shared]
 
     def attend(self, layer: int, heads: "Heads", options: Options) -> Tensor:
-        """(1, T, H, D): each prompt attends causally to itself; its keys are kept."""
+        """(1, T, H, D): each prompt attends causally to itself; its keys are stored."""
         stored = self.cache.layer(layer, heads.key, heads.value)
         outputs, start = [], 0
         for group, length, shared in zip(self.groups, self.lengths, self.shared, strict=True):
@@ -56,10 +57,10 @@ class PrefillPass:
 
 @dataclass(slots=True)
 class Places:
-    """Which rows belong to which group: changes only when rows come or go.
+    """The assignment of rows to slots of groups. It changes only when rows join or leave.
 
-    `row_GN` is the row at each place (0 where there is none), `place_R` the place of each row; both are None when rows
-    already lie in that order, so that nothing has to be gathered. `order_R` are the rows, those of a group together.
+    `row_GN` is the row in each slot (0 if empty), `place_R` the slot of each row; both are None if the rows already
+    have that order, so that nothing has to be gathered. `order_R` lists the rows, sorted by group.
     """
 
     groups: int
@@ -72,7 +73,7 @@ class Places:
 
     @classmethod
     def of(cls, group_R: Sequence[int], groups: int, device: torch.device) -> "Places":
-        """The places of rows whose groups are `group_R`."""
+        """The slots of rows whose groups are `group_R`."""
         members: list[list[int]] = [[] for _ in range(groups)]
         for row, group in enumerate(group_R):
             members[group].append(row)
@@ -101,7 +102,8 @@ class Places:
 
 @dataclass(slots=True)
 class DecodePass:
-    """One new token in each of R rows. `own_R` counts the row's own tokens before it, `prompt_G` those of prompts."""
+    """One new token in each of R rows. `own_R` counts each row's earlier answer tokens, `prompt_G` the prompt tokens of
+    each group."""
 
     cache: KeyCache
     places: Places
@@ -125,7 +127,8 @@ class DecodePass:
             self._index = (torch.arange(self.rows, device=self.device), torch.tensor(self.own_R, device=self.device))
 
     def attend(self, layer: int, heads: "Heads", options: Options) -> Tensor:
-        """(R, 1, H, D): each group's queries meet the one copy of its prompt, each row its own tokens; one softmax."""
+        """(R, 1, H, D): each row attends to its group's single copy of the prompt and to its own tokens, in one
+        softmax."""
         stored = self.cache.layer(layer, heads.key, heads.value)
         if stored.blocked:
             new = New(heads.query.flatten(1), heads.key.flatten(1), heads.value.flatten(1))
@@ -154,7 +157,8 @@ class DecodePass:
         return whole.to(heads.query.dtype)
 
     def attend_natively(self, layer: int, new: New, options: Options) -> Tensor:
-        """(R, 1, H D): the same, compiled; writes the new keys and values too. The layer is `blocked`."""
+        """(R, 1, H D): like `attend`, in compiled code, which also writes the new keys and values. The layer must be
+        `blocked`."""
         stored = self.cache.layers[layer]
         if self._lengths is None:
             self._lengths = torch.tensor(self.prompt_G)[self.places.group_R], torch.tensor(self.own_R)
@@ -181,7 +185,7 @@ class DecodePass:
         return torch.softmax(scores, -1)
 
     def _mask(self, window: int | None, scores: Tensor) -> Tensor | None:
-        """(G, 1, N, 1, C), 0 where a key is seen, -inf elsewhere; None if only the columns not yet used are hidden."""
+        """(G, 1, N, 1, C), 0 for visible keys and -inf for others; None if only unused columns are hidden."""
         longest = max(self.prompt_G) + max(self.own_R) + 1
         if window is not None and window >= longest:
             window = None
@@ -210,7 +214,7 @@ class MixedPass:
     decode: DecodePass
 
     def attend(self, layer: int, heads: "Heads", options: Options) -> Tensor:
-        """(1, T + R, H, D): each part as its own pass attends."""
+        """(1, T + R, H, D): each part attends as in its own pass."""
         tokens = sum(self.prefill.lengths)
         parts = (heads.query, heads.key, heads.value)
         prompts = self.prefill.attend(layer, Heads(*(x[:, :, :tokens] for x in parts)), options)
@@ -228,7 +232,7 @@ class Heads:
 
 
 def _causal(query: Tensor, key: Tensor, value: Tensor, options: Options) -> Tensor:
-    """Plain causal attention of a prompt's last T tokens, (1, H, T, D), to the whole prompt."""
+    """Plain causal attention (1, H, T, D) of a prompt's last T tokens to the whole prompt."""
     new, length, window = query.shape[2], key.shape[2], options.window
     grouped = query.shape[1] != key.shape[1]
     if new == length and options.softcap is None and (window is None or window >= length):
@@ -253,13 +257,13 @@ def _causal(query: Tensor, key: Tensor, value: Tensor, options: Options) -> Tens
 def attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **settings: Any
 ) -> tuple[Tensor, None]:
-    """The attention function that transformers calls in every layer; `settings` holds `togi_pass`.
+    """The attention function that transformers calls in every layer; `settings` contains `togi_pass`.
 
-    Raises InputError for attention with sinks or a position bias, which this path does not compute.
+    Raises InputError for attention with sinks or a position bias, which it does not support.
     """
     for name in ("s_aux", "position_bias"):
         if settings.get(name) is not None:
-            raise InputError(f"{type(module).__name__}: the embedded sampler does not compute attention with `{name}`")
+            raise InputError(f"{type(module).__name__}: the embedded sampler does not support attention with `{name}`")
     options = Options.asked(query, settings)
     return settings["togi_pass"].attend(module.layer_idx, Heads(query, key, value), options), None
 

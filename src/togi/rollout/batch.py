@@ -1,8 +1,7 @@
-"""The rows that are sampled together: their places in the cache, and the logits of each row's next token.
+"""The rows that are sampled together: their slots in the cache, and the logits of each row's next token.
 
-Prompts that join are computed in the same pass as the next token of the rows that run already; what they begin with in
-common is computed once. Ended rows, and groups
-without rows, give their places to the last ones.
+New prompts are computed in the same pass as the next token of the running rows; a common prefix of prompts is computed
+once. The slots of ended rows, and of groups without rows, are filled with the last ones.
 
 Shapes: R rows, G groups that join, T packed tokens, V vocabulary.
 """
@@ -20,15 +19,15 @@ from togi.rollout.requests import Group, Row, longest_shared
 from togi.rollout.room import KeyRoom
 
 OWN_COLUMNS = 1024
-"""Room for an answer's keys is taken at once up to this many tokens, beyond that by doubling."""
+"""Room for an answer's keys is allocated at once for up to this many tokens, and then grows by doubling."""
 
 FEWEST_SHARED = 2 * COLUMN_STEP
-"""A shorter common beginning of two prompts is computed twice: its keys would cost more to fetch."""
+"""A shorter common prefix of two prompts is computed twice, because fetching its keys would cost more."""
 
 
 class RunningBatch:
-    """`net` is a sampler's twin of the model, whose keys are kept as `dtype`; with `whole` every sequence is computed
-    anew for each token instead."""
+    """The running rows. `net` is the sampler's twin of the model; its keys are stored as `dtype`. If `whole` is set,
+    each token recomputes its whole sequence instead."""
 
     def __init__(self, net: Any, device: torch.device, dtype: torch.dtype) -> None:
         self.net = net
@@ -36,24 +35,24 @@ class RunningBatch:
         self.whole = False
         self.room: KeyRoom | None = None
         self.cache = KeyCache(dtype)
-        self.groups: list[Group] = []  # in the order of their places in the cache
+        self.groups: list[Group] = []  # in the order of their slots in the cache
         self.rows: list[Row] = []
-        self._joined: list[Group] = []  # the last of the groups, whose prompts are not computed yet
+        self._joined: list[Group] = []  # the last groups, whose prompts are not computed yet
         self._places: Places | None = None
 
     def share(self, group: Group) -> None:
-        """Finds the part of a prompt that a group in the batch computes too. To be called before the group joins."""
+        """Finds the prefix that a group shares with one in the batch. Call it before the group joins."""
         if not self.whole:
             group.shared = longest_shared(group.request.prompt_ids, self.groups, COLUMN_STEP, FEWEST_SHARED)
 
     def join(self, group: Group, rows: Iterable[Row]) -> None:
-        """Takes a group in; its prompt is computed with the next logits."""
+        """Adds a group; its prompt is computed with the next logits."""
         self.groups.append(group)
         self._joined.append(group)
         self.rows.extend(rows)
 
     def reserve(self, coming: Sequence[Group]) -> None:
-        """Makes room for all that runs, and for the groups that will run beside it."""
+        """Allocates room for the running groups and the `coming` ones."""
         if self.whole:
             return
         groups = [*self.groups, *coming]
@@ -65,7 +64,7 @@ class RunningBatch:
         )
 
     def fits(self, coming: Sequence[Group]) -> bool:
-        """Whether `room` is enough for the keys of all that runs and of the `coming` groups at their longest."""
+        """Whether `room` suffices for the keys of the running and the `coming` groups at their longest."""
         if self.room is None or self.whole:
             return True
         groups = [*self.groups, *coming]
@@ -107,7 +106,7 @@ class RunningBatch:
         return logits_V.float().index_select(0, torch.cat((rows, group_R)))
 
     def leave(self) -> bool:
-        """Lets the ended rows go; whether there were any."""
+        """Removes the ended rows; returns whether there were any."""
         if not any(row.ended for row in self.rows):
             return False
         self._places = None
@@ -127,7 +126,7 @@ class RunningBatch:
         return True
 
     def clear(self) -> None:
-        """Forgets everything and gives all memory back."""
+        """Removes everything and releases all memory."""
         self.groups, self.rows, self._joined, self._places = [], [], [], None
         self.cache.clear()
 
@@ -151,7 +150,7 @@ class RunningBatch:
         return torch.tensor(ids, device=self.device), torch.tensor(positions, device=self.device)
 
     def _decode_pass(self, rows: Sequence[Row], places: Places | None) -> DecodePass:
-        """One more token of rows whose groups are the first ones. `places` are theirs, where they are known."""
+        """The pass for one more token of `rows`, whose groups come first. `places` are their slots, if known."""
         own_R = [row.num_own for row in rows]
         if max(own_R) >= self.cache.own:
             self.cache.reserve(own=min(2 * self.cache.own, max(row.group.request.params.max_tokens for row in rows)))
@@ -165,7 +164,7 @@ class RunningBatch:
         return range(len(self.groups) - len(joined), len(self.groups))
 
     def _recomputed(self) -> Tensor:
-        """Logits (R, V), each row from its whole sequence, as the library computes it."""
+        """Logits (R, V); the library computes each row from its whole sequence."""
         logits = []
         for row in self.rows:
             ids_T = torch.tensor([*row.group.request.prompt_ids, *row.ids], device=self.device)
@@ -174,7 +173,7 @@ class RunningBatch:
 
 
 class Prompts:
-    """What prompts do not share, packed without padding: ids (T,), positions (T,), the places of last tokens (G,)."""
+    """The unshared parts of prompts, packed without padding: ids (T,), positions (T,), indices of last tokens (G,)."""
 
     def __init__(self, groups: Sequence[Group], device: torch.device) -> None:
         self.lengths = [group.num_new for group in groups]

@@ -1,7 +1,7 @@
-"""The keys and values that decoding reads: every prompt once for its whole group, and each row's own tokens.
+"""The cache of keys and values for decoding: every prompt once for its whole group, and each row's own tokens.
 
 Shapes: G groups, R rows, K key heads, D head size, P prompt columns, S own columns. Buffers are allocated once for a
-batch and grow only when a request needs more; finished rows and groups give their place to the last one.
+batch and grow only when a request needs more; the slot of a finished row or group is filled with the last one.
 """
 
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from torch.nn import functional as F
 from togi.kernels import BLOCK, supports_decode
 
 COLUMN_STEP = BLOCK
-"""Own columns are read in multiples of this, so that products keep their shapes for several tokens."""
+"""Own columns are read in multiples of this, so that the shapes of matrix products stay the same for several tokens."""
 
 
 @dataclass(slots=True)
 class LayerCache:
-    """One layer's buffers: prompt_* (G, K, P, D), own_* (R, K, S, D); zeros where nothing was written yet.
+    """One layer's buffers: prompt_* (G, K, P, D), own_* (R, K, S, D); zero until written.
 
-    Where attention is native, keys are `blocked`: (.., K, columns / 16, D, 16).
+    For native attention, keys are `blocked`: (.., K, columns / 16, D, 16).
     """
 
     prompt_key: Tensor
@@ -30,7 +30,7 @@ class LayerCache:
     blocked: bool = False
 
     def write_prompt(self, group: int, key_KPD: Tensor, value_KPD: Tensor) -> None:
-        """Keeps the keys and values of a prompt."""
+        """Stores the keys and values of a prompt."""
         length = key_KPD.shape[1]
         self.prompt_value[group, :, :length] = value_KPD
         if self.blocked:
@@ -46,7 +46,7 @@ class LayerCache:
         return key, self.prompt_value[group, :, :length]
 
     def grow(self, *, groups: int, prompt: int, rows: int, own: int) -> None:
-        """Makes room; what is stored is kept."""
+        """Enlarges the buffers; keeps their contents."""
         step = BLOCK if self.blocked else 1
         self.prompt_key = _grown(self.prompt_key, groups, prompt // step)
         self.prompt_value = _grown(self.prompt_value, groups, prompt)
@@ -54,7 +54,7 @@ class LayerCache:
         self.own_value = _grown(self.own_value, rows, own)
 
     def columns(self, length: int) -> int:
-        """How many columns, or blocks, of the keys' buffers `length` tokens take."""
+        """The number of columns, or blocks, that `length` tokens take in the key buffers."""
         return -(-length // BLOCK) if self.blocked else length
 
 
@@ -64,9 +64,9 @@ def round_up(size: int, step: int = COLUMN_STEP) -> int:
 
 
 def attention_type(weight: Tensor) -> torch.dtype:
-    """The type of decoding's attention for weights like `weight`: on CPU float32 in place of a half type.
+    """The number type of attention in decoding for weights such as `weight`: on CPU, float32 instead of a half type.
 
-    One query against a row's own keys is too small a product for the units of half types: float32 takes half the time.
+    One query times a row's own keys is too small a product for half-precision units: float32 takes half the time.
     """
     return torch.promote_types(weight.dtype, torch.float32) if weight.device.type == "cpu" else weight.dtype
 
@@ -74,7 +74,7 @@ def attention_type(weight: Tensor) -> torch.dtype:
 class KeyCache:
     """Buffers for at most `groups` prompts of `prompt` tokens and `rows` answers of `own` tokens, layer by layer.
 
-    `dtype` is the type of the buffers and of decoding's attention where that is not native.
+    `dtype` is the type of the buffers and of attention in decoding, unless attention is native.
     """
 
     def __init__(self, dtype: torch.dtype) -> None:
@@ -99,7 +99,7 @@ class KeyCache:
         )
 
     def reserve(self, *, groups: int = 0, prompt: int = 0, rows: int = 0, own: int = 0) -> None:
-        """Makes room; what is already stored is kept."""
+        """Enlarges the buffers if needed; keeps their contents."""
         wanted = self.wanted(groups=groups, prompt=prompt, rows=rows, own=own)
         if wanted == (self.groups, self.prompt, self.rows, self.own):
             return
@@ -108,7 +108,7 @@ class KeyCache:
             layer.grow(groups=self.groups, prompt=self.prompt, rows=self.rows, own=self.own)
 
     def layer(self, index: int, key: Tensor, value: Tensor) -> LayerCache:
-        """The buffers of layer `index`, made on first use for keys and values like these (.., K, tokens, D)."""
+        """The buffers of layer `index`, created on first use to match `key` and `value` (.., K, tokens, D)."""
         if index not in self.layers:
             blocked = supports_decode(key, value)
             dtype, block = (key.dtype, (BLOCK,)) if blocked else (self.dtype, ())
@@ -119,19 +119,19 @@ class KeyCache:
         return self.layers[index]
 
     def move_row(self, source: int, target: int, length: int) -> None:
-        """Gives the place of row `target` to row `source`, which has `length` own tokens."""
+        """Moves row `source`, which has `length` own tokens, to the slot of row `target`."""
         for layer in self.layers.values():
             _move(layer.own_key, source, target, layer.columns(length))
             _move(layer.own_value, source, target, length)
 
     def move_group(self, source: int, target: int, length: int) -> None:
-        """Gives the place of group `target` to group `source`, whose prompt has `length` tokens."""
+        """Moves group `source`, whose prompt has `length` tokens, to the slot of group `target`."""
         for layer in self.layers.values():
             _move(layer.prompt_key, source, target, layer.columns(length))
             _move(layer.prompt_value, source, target, length)
 
     def clear(self) -> None:
-        """Gives all memory back."""
+        """Releases all memory."""
         self.layers.clear()
         self.groups = self.prompt = self.rows = self.own = 0
 
@@ -143,7 +143,7 @@ def _move(buffer: Tensor, source: int, target: int, stop: int) -> None:
 def _grown(old: Tensor, places: int, columns: int) -> Tensor:
     if old.shape[0] >= places and old.shape[2] >= columns:
         return old
-    # zeros, not empty: a column that nobody may see is multiplied by probability 0, and 0 times NaN is NaN
+    # zeros, not empty: a masked column is multiplied by probability 0, and 0 times NaN is NaN
     new = old.new_zeros((places, old.shape[1], columns, *old.shape[3:]))
     new[: old.shape[0], :, : old.shape[2]] = old
     return new

@@ -1,4 +1,4 @@
-"""Continues plain texts with the embedded sampler: no chat template in front of it."""
+"""Continues plain texts with the embedded sampler, without a chat template."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +21,7 @@ class ModelCompleter:
     def complete(
         self, texts: Sequence[str], params: SamplingParams, seeds: Sequence[Sequence[int]]
     ) -> list[list[Completion]]:
-        """`params.n` continuations of each text, in order; one stream of random numbers each in `seeds`. Raises
-        InputError for a text that leaves no room."""
+        """`params.n` continuations of each text, in order, with one random stream each in `seeds`. Raises InputError
+        for a text that leaves no room."""
         ids = [self.tokenizer(text, add_special_tokens=True)["input_ids"] for text in texts]
         return self.sampler.generate(ids, params, seeds)

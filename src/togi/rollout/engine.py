@@ -1,4 +1,4 @@
-"""What every engine's caller needs: whole answers out of a stream of events."""
+"""Collects complete answers from an engine's stream of events."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -8,10 +8,10 @@ from togi.core.records import Completion
 
 
 def answer(engine: Engine, requests: Sequence[Request]) -> Iterator[list[Completion]]:
-    """The completions of each request, in the order of the requests, each as soon as it and those before it are whole.
+    """Yields the completions of each request, in order, as soon as it and those before it are complete.
 
-    All requests are added before this returns, so an engine that works by itself begins at once, and the later ones go
-    on while the caller works on an earlier one. Left early, the rest is cancelled.
+    All requests are added before this returns, so an engine that works by itself starts at once, and continues with
+    later requests while the caller handles an earlier one. Closing the iterator early cancels the rest.
     """
     return _answers(engine, [engine.add(request) for request in requests], requests)
 
@@ -31,7 +31,7 @@ def _completions(engine: Engine, request: int, count: int) -> list[Completion]:
 
 
 def batches(samples: Sequence[int], batch_rows: int) -> list[range]:
-    """Which prompts are computed together if prompt i has `samples[i]` samples: in order, at most `batch_rows` rows."""
+    """Splits prompts into consecutive batches of at most `batch_rows` rows; prompt i has `samples[i]` samples."""
     cuts, rows = [0], 0
     for at, count in enumerate(samples):
         if rows and rows + count > batch_rows:

@@ -1,8 +1,8 @@
-"""Parts of known decoders that compiled functions compute while sampling: norms, gates, and attention from its products
-on.
+"""Replaces parts of known decoders by compiled functions while sampling: norms, gates, and attention after its query,
+key and value products.
 
-Any other part, and every number type that the functions do not take, goes through the library as it stands. The results
-are the same up to rounding.
+The library computes all other parts, and number types that the functions do not support. The results are the same up
+to rounding.
 
 Shapes: R rows, H query heads, K key heads, D head size, F width.
 """
@@ -28,7 +28,7 @@ from togi.rollout.attention import DecodePass
 
 
 def compute_natively(twin: nn.Module) -> None:
-    """Replaces the forwards of the known parts of a sampler's twin."""
+    """Replaces the forward methods of the known parts of a sampler's twin."""
     for module in list(twin.modules()):
         forward = _forward_of(module)
         if forward is not None:
@@ -38,7 +38,7 @@ def compute_natively(twin: nn.Module) -> None:
 
 
 def _forward_of(module: Any) -> Callable[..., Any] | None:
-    """The forward that stands for a known part's own; None for any other module."""
+    """The replacement for the forward method of a known part, or None for any other module."""
     if norm_of(module) is not None:
         return _norm
     if gelu_of(module) is not None:

@@ -1,4 +1,4 @@
-"""Answers prompts with the embedded sampler: rendering in front of it, text behind it."""
+"""Answers prompts with the embedded sampler: renders prompts for it and returns text."""
 
 from collections.abc import Iterator, Sequence
 
@@ -16,7 +16,7 @@ class ModelGenerator:
     """The `Generator` of a model in this process, under its chat template.
 
     Prompts are computed in fixed batches of at most `batch_rows` samples; sample i of a prompt has the random stream
-    `derive(params.seed, prompt.id, i)`, so an answer belongs to its prompt and not to its place in the list.
+    `derive(params.seed, prompt.id, i)`, so an answer depends on its prompt and not on its position in the list.
     """
 
     def __init__(self, net: nn.Module, tokenizer: Tokenizer, template: Template, *, batch_rows: int = 64) -> None:
@@ -26,16 +26,16 @@ class ModelGenerator:
 
     @property
     def terminator(self) -> str:
-        """What closes an answer."""
+        """The text that ends an answer."""
         return self.template.terminator
 
     @property
     def turn_starts(self) -> tuple[str, ...]:
-        """What begins another turn, so that no answer goes on behind it."""
+        """The texts that begin another turn; an answer must not continue past one."""
         return self.template.turn_starts
 
     def generate(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[list[Completion]]:
-        """`params.n` completions for each prompt, in order; raises InputError for a prompt that does not fit."""
+        """`params.n` completions of each prompt, in order. Raises InputError for a prompt that does not fit."""
         ids = [render_prompt(self.template, self.tokenizer, prompt.messages) for prompt in prompts]
         return self.sampler.generate(ids, params, [_seeds(prompt, params) for prompt in prompts])
 
@@ -45,9 +45,10 @@ class ModelGenerator:
         return self.sampler.limit is None or length + params.max_tokens <= self.sampler.limit
 
     def stream(self, prompt: Prompt, params: SamplingParams) -> Iterator[str]:
-        """One answer as pieces of text, as they become certain, without the terminator; several may be read in turn.
+        """Yields pieces of one answer as they become certain, without the terminator; several streams may be read
+        alternately.
 
-        Left early, the answer is cancelled. Raises InputError for a prompt that does not fit.
+        Closing the iterator early cancels the answer. Raises InputError for a prompt that does not fit.
         """
         ids = render_prompt(self.template, self.tokenizer, prompt.messages)
         seeds = tuple(_seeds(prompt, params))

@@ -1,10 +1,10 @@
 """The embedded engine: token ids in, token ids and log-probabilities out, one step at a time.
 
-A group is one prompt with its samples: the prompt is computed once and its keys are kept once. A prompt that begins as
-that of a group beside it takes those keys from there. Nothing is kept for groups to come, so a resumed run computes
-alike. Finished rows leave the batch. New requests join while others run, by counts of rows and tokens, never by the
-clock. A stream of random numbers belongs to one sample, so that what is sampled depends on the rows beside it through
-rounding alone.
+A group is one prompt with its samples: the prompt is computed once and its keys are stored once. A prompt that shares a
+prefix with a group in the batch copies the keys of the prefix. Nothing is kept for later groups, so a resumed run
+computes the same. Finished rows leave the batch. New requests join while others run; counts of rows and tokens decide
+when, never the clock. Each sample has its own random stream, so other rows in the batch affect it only through
+rounding.
 
 Shapes: R rows, G groups, T packed tokens, V vocabulary.
 """
@@ -40,30 +40,29 @@ from togi.rollout.terminator import Decoder, StopMatcher, TextStream
 log = logging.getLogger(__name__)
 
 PREFILL_TOKENS = 2048
-"""Prompts are packed into one forward pass up to this many tokens; a longer one has its own."""
+"""Prompts are packed into one forward pass up to this many tokens; a longer prompt gets its own pass."""
 
 PROBE_TOLERANCE = 0.05
-"""Nats by which a probe may differ on average: a wrong position gives 3.6, one key too many 0.1, bfloat16 0.03."""
+"""The average difference in nats allowed in a probe: a wrong position gives 3.6, an extra key 0.1, bfloat16 0.03."""
 
 
 @dataclass(slots=True)
 class _Queue:
-    """Events of a request that nobody has read yet; `left` counts its samples whose end was not read."""
+    """The unread events of a request; `left` counts its samples whose end has not been read."""
 
     left: int
     events: deque[Event] = field(default_factory=deque)
 
 
 class Sampler:
-    """The `Engine` that samples from `net`, any decoder-only model of transformers, until `terminator` stands in the
-    decoded text. Whoever reads events computes: one thread at a time, the others wait.
+    """The `Engine` that samples from `net`, any decoder-only model of transformers, until the decoded text contains
+    `terminator`. Reading events computes them: one thread at a time, the others wait.
 
-    The weights are read where they are, so training steps on `net` are seen; the structure (adapters on or off) is that
-    of the moment of construction. An end-of-sequence token that is not the terminator does not end an answer; `end_ids`
-    do, as stop strings. At most `batch_rows` rows are computed together (`bound` limits their keys too). `on_logits`
-    receives a copy of the float32 logits (R, V) of every step with the (request, index) of each row. A model whose keys
-    cannot be kept is sampled by computing whole sequences, aloud (`whole`). Raises InputError for one that cannot be
-    computed so either.
+    The sampler uses the weights of `net` in place, so it sees training steps; the structure (adapters on or off) is
+    that at construction. An end-of-sequence token that is not the terminator does not end an answer; `end_ids` do, as
+    stop strings. At most `batch_rows` rows are computed together (`bound` also limits their keys). `on_logits` receives
+    a copy of the float32 logits (R, V) of every step with the (request, index) of each row. If a model's keys cannot be
+    cached, each token recomputes its whole sequence, with a warning (`whole`). Raises InputError if that fails too.
     """
 
     repeatable = True
@@ -79,7 +78,7 @@ class Sampler:
         on_logits: Callable[[Tensor, list[tuple[int, int]]], None] | None = None,
     ) -> None:
         if not terminator:
-            raise InputError("the chat template has no terminator; an answer needs a text that ends it")
+            raise InputError("the chat template has no terminator; the sampler needs a text that ends an answer")
         twin, weight = shadow(net), next(net.parameters())
         self.device = weight.device
         if self.device.type == "cpu":
@@ -108,12 +107,12 @@ class Sampler:
 
     @property
     def net(self) -> Any:
-        """The twin of the model that is sampled from; its parameters are those of the model."""
+        """The twin that the sampler runs; it shares the parameters of the model."""
         return self._batch.net
 
     @property
     def whole(self) -> bool:
-        """Whether each token computes its whole sequence, because the model's keys cannot be kept."""
+        """Whether each token recomputes its whole sequence, because the model's keys cannot be cached."""
         return self._batch.whole
 
     @property
@@ -122,19 +121,19 @@ class Sampler:
         return bool(self._waiting or self._batch.rows)
 
     def bound(self, size: float) -> None:
-        """From now on keys and values take at most `size` bytes: requests wait for room, and are answered alike, up to
-        the rounding of smaller batches. Raises InputError for a model whose sizes are not known."""
+        """Limits keys and values to `size` bytes from now on. Requests then wait for room; their answers stay the same,
+        up to the rounding of smaller batches. Raises InputError for a model of unknown sizes."""
         self._batch.room = KeyRoom(self.net, size)
 
     @property
     def cache_bytes(self) -> int:
-        """What the keys and values take now."""
+        """The bytes that keys and values take now."""
         return self._batch.cache.size
 
     # --- the engine ---------------------------------------------------------------------------------------------------
 
     def check(self, request: Request, name: str = "the prompt") -> None:
-        """Raises InputError, which begins with `name`, for a request that can never be answered."""
+        """Raises InputError for a request that can never be answered; its message begins with `name`."""
         check_params(request.params)
         length, more = len(request.prompt_ids), request.params.max_tokens
         if not length:
@@ -156,7 +155,7 @@ class Sampler:
             )
 
     def add(self, request: Request) -> int:
-        """Takes a request and returns its id; raises InputError if it can never be answered."""
+        """Adds a request and returns its id. Raises InputError if it can never be answered."""
         self.check(request)
         context = self._decoder.context(request.prompt_ids)
         with self._lock:
@@ -168,8 +167,8 @@ class Sampler:
         return group.id
 
     def events(self, request: int) -> Iterator[Event]:
-        """The events of one request in order, until its last sample has ended or it is cancelled. Computes steps while
-        there are none; what a step brings to other requests waits in their queues."""
+        """Yields the events of one request in order, until its last sample has ended or it is cancelled. Computes steps
+        while there are none; events of other requests wait in their queues."""
         while True:
             with self._lock:
                 queue = self._queues.get(request)
@@ -184,7 +183,7 @@ class Sampler:
             yield event
 
     def ready(self, request: int) -> list[Event]:
-        """The events of one request that are there and were not read; computes nothing."""
+        """The unread events of one request; computes nothing."""
         with self._lock:
             queue = self._queues.get(request)
             found = [] if queue is None else [*queue.events]
@@ -196,7 +195,7 @@ class Sampler:
             return found
 
     def step(self) -> None:
-        """One more token of every row, and the first one of requests that wait, as far as there is room."""
+        """Computes one more token of every row, and the first one of waiting requests, as far as there is room."""
         with self._lock, torch.inference_mode():
             self._pack()
             if self._admit() or self._state is None:
@@ -208,7 +207,7 @@ class Sampler:
             self._leave()
 
     def cancel(self, request: int) -> None:
-        """Forgets a request, waiting or running; an unknown or finished one is no error."""
+        """Drops a waiting or running request. An unknown or finished request is no error."""
         with self._lock, torch.inference_mode():
             self._queues.pop(request, None)
             self._waiting = deque(group for group in self._waiting if group.id != request)
@@ -218,8 +217,8 @@ class Sampler:
             self._leave()
 
     def publish(self, weights: Iterable[tuple[str, Any]]) -> None:
-        """Copies weights into the network, by their names in it; one that lies there already is left alone. Raises
-        RuntimeError while requests run, whose keys are of the weights before."""
+        """Copies weights into the network, by their names in it, unless they already share its memory. Raises
+        RuntimeError while requests run, because their keys come from the earlier weights."""
         if self.busy:
             raise RuntimeError("publish was called while requests are running")
         targets = dict(self.net.named_parameters())
@@ -229,7 +228,7 @@ class Sampler:
                     targets[name].copy_(value)
 
     def close(self) -> None:
-        """Back to the state of a new sampler: no request, no memory."""
+        """Drops all requests and releases all memory, as in a new sampler."""
         with self._lock:
             self._waiting.clear()
             self._queues.clear()
@@ -239,10 +238,10 @@ class Sampler:
     def generate(
         self, prompt_ids: Sequence[Sequence[int]], params: SamplingParams, seeds: Sequence[Sequence[int]]
     ) -> list[list[Completion]]:
-        """Answers every prompt `params.n` times, in batches that follow from the numbers of prompts and samples alone.
+        """Answers every prompt `params.n` times, in batches that depend only on the numbers of prompts and samples.
 
         `seeds[i][j]` is the random stream of sample j of prompt i. Raises InputError for a prompt that does not fit,
-        before anything is computed, and RuntimeError while requests of `add` are running.
+        before computing anything, and RuntimeError while requests of `add` are running.
         """
         if self.busy:
             raise RuntimeError("generate was called while requests of add are running")
@@ -274,7 +273,8 @@ class Sampler:
     # --- a step -------------------------------------------------------------------------------------------------------
 
     def _pack(self) -> None:
-        """Lays the weights out for products of few rows where whole answers are waited for; a stream begins at once."""
+        """Packs the weights for products with few rows, if a waiting request is long and not a stream, which should
+        start at once."""
         asked = (group.request for group in self._waiting)
         if self._packing is None or self._packed or self._batch.rows:
             return
@@ -283,7 +283,7 @@ class Sampler:
             self._packed = True
 
     def _release(self) -> None:
-        """Gives memory back when nothing runs."""
+        """Releases memory when nothing runs."""
         self._state = None
         if self.busy or self._held:
             return
@@ -294,7 +294,7 @@ class Sampler:
 
     @contextmanager
     def _holding(self) -> Iterator[None]:
-        """Keeps memory and packed weights from batch to batch."""
+        """Keeps memory and packed weights between batches."""
         self._held = True
         try:
             yield
@@ -303,7 +303,7 @@ class Sampler:
             self.close()
 
     def _admit(self) -> bool:
-        """Gives waiting requests places, first come first served; whether any came."""
+        """Admits waiting requests to the batch, in order; returns whether there were any."""
         rows = tokens = 0
         while self._waiting:
             group = self._waiting[0]
@@ -314,7 +314,7 @@ class Sampler:
             if not self._batch.fits([group]):
                 if self._batch.rows:
                     break
-                self._batch.cache.clear()  # room that others left
+                self._batch.cache.clear()  # room allocated for earlier requests
             rows += group.live
             self._batch.join(self._waiting.popleft(), self._rows_of(group))
         if rows:
@@ -328,7 +328,7 @@ class Sampler:
         ]
 
     def _next_beside(self) -> list[Group]:
-        """The waiting groups that fit beside what runs."""
+        """The waiting groups that fit in addition to the running ones."""
         groups, rows = [], len(self._batch.rows)
         for group in self._waiting:
             rows += group.live
@@ -338,7 +338,7 @@ class Sampler:
         return groups
 
     def _advance(self, rows: Sequence[Row], state: BatchState, logits_RV: Tensor) -> list[Event]:
-        """Chooses a token for every row and tells what happened."""
+        """Chooses a token for every row and returns the events."""
         if self.on_logits is not None:
             self.on_logits(logits_RV.clone(), [(row.group.id, row.index) for row in rows])
         report_likeliest(rows, state, logits_RV)
@@ -351,17 +351,17 @@ class Sampler:
         return record(rows, drawn)
 
     def _leave(self) -> None:
-        """Lets ended rows go; gives memory back after the last one."""
+        """Removes ended rows; releases memory after the last one."""
         if self._batch.leave():
             self._state = None
         if not self.busy:
             self._release()
 
-    # --- models that are not known ------------------------------------------------------------------------------------
+    # --- unknown models -----------------------------------------------------------------------------------------------
 
     def _probe(self, net: nn.Module) -> None:
-        """Compares some sampled tokens with the plain computation. Where they differ, or the model's code fails, each
-        token computes its whole sequence from then on; raises InputError if that differs too."""
+        """Compares some sampled tokens with the plain computation. If they differ, or the model's code fails, each
+        token recomputes its whole sequence from then on. Raises InputError if that differs too."""
         wrong = self._difference(net)
         if wrong and not self.whole:
             self._compute_whole(net, wrong)
@@ -373,7 +373,7 @@ class Sampler:
             )
 
     def _difference(self, net: nn.Module) -> str:
-        """What is wrong with a probe, if anything is."""
+        """The fault that a probe finds, empty if none."""
         prompts = [[5, 3, 2, 7, 11], [3, 2, 13]]
         params = SamplingParams(max_tokens=6, n=2)
         try:
@@ -385,11 +385,11 @@ class Sampler:
         if error <= PROBE_TOLERANCE:
             return ""
         return (
-            f"on a probe the sampler's log-probabilities differ from its own by {error:.3f} nats on average (allowed "
-            f"{PROBE_TOLERANCE})"
+            f"in a probe, the sampler's log-probabilities differ from the model's own by {error:.3f} nats on average "
+            f"(allowed: {PROBE_TOLERANCE})"
         )
 
     def _compute_whole(self, net: nn.Module, why: str) -> None:
-        """Samples with the library's own computation of whole sequences from now on."""
-        log.warning("%s: %s; so each new token computes its whole sequence again, slower", type(net).__name__, why)
+        """From now on, samples with the library's own computation of whole sequences."""
+        log.warning("%s: %s; each new token recomputes its whole sequence, which is slower", type(net).__name__, why)
         self._batch.whole, self._packing, self._batch.net = True, None, shadow(net, None)

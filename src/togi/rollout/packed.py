@@ -1,6 +1,6 @@
-"""Weights laid out for products of few rows, for as long as a batch is sampled.
+"""Packs weights for products with few rows while a batch is sampled.
 
-`togi.kernels.pack` says why.
+`togi.kernels.pack` explains why.
 """
 
 import torch
@@ -10,20 +10,20 @@ from torch.nn import functional as F
 from togi.kernels import PackedWeight, linear, pack, product_type
 
 MOST_BYTES = 2 * 1024**3
-"""The packed copy of a larger model would take more memory than it is worth."""
+"""Larger models are not packed, because the packed copy takes more memory than it is worth."""
 
 FEWEST_TOKENS = 32
-"""Packing costs about as much as three tokens of 32 rows; shorter answers do without."""
+"""Weights are not packed for shorter answers: packing costs about as much as three tokens of 32 rows."""
 
 
 class PackedLinear(nn.Linear):
-    """A linear layer that shares its parameters with the one it stands for and may hold a packed copy of the weight."""
+    """A linear layer that shares the parameters of the layer it replaces and may hold a packed copy of the weight."""
 
     packed: PackedWeight | None = None
 
     @classmethod
     def like(cls, linear: nn.Linear) -> "PackedLinear":
-        """The layer that stands for `linear`."""
+        """The replacement for `linear`."""
         new = cls(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
         new.weight, new.bias = linear.weight, linear.bias
         return new.train(linear.training)
@@ -35,7 +35,7 @@ class PackedLinear(nn.Linear):
 
 
 class Packing:
-    """The linear layers of a twin (`network.shadow`), packed while the outermost `with` lasts."""
+    """The linear layers of a twin (`sampling_model.shadow`), packed inside the outermost `with`."""
 
     def __init__(self, twin: nn.Module, rows: int) -> None:
         self.rows = rows
@@ -60,9 +60,9 @@ class Packing:
 
 
 def can_pack(net: nn.Module) -> bool:
-    """Whether to pack: a model on CPU whose packed copy is not too large.
+    """Whether to pack: only a model on CPU whose packed copy is not too large.
 
-    Follows from model and machine alone, so that a resumed run chooses alike.
+    This depends only on model and machine, so a resumed run chooses the same.
     """
     weights = [module.weight for module in net.modules() if type(module) is nn.Linear]
     if not weights or not torch.backends.mkldnn.is_available() or any(w.device.type != "cpu" for w in weights):

@@ -1,7 +1,7 @@
-"""From logits to tokens: pure functions on rows, each row independent of those beside it.
+"""Turns logits into tokens: pure functions on rows, each row independent of the others.
 
-The order is that of transformers: repetition penalty, temperature, top-k, top-p, min-p. One uniform number and a
-cumulative sum in the order of the vocabulary choose a token. Shapes: R rows, V vocabulary, L seen tokens, K candidates.
+The order is that of transformers: repetition penalty, temperature, top-k, top-p, min-p. A uniform random number and the
+cumulative sum in vocabulary order select a token. Shapes: R rows, V vocabulary, L seen tokens, K candidates.
 """
 
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ BLOCK = 256
 """Tokens in a block of the two-level cumulative sum."""
 
 CANDIDATES = 128
-"""How many of the likeliest tokens top-p looks at first; eight times as many when their mass does not suffice."""
+"""The number of most likely tokens that top-p considers first; eight times as many if their mass does not suffice."""
 
 LEAST, MOST = 0.0001, 10000
-"""Factors beyond these take logits out of the range of float32."""
+"""Factors beyond these can push logits out of the range of float32."""
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -70,7 +70,7 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Sampling settings of R rows as (R, 1) columns; None where a filter is off in every row."""
+    """Sampling settings of R rows as (R, 1) columns; None if a filter is off in every row."""
 
     temperature: Tensor | None
     greedy: Tensor | None
@@ -100,15 +100,16 @@ class Settings:
 
     @property
     def plain(self) -> bool:
-        """Whether tokens are drawn from the whole vocabulary under temperature alone."""
+        """Whether tokens are drawn from the whole vocabulary, with no setting but temperature."""
         return all(x is None for x in (self.greedy, self.top_k, self.top_p, self.min_p, self.penalty))
 
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """The chosen tokens (R,) and their log-probabilities, float64, nats: under temperature alone, under all settings.
+    """The chosen tokens (R,) and their log-probabilities (float64, nats): `logp` with temperature only, `sampled_logp`
+    with all settings.
 
-    In greedy rows the first is at temperature 1 and the second 0: nothing else could have been chosen.
+    In greedy rows `logp` is at temperature 1, and `sampled_logp` is 0, since no other token could have been chosen.
     """
 
     token: Tensor
@@ -141,9 +142,9 @@ def draw(logits_RV: Tensor, settings: Settings, uniform_R: Tensor, seen_RL: Tens
 
 
 def likeliest(logits_RV: Tensor, settings: Settings, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` likeliest tokens of each row, best first: ids (R, K) and log-probabilities (R, K), float64, nats.
+    """The `count` most likely tokens of each row, best first: ids (R, K) and log-probabilities (R, K), float64, nats.
 
-    They are under temperature alone, in greedy rows at temperature 1. `logits_RV` stays as it is.
+    Only temperature is applied; greedy rows are at temperature 1. `logits_RV` is not modified.
     """
     base = temper(logits_RV.clone(), settings)
     top_RK, id_RK = base.topk(min(count, base.shape[1]), -1)
@@ -152,14 +153,14 @@ def likeliest(logits_RV: Tensor, settings: Settings, count: int) -> tuple[Tensor
 
 
 def temper(logits_RV: Tensor, settings: Settings) -> Tensor:
-    """Divides by the temperature, in place; greedy rows are left as they are."""
+    """Divides by the temperature, in place; greedy rows stay unchanged."""
     return logits_RV if settings.temperature is None else logits_RV.div_(settings.temperature)
 
 
 def penalise(logits_RV: Tensor, settings: Settings, seen_RL: Tensor | None) -> Tensor:
-    """Lowers every token that prompt or answer already has (CTRL, Keskar et al. 2019), in place.
+    """Lowers the logit of every token that prompt or answer already contains (CTRL, Keskar et al. 2019), in place.
 
-    `seen_RL` may name a token twice.
+    `seen_RL` may contain a token twice.
     """
     if settings.penalty is None or seen_RL is None:
         return logits_RV
@@ -168,7 +169,7 @@ def penalise(logits_RV: Tensor, settings: Settings, seen_RL: Tensor | None) -> T
 
 
 def keep(scores_RV: Tensor, settings: Settings) -> Tensor:
-    """Sets what top-k, top-p and min-p leave out to -inf, in place. Of equal scores at the border all are kept."""
+    """Sets tokens that top-k, top-p and min-p exclude to -inf, in place. Ties at the threshold are all kept."""
     lowest = None
     if settings.top_k is not None or settings.top_p is not None:
         lowest = _lowest_kept(scores_RV, settings)
@@ -197,7 +198,8 @@ def _lowest_kept(scores_RV: Tensor, settings: Settings) -> Tensor:
 
 
 def _nucleus(scores_RV: Tensor, top_RK: Tensor, lowest: Tensor, top_p: Tensor) -> tuple[bool, Tensor]:
-    """The score of the last token whose better ones hold less than `top_p`; whether the candidates hold that much."""
+    """Whether the candidates' probabilities reach `top_p`, and the lowest score to keep: that of the last token whose
+    better tokens sum to less than `top_p`."""
     among = scores_RV.masked_fill(scores_RV < lowest, -torch.inf)
     total = among.logsumexp(-1, keepdim=True)
     share = (top_RK.masked_fill(top_RK < lowest, -torch.inf) - total).exp().double()
@@ -210,9 +212,10 @@ def _nucleus(scores_RV: Tensor, top_RK: Tensor, lowest: Tensor, top_p: Tensor) -
 
 
 def pick(weight_RV: Tensor, uniform_R: Tensor) -> tuple[Tensor, Tensor]:
-    """The token (R,) at share `uniform_R` (float64) of the cumulative weight, and the total weight (R,) in float64.
+    """The token (R,) at the fraction `uniform_R` of the cumulative weight, and the total weight (R,), in float64.
 
-    Two levels, blocks and then tokens of one block, so that the long sum is never written. Never a token of weight 0.
+    Searches blocks first and then the tokens of one block, so the long cumulative sum is never stored. Never returns a
+    token of weight 0.
     """
     rows, vocabulary = weight_RV.shape
     if vocabulary % BLOCK:
@@ -221,7 +224,7 @@ def pick(weight_RV: Tensor, uniform_R: Tensor) -> tuple[Tensor, Tensor]:
     mass = blocks.sum(-1).double()
     reached = mass.cumsum(-1)
     total = reached[:, -1]
-    # a product with a number below 1 may round up to the total itself, which no cumulative sum exceeds
+    # uniform * total may round up to the total itself, which no cumulative sum exceeds
     target = torch.minimum(uniform_R * total, total * (1 - 1e-15))[:, None]
     block = (reached <= target).sum(-1, keepdim=True)
     rest = target - (reached - mass).gather(1, block)

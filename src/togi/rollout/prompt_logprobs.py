@@ -1,4 +1,4 @@
-"""Log-probabilities of a given text, as a server tells them to who sends `echo`.
+"""Log-probabilities of a given text, which a server returns for `echo`.
 
 Shapes: T tokens of the text, C of one chunk, V vocabulary.
 """
@@ -15,10 +15,10 @@ from togi.model.sizes import chunk_rows
 
 
 def text_logprobs(net: nn.Module, ids: Sequence[int], top: int) -> TextLogprobs:
-    """What the model gives to a text whose tokens are `ids`, with the `top` likeliest tokens of every place. The logits
-    of a bounded number of tokens are held at a time.
+    """The model's log-probabilities of a text with the tokens `ids`, and the `top` most likely tokens at every
+    position. Keeps the logits of only a bounded number of tokens in memory.
 
-    Raises InputError for what is no model of transformers.
+    Raises InputError if `net` is not a model of transformers.
     """
     model = unwrapped(net)
     head, found = find_head(model), TextLogprobs([], [])

@@ -1,7 +1,7 @@
-"""An engine on a server that takes the weights of a policy: vLLM, SGLang, or togi's own.
+"""An engine on a server that accepts the weights of a policy: vLLM, SGLang, or togi's own.
 
-Every sample is a request of its own, from its own seed, so that a server needs no meaning for the seeds of a group. Its
-ids are read as the embedded engine reads its own: they end where the terminator stands in their decoded text.
+Every sample is its own request with its own seed, so the server needs no notion of the seeds of a group. Its ids are
+read as in the embedded engine: they end where their decoded text contains the terminator.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -16,14 +16,14 @@ from togi.core.records import Completion
 from togi.rollout.terminator import Decoder, Ending, StopMatcher
 
 Write = Callable[[Iterable[tuple[str, Any]]], Weights]
-"""Writes weights where the server finds them."""
+"""Writes weights to a folder that the server can read."""
 
 
 class RemoteEngine:
-    """The `Engine` that `client` asks. Samples are under temperature alone. It begins as soon as it is asked, and works
-    while the caller does something else. `foreign` counts samples that came from other weights than the last ones that
-    were published, as far as the server marks them. Of several engines for one server the one that `orders` gives it
-    the weights.
+    """The `Engine` that samples through `client`. Sampling applies only temperature. The server starts on a request at
+    once, and works while the caller does something else. `foreign` counts samples from weights other than those last
+    published, if the server reports the version of its weights. If several engines use one server, only the one with
+    `orders` sends it the weights.
     """
 
     repeatable = False
@@ -43,14 +43,14 @@ class RemoteEngine:
         self._next = 0
 
     def add(self, request: Request) -> int:
-        """Asks for every sample of a request; returns its id."""
+        """Requests every sample of a request; returns its id."""
         asked = [self.client.sample(self._request(request, seed)) for seed in request.seeds]
         name, self._next = self._next, self._next + 1
         self._requests[name] = request, asked
         return name
 
     def events(self, request: int) -> Iterator[Event]:
-        """The samples of a request in their order; waits for each. Raises StageError for one that there will not be."""
+        """Yields the samples of a request in order; waits for each. Raises StageError if a sample fails."""
         asked, futures = self._requests.get(request, (None, []))
         for index, future in enumerate(futures):
             assert asked is not None
@@ -63,7 +63,7 @@ class RemoteEngine:
             future.cancel()
 
     def publish(self, weights: Iterable[tuple[str, Any]]) -> None:
-        """Has the server take these weights. Raises StageError where it does not, RuntimeError while requests run."""
+        """Makes the server load these weights. Raises StageError if it does not, RuntimeError while requests run."""
         if self._requests:
             raise RuntimeError("publish was called while requests are running")
         found = self._write(weights)
@@ -73,7 +73,7 @@ class RemoteEngine:
         self.foreign = 0
 
     def close(self) -> None:
-        """Drops all requests and the connection."""
+        """Drops all requests and closes the connection."""
         for name in list(self._requests):
             self.cancel(name)
         self.client.close()
@@ -89,7 +89,7 @@ class RemoteEngine:
         )
 
     def _completion(self, request: Request, found: Sampled) -> Completion:
-        """The sample as the embedded engine would give it."""
+        """The sample as the embedded engine would return it."""
         self.foreign += found.weights not in (None, self.client.weights and self.client.weights.mark)
         ids, most = found.ids[: request.params.max_tokens], request.params.max_tokens
         context = self._decoder.context(request.prompt_ids)
@@ -97,8 +97,8 @@ class RemoteEngine:
         if ended is None and length < most:
             raise StageError(
                 f"model {self.client.endpoint.name}: the server ended an answer after {length} tokens "
-                f"({found.finish}), though it holds no {self._watch.terminator!r} and may have {most}; raise its "
-                "context (--max-model-len, --context-length), and serve the model that the policy begins from"
+                f"({found.finish}), but it does not contain {self._watch.terminator!r} and may have {most}; raise the "
+                "server's context (--max-model-len, --context-length), and serve the model that the policy starts from"
             )
         how = ended or Ending("length", self._watch.text(context, ids))
         logprobs = found.logprobs[:length]
@@ -107,7 +107,7 @@ class RemoteEngine:
         )
 
     def _ending(self, context: tuple[int, ...], ids: tuple[int, ...]) -> tuple[Ending | None, int]:
-        """How the ids end, and how many of them belong to the answer."""
+        """How the ids end, and the number of ids that belong to the answer."""
         for length in range(1, len(ids) + 1):
             if (found := self._watch.ending(context, ids[:length])) is not None:
                 return found, length

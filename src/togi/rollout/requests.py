@@ -1,4 +1,4 @@
-"""What the sampler keeps of requests while they run: a group is one prompt with its samples, a row is one sample.
+"""The sampler's state of running requests: a group is one prompt with its samples, a row is one sample.
 
 Shapes: R rows, L seen tokens.
 """
@@ -19,7 +19,7 @@ from togi.rollout.terminator import Ending, StopMatcher, TextStream
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """The first `tokens` of a prompt, whose keys the group at place `group` of the cache holds already."""
+    """The first `tokens` of a prompt, whose keys are already in the cache slot `group`."""
 
     group: int = 0
     tokens: int = 0
@@ -27,7 +27,7 @@ class Shared:
 
 @dataclass(slots=True, eq=False)
 class Group:
-    """A request under way: `context` are the last tokens of its prompt, `live` its rows that have not ended, `shared`
+    """A running request: `context` holds the last tokens of its prompt, `live` counts its unfinished rows, `shared` is
     the part of its prompt that another group computed."""
 
     id: int
@@ -39,19 +39,19 @@ class Group:
 
     @property
     def num_prompt(self) -> int:
-        """Tokens of the prompt."""
+        """The number of tokens in the prompt."""
         return len(self.request.prompt_ids)
 
     @property
     def num_new(self) -> int:
-        """Tokens of the prompt that this group computes itself."""
+        """The number of prompt tokens that this group computes itself."""
         return self.num_prompt - self.shared.tokens
 
 
 def longest_shared(prompt_ids: tuple[int, ...], others: Sequence[Group], step: int, fewest: int) -> Shared:
-    """The longest beginning of a prompt, in multiples of `step` tokens, that one of the `others` begins with too.
+    """The longest prefix of a prompt, in multiples of `step` tokens, that it shares with one of the `others`.
 
-    At least one token is left to compute. Fewer than `fewest` tokens are not worth it.
+    Leaves at least one token to compute. Prefixes of fewer than `fewest` tokens are not worth sharing.
     """
     found = Shared()
     for place, other in enumerate(others):
@@ -63,7 +63,7 @@ def longest_shared(prompt_ids: tuple[int, ...], others: Sequence[Group], step: i
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """One sample under way. Its newest token has no keys yet: it is computed in the next step."""
+    """One running sample. Its newest token has no keys yet; they are computed in the next step."""
 
     group: Group
     index: int
@@ -76,7 +76,7 @@ class Row:
 
     @property
     def num_own(self) -> int:
-        """Tokens of the answer whose keys are in the cache."""
+        """The number of answer tokens whose keys are in the cache."""
         return len(self.ids) - 1
 
     def completion(self, ending: Ending) -> Completion:
@@ -93,14 +93,14 @@ class Row:
 
 @dataclass(slots=True)
 class BatchState:
-    """What stays the same while no row comes or goes."""
+    """The state that stays the same while no row joins or leaves."""
 
     settings: Settings
     seeds_R: np.ndarray
     prompt_R: Tensor
     seen_RL: Tensor | None
     top: int
-    """How many of the likeliest tokens are reported, at most."""
+    """The most top tokens that a row reports."""
 
     @classmethod
     def of(cls, rows: Sequence[Row], device: torch.device) -> "BatchState":
@@ -117,7 +117,7 @@ class BatchState:
 
 
 def _seen(rows: Sequence[Row], device: torch.device) -> Tensor:
-    """The ids of prompt and answer of each row, with room for what comes; free room repeats the row's first id."""
+    """The prompt and answer ids of each row, with room for later tokens; unused room repeats the row's first id."""
     width = max(row.group.num_prompt + row.group.request.params.max_tokens for row in rows)
     seen = np.empty((len(rows), width), dtype=np.int64)
     for line, row in zip(seen, rows, strict=True):
@@ -128,7 +128,7 @@ def _seen(rows: Sequence[Row], device: torch.device) -> Tensor:
 
 
 def report_likeliest(rows: Sequence[Row], state: BatchState, logits_RV: Tensor) -> None:
-    """Notes the likeliest tokens of each row that asks for them; called before a token is drawn."""
+    """Records the most likely tokens of each row that asks for them. Call it before drawing a token."""
     if not state.top:
         return
     id_RK, logp_RK = likeliest(logits_RV, state.settings, state.top)
@@ -139,7 +139,7 @@ def report_likeliest(rows: Sequence[Row], state: BatchState, logits_RV: Tensor) 
 
 
 def record(rows: Sequence[Row], drawn: Draw) -> list[Event]:
-    """Appends the drawn tokens to their rows; events of text and of endings."""
+    """Appends the drawn tokens to their rows; returns the events for new text and for ended rows."""
     events = []
     drawn_R = zip(drawn.token.tolist(), drawn.logp.tolist(), drawn.sampled_logp.tolist(), strict=True)
     for row, (token, logp, sampled) in zip(rows, drawn_R, strict=True):

@@ -1,4 +1,4 @@
-"""How many tokens' keys and values fit a stated size."""
+"""The number of tokens whose keys and values fit into a given size."""
 
 from typing import Any
 
@@ -13,14 +13,13 @@ from togi.rollout.sampling_model import models_of
 
 
 def width_of_keys(weight: Tensor, heads: int, size: int) -> int:
-    """Bytes of each number of the cache, for weights like `weight` and key heads of this size."""
+    """Bytes of each number in the cache, for weights such as `weight` and `heads` key heads of width `size`."""
     key = torch.empty((1, heads, 1, size), dtype=weight.dtype, device=weight.device)
     return (weight.dtype if supports_decode(key, key) else attention_type(weight)).itemsize
 
 
 class KeyRoom:
-    """At most `size` bytes of keys and values of the tokens of `net`. Raises InputError for a model whose sizes are not
-    known."""
+    """A limit of `size` bytes on the keys and values of `net`. Raises InputError for a model of unknown sizes."""
 
     def __init__(self, net: nn.Module, size: float) -> None:
         config: Any = models_of(net)[0].config
@@ -30,11 +29,11 @@ class KeyRoom:
 
     @property
     def columns(self) -> int:
-        """The tokens that fit."""
+        """The number of tokens that fit."""
         return int(self.size // self.token)
 
     def problem(self, request: Request) -> str:
-        """Why a request would never fit; empty where it does."""
+        """The reason why a request can never fit; empty if it can."""
         params = request.params
         needed = round_up(len(request.prompt_ids)) + params.n * round_up(params.max_tokens)
         if needed <= self.columns:
@@ -42,5 +41,5 @@ class KeyRoom:
         size = needed * self.token / 1e9
         return (
             f"the keys of its {params.n} answers of {params.max_tokens} tokens take {size:.3g} GB, "
-            f"and the key cache has {self.size / 1e9:.3g}; ask for fewer or shorter answers, or give it more"
+            f"but the key cache has {self.size / 1e9:.3g}; ask for fewer or shorter answers, or enlarge it"
         )

@@ -1,4 +1,4 @@
-"""What the sampler asks of a model of transformers: a twin that shares its weights, its context, what it supports."""
+"""The sampler's view of a transformers model: a twin that shares its weights, its context, and what it supports."""
 
 import copy
 from collections.abc import Iterable, Sequence
@@ -15,24 +15,23 @@ from togi.model.inspect import context_of
 from togi.rollout.attention import NAME
 
 TESTED = frozenset(name for name, family in FAMILIES.items() if family.sampled)
-"""Families whose sampling the tests compare with the plain computation; any other is probed when it is first used."""
+"""Families whose sampling is tested against the plain computation; others are probed at construction."""
 
 
 KEPT = {"full_attention", "sliding_attention"}
-"""Kinds of layers whose keys the sampler keeps."""
+"""Types of layers whose keys the sampler can cache."""
 
 
 def models_of(net: nn.Module) -> list[PreTrainedModel]:
-    """The transformers models inside `net`, outermost first (an adapter's wrapper is none itself)."""
+    """The transformers models inside `net`, outermost first (an adapter's wrapper does not count as one)."""
     return [module for module in net.modules() if isinstance(module, PreTrainedModel)]
 
 
 def shadow(net: nn.Module, attention: str | None = NAME) -> nn.Module:
-    """A twin of `net` in evaluation mode with another attention (None: its own); its parameters are those of `net`, not
-    copies.
+    """A twin of `net` in evaluation mode with another attention (None: its own). It shares the parameters of `net`.
 
-    So sampling changes nothing in the model that is trained, and sees every step of its training. Raises InputError for
-    what is no model of transformers.
+    So sampling does not change the model in training, and sees every training step. Raises InputError if `net` is not a
+    model of transformers.
     """
     models = models_of(net)
     if not models:
@@ -44,14 +43,14 @@ def shadow(net: nn.Module, attention: str | None = NAME) -> nn.Module:
 
 
 def beside_training(net: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy of `net` in `dtype` that training does not change. Frozen weights that are of this type already, or kept
-    in 4 bits, are not copied but shared: of a network with an adapter the adapter alone is copied.
+    """A copy of `net` in `dtype` that training does not change. Frozen weights that already have this type, or are
+    stored in 4 bits, are shared instead of copied: with an adapter, only the adapter is copied.
 
-    Give it the trained weights by `Sampler.publish`.
+    Update it with `Sampler.publish`.
     """
     frozen = [weight for weight in net.parameters() if not weight.requires_grad]
     shared = _shared(net, [weight for weight in frozen if weight.dtype == dtype or not weight.is_floating_point()])
-    known = dict(shared)  # copying adds to the other
+    known = dict(shared)  # deepcopy adds entries to `shared`
     twin = copy.deepcopy(net, shared)
     for tensor in [*twin.parameters(), *twin.buffers()]:
         if id(tensor) not in known and tensor.is_floating_point():
@@ -60,23 +59,24 @@ def beside_training(net: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def _shared(net: nn.Module, weights: Iterable[Tensor]) -> dict[int, Any]:
-    """What a deep copy takes over instead of copying it: `weights`, and the scales of those in 4 bits."""
+    """The memo with which a deep copy shares `weights`, and the scales of 4-bit weights."""
     states = [getattr(module, "quant_state", None) for module in net.modules()]
     return {id(kept): kept for kept in [*weights, *states] if kept is not None}
 
 
 def is_tested(net: nn.Module) -> bool:
-    """Whether the tests hold this architecture to the plain computation."""
+    """Whether this architecture is tested against the plain computation."""
     return _text_config(models_of(net)[0]).model_type in TESTED
 
 
 def context_limit(net: nn.Module) -> int | None:
-    """The longest sequence, in tokens; None if the model does not say."""
+    """The longest sequence, in tokens; None if the config does not specify it."""
     return context_of(_text_config(models_of(net)[0]).to_dict())
 
 
 def mean_error(net: nn.Module, answered: Sequence[tuple[Sequence[int], Completion]]) -> float:
-    """How far the completions' log-probabilities (temperature 1) are from the model's own, in nats, on average."""
+    """The mean absolute difference, in nats, between the completions' log-probabilities (temperature 1) and the
+    model's own."""
     plain: Any = shadow(net, "eager" if models_of(net)[0]._can_set_attn_implementation() else None)
     device = next(net.parameters()).device
     errors = []
@@ -90,11 +90,11 @@ def mean_error(net: nn.Module, answered: Sequence[tuple[Sequence[int], Completio
 
 
 def unsupported(net: nn.Module) -> str:
-    """Why keys of this model cannot be kept from token to token; empty if nothing speaks against it."""
+    """The reason why the keys of this model cannot be cached; empty if they can."""
     model = models_of(net)[0]
     kinds = sorted(set(getattr(_text_config(model), "layer_types", None) or ()) - KEPT)
     if kinds:
-        return f"its layers of type {', '.join(kinds)} are the library's alone"
+        return f"only the library can compute its layers of type {', '.join(kinds)}"
     return "" if model._supports_attention_backend else "its attention cannot be replaced"
 
 

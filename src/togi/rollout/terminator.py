@@ -1,7 +1,7 @@
-"""Where an answer ends: terminators and stop strings are looked for in the decoded text, whatever tokens spell them.
+"""Detects the end of an answer: searches the decoded text for terminators and stop strings, whatever tokens spell them.
 
-Decoding is asked for only when the newest token can have completed a pattern, and then only of the last few tokens, so
-that the cost of a token does not grow with the answer. A character whose bytes are not all there is held back.
+Text is decoded only when the newest token can have completed a pattern, and then only the last few tokens, so the cost
+of a token does not grow with the answer. A character with missing bytes is held back.
 """
 
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ from togi.core.protocols import Tokenizer
 from togi.core.records import Stop
 
 HOLE = "\ufffd"
-"""What decoders put where bytes do not make a character (yet)."""
+"""The replacement character, which decoders write for bytes that do not form a character (yet)."""
 
 CONTEXT = 4
-"""Prompt tokens decoded before an answer, since some tokenizers drop a space in front of the very first token."""
+"""Prompt tokens decoded before an answer, since some tokenizers drop a space before the very first token."""
 
 MOST_BYTES = 4
-"""Bytes of the longest character; a hole that more tokens do not mend is there to stay."""
+"""The bytes of the longest character; a hole that this many tokens do not complete is final."""
 
 MARGIN = 8
-"""Tokens decoded beyond the length of the longest pattern, in characters."""
+"""Tokens decoded in addition to one per character of the longest pattern."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Ending:
 
 
 class Decoder:
-    """Decoding that adds and removes nothing: special tokens stay, spaces are not tidied. Remembers single tokens."""
+    """Decodes literally: keeps special tokens and spaces. Caches the texts of single tokens."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
@@ -50,14 +50,14 @@ class Decoder:
         return found
 
     def whole_from(self, ids: Sequence[int], at: int) -> int:
-        """The last place up to `at` where decoding may begin: not within a character, nor within a run of bytes, which
-        some decoders give up altogether if one character in it is broken."""
+        """The last index up to `at` where decoding may begin: not inside a character, nor inside a run of byte tokens,
+        which some decoders drop entirely if one character in it is broken."""
         while at > 0 and HOLE in self.piece(ids[at]):
             at -= 1
         return at
 
     def context(self, ids: Sequence[int]) -> tuple[int, ...]:
-        """The end of a prompt that is needed to decode what follows it."""
+        """The last tokens of a prompt, which are needed to decode the text after it."""
         return tuple(ids[self.whole_from(ids, max(len(ids) - CONTEXT, 0)) :])
 
     def after(self, context: Sequence[int], ids: Sequence[int]) -> str:
@@ -83,7 +83,8 @@ class StopMatcher:
         self._may_end: dict[int, bool] = {}
 
     def ending(self, context: Sequence[int], ids: Sequence[int]) -> Ending | None:
-        """How the answer ended with the last of `ids`, or None; asked after every token. `context` ends the prompt."""
+        """How the answer ended with the last of `ids`, or None. Call it after every token. `context` is the end of the
+        prompt."""
         token = ids[-1]
         may_end = self._may_end.get(token)
         if may_end is None:
@@ -97,7 +98,7 @@ class StopMatcher:
         return None
 
     def text(self, context: Sequence[int], ids: Sequence[int]) -> str:
-        """The text of an answer that no pattern ended; bytes of an unfinished last character are left out."""
+        """The text of an answer that no pattern ended, without the bytes of an unfinished last character."""
         text = ""
         for dropped in range(min(MOST_BYTES, len(ids) + 1)):
             text = self.decoder.after(context, ids[: len(ids) - dropped])
@@ -107,7 +108,7 @@ class StopMatcher:
 
     def _can_complete(self, token: int) -> bool:
         piece = self.decoder.piece(token)
-        # a lone space may be invisible in a token decoded alone, and a hole may be part of any character
+        # a space may vanish when a token is decoded alone, and a hole may be part of any character
         return HOLE in piece or any(last in piece or last == " " for last in self._last)
 
     def _tail(self, context: Sequence[int], ids: Sequence[int]) -> str:
@@ -131,7 +132,7 @@ class StopMatcher:
 
 
 class TextStream:
-    """The text of a growing answer in pieces, without what may still become a terminator or a stop string."""
+    """Returns the text of a growing answer in pieces; holds back text that may become a terminator or stop string."""
 
     def __init__(self, watch: StopMatcher, context: Sequence[int]) -> None:
         self.watch = watch
@@ -141,11 +142,11 @@ class TextStream:
         self._given = 0
 
     def feed(self, token: int) -> str:
-        """The text that is certain after this token, as far as it was not given before."""
+        """The text that is certain after this token and was not returned before."""
         self._window.append(token)
         decode = self.watch.decoder.decode
         text, sure = decode(self._window), len(self._window)
-        if text.endswith(HOLE):  # the last tokens may be bytes of one character; what stands before them is settled
+        if text.endswith(HOLE):  # the last tokens may be bytes of one character; the text before them is certain
             sure = max(sure - (MOST_BYTES - 1), self._known)
             whole, text = text, decode(self._window[:sure])
             if not whole.startswith(text):
@@ -159,14 +160,14 @@ class TextStream:
         return self._give(len(self._pending) - self._held())
 
     def finish(self, ending: Ending) -> str:
-        """The rest of the text, the terminator left out."""
+        """The rest of the text, without the terminator."""
         text = ending.text
         if ending.stop == "terminator":
             text = text[: len(text) - len(self.watch.terminator)]
         return text[self._given :]
 
     def _held(self) -> int:
-        """How many of the last characters begin a pattern."""
+        """The number of last characters that begin a pattern."""
         longest = min(self.watch.longest - 1, len(self._pending))
         for size in range(longest, 0, -1):
             end = self._pending[-size:]

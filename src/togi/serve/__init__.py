@@ -1,1 +1,1 @@
-"""Servers over HTTP: chat and completions on an engine, and the scores of a reward model."""
+"""HTTP servers: chat and completions on an engine, scores of a reward model, and embeddings."""

@@ -1,5 +1,4 @@
-"""What all servers have in common: the key, the name of the model, errors in OpenAI's shape, health, a client that goes
-away."""
+"""The common part of all servers: keys, model names, errors in OpenAI's format, health, and clients that disconnect."""
 
 import asyncio
 import hmac
@@ -18,13 +17,13 @@ from togi.core.errors import InputError, RecipeError, StageError
 from togi.serve.limits import Counts, Guard, Limits
 
 GONE = 499
-"""The status of a request whose client went away, which nobody reads."""
+"""The status for a request whose client disconnected. Nobody receives it."""
 
 T = TypeVar("T")
 
 
 class Problem(BaseModel):
-    """What went wrong; `param` is the part of the request that does not fit."""
+    """The description of an error; `param` is the part of the request that is wrong."""
 
     message: str
     type: str
@@ -33,29 +32,29 @@ class Problem(BaseModel):
 
 
 class Failed(BaseModel):
-    """The body of every answer that is an error."""
+    """The body of every error response."""
 
     error: Problem
 
 
 def refusals(**why: str) -> dict[int | str, dict[str, Any]]:
-    """Statuses with their reasons, for the schema: `refusals(s404="no such model")`."""
+    """Error statuses and their descriptions, for the schema: `refusals(s404="no such model")`."""
     return {int(name[1:]): {"model": Failed, "description": text} for name, text in why.items()}
 
 
-ALWAYS = refusals(s401="The key is missing or wrong.", s500="The model failed; the log of the server says why.")
+ALWAYS = refusals(s401="The key is missing or wrong.", s500="The model failed; see the server's log for the reason.")
 SENT = refusals(
-    s400="The request does not fit, or asks what this server does not do.",
+    s400="The request is invalid, or asks for something that this server does not support.",
     s404="The model is not served here.",
-    s408="The body did not come in time.",
+    s408="The body did not arrive in time.",
     s413="The body is too long.",
 )
-"""What every request with a body may meet."""
+"""The errors of every request with a body."""
 
 
 class _App(FastAPI):
     def openapi(self) -> dict[str, Any]:
-        """The schema without FastAPI's 422: what does not fit is a 400 here."""
+        """The schema without FastAPI's 422, because invalid requests get a 400 here."""
         found = super().openapi()
         for path in found["paths"].values():
             for operation in path.values():
@@ -65,8 +64,8 @@ class _App(FastAPI):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
-    """What is served: its name, its kind (causal, reward or embedder), the tokens of its context and of its
-    vocabulary, the key that clients must show ("" for none), and what the server bears."""
+    """A served model: its name, its kind (causal, reward or embedder), the sizes of its context (`limit`) and its
+    `vocabulary` in tokens, the key that clients must send ("" for none), and the server's limits."""
 
     name: str
     kind: str
@@ -76,13 +75,13 @@ class Served:
     limits: Limits = field(default_factory=Limits)
 
     def check_ids(self, ids: Sequence[int]) -> None:
-        """Raises InputError for what is no token of the model."""
+        """Raises InputError for an id that is not a token of the model."""
         wrong = next((each for each in ids if not 0 <= each < self.vocabulary), None)
         if wrong is not None:
-            raise InputError(f"{wrong} is no token id of this model; it has 0 to {self.vocabulary - 1}")
+            raise InputError(f"{wrong} is not a token id of this model; its ids are 0 to {self.vocabulary - 1}")
 
     def check_name(self, name: str) -> None:
-        """Raises HTTPException for another model."""
+        """Raises HTTPException for the name of another model."""
         if name != self.name:
             raise HTTPException(404, f"the model {name!r} is not served here; this is {self.name!r}")
 
@@ -93,8 +92,8 @@ def new_app(
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
     beside: Sequence[Served] = (),
 ) -> FastAPI:
-    """An app with /health, /metrics, /v1/models and /openapi.json, for `served` and the models `beside` it. All but
-    /health and the schema want the key. `app.state.counts` is what /metrics tells."""
+    """An app with /health, /metrics, /v1/models and /openapi.json, for `served` and further models in `beside`. All
+    paths but /health and the schema require the key. /metrics returns `app.state.counts`."""
 
     def check_key(request: Request) -> None:
         shown = request.headers.get("authorization", "").removeprefix("Bearer ")
@@ -115,7 +114,7 @@ def new_app(
 
     def model(name: str) -> dict[str, Any]:
         if name not in named:
-            raise HTTPException(404, f"the model {name!r} is not served here; there is {' and '.join(named)}")
+            raise HTTPException(404, f"the model {name!r} is not served here; served: {' and '.join(named)}")
         return named[name]
 
     app.add_api_route("/v1/models", lambda: {"object": "list", "data": list(named.values())}, methods=["GET"])
@@ -137,8 +136,8 @@ def _model(served: Served) -> dict[str, Any]:
 
 
 async def unless_gone(request: Request, work: Awaitable[T], seconds: float | None = None) -> T | None:
-    """What `work` comes to; None where the client goes away first, and the work is cancelled then. Raises HTTPException
-    where it takes longer than `seconds`."""
+    """The result of `work`, or None if the client disconnects first; the work is then cancelled. Raises HTTPException
+    if it takes longer than `seconds`."""
     task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
     try:
         done, _ = await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED, timeout=seconds)
@@ -157,7 +156,7 @@ async def _gone(request: Request) -> None:
 
 
 def gone() -> Response:
-    """The answer to a client that went away."""
+    """The response to a client that disconnected."""
     return Response(status_code=GONE)
 
 
@@ -167,12 +166,12 @@ def gone() -> Response:
 def error(
     status: int, message: str, param: str | None = None, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    """An error in OpenAI's shape."""
+    """An error response in OpenAI's format."""
     return JSONResponse(error_value(status, message, param), status, headers)
 
 
 def error_value(status: int, message: str, param: str | None = None) -> dict[str, Any]:
-    """The body of an error. What is no Unicode in it, because the request had none, is written as an escape."""
+    """The body of an error. Invalid Unicode, which may come from the request, is escaped."""
     kind = "invalid_request_error" if status < 500 else "server_error"
     return {"error": {"message": _unicode(message), "type": kind, "param": param and _unicode(param), "code": status}}
 
@@ -195,12 +194,12 @@ def _failed(request: Request, found: Exception) -> Response:
 
 
 def _bad_body(request: Request, found: Exception) -> Response:
-    """Names the first parameter that does not fit, and what it may be."""
+    """An error that names the first invalid parameter and its allowed values."""
     assert isinstance(found, RequestValidationError)
     first = found.errors()[0]
     path = [str(part) for part in first["loc"] if part != "body"]
     name = ".".join(path)
     if first["type"] == "extra_forbidden":
-        return error(400, f"{name}: this server does not do it, and drops nothing silently; leave it out", name)
+        return error(400, f"{name}: this server does not support it, and ignores nothing silently; leave it out", name)
     what = first["msg"].removeprefix("Value error, ")
     return error(400, f"{name}: {what}" if name else what, name or None)

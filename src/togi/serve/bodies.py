@@ -1,5 +1,5 @@
-"""What requests may say. A parameter that this server does not do is refused by name, never dropped: a client that asks
-for JSON and gets prose would not notice.
+"""The bodies of requests. A parameter that this server does not support is refused by name, never ignored: a client
+that asks for JSON and gets prose might not notice.
 
 Names and meanings are OpenAI's; `top_k`, `min_p`, `repetition_penalty`, `stop_token_ids`, `ignore_eos` and
 `return_token_ids` are vLLM's.
@@ -14,15 +14,15 @@ from togi.core.errors import InputError
 from togi.core.records import Message, SamplingParams
 
 MAX_TOKENS = 1024
-"""Longest answer where a request does not say; less where the context leaves less."""
+"""The default for `max_tokens`; less if the context has less room."""
 
 SEEDS = 2**64
 MOST = 2**31
 STOPS = 64
-"""Most stop strings of a request."""
+"""The most stop strings in a request."""
 
 TOP = 100
-"""Most of the likeliest tokens that are told at each place."""
+"""The most top tokens reported at each position."""
 
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "frequency_penalty": (0,),
@@ -40,18 +40,18 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "suffix": ("",),
     "best_of": (1,),
 }
-"""Parameters of others with the values that change nothing here; each may also be null."""
+"""Parameters of other servers, with the values that have no effect here; each may also be null."""
 
 UNREAD = ("user", "metadata", "safety_identifier", "prompt_cache_key")
 """Parameters that describe the client and change no answer."""
 
 
 def _whole(text: str) -> str:
-    """JSON may hold half of a surrogate pair, which no tokenizer reads."""
+    """Refuses half of a surrogate pair, which JSON allows but no tokenizer can read."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError("half of a surrogate pair is no Unicode; send whole characters") from None
+        raise ValueError("half of a surrogate pair is not valid Unicode; send whole characters") from None
     return text
 
 
@@ -68,7 +68,7 @@ class Body(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_neutral(cls, value: Any) -> Any:
-        """Leaves out what changes nothing; the rest of what is unknown is refused then."""
+        """Drops unknown parameters that have no effect; the others are then refused."""
         if not isinstance(value, dict):
             return value
         known = cls.model_fields
@@ -85,8 +85,8 @@ class StreamOptions(BaseModel):
 
 
 class Sampled(Body):
-    """What chat and completions have in common. An absent `seed` takes one of the server's own, so that the same
-    question twice has two answers. Sample i of a request has the random stream `seed + i`."""
+    """The common parameters of chat and completions. Without `seed` the server chooses one, so repeating a question
+    gives different answers. Sample i of a request has the random stream `seed + i`."""
 
     temperature: float | None = None
     top_p: float | None = None
@@ -105,10 +105,10 @@ class Sampled(Body):
     @field_validator("top_k")
     @classmethod
     def _off(cls, value: int | None) -> int | None:
-        return 0 if value == -1 else value  # as vLLM writes it
+        return 0 if value == -1 else value  # vLLM writes "off" as -1
 
     def params(self, room: int, logprobs: int) -> SamplingParams:
-        """How to sample; `room` is what the context leaves for an answer."""
+        """The sampling parameters; `room` is the number of tokens that the context leaves for an answer."""
         given = {
             "temperature": self.temperature,
             "top_p": self.top_p,
@@ -127,19 +127,19 @@ class Sampled(Body):
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """Strings that end an answer. Raises InputError for more than an engine should look for at each token."""
+        """The stop strings. Raises InputError for too many, since the engine checks all of them at each token."""
         found = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         if len(found) > STOPS:
-            raise InputError(f"stop: {len(found)} strings; at most {STOPS} are looked for")
+            raise InputError(f"stop: {len(found)} strings; at most {STOPS} are allowed")
         return found
 
     @property
     def longest(self) -> int | None:
-        """The most tokens of an answer, if the request says it."""
+        """The most tokens of an answer, if the request sets it."""
         return self.max_tokens
 
     def seeds(self, own: int, count: int) -> tuple[int, ...]:
-        """The random streams of `count` samples; `own` is the server's seed for a request that names none."""
+        """The random streams of `count` samples; `own` is the server's seed for a request without one."""
         first = own if self.seed is None else self.seed
         return tuple((first + index) % SEEDS for index in range(count))
 
@@ -151,7 +151,7 @@ class TextPart(BaseModel):
 
 
 class Turn(BaseModel):
-    """A message; its role may be any that the model's template knows."""
+    """A message; its role may be any that the model's template accepts."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     role: Text
@@ -183,9 +183,9 @@ class ChatBody(Sampled):
 
 
 class CompletionBody(Sampled):
-    """POST /v1/completions: a text or its token ids, or several. Ends at the model's end-of-text token too, unless
-    `ignore_eos`. With `echo` the answer begins with the prompt, log-probabilities of its tokens too, and `max_tokens`
-    may be 0."""
+    """POST /v1/completions: one or several texts, or their token ids. An answer also ends at the model's end-of-text
+    token, unless `ignore_eos`. With `echo` the answer begins with the prompt, including the log-probabilities of its
+    tokens, and `max_tokens` may be 0."""
 
     prompt: Text | list[int] | list[Text] | list[list[int]]
     logprobs: int | None = Field(default=None, ge=0, le=TOP)
@@ -194,12 +194,12 @@ class CompletionBody(Sampled):
 
     @property
     def writes(self) -> bool:
-        """Whether anything is to be written, and not only read."""
+        """Whether to generate tokens, rather than only read the prompt."""
         return not (self.echo and self.max_tokens == 0)
 
 
 class TokenizeBody(Body):
-    """POST /tokenize: a text as it stands, or a conversation that waits for its answer."""
+    """POST /tokenize: a plain text, or a conversation as the prompt for its next answer."""
 
     prompt: Text | None = None
     messages: list[Turn] | None = None
@@ -213,8 +213,8 @@ class TokenizeBody(Body):
 
 
 class WeightsBody(BaseModel):
-    """POST /update_weights_from_disk, as SGLang has it: a folder with a model of the same shape, or with an adapter for
-    it. Answers tell `weight_version` from then on. `model` says which of several is meant."""
+    """POST /update_weights_from_disk, as in SGLang: a folder with a model of the same shape, or with an adapter for it.
+    Later answers include `weight_version`. `model` selects one of several served models."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -226,8 +226,7 @@ class WeightsBody(BaseModel):
 
 
 class ScoredItem(BaseModel):
-    """What is scored: a conversation that ends with the answer, or its text as the template writes it, or the text's
-    token ids."""
+    """An item to score: a conversation that ends with the answer, its rendered text, or the token ids of that text."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     messages: list[Turn] | None = None
@@ -239,7 +238,7 @@ class ScoredItem(BaseModel):
         if [self.messages, self.text, self.ids].count(None) != 2:
             raise ValueError("give one of messages, text and ids")
         if self.messages is not None and (len(self.messages) < 2 or self.messages[-1].role != "assistant"):
-            raise ValueError("messages are a question and, last, the assistant's answer to be scored")
+            raise ValueError("messages must be a question and, last, the assistant's answer to score")
         return self
 
 
@@ -251,19 +250,19 @@ class ScoreBody(Body):
     @model_validator(mode="after")
     def _alike(self) -> "ScoreBody":
         if len({item.messages is None for item in self.items}) > 1:
-            raise ValueError("items are conversations, all of them, or texts and ids")
+            raise ValueError("items must be all conversations, or all texts and ids")
         return self
 
 
 class EmbedBody(Body):
-    """POST /v1/embeddings: a text or several."""
+    """POST /v1/embeddings: one text or several."""
 
     input: Text | list[Text] = Field(min_length=1)
     encoding_format: Literal["float", "base64"] | None = None
 
 
 class ClassifyBody(Body):
-    """POST /classify, as SGLang has it: texts as the template writes them, or their token ids; one or several."""
+    """POST /classify, as in SGLang: one or several rendered texts, or their token ids."""
 
     text: Text | list[Text] | None = None
     input_ids: list[int] | list[list[int]] | None = None

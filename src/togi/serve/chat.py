@@ -1,4 +1,4 @@
-"""Chat and completions over HTTP, in OpenAI's shape, on any engine that can be driven step by step."""
+"""Chat and completions over HTTP, in OpenAI's format, on any engine that can be driven step by step."""
 
 import asyncio
 import itertools
@@ -38,20 +38,21 @@ from togi.text.template import Template
 
 NO_LIMIT = 2**31
 NOTHING = Completion(text="", stop="length")
-"""What stands after a prompt that is only read."""
+"""The completion of a prompt that is only read."""
 
 ANSWERED = {
     200: {"content": {"text/event-stream": {}}},
     **SENT,
-    **refusals(s429="Too many requests wait.", s504="The answer took too long."),
+    **refusals(s429="Too many requests are waiting.", s504="The answer took too long."),
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speaker:
-    """A model that writes: its engine, tokenizer and template, the token that ends its texts if it has one, and what
-    reads a text (its token ids, likeliest tokens a place) for `echo`. `weights` reads those of a folder, by their names
-    in the engine; without it the model takes none. It raises InputError for a folder that does not fit."""
+    """A generating model: its engine, tokenizer, template and end-of-text token, if it has one. `read` returns the
+    log-probabilities of a text for `echo`, given its token ids and the number of top tokens per position. `weights`
+    reads the weights in a folder, by their names in the engine, and raises InputError if the folder does not fit;
+    without it the model accepts no updates."""
 
     engine: SteppingEngine
     tokenizer: Tokenizer
@@ -67,7 +68,7 @@ def chat_app(
     died: Callable[[], None] = lambda: None,
     beside: Sequence[tuple[Served, Speaker]] = (),
 ) -> FastAPI:
-    """The app that serves `speaker`, and more models `beside` it; `died` is called where an engine fails."""
+    """The app that serves `speaker` and the further models in `beside`; `died` is called if an engine fails."""
     models = [_Model(*each) for each in ((served, speaker), *beside)]
 
     @asynccontextmanager
@@ -92,7 +93,7 @@ def chat_app(
 
 
 class _Routes:
-    """One handler a path; the body says which model is meant."""
+    """One handler per path; the body names the model."""
 
     def __init__(self, models: Sequence["_Model"], limits: Limits, counts: Counts) -> None:
         self._models = {model.served.name: model for model in models}
@@ -100,7 +101,7 @@ class _Routes:
         self._counts = counts
 
     def raise_failure(self) -> None:
-        """Raises what an engine ended with, if one failed."""
+        """Raises the error of an engine, if one failed."""
         for model in self._models.values():
             model.loop.raise_failure()
 
@@ -119,22 +120,22 @@ class _Routes:
     async def take_weights(self, body: WeightsBody) -> Response:
         """POST /update_weights_from_disk"""
         if body.model is None and len(self._models) > 1:
-            raise InputError(f"model: say which of {', '.join(self._models)} takes the weights")
+            raise InputError(f"model: set it to the one that gets the weights: {', '.join(self._models)}")
         name = next(iter(self._models)) if body.model is None else body.model
         if (model := self._models.get(name)) is None:
             raise HTTPException(404, f"the model {name!r} is not served here")
         await model.take_weights(body.model_path, body.weight_version)
-        return JSONResponse({"success": True, "message": f"{name} has the weights of {body.model_path}"})
+        return JSONResponse({"success": True, "message": f"{name} now has the weights of {body.model_path}"})
 
     def _model(self, body: Body, asks: bool = True) -> "_Model":
-        """The model that a body names. Raises HTTPException for one that is not served, or while too many wait."""
+        """The model that a body names. Raises HTTPException if it is not served, or too many requests are waiting."""
         model = self._models.get(body.model)
         if model is None:
             names = " or ".join(repr(name) for name in self._models)
             raise HTTPException(404, f"the model {body.model!r} is not served here; this is {names}")
         if asks and model.loop.waiting >= self._limits.waiting:
             raise HTTPException(
-                429, f"{model.loop.waiting} requests are under way, the most that wait here; ask again later",
+                429, f"{model.loop.waiting} requests are in progress, the most that this server accepts; retry later",
                 {"Retry-After": "1"},
             )  # fmt: skip
         return model
@@ -145,7 +146,7 @@ class _Routes:
 
 
 class _Model:
-    """A model that is served: answers in OpenAI's shape."""
+    """A served model, which answers in OpenAI's format."""
 
     def __init__(self, served: Served, speaker: Speaker) -> None:
         self.served = served
@@ -177,7 +178,7 @@ class _Model:
         about = self._about("text_completion")
         if body.stream:
             if len(prompts) > 1 or body.echo:
-                raise InputError("stream: one prompt at a time, without echo; send each in a request of its own")
+                raise InputError("stream: only for one prompt, without echo; send each prompt in its own request")
             return self._stream(requests[0], body, about, _text, counts)
         version = self._version
         found = await self.loop.answers(requests) if body.writes else [[NOTHING] for _ in prompts]
@@ -199,7 +200,7 @@ class _Model:
         return JSONResponse({"count": len(ids), "max_model_len": self.served.limit, "tokens": list(ids)})
 
     async def take_weights(self, folder: str, version: str | None) -> None:
-        """Reads weights while requests are answered, and takes them once those under way are; later ones wait."""
+        """Reads weights while requests are answered, and installs them after those in progress; later requests wait."""
         assert self.speaker.weights is not None
         weights = await asyncio.to_thread(self.speaker.weights, folder)
 
@@ -210,15 +211,15 @@ class _Model:
         await self.loop.update(take)
 
     async def _read(self, body: CompletionBody, prompts: Sequence[Sequence[int]]) -> Sequence[TextLogprobs | None]:
-        """The log-probabilities of prompts, where a body asks for them."""
+        """The log-probabilities of the prompts, or None for each if the body does not ask for them."""
         if not body.echo or body.logprobs is None:
             return [None] * len(prompts)
         if self.speaker.read is None:
-            raise InputError("echo: this server gives no log-probabilities of prompts; leave out logprobs or echo")
+            raise InputError("echo: this server returns no log-probabilities of prompts; leave out logprobs or echo")
         longest = max(map(len, prompts))
         if self.served.limit is not None and longest > self.served.limit:
             raise InputError(
-                f"prompt: it has {longest} tokens, and the model's context {self.served.limit}; shorten it"
+                f"prompt: it has {longest} tokens, but the model's context is {self.served.limit}; shorten it"
             )
         return [await asyncio.to_thread(self.speaker.read, ids, body.logprobs) for ids in prompts]
 
@@ -234,11 +235,11 @@ class _Model:
             raise InputError("prompt: it is empty; give a text or token ids")
         several: Any = [prompt] if isinstance(prompt, str) or isinstance(prompt[0], int) else prompt
         if len(several) > self.served.limits.waiting:
-            raise InputError(f"prompt: {len(several)} prompts in one request, of at most {self.served.limits.waiting}")
+            raise InputError(f"prompt: {len(several)} prompts in one request; at most {self.served.limits.waiting}")
         found = [self._ids(each) if isinstance(each, str) else list(each) for each in several]
         for ids in found:
             if not ids:
-                raise InputError("prompt: one has no tokens; a prompt needs at least one")
+                raise InputError("prompt: one prompt has no tokens; it needs at least one")
             self.served.check_ids(ids)
         return found
 
@@ -270,7 +271,7 @@ class _Model:
         return self._decode([token])
 
     def _end(self, body: Sampled, one: Completion) -> dict[str, Any]:
-        """How an answer ended; `stop_reason` is vLLM's."""
+        """The finish reason of an answer; `stop_reason` is vLLM's addition."""
         return {"finish_reason": REASONS[one.stop], "stop_reason": stop_reason(one, body.stops, self._decode)}
 
     def _chat_choice(self, body: ChatBody, index: int, one: Completion) -> dict[str, Any]:
@@ -310,7 +311,7 @@ class _Model:
         counts: Counts,
     ) -> Response:
         if body.logprobs or body.return_token_ids:
-            raise InputError("stream: log-probabilities and token ids come with whole answers only; leave stream out")
+            raise InputError("stream: log-probabilities and token ids are not streamed; leave stream out")
         self.loop.engine.check(request)
         options = body.stream_options
         return StreamingResponse(
@@ -332,7 +333,7 @@ class _Model:
                         ended.append(done)
                     reason = None if done is None else REASONS[done.stop]
                     yield _sent({**about, "choices": [piece(event.index, event.text, reason)]})
-        except (TimeoutError, StageError) as failed:  # the status is sent already
+        except (TimeoutError, StageError) as failed:  # as an event, because the status has been sent already
             yield _sent(error_value(504 if isinstance(failed, TimeoutError) else 500, str(failed)))
             return
         used = self._used([len(request.prompt_ids)], [ended], counts)

@@ -1,5 +1,5 @@
-"""What a client may do on its connection before and after its request is read: the time that it may take to send it,
-the length of its headers, and the time in which it must take what it is sent."""
+"""The limits on a client's connection: the time to send a request, the length of its headers, and the time to receive
+the answer."""
 
 import asyncio
 from functools import partial
@@ -12,11 +12,11 @@ from togi.serve.app import error
 from togi.serve.limits import Limits
 
 HEAD_BYTES = 64 * 2**10
-"""Longest headers of a request, all of them together."""
+"""The most bytes in all headers of a request together."""
 
 
 def server_config(app: Any, limits: Limits, **more: Any) -> uvicorn.Config:
-    """How uvicorn serves `app`."""
+    """The configuration with which uvicorn serves `app`."""
     keep = max(int(limits.client_seconds), 1)
     http = cast(Any, partial(Connection, limits=limits))
     return uvicorn.Config(
@@ -25,8 +25,8 @@ def server_config(app: Any, limits: Limits, **more: Any) -> uvicorn.Config:
 
 
 class Connection(HttpToolsProtocol):
-    """One client. uvicorn waits for headers, and for a client that reads nothing, without an end; this closes the
-    connection, and the request that it was answering is forgotten."""
+    """The connection of one client. uvicorn waits forever for headers and for a client that reads nothing; this class
+    closes such a connection and drops the request in progress."""
 
     def __init__(self, *args: Any, limits: Limits, **more: Any) -> None:
         super().__init__(*args, **more)
@@ -35,11 +35,11 @@ class Connection(HttpToolsProtocol):
         self._unread: asyncio.TimerHandle | None = None
         self._in_head, self._heads, self._head_bytes = True, 0, 0
 
-    # --- what it sends ------------------------------------------------------------------------------------------------
+    # --- receiving ----------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
-        transport.set_write_buffer_limits(high=0)  # told of every byte that the client does not take
+        transport.set_write_buffer_limits(high=0)  # so that `pause_writing` is called for every byte left unread
         if len(self.connections) > self._limits.connections:
             self._refuse(503, "too many connections are open; try again later")
         self._wait()
@@ -55,7 +55,7 @@ class Connection(HttpToolsProtocol):
         super().data_received(data)
         self._head_bytes = self._head_bytes + len(data) if self._in_head and heads == self._heads else 0
         if self._head_bytes > HEAD_BYTES:
-            self._refuse(431, f"the headers have more than {HEAD_BYTES:,} bytes; send fewer")
+            self._refuse(431, f"the headers have more than {HEAD_BYTES:,} bytes; shorten them")
         self._wait()
 
     def on_message_begin(self) -> None:
@@ -68,7 +68,7 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
 
     def _wait(self) -> None:
-        """Bounds the time until headers are whole. Once they are, the body has a limit of its own."""
+        """Limits the time until the headers are complete. The body then has its own limit."""
         answering = self.cycle is not None and not self.cycle.response_complete
         if answering and self._waits is not None:
             self._waits.cancel()
@@ -78,7 +78,7 @@ class Connection(HttpToolsProtocol):
 
     def _late(self) -> None:
         if self._head_bytes and not self.transport.is_closing():
-            self._refuse(408, f"the headers did not come within {self._limits.client_seconds:g} s; send them again")
+            self._refuse(408, f"the headers did not arrive within {self._limits.client_seconds:g} s; send them again")
         self.transport.abort()
 
     def _refuse(self, status: int, message: str) -> None:
@@ -88,7 +88,7 @@ class Connection(HttpToolsProtocol):
         self.transport.write(STATUS_LINE[status] + length + kind + body)
         self.transport.close()
 
-    # --- what it takes ------------------------------------------------------------------------------------------------
+    # --- sending ------------------------------------------------------------------------------------------------------
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -1,4 +1,4 @@
-"""The vectors of an embedder over HTTP, as OpenAI has it: /v1/embeddings. One request is one batch."""
+"""Embeddings over HTTP at OpenAI's path /v1/embeddings. One request is one batch."""
 
 import asyncio
 import base64
@@ -17,7 +17,7 @@ from togi.serve.bodies import EmbedBody
 
 
 class CountingEmbedder(Embedder, Protocol):
-    """An `Embedder` that also says how many tokens it read."""
+    """An `Embedder` that also returns the number of tokens that it read."""
 
     def embed_counted(self, texts: Sequence[str]) -> tuple[np.ndarray, int]: ...
 
@@ -32,8 +32,8 @@ def embed_app(served: Served, embedder: CountingEmbedder) -> FastAPI:
         thread.shutdown()
 
     async def embeddings(body: EmbedBody) -> Response:
-        """POST /v1/embeddings {model, input: a text or several} -> {data: [{index, embedding}], usage}, in the order
-        of the texts. A text that is too long is cut at its end, as `embedder` cuts it in a recipe."""
+        """POST /v1/embeddings {model, input: one text or several} -> {data: [{index, embedding}], usage}, in the order
+        of the texts. A text that is too long is cut at its end, as with `embedder` in a recipe."""
         served.check_name(body.model)
         texts = [body.input] if isinstance(body.input, str) else body.input
         rows, tokens = await asyncio.get_running_loop().run_in_executor(thread, embedder.embed_counted, texts)
@@ -47,7 +47,7 @@ def embed_app(served: Served, embedder: CountingEmbedder) -> FastAPI:
 
 
 def _written(body: EmbedBody, row: np.ndarray) -> Any:
-    """A vector as numbers, or as base64 of its little-endian float32 where that is asked for."""
+    """A vector as numbers, or as base64 of little-endian float32 if the request asks for that."""
     if body.encoding_format == "base64":
         return base64.b64encode(row.astype("<f4").tobytes()).decode("ascii")
     return row.tolist()

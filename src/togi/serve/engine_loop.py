@@ -1,7 +1,7 @@
-"""Runs an engine in a thread of its own, and hands its events to asyncio.
+"""Runs an engine in its own thread, and passes its events to asyncio.
 
-Whoever reads an engine's events computes, so only this thread touches the engine. Between two steps it takes requests
-that came and forgets those whose client went away.
+Reading an engine's events computes them, so only this thread touches the engine. Between two steps it adds new requests
+and cancels those whose client disconnected.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ class SteppingEngine(Engine, Protocol):
 
 
 class _Reader:
-    """Who waits for the events of a request: an inbox of an event loop, filled from the engine's thread."""
+    """Receives the events of a request: an asyncio inbox, filled from the engine's thread."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
@@ -37,13 +37,13 @@ class _Reader:
         self._loop = asyncio.get_running_loop()
 
     def put(self, event: Event | None) -> None:
-        with suppress(RuntimeError):  # the event loop has ended, and with it whoever read
+        with suppress(RuntimeError):  # the event loop has ended, so nobody reads
             self._loop.call_soon_threadsafe(self.inbox.put_nowait, event)
 
 
 @dataclass(frozen=True, slots=True)
 class _Update:
-    """Work that wants an engine without requests; `done` tells what came of it."""
+    """Work that needs an idle engine; `done` receives its outcome."""
 
     work: Callable[[], None]
     done: "Future[None]"
@@ -64,34 +64,34 @@ class EngineLoop:
 
     @property
     def waiting(self) -> int:
-        """Requests that have no whole answer yet."""
+        """The number of requests without a complete answer."""
         return self._waiting
 
     def start(self, died: Callable[[], None] = lambda: None) -> None:
-        """Starts the thread; `died` is called, from it, where the engine fails."""
+        """Starts the thread, which calls `died` if the engine fails."""
         self._run_of_it = self._thread.submit(self._run)
         self._run_of_it.add_done_callback(lambda ended: died() if ended.exception() is not None else None)
 
     def stop(self) -> None:
-        """Ends the thread after the step at hand; requests that are left get no answer."""
+        """Ends the thread after the current step; unfinished requests get no answer."""
         self._orders.put(None)
         self._thread.shutdown()
 
     def raise_failure(self) -> None:
-        """Raises what the engine ended with, if it failed."""
-        if self._run_of_it is not None and self.ended:  # readers hear of it a moment before the thread is through
+        """Raises the engine's error, if it failed."""
+        if self._run_of_it is not None and self.ended:  # `ended` is set shortly before the thread finishes
             self._run_of_it.result()
 
     async def events(self, request: Request, seconds: float | None = None) -> AsyncGenerator[Event, None]:
-        """The events of one request. Left early, the request is cancelled.
+        """Yields the events of one request. Closing the generator early cancels the request.
 
-        Raises InputError for a request that can never be answered, StageError where the engine has failed,
-        TimeoutError where the answer is not whole after `seconds`.
+        Raises InputError for a request that can never be answered, StageError if the engine has failed, TimeoutError if
+        the answer is incomplete after `seconds`.
         """
         self.engine.check(request)
         reader = _Reader(request)
         self._orders.put(("add", reader))
-        if self.ended:  # asked after the order was given: whatever is still in the queue then is not heeded any more
+        if self.ended:  # checked after the put: an ended engine no longer reads its queue
             reader.put(None)
         left = request.params.n
         clock = asyncio.get_running_loop().time
@@ -102,13 +102,13 @@ class EngineLoop:
                 try:
                     async with asyncio.timeout_at(end):
                         event = await reader.inbox.get()
-                    if end is not None and clock() > end:  # a client that reads slowly finds events at once
+                    if end is not None and clock() > end:  # events may be ready at once if the client reads slowly
                         raise TimeoutError
                 except TimeoutError:
-                    late = f"no whole answer within {seconds:g} s; ask for fewer tokens, or raise --timeout"
+                    late = f"no complete answer within {seconds:g} s; ask for fewer tokens, or raise --timeout"
                     raise TimeoutError(late) from None
                 if event is None:
-                    raise StageError("the engine has ended; the server's log says why")
+                    raise StageError("the engine has ended; see the server's log for the reason")
                 left -= event.completion is not None
                 yield event
         finally:
@@ -116,8 +116,8 @@ class EngineLoop:
             self._orders.put(("cancel", reader))
 
     async def update(self, work: Callable[[], None]) -> None:
-        """Does `work` in the engine's thread once the requests under way are answered; later ones wait for it. Raises
-        what `work` does, StageError where the engine has ended."""
+        """Runs `work` in the engine's thread after the requests in progress; later requests wait for it. Raises the
+        errors of `work`, and StageError if the engine has ended."""
         done: Future[None] = Future()
         self._orders.put(_Update(work, done))
         if self.ended:
@@ -127,10 +127,10 @@ class EngineLoop:
         except asyncio.CancelledError:
             if not self.ended:
                 raise
-            raise StageError("the engine has ended; the server's log says why") from None
+            raise StageError("the engine has ended; see the server's log for the reason") from None
 
     async def answers(self, requests: Sequence[Request]) -> list[list[Completion]]:
-        """The completions of each request, in order; all are computed beside each other. Raises as `events` does."""
+        """The completions of each request, in order; all are computed concurrently. Raises as `events` does."""
         for request in requests:
             self.engine.check(request)
         return await asyncio.gather(*(self._answer(request) for request in requests))
@@ -162,7 +162,7 @@ class EngineLoop:
                 reader.put(None)
 
     def _heed(self) -> bool:
-        """Does what was ordered between two steps, and waits while there is nothing to compute; False: to end."""
+        """Carries out the orders that arrived, and waits while there is nothing to compute. Returns False to end."""
         while True:
             if self._update is not None and not self._updated(self._update):
                 return True
@@ -183,7 +183,7 @@ class EngineLoop:
                 self.engine.cancel(reader.id)
 
     def _updated(self, update: _Update) -> bool:
-        """Whether the work that was waited for is done: it waits for requests under way."""
+        """Runs the work of an update unless requests are in progress; returns whether it ran."""
         if self.engine.busy:
             return False
         self._update = None

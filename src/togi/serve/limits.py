@@ -1,4 +1,4 @@
-"""What a server bears: how much a client may send, how long it may take, and what is counted of all requests."""
+"""The limits of a server on the size and duration of requests, and the metrics that it counts."""
 
 import asyncio
 import time
@@ -16,14 +16,14 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500)
-"""Bounds of the histogram of durations."""
+"""The bucket bounds of the histogram of durations."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """`body_bytes` of a request; `seconds` in which it must be answered, streams too; `waiting` requests that may be
-    under way at once. `client_seconds` in which a client must have sent the headers and the body of a request, and must
-    take a part of its answer; `connections` that may be open at once."""
+    """The limits of a server: `body_bytes` of a request; `seconds` to answer it, streams included; `waiting` requests
+    in progress at once; `client_seconds` for a client to send the headers, to send the body, and to receive a part of
+    its answer; `connections` open at once."""
 
     body_bytes: int = 16 * 2**20
     client_seconds: float = 30
@@ -33,16 +33,16 @@ class Limits:
 
 
 class Counts:
-    """Requests and tokens since the start, in the form that Prometheus reads."""
+    """Counts of requests and tokens since the start, in Prometheus format."""
 
     def __init__(self) -> None:
         registry = CollectorRegistry()
         self._registry = registry
         self.requests = Counter("togi_requests", "Requests, by path and status.", ("path", "status"), registry=registry)
-        self.tokens = Counter("togi_tokens", "Tokens read (prompt) and written.", ("model", "kind"), registry=registry)
-        self.running = Gauge("togi_requests_running", "Requests under way.", registry=registry)
+        self.tokens = Counter("togi_tokens", "Tokens of prompts and completions.", ("model", "kind"), registry=registry)
+        self.running = Gauge("togi_requests_running", "Requests in progress.", registry=registry)
         self.seconds = Histogram(
-            "togi_request_seconds", "Seconds until an answer was whole.", ("path",), registry=registry, buckets=SECONDS
+            "togi_request_seconds", "Seconds until the complete answer.", ("path",), registry=registry, buckets=SECONDS
         )
 
     def used(self, model: str, usage: MutableMapping[str, int]) -> None:
@@ -56,8 +56,8 @@ class Counts:
 
 
 class Guard:
-    """Wraps an app: counts every request, under its path if the app has one for it, and refuses bodies that are too
-    long or too slow."""
+    """Wraps an app: counts every request, by path if the app has a route for it, and refuses bodies that are too long
+    or too slow."""
 
     def __init__(self, app: App, limits: Limits, counts: Counts) -> None:
         self.app, self.limits, self.counts = app, limits, counts
@@ -78,12 +78,12 @@ class Guard:
                 await self.app(scope, self._bounded(scope, receive), noted)
             finally:
                 found = scope["path"] if "endpoint" in scope else "other"  # set by the router that found a route
-                path = getattr(scope.get("route"), "path", found)  # with {name} for a name, of which there is no end
+                path = getattr(scope.get("route"), "path", found)  # the route's {name} keeps the number of labels small
                 self.counts.requests.labels(path, str(status)).inc()
                 self.counts.seconds.labels(path).observe(time.monotonic() - began)
 
     def _bounded(self, scope: Scope, receive: Receive) -> Receive:
-        """`receive`, which raises HTTPException once the body does not keep to its limits."""
+        """`receive`, which raises HTTPException when the body exceeds its limits."""
         told = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
         size, whole = 0, False
         end = time.monotonic() + self.limits.client_seconds
@@ -96,7 +96,7 @@ class Guard:
             try:
                 message = await asyncio.wait_for(receive(), end - time.monotonic())
             except TimeoutError:
-                late = f"the body did not come within {self.limits.client_seconds:g} s; send it again"
+                late = f"the body did not arrive within {self.limits.client_seconds:g} s; send it again"
                 raise HTTPException(408, late, {"Connection": "close"}) from None
             size += len(message.get("body", b""))
             whole = not message.get("more_body", False)
@@ -108,5 +108,5 @@ class Guard:
     def _check_size(self, size: int) -> None:
         most = self.limits.body_bytes
         if size > most:
-            why = f"the body has more than {most:,} bytes, the most that this server takes; send less"
-            raise HTTPException(413, why)  # what is still sent is not read, and the client hears why
+            why = f"the body has more than {most:,} bytes, the most that this server accepts; send less"
+            raise HTTPException(413, why)  # the rest is not read, and the client gets the reason

@@ -1,11 +1,11 @@
-// A talk with one model, or with two side by side. What a model writes is shown as text and never run.
+// A chat with one model, or with two side by side. Model output is shown as text and never run.
 "use strict";
 
 const at = (id) => document.getElementById(id);
 const talks = [...document.querySelectorAll(".talk")].map((section) => ({
   section, model: section.querySelector("select"), turns: section.querySelector(".turns"), messages: [],
 }));
-let underWay = null; // what stops the answers at work
+let underWay = null; // aborts the answers in progress
 
 const headers = () => ({ "content-type": "application/json", ...(at("key").value && { authorization: `Bearer ${at("key").value}` }) });
 
@@ -35,7 +35,7 @@ function show(talk, role, text) {
   return turn;
 }
 
-// Events of a stream, one by one.
+// Yields the events of a stream.
 async function* events(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
@@ -73,12 +73,12 @@ async function answer(talk, question, signal) {
     }
     const note = document.createElement("small");
     const seconds = ((performance.now() - began) / 1000).toFixed(1);
-    note.textContent = `${tokens} tokens in ${seconds} s${reason === "length" ? ", cut at the longest answer" : ""}`;
+    note.textContent = `${tokens} tokens in ${seconds} s${reason === "length" ? ", cut at the token limit" : ""}`;
     turn.append(note);
     talk.messages.push({ role: "assistant", content: text });
   } catch (error) {
     if (error.name === "AbortError") { talk.messages.push({ role: "assistant", content: text }); return; }
-    talk.messages.pop(); // the question, which has no answer
+    talk.messages.pop(); // drop the question, since it has no answer
     turn.classList.add("failed");
     turn.textContent = error.message;
   }

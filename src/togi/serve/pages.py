@@ -1,4 +1,4 @@
-"""The page on which people talk to what is served, alone or two models side by side."""
+"""The web page for chatting with a served model, or with two side by side."""
 
 from importlib.resources import files
 
@@ -15,17 +15,17 @@ PAGES = {
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'"
 )
-"""Nothing from elsewhere is loaded, and nothing that a model writes is run."""
+"""The browser loads nothing from elsewhere, and runs nothing that a model writes."""
 
 
 def add_pages(app: FastAPI) -> None:
-    """Serves the page at /. It holds nothing secret, so that it wants no key; what it asks for does."""
+    """Serves the page at /. The page itself contains no secrets and needs no key; its requests do."""
     for path in PAGES:
         app.router.add_route(path, _page)
 
 
 def page_text(name: str) -> str:
-    """A file of the page."""
+    """The text of one of the page's files."""
     return (files("togi.serve") / name).read_text("utf-8")
 
 

@@ -1,5 +1,5 @@
-"""The scores of a reward model over HTTP: raw logits, one number each. One request is one batch, and never shares it,
-so that a score does not depend on what others ask."""
+"""The scores of a reward model over HTTP: one raw logit per item. Each request is its own batch, so a score does not
+depend on other clients' requests."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -20,7 +20,7 @@ Item = tuple[tuple[Message, ...], str]
 
 
 class IdScorer(Scorer, Protocol):
-    """A `Scorer` that also reads texts as token ids, or raises InputError where it cannot. `lengths` are the tokens
+    """A `Scorer` that also scores token ids, or raises InputError if it cannot. `lengths` returns the number of tokens
     that it reads of each conversation."""
 
     def score_ids(self, texts: Sequence[Sequence[int]]) -> Sequence[float | GraderError]: ...
@@ -51,7 +51,7 @@ class _Routes:
 
     async def scores(self, body: ScoreBody) -> Response:
         """POST /v1/scores {model, items: [{messages}, {text} or {ids}]} -> {model, scores, errors, usage}, scores and
-        errors in the order of `items`: a score is null where its item has an error."""
+        errors in the order of `items`. A score is null if its item has an error."""
         self.served.check_name(body.model)
         found, tokens = await self._scored(body)
         scores = [None if isinstance(each, GraderError) else each for each in found]
@@ -61,7 +61,7 @@ class _Routes:
 
     async def classify(self, body: ClassifyBody) -> Response:
         """POST /classify -> {embedding: [score], meta_info}, or a list of them for several texts; embedding[0] is the
-        raw logit. A text that is too long fails the whole request, since the answer has no place for an error."""
+        raw logit. A text that is too long fails the whole request, since the answer has no field for errors."""
         self.served.check_name(body.model)
         given: Any = body.input_ids if body.text is None else body.text
         single = isinstance(given, str) or (bool(given) and isinstance(given[0], int))
@@ -79,7 +79,7 @@ class _Routes:
         return JSONResponse(answers[0] if single else answers)
 
     async def _scored(self, body: ScoreBody) -> tuple[Sequence[float | GraderError], int]:
-        """The scores of a request, and how many tokens were read."""
+        """The scores of a request, and the number of tokens read."""
         if body.items[0].messages is None:
             texts = [self._ids(item.ids if item.text is None else item.text) for item in body.items]
             return await self._scored_ids(texts), sum(map(len, texts))
@@ -90,7 +90,7 @@ class _Routes:
         )
 
     def _ids(self, text: str | Sequence[int] | None) -> list[int]:
-        """The ids of a text. Its special tokens stand in it already, since the template wrote it."""
+        """The ids of a text. No special tokens are added, because a rendered text contains them already."""
         found = self.tokenizer(text, add_special_tokens=False)["input_ids"] if isinstance(text, str) else text
         if not found:
             raise InputError("each text needs at least one token")

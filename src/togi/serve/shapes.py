@@ -1,4 +1,4 @@
-"""Completions as the JSON that OpenAI's and vLLM's servers answer with. Pure functions."""
+"""Completions in the JSON formats of OpenAI's and vLLM's servers. Pure functions."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ def text_of(completion: Completion, terminator: str) -> str:
 
 
 def stop_reason(completion: Completion, stops: Sequence[str], decode: Callable[[Sequence[int]], str]) -> str | None:
-    """The stop string that ended the answer; None where something else did."""
+    """The stop string that ended the answer, or None if something else did."""
     if completion.stop != "stop_string":
         return None
     written = decode(completion.token_ids)
@@ -32,7 +32,7 @@ def usage(prompts: Sequence[int], groups: Sequence[Sequence[Completion]]) -> dic
 
 
 def chat_logprobs(completion: Completion, piece: Piece) -> dict[str, Any]:
-    """Log-probabilities in nats under the request's temperature (1 where it is greedy), one entry per sampled token."""
+    """Log-probabilities in nats at the request's temperature (1 if greedy), one entry per sampled token."""
     tops = completion.top_logprobs or ((),) * len(completion.token_ids)
     entries = zip(completion.token_ids, completion.logprobs, tops, strict=True)
     content = [
@@ -43,7 +43,7 @@ def chat_logprobs(completion: Completion, piece: Piece) -> dict[str, Any]:
 
 
 def completion_logprobs(completion: Completion, piece: Piece) -> dict[str, Any]:
-    """The same in the shape of /v1/completions. Of likeliest tokens with one text the likelier is told."""
+    """The same in the format of /v1/completions. Of top tokens with the same text, only the most likely is reported."""
     texts = [piece(token) for token in completion.token_ids]
     tops = [{piece(token): logp for token, logp in reversed(top)} for top in completion.top_logprobs]
     ends = [sum(map(len, texts[:at])) for at in range(len(texts))]
@@ -56,7 +56,7 @@ def completion_logprobs(completion: Completion, piece: Piece) -> dict[str, Any]:
 
 
 def echoed_logprobs(ids: Sequence[int], read: TextLogprobs, piece: Piece) -> dict[str, Any]:
-    """Log-probabilities of a prompt in the same shape; its first token has none."""
+    """Log-probabilities of a prompt in the same format; its first token has none."""
     texts = [piece(token) for token in ids]
     tops = [{piece(token): logp for token, logp in reversed(top)} for top in read.top]
     return {
@@ -68,7 +68,7 @@ def echoed_logprobs(ids: Sequence[int], read: TextLogprobs, piece: Piece) -> dic
 
 
 def joined_logprobs(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a prompt, then those of its answer."""
+    """The log-probabilities of a prompt, followed by those of its answer."""
     length = sum(map(len, first["tokens"]))
     tops = [each["top_logprobs"] for each in (first, second) if each["tokens"]]
     return {

@@ -90,5 +90,5 @@ def test_a_reward_server_that_stays_away_ends_the_run_within_its_deadline(bench,
     with fake("rewards", tmp_path / "home") as server:
         made = context(bench, "gone", server.url, deadline=2.0)
         told_when_killed(made, server, back=False)
-        with pytest.raises(StageError, match=r"model rm: no server has answered for .* the same command goes on"):
+        with pytest.raises(StageError, match=r"model rm: no server has answered for .* the same command continues"):
             train(settings(bench), made)
