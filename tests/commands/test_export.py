@@ -154,7 +154,7 @@ MISTAKES = [
     (("rm", "--reward", "--format", "gguf"), "a reward model cannot be written as GGUF; use --format merged"),
     (("base", "--format", "adapter"), "holds no adapter: it lies beside it, in "),
     (("trained", "--revision", "main"), "--revision goes with a hub's id"),
-    (("nowhere",), "is no model; give a model folder, RECIPE:STAGE"),
+    (("nowhere",), "is not a model; give a model folder, RECIPE:STAGE"),
 ]
 
 
