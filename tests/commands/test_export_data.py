@@ -69,7 +69,7 @@ def test_mistakes_are_told(done, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "a").write_text("")
     ended = togi(done / "home", "export", recipe, str(tmp_path / "mine"))
-    assert ended.returncode == 2 and "is there already" in ended.stderr
+    assert ended.returncode == 2 and "exists already" in ended.stderr
 
 
 def test_parts_of_cards():
