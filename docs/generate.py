@@ -1,4 +1,4 @@
-"""Generates pages from the code: docs/reference.md, docs/recipe.md, docs/plans.md, docs/stages/. A test compares them."""
+"""Generates docs/reference.md, docs/recipe.md, docs/plans.md and docs/stages/ from the code. A test compares them."""
 
 import re
 import tempfile
