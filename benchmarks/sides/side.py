@@ -1,4 +1,4 @@
-"""What every side of a benchmark does alike: settings, clock, peak memory, and one JSON line a repeat.
+"""Shared by all sides of a benchmark: settings, clock, peak memory, and one JSON line per repeat.
 
 A side is a process that lives for a whole benchmark. It reads its settings from the first argument, prints a line when
 it is ready, and then measures once for every line it reads.

@@ -133,7 +133,7 @@ def _records(path: Path) -> list[Any]:
 
 
 def stage_json(folder: Path, path: str, count: int) -> dict[str, Any]:
-    """What a stage made, as a mapping; `path` is that of an output in its folder."""
+    """The output of a stage as a mapping; `path` is relative to its folder."""
     return {
         "folder": str(folder),
         "summary": read_cache(folder / SUMMARY),
