@@ -1,7 +1,7 @@
 """1,000 chats, 64 in flight, against a server in a separate process that takes 50 ms, and 20,000 stored answers.
 
-    python benchmarks/client.py [--repeats 5] chrt -r 10 python benchmarks/client.py      on a shared machine: real-time
-    scheduling, for all sides
+    python benchmarks/client.py [--repeats 5]
+    chrt -r 10 python benchmarks/client.py      on a shared machine: real-time scheduling, for all sides
 
 `bare` is an asyncio client of 30 lines that stores and checks nothing: the bound is 16 rounds of 50 ms, 0.8 s. `togi`
 writes a reservation before each request, checks and stores each answer, and returns them in order. `openai` is the

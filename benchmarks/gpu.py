@@ -1,8 +1,9 @@
 """SFT, DPO and GRPO updates of a random model of 1.9 billion weights on one GPU: togi against TRL at its fastest.
 
-    python benchmarks/gpu.py                        within 8 minutes; about 60 GB of the GPU's memory python
-    benchmarks/gpu.py --tiny --device cpu    a quick test that everything runs python benchmarks/gpu.py --large
-    one GRPO step of a 13B model in 32 GB, within 4 minutes python benchmarks/gpu.py --large --tiny --device cpu
+    python benchmarks/gpu.py                        within 8 minutes; about 60 GB of the GPU's memory
+    python benchmarks/gpu.py --tiny --device cpu    a quick test that everything runs
+    python benchmarks/gpu.py --large                one GRPO step of a 13B model in 32 GB, within 4 minutes
+    python benchmarks/gpu.py --large --tiny --device cpu
 
 bf16 compute over fp32 weights, no activation checkpointing, as many tokens per micro-batch on both sides. MFU is the
 number of necessary operations, 6 per parameter and token (the output head only for scored tokens; 2 more for DPO's

@@ -1,8 +1,8 @@
 """The maximum speed of this machine at the shapes of the model: the bound for all speeds.
 
-    python benchmarks/machine.py            all figures, to results/machine.json python benchmarks/machine.py --probe
-    which fp32 matrix multiplications are exact and faster, as one JSON line python benchmarks/machine.py --products
-    "fp32 default"    GFLOP/s of training in one mode, as one JSON line
+    python benchmarks/machine.py            all figures, to results/machine.json
+    python benchmarks/machine.py --probe    which fp32 matrix multiplications are exact and faster, as one JSON line
+    python benchmarks/machine.py --products "fp32 default"    GFLOP/s of training in one mode, as one JSON line
 
 `torch.backends.mkldnn.matmul.fp32_precision = "bf16"` sends fp32 matrix multiplications to oneDNN. It permits rounding
 to bf16, so it is used only if matrix multiplications of these shapes stay as exact as the default's, tested against
