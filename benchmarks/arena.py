@@ -2,12 +2,12 @@
 
     python benchmarks/arena.py [--repeats 3]
 
-Every side reads the same file (JSON Lines) and gives win rates with 95 % intervals. `togi, question` draws whole
-questions with all their games, `togi, row` rows. `evalica` and `arena-hard-auto` draw rows, as their own scripts do: in
-each round `DataFrame.sample`, then evalica's bradley_terry, or scikit-learn's logistic regression on rows that stand
-twice. They run `--peer-rounds` rounds; their seconds are those per round times 1,000, and reading. Two files: `star`,
-all models against one, as in arenas; `free`, any two models. Sides are processes of their own, interleaved; medians are
-compared. Results: results/arena.json.
+Every side reads the same file (JSON Lines) and computes win rates with 95 % intervals. `togi, question` resamples whole
+questions with all their games, `togi, row` resamples rows. `evalica` and `arena-hard-auto` resample rows, as their own
+scripts do: in each round `DataFrame.sample`, then evalica's bradley_terry, or scikit-learn's logistic regression on
+duplicated rows. They run `--peer-rounds` rounds; their seconds are the time per round times 1,000, plus reading. There
+are two files: `star`, all models against one, as in arenas; `free`, any two models. Sides are separate processes,
+interleaved; medians are compared. Results: results/arena.json.
 """
 
 import argparse
@@ -137,7 +137,7 @@ def _median(rows: list[dict[str, Any]], key: str) -> float:
 
 
 def report(results: dict[str, dict[str, list[dict[str, Any]]]], given: argparse.Namespace, load: float) -> None:
-    """Prints and writes what was measured."""
+    """Prints and writes the results."""
     summary: dict[str, Any] = {}
     for layout, rows in results.items():
         median = {side: statistics.median(row["seconds"] for row in found) for side, found in rows.items()}

@@ -1,11 +1,11 @@
-"""1,000 chats at 64 in flight against a server of 50 ms in a process of its own, and 20,000 answers out of the store.
+"""1,000 chats, 64 in flight, against a server in a separate process that takes 50 ms, and 20,000 stored answers.
 
     python benchmarks/client.py [--repeats 5]
-    chrt -r 10 python benchmarks/client.py      where others use the machine: real-time scheduling, for all sides alike
+    chrt -r 10 python benchmarks/client.py      on a shared machine: real-time scheduling, for all sides
 
-`bare` is an asyncio client of 30 lines that keeps nothing and checks nothing: the bound is 16 rounds of 50 ms, 0.8 s.
-`togi` writes a reservation before each request, checks and stores each answer, and gives them in order. `openai` is
-that library. Sides are processes of their own, interleaved; medians are compared. Results: results/client.json.
+`bare` is an asyncio client of 30 lines that stores and checks nothing: the bound is 16 rounds of 50 ms, 0.8 s. `togi`
+writes a reservation before each request, checks and stores each answer, and returns them in order. `openai` is the
+openai library. Sides are separate processes, interleaved; medians are compared. Results: results/client.json.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from togi.core.records import Message, SamplingParams
 
 REQUESTS, IN_FLIGHT, STORED = 1000, 64, 20_000
 LIMIT = 1.3
-"""What togi may take, as a multiple of the bare client."""
+"""Largest accepted time of togi, as a multiple of the bare client's."""
 TEXTS = [f"question {number}: " + "word " * 50 for number in range(REQUESTS)]
 
 
@@ -74,13 +74,13 @@ async def library(port: int, texts: Sequence[str]) -> int:
 
 
 def chats(texts: Sequence[str]) -> list[ChatRequest]:
-    """The same as togi's requests."""
+    """The same chats as togi's requests."""
     params = SamplingParams(max_tokens=64)
     return [ChatRequest(messages=(Message("user", text),), params=params) for text in texts]
 
 
 def endpoint(port: int) -> Endpoint:
-    """The server, as a recipe would name it."""
+    """The server, as a recipe would declare it."""
     return Endpoint(name="teacher", urls=(f"http://127.0.0.1:{port}/v1",), model="m", concurrency=IN_FLIGHT)
 
 
@@ -95,7 +95,7 @@ def ask(port: int, texts: Sequence[str]) -> int:
 
 
 def stored(port: int, texts: Sequence[str]) -> tuple[int, float, float]:
-    """togi, with 20,000 answers in the store: their number, and the seconds and processor seconds they took."""
+    """togi, with 20,000 answers in the store: their number, and the wall-clock and CPU seconds."""
     made, asked = endpoint(port), chats([f"{text} {number}" for text in texts for number in range(STORED // REQUESTS)])
     body = dump(Answer(choices=(Choice(text="word " * 60, finish="stop"),), usage=Tokens(60, 60)))
     with tempfile.TemporaryDirectory() as folder, AnswerStore(Path(folder) / "answers.sqlite") as store:
@@ -126,7 +126,7 @@ def measure(side: str, port: int) -> dict[str, float]:
 
 
 def repeat(side: str, port: int) -> dict[str, float]:
-    """One repeat, in a process of its own."""
+    """One repeat, in a separate process."""
     command = [sys.executable, __file__, "--side", side, "--port", str(port)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
@@ -157,7 +157,7 @@ def main() -> None:
 
 
 def report(rows: dict[str, list[dict[str, float]]], repeats: int, load: float) -> None:
-    """Prints and writes what was measured."""
+    """Prints and writes the results."""
     median = {side: statistics.median(row["seconds"] for row in found) for side, found in rows.items()}
     work = {side: statistics.median(row["processor_seconds"] for row in found) for side, found in rows.items()}
     ratio, rate = median["togi"] / median["bare"], STORED / median["togi, stored"]

@@ -3,15 +3,15 @@
     python benchmarks/data.py [--rows 100000] [--repeats 3] [--texts FOLDER ...] [--only minhash k_centre ...]
 
 `minhash`: paragraphs with planted copies (a tenth of the rows, some words left out, doubled or changed). Both sides
-read the same texts, cut the same character 5-grams, have the same bands of the same length, and keep the first of what
-is alike. togi compares each candidate exactly in that time; datasketch, whose candidates count as they come, does not.
-Recall is the share of the planted copies over the threshold in true Jaccard similarity that a side finds.
-`k_centre`: a tenth of the rows x 384, float16. `facility`: the same, over 64 neighbours each, with their recall against
-all compared with all. `rules`: the rules of `curate`, from a file of records to rows of the codec, in one process.
+read the same texts, use the same character 5-grams and the same bands of the same length, and keep the first of similar
+texts. togi also compares each candidate exactly in that time; datasketch's candidates count without a comparison.
+Recall is the share that a side finds of the planted copies above the threshold in true Jaccard similarity. `k_centre`:
+a tenth of the rows x 384, float16. `facility`: the same, over 64 neighbours each, with the recall of the neighbours
+against a full comparison. `rules`: the rules of `curate`, from a file of records to rows of the codec, in one process.
 
-Each side is a process of its own; repeats are interleaved, medians are told. `processor` are the seconds of the
-processor, which others on the machine change less. Memory is the peak above what the process held before. Paragraphs
-come from the text of installed Python packages and of `--texts`. Results: results/data.json.
+Each side is a separate process; repeats are interleaved, medians are reported. `processor` are CPU seconds, which other
+work on the machine affects less. Memory is the peak above the process's earlier size. Paragraphs come from the text of
+installed Python packages and of `--texts`. Results: results/data.json.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def _strings(lines: str) -> Iterator[str]:
 
 
 def planted(texts: list[str]) -> tuple[list[str], list[tuple[int, int]]]:
-    """The texts with a copy of each tenth one put in at random, and the places of each copy and its original."""
+    """The texts with a copy of each tenth one put in at random, and the positions of each copy and its original."""
     rng = random.Random(2)
     originals = list(range(0, len(texts), 10))
     rows = [(text, number, -1) for number, text in enumerate(texts)]
@@ -99,7 +99,7 @@ def _changed(text: str, rng: random.Random) -> str:
 
 
 def timed(work: Callable[[], Any]) -> dict[str, Any]:
-    """Seconds, and the peak of memory above what was held before, in MiB."""
+    """Seconds, and the memory peak above the size before, in MiB."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew: making the rows took more than they hold
     before = memory("VmRSS")
     start, used = time.perf_counter(), time.process_time()
@@ -113,7 +113,7 @@ def timed(work: Callable[[], Any]) -> dict[str, Any]:
 
 
 def memory(name: str) -> int:
-    """KiB of this process, now (VmRSS) or at its peak (VmHWM), as Linux tells them."""
+    """KiB of this process, now (VmRSS) or at its peak (VmHWM), from Linux."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(lines[name].split()[0])
 
@@ -157,7 +157,7 @@ def over_threshold(texts: list[str], copies: list[tuple[int, int]]) -> list[tupl
 
 
 def vectors(rows: int) -> np.ndarray:
-    """Points around a hundredth as many centres, as sentence embeddings lie; float16."""
+    """Points clustered around a hundredth as many centres, like sentence embeddings; float16."""
     rng = np.random.default_rng(3)
     centres = rng.normal(size=(max(1, rows // 100), WIDTH)).astype(np.float32)
     found = np.empty((rows, WIDTH), dtype=np.float16)

@@ -1,13 +1,13 @@
-"""Diversity of 8 answers to each of 1,000 prompts, with what intervals need.
+"""Diversity of 8 answers to each of 1,000 prompts, with the numbers that intervals need.
 
     python benchmarks/diversity.py [--repeats 3]
 
 Both sides read the same texts (about 120 words each) and give the same figures: distinct-n, self-BLEU, spread, Vendi
 score and entropy per prompt, and across prompts distinct-n, self-BLEU of 512 of them, Vendi score and homogenisation.
-`togi` gives each as one number a prompt, from which intervals are drawn; `naive` gives the figures alone, written as
+`togi` computes each as one number per prompt, from which intervals are computed; `naive` computes only the figures, as
 their papers define them: sacrebleu for each answer, sets of n-grams, the whole kernel, pairs in a loop. Both sides get
-the same embeddings; `embedding` is the time of those (hashed n-grams). Sides are processes of their own, interleaved,
-one thread; medians are compared. Results: results/diversity.json.
+the same embeddings; `embedding` is their time (hashed n-grams). Sides are separate processes with one thread,
+interleaved; medians are compared. Results: results/diversity.json.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def answers() -> list[str]:
 
 
 class Given:
-    """Embeddings that were made before."""
+    """Precomputed embeddings."""
 
     def __init__(self, vectors: np.ndarray) -> None:
         self.vectors = vectors
@@ -149,7 +149,7 @@ def main() -> None:
 
 
 def report(rows: dict[str, list[dict[str, Any]]], load: float) -> None:
-    """Prints and writes what was measured."""
+    """Prints and writes the results."""
     keys = ("seconds", "processor_seconds", "embedding")
     median = {side: {key: statistics.median(row[key] for row in found) for key in keys} for side, found in rows.items()}
     one, other = (rows[side][0]["figures"] for side in SIDES)

@@ -1,17 +1,17 @@
 """SFT, DPO and GRPO updates of a random model of 1.9 billion weights on one GPU: togi against TRL at its fastest.
 
     python benchmarks/gpu.py                        within 8 minutes; about 60 GB of the GPU's memory
-    python benchmarks/gpu.py --tiny --device cpu    does it all run?
+    python benchmarks/gpu.py --tiny --device cpu    a quick test that everything runs
     python benchmarks/gpu.py --large                one GRPO step of a 13B model in 32 GB, within 4 minutes
     python benchmarks/gpu.py --large --tiny --device cpu
 
-bf16 compute over fp32 weights, no activation checkpointing, as many tokens a micro-batch on both sides. MFU counts
-the operations that a side cannot do without, 6 a parameter and token (the output head for scored tokens alone; 2 more
-for DPO's reference), over --peak-tflops.
+bf16 compute over fp32 weights, no activation checkpointing, as many tokens per micro-batch on both sides. MFU is the
+number of necessary operations, 6 per parameter and token (the output head only for scored tokens; 2 more for DPO's
+reference), over --peak-tflops.
 
---large makes random weights of the shape of llm-jp-3-13b on the card, in 4 bits (NF4), and does a whole GRPO step with
-an adapter: 8 answers of 1,024 tokens to a prompt of about as many. PyTorch may take 32 GB of the card and no more. The
-peaks of the phases stand beside those that `togi plan` computes.
+--large makes random weights with the shape of llm-jp-3-13b on the card, in 4 bits (NF4), and does a whole GRPO step
+with an adapter: 8 answers of 1,024 tokens to a prompt of about the same length. PyTorch is limited to 32 GB of the
+card. The peaks of the phases are shown next to those that `togi plan` computes.
 
 This program has not been run on CUDA yet, only with --tiny --device cpu.
 """
@@ -79,7 +79,7 @@ SCRIPTS = {"sft": "training.py", "dpo": "training.py", "grpo": "update.py"}
 
 
 def config_of(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """The settings of a work; `tokens` is togi's micro-batch."""
+    """The settings of a workload; `tokens` is togi's micro-batch."""
     config: dict[str, Any] = dict((TINY if options.tiny else FULL)[name])
     answers = {"sft": 0, "dpo": 2, "grpo": 1}[name]
     row = config["row"] if name == "sft" else answers * (config["prompt"] + config["answer"])
@@ -97,14 +97,14 @@ def sides(name: str, options: argparse.Namespace) -> list[Side]:
 
 
 def answered(config: dict[str, Any]) -> int:
-    """Tokens that carry loss in a step: the same on both sides."""
+    """Tokens that carry loss in a step: the same for both sides."""
     if config["work"] == "grpo":
         return config["groups"] * config["samples"] * config["answer"]
     return scored_tokens(config)
 
 
 def lines(name: str, config: dict[str, Any], outcomes: Sequence[Outcome], peak: float) -> list[list[str]]:
-    """The rows of a work in the table."""
+    """The table rows of a workload."""
     peer = next((outcome for outcome in outcomes if outcome.side.name == "TRL" and outcome.rows), None)
     rows = []
     for outcome in (outcome for outcome in outcomes if outcome.rows):
@@ -124,7 +124,7 @@ def lines(name: str, config: dict[str, Any], outcomes: Sequence[Outcome], peak: 
 
 
 def large(options: argparse.Namespace) -> None:
-    """One GRPO step of a model that fills the card, with its peaks by phase beside the computed ones."""
+    """One GRPO step of a model that fills the card, with measured and computed peaks by phase."""
     options.repeats, options.warmup, options.model = 1, 0, CACHE / "tiny"  # for its tokenizer: a byte is a token
     if not (options.model / "config.json").exists():
         subprocess.run([sys.executable, HERE / "prepare.py", "--tiny"], check=True)

@@ -1,7 +1,7 @@
 """The whole GRPO step, sampling, reward and update: togi against TRL's trainer, with the time of each phase.
 
-4 prompts x 8 samples, prompts of about 256 tokens, answers of 64, a reward that costs nothing. Both sides take answers
-to their full length.
+4 prompts x 8 samples, prompts of about 256 tokens, answers of 64, a reward that costs nothing. Both sides generate
+answers of full length.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def main() -> None:
     """Command line."""
     arguments = parser(__doc__.splitlines()[0])
     arguments.add_argument("--precision", nargs="+", default=["fp32"], choices=("fp32", "bf16"))
-    arguments.add_argument("--groups", type=int, help="fewer groups than 4, where a precision is slow")
+    arguments.add_argument("--groups", type=int, help="fewer groups than 4, if a precision is slow")
     options = arguments.parse_args()
     write("grpo_step", options, {precision: run(precision, options) for precision in options.precision})
 

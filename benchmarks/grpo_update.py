@@ -1,7 +1,7 @@
 """One GRPO update, forward, backward and optimiser: togi against TRL's GRPOTrainer at its fastest settings.
 
-4 groups of 8, prompt 256, answers 64. TRL runs without activation checkpointing. `togi` takes as many tokens a
-micro-batch as TRL does; `togi, same samples` as many samples.
+4 groups of 8, prompt 256, answers 64. TRL runs without activation checkpointing. `togi` uses as many tokens per
+micro-batch as TRL; `togi, same samples` as many samples.
 """
 
 import argparse
@@ -105,8 +105,8 @@ def main() -> None:
     """Command line."""
     arguments = parser(__doc__.splitlines()[0])
     arguments.add_argument("--precision", nargs="+", default=["fp32", "bf16"], choices=("fp32", "bf16", "bf16-weights"))
-    arguments.add_argument("--groups", type=int, help="fewer groups than 4, where a precision is slow")
-    arguments.add_argument("--peer-batch", type=int, help="TRL's samples a micro-batch, if another is faster")
+    arguments.add_argument("--groups", type=int, help="fewer groups than 4, if a precision is slow")
+    arguments.add_argument("--peer-batch", type=int, help="TRL's samples per micro-batch, if another number is faster")
     arguments.add_argument("--tuned-only", action="store_true", help="leave out TRL as it comes")
     options = arguments.parse_args()
     shape = dict(TINY if options.tiny else FULL)

@@ -1,7 +1,7 @@
-"""Runs the sides of a benchmark beside each other and states medians, ratios and the conditions they hold under.
+"""Runs the sides of a benchmark and reports medians, ratios and the conditions of the measurement.
 
-Each side is a process of its own, in its own environment, alive for the whole benchmark. Repeats are interleaved: every
-round asks each side once, in alternating order, so that a machine that slows down slows both.
+Each side is a separate process in its own environment, alive for the whole benchmark. Repeats are interleaved: every
+round asks each side once, in alternating order, so that a slowdown of the machine affects all sides.
 """
 
 import argparse
@@ -30,7 +30,8 @@ TUNED = {
     "MALLOC_TOP_PAD_": "268435456",
     "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0",
 }
-"""Fewer page faults and holes; must be set before a process starts. Every tuned side gets it, ours and the peers'."""
+"""Reduces page faults and holes; must be set before a process starts. Every tuned side gets it, togi's and the
+peers'."""
 PYTHONS = {
     "togi": Path(sys.executable),
     "trl": Path(os.environ.get("BENCH_TRL_PYTHON", HERE / ".venvs/trl/bin/python")),
@@ -59,7 +60,7 @@ class Side:
 
 @dataclass(slots=True)
 class Outcome:
-    """What a side said: facts when ready, one row a repeat, or why it failed."""
+    """The output of a side: facts when ready, one row per repeat, or the reason of a failure."""
 
     side: Side
     ready: dict[str, Any] = field(default_factory=dict)
@@ -114,7 +115,7 @@ class Process:
         return self._read()
 
     def close(self) -> None:
-        """Ends the side; one that does not listen is killed."""
+        """Ends the side; kills it if it does not react."""
         with suppress(BrokenPipeError):
             self._pipe.stdin.close()
         try:
@@ -125,7 +126,7 @@ class Process:
 
 
 def _start(outcome: Outcome, config: dict[str, Any], log: Path) -> Process | None:
-    """Starts a side; a side that cannot start is an outcome with an error, and the others go on."""
+    """Starts a side; a side that cannot start is an outcome with an error, and the others continue."""
     if not PYTHONS[outcome.side.home].exists():
         outcome.error = f"no Python at {PYTHONS[outcome.side.home]}: see benchmarks/README.md"
         return None
@@ -151,7 +152,7 @@ def _ask(outcome: Outcome, process: Process, keep: bool) -> bool:
 
 
 def measure(name: str, sides: Sequence[Side], config: dict[str, Any], options: argparse.Namespace) -> list[Outcome]:
-    """Asks every side `options.repeats` times after a warm-up: interleaved, and then those that run alone."""
+    """Asks every side for `options.repeats` repeats after a warm-up: interleaved, then those that run alone."""
     RESULTS.mkdir(exist_ok=True)
     outcomes = [Outcome(side) for side in sides if not options.only or side.name in options.only]
     beside = [outcome for outcome in outcomes if not outcome.side.alone]
@@ -182,7 +183,7 @@ def _rounds(name: str, outcomes: list[Outcome], config: dict[str, Any], options:
 
 
 def cpu_facts() -> dict[str, Any]:
-    """The processor: model, cores, and whether it has what matters for bf16."""
+    """The processor: model, cores, and its support for bf16."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     fields = dict(reversed([[part.strip() for part in line.split(":", 1)] for line in lines if ":" in line]))
     flags = fields["flags"].split()
@@ -198,7 +199,7 @@ def cpu_facts() -> dict[str, Any]:
 
 
 def revision() -> str:
-    """The commit that is measured, marked when the working tree, results apart, differs from it."""
+    """The measured commit, with a mark if the working tree differs from it, apart from results."""
     git, rest = ["git", "-C", HERE.parent], [".", ":(exclude)benchmarks/results"]
     commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False)
     changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *rest], check=False).returncode
@@ -206,7 +207,7 @@ def revision() -> str:
 
 
 def summary(outcomes: Sequence[Outcome], key: str = "seconds") -> dict[str, Any]:
-    """What goes into the JSON file for each side."""
+    """The entry of each side in the JSON file."""
     table: dict[str, Any] = {}
     for outcome in outcomes:
         entry: dict[str, Any] = {"tuned": outcome.side.tuned, "config": outcome.side.config, **outcome.ready}
@@ -219,12 +220,12 @@ def summary(outcomes: Sequence[Outcome], key: str = "seconds") -> dict[str, Any]
 
 
 def ratio(peer: Outcome, ours: Outcome, key: str = "seconds") -> float | None:
-    """How many times longer the peer takes than we; None when one of them has no result."""
+    """The peer's time over togi's; None if one of them has no result."""
     return peer.median(key) / ours.median(key) if peer.rows and ours.rows else None
 
 
 def write(name: str, options: argparse.Namespace, cases: dict[str, Any], **facts: Any) -> Path:
-    """Writes results/<name>.json with the conditions under which the figures hold."""
+    """Writes results/<name>.json with the conditions of the measurement."""
     RESULTS.mkdir(exist_ok=True)
     label = "".join(f"-{part}" for part in (options.label, "tiny" if options.tiny else "") if part)
     path = RESULTS / f"{name}{label}.json"
@@ -255,7 +256,7 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> N
 
 
 def failures(outcomes: Sequence[Outcome]) -> None:
-    """Says which sides have no result, and why."""
+    """Prints which sides have no result, and why."""
     for outcome in outcomes:
         if outcome.error:
             console.print(f"[red]{outcome.side.name}: {outcome.error}[/red]")
@@ -280,20 +281,20 @@ def mib(value: float) -> str:
 def parser(description: str) -> argparse.ArgumentParser:
     """The options that all benchmarks share."""
     options = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    options.add_argument("--tiny", action="store_true", help="a tiny random model and tiny sizes: does it all run?")
-    options.add_argument("--repeats", type=int, default=5, help="interleaved repeats a side")
+    options.add_argument("--tiny", action="store_true", help="a tiny random model and tiny sizes, as a test")
+    options.add_argument("--repeats", type=int, default=5, help="interleaved repeats per side")
     options.add_argument("--warmup", type=int, default=1, help="repeats that are not counted")
     options.add_argument("--threads", type=int, default=2, help="threads, and cores, of each side")
     options.add_argument("--seed", type=int, default=17, help="seed of the work")
-    options.add_argument("--only", nargs="*", default=[], metavar="SIDE", help="run these sides alone")
+    options.add_argument("--only", nargs="*", default=[], metavar="SIDE", help="run only these sides")
     options.add_argument("--fp32-mode", choices=("auto", "default", "onednn"), default="auto", help="see machine.py")
-    options.add_argument("--label", default="", help="appended to the name of the file of results")
-    options.add_argument("--model", type=Path, help="a model folder in place of the usual one")
+    options.add_argument("--label", default="", help="appended to the name of the result file")
+    options.add_argument("--model", type=Path, help="a model folder instead of the default one")
     return options
 
 
 def prepare(options: argparse.Namespace) -> dict[str, Any]:
-    """Readies the model and the fp32 mode; returns the settings that every side gets."""
+    """Prepares the model and the fp32 mode; returns the settings that every side gets."""
     model = options.model or CACHE / ("tiny" if options.tiny else "smollm2")
     if not (model / "config.json").exists():
         script = [sys.executable, HERE / "prepare.py", *(["--tiny"] if options.tiny else [])]
@@ -312,7 +313,7 @@ def prepare(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _choose_fp32_mode(threads: int, model: Path) -> str:
-    """Asks machine.py, in the environment that the sides will have, which fp32 products are exact and faster."""
+    """Asks machine.py, in the environment of the sides, which fp32 matrix multiplications are exact and faster."""
     env = {**os.environ, **TUNED, "OMP_NUM_THREADS": str(threads)}
     command = [sys.executable, HERE / "machine.py", "--probe", "--threads", str(threads), "--model", str(model)]
     answer = subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout

@@ -1,9 +1,9 @@
 """The gain of each compiled part of togi: the time of a whole step without it over that of a step with all parts.
 
 Updates of a GRPO group and of texts, forward and backward of two decoder layers alone, and sampling with six layers, in
-fp32 and in bf16. What a part gives of the layers alone is the most that it can give of a whole step. With one thread
-(the default) the processor's seconds are counted, which depend less on what else the machine does; with more, those
-of the clock. A part that gives less than 5 % of a step everywhere is not worth its code.
+fp32 and in bf16. The gain of a part in the layers alone is an upper bound of its gain in a whole step. With one thread
+(the default) CPU seconds are counted, which depend less on other work of the machine; with more, wall-clock seconds. A
+part that gains less than 5 % of a step everywhere is not worth its code.
 """
 
 import argparse
@@ -31,14 +31,14 @@ WORTH = 1.05
 
 
 def parts_of(work: str, precision: str) -> list[str]:
-    """The parts that such a step runs through."""
+    """The parts that a step uses."""
     if work != "sampling":
         return list(LAYER_PARTS if work == "layers" else UPDATE_PARTS)
     return [*SAMPLING_PARTS, *(["linear"] if precision == "bf16" else [])]  # products in bfloat16 alone
 
 
 def worth(outcome: Outcome, part: str) -> list[float]:
-    """Of each repeat the time without the part over the time with it."""
+    """For each repeat, the time without the part over the time with it."""
     return [row["pairs"][part][1] / row["pairs"][part][0] for row in outcome.rows]
 
 
@@ -69,7 +69,7 @@ def main() -> None:
     arguments.set_defaults(threads=1)
     arguments.add_argument("--work", nargs="+", default=list(WORKS), choices=tuple(WORKS))
     arguments.add_argument("--precision", nargs="+", default=["fp32", "bf16"], choices=("fp32", "bf16"))
-    arguments.add_argument("--parts", nargs="+", metavar="PART", help="measure these alone")
+    arguments.add_argument("--parts", nargs="+", metavar="PART", help="measure only these")
     options: argparse.Namespace = arguments.parse_args()
     shared = prepare(options)
     cases: dict[str, Any] = {}

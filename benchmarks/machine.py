@@ -1,11 +1,12 @@
-"""What this machine can do at most, at the shapes of the model: the bound that speeds are shares of.
+"""The maximum speed of this machine at the shapes of the model: the bound for all speeds.
 
     python benchmarks/machine.py            all figures, to results/machine.json
-    python benchmarks/machine.py --probe    which fp32 products are exact and faster, as one JSON line
+    python benchmarks/machine.py --probe    which fp32 matrix multiplications are exact and faster, as one JSON line
     python benchmarks/machine.py --products "fp32 default"    GFLOP/s of training in one mode, as one JSON line
 
-`torch.backends.mkldnn.matmul.fp32_precision = "bf16"` sends fp32 products to oneDNN. It permits rounding to bf16, so it
-is used only where products of the shapes in question stay as exact as the default's, tested against float64.
+`torch.backends.mkldnn.matmul.fp32_precision = "bf16"` sends fp32 matrix multiplications to oneDNN. It permits rounding
+to bf16, so it is used only if matrix multiplications of these shapes stay as exact as the default's, tested against
+float64.
 """
 
 import argparse
@@ -21,15 +22,15 @@ from torch.nn import functional as F
 
 MODES = ("fp32 default", "fp32 onednn", "bf16")
 ROUNDING = 4.0
-"""oneDNN may err this many times more than the default before it counts as rounded; bf16 errs thousands of times."""
+"""oneDNN counts as rounding if its error exceeds the default's by this factor; bf16 exceeds it by thousands."""
 PRODUCT_ROWS = 768
-"""Tokens at once for --products: a micro-batch's."""
+"""Tokens at once for --products: those of a micro-batch."""
 GAIN = 1.1
-"""What oneDNN must be faster by to be chosen."""
+"""The factor by which oneDNN must be faster to be chosen."""
 
 
 def set_mode(mode: str) -> torch.dtype:
-    """Switches the products and returns the type to compute in."""
+    """Switches the mode of matrix multiplications and returns the type to compute in."""
     torch.backends.mkldnn.matmul.fp32_precision = "bf16" if mode == "fp32 onednn" else "none"
     return torch.bfloat16 if mode == "bf16" else torch.float32
 
@@ -51,7 +52,7 @@ def shapes(model: Path) -> dict[str, tuple[int, int, int]]:
 
 
 def seconds(function: Callable[[], Any], least: float) -> float:
-    """Best time of a call: several are needed for a time over `least` seconds in all."""
+    """Best time of a call, from as many calls as take `least` seconds in total."""
     function()
     best, spent = float("inf"), 0.0
     while spent < least:
@@ -63,7 +64,7 @@ def seconds(function: Callable[[], Any], least: float) -> float:
 
 
 def product_seconds(shape: tuple[int, int, int], rows: int, dtype: torch.dtype, options: Any) -> dict[str, float]:
-    """Seconds of one layer's products for `rows` rows: forward, and backward to inputs and weights."""
+    """Seconds of one layer's matrix multiplications for `rows` rows: forward, and backward to inputs and weights."""
     outputs, inputs, _ = shape
     x, w, g = (torch.randn(s, dtype=dtype) for s in ((rows, inputs), (outputs, inputs), (rows, outputs)))
     least = options.least
@@ -74,7 +75,7 @@ def product_seconds(shape: tuple[int, int, int], rows: int, dtype: torch.dtype, 
 
 
 def model_products(mode: str, rows: int, options: Any) -> dict[str, float]:
-    """Products of the whole model for `rows` rows: seconds and GFLOP/s."""
+    """Matrix multiplications of the whole model for `rows` rows: seconds and GFLOP/s."""
     dtype = set_mode(mode)
     forward = backward = flops = 0.0
     for shape in shapes(options.model).values():
@@ -102,7 +103,8 @@ def bandwidth(options: Any) -> float:
 
 
 def errors(mode: str, model: Path) -> float:
-    """Largest error against float64 of the model's products, for rows from 1 to 1,024: kernels are chosen by shape."""
+    """Largest error of the model's matrix multiplications against float64, for 1 to 1,024 rows: kernels depend on
+    shape."""
     dtype = set_mode(mode)
     torch.manual_seed(0)
     worst = 0.0
@@ -116,7 +118,7 @@ def errors(mode: str, model: Path) -> float:
 
 
 def probe(options: Any) -> dict[str, Any]:
-    """Which fp32 products to use: oneDNN's if they are exact and faster."""
+    """The fp32 matrix multiplications to use: oneDNN's if they are exact and faster."""
     default, onednn = (errors(mode, options.model) for mode in MODES[:2])
     facts: dict[str, Any] = {"error_default": default, "error_onednn": onednn, "chosen": "default"}
     if onednn > ROUNDING * default:
@@ -164,7 +166,9 @@ def main() -> None:
     """Command line."""
     arguments = parser("GFLOP/s of fp32 and bf16 products at the shapes of the model, and read bandwidth")
     arguments.add_argument("--probe", action="store_true", help="only choose the fp32 mode, print it as JSON")
-    arguments.add_argument("--products", choices=MODES, help="only measure the products of training in one mode")
+    arguments.add_argument(
+        "--products", choices=MODES, help="only measure the matrix multiplications of training in one mode"
+    )
     options: argparse.Namespace = arguments.parse_args()
     options.least = 0.02 if options.tiny or options.probe or options.products else 0.3
     torch.set_num_threads(options.threads)

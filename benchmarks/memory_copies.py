@@ -1,8 +1,8 @@
-"""What a training holds twice, and what it would: python benchmarks/memory_copies.py [MODEL_FOLDER]
+"""Memory of copies in a training, avoided and not: python benchmarks/memory_copies.py [MODEL_FOLDER]
 
 Saving: an adapter is merged, written and read back one weight at a time, as togi does, or all at once with the calls of
 the library. Sampling: the copy that a policy with an adapter samples from shares the frozen weights, or copies them.
-Each figure is a process of its own: its largest resident size above what it held before, one thread, on the CPU.
+Each figure comes from a separate process: its largest resident size above the size before, one thread, on the CPU.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def adapted(model: str, form: dict[str, Any]) -> Any:
 
 
 def works(model: Any, folder: Path) -> dict[str, Callable[[], Any]]:
-    """What is measured, by name."""
+    """The measured functions, by name."""
     import torch  # noqa: PLC0415
     from transformers import AutoModelForCausalLM  # noqa: PLC0415
 
@@ -74,7 +74,7 @@ def works(model: Any, folder: Path) -> dict[str, Callable[[], Any]]:
 
 
 def measure(model: str, form: dict[str, Any], work: str) -> None:
-    """Prints a JSON line: bytes before and at most, and the seconds that the work took."""
+    """Prints a JSON line: bytes before and at the peak, and the seconds of the work."""
     import torch  # noqa: PLC0415
 
     from togi.train import usage  # noqa: PLC0415

@@ -1,8 +1,8 @@
 """Peak memory of `train.grpo` by phase, predicted and measured, on the CPU: python benchmarks/memory_phases.py [FOLDER]
 
-Runs a real recipe with `togi plan` and `togi run`, once for each way to train: prompts of about 100 tokens, groups of 4
-answers of 32 tokens, a reward model of the same size with a random head. FOLDER is a model's; without one, SmolLM2-135M
-as prepare.py converts it. Both figures are counted above what the process holds before any model is loaded.
+Runs a real recipe with `togi plan` and `togi run`, once per training method: prompts of about 100 tokens, groups of 4
+answers of 32 tokens, a reward model of the same size with a random head. FOLDER is a model folder; the default is
+SmolLM2-135M as converted by prepare.py. Both figures are relative to the process's size before any model is loaded.
 """
 
 import argparse
@@ -26,8 +26,8 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 GIVING_BACK = {"MALLOC_MMAP_MAX_": "1000000", "MALLOC_MMAP_THRESHOLD_": "1000000", "MALLOC_TRIM_THRESHOLD_": "1000000"}
 GIVING_BACK |= {"MALLOC_TOP_PAD_": "0"}
-"""With these glibc gives freed memory back at once, so that no phase counts what an earlier one has let go. The
-workers of `togi run` keep it: there each phase has at least the peak of those before it, up to saving."""
+"""With these settings glibc returns freed memory at once, so that no phase counts memory freed by an earlier one. The
+workers of `togi run` keep freed memory: there each phase has at least the peak of earlier ones, up to saving."""
 POLICY = {
     "type": "train.grpo",
     "init": "$base",
@@ -60,7 +60,7 @@ def recipe(folder: Path, model: Path, reward: Path, way: Mapping[str, Any]) -> P
 
 
 def reward_model(model: Path, folder: Path) -> Path:
-    """The model with a random scalar head, made in a process of its own."""
+    """The model with a random scalar head, made in a separate process."""
     code = (
         "import sys, pathlib\n"
         "from togi.core.sources import ModelSource\n"
@@ -76,7 +76,7 @@ def reward_model(model: Path, folder: Path) -> Path:
 
 
 def measure(model: Path, reward: Path, way: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Bytes by phase, predicted and measured, of one way to train."""
+    """Bytes by phase, predicted and measured, of one training method."""
     with tempfile.TemporaryDirectory(prefix="togi-phases-") as name:
         folder = Path(name)
         path = recipe(folder, model, reward, way)

@@ -1,8 +1,8 @@
 """Predicted against measured peak memory of training steps, on the CPU: python benchmarks/memory_plan.py MODEL_FOLDER
 
-Each row is a process of its own: two steps of two micro-batches of random ids, cut into sequences of 256 tokens. What
-is measured is the largest resident size while it trains, less the resident size before the model was loaded, once as
-the worker of `togi run` keeps freed memory and once as the system does by itself.
+Each row is a separate process: two steps of two micro-batches of random ids, in sequences of 256 tokens. The
+measurement is the largest resident size during training, minus the resident size before the model was loaded, once with
+the allocator settings of `togi run` and once with the system's defaults.
 """
 
 import argparse
@@ -30,7 +30,7 @@ ROWS = [
 
 
 def resident(field: str = "VmRSS") -> int:
-    """Bytes of this process in memory now (VmRSS) or at most (VmHWM)."""
+    """Bytes of this process in memory, now (VmRSS) or at the peak (VmHWM)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(field)).split()[1]) * 1024
 
@@ -78,7 +78,7 @@ def measure(folder: str, row: dict) -> None:
 
 
 def warm_up() -> None:
-    """A step of a tiny model, so that code which is loaded on first use does not count as memory of the training."""
+    """A step of a tiny model, so that code loaded on first use does not count as memory of the training."""
     import torch  # noqa: PLC0415
     from transformers import LlamaConfig, LlamaForCausalLM  # noqa: PLC0415
 

@@ -20,7 +20,7 @@ SIDES = (
 
 
 def extra(outcome: Outcome) -> float:
-    """Peak above weights, gradients and what the process took with its libraries alone."""
+    """Peak above weights, gradients and the process's size with its libraries."""
     return outcome.peak() - outcome.ready["floor_bytes"] - outcome.ready["libraries_bytes"]
 
 
@@ -57,7 +57,7 @@ def run(size: int, options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Command line."""
     arguments = parser(__doc__.splitlines()[0])
-    arguments.add_argument("--vocabulary", type=int, nargs="+", help="sizes in place of 49152, 100352 and 262144")
+    arguments.add_argument("--vocabulary", type=int, nargs="+", help="sizes instead of 49152, 100352 and 262144")
     arguments.set_defaults(repeats=3)
     options = arguments.parse_args()
     sizes = options.vocabulary or ([512, 2048] if options.tiny else [49152, 100352, 262144])

@@ -26,7 +26,7 @@ SPECIAL = ("<unk>", "<|im_start|>", "<|im_end|>")
 
 
 def find_gguf() -> Path:
-    """The GGUF file inside the installed package; the package itself is never imported, it would want llama.cpp."""
+    """The GGUF file inside the installed package; the package itself is never imported, because it needs llama.cpp."""
     for file in metadata.files(PACKAGE) or ():
         if file.suffix == ".gguf":
             return Path(file.locate())
@@ -43,7 +43,7 @@ def convert(gguf: Path, folder: Path) -> None:
 
 
 def make_tiny(folder: Path) -> None:
-    """A random Llama of two layers with a tokenizer of one token a byte."""
+    """A random Llama of two layers with a tokenizer of one token per byte."""
     make_tokenizer(folder)
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -84,7 +84,7 @@ def make_large(folder: Path) -> None:
 
 
 def make_tokenizer(folder: Path) -> None:
-    """A tokenizer of one token a byte."""
+    """A tokenizer of one token per byte."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate((*SPECIAL, *alphabet))}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token=SPECIAL[0]))

@@ -1,7 +1,7 @@
-"""A GRPO step whose policy is sampled on a server: at once, one batch ahead, and by the embedded engine.
+"""A GRPO step whose policy is sampled on a server (synchronously, one batch ahead) or by the embedded engine.
 
-The stage `train.grpo` itself, with one thread for the trainer and one for `togi serve --updates`, each on a core of its
-own; the embedded engine has the trainer's core, and then both. Publication by disk, probes and stored samples count.
+The stage `train.grpo` itself, with one thread for the trainer and one for `togi serve --updates`, each on its own core;
+the embedded engine has the trainer's core, and then both. Publication by disk, probes and stored samples are included.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def _side(name: str, **config: Any) -> Side:
 
 def report(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Prints two tables; returns, for each side, its phases, the share of its time that it waits for the server, and
-    how far sampler and trainer are apart."""
+    the difference between sampler and trainer."""
     base = next((outcome for outcome in outcomes if outcome.side.name == BASELINE), None)
     figures: dict[str, Any] = {}
     steps, apart = [], []

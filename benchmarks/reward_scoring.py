@@ -1,6 +1,6 @@
-"""Reward scoring: 63 answers of 32 tokens and one of 1,024, together against the two apart.
+"""Reward scoring: 63 answers of 32 tokens and one of 1,024, together and separately.
 
-Beside it, if asked for, one padded batch of transformers, where the long answer makes every row long.
+Optionally also one padded batch of transformers, in which the long answer makes every row long.
 """
 
 import argparse
@@ -14,12 +14,12 @@ TINY = {"prompt": 8, "short_count": 7, "short": 4, "long": 64}
 
 
 def overhead(outcome: Outcome) -> float:
-    """Time together over the sum of the times apart."""
+    """Time together over the sum of the separate times."""
     return outcome.median() / (outcome.median("short_seconds") + outcome.median("long_seconds"))
 
 
 def report(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Prints a table; returns together over apart by side."""
+    """Prints a table; returns the ratio of together to separate by side."""
     rows, figures = [], {}
     for outcome in (outcome for outcome in outcomes if outcome.rows):
         figures[outcome.side.name] = overhead(outcome)
@@ -33,7 +33,7 @@ def report(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 def main() -> None:
     """Command line."""
     arguments = parser(__doc__.splitlines()[0])
-    arguments.add_argument("--padded", action="store_true", help="the padded batch too: slow, and large")
+    arguments.add_argument("--padded", action="store_true", help="also measure the padded batch: slow, and large")
     options: argparse.Namespace = arguments.parse_args()
     config = {**prepare(options), **(TINY if options.tiny else FULL)}
     sides = [Side(name="togi", script="togi_scoring.py")]

@@ -1,4 +1,4 @@
-"""Runs all benchmarks one after the other; each writes results/<name>.json. `--quick`: tiny sizes, does it all run?"""
+"""Runs all benchmarks one after the other; each writes results/<name>.json. `--quick`: tiny sizes, as a test."""
 
 import argparse
 import subprocess
@@ -8,7 +8,7 @@ import time
 from harness import HERE, console, cpu_facts
 
 FAST_BF16 = ("avx512_bf16", "amx_bf16")
-"""A processor with none of these computes bf16 many times slower than fp32: there bf16 gets less work."""
+"""Without any of these a processor computes bf16 many times slower than fp32; then bf16 gets less work."""
 
 
 def commands(tiny: bool) -> list[str]:
@@ -35,7 +35,7 @@ def commands(tiny: bool) -> list[str]:
 
 
 def run(command: str) -> bool:
-    """One benchmark; whether it ended well."""
+    """Runs one benchmark; returns whether it succeeded."""
     console.rule(command)
     program, *options = command.split()
     start = time.perf_counter()

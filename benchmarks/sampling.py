@@ -1,7 +1,6 @@
 """Sampling: togi's sampler against `generate` of transformers and vLLM on CPU.
 
-4 prompts x 8 samples, prompt 200, 64 to 128 new tokens; every sample ends at a length of its own, the same on all
-sides.
+4 prompts x 8 samples, prompt 200, 64 to 128 new tokens; every sample has its own length, the same on all sides.
 """
 
 import argparse
@@ -18,7 +17,7 @@ TINY = {"groups": 2, "samples": 4, "prompt": 20, "shortest": 4, "longest": 8}
 
 
 def sides(options: argparse.Namespace) -> list[Side]:
-    """vLLM gets as many threads as the others; by itself it would keep one core free for serving."""
+    """vLLM gets as many threads as the others; by default it keeps one core free for serving."""
     cpus = ",".join(map(str, sorted(os.sched_getaffinity(0))[: options.threads]))
     env = {"VLLM_CPU_OMP_THREADS_BIND": cpus, "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_NO_USAGE_STATS": "1"}
     vllm: dict[str, Any] = {"script": "vllm_sampling.py", "home": "vllm", "env": env}
@@ -33,12 +32,12 @@ def sides(options: argparse.Namespace) -> list[Side]:
 
 
 def rate(outcome: Outcome) -> float:
-    """Median over the repeats of tokens a second."""
+    """Median tokens per second over the repeats."""
     return statistics.median(row["tokens"] / row["seconds"] for row in outcome.rows)
 
 
 def bound(precision: str, fp32_mode: str, rows: int) -> float | None:
-    """Tokens a second if a step were its matrix products alone, from results/machine.json."""
+    """Tokens per second if a step consisted only of its matrix multiplications, from results/machine.json."""
     path = RESULTS / "machine.json"
     if not path.exists():
         return None

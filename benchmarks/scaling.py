@@ -1,8 +1,8 @@
 """Weak scaling on the CPU: two ranks of one thread against one, each rank with the same work.
 
-Tokens per second and rank, and the bytes that a rank receives in a step, counted, beside what FSDP2 has to send. A step
-of `grpo` is its update: ranks sample by themselves. On one machine bytes pass through memory, so that the time says
-what sharding and waiting cost, not what a network does.
+Tokens per second and rank, and the counted bytes that a rank receives in a step, next to those that FSDP2 must send. A
+step of `grpo` is its update: ranks sample independently. On one machine bytes pass through memory, so the time shows
+the cost of sharding and waiting, not of a network.
 """
 
 import argparse
@@ -26,7 +26,7 @@ def per_rank(outcome: Outcome) -> float:
 
 
 def report(name: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Prints a table; returns the speed of each rank beside that of one alone, and the bytes."""
+    """Prints a table; returns the speed of each rank, that of a single rank, and the bytes."""
     by_name = {outcome.side.name: outcome for outcome in outcomes if outcome.rows}
     rows, figures = [], {}
     for label, outcome in by_name.items():

@@ -1,8 +1,8 @@
-"""Serving: `togi serve` against `transformers serve` and vLLM on CPU, asked over HTTP as clients do.
+"""Serving: `togi serve` against `transformers serve` and vLLM on CPU, over HTTP.
 
-32 chats at once whose system prompt of about 500 tokens is the same, 48 new tokens each, greedy; tokens a second, and
-the time to the first token with 1 and with 32 requests in flight. Servers run beside each other and are asked in turn,
-and one that is not asked waits. Tokens are counted by one tokenizer, from the text that came.
+32 chats at once with the same system prompt of about 500 tokens, 48 new tokens each, greedy; tokens per second, and the
+time to the first token with 1 and with 32 requests in flight. All servers are up and are asked in turn; the others are
+idle meanwhile. One tokenizer counts the tokens of the received texts.
 """
 
 import argparse
@@ -29,13 +29,12 @@ TINY_TOKENS = 8
 RULE = "Answer in whole sentences, in the language of the question, and say so when you do not know. "
 THINGS = ("a river", "a clock", "the moon", "a bridge", "bread", "a violin", "snow", "a lighthouse")
 LIMITS = {"transformers serve": 3.0, "vLLM, eager": 1.0}
-"""How many times as fast as each peer togi is to be."""
+"""The target speed of togi relative to each peer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """One server: its command with {port} in it, what a request calls the model, and how many of the repeats are asked
-    of it."""
+    """One server: its command with {port} in it, the model's name in requests, and its share of the repeats."""
 
     name: str
     command: list[str]
@@ -46,7 +45,7 @@ class Server:
 
 @dataclass(slots=True)
 class Running:
-    """A server that is up, and what was measured of it."""
+    """A running server and its measurements."""
 
     server: Server
     process: subprocess.Popen[bytes]
@@ -153,7 +152,7 @@ def measure(running: Running, system: str, tokens: int, turn: int, tokenizer: An
 
 
 def start(server: Server, threads: int) -> Running:
-    """Starts a server on the cores that all of them get."""
+    """Starts a server on the cores that all servers share."""
     with socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -165,7 +164,7 @@ def start(server: Server, threads: int) -> Running:
 
 
 def wait_for(running: Running, seconds: float) -> None:
-    """Waits until a server answers; one that does not has an error."""
+    """Waits until a server answers; records an error if it does not."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and running.process.poll() is None:
         with suppress(OSError):
@@ -232,9 +231,7 @@ def main() -> None:
     arguments = parser(__doc__.splitlines()[0])
     arguments.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     arguments.add_argument("--batched", action="store_true", help="transformers serve with continuous batching as well")
-    arguments.add_argument(
-        "--start-seconds", type=float, default=180, help="the longest that a server may take to start"
-    )
+    arguments.add_argument("--start-seconds", type=float, default=180, help="longest time for a server to start")
     arguments.set_defaults(repeats=3, fp32_mode="default")
     options = arguments.parse_args()
     config = prepare(options)

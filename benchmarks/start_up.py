@@ -1,9 +1,10 @@
-"""How long a training on many pairs takes to its first step, and what it holds: python benchmarks/start_up.py
+"""Time to the first step and memory of a training on many pairs: python benchmarks/start_up.py
 
-Each side runs a recipe of one DPO step on a random model, in a tree of its own: this one, which reads tokens made once,
-and the revision before, which made them in memory at every start (`--before`, a checkout of it in a temporary folder).
-`first` begins with nothing; `again` is another stage on the same pairs. The pairs are imported beforehand. Seconds are
-those of the stage, loading and saving the tiny model included; peaks are the largest resident size of its process.
+Each side runs a recipe of one DPO step on a random model, from its own source tree: this one, which reads tokens made
+once, and an earlier revision, which made them in memory at every start (`--before`, checked out into a temporary
+folder). `first` begins with an empty store; `again` is another stage on the same pairs. The pairs are imported
+beforehand. Seconds are those of the stage, including loading and saving the tiny model; peaks are the largest resident
+size of its process.
 """
 
 import argparse
@@ -92,7 +93,7 @@ def prepare(folder: Path, pairs: int) -> None:
 
 
 def togi(tree: Path, home: Path, *words: str) -> tuple[float, int]:
-    """Seconds and peak bytes of a command of the togi in `tree`."""
+    """Seconds and peak bytes of a togi command from the source tree `tree`."""
     environment = {**os.environ, "PYTHONPATH": str(tree / "src"), "TOGI_HOME": str(home), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", PEAK, sys.executable, "-m", "togi", *words]
     began = time.perf_counter()
@@ -116,7 +117,7 @@ def measure(tree: Path, folder: Path, home: Path) -> dict[str, dict[str, float]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--pairs", type=int, default=100_000)
-    parser.add_argument("--before", default=BEFORE, help="the revision that is measured beside this tree")
+    parser.add_argument("--before", default=BEFORE, help="the revision to compare with")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)

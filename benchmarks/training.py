@@ -3,8 +3,8 @@
 sft: chats of 50 to 400 tokens, whose answers carry loss, against SFTTrainer with packing. pretrain: documents of 100 to
 700 tokens, all of which carry loss, against the same. dpo, reward, smpo: pairs with a prompt of 256 tokens and answers
 of 128, against DPOTrainer (the reference pass is part of the step), RewardTrainer, and CPOTrainer as SimPO. Forward,
-backward, clipping and AdamW. Both sides get as many tokens a micro-batch; TRL also runs with fewer, and speed is stated
-over whichever of the two is the faster.
+backward, clipping and AdamW. Both sides get as many tokens per micro-batch; TRL also runs with fewer, and speed is
+relative to the faster of the two.
 
 --check compares the gradients of the first step of both sides on the tiny model, and measures nothing.
 """
@@ -43,7 +43,7 @@ from machine import shapes
 
 FEWER = "TRL, fewer tokens"
 TOLERANCE = 1e-5
-"""Largest difference of a gradient of step 1, of the largest gradient, that --check allows in fp32."""
+"""Largest difference of a gradient in step 1, relative to the largest gradient, that --check allows in fp32."""
 PAIRS = {"prompt": 256, "answer": 128, "pairs": 6, "batch": 3}
 TINY_PAIRS = {"prompt": 24, "answer": 12, "pairs": 4, "batch": 2}
 TINY_TEXTS = {"texts": 6, "shortest": 8, "longest": 40, "row": 64, "batch": 1}
@@ -51,8 +51,8 @@ TINY_TEXTS = {"texts": 6, "shortest": 8, "longest": 40, "row": 64, "batch": 1}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What is trained on, on the real model and on the tiny one, what TRL's smaller micro-batch is, and what is asked:
-    speed over TRL in fp32 and bf16, and the share of TRL's memory above the floor."""
+    """The workload on the real and on the tiny model, TRL's smaller micro-batch, and the targets: speed relative to TRL
+    in fp32 and bf16, and the share of TRL's memory above the floor."""
 
     full: dict[str, Any]
     tiny: dict[str, Any]
@@ -96,7 +96,7 @@ WORKS = {
 
 
 def config_of(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """The settings of a work. `tokens` is togi's micro-batch: as many as TRL's rows hold."""
+    """The settings of a workload. `tokens` is togi's micro-batch: as many as in TRL's rows."""
     config = {"work": name, **(WORKS[name].tiny if options.tiny else WORKS[name].full)}
     counts = {"sft": ("texts", options.chats), "pretrain": ("texts", options.documents)}
     key, count = counts.get(name, ("pairs", options.pairs))
@@ -132,7 +132,7 @@ def sides(as_it_comes: bool, smaller: dict[str, int] | None = None) -> list[Side
 
 
 def training_gflops(precision: str, options: argparse.Namespace, model: str) -> float:
-    """GFLOP/s of the model's products, forward and backward, in the environment of the sides."""
+    """GFLOP/s of the model's matrix multiplications, forward and backward, in the environment of the sides."""
     env = {**os.environ, **TUNED, "OMP_NUM_THREADS": str(options.threads)}
     mode = "bf16" if precision == "bf16" else f"fp32 {options.fp32_mode}"
     command = [sys.executable, HERE / "machine.py", "--products", mode, "--threads", str(options.threads)]
@@ -141,8 +141,8 @@ def training_gflops(precision: str, options: argparse.Namespace, model: str) -> 
 
 
 def operations(config: dict[str, Any], computed: int, scored: int) -> float:
-    """Operations that a side cannot do without: 6 a parameter and token it computes, and 2 more where a reference reads
-    it; the output head for scored tokens alone."""
+    """Necessary operations of a side: 6 per parameter and computed token, and 2 more if a reference reads it; the
+    output head only for scored tokens."""
     sizes = {name: rows * columns * count for name, (rows, columns, count) in shapes(Path(config["model"])).items()}
     head = sizes.pop("head")
     each = 8.0 if config["work"] == "dpo" else 6.0
@@ -226,7 +226,7 @@ def report(title: str, config: dict[str, Any], gflops: float, outcomes: Sequence
 
 
 def run(name: str, precision: str, options: argparse.Namespace, shared: dict[str, Any]) -> dict[str, Any]:
-    """One work in one precision."""
+    """One workload in one precision."""
     config = {**shared, **config_of(name, options), "precision": precision}
     smaller = {} if options.tiny or options.peer_row or options.peer_batch else WORKS[name].smaller
     outcomes = measure(f"training-{name}-{precision}", sides(options.as_it_comes, smaller), config, options)
@@ -242,7 +242,7 @@ def run(name: str, precision: str, options: argparse.Namespace, shared: dict[str
 
 
 def check(name: str, options: argparse.Namespace, shared: dict[str, Any]) -> bool:
-    """Whether the gradients of step 1 of both sides are the same: compared before clipping, in fp32."""
+    """Whether the gradients of step 1 are equal on both sides, compared before clipping, in fp32."""
     options.repeats, options.warmup = 1, 0
     with tempfile.TemporaryDirectory() as folder:
         found = {}
@@ -272,13 +272,13 @@ def main() -> None:
     arguments.add_argument("--chats", type=int, help="chats of a step of sft")
     arguments.add_argument("--documents", type=int, help="documents of a step of pretrain")
     arguments.add_argument("--pairs", type=int, help="pairs of a step of dpo, reward and smpo")
-    arguments.add_argument("--peer-batch", type=int, help="TRL's pairs a micro-batch, if another is faster")
-    arguments.add_argument("--peer-row", type=int, help="tokens of a row that TRL packs, if another is faster")
+    arguments.add_argument("--peer-batch", type=int, help="TRL's pairs per micro-batch, if another number is faster")
+    arguments.add_argument("--peer-row", type=int, help="tokens of a row that TRL packs, if another number is faster")
     arguments.add_argument(
-        "--reference", choices=("precomputed", "beside"), default="precomputed", help="TRL's way to DPO's reference"
+        "--reference", choices=("precomputed", "beside"), default="precomputed", help="TRL's method for DPO's reference"
     )
     arguments.add_argument("--as-it-comes", action="store_true", help="also TRL as it comes")
-    arguments.add_argument("--check", action="store_true", help="compare gradients on the tiny model and end")
+    arguments.add_argument("--check", action="store_true", help="compare gradients on the tiny model and exit")
     options = arguments.parse_args()
     options.tiny = options.tiny or options.check
     shared = prepare(options)

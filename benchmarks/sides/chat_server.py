@@ -1,4 +1,4 @@
-"""A server that answers every chat after 50 ms, written for speed: the client is what is measured. Prints its port."""
+"""A fast server that answers every chat after 50 ms, to measure clients. Prints its port."""
 
 import asyncio
 import json
@@ -24,12 +24,12 @@ class Chats(asyncio.Protocol):
     """One connection."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Remembers where to write."""
+        """Keeps the transport."""
         assert isinstance(transport, asyncio.Transport)
         self.transport, self.read = transport, b""
 
     def data_received(self, data: bytes) -> None:
-        """Answers each whole request that has come, in time."""
+        """Answers each complete request after the delay."""
         self.read += data
         while (end := self.read.find(b"\r\n\r\n")) >= 0:
             head = self.read[:end].lower()

@@ -1,4 +1,4 @@
-"""Reward scoring as a padded batch of transformers has it: every row as long as the longest."""
+"""Reward scoring as a padded batch of transformers: every row is as long as the longest."""
 
 import time
 from random import Random

@@ -1,4 +1,4 @@
-"""Log-probabilities of the answers from materialised logits, as a plain training loop has them."""
+"""Log-probabilities of the answers from materialised logits, as in a plain training loop."""
 
 import time
 from typing import Any

@@ -1,4 +1,4 @@
-"""What every side of a benchmark does alike: settings, clock, peak memory, and one JSON line a repeat.
+"""Shared by all sides of a benchmark: settings, clock, peak memory, and one JSON line per repeat.
 
 A side is a process that lives for a whole benchmark. It reads its settings from the first argument, prints a line when
 it is ready, and then measures once for every line it reads.
@@ -29,12 +29,12 @@ def memory_bytes(field: str) -> int:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Installed versions of torch, transformers and what else a side stands on."""
+    """Installed versions of torch, transformers and other packages that a side uses."""
     return {name: metadata.version(name) for name in ("torch", "transformers", *packages)}
 
 
 def keep_first_gradients(net: torch.nn.Module, path: str) -> None:
-    """Saves the gradients, by name, that the first optimiser step of this process reads."""
+    """Saves the gradients of this process's first optimiser step, by name."""
 
     def keep(*_: Any) -> None:
         if not Path(path).exists():
@@ -44,7 +44,7 @@ def keep_first_gradients(net: torch.nn.Module, path: str) -> None:
 
 
 class Side:
-    """The conversation with the harness. Everything that libraries print goes to stderr."""
+    """The communication with the harness. All output of libraries goes to stderr."""
 
     def __init__(self) -> None:
         self.config: dict[str, Any] = json.loads(sys.argv[1])
@@ -58,20 +58,20 @@ class Side:
         self._libraries = memory_bytes("VmRSS")
 
     def clock(self) -> float:
-        """Now, once the device has done all that it was asked to."""
+        """The time after the device has finished all its work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
 
     def _peak(self) -> int:
-        """Peak memory since `ready`: of the accelerator where there is one, else of the process."""
+        """Peak memory since `ready`: of the accelerator if there is one, otherwise of the process."""
         return torch.cuda.max_memory_allocated() if self.device.type == "cuda" else memory_bytes("VmHWM")
 
     def _say(self, **facts: Any) -> None:
         self._out.write(json.dumps(facts) + "\n")
 
     def ready(self, **facts: Any) -> None:
-        """Says that the side is ready; from here on the peak memory counts."""
+        """Reports that the side is ready; peak memory counts from now on."""
         Path("/proc/self/clear_refs").write_text("5")
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -82,7 +82,7 @@ class Side:
         return bool(sys.stdin.readline())
 
     def report(self, seconds: float, **facts: Any) -> None:
-        """Hands one repeat back, with the peak memory so far."""
+        """Reports one repeat, with the peak memory so far."""
         self._say(seconds=seconds, peak_bytes=self._peak(), **facts)
 
     def serve(self, measure: Callable[[], dict[str, Any]]) -> None:

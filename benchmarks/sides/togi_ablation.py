@@ -1,7 +1,7 @@
 """Whole steps of togi with all compiled parts and with all but one: updates of the weights, or sampling.
 
-One process measures both, so that they find the same memory and the same load. A repeat measures every part once, each
-beside a step with all parts, in alternating order.
+One process measures both, under the same memory and load. A repeat measures every part once, each next to a step with
+all parts, in alternating order.
 """
 
 import time
@@ -44,7 +44,7 @@ def without(part: str) -> Iterator[None]:
 
 
 def texts(config: dict[str, Any]) -> list[MicroBatch[Forest]]:
-    """Texts of several lengths, each a tree of its own."""
+    """Texts of several lengths, each a separate tree."""
     groups = [
         [TokenSequence(tuple(ids), (False,) * first + (True,) * (len(ids) - first))]
         for ids, first in workloads.texts(config)
@@ -58,7 +58,7 @@ def texts(config: dict[str, Any]) -> list[MicroBatch[Forest]]:
 
 
 def log_probabilities(policy: Policy, config: dict[str, Any]) -> Callable[[Forest], Output]:
-    """Without entropies, as `train.sft` asks for them."""
+    """Without entropies, as in `train.sft`."""
     return togi_common.in_precision(lambda forest: Output(logp_N=policy(forest).logp_N), config)
 
 

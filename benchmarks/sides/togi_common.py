@@ -1,4 +1,4 @@
-"""What our sides share: the policy as the stages load it, and the work as groups of sequences."""
+"""Shared by togi's sides: the policy as the stages load it, and the workload as groups of sequences."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +22,7 @@ def load(config: dict[str, Any]) -> Policy:
 
 
 def in_precision(forward: Callable[[Forest], Output], config: dict[str, Any]) -> Callable[[Forest], Output]:
-    """`forward`, computing in bf16 over fp32 weights where that is the precision asked for, as the peer does."""
+    """`forward`, in bf16 over fp32 weights if that precision is requested, like the peer."""
     return in_bfloat16(forward, config.get("device", "cpu")) if config["precision"] == "bf16" else forward
 
 
@@ -37,7 +37,7 @@ def forward(policy: Policy, config: dict[str, Any]) -> Callable[[Forest], Output
 
 
 def update(net: torch.nn.Module, config: dict[str, Any]) -> Update:
-    """AdamW at a constant rate with the gradient clipped at 1, as TRL has it."""
+    """AdamW at a constant rate with the gradient clipped at 1, as in TRL."""
     optimizer = build_adamw(trained(net.named_parameters()), AdamWSettings(learning_rate=config["lr"]))
     return Update(optimizer=optimizer, schedule=Schedule(), max_grad_norm=1.0)
 

@@ -47,7 +47,7 @@ def network(config: dict[str, Any], device: torch.device) -> Any:
 
 
 def settings(config: dict[str, Any]) -> TrainGrpo:
-    """The stage as docs/memory.md has it."""
+    """The stage of docs/memory.md."""
     base = togi_step.settings({**config, "groups": 1}).model_dump()
     lora = Lora(rank=16, base="nf4").model_dump()
     return TrainGrpo.model_validate(

@@ -1,7 +1,7 @@
 """Optimiser steps by one rank or several, each with one thread and the same work: togi's loop, objective and optimiser.
 
-This process is rank 0. It forks the others, and tells them before each step whether there is one more. One step first
-is counted (traffic.py) and not timed, since counting slows it.
+This process is rank 0. It forks the others, and tells them before each step whether there is another one. The first
+step is counted (traffic.py) and not timed, because counting slows it.
 """
 
 import os
@@ -30,7 +30,7 @@ Micro = MicroBatch[Forest]
 
 
 def chats(config: dict[str, Any]) -> list[Micro]:
-    """The prepared texts, laid out and cut as `train.sft` does it."""
+    """The prepared texts, laid out and split as in `train.sft`."""
     groups = [
         [Sequence(tuple(ids), (False,) * first + (True,) * (len(ids) - first))]
         for ids, first in workloads.texts(config)
@@ -50,7 +50,7 @@ WORK: dict[str, tuple[Any, Objective]] = {"sft": (chats, SFT()), "grpo": (togi_u
 
 
 def pinned(number: int, size: int) -> None:
-    """Gives this rank one thread, and a processor of its own where there are enough."""
+    """Gives this rank one thread, and its own processor if there are enough."""
     torch.set_num_threads(1)
     cpus = sorted(os.sched_getaffinity(0))
     if len(cpus) >= size:
@@ -58,7 +58,7 @@ def pinned(number: int, size: int) -> None:
 
 
 def forked(size: int) -> tuple[int, list[int], str]:
-    """The number of this rank, the processes that this one forked, and where the ranks meet."""
+    """The number of this rank, the processes that it forked, and the rendezvous of the ranks."""
     meeting = f"file://{tempfile.mkdtemp(prefix='bench-ranks-')}/meeting"
     children = []
     for number in range(1, size):

@@ -1,7 +1,7 @@
-"""Steps of the stage `train.grpo` with the embedded engine, or with `togi serve --updates` in a process of its own.
+"""Steps of the stage `train.grpo` with the embedded engine, or with `togi serve --updates` in a separate process.
 
-Whoever hears of a finished step waits here for the next question, when no request is under way. `waiting` are the
-seconds in which the trainer waited for the server, whatever it had asked.
+The listener of finished steps waits here for the next request of the harness, while no server request is in flight.
+`waiting` are the seconds in which the trainer waited for the server, for any kind of request.
 """
 
 import json
@@ -35,18 +35,18 @@ SHOWN = {"sampler_kl", "sampler_weight/max", "sampler_outside", "sampler_mismatc
 
 
 class Over(BaseException):
-    """The harness asks no more."""
+    """Raised when the harness requests no more repeats."""
 
 
 class Steps:
-    """Hears of every finished step: the first one is the start, the others are measured."""
+    """Receives every finished step: the first one is the start, the others are measured."""
 
     def __init__(self, side: Side, folder: Path) -> None:
         self.side, self.metrics = side, folder / "metrics.jsonl"
         self.waited, self.began, self.first = 0.0, 0.0, True
 
     def hear(self, event: dict[str, Any]) -> None:
-        """Takes what the stage tells."""
+        """Receives the messages of the stage."""
         if event["event"] != "progress" or event["what"] != "steps":
             return
         seconds = time.perf_counter() - self.began
@@ -60,7 +60,7 @@ class Steps:
         self.waited, self.began = 0.0, time.perf_counter()
 
     def _line(self) -> dict[str, float]:
-        """What the stage logged of the step."""
+        """The metrics that the stage logged for the step."""
         line = json.loads(self.metrics.read_text().splitlines()[-1])
         phases = {f"{name}_seconds": line.get(f"time/{name}", 0.0) for name in ("publish", "sample", "store", "update")}
         return {**phases, **{name: line[name] for name in SHOWN if name in line}, "answer_tokens": line["num_tokens"]}
@@ -81,7 +81,7 @@ class Steps:
 
 @contextmanager
 def server(config: dict[str, Any], folder: Path) -> Iterator[str]:
-    """The URL of `togi serve`, with one thread on the core that is named."""
+    """The URL of `togi serve`, with one thread on the given core."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
@@ -108,7 +108,7 @@ def _wait_for(process: "subprocess.Popen[bytes]", port: int) -> None:
 
 
 def settings(config: dict[str, Any]) -> TrainGrpo:
-    """The stage as a recipe would have it."""
+    """The stage as in a recipe."""
     reward = {"type": "function", "file": str(Path(workloads.__file__)), "name": "reward_of"}
     return TrainGrpo.model_validate(
         {
@@ -143,7 +143,7 @@ def inputs(config: dict[str, Any], folder: Path, url: str) -> dict[str, Resolved
 
 
 def train(side: Side, folder: Path, url: str) -> None:
-    """The stage, until the harness asks no more."""
+    """Runs the stage until the harness requests no more repeats."""
     steps = Steps(side, folder)
     steps.count_waits()
     context = Context(

@@ -1,4 +1,4 @@
-"""Sampling with togi's own sampler: one prefill a group, finished rows leave."""
+"""Sampling with togi's own sampler: one prefill per group; finished rows leave the batch."""
 
 import time
 from collections.abc import Sequence

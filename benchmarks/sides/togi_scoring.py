@@ -1,4 +1,4 @@
-"""Reward scoring by togi: short answers and one long one, together and apart."""
+"""Reward scoring by togi: short answers and one long one, together and separately."""
 
 import time
 from collections.abc import Sequence as Seq
@@ -16,7 +16,7 @@ from togi.model.reward_model import ModelScorer, add_scalar_head
 
 
 def conversations(config: dict[str, Any]) -> list[Sequence]:
-    """`short_count` answers of `short` tokens and one of `long`, each after a prompt of its own."""
+    """`short_count` answers of `short` tokens and one of `long`, each after its own prompt."""
     rng, vocabulary = Random(config["seed"]), config["vocabulary"]
     sizes = [config["short"]] * config["short_count"] + [config["long"]]
     ids = [tuple(workloads.random_ids(rng, config["prompt"] + size, vocabulary)) for size in sizes]

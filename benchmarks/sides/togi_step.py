@@ -21,11 +21,11 @@ from togi.train.loop import train_steps
 
 NEVER = "<|no answer ends with this|>"
 BARE = Template(name="bare", terminator=NEVER, generation="", roles={"user": ("", ""), "assistant": ("", NEVER)})
-"""Prompts as they are, and answers that all run to their full length: the peer is set to the same."""
+"""Unchanged prompts, and answers of full length; the peer has the same settings."""
 
 
 def settings(config: dict[str, Any]) -> TrainGrpo:
-    """The stage as a recipe would have it."""
+    """The stage as in a recipe."""
     reward = {"type": "function", "file": str(Path(workloads.__file__)), "name": "reward_of"}
     return TrainGrpo.model_validate(
         {
@@ -43,7 +43,7 @@ def settings(config: dict[str, Any]) -> TrainGrpo:
 
 
 def context(config: dict[str, Any]) -> Context:
-    """A stage's surroundings, with nobody listening."""
+    """The context of a stage, without listeners."""
     folder = Path(tempfile.mkdtemp(prefix="bench-togi-"))
     silent = Control(send=lambda event: None)
     return Context(name="policy", folder=folder, cache=folder, seed=config["seed"], inputs={}, control=silent)

@@ -1,7 +1,7 @@
 """Optimiser steps of the training stages by togi: the stage's own task, micro-batches, loop and update.
 
-Each step is a whole step of `fit`, with the line of metrics that it writes; the source of examples waits for the
-harness and hands out the same ones every time. Checkpoints are left out.
+Each step is a whole step of `fit`, including its line of metrics; the source of examples waits for the harness and
+returns the same ones every time. Checkpoints are left out.
 """
 
 import tempfile
@@ -41,7 +41,7 @@ COMPUTE = {"fp32": "float32", "bf16": "bfloat16"}
 
 
 class Asked:
-    """A source that gives the same examples at each step, when the harness asks for one. The clock starts here."""
+    """A source that returns the same examples for each step that the harness requests. The clock starts here."""
 
     total_steps = MANY_STEPS
 
@@ -61,11 +61,11 @@ class Asked:
         return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Nothing is kept."""
+        """Keeps nothing."""
 
 
 class Timed(Task[Any]):
-    """What every task has in common here: examples when asked for, and a report after each step."""
+    """Shared by all tasks: examples on request, and a report after each step."""
 
     side: Side
     started: float
@@ -102,7 +102,7 @@ class Smpo(Timed, SmpoTask):
 
 
 class Dpo(Timed, DpoTask):
-    """Pairs; every step begins with the pass of the reference, which a recipe makes once for all its pairs."""
+    """Pairs; every step begins with the reference pass, which a recipe makes once for all its pairs."""
 
     def prepared(self) -> Sequence[Example]:
         context = replace(self.context, folder=Path(tempfile.mkdtemp(prefix="bench-reference-")))
@@ -144,7 +144,7 @@ def settings(config: dict[str, Any]) -> Optimisation:
 
 
 def examples(config: dict[str, Any]) -> list[Example]:
-    """The prepared work as the stage's border makes it of records; a reward model scores no token."""
+    """The prepared workload in the form that the stage makes from records; a reward model scores no tokens."""
     if "texts" in config:
         groups = [[(ids, first)] for ids, first in workloads.texts(config)]
     else:
@@ -166,7 +166,7 @@ def examples(config: dict[str, Any]) -> list[Example]:
 
 
 def task_of(config: dict[str, Any], wanted: Any, context: Context, model: LoadedModel) -> tuple[LoadedModel, Timed]:
-    """What is trained, and its task on the prepared work."""
+    """The trained model, and its task on the prepared workload."""
     data = Data(examples(config))
     match config["work"]:
         case "sft":

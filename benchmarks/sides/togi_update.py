@@ -15,7 +15,7 @@ from togi.train.loop import MicroBatch, train_steps
 
 
 def micro_batches(config: dict[str, Any]) -> list[MicroBatch[Forest]]:
-    """The prepared batch, laid out and cut as the training stage does it."""
+    """The prepared batch, laid out and split as in the training stage."""
     device = config.get("device", "cpu")
     advantage_S = torch.tensor(workloads.advantages(config))
     batches = []

@@ -1,7 +1,7 @@
-"""What ranks send each other: the bytes that each receives, collective by collective, and what FSDP2 has to send.
+"""The traffic between ranks: the bytes that each receives, by collective, and the bytes that FSDP2 must send.
 
-Bytes are those of a ring: of N ranks each receives (N - 1) / N of what is gathered or summed and scattered, and twice
-that of what all of them sum. A backend may move more: gloo sums and scatters by summing all.
+Bytes are those of a ring: each of N ranks receives (N - 1) / N of the data in all-gather and reduce-scatter, and twice
+that in all-reduce. A backend may move more: gloo implements reduce-scatter by all-reduce.
 """
 
 from collections import Counter
@@ -59,7 +59,7 @@ class Traffic(TorchDispatchMode):
 
 
 def size_of(tensors: Any) -> int:
-    """The bytes of a tensor, or of several in lists."""
+    """The bytes of a tensor, or of several tensors in lists."""
     if isinstance(tensors, Tensor):
         return tensors.numel() * tensors.element_size()
     return sum(map(size_of, tensors))

@@ -1,6 +1,6 @@
-"""TRL's trainers as the benchmarks drive them: their own loops and steps, stopped between steps for the harness.
+"""TRL's trainers in the benchmarks: their own loops and steps, stopped between steps for the harness.
 
-Nothing in a trainer is changed; subclasses time its methods, or hand it a prepared batch in place of generation.
+The trainers are unchanged; subclasses only time their methods, or pass in a prepared batch instead of generating one.
 """
 
 import tempfile

@@ -10,7 +10,7 @@ from trl import GRPOTrainer
 
 
 class Timed(GRPOTrainer):
-    """The trainer, with the time of its sampling and of its rewards written down."""
+    """The trainer, with timers for its sampling and its rewards."""
 
     phases: dict[str, float]
 

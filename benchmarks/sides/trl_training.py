@@ -1,8 +1,8 @@
 """Optimiser steps of TRL's SFT, DPO, reward and CPO trainers on prepared token ids: their own loops and steps.
 
-Subclasses hand over ids where a trainer knows texts alone; nothing else is changed. The reference pass of DPO is the
-trainer's own, precomputed, and is made again before each step so that it counts; with `reference` "beside" it is the
-trainer's other way, a second model that runs within the step.
+Subclasses pass ids to trainers that accept only texts; nothing else is changed. The reference pass of DPO is the
+trainer's own, precomputed, and repeated before each step so that it counts; with `reference` "beside" it is the
+trainer's alternative, a second model that runs within the step.
 """
 
 from typing import Any
@@ -21,14 +21,14 @@ IGNORED = -100
 
 
 class PreparedDPO(DPOTrainer):
-    """Takes rows of token ids as they are."""
+    """Accepts rows of token ids unchanged."""
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         return dataset
 
 
 class PreparedCPO(CPOTrainer):
-    """Takes the prepared pair whose number stands for the prompt."""
+    """Accepts the prepared pair whose number replaces the prompt."""
 
     pairs: list[dict[str, list[int]]]
 
@@ -70,7 +70,7 @@ def concatenated(config: dict[str, Any]) -> list[dict[str, list[int]]]:
 
 
 def network(config: dict[str, Any]) -> Any:
-    """The model; a reward model gets the head that the other side has too."""
+    """The model; a reward model gets the same head as the other side."""
     options = {"dtype": DTYPES[config["precision"]], **config.get("load", {})}
     if config["work"] != "reward":
         return AutoModelForCausalLM.from_pretrained(config["model"], **options)
@@ -112,7 +112,7 @@ def trainer_of(config: dict[str, Any]) -> tuple[Any, int]:
 
 
 class Controlled(trl_common.Controlled):
-    """Also makes the precomputed reference pass anew, as part of the step."""
+    """Also repeats the precomputed reference pass, as part of the step."""
 
     trainer: Any
 

@@ -10,7 +10,7 @@ from trl import GRPOTrainer
 
 
 class Prepared(GRPOTrainer):
-    """Takes a batch as it is in place of sampling one."""
+    """Uses a given batch instead of sampling one."""
 
     batch: dict[str, torch.Tensor]
 
@@ -19,7 +19,7 @@ class Prepared(GRPOTrainer):
 
 
 def make_batch(config: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """What the trainer makes of samples: one row a sample."""
+    """The trainer's batch of samples: one row per sample."""
     pairs = [(prompt, answer) for prompt, answers in workloads.groups(config) for answer in answers]
     prompt_ids = torch.tensor([prompt for prompt, _ in pairs])
     completion_ids = torch.tensor([answer for _, answer in pairs])

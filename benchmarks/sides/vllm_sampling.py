@@ -1,4 +1,4 @@
-"""Sampling with vLLM on CPU: one request a sample; its prefix cache shares the prompts of a group."""
+"""Sampling with vLLM on CPU: one request per sample; its prefix cache shares the prompts of a group."""
 
 import os
 import time

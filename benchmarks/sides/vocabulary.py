@@ -1,4 +1,4 @@
-"""The model of the memory line: a small body under a large output head, random weights, the same on all sides."""
+"""The model of the memory benchmark: a small body with a large output head and random weights, equal on all sides."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def build(config: dict[str, Any]) -> LlamaForCausalLM:
 
 
 def fill_gradients(net: torch.nn.Module) -> int:
-    """Makes the gradients, so that they are in the floor from the start; returns weights and gradients in bytes."""
+    """Allocates the gradients, so that the floor includes them; returns the bytes of weights and gradients."""
     for parameter in net.parameters():
         parameter.grad = torch.zeros_like(parameter)
     return sum(2 * p.numel() * p.element_size() for p in net.parameters())

@@ -1,6 +1,6 @@
-"""The work that both sides of a benchmark are given: the same token ids, texts and lengths on either side.
+"""The workload of both sides of a benchmark: the same token ids, texts and lengths.
 
-Standard library only, because it is read in environments that share nothing but Python.
+Standard library only, because it is imported in environments that share nothing but Python.
 """
 
 import random
@@ -32,7 +32,7 @@ def groups(config: dict) -> list[tuple[list[int], list[list[int]]]]:
 
 
 def advantages(config: dict) -> list[float]:
-    """One advantage a sample, group after group, of mean 0 and deviation 1 in each group."""
+    """One advantage per sample, group after group, with mean 0 and deviation 1 in each group."""
     rng = random.Random(config["seed"] + 1)
     values: list[float] = []
     for _ in range(config["groups"]):
@@ -52,13 +52,13 @@ def spread_lengths(config: dict, count: int) -> list[int]:
 
 
 def answer_lengths(config: dict) -> list[int]:
-    """How many tokens each sample is to have."""
+    """The number of tokens of each sample."""
     return spread_lengths(config, config["groups"] * config["samples"])
 
 
 def texts(config: dict) -> list[tuple[list[int], int]]:
-    """(token ids, index of the first that carries loss) of `texts` texts. `unscored` is the share of a text that only
-    gives context, its question; with 0, all tokens carry loss but the first, before which nothing stands."""
+    """(token ids, index of the first that carries loss) of `texts` texts. `unscored` is the share of a text that is
+    only context, its question; with 0, all tokens carry loss except the first, which has no context."""
     rng = random.Random(config["seed"])
     made = []
     for length in spread_lengths(config, config["texts"]):
@@ -94,5 +94,5 @@ def reward(text: str) -> float:
 
 
 def reward_of(prompt: object, completion: Any) -> float:
-    """`reward` in the shape of togi's reward functions."""
+    """`reward` with the signature of togi's reward functions."""
     return reward(completion.text)

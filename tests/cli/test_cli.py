@@ -90,7 +90,7 @@ def test_a_fault_of_its_own_is_code_1_with_a_traceback_that_steers_no_terminal(t
     code += "import togi.cli.list as command\ncommand.print_json = lambda value: home()\nmain(['list', '--json'])\n"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ended.returncode == 1 and "Traceback" in ended.stderr and "\x1b" not in ended.stderr
-    assert "a fault of togi's own" in ended.stderr and json.loads(ended.stdout)["error"] == "KeyError"
+    assert "a bug in togi" in ended.stderr and json.loads(ended.stdout)["error"] == "KeyError"
 
 
 @pytest.mark.parametrize(

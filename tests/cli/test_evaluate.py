@@ -107,7 +107,7 @@ TURN = [{"role": "assistant", "content": {"answer": "- x"}}]
     ("words", "message"),
     [
         (["--style-control", "both"], "--style-control needs the answers"),
-        (["--answers", "a", "--style-control", "both", "--length-control"], "two ways to control length"),
+        (["--answers", "a", "--style-control", "both", "--length-control"], "both control length"),
         (["--published", "mt_bench_ja"], "no such table of a win rate; allowed are ru_arena_general"),
     ],
 )
@@ -122,6 +122,6 @@ def test_an_own_length_controlled_fit_says_that_it_has_no_anchors(tmp_path, caps
     ]
     path = write_jsonl(tmp_path / "p.jsonl", rows)
     _, out = told(capsys, "evaluate", "alpaca", "--preferences", path, "--fit")
-    assert "weights fitted here, without anchors: not to be compared with published" in out.out
+    assert "weights fitted here, without anchors: not comparable with published" in out.out
     code, out = told(capsys, "evaluate", "alpaca", "--preferences", path, "--anchors", path)
-    assert code == 2 and "give --fit too" in out.err
+    assert code == 2 and "--anchors needs --fit" in out.err

@@ -95,7 +95,7 @@ def test_what_is_printed_names_files_places_and_ids(shell, tmp_path):
         ended = shell(*on(server), "--documents", tmp_path / "docs", "Which glaciers melt?", "--most", 3)
     assert ended.exit_code == 0, ended.output
     lines = ended.stdout.splitlines()
-    assert lines[0] == "9 documents, 9 parts, the 3 that fit best are shown; 1 files of other kinds are not read"
+    assert lines[0] == "9 documents, 9 parts, the 3 best matches are shown; 1 files of other kinds are not read"
     assert any(line.split() == ["0", "4.md", "lines", "1", "to", "3", "Page", "4"] for line in lines)
     assert lines[-3:] == ["relevant documents: 0", "", "They melt."]
     asked_first = next(body for body in server.asked if body["messages"][0]["role"] == "system")
@@ -107,8 +107,8 @@ def test_what_is_printed_names_files_places_and_ids(shell, tmp_path):
     ("said", "told", "ids"),
     [
         ('{"relevant_doc_ids": []}', "relevant documents: none", []),
-        ("I am not sure.", "relevant documents: not to be read in what the model said: 'I am not sure.'", None),
-        ('{"relevant_doc_ids": [9]}', "none (left out, since there are no such documents: 9)", []),
+        ("I am not sure.", "relevant documents: not readable in the model's output: 'I am not sure.'", None),
+        ('{"relevant_doc_ids": [9]}', "none (left out, because there are no such documents: 9)", []),
     ],
 )
 def test_no_ids_unreadable_ids_and_unknown_ids_are_told_apart(shell, documents, said, told, ids):
@@ -127,7 +127,7 @@ def test_a_model_in_this_process_answers_the_same_each_time(shell, model, docume
     assert found["cut"] and found["answer"] and found["relevant_doc_ids"] is None
     assert json.loads(other.stdout)["answer"] != found["answer"]
     plain = shell(*words, "--seed", 1)
-    assert "(cut at 6 tokens; --max-tokens gives it more)" in plain.stdout
+    assert "(cut at 6 tokens; raise --max-tokens for more)" in plain.stdout
     assert found["answer"] in plain.stdout
 
 
@@ -161,5 +161,5 @@ def test_a_template_that_replaces_the_system_prompt_is_refused():
     template = replace(TEMPLATES["llama3"], fixed_system="Be kind.")
     first = asked(SHOWN, QUESTION)
     check_shown("llama3", TEMPLATES["llama3"].prompt_text(first), first)
-    with pytest.raises(InputError, match="does not write the turn of the role system as it stands"):
+    with pytest.raises(InputError, match="does not write the turn of the role system unchanged"):
         check_shown("mine", template.prompt_text(first), first)

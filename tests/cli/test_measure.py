@@ -153,7 +153,7 @@ def test_a_baseline_is_measured_beside_the_model(place: Path):
     [
         ("answer:pairs.jsonl", "did you mean 'answers'"),
         ("answers", "answers needs prompts"),
-        ("answers:nowhere.jsonl", "no file or folder here"),
+        ("answers:nowhere.jsonl", "is not a file, folder, preset or hub id"),
         ("{type: answers, prompts: pairs.jsonl, sample: 2}", "sample"),
         ("mt_bench:pairs.jsonl", "needs a judge"),
     ],

@@ -63,9 +63,9 @@ def test_a_recipes_reward_model_is_served_by_the_name_of_its_stage(finished):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("nothing/at/all",), "is no model; give a model folder, RECIPE:STAGE, package:NAME"),
+        (("nothing/at/all",), "is not a model; give a model folder, RECIPE:STAGE, package:NAME"),
         (("{model}", "--api-key-env", "NO_SUCH_KEY"), "--api-key-env NO_SUCH_KEY: there is no such variable"),
-        (("{model}", "--template", "chatml", "--host", "203.0.113.1"), "cannot be listened on"),
+        (("{model}", "--template", "chatml", "--host", "203.0.113.1"), "cannot listen on"),
     ],
 )
 def test_what_cannot_be_served_is_said_in_one_line(folder, arguments, says):

@@ -92,7 +92,7 @@ def test_ctrl_c_stops_the_answer_alone(capsys):
     [
         ("/nope", "there is no command /nope; there are: /help"),
         ("/retry", "no question"),
-        ("/save", "nothing was said"),
+        ("/save", "the conversation is empty"),
     ],
 )
 def test_what_cannot_be_done_is_told_and_the_conversation_goes_on(capsys, line, told):

@@ -114,7 +114,7 @@ def test_a_base_that_changed_since_is_not_asked(run, folder, tmp_path):
     code, out, _ = run(folder / "trained", tmp_path / "out", "--json")
     told = json.loads(out)  # its card names a folder that is in no store
     assert code == 0 and [*told["answers"]] == ["trained", "merged"]
-    assert told["notes"] == ["the base (base) is not on this machine as it was, so it was not asked"]
+    assert told["notes"] == ["the base (base) is missing on this machine or has changed, so it was not asked"]
 
 
 def test_the_base_that_a_stage_made_is_found_in_the_store(run, folder, tmp_path):
@@ -152,9 +152,9 @@ def test_scores_that_differ_are_told(folder):
 MISTAKES = [
     (("trained", "--type", "f16"), "--type goes with --format gguf"),
     (("rm", "--reward", "--format", "gguf"), "a reward model cannot be written as GGUF; use --format merged"),
-    (("base", "--format", "adapter"), "holds no adapter: it lies beside it, in "),
+    (("base", "--format", "adapter"), "has no adapter: the adapter is next to it, in "),
     (("trained", "--revision", "main"), "--revision goes with a hub's id"),
-    (("nowhere",), "is no model; give a model folder, RECIPE:STAGE"),
+    (("nowhere",), "is not a model; give a model folder, RECIPE:STAGE"),
 ]
 
 
@@ -168,7 +168,7 @@ def test_a_folder_with_files_in_it_is_never_written_over(run, folder, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
     code, _, err = run(folder / "trained", tmp_path / "out")
-    assert code == 2 and "is there already; name a new folder" in err
+    assert code == 2 and "exists already; name a new folder" in err
     (tmp_path / "out" / "mine.txt").unlink()
     assert run(folder / "trained", tmp_path / "out")[0] == 0  # an empty one is
 
@@ -186,5 +186,5 @@ def test_what_differs_is_not_left_behind(run, folder, tmp_path, monkeypatch):
     """A converter with a fault: rows of queries and keys are not paired."""
     monkeypatch.setattr("togi.model.gguf_write.written", lambda name, weight, config, form: weight.float())
     code, _, err = run(folder / "trained", tmp_path / "out", "--format", "gguf")
-    assert code == 3 and "what was written as gguf (f32) is not the model" in err
+    assert code == 3 and "the export as gguf (f32) differs from the model" in err
     assert [*tmp_path.iterdir()] == []

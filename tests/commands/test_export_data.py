@@ -63,13 +63,13 @@ def test_the_card_says_where_the_data_comes_from_and_what_was_dropped(done, tmp_
 def test_mistakes_are_told(done, tmp_path):
     recipe = f"{done / 'rows.yaml'}:parts"
     ended = togi(done / "home", "export", recipe, str(tmp_path / "out"), "--format", "gguf")
-    assert ended.returncode == 2 and "stage parts gives records, so it is written as parquet" in ended.stderr
+    assert ended.returncode == 2 and "stage parts outputs records, which are written as parquet" in ended.stderr
     ended = togi(done / "elsewhere", "export", recipe, str(tmp_path / "out"))
-    assert ended.returncode == 2 and "stage parts is not finished; do it with `togi run" in ended.stderr
+    assert ended.returncode == 2 and "stage parts is not finished; run it with `togi run" in ended.stderr
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "a").write_text("")
     ended = togi(done / "home", "export", recipe, str(tmp_path / "mine"))
-    assert ended.returncode == 2 and "is there already" in ended.stderr
+    assert ended.returncode == 2 and "exists already" in ended.stderr
 
 
 def test_parts_of_cards():

@@ -80,7 +80,7 @@ def test_a_model_with_a_template_keeps_it(here, model):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--model", "MODEL", "--data", "rows.jsonl", "--goal", "dpo"], "such rows fit --goal sft or grpo"),
+        (["--model", "MODEL", "--data", "rows.jsonl", "--goal", "dpo"], "these rows fit --goal sft or grpo"),
         (["--model", "MODEL", "--data", "gone", "--goal", "sft"], "gone"),
         (["--model", "gone", "--data", "rows.jsonl", "--goal", "sft"], "a model folder, a model's id on the hub"),
     ],
@@ -96,5 +96,5 @@ def test_nothing_is_overwritten(here, model):
     data = write_rows(here, "grpo")
     (here / "grpo_reward.py").write_text("mine")
     ended = togi("init", "--model", model, "--data", data, "--goal", "grpo")
-    assert ended.exit_code == 3 and "is there already" in ended.output
+    assert ended.exit_code == 3 and "exists already" in ended.output
     assert (here / "grpo_reward.py").read_text() == "mine" and not (here / "grpo.yaml").exists()

@@ -90,7 +90,7 @@ def test_questions_that_a_model_will_write_are_as_long_as_they_may_be(planned, t
     ended = togi(tmp_path / "home", "plan", str(planned), drafts, "--json")
     policy = next(row["estimate"] for row in json.loads(ended.stdout) if row["stage"] == "policy")
     assert policy["tokens"] == 6 * 2 * (30 + 4 * 12)
-    assert any("length: at most 30 tokens, since none of it is written yet" in note for note in policy["notes"])
+    assert any("length: at most 30 tokens, because nothing is written yet" in note for note in policy["notes"])
 
 
 HUB = """\

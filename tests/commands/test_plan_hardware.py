@@ -66,7 +66,7 @@ def test_time_follows_from_tflops_and_says_that_it_is_the_least(recipe):
     assert any("full speed" in note and "big (cuda:0)" in note for note in found.notes)
     assert planned(recipe, "hardware.0.tflops=100").seconds == pytest.approx(2 * found.seconds)
     silent = planned(recipe, "hardware.0.tflops=null")
-    assert silent.seconds is None and "time: hardware says no tflops of big (cuda:0)" in silent.unknown
+    assert silent.seconds is None and "time: hardware gives no tflops for big (cuda:0)" in silent.unknown
 
 
 def test_what_would_fit_is_said_and_does_fit(recipe):
@@ -79,14 +79,16 @@ def test_what_would_fit_is_said_and_does_fit(recipe):
     assert not planned(recipe, *small, f"stages.tuned.micro_batch_tokens={tokens}").problems
     assert planned(recipe, *small, f"stages.tuned.micro_batch_tokens={tokens + 256}").problems
     longer = planned(recipe, small[0]).problems[0]  # examples are never cut
-    assert longer.endswith("the least is 13.02 GB, with micro-batches of 4,096 tokens, since examples are never cut")
+    assert longer.endswith(
+        "the minimum is 13.02 GB, with micro-batches of 4,096 tokens, because examples are never cut"
+    )
 
 
 def test_four_bits_and_checkpointing_are_offered_where_they_help(recipe):
     problem = planned(recipe, *FULL).problems[0]
     assert "lora: {rank: 16, base: nf4}" in problem and "adamw-8bit" not in problem
     hopeless = planned(recipe, "hardware.0.memory=4").problems[0]
-    assert "the least is" in hopeless and "it fits" not in hopeless
+    assert "the minimum is" in hopeless and "it fits" not in hopeless
 
 
 def test_auto_takes_what_fits_the_declared_card(recipe):

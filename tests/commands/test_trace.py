@@ -94,7 +94,7 @@ def test_scores_drops_and_training_are_told(tracer: Tracer) -> None:
 
 
 def test_an_unknown_id_names_those_near_and_a_short_one_all_that_it_means(tracer: Tracer) -> None:
-    with pytest.raises(InputError, match="no record of this run has the id 'aa12'; near it are aa22, aa11"):
+    with pytest.raises(InputError, match="no record of this run has the id 'aa12'; similar ids are aa22, aa11"):
         tracer.life("aa12")
     with pytest.raises(
         InputError, match=r"2 records have ids that begin with 'aa': aa11 \(drafts\), aa22 \(drafts\); give"

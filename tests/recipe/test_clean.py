@@ -83,7 +83,7 @@ def test_a_folder_that_somebody_works_in_is_left_alone_and_the_others_go(home):
     with (home / "store" / MINE / "lock").open("a") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         shown = clean("--yes")
-    assert names(home) == [MINE] and "in use now, left alone" in shown and "2 folders" in shown
+    assert names(home) == [MINE] and "in use now, kept" in shown and "2 folders" in shown
     assert clean("--yes").count("left alone") == 0 and names(home) == []
 
 

@@ -124,7 +124,7 @@ def test_a_signal_saves_says_how_to_go_on_and_has_its_own_code(finished, tmp_pat
     os.kill(run.pid, number)
     text, _ = run.communicate(timeout=100)
     assert run.returncode == 130
-    assert f"To go on: togi run {finished / 'tiny.yaml'}" in text.replace("\n", " ")
+    assert f"To continue: togi run {finished / 'tiny.yaml'}" in text.replace("\n", " ")
     assert list((tmp_path / "store" / third_step[0] / "checkpoints").glob("step-*"))
     assert json.loads((tmp_path / "runs" / "tiny" / "state.json").read_text())["state"] == "interrupted"
     ended = togi(tmp_path, "run", str(finished / "tiny.yaml"), "--threads", "1")

@@ -108,7 +108,7 @@ def test_check_asks_the_servers_and_says_what_they_do(server: Stub, tmp_path: Pa
         and f"model a: small at {server.url}, protocol togi, context 900 tokens; tried: several samples at once, seeds"
         in said
     )
-    assert "stage scores (evaluate): its rows are rendered by the server of $a, $b" in said
+    assert "stage scores (evaluate): the server of $a, $b renders its rows" in said
     code, said = told("check", str(path), "--offline")
     assert code == 0 and f"models.b: {server.url} was not asked (--offline)" in said
 
@@ -172,7 +172,7 @@ def test_a_trial_on_few_rows_asks_little_and_stands_apart(server: Stub, tmp_path
     count = len(server.asked)
     tried = togi(tmp_path / "home", "run", str(path), "--limit", "6", STUB_KEY=KEY)
     assert tried.returncode == 0, tried.stderr
-    assert "a trial on 6 rows of each data set, kept apart as remote-limit6, run " in tried.stderr
+    assert "a trial on 6 rows of each data set, stored separately as remote-limit6, run " in tried.stderr
     asked = [body for body in server.asked[count:] if body["messages"][0]["content"] in QUESTIONS]
     assert len(asked) == 6  # three questions to each model
     code, planned = told("plan", str(path))

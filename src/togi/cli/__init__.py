@@ -1,4 +1,4 @@
-"""The command line: thin commands, each in a file that is imported when it is called."""
+"""The command line: thin commands, each in a file that is imported only when the command is called."""
 
 import importlib
 import io
@@ -38,7 +38,7 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, SUMMARIES[name]) for name in COMMANDS])
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:
-        """Runs a command and ends the process with a code of the table. Whatever ends it is told in one place."""
+        """Runs a command and exits with a code of the table. All errors are reported here."""
         open_streams()
         words = [*(sys.argv[1:] if args is None else args)]
         as_json = "--json" in words
@@ -51,7 +51,7 @@ class LazyGroup(click.Group):
         sys.exit(code or 0)
 
     def invoke(self, ctx: click.Context) -> Any:
-        log = logging.getLogger("togi")  # what takes its time, such as converting weights, is said on stderr
+        log = logging.getLogger("togi")  # slow work, such as converting weights, is logged to stderr
         log.handlers = [logging.StreamHandler()]
         log.handlers[0].setFormatter(PrintableFormatter())
         log.setLevel(logging.INFO)
@@ -62,7 +62,7 @@ class LazyGroup(click.Group):
 
 
 def _check_letters(words: list[str]) -> None:
-    """Raises RecipeError for bytes that are no text: nothing behind this could write them down."""
+    """Raises RecipeError for words that are not valid UTF-8: no later code could write them."""
     for word in words:
         try:
             word.encode()
@@ -71,12 +71,12 @@ def _check_letters(words: list[str]) -> None:
 
 
 def _told(error: TogiError | click.ClickException | click.Abort, as_json: bool) -> int:
-    """Says why a command ends, unless nobody is there to read it. Returns the exit code."""
+    """Prints why a command ends, unless the reader of the output is gone. Returns the exit code."""
     if isinstance(error, click.Abort):
         error = Interrupted("interrupted")
     if isinstance(error, OutputClosed):
         return error.exit_code
-    with suppress(TogiError):  # where standard output cannot be written, what says so there cannot either
+    with suppress(TogiError):  # if standard output cannot be written, neither can this error
         if as_json:
             text = error.format_message() if isinstance(error, click.ClickException) else str(error)
             say(json_text({"error": type(error).__name__, "message": text, "exit": error.exit_code}))
@@ -92,48 +92,48 @@ def _told(error: TogiError | click.ClickException | click.Abort, as_json: bool) 
 
 
 def _fault(as_json: bool, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Says what only a fault of togi's own ends in: a traceback, and with --json an error too."""
+    """Reports a bug in togi: a traceback, and with --json an error object too."""
     with suppress(TogiError):
         say("".join(traceback.format_exception(kind, error, trace)), nl=False, err=True)
-        say("togi: this is a fault of togi's own; please report it with the lines above", err=True)
+        say("togi: this is a bug in togi; please report it with the lines above", err=True)
         if as_json:
             say(json_text({"error": kind.__name__, "message": str(error), "exit": 1}))
 
 
-# One line each, here and not in the commands, so that `togi --help` imports none of them; a test compares.
+# The first lines of the commands' help, copied so that `togi --help` imports no command; a test compares them.
 SUMMARIES = {
     "init": "Write a recipe for a model, data and a goal.",
     "run": "Do everything in a recipe that is not done yet.",
-    "plan": "Show the graph, what is done and what is left, and what that will take.",
+    "plan": "Show the graph, what is done, and the tokens, memory and time of the rest.",
     "check": "Preflight: keys, files, models, templates; show samples token by token.",
-    "status": "Show how far a recipe's last run came.",
-    "show": "Show what a stage made, or what became of the records of a run.",
-    "report": "Render a recipe's report again and print where it lies.",
+    "status": "Show the progress of a recipe's last run.",
+    "show": "Show the output of a stage, or the records in, out and dropped of every stage.",
+    "report": "Render a recipe's report again and print its path.",
     "list": "List stage types and their settings, and templates.",
     "clean": "Remove stored work that no run refers to.",
     "chat": "Talk to a model that a recipe trained or declares.",
     "export": "Write a model or data for other programs: safetensors, an adapter, GGUF, Parquet.",
     "push": "Publish an exported folder on a model hub.",
-    "serve": "Serve models over HTTP, in OpenAI's shape, until Ctrl-C or SIGTERM.",
-    "ground": "Answer a question from documents, and say which of them help.",
+    "serve": "Serve models over HTTP, with OpenAI's API, until Ctrl-C or SIGTERM.",
+    "ground": "Answer a question from documents, and name the relevant ones.",
     "evaluate": "Measure a model on benchmarks, or compute a benchmark's figures from stored verdicts and grades.",
     "score": "Score the answers in FILE with a reward model.",
     "compare": "Compare two models, or two runs, question by question.",
-    "trace": "Tell the life of a record: what made, changed, scored or dropped it.",
+    "trace": "Show the history of a record: what made, changed, scored or dropped it.",
     "schema": "Print the JSON schema of recipes, for editors.",
 }
 
 EXIT_CODES = """\b
 Exit codes:
   0    done
-  1    a fault of togi's own; the log holds a traceback
+  1    a bug in togi; the log has a traceback
   2    the recipe, a key, a reference or the command line cannot be used
   3    data, a file or a model does not fit
-  4    a stage cannot go on
+  4    a stage cannot continue
   5    the worker process died (out of memory, killed)
   6    compare --fail-if-worse: the second model is worse
   130  stopped by Ctrl-C or SIGTERM; everything finished is saved
-  141  what reads the output has left, as head does"""
+  141  the reader of the output has closed it, as head does"""
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)

@@ -1,4 +1,4 @@
-"""Tables of benchmarks in the terminal: one row a model, each number with its interval and its count."""
+"""Tables of benchmarks in the terminal: one row per model, each number with its interval and its count."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,8 +11,8 @@ from togi.report.view import BenchmarkView, CellView, ColumnView, ToldView
 
 
 def say_benchmark(found: BenchmarkView) -> None:
-    """Prints what a benchmark found: the table, the paired differences from the baseline, the tables inside it, and
-    what a reader must know. What is not defined is an em dash with its count."""
+    """Prints a benchmark: the table, the paired differences from the baseline, the tables of its parts, and notes. An
+    undefined figure is an em dash with its count."""
     say(f"\n{found.benchmark}: {found.rows:,} rows, {percent(found.level)} intervals, manifest {found.mark}")
     _say_cells("model", found.columns, found.cells, found.told())
     if found.differences:
@@ -34,7 +34,7 @@ def _changes(found: BenchmarkView) -> dict[str, dict[str, str]]:
 def _say_cells(
     first: str, columns: Sequence[ColumnView], cells: Mapping[str, Mapping[str, CellView]], told: Sequence[ToldView]
 ) -> None:
-    """A table, published rows below."""
+    """Prints a table with published rows at the end."""
     texts = {
         name: {column.name: _told(row[column.name], column) for column in columns if column.name in row}
         for name, row in cells.items()
@@ -48,7 +48,7 @@ def _say_cells(
 
 
 def _say_texts(first: str, columns: Sequence[ColumnView], texts: Mapping[str, Mapping[str, str]]) -> None:
-    """A table without the columns that no row has."""
+    """Prints a table, leaving out columns that no row has."""
     shown = [column for column in columns if any(column.name in row for row in texts.values())]
     titles = [first, *(f"{column.name}, %" if column.share else column.name for column in shown)]
     rows = [[name, *(row.get(column.name, "") for column in shown)] for name, row in texts.items()]
@@ -60,22 +60,22 @@ def _told(cell: CellView, column: ColumnView) -> str:
 
 
 def _printed(cell: CellView | None, column: ColumnView) -> str:
-    """A published figure, an em dash where the card has none."""
+    """A published figure, or an em dash if the card has none."""
     return NONE if cell is None else f"{words(cell, column)}  {printed(cell, column)}".strip()
 
 
 def _notes(found: BenchmarkView) -> list[str]:
-    """What was left out, what models learnt from, what the columns mean."""
+    """The dropped rows, the questions that models were trained on, and the meaning of columns."""
     dropped = ", ".join(f"{reason.replace('_', ' ')} {count:,}" for reason, count in found.dropped.items())
     leaks = ", ".join(f"{name} {count:,}" for name, count in found.leaks.items())
     told = [f"left out: {dropped}"] if dropped else []
-    told += [f"questions that a model learnt from: {leaks}"] if leaks else []
+    told += [f"questions that a model was trained on: {leaks}"] if leaks else []
     told += [f"{column.name}: {column.note}" for column in found.columns if column.note]
     return [*told, *found.notes, *(f"published: {each.where}" for each in found.published)]
 
 
 def benchmark_json(found: BenchmarkView) -> dict[str, Any]:
-    """What a benchmark found as JSON: shares in percent, null where a number is not defined."""
+    """A benchmark as JSON: shares in percent, null for undefined numbers."""
     return {
         "benchmark": found.benchmark,
         "rows": found.rows,
@@ -97,7 +97,7 @@ def benchmark_json(found: BenchmarkView) -> dict[str, Any]:
 
 
 def _told_json(told: ToldView, found: BenchmarkView) -> dict[str, Any]:
-    """Published rows in the units of the others; what a card does not print is null."""
+    """Published rows in the units of the others; figures that the card does not have are null."""
     columns = next((part.columns for part in found.parts if part.title == told.part), found.columns)
     shares = {column.name: column.share for column in columns}
     return {
@@ -122,7 +122,7 @@ def _row_json(row: Mapping[str, CellView], columns: Sequence[ColumnView]) -> dic
 
 
 def cell_json(cell: CellView, share: bool) -> dict[str, Any]:
-    """A number with its bounds, a share in percent."""
+    """A number with its bounds; shares are in percent."""
     scale = 100 if share else 1
     value, low, high = (None if each is None else scale * each for each in (cell.value, cell.low, cell.high))
     return {"value": value, "low": low, "high": high, "n": cell.n, **({"note": cell.note} if cell.note else {})}

@@ -32,17 +32,17 @@ BAR = 24  # characters of the longest bar of a histogram
 
 @click.command()
 @recipe_arguments
-@click.option("--offline", is_flag=True, help="Ask no server and no hub; what is not verified so is said.")
+@click.option("--offline", is_flag=True, help="Ask no server and no hub; list what is not verified.")
 @json_option
 def command(recipe: Path, overrides: tuple[str, ...], offline: bool, as_json: bool) -> None:
     """Preflight: keys, files, models, templates; show samples token by token.
 
     Reads every row of the data and renders each stage's rows with its own model, template, system prompt, limits and
-    mask. Shows the first row, the longest and a random one, with the tokens that carry loss in brackets, and how long
-    all of them are. Asks each server of a model for a few tokens. Ends with every error that a run would meet before it
+    mask. Shows the first, the longest and a random row, with the tokens that carry loss in brackets, and the
+    distribution of lengths. Asks each model server for a few tokens. Reports every error that a run would hit before it
     loads weights. Loads no weights.
     """
-    graph = load_graph(recipe, overrides)  # a misspelt key ends here, before anything heavy is imported
+    graph = load_graph(recipe, overrides)  # reports a misspelt key before anything heavy is imported
     check_trackers(graph.recipe.track)
     refuse_misuse(graph)
     services_of(graph, store_folder())
@@ -69,7 +69,7 @@ def command(recipe: Path, overrides: tuple[str, ...], offline: bool, as_json: bo
 
 
 def _too_small(graph: Graph) -> list[str]:
-    """What does not fit the devices that the recipe names; finished stages fitted somewhere."""
+    """The unfinished stages that do not fit on the recipe's devices; finished stages have fitted somewhere."""
     store = store_folder()
     left = [n.name for n in graph.nodes.values() if not is_done(store / n.folder_name)]
     found = costs(graph, store) if graph.recipe.hardware and left else {}
@@ -77,8 +77,8 @@ def _too_small(graph: Graph) -> list[str]:
 
 
 def _fetch(graph: Graph) -> list[str]:
-    """Asks hubs for small files and data before anything heavy is imported: one that is silent is told soon. Gives what
-    was not looked up because no hub is asked."""
+    """Asks hubs for small files and data before anything heavy is imported, so that a silent hub is reported early.
+    Returns messages about everything that was not looked up because hubs are off."""
     found = []
     for node in graph.nodes.values():
         for target in node.inputs.values():
@@ -94,7 +94,7 @@ def _download(name: str, revision: str) -> None:
 
 
 def _not_looked_up(fetch: Callable[[], Any], terms: str = "") -> list[str]:
-    """What `fetch` would have asked a hub for, with `terms`; nothing where it found it."""
+    """The message about a `fetch` that would have asked a hub, with `terms`; an empty list if it succeeded."""
     try:
         fetch()
     except hub.NotLookedUp as error:
@@ -126,9 +126,9 @@ def _print(found: Any, notes: list[str]) -> None:
         said = "an encoder, which reads the prompt and the answer as a pair" if model.pairs else said
         say(f"model {name[1:]}: {said}")
         if model.date:
-            say(f"  it asks for the date, and is always told {model.date}, here and wherever the model is saved to")
+            say(f"  its template asks for the date and always gets {model.date}, here and in saved models")
         if model.demo is not None:
-            say("  a made-up conversation, since no row of yours is rendered for it; tokens in brackets carry loss:")
+            say("  an example conversation, since no row is rendered for this model; tokens in brackets carry loss:")
             _print_tokens(model.demo)
     for name in found.functions:
         say(f"reward function {name}: found")
@@ -137,7 +137,7 @@ def _print(found: Any, notes: list[str]) -> None:
             _print_stage(name, stage)
     waiting = [f"{name} (for {stage.waits})" for name, stage in found.stages.items() if stage.waits]
     if waiting:
-        say(f"\nnot checked row by row, since they wait for stages that have not run: {', '.join(waiting)}")
+        say(f"\nnot checked row by row, because they wait for stages that have not run: {', '.join(waiting)}")
     for note in notes:
         say(f"note: {note}")
 
@@ -145,7 +145,7 @@ def _print(found: Any, notes: list[str]) -> None:
 def _print_stage(name: str, stage: Any) -> None:
     say()
     if stage.asks:
-        say(f"stage {name} ({stage.type}): its rows are rendered by the server of {stage.asks}")
+        say(f"stage {name} ({stage.type}): the server of {stage.asks} renders its rows")
         return
     what = f"{stage.rows:,} rows" + (f", of {stage.of:,} records" if stage.of else "")
     meant = f", taken from {stage.stands_in}, which has not run" if stage.stands_in else ""

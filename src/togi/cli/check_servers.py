@@ -1,4 +1,4 @@
-"""What `togi check` says of the servers that a recipe's models are on."""
+"""The checks of model servers by `togi check`."""
 
 import importlib
 from dataclasses import asdict, dataclass, field
@@ -19,12 +19,12 @@ ABILITIES = {
     "schema": "JSON schemas",
     "scores": "raw scores",
 }
-"""What the probe calls an ability, in words."""
+"""The abilities that a probe reports, in words."""
 
 
 @dataclass(slots=True)
 class Servers:
-    """What was found, by the name of the model; `problems` are errors that a run would end with."""
+    """The findings by model name; `problems` are errors that would end a run."""
 
     found: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -32,7 +32,7 @@ class Servers:
 
     @property
     def contexts(self) -> dict[str, int]:
-        """The tokens that models take, by name, where a server says it."""
+        """Context lengths by model name, for servers that report them."""
         return {name: each.facts["context"] for name, each in self.found.items() if "context" in each.facts}
 
     def to_json(self) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def _in_words(ability: str) -> str:
 
 
 def check(graph: Graph, offline: bool) -> Servers:
-    """Asks the servers that stages need. Raises RecipeError for a key that the environment does not hold."""
+    """Asks the servers that stages need. Raises RecipeError if the environment lacks a key."""
     servers = Servers()
     for name, spec in graph.recipe.models.items():
         endpoint, stages = graph.endpoint(name), _askers(graph, name)
@@ -64,7 +64,7 @@ def check(graph: Graph, offline: bool) -> Servers:
             continue
         if spec.serve is not None:
             servers.notes.append(
-                f"models.{name}: {spec.serve.engine} serves it while a run needs it; it was not started"
+                f"models.{name}: {spec.serve.engine} serves it during a run; it was not started for this check"
             )
             continue
         work = importlib.import_module("togi.commands.check_endpoints")

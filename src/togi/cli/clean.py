@@ -14,18 +14,21 @@ from togi.stages.spent import forget_answers, stored_answers
 
 @click.command()
 @click.option("--yes", is_flag=True, help="Remove what is shown.")
-@click.option("--samples", is_flag=True, help="Only the samples of finished trainings, which nothing was made from.")
-@click.option("--answers", is_flag=True, help="Only the stored answers of servers; a run asks for them again.")
+@click.option("--samples", is_flag=True, help="Only samples of finished trainings from which nothing was made.")
+@click.option("--answers", is_flag=True, help="Only stored answers of servers; a run requests them again.")
 @click.option(
-    "--forget", "run", metavar="ID", help="Forget an earlier run first, or with `all` each that is no recipe's last."
+    "--forget",
+    "run",
+    metavar="ID",
+    help="Forget an earlier run first; `all`: every run that is not the last one of its recipe.",
 )
 @json_option
 def command(yes: bool, samples: bool, answers: bool, run: str | None, as_json: bool) -> None:
     """Remove stored work that no run refers to.
 
-    Shows it and its size; removes it only with --yes. A run refers to its stages: a recipe's last run, and every
-    earlier one that `togi list --runs` shows, until it is forgotten with --forget. What a run works on meanwhile is
-    left alone. Tokenised data goes too, unless a run is at work: the next training makes it again.
+    Lists it with its size; removes it only with --yes. The runs that count are those of `togi list --runs`: a recipe's
+    last run, and earlier ones until --forget. Work that a run is using is kept. Tokenised data is removed too, unless a
+    run is active: the next training makes it again.
     """
     forgotten = forget_run(run) if run is not None else []
     if samples or answers:
@@ -51,7 +54,7 @@ def command(yes: bool, samples: bool, answers: bool, run: str | None, as_json: b
         for name in forgotten:
             say(f"forgotten: run {name}")
         for entry in found.unused:
-            note = "in use now, left alone" if entry.folder in busy else entry.why
+            note = "in use now, kept" if entry.folder in busy else entry.why
             name = entry.folder.name
             say(f"{sizes[entry.folder] / 1e6:10.1f} MB  {name}" + (f"  ({note})" if note else ""))
         for note in found.notes:
@@ -62,11 +65,11 @@ def command(yes: bool, samples: bool, answers: bool, run: str | None, as_json: b
         say(f"{count} folders, {total / 1e6:.1f} MB" + how)
     if stuck:
         names = ", ".join(str(path) for path in stuck)
-        raise InputError(f"these could not be removed whole: {names}; see who owns the files in them, and try again")
+        raise InputError(f"these could not be removed completely: {names}; check who owns their files, and try again")
 
 
 def _answers(yes: bool, as_json: bool) -> None:
-    """Shows the stored answers by model, or forgets them; what runs have spent stays known."""
+    """Lists the stored answers by model, or removes them; the spending of runs stays recorded."""
     found = stored_answers(store_folder())
     if yes:
         forget_answers(store_folder())
@@ -77,12 +80,13 @@ def _answers(yes: bool, as_json: bool) -> None:
     for name, (count, total) in found.items():
         say(f"{total / 1e6:10.1f} MB  {name}: {count:,} answers")
     count, total = (sum(numbers) for numbers in zip(*found.values(), strict=True)) if found else (0, 0)
-    how = "" if yes or not found else "; forget them with --yes: runs ask for them again, and pay for them"
+    how = "" if yes or not found else "; remove them with --yes: runs then request and pay for them again"
     say(f"{count:,} answers, {total / 1e6:.1f} MB" + how)
 
 
 def _samples(yes: bool, as_json: bool) -> None:
-    """Shows the stored samples of finished stages, or forgets those that may go; models and metrics stay."""
+    """Lists the stored samples of finished stages, or removes those that nothing depends on; models and metrics
+    stay."""
     found = stored()
     kept = forget(found) if yes else [entry for entry in found if entry.kept]
     if as_json:

@@ -1,4 +1,4 @@
-"""What the commands share: the arguments that name a recipe, and JSON output."""
+"""Shared by the commands: the arguments that name a recipe, and JSON output."""
 
 import shlex
 from collections.abc import Callable
@@ -21,7 +21,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON i
 
 
 def compute_option(auto: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """--compute, where `auto` says what the default does."""
+    """The option --compute; `auto` describes the default."""
     return click.option(
         "--compute",
         type=click.Choice(["auto", "float32", "bfloat16"]),
@@ -48,32 +48,33 @@ def optional_recipe(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def run_place(recipe: Path | None, overrides: tuple[str, ...], run: str | None) -> Path:
-    """The folder that describes a run: the one with this id, or a recipe's last one.
+    """The folder of a run: the one with this id, or a recipe's last one.
 
-    Raises RecipeError where both or none of them are given, InputError where the recipe has not been run here.
+    Raises RecipeError if both or neither are given, InputError if the recipe has not been run here.
     """
     if (recipe is None) == (run is None):
-        raise RecipeError("command line: give either RECIPE or --run ID; `togi list --runs` shows what there is")
+        raise RecipeError("command line: give either RECIPE or --run ID; `togi list --runs` shows all runs")
     if run is not None:
         return find_run(run).folder
     assert recipe is not None
     folder = run_folder(load_graph(recipe, overrides).recipe.name)
     if not (folder / STATE).exists():
         raise InputError(
-            f"{recipe}: has not been run here ({folder} is not there); start it with `{run_command(recipe, overrides)}`"
+            f"{recipe}: has not been run here ({folder} does not exist); "
+            f"start it with `{run_command(recipe, overrides)}`"
         )
     return folder
 
 
 def load_graph(recipe: Path, overrides: tuple[str, ...] = (), limit: int | None = None) -> Graph:
-    """Reads, merges, validates and orders a recipe; with `limit` a trial on so many rows. Raises RecipeError and
+    """Reads, merges, validates and orders a recipe; `limit` makes it a trial on that many rows. Raises RecipeError and
     InputError."""
     found = validate(read_tree(recipe, overrides))
     return build(found if limit is None else limited(found, limit))
 
 
 def stage_folder(graph: Graph, stage: str, overrides: tuple[str, ...]) -> Path:
-    """Where a stage's work lies: with overrides that of these very settings, else that of the recipe's last run,
+    """The folder of a stage's work: with overrides that of exactly these settings, else that of the recipe's last run,
     whatever its overrides were."""
     if overrides:
         return store_folder() / graph.nodes[stage].folder_name
@@ -81,11 +82,11 @@ def stage_folder(graph: Graph, stage: str, overrides: tuple[str, ...]) -> Path:
 
 
 def run_command(recipe: Path, overrides: tuple[str, ...], until: str | None = None, redo: str | None = None) -> str:
-    """What to type into a shell to do a recipe, or a part of it, or a stage again."""
+    """The shell command that runs a recipe or a part of it, or redoes a stage."""
     more = [*(["--until", until] if until else []), *(["--redo", redo] if redo else [])]
     return shlex.join(["togi", "run", str(recipe), *overrides, *more])
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output."""
+    """Prints one JSON document to standard output."""
     say(json_text(value, indent=1))

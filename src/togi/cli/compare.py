@@ -22,28 +22,28 @@ EXIT_WORSE = 6
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
 @click.argument("benchmarks", nargs=-1, metavar="[BENCHMARK]...")
-@click.option("--fail-if-worse", is_flag=True, help="Exit with 6 where an interval says that B is worse.")
-@click.option("--force", is_flag=True, help="Compare what was not measured alike, and say what differs.")
-@click.option("--judge", metavar="MODEL", help="The model that judges, for benchmarks that ask one.")
-@click.option("--limit", metavar="N", type=click.IntRange(1), help="Of two models: N rows of each data set.")
-@click.option("--reward", is_flag=True, help="A and B are reward models; known of a folder or a stage.")
+@click.option("--fail-if-worse", is_flag=True, help="Exit with 6 if an interval shows that B is worse.")
+@click.option("--force", is_flag=True, help="Compare even if the measurements differ, and report the differences.")
+@click.option("--judge", metavar="MODEL", help="The judge model, for benchmarks that need one.")
+@click.option("--limit", metavar="N", type=click.IntRange(1), help="For two models: use N rows of each data set.")
+@click.option("--reward", is_flag=True, help="A and B are reward models; detected for a folder or a stage.")
 @click.option("--template", metavar="NAME", help="Chat template of A and B by name.  [default: their own]")
 @click.option("--key-env", metavar="NAME", help="Environment variable with the key of servers.  [default: no key]")
-@compute_option("tries once what the machine is fast at")
+@compute_option("is the one that a short test finds fastest on this machine")
 @json_option
 def command(
     a: str, b: str, benchmarks: tuple[str, ...], fail_if_worse: bool, force: bool, as_json: bool, **more: Any
 ) -> None:
     """Compare two models, or two runs, question by question.
 
-    A and B are runs (ids of `togi list --runs`, or recipes: their last run), whose evaluations are compared: the
-    benchmarks that both measured, of models of one name or of their only models. With a BENCHMARK they are models, and
-    both are measured first; models and benchmarks are named as for `togi evaluate`.
+    A and B are runs: ids of `togi list --runs`, or recipes, which mean their last run. The benchmarks that both
+    measured are compared, for models with the same name or for their only models. With a BENCHMARK, A and B are models,
+    and both are measured first; models and benchmarks are named as for `togi evaluate`.
 
-    Each difference is B minus A on the questions that both have, with a paired bootstrap's interval, its size in
-    deviations (Hedges' g), McNemar's test of what is right or wrong, and the noise: how large a difference may come of
-    asking the same twice, known where questions were asked several times. Runs whose manifests differ are not compared
-    without --force.
+    Each difference is B minus A on their common questions, with a paired bootstrap interval, the effect size in
+    deviations (Hedges' g), McNemar's test for right and wrong answers, and the noise: the difference that asking the
+    same model twice may produce, known if questions were asked several times. Runs with different manifests are
+    compared only with --force.
     """
     work = importlib.import_module("togi.commands.compare")
     if benchmarks:
@@ -60,7 +60,7 @@ def command(
 
 
 def _models(work: Any, a: str, b: str, benchmarks: tuple[str, ...], as_json: bool, more: dict[str, Any]) -> Any:
-    """Measures both models in one run, and compares them there."""
+    """Measures both models in one run, and compares them."""
     measure = importlib.import_module("togi.commands.measure")
     key, template, reward = more["key_env"], more["template"], more["reward"]
     models = [named_as(measure, each, None, key, template, reward) for each in (a, b)]
@@ -73,7 +73,7 @@ def _models(work: Any, a: str, b: str, benchmarks: tuple[str, ...], as_json: boo
 
 
 def _run(text: str) -> KnownRun:
-    """A run by its id, or the last one of a recipe. Raises RecipeError and InputError where there is none."""
+    """A run by its id, or the last one of a recipe. Raises RecipeError and InputError if there is none."""
     path = Path(text)
     if path.suffix in (".yaml", ".yml") or path.is_file():
         return _run_in(run_place(path, (), None))
@@ -91,8 +91,8 @@ def _say(work: Any, found: Any) -> None:
     for each in found:
         say(f"\n{each.benchmark}: A is {each.base}, B is {each.other}; {percent(each.level)} intervals")
         if each.unlike:
-            say("not measured alike, so a difference may come from that: " + "; ".join(each.unlike))
+            say("measured differently, which may explain a difference: " + "; ".join(each.unlike))
         say_table(work.COLUMNS, work.table_rows(each), right=range(1, 7))
         alone = max((row.alone for row in each.differences), default=0)
         if alone:
-            say(f"left out: {alone:,} questions without a number of both")
+            say(f"left out: {alone:,} questions without a number for both")

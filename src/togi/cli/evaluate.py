@@ -18,9 +18,9 @@ FILE = click.Path(path_type=Path)
 def command() -> None:
     """Measure a model on benchmarks, or compute a benchmark's figures from stored verdicts and grades.
 
-    With a MODEL as the first word, a recipe of one stage is made and run. arena, alpaca and graded ask no model: they
-    read files of JSON Lines, JSON, CSV, TSV or Parquet, which may be packed (.gz). What could not be used is counted by
-    reason; an em dash (null with --json) stands for what is not defined.
+    With a MODEL as the first word, the command makes and runs a recipe of one stage. arena, alpaca and graded ask no
+    model: they read files of JSON Lines, JSON, CSV, TSV or Parquet, optionally compressed (.gz). Unusable rows are
+    counted by reason; an em dash (null with --json) marks undefined figures.
     """
 
 
@@ -28,42 +28,46 @@ command.add_command(measure)
 
 
 @command.command()
-@click.option("--battles", type=FILE, metavar="FILE", help="Rows of the arena-hard layout.")
-@click.option("--judgments", type=FILE, metavar="PATH", help="A file or folder of judgments, two games a question.")
+@click.option("--battles", type=FILE, metavar="FILE", help="Rows in the arena-hard layout.")
+@click.option("--judgments", type=FILE, metavar="PATH", help="A file or folder of judgments, two games per question.")
 @click.option(
     "--rules",
     type=click.Choice(["v0.1", "v2"]),
     default="v0.1",
-    help="How judgments become battles: as in arena-hard v0.1 and Ru-Arena, the default, or as in v2.",
+    help="Rules that turn judgments into battles: those of arena-hard v0.1 and Ru-Arena, the default, or of v2.",
 )
-@click.option("--baseline", metavar="MODEL", help="The model that counts 50 %.  [default: the one in every battle]")
+@click.option(
+    "--baseline", metavar="MODEL", help="The model with a win rate of 50 %.  [default: the one in every battle]"
+)
 @click.option("--answers", type=FILE, metavar="PATH", help="A file or folder of answers, for their mean tokens.")
-@click.option("--length-control", is_flag=True, help="Weigh won games by the lengths of answers, as Ru-Arena does.")
+@click.option("--length-control", is_flag=True, help="Weight won games by the lengths of answers, as Ru-Arena does.")
 @click.option(
     "--style-control",
     type=click.Choice(["length", "markdown", "both"]),
-    help="Win rates that the length or markup of answers does not explain: arena-hard's regression, by --rules.",
+    help="Win rates without the effect of the length or markup of answers: arena-hard's regression, by --rules.",
 )
-@click.option("--leaked", type=FILE, metavar="FILE", help="Rows of model, question_id: what models learnt from.")
+@click.option(
+    "--leaked", type=FILE, metavar="FILE", help="Rows of model, question_id: questions that models were trained on."
+)
 @click.option(
     "--resample",
     type=click.Choice(["question", "row", "model"]),
     default="question",
-    help="What the bootstrap draws: questions with all their games, the default; rows, as published arenas do; or the "
-    "rows of each model by themselves, as arena-hard v2 does.",
+    help="Unit of the bootstrap: questions with all their games, the default; rows, as in published arenas; or the "
+    "rows of each model separately, as in arena-hard v2.",
 )
 @click.option("--level", type=click.FloatRange(0.5, 0.999), default=0.95, help="Level of intervals.  [default: 0.95]")
 @click.option("--rounds", type=click.IntRange(100, 100_000), default=1000, help="Bootstrap rounds.  [default: 1000]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of the bootstrap.  [default: 0]")
-@click.option("--published", metavar="TABLE", help="Set a card's published win rates beside these.")
-@click.option("--save-battles", type=FILE, metavar="FILE", help="Write the battles as a file of the arena-hard layout.")
-@click.option("--plot", type=FILE, metavar="FILE", help="Write the leaderboard as an SVG picture with error bars.")
+@click.option("--published", metavar="TABLE", help="Show a card's published win rates next to these.")
+@click.option("--save-battles", type=FILE, metavar="FILE", help="Write the battles to a file in the arena-hard layout.")
+@click.option("--plot", type=FILE, metavar="FILE", help="Write the leaderboard as an SVG plot with error bars.")
 @json_option
 def arena(plot: Path | None, published: str | None, as_json: bool, **options: Any) -> None:
     """Rank models by their battles against a baseline.
 
     Columns of battles: model_a, model_b, winner (model_a, model_b, tie), and question_id. A repeated row counts again:
-    that is how the layout weighs a clear win. Win rates come from a Bradley-Terry model; the baseline has 50 % and Elo
+    this is how the layout weights a clear win. Win rates come from a Bradley-Terry model; the baseline has 50 % and Elo
     1000.
     """
     work = importlib.import_module("togi.commands.evaluate")
@@ -84,14 +88,14 @@ def arena(plot: Path | None, published: str | None, as_json: bool, **options: An
 @click.option("--preferences", type=FILE, required=True, metavar="FILE", help="Rows of model, i, preference.")
 @click.option("--weights", type=FILE, metavar="FILE", help="Weights of the length-controlled model, for each model.")
 @click.option("--difficulty", type=FILE, metavar="FILE", help="The difficulty of each instruction.")
-@click.option("--fit", is_flag=True, help="Fit weights here; rows need len_baseline and len_model (characters).")
+@click.option("--fit", is_flag=True, help="Fit the weights; rows need len_baseline and len_model (characters).")
 @click.option("--anchors", type=FILE, metavar="FILE", help="Rows of models that only changed length, for --fit.")
 @json_option
 def alpaca(preferences: Path, as_json: bool, **options: Any) -> None:
     """Compute AlpacaEval 2 win rates, raw and length-controlled.
 
-    A preference is the chance, 0 to 1, that the model's answer to instruction i is better than the baseline's; null is
-    none. Without --weights and --fit there is no length-controlled rate.
+    A preference is the probability, 0 to 1, that the model's answer to instruction i is better than the baseline's;
+    null means none. Without --weights or --fit there is no length-controlled rate.
     """
     work = importlib.import_module("togi.commands.evaluate")
     found = work.alpaca(preferences, **options)
@@ -107,13 +111,13 @@ def alpaca(preferences: Path, as_json: bool, **options: Any) -> None:
 @command.command()
 @click.option("--scores", type=FILE, required=True, metavar="FILE", help="Rows with model, bench, i, score.")
 @click.option("--scale", "scales", multiple=True, metavar="BENCH=N", help="Multiply a benchmark's grades; repeatable.")
-@click.option("--published", metavar="TABLE", help="Set a card's published scores beside the means.")
+@click.option("--published", metavar="TABLE", help="Show a card's published scores next to the means.")
 @json_option
 def graded(scores: Path, scales: tuple[str, ...], published: str | None, as_json: bool) -> None:
     """Compute the means of graded benchmarks, such as MT-Bench.
 
-    A null score is an answer of the judge that could not be parsed: it is dropped and counted. The mean of a model is
-    the unweighted mean of its benchmarks.
+    A null score is a judge's answer that could not be parsed: it is dropped and counted. The mean of a model is the
+    unweighted mean of its benchmarks.
     """
     work = importlib.import_module("togi.commands.evaluate")
     told = work.table_of(published, "score")

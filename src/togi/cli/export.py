@@ -20,34 +20,36 @@ from togi.recipe.store import home, store_folder
     "--format",
     "form",
     type=click.Choice(("merged", "adapter", "gguf", "parquet")),
-    help="Safetensors in the hub's layout with adapters merged; the adapter alone; one file for llama.cpp; records as "
-    "Parquet.  [default: merged, of a stage that gives records parquet]",
+    help="Safetensors in the hub's layout with adapters merged; only the adapter; one file for llama.cpp; records as "
+    "Parquet.  [default: merged; parquet for a stage that outputs records]",
 )
 @click.option(
     "--type",
     "kept",
     type=click.Choice(("f32", "f16", "bf16", "q8_0")),
-    help="How a GGUF keeps matrices.  [default: as they are stored]",
+    help="Type of the matrices in a GGUF.  [default: their stored type]",
 )
 @click.option("--reward", is_flag=True, help="MODEL is a reward model.")
 @click.option(
     "--question",
     default="Who are you, and what can you do?",
     show_default=True,
-    help="Ask base, trained and exported model this and show their greedy answers; '' asks nothing.",
+    help="Question for the base, trained and exported model, whose greedy answers are shown; '' asks nothing.",
 )
 @click.option("--template", metavar="NAME", help="Chat template by name.  [default: the model's own]")
 @click.option("--revision", help="Commit, tag or branch of a hub's model.  [default: main]")
-@click.option("--json", "as_json", is_flag=True, help="Print what was written and how near it is as JSON.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the written files and their differences from the model as JSON."
+)
 def command(model: str, folder: Path, form: str | None, kept: str | None, reward: bool, **more: Any) -> None:
     """Write a model or data for other programs: safetensors, an adapter, GGUF, Parquet.
 
-    MODEL is a model folder, RECIPE:STAGE, package:NAME, or a hub's id; FOLDER must be new or empty. What is written is
-    read back and compared with the model before it gets its place: tokens of probe texts in several scripts,
+    MODEL is a model folder, RECIPE:STAGE, package:NAME, or a hub's id; FOLDER must be new or empty. The export is read
+    back and compared with the model before it is moved to FOLDER: tokens of probe texts in several scripts,
     log-probabilities, greedy answers. A GGUF is read back by transformers; networks and tokenizers that llama.cpp would
-    compute or cut otherwise are refused by name.
+    handle differently are refused by name.
 
-    Where MODEL is RECIPE:STAGE of a stage that gives records, its outputs become splits of a data set, with a card.
+    If MODEL is RECIPE:STAGE of a stage that outputs records, its outputs become splits of a data set, with a data card.
     """
     if (records := named_records(model)) is not None:
         _export_data(records, folder, form, more["as_json"])
@@ -59,7 +61,7 @@ def command(model: str, folder: Path, form: str | None, kept: str | None, reward
     if more["revision"] is not None and source.kind != "hub":
         raise RecipeError(f"command line: --revision goes with a hub's id, and {model!r} is none; leave it out")
     source = replace(source, **{key: value for key in ("template", "revision") if (value := more[key]) is not None})
-    work = importlib.import_module("togi.commands.export")  # brings torch: a mistake above must not wait for it
+    work = importlib.import_module("togi.commands.export")  # imports torch: errors above must not wait for it
     trained = None if (known := trained_by(model)) is None else work.Trained(**known)
     form, question = form or "merged", more["question"] or None
     wanted = work.Wanted(folder=folder, format=form, kept=kept, kind=kind, question=question, trained=trained)
@@ -70,6 +72,6 @@ def command(model: str, folder: Path, form: str | None, kept: str | None, reward
 def _export_data(records: tuple[Path, str, Any], folder: Path, form: str | None, as_json: bool) -> None:
     run, stage, files = records
     if form not in (None, "parquet"):
-        raise RecipeError(f"command line: stage {stage} gives records, so it is written as parquet, not as {form}")
+        raise RecipeError(f"command line: stage {stage} outputs records, which are written as parquet, not as {form}")
     work = importlib.import_module("togi.commands.export_data")
     work.export_data(work.Records(run=run, stage=stage, files=files), folder, as_json)

@@ -24,32 +24,38 @@ from togi.recipe.store import home, store_folder
     metavar="PATH",
     help="A JSON list of {title, content}, or a folder of HTML, Markdown and text files.",
 )
-@click.option("--most", type=click.IntRange(1, 64), default=6, show_default=True, help="Documents that are shown.")
+@click.option(
+    "--most",
+    type=click.IntRange(1, 64),
+    default=6,
+    show_default=True,
+    help="Largest number of documents shown to the model.",
+)
 @click.option(
     "--chunk-chars", type=click.IntRange(100), default=4000, show_default=True, help="Longest document, in characters."
 )
 @click.option(
-    "--embedder", metavar="MODEL", help="Choose documents by this model's embeddings.  [default: by words, BM25]"
+    "--embedder", metavar="MODEL", help="Select documents by this model's embeddings.  [default: by words, BM25]"
 )
 @click.option("--max-tokens", type=click.IntRange(1), default=2048, show_default=True, help="Longest answer.")
 @click.option("--template", metavar="NAME", help="Chat template by name.  [default: the model's own]")
 @click.option("--revision", help="Revision of a hub's or a server's model.  [default: main]")
 @click.option("--key-env", metavar="NAME", help="Environment variable with the key of a server.  [default: no key]")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, another answer.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the random answer.")
 @json_option
 def command(model: str, question: str, documents: Path, embedder: str | None, as_json: bool, **more: Any) -> None:
-    """Answer a question from documents, and say which of them help.
+    """Answer a question from documents, and name the relevant ones.
 
-    MODEL is a model folder, RECIPE:STAGE, package:NAME, a hub's id, or URL#NAME of a server, and was trained for
-    grounded answers: it first names the documents that help (at temperature 0), then answers (at 0.3), under the system
-    prompt of that training. The files of a folder are cut to parts; those that fit the question best get the ids 0, 1
-    and so on. A JSON list of up to --most documents is shown whole and in order.
+    MODEL is a model folder, RECIPE:STAGE, package:NAME, a hub's id, or URL#NAME of a server, and must be trained for
+    grounded answers: it first names the relevant documents (at temperature 0), then answers (at 0.3), under the system
+    prompt of that training. The files of a folder are split into parts; those that match the question best get the ids
+    0, 1 and so on. A JSON list of up to --most documents is shown whole and in order.
     """
     if not question.strip():
         raise RecipeError("command line: QUESTION is empty; ask something")
     source = _model(model, more["template"], more["revision"], more["key_env"])
     finder = None if embedder is None else named_model(embedder, "embedder")[0]
-    work = importlib.import_module("togi.commands.ground")  # brings torch: a mistake above must not wait for it
+    work = importlib.import_module("togi.commands.ground")  # imports torch: errors above must not wait for it
     wanted = work.Wanted(
         documents=documents,
         question=question,
@@ -64,11 +70,13 @@ def command(model: str, question: str, documents: Path, embedder: str | None, as
 
 
 def _model(model: str, template: str | None, revision: str | None, key_env: str | None) -> Any:
-    """The model in this process, or the one on a server. Raises RecipeError for an option that says nothing of it."""
+    """The model in this process, or on a server. Raises RecipeError for an option that does not apply to it."""
     there = named_endpoint(model, revision, key_env)
     if there is not None:
         if template is not None:
-            raise RecipeError(f"command line: --template: the server of {model!r} has its own; leave it out")
+            raise RecipeError(
+                f"command line: --template: the server of {model!r} has its own template; leave the option out"
+            )
         return there
     if key_env is not None:
         raise RecipeError(f"command line: --key-env goes with a server's URL#NAME, and {model!r} is none; leave it out")

@@ -14,8 +14,8 @@ GOALS = ("sft", "dpo", "reward", "grpo")
 
 
 @click.command()
-@click.option("--model", required=True, help="A model folder, a model's id on the hub, or a package with weights.")
-@click.option("--data", required=True, help="A file or folder of rows, or a data set's id on the hub.")
+@click.option("--model", required=True, help="A model folder, a model id on the hub, or a package with weights.")
+@click.option("--data", required=True, help="A file or folder of rows, or a data set id on the hub.")
 @click.option("--goal", type=click.Choice(GOALS), required=True, help="What to train: the method.")
 @click.option(
     "--output", type=click.Path(path_type=Path), help="The recipe to write.  [default: GOAL.yaml]", metavar="FILE"
@@ -24,8 +24,8 @@ GOALS = ("sft", "dpo", "reward", "grpo")
 def command(model: str, data: str, goal: str, output: Path | None, as_json: bool) -> None:
     """Write a recipe for a model, data and a goal.
 
-    Looks at the first row and at the model's files, shows how each column is read, and writes a recipe with comments
-    that passes `togi check`. An existing file is never overwritten.
+    Inspects the first row and the model's files, shows how each column is read, and writes a commented recipe that
+    passes `togi check`. Never overwrites an existing file.
     """
     path = output or Path(f"{goal}.yaml")
     beside = path.resolve().parent
@@ -41,7 +41,7 @@ def command(model: str, data: str, goal: str, output: Path | None, as_json: bool
     more = f" and {len(found.files) - 1} more" if len(found.files) > 1 else ""
     say(f"data: {found.files[0]}{more}")
     say_table(
-        ("column", "read as", "first row"), [(name, read or "kept aside", text) for name, read, text in found.columns]
+        ("column", "read as", "first row"), [(name, read or "unused", text) for name, read, text in found.columns]
     )
     say(f"model: {', '.join(f'{key} {value}' for key, value in models.items())}")
     say(f"written: {', '.join(map(str, written))}")

@@ -25,8 +25,9 @@ from togi.text.template import TEMPLATES
 def command(name: str | None, runs: bool, as_json: bool) -> None:
     """List stage types and their settings, and templates.
 
-    With the NAME of a stage type: its settings, their defaults and what they mean. A default of {} is all the defaults
-    of the rows below it; x[].y is the setting y of each entry of the list x; x[length].y of those whose type is length.
+    With the NAME of a stage type: its settings, their defaults and meanings. A default of {} means the defaults of the
+    rows below it; x[].y is the setting y of each entry of the list x; x[length].y belongs to entries whose type is
+    length.
     """
     if runs:
         _list_runs(as_json)
@@ -46,7 +47,7 @@ def command(name: str | None, runs: bool, as_json: bool) -> None:
 
 
 def _list_runs(as_json: bool) -> None:
-    """Each run with its id, which --run of other commands takes; the last one of a recipe is marked."""
+    """Prints each run with its id, for --run of other commands; marks the last run of each recipe."""
     rows = [_run_row(run) for run in known_runs()]
     if as_json:
         print_json(rows)
@@ -76,7 +77,7 @@ def _run_row(run: KnownRun) -> dict[str, str]:
 
 
 def recipe_text(value: Any) -> str:
-    """A value as a recipe has it: true, null, [a, b], {key: value}."""
+    """A value in the notation of recipes: true, null, [a, b], {key: value}."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {recipe_text(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
@@ -105,9 +106,10 @@ def stage_settings(name: str) -> dict[str, Any]:
 
 
 def setting_rows(settings: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each setting as (dotted key, {default, about, place, allowed}); nested settings follow the one that holds them.
+    """Each setting as (dotted key, {default, about, place, allowed}); nested settings follow their parent.
 
-    `allowed` lists the words that a setting of fixed words takes; it is empty for others."""
+    `allowed` lists the values of a setting with fixed words; it is empty for others.
+    """
     for key, info in settings.model_fields.items():
         nested = [cls for cls in classes(info.annotation) if issubclass(cls, BaseModel)]
         default = "required" if info.is_required() else _changed(info.get_default(call_default_factory=True))
@@ -124,7 +126,8 @@ def setting_rows(settings: type[BaseModel], prefix: str = "") -> Iterator[tuple[
 
 
 def _variant(settings: type[BaseModel], key: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """One of several kinds that `type` tells apart: what it is stands beside its type, which comes first."""
+    """The rows of one of several kinds that `type` distinguishes; the row of `type` comes first and describes the
+    kind."""
     prefix = f"{key}[{settings.model_fields['type'].default}]."
     rows = dict(setting_rows(settings, prefix))
     kind = rows.pop(f"{prefix}type")
@@ -133,7 +136,7 @@ def _variant(settings: type[BaseModel], key: str) -> Iterator[tuple[str, dict[st
 
 
 def _words(annotation: Any) -> list[Any]:
-    """The words of a type of several fixed words, optional or in a list; none where there is no choice."""
+    """The values of a literal type with several words, also optional or in a list; empty if there is no choice."""
     parts = [annotation, *get_args(annotation)]
     words = [word for part in parts if get_origin(part) is Literal for word in get_args(part)]
     return words if len(words) > 1 else []
@@ -144,7 +147,7 @@ def _is_list(annotation: Any) -> bool:
 
 
 def _changed(value: Any) -> Any:
-    """A default; of nested settings, those that differ from their own defaults, which have rows of their own."""
+    """A default; of nested settings only values that differ from their own defaults, which have separate rows."""
     if isinstance(value, BaseModel):
         fields = type(value).model_fields
         return {key: _changed(item) for key, item in value if fields[key].is_required() or item != fields[key].default}

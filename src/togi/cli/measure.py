@@ -24,7 +24,7 @@ MODEL = "MODEL"
 
 
 class OrModel(click.Group):
-    """A group whose first word is a command, or else a model to measure."""
+    """A group whose first word is a command or a model to measure."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         known = not args or args[0] in self.commands or args[0] in ctx.help_option_names
@@ -32,7 +32,7 @@ class OrModel(click.Group):
 
 
 class _Measure(click.Command):
-    """Its own name is its first word."""
+    """Leaves its own name out of the usage line: the first word is the model."""
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
         return [piece for piece in super().collect_usage_pieces(ctx) if piece != MODEL]
@@ -41,22 +41,21 @@ class _Measure(click.Command):
 @click.command(MODEL, cls=_Measure)
 @click.argument("model")
 @click.argument("benchmarks", nargs=-1, required=True, metavar="BENCHMARK...")
-@click.option("--judge", metavar="MODEL", help="The model that judges, for benchmarks that ask one.")
+@click.option("--judge", metavar="MODEL", help="The judge model, for benchmarks that need one.")
 @click.option("--baseline", metavar="MODEL", help="The model that MODEL is compared with.  [default: none]")
 @click.option("--limit", metavar="N", type=click.IntRange(1), help="A trial on N rows of each data set.")
-@click.option("--reward", is_flag=True, help="MODEL is a reward model; known of a folder or a stage.")
+@click.option("--reward", is_flag=True, help="MODEL is a reward model; detected for a folder or a stage.")
 @click.option("--template", metavar="NAME", help="Chat template of MODEL by name.  [default: the model's own]")
 @click.option("--revision", help="Revision of a hub's or a server's MODEL.  [default: main]")
 @click.option("--key-env", metavar="NAME", help="Environment variable with the key of servers.  [default: no key]")
-@compute_option("tries once what the machine is fast at")
+@compute_option("is the one that a short test finds fastest on this machine")
 @json_option
 def measure(model: str, benchmarks: tuple[str, ...], as_json: bool, **more: Any) -> None:
     """Measure MODEL on benchmarks, outside any recipe.
 
     MODEL is a model folder, RECIPE:STAGE, package:NAME, a hub's id, or URL#NAME of a server. BENCHMARK is TYPE:DATA,
     where DATA is a file, a folder, a preset or a hub's id: answers:questions.jsonl; or '{type: TYPE, ...}' with the
-    settings of `togi list evaluate`. What was measured before is not done again, and a command that was killed goes on
-    where it stood.
+    settings of `togi list evaluate`. Earlier measurements are reused, and a killed command continues where it stopped.
     """
     work = importlib.import_module("togi.commands.measure")
     subject = named_as(work, model, more["revision"], more["key_env"], more["template"], more["reward"])
@@ -79,14 +78,14 @@ def measure(model: str, benchmarks: tuple[str, ...], as_json: bool, **more: Any)
 
 
 def tables_of(run: Run) -> list[BenchmarkView]:
-    """What a run measured."""
+    """The benchmark tables of a run."""
     return [found for stage in collect(run.folder).stages for found in stage.benchmarks]
 
 
 def named_as(
     work: Any, text: str, revision: str | None, key_env: str | None, template: str | None = None, reward: bool = False
 ) -> Any:
-    """A model of the command line as `togi.commands.measure` takes it."""
+    """A model of the command line in the form that `togi.commands.measure` expects."""
     name, entry, scores = declared(text, revision, key_env)
     entry |= {"template": template} if template else {}
     kinds = ("scorer",) if reward or scores else ("model", "scorer") if "url" in entry else ("model",)
@@ -94,13 +93,13 @@ def named_as(
 
 
 def run_made(graph: Graph, as_json: bool, compute: str = "auto") -> Run:
-    """Runs a recipe that a command made, with progress on standard error unless JSON is wanted. Raises TogiError for
-    whatever ends it."""
+    """Runs a recipe that a command made, with progress on standard error unless JSON is wanted. Raises TogiError if it
+    fails."""
     display = Watched(Silent() if as_json else Human())
     run = Run(graph, Options(compute=compute), display)
     display.gone = run.stop
     try:
         run.run()
     except Interrupted as stopped:
-        raise Interrupted(f"{stopped}. To go on: {shlex.join(['togi', *sys.argv[1:]])}") from None
+        raise Interrupted(f"{stopped}. To continue: {shlex.join(['togi', *sys.argv[1:]])}") from None
     return run

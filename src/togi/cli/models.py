@@ -1,4 +1,4 @@
-"""The models that commands are given: a stage of a recipe or of a run, a declared model, a folder, a hub's id."""
+"""Resolves the model arguments of commands: a stage of a recipe or a run, a declared model, a folder, a hub's id."""
 
 import logging
 import os
@@ -27,7 +27,7 @@ PACKAGE = "package:"
 
 
 def of_run(target: Path | None, words: tuple[str, ...], given: str) -> ModelSource:
-    """The model that a stage of an earlier run made; of the only one that made any, where none is named."""
+    """The model of a stage of an earlier run; the stage may be left out if only one made a model."""
     run = find_run(given)
     models = [stage["name"] for stage in run.state["stages"] if _gives_model(stage)]
     names = [*([str(target)] if target is not None else []), *words] or models
@@ -48,7 +48,7 @@ def of_target(target: Path | None, words: tuple[str, ...]) -> ModelSource:
     names = [word for word in words if "=" not in word]
     if os.path.isdir(target):  # Path.is_dir raises for names that the system refuses
         if words:
-            raise RecipeError(f"command line: {target} is a model folder, so {words[0]!r} says nothing; leave it out")
+            raise RecipeError(f"command line: {target} is a model folder, so {words[0]!r} has no meaning; leave it out")
         return _in_folder(target)
     if len(names) > 1:
         raise RecipeError(f"command line: one model at a time, found {' and '.join(names)}")
@@ -59,8 +59,8 @@ def of_target(target: Path | None, words: tuple[str, ...]) -> ModelSource:
 def of_recipe(
     graph: Graph, target: Path, model: str, overrides: tuple[str, ...], kind: str = "causal", *also: str
 ) -> ModelSource:
-    """The model of a recipe with this name: one that it declares, which may be of the kinds `also`, or what a stage has
-    trained. Raises RecipeError where there is none, or it is of another kind, or not finished."""
+    """The model of a recipe with this name: a declared one, which may also be of the kinds `also`, or one that a stage
+    trained. Raises RecipeError if there is none, or it is of another kind or not finished."""
     if model in graph.recipe.models:
         spec = graph.recipe.models[model]
         if (made := made_by(spec)) is None:
@@ -72,25 +72,25 @@ def of_recipe(
     node = graph.nodes[model]
     if kinds_of(node.settings).get(MAIN) != MODEL_KINDS[kind]:
         raise RecipeError(
-            f"{target}: stage {model} gives {', '.join(kinds_of(node.settings).values())}, not {_wanted(kind)}"
+            f"{target}: stage {model} outputs {', '.join(kinds_of(node.settings).values())}, not {_wanted(kind)}"
         )
     folder = stage_folder(graph, model, overrides)
     if is_older(folder):
         raise RecipeError(
-            f"{target}: an older togi made stage {model}; do it anew with `{run_command(target, overrides, model)}`, "
-            f"or talk to what is there with `togi chat {shlex.quote(str((folder / MODEL_FOLDER).resolve()))}`"
+            f"{target}: an older togi made stage {model}; run it again with `{run_command(target, overrides, model)}`, "
+            f"or talk to the stored model with `togi chat {shlex.quote(str((folder / MODEL_FOLDER).resolve()))}`"
         )
     if not is_done(folder):
         again = run_command(target, overrides, model)
-        raise RecipeError(f"{target}: stage {model} is not finished; do it with `{again}`")
-    log.info("holding the files of %s to their hashes", model)
+        raise RecipeError(f"{target}: stage {model} is not finished; run it with `{again}`")
+    log.info("checking the files of %s against their hashes", model)
     hold_whole(folder, run_command(target, overrides, redo=model), only=MODEL_FOLDER)
     return _in_folder(folder / MODEL_FOLDER)
 
 
 def named_model(text: str, kind: str, *also: str) -> tuple[ModelSource, str]:
-    """The model that one word names, and what it is called: a folder, RECIPE:STAGE or RECIPE:MODEL, package:NAME, or a
-    hub's id. Raises RecipeError for anything else."""
+    """The model that one word names, and its name: the word is a folder, RECIPE:STAGE or RECIPE:MODEL, package:NAME, or
+    a hub's id. Raises RecipeError for anything else."""
     recipe, _, name = text.rpartition(":")
     if os.path.isdir(text):
         return _in_folder(Path(text)), Path(text).resolve().name
@@ -101,13 +101,13 @@ def named_model(text: str, kind: str, *also: str) -> tuple[ModelSource, str]:
     if HUB_ID.fullmatch(text):
         return ModelSource(kind="hub", name=text), text
     raise RecipeError(
-        f"command line: {text!r} is no model; give a model folder, RECIPE:STAGE, package:NAME, or a hub's id "
+        f"command line: {text!r} is not a model; give a model folder, RECIPE:STAGE, package:NAME, or a hub's id "
         "(owner/name)"
     )
 
 
 def named_endpoint(text: str, revision: str | None = None, key_env: str | None = None) -> Endpoint | None:
-    """The model on a server that URL#NAME names; None for what is no URL. Raises RecipeError for a URL without a
+    """The model on a server that URL#NAME names; None if `text` is not a URL. Raises RecipeError for a URL without a
     name."""
     if not text.startswith(("http://", "https://")):
         return None
@@ -118,7 +118,7 @@ def named_endpoint(text: str, revision: str | None = None, key_env: str | None =
 
 
 def trained_by(text: str) -> dict[str, Any] | None:
-    """What a card has to know of the run where RECIPE:STAGE names what a stage trained; None for any other model."""
+    """The facts about the run that a model card needs, if `text` is RECIPE:STAGE; None for any other model."""
     recipe, _, name = text.rpartition(":")
     if not recipe or not os.path.isfile(recipe):
         return None
@@ -131,9 +131,9 @@ def trained_by(text: str) -> dict[str, Any] | None:
 
 
 def named_records(text: str) -> tuple[Path, str, dict[str, tuple[str, Path]]] | None:
-    """Where RECIPE:STAGE names a finished stage that gives records: the folder of the recipe's run, the stage, and its
-    files of records with their kinds, by output; None for anything else. Raises RecipeError where the stage is not
-    finished, DamagedFile where its files are not what they were."""
+    """For RECIPE:STAGE of a finished stage that outputs records: the folder of the recipe's run, the stage, and its
+    files of records with their kinds, by output. None for anything else. Raises RecipeError if the stage is not
+    finished, DamagedFile if its files have changed."""
     recipe, _, name = text.rpartition(":")
     if not recipe or not os.path.isfile(recipe):
         return None
@@ -144,15 +144,17 @@ def named_records(text: str) -> tuple[Path, str, dict[str, tuple[str, Path]]] | 
         return None
     folder = stage_folder(graph, name, ())
     if is_older(folder) or not is_done(folder):
-        raise RecipeError(f"{recipe}: stage {name} is not finished; do it with `{run_command(Path(recipe), (), name)}`")
+        raise RecipeError(
+            f"{recipe}: stage {name} is not finished; run it with `{run_command(Path(recipe), (), name)}`"
+        )
     hold_whole(folder, run_command(Path(recipe), redo=name, overrides=()))
     files = {output: (kind, folder / output_path(kind, output)) for output, kind in wanted.items()}
     return run_folder(graph.recipe.name), name, files
 
 
 def declared(text: str, revision: str | None = None, key_env: str | None = None) -> tuple[str, dict[str, Any], bool]:
-    """What one word names, as a `models:` entry without its kind: what it is called, the entry, and whether it is known
-    to be a reward model. Raises RecipeError as `named_model` does."""
+    """The model that one word names, as a `models:` entry without its kind: its name, the entry, and whether it is
+    known to be a reward model. Raises RecipeError as `named_model` does."""
     there = named_endpoint(text, revision, key_env)
     if there is not None:
         told = {"revision": revision, "key_env": key_env}
@@ -191,7 +193,7 @@ def entry_of(source: ModelSource) -> dict[str, Any]:
 
 
 def _scores(source: ModelSource) -> bool:
-    """Whether the configuration in a folder is that of a reward model."""
+    """Whether a folder's configuration is that of a reward model."""
     path = Path(source.name) / "config.json"
     if source.kind != "path" or not path.is_file():
         return False
@@ -216,9 +218,9 @@ def _declared(spec: ModelSpec, name: str, target: Path, kinds: tuple[str, ...]) 
     if spec.kind not in kinds:
         raise RecipeError(f"{target}: models.{name} is of kind {spec.kind}, not {_wanted(kinds[0])} (kind: {kinds[0]})")
     if spec.url is not None:
-        raise RecipeError(f"{target}: models.{name}: it is on a server already; this command computes models here")
+        raise RecipeError(f"{target}: models.{name}: it is on a server already; this command runs models locally")
     if replayed(spec):
-        raise RecipeError(f"{target}: models.{name}: its words are stored; this command computes models here")
+        raise RecipeError(f"{target}: models.{name}: its answers are stored; this command runs models locally")
     return model_source(spec)
 
 

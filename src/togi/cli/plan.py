@@ -19,15 +19,16 @@ from togi.report.formatting import duration
 
 @click.command()
 @recipe_arguments
-@compute_option("is what the recipe says, or what this machine chose, float32 where it has not")
+@compute_option("is the recipe's, or this machine's earlier choice, or float32")
 @json_option
 def command(recipe: Path, overrides: tuple[str, ...], compute: str, as_json: bool) -> None:
-    """Show the graph, what is done and what is left, and what that will take.
+    """Show the graph, what is done, and the tokens, memory and time of the rest.
 
-    Tokens, operations and peak memory are computed from the settings, the data on the disk and the sizes of the models;
-    time from the speed of the last finished stage of the same type. Where the recipe names its hardware, memory and
-    time are those of its devices, and a stage that does not fit ends the command with what would. For models on servers
-    it tells calls, tokens and money, answers that are stored already among them. What is not known yet is said so.
+    Tokens, operations and peak memory are computed from the settings, the data on disk and the sizes of the models;
+    time from the speed of the last finished stage of the same type. If the recipe names its hardware, memory and time
+    are those of its devices, and a stage that does not fit is an error that suggests settings that fit. For models on
+    servers the plan shows calls, tokens and money, including answers that are already stored. It lists what is not
+    known yet.
     """
     graph = load_graph(recipe, overrides)
     store = store_folder()
@@ -63,7 +64,7 @@ def _print(rows: list[dict[str, Any]], models: Any) -> None:
 
 
 def _told(rows: list[dict[str, Any]], key: str) -> dict[str, list[str]]:
-    """Each sentence once, with the stages that it is said of."""
+    """Each message once, with the stages that it applies to."""
     found: dict[str, list[str]] = {}
     for row in rows:
         for text in (row.get("estimate") or {key: ()})[key]:
@@ -72,17 +73,17 @@ def _told(rows: list[dict[str, Any]], key: str) -> dict[str, list[str]]:
 
 
 PARAMETERS = {"body": "without embeddings", "embeddings": "embeddings", "total": "total", "active": "active"}
-"""What a plan tells of the parameters of a model."""
+"""The counts of parameters that a plan shows, with their column headings."""
 
 
 def _models(graph: Graph, store: Path) -> dict[str, dict[str, int]]:
-    """The parameters of the models from outside whose sizes are known, by name."""
+    """The parameter counts of the declared models whose sizes are known, by name."""
     work = importlib.import_module("togi.commands.plan_models")
     return work.parameters([node.inputs for node in graph.nodes.values()], store)
 
 
 def _of_stage(graph: Graph, stage: str, models: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
-    """Those of them that one stage reads."""
+    """The models that one stage reads."""
     names = dict.fromkeys(Ref(ref).name for ref in graph.nodes[stage].inputs)
     return {name: models[name] for name in names if name in models}
 
@@ -115,7 +116,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _needs(estimate: dict[str, Any] | None) -> str:
-    """An estimate's numbers for people."""
+    """The numbers of an estimate as text."""
     if estimate is None:
         return ""
     numbers = [
@@ -134,7 +135,7 @@ def _needs(estimate: dict[str, Any] | None) -> str:
 
 
 def _peaks(estimate: dict[str, Any]) -> list[str]:
-    """The peak of the device that trains, and what other devices hold."""
+    """The peak of the training device, and the memory in use on other devices."""
     found = estimate["memory"] or {"": estimate["peak_bytes"]}
     named = {f" on {name}" if len(found) > 1 else "": size for name, size in found.items()}
     return [f"peak{name} {size / 1e9:.2f} GB" for name, size in named.items() if size is not None]

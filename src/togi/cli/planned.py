@@ -1,4 +1,4 @@
-"""What the stages of a recipe will take, for the commands that ask before anything runs."""
+"""The cost of a recipe's stages, for commands that need it before a run."""
 
 import importlib
 from pathlib import Path
@@ -10,8 +10,8 @@ from togi.recipe.store import is_done
 
 
 def costs(graph: Graph, store: Path, compute: str = "auto") -> dict[str, Any]:
-    """The `Cost` of each stage, by name, on the recipe's hardware or on this machine; `compute` is what the command
-    line asks for."""
+    """The `Cost` of each stage, by name, on the recipe's hardware or on this machine; `compute` is the value of
+    --compute."""
     work, machine = (importlib.import_module(f"togi.commands.{name}") for name in ("plan", "plan_machine"))
     planned = [
         work.PlannedStage(n.name, n.settings, n.inputs, store / n.folder_name, is_done(store / n.folder_name))

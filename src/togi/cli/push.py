@@ -13,16 +13,16 @@ from togi.cli.common import json_option
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("repo", metavar="REPO")
 @click.option("--dataset", is_flag=True, help="FOLDER is a data set.  [default: a model]")
-@click.option("--private", is_flag=True, help="A repository that is new is private.")
-@click.option("--branch", default="main", show_default=True, help="Branch to commit to; a new one is made.")
+@click.option("--private", is_flag=True, help="Make a new repository private.")
+@click.option("--branch", default="main", show_default=True, help="Branch to commit to; created if it is new.")
 @click.option("--message", default="Upload with togi", show_default=True, help="Message of the commit.")
 @json_option
 def command(folder: Path, repo: str, dataset: bool, as_json: bool, **more: Any) -> None:
     """Publish an exported folder on a model hub.
 
-    REPO is owner/name; it is made if it is new. All files go in one commit, which is then listed and compared with the
-    folder. Files whose names begin with a dot stay here; pickles are refused. The token comes from HF_TOKEN or the hub
-    library's own login, another hub's address from HF_ENDPOINT.
+    REPO is owner/name; it is created if it is new. All files go into one commit, which is then listed and compared with
+    the folder. Files whose names begin with a dot are not sent; pickles are refused. The token comes from HF_TOKEN or
+    the hub library's login, the address of another hub from HF_ENDPOINT.
     """
     work = importlib.import_module("togi.commands.push")  # brings the hub library
     what = "dataset" if dataset else "model"

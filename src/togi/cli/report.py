@@ -15,9 +15,9 @@ from togi.recipe.state import settle
 @run_option
 @json_option
 def command(recipe: Path | None, overrides: tuple[str, ...], run: str | None, as_json: bool) -> None:
-    """Render a recipe's report again and print where it lies.
+    """Render a recipe's report again and print its path.
 
-    With name=OTHER it is that of the run which was started so; with --run ID that of an earlier one.
+    With name=OTHER it is that of the run that was started with it; with --run ID that of an earlier run.
     """
     folder = run_place(recipe, overrides, run)
     settle(folder)

@@ -22,41 +22,43 @@ from togi.report.formatting import compared
 
 @click.command()
 @recipe_arguments
-@click.option("--until", metavar="STAGE", help="Stop after this stage and what it stands on.")
-@click.option("--redo", metavar="STAGE", multiple=True, help="Forget this stage's work first, and do it again.")
+@click.option("--until", metavar="STAGE", help="Run only this stage and the stages that it depends on.")
+@click.option("--redo", metavar="STAGE", multiple=True, help="Discard the stored work of this stage and do it again.")
 @click.option(
     "--limit",
     metavar="N",
     type=click.IntRange(1),
-    help="A trial: read N rows of each data set, lower counts to match; the results stand apart.",
+    help="A trial: read N rows of each data set and lower counts to match; results are stored separately.",
 )
-@click.option("--threads", type=click.IntRange(0), default=0, help="Threads to work with; 0: $OMP_NUM_THREADS, or all.")
+@click.option("--threads", type=click.IntRange(0), default=0, help="Number of threads; 0: $OMP_NUM_THREADS, or all.")
 @click.option(
     "--on",
     metavar="PLACE",
     default="",
-    help="A Ray cluster for ranks that train and for shards of rows: ray://HOST:PORT, auto or local-cluster.",
+    help="A Ray cluster for training ranks and shards of rows: ray://HOST:PORT, auto or local-cluster.",
 )
-@compute_option("is what the recipe says, or tries once what this machine is fast at")
-@click.option("--accept-numerics", is_flag=True, help="Go on with a stage that was begun under other numerics.")
+@compute_option("is the recipe's, or the one that a short test finds fastest on this machine")
+@click.option("--accept-numerics", is_flag=True, help="Continue a stage that was begun under other numerics.")
 @json_option
 def command(recipe: Path, overrides: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Do everything in a recipe that is not done yet.
 
-    Kill it at any moment and run the same command again: it goes on, and ends with the same bits. KEY=VALUE changes a
-    setting for this run, for example stages.policy.steps=40; only what depends on it is done again.
+    Kill it at any moment and run the same command again: it continues, and ends with the same bits. KEY=VALUE changes a
+    setting for this run, for example stages.policy.steps=40; only the stages that depend on it run again.
     """
     options["on"] = options["on"] and checked(options["on"])
     graph = load_graph(recipe, overrides, options["limit"])
     display = Watched(JsonLines() if as_json else Human())
     given = Options(recipe=str(recipe), overrides=overrides, joined=own_place(), **options)
     run = Run(graph, given, display)
-    if given.joined and given.joined.rank:  # rank 0 tells how it goes
+    if given.joined and given.joined.rank:  # rank 0 reports the progress
         run.run()
         return
     display.gone = run.stop
     if given.limit is not None:
-        display.note(f"a trial on {given.limit} rows of each data set, kept apart as {graph.recipe.name}, run {run.id}")
+        display.note(
+            f"a trial on {given.limit} rows of each data set, stored separately as {graph.recipe.name}, run {run.id}"
+        )
     for name, model in graph.recipe.models.items():
         if said := ", ".join(part for part in (model.licence, model.terms) if part):
             display.note(f"model {name}: licence {said}")
@@ -65,7 +67,7 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool, **options: 
     except Interrupted as stopped:
         if display.lost is not None and not run.signalled:
             raise display.lost from None
-        raise Interrupted(f"{stopped}. To go on: {same_command(given, overrides, as_json)}") from None
+        raise Interrupted(f"{stopped}. To continue: {same_command(given, overrides, as_json)}") from None
     except TogiError as error:
         if not isinstance(error, Busy) and (run.folder / "report.html").exists():
             display.note(f"report: {run.folder / 'report.html'}")
@@ -76,7 +78,7 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool, **options: 
 
 
 def same_command(given: Options, overrides: tuple[str, ...], as_json: bool) -> str:
-    """What to type into a shell to go on as before. --redo is left out: it would forget what was done since."""
+    """The shell command that continues this run. --redo is left out: it would discard the work done since."""
     words = ["togi", "run", given.recipe, *overrides]
     words += ["--until", given.until] if given.until else []
     words += ["--limit", str(given.limit)] if given.limit else []
@@ -89,7 +91,7 @@ def same_command(given: Options, overrides: tuple[str, ...], as_json: bool) -> s
 
 
 def _closing(graph: Graph, run: Run, given: Options) -> Closing:
-    """What is shown at the end; the commands are those that reach this very run."""
+    """The closing lines of a run; their commands refer to exactly this run."""
     chats = {}
     for node in graph.nodes.values():
         chat = chat_command(given, node)

@@ -12,7 +12,7 @@ from togi.cli.common import print_json
 def command(as_json: bool) -> None:
     """Print the JSON schema of recipes, for editors.
 
-    `togi schema > togi.schema.json`, then put `# yaml-language-server: $schema=togi.schema.json` at the top of a
-    recipe: editors that know YAML schemas complete and check it while you write.
+    Run `togi schema > togi.schema.json`, then put `# yaml-language-server: $schema=togi.schema.json` at the top of a
+    recipe: editors with support for YAML schemas then complete and check it while you write.
     """
     print_json(importlib.import_module("togi.commands.schema").recipe_schema())

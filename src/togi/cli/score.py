@@ -27,10 +27,10 @@ SHOWN = 60  # characters of a text in the table
 def command(model: str, file: Path, revision: str | None, key_env: str | None, as_json: bool) -> None:
     """Score the answers in FILE with a reward model.
 
-    MODEL is a model folder, RECIPE:STAGE, package:NAME, a hub's id, or URL#NAME of a server. Rows hold prompt and
-    answer, or messages that end with the assistant. An answer has the same score alone and in a batch, and the one that
-    transformers gives to the text that the model's template makes of it; a text that is longer than the model's context
-    has none, and is counted.
+    MODEL is a model folder, RECIPE:STAGE, package:NAME, a hub's id, or URL#NAME of a server. Rows have a prompt and an
+    answer, or messages that end with the assistant. An answer gets the same score alone, in a batch, and from
+    transformers for the same rendered text. A text that is longer than the model's context gets no score, and is
+    counted.
     """
     work = importlib.import_module("togi.commands.measure")
     graph = work.score_graph(named_as(work, model, revision, key_env, reward=True), file)

@@ -19,13 +19,15 @@ DEVICE = "cpu|cuda(:[0-9]+)?"
 
 @click.command()
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True)
-@click.option("--reward", is_flag=True, help="MODEL is a reward model: serve its scores.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0: all of them.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one.")
+@click.option("--reward", is_flag=True, help="MODEL is a reward model; serve its scores.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0: all addresses.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port to listen on; 0: any free one."
+)
 @click.option(
     "--api-key-env", metavar="NAME", help="Environment variable with the key that clients must send.  [default: no key]"
 )
-@click.option("--name", multiple=True, help="What clients call the model.  [default: the last part of MODEL]")
+@click.option("--name", multiple=True, help="Name of the model for clients.  [default: the last part of MODEL]")
 @click.option("--template", metavar="NAME", help="Chat template by name.  [default: the model's own]")
 @click.option("--revision", help="Commit, tag or branch of a hub's model.  [default: main]")
 @click.option(
@@ -33,20 +35,24 @@ DEVICE = "cpu|cuda(:[0-9]+)?"
     type=click.FloatRange(min=1),
     default=600,
     show_default=True,
-    help="Seconds for a whole answer, streams too.",
+    help="Seconds for a whole answer, including streams.",
 )
 @click.option(
     "--client-timeout",
     type=click.FloatRange(min=0.1),
     default=30,
     show_default=True,
-    help="Seconds in which a client must send a request, and take a part of its answer.",
+    help="Seconds in which a client must send its request, and read a part of its answer.",
 )
 @click.option(
-    "--waiting", type=click.IntRange(min=1), default=512, show_default=True, help="Most requests of a model at once."
+    "--waiting",
+    type=click.IntRange(min=1),
+    default=512,
+    show_default=True,
+    help="Largest number of requests in flight per model.",
 )
 @click.option(
-    "--body-mib", type=click.FloatRange(min=0.001), default=16, show_default=True, help="Longest body of a request."
+    "--body-mib", type=click.FloatRange(min=0.001), default=16, show_default=True, help="Largest request body, in MiB."
 )
 @click.option("--device", metavar="DEVICE", help="cpu, cuda or cuda:N.  [default: the accelerator, if there is one]")
 @click.option(
@@ -54,22 +60,22 @@ DEVICE = "cpu|cuda(:[0-9]+)?"
     type=click.Choice(("float32", "bfloat16")),
     default="float32",
     show_default=True,
-    help="Type of the weights and of what is computed.",
+    help="Type of weights and computation.",
 )
 @click.option("--updates", is_flag=True, help="Clients may replace the weights: POST /update_weights_from_disk.")
 def command(models: tuple[str, ...], reward: bool, host: str, port: int, **more: Any) -> None:
-    """Serve models over HTTP, in OpenAI's shape, until Ctrl-C or SIGTERM.
+    """Serve models over HTTP, with OpenAI's API, until Ctrl-C or SIGTERM.
 
-    MODEL is a model folder, RECIPE:STAGE, package:NAME, or a hub's id; several are language models. They answer
-    /v1/chat/completions and /v1/completions (texts or token ids), and on the page at / people talk to one of them, or
-    to two side by side. With --reward, /v1/scores and (no encoder) /classify give raw scores; an embedder answers
-    /v1/embeddings, without a prefix. What a request asks and this server does not do is refused with status 400, never
-    left out silently. /openapi.json describes requests and answers; /metrics is what Prometheus reads. Ended by a
-    signal, it exits with 0.
+    MODEL is a model folder, RECIPE:STAGE, package:NAME, or a hub's id; several MODELs must be language models. Language
+    models answer /v1/chat/completions and /v1/completions (texts or token ids); the page at / is for talking to one of
+    them, or to two side by side. With --reward, /v1/scores and (except for encoders) /classify return raw scores; an
+    embedder answers /v1/embeddings, without a prefix. Unsupported parameters of a request are refused with status 400,
+    never ignored. /openapi.json describes requests and answers; /metrics has metrics for Prometheus. A signal ends it
+    with exit code 0.
     """
     names: tuple[str, ...] = more["name"]
     if len(models) > 1 and reward:
-        raise RecipeError("command line: --reward serves one model; start a server for each")
+        raise RecipeError("command line: --reward serves one model; start one server per model")
     if more["device"] is not None and not re.fullmatch(DEVICE, more["device"]):
         raise RecipeError(f"command line: --device: found {more['device']!r}; allowed: cpu, cuda, cuda:N")
     if more["updates"] and reward:
@@ -81,7 +87,7 @@ def command(models: tuple[str, ...], reward: bool, host: str, port: int, **more:
     if len(set(called)) < len(called):
         raise RecipeError(f"command line: {', '.join(called)}: models share a name; give each one with --name")
     key = _key(more["api_key_env"])
-    work = importlib.import_module("togi.commands.serve")  # brings torch: a mistake above must not wait for it
+    work = importlib.import_module("togi.commands.serve")  # imports torch: errors above must not wait for it
     limits = work.Limits(
         body_bytes=int(more["body_mib"] * 2**20),
         client_seconds=more["client_timeout"],
@@ -98,7 +104,7 @@ def command(models: tuple[str, ...], reward: bool, host: str, port: int, **more:
 
 
 def _source(model: str, reward: bool, template: str | None, revision: str | None) -> tuple[ModelSource, str]:
-    """The model that an argument names, and what it is called."""
+    """The model that an argument names, and its name for clients."""
     source, called = named_model(model, *(("reward",) if reward else ("causal", "embedder")))
     if revision is not None and source.kind != "hub":
         raise RecipeError(f"command line: --revision goes with a hub's id, and {model!r} is none; leave it out")
@@ -107,7 +113,7 @@ def _source(model: str, reward: bool, template: str | None, revision: str | None
 
 
 def _key(variable: str | None) -> str:
-    """The key that a variable of the environment holds. Raises RecipeError where it holds none."""
+    """The key in an environment variable. Raises RecipeError if there is none."""
     if variable is None:
         return ""
     key = os.environ.get(variable, "")

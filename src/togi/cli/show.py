@@ -29,7 +29,7 @@ from togi.report.waterfall import Step, in_words, licences, waterfall
 from togi.stages.base import output_path
 
 SUMMARY = "summary.json"
-HIDDEN = ("answers", "table", "benchmarks", "examples", "sources", "adds_up")  # what is shown elsewhere, or at length
+HIDDEN = ("answers", "table", "benchmarks", "examples", "sources", "adds_up")  # shown elsewhere, or too long
 Value = TypeVar("Value")
 TABLE = TypeAdapter(list[RowView])
 BENCHMARKS = TypeAdapter(list[BenchmarkView])
@@ -42,14 +42,13 @@ SOURCES = TypeAdapter(list[SourceView])
 @run_option
 @json_option
 def command(words: tuple[str, ...], count: int, run: str | None, as_json: bool) -> None:
-    """Show what a stage made, or what became of the records of a run.
+    """Show the output of a stage, or the records in, out and dropped of every stage.
 
     STAGE is the name of a stage, or STAGE.OUTPUT for one of its further outputs. Without it, every stage has a line:
-    the records that came in and went out, those that were dropped and why, and the licences of what they were made
-    from.
+    the records in and out, those dropped and why, and the licences of their sources.
 
-    With KEY=VALUE it is what `togi run` makes with the same words, without it that of the recipe's last run; with --run
-    ID, and without RECIPE, that of an earlier run.
+    With KEY=VALUE it shows the run of `togi run` with the same words, otherwise the recipe's last run; with --run ID,
+    and without RECIPE, an earlier run.
     """
     if not [word for word in words[run is None :] if "=" not in word]:
         recipe = Path(words[0]) if run is None and words else None
@@ -66,9 +65,9 @@ def command(words: tuple[str, ...], count: int, run: str | None, as_json: bool) 
 
 
 def _of_run(words: tuple[str, ...], run: str) -> tuple[Path, str, str]:
-    """The folder of a stage of an earlier run, the path of an output in it, and how the stage is done again."""
+    """The folder of a stage of an earlier run, the path of an output in it, and the command that redoes the stage."""
     if len(words) != 1:
-        raise RecipeError(f"command line: with --run give one STAGE alone, found {' '.join(words)}")
+        raise RecipeError(f"command line: with --run give only one STAGE, found {' '.join(words)}")
     stage, _, output = words[0].partition(".")
     found = stage_of(find_run(run), stage)
     folder = Path(found["folder"])
@@ -79,7 +78,7 @@ def _of_run(words: tuple[str, ...], run: str) -> tuple[Path, str, str]:
 
 
 def _of_recipe(words: tuple[str, ...]) -> tuple[Path, str, str]:
-    """The same of a recipe and overrides."""
+    """The same for a recipe and overrides."""
     recipe, stage, overrides = Path(words[0]), words[1], words[2:]
     graph = load_graph(recipe, overrides)
     stage, _, output = stage.partition(".")
@@ -93,7 +92,7 @@ def _of_recipe(words: tuple[str, ...]) -> tuple[Path, str, str]:
 
 
 def _waterfall(run: RunView, as_json: bool) -> None:
-    """Prints what became of the records, stage by stage."""
+    """Prints the records in, out and dropped, stage by stage."""
     steps = waterfall(run)
     if as_json:
         print_json([_step_json(step) for step in steps])
@@ -134,7 +133,7 @@ def _records(path: Path) -> list[Any]:
 
 
 def stage_json(folder: Path, path: str, count: int) -> dict[str, Any]:
-    """What a stage made, as a mapping; `path` is that of an output in its folder."""
+    """The output of a stage as a mapping; `path` is relative to its folder."""
     return {
         "folder": str(folder),
         "summary": read_cache(folder / SUMMARY),
@@ -144,7 +143,7 @@ def stage_json(folder: Path, path: str, count: int) -> dict[str, Any]:
 
 
 def print_stage(folder: Path, path: str, count: int) -> None:
-    """Prints what a stage made; `path` is that of an output in its folder."""
+    """Prints the output of a stage; `path` is relative to its folder."""
     say(str(folder))
     summary = read_cache(folder / SUMMARY) or {}
     say_table(("", ""), [(key, plain(value)) for key, value in summary.items() if key not in HIDDEN])
@@ -167,15 +166,15 @@ def print_stage(folder: Path, path: str, count: int) -> None:
 
 
 def _validated(kind: TypeAdapter[list[Value]], folder: Path, summary: dict[str, Any], name: str) -> list[Value]:
-    """A list of a summary. Raises InputError where it is damaged."""
+    """A list of a summary. Raises InputError if it is damaged."""
     try:
         return kind.validate_python(summary.get(name, []))
     except ValidationError:
-        raise InputError(f"{folder / SUMMARY}: the {name} in it is damaged; do the stage again with --redo") from None
+        raise InputError(f"{folder / SUMMARY}: the {name} in it is damaged; run the stage again with --redo") from None
 
 
 def _metrics(lines: list[dict[str, Any]]) -> None:
-    """The last steps: one row a metric, one column a step."""
+    """Prints the last steps: one row per metric, one column per step."""
     names = dict.fromkeys(key for line in lines for key, value in line.items() if isinstance(value, int | float))
     names.pop("step", None)
     steps = [f"step {line.get('step', '?')}" for line in lines]
@@ -184,7 +183,7 @@ def _metrics(lines: list[dict[str, Any]]) -> None:
 
 
 def _turns(messages: Sequence[Message], mark: str = " ") -> str:
-    """The turns of a conversation, a line each at least; what they hold besides text stands below."""
+    """The turns of a conversation, at least a line each; their other keys are on the lines below."""
     lines = []
     for turn in messages:
         lines.append(f"{mark} {turn.role}: {turn.content}")
@@ -217,4 +216,4 @@ READABLE: dict[type[Record], Callable[[Any], str]] = {
     Figure: lambda figure: f"  {figure.benchmark}: {figure.text}",
     Match: _match,
 }
-"""How a record of each kind is shown."""
+"""Functions that show a record, by kind."""

@@ -21,9 +21,9 @@ from togi.stages.spent import stored_answers
 @run_option
 @json_option
 def command(recipe: Path | None, overrides: tuple[str, ...], run: str | None, as_json: bool) -> None:
-    """Show how far a recipe's last run came.
+    """Show the progress of a recipe's last run.
 
-    With name=OTHER it is the run that was started so; with --run ID it is an earlier one.
+    With name=OTHER it is the run that was started with it; with --run ID an earlier run.
     """
     folder = run_place(recipe, overrides, run)
     state = read_state(folder)
@@ -37,14 +37,14 @@ def command(recipe: Path | None, overrides: tuple[str, ...], run: str | None, as
     for words in state.get("spent", []):
         say(f"spent: {words}")
     if answers := sum(count for count, _ in stored_answers(store_folder()).values()):
-        say(f"answers of servers in the store: {answers:,}; `togi clean --answers` forgets them")
+        say(f"answers of servers in the store: {answers:,}; `togi clean --answers` removes them")
     for note in older_note():
         say(f"note: {note}")
     say(f"report: {folder / 'report.html'}")
 
 
 def _took(seconds: float | None, folder: Path) -> str:
-    """The seconds that a stage took, or how far it came."""
+    """The seconds that a stage took, or its progress."""
     size = bytes_of(folder)
     kept = f", {size / 1e6:.1f} MB of samples" if size else ""
     if seconds is not None:

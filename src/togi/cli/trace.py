@@ -18,7 +18,7 @@ from togi.recipe.graph import Graph, Node, kinds_of
 from togi.recipe.store import hold_whole, is_done
 from togi.stages.base import output_path
 
-TRACED = tuple(kind for kind in KINDS if kind != "tables")  # nothing is made from figures
+TRACED = tuple(kind for kind in KINDS if kind != "tables")  # no record is made from figures
 SHOWN = 8  # records of one stage whose texts are shown
 NAMED = 3  # records of one stage that are named in the table
 
@@ -29,12 +29,12 @@ NAMED = 3  # records of one stage that are named in the table
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @json_option
 def command(recipe: Path, record: str, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Tell the life of a record: what made, changed, scored or dropped it.
+    """Show the history of a record: what made, changed, scored or dropped it.
 
-    Shows what it was made from, what each stage did with it, and what became of it.
+    Shows what the record was made from, what each stage did with it, and what was made from it.
 
-    RECORD_ID is an id as `togi show` prints it, or its first digits. With KEY=VALUE it is looked for in what `togi run`
-    makes with the same words, without it in the recipe's last run.
+    RECORD_ID is an id as `togi show` prints it, or its first digits. With KEY=VALUE it is looked up in the run of `togi
+    run` with the same words, otherwise in the recipe's last run.
     """
     graph = load_graph(recipe, overrides)
     work = importlib.import_module("togi.commands.trace")
@@ -47,7 +47,7 @@ def command(recipe: Path, record: str, overrides: tuple[str, ...], as_json: bool
 
 
 def _place(work: Any, graph: Graph, node: Node, recipe: Path, overrides: tuple[str, ...]) -> Any:
-    """A stage and what it wrote, held to what it was when it was finished."""
+    """A stage and its files, checked against their hashes."""
     folder = stage_folder(graph, node.name, overrides)
     kinds = {name: kind for name, kind in kinds_of(node.settings).items() if kind in TRACED}
     records = {name: output_path(kind, name) for name, kind in kinds.items()}
@@ -77,13 +77,13 @@ def _print(life: Any, tracer: Any) -> None:
 
 
 def _some(ids: Sequence[str]) -> str:
-    """How many records, and the first ids; all of them stand below."""
+    """The number of records and the first ids; the full list follows below."""
     more = len(ids) - NAMED
     return f"{len(ids):,}: " + ", ".join(ids[:NAMED]) + (f" and {more:,} more" if more > 0 else "") if ids else ""
 
 
 def _records(title: str, records: Sequence[Any], tracer: Any) -> None:
-    """Records by the stage that made them, the first of each with their texts."""
+    """Prints records by the stage that made them, the first of each with their texts."""
     if not records:
         return
     say(f"\n{title}")

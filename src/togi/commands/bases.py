@@ -1,4 +1,4 @@
-"""The network that a trained model began as, where this machine still has it."""
+"""The base network of a trained model, if this machine still has it."""
 
 from collections.abc import Callable
 from importlib import metadata
@@ -15,26 +15,26 @@ from togi.stages.base import MODEL_FOLDER
 
 
 def base_of(source: ModelSource, cache: Path, model: LoadedModel) -> Callable[[], Any] | str | None:
-    """What loads the base of a model, by its adapter or its card; why there is none to ask; None where nothing was
-    trained, as far as the folder says."""
+    """A function that loads the base of a model, named by its adapter or card; a message if the base is not available;
+    None if the folder shows no training."""
     named = _named(source)
     if named is None:
         return None
     found = named if isinstance(named, ModelSource) else _found(*named, cache)
     called = named.name if isinstance(named, ModelSource) else named[0]
     if found is None:
-        return f"the base ({called}) is not on this machine as it was, so it was not asked"
+        return f"the base ({called}) is missing on this machine or has changed, so it was not asked"
     facts = inspect(found, cache)
     rows = (facts.text.get("vocab_size") or 0) - len(model.tokenizer)
     if rows < 0:
         return f"the base ({called}) has no embeddings for {-rows} of the model's tokens, so it was not asked"
     if facts.adapters:
         return lambda: load(found, cache).net
-    return lambda: read_network(facts.folder, torch.float32, "causal").eval()  # whose template nobody needs
+    return lambda: read_network(facts.folder, torch.float32, "causal").eval()  # its template is not needed
 
 
 def _named(source: ModelSource) -> ModelSource | tuple[str, str] | None:
-    """The base that a folder names: as an adapter does, or by name and revision as togi's card does."""
+    """The base that a folder names: by an adapter's configuration, or by name and revision in togi's card."""
     folder = Path(source.name)
     if source.kind != "path":
         return None
@@ -45,7 +45,7 @@ def _named(source: ModelSource) -> ModelSource | tuple[str, str] | None:
 
 
 def _found(name: str, revision: str, cache: Path) -> ModelSource | None:
-    """The base with this name, if it is still what it was."""
+    """The base with this name, if it is unchanged."""
     made = cache / name / MODEL_FOLDER
     if is_model_folder(made) and hash_folder(made) == revision:
         return ModelSource(kind="path", name=str(made))
@@ -59,5 +59,5 @@ def _found(name: str, revision: str, cache: Path) -> ModelSource | None:
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
-    except (metadata.PackageNotFoundError, ValueError):  # ValueError: no name of a package at all
+    except (metadata.PackageNotFoundError, ValueError):  # ValueError: not a valid package name
         return None

@@ -19,7 +19,7 @@ SHOWN = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_to
 
 
 class _Sampling(Sampling):
-    """The defaults of a conversation, and what a card says of sampling; a newer togi may say more."""
+    """The sampling settings of a conversation, and those in a card; the card of a newer togi may have more."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -28,7 +28,7 @@ class _Sampling(Sampling):
 
 
 class _Card(BaseModel):
-    """What a model folder says about how the model was spoken to while it learnt (`Spoken`)."""
+    """The system prompt and sampling of the training, as stored in a model folder (`Spoken`)."""
 
     system: str | None = None
     sampling: _Sampling | None = None
@@ -40,7 +40,7 @@ def chat(
     """Answers `message`, or line after line from the terminal; the history grows with each turn.
 
     The system prompt is `system`, else that of the model's training; sampling is as `given`, else as in training, else
-    the defaults. Raises InputError for a conversation that the model's template or context does not take.
+    the defaults. Raises InputError for a conversation that does not fit the model's template or context.
     """
     model = load(source, cache)
     generator = ModelGenerator(model.net, model.tokenizer, model.template, batch_rows=1)
@@ -56,14 +56,14 @@ def chat(
             used = {"system": system or None, "sampling": {name: getattr(params, name) for name in SHOWN}}
             say(json_text({"question": message, "answer": answer, **used}))
         return
-    say(f"{model.name}, template {model.template.name}. /quit leaves, /help shows the other commands.", err=True)
+    say(f"{model.name}, template {model.template.name}. /quit ends the chat, /help shows all commands.", err=True)
     with line_editing(cache.parent):
         while (line := _read()) not in LEAVE:
             talk.turn(line)
 
 
 def _card(source: ModelSource) -> _Card:
-    """The card of a folder that togi saved; an empty one of any other model. Raises InputError for a damaged one."""
+    """The card of a folder that togi saved; an empty one for any other model. Raises InputError for a damaged one."""
     path = Path(source.name) / CARD
     if source.kind != "path" or not path.exists():
         return _Card()
@@ -76,14 +76,14 @@ def _card(source: ModelSource) -> _Card:
 
 
 def _params(card: _Card, given: dict[str, Any]) -> SamplingParams:
-    """Answers may be as long as by default, and longer where they were in training."""
+    """Sampling parameters; the longest answer is the default, or that of the training if it is longer."""
     known = card.sampling or _Sampling()
     room = max(known.max_tokens, _Sampling().max_tokens)
     return known.model_copy(update={"max_tokens": room, **given}).params()
 
 
 def _tell(card: _Card, system: str | None, params: SamplingParams) -> None:
-    """Says what of the model's training is used."""
+    """Prints the settings of the model's training that are used."""
     if system and system == card.system:
         say(f"system prompt of training: {system}", err=True)
     known = {} if card.sampling is None else card.sampling.model_dump(include=set(SHOWN))

@@ -1,5 +1,5 @@
-"""The preflight of `togi check`: data read, models inspected, each stage's own rows rendered, cut and masked as in a
-run. No weights are loaded.
+"""The preflight of `togi check`: reads data, inspects models, and renders, truncates and masks each stage's rows as a
+run would. Loads no weights.
 """
 
 import importlib
@@ -36,12 +36,12 @@ from togi.text.render import check_template
 
 SHOWN = 160  # characters of the first record
 MOST_ROWS = 10_000
-"""Records of one data set that are rendered; of a larger one so many, evenly spaced, and its longest."""
+"""Records rendered per data set; from a larger one this many, evenly spaced, and the longest."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedStage:
-    """A node of the graph: its settings, what its references stand for, its folder, whether it is done, its seed."""
+    """A node of the graph: its settings, the targets of its references, its folder, whether it is done, its seed."""
 
     name: str
     settings: StageSettings
@@ -56,9 +56,9 @@ class CheckedStage:
 
 @dataclass(frozen=True, slots=True)
 class ModelCheck:
-    """A model's template at its tokenizer: the terminator and its ids, and the date that it is told if it asks for one;
-    `demo` is a made-up conversation where no row of the recipe is there to be shown. `pairs`: an encoder, which has no
-    template and reads prompt and answer as a pair."""
+    """A model's template with its tokenizer: the terminator and its ids, and the date that the template gets if it asks
+    for one; `demo` is an example conversation if there is no row of the recipe to show. `pairs`: an encoder, which has
+    no template and reads prompt and answer as a pair."""
 
     template: str
     terminator: str
@@ -69,7 +69,7 @@ class ModelCheck:
 
 
 def check_model(source: ModelSource, cache: Path, kind: str = "causal") -> ModelCheck:
-    """Inspects a model and holds its template against its tokenizer. Raises InputError and RecipeError as loading it
+    """Inspects a model and checks its template against its tokenizer. Raises InputError and RecipeError as loading it
     would."""
     if kind == "scorer" and check_encoder(source, cache):
         return ModelCheck("", "", (), pairs=True)
@@ -80,32 +80,32 @@ def check_model(source: ModelSource, cache: Path, kind: str = "causal") -> Model
 
 
 def absent_devices(models: Mapping[str, Any], hardware: Sequence[Device] = ()) -> list[str]:
-    """A note on each model whose device is not on this machine: another one may have it. Where the recipe names its
-    hardware, only what reads a model of another device is a mistake (`plan`), and nothing is noted here."""
+    """Notes about models whose device is not on this machine: another machine may have it. If the recipe names its
+    hardware, `plan` reports devices that it lacks, and there are no notes here."""
     if hardware:
         return []
     there = torch.cuda.device_count()
     return [
-        f"models.{name}.device: {spec.device} is not on this machine, which has {there} CUDA devices; a run needs one "
-        "that has it"
+        f"models.{name}.device: {spec.device} is not on this machine, which has {there} CUDA devices; a run needs a "
+        "machine that has it"
         for name, spec in models.items()
         if spec.device.startswith("cuda") and int(spec.device.partition(":")[2] or 0) >= there
     ]
 
 
 def _on_server(ref: str, target: "str | ModelSource") -> bool:
-    """Whether rows are rendered by a server whose tokens are not known here, since the recipe names no tokenizer."""
+    """Whether a server renders the rows and their tokens are unknown, because the recipe names no tokenizer."""
     remote = isinstance(target, ModelSource) and target.kind == "endpoint" and not target.tokenizer
     return remote and not isinstance(ref, ScorerRef | EmbedderRef)
 
 
 def _kind(ref: str) -> str:
-    """What a model is loaded as."""
+    """The kind as which a model is loaded."""
     return "scorer" if isinstance(ref, ScorerRef) else "causal"
 
 
 def check_functions(settings: StageSettings) -> list[str]:
-    """Loads the reward functions that a stage names, and says which. Raises InputError for one that is not there."""
+    """Loads the reward functions of a stage and returns their names. Raises InputError for a missing one."""
     terms = [part for part in parts(settings) if isinstance(part, FunctionTerm)]
     for term in terms:
         load_function(Path(term.file), term.name, term.style)
@@ -117,7 +117,7 @@ def check_functions(settings: StageSettings) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class DataCheck:
-    """How many rows fit, how many were dropped and why, the first record, and what else to know of the import."""
+    """The number of rows that fit, those dropped and why, the first record, and notes of the import."""
 
     kind: str
     records: int
@@ -133,7 +133,7 @@ def _checked_data(kind: str, imported: Imported) -> DataCheck:
 
 
 def _first(records: Sequence[Any]) -> str:
-    """The first record's text on one line; all turns of a conversation."""
+    """The first record's text on one line, with all turns of a conversation."""
     record = records[0]
     turns = record.messages if isinstance(record, Chat) else ()
     text = " / ".join(f"{turn.role}: {turn.content}" for turn in turns) or record.text
@@ -146,9 +146,9 @@ def _first(records: Sequence[Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class StageCheck:
-    """What a stage makes of its rows. `waits` names what must run before they are there, `asks` the models on servers
-    that render them; `stands_in` what they were
-    taken from meanwhile; `of` how many rows there are where not all were rendered."""
+    """The rows of a stage as it would train on them. `waits` names the stages that must run first, `asks` the models on
+    servers that render the rows, `stands_in` the substitute source of the rows; `of` is the number of records if not
+    all were rendered."""
 
     type: str
     waits: str = ""
@@ -165,8 +165,8 @@ class StageCheck:
 
 @dataclass(slots=True)
 class Checked:
-    """All that a check found. `unverified` is what it would have asked a hub for, and did not; `problems` are errors
-    that a run would end with, in the order of the stages."""
+    """The findings of a check. `unverified` lists what it would have asked a hub for; `problems` are errors that would
+    end a run, in the order of the stages."""
 
     data: dict[str, DataCheck] = field(default_factory=dict)
     models: dict[str, ModelCheck] = field(default_factory=dict)
@@ -178,7 +178,7 @@ class Checked:
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """The records of a node, if they are there: `stands_in` is the node whose rows these are in truth."""
+    """The records of a node, if they exist; `stands_in` is the node from which they were actually taken."""
 
     records: Sequence[Record] | None
     stands_in: str = ""
@@ -190,8 +190,8 @@ def check(
     progress: Callable[[str], None] = lambda _: None,
     contexts: Mapping[str, int] | None = None,
 ) -> Checked:
-    """Checks the stages of a recipe, which stand after their inputs; a problem of one stops no other. `contexts` are
-    the tokens that models on servers take, by name, as far as they are known."""
+    """Checks the stages of a recipe, which are sorted after their inputs; a problem in one does not stop the others.
+    `contexts` are the known context lengths of models on servers, by name."""
     checker = _Checker(cache, progress, contexts or {})
     with tempfile.TemporaryDirectory(prefix="togi-check-") as folder:
         for stage in stages:
@@ -204,7 +204,7 @@ def check(
 
 
 def _job(stage: CheckedStage) -> TrainingJob | None:
-    """How a stage trains; None for one that trains nothing."""
+    """The training job of a stage; None for a stage that trains nothing."""
     job = STAGES[stage.settings.type].job
     return None if job is None else job(stage.settings)
 
@@ -218,7 +218,7 @@ class _Checker:
         self.rows: dict[tuple[str, str], _Rows] = {}  # by node and output
         self.sources: dict[str, ModelSource] = {}
         self.unseen: dict[str, ModelSource] = {}
-        self.adapters: list[str] = []  # stages that leave an adapter alone
+        self.adapters: list[str] = []  # stages whose output is only an adapter
 
     def stage(self, stage: CheckedStage, folder: Path) -> None:
         self.progress(stage.name)
@@ -245,7 +245,7 @@ class _Checker:
         self.rows[stage.name, MAIN] = _Rows(imported.records)
 
     def _came(self, target: str, ref: str) -> _Rows:
-        """The records that a reference to a node stands for."""
+        """The records of the node that a reference names."""
         return self.rows.get((target, Ref(ref).output), _Rows(None))
 
     def _models(self, stage: CheckedStage) -> None:
@@ -260,7 +260,7 @@ class _Checker:
                     self.unseen[ref] = target
 
     def _trains(self, stage: CheckedStage) -> None:
-        """Raises InputError for what could be trained, or saved, from no such model."""
+        """Raises InputError if the model cannot be trained or saved with the stage's settings."""
         job = _job(stage)
         if job is None:
             return
@@ -273,7 +273,8 @@ class _Checker:
             self.adapters.append(stage.name)
 
     def _pass_on(self, stage: CheckedStage) -> None:
-        """What later stages read of this one: its records, or those that it will choose from; its tokenizer."""
+        """Registers what later stages read from this one: its records, or those that it will choose from; its
+        tokenizer."""
         if (job := _job(stage)) is not None:
             target = stage.inputs[job.init]
             known = target if isinstance(target, ModelSource) else self.sources.get(target)
@@ -311,7 +312,7 @@ class _Checker:
             self.found.stages[stage.name] = self._summary(stage, context, list(rows), stands_in)
 
     def _context(self, stage: CheckedStage, folder: Path) -> tuple["Rehearsing", str, str]:
-        """A context whose records are held, what is not there yet, and what stands in for rows."""
+        """A context with records in memory, the stages that have not run yet, and the substitute source of rows."""
         held: dict[str, Sequence[Record]] = {}
         inputs: dict[str, Resolved] = {}
         waits: list[str] = []
@@ -322,7 +323,7 @@ class _Checker:
                 inputs[ref] = Resolved("model", source=source)
             elif (came := self._came(target, ref)).records is not None:
                 held[ref], stands_in = came.records, came.stands_in or stands_in
-            elif not isinstance(ref, ScorerRef):  # no row depends on a reward model
+            elif not isinstance(ref, ScorerRef):  # rows do not depend on a reward model
                 waits.append(target)
         folder.mkdir()
         context = Rehearsing(
@@ -356,7 +357,8 @@ class _Checker:
 
 @dataclass(slots=True)
 class Rehearsing(Context):
-    """The context of a stage that does not run: its records are `held` in memory. Of many it gives some."""
+    """The context of a stage that does not run: its records are `held` in memory. If there are many, it gives a
+    subset."""
 
     held: dict[str, Sequence[Record]] = field(default_factory=dict)
     alarms: list[str] = field(default_factory=list)
@@ -367,7 +369,7 @@ class Rehearsing(Context):
     def records(self, ref: Ref) -> list[Any]:
         records = self.held[ref]
         if not records:
-            raise InputError(f"stage {self.name}: {ref} holds no records")
+            raise InputError(f"stage {self.name}: {ref} has no records")
         return some(records, MOST_ROWS)
 
     def batches(self, ref: Ref, rows: int = SHARD_ROWS, *, noted: bool = True) -> Iterator[list[Any]]:
@@ -378,7 +380,7 @@ class Rehearsing(Context):
         return len(self.records(ref))
 
     def contents(self, ref: Ref) -> None:
-        """None: the records are in memory."""
+        """Returns None: the records are in memory."""
 
     def note_sources(self, ref: Ref) -> None:
-        """Nothing is made of these records."""
+        """Does nothing: nothing is made from these records."""

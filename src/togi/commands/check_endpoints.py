@@ -1,6 +1,6 @@
-"""What `togi check` asks servers: whether they are there, take the key, have the model, and do what a run needs.
+"""The requests of `togi check` to servers: are they up, do they accept the key, have the model and support the run?
 
-One tiny request each, kept nowhere, since an answer that is stored would prove nothing the next time.
+Each is one tiny request whose answer is not stored, since a stored answer would prove nothing the next time.
 """
 
 import tempfile
@@ -30,13 +30,13 @@ REQUESTS: Mapping[str, AnyRequest] = {
     "embedder": EmbedRequest(texts=("yes",)),
 }
 TEXTS: AnyRequest = ScoreRequest(items=("Say yes. Yes.",))
-"""What a reward model is asked whose server does not render conversations."""
+"""The request to a reward model whose server does not render conversations."""
 
 
 @dataclass(slots=True)
 class EndpointCheck:
-    """What was learned of a server: `facts` as the client tells them, `alarms` in sentences; `verified` is False where
-    it was not asked."""
+    """The findings about a server: `facts` of the client, `alarms` as sentences; `verified` is False if it was not
+    asked."""
 
     url: str
     model: str
@@ -46,9 +46,9 @@ class EndpointCheck:
 
 
 def check_endpoint(endpoint: Endpoint, kind: str, rendered: bool) -> EndpointCheck:
-    """Asks a server for what a model of `kind` does; `rendered`: it is sent texts, not conversations, to score.
+    """Sends a server a request for a model of `kind`; `rendered`: it scores texts, not conversations.
 
-    Raises InputError and StageError, with what to do, for one that a run could not ask.
+    Raises InputError and StageError, with advice, if a run could not use it.
     """
     found = EndpointCheck(endpoint.urls[0], endpoint.model)
     with (
@@ -58,7 +58,7 @@ def check_endpoint(endpoint: Endpoint, kind: str, rendered: bool) -> EndpointChe
     ):
         request = TEXTS if kind == "reward" and rendered else REQUESTS[kind]
         (answer,) = client.ask([request])
-        if isinstance(answer, Failure) and answer.reason == "filtered":  # it is there, and has the model
+        if isinstance(answer, Failure) and answer.reason == "filtered":  # it is up, and has the model
             found.alarms.append(f"model {endpoint.name}: {answer.message} when it was asked {HELLO.content!r}")
         elif isinstance(answer, Failure):
             raise InputError(f"model {endpoint.name}: {endpoint.urls[0]}: {answer.message}")
@@ -67,7 +67,7 @@ def check_endpoint(endpoint: Endpoint, kind: str, rendered: bool) -> EndpointChe
 
 
 class _Nothing:
-    """What is known to an estimate before anything is read: nothing."""
+    """The inputs of an estimate before anything is read: nothing is known."""
 
     takers: Mapping[str, Sequence[str]] = MappingProxyType({})
 
@@ -79,7 +79,7 @@ class _Nothing:
 
 
 def small_budgets(endpoint: Endpoint, stages: Sequence[tuple[str, StageSettings]]) -> list[str]:
-    """A problem for each stage whose single answer can be longer than the budget of the endpoint that it asks."""
+    """A problem for each stage of which one answer can exceed the budget of its endpoint."""
     budget = endpoint.budget
     found = []
     for name, settings in stages:
@@ -90,14 +90,14 @@ def small_budgets(endpoint: Endpoint, stages: Sequence[tuple[str, StageSettings]
         )
         if over:
             found.append(
-                f"models.{endpoint.name}.budget: one answer of stage {name} may have {written:,} tokens, which is more "
-                "than the budget; raise it, or lower max_tokens of the stage"
+                f"models.{endpoint.name}.budget: one answer of stage {name} may have {written:,} tokens, which exceeds "
+                "the budget; raise it, or lower max_tokens of the stage"
             )
     return found
 
 
 def _longest_answer(model: str, settings: StageSettings) -> int:
-    """The most tokens of an answer that a stage asks a model for, as the stage estimates it."""
+    """The largest number of tokens in an answer that a stage requests from a model, by the stage's estimate."""
     estimate = STAGES[settings.type].estimate
     cost = Cost() if estimate is None else estimate(settings, _Nothing())
     if (asked := cost.asked.get(model)) is not None:
@@ -106,8 +106,8 @@ def _longest_answer(model: str, settings: StageSettings) -> int:
 
 
 def unverified(name: str, url: str) -> str:
-    """What is not known of a server that was not asked."""
+    """The note about a server that was not asked."""
     return (
-        f"models.{name}: {url} was not asked (--offline): whether it is there, takes the key, has the model and gives "
-        "what the stages need is not verified"
+        f"models.{name}: {url} was not asked (--offline): whether it is up, accepts the key, has the model and "
+        "supports what the stages need is not verified"
     )

@@ -1,4 +1,4 @@
-"""What `togi check` shows of a stage's rows: some of them token by token, and how long all of them are."""
+"""The rows that `togi check` shows: a few of them token by token, and the lengths of all."""
 
 import random
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from togi.stages.rehearsal_work import Rehearsed, context_limit
 from togi.text.render import render_chat, render_text
 
 AROUND = 24
-"""Tokens shown at either end of a row, and on either side of each place where the loss begins or ends."""
+"""Tokens shown at both ends of a row, and on both sides of each position where the loss begins or ends."""
 
 BINS = 8
 DEMO = (Message("user", "What is the capital of France?"), Message("assistant", "Paris."))
@@ -29,12 +29,12 @@ class Token:
 
 
 Tokens = tuple[Token | int, ...]
-"""A sequence of tokens in which a number stands for so many that are left out."""
+"""A sequence of tokens; a number stands for that many omitted tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A row to look at: `which` says why this one."""
+    """A row to show; `which` is the reason for choosing it."""
 
     which: str
     id: str
@@ -43,8 +43,8 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Tokens of a stage's rows, answers that are still to be written included. `limit` is the most that a row may have,
-    None where the model does not say; `bins` are (most tokens, rows)."""
+    """Token counts of a stage's rows, including answers that are not written yet. `limit` is the largest count that a
+    row may have, None if the model does not specify one; `bins` are (largest count, rows)."""
 
     median: float
     longest: int
@@ -62,7 +62,7 @@ def some(records: Sequence[Record], most: int) -> list[Record]:
 
 
 def lengths_of(rows: Sequence[Rehearsed], max_length: int | None) -> Lengths:
-    """How long rows are; `max_length` is the stage's own limit, else the model's context counts."""
+    """The lengths of rows; `max_length` is the stage's own limit, otherwise the model's context applies."""
     lengths = [row.length for row in rows]
     first = min(lengths) - 1
     width = -(-(max(lengths) - first) // BINS)
@@ -73,7 +73,7 @@ def lengths_of(rows: Sequence[Rehearsed], max_length: int | None) -> Lengths:
 
 
 def shown_of(rows: Sequence[Rehearsed], seed: int) -> list[Shown]:
-    """The first row, the longest and a random one; one that is two of these is shown once."""
+    """The first, the longest and a random row, without repetitions."""
     if not rows:
         return []
     longest = max(range(len(rows)), key=lambda i: rows[i].length)
@@ -84,7 +84,7 @@ def shown_of(rows: Sequence[Rehearsed], seed: int) -> list[Shown]:
 
 
 def demo_of(model: LoadedModel, kind: str) -> Tokens:
-    """A made-up conversation as the trainer sees it, or as a scorer reads it."""
+    """An example conversation as the trainer or a scorer reads it."""
     tokenizer, template = model.tokenizer, model.template
     if kind == "scorer":
         ids = tuple(render_text(template, tokenizer, DEMO))
@@ -98,7 +98,7 @@ def _sides(row: Rehearsed) -> tuple[Tokens, ...]:
 
 
 def _tokens(side: TokenSequence, tokenizer: Any) -> Tokens:
-    """The tokens at both ends and where the loss begins or ends; numbers for what lies between."""
+    """The tokens at both ends and around each begin or end of the loss; numbers for the omitted ones between them."""
 
     def token(i: int) -> Token:
         return Token(tokenizer.decode([side.ids[i]], skip_special_tokens=False), side.ids[i], side.scored[i])
@@ -109,7 +109,7 @@ def _tokens(side: TokenSequence, tokenizer: Any) -> Tokens:
     found: list[Token | int] = []
     for before, i in zip([-1, *kept], kept, strict=False):
         left_out = range(before + 1, i)
-        if len(left_out) < AROUND:  # not worth a gap
+        if len(left_out) < AROUND:  # too few to omit
             found += [token(j) for j in left_out]
         else:
             found.append(len(left_out))

@@ -24,12 +24,12 @@ VIEWS = TypeAdapter(list[BenchmarkView])
 ITEMS = "output/items.parquet"
 RESAMPLES = 10_000
 APART = ("benchmark", "level")
-"""Parts of a manifest that change nothing in what was asked: the name, and how wide intervals are."""
+"""Parts of a manifest that do not affect the measurement: the name, and the level of intervals."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A benchmark of a run with the numbers of its single questions, by subject and metric."""
+    """A benchmark of a run with the numbers of each question, by subject and metric."""
 
     view: BenchmarkView
     items: Mapping[tuple[str, str], Answers]
@@ -52,11 +52,11 @@ class Found:
 
     @property
     def worse(self) -> list[str]:
-        """Metrics whose interval says that the second model is worse."""
+        """Metrics whose interval shows that the second model is worse."""
         return [each.metric.name for each in self.differences if each.verdict == "worse"]
 
     def to_json(self) -> dict[str, Any]:
-        """Shares in percent, null where a number is not defined."""
+        """The comparison as JSON: shares in percent, null for undefined numbers."""
         return {
             "benchmark": self.benchmark,
             "a": self.base,
@@ -69,21 +69,23 @@ class Found:
 
 
 def compare_runs(base: KnownRun, other: KnownRun, force: bool) -> list[Found]:
-    """Each benchmark that both runs measured: their only models, or those of one name.
+    """Compares the runs on each benchmark that both measured, for their only models or those with the same name.
 
-    Raises InputError where there is no such benchmark or model, no question in common, or where manifests differ,
-    unless `force`.
+    Raises InputError if there is no such benchmark or model, no common question, or if manifests differ, unless
+    `force`.
     """
     one, two = _measured(base), _measured(other)
     found = [pair for name in one if name in two for pair in _pairs(name, one[name], two[name], base.id, other.id)]
     if not found:
         names = " and ".join(f"{run.id} has {', '.join(own) or 'none'}" for run, own in ((base, one), (other, two)))
-        raise InputError(f"compare: the runs share no benchmark with models of one name, or with one model; {names}")
+        raise InputError(
+            f"compare: the runs share no benchmark with models of the same name, or with a single model; {names}"
+        )
     return _held(found, force)
 
 
 def compare_models(run: KnownRun, base: str, other: str) -> list[Found]:
-    """Two models of one run, on each of its benchmarks."""
+    """Compares two models of one run on each of its benchmarks."""
     return _held([_found(name, each, each, base, other) for name, each in _measured(run).items()], force=True)
 
 
@@ -92,8 +94,8 @@ def _held(found: Sequence[Found], force: bool) -> list[Found]:
         if each.unlike and not force:
             told = "\n  ".join(each.unlike)
             raise InputError(
-                f"compare: {each.benchmark} was not measured alike, so a difference may come from that:\n  {told}\n"
-                "measure both alike, or compare them all the same with --force"
+                f"compare: {each.benchmark} was measured differently, which may explain a difference:\n  {told}\n"
+                "measure both in the same way, or compare them anyway with --force"
             )
         if all(not row.difference.n for row in each.differences):
             raise InputError(f"compare: {each.benchmark}: {each.base} and {each.other} have no question in common")
@@ -111,7 +113,7 @@ def _pairs(name: str, one: Measured, two: Measured, base: str, other: str) -> It
 
 
 def _found(name: str, one: Measured, two: Measured, base: str, other: str, runs: Sequence[str] = ()) -> Found:
-    """The two models on a benchmark; their names hold the runs where these are equal."""
+    """The two models on a benchmark; equal names are distinguished by the run."""
     bootstrap = Bootstrap(seed=0, level=one.view.level, resamples=RESAMPLES)
     columns = [each for each in one.view.columns if (base, each.name) in one.items and (other, each.name) in two.items]
     return Found(
@@ -132,13 +134,13 @@ def _metric(column: ColumnView) -> Metric:
 
 
 def _common(view: BenchmarkView) -> dict[str, Any]:
-    """What must agree: questions, sampling, seeds, the judge and its prompt."""
+    """The parts of a manifest that must agree: questions, sampling, seeds, the judge and its prompt."""
     common = view.manifest.get("common", {})
     return {key: value for key, value in common.items() if key not in APART}
 
 
 def _measured(run: KnownRun) -> dict[str, Measured]:
-    """The benchmarks of a run by name; those of several stages with one name also by their stage."""
+    """The benchmarks of a run by name; a name that several stages use is prefixed with the stage."""
     found: dict[str, Measured] = {}
     for stage in run.state["stages"]:
         folder = Path(stage["folder"])
@@ -154,7 +156,7 @@ def _views(path: Path) -> list[BenchmarkView]:
     try:
         return VIEWS.validate_python(read_object(path).get("benchmarks", []))
     except ValidationError:
-        raise DamagedFile(f"{path}: the benchmarks in it are damaged; do the stage again with --redo") from None
+        raise DamagedFile(f"{path}: the benchmarks in it are damaged; run the stage again with --redo") from None
 
 
 def _items(rows: Sequence[Figure], benchmark: str) -> dict[tuple[str, str], Answers]:
@@ -172,7 +174,7 @@ COLUMNS = ("metric", "A", "B", "B - A, paired", "effect", "noise", "McNemar", "B
 
 
 def table_rows(found: Found) -> list[list[str]]:
-    """A row a metric: both means with intervals, the difference, Hedges' g, the noise floor, McNemar's test."""
+    """One row per metric: both means with intervals, the difference, Hedges' g, the noise floor, McNemar's test."""
     return [_row(each) for each in found.differences]
 
 

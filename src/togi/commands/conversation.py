@@ -16,11 +16,11 @@ from togi.core.terminal import say
 HELP = """\
 /help           show this
 /reset          begin a new conversation
-/system [TEXT]  show the system prompt, or set it and begin anew; `/system none` removes it
+/system [TEXT]  show the system prompt, or set it and start again; `/system none` removes it
 /retry          answer the last question once more, with another seed
-/save [FILE]    append the conversation to FILE as one row of messages; chat.jsonl where none is named
-/quit           leave, as an empty line and Ctrl-D do
-Ctrl-C stops an answer. A question that begins with / is typed with //."""
+/save [FILE]    append the conversation to FILE (default chat.jsonl) as one row of messages
+/quit           end the chat, as an empty line and Ctrl-D do
+Ctrl-C stops an answer. To send a message that begins with /, type //."""
 LEAVE = ("", "/quit", "/exit")
 HISTORY = "chat_history"
 LONGEST_HISTORY = 1000  # lines
@@ -28,7 +28,8 @@ LONGEST_HISTORY = 1000  # lines
 
 @contextmanager
 def line_editing(folder: Path) -> Iterator[None]:
-    """Lets `input` edit lines and remember them in `folder`/chat_history; without the readline library, plain lines."""
+    """Lets `input` edit lines and remember them in `folder`/chat_history; without the readline library, lines are
+    plain."""
     try:
         readline: Any = importlib.import_module("readline")
     except ImportError:
@@ -47,7 +48,8 @@ def line_editing(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def stoppable() -> Iterator[Callable[[], bool]]:
-    """Gives what tells whether Ctrl-C was pressed in the block. A second one ends the program, as it does elsewhere."""
+    """Yields a function that tells whether Ctrl-C was pressed in the block. A second Ctrl-C ends the program as
+    usual."""
     pressed: list[int] = []
     previous = signal.getsignal(signal.SIGINT)
 
@@ -63,25 +65,25 @@ def stoppable() -> Iterator[Callable[[], bool]]:
 
 
 class Answers(Protocol):
-    """What streams an answer in pieces of text; left early, the answer is cancelled."""
+    """Streams an answer in pieces of text; closing the stream early cancels the answer."""
 
     def stream(self, prompt: Prompt, params: SamplingParams) -> Iterator[str]: ...
 
 
 @dataclass(slots=True)
 class Conversation:
-    """What was said so far, and how the model is asked."""
+    """The messages so far, and how the model is asked."""
 
     answers: Answers
     params: SamplingParams
     system: str | None
     said: list[Message] = field(default_factory=list)
-    tries: int = 0  # answers to the last question, so that each has a seed of its own
+    tries: int = 0  # number of answers to the last question; each gets its own seed
 
     def ask(self, question: str, show: bool) -> str:
-        """Answers `question`, and remembers both. An answer that Ctrl-C stops is kept as far as it came.
+        """Answers `question`, and remembers both. If Ctrl-C stops an answer, the text so far is kept.
 
-        Raises InputError for a conversation that the model's template or context does not take; nothing is remembered
+        Raises InputError for a conversation that does not fit the model's template or context; nothing is remembered
         then.
         """
         asked = Message("user", question)
@@ -103,7 +105,7 @@ class Conversation:
         return answer
 
     def turn(self, line: str) -> None:
-        """Does what a line says: a command, or a question. What goes wrong is told, and the conversation goes on."""
+        """Executes a line: a command or a question. Errors are printed, and the conversation continues."""
         try:
             if line.startswith("/") and not line.startswith("//"):
                 self._command(*line[1:].partition(" ")[::2])
@@ -111,14 +113,14 @@ class Conversation:
                 self.tries = 0
                 self.ask(line.removeprefix("/") if line.startswith("//") else line, show=True)
         except (InputError, OSError) as error:
-            say(f"togi: {error}; /reset begins a new conversation, /help shows what else there is", err=True)
+            say(f"togi: {error}; /reset begins a new conversation, /help shows all commands", err=True)
 
     def _command(self, name: str, rest: str) -> None:
         known = {"help": self._help, "reset": self._reset, "system": self._system}
         known |= {"save": self._save, "retry": self._retry}
         if name not in known:
             found = ", ".join(f"/{each}" for each in known)
-            raise InputError(f"there is no command /{name}; there are: {found}. To say it, type //{name}")
+            raise InputError(f"there is no command /{name}; there are: {found}. To send it as a message, type //{name}")
         known[name](rest.strip())
 
     def _help(self, _: str) -> None:
@@ -138,7 +140,7 @@ class Conversation:
         messages = [Message("system", self.system)] if self.system else []
         rows = [{"role": each.role, "content": each.content} for each in (*messages, *self.said)]
         if not self.said:
-            raise InputError("nothing was said yet, so there is nothing to save")
+            raise InputError("the conversation is empty, so there is nothing to save")
         path = Path(name or "chat.jsonl").expanduser()
         append_line(path, {"messages": rows})
         say(f"saved to {path}", err=True)

@@ -1,4 +1,4 @@
-"""Tables of stored verdicts and grades for people: each figure with its interval and counts, an em dash for none."""
+"""Text tables of stored verdicts and grades: each figure with its interval and counts, an em dash for none."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,8 +34,8 @@ Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """What an arena is ranked from: battles, or judgments read by `rules`; answers, whose lengths and styles control
-    it; and the questions that models learnt from."""
+    """The inputs of an arena: battles, or judgments read by `rules`; answers, whose lengths and styles are controlled
+    for; and the questions that models were trained on."""
 
     battles: Path | None
     judgments: Path | None
@@ -49,14 +49,13 @@ class Sources:
 
 
 def arena_of(options: dict[str, Any]) -> Arena:
-    """The leaderboard of the options of the command line: those of `Sources`, and `resample`, `rounds`, `seed` and
-    `level`."""
+    """The leaderboard for command-line options: those of `Sources`, and `resample`, `rounds`, `seed` and `level`."""
     draw = Draw(**{name: options.pop(name) for name in ("rounds", "seed", "level")}, by=options.pop("resample"))
     return arena(Sources(**options), draw)
 
 
 def arena(sources: Sources, draw: Draw) -> Arena:
-    """The leaderboard of stored battles or judgments. RecipeError for options that do not go together."""
+    """The leaderboard of stored battles or judgments. Raises RecipeError for options that do not go together."""
     _refuse(sources)
     rows = _rows(sources)
     lengths = read_lengths(sources.answers) if sources.answers else {}
@@ -85,7 +84,7 @@ def _refuse(sources: Sources) -> None:
         raise RecipeError("command line: --style-control needs the answers: give --answers PATH")
     if sources.style_control and sources.length_control:
         raise RecipeError(
-            "command line: --length-control and --style-control are two ways to control length: give one of them"
+            "command line: --length-control and --style-control both control length: give only one of them"
         )
 
 
@@ -97,7 +96,7 @@ def _rows(sources: Sources) -> Rows:
 
 
 def table_of(name: str | None, metric: str) -> Published | None:
-    """The published table of this name. InputError for one that is not there, or that does not have the metric."""
+    """The published table with this name. Raises RecipeError if there is none with the metric."""
     if name is None:
         return None
     if name not in tables() or metric not in [each.name for each in tables()[name].metrics]:
@@ -107,12 +106,12 @@ def table_of(name: str | None, metric: str) -> Published | None:
 
 
 def source_note(told: Published) -> str:
-    """Where published rows come from."""
+    """The source of published rows."""
     return f"published: {told.title}, {told.how}; {told.source}"
 
 
 def save_plot(path: Path, found: Arena, told: Published | None = None) -> None:
-    """Writes the leaderboard as a picture (SVG), published rows hollow."""
+    """Writes the leaderboard as an SVG plot, with published rows hollow."""
     places = [Place(name=name, rate=one.win_rate, low=one.low, high=one.high) for name, one in found.standings.items()]
     if told:
         known = told.column("win rate").items()
@@ -133,17 +132,17 @@ def _writable(path: Path) -> Iterator[None]:
 def alpaca(
     preferences: Path, weights: Path | None, difficulty: Path | None, *, fit: bool = False, anchors: Path | None = None
 ) -> Alpaca:
-    """The win rates of a file of preferences. RecipeError for options that do not go together."""
+    """The win rates of a file of preferences. Raises RecipeError for options that do not go together."""
     if fit and weights:
-        raise RecipeError("command line: --weights are given ones, --fit makes its own: give one of them")
+        raise RecipeError("command line: --weights reads weights, --fit computes them: give only one of them")
     if anchors and not fit:
-        raise RecipeError("command line: --anchors hold a fit: give --fit too")
+        raise RecipeError("command line: --anchors needs --fit")
     return read_alpaca(preferences, weights, difficulty, fit=fit, anchors=anchors)
 
 
 def graded(scores: Path, scales: Sequence[str]) -> Graded:
-    """The means of a file of scores; `scales` are words such as BENCH=2. RecipeError for others, and for two factors of
-    one benchmark."""
+    """The means of a file of scores; `scales` are words such as BENCH=2. Raises RecipeError for others, and for two
+    factors of one benchmark."""
     factors = dict(map(_scale, scales))
     if len(factors) < len(scales):
         raise RecipeError(f"--scale: found {', '.join(scales)}; give one factor for each benchmark")
@@ -151,7 +150,7 @@ def graded(scores: Path, scales: Sequence[str]) -> Graded:
 
 
 LARGEST_FACTOR = 1e50
-"""Grades that are multiplied by less stay numbers, and so do their squares."""
+"""Largest factor: grades multiplied by less stay finite, and so do their squares."""
 
 
 def _scale(word: str) -> tuple[str, float]:
@@ -169,7 +168,7 @@ def _scale(word: str) -> tuple[str, float]:
 
 
 def arena_table(found: Arena, told: Published | None = None) -> Table:
-    """Columns and rows of a leaderboard, published rows last. Columns that no model has a value of are left out."""
+    """Columns and rows of a leaderboard, published rows last. Columns without any value are left out."""
     optional = [
         (title, [None if (value := of(one)) is None else figure(value, digits) for one in found.standings.values()])
         for title, digits, of in (
@@ -204,7 +203,7 @@ def arena_table(found: Arena, told: Published | None = None) -> Table:
 
 
 def arena_notes(found: Arena) -> list[str]:
-    """What a reader of the leaderboard must know."""
+    """Notes on the leaderboard."""
     what = {
         "question": "questions with all their games (BCa)",
         "row": "rows (percentiles)",
@@ -213,10 +212,10 @@ def arena_notes(found: Arena) -> list[str]:
     notes = [f"{found.rows:,} rows; intervals from {found.rounds:,} bootstrap rounds over {what}"]
     if found.style:
         effects = ", ".join(f"{name} {value:+.2f}" for name, value in found.style.items())
-        notes.append(f"style: what one standard deviation adds to the log odds of a win: {effects}")
+        notes.append(f"style: effect of one standard deviation on the log odds of a win: {effects}")
     notes += [f"dropped: {plural(count, 'row')}, {reason}" for reason, count in found.dropped.items()]
     notes += [
-        f"{name} judged {plural(count, 'game')} of its own: judges read answers like theirs more kindly"
+        f"{name} judged {plural(count, 'game')} of its own: judges favour answers like theirs"
         for name, count in found.self_judged.items()
     ]
     if any(one.win_rate is None for one in found.standings.values()):
@@ -244,14 +243,14 @@ def alpaca_table(found: Alpaca) -> Table:
 
 
 def alpaca_notes(found: Alpaca) -> list[str]:
-    """What a reader of the win rates must know."""
+    """Notes on the win rates."""
     notes = [f"{found.rows:,} rows; Student's t intervals over instructions"]
     if found.anchors is None:
         return notes
     if not found.anchors:
         return [
             *notes,
-            "weights fitted here, without anchors: not to be compared with published length-controlled rates, whose "
+            "weights fitted here, without anchors: not comparable with published length-controlled rates, whose "
             "fit has two",
         ]
     named = ", ".join(f"{name} ({plural(count, 'row')})" for name, count in found.anchors.items())
@@ -259,7 +258,7 @@ def alpaca_notes(found: Alpaca) -> list[str]:
 
 
 def graded_table(found: Graded, told: Published | None = None) -> Table:
-    """Columns and rows of means, best first; the unweighted mean of all benchmarks last. Published rows stand below."""
+    """Columns and rows of means, best first; the unweighted mean of all benchmarks last. Published rows are below."""
     order = sorted(found.benches, key=lambda model: -(found.means[model][0] or 0.0))
     rows = []
     for model in order:
@@ -291,10 +290,10 @@ def _ends(interval: Interval | None) -> tuple[float | None, float | None]:
 
 
 def figure(value: float | None, digits: int) -> str:
-    """A number with so many decimals; an em dash for None."""
+    """A number with `digits` decimals; an em dash for None."""
     return NONE if value is None else f"{value:,.{digits}f}"
 
 
 def span(low: float | None, high: float | None, digits: int) -> str:
-    """Bounds; an em dash where there are none."""
+    """Bounds, or an em dash if there are none."""
     return NONE if low is None or high is None else f"{low:.{digits}f} to {high:.{digits}f}"

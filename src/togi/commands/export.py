@@ -1,5 +1,5 @@
-"""A model out of togi: merged safetensors, the adapter alone, or GGUF. Each is read back and compared with the model
-before it gets its place."""
+"""Exports a model: merged safetensors, only the adapter, or GGUF. Each export is read back and compared with the model
+before it is moved to its folder."""
 
 import logging
 import os
@@ -38,14 +38,14 @@ Format = Literal["merged", "adapter", "gguf"]
 KEPT = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
 TYPES = {name: kind for kind, name in KEPT.items()}
 LONGEST = 64
-"""Tokens of the greedy answers that are shown side by side."""
+"""Length in tokens of the greedy answers shown side by side."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What to write and where: `kept` is how a GGUF keeps matrices (None: as they are stored); `kind` is causal or
-    reward; `question` is put to every form of the model, None to put none; `trained` is the run that made
-    the model, for its card."""
+    """The requested export: `kept` is the type of the matrices in a GGUF (None: the stored type); `kind` is causal or
+    reward; `question` is asked of every form of the model (None: no question); `trained` is the run that made the
+    model, for its card."""
 
     folder: Path
     format: Format
@@ -57,8 +57,8 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
-    """One form of the model on the way out: how its weights are kept, and what loads it. At most one form is in memory
-    beside the model."""
+    """One form of the exported model: the type of its weights, and a function that loads it. At most one form is in
+    memory next to the model."""
 
     name: str
     kept: str
@@ -67,18 +67,18 @@ class Form:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Written:
-    """What lies in the room `out`: the forms that lead there, the last one being what was asked for, and what a reader
-    should know."""
+    """The contents of the temporary folder `out`: the forms in the order of their making, the requested one last, and
+    notes."""
 
     forms: Sequence[Form]
     notes: Sequence[str] = ()
 
 
 def export(source: ModelSource, cache: Path, wanted: Wanted, as_json: bool) -> None:
-    """Writes a model into a new folder and says how near it is to what it was written from.
+    """Writes a model into a new folder and reports its difference from the original.
 
-    Raises RecipeError for what cannot be written so, InputError where what was written is not the model; then nothing
-    is left behind.
+    Raises RecipeError for an unsupported export, InputError if the export differs from the model; then nothing is left
+    behind.
     """
     _refuse(source, wanted)
     kind = "causal" if wanted.kind == "causal" else "scorer"
@@ -110,12 +110,12 @@ class _Job:
 
     @property
     def out(self) -> Path:
-        """What becomes the user's folder."""
+        """The temporary folder that becomes the user's folder."""
         return self.room / "out"
 
     def form(self, name: str, kept: str, folder: Path) -> Form:
-        """A form of the model that lies in `folder`."""
-        beside = str(Path(self.source.name).parent)  # where an adapter's base is looked for
+        """The form of the model in `folder`."""
+        beside = str(Path(self.source.name).parent)  # where to look for an adapter's base
         source = ModelSource(kind="path", name=str(folder), beside=beside)
         return Form(name=name, kept=kept, load=lambda: load(source, self.cache, kind=self.model.kind))
 
@@ -123,35 +123,36 @@ class _Job:
 def _refuse(source: ModelSource, wanted: Wanted) -> None:
     folder = wanted.folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RecipeError(f"command line: {folder} is there already; name a new folder")
+        raise RecipeError(f"command line: {folder} exists already; name a new folder")
     if wanted.kept is not None and wanted.format != "gguf":
         raise RecipeError("command line: --type goes with --format gguf; other formats keep weights as they are stored")
     if wanted.format == "gguf" and wanted.kind != "causal":
         raise RecipeError("command line: a reward model cannot be written as GGUF; use --format merged")
     if wanted.format == "adapter" and not (source.kind == "path" and (Path(source.name) / ADAPTER_CONFIG).is_file()):
-        raise RecipeError(f"command line: {source.name} holds no adapter: {_where_adapter(source)}")
+        raise RecipeError(f"command line: {source.name} has no adapter: {_where_adapter(source)}")
 
 
 def _where_adapter(source: ModelSource) -> str:
     beside = Path(source.name).parent / "adapter"
     if source.kind == "path" and (beside / ADAPTER_CONFIG).is_file():
-        return f"it lies beside it, in {beside}; name that folder"
+        return f"the adapter is next to it, in {beside}; name that folder"
     return (
-        "it was merged, or the model was trained whole; train with `lora: {save: adapter}`, or both, or use "
+        "the adapter was merged, or the full model was trained; train with `lora: {save: adapter}`, or both, or use "
         "--format merged"
     )
 
 
 @contextmanager
 def _beside(folder: Path) -> Iterator[Path]:
-    """A room for what is written and not yet compared, on the same disk."""
+    """Yields a temporary folder on the same disk for exports that are not compared yet."""
     folder.resolve().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".togi-export-", dir=folder.resolve().parent) as room:
         yield Path(room)
 
 
 def _place(written: Path, folder: Path) -> None:
-    """Gives a folder its place. Files are as readable as the user's other ones: some libraries hide what they write."""
+    """Moves a folder to its place. Makes its files as readable as the user's other files: some libraries restrict
+    theirs."""
     mode = written.stat().st_mode & 0o666
     for path in written.rglob("*"):
         if path.is_file():
@@ -169,14 +170,14 @@ def _merged(job: _Job) -> _Written:
 
 
 def _save(job: _Job, folder: Path) -> None:
-    """Saves the whole model; what togi said of it before is said of it again."""
+    """Saves the whole model, with the facts that togi had stored about it."""
     save_model(job.model, folder, dtype=TYPES[job.stored])
     source = Path(job.source.name)
     for name in (CARD, README) if job.source.kind == "path" and not (source / ADAPTER_CONFIG).is_file() else ():
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
     if wrong := check_saved(job.model, folder):
-        raise InputError(f"{job.source.name}: what was written of it is not the model: {wrong[0]}")
+        raise InputError(f"{job.source.name}: the export differs from the model: {wrong[0]}")
 
 
 def _adapter(job: _Job) -> _Written:
@@ -198,7 +199,7 @@ def _gguf(job: _Job) -> _Written:
 
 
 def _base_notes(folder: Path) -> list[str]:
-    """A warning where only this machine has an adapter's base."""
+    """A warning if only this machine has an adapter's base."""
     path = folder / ADAPTER_CONFIG
     base = str(read_object(path).get("base_model_name_or_path"))
     if HUB_ID.fullmatch(base):
@@ -214,7 +215,7 @@ def _files(folder: Path) -> list[str]:
 
 
 def _report(job: _Job, written: _Written) -> dict[str, Any]:
-    """Compares every form with the model. Raises InputError where the last one is another model."""
+    """Compares every form with the model. Raises InputError if the last one differs."""
     report: dict[str, Any] = {"model": job.source.name, "folder": str(job.wanted.folder)}
     report |= {"files": _files(job.out), "kept": written.forms[-1].kept, "notes": [*written.notes]}
     if job.model.kind == "scorer":
@@ -232,17 +233,17 @@ def _report(job: _Job, written: _Written) -> dict[str, Any]:
 
 
 def _compare(job: _Job, form: Form) -> tuple[dict[str, Any], str]:
-    """How near a form is to the model, and its answer. Raises InputError where it is another model."""
+    """The difference of a form from the model, and its answer. Raises InputError if it is another model."""
     model = form.load()
     same_tokens(job.model.tokenizer, model.tokenizer)
     near = likeness(job.model, model.net, form.kept)
     if (trouble := near.trouble(form.kept)) is not None:
-        raise InputError(f"what was written as {form.name} ({form.kept}) is not the model: {trouble}")
+        raise InputError(f"the export as {form.name} ({form.kept}) differs from the model: {trouble}")
     return asdict(near), _answer(job, model.net)
 
 
 def _answer(job: _Job, net: Any) -> str:
-    """What a network answers greedily under the model's template."""
+    """The greedy answer of a network under the model's template."""
     if job.wanted.question is None:
         return ""
     talk = ModelGenerator(net, job.model.tokenizer, job.model.template, batch_rows=1)

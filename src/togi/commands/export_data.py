@@ -1,4 +1,4 @@
-"""The records of a stage out of togi: Parquet with splits, and the card that says what they are."""
+"""Exports the records of a stage: Parquet with splits, and a data card."""
 
 import re
 import shutil
@@ -25,7 +25,7 @@ LOCK = "recipe.lock.yaml"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Records:
-    """A finished stage: the run's folder, its name there, and its files of records with their kinds, by output."""
+    """A finished stage: the run's folder, the stage's name, and its files of records with their kinds, by output."""
 
     run: Path
     stage: str
@@ -35,11 +35,11 @@ class Records:
 def export_data(records: Records, folder: Path, as_json: bool) -> None:
     """Writes the outputs of a stage as splits into a new folder.
 
-    Outputs of one kind are splits of one configuration; the main one is `train`. Raises RecipeError for a folder with
-    something in it.
+    Outputs of one kind are splits of one configuration; the main one is `train`. Raises RecipeError for a folder that
+    is not empty.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RecipeError(f"command line: {folder} is there already; name a new folder")
+        raise RecipeError(f"command line: {folder} exists already; name a new folder")
     run = collect(records.run)
     splits = _splits(records)
     with atomic_folder(folder.resolve()) as room:

@@ -1,4 +1,4 @@
-"""Grounded answers, outside any recipe: which documents help with a question, then its answer from them."""
+"""Grounded answers outside any recipe: first the documents that are relevant to a question, then the answer."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -28,13 +28,13 @@ from togi.text.grounded import ANSWER, IDS, MAX_TOKENS, Relevant, asked, asked_a
 from togi.text.render import render_prompt
 
 MOST = 6
-"""Documents that a question is shown with, as in the data of the card."""
+"""Documents shown with a question, as in the data of the card."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What is asked: `most` parts of at most `longest` characters are shown. `embedder` finds them; BM25 where there is
-    none."""
+    """The request: `most` parts of at most `longest` characters are shown. `embedder` selects them, or BM25 if it is
+    None."""
 
     documents: Path
     question: str
@@ -46,9 +46,9 @@ class Wanted:
 
 
 def ground(model: ModelSource | Endpoint, cache: Path, wanted: Wanted, as_json: bool) -> None:
-    """Answers a question from documents in two steps, and tells which documents were shown and which of them helped.
+    """Answers a question from documents in two steps, and prints the documents that were shown and the relevant ones.
 
-    Raises InputError for documents that cannot be read, a template without a place for them, and a conversation that is
+    Raises InputError for unreadable documents, a template without a role for documents, and a conversation that is
     longer than the model's context.
     """
     found = read_parts(wanted.documents, wanted.longest, whole=wanted.most)
@@ -66,7 +66,7 @@ def ground(model: ModelSource | Endpoint, cache: Path, wanted: Wanted, as_json: 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The parts that a question is shown with, each with its score where there were more of them."""
+    """The parts shown with a question, each with its score if they were selected from more."""
 
     parts: list[Part]
     scores: list[float] = field(default_factory=list)
@@ -82,7 +82,7 @@ class Chosen:
 
 
 def choose(found: Found, wanted: Wanted, cache: Path) -> Chosen:
-    """All parts in their order where a question may be shown with all; else those that fit it best, the best first."""
+    """All parts in their order if all may be shown; otherwise those that match the question best, the best first."""
     if len(found.parts) <= wanted.most:
         return Chosen(found.parts)
     texts = [f"{part.shown.title or ''}\n{part.shown.content}" for part in found.parts]
@@ -95,8 +95,8 @@ def choose(found: Found, wanted: Wanted, cache: Path) -> Chosen:
 
 
 def _tell_documents(found: Found, chosen: Chosen) -> None:
-    """The mapping from ids to files and places."""
-    many = "" if len(chosen.parts) == len(found.parts) else f", the {len(chosen.parts)} that fit best are shown"
+    """Prints the mapping from ids to files and places."""
+    many = "" if len(chosen.parts) == len(found.parts) else f", the {len(chosen.parts)} best matches are shown"
     passed = f"; {found.passed} files of other kinds are not read" if found.passed else ""
     say(f"{found.documents:,} documents, {len(found.parts):,} parts{many}{passed}")
     rows = [[str(number), part.file, _place(part), part.shown.title or "—"] for number, part in enumerate(chosen.parts)]
@@ -112,28 +112,28 @@ def _place(part: Part) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a model said; `whole` is False where the limit of tokens cut it."""
+    """The output of a model; `whole` is False if the token limit cut it."""
 
     text: str
     whole: bool
 
 
 class Voice(Protocol):
-    """A model that answers a conversation, and gives its text to `show` as it comes."""
+    """A model that answers a conversation, and streams its text to `show`."""
 
     def ask(self, messages: Sequence[Message], params: SamplingParams, show: Callable[[str], None]) -> Said: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model said in both steps, and the ids that were read out of the first; None where there are none."""
+    """The outputs of both steps, and the ids parsed from the first; None if there are none."""
 
     first: Said
     relevant: Relevant | None
     second: Said
 
     def to_json(self) -> dict[str, Any]:
-        """The answer as JSON-like values; ids are null where they could not be read."""
+        """The answer as JSON-like values; ids are null if they could not be parsed."""
         ids = self.relevant
         return {
             "said": self.first.text,
@@ -146,23 +146,23 @@ class Answer:
 
 
 def ask(voice: Voice, chosen: Chosen, wanted: Wanted, show: Callable[[str], None]) -> Answer:
-    """Both steps. The second one sees what was said in the first as it stands, as in training."""
+    """Runs both steps. The second one sees the unchanged output of the first, as in training."""
     first = asked(shown_of(chosen.parts), wanted.question)
     ids, answer = (replace(step, max_tokens=wanted.max_tokens, seed=wanted.seed) for step in (IDS, ANSWER))
     said = voice.ask(first, ids, lambda text: None)
     relevant = read_relevant(said.text, len(chosen.parts))
     show(_helped(said, relevant) + "\n\n")
     second = voice.ask(asked_again(first, said.text), answer, show)
-    show("\n" if second.whole else f" […]\n(cut at {wanted.max_tokens} tokens; --max-tokens gives it more)\n")
+    show("\n" if second.whole else f" […]\n(cut at {wanted.max_tokens} tokens; raise --max-tokens for more)\n")
     return Answer(said, relevant, second)
 
 
 def _helped(said: Said, relevant: Relevant | None) -> str:
-    """Which documents the model says help, and what of it names none."""
+    """A line with the documents that the model names, and those that do not exist."""
     if relevant is None:
-        return f"relevant documents: not to be read in what the model said: {said.text.strip()[:200]!r}"
+        return f"relevant documents: not readable in the model's output: {said.text.strip()[:200]!r}"
     told = ", ".join(map(str, relevant.ids)) or "none"
-    unknown = f" (left out, since there are no such documents: {', '.join(relevant.unknown)})"
+    unknown = f" (left out, because there are no such documents: {', '.join(relevant.unknown)})"
     return f"relevant documents: {told}{unknown if relevant.unknown else ''}"
 
 
@@ -194,8 +194,8 @@ class Here:
         self.sampler = Sampler(model.net, model.tokenizer, model.template.terminator, batch_rows=1)
 
     def ask(self, messages: Sequence[Message], params: SamplingParams, show: Callable[[str], None]) -> Said:
-        """Raises InputError where the template leaves out the system prompt or the documents, and where the context is
-        too short."""
+        """Raises InputError if the template leaves out the system prompt or the documents, or if the context is too
+        short."""
         check_shown(self.model.template.name, self.model.template.prompt_text(messages), messages)
         ids = render_prompt(self.model.template, self.model.tokenizer, messages)
         seeds = (derive(params.seed, "ground", len(messages)),)
@@ -216,7 +216,7 @@ class There:
     client: Client
 
     def ask(self, messages: Sequence[Message], params: SamplingParams, show: Callable[[str], None]) -> Said:
-        """Raises InputError with what the server says where it refuses the conversation."""
+        """Raises InputError with the server's message if it refuses the conversation."""
         seed = None if params.temperature == 0 else params.seed
         (found,) = self.client.ask([ChatRequest(messages=tuple(messages), params=params, seed=seed)])
         if isinstance(found, Failure):
@@ -226,12 +226,12 @@ class There:
 
 
 def check_shown(template: str, text: str, messages: Sequence[Message]) -> None:
-    """Raises InputError where the text that a template makes lacks a turn that was asked: a system prompt that it
-    replaces, documents for which it has no place."""
+    """Raises InputError if the rendered text lacks a turn: the template replaces the system prompt, or has no role for
+    documents."""
     role = role_left_out(text, messages)
     if role is not None:
         raise InputError(
-            f"template {template!r}: it does not write the turn of the role {role} as it stands, which a grounded "
-            "answer needs: choose a model that was trained for it, or a template with free roles (--template llama3, "
-            "llama3-text, vikhr-nemo)"
+            f"template {template!r}: it does not write the turn of the role {role} unchanged, which a grounded "
+            "answer needs: choose a model that was trained for it, or a template that accepts any role "
+            "(--template llama3, llama3-text, vikhr-nemo)"
         )

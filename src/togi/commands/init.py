@@ -1,4 +1,4 @@
-"""`togi init`: looks at a model and at data, and writes a recipe with comments that fits both."""
+"""`togi init`: inspects a model and data, and writes a commented recipe for both."""
 
 import json
 import os
@@ -18,15 +18,15 @@ from togi.data.shapes import NEEDS, fitting, parse_row
 from togi.data.values import BadRow
 from togi.model.inspect import context_of, located
 
-LONGEST = 1024  # tokens of the longest example, where the model's context has room for them
+LONGEST = 1024  # tokens of the longest example, if the model's context allows it
 GOALS = {"sft": "chats", "dpo": "pairs", "reward": "pairs", "grpo": "prompts"}
-"""What to train, and the kind of records that it needs."""
+"""The kind of records that each goal needs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What the first row of a data set is like: its files, each column with how it is read ("" for one that is kept
-    aside) and an example, and whether prompts come with answers to compare with."""
+    """The format of a data set by its first row: its files, each column with how it is read ("" if it is unused) and an
+    example, and whether prompts have reference answers."""
 
     files: tuple[Path, ...]
     columns: tuple[tuple[str, str, str], ...]
@@ -34,13 +34,14 @@ class Found:
 
 
 def data_entry(data: str, beside: Path) -> dict[str, str]:
-    """How a recipe in the folder `beside` names data: a path, or an id of the hub. Raises InputError for neither."""
+    """The `data:` entry for a recipe in the folder `beside`: a path or a hub id. Raises InputError for anything
+    else."""
     return _entry(data, beside, "data", "a file or folder of rows, or a data set's id on the hub (owner/name)")
 
 
 def model_entry(model: str, beside: Path) -> tuple[dict[str, str], int]:
-    """How a recipe in the folder `beside` names a model, with a template where it has none of its own, and the tokens
-    that an example may have. Raises InputError where there is no such model."""
+    """The `models:` entry for a recipe in the folder `beside`, with a template if the model has none, and the largest
+    number of tokens of an example. Raises InputError if there is no such model."""
     if not Path(model).exists() and not HUB_ID.fullmatch(model) and _installed(model):
         return {"package": model, "template": "tokenizer"}, LONGEST
     entry = _entry(model, beside, "model", "a model folder, a model's id on the hub (owner/name), or a package")
@@ -56,7 +57,7 @@ def _entry(name: str, beside: Path, option: str, wanted: str) -> dict[str, str]:
         return {"path": os.path.relpath(name, beside)}
     if HUB_ID.fullmatch(name):
         return {"hub": name}
-    raise InputError(f"--{option}: found {name!r}, which is not there; wanted is {wanted}")
+    raise InputError(f"--{option}: found {name!r}, which does not exist; give {wanted}")
 
 
 def _installed(name: str) -> bool:
@@ -73,13 +74,13 @@ def _has_template(folder: Path) -> bool:
 
 
 def look(data: str, goal: str) -> Found:
-    """Reads the first row of a data set for a goal. Raises InputError where they do not fit: it says for which goals
-    they do."""
+    """Reads the first row of a data set for a goal. Raises InputError, with the goals that fit, if the row does not
+    fit."""
     folder = Path(data) if Path(data).exists() else download(data, "main")[0]
     files = find_files(folder, "train")
     rows = list(islice((row for file in files for row in read_rows(file)), 1))
     if not rows:
-        raise InputError(f"{data}: the data set is empty: it holds no row")
+        raise InputError(f"{data}: the data set is empty")
     first = rows[0].values
     if isinstance(first, BadRow):
         raise InputError(f"{rows[0].where}: {first}")
@@ -93,7 +94,7 @@ def look(data: str, goal: str) -> Found:
 
 def _misfit(row: Mapping[str, Any], goal: str) -> str:
     fits = [other for other, kind in GOALS.items() if kind in fitting(row)]
-    hint = f"such rows fit --goal {' or '.join(fits)}" if fits else "name its columns under `columns:` in a recipe"
+    hint = f"these rows fit --goal {' or '.join(fits)}" if fits else "name its columns under `columns:` in a recipe"
     return f"the columns {', '.join(row)} do not make {GOALS[goal]}, which need {NEEDS[GOALS[goal]]}; {hint}"
 
 
@@ -104,16 +105,16 @@ def _example(value: Any) -> str:
 
 
 def write_recipe(path: Path, goal: str, entries: Mapping[str, str], longest: int, found: Found) -> list[Path]:
-    """Writes the recipe to `path`, and for GRPO a file with a reward function beside it; returns what was written.
+    """Writes the recipe to `path`, and for GRPO a file with a reward function next to it; returns the written paths.
     `entries` are those of the model and of the data, as `flow` writes them.
 
-    Raises InputError where one of them is there already.
+    Raises InputError if one of them exists already.
     """
     reward = path.with_name(f"{path.stem}_reward.py")
     targets = [path, reward] if goal == "grpo" else [path]
     for target in targets:
         if target.exists():
-            raise InputError(f"{target}: is there already; choose another name with --output, or remove it")
+            raise InputError(f"{target}: exists already; choose another name with --output, or remove it")
     name = "".join(c if (c.isalnum() and c.isascii()) or c in "_-" else "_" for c in path.stem).lstrip("-0123456789")
     top = HEAD.format(name=name or goal, records=GOALS[goal], goal=goal, **entries)
     write_text(path, top + STAGES[goal].format(reward=reward.name, longest=longest))
@@ -123,14 +124,14 @@ def write_recipe(path: Path, goal: str, entries: Mapping[str, str], longest: int
 
 
 def flow(entry: Mapping[str, str]) -> str:
-    """A map in one line of YAML; a JSON string is a YAML string too."""
+    """A map as one line of YAML; JSON strings are valid YAML."""
     return "{" + ", ".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in entry.items()) + "}"
 
 
 HEAD = """\
-# {goal}: written by `togi init`. `togi check` shows what will be trained on, `togi list TYPE` every setting of a stage.
+# {goal}: written by `togi init`. `togi check` shows the training rows, `togi list TYPE` every setting of a stage.
 name: {name}
-seed: 17 # another seed, another run
+seed: 17 # of all randomness
 
 models:
   base: {model}
@@ -142,9 +143,9 @@ stages:
 """
 
 FITTED = """\
-    validation: 0.1 # share of the rows that is held out
-    evaluate_every: 20 # steps between two looks at them
-    choose: best # save the weights of the best look; last: those of the last step
+    validation: 0.1 # share of held-out rows
+    evaluate_every: 20 # steps between two validations
+    choose: best # save the weights with the best validation; last: those of the last step
     epochs: {epochs}
     batch_size: {batch} # examples of one step, over all processes
     max_length: {{longest}} # tokens of the longest example
@@ -159,7 +160,7 @@ STAGES = {
     type: train.sft
     init: $base
     chats: $chats
-    # system: Answer briefly. # a system turn for chats that have none
+    # system: Answer briefly. # a system turn for chats without one
     lora: {{rank: 16, alpha: 32}} # adapters alone; remove this line to train all weights, at a tenth of the rate
 """
     + FITTED.format(epochs=2, batch=16, rate="2.0e-4"),
@@ -168,7 +169,7 @@ STAGES = {
     type: train.dpo
     init: $base
     pairs: $pairs
-    beta: 0.1 # how strongly the policy is held to the model that it starts from
+    beta: 0.1 # how strongly the policy is tied to its initial model
     lora: {{rank: 16, alpha: 32}} # adapters alone; remove this line to train all weights, at a tenth of the rate
 """
     + FITTED.format(epochs=1, batch=16, rate="5.0e-5"),
@@ -181,7 +182,7 @@ STAGES = {
 """
     + FITTED.format(epochs=1, batch=16, rate="1.0e-4"),
     "grpo": """\
-  # Prompts to test on are never trained on: `select` cuts one shuffled list into parts.
+  # Test prompts are never trained on: `select` cuts one shuffled list into parts.
   tests: {{type: select, input: $prompts, count: 32}}
   lessons: {{type: select, input: $prompts, skip: 32}}
   policy:
@@ -196,10 +197,10 @@ STAGES = {
     micro_batch_tokens: auto # what fits the memory at hand
     sampling: {{temperature: 1.0, max_tokens: 128}}
     reward:
-      gates: # an answer that fails one gets the lowest reward
-        - {{type: terminator}} # it must end by itself
+      gates: # an answer that fails a gate gets the lowest reward
+        - {{type: terminator}} # the answer must end properly
         - {{type: repetition}}
-      terms: # summed, each times its weight
+      terms: # weighted sum
         - {{type: function, file: {reward}, name: reward}}
   scores: {{type: evaluate, base: $base, policy: $policy, prompts: $tests, max_tokens: 128}}
 """,
@@ -210,7 +211,7 @@ ANSWERED = '''\
 
 
 def reward(prompt, completion):
-    """1 for an answer that holds the reference, else 0. `completion.text` has no terminator."""
+    """1 for an answer that contains the reference, else 0. `completion.text` has no terminator."""
     return float(prompt.answer.strip().lower() in completion.text.lower())
 '''
 
@@ -219,7 +220,7 @@ UNANSWERED = '''\
 
 
 def reward(prompt, completion):
-    """More for shorter answers that end like a sentence. `completion.text` has no terminator."""
+    """Rewards short answers that end like a sentence. `completion.text` has no terminator."""
     text = completion.text.strip()
     return float(text.endswith((".", "!", "?", "\\u3002"))) / (1 + len(text) / 200)
 '''

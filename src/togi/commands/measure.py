@@ -1,6 +1,6 @@
-"""A recipe of one stage, made of the words of `togi evaluate MODEL BENCHMARK...` and its like.
+"""Makes a recipe of one stage from the words of `togi evaluate MODEL BENCHMARK...` and similar commands.
 
-So what a command measures is kept, resumed and reported as what a recipe measures.
+So the measurements of a command are stored, resumed and reported like those of a recipe.
 """
 
 import re
@@ -27,13 +27,13 @@ WHERE = "command line"
 STAGE = "scores"
 SCORE = "score"
 MODELS = {"model": "causal", "scorer": "reward", "embedder": "embedder"}
-"""The kind of a `models:` entry, by what a reference to it stands for."""
+"""The kind of a `models:` entry, by the type of a reference to it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Named:
-    """A model as the command line names it: what it is called, its entry under `models:`, and whether it can be a
-    language model, a reward model or both (nothing is known of one that is not here)."""
+    """A model of the command line: its name, its entry under `models:`, and whether it can be a language model, a
+    reward model or both (a model that is not on this machine may be either)."""
 
     name: str
     entry: Mapping[str, Any]
@@ -42,8 +42,8 @@ class Named:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """What is measured on what. `judge` and `baseline` are None where the benchmarks need none. `folder` is where
-    paths of benchmarks start."""
+    """The models and benchmarks to measure. `judge` and `baseline` are None if the benchmarks need none. Paths of
+    benchmarks are relative to `folder`."""
 
     models: Sequence[Named]
     benchmarks: Sequence[str]
@@ -55,13 +55,14 @@ class Measured:
 
 @dataclass(slots=True)
 class _Parts:
-    """The sections of the recipe while it is made."""
+    """The sections of the recipe under construction."""
 
     models: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
 
     def model(self, name: str, entry: Mapping[str, Any]) -> str:
-        """A reference to a model; the same entry is declared once, and another of its name gets a number."""
+        """A reference to a model; equal entries are declared once, and another entry with the same name gets a
+        number."""
         return self._declared(self.models, name, entry)
 
     def records(self, text: str, folder: Path) -> str:
@@ -82,7 +83,7 @@ class _Parts:
 
 
 def graph_of(wanted: Measured) -> Graph:
-    """The recipe as a graph. Raises RecipeError for a benchmark that is not known, or cannot measure these models."""
+    """The recipe as a graph. Raises RecipeError for a benchmark that is unknown or cannot measure these models."""
     parts = _Parts()
     given = [_read(word, wanted.folder) for word in wanted.benchmarks]
     refs = [_subject(model, given, parts) for model in wanted.models]
@@ -92,13 +93,13 @@ def graph_of(wanted: Measured) -> Graph:
     if wanted.baseline is not None:
         stage["baseline"] = _subject(wanted.baseline, given, parts)
         if stage["baseline"] not in refs and not any(BENCHMARKS[values["type"]].against for values in given):
-            stage["models"] = [stage["baseline"], *refs]  # what is to be compared is measured too
+            stage["models"] = [stage["baseline"], *refs]  # the baseline must be measured too
     stage["benchmarks"] = [_settings(values, wanted.folder, parts) for values in given]
     return _graph("-".join(["evaluate", *(ref[1:] for ref in refs)]), parts, stage, wanted.limit)
 
 
 def score_graph(model: Named, file: Path) -> Graph:
-    """A recipe that scores the answers of a file. Raises RecipeError for a file that is not there."""
+    """A recipe that scores the answers of a file. Raises RecipeError for a missing file."""
     parts = _Parts()
     scorer = parts.model(model.name, {**model.entry, "kind": "reward"})
     stage = {"type": "score", "samples": parts.records(str(file), Path()), "scorer": scorer, "as": SCORE}
@@ -106,7 +107,7 @@ def score_graph(model: Named, file: Path) -> Graph:
 
 
 def _graph(name: str, parts: _Parts, stage: Mapping[str, Any], limit: int | None) -> Graph:
-    """A recipe of one stage, whose name tells it from others of the same models."""
+    """A recipe of one stage, whose name distinguishes it from others with the same models."""
     marked = f"{name[:60]}-{digest([list(parts.models.items()), list(parts.data.items()), stage])[:6]}"
     values = {"name": marked, "models": parts.models, "data": parts.data, "stages": {STAGE: dict(stage)}}
     recipe = validate(Tree(values, {(): WHERE}))
@@ -114,7 +115,7 @@ def _graph(name: str, parts: _Parts, stage: Mapping[str, Any], limit: int | None
 
 
 def _subject(model: Named, given: Sequence[Mapping[str, Any]], parts: _Parts) -> str:
-    """A reference to a model of the kind that every benchmark measures. Raises RecipeError where there is none."""
+    """A reference to a model of a kind that every benchmark measures. Raises RecipeError if there is no such kind."""
     kinds = list(model.kinds)
     for values in given:
         allowed = BENCHMARKS[values["type"]].subjects
@@ -129,7 +130,7 @@ def _subject(model: Named, given: Sequence[Mapping[str, Any]], parts: _Parts) ->
 
 
 def _read(word: str, folder: Path) -> dict[str, Any]:
-    """The settings that a word names: TYPE, TYPE:DATA, or a map {type: TYPE, ...}."""
+    """The settings in a word: TYPE, TYPE:DATA, or a map {type: TYPE, ...}."""
     if word.lstrip().startswith("{"):
         found = flatten(compose(word, lambda line: f"{WHERE} ({word})", folder), (), {})
         return {**found, "type": _known(str(found.get("type", "")))}
@@ -146,35 +147,35 @@ def _known(kind: str) -> str:
         close = get_close_matches(kind, BENCHMARKS, 1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise RecipeError(
-            f"{WHERE}: no benchmark is called {kind!r}; {hint}(allowed: {', '.join(BENCHMARKS)}); write TYPE:DATA, or "
+            f"{WHERE}: there is no benchmark {kind!r}; {hint}(allowed: {', '.join(BENCHMARKS)}); write TYPE:DATA, or "
             "'{type: TYPE, ...}' with its settings"
         )
     return kind
 
 
 def _first_data(kind: BenchmarkType) -> str | None:
-    """The setting that names what a benchmark measures on."""
+    """The setting that names the data of a benchmark."""
     found = [name for name in kind.settings.model_fields if _kind_of(kind, name) not in (None, *MODELS)]
     return found[0] if found else None
 
 
 def _kind_of(kind: BenchmarkType, setting: str) -> str | None:
-    """What a setting refers to: model, scorer, embedder, or a kind of records; None for one that refers to nothing."""
+    """The target of a setting: model, scorer, embedder, or a kind of records; None if it is not a reference."""
     types = list(_types(kind.settings.model_fields[setting].annotation))
     refs = [each for each in types if isinstance(each, type) and issubclass(each, Ref)]
     return refs[0].kinds[0] if refs else None
 
 
 def _types(annotation: Any) -> Iterator[Any]:
-    """A type and those inside it: of a union, a list, an annotation."""
+    """A type and the types inside it: of a union, a list, an annotation."""
     yield annotation
     for each in get_args(annotation):
         yield from _types(each)
 
 
 def _settings(values: Mapping[str, Any], folder: Path, parts: _Parts) -> dict[str, Any]:
-    """The settings of a benchmark, with the data and models that they name declared. Raises RecipeError for a benchmark
-    without its data."""
+    """The settings of a benchmark, after declaring the data and models that they name. Raises RecipeError for a
+    benchmark without its data."""
     kind = BENCHMARKS[values["type"]]
     column = _first_data(kind)
     if column is not None and kind.settings.model_fields[column].is_required() and column not in values:
@@ -192,7 +193,7 @@ def _declared(kind: BenchmarkType, name: str, value: Any, folder: Path, parts: _
         return [_declared(kind, name, each, folder, parts) for each in value]
     if what in MODELS:
         text = str(value)
-        if text[:1] == "$" and text[1:] in parts.models:  # a model that is measured, by the name it has in tables
+        if text[:1] == "$" and text[1:] in parts.models:  # a measured model, by its name in tables
             return text
         entry = {"path": str((folder / text).resolve())} if (folder / text).is_dir() else {"hub": text}
         return parts.model(Path(text).name, {**entry, "kind": MODELS[what]})
@@ -200,11 +201,11 @@ def _declared(kind: BenchmarkType, name: str, value: Any, folder: Path, parts: _
 
 
 def _data(text: str, folder: Path) -> dict[str, Any]:
-    """The entry under `data:` of a path, a preset or a hub id. Raises RecipeError for what is none of them."""
+    """The entry under `data:` for a path, a preset or a hub id. Raises RecipeError for anything else."""
     if (folder / text).exists():
         return {"path": str((folder / text).resolve())}
     if text in PRESETS:
         return {"preset": text}
     if HUB_ID.fullmatch(text) and not Path(text).suffix:
         return {"hub": text}
-    raise RecipeError(f"{WHERE}: {text!r} is no file or folder here, and no preset or hub's id (owner/name)")
+    raise RecipeError(f"{WHERE}: {text!r} is not a file, folder, preset or hub id (owner/name)")

@@ -1,4 +1,4 @@
-"""The cards of a model that a run trained, in every language, into the folder of its export."""
+"""Writes the cards of a trained model, in every language, into the folder of its export."""
 
 import re
 import shutil
@@ -34,8 +34,8 @@ STYLE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """Where a model comes from: the folder of a run, the stage in it, the recipe's file, and the texts of its `card:`.
-    `languages` are the codes and `licence` the licence that those name."""
+    """The origin of a model: the folder of a run, the stage in it, the recipe's file, and the texts of its `card:`,
+    with its `languages` (codes) and `licence`."""
 
     run: Path
     stage: str
@@ -47,7 +47,7 @@ class Trained:
 
 def write_cards(trained: Trained, model: LoadedModel, source: Path, form: str, out: Path) -> None:
     """Writes README.md, the cards in the other languages, plots, the recipe and its lock into `out`. `source` is the
-    folder of the model in the store, `form` what is exported. Raises InputError where the run cannot be read."""
+    folder of the model in the store, `form` the exported form. Raises InputError if the run cannot be read."""
     run = collect(trained.run)
     stage = next(each for each in run.stages if each.name == trained.stage)
     facts = _facts(trained, stage, model, source, form, tuple(_plots(stage, out)))
@@ -81,7 +81,7 @@ def _facts(
 
 
 def _shape(model: LoadedModel) -> Iterator[tuple[str, str]]:
-    """Rows on the network and its tokenizer."""
+    """Rows about the network and its tokenizer."""
     config = model.net.config.to_dict()
     shape = Shape.of(config)
     yield "architecture", f"{type(model.net).__name__} ({shape.family})"
@@ -99,7 +99,7 @@ def _shape(model: LoadedModel) -> Iterator[tuple[str, str]]:
 
 
 def _front(trained: Trained, run: RunView, stage: StageView, model: LoadedModel, facts: ModelFacts) -> dict[str, Any]:
-    """Front matter in the hub's words, with what was measured as its model-index."""
+    """Front matter with the hub's keys; the measurements are its model-index."""
     libraries = {"merged": "transformers", "adapter": "peft"}
     base, name = facts.base.partition(" ")[0], facts.title
     results = list(_results(run, trained.stage))
@@ -136,7 +136,7 @@ def _results(run: RunView, stage: str) -> Iterator[EvalResult]:
 
 
 def _plots(stage: StageView, out: Path) -> Iterator[tuple[str, str]]:
-    """Writes the stage's curves as pictures of their own; gives titles and paths."""
+    """Writes the stage's curves as separate plots; yields titles and paths."""
     for place, panel in enumerate([each for each in panels(stage) if each.svg][:PLOTS]):
         path = f"plots/{place + 1}-{re.sub(r'[^a-z0-9]+', '-', panel.title.lower()).strip('-')}.svg"
         (out / "plots").mkdir(exist_ok=True)

@@ -1,7 +1,7 @@
-"""What the stages of a recipe will take, before they run: records, tokens, operations, peak memory, time.
+"""The cost of a recipe's stages before they run: records, tokens, operations, peak memory, time.
 
-Each stage estimates its own cost (stages/cost.py). Here stands what is the same for all of them: what is on the disk,
-lengths in tokens, and the memory, operations and time of a training. Importing this file does not import torch.
+Each stage estimates its own cost (stages/cost.py). This file has the common part: what is on disk, lengths in tokens,
+and the memory, operations and time of a training. Importing it does not import torch.
 """
 
 import math
@@ -32,12 +32,12 @@ from togi.stages.table import STAGES, kinds_taken
 from togi.stages.training.job import TrainingJob
 
 COUNTED = 200
-"""Records whose tokens are counted; the others are taken to be as long on average."""
+"""Records whose tokens are counted; the others are assumed to be as long on average."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedStage:
-    """A node of the graph: its settings, what its references stand for, its folder, and whether it is done."""
+    """A node of the graph: its settings, the targets of its references, its folder, and whether it is done."""
 
     name: str
     settings: StageSettings
@@ -48,9 +48,8 @@ class PlannedStage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Around:
-    """What a plan knows besides the stages. `prices` are those of the models on servers, `servers` all models that
-    servers compute, those that the run starts among them, `devices` where the others are computed; all by the models'
-    names."""
+    """The surroundings of the stages. `prices` are those of models on servers, `servers` all models on servers,
+    including those that the run starts, `devices` the devices of the other models; all by the models' names."""
 
     machine: Machine = field(default_factory=Machine)
     prices: Mapping[str, Price] = field(default_factory=dict)
@@ -61,8 +60,8 @@ class Around:
 def estimates(
     stages: Sequence[PlannedStage], store: Path, compute: str = "", around: Around | None = None
 ) -> dict[str, Cost]:
-    """The cost of each stage, by name; `stages` stand after their inputs. `compute` is the type of matrix
-    multiplications, the machine's choice when empty."""
+    """The cost of each stage, by name; `stages` are sorted after their inputs. `compute` is the type of matrix
+    multiplications; if it is empty, the machine's choice."""
     around = around or Around()
     planner = _Planner(store, compute or _products(store, around.machine), around)
     return {stage.name: planner.stage(stage) for stage in stages}
@@ -95,8 +94,8 @@ class _Planner:
         return cost
 
     def _servers(self, stage: PlannedStage, inputs: "_Inputs", cost: Cost) -> None:
-        """Leaves of the requests of a stage those that go to servers, and adds what they cost. A stage that asks
-        several models asks each as often."""
+        """Reduces the requests of a stage to those that go to servers, and adds their cost. A stage with several models
+        asks each equally often."""
         models = [ref for ref in stage.inputs if isinstance(ref, ModelRef | ScorerRef | EmbedderRef)]
         servers = [ref for ref in models if ref.name in self.prices]
         if cost.asked and servers:
@@ -117,7 +116,7 @@ class _Planner:
         cost.notes.append(f"tokens read: counted {what}")
 
     def _each(self, servers: Sequence[Ref], cost: Cost) -> None:
-        """`_servers` for a stage that says what it asks of each model."""
+        """`_servers` for a stage that specifies its requests to each model."""
         asked = {ref.name: cost.asked[ref.name] for ref in servers if ref.name in cost.asked}
         used = {name: Tokens(each.read, each.written) for name, each in asked.items()}
         if asked:
@@ -126,7 +125,7 @@ class _Planner:
             cost.money = sum(self.prices[name].of(tokens) for name, tokens in used.items()) or None
 
     def _reading(self, stage: PlannedStage, inputs: "_Inputs", cost: Cost) -> None:
-        """Adds the memory of the models that a stage reads on the devices of the recipe."""
+        """Adds the memory of the models that a stage reads, by device of the recipe."""
         found: dict[str, Read] = {}
         for ref in stage.inputs:
             if isinstance(ref, ModelRef | ScorerRef | EmbedderRef) and ref.name not in self.around.servers:
@@ -140,7 +139,7 @@ class _Planner:
     # --- stages that train --------------------------------------------------------------------------------------------
 
     def _training(self, job: TrainingJob, inputs: "_Inputs", cost: Cost) -> None:
-        """Adds the memory, the operations and the time of a training, and what is known of its model."""
+        """Adds the memory, the operations and the time of a training, and registers its model."""
         model = inputs[job.init]
         shape = None if model.shape is None else job.shape(model.shape)
         cost.outputs[MAIN] = replace(model, records=None, samples=(), added=0, shape=shape)
@@ -162,7 +161,7 @@ class _Planner:
             add_time(training, self.store, cost)
 
     def _graders(self, job: TrainingJob, inputs: "_Inputs", cost: Cost) -> list[Grader]:
-        """The reward models that stand beside a training, as far as their sizes are known; those on servers do not."""
+        """The reward models in memory during a training, if their sizes are known; models on servers take none."""
         found = []
         for ref in job.scorers:
             if ref.name in self.around.servers:
@@ -176,7 +175,7 @@ class _Planner:
 
 
 class _Inputs:
-    """What a stage may ask about what it reads (stages/cost.py)."""
+    """The known facts about a stage's inputs (stages/cost.py)."""
 
     def __init__(self, planner: _Planner, stage: PlannedStage) -> None:
         self.planner = planner
@@ -191,28 +190,28 @@ class _Inputs:
 
     @property
     def records(self) -> list[Known]:
-        """What is known of the records that the stage reads."""
+        """The known facts about the records that the stage reads."""
         refs = [Ref(ref) for ref in self.stage.inputs if not isinstance(ref, ModelRef | ScorerRef | EmbedderRef)]
         return [self[ref] for ref in refs]
 
     def read(self, calls: int, told: int | None) -> tuple[float, str]:
-        """Tokens that `calls` requests about the records read, `told` where the stage says it, and how they are
+        """Tokens that `calls` requests about the records read (`told` if the stage specifies them), and how they are
         counted."""
         expected = [came.tokens + came.added for came in self.records if came.tokens is not None and not came.samples]
         if told is not None:
-            return told, "as the recipe expects them" if expected else "in bytes of what is asked, which is more"
+            return told, "as the recipe expects them" if expected else "in bytes of the requests, an upper bound"
         if expected:
             mean = sum(expected) / len(expected)
             return calls * mean, "as the recipe expects the records, without instructions around them"
-        return calls * self.mean_bytes(), "in bytes of the records, which is more, without instructions around them"
+        return calls * self.mean_bytes(), "in bytes of the records, an upper bound, without instructions around them"
 
     def mean_bytes(self) -> float:
-        """Mean bytes of the records that the stage reads, those that are known; 0 where none is."""
+        """Mean bytes of the known records that the stage reads; 0 if none are known."""
         samples: list[Any] = [record for came in self.records for record in came.samples[:COUNTED]]
         return sum(len(record.text.encode()) for record in samples) / len(samples) if samples else 0.0
 
     def lengths(self, refs: Sequence[Ref], model: Known, cost: Cost) -> tuple[float, int] | None:
-        """Mean and most tokens of a record of `refs`, as the template of `model` writes it."""
+        """Mean and largest number of tokens of a record of `refs`, rendered with the template of `model`."""
         if all(self[ref].tokens is not None and not self[ref].samples for ref in refs):
             return expected([self[ref] for ref in refs], model, cost)
         folder = model.tokenizer
@@ -233,13 +232,13 @@ class _Inputs:
         if not lengths:
             return None
         note = f"length: mean of {len(lengths)} records"
-        cost.notes.append(note + (f", with at most {added} tokens of answers that are not there yet" if added else ""))
+        cost.notes.append(note + (f", with at most {added} tokens of answers that do not exist yet" if added else ""))
         return sum(lengths) / len(lengths), max(lengths)
 
 
 def _products(store: Path, machine: Machine) -> str:
-    """The type of matrix multiplications: bfloat16 on a declared card, else what this machine chose; float32 if it has
-    not chosen yet."""
+    """The type of matrix multiplications: bfloat16 on a declared card, otherwise this machine's choice, or float32 if
+    it has not chosen yet."""
     if machine.devices and machine.on_card:
         return "bfloat16"
     chosen = sorted(store.glob("arithmetic-*.json"), key=lambda path: path.stat().st_mtime)

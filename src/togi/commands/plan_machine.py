@@ -1,4 +1,4 @@
-"""The machine that a plan reckons with: the devices that the recipe names, or this one."""
+"""The machine that a plan assumes: the devices that the recipe names, or this machine."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,8 +12,8 @@ FIRST = "cuda:0"
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """`devices` are those that the recipe names, by the names that `device` of a model gives them; without any it is
-    this machine. `where` is the place in the recipe."""
+    """`devices` are those of the recipe, by the names that `device` of a model uses; without any it is this machine.
+    `where` is the position in the recipe."""
 
     devices: Mapping[str, Device] = field(default_factory=dict)
     where: str = ""
@@ -31,7 +31,8 @@ class Machine:
 
     @property
     def known(self) -> bool:
-        """Whether the memory of what trains is known: only its library knows that of this machine's accelerator."""
+        """Whether the memory of the training device is known: that of this machine's accelerator is known only to its
+        library."""
         return bool(self.devices) or not self.on_card
 
     @property
@@ -40,11 +41,11 @@ class Machine:
         return self.devices.get(self.trains_on)
 
     def place(self, device: str) -> str:
-        """The device that `device` of a model means."""
+        """The device that a model's `device` refers to."""
         return {"": self.trains_on, "cuda": FIRST}.get(device, device)
 
     def room(self, processes: int) -> float:
-        """The bytes that each of so many processes may use of the device that it trains on."""
+        """The bytes that each of `processes` may use on its training device."""
         if not self.on_card:
             size = self.devices[PROCESSOR].size if self.devices else available()
             return USABLE_CPU * size / processes
@@ -52,11 +53,11 @@ class Machine:
         return USABLE * min(0.0 if card is None else card.size for card in cards)
 
     def usable(self, device: str) -> float | None:
-        """The bytes that may be used of a declared device; None for one that is not declared."""
+        """The usable bytes of a declared device; None for one that is not declared."""
         found = self.devices.get(device)
         return None if found is None else found.size * (USABLE if found.is_card else USABLE_CPU)
 
     def describe(self, device: str) -> str:
-        """A device as a message names it."""
+        """The name of a device in messages."""
         found = self.devices[device]
         return found.name if device == PROCESSOR else f"{found.name} ({device})"

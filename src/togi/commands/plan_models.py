@@ -1,4 +1,4 @@
-"""The models of a recipe as a plan sees them: their sizes, and how many parameters they have."""
+"""The models of a recipe in a plan: their sizes and parameter counts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -15,8 +15,8 @@ from togi.stages.cost import Cost, Known
 
 
 def outside(source: ModelSource, store: Path) -> Known:
-    """A model from outside, if it is on this machine or the recipe names its shape. Raises InputError for a folder that
-    is damaged."""
+    """A declared model, if it is on this machine or the recipe names its shape. Raises InputError for a damaged
+    folder."""
     if source.shape:
         return _shaped(source)
     if source.kind == "endpoint":
@@ -34,7 +34,8 @@ def outside(source: ModelSource, store: Path) -> Known:
 
 
 def _shaped(source: ModelSource) -> Known:
-    """A model whose configuration the recipe brings. Raises InputError with the file where it is none."""
+    """A model whose configuration comes with the recipe. Raises InputError with the file if it is not a
+    configuration."""
     config = read_object(Path(source.shape))
     try:
         shape = Shape.of(config)
@@ -44,7 +45,7 @@ def _shaped(source: ModelSource) -> Known:
 
 
 def parameters(inputs: Sequence[Mapping[str, "str | ModelSource"]], store: Path) -> dict[str, dict[str, int]]:
-    """The parameters of the models from outside that stages read, by name, those of known sizes."""
+    """The parameter counts of the declared models that stages read, by name, if their sizes are known."""
     models = {Ref(ref).name: at for each in inputs for ref, at in each.items() if isinstance(at, ModelSource)}
     known = {name: outside(source, store).shape for name, source in models.items()}
     found = {name: shape.counts for name, shape in known.items() if shape is not None}
@@ -52,8 +53,8 @@ def parameters(inputs: Sequence[Mapping[str, "str | ModelSource"]], store: Path)
 
 
 def expected(known: Sequence[Known], model: Known, cost: Cost) -> tuple[float, int] | None:
-    """Mean and most tokens of records that are not there yet, as the recipe expects them, with a note in `cost`; None
-    where it does not say how many the longest has, and nor does the model."""
+    """Mean and largest number of tokens of records that do not exist yet, as the recipe expects them, with a note in
+    `cost`; None if neither the recipe nor the model bounds the longest record."""
     longest = [_longest(came, model) for came in known]
     if None in longest or not known:
         return None
@@ -61,10 +62,10 @@ def expected(known: Sequence[Known], model: Known, cost: Cost) -> tuple[float, i
     mean = sum(n * ((came.tokens or 0) + came.added) for n, came in zip(rows, known, strict=True)) / sum(rows)
     added = max(came.added for came in known)
     if not any(came.tokens for came in known):
-        cost.notes.append(f"length: at most {added} tokens, since none of it is written yet")
+        cost.notes.append(f"length: at most {added} tokens, because nothing is written yet")
         return mean, max(most for most in longest if most is not None)
     note = "length: as the recipe expects it"
-    cost.notes.append(note + (f", with at most {added} tokens of answers that are not there yet" if added else ""))
+    cost.notes.append(note + (f", with at most {added} tokens of answers that do not exist yet" if added else ""))
     return mean, max(most for most in longest if most is not None)
 
 

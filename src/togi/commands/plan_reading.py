@@ -1,4 +1,4 @@
-"""Memory of the models that a stage reads: what answers, judges, scores and embeds, without training."""
+"""Memory of the models that a stage reads to answer, judge, score or embed, without training them."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from togi.stages.training.resources import key_room
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A model that a stage reads: its sizes (a reward model has no head), the device that the recipe gives it, and
-    whether it writes."""
+    """A model that a stage reads: its sizes (a reward model has no head), its device in the recipe, and whether it
+    generates text."""
 
     shape: Shape
     device: str
@@ -21,8 +21,8 @@ class Read:
 
 
 def add_reading(models: Mapping[str, Read], machine: Machine, stage: str, compute_dtype: str, cost: Cost) -> None:
-    """Adds what the weights take, and what a declared device is too small for. Of several models on one device the
-    largest decides: where not all fit, those that are kept go."""
+    """Adds the memory of the weights, and problems with declared devices that are too small. Of several models on one
+    device only the largest counts: if not all fit, loaded ones are released."""
     if not models or not machine.known:
         return
     width = 2 if compute_dtype == "bfloat16" else 4
@@ -33,7 +33,7 @@ def add_reading(models: Mapping[str, Read], machine: Machine, stage: str, comput
         found[places[name]] = max(found.get(places[name], 0.0), size)
     cost.peak_bytes = found.get(machine.trains_on)
     cost.memory = found if machine.devices else {}
-    cost.notes.append("peak: the weights of the largest model that is read, without the keys of what it writes")
+    cost.notes.append("peak: the weights of the largest model that the stage reads, without the keys of its answers")
     cost.problems += _too_small(sizes, places, machine, stage)
     if cost.sampled or cost.answer:
         for name, one in models.items():
@@ -43,7 +43,7 @@ def add_reading(models: Mapping[str, Read], machine: Machine, stage: str, comput
 
 
 def _keys(name: str, weights: float, token: int, device: Device) -> str:
-    """How many tokens at once a model on a declared card has room for."""
+    """A note on how many tokens fit at once for a model on a declared card."""
     room = key_room(device.size, weights)
     tokens = f"{int(room // token):,} tokens at once, the others wait"
     return f"keys: those of {name} have {room / 1e9:.2f} GB of {device.name}: {tokens}"
@@ -56,5 +56,5 @@ def _too_small(sizes: Mapping[str, float], places: Mapping[str, str], machine: M
             yield (
                 f"{machine.where}: hardware: stage {stage}: the weights of {name} need {size / 1e9:.2f} GB of "
                 f"{machine.describe(device)}, which has {machine.devices[device].memory:.4g} GB, of which "
-                f"{usable / 1e9:.2f} may be used; let a server compute it (`url`, or `serve`), or take a larger card"
+                f"{usable / 1e9:.2f} may be used; run it on a server (`url`, or `serve`), or use a larger card"
             )

@@ -1,4 +1,4 @@
-"""What a model reads of a record, as a plan counts it: written by the model's template, without loading the model."""
+"""The texts of a record whose tokens a plan counts: rendered with the model's template, without loading the model."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +11,8 @@ from togi.text.template import TEMPLATES
 
 
 def texts(record: Record, template: str | None, folder: Path) -> list[str]:
-    """What the model reads of a record; of a pair the prompt with one answer, and the other answer alone."""
+    """The texts that the model reads of a record; for a pair, the prompt with one answer, and the other answer
+    alone."""
     return [
         part if isinstance(part, str) else _written(part, template, folder, generation=type(record) is Prompt)
         for part in READ[type(record)](record)
@@ -23,16 +24,16 @@ READ: dict[type[Record], Callable[[Any], list[str | Sequence[Message]]]] = {
     Chat: lambda chat: [chat.messages],
     Pair: lambda pair: [(*pair.prompt, *pair.chosen), "\n".join(message.content for message in pair.rejected)],
     Document: lambda document: [document.text],
-    Sample: lambda sample: [],  # no stage trains on what is not chosen
+    Sample: lambda sample: [],  # no stage trains on samples that are not chosen
     Verdict: lambda verdict: [],
     Figure: lambda figure: [],
     Match: lambda match: [],
 }
-"""What of a record of each kind a model reads: conversations, and text as it stands."""
+"""The parts of a record that a model reads, by kind: conversations, and plain text."""
 
 
 def _written(messages: Sequence[Message], template: str | None, folder: Path, *, generation: bool) -> str:
-    """A conversation in a template: the named one, or the one that came with the tokenizer."""
+    """A conversation rendered with the named template, or with the tokenizer's own."""
     if template is not None and template in TEMPLATES:
         known = TEMPLATES[template]
         return known.prompt_text(messages) if generation else known.chat_text(messages)

@@ -1,4 +1,4 @@
-"""Memory and time of a training on a machine, and what would make it fit where it does not."""
+"""Memory and time of a training on a machine, and settings that would make it fit."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ FLOPS = 1e12  # operations in one of `tflops`
 
 @dataclass(frozen=True, slots=True)
 class Grader:
-    """A reward model beside a training: its sizes, and the device that the recipe gives it."""
+    """A reward model in memory during a training: its sizes, and its device in the recipe."""
 
     shape: Shape
     device: str
@@ -30,7 +30,7 @@ class Grader:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """A training of a model of the sizes `shape` on `machine`, with what stands beside it."""
+    """A training of a model with the sizes `shape` on `machine`, with its reward models."""
 
     job: TrainingJob
     shape: Shape
@@ -46,27 +46,27 @@ class Training:
 
     @property
     def room(self) -> float:
-        """Bytes that may be used."""
+        """Usable bytes."""
         return self.machine.room(self.job.settings.processes)
 
     @property
     def own(self) -> list[Shape]:
-        """The sizes of the reward models on the device that trains."""
+        """The sizes of the reward models on the training device."""
         return [each.shape for each in self.graders if self.machine.place(each.device) == self.machine.trains_on]
 
     @property
     def beside(self) -> float:
-        """Bytes of other models on the device that trains."""
+        """Bytes of other models on the training device."""
         return self.job.beside(self.shape, self.compute_dtype, self.own)
 
     def peak(self, tokens: int) -> float:
-        """Bytes at the peak, with micro-batches of so many tokens."""
+        """Peak bytes with micro-batches of `tokens`."""
         memory = predict(self.shape, self.here, tokens)
         training = rank_peak(self.shape, memory, self.job.settings.processes) + self.beside
         return max([training, *self.phases(tokens).values()])
 
     def phases(self, tokens: int) -> dict[str, float]:
-        """Bytes at the peak of each phase of a policy on one process; nothing for other trainings."""
+        """Peak bytes of each phase of a policy on one process; empty for other trainings."""
         rollouts = self.rollouts
         if rollouts is None or self.job.settings.processes > 1:
             return {}
@@ -76,22 +76,22 @@ class Training:
 
     @property
     def rollouts(self) -> Rollouts | None:
-        """How a policy samples; prompts that are not there yet are taken to be as long as the answers."""
+        """How a policy samples; prompts that do not exist yet are assumed to be as long as the answers."""
         found, sampled = self.job.rollouts, self.load.sampling
         return found and replace(found, prompt=found.answer if sampled is None else sampled.prompt)
 
     def limit(self) -> int:
-        """Tokens of a micro-batch, as the recipe says or as they fit."""
+        """Tokens of a micro-batch, from the recipe or as many as fit."""
         limit = self.job.settings.micro_batch_tokens
         return (self.most() or SMALLEST) if limit == "auto" else limit
 
     def tokens(self) -> int:
-        """Tokens of the largest micro-batch: it is as large as it may be, or as the step is; a longer example has its
-        own."""
+        """Tokens of the largest micro-batch: the limit or the step, whichever is smaller; a longer example has its own
+        micro-batch."""
         return math.ceil(max(min(self.limit(), self.load.step), self.load.example))
 
     def most(self) -> int:
-        """The most tokens that fit; 0 where none do."""
+        """The largest number of tokens that fits; 0 if none fit."""
         return largest(self.shape, self.here, self.room - self.beside, ranks=self.job.settings.processes)
 
     def elsewhere(self) -> dict[str, float]:
@@ -105,11 +105,11 @@ class Training:
 
 
 def add_memory(training: Training, stage: str, cost: Cost) -> None:
-    """Adds the peak memory, and what does not fit the declared devices."""
+    """Adds the peak memory, and problems with declared devices that are too small."""
     machine, settings = training.machine, training.job.settings
     auto = settings.micro_batch_tokens == "auto"
     if auto and not machine.known:
-        why = "chosen of the accelerator's memory when the stage begins"
+        why = "chosen from the accelerator's memory when the stage begins"
         cost.unknown.append(f"peak memory: micro_batch_tokens auto, {why}")
         return
     if wrong := _missing(machine, settings):
@@ -139,19 +139,19 @@ def _when(machine: Machine) -> str:
 def _prompts(training: Training) -> str:
     if training.load.sampling is not None:
         return ""
-    return "; the prompts are not there yet, and are taken to be as long as the answers"
+    return "; the prompts do not exist yet and are assumed to be as long as the answers"
 
 
 def _missing(machine: Machine, settings: Optimisation) -> str:
-    """Why there is no card for each process; empty where there is."""
+    """A message if there are fewer cards than processes; otherwise empty."""
     cards = sum(device.is_card for device in machine.devices.values())
     if not cards or settings.processes <= cards:
         return ""
-    return f"processes is {settings.processes}, but hardware names {cards} cards: one process needs one; name them all"
+    return f"processes is {settings.processes}, but hardware names {cards} cards: each process needs one; name them all"
 
 
 def _too_small(training: Training, cost: Cost) -> Iterator[str]:
-    """What is wrong with each device that has less than the stage needs there."""
+    """A message for each device with less memory than the stage needs there."""
     machine = training.machine
     for device, needed in cost.memory.items():
         usable = training.room if device == machine.trains_on else machine.usable(device)
@@ -170,18 +170,21 @@ def _too_small(training: Training, cost: Cost) -> Iterator[str]:
 
 
 def _remedy(training: Training) -> str:
-    """What would make it fit, in the words of a recipe."""
+    """Settings that would make the training fit, as in a recipe."""
     found = list(_fitting(training))
     if found:
         return f"; it fits with {', or with '.join(found)}"
     fewest = _fewest(training)
     least = min(changed.peak(fewest) for _, changed in _changed(training))
-    whole = f", with micro-batches of {fewest:,} tokens, since examples are never cut" if fewest > SMALLEST else ""
-    return f"; no smaller micro-batch, checkpointing or 4 bits make it fit: the least is {least / 1e9:.2f} GB{whole}"
+    whole = f", with micro-batches of {fewest:,} tokens, because examples are never cut" if fewest > SMALLEST else ""
+    return (
+        "; smaller micro-batches, checkpointing and 4 bits do not make it fit: "
+        f"the minimum is {least / 1e9:.2f} GB{whole}"
+    )
 
 
 def _fitting(training: Training) -> Iterator[str]:
-    """Changes that suffice, the smallest first."""
+    """Sufficient changes, the smallest first."""
     good: list[tuple[str, ...]] = []
     for names, changed in _changed(training):
         if any(set(before) <= set(names) for before in good):
@@ -201,7 +204,7 @@ def _fewest(training: Training) -> int:
 
 
 def _changed(training: Training) -> Iterator[tuple[tuple[str, ...], Training]]:
-    """The training with each choice of changed settings, none first."""
+    """The training with each combination of changed settings, starting with none."""
     changes = list(_changes(training))
     for count in range(len(changes) + 1):
         for chosen in combinations(changes, count):
@@ -214,7 +217,7 @@ def _changed(training: Training) -> Iterator[tuple[tuple[str, ...], Training]]:
 
 
 def _changes(training: Training) -> Iterator[tuple[str, dict[str, object]]]:
-    """Settings that save memory and are not set yet: their words, and the change."""
+    """Settings that save memory and are not set yet: their text, and the change."""
     settings, rollouts = training.job.settings, training.rollouts
     if rollouts is not None and rollouts.bound is None and rollouts.rows > rollouts.group:
         width = 2 if training.compute_dtype == "bfloat16" else 4
@@ -237,7 +240,7 @@ def _changes(training: Training) -> Iterator[tuple[str, dict[str, object]]]:
 
 
 def add_time(training: Training, store: Path, cost: Cost) -> None:
-    """Adds the time of the stage's operations: on declared devices at their speed, else at that of earlier stages."""
+    """Adds the time of the stage's operations, at the speed of the declared devices or of earlier stages."""
     assert cost.flops is not None
     if training.machine.devices:
         _declared_time(training, cost)
@@ -254,13 +257,13 @@ def add_time(training: Training, store: Path, cost: Cost) -> None:
 
 
 def _declared_time(training: Training, cost: Cost) -> None:
-    """The least that the declared device takes: at its full speed."""
+    """Adds a lower bound of the time: at the full speed of the declared device."""
     device, sampled = training.machine.trainer, training.load.sampling
     assert device is not None and cost.flops is not None
     name = training.machine.describe(training.machine.trains_on)
     missing = [key for key in ("tflops", "bandwidth") if getattr(device, key) is None]
     if "tflops" in missing or (sampled and missing):
-        cost.unknown.append(f"time: hardware says no {' and no '.join(missing)} of {name}")
+        cost.unknown.append(f"time: hardware gives no {' and no '.join(missing)} for {name}")
         return
     assert device.tflops is not None
     speed = device.tflops * FLOPS
@@ -268,7 +271,7 @@ def _declared_time(training: Training, cost: Cost) -> None:
     if sampled is not None and device.bandwidth is not None:
         seconds += _sampling_time(training, sampled, speed, device.bandwidth * 1e9)
     cost.seconds = seconds / training.job.settings.processes
-    cost.notes.append(f"time: at the full speed that hardware gives {name}, so no less; grading and saving apart")
+    cost.notes.append(f"time: at the full speed that hardware gives {name}, a lower bound without grading and saving")
 
 
 def _sampling_time(training: Training, sampled: Sampled, speed: float, bandwidth: float) -> float:
@@ -283,7 +286,7 @@ def _sampling_time(training: Training, sampled: Sampled, speed: float, bandwidth
 
 
 def achieved(store: Path, kind: str) -> float | None:
-    """Operations a second, everything in the stage's time included, of the last finished stage of this type."""
+    """Operations per second of the last finished stage of this type, over its whole duration."""
     done = sorted(store.glob(f"{kind}-*/DONE"), key=lambda path: path.stat().st_mtime)
     for path in reversed(done):
         memory = path.parent / "memory.json"

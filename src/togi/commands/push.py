@@ -1,4 +1,4 @@
-"""A folder onto a model hub, by the hub library's client, and the files there held against those here."""
+"""Publishes a folder on a model hub with the hub library's client, and compares the files."""
 
 import logging
 import os
@@ -24,12 +24,12 @@ log = logging.getLogger(__name__)
 README = "README.md"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 HIDDEN = [".*", "**/.*", ".*/**"]
-"""Patterns of what is never published: the hub library's own notes, keys in dot files."""
+"""Patterns of files that are never published: the hub library's own notes, keys in dot files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What to publish and where: a `folder`, a `repo` (owner/name) of the kind `what` (model, dataset), its branch."""
+    """The folder to publish, the target `repo` (owner/name) of the kind `what` (model, dataset), and its branch."""
 
     folder: Path
     repo: str
@@ -40,13 +40,13 @@ class Wanted:
 
 
 def push(wanted: Wanted, as_json: bool) -> None:
-    """Publishes a folder in one commit and says which.
+    """Publishes a folder in one commit and prints it.
 
-    Raises RecipeError and InputError for what cannot be published, before anything is sent; StageError where the hub
-    refuses, does not answer, or does not show afterwards what was sent.
+    Raises RecipeError and InputError for a folder that cannot be published, before anything is sent; StageError if the
+    hub refuses, does not answer, or does not list the sent files afterwards.
     """
     if not HUB_ID.fullmatch(wanted.repo):
-        raise RecipeError(f"command line: {wanted.repo!r} is no name of a repository; give owner/name")
+        raise RecipeError(f"command line: {wanted.repo!r} is not the name of a repository; give owner/name")
     files = _files(wanted)
     for note in _notes(wanted.folder):
         log.warning("%s", note)
@@ -63,8 +63,8 @@ def push(wanted: Wanted, as_json: bool) -> None:
 
 
 def _files(wanted: Wanted) -> dict[str, int]:
-    """The files that will be published, with their sizes. Raises RecipeError for a folder without what it should hold,
-    InputError for files that must not be published."""
+    """The files to publish, with their sizes. Raises RecipeError for a folder without the required files, InputError
+    for files that must not be published."""
     folder = wanted.folder
     if not folder.is_dir():
         raise RecipeError(f"command line: {folder}: there is no such folder; `togi export` writes one")
@@ -73,7 +73,7 @@ def _files(wanted: Wanted) -> dict[str, int]:
     if not any(Path(name).match(pattern) for name in files for pattern in needed):
         other = "leave --dataset out" if wanted.what == "dataset" else "a data set needs --dataset"
         raise RecipeError(
-            f"command line: {folder} holds no {' and no '.join(needed)}, so it is no {wanted.what}; {other}"
+            f"command line: {folder} has no {' and no '.join(needed)}, so it is not a {wanted.what}; {other}"
         )
     pickles = [name for name in files if name.endswith(PICKLES)]
     if pickles:
@@ -90,7 +90,7 @@ def _visible(folder: Path) -> Iterator[Path]:
 
 
 def _notes(folder: Path) -> Iterator[str]:
-    """What a publisher should know."""
+    """Warnings for the publisher."""
     if not (folder / README).is_file():
         yield f"{folder} has no {README}: readers of the hub will see no card"
     if (folder / ADAPTER_CONFIG).is_file():
@@ -120,27 +120,34 @@ def _sent(wanted: Wanted) -> CommitInfo:
 
 
 def _refused(error: Exception) -> str:
-    """What a hub's refusal means, and what to do."""
+    """The meaning of a hub's refusal, with advice."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     if status in (401, 403):
         given = "HF_TOKEN is set" if os.environ.get("HF_TOKEN") else "HF_TOKEN is not set"
-        return f"the hub lets nobody write there with this token ({given}); set HF_TOKEN to one that may write. {first}"
+        return (
+            f"the hub does not allow writing there with this token ({given}); "
+            f"set HF_TOKEN to one that may write. {first}"
+        )
     if status is None:
-        return f"the hub at {constants.ENDPOINT} was not reached, or broke off: {first}. Start the command again"
+        return (
+            f"the hub at {constants.ENDPOINT} was not reached, or the connection broke: {first}. Run the command again"
+        )
     return f"the hub answers {status}: {first}"
 
 
 def _hold(wanted: Wanted, commit: str, files: dict[str, int]) -> None:
-    """Raises StageError where the commit does not show each file with its size."""
+    """Raises StageError if the commit does not list each file with its size."""
     try:
         listed: Any = HfApi().list_repo_tree(wanted.repo, recursive=True, revision=commit, repo_type=wanted.what)
         there = {each.path: each.size for each in listed if isinstance(each, RepoFile)}
     except (OSError, ValueError, HTTPError, HfHubHTTPError) as error:
-        raise StageError(f"{wanted.repo}: was sent as {commit}, but cannot be listed: {_refused(error)}") from error
+        raise StageError(
+            f"{wanted.repo}: sent as {commit}, but the commit cannot be listed: {_refused(error)}"
+        ) from error
     wrong = [name for name, size in files.items() if there.get(name) != size]
     if wrong:
         raise StageError(
-            f"{wanted.repo}: commit {commit} shows {wrong[0]} with {there.get(wrong[0])} bytes, where "
+            f"{wanted.repo}: commit {commit} lists {wrong[0]} with {there.get(wrong[0])} bytes, but "
             f"{files[wrong[0]]} were sent; push again"
         )

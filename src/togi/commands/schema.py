@@ -1,7 +1,7 @@
-"""The JSON schema of recipes: what editors complete and check while a recipe is written.
+"""The JSON schema of recipes, for completion and checks in editors.
 
-It is made from the same settings classes that read a recipe. It says less than `togi check`: that a reference fits, or
-that exactly one of several keys is given, is not in it.
+It is made from the settings classes that read recipes. It checks less than `togi check`: it does not check whether a
+reference fits, or that exactly one of several keys is given.
 """
 
 from typing import Any
@@ -17,15 +17,15 @@ NULL = {"type": "null"}
 
 
 class _Schema(GenerateJsonSchema):
-    """Paths are strings, wherever they are resolved to."""
+    """Paths are strings, wherever they resolve to."""
 
     def function_plain_schema(self, schema: core_schema.PlainValidatorFunctionSchema) -> JsonSchemaValue:
         return {"type": "string"}
 
 
 def recipe_schema() -> dict[str, Any]:
-    """The JSON schema (draft 2020-12) of a recipe. A value with a default may be null, and so may a whole entry, which
-    removes it from what `extends` names."""
+    """The JSON schema (draft 2020-12) of a recipe. A value with a default may be null; so may a whole entry, which
+    removes it from the recipe of `extends`."""
     definitions: dict[str, Any] = {}
     stages = {name: _settings(stage.settings, definitions, name) for name, stage in STAGES.items()}
     entry = {"models": _settings(ModelSpec, definitions, "model"), "data": _settings(DataSpec, definitions, "data")}
@@ -37,14 +37,14 @@ def recipe_schema() -> dict[str, Any]:
         top["properties"][name] = {"type": "object", **section}
     top["properties"]["extends"] = {"type": "string", "description": "a recipe that this one changes"}
     top["properties"]["track"] = {"anyOf": [top["properties"]["track"], {"type": "string"}]}
-    top["required"] = []  # what an extended recipe has need not be said again
+    top["required"] = []  # keys of the extended recipe need not be repeated
     typed = {"properties": {"stages": {"additionalProperties": {"required": ["type"]}}}}
     top |= {"if": {"required": ["extends"]}, "else": typed}
     return {"$schema": DIALECT, "title": "togi recipe", **top, "$defs": definitions}
 
 
 def _settings(settings: Any, definitions: dict[str, Any], name: str) -> dict[str, Any]:
-    """A reference to the schema of a settings class; it and what lies in it are added to `definitions`."""
+    """A reference to the schema of a settings class; the schema and its nested ones are added to `definitions`."""
     prefix = f"{name}:"
     made = settings.model_json_schema(schema_generator=_Schema, ref_template="#/$defs/" + prefix + "{model}")
     for inner, value in {**made.pop("$defs", {}), "": made}.items():
@@ -53,7 +53,7 @@ def _settings(settings: Any, definitions: dict[str, Any], name: str) -> dict[str
 
 
 def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
-    """A setting that has a default may be null: that is none, or the default."""
+    """Allows null for a setting with a default: it means none, or the default."""
     required = schema.get("required", [])
     found = schema.get("properties", {})
     for name in found:
@@ -65,8 +65,8 @@ def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _one_of(stages: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a stage: its `type` decides which settings it has, so that an error speaks of these alone. One
-    without a type changes what an extended recipe has, and may have the settings of any stage."""
+    """The schema of a stage: its `type` decides its settings, so that errors mention only these. An entry without a
+    type changes a stage of the extended recipe, and may have the settings of any stage."""
     kinds = {"properties": {"type": {"enum": list(stages)}}, "type": "object"}
     words = {word for settings in stages.values() for word in _of(settings, definitions)["properties"]}
     untyped = {"if": {"not": {"required": ["type"]}}, "then": {"propertyNames": {"enum": sorted(words)}}}
@@ -78,6 +78,6 @@ def _one_of(stages: dict[str, Any], definitions: dict[str, Any]) -> dict[str, An
 
 
 def _of(reference: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
-    """The schema that a reference stands for."""
+    """The schema that a reference points to."""
     found: dict[str, Any] = definitions[reference["$ref"].removeprefix("#/$defs/")]
     return found

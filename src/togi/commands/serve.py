@@ -1,4 +1,4 @@
-"""Serves a model over HTTP until a signal comes."""
+"""Serves models over HTTP until a signal arrives."""
 
 import resource
 import socket
@@ -31,11 +31,11 @@ from togi.serve.reward import reward_app
 from togi.stages.arithmetic import model_device
 
 LAST_SECONDS = 5
-"""How long requests under way may take once the server is asked to end."""
+"""Seconds that requests in flight may take after the server is asked to end."""
 
 MOST_FILES = 65536
 OWN_FILES = 128
-"""Open files that are no connections: the model's, the log, the event loop's."""
+"""Open files that are not connections: the model's, the log, the event loop's."""
 
 OWN = ("127.0.0.1", "localhost", "::1")
 Sources = Mapping[str, ModelSource]
@@ -43,8 +43,9 @@ Sources = Mapping[str, ModelSource]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where models are served; clients must show `key` unless it is empty. `updates`: who may ask may also have a model
-    take weights from a folder of this machine. `dtype` is that of weights and products; embedders keep float32."""
+    """The address and limits of a server; clients must send `key` unless it is empty. `updates`: clients may also load
+    weights from a folder of this machine. `dtype` is the type of weights and matrix multiplications; embedders keep
+    float32."""
 
     host: str
     port: int
@@ -55,7 +56,7 @@ class Place:
 
 
 class _Server(uvicorn.Server):
-    """Says when it is ready."""
+    """Logs when it is ready."""
 
     ready = ""
 
@@ -66,10 +67,10 @@ class _Server(uvicorn.Server):
 
 
 def serve(sources: Mapping[str, ModelSource], cache: Path, reward: bool, place: Place) -> None:
-    """Serves models under their names; several are language models. Returns when a signal has ended the server.
+    """Serves models under their names; several must be language models. Returns after a signal has ended the server.
 
-    Raises RecipeError for an address that cannot be had, InputError for a model that does not fit, and what its engine
-    failed with.
+    Raises RecipeError for an unavailable address, InputError for a model that does not fit, and the engine's error if
+    it failed.
     """
     with _bound(place) as listener:
         served_by: list[_Server] = []
@@ -86,7 +87,7 @@ def serve(sources: Mapping[str, ModelSource], cache: Path, reward: bool, place: 
         server = _Server(config)
         server.ready = _ready(place, listener, kind, list(sources))
         served_by.append(server)
-        with suppress(KeyboardInterrupt):  # uvicorn raises the signal that ended it once more
+        with suppress(KeyboardInterrupt):  # uvicorn raises the signal that ended it again
             server.run(sockets=[listener])
         if kind == "causal":
             app.state.raise_failure()
@@ -116,14 +117,14 @@ def _speaking(name: str, source: ModelSource, cache: Path, place: Place) -> tupl
 
 
 def _weights(net: Any, cache: Path, folder: str) -> dict[str, Any]:
-    """The weights in a folder, of a model or of an adapter for it, by their names in `net`. Raises InputError where
-    they are not those of such a network."""
+    """The weights in a folder, of a model or of an adapter for it, by their names in `net`. Raises InputError if they
+    do not fit the network."""
     found = dict(load(ModelSource(kind="path", name=folder), cache, dtype=net.dtype).net.named_parameters())
     own = dict(net.named_parameters())
     wrong = [name for name in own if name not in found or found[name].shape != own[name].shape]
     if wrong or len(found) != len(own):
         raise InputError(
-            f"{folder}: its weights are not those of the model that is served"
+            f"{folder}: its weights do not fit the served model"
             + (f" ({wrong[0]} is missing or has another shape)" if wrong else "")
         )
     return found
@@ -157,11 +158,11 @@ def _embed(sources: Sources, cache: Path, place: Place, died: Callable[[], None]
 
 APPS = {"causal": _chat, "reward": _reward, "embedder": _embed}
 PATHS = {"causal": ("/v1",), "reward": ("/v1/scores", "/classify"), "embedder": ("/v1/embeddings",)}
-"""Where a model of each kind is served."""
+"""The paths of each kind of model."""
 
 
 def _bound(place: Place) -> socket.socket:
-    """The socket that listens; taken before the model is loaded, which may take minutes."""
+    """The listening socket, bound before the model is loaded, which may take minutes."""
     try:
         family = socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)[0][0]
         found = socket.socket(family, socket.SOCK_STREAM)
@@ -169,14 +170,14 @@ def _bound(place: Place) -> socket.socket:
         found.bind((place.host, place.port))
     except OSError as error:
         raise RecipeError(
-            f"command line: {place.host}:{place.port} cannot be listened on: {error.strerror or error}; choose another "
+            f"command line: cannot listen on {place.host}:{place.port}: {error.strerror or error}; choose another "
             "with --host and --port (0: a free port)"
         ) from None
     return found
 
 
 def _connections() -> int:
-    """How many clients fit within the limit of open files, which is raised as far as the system lets it be."""
+    """The number of clients that the limit of open files allows; the limit is raised as far as the system permits."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
     if soft != resource.RLIM_INFINITY and soft < most:

@@ -1,6 +1,6 @@
-"""The life of a record: what it was made from, what each stage did with it, and what became of it.
+"""The history of a record: what it was made from, what each stage did with it, and what was made from it.
 
-Only the columns of ids are read of whole files; of records that are shown, the row groups that hold them.
+Of whole files only the columns of ids are read; of records that are shown, only their row groups.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,8 +22,8 @@ from togi.core.record_streams import read_range
 from togi.core.records import Record, Sample
 from togi.stages.drops import DROPS_FILE
 
-NEAR = 5  # ids that an unknown one is compared with aloud
-SHARED = 2  # digits that an id must share with an unknown one to be near
+NEAR = 5  # similar ids that an error message lists
+SHARED = 2  # digits that an id must share with an unknown one to be similar
 TEXT = 160  # characters of a record
 PASSED, CHANGED, MADE, DROPPED, LEFT, READ = "passed on", "changed", "made", "dropped", "not chosen", "read"
 
@@ -42,7 +42,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """A record where it was first written: `stage` made it, from `parents`. `dropped` is (stage, reason)."""
+    """A record in the stage that first wrote it: `stage` made it from `parents`. `dropped` is (stage, reason)."""
 
     id: str
     stage: str
@@ -53,8 +53,8 @@ class Known:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """What a stage did with a record. `what` says which fields changed, which scores came, or why it was dropped;
-    `made` are the ids that the stage made from it."""
+    """What a stage did with a record. `what` lists changed fields, new scores, or the reason of a drop; `made` are the
+    ids that the stage made from it."""
 
     stage: str
     type: str
@@ -65,7 +65,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Life:
-    """All that is known of a record. `before` are its ancestors, `after` its descendants, the nearest first."""
+    """The history of a record. `before` are its ancestors, `after` its descendants, the nearest first."""
 
     id: str
     kind: str
@@ -78,21 +78,21 @@ class Life:
 
 @dataclass(slots=True)
 class _File:
-    """An output of records, of which the ids and the links to other records are in memory."""
+    """An output of records, with its ids and links to other records in memory."""
 
     place: Place
     output: str
     path: Path
     ids: pa.Array = field(init=False)
     links: list[tuple[pa.Array, pa.Array]] = field(init=False)
-    """(rows, ids of other records that these rows name), for each column that names some."""
+    """(rows, ids of other records in these rows), for each column with ids."""
 
     def __post_init__(self) -> None:
         try:
             file = pq.ParquetFile(self.path)
             names = file.schema_arrow.names
             columns = [each for each in ("parents", "answers") if each in names]
-            if "chosen" not in names and "prompt" in names:  # that of a pair is a conversation
+            if "chosen" not in names and "prompt" in names:  # the prompt of a pair is a conversation
                 columns.append("prompt.id" if "completion" in names else "prompt")
             table = file.read(columns=["id", *columns])
         except (OSError, *UNREADABLE) as error:
@@ -101,7 +101,7 @@ class _File:
         self.links = list(map(_links, columns))
 
     def names(self, rows: Sequence[int]) -> list[str]:
-        """The ids of the records in some rows."""
+        """The ids of the records in `rows`."""
         return self.ids.take(pa.array(rows, pa.int64())).to_pylist()
 
     def rows_of(self, ids: pa.Array) -> list[int]:
@@ -109,12 +109,12 @@ class _File:
         return _call("indices_nonzero", _among(self.ids, ids)).to_pylist()
 
     def children_of(self, ids: pa.Array) -> list[int]:
-        """The rows of records that name one of these ids."""
+        """The rows of records that refer to one of these ids."""
         found = [rows.filter(_among(named, ids)).to_pylist() for rows, named in self.links]
         return sorted(dict.fromkeys(chain(*found)))
 
     def parents_of(self, rows: Sequence[int]) -> dict[int, list[str]]:
-        """The ids that each of some rows names, each once."""
+        """The ids to which each of `rows` refers, without duplicates."""
         found: dict[int, dict[str, None]] = {row: {} for row in rows}
         for at, named in self.links:
             mask = _among(at, pa.array(rows, at.type))
@@ -127,12 +127,12 @@ class _File:
 
 
 def _call(name: str, values: pa.Array, options: pc.FunctionOptions | None = None) -> Any:
-    """A function of Arrow on one array."""
+    """Calls an Arrow function on one array."""
     return pc.call_function(name, [values], options)
 
 
 def _among(values: pa.Array, ids: pa.Array) -> pa.Array:
-    """Which values are among `ids`."""
+    """A mask of the values that are in `ids`."""
     return _call("is_in", values, pc.SetLookupOptions(value_set=ids))
 
 
@@ -159,7 +159,7 @@ class Tracer:
 
     @cached_property
     def drops(self) -> dict[str, dict[str, str]]:
-        """By stage: the reasons for which records were dropped, by id."""
+        """The reasons for drops, by stage and id."""
         found: dict[str, dict[str, str]] = {name: {} for name in self.places}
         for name, place in self.places.items():
             path = place.folder / DROPS_FILE
@@ -169,7 +169,7 @@ class Tracer:
         return found
 
     def find(self, given: str) -> str:
-        """The id that is `given`, or the only one that begins so. Raises InputError where there is none, or several."""
+        """The id `given`, or the only one that begins with it. Raises InputError if there is none, or several."""
         found: dict[str, str] = {}
         for file in self.files:
             ids = file.ids
@@ -186,19 +186,19 @@ class Tracer:
         raise InputError(f"{len(found):,} records have ids that begin with {given!r}: {some}{more}; give more digits")
 
     def _near(self, given: str) -> str:
-        pool: dict[str, str] = {}  # ids by as many of their digits as were given
+        pool: dict[str, str] = {}  # ids, truncated to as many digits as given
         for file in self.files:
             ids = file.ids
             pool |= {name[: len(given)]: name for name in _beginning(ids, given[:SHARED])}
         near = get_close_matches(given, pool, NEAR)
         if near:
-            return f"; near it are {', '.join(pool[each] for each in near)}"
+            return f"; similar ids are {', '.join(pool[each] for each in near)}"
         return "; `togi show RECIPE STAGE` shows some ids" if self.files else ": no stage has written records yet"
 
     # --- one record ---------------------------------------------------------------------------------------------------
 
     def life(self, given: str) -> Life:
-        """The life of a record by its id or the beginning of it. Raises InputError as `find` does."""
+        """The history of a record by its id or the beginning of it. Raises InputError as `find` does."""
         name = self.find(given)
         wanted = pa.array([name], pa.string())
         at = [(file, rows[0]) for file in self.files if (rows := file.rows_of(wanted))]
@@ -214,7 +214,7 @@ class Tracer:
         )
 
     def _events(self, name: str, at: Sequence[tuple[_File, int]]) -> Iterator[Event]:
-        """What each stage did with it, in the order of the run."""
+        """What each stage did with the record, in the order of the run."""
         made = self._children(pa.array([name], pa.string()))
         held: dict[tuple[str, str], Record] = {}
         for place in self.places.values():
@@ -229,7 +229,7 @@ class Tracer:
                 yield Event(stage=place.stage, type=place.type, event=gone[0], what=gone[1], made=children)
 
     def _gone(self, place: Place, name: str, came: bool, used: bool) -> tuple[str, str] | None:
-        """What a stage without the record in its outputs did with it, and why; None for a stage that never saw it."""
+        """The event of a stage whose outputs lack the record, and the reason; None for a stage that never read it."""
         reason = self.drops[place.stage].get(name)
         if reason is not None:
             return (READ, f"something made from it was dropped: {reason}") if used else (DROPPED, reason)
@@ -245,7 +245,7 @@ class Tracer:
         return Event(stage=place.stage, type=place.type, event=CHANGED if what else PASSED, what=what, made=children)
 
     def _children(self, ids: pa.Array) -> dict[str, list[str]]:
-        """The ids of records that name one of `ids`, by the stage that made them."""
+        """The ids of records that refer to one of `ids`, by the stage that made them."""
         found: dict[str, list[str]] = {}
         seen: dict[str, None] = dict.fromkeys(ids.to_pylist())
         for file in self.files:
@@ -285,7 +285,7 @@ class Tracer:
         return [known for known in found.values() if known is not None]
 
     def _known(self, file: _File, rows: Sequence[int]) -> Iterator[Known]:
-        """The records of some rows."""
+        """The records in `rows`."""
         parents = file.parents_of(rows)
         for row, name in zip(rows, file.names(rows), strict=True):
             dropped = next(((stage, why[name]) for stage, why in self.drops.items() if name in why), None)
@@ -311,7 +311,7 @@ def _origin(record: Record) -> str:
 
 
 def changes(before: Record, now: Record) -> str:
-    """How a record differs from itself at an earlier stage: its fields, and the scores that came. Empty: not at all."""
+    """The differences of a record from an earlier stage: changed fields and new scores. Empty if there are none."""
     found = [
         each.name
         for each in fields(now)
