@@ -59,7 +59,7 @@ def test_progress_and_notes_are_printable_and_no_markup(terminal):
     assert "\x1b]" not in text and "\x1bc" not in text and "\x07" not in text and "\x9b" not in text
     for whole in ("[red]s[/] (a\\x9bb)", "[bold]l[/bold] \\x1b]0;title\\x07", "ALARM n\\x1b: [/] \\u202e", "w\\x1b]"):
         assert whole in text
-    assert "[i]\\x1bc" in text and "[u] (k) finished before" in text and "[link]" in text
+    assert "[i]\\x1bc" in text and "[u] (k) finished earlier" in text and "[link]" in text
 
 
 def test_nothing_is_printed_another_way():

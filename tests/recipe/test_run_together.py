@@ -81,7 +81,7 @@ def test_what_the_other_run_finished_is_not_done_again(home):
         (home.parent / "DONE").rename(folder / "DONE")
         holder.kill()
         text, _ = run.communicate(timeout=30)
-    assert run.returncode == 0 and "some (select) finished before" in text, text
+    assert run.returncode == 0 and "some (select) finished earlier" in text, text
     assert stages(home, "two") == [("done", "done", True), ("done", "done", True)]
     assert sorted(os.listdir(folder)) == sorted([*before, "DONE"])
 

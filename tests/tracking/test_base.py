@@ -144,7 +144,7 @@ def test_one_key_of_the_recipe_shows_the_metrics_of_every_training_stage(tmp_pat
     assert list(home.glob("store/train.sft-*/tracking/tensorboard/tuned-*/events.*"))
     assert not list(home.glob("store/train.sft-*/output/**/events.*"))  # where it is shown is no result
     changed = togi(home, "run", str(path), "track=[]", "--threads", "1")
-    assert "finished before" in changed.stderr  # and does not enter the fingerprint
+    assert "finished earlier" in changed.stderr  # and does not enter the fingerprint
 
 
 def test_an_unknown_tracker_is_refused(tmp_path):
