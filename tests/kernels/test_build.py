@@ -62,7 +62,7 @@ def test_it_can_be_switched_off(monkeypatch):
 
 def test_an_instruction_set_that_is_none_is_refused(monkeypatch):
     monkeypatch.setenv("TOGI_NATIVE", "sse9")
-    with pytest.raises(InputError, match="TOGI_NATIVE: found 'sse9', allowed are 0, 1, avx512, avx2"):
+    with pytest.raises(InputError, match="TOGI_NATIVE: found 'sse9'; allowed: 0, 1, avx512, avx2"):
         dispatch.kernels.__wrapped__()
 
 

@@ -194,7 +194,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
 def test_what_the_objective_reads_must_be_there():
     net, micro = tiny_model(), micro_batch(make_rows())
     without = replace(micro, batch=replace(micro.batch, ref_logp_N=None))
-    with pytest.raises(StageError, match="reads ref_logp_N"):
+    with pytest.raises(StageError, match="needs ref_logp_N"):
         list(train_steps(net, update_of(net), GRPO(beta=0.1), [[without]]))
     with pytest.raises(StageError, match="nothing to train on"):
         list(train_steps(net, update_of(net), GRPO(), [[]]))
