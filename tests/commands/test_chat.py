@@ -223,7 +223,7 @@ def test_the_command_of_a_run_with_overrides_reaches_that_run(shell):
 def test_a_model_of_other_settings_is_not_the_one_that_was_asked_for(shell):
     ended = shell("chat", "tiny.yaml", "policy", "stages.policy.steps=2", "-m", "Hi")
     assert ended.exit_code == 2
-    assert "do it with `togi run tiny.yaml stages.policy.steps=2 --until policy`" in ended.output
+    assert "run it with `togi run tiny.yaml stages.policy.steps=2 --until policy`" in ended.output
 
 
 def test_an_override_leaves_the_earlier_model_within_reach(shell):
@@ -239,4 +239,4 @@ def test_an_override_leaves_the_earlier_model_within_reach(shell):
 
 def test_words_of_chat_that_say_nothing(shell):
     assert "one model at a time, found policy and base" in shell("chat", "tiny.yaml", "policy", "base").output
-    assert "'policy' says nothing" in shell("chat", "model", "policy").output
+    assert "'policy' has no meaning" in shell("chat", "model", "policy").output

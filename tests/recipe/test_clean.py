@@ -84,7 +84,7 @@ def test_a_folder_that_somebody_works_in_is_left_alone_and_the_others_go(home):
         fcntl.flock(handle, fcntl.LOCK_EX)
         shown = clean("--yes")
     assert names(home) == [MINE] and "in use now, kept" in shown and "2 folders" in shown
-    assert clean("--yes").count("left alone") == 0 and names(home) == []
+    assert clean("--yes").count("in use now") == 0 and names(home) == []
 
 
 def test_folders_without_a_lock_are_listed_and_strangers_are_not(home):
