@@ -1,4 +1,4 @@
-"""What no objective may do: depend on how a step was cut, or pass over answers that are empty, masked or equal."""
+"""No objective's result depends on how a step is cut, and none ignores answers that are empty, masked or equal."""
 
 from collections.abc import Sequence
 
@@ -26,7 +26,7 @@ OBJECTIVES: dict[str, Objective] = {
     "smpo clipped": SMPO(loss_type="smooth_double_bound", margin_delta=0.2, clipping=CLIPPING),
     "reward": BradleyTerry(centring=0.1, margin=True),
 }
-LENGTHS = ((3, 5), (1, 9), (4, 4), (7, 2), (2, 6))  # of the chosen and the rejected answers
+LENGTHS = ((3, 5), (1, 9), (4, 4), (7, 2), (2, 6))  # tokens of the chosen and the rejected answer
 
 
 def numbers(count: int, seed: int) -> Tensor:
@@ -34,7 +34,7 @@ def numbers(count: int, seed: int) -> Tensor:
 
 
 def micro_batch(first: int, last: int) -> tuple[slice, slice, Batch]:
-    """Pairs first..last of the step: where their tokens and sequences stand in it, and what an objective reads."""
+    """Returns where the tokens and sequences of pairs first..last lie in the step, and the batch of these pairs."""
     flat = [length for pair in LENGTHS for length in pair]
     start, stop = sum(flat[: 2 * first]), sum(flat[: 2 * last])
     lengths = torch.tensor(flat[2 * first : 2 * last], dtype=torch.long)
@@ -51,7 +51,7 @@ def micro_batch(first: int, last: int) -> tuple[slice, slice, Batch]:
 
 
 def step(objective: Objective, cut: Sequence[tuple[int, int]]) -> tuple[float, Tensor, dict[str, float]]:
-    """Loss, gradient and metrics of the five pairs, computed in the micro-batches of `cut`."""
+    """Returns loss, gradient and metrics of the five pairs, computed in the micro-batches of `cut`."""
     count = sum(map(sum, LENGTHS))
     logp_N, score_S = (-numbers(count, 0).abs()).requires_grad_(), numbers(10, 1).requires_grad_()
     parts = [micro_batch(*pairs) for pairs in cut]
@@ -96,7 +96,7 @@ def test_an_empty_answer_is_refused_before_any_loss(objective):
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_step_without_anything_to_learn_is_an_error(name):
-    """All tokens masked, or no pair: the totals are zero."""
+    """If all tokens are masked, or there is no pair, the totals are zero."""
     objective = OBJECTIVES[name]
     nothing = torch.zeros(0)
     empty = Batch(num_sequences=0, ref_logp_S=nothing, margin_P=nothing, terminator_N=nothing.bool())
@@ -136,7 +136,7 @@ def test_an_equal_pair_costs_what_the_table_says_and_its_gradients_cancel(object
 
 @pytest.mark.parametrize("name", ["dpo", "rpo", "smpo", "smpo clipped"])
 def test_an_answer_of_two_pairs_counts_in_each(name):
-    """One chosen and two rejected answers in one tree, against the same two pairs apart."""
+    """One chosen and two rejected answers in one tree give the same results as two separate pairs."""
     objective, results = OBJECTIVES[name], []
     logps = -numbers(9, 4).abs()
     chosen, worst, worse = logps[:2], logps[2:5], logps[5:]
@@ -185,8 +185,8 @@ def test_clipped_tokens_count_as_their_limit_and_have_no_gradient():
     batch = pair_batch(4, 4, terminator_N=ends)
     clipping = Clipping(flip_terminator=True, lower_quantile=0.5, upper_quantile=0.5, min_logp=-2.0)
     chosen_N, rejected_N = clipping.chosen(logp_N, batch)[:4], clipping.rejected(logp_N, batch)[4:]
-    assert chosen_N.tolist() == [-1.5, -1.5, -2.0, -3.0]  # above the median: the median
-    # the terminator turns to +0.2; the median of (-0.5, -9, -4, 0.2) is -2.25, and -2.25 is below the floor
+    assert chosen_N.tolist() == [-1.5, -1.5, -2.0, -3.0]  # a value above the median becomes the median
+    # the terminator's log-probability turns into +0.2; the median of (-0.5, -9, -4, 0.2) is -2.25, below the floor
     assert rejected_N.tolist() == [-0.5, -2.0, -2.0, 0.2]
     (chosen_N.sum() + rejected_N.sum()).backward()
     assert logp_N.grad.tolist() == [0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 0.0, -1.0]

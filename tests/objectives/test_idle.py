@@ -1,4 +1,4 @@
-"""A group without spread has no gradient: leaving it out of the computation changes nothing, as long as it counts."""
+"""A group without spread has no gradient: not computing it changes nothing, provided that it is counted."""
 
 from typing import get_args
 
@@ -12,7 +12,7 @@ LENGTHS = (3, 5, 4, 2)
 
 
 def loss_and_gradient(objective: GRPO, keep: int, idle: tuple[int, int]) -> tuple[float, torch.Tensor]:
-    """Over the first `keep` answers; `idle` counts the answers and tokens that are left out."""
+    """Computes the first `keep` answers; `idle` is the number of answers and tokens that are left out."""
     torch.manual_seed(0)
     logp_N = -torch.rand(sum(LENGTHS), dtype=torch.float64)
     size = sum(LENGTHS[:keep])

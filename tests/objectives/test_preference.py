@@ -15,7 +15,7 @@ CASES = {case["name"]: case for case in PREFERENCE["dpo"]}
 MASK = torch.tensor(PREFERENCE["completion_mask"], dtype=torch.bool)[:, 1:]
 CHOSEN_P, REJECTED_P = torch.tensor([0, 1]), torch.tensor([2, 3])
 SHAPES = ("sigmoid", "sigmoid_norm", "hinge", "ipo", "robust")
-UNBUILT = {"f_divergence": "reverse_kl", "ld_alpha": None, "use_weighting": False}  # at any other value
+UNBUILT = {"f_divergence": "reverse_kl", "ld_alpha": None, "use_weighting": False}  # other values are not supported
 
 
 def flat(rows, mask=MASK) -> torch.Tensor:
@@ -72,8 +72,8 @@ def test_every_shape_is_among_the_stored_cases():
 
 @pytest.mark.parametrize("name", [c["loss_types"][0] for c in CASES.values() if c["loss_types"][0] not in SHAPES])
 def test_other_shapes_are_refused_by_name(name):
-    """exo_pair, nca_pair, bco_pair, sppo_hard, apo, discopop and sft alone; aot also sorts a micro-batch, so that its
-    result depends on the cut. orpo is no pair of shapes over differences at all."""
+    """exo_pair, nca_pair, bco_pair, sppo_hard, apo, discopop and sft alone. aot also sorts a micro-batch, so its result
+    depends on the cut. orpo is no function of differences at all."""
     with pytest.raises(RecipeError, match=rf"found '{name}'; allowed: {', '.join(SHAPES)}"):
         DPO(loss_type=name)
 
@@ -90,7 +90,7 @@ def test_the_cross_entropy_of_the_chosen_equals_the_stored_one():
 
 
 def one_pair(objective: DPO | SMPO, logps: tuple[float, float], dtype: torch.dtype = torch.float64) -> float:
-    """The loss of a chosen and a rejected answer of one token."""
+    """Returns the loss of a chosen and a rejected answer of one token each."""
     batch = Batch(num_sequences=2, sequence_N=torch.tensor([0, 1]))
     output = Output(logp_N=torch.tensor(logps, dtype=dtype))
     return objective.loss(output, batch, objective.counts(batch))[0].item()
@@ -119,7 +119,7 @@ def test_cpo_and_simpo_come_out_of_dpo_and_smpo(case):
 
 
 def smpo_batch() -> tuple[torch.Tensor, torch.Tensor, Batch]:
-    """Logits (S, T, V) with a graph, log-probabilities of the scored tokens, and the micro-batch."""
+    """Returns logits (S, T, V) with a graph, log-probabilities of the scored tokens, and the micro-batch."""
     logits_STV = torch.tensor(SMPO_VECTORS["logits"], dtype=torch.float64, requires_grad=True)
     target_ST = torch.tensor(SMPO_VECTORS["labels"])[:, 1:]
     mask = target_ST != -100
@@ -146,7 +146,7 @@ def test_smpo_equals_the_stored_loss_and_gradient(index):
     assert value(metrics, "accuracy") == case["reward_acc"]
     assert value(metrics, "target_margin") == pytest.approx(case["target_margin"])
     wrong = case["chosen_sft_loss"] + (1 - case["chosen_sft_ratio"]) * case["rejected_sft_loss"]
-    # on purpose not logged here: the published metric leaves out the ratio of the chosen side
+    # deliberately not logged here: the published metric omits the ratio of the chosen side
     assert wrong == pytest.approx(case["weighted_sft_loss_metric"], abs=1e-9)
 
 
@@ -169,7 +169,7 @@ def test_the_margin_rises_as_stored(case):
 
 
 def test_published_clipping_did_nothing_and_ours_is_off():
-    """The stored cases were made with the published settings of clipping, which have no effect there."""
+    """The stored cases were made with the published clipping settings, which have no effect there."""
     assert SMPO_VECTORS["clipping_has_effect"] is False
     _, logp_N, batch = smpo_batch()
     clipping = SMPO().clipping

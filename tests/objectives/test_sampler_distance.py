@@ -1,4 +1,4 @@
-"""How far sampler and trainer are apart is told in every step, however it is cut."""
+"""The distance between sampler and trainer is reported in every step, however the step is cut."""
 
 import math
 from dataclasses import replace
@@ -14,7 +14,7 @@ SAMPLER = torch.tensor([-1.0, -2.0 - math.log(4), -0.5 + math.log(2), -3.0], dty
 
 
 def told(correction: SamplerCorrection | None, cuts: list[tuple[int, int]]) -> dict[str, float]:
-    """The metrics of two answers of two tokens each, in micro-batches of some of their tokens."""
+    """Returns the metrics of two answers of two tokens each; `cuts` are the token ranges of the micro-batches."""
     found: dict = {}
     for start, stop in cuts:
         sequence_N = torch.arange(stop - start) // 2

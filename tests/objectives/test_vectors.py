@@ -24,7 +24,7 @@ def flat(rows) -> torch.Tensor:
 def settings_of(case: dict) -> GRPO:
     params = dict(case["params"])
     loss_type = params["loss_type"]
-    high = "max_weight" if loss_type == "cispo" else "eps_high"  # where this loss reads its upper bound
+    high = "max_weight" if loss_type == "cispo" else "eps_high"  # the setting that holds the upper bound
     known = {"level": "level", "beta": "beta", "eps": "eps", "delta": "delta", "eps_high": high}
     known["off"] = "off_policy_threshold"
     chosen = {known[key]: value for key, value in params.items() if key in known}
@@ -43,7 +43,8 @@ def settings_of(case: dict) -> GRPO:
 
 
 def sampler_logp(case: dict, old_N: torch.Tensor) -> torch.Tensor | None:
-    """Log-probabilities of a sampler that would give exactly the stored weights (0: one above the cap)."""
+    """Returns sampler log-probabilities that give exactly the stored weights (a stored 0 becomes a weight above the
+    cap)."""
     if "isr" not in case["params"]:
         return None
     weight_BT = torch.tensor(case["params"]["isr"], dtype=torch.float64)
@@ -53,7 +54,7 @@ def sampler_logp(case: dict, old_N: torch.Tensor) -> torch.Tensor | None:
 
 
 def totals_of(case: dict, objective: GRPO, batch: Batch) -> dict[str, float]:
-    """The counts of a step of `ga` such micro-batches."""
+    """Returns the counts of a step of `ga` such micro-batches."""
     params = case["params"]
     factor = {"sequences": params.get("ga", 1), "tokens": params.get("ga", 1) / params.get("spg", 1)}
     return {name: count * factor[name] for name, count in objective.counts(batch).items()}

@@ -24,7 +24,7 @@ PROMPT = Prompt(id="p0", messages=(Message("user", "Hi"),), answer="4")
 
 
 class TableScorer:
-    """Gives each answer the score that its text names, and remembers what it was asked."""
+    """Scores each answer with the number that is its text, and records what it was asked."""
 
     def __init__(self) -> None:
         self.calls: list[list[str]] = []
@@ -45,7 +45,7 @@ def open_(text: object) -> Completion:
 
 
 def gated(scorer: TableScorer, **options) -> Reward:
-    """The gate of 6 and a reward model, at most 10, negatives halved."""
+    """A gate with bonus 6 and a reward model capped at 10, whose negative scores are halved."""
     gate = Gate(name="terminator", check=TerminatorCheck(terminator=END), bonus=6.0)
     term = Term(name="model", grader=ModelGrader(scorer=scorer, name="model"), cap=10.0, negative_scale=0.5)
     return Reward(gates=(gate,), terms=(term,), terminator=END, **options)
@@ -126,7 +126,7 @@ def test_failures_are_a_share_of_all_that_was_graded():
 
 @pytest.mark.parametrize(("length", "score"), [(1, 0.0), (16, 0.0), (17, -0.25), (19, -0.75), (20, -1.0), (31, -1.0)])
 def test_overlong_answers_are_punished_along_a_straight_line(length, score):
-    """DAPO: 0 up to Lmax - Lc, (Lmax - Lc - |y|) / Lc after it, -1 beyond Lmax; here Lmax is 20 and Lc 4."""
+    """DAPO: 0 up to Lmax - Lc, then (Lmax - Lc - |y|) / Lc, and -1 beyond Lmax; here Lmax is 20 and Lc is 4."""
     settings = {"terms": [{"type": "overlong", "max_tokens": 20, "cache_tokens": 4, "weight": 2.0}]}
     reward = build_reward(RewardSettings.model_validate(settings), RewardResources(terminator=END))
     answer = Completion(text="a", stop="length", token_ids=(7,) * length)
@@ -272,6 +272,6 @@ def test_statistics_by_component():
     assert found.components["total"].count == 4
     metrics = found.metrics(["terminator"])
     assert metrics["reward/model/p50"] == 1.0 and found.failed_share == 0.2
-    assert metrics["gate/terminator"] == 0.8 and metrics["gate/all"] == 0.75  # of all answers, and of the graded ones
+    assert metrics["gate/terminator"] == 0.8 and metrics["gate/all"] == 0.75  # of all answers; of the graded ones
     assert metrics["stopped/terminator/length"] == 1
     assert all(math.isfinite(value) for value in metrics.values())

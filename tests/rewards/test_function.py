@@ -1,4 +1,4 @@
-"""Reward functions of a user's file: what they import beside it, and the signature of TRL."""
+"""Reward functions in a user's file: imports of neighbouring files, and TRL's signature."""
 
 import sys
 from pathlib import Path
@@ -19,7 +19,7 @@ from togi.rewards.settings import RewardSettings
 
 
 def write(folder: Path, **files: str) -> Path:
-    """Writes modules by their names without .py; the path of f.py."""
+    """Writes modules, given by name without .py, and returns the path of f.py."""
     for name, text in files.items():
         path = folder / f"{name}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def test_a_neighbour_comes_before_a_library_of_its_name_which_stays(tmp_path, mo
 
 
 def test_libraries_that_a_file_is_first_to_import_stay(tmp_path, monkeypatch):
-    """Those of an environment inside the folder too."""
+    """This holds also for libraries of an environment inside the folder."""
     text = "from newlib import VALUE\ndef f(prompt, completion):\n    return VALUE\n"
     write(tmp_path, **{"venv/newlib": "VALUE = 5.0", "f": text})
     monkeypatch.syspath_prepend(tmp_path / "venv")

@@ -1,4 +1,4 @@
-"""Each gate on its own: what passes, and why the rest does not."""
+"""Each gate alone: what passes it, and the reason for which anything else fails."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Guards: when an alarm rises, once, and when it ends the run."""
+"""Guards: when an alarm is raised, that it is raised only once, and when it ends the run."""
 
 import pytest
 

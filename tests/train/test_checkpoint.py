@@ -24,7 +24,7 @@ from togi.train.optimizer import AdamWSettings, Schedule, Update, build_adamw, t
 
 
 class Cursor:
-    """What a batch source would keep."""
+    """Stands for the state of a batch source."""
 
     def __init__(self) -> None:
         self.kept: Mapping[str, Any] = {}
@@ -37,7 +37,7 @@ class Cursor:
 
 
 class Run:
-    """A small training that saves every second step and draws its batches from torch's own generator."""
+    """A small training run that saves every second step and draws its batches from torch's own generator."""
 
     def __init__(self, folder: Path, fingerprint: str = "ab" * 32) -> None:
         torch.manual_seed(0)
@@ -81,7 +81,7 @@ class Run:
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
-    """All files but the journal, which tells of attempts too, and the manifests, which hold its length."""
+    """Returns all files except the journal, which also records attempts, and the manifests, which hold its length."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     names = ("journal.jsonl", "manifest.json")
     return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.name not in names}
@@ -107,7 +107,7 @@ def test_a_kill_while_saving_loses_nothing(tmp_path, fault):
     run = Run(tmp_path / "parts").go(4)
     state = capture(6, run.params, run.update.optimizer, {}, "ab" * 32)
     child = os.fork()
-    if child == 0:  # the checkpoint of step 6 is never finished, or just so
+    if child == 0:  # the kill leaves the checkpoint of step 6 unfinished, or just finished
         install_fault(fault)
         save(run.folder, state, files=[run.metrics])
         os._exit(0)
@@ -180,7 +180,7 @@ def test_another_format_is_refused(tmp_path, change, told):
     path = run.folder / "step-00000002" / "manifest.json"
     manifest = read_sealed(path)
     del manifest["format"]
-    (write_sealed if change else write_json)(path, {**manifest, **change})  # the oldest knew neither number nor seal
+    (write_sealed if change else write_json)(path, {**manifest, **change})  # the oldest had neither number nor seal
     with pytest.raises(StageError, match=f"another version of togi \\({told}, this one reads 2"):
         run.resume()
 
@@ -216,7 +216,7 @@ def test_a_full_disk_ends_with_a_message_and_keeps_what_was_saved(tmp_path):
 
 
 class Second(Ranks):
-    """Rank 1 of 2: nothing is done once by it."""
+    """Rank 1 of 2: it skips what only the first rank does."""
 
     rank, size = 1, 2
 

@@ -1,4 +1,4 @@
-"""The loop: cuts do not matter, broken numbers stop it, schedules and groups do what they say."""
+"""The loop: cuts do not matter, non-finite numbers stop it, schedules and parameter groups do what they promise."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -20,7 +20,7 @@ VOCABULARY, LENGTHS = 11, (5, 1, 7, 3, 2, 6, 4, 8)
 
 
 class TinyModel(nn.Module):
-    """Predicts the next token from the present one, and scores a sequence by the mean of its states."""
+    """Predicts the next token from the current one, and scores a sequence by the mean of its states."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,8 @@ def tiny_model(dtype=torch.float64) -> TinyModel:
 
 
 def make_rows(dtype=torch.float64) -> list[Row]:
-    """Rows whose old, reference and sampler log-probabilities lie around the model's own, so that clips are met."""
+    """Returns rows whose old, reference and sampler log-probabilities are near the model's own, so that clipping is
+    exercised."""
     net, rows = tiny_model(dtype), []
     for index, length in enumerate(LENGTHS):
         ids = torch.randint(VOCABULARY, (length + 1,))
@@ -132,7 +133,7 @@ def test_weights_of_a_reward_model_do_not_depend_on_the_cut(objective):
 
 
 class OwnCounts:
-    """A broken objective, the control: every micro-batch divides by its own counts."""
+    """The control, a broken objective: every micro-batch divides by its own counts."""
 
     needs: frozenset[str] = frozenset()
 
@@ -156,7 +157,7 @@ def test_a_mean_of_means_is_caught():
 def test_an_empty_micro_batch_carries_no_weight():
     whole, _ = weights_after(OBJECTIVES["dapo"], (8,))
     net, rows = tiny_model(), make_rows()
-    ids = torch.tensor([3])  # a sequence whose tokens are all unscored
+    ids = torch.tensor([3])  # a sequence without scored tokens
     nothing = torch.empty(0, dtype=torch.float64)
     batch = Batch(num_sequences=0, sequence_N=torch.empty(0, dtype=torch.long), advantage_S=nothing, old_logp_N=nothing)
     empty = MicroBatch(inputs=[ids], batch=batch)

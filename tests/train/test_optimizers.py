@@ -1,4 +1,4 @@
-"""Optimisers beside the plain one: masters, offload and 8 bits follow AdamW, and survive a checkpoint."""
+"""Alternatives to plain AdamW: master weights, offload and 8 bits follow AdamW, and survive a checkpoint."""
 
 import copy
 import importlib.util
@@ -61,7 +61,7 @@ def test_eight_bits_follow_the_plain_optimiser():
 
 
 def test_masters_keep_what_bfloat16_weights_would_lose():
-    """A rate below half a unit in the last place moves no bfloat16 weight by itself."""
+    """A learning rate below half a unit in the last place cannot move bfloat16 weights without masters."""
     found = {}
     for with_masters in (False, True):
         net = net_of(torch.bfloat16)

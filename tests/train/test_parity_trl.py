@@ -1,8 +1,7 @@
-"""Step by step the same as TRL: same weights, same batches, no dropout, float64, AdamW at 1e-3, 5 steps.
+"""Matches TRL step by step: same weights, same batches, no dropout, float64, AdamW at 1e-3, 5 steps.
 
-togi's side is its own loop, objectives and models, on forests whose pairs share their prompt, cut unevenly; TRL's is
-its own trainers on padded batches. `TOGI_TRL_PYTHON` names another interpreter that has TRL.
-"""
+togi's side is its own loop, objectives and models, on unevenly cut forests in which the answers of a pair share their
+prompt; TRL's side is its own trainers on padded batches. `TOGI_TRL_PYTHON` names another interpreter that has TRL."""
 
 import json
 import os
@@ -35,14 +34,14 @@ from togi.train.optimizer import AdamWSettings, Schedule, Update, build_adamw, t
 
 PYTHON = os.environ.get("TOGI_TRL_PYTHON", sys.executable)
 STEPS, BATCH = 5, 4
-CUT = (1, 3)  # examples of togi's micro-batches
-TOLERANCE = 1e-6  # of the largest distance that a weight moved
-ROUNDED = 1e-3  # the same, where TRL rounds to fp32 inside
+CUT = (1, 3)  # examples in each of togi's micro-batches
+TOLERANCE = 1e-6  # relative to the largest distance that a weight moved
+ROUNDED = 1e-3  # the same, for cases in which TRL rounds to fp32 internally
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """The same training for both sides. `peer` are TRL's settings."""
+    """One training run for both sides. `peer` holds TRL's settings."""
 
     kind: str
     objective: Objective
@@ -58,7 +57,7 @@ CASES = {
         objective=DPO(beta=0.5),
         peer={"beta": 0.5, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
     ),
-    # TRL's cross entropy of the chosen tokens is a mean over a micro-batch, so it has to be one
+    # TRL averages the cross entropy of the chosen tokens over a micro-batch, so the step must be one micro-batch
     "rpo": Case(
         kind="dpo",
         objective=DPO(loss_type="ipo", beta=0.3, sft_weight=0.4),
@@ -80,7 +79,7 @@ CASES = {
 
 
 def texts(case: Case) -> list[dict[str, Any]]:
-    """Rows of a dataset; answers of very different lengths, so that a wrong denominator cannot hide."""
+    """Returns the rows of a dataset. Answers differ greatly in length, so that a wrong denominator shows."""
     draw = random.Random(5)
 
     def text(low: int, high: int) -> str:
@@ -109,7 +108,7 @@ def start(kind: str) -> nn.Module:
 
 
 def group_of(row: Mapping[str, Any], kind: str) -> tuple[TokenSequence, ...]:
-    """One tree: the answers behind their prompt, scored with the terminator; a reward model scores no token."""
+    """Returns one tree: the answers after their prompt, scored with the terminator; a reward model scores no token."""
     tokenizer = tiny_tokenizer()
     prompt = tuple(tokenizer(row["prompt"], add_special_tokens=False)["input_ids"])
     sequences = []
@@ -159,7 +158,7 @@ def train(case: Case, objective: Objective, precision: type = TrueFloat64) -> di
     forward = forward_of(net, case.kind)
     rows = texts(case)
     with precision():
-        # the reference is of the initial model, so every batch is made before the first step
+        # the reference is the initial model, so every batch is made before the first step
         steps = [
             [
                 micro_batch(rows[first : first + CUT[0]], case, forward),
@@ -176,7 +175,7 @@ def train(case: Case, objective: Objective, precision: type = TrueFloat64) -> di
 
 @pytest.fixture(scope="session")
 def peer(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """What TRL gets in each case, by "CASE.plain" and "CASE.wide"."""
+    """TRL's results of each case, by "CASE.plain" and "CASE.wide"."""
     folder = tmp_path_factory.mktemp("trl")
     for kind in ("sft", "dpo", "reward"):
         torch.save(start(kind).state_dict(), folder / f"{kind}.pt")
@@ -190,7 +189,7 @@ def peer(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
 
 
 def distance(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], origin: Mapping[str, Tensor]) -> float:
-    """The largest difference of a weight over the largest distance that TRL moved one."""
+    """Returns the largest difference of a weight, relative to the largest distance that TRL moved one."""
     moved = max((theirs[name] - origin[name]).abs().max().item() for name in origin)
     return max((ours[name] - theirs[name]).abs().max().item() for name in origin) / moved
 
@@ -216,7 +215,7 @@ class Flipped:
 
 
 class MeanOfMeans(Flipped):
-    """A control: each micro-batch divided by its own counts, and the mean taken over them."""
+    """A control: each micro-batch is divided by its own counts, then the mean is taken over micro-batches."""
 
     def loss(self, output: Output, batch: Batch, totals: Mapping[str, float]) -> tuple[Tensor, Metrics]:
         loss, metrics = self.objective.loss(output, batch, self.counts(batch))
@@ -229,7 +228,7 @@ def test_five_steps_end_where_trl_ends(name: str, peer: dict[str, dict[str, Any]
     ours, origin = train(case, case.objective), start(case.kind).state_dict()
     assert relative(ours["gradients"], theirs["gradients"]) < 1e-9
     assert distance(ours["weights"], theirs["weights"], origin) < TOLERANCE
-    assert ours["losses"] == pytest.approx(theirs["losses"], rel=1e-6)  # its trainer adds them up in fp32
+    assert ours["losses"] == pytest.approx(theirs["losses"], rel=1e-6)  # TRL's trainer sums the losses in fp32
     for control in (Flipped, MeanOfMeans):
         wrong = train(case, control(case.objective))
         assert distance(wrong["weights"], theirs["weights"], origin) > 10 * ROUNDED, control.__name__
@@ -237,8 +236,9 @@ def test_five_steps_end_where_trl_ends(name: str, peer: dict[str, dict[str, Any]
 
 @pytest.mark.parametrize("name", CASES)
 def test_trl_as_it_comes_is_as_near_as_fp32_allows(name: str, peer: dict[str, dict[str, Any]]) -> None:
-    """Left out: weights whose first gradient is below what fp32 resolves of the largest. AdamW divides such a gradient
-    by its own size, so that rounding becomes a whole step (in `sft`, one weight of 32,416, off by 3e-3)."""
+    """Leaves out weights whose first gradient is below the fp32 resolution of the largest one. AdamW divides such a
+    gradient by its own magnitude, so that rounding becomes a whole step (in `sft`, one weight of 32,416 is off by
+    3e-3)."""
     case, theirs = CASES[name], peer[f"{name}.plain"]
     ours, origin = train(case, case.objective, nullcontext), start(case.kind).state_dict()
     assert relative(ours["gradients"], theirs["gradients"]) < 1e-5

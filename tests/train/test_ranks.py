@@ -1,4 +1,4 @@
-"""Two ranks do what one process does: same gradients, same weights; their checkpoints fit any number of ranks."""
+"""Two ranks do the same as one process: same gradients, same weights. Checkpoints fit any number of ranks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ from togi.train.loop import MicroBatch, train_steps
 from togi.train.optimizer import AdamWSettings, Schedule, Update, build_adamw, trained
 from togi.train.sharding import ShardedModel
 
-PARTS = 3  # micro-batches of a step: an odd number, so that one rank of two is idle in the last round
+PARTS = 3  # micro-batches of a step; an odd number, so that one of two ranks is idle in the last round
 
 
 def sequence(seed: int, length: int, scored: int) -> TokenSequence:
@@ -37,7 +37,7 @@ def sequence(seed: int, length: int, scored: int) -> TokenSequence:
 
 
 def micro_batch(step: int, part: int, dtype: torch.dtype, idle: bool) -> MicroBatch[Forest]:
-    """Trees of different sizes; the first part of each step scores nothing, as a cut-off answer would."""
+    """Trees of different sizes. The first part of each step has no scored token, as if its answers were cut off."""
     scored = 5 + part if part else 0
     prompt = sequence(step + part, 6, 0)
     answers = [sequence(100 * step + 10 * part + k, 9 + part, 0).ids for k in range(2)]
@@ -55,7 +55,7 @@ def shares(step: int, dtype: torch.dtype, ranks: Ranks) -> list[MicroBatch[Fores
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recording(Update):
-    """Keeps the first step's gradient, whole."""
+    """Keeps the whole gradient of the first step."""
 
     grads: dict[int, Tensor] = field(default_factory=dict)
 
@@ -69,7 +69,7 @@ class Recording(Update):
 
 
 class Run:
-    """A tiny policy in training on some ranks."""
+    """A tiny policy that is trained on some ranks."""
 
     def __init__(self, ranks: Ranks, kind: str = "llama", dtype: torch.dtype = torch.float64, **changes: Any) -> None:
         self.ranks, self.dtype = ranks, dtype
@@ -109,7 +109,7 @@ class Run:
         return self
 
     def weights(self) -> dict[str, Tensor]:
-        """Whole ones; ends the training."""
+        """Returns the whole weights, gathered from all ranks. Ends the training."""
         if self.ranks.several:
             self.spread.gather()
         return {name: param.detach().clone() for name, param in self.policy.named_parameters()}
@@ -282,7 +282,7 @@ def take_turns(ranks: Ranks) -> list[str]:
         return "value"
 
     said.append(ranks.in_turn(make))
-    ranks.still_here()  # outside a turn it meets nobody
+    ranks.still_here()  # outside a turn it does not communicate
     return said
 
 

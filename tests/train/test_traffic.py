@@ -1,4 +1,4 @@
-"""The benchmark's count of what ranks send each other is exact: it equals what FSDP2 has to gather and to scatter."""
+"""The benchmark's count of traffic between ranks is exact: it equals what FSDP2 must gather and scatter."""
 
 import importlib
 import sys
@@ -22,11 +22,11 @@ from togi.train.sharding import ShardedModel
 sys.path.append(str(ROOT / "benchmarks" / "sides"))
 traffic = importlib.import_module("traffic")
 
-PARTS = 3  # micro-batches of a rank's step
+PARTS = 3  # micro-batches of a step on each rank
 
 
 def step(ranks: Ranks) -> tuple[Counter[str], dict[str, int]]:
-    """Bytes of one step that were counted, and its bound."""
+    """Returns the bytes counted in one step, and their lower bound."""
     policy = Policy(tiny_model("llama", torch.float32), check=False)
     least = traffic.bound(policy, ranks.size, PARTS)
     spread = ShardedModel(policy, ranks)
