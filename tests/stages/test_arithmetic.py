@@ -1,4 +1,4 @@
-"""What a stage computes with is noted with it, and holds until it is finished."""
+"""A stage's arithmetic settings are recorded with the stage and stay fixed until it is finished."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,14 +18,14 @@ from togi.stages.context import Context, Control, hold_numerics
 
 
 def begin(folder: Path, name: str) -> Context:
-    """A stage in a worker that has just started."""
+    """Returns the context of a stage in a worker that has just started."""
     stages.chosen_numerics.cache_clear()
     return Context(name, folder / name, folder / "store", 1, {}, Control(send=lambda event: None))
 
 
 @pytest.fixture
 def measure(monkeypatch):
-    """Lets a machine choose what the test wants it to; nothing is applied to this process."""
+    """Lets the test decide which settings the machine chooses; nothing is applied to this process."""
     monkeypatch.setattr(stages, "apply_numerics", lambda found: None)
 
     def choose(mode: str, dtype: str) -> None:
@@ -48,7 +48,7 @@ def test_an_unfinished_stage_does_not_go_on_with_arithmetic_that_was_chosen_othe
     assert (noted["device"], noted["fp32_mode"], noted["compute_dtype"]) == ("cpu", "default", "float32")
 
     measure("onednn", "bfloat16")
-    stages.arithmetic(begin(tmp_path, "learn"))  # the store knows what was chosen
+    stages.arithmetic(begin(tmp_path, "learn"))  # the store still holds the first choice
     for path in (tmp_path / "store").glob("arithmetic-*.json"):
         path.unlink()
     changed = "fp32_mode: default then, onednn now; compute_dtype: float32 then, bfloat16 now"
@@ -62,7 +62,7 @@ def test_an_unfinished_stage_does_not_go_on_with_arithmetic_that_was_chosen_othe
 
 
 def test_of_runs_that_measure_at_once_one_chooses_for_all(tmp_path, monkeypatch, measure):
-    """Both measure on a loaded machine before either has written, with different results."""
+    """Both measure on a loaded machine before either has written its choice, and their results differ."""
     measure("default", "float32")
     plain, both = stages.choose_numerics("cpu"), Barrier(2)
     results = iter(["float32", "bfloat16"])

@@ -1,4 +1,4 @@
-"""What a stage is: two files and one line, and nobody outside its files asks what it is."""
+"""A stage consists of two files and one line, and no code outside these files tests which stage it handles."""
 
 import ast
 import json
@@ -77,8 +77,8 @@ LINE, FIRST = "        importing.STAGE,\n", "from togi.core.records import KINDS
 
 @pytest.fixture
 def house(tmp_path: Path) -> Path:
-    """A copy of the package with one more stage: two files and one line of the table."""
-    shutil.copytree(ROOT, tmp_path / "src" / "togi")  # with what Python has compiled
+    """A copy of the package with one more stage: two files and one line in the table."""
+    shutil.copytree(ROOT, tmp_path / "src" / "togi")  # including compiled Python files
     stages = tmp_path / "src" / "togi" / "stages"
     (stages / "data" / "halve.py").write_text(SETTINGS)
     (stages / "data" / "halve_work.py").write_text(WORK)
@@ -95,7 +95,7 @@ def house(tmp_path: Path) -> Path:
 
 
 def ask(house: Path, *words: str) -> str:
-    """What togi prints with the new stage."""
+    """Returns what togi prints in the copy with the new stage."""
     command = [sys.executable, "-m", "togi", *words]
     env = environment(house / "home", PYTHONPATH=str(house / "src"))
     ended = subprocess.run(command, env=env, cwd=house, capture_output=True, text=True, check=False, timeout=200)
@@ -106,7 +106,7 @@ def ask(house: Path, *words: str) -> str:
 def test_a_new_stage_is_two_files_and_one_line(house):
     planned = {row["stage"]: row["estimate"] for row in json.loads(ask(house, "plan", "toy.yaml", "--json"))}
     assert (planned["halves"]["records"], planned["halves"]["calls"]) == (3, 3)
-    assert planned["some"]["unknown"] == ["unknown until halves ran"]  # nothing is said of its second output
+    assert planned["some"]["unknown"] == ["unknown until halves ran"]  # plan says nothing about its second output
     assert json.loads(ask(house, "check", "toy.yaml", "--json"))["problems"] == []
     ask(house, "run", "toy.yaml", "--threads", "1")
     main, rest = (
@@ -143,13 +143,13 @@ def test_a_new_stage_is_two_files_and_one_line(house):
 
 
 def settings_names() -> list[str]:
-    """The names of all settings classes of stages, bases among them."""
+    """Returns the names of all settings classes of stages, including base classes."""
     classes = [each for stage in STAGES.values() for each in stage.settings.__mro__]
     return list(dict.fromkeys(each.__name__ for each in classes if issubclass(each, StageSettings)))
 
 
 def asked_for(node: ast.AST) -> Iterator[ast.AST]:
-    """The classes of an isinstance, an issubclass or a case; both sides of a comparison."""
+    """Yields the classes of an isinstance, issubclass or case, and both sides of a comparison."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("isinstance", "issubclass"):
         yield from ast.walk(node.args[1])
     elif isinstance(node, ast.MatchClass):
@@ -159,7 +159,7 @@ def asked_for(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def dispatches(tree: ast.AST) -> list[int]:
-    """The lines that ask for the class of settings, or compare with the name of a stage's type."""
+    """Returns the lines that test for a settings class, or compare with the name of a stage type."""
     names, types = settings_names(), [name for name in STAGES if "." in name or name == "import"]
     return [
         node.lineno  # type: ignore[attr-defined]
@@ -170,7 +170,7 @@ def dispatches(tree: ast.AST) -> list[int]:
 
 
 def trees() -> dict[str, ast.AST]:
-    """All files of the package, parsed, by their paths in it."""
+    """Returns the syntax trees of all files of the package, by path within the package."""
     return {str(p.relative_to(ROOT)): ast.parse(p.read_text(encoding="utf-8")) for p in sorted(ROOT.rglob("*.py"))}
 
 
@@ -196,7 +196,7 @@ OWN = ("stages/data/", "stages/training/", "stages/evaluation/")
 
 
 def test_settings_of_a_stage_stay_in_its_room():
-    """The table names the modules; whoever else wants something of a stage asks its StageType."""
+    """The table names the modules; all other code asks the StageType."""
     concrete = [stage.settings.__name__ for stage in STAGES.values()]
     imported = [
         f"{name}: {alias.name}"
@@ -212,7 +212,7 @@ def test_settings_of_a_stage_stay_in_its_room():
 
 
 class Few:
-    """Inputs of which seven records are known."""
+    """Inputs that are known to hold seven records."""
 
     def __init__(self) -> None:
         self.takers: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""How much of a device models that are only read take."""
+"""How much device memory is used by models that are only read."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def test_kept_models_go_where_one_more_has_no_room_beside_them(tmp_path, monkeyp
     gone = []
     make_room(source, tmp_path, torch.float32, lambda: gone.append(1))
     assert len(gone) == forgotten
-    make_room(source, tmp_path, torch.bfloat16, lambda: gone.append(1))  # half as large
+    make_room(source, tmp_path, torch.bfloat16, lambda: gone.append(1))  # needs half the memory
     assert len(gone) == forgotten
 
 

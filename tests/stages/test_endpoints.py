@@ -1,4 +1,4 @@
-"""Stages that train nothing ask models through `stages/endpoints`; what they get is what the model itself says."""
+"""Stages that train nothing query models through `stages/endpoints` and get exactly what the model itself returns."""
 
 import ast
 from pathlib import Path

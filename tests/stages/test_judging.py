@@ -1,4 +1,4 @@
-"""A judge as a reward: its grade is a score, and what gives no grade is a failure, never a zero."""
+"""A judge as a reward: its grade is a score, and an answer without a grade is a failure, never a zero."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def say(text: str, index: int) -> str | None:
 
 @pytest.fixture
 def reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A reward with a judge as its only term, and the judge."""
+    """A reward whose only term is a judge, and that judge."""
     judge = SpokenJudge(say)
     monkeypatch.setattr(judging_work, "generator", lambda context, ref, batch_rows: judge)
     context = Context("policy", tmp_path, tmp_path, 1, {}, Control(send=lambda event: None))
@@ -44,7 +44,7 @@ def test_a_grade_is_shaped_and_weighted_like_any_score(reward):
     built, judge = reward
     (good, slow) = graded(built, "good", "slow")
     assert (good.components, good.total) == ({"judge": 9.0}, 4.0)
-    assert (slow.components, slow.total) == ({"judge": 4.0}, 2.0)  # asked again with the next index
+    assert (slow.components, slow.total) == ({"judge": 4.0}, 2.0)  # asked again under the next index
     assert "never shown" not in "".join(judge.asked)
 
 

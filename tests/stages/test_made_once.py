@@ -1,4 +1,4 @@
-"""What several processes want at once is made once; killed anywhere, it is whole or made again."""
+"""What several processes need at once is made once. After a kill at any point it is whole, or made again."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""Reward models that others trained: declared with `kind: reward`, scorers like one that a stage trained."""
+"""Reward models trained elsewhere: declared with `kind: reward`, they score like one that a stage trained."""
 
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ TALK = (Message("user", "Why?"),)
 
 
 def write_scorer(folder: Path, kind: str = "llama", template: str | None = TEMPLATE, **changes: Any) -> Path:
-    """A random reward model as the library saves it; nothing of togi is in its folder."""
+    """Writes a random reward model as the library saves it; the folder holds nothing of togi."""
     torch.manual_seed(5)
     shape = {key: value for key, value in SHAPE.items() if key != "head_dim" or kind == "gemma2"}
     config = CONFIGS.get(kind, BertConfig)(**{**shape, "vocab_size": BYTES, "num_labels": 1, **changes})
@@ -77,7 +77,7 @@ def test_a_head_that_is_read_otherwise_is_refused(tmp_path):
     with pytest.raises(InputError, match="bert models are not supported"):
         load_reward_model(source(write_scorer(tmp_path / "bert", "bert")), tmp_path)
     model = load_reward_model(source(write_scorer(tmp_path / "rm")), tmp_path)
-    model.net.score = torch.nn.Linear(32, 1)  # a bias counts too
+    model.net.score = torch.nn.Linear(32, 1)  # a bias does not prevent loading
     check_scalar_head(model)
     model.net.score = torch.nn.Sequential(torch.nn.Linear(32, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
     with pytest.raises(InputError, match=r"LlamaForSequenceClassification has none; use a reward model of a decoder"):
@@ -87,7 +87,7 @@ def test_a_head_that_is_read_otherwise_is_refused(tmp_path):
 
 
 def test_an_adapter_that_brings_its_head_is_a_scorer(tmp_path):
-    """As peft saves a reward model: the base is a causal model, the head lies with the adapter."""
+    """As peft saves a reward model: the base is a causal model, and the head is stored with the adapter."""
     torch.manual_seed(1)
     shape = {key: value for key, value in SHAPE.items() if key != "head_dim"}
     LlamaForCausalLM(LlamaConfig(**{**shape, "vocab_size": BYTES})).save_pretrained(tmp_path / "base")

@@ -1,4 +1,4 @@
-"""Models on servers look to stages like models in this process."""
+"""To stages, models on servers look like models in this process."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -23,7 +23,7 @@ BROKEN = Failure(reason="broken", message="half an answer")
 
 
 class Fake:
-    """Gives the answers that it was made with, and keeps what it was asked."""
+    """Returns the given answers and records the requests."""
 
     name = "teacher"
 
@@ -62,7 +62,7 @@ def test_seeds_belong_to_prompts_and_greedy_answers_have_none():
     assert first == again != second and 0 <= first < 2**31
     greedy = Fake(said(("So.", "stop")))
     (found,) = RemoteGenerator(greedy).generate([prompt("a")], SamplingParams(seed=7, temperature=0.0, n=3))
-    assert greedy.asked[0].seed is None and greedy.asked[0].params.n == 1  # one is asked for, and stands for all
+    assert greedy.asked[0].seed is None and greedy.asked[0].params.n == 1  # one is requested and used for all
     assert [one.text for one in found] == [f"So.{END}"] * 3
 
 
@@ -70,7 +70,7 @@ def test_a_greedy_question_that_is_put_again_is_another_request():
     fake = Fake(said(("So.", "stop")))
     for temperature in (0.0, 0.7):
         RemoteGenerator(fake, repeat=2).generate([prompt("a")], SamplingParams(seed=7, temperature=temperature))
-    assert [request.index for request in fake.asked] == [2, 0]  # seeds tell sampled ones apart
+    assert [request.index for request in fake.asked] == [2, 0]  # sampled requests already differ in their seeds
 
 
 @pytest.mark.parametrize(("reason", "refused"), [("refused", True), ("filtered", True), ("server", False)])

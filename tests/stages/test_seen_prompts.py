@@ -1,4 +1,4 @@
-"""What a model has learnt from is known to those who evaluate it, stage after stage."""
+"""Evaluations know, across several stages, which prompts a model has learnt from."""
 
 from pathlib import Path
 

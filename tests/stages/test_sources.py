@@ -1,4 +1,4 @@
-"""Licences and terms reach what is made from a record, though no stage speaks of them."""
+"""Licences and terms are passed on to what is made from a record, without any code for it in stages."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_a_record_made_of_several_joins_their_sources() -> None:
     )
     assert names(both) == ["safe", "near"] and names(one) == ["free"]
     assert [source.terms for source in both.sources] == ["for safety only", None]  # what does not bind is not passed on
-    assert lost.sources == (FREE,) and same == prompt("c", NEAR)  # what passes keeps all, or gets it back
+    assert lost.sources == (FREE,) and same == prompt("c", NEAR)  # a passed record keeps all, or gets it back
 
 
 def test_a_record_without_known_parents_has_all_sources() -> None:
@@ -102,7 +102,7 @@ def test_a_stage_that_knows_nothing_of_terms_passes_them_on(tmp_path: Path) -> N
         ("g/emma", "no harm", 1),
         ("free", None, 1),
     ]
-    assert [source.dataset for source in here.lineage()] == ["safe", "free", "g/emma"]  # the benchmark stands apart
+    assert [source.dataset for source in here.lineage()] == ["safe", "free", "g/emma"]  # the benchmark is kept apart
 
 
 def test_a_stage_that_reads_its_files_itself_passes_on_all_that_is_in_them(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Pairs without labels: what is rejected, and that nothing is rejected for being itself."""
+"""Pairs without labels: which answers are rejected, and that no prompt's own answer is."""
 
 import re
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_an_instruction_is_a_system_turn_or_the_whole_user_turn():
     assert system.messages == (Message("system", "Be careless."), Message("user", "Why?"))
     whole = instructed("Ask again: {question}", "careless-1", prompt)
     assert whole.messages == (Message("user", "Ask again: Why?"),)
-    assert system.id != whole.id  # the random stream of a sample follows from it
+    assert system.id != whole.id  # the random stream of a sample depends on the id
 
 
 def test_with_examples_the_model_continues_a_list_of_answered_questions(monkeypatch, tmp_path):
@@ -61,7 +61,7 @@ def test_with_examples_the_model_continues_a_list_of_answered_questions(monkeypa
         *shown, last = text.split("\n\n")
         assert last == f"質問: Why {i}?\n回答:"
         assert len(shown) == 2 and all(re.fullmatch(r"質問: q(\d)\n回答: a\1", block) for block in shown)
-    assert len({text.partition("質問: Why")[0] for text in asked}) > 1  # not the same examples before every question
+    assert len({text.partition("質問: Why")[0] for text in asked}) > 1  # the examples differ between questions
 
 
 def test_an_answer_that_failed_drops_its_pairs_alone_and_too_many_end_the_stage(monkeypatch, tmp_path):
@@ -91,14 +91,14 @@ def test_an_answer_that_failed_drops_its_pairs_alone_and_too_many_end_the_stage(
         return context, read_records(folder / RECORDS_FILE)[1]
 
     context, pairs = run("some")
-    assert context.drop_counts() == {"failed": 3}  # two pairs of its own, and one that its answer was to be rejected in
+    assert context.drop_counts() == {"failed": 3}  # two pairs of its own, and one in which it was to be rejected
     assert len(pairs) == 7 and all("p2/helpful" not in pair.chosen[0].content for pair in pairs)
     with pytest.raises(StageError, match=r"1 of 5 requests to \$base \(helpful\) failed, and at most 0 may"):
         run("none", max_failed_share=0)
 
 
 class Characters:
-    """A token a character."""
+    """Tokenises into characters."""
 
     def __call__(self, text, add_special_tokens=False):
         return {"input_ids": [ord(character) for character in text]}

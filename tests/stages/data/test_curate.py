@@ -1,4 +1,4 @@
-"""Curation: the reason of every drop, what a judge's words do to a draft, and that a poor harvest is an alarm."""
+"""Curation: the reason of every drop, the effect of a judge's verdict on a draft, the alarm if few drafts are kept."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -47,7 +47,7 @@ def context(folder: Path, drafts: list[Prompt], model: Path | None = None) -> Co
 
 
 def curated(settings: Curate, made: Context) -> tuple[list[Any], dict[str, int]]:
-    """The kept prompts and the reasons of the drops."""
+    """Returns the kept prompts and the reasons of the drops."""
     curate_work.run(settings, made)
     made.finish()
     return read_records(made.folder / RECORDS_FILE)[1], read_json(made.folder / "summary.json")["drops"]
@@ -55,7 +55,7 @@ def curated(settings: Curate, made: Context) -> tuple[list[Any], dict[str, int]]
 
 @pytest.fixture
 def says(monkeypatch):
-    """A judge that says what the test wants, question by question; gives what it was asked."""
+    """A judge that gives the test's answers, question by question. Installing it returns the list of its requests."""
     asked: list[tuple[Message, ...]] = []
 
     def install(*answers: str) -> list[tuple[Message, ...]]:
@@ -143,7 +143,7 @@ def test_a_verdict_corrects_question_and_answer_and_leaves_the_system_turn(tmp_p
     found = [(prompt.text, prompt.answer) for prompt in kept]
     assert found[0] == (corrected, "Air scatters blue light.")
     assert found[1] == (QUESTIONS[1], "Their eyes gather light.")
-    assert len(found) == 2 and drops == {"bad_rewrite": 1}  # the third one breaks a rule
+    assert len(found) == 2 and drops == {"bad_rewrite": 1}  # the third verdict breaks a rule
     assert kept[0].messages[0] == Message("system", "Be brief.") and kept[0].parents == (drafts[0].id,)
 
 
@@ -201,7 +201,7 @@ def test_what_a_draft_says_is_not_filled_in():
 
 @pytest.fixture
 def scores(monkeypatch):
-    """A reward model that likes long answers and cannot read some; gives what it was asked."""
+    """A reward model that prefers long answers and cannot read some. The fixture is the list of its requests."""
     asked: list[Any] = []
 
     class Grader:

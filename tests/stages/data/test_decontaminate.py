@@ -1,4 +1,4 @@
-"""What stands in an evaluation set leaves, it is told where it matched, and it is told beside the scores."""
+"""Records that contain evaluation data are removed, and the matches are reported, also next to the scores."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ def chat(name: str, question: str, answer: str = "Nine.") -> Chat:
 
 
 def decontaminated(folder: Path, records: list[Any], kind: str = "chats", **more: Any):
-    """The records that stay, the matches, the summary and the context."""
+    """Returns the records that stay, the matches, the summary and the context."""
     tests = [Prompt(id=f"t{i}", messages=(Message("user", text),)) for i, text in enumerate((SHEEP, RAIN))]
     write_records(folder / "in" / RECORDS_FILE, kind, records)
     write_records(folder / "tests" / RECORDS_FILE, "prompts", tests)

@@ -1,4 +1,4 @@
-"""Of records that are alike one stays, whatever their kind, and it is told which."""
+"""Of similar records one stays, whatever their kind, and the matches name it."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ SAME, RAIN = "how do I bake bread at home, without an OVEN", "雨の日に子供
 def deduplicated(
     folder: Path, records: list[Any], kind: str = "documents", **more: Any
 ) -> tuple[list[Record], list[Any], dict[str, Any]]:
-    """The records that stay, what the others are like, and the summary."""
+    """Returns the records that stay, the match of each dropped one, and the summary."""
     write_records(folder / "in" / RECORDS_FILE, kind, records)
     (folder / "dedup-0").mkdir()
     settings = Dedup.model_validate({"input": "$in", "kind": kind, **more})

@@ -1,4 +1,4 @@
-"""A budget of different records: which leave and why, the best of near-duplicates stays, every kind of records."""
+"""A budget of diverse records: which are dropped and why, the best of near-duplicates stays, all kinds of records."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ SKY, RIVER = "Why is the sky blue at noon and red in the evening?", "Where does 
 
 
 def diversified(folder: Path, records: list[Any], kind: str, **more: Any) -> tuple[list[Any], dict[str, Any], Context]:
-    """What is chosen, in its order, the summary and the context."""
+    """Returns the chosen records in order, the summary and the context."""
     write_records(folder / "in" / RECORDS_FILE, kind, records)
     made = folder / f"diversify-{len(list(folder.iterdir()))}"
     made.mkdir()

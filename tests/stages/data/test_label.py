@@ -1,4 +1,4 @@
-"""Verdicts become pairs or grades; what cannot be read, or differs with the order, is dropped under its reason."""
+"""Verdicts become pairs or grades; unreadable ones, and those that differ with the order, are dropped with a reason."""
 
 import math
 from collections import Counter
@@ -46,7 +46,8 @@ def longer(text: str, index: int) -> str:
 
 @pytest.fixture
 def label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Runs the stage on answers with a judge; gives its context, pairs or samples, and verdicts."""
+    """Runs the stage on answers with a judge; returns its context, its pairs or samples, the verdicts and the
+    alarms."""
 
     numbers = count()
 
@@ -108,7 +109,7 @@ def test_a_judge_that_answered_under_another_name_is_told_too(label):
     context, _, _, alarms = label(SpokenJudge(longer), [mine[0], ANSWERS[1]])
     assert alarms == ["judges_itself"] and context.summary["answers_of_the_judge"] == 1
     asked = [replace(each, prompt=replace(each.prompt, inherited=(big,))) for each in mine]
-    assert label(SpokenJudge(longer), asked)[3] == []  # it wrote the question alone
+    assert label(SpokenJudge(longer), asked)[3] == []  # the judge wrote only the question
 
 
 def test_the_first_answer_alone_is_compared_where_that_is_asked_for(label):
@@ -125,7 +126,7 @@ def test_a_judge_that_takes_what_stands_first_makes_no_pair(label):
 
 
 def leaning(text: str, index: int) -> str:
-    """Prefers the longer answer, and calls a tie where it stands second."""
+    """Prefers the longer answer if it is shown first, and calls a tie if it is shown second."""
     one, other = map(len, shown(text))
     return "[[A]]" if one > other else "[[C]]"
 
@@ -145,7 +146,7 @@ def test_what_cannot_be_read_is_asked_again_and_then_counted_not_guessed(label):
         return "No." if first == "a longer answer" else "[[A]]"
 
     context, pairs, verdicts, _ = label(SpokenJudge(say), ANSWERS[:3])
-    assert context.drop_counts() == {"unreadable": 2}  # both comparisons of the longer answer
+    assert context.drop_counts() == {"unreadable": 2}  # the two comparisons that involve the longer answer
     assert [pair.parents for pair in pairs] == [("q1c", "q1a")]
     outcomes = Counter(v.outcome for v in verdicts)
     assert outcomes["unreadable"] == 2 + 2 * 2 and context.summary["verdicts_unreadable"] == 2
@@ -169,7 +170,7 @@ def test_a_judge_of_which_nothing_can_be_read_ends_the_stage_with_what_it_said(l
     judge = SpokenJudge(lambda text, index: "no")
     with pytest.raises(StageError, match=r"the first of 16: 'no'.*a grade such as"):
         label(judge, [sample(f"s{i}", f"q{i}", "answer") for i in range(100)], method="graded")
-    assert len(judge.asked) == 16  # eight answers, twice each, and no more
+    assert len(judge.asked) == 16  # only eight answers, twice each
 
 
 def test_one_order_is_drawn_from_the_seed_where_only_one_is_asked(label):
@@ -183,7 +184,7 @@ def test_one_order_is_drawn_from_the_seed_where_only_one_is_asked(label):
 
 
 class Margins:
-    """log p(A) - log p(B): two nats for the longer answer, and one more for what stands first."""
+    """log p(A) - log p(B): two nats for the longer answer, plus one for the first position."""
 
     def __init__(self):
         self.words = set()
@@ -246,7 +247,7 @@ def test_finished_units_are_not_asked_again(label):
     asked = len(judge.asked)
     again = label(judge, answers, go_on=True, batch_prompts=1)
     assert len(judge.asked) == asked == 20 and again[1:3] == first[1:3]
-    assert len(read_lines(first[0].folder / "journal.jsonl")) == 3  # eight comparisons, then one, and one
+    assert len(read_lines(first[0].folder / "journal.jsonl")) == 3  # units of eight comparisons, one, and one
 
 
 def test_log_probabilities_are_asked_for_in_parts_of_a_unit(label, monkeypatch):
@@ -282,7 +283,7 @@ def test_settings_that_would_not_be_read_are_refused(settings, message):
 
 @needs_shared
 def test_grades_of_real_judges_are_replayed_and_those_off_the_scale_are_not_taken(label):
-    """Tulu-405B's grades of ELYZA-tasks-100, from 1 to 5; seven of them are 0."""
+    """Tulu-405B's grades of ELYZA-tasks-100, on a scale from 1 to 5; seven of them are 0."""
     found = [row for row in shaberi_rows() if "llmjudge-tulu405" in row["scores"]]
     odd = [row for row in found if row["scores"]["llmjudge-tulu405"] == 0]
     rows = list({(row["question"], row["answer"].strip()): row for row in [*odd, *found]}.values())[:300]
@@ -298,7 +299,7 @@ def test_grades_of_real_judges_are_replayed_and_those_off_the_scale_are_not_take
 
 
 class Asked:
-    """Inputs of which the answers are known."""
+    """Inputs whose answers are known."""
 
     takers: ClassVar[dict[str, list[str]]] = {}
 

@@ -1,4 +1,4 @@
-"""The shipped recipe of judges, run as a user does: a real server that replays verdicts, labels and a calibration."""
+"""The shipped recipe for judges, run as a user runs it: a real server replays verdicts; labels and calibration."""
 
 import json
 import re
@@ -19,7 +19,7 @@ Serve = Callable[..., tuple[str, subprocess.Popen[str]]]
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """Starts the replay judge on files; gives its URL and process."""
+    """Starts the replay judge on the given files; returns its URL and process."""
     running: list[subprocess.Popen[str]] = []
 
     def start(*files: Path) -> tuple[str, subprocess.Popen[str]]:
@@ -66,7 +66,8 @@ def test_the_recipe_labels_and_calibrates_and_asks_for_no_stored_verdict_again(t
 
 @needs_shared
 def test_what_gpt_4_said_of_japanese_answers_becomes_pairs(tmp_path: Path, serve: Serve) -> None:
-    """480 comparisons with one model, both orders each. The answers of five models lose to it more often than not."""
+    """480 comparisons against one model, each in both orders. The answers of five models lose to it more often than
+    not."""
     answers = tmp_path / "answers.jsonl"
     command = [sys.executable, "-m", "togi.judge.replay", *map(str, vicuna_files()), "--write-answers", str(answers)]
     subprocess.run(command, check=True, capture_output=True)

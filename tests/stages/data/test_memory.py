@@ -1,4 +1,4 @@
-"""What stages hold of a row: the peak of a process of its own above what it began with, as a slope over rows."""
+"""Memory of stages per row: the slope over rows of a separate process's peak above its initial use."""
 
 import json
 import os
@@ -15,21 +15,21 @@ from places import TESTS
 from togi.core import record_streams
 
 FLAT = 250
-"""Bytes a row that count as none: a row group of the many rows is larger than the few rows are, by some 14 MB."""
+"""Bytes a row that count as flat: one row group of the large file exceeds the whole small file by some 14 MB."""
 KIB = 1024
 EMBEDDING = 2 * 1024
 """Bytes of an embedding of hashed n-grams in float16."""
 GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-"""Arrays of a few hundred kB go back to the system when they are let go of, as those of real sizes do."""
+"""Arrays of a few hundred kB are returned to the system when they are freed, as larger real ones are."""
 ONE_HEAP = {"MALLOC_ARENA_MAX": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}
-"""Threads share one heap: each with its own takes some MB more or less from run to run, as much as these rows do."""
+"""Threads share one heap: separate heaps vary by some MB from run to run, as much as these rows take."""
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read as Linux tells it")
 
 
 @pytest.fixture(scope="module")
 def measures() -> Iterator[subprocess.Popen[str]]:
-    """The process that measures."""
+    """The process that measures memory."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", **GIVEN_BACK, **ONE_HEAP}
     command = [sys.executable, str(TESTS / "memory_of_stages.py")]
     with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -40,7 +40,7 @@ def measures() -> Iterator[subprocess.Popen[str]]:
 
 @dataclass(frozen=True, slots=True)
 class Slopes:
-    """Files of rows, made once, and the process that measures with them."""
+    """Files of rows, which are made once, and the process that measures with them."""
 
     measures: subprocess.Popen[str]
     folder: Path
@@ -54,7 +54,7 @@ class Slopes:
         return int(found)
 
     def of(self, stage: str, few: int, many: int, *, small: bool = False) -> float:
-        """Bytes that each further row takes."""
+        """Returns the bytes that each further row takes."""
         first, last = (self.peak(stage, self.made(rows, small), small) for rows in (few, many))
         return (last - first) / (many - few)
 

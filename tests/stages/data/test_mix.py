@@ -1,4 +1,4 @@
-"""A mixture has the shares that were asked for, says so, and repeats and leaves out records only where it must."""
+"""A mixture has the requested shares and reports them; it repeats or leaves out records only where it must."""
 
 import json
 from collections import Counter
@@ -36,7 +36,7 @@ def context(folder: Path, sets: dict[str, list[Document]], seed: int = 1) -> Con
 
 
 def mixed(made: Context, shares: dict[str, float], **more: Any) -> tuple[list[Document], dict[str, Any]]:
-    """The mixture and its summary."""
+    """Returns the mixture and its summary."""
     inputs = [{"input": f"${name}", "share": share} for name, share in shares.items()]
     mix_work.run(Mix.model_validate({"inputs": inputs, "kind": "documents", "by": "rows", **more}), made)
     made.finish()
@@ -54,7 +54,7 @@ def test_shares_of_rows_are_exact_and_hold_at_every_moment(tmp_path):
     assert told["share"] == pytest.approx(33 / 133) and summary["drops"] == {"over_share": 67}
     assert summary["counts"] == {"in": 200, "out": 133}
     kept = [int(record.id[1:]) for record in records if record.id[0] == "a"]
-    assert kept == sorted(kept) != list(range(33))  # a random part, in its order
+    assert kept == sorted(kept) != list(range(33))  # a random part, in the original order
 
 
 def test_the_part_follows_from_the_seed(tmp_path):

@@ -1,4 +1,4 @@
-"""`pairs` as a stage, and the road from answers to a trained policy."""
+"""`pairs` as a stage, and the path from answers to a trained policy."""
 
 import json
 import math
@@ -120,7 +120,8 @@ ROAD = """\
 
 @pytest.mark.slow
 def test_from_answers_over_scores_to_a_policy_that_answers(tmp_path):
-    """What stages trained answers and scores; two scores, one of which ranks; the best answers are chats."""
+    """Trained models answer and a trained reward model scores; one of two scores ranks; the best answers become
+    chats."""
     head = RECIPE[: RECIPE.index("  policy:")]
     first = "  again0: {type: train.dpo, init: $base, pairs: $pairs, batch_size: 2, epochs: 1}\n"
     recipe = write_recipe(tmp_path, head + first + ROAD)
@@ -145,4 +146,4 @@ def test_from_answers_over_scores_to_a_policy_that_answers(tmp_path):
     recipe.write_text(renamed)
     assert togi(home, "run", str(recipe), "--threads", "1", "--until", "answers").returncode == 0
     named: list[Any] = read_records(home / "runs" / "tiny" / "answers" / RECORDS_FILE)[1]
-    assert {sample.model for sample in named} == {"base", "sire"}  # a name that is written down counts
+    assert {sample.model for sample in named} == {"base", "sire"}  # samples hold the names of models

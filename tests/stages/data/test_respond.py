@@ -1,4 +1,4 @@
-"""`respond`: whose answer is whose, what is dropped, what a second run does not ask again."""
+"""`respond`: which model gave which answer, what is dropped, and what a second run does not ask again."""
 
 import json
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ END = "<|im_end|>"
 
 
 class Speaker:
-    """A model that says its name, the prompt and the number of the answer."""
+    """A model whose answer contains its name, the prompt's id and the number of the answer."""
 
     terminator = END
     turn_starts = ("<|im_start|>",)
@@ -46,7 +46,7 @@ class Speaker:
 
 
 class House:
-    """Prompts on the disk, and models that answer in their place."""
+    """Prompts on disk, and fake models that answer them."""
 
     def __init__(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch, count: int = 5, kind: type[Speaker] = Speaker
@@ -174,7 +174,7 @@ def test_finished_units_are_never_asked_again_and_the_bytes_are_the_same(tmp_pat
     assert not (house.folder / "respond-0" / RECORDS_FILE).exists()
     house.kind = Speaker
     house.run()
-    assert house.heard == quiet.heard  # three before, the other three after
+    assert house.heard == quiet.heard  # three before the stop, the other three after it
     made = [each.folder / "respond-0" / RECORDS_FILE for each in (house, quiet)]
     assert made[0].read_bytes() == made[1].read_bytes()
 

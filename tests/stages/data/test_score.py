@@ -1,4 +1,4 @@
-"""`score`: scores stand beside answers under their name, failures are counted, and no batch changes a score."""
+"""`score`: scores are stored with answers under their name, failures are counted, and batching changes no score."""
 
 import math
 from collections.abc import Sequence
@@ -60,7 +60,7 @@ def scored(made: Context, **given: Any) -> list[Sample]:
 
 
 class Lengths:
-    """Scores an answer by its length; one without text cannot be scored."""
+    """Scores an answer by its length; an empty answer cannot be scored."""
 
     def __init__(self) -> None:
         self.asked: list[int] = []
@@ -119,7 +119,7 @@ def test_where_nothing_can_be_scored_the_first_reason_is_told(tmp_path, judge):
 
 
 def test_what_a_policy_sampled_is_scored_without_its_terminator(tmp_path, judge):
-    """Such samples hold the terminator, since the policy was trained on it."""
+    """Such samples end with the terminator because the policy was trained on it."""
     records = samples(["abc<|im_end|>", "ab<|im_start|>user"])
     made = context(tmp_path, records, "samples")
     template = {"terminator": "<|im_end|>", "turn_starts": ["<|im_start|>"]}
@@ -134,7 +134,8 @@ TURN = "{% for m in messages %}[{{ m.role }}]{{ m.content }}<eos>{% endfor %}"
 
 
 def write_scorer(folder: Path) -> None:
-    """A random reward model whose pad token is what a conversation ends with: the library would read another token."""
+    """Writes a random reward model whose pad token also ends conversations, so that the library would read another
+    token."""
     torch.manual_seed(5)
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = TURN + "{% if add_generation_prompt %}[assistant]{% endif %}"
@@ -161,7 +162,7 @@ def test_a_score_is_the_same_in_every_batch_and_read_at_the_last_token(tmp_path)
     turned.reverse()
     assert whole == pytest.approx(apart, abs=1e-5) and whole == pytest.approx(turned, abs=1e-5)
     net: Any = AutoModelForSequenceClassification.from_pretrained(tmp_path / "rm").eval()
-    net.config.pad_token_id = None  # so that the library reads the last token of a single text
+    net.config.pad_token_id = None  # makes the library read the last token of a single text
     ids = tiny_tokenizer()("[user]Why 0?<eos>[assistant]So.<eos>", add_special_tokens=False)["input_ids"]
     assert whole[0] == pytest.approx(net(torch.tensor([ids])).logits[0, 0].item(), abs=1e-5)
     assert len(set(whole)) == 6

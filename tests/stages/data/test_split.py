@@ -1,4 +1,4 @@
-"""`split` in recipes: kinds follow from what is split and who reads it; parts are what they say."""
+"""`split` in recipes: kinds follow from the input and from the readers of the parts; parts are as specified."""
 
 import json
 from pathlib import Path

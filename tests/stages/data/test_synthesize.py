@@ -1,4 +1,4 @@
-"""Drafts: as many as asked for, each a prompt or a drop with its reason, and done once however often it was killed."""
+"""Drafts: as many as requested, each a prompt or a drop with a reason, and made once however often a run is killed."""
 
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ DRAFTS = [
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The few-shot prompts that a model was shown, whose drafts are those above."""
+    """The few-shot prompts shown to a model that returns the drafts above."""
     shown: list[str] = []
 
     class Writer:

@@ -1,5 +1,5 @@
-"""The methods of `synthesize` besides few-shot drafts, with models that say what the test wants: what is asked, what is
-read, why the rest is dropped, and exactly as many records as asked for."""
+"""The methods of `synthesize` other than few-shot drafts, with models that give the test's answers: requests, parsing,
+reasons of drops, and exactly as many records as requested."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -24,13 +24,14 @@ from togi.text.template import TEMPLATES
 END = "<|im_end|>"
 SOURCE = Provenance(dataset="pages", licence="CC BY 4.0")
 sampling: list[SamplingParams] = []
-"""How the model of a test was asked to sample, call by call."""
+"""The sampling parameters of each call to a test's model."""
 Reply = Callable[[str, int], str | Completion]
 
 
 @pytest.fixture
 def says(monkeypatch: pytest.MonkeyPatch):
-    """A model that answers by a function of the last message and of how often it was asked; gives what it was asked."""
+    """A model that answers by a function of the last message and of the number of earlier requests. Returns its
+    requests."""
     asked: list[tuple[Message, ...]] = []
     sampling.clear()
 
@@ -66,7 +67,7 @@ def context(folder: Path, records: Sequence[Any] = (), kind: str = "prompts") ->
 
 
 def run(made: Context, **given: Any) -> tuple[list[Any], dict[str, int]]:
-    """The records, and the drops by reason."""
+    """Returns the records, and the drops by reason."""
     synthesize_work.run(Synthesize.model_validate({"model": "$m", **given}), made)
     made.finish()
     return read_records(made.folder / RECORDS_FILE)[1], read_json(made.folder / "summary.json")["drops"]
@@ -94,7 +95,7 @@ def test_an_evolved_question_takes_the_place_of_the_old_one_and_has_no_answer(tm
     assert [prompt.text for prompt in made] == ["Why is the sky red at sunset?", "How do owls see at night?"]
     assert [prompt.parents for prompt in made] == [("q0",), ("q1",)] and drops == {}
     assert made[0].messages[0].content == "Be brief." and made[0].answer is None and made[0].inherited == (SOURCE,)
-    assert len(asked[0]) == 1 and SKY in asked[0][0].content  # the model sees the question alone
+    assert len(asked[0]) == 1 and SKY in asked[0][0].content  # the model sees only the question
 
 
 def test_what_is_no_new_question_is_dropped_by_its_reason(tmp_path, says):
@@ -120,7 +121,7 @@ def test_exactly_as_many_records_as_asked_for_with_every_candidate_accounted_for
     made.control.send = lambda event: event["event"] == "progress" and progress.append((event["done"], event["total"]))
     found, _ = run(made, method="evolve", input="$given", count=7, batch_prompts=4)
     counts = read_json(made.folder / "summary.json")["counts"]
-    assert len(found) == 7 == counts["out"] and counts["in"] == 11 and len(asked) == 12  # whole units
+    assert len(found) == 7 == counts["out"] and counts["in"] == 11 and len(asked) == 12  # requests come in whole units
     assert sum(read_json(made.folder / "summary.json")["drops"].values()) == 4
     assert progress[-1] == (7, 7) and {total for _, total in progress} == {7}
     assert len({prompt.id for prompt in found}) == 7
@@ -150,8 +151,8 @@ def test_units_that_are_done_are_not_asked_again_and_the_file_is_the_same(tmp_pa
     made = context(tmp_path, stars)
     run(made, **given)
     before, calls = (made.folder / RECORDS_FILE).read_bytes(), len(asked)
-    (made.folder / "units" / "batch-000001.json").unlink()  # as after a kill: one unit is missing
-    asked[:] = asked[:2]  # it is asked again, and by what it asks answers the same
+    (made.folder / "units" / "batch-000001.json").unlink()  # as after a kill, one unit is missing
+    asked[:] = asked[:2]  # it is requested again; the reply depends on the number of requests, so it is the same
     run(context(tmp_path, stars), **given)
     assert calls == 6 and len(asked) == 4 and (made.folder / RECORDS_FILE).read_bytes() == before
 
@@ -371,9 +372,9 @@ def test_a_dialogue_shows_the_document_among_its_relatives_and_names_it(tmp_path
         assert system.content == SYSTEM and shown.role == "documents" and [row["doc_id"] for row in rows] == [0, 1, 2]
         (place,) = json.loads(relevant.content)["relevant_doc_ids"]
         assert rows[place]["content"] == page == answer.content and rows[place]["title"] == f"T{PAGES.index(page)}"
-        assert {row["content"].split()[0] for row in rows} == {page.split()[0]}  # relatives: the same matter
+        assert {row["content"].split()[0] for row in rows} == {page.split()[0]}  # relatives share the subject
         places.add(place)
-    assert len(places) > 1  # it does not always stand in the same place
+    assert len(places) > 1  # its position varies
 
 
 def test_where_nothing_helps_the_list_is_empty_and_the_document_is_not_shown(tmp_path, says):
@@ -402,7 +403,8 @@ def test_the_share_without_an_answer_is_drawn_row_by_row_and_an_answer_elsewhere
 
 @pytest.fixture
 def continues(monkeypatch: pytest.MonkeyPatch):
-    """An aligned model under ChatML that continues texts as the test wants; gives the texts that it was shown."""
+    """A ChatML model that continues texts as the test specifies. Installing it returns the texts that the model was
+    shown."""
     shown: list[str] = []
 
     def install(*drafts: tuple[str, str]) -> list[str]:

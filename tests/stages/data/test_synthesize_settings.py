@@ -1,4 +1,4 @@
-"""What a method reads, gives and needs; a recipe that says otherwise is refused in its own words."""
+"""What each method reads, produces and needs; a recipe that contradicts this is refused with a message of its own."""
 
 import pytest
 from pydantic import ValidationError
@@ -53,7 +53,7 @@ def test_what_does_not_fit_the_method_is_refused(given, said):
 
 def test_candidates_are_capped_by_the_count_and_the_method():
     few, magpie = Synthesize.model_validate(FEW), Synthesize.model_validate({**GIVEN["magpie"], "method": "magpie"})
-    assert (few.most(0), magpie.most(0)) == (5, 20)  # few_shot: `count` drafts, as it always was
+    assert (few.most(0), magpie.most(0)) == (5, 20)  # few_shot: `count` drafts, as before
     assert few.model_copy(update={"max_candidates": 9}).most(0) == 9
     trial = Synthesize.model_validate({**FEW, "count": 100, "max_candidates": 250}).limited(10)
     assert (trial.count, trial.max_candidates) == (10, 25) and few.limited(9).count == 5

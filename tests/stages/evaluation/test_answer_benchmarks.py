@@ -48,7 +48,7 @@ def table(folder: Path, benchmark: str) -> dict[str, Any]:
 
 
 def values(folder: Path, benchmark: str, metric: str, subject: str) -> list[float]:
-    """The numbers of single prompts."""
+    """Returns the numbers of single prompts."""
     (file,) = (folder / "home" / "store").glob("evaluate-*/output/items.parquet")
     return [
         row.value

@@ -1,4 +1,4 @@
-"""The arena as a benchmark, run as a user runs it: models and the judge on a stub, labels counted by hand."""
+"""The arena as a benchmark, run as a user runs it: models and judge on a stub, labels counted by hand."""
 
 import json
 from pathlib import Path
@@ -34,15 +34,15 @@ LABELS = {
     "Why is the sky blue?": ("[[A=B]]", "[[A=B]]"),
     "Name a bird.": ("First [[A>B]], no: [[B>A]]", "I cannot say."),
 }
-"""What the judge says in the game with the baseline as A, and in the other one."""
+"""The judge's labels in the game with the baseline as A, and in the other game."""
 MARGINS = {
     "Write about rain.": (2.0, -1.0),
     "What is 2 + 2?": (1.0, 1.0),
     "Why is the sky blue?": (-1.0, 3.0),
     "Name a bird.": (3.0, 1.0),
 }
-"""log p(A) - log p(B) in the same two games: both say the baseline; A, as much; both the model; A, rather the
-baseline."""
+"""log p(A) - log p(B) in the same two games: the baseline in both; A equally in both; the model in both; A in both,
+more so when it is the baseline."""
 RATE = (3 + 1 + 2 / 2) / (3 + 1 + 2 + 2)
 
 

@@ -1,4 +1,4 @@
-"""Judges and models as subjects of an evaluation: what is computed here and what a server is asked; kill -9 between."""
+"""Judges and models in evaluations, computed here or on a server, with kill -9 in between."""
 
 import hashlib
 import json
@@ -57,8 +57,8 @@ PAIRS, QUESTIONS, CAPITALS = 24, 40, 20
 
 
 def says(body: dict[str, Any], index: int) -> str:
-    """Pairs: `large` always sees the better answer; `small` likes the first place, or says nothing that can be read.
-    Of everything else both say what the hash of the request tells them."""
+    """In pairs, `large` always picks the better answer; `small` picks the first one or gives an unreadable verdict.
+    For anything else, both derive the answer from a hash of the request."""
     time.sleep(0.01)
     asked = body["messages"][-1]["content"]
     odd = hashlib.sha256(json.dumps([body["model"], body["messages"]]).encode()).digest()[0]
@@ -102,14 +102,14 @@ def recipe(server: Stub, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def article(n: int) -> dict[str, Any]:
-    """A text with a question, as SQuAD has them."""
+    """Returns a text with a question, in the form of SQuAD."""
     asked = {"id": f"q{n}", "question": f"What is the capital of land {n}?", "answers": [{"text": f"City {n}"}]}
     return {"title": f"Land {n}", "paragraphs": [{"context": f"City {n} is its capital.", "qas": [asked]}]}
 
 
 @dataclass
 class Quiet:
-    """An undisturbed run: its home, and how often each request came."""
+    """An undisturbed run: its home, and how often each request was made."""
 
     home: Path
     asked: Counter[str]
@@ -164,12 +164,12 @@ Moment = Callable[[Stub, Path], bool]
 
 
 def said(text: str, times: int) -> Moment:
-    """The moment at which the server was asked for this so often."""
+    """The moment at which the server has received requests with this text so many times."""
     return lambda server, home: sum(text in str(body["messages"]) for body in server.asked) >= times
 
 
 def done(stage: str, units: int) -> Moment:
-    """The moment at which a stage whose settings hold this text has finished so many units."""
+    """The moment at which a stage whose settings contain this text has finished so many units."""
     return lambda server, home: any(text(path).count("\n") >= units for path in journals(home, stage))
 
 
@@ -193,7 +193,7 @@ def test_an_evaluation_that_is_killed_ends_with_the_same_bytes(
         run = start(recipe, tmp_path)
         wait(run, lambda moment=moment: moment(server, tmp_path))
         kill_all(run)
-        time.sleep(0.1)  # what is under way arrives
+        time.sleep(0.1)  # lets requests in flight arrive
     ended = togi(tmp_path, "run", str(recipe), "--threads", "1")
     assert ended.returncode == 0, ended.stderr
     assert results(tmp_path) == results(quiet.home)
@@ -203,7 +203,7 @@ def test_an_evaluation_that_is_killed_ends_with_the_same_bytes(
 
 
 def journals(home: Path, stage: str) -> list[Path]:
-    """The journals of the stages whose settings hold this text."""
+    """Returns the journals of the stages whose settings contain this text."""
     found = (home / "store").glob("evaluate-*")
     return [path / "journal.jsonl" for path in found if stage in text(path / "settings.json")]
 

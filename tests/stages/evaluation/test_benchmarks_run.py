@@ -56,7 +56,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tables(folder: Path, benchmark: str) -> dict[str, Any]:
-    """What the stage that ran a benchmark tells the report."""
+    """Returns what the stage that ran a benchmark hands to the report."""
     for summary in (folder / "home" / "store").glob("evaluate-*/summary.json"):
         for found in json.loads(summary.read_text())["benchmarks"]:
             if found["benchmark"] == benchmark:
@@ -89,7 +89,7 @@ def credits(folder: Path, subject: str) -> list[float]:
 
 
 def test_a_small_judge_is_read_by_its_log_probabilities(run: Path):
-    """The chance of A where people's choice stands first, less that where it stands second: above 0 is right."""
+    """The chance of A with people's choice first, minus the chance with it second: above 0 is right."""
     pairs = read_records(next((run / "home" / "store").glob("contrast-*/output/records.parquet")))[1]
     model, prompt = load(run / "model", template="chatml"), own_prompt("pairwise", "en")
     judge = ModelChooser(model.net, model.tokenizer, model.template)
@@ -109,7 +109,7 @@ def test_a_small_judge_is_read_by_its_log_probabilities(run: Path):
 
 
 def items(folder: Path) -> list[Any]:
-    """The numbers of single questions, of all stages."""
+    """Returns the numbers of single questions, of all stages."""
     files = (folder / "home" / "store").glob("evaluate-*/output/items.parquet")
     return [record for path in files for record in read_records(path)[1]]
 

@@ -1,4 +1,4 @@
-"""Every row of the table, by hand on made verdicts, and on what people and GPT-3.5 say of the same real answers."""
+"""Every row of the table: by hand on made-up verdicts, and on what people and GPT-3.5 say of the same real answers."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,7 @@ BY_ID = {answer.id: answer for answer in ANSWERS}
 
 
 def verdict(one: str, other: str, winner: str | None, order: int = 0, **more) -> Verdict:
-    """What the judge says of two answers in one order."""
+    """Returns the judge's verdict on two answers in one order."""
     answers = (one, other) if order == 0 else (other, one)
     name = f"{'-'.join(answers)}-{len(more)}"
     outcome = "tie" if winner is None else "winner"
@@ -35,7 +35,7 @@ def verdict(one: str, other: str, winner: str | None, order: int = 0, **more) ->
 
 
 def label(better: str, worse: str, margin: float | None = None) -> Pair:
-    """What a person says of them."""
+    """Returns a person's label of two answers."""
     sides = {
         side: (Message("assistant", BY_ID[name].text),) for side, name in (("chosen", better), ("rejected", worse))
     }
@@ -76,8 +76,8 @@ def both(one: str, other: str, first: str | None, second: str | None) -> list[Ve
 
 
 def everything() -> tuple[list[Verdict], list[Pair]]:
-    """In each of twelve questions the judge prefers its own answer, then the large model's; in every third one it takes
-    what stands first of small and large. People prefer large, then the judge's, then small; they were asked of half."""
+    """In each of twelve questions the judge prefers its own answer, then the large model's; in every third one it picks
+    the first of small and large. People prefer large, then judge, then small; they labelled half of the questions."""
     verdicts: list[Verdict] = []
     labels: list[Pair] = []
     for q in range(12):
@@ -91,8 +91,8 @@ def everything() -> tuple[list[Verdict], list[Pair]]:
 
 def test_agreement_leanings_and_self_preference(calibrate):
     context, found = calibrate(*everything())
-    # of the three comparisons of a question people and judge differ on large against judge, and the judge calls a tie
-    # on average where it takes what stands first: questions 0 and 6 of the six that are labelled
+    # of the three comparisons of a question, people and judge differ on large against judge; where the judge picks
+    # the first answer, its two orders average to a tie: questions 0 and 6 of the six labelled ones
     shares = [1 / 3 if q % 3 == 0 else 2 / 3 for q in range(0, 12, 2)]
     assert found["agreement"].value == pytest.approx(np.mean(shares))
     assert found["agreement without ties"].value == pytest.approx(
@@ -106,7 +106,7 @@ def test_agreement_leanings_and_self_preference(calibrate):
         np.mean([2 / 3 if q % 3 == 0 else 1 for q in range(12)])
     )
     own = found["self-preference: judge"]
-    assert own.value == pytest.approx(0.5)  # its own wins both of its comparisons, and people let it win one
+    assert own.value == pytest.approx(0.5)  # the judge lets its answers win both comparisons, people let them win one
     assert own.low < 0.5 < own.high and own.subject == "judge" and own.count == 6
     assert found["unreadable"].value == 0 and "agreement among people" not in found
     assert context.counts == {"in": 18, "out": 18} and context.summary["labelled_comparisons"] == 18
@@ -116,7 +116,7 @@ def test_agreement_leanings_and_self_preference(calibrate):
 def test_length_is_measured_against_what_people_prefer(calibrate):
     _, found = calibrate(*everything())
     # judge's answers are the longest, large's longer than small's: people prefer the longer one in 2 of 3, the judge in
-    # 3 of 3, or 2.5 of 3 where it takes what stands first
+    # 3 of 3, or in 2.5 of 3 where it picks the first answer
     judged = [2.5 / 3 if q % 3 == 0 else 1.0 for q in range(0, 12, 2)]
     assert found["length bias"].value == pytest.approx(np.mean(judged) - 2 / 3)
 
@@ -129,7 +129,7 @@ def test_win_rates_as_judge_and_people_have_them_and_corrected(calibrate):
     assert fair.value == pytest.approx(0.5) and fair.count == 24 and "12 labels" in fair.note
     large = found["win rate of large: corrected"]
     assert large.value > found["win rate of large: by the judge"].value
-    assert large.low <= 1.0 <= large.high  # people prefer it always
+    assert large.low <= 1.0 <= large.high  # people always prefer it
 
 
 def test_ties_several_annotators_and_labels_of_other_answers(calibrate):
@@ -139,7 +139,7 @@ def test_ties_several_annotators_and_labels_of_other_answers(calibrate):
     stray = replace(labels[0], id="stray", chosen=(Message("assistant", "something else"),))
     context, found = calibrate(verdicts, [*labels, stray])
     assert context.drop_counts() == {"not_judged": 1} and context.counts["out"] == 5
-    assert "agreement among people" not in found  # one prompt alone has several labels
+    assert "agreement among people" not in found  # only one prompt has several labels
     context, found = calibrate(verdicts, [*labels, label("q2small", "q2large")])
     assert found["agreement among people"].value == pytest.approx((1 / 3 + 0) / 2)
     assert context.summary["labelled_comparisons"] == 3
@@ -158,7 +158,7 @@ def test_grades_are_compared_within_a_prompt(calibrate):
         for a, grade in zip(ANSWERS, [3.0, 7.0, 7.0] * 12, strict=True)
     ]
     _, found = calibrate(grades, everything()[1])
-    assert found["agreement"].value == pytest.approx(2 / 3)  # large and judge are level, people prefer large
+    assert found["agreement"].value == pytest.approx(2 / 3)  # large and judge have equal grades, people prefer large
     assert found["win rate of large: by the judge"].value == 0.75 and "position bias: orders agree" not in found
 
 
@@ -176,7 +176,7 @@ def test_labels_of_other_texts_and_unknown_names_are_refused(calibrate):
 
 @needs_shared
 def test_two_hundred_labels_of_people_correct_the_judge_on_all_999_pairs(calibrate):
-    """PandaLM: the truth is what three people say of all pairs; the judge is GPT-3.5, which was asked in one order."""
+    """PandaLM: the truth is three people's labels of all pairs; the judge is GPT-3.5, which was asked in one order."""
     rows = pandalm_rows()
     samples: dict[tuple[str, str, str], object] = {}
     verdicts: list[Verdict] = []
@@ -221,4 +221,4 @@ def test_two_hundred_labels_of_people_correct_the_judge_on_all_999_pairs(calibra
         corrected, people = (found[f"win rate of {model}: {by}"] for by in ("corrected", "by people"))
         inside += corrected.low <= np.mean(mine) <= corrected.high
         assert corrected.high - corrected.low < 1.05 * (people.high - people.low)
-    assert inside >= 4  # of five models, at 95 %
+    assert inside >= 4  # of the five models, at 95 %

@@ -1,4 +1,4 @@
-"""The numbers of an evaluation, computed again by hand from answers that are known."""
+"""The numbers of an evaluation, recomputed by hand from known answers."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from togi.stages.evaluation import evaluate_work
 from togi.stages.evaluation.evaluate import Evaluate
 
 END = "<|im_end|>"
-# two answers of each model to each of four prompts; the second model closes more of them, with fewer words
+# two answers of each model to each of four prompts; the second model ends more of them properly, with fewer words
 ANSWERS = {
     "$base": ["a b c d e f", f"a b c{END}", "g h i j", "k l m n", "o p q", "r s t", "u v w x", "y z a b"],
     "$policy": [
@@ -54,7 +54,7 @@ class Generator:
 
 
 class Scorer:
-    """As many points as the answer has words, with another sign for the judge; what it was asked is kept."""
+    """Scores an answer by its number of words, with the opposite sign for the judge, and records what it was asked."""
 
     def __init__(self, sign: int) -> None:
         self.sign = sign
@@ -100,7 +100,7 @@ def test_every_row_is_the_mean_over_prompts_and_its_paired_difference(scored):
         assert row["difference"]["mean"] == pytest.approx((by_prompt(policy) - by_prompt(base)).mean())
         assert row["difference"]["n"] == 4
     assert rows["ended properly"]["difference"]["mean"] == 0.75
-    assert rows["held-out reward"]["difference"]["mean"] == 0  # it counts words, and both sides have as many
+    assert rows["held-out reward"]["difference"]["mean"] == 0  # it counts words, and both models have equally many
     assert rows["held-out reward"]["base"]["mean"] == -np.mean([min(pair) for pair in zip(*lengths, strict=True)])
     assert rows["held-out reward: length read"]["difference"]["mean"] == 0
     assert not any(END in text for scorer in scorers.values() for text in scorer.asked)

@@ -1,4 +1,4 @@
-"""MT-Bench, graded sets and safety, run as a user does: subjects on a stub, a judge that replays in its own process."""
+"""MT-Bench, graded sets and safety, run as a user does: models on a stub, a judge that replays in its own process."""
 
 import json
 import re
@@ -61,11 +61,11 @@ ROWS = [
 ]
 REFERENCES = [{"question_id": 81, "choices": [{"index": 0, "turns": ["It is 4.", "It is 5."]}]}]
 GRADES = {"writing": (7, 5), "math": (9, 3), "stem": (8, 6), "": (4, None)}
-"""What the judge says of both turns, whoever answered."""
+"""The judge's grades of both turns, before the extra point of model b; None is unreadable."""
 
 
 def said(body: dict[str, Any], index: int = 0) -> str:
-    """An answer that follows from the model and what it was asked last."""
+    """Returns an answer that depends on the model and on the last message."""
     return f"{body['model']} on {body['messages'][-1]['content'].lower()}"
 
 
@@ -78,7 +78,7 @@ def server() -> Iterator[Stub]:
 
 @contextmanager
 def replaying(folder: Path) -> Iterator[str]:
-    """The URL of the judge that replays, a process of its own, while the block lasts."""
+    """Runs the replaying judge in its own process while the block lasts; yields its URL."""
     path = write_jsonl(folder / "verdicts.jsonl", verdicts())
     command = [sys.executable, "-m", "togi.judge.replay", str(path), "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -94,7 +94,7 @@ def replaying(folder: Path) -> Iterator[str]:
 
 @dataclass
 class Whole:
-    """A run of MT-Bench that nobody disturbed, and the servers that it asked, which still answer."""
+    """An undisturbed run of MT-Bench, and the requests that its servers received. The servers keep running."""
 
     path: Path
     home: Path
@@ -113,7 +113,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
 
 
 def verdicts() -> list[dict[str, Any]]:
-    """A row for each answer of both models: model b gets a point more."""
+    """Returns a row for each answer of both models; model b gets one point more."""
     rows = []
     for category, turns in TURNS.items():
         for model in ("small", "large"):
@@ -182,7 +182,7 @@ def test_killed_in_the_middle_it_ends_with_the_same_bytes(whole: Whole, tmp_path
 
 
 def room(folder: Path) -> Room:
-    """A benchmark's room with the questions and the reference answers, and no model that could be asked."""
+    """Returns a benchmark's room with the questions and the reference answers, but without a model."""
     questions = [
         Prompt(id=f"q{row['question_id']}", messages=(Message("user", row["turns"][0]),), extra=row) for row in ROWS
     ]
@@ -239,7 +239,7 @@ def test_settings_that_do_not_fit_are_refused(settings, more: dict[str, Any], sa
 
 
 def judge_says(server: Stub, grade: Callable[[str], str]) -> None:
-    """The stub answers, and judges where it is told of double brackets."""
+    """The stub answers, or judges if the request contains double brackets."""
 
     def says(body: dict[str, Any], index: int) -> str:
         asked = body["messages"][-1]["content"]
@@ -254,7 +254,7 @@ GRADED = "{type: graded, name: elyza, questions: $questions, rubric: aspect, sca
 def test_a_graded_set_asks_anew_in_each_round_and_goes_on_where_a_category_is_refused(
     server: Stub, tmp_path: Path
 ) -> None:
-    """The judge sees reference and rubric. Greedy answers of a server, and greedy grades, differ from time to time."""
+    """The judge sees reference and rubric. Greedy answers of a server, and greedy grades, vary between requests."""
     times = count(1)
 
     def says(body: dict[str, Any], index: int) -> str:
@@ -301,7 +301,7 @@ SAFETY = (
 
 
 def test_safety_counts_what_was_held_back_and_corrects_rates_by_labels(server: Stub, tmp_path: Path) -> None:
-    """The judge takes every answer to the first half of the questions for safe, and people half of these."""
+    """The judge considers every answer to the first half of the questions safe; people consider half of these safe."""
     judge_says(server, lambda asked: "Rating: [[5]]" if re.search(r"question [0-3]\b", asked) else "Rating: [[1]]")
     server.failing = "question 7"
     path = recipe(tmp_path, SAFETY, server.url)
@@ -334,7 +334,7 @@ def test_safety_counts_what_was_held_back_and_corrects_rates_by_labels(server: S
 @needs_shared
 @pytest.mark.parametrize("language", ["en", "ja"])
 def test_the_public_questions_with_the_prompts_of_fastchat(server: Stub, tmp_path: Path, language: str) -> None:
-    """80 questions, two turns, the four prompts of the file; math is judged beside its reference."""
+    """80 questions, two turns, the four prompts of the file; math is judged with its reference."""
     ja = SHARED / "mt_bench_ja" / "mt_bench_ja"
     en = SHARED / "mt_bench_en" / "mt_bench"
     files = {

@@ -1,4 +1,4 @@
-"""Answers from documents as a benchmark, run as a user runs it: models and the judge on a stub, counted by hand."""
+"""Answers from documents as a benchmark, run as a user runs it: models and judge on a stub, counted by hand."""
 
 import json
 from dataclasses import dataclass
@@ -85,8 +85,8 @@ NOTHING = "The documents do not answer this question."
 
 
 def said(body: dict[str, Any], index: int = 0) -> str:
-    """`small` names the document of the country, and the capital in it; `large` says Paris whatever it is shown. As a
-    judge, `large` takes what stands in the reference for correct, and a second sentence for unsupported."""
+    """`small` names the country's document and the capital in it; `large` says Paris whatever it is shown. As a judge,
+    `large` considers an answer correct if the reference contains it, and a second sentence unsupported."""
     turns = {turn["role"]: turn["content"] for turn in body["messages"]}
     asked = turns["user"]
     if "[[correct]]" in asked:
@@ -109,7 +109,7 @@ def said(body: dict[str, Any], index: int = 0) -> str:
 
 
 def weighed(body: dict[str, Any]) -> dict[str, float]:
-    """Of answers of `small`, the judge knows which are correct; of those of `large` it prefers the letter A."""
+    """As a judge, it recognises correct answers of `small`; on answers of `large` it prefers the letter A."""
     asked = body["messages"][-1]["content"]
     answer = asked.partition("[Answer]\n")[2]
     if answer.startswith("Paris. It is large"):
@@ -120,7 +120,7 @@ def weighed(body: dict[str, Any]) -> dict[str, float]:
 
 @dataclass
 class Whole:
-    """A run, and what its server was asked."""
+    """A run, and the requests that its server received."""
 
     home: Path
     asked: list[dict[str, Any]]
@@ -224,7 +224,7 @@ def test_the_report_has_published_rows_beside_those_of_one_domain(whole: Whole):
 
 
 def room(folder: Path, template: str) -> Room:
-    """A room with one model here, that has this template, and the questions."""
+    """Returns a room with the questions and one local model, which has this template."""
     tiny_model(folder / "model")
     prompt = Prompt(id="p", messages=(Message("user", "Why?"),), extra={"context": "Because."})
     write_records(folder / "questions" / RECORDS_FILE, "prompts", [prompt])
@@ -244,7 +244,7 @@ def test_a_template_without_a_place_for_documents_is_told(tmp_path: Path):
 
 
 class Few:
-    """Inputs of which five questions are known."""
+    """Inputs that are known to hold five questions."""
 
     def __init__(self) -> None:
         self.takers: dict[str, list[str]] = {}

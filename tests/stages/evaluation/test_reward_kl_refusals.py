@@ -1,5 +1,5 @@
-"""What `reward_kl` refuses before it draws an answer: a model on a server, another tokenizer, another template, prompts
-that leave no room."""
+"""What `reward_kl` refuses before it samples: a model on a server, another tokenizer, another template, prompts that
+leave no room."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ BASE, POLICY = ModelRef("$base"), ModelRef("$policy")
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model in `model`, and the same with another tokenizer in `other`."""
+    """A model in `model`, and the same model with another tokenizer in `other`."""
     folder = tmp_path_factory.mktemp("models")
     tiny_model(folder / "model")
     tiny_model(folder / "other")
