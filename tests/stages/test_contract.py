@@ -139,7 +139,7 @@ def test_a_new_stage_is_two_files_and_one_line(house):
     assert "Question 3?" in life and life.count("passed on") == 2
 
 
-# --- nobody asks what a stage is --------------------------------------------------------------------------------------
+# --- no code tests which stage it handles -----------------------------------------------------------------------------
 
 
 def settings_names() -> list[str]:

@@ -128,7 +128,7 @@ def test_what_a_policy_sampled_is_scored_without_its_terminator(tmp_path, judge)
     assert [(each.text, each.scores["rm"]) for each in found] == [("abc", 3.0), ("ab", 2.0)]
 
 
-# --- a reward model of the library's ----------------------------------------------------------------------------------
+# --- a reward model of the library ------------------------------------------------------------------------------------
 
 TURN = "{% for m in messages %}[{{ m.role }}]{{ m.content }}<eos>{% endfor %}"
 

@@ -196,7 +196,7 @@ def test_prompts_with_the_final_answer_alone(tmp_path, says):
     assert "What is 2 + 2?\n\nThink step by step." in asked[0][-1].content and asked[0][0].content == "Be brief."
 
 
-# --- questions and answers out of documents ---------------------------------------------------------------------------
+# --- questions and answers from documents -----------------------------------------------------------------------------
 
 MOON = "The Moon turns once in 27 days. It shows the same side."
 SEA = "The sea is salt because rivers carry minerals into it."

@@ -1,4 +1,4 @@
-"""The guard over chosen answers: when it speaks, once, and what it remembers over a kill."""
+"""The guard over chosen answers: when it raises an alarm, that it does so once, and what it remembers after a kill."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def quiet_context(folder: Path) -> Context:
 
 
 def alarms(folder: Path, watch: FallWatch, values: list[float]) -> list[int]:
-    """The steps at which the watch spoke."""
+    """Returns the steps at which the watch raised an alarm."""
     for step, value in enumerate(values, 1):
         watch.observe(step, value, quiet_context(folder))
     return [line["step"] for line in read_lines(folder / "alarms.jsonl")]

@@ -1,4 +1,4 @@
-"""`train.dpo` without a reference (CPO), and `train.smpo` as SimPO: reached from a recipe's settings alone."""
+"""`train.dpo` without a reference (CPO), and `train.smpo` as SimPO, selected by a recipe's settings alone."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def test_without_a_reference_none_is_computed(tmp_path: Path) -> None:
     dpo_work.run(TrainDpo(**COMMON, reference=False, sft_weight=1.0), context)
     line = metrics_of(tmp_path / "stage")[0]
     assert "chosen_change" not in line and not (tmp_path / "stage" / "units").exists()
-    # beta x the sums of log-probabilities themselves, which are far from 0 where no reference is subtracted
+    # beta times the plain sums of log-probabilities, which are far from 0 if no reference is subtracted
     assert line["reward_chosen"] < -0.5
 
 
@@ -26,5 +26,5 @@ def test_simpo_is_smpo_without_its_cross_entropies(tmp_path: Path) -> None:
     settings = TrainSmpo(**COMMON, loss="sigmoid", beta=2.0, target_margin=0.25, sft_weight=0.0)
     smpo_work.run(settings, context)
     line = metrics_of(tmp_path / "stage")[0]
-    # a random model finds both answers about as likely: -log sigmoid(-0.5); a cross entropy would add several nats
+    # a random model gives both answers similar probability: -log sigmoid(-0.5); a cross entropy would add several nats
     assert line["loss"] == pytest.approx(0.97, abs=0.5)

@@ -1,4 +1,4 @@
-"""Training on fixed data: splits, order, settings that contradict each other, the best weights."""
+"""Training on fixed data: splits, order, contradictory settings, the best weights."""
 
 import json
 from pathlib import Path
@@ -58,7 +58,7 @@ def test_epochs_are_laid_end_to_end_and_follow_from_the_step(settings, steps, la
     if len(ids) >= 10:
         assert sorted(whole) == sorted(e.id for e in every) and whole != [e.id for e in every]
     again = ShuffledEpochs(TrainSft(**BASE, batch_size=4, **settings), every, seed=1)
-    assert again.take(steps - 1) == taken[-1]  # without those before it
+    assert again.take(steps - 1) == taken[-1]  # without taking the steps before it
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------
@@ -113,7 +113,7 @@ def test_contradictions_are_refused_before_anything_loads(cls, settings, message
     ],
 )
 def test_settings_mean_the_same_when_they_are_written_out_and_read_again(cls, settings):
-    """The runner hands them to the worker that way."""
+    """The runner passes them to the worker in this form."""
     made = cls.model_validate({"init": "$base", **settings})
     assert cls.model_validate(json.loads(made.model_dump_json())) == made
 
@@ -126,7 +126,7 @@ def test_a_preset_is_changed_key_by_key():
 
 def test_an_example_that_the_memory_has_no_room_for_is_an_error_before_the_first_step(tmp_path):
     context = bare_context(tmp_path, chats=[*chats(), chat(("user", "Why?"), ("assistant", "So. " * 40), name="long")])
-    context.fits = 100  # what `auto` found
+    context.fits = 100  # the limit that `auto` found
     with pytest.raises(StageError, match=r"the longest example has 1\d\d tokens, but .* micro-batch of 100 tokens"):
         sft_work.run(TrainSft(**BASE, steps=1), context)
     assert not (context.folder / "metrics.jsonl").exists()
@@ -153,7 +153,7 @@ def test_under_blocks_a_chat_to_validate_on_may_not_be_too_long_either(tmp_path)
 
 
 def sft(folder: Path, stop_after: int = 0, **settings) -> tuple[list[dict], dict[str, torch.Tensor], dict]:
-    """Metrics, weights and summary of a training of the tiny model, which is asked to stop after some steps."""
+    """Trains the tiny model, which is asked to stop after some steps; returns metrics, weights and summary."""
     other = chat(("user", "Why is the sky blue?"), ("assistant", "Zebra quartz 77 XY"), name="v0")
     context = bare_context(folder, chats=chats(), more_chats=[other])
 
@@ -191,7 +191,7 @@ def test_best_keeps_the_weights_of_the_best_validation(best, tmp_path):
     lines, weights, summary = best
     losses = [line["validation/loss"] for line in lines]
     number = losses.index(min(losses)) + 1
-    assert 1 < number < 8  # it got worse again, so the choice is not that of the last step
+    assert 1 < number < 8  # validation got worse again, so the best step is not the last
     assert (summary["step"], summary["validation"]["validation/loss"]) == (number, min(losses))
     assert same(weights, sft(tmp_path / "short", steps=number, **BEST)[1])
     last = sft(tmp_path / "last", steps=8, **BEST)

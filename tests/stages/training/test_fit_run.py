@@ -1,4 +1,4 @@
-"""From raw text to a chat model and its judge, run as a user runs it: what was learnt, kills, and what was kept."""
+"""From raw text to a chat model and its judge, run as a user runs it: what was learnt, kills, and what was saved."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ STAGES = ("begun", "taught", "tuned", "judge", "head")
 
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the recipe, run once without disturbance; its work lies in home/."""
+    """The folder of the recipe after one undisturbed run, whose results are in home/."""
     folder = tmp_path_factory.mktemp("taught")
     ended = togi(folder / "home", "run", str(write_texts(folder)), "--threads", "1")
     assert ended.returncode == 0, ended.stderr

@@ -1,4 +1,4 @@
-"""Grading beside sampling: when it happens, in which order, and that failures and ends are told as without it."""
+"""Grading in parallel with sampling: when it happens, in what order; failures and stops are reported as without it."""
 
 import threading
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ from togi.stages.training import grpo_rollouts_work
 from togi.stages.training.grading_work import beside_sampling, is_elsewhere
 from togi.stages.training.grpo_work import run
 
-WAIT = 60  # seconds: longer only if something hangs
+WAIT = 60  # seconds; reached only if something hangs
 
 
 class Grader:
-    """A grader that waits until it may grade, and writes down what it is asked."""
+    """A grader that waits for permission to grade, and records what it is asked."""
 
     def __init__(self) -> None:
         self.may, self.begun = Event(), Event()
@@ -43,7 +43,7 @@ def reward(grader: Any) -> Reward:
 
 
 def group(name: str, *texts: str) -> tuple[Prompt, list[Completion]]:
-    """A prompt and answers to it."""
+    """Returns a prompt and answers to it."""
     prompt = Prompt(id=name, messages=(Message("user", name),))
     return prompt, [Completion(text=text, stop="terminator") for text in texts]
 
@@ -52,7 +52,7 @@ def test_groups_are_graded_in_order_while_others_are_sampled():
     grader = Grader()
     with beside_sampling(reward(grader)) as grade:
         first, second = grade(*group("a", "x", "xx")), grade(*group("b", "y"))
-        assert grader.begun.wait(WAIT) and not first.done()  # whoever samples is free while the grader is at work
+        assert grader.begun.wait(WAIT) and not first.done()  # sampling does not wait for the grader
         grader.may.set()
         assert [row.total for row in second.result(WAIT)] == [1.0]
         assert [row.total for row in first.result(WAIT)] == [1.0, 2.0]
@@ -76,7 +76,7 @@ def test_after_the_block_nothing_more_is_graded():
     with beside_sampling(reward(grader)) as grade:
         grade(*group("a", "x"))
         assert grader.begun.wait(WAIT)
-        late = grade(*group("b", "y"))  # the thread has not seen it yet when the block ends
+        late = grade(*group("b", "y"))  # the thread has not started on it when the block ends
         (thread,) = set(threading.enumerate()) - before
     grader.may.set()
     thread.join(WAIT)

@@ -1,4 +1,4 @@
-"""The stage `train.grpo`: refilling, several updates a batch of samples, masks, the KL, and going on after a kill."""
+"""The stage `train.grpo`: refilling, several updates per batch of samples, masks, the KL, and resuming after a kill."""
 
 import math
 import shutil
@@ -39,7 +39,8 @@ def bench(tmp_path_factory) -> Bench:
 
 
 def distance(bench: Bench, settings: TrainGrpo, steps: int, everything: bool = False) -> torch.Tensor:
-    """How far the weights moved after some steps in float64; `everything` also computes answers without gradient."""
+    """Returns how far the weights moved after some steps in float64; `everything` also computes answers without
+    gradient."""
     with TrueFloat64():
         model = bench.model()
         model.net.double()
@@ -60,7 +61,7 @@ def distance(bench: Bench, settings: TrainGrpo, steps: int, everything: bool = F
 
 @pytest.mark.parametrize("compute", ["float32", "bfloat16"])
 def test_the_policy_learns_what_the_reward_asks_for(bench, compute):
-    """A random model of letters writes a vowel in eight; in the end it writes hardly anything else."""
+    """At first, one in eight letters of the random model is a vowel; at the end, nearly all are."""
     settings = bench.settings(
         steps=24, prompts_per_step=4, group_size=8, learning_rate=3e-2, save_every=24, sampling={"max_tokens": 8}
     )
@@ -71,7 +72,7 @@ def test_the_policy_learns_what_the_reward_asks_for(bench, compute):
     assert min(reward[-3:]) > 0.8
 
 
-# --- several updates a batch of samples -------------------------------------------------------------------------------
+# --- several updates per batch of samples -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("loss", [{"beta": 0.05}, {"type": "grpo", "level": "sequence", "eps": 0.01}])
@@ -98,7 +99,7 @@ def test_old_log_probabilities_are_those_of_the_policy_that_sampled(bench):
     seen = [forward(micro.inputs).logp_N for micro in first]
     with torch.no_grad():
         for param in model.net.parameters():
-            param.mul_(1.05)  # stands for an update
+            param.mul_(1.05)  # in place of an update
     rest = [next(steps) for _ in range(3)]
     assert [micro.batch.old_logp_N is None for micro in first] == [True] * len(first)
     for step in rest:
@@ -107,7 +108,7 @@ def test_old_log_probabilities_are_those_of_the_policy_that_sampled(bench):
             expected = torch.cat([wanted[tuple(part.tolist())] for part in ids])
             torch.testing.assert_close(micro.batch.old_logp_N, expected, rtol=0, atol=1e-5)
     again = torch.cat([micro.batch.old_logp_N for micro in rest[1]])
-    assert torch.equal(again, torch.cat(seen).detach())  # the first minibatch, from its own first forward
+    assert torch.equal(again, torch.cat(seen).detach())  # the first minibatch's come from its own first forward
 
 
 def test_every_update_is_logged_with_the_mismatch_to_the_sampler(bench):
@@ -176,11 +177,11 @@ def test_where_nothing_is_refilled_nothing_changes(bench):
     assert weights(plain) == weights(ready) and lines(plain) == lines(ready)
 
 
-# --- going on after a kill --------------------------------------------------------------------------------------------
+# --- resuming after a kill --------------------------------------------------------------------------------------------
 
 
 class Killed(BaseException):
-    """Stands for a SIGKILL: nothing of the stage runs after it."""
+    """In place of a SIGKILL: no code of the stage runs after it."""
 
 
 REFILLED = {"refill_rounds": 2, "epochs_per_batch": 2, "steps": 12, "save_every": 4, "validation": 0.3}
@@ -223,7 +224,7 @@ def test_a_stop_waits_for_the_end_of_a_batch_of_samples(bench):
         run(bench.settings(**SEVERAL), context)
 
 
-# --- the KL to the start ----------------------------------------------------------------------------------------------
+# --- the KL to the initial model --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("lora", [None, {"rank": 4}, {"rank": 4, "targets": ["all-linear"], "rank_stabilised": True}])
@@ -273,7 +274,7 @@ def ranked(ranks, bench: Bench, settings: TrainGrpo) -> None:
 
 @pytest.mark.parametrize(("lora", "beta", "rounds"), [(None, 0.0, 0), (None, 0.05, 1), ({"rank": 4}, 0.05, 1)])
 def test_two_processes_learn_what_one_does(bench, lora, beta, rounds):
-    """Rounding differs, since each samples and computes a part; no sampled token does."""
+    """Only rounding differs, since each process samples and computes a part; the sampled tokens are the same."""
     shape = {"epochs_per_batch": 2, "minibatches": 2, "steps": 4, "micro_batch_tokens": 64, "refill_rounds": rounds}
     settings = bench.settings("sometimes", **shape, lora=lora, loss={"beta": beta}, validation=0.3)
     alone = bench.run(f"alone-{lora is None}-{beta}", settings)
@@ -324,7 +325,8 @@ def test_truncation_is_read_from_the_text(bench, kind, monkeypatch):
 
 
 def says(model, texts: Sequence[str]) -> Callable[..., Iterator[list[Completion]]]:
-    """A sampler that answers so; it knows nothing of terminators and says length for each."""
+    """Returns a sampler that gives these answers. It does not know terminators, and reports `length` for each
+    answer."""
     made = []
     for text in texts:
         ids = tuple(model.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -334,7 +336,7 @@ def says(model, texts: Sequence[str]) -> Callable[..., Iterator[list[Completion]
 
 @pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "dapo"])
 def test_a_masked_answer_keeps_its_place_in_what_the_loss_divides_by(bench, kind, monkeypatch):
-    """One of four answers is finished, and it weighs no more than one of four."""
+    """One of four answers is finished, and its weight stays one in four."""
     model = bench.model()
     source = bench.at_work(bench.settings(prompts_per_step=1, mask_truncated=True, loss={"type": kind}), model)
     texts = [f"the cat{model.template.terminator}", "the cat", "sat on", "a"]
@@ -426,7 +428,7 @@ def test_a_language_gate_has_its_detector(bench):
 
 
 def test_settings_are_read_again_as_they_were_written_out(bench):
-    """A worker reads the settings that the runner wrote, with every default in its place."""
+    """A worker reads the settings that the runner wrote, with all defaults filled in."""
     for more in ({}, {"loss": {"type": "cispo"}}, {"loss": {"type": "luspo", "level": "sequence"}}, {"lora": {}}):
         settings = bench.settings(**more)
         assert TrainGrpo.model_validate(settings.model_dump(mode="json")) == settings

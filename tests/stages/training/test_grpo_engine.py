@@ -1,4 +1,4 @@
-"""A policy that is sampled on a server: togi's own over HTTP, and fakes of others that are killed like the trainer."""
+"""A policy sampled on a server: togi's own over HTTP, and fakes of other servers, which are killed like the trainer."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -31,7 +31,7 @@ AHEAD: dict[str, Any] = {
 
 
 class Killed(BaseException):
-    """Stands for a SIGKILL: nothing of the stage runs after it."""
+    """In place of a SIGKILL: no code of the stage runs after it."""
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def letters(bench) -> list[int]:
 
 
 def app(bench: Bench, takes: bool = True) -> Any:
-    """togi's own server, in this process; one that does not take weights says that it does."""
+    """Returns togi's own server in this process. Without `takes` it confirms new weights but does not load them."""
     model = bench.model()
     sampler = Sampler(model.net, model.tokenizer, model.template.terminator)
 
@@ -100,7 +100,7 @@ def test_a_server_without_the_policys_weights_ends_the_stage(bench):
 
 
 def test_log_probabilities_of_another_temperature_end_the_stage(bench, letters):
-    """As vLLM's are, which are of temperature 1 unless it is told otherwise."""
+    """Such as those of vLLM, which are at temperature 1 by default."""
     settings = bench.settings(engine={**ENGINE, "tolerance": 0.1}, sampling={"max_tokens": 12, "temperature": 0.2})
     own = bench.at_work(bench.settings())
     with policy_server(VLLM, letters) as server:
@@ -120,7 +120,7 @@ def test_one_batch_ahead_is_exactly_one_batch_old(bench, letters):
     published = [at for at, (path, _) in enumerate(server.calls) if path == "/collective_rpc"]
     sampled = [at for at, (path, body) in enumerate(server.calls) if "return_token_ids" in body and body["n"]]
     batches = [sum(first < at < last for at in sampled) for first, last in pairwise([*published, len(server.calls)])]
-    assert batches == [16 + 1, 8, 8, 8]  # the first weights write two batches, and the sample that tries the server
+    assert batches == [16 + 1, 8, 8, 8]  # the first weights sample two batches and the check of the server
     assert server.wrong == []
 
 
@@ -143,8 +143,8 @@ def test_a_batch_ahead_needs_a_word_on_how_it_is_weighed(bench):
 
 
 def disturbed(bench: Bench, name: str, settings: TrainGrpo, server: Process, monkeypatch: Any) -> str:
-    """A run whose trainer is killed after its first and third step, and whose server is killed and started anew in the
-    middle of a batch each time. What it told."""
+    """Returns the messages of a run whose trainer is killed after its first and third step, and whose server is killed
+    and restarted in the middle of a batch each time."""
     plain, left, told = Reward.grade, [0], [""]
 
     def grade(reward: Reward, *asked: Any) -> Any:
@@ -187,7 +187,7 @@ def test_kills_of_trainer_and_server_change_no_bit(bench, letters, tmp_path, mon
 
 
 def alike(row: dict[str, Any]) -> dict[str, Any]:
-    """A step without its probe, which is not asked for what is replayed."""
+    """Returns a step without its probe, which is not measured for replayed samples."""
     return {name: value for name, value in row.items() if name != "engine/probe"}
 
 

@@ -1,4 +1,4 @@
-"""A judge on a server as a policy's reward: graded samples, failures that are no zeros, and a run that goes on."""
+"""A judge on a server as a policy's reward: samples are graded, failures are not zeros, and a run can be resumed."""
 
 import json
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ stages:
 
 
 class Vowels(BaseHTTPRequestHandler):
-    """Grades an answer by its vowels, and refuses to grade one that has none."""
+    """Grades an answer by its number of vowels, and refuses to grade one without vowels."""
 
     protocol_version = "HTTP/1.1"
 
@@ -61,7 +61,7 @@ class Vowels(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
 
 class Server(ThreadingHTTPServer):
@@ -102,5 +102,5 @@ def test_plan_counts_what_the_judge_is_asked(tmp_path: Path, url: str) -> None:
     recipe = write_recipe(tmp_path, RECIPE.replace("URL", url))
     ended = togi(tmp_path / "home", "plan", str(recipe), "--json")
     (cost,) = [each["estimate"] for each in json.loads(ended.stdout) if each["stage"] == "policy"]
-    assert cost["calls"] == 2 * 2 * 4, ended.stdout  # steps, prompts, samples
-    assert cost["read"] > 16 * 12  # each request shows an answer of 12 tokens, its prompt and the judge's own
+    assert cost["calls"] == 2 * 2 * 4, ended.stdout  # steps, prompts and samples
+    assert cost["read"] > 16 * 12  # each request contains an answer of 12 tokens, its prompt and the judge's own prompt

@@ -1,4 +1,4 @@
-"""A policy whose reward model is on a server: the weights are those of a run with the model here, kills included."""
+"""A policy whose reward model is on a server gets the weights of a run with a local reward model, kills included."""
 
 import time
 from threading import Thread
@@ -42,7 +42,7 @@ def context(bench: Bench, name: str, url: str = "", **more: Any) -> Context:
     source = ModelSource(kind="path", name=str(bench.folder / "reward"), template="chatml")
     endpoint = Endpoint(name="rm", urls=(url,), model="policy", protocol="togi", **more) if url else None
     made.inputs["$rm"] = Resolved("scorer", source=source, endpoint=endpoint)
-    made.cache = bench.folder / name / "cache"  # answers of its own
+    made.cache = bench.folder / name / "cache"  # its own answers
     made.cache.mkdir(parents=True)
     return made
 
@@ -58,7 +58,8 @@ def test_a_reward_model_in_another_process_gives_the_same_weights(bench):
 
 
 def told_when_killed(made: Context, server: Process, back: bool) -> list[str]:
-    """What a run tells whose server is killed after its first step, and comes back, or not."""
+    """Collects the messages of a run whose server is killed after the first step. With `back` it restarts after a
+    second."""
     told: list[str] = []
 
     def send(event: dict[str, Any]) -> None:

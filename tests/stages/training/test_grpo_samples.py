@@ -1,4 +1,4 @@
-"""Stored samples of `train.grpo`: what was sampled is never asked for again, and is an output of the stage."""
+"""Stored samples of `train.grpo`: what was sampled is never requested again, and is an output of the stage."""
 
 import hashlib
 from collections import Counter
@@ -31,11 +31,11 @@ SETTINGS: dict[str, Any] = {
 
 
 class Killed(BaseException):
-    """Stands for a SIGKILL: nothing of the stage runs after it."""
+    """In place of a SIGKILL: no code of the stage runs after it."""
 
 
 class Forgetful:
-    """An engine that answers otherwise each time it is asked the same under the same weights."""
+    """An engine that gives a different answer each time the same request is repeated under the same weights."""
 
     repeatable = False
 
@@ -95,7 +95,7 @@ def undisturbed(bench, tokenizer) -> Path:
 
 
 def killed_at(bench: Bench, name: str, step: int, engine: Any = None) -> None:
-    """A run that goes on in the folder `name` and is killed after `step`, before that step can be saved."""
+    """Resumes a run in the folder `name` and kills it after `step`, before that step can be saved."""
     context = bench.context(name)
 
     def send(event: dict[str, Any]) -> None:
@@ -107,7 +107,7 @@ def killed_at(bench: Bench, name: str, step: int, engine: Any = None) -> None:
         run(bench.settings("sometimes", **SETTINGS), context, engine)
 
 
-# --- going on ---------------------------------------------------------------------------------------------------------
+# --- resuming ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kills", [(1,), (4, 6), (5, 7, 8)])
@@ -131,7 +131,7 @@ def test_a_kill_before_a_round_is_stored_asks_for_that_round_alone(bench, tokeni
     engine, settings = Forgetful(tokenizer), bench.settings("sometimes", **SETTINGS)
     killed_at(bench, "half", 5, engine)
     units = sorted((bench.folder / "half" / UNITS).glob("batch-*.json"))
-    units[-1].unlink()  # as if the kill had come a moment before it was sealed
+    units[-1].unlink()  # as if the kill had come just before the unit was sealed
     asked = Counter(engine.asked)
     run(settings, bench.context("half"), engine)
     again = [key for key, times in engine.asked.items() if times > asked.get(key, 0) > 0]
@@ -172,7 +172,7 @@ def test_a_damaged_unit_stops_the_stage_where_the_engine_would_answer_otherwise(
 
 
 def samples(folder: Path) -> list[Any]:
-    """The samples without what names the stage's folder, which differs from test to test."""
+    """Returns the samples without the stage's folder, which differs between tests."""
     kind, records = read_records(folder / SAMPLES_FILE)
     assert kind == "samples"
     return [(s.prompt, s.completion, s.scores, s.index, s.extra) for s in records]  # type: ignore[attr-defined]
@@ -238,4 +238,4 @@ def test_a_group_is_graded_while_the_engine_goes_on_with_the_next(bench, tokeniz
 def test_the_engine_gets_the_weights_before_every_batch_and_validation_that_has_others(bench, tokenizer):
     engine = Forgetful(tokenizer)
     run(bench.settings(validation=0.3, evaluate_every=2), bench.context("published"), engine)
-    assert engine.published == 4 + 1  # the third batch has the weights of the validation before it
+    assert engine.published == 4 + 1  # the third batch uses the weights of the validation before it

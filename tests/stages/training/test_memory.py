@@ -1,4 +1,4 @@
-"""Memory settings of training stages: none of them changes what is learnt, and what was predicted is told."""
+"""Memory settings of training stages: none changes what is learnt, and predictions are reported."""
 
 import json
 from dataclasses import replace
@@ -42,7 +42,7 @@ stages:
 
 
 def run(folder: Path, *overrides: str) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, dict]]:
-    """Weights and memory.json of each stage."""
+    """Returns weights and memory.json of each stage."""
     home = folder / "-".join(("home", *(o.rpartition(".")[2] for o in overrides)))
     ended = togi(home, "run", str(folder / "tiny.yaml"), *overrides, "--threads", "1", "--compute", "float32")
     assert ended.returncode == 0, ended.stderr
@@ -121,7 +121,7 @@ def test_a_training_begins_without_what_earlier_stages_kept(tmp_path):
     models.load_model(context, BASE)
     assert models.kept_model.cache_info().currsize
     small = [torch.ones(25_000) for _ in range(3_000)]
-    del small[:-1]  # 300 MB of free memory below what is still held
+    del small[:-1]  # 300 MB of free heap below an array that is still held
     held = usage.used(torch.device("cpu"))
     memory_work.MemoryBudget(training_job(TrainSft(init=BASE, chats=CHATS, steps=2, micro_batch_tokens=64)), context)
     assert not models.kept_model.cache_info().currsize
@@ -142,7 +142,7 @@ def test_auto_takes_what_fits_and_keeps_it(tmp_path, monkeypatch):
     monkeypatch.setattr(usage, "available", lambda device: free(2**17))
     assert (
         memory_work.MemoryBudget(training_job(auto), context).settings.micro_batch_tokens == context.fits == 512
-    )  # after a kill
+    )  # as after a kill
     other = bare_context(tmp_path / "other", chats=chats())
     fit = memory_work.MemoryBudget(training_job(auto), other)
     assert (fit.settings.micro_batch_tokens, other.fits) == (2**16, 2**17)

@@ -1,4 +1,4 @@
-"""The border of preference training: pairs in, trees out, and every drop and cut counted."""
+"""Input of preference training: pairs become trees, and every drop and cut is counted."""
 
 from dataclasses import replace
 

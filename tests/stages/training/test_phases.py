@@ -1,4 +1,4 @@
-"""What the plan says of each phase of a policy's training, held against a run of the 135M model."""
+"""Compares the plan's prediction for each phase of a policy's training with a run of the 135M model."""
 
 import importlib.util
 import json

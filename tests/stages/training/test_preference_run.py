@@ -1,4 +1,4 @@
-"""`train.dpo` and `train.smpo`, run as a user runs them: two rounds, their references, kills, and what was kept."""
+"""`train.dpo` and `train.smpo`, run as a user runs them: two rounds, their references, kills, and what was saved."""
 
 import json
 import math
@@ -23,7 +23,7 @@ STAGES = ("first", "second", "lora_first", "lora_second", "margin")
 
 @pytest.fixture(scope="module")
 def learnt(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the recipe, run once without disturbance; its work lies in home/."""
+    """The folder of the recipe after one undisturbed run, whose results are in home/."""
     folder = tmp_path_factory.mktemp("learnt")
     ended = togi(folder / "home", "run", str(write_preferences(folder)), "--threads", "1")
     assert ended.returncode == 0, ended.stderr
@@ -36,7 +36,7 @@ def stage(folder: Path, name: str) -> Path:
 
 @torch.no_grad()
 def sums(model: Path, template: str | None = None) -> list[list[float]]:
-    """Log-probabilities of both answers of each row, computed the plain way, one sequence at a time."""
+    """Returns the log-probabilities of both answers of each row, computed naively, one sequence at a time."""
     loaded = load(ModelSource(kind="path", name=str(model), template=template), model)
     found = []
     for row in rows():
@@ -56,9 +56,9 @@ def stored(folder: Path) -> list[list[float]]:
 
 @pytest.mark.parametrize("name", ["first", "second", "lora_first", "lora_second"])
 def test_before_the_first_update_the_policy_is_its_reference(learnt, name):
-    """So every margin is 0 and the loss of the first step log 2, in the second round as in the first."""
+    """So every margin is 0 and the loss of the first step is log 2, in both rounds."""
     line = metrics_of(stage(learnt, name))[0]
-    rounding = 4 * 2**-23 * abs(line["logp_chosen"])  # of four sums in float32: the two passes are not cut alike
+    rounding = 4 * 2**-23 * abs(line["logp_chosen"])  # of four sums in float32: the two passes are cut differently
     assert line["chosen_change"] == pytest.approx(0, abs=rounding)
     assert line["margin"] == pytest.approx(0, abs=rounding)
     sft = 0.1 * -line["logp_chosen"] if name == "second" else 0.0
@@ -86,7 +86,7 @@ def test_two_rounds_do_not_share_a_reference(learnt):
 @pytest.mark.parametrize("name", STAGES)
 def test_every_stage_learns_to_prefer_what_was_chosen(learnt, name):
     lines = metrics_of(stage(learnt, name))
-    if name == "second":  # its loss is of means over tokens, while the logged margin is of sums
+    if name == "second":  # its loss uses means over tokens, the logged margin uses sums
         assert lines[-1]["loss"] < lines[0]["loss"]
     else:
         assert lines[-1]["margin"] > lines[0]["margin"]
@@ -117,7 +117,7 @@ def test_killed_anywhere_a_run_ends_with_the_same_bits(learnt, tmp_path, point):
 
 
 def test_the_reference_is_not_computed_again_after_a_kill(learnt, tmp_path):
-    """A finished unit is read: an unfinished stage whose checkpoints are gone trains against the stored numbers."""
+    """The stored numbers of a finished unit are read even if the stage is unfinished and its checkpoints are gone."""
     shutil.copytree(learnt / "home", tmp_path / "home", symlinks=True)
     folder = (tmp_path / "home" / "runs" / "tiny" / "second").resolve()
     (folder / "DONE").unlink()

@@ -1,4 +1,4 @@
-"""Presets: published settings by name, under what the recipe says itself."""
+"""Presets: published settings by name, which the recipe's own settings override."""
 
 import pytest
 from pydantic import ValidationError

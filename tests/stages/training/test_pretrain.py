@@ -1,4 +1,4 @@
-"""`train.pretrain`: windows, the end of documents, the mixture and its ledger, going on."""
+"""`train.pretrain`: windows, ends of documents, the mixture and its ledger, resuming."""
 
 import json
 from dataclasses import replace
@@ -91,7 +91,7 @@ def test_the_ledger_holds_what_was_trained_on(tmp_path):
     assert ledger["chats"]["epochs"] == lines[-1]["epochs/chats"] > 0
 
 
-@pytest.mark.parametrize(("tokens", "steps"), [(500, 3), (401, 3)])  # 1 token of the third step is a window
+@pytest.mark.parametrize(("tokens", "steps"), [(500, 3), (401, 3)])  # 1 token in step 3 makes a window
 def test_the_tokens_of_the_recipe_are_trained_on_and_no_step_more(tmp_path, tokens, steps):
     context = context_of(tmp_path)
     pretrain_work.run(settings(steps=None, tokens=tokens), context)

@@ -1,4 +1,4 @@
-"""Every training stage on two ranks gives what it gives on one process, and rank 0 alone writes its files."""
+"""Every training stage gives the same results on two ranks as on one process, and only rank 0 writes its files."""
 
 import importlib
 import os
@@ -53,20 +53,20 @@ def pairs() -> list[Pair]:
 
 
 def begin(folder: Path, name: str, ranks: Ranks = ALONE, **more: Any) -> tuple[Any, Context, Any]:
-    """Settings, context and work of a case, its stage folder under `name`."""
+    """Returns settings, context and work of a case, with the stage folder under `name`."""
     case = {**SHARED, **CASES[name], **more}
     if case["type"] == "train.pretrain":
         case.pop("batch_size")
     stage = STAGES[case["type"]]
     context = ranks.in_turn(lambda: bare_context(folder, chats=chats(), documents=documents(), pairs=pairs()))
-    ranks.barrier()  # the inputs have been written by all, which a run does once
+    ranks.barrier()  # all ranks have written the inputs, which a real run does once
     place = folder / f"{name}-{ranks.size}"
     place.mkdir(exist_ok=True)
     return stage.settings.model_validate(case), replace(context, folder=place, ranks=ranks), stage.work
 
 
 def watch_writing(folder: Path) -> list[str]:
-    """Collects what this process opens for writing, renames or removes below `folder`, but for its own shards."""
+    """Collects what this process opens for writing, renames or removes below `folder`, except its own shards."""
     found: list[str] = []
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -97,7 +97,7 @@ def test_a_stage_on_two_ranks_ends_with_what_it_ends_with_on_one(name, tmp_path)
     weights, others = (load_file(folder / "output" / "model" / "model.safetensors") for folder in (one, two))
     begun = load_file(tmp_path / "model" / "model.safetensors")
     moved = max(float((weights[key] - begun[key]).abs().max()) for key in begun if key in weights)
-    moved = moved or float(weights["score.weight"].abs().max())  # where only the head learns
+    moved = moved or float(weights["score.weight"].abs().max())  # if only the head learns
     assert weights.keys() == others.keys()
     assert max(float((weights[key] - others[key]).abs().max()) for key in weights) <= 2e-3 * moved
     lines, found = (read_lines(folder / "metrics.jsonl") for folder in (one, two))
@@ -139,7 +139,7 @@ def units(ranks: Ranks, folder: Path) -> tuple[list[Any], int]:
 def test_units_are_made_by_all_ranks_and_written_once(tmp_path):
     bare_context(tmp_path)
     assert together(2, units, tmp_path) == [([0, 2, 4], 3)] * 2
-    (tmp_path / "stage" / "units" / "batch-000001.json").write_text("7")  # not what was committed
+    (tmp_path / "stage" / "units" / "batch-000001.json").write_text("7")  # not the committed content
     assert together(2, units, tmp_path) == [([0, 2, 4], 1)] * 2
     assert len(read_lines(tmp_path / "stage" / "journal.jsonl")) == 3
     assert read_json(tmp_path / "stage" / "units" / "batch-000001.json") == 2

@@ -1,4 +1,4 @@
-"""The reference of DPO: exactly the model that a stage began with, whatever its adapter has learnt since."""
+"""The reference of DPO is exactly the model that a stage began with, whatever its adapter has learnt since."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -29,14 +29,15 @@ def settings(**more) -> TrainDpo:
 
 
 def after(context: Context, folder: Path) -> Context:
-    """A context like `context` in `folder`, whose $base is what `context` trained."""
+    """Returns a context like `context`, but in `folder` and with the model that `context` trained as $base."""
     folder.mkdir()
     model = Resolved("model", source=ModelSource(kind="path", name=str(context.folder / MODEL_FOLDER)))
     return replace(context, folder=folder, inputs={**context.inputs, ModelRef("$base"): model})
 
 
 def reference(context: Context, made: TrainDpo, *, learnt: bool) -> list[tuple[float, ...]]:
-    """The stored pass; `learnt`: the adapter holds random numbers, as if much had been learnt."""
+    """Returns the stored log-probabilities. With `learnt` the adapter holds random numbers, as if it had learnt
+    much."""
     model = load_trainable(context, made.init, made)
     if learnt:
         torch.manual_seed(1)
@@ -98,7 +99,7 @@ def test_a_cut_into_other_micro_batches_changes_nothing_but_rounding(tmp_path):
 
 
 def test_chosen_answers_that_fall_are_an_alarm_or_the_end(tmp_path):
-    """Chosen and rejected answers that begin alike fall together under a high rate."""
+    """Under a high learning rate, chosen and rejected answers that begin alike fall together."""
     context = bare_context(tmp_path, pairs())
     falling = {"learning_rate": 0.3, "epochs": 4.0}
     guard = {"max_fall": 0.1, "window": 2}

@@ -1,4 +1,4 @@
-"""`train.reward`: margins, adapters, the sweep, features computed once, and that neighbours do not matter."""
+"""`train.reward`: margins, adapters, the sweep, features computed once, and that scores ignore the rest of a batch."""
 
 import json
 from collections import Counter
@@ -47,7 +47,7 @@ def rows_of(context: Context) -> dict[str, float]:
 
 
 def saved_accuracy(context: Context, given: list[Pair]) -> float:
-    """Of the saved model, read as anyone reads it, one conversation at a time."""
+    """Returns the accuracy of the saved model, loaded as by any user, one conversation at a time."""
     source = ModelSource(kind="path", name=str(context.folder / MODEL_FOLDER))
     scorer = ModelScorer(load_reward_model(source, context.cache))
     sides = [[scorer.score([(p.prompt, side[0].content)])[0] for p in given for side in (p.chosen, p.rejected)]]
@@ -99,7 +99,8 @@ def test_a_margin_is_subtracted_and_must_be_there(tmp_path):
 
 
 def test_centring_pulls_the_scores_to_zero(tmp_path):
-    """The scores of this head begin at 2.6 in sum. Read after three steps: 2.4 without centring, 0.2 with it."""
+    """Chosen and rejected scores of this head begin at a sum of 2.6; after three steps: 2.4 without centring, 0.2
+    with it."""
 
     def middle(folder: str, centring: float) -> list[float]:
         given = {**LEARNS, "batch_size": 8, "steps": 3, "train_layers": 0, "learning_rate": 3e-2}
@@ -154,7 +155,7 @@ def test_the_score_of_a_text_does_not_depend_on_its_neighbours(tmp_path, budget)
 
 
 def test_what_a_frozen_trunk_says_is_computed_once(tmp_path, monkeypatch):
-    """Also with a control and held-out scores: each text goes through the layers once."""
+    """Each text goes through the layers once, even with a control and held-out scores."""
     seen: Counter[int] = Counter()
     plain = reward_work.hidden_states
 
@@ -178,7 +179,7 @@ def test_all_trainings_of_a_stage_are_counted_and_their_alarms_are_kept(tmp_path
     assert [alarm["name"] for alarm in told] == ["validation_overlap"]
     one = sum(line["num_tokens"] for line in lines_of(context))
     memory = json.loads((context.folder / "memory.json").read_text())
-    assert memory["tokens"] == 3 * one  # the control has the same texts
+    assert memory["tokens"] == 3 * one  # the control trains on the same texts
     assert not list(context.folder.glob("runs/*/checkpoints"))
 
 

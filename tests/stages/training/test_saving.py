@@ -1,5 +1,5 @@
-"""What training stages save: every combination of weights, adapter and base that the settings allow is trained a step,
-saved, loaded again and compared, with compiled parts and without; what cannot be saved is refused before."""
+"""What training stages save: every combination of weights, adapter and base that the settings allow is trained for a
+step, saved, loaded again and compared, with and without compiled parts. What cannot be saved is refused in advance."""
 
 import importlib.util
 import json
@@ -68,7 +68,7 @@ def compiled(request, monkeypatch) -> Iterator[None]:
 
 
 def allowed() -> Iterator[dict]:
-    """The combinations that the settings do not refuse, an adapter saved merged and alone where it can be."""
+    """Yields the combinations that the settings accept; adapters are saved both merged and alone, if possible."""
     adapters = (None, {}, {"token_rows": ["a", "b"]}, {"base": "nf4"}, {"targets": ["all-linear"]})
     for weights, lora in product(("float32", "bfloat16", "bfloat16-master"), adapters):
         save = "merged" if lora is not None and "base" in lora else "both"
@@ -86,7 +86,7 @@ def told(folder: Path) -> list[str]:
 
 
 def close(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> None:
-    """Up to the rounding of other products, in `dtype`, of the same weights."""
+    """Asserts equality up to rounding in `dtype`: the same weights enter different matrix products."""
     assert (found - expected).abs().max() <= (1e-5 if dtype == torch.float32 else 5e-2) * expected.abs().max()
 
 
@@ -160,7 +160,7 @@ def test_an_adapter_is_a_folder_that_peft_loads_onto_the_base_that_it_names(tmp_
     keep_model(stage, model, folder, chosen)
     config = json.loads((folder / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(base)
-    assert config["target_modules"] == sorted(config["target_modules"])  # equal work leaves equal bytes
+    assert config["target_modules"] == sorted(config["target_modules"])  # equal work gives equal bytes
     assert not (folder / "model.safetensors").exists() and (folder / "tokenizer.json").exists()
     close(logps(AutoPeftModelForCausalLM.from_pretrained(folder)), trained, torch.float32)
     again = settings(lora={"rank": 2, "save": "adapter"}, init=BASE)
@@ -190,7 +190,7 @@ def test_the_card_says_what_the_model_was_made_of_and_nothing_of_the_run(tmp_pat
         ("chats.jsonl", None, False),
         ("base", "no harm", True),
     ]
-    again = context(tmp_path / "next", tmp_path / "first" / "output" / "model")  # what it writes, and is trained into
+    again = context(tmp_path / "next", tmp_path / "first" / "output" / "model")  # models trained from it; its texts
     assert [source.dataset for source in again.lineage()] == ["chats.jsonl", "base"]
     (said,) = again.sourced([Chat(id="c", messages=())])
     assert [source.dataset for source in said.sources] == ["base"]

@@ -1,4 +1,4 @@
-"""What `train.sft` makes of chats: what carries loss, what is dropped or cut and counted, blocks, shared beginnings."""
+"""How `train.sft` treats chats: which tokens carry loss, what is dropped or cut and counted, blocks, prefixes."""
 
 import copy
 from dataclasses import replace
@@ -33,7 +33,7 @@ LONG = "word " * 40
 
 @pytest.fixture
 def border(tmp_path):
-    """Makes a border with some settings."""
+    """Returns a function that makes a converter of chats from settings."""
 
     def make(template: str = "chatml", **settings) -> ChatToExample:
         context = bare_context(tmp_path, template)
@@ -211,7 +211,7 @@ def test_a_shared_beginning_counts_once_in_the_tokens_of_a_micro_batch(border):
 
 
 def gradients(net, groups, normalise) -> tuple[float, dict[str, torch.Tensor]]:
-    """Loss and gradients with each group of sequences a micro-batch."""
+    """Returns loss and gradients, with one micro-batch for each group of sequences."""
     batches = [
         (forest := plant([[s] for s in group]), Batch(num_sequences=len(group), sequence_N=forest.sequence_N))
         for group in groups
@@ -258,20 +258,20 @@ def test_a_merged_adapter_scores_chats_as_the_adapted_model_does():
 
 
 def test_the_mask_of_a_template_is_that_of_the_ids_it_is_trained_on(border):
-    """The stage adds nothing of its own to what `render_chat` says."""
+    """The stage uses the mask of `render_chat` unchanged."""
     made = border()
     for each in chats():
         rendered = render_chat(made.model.template, made.model.tokenizer, each.messages)
         assert made(each).group[0] == Sequence(rendered.ids, rendered.mask)
 
 
-# --- templates that rewrite what was said -----------------------------------------------------------------------------
+# --- templates that rewrite earlier answers ---------------------------------------------------------------------------
 
 TALK = (("user", "Hi"), ("assistant", "Yes."), ("user", "Why?"), ("assistant", "So."))
 
 
 def thinking_border(border, **settings) -> ChatToExample:
-    """A border whose template takes thoughts out of the history."""
+    """Returns a converter whose template removes thoughts from the history."""
     made = border(**settings)
     tokenizer = copy.deepcopy(made.model.tokenizer)
     tokenizer.chat_template = FORMS["thoughts leave the history"].source

@@ -1,4 +1,4 @@
-"""What reading tokens takes of memory: a few numbers a pair, however many tokens it has."""
+"""Reading tokens takes only a few numbers per pair in memory, however many tokens the pair has."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ SCRIPT = Path(__file__).parents[2] / "memory_of_tokens.py"
 def test_memory_grows_by_a_few_numbers_a_pair(tmp_path, few, many):
     found = [read(tmp_path / str(pairs) / "tokens", pairs) for pairs in (few, many)]
     growth = {name: (found[1][name] - found[0][name]) / (many - few) for name in ("held", "peak")}
-    assert growth["held"] < 40 and growth["peak"] < 100, growth  # bytes a pair; its tokens as objects are over 1,600
+    assert growth["held"] < 40 and growth["peak"] < 100, growth  # bytes a pair; its tokens as objects take over 1,600
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Training reads tokens from the disk: the same examples, order and bits as from memory, made once."""
+"""Training reads tokens from disk, which are made once, with the same examples, order and bits as from memory."""
 
 from dataclasses import replace
 
@@ -157,7 +157,7 @@ def test_another_tokenizer_in_the_pool_is_an_error(tmp_path, monkeypatch):
 
 
 class InThisProcess(PoolShards):
-    """Does shards as a process of the pool does, without one."""
+    """Processes shards as a pool process does, but in this process."""
 
     def __init__(self) -> None:
         super().__init__(1)
