@@ -79,8 +79,7 @@ def test_a_token_that_the_sampler_did_not_report_counts_as_exact():
 
 
 def test_the_off_policy_mask_drops_bad_answers_that_the_policy_has_left():
-    """Both answers lost 0.3 nats a token. The one with an advantage above 0 stays, and under a larger bound so does
-    the other."""
+    """Both answers lost 0.3 nats a token. The one with an advantage above 0 stays; under a larger bound, both do."""
     logp_N = torch.tensor([-1.0, -2.0, -1.0, -2.0], dtype=torch.float64)
     batch = Batch(
         num_sequences=2,

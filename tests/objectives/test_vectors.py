@@ -43,8 +43,7 @@ def settings_of(case: dict) -> GRPO:
 
 
 def sampler_logp(case: dict, old_N: torch.Tensor) -> torch.Tensor | None:
-    """Returns sampler log-probabilities that give exactly the stored weights (a stored 0 becomes a weight above the
-    cap)."""
+    """Returns sampler log-probabilities that give exactly the stored weights (for a weight of 0, one above the cap)."""
     if "isr" not in case["params"]:
         return None
     weight_BT = torch.tensor(case["params"]["isr"], dtype=torch.float64)

@@ -126,8 +126,8 @@ def test_every_bad_row_has_a_declared_reason() -> None:
 
 
 def test_drops_are_made_in_one_place() -> None:
-    """Stages drop records through the context, which checks the declared reasons. Units below stages return their
-    findings to it."""
+    """Stages drop records through the context, which checks the reasons. Units below stages only return their
+    findings."""
     stages = Path(values.__file__).parents[1] / "stages"
     found = [path.name for path in sorted(stages.rglob("*.py")) if ".drops +=" in path.read_text()]
     assert found == []

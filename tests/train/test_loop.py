@@ -52,8 +52,7 @@ def tiny_model(dtype=torch.float64) -> TinyModel:
 
 
 def make_rows(dtype=torch.float64) -> list[Row]:
-    """Returns rows whose old, reference and sampler log-probabilities are near the model's own, so that clipping is
-    exercised."""
+    """Returns rows whose old, reference and sampler log-probabilities are near the model's own, so that clips occur."""
     net, rows = tiny_model(dtype), []
     for index, length in enumerate(LENGTHS):
         ids = torch.randint(VOCABULARY, (length + 1,))

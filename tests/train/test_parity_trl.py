@@ -236,9 +236,8 @@ def test_five_steps_end_where_trl_ends(name: str, peer: dict[str, dict[str, Any]
 
 @pytest.mark.parametrize("name", CASES)
 def test_trl_as_it_comes_is_as_near_as_fp32_allows(name: str, peer: dict[str, dict[str, Any]]) -> None:
-    """Leaves out weights whose first gradient is below the fp32 resolution of the largest one. AdamW divides such a
-    gradient by its own magnitude, so that rounding becomes a whole step (in `sft`, one weight of 32,416 is off by
-    3e-3)."""
+    """Leaves out weights whose first gradient is below what fp32 resolves of the largest. AdamW divides such a gradient
+    by its own size, so that rounding becomes a whole step (in `sft`, one weight of 32,416 is off by 3e-3)."""
     case, theirs = CASES[name], peer[f"{name}.plain"]
     ours, origin = train(case, case.objective, nullcontext), start(case.kind).state_dict()
     assert relative(ours["gradients"], theirs["gradients"]) < 1e-5

@@ -46,8 +46,7 @@ def longer(text: str, index: int) -> str:
 
 @pytest.fixture
 def label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Runs the stage on answers with a judge; returns its context, its pairs or samples, the verdicts and the
-    alarms."""
+    """Runs the stage on answers with a judge; returns its context, pairs or samples, verdicts and alarms."""
 
     numbers = count()
 

@@ -66,8 +66,7 @@ def test_the_recipe_labels_and_calibrates_and_asks_for_no_stored_verdict_again(t
 
 @needs_shared
 def test_what_gpt_4_said_of_japanese_answers_becomes_pairs(tmp_path: Path, serve: Serve) -> None:
-    """480 comparisons against one model, each in both orders. The answers of five models lose to it more often than
-    not."""
+    """480 comparisons with one model, each in both orders. The answers of five models lose more often than not."""
     answers = tmp_path / "answers.jsonl"
     command = [sys.executable, "-m", "togi.judge.replay", *map(str, vicuna_files()), "--write-answers", str(answers)]
     subprocess.run(command, check=True, capture_output=True)

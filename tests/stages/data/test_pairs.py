@@ -120,8 +120,7 @@ ROAD = """\
 
 @pytest.mark.slow
 def test_from_answers_over_scores_to_a_policy_that_answers(tmp_path):
-    """Trained models answer and a trained reward model scores; one of two scores ranks; the best answers become
-    chats."""
+    """Trained models answer, a trained reward model scores; one of two scores ranks; the best answers become chats."""
     head = RECIPE[: RECIPE.index("  policy:")]
     first = "  again0: {type: train.dpo, init: $base, pairs: $pairs, batch_size: 2, epochs: 1}\n"
     recipe = write_recipe(tmp_path, head + first + ROAD)

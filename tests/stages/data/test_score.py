@@ -134,8 +134,7 @@ TURN = "{% for m in messages %}[{{ m.role }}]{{ m.content }}<eos>{% endfor %}"
 
 
 def write_scorer(folder: Path) -> None:
-    """Writes a random reward model whose pad token also ends conversations, so that the library would read another
-    token."""
+    """Writes a random reward model whose pad token ends conversations, so that the library would read another token."""
     torch.manual_seed(5)
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = TURN + "{% if add_generation_prompt %}[assistant]{% endif %}"

@@ -30,7 +30,7 @@ Reply = Callable[[str, int], str | Completion]
 
 @pytest.fixture
 def says(monkeypatch: pytest.MonkeyPatch):
-    """A model that answers by a function of the last message and of the number of earlier requests. Returns its
+    """A model that answers by a function of the last message and of the earlier requests' number; returns the
     requests."""
     asked: list[tuple[Message, ...]] = []
     sampling.clear()
@@ -403,8 +403,7 @@ def test_the_share_without_an_answer_is_drawn_row_by_row_and_an_answer_elsewhere
 
 @pytest.fixture
 def continues(monkeypatch: pytest.MonkeyPatch):
-    """A ChatML model that continues texts as the test specifies. Installing it returns the texts that the model was
-    shown."""
+    """A ChatML model that continues texts as the test specifies. Installing it returns the texts that it was shown."""
     shown: list[str] = []
 
     def install(*drafts: tuple[str, str]) -> list[str]:

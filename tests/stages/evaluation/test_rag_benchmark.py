@@ -109,7 +109,7 @@ def said(body: dict[str, Any], index: int = 0) -> str:
 
 
 def weighed(body: dict[str, Any]) -> dict[str, float]:
-    """As a judge, it recognises correct answers of `small`; on answers of `large` it prefers the letter A."""
+    """The judge recognises correct answers of `small`; on answers of `large` it prefers the letter A."""
     asked = body["messages"][-1]["content"]
     answer = asked.partition("[Answer]\n")[2]
     if answer.startswith("Paris. It is large"):

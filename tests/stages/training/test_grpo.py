@@ -39,8 +39,7 @@ def bench(tmp_path_factory) -> Bench:
 
 
 def distance(bench: Bench, settings: TrainGrpo, steps: int, everything: bool = False) -> torch.Tensor:
-    """Returns how far the weights moved after some steps in float64; `everything` also computes answers without
-    gradient."""
+    """How far the weights moved after some steps in float64; `everything` also computes answers without gradient."""
     with TrueFloat64():
         model = bench.model()
         model.net.double()
@@ -325,8 +324,7 @@ def test_truncation_is_read_from_the_text(bench, kind, monkeypatch):
 
 
 def says(model, texts: Sequence[str]) -> Callable[..., Iterator[list[Completion]]]:
-    """Returns a sampler that gives these answers. It does not know terminators, and reports `length` for each
-    answer."""
+    """Returns a sampler that gives these answers. It knows no terminators, and reports `length` for each answer."""
     made = []
     for text in texts:
         ids = tuple(model.tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -120,7 +120,7 @@ def test_one_batch_ahead_is_exactly_one_batch_old(bench, letters):
     published = [at for at, (path, _) in enumerate(server.calls) if path == "/collective_rpc"]
     sampled = [at for at, (path, body) in enumerate(server.calls) if "return_token_ids" in body and body["n"]]
     batches = [sum(first < at < last for at in sampled) for first, last in pairwise([*published, len(server.calls)])]
-    assert batches == [16 + 1, 8, 8, 8]  # the first weights sample two batches and the check of the server
+    assert batches == [16 + 1, 8, 8, 8]  # the first weights serve two batches and the check of the server
     assert server.wrong == []
 
 

@@ -58,8 +58,7 @@ def test_a_reward_model_in_another_process_gives_the_same_weights(bench):
 
 
 def told_when_killed(made: Context, server: Process, back: bool) -> list[str]:
-    """Collects the messages of a run whose server is killed after the first step. With `back` it restarts after a
-    second."""
+    """Collects the messages of a run whose server is killed after the first step and, with `back`, restarted."""
     told: list[str] = []
 
     def send(event: dict[str, Any]) -> None:

@@ -36,8 +36,8 @@ def after(context: Context, folder: Path) -> Context:
 
 
 def reference(context: Context, made: TrainDpo, *, learnt: bool) -> list[tuple[float, ...]]:
-    """Returns the stored log-probabilities. With `learnt` the adapter holds random numbers, as if it had learnt
-    much."""
+    """Returns the stored log-probabilities; with `learnt`, of an adapter with random numbers, as if much were
+    learnt."""
     model = load_trainable(context, made.init, made)
     if learnt:
         torch.manual_seed(1)

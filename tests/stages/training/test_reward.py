@@ -99,8 +99,7 @@ def test_a_margin_is_subtracted_and_must_be_there(tmp_path):
 
 
 def test_centring_pulls_the_scores_to_zero(tmp_path):
-    """Chosen and rejected scores of this head begin at a sum of 2.6; after three steps: 2.4 without centring, 0.2
-    with it."""
+    """The scores of a pair begin at 2.6 in sum with this head. After three steps: 2.4 without centring, 0.2 with it."""
 
     def middle(folder: str, centring: float) -> list[float]:
         given = {**LEARNS, "batch_size": 8, "steps": 3, "train_layers": 0, "learning_rate": 3e-2}

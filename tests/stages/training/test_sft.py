@@ -1,4 +1,4 @@
-"""How `train.sft` treats chats: which tokens carry loss, what is dropped or cut and counted, blocks, prefixes."""
+"""How `train.sft` treats chats: what carries loss, what is dropped or cut and counted, blocks, shared prefixes."""
 
 import copy
 from dataclasses import replace
@@ -258,7 +258,7 @@ def test_a_merged_adapter_scores_chats_as_the_adapted_model_does():
 
 
 def test_the_mask_of_a_template_is_that_of_the_ids_it_is_trained_on(border):
-    """The stage uses the mask of `render_chat` unchanged."""
+    """The stage uses the ids and the mask of `render_chat` unchanged."""
     made = border()
     for each in chats():
         rendered = render_chat(made.model.template, made.model.tokenizer, each.messages)
