@@ -30,8 +30,7 @@ Reply = Callable[[str, int], str | Completion]
 
 @pytest.fixture
 def says(monkeypatch: pytest.MonkeyPatch):
-    """A model that answers by a function of the last message and of the earlier requests' number; returns the
-    requests."""
+    """A model that answers by the last message and the number of the request; installing it returns its requests."""
     asked: list[tuple[Message, ...]] = []
     sampling.clear()
 
