@@ -1,4 +1,5 @@
-"""Tables and values for people: aligned, no words of Python, nothing that steers a terminal; warnings in a file."""
+"""Tables and values for people are aligned and contain no Python syntax and no terminal control codes; warnings in a
+file."""
 
 import logging
 import warnings
