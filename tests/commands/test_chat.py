@@ -36,7 +36,7 @@ def turns(system: str | None = SYSTEM, text: str = "Hi") -> tuple[Message, ...]:
     return (*([Message("system", system)] if system else []), Message("user", text))
 
 
-# --- stored settings ------------------------------------------------------------------------------------------------
+# --- stored settings --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_model_of_preferences_keeps_the_system_turn_of_their_prompts(tmp_path)
     assert card_of(context.folder) == {"system": SYSTEM, "sampling": None}
 
 
-# --- how chat uses them ---------------------------------------------------------------------------------------------
+# --- how chat uses them -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +189,7 @@ def test_a_conversation_can_be_left(folder, capsys, monkeypatch, word):
     assert "there is no command" not in capsys.readouterr().err and next(spoken) == "Still there?"
 
 
-# --- names that lead to a model -------------------------------------------------------------------------------------
+# --- names that lead to a model ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
-"""Models by place: what of an entry names the model and what only says where it is; what is refused, in which words."""
+"""The forms of a model: which keys of an entry identify the model and which only locate it; refusals and their
+messages."""
 
 from pathlib import Path
 
