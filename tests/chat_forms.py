@@ -372,8 +372,7 @@ IM_TOKENS = ("<|im_start|>", "<|im_end|>")
 
 
 def made(name: str) -> tuple[Any, Template]:
-    """A tokenizer with this form's template, and togi's template made from it; cached, since togi tries a template in a
-    separate process."""
+    """A tokenizer with this form's template, and togi's template of it; cached, since trying it needs a process."""
     if name not in MADE:
         form = FORMS[name]
         base = byte_bpe(merges_lines="headers" in name, trim=not form.rstrip, adds_bos=form.rstrip)

@@ -20,8 +20,7 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 
 
 def stages_now() -> dict[str, Any]:
-    """For each stage type: its version, and the defaults of the settings that a fingerprint covers, nested ones
-    included."""
+    """For each stage type: its version, and the defaults of all settings, nested ones too, that fingerprints cover."""
     found = {}
     for name, stage in STAGES.items():
         rows = stage_settings(name)["settings"].items()

@@ -166,8 +166,7 @@ def reward_metrics(steps, drawn):
 
 
 def write_run(root: Path, *, state="done", stop_at=None, steps=48, answers=9) -> Path:
-    """Writes a run under `root` and returns its folder; it ended in `state` at the stage `stop_at`, and later stages
-    are not done."""
+    """Writes a run under `root` and returns its folder; it ended in `state` at `stop_at`, with no later stage done."""
     drawn = random.Random(5)
     run = root / "runs" / "quickstart"
     run.mkdir(parents=True)

@@ -21,8 +21,7 @@ LINES = [
 def byte_bpe(
     *, adds_bos: bool = False, trim: bool = True, merges_lines: bool = False, special: tuple[str, ...] = ()
 ) -> Any:
-    """GPT-2's kind. `trim` leaves leading spaces out of the offsets; `merges_lines` lets punctuation merge with line
-    ends."""
+    """GPT-2's kind. `trim` leaves leading spaces out of offsets; `merges_lines` merges punctuation with line ends."""
     made = Tokenizer(models.BPE())
     level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not merges_lines)
     made.pre_tokenizer = level

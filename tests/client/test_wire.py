@@ -1,5 +1,4 @@
-"""The requests and replies of each protocol, tested against servers that use it, and replies that do not fit the
-request."""
+"""The requests and replies of each protocol, against servers that use it, and replies that do not fit the request."""
 
 import math
 from pathlib import Path

@@ -1,5 +1,4 @@
-"""Tables and values for people are aligned and contain no Python syntax and no terminal control codes; warnings in a
-file."""
+"""Tables and values for people: aligned, without Python syntax or terminal control codes; warnings go to a file."""
 
 import logging
 import warnings

@@ -55,8 +55,7 @@ SNIPPETS = (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The shipped recipes with their data, and special files; it is also the working directory for paths on the command
-    line."""
+    """The shipped recipes with their data, a pipe and a circular link. Paths on the command line are relative to it, too."""
     made = tmp_path_factory.mktemp("fuzz") / "recipes"
     shutil.copytree(SHIPPED, made)
     for place in (made, made / "examples"):

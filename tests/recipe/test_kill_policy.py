@@ -117,8 +117,7 @@ def answered(server: Process) -> int:
 
 
 def kill_at(moments: Sequence[Moment], recipe: Path, home: Path, servers: Servers) -> tuple[int, str]:
-    """Runs, and kills at each of the moments; killed servers and trainers are restarted at once. Returns how the last
-    run ended."""
+    """Runs, and kills at each moment; servers and trainer are restarted at once. Returns how the last run ended."""
     run = start(recipe, home)
     for moment in moments:
         while not reached(moment, home):

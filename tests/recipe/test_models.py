@@ -1,5 +1,4 @@
-"""The forms of a model: which keys of an entry identify the model and which only locate it; refusals and their
-messages."""
+"""Entries of models: which keys identify the model, which only locate it, and which messages refuse a bad entry."""
 
 from pathlib import Path
 

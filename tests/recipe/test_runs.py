@@ -1,5 +1,4 @@
-"""Runs as objects: each has an id and can still be found after a run with an override replaced it; results stay until
-forgotten."""
+"""Runs as objects: each has an id, is found even after an override replaced it, and keeps results until forgotten."""
 
 import json
 from pathlib import Path

@@ -148,8 +148,7 @@ def test_a_worker_has_the_threads_that_are_recorded_whatever_the_environment_say
 
 
 def test_a_signal_that_wakes_nobody_is_attended_to(run):
-    """For example one that comes just before the parent starts to sleep: it is recorded, but does not interrupt the
-    sleep."""
+    """For example one that comes just before the parent sleeps: it is recorded, but does not interrupt the sleep."""
     attended = []
     before = signal.signal(signal.SIGINT, lambda *_: attended.append(time.monotonic()))
     start = time.monotonic()

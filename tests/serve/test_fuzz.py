@@ -1,5 +1,4 @@
-"""Requests that follow the published schema, and requests that violate it: no server fails on one, and each answer fits
-the schema."""
+"""Requests that follow the published schema or violate it: no server fails on one, and each answer fits the schema."""
 
 import http.client
 import json

@@ -1,5 +1,4 @@
-"""`togi serve` in a separate process, with slow, broken or many clients: each connection ends and leaves nothing
-behind."""
+"""`togi serve` in a separate process, with slow, broken or many clients: each connection ends without a trace."""
 
 import http.client
 import json
