@@ -110,7 +110,7 @@ class _Hub(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(repositories: Repositories, token: str = "") -> Iterator[str]:
-    """The address of a hub of these repositories (name: {file: content}) while `with` lasts. Writing needs the token."""
+    """Address of a hub of these repositories (name: {file: content}) while `with` lasts. Writing needs the token."""
     kind = type("Hub", (_Hub,), {"repositories": repositories, "token": token, "large": {}})
     server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
     kind.address = f"http://127.0.0.1:{server.server_port}"

@@ -55,7 +55,7 @@ SNIPPETS = (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The shipped recipes with their data, a pipe and a circular link. Paths on the command line are relative to it, too."""
+    """The shipped recipes with their data, a pipe and a circular link. It is also the working directory."""
     made = tmp_path_factory.mktemp("fuzz") / "recipes"
     shutil.copytree(SHIPPED, made)
     for place in (made, made / "examples"):
