@@ -1,4 +1,4 @@
-"""Two agents of torchrun on this machine, each with one rank, as on two machines."""
+"""Two torchrun agents on this machine, each with one rank, as if on two machines."""
 
 import socket
 import subprocess
@@ -31,17 +31,17 @@ stages:
     micro_batch_tokens: 64
     processes: 2
 """
-"""A recipe whose training has two ranks."""
+"""A recipe whose training runs on two ranks."""
 
 
 @dataclass
 class Agents:
-    """What was started; each pair of agents has one meeting."""
+    """The processes that were started; each pair of agents has its own rendezvous."""
 
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def start(self, homes: list[Path], *arguments: str, first: tuple[str, ...] = ()) -> "Agents":
-        """`togi ARGUMENTS` as two ranks, each with a home; rank 0 has more arguments, if any."""
+        """Starts `togi ARGUMENTS` as two ranks, each with its own home; only rank 0 gets the arguments `first`."""
         with socket.socket() as found:
             found.bind(("127.0.0.1", 0))
             port = str(found.getsockname()[1])
@@ -57,19 +57,19 @@ class Agents:
         return self
 
     def rank(self, number: int) -> psutil.Process:
-        """The process `togi run` of a rank of the last two agents."""
+        """The `togi run` process of a rank of the last two agents."""
         (found,) = psutil.Process(self.processes[number - 2].pid).children()
         return found
 
     def after_steps(self, home: Path, count: int) -> "Agents":
-        """Returns once so many steps are taken."""
+        """Returns as soon as `count` steps are done."""
         while sum(path.read_bytes().count(b"\n") for path in home.glob("store/train.sft-*/metrics.jsonl")) < count:
             assert all(process.poll() is None for process in self.processes[-2:]), self.ended()
             time.sleep(0.005)
         return self
 
     def ended(self) -> list[tuple[int, str]]:
-        """How each of the last two ended, within minutes even on a busy machine, and what its side said."""
+        """Exit code and output of each of the last two agents. The timeout of minutes allows for a busy machine."""
         last = self.processes[-2:]
         said = [process.communicate(timeout=240)[0] for process in last]
         return [(process.returncode, " ".join(text.split())) for process, text in zip(last, said, strict=True)]

@@ -1,4 +1,4 @@
-"""The batch endpoint of the hostile server: files and batches as OpenAI keeps them."""
+"""The batch endpoint of the hostile server: stores files and batches as OpenAI does."""
 
 import json
 import time
@@ -6,7 +6,7 @@ from collections import Counter
 
 
 class Batches:
-    """A batch ends `seconds` after it was made; `share` of its lines are answered, the rest expire."""
+    """A batch ends `seconds` after it was created; `share` of its lines are answered, the rest expire."""
 
     def __init__(self, answers, seconds, share):
         self.answers, self.seconds, self.share = answers, seconds, share

@@ -1,8 +1,8 @@
-"""The forms that chat templates of published models have, one small template of our own for each kind.
+"""The forms of chat templates that published models have, with one small template of our own for each.
 
-`answer` is what is generated for "Paris." in the form's own writing; `pieces` the number of sequences that a chat of
-two answers is learnt in; `thought` what is generated for a thought in front of "Paris.", None where the template has no
-place for thoughts.
+`answer` is the text generated for "Paris." in that form; `pieces` is the number of training sequences that a chat with
+two answers becomes; `thought` is the text generated for a thought before "Paris.", None if the template does not
+support thoughts.
 """
 
 from dataclasses import dataclass
@@ -372,7 +372,7 @@ IM_TOKENS = ("<|im_start|>", "<|im_end|>")
 
 
 def made(name: str) -> tuple[Any, Template]:
-    """A tokenizer that brings the form, and togi's template of it; made once, since a process of its own tries it."""
+    """A tokenizer with this form's template, and togi's template of it; cached, since trying it needs a process."""
     if name not in MADE:
         form = FORMS[name]
         base = byte_bpe(merges_lines="headers" in name, trim=not form.rstrip, adds_bos=form.rstrip)
@@ -382,7 +382,7 @@ def made(name: str) -> tuple[Any, Template]:
 
 
 def with_source(source: Any, tokens: tuple[str, ...] = (), *, like: Any = None, rstrip: bool = False) -> Any:
-    """A tokenizer with a chat template, or several, and tokens of its own."""
+    """A tokenizer with one chat template or several, and extra special tokens."""
     base = (like or byte_bpe()).backend_tokenizer.to_str()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(base), bos_token="<s>", eos_token="</s>", chat_template=source

@@ -1,7 +1,7 @@
-"""What the hostile server answers when it answers well: a function of the request, in the forms of real servers.
+"""The good answers of the hostile server: a function of the request, in the formats of real servers.
 
-`lacks` names what a server drops without a word: n, logprobs, seed, schema, stop, ids; `refuses` what it answers
-400 to; answers to a prompt that holds `filters` are held back.
+`lacks` names what a server silently ignores: n, logprobs, seed, schema, stop, ids; `refuses` names what it answers
+with 400; answers to a prompt that contains `filters` are held back.
 """
 
 import hashlib
@@ -34,18 +34,18 @@ def digest(value):
 
 
 def words(seed, count):
-    """`count` words that follow from a seed."""
+    """`count` words derived from a seed."""
     numbers = hashlib.shake_256(seed).digest(count)
     return [" " + WORDS[number % len(WORDS)] for number in numbers]
 
 
 def score(text):
-    """A raw score in about -4 to 4, not on bfloat16 steps."""
+    """A raw score between about -4 and 4, not rounded to bfloat16."""
     return int.from_bytes(digest(text)[:4], "big") / 2**32 * 8.0 - 4.0
 
 
 class Answers:
-    """The replies of one model on one kind of server; `asked` makes unseeded samples differ where seeds are dropped."""
+    """The replies of one model on one kind of server; `asked` makes unseeded samples differ if seeds are ignored."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Answers:
         self.asked = 0
 
     def refused(self, body):
-        """The parameter that this server answers 400 to, as servers do that drop nothing silently."""
+        """The parameter that this server rejects with 400, like servers that ignore nothing silently."""
         named = {"schema": "response_format", "seed": "seed", "stop": "stop", "n": "n", "logprobs": "logprobs"}
         return next((named[name] for name in self.refuses if body.get(named[name]) not in (None, 1)), None)
 
@@ -72,7 +72,7 @@ class Answers:
         return {"object": "list", "data": [row | ({"max_model_len": self.context} if self.speaks == "vllm" else {})]}
 
     def reply(self, path, body):
-        """The reply to a request, None for a path that is not there."""
+        """The reply to a request; None for an unknown path."""
         self.asked += 1
         makers = {
             "/v1/chat/completions": self.chat,
@@ -156,7 +156,7 @@ class Answers:
 
     def value(self, item, raw):
         number = score(item)
-        if self.rounded:  # to bfloat16, as a head that computes in it does
+        if self.rounded:  # to bfloat16, like a head that computes in it
             bits = struct.unpack("<I", struct.pack("<f", number))[0] & 0xFFFF0000
             number = struct.unpack("<f", struct.pack("<I", bits))[0]
         return number if raw and not self.probabilities else 1.0 / (1.0 + 2.718281828**-number)

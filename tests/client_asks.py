@@ -1,4 +1,4 @@
-"""What tests of the client ask, and of whom."""
+"""Requests and clients for the tests of the client."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ RUN = "0123456789ab"
 
 
 def chats(count: int, **params: Any) -> list[ChatRequest]:
-    """Requests that differ, of 8 tokens at most."""
+    """Different requests, of at most 8 tokens each."""
     settings = SamplingParams(**{"max_tokens": 8, "temperature": 0.0, **params})
     return [ChatRequest(messages=(Message("user", f"question {i}"),), params=settings) for i in range(count)]
 
@@ -27,13 +27,13 @@ def endpoint(*urls: str, **settings: Any) -> Endpoint:
 
 @contextmanager
 def client(path: Path, made: Endpoint, alarms: list[str] | None = None, **more: Any) -> Iterator[Client]:
-    """A client with a store at `path`; `alarms` gets the names of those that sound."""
+    """A client with a store at `path`; the names of raised alarms are appended to `alarms`."""
     told: Callable[[str, str], None] = (lambda name, text: None) if alarms is None else (lambda n, t: alarms.append(n))
     with AnswerStore(path / "answers.sqlite") as store, Client(made, store, run=RUN, tell=told, **more) as found:
         yield found
 
 
 def texts(results: list[Any]) -> list[str]:
-    """The texts of answers; a failure is an error of the test."""
+    """The texts of the answers; fails the test if a request failed."""
     assert [result for result in results if not isinstance(result, Answer)] == []
     return [result.text for result in results]

@@ -1,8 +1,8 @@
-"""Asks a server, for tests that kill the asker.
+"""Sends requests to a server, for tests that kill the client.
 
     python client_worker.py URL FOLDER COUNT CONCURRENCY
 
-The store lies in FOLDER; the answers are written to FOLDER/answers.txt at the end, one a line.
+The store is in FOLDER; at the end the answers are written to FOLDER/answers.txt, one per line.
 """
 
 import sys

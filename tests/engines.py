@@ -1,4 +1,4 @@
-"""A policy's server for tests: togi's own, over HTTP, with what it is asked written down."""
+"""Servers of a policy for tests, in separate processes: togi's own, over HTTP, and the fakes."""
 
 import http.client
 import json
@@ -37,8 +37,8 @@ def free_port() -> int:
 
 
 class Process:
-    """A server in a process of its own, which can be killed and started anew at the same address: `command` with
-    `{port}` in it, once GET `probe` answers."""
+    """A server in a separate process, which can be killed and restarted at the same address. `{port}` in `command` is
+    filled in; the server is up as soon as GET `probe` answers."""
 
     def __init__(self, home: Path, probe: str, *command: str) -> None:
         self.port = free_port()
@@ -58,7 +58,7 @@ class Process:
         raise AssertionError("the server did not come up")
 
     def page(self, path: str) -> str | None:
-        """What GET `path` gives; None while nothing answers."""
+        """The body that GET `path` returns; None while nothing answers."""
         url = self.url.removesuffix("/v1") + path
         with suppress(OSError, http.client.HTTPException), urllib.request.urlopen(url, timeout=5) as found:
             return found.read().decode()
@@ -72,7 +72,7 @@ class Process:
 
 
 class Forked(Process):
-    """`togi serve` without its start: forked from the test's own process, so that nothing is imported twice."""
+    """`togi serve` without the start of a process: forked from the test's own, so that nothing is imported twice."""
 
     def __init__(self, model: Path, home: Path, reward: bool) -> None:
         self._model, self._reward = model, reward
@@ -106,7 +106,7 @@ class Forked(Process):
 
 @contextmanager
 def togi_serve(model: Path, home: Path, *more: str) -> Iterator[Process]:
-    """`togi serve`, which calls the model `policy`."""
+    """`togi serve` with the model named `policy`."""
     named = ("--name", "policy", "--template", "chatml", "--port", "{port}")
     server = Process(home, "/health", "-m", "togi", "serve", str(model), *named, *more)
     try:
@@ -117,7 +117,7 @@ def togi_serve(model: Path, home: Path, *more: str) -> Iterator[Process]:
 
 @contextmanager
 def fake(protocol: str, home: Path, letters: Sequence[int] = ()) -> Iterator[Process]:
-    """A fake of tests/policy_servers.py."""
+    """A fake from tests/policy_servers.py."""
     file = str(Path(__file__).parent / "policy_servers.py")
     server = Process(home, "/v1/models", file, protocol, "{port}", json.dumps(letters))
     try:
@@ -127,7 +127,7 @@ def fake(protocol: str, home: Path, letters: Sequence[int] = ()) -> Iterator[Pro
 
 
 def context(bench: Bench, name: str, url: str, protocol: Any = "auto", ranks: Ranks = ALONE, **more: Any) -> Context:
-    """A stage folder whose engine is asked at `url`."""
+    """A stage folder whose engine is the server at `url`."""
     made = bench.context(name, ranks)
     endpoint = Endpoint(name="there", urls=(url,), model="policy", protocol=protocol, **more)
     made.inputs["$there"] = Resolved("model", source=bench.source(), endpoint=endpoint)
@@ -135,7 +135,7 @@ def context(bench: Bench, name: str, url: str, protocol: Any = "auto", ranks: Ra
 
 
 def train(settings: TrainGrpo, made: Context) -> bytes:
-    """A whole stage, which closes what it used; the weights."""
+    """Runs a whole stage and closes what it used; returns the weights."""
     with made.leaving:
         run(settings, made)
     return weights(made.folder)

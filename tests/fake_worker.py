@@ -1,8 +1,8 @@
-"""Stands in for the worker process: does what the command says of its rank, as fast as a process starts.
+"""Stands in for the worker process: follows the command's script for its rank, without the cost of imports.
 
-A command's `ranks` is a list with one script a rank: lists of steps such as ["say", EVENT], ["wait", SECONDS],
-["killed"], ["exit", CODE], ["threads"] (says what the environment allows), ["print", TEXT], ["fork", SECONDS] (a child
-that holds the output open), ["stopped"] (waits for SIGTERM, then says so), ["halted"] (as SIGSTOP does).
+A command's `ranks` is a list with one script per rank: lists of steps such as ["say", EVENT], ["wait", SECONDS],
+["killed"], ["exit", CODE], ["threads"] (reports what the environment allows), ["print", TEXT], ["fork", SECONDS] (a
+child that holds the output open), ["stopped"] (waits for SIGTERM, then reports it), ["halted"] (as SIGSTOP does).
 """
 
 import json
@@ -29,7 +29,7 @@ def main() -> None:
             time.sleep(argument[0])
             os._exit(0)
         elif step == "stopped":
-            signal.sigwait([signal.SIGTERM])  # a worker begins with its signals held back
+            signal.sigwait([signal.SIGTERM])  # a worker starts with its signals blocked
             event = {"event": "failed", "kind": "Interrupted", "message": "stopped", "when": time.monotonic()}
             print(json.dumps(event), flush=True)
         elif step == "halted":

@@ -1,4 +1,4 @@
-"""What fingerprints cover: the defaults that they leave out, and what is left of the shipped recipes.
+"""The input of fingerprints: the defaults that they leave out, and what remains of the shipped recipes.
 
 `python tests/fingerprints_now.py` writes it to tests/vectors/fingerprints.json, which a test compares.
 """
@@ -20,7 +20,7 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 
 
 def stages_now() -> dict[str, Any]:
-    """Of each stage type: its version, and the defaults of the settings that say what, with those inside them."""
+    """For each stage type: its version, and the defaults of all settings, nested ones too, that fingerprints cover."""
     found = {}
     for name, stage in STAGES.items():
         rows = stage_settings(name)["settings"].items()
@@ -32,7 +32,7 @@ def stages_now() -> dict[str, Any]:
 
 
 def recipes_now() -> dict[str, Any]:
-    """Of each stage of each shipped recipe: what its fingerprint covers; inputs by their names."""
+    """For each stage of each shipped recipe: what its fingerprint covers, with inputs by name."""
     found: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as changed:
         changed.setattr(graph, "fingerprint", lambda source: source.name)  # no weights are needed for this
@@ -46,7 +46,7 @@ def recipes_now() -> dict[str, Any]:
 
 
 def now() -> dict[str, Any]:
-    """Both, as JSON gives them back."""
+    """Both, as they are after a round trip through JSON."""
     return json.loads(json.dumps({"store": graph.VERSION, "stages": stages_now(), "recipes": recipes_now()}))
 
 

@@ -1,9 +1,8 @@
-"""The process that forks others for forked.py: a process of togi for each order, and nothing else.
+"""The process that forks others for forked.py: one togi process for each order.
 
-A forked process is as one that was started: it has the number, session, signals, environment, folder, arguments and
-standard streams of its own that the order says, and nothing that an earlier process left behind, because this process
-does nothing but import and fork. For the processes that it starts itself it has a server of its own, forked from this
-one before it begins.
+A forked process is like a started one: it has its own number, session, signals, environment, folder, arguments and
+standard streams, as the order specifies, and nothing left behind by an earlier process, because this process only
+imports and forks. For the processes that it starts itself it has its own server, forked from this one before it begins.
 """
 
 import atexit
@@ -24,15 +23,15 @@ from typing import Any
 
 import forked
 
-SIZE = 200_000  # bytes of an order
+SIZE = 200_000  # largest order, in bytes
 STOPPING = (signal.SIGINT, signal.SIGTERM)
-STREAMS = 3  # of an order's descriptors; a pipe for the fate of the process comes after them
+STREAMS = 3  # descriptors of an order; a pipe for the exit status follows them
 
 
 class End:
-    """Ends this process as Python would, but without taking all modules apart, which takes half a second."""
+    """Ends this process as Python would, but without tearing down all modules, which takes half a second."""
 
-    code = 1  # unless it is told another one
+    code = 1  # unless main sets another one
 
     def __call__(self) -> None:
         for stream in (sys.stdout, sys.stderr):
@@ -44,17 +43,17 @@ class End:
 
 
 class Forks:
-    """Takes orders until nobody is left to send one."""
+    """Handles orders until no sender is left."""
 
     def __init__(self, orders: socket.socket) -> None:
         self.orders = orders
-        self.children: dict[int, tuple[int, int]] = {}  # by pidfd: its number, and the pipe for its fate
+        self.children: dict[int, tuple[int, int]] = {}  # by pidfd: process number, and pipe for the exit status
         self.poll = select.poll()
         self.poll.register(orders, select.POLLIN)
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # a process that is not ready keeps them
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # signals stay pending until a new process is ready
 
     def take(self) -> "tuple[dict[str, Any], list[int]] | None":
-        """In each process that was forked: its order, and its descriptors. None here, in the end."""
+        """Returns an order and its descriptors in each forked process, and in this process None at the end."""
         while True:
             for found, _ in self.poll.poll():
                 if found in self.children:
@@ -73,7 +72,7 @@ class Forks:
             for name in names:
                 importlib.import_module(name)
             gc.collect()
-            gc.freeze()  # so that it stays shared with the processes to come
+            gc.freeze()  # so that it stays shared with later processes
 
     def _fork(self, descriptors: list[int]) -> bool:
         """Whether this is the new process."""
@@ -94,18 +93,18 @@ class Forks:
         return False
 
     def _tell(self, watched: int) -> None:
-        """Says how a child has ended."""
+        """Reports the exit status of a child."""
         child, told = self.children.pop(watched)
         self.poll.unregister(watched)
         os.close(watched)
         status = os.waitpid(child, 0)[1]
-        with suppress(BrokenPipeError):  # nobody asks any more
+        with suppress(BrokenPipeError):  # nobody waits for it any more
             os.write(told, forked.NUMBER.pack(status))
         os.close(told)
 
 
 def become(order: dict[str, Any], descriptors: list[int]) -> None:
-    """Makes this process the one that was ordered."""
+    """Turns this process into the one that was ordered."""
     for number, descriptor in enumerate(descriptors[:STREAMS]):
         os.dup2(descriptor, number)
     os.closerange(STREAMS, os.sysconf("SC_OPEN_MAX"))
@@ -123,18 +122,18 @@ def become(order: dict[str, Any], descriptors: list[int]) -> None:
         setattr(sys, f"__{name}__", getattr(sys, name))
     signal.pthread_sigmask(signal.SIG_SETMASK, order["blocked"])
     if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed()  # as random and the hashes of Python, it begins anew in each process
+        sys.modules["numpy"].random.seed()  # starts anew in each process, like random and the hashes of Python
 
 
 def anew(number: int, stream: Any) -> io.TextIOWrapper:
-    """The standard stream `number`, read or written as `stream`, whose descriptor is another one now."""
+    """A new object for standard stream `number`, with the settings of `stream`; its descriptor has changed."""
     made = open(number, "w" if number else "r", encoding=stream.encoding, errors=stream.errors, closefd=False)  # noqa: SIM115
     made.reconfigure(line_buffering=stream.line_buffering, write_through=forked.UNBUFFERED in os.environ)
     return made
 
 
 def show(command: list[str]) -> None:
-    """Puts the command where `ps` and psutil find it."""
+    """Writes the command where `ps` and psutil read it."""
     begin, end = map(int, Path("/proc/self/stat").read_text().rpartition(")")[2].split()[45:47])
     text = b"".join(os.fsencode(part) + b"\0" for part in command)[: end - begin - 1]
     with open("/proc/self/mem", "r+b", buffering=0) as memory:
@@ -143,7 +142,7 @@ def show(command: list[str]) -> None:
 
 
 def own_server(environment: dict[str, str]) -> Forks | None:
-    """Gives this process a server of its own, which is returned in that one; None here."""
+    """Gives this process its own server. Returns None here, and the server's `Forks` in the server process."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     child = os.fork()
     if child != 0:
@@ -151,7 +150,7 @@ def own_server(environment: dict[str, str]) -> Forks | None:
         forked.servers.append(forked.Server(ours, environment))
         subprocess.Popen = forked.Popen  # type: ignore[misc]
         atexit.register(os.waitpid, child, 0)
-        atexit.register(ours.close)  # comes first, and that server ends
+        atexit.register(ours.close)  # runs first, and ends that server
         return None
     ours.close()
     with open(os.devnull, "r+b") as nothing:
@@ -161,7 +160,7 @@ def own_server(environment: dict[str, str]) -> Forks | None:
 
 
 def taken(forks: Forks) -> str | None:
-    """The module that this process is to run, in each that was forked; None in a server that is not needed any more."""
+    """The module that this process is to run, in each forked process; None in a server that is no longer needed."""
     environment = dict(os.environ)
     while (order := forks.take()) is not None:
         become(*order)
@@ -174,9 +173,9 @@ def taken(forks: Forks) -> str | None:
 
 
 def main() -> None:
-    """Serves the socket whose descriptor the command line names; in a forked process, does what it was ordered."""
+    """Serves the socket whose descriptor the command line names; a forked process runs what was ordered."""
     end = End()
-    atexit.register(end)  # the first, so it comes last
+    atexit.register(end)  # registered first, so it runs last
     module = taken(Forks(socket.socket(fileno=int(sys.argv[1]))))
     if module is not None:
         sys.modules.pop("togi.__main__" if module == "togi" else module, None)

@@ -1,8 +1,8 @@
-"""Processes of togi that are forked from one that has imported what they import, which saves most of their time.
+"""togi processes forked from one that has already imported their modules, which saves most of their time.
 
-`Popen` and `run` are those of `subprocess`. They fork where a fork and a start come to the same, and start the process
-where they do not: another program, an environment that libraries read while they are imported, a function to call
-first. tests/fork_server.py does the forking. With TOGI_TESTS_FORK=0 in the environment every process is started.
+`Popen` and `run` are drop-in versions of those of `subprocess`. They fork if that is equivalent to a start. They start
+the process if it is not: another program, an environment that libraries read during import, a function to call first.
+tests/fork_server.py does the forking. With TOGI_TESTS_FORK=0 in the environment every process is started.
 """
 
 import atexit
@@ -22,10 +22,10 @@ from typing import Any
 from togi.recipe.workers import ENVIRONMENT
 
 NUMBER = struct.Struct("i")
-ROOM = 4000  # characters of a command that the list of processes can show
-UNBUFFERED = "PYTHONUNBUFFERED"  # the one such variable that a forked process can heed
+ROOM = 4000  # longest command that the process list can show, in characters
+UNBUFFERED = "PYTHONUNBUFFERED"  # the one such variable that a forked process can apply
 READ_EARLY = ("PYTHON", "LD_", "MALLOC", "GLIBC", "OMP_", "MKL_", "OPENBLAS", "TORCH", "HF_", "TRANSFORMERS_", "CUDA")
-"""How the names of variables begin that are read while Python starts and libraries are imported."""
+"""Prefixes of variables that are read while Python starts or libraries are imported."""
 LIGHT_COMMANDS = ("init", "plan", "check", "status", "show", "report", "list", "clean", "trace", "schema")
 LIGHT = ("togi.cli", "togi.cli.run")
 HEAVY = (*LIGHT, "numpy.random", "transformers.models.llama.modeling_llama", "togi.stages.training.memory_work")
@@ -33,13 +33,13 @@ HEAVY = (*LIGHT, "numpy.random", "transformers.models.llama.modeling_llama", "to
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where orders for processes go, and the environment in which the server imported everything."""
+    """The socket for orders, and the environment in which the server imported everything."""
 
     orders: socket.socket
     environment: dict[str, str]
 
     def takes(self, given: dict[str, Any]) -> bool:
-        """Whether the process that `subprocess.Popen` was asked for can be forked."""
+        """Whether the process requested from `subprocess.Popen` can be forked."""
         command, env = given["args"], given["env"] or dict(os.environ)
         early = {name for name in env if name.startswith(READ_EARLY) and name != UNBUFFERED}
         return (
@@ -52,7 +52,7 @@ class Server:
         )
 
     def send(self, given: dict[str, Any], descriptors: list[int]) -> None:
-        """Orders a process whose standard streams, and the pipe in which its fate is told, are the `descriptors`."""
+        """Orders a process; `descriptors` are its standard streams and the pipe for its exit status."""
         command = given["args"]
         heavy = command[2] == "togi.recipe.worker" or (command[2] == "togi" and (*command, "")[3] not in LIGHT_COMMANDS)
         order = {
@@ -69,11 +69,11 @@ class Server:
 PARAMETERS = [*inspect.signature(subprocess.Popen._execute_child).parameters][1:]  # type: ignore[attr-defined]
 PIPES = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
 servers: list[Server] = []
-"""The one of this process, once it has one."""
+"""The server of this process, if it has one."""
 
 
 def server() -> Server | None:
-    """The server of this process, which is started the first time; None where there cannot or shall not be one."""
+    """The server of this process, started on first use; None if forking is impossible or turned off."""
     if not servers and sys.platform == "linux" and os.environ.get("TOGI_TESTS_FORK") != "0":
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         environment = {**ENVIRONMENT, **os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -85,12 +85,12 @@ def server() -> Server | None:
             process = subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()], **streams)
         servers.append(Server(ours, environment))
         atexit.register(process.wait)
-        atexit.register(ours.close)  # comes first, and the server ends
+        atexit.register(ours.close)  # runs first, and ends the server
     return servers[0] if servers else None
 
 
 class Popen(subprocess.Popen[Any]):
-    """A process that is forked where that can be. It is no child of this one, so the server tells how it ended."""
+    """A process that is forked if possible. It is not a child of this one, so the server reports how it ended."""
 
     _fate = -1
 
@@ -118,7 +118,7 @@ class Popen(subprocess.Popen[Any]):
             return 0, 0
         told = os.read(self._fate, NUMBER.size)
         os.close(self._fate)
-        return self.pid, NUMBER.unpack(told)[0] if told else int(signal.SIGKILL)  # with the server itself
+        return self.pid, NUMBER.unpack(told)[0] if told else int(signal.SIGKILL)  # the server died
 
     def _internal_poll(self, *values: Any, **more: Any) -> int | None:
         if self._fate == -1:
@@ -135,10 +135,10 @@ class Popen(subprocess.Popen[Any]):
 
 
 def run(command: list[str], timeout: float | None = None, **more: Any) -> "subprocess.CompletedProcess[Any]":
-    """As `subprocess.run`, with what the process says captured."""
+    """Like `subprocess.run`, with the output captured."""
     with Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more) as process:
         try:
             said, complained = process.communicate(timeout=timeout)
         finally:
-            process.kill()  # unless it has ended
+            process.kill()  # no effect if it has ended
     return subprocess.CompletedProcess(command, process.returncode, said, complained)

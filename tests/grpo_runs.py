@@ -1,4 +1,4 @@
-"""`train.grpo` on a random model in this process, without a runner: for tests of the stage itself."""
+"""`train.grpo` on a random model in this process, without a runner, to test the stage itself."""
 
 import json
 from functools import lru_cache
@@ -61,7 +61,7 @@ class Bench:
         return TrainGrpo.model_validate({**plain, **more})
 
     def context(self, name: str, ranks: Ranks = ALONE) -> Context:
-        """A stage folder of that name; what it tells is thrown away."""
+        """The context of a stage folder of that name; its events are discarded."""
         (self.folder / name).mkdir(exist_ok=True)
         return Context(
             name="policy",
@@ -84,18 +84,18 @@ class Bench:
         return load(self.source(), self.folder / "cache")
 
     def run(self, name: str, settings: TrainGrpo, ranks: Ranks = ALONE) -> Path:
-        """A whole stage; its folder."""
+        """Runs a whole stage and returns its folder."""
         run(settings, self.context(name, ranks))
         return self.folder / name
 
     def at_work(self, settings: TrainGrpo, model: LoadedModel | None = None) -> GrpoBatches:
-        """The batch source of a stage, before its first step, in a folder of its own."""
+        """The batch source of a stage before its first step, in its own folder."""
         self._folders += 1
         return GrpoBatches(settings, self.context(f"work-{self._folders}"), model or self.model(), prompts())
 
 
 def lines(folder: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
-    """The lines of a stage's file, without what depends on the clock."""
+    """The lines of one of the stage's files, without the values that depend on the clock."""
     rows = [json.loads(line) for line in (folder / name).read_text().splitlines()]
     return [{k: v for k, v in row.items() if not k.startswith(("time/", "tokens_per", "memory/"))} for row in rows]
 

@@ -15,7 +15,7 @@ PROGRAM = Path(__file__).parent / "hostile_server.py"
 
 @dataclass(frozen=True)
 class Hostile:
-    """A hostile server that runs."""
+    """A running hostile server."""
 
     port: int
     process: subprocess.Popen[str]
@@ -25,19 +25,19 @@ class Hostile:
         return f"http://127.0.0.1:{self.port}/v1"
 
     def answered(self) -> int:
-        """How many good answers it has given."""
+        """The number of good answers so far."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/answered", timeout=30) as reply:
             return json.load(reply)
 
     def stats(self) -> dict[str, Any]:
-        """What it has counted: `seen` and `good` by request, `requests`, `most` under way, `tokens`, and each fault."""
+        """Its counts: `seen` and `good` by request, `requests`, `most` at a time, `tokens`, and each fault."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/stats", timeout=30) as reply:
             return json.load(reply)
 
 
 @contextmanager
 def hostile(**settings: Any) -> Iterator[Hostile]:
-    """A server in a process of its own while `with` lasts; settings as of `Server`."""
+    """A server in a separate process for the duration of the block; settings as for `Server`."""
     process = subprocess.Popen([sys.executable, str(PROGRAM), json.dumps(settings)], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

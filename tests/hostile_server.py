@@ -1,9 +1,9 @@
-"""A server that does to a client everything that networks and servers do, as a process of its own.
+"""A server with every fault that networks and servers have, run as a separate process.
 
     python hostile_server.py '{"faults": ["drop", "429"], "rate": 0.3}'
 
-It prints its port. What it does to a request follows from the request and from how often it has seen it, so that a
-client which asks again gets through in the end. It counts what it received and what it answered: GET /stats.
+It prints its port. The fault of a request depends on the request and on how often the server has seen it, so a client
+that retries gets through in the end. It counts the requests it received and the answers it gave: GET /stats.
 """
 
 import asyncio
@@ -17,12 +17,12 @@ from batch_answers import Batches
 from client_answers import Answers, digest
 
 KEPT_TRYING = 3
-"""A request that was seen so often is answered well, unless `always` says otherwise."""
+"""A request seen more often than this is answered well, unless `always` or `busy_after` says otherwise."""
 RETRY = ("429", "429-date", "429-bare")
 
 
 class Server:
-    """`faults` happen with the share `rate`; `always` happens to every request; `delay` is in seconds."""
+    """A request has one of `faults` with probability `rate`; `always` affects every request; `delay` is in seconds."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Server:
             writer.close()
 
     async def exchange(self, writer, method, path, headers, content):
-        """Answers one request; whether the connection goes on."""
+        """Answers one request; returns whether the connection stays open."""
         if path == "/answered":
             return await self.send(writer, 200, sum(self.good.values()))
         if path == "/stats":
@@ -114,7 +114,7 @@ class Server:
         return await self.send(writer, 200, reply)
 
     def fault(self, name):
-        """What befalls a request, "" for nothing."""
+        """The fault of a request; "" for none."""
         if self.always:
             return self.always
         if self.busy_after is not None and self.stats["requests"] > self.busy_after:

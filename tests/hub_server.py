@@ -1,5 +1,5 @@
-"""A model hub of a few lines: repositories of one commit each, answered as the hub library asks for them, and filled as
-it sends them: small files inside the commit, large ones before it by git LFS."""
+"""A minimal model hub: repositories of one commit each. It answers the hub library's downloads and accepts its uploads:
+small files inside the commit, large ones before it by git LFS."""
 
 import base64
 import hashlib
@@ -76,7 +76,7 @@ class _Hub(BaseHTTPRequestHandler):
             self.commit("/".join(path.split("/")[3:5]), path.split("/")[5], body)
 
     def commit(self, name: str, verb: str, body: bytes) -> None:
-        """Says how each file shall be sent, or takes a commit."""
+        """Answers how each file is to be uploaded, or accepts a commit."""
         if verb == "preupload":
             sizes = {each["path"]: each["size"] for each in json.loads(body)["files"]}
             modes = {p: "lfs" if p.endswith((".safetensors", ".parquet")) else "regular" for p in sizes}
@@ -105,13 +105,12 @@ class _Hub(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
 
 @contextmanager
 def serving(repositories: Repositories, token: str = "") -> Iterator[str]:
-    """The address of a hub that holds these repositories (name: {file: content}) while `with` lasts. Whoever has the
-    token may write there."""
+    """Address of a hub of these repositories (name: {file: content}) while `with` lasts. Writing needs the token."""
     kind = type("Hub", (_Hub,), {"repositories": repositories, "token": token, "large": {}})
     server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
     kind.address = f"http://127.0.0.1:{server.server_port}"

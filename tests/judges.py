@@ -1,4 +1,4 @@
-"""A judge for tests: a `Generator` that says what a function of the question tells it, and notes what it is asked."""
+"""A judge for tests: a `Generator` that answers with a function of the question and records the questions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ END = "<end>"
 
 @dataclass
 class SpokenJudge:
-    """`say(text of the question, index)` is what it says; None is a request that failed."""
+    """`say(text of the question, index)` returns the answer, or None for a request that failed."""
 
     say: Callable[[str, int], str | None]
     terminator: str = END
@@ -33,7 +33,7 @@ def sample(name: str, question: str, text: str, model: str | None = None, refere
 
 
 def between(text: str, start: str, end: str) -> str:
-    """What stands between two lines of togi's English prompt."""
+    """The text between two lines of togi's English prompt."""
     return text.partition(f"[{start}]\n")[2].partition(f"\n[{end}]")[0]
 
 

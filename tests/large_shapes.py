@@ -1,6 +1,6 @@
-"""Configurations of large models, for tests that reckon with them and load nothing."""
+"""Configurations of large models, for tests that estimate from them and load nothing."""
 
-THIRTEEN = {  # llm-jp-3-13b, of whose folder a plan reads this file alone
+THIRTEEN = {  # llm-jp-3-13b; a plan reads only this file of its folder
     "model_type": "llama",
     "num_hidden_layers": 40,
     "hidden_size": 5120,

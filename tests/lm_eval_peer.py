@@ -1,5 +1,6 @@
-"""What lm-eval reads from a server; run by its own interpreter (TOGI_LMEVAL_PYTHON). A job comes in as JSON. The
-last line on the standard output is JSON: the answers, and of each request its ids and the length of its context."""
+"""Runs lm-eval against a server, with lm-eval's own interpreter (TOGI_LMEVAL_PYTHON). The job is the first argument,
+as JSON. The last line of standard output is JSON: the answers, and for each request its ids and the length of its
+context."""
 
 import json
 import sys

@@ -1,9 +1,9 @@
-"""Runs the work of a stage over a file of rows and prints the peak of its memory above what it began with.
+"""Runs a stage's work over a file of rows and prints its peak memory above the starting level.
 
-`python tests/memory_of_stages.py` reads lines of JSON, `["STAGE", "FOLDER", false]`, and does each in a process of its
-own, forked from this one, which has imported what stages import; `write_rows` makes the folder. Whatever is held some
-thousand rows at a time (a row group, a batch, a tile of vectors) is held so however many rows there are; with true it
-is held some hundred rows at a time, so that few rows show what each of them takes.
+`python tests/memory_of_stages.py` reads lines of JSON, `["STAGE", "FOLDER", false]`, and runs each in its own process,
+forked from this one, which has imported the modules of stages; `write_rows` makes the folder. Buffers of some thousand
+rows (a row group, a batch, a tile of vectors) do not grow with the number of rows; with true they hold some hundred
+rows, so that a few rows show how much memory each takes.
 """
 
 import importlib
@@ -54,18 +54,18 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 WORDS = 4000
 LETTERS = 240
-"""Characters of a row's text, all of one byte."""
+"""Characters of a row's text, each one byte."""
 
 
 SMALL_GROUP = 1024
-"""Rows of a row group with `small`. What a file says of each group stays in memory while it is written: 90 bytes a row
-in groups of 256, 30 in groups of 1024, 2 in those that stages write."""
+"""Rows of a row group with `small`. The file's metadata of each group stays in memory during writing: 90 bytes a row
+in groups of 256, 30 in groups of 1024, 2 in groups of the size that stages write."""
 PARTS = ((duplicates, "BLOCK"), (duplicates, "TILE"), (diversify, "TILE"))
 PARTS += ((diversify, "POOL"), (diversify, "EXACT"), (drops, "HELD"))
 
 
 class Forgetful(SpokenJudge):
-    """A model that keeps nothing of what it was asked."""
+    """A model that does not record what it was asked."""
 
     def generate(self, prompts: Any, params: Any) -> Any:
         found = super().generate(prompts, params)
@@ -81,7 +81,7 @@ class InSmallParts(Context):
 
 
 def in_small_parts() -> None:
-    """Holds some hundred rows where it is some thousand."""
+    """Shrinks buffers of some thousand rows to some hundred."""
     record_streams.ROWS_PER_GROUP = SMALL_GROUP
     for module, name in PARTS:
         setattr(module, name, 256)
@@ -107,7 +107,7 @@ def write_rows(folder: Path, rows: int) -> None:
 
 
 def write_answers(folder: Path, rows: int) -> None:
-    """Two answers to each of `rows` / 2 prompts of LETTERS characters, a verdict on both, and as many documents."""
+    """Two answers to each of `rows` / 2 prompts of LETTERS characters, a verdict on each pair, and `rows` documents."""
     with record_writer(folder / "answers" / RECORDS_FILE, "samples") as answers:
         for row in range(rows):
             question, text = (
@@ -125,7 +125,7 @@ def write_answers(folder: Path, rows: int) -> None:
 
 
 def say(text: str, index: int) -> str:
-    """What a model says: which answer is longer, a grade, a question and its answer, or a question."""
+    """The model's text: which answer is longer, a grade, a question with its answer, or a question."""
     if "[Answer A]" in text:
         one, other = map(len, shown(text))
         return "[[A]]" if one > other else "[[B]]"
@@ -140,7 +140,7 @@ SAID = count()
 
 
 def run(stage: str, folder: Path, small: bool) -> int:
-    """Bytes that the stage's work took at its peak above those that were there before."""
+    """Peak memory of the stage's work in bytes, above the level before it."""
     if small:
         in_small_parts()
     kind, given = SETTINGS[stage]
@@ -160,7 +160,7 @@ def run(stage: str, folder: Path, small: bool) -> int:
         vars(module)["generator"] = lambda context, ref, batch_rows: Forgetful(say)
     kind_of = InSmallParts if small else Context
     context = kind_of("stage", made, folder, 1, inputs, Control(send=lambda event: None))
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew: imports took more than they left
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak: imports took more than they kept
     before = memory("VmRSS")
     work.run(settings, context)
     context.finish()
@@ -174,7 +174,7 @@ def memory(name: str) -> int:
 
 
 def measured(stage: str, folder: Path, small: bool) -> int:
-    """As `run`, of a process that has done the like before: what the first use of a library takes is not the rows'."""
+    """Like `run`, after a warm-up: memory that a library takes on first use is not counted for the rows."""
     with tempfile.TemporaryDirectory() as warm:
         write_rows(Path(warm), 600)
         write_answers(Path(warm), 600)
@@ -183,7 +183,7 @@ def measured(stage: str, folder: Path, small: bool) -> int:
 
 
 def main() -> None:
-    """Answers each line with the bytes, or with null where the work failed."""
+    """Answers each line with the bytes, or with null if the work failed."""
     for kind in {kind for kind, _ in SETTINGS.values()}:
         importlib.import_module(STAGES[kind].work)
     for line in sys.stdin:

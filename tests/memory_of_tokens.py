@@ -1,7 +1,7 @@
-"""Writes pairs as tokens, and reads them as training does: prints what the memory of the process grew by.
+"""Writes pairs as tokens, and reads them as training does: prints the growth of the process's memory.
 
-`python tests/memory_of_tokens.py write FOLDER PAIRS`, or `corpus FOLDER TEXTS` of 1,000 tokens each, then `... read
-FOLDER` in a process of its own.
+`python tests/memory_of_tokens.py write FOLDER PAIRS`, or `corpus FOLDER TEXTS` with 1,000 tokens each, then `... read
+FOLDER` in a separate process.
 """
 
 import json
@@ -23,12 +23,12 @@ from togi.stages.training.token_files_work import Stored, TokenFile
 from togi.stages.training.token_writer_work import TokenWriter
 
 TOKENS = 100
-"""Of each side of a pair: as Python objects a pair would take more than 1,600 bytes."""
+"""Tokens of each side of a pair: as Python objects a pair would take more than 1,600 bytes."""
 STEPS = 50
 
 
 def write(folder: Path, pairs: int) -> None:
-    """Pairs of different prompts, 2 x TOKENS tokens each."""
+    """Writes pairs of different prompts, 2 x TOKENS tokens each."""
     side = TokenSequence(tuple(range(1, TOKENS + 1)), (False,) * (TOKENS // 2) + (True,) * (TOKENS // 2))
     folder.mkdir(parents=True)
     with closing(TokenWriter(folder, 50_000)) as writer:
@@ -41,7 +41,7 @@ def write(folder: Path, pairs: int) -> None:
 
 
 def write_corpus(folder: Path, texts: int) -> None:
-    """Texts of 1,000 tokens, written a thousand at a time, which repeat."""
+    """Writes texts of 1,000 tokens, a thousand at a time; each thousand is the same."""
     part = folder.with_name("part")
     text = TokenSequence(tuple(range(1, 1001)), (False,) * 1000)
     for each in (part, folder):
@@ -57,12 +57,12 @@ def write_corpus(folder: Path, texts: int) -> None:
 
 
 def read(folder: Path) -> dict[str, int]:
-    """Bytes that the process holds, and its peak, above what it held before it read: a split, what was learnt, the
-    order of an epoch, and STEPS batches."""
+    """Bytes that the process holds, and its peak, above the level before it read: a split, the marks of what was
+    learnt, the order of an epoch, and STEPS batches."""
     settings = TrainDpo.model_validate({"type": "train.dpo", "init": "$base", "pairs": "$pairs", "batch_size": 16})
     base = ModelRef("$base")
     context = Context("policy", folder.parent, folder.parent, 1, {base: Resolved("model")}, Control(lambda event: None))
-    np.unique(np.arange(1000), return_index=True, return_inverse=True)  # what sorting loads is no part of the data
+    np.unique(np.arange(1000), return_index=True, return_inverse=True)  # modules that sorting loads are not data
     Path("/proc/self/clear_refs").write_text("5")
     before = memory("VmRSS")
     training, held = split_stored(Stored([TokenFile(folder)]), 0.01, 1, context.name)
@@ -76,7 +76,7 @@ def read(folder: Path) -> dict[str, int]:
 
 
 def memory(name: str) -> int:
-    """Bytes of this process now (VmRSS) or at its peak (VmHWM), as Linux tells them."""
+    """Bytes of this process now (VmRSS) or at its peak (VmHWM), as reported by Linux."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return 1024 * int(lines[name].split()[0])
 

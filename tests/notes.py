@@ -1,15 +1,15 @@
-"""A display that keeps what it is told."""
+"""A display that records its notes."""
 
 import signal
 from typing import Any
 
 
 class Notes:
-    """A display that keeps what it is told."""
+    """A display that records its notes."""
 
     def __init__(self, signals: int = 0) -> None:
         self.notes: list[str] = []
-        self.signals = signals  # that come when a stage starts, before the run has processes
+        self.signals = signals  # number raised when a stage starts, before the run has processes
 
     def start(self, stage: str, kind: str) -> None:
         for _ in range(self.signals):

@@ -1,4 +1,4 @@
-"""Run by an interpreter with transformers 4.51: what a saved folder says there, as JSON.
+"""Run by an interpreter with transformers 4.51: prints how that version reads a saved folder, as JSON.
 
 Arguments: folder, question.
 """

@@ -1,4 +1,4 @@
-"""The files of tests that take longest, longest first: they begin first, so that none is left for one process alone."""
+"""The slowest test files, slowest first: they start first, so that none is left for one process alone at the end."""
 
 HEAVIEST = (
     "stages/training/test_grpo.py",

@@ -1,4 +1,4 @@
-"""Where things of the project lie, for tests in any folder."""
+"""Paths of the project, for tests in any folder."""
 
 from pathlib import Path
 

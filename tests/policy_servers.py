@@ -1,5 +1,5 @@
-"""Servers that sample a policy, as fakes: one a protocol. Each checks every request by its path and fields, and answers
-as a function of the request and of the weights that it was given last."""
+"""Fake servers that sample a policy, one per protocol. Each checks the path and fields of every request. An answer is a
+function of the request and of the weights that were loaded last."""
 
 import hashlib
 import json
@@ -27,8 +27,8 @@ NATIVE = {
 
 
 class Server(ThreadingHTTPServer):
-    """`calls` are the paths and bodies of all requests, in the order in which they came. `logprob(text, at)` is what
-    it gives to the token of a text at a place; `letters` are the ids that it writes."""
+    """`calls` holds the paths and bodies of all requests, in order of arrival. `logprob(text, at)` returns the
+    log-probability of the token at position `at`; `letters` are the ids that the server generates."""
 
     daemon_threads = True
     request_queue_size = 1024
@@ -37,7 +37,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Handler)
         self.delay = 0.0  # seconds until an answer
         self.letters = letters
-        self.loaded = ""  # what names the weights
+        self.loaded = ""  # identifies the weights
         self.adapters: dict[str, str] = {}
         self.calls: list[tuple[str, Any]] = []
         self.wrong: list[str] = []
@@ -52,7 +52,7 @@ class Server(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}/v1"
 
     def fits(self, path: str, body: Mapping[str, Any], form: Mapping[str, type], *optional: str) -> None:
-        """Notes what of a body is not as the real server's parser wants it."""
+        """Records each field of a body that the real server's parser would not accept."""
         for name, kind in form.items():
             if type(body.get(name)) is not kind:
                 self.wrong.append(f"{path}: {name} is {body.get(name)!r}")
@@ -211,7 +211,7 @@ PROTOCOLS: dict[str, Speaks] = {"vllm": VLLM, "sglang": SGLang, "rewards": Rewar
 
 
 def read(folder: str) -> str:
-    """What names the weights in a folder: the hash of the file that holds them."""
+    """The identity of the weights in a folder: the hash of the file that holds them."""
     (path,) = Path(folder).glob("*model.safetensors")
     return hashlib.sha256(path.read_bytes()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""A made-up run on disk, as large and as untidy as a real one, for the tests of the report and for looking at it."""
+"""A made-up run on disk, as large and as untidy as a real one, to test the report and to look at it."""
 
 import json
 import math
@@ -166,7 +166,7 @@ def reward_metrics(steps, drawn):
 
 
 def write_run(root: Path, *, state="done", stop_at=None, steps=48, answers=9) -> Path:
-    """Writes a run under `root` and returns its folder; it ended in `state` at `stop_at`, and nothing later is done."""
+    """Writes a run under `root` and returns its folder; it ended in `state` at `stop_at`, with no later stage done."""
     drawn = random.Random(5)
     run = root / "runs" / "quickstart"
     run.mkdir(parents=True)
@@ -207,7 +207,7 @@ def write_run(root: Path, *, state="done", stop_at=None, steps=48, answers=9) ->
 
 
 def write_stage(folder, stage, drawn, steps):
-    """What a stage leaves while it works; the last line of its metrics is torn."""
+    """Writes the files of a running stage; the last line of its metrics is torn."""
     kind = stage[1]
     folder.mkdir(parents=True)
     settings = {
@@ -233,7 +233,7 @@ def write_stage(folder, stage, drawn, steps):
 
 
 def write_end(folder, stage, answers):
-    """What a stage leaves when it is done."""
+    """Writes the files of a finished stage."""
     _, kind, _, _, come, gone, drops = stage
     summary = {"counts": {"in": come} if gone is None else {"in": come, "out": gone}, "drops": drops}
     if kind == "evaluate":

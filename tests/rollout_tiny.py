@@ -1,4 +1,4 @@
-"""Tiny models of every kind the sampler is held to, and tokenizers that spell one character with several tokens."""
+"""Tiny models of all kinds that the sampler is tested on, and tokenizers that spell a character with several tokens."""
 
 import copy
 
@@ -60,7 +60,7 @@ class CharTokenizer:
 
 
 def tiny(config: PretrainedConfig):
-    """A random model; its norms have weights too, which a new one has not."""
+    """A random model; its norms have random weights too, since those of a new model are trivial."""
     torch.manual_seed(0)
     net = AutoModelForCausalLM.from_config(copy.deepcopy(config)).eval()
     with torch.no_grad():
@@ -94,7 +94,7 @@ def byte_level() -> PreTrainedTokenizerFast:
 
 
 def sentencepiece_like() -> PreTrainedTokenizerFast:
-    """Word boundaries as U+2581, bytes for unknown characters, and a dummy space that decoding takes away."""
+    """Word boundaries as U+2581, bytes for unknown characters, and a dummy space that decoding removes."""
     pieces = ["<unk>", "<|im_end|>", *(f"<0x{i:02X}>" for i in range(256))]
     pieces += [*"abcdefghijklmnopqrstuvwxyz<|>_.\n日本語。", "\u2581", "\u2581the", "|>", "end", "\u2581|", "|>\n"]
     tokenizer = Tokenizer(models.BPE({p: i for i, p in enumerate(pieces)}, [], byte_fallback=True, unk_token="<unk>"))

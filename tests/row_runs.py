@@ -1,4 +1,4 @@
-"""The toy row-wise stage in a folder, its shards done by any executor."""
+"""Runs the toy row-wise stage in a folder; any executor can do its shards."""
 
 from pathlib import Path
 

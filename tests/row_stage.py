@@ -1,4 +1,4 @@
-"""A row-wise stage that needs no model: what its rows say decides what the process that maps them does."""
+"""A row-wise stage that needs no model: its rows decide what the process that maps them does."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from togi.stages.shards import Shard
 
 
 class Toy(RowSettings):
-    """`folder` is where a process notes that it was killed once."""
+    """`folder` is where a process records that it was killed once."""
 
     type: str = "toy"
     folder: str = ""

@@ -1,4 +1,4 @@
-"""Apps on a real socket, for tests that ask them as clients do."""
+"""Apps on a real socket, for tests that send requests as clients do."""
 
 import json
 import threading
@@ -17,7 +17,7 @@ from togi.serve.limits import Limits
 
 @contextmanager
 def serving(app: Any, limits: Limits = Limits()) -> Iterator[str]:  # noqa: B008 (frozen)
-    """The URL at which `app` answers while the block lasts."""
+    """The URL of `app`, which is served for the duration of the block."""
     server = uvicorn.Server(server_config(app, limits, port=0, log_level="error", timeout_graceful_shutdown=2))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -34,7 +34,7 @@ def serving(app: Any, limits: Limits = Limits()) -> Iterator[str]:  # noqa: B008
 
 
 def ask(url: str, body: Any = None, **headers: str) -> tuple[int, Any]:
-    """Status and JSON of a GET, or of a POST of `body`."""
+    """Status and JSON of a GET, or of a POST if `body` is given."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"content-type": "application/json", **headers})
     try:

@@ -1,4 +1,4 @@
-"""Stored numbers: from the folder that TOGI_VECTORS names, or from tests/vectors what is not there."""
+"""Stored numbers: from the folder that TOGI_VECTORS names, or from tests/vectors if they are not there."""
 
 import json
 import os

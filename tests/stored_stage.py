@@ -1,4 +1,4 @@
-"""A finished stage in a store, made by hand in a moment."""
+"""A finished stage in a store, written by hand because that is fast."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ def finished_stage(
     made_from: dict[str, str] | None = None,
     prompts: Sequence[Prompt] | None = None,
 ) -> Path:
-    """The folder of a stage that made one file, and what others read beside it."""
+    """The folder of a stage that made one file, with the files that others read next to it."""
     folder = store / name
     begun_stage(store, name, made_from)
     if prompts is None:
@@ -30,7 +30,7 @@ def finished_stage(
 
 
 def begun_stage(store: Path, name: str = NAME, made_from: dict[str, str] | None = None) -> Path:
-    """The folder of a stage that was begun."""
+    """The folder of an unfinished stage."""
     folder = store / name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "lock").touch()

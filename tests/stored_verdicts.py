@@ -1,4 +1,4 @@
-"""Stored verdicts of real judges, from ../shared, as the replay judge and the stages read them."""
+"""Stored verdicts of real judges, from ../shared, in the form that the replay judge and the stages read."""
 
 import gzip
 import json
@@ -54,7 +54,7 @@ def vicuna_rows() -> list[Row]:
 
 
 def shaberi_rows() -> Iterator[Row]:
-    """Answers to ELYZA-tasks-100 with their questions and the grades of several judges."""
+    """Answers to ELYZA-tasks-100 with their questions and the grades from several judges."""
     folder = SHARED / "shaberi_judged"
     bench = "elyza__ELYZA-tasks-100"
     lines = (folder / "questions.jsonl").read_text(encoding="utf-8").splitlines()

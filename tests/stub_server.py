@@ -1,4 +1,4 @@
-"""A server in OpenAI's shape whose answers are a function of the request; it counts what it is asked."""
+"""A server with OpenAI's API whose answers are a function of the request; it records its requests."""
 
 import hashlib
 import json
@@ -11,13 +11,13 @@ from typing import Any
 KEY = "stub-key"
 MODELS = ("small", "large")
 Says = Callable[[dict[str, Any], int], str]
-"""What is said to a request, at an index."""
+"""The text of an answer, from a request and an index."""
 Weighs = Callable[[dict[str, Any]], dict[str, float]]
-"""The log-probabilities of the likeliest first tokens of an answer, where a request asks for them."""
+"""The log-probabilities of the likeliest first tokens of an answer, used if a request asks for them."""
 
 
 class Stub(ThreadingHTTPServer):
-    """`asked` are the bodies of the requests that cost something, in the order in which they came."""
+    """`asked` holds the bodies of the requests that cost something, in order of arrival."""
 
     daemon_threads = True
     request_queue_size = 1024
@@ -25,12 +25,12 @@ class Stub(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.asked: list[dict[str, Any]] = []
-        self.failing = ""  # a text: conversations that hold it fail
+        self.failing = ""  # conversations that contain this text fail
         self.says: Says = _words
         self.weighs: Weighs = lambda body: {"yes": -0.5, " no": -1.5}
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that was killed is no news."""
+        """A client that was killed is not worth a message."""
 
     @property
     def url(self) -> str:
@@ -115,7 +115,7 @@ def _embed(body: dict[str, Any], says: Any) -> dict[str, Any]:
 
 
 def shown_text(asked: str) -> tuple[str, str]:
-    """The text that a request for a question shows, and its last sentence."""
+    """The source text in a request for a question, and its last sentence."""
     text = asked.partition("Write one question")[0].strip()
     *_, sentence = (each for each in text.split(". ") if each)
     return text, sentence
@@ -123,7 +123,7 @@ def shown_text(asked: str) -> tuple[str, str]:
 
 @contextmanager
 def stub_server(says: Says | None = None) -> Iterator[Stub]:
-    """A stub that answers while the block lasts."""
+    """A stub server for the duration of the block."""
     server = Stub()
     server.says = says or _words
     thread = threading.Thread(target=server.serve_forever, daemon=True)

@@ -1,4 +1,4 @@
-"""The Python API: loaded when it is used, and the examples of its page run."""
+"""The Python API: it is loaded on first use, and the examples of its page run."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""The table of floors (docs/design.md, section 2), held against every import of the package."""
+"""Every import of the package follows the table of floors (docs/design.md, section 2)."""
 
 import ast
 from collections.abc import Iterator
@@ -54,7 +54,7 @@ def floor_of(unit: str) -> int:
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """(line, dotted module) of every import; what `from togi import x` takes counts as togi.x."""
+    """(line, dotted module) of every import; each `x` of `from togi import x` counts as togi.x."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)

@@ -1,4 +1,4 @@
-"""A forked process cannot be told from one that was started: what it is given, how it ends, and when one is started."""
+"""A forked process cannot be told from a started one: its inputs, how it ends, and when one is started instead."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ import psutil
 import pytest
 from tiny_run import togi, togi_plainly
 
-READER = [sys.executable, "-m", "togi.recipe.shard_worker"]  # waits for its input to close
+READER = [sys.executable, "-m", "togi.recipe.shard_worker"]  # waits until its input closes
 
 
 def reader(**more) -> "subprocess.Popen[str]":
@@ -26,7 +26,7 @@ def started_from(process: "subprocess.Popen[str]") -> bool:
 
 def test_it_has_what_was_ordered(tmp_path: Path):
     with reader() as process:
-        assert "Traceback" in process.communicate("{}\n")[1]  # that is no shard
+        assert "Traceback" in process.communicate("{}\n")[1]  # not a valid shard
         assert process.returncode == 1
     with reader(cwd=tmp_path, env={**os.environ, "TOGI_HOME": "there"}, start_new_session=True) as process:
         found = psutil.Process(process.pid)

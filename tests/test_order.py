@@ -1,4 +1,4 @@
-"""The order of the tests names files that are there."""
+"""Every file in the order of the tests exists."""
 
 from order import HEAVIEST
 from places import TESTS

@@ -1,4 +1,4 @@
-"""Tiny random models with the parts that the tests of `model` need; float64 unless another type is asked for."""
+"""Tiny random models with the parts that the tests of `model` need; float64 unless another dtype is requested."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ SHAPE = {
     "num_key_value_heads": 2,
     "head_dim": 8,
     "max_position_embeddings": 256,
-    "initializer_range": 0.3,  # large, so that a wrong row or key cannot hide
+    "initializer_range": 0.3,  # large, so that a wrong row or key is noticed
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
@@ -49,7 +49,7 @@ CONFIGS = {
 
 
 class TrueFloat64(TorchFunctionMode):
-    """Keeps float64 where the library rounds to fp32 on the way (norms, softmax, routers), so that what remains of a
+    """Keeps float64 where the library rounds to fp32 in between (norms, softmax, routers), so that any remaining
     difference is a difference of method."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -63,14 +63,15 @@ class TrueFloat64(TorchFunctionMode):
 
 
 def as_near(found: torch.Tensor, library: torch.Tensor, exact: torch.Tensor, factor: float = 2.0) -> bool:
-    """Whether `found` is about as near to the float64 truth as the library is: two ways to sum the same numbers round
-    differently, and neither is what the other has to be. Below 8 units in the last place of float32, chance decides."""
+    """Whether `found` is about as near to the float64 truth as the library is. Two ways to sum the same numbers
+    round differently, and neither is the reference for the other. Below 8 units in the last place of float32, chance
+    decides."""
     ours, theirs = ((x.double() - exact).norm().item() for x in (found, library))
     return ours <= factor * theirs + 1e-6 * exact.norm().item()
 
 
 class Largest(TorchDispatchMode):
-    """Remembers the largest tensor that was made."""
+    """Remembers the size of the largest tensor that was created."""
 
     numel = 0
 
@@ -85,8 +86,8 @@ class Largest(TorchDispatchMode):
 def tiny_model(
     kind: str, dtype: torch.dtype = torch.float64, seed: int = 0, attention: str = "eager", **changes: Any
 ) -> PreTrainedModel:
-    """A random model; its attention is the library's plainest, the only one that knows soft caps. `changes` go into its
-    configuration."""
+    """A random model with the library's plainest attention, the only one that supports soft caps. `changes` override
+    its configuration."""
     torch.manual_seed(seed)
     options = {"experts_implementation": "eager"} if kind in ("mixtral", "qwen3_moe") and dtype == torch.float64 else {}
     config_class, extra = CONFIGS[kind]
@@ -95,7 +96,7 @@ def tiny_model(
     return net.eval()
 
 
-BYTES = 264  # vocabulary of the tokenizer below
+BYTES = 264  # size of the vocabulary of the tokenizer below
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:

@@ -12,7 +12,7 @@ from togi.core.sources import ModelSource
 
 
 def write_encoder(folder: Path, kind: Any = BertConfig, **changes: Any) -> ModelSource:
-    """A random encoder with a head of one number, as the library saves it."""
+    """A random encoder with a head of one output, in the library's format."""
     torch.manual_seed(3)
     tokenizer = tiny_tokenizer()
     tokenizer.pad_token = tokenizer.eos_token
@@ -31,7 +31,7 @@ def write_encoder(folder: Path, kind: Any = BertConfig, **changes: Any) -> Model
 
 
 def write_embedder(folder: Path) -> ModelSource:
-    """A random encoder without a head, as sentence embedders are saved."""
+    """A random encoder without a head, in the format of sentence embedders."""
     torch.manual_seed(0)
     sizes: Any = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     config = BertConfig(vocab_size=BYTES, max_position_embeddings=64, initializer_range=0.5, **sizes)

@@ -14,7 +14,7 @@ def sequence(ids: list[int], *spans: tuple[int, int]) -> Sequence:
 
 
 def group(rng: random.Random, trunk: int, branches: list[int]) -> list[Sequence]:
-    """Sequences of one prompt, whose answers begin with different ids."""
+    """Sequences of one prompt whose answers begin with different ids."""
     prompt = [rng.randrange(3, VOCABULARY) for _ in range(trunk)]
     firsts = rng.sample(range(3, VOCABULARY), len(branches))
     answers = [

@@ -1,4 +1,4 @@
-"""Tiny networks and tokenizers in the forms that can be written as GGUF."""
+"""Tiny networks and tokenizers of the kinds that can be written as GGUF."""
 
 import json
 
@@ -53,7 +53,7 @@ def made(kind: str = "llama", tokenizer=None, **changes) -> LoadedModel:
 
 
 def named(name: str, **changes) -> LoadedModel:
-    """The network of this name in NETWORKS, with a tokenizer of the kind that its real ones have."""
+    """The network of this name in NETWORKS, with a tokenizer of the kind that the real models have."""
     kind, settings = NETWORKS[name]
     cuts = {"qwen2": "qwen2", "qwen3": "qwen2", "llama 3": "llama-bpe"}.get(name)
     words = sentencepiece() if kind == "gemma3" else cut_by(split_of(cuts)) if cuts else None
@@ -61,14 +61,14 @@ def named(name: str, **changes) -> LoadedModel:
 
 
 def cut_by(splits) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer that cuts in another way before it merges."""
+    """A byte-level tokenizer with the given pre-tokenizer."""
     tokenizer = byte_bpe.__wrapped__(special=CHAT)
     tokenizer.backend_tokenizer.pre_tokenizer = splits
     return tokenizer
 
 
 def sentencepiece() -> PreTrainedTokenizerFast:
-    """Llama 2's and Gemma's kind: BPE with bytes for what it does not know."""
+    """Llama 2's and Gemma's kind: BPE with bytes for unknown characters."""
     alphabet = list("abcdehinortst▁.,")
     merges = [("t", "h"), ("th", "e"), ("▁", "the"), ("a", "n"), ("an", "d"), ("▁", "and"), ("e", "n")]
     specials = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *CHAT]

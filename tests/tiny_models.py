@@ -1,4 +1,4 @@
-"""Tiny models that are saved, loaded, adapted and asked for their logits."""
+"""Tiny models, with helpers to save, load and adapt them and to read their logits."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +35,7 @@ def logits(net) -> torch.Tensor:
 
 
 def shaken(net) -> PeftModel:
-    """An adapter with weights that are not zero."""
+    """Sets the adapter's weights to random values other than zero."""
     for name, weight in net.named_parameters():
         if "lora_" in name:
             torch.nn.init.normal_(weight, std=0.2)
@@ -59,7 +59,7 @@ QUESTION = (Message("user", "Say it."),)
 
 
 def speaker(kind: str = "llama", **changes) -> LoadedModel:
-    """A random model that writes letters alone; its embeddings are not tied."""
+    """A random model that writes only letters; its embeddings are not tied."""
     model = loaded(kind, tie_word_embeddings=False, **changes)
     letters = model.tokenizer("abcdefghijklmnopqrstuvwxyz", add_special_tokens=False)["input_ids"]
     head = model.net.get_output_embeddings().weight
@@ -75,7 +75,7 @@ def ended_by(model: LoadedModel, terminator: str) -> LoadedModel:
 
 
 def said(model: LoadedModel) -> str:
-    """What togi's generator writes, greedily."""
+    """The greedy output of togi's generator."""
     generator = ModelGenerator(model.net, model.tokenizer, model.template)
     params = SamplingParams(temperature=0.0, max_tokens=24)
     return generator.generate([Prompt(id="q", messages=QUESTION)], params)[0][0].text

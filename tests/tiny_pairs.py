@@ -1,4 +1,4 @@
-"""Preference pairs for the tiny model of tiny_run, a recipe that learns from them in two rounds, a bare context."""
+"""Preference pairs for the tiny model of tiny_run, a recipe that learns from them in two rounds, and a bare context."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ stages:
 
 
 def rows() -> list[dict[str, str]]:
-    """One pair a question: a short answer against a long one, so that both sides differ in length."""
+    """One pair per question: a short answer against a long one, so that the sides differ in length."""
     good = [
         "Because of light.",
         "With big eyes.",
@@ -66,7 +66,7 @@ def pairs() -> list[Pair]:
 
 
 def write_preferences(folder: Path, text: str = RECIPE) -> Path:
-    """The recipe with its model and pairs, in `folder`; returns its path."""
+    """Writes the recipe with its model and pairs into `folder`; returns its path."""
     tiny_model(folder / "model")
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()))
     path = folder / "tiny.yaml"
@@ -75,7 +75,7 @@ def write_preferences(folder: Path, text: str = RECIPE) -> Path:
 
 
 def bare_context(folder: Path, records: list[Pair], template: str = "chatml") -> Context:
-    """A stage's context in `folder` without a run around it; $base is the tiny model, $pairs are `records`."""
+    """A stage's context in `folder` without a run; $base is the tiny model, $pairs are `records`."""
     if not (folder / "model").exists():
         tiny_model(folder / "model")
     write_records(folder / "given" / RECORDS_FILE, "pairs", records)

@@ -1,4 +1,4 @@
-"""A whole recipe on a random model of a few thousand weights, for the tests that run togi as a user does."""
+"""A whole recipe on a random model of a few thousand weights, for tests that run togi as a user does."""
 
 import json
 import os
@@ -24,7 +24,7 @@ QUESTIONS = [
     "Why do we dream?",
 ]
 
-# The random model never writes its terminator, so the reward is a function that it can learn from.
+# The random model never writes its terminator, so the reward is a function that it can still learn from.
 RECIPE = """\
 name: tiny
 seed: 3
@@ -89,7 +89,7 @@ def tiny_model(folder: Path) -> None:
 
 
 def write_recipe(folder: Path, text: str = RECIPE) -> Path:
-    """The recipe with everything it names, in `folder`; returns its path."""
+    """Writes the recipe with everything it names into `folder`; returns its path."""
     tiny_model(folder / "model")
     (folder / "questions.jsonl").write_text("".join(json.dumps({"question": q}) + "\n" for q in QUESTIONS))
     (folder / "reward.py").write_text(REWARD)
@@ -99,7 +99,7 @@ def write_recipe(folder: Path, text: str = RECIPE) -> Path:
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
-    """The environment of a run whose work lies in `home`; one thread, so that tests can run side by side, and the same
+    """The environment of a run with this `home`: one thread, so that tests can run side by side, and the same
     arithmetic on every machine."""
     return {**os.environ, "TOGI_HOME": str(home), "TOGI_COMPUTE": "float32", "OMP_NUM_THREADS": "1", **more}
 
@@ -111,14 +111,14 @@ def togi(home: Path, *arguments: str, **more: str) -> "subprocess.CompletedProce
 
 
 def togi_plainly(home: Path, *arguments: str, **more: str) -> "subprocess.CompletedProcess[str]":
-    """As `togi`, in a process that is started: some seconds more. A fork must not hide what a start finds."""
+    """Like `togi`, but in a started process, some seconds slower: forking must not hide an error of a normal start."""
     command = [sys.executable, "-m", "togi", *arguments]
     env = environment(home, **more)
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=300)
 
 
 def start(recipe: Path, home: Path, **more: str) -> "subprocess.Popen[str]":
-    """A run that goes on while the test does other things; what it says is in its output."""
+    """Starts a run in the background; its output is captured."""
     command = [sys.executable, "-m", "togi", "run", str(recipe), "--threads", "1"]
     return forked.Popen(
         command, env=environment(home, **more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -126,20 +126,20 @@ def start(recipe: Path, home: Path, **more: str) -> "subprocess.Popen[str]":
 
 
 def start_plainly(recipe: Path, home: Path) -> "subprocess.Popen[str]":
-    """As `start`, in a process that is started, and so is its worker."""
+    """Like `start`, but the process and its worker are started, not forked."""
     command = [sys.executable, "-m", "togi", "run", str(recipe), "--threads", "1"]
     return subprocess.Popen(command, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def kill_all(run: subprocess.Popen[str]) -> None:
-    """SIGKILL to the worker and to its parent."""
+    """Sends SIGKILL to the worker and to its parent."""
     for process in [*psutil.Process(run.pid).children(recursive=True), psutil.Process(run.pid)]:
         process.kill()
     run.communicate()
 
 
 def results(home: Path) -> dict[str, Any]:
-    """What a run ended with: the hashes of everything it made, and its metrics without the times."""
+    """The results of a run: the hashes of everything it made, and its metrics without the times."""
     found: dict[str, Any] = {}
     for done in sorted((home / "store").glob("*/DONE")):
         folder = done.parent

@@ -91,7 +91,7 @@ def chat(*turns: tuple[Any, ...], name: str = "c0") -> Chat:
 
 
 def chats() -> list[Chat]:
-    """Two turns a question; the answers differ in length."""
+    """Two turns per question; the answers differ in length."""
     return [
         chat(("user", question), ("assistant", answer), ("user", "Why?"), ("assistant", "So it is. " * i), name=f"c{i}")
         for i, (question, answer) in enumerate(zip(QUESTIONS, CLOSINGS, strict=True), 1)
@@ -104,7 +104,7 @@ def documents() -> list[Document]:
 
 
 def write_texts(folder: Path, text: str = RECIPE) -> Path:
-    """The recipe with its model and data, in `folder`; returns its path."""
+    """Writes the recipe with its model and data into `folder`; returns its path."""
     tiny_model(folder / "model")
     lines = {
         "raw": [{"text": document.text} for document in documents()],
@@ -119,8 +119,8 @@ def write_texts(folder: Path, text: str = RECIPE) -> Path:
 
 
 def bare_context(folder: Path, template: str = "chatml", **records: list[Any]) -> Context:
-    """A stage's context in `folder` without a run around it: $base is the tiny model, and each keyword (chats,
-    documents, pairs, more_chats ...) names the records that `$keyword` stands for."""
+    """A stage's context in `folder` without a run: $base is the tiny model, and each keyword (chats, documents, pairs,
+    more_chats ...) gives the records of `$keyword`."""
     if not (folder / "model").exists():
         tiny_model(folder / "model")
     source = ModelSource(kind="path", name=str(folder / "model"), template=template)

@@ -1,4 +1,4 @@
-"""Ranks for tests: processes forked from the test's own, so that nothing is imported twice; gloo on the processor."""
+"""Ranks for tests: processes forked from the test's own, so that nothing is imported twice; gloo on the CPU."""
 
 import os
 import pickle
@@ -14,7 +14,7 @@ from togi.train.ranks import join
 
 
 def together(size: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What `work(ranks, *arguments)` gives on each of `size` ranks."""
+    """The results of `work(ranks, *arguments)` on each of `size` ranks."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         children = [_start(rank, size, folder, work, arguments) for rank in range(size)]

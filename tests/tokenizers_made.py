@@ -21,7 +21,7 @@ LINES = [
 def byte_bpe(
     *, adds_bos: bool = False, trim: bool = True, merges_lines: bool = False, special: tuple[str, ...] = ()
 ) -> Any:
-    """GPT-2's kind. `trim` leaves leading spaces out of the offsets; `merges_lines` lets punctuation take line ends."""
+    """GPT-2's kind. `trim` leaves leading spaces out of offsets; `merges_lines` merges punctuation with line ends."""
     made = Tokenizer(models.BPE())
     level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not merges_lines)
     made.pre_tokenizer = level
@@ -42,7 +42,7 @@ def byte_bpe(
 
 @lru_cache(maxsize=32)
 def unigram(*, scheme: str = "always", split: bool = True, special: tuple[str, ...] = ()) -> Any:
-    """Llama's and llm-jp's kind. `scheme`: where the dummy prefix goes; without `split` pieces may span words."""
+    """Llama's and llm-jp's kind. `scheme`: where the dummy prefix goes; without `split`, pieces may span words."""
     made = Tokenizer(models.Unigram())
     made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=split)
     fallback = [f"<0x{i:02X}>" for i in range(256)]
@@ -63,7 +63,7 @@ def unigram(*, scheme: str = "always", split: bool = True, special: tuple[str, .
 
 
 def tokenizers() -> dict[str, Any]:
-    """One of each kind that has its own way with borders."""
+    """One of each kind that treats token borders differently."""
     chat = ("<|im_start|>", "<|im_end|>")
     return {
         "bpe": byte_bpe(),

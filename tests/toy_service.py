@@ -1,4 +1,4 @@
-"""A service in a few lines: answers GET /health and POST /die, and has a child that sleeps.
+"""A minimal service: answers GET /health and POST /die, and has a child that sleeps.
 
 python toy_service.py PORT FOLDER [SECONDS until it is ready] [--deaf: SIGTERM does not end it]
 """

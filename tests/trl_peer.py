@@ -1,11 +1,11 @@
-"""Trains with TRL's own trainers what tests/train/test_parity_trl.py trains with togi, in a process of its own:
+"""Trains with TRL's own trainers the cases that tests/train/test_parity_trl.py trains with togi, in a separate process:
 importing TRL changes other libraries.
 
     python trl_peer.py FOLDER
 
-FOLDER/cases.json holds the cases, FOLDER/KIND.pt the weights they start from. Written are CASE.plain.pt, of the trainer
-as it comes, and CASE.wide.pt, in float64 also where TRL and transformers round to fp32 inside: losses of the steps,
-gradients of the first, weights after the last.
+FOLDER/cases.json holds the cases, FOLDER/KIND.pt the weights they start from. It writes CASE.plain.pt, from the trainer
+as it is, and CASE.wide.pt, computed in float64 also where TRL and transformers round to fp32 internally: losses of the
+steps, gradients of the first step, weights after the last.
 """
 
 import json
@@ -47,7 +47,7 @@ PLAIN = {
 
 
 class Wide(TrueFloat64):
-    """Also makes buffers float64 that TRL's output head allocates in fp32, whatever its inputs are."""
+    """Also makes the buffers float64 that TRL's output head always allocates in fp32."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
@@ -58,7 +58,7 @@ class Wide(TrueFloat64):
 
 @contextmanager
 def wide() -> Iterator[None]:
-    """`Wide` for a while, also in the backward of TRL's output head, which autograd runs outside of any mode."""
+    """Applies `Wide`, also in the backward of TRL's output head, which autograd runs outside of any mode."""
     backward = ChunkedLogProbFunction.backward
 
     def wide_backward(*args: Any) -> Any:
@@ -72,7 +72,7 @@ def wide() -> Iterator[None]:
 
 
 class FirstGradients(TrainerCallback):
-    """Keeps what the first optimiser step reads."""
+    """Keeps the gradients that the first optimiser step reads."""
 
     def __init__(self) -> None:
         self.found: dict[str, torch.Tensor] = {}

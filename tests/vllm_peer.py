@@ -1,5 +1,5 @@
-"""What vLLM makes of a model folder; run by its own interpreter (TOGI_VLLM_PYTHON). A request comes in as JSON on
-standard input, the answer goes out as JSON into the file that is named first."""
+"""Runs vLLM on a model folder, with vLLM's own interpreter (TOGI_VLLM_PYTHON). A request comes as JSON on standard
+input; the answer is written as JSON into the file named by the first argument."""
 
 import importlib
 import json
@@ -19,7 +19,7 @@ def scores(request: dict[str, Any]) -> list[float]:
 
 
 def texts(request: dict[str, Any]) -> list[str]:
-    """The answer to each conversation, as the folder's own generation settings end it."""
+    """The answer to each conversation, ended by the folder's own generation settings."""
     llm = vllm.LLM(model=request["folder"], **OPTIONS)
     params = llm.get_default_sampling_params()
     params.temperature, params.max_tokens = 0.0, request["max_tokens"]

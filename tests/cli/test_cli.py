@@ -1,4 +1,4 @@
-"""The command line: start-up time, help, and that no heavy library is imported before it is needed."""
+"""The command line: start-up time, help, and no import of a heavy library before it is needed."""
 
 import json
 import os
@@ -59,7 +59,7 @@ def test_every_exit_code_is_documented():
 def test_settings_inside_settings_are_listed():
     grpo, pretrain = (stage_settings(name)["settings"] for name in ("train.grpo", "train.pretrain"))
     assert grpo["sampling"]["default"] == "{}" and grpo["sampling.max_tokens"]["default"] == 64
-    assert grpo["loss.sampler_correction.cap"]["default"] == 3.0  # two deep, inside what may be absent
+    assert grpo["loss.sampler_correction.cap"]["default"] == 3.0  # nested two levels deep, in an optional setting
     assert pretrain["sources[].share"]["default"] == 1.0
     gates = [key.split(".")[1] for key in grpo if key.startswith("reward.gates[") and key.endswith(".bonus")]
     assert gates == [f"gates[{kind}]" for kind in ("terminator", "language", "length", "repetition", "echo", "pattern")]

@@ -1,4 +1,4 @@
-"""`togi evaluate`: what it prints, as JSON and for people."""
+"""Output of `togi evaluate`, as JSON and for people."""
 
 import json
 
@@ -37,7 +37,7 @@ def test_the_arena_for_people_is_aligned_and_has_a_dash_with_its_reason(tmp_path
     assert "—" in lines[4] and "0.0 to" in lines[4]
     assert "a model that won or lost every battle has no Elo" in out.out
     ends = [line.index(rate) + len(rate) for line, rate in zip(lines[2:5], ("75.0", "50.0", "0.0"), strict=True)]
-    assert ends[0] + 2 == ends[1] == ends[2]  # 研ぎ is two letters and four columns
+    assert ends[0] + 2 == ends[1] == ends[2]  # 研ぎ is two characters and four columns wide
 
 
 def test_an_option_and_a_scale_that_cannot_be_read(tmp_path, capsys):
@@ -92,7 +92,7 @@ def test_controls_leaks_and_published_rows_stand_beside_the_score(tmp_path, caps
     model = found["models"]["研ぎ"]
     assert model["uncontrolled"] == pytest.approx(75.0) and list(found["style"]) == ["length"]
     assert (model["leaked"], found["models"]["база"]["leaked"]) == (2, 0)
-    assert model["unleaked"] == pytest.approx(75.0)  # one win and one tie are left out of four of each
+    assert model["unleaked"] == pytest.approx(75.0)  # of four wins and four ties, one each is left out
     assert found["published"]["rows"][0]["model"] == "gpt-4-1106-preview"
     _, out = told(capsys, *command, "--level", 0.9, "--resample", "model")
     assert "90 % interval" in out.out and "rows of each pair of models" in out.out

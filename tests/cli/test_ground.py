@@ -1,4 +1,4 @@
-"""`togi ground` as a user runs it: on a small model in its own process, and on a server."""
+"""`togi ground` as a user runs it: on a small model in its own process, and with a server."""
 
 import json
 from dataclasses import replace
@@ -26,7 +26,7 @@ QUESTION = "Что с ледниками?"
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model whose context has room for a page."""
+    """A random model with a context long enough for a page."""
     folder = tmp_path_factory.mktemp("ground") / "model"
     tiny_model(folder)
     config = json.loads((folder / "config.json").read_text())
@@ -53,7 +53,7 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def scripted(*said: str) -> Any:
-    """What a server says: the n-th text to a conversation whose assistant has spoken n times."""
+    """The answers of a server: the n-th text for a conversation with n assistant turns."""
     return lambda body, index: said[sum(turn["role"] == "assistant" for turn in body["messages"])]
 
 

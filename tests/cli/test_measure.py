@@ -23,7 +23,7 @@ PAIRS = 30
 
 
 def says(body: dict[str, Any], index: int) -> str:
-    """`large` sees the better answer; `small` always likes the first place."""
+    """`large` prefers the better answer; `small` always prefers the first."""
     first, _ = shown(body["messages"][-1]["content"])
     return "[[A]]" if body["model"] == "small" or "good" in first else "[[B]]"
 
@@ -79,7 +79,7 @@ def test_two_evaluations_outside_any_recipe_are_kept_and_compared(place: Path, s
 
 
 GRADES = {"Name a bird.": (8, 3), "Name a fish.": (7, 5), "Name a tree.": (8, 4), "Name a sea.": (9, 3)}
-"""What the judge gives to answers of `large` and of `small` at first; the second time one more."""
+"""The judge's first grades for answers of `large` and of `small`; the second grades are one higher."""
 
 
 def test_two_models_are_compared_and_the_noise_is_that_of_verdicts_asked_twice(tmp_path: Path):
@@ -109,7 +109,7 @@ def test_two_models_are_compared_and_the_noise_is_that_of_verdicts_asked_twice(t
     score = found["metrics"]["score"]
     assert (score["a"]["value"], score["b"]["value"], score["difference"]["n"]) == (8.5, 4.25, 8)
     assert score["difference"]["value"] == -4.25 and score["difference"]["high"] < 0
-    # two grades of a question differ by one: their mean has the variance 1/4, a difference of means over 4 of them 1/8
+    # two grades of a question differ by one: their mean has variance 1/4, a difference of means over 4 questions 1/8
     assert score["noise"] == pytest.approx(1.959964 * math.sqrt(1 / 8), rel=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""`togi score`: the scores that transformers gives to the same text, alone and in a batch."""
+"""`togi score`: the same scores as transformers for the same text, alone and in a batch."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ TEMPLATE = (
 
 
 def reward_model(folder: Path) -> Path:
-    """A random reward model in the library's own layout, with its chat template."""
+    """A random reward model in the library's own format, with its chat template."""
     tiny_model(folder / "base")
     torch.manual_seed(1)
     net = AutoModelForSequenceClassification.from_pretrained(folder / "base", num_labels=1)

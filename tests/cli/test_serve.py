@@ -1,4 +1,4 @@
-"""`togi serve` as a user runs it: a process that starts, answers and ends by a signal."""
+"""`togi serve` as a user runs it: a process that starts, answers and ends on a signal."""
 
 import re
 import signal
@@ -22,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def served(folder: Path, *arguments: str, **more: str) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
-    """The URL of a server once it says that it is ready, and its process."""
+    """The URL of a server as soon as it reports that it is ready, and its process."""
     command = [sys.executable, "-m", "togi", "serve", *arguments, "--port", "0"]
     with subprocess.Popen(
         command, env=environment(folder / "home", **more), stderr=subprocess.PIPE, text=True

@@ -1,4 +1,4 @@
-"""What `togi show` prints of a stage, whatever its records hold."""
+"""Output of `togi show` for a stage, whatever its records contain."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""`batch: true`: the provider's batch endpoint, and batches that outlive the run that began them."""
+"""`batch: true`: the provider's batch endpoint, and batches that outlive the run that started them."""
 
 import threading
 import time
@@ -31,7 +31,7 @@ def test_a_batch_gives_the_answers_of_single_requests(tmp_path: Path) -> None:
 
 
 def stop_soon(seconds: float):
-    """A `check` that stops the run after some time."""
+    """A `check` that stops the run after `seconds`."""
     end = time.monotonic() + seconds
 
     def check() -> None:
@@ -49,7 +49,7 @@ def test_a_batch_outlives_the_run_that_began_it(tmp_path: Path) -> None:
                 list(asked.ask(chats(30)))
             assert asked.spending().open.total > 0, "a batch under way is reserved"
         with client(tmp_path, made) as asked:
-            other = chats(31)[30:]  # the run that goes on may ask for something else first
+            other = chats(31)[30:]  # a resumed run may ask for something else first
             assert len(texts(list(asked.ask(other)))) == 1
             assert len(texts(list(asked.ask(chats(30))))) == 30
             assert asked.spending().open.total == 0
@@ -57,7 +57,7 @@ def test_a_batch_outlives_the_run_that_began_it(tmp_path: Path) -> None:
 
 
 def test_a_batch_is_found_again_by_its_tag(tmp_path: Path, monkeypatch) -> None:
-    """A run that ends between the batch's being made and its id's being kept."""
+    """The run ends after the batch was created and before its id was stored."""
     note = batches.Batches.note_place
 
     async def lost(self, row):

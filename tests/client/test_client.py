@@ -94,7 +94,7 @@ def test_a_request_that_is_too_long_fails_alone_and_at_once(tmp_path: Path) -> N
     with hostile(always="400") as server, client(tmp_path, endpoint(server.url)) as asked:
         found = next(iter(asked.ask(chats(1))))
         assert found.reason == "too_long" and "maximum context length" in found.message
-        assert server.stats()["requests"] == 2  # the list of models, and this
+        assert server.stats()["requests"] == 2  # the list of models, and this one
 
 
 def test_requests_that_all_fail_end_the_run(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_a_budget_is_never_passed_and_what_it_allows_is_done(tmp_path: Path) -> 
 
 
 def test_a_budget_holds_where_templates_add_to_prompts(tmp_path: Path) -> None:
-    """Prompts are counted as 1 token and cost 11: only the first request does not know."""
+    """Prompts are estimated at 1 token but cost 11: only the first request is sent without knowing this."""
     with (
         hostile(delay=0.02) as server,
         client(tmp_path, endpoint(server.url, budget=Budget(tokens=100)), count=lambda request: 1) as asked,

@@ -1,4 +1,4 @@
-"""kill -9 in the middle of thousands of requests: nothing stored is asked for again, nothing lost is free of charge."""
+"""kill -9 during thousands of requests: no stored answer is requested again, and lost answers still count as spent."""
 
 import json
 import os
@@ -30,20 +30,20 @@ def start(server: Hostile, folder: Path, count: int, concurrency: int) -> subpro
 
 
 def server_names(count: int) -> list[str]:
-    """What the server calls each request."""
+    """The server's name for each request."""
     dialect = Dialect()
     calls = [dialect.call(request, MODEL) for request in chats(count, n=2)]
     return [digest(["/v1" + call.path, json.loads(json.dumps(call.body))]).hex()[:16] for call in calls]
 
 
 def stored(folder: Path, count: int) -> list[bool]:
-    """Whether each request has an answer."""
+    """For each request, whether its answer is stored."""
     with AnswerStore(folder / "answers.sqlite") as store:
         return [store.get((request_key(request, MODEL, ""), 0)) is not None for request in chats(count, n=2)]
 
 
 def wait_for(server: Hostile, wanted: int, worker: subprocess.Popen[bytes]) -> None:
-    """Waits until the server has given so many good answers."""
+    """Waits until the server has given `wanted` good answers."""
     end = time.monotonic() + 300
     while server.answered() < wanted:
         assert worker.poll() is None, "the worker ended before it was killed"
@@ -62,7 +62,7 @@ def prove(tmp_path: Path, count: int, kills: int, concurrency: int) -> None:
             wait_for(server, (kill + 1) * count // (kills + 1), worker)
             worker.kill()
             worker.wait()
-            time.sleep(0.3)  # what is under way arrives
+            time.sleep(0.3)  # lets requests under way arrive
             now, seen = stored(folder, count), server.stats()["seen"]
             assert [name for name, was in zip(names, kept, strict=True) if was and seen[name] != again[name]] == []
             assert all(is_now for was, is_now in zip(kept, now, strict=True) if was)

@@ -1,4 +1,4 @@
-"""What a server silently does not do is found before it is relied on: emulated, told, or refused."""
+"""Features that a server silently ignores are detected before use: then emulated, reported, or refused."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from togi.core.records import Message, SamplingParams
 def test_nothing_is_tried_that_nobody_needs(tmp_path: Path) -> None:
     with hostile() as server, client(tmp_path, endpoint(server.url)) as asked:
         texts(list(asked.ask(chats(3))))
-        assert server.stats()["requests"] == 4  # the list of models
+        assert server.stats()["requests"] == 4  # one is for the list of models
         assert asked.facts() == {"model": "m", "revision": "", "protocol": "openai"}
 
 
@@ -32,7 +32,7 @@ def test_choices_are_asked_for_one_by_one_where_n_is_dropped(tmp_path: Path) -> 
             found = list(asked.ask(asked_for))
             first = server.stats()["requests"]
         assert [len(each.choices) for each in found] == [3] * 6
-        assert len({choice.text for each in found for choice in each.choices}) == 18  # each with a seed of its own
+        assert len({choice.text for each in found for choice in each.choices}) == 18  # each has its own seed
         assert alarms == ["endpoint_n"]
         with client(tmp_path, endpoint(server.url)) as asked:
             assert [each.choices for each in asked.ask(asked_for)] == [each.choices for each in found]

@@ -1,4 +1,4 @@
-"""Proxies of the environment: a tiny one on loopback that leads every name to a stub, with and without encryption."""
+"""Proxies from the environment: a tiny one on loopback that maps every name to a stub, with and without encryption."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ ASKED = {"model": "small", "messages": [{"role": "user", "content": "Hi?"}]}
 
 @dataclass
 class Proxy:
-    """What was asked of the proxy: the lines before the first empty one, of each connection."""
+    """`heads` holds the request head of each connection to the proxy."""
 
     listener: socket.socket
     behind: tuple[str, int]

@@ -90,9 +90,9 @@ def test_a_budget_in_money_and_another_run_has_its_own(tmp_path: Path) -> None:
     price = Price(input=1.0, output=10.0)
     account = Account("run", "m", Budget(money=100e-6), price)
     with AnswerStore(tmp_path / "answers.sqlite") as store:
-        assert store.write(lambda db: reserve(db, account, Tokens(10, 8)))  # 90
-        assert not store.write(lambda db: reserve(db, account, Tokens(1, 1)))  # 11
-        assert store.write(lambda db: reserve(db, account, Tokens(10, 0)))  # 10
+        assert store.write(lambda db: reserve(db, account, Tokens(10, 8)))  # costs 90
+        assert not store.write(lambda db: reserve(db, account, Tokens(1, 1)))  # costs 11
+        assert store.write(lambda db: reserve(db, account, Tokens(10, 0)))  # costs 10
         store.write(lambda db: settle(db, account, Tokens(10, 8), Tokens(10, 1)))
         assert store.write(lambda db: reserve(db, account, Tokens(0, 6)))
         assert price.of(store.spending(account).tokens) == pytest.approx(90e-6)

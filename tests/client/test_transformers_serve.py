@@ -1,4 +1,4 @@
-"""The client against a real server that drops much without a word: `transformers serve`."""
+"""The client against a real server that silently ignores many parameters: `transformers serve`."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""What each protocol sends and reads, against servers that speak it; and replies that are not what was asked for."""
+"""The requests and replies of each protocol, against servers that use it, and replies that do not fit the request."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`togi chat`: the system prompt and sampling of training, and the words that reach a model."""
+"""`togi chat`: the system prompt and sampling of training, and the models that can be named."""
 
 import json
 import shlex
@@ -36,7 +36,7 @@ def turns(system: str | None = SYSTEM, text: str = "Hi") -> tuple[Message, ...]:
     return (*([Message("system", system)] if system else []), Message("user", text))
 
 
-# --- what is stored ---------------------------------------------------------------------------------------------------
+# --- stored settings --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -94,12 +94,12 @@ def test_a_model_of_preferences_keeps_the_system_turn_of_their_prompts(tmp_path)
     assert card_of(context.folder) == {"system": SYSTEM, "sampling": None}
 
 
-# --- what chat makes of it --------------------------------------------------------------------------------------------
+# --- how chat uses them -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that was trained under a system prompt, with its own sampling."""
+    """A model that was trained with a system prompt and has its own sampling settings."""
     made = tmp_path_factory.mktemp("spoken")
     model = Bench(made).model()
     spoken = {"system": SYSTEM, "sampling": {"temperature": 0.25, "top_k": 7}}
@@ -108,14 +108,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def said(folder: Path, capsys: pytest.CaptureFixture[str], system: str | None = None, **given: Any) -> Any:
-    """What chat answers, and what it says of its settings."""
+    """The output of chat: the answer, and its settings."""
     source = ModelSource(kind="path", name=str(folder))
     chat(source, folder, system, "Why is the sky blue?", {"max_tokens": 8, **given}, as_json=True)
     return json.loads(capsys.readouterr().out)
 
 
 class Recorder:
-    """A generator that remembers what it was asked."""
+    """A generator that records the prompts and settings that it gets."""
 
     heard: list[tuple[Message, ...]]
 
@@ -189,7 +189,7 @@ def test_a_conversation_can_be_left(folder, capsys, monkeypatch, word):
     assert "there is no command" not in capsys.readouterr().err and next(spoken) == "Still there?"
 
 
-# --- the words that reach it ------------------------------------------------------------------------------------------
+# --- names that lead to a model ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture

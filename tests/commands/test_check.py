@@ -1,4 +1,4 @@
-"""`togi check`: rows of each stage, rendered, cut and masked as in a run, and errors that a run would meet first."""
+"""`togi check`: rows of each stage, rendered, cut and masked as in a run, and errors that would stop a run early."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ stages:
 
 @pytest.fixture
 def recipe(tmp_path, monkeypatch) -> Path:
-    """A recipe of many stages with rows for all of them."""
+    """A recipe of many stages, with rows for all of them."""
     monkeypatch.setenv("TOGI_HOME", str(tmp_path / "home"))
     tiny_model(tmp_path / "model")
     rows: dict[str, list[dict[str, Any]]] = {
@@ -56,12 +56,12 @@ def check(recipe: Path, *arguments: str) -> Any:
 
 
 def found(recipe: Path, *arguments: str) -> dict[str, Any]:
-    """What --json says; an error, where there is one, stands behind it."""
+    """The output of --json, without an error that follows it."""
     return json.JSONDecoder().raw_decode(check(recipe, "--json", *arguments).stdout)[0]
 
 
 def scored(shown: dict[str, Any]) -> list[str]:
-    """The texts of each sequence that carry loss."""
+    """The text that carries loss, for each sequence."""
     return ["".join(token["text"] for token in side if token["scored"]) for side in shown["sides"]]
 
 
@@ -69,7 +69,7 @@ def test_every_stage_renders_its_own_rows(recipe):
     checked = found(recipe)
     assert checked["problems"] == []
     stages = checked["stages"]
-    # contrast asks under two instructions, evaluate asks two models; both pages are cut into windows
+    # contrast uses two instructions, evaluate two models; both pages are cut into windows
     counts = {"dpo": 6, "smpo": 6, "reward": 6, "contrast": 8, "curated": 4, "scores": 8}
     assert {name: stages[name]["rows"] for name in counts} == counts
     assert stages["pre"]["rows"] == 4
@@ -102,7 +102,7 @@ def test_a_limit_that_drops_every_row_is_an_error(recipe):
 
 
 def test_all_that_would_stop_a_run_is_listed_at_once(recipe):
-    """A template that refuses system turns stops the stage with a system prompt, and the instructions of contrast."""
+    """A template that rejects system turns stops the stage with a system prompt, and contrast by its instructions."""
     (recipe.parent / "model" / "chat_template.jinja").write_text(
         "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system turn here') }}{% endif %}"
         "<|{{ m.role }}|>{{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -124,7 +124,7 @@ def test_what_could_not_be_trained_or_saved_is_refused_before_anything_is(recipe
     config.write_text(json.dumps({**json.loads(plain), "quantization_config": {"load_in_4bit": True}}))
     ended = check(recipe, "stages.sft.lora={rank: 2}")
     assert ended.exit_code == 3 and "stored in 4 bits and cannot be updated" in ended.stderr
-    assert ended.stderr.count("cannot be updated") == 1  # the same reason of smpo, reward and pre stands once
+    assert ended.stderr.count("cannot be updated") == 1  # smpo, reward and pre share this reason
 
 
 def test_a_row_that_the_template_leaves_a_part_out_of_is_told_with_its_reason(recipe):

@@ -1,4 +1,4 @@
-"""A conversation at a terminal: commands, an answer that Ctrl-C stops, lines that are remembered."""
+"""A conversation at a terminal: commands, an answer stopped by Ctrl-C, and the history of lines."""
 
 import importlib
 import json
@@ -17,7 +17,7 @@ from togi.core.records import Prompt, SamplingParams
 
 @dataclass
 class Parrot:
-    """Answers with the last question, word by word; presses Ctrl-C after as many words as `stop` says."""
+    """Answers with the last question, word by word; presses Ctrl-C after `stop` words."""
 
     stop: int = 0
     heard: list[tuple[list[str], int]] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""`togi export` as a user runs it, on tiny models: what it writes, what it says, what it refuses."""
+"""`togi export` as a user runs it, on tiny models: files, output and refusals."""
 
 import json
 from dataclasses import replace
@@ -26,7 +26,7 @@ from togi.text.template import get_template
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base, an adapter upon it, the two merged with a card that names the base, and a reward model."""
+    """A base, an adapter on it, the two merged with a card that names the base, and a reward model."""
     found = tmp_path_factory.mktemp("export")
     tiny_model(found / "base")
     base = load(at(found / "base", template="chatml"), found)
@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Runs the command; gives the exit code and what it printed on both streams."""
+    """Runs the command; returns the exit code, standard output and standard error."""
     monkeypatch.setenv("TOGI_HOME", str(tmp_path / "home"))
 
     def call(*words: object) -> tuple[int, str, str]:
@@ -62,7 +62,7 @@ def test_a_merged_model_is_the_librarys_and_keeps_its_card(run, folder, tmp_path
     torch.testing.assert_close(library_logits(tmp_path / "out"), library_logits(folder / "trained"), rtol=0, atol=0)
     assert (tmp_path / "out" / "togi.json").read_bytes() == (folder / "trained" / "togi.json").read_bytes()
     modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()}
-    assert len(modes) == 1  # a library writes weights that nobody else may read
+    assert len(modes) == 1  # a library writes weights with permissions for the owner only
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
@@ -170,7 +170,7 @@ def test_a_folder_with_files_in_it_is_never_written_over(run, folder, tmp_path):
     code, _, err = run(folder / "trained", tmp_path / "out")
     assert code == 2 and "exists already; name a new folder" in err
     (tmp_path / "out" / "mine.txt").unlink()
-    assert run(folder / "trained", tmp_path / "out")[0] == 0  # an empty one is
+    assert run(folder / "trained", tmp_path / "out")[0] == 0  # an empty folder is accepted
 
 
 def test_a_tokenizer_that_llama_cpp_would_cut_otherwise_is_refused_and_nothing_is_left(run, tmp_path):
@@ -183,7 +183,7 @@ def test_a_tokenizer_that_llama_cpp_would_cut_otherwise_is_refused_and_nothing_i
 
 
 def test_what_differs_is_not_left_behind(run, folder, tmp_path, monkeypatch):
-    """A converter with a fault: rows of queries and keys are not paired."""
+    """A faulty converter: rows of queries and keys are not paired."""
     monkeypatch.setattr("togi.model.gguf_write.written", lambda name, weight, config, form: weight.float())
     code, _, err = run(folder / "trained", tmp_path / "out", "--format", "gguf")
     assert code == 3 and "the export as gguf (f32) differs from the model" in err

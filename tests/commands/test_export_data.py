@@ -1,4 +1,4 @@
-"""The records of a stage as Parquet with splits and a card, from a real run."""
+"""The records of a stage, from a real run, as Parquet with splits and a card."""
 
 import json
 from pathlib import Path

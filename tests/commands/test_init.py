@@ -1,4 +1,4 @@
-"""`togi init`: a recipe for each goal that passes `togi check`; what does not fit is told, nothing is overwritten."""
+"""`togi init`: a recipe for each goal that passes `togi check`; bad input is reported, and nothing is overwritten."""
 
 import json
 from pathlib import Path
@@ -63,7 +63,7 @@ def test_columns_and_the_template_are_shown(here, model):
     ended = togi("init", "--model", model, "--data", data, "--goal", "sft", "--json")
     shown = json.loads(ended.output)
     assert [(row["column"], row["read"]) for row in shown["columns"]] == [("messages", "chats"), ("topic", None)]
-    assert shown["model"]["template"] == "chatml"  # the tiny tokenizer has none of its own
+    assert shown["model"]["template"] == "chatml"  # the tiny tokenizer has no template
     text = Path("sft.yaml").read_text()
     assert text.count("#") > 5 and "name: sft\n" in text
 

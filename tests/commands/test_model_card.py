@@ -1,4 +1,4 @@
-"""The card of an exported model: what a real run knows, in three languages, and code that runs."""
+"""The card of an exported model: the facts of a real run, in three languages, with code that runs."""
 
 import re
 from contextlib import redirect_stdout
@@ -26,7 +26,7 @@ card:
 def exported(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The policy and the reward model of the tiny run, exported with its card."""
     folder = tmp_path_factory.mktemp("cards")
-    recipe = finished / "carded.yaml"  # its texts are in no fingerprint, so that nothing is done again
+    recipe = finished / "carded.yaml"  # the texts of a card are in no fingerprint, so nothing is recomputed
     recipe.write_text((finished / "tiny.yaml").read_text() + CARD)
     for stage, more in (("policy", ()), ("reward", ("--reward",))):
         ended = togi(finished / "home", "export", f"{recipe}:{stage}", str(folder / stage), *more)
@@ -40,7 +40,7 @@ def code_of(card: Path) -> str:
 
 
 def run(code: str) -> str:
-    """What it prints, with nothing at hand but what it imports itself."""
+    """The output of the code, which has only its own imports."""
     with redirect_stdout(StringIO()) as said:
         exec(code, {"__name__": "__main__"})
     return said.getvalue()
@@ -82,7 +82,7 @@ def test_a_reward_models_card_scores(exported):
     text = (exported / "reward" / "README.md").read_text()
     data: Any = ModelCard(text).data
     assert data.pipeline_tag == "text-classification" and "reward-model" in data.tags
-    assert {each.dataset_name for each in data.eval_results} == {"tiny: reward"}  # not what the policy was measured at
+    assert {each.dataset_name for each in data.eval_results} == {"tiny: reward"}  # not the results of the policy
     assert WORDS["en"]["scores"] in text and "generate" not in text
     assert float(run(code_of(exported / "reward" / "README.md"))) == pytest.approx(0, abs=100)
 

@@ -1,4 +1,4 @@
-"""`togi plan`: what a recipe will take, and what is not known before it ran."""
+"""`togi plan`: the cost of a recipe, and what is unknown before it has run."""
 
 import dataclasses
 import json
@@ -72,7 +72,7 @@ def test_bounds_follow_from_settings_and_data_before_anything_ran(planned, tmp_p
     assert tuned["samples"] == 16 and tuned["tokens"] == round(16 * whole)
     assert tuned["peak_bytes"] > 0 and tuned["flops"] > 0
     assert tuned["seconds"] is None and "no stage that trains has finished" in tuned["unknown"][0]
-    preferred = found["preferred"]  # the pairs are not there yet: two answers to each prompt, as long as they may be
+    preferred = found["preferred"]  # the pairs do not exist yet: two answers to each prompt, at their maximum length
     assert preferred["samples"] == 12 and preferred["tokens"] == round(12 * (asked + 2 * 12))
     policy = found["policy"]
     assert policy["sampled"] == 6 * 2 * 4 * 12 and policy["tokens"] == round(6 * 2 * (asked + 4 * 12))
@@ -82,7 +82,7 @@ def test_what_cannot_be_bounded_is_said_to_be_unknown(planned, tmp_path):
     ended = togi(tmp_path / "home", "plan", str(planned), "data.questions={hub: some/questions}", "--json")
     found = {row["stage"]: row["estimate"] for row in json.loads(ended.stdout)}
     assert any("prompts are unknown" in why for why in found["policy"]["unknown"])
-    assert found["preferred"]["tokens"] == 12 * 160 * 2  # there is a max_length
+    assert found["preferred"]["tokens"] == 12 * 160 * 2  # bounded by max_length
 
 
 def test_questions_that_a_model_will_write_are_as_long_as_they_may_be(planned, tmp_path):
@@ -113,7 +113,7 @@ stages:
 
 @pytest.fixture
 def elsewhere(tmp_path):
-    """A recipe of which nothing is on this machine but what it says."""
+    """A recipe whose models and data are not on this machine."""
     (tmp_path / "shape.json").write_text(json.dumps({**THIRTEEN, "unpadded_vocab_size": 99000}))
     (tmp_path / "hub.yaml").write_text(HUB)
     return tmp_path / "hub.yaml"
@@ -125,8 +125,8 @@ def test_a_plan_of_what_is_elsewhere_follows_from_what_the_recipe_expects(elsewh
     found = {row["stage"]: row["estimate"] for row in json.loads(ended.stdout)}
     tuned = found["tuned"]
     assert tuned["samples"] == 2000 and tuned["tokens"] == 2000 * 90 and tuned["flops"] > 0
-    assert "peak: with micro-batches of 512 tokens" in tuned["notes"][-1]  # the longest has 700, of which 512 fit
-    assert found["answers"]["records"] == 30 * 4  # of 50 rows 30 are read
+    assert "peak: with micro-batches of 512 tokens" in tuned["notes"][-1]  # the longest row has 700 tokens, cut to 512
+    assert found["answers"]["records"] == 30 * 4  # 30 of 50 rows are read
     judged, graded = found["judged"], found["graded"]
     assert judged["records"] == 30 * 6 and judged["calls"] == 2 * 30 * 6  # every two of four, in both orders
     assert judged["read"] > judged["calls"] * 2 * (20 + 100) and judged["sampled"] == judged["calls"] * 16
@@ -165,11 +165,11 @@ def test_the_pass_of_the_initial_model_is_counted_once_a_pair_or_batch(planned, 
         return next(row["estimate"]["flops"] for row in rows if row["stage"] == stage)
 
     alone = flops("preferred", "stages.preferred.reference=false")  # forward and backward of 12 samples
-    assert flops("preferred") == pytest.approx(alone * (36 + 6) / 36)  # and a forward of each of the 6 pairs
+    assert flops("preferred") == pytest.approx(alone * (36 + 6) / 36)  # plus a forward of each of the 6 pairs
     held_out = "stages.preferred.validation=$pairs"
     assert flops("preferred", held_out) == pytest.approx(alone * (36 + 12) / 36)
     alone = flops("policy")
-    for epochs in (1, 2):  # 6 steps in any case, of 6 or 3 batches
+    for epochs in (1, 2):  # 6 steps in both cases, from 6 or 3 batches
         more = ("stages.policy.loss.beta=0.1", f"stages.policy.epochs_per_batch={epochs}")
         assert flops("policy", *more) == pytest.approx(alone * (18 + 6 / epochs) / 18)
 
@@ -223,7 +223,7 @@ def test_a_sweep_and_a_control_are_trainings_of_their_own(planned, tmp_path):
         "one": "",
         "two": ", shuffled_control: true",
         "three": ", shuffled_control: true, sweep: [1e-4, 1e-5]",
-        "head": ", shuffled_control: true, train_layers: 0",  # what the trunk says is computed once
+        "head": ", shuffled_control: true, train_layers: 0",  # the output of the trunk is computed only once
     }
     stages = [f"stages.{name}={{{plain}{more}}}" for name, more in scorers.items()]
     rows = json.loads(togi(tmp_path / "home", "plan", str(planned), *stages, "--json").stdout)
@@ -259,7 +259,7 @@ def test_auto_is_planned_with_what_the_stage_would_take_now(tmp_path, monkeypatc
 def test_text_output_says_what_is_not_known(planned, tmp_path):
     shown = togi(tmp_path / "home", "plan", str(planned), "stages.tuned.micro_batch_tokens=auto").stdout
     (line,) = [line for line in shown.splitlines() if "time: no stage that trains has finished" in line]
-    assert line.startswith("not known: tuned, ")  # said once, of all stages that train
+    assert line.startswith("not known: tuned, ")  # printed once for all training stages
     assert "micro_batch_tokens auto" in shown and "0 of 7 stages are done" in shown
 
 

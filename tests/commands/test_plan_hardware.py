@@ -1,4 +1,4 @@
-"""`hardware:` of a recipe: what `plan` and `check` reckon with in place of this machine."""
+"""`hardware:` of a recipe: the devices that `plan` and `check` use instead of this machine's."""
 
 import json
 
@@ -132,7 +132,7 @@ def test_ranks_share_what_they_train_and_need_a_card_each(recipe):
     many = ("stages.tuned.lora=null", "hardware=[" + ", ".join(["{name: a, memory: 80 GB}"] * 8) + "]")
     one, eight = (planned(recipe, *many, f"stages.tuned.processes={n}").peak_bytes for n in (1, 8))
     weights = 4 * Shape.of(THIRTEEN).parameters
-    assert weights < eight < one / 2  # each holds all weights once: when it loads and when it saves
+    assert weights < eight < one / 2  # each rank holds all weights at load and at save
     assert (
         "processes is 9, but hardware names 8 cards" in planned(recipe, *many, "stages.tuned.processes=9").problems[0]
     )
@@ -172,7 +172,7 @@ def test_plan_and_check_end_with_what_does_not_fit(tmp_path):
     for command, shown in (("plan", "0 of 6 stages"), ("check", "model base: template")):
         ended = togi(tmp_path / "home", command, str(recipe), small)
         assert ended.returncode == 3 and "Traceback" not in ended.stderr
-        assert shown in ended.stdout  # what was found stands there all the same
+        assert shown in ended.stdout  # the findings are printed nevertheless
         for stage in ("reward", "policy"):
             assert f"hardware: stage {stage}: it needs" in ended.stderr
         assert togi(tmp_path / "home", command, str(recipe), "hardware=[{name: a, memory: 8}]").returncode == 0

@@ -1,4 +1,4 @@
-"""`togi push` against a hub on this machine, through the hub library's own client."""
+"""`togi push` to a hub on this machine, through the hub library's own client."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ WEIGHTS = bytes(range(256)) * 40
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """What an export left: weights, a card, and a file that is nobody's business."""
+    """An exported folder: weights, a card, and a private file."""
     found = tmp_path / "out"
     (found / "sub").mkdir(parents=True)
     (found / "model.safetensors").write_bytes(WEIGHTS)

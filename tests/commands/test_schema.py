@@ -1,4 +1,4 @@
-"""`togi schema`: every shipped recipe fits it, and mistakes do not."""
+"""`togi schema`: every shipped recipe fits it, and recipes with mistakes do not."""
 
 import jsonschema
 import pytest

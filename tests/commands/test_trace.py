@@ -1,4 +1,4 @@
-"""The life of a record, forwards and backwards across stages."""
+"""The history of a record, forwards and backwards across stages."""
 
 import time
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Values on the disk, read by number."""
+"""Values stored on disk and read by number."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and lines that a kill tore."""
+"""Files are whole or absent, and lines torn by a kill are handled."""
 
 import errno
 import subprocess

@@ -1,4 +1,4 @@
-"""The hub: what is fetched, what the cache gives while it does not answer, and how soon that is told."""
+"""The hub: what is downloaded, what the cache serves while the hub does not answer, and how soon users are told."""
 
 import importlib
 import logging
@@ -107,7 +107,7 @@ def test_check_tells_a_silent_hub_before_anything_heavy_is_imported(what, tmp_pa
 
 
 def light(load: Any) -> Any:
-    """`import_module` for all but what brings torch."""
+    """`import_module`, which fails for the module that imports torch."""
 
     def refusing(name: str, *rest: Any) -> Any:
         assert name != "togi.commands.check", "the hub was asked too late"

@@ -1,4 +1,4 @@
-"""Tests ask what a user of the code can ask: no private name of togi stands in them."""
+"""Tests use only what a user of the code can use: they contain no private name of togi."""
 
 import ast
 from collections.abc import Iterator
@@ -6,9 +6,9 @@ from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
 OF_OTHERS = ("_attn_implementation", "_model_mapping", "_exit", "_thread", "_python_dispatch", "_encode_pair")
-"""Private names of other libraries, for which there are no public ones."""
+"""Private names of other libraries that have no public equivalent."""
 OF_PROCESSES = ("_execute_child", "_try_wait", "_internal_poll")
-"""And of the standard library, for what tests/forked.py does otherwise."""
+"""Private names of the standard library that tests/forked.py overrides."""
 
 
 def private_names(tree: ast.AST) -> Iterator[str]:

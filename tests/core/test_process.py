@@ -1,4 +1,4 @@
-"""Signals from a command's first moment on, and a run whose reader leaves, in real processes."""
+"""Signals at any time after a command's start, and a run whose reader closes the pipe, in real processes."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(("module", "number"), [("click", 15), ("togi.cli.run", 2), ("ruamel.yaml", 15), ("rich", 2)])
 def test_a_signal_before_the_work_has_begun_ends_the_command_plainly(folder, module, number):
-    """While it is imported; here at the moment when it asks for a module."""
+    """A signal during import; here it comes when a certain module is imported."""
     code = "import os, sys\nfrom togi import __main__\n"
     code += "class Find:\n    def find_spec(self, name, *_):\n"
     code += f"        if name == {module!r}: os.kill(os.getpid(), {number})\n"

@@ -1,4 +1,4 @@
-"""Streams of records: the bytes of a file written at once, parts that join to the whole, and nothing half-written."""
+"""Record streams: the same bytes as a file written at once, parts that join into the whole, no half-written files."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def prompts(count: int) -> list[Prompt]:
 
 @pytest.fixture
 def small_groups(monkeypatch):
-    """Row groups of 8 records, so that a few make several groups."""
+    """Row groups of 8 records, so that a few records make several groups."""
     monkeypatch.setattr(codec, "ROWS_PER_GROUP", 8)
     monkeypatch.setattr(record_streams, "ROWS_PER_GROUP", 8)
 
@@ -39,7 +39,7 @@ def test_a_stream_writes_the_bytes_of_a_whole_file(
 
 
 def test_portions_of_real_size_make_the_same_bytes(tmp_path: Path) -> None:
-    """Texts of many lengths, some of them equal, turns that differ in number, columns with and without values."""
+    """Texts of many lengths, some of them equal, different numbers of turns, columns with and without values."""
     records = [
         Prompt(
             id=f"p{i}",

@@ -1,4 +1,4 @@
-"""The boundary around code that togi does not know."""
+"""The boundary around code unknown to togi."""
 
 import ast
 import sys
@@ -71,6 +71,6 @@ def test_nothing_else_catches_what_it_cannot_name():
 
 
 def names(node: ast.expr | None) -> set[str]:
-    """Names of the exceptions that a handler catches; the empty one for `except:`."""
+    """Names of the exceptions that a handler catches; an empty name for `except:`."""
     parts = node.elts if isinstance(node, ast.Tuple) else [node]
     return {part.id if isinstance(part, ast.Name) else "" if part is None else "?" for part in parts}

@@ -1,4 +1,4 @@
-"""Tables and values for people: aligned, no words of Python, nothing that steers a terminal; warnings in a file."""
+"""Tables and values for people: aligned, without Python syntax or terminal control codes; warnings go to a file."""
 
 import logging
 import warnings

@@ -1,4 +1,4 @@
-"""What reaches the terminal: nothing that comes from data, models or recipes can steer it."""
+"""Output to the terminal: nothing from data, models or recipes can control it."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""`togi clean` and forgetting a stage: killed anywhere, what is there is whole or gone; what is used stays."""
+"""`togi clean` and forgetting a stage: after a kill at any point each folder is whole or gone; used ones stay."""
 
 import fcntl
 import json
@@ -114,7 +114,7 @@ def test_where_it_is_not_known_what_a_run_used_all_that_it_links_to_stays(home, 
 def test_what_a_run_says_that_it_uses_stays_before_it_has_a_state(home):
     finished_stage(home / "store", MINE)
     run = used(home, MINE)
-    write_json(run / "state.json", {"stages": [{"folder": f"/gone/store/{OTHER}"}]})  # of the run before
+    write_json(run / "state.json", {"stages": [{"folder": f"/gone/store/{OTHER}"}]})  # of the previous run
     assert "0 folders" in clean("--yes") and names(home) == [MINE]
 
 

@@ -1,4 +1,4 @@
-"""The places that `--on` names, and what a run says where there is no cluster."""
+"""The values of `--on`, and the message of a run if there is no cluster."""
 
 import importlib.util
 from pathlib import Path

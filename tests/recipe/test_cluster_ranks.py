@@ -1,5 +1,5 @@
-"""Ranks of a training stage on a Ray cluster of two nodes: the bits of one machine, and a clear word when a rank, a
-node or the driver is killed in the middle."""
+"""Ranks of a training stage on a Ray cluster of two nodes: the same bits as on one machine, and a clear message if a
+rank, a node or the driver is killed midway."""
 
 import importlib.util
 import subprocess
@@ -30,7 +30,7 @@ RUN = ("run", "--threads", "2", "--compute", "float32")
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory) -> Path:
-    """The recipe, done by two processes of one machine in home/ beside it."""
+    """The recipe, run by two processes of one machine in home/ next to it."""
     folder = tmp_path_factory.mktemp("two")
     ended = togi(folder / "home", *RUN, str(write_texts(folder, TWO_RANKS)))
     assert ended.returncode == 0, ended.stderr
@@ -49,7 +49,7 @@ def start(recipe: Path, home: Path) -> subprocess.Popen[str]:
 
 
 def after_steps(run: subprocess.Popen[str], home: Path, count: int) -> None:
-    """Returns once so many steps are taken."""
+    """Returns as soon as `count` steps are done."""
     while sum(path.read_bytes().count(b"\n") for path in home.glob("store/train.sft-*/metrics.jsonl")) < count:
         assert run.poll() is None, run.communicate()[0]
         time.sleep(0.005)
@@ -63,7 +63,7 @@ def rank(cluster: LocalCluster, number: int) -> psutil.Process:
 
 
 def said(run: subprocess.Popen[str]) -> str:
-    """What a run said that ends by itself."""
+    """The output of a run that ends by itself."""
     return " ".join(run.communicate(timeout=240)[0].split())
 
 
@@ -119,7 +119,7 @@ def test_what_is_killed_goes_on_and_ends_with_the_same_bits(cluster: LocalCluste
     text = said(run)
     assert run.returncode == 5 and "on node-2) is gone: its node died" in text and "Traceback" not in text, text
 
-    await_nodes(1)  # what is left, once the cluster has noticed
+    await_nodes(1)  # the remaining node, as soon as the cluster has noticed
     cluster.add("--address", cluster.address)
     await_nodes(2)
     run = start(recipe, tmp_path)

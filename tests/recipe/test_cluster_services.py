@@ -1,4 +1,4 @@
-"""Services of a run on a Ray cluster: started on a node, asked at its address, told where they die, never left."""
+"""Services of a run on a Ray cluster: started on a node, called at its address, reported if dead, never left behind."""
 
 import importlib
 import importlib.util
@@ -49,7 +49,7 @@ def cluster(tmp_path_factory) -> Iterator[LocalCluster]:
 
 @pytest.fixture
 def found(cluster: LocalCluster, tmp_path: Path) -> Iterator[tuple[Services, list[str]]]:
-    """The toy service on the cluster, and who is told that it died."""
+    """The toy service on the cluster, and the list of services reported dead."""
     work = importlib.import_module("togi.recipe.cluster_services_work")
 
     def start(spec: ServiceSpec, log: Path, check_stop: Any) -> Any:
@@ -102,7 +102,7 @@ def test_a_service_that_dies_and_one_whose_place_is_lost_are_told(found, tmp_pat
 
 def test_a_service_without_a_place_is_told_with_what_there_is(found, monkeypatch) -> None:
     work, cluster = importlib.import_module("togi.recipe.cluster_services_work"), cluster_work()
-    monkeypatch.setattr(work, "nodes", lambda: [cluster.ClusterNode("a", "a", 1, 1)])  # a GPU that Ray does not give
+    monkeypatch.setattr(work, "nodes", lambda: [cluster.ClusterNode("a", "a", 1, 1)])  # a GPU that Ray does not offer
     services, _ = found
     spec = services.specs["toy"]
     services.specs["toy"] = ServiceSpec(name="toy", command=spec.command, stages=spec.stages, ready_seconds=2)

@@ -1,4 +1,4 @@
-"""Shards on a Ray cluster of two nodes: the bytes of serial work, whatever dies in the middle."""
+"""Shards on a Ray cluster of two nodes: the same bytes as serial work, whatever dies midway."""
 
 import importlib
 import importlib.util
@@ -53,7 +53,7 @@ def cluster(tmp_path_factory) -> Iterator[LocalCluster]:
 
 @pytest.fixture
 def shards(cluster: LocalCluster, monkeypatch) -> Iterator[Any]:
-    """Makes the executor of a context. Shards of the toy stage are two rows."""
+    """Makes the executor of a context. Shards of the toy stage have two rows."""
     monkeypatch.setattr(rows, "SHARD_ROWS", 2)
     work = cluster_work()
     yield lambda made: importlib.import_module("togi.recipe.cluster_shards_work").RayShards("auto", made.cache, made)
@@ -62,7 +62,7 @@ def shards(cluster: LocalCluster, monkeypatch) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory) -> Path:
-    """The recipe, run serially in home/ beside it."""
+    """The recipe, run serially in home/ next to it."""
     folder = tmp_path_factory.mktemp("rows")
     questions = [f"Why is {i} {'larger than' if i % 3 else 'is'} {i - 1}?" for i in range(QUESTIONS)]
     (folder / "drafts.jsonl").write_text("".join(json.dumps({"question": text}) + "\n" for text in questions))
@@ -73,7 +73,7 @@ def recipe(tmp_path_factory) -> Path:
 
 
 class Busy:
-    """Holds a processor."""
+    """Occupies a processor."""
 
     def ready(self) -> bool:
         return True
@@ -121,7 +121,7 @@ def test_a_process_that_dies_costs_its_shard_only(shards, tmp_path: Path) -> Non
     on_cluster(made := context(tmp_path / "ray", texts, SerialShards()), shards)
     assert (made.folder / "killed-1").exists()
     serial = context(tmp_path / "serial", texts, SerialShards())
-    (serial.folder / "killed-1").touch()  # else this process would be killed
+    (serial.folder / "killed-1").touch()  # otherwise this process would be killed
     run(serial)
     assert outcome(made) == outcome(serial)
 
@@ -157,7 +157,7 @@ def test_a_stage_says_that_it_waits_for_processors(shards, tmp_path: Path, monke
 def test_a_node_that_does_not_see_the_store_is_told(shards, tmp_path: Path) -> None:
     work = cluster_work()
     work.connect("auto")
-    seen_here_alone = os.open(tmp_path, os.O_RDONLY)  # a path that leads elsewhere in another process
+    seen_here_alone = os.open(tmp_path, os.O_RDONLY)  # a path that means something else in another process
     try:
         with pytest.raises(InputError, match=r"nodes node-1, node-2 of the cluster cannot see /proc/self/fd/"):
             work.examine(Path(f"/proc/self/fd/{seen_here_alone}/store"))

@@ -1,4 +1,4 @@
-"""What a person sees of a running stage: a rate without the warm-up, and nothing once the reader has left."""
+"""The display of a running stage: a rate without the warm-up, and nothing after the reader has left."""
 
 import io
 import json
@@ -17,7 +17,7 @@ def step(done: int, total: int = 900) -> dict[str, Any]:
 
 
 def fed(monkeypatch: pytest.MonkeyPatch, events: list[tuple[int, float]], terminal: bool = False) -> tuple[Human, Any]:
-    """A display that heard of steps, each so many seconds after the one before, and what it wrote."""
+    """A display and its output, after steps that each came so many seconds after the one before."""
     now = [0.0]
     monkeypatch.setattr(display.time, "monotonic", lambda: now[0])
     human, shown = Human(), io.StringIO()
@@ -115,7 +115,7 @@ def test_a_reader_that_leaves_is_told_once_and_the_work_may_end():
 
 def test_a_note_of_a_signal_amid_a_line_comes_after_it():
     class Interrupted(io.StringIO):
-        """A stream amid whose first write a signal comes; as those of files it cannot be written to from there."""
+        """A stream during whose first write a signal comes; like a file's stream it then rejects a reentrant write."""
 
         amid, told = False, False
 

@@ -1,4 +1,4 @@
-"""What a recipe file can hold, and that nothing else gets in, takes long or ends in another error than togi's own."""
+"""Valid content of a recipe file; nothing else is accepted, takes long or ends in an error other than togi's own."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""Models on servers that sample for a training: who may name them, and how the run starts them."""
+"""Models on servers that sample for a training: which stages may name them, and how the run starts them."""
 
 import json
 from pathlib import Path
@@ -71,7 +71,7 @@ def test_an_engine_is_on_a_server_and_nobody_else_asks_it(folder: Path, there: s
 def test_plan_counts_what_the_server_is_asked(folder: Path) -> None:
     there = "url: 'http://127.0.0.1:9/v1', model: base, protocol: vllm, price: {output: 1000000}"
     found = costs(graph(folder, there), folder / "store")["policy"]
-    assert found.calls == 2 * 2 and found.money == 2 * 2 * 4 * 12  # a request a group; answers as long as they may be
+    assert found.calls == 2 * 2 and found.money == 2 * 2 * 4 * 12  # one request per group; answers of maximum length
 
 
 @pytest.mark.parametrize(

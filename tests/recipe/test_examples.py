@@ -17,12 +17,12 @@ from togi.stages.base import RECORDS_FILE
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where both recipes work: they share the reward model and the converted weights."""
+    """The home of both recipes: they share the reward model and the converted weights."""
     return tmp_path_factory.mktemp("examples")
 
 
 def run(name: str, home: Path) -> Path:
-    """The folder of the run of a shipped recipe."""
+    """Runs a shipped recipe and returns the folder of the run."""
     command = [sys.executable, "-m", "togi", "run", str(RECIPES / "examples" / f"{name}.yaml")]
     ended = subprocess.run(command, env=environment(home), capture_output=True, text=True, check=False, timeout=3000)
     assert ended.returncode == 0, ended.stderr
@@ -34,7 +34,7 @@ def records(folder: Path, stage: str) -> list[Any]:
 
 
 def check_pairs(pairs: list[Pair], graded: list[Sample], score: str) -> None:
-    """Every pair is the best answer to its prompt against one of the worst ones."""
+    """Every pair has the best answer to its prompt as chosen and one of the worst as rejected."""
     by_id = {sample.id: sample for sample in graded}
     assert pairs
     for pair in pairs:

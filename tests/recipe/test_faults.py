@@ -1,4 +1,4 @@
-"""What a worker makes of an exception: full disks and memories in whichever words, and what stays a fault."""
+"""Exceptions in a worker: full disks and exhausted memory are recognised in any wording, and faults stay faults."""
 
 import errno
 import json
@@ -32,7 +32,7 @@ def caused(error: Exception, cause: Exception) -> Exception:
         os_error(errno.EDQUOT),
         os_error(errno.EFBIG),
         SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
-        Exception("No space left on device (os error 28)"),  # of tokenizers
+        Exception("No space left on device (os error 28)"),  # raised by tokenizers
         pa.ArrowInvalid("[Errno 28] Error writing bytes to file"),
         caused(ValueError("I/O operation on closed file"), os_error(errno.ENOSPC)),
         caused(InputError("the model cannot be read"), os_error(errno.ENOSPC)),

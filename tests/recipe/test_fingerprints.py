@@ -1,5 +1,5 @@
-"""Fingerprints leave out what is equal to its default, so a default that changes must raise its stage's version; and a
-new setting with a default reruns nothing."""
+"""Fingerprints leave out values equal to their defaults. So a changed default must raise its stage's version, and a new
+setting with a default reruns nothing."""
 
 import json
 from typing import Any, Literal
@@ -16,7 +16,7 @@ AGAIN = "then write down what holds now: python tests/fingerprints_now.py"
 
 
 def complaints(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """What changed between two snapshots without a raised version, and what to do."""
+    """Changes between two snapshots without a raised version, and what to do about them."""
     found = []
     for name, stage in after["stages"].items():
         old = before["stages"].get(name)

@@ -1,6 +1,6 @@
-"""Recipes and overrides that no one would write: whatever stands in them, only togi's own errors come out, and soon.
+"""Recipes and overrides that no one would write: whatever they contain, only togi's own errors are raised, and quickly.
 
-TOGI_FUZZ=N tries N of each kind, with other seeds each time, instead of the few hundred that are always the same.
+TOGI_FUZZ=N tries N random cases of each kind instead of the same few hundred each time.
 """
 
 import json
@@ -27,7 +27,7 @@ from togi.recipe.schema import validate
 from togi.recipe.source import read_tree
 
 CASES = int(os.environ.get("TOGI_FUZZ", "0"))
-LIMIT = 5.0  # seconds of the processor, where other processes do not count; a case takes some milliseconds
+LIMIT = 5.0  # seconds of CPU time, which other processes do not affect; a case takes some milliseconds
 FUZZ = settings(
     max_examples=CASES or 300,
     derandomize=not CASES,
@@ -55,7 +55,7 @@ SNIPPETS = (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The shipped recipes with their data, and things that are no files; paths on the command line start there too."""
+    """The shipped recipes with their data, a pipe and a circular link. It is also the working directory."""
     made = tmp_path_factory.mktemp("fuzz") / "recipes"
     shutil.copytree(SHIPPED, made)
     for place in (made, made / "examples"):
@@ -71,7 +71,7 @@ def refuse(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def soon() -> Iterator[None]:
-    """Fails what computes longer than LIMIT, and ends what does not end or waits."""
+    """Fails if the block takes more CPU time than LIMIT, and interrupts it if it hangs or waits."""
     signal.signal(signal.SIGALRM, refuse)
     signal.alarm(60)
     start = time.process_time()
@@ -81,7 +81,7 @@ def soon() -> Iterator[None]:
 
 
 def attempt(path: Path, *overrides: str) -> None:
-    """Reads, validates and orders a recipe: it can be used, or togi says why not in words that can be written."""
+    """Reads, validates and orders a recipe: either it is usable, or togi's own error says why not."""
     with soon():
         try:
             build(validate(read_tree(path, overrides)))
@@ -99,7 +99,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 def twisted(value: Any, draw: random.Random) -> Any:
-    """`value` with one thing inside changed: dropped, replaced, wrapped, renamed, moved or repeated."""
+    """`value` with one change inside: something dropped, replaced, wrapped, renamed, moved or repeated."""
     if not (found := places(value)):
         return draw.choice(ODD)
     *above, last = draw.choice(found)
@@ -130,12 +130,12 @@ def _plain(path: Path) -> str:
 
 
 def plain(path: Path) -> Any:
-    """A recipe's values, to be changed at will."""
+    """A recipe's values as plain data, to be changed freely."""
     return json.loads(_plain(path))
 
 
 def as_yaml(value: Any) -> str:
-    """JSON is YAML, but for the names of infinity and of what is no number."""
+    """JSON is valid YAML, except for the names of infinity and NaN."""
     return json.dumps(value).replace("NaN", ".nan").replace("Infinity", ".inf")
 
 

@@ -1,4 +1,4 @@
-"""From a recipe to fingerprinted nodes: what changes a fingerprint, what does not, and what is refused where."""
+"""From a recipe to fingerprinted nodes: what changes a fingerprint, what does not, where bad recipes are refused."""
 
 from pathlib import Path
 from typing import Literal
@@ -281,7 +281,7 @@ def test_one_reference_or_several(folder):
 
 
 class Parted(StageSettings):
-    """A stage with two outputs, and with none that `$stage` alone refers to where it has parts."""
+    """A stage with two outputs; with `parts` it has no output that `$stage` alone refers to."""
 
     type: Literal["parted"] = "parted"
     input: PromptsRef
@@ -349,7 +349,7 @@ def test_the_files_of_an_output_are_its_own():
 
 def test_stages_that_take_a_kind_are_found_at_any_depth():
     found = takers("chats")
-    assert {"dedup", "train.pretrain", "train.sft"} <= {*found}  # train.pretrain's only inside its sources
+    assert {"dedup", "train.pretrain", "train.sft"} <= {*found}  # train.pretrain takes them only inside its sources
     assert "train.grpo" in takers("scorer")  # inside the terms of its reward
 
 

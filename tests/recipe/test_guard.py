@@ -1,5 +1,5 @@
-"""What a stage reads is what the run read: files that are edited while a run goes on are refused, and damaged work of
-stages before is done again."""
+"""A stage reads the same files as the run did: files edited during a run are refused, and damaged work of earlier
+stages is redone."""
 
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def import_rows(run: Run, monkeypatch: pytest.MonkeyPatch, during: Any = None) -> Path:
-    """Does the stage that reads the rows, in this process, as a worker does; `during` happens in its middle."""
+    """Runs the stage that reads the rows, in this process, as a worker does; calls `during` midway."""
     node = run.graph.nodes["rows"]
     folder = run.store / node.folder_name
 
@@ -114,7 +114,7 @@ def test_a_link_that_leads_nowhere_and_a_name_with_a_nul_are_no_faults(tmp_path)
 def test_a_hash_is_taken_from_memory_only_for_a_file_at_rest(tmp_path):
     path = tmp_path / "a"
     found = []
-    for text in ("one", "two", "six"):  # within one tick of a file system's clock
+    for text in ("one", "two", "six"):  # within one tick of the file system's clock
         path.write_text(text)
         found.append(file_hash(path))
     assert len(dict.fromkeys(found)) == 3
@@ -124,7 +124,7 @@ def test_a_hash_is_taken_from_memory_only_for_a_file_at_rest(tmp_path):
 
 
 def stored(run: Run, *done: str) -> dict[str, Path]:
-    """The recipe's stages as finished ones, as far as they are named."""
+    """Writes the named stages of the recipe as finished ones; returns the folders of all stages."""
     folders = {name: run.store / node.folder_name for name, node in run.graph.nodes.items()}
     for name in done:
         read = outputs_digests([(folders[parent], "main") for parent in run.graph.nodes[name].parents])

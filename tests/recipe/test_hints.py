@@ -1,4 +1,4 @@
-"""What was probably meant: other libraries' names, short names of stages, values of other shapes."""
+"""Suggestions for mistakes: other libraries' names, short names of stages, values of another shape."""
 
 import pytest
 

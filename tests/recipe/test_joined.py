@@ -1,5 +1,5 @@
-"""`togi run` as the ranks that torchrun starts, by two agents as on two machines: the bits of one `togi run`, and a
-clear word when a rank, an agent with its ranks, or the driver is killed in the middle."""
+"""`togi run` as the ranks that torchrun starts, by two agents as if on two machines: the same bits as one `togi run`,
+and a clear message if a rank, an agent with its ranks, or the driver is killed midway."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,7 +61,7 @@ def test_a_rank_that_does_not_see_the_store_is_told_before_work(agents: Agents, 
 
 
 class Two(Ranks):
-    """The first of two ranks, of which the other shows the same but for `other`."""
+    """The first of two ranks; the second one has the same values except for `other`."""
 
     size = 2
 

@@ -1,7 +1,7 @@
 """Kill it anywhere and run the same command again: it ends with the same bits as an undisturbed run.
 
-Moments are drawn over the events that a run writes (units of generation, steps, beginnings of saves); the process is
-killed as soon as the event stands on disk, so the kill falls into the work that follows it.
+Moments are drawn from the events that a run writes (units of generation, steps, starts of saves); the process is killed
+as soon as the event is on disk, so the kill hits the work that follows it.
 """
 
 import json
@@ -23,7 +23,7 @@ Event = tuple[str, str, int]  # folder of the stage, file, number of lines
 
 
 def events(finished: Path) -> list[Event]:
-    """Every line that the undisturbed run journalled, stage by stage."""
+    """Every line in the journals of the undisturbed run, stage by stage."""
     state = json.loads((finished / "home" / "runs" / "tiny" / "state.json").read_text())
     found: list[Event] = []
     for row in state["stages"]:
@@ -41,7 +41,7 @@ def line_of(finished: Path, event: Event) -> dict:
 
 
 def draw(finished: Path) -> list[Event]:
-    """20 moments: 8 in GRPO steps, 6 inside generation, 6 while saving; in the order in which a run meets them."""
+    """20 moments: 8 in GRPO steps, 6 during generation, 6 while saving; in the order in which a run reaches them."""
     every = events(finished)
     kinds: dict[str, list[Event]] = {"steps": [], "generation": [], "saving": []}
     for event in every:
@@ -63,7 +63,7 @@ def lines_in(path: Path) -> int:
 
 
 def wait_for(home: Path, event: Event, run: subprocess.Popen[str]) -> bool:
-    """Waits until the event stands on disk; False if the run ended before."""
+    """Waits until the event is on disk; False if the run ended before."""
     folder, name, number = event
     while lines_in(home / "store" / folder / name) < number:
         if run.poll() is not None:
@@ -73,7 +73,7 @@ def wait_for(home: Path, event: Event, run: subprocess.Popen[str]) -> bool:
 
 
 def kill_at(recipe: Path, home: Path, moments: Iterable[Event]) -> None:
-    """Runs and kills, again and again, at each of the moments; each run goes on from what the one before left."""
+    """Starts a run for each moment and kills it there; each run resumes from the state that the previous one left."""
     for event in moments:
         run = start(recipe, home)
         assert wait_for(home, event, run), f"{event} never came: {run.communicate()[0]}"
@@ -82,7 +82,7 @@ def kill_at(recipe: Path, home: Path, moments: Iterable[Event]) -> None:
 
 @pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in range(1, 5))])
 def test_killed_at_any_moment_a_run_ends_with_the_same_bits(finished, tmp_path, part):
-    """Moments 1, 6, 11, 16 in one run, 2, 7, 12, 17 in the next: four kills each, all over the run."""
+    """Moments 1, 6, 11, 16 in one run, 2, 7, 12, 17 in the next: four kills each, spread over the run."""
     kill_at(finished / "tiny.yaml", tmp_path, draw(finished)[part::5])
     ended = togi(tmp_path, "run", str(finished / "tiny.yaml"), "--threads", "1")
     assert ended.returncode == 0, ended.stderr
@@ -139,7 +139,7 @@ def test_a_second_signal_stops_at_once_and_is_no_fault(tmp_path):
         "name: tiny\ndata: {questions: {path: questions.jsonl}}\nstages: {some: {type: select, input: $questions}}\n"
     )
     run = start_plainly(recipe, tmp_path)
-    worker_of(run).suspend()  # at its first imports: it cannot stop in good order before the second signal
+    worker_of(run).suspend()  # during its first imports: it cannot stop cleanly before the second signal
     os.kill(run.pid, signal.SIGINT)
     assert run.stdout is not None
     for line in run.stdout:
@@ -154,10 +154,10 @@ def test_a_second_signal_stops_at_once_and_is_no_fault(tmp_path):
 
 
 def worker_of(run: subprocess.Popen[str]) -> psutil.Process:
-    """The process that does the stages, as soon as there is one."""
+    """The process that runs the stages, as soon as it exists."""
     while run.poll() is None:
         for child in psutil.Process(run.pid).children():
-            if "togi.recipe.worker" in child.cmdline():  # not the parent's name: that is before its own program starts
+            if "togi.recipe.worker" in child.cmdline():  # before its program starts it has the parent's
                 return child
         time.sleep(0.001)
     raise AssertionError(f"there was no worker: {run.communicate()[0]}")

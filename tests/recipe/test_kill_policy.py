@@ -1,7 +1,7 @@
-"""kill -9 of a run whose policy is sampled, and graded, on servers: of the trainer, of the engine, of the reward
-server. What was stored is replayed, and the bytes are those of an undisturbed run.
+"""kill -9 of a run whose policy is sampled and graded on servers: of the trainer, the engine or the reward server.
+Stored samples are replayed, and the bytes are those of an undisturbed run.
 
-A kill follows what stands on the disk, or what a server has answered since, so it falls into the work that comes next.
+A kill comes after something was written to disk, or after later answers of a server, so it hits the work that follows.
 """
 
 import json
@@ -52,8 +52,8 @@ Servers = dict[str, Process]
 
 @dataclass(frozen=True)
 class Moment:
-    """`killed` is, once so many batches of samples are `stored`, steps are `logged` and checkpoints `saved`, and once
-    the server `asked` has then answered `more` requests."""
+    """When `killed` is killed: after so many batches of samples are `stored`, steps `logged` and checkpoints `saved`,
+    and the server `asked` has then answered `more` requests."""
 
     killed: str
     stored: int = 0
@@ -64,12 +64,12 @@ class Moment:
 
 
 MOMENTS = [
-    Moment("trainer", asked="engine", more=3),  # amid the first batch: nothing is stored
-    Moment("engine", stored=1),  # before it takes the next weights, or while it does
-    Moment("reward", stored=2, asked="engine"),  # before it grades the batch that is sampled
+    Moment("trainer", asked="engine", more=3),  # during the first batch: nothing is stored
+    Moment("engine", stored=1),  # before or while it loads the next weights
+    Moment("reward", stored=2, asked="engine"),  # before it grades the batch that is being sampled
     Moment("trainer", saved=1),
-    Moment("engine", stored=3, asked="engine", more=3),  # amid a batch
-    Moment("trainer", stored=4),  # the samples are stored, and no step has learnt from them
+    Moment("engine", stored=3, asked="engine", more=3),  # during a batch
+    Moment("trainer", stored=4),  # the samples are stored, and no step has used them yet
     Moment("reward", stored=4, asked="reward"),  # between two groups of a batch
     Moment("trainer", logged=6),
     Moment("engine", stored=7, asked="reward"),  # sampled and partly graded, not stored
@@ -98,7 +98,7 @@ def models(folder: Path) -> tuple[Path, Path]:
 
 
 def reached(moment: Moment, home: Path) -> bool:
-    """Whether the disk is as far as a moment wants it."""
+    """Whether the files on disk have reached the moment."""
     found = [*(home / "store").glob("train.grpo-*")]
     if not found:
         return not (moment.stored or moment.logged or moment.saved)
@@ -112,13 +112,12 @@ def reached(moment: Moment, home: Path) -> bool:
 
 
 def answered(server: Process) -> int:
-    """The samples, or scores, that a server gave since its start."""
+    """The number of samples, or scores, that a server has returned since its start."""
     return sum(int(float(each)) for each in ANSWERED.findall(server.page("/metrics") or ""))
 
 
 def kill_at(moments: Sequence[Moment], recipe: Path, home: Path, servers: Servers) -> tuple[int, str]:
-    """Runs, and kills at each of the moments; servers are started anew at once, and so is the trainer. How the last run
-    ended."""
+    """Runs, and kills at each moment; servers and trainer are restarted at once. Returns how the last run ended."""
     run = start(recipe, home)
     for moment in moments:
         while not reached(moment, home):
@@ -137,13 +136,13 @@ def kill_at(moments: Sequence[Moment], recipe: Path, home: Path, servers: Server
 
 
 def through(run: "subprocess.Popen[str]") -> tuple[int, str]:
-    """How a run ended, and what it said."""
+    """Exit code and output of a run."""
     text, _ = run.communicate(timeout=SECONDS)
     return run.returncode, text
 
 
 def alive(run: "subprocess.Popen[str]", moment: Moment, recipe: Path, home: Path) -> "subprocess.Popen[str]":
-    """The run, or the next one where a server of a busy machine took longer to come back than a run waits for it."""
+    """The run, or a new one if it gave up because a server on a busy machine took too long to come back."""
     time.sleep(0.005)
     if run.poll() is None:
         return run
@@ -153,7 +152,7 @@ def alive(run: "subprocess.Popen[str]", moment: Moment, recipe: Path, home: Path
 
 
 def ended(home: Path) -> dict[str, Any]:
-    """What a run ended with; the probe of a step is not asked for where its samples are replayed."""
+    """The results of a run without the probes of steps: a step whose samples are replayed requests none."""
     found = results(home)
     for name, rows in found.items():
         if name.endswith("/metrics"):
@@ -162,7 +161,7 @@ def ended(home: Path) -> dict[str, Any]:
 
 
 def disturb(folder: Path, servers: Servers, moments: Sequence[Moment], steps: int, more: str = "") -> None:
-    """Runs a recipe undisturbed, and killed; both end with the same bytes."""
+    """Runs a recipe undisturbed, and with kills; both end with the same bytes."""
     recipe = write(folder, servers, steps, more)
     for code, text in (
         through(start(recipe, folder / "quiet")),

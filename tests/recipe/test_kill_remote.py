@@ -1,4 +1,4 @@
-"""kill -9 while a judge is asked and while a server writes data: what it said is kept, and the bytes are the same."""
+"""kill -9 while a judge is asked and while a server writes data: its answers are kept, and the bytes are the same."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ stages:
 
 
 def says(body: dict[str, Any], index: int) -> str:
-    """A verdict, or a question with the last sentence of the text that it is shown: each follows from the request."""
+    """A verdict, or a question with the last sentence of the text in the request; both are functions of the request."""
     time.sleep(0.02)
     asked = body["messages"][-1]["content"]
     if body["model"] == "small":
@@ -48,14 +48,14 @@ def server() -> Iterator[Stub]:
 
 
 def wait_for(server: Stub, count: int, run: Any) -> None:
-    """Waits until the server has been asked so often."""
+    """Waits until the server has had so many requests."""
     while len(server.asked) < count:
         assert run.poll() is None, f"the run ended before: {run.communicate()[0]}"
         time.sleep(0.001)
 
 
 def names(asked: list[dict[str, Any]]) -> Counter[str]:
-    """The requests for answers; each process tries what the server does once more."""
+    """The requests for answers, without the probes that each process sends again."""
     found = (json.dumps(body, sort_keys=True) for body in asked)
     return Counter(text for text in found if QUESTION.content not in text)
 
@@ -80,7 +80,7 @@ def test_label_and_synthesize_end_with_the_same_bytes_however_often_they_are_kil
         run = start(path, tmp_path / "home")
         wait_for(server, moment, run)
         kill_all(run)
-        time.sleep(0.1)  # what is under way arrives
+        time.sleep(0.1)  # lets requests under way arrive
     ended = togi(tmp_path / "home", "run", str(path), "--threads", "1")
     assert ended.returncode == 0, ended.stderr
     assert results(tmp_path / "home") == results(tmp_path / "quiet")

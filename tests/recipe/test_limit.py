@@ -1,4 +1,4 @@
-"""A trial on few rows: which counts follow, and that nothing of it is taken for the whole."""
+"""A trial on few rows: which counts are adapted, and that none of its results is taken for the full one."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def test_counts_follow_the_rows_and_selections_stay_apart(tmp_path: Path) -> Non
 def test_every_stage_has_a_fingerprint_of_its_own(tmp_path: Path) -> None:
     whole, trial, other = (build(each) for each in (recipe(tmp_path), *(limited(recipe(tmp_path), n) for n in (8, 10))))
     marks = [{node.name: node.fingerprint for node in found.nodes.values()} for found in (whole, trial, other)]
-    apart = [name for name in marks[0] if name not in ("few", "shares")]  # of two rows in any case
+    apart = [name for name in marks[0] if name not in ("few", "shares")]  # these two have two rows in any case
     assert all(len({found[name] for found in marks}) == 3 for name in apart)
 
 

@@ -1,4 +1,4 @@
-"""Models by place: what of an entry names the model and what only says where it is; what is refused, in which words."""
+"""Entries of models: which keys identify the model, which only locate it, and which messages refuse a bad entry."""
 
 from pathlib import Path
 

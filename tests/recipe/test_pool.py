@@ -1,4 +1,4 @@
-"""Shards in processes: the bytes of serial work, and what becomes of a process that is killed."""
+"""Shards in processes: the same bytes as serial work, and the handling of killed processes."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from togi.stages.shards import SerialShards
 
 
 def start() -> "subprocess.Popen[str]":
-    """A process of the pool that finds the toy stage."""
+    """A process of the pool that can import the toy stage."""
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(row_stage.__file__).parent), os.environ.get("PYTHONPATH", "")])
     return start_process()
 
@@ -42,7 +42,7 @@ def pool():
 
 def test_a_pool_makes_the_bytes_of_serial_work(tmp_path: Path, pool: PoolShards) -> None:
     texts = [f"text {i}" for i in range(11)]
-    texts[0] = "wait"  # the first shard is done last
+    texts[0] = "wait"  # the first shard finishes last
     made = [context(tmp_path / name, texts, executor) for name, executor in (("a", SerialShards()), ("b", pool))]
     for each in made:
         run(each)
@@ -58,7 +58,7 @@ def test_a_killed_process_is_replaced_and_its_shard_done_again(tmp_path: Path, p
     run(made := context(tmp_path / "pool", texts, pool))
     assert (made.folder / "killed-1").exists()
     serial = context(tmp_path / "serial", texts, SerialShards())
-    (serial.folder / "killed-1").touch()  # else this process would be killed
+    (serial.folder / "killed-1").touch()  # otherwise this process would be killed
     run(serial)
     assert outcome(made) == outcome(serial)
 

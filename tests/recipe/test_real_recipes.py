@@ -1,4 +1,5 @@
-"""The recipes at the scale of the published models: checked and planned without a network, with the cards' numbers."""
+"""The recipes at the scale of the published models: checked and planned without a network, and compared with the
+numbers of the model cards."""
 
 import json
 import socket
@@ -15,7 +16,7 @@ from togi.recipe.source import read_tree
 
 LLM_JP = "llm-jp-3.1-instruct4"
 SIZES = {LLM_JP: "1.8b", f"{LLM_JP}-13b": "13b", f"{LLM_JP}-8x13b": "8x13b"}
-HUBS = {  # some of what a check without a network cannot verify
+HUBS = {  # some of the things that a check without a network cannot verify
     "arrowideative-13b": ("model llm-jp/llm-jp-3-13b", "model intfloat/multilingual-e5-large"),
     "ca-reward-3b-ja": ("model sbintuitions/sarashina2.2-3b-instruct-v0.1", "dataset nvidia/HelpSteer3"),
     **{name: (f"model llm-jp/llm-jp-3-{size}", "dataset llm-jp/ac-self-inst") for name, size in SIZES.items()},
@@ -54,7 +55,7 @@ def parameters(rows: dict[str, dict[str, Any]], model: str) -> dict[str, int]:
     return next(row["models"][model] for row in rows.values() if model in row["models"])
 
 
-CARDS = {  # as the cards count: body, embeddings, total, active
+CARDS = {  # as counted in the model cards: body, embeddings, total, active
     "1.8b": (1_459_718_144, 407_498_752, 1_867_216_896, 1_867_216_896),
     "13b": (12_688_184_320, 1_018_746_880, 13_706_931_200, 13_706_931_200),
     "8x13b": (72_144_081_920, 1_018_746_880, 73_162_828_800, 22_200_806_400),
@@ -117,7 +118,7 @@ def test_the_reward_model_is_trained_with_the_settings_of_its_card():
     human = [rows[name]["estimate"]["records"] for name in ("helpsteer_train", "helpsteer_validation", "llm_jp_arena")]
     assert human[0] + human[1] == 283 and human[2] == 448
     assert [each.type for each in made["scores"].benchmarks] == ["reward_accuracy"] * 2
-    assert rows["reward"]["estimate"]["peak_bytes"] < 80e9  # of an A100
+    assert rows["reward"]["estimate"]["peak_bytes"] < 80e9  # memory of an A100
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -125,7 +126,7 @@ def test_llm_jp_is_pretrained_on_instructions_and_learns_twice_from_its_own_answ
     rows, made = plan(name), stages(name)
     counts = parameters(rows, "base")
     assert tuple(counts[key] for key in ("body", "embeddings", "total", "active")) == CARDS[SIZES[name]]
-    if not name.endswith("8x13b"):  # which starts after it
+    if not name.endswith("8x13b"):  # its recipe starts after pretraining
         shares = [source.share for source in made["pretrained"].sources]
         assert shares[0] / sum(shares) == pytest.approx(90 / 400) and rows["pretrained"]["estimate"]["tokens"] == 400e9
     first, second = made["round_1"], made["round_2"]

@@ -1,4 +1,4 @@
-"""Recipes against servers that others made: vLLM, started by the run, and `transformers serve`."""
+"""Recipes against servers by others: vLLM, started by the run, and `transformers serve`."""
 
 import json
 import os
@@ -34,9 +34,9 @@ stages:
 
 
 def write(folder: Path, there: str, temperature: float) -> Path:
-    """A recipe that asks a random Llama here and `there`; its heads are wide enough for vLLM."""
+    """A recipe that uses a random Llama both locally and on the server `there`; its heads are wide enough for vLLM."""
     tokenizer = byte_bpe(special=("<|im_start|>", "<|im_end|>"))
-    tokenizer.eos_token = "<|im_end|>"  # where vLLM ends an answer
+    tokenizer.eos_token = "<|im_end|>"  # vLLM ends an answer at it
     tokenizer.chat_template = get_template("chatml-nobos").to_jinja()
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -92,7 +92,7 @@ def test_vllm_that_the_run_starts_gives_the_greedy_answers_of_the_local_model(tm
 
 @contextmanager
 def transformers_serve(model: Path, home: Path) -> Iterator[str]:
-    """The URL of `transformers serve`, once it answers."""
+    """The URL of `transformers serve`, as soon as it answers."""
     (home / "hub").mkdir(parents=True)
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))

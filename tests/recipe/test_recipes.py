@@ -32,7 +32,7 @@ def test_every_recipe_fits_its_settings_and_its_data(path, monkeypatch):
 
 
 def recipe_in(page, folder):
-    """The first recipe of a page, read with files of one row for the data that it names."""
+    """The first recipe of a page, read with one-row files for the data that it names."""
     for name, row in {
         "seeds": '{"question": "Why?"}',
         "chats": '{"prompt": "Why?", "completion": "So."}',

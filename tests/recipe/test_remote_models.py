@@ -1,4 +1,4 @@
-"""A recipe whose models are on a server, run, planned, checked and run again."""
+"""A recipe whose models are on a server is run, planned, checked and run again."""
 
 import json
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ def recipe(folder: Path, url: str, more: str = "concurrency: 3", **replaced: str
 
 @pytest.fixture
 def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Does a command in this process: its exit code and all that it says."""
+    """Runs a command in this process; returns its exit code and all its output."""
     monkeypatch.setenv("TOGI_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("STUB_KEY", KEY)
 
@@ -64,7 +64,7 @@ def test_a_run_asks_once_and_says_what_it_spent(server: Stub, tmp_path: Path, to
     real = [body for body in server.asked if body["messages"][0]["content"] in QUESTIONS]
     assert len(real) == 12 and all(body["n"] == 2 for body in real)
     assert "spent:  a: " in first.stderr and "spent:  b: " in first.stderr and KEY not in first.stderr
-    assert "length (characters)" in first.stderr  # a server does not tell the tokens of each answer
+    assert "length (characters)" in first.stderr  # a server does not report the tokens of each answer
     made, count = results(tmp_path / "home"), len(server.asked)
     again = togi(tmp_path / "home", "run", str(path), "--redo", "scores", STUB_KEY="wrong")
     assert again.returncode == 0, again.stderr
@@ -155,7 +155,7 @@ def test_where_a_tokenizer_is_named_check_holds_rows_to_the_context_of_the_serve
     named = {"key_env: STUB_KEY}": "key_env: STUB_KEY, tokenizer: model, template: chatml}"}
     path = recipe(tmp_path, server.url, "tokenizer: model, template: chatml", **named)
     assert told("check", str(path))[0] == 0
-    code, said = told("check", str(path), "stages.scores.max_tokens=895")  # of 900, and the prompt has more than 5
+    code, said = told("check", str(path), "stages.scores.max_tokens=895")  # of 900; the prompt has more than 5
     assert code != 0 and "stage scores: prompt" in said and "900" in said
     assert told("check", str(path), "models.a.tokenizer=null", "stages.scores.max_tokens=895")[0] == 0
 

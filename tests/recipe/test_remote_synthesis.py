@@ -1,4 +1,4 @@
-"""Synthesis from a server, as a user runs it: exactly as many records, what failed counted, nothing asked twice."""
+"""Synthesis with a server, as a user runs it: the exact number of records, failures counted, no request sent twice."""
 
 import json
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ stages:
 
 
 def says(body: dict[str, Any], index: int) -> str:
-    """A question about the text with its last sentence as answer; about some texts it says nothing of use."""
+    """A question about the text, with its last sentence as the answer; for some texts nothing usable."""
     asked = body["messages"][-1]["content"]
     if "Write one question" not in asked or "bakery" in asked.lower():
         return "I cannot."
@@ -56,7 +56,7 @@ def test_records_come_from_a_server_and_nothing_is_asked_twice(server: Stub, tmp
     assert all(json.loads(chat.messages[1].content) for chat in chats)
     drops = read_json(stages["grounded"] / "summary.json")["drops"]
     assert drops.get("failed") == 1 and drops["empty"] == 4 and set(drops) <= {"failed", "empty", "answer_elsewhere"}
-    assert len(read_records(stages["qa"] / RECORDS_FILE)[1]) == 19  # one failed, four were of no use
+    assert len(read_records(stages["qa"] / RECORDS_FILE)[1]) == 19  # one failed, four were unusable
     (kept,) = (home / "store").glob("curate-*")
     assert read_records(kept / RECORDS_FILE)[0] == "chats"
     made, count = results(home), len(server.asked)
@@ -64,4 +64,4 @@ def test_records_come_from_a_server_and_nothing_is_asked_twice(server: Stub, tmp
     assert again.returncode == 0, again.stderr
     assert results(home) == made
     asked = [text for body in server.asked[count:] if (text := body["messages"][-1]["content"]).startswith("Read")]
-    assert asked == []  # the one that failed is refused again
+    assert asked == []  # the one that failed is sent and refused again, which the stub does not record

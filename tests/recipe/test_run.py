@@ -1,4 +1,4 @@
-"""A run whose own files cannot be written says where and why, and never instead of what the work came to; one that is
+"""A run that cannot write its own files reports where and why, and never hides the result of the work; a run that is
 stopped before it has processes stops."""
 
 import json
@@ -38,7 +38,7 @@ def test_a_home_that_cannot_be_written_is_named(tmp_path, monkeypatch):
 
 def test_a_state_that_cannot_be_written_does_not_hide_what_the_worker_said(tmp_path, monkeypatch):
     run = run_in(tmp_path / "home", tmp_path, monkeypatch)
-    (run.folder / "state.json").mkdir(parents=True)  # no file can take its place
+    (run.folder / "state.json").mkdir(parents=True)  # no file can replace a folder
     with pytest.raises(InputError, match=r"rows\.jsonl:1.*do not make"):
         run.run()
     assert isinstance(run.display, Notes) and "the state and the report" in run.display.notes[-1]
@@ -67,7 +67,7 @@ def test_a_stage_whose_worker_died_is_failed(tmp_path, monkeypatch):
 
 
 def test_a_worker_that_is_asked_to_stop_interrupts_the_run_even_while_it_starts(tmp_path, monkeypatch):
-    """By SIGTERM to it alone, which waits until the worker is ready for it."""
+    """SIGTERM goes to the worker alone; the signal stays pending until the worker is ready for it."""
     run = run_in(tmp_path / "home", tmp_path, monkeypatch)
     (tmp_path / "rows.jsonl").write_text('{"question": "Why?"}\n')
     started = workers.Worker.send
@@ -101,6 +101,6 @@ def test_what_may_change_upstream_is_noted_once_by_run_and_check(tmp_path, monke
 
 @pytest.mark.parametrize(("said", "asked", "expected"), [("3", 0, 3), ("3,2", 0, 3), ("3", 2, 2)])
 def test_threads_are_those_asked_for_else_those_of_the_environment(monkeypatch, said, asked, expected):
-    """What is recorded with a stage, so that it goes on with as many, is what its worker gets."""
+    """The number recorded with a stage, used again on resume, is the number that its worker gets."""
     monkeypatch.setenv("OMP_NUM_THREADS", said)
     assert Options(threads=asked).worker_threads == expected

@@ -1,4 +1,4 @@
-"""`togi run` with two processes: killed and failing in several ways, it says what happened and goes on."""
+"""`togi run` with two processes: after kills and failures of several kinds it reports what happened and resumes."""
 
 import json
 import re
@@ -60,7 +60,7 @@ def start(recipe: Path, home: Path) -> subprocess.Popen[str]:
 
 
 def held_after(home: Path, count: int, run: subprocess.Popen[str]) -> dict[int, psutil.Process]:
-    """The ranks of a run that has taken so many steps, all of them suspended."""
+    """The ranks of a run that has done `count` steps, all suspended."""
     while lines_in(home) < count:
         assert run.poll() is None, run.communicate()[0]
         time.sleep(0.002)
@@ -75,12 +75,12 @@ def held_after(home: Path, count: int, run: subprocess.Popen[str]) -> dict[int, 
 def lines_in(home: Path) -> int:
     try:
         return sum(path.read_bytes().count(b"\n") for path in (home / "store").glob("train.sft-*/metrics.jsonl"))
-    except FileNotFoundError:  # a stage that begins again takes the lines of the attempt before away
+    except FileNotFoundError:  # a restarted stage removes the lines of the previous attempt
         return 0
 
 
 def ended(run: subprocess.Popen[str]) -> str:
-    """What a run said that must end by itself within 30 s."""
+    """The output of a run that must end by itself within 30 s."""
     begun = time.monotonic()
     text, _ = run.communicate(timeout=60)
     assert time.monotonic() - begun < 30
@@ -116,7 +116,7 @@ def test_killed_whole_it_is_told_as_interrupted_and_ends_with_the_same_bits(two,
 def test_a_rank_that_fails_and_one_that_is_killed_are_named_and_another_number_goes_on(two, tmp_path):
     run = start(two / "tiny.yaml", tmp_path)
     ranks = held_after(tmp_path, 1, run)
-    ranks[1].rlimit(psutil.RLIMIT_FSIZE, (2000, 2000))  # stands in for its disk being full
+    ranks[1].rlimit(psutil.RLIMIT_FSIZE, (2000, 2000))  # stands in for a full disk of this rank
     for rank in ranks.values():
         rank.resume()
     text = ended(run)
@@ -132,7 +132,7 @@ def test_a_rank_that_fails_and_one_that_is_killed_are_named_and_another_number_g
 
     one = togi(tmp_path, *RUN, str(two / "tiny.yaml"), "stages.taught.processes=1", "--accept-numerics")
     assert one.returncode == 0, one.stderr
-    assert stage(tmp_path).name == stage(two / "home").name  # processes say where, not what
+    assert stage(tmp_path).name == stage(two / "home").name  # `processes` does not affect the fingerprint
     weights, others = (
         load_file(stage(home) / "output" / "model" / "model.safetensors") for home in (tmp_path, two / "home")
     )

@@ -1,4 +1,4 @@
-"""Two runs at once: those that share a stage wait for each other, aloud; a second one of the same recipe is refused."""
+"""Two runs at once: those that share a stage wait for each other and say so; a second of the same recipe is refused."""
 
 import json
 import os
@@ -20,7 +20,7 @@ STAGES = "data: {rows: {path: rows.jsonl}}\nstages: {some: {type: select, input:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A home in which `one` has run and `two`, which shares its stages, has not; the stages are not finished."""
+    """A home in which `one` has run and `two`, which shares its stages, has not; the stages are marked unfinished."""
     (tmp_path / "rows.jsonl").write_text('{"question": "Why?"}\n')
     for name in ("one", "two"):
         (tmp_path / f"{name}.yaml").write_text(f"name: {name}\n{STAGES}")
@@ -50,7 +50,7 @@ def held(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def said(run: subprocess.Popen[str], words: str) -> str:
-    """The first line in which a run says `words`."""
+    """The first line of a run's output that contains `words`."""
     assert run.stdout is not None
     found = next((line for line in run.stdout if words in line), None)
     assert found is not None, f"never said {words!r}"

@@ -1,4 +1,4 @@
-"""Runs as things: an id each, still found after an override took their place; their results stay until forgotten."""
+"""Runs as objects: each has an id, is found even after an override replaced it, and keeps results until forgotten."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def state(folder: str, mark: str, started: float) -> dict[str, object]:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A recipe that was run, and then run with an override."""
+    """A recipe that was run, and then run again with an override."""
     monkeypatch.setenv("TOGI_HOME", str(tmp_path))
     run = tmp_path / "runs" / "tiny"
     for number, (folder, mark) in enumerate([(FIRST, "a"), (SECOND, "b")]):

@@ -1,4 +1,4 @@
-"""Stored samples of finished trainings: `togi clean --samples` shows and forgets them, `togi status` counts them."""
+"""Stored samples of finished trainings: `togi clean --samples` lists and deletes them, `togi status` counts them."""
 
 import json
 import signal
@@ -28,7 +28,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def policy(store: Path, name: str = POLICY) -> Path:
-    """A finished stage with samples beside its main output."""
+    """A finished stage with samples next to its main output."""
     folder = finished_stage(store, name)
     write_text(folder / "output" / "samples.parquet", "s" * 2000)
     mark_done(folder, name[-16:] * 4, 1.5, {})

@@ -1,4 +1,4 @@
-"""A model that the run serves itself answers as the same model does in the stage's own process."""
+"""A model served by the run answers exactly as the same model does in the stage's own process."""
 
 import json
 from pathlib import Path
@@ -74,4 +74,4 @@ def _command(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError:
-        return b""  # it has ended
+        return b""  # the process has ended

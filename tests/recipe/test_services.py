@@ -43,7 +43,7 @@ def pids(folder: Path) -> list[int]:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process is there and no zombie."""
+    """Whether a process exists and is no zombie."""
     path = Path(f"/proc/{pid}/stat")
     return path.exists() and path.read_text().rpartition(")")[2].split()[0] != "Z"
 
@@ -143,8 +143,8 @@ def test_no_service_survives_the_kill_of_its_run(tmp_path: Path) -> None:
 
 
 class Patient:
-    """An executor whose stage lets the service die, and then waits to be told to stop, as one does that asks a dead
-    server again and again."""
+    """An executor whose stage lets the service die, then waits to be told to stop, like a stage that keeps calling a
+    dead server."""
 
     size = 1
 

@@ -1,4 +1,4 @@
-"""Recipe files: where each value was set, what extends and overrides do, and what is refused."""
+"""Recipe files: where each value was set, the effects of `extends` and overrides, and refusals."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The state of a run: moved with its home, damaged, and what the commands say of it."""
+"""The state of a run: moved with its home, or damaged, and how the commands report it."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ def state(folder: str, what: str = "done") -> dict:
 
 @pytest.fixture
 def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A recipe whose rows were imported, in a home."""
+    """A recipe whose rows were imported, in its home."""
     monkeypatch.setenv("TOGI_HOME", str(tmp_path / "home"))
     (tmp_path / "rows.jsonl").write_text('{"question": "Why?"}\n')
     (tmp_path / "tiny.yaml").write_text(RECIPE)

@@ -1,4 +1,4 @@
-"""What a stage's folder says of itself: finished, begun, damaged, of an older togi; and where the home may be."""
+"""The status of a stage's folder: finished, started, damaged, from an older togi; and valid locations of the home."""
 
 import json
 import os

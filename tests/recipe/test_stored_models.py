@@ -1,4 +1,4 @@
-"""Models and judges whose words are stored: the run starts one server for those of the same files."""
+"""Models and judges with stored answers: the run starts one server for all that use the same files."""
 
 import json
 from pathlib import Path

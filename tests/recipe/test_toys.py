@@ -14,7 +14,7 @@ from togi.report.collect import collect
 from togi.stages.base import RECORDS_FILE
 
 TOYS = sorted(path.stem for path in (RECIPES / "toy").glob("*.yaml") if not path.stem.endswith("-smoke"))
-WRITTEN = {  # random weights write nothing that can be read: what they would write is read from files
+WRITTEN = {  # random weights write nothing readable, so their output is read from files instead
     "arrowideative": ("stages.drafts=null", "stages.curated.input=$seeds"),
     "ca-reward": ("stages.drafts=null", "stages.made.input=$seeds"),
     "llm-jp": (
@@ -25,12 +25,12 @@ WRITTEN = {  # random weights write nothing that can be read: what they would wr
 }
 
 WITHOUT = {"llm-jp": ("graded_1", "graded_2")}
-"""Stages that ask a judge for words, which no model of a toy's size finds."""
+"""Stages that need a judge's verdict in words, which no model of a toy's size produces."""
 
 
 @pytest.fixture
 def model(tmp_path) -> Path:
-    """A random model with room for examples in its context."""
+    """A random model with a context long enough for examples."""
     folder = tmp_path / "model"
     tiny_model(folder)
     config = json.loads((folder / "config.json").read_text())
@@ -39,7 +39,7 @@ def model(tmp_path) -> Path:
 
 
 def run(toy: str, model: Path, home: Path) -> Path:
-    """The folder of the run of a toy's smallest size, all of whose models from packages are `model`."""
+    """Runs a toy's smallest size with `model` in place of all models from packages; returns the folder of the run."""
     path = RECIPES / "toy" / f"{toy}-smoke.yaml"
     specs = validate(read_tree(path)).models
     models = [name for name, spec in specs.items() if spec.package]

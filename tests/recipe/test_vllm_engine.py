@@ -1,4 +1,4 @@
-"""A policy that vLLM samples: started by the run, given the weights of every batch, held to the trainer's."""
+"""A policy sampled by vLLM: started by the run, given the weights of every batch, compared with the trainer."""
 
 import json
 import os

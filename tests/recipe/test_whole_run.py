@@ -1,4 +1,4 @@
-"""A whole recipe, run as a user runs it: what is cached, what a knob changes, what bad input says."""
+"""A whole recipe, run as a user runs it: caching, the effect of a changed setting, and messages for bad input."""
 
 import json
 import os
@@ -58,8 +58,8 @@ def test_an_evaluation_on_prompts_that_were_learnt_from_is_an_alarm(finished):
     lines = (finished / "home" / "runs" / "tiny" / "scores" / "alarms.jsonl").read_text().splitlines()
     told = [json.loads(line)["message"] for line in lines]
     assert [message.split(", so")[0] for message in told] == [
-        "$policy was trained on 6 of 6 prompts",  # all that it was trained on
-        "$reward was trained on 4 of 6 prompts",  # but for the held-out ones
+        "$policy was trained on 6 of 6 prompts",  # all the prompts it was trained on
+        "$reward was trained on 4 of 6 prompts",  # all except the held-out ones
     ]
 
 
@@ -72,7 +72,7 @@ def test_products_in_bfloat16_are_used_where_asked_for(tmp_path):
     text = (tmp_path / "home" / "runs" / "tiny" / "policy" / "metrics.jsonl").read_text()
     lines = [json.loads(line) for line in text.splitlines()]
     assert len(lines) == 6
-    assert 1e-5 < max(line["sampler_mismatch"] for line in lines) < 1e-2  # rounded, and not by more than rounding
+    assert 1e-5 < max(line["sampler_mismatch"] for line in lines) < 1e-2  # rounding errors, and no larger ones
 
 
 def test_the_same_command_again_does_nothing(copied):
@@ -100,7 +100,7 @@ def test_redo_gives_the_same_bits(copied):
 
 
 def test_one_byte_that_flipped_is_found_before_it_is_read(copied):
-    """In a model that others read: it is set aside, and done again with the bits that it had."""
+    """A damaged model that other stages read is set aside and remade with the same bits."""
     recipe, home = str(copied / "tiny.yaml"), copied / "home"
     before = results(home)
     reward = (home / "runs" / "tiny" / "reward").resolve()
@@ -127,7 +127,7 @@ def flip(path: Path) -> None:
 @pytest.mark.parametrize("finished_before", [True, False])
 def test_what_follows_a_changed_result_is_done_again(copied, finished_before):
     scores = (copied / "home" / "runs" / "tiny" / "scores").resolve()
-    if not finished_before:  # begun alone: its units are of the old result all the same
+    if not finished_before:  # only started: its units still belong to the old result
         (scores / "DONE").unlink()
     units = {path: path.stat().st_mtime_ns for path in (scores / "units").iterdir()}
     policy = (copied / "home" / "runs" / "tiny" / "policy").resolve()
@@ -160,7 +160,7 @@ def test_an_alarm_is_told_once_however_often_its_stage_was_killed(tmp_path):
         ended = togi(tmp_path / "home", "run", str(recipe), "--threads", "1")
         assert ended.returncode == 0, ended.stderr
         folder = (tmp_path / "home" / "runs" / "tiny" / "few").resolve()
-        (folder / "DONE").unlink()  # killed just before it was written
+        (folder / "DONE").unlink()  # as if killed just before it was written
     assert (folder / "alarms.jsonl").read_text().count("under_budget") == 1
 
 
@@ -180,7 +180,7 @@ def test_the_other_commands_read_what_the_run_left(finished):
 def test_clean_removes_only_what_no_run_refers_to(copied):
     togi(copied / "home", "run", str(copied / "tiny.yaml"), "stages.scores.bootstrap=300", "--threads", "1")
     kept = togi(copied / "home", "clean", "--json")
-    assert unreferred(kept.stdout) == []  # the run that was replaced is still known, by its id
+    assert unreferred(kept.stdout) == []  # the replaced run is still known by its id
     old = togi(copied / "home", "clean", "--forget", "all", "--json")
     assert len(unreferred(old.stdout)) == 1
     assert togi(copied / "home", "clean", "--yes").returncode == 0
@@ -189,7 +189,7 @@ def test_clean_removes_only_what_no_run_refers_to(copied):
 
 
 def unreferred(shown: str) -> list[str]:
-    """The folders of stages among those that may go; the others are the tokens that the trainings read."""
+    """The stage folders among those that may be removed; the others are the tokens that the trainings read."""
     folders = json.loads(shown)["folders"]
     tokens = [row for row in folders if Path(row["folder"]).name.startswith("tokens-")]
     assert tokens and all(row["bytes"] > 0 and row["why"].startswith("tokenised data") for row in tokens)
@@ -269,7 +269,7 @@ def test_a_package_that_is_not_installed_is_named_with_its_extra(tmp_path):
 
 
 def test_a_full_disk_loses_nothing(tmp_path):
-    """The limit on a file's size stands in for a full disk: weights do not fit, small files do."""
+    """A limit on file size stands in for a full disk: weights do not fit, small files do."""
     recipe = write_recipe(tmp_path)
     command = f"ulimit -f 40; exec {sys.executable} -m togi run {recipe} --threads 1"
     ended = subprocess.run(

@@ -1,4 +1,4 @@
-"""What the parent makes of ranks that fail: the cause is told, not its echo, and nobody is left waiting."""
+"""Failing ranks as the parent reports them: the cause, not its echo, and nobody is left waiting."""
 
 import _thread
 import os
@@ -27,7 +27,7 @@ def failed(message: str, kind: str = "StageError") -> list[Any]:
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """Runs one script a rank and gives the events; no process outlives it."""
+    """Runs one script per rank and returns the events; no process outlives it."""
     monkeypatch.setattr(workers, "COMMAND", (sys.executable, str(TESTS / "fake_worker.py")))
     started: list[Workers] = []
 
@@ -71,7 +71,7 @@ def test_a_killed_rank_is_named_whatever_the_others_say_first(run):
 
 
 def test_a_rank_that_crashes_is_named_with_what_it_raised_and_its_log(run, tmp_path):
-    """And not with the last line of its log, which any library may have written."""
+    """It is not described by the last line of its log, which any library may have written."""
     with pytest.raises(Fault, match=r"rank 1 of 2\) stopped because of a bug in togi: KeyError: 'a'. The .*-rank1.log"):
         run([["wait", 0.5], CRASHED, ["exit", 1]], [CRASHED, ["exit", 3]])
     assert "Connection closed" in (tmp_path / "worker-rank1.log").read_text()
@@ -83,7 +83,7 @@ def test_a_rank_that_ends_itself_without_a_word_is_the_cause(run):
 
 
 def test_a_rank_whose_end_shows_late_is_the_cause_all_the_same(run):
-    """As that of a rank on another machine, which the others miss before it is known to be gone."""
+    """For example a rank on another machine: the others lose contact before it is known to be gone."""
     with pytest.raises(WorkerDied, match=r"the worker \(rank 1 of 2\) was killed \(SIGKILL\)"):
         run([ECHO, ["exit", 1]], [["wait", workers.SIGNS + 1], ["killed"]])
 
@@ -120,7 +120,7 @@ def test_a_worker_that_died_is_missed_even_while_its_child_holds_its_output(run)
 
 
 def test_a_stop_reaches_a_rank_that_was_halted(run):
-    """SIGSTOP: it would never hear of the stop, and the others would wait for it."""
+    """After SIGSTOP a rank would never see the stop, and the others would wait for it."""
     timer = threading.Timer(0.5, lambda: run.started[-1].stop())
     timer.start()
     begun = time.monotonic()
@@ -148,7 +148,7 @@ def test_a_worker_has_the_threads_that_are_recorded_whatever_the_environment_say
 
 
 def test_a_signal_that_wakes_nobody_is_attended_to(run):
-    """As one does that comes just before the parent falls asleep: it is noted, and nothing interrupts the sleep."""
+    """For example one that comes just before the parent sleeps: it is recorded, but does not interrupt the sleep."""
     attended = []
     before = signal.signal(signal.SIGINT, lambda *_: attended.append(time.monotonic()))
     start = time.monotonic()

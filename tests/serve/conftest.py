@@ -1,4 +1,4 @@
-"""A small model for the servers of tests."""
+"""A small model for the tests of servers."""
 
 from types import SimpleNamespace
 
@@ -16,7 +16,7 @@ CONTEXT = 512
 
 @pytest.fixture(scope="session")
 def model() -> SimpleNamespace:
-    """Weights, tokenizer, template, and the token with which the greedy continuation of TEXT ends."""
+    """Weights, tokenizer, template, and the token that ends the greedy continuation of TEXT."""
     tokenizer = byte_level()
     net = tiny(LlamaConfig(**{**CONFIGS["llama"].to_diff_dict(), "max_position_embeddings": CONTEXT}))
     template = get_template("llama3-text", tokenizer)

@@ -1,4 +1,4 @@
-"""The chat server, asked by the openai library: the local generator's answers, and nothing dropped silently."""
+"""The chat server, called with the openai library: the local generator's answers, and nothing ignored silently."""
 
 import copy
 import socket
@@ -72,13 +72,13 @@ def test_samples_of_one_request_are_those_of_the_next_seeds(client):
 
     together = texts(n=3, seed=40)
     assert together == [*texts(seed=40), *texts(seed=41), *texts(seed=42)] and len(set(together)) == 3
-    assert texts() != texts()  # a request without a seed has one of its own
+    assert texts() != texts()  # a request without a seed gets a new one
 
 
 def test_completions_take_ids_and_end_as_the_local_completer_does(model, client):
     text, params = model.text, SamplingParams(max_tokens=40, logprobs=2)
     tokenizer = model.tokenizer
-    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(model.end)  # what the server was told
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(model.end)  # as the server was configured
     completer = ModelCompleter(model.net, tokenizer, model.template.terminator)
     seeds = list(range(8))
     local = [completer.complete([text], params, [[seed]])[0][0] for seed in seeds]
@@ -92,7 +92,7 @@ def test_completions_take_ids_and_end_as_the_local_completer_does(model, client)
         assert choice.logprobs.token_logprobs == pytest.approx(list(one.logprobs), abs=1e-5)
         assert found.usage.prompt_tokens == len(ids) and found.usage.completion_tokens == len(one.token_ids)
         assert choice.finish_reason == ("stop" if one.stop == "stop_string" else "length")
-    assert {one.stop for one in local} == {"stop_string", "length"}  # both ends were seen
+    assert {one.stop for one in local} == {"stop_string", "length"}  # both kinds of end occurred
     two = client.completions.create(model="tiny", prompt=[text, "a"], max_tokens=4, seed=0, n=2)
     assert [choice.index for choice in two.choices] == [0, 1, 2, 3]
 

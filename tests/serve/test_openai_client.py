@@ -1,4 +1,4 @@
-"""What the openai library's own README shows, against this server: chats, streams, asyncio, raw responses, errors."""
+"""The examples of the openai library's README, against this server: chats, streams, asyncio, raw responses, errors."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The page on which people talk to models, used in a real browser."""
+"""The page on which people chat with models, tested in a real browser."""
 
 import queue
 import re
@@ -49,7 +49,7 @@ const type = (text) => { at("question").value = text; at("ask").requestSubmit();
 
 @pytest.fixture
 def server(model) -> Iterator[SimpleNamespace]:
-    """Two models under one page, whose driver tells what it saw."""
+    """Two models on one page; the script that drives the page reports what it saw."""
     told: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
     async def tell(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""`togi serve` in a process of its own, asked by clients that are slow, broken or many: each ends, leaving nothing."""
+"""`togi serve` in a separate process, with slow, broken or many clients: each connection ends without a trace."""
 
 import http.client
 import json
@@ -15,9 +15,9 @@ from engines import Process
 from tiny_run import tiny_model
 
 SECONDS = 8
-"""How long a client may be silent; long enough to open all connections of a test on a busy machine."""
+"""How long a client may be silent: long enough to open all connections of a test on a busy machine."""
 FILES = 2300
-"""The limit of open files; the server starts with a lower one, which it may raise."""
+"""The limit of open files; the server starts with a lower soft limit, which it may raise."""
 LIMITED = f"""
 import resource
 import sys
@@ -27,7 +27,7 @@ sys.argv[0] = "togi"
 main()
 """
 STREAM = {"model": "policy", "prompt": "a", "max_tokens": 200, "n": 64, "stream": True, "ignore_eos": True}
-"""An answer of two megabytes, more than the system keeps for a client that does not read."""
+"""An answer of two megabytes, more than the system buffers for a client that does not read."""
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def server(tmp_path_factory) -> Iterator[Process]:
 
 
 def opened(server: Process, sent: bytes = b"", keep: int | None = None) -> socket.socket:
-    """A connection on which `sent` was sent; the system keeps about `keep` bytes that are not read."""
+    """A connection over which `sent` was sent; the system buffers about `keep` unread bytes."""
     found = socket.socket()
     if keep is not None:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, keep)
@@ -65,7 +65,7 @@ def post(value: object) -> bytes:
 
 
 def rest(connection: socket.socket) -> bytes:
-    """What comes until the server closes the connection."""
+    """The rest of the reply until the server closes the connection."""
     found = b""
     with suppress(ConnectionResetError):
         while piece := connection.recv(65536):
@@ -88,7 +88,7 @@ def answers(server: Process) -> bool:
 
 
 def running(server: Process) -> int:
-    """Requests under way, the one that asks not counted."""
+    """The number of requests under way, without the one that asks."""
     asked = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
     asked.request("GET", "/metrics")
     lines = asked.getresponse().read().decode().splitlines()
@@ -125,7 +125,7 @@ def test_silent_clients_are_let_go_and_keep_nobody_out(server):
         assert any(b" 503 " in rest(each) for each in reversed(over)), "beyond its files it says that it is full"
         assert b" 408 " in rest(slow_head) and b" 408 " in rest(slow_body)
         assert not any(rest(each) for each in idle)
-        until(lambda: running(server) == 0)  # the answer that nobody reads is given up
+        until(lambda: running(server) == 0)  # the answer that nobody reads is abandoned
         assert deaf.fileno() >= 0
     until(lambda: process.num_fds() <= before + 4)
     assert answers(server)
@@ -142,7 +142,7 @@ def test_broken_requests_leave_no_memory_behind(server):
                 while b"data: " not in begun:
                     piece = stream.recv(4096)
                     assert piece
-                    begun += piece  # and dropped in the middle
+                    begun += piece  # the connection is dropped in the middle
             with opened(server, head(10**6) + b"x" * 10**5):
                 pass
             for body in (b"{", b"[" * 10**5, b'{"prompt": "\xff"}', b"x" * 10**6, b'{"model": "policy", "prompt": 1}'):

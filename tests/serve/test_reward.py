@@ -1,4 +1,4 @@
-"""The reward server: the local scorer's numbers, to the bit, one request one batch."""
+"""The reward server: its scores equal the local scorer's to the bit; each request is one batch."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""A server takes weights from a folder, if it is meant to, and says in its answers which it has."""
+"""A server loads new weights from a folder, if this is allowed, and reports in its answers which weights it has."""
 
 from collections.abc import Mapping
 from typing import Any

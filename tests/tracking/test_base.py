@@ -1,4 +1,4 @@
-"""Trackers: what they are told can be read back, a step is told once, and secrets come from the environment alone."""
+"""Trackers: what they get can be read back, each step is sent once, and secrets come only from the environment."""
 
 import importlib
 import importlib.util
@@ -15,7 +15,7 @@ from togi.tracking.base import Tracking, check_trackers
 
 
 class Told:
-    """A tracker that remembers."""
+    """A tracker that records what it gets."""
 
     def __init__(self) -> None:
         self.lines: list[tuple[int, dict[str, float]]] = []
@@ -54,7 +54,7 @@ def test_a_step_is_told_once_across_a_resume(told, tmp_path):
     first = tracking(tmp_path, "wandb")
     for step in (1, 2, 3):
         first.log(step, {"step": step, "loss": 1 / step, "note": "text"})
-    again = tracking(tmp_path, "wandb")  # the checkpoint was of step 1: 2 and 3 are done again
+    again = tracking(tmp_path, "wandb")  # the checkpoint was at step 1: steps 2 and 3 are repeated
     for step in (2, 3, 4):
         again.log(step, {"step": step, "loss": 1 / step})
     again.close()
@@ -142,9 +142,9 @@ def test_one_key_of_the_recipe_shows_the_metrics_of_every_training_stage(tmp_pat
     ended = togi(home, "run", str(path), "--threads", "1", "--compute", "float32")
     assert ended.returncode == 0, ended.stderr
     assert list(home.glob("store/train.sft-*/tracking/tensorboard/tuned-*/events.*"))
-    assert not list(home.glob("store/train.sft-*/output/**/events.*"))  # where it is shown is no result
+    assert not list(home.glob("store/train.sft-*/output/**/events.*"))  # tracking files are not part of the result
     changed = togi(home, "run", str(path), "track=[]", "--threads", "1")
-    assert "finished earlier" in changed.stderr  # and does not enter the fingerprint
+    assert "finished earlier" in changed.stderr  # nor does `track` enter the fingerprint
 
 
 def test_an_unknown_tracker_is_refused(tmp_path):
