@@ -99,7 +99,7 @@ def test_many_equal_and_almost_equal_texts_are_copies_of_the_first() -> None:
     found = copies_by_ngrams(texts, 0.7)
     assert found.of[0] == -1 and (found.of[1:] == 0).all()
     assert (found.similarity[1:300] == 1).all() and (found.similarity[300:] < 1).all()
-    assert of(copies_by_ngrams(texts[:3], 1.0)) == [None, None, None]  # nothing is more alike than equal
+    assert of(copies_by_ngrams(texts[:3], 1.0)) == [None, None, None]  # no similarity is above 1
 
 
 def test_a_signature_estimates_the_similarity() -> None:
