@@ -19,7 +19,7 @@ from togi.model.policy import Policy, plain_logprobs
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 
 ERRORS = {torch.float32: 1e-6, torch.bfloat16: 4e-3}
-"""Of the whole, relative: far above rounding, far below a mistake."""
+"""Relative errors of whole tensors: far above rounding, far below the effect of a mistake."""
 
 
 @pytest.fixture(scope="module")
