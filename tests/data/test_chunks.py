@@ -1,4 +1,4 @@
-"""Parts of long texts: nothing is lost, nothing is too long, and the best border is taken."""
+"""Long texts are cut into parts: nothing is lost, no part is too long, and each cut is at the best border."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What of an evaluation set stands in other texts, in languages with and without spaces."""
+"""Finds texts of evaluation sets within other texts, in languages with and without spaces."""
 
 import pytest
 

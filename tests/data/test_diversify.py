@@ -89,6 +89,6 @@ def test_neighbours_of_clusters_are_nearly_all_found(monkeypatch: pytest.MonkeyP
 
 
 def test_with_few_neighbours_an_item_stands_for_them_alone() -> None:
-    """Each cluster has 10 items; with 10 neighbours an item stands for its cluster, with 5 for half of it."""
+    """Each cluster has 10 items: with 10 neighbours an item represents its cluster, with 5 half of it."""
     assert sorted(i // 10 for i in facility_location(CLUSTERS, 8, neighbours=10)[:4]) == [0, 1, 2, 3]
     assert sorted(i // 10 for i in facility_location(CLUSTERS, 8, neighbours=5)) == [0, 0, 1, 1, 2, 2, 3, 3]

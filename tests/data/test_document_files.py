@@ -1,4 +1,4 @@
-"""Documents from lists and files: what is read, how it is cut, and where each part stands."""
+"""Documents from lists and files: how they are read and cut, and the position of each part."""
 
 import json
 from pathlib import Path

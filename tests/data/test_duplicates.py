@@ -19,7 +19,7 @@ def test_greedy_cosine_as_stored(threshold: str, kept: list[int], dtype: type) -
 
 
 def of(copies: Copies) -> list[int | None]:
-    """The kept item that each is a copy of."""
+    """The index of the kept item that each item copies; None for kept items."""
     return [None if each < 0 else each for each in copies.of.tolist()]
 
 
@@ -90,7 +90,7 @@ def test_bands_miss_few_pairs_and_stay_small() -> None:
     for threshold in (0.11, 0.2, 0.5, 0.6, 0.7, 0.8, 0.95):
         layout = Layout.at(threshold)
         assert (1 - threshold**layout.rows) ** layout.bands < 1e-3
-        assert 8 * layout.bands + layout.permutations <= 768  # bytes a row: two numbers a band, a byte a permutation
+        assert 8 * layout.bands + layout.permutations <= 768  # bytes a row: 2 numbers a band, 1 byte a permutation
 
 
 def test_many_equal_and_almost_equal_texts_are_copies_of_the_first() -> None:
@@ -99,7 +99,7 @@ def test_many_equal_and_almost_equal_texts_are_copies_of_the_first() -> None:
     found = copies_by_ngrams(texts, 0.7)
     assert found.of[0] == -1 and (found.of[1:] == 0).all()
     assert (found.similarity[1:300] == 1).all() and (found.similarity[300:] < 1).all()
-    assert of(copies_by_ngrams(texts[:3], 1.0)) == [None, None, None]  # nothing is more alike than equal
+    assert of(copies_by_ngrams(texts[:3], 1.0)) == [None, None, None]  # no similarity is above 1
 
 
 def test_a_signature_estimates_the_similarity() -> None:
@@ -114,7 +114,7 @@ def test_a_signature_estimates_the_similarity() -> None:
     keys = band_keys(found, Layout(1024, 4))
     assert (keys[0] == keys[1]).all()
     share = (found[:, 0] == found[:, 2]).reshape(1024, 4).all(axis=1)
-    assert ((keys[0] == keys[2]) == share).all()  # a band is equal where all its places are
+    assert ((keys[0] == keys[2]) == share).all()  # bands are equal exactly if all their values are
 
 
 def test_copies_in_languages_without_spaces() -> None:

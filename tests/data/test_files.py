@@ -109,7 +109,7 @@ def test_bad_rows_of_json(tmp_path: Path, name: str, bad: bytes, reason: str, me
     data = LINE + bad + b"\n" + LINE if name == "a.jsonl" else b"[" + b",\n".join((LINE, bad, LINE)) + b"]"
     path = write(tmp_path / name, data)
     where = f"{path}:2" if name == "a.jsonl" else f"{path}, item 2"
-    if name == "a.json" and bad is DEEPER:  # where such a value ends cannot be known: it is the file's fault
+    if name == "a.json" and bad is DEEPER:  # the end of such a value cannot be found, so the error is the file's
         with pytest.raises(InputError, match=message):
             read(path, on_bad_row="drop")
         return
@@ -175,7 +175,7 @@ PACKED = gzip.compress(MANY, mtime=0)
 )
 def test_bad_files(tmp_path: Path, name: str, data: bytes, message: str) -> None:
     path = write(tmp_path / name, data)
-    for on_bad_row in ("error", "drop"):  # a file is no row
+    for on_bad_row in ("error", "drop"):  # applies to rows alone, not to files
         with pytest.raises(InputError, match=message) as caught:
             read(path, on_bad_row=on_bad_row)
         assert "on_bad_row" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Rows of any content: what cannot be read is an error of togi's own, what is read can be written and read again."""
+"""Rows of any content: an unreadable one raises togi's own error, a readable one can be written and read again."""
 
 import csv
 import io
@@ -23,7 +23,7 @@ KIND = st.sampled_from(list(NEEDS))
 WORDS = st.sampled_from(
     ["Hi", "", " ", "\n\nHuman: a\n\nAssistant: b", "[{", '[{"role": "user", "content": "x"}]', "🙂"]
 )
-TEXT = WORDS | st.text(max_size=8)  # half surrogates among them
+TEXT = WORDS | st.text(max_size=8)  # includes lone surrogates
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
@@ -43,7 +43,7 @@ LINE = st.builds(json.dumps, ROW | JSON).map(str.encode) | st.binary(max_size=20
 
 
 def holds(path: Path, kind: str) -> None:
-    """Reads a file strictly and leniently."""
+    """Reads a file strictly and leniently: errors are togi's own and name the file, records survive a round trip."""
     for on_bad_row in ("error", "drop"):
         try:
             records = load_records(DataSpec(path=path, on_bad_row=on_bad_row), kind).records

@@ -1,4 +1,4 @@
-"""Questions with documents: from dialogues, from files of SQuAD, and to a folder."""
+"""Questions with documents: from dialogues, from SQuAD files, and written to a folder."""
 
 import json
 from collections import Counter
@@ -79,7 +79,7 @@ def test_what_is_no_grounded_dialogue_is_told(messages: tuple[Message, ...], say
 
 
 def squad(*articles: tuple[str, dict[str, list[str]]]) -> dict[str, Any]:
-    """A file of SQuAD: articles of texts with questions; the answer to each is the last word of its text."""
+    """A SQuAD file of articles with texts and questions; the answer to each question is the last word of its text."""
     return {
         "version": "1.1",
         "data": [

@@ -146,7 +146,7 @@ def test_samples_keep_their_model_and_share_the_prompt_that_they_answer(tmp_path
     assert (bare.text, bare.model, bare.scores, bare.prompt.answer) == ("Yes.", None, {}, None)
     (tmp_path / "asked.jsonl").write_text(json.dumps({"prompt": "Hm?"}))
     (prompt,) = load_records(DataSpec(path=tmp_path / "asked.jsonl"), "prompts").records
-    assert bare.prompt.id == prompt.id  # as when it is read as a prompt
+    assert bare.prompt.id == prompt.id  # the same as for a file of prompts
 
 
 @pytest.mark.parametrize(

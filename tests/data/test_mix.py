@@ -1,4 +1,4 @@
-"""Mixing by token share: how far the realised shares may be off, epochs, and going on."""
+"""Mixing by token share: how far the realised shares may deviate, epochs, and resuming."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Presets of public sets, on rows of the same shape, made here."""
+"""Presets of public data sets, on made-up rows of the same shape."""
 
 import json
 from pathlib import Path
@@ -119,11 +119,11 @@ def test_the_rows_of_a_card_are_chosen_by_where(tmp_path: Path) -> None:
         load(tmp_path, "prompts", {"question": "Why?"}, where={"turns": 1})
 
 
-# --- what people prefer -----------------------------------------------------------------------------------------------
+# --- human preferences ------------------------------------------------------------------------------------------------
 
 
 def flat(tree: dict[str, Any], name: str, parent: str | None = None) -> list[dict[str, Any]]:
-    """The messages of a tree, a row each, as the hub has them."""
+    """The messages of a tree, one row each, as the Hub stores them."""
     own = {key: value for key, value in tree.items() if key != "replies"}
     below = [row for reply in tree["replies"] for row in flat(reply, name, tree["message_id"])]
     return [{"rank": None, **own, "message_tree_id": name, "parent_id": parent}, *below]
@@ -134,7 +134,7 @@ def test_messages_a_row_are_the_trees_that_they_came_from(tmp_path: Path) -> Non
     trees = [message("Why?", message("Good.", later, rank=0), message("Bad.", rank=2)), TREE | {"message_id": "u"}]
     nested = [{"message_tree_id": str(place), "prompt": tree} for place, tree in enumerate(trees)]
     rows = [row for place, tree in enumerate(trees) for row in flat(tree, str(place))]
-    rows[1]["rank"] = 0.0  # a column with nulls that pandas wrote
+    rows[1]["rank"] = 0.0  # a float, as pandas writes a column with nulls
     for kind in ("pairs", "chats", "prompts"):
         (tmp_path / kind).mkdir()
         wanted = load(tmp_path, kind, *nested, preset="OpenAssistant/oasst1").records

@@ -1,4 +1,4 @@
-"""The shipped prompts: each in three languages, each readable by its parser; and a stranger's file in their place."""
+"""The shipped prompts exist in three languages and ask for what their parsers read; a user's file can replace one."""
 
 import pytest
 
@@ -32,7 +32,7 @@ def test_every_prompt_holds_what_it_is_given_and_speaks_its_language(name, langu
     for word in ("QUESTION", "ANSWER", "TITLE", "JSON", "Q1?", "A1.", "Q2?", "A2."):
         own = own.replace(word, "")
     share = 0.4 if name == "curate" else 0.9  # the keys of its JSON are English
-    assert script_share(f"の{own}" if language == "ja" else own, language) > share  # labels alone have no kana
+    assert script_share(f"の{own}" if language == "ja" else own, language) > share  # labels have no kana
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -1,4 +1,4 @@
-"""Questions of several turns and their reference answers: read by their columns, whatever their file is called."""
+"""Questions of several turns and their reference answers are recognised by their columns, whatever the file's name."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Reading what models write about a text, in three languages and every disguise."""
+"""Reads the question-answer pairs that models write about a text, in three languages and many formats."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Rejection sampling: who is chosen, who is rejected, and what is dropped under which reason."""
+"""Rejection sampling: which answers are chosen or rejected, and the reason for each drop."""
 
 from dataclasses import replace
 from typing import Any
@@ -36,7 +36,7 @@ def made_of(
 
 
 def test_of_seven_answers_the_best_stands_against_the_two_worst():
-    """The card's recipe: 7 answers, the 2 worst rejected; the best of the 7 chosen is our reading."""
+    """The model card's recipe: of 7 answers, the 2 worst are rejected. That the best one is chosen is our reading."""
     made = made_of([0.1, 3.0, -2.0, 0.5, -1.0, 0.2, 0.3])
     assert sides(made) == [("s1", "s2"), ("s1", "s4")]
     first = made[0]
@@ -51,7 +51,7 @@ def test_of_seven_answers_the_best_stands_against_the_two_worst():
 def test_equal_scores_are_ranked_by_the_number_of_the_answer():
     assert [each.sample.id for each in rank(answers([1, 2, 2, 1]))] == ["s1", "s2", "s0", "s3"]
     two = [*answers([1, 1]), *(Ranked(replace(r.sample, id=f"{r.sample.id}b"), r.score) for r in answers([1, 1]))]
-    assert [each.sample.id for each in rank(two)] == ["s0", "s0b", "s1", "s1b"]  # models in their order
+    assert [each.sample.id for each in rank(two)] == ["s0", "s0b", "s1", "s1b"]  # ties keep the order of the models
 
 
 def test_no_answer_is_ever_on_both_sides():
@@ -74,7 +74,7 @@ def test_each_of_the_best_meets_each_of_the_worst():
     [
         ([1, 1, 1], None, {}, [("s2", "tie"), ("s1", "tie")]),
         ([2, 1, 0], ["Paris.", "paris", "Rome."], {}, [("s1", "same_text")]),
-        ([2, 1, 0], ["...", "!!!", "Rome."], {}, []),  # nothing but punctuation: not the same
+        ([2, 1, 0], ["...", "!!!", "Rome."], {}, []),  # only punctuation: not the same text
         ([2, 1.5, 0], None, {"min_gap": 1.0}, [("s1", "small_gap")]),
         ([2, 1, 0], None, {"min_gap": 1.0}, []),
         ([2, 1, 0], None, {"min_chosen": 2.5}, [("s2", "chosen_too_low"), ("s1", "chosen_too_low")]),
@@ -95,7 +95,7 @@ def test_the_reference_is_chosen_where_it_is_asked_for():
     assert drops(made_of([2, 1, 0], ["a", "the right one", "b"], reference=True)) == [("s1", "same_text")]
     assert drops(made_of([2, 1, 0], prompt=replace(PROMPT, answer=" "), reference=True)) == [("p", "no_reference")]
     assert drops(made_of([2], reference=True)) == [("p", "too_few")]
-    assert len(sides(made_of([2, 1], reference=True))) == 2  # no place is needed for a best one
+    assert len(sides(made_of([2, 1], reference=True))) == 2  # the reference is chosen, so both answers can be rejected
 
 
 def test_the_best_answers_are_chats():

@@ -1,4 +1,4 @@
-"""Parts: their sizes by the largest remainder, and groups that stay whole."""
+"""Parts of a split: sizes by the largest remainder, and groups that stay whole."""
 
 from collections import Counter
 
@@ -24,7 +24,7 @@ def test_single_records_fill_each_part_exactly_and_differently_by_seed():
     found = [deal([1] * 50, {"test": 5, "train": 45}, seed) for seed in range(40)]
     assert all(Counter(each) == {"test": 5, "train": 45} for each in found)
     tested = Counter(i for each in found for i, name in enumerate(each) if name == "test")
-    assert len(tested) > 45  # over the seeds nearly every record is tested once: no place is favoured
+    assert len(tested) > 45  # over the seeds nearly every record is in the test part: no position is favoured
 
 
 def test_groups_stay_whole_and_what_no_count_has_room_for_is_left_over():
@@ -34,7 +34,7 @@ def test_groups_stay_whole_and_what_no_count_has_room_for_is_left_over():
     assert Counter(deal([1] * 10, {"a": 3, "b": 4}, 1)) == {"a": 3, "b": 4, None: 3}
     assert deal([5, 1], {"a": 3}, 1) == [None, "a"]
     assert None not in deal([5, 5], {"a": 5, "b": 5}, 1)
-    assert None not in deal([6, 3, 1], {"a": 5, "b": 5}, 1)  # shares: no part has room for 6, and none is lost
+    assert None not in deal([6, 3, 1], {"a": 5, "b": 5}, 1)  # shares: no part has room for 6, yet none is left out
 
 
 def test_the_prompt_of_every_kind_is_what_its_user_says():

@@ -93,7 +93,7 @@ def test_a_column_mask_names_the_role_without_loss(tmp_path: Path) -> None:
     refused(tmp_path, "chats", {"mask": [0, 1], "messages": [ASK, REPLY]}, "column 'mask': found a list", "wrong_type")
 
 
-# --- what a turn says beside its text ---------------------------------------------------------------------------------
+# --- what a turn contains besides its text ----------------------------------------------------------------------------
 
 
 def test_keys_that_templates_read_are_kept(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The documentation: generated pages are up to date, nothing is left out, links lead somewhere, recipes fit."""
+"""The documentation: generated pages are up to date, nothing is left out, links work, recipes fit."""
 
 import ast
 import importlib
@@ -91,7 +91,7 @@ def test_the_recipe_of_the_tutorial_fits(tmp_path, monkeypatch):
 
 
 def test_the_recipe_of_the_guide_fits_its_cards(tmp_path, monkeypatch):
-    """With the shapes of the models that it names, and rows that are expected, `plan` needs no network and no card."""
+    """Given the shapes of its models, `plan` estimates the numbers of rows and needs neither a network nor a GPU."""
     (tmp_path / "guide.yaml").write_text("".join(re.findall(r"^```yaml\n(.*?)^```", text("guide.md"), re.M | re.S)))
     monkeypatch.setenv("TOGI_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("JUDGE_KEY", "none")
@@ -109,7 +109,7 @@ def test_the_readme_has_at_most_700_words():
 
 
 def messages():
-    """The fixed parts of all texts in the source, where neighbouring strings are joined."""
+    """Yields all strings of the source, neighbours joined and each expression of an f-string replaced by {}."""
     for path in (ROOT / "src").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):

@@ -1,4 +1,4 @@
-"""Measures of embeddings: against the pairs themselves, and against leaving each prompt out."""
+"""Measures of embeddings, checked against explicit pairs and against leaving each prompt out."""
 
 from itertools import combinations, product
 
@@ -32,7 +32,7 @@ def _rows(group: np.ndarray) -> list[np.ndarray]:
 
 
 def _score(rows) -> float:
-    """The Vendi score as its authors write it: of the whole kernel."""
+    """The Vendi score as its authors compute it, from the whole kernel."""
     rows = np.array(rows)
     values = np.linalg.eigvalsh(rows @ rows.T / len(rows))
     values = values[values > 1e-12]

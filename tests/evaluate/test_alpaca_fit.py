@@ -1,4 +1,4 @@
-"""AlpacaEval's own fit: it takes away what length explains, says its anchors, and does without difficulties."""
+"""AlpacaEval's regression, fitted here: it removes what length explains, names anchors and needs no difficulties."""
 
 import json
 
@@ -11,7 +11,7 @@ from togi.evaluate.alpaca import read_alpaca
 
 
 def preferences(model, *, longer, better, count=400, seed=1):
-    """Preferences that length moves by 2 x tanh(difference / its deviation), beside `better`, in log odds."""
+    """Preferences with log odds of `better` plus 2 x tanh(length difference / its standard deviation), and noise."""
     draw = np.random.default_rng(seed)
     base = draw.integers(500, 1500, size=count)
     own = np.maximum(1, base + draw.normal(longer, 400, size=count).astype(int))

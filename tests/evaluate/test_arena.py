@@ -1,4 +1,4 @@
-"""The arena: against the closed form on many rows, its counts, its baseline, and battles that say little."""
+"""The arena: the closed form on many rows, counts, the baseline, and battles with little information."""
 
 import gzip
 import json
@@ -21,7 +21,7 @@ def ranked(path, rows, **options):
 
 
 def drawn(count, models, seed):
-    """Rows as arenas store them: the baseline first, a clear win three times."""
+    """Rows as arenas store them: the baseline first, some wins three times because they are clear."""
     generator = np.random.default_rng(seed)
     rows = []
     while len(rows) < count:
@@ -88,7 +88,7 @@ def test_games_of_one_question_widen_the_interval(tmp_path):
 
 @pytest.mark.parametrize("count", [30, 100, 500])
 def test_intervals_by_question_cover(count):
-    """Two games a question that mostly agree, a model that rarely wins: few questions carry the rate."""
+    """The two games of a question mostly agree and the model rarely wins, so the rate depends on few questions."""
     generator = np.random.default_rng(count)
     held, trials = 0, 100
     for _ in range(trials):
@@ -109,7 +109,7 @@ def test_intervals_by_question_cover(count):
 def test_the_baseline_is_the_model_in_every_battle_on_either_side(tmp_path):
     rows = [row("a", "base", "model_a"), row("base", "b", "tie"), row("c", "base", "model_b")]
     assert ranked(tmp_path, rows).baseline == "base"
-    assert ranked(tmp_path, rows[1:2]).baseline == "base"  # of two, model_a
+    assert ranked(tmp_path, rows[1:2]).baseline == "base"  # of two models, model_a
 
 
 def test_without_such_a_model_the_baseline_must_be_named(tmp_path):
@@ -121,7 +121,7 @@ def test_without_such_a_model_the_baseline_must_be_named(tmp_path):
     assert ranked(tmp_path, rows, baseline="b").standings["c"].win_rate == pytest.approx(50.0)
 
 
-# --- battles that say little ------------------------------------------------------------------------------------------
+# --- battles with little information ----------------------------------------------------------------------------------
 
 
 def test_a_model_that_won_everything_has_the_exact_bound_and_no_elo(tmp_path):

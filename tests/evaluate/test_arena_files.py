@@ -15,7 +15,7 @@ GAMES = load("arena_small.json")
 
 
 def judged(path, games, rules, model="m"):
-    """Judgments of both layouts: pairs of labels, one question each."""
+    """Judgments in the layout of `rules`, read by togi: each pair of labels belongs to one question."""
     if rules == "v0.1":
         rows = [{"question_id": i, "model": model} for i in range(len(games))]
     else:
@@ -44,7 +44,7 @@ def test_the_rules_of_v2_on_stored_games(tmp_path):
     scores = [1 - battle.share for battle in found.battles]
     assert sorted(scores) == sorted(wanted["scores"]) and len(scores) == wanted["n"]
     assert rank(found, rounds=100).standings["m"].win_rate == pytest.approx(wanted["mean_pct"])
-    assert found.dropped == {"no_verdict": 2}  # the whole question
+    assert found.dropped == {"no_verdict": 2}  # both games of the question
 
 
 def test_games_of_the_baseline_against_itself_are_dropped_and_counted(tmp_path):

@@ -1,4 +1,4 @@
-"""The table of an arena: controls, leaks and degenerate inputs, beside the closed form."""
+"""The table of an arena: controls, leaks and degenerate inputs, against the closed form."""
 
 import pytest
 
@@ -11,11 +11,11 @@ from togi.evaluate.statistics import Bootstrap
 
 BOOTSTRAP = Bootstrap(seed=2**40 + 1, resamples=200)
 SHARES = {"1": 0.0, "2": 0.0, "3": 1.0, "4": 0.5}
-"""What the baseline won of each question."""
+"""The share of each question that the baseline won."""
 
 
 def numbers(cell: Cell) -> tuple[float, float, float]:
-    """(low, value, high), all there."""
+    """(low, value, high), none of them missing."""
     assert cell.low is not None and cell.value is not None and cell.high is not None
     return cell.low, cell.value, cell.high
 

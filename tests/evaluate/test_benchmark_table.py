@@ -1,4 +1,4 @@
-"""The table that a benchmark gives: numbers with intervals, and what is not defined."""
+"""The table of a benchmark: numbers with intervals, and undefined numbers."""
 
 import json
 
@@ -44,7 +44,7 @@ def test_a_share_has_wilsons_interval():
 def test_what_cannot_be_estimated_has_no_bounds_and_keeps_its_count(column, values, owners, value, n: int):
     cell = mean_cell(column, values, DRAWS, owners)
     assert (cell.value, cell.n) == (value, n)
-    known = column.share and len(set(owners)) == n > 0  # Wilson's interval knows what one row can say
+    known = column.share and len(set(owners)) == n > 0  # Wilson's interval is defined for a single row
     assert (cell.low is not None) is known
     json.dumps(cell.to_json(), allow_nan=False)
 

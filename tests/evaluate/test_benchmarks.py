@@ -27,7 +27,7 @@ ANSWERED = Answered(PROMPTS, 1, Bootstrap(seed=1, resamples=100))
 
 
 class Words:
-    """As many points as the answer has words; what it was asked is kept."""
+    """Scores an answer by its number of words, and keeps the texts that it scored."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []

@@ -1,4 +1,4 @@
-"""Bradley-Terry: stored numbers, three libraries, and what has no finite strength."""
+"""Bradley-Terry: against stored numbers and three libraries, and models without a finite strength."""
 
 import choix
 import evalica
@@ -33,7 +33,7 @@ def row(one, other, winner):
 
 
 def drawn(count, models, seed, star):
-    """Battles of `models` models with strengths in a row; with `star` all against the first."""
+    """Battles of `models` models with evenly spaced strengths; with `star`, all battles are against the first model."""
     generator = np.random.default_rng(seed)
     first = np.zeros(count, dtype=int) if star else generator.integers(models, size=count)
     second = (first + generator.integers(1, models, size=count)) % models
@@ -80,7 +80,7 @@ def _sklearn(rows, models):
         features[2 * place, [models.index(winner), models.index(loser)]] = 1, -1
         features[2 * place + 1] = -features[2 * place]
     weights = np.repeat([weight for *_, weight in parts], 2)
-    # without the first model's column there is one solution
+    # without the first model's column the solution is unique
     fit = LogisticRegression(fit_intercept=False, C=np.inf, tol=1e-12, solver="newton-cg", max_iter=1000)
     fit.fit(features[:, 1:], np.tile([1, 0], len(parts)), sample_weight=weights)
     return np.concatenate([[0.0], fit.coef_[0]])
@@ -158,5 +158,5 @@ def test_whole_questions_are_drawn():
     by_row, _ = resampled(battles(rows), by="row", rounds=200, seed=1)
     one_each, _ = resampled(battles(rows, questions=np.arange(100) % 50), by="question", rounds=200, seed=1)
     in_two, _ = resampled(battles(rows, questions=np.arange(100) // 50), by="question", rounds=200, seed=1)
-    assert one_each[:, 1].std() == 0.0  # each question has one win of each side
+    assert one_each[:, 1].std() == 0.0  # each question has one win for each side
     assert 0.03 < by_row[:, 1].std() < 0.07 < in_two[:, 1].std()

@@ -1,4 +1,4 @@
-"""Agreement and corrected rates, by hand and on people's labels of real answers."""
+"""Agreement and corrected rates, against numbers computed by hand and on human labels of real answers."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def test_kappa_by_hand_and_nothing_where_chance_always_agrees():
 
 
 def test_the_interval_of_kappa_covers():
-    """The true kappa of a judge that copies people with probability 0.6 and else picks at random is 0.6."""
+    """A judge that copies people with probability 0.6 and otherwise picks at random has a true kappa of 0.6."""
     rng, inside = np.random.default_rng(7), 0
     for draw in range(60):
         human = rng.choice([0.0, 0.5, 1.0], 150)
@@ -35,7 +35,7 @@ def test_the_interval_of_kappa_covers():
         tables = count_tables(judged, human, list(range(150)))
         _, low, high = kappa_interval(tables, seed=draw, resamples=400)
         inside += low <= 0.6 <= high
-    assert inside >= 52  # of 60; fewer have a chance under 1 in 100 at 95 %
+    assert inside >= 52  # of 60; at 95 % coverage, fewer have a chance under 1 in 100
 
 
 # --- corrected rates --------------------------------------------------------------------------------------------------
@@ -57,8 +57,8 @@ def test_a_judge_that_is_always_wrong_by_the_same_is_corrected_and_a_useless_one
     truth = (rng.random(400) < 0.3).astype(float)
     prompts = [str(i) for i in range(400)]
     shown = rng.permutation(400)[:100]
-    kind = corrected(truth, np.clip(truth + 0.4, 0, 1), shown, prompts)  # sees all, and says too much
-    people = corrected(truth, np.zeros(400), shown, prompts)  # says nothing: the labels alone
+    kind = corrected(truth, np.clip(truth + 0.4, 0, 1), shown, prompts)  # sees all, but grades too high
+    people = corrected(truth, np.zeros(400), shown, prompts)  # no information: the labels alone count
     assert people.weight == 0 and people.mean == pytest.approx(truth[shown].mean())
     assert kind.weight > 0.5 and kind.labels == 100
     assert abs(kind.mean - truth.mean()) < abs(np.clip(truth + 0.4, 0, 1).mean() - truth.mean()) / 3
@@ -74,7 +74,7 @@ def test_labels_that_are_all_alike_still_leave_a_width():
 
 @needs_shared
 def test_on_real_labels_the_interval_covers_what_people_say_of_all_and_is_narrower_than_labels_alone():
-    """PandaLM: people judged all 999 pairs, GPT-3.5 too; 200 labels are shown, drawn anew 300 times."""
+    """PandaLM: people and GPT-3.5 judged all 999 pairs; 200 human labels are shown, drawn anew 300 times."""
     rows = [row for row in pandalm_rows() if row["gpt"] != "garbage"]
     value = {0: 0.5, 1: 1.0, 2: 0.0, "1": 1.0, "2": 0.0, "Tie": 0.5}
     truth = np.array([np.mean([value[row[f"annotator{i}"]] for i in (1, 2, 3)]) for row in rows])
@@ -87,5 +87,5 @@ def test_on_real_labels_the_interval_covers_what_people_say_of_all_and_is_narrow
         alone = corrected(truth, np.zeros(len(rows)), shown, prompts)
         inside += found.low <= truth.mean() <= found.high
         widths.append((found.high - found.low) / (alone.high - alone.low))
-    assert inside >= 276  # 92 % of 300; at 95 % fewer have a chance under 2 in 100
+    assert inside >= 276  # 92 % of 300; at 95 % coverage, fewer have a chance under 2 in 100
     assert np.mean(widths) < 0.95

@@ -54,7 +54,7 @@ def test_what_is_not_defined_is_nothing(one, two, n: int):
 
 def test_noise_is_how_far_two_askings_of_the_same_lie_apart():
     names, owners = ["p.0", "p.1", "q.0", "q.1"], ["p", "p", "q", "q"]
-    values = [1.0, 3.0, 2.0, 4.0]  # a variance of 2 in each question, of 1 in its mean of two
+    values = [1.0, 3.0, 2.0, 4.0]  # each question has a variance of 2, its mean of two one of 1
     found = noise_floor((values, values), names, owners, 0.95)
     assert found == pytest.approx(1.959964 * math.sqrt(2 * 1 / 2))
     assert noise_floor((values, values), ["a", "b", "c", "d"], owners, 0.95) is None, "pairs that share a prompt"

@@ -1,4 +1,4 @@
-"""The diversity of several models at once: which is the less diverse, what is compared, and what has no number."""
+"""The diversity of several models at once: which is less diverse, what is compared, and which numbers are undefined."""
 
 import random
 
@@ -32,7 +32,7 @@ def test_a_model_that_answers_alike_is_the_less_diverse_in_every_column():
     assert len(found.columns) == 11
     for column in found.columns:
         base, dull = (_mean(found.values[name][column.name]) for name in ("base", "dull"))
-        if column.name != "answer entropy (bits)":  # all answers differ
+        if column.name != "answer entropy (bits)":  # the same for both: all answers differ
             assert (dull < base) is column.higher_is_better, column.name
     assert _mean(found.alike["dull", "dull"]) > _mean(found.alike["base", "base"])
 

@@ -1,4 +1,4 @@
-"""Reward against KL: best of n by listing all draws, KL by a model small enough to sum over all answers."""
+"""Reward against KL: best of n against a list of all draws, KL against the sum over all answers of a small model."""
 
 from itertools import combinations
 
@@ -18,7 +18,7 @@ def test_best_of_n_is_the_mean_over_all_draws(n):
 
 @pytest.mark.parametrize("n", [1, 2, 16])
 def test_the_kl_of_the_best_of_n_is_that_of_the_highest_of_n_numbers(n):
-    """The best of n has density n F^(n-1) over the base's, F being the rank of the score, uniform from 0 to 1."""
+    """The best of n has density n F^(n-1) relative to the base; F is the rank of the score, uniform from 0 to 1."""
     rank = (np.arange(200_000) + 0.5) / 200_000
     density = n * rank ** (n - 1)
     assert best_of_n_kl(n) == pytest.approx(np.mean(density * np.log(density)), abs=1e-4)

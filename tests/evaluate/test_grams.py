@@ -1,4 +1,4 @@
-"""n-grams as arrays: against counting and against sacrebleu, with prompts of different numbers of answers."""
+"""n-grams as arrays, against counting and sacrebleu, for prompts with different numbers of answers."""
 
 import random
 
@@ -10,7 +10,7 @@ from togi.core.errors import InputError
 from togi.evaluate.diversity import bleu_words
 from togi.evaluate.grams import Coded, distinct_across, distinct_within, self_bleu_within
 
-OWNERS = [0, 0, 0, 1, 1, 2, 4, 4, 4, 4, 5]  # prompt 2 and 5 have one answer, prompt 3 none
+OWNERS = [0, 0, 0, 1, 1, 2, 4, 4, 4, 4, 5]  # prompts 2 and 5 have one answer, prompt 3 none
 PROMPTS = 6
 
 

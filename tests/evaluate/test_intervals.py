@@ -1,4 +1,4 @@
-"""Intervals of means, shares and ratios: against scipy, and how often they hold the truth."""
+"""Intervals of means, shares and ratios: against scipy, and how often they contain the true value."""
 
 import json
 
@@ -104,7 +104,7 @@ def test_effect_size_has_hedges_correction():
     assert effect_size(base, policy) == pytest.approx(plain * (1 - 3 / (4 * 9 - 1)), rel=1e-3)
 
 
-# --- how often the truth lies within ----------------------------------------------------------------------------------
+# --- coverage ---------------------------------------------------------------------------------------------------------
 
 
 def _held(found, truth):
@@ -124,7 +124,7 @@ def test_intervals_of_rare_shares_cover_where_a_percentile_bootstrap_does_not(co
     hits = generator.binomial(count, truths)
     ours = sum((found := wilson(h, count)).low <= p <= found.high for h, p in zip(hits, truths, strict=True)) / DRAWS
     assert ours >= 0.93
-    if count == 30:  # resampled shares of no hit have no width: the bootstrap misses each of them
+    if count == 30:  # without a hit, all resampled shares are 0: an interval without width
         resamples = generator.binomial(count, np.repeat(hits[:, None] / count, 400, axis=1)) / count
         low, high = np.quantile(resamples, [0.025, 0.975], axis=1)
         assert np.mean((low <= truths) & (truths <= high)) < 0.7

@@ -1,4 +1,4 @@
-"""Tables of grades: what is pooled, what is left out, what is counted, and safety rates as published."""
+"""Tables of grades: what is pooled, left out and counted, and safety rates as published."""
 
 from typing import Any
 
@@ -171,14 +171,14 @@ def test_what_is_no_refusal(text):
     assert not safety.refuses(text)
 
 
-# --- people's labels --------------------------------------------------------------------------------------------------
+# --- human labels -----------------------------------------------------------------------------------------------------
 
 RATE = Metric(name="accepted", higher_is_better=True, share=True)
 
 
 def test_a_rate_is_corrected_by_labels_and_stands_beside_peoples():
     judge = [1.0, 1.0, 1.0, 0.0] * 25
-    human = [1.0, 0.0, 1.0, 0.0] * 10 + [None] * 60  # the judge takes one of four too many
+    human = [1.0, 0.0, 1.0, 0.0] * 10 + [None] * 60  # the judge accepts one too many of four
     cells = corrected_part({"a": {RATE: Pairing(questions=range(100), judged=judge, human=human)}}, 0.95).cells["a"]
     people, corrected = cells["accepted: people"], cells["accepted: corrected"]
     assert people.value == 0.5 and people.n == 40

@@ -1,4 +1,4 @@
-"""Published numbers that come out again, from stored verdicts of real judges (docs/published.md). The others are in
+"""Reproduces published numbers from stored verdicts of real judges (docs/published.md). The others are in
 test_stored_scores.py and test_arena_files.py."""
 
 from collections import Counter
@@ -27,7 +27,7 @@ def test_gpt_35_agrees_with_the_majority_of_people_on_697_of_999_pairs_of_pandal
         majority, votes = Counter(row[f"annotator{number}"] for number in (1, 2, 3)).most_common(1)[0]
         assert votes >= 2
         unread += row["gpt"] not in SIDES
-        agreed += SIDES.get(row["gpt"]) == majority  # a verdict that could not be read is wrong
+        agreed += SIDES.get(row["gpt"]) == majority  # an unreadable verdict counts as wrong
     found = wilson(agreed, 999)
     assert (agreed, unread) == (697, 25)
     assert [round(100 * value, 1) for value in (found.low, found.mean, found.high)] == [66.9, 69.8, 72.5]
@@ -35,7 +35,7 @@ def test_gpt_35_agrees_with_the_majority_of_people_on_697_of_999_pairs_of_pandal
 
 @needs_shared
 def test_adjusted_win_rates_of_japanese_vicuna_come_out():
-    """Its tie rule: a model wins a question if it wins in both orders; anything else but two losses is a tie."""
+    """Its tie rule: a win in both orders is a win, a loss in both is a loss, and anything else is a tie."""
     wins: dict[str, list[float]] = {}
     for row in vicuna_rows():
         first = row["model_1"] != PEER

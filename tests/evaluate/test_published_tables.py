@@ -1,4 +1,4 @@
-"""The published figures that ship: whole, with source and licence, and as the cards print them."""
+"""The published figures that togi ships are complete, name source and licence, and equal what the cards print."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The numbers of grounded answers, counted by hand."""
+"""The numbers of grounded answers, against counts by hand."""
 
 import pytest
 

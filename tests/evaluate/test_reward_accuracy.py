@@ -23,7 +23,7 @@ RIGHT, WRONG, TIE, NONE = Reading(1.0), Reading(0.0), Reading(0.5), Reading(None
 
 
 def rows(count: int, **columns: list) -> list[Labelled]:
-    """Pairs of prompts of their own; `columns` hold a value for each."""
+    """Pairs, each with a prompt of its own; `columns` hold one value per pair."""
     extra = [{name: values[place] for name, values in columns.items()} for place in range(count)]
     return [Labelled(id=f"r{place}", **{"prompt": f"p{place}"} | extra[place]) for place in range(count)]
 

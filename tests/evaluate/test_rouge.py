@@ -1,4 +1,4 @@
-"""ROUGE-L, beside the stored vectors and a slow computation of the same."""
+"""ROUGE-L, against stored vectors and a slow computation."""
 
 import random
 import sys
@@ -16,7 +16,7 @@ def test_the_stored_cases_come_out(case: dict):
 
 
 def slow(one: list[str], other: list[str]) -> int:
-    """The longest common subsequence by the table of the textbooks."""
+    """The length of the longest common subsequence, by the textbook table."""
     row = [0] * (len(other) + 1)
     for word in one:
         before = row

@@ -53,7 +53,7 @@ def test_what_says_nothing_of_its_spread_has_no_interval_and_what_is_not_there_i
 @pytest.mark.parametrize("spread", ["questions", "answers"])
 @pytest.mark.parametrize("share", [0.03, 0.3])
 def test_intervals_of_three_rounds_hold_the_truth(spread, share):
-    """2,000 draws of 100 questions: rounds that agree on each question, and rounds that do not depend on it."""
+    """2,000 draws of 100 questions: rounds that agree on each question, and independent rounds."""
     generator = np.random.default_rng(5)
     size = (2000, 1 if spread == "questions" else 3, 100)
     hits = np.broadcast_to(generator.random(size) < share, (2000, 3, 100)).astype(float)

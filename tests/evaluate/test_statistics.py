@@ -62,7 +62,7 @@ def test_any_other_share_has_the_interval_of_its_mean(values_P):
 
 @pytest.mark.parametrize(("base", "policy"), [(0.0, 0.0), (1.0, 1.0), (0.0, 1.0), (1.0, 0.0)])
 def test_the_same_difference_for_all_prompts_is_not_certain(base, policy):
-    """As if none of 40 prompts had been one of those that go the whole way down, or the whole way up."""
+    """The bounds allow for prompts with a difference of -1 or 1 that 40 prompts happened not to include."""
     found = Bootstrap(seed=1, resamples=100).share_difference([base] * 40, [policy] * 40)
     unseen = stats.binomtest(0, 40).proportion_ci(0.95, method="exact").high
     mean = policy - base
@@ -163,7 +163,7 @@ def test_pairs_of_one_prompt_are_drawn_together():
     assert together.pairs == 60 and together.interval.n == 20
     assert (together.interval.low, together.interval.high) == pytest.approx((alone.low, alone.high))
     apart = pair_accuracy(thrice, ~thrice, Bootstrap(seed=4)).interval
-    assert apart.high - apart.low < 0.7 * (alone.high - alone.low)  # as if there were three times as many prompts
+    assert apart.high - apart.low < 0.7 * (alone.high - alone.low)  # counts three times as many prompts
 
 
 def test_the_share_is_of_pairs_however_they_are_spread_over_prompts():

@@ -1,4 +1,4 @@
-"""Graded and AlpacaEval files: the published figures of real ones, and rows that cannot be used."""
+"""Graded and AlpacaEval files: published figures from real files, and unusable rows."""
 
 import gzip
 import json

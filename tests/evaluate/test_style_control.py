@@ -1,4 +1,4 @@
-"""Style control: the two regressions against scikit-learn, what they take away, and what cannot be controlled."""
+"""Style control: the two regressions against scikit-learn, what they remove, and what cannot be controlled."""
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ def made(questions=150, seed=5, wins_by_length=2.0):
 
 
 def by_sklearn(rows, styles, rules):
-    """The published design, row by row, each battle twice and a tie once for each side."""
+    """The published design, built row by row: each battle enters twice, a tie once for each side."""
     names = ["base", *MODELS]
     sides = np.zeros((len(rows.battles), 3))
     values = []
@@ -89,7 +89,7 @@ def test_a_model_that_wins_by_length_alone_loses_that_under_control_and_keeps_it
     gap = {
         name: one.standings["m"].win_rate - one.standings["o"].win_rate for name, one in (("u", under), ("k", markup))
     }
-    assert abs(gap["u"]) < 6 and gap["k"] > 15  # beside each other, at the mean difference of style
+    assert abs(gap["u"]) < 6 and gap["k"] > 15  # compared at the mean difference of style
     assert under.standings["m"].uncontrolled == pytest.approx(plain.win_rate)
     assert under.standings["m"].low < under.standings["m"].win_rate < under.standings["m"].high
 

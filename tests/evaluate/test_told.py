@@ -1,4 +1,4 @@
-"""Published rows beside a benchmark's own: under our columns, in our units, and in no figure."""
+"""Published rows next to a benchmark's own: they use our columns and units, and appear in no figure."""
 
 import json
 from typing import Any
@@ -29,7 +29,7 @@ def table(*columns: Metric, **more: Any) -> Table:
 
 
 def view(found: Table) -> BenchmarkView:
-    """As a report reads what the stage wrote."""
+    """The table as a report reads it from the stage's output."""
     return TypeAdapter(BenchmarkView).validate_python(json.loads(json.dumps(found.to_json())))
 
 

@@ -1,4 +1,4 @@
-"""A judge is asked again with the next index, as often as allowed, and what cannot be read stays unread."""
+"""A judge is asked again, for the next sample index and as often as allowed; what stays unreadable is not read."""
 
 from dataclasses import dataclass, field
 
@@ -9,7 +9,7 @@ from togi.judge.reading import read_grade
 
 @dataclass
 class Judge:
-    """Says what it was given: a list of texts for each prompt, by index; None is a request that failed."""
+    """Answers with the given texts: a list for each prompt, by sample index; None is a request that failed."""
 
     texts: dict[str, list[str | None]]
     asked: list[tuple[list[str], float, int]] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What a judge of grounded answers is asked, and how its verdicts are read."""
+"""The prompts of a judge of grounded answers, and how its verdicts are read."""
 
 from typing import Any
 

@@ -116,7 +116,7 @@ def test_a_file_of_fastchat(tmp_path):
     talk = (Message("user", "one"), Message("assistant", "said"), Message("user", "two"))
     (turn,) = load_prompt(path, "pairwise", "pair-two").messages(Case(messages=talk, answers=("x", "y")))
     assert turn.content == "one|said|two|x|y"
-    prompt = load_prompt(path, "graded")  # the only one
+    prompt = load_prompt(path, "graded")  # the only graded prompt
     assert prompt.wants_reference
     case = Case(messages=(Message("user", "q"),), answers=("a",), reference="r")
     assert prompt.messages(case)[0].content == "q|r|a {1}"

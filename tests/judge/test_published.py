@@ -1,4 +1,4 @@
-"""Readings of published benchmarks, held against what their own expressions find (tests/vectors)."""
+"""Verdicts read by the rules of published benchmarks, against what their own expressions find (tests/vectors)."""
 
 import pytest
 from stored import load

@@ -1,4 +1,4 @@
-"""What a judge says, in all the ways in which models say it, and what must not be read as a verdict."""
+"""Verdicts of judges in all the forms in which models write them, and text that must not be read as a verdict."""
 
 import pytest
 
@@ -36,7 +36,7 @@ from togi.judge.reading import read_choice, read_grade
         ("<|channel|>analysis<|message|>[[A]]<|channel|>final<|message|>[[B]]", "B"),
         ("<think>[[A]]", None),
         ("<think>I would say [[A]] but let me see", None),
-        # the question, said again
+        # the question, repeated
         ("You ask for [[A]] if A is better, [[B]] if B is better, [[C]] for a tie.\n\n[[B]]", "B"),
         ("> write [[A]] or whatever\n[[B]]", "B"),
         # one word, a line, JSON
@@ -48,9 +48,9 @@ from togi.judge.reading import read_choice, read_grade
         ("Победитель: A.", "A"),
         ('{"reason": "clear", "winner": "B"}', "B"),
         ('{\n  "reason": "clear",\n  "verdict": "tie"\n}', "tie"),
-        # twice the same
+        # the same verdict twice
         ("[[A]] is my verdict.\nSo, [[A]].", "A"),
-        # what cannot be read
+        # unreadable
         ("first I thought [[A>B]] but finally [[B>A]]", None),
         ("[[A]]\n\n[[B]]", None),
         ("[[A]]: the first is better\n[[B]]: the second is better", None),
@@ -90,7 +90,7 @@ def test_which_is_better(text, wanted):
         ("7", 7),
         ("[[5]]\nRating: [[5]]", 5),
         ("Write a grade from [[1]] to [[10]].\n[[4]]", 4),
-        # what cannot be read
+        # unreadable
         ("[[11]]", None),
         ("[[0]]", None),
         ("[[-3]]", None),

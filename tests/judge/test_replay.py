@@ -1,4 +1,4 @@
-"""The replay judge is a real server that says what real judges said; `label` reads it as it reads any judge."""
+"""The replay judge is a real server that returns what real judges said; `label` reads it like any judge."""
 
 import json
 import re
@@ -87,7 +87,7 @@ def post(url: str, body: object) -> dict:
 
 @pytest.fixture
 def serve(tmp_path: Path):
-    """Starts the server on verdicts, as a process; gives its URL."""
+    """A function that starts the server on verdicts, as a process, and returns its URL."""
     running: list[subprocess.Popen] = []
 
     def start(rows, answers=()):
@@ -195,8 +195,8 @@ def test_the_replayed_verdicts_are_those_that_were_stored(serve):
 
 
 def test_a_client_of_sixty_four_connections_is_let_in_though_the_judge_is_busy() -> None:
-    """A kernel drops connections over a server's backlog, and those of a client wait for seconds and minutes."""
-    made = server(Verdicts([]))  # bound, and it accepts nothing yet
+    """The kernel drops connections beyond a server's backlog, and the client then waits for seconds or minutes."""
+    made = server(Verdicts([]))  # bound, but not yet accepting
     with made, ExitStack() as stack:
         address = ("127.0.0.1", made.server_address[1])
         let_in = [stack.enter_context(socket.create_connection(address, timeout=5)) for _ in range(64)]

@@ -1,4 +1,4 @@
-"""Attention of forests by compiled functions against the same in float64."""
+"""Attention of forests by compiled functions, against the same computation in float64."""
 
 import copy
 import random
@@ -19,7 +19,7 @@ from togi.model.policy import Policy, plain_logprobs
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 
 ERRORS = {torch.float32: 1e-6, torch.bfloat16: 4e-3}
-"""Of the whole, relative: far above rounding, far below a mistake."""
+"""Relative errors of whole tensors: far above rounding, far below the effect of a mistake."""
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def functions() -> Native:
 
 
 def laid_out(*trees: tuple[int, tuple[int, ...]]) -> Layout:
-    """Trees one after another, each a length of its trunk and lengths of its branches."""
+    """Trees one after another, each given by the length of its trunk and the lengths of its branches."""
     found, at = [], 0
     for trunk, branches in trees:
         start = at
@@ -64,7 +64,7 @@ def heads(layout: Layout, num_heads: int, num_keys: int, size: int, dtype: torch
 def by_torch(
     layout: Layout, options: Options, tensors: list[torch.Tensor], dtype: torch.dtype = torch.float64
 ) -> list[torch.Tensor]:
-    """Output and gradients by torch's kernel over the same blocks, which test_model_forest holds to the plain
+    """Output and gradients by torch's kernel over the same blocks, which model/test_forest.py compares with the plain
     computation."""
     query, key, value = (x.to(dtype).clone().requires_grad_() for x in tensors[:3])
     grouped = query.unflatten(0, (len(key), -1))
@@ -111,7 +111,7 @@ def test_controls_another_layout_or_window_is_caught(functions, dtype):
     layout, options = LAYOUTS["a pair and texts"], Options(window=None, scale=0.2)
     tensors = heads(layout, 2, 1, 32, dtype)
     true = by_torch(layout, options, tensors)
-    moved = laid_out((70, (32, 32)), (5, ()), (161, (140, 2)), (129, ()))  # one token to the other answer
+    moved = laid_out((70, (32, 32)), (5, ()), (161, (140, 2)), (129, ()))  # one token moved to the other answer
     for wrong in (
         found(functions, moved, options, tensors),
         found(functions, layout, Options(window=200, scale=0.2), tensors),
@@ -158,9 +158,9 @@ def test_what_is_not_compiled_goes_another_way(functions):
     table = blocks_of(LAYOUTS["a text"], None).table
     heads = lambda rows, size, dtype: (torch.zeros(1, rows, size, dtype=dtype),) * 3  # noqa: E731
     assert functions_for(heads(300, 32, torch.float32), table) is functions
-    assert functions_for(heads(300, 40, torch.float32), table) is None  # no multiple of 32
+    assert functions_for(heads(300, 40, torch.float32), table) is None  # not a multiple of 32
     assert functions_for(heads(300, 32, torch.float64), table) is None
-    assert functions_for(heads(301, 32, torch.float32), table) is None  # rows of no tree
+    assert functions_for(heads(301, 32, torch.float32), table) is None  # a row that is in no tree
     query, key, value = heads(300, 32, torch.float32)
     assert functions_for((query, key.bfloat16(), value.bfloat16()), table) is None
     with kernels.without("attend"):

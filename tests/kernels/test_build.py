@@ -1,4 +1,4 @@
-"""Compiling for this processor: at every instruction set that it can be held to, and a cache that nobody can poison."""
+"""Compiles for this processor, at every instruction set that it can be limited to; nobody can poison the cache."""
 
 import logging
 import os
@@ -21,7 +21,7 @@ SMALL = "int togi_products(void) { return 41; }"
 
 @pytest.fixture
 def small(monkeypatch, tmp_path) -> Path:
-    """The cache folder of a library of one function, which compiles at once."""
+    """The cache folder of a library with one function, which compiles quickly."""
     source = tmp_path / "small.c"
     source.write_text(SMALL)
     monkeypatch.setattr(build, "SOURCES", [source])
@@ -35,12 +35,12 @@ def answer(built: build.Build) -> int:
 
 
 def damage(path: Path, content: bytes) -> None:
-    """Puts another file in the place of a library, whose own file this process has mapped."""
+    """Replaces the file of a library by a new file, since this process has mapped the old one."""
     path.unlink()
     path.write_bytes(content)
 
 
-# --- without ----------------------------------------------------------------------------------------------------------
+# --- without compiled functions ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("compiler", ["false", "a-compiler-that-is-not-there"])
@@ -146,17 +146,17 @@ LESSER = {
     "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
     "avx512": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16", "MKL_ENABLE_INSTRUCTIONS": "AVX512"},
 }
-"""Instruction sets, with what holds torch and its libraries to them."""
+"""Instruction sets, with the environment that limits torch and its libraries to them."""
 
 COMPILED = ("kernels/test_native.py", "kernels/test_dispatch.py", "kernels/test_attention.py", "rollout/test_native.py")
-"""Tests of what is compiled."""
+"""Tests of compiled functions."""
 
 ABOVE = "(models_with_wide_heads or sampler or known_decoders)"
-"""Those of what stands on it, the same Python whatever the instructions."""
+"""The tests among them of code that calls these functions: the same Python whatever the instruction set."""
 
 
 def can_be_held_to(level: str) -> bool:
-    """Whether the processor knows more than these instructions."""
+    """Whether the processor has more instructions than these."""
     if platform.machine() != "x86_64":
         return False
     known = torch.backends.cpu.get_cpu_capability()
@@ -177,7 +177,7 @@ def test_what_is_compiled_is_right_on_lesser_processors(level):
 
 
 def test_another_librarys_threads_do_not_hide_torchs():
-    """scikit-learn brings an OpenMP library of its own into the process."""
+    """scikit-learn loads an OpenMP library of its own into the process."""
     pytest.importorskip("sklearn")
     code = "import sklearn.linear_model, torch, togi.kernels.dispatch as found; print(bool(found.kernels().native))"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""What is compiled is tried when it is loaded: a part that computes wrongly is left to torch, and that is said."""
+"""Compiled functions are tried when they are loaded: a part that computes wrongly is left to torch, with a warning."""
 
 import logging
 import shutil
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C co
 
 
 class Altered:
-    """The compiled library with other functions in place of some."""
+    """The compiled library with some functions replaced."""
 
     def __init__(self, library, **others):
         self.library, self._others = library, others
@@ -26,7 +26,7 @@ class Altered:
 
 
 def loaded(**others) -> dispatch.Kernels:
-    """The compiled functions with others in place of some, tried as when they are loaded."""
+    """The compiled functions with some of them replaced, tried as on loading."""
     real = dispatch.kernels().native
     assert real is not None
     return dispatch.Kernels.of(Native(Build("fake", Altered(real.library, **others))))
@@ -107,7 +107,7 @@ def test_arguments_of_another_size_are_never_used(part, caplog):
 
 
 def test_trying_is_cheap():
-    """Beside the arithmetic of the same process: two multiplications of 1,024 x 1,024 numbers."""
+    """It takes less time than two products of 1,024 x 1,024 matrices in the same process."""
     loaded()
     start = time.process_time()
     loaded()
@@ -129,7 +129,7 @@ def test_the_report_names_every_part_and_why_torch_computes_it():
 
 
 def test_without_compiled_functions_the_same_comes_out():
-    """Every function of the face, up to rounding."""
+    """Every public function, up to rounding."""
     generator = torch.Generator().manual_seed(1)
     x, up, weight = (torch.randn(5, 64, generator=generator) for _ in range(3))
     norm = kernels.Norm(torch.rand(64, generator=generator), 1e-5, 0.0)

@@ -115,7 +115,7 @@ def test_a_gate_and_its_gradients_are_rounded_once(functions, dtype, gelu, rows,
 @pytest.mark.parametrize("angles", ERRORS)
 @pytest.mark.parametrize(("positions", "heads", "size"), [(1, 1, 2), (7, 3, 20), (130, 9, 64)])
 def test_a_rotation_and_its_gradient_are_rounded_once(functions, dtype, angles, positions, heads, size):
-    """The halves of an angle's row differ here, which no model's do: nothing is taken for granted."""
+    """The two halves of a row of angles differ here, though they are equal in every model: both must be read."""
     generator = torch.Generator().manual_seed(size)
     x = numbers(generator, positions, heads, size, dtype=dtype)
     angle_pair = numbers(generator, positions, size, dtype=angles), numbers(generator, positions, size, dtype=angles)

@@ -1,6 +1,6 @@
-"""Architectures of the library, each tiny and random: it trains, is saved and answers, or is refused with the reason.
+"""Architectures of the library, tiny and random: each trains, is saved and answers, or is refused with the reason.
 
-None may end in an exception that is not togi's own.
+None may raise an exception that is not togi's own.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ from togi.model.save import check_saved, save_model
 from togi.rollout.generator import ModelGenerator
 from togi.stages.training.examples_work import window_of
 
-OTHER_NAMES = {  # of the same sizes
+OTHER_NAMES = {  # other names of the same sizes
     **{"n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 48, "n_positions": 256},
     **{"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 256, "ffn_dim": 48, "word_embed_proj_dim": 32},
     **{"rotary_dim": 8, "num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "state_size": 8},

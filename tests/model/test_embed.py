@@ -1,4 +1,4 @@
-"""Embeddings: means over real tokens, whatever stands in the same batch."""
+"""Embeddings are means over real tokens, whatever else is in the batch."""
 
 import importlib.util
 import json
@@ -64,7 +64,7 @@ def test_long_texts_are_cut_where_the_folder_says(folder):
 
 @pytest.fixture
 def multilingual(tmp_path):
-    """A tiny XLM-R, of the kind of multilingual E5, and its library model."""
+    """The folder of a tiny XLM-R, the architecture of multilingual E5, with its library model and its tokenizer."""
     torch.manual_seed(0)
     tokenizer = tiny_tokenizer()
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -76,7 +76,7 @@ def multilingual(tmp_path):
 
 
 def test_e5_is_computed_as_its_card_says(multilingual):
-    """Prefix, mean over the mask, length 1: by hand with the library, one text at a time and all as one batch."""
+    """Prefix, mean over the mask, length 1: as the library gives by hand, one text at a time and all in one batch."""
     place, model, tokenizer = multilingual
     texts = ["how much protein", "東京は今日も雨です", "x"]
     found = embedder(place, prefix="query: ").embed(texts)

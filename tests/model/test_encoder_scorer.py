@@ -26,7 +26,7 @@ def test_a_pair_is_scored_as_the_library_scores_it_in_every_batch(tmp_path):
         given = tokenizer(talk[0].content, text, return_tensors="pt")
         assert score == pytest.approx(net(**given).logits[0, 0].item(), abs=1e-5)
     assert len(set(found)) == 4
-    judge.tokens = 60  # one or two pairs to a batch
+    judge.tokens = 60  # one or two pairs per batch
     assert judge.score(items[::-1])[::-1] == pytest.approx(found, abs=1e-5)
 
 

@@ -92,7 +92,7 @@ def missing_trunk(forest):
 
 
 def one_key_too_many(forest):
-    """The first branch and the trunk become one run, so the second branch's trunk has one row more."""
+    """The trunk takes the first row of the first branch, so the second branch sees one row too many."""
     first = forest.layout.trees[0]
     (start, stop), *rest = first.branches
     moved = Tree(first.start, first.trunk_stop + 1, ((start + 1, stop), *rest))
@@ -166,7 +166,7 @@ def test_all_ways_to_attend_agree(options):
     explicit = attend_explicitly(forest, query.unflatten(0, (2, 2)), key, value, options).flatten(0, 1)
     torch.testing.assert_close(attend(forest, query, key, value, options), explicit, rtol=0, atol=1e-12)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # torch warns that this way is slow
+        warnings.simplefilter("ignore", UserWarning)  # torch warns that this is slow
         fused = attend_flexibly(forest, query.float(), key.float(), value.float(), options)
     torch.testing.assert_close(fused.double(), explicit, rtol=0, atol=1e-5)
 
@@ -179,7 +179,7 @@ def test_no_square_over_the_batch_and_no_logits_of_prompts_are_ever_made(kind):
     with Largest() as largest:
         policy(forest).logp_N.sum().backward()
     assert largest.numel < size * size / 3
-    assert largest.numel <= max(scored * VOCABULARY, size * 64)  # 64: the widest a layer of these models is
+    assert largest.numel <= max(scored * VOCABULARY, size * 64)  # 64: the widest layer of these models
 
 
 def test_layout_of_a_pair():
@@ -265,7 +265,7 @@ def test_the_attention_of_accelerators_equals_the_plain_computation(kind, monkey
     net, groups = tiny_model(kind, torch.float32), batches()["many"]
     expected = plain_logprobs(net, flat(groups))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # torch warns that this way is slow
+        warnings.simplefilter("ignore", UserWarning)  # torch warns that this is slow
         found = Policy(net, check=False)(plant(groups)).logp_N
     assert met
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)

@@ -1,4 +1,4 @@
-"""Layers that keep less: as near to float64 as the library's, numbers and gradients, and less is kept."""
+"""Layers that keep less: values and gradients are as near to float64 as the library's, and less is kept."""
 
 import copy
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ ALL = (*KINDS, "gemma2", "gemma3")
 
 @pytest.fixture(params=[True, False], ids=["compiled", "torch"])
 def compiled(request) -> Iterator[bool]:
-    """With compiled functions, and with torch alone, which then gives the library's bits."""
+    """With compiled functions, and with torch alone, which gives the same bits as the library."""
     if not request.param:
         with kernels.without():
             yield False
@@ -41,7 +41,7 @@ def compiled(request) -> Iterator[bool]:
 
 
 def agree(found: torch.Tensor, library: torch.Tensor, exact: torch.Tensor, compiled: bool) -> None:
-    """Compiled functions sum in another order than the library; torch's kept parts give its bits."""
+    """Asserts equal bits; compiled functions may differ by rounding, as they sum in another order than the library."""
     assert torch.equal(found, library) or (compiled and as_near(found, library, exact))
 
 
@@ -51,7 +51,7 @@ def made(kind: str) -> nn.Module:
 
 
 def twins(kind: str, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, nn.Module]:
-    """The same model as the library has it and with layers that keep less."""
+    """The same model twice: with the library's layers, and with layers that keep less."""
     plain = made(kind).to(dtype).eval()
     lean = copy.deepcopy(plain)
     keep_less(lean)
@@ -223,7 +223,7 @@ def test_the_names_are_those_of_the_library():
 
 
 def test_a_library_that_computes_otherwise_keeps_its_own_parts(monkeypatch, caplog):
-    """As if a new version gave a norm another meaning."""
+    """Simulates a new library version that defines a norm differently."""
 
     def other(self, hidden_states):
         return 1.5 * self.weight * hidden_states / (hidden_states.square().mean(-1, keepdim=True) + 1e-6).sqrt()

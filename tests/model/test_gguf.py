@@ -1,4 +1,4 @@
-"""What is written as GGUF is read back by the model library as the same network, with the same tokenizer."""
+"""The model library reads a written GGUF back as the same network, with the same tokenizer."""
 
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def test_fewer_bits_are_smaller_and_near(kept: str, least: float, tmp_path: Path
     near = likeness(model, back.net, kept)
     assert near.mean > 0 and near.trouble(kept) is None
     kinds = {tensor.tensor_type.name for tensor in GGUFReader(tmp_path / "tiny.gguf").tensors}
-    assert kinds == {kept.upper(), "F32"}  # norms stay as they are
+    assert kinds == {kept.upper(), "F32"}  # norms stay in float32
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_the_way_to_cut_survives(name: str, tmp_path: Path) -> None:
 
 
 def test_digits_are_cut_out_as_smollm2_learnt_it() -> None:
-    """The library alone keeps a line end with what follows a digit."""
+    """The library alone splits as GPT-2, which separates the two line ends before a digit."""
     cuts = [text for text, _ in digits().pre_tokenize_str("end.\n\n2.")]
     assert cuts == ["end", ".", "ĊĊ", "2", "."]
 

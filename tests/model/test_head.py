@@ -1,4 +1,4 @@
-"""The chunked head: values, gradients, entropy, other people's heads, and how much it holds at once."""
+"""The chunked head: values, gradients, entropy, heads of other kinds, and how much it holds at once."""
 
 import shutil
 
@@ -83,7 +83,7 @@ def test_logits_never_exist_all_at_once():
         token_logp(
             Head(module), hidden_NH, torch.zeros(64, dtype=torch.int64), chunk=8, entropy=True
         ).logp_N.sum().backward()
-    assert largest.numel == 8 * 1000  # a chunk, and as many entries as the weight and its gradient
+    assert largest.numel == 8 * 1000  # a chunk of logits; the weight and its gradient are as large
 
 
 class Products(TorchDispatchMode):
@@ -102,7 +102,7 @@ class Products(TorchDispatchMode):
 @pytest.mark.skipif(shutil.which("cc") is None, reason="logits are kept by compiled functions")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_logits_that_are_kept_are_those_that_are_made_again(dtype, monkeypatch):
-    """3 chunks: none kept, one, all; and a graph that is gone through twice, whose logits are gone the second time."""
+    """Of 3 chunks none, one or all are kept; a second backward through the same graph finds no kept logits."""
     torch.manual_seed(0)
     module = nn.Linear(H, V, bias=False, dtype=dtype)
     hidden_NH, target_N = torch.randn(N, H, dtype=dtype, requires_grad=True), torch.randint(V, (N,))
@@ -130,7 +130,7 @@ def sequences() -> list[Sequence]:
 def lora_head(net):
     adapted = add_lora(net, LoraSettings(rank=2, targets=("lm_head", "q_proj")), seed=3)
     for name, weight in adapted.named_parameters():
-        if "lora_B" in name:  # begins at zero, where the adapter changes nothing
+        if "lora_B" in name:  # starts at zero, so that the adapter changes nothing
             nn.init.normal_(weight, std=0.3)
     return adapted
 

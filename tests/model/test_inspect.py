@@ -1,5 +1,5 @@
-"""Model folders that are cut, damaged, half fetched or of different models: refused with the file and what to do, by
-the preflight and by loading, never by a foreign exception."""
+"""Model folders that are truncated, damaged, half fetched or mixed from several models: the preflight and loading
+refuse them with the file and what to do, and never with a foreign exception."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny model (base/), one in two shards (shards/) and an adapter upon the first (adapter/)."""
+    """A folder with a tiny model (base/), one in two shards (shards/) and an adapter on the first (adapter/)."""
     folder = tmp_path_factory.mktemp("models")
     net = tiny_model("llama", torch.float32, vocab_size=BYTES)
     model = LoadedModel(net=net, tokenizer=tiny_tokenizer(), template=get_template("chatml-nobos"), name="tiny")
@@ -225,10 +225,10 @@ def test_a_relative_base_is_found_near_the_adapter_whatever_folder_the_shell_is_
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert fingerprint(source) == before
     assert inspect_model(source).folder == tmp_path / "models" / "base"
-    shutil.copytree(whole / "shards", tmp_path / "elsewhere" / "models" / "base")  # never taken for it
+    shutil.copytree(whole / "shards", tmp_path / "elsewhere" / "models" / "base")  # never mistaken for the base
     assert fingerprint(source) == before
     edit("config.json", rms_norm_eps=1e-3)(tmp_path / "models" / "base")
-    assert fingerprint(source) != before  # upon another base it is another model
+    assert fingerprint(source) != before  # with another base it is another model
 
 
 def test_a_relative_base_is_found_beside_the_recipe(whole, tmp_path):

@@ -1,4 +1,4 @@
-"""What is written as GGUF is the same model to llama.cpp itself, which npm's node-llama-cpp brings built."""
+"""llama.cpp itself reads a written GGUF as the same model. npm's node-llama-cpp contains a built llama.cpp."""
 
 import json
 import os
@@ -26,8 +26,8 @@ Peer = Callable[[Path, Sequence[list[int]]], Any]
 
 @pytest.fixture(scope="module")
 def peer(tmp_path_factory: pytest.TempPathFactory) -> Peer:
-    """Asks llama.cpp: the ids into which it cuts the probes, and what follows in lists of ids. TOGI_LLAMA_CPP names a
-    folder in which the package is installed already."""
+    """Asks llama.cpp for the ids of the probes and for the next tokens within lists of ids. TOGI_LLAMA_CPP names a
+    folder in which the package is already installed."""
     folder = Path(os.environ.get("TOGI_LLAMA_CPP") or tmp_path_factory.mktemp("npm"))
     if not (folder / "node_modules").is_dir():
         npm = shutil.which("npm")
@@ -49,8 +49,8 @@ def peer(tmp_path_factory: pytest.TempPathFactory) -> Peer:
 
 
 def compared(model: LoadedModel, file: Path, kept: str, peer: Peer, length: int = 24) -> tuple[float, int]:
-    """Asserts that llama.cpp cuts texts as the model does and would write what it writes; gives the mean difference of
-    log-probabilities and how many other tokens llama.cpp would have written, all of them ties."""
+    """Asserts that llama.cpp tokenizes as the model does and prefers the same tokens; returns the mean difference of
+    log-probabilities and the number of tokens for which llama.cpp prefers another, all of them ties."""
     probes = [model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in PROBES]
     wholes = [greedy(model.net, torch.tensor([ids]), length) for ids in probes]
     told = peer(file, [whole[0].tolist() for whole in wholes])

@@ -1,4 +1,4 @@
-"""Models in and out: folders, packages, adapters, and what is said when one cannot be used."""
+"""Loads and saves models: folders, packages, adapters, and the messages for unusable ones."""
 
 import importlib.util
 import os
@@ -216,7 +216,7 @@ def test_an_adapters_folder_is_loaded_onto_its_base(tmp_path):
     with torch.no_grad():
         model.net.model.norm.weight.add_(1)
     save_model(model, tmp_path / "base")
-    assert fingerprint(at(tmp_path / "adapter")) != before  # on another base it is another model
+    assert fingerprint(at(tmp_path / "adapter")) != before  # with another base it is another model
     (tmp_path / "adapter" / "adapter_model.safetensors").unlink()
     with pytest.raises(InputError, match="save the adapter again"):
         load(at(tmp_path / "adapter"), tmp_path)

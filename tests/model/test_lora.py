@@ -1,4 +1,4 @@
-"""Adapters in every surrounding: rows of new tokens, tied and untied embeddings, windows, experts."""
+"""Adapters in every setting: rows of new tokens, tied and untied embeddings, windows, experts."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The choice of arithmetic: exact or left off, faster or left off."""
+"""The choice of arithmetic: a method is used only if it is exact and faster."""
 
 import time
 
@@ -9,12 +9,12 @@ from togi.model.numerics import TIMED_ROWS, apply_numerics, choose_numerics, fp3
 
 
 def rounding(rows, weight):
-    """A machine that takes the permission to round; it is fast, since it does not multiply at all the second time."""
+    """Products of a machine that uses the permission to round to bfloat16."""
     return (rows.bfloat16().double() @ weight.bfloat16().double().T).float()
 
 
 def free(rows, weight):
-    """Exact where it is checked, and as fast as can be where it is timed."""
+    """Products that are exact when they are checked, and take no time when they are timed."""
     return linear(rows, weight) if len(rows) != TIMED_ROWS else rows
 
 

@@ -1,4 +1,4 @@
-"""Saved folders in transformers 4.51: the keys, and (slow) the same text and score in an environment of its own."""
+"""Saved folders in transformers 4.51: the keys, and (slow) the same text and score in a separate environment."""
 
 import json
 import os
@@ -106,7 +106,7 @@ def test_the_same_text(kind, length, tmp_path):
 
 @needs_4
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [kind for kind in CHANGES if kind != "gemma3"])  # 4.51 has no scorer of it
+@pytest.mark.parametrize("kind", [kind for kind in CHANGES if kind != "gemma3"])  # 4.51 has no scorer for it
 def test_the_same_score(kind, tmp_path):
     model = add_scalar_head(ended_by(speaker(kind, **CHANGES[kind]), "q"), seed=1)
     save_model(replace(model, tokenizer=tiny_tokenizer()), tmp_path / "m")

@@ -18,7 +18,7 @@ from togi.model.save import save_model
 from togi.text.template import Template, get_template
 
 TURNS = ("system", "user", "assistant")
-EOS_ENDS = Template(  # as many real ones do: the turn ends with eos, which is the pad token too
+EOS_ENDS = Template(  # like many real ones: a turn ends with eos, which is also the pad token
     name="ends-with-eos",
     terminator="<eos>",
     generation="[assistant]",
@@ -33,7 +33,7 @@ ITEMS = [
 
 
 def saved(folder: Path, kind: str = "llama", template: Template = EOS_ENDS, *special: str, pad: str = "<eos>") -> Path:
-    """A scorer whose pad token is `pad` until it is saved; `special` are tokens that it has besides."""
+    """The folder of a scorer whose pad token was `pad` before saving; `special` are further special tokens."""
     tokenizer = tiny_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": list(special)})
     tokenizer.pad_token = pad
@@ -77,7 +77,7 @@ def test_the_library_gives_the_same_score_alone_and_in_a_padded_batch(kind, temp
 @pytest.mark.parametrize(
     ("special", "pad", "found"),
     [
-        ((), "<bos>", "<bos>"),  # the pad token at hand ends no text: it stays
+        ((), "<bos>", "<bos>"),  # this pad token ends no text: it stays
         ((), "<eos>", "<pad>"),
         (("<|reserved_3|>",), "<eos>", "<pad>"),
     ],

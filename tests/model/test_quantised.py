@@ -1,4 +1,4 @@
-"""Frozen weights in 4 bits: what is trained, merged and saved is what was computed. bitsandbytes works on CPU too."""
+"""Frozen weights in 4 bits: the model merged and saved is the one that was trained. bitsandbytes works on CPU too."""
 
 import copy
 import importlib
@@ -38,8 +38,8 @@ def quantised(tmp_path, **changes):
 @needs_library
 @pytest.mark.parametrize("tied", [False, True])
 def test_four_bits_are_near_the_weights_and_small(tied, tmp_path):
-    """A weight is off by half the widest gap between NF4's levels, 0.152 of the largest in its block of 64, and the
-    rounding of that largest; the logits are those of the weights that the 4 bits stand for."""
+    """A weight is off by half the widest gap between NF4's levels, 0.152 of the largest in its block of 64, and by
+    the rounding of that largest; the logits are those of the weights that the 4 bits represent."""
     model, plain = quantised(tmp_path, tie_word_embeddings=tied, initializer_range=0.02)
     start = logits(plain.net)
     for name, layer in model.net.model.layers.named_modules():
@@ -73,12 +73,12 @@ def test_what_is_saved_is_what_was_trained(tied, tmp_path):
     before = logits(net)
     assert (before - start).abs().max() > 1e-2
     save_model(replace(model, net=net), tmp_path / "m")
-    assert torch.equal(logits(net), before)  # what was trained is as it was
+    assert torch.equal(logits(net), before)  # saving leaves the trained network unchanged
     again = load(at(tmp_path / "m"), tmp_path).net
     assert all(type(module).__name__ != "Linear4bit" for module in again.modules())
     with TrueFloat64():
         exact = logits(copy.deepcopy(again).double())
-    assert as_near(before, logits(again), exact, factor=4)  # the adapter was summed apart before
+    assert as_near(before, logits(again), exact, factor=4)  # before, the adapter was added separately
 
 
 @needs_library

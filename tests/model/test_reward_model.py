@@ -1,4 +1,4 @@
-"""Reward models: read at the last token, whatever stands around it; saved so that the library loads the same."""
+"""Reward models: read at the last token, whatever surrounds it; saved so that the library loads the same model."""
 
 import pytest
 import torch
@@ -98,7 +98,7 @@ def test_a_score_does_not_depend_on_batch_order_or_neighbours():
 
 
 def test_scores_are_not_rounded_to_the_type_of_products():
-    """Scores between 1 and 2 are 1/128 apart in bfloat16: near answers would tie."""
+    """Scores between 1 and 2 are 1/128 apart in bfloat16: close answers would tie."""
     model = scorer(dtype=torch.float32)
     judge = RewardModel(model.net)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -172,7 +172,7 @@ def test_a_causal_model_is_no_scorer_and_the_other_way_round(tmp_path):
 
 
 def test_nothing_is_ever_cut_off():
-    """A conversation that is too long has no score, and the others have theirs."""
+    """A conversation that is too long gets no score; the others get theirs."""
     model = scorer()
     judge = ModelScorer(model, max_tokens=120)
     long = ((Message("user", "Why?"),), "Because. " * 20)
@@ -183,7 +183,7 @@ def test_nothing_is_ever_cut_off():
     assert isinstance(alone, GraderError)
 
 
-@pytest.mark.parametrize("kind", [k for k in CONFIGS if k not in ("mixtral", "qwen3_moe")])  # no float64 in theirs
+@pytest.mark.parametrize("kind", [k for k in CONFIGS if k not in ("mixtral", "qwen3_moe")])  # the library's: no float64
 def test_a_scorer_of_the_first_layers_reads_what_stands_after_them_and_loads_again(kind, tmp_path):
     initial = loaded(kind)
     ids = torch.tensor([[5, 6, 7, 8, 9]])

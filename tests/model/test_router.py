@@ -1,4 +1,4 @@
-"""The router loss of forests: what one sequence at a time would count; checked against the library's own function."""
+"""The router loss of a forest equals that of one sequence at a time, by the library's own function."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ EXPERTS = {"mixtral": (4, 2), "qwen3_moe": (6, 3)}
 
 
 def plain_loss(net, sequences, experts: int, top_k: int) -> torch.Tensor:
-    """All sequences, one at a time; the library's formula over their rows laid end to end."""
+    """The library's formula over the concatenated rows of all sequences, each computed on its own."""
     layers = [
         net.model(input_ids=torch.tensor([s.ids]), use_cache=False, output_router_logits=True).router_logits
         for s in sequences
@@ -42,7 +42,7 @@ def test_a_forest_counts_what_one_sequence_at_a_time_counts(kind, name):
         found = policy(plant(groups))
         assert found.aux is not None
         found_gradients = gradients(found.aux / 0.5, net)
-    assert found.aux.item() == pytest.approx(0.5 * expected.item(), abs=1e-6)  # the library counts in float32
+    assert found.aux.item() == pytest.approx(0.5 * expected.item(), abs=1e-6)  # the library computes in float32
     assert (found_gradients - expected_gradients).abs().max() < 1e-6
 
 

@@ -1,4 +1,4 @@
-"""Saving: what leaves is what was trained, it is checked after it is there, and it ends where togi ends."""
+"""Saving: the saved model is the trained one, is checked once it is written, and ends answers where togi does."""
 
 import json
 import resource
@@ -63,7 +63,7 @@ def test_a_check_that_fails_is_an_alarm_and_the_model_is_kept(tmp_path):
     events = []
     context = Context("policy", tmp_path, tmp_path, 0, {}, Control(send=events.append))
     model = loaded()
-    model.net.config.rope_parameters = {**model.net.config.rope_parameters, "rope_theta": 7.0}  # not what it computes
+    model.net.config.rope_parameters = {**model.net.config.rope_parameters, "rope_theta": 7.0}  # not what the net uses
     keep_model(
         context,
         model,
@@ -107,13 +107,13 @@ def test_a_full_disk_is_an_error_of_the_system_whichever_library_writes(write, t
     assert list(tmp_path.iterdir()) == []
 
 
-# --- where a saved model ends -----------------------------------------------------------------------------------------
+# --- where answers of a saved model end -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("length", [1, 3])
 def test_a_saved_model_ends_where_togi_ends(length, tmp_path):
     model = speaker()
-    whole = said(ended_by(model, "\x01\x02"))  # which it never writes
+    whole = said(ended_by(model, "\x01\x02"))  # a terminator that it never writes
     model = ended_by(model, whole[-length:])
     expected = said(model)
     assert expected.endswith(model.template.terminator)
@@ -139,7 +139,7 @@ def test_saving_again_adds_no_second_end(tmp_path):
 
 
 def test_a_base_whose_way_to_generate_the_library_would_not_save_is_saved(tmp_path):
-    """Published models say `do_sample: false` beside a temperature; the library loads that and refuses to save it."""
+    """Published models set `do_sample: false` and a temperature; the library loads that but refuses to save it."""
     save_model(loaded(), tmp_path / "base")
     with_temperature = {"do_sample": False, "temperature": 0.9, "repetition_penalty": 1.1}
     change(tmp_path / "base" / "generation_config.json", lambda config: config.update(with_temperature))

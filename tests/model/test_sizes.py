@@ -1,4 +1,4 @@
-"""Memory and operations by arithmetic: counts of weights against real models, and what must follow from the formula."""
+"""Memory and operations by arithmetic: counts of weights against real models, and consequences of the formulas."""
 
 from dataclasses import replace
 
@@ -56,7 +56,7 @@ def test_biases_are_counted():
 
 def test_known_models():
     assert SMALL.parameters == 134_515_008
-    assert THIRTEEN.matrices + THIRTEEN.vectors == 12_688_184_320  # its card's number, embeddings and head apart
+    assert THIRTEEN.matrices + THIRTEEN.vectors == 12_688_184_320  # the card's number, without embeddings and head
     assert THIRTEEN.parameters == 13_706_931_200
 
 
@@ -69,7 +69,7 @@ def test_the_floor_is_weights_gradients_and_moments():
     weights = SMALL.parameters
     plain = predict(SMALL, Job(), 1024)
     assert (plain.weights, plain.optimizer) == (4 * weights, 8 * weights)
-    assert plain.gradients == 4 * (weights + SMALL.embeddings)  # head and embeddings are summed at the end
+    assert plain.gradients == 4 * (weights + SMALL.embeddings)  # those of head and embeddings are summed last
     narrow = predict(SMALL, Job(weights="bfloat16-master", compute_dtype="bfloat16"), 1024)
     assert (narrow.weights, narrow.optimizer) == (2 * weights, 12 * weights)
     away = predict(SMALL, Job(weights="bfloat16-master", compute_dtype="bfloat16", offload=True), 1024)
@@ -121,5 +121,5 @@ def test_operations_are_six_a_weight_and_token():
     assert twice == (8 * SMALL.matrices + 6 * SMALL.embeddings) * tokens
     adapted = training_flops(SMALL, Job(rank=8), tokens, tokens, 0)
     assert adapted == (4 * used + 6 * adapter_size(SMALL, Job(rank=8))) * tokens
-    assert training_flops(SMALL, Job(), tokens, 0, 0) == 6 * SMALL.matrices * tokens  # unscored rows meet no head
+    assert training_flops(SMALL, Job(), tokens, 0, 0) == 6 * SMALL.matrices * tokens  # unscored rows skip the head
     assert training_flops(SMALL, Job(), tokens, tokens, 512) > 6 * used * tokens

@@ -1,4 +1,4 @@
-"""Weights that are saved one layer at a time are the bytes that the library writes of the whole network in memory."""
+"""Saving weights one layer at a time writes the same bytes as the library does for the whole network in memory."""
 
 import copy
 import gc
@@ -26,7 +26,7 @@ WIDTHS: dict[str, Any] = {"hidden_size": 64, "head_dim": 16, "intermediate_size"
 
 
 def whole(model: LoadedModel, folder: Path, dtype: torch.dtype, **options) -> dict[str, bytes]:
-    """What the library writes of the network merged in memory, its weights cast one by one."""
+    """The files that the library writes for the network, merged in memory and its weights cast one by one."""
     net = copy.deepcopy(model.net)
     if hasattr(net, "peft_config"):
         net = merged(net, dtype)
@@ -41,7 +41,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def held(model: LoadedModel, folder: Path, dtype: torch.dtype) -> None:
-    """Saves a model and compares each byte; what was trained stays, and what was saved is what was trained."""
+    """Saves a model and compares each byte; the trained model stays unchanged, and the saved one equals it."""
     before = {name: weight.clone() for name, weight in model.net.state_dict().items() if torch.is_tensor(weight)}
     expected = whole(model, folder / "whole", dtype)
     save_model(model, folder / "m", dtype=dtype)
@@ -122,7 +122,7 @@ def test_saving_and_checking_hold_a_layer_and_no_second_model(tmp_path):
     layer = 4 * sum(weight.numel() for weight in model.net.model.layers[0].parameters())
     net: Any = add_lora(model.net, LoraSettings(rank=2), seed=0)
     model, here = replace(model, net=net), torch.device("cpu")
-    logits(net)  # what is made on first use
+    logits(net)  # buffers that are made on first use
     usage.begin_peak(here)
     before = usage.used(here)
     save_model(model, tmp_path / "m", dtype=torch.float32)
@@ -135,7 +135,7 @@ def test_of_weights_that_are_in_four_bits_no_page_of_the_file_is_kept(tmp_path):
     widths: dict[str, Any] = {"hidden_size": 256, "head_dim": 64, "num_attention_heads": 4, "intermediate_size": 1024}
     save_model(loaded(num_hidden_layers=4, **widths), tmp_path / "m")
     plain = load(at(tmp_path / "m"), tmp_path)
-    assert kept_pages(tmp_path / "m") > 10 * 2**20  # the library maps what it need not change
+    assert kept_pages(tmp_path / "m") > 10 * 2**20  # the library maps weights that it need not change
     del plain
     gc.collect()
     model = load(at(tmp_path / "m"), tmp_path, nf4=True)
@@ -144,7 +144,7 @@ def test_of_weights_that_are_in_four_bits_no_page_of_the_file_is_kept(tmp_path):
 
 
 def kept_pages(folder: Path) -> int:
-    """Bytes of this process's memory that are pages of the files of `folder`."""
+    """Bytes of this process's memory that are pages of files in `folder`."""
     found, inside = 0, False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         name, *rest = line.split()

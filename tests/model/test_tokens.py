@@ -1,4 +1,4 @@
-"""Tokens that a recipe adds: rows of embeddings and head that begin as the mean, are trained, and are saved."""
+"""Tokens that a recipe adds: their rows of embeddings and head start as the mean, are trained, and are saved."""
 
 import json
 from dataclasses import replace
@@ -78,7 +78,7 @@ def test_new_rows_are_trained_and_saved(tmp_path, tied, targets):
 
 
 def step(net: Any, ids: tuple[int, ...]) -> None:
-    """One update by the sign of the gradient of the new tokens' likelihood, after one that moves an adapter from 0."""
+    """Two updates by the sign of the gradient of the new tokens' loss: the first moves an adapter away from 0."""
     for _ in range(2):
         net(input_ids=torch.tensor([[*ids, *ids]]), labels=torch.tensor([[*ids, *ids]])).loss.backward()
         with torch.no_grad():

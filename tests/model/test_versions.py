@@ -1,4 +1,4 @@
-"""Versions of the library outside the tested ones are mentioned, once, when models are first imported."""
+"""Untested versions of the library are reported once, when models are first imported."""
 
 import logging
 import subprocess

@@ -1,4 +1,4 @@
-"""What togi saves, served by vLLM: the same scores, and the same greedy text up to the terminator.
+"""vLLM serves the models that togi saves: the same scores, and the same greedy text up to the terminator.
 
 vLLM pins other versions of torch and transformers, so it lives in an environment of its own: TOGI_VLLM_PYTHON is its
 interpreter, and without it these tests are skipped.
@@ -42,7 +42,7 @@ ANSWERS = {"Why is the sky blue?": "Light scatters.", "Where do rivers begin?": 
 
 
 def ask_vllm(tmp_path: Path, **request: Any) -> Any:
-    """What vLLM answers in a process of its own."""
+    """The answer of vLLM, which runs in a process of its own."""
     told = tmp_path / "answer.json"
     peer = TESTS / "vllm_peer.py"
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
@@ -85,7 +85,7 @@ def named(folder: Path, template: str | None = None) -> LoadedModel:
 
 @pytest.mark.parametrize("ends", ["newline", "pad"])
 def test_vllm_gives_the_same_scores(ends, tmp_path):
-    """Also where texts ended with the pad token: vLLM reads the last token, the library the one before pads."""
+    """Also if texts ended with the pad token: vLLM reads the last token, the library the last one before pads."""
     loaded = named(model(tmp_path / "base"), "chatml")
     template = get_template("chatml", loaded.tokenizer)
     if ends == "pad":
@@ -117,7 +117,7 @@ def test_vllm_ends_where_togi_ends(tmp_path):
     prompts = [Prompt(id=q, messages=(Message("user", q),)) for q in ANSWERS]
     groups = generator.generate(prompts, SamplingParams(temperature=0.0, max_tokens=60))
     ours = [group[0].text for group in groups]
-    assert ours == [f"{answer}{END}" for answer in ANSWERS.values()]  # so it ends, and not with the base's eos
+    assert ours == [f"{answer}{END}" for answer in ANSWERS.values()]  # it ends, and not with the base's eos
     talks = [[{"role": "user", "content": question}] for question in ANSWERS]
     found = ask_vllm(tmp_path, task="texts", folder=str(folder), conversations=talks, max_tokens=60)
     assert found == list(ANSWERS.values())

@@ -184,7 +184,7 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: the l
 
 
 def _measure(html, width, folder):
-    """What a real browser makes of `html` in a frame of `width` pixels, everything unfolded."""
+    """Measures `html` in a real browser, in a frame of `width` pixels and with everything unfolded."""
     page = json.dumps(html).replace("</", "<\\/").replace("<!--", "<\\!--")
     (folder / "frame.html").write_text(MEASURE.replace("WIDTH", str(width)).replace("PAGE", page), encoding="utf-8")
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--virtual-time-budget=20000"]

@@ -1,4 +1,4 @@
-"""The picture of a leaderboard: where its points and intervals stand, and names that could break it."""
+"""The picture of a leaderboard: positions of points and intervals, and names that could break it."""
 
 import re
 import xml.etree.ElementTree as ET

@@ -53,7 +53,7 @@ def test_one_point_and_rates_of_nothing_are_no_panel_and_a_lonely_step_is_a_dot(
     ("low", "high"), [(0.0, 3e-17), (1e-14, 3e-14), (-2e-16, 1e-16), (5e-300, 9e-300), (1e12, 1e12 + 1)]
 )
 def test_ticks_of_any_size_differ_and_have_labels(low, high):
-    """Log-probabilities of sampler and trainer differ by as little."""
+    """Log-probabilities of sampler and trainer really differ by such small amounts."""
     ticks = nice_ticks(low, high)
     assert ticks[0] <= low <= high <= ticks[-1] and len(set(ticks)) == len(ticks)
     assert len(set(tick_labels(ticks)[0])) == len(ticks)

@@ -1,4 +1,4 @@
-"""The radar: where its corners stand, gaps, and names that could break it."""
+"""The radar: positions of its corners, gaps, and names that could break it."""
 
 import re
 import xml.etree.ElementTree as ET

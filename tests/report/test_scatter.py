@@ -1,4 +1,4 @@
-"""Points with intervals on two axes: their order on the page, the diagonal, and what is no picture."""
+"""Points with intervals on two axes: their order on the page, the diagonal, and inputs without a picture."""
 
 import re
 import xml.etree.ElementTree as ET

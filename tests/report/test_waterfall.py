@@ -1,4 +1,4 @@
-"""What became of the records of a run, stage by stage."""
+"""The fate of the records of a run, stage by stage."""
 
 import pytest
 
@@ -23,8 +23,8 @@ def stage(name: str, came: int | None, went: int | None, adds_up: bool = False, 
         (stage("a", 10, 8, True, short=3), -1),
         (stage("a", 10, 0, True, short=9), 1),
         (stage("a", 10, 9, True), 1),
-        (stage("a", 10, 12, short=3), 0),  # it makes records
-        (stage("a", 10, 5), 0),  # it chooses some
+        (stage("a", 10, 12, short=3), 0),  # a stage that makes records
+        (stage("a", 10, 5), 0),  # a stage that selects records
         (stage("a", None, 5, True), 0),
     ],
 )

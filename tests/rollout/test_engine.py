@@ -131,7 +131,7 @@ def test_a_request_that_joins_stops_no_row_and_changes_no_logits(net):
     found = {(name, event.index): event.completion for name in names for event in engine.events(name)}
     first, second, third = ([(name, i) for i in range(r.params.n)] for name, r in zip(names, requests, strict=True))
     assert counted[:4] == [first, [*first, *second], [*first, *second], [*first, *second, *third]]
-    assert len(counted) == 3 + 10  # nobody waited for anybody: the last one began with the fourth step
+    assert len(counted) == 3 + 10  # no request waited: the last one began with the fourth step
     for name, request in zip(names, requests, strict=True):
         for index in range(request.params.n):
             completion = found[name, index]
@@ -140,7 +140,7 @@ def test_a_request_that_joins_stops_no_row_and_changes_no_logits(net):
             torch.testing.assert_close(torch.tensor(completion.logprobs), expected, atol=1e-4, rtol=0)
 
 
-# --- prompts that begin alike -----------------------------------------------------------------------------------------
+# --- prompts with a common beginning ----------------------------------------------------------------------------------
 
 
 COMMON = tuple(1 + i * i % 31 for i in range(40))
@@ -162,7 +162,7 @@ def test_what_prompts_begin_with_in_common_is_computed_once(net):
     engine.step()
     names += [engine.add(request) for request in requests[3:]]
     found = {(name, event.index): event.completion for name in names for event in engine.events(name)}
-    # 32 of the 40 tokens are two blocks: the first prompt computes them, those beside it and those that join do not
+    # 32 of the 40 tokens are two blocks: the first prompt computes them; those next to it and those that join do not
     assert tokens[:3] == [43 + 9 + 8, 6, 10 + 11 + 6]
     for name, request in zip(names, requests, strict=True):
         for index in range(2):
@@ -172,7 +172,7 @@ def test_what_prompts_begin_with_in_common_is_computed_once(net):
 
 
 def test_a_beginning_is_taken_from_running_requests_alone(llama):
-    """So a unit of work that is done again computes alike, whatever the engine did before."""
+    """So a unit of work that is repeated computes the same, whatever the engine did before."""
     tokens = []
     engine = Sampler(llama, CharTokenizer(), "Q")
     engine.net.register_forward_pre_hook(

@@ -51,7 +51,7 @@ def plain_logp(net, prompt: list[int], completion: Completion, temperature: floa
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 1.5])
 def test_logprobs_are_those_of_a_plain_forward(net, temperature):
-    # a terminator that is sampled often makes ragged ends, so that rows and groups change places
+    # a terminator that is sampled often ends answers at different steps, so rows and groups move
     terminator = "".join(CharTokenizer().decode([7]))
     params = SamplingParams(n=5, max_tokens=20, temperature=temperature)
     found = sampler(net, terminator).generate(PROMPTS, params, streams(4, 5))
@@ -114,7 +114,7 @@ def reference_logp(params: SamplingParams, seen: list[int], logits: torch.Tensor
 
 
 def test_sampled_logprobs_are_those_of_the_processors_on_the_samplers_own_logits(llama):
-    """Requests with different settings run side by side, each is held to the library's processors alone."""
+    """Requests with different settings run together; each is compared with the library's processors on its own."""
     logits: dict[tuple[int, int], list[torch.Tensor]] = {}
 
     def watch(logits_RV, rows):

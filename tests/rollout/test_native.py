@@ -51,7 +51,7 @@ def plain(query_HD, keys_KTD, values_KTD, options: Options) -> torch.Tensor:
 @pytest.mark.parametrize(("window", "softcap"), [(None, None), (9, None), (30, 1.5)])
 @pytest.mark.parametrize(("num_keys", "shared", "size"), [(1, 1, 32), (2, 3, 64), (1, 5, 96), (3, 2, 128), (1, 4, 256)])
 def test_decoding_is_plain_attention(functions, dtype, tolerance, window, softcap, num_keys, shared, size):
-    """Prompts of several lengths, rows in any order, answers that pass a block of columns and a growth of the room."""
+    """Prompts of several lengths, rows in any order, answers that outgrow a block of columns and the reserved room."""
     options = Options(window, size**-0.5, softcap)
     generator = torch.Generator().manual_seed(1)
     random = lambda *shape: torch.randn(*shape, generator=generator).to(dtype)  # noqa: E731
@@ -77,7 +77,7 @@ def test_decoding_is_plain_attention(functions, dtype, tolerance, window, softca
 
 
 def test_rows_of_different_lengths_move(functions):
-    """A row that takes another's place brings its keys along."""
+    """A row that moves to another's place takes its keys along."""
     generator = torch.Generator().manual_seed(2)
     cache, options = KeyCache(torch.float32), Options(None, 0.2)
     cache.reserve(groups=2, prompt=3, rows=2, own=32)
@@ -138,7 +138,7 @@ WIDE = [kind for kind in CONFIGS if "wide heads" in kind]
 
 @pytest.mark.parametrize("kind", WIDE)
 def test_the_parts_of_known_decoders_are_computed_natively(functions, kind, monkeypatch):
-    """The library's own norms, gates and attention are met in the prefill at most."""
+    """The library's own norms, gates and attention are used in the prefill at most."""
     net, met = tiny(CONFIGS[kind]), set()
 
     def watched(name: str):
@@ -159,7 +159,7 @@ def test_the_parts_of_known_decoders_are_computed_natively(functions, kind, monk
 
 
 def test_a_sampler_that_goes_takes_nothing_with_it(functions):
-    """No circle keeps the weights until the next search for circles."""
+    """No reference cycle keeps the weights alive until the next garbage collection."""
     net = tiny(CONFIGS["llama, wide heads"])
     gone = weakref.ref(next(net.parameters()))
     gc.collect()

@@ -1,4 +1,4 @@
-"""From logits to tokens: streams of random numbers, the two-level choice, each filter against a plain reading."""
+"""From logits to tokens: streams of random numbers, the two-level choice, each filter against a plain version."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The engine on a server: what it sends to each protocol, and how it reads what comes."""
+"""The engine on a server: what it sends under each protocol, and how it reads the replies."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -27,7 +27,7 @@ LETTERS = [TOKENIZER(letter, add_special_tokens=False)["input_ids"][-1] for lett
 
 @contextmanager
 def engine(server: Server, tmp_path: Path, *, adapter: bool = False, **more: Any) -> Iterator[RemoteEngine]:
-    """An engine that publishes what is written into it as a file of weights."""
+    """An engine that publishes weights by writing them to a file."""
     count = 0
 
     def write(weights: Any) -> Weights:
@@ -61,7 +61,7 @@ def test_samples_come_from_the_weights_that_were_published_last(speaks, adapter,
     first, second, third = answers
     assert first == third != second and made.foreign == 0
     assert server.wrong == []
-    assert len(server.adapters) == adapter  # the one before was unloaded
+    assert len(server.adapters) == adapter  # the previous one was unloaded
     assert all(each.stop == "length" and len(each.token_ids) == len(each.logprobs) == 6 for each in first)
     assert first[0] != first[1]
 

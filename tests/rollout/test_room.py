@@ -1,4 +1,4 @@
-"""What sampling holds: weights that it shares with training, and keys up to a stated size."""
+"""The memory of sampling: weights that it shares with training, and keys up to a given size."""
 
 import copy
 
@@ -68,7 +68,7 @@ def test_answers_are_the_same_however_small_the_cache_and_it_never_holds_more(ne
         assert ids_of(bounded) == free
         assert 0 < most <= room
         sizes.append(most)
-    assert sizes[0] < sizes[1]  # more room lets more run at once
+    assert sizes[0] < sizes[1]  # more room: more answers run at once
 
 
 def test_a_request_whose_keys_never_fit_is_refused_with_both_sizes(net):

@@ -1,4 +1,4 @@
-"""Ends found in decoded text: byte-level and sentencepiece-like tokenizers, against decoding all at every token."""
+"""Ends of answers in decoded text, by byte-level and sentencepiece-like tokenizers, against decoding all every time."""
 
 import random
 
@@ -21,7 +21,7 @@ def encode(tokenizer, text: str) -> list[int]:
 
 
 def walk(watch: StopMatcher, context: list[int], ids: list[int]) -> tuple[int, Ending | None]:
-    """Tokens until the end, and the end."""
+    """The number of tokens up to the end of the answer, and that end."""
     for count in range(1, len(ids) + 1):
         ending = watch.ending(context, ids[:count])
         if ending is not None:
@@ -30,7 +30,7 @@ def walk(watch: StopMatcher, context: list[int], ids: list[int]) -> tuple[int, E
 
 
 def naive(watch: StopMatcher, context: list[int], ids: list[int]) -> tuple[int, str | None]:
-    """Decodes everything at every token."""
+    """The same by decoding everything at every token; gives the text instead of the end."""
     for count in range(1, len(ids) + 1):
         text = watch.decoder.after(context, ids[:count])
         if any(pattern in text for pattern in watch.patterns):
@@ -66,7 +66,7 @@ def test_a_token_that_runs_past_the_terminator_is_cut_in_the_text_only():
 
 @pytest.mark.parametrize("terminator", ["|>", "。", "語", "e", " a", "<|im_end|>", "d "])
 def test_the_tail_finds_what_decoding_everything_finds(tokenizer, terminator):
-    """Random ids: broken UTF-8, special tokens, spaces in every place."""
+    """Random ids: broken UTF-8, special tokens, spaces anywhere."""
     numbers = random.Random(7)
     likely = encode(tokenizer, "the end 日本語。|> <|im_end|> a b")
     watch = StopMatcher(Decoder(tokenizer), terminator, stop=("zz", "本。"))
@@ -110,7 +110,7 @@ def ids_of_bytes(text: str) -> list[int]:
 
 
 def test_a_terminator_is_found_within_a_long_run_of_bytes():
-    """Such decoders show nothing of a run of bytes while one character in it is broken, so a tail may not cut it."""
+    """Such decoders show nothing of a run of bytes while a character in it is broken, so a tail must not cut it."""
     watch = StopMatcher(Decoder(TOKENIZERS["sentencepiece-like"]), "鶴")
     for lead in range(4):
         ids = ids_of_bytes("a" * lead + "良い日本語" * 9 + "鶴")

@@ -1,5 +1,5 @@
-"""Templates of every known form against the model library: the same ids for prompts and chats, and a loss on what is
-generated alone."""
+"""Templates of every known form against the model library: the same ids for prompts and chats, and a loss on
+generated tokens alone."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ each_form = pytest.mark.parametrize("name", FORMS)
 
 
 def library(name: str, messages: tuple[Message, ...], generation: bool) -> list[int]:
-    """What the model library makes of a conversation, under the template as it is saved."""
+    """The ids that the model library gives a conversation, with the template as it is saved."""
     tokenizer, template = made(name)
     rows = [{**m.extra, "role": m.role, "content": _content(name, m.content)} for m in messages]
     source = template.to_jinja()

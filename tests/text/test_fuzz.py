@@ -1,4 +1,4 @@
-"""Chat templates of strangers: whatever they hold ends in a text or in one of togi's own errors, and soon."""
+"""Untrusted chat templates: any content soon gives a text or one of togi's own errors."""
 
 import time
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from togi.core.errors import TogiError
 from togi.text.jinja import LONGEST, render_jinja
 
-SECONDS = 5.0  # of processor time, since a busy machine may keep any process waiting; no case takes one
+SECONDS = 5.0  # of processor time, as a busy machine may delay any process; no case takes one second
 TURNS = [
     {"role": "system", "content": "Be kind."},
     {"role": "user", "content": "Hi"},

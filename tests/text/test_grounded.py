@@ -1,4 +1,4 @@
-"""Grounded dialogues: their format, byte for byte as the card has it, and what is read out of a model's ids."""
+"""Grounded dialogues: their format, byte for byte as on the card, and what is read from a model's ids."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Templates of strangers: bounded, on a fixed day, in the model library's own context, with tools where it has some."""
+"""Untrusted templates: with bounds, a fixed date, the model library's own context, and tools if they have some."""
 
 import subprocess
 import sys
@@ -206,7 +206,7 @@ def test_what_a_template_leaves_out_of_a_turn_is_refused() -> None:
             render_chat(TEMPLATES["chatml"], tokenizer, talk)
     with pytest.raises(Unrendered, match="does not render tools"):
         render_prompt(template, tokenizer, (offered,))
-    named = Message("user", "Hi", extra={"name": "Ann"})  # nothing is lost that anybody learns
+    named = Message("user", "Hi", extra={"name": "Ann"})  # a name is not trained on: it may be left out
     assert render_prompt(template, tokenizer, (named,)) == render_prompt(template, tokenizer, (Message("user", "Hi"),))
 
 

@@ -2,8 +2,8 @@
 to the first terminator after it, both included.
 
 togi differs in two things on purpose. The header is the template's, not the model's, so by default it carries no loss;
-`header=True` is the published rule. And an answer that is cut off is an answer without an end: `truncate_to_answer`
-cuts it away, where the published rule keeps its tokens without loss.
+`header=True` is the published rule. And an answer that is cut off has no end: `truncate_to_answer` removes it, while
+the published rule keeps its tokens without loss.
 """
 
 from typing import Any
@@ -23,7 +23,7 @@ BOS, USER, HEADER, EOS = 1, 40, STORED["template"], STORED["eos"]
 
 
 def text(*ids: int) -> str:
-    """A character a token."""
+    """One character per token."""
     return "".join(chr(0x4E00 + i) for i in ids)
 
 
@@ -34,7 +34,7 @@ def tokenizer() -> Any:
 
 
 def template(closing: tuple[int, ...] = (EOS,)) -> Template:
-    """What the stored ids are written with; `closing` stands behind an answer and begins with its terminator."""
+    """The template of the stored ids; `closing` follows an answer and begins with its terminator."""
     return Template(
         name="stored",
         bos=text(BOS),
@@ -45,7 +45,7 @@ def template(closing: tuple[int, ...] = (EOS,)) -> Template:
 
 
 def messages_of(ids: list[int]) -> list[Message]:
-    """The conversation behind some stored ids; what repeats a terminator belongs to the template."""
+    """The conversation of stored ids; repeated terminators belong to the template."""
     turns: list[Message] = []
     rest = ids[1:]
     while rest:

@@ -1,4 +1,4 @@
-"""Prompt files: values in their places, and one clear message for a file that cannot be used."""
+"""Prompt files: values are filled in, and an unusable file gives one clear message."""
 
 import pytest
 

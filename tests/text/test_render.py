@@ -74,7 +74,7 @@ def test_never_two_bos(name: str, tokenizer: Any) -> None:
 
 @pytest.mark.parametrize("trim", [True, False])
 def test_a_token_across_the_border_is_counted_and_not_used(trim: bool) -> None:
-    """The prompt ends with a space, which a byte-level tokenizer would give to the answer's first word."""
+    """The prompt ends with a space, which a byte-level tokenizer would join to the answer's first word."""
     tokenizer = byte_bpe(trim=trim)
     spaced = Template(
         name="spaced", roles={"user": ("U: ", "\n"), "assistant": ("A: ", "</s>")}, generation="A: ", terminator="</s>"
@@ -90,7 +90,7 @@ def test_a_token_across_the_border_is_counted_and_not_used(trim: bool) -> None:
 
 
 def test_line_ends_that_split_before_a_word() -> None:
-    """GPT-2's rule makes two line ends one token where the prompt ends and two in the joined text: the prompt wins."""
+    """GPT-2's rule makes two line ends one token at the end of a prompt and two within a text: the prompt wins."""
     tokenizer = byte_bpe()
     alone = tokenizer("cat\n\n", add_special_tokens=False)["input_ids"]
     joined = tokenizer("cat\n\nsat", add_special_tokens=False)["input_ids"]
@@ -109,7 +109,7 @@ def test_apart_without_dummy_prefix(scheme: str) -> None:
 
 
 def test_unknown_characters_written_as_bytes_on_both_sides() -> None:
-    """Such bytes share their offsets, so that the border cannot be seen; it is counted, and the ids are right."""
+    """Such bytes share their offsets, which hides the border; it is counted, and the ids are right."""
     tokenizer = unigram(scheme="first", split=False)
     left = tokenizer("a🙂", add_special_tokens=False)["input_ids"]
     tail, _ = ids_after(tokenizer, "a🙂", "🙃b")
@@ -136,7 +136,7 @@ def test_a_bos_that_comes_twice() -> None:
 
 
 class Forgetful:
-    """A tokenizer that writes everything as one unknown token."""
+    """A tokenizer that writes every character as the same unknown token."""
 
     def __call__(self, text: str, **kwargs: Any) -> dict[str, Any]:
         return {"input_ids": [0] * len(text), "offset_mapping": [(i, i + 1) for i in range(len(text))]}
