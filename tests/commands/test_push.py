@@ -42,7 +42,7 @@ def test_a_folder_is_published_in_one_commit_without_what_is_hidden(folder):
 def test_a_data_set_is_one_where_there_is_parquet(folder):
     with serving({}, token="right") as address:
         ended = push(folder, address, "me/rows", "--dataset")
-    assert ended.returncode == 2 and "holds no *.parquet, so it is no dataset; leave --dataset out" in ended.stderr
+    assert ended.returncode == 2 and "has no *.parquet, so it is not a dataset; leave --dataset out" in ended.stderr
     (folder / "train.parquet").write_bytes(b"rows")
     held: Repositories = {}
     with serving(held, token="right") as address:

@@ -92,5 +92,5 @@ def test_preferences_that_are_all_one_are_refused_and_a_fold_of_them_is_silent(t
     fit = read_alpaca(write_jsonl(tmp_path / "p.jsonl", rows), None, None, fit=True).models["m"]
     assert 90 < fit.controlled < 100 and capfd.readouterr() == ("", "")
     rows[3]["preference"] = 1.0
-    with pytest.raises(InputError, match="all 40 preferences of m are 1: length explains nothing"):
+    with pytest.raises(InputError, match="all 40 preferences of m are 1, so length explains nothing"):
         read_alpaca(write_jsonl(tmp_path / "p.jsonl", rows), None, None, fit=True)

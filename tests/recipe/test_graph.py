@@ -193,7 +193,7 @@ def test_the_lock_writes_out_every_default(folder):
         (
             "gates: [{type: terminator, bonus: 6.0}]",
             "gates: [{type: length, unit: tokens, min: 65}]",
-            r"stages\.policy: the length gate asks for 65 tokens, but sampling\.max_tokens is 64",
+            r"stages\.policy: the length gate requires 65 tokens, but sampling\.max_tokens is 64",
         ),
         (
             "pairs: $pairs}",

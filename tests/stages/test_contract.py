@@ -133,7 +133,7 @@ def test_a_new_stage_is_two_files_and_one_line(house):
     assert [source["records"] for source in sources] == [7, 3, 3] and sources == [
         source for row in rows.values() for source in row["sources"]
     ]
-    assert "Terms that bind" in page and "for safety only" in page
+    assert "Binding terms" in page and "for safety only" in page
     record = json.loads(ask(house, "show", "toy.yaml", "halves.rest", "--json"))["records"][0]["id"]
     life = ask(house, "trace", "toy.yaml", record[:8])
     assert "Question 3?" in life and life.count("passed on") == 2

@@ -117,7 +117,7 @@ def test_what_teaches_nothing_is_dropped_for_the_reasons_of_every_training_on_pa
     bad = [replace(first, id="same", rejected=first.chosen), replace(first, id="empty", rejected=silent)]
     context = reward(tmp_path / "drop", [*pairs(), *bad], validation=None, steps=1)
     assert [(drop.id, drop.reason) for drop in context.drops] == [("same", "equal_answers"), ("empty", "empty_answer")]
-    with pytest.raises(InputError, match="pair same teaches nothing: its answers are the same"):
+    with pytest.raises(InputError, match="pair same cannot be trained on: its answers are the same"):
         reward(tmp_path / "error", [*pairs(), *bad], validation=None, steps=1, on_bad_pair="error")
 
 

@@ -290,7 +290,7 @@ def test_answers_that_the_template_rewrites_are_learnt_in_sequences_that_end_wit
     assert told == [f"{thought}So.<|im_end|>", f"{thought}Yes.<|im_end|>"]
     assert made.counts["rewritten_chats"] == made.counts["sequences_split_off"] == 1
     ((name, message),) = rewritten(made.settings, made)
-    assert name == "rewritten_answers" and "of 1 chats 1 sequences were split off" in message
+    assert name == "rewritten_answers" and "in 1 chats 1 sequences were split off" in message
     task = SftTask(made.settings, Data([found]), made.model)
     assert task.plant([found]).target_N.numel() == sum(sum(s.scored) for s in found.group)
 

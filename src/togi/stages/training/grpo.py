@@ -76,9 +76,7 @@ class Loss(Settings):
     """The loss variant and its constants."""
 
     type: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "luspo", "sapo", "vespo"] = "dapo"
-    level: Literal["token", "sequence"] = Field(
-        default="token", description="sequence: one ratio per answer (GSPO); luspo needs it"
-    )
+    level: Literal["token", "sequence"] = Field(default="token", description="sequence: GSPO; luspo needs it")
     eps: float | None = Field(
         default=None, gt=0, lt=1, description="the ratio is clipped to [1 - eps, 1 + eps_high]; 0.2 when absent"
     )
@@ -374,10 +372,7 @@ def job(settings: TrainGrpo) -> TrainingJob:
         if settings.engine is not None:
             sampled = 0.0
         elif settings.processes == 1 and (width == 4 or job.weights != "float32"):
-            frozen = job.rank and job.weights in (
-                "bfloat16",
-                "nf4",
-            )  # frozen weights are shared, and only the adapter is copied
+            frozen = job.rank and job.weights in ("bfloat16", "nf4")  # shared: only the adapter is copied
             sampled = float(adapter_size(shape, job) * width) if frozen else 0.0 if width == 4 else sampled
         if settings.loss.beta > 0 and settings.lora is None:
             return sampled + shape.parameters * (2.0 if settings.loss.reference_dtype == "bfloat16" else 4.0)

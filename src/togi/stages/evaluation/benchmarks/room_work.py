@@ -1,8 +1,7 @@
-"""The context of a running benchmark: its subjects, the judge, and methods that ask them. Finished units of work are
-stored, so a restart does not repeat them.
+"""The context of a running benchmark: its subjects, the judge, and methods that ask them.
 
-The manifest records what was asked: the questions, the sampling parameters, the judge, and the identity of each
-subject.
+Finished units of work are stored, so a restart does not repeat them. The manifest records the questions, the sampling
+parameters, the judge, and the identity of each subject.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -178,8 +177,7 @@ class Room:
         phase: str = "answers",
         again: Again = ONCE,
     ) -> list[list[Said]]:
-        """`params.n` answers of a subject (or of the baseline) to each prompt. Finished units are not repeated after a
-        restart.
+        """`params.n` answers of a subject (or of the baseline) to each prompt; restarts do not repeat finished units.
 
         `phase` distinguishes several calls for one subject. A failed request gives an answer with `failed` set. Raises
         StageError if too many failed. A local model is never asked the same greedy question twice.
@@ -246,8 +244,7 @@ class Room:
         self, ref: ModelRef, questions: Sequence[Prompt], words: tuple[str, str], phase: str
     ) -> list[float | GraderError]:
         """The judge's log-probability of beginning its answer with the first word minus that of the second, in nats,
-        for each question. Finished units are not repeated after a restart. A question without a result gets an
-        error."""
+        for each question. Finished units are not repeated after a restart. A question without a result has an error."""
         judge = chooser(self.context, ref)
         asked = [question.messages for question in questions]
         return _numbers(self._in_units(ref, asked, lambda batch: _kept(judge.margins(batch, *words)), phase))
