@@ -138,6 +138,14 @@ def kill_all(run: subprocess.Popen[str]) -> None:
     run.communicate()
 
 
+def command_of(process: psutil.Process) -> list[str]:
+    """The command line of a process; empty if it has ended, as compilers and helper processes of Ray do at any time."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
+
+
 def results(home: Path) -> dict[str, Any]:
     """The results of a run: the hashes of everything it made, and its metrics without the times."""
     found: dict[str, Any] = {}

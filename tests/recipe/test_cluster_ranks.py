@@ -12,7 +12,7 @@ import psutil
 import pytest
 from agents import TWO_RANKS
 from cluster import await_nodes, kill_node, two_nodes
-from tiny_run import environment, results, togi
+from tiny_run import command_of, environment, results, togi
 from tiny_texts import write_texts
 
 from togi.core.errors import InputError
@@ -58,7 +58,7 @@ def after_steps(run: subprocess.Popen[str], home: Path, count: int) -> None:
 def rank(cluster: LocalCluster, number: int) -> psutil.Process:
     """The process of a rank, on its node."""
     below = [p for node in cluster.nodes if node.poll() is None for p in psutil.Process(node.pid).children(True)]
-    (found,) = [p for p in below if p.cmdline()[1:4] == ["-m", "togi.recipe.worker", str(number)]]
+    (found,) = [p for p in below if command_of(p)[1:4] == ["-m", "togi.recipe.worker", str(number)]]
     return found
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from agents import two_agents
 from safetensors.torch import load_file
-from tiny_run import environment, results, togi
+from tiny_run import command_of, environment, results, togi
 from tiny_texts import write_texts
 
 RECIPE = """\
@@ -64,8 +64,9 @@ def held_after(home: Path, count: int, run: subprocess.Popen[str]) -> dict[int, 
     while lines_in(home) < count:
         assert run.poll() is None, run.communicate()[0]
         time.sleep(0.002)
-    workers = [p for p in psutil.Process(run.pid).children(recursive=True) if "togi.recipe.worker" in p.cmdline()]
-    ranks = {int(p.cmdline()[p.cmdline().index("togi.recipe.worker") + 1]): p for p in workers}
+    commands = {p: command_of(p) for p in psutil.Process(run.pid).children(recursive=True)}
+    workers = {p: command for p, command in commands.items() if "togi.recipe.worker" in command}
+    ranks = {int(command[command.index("togi.recipe.worker") + 1]): p for p, command in workers.items()}
     assert sorted(ranks) == [0, 1]
     for rank in ranks.values():
         rank.suspend()
