@@ -73,8 +73,8 @@ class ClusterWorkers(Workers):
         for actor in actors:
             self._stack.callback(quietly, ray.kill, actor)
         places = ray.get([actor.place.remote() for actor in actors])
-        order = sorted(range(self.size), key=lambda number: (places[number][0], number))
         where = {node.id: node for node in (*found, *nodes())}
+        order = sorted(range(self.size), key=lambda number: (where[places[number][0]].name, places[number][0], number))
         first, port = places[order[0]]
         workers: list[Worker] = []
         for rank, number in enumerate(order):
