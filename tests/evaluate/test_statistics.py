@@ -46,12 +46,17 @@ def test_constant_values_give_an_interval_without_width(value, method):
 
 @pytest.mark.parametrize("method", ["bca", "percentile"])
 @pytest.mark.parametrize("level", [0.9, 0.95])
-@pytest.mark.parametrize(("value", "count"), [(1.0, 40), (0.0, 40), (1.0, 2), (0.0, 3)])
+@pytest.mark.parametrize(("value", "count"), [(1.0, 40), (0.0, 40), (1.0, 2), (0.0, 3), (1.0, 1), (0.0, 1)])
 def test_a_share_of_none_or_of_all_has_the_exact_bound(value, count, level, method):
     found = Bootstrap(seed=1, level=level, resamples=100, method=method).share([value] * count)
     exact = stats.binomtest(round(value * count), count).proportion_ci(level, method="exact")
     assert (found.low, found.high) == pytest.approx((exact.low, exact.high), abs=1e-12)
     assert (found.mean, found.n, found.level) == (value, count, level)
+
+
+def test_half_a_hit_of_one_prompt_bounds_nothing():
+    found = Bootstrap(seed=1, resamples=100).share([0.5])
+    assert (found.mean, found.low, found.high, found.n) == (0.5, 0.0, 1.0, 1)
 
 
 @pytest.mark.parametrize("values_P", [[1.0] * 39 + [0.0], [0.5, 0.5, 0.5], [0.0, 0.5, 1.0]])

@@ -60,8 +60,10 @@ class Bootstrap:
     def share(self, values_P: ArrayLike) -> Interval:
         """`mean` of values from 0 to 1. If all are 0 or all are 1, resampling would give an interval of width 0; the
         far bound is then the exact one for 0 or n of n independent prompts (Clopper and Pearson 1934, Biometrika
-        26:404)."""
-        found = self.mean(values_P)
+        26:404). One prompt suffices: a value between 0 and 1 of a single prompt bounds nothing."""
+        found = self._interval(_checked(values_P, least=1))
+        if found.n == 1 and 0.0 < found.mean < 1.0:
+            return replace(found, low=0.0, high=1.0)
         if found.low != found.high or found.mean not in (0.0, 1.0):
             return found
         unseen = unseen_share(found.n, self.level)
@@ -153,11 +155,12 @@ def by_cluster(values: ArrayLike, clusters: Sequence[Hashable]) -> Floats:
     return np.array([mean + (sum(own) - mean * len(own)) / size for own in groups.values()])
 
 
-def _checked(values: ArrayLike) -> Floats:
+def _checked(values: ArrayLike, least: int = 2) -> Floats:
     values_P = np.asarray(values, dtype=np.float64)
-    if values_P.ndim != 1 or len(values_P) < 2:
+    if values_P.ndim != 1 or len(values_P) < least:
+        needed = "2 prompts" if least == 2 else "one prompt"
         raise InputError(
-            f"bootstrap: values of shape {values_P.shape}; needs one value per prompt, for 2 prompts or more"
+            f"bootstrap: values of shape {values_P.shape}; needs one value per prompt, for {needed} or more"
         )
     broken = int((~np.isfinite(values_P)).sum())
     if broken:
