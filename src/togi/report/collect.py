@@ -148,7 +148,7 @@ def _stage(stage: _Stage, folder: _Folder) -> StageView:
         inputs=tuple(stage.inputs),
         counts_in=summary.counts.get("in"),
         counts_out=summary.counts.get("out"),
-        held_out=summary.counts.get("held_out", summary.counts.get("validation", 0)),
+        held_out=summary.counts.get("held_out", 0),
         drops=summary.drops,
         adds_up=summary.adds_up,
         sources=summary.sources,

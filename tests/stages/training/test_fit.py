@@ -143,7 +143,7 @@ def test_under_blocks_a_chat_to_validate_on_may_not_be_too_long_either(tmp_path)
         return context
 
     context = held_out("some", 2, 90)
-    assert context.counts["validation"] == 1
+    assert context.counts["held_out"] == 1
     assert [(drop.id, drop.reason) for drop in context.drops] == [("v90", "too_long")]
     with pytest.raises(InputError, match="none of the 1 validation chats fits into 100 tokens"):
         held_out("none", 90)

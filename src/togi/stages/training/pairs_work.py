@@ -177,7 +177,7 @@ def read_pairs(settings: PreferenceTraining, context: Context, border: PairToExa
     """The examples of a stage's pairs and of its validation. Cuts are counted and become warnings."""
     data = read(settings, context, refs_of(settings.pairs), border)
     context.counts.update(+border.counts)
-    context.counts |= {"pairs": len(data.training), "validation": len(data.validation)}
+    context.counts |= {"pairs": len(data.training), "held_out": len(data.validation)}
     for name, count in sorted((+border.counts).items()):
         what = name.removeprefix("cut_")
         data.warnings.append((name, f"{count} {what} were cut to fit max_length {border.longest}"))

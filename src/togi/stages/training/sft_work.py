@@ -63,7 +63,7 @@ def read_chats(settings: TrainSft, context: Context, model: LoadedModel) -> Data
     context.counts["scored_tokens"] = int(data.training.column("scored").sum(dtype=np.int64))
     if settings.packing == "blocks":
         data = _in_blocks(data, data.training, to_example, context)
-    context.counts["validation"] = len(data.validation)
+    context.counts["held_out"] = len(data.validation)
     return data
 
 
