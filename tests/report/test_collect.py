@@ -38,6 +38,13 @@ def test_a_finished_run_is_read_whole(tmp_path):
     assert _stage(run, "reward").summary == {"accuracy": {"held_out": 0.83, "shuffled": 0.51}}
 
 
+def test_a_part_named_validation_is_no_record_held_out(tmp_path):
+    run = write_run(tmp_path)
+    counts = {"in": 3, "out": 3, "train": 2, "validation": 1}
+    (run / _folder(run, "questions") / "summary.json").write_text(json.dumps({"counts": counts}))
+    assert _stage(collect(run), "questions").held_out == 0
+
+
 def test_what_is_not_there_yet_is_left_out_and_a_torn_line_too(tmp_path):
     run = collect(write_run(tmp_path, state="failed", stop_at="policy"))
     policy, scores = _stage(run, "policy"), _stage(run, "scores")
