@@ -10,7 +10,6 @@ HEAVIEST = (
     "stages/training/test_preference_run.py",
     "recipe/test_toys.py",
     "stages/training/test_memory.py",
-    "commands/test_model_card.py",
     "stages/evaluation/test_benchmarks_kill.py",
     "stages/evaluation/test_judged_benchmarks.py",
     "cli/test_serve.py",

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tiny_run import kill_all, results, start, start_plainly, togi
+from tiny_run import command_of, kill_all, results, start, start_plainly, togi
 
 EVENT_FILES = ("journal.jsonl", "metrics.jsonl")
 Event = tuple[str, str, int]  # folder of the stage, file, number of lines
@@ -157,7 +157,7 @@ def worker_of(run: subprocess.Popen[str]) -> psutil.Process:
     """The process that runs the stages, as soon as it exists."""
     while run.poll() is None:
         for child in psutil.Process(run.pid).children():
-            if "togi.recipe.worker" in child.cmdline():  # before its program starts it has the parent's
+            if "togi.recipe.worker" in command_of(child):  # before its program starts it has the parent's
                 return child
         time.sleep(0.001)
     raise AssertionError(f"there was no worker: {run.communicate()[0]}")

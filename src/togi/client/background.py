@@ -43,8 +43,13 @@ class Background:
 
 
 async def _wind_up(last: Coroutine[Any, Any, None]) -> None:
-    tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    await cancel_others()
     await last
+
+
+async def cancel_others() -> None:
+    """Cancels all other tasks of the running loop and waits until they have ended."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)

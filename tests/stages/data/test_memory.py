@@ -50,7 +50,7 @@ class Slopes:
         self.measures.stdin.write(json.dumps([stage, str(rows), small]) + "\n")
         self.measures.stdin.flush()
         found = json.loads(self.measures.stdout.readline())
-        assert found is not None, "the work failed: its words are above"
+        assert found is not None, "the stage failed; its traceback is above"
         return int(found)
 
     def of(self, stage: str, few: int, many: int, *, small: bool = False) -> float:

@@ -8,6 +8,7 @@ from threading import Thread
 
 import torch
 
+from togi.client.background import cancel_others
 from togi.core.records import Completion, Prompt
 from togi.core.settings import ModelRef, ScorerRef, references
 from togi.rewards.combine import Graded, Reward
@@ -62,12 +63,5 @@ def beside_sampling(reward: Reward) -> Iterator[Grading]:
 def _serve(loop: asyncio.AbstractEventLoop, threads: int) -> None:
     torch.set_num_threads(threads)  # the setting is per thread
     loop.run_forever()
-    loop.run_until_complete(_cancel_others())
+    loop.run_until_complete(cancel_others())
     loop.close()
-
-
-async def _cancel_others() -> None:
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
