@@ -27,12 +27,14 @@ from togi.data import diversify, duplicates
 from togi.stages import drops, judging_work
 from togi.stages.base import RECORDS_FILE
 from togi.stages.context import Context, Control, Resolved
-from togi.stages.data import harvest_work
+from togi.stages.data import curate_work, harvest_work, rows
 from togi.stages.table import STAGES
 
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "import": ("import", {"kind": "prompts"}),
     "curate": ("curate", {"input": "$rows", "method": "rules", "max_chars": 1000}),
+    "curate-json": ("curate", {"input": "$rows", "model": "$model", "method": "json", "rewrite": True}),
+    "curate-logprob": ("curate", {"input": "$rows", "model": "$model"}),
     "decontaminate": ("decontaminate", {"input": "$rows", "against": "$tests", "kind": "prompts"}),
     "mix": (
         "mix",
@@ -61,7 +63,7 @@ SMALL_GROUP = 1024
 """Rows of a row group with `small`. The file's metadata of each group stays in memory during writing: 90 bytes a row
 in groups of 256, 30 in groups of 1024, 2 in groups of the size that stages write."""
 PARTS = ((duplicates, "BLOCK"), (duplicates, "TILE"), (diversify, "TILE"))
-PARTS += ((diversify, "POOL"), (diversify, "EXACT"), (drops, "HELD"))
+PARTS += ((diversify, "POOL"), (diversify, "EXACT"), (drops, "HELD"), (rows, "SHARD_ROWS"))
 
 
 class Forgetful(SpokenJudge):
@@ -71,6 +73,9 @@ class Forgetful(SpokenJudge):
         found = super().generate(prompts, params)
         self.asked.clear()
         return found
+
+    def margins(self, asked: Any, yes: str, no: str) -> list[float]:
+        return [float(len(turn.content) % 7) for (turn,) in asked]
 
 
 class InSmallParts(Context):
@@ -125,12 +130,14 @@ def write_answers(folder: Path, rows: int) -> None:
 
 
 def say(text: str, index: int) -> str:
-    """The model's text: which answer is longer, a grade, a question with its answer, or a question."""
+    """The model's text: which answer is longer, a grade, a verdict, a question with its answer, or a question."""
     if "[Answer A]" in text:
         one, other = map(len, shown(text))
         return "[[A]]" if one > other else "[[B]]"
     if "Rating:" in text:
         return "[[7]]"
+    if '"keep"' in text:
+        return '{"keep": true}'
     number = next(SAID)
     asked = f"Why does star number {number} shine?"
     return f"Question: {asked}\nAnswer: It is hot, star {number}." if "Question:" in text else asked
@@ -156,8 +163,9 @@ def run(stage: str, folder: Path, small: bool) -> int:
         if (folder / name).exists()
     }
     inputs[Ref("$model")] = Resolved("model", source=ModelSource(kind="endpoint", name="model"))
-    for module in (judging_work, harvest_work):
+    for module in (judging_work, harvest_work, curate_work):
         vars(module)["generator"] = lambda context, ref, batch_rows: Forgetful(say)
+    vars(curate_work)["chooser"] = lambda context, ref: Forgetful(say)
     kind_of = InSmallParts if small else Context
     context = kind_of("stage", made, folder, 1, inputs, Control(send=lambda event: None))
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak: imports took more than they kept

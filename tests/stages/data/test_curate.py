@@ -1,5 +1,6 @@
 """Curation: the reason of every drop, the effect of a judge's verdict on a draft, the alarm if few drafts are kept."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -237,6 +238,16 @@ def test_a_reward_model_keeps_the_best_share_or_all_above_a_threshold(tmp_path, 
     assert drops == {"no_answer": 1, "failed": 1, **({"scored_low": 3 - len(kept)} if len(kept) < 3 else {})}
     assert made.summary["score"] == {"kept_min": {1: 3.0, 2: 2.0, 3: 1.0}[len(kept)], "best": 3.0, "worst": 1.0}
     assert len(scores) == 4 and scores[0][0] == ANSWERED[0].messages
+
+
+def test_a_score_that_is_not_a_number_is_a_failure(tmp_path, monkeypatch):
+    class Broken:
+        def score(self, items):
+            return [math.nan if answer == "a" else 1.0 for _, answer in items]
+
+    monkeypatch.setattr(curate_work, "scorer", lambda context, ref: Broken())
+    found, drops = curated(curate(**REWARD, keep_share=1.0), context(tmp_path, ANSWERED))
+    assert QUESTIONS[0] not in [prompt.text for prompt in found] and drops == {"no_answer": 1, "failed": 1}
 
 
 def test_a_threshold_that_nothing_reaches_is_an_error_with_the_reasons(tmp_path, scores):

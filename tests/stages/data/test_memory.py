@@ -88,6 +88,8 @@ def test_import_holds_a_hash_of_each_row_and_not_the_row(slopes: Slopes) -> None
     [
         ("mix", 150),
         ("label", 450),
+        ("curate-logprob", 200),
+        pytest.param("curate-json", 150, marks=pytest.mark.slow),
         pytest.param("pairs", 450, marks=pytest.mark.slow),
         pytest.param("synthesize-qa", 300, marks=pytest.mark.slow),
         pytest.param("label-graded", 250, marks=pytest.mark.slow),

@@ -1,11 +1,18 @@
-"""The work of `curate`: rules, then the judgement of a model or a reward model, then an optional rewrite."""
+"""The work of `curate`: rules, then the judgement of a model or a reward model, then an optional rewrite.
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, replace
-from typing import Any
+Drafts that a model judges wait on disk; a batch of them is in memory.
+"""
 
+import math
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, overload
+
+import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from togi.core.aside import records_aside
 from togi.core.errors import GraderError, RecipeError, StageError
 from togi.core.records import Chat, Message, Prompt, Record, SamplingParams
 from togi.core.seeds import make_id
@@ -22,6 +29,9 @@ from togi.stages.rehearsal_work import Rehearsed, prompt_rows, weightless
 
 Ask = Callable[[Prompt], tuple[Message, ...]]
 """How a model is asked about a draft."""
+Batch = list[tuple[int, Prompt]]
+"""Drafts that are kept, each with its row among the records that pass the rules."""
+Scores = Sequence[float | GraderError]
 
 RETRY = "That was not one JSON object. Write the JSON object and nothing else."
 
@@ -38,21 +48,42 @@ class JsonVerdict(BaseModel):
 
 def run(settings: Curate, context: Context) -> None:
     kind = context.inputs[settings.input].kind
-    shards = map_shards(STAGE, settings, context, settings.input, kind)
-    if settings.method == "rules":
-        with context.writer(kind) as writer:
-            for kept in shards:
-                writer.write(kept)
-            _look_at_harvest(settings, context, writer.count)
+    kept = map_shards(STAGE, settings, context, settings.input, kind)
+    if settings.method != "rules":
+        kept = _judged(settings, context, records_aside(kept, context.folder))
+    with context.writer(kind) as writer:
+        for batch in kept:
+            writer.write(batch)
+        _look_at_harvest(settings, context, writer.count)
+
+
+def _judged(settings: Curate, context: Context, records: Sequence[Any]) -> Iterator[list[Any]]:
+    """Yields the records whose drafts the model keeps, with its corrections, batch by batch."""
+    if not records:
         return
-    records = [record for shard in shards for record in shard]
-    kept = [as_draft(record) for record in records]
-    if kept:
-        kept = JUDGES[settings.method](settings, context, kept)
-        if settings.rewrite and kept:
-            kept = _rewrite(settings, context, kept)
-    _look_at_harvest(settings, context, len(kept))
-    context.write(kind, kept if kind == "prompts" else as_chats(records, kept))
+    kept = JUDGES[settings.method](settings, context, Drafts(records))
+    if settings.rewrite:
+        kept = _rewrite(settings, context, kept)
+    for batch in kept:
+        yield [with_draft(records[row], draft) for row, draft in batch]
+
+
+class Drafts(Sequence[Prompt]):
+    """The part to judge of each record, made when it is read."""
+
+    def __init__(self, records: Sequence[Any]) -> None:
+        self._records = records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @overload
+    def __getitem__(self, index: int) -> Prompt: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Prompt]: ...
+    def __getitem__(self, index: int | slice) -> Prompt | list[Prompt]:
+        found = self._records[index]
+        return [as_draft(record) for record in found] if isinstance(index, slice) else as_draft(found)
 
 
 def as_draft(record: Prompt | Chat) -> Prompt:
@@ -66,15 +97,12 @@ def as_draft(record: Prompt | Chat) -> Prompt:
     return Prompt(**_common(record), messages=messages, answer=answer)
 
 
-def as_chats(records: Sequence[Chat], kept: Sequence[Prompt]) -> list[Chat]:
-    """Turns the drafts back into chats, each with the last turn of its original chat."""
-    last = {record.id: record.messages[-1] for record in records}
-    found = []
-    for draft in kept:
-        turn = last[draft.id if draft.id in last else draft.parents[0]]
-        answer = () if draft.answer is None else (replace(turn, content=draft.answer),)
-        found.append(Chat(**_common(draft), messages=(*draft.messages, *answer)))
-    return found
+def with_draft(record: Prompt | Chat, draft: Prompt) -> Prompt | Chat:
+    """The record with the draft in place of the part that was judged; a chat keeps the rest of its last turn."""
+    if isinstance(record, Prompt):
+        return draft
+    answer = () if draft.answer is None else (replace(record.messages[-1], content=draft.answer),)
+    return Chat(**_common(draft), messages=(*draft.messages, *answer))
 
 
 def _common(record: Record) -> dict[str, Any]:
@@ -118,101 +146,117 @@ def verdict_asker(settings: Curate) -> Ask:
     return lambda prompt: (Message("user", template.render({"question": prompt.text, "answer": prompt.answer})),)
 
 
-def _batches(settings: Curate, prompts: list[Prompt]) -> list[list[Prompt]]:
-    size = settings.batch_prompts
-    return [prompts[start : start + size] for start in range(0, len(prompts), size)]
-
-
-def _by_logprob(settings: Curate, context: Context, prompts: list[Prompt]) -> list[Prompt]:
+def _by_logprob(settings: Curate, context: Context, drafts: Sequence[Prompt]) -> Iterator[Batch]:
     """Keeps the share with the largest log p(yes) - log p(no), read at the first token of each word.
 
     A batch is one tree, so the shared beginning of its questions is computed only once.
     """
     judge, asker = chooser(context, _model(settings)), plain_asker(settings.question)
-    batches = _batches(settings, prompts)
 
-    def ask(unit: int) -> list[float | str]:
-        asked = [asker(prompt) for prompt in batches[unit]]
+    def margins(prompts: list[Prompt]) -> Scores:
         try:
-            return _scores_or_why(judge.margins(asked, settings.yes, settings.no))
+            return judge.margins([asker(prompt) for prompt in prompts], settings.yes, settings.no)
         except RecipeError as error:
             raise RecipeError(f"stage {context.name}: {error}") from None
 
-    units = context.stream_units(len(batches), ask, "judge")
-    scored = _scored(settings, context, prompts, units, str(settings.model))
-    return _best(settings, context, scored, "judge_margin") if scored else []
+    scoring = Scoring(settings, context, drafts, np.arange(len(drafts)))
+    return scoring.best(scoring.scores(margins, "judge", str(settings.model)), "judge_margin")
 
 
-def _scores_or_why(found: Sequence[float | GraderError]) -> list[float | str]:
-    """Scores as stored by a unit; a missing one is replaced by the reason."""
-    return [str(score) if isinstance(score, GraderError) else score for score in found]
-
-
-def _scored(
-    settings: Curate, context: Context, prompts: list[Prompt], units: Iterator[list[float | str]], what: str
-) -> list[tuple[Prompt, float]]:
-    """Drafts with their scores; drafts without one are dropped. Raises StageError if too many are missing."""
-    failures = Failures(context, settings.max_failed_share, len(prompts), what)
-    scores: list[float | str] = []
-    for unit in units:
-        scores += unit
-        wrong = [score for score in unit if isinstance(score, str)]
-        failures.note(len(wrong), next(iter(wrong), ""))
-    failures.tell("their drafts are dropped")
-    pairs = list(zip(prompts, scores, strict=True))
-    for prompt in [prompt for prompt, score in pairs if isinstance(score, str)]:
-        context.drop(prompt, "failed")
-    return [(prompt, score) for prompt, score in pairs if not isinstance(score, str)]
-
-
-def _best(settings: Curate, context: Context, scored: Sequence[tuple[Prompt, float]], told: str) -> list[Prompt]:
-    """The share with the highest scores, or all scores of at least the threshold; ties go to the earlier draft."""
-    prompts, scores = [prompt for prompt, _ in scored], [score for _, score in scored]
-    order = sorted(range(len(prompts)), key=lambda i: (-scores[i], i))
-    if settings.threshold is None:
-        count = max(1, round(settings.keep_share * len(prompts)))
-    else:
-        count = sum(score >= settings.threshold for score in scores)
-    chosen = sorted(order[:count])
-    for i in sorted(order[count:]):
-        context.drop(prompts[i], "scored_low" if settings.method == "reward" else "judged_low")
-    least = min((scores[i] for i in chosen), default=None)
-    context.summary[told] = {"kept_min": least, "best": max(scores), "worst": min(scores)}
-    return [prompts[i] for i in chosen]
-
-
-def _by_reward(settings: Curate, context: Context, prompts: list[Prompt]) -> list[Prompt]:
+def _by_reward(settings: Curate, context: Context, drafts: Sequence[Prompt]) -> Iterator[Batch]:
     """Scores each draft's answer; drops drafts without an answer or without a score."""
     assert settings.scorer is not None
     grader = scorer(context, settings.scorer)
-    for prompt in prompts:
-        if prompt.answer is None:
-            context.drop(prompt, "no_answer")
-    answered = [prompt for prompt in prompts if prompt.answer is not None]
-    batches = _batches(settings, answered)
+    rows = array("q")
+    for row, draft in enumerate(drafts):
+        if draft.answer is None:
+            context.drop(draft, "no_answer")
+        else:
+            rows.append(row)
 
-    def grade(unit: int) -> list[float | str]:
-        return _scores_or_why(grader.score([(prompt.messages, prompt.answer or "") for prompt in batches[unit]]))
+    def grade(prompts: list[Prompt]) -> Scores:
+        return grader.score([(prompt.messages, prompt.answer or "") for prompt in prompts])
 
-    units = context.stream_units(len(batches), grade, "score")
-    scored = _scored(settings, context, answered, units, str(settings.scorer))
-    return _best(settings, context, scored, "score") if scored else []
+    scoring = Scoring(settings, context, drafts, np.asarray(rows, dtype=np.int64))
+    return scoring.best(scoring.scores(grade, "score", str(settings.scorer)), "score")
 
 
-def _by_json(settings: Curate, context: Context, prompts: list[Prompt]) -> list[Prompt]:
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """Scores the drafts at `rows` and keeps the best of them."""
+
+    settings: Curate
+    context: Context
+    drafts: Sequence[Prompt]
+    rows: np.ndarray
+
+    def scores(self, score: Callable[[list[Prompt]], Scores], name: str, what: str) -> np.ndarray:
+        """The scores, NaN where there is none. Raises StageError if too many are missing."""
+        size, context = self.settings.batch_prompts, self.context
+        failures = Failures(context, self.settings.max_failed_share, len(self.rows), what)
+        found = array("d")
+
+        def unit(number: int) -> list[float | str]:
+            rows = self.rows[number * size : (number + 1) * size]
+            return _scores_or_why(score([self.drafts[row] for row in rows.tolist()]))
+
+        for values in context.stream_units(-(-len(self.rows) // size), unit, name):
+            wrong = [value for value in values if isinstance(value, str)]
+            found.extend(math.nan if isinstance(value, str) else value for value in values)
+            failures.note(len(wrong), next(iter(wrong), ""))
+        failures.tell("their drafts are dropped")
+        return np.asarray(found, dtype=np.float64)
+
+    def best(self, scores: np.ndarray, told: str) -> Iterator[Batch]:
+        """Yields the share with the highest scores, or all scores of at least the threshold; ties go to the earlier
+        draft. Drops the others, and those without a score."""
+        failed = np.isnan(scores)
+        self._drop(self.rows[failed], "failed")
+        rows, scores = self.rows[~failed], scores[~failed]
+        if not len(rows):
+            return
+        order = np.argsort(-scores, kind="stable")
+        if self.settings.threshold is None:
+            count = max(1, round(self.settings.keep_share * len(rows)))
+        else:
+            count = int((scores >= self.settings.threshold).sum())
+        self._drop(rows[np.sort(order[count:])], "scored_low" if self.settings.method == "reward" else "judged_low")
+        least = float(scores[order[count - 1]]) if count else None
+        self.context.summary[told] = {"kept_min": least, "best": float(scores.max()), "worst": float(scores.min())}
+        best, size = rows[np.sort(order[:count])].tolist(), self.settings.batch_prompts
+        for first in range(0, count, size):
+            yield [(row, self.drafts[row]) for row in best[first : first + size]]
+
+    def _drop(self, rows: np.ndarray, reason: str) -> None:
+        for row in rows.tolist():
+            self.context.drop(self.drafts[row], reason)
+
+
+def _scores_or_why(found: Sequence[float | GraderError]) -> list[float | str]:
+    """Scores as stored by a unit. A missing one is replaced by the reason; one that is not finite is missing."""
+    return [
+        str(score) if isinstance(score, GraderError) else score if math.isfinite(score) else f"the model gave {score}"
+        for score in found
+    ]
+
+
+def _by_json(settings: Curate, context: Context, drafts: Sequence[Prompt]) -> Iterator[Batch]:
     """Asks for one JSON verdict per draft, again if it is broken; if that one is broken too, the draft is rejected."""
-    texts = _ask(settings, context, prompts, verdict_asker(settings), "verdict")
-    kept, unchanged = [], 0
-    for prompt, text in zip(prompts, texts, strict=True):
-        found = _corrected(settings, context, prompt, text)
-        if isinstance(found, str):
-            context.drop(prompt, found)
-            continue
-        kept.append(found)
-        unchanged += found is prompt
-    context.summary["corrected"] = len(kept) - unchanged
-    context.log(f"of {len(kept)} kept drafts, {len(kept) - unchanged} are corrected and {unchanged} are unchanged")
-    return kept
+    kept = unchanged = first = 0
+    for prompts, texts in _ask(settings, context, drafts, verdict_asker(settings), "verdict"):
+        batch: Batch = []
+        for row, (prompt, text) in enumerate(zip(prompts, texts, strict=True), first):
+            found = _corrected(settings, context, prompt, text)
+            if isinstance(found, str):
+                context.drop(prompt, found)
+                continue
+            batch.append((row, found))
+            unchanged += found is prompt
+        first += len(prompts)
+        kept += len(batch)
+        yield batch
+    context.summary["corrected"] = kept - unchanged
+    context.log(f"of {kept} kept drafts, {kept - unchanged} are corrected and {unchanged} are unchanged")
 
 
 def _corrected(settings: Curate, context: Context, prompt: Prompt, text: str | None) -> Prompt | str:
@@ -232,20 +276,31 @@ def _corrected(settings: Curate, context: Context, prompt: Prompt, text: str | N
     return replace(_rewritten(context, prompt, question), answer=answer)
 
 
-def _rewrite(settings: Curate, context: Context, prompts: list[Prompt]) -> list[Prompt]:
+def _rewrite(settings: Curate, context: Context, kept: Iterable[Batch]) -> Iterator[Batch]:
     """Rewrites each draft as plain text. A draft stays as it is if its rewrite failed or breaks a rule; the log counts
     these."""
-    texts = _ask(settings, context, prompts, plain_asker(settings.rewrite_prompt), "rewrite")
-    held_to = rules(settings)
-    good = [text if text is not None and first_failure(text, held_to) is None else "" for text in texts]
-    count = sum(bool(text) for text in good)
+    rows, held_to, count = array("q"), rules(settings), 0
+
+    def noted() -> Iterator[list[Prompt]]:
+        for batch in kept:
+            rows.extend(row for row, _ in batch)
+            yield [draft for _, draft in batch]
+
+    drafts, first = records_aside(noted(), context.folder), 0
+    if not drafts:
+        return
+    for prompts, texts in _ask(settings, context, drafts, plain_asker(settings.rewrite_prompt), "rewrite"):
+        good = [text if text is not None and first_failure(text, held_to) is None else "" for text in texts]
+        made = [_rewritten(context, draft, text) if text else draft for draft, text in zip(prompts, good, strict=True)]
+        yield list(zip(rows[first : first + len(made)], made, strict=True))
+        first += len(made)
+        count += sum(map(bool, good))
     context.summary["rewritten"] = count
-    if count < len(prompts):
+    if count < len(drafts):
         context.log(
-            f"{count} of {len(prompts)} drafts are rewritten; the others stay as they are, because their rewrites "
+            f"{count} of {len(drafts)} drafts are rewritten; the others stay as they are, because their rewrites "
             "failed or break a rule"
         )
-    return [_rewritten(context, p, text) if text else p for p, text in zip(prompts, good, strict=True)]
 
 
 def _rewritten(context: Context, prompt: Prompt, text: str) -> Prompt:
@@ -271,19 +326,21 @@ def _model(settings: Curate) -> ModelRef:
     return settings.model
 
 
-def _ask(settings: Curate, context: Context, prompts: list[Prompt], ask: Ask, name: str) -> list[str | None]:
-    """Returns one greedy answer about each draft, None if the model failed. A broken verdict is asked for a second
-    time."""
+def _ask(
+    settings: Curate, context: Context, drafts: Sequence[Prompt], ask: Ask, name: str
+) -> Iterator[tuple[list[Prompt], list[str | None]]]:
+    """Yields batches of drafts with one greedy answer about each, None if the model failed. A broken verdict is asked
+    for a second time."""
     speaker = generator(context, _model(settings), batch_rows=settings.batch_prompts)
-    batches = _batches(settings, prompts)
     params = SamplingParams(temperature=0.0, max_tokens=settings.max_tokens, seed=context.seed)
+    size = settings.batch_prompts
 
     def generate(asked: list[Prompt]) -> list[str | None]:
         found = [answers[0] for answers in speaker.generate(asked, params)]
         return [None if c.stop == "error" else c.text.partition(speaker.terminator)[0].strip() for c in found]
 
     def answer(unit: int) -> list[str | None]:
-        asked = [replace(prompt, messages=ask(prompt)) for prompt in batches[unit]]
+        asked = [replace(prompt, messages=ask(prompt)) for prompt in drafts[unit * size : (unit + 1) * size]]
         texts = generate(asked)
         broken = {
             i: text for i, text in enumerate(texts) if name == "verdict" and text is not None and not read_verdict(text)
@@ -296,16 +353,14 @@ def _ask(settings: Curate, context: Context, prompts: list[Prompt], ask: Ask, na
             texts[i] = text
         return texts
 
-    failures = Failures(context, settings.max_failed_share, len(prompts), f"{settings.model} ({name})")
-    found: list[str | None] = []
-    for unit in context.stream_units(len(batches), answer, name):
-        found += unit
-        failures.note(unit.count(None))
+    failures = Failures(context, settings.max_failed_share, len(drafts), f"{settings.model} ({name})")
+    for unit, texts in enumerate(context.stream_units(-(-len(drafts) // size), answer, name)):
+        failures.note(texts.count(None))
+        yield drafts[unit * size : (unit + 1) * size], texts
     failures.tell("their drafts stay as they were" if name == "rewrite" else "their drafts are dropped")
-    return found
 
 
-JUDGES: dict[str, Callable[[Curate, Context, list[Prompt]], list[Prompt]]] = {
+JUDGES: dict[str, Callable[[Curate, Context, Sequence[Prompt]], Iterator[Batch]]] = {
     "logprob": _by_logprob,
     "json": _by_json,
     "reward": _by_reward,
