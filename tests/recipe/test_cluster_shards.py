@@ -39,8 +39,10 @@ RECIPE = """\
 name: rows
 data:
   drafts: {path: drafts.jsonl}
+  tests: {path: tests.jsonl}
 stages:
   good: {type: curate, input: $drafts, method: rules, max_chars: 35}
+  clean: {type: decontaminate, input: $drafts, against: $tests, kind: prompts}
 """
 QUESTIONS = 30_000  # 8 shards
 
@@ -66,6 +68,7 @@ def recipe(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("rows")
     questions = [f"Why is {i} {'larger than' if i % 3 else 'is'} {i - 1}?" for i in range(QUESTIONS)]
     (folder / "drafts.jsonl").write_text("".join(json.dumps({"question": text}) + "\n" for text in questions))
+    (folder / "tests.jsonl").write_text("".join(json.dumps({"question": text}) + "\n" for text in questions[:3]))
     (folder / "rows.yaml").write_text(RECIPE)
     ended = togi(folder / "home", "run", str(folder / "rows.yaml"))
     assert ended.returncode == 0, ended.stderr
@@ -84,8 +87,8 @@ def on_cluster(made: Any, shards: Any) -> None:
     run(made)
 
 
-def stage(home: Path) -> Path:
-    (folder,) = (home / "store").glob("curate-*")
+def stage(home: Path, kind: str = "curate") -> Path:
+    (folder,) = (home / "store").glob(f"{kind}-*")
     return folder
 
 
@@ -96,8 +99,9 @@ def test_a_run_on_two_nodes_ends_with_the_bytes_of_a_serial_one(cluster, recipe,
     assert ended.returncode == 0, ended.stderr
     assert "cluster: nodes node-1, node-2, 2 processors" in ended.stderr and "WARNING" not in ended.stderr
     assert results(tmp_path) == results(recipe.parent / "home")
-    done = read_object(stage(tmp_path) / "places.json")["shards"]
-    assert sum(done.values()) == 8 and sorted(done) == ["node-1", "node-2"] and min(done.values()) >= 1
+    for kind in ("curate", "decontaminate"):
+        done = read_object(stage(tmp_path, kind) / "places.json")["shards"]
+        assert sum(done.values()) == 8 and sorted(done) == ["node-1", "node-2"] and min(done.values()) >= 1
     assert not list((tmp_path / "store").glob(".seen*"))
 
 

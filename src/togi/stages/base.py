@@ -165,7 +165,7 @@ class StageType:
 
     `outputs(settings)` are the kinds of its outputs by name: a kind of records (core/records.py), model or scorer.
     `work` is a module with `run(settings, context)`. Raise `version` when the same settings give other bytes. `reasons`
-    are all reasons for which it drops records; `rows` is the module of a row-wise stage's `map_rows`
+    are all reasons for which it drops records; `rows` is the module that does a row-wise stage's shards
     (stages/shards.py). `conserves`: every record that comes in goes out or is dropped for a reason, as in stages that
     map rows; an alarm reports counts that do not add up.
 

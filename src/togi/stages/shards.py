@@ -4,7 +4,7 @@ A shard is SHARD_ROWS consecutive rows, counted from the first, so the data alon
 processes do the shards (`ShardExecutor`); the bytes do not depend on that. Therefore the mapping code computes with one
 thread, and uses only its settings and the shard.
 
-`rows` of such a stage's type names a module without heavy imports, with `map_rows(settings, shard)`.
+`rows` of such a stage's type names a module without heavy imports, with `map_rows(settings, shard)` or `value_of`.
 """
 
 import importlib

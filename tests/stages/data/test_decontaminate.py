@@ -1,6 +1,7 @@
 """Records that contain evaluation data are removed, and the matches are reported, also next to the scores."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from togi.core.files import read_json
 from togi.core.records import Chat, Document, Message, Prompt
 from togi.core.settings import refs_of
 from togi.recipe import graph
+from togi.recipe.pool import PoolShards
 from togi.recipe.schema import validate
 from togi.recipe.source import read_tree
 from togi.stages.base import RECORDS_FILE, output_path
 from togi.stages.context import Context, Control, Resolved
-from togi.stages.data import decontaminate_work
+from togi.stages.data import decontaminate_rows, decontaminate_work, rows
 from togi.stages.data.decontaminate import Decontaminate
 
 SHEEP = "A farmer has seventeen sheep and all but nine of them die. How many sheep are left?"
@@ -31,7 +33,7 @@ def chat(name: str, question: str, answer: str = "Nine.") -> Chat:
     return Chat(id=name, messages=(Message("user", question), Message("assistant", answer)))
 
 
-def decontaminated(folder: Path, records: list[Any], kind: str = "chats", **more: Any):
+def decontaminated(folder: Path, records: list[Any], kind: str = "chats", shards: Any = None, **more: Any):
     """Returns the records that stay, the matches, the summary and the context."""
     tests = [Prompt(id=f"t{i}", messages=(Message("user", text),)) for i, text in enumerate((SHEEP, RAIN))]
     write_records(folder / "in" / RECORDS_FILE, kind, records)
@@ -40,6 +42,7 @@ def decontaminated(folder: Path, records: list[Any], kind: str = "chats", **more
     settings = Decontaminate.model_validate({"input": "$in", "kind": kind, "against": "$tests", **more})
     inputs = {"$in": Resolved(kind, folder=folder / "in"), "$tests": Resolved("prompts", folder=folder / "tests")}
     made = Context("clean", folder / "decontaminate-0", folder, 1, inputs, Control(send=lambda event: None))
+    made.shards = shards or made.shards
     decontaminate_work.run(settings, made)
     made.finish()
     matches = read_records(made.folder / output_path("matches", "matches"))[1]
@@ -73,12 +76,21 @@ def test_part_says_where_a_question_is_looked_for(tmp_path):
 
 
 def test_shards_are_units_that_are_not_done_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(decontaminate_work, "SHARD_ROWS", 3)
+    monkeypatch.setattr(rows, "SHARD_ROWS", 3)
     whole, matches, summary, made = decontaminated(tmp_path, RECORDS[1:] + RECORDS)
     assert len(list((made.folder / "units").iterdir())) == 3
     assert [match.record for match in matches] == ["b", "c", "d", "b", "c", "d"] and [r.id for r in whole] == ["a"]
-    monkeypatch.setattr(decontaminate_work.Search, "shard", lambda self, number: pytest.fail("done again"))
+    monkeypatch.setattr(decontaminate_rows, "value_of", lambda settings, shard, more: pytest.fail("done again"))
     assert decontaminated(tmp_path, RECORDS[1:] + RECORDS)[:3] == (whole, matches, summary)
+
+
+def test_several_processes_find_what_one_finds(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "SHARD_ROWS", 3)
+    (tmp_path / "pool").mkdir()
+    alone = decontaminated(tmp_path, RECORDS[1:] + RECORDS)
+    with closing(PoolShards(2)) as pool:
+        several = decontaminated(tmp_path / "pool", RECORDS[1:] + RECORDS, shards=pool)
+    assert several[:3] == alone[:3] and len(alone[1]) == 6
 
 
 class Letters:

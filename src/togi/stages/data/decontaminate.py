@@ -7,14 +7,14 @@ from pydantic import Field, model_validator
 
 from togi.core.settings import APART, EmbedderRef, RecordsRef, Ref, refs_of
 from togi.data.compared import Part
-from togi.stages.base import Around, PassingSettings, StageType, passes_on
+from togi.stages.base import Around, PassingSettings, RowSettings, StageType, passes_on
 from togi.stages.cost import at_most_the_input
 
 REASONS = ("in_evaluation_set", "like_evaluation_set")
 """Drop reasons of a record: it contains n-grams of an evaluation text, or its embedding is close to that of one."""
 
 
-class Decontaminate(PassingSettings):
+class Decontaminate(PassingSettings, RowSettings):
     """Drops records that contain a text of an evaluation set; the output `.matches` shows what matched and where.
 
     Evaluation texts are the questions of the sets in `against`. When absent, these are all sets on which a stage of the
@@ -86,6 +86,7 @@ STAGE = StageType(
     Decontaminate,
     outputs=passes_on(matches="matches"),
     work="togi.stages.data.decontaminate_work",
+    rows="togi.stages.data.decontaminate_rows",
     reasons=REASONS,
     chooses=lambda settings: settings.input,
     conserves=True,

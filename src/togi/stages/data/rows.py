@@ -17,7 +17,7 @@ def map_shards(stage: StageType, settings: StageSettings, context: Context, ref:
     context.count_in(total)
     count = -(-total // SHARD_ROWS)
     missing = context.missing_units(count, UNIT)
-    values = context.shards.values([_task(stage, settings, context, ref, number) for number in missing])
+    values = context.shards.values([shard_task(stage, settings, context, ref, number) for number in missing])
     for value in context.stream_units(count, lambda number: next(values), UNIT):
         for name, reason in value["dropped"]:
             context.drop(name, reason)
@@ -29,7 +29,15 @@ def map_shards(stage: StageType, settings: StageSettings, context: Context, ref:
 UNIT = "shard"
 
 
-def _task(stage: StageType, settings: StageSettings, context: Context, ref: Ref, number: int) -> ShardTask:
+def shard_task(
+    stage: StageType,
+    settings: StageSettings,
+    context: Context,
+    ref: Ref,
+    number: int,
+    more: dict[str, Any] | None = None,
+) -> ShardTask:
+    """Shard `number` of the records of `ref`, for the module `stage.rows`; `more` is for its `value_of`."""
     cls = type(settings)
     return ShardTask(
         rows=stage.rows,
@@ -42,4 +50,5 @@ def _task(stage: StageType, settings: StageSettings, context: Context, ref: Ref,
         number=number,
         first=number * SHARD_ROWS,
         count=SHARD_ROWS,
+        more=more,
     )
