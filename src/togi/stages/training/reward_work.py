@@ -304,7 +304,7 @@ class RewardTrainings:
     def _row(self, name: str, found: Accuracy, note: str) -> Row:
         notes = [f"of {found.pairs} pairs", note, f"{found.ties} ties count as wrong" if found.ties else ""]
         note = "; ".join(part for part in notes if part)
-        self.context.log(f"{name}: {found.interval.mean:.1%} of {found.pairs} pairs from {found.interval.n} prompts")
+        self.context.log(f"{name}: {found.interval.mean:.1%} (pairs: {found.pairs}, prompts: {found.interval.n})")
         return single(Metric(name=name, higher_is_better=True, note=note), found.interval)
 
 
