@@ -270,6 +270,50 @@ def test_folders_that_are_not_clear(tmp_path: Path, names: tuple[str, ...], mess
         read(tmp_path)
 
 
+def parts(folder: Path, *names: str) -> None:
+    """One row in each file, whose text is the file's name."""
+    for name in names:
+        write(folder / f"{name}.jsonl", json.dumps({"question": name}))
+
+
+def test_a_split_has_its_whole_name(tmp_path: Path) -> None:
+    splits = ("train_gen", "train_prefs", "test_prefs")
+    parts(tmp_path, *(f"{split}-0000{part}-of-00002" for split in splits for part in range(2)))
+    assert texts(tmp_path, split="train_prefs") == ["train_prefs-00000-of-00002", "train_prefs-00001-of-00002"]
+    with pytest.raises(InputError, match="the split 'train' may be train_gen or train_prefs: set `split`"):
+        read(tmp_path)
+    parts(tmp_path, "train-00000-of-00001")
+    assert texts(tmp_path) == ["train-00000-of-00001"]
+
+
+@pytest.mark.parametrize(
+    ("names", "split", "chosen"),
+    [
+        (("sft", "val"), "validation", "val"),
+        (("training", "dev-1"), "train", "training"),
+        (("my_train_2", "val"), "train", "my_train_2"),
+        (("val", "validation"), "validation", "validation"),
+        (("train_sft", "train_rl"), "train_rl", "train_rl"),
+    ],
+)
+def test_words_for_a_split(tmp_path: Path, names: tuple[str, ...], split: str, chosen: str) -> None:
+    parts(tmp_path, *names)
+    assert texts(tmp_path, split=split) == [chosen]
+
+
+def test_rows_held_out_under_another_word_are_not_trained_on(tmp_path: Path) -> None:
+    parts(tmp_path, "sft", "val")
+    with pytest.raises(InputError, match="no file of the split 'train' among sft, val; set `split`"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(("first", "gone"), [(0, "train-00001-of-00003"), (1, "train-00002-of-00003")])
+def test_a_missing_part_of_a_split(tmp_path: Path, first: int, gone: str) -> None:
+    parts(tmp_path, *(f"train-{number:05d}-of-00003" for number in (first, first + 2)))
+    with pytest.raises(InputError, match=rf"1 of 3 files of this split are missing, such as {gone}\.jsonl"):
+        read(tmp_path)
+
+
 def test_formats_may_be_mixed(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", LINE)
     write(tmp_path / "b.csv", "question\nHo\n")

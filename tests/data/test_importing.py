@@ -204,7 +204,7 @@ def test_folders_and_splits(tmp_path: Path) -> None:
     assert texts == ["train 0", "train 1"]
     texts = [r.text for r in load_records(DataSpec(path=folder, split="test"), "prompts").records]
     assert texts == ["test 0", "test 1"]
-    with pytest.raises(InputError, match="no file of the split 'validation' among data/test-"):
+    with pytest.raises(InputError, match="no file of the split 'validation' among test, train; set `split`"):
         load_records(DataSpec(path=folder, split="validation"), "prompts")
     (folder / "other").mkdir()
     jsonl(folder / "other" / "train.jsonl", {"question": "x"})

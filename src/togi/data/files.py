@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from togi.core.errors import InputError
@@ -10,7 +11,10 @@ from togi.core.errors import InputError
 ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt")
 SUFFIXES = (*ENDINGS, *(f"{ending}.gz" for ending in ENDINGS), ".parquet")
 PACKED = (".zst", ".bz2", ".xz", ".zip", ".7z", ".tar", ".tgz", ".tar.gz", ".rar", ".lz4")
-SPLITS = ("train", "validation", "valid", "dev", "test", "eval")  # words in file names that denote a split
+SPLITS = (("train", "training"), ("validation", "valid", "val", "dev"), ("test", "testing", "eval", "evaluation"))
+"""Words in file names that denote a split; those of a row denote the same one."""
+SPLIT_WORDS = tuple(word for row in SPLITS for word in row)
+SHARD = re.compile(r"(.*?)[-_.](\d{2,})-of-(\d{2,})$")
 BESIDE = (
     "dataset_infos.json",
     "dataset_info.json",
@@ -119,27 +123,78 @@ def _refuse_twins(folder: Path, found: Sequence[Path]) -> None:
 
 
 def _chosen(folder: Path, found: Sequence[Path], split: str) -> list[Path]:
-    named = {f: _words(f.relative_to(folder)) for f in found}
-    if not any(word in SPLITS or word == split for words in named.values() for word in words):
-        return list(found)
-    chosen = [f for f, words in named.items() if split in words]
+    names = {f: _Name.of(f.relative_to(folder)) for f in found}
+    known = {*SPLIT_WORDS, split}
+    if not any(known & {name.split, *name.words} for name in names.values()):
+        return _whole(folder, found)
+    chosen = _of_split(names, split)
     if not chosen:
-        names = ", ".join(str(f.relative_to(folder)) for f in found[:8])
-        raise InputError(f"{folder}: no file of the split {split!r} among {names}; set `split`")
+        there = ", ".join(dict.fromkeys(name.split for name in list(names.values())[:8]))
+        raise InputError(f"{folder}: no file of the split {split!r} among {there}; set `split`")
+    splits = list(dict.fromkeys(names[f].split for f in chosen if names[f].shard))
+    if len(splits) > 1:
+        raise InputError(f"{folder}: the split {split!r} may be {' or '.join(splits)}: set `split` to one of them")
     folders = list(dict.fromkeys(_configuration(f.relative_to(folder), split) for f in chosen))
     if len(folders) > 1:
         raise InputError(
             f"{folder}: the split {split!r} is in several folders ({', '.join(folders)}): name one of them"
         )
-    return chosen
+    return _whole(folder, chosen)
 
 
-def _words(path: Path) -> list[str]:
-    """The words of a path that may name a split. A .txt file's name is its title, so only its folder or its whole name
-    counts."""
-    if ending_of(path) == ".txt":
-        return [*re.split(r"[-_./\\]", str(path.parent).lower()), path.name.lower().split(".")[0]]
-    return re.split(r"[-_./\\]", str(path).lower())
+@dataclass(frozen=True, slots=True)
+class _Name:
+    """The name of a file: the split that it names as a whole (train_prefs), the words of its path that may name one,
+    and its number and total if it is a part of a split (-00001-of-00003)."""
+
+    split: str
+    words: tuple[str, ...]
+    shard: tuple[int, int] | None
+
+    @classmethod
+    def of(cls, path: Path) -> "_Name":
+        """A .txt file's name is its title, so only its folder or its whole name counts."""
+        stem = path.name.lower().removesuffix(".gz").removesuffix(ending_of(path))
+        part = SHARD.match(stem)
+        stem = part[1] if part else stem
+        shard = (int(part[2]), int(part[3])) if part else None
+        above = re.split(r"[-_./\\]", str(path.parent).lower())
+        own = [path.name.lower().split(".")[0]] if ending_of(path) == ".txt" else re.split(r"[-_.]", stem)
+        folders = tuple(part.lower() for part in path.parts[:-1])
+        return cls(stem, (*above, *folders, *own), shard)
+
+
+def _of_split(names: Mapping[Path, _Name], split: str) -> list[Path]:
+    """The files whose whole name is the split, else those with the word in their path, else with one of the same
+    meaning."""
+    same = next((row for row in SPLITS if split in row), ())
+    ways: tuple[Callable[[_Name], bool], ...] = (
+        lambda name: split == name.split,
+        lambda name: split in name.words,
+        lambda name: any(word in same for word in name.words),
+    )
+    found = ([f for f, name in names.items() if way(name)] for way in ways)
+    return next((files for files in found if files), [])
+
+
+def _whole(folder: Path, files: Sequence[Path]) -> list[Path]:
+    """The files. Raises InputError if some of a split's numbered files are missing."""
+    parts: dict[tuple[str, int], dict[int, Path]] = {}
+    for file in files:
+        name = _Name.of(file.relative_to(folder))
+        if name.shard:
+            parts.setdefault((str(file.with_name(name.split)), name.shard[1]), {})[name.shard[0]] = file
+    for (_, total), there in parts.items():
+        first = 1 if total in there else 0
+        gone = [number for number in range(first, total + first) if number not in there]
+        if gone:
+            number, file = next(iter(there.items()))
+            example = file.name.replace(f"{number:05d}-of-", f"{gone[0]:05d}-of-")
+            raise InputError(
+                f"{folder}: {len(gone)} of {total} files of this split are missing, such as {example}: fetch them, or "
+                "name the files to read one by one"
+            )
+    return list(files)
 
 
 def _configuration(path: Path, split: str) -> str:

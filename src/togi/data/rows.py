@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from togi.core.errors import InputError
-from togi.data.files import SPLITS, SUFFIXES, ending_of, find_files
+from togi.data.files import SPLIT_WORDS, SUFFIXES, ending_of, find_files
 from togi.data.squad import is_squad, squad_rows
 from togi.data.values import BadRow, judged, kind_of, parse_json, parse_list, without_nulls
 
@@ -123,7 +123,7 @@ def _row(value: Any) -> dict[str, Any] | BadRow:
     return BadRow("not_an_object", f"found {kind_of(value)}, wanted an object with named columns")
 
 
-CONTAINERS = ("data", "rows", "examples", "records", "items", *SPLITS)
+CONTAINERS = ("data", "rows", "examples", "records", "items", *SPLIT_WORDS)
 
 
 def _json(path: Path) -> Iterator[Row]:
