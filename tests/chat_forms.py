@@ -2,7 +2,7 @@
 
 `answer` is the text generated for "Paris." in that form; `pieces` is the number of training sequences that a chat with
 two answers becomes; `thought` is the text generated for a thought before "Paris.", None if the template does not
-support thoughts.
+support thoughts. `ends_open`: the template does not end the last answer.
 """
 
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ class Form:
     pieces: int = 1
     thought: str | None = "<think>\nwhy\n</think>\n\n"
     system: bool = True
+    ends_open: bool = False
     tokens: tuple[str, ...] = ()
     rstrip: bool = False
 
@@ -339,6 +340,28 @@ FORMS = {
         generation="[|assistant|]",
         answer="Paris.[|endofturn|]",
         tokens=("[|assistant|]", "[|user|]", "[|system|]", "[|endofturn|]"),
+    ),
+    "the last answer stays open": Form(
+        source="{% for m in messages %}{% if m.role == 'assistant' %}{{ '<|bot|>' + m.content }}"
+        "{% for call in m.tool_calls or [] %}{{ '<call>' + (call.function | tojson) + '</call>' }}{% endfor %}"
+        "{% if not loop.last and messages[loop.index].role == 'user' %}{{ '<|bot_end|>' }}{% endif %}"
+        "{% elif m.role == 'tool' %}{{ '<|result|>' + m.content }}"
+        "{% else %}{{ '<|' + m.role + '|>' + m.content }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|bot|>' }}{% endif %}",
+        terminator="<|bot_end|>",
+        generation="<|bot|>",
+        answer="Paris.<|bot_end|>",
+        ends_open=True,
+        tokens=("<|bot|>", "<|user|>", "<|system|>", "<|bot_end|>", "<|result|>"),
+    ),
+    "the last answer stays open, the next role ends it": Form(
+        source=LOOP + "{{ '<|' + m.role + '|>' + m.content }}" + END + "{% if add_generation_prompt %}"
+        "{{ '<|assistant|>' }}{% endif %}",
+        terminator="<|user|>",
+        generation="<|assistant|>",
+        answer="Paris.<|user|>",
+        ends_open=True,
+        tokens=("<|assistant|>", "<|user|>", "<|system|>"),
     ),
     "contents as parts": Form(
         source=LOOP

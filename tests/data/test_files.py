@@ -181,6 +181,13 @@ def test_bad_files(tmp_path: Path, name: str, data: bytes, message: str) -> None
         assert "on_bad_row" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet", "a.csv"])
+def test_a_pointer_of_git_lfs(tmp_path: Path, name: str) -> None:
+    write(tmp_path / name, "version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n")
+    with pytest.raises(InputError, match=f"{name}: it is a git-lfs pointer.*git lfs pull"):
+        read(tmp_path / name)
+
+
 @pytest.mark.parametrize("compression", ["snappy", "zstd", "gzip", "none"])
 def test_damaged_parquet(tmp_path: Path, compression: Any) -> None:
     table = pa.table({"question": [f"question {i % 97}" for i in range(400)], "n": [{"x": [i]} for i in range(400)]})

@@ -46,6 +46,21 @@ def refused(tmp_path: Path, kind: str, row: Any, message: str, reason: str, **sp
     assert [(drop.id, drop.reason) for drop in drops] == [(f"{path}:1", reason)]
 
 
+def test_turns_as_python_prints_them_are_no_text(tmp_path: Path) -> None:
+    printed = str([{"role": "assistant", "content": "A"}])
+    row = {"prompt": "Hi", "chosen": printed, "rejected": "b"}
+    refused(tmp_path, "pairs", row, "'chosen': found turns as Python prints them, wanted JSON", "wrong_type")
+
+
+def test_a_turn_of_null_and_what_pandas_writes_for_it(tmp_path: Path) -> None:
+    row = {"messages": [ASK, {"role": "assistant", "content": None}]}
+    message = r"'messages\[1\].content' is null, and the turn makes no tool call"
+    refused(tmp_path, "chats", row, message, "empty_text")
+    refused(tmp_path, "chats", {"prompt": float("nan"), "completion": "A"}, "column 'prompt' is empty", "empty_text")
+    (pair,) = load(tmp_path, "pairs", {"prompt": "Hi", "chosen": "a", "rejected": "b", "margin": float("nan")})
+    assert pair.margin is None
+
+
 # --- flags ------------------------------------------------------------------------------------------------------------
 
 

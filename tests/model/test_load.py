@@ -101,6 +101,15 @@ def test_what_is_missing_is_named(tmp_path):
         load(ModelSource(kind="package", name="no-such-package-here"), tmp_path)
 
 
+def test_a_sentencepiece_file_alone_names_what_reads_it(tmp_path, monkeypatch):
+    save_model(loaded(), tmp_path / "m")
+    (tmp_path / "m" / "tokenizer.json").unlink()
+    (tmp_path / "m" / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"a sentencepiece tokenizer without.*pip install sentencepiece protobuf"):
+        load(at(tmp_path / "m"), tmp_path)
+
+
 def test_a_hub_that_cannot_be_reached_is_an_input_error(tmp_path):
     code = (
         "from pathlib import Path; from togi.core.sources import ModelSource; from togi.model.load import load\n"

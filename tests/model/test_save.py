@@ -11,6 +11,7 @@ from tiny import tiny_tokenizer
 from tiny_models import QUESTION, at, ended_by, loaded, said, speaker
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from togi.core.files import read_json
 from togi.model.folders import atomic_folder
 from togi.model.load import load
 from togi.model.policy import Policy
@@ -147,3 +148,13 @@ def test_a_base_whose_way_to_generate_the_library_would_not_save_is_saved(tmp_pa
     saved = json.loads((tmp_path / "m" / "generation_config.json").read_text())
     assert saved["repetition_penalty"] == 1.1 and saved["do_sample"] is False and "temperature" not in saved
     AutoModelForCausalLM.from_pretrained(tmp_path / "m").save_pretrained(tmp_path / "again")
+
+
+def test_a_head_of_its_own_beside_a_setting_that_ties_it_is_saved_as_its_own(tmp_path):
+    model = loaded(tie_word_embeddings=True)
+    save_model(model, tmp_path / "tied")
+    assert read_json(tmp_path / "tied" / "config.json")["tie_word_embeddings"] is True
+    model.net.lm_head.weight = torch.nn.Parameter(2 * model.net.lm_head.weight.detach())
+    save_model(model, tmp_path / "apart")
+    assert read_json(tmp_path / "apart" / "config.json")["tie_word_embeddings"] is False
+    assert torch.equal(load(at(tmp_path / "apart"), tmp_path).net.lm_head.weight, model.net.lm_head.weight)

@@ -1,6 +1,6 @@
 import pytest
 
-from togi.text.compare import jaccard, normalise, shingles
+from togi.text.compare import comparable, jaccard, normalise, same, shingles
 from togi.text.language import detect, is_language
 from togi.text.script import is_spaced, script_share, script_shares
 
@@ -43,3 +43,32 @@ def test_compare() -> None:
     assert shingles("ab", 4) == frozenset(["ab"])
     assert jaccard(shingles("abcd", 2), shingles("bcde", 2)) == 0.5
     assert jaccard(shingles("", 3), shingles("", 3)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("What is 3 - 4?", "What is 3 + 4?"),
+        *(("3-4", "3+4"), ("3 * 4", "3 / 4"), ("(a) * (b)", "(a) / (b)"), ("a/b", "a b"), ("x < 5", "x > 5")),
+        *(("Learn C#", "Learn C++"), ("Learn C#.", "Learn C."), ("f(-5)", "f(5)"), ("5%", "5"), ("x % 5", "x 5")),
+        *(("😀", "😡"), ("!", "?"), ("R&D", "R D"), ("$5", "€5")),
+    ],
+)
+def test_symbols_tell_texts_apart(one: str, other: str) -> None:
+    assert not same(one, other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        *(("Hello, World!", " hello world"), ("well-known", "well known"), ("wait -", "wait"), ("`code`", "code")),
+        *(("- milk\n- bread", "milk\nbread"), ("* milk\n* bread", "milk, bread"), ("# Title\ntext", "title text")),
+        *(("**Bold** text", "bold text"), ("3+4", "3 + 4"), ("3*4", "3 * 4"), ("3-4", "3 - 4"), (" ", "")),
+    ],
+)
+def test_case_punctuation_and_spacing_do_not(one: str, other: str) -> None:
+    assert same(one, other)
+
+
+def test_a_text_of_punctuation_alone_stays() -> None:
+    assert comparable(" ?! ") == "?!" and comparable("  ") == ""

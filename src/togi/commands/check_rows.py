@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from togi.core.errors import InputError
 from togi.core.records import Message, Record
 from togi.model.forest import Sequence as TokenSequence
 from togi.model.load import LoadedModel
 from togi.stages.rehearsal_work import Rehearsed, context_limit
-from togi.text.render import render_chat, render_text
+from togi.text.render import render_chat, render_prompt, render_text
 
 AROUND = 24
 """Tokens shown at both ends of a row, and on both sides of each position where the loss begins or ends."""
@@ -84,12 +85,17 @@ def shown_of(rows: Sequence[Rehearsed], seed: int) -> list[Shown]:
 
 
 def demo_of(model: LoadedModel, kind: str) -> Tokens:
-    """An example conversation as the trainer or a scorer reads it."""
+    """An example conversation as the trainer or a scorer reads it; only its question if the template writes no answer
+    without a thought."""
     tokenizer, template = model.tokenizer, model.template
     if kind == "scorer":
         ids = tuple(render_text(template, tokenizer, DEMO))
         return _tokens(TokenSequence(ids, (False,) * len(ids)), tokenizer)
-    rendered = render_chat(template, tokenizer, DEMO)
+    try:
+        rendered = render_chat(template, tokenizer, DEMO)
+    except InputError:
+        ids = tuple(render_prompt(template, tokenizer, DEMO[:1]))
+        return _tokens(TokenSequence(ids, (False,) * len(ids)), tokenizer)
     return _tokens(TokenSequence(rendered.ids, rendered.mask), tokenizer)
 
 

@@ -16,7 +16,7 @@ from togi.data.labelled import Labelled, pairs_of
 from togi.data.presets import PRESETS, LeftOut, preset_row, spread_row
 from togi.data.rows import Row, find_files, read_rows
 from togi.data.shapes import NEEDS, SPOKEN, Shape, fitting, parse_row
-from togi.data.values import BadRow, blank, plain
+from togi.data.values import BadRow, absent, blank, plain
 
 STAGE = "import"
 OF_THE_SET = ("wrong_shape", "missing_column", "ambiguous_columns")  # in the first row: all rows probably have it
@@ -233,8 +233,9 @@ def _renamed(values: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str,
 def _misfit(spec: DataSpec, kind: str, values: Mapping[str, Any]) -> BadRow:
     """The error for a row that lacks the columns of its kind."""
     fits = fitting(values, list(spec.columns))
-    empty = [name for name, value in values.items() if value is None and name in SPOKEN]
-    if empty and not fits:
+    empty = [name for name, value in values.items() if absent(value) and name in SPOKEN]
+    filled = {**values, **dict.fromkeys(empty, "text")}
+    if empty and (not fits or kind in fitting(filled, list(spec.columns))):
         return BadRow("empty_text", f"column {empty[0]!r} is empty")
     found = f"the row has the columns {', '.join(values) or '(none)'}, which do not make {kind}; it needs {NEEDS[kind]}"
     if fits:

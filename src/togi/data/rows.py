@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from togi.core.errors import InputError
+from togi.core.outside import refuse_pointer
 from togi.data.files import SPLIT_WORDS, SUFFIXES, ending_of, find_files
 from togi.data.squad import is_squad, squad_rows
 from togi.data.values import BadRow, judged, kind_of, parse_json, parse_list, without_nulls
@@ -40,6 +41,7 @@ class Row:
 
 def read_rows(path: Path) -> Iterator[Row]:
     """The rows of one file, in order. Raises InputError if the file as a whole cannot be read."""
+    refuse_pointer(path)
     match ending_of(path):
         case ".parquet":
             return _parquet(path)

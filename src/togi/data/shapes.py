@@ -13,7 +13,7 @@ from togi.core.records import TOOLS, led_by_system
 from togi.data.question_files import CHOICES, NAME, TURNS, answer_turns, first_turn
 from togi.data.sides import Turns, after_prompt, common_prompt, ended, occurs, same, split_answer
 from togi.data.turns import flag, objects, role_of, said, text_of, turns
-from togi.data.values import BadRow, blank, kind_of, number, plain
+from togi.data.values import BadRow, absent, blank, kind_of, number, plain
 
 CONVERSATIONS = ("messages", "conversations", "conversation")
 QUESTIONS = ("prompt", "question", "instruction", "query")
@@ -60,7 +60,7 @@ class Columns:
     used: list[str] = field(default_factory=list)
 
     def has(self, *names: str) -> bool:
-        return all(self.row.get(name) is not None for name in names)
+        return not any(absent(self.row.get(name)) for name in names)
 
     def pick(self, names: Sequence[str], what: str) -> str | None:
         """The column among `names` that the row has; a column that the recipe names takes precedence.

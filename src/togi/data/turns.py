@@ -5,6 +5,7 @@ bad if one of its keys would change training and cannot be kept.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ ROLES = {
 }
 CALLERS = ("function_call", "tool_call")  # roles of sharegpt data: the assistant calls a tool
 FLAGS = ("train", "trainable", "training", "loss", "weight", "loss_mask")
+PRINTED = re.compile(r"\s*\[\s*\{\s*'(role|content|from|value)'\s*:")  # a list of turns as Python prints it
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"  # transcripts as in the Anthropic HH data
 
 
@@ -36,7 +38,7 @@ def said(value: Any, column: str, role: str) -> tuple[Message, ...]:
     item. Text counts as a list of turns only if it parses as one.
     """
     if isinstance(value, str):
-        listed = _listed(value)
+        listed = _listed(value, column)
         if listed is not None:
             return turns(listed, column)
         transcript = f"\n\n{value.lstrip()}"
@@ -48,10 +50,15 @@ def said(value: Any, column: str, role: str) -> tuple[Message, ...]:
     return turns(value, column)
 
 
-def _listed(text: str) -> list[Any] | None:
+def _listed(text: str, column: str) -> list[Any] | None:
     """The list of turns in a text, as CSV stores them; None for any other text."""
     if not text.lstrip().startswith("["):
         return None
+    if PRINTED.match(text):
+        raise BadRow(
+            "wrong_type",
+            f"column {column!r}: found turns as Python prints them, wanted JSON: write them with json.dumps",
+        )
     try:
         found = parse_json(text)
     except BadRow:
@@ -113,6 +120,8 @@ def _turn(item: Any, column: str) -> Message:
         return _call(left.get(text_key), f"{column}.{text_key}", train, extra)
     role = role_of(role)
     calls = role == "assistant" and any(extra.get(key) for key in CALLS)
+    if text_key not in left and text_key in item and not calls:
+        raise BadRow("empty_text", f"column '{column}.{text_key}' is null, and the turn makes no tool call")
     if text_key not in left and not calls:
         raise BadRow("missing_column", f"column {column!r} has no {text_key!r}; it has {keys}")
     return Message(role, _content(left.get(text_key, ""), f"{column}.{text_key}", role, calls), train, extra)

@@ -34,14 +34,19 @@ def kind_of(value: Any) -> str:
     return "nothing" if value is None else names.get(type(value), type(value).__name__)
 
 
+def absent(value: Any) -> bool:
+    """Whether a column holds nothing: null, or NaN, as pandas writes null."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
 def blank(value: Any) -> bool:
-    """Whether a column is empty: null, or blank text, such as an empty CSV cell."""
-    return value is None or (isinstance(value, str) and not value.strip())
+    """Whether a column is empty: it holds nothing, or blank text, such as an empty CSV cell."""
+    return absent(value) or (isinstance(value, str) and not value.strip())
 
 
 def number(value: Any, column: str) -> float | None:
     """A number, or text that holds one, as in CSV; None for an empty cell. Raises BadRow for anything else."""
-    if value is None or value == "":
+    if absent(value) or value == "":
         return None
     wrong = BadRow("wrong_type", f"column {column!r}: found {value!r}, wanted a number; leave it empty or rename it")
     if isinstance(value, bool) or not isinstance(value, int | float | str):

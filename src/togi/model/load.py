@@ -4,7 +4,7 @@ A folder saved by togi (`model.save`) also contains `togi.json`: the template, a
 scorer.
 """
 
-import importlib
+import importlib.util
 import logging
 import re
 from collections.abc import Callable
@@ -167,6 +167,7 @@ def load_tokenizer_of(facts: Facts) -> Any:
     folder = facts.tokenizer
     if folder is None:
         raise InputError(f"{facts.top}: it has no tokenizer; save the tokenizer of the model into the same folder")
+    _check_sentencepiece(folder)
     tokenizer = foreign(
         lambda: AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True),
         f"{folder}: the tokenizer cannot be loaded",
@@ -174,6 +175,30 @@ def load_tokenizer_of(facts: Facts) -> Any:
     if not tokenizer.is_fast:
         raise InputError(f"{folder}: its tokenizer has no fast version (tokenizer.json), which togi needs for offsets")
     return tokenizer
+
+
+def _check_sentencepiece(folder: Path) -> None:
+    """Raises InputError if only a sentencepiece file holds the tokenizer, and a package that reads it is missing."""
+    file = folder / "tokenizer.model"
+    if (folder / "tokenizer.json").exists() or not file.is_file():
+        return
+    with file.open("rb") as handle:
+        if handle.read(1) != b"\n":  # the first field of sentencepiece's format; others are text
+            return
+    readers = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}
+    missing = [package for package, module in readers.items() if not _installed(module)]
+    if missing:
+        raise InputError(
+            f"{file}: a sentencepiece tokenizer without tokenizer.json, which {' and '.join(missing)} would read: pip "
+            f"install {' '.join(missing)}, or save the tokenizer with a tokenizer.json"
+        )
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that contains it
+        return False
 
 
 def check_vocabulary(name: str, net: Any, tokenizer: Any) -> None:

@@ -113,11 +113,20 @@ def _save_network(model: LoadedModel, folder: Path, dtype: torch.dtype) -> None:
         generation, plain.generation_config = plain.generation_config, GenerationConfig()
     plain.save_pretrained(folder, state_dict={})  # only the configuration
     path = folder / "config.json"
-    write_json(path, readable_config(read_json(path) | {"dtype": str(dtype).removeprefix("torch.")}))
+    stated = {"dtype": str(dtype).removeprefix("torch."), **_apart(plain)}
+    write_json(path, readable_config(read_json(path) | stated))
     write_weights(network, folder)
     if model.kind == "causal":
         said = {} if generation is None else generation.to_diff_dict()
         write_json(folder / "generation_config.json", _generation(model, said))
+
+
+def _apart(plain: Any) -> dict[str, Any]:
+    """The setting of a network whose head differs from its embeddings, though its configuration ties them: other
+    engines would serve the embeddings as the head."""
+    head, tied = plain.get_output_embeddings(), getattr(plain.config, "tie_word_embeddings", False)
+    apart = tied and head is not None and head.weight is not plain.get_input_embeddings().weight
+    return {"tie_word_embeddings": False} if apart else {}
 
 
 def _generation(model: LoadedModel, base: dict[str, Any]) -> dict[str, Any]:

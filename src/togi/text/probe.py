@@ -42,6 +42,7 @@ class Pieces(NamedTuple):
     generation: str
     prefill: str
     closing: str
+    missing: str
     turn_starts: tuple[str, ...]
     parts: bool
 
@@ -81,7 +82,8 @@ def _pieces(texts: Sequence[str], marks: re.Pattern[str], terminator: str | None
     prefill = after[len(opening) :] if after.startswith(opening) else ""
     starts = (between.partition(end)[2] if end else between, generation.removesuffix(prefill))
     found = (_start(text, marks) for text in starts)
-    return Pieces(end, generation, prefill, closing, tuple(dict.fromkeys(s for s in found if s)), parts)
+    missing = _missing(closing, between, end)
+    return Pieces(end, generation, prefill, closing, missing, tuple(dict.fromkeys(s for s in found if s)), parts)
 
 
 def _marks(known: Sequence[str]) -> re.Pattern[str]:
@@ -110,13 +112,23 @@ def _shared(text: str, other: str, marks: re.Pattern[str]) -> str:
 
 
 def _terminator(closing: str, between: str, marks: re.Pattern[str]) -> str:
-    """The text that ends every answer; if the last answer ends differently, the text that ends the last one."""
+    """The text that ends every answer; if the last answer ends differently, the text that ends the last one. If the
+    template leaves the last answer open, the special token that follows an answer in the history."""
     for text in (_shared(closing, between, marks), closing):
         mark = marks.search(text)
         found = (text[: mark.end()] if mark else text).strip()
         if found:
             return found
-    return ""
+    mark = None if closing.strip() else marks.match(between.strip())
+    return mark[0] if mark else ""
+
+
+def _missing(closing: str, between: str, end: str) -> str:
+    """What ends the last answer if the template leaves it open: the same as in the history, up to the terminator."""
+    if not end or closing.strip():
+        return ""
+    before, found, _ = between.partition(end)
+    return before + end if found and not before.strip() else end
 
 
 def _generation(after: str, plain: str, marks: re.Pattern[str]) -> str:

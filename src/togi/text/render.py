@@ -168,22 +168,20 @@ def _bound(template: Template, tokenizer: Tokenizer) -> Template:
 def check_template(template: Template, tokenizer: Tokenizer) -> TemplateCheck:
     """Checks that a template and a tokenizer fit, before any training or sampling.
 
-    The BOS must be one token and appear once, the terminator must survive encoding and decoding, and a conversation
-    must have trained tokens. Raises RecipeError otherwise.
+    The BOS must be one token and appear once, and the terminator must survive encoding and decoding after an answer.
+    Raises RecipeError otherwise, and InputError if the template rejects a question.
     """
     template = _bound(template, tokenizer)
-    ask, reply = Message("user", "Hello"), Message("assistant", "Hi there")
-    rendered = render_chat(template, tokenizer, (ask, reply))
-    answer = [i for i, m in zip(rendered.ids, rendered.mask, strict=True) if m]
-    if not answer:
-        raise RecipeError(f"template {template.name!r}: no token of the answer carries loss")
+    ask = (Message("user", "Hello"),)
+    ids = render_prompt(template, tokenizer, ask)
+    answer = render_answer(template, tokenizer, ask, "Hi there" + template.terminator)
     written = tokenizer.decode(answer, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     if not written.endswith(template.terminator):
         raise RecipeError(
             f"template {template.name!r}: the tokenizer does not keep the terminator {template.terminator!r}; "
             f"it decodes an answer as {written!r}. Choose a template whose strings the tokenizer can write"
         )
-    bos = _check_bos(template, tokenizer, rendered.ids)
+    bos = _check_bos(template, tokenizer, ids)
     return TemplateCheck(bos, tuple(ids_after(tokenizer, "Hi there", template.terminator)[0]))
 
 

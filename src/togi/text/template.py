@@ -15,6 +15,7 @@ from typing import Any
 from togi.core.errors import InputError, RecipeError, TogiError
 from togi.core.protocols import Tokenizer
 from togi.core.records import CALLS, TOOLS, Message
+from togi.text.calls import as_text, printed
 from togi.text.jinja import DATE, THOUGHTS, asks_for_date, render_jinja, with_date
 from togi.text.probe import find_pieces
 from togi.text.turns import Ends, Segment, Unrendered, check_tools, cut
@@ -34,7 +35,8 @@ class Template:
     conversations without one; `strip` trims contents. No answer may contain one of `turn_starts`.
 
     If `jinja` is set, it alone makes the text, from `specials` (bos_token and the like) and `date`, if it uses the
-    date. `prefill` is the end of `generation` that a written turn lacks, `closing` the text after a last answer.
+    date. `prefill` is the end of `generation` that a written turn lacks, `closing` the text after a last answer,
+    `missing` the end of a last answer that the template leaves open.
     `parts`: the template reads contents as lists of parts.
     """
 
@@ -53,13 +55,16 @@ class Template:
     date: str = ""
     prefill: str = ""
     closing: str = ""
+    missing: str = ""
     parts: bool = False
 
     def __post_init__(self) -> None:
         if not self.terminator.strip():
+            others = ", ".join(name for name in TEMPLATE_NAMES if name not in (OWN, self.name))
             raise RecipeError(
-                f"template {self.name!r} has no terminator, so no answer would ever end: name the string that closes "
-                f"an assistant turn, or choose one of {', '.join(TEMPLATE_NAMES)}"
+                f"template {self.name!r} has no terminator, so no answer would ever end: put it in a file and name the "
+                "string that ends an answer, with template: {file: FILE, terminator: STRING}, or choose one of "
+                f"{others}"
             )
         if self.jinja is None:
             prefix, suffix = self.roles.get("assistant", ("", ""))
@@ -103,7 +108,7 @@ class Template:
         if self.jinja is None:
             found = [self._table_segments(messages, generation)]
         else:
-            ends = Ends(self.generation, self.terminator, self.prefill, self.closing)
+            ends = Ends(self.generation, self.terminator, self.prefill, self.closing, self.missing)
             found = cut(self._own_text, ends, messages, generation)
         return [_join_frames(parts) for parts in found]
 
@@ -191,12 +196,24 @@ class Template:
             raise InputError(f"{error}{hint}") from error
 
     def _written(self, messages: Sequence[Message], generation: bool) -> str:
-        assert self.jinja is not None
-        rows = [
+        """The text. If the template fails on arguments of tool calls as objects, or prints them as Python does, they
+        are JSON text."""
+        rows: list[dict[str, Any]] = [
             {**m.extra, "role": m.role, "content": [{"type": "text", "text": m.content}] if self.parts else m.content}
             for m in messages
         ]
         tools = rows[0].pop(TOOLS, None) if rows else None
+        spelt = as_text(rows)
+        try:
+            text = self._rendered(rows, tools, generation)
+        except InputError:
+            if spelt is None:
+                raise
+            return self._rendered(spelt, tools, generation)
+        return self._rendered(spelt, tools, generation) if spelt is not None and printed(rows, text) else text
+
+    def _rendered(self, rows: Sequence[Mapping[str, Any]], tools: Any, generation: bool) -> str:
+        assert self.jinja is not None
         return render_jinja(self.jinja, rows, self.specials, generation, tools=tools, date=self.date or DATE)
 
     def _without_system(self, messages: Sequence[Message], generation: bool) -> str:

@@ -54,12 +54,14 @@ class Served(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Ends:
     """The ends of a template's generation prompt and of its answers. `prefill` is the end of the prompt that a written
-    turn lacks. `closing` is the text after the last answer; it contains the terminator."""
+    turn lacks. `closing` is the text after the last answer; it contains the terminator, unless the template leaves the
+    last answer open: then `missing` is what ends it."""
 
     generation: str
     terminator: str
     prefill: str
     closing: str
+    missing: str = ""
 
 
 def cut(render: Render, ends: Ends, messages: Sequence[Message], generation: bool) -> list[list[Segment]]:
@@ -96,7 +98,8 @@ def _turns(
         try:
             last = k + 1 == len(messages)
             turn = whole if last and whole is not None else render(messages[: k + 1], False)
-            found[k] = _served(ends, message, _head(render, ends, messages[:k], turn), turn)
+            end = _end_of_call(render, messages[: k + 1], turn) or ends.missing if ends.missing else ""
+            found[k] = _served(replace(ends, missing=end), message, _head(render, ends, messages[:k], turn), turn)
         except InputError as error:
             if k in wanted:
                 raise type(error)(f"message {k + 1} (assistant): {error}") from error
@@ -125,8 +128,23 @@ def _served(ends: Ends, message: Message, head: str, turn: str) -> Served:
             "the chat template does not begin it with the template's own generation prompt, so training would use text "
             "that is never served: choose another template for the model"
         )
+    if ends.missing:
+        return Served(head, text[: len(text) - len(ends.closing)] + ends.missing, "")
     stop = _stop(ends, message, text)
     return Served(head, text[:stop], text[stop:])
+
+
+def _end_of_call(render: Render, messages: Sequence[Message], turn: str) -> str:
+    """The special token that the template writes after a tool call, before the tool's result; "" if there is none."""
+    if not any(messages[-1].extra.get(key) for key in CALLS):
+        return ""
+    try:
+        text = render((*messages, Message("tool", "0")), False)
+    except InputError:  # a template without results of tools
+        return ""
+    begun = turn.rstrip()
+    mark = re.match(r"\s*<[^<>\s]{1,60}>", text[len(begun) :]) if text.startswith(begun) else None
+    return mark[0] if mark else ""
 
 
 def _stop(ends: Ends, message: Message, text: str) -> int:
@@ -137,8 +155,15 @@ def _stop(ends: Ends, message: Message, text: str) -> int:
     if ends.terminator in text:
         return text.rindex(ends.terminator) + len(ends.terminator)
     if any(message.extra.get(key) for key in CALLS):
-        return len(text.rstrip())
+        return len(_without_next(ends, text.rstrip()))
     raise InputError(f"the chat template does not close it with the terminator {ends.terminator!r}")
+
+
+def _without_next(ends: Ends, text: str) -> str:
+    """A tool call without what the template writes after every answer and at the beginning of the next one."""
+    opening = ends.generation.removesuffix(ends.prefill).strip()
+    after = ends.closing.partition(ends.terminator)[2].strip()
+    return text.removesuffix(opening).rstrip().removesuffix(after).rstrip()
 
 
 def _segments(text: str, turns: dict[int, Served], trained: Sequence[int]) -> list[Segment]:

@@ -270,6 +270,7 @@ def fit(settings: Optimisation, context: Context, model: LoadedModel, task: Task
     )
     trainer.resume()
     if trainer.step == 0:
+        tell_long_warmup(settings, context, source.total_steps)
         for name, message in task.data.warnings:
             context.alarm(name, message)
     validated.resume(trainer)
@@ -281,6 +282,20 @@ def fit(settings: Optimisation, context: Context, model: LoadedModel, task: Task
     if best is not None:
         return TrainingResult(step=best["step"], validation=best["metrics"])
     return TrainingResult(step=trainer.total_steps, validation=last)
+
+
+def tell_long_warmup(settings: Optimisation, context: Context, total: int) -> None:
+    """Raises an alarm if the warm-up covers half of all steps or more."""
+    warmup, rate = settings.warmup_steps, settings.learning_rate
+    if warmup > 1 and 2 * warmup >= total:
+        effect = f"never reaches {rate:g}" if warmup > total else f"reaches {rate:g} only at step {warmup}"
+        context.alarm(
+            "long_warmup",
+            f"training takes {total} steps, and warmup_steps is {warmup}: the learning rate {effect}; lower "
+            f"warmup_steps, for example to {total // 10}, or train for more steps",
+            value=warmup,
+            threshold=total / 2,
+        )
 
 
 def _prepared(settings: Optimisation, module: Any) -> Any:

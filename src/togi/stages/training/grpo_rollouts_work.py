@@ -36,7 +36,9 @@ from togi.stages.training.epochs import Epochs
 from togi.stages.training.grading_work import at_once, beside_sampling, is_elsewhere
 from togi.stages.training.grpo import TrainGrpo, scorers_of
 from togi.stages.training.grpo_samples_work import GradedGroup, StoredSamples
+from togi.text.marks import Marks
 from togi.text.render import render_prompt
+from togi.text.turns import Unrendered
 from togi.train import usage
 
 TRIES = 3  # attempts at a unit if the engine loses its weights
@@ -106,6 +108,7 @@ class Rollouts:
         self.model = model
         self.prompts = prompts
         self.held_out = held_out
+        check_marks(context, model, (*prompts, *held_out))
         self.prompt_ids = {
             prompt.id: tuple(render_prompt(model.template, model.tokenizer, prompt.messages))
             for prompt in (*prompts, *held_out)
@@ -328,6 +331,16 @@ def _paired(completions: list[Completion], graded: Future[list[Graded]] | None) 
 
 def _totals(groups: Sequence[AnswerGroup]) -> list[list[float | None]]:
     return [[answer.graded.total for answer in group] for group in groups]
+
+
+def check_marks(context: Context, model: LoadedModel, prompts: Sequence[Prompt]) -> None:
+    """Raises InputError for a prompt whose text contains the template's own marks."""
+    marks = Marks.of(model.template, model.tokenizer)
+    for prompt in prompts:
+        try:
+            marks.check(prompt.messages)
+        except Unrendered as error:
+            raise InputError(f"stage {context.name}: prompt {prompt.id}: {error}") from None
 
 
 def _check_lengths(

@@ -31,7 +31,7 @@ from togi.stages.timing import timed
 from togi.stages.training.examples_work import Example, check_fits, split
 from togi.stages.training.fit_work import adamw_update
 from togi.stages.training.grpo import TrainGrpo
-from togi.stages.training.grpo_rollouts_work import Answer, Rollout, Rollouts, teaches
+from togi.stages.training.grpo_rollouts_work import Answer, Rollout, Rollouts, check_marks, teaches
 from togi.stages.training.grpo_updates_work import Micro, Updates
 from togi.stages.training.trainer_work import BestValidation, Trainer
 from togi.train import usage
@@ -98,6 +98,7 @@ def _train(
 def rehearse(settings: TrainGrpo, context: Context) -> Iterator[Rehearsed]:
     training, held_out = _prompts(settings, context)
     model = weightless(context, settings.init)
+    check_marks(context, model, [*training, *held_out])
     return prompt_rows(context, model, asked([*training, *held_out]), settings.sampling.max_tokens)
 
 

@@ -25,6 +25,7 @@ from togi.stages.training.examples_work import Data, Example, length_limit, read
 from togi.stages.training.fit_work import TokenTask, fit
 from togi.stages.training.preference import PreferenceTraining
 from togi.stages.training.reward import TrainReward
+from togi.text.marks import Marks
 from togi.text.render import check_template, render_chat
 from togi.text.turns import Unrendered
 
@@ -52,10 +53,12 @@ class PairReader(ABC):
     bos: tuple[int, ...] = ()
     longest: int = 0
     counts: Counter[str] = field(default_factory=Counter)
+    marks: Marks = field(init=False)
 
     def __post_init__(self) -> None:
         self.bos = check_template(self.model.template, self.model.tokenizer).bos
         self.longest = length_limit(self.settings, self.context, self.model)
+        self.marks = Marks.of(self.model.template, self.model.tokenizer)
 
     @property
     def key(self) -> dict[str, Any]:
@@ -68,6 +71,7 @@ class PairReader(ABC):
         if reason is not None:
             return self._bad(pair, reason)
         try:
+            self.marks.check((*pair.prompt, *pair.chosen))  # a rejected answer may be bad for its marks
             sides = (self.sequence(pair, pair.chosen), self.sequence(pair, pair.rejected))
         except Unrendered as error:
             if self.settings.on_bad_pair == "drop":

@@ -24,6 +24,7 @@ from togi.stages.training.fit_work import TokenTask, fit
 from togi.stages.training.sft import TrainSft
 from togi.stages.training.token_files_work import Stored
 from togi.stages.training.tokens_work import kept
+from togi.text.marks import Marks
 from togi.text.render import Rendered, check_template, render_turns
 from togi.text.turns import Unrendered
 
@@ -93,10 +94,12 @@ class ChatToExample:
     bos: tuple[int, ...] = ()
     longest: int = 0
     counts: Counter[str] = field(default_factory=Counter)
+    marks: Marks = field(init=False)
 
     def __post_init__(self) -> None:
         self.bos = check_template(self.model.template, self.model.tokenizer).bos
         self.longest = length_limit(self.settings, self.context, self.model)
+        self.marks = Marks.of(self.model.template, self.model.tokenizer)
 
     @property
     def key(self) -> dict[str, Any]:
@@ -107,6 +110,7 @@ class ChatToExample:
         messages = self._messages(chat)
         if any(m.role == "assistant" and m.train and m.silent for m in messages):
             return "empty_answer"
+        self.marks.check(chat.messages)
         texts = self._rendered(chat, messages)
         if self.bos and texts[0].ids[: 2 * len(self.bos)] == self.bos * 2:
             return "two_bos"
