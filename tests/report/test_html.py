@@ -53,7 +53,7 @@ def test_everything_that_a_reader_looks_for_is_there(done):
         "All 11 stages are done, 3 of them from the cache",
         "Clearly better: terminator rate, held-out reward, reward. Clearly worse: self-BLEU.",
         "answers are shorter than 60 % of the base's",
-        "scores are the reward of texts cut to <one> length.",
+        "Scores are the reward of texts cut to <one> length.",
         "near duplicate ngrams 38",
         "Gate pass rate",
         "Groups without reward spread",
