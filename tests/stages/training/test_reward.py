@@ -1,6 +1,7 @@
 """`train.reward`: margins, adapters, the sweep, features computed once, and that scores ignore the rest of a batch."""
 
 import json
+import weakref
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -180,6 +181,21 @@ def test_all_trainings_of_a_stage_are_counted_and_their_alarms_are_kept(tmp_path
     memory = json.loads((context.folder / "memory.json").read_text())
     assert memory["tokens"] == 3 * one  # the control trains on the same texts
     assert not list(context.folder.glob("runs/*/checkpoints"))
+
+
+def test_a_training_of_a_sweep_begins_when_the_model_of_the_one_before_is_gone(tmp_path, monkeypatch):
+    load, made, held = reward_work.load_trunk, [], []
+
+    def watched(settings, context):
+        held.append(sum(each() is not None for each in made))
+        model = load(settings, context)
+        made.append(weakref.ref(model.net.get_input_embeddings().weight))
+        return model
+
+    monkeypatch.setattr(reward_work, "load_trunk", watched)
+    given = {key: value for key, value in LEARNS.items() if key != "learning_rate"}
+    reward(tmp_path, sweep=(1e-4, 1e-3, 1e-2), validation=0.3, **given)
+    assert held == [0, 0, 0]
 
 
 def test_a_sweep_keeps_the_rate_that_is_most_accurate(tmp_path):

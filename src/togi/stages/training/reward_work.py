@@ -24,6 +24,7 @@ from togi.model.policy import hidden_states, use_tree_attention
 from togi.model.reward_model import RewardModel, add_scalar_head, keep_layers, read_head
 from togi.objectives.base import Batch, Output
 from togi.objectives.reward import BradleyTerry
+from togi.stages.arithmetic import device
 from togi.stages.base import MODEL_FOLDER
 from togi.stages.context import Context
 from togi.stages.models import adapted, keep_model, load_bare
@@ -35,6 +36,7 @@ from togi.stages.training.reward import TrainReward
 from togi.stages.training.token_files_work import Changed
 from togi.text.render import render_text
 from togi.text.turns import Unrendered
+from togi.train import usage
 
 RESAMPLES = 2000
 Features = dict[tuple[int, ...], Tensor]
@@ -42,9 +44,10 @@ Scores = list[list[float]]  # of the chosen sides, of the rejected sides
 
 
 def run(settings: TrainReward, context: Context) -> None:
-    trunk = load_trunk(settings, context)
-    data = read_pairs(settings, context, trunk)
-    work = RewardTrainings(settings, context, data, SharedBody(settings, context, trunk, data))
+    model = load_trunk(settings, context)
+    data = read_pairs(settings, context, model)
+    work = RewardTrainings(settings, context, data, SharedBody(settings, context, model, data))
+    del model  # the first training takes it, and the next one must find its memory free
     control = work.control() if settings.shuffled_control else []
     rows = work.sweep() if settings.sweep else work.once()
     context.counts["out"] = len(data.training)
@@ -127,7 +130,7 @@ class SharedBody:
 
     def scorer(self, data: Data) -> tuple[LoadedModel, "RewardTask"]:
         """A fresh scorer and its task."""
-        base = self.unused or load_trunk(self.settings, self.context)
+        base = self.unused or self._loaded_again()
         self.unused = base if self.frozen else None
         model = add_scalar_head(base, seed=derive(self.context.seed, "head"))
         if self.settings.lora is not None:
@@ -138,6 +141,11 @@ class SharedBody:
             texts = [*self.texts.training, *self.texts.validation]
             self.features = _features(model, texts, self.settings.tokens_at_once)
         return model, RewardTask(self.settings, data, model, self.features)
+
+    def _loaded_again(self) -> LoadedModel:
+        """The initial model, after the memory of the training before is free."""
+        usage.give_back(device())
+        return load_trunk(self.settings, self.context)
 
     def _freeze(self, model: LoadedModel, train_layers: int) -> None:
         """Enables gradients for the head and the upper layers only."""
